@@ -1,0 +1,97 @@
+"""The program: ``accelerate launch -m dpo_core <step> --job job.json`` (or ``python -m dpo_core ...``).
+
+Rank 0 alone holds the step's folder, writes ``result.json`` or ``error.json``, and prints progress. A result that is
+already there for the same job is left alone and the program ends at once.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from dpo_core.errors import PairlineError, from_os_error
+from dpo_core.jobs import ERROR_FILE, JOBS, RESULT_FILE, ErrorReport, Job, read_job, read_result
+from dpo_core.progress import Progress
+from dpo_core.store import exclusive, write_json
+
+STEP_MODULES = {
+    "convert": "dpo_core.model.convert",
+    "mix": "dpo_core.data.mix",
+    "reference": "dpo_core.reference",
+    "train": "dpo_core.trainer",
+    "export": "dpo_core.export",
+    "evaluate": "dpo_core.evaluate",
+    "answer": "dpo_core.answer",
+}
+
+
+def run_step(job: Job, progress: Progress) -> None:
+    """Run the job's step in this process and write its result. Raises ``PairlineError`` and whatever the step raises."""
+    started = time.monotonic()
+    step = importlib.import_module(STEP_MODULES[job.step])
+    result = step.run(job, progress)
+    if progress.active:
+        seconds = round(time.monotonic() - started, 3)
+        write_json(job.out_dir / RESULT_FILE, result.model_copy(update={"seconds": seconds}))
+        (job.out_dir / ERROR_FILE).unlink(missing_ok=True)
+
+
+def as_pairline_error(error: BaseException, step: str) -> PairlineError:
+    """Find the place of any exception in the tree; what has none is ``internal``, a defect of ours."""
+    if isinstance(error, PairlineError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        return from_os_error(error, f"running step {step}")
+    internal = PairlineError(f"{type(error).__name__}: {error}")
+    internal.__cause__ = error
+    return internal
+
+
+def report_error(job: Job, error: PairlineError) -> None:
+    """Write ``error.json``; a disk that refuses even that still leaves the message on stderr."""
+    trace = "".join(traceback.format_exception(error))
+    report = ErrorReport(kind=error.kind, message=str(error), step=job.step, job_fingerprint=job.fingerprint,
+                         traceback=trace)
+    print(trace, file=sys.stderr)
+    try:
+        write_json(job.out_dir / ERROR_FILE, report)
+    except PairlineError as unwritable:
+        print(f"error.json could not be written: {unwritable}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code that ``dpo_core.errors`` documents."""
+    parser = argparse.ArgumentParser(prog="dpo_core", description=__doc__)
+    parser.add_argument("step", choices=sorted(JOBS))
+    parser.add_argument("--job", type=Path, required=True, help="path of job.json")
+    arguments = parser.parse_args(argv)
+    try:
+        job = read_job(arguments.job)
+    except PairlineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    if job.step != arguments.step:
+        print(f"{arguments.job} is a job for step {job.step}, not {arguments.step}.", file=sys.stderr)
+        return 2
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    progress = Progress(job.step, active=is_main)
+    try:
+        if not is_main:
+            run_step(job, progress)
+            return 0
+        with exclusive(job.out_dir):
+            if read_result(job) is None:
+                run_step(job, progress)
+        return 0
+    except Exception as error:
+        pairline_error = as_pairline_error(error, job.step)
+        if is_main:
+            report_error(job, pairline_error)
+        return pairline_error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

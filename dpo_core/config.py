@@ -1,0 +1,191 @@
+"""What a person may set, one frozen section per concern. ``StageConfig`` (flows) is these sections side by side.
+
+The UI form, the CLI's ``--set``, the recipes and the jobs derive from these models, so a name or a bound stands here
+once. Torch-free. Defaults run on a laptop and publish nothing.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+LossName = Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo"]
+Precision = Literal["fp32", "bf16"]
+ForwardLayout = Literal["prefix_sharing", "padded"]
+
+
+class NotContent:
+    """Marks a field that cannot change a step's output (a path, a name, a batch shape): it stays out of fingerprints."""
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _amount_text(value: object) -> object:
+    """YAML and Python may give 0.5 or 100; a browser's form would turn 1.0 into 1, so amounts are text from here on."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Amount = Annotated[str, BeforeValidator(_amount_text), StringConstraints(pattern=r"^(\d+|\d*\.\d+|\d+\.)$")]
+"""Open-instruct's mixer amount: with a "." a proportion of the split ("0.5" = half, "3.0" = three times), without one a
+count of rows ("100")."""
+
+
+class CheckpointConfig(Section):
+    """The SFT checkpoint that DPO starts from."""
+
+    source: str = Field(description="Hub id (org/name), a local directory, or `package:NAME` for a directory inside an "
+                        "installed Python package. A directory may hold safetensors weights or a GGUF file.")
+    revision: str | None = Field(None, description="Hub branch, tag or commit; resolved to a commit once and recorded.")
+    gguf_file: str | None = Field(None, description="File name of the GGUF inside the directory, if it holds several.")
+    chat_template: str | None = Field(None, description="Use this named chat template instead of the checkpoint's own; "
+                                      "it is also saved with the result.")
+    allow_pickle: tuple[str, ...] = Field((), description="Pickle weight files (e.g. pytorch_model.bin) that may be "
+                                          "loaded, by file name. Pickle can run code; prefer safetensors.")
+    allow_remote_code: tuple[str, ...] = Field((), description="Python files of the checkpoint that may be executed, "
+                                               "by file name (e.g. modeling_x.py). Read them first.")
+
+
+class DataSource(Section):
+    """One preference set of the mixture."""
+
+    source: str = Field(description="Hub data set id, or a local .jsonl, .json, .jsonl.gz, .parquet file or directory. A "
+                        "relative path starts at the working directory.")
+    amount: Amount = Field("1.0", description="With a dot a proportion of the split (0.5, 1.0, 3.0), without one a "
+                           "number of rows (100).")
+    split: str = Field("train", description="Split of a Hub data set; local files have only `train`.")
+    revision: str | None = Field(None, description="Hub branch, tag or commit; resolved to a commit and recorded.")
+    subset: str | None = Field(None, description="Configuration name of a Hub data set.")
+    columns: dict[str, str] = Field({}, description="Our column -> the set's column, e.g. {chosen: winner}. Ours are "
+                                    "prompt, chosen, rejected, conversations, tools, constraints.")
+
+
+class DataConfig(Section):
+    """How preference sets are mixed and tokenised."""
+
+    sources: tuple[DataSource, ...] = Field(min_length=1, description="Preference sets with their amounts.")
+    held_out: Amount = Field("0.05", description="Prompts kept for evaluation only: a proportion (0.05) or a count (64). "
+                             "\"0\" holds out none. No prompt stands on both sides.")
+    max_length_tokens: int = Field(2048, ge=8, description="Longest sequence (prompt and answer) in tokens.")
+    when_too_long: Literal["truncate", "drop"] = Field("truncate", description="Cut on the right, like the Tulu "
+                                                       "workflow, or drop the row.")
+    train_on: Literal["last_turn", "all_turns"] = Field("last_turn", description="Assistant turns that carry the loss.")
+    max_dropped_fraction: float = Field(0.5, ge=0, le=1, description="More dropped rows than this is an error.")
+    seed: int = Field(8, ge=0, description="Shuffles the mixture and chooses the held-out prompts.")
+    num_workers: int = Field(2, ge=1, description="Processes that tokenise.")
+
+
+class ReferenceConfig(Section):
+    """The model that rewards are measured against."""
+
+    source: str | None = Field(None, description="Another checkpoint as the reference; empty means the SFT checkpoint.")
+    revision: str | None = Field(None, description="Hub branch, tag or commit of that checkpoint.")
+    tokens_per_batch: int = Field(2048, ge=1, description="Token budget of a forward batch in the reference pass.")
+    rows_per_shard: int = Field(1024, ge=1, description="Rows written at once; at most this much work is lost on a kill.")
+
+
+class LossConfig(Section):
+    """The objective. Units of rewards and margins are the loss's own (see docs/losses.md)."""
+
+    name: LossName = Field("dpo_norm", description="dpo_norm is DPO on mean log-probabilities per token (Tulu 3).")
+    beta: float = Field(5.0, gt=0, description="Inverse temperature. About 5 for dpo_norm, 0.1 for dpo, 2 for simpo.")
+    gamma_beta_ratio: float = Field(0.3, ge=0, description="simpo only: target margin divided by beta.")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Probability that a label is flipped (dpo, dpo_norm, "
+                                   "simpo, wpo).")
+
+    @model_validator(mode="after")
+    def _smoothing_is_defined(self) -> "LossConfig":
+        if self.name == "ipo" and self.label_smoothing:
+            raise ValueError("ipo defines no label smoothing; set loss.label_smoothing to 0 or choose dpo or dpo_norm")
+        return self
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the objective compares with reference log-probabilities."""
+        return self.name != "simpo"
+
+
+class OptimConfig(Section):
+    """AdamW and its schedule."""
+
+    learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate.")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Shape after the warm-up.")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Fraction of all steps with a rising learning rate.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled; not applied to biases and norms.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="First moment decay.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Second moment decay.")
+    epsilon: float = Field(1e-8, gt=0, description="Added to the denominator.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this global norm.")
+
+
+class TrainConfig(Section):
+    """Batches, epochs, numerics, checkpoints."""
+
+    global_batch_pairs: int = Field(8, ge=1, description="Pairs per optimizer step over all processes.")
+    per_device_batch_pairs: Annotated[int | None, NotContent()] = Field(None, ge=1, description="Pairs per forward and process; empty: the "
+                                               "largest divisor of the global batch up to 4.")
+    num_epochs: int = Field(1, ge=1, description="Passes over the mixture.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
+    precision: Precision = Field("fp32", description="bf16 is autocast over fp32 weights.")
+    forward: Annotated[ForwardLayout, NotContent()] = Field("prefix_sharing", description="prefix_sharing computes a pair's prompt once; padded "
+                                   "is the plain way. Same numbers.")
+    gradient_checkpointing: Annotated[bool, NotContent()] = Field(False, description="Recompute activations: less memory, about a third slower.")
+    checkpoint_every: Annotated[Literal["epoch"] | Annotated[int, Field(ge=1)], NotContent()] = Field("epoch", description="Optimizer steps "
+                                                                            "between checkpoints, or `epoch`.")
+    keep_checkpoints: Annotated[int, NotContent()] = Field(2, ge=1, description="Newest checkpoints kept.")
+    seed: int = Field(8, ge=0, description="Order of the second and later epochs.")
+
+
+class EvaluationConfig(Section):
+    """What is measured on the held-out prompts, before and after."""
+
+    num_prompts: int = Field(8, ge=0, description="Held-out prompts answered greedily by both models.")
+    max_new_tokens: int = Field(128, ge=1, description="Longest answer in tokens.")
+    num_samples_shown: Annotated[int, NotContent()] = Field(8, ge=0, description="Answers shown side by side in the report.")
+    tokens_per_batch: Annotated[int, NotContent()] = Field(2048, ge=1, description="Token budget of a forward batch.")
+
+
+class ComputeConfig(Section):
+    """Where and how the heavy steps run."""
+
+    launcher: Literal["process"] = Field("process", description="How a step is started.")
+    num_processes: int = Field(1, ge=1, description="Processes (accelerators) of a step.")
+    threads_per_process: int | None = Field(None, ge=1, description="CPU threads; empty: cores divided by processes.")
+    step_timeout_seconds: int = Field(86_400, ge=1, description="A step that runs longer is stopped.")
+
+
+class UploadConfig(Section):
+    """Where the checkpoint goes. A local directory by default; nothing is published unless a repository is named."""
+
+    repo_id: str | None = Field(None, description="Hub repository (org/name). Empty: a local directory.")
+    directory: Path | None = Field(None, description="Local destination when no repo_id is given; empty: inside the store.")
+    endpoint: str | None = Field(None, description="Address of a server that speaks the Hub's protocol.")
+    private: bool = Field(True, description="Create the repository as private.")
+    tag: str | None = Field(None, description="Tag set on the uploaded commit.")
+    token_block: str | None = Field(None, description="Name of the Prefect Secret block with the token; empty: the "
+                                    "HF_TOKEN environment variable.")
+
+    @model_validator(mode="after")
+    def _one_destination(self) -> "UploadConfig":
+        if self.repo_id and self.directory:
+            raise ValueError("upload.repo_id and upload.directory exclude each other; give one destination")
+        return self
+
+
+class HandoffConfig(Section):
+    """What the RLVR run gets told."""
+
+    grpo_dataset: str = Field("allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 1.0", description="Mixer list of the GRPO command.")
+    grpo_beta: float = Field(0.01, ge=0, description="KL coefficient of the GRPO command.")
+    grpo_learning_rate: float = Field(5e-7, gt=0, description="Learning rate of the GRPO command.")
+    probe_prompt: str = Field("What is the capital of France?", description="Answered by the checkpoint from its final "
+                              "place before the hand-off is written.")
+
+
+class StoreConfig(Section):
+    """Where everything is kept: content-addressed step results that runs share."""
+
+    root: Path = Field(Path(".pairline"), description="Folder of the store.")

@@ -1,0 +1,32 @@
+"""The values that flow from rows to batches. Shapes: T tokens of one sequence."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """One row in canonical form: message lists ending in the assistant's answer.
+
+    ``prompt`` is the conversation before the last assistant turn; ``chosen`` and ``rejected`` are whole conversations,
+    prompt included. A message is ``{"role": ..., "content": ..., ...}``. ``constraints`` are the verifiable
+    instructions of the prompt (``dpo_core.checkers``), empty where the row has none.
+    """
+
+    prompt: list[dict]
+    chosen: list[dict]
+    rejected: list[dict]
+    tools: list[dict] | None = None
+    constraints: tuple[dict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPair:
+    """A pair as token ids, each side tokenised whole. ``*_trained[t]`` tells whether token t carries the loss."""
+
+    row_key: str  # content key of the row (hex): hash of the four arrays
+    chosen_ids: np.ndarray  # int32 [T]
+    chosen_trained: np.ndarray  # bool [T]
+    rejected_ids: np.ndarray  # int32 [T]
+    rejected_trained: np.ndarray  # bool [T]

@@ -1,0 +1,368 @@
+"""The contract between orchestrator and trainer: a job in, a result out, both frozen and torch-free.
+
+A job is written as ``job.json``; ``accelerate launch -m dpo_core <step> --job job.json`` leaves ``result.json`` or
+``error.json`` beside it. A step succeeded when it exited with 0 **and** ``result.json`` carries the job's fingerprint.
+
+A fingerprint is made of content: file hashes, row contents, numerics, the step's ``VERSION``. Fields marked
+``NotContent`` (paths, names, batch shapes) stay out, so moving the store or changing a batch's shape computes nothing
+again. (Another batch shape may change the last bits of a float; a fingerprint stands for the run's definition.)
+"""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel
+
+from dpo_core.config import (
+    Amount,
+    EvaluationConfig,
+    ForwardLayout,
+    LossConfig,
+    NotContent,
+    OptimConfig,
+    Precision,
+    Section,
+    TrainConfig,
+)
+from dpo_core.errors import StoreError
+from dpo_core.store import fingerprint, write_json
+
+Location = Annotated[Path, NotContent()]
+Label = Annotated[str, NotContent()]
+
+JOB_FILE, RESULT_FILE, ERROR_FILE, LOG_FILE = "job.json", "result.json", "error.json", "log.txt"
+
+
+def content_of(model: BaseModel) -> dict:
+    """The part of a model that can change a step's output: its fields without those marked ``NotContent``."""
+
+    def content(value: object) -> object:
+        if isinstance(value, BaseModel):
+            return content_of(value)
+        return [content(item) for item in value] if isinstance(value, tuple | list) else value
+
+    kept = {name: getattr(model, name) for name, field in type(model).model_fields.items()
+            if not any(isinstance(mark, NotContent) for mark in field.metadata)}
+    return {name: content(value) for name, value in kept.items()}
+
+
+# ---------------------------------------------------------------------------------------------- values passed around
+
+class CheckpointRef(Section):
+    """A pinned local snapshot: safetensors weights, tokenizer, chat template; named by content."""
+
+    path: Location
+    fingerprint: str  # weights and architecture
+    tokenizer_fingerprint: str  # tokenizer files and chat template
+    source: Label  # what the user wrote: hub id, directory, package
+    revision: Annotated[str | None, NotContent()] = None  # the commit, for a hub id
+    files: Annotated[dict[str, str], NotContent()] = {}  # relative path -> sha256
+    allow_remote_code: bool = False
+
+
+class DatasetRef(Section):
+    """A tokenised mixture: folder with ``train/`` and ``held_out/``."""
+
+    path: Location
+    fingerprint: str
+
+
+class ReferenceRef(Section):
+    """Reference log-probabilities, row by row in the mixture's order."""
+
+    path: Location
+    fingerprint: str
+
+
+class ResolvedSource(Section):
+    """A data source whose content is pinned: files with hashes, or a Hub data set at a commit."""
+
+    label: Label
+    path: Annotated[Path | None, NotContent()] = None  # local file or directory
+    hub_id: Annotated[str | None, NotContent()] = None
+    commit: Annotated[str | None, NotContent()] = None
+    content: str  # sha256 of the files, or hub id @ commit
+    split: str = "train"
+    subset: str | None = None
+    amount: Amount = "1.0"
+    columns: dict[str, str] = {}
+
+
+# --------------------------------------------------------------------------------------------------------------- jobs
+
+class Job(Section):
+    """One call of ``dpo_core``. ``out_dir`` holds ``job.json``, the step's files, and ``result.json`` or ``error.json``."""
+
+    VERSION: ClassVar[int] = 1  # raised when the step's code changes what it writes
+    step: str
+    out_dir: Location
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the step, its version and the job's content."""
+        return fingerprint({"version": self.VERSION, **content_of(self)})
+
+    def write(self) -> Path:
+        """Write ``job.json`` into ``out_dir`` and return its path."""
+        write_json(self.out_dir / JOB_FILE, self)
+        return self.out_dir / JOB_FILE
+
+
+class ConvertJob(Job):
+    """GGUF, or pickle weights allowed by name -> safetensors snapshot."""
+
+    step: Literal["convert"] = "convert"
+    source_dir: Location
+    source_sha256: str  # of the weight file(s) named below
+    gguf_file: str | None = None
+    pickle_files: tuple[str, ...] = ()
+
+
+class MixJob(Job):
+    """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
+
+    step: Literal["mix"] = "mix"
+    sources: tuple[ResolvedSource, ...]
+    tokenizer_path: Location
+    tokenizer_fingerprint: str
+    chat_template: str | None = None
+    held_out: Amount = "0.05"
+    max_length_tokens: int = 2048
+    when_too_long: Literal["truncate", "drop"] = "truncate"
+    train_on: Literal["last_turn", "all_turns"] = "last_turn"
+    max_dropped_fraction: Annotated[float, NotContent()] = 0.5
+    seed: int = 8
+    num_workers: Annotated[int, NotContent()] = 2
+    cache_dir: Location = Path(".cache")  # Arrow files of sources and Hub downloads
+
+
+class ReferenceJob(Job):
+    """Sum of log-probabilities and token count per side of every row, both splits."""
+
+    step: Literal["reference"] = "reference"
+    data: DatasetRef
+    checkpoint: CheckpointRef
+    precision: Precision = "fp32"
+    forward: Annotated[ForwardLayout, NotContent()] = "prefix_sharing"
+    tokens_per_batch: Annotated[int, NotContent()] = 2048
+    rows_per_shard: Annotated[int, NotContent()] = 1024
+    cache_dir: Location  # shared by all mixtures: <cache_dir>/<model and numerics>/shard files keyed by row content
+
+
+class BatchPlan(Section):
+    """How a global batch is cut for the processes at hand: global = processes x per_device x accumulation."""
+
+    global_pairs: int
+    per_device_pairs: Annotated[int, NotContent()]
+    accumulation: Annotated[int, NotContent()]
+    num_processes: Annotated[int, NotContent()]
+
+
+class TrainJob(Job):
+    """Policy + reference log-probabilities + mixture -> trained weights."""
+
+    step: Literal["train"] = "train"
+    data: DatasetRef
+    checkpoint: CheckpointRef  # the policy's start
+    reference: ReferenceRef | None = None  # None for losses without one
+    reference_checkpoint: CheckpointRef | None = None  # what computed `reference`; the step-0 guard recomputes rows
+    loss: LossConfig
+    optim: OptimConfig
+    train: TrainConfig
+    batch: BatchPlan
+
+
+class ExportJob(Job):
+    """Trained weights + the parent's tokenizer -> a folder that stock transformers loads."""
+
+    step: Literal["export"] = "export"
+    weights_path: Location  # folder with model.safetensors, from TrainResult
+    weights_fingerprint: str
+    checkpoint: CheckpointRef  # config, tokenizer and template come from here
+    chat_template: str | None = None
+    precision: Literal["fp32", "bf16"] = "bf16"  # dtype of the exported weights
+
+
+class EvaluateJob(Job):
+    """Held-out metrics and greedy answers, before and after."""
+
+    step: Literal["evaluate"] = "evaluate"
+    data: DatasetRef
+    reference: ReferenceRef | None = None
+    before: CheckpointRef
+    after: CheckpointRef
+    loss: LossConfig
+    evaluation: EvaluationConfig
+    precision: Precision = "fp32"
+    forward: Annotated[ForwardLayout, NotContent()] = "prefix_sharing"
+
+
+class AnswerJob(Job):
+    """Load a checkpoint from its final place with stock transformers and answer prompts greedily."""
+
+    step: Literal["answer"] = "answer"
+    checkpoint_path: Location
+    files: dict[str, str]  # relative path -> sha256, verified before loading
+    prompts: tuple[str, ...]
+    max_new_tokens: int = 32
+    allow_remote_code: bool = False
+
+
+# ------------------------------------------------------------------------------------------------------------ results
+
+class Result(Section):
+    """What a step leaves as ``result.json``."""
+
+    job_fingerprint: str
+    seconds: float = 0.0
+
+
+class ConvertResult(Result):
+    path: Path
+    files: dict[str, str]
+
+
+class SourceLedger(Section):
+    """Where every row of one source went: ``rows_in = kept + sum(dropped.values())``."""
+
+    label: str
+    content: str
+    format: dict[str, int]  # format name -> rows recognised as it
+    available_rows: int  # rows in the split before selection
+    rows_in: int  # rows selected by `amount` (upsampling counts a row each time)
+    kept: int
+    truncated: int
+    dropped: dict[str, int]  # reason -> rows
+    offenders: dict[str, tuple[int, ...]]  # reason -> first row numbers (0-based in the source)
+
+
+class LengthStats(Section):
+    """Token lengths over the kept rows."""
+
+    mean_prompt: float
+    mean_chosen: float
+    mean_rejected: float
+    max_sequence: int
+    total: int  # chosen and rejected sequences, prompt counted in both
+
+
+class MixResult(Result):
+    data: DatasetRef
+    train_rows: int
+    held_out_rows: int
+    per_source: tuple[SourceLedger, ...]
+    lengths: LengthStats
+    chat_template_sha256: str
+
+
+class ReferenceResult(Result):
+    reference: ReferenceRef
+    rows: int
+    rows_computed: int  # the others were in the cache
+    pairs_per_second: float
+    forward: ForwardLayout  # the layout that was used, after the start-up comparison
+
+
+class TrainResult(Result):
+    weights_path: Path
+    weights_fingerprint: str
+    weights_sha256: dict[str, str]
+    steps: int
+    pairs: int
+    resumed_from_step: int | None
+    metrics_path: Path  # metrics.jsonl, one line a step
+    first_metrics: dict[str, float]
+    last_metrics: dict[str, float]
+    guard: dict[str, float]  # figures of the step-0 guard
+    forward: ForwardLayout
+
+
+class ExportResult(Result):
+    path: Path
+    files: dict[str, str]
+    fingerprint: str
+    tokenizer_fingerprint: str
+
+
+class AnswerPair(Section):
+    """One held-out prompt and its two greedy answers. ``*_passes`` is None where the row has no constraints."""
+
+    prompt: str
+    before: str
+    after: str
+    before_passes: bool | None = None
+    after_passes: bool | None = None
+
+
+class EvaluateResult(Result):
+    before: dict[str, float]
+    after: dict[str, float]
+    num_pairs: int
+    num_prompts: int
+    answers: tuple[AnswerPair, ...]
+
+
+class AnswerResult(Result):
+    answers: tuple[str, ...]
+    pad_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    vocab_size: int
+    num_parameters: int
+
+
+class ErrorReport(Section):
+    """What a failed step leaves as ``error.json``."""
+
+    kind: str
+    message: str
+    step: str
+    job_fingerprint: str
+    details: dict[str, str | int | float] = {}
+    traceback: str = ""  # for the log file; a person is shown the message
+
+
+JOBS: dict[str, type[Job]] = {cls.model_fields["step"].default: cls for cls in Job.__subclasses__()}
+RESULTS: dict[str, type[Result]] = {
+    "convert": ConvertResult, "mix": MixResult, "reference": ReferenceResult, "train": TrainResult,
+    "export": ExportResult, "evaluate": EvaluateResult, "answer": AnswerResult,
+}
+
+
+def read_result(job: Job) -> Result | None:
+    """The result of ``job`` if ``out_dir`` holds one with the job's fingerprint, else None.
+
+    Raises ``StoreError`` when a ``result.json`` is there but cannot be read.
+    """
+    path = job.out_dir / RESULT_FILE
+    if not path.is_file():
+        return None
+    try:
+        result = RESULTS[job.step].model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error}). Delete {job.out_dir} to have the step run again.") from error
+    return result if result.job_fingerprint == job.fingerprint else None
+
+
+def read_error(job: Job) -> ErrorReport | None:
+    """The error report in ``out_dir``, or None if there is none or it is of another job."""
+    path = job.out_dir / ERROR_FILE
+    try:
+        report = ErrorReport.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return report if report.job_fingerprint == job.fingerprint else None
+
+
+def read_job(path: Path) -> Job:
+    """Read a ``job.json``. Raises ``StoreError`` if it is not one."""
+    try:
+        return _job_from_json(path.read_bytes())
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(f"{path} is not a job file: {error}") from error
+
+
+def _job_from_json(content: bytes) -> Job:
+    class _Header(BaseModel):
+        step: str
+
+    return JOBS[_Header.model_validate_json(content).step].model_validate_json(content)

@@ -1,0 +1,71 @@
+"""Progress of a step: one JSON object per line on stdout, so that any launcher can show it.
+
+A line is ``{"pairline": "progress", "step": "train", "done": 12, "total": 90, "unit": "pairs", "rate": 3.1,
+"metrics": {...}}``. Everything else a step prints is log.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+from pydantic import BaseModel, ConfigDict
+
+MARK = "pairline"
+
+
+class ProgressEvent(BaseModel):
+    """Where a step stands. ``rate`` is in units per second since the step began its work; ``metrics`` are plain numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    step: str
+    done: int
+    total: int
+    unit: str
+    rate: float = 0.0
+    phase: str = ""
+    metrics: dict[str, float] = {}
+
+
+def print_event(event: ProgressEvent) -> None:
+    """The default sink: one line on stdout."""
+    sys.stdout.write(json.dumps({MARK: "progress", **event.model_dump()}) + "\n")
+    sys.stdout.flush()
+
+
+def parse_line(line: str) -> ProgressEvent | None:
+    """The event that a line of a step's stdout carries, or None for a line of log."""
+    if not line.startswith('{"' + MARK + '"'):
+        return None
+    try:
+        return ProgressEvent.model_validate_json(line)
+    except ValueError:
+        return None
+
+
+class Progress:
+    """Counts the work of one step and reports at most every ``interval_seconds``, and always at the end.
+
+    ``active=False`` (ranks other than 0) makes every call a no-op.
+    """
+
+    def __init__(self, step: str, active: bool = True, interval_seconds: float = 1.0,
+                 sink: Callable[[ProgressEvent], None] = print_event) -> None:
+        self.step, self.active, self.interval_seconds, self.sink = step, active, interval_seconds, sink
+        self.begin(phase="", total=0, unit="")
+
+    def begin(self, phase: str, total: int, unit: str, done: int = 0) -> None:
+        """Start a phase of ``total`` units, ``done`` of which an earlier attempt already did."""
+        self.phase, self.total, self.unit, self.done = phase, total, unit, done
+        self._started, self._done_at_start, self._reported = time.monotonic(), done, 0.0
+
+    def advance(self, units: int = 1, metrics: dict[str, float] | None = None) -> None:
+        """Count ``units`` more as done."""
+        self.done += units
+        now = time.monotonic()
+        if self.active and (self.done >= self.total or now - self._reported >= self.interval_seconds):
+            self._reported = now
+            seconds = max(now - self._started, 1e-9)
+            self.sink(ProgressEvent(step=self.step, done=self.done, total=self.total, unit=self.unit, phase=self.phase,
+                                    rate=(self.done - self._done_at_start) / seconds, metrics=metrics or {}))

@@ -1,0 +1,42 @@
+"""``StageConfig``: everything one DPO stage needs to know. Recipes, the CLI, the UI form and the jobs derive from it."""
+
+from pydantic import Field, model_validator
+
+from dpo_core.config import (
+    CheckpointConfig,
+    ComputeConfig,
+    DataConfig,
+    EvaluationConfig,
+    HandoffConfig,
+    LossConfig,
+    OptimConfig,
+    ReferenceConfig,
+    Section,
+    StoreConfig,
+    TrainConfig,
+    UploadConfig,
+)
+
+
+class StageConfig(Section):
+    """One run of the stage: SFT checkpoint and preference data in, aligned checkpoint and hand-off out."""
+
+    name: str = Field("dpo", pattern=r"^[a-z0-9][a-z0-9-]*$", description="Name of the run family: lower case, digits, "
+                      "dashes. It names artifacts and the uploaded model.")
+    checkpoint: CheckpointConfig
+    data: DataConfig
+    reference: ReferenceConfig = ReferenceConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    compute: ComputeConfig = ComputeConfig()
+    upload: UploadConfig = UploadConfig()
+    handoff: HandoffConfig = HandoffConfig()
+    store: StoreConfig = StoreConfig()
+
+    @model_validator(mode="after")
+    def _reference_only_where_used(self) -> "StageConfig":
+        if self.reference.source and not self.loss.needs_reference:
+            raise ValueError(f"loss.name {self.loss.name} uses no reference; remove reference.source")
+        return self
