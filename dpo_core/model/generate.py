@@ -1,0 +1,116 @@
+"""Greedy answers for a list of prompts, in batches: what `evaluate` shows and `answer` probes with.
+
+A plain loop instead of ``model.generate``: that one mixes a checkpoint's sampling settings (temperature, repetition
+penalty) into what is asked for, and keeps computing rows that have ended.
+
+Shapes: R rows of a batch, P tokens of its longest prompt, V vocabulary.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TURN_PROBE = "pairline turn end probe"
+
+
+def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The special token with which the chat template closes an assistant's turn, as ids; empty if it uses none.
+
+    A base model's eos (``<|endoftext|>``) often differs from it (``<|im_end|>``); an answer ends at either.
+    """
+    if not tokenizer.chat_template:
+        return ()
+    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": TURN_PROBE}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    _, found, tail = text.rpartition(TURN_PROBE)
+    tail_ids = tokenizer.encode(tail.lstrip(), add_special_tokens=False) if found else []
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    return tuple(tail_ids[:1]) if tail_ids and tail_ids[0] in special else ()
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every id that ends an answer, ascending: the generation config's, the model's, the tokenizer's, the template's."""
+    found: set[int] = set(turn_end_ids(tokenizer))
+    for value in (model.generation_config and model.generation_config.eos_token_id,
+                  getattr(model.config, "eos_token_id", None), tokenizer.eos_token_id):
+        if value is not None:
+            found.update(value if isinstance(value, list | tuple) else [value])
+    return tuple(sorted(found))
+
+
+def _left_padded(prompts: list[np.ndarray], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts -> ids [R, P] and mask [R, P], padded on the left so that every row's next token is the last column."""
+    width = max(len(ids) for ids in prompts)
+    ids_RP = np.full((len(prompts), width), pad_id, dtype=np.int64)
+    mask_RP = np.zeros_like(ids_RP)
+    for row, ids in enumerate(prompts):
+        ids_RP[row, width - len(ids):], mask_RP[row, width - len(ids):] = ids, 1
+    return torch.from_numpy(ids_RP).to(device), torch.from_numpy(mask_RP).to(device)
+
+
+def _continue_batch(model: PreTrainedModel, prompts: list[np.ndarray], ends: tuple[int, ...],
+                    max_new_tokens: int) -> list[list[int]]:
+    """New token ids per prompt, without the end token. Once half of the rows have ended they leave the batch."""
+    ids_RP, mask_RP = _left_padded(prompts, ends[0] if ends else 0, model.device)
+    # Logits of the last position only: a whole prompt's [R, P, V] would be the largest tensor of the run.
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    answers: list[list[int]] = [[] for _ in prompts]
+    live = list(range(len(prompts)))  # live[i]: the prompt that row i of the batch continues
+    running = torch.ones(len(prompts), dtype=torch.bool)
+    positions_RP = (mask_RP.cumsum(dim=1) - 1).clamp(min=0)
+    cache = None
+    for _ in range(max_new_tokens):
+        output = model(input_ids=ids_RP, attention_mask=mask_RP, position_ids=positions_RP, past_key_values=cache,
+                       use_cache=True, **last_only)
+        cache, next_R = output.past_key_values, output.logits[:, -1].argmax(dim=-1)
+        for row, token in enumerate(next_R.tolist()):
+            if running[row] and token in ends:
+                running[row] = False
+            elif running[row]:
+                answers[live[row]].append(token)
+        if not running.any():
+            break
+        if int(running.sum()) <= len(live) // 2 and hasattr(cache, "batch_select_indices"):
+            keep = running.nonzero()[:, 0].to(model.device)
+            cache.batch_select_indices(keep)
+            live = [live[row] for row in keep.tolist()]
+            next_R, mask_RP, positions_RP = next_R[keep], mask_RP[keep], positions_RP[keep]
+            running = torch.ones(len(live), dtype=torch.bool)
+        ids_RP = next_R[:, None]
+        mask_RP = torch.cat([mask_RP, mask_RP.new_ones(len(live), 1)], dim=1)
+        positions_RP = positions_RP[:, -1:] + 1
+    return answers
+
+
+@torch.no_grad()
+def answer_greedily(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+                    prompts_ids: Sequence[np.ndarray | list[int]], max_new_tokens: int, batch_size: int,
+                    on_answers: Callable[[int], None] | None = None) -> list[str]:
+    """Answers to prompts given as token ids (template and generation prompt included), in the prompts' order.
+
+    An answer ends at an id of ``end_token_ids`` or after ``max_new_tokens`` and is decoded without special tokens.
+    ``on_answers(n)`` is called after each batch with its number of prompts. Prompts are batched by length, so little
+    is padded; in fp32 an answer does not depend on its batch except where two logits tie within float noise.
+    Raises ``ValueError`` for an empty prompt.
+    """
+    prompts = [np.asarray(ids, dtype=np.int64) for ids in prompts_ids]
+    for index, ids in enumerate(prompts):
+        if not len(ids):
+            raise ValueError(f"prompt {index} of {len(prompts)} has no tokens; render it with the chat template first")
+    ends = end_token_ids(model, tokenizer)
+    was_training = model.training
+    model.eval()
+    by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    answers = [""] * len(prompts)
+    for start in range(0, len(by_length), batch_size):
+        batch = by_length[start:start + batch_size]
+        for index, ids in zip(batch, _continue_batch(model, [prompts[i] for i in batch], ends, max_new_tokens),
+                              strict=True):
+            answers[index] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        if on_answers:
+            on_answers(len(batch))
+    model.train(was_training)
+    return answers
