@@ -1,0 +1,137 @@
+"""Chat templates: the named ones, the tokenizer that carries one, and conversations rendered to text in batches."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpo_core.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# A system turn that lists the tools, shared by the named templates; calls and results are rendered as JSON.
+_TOOLS_TEXT = (
+    "{%- macro tools_text() -%}You can call these tools. To call one, answer with JSON: "
+    '{"name": ..., "arguments": {...}}\\n{% for tool in tools %}{{ tool | tojson }}{% if not loop.last %}\\n{% endif %}'
+    "{% endfor %}{%- endmacro -%}"
+    "{%- macro text_of(message) -%}{{ message['content'] }}{% if message['tool_calls'] %}"
+    "{% for call in message['tool_calls'] %}{{ call['function'] | tojson }}{% if not loop.last %}\\n{% endif %}{% endfor %}"
+    "{% endif %}{%- endmacro -%}"
+    "{%- set has_system = messages[0]['role'] == 'system' -%}"
+).replace("\\n", "\n")
+
+
+def _template(header: str, end: str, last_answer_end: str, answer_end: str, opening: str = "") -> str:
+    """A template of turns ``header + text + end``; ``ROLE`` in ``header`` stands for the role's name."""
+    head, tail = header.split("ROLE")
+    turn = (f"{{{{- '{head}' + message['role'] + '{tail}' }}}}"
+            "{%- if loop.first and has_system and tools %}{{- tools_text() + '\n\n' }}{% endif -%}"
+            "{{- text_of(message) -}}")
+    tools_turn = ("{%- if tools and not has_system -%}" + f"{{{{- '{head}system{tail}' + tools_text() + {end} }}}}"
+                  "{%- endif -%}")
+    ending = (f"{{%- if message['role'] != 'assistant' %}}{{{{- {end} }}}}"
+              f"{{%- elif loop.last %}}{{{{- {last_answer_end} }}}}{{%- else %}}{{{{- {answer_end} }}}}{{%- endif -%}}")
+    generation = f"{{%- if add_generation_prompt -%}}{{{{- '{head}assistant{tail}' }}}}{{%- endif -%}}"
+    return (_TOOLS_TEXT + opening + tools_turn + "{%- for message in messages -%}" + turn + ending
+            + "{%- endfor -%}" + generation)
+
+
+NAMED_TEMPLATES: dict[str, str] = {
+    # Tulu 3: <|user|>\n...\n<|assistant|>\n...<eos>, and a line break before a further turn
+    "tulu": _template("<|ROLE|>\n", "'\n'", "eos_token", "eos_token + '\n'"),
+    # OLMo 2: Tulu's turns after a bos token
+    "olmo": _template("<|ROLE|>\n", "'\n'", "eos_token", "eos_token + '\n'", opening="{{- bos_token -}}"),
+    # ChatML: <|im_start|>user\n...<|im_end|>\n
+    "chatml": _template("<|im_start|>ROLE\n", "'<|im_end|>\n'", "'<|im_end|>\n'", "'<|im_end|>\n'"),
+    # Zephyr: <|user|>\n...<eos>\n
+    "zephyr": _template("<|ROLE|>\n", "eos_token + '\n'", "eos_token + '\n'", "eos_token + '\n'"),
+}
+
+
+def load_tokenizer(path: Path, named: str | None = None, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """The tokenizer in the directory ``path`` with its own chat template, or the one ``named``.
+
+    Raises ``ConfigError`` for an unknown name, ``CheckpointError`` for a tokenizer that cannot be loaded, has no
+    template, or lacks a token that the template writes.
+    """
+    if named is not None and named not in NAMED_TEMPLATES:
+        raise ConfigError(f"There is no chat template named `{named}`. Known names: {', '.join(sorted(NAMED_TEMPLATES))}.")
+    if not Path(path).is_dir():
+        raise CheckpointError(f"{path} is not a directory; a tokenizer was expected there.")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers raises many kinds here: OSError, ValueError, KeyError, tokenizers' own
+        raise CheckpointError(f"The tokenizer in {path} cannot be loaded: {error}") from error
+    if not tokenizer.is_fast:
+        raise CheckpointError(f"The tokenizer in {path} has no tokenizer.json (a \"fast\" tokenizer), which is needed to "
+                              "tell an answer's tokens from its prompt's. Convert it and save it with the checkpoint.")
+    if named is not None:
+        tokenizer.chat_template = NAMED_TEMPLATES[named]
+    if not tokenizer.chat_template:
+        raise CheckpointError(f"The tokenizer in {path} has no chat template. Name one with `checkpoint.chat_template`: "
+                              f"{', '.join(sorted(NAMED_TEMPLATES))}.")
+    for token in ("bos_token", "eos_token"):
+        if named is not None and token in NAMED_TEMPLATES[named] and getattr(tokenizer, token) is None:
+            raise CheckpointError(f"The chat template `{named}` writes a {token}, and the tokenizer in {path} has none. "
+                                  "Choose another template.")
+    return tokenizer
+
+
+def template_text(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """The template as one string; several templates under names become JSON of them."""
+    template = tokenizer.chat_template
+    return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+
+
+def template_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """SHA-256 (hex) of the template's text."""
+    return hashlib.sha256(template_text(tokenizer).encode()).hexdigest()
+
+
+class Renderer:
+    """Renders conversations with a tokenizer's template. A conversation that the template refuses becomes None."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self.tokenizer = tokenizer
+        text = template_text(tokenizer)
+        self.renders_tools = "tools" in text
+        self.renders_tool_calls = "tool_calls" in text
+        self.opens_turn = "add_generation_prompt" in text  # else a prompt's rendering lacks the assistant's header
+
+    def render(self, conversations: list[list[dict]], tools: list[list[dict] | None],
+               open_turn: bool = False) -> list[str | None]:
+        """Text of each conversation, with the assistant's header at the end for ``open_turn``."""
+        prepared = [self._prepare(turns) for turns in conversations]
+        if not any(tools):
+            try:
+                return self._apply(prepared, None, open_turn)
+            except Exception:  # a template may raise anything; find the conversation that it refuses
+                pass
+        return [self._render_one(turns, tool, open_turn) for turns, tool in zip(prepared, tools, strict=True)]
+
+    def _render_one(self, turns: list[dict], tools: list[dict] | None, open_turn: bool) -> str | None:
+        try:
+            return self._apply([turns], tools, open_turn)[0]
+        except Exception:  # raise_exception, undefined names, type errors: the template's own code
+            return None
+
+    def _apply(self, conversations: list[list[dict]], tools: list[dict] | None, open_turn: bool) -> list[str]:
+        if not conversations:
+            return []
+        return self.tokenizer.apply_chat_template(conversations, tools=tools, tokenize=False,
+                                                  add_generation_prompt=open_turn)
+
+    def _prepare(self, turns: list[dict]) -> list[dict]:
+        """Calls become text for a template that knows none, so that they are not left out."""
+        if self.renders_tool_calls or not any("tool_calls" in turn for turn in turns):
+            return turns
+        return [_calls_as_text(turn) if "tool_calls" in turn else turn for turn in turns]
+
+
+def _calls_as_text(turn: dict) -> dict:
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn["tool_calls"]]
+    kept = {key: value for key, value in turn.items() if key != "tool_calls"}
+    return {**kept, "content": "\n".join(filter(None, [turn["content"], *calls]))}

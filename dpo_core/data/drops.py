@@ -1,0 +1,41 @@
+"""Why a row can be left out of the mixture. Every reason is counted in the ledger, none is silent."""
+
+from typing import Literal, get_args
+
+DropReason = Literal[
+    "not_a_preference_row",
+    "last_turn_not_assistant",
+    "prompt_mismatch",
+    "empty_prompt",
+    "empty_answer",
+    "identical_pair",
+    "bad_tools",
+    "template_without_tools",
+    "template_error",
+    "too_long",
+    "no_label_left",
+]
+
+MEANING: dict[DropReason, str] = {
+    "not_a_preference_row": "no pair of answers to a prompt was recognised",
+    "last_turn_not_assistant": "an answer does not end with the assistant's turn",
+    "prompt_mismatch": "chosen and rejected answer different prompts",
+    "empty_prompt": "there is no prompt",
+    "empty_answer": "an answer is empty",
+    "identical_pair": "chosen and rejected are the same text",
+    "bad_tools": "the tools column is neither a list of tools nor JSON of one",
+    "template_without_tools": "the row has tools, which the chat template would leave out",
+    "template_error": "the chat template refuses the conversation or its turns cannot be told apart",
+    "too_long": "longer than max_length_tokens",
+    "no_label_left": "truncation left no token to train on",
+}
+assert set(MEANING) == set(get_args(DropReason))
+
+
+class RowDropped(Exception):
+    """A row that cannot be used; caught per row, never seen by the user."""
+
+    def __init__(self, reason: DropReason, detail: str = "", format: str = "unrecognised") -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: DropReason = reason
+        self.detail, self.format = detail, format

@@ -1,0 +1,174 @@
+"""Raw row -> ``PreferencePair``. The format is recognised row by row, by content.
+
+    messages         chosen and rejected are conversations, prompt inside (open-instruct, UltraFeedback binarized)
+    prompt_messages  a prompt, chosen and rejected hold the answer as messages
+    prompt_text      a prompt, chosen and rejected are text
+    hh_rlhf          "\\n\\nHuman: ...\\n\\nAssistant: ..." strings, prompt inside or in `prompt`
+    sharegpt         `conversations` beside chosen and rejected
+
+As in open-instruct the prompt of a conversation is everything before its last turn. Text is kept as it is, except
+that hh_rlhf turns lose the blanks around them, which belong to the markers.
+"""
+
+import re
+from typing import Any, Literal
+
+from dpo_core.data.drops import RowDropped
+from dpo_core.data.messages import (
+    constraint_list,
+    is_blank,
+    message_list,
+    same_turn,
+    same_turns,
+    tool_list,
+)
+from dpo_core.data.pairs import PreferencePair
+
+FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
+OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations", "tools", "constraints")
+
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
+CONVERSATION_COLUMNS = ("conversations", "conversation")
+SYSTEM_COLUMNS = ("system", "system_prompt")
+_HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+_HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def rename_columns(row: dict, columns: dict[str, str]) -> dict:
+    """Apply a source's column map (ours -> theirs)."""
+    return {**row, **{ours: row.get(theirs) for ours, theirs in columns.items()}} if columns else row
+
+
+def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
+    """Recognise a raw row and convert it. Raises ``RowDropped`` with the reason and the format found so far."""
+    if not isinstance(row, dict):
+        raise RowDropped("not_a_preference_row", "the row is not an object")
+    name, chosen, rejected = _recognise(row)
+    try:
+        chosen, rejected = _with_system(row, chosen), _with_system(row, rejected)
+        _check(chosen, rejected)
+        tools = tool_list(row.get("tools"))
+    except RowDropped as dropped:
+        raise RowDropped(dropped.reason, dropped.detail, name) from None
+    prompt = chosen[:-1]
+    return name, PreferencePair(prompt=prompt, chosen=chosen, rejected=[*prompt, rejected[-1]], tools=tools,
+                                constraints=constraint_list(row.get("constraints")))
+
+
+def _check(chosen: list[dict], rejected: list[dict]) -> None:
+    if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
+        raise RowDropped("last_turn_not_assistant")
+    if not same_turns(chosen[:-1], rejected[:-1]):
+        raise RowDropped("prompt_mismatch")
+    if all(is_blank(turn) or turn["role"] == "system" for turn in chosen[:-1]):
+        raise RowDropped("empty_prompt")
+    if is_blank(chosen[-1]) or is_blank(rejected[-1]):
+        raise RowDropped("empty_answer")
+    if same_turn(chosen[-1], rejected[-1]):
+        raise RowDropped("identical_pair")
+
+
+def _first(row: dict, names: tuple[str, ...]) -> Any:
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def _with_system(row: dict, conversation: list[dict]) -> list[dict]:
+    system = _first(row, SYSTEM_COLUMNS)
+    if not isinstance(system, str) or not system.strip() or conversation[0]["role"] == "system":
+        return conversation
+    return [{"role": "system", "content": system}, *conversation]
+
+
+def _text(value: Any) -> str | None:
+    """The text of a string or of a list holding one string."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, str) else None
+
+
+def _hh_turns(text: str | None) -> list[dict] | None:
+    """Turns of an hh-rlhf string, None if it does not start with one of its markers."""
+    if text is None:
+        return None
+    before, *parts = _HH_TURN.split("\n\n" + text.lstrip())
+    if before.strip() or not parts:
+        return None
+    return [{"role": _HH_ROLES[role], "content": content.strip()}
+            for role, content in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _recognise(row: dict) -> tuple[FormatName, list[dict], list[dict]]:
+    """The format's name and the two conversations, prompt included."""
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if chosen is None or rejected is None:
+        missing = " and ".join(name for name in ("chosen", "rejected") if row.get(name) is None)
+        raise RowDropped("not_a_preference_row", f"no {missing}")
+    chosen_turns, rejected_turns = message_list(chosen, "assistant"), message_list(rejected, "assistant")
+    if chosen_turns is not None and rejected_turns is not None:
+        return _from_messages(row, chosen_turns, rejected_turns)
+    if chosen_turns is not None or rejected_turns is not None:
+        raise RowDropped("not_a_preference_row", "one answer is messages, the other is not")
+    return _from_texts(row, _text(chosen), _text(rejected))
+
+
+def _from_messages(row: dict, chosen: list[dict], rejected: list[dict]) -> tuple[FormatName, list[dict], list[dict]]:
+    if _holds_prompt(chosen) and _holds_prompt(rejected):
+        before = message_list(_first(row, PROMPT_COLUMNS))
+        if before and before[-1]["role"] == "system" and chosen[0]["role"] != "system":
+            return "prompt_messages", before + chosen, before + rejected
+        return "messages", chosen, rejected
+    name, prompt = _explicit_prompt(row)
+    if prompt is None:
+        if _holds_prompt(chosen) or _holds_prompt(rejected):
+            raise RowDropped("prompt_mismatch", format="messages")
+        raise RowDropped("empty_prompt", format="messages")
+    return ("sharegpt" if name == "sharegpt" else "prompt_messages"), prompt + chosen, prompt + rejected
+
+
+def _from_texts(row: dict, chosen: str | None, rejected: str | None) -> tuple[FormatName, list[dict], list[dict]]:
+    if chosen is None or rejected is None:
+        raise RowDropped("not_a_preference_row", "an answer is neither text nor messages")
+    chosen_turns, rejected_turns = _hh_turns(chosen), _hh_turns(rejected)
+    if chosen_turns and rejected_turns and any(turn["role"] == "user" for turn in chosen_turns):
+        return "hh_rlhf", chosen_turns, rejected_turns
+    name, prompt = _explicit_prompt(row)
+    if prompt is None:
+        raise RowDropped("not_a_preference_row", "answers are text and there is no prompt")
+    if name == "hh_rlhf":
+        chosen, rejected = chosen.strip(), rejected.strip()
+    return name, *([*prompt, {"role": "assistant", "content": answer}] for answer in (chosen, rejected))
+
+
+def _holds_prompt(turns: list[dict]) -> bool:
+    return any(turn["role"] == "user" for turn in turns[:-1])
+
+
+def _explicit_prompt(row: dict) -> tuple[FormatName, list[dict] | None]:
+    """The prompt that stands beside the answers, and the format that this makes the row."""
+    raw = _first(row, PROMPT_COLUMNS)
+    columns = CONVERSATION_COLUMNS if raw is not None else (*CONVERSATION_COLUMNS, "messages")
+    conversation = message_list(_first(row, columns))
+    if conversation is not None:
+        return "sharegpt", _without_answer(row, conversation)
+    prompt = message_list(raw, "user")
+    if prompt is not None:
+        return "prompt_messages", _without_answer(row, prompt)
+    text = _text(raw)
+    if text is None:
+        return "prompt_text", None
+    turns = _hh_turns(text) if _HH_TURN.search("\n\n" + text.lstrip()) else None
+    if turns and turns[0]["role"] == "user":
+        open_turn = turns[-1]["role"] == "assistant" and not turns[-1]["content"]
+        return "hh_rlhf", turns[:-1] if open_turn else turns
+    extra = row.get("input") if row.get("instruction") is raw else None
+    text = f"{text}\n{extra}" if isinstance(extra, str) and extra.strip() else text
+    return "prompt_text", [{"role": "user", "content": text}]
+
+
+def _without_answer(row: dict, conversation: list[dict]) -> list[dict]:
+    """The conversation without a last turn that repeats one of the two answers."""
+    for side in (row["chosen"], row["rejected"]):
+        answer = message_list(side, "assistant") or [{"role": "assistant", "content": _text(side) or ""}]
+        if len(conversation) > 1 and same_turn(conversation[-1], answer[-1]):
+            return conversation[:-1]
+    return conversation

@@ -1,0 +1,86 @@
+"""Where every row went. ``rows_in = kept + sum(dropped)`` per source, or it is a defect; too many drops are an error."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from dpo_core.data.drops import MEANING, DropReason
+from dpo_core.errors import DataError
+from dpo_core.jobs import ResolvedSource, SourceLedger
+
+MAX_OFFENDERS = 20
+
+
+@dataclass
+class SourceTally:
+    """Counts the rows of one source. Rows must be added in ascending order of their number."""
+
+    source: ResolvedSource
+    available_rows: int
+    columns: tuple[str, ...] = ()
+    formats: Counter[str] = field(default_factory=Counter)
+    kept: int = 0
+    truncated: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    offenders: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, row: int, times: int, format: str, reason: DropReason | None, truncated: bool) -> None:
+        """Count row number ``row``, selected ``times`` times; ``reason`` is None for a kept row."""
+        self.formats[format] += times
+        if reason is None:
+            self.kept += times
+            self.truncated += times * truncated
+            return
+        self.dropped[reason] += times
+        first = self.offenders.setdefault(reason, [])
+        if len(first) < MAX_OFFENDERS:
+            first.append(row)
+
+    @property
+    def rows_in(self) -> int:
+        """Rows counted so far, repetitions included."""
+        return self.kept + self.dropped.total()
+
+    def close(self, rows_selected: int) -> SourceLedger:
+        """The finished account of a source of which ``rows_selected`` rows were asked for."""
+        assert self.rows_in == self.formats.total() == rows_selected, "a row was lost or counted twice"
+        return SourceLedger(
+            label=self.source.label, content=self.source.content, format=dict(self.formats.most_common()),
+            available_rows=self.available_rows, rows_in=rows_selected, kept=self.kept, truncated=self.truncated,
+            dropped=dict(self.dropped.most_common()),
+            offenders={reason: tuple(rows) for reason, rows in self.offenders.items()})
+
+
+def describe(ledger: SourceLedger) -> str:
+    """The drops of one source as a sentence, with the first row numbers."""
+    parts = [f"{count} {reason} ({MEANING[reason]}; rows {', '.join(map(str, ledger.offenders[reason][:5]))}"
+             f"{', ...' if count > 5 else ''})" for reason, count in ledger.dropped.items()]
+    return f"{ledger.label}: {sum(ledger.dropped.values())} of {ledger.rows_in} rows dropped: " + "; ".join(parts)
+
+
+def check_drops(ledgers: list[SourceLedger], max_dropped_fraction: float, columns: list[tuple[str, ...]]) -> None:
+    """Raise ``DataError`` if a source lost all its rows or more than ``max_dropped_fraction`` of them, or if no row of
+    any source is left. ``columns`` are the sources' columns, for the message."""
+    if not sum(ledger.rows_in for ledger in ledgers):
+        raise DataError("The mixture is empty: the amounts of all sources ask for 0 rows. Raise `amount` (\"1.0\" is all "
+                        "rows, \"1\" is one row).")
+    for ledger, names in zip(ledgers, columns, strict=True):
+        dropped = sum(ledger.dropped.values())
+        if not dropped or (ledger.kept and dropped <= max_dropped_fraction * ledger.rows_in):
+            continue
+        what = ("No row is left" if not ledger.kept else
+                f"More rows were dropped than max_dropped_fraction = {max_dropped_fraction} allows")
+        raise DataError(f"{what}. {describe(ledger)}. The set's columns are {', '.join(names) or 'none'}. "
+                        f"{_advice(ledger)}")
+
+
+def _advice(ledger: SourceLedger) -> str:
+    advice = {
+        "not_a_preference_row": "Look at these rows; if the answers stand in other columns, name them with `columns`, e.g. "
+                                "{chosen: winner, rejected: loser, prompt: question}.",
+        "template_error": "Choose another chat template (`checkpoint.chat_template`) or repair these rows.",
+        "template_without_tools": "Choose a chat template that renders tools (`checkpoint.chat_template`).",
+        "too_long": "Raise `max_length_tokens`, or set `when_too_long: truncate`.",
+        "no_label_left": "Raise `max_length_tokens`.",
+    }
+    worst = max(ledger.dropped, key=lambda reason: ledger.dropped[reason])
+    return advice.get(worst, "Repair these rows, or raise `max_dropped_fraction` if they may go.")

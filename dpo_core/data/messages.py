@@ -1,0 +1,142 @@
+"""Chat messages, tools and constraints as they are found in the wild, brought into one spelling.
+
+The spelling is that of chat templates: ``{"role": "user", "content": "..."}`` with roles system, user, assistant and
+tool, and ``tool_calls`` where the assistant calls one.
+"""
+
+import json
+from typing import Any
+
+from dpo_core.data.drops import RowDropped
+
+ROLES = {
+    "human": "user", "user": "user", "prompter": "user", "customer": "user",
+    "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+    "ai": "assistant", "chatbot": "assistant",
+    "system": "system", "developer": "system",
+    "observation": "tool", "tool": "tool", "function": "tool", "tool_response": "tool", "function_response": "tool",
+    "ipython": "tool",
+    "function_call": "function_call", "tool_call": "function_call",
+}
+ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
+KEPT_KEYS = ("name", "tool_call_id", "reasoning_content", "thinking")  # what templates read beyond role and content
+
+
+def without_nulls(value: Any) -> Any:
+    """Drop null fields of objects, recursively: columnar files fill every field that any row has."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def from_json_text(value: Any) -> Any:
+    """The value that a string of JSON holds if it is an object or a list, else ``value`` itself."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _content(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list):
+        texts = [part.get("text") if isinstance(part, dict) else part for part in value]
+        if all(isinstance(text, str) for text in texts):
+            return "".join(texts)
+        raise RowDropped("not_a_preference_row", "a message holds something else than text")
+    return str(value)
+
+
+def _tool_call(call: Any) -> dict:
+    call = without_nulls(from_json_text(call))
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise RowDropped("not_a_preference_row", "a tool call has no function name")
+    arguments = from_json_text(function.get("arguments", function.get("parameters", {})))
+    identity = {"id": call["id"]} if "id" in call else {}
+    return {**identity, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def message(raw: Any, default_role: str | None = None) -> dict:
+    """One message in our spelling. Raises ``RowDropped`` where it is none."""
+    if not isinstance(raw, dict):
+        raise RowDropped("not_a_preference_row", "a message is not an object")
+    role = next((raw[key] for key in ROLE_KEYS if isinstance(raw.get(key), str)), default_role)
+    content_key = next((key for key in CONTENT_KEYS if raw.get(key) is not None), None)
+    calls = from_json_text(raw.get("tool_calls")) or []
+    if role is None or (content_key is None and not calls and not any(key in raw for key in CONTENT_KEYS)):
+        raise RowDropped("not_a_preference_row", "a message has no role or no content")
+    content = _content(raw.get(content_key)) if content_key else ""
+    role = ROLES.get(role.strip().lower(), role.strip().lower())
+    if role == "function_call":
+        called = from_json_text(content)
+        role, content, calls = "assistant", "", called if isinstance(called, list) else [called]
+    made = {"role": role, "content": content}
+    if calls:
+        made["tool_calls"] = [_tool_call(call) for call in (calls if isinstance(calls, list) else [calls])]
+    return {**made, **{key: raw[key] for key in KEPT_KEYS if isinstance(raw.get(key), str)}}
+
+
+def is_message(raw: Any) -> bool:
+    """Whether a raw value has the shape of a message: an object with a role or a content."""
+    return isinstance(raw, dict) and any(key in raw for key in (*ROLE_KEYS, *CONTENT_KEYS, "tool_calls"))
+
+
+def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None:
+    """Messages of a list, of a single message, of ``{"messages": [...]}``, or of JSON text of one; None if it is none."""
+    raw = from_json_text(raw)
+    if isinstance(raw, dict):
+        inner = next((raw[key] for key in ("messages", "conversations") if isinstance(raw.get(key), list)), None)
+        raw = [raw] if inner is None else inner
+    if not isinstance(raw, list) or not raw or not all(is_message(item) for item in raw):
+        return None
+    return [message(item, default_role) for item in raw]
+
+
+def is_blank(turn: dict) -> bool:
+    """Whether a turn says nothing."""
+    return not turn["content"].strip() and not turn.get("tool_calls")
+
+
+def same_turn(left: dict, right: dict) -> bool:
+    """Whether two messages say the same, blanks at the ends aside."""
+    return (left["role"] == right["role"] and left["content"].strip() == right["content"].strip()
+            and left.get("tool_calls") == right.get("tool_calls"))
+
+
+def same_turns(left: list[dict], right: list[dict]) -> bool:
+    """Whether two conversations say the same, blanks at the ends of turns aside."""
+    return len(left) == len(right) and all(map(same_turn, left, right))
+
+
+def tool_list(raw: Any) -> list[dict] | None:
+    """Tools as JSON schemas (``{"type": "function", "function": {...}}``), None for none. Raises ``RowDropped``."""
+    if raw is None or (isinstance(raw, str) and not raw.strip()):
+        return None
+    tools = without_nulls(from_json_text(raw))
+    tools = [tools] if isinstance(tools, dict) else tools
+    if not isinstance(tools, list):
+        raise RowDropped("bad_tools", "tools are not a list")
+    tools = [from_json_text(tool) for tool in tools]
+    if not all(isinstance(tool, dict) for tool in tools):
+        raise RowDropped("bad_tools", "a tool is not an object")
+    return [{"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool
+            for tool in tools] or None
+
+
+def constraint_list(raw: Any) -> tuple[dict, ...]:
+    """Verifiable constraints (``{"name": ..., arguments}``); a column of that name that holds something else is none."""
+    found = without_nulls(from_json_text(raw))
+    found = [found] if isinstance(found, dict) else found
+    if not isinstance(found, list):
+        return ()
+    found = [from_json_text(item) for item in found]
+    named = all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in found)
+    return tuple(found) if named else ()

@@ -1,0 +1,82 @@
+"""The tokenised mixture as later steps read it: random access, memory-mapped, torch-free. Shapes: T tokens, N rows."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dpo_core.data.pair_file import PROMPTS_FILE, ROWS_FILE, ArrowRows
+from dpo_core.data.pairs import TokenizedPair
+
+Split = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutPrompt:
+    """A prompt to answer: ids with the assistant's turn opened, the user's last message, and what can be verified."""
+
+    prompt_ids: np.ndarray  # int32 [T]
+    text: str
+    constraints: tuple[dict, ...]
+
+
+@dataclass(frozen=True)
+class PairDataset:
+    """One split of a mixture, in the mixture's order. ``dataset[i]`` is a ``TokenizedPair`` of views on the file."""
+
+    folder: Path
+    split: Split
+
+    @classmethod
+    def open(cls, path: Path, split: Split) -> "PairDataset":
+        """Open a split of the mixture at ``path`` (``DatasetRef.path``). Raises ``StoreError`` if it cannot be read."""
+        dataset = cls(Path(path) / split, split)
+        dataset._rows  # noqa: B018  a damaged file is met here, not at the first batch
+        return dataset
+
+    @cached_property
+    def _rows(self) -> ArrowRows:
+        return ArrowRows(self.folder / ROWS_FILE)
+
+    @cached_property
+    def _prompts(self) -> ArrowRows:
+        return ArrowRows(self.folder / PROMPTS_FILE)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> TokenizedPair:
+        rows, index = self._rows, int(index)
+        return TokenizedPair(
+            row_key=self.row_keys[index],
+            chosen_ids=rows.ragged("chosen_ids", index),
+            chosen_trained=rows.ragged("chosen_trained", index).view(bool),
+            rejected_ids=rows.ragged("rejected_ids", index),
+            rejected_trained=rows.ragged("rejected_trained", index).view(bool),
+        )
+
+    @cached_property
+    def row_keys(self) -> list[str]:
+        """Content keys [N]; equal rows have equal keys."""
+        return self._rows.texts("row_key")
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of the chosen and the rejected sequence, int32 [N, 2]."""
+        return np.stack([self._rows.column("chosen_length"), self._rows.column("rejected_length")], axis=1)
+
+    @cached_property
+    def prefix_lengths(self) -> np.ndarray:
+        """Tokens of the longest common prefix of the two sequences, int32 [N]."""
+        return self._rows.column("prefix_length")
+
+    def prompt(self, index: int) -> HeldOutPrompt:
+        """The prompt of held-out row ``index``. The first rows are all of different prompts."""
+        if self.split != "held_out":
+            raise ValueError("Prompts are kept for the held-out split only; open the mixture with split=\"held_out\".")
+        prompts, index = self._prompts, int(index)
+        constraints = json.loads(prompts.scalar("constraints", index))
+        return HeldOutPrompt(prompts.ragged("prompt_ids", index), prompts.scalar("prompt_text", index), tuple(constraints))

@@ -1,0 +1,159 @@
+"""A resolved source -> rows on disk with random access by row number.
+
+Each row is kept as its JSON text in one Arrow file, memory-mapped: rows need not agree on columns or types, and memory
+does not grow with their number. The files are made once per content and shared by all runs of a store.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dpo_core.data.readers import files_of, read_rows
+from dpo_core.errors import DataError, RemoteError, StoreError
+from dpo_core.jobs import ResolvedSource
+from dpo_core.store import exclusive, fingerprint, new_directory, write_json
+
+ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
+ROWS_PER_BATCH = 512
+MAX_COLUMNS_KEPT = 200
+LAYOUT = 1  # raised when the stored form of rows changes
+_SCHEMA = pa.schema([("row", pa.large_string())])
+
+
+@dataclass(frozen=True)
+class RowStore:
+    """Raw rows of one source. ``store[i]`` is the value of row i (0-based, in the source's order)."""
+
+    folder: Path
+    num_rows: int
+    columns: tuple[str, ...]  # every column that any row has, in order of appearance
+
+    @classmethod
+    def open(cls, folder: Path) -> "RowStore":
+        """Open the rows in ``folder``. Raises ``StoreError`` if they are damaged."""
+        try:
+            about = json.loads((folder / ABOUT_FILE).read_bytes())
+            return cls(folder, about["num_rows"], tuple(about["columns"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{folder} holds no readable rows ({error}). Delete it to have it made again.") from error
+
+    @cached_property
+    def _reader(self) -> pa.ipc.RecordBatchFileReader:
+        return pa.ipc.open_file(pa.memory_map(str(self.folder / ROWS_FILE)))
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, index: int) -> Any:
+        batch = self._reader.get_batch(index // ROWS_PER_BATCH)
+        return json.loads(batch.column(0)[index % ROWS_PER_BATCH].as_py())
+
+
+def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
+    """Rows of ``source``, read once and kept below ``cache_dir``.
+
+    Raises ``DataError`` for rows that cannot be read, for an empty set and for an unknown column; ``RemoteError`` when
+    the Hub does not answer.
+    """
+    key = fingerprint({"layout": LAYOUT, "content": source.content, "split": source.split, "subset": source.subset})
+    folder = cache_dir / "rows" / key[:32]
+    if not (folder / ABOUT_FILE).is_file():
+        with exclusive(cache_dir / "rows" / f".{key[:32]}.lock", wait_seconds=3600):
+            if not (folder / ABOUT_FILE).is_file():
+                _store(_rows_of(source, cache_dir), folder, source.label)
+    rows = RowStore.open(folder)
+    _check_columns(source, rows)
+    return rows
+
+
+def _check_columns(source: ResolvedSource, rows: RowStore) -> None:
+    for ours, theirs in source.columns.items():
+        if theirs not in rows.columns:
+            raise DataError(f"{source.label} has no column `{theirs}` (named in `columns` for `{ours}`). Its columns are: "
+                            f"{', '.join(rows.columns)}.")
+
+
+def _rows_of(source: ResolvedSource, cache_dir: Path) -> Iterator[Any]:
+    if source.path is not None:
+        if source.subset is not None:
+            raise DataError(f"{source.label} is a local path and has no subset `{source.subset}`. Remove `subset`, or name "
+                            "the directory of that subset.")
+        for file in files_of(source.path, source.split):
+            yield from _objects(file, read_rows(file))
+        return
+    if source.hub_id is None:
+        raise DataError(f"{source.label} names neither a local path nor a Hub data set.")
+    yield from _hub_rows(source, cache_dir)
+
+
+def _objects(file: Path, rows: Iterator[Any]) -> Iterator[Any]:
+    """Pass rows on; a file whose first row is no object holds something else than rows."""
+    for number, row in enumerate(rows):
+        if number == 0 and not isinstance(row, dict):
+            raise DataError(f"{file} holds no rows: its first value is {_kind(row)}, expected an object such as "
+                            '{"chosen": ..., "rejected": ...}.')
+        yield row
+
+
+def _kind(value: Any) -> str:
+    kinds = {list: "a list", str: "a text", bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
+    return kinds.get(type(value), type(value).__name__)
+
+
+def _hub_rows(source: ResolvedSource, cache_dir: Path) -> Iterator[dict]:
+    import datasets
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    named = f"{source.hub_id} (split `{source.split}`" + (f", subset `{source.subset}`)" if source.subset else ")")
+    try:
+        # The Hub's own builder reads its Parquet files; rows stay on disk as Arrow.
+        dataset = datasets.load_dataset(source.hub_id, name=source.subset, split=source.split, revision=source.commit,
+                                        cache_dir=str(cache_dir / "hub"))
+    except (datasets.exceptions.DatasetNotFoundError, RepositoryNotFoundError, GatedRepoError) as error:
+        raise DataError(f"The Hub data set {named} does not exist, or the token may not read it: {error}") from error
+    except (ConnectionError, TimeoutError, HfHubHTTPError) as error:
+        raise RemoteError(f"The Hub did not answer for {named}: {error}. Check the network and start again.") from error
+    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
+        raise DataError(f"The Hub data set {named} cannot be loaded: {error}") from error
+    yield from dataset
+
+
+def _store(rows: Iterator[Any], folder: Path, label: str) -> None:
+    """Write rows as JSON text into ``folder``, atomically."""
+    columns: dict[str, None] = {}
+    with new_directory(folder) as aside:
+        count = 0
+        with pa.OSFile(str(aside / ROWS_FILE), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+            texts: list[str] = []
+            for row in rows:
+                if isinstance(row, dict) and len(columns) < MAX_COLUMNS_KEPT:
+                    columns.update(dict.fromkeys(row))
+                texts.append(_json_text(row))
+                count += 1
+                if len(texts) == ROWS_PER_BATCH:
+                    writer.write_batch(pa.record_batch([pa.array(texts, pa.large_string())], schema=_SCHEMA))
+                    texts = []
+            if texts:
+                writer.write_batch(pa.record_batch([pa.array(texts, pa.large_string())], schema=_SCHEMA))
+        if count == 0:
+            raise DataError(f"{label} is empty: it holds no row. Check `source` and `split`.")
+        write_json(aside / ABOUT_FILE, {"num_rows": count, "columns": list(columns)})
+
+
+def _json_text(row: Any) -> str:
+    text = json.dumps(row, ensure_ascii=False, default=_plain)
+    # A lone surrogate (legal in JSON as \ud83d) cannot be UTF-8.
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _plain(value: Any) -> Any:
+    """Columnar files hold dates, bytes, decimals; none is part of a preference, so their text will do."""
+    return value.tolist() if isinstance(value, np.ndarray) else str(value)
+
+

@@ -1,0 +1,172 @@
+"""Preference pairs -> token ids and label masks, in batches.
+
+A side is rendered whole and tokenised once. Which tokens carry the loss is decided in the text: a turn's trained part
+begins where the rendering of everything before it, with the assistant's header opened, ends (header masked), and ends
+where the rendering up to and including it ends (turn-closing tokens trained), as open-instruct's
+``last_turn_tulu_tokenize_and_truncate_v1`` does by token counts. A token that begins inside is trained.
+
+Shapes: T tokens of one sequence.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from dpo_core.data.chat_template import Renderer
+from dpo_core.data.drops import DropReason
+from dpo_core.data.pairs import PreferencePair
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import PreTrainedTokenizerBase
+
+# Stands in for an answer where a template's prompt rendering is no prefix of the whole: unlikely in any real text.
+SENTINEL = "\ue000answer\ue001"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Trained characters [start, end) of a rendering. ``exact_start`` False: a token that reaches over the start counts
+    as trained, because the header's own end is unknown."""
+
+    start: int
+    end: int
+    exact_start: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedSide:
+    ids: np.ndarray  # int32 [T]
+    trained: np.ndarray  # bool [T]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeRules:
+    """How sequences are cut and labelled; see ``DataConfig``."""
+
+    max_length_tokens: int
+    when_too_long: Literal["truncate", "drop"] = "truncate"
+    train_on: Literal["last_turn", "all_turns"] = "last_turn"
+
+
+class PairTokenizer:
+    """Tokenises pairs by ``rules`` with the tokenizer's chat template."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", rules: TokenizeRules) -> None:
+        self.tokenizer, self.rules = tokenizer, rules
+        self.renderer = Renderer(tokenizer)
+
+    def prompt_texts(self, pairs: list[PreferencePair]) -> list[str | None]:
+        """The prompts with the assistant's turn opened: what a model would be asked to continue."""
+        return self.renderer.render([pair.prompt for pair in pairs], [pair.tools for pair in pairs], open_turn=True)
+
+    def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
+        """Token ids int32 [T] of the prompts with the assistant's turn opened."""
+        texts = [text or "" for text in self.prompt_texts(pairs)]
+        return [np.array(ids, dtype=np.int32) for ids in self._tokenize(texts)["input_ids"]] if texts else []
+
+    def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | DropReason]:
+        """Chosen and rejected side of each pair, or why the pair is dropped."""
+        results: list[tuple[TokenizedSide, TokenizedSide] | DropReason] = ["template_error"] * len(pairs)
+        tools = [pair.tools for pair in pairs]
+        prompts = self.prompt_texts(pairs)
+        rendered = [self.renderer.render([getattr(pair, side) for pair in pairs], tools) for side in ("chosen", "rejected")]
+        usable: list[tuple[int, list[list[Span]]]] = []
+        for i, pair in enumerate(pairs):
+            if pair.tools and not self.renderer.renders_tools:
+                results[i] = "template_without_tools"
+                continue
+            texts = rendered[0][i], rendered[1][i]
+            if texts[0] is None or texts[1] is None:
+                continue
+            spans = [self._spans(pair, turns, text, prompts[i])
+                     for turns, text in zip((pair.chosen, pair.rejected), texts, strict=True)]
+            if all(spans):
+                usable.append((i, spans))
+        encoded = self._tokenize([side[i] for i, _ in usable for side in rendered])
+        for place, (i, spans) in enumerate(usable):
+            results[i] = self._label(encoded, place * 2, spans)
+        return results
+
+    def _tokenize(self, texts: list[str]):
+        if not texts:
+            return None
+        # The template has written the special tokens; lengths are handled here.
+        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, padding=False,
+                              truncation=False, verbose=False)
+
+    # ------------------------------------------------------------------------------------------------------- the text
+
+    def _spans(self, pair: PreferencePair, turns: list[dict], text: str, prompt: str | None) -> list[Span]:
+        """Trained spans of one rendered side; empty if the turns cannot be told apart."""
+        last = len(turns) - 1
+        spans = []
+        if self.rules.train_on == "all_turns":
+            earlier = [index for index, turn in enumerate(turns[:-1]) if turn["role"] == "assistant"]
+            for index in earlier:
+                opened, closed = self._turn_edges(turns, index, pair.tools)
+                start = self._start(turns, index, text, opened, pair.tools)
+                if start is None or closed is None or not text.startswith(closed):
+                    return []
+                spans.append(Span(start[0], len(closed), start[1]))
+        start = self._start(turns, last, text, prompt, pair.tools)
+        return [*spans, Span(start[0], len(text), start[1])] if start is not None else []
+
+    def _turn_edges(self, turns: list[dict], index: int, tools: list[dict] | None) -> tuple[str | None, str | None]:
+        opened = self.renderer.render([turns[:index]], [tools], open_turn=True)[0] if index else ""
+        return opened, self.renderer.render([turns[: index + 1]], [tools])[0]
+
+    def _start(self, turns: list[dict], index: int, text: str, opened: str | None,
+               tools: list[dict] | None) -> tuple[int, bool] | None:
+        """Where the trained text of turn ``index`` begins and whether that is a header's exact end."""
+        if self.renderer.opens_turn and opened is not None and text.startswith(opened):
+            return len(opened), True
+        # The template opens a turn differently for a prompt (or not at all): find where the turn's content begins by
+        # rendering another content in its place. Calls of tools have no content to replace.
+        if "tool_calls" in turns[index]:
+            return None
+        marked = [*turns[:index], {**turns[index], "content": SENTINEL}, *turns[index + 1:]]
+        with_sentinel = self.renderer.render([marked], [tools])[0]
+        if with_sentinel is None or SENTINEL not in with_sentinel:
+            return None
+        header = with_sentinel[: with_sentinel.index(SENTINEL)]
+        return (len(header), False) if text.startswith(header) else None
+
+    # ----------------------------------------------------------------------------------------------------- the tokens
+
+    def _label(self, encoded, first: int, spans: list[list[Span]]) -> tuple[TokenizedSide, TokenizedSide] | DropReason:
+        """Both sides of the pair at position ``first`` of the batch."""
+        sides = []
+        for offset in (0, 1):
+            ids = np.array(encoded["input_ids"][first + offset], dtype=np.int32)
+            trained = np.zeros(len(ids), dtype=bool)
+            for span in spans[offset]:
+                start, end = token_range(encoded.encodings[first + offset], span)
+                trained[start:end] = True
+            truncated = len(ids) > self.rules.max_length_tokens
+            if truncated and self.rules.when_too_long == "drop":
+                return "too_long"
+            limit = self.rules.max_length_tokens
+            sides.append(TokenizedSide(ids[:limit], trained[:limit], truncated))
+        if not all(side.trained.any() for side in sides):
+            return "no_label_left"
+        return sides[0], sides[1]
+
+
+def token_range(encoding: "Encoding", span: Span) -> tuple[int, int]:
+    """Tokens [start, end) that begin inside the characters of ``span``."""
+    return _token_at(encoding, span.start, span.exact_start), _token_at(encoding, span.end, exact=True)
+
+
+def _token_at(encoding: "Encoding", position: int, exact: bool) -> int:
+    """First token that begins at or after character ``position``; with ``exact`` False, that reaches beyond it."""
+    index = encoding.char_to_token(position)
+    if index is None:  # the tokenizer dropped this character (or it is the end of the text): look at the offsets
+        starts = [start if exact else end - 1 for start, end in encoding.offsets]
+        return next((i for i, start in enumerate(starts) if start >= position), len(starts))
+    if exact:
+        while index < len(encoding) and encoding.token_to_chars(index)[0] < position:
+            index += 1
+    return index
