@@ -5,8 +5,11 @@ already there for the same job is left alone and the program ends at once.
 """
 
 import argparse
+import ctypes
+import errno
 import importlib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -17,6 +20,7 @@ from dpo_core.jobs import ERROR_FILE, JOBS, RESULT_FILE, ErrorReport, Job, read_
 from dpo_core.progress import Progress
 from dpo_core.store import exclusive, write_json
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STEP_MODULES = {
     "convert": "dpo_core.model.convert",
     "mix": "dpo_core.data.mix",
@@ -45,6 +49,8 @@ def as_pairline_error(error: BaseException, step: str) -> PairlineError:
         return error
     if isinstance(error, OSError) and error.errno is not None:
         return from_os_error(error, f"running step {step}")
+    if "No space left on device" in str(error):  # safetensors reports the operating system's error as its own type
+        return from_os_error(OSError(errno.ENOSPC, str(error)), f"running step {step}")
     internal = PairlineError(f"{type(error).__name__}: {error}")
     internal.__cause__ = error
     return internal
@@ -62,8 +68,22 @@ def report_error(job: Job, error: PairlineError) -> None:
         print(f"error.json could not be written: {unwritable}", file=sys.stderr)
 
 
+def die_with_parent() -> None:
+    """Be killed when the launching process ends, if the launcher asked for it.
+
+    Between the orchestrator and this process stands `accelerate launch`; without this a killed orchestrator would
+    leave a trainer running.
+    """
+    if os.environ.get("PAIRLINE_DIE_WITH_PARENT") == "1" and sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before we asked
+            sys.exit(1)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code that ``dpo_core.errors`` documents."""
+    die_with_parent()
     parser = argparse.ArgumentParser(prog="dpo_core", description=__doc__)
     parser.add_argument("step", choices=sorted(JOBS))
     parser.add_argument("--job", type=Path, required=True, help="path of job.json")

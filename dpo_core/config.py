@@ -125,16 +125,17 @@ class TrainConfig(Section):
     """Batches, epochs, numerics, checkpoints."""
 
     global_batch_pairs: int = Field(8, ge=1, description="Pairs per optimizer step over all processes.")
-    per_device_batch_pairs: Annotated[int | None, NotContent()] = Field(None, ge=1, description="Pairs per forward and process; empty: the "
-                                               "largest divisor of the global batch up to 4.")
+    per_device_batch_pairs: Annotated[int | None, NotContent()] = Field(
+        None, ge=1, description="Pairs per forward and process; empty: the largest that fits the global batch, up to 4.")
     num_epochs: int = Field(1, ge=1, description="Passes over the mixture.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
     precision: Precision = Field("fp32", description="bf16 is autocast over fp32 weights.")
-    forward: Annotated[ForwardLayout, NotContent()] = Field("prefix_sharing", description="prefix_sharing computes a pair's prompt once; padded "
-                                   "is the plain way. Same numbers.")
-    gradient_checkpointing: Annotated[bool, NotContent()] = Field(False, description="Recompute activations: less memory, about a third slower.")
-    checkpoint_every: Annotated[Literal["epoch"] | Annotated[int, Field(ge=1)], NotContent()] = Field("epoch", description="Optimizer steps "
-                                                                            "between checkpoints, or `epoch`.")
+    forward: Annotated[ForwardLayout, NotContent()] = Field(
+        "prefix_sharing", description="prefix_sharing computes a pair's prompt once; padded is the plain way. Same numbers.")
+    gradient_checkpointing: Annotated[bool, NotContent()] = Field(
+        False, description="Recompute activations: less memory, about a third slower.")
+    checkpoint_every: Annotated[Literal["epoch"] | Annotated[int, Field(ge=1)], NotContent()] = Field(
+        "epoch", description="Optimizer steps between checkpoints, or `epoch`.")
     keep_checkpoints: Annotated[int, NotContent()] = Field(2, ge=1, description="Newest checkpoints kept.")
     seed: int = Field(8, ge=0, description="Order of the second and later epochs.")
 
@@ -178,7 +179,7 @@ class UploadConfig(Section):
 class HandoffConfig(Section):
     """What the RLVR run gets told."""
 
-    grpo_dataset: str = Field("allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 1.0", description="Mixer list of the GRPO command.")
+    grpo_dataset: str = Field("allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 1.0", description="Mixer list of the command.")
     grpo_beta: float = Field(0.01, ge=0, description="KL coefficient of the GRPO command.")
     grpo_learning_rate: float = Field(5e-7, gt=0, description="Learning rate of the GRPO command.")
     probe_prompt: str = Field("What is the capital of France?", description="Answered by the checkpoint from its final "

@@ -12,6 +12,7 @@
     ├── NonFinite                  non_finite    17    no       loss or gradient is NaN or infinite
     ├── ReferenceMismatch          mismatch      18    no       the step-0 guard: policy and reference cache disagree
     ├── HandoffRefused             refused       19    no       the receiving side does not accept a checkpoint
+    ├── TimedOut                   timeout       23    no       a step ran longer than compute.step_timeout_seconds
     ├── Preempted                  preempted     20    yes      asked to stop (SIGTERM); a checkpoint was written
     ├── RemoteError                remote        21    yes      a hub, registry or network did not answer
     └── StepCrashed                crashed       22    yes      the step died without a word (killed, segfault, power)
@@ -73,6 +74,10 @@ class ReferenceMismatch(PairlineError):
 
 class HandoffRefused(PairlineError):
     kind, exit_code = "refused", 19
+
+
+class TimedOut(PairlineError):
+    kind, exit_code = "timeout", 23
 
 
 class Preempted(PairlineError):

@@ -189,6 +189,7 @@ class EvaluateJob(Job):
     step: Literal["evaluate"] = "evaluate"
     data: DatasetRef
     reference: ReferenceRef | None = None
+    reference_checkpoint: CheckpointRef | None = None  # what computed `reference`
     before: CheckpointRef
     after: CheckpointRef
     loss: LossConfig

@@ -66,6 +66,9 @@ class Progress:
         now = time.monotonic()
         if self.active and (self.done >= self.total or now - self._reported >= self.interval_seconds):
             self._reported = now
-            seconds = max(now - self._started, 1e-9)
             self.sink(ProgressEvent(step=self.step, done=self.done, total=self.total, unit=self.unit, phase=self.phase,
-                                    rate=(self.done - self._done_at_start) / seconds, metrics=metrics or {}))
+                                    rate=self.rate(), metrics=metrics or {}))
+
+    def rate(self) -> float:
+        """Units per second since the phase began."""
+        return (self.done - self._done_at_start) / max(time.monotonic() - self._started, 1e-9)

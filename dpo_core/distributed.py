@@ -1,0 +1,44 @@
+"""Processes of one step: who am I, and do accelerate and torch agree about it."""
+
+import logging
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from dpo_core.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def start_accelerator() -> Accelerator:
+    """The accelerator of this process. Raises ``ConfigError`` if accelerate and torch disagree on rank or world size.
+
+    Without an accelerator card the processes talk over gloo. A disagreement would mean that every rank trains on
+    everything and all write as main, silently; that was seen on CPU, hence the check.
+    """
+    on_cpu = not torch.cuda.is_available()
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if on_cpu else []
+    accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=handlers)
+    if dist.is_available() and dist.is_initialized():
+        rank, world = dist.get_rank(), dist.get_world_size()
+    else:
+        rank, world = 0, 1
+    if (accelerator.process_index, accelerator.num_processes) != (rank, world):
+        raise ConfigError(f"accelerate believes to be process {accelerator.process_index} of "
+                          f"{accelerator.num_processes}, torch.distributed says {rank} of {world}. Start the step with "
+                          "`accelerate launch` and without a user config file.")
+    return accelerator
+
+
+def check_world_size(accelerator: Accelerator, expected: int) -> None:
+    """Raise ``ConfigError`` unless the step runs with as many processes as its job was planned for."""
+    if accelerator.num_processes != expected:
+        raise ConfigError(f"The job is planned for {expected} processes but {accelerator.num_processes} were started. "
+                          f"Use `accelerate launch --num_processes {expected}`.")
+
+
+def sum_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
+    """Elementwise sum of a tensor over all ranks."""
+    return accelerator.reduce(values, reduction="sum") if accelerator.num_processes > 1 else values

@@ -1,0 +1,114 @@
+"""Step ``evaluate``: the held-out pairs and prompts, before and after training. One model in memory at a time."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from dpo_core.checkers import passes
+from dpo_core.data.chat_template import load_tokenizer
+from dpo_core.data.order import batches_by_tokens, forward_tokens
+from dpo_core.data.pair_batch import collate
+from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
+from dpo_core.distributed import start_accelerator, sum_over_ranks
+from dpo_core.jobs import AnswerPair, CheckpointRef, EvaluateJob, EvaluateResult
+from dpo_core.losses import LOSSES
+from dpo_core.metrics import SUMMED, averages, batch_sums
+from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
+from dpo_core.model.generate import answer_greedily
+from dpo_core.model.load import load_model
+from dpo_core.progress import Progress
+from dpo_core.reference_cache import ReferenceRows, read_aligned
+from dpo_core.step_guard import reference_logps
+
+log = logging.getLogger(__name__)
+
+ANSWERS_PER_BATCH = 16
+
+
+@torch.inference_mode()
+def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRows | None, scorer: PairScorer,
+                 progress: Progress, accelerator: Accelerator) -> dict[str, float]:
+    """Loss, rewards, accuracies and mean log-probabilities over the held-out pairs.
+
+    A tie of rewards counts as half a win, so a policy that equals its reference scores 0.5.
+    """
+    layout = choose_layout(scorer, probe_pairs(dataset), job.forward, accelerator.device)
+    lengths = forward_tokens(dataset.lengths, dataset.prefix_lengths, layout)
+    longest_first = sorted(range(len(dataset)), key=lambda row: -lengths[row])
+    batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch)
+    sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=accelerator.device)
+    for rows in batches[accelerator.process_index :: accelerator.num_processes]:
+        batch = collate([dataset[row] for row in rows], rows, layout).to(accelerator.device)
+        policy = pair_logps(scorer(batch), batch.tokens_2B)
+        cached = reference and reference_logps(reference, batch.row_B.cpu().numpy(), accelerator.device)
+        output = LOSSES[job.loss.name](policy, cached, job.loss)
+        sums += batch_sums(policy, output, batch.weight_B, ties_count_half=True)
+        progress.advance(len(rows))
+    return averages(sum_over_ranks(accelerator, sums))
+
+
+def greedy_answers(job: EvaluateJob, checkpoint: CheckpointRef, scorer: PairScorer, prompts: Sequence[HeldOutPrompt],
+                   progress: Progress, accelerator: Accelerator) -> list[str]:
+    """Answers to the held-out prompts, each rank taking its share. -> in the prompts' order, on every rank"""
+    world = accelerator.num_processes
+    mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index :: world]]
+    tokenizer = load_tokenizer(checkpoint.path, None, checkpoint.allow_remote_code)
+    answers = answer_greedily(scorer.model, tokenizer, mine, job.evaluation.max_new_tokens, ANSWERS_PER_BATCH,
+                              on_answers=progress.advance)
+    if world == 1:
+        return answers
+    by_rank = gather_object([answers])
+    return [by_rank[number % world][number // world] for number in range(len(prompts))]
+
+
+def _evaluate(job: EvaluateJob, checkpoint: CheckpointRef, phase: str, progress: Progress,
+              accelerator: Accelerator) -> tuple[dict[str, float], list[str]]:
+    """Metrics and answers of one checkpoint."""
+    dataset = PairDataset.open(job.data.path, "held_out")
+    prompts = [dataset.prompt(row) for row in _distinct_prompts(dataset, job.evaluation.num_prompts)]
+    progress.begin(phase, len(dataset) + len(prompts), "pairs and answers")
+    if not len(dataset):
+        return {}, []
+    reference = read_aligned(job.reference.path, "held_out", dataset.row_keys) if job.reference else None
+    scorer = PairScorer(load_model(checkpoint, accelerator.device), job.precision)
+    metrics = pair_metrics(job, dataset, reference, scorer, progress, accelerator)
+    answers = greedy_answers(job, checkpoint, scorer, prompts, progress, accelerator)
+    judged = [passes(answer, prompt.constraints) for answer, prompt in zip(answers, prompts, strict=True)
+              if prompt.constraints]
+    if judged:
+        metrics |= {"checker/pass_rate": sum(judged) / len(judged), "checker/prompts": float(len(judged))}
+    if answers:
+        metrics["answers/mean_words"] = sum(len(answer.split()) for answer in answers) / len(answers)
+    log.info("%s: %s", phase, "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    return metrics, answers
+
+
+def _distinct_prompts(dataset: PairDataset, limit: int) -> list[int]:
+    """Rows of the first ``limit`` different held-out prompts."""
+    rows: dict[bytes, int] = {}
+    for row in range(len(dataset)):
+        if len(rows) == limit:
+            break
+        rows.setdefault(dataset.prompt(row).prompt_ids.tobytes(), row)
+    return list(rows.values())
+
+
+def run(job: EvaluateJob, progress: Progress) -> EvaluateResult:
+    """Evaluate ``before`` and ``after`` on the same rows."""
+    accelerator = start_accelerator()
+    before, answers_before = _evaluate(job, job.before, "before", progress, accelerator)
+    after, answers_after = _evaluate(job, job.after, "after", progress, accelerator)
+    dataset = PairDataset.open(job.data.path, "held_out")
+    prompts = [dataset.prompt(row) for row in _distinct_prompts(dataset, job.evaluation.num_prompts)]
+
+    def verdict(answer: str, prompt: HeldOutPrompt) -> bool | None:
+        return passes(answer, prompt.constraints) if prompt.constraints else None
+
+    pairs = tuple(AnswerPair(prompt=prompt.text, before=old, after=new, before_passes=verdict(old, prompt),
+                             after_passes=verdict(new, prompt))
+                  for prompt, old, new in zip(prompts, answers_before, answers_after, strict=True))
+    return EvaluateResult(job_fingerprint=job.fingerprint, before=before, after=after, num_pairs=len(dataset),
+                          num_prompts=len(prompts), answers=pairs)

@@ -1,0 +1,37 @@
+"""AdamW and the learning rate as a pure function of the step, so that a resumed run cannot drift."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from dpo_core.config import OptimConfig
+
+
+def learning_rate_at(step: int, total_steps: int, optim: OptimConfig) -> float:
+    """Learning rate of optimizer step ``step`` (0-based) of ``total_steps``, as transformers' schedulers give it.
+
+    Warm-up takes ceil(warmup_ratio * total_steps) steps and starts at 0; then linear or half-cosine to 0, or constant.
+    """
+    warmup = math.ceil(optim.warmup_ratio * total_steps)
+    if step < warmup:
+        return optim.learning_rate * step / warmup
+    passed = (step - warmup) / max(1, total_steps - warmup)
+    shape = {"constant": 1.0, "linear": max(0.0, 1.0 - passed), "cosine": 0.5 * (1.0 + math.cos(math.pi * passed))}
+    return optim.learning_rate * shape[optim.schedule]
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay (decoupled) on matrices only, not on biases and norms."""
+    trainable = [p for p in parameters if p.requires_grad]
+    groups = [{"params": [p for p in trainable if p.dim() >= 2], "weight_decay": optim.weight_decay},
+              {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=optim.learning_rate,
+                             betas=(optim.beta1, optim.beta2), eps=optim.epsilon, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

@@ -1,0 +1,99 @@
+"""Step ``reference``: what the reference model thinks of every row, computed once for all runs that share the model.
+
+Rows that the cache has are not computed. The others are sorted by length, longest first (memory fails in the first
+minute or not at all), cut by token budget and written in shards as they come: a killed run goes on at the last shard,
+with the same batches as if it had not been killed.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dpo_core.config import ForwardLayout
+from dpo_core.data.order import batches_by_tokens, forward_tokens
+from dpo_core.data.pair_batch import collate
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.distributed import start_accelerator
+from dpo_core.errors import NonFinite
+from dpo_core.jobs import ReferenceJob, ReferenceRef, ReferenceResult
+from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
+from dpo_core.model.load import load_model
+from dpo_core.progress import Progress
+from dpo_core.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
+from dpo_core.store import fingerprint, new_directory
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "held_out")
+
+
+def model_cache_folder(job: ReferenceJob) -> Path:
+    """The cache folder of this model, these numerics and this version of the step."""
+    key = {"version": job.VERSION, "checkpoint": job.checkpoint.fingerprint, "precision": job.precision}
+    return job.cache_dir / fingerprint(key)[:16]
+
+
+def _rows_to_compute(dataset: PairDataset, missing: set[str]) -> list[int]:
+    """One row number per missing key, longest pair first, ties by row number."""
+    first: dict[str, int] = {}
+    for row, key in enumerate(dataset.row_keys):
+        if key in missing:
+            first.setdefault(key, row)
+    rows = np.array(list(first.values()), dtype=np.int64)
+    return rows[np.argsort(-dataset.lengths[rows].sum(axis=1), kind="stable")].tolist()
+
+
+@torch.inference_mode()
+def _compute(dataset: PairDataset, batches: list[list[int]], scorer: PairScorer, layout: ForwardLayout, folder: Path,
+             job: ReferenceJob, progress: Progress, device: torch.device) -> None:
+    """Score batches and write a shard whenever ``rows_per_shard`` rows are done."""
+    keys: list[str] = []
+    sums: list[np.ndarray] = []
+    tokens: list[np.ndarray] = []
+    for number, rows in enumerate(batches):
+        batch = collate([dataset[row] for row in rows], rows, layout).to(device)
+        sums_B2 = scorer(batch).view(-1, 2).float().cpu().numpy()
+        if not np.isfinite(sums_B2).all():
+            bad = [rows[i] for i in np.flatnonzero(~np.isfinite(sums_B2).all(axis=1))]
+            raise NonFinite(f"The reference model gives no finite log-probability for rows {bad[:10]} of {dataset.path}. "
+                            "Check the checkpoint's weights, or use train.precision fp32.")
+        keys += [dataset.row_keys[row] for row in rows]
+        sums.append(sums_B2)
+        tokens.append(batch.tokens_2B.view(-1, 2).int().cpu().numpy())
+        progress.advance(len(rows))
+        if len(keys) >= job.rows_per_shard or number == len(batches) - 1:
+            write_shard(folder, keys, ReferenceRows(np.concatenate(sums), np.concatenate(tokens)))
+            keys, sums, tokens = [], [], []
+
+
+def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
+    """Fill the cache for both splits and write the values aligned with the mixture's rows."""
+    accelerator = start_accelerator()
+    datasets = {split: PairDataset.open(job.data.path, split) for split in SPLITS}
+    folder = model_cache_folder(job)
+    cache = ReferenceCache(folder)
+    to_compute = {split: _rows_to_compute(data, cache.missing(data.row_keys)) for split, data in datasets.items()}
+    num_rows, num_missing = sum(map(len, datasets.values())), sum(map(len, to_compute.values()))
+    progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
+    layout: ForwardLayout = job.forward
+    if num_missing:
+        scorer = PairScorer(load_model(job.checkpoint, accelerator.device), job.precision)
+        layout = choose_layout(scorer, probe_pairs(datasets["train"]), job.forward, accelerator.device)
+        progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
+        for split, data in datasets.items():
+            lengths = forward_tokens(data.lengths, data.prefix_lengths, layout)
+            batches = batches_by_tokens(to_compute[split], lengths, job.tokens_per_batch)
+            mine = batches[accelerator.process_index :: accelerator.num_processes]
+            _compute(data, mine, scorer, layout, folder, job, progress, accelerator.device)
+    accelerator.wait_for_everyone()
+    path = job.out_dir / "reference"
+    if accelerator.is_main_process:
+        cache = ReferenceCache(folder)
+        with new_directory(path) as aside:
+            for split, data in datasets.items():
+                write_aligned(aside / f"{split}.npz", data.row_keys, cache.look_up(data.row_keys))
+    accelerator.wait_for_everyone()
+    return ReferenceResult(job_fingerprint=job.fingerprint, reference=ReferenceRef(path=path, fingerprint=job.fingerprint),
+                           rows=num_rows, rows_computed=num_missing, pairs_per_second=progress.rate(), forward=layout)

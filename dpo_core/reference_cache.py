@@ -1,0 +1,104 @@
+"""The cache of reference log-probabilities: shards keyed by row content, shared by all mixtures of one model.
+
+    <cache_dir>/<model and numerics>/shard-<sha256 of its bytes>.npz     row_keys [n], sums [n, 2], tokens [n, 2]
+
+A shard is complete or not there; one whose bytes do not match its name is reported, deleted and computed again. Sums
+and token counts are kept apart, so that one cache serves every loss, beta and learning rate.
+"""
+
+import hashlib
+import io
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dpo_core.errors import StoreError
+from dpo_core.store import write_bytes
+
+log = logging.getLogger(__name__)
+
+NAME_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRows:
+    """Reference values of n rows; columns are chosen, rejected."""
+
+    sums: np.ndarray  # float32 [n, 2], sums of log-probabilities over the trained tokens
+    tokens: np.ndarray  # int32 [n, 2], how many tokens that are
+
+    def to_bytes(self, row_keys: Sequence[str]) -> bytes:
+        """One ``.npz`` without pickle."""
+        buffer = io.BytesIO()
+        np.savez(buffer, row_keys=np.array(row_keys, dtype="S"), sums=self.sums, tokens=self.tokens)
+        return buffer.getvalue()
+
+
+def write_shard(folder: Path, row_keys: Sequence[str], rows: ReferenceRows) -> Path:
+    """Write one shard atomically under the name of its content."""
+    content = rows.to_bytes(row_keys)
+    path = folder / f"shard-{hashlib.sha256(content).hexdigest()[:NAME_DIGITS]}.npz"
+    write_bytes(path, content)
+    return path
+
+
+def _read_shard(path: Path) -> tuple[list[str], ReferenceRows] | None:
+    content = path.read_bytes()
+    if path.stem.removeprefix("shard-") != hashlib.sha256(content).hexdigest()[:NAME_DIGITS]:
+        log.warning("reference shard %s is damaged; its rows are computed again", path)
+        path.unlink()
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as shard:
+        return [key.decode() for key in shard["row_keys"]], ReferenceRows(shard["sums"], shard["tokens"])
+
+
+class ReferenceCache:
+    """All shards of one model. Rows are looked up by content key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._place: dict[str, int] = {}
+        self._sums: list[np.ndarray] = []
+        self._tokens: list[np.ndarray] = []
+        for path in sorted(folder.glob("shard-*.npz")):
+            if shard := _read_shard(path):
+                keys, rows = shard
+                start = len(self._place)
+                new = [i for i, key in enumerate(keys) if key not in self._place]
+                self._place.update({keys[i]: start + n for n, i in enumerate(new)})
+                self._sums.append(rows.sums[new])
+                self._tokens.append(rows.tokens[new])
+
+    def missing(self, row_keys: Iterable[str]) -> set[str]:
+        """Keys that no shard holds."""
+        return set(row_keys) - self._place.keys()
+
+    def look_up(self, row_keys: Sequence[str]) -> ReferenceRows:
+        """The values of these rows in this order. Raises ``StoreError`` if one is not there."""
+        if gone := self.missing(row_keys):
+            raise StoreError(f"{self.folder} lacks {len(gone)} reference rows. Run the reference step again.")
+        if not len(row_keys):
+            return ReferenceRows(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.int32))
+        places = np.fromiter((self._place[key] for key in row_keys), np.int64, len(row_keys))
+        return ReferenceRows(np.concatenate(self._sums)[places], np.concatenate(self._tokens)[places])
+
+
+def write_aligned(path: Path, row_keys: Sequence[str], rows: ReferenceRows) -> None:
+    """Write the rows of one split in the mixture's order."""
+    write_bytes(path, rows.to_bytes(row_keys))
+
+
+def read_aligned(folder: Path, split: str, row_keys: Sequence[str]) -> ReferenceRows:
+    """Reference rows of a split. Raises ``StoreError`` unless they are of exactly these rows in this order."""
+    path = folder / f"{split}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            keys, rows = file["row_keys"], ReferenceRows(file["sums"], file["tokens"])
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(f"{path} cannot be read ({error}). Delete {folder.parent} to have it made again.") from error
+    if len(keys) != len(row_keys) or not np.array_equal(keys, np.array(row_keys, dtype=keys.dtype)):
+        raise StoreError(f"{path} is of another mixture: its rows are not those of the data. Delete {folder.parent}.")
+    return rows

@@ -1,0 +1,107 @@
+"""Prefix sharing against its slow twin, and both against stock logits computed by hand."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from dpo_core.data.pair_batch import collate, common_prefix_length
+from dpo_core.data.pairs import TokenizedPair
+from dpo_core.model import logprobs
+from dpo_core.model.forward import PairScorer, choose_layout, pair_logps
+from tests.pairs import make_pair
+
+SIZES = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": 0}
+FAMILIES = {"llama": LlamaConfig(**SIZES), "qwen2": Qwen2Config(**SIZES), "qwen3": Qwen3Config(**SIZES, head_dim=8),
+            "olmo2": Olmo2Config(**SIZES), "mistral": MistralConfig(**SIZES, sliding_window=None),
+            "gemma2": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=3.0)}
+
+
+def tiny(config) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def some_pairs(num: int = 5, seed: int = 0, **kwargs) -> list[TokenizedPair]:
+    rng = np.random.default_rng(seed)
+    return [make_pair(rng, *rng.integers(2, 30, 3), **kwargs) for _ in range(num)]
+
+
+def by_hand(model: PreTrainedModel, ids: np.ndarray, trained: np.ndarray) -> float:
+    """Sum of log softmax(logits[t - 1])[ids[t]] over trained t, one sequence, no batch, float64 sum."""
+    with torch.no_grad():
+        logps = model(torch.tensor(ids)[None].long()).logits[0].double().log_softmax(-1)
+    return float(sum(logps[t - 1, int(ids[t])] for t in range(1, len(ids)) if trained[t]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_layouts_give_the_sums_computed_by_hand(family):
+    model, pairs = tiny(FAMILIES[family]), some_pairs()
+    expected = [by_hand(model, *side) for p in pairs for side in ((p.chosen_ids, p.chosen_trained),
+                                                                  (p.rejected_ids, p.rejected_trained))]
+    for layout in ("padded", "prefix_sharing"):
+        batch = collate(pairs, range(5), layout)
+        with torch.no_grad():
+            sums = PairScorer(model, "fp32")(batch)
+        torch.testing.assert_close(sums.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-4)
+
+
+def test_training_on_earlier_turns_counts_the_shared_tokens_on_both_sides():
+    model, pairs = tiny(FAMILIES["llama"]), some_pairs(train_prompt_turn=True)
+    padded, shared = (collate(pairs, range(5), layout) for layout in ("padded", "prefix_sharing"))
+    torch.testing.assert_close(shared.tokens_2B, padded.tokens_2B)
+    scorer = PairScorer(model, "fp32")
+    torch.testing.assert_close(scorer(shared), scorer(padded), rtol=1e-5, atol=1e-4)
+
+
+def test_gradients_agree_between_layouts():
+    gradients = []
+    for layout in ("padded", "prefix_sharing"):
+        model = tiny(FAMILIES["llama"])
+        logps = pair_logps(PairScorer(model, "fp32")(collate(some_pairs(), range(5), layout)), torch.ones(10))
+        (logps.chosen_B - 0.5 * logps.rejected_B).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
+
+
+def test_an_answer_that_is_the_beginning_of_the_other_leaves_nothing_to_hide():
+    ids = np.arange(1, 13, dtype=np.int32)
+    pair = TokenizedPair("k", ids[:8], np.arange(8) >= 4, ids, np.arange(12) >= 4)
+    assert common_prefix_length(pair) == 8
+    scorer = PairScorer(tiny(FAMILIES["llama"]), "fp32")
+    sums = [scorer(collate([pair], [0], layout)) for layout in ("padded", "prefix_sharing")]
+    torch.testing.assert_close(sums[0], sums[1], rtol=1e-5, atol=1e-5)
+
+
+def test_chunked_projection_equals_one_piece(monkeypatch):
+    model, batch = tiny(FAMILIES["llama"]), collate(some_pairs(), range(5), "prefix_sharing")
+    whole = PairScorer(model, "fp32")(batch)
+    whole.sum().backward()
+    expected = model.lm_head.weight.grad.clone()
+    model.zero_grad()
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 7 * 300)
+    chunked = PairScorer(model, "fp32")(batch)
+    chunked.sum().backward()
+    torch.testing.assert_close(chunked, whole, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(model.lm_head.weight.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_whose_window_is_shorter_than_the_rows_falls_back_to_padded(caplog):
+    model = tiny(MistralConfig(**SIZES, sliding_window=4))
+    assert choose_layout(PairScorer(model, "fp32"), some_pairs(), "prefix_sharing", torch.device("cpu")) == "padded"
+    assert "differs from the padded forward" in caplog.text
+
+
+def test_a_fitting_model_keeps_prefix_sharing():
+    scorer = PairScorer(tiny(FAMILIES["llama"]), "fp32")
+    assert choose_layout(scorer, some_pairs(), "prefix_sharing", torch.device("cpu")) == "prefix_sharing"
