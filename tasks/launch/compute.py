@@ -1,0 +1,94 @@
+"""What the machine offers, and how a global batch is cut for it. No torch: the orchestrator has none."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from dpo_core.config import ComputeConfig
+from dpo_core.errors import ConfigError
+from dpo_core.jobs import BatchPlan
+
+LARGEST_DEFAULT_PER_DEVICE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Cores this process may use, and NVIDIA cards it can see."""
+
+    num_cores: int
+    num_gpus: int
+
+
+@cache
+def this_machine() -> Machine:
+    """Look at affinity, the cgroup's CPU quota, and ``nvidia-smi``."""
+    return Machine(num_cores=_num_cores(), num_gpus=_num_gpus())
+
+
+def _num_cores() -> int:
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period))) if quota != "max" else cores
+    except (OSError, ValueError):
+        pass  # no quota is set, or cgroup v1
+    return max(1, cores)
+
+
+def _num_gpus() -> int:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return 0
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    cards = sum(line.startswith("GPU ") for line in listing.splitlines())
+    return min(cards, len(visible.split(","))) if visible else cards
+
+
+def check_devices(compute: ComputeConfig, machine: Machine) -> None:
+    """Raise ``ConfigError`` if more processes are asked for than cards are there. Without any card the CPU is used."""
+    if 0 < machine.num_gpus < compute.num_processes:
+        raise ConfigError(f"compute.num_processes is {compute.num_processes} but this machine shows {machine.num_gpus} "
+                          f"GPUs. Set compute.num_processes to {machine.num_gpus} or less.")
+
+
+def threads_per_process(compute: ComputeConfig, machine: Machine, num_processes: int) -> int:
+    """CPU threads of each of a step's processes. torchrun would give one, accelerate likewise."""
+    return compute.threads_per_process or max(1, machine.num_cores // num_processes)
+
+
+def solve_batch(global_pairs: int, per_device_pairs: int | None, num_processes: int) -> BatchPlan:
+    """Cut the global batch: global = processes x per device x accumulation.
+
+    Without ``per_device_pairs`` the largest divisor up to 4 is taken. Raises ``ConfigError`` that lists what would do.
+    """
+    if global_pairs % num_processes:
+        lower = global_pairs - global_pairs % num_processes
+        choices = [str(n) for n in (lower, lower + num_processes) if n]
+        fitting = [n for n in divisors(global_pairs) if n <= num_processes]
+        raise ConfigError(f"train.global_batch_pairs is {global_pairs}, which {num_processes} processes cannot share "
+                          f"equally. Set it to {' or '.join(choices)}, or compute.num_processes to one of "
+                          f"{', '.join(map(str, fitting))}.")
+    share = global_pairs // num_processes
+    fitting = divisors(share)
+    if per_device_pairs is None:
+        per_device_pairs = max(n for n in fitting if n <= LARGEST_DEFAULT_PER_DEVICE)
+    elif per_device_pairs not in fitting:
+        raise ConfigError(f"train.per_device_batch_pairs is {per_device_pairs}, but each of {num_processes} processes "
+                          f"has {share} pairs of the global batch of {global_pairs}. Set it to one of "
+                          f"{', '.join(map(str, fitting))}, or leave it empty.")
+    return BatchPlan(global_pairs=global_pairs, per_device_pairs=per_device_pairs,
+                     accumulation=share // per_device_pairs, num_processes=num_processes)
+
+
+def divisors(number: int) -> list[int]:
+    """All positive divisors, ascending."""
+    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})

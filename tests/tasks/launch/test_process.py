@@ -1,0 +1,134 @@
+"""The process launcher with real child processes: ends, crashes, kills, time-outs, orphans, secrets."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from dpo_core.config import ComputeConfig
+from dpo_core.errors import StoreError, TimedOut
+from tasks.launch.launcher import CommandSpec
+from tasks.launch.process import ProcessLauncher
+
+
+def python_command(folder, script: str, timeout_seconds: float = 30, **more) -> CommandSpec:
+    return CommandSpec((sys.executable, "-c", textwrap.dedent(script)), folder, timeout_seconds, **more)
+
+
+def run(command: CommandSpec) -> tuple[int, list[str]]:
+    lines: list[str] = []
+    return ProcessLauncher(ComputeConfig(), grace_seconds=2).run(command, lines.append), lines
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_dead(pid: int, seconds: float = 5) -> bool:
+    deadline = time.monotonic() + seconds
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not is_alive(pid)
+
+
+def test_both_streams_arrive_line_by_line_with_the_exit_code(tmp_path):
+    code, lines = run(python_command(tmp_path, """
+        import os, sys
+        print(os.getcwd(), flush=True)
+        print("to stderr", file=sys.stderr, flush=True)
+        print("last, without newline", end="")
+        sys.exit(7)"""))
+    assert code == 7
+    assert lines == [str(tmp_path), "to stderr", "last, without newline"]
+
+
+def test_a_killed_child_is_told_by_a_negative_code(tmp_path):
+    code, _ = run(python_command(tmp_path, "import os; os.kill(os.getpid(), 9)"))
+    assert code == -signal.SIGKILL
+
+
+def test_bytes_that_are_no_text_do_not_stop_the_log(tmp_path):
+    _, lines = run(python_command(tmp_path, r"import sys; sys.stdout.buffer.write(b'a\xff\nb\n')"))
+    assert [line[0] for line in lines] == ["a", "b"]
+
+
+def test_a_step_over_its_time_is_asked_first_then_stopped_with_all_its_children(tmp_path):
+    with pytest.raises(TimedOut, match="longer than 1 s"):
+        run(python_command(tmp_path, """
+            import os, signal, subprocess, sys, time
+            grandchild = subprocess.Popen(["sleep", "600"])
+            open("grandchild", "w").write(str(grandchild.pid))
+            def checkpoint(*_):
+                open("checkpoint", "w").close()
+            signal.signal(signal.SIGTERM, checkpoint)
+            while True:
+                time.sleep(0.1)""", timeout_seconds=1))
+    assert (tmp_path / "checkpoint").exists()
+    assert wait_until_dead(int((tmp_path / "grandchild").read_text()))
+
+
+def test_what_a_finished_step_leaves_running_is_stopped(tmp_path):
+    code, lines = run(python_command(tmp_path, """
+        import subprocess
+        print(subprocess.Popen(["sleep", "600"]).pid)"""))
+    assert code == 0
+    assert wait_until_dead(int(lines[0]))
+
+
+def test_cancelling_the_wait_stops_the_step(tmp_path):
+    def cancel(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ProcessLauncher(ComputeConfig(), grace_seconds=1).run(python_command(tmp_path, """
+            import os, time
+            open("pid", "w").write(str(os.getpid()))
+            print("up", flush=True)
+            time.sleep(600)"""), cancel)
+    assert wait_until_dead(int((tmp_path / "pid").read_text()))
+
+
+def test_killing_the_orchestrator_kills_the_step(tmp_path):
+    orchestrator = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        from dpo_core.config import ComputeConfig
+        from tasks.launch.launcher import CommandSpec
+        from tasks.launch.process import ProcessLauncher
+        script = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'
+        command = CommandSpec((sys.executable, "-c", script), Path({str(tmp_path)!r}), 600)
+        ProcessLauncher(ComputeConfig()).run(command, lambda line: print(line, flush=True))""")],
+        stdout=subprocess.PIPE, text=True)
+    step = int(orchestrator.stdout.readline())
+    orchestrator.kill()
+    orchestrator.wait()
+    orchestrator.stdout.close()
+    assert wait_until_dead(step)
+
+
+def test_secrets_stay_out_of_a_step_that_does_not_name_them(tmp_path, monkeypatch):
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "PREFECT_API_URL", "MY_PASSWORD"):
+        monkeypatch.setenv(name, "planted")
+    monkeypatch.setenv("PAIRLINE_TEST_PLAIN", "seen")
+    script = "import os; print(sorted(k for k, v in os.environ.items() if v in ('planted', 'seen', 'given')))"
+    _, lines = run(python_command(tmp_path, script, env={"GIVEN": "given"}))
+    assert lines == ["['GIVEN', 'PAIRLINE_TEST_PLAIN']"]
+    _, lines = run(python_command(tmp_path, script, secrets=("HF_TOKEN",)))
+    assert lines == ["['HF_TOKEN', 'PAIRLINE_TEST_PLAIN']"]
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StoreError, match="/no/such/python"):
+        run(CommandSpec(("/no/such/python",), tmp_path, 5))
+
+
+def test_the_step_lives_in_its_own_session(tmp_path):
+    _, lines = run(python_command(tmp_path, "import os; print(os.getsid(0))"))
+    assert int(lines[0]) != os.getsid(0)

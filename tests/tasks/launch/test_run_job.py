@@ -1,0 +1,150 @@
+"""A job's result is believed only with exit code 0 and result.json of this very job; the rest has its error class.
+
+The interpreter of these tests is a small real program that behaves well or badly in place of a trainer.
+"""
+
+import json
+import stat
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from dpo_core.config import ComputeConfig
+from dpo_core.errors import DataError, StepCrashed, StoreBusy
+from dpo_core.jobs import ERROR_FILE, LOG_FILE, RESULT_FILE, ConvertJob, ConvertResult
+from dpo_core.store import exclusive, sha256_file
+from tasks.launch.launcher import listening
+from tasks.launch.process import ProcessLauncher
+from tasks.launch.run_job import in_store, run_job
+
+PREAMBLE = """\
+#!{python}
+import json, os, sys
+from pathlib import Path
+job_path = Path(sys.argv[sys.argv.index("--job") + 1])
+folder = job_path.parent
+fingerprint = (folder / "fingerprint").read_text()
+with open(folder / "calls", "a") as calls:
+    calls.write("call\\n")
+
+def succeed(fingerprint=fingerprint):
+    (folder / "weights").write_text("weights")
+    (folder / "result.json").write_text(json.dumps(
+        {{"job_fingerprint": fingerprint, "path": str(folder), "files": json.loads((folder / "sha").read_text())}}))
+
+"""
+
+
+class Step:
+    """A job with a program of the test's own in the trainer's place."""
+
+    def __init__(self, root: Path, body: str) -> None:
+        self.job = in_store(ConvertJob(out_dir="unset", source_dir="/models", source_sha256="abc"), root / "store")
+        self.folder = self.job.out_dir
+        self.folder.mkdir(parents=True)
+        (self.folder / "fingerprint").write_text(self.job.fingerprint)
+        (root / "expected").write_text("weights")
+        (self.folder / "sha").write_text(json.dumps({"weights": sha256_file(root / "expected")}))
+        program = root / "trainer"
+        program.write_text(PREAMBLE.format(python=sys.executable) + textwrap.dedent(body))
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        self.launcher = ProcessLauncher(ComputeConfig(), python=str(program), grace_seconds=1)
+
+    def run(self, **more) -> ConvertResult:
+        return run_job(self.job, self.launcher, **more)
+
+    @property
+    def num_calls(self) -> int:
+        return len((self.folder / "calls").read_text().splitlines())
+
+
+def test_a_step_that_leaves_its_result_succeeds_and_is_not_run_again(tmp_path):
+    step = Step(tmp_path, "print('working'); succeed()")
+    first = step.run()
+    assert first.path == step.folder
+    assert step.run() == first
+    assert step.num_calls == 1
+    log = (step.folder / LOG_FILE).read_text()
+    assert "working" in log
+    assert "-m dpo_core convert --job" in log
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_a_stored_result_whose_file_is_gone_or_changed_is_made_again(tmp_path, damage):
+    step = Step(tmp_path, "succeed()")
+    step.run()
+    weights = step.folder / "weights"
+    weights.unlink() if damage == "missing" else weights.write_text("weighty")
+    step.run()
+    assert step.num_calls == 2
+    assert weights.read_text() == "weights"
+
+
+def test_exit_code_0_without_a_result_is_no_success(tmp_path):
+    step = Step(tmp_path, "print('I say all is well')")
+    with pytest.raises(StepCrashed, match=r"exit code 0 and left neither(.|\n)*\| I say all is well"):
+        step.run()
+
+
+def test_the_result_of_another_job_is_no_success(tmp_path):
+    step = Step(tmp_path, "succeed('f' * 64)")
+    with pytest.raises(StepCrashed):
+        step.run()
+
+
+def test_a_result_with_a_failing_exit_is_no_success(tmp_path):
+    step = Step(tmp_path, "succeed(); sys.exit(3)")
+    with pytest.raises(StepCrashed, match="exit code 3"):
+        step.run()
+
+
+def test_the_reported_error_comes_back_as_its_class_with_the_log(tmp_path):
+    step = Step(tmp_path, """
+        (folder / "error.json").write_text(json.dumps({"kind": "data", "message": "row 3 is empty", "step": "convert",
+                                                       "job_fingerprint": fingerprint}))
+        sys.exit(1)""")
+    with pytest.raises(DataError, match="row 3 is empty") as caught:
+        step.run()
+    assert caught.value.__notes__ == [f"Full log: {step.folder / LOG_FILE}"]
+
+
+def test_an_error_report_of_an_earlier_attempt_is_not_believed(tmp_path):
+    step = Step(tmp_path, "os.kill(os.getpid(), 9)")
+    (step.folder / ERROR_FILE).write_text(json.dumps(
+        {"kind": "data", "message": "old", "step": "convert", "job_fingerprint": step.job.fingerprint}))
+    with pytest.raises(StepCrashed, match="killed by signal 9"):
+        step.run()
+
+
+def test_the_crash_shows_the_last_50_lines_without_progress(tmp_path):
+    step = Step(tmp_path, """
+        for n in range(80):
+            print(f"line {n}")
+            print('{"pairline": "progress", "step": "train", "done": 1, "total": 2, "unit": "pairs"}')
+        sys.exit(1)""")
+    with pytest.raises(StepCrashed) as caught:
+        step.run()
+    shown = [line for line in str(caught.value).splitlines() if line.startswith("  | ")]
+    assert shown == [f"  | line {n}" for n in range(30, 80)]
+
+
+def test_progress_reaches_the_listener(tmp_path):
+    step = Step(tmp_path, """
+        print('{"pairline": "progress", "step": "train", "done": 1, "total": 2, "unit": "pairs"}')
+        print('{"pairline": broken')
+        succeed()""")
+    events = []
+    with listening(events.append):
+        step.run()
+    assert [(event.step, event.done, event.total) for event in events] == [("train", 1, 2)]
+    assert '{"pairline": broken' in (step.folder / LOG_FILE).read_text()
+
+
+def test_a_folder_that_another_run_is_working_in_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.launch.run_job.SECONDS_FOR_A_DYING_STEP", 0.2)
+    step = Step(tmp_path, "succeed()")
+    with exclusive(step.folder), pytest.raises(StoreBusy, match="in use by process"):
+        step.run()
+    assert not (step.folder / RESULT_FILE).exists()
