@@ -71,18 +71,37 @@ class ProcessLauncher:
 
 
 def stop_group(child: subprocess.Popen, grace_seconds: float) -> None:
-    """SIGTERM to the child's whole group, then SIGKILL to what is left of it. Ranks outlive a dead leader otherwise."""
+    """SIGTERM, then SIGKILL to what is left of the child's group. Ranks outlive a dead leader otherwise.
+
+    The leader, `accelerate launch`, gets no SIGTERM while it has children: it would die at once and take the trainer
+    with it, which is to write a checkpoint first. It ends by itself after them.
+    """
     if child.poll() is None:
-        _signal_group(child.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=grace_seconds)
-    _signal_group(child.pid, signal.SIGKILL)
+        members = group_members(child.pid)
+        for pid in members - {child.pid} or members:
+            _signal(pid, signal.SIGTERM)
+        deadline = time.monotonic() + grace_seconds
+        while child.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS / 4)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
 
-def _signal_group(pid: int, number: signal.Signals) -> None:
+def group_members(group: int) -> set[int]:
+    """Live processes of a process group."""
+    members = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = stat.read_text().rsplit(")", 1)[1].split()[:3]
+            if int(its_group) == group and state != "Z":
+                members.add(int(stat.parent.name))
+    return members
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, number)
+        os.kill(pid, number)
 
 
 def _read_lines(child: subprocess.Popen, lines: "queue.SimpleQueue[str]") -> None:

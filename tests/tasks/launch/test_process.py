@@ -60,18 +60,32 @@ def test_bytes_that_are_no_text_do_not_stop_the_log(tmp_path):
 
 
 def test_a_step_over_its_time_is_asked_first_then_stopped_with_all_its_children(tmp_path):
+    """The leader stands for `accelerate launch`: it dies of SIGTERM, and with it (by PDEATHSIG) would the trainer."""
+    (tmp_path / "trainer.py").write_text(textwrap.dedent("""
+        import ctypes, os, signal, time
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        open("trainer", "w").write(str(os.getpid()))
+        def checkpoint(*_):
+            time.sleep(0.3)
+            open("checkpoint", "w").close()
+        signal.signal(signal.SIGTERM, checkpoint)
+        while True:
+            time.sleep(0.1)"""))
     with pytest.raises(TimedOut, match="longer than 1 s"):
         run(python_command(tmp_path, """
-            import os, signal, subprocess, sys, time
-            grandchild = subprocess.Popen(["sleep", "600"])
-            open("grandchild", "w").write(str(grandchild.pid))
-            def checkpoint(*_):
-                open("checkpoint", "w").close()
-            signal.signal(signal.SIGTERM, checkpoint)
-            while True:
-                time.sleep(0.1)""", timeout_seconds=1))
+            import subprocess, sys
+            subprocess.run([sys.executable, "trainer.py"])""", timeout_seconds=1))
     assert (tmp_path / "checkpoint").exists()
-    assert wait_until_dead(int((tmp_path / "grandchild").read_text()))
+    assert wait_until_dead(int((tmp_path / "trainer").read_text()))
+
+
+def test_a_single_process_is_asked_first(tmp_path):
+    with pytest.raises(TimedOut):
+        run(python_command(tmp_path, """
+            import signal, sys, time
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(open("asked", "w").close()))
+            time.sleep(600)""", timeout_seconds=0.5))
+    assert (tmp_path / "asked").exists()
 
 
 def test_what_a_finished_step_leaves_running_is_stopped(tmp_path):
