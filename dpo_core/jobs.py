@@ -307,8 +307,11 @@ class AnswerResult(Result):
     answers: tuple[str, ...]
     pad_token_id: int | None
     eos_token_ids: tuple[int, ...]
-    vocab_size: int
+    vocab_size: int  # rows of the embedding
     num_parameters: int
+    pad_token: str | None = None
+    tokenizer_size: int = 0  # tokens that the tokenizer can produce
+    prompts_ids: tuple[tuple[int, ...], ...] = ()  # the prompts as rendered by the chat template
 
 
 class ErrorReport(Section):
