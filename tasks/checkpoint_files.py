@@ -1,0 +1,182 @@
+"""What a checkpoint folder holds, checked before anything is downloaded, copied or trained. Torch-free.
+
+``weight_source`` picks the weights, ``checked_files`` names every file of the snapshot; both raise ``CheckpointError``
+with the file, what is wrong with it and what to do.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dpo_core.config import CheckpointConfig
+from dpo_core.errors import CheckpointError
+from dpo_core.store import fingerprint, sha256_file
+from tasks.safetensors_header import read_header
+
+CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# Any one of these carries a vocabulary; tokenizer_config.json alone does not.
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+TOKENIZER_FILES = (*VOCABULARY_FILES, *TEMPLATE_FILES, TOKENIZER_CONFIG, "special_tokens_map.json",
+                   "added_tokens.json", "merges.txt")
+# Notes that a library writes about itself; they change with its version and mean nothing to the model.
+VOLATILE_CONFIG_KEYS = frozenset({"_name_or_path", "transformers_version"})
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSource:
+    """Where the weights are: ``names`` (relative) of ``kind``. Only safetensors go into a snapshot as they are."""
+
+    kind: Literal["safetensors", "gguf", "pickle"]
+    names: tuple[str, ...]
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file of this name is loaded by unpickling. Trainer leftovers count too: they can run code as well."""
+    return name.endswith(PICKLE_SUFFIXES)
+
+
+def weight_source(names: list[str], config: CheckpointConfig) -> WeightSource:
+    """Choose the weights among the file ``names`` of a checkpoint: safetensors, then GGUF, then allowed pickle.
+
+    A ``gguf_file`` in the config wins over all. Raises ``CheckpointError``.
+    """
+    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    if config.gguf_file:
+        if config.gguf_file not in ggufs:
+            raise CheckpointError(f"checkpoint.gguf_file is {config.gguf_file}, but {config.source} holds "
+                                  f"{', '.join(ggufs) or 'no .gguf file'}. Name one of its files.")
+        return WeightSource("gguf", (config.gguf_file,))
+    safetensors = sorted(name for name in names if name.startswith("model") and name.endswith(".safetensors"))
+    if safetensors or WEIGHTS_INDEX in names:
+        return WeightSource("safetensors", tuple(safetensors))
+    if "adapter_config.json" in names:
+        raise CheckpointError(f"{config.source} is an adapter (LoRA) without the full weights. Merge it into its base "
+                              "model (peft: merge_and_unload, save_pretrained) and use the merged checkpoint.")
+    if len(ggufs) > 1:
+        raise CheckpointError(f"{config.source} holds several GGUF files: {', '.join(ggufs)}. Say which one with "
+                              "checkpoint.gguf_file.")
+    if ggufs:
+        return WeightSource("gguf", tuple(ggufs))
+    return WeightSource("pickle", _allowed_pickles(names, config))
+
+
+def _allowed_pickles(names: list[str], config: CheckpointConfig) -> tuple[str, ...]:
+    pickles = sorted(name for name in names if name.startswith("pytorch_model") and name.endswith(".bin"))
+    if not pickles:
+        raise CheckpointError(f"{config.source} holds no weights: expected {WEIGHTS}, {WEIGHTS_INDEX} with its shards, "
+                              f"or a .gguf file; found {', '.join(sorted(names)[:12]) or 'nothing'}.")
+    if refused := [name for name in pickles if name not in config.allow_pickle]:
+        raise CheckpointError(
+            f"{config.source} has its weights only as pickle ({', '.join(refused)}), which can run code when it is "
+            "loaded. Use a checkpoint with safetensors, or, if you trust its author, allow the files by name: "
+            f"checkpoint.allow_pickle: [{', '.join(refused)}].")
+    return tuple(pickles)
+
+
+def files_beside_pickle(folder: Path, weights: WeightSource) -> list[str]:
+    """Pickle weights and the small files that a conversion copies along, sorted."""
+    small = (".json", ".jinja", ".model", ".txt", ".py")
+    return sorted({path.name for path in folder.iterdir() if path.is_file() and path.suffix in small} | set(weights.names))
+
+
+def read_json_file(path: Path) -> dict:
+    """A JSON object from a checkpoint's file. Raises ``CheckpointError`` naming the file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, expected an object. Fetch the checkpoint "
+                              "again.")
+    return value
+
+
+def check_safetensors(folder: Path, names: tuple[str, ...]) -> None:
+    """Raise ``CheckpointError`` for a cut or foreign safetensors file, a missing shard, or a tensor not in its shard."""
+    tensors = {name: read_header(folder / name) for name in names}
+    if not (folder / WEIGHTS_INDEX).is_file():
+        return
+    weight_map = read_json_file(folder / WEIGHTS_INDEX).get("weight_map", {})
+    shards = sorted(set(weight_map.values()))
+    if missing := [shard for shard in shards if shard not in tensors]:
+        raise CheckpointError(f"{folder / WEIGHTS_INDEX} names {len(shards)} weight files, of which {', '.join(missing)} "
+                              "are missing. Fetch the checkpoint again.")
+    lost = [f"{tensor} (in {shard})" for tensor, shard in weight_map.items() if tensor not in tensors[shard]]
+    if lost:
+        raise CheckpointError(f"{folder / WEIGHTS_INDEX} promises tensors that the files lack: {', '.join(lost[:3])}. "
+                              "The shards are of different checkpoints; fetch it again.")
+
+
+def _check_tokenizer(folder: Path, config: CheckpointConfig) -> None:
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+        raise CheckpointError(f"{config.source} has no tokenizer: expected one of {', '.join(VOCABULARY_FILES)} in "
+                              f"{folder}. Save it with the model (tokenizer.save_pretrained).")
+    if config.chat_template or any((folder / name).is_file() for name in TEMPLATE_FILES):
+        return
+    in_config = folder / TOKENIZER_CONFIG
+    if not (in_config.is_file() and read_json_file(in_config).get("chat_template")):
+        raise CheckpointError(
+            f"{config.source} has no chat template: neither chat_template.jinja nor `chat_template` in {in_config}. Name "
+            "the template it was trained with (checkpoint.chat_template: chatml, tulu, ...), or add its "
+            "chat_template.jinja to the checkpoint.")
+
+
+def remote_code_files(folder: Path, config: CheckpointConfig) -> tuple[str, ...]:
+    """Python files that the checkpoint may bring along: those allowed by name.
+
+    Raises ``CheckpointError`` if its configuration calls for code (``auto_map``) that is not allowed. Other Python files
+    of a checkpoint never run and stay behind.
+    """
+    wanted: set[str] = set()
+    for name in (CONFIG, TOKENIZER_CONFIG):
+        auto_map = read_json_file(folder / name).get("auto_map") if (folder / name).is_file() else None
+        for value in (auto_map or {}).values():
+            for reference in value if isinstance(value, list) else [value]:
+                if reference:
+                    repository, _, module = str(reference).rpartition("--")
+                    wanted.add(f"{repository}--{module}" if repository else module.rpartition(".")[0] + ".py")
+    if refused := sorted(wanted - set(config.allow_remote_code)):
+        raise CheckpointError(
+            f"{config.source} wants to run its own Python code: {', '.join(refused)} (auto_map). Use a version that stock "
+            "transformers knows, or read that code and then allow it by name: "
+            f"checkpoint.allow_remote_code: [{', '.join(refused)}].")
+    if missing := [name for name in config.allow_remote_code if not (folder / name).is_file()]:
+        raise CheckpointError(f"checkpoint.allow_remote_code names {', '.join(missing)}, which {config.source} does not "
+                              "have.")
+    return config.allow_remote_code
+
+
+def checked_files(folder: Path, weights: tuple[str, ...], config: CheckpointConfig) -> list[str]:
+    """Names (relative, sorted) of the files that make the snapshot, after every check. Raises ``CheckpointError``."""
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{config.source} has no {CONFIG} in {folder}, so its architecture is unknown. Save it with "
+                              "the model (model.save_pretrained).")
+    read_json_file(folder / CONFIG)
+    _check_tokenizer(folder, config)
+    code = remote_code_files(folder, config)
+    check_safetensors(folder, weights)
+    wanted = {CONFIG, GENERATION_CONFIG, WEIGHTS_INDEX, *TOKENIZER_FILES, *weights, *code}
+    extra_templates = {path.relative_to(folder).as_posix() for path in folder.glob("additional_chat_templates/*.jinja")}
+    return sorted(name for name in wanted | extra_templates if (folder / name).is_file())
+
+
+def weights_fingerprint(folder: Path, files: dict[str, str]) -> str:
+    """Fingerprint of weight contents, architecture and remote code; of no name. ``files``: relative path -> sha256."""
+    config = {key: value for key, value in read_json_file(folder / CONFIG).items() if key not in VOLATILE_CONFIG_KEYS}
+    contents = sorted(sha for name, sha in files.items() if name.endswith((".safetensors", ".py")))
+    return fingerprint({"weights": contents, "config": config})
+
+
+def tokenizer_fingerprint(files: dict[str, str]) -> str:
+    """Fingerprint of the tokenizer's files, chat template included. ``files``: relative path -> sha256."""
+    return fingerprint({name: sha for name, sha in files.items()
+                        if name in TOKENIZER_FILES or name.startswith("additional_chat_templates/")})
+
+
+def hash_named(folder: Path, names: list[str]) -> dict[str, str]:
+    """Relative path -> sha256 of the named files."""
+    return {name: sha256_file(folder / name) for name in names}

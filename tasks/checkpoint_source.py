@@ -1,0 +1,183 @@
+"""Where an SFT checkpoint comes from, and how it becomes a pinned local snapshot. Torch-free.
+
+    source                      located as                        pinned by
+    ``org/name`` (+ revision)   files of one commit, downloaded   the commit, resolved and recorded
+    a directory                 itself                            its contents
+    ``package:NAME``            the folder of an installed one    its contents
+
+A snapshot is ``<store>/checkpoints/<id>/``; the id is a fingerprint of every file in it, so it never changes.
+"""
+
+import importlib.util
+import logging
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from dpo_core.config import CheckpointConfig
+from dpo_core.errors import CheckpointError, RemoteError, StoreError, from_os_error
+from dpo_core.jobs import CheckpointRef
+from dpo_core.store import exclusive, fingerprint, new_directory, verify_files, write_json
+from tasks.checkpoint_files import (
+    CONFIG,
+    PICKLE_SUFFIXES,
+    WeightSource,
+    checked_files,
+    hash_named,
+    read_json_file,
+    tokenizer_fingerprint,
+    weight_source,
+    weights_fingerprint,
+)
+from tasks.hub_errors import from_hub_error
+
+log = logging.getLogger(__name__)
+
+PACKAGE_PREFIX = "package:"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".h5", ".msgpack", ".onnx", *PICKLE_SUFFIXES)
+SECONDS_FOR_ANOTHER_RUN = 600.0  # another run that copies the same snapshot is waited for
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A checkpoint's files in a local folder. ``linkable``: the files never change in place, so links are safe."""
+
+    folder: Path
+    weights: WeightSource
+    revision: str | None = None
+    linkable: bool = False
+
+
+def locate(config: CheckpointConfig, store_root: Path) -> Located:
+    """Find or download the checkpoint. Raises ``CheckpointError``, ``ConfigError``, ``RemoteError``."""
+    if config.source.startswith(PACKAGE_PREFIX):
+        return _local(_package_folder(config.source.removeprefix(PACKAGE_PREFIX)), config)
+    folder = Path(config.source).expanduser()
+    if folder.is_dir():
+        return _local(folder, config)
+    if folder.is_file():
+        raise CheckpointError(f"checkpoint.source {config.source} is a file, expected a directory. Give its directory "
+                              f"({folder.parent}); a GGUF among several is chosen with checkpoint.gguf_file.")
+    if not HUB_ID.fullmatch(config.source) or config.source.startswith("."):
+        raise CheckpointError(f"checkpoint.source {config.source} does not exist as a directory and is no Hub id "
+                              "(org/name). Check the path.")
+    return _download(config, store_root)
+
+
+def _package_folder(name: str) -> Path:
+    try:
+        spec = importlib.util.find_spec(name)  # finds without importing: the package's code does not run
+    except (ImportError, ValueError):
+        spec = None
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places:
+        raise CheckpointError(f"checkpoint.source {PACKAGE_PREFIX}{name}: no installed Python package has this name. "
+                              f"Install it (the import name may differ from the distribution's).")
+    return Path(places[0])
+
+
+def _local(folder: Path, config: CheckpointConfig) -> Located:
+    if config.revision:
+        raise CheckpointError(f"checkpoint.revision {config.revision} is for a Hub id, but {config.source} is a local "
+                              "directory, which is pinned by its contents. Remove checkpoint.revision.")
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
+    return Located(folder.resolve(), weight_source(names, config))
+
+
+def _download(config: CheckpointConfig, store_root: Path) -> Located:
+    """Small files first, so that a missing template is known before gigabytes of weights are fetched."""
+    api, doing = HfApi(), f"fetching {config.source}" + (f" at {config.revision}" if config.revision else "")
+    commit, names = _resolve(api, config, store_root, doing)
+    names = [name for name in names if "/" not in name or name.startswith("additional_chat_templates/")]
+    weights = weight_source(names, config)
+    small = [name for name in names if not name.endswith((*WEIGHT_SUFFIXES, ".py")) or name in config.allow_remote_code]
+    try:
+        folder = Path(api.snapshot_download(config.source, revision=commit, allow_patterns=small))
+        if weights.kind == "safetensors":
+            checked_files(folder, (), config)
+        return Located(Path(api.snapshot_download(config.source, revision=commit,
+                                                  allow_patterns=[*small, *weights.names])),
+                       weights, commit, linkable=True)
+    except OSError as error:
+        if error.errno is not None and not isinstance(error, ConnectionError):
+            raise from_os_error(error, doing) from error
+        raise from_hub_error(error, doing) from None
+    except Exception as error:
+        raise from_hub_error(error, doing) from None
+
+
+def _resolve(api: HfApi, config: CheckpointConfig, store_root: Path, doing: str) -> tuple[str, list[str]]:
+    """The commit behind the revision, and its file names; recorded in the store, where it serves when the Hub is away.
+
+    A branch is asked anew by each run, so a newer SFT checkpoint is never missed; the commit then holds for the run.
+    """
+    asked = {"endpoint": api.endpoint, "source": config.source, "revision": config.revision}
+    record = store_root / "checkpoints" / "resolved" / f"{fingerprint(asked)[:16]}.json"
+    if record.is_file() and COMMIT.fullmatch(config.revision or ""):
+        known = read_json_file(record)
+        return known["commit"], known["files"]
+    try:
+        info = api.model_info(config.source, revision=config.revision)
+    except Exception as error:
+        failure = from_hub_error(error, doing)
+        if not isinstance(failure, RemoteError) or not record.is_file():
+            raise failure from None
+        known = read_json_file(record)
+        log.warning("The Hub does not answer; going on with %s at %s, as resolved earlier.", config.source, known["commit"])
+        return known["commit"], known["files"]
+    names = sorted(sibling.rfilename for sibling in info.siblings or [])
+    write_json(record, {**asked, "commit": info.sha, "files": names})
+    return info.sha, names
+
+
+def snapshot(located: Located, config: CheckpointConfig, store_root: Path) -> CheckpointRef:
+    """Check the files and keep them as ``<store>/checkpoints/<id>/``; an undamaged earlier snapshot is reused."""
+    names = checked_files(located.folder, located.weights.names, config)
+    files = hash_named(located.folder, names)
+    path = store_root.resolve() / "checkpoints" / fingerprint(files)[:16]
+    with exclusive(path.parent, wait_seconds=SECONDS_FOR_ANOTHER_RUN):
+        if not _is_intact(path, files):
+            with new_directory(path) as aside:
+                for name in names:
+                    _place(located.folder / name, aside / name, located.linkable)
+                if hash_named(aside, names) != files:
+                    raise CheckpointError(f"{config.source} changed while it was copied. Let its writer finish, then "
+                                          "start again.")
+    return CheckpointRef(
+        path=path, fingerprint=weights_fingerprint(path, files), tokenizer_fingerprint=tokenizer_fingerprint(files),
+        source=config.source, revision=located.revision, files=files,
+        allow_remote_code=any(name.endswith(".py") for name in files))
+
+
+def _is_intact(path: Path, files: dict[str, str]) -> bool:
+    if not (path / CONFIG).is_file():
+        return False
+    try:
+        verify_files(path, files)
+        return True
+    except StoreError as error:
+        log.warning("The snapshot is made again: %s", error)
+        return False
+
+
+def _place(source: Path, target: Path, linkable: bool) -> None:
+    """Link a file that nobody writes in place; copy one that its owner may overwrite, and where links cannot reach."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    real = source.resolve()
+    if linkable:
+        try:
+            os.link(real, target)
+            return
+        except OSError:
+            pass  # another file system
+    shutil.copyfile(real, target)
+

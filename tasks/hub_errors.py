@@ -1,0 +1,60 @@
+"""Failures of the Hugging Face Hub (or a server like it) -> one clear error of the tree, without the token in it."""
+
+import httpx
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from dpo_core.errors import ConfigError, PairlineError, RemoteError
+
+RETRIED_STATUS = frozenset({408, 409, 412, 425, 429})  # 409 and 412: someone else committed in between
+
+
+def redacted(text: str, token: str | None) -> str:
+    """``text`` without the token, wherever it comes from."""
+    return text.replace(token, "<token>") if token else text
+
+
+def _status(error: Exception) -> int | None:
+    response = getattr(error, "response", None)
+    return getattr(response, "status_code", None)
+
+
+def from_hub_error(error: Exception, doing: str, token: str | None = None) -> PairlineError:
+    """The error of the tree for a failure met while ``doing`` (a phrase such as "uploading to org/name").
+
+    Use as ``raise from_hub_error(...) from None``: a chained exception would carry the unredacted text.
+    """
+    if isinstance(error, PairlineError):
+        return error
+    text = redacted(" ".join(str(error).split()), token)[:500]
+    status = _status(error)
+    if isinstance(error, GatedRepoError):
+        return ConfigError(f"Access to a gated repository was refused while {doing}. Accept its terms on its page with "
+                           f"the account of the token, then start again. ({text})")
+    if isinstance(error, RevisionNotFoundError):
+        return ConfigError(f"The revision does not exist (404) while {doing}. Check the branch, tag or commit. ({text})")
+    if status == 401:
+        return ConfigError(f"The token is missing, wrong or expired (401), or the repository does not exist, while "
+                           f"{doing}. Check the name, and the token in upload.token_block or HF_TOKEN. ({text})")
+    if status == 403:
+        return ConfigError(f"The token may not do this (403) while {doing}. Use a token with write access to it. ({text})")
+    if isinstance(error, RepositoryNotFoundError) or status == 404:
+        return ConfigError(f"Not found (404) while {doing}. Check the name, and that the token can see it. ({text})")
+    if isinstance(error, HFValidationError):
+        return ConfigError(f"Not a valid repository id while {doing}; expected org/name. ({text})")
+    if isinstance(error, httpx.TransportError | LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError
+                  | TimeoutError):
+        return RemoteError(f"The server did not answer while {doing}: {type(error).__name__}. Check the network and the "
+                           f"endpoint; what was done is kept. ({text})")
+    if status is not None and (status >= 500 or status in RETRIED_STATUS):
+        return RemoteError(f"The server failed with {status} while {doing}; trying again may help. ({text})")
+    if isinstance(error, HfHubHTTPError):
+        return ConfigError(f"The server refused the request ({status}) while {doing}. ({text})")
+    return RemoteError(f"Failed while {doing}: {type(error).__name__}: {text}")
