@@ -16,8 +16,8 @@ _TOOLS_TEXT = (
     '{"name": ..., "arguments": {...}}\\n{% for tool in tools %}{{ tool | tojson }}{% if not loop.last %}\\n{% endif %}'
     "{% endfor %}{%- endmacro -%}"
     "{%- macro text_of(message) -%}{{ message['content'] }}{% if message['tool_calls'] %}"
-    "{% for call in message['tool_calls'] %}{{ call['function'] | tojson }}{% if not loop.last %}\\n{% endif %}{% endfor %}"
-    "{% endif %}{%- endmacro -%}"
+    "{% for call in message['tool_calls'] %}{{ call['function'] | tojson }}{% if not loop.last %}\\n{% endif %}"
+    "{% endfor %}{% endif %}{%- endmacro -%}"
     "{%- set has_system = messages[0]['role'] == 'system' -%}"
 ).replace("\\n", "\n")
 
@@ -49,6 +49,10 @@ NAMED_TEMPLATES: dict[str, str] = {
 }
 
 
+def _known_names() -> str:
+    return ", ".join(sorted(NAMED_TEMPLATES))
+
+
 def load_tokenizer(path: Path, named: str | None = None, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     """The tokenizer in the directory ``path`` with its own chat template, or the one ``named``.
 
@@ -56,7 +60,7 @@ def load_tokenizer(path: Path, named: str | None = None, trust_remote_code: bool
     template, or lacks a token that the template writes.
     """
     if named is not None and named not in NAMED_TEMPLATES:
-        raise ConfigError(f"There is no chat template named `{named}`. Known names: {', '.join(sorted(NAMED_TEMPLATES))}.")
+        raise ConfigError(f"There is no chat template named `{named}`. Known names: {_known_names()}.")
     if not Path(path).is_dir():
         raise CheckpointError(f"{path} is not a directory; a tokenizer was expected there.")
     from transformers import AutoTokenizer
@@ -66,17 +70,17 @@ def load_tokenizer(path: Path, named: str | None = None, trust_remote_code: bool
     except Exception as error:  # transformers raises many kinds here: OSError, ValueError, KeyError, tokenizers' own
         raise CheckpointError(f"The tokenizer in {path} cannot be loaded: {error}") from error
     if not tokenizer.is_fast:
-        raise CheckpointError(f"The tokenizer in {path} has no tokenizer.json (a \"fast\" tokenizer), which is needed to "
-                              "tell an answer's tokens from its prompt's. Convert it and save it with the checkpoint.")
+        raise CheckpointError(f"The tokenizer in {path} is not a \"fast\" one (tokenizer.json), which is needed to tell an "
+                              "answer's tokens from its prompt's. Convert it and save it with the checkpoint.")
     if named is not None:
         tokenizer.chat_template = NAMED_TEMPLATES[named]
     if not tokenizer.chat_template:
-        raise CheckpointError(f"The tokenizer in {path} has no chat template. Name one with `checkpoint.chat_template`: "
-                              f"{', '.join(sorted(NAMED_TEMPLATES))}.")
+        raise CheckpointError(f"The tokenizer in {path} has no chat template. Name one with "
+                              f"`checkpoint.chat_template`: {_known_names()}.")
     for token in ("bos_token", "eos_token"):
         if named is not None and token in NAMED_TEMPLATES[named] and getattr(tokenizer, token) is None:
-            raise CheckpointError(f"The chat template `{named}` writes a {token}, and the tokenizer in {path} has none. "
-                                  "Choose another template.")
+            raise CheckpointError(f"The chat template `{named}` writes a {token}, and the tokenizer in {path} has "
+                                  "none. Choose another template.")
     return tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Where every row went. ``rows_in = kept + sum(dropped)`` per source, or it is a defect; too many drops are an error."""
+"""Where every row went. ``rows_in = kept + sum(dropped)`` per source, always; too many drops are an error."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -61,8 +61,8 @@ def check_drops(ledgers: list[SourceLedger], max_dropped_fraction: float, column
     """Raise ``DataError`` if a source lost all its rows or more than ``max_dropped_fraction`` of them, or if no row of
     any source is left. ``columns`` are the sources' columns, for the message."""
     if not sum(ledger.rows_in for ledger in ledgers):
-        raise DataError("The mixture is empty: the amounts of all sources ask for 0 rows. Raise `amount` (\"1.0\" is all "
-                        "rows, \"1\" is one row).")
+        raise DataError("The mixture is empty: the amounts of all sources ask for 0 rows. Raise `amount` (\"1.0\" is "
+                        "all rows, \"1\" is one row).")
     for ledger, names in zip(ledgers, columns, strict=True):
         dropped = sum(ledger.dropped.values())
         if not dropped or (ledger.kept and dropped <= max_dropped_fraction * ledger.rows_in):
@@ -75,8 +75,8 @@ def check_drops(ledgers: list[SourceLedger], max_dropped_fraction: float, column
 
 def _advice(ledger: SourceLedger) -> str:
     advice = {
-        "not_a_preference_row": "Look at these rows; if the answers stand in other columns, name them with `columns`, e.g. "
-                                "{chosen: winner, rejected: loser, prompt: question}.",
+        "not_a_preference_row": "Look at these rows; if the answers stand in other columns, name them with `columns`, "
+                                "e.g. {chosen: winner, rejected: loser, prompt: question}.",
         "template_error": "Choose another chat template (`checkpoint.chat_template`) or repair these rows.",
         "template_without_tools": "Choose a chat template that renders tools (`checkpoint.chat_template`).",
         "too_long": "Raise `max_length_tokens`, or set `when_too_long: truncate`.",

@@ -90,7 +90,7 @@ def is_message(raw: Any) -> bool:
 
 
 def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None:
-    """Messages of a list, of a single message, of ``{"messages": [...]}``, or of JSON text of one; None if it is none."""
+    """Messages of a list, a single message, ``{"messages": [...]}``, or JSON text of these; None for anything else."""
     raw = from_json_text(raw)
     if isinstance(raw, dict):
         inner = next((raw[key] for key in ("messages", "conversations") if isinstance(raw.get(key), list)), None)
@@ -132,7 +132,7 @@ def tool_list(raw: Any) -> list[dict] | None:
 
 
 def constraint_list(raw: Any) -> tuple[dict, ...]:
-    """Verifiable constraints (``{"name": ..., arguments}``); a column of that name that holds something else is none."""
+    """Verifiable constraints (``{"name": ..., arguments}``); empty where the column holds something else."""
     found = without_nulls(from_json_text(raw))
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list):

@@ -110,14 +110,16 @@ def _kept_rows(pool: ArrowRows, selections: list[np.ndarray]) -> KeptRows:
         place = start + np.searchsorted(rows[start:end], selection)
         places.append(place[is_kept[place]] if len(place) else place)
     pool_places = np.concatenate(places).astype(np.int64)
-    return KeptRows(pool_places, sources[pool_places], rows[pool_places], [prompt_keys[i] for i in pool_places.tolist()])
+    kept_keys = [prompt_keys[i] for i in pool_places.tolist()]
+    return KeptRows(pool_places, sources[pool_places], rows[pool_places], kept_keys)
 
 
 def _split(job: MixJob, prompt_keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
     num_prompts = len(set(prompt_keys))
     if (wanted := num_held_out(job.held_out, num_prompts)) >= num_prompts:
-        raise DataError(f"held_out = {job.held_out} asks for {wanted} prompts, and the mixture has {num_prompts} different "
-                        "ones, so nothing would be left to train on. Lower `held_out` (\"0\" holds out none) or add data.")
+        raise DataError(f"held_out = {job.held_out} asks for {wanted} prompts, and the mixture has {num_prompts} "
+                        "different ones, so nothing would be left to train on. Lower `held_out` (\"0\" holds out none) "
+                        "or add data.")
     return split_rows(prompt_keys, job.held_out, job.seed)
 
 
@@ -139,7 +141,8 @@ def _write_prompts(maker: PoolMaker, kept: KeptRows, positions: np.ndarray, fold
     """Write what the evaluation asks: the held-out rows' prompts with the assistant's turn opened."""
     with (pa.OSFile(str(folder / PROMPTS_FILE), "wb") as sink, pa.ipc.new_file(sink, PROMPTS_SCHEMA) as writer):
         for first in range(0, len(positions), ROWS_PER_BATCH):
-            pairs = [maker.pair(int(kept.source[i]), int(kept.row[i]))[1] for i in positions[first:first + ROWS_PER_BATCH]]
+            batch = positions[first:first + ROWS_PER_BATCH]
+            pairs = [maker.pair(int(kept.source[i]), int(kept.row[i]))[1] for i in batch]
             writer.write_batch(pa.record_batch([
                 list_array(maker.pair_tokenizer.prompt_ids(pairs), np.int32),
                 pa.array([_readable(pair) for pair in pairs], pa.string()),
@@ -167,5 +170,6 @@ def _length_stats(splits: list[PairDataset]) -> LengthStats:
     lengths = np.concatenate([split.lengths for split in splits]).astype(np.int64)
     prefixes = np.concatenate([split.prefix_lengths for split in splits])
     prompt, chosen, rejected = prefixes.mean(), *(lengths - prefixes[:, None]).mean(axis=0)
-    return LengthStats(mean_prompt=round(float(prompt), 1), mean_chosen=round(float(chosen), 1),
-                       mean_rejected=round(float(rejected), 1), max_sequence=int(lengths.max()), total=int(lengths.sum()))
+    return LengthStats(
+        mean_prompt=round(float(prompt), 1), mean_chosen=round(float(chosen), 1), mean_rejected=round(float(rejected), 1),
+        max_sequence=int(lengths.max()), total=int(lengths.sum()))

@@ -79,4 +79,5 @@ class PairDataset:
             raise ValueError("Prompts are kept for the held-out split only; open the mixture with split=\"held_out\".")
         prompts, index = self._prompts, int(index)
         constraints = json.loads(prompts.scalar("constraints", index))
-        return HeldOutPrompt(prompts.ragged("prompt_ids", index), prompts.scalar("prompt_text", index), tuple(constraints))
+        text = prompts.scalar("prompt_text", index)
+        return HeldOutPrompt(prompts.ragged("prompt_ids", index), text, tuple(constraints))

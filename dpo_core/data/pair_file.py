@@ -20,11 +20,14 @@ ROWS_FILE, PROMPTS_FILE = "rows.arrow", "prompts.arrow"
 ROWS_PER_BATCH = 512
 SIDES = ("chosen_ids", "chosen_trained", "rejected_ids", "rejected_trained")
 ROWS_SCHEMA = pa.schema([
-    ("row_key", pa.string()), ("prefix_length", pa.int32()), ("chosen_length", pa.int32()), ("rejected_length", pa.int32()),
+    ("row_key", pa.string()), ("prefix_length", pa.int32()),
+    ("chosen_length", pa.int32()), ("rejected_length", pa.int32()),
     ("chosen_ids", pa.list_(pa.int32())), ("chosen_trained", pa.list_(pa.uint8())),
     ("rejected_ids", pa.list_(pa.int32())), ("rejected_trained", pa.list_(pa.uint8())),
 ])
-PROMPTS_SCHEMA = pa.schema([("prompt_ids", pa.list_(pa.int32())), ("prompt_text", pa.string()), ("constraints", pa.string())])
+PROMPTS_SCHEMA = pa.schema([
+    ("prompt_ids", pa.list_(pa.int32())), ("prompt_text", pa.string()), ("constraints", pa.string()),
+])
 
 
 def row_key(arrays: Iterable[np.ndarray]) -> str:
@@ -71,7 +74,8 @@ class ArrowRows:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
             sizes = [self._reader.get_batch(i).num_rows for i in range(self._reader.num_record_batches)]
         except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{path} cannot be read ({error}). Delete the step's folder to have it made again.") from error
+            raise StoreError(f"{path} cannot be read ({error}). Delete the step's folder to have it made "
+                             "again.") from error
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._list_views = lru_cache(maxsize=64)(self._views_of)  # batches whose buffers are mapped as numpy views
 

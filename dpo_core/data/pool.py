@@ -1,4 +1,4 @@
-"""Every selected row once, converted and tokenised, kept or dropped: record batches made by one or several processes."""
+"""Every selected row once, converted and tokenised, kept or dropped: record batches, made by several processes."""
 
 import hashlib
 import json

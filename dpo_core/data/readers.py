@@ -20,8 +20,9 @@ READ_CHARACTERS = 1 << 20
 WRAPPERS = ("data", "rows", "train", "examples", "instances")  # {"data": [...]} instead of [...]
 
 _SHARD = re.compile(r"^(?P<split>\w+(?:\.\w+)*?)-\d+-of-\d+")
-_SPLIT_WORDS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation",
-                "dev": "validation", "eval": "test"}
+_NO_SPLITS = ("data", "part", "shard", "chunk", "file", "rows")  # what shards are called when they name no split
+_SPLIT_WORDS = {"train": "train", "test": "test", "eval": "test",
+                "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
 
 
 def is_supported(path: Path) -> bool:
@@ -39,30 +40,32 @@ def files_of(path: Path, split: str) -> list[Path]:
     if not is_supported(path):
         raise DataError(f"{path} is no data file that can be read. Supported: {', '.join(SUPPORTED)}.")
     if split != "train":
-        raise DataError(f"{path} is a local file and has only the split `train`, got split `{split}`. Name the file that "
-                        "you want.")
+        raise DataError(f"{path} is a local file and has only the split `train`, got split `{split}`. Name the file "
+                        "that you want.")
     return [path]
 
 
 def split_of(path: Path) -> str | None:
-    """The split that a file's name or folder speaks of, None if of none."""
-    if shard := _SHARD.match(path.name):
+    """The split that a file's name or folder speaks of, None if of none. ``path`` is relative to the source."""
+    if (shard := _SHARD.match(path.name)) and shard["split"] not in _NO_SPLITS:
         return shard["split"]
     words = re.split(r"[^a-z]+", f"{path.parent.name}/{path.name}".lower())
     return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
 
 
 def _files_of_directory(folder: Path, split: str) -> list[Path]:
-    hidden = [p for p in folder.rglob("*") if any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and is_supported(p) and p not in set(hidden))
+    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and is_supported(p))
+    files = [name for name in names if not any(part.startswith(".") for part in name.parts)]
     if not files:
         raise DataError(f"The directory {folder} holds no data file. Supported: {', '.join(SUPPORTED)}.")
-    splits = {p: split_of(p.relative_to(folder.parent) if p.parent == folder else p) for p in files}
-    wanted = [p for p in files if splits[p] == split] or [p for p in files if splits[p] is None and split == "train"]
+    splits = {name: split_of(name) for name in files}
+    wanted = [name for name in files if splits[name] == split]
+    if not wanted and split == "train":
+        wanted = [name for name in files if splits[name] is None]
     if not wanted:
         found = sorted({s or "train" for s in splits.values()})
         raise DataError(f"{folder} has no split `{split}`; its files speak of {', '.join(found)}. Set `split`.")
-    return wanted
+    return [folder / name for name in wanted]
 
 
 def read_rows(path: Path) -> Iterator[Any]:
@@ -75,7 +78,7 @@ def read_rows(path: Path) -> Iterator[Any]:
         else:
             yield from _json_rows(path)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start} of a block). Convert it.") from error
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}). Convert it to UTF-8.") from error
     except (EOFError, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is damaged: {error}. Download or write it again.") from error
     except PermissionError as error:
@@ -113,8 +116,8 @@ def _arrow_rows(path: Path) -> Iterator[dict]:
 
 
 def _open_text(path: Path) -> TextIO:
-    binary = gzip.open(path) if path.name.endswith(".gz") else path.open("rb")
-    return io.TextIOWrapper(binary, encoding="utf-8-sig")
+    opener = gzip.open if path.name.endswith(".gz") else open
+    return io.TextIOWrapper(opener(path, "rb"), encoding="utf-8-sig")
 
 
 def _json_rows(path: Path) -> Iterator[Any]:
@@ -123,7 +126,7 @@ def _json_rows(path: Path) -> Iterator[Any]:
         first = next((line for line in file if line.strip()), "")
     if first.lstrip()[:1] == "[":
         yield from _array_rows(path)
-    elif path.name.removesuffix(".gz").endswith(".json") and not _is_json(first):
+    elif path.name.removesuffix(".gz").endswith(".json") and first and not _is_json(first):
         yield from _object_rows(path)
     else:
         yield from _line_rows(path)
@@ -170,8 +173,8 @@ def _array_rows(path: Path) -> Iterator[Any]:
             except ValueError as error:
                 if ended:
                     raise DataError(f"{path} is no complete JSON array: it breaks in element {count} "
-                                    f"({getattr(error, 'msg', error)}), near {buffer[start:start + 60]!r}. The file is cut "
-                                    "off or damaged: write it again.") from error
+                                    f"({getattr(error, 'msg', error)}), near {buffer[start:start + 60]!r}. The file is "
+                                    "cut off or damaged: write it again.") from error
                 complete = False
             if complete:
                 yield row
@@ -194,7 +197,7 @@ def _object_rows(path: Path) -> Iterator[Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise DataError(f"{path} is neither JSON lines nor one JSON value: {error}. The file is cut off or damaged: write "
-                        "it again.") from error
+        raise DataError(f"{path} is neither JSON lines nor one JSON value: {error}. The file is cut off or damaged: "
+                        "write it again.") from error
     rows = next((value[key] for key in WRAPPERS if isinstance(value, dict) and isinstance(value.get(key), list)), None)
     yield from [value] if rows is None else rows

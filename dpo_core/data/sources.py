@@ -75,15 +75,15 @@ def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
 def _check_columns(source: ResolvedSource, rows: RowStore) -> None:
     for ours, theirs in source.columns.items():
         if theirs not in rows.columns:
-            raise DataError(f"{source.label} has no column `{theirs}` (named in `columns` for `{ours}`). Its columns are: "
-                            f"{', '.join(rows.columns)}.")
+            raise DataError(f"{source.label} has no column `{theirs}` (named in `columns` for `{ours}`). Its columns "
+                            f"are: {', '.join(rows.columns)}.")
 
 
 def _rows_of(source: ResolvedSource, cache_dir: Path) -> Iterator[Any]:
     if source.path is not None:
         if source.subset is not None:
-            raise DataError(f"{source.label} is a local path and has no subset `{source.subset}`. Remove `subset`, or name "
-                            "the directory of that subset.")
+            raise DataError(f"{source.label} is a local path and has no subset `{source.subset}`. Remove `subset`, or "
+                            "name the directory of that subset.")
         for file in files_of(source.path, source.split):
             yield from _objects(file, read_rows(file))
         return

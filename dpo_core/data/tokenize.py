@@ -27,11 +27,11 @@ SENTINEL = "\ue000answer\ue001"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Trained characters [start, end) of a rendering. ``exact_start`` False: a token that reaches over the start counts
-    as trained, because the header's own end is unknown."""
+    """Trained characters [start, end) of a rendering, to its end where ``end`` is None. ``exact_start`` False: a token
+    that reaches over the start counts as trained, because the header's own end is unknown."""
 
     start: int
-    end: int
+    end: int | None
     exact_start: bool = True
 
 
@@ -72,7 +72,8 @@ class PairTokenizer:
         results: list[tuple[TokenizedSide, TokenizedSide] | DropReason] = ["template_error"] * len(pairs)
         tools = [pair.tools for pair in pairs]
         prompts = self.prompt_texts(pairs)
-        rendered = [self.renderer.render([getattr(pair, side) for pair in pairs], tools) for side in ("chosen", "rejected")]
+        rendered = [self.renderer.render([pair.chosen for pair in pairs], tools),
+                    self.renderer.render([pair.rejected for pair in pairs], tools)]
         usable: list[tuple[int, list[list[Span]]]] = []
         for i, pair in enumerate(pairs):
             if pair.tools and not self.renderer.renders_tools:
@@ -112,7 +113,7 @@ class PairTokenizer:
                     return []
                 spans.append(Span(start[0], len(closed), start[1]))
         start = self._start(turns, last, text, prompt, pair.tools)
-        return [*spans, Span(start[0], len(text), start[1])] if start is not None else []
+        return [*spans, Span(start[0], None, start[1])] if start is not None else []
 
     def _turn_edges(self, turns: list[dict], index: int, tools: list[dict] | None) -> tuple[str | None, str | None]:
         opened = self.renderer.render([turns[:index]], [tools], open_turn=True)[0] if index else ""
@@ -137,27 +138,26 @@ class PairTokenizer:
     # ----------------------------------------------------------------------------------------------------- the tokens
 
     def _label(self, encoded, first: int, spans: list[list[Span]]) -> tuple[TokenizedSide, TokenizedSide] | DropReason:
-        """Both sides of the pair at position ``first`` of the batch."""
-        sides = []
-        for offset in (0, 1):
-            ids = np.array(encoded["input_ids"][first + offset], dtype=np.int32)
+        """Both sides of the pair at position ``first`` of the batch. A side must keep a token of its last turn: labels
+        of earlier turns are the same on both sides and prefer neither."""
+        limit, sides, has_answer = self.rules.max_length_tokens, [], True
+        for place, side_spans in zip((first, first + 1), spans, strict=True):
+            ids = np.array(encoded["input_ids"][place], dtype=np.int32)
             trained = np.zeros(len(ids), dtype=bool)
-            for span in spans[offset]:
-                start, end = token_range(encoded.encodings[first + offset], span)
+            for span in side_spans:
+                start, end = token_range(encoded.encodings[place], span)
                 trained[start:end] = True
-            truncated = len(ids) > self.rules.max_length_tokens
-            if truncated and self.rules.when_too_long == "drop":
+            if len(ids) > limit and self.rules.when_too_long == "drop":
                 return "too_long"
-            limit = self.rules.max_length_tokens
-            sides.append(TokenizedSide(ids[:limit], trained[:limit], truncated))
-        if not all(side.trained.any() for side in sides):
-            return "no_label_left"
-        return sides[0], sides[1]
+            has_answer &= start < min(end, limit)  # of the last span
+            sides.append(TokenizedSide(ids[:limit], trained[:limit], truncated=len(ids) > limit))
+        return (sides[0], sides[1]) if has_answer else "no_label_left"
 
 
 def token_range(encoding: "Encoding", span: Span) -> tuple[int, int]:
     """Tokens [start, end) that begin inside the characters of ``span``."""
-    return _token_at(encoding, span.start, span.exact_start), _token_at(encoding, span.end, exact=True)
+    end = len(encoding) if span.end is None else _token_at(encoding, span.end, exact=True)
+    return _token_at(encoding, span.start, span.exact_start), end
 
 
 def _token_at(encoding: "Encoding", position: int, exact: bool) -> int:

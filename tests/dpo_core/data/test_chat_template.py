@@ -1,0 +1,86 @@
+"""Named templates, loading a tokenizer with one, and batched rendering."""
+
+import json
+
+import pytest
+
+from dpo_core.data.chat_template import NAMED_TEMPLATES, Renderer, load_tokenizer, template_sha256
+from dpo_core.errors import CheckpointError, ConfigError
+from tests.tiny_models import CHATML, make_tokenizer
+
+TURNS = [{"role": "system", "content": "S"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+         {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+EXPECTED = {
+    "tulu": "<|system|>\nS\n<|user|>\na\n<|assistant|>\nb<|im_end|>\n<|user|>\nc\n<|assistant|>\nd<|im_end|>",
+    "olmo": "<|im_start|><|system|>\nS\n<|user|>\na\n<|assistant|>\nb<|im_end|>\n<|user|>\nc\n<|assistant|>\nd<|im_end|>",
+    "chatml": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+              "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>\n",
+    "zephyr": "<|system|>\nS<|im_end|>\n<|user|>\na<|im_end|>\n<|assistant|>\nb<|im_end|>\n<|user|>\nc<|im_end|>\n"
+              "<|assistant|>\nd<|im_end|>\n",
+}
+
+
+def _named(name):
+    tokenizer = make_tokenizer(NAMED_TEMPLATES[name])
+    tokenizer.bos_token = "<|im_start|>"
+    return Renderer(tokenizer)
+
+
+@pytest.mark.parametrize("name", NAMED_TEMPLATES)
+def test_named_templates_render_as_the_models_do(name):
+    assert _named(name).render([TURNS], [None]) == [EXPECTED[name]]
+
+
+@pytest.mark.parametrize("name", NAMED_TEMPLATES)
+def test_an_opened_turn_is_a_prefix_of_the_whole(name):
+    renderer = _named(name)
+    whole, prompt = renderer.render([TURNS], [None])[0], renderer.render([TURNS[:-1]], [None], open_turn=True)[0]
+    assert whole.removeprefix(prompt).startswith("d<|im_end|>")
+
+
+@pytest.mark.parametrize("name", NAMED_TEMPLATES)
+@pytest.mark.parametrize("first", [0, 1])
+def test_named_templates_render_tools_calls_and_results(name, first):
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}
+    text = _named(name).render([[*TURNS[first:2], call, {"role": "tool", "content": "42"}]], [TOOLS], open_turn=True)[0]
+    assert text.count(json.dumps(TOOLS[0])) == 1
+    assert '{"name": "add", "arguments": {"a": 1}}' in text
+    assert "tool" in text.split("42")[0]
+
+
+def test_a_template_without_calls_gets_them_as_text():
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
+    assert '{"name": "add", "arguments": {}}<|im_end|>' in Renderer(make_tokenizer()).render([[call]], [None])[0]
+
+
+def test_one_refused_conversation_does_not_spoil_the_batch():
+    refusing = CHATML.replace("{% for", "{% if messages[0]['role'] == 'tool' %}{{ raise_exception('no') }}{% endif %}"
+                              "{% for", 1)
+    renderer = Renderer(make_tokenizer(refusing))
+    good, bad = TURNS[1:2], [{"role": "tool", "content": "x"}]
+    texts = renderer.render([good, bad, good], [None] * 3)
+    assert texts[1] is None
+    assert texts[0] == texts[2] == "<|im_start|>user\na<|im_end|>\n"
+
+
+def test_load_tokenizer_keeps_its_own_template_or_takes_the_named_one(tmp_path):
+    make_tokenizer().save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path, None).chat_template == CHATML
+    assert load_tokenizer(tmp_path, "zephyr").chat_template == NAMED_TEMPLATES["zephyr"]
+    assert template_sha256(load_tokenizer(tmp_path, None)) != template_sha256(load_tokenizer(tmp_path, "chatml"))
+
+
+def test_load_tokenizer_refuses_with_the_known_names(tmp_path):
+    make_tokenizer(chat_template=None).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no chat template.*chatml, olmo, tulu, zephyr"):
+        load_tokenizer(tmp_path, None)
+    with pytest.raises(ConfigError, match=r"named `vicuna`.*chatml, olmo, tulu, zephyr"):
+        load_tokenizer(tmp_path, "vicuna")
+    with pytest.raises(CheckpointError, match=r"writes a bos_token"):
+        load_tokenizer(tmp_path, "olmo")
+    with pytest.raises(CheckpointError, match="not a directory"):
+        load_tokenizer(tmp_path / "none", None)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_tokenizer(tmp_path, None)

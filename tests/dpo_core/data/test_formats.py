@@ -1,0 +1,156 @@
+"""Each row format is recognised by content, converted, and refused with a reason where it is odd."""
+
+import json
+
+import pytest
+
+from dpo_core.data.drops import RowDropped
+from dpo_core.data.formats import rename_columns, to_pair
+
+USER = {"role": "user", "content": "Hi?"}
+GOOD, BAD = {"role": "assistant", "content": "Yes."}, {"role": "assistant", "content": "No."}
+SHARE_USER = {"from": "human", "value": "Hi?"}
+
+
+def _parts(row):
+    name, pair = to_pair(row)
+    assert pair.chosen[:-1] == pair.rejected[:-1] == pair.prompt
+    return name, pair.prompt, pair.chosen[-1]["content"], pair.rejected[-1]["content"]
+
+
+EXPECTED_ROWS = {
+    "open-instruct": ("messages", {"chosen": [USER, GOOD], "rejected": [USER, BAD], "id": "x"}),
+    "ultrafeedback": ("messages", {"prompt": "Hi?", "prompt_id": "9", "chosen": [USER, GOOD], "rejected": [USER, BAD],
+                                   "messages": [USER, GOOD], "score_chosen": 8.0, "score_rejected": None}),
+    "prompt repeated as messages": ("messages", {"prompt": [USER], "chosen": [USER, GOOD], "rejected": [USER, BAD]}),
+    "json text of messages": ("messages", {"chosen": json.dumps([USER, GOOD]), "rejected": json.dumps([USER, BAD])}),
+    "wrapped messages": ("messages", {"chosen": {"messages": [USER, GOOD]}, "rejected": {"messages": [USER, BAD]}}),
+    "from and value inside": ("messages", {"chosen": [SHARE_USER, {"from": "gpt", "value": "Yes."}],
+                                           "rejected": [SHARE_USER, {"from": "gpt", "value": "No."}]}),
+    "text parts": ("messages", {"chosen": [{"role": "user", "content": [{"type": "text", "text": "Hi?"}]}, GOOD],
+                                "rejected": [USER, BAD]}),
+    "blanks differ in the prompt": ("messages", {"chosen": [USER, GOOD],
+                                                 "rejected": [{"role": "user", "content": "Hi? \n"}, BAD]}),
+    "explicit messages": ("prompt_messages", {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}),
+    "explicit, answers as objects": ("prompt_messages", {"prompt": [USER], "chosen": GOOD, "rejected": BAD}),
+    "text prompt, answers as messages": ("prompt_messages", {"prompt": "Hi?", "chosen": [GOOD], "rejected": [BAD]}),
+    "answers without role": ("prompt_messages", {"prompt": "Hi?", "chosen": {"content": "Yes."},
+                                                 "rejected": {"content": "No."}}),
+    "explicit text": ("prompt_text", {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."}),
+    "answers in lists of one": ("prompt_text", {"prompt": "Hi?", "chosen": ["Yes."], "rejected": ["No."]}),
+    "question column": ("prompt_text", {"question": "Hi?", "chosen": "Yes.", "rejected": "No.", "system": None}),
+    "hh-rlhf": ("hh_rlhf", {"chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.",
+                            "rejected": "\n\nHuman: Hi?\n\nAssistant: No.\n"}),
+    "hh-rlhf prompt apart": ("hh_rlhf", {"prompt": "\n\nHuman: Hi?\n\nAssistant:", "chosen": " Yes.", "rejected": " No."}),
+    "sharegpt": ("sharegpt", {"conversations": [SHARE_USER], "chosen": {"from": "gpt", "value": "Yes."},
+                              "rejected": {"from": "gpt", "value": "No."}}),
+    "sharegpt, answers in lists": ("sharegpt", {"conversations": [SHARE_USER], "chosen": [{"from": "gpt", "value": "Yes."}],
+                                                "rejected": [{"from": "gpt", "value": "No."}], "system": ""}),
+    "sharegpt, answers as text": ("sharegpt", {"conversations": [SHARE_USER], "chosen": "Yes.", "rejected": "No."}),
+    "sharegpt, conversation ends with chosen": (
+        "sharegpt", {"conversations": [SHARE_USER, {"from": "gpt", "value": "Yes."}],
+                     "chosen": {"from": "gpt", "value": "Yes."}, "rejected": {"from": "gpt", "value": "No."}}),
+    "conversation under messages": ("sharegpt", {"messages": [USER], "chosen": GOOD, "rejected": BAD}),
+}
+
+
+@pytest.mark.parametrize("case", EXPECTED_ROWS)
+def test_every_format_gives_the_same_pair(case):
+    name, row = EXPECTED_ROWS[case]
+    assert _parts(row) == (name, [USER], "Yes.", "No.")
+
+
+def test_multi_turn_hh_keeps_turns_and_inner_text():
+    before = "\n\nHuman: a\n\nline\n\nAssistant: b\n\nHuman: c: d"
+    _, prompt, chosen, _ = _parts({"chosen": before + "\n\nAssistant: e", "rejected": before + "\n\nAssistant: f"})
+    assert [(turn["role"], turn["content"]) for turn in prompt] == [("user", "a\n\nline"), ("assistant", "b"),
+                                                                   ("user", "c: d")]
+    assert chosen == "e"
+
+
+def test_answer_text_keeps_its_blanks():
+    _, _, chosen, _ = _parts({"prompt": "Hi?", "chosen": " Yes. \n", "rejected": "No."})
+    assert chosen == " Yes. \n"
+
+
+def test_system_prompts_stand_first():
+    system = {"role": "system", "content": "Be brief."}
+    beside = _parts({"system": "Be brief.", "prompt": "Hi?", "chosen": "Yes.", "rejected": "No."})
+    inside = _parts({"chosen": [system, USER, GOOD], "rejected": [system, USER, BAD], "system": "Be brief."})
+    as_prompt = _parts({"prompt": [system], "chosen": [USER, GOOD], "rejected": [USER, BAD]})
+    assert beside[1] == inside[1] == as_prompt[1] == [system, USER]
+
+
+def test_alpaca_style_input_joins_the_instruction():
+    _, prompt, _, _ = _parts({"instruction": "Add.", "input": "1 2", "chosen": "3", "rejected": "4"})
+    assert prompt == [{"role": "user", "content": "Add.\n1 2"}]
+
+
+def test_function_calls_and_observations_become_tool_turns():
+    call = {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 1}}'}
+    tools = '[{"name": "add", "parameters": {}}]'
+    _, pair = to_pair({"conversations": [SHARE_USER, call, {"from": "observation", "value": "2"}], "tools": tools,
+                       "chosen": {"from": "gpt", "value": "2"}, "rejected": {"from": "gpt", "value": "3"}})
+    assert pair.prompt[1]["tool_calls"] == [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
+    assert pair.prompt[2] == {"role": "tool", "content": "2"}
+    assert pair.tools == [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+
+
+@pytest.mark.parametrize("tools", [None, "", "[]", [], "  "])
+def test_no_tools(tools):
+    assert to_pair({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "tools": tools})[1].tools is None
+
+
+@pytest.mark.parametrize(("column", "expected"), [
+    ([{"name": "lowercase", "args": None}], ({"name": "lowercase"},)),
+    ('[{"name": "max_words", "n": 5}]', ({"name": "max_words", "n": 5},)),
+    ({"name": "lowercase"}, ({"name": "lowercase"},)),
+    (["answer in lower case"], ()),
+    (None, ()),
+    ("free text", ()),
+])
+def test_constraints_are_carried_where_they_are_named(column, expected):
+    row = {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "constraints": column}
+    assert to_pair(row)[1].constraints == expected
+
+
+HH = "\n\nHuman: Hi?\n\nAssistant:"
+ODD_ROWS = {
+    "a list": ("not_a_preference_row", [1, 2]),
+    "null": ("not_a_preference_row", None),
+    "no rejected": ("not_a_preference_row", {"prompt": "Hi?", "chosen": "Yes."}),
+    "rejected is null": ("not_a_preference_row", {"prompt": "Hi?", "chosen": "Yes.", "rejected": None}),
+    "numbers": ("not_a_preference_row", {"prompt": "Hi?", "chosen": 1, "rejected": 2}),
+    "text without prompt": ("not_a_preference_row", {"chosen": "Yes.", "rejected": "No."}),
+    "messages against text": ("not_a_preference_row", {"chosen": [USER, GOOD], "rejected": "No."}),
+    "an image": ("not_a_preference_row", {"chosen": [{"role": "user", "content": [{"type": "image", "image": "x"}]}, GOOD],
+                                          "rejected": [USER, BAD]}),
+    "empty list": ("not_a_preference_row", {"prompt": "Hi?", "chosen": [], "rejected": []}),
+    "ends with the user": ("last_turn_not_assistant", {"chosen": [USER, GOOD, USER], "rejected": [USER, BAD, USER]}),
+    "hh ends with the user": ("last_turn_not_assistant", {"chosen": HH + " a\n\nHuman: b", "rejected": HH + " a"}),
+    "other prompts": ("prompt_mismatch", {"chosen": [USER, GOOD], "rejected": [{"role": "user", "content": "Ho?"}, BAD]}),
+    "other number of turns": ("prompt_mismatch", {"chosen": [USER, GOOD, USER, GOOD], "rejected": [USER, BAD]}),
+    "hh with other prompts": ("prompt_mismatch", {"chosen": HH + " a", "rejected": "\n\nHuman: Ho?\n\nAssistant: b"}),
+    "no prompt": ("empty_prompt", {"chosen": [GOOD], "rejected": [BAD]}),
+    "blank prompt": ("empty_prompt", {"prompt": " \n", "chosen": "Yes.", "rejected": "No."}),
+    "system alone": ("empty_prompt", {"prompt": [{"role": "system", "content": "S"}], "chosen": [GOOD], "rejected": [BAD]}),
+    "empty chosen": ("empty_answer", {"prompt": "Hi?", "chosen": " ", "rejected": "No."}),
+    "null content": ("empty_answer", {"chosen": [USER, {"role": "assistant", "content": None}], "rejected": [USER, BAD]}),
+    "hh without answer": ("empty_answer", {"chosen": HH, "rejected": HH + " No."}),
+    "identical": ("identical_pair", {"prompt": "Hi?", "chosen": "Yes.", "rejected": "Yes. "}),
+    "tools are text": ("bad_tools", {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "tools": "a calculator"}),
+}
+
+
+@pytest.mark.parametrize("case", ODD_ROWS)
+def test_odd_rows_are_dropped_with_a_reason(case):
+    reason, row = ODD_ROWS[case]
+    with pytest.raises(RowDropped) as dropped:
+        to_pair(row)
+    assert dropped.value.reason == reason
+
+
+def test_columns_are_renamed_from_theirs_to_ours():
+    row = rename_columns({"q": "Hi?", "winner": "Yes.", "loser": "No."}, {"prompt": "q", "chosen": "winner",
+                                                                       "rejected": "loser"})
+    assert _parts(row) == ("prompt_text", [USER], "Yes.", "No.")

@@ -1,0 +1,61 @@
+"""Every row is counted once, the first offenders are kept, and too many drops are an error that says which rows."""
+
+import pytest
+
+from dpo_core.data.ledger import MAX_OFFENDERS, SourceTally, check_drops
+from dpo_core.errors import DataError
+from dpo_core.jobs import ResolvedSource
+
+COLUMNS = ("chosen", "rejected")
+
+
+def _ledger(kept=0, mismatched=0, label="set"):
+    tally = SourceTally(ResolvedSource(label=label, content="x"), available_rows=kept + mismatched)
+    for row in range(kept):
+        tally.add(row, 1, "messages", None, truncated=row == 0)
+    for row in range(kept, kept + mismatched):
+        tally.add(row, 1, "hh_rlhf", "prompt_mismatch", truncated=False)
+    return tally.close(kept + mismatched)
+
+
+def test_rows_in_is_kept_plus_dropped_with_repetitions():
+    tally = SourceTally(ResolvedSource(label="set", content="x"), available_rows=5)
+    tally.add(0, 3, "messages", None, truncated=True)
+    tally.add(2, 2, "messages", "empty_answer", truncated=False)
+    tally.add(4, 1, "unrecognised", "not_a_preference_row", truncated=False)
+    ledger = tally.close(6)
+    assert (ledger.available_rows, ledger.rows_in, ledger.kept, ledger.truncated) == (5, 6, 3, 3)
+    assert ledger.dropped == {"empty_answer": 2, "not_a_preference_row": 1}
+    assert ledger.rows_in == ledger.kept + sum(ledger.dropped.values())
+    assert ledger.offenders == {"empty_answer": (2,), "not_a_preference_row": (4,)}
+    assert ledger.format == {"messages": 5, "unrecognised": 1}
+
+
+def test_a_lost_row_is_noticed():
+    tally = SourceTally(ResolvedSource(label="set", content="x"), available_rows=2)
+    tally.add(0, 1, "messages", None, truncated=False)
+    with pytest.raises(AssertionError, match="lost"):
+        tally.close(2)
+
+
+def test_only_the_first_offenders_are_kept():
+    ledger = _ledger(kept=3, mismatched=50)
+    assert ledger.offenders["prompt_mismatch"] == tuple(range(3, 3 + MAX_OFFENDERS))
+    assert ledger.dropped["prompt_mismatch"] == 50
+
+
+def test_the_threshold_holds_per_source():
+    check_drops([_ledger(5, 5), _ledger(9, 0)], 0.5, [COLUMNS] * 2)
+    with pytest.raises(DataError, match=r"bad: 6 of 10 rows dropped: 6 prompt_mismatch .*rows 4, 5, 6, 7, 8, \.\.\."):
+        check_drops([_ledger(90), _ledger(4, 6, label="bad")], 0.5, [COLUMNS] * 2)
+
+
+def test_a_source_that_loses_everything_is_an_error_at_any_threshold():
+    with pytest.raises(DataError, match=r"No row is left.*columns are chosen, rejected"):
+        check_drops([_ledger(9), _ledger(0, 2)], 1.0, [COLUMNS] * 2)
+
+
+def test_a_mixture_of_no_rows_is_an_error():
+    with pytest.raises(DataError, match="ask for 0 rows"):
+        check_drops([_ledger()], 1.0, [COLUMNS])
+    check_drops([_ledger(), _ledger(1)], 0.0, [COLUMNS] * 2)

@@ -1,0 +1,90 @@
+"""Amounts, order and the held-out split, as properties, and against the ``datasets`` library itself."""
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpo_core.data.mixing import held_out_prompts, num_held_out, num_selected, select_rows, shuffle_order, split_rows
+
+AMOUNTS = st.one_of(st.integers(0, 60).map(str), st.floats(0, 4).map(lambda share: f"{share:.3f}"))
+PROMPTS = st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=40)
+
+
+@pytest.mark.parametrize(("amount", "rows"), [("1.0", 10), ("1", 1), ("0.5", 5), (".25", 2), ("3.", 30), ("2.55", 25),
+                                             ("13", 13), ("0", 0), ("0.0", 0)])
+def test_a_dot_makes_a_proportion_and_its_absence_a_count(amount, rows):
+    assert num_selected(amount, 10) == rows == len(select_rows(amount, 10))
+
+
+@given(AMOUNTS, st.integers(1, 20))
+def test_selection_is_whole_passes_then_a_draw_without_repetition(amount, num_rows):
+    rows = select_rows(amount, num_rows)
+    wanted = num_selected(amount, num_rows)
+    passes, rest = divmod(wanted, num_rows)
+    assert rows.dtype == np.int64
+    assert len(rows) == wanted
+    assert rows[:passes * num_rows].tolist() == list(range(num_rows)) * passes
+    drawn = rows[passes * num_rows:].tolist()
+    assert len(set(drawn)) == len(drawn) == rest
+    assert drawn == np.random.RandomState(42).choice(num_rows, size=rest, replace=False).tolist()[:rest]
+
+
+def test_upsampling_by_hand():
+    # numpy.random.RandomState(42).choice(5, 2, replace=False) is [1, 4]
+    assert select_rows("2.4", 5).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 1, 4]
+
+
+@pytest.mark.parametrize("seed", [0, 8, 123])
+def test_the_order_is_that_of_datasets_shuffle(seed):
+    shuffled = datasets.Dataset.from_dict({"row": list(range(50))}).shuffle(seed=seed)
+    assert shuffle_order(50, seed).tolist() == shuffled["row"][:]
+
+
+@given(PROMPTS, st.one_of(st.integers(0, 9).map(str), st.floats(0, 0.9).map(lambda share: f"{share:.2f}")),
+       st.integers(0, 99))
+def test_no_prompt_stands_on_both_sides_and_no_row_is_lost(prompts, amount, seed):
+    train, held_out = split_rows(prompts, amount, seed)
+    assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(len(prompts)))
+    of_train, of_held_out = {prompts[i] for i in train}, {prompts[i] for i in held_out}
+    assert not of_train & of_held_out
+    assert len(of_held_out) == min(num_held_out(amount, len(set(prompts))), len(set(prompts)))
+
+
+@given(PROMPTS, st.integers(0, 99), st.randoms())
+def test_the_held_out_prompts_depend_on_seed_and_content_not_on_order(prompts, seed, random):
+    again = list(prompts)
+    random.shuffle(again)
+    assert held_out_prompts(prompts, "0.4", seed) == held_out_prompts(again, "0.4", seed)
+
+
+@given(PROMPTS, st.integers(0, 99))
+def test_another_row_only_displaces_what_was_drawn_last(prompts, seed):
+    before, after = held_out_prompts(prompts, "3", seed), held_out_prompts([*prompts, "z"], "3", seed)
+    assert [prompt for prompt in after if prompt != "z"] == before[:len(after) - ("z" in after)]
+
+
+@given(PROMPTS, st.integers(1, 10), st.integers(0, 99))
+def test_the_first_held_out_rows_are_different_prompts(prompts, wanted, seed):
+    _, held_out = split_rows(prompts, str(wanted), seed)
+    drawn = [prompts[i] for i in held_out]
+    distinct = len(set(drawn))
+    assert len(set(drawn[:distinct])) == distinct
+
+
+@pytest.mark.parametrize(("amount", "prompts", "expected"), [("0", 50, 0), ("0.0", 50, 0), ("0.05", 100, 5), ("0.05", 4, 1),
+                                                            ("7", 50, 7)])
+def test_amount_of_held_out_prompts(amount, prompts, expected):
+    assert num_held_out(amount, prompts) == expected
+
+
+def test_without_held_out_prompts_the_whole_mixture_is_shuffled():
+    train, held_out = split_rows(list("aabbc"), "0", seed=8)
+    assert train.tolist() == shuffle_order(5, 8).tolist()
+    assert len(held_out) == 0
+
+
+def test_another_seed_draws_other_prompts():
+    prompts = [str(i) for i in range(100)]
+    assert held_out_prompts(prompts, "10", 1) != held_out_prompts(prompts, "10", 2)

@@ -1,0 +1,183 @@
+"""Rows of real files, random access to them, and every kind of unreadable input."""
+
+import gzip
+import json
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dpo_core.data import readers
+from dpo_core.data.sources import load_source
+from dpo_core.errors import DataError, StoreError
+from dpo_core.jobs import ResolvedSource
+
+ROWS = [{"chosen": f"c{i}", "rejected": f"r{i}", "score": i if i % 2 else None} for i in range(1100)]
+MIXED = [{"chosen": "a"}, {"chosen": ["a", 1]}, {"chosen": {"x": None}, "other": 2.5}, {"chosen": "é😀"}]
+
+
+def _load(path, cache, **settings):
+    return load_source(ResolvedSource(label="set", path=path, content=f"{path}{settings}", **settings), cache / "cache")
+
+
+def _lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _write_arrow(path, rows):
+    table = pa.Table.from_pylist(rows)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+WRITERS = {
+    "a.jsonl": lambda path: path.write_text(_lines(ROWS)),
+    "lines.json": lambda path: path.write_text(_lines(ROWS)),
+    "blank-lines.jsonl": lambda path: path.write_text("\ufeff" + "\n" + _lines(ROWS).replace("\n", "\r\n\n") + "\n"),
+    "array.json": lambda path: path.write_text(json.dumps(ROWS)),
+    "pretty.json": lambda path: path.write_text(json.dumps(ROWS, indent=2)),
+    "wrapped.json": lambda path: path.write_text(json.dumps({"version": 1, "data": ROWS}, indent=1)),
+    "array.jsonl": lambda path: path.write_text(json.dumps(ROWS)),
+    "a.jsonl.gz": lambda path: path.write_bytes(gzip.compress(_lines(ROWS).encode())),
+    "a.parquet": lambda path: pq.write_table(pa.Table.from_pylist(ROWS), path),
+    "a.arrow": lambda path: _write_arrow(path, ROWS),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_of_file_gives_its_rows_by_number(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    rows = _load(tmp_path / name, tmp_path)
+    assert len(rows) == len(ROWS)
+    assert rows.columns == ("chosen", "rejected", "score")
+    assert [rows[i] for i in (1099, 0, 512, 511)] == [ROWS[i] for i in (1099, 0, 512, 511)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_rows_need_not_agree_on_columns_or_types(tmp_path, name):
+    (tmp_path / name).write_text(_lines(MIXED) if name.endswith("l") else json.dumps(MIXED, ensure_ascii=False))
+    rows = _load(tmp_path / name, tmp_path)
+    assert [rows[i] for i in range(len(rows))] == MIXED
+    assert rows.columns == ("chosen", "other")
+
+
+def test_an_array_longer_than_the_read_buffer_is_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "READ_CHARACTERS", 7)
+    values = [{"n": 12345678901234567890, "s": "]},[ \" é"}, 1234567, {"l": [[], {}]}, "x" * 50, -1.5e3, None]
+    (tmp_path / "a.json").write_text(json.dumps(values, indent=1))
+    assert list(readers.read_rows(tmp_path / "a.json")) == values
+
+
+def test_a_lone_surrogate_does_not_stop_the_reading(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"chosen": "\\ud83d broken"}\n')
+    assert _load(tmp_path / "a.jsonl", tmp_path)[0] == {"chosen": "? broken"}
+
+
+def test_a_directory_is_read_file_by_file_in_order_of_names(tmp_path):
+    folder = tmp_path / "set"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "b.jsonl").write_text(_lines(ROWS[2:4]))
+    (folder / "a.json").write_text(json.dumps(ROWS[:2]))
+    pq.write_table(pa.Table.from_pylist(ROWS[4:6]), folder / "sub" / "c.parquet")
+    (folder / "README.md").write_text("not data")
+    (folder / ".hidden.jsonl").write_text("{}")
+    rows = _load(folder, tmp_path)
+    assert [rows[i] for i in range(len(rows))] == ROWS[:6]
+
+
+def test_a_snapshot_directory_gives_the_split_asked_for(tmp_path):
+    data = tmp_path / "set" / "data"
+    data.mkdir(parents=True)
+    for split, rows in {"train_prefs": ROWS[:3], "test_prefs": ROWS[3:4], "train_sft": ROWS[4:9]}.items():
+        pq.write_table(pa.Table.from_pylist(rows), data / f"{split}-00000-of-00001.parquet")
+    assert len(_load(tmp_path / "set", tmp_path, split="train_prefs")) == 3
+    assert len(_load(tmp_path / "set", tmp_path, split="test_prefs")) == 1
+    with pytest.raises(DataError, match="test_prefs, train_prefs, train_sft"):
+        _load(tmp_path / "set", tmp_path)
+
+
+def test_train_files_are_not_mixed_with_test_files(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text(_lines(ROWS[:3]))
+    (tmp_path / "set" / "test.jsonl").write_text(_lines(ROWS[3:]))
+    assert len(_load(tmp_path / "set", tmp_path)) == 3
+
+
+def test_a_set_saved_to_disk_by_datasets_is_read(tmp_path):
+    datasets.Dataset.from_list(ROWS[:5]).save_to_disk(tmp_path / "saved")
+    assert _load(tmp_path / "saved", tmp_path)[4] == ROWS[4]
+
+
+def test_rows_are_read_once_per_content(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(_lines(ROWS[:3]))
+    _load(path, tmp_path)
+    path.unlink()
+    assert len(_load(path, tmp_path)) == 3
+
+
+def test_the_hub_loader_reads_a_repository_with_its_split_and_columns(tmp_path):
+    folder = tmp_path / "repo" / "data"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(ROWS[:4]), folder / "test-00000-of-00001.parquet")
+    source = ResolvedSource(label="repo", hub_id=str(tmp_path / "repo"), content="x", split="test")
+    assert load_source(source, tmp_path / "cache")[3] == ROWS[3]
+    with pytest.raises(DataError, match="split `train`"):
+        load_source(source.model_copy(update={"split": "train", "content": "y"}), tmp_path / "cache")
+
+
+def _cut(path):
+    path.write_text(_lines(ROWS[:3])[:-9] + "\n")
+
+
+UNREADABLE = {
+    "missing.jsonl": (lambda path: None, "does not exist"),
+    "a.csv": (lambda path: path.write_text("a,b"), r"Supported: \.jsonl"),
+    "cut.jsonl": (_cut, r"cut\.jsonl line 3 is no complete JSON value"),
+    "cut.json": (lambda path: path.write_text(json.dumps(ROWS[:3])[:-20]), r"cut\.json .*element 2"),
+    "cut-object.json": (lambda path: path.write_text(json.dumps({"data": ROWS}, indent=1)[:-20]), "cut off"),
+    "cut.jsonl.gz": (lambda path: path.write_bytes(gzip.compress(_lines(ROWS).encode())[:-50]), "damaged"),
+    "no-gzip.jsonl.gz": (lambda path: path.write_text(_lines(ROWS)), "damaged"),
+    "cut.parquet": (lambda path: path.write_bytes(b"PAR1" + b"x" * 40), "no readable Parquet file"),
+    "cut.arrow": (lambda path: path.write_bytes(b"x" * 40), "no readable Arrow file"),
+    "empty.jsonl": (lambda path: path.write_text(""), "is empty"),
+    "blank.json": (lambda path: path.write_text("\n \n"), "is empty"),
+    "empty.json": (lambda path: path.write_text("[]"), "is empty"),
+    "numbers.json": (lambda path: path.write_text("[1, 2]"), "first value is a number"),
+    "texts.jsonl": (lambda path: path.write_text('"a"\n"b"\n'), "first value is a text"),
+    "latin1.jsonl": (lambda path: path.write_bytes(b'{"chosen": "\xe9"}\n'), "not UTF-8"),
+    "directory.jsonl": (lambda path: path.mkdir(), "holds no data file"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_unreadable_input_is_an_error_that_says_where(tmp_path, name):
+    write, message = UNREADABLE[name]
+    write(tmp_path / name)
+    with pytest.raises(DataError, match=message) as raised:
+        _load(tmp_path / name, tmp_path)
+    assert name.split(".")[0] in str(raised.value) or "set is empty" in str(raised.value)
+    assert not list((tmp_path / "cache").glob("rows/*/rows.arrow"))
+
+
+def test_an_unknown_column_is_named_beside_the_existing_ones(tmp_path):
+    (tmp_path / "a.jsonl").write_text(_lines(ROWS[:2]))
+    with pytest.raises(DataError, match=r"no column `winner`.*chosen, rejected, score"):
+        _load(tmp_path / "a.jsonl", tmp_path, columns={"chosen": "winner"})
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"split": "test"}, "only the split `train`"),
+                                                  ({"subset": "en"}, "no subset `en`")])
+def test_a_local_file_has_neither_splits_nor_subsets(tmp_path, settings, message):
+    (tmp_path / "a.jsonl").write_text(_lines(ROWS[:2]))
+    with pytest.raises(DataError, match=message):
+        _load(tmp_path / "a.jsonl", tmp_path, **settings)
+
+
+def test_damaged_stored_rows_are_an_error(tmp_path):
+    (tmp_path / "a.jsonl").write_text(_lines(ROWS[:2]))
+    _load(tmp_path / "a.jsonl", tmp_path)
+    next((tmp_path / "cache").glob("rows/*/about.json")).write_text("{")
+    with pytest.raises(StoreError, match="Delete it"):
+        _load(tmp_path / "a.jsonl", tmp_path)
