@@ -1,14 +1,21 @@
-"""What is worth a retry: errors that another attempt can mend (``PairlineError.retryable``), and nothing else."""
+"""What is worth a retry: the error's own kind says so. A retry is a resume, so a crash is; a wrong recipe is not."""
 
 from typing import Any
 
-from prefect import Task
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 
 from dpo_core.errors import PairlineError
 
 
-def worth_a_retry(task: Task, task_run: TaskRun, state: State[Any]) -> bool:
-    """A task's ``retry_condition_fn``: a preemption, a server that did not answer, a step that died without a word."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, PairlineError) and error.retryable
+def worth_a_retry(task: Any, task_run: Any, state: State) -> bool:
+    """Prefect's ``retry_condition_fn``: whether the failed task should be tried again.
+
+    An error from outside the tree is a defect of ours: it would fail the same way again.
+    """
+    try:
+        state.result(raise_on_failure=True)
+    except PairlineError as error:
+        return error.retryable
+    except Exception:
+        return False
+    return False

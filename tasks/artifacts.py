@@ -1,0 +1,96 @@
+"""Results of the steps as Prefect artifacts, by stable keys so that the UI shows their history.
+
+An artifact is for looking at: failing to make one is logged and never fails a run.
+"""
+
+import base64
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from dpo_core.jobs import EvaluateResult, MixResult, ReferenceResult, TrainResult
+from tasks.curves import draw_curves
+from tasks.report_tables import (
+    lineage_markdown,
+    metrics_rows,
+    mixture_rows,
+    reference_rows,
+    samples_markdown,
+    training_rows,
+)
+
+log = logging.getLogger(__name__)
+
+
+def never_fails(show: Callable[..., None]) -> Callable[..., None]:
+    """Log what goes wrong while an artifact is made, and go on."""
+
+    @functools.wraps(show)
+    def guarded(*args: Any) -> None:
+        try:
+            show(*args)
+        except Exception as error:
+            log.warning("The artifact of %s was not made: %s: %s", show.__name__, type(error).__name__, error)
+
+    return guarded
+
+
+@never_fails
+def show_mixture(result: MixResult) -> None:
+    """Table ``mixture``: per source what came in, what was kept, and why rows were dropped."""
+    create_table_artifact(mixture_rows(result), key="mixture", description=(
+        f"{result.train_rows} pairs to train on, {result.held_out_rows} held out, {result.lengths.total} tokens, mean "
+        f"lengths: prompt {result.lengths.mean_prompt:.0f}, chosen {result.lengths.mean_chosen:.0f}, rejected "
+        f"{result.lengths.mean_rejected:.0f}. Fingerprint {result.data.fingerprint[:16]}."))
+
+
+@never_fails
+def show_reference(result: ReferenceResult) -> None:
+    """Table ``reference``: rows, cache hits, speed."""
+    create_table_artifact(reference_rows(result), key="reference", description="Reference log-probabilities")
+
+
+@never_fails
+def show_training(result: TrainResult) -> None:
+    """Markdown ``training-curves`` with the picture inside, table ``training-metrics``."""
+    picture = draw_curves(result.metrics_path)
+    encoded = base64.b64encode(picture.read_bytes()).decode()
+    create_markdown_artifact(f"![training curves](data:image/png;base64,{encoded})\n\nThe same picture: `{picture}`. Its "
+                             f"numbers: `{result.metrics_path}`.", key="training-curves",
+                             description=f"{result.steps} steps, {result.pairs} pairs")
+    create_table_artifact(training_rows(result), key="training-metrics", description="First and last step")
+
+
+@never_fails
+def show_evaluation(result: EvaluateResult, num_samples: int) -> None:
+    """Table ``evaluation`` and markdown ``samples``, before beside after."""
+    create_table_artifact(metrics_rows(result), key="evaluation", description=(
+        f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts, before and after"))
+    create_markdown_artifact(samples_markdown(result, num_samples), key="samples",
+                             description="Greedy answers to held-out prompts")
+
+
+@never_fails
+def show_lineage(links: list[tuple[str, str, str]], folder: Path) -> None:
+    """Markdown ``lineage``: from the sources' revisions to the uploaded commit and the hand-off."""
+    text = lineage_markdown(links)
+    (folder / "lineage.md").write_text(text)
+    create_markdown_artifact(text, key="lineage", description="What this checkpoint is made of")
+
+
+@never_fails
+def show_table(key: str, rows: list[dict[str, Any]], description: str) -> None:
+    """A table of a task of its own."""
+    create_table_artifact(rows, key=key, description=description)
+
+
+@never_fails
+def show_report(text: str) -> None:
+    """Markdown ``report``: the run on one page."""
+    create_markdown_artifact(text, key="report", description="The run on one page")
+
+

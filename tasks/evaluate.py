@@ -1,0 +1,38 @@
+"""Task: the held-out pairs and prompts, before and after training."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from dpo_core.config import EvaluationConfig, LossConfig, TrainConfig
+from dpo_core.jobs import CheckpointRef, EvaluateJob, EvaluateResult, ExportResult
+from tasks.artifacts import show_evaluation
+from tasks.launch.launcher import Launcher
+from tasks.launch.run_job import in_store, run_job
+from tasks.retry_policy import worth_a_retry
+from tasks.train_dpo import TrainingInputs
+
+
+def checkpoint_of(export: ExportResult, parent: CheckpointRef) -> CheckpointRef:
+    """The exported model as a checkpoint like the one it came from."""
+    return CheckpointRef(path=export.path, fingerprint=export.fingerprint, source=str(export.path), files=export.files,
+                         tokenizer_fingerprint=export.tokenizer_fingerprint,
+                         allow_remote_code=parent.allow_remote_code)
+
+
+# Retried because the step may be killed; it starts anew, as it takes minutes.
+@task(name="evaluate", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=worth_a_retry,
+      cache_policy=NO_CACHE, persist_result=False)
+def evaluate(inputs: TrainingInputs, export: ExportResult, loss: LossConfig, train: TrainConfig,
+             evaluation: EvaluationConfig, store_root: Path, launcher: Launcher) -> EvaluateResult:
+    """Run step ``evaluate`` on the SFT checkpoint and on what will be uploaded."""
+    job = EvaluateJob(out_dir=store_root, data=inputs.mixture.data,
+                      reference=inputs.reference.reference if inputs.reference else None,
+                      reference_checkpoint=inputs.reference_checkpoint, before=inputs.policy,
+                      after=checkpoint_of(export, inputs.policy), loss=loss, evaluation=evaluation,
+                      precision=train.precision, forward=train.forward)
+    result = run_job(in_store(job, store_root), launcher)
+    assert isinstance(result, EvaluateResult)
+    show_evaluation(result, evaluation.num_samples_shown)
+    return result

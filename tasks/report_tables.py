@@ -1,0 +1,97 @@
+"""Results of the steps as rows and Markdown: what artifacts, the report and the terminal show. Pure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dpo_core.jobs import EvaluateResult, MixResult, ReferenceResult, TrainResult
+
+Row = dict[str, Any]
+NUM_ANSWER_CHARACTERS = 700
+# Metrics of the short table that ends a run, in its order; the artifact shows all.
+HEADLINE = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "checker/pass_rate",
+            "answers/mean_words")
+HIGHER_IS_BETTER = ("rewards/accuracies", "rewards/margins", "checker/pass_rate")
+
+
+def mixture_rows(result: MixResult) -> list[Row]:
+    """One row a source, and a total."""
+    rows = [{"source": ledger.label, "formats": ", ".join(f"{name} {n}" for name, n in ledger.format.items()),
+             "available": ledger.available_rows, "in": ledger.rows_in, "kept": ledger.kept,
+             "truncated": ledger.truncated, "dropped": sum(ledger.dropped.values()),
+             "dropped because": ", ".join(f"{reason} {n}" for reason, n in ledger.dropped.items() if n) or "-",
+             "first dropped rows": "; ".join(f"{reason}: {', '.join(map(str, numbers))}"
+                                             for reason, numbers in ledger.offenders.items() if numbers) or "-",
+             "content": ledger.content[:24]} for ledger in result.per_source]
+    total = {name: sum(row[name] for row in rows) for name in ("available", "in", "kept", "truncated", "dropped")}
+    return [*rows, {"source": "total", "formats": "", **total, "dropped because": "", "first dropped rows": "",
+                    "content": result.data.fingerprint[:24]}]
+
+
+def reference_rows(result: ReferenceResult) -> list[Row]:
+    """One row."""
+    return [{"rows": result.rows, "computed now": result.rows_computed,
+             "from the cache": result.rows - result.rows_computed,
+             "pairs per second": round(result.pairs_per_second, 2), "forward": result.forward,
+             "fingerprint": result.reference.fingerprint[:24]}]
+
+
+def training_rows(result: TrainResult) -> list[Row]:
+    """One row a metric: its value in the first and in the last step; the guard's figures before them."""
+    guard = [{"metric": f"guard: {name}", "first step": number(value), "last step": ""}
+             for name, value in result.guard.items()]
+    return guard + [{"metric": name, "first step": number(result.first_metrics.get(name)), "last step": number(value)}
+                    for name, value in result.last_metrics.items()]
+
+
+def metrics_rows(result: EvaluateResult, only: Sequence[str] | None = None) -> list[Row]:
+    """One row a metric, before and after, with the change. ``only`` chooses and orders metrics."""
+    names = only if only is not None else list(dict.fromkeys([*result.before, *result.after]))
+    rows = []
+    for name in names:
+        before, after = result.before.get(name), result.after.get(name)
+        if before is None and after is None:
+            continue
+        change = "" if before is None or after is None else f"{after - before:+.4g}"
+        rows.append({"metric": name, "before": number(before), "after": number(after), "change": change})
+    return rows
+
+
+def samples_markdown(result: EvaluateResult, num_samples: int) -> str:
+    """Prompts with both answers side by side, and the checker's verdict where the prompt has constraints."""
+    if not result.answers:
+        return "No held-out prompt was answered (evaluation.num_prompts or data.held_out is 0)."
+    rows = [{"prompt": answer.prompt, "before": _verdict(answer.before_passes) + answer.before,
+             "after": _verdict(answer.after_passes) + answer.after} for answer in result.answers[:num_samples]]
+    return markdown_table(rows)
+
+
+def _verdict(passes: bool | None) -> str:
+    return "" if passes is None else ("✓ " if passes else "✗ ")
+
+
+def lineage_markdown(links: Sequence[tuple[str, str, str]]) -> str:
+    """``links``: (what, where it is or what it is called, its fingerprint or revision), from source to hand-off."""
+    return markdown_table([{"what": what, "where": where, "fingerprint or revision": pin}
+                           for what, where, pin in links])
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """A GitHub table; cells are cut, and cannot break out of it."""
+    if not rows:
+        return ""
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header)] + [[_cell(row.get(name, "")) for name in header] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    text = str(value)
+    text = text if len(text) <= NUM_ANSWER_CHARACTERS else text[:NUM_ANSWER_CHARACTERS] + " ..."
+    for plain, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", "<br>")):
+        text = text.replace(plain, escaped)
+    return text
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; empty for None."""
+    return "" if value is None else f"{value:.4g}"
