@@ -57,4 +57,5 @@ def from_hub_error(error: Exception, doing: str, token: str | None = None) -> Pa
         return RemoteError(f"The server failed with {status} while {doing}; trying again may help. ({text})")
     if isinstance(error, HfHubHTTPError):
         return ConfigError(f"The server refused the request ({status}) while {doing}. ({text})")
-    return RemoteError(f"Failed while {doing}: {type(error).__name__}: {text}")
+    failure = RemoteError if isinstance(error, OSError) else PairlineError
+    return failure(f"Failed while {doing}: {type(error).__name__}: {text}")

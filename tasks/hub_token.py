@@ -1,0 +1,25 @@
+"""The Hub token: from a Prefect Secret block by name, or from the environment. It leaves the process only as a header.
+
+Nobody passes it on as a parameter: Prefect stores those in plain text. It is loaded where it is used.
+"""
+
+import os
+
+from huggingface_hub import get_token
+from prefect.blocks.system import Secret
+
+from dpo_core.errors import ConfigError
+
+
+def load_token(block_name: str | None) -> str | None:
+    """The token, or None where none is set. Raises ``ConfigError`` if the named block does not exist or is empty."""
+    if block_name is None:
+        return os.environ.get("HF_TOKEN") or get_token()
+    try:
+        value = Secret.load(block_name).get()
+    except ValueError:
+        raise ConfigError(f"upload.token_block names `{block_name}`, but there is no such Prefect Secret block. Create it "
+                          "in the UI (Blocks, Secret) or leave upload.token_block empty and set HF_TOKEN.") from None
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"The Prefect Secret block `{block_name}` holds no text; store the token in it.")
+    return value.strip()

@@ -1,0 +1,75 @@
+"""The model card (README.md) of an uploaded checkpoint: where it comes from, how it was made, what it measured."""
+
+import json
+
+from dpo_core.config import LossConfig, OptimConfig, Section, TrainConfig
+from dpo_core.jobs import CheckpointRef, SourceLedger
+
+SHOWN_METRICS = ("loss", "rewards/accuracies", "rewards/accuracy", "rewards/margins", "rewards/margin", "logps/chosen",
+                 "logps/rejected", "checker_pass_rate")
+
+
+class CardInputs(Section):
+    """What the card tells. Nothing that differs between two identical runs: the card is part of what is published."""
+
+    name: str
+    parent: CheckpointRef
+    sources: tuple[SourceLedger, ...] = ()
+    train_rows: int = 0
+    held_out_rows: int = 0
+    data_fingerprint: str = ""
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    steps: int = 0
+    metrics_before: dict[str, float] = {}
+    metrics_after: dict[str, float] = {}
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def _table(header: list[str], rows: list[list[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _front_matter(card: CardInputs) -> str:
+    """The YAML that the Hub reads. JSON strings are valid YAML, whatever a source is called."""
+    lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [dpo, preference-tuning, pairline]"]
+    if "/" in card.parent.source and card.parent.revision:
+        lines.append(f"base_model: {json.dumps(card.parent.source)}")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _parent(card: CardInputs) -> str:
+    pinned = f"commit `{card.parent.revision}`" if card.parent.revision else "pinned by its contents"
+    return f"`{card.parent.source}`, {pinned}; weights `{card.parent.fingerprint}`."
+
+
+def render_card(card: CardInputs) -> str:
+    """The card as Markdown with the Hub's YAML header. Deterministic."""
+    mixture = _table(["source", "content", "rows", "kept", "truncated", "dropped"],
+                     [[s.label, s.content[:16], s.rows_in, s.kept, s.truncated, sum(s.dropped.values())]
+                      for s in card.sources])
+    settings = {"loss": card.loss.name, "beta": card.loss.beta, "label smoothing": card.loss.label_smoothing,
+                "learning rate": card.optim.learning_rate, "schedule": card.optim.schedule,
+                "warm-up ratio": card.optim.warmup_ratio, "weight decay": card.optim.weight_decay,
+                "max gradient norm": card.optim.max_grad_norm, "global batch (pairs)": card.train.global_batch_pairs,
+                "epochs": card.train.num_epochs, "optimizer steps": card.steps, "precision": card.train.precision,
+                "seed": card.train.seed}
+    if card.loss.name == "simpo":
+        settings["gamma / beta"] = card.loss.gamma_beta_ratio
+    names = [name for name in card.metrics_after if name in SHOWN_METRICS] or list(card.metrics_after)
+    metrics = _table(["held-out metric", "before", "after"],
+                     [[name, card.metrics_before.get(name, ""), card.metrics_after[name]] for name in names])
+    return "\n\n".join([
+        _front_matter(card), f"# {card.name}",
+        "Aligned with direct preference optimization (DPO) from a supervised fine-tuned checkpoint.",
+        "## Parent model", _parent(card),
+        "## Data", f"{card.train_rows} pairs trained on, {card.held_out_rows} held out by prompt; mixture "
+        f"`{card.data_fingerprint}`.", mixture,
+        "## Hyper-parameters", _table(["setting", "value"], [[name, value] for name, value in settings.items()]),
+        "## Results", metrics if card.metrics_after else "No evaluation was run.",
+    ]) + "\n"
