@@ -106,7 +106,7 @@ def _recognise(row: dict) -> tuple[FormatName, list[dict], list[dict]]:
     chosen_turns, rejected_turns = message_list(chosen, "assistant"), message_list(rejected, "assistant")
     if chosen_turns is not None and rejected_turns is not None:
         return _from_messages(row, chosen_turns, rejected_turns)
-    if chosen_turns is not None or rejected_turns is not None:
+    if not (isinstance(chosen, str) and isinstance(rejected, str)) and (chosen_turns or rejected_turns):
         raise RowDropped("not_a_preference_row", "one answer is messages, the other is not")
     return _from_texts(row, _text(chosen), _text(rejected))
 

@@ -90,14 +90,19 @@ def is_message(raw: Any) -> bool:
 
 
 def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None:
-    """Messages of a list, a single message, ``{"messages": [...]}``, or JSON text of these; None for anything else."""
-    raw = from_json_text(raw)
-    if isinstance(raw, dict):
-        inner = next((raw[key] for key in ("messages", "conversations") if isinstance(raw.get(key), list)), None)
-        raw = [raw] if inner is None else inner
-    if not isinstance(raw, list) or not raw or not all(is_message(item) for item in raw):
+    """Messages of a list, a single message, ``{"messages": [...]}``, or JSON text of these; None for anything else.
+
+    Text is taken for JSON of messages only if each names its role: an answer may well be JSON itself.
+    """
+    parsed = from_json_text(raw)
+    if isinstance(parsed, dict):
+        inner = next((parsed[key] for key in ("messages", "conversations") if isinstance(parsed.get(key), list)), None)
+        parsed = [parsed] if inner is None else inner
+    if not isinstance(parsed, list) or not parsed or not all(is_message(item) for item in parsed):
         return None
-    return [message(item, default_role) for item in raw]
+    if isinstance(raw, str) and not all(any(key in item for key in ROLE_KEYS) for item in parsed):
+        return None
+    return [message(item, default_role) for item in parsed]
 
 
 def is_blank(turn: dict) -> bool:

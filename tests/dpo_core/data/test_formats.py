@@ -73,6 +73,13 @@ def test_answer_text_keeps_its_blanks():
     assert chosen == " Yes. \n"
 
 
+@pytest.mark.parametrize("answers", [('{"text": "a"}', '{"text": "b"}'), ("[1]", "[2]"), ("[not json", "{neither"),
+                                     ('[{"role": "assistant", "content": "a"}]', "plain")])
+def test_an_answer_that_is_json_stays_text(answers):
+    chosen, rejected = answers
+    assert _parts({"prompt": "Hi?", "chosen": chosen, "rejected": rejected}) == ("prompt_text", [USER], *answers)
+
+
 def test_system_prompts_stand_first():
     system = {"role": "system", "content": "Be brief."}
     beside = _parts({"system": "Be brief.", "prompt": "Hi?", "chosen": "Yes.", "rejected": "No."})
