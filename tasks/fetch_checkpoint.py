@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from dpo_core.config import CheckpointConfig
 from dpo_core.jobs import CheckpointRef, ConvertJob, ConvertResult
@@ -31,7 +32,8 @@ def convert(located: Located, store_root: Path, launcher: Launcher) -> Located:
     return Located(result.path, WeightSource("safetensors", safetensors), located.revision, linkable=True)
 
 
-@task(name="fetch checkpoint", retries=3, retry_delay_seconds=[10, 30, 90], retry_condition_fn=worth_a_retry)
+@task(name="fetch checkpoint", retries=3, retry_delay_seconds=[10, 30, 90], retry_condition_fn=worth_a_retry,
+      cache_policy=NO_CACHE, persist_result=False)
 def fetch_checkpoint(config: CheckpointConfig, store_root: Path, launcher: Launcher) -> CheckpointRef:
     """The checkpoint as ``<store>/checkpoints/<id>/``: safetensors, tokenizer, chat template, hashes of contents.
 

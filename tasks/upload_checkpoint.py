@@ -5,6 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from dpo_core.config import UploadConfig
 from dpo_core.errors import ConfigError
@@ -26,8 +27,8 @@ def to_hub(export: ExportResult, upload: UploadConfig, card: bytes, card_sha256:
     assert upload.repo_id is not None
     token = load_token(upload.token_block)
     if token is None:
-        raise ConfigError(f"No Hub token to upload to {upload.repo_id} with. Store one in a Prefect Secret block and name it "
-                          "in upload.token_block, or set HF_TOKEN.")
+        raise ConfigError(f"No Hub token to upload to {upload.repo_id} with. Store one in a Prefect Secret block and name "
+                          "it in upload.token_block, or set HF_TOKEN.")
     files = {name: LocalFile(export.path / name, sha256) for name, sha256 in export.files.items()}
     files["README.md"] = LocalFile(card, card_sha256)
     try:
@@ -38,7 +39,8 @@ def to_hub(export: ExportResult, upload: UploadConfig, card: bytes, card_sha256:
     raise failure  # outside the handler: a chained exception would carry what was cut out
 
 
-@task(name="upload checkpoint", retries=4, retry_delay_seconds=[10, 30, 90, 270], retry_condition_fn=worth_a_retry)
+@task(name="upload checkpoint", retries=4, retry_delay_seconds=[10, 30, 90, 270], retry_condition_fn=worth_a_retry,
+      cache_policy=NO_CACHE, persist_result=False)
 def upload_checkpoint(export: ExportResult, upload: UploadConfig, store_root: Path, card: CardInputs) -> UploadedCheckpoint:
     """Publish the exported files and the model card; what is there already with the same content is left alone.
 

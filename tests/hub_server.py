@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 LFS_FROM_BYTES = 10_000
 REPOSITORY = r"(?P<kind>model|dataset)s/(?P<repo>[^/]+/[^/]+)"
@@ -186,7 +186,8 @@ class Handler(BaseHTTPRequestHandler):
         name, kind = f"{asked['organization']}/{asked['name']}", asked.get("type", "model")
         if (kind, name) in self.hub.repos:
             raise Refused(409, "You already created this model repo")
-        self.hub.add_repo(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, kind, asked.get("visibility") == "private")
+        first = {".gitattributes": b"*.safetensors filter=lfs\n"}
+        self.hub.add_repo(name, first, kind, private=asked.get("visibility") == "private")
         self.answer({"url": f"{self.hub.endpoint}/{name}", "name": name})
 
     def preupload(self, kind: str, repo: str, revision: str) -> None:

@@ -1,0 +1,31 @@
+"""The flow on the receiving side: a hand-off in, a verified start of an RLVR run out, or a refusal that says why."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from prefect import flow
+
+from dpo_core.config import ComputeConfig
+from dpo_core.errors import HandoffRefused
+from tasks.intake import AcceptedHandoff, verify_handoff
+from tasks.launch.choose import launcher_for
+
+
+def local_path(handoff: str) -> Path:
+    """A path or ``file://`` address as a path. Raises ``HandoffRefused`` for another kind of address."""
+    address = urlsplit(handoff)
+    if address.scheme == "file":
+        return Path(unquote(address.path))
+    if address.scheme and "://" in handoff:
+        raise HandoffRefused(f"{handoff}: a hand-off is read from a path or file:// address; copy it here first.")
+    return Path(handoff).expanduser()
+
+
+@flow(name="rlvr-intake")
+def rlvr_intake(handoff: str, store_root: Path = Path(".pairline"), compute: ComputeConfig = ComputeConfig(),  # noqa: B008
+                token_block: str | None = None) -> AcceptedHandoff:
+    """Verify ``handoff`` (path or file:// address of a handoff.json). Raises ``HandoffRefused``.
+
+    ``token_block``: name of the Prefect Secret block with a Hub token, for a private repository; empty: HF_TOKEN.
+    """
+    return verify_handoff(local_path(handoff), store_root, launcher_for(compute), token_block)

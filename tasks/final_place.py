@@ -1,0 +1,79 @@
+"""Opening a published checkpoint where it finally is: a directory in place, a Hub revision downloaded afresh."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from dpo_core.errors import HandoffRefused, StoreError, from_os_error
+from dpo_core.jobs import AnswerJob, AnswerResult
+from dpo_core.store import hash_files, verify_files
+from tasks.hub_errors import from_hub_error
+from tasks.hub_token import load_token
+from tasks.launch.launcher import Launcher
+from tasks.launch.run_job import run_job
+from tasks.uploaded_checkpoint import UploadedCheckpoint
+
+DOWNLOAD, PROBE = "checkpoint", "probe"
+
+
+def _download(uploaded: UploadedCheckpoint, token_block: str | None, target: Path) -> None:
+    """Every file of the revision to ``target``, past all caches. Raises an error of the tree without the token."""
+    assert uploaded.repo_id is not None
+    token = load_token(token_block)
+    try:
+        HfApi(endpoint=uploaded.endpoint, token=token).snapshot_download(
+            uploaded.repo_id, revision=uploaded.revision, local_dir=target, force_download=True,
+            allow_patterns=sorted(uploaded.files))
+        return
+    except OSError as error:
+        failure = (from_os_error(error, f"downloading {uploaded.uri}") if type(error) is OSError and error.errno
+                   else from_hub_error(error, f"downloading {uploaded.uri}", token))
+    except Exception as error:
+        failure = from_hub_error(error, f"downloading {uploaded.uri}", token)
+    raise failure
+
+
+def verify_place(folder: Path, uploaded: UploadedCheckpoint) -> None:
+    """Raise ``HandoffRefused`` naming the first file that is missing, damaged, or not part of the checkpoint."""
+    if not folder.is_dir():
+        raise HandoffRefused(f"The checkpoint is not at {folder}. Restore it, or have the stage run again to publish it.")
+    try:
+        verify_files(folder, uploaded.files)
+    except StoreError as error:
+        what = str(error).removesuffix(f" Delete {folder} to have it made again.")
+        raise HandoffRefused(f"The checkpoint at {uploaded.uri} is not the one that was handed off: {what} Delete {folder} "
+                             "and have the stage publish it again.") from error
+    if extra := sorted(set(hash_files(folder)) - set(uploaded.files)):
+        raise HandoffRefused(f"{folder} holds files that were not handed off: {', '.join(extra[:5])}. A loader may pick "
+                             "them up; remove them.")
+
+
+@contextlib.contextmanager
+def opened(uploaded: UploadedCheckpoint, token_block: str | None, work_dir: Path) -> Iterator[Path]:
+    """The checkpoint as a verified local folder; a download lives under ``work_dir`` until the block ends."""
+    if uploaded.kind == "directory":
+        assert uploaded.directory is not None
+        verify_place(uploaded.directory, uploaded)
+        yield uploaded.directory
+        return
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work_dir, prefix=f"{DOWNLOAD}-", ignore_cleanup_errors=True) as folder:
+        _download(uploaded, token_block, Path(folder))
+        verify_place(Path(folder), uploaded)
+        yield Path(folder)
+
+
+def probe(folder: Path, uploaded: UploadedCheckpoint, prompt: str, allow_remote_code: bool, work_dir: Path,
+          launcher: Launcher) -> AnswerResult:
+    """Have the checkpoint in ``folder`` answer ``prompt``, in a fresh run of the step ``answer``: an earlier answer, maybe
+    from another place, proves nothing."""
+    shutil.rmtree(work_dir / PROBE, ignore_errors=True)
+    job = AnswerJob(out_dir=work_dir / PROBE, checkpoint_path=folder, files=uploaded.files, prompts=(prompt,),
+                    allow_remote_code=allow_remote_code)
+    result = run_job(job, launcher)
+    assert isinstance(result, AnswerResult)
+    return result

@@ -1,0 +1,110 @@
+"""``handoff.json``: what the DPO stage promises the RLVR run. Versioned; both sides read it through this file.
+
+A version is raised when a reader of the old one would misunderstand the new one. A hand-off carries a fingerprint of
+itself, so an edited one is told from an original.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from dpo_core.config import Section
+from dpo_core.errors import HandoffRefused
+from dpo_core.store import fingerprint
+from tasks.uploaded_checkpoint import UploadedCheckpoint
+
+SCHEMA_VERSION = 1
+HANDOFF_FILE = "handoff.json"
+
+
+class RuleCheck(Section):
+    """One thing that an RLVR trainer asserts of a checkpoint, and whether it holds."""
+
+    rule: str
+    passed: bool
+    detail: str
+
+
+class Tokens(Section):
+    """Tokenizer and embedding of the checkpoint."""
+
+    tokenizer_fingerprint: str = Field(description="Over the tokenizer's files and the chat template.")
+    chat_template_sha256: str = Field(description="Of the template's text.")
+    pad_token: str | None
+    pad_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    tokenizer_size: int = Field(description="Tokens that the tokenizer can produce.")
+    vocab_size: int = Field(description="Rows of the embedding.")
+    num_parameters: int
+
+
+class Parent(Section):
+    """The SFT checkpoint that DPO started from."""
+
+    source: str
+    revision: str | None
+    fingerprint: str
+    tokenizer_fingerprint: str
+
+
+class Probe(Section):
+    """What the checkpoint answered, greedily, when it was loaded from its final place."""
+
+    prompt: str
+    answer: str
+
+
+class RLVRHandoff(Section):
+    """Everything the RLVR run needs to know. Written last, when everything in it is true."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    checkpoint: UploadedCheckpoint
+    weights_fingerprint: str
+    allow_remote_code: bool = False
+    tokens: Tokens
+    rules: tuple[RuleCheck, ...]
+    parent: Parent
+    data_fingerprint: str
+    reference_fingerprint: str | None
+    metrics_before: dict[str, float]
+    metrics_after: dict[str, float]
+    probe: Probe
+    grpo_command: str = Field(description="Ready-to-run open-instruct GRPO command that starts from this checkpoint.")
+    inputs_fingerprint: str = Field(description="Of what the hand-off was made from; the same inputs give the same.")
+    fingerprint: str = Field("", description="Of all other fields.")
+
+    def own_fingerprint(self) -> str:
+        """What ``fingerprint`` must be."""
+        return fingerprint(self.model_dump(mode="json", exclude={"fingerprint"}))
+
+    def sealed(self) -> "RLVRHandoff":
+        """The same with its fingerprint filled in."""
+        return self.model_copy(update={"fingerprint": self.own_fingerprint()})
+
+
+def read_handoff(path: Path) -> RLVRHandoff:
+    """Read and check a ``handoff.json``. Raises ``HandoffRefused`` for a file that is missing, foreign or edited."""
+    try:
+        raw = json.loads(path.read_bytes())
+    except OSError as error:
+        raise HandoffRefused(f"{path} cannot be read: {error.strerror}. Give the path of a handoff.json.") from error
+    except ValueError as error:
+        raise HandoffRefused(f"{path} is not JSON ({error}). Ask the DPO stage for it again.") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise HandoffRefused(f"{path} has schema_version {version}, expected {SCHEMA_VERSION}. Use the version of Pairline "
+                             "that wrote it, or have the stage run again with this one.")
+    try:
+        handoff = RLVRHandoff.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise HandoffRefused(f"{path} does not follow the schema: {where}: {first['msg']}. Ask the DPO stage for it "
+                             "again.") from error
+    if handoff.fingerprint != (expected := handoff.own_fingerprint()):
+        raise HandoffRefused(f"{path} was changed after it was written: fingerprint {handoff.fingerprint[:12]}, expected "
+                             f"{expected[:12]}. Ask the DPO stage for it again.")
+    return handoff
