@@ -51,7 +51,8 @@ def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tenso
     for name, parameter in model.named_parameters():
         state = {key.partition("::")[2]: value for key, value in tensors.items() if key.partition("::")[0] == name}
         if state:
-            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+            # The fused kernel wants its step counter on the parameter's device, too.
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
 
 
 def save_weights(folder: Path, model: nn.Module) -> dict[str, str]:
@@ -64,15 +65,20 @@ def save_weights(folder: Path, model: nn.Module) -> dict[str, str]:
 
 
 def save_checkpoint(root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: RunState, keep: int) -> Path:
-    """Write a checkpoint and delete all but the newest ``keep``."""
+    """Write a checkpoint and delete all but the newest ``keep``.
+
+    A later one than this is damaged or of another job, else the run would have gone on from it: it goes, too.
+    """
     folder = root / f"step-{state.step:08d}"
     with new_directory(folder) as aside:
         save_file(model_tensors(model), aside / MODEL_FILE, metadata={"format": "pt"})
         save_file(_optimizer_tensors(model, optimizer), aside / OPTIMIZER_FILE)
         write_json(aside / STATE_FILE, state)
         write_json(aside / MANIFEST_FILE, hash_files(aside))
-    for old in sorted(root.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    folders = sorted(root.glob("step-*"))
+    place = folders.index(folder)
+    for unwanted in folders[: max(0, place + 1 - keep)] + folders[place + 1 :]:
+        shutil.rmtree(unwanted)
     return folder
 
 

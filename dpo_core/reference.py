@@ -57,7 +57,7 @@ def _compute(dataset: PairDataset, batches: list[list[int]], scorer: PairScorer,
         sums_B2 = scorer(batch).view(-1, 2).float().cpu().numpy()
         if not np.isfinite(sums_B2).all():
             bad = [rows[i] for i in np.flatnonzero(~np.isfinite(sums_B2).all(axis=1))]
-            raise NonFinite(f"The reference model gives no finite log-probability for rows {bad[:10]} of {dataset.path}. "
+            raise NonFinite(f"The reference model gives no finite log-probability for rows {bad[:10]} of {dataset.folder}. "
                             "Check the checkpoint's weights, or use train.precision fp32.")
         keys += [dataset.row_keys[row] for row in rows]
         sums.append(sums_B2)
@@ -75,6 +75,7 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     folder = model_cache_folder(job)
     cache = ReferenceCache(folder)
     to_compute = {split: _rows_to_compute(data, cache.missing(data.row_keys)) for split, data in datasets.items()}
+    accelerator.wait_for_everyone()  # no rank may write a shard while another still reads what is missing
     num_rows, num_missing = sum(map(len, datasets.values())), sum(map(len, to_compute.values()))
     progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
     layout: ForwardLayout = job.forward

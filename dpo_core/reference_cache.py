@@ -9,6 +9,7 @@ and token counts are kept apart, so that one cache serves every loss, beta and l
 import hashlib
 import io
 import logging
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +47,13 @@ def write_shard(folder: Path, row_keys: Sequence[str], rows: ReferenceRows) -> P
 
 
 def _read_shard(path: Path) -> tuple[list[str], ReferenceRows] | None:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:  # damaged, and another process was first to delete it
+        return None
     if path.stem.removeprefix("shard-") != hashlib.sha256(content).hexdigest()[:NAME_DIGITS]:
         log.warning("reference shard %s is damaged; its rows are computed again", path)
-        path.unlink()
+        path.unlink(missing_ok=True)
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as shard:
         return [key.decode() for key in shard["row_keys"]], ReferenceRows(shard["sums"], shard["tokens"])
@@ -97,7 +101,7 @@ def read_aligned(folder: Path, split: str, row_keys: Sequence[str]) -> Reference
     try:
         with np.load(path, allow_pickle=False) as file:
             keys, rows = file["row_keys"], ReferenceRows(file["sums"], file["tokens"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise StoreError(f"{path} cannot be read ({error}). Delete {folder.parent} to have it made again.") from error
     if len(keys) != len(row_keys) or not np.array_equal(keys, np.array(row_keys, dtype=keys.dtype)):
         raise StoreError(f"{path} is of another mixture: its rows are not those of the data. Delete {folder.parent}.")
