@@ -1,9 +1,9 @@
 """Preference pairs -> token ids and label masks, in batches.
 
-A side is rendered whole and tokenised once. Which tokens carry the loss is decided in the text: a turn's trained part
-begins where the rendering of everything before it, with the assistant's header opened, ends (header masked), and ends
-where the rendering up to and including it ends (turn-closing tokens trained), as open-instruct's
-``last_turn_tulu_tokenize_and_truncate_v1`` does by token counts. A token that begins inside is trained.
+A side is rendered whole, and its ids are those of the whole text. Which tokens carry the loss is decided in the text:
+a turn's trained part begins where the rendering of everything before it, with the assistant's header opened, ends
+(header masked), and ends where the rendering up to and including it ends (turn-closing tokens trained), as
+open-instruct's ``last_turn_tulu_tokenize_and_truncate_v1`` does by token counts. A token that begins inside is trained.
 
 Shapes: T tokens of one sequence.
 """
@@ -15,10 +15,10 @@ import numpy as np
 
 from dpo_core.data.chat_template import Renderer
 from dpo_core.data.drops import DropReason
+from dpo_core.data.encode import EncodedText, Encoder
 from dpo_core.data.pairs import PreferencePair
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 # Stands in for an answer where a template's prompt rendering is no prefix of the whole: unlikely in any real text.
@@ -56,7 +56,7 @@ class PairTokenizer:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", rules: TokenizeRules) -> None:
         self.tokenizer, self.rules = tokenizer, rules
-        self.renderer = Renderer(tokenizer)
+        self.renderer, self.encoder = Renderer(tokenizer), Encoder(tokenizer)
 
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[str | None]:
         """The prompts with the assistant's turn opened: what a model would be asked to continue."""
@@ -65,7 +65,7 @@ class PairTokenizer:
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
         """Token ids int32 [T] of the prompts with the assistant's turn opened."""
         texts = [text or "" for text in self.prompt_texts(pairs)]
-        return [np.array(ids, dtype=np.int32) for ids in self._tokenize(texts)["input_ids"]] if texts else []
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in self.encoder.encode(texts)]
 
     def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | DropReason]:
         """Chosen and rejected side of each pair, or why the pair is dropped."""
@@ -86,17 +86,11 @@ class PairTokenizer:
                      for turns, text in zip((pair.chosen, pair.rejected), texts, strict=True)]
             if all(spans):
                 usable.append((i, spans))
-        encoded = self._tokenize([side[i] for i, _ in usable for side in rendered])
-        for place, (i, spans) in enumerate(usable):
-            results[i] = self._label(encoded, place * 2, spans)
+        encoded = self.encoder.encode_pairs([(rendered[0][i], rendered[1][i]) for i, _ in usable],
+                                            [prompts[i] or "" for i, _ in usable])
+        for (i, spans), sides in zip(usable, encoded, strict=True):
+            results[i] = self._label(sides, spans)
         return results
-
-    def _tokenize(self, texts: list[str]):
-        if not texts:
-            return None
-        # The template has written the special tokens; lengths are handled here.
-        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, padding=False,
-                              truncation=False, verbose=False)
 
     # ------------------------------------------------------------------------------------------------------- the text
 
@@ -137,36 +131,20 @@ class PairTokenizer:
 
     # ----------------------------------------------------------------------------------------------------- the tokens
 
-    def _label(self, encoded, first: int, spans: list[list[Span]]) -> tuple[TokenizedSide, TokenizedSide] | DropReason:
-        """Both sides of the pair at position ``first`` of the batch. A side must keep a token of its last turn: labels
-        of earlier turns are the same on both sides and prefer neither."""
+    def _label(self, encoded: tuple[EncodedText, EncodedText],
+               spans: list[list[Span]]) -> tuple[TokenizedSide, TokenizedSide] | DropReason:
+        """Both sides of a pair, labelled and cut. A side must keep a token of its last turn: labels of earlier turns
+        are the same on both sides and prefer neither."""
         limit, sides, has_answer = self.rules.max_length_tokens, [], True
-        for place, side_spans in zip((first, first + 1), spans, strict=True):
-            ids = np.array(encoded["input_ids"][place], dtype=np.int32)
-            trained = np.zeros(len(ids), dtype=bool)
+        for text, side_spans in zip(encoded, spans, strict=True):
+            length = len(text.ids)
+            trained = np.zeros(length, dtype=bool)
             for span in side_spans:
-                start, end = token_range(encoded.encodings[place], span)
+                start = text.token_at(span.start, span.exact_start)
+                end = length if span.end is None else text.token_at(span.end)
                 trained[start:end] = True
-            if len(ids) > limit and self.rules.when_too_long == "drop":
+            if length > limit and self.rules.when_too_long == "drop":
                 return "too_long"
             has_answer &= start < min(end, limit)  # of the last span
-            sides.append(TokenizedSide(ids[:limit], trained[:limit], truncated=len(ids) > limit))
+            sides.append(TokenizedSide(text.ids[:limit], trained[:limit], truncated=length > limit))
         return (sides[0], sides[1]) if has_answer else "no_label_left"
-
-
-def token_range(encoding: "Encoding", span: Span) -> tuple[int, int]:
-    """Tokens [start, end) that begin inside the characters of ``span``."""
-    end = len(encoding) if span.end is None else _token_at(encoding, span.end, exact=True)
-    return _token_at(encoding, span.start, span.exact_start), end
-
-
-def _token_at(encoding: "Encoding", position: int, exact: bool) -> int:
-    """First token that begins at or after character ``position``; with ``exact`` False, that reaches beyond it."""
-    index = encoding.char_to_token(position)
-    if index is None:  # the tokenizer dropped this character (or it is the end of the text): look at the offsets
-        starts = [start if exact else end - 1 for start, end in encoding.offsets]
-        return next((i for i, start in enumerate(starts) if start >= position), len(starts))
-    if exact:
-        while index < len(encoding) and encoding.token_to_chars(index)[0] < position:
-            index += 1
-    return index
