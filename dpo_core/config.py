@@ -137,6 +137,7 @@ class TrainConfig(Section):
     checkpoint_every: Annotated[Literal["epoch"] | Annotated[int, Field(ge=1)], NotContent()] = Field(
         "epoch", description="Optimizer steps between checkpoints, or `epoch`.")
     keep_checkpoints: Annotated[int, NotContent()] = Field(2, ge=1, description="Newest checkpoints kept.")
+    export_precision: Annotated[Precision, NotContent()] = Field("bf16", description="Number format of exported weights.")
     seed: int = Field(8, ge=0, description="Order of the second and later epochs.")
 
 

@@ -1,6 +1,7 @@
 """Processes of one step: who am I, and do accelerate and torch agree about it."""
 
 import logging
+import os
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,8 @@ def start_accelerator() -> Accelerator:
     everything and all write as main, silently; that was seen on CPU, hence the check.
     """
     on_cpu = not torch.cuda.is_available()
-    handlers = [InitProcessGroupKwargs(backend="gloo")] if on_cpu else []
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if on_cpu and several else []
     accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=handlers)
     if dist.is_available() and dist.is_initialized():
         rank, world = dist.get_rank(), dist.get_world_size()

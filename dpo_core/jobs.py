@@ -180,7 +180,7 @@ class ExportJob(Job):
     weights_fingerprint: str
     checkpoint: CheckpointRef  # config, tokenizer and template come from here
     chat_template: str | None = None
-    precision: Literal["fp32", "bf16"] = "bf16"  # dtype of the exported weights
+    precision: Precision = "bf16"  # number format of the exported weights
 
 
 class EvaluateJob(Job):

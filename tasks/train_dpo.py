@@ -47,7 +47,8 @@ def train_dpo(inputs: TrainingInputs, loss: LossConfig, optim: OptimConfig, trai
     trained = run_job(in_store(job, store_root), launcher)
     assert isinstance(trained, TrainResult)
     export_job = ExportJob(out_dir=store_root, weights_path=trained.weights_path, checkpoint=inputs.policy,
-                           weights_fingerprint=trained.weights_fingerprint, chat_template=template.chat_template)
+                           weights_fingerprint=trained.weights_fingerprint, chat_template=template.chat_template,
+                           precision=train.export_precision)
     exported = run_job(in_store(export_job, store_root), launcher)
     assert isinstance(exported, ExportResult)
     get_run_logger().info("%d steps, %d pairs; exported to %s", trained.steps, trained.pairs, exported.path)
