@@ -1,0 +1,57 @@
+# make demo   the main job, from nothing: environment, then the whole stage on a real model and real data
+# make test   the same environment, then every test
+# Both need Python 3.11+ with venv and nothing else. See docs/operations.md.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint lock preferences clean
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+LOCKS := $(addprefix requirements/,train-cpu.txt flows.txt dev.txt)
+LAUNCHER ?= process
+RECIPE ?= recipes/quickstart.yaml
+ARGS ?=
+# On a machine where pip's own index would give torch's CUDA build, name an index that holds the CPU build.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(INSTALLED)  ## make .venv with the pinned packages
+
+$(INSTALLED): $(LOCKS) requirements/quickstart.txt pyproject.toml
+	@"$(or $(PYTHON),false)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or newer with venv is needed, got: $(or $(PYTHON),no python3 at all)." \
+		"On Debian 12: apt-get install python3 python3-venv. Elsewhere: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Setting up $(VENV) (about 1.5 GB, two minutes) ..."
+	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
+	@$(PIP_INSTALL) --upgrade 'pip>=26' setuptools wheel
+	@# DeepSpeed's build imports torch, so it comes second and sees this environment; its own kernels are built on demand.
+	@$(PIP_INSTALL) -r <(grep -hv '^deepspeed==' $(LOCKS) | sort -u)
+	@DS_BUILD_OPS=0 $(PIP_INSTALL) --no-build-isolation --no-deps -r <(grep -h '^deepspeed==' $(LOCKS))
+	@$(PIP_INSTALL) --no-deps -r requirements/quickstart.txt
+	@$(PIP_INSTALL) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: $(INSTALLED)  ## run the whole stage on SmolLM2-135M; a second call reuses every step
+	@PYTHONUNBUFFERED=1 $(BIN)/pairline run $(RECIPE) --set compute.launcher=$(LAUNCHER) $(ARGS)
+
+test: $(INSTALLED)  ## unit tests, then integration tests (ARGS="-k name" chooses)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)  ## ruff
+	@$(BIN)/ruff check .
+
+lock: $(INSTALLED)  ## write requirements/*.txt from what is installed in .venv
+	@$(BIN)/python requirements/lock.py
+
+preferences: $(INSTALLED)  ## sample the quickstart preference set again (15 minutes)
+	@$(BIN)/python recipes/quickstart/make_preferences.py
+
+clean:  ## remove .venv and the demo's store
+	rm -rf $(VENV) .pairline
