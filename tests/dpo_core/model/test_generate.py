@@ -1,0 +1,81 @@
+"""Greedy answers against ``model.generate``, one prompt at a time, and where an answer ends."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dpo_core.model.generate import answer_greedily, end_token_ids, turn_end_ids
+from tests.tiny_models import make_model, make_tokenizer
+
+QUESTIONS = ("hi", "What is the capital of France?", "x " * 60, "sea", "Write a list of three things about the sky.")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("generate"))
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path):
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    prompts = [tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)["input_ids"]
+               for text in QUESTIONS]
+    return model, tokenizer, prompts
+
+
+def stock_answer(model, tokenizer, ids: list[int], tokens: int) -> str:
+    output = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                            max_new_tokens=tokens, do_sample=False, pad_token_id=0)
+    return tokenizer.decode(output[0, len(ids):], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_answers_are_those_of_stock_generate_whatever_the_batch(loaded, batch_size: int) -> None:
+    model, tokenizer, prompts = loaded
+    expected = [stock_answer(model, tokenizer, ids, 24) for ids in prompts]
+    assert len(set(expected)) == len(expected)  # else order could not be told
+    assert answer_greedily(model, tokenizer, prompts, 24, batch_size) == expected
+
+
+def test_rows_that_end_leave_the_batch_and_the_others_go_on(loaded) -> None:
+    model, tokenizer, prompts = loaded
+    firsts = [answer_greedily(model, tokenizer, [ids], 3, 1) for ids in prompts]
+    with torch.no_grad():
+        ending = [int(model(torch.tensor([ids])).logits[0, -1].argmax()) for ids in prompts]
+    chosen = ending[0]  # the first token of answer 0 becomes an end: that row (and its likes) end at once
+    model.generation_config.eos_token_id = chosen
+    try:
+        answers = answer_greedily(model, tokenizer, prompts, 3, 5)
+    finally:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+    assert answers[0] == ""
+    survivors = [index for index, answer in enumerate(answers) if answer]
+    assert survivors
+    assert all(answers[index] == firsts[index][0] for index in survivors)
+
+
+def test_sampling_settings_of_the_checkpoint_do_not_matter(loaded) -> None:
+    model, tokenizer, prompts = loaded
+    before = answer_greedily(model, tokenizer, prompts, 8, 4)
+    model.generation_config.repetition_penalty = 5.0
+    try:
+        assert answer_greedily(model, tokenizer, prompts, 8, 4) == before
+    finally:
+        model.generation_config.repetition_penalty = None
+
+
+def test_an_answer_ends_at_eos_and_at_the_end_of_the_turn(loaded) -> None:
+    model, _, _ = loaded
+    base_like = make_tokenizer(eos_token="<|endoftext|>")  # eos is not what closes a turn
+    im_end = base_like.convert_tokens_to_ids("<|im_end|>")
+    assert turn_end_ids(base_like) == (im_end,)
+    assert end_token_ids(model, base_like) == (0, im_end)
+    assert turn_end_ids(make_tokenizer(chat_template=None)) == ()
+
+
+def test_an_empty_prompt_is_refused(loaded) -> None:
+    model, tokenizer, prompts = loaded
+    with pytest.raises(ValueError, match="prompt 1 of 2 has no tokens"):
+        answer_greedily(model, tokenizer, [prompts[0], []], 4, 2)
