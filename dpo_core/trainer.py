@@ -39,7 +39,7 @@ from dpo_core.optim import build_optimizer, learning_rate_at, set_learning_rate
 from dpo_core.progress import Progress
 from dpo_core.reference_cache import ReferenceRows, read_aligned
 from dpo_core.step_guard import check_step_zero, reference_logps
-from dpo_core.store import fingerprint
+from dpo_core.store import fingerprint, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +132,8 @@ class Trainer:
         """Raise ``NonFinite`` naming the batch's rows if loss or gradient is not a number."""
         if not (torch.isfinite(sums).all() and torch.isfinite(torch.tensor(grad_norm))):
             raise NonFinite(f"Step {step + 1}: loss {float(sums[0]) / len(rows):g}, gradient norm {grad_norm:g}. Rows of "
-                            f"the batch: {rows}. The last checkpoint is good. Lower optim.learning_rate or loss.beta, or use "
-                            "train.precision fp32.")
+                            f"the batch: {rows}. The last checkpoint is good. Lower optim.learning_rate or loss.beta, or "
+                            "use train.precision fp32.")
 
     def record(self, step: int, rows: list[int], sums: Tensor, extra: dict[str, float], started: float) -> None:
         """Append the step's metrics to ``metrics.jsonl``, print a line, advance the progress."""
@@ -213,7 +213,7 @@ def _drop_metrics_after(path: Path, step: int) -> None:
     """Forget metrics of steps that are about to be run again."""
     if path.is_file():
         lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        write_bytes(path, "".join(line for line in lines if json.loads(line)["step"] <= step).encode())
 
 
 def set_up(job: TrainJob, progress: Progress) -> Trainer:
