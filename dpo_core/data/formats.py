@@ -25,7 +25,7 @@ from dpo_core.data.messages import (
 from dpo_core.data.pairs import PreferencePair
 
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
-OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations", "tools", "constraints")
+OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations", "system", "tools", "constraints")
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
 CONVERSATION_COLUMNS = ("conversations", "conversation")
@@ -35,8 +35,12 @@ _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def rename_columns(row: dict, columns: dict[str, str]) -> dict:
-    """Apply a source's column map (ours -> theirs)."""
-    return {**row, **{ours: row.get(theirs) for ours, theirs in columns.items()}} if columns else row
+    """Apply a source's column map (ours -> theirs). A prompt named there goes before a conversation found by its name."""
+    if not columns:
+        return row
+    found = set() if "prompt" not in columns else set(CONVERSATION_COLUMNS)
+    kept = {name: value for name, value in row.items() if name not in found}
+    return {**kept, **{ours: row.get(theirs) for ours, theirs in columns.items()}}
 
 
 def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:

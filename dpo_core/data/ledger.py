@@ -16,7 +16,6 @@ class SourceTally:
 
     source: ResolvedSource
     available_rows: int
-    columns: tuple[str, ...] = ()
     formats: Counter[str] = field(default_factory=Counter)
     kept: int = 0
     truncated: int = 0

@@ -85,8 +85,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
 def _fill_pool(job: MixJob, path: Path, maker: PoolMaker, selections: list[np.ndarray],
                progress: Progress) -> list[SourceLedger]:
     """Tokenise every selected row once into ``path``, counting each as often as it was selected."""
-    tallies = [SourceTally(source, len(store), store.columns)
-               for source, store in zip(job.sources, maker.stores, strict=True)]
+    tallies = [SourceTally(source, len(store)) for source, store in zip(job.sources, maker.stores, strict=True)]
     times = [dict(zip(*(a.tolist() for a in np.unique(rows, return_counts=True)), strict=True)) for rows in selections]
     chunks = chunks_of(selections)
     progress.begin("tokenising", total=sum(len(chunk.rows) for chunk in chunks), unit="rows")

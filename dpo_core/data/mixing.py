@@ -31,10 +31,10 @@ def shuffle_order(num_rows: int, seed: int) -> np.ndarray:
 
 
 def num_held_out(amount: str, num_prompts: int) -> int:
-    """Prompts to hold out of ``num_prompts``. A proportion above 0 holds out at least one."""
+    """Prompts to hold out of ``num_prompts``. A proportion above 0 holds out at least one where there are several."""
     if "." in amount:
         share = float(amount)
-        return max(1, int(share * num_prompts)) if share > 0 else 0
+        return max(int(share * num_prompts), 1 if share > 0 and num_prompts > 1 else 0)
     return int(amount)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dpo_core.data.formats import OUR_COLUMNS
 from dpo_core.data.readers import files_of, read_rows
 from dpo_core.errors import DataError, RemoteError, StoreError
 from dpo_core.jobs import ResolvedSource
@@ -74,6 +75,9 @@ def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
 
 def _check_columns(source: ResolvedSource, rows: RowStore) -> None:
     for ours, theirs in source.columns.items():
+        if ours not in OUR_COLUMNS:
+            raise DataError(f"`columns` of {source.label} names `{ours}`, which is none of ours: "
+                            f"{', '.join(OUR_COLUMNS)}. The map goes from our column to theirs, e.g. {{chosen: winner}}.")
         if theirs not in rows.columns:
             raise DataError(f"{source.label} has no column `{theirs}` (named in `columns` for `{ours}`). Its columns "
                             f"are: {', '.join(rows.columns)}.")

@@ -110,7 +110,7 @@ class PairTokenizer:
         return [*spans, Span(start[0], None, start[1])] if start is not None else []
 
     def _turn_edges(self, turns: list[dict], index: int, tools: list[dict] | None) -> tuple[str | None, str | None]:
-        opened = self.renderer.render([turns[:index]], [tools], open_turn=True)[0] if index else ""
+        opened = self.renderer.render([turns[:index]], [tools], open_turn=True)[0] if index else None
         return opened, self.renderer.render([turns[: index + 1]], [tools])[0]
 
     def _start(self, turns: list[dict], index: int, text: str, opened: str | None,

@@ -158,6 +158,6 @@ def test_odd_rows_are_dropped_with_a_reason(case):
 
 
 def test_columns_are_renamed_from_theirs_to_ours():
-    row = rename_columns({"q": "Hi?", "winner": "Yes.", "loser": "No."}, {"prompt": "q", "chosen": "winner",
-                                                                       "rejected": "loser"})
+    row = rename_columns({"q": "Hi?", "winner": "Yes.", "loser": "No.", "conversations": [USER, USER]},
+                         {"prompt": "q", "chosen": "winner", "rejected": "loser"})
     assert _parts(row) == ("prompt_text", [USER], "Yes.", "No.")

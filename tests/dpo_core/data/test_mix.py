@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dpo_core.data import mix, pool
@@ -137,9 +139,11 @@ def test_constraints_are_part_of_the_fingerprint(tmp_path):
 
 def test_several_processes_write_what_one_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "MIN_ROWS_FOR_WORKERS", 10)
-    source = _source(tmp_path, [_row(i) if i % 7 else {"note": i} for i in range(700)])
-    one, _ = _run(_job(tmp_path, source, num_workers=1, held_out="3"))
-    two, _ = _run(_job(tmp_path, source, num_workers=2, held_out="3", out="two"))
+    rows = [_row(i) if i % 7 else {"note": i} for i in range(700)]
+    pq.write_table(pa.Table.from_pylist([_row(i) for i in range(300)]), tmp_path / "set.parquet")
+    sources = [_source(tmp_path, rows), ResolvedSource(label="parquet", path=tmp_path / "set.parquet", content="p")]
+    one, _ = _run(_job(tmp_path, *sources, num_workers=1, held_out="3"))
+    two, _ = _run(_job(tmp_path, *sources, num_workers=2, held_out="3", out="two"))
     assert one.data.fingerprint == two.data.fingerprint
     assert one.per_source == two.per_source
 

@@ -74,6 +74,7 @@ def test_the_first_held_out_rows_are_different_prompts(prompts, wanted, seed):
 
 
 @pytest.mark.parametrize(("amount", "prompts", "expected"), [("0", 50, 0), ("0.0", 50, 0), ("0.05", 100, 5), ("0.05", 4, 1),
+                                                            ("0.05", 1, 0), ("1.0", 1, 1),
                                                             ("7", 50, 7)])
 def test_amount_of_held_out_prompts(amount, prompts, expected):
     assert num_held_out(amount, prompts) == expected

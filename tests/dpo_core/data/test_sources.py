@@ -167,6 +167,12 @@ def test_an_unknown_column_is_named_beside_the_existing_ones(tmp_path):
         _load(tmp_path / "a.jsonl", tmp_path, columns={"chosen": "winner"})
 
 
+def test_a_column_map_the_wrong_way_round_is_explained(tmp_path):
+    (tmp_path / "a.jsonl").write_text(_lines(ROWS[:2]))
+    with pytest.raises(DataError, match=r"names `winner`, which is none of ours: prompt, chosen"):
+        _load(tmp_path / "a.jsonl", tmp_path, columns={"winner": "chosen"})
+
+
 @pytest.mark.parametrize(("settings", "message"), [({"split": "test"}, "only the split `train`"),
                                                   ({"subset": "en"}, "no subset `en`")])
 def test_a_local_file_has_neither_splits_nor_subsets(tmp_path, settings, message):

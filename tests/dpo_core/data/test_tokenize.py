@@ -58,6 +58,12 @@ def test_all_turns_trains_every_assistant_turn(template, end):
     assert chosen == ["first answer" + end, "yes" + end]
 
 
+def test_an_assistant_that_speaks_first_is_trained_without_its_header():
+    prompt = [{"role": "assistant", "content": "hello"}, {"role": "user", "content": "b?"}]
+    chosen, _ = _results(_tokenizer(train_on="all_turns"), _pair(prompt=prompt))
+    assert chosen == ["hello<|im_end|>\n", "yes<|im_end|>\n"]
+
+
 def test_turns_that_cannot_be_told_apart_are_a_template_error():
     assert _tokenizer(FORGETFUL, train_on="all_turns")([_pair()]) == ["template_error"]
 
