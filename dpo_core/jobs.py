@@ -133,7 +133,7 @@ class MixJob(Job):
     max_dropped_fraction: Annotated[float, NotContent()] = 0.5
     seed: int = 8
     num_workers: Annotated[int, NotContent()] = 2
-    cache_dir: Location = Path(".cache")  # Arrow files of sources and Hub downloads
+    cache_dir: Location  # Arrow files of sources and Hub downloads
 
 
 class ReferenceJob(Job):
