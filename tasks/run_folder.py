@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from dpo_core.errors import from_os_error
+from dpo_core.errors import StoreError, from_os_error
 from dpo_core.store import write_json
 
 RUN_FILE, CONFIG_FILE, RUN_LOG_FILE = "run.json", "config.json", "run.log"
@@ -46,8 +46,8 @@ class RunRecord(BaseModel):
     error: str | None = None
 
 
-StepListener = Callable[[StepRecord], None]
-step_listener: ContextVar[StepListener | None] = ContextVar("step listener", default=None)
+StepListener = Callable[[Path, StepRecord], None]
+step_listener: ContextVar[StepListener | None] = ContextVar("step listener", default=None)  # gets the run's folder
 
 
 class RunFolder:
@@ -90,7 +90,7 @@ class RunFolder:
     def _tell(self, step: StepRecord) -> None:
         self._write()
         if listener := step_listener.get():
-            listener(step)
+            listener(self.folder, step)
 
     def _write(self) -> None:
         write_json(self.folder / RUN_FILE, self.record)
@@ -151,6 +151,14 @@ def read_runs(store_root: Path) -> list[tuple[Path, RunRecord]]:
         with contextlib.suppress(OSError, ValueError):
             runs.append((path.parent, RunRecord.model_validate_json(path.read_bytes())))
     return runs
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The record in a run's folder. Raises ``StoreError`` if there is none."""
+    try:
+        return RunRecord.model_validate_json((folder / RUN_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{folder / RUN_FILE} cannot be read: {error}") from error
 
 
 def is_alive(record: RunRecord) -> bool:

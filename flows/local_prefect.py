@@ -1,0 +1,55 @@
+"""Prefect for a run from the command line: the server that is configured, or a temporary one beside the store.
+
+Must be applied before Prefect is imported, as it reads its settings then. Anything set in the environment wins.
+"""
+
+import os
+from pathlib import Path
+
+from dpo_core.errors import from_os_error
+
+# The temporary server lives as long as the run, so what serves schedules, workers and automations stays off: its start
+# takes 2-3 s of CPU less. Records stay in <store>/prefect/prefect.db; `PREFECT_HOME=<store>/prefect prefect server start`
+# shows them.
+TEMPORARY_SERVER = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too short for the first start on a busy machine
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",  # it is stopped at exit and would complain about it
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+}
+# Bars and the closing table are what the terminal shows; the log is in the run's folder and in Prefect.
+QUIET_TERMINAL = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_COLORS": "false"}
+
+
+def uses_configured_server() -> bool:
+    """Whether the user has a Prefect server or profile of their own."""
+    if "PREFECT_API_URL" in os.environ or "PREFECT_PROFILE" in os.environ:
+        return True
+    profiles = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
+    return profiles.is_file() and "PREFECT_API_URL" in profiles.read_text()
+
+
+def prepare_prefect(store_root: Path) -> bool:
+    """Set what is not set. -> whether the run uses a temporary server
+
+    Raises ``StoreError`` or ``DiskFull`` if the store cannot be made.
+    """
+    settings = dict(QUIET_TERMINAL)
+    temporary = not uses_configured_server()
+    if temporary:
+        home = store_root.expanduser().resolve() / "prefect"
+        try:
+            home.mkdir(parents=True, exist_ok=True)  # Prefect makes no parents, and then waits for its server in vain
+        except OSError as error:
+            raise from_os_error(error, "making the store") from error
+        settings |= TEMPORARY_SERVER | {"PREFECT_HOME": str(home)}
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    return temporary
