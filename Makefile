@@ -16,7 +16,7 @@ LAUNCHER ?= process
 RECIPE ?= recipes/quickstart.yaml
 ARGS ?=
 # On a machine where pip's own index would give torch's CUDA build, name an index that holds the CPU build.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check \
 	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
 help:  ## this list
