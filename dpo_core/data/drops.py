@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 DropReason = Literal[
     "not_a_preference_row",
+    "not_text",
     "last_turn_not_assistant",
     "prompt_mismatch",
     "empty_prompt",
@@ -18,6 +19,7 @@ DropReason = Literal[
 
 MEANING: dict[DropReason, str] = {
     "not_a_preference_row": "no pair of answers to a prompt was recognised",
+    "not_text": "the row holds images, sound or video, which would be left out",
     "last_turn_not_assistant": "an answer does not end with the assistant's turn",
     "prompt_mismatch": "chosen and rejected answer different prompts",
     "empty_prompt": "there is no prompt",

@@ -30,6 +30,7 @@ OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations", "system", "tools
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
 CONVERSATION_COLUMNS = ("conversations", "conversation")
 SYSTEM_COLUMNS = ("system", "system_prompt")
+MEDIA_COLUMNS = ("images", "image", "videos", "audios")
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -50,7 +51,7 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
     name, chosen, rejected = _recognise(row)
     try:
         chosen, rejected = _with_system(row, chosen), _with_system(row, rejected)
-        _check(chosen, rejected)
+        _check(row, chosen, rejected)
         tools = tool_list(row.get("tools"))
     except RowDropped as dropped:
         raise RowDropped(dropped.reason, dropped.detail, name) from None
@@ -59,7 +60,9 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
                                 constraints=constraint_list(row.get("constraints")))
 
 
-def _check(chosen: list[dict], rejected: list[dict]) -> None:
+def _check(row: dict, chosen: list[dict], rejected: list[dict]) -> None:
+    if any(row.get(name) for name in MEDIA_COLUMNS):
+        raise RowDropped("not_text")
     if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
         raise RowDropped("last_turn_not_assistant")
     if not same_turns(chosen[:-1], rejected[:-1]):
@@ -133,7 +136,7 @@ def _from_texts(row: dict, chosen: str | None, rejected: str | None) -> tuple[Fo
     if chosen is None or rejected is None:
         raise RowDropped("not_a_preference_row", "an answer is neither text nor messages")
     chosen_turns, rejected_turns = _hh_turns(chosen), _hh_turns(rejected)
-    if chosen_turns and rejected_turns and any(turn["role"] == "user" for turn in chosen_turns):
+    if chosen_turns and rejected_turns:
         return "hh_rlhf", chosen_turns, rejected_turns
     name, prompt = _explicit_prompt(row)
     if prompt is None:
@@ -144,7 +147,7 @@ def _from_texts(row: dict, chosen: str | None, rejected: str | None) -> tuple[Fo
 
 
 def _holds_prompt(turns: list[dict]) -> bool:
-    return any(turn["role"] == "user" for turn in turns[:-1])
+    return any(turn["role"] not in ("assistant", "system") for turn in turns[:-1])
 
 
 def _explicit_prompt(row: dict) -> tuple[FormatName, list[dict] | None]:

@@ -50,7 +50,7 @@ def _content(value: Any) -> str:
         texts = [part.get("text") if isinstance(part, dict) else part for part in value]
         if all(isinstance(text, str) for text in texts):
             return "".join(texts)
-        raise RowDropped("not_a_preference_row", "a message holds something else than text")
+        raise RowDropped("not_text", "a message holds something else than text")
     return str(value)
 
 

@@ -1,4 +1,5 @@
-"""Raw rows of local files, one at a time: JSON lines, JSON arrays, gzip, Parquet, Arrow. Memory is flat in the rows.
+"""Raw rows of local files, one at a time: JSON lines, JSON arrays, gzip, Parquet, Arrow. Memory is flat in the rows, but
+for a JSON object over many lines, which is parsed whole.
 
 Rows are Python values and need not share columns or types. A file that cannot be read is a ``DataError`` that says
 where it breaks.
