@@ -59,7 +59,7 @@ def run_stage(config: StageConfig, console: Console) -> None:
         step_listener.reset(token)
     assert display.folder is not None
     outputs = read_run(display.folder).outputs
-    show_evaluation(console, Path(outputs["evaluation"]))
+    show_evaluation(console, Path(outputs["evaluate"]))
     console.print(f"run: {display.folder}", soft_wrap=True, highlight=False, markup=False)
     print(f"handoff: {outputs['handoff']}", flush=True)
 

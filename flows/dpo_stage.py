@@ -4,32 +4,32 @@ Wiring only. Tasks are called directly, not submitted: a cancelled flow then int
 stops the step.
 """
 
+from pathlib import Path
+
 from prefect import flow
 from prefect.runtime import flow_run
 
 from dpo_core.config import CheckpointConfig
+from dpo_core.jobs import CheckpointRef, EvaluateResult, TrainResult
 from flows.stage_config import StageConfig
 from tasks.cache_reference import cache_reference
 from tasks.evaluate import evaluate
 from tasks.fetch_checkpoint import fetch_checkpoint
+from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
+from tasks.handoff_schema import RLVRHandoff
 from tasks.launch.choose import launcher_for
 from tasks.launch.compute import check_devices, solve_batch, this_machine
+from tasks.launch.launcher import Launcher
 from tasks.mix_data import mix_data
 from tasks.model_card import CardInputs
+from tasks.report import StageResults, show_report
 from tasks.run_folder import recorded_run
 from tasks.train_dpo import TrainingInputs, train_dpo
 from tasks.upload_checkpoint import upload_checkpoint
-from tasks.uploaded_checkpoint import UploadedCheckpoint
-
-
-def check_before_start(config: StageConfig) -> None:
-    """Refuse what cannot work before anything is fetched or booked. Raises ``ConfigError``."""
-    check_devices(config.compute, this_machine())
-    solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)
 
 
 @flow(name="dpo-stage", persist_result=False)
-def dpo_stage(config: StageConfig) -> UploadedCheckpoint:
+def dpo_stage(config: StageConfig) -> RLVRHandoff:
     """fetch checkpoint -> mix data -> cache reference -> train -> evaluate -> upload -> hand off."""
     check_before_start(config)
     store = config.store.root.expanduser().resolve()
@@ -40,25 +40,57 @@ def dpo_stage(config: StageConfig) -> UploadedCheckpoint:
             policy = fetch_checkpoint(config.checkpoint, store, launcher)
         with run.step("mix data"):
             mixture = mix_data(config.data, config.checkpoint, policy, store, launcher)
+            run.result("mix", mixture)
         reference = reference_model = None
         if config.loss.needs_reference:
             with run.step("cache reference"):
-                reference_model = policy
-                if config.reference.source:
-                    other = CheckpointConfig(source=config.reference.source, revision=config.reference.revision)
-                    reference_model = fetch_checkpoint(other, store, launcher)
+                reference_model = fetch_reference_model(config, policy, store, launcher)
                 reference = cache_reference(config.reference, config.train, reference_model, mixture, store, launcher)
-        inputs = TrainingInputs(policy, mixture, reference, reference_model)
+                run.result("reference", reference)
         with run.step("train"):
+            inputs = TrainingInputs(policy, mixture, reference, reference_model)
             trained, exported = train_dpo(inputs, config.loss, config.optim, config.train, config.checkpoint, store,
                                           launcher)
+            run.result("train", trained)
+            run.result("export", exported)
         with run.step("evaluate"):
             evaluation = evaluate(inputs, exported, config.loss, config.train, config.evaluation, store, launcher)
-        card = CardInputs(
-            name=config.name, parent=policy, sources=mixture.per_source, train_rows=mixture.train_rows,
-            held_out_rows=mixture.held_out_rows, data_fingerprint=mixture.data.fingerprint, loss=config.loss,
-            optim=config.optim, train=config.train, steps=trained.steps, metrics_before=evaluation.before,
-            metrics_after=evaluation.after)
+            run.result("evaluate", evaluation)
         with run.step("upload"):
+            card = card_inputs(config, inputs, trained, evaluation)
             uploaded = upload_checkpoint(exported, config.upload, store, card)
-    return uploaded
+        with run.step("hand off"):
+            handoff_inputs = HandoffInputs(
+                name=config.name, uploaded=uploaded, export=exported, parent=policy,
+                data_fingerprint=mixture.data.fingerprint, token_block=config.upload.token_block,
+                reference_fingerprint=reference.reference.fingerprint if reference else None,
+                metrics_before=evaluation.before, metrics_after=evaluation.after)
+            handoff = hand_off_rlvr(handoff_inputs, config.handoff, launcher, store)
+            path = handoff_path(store, handoff_inputs, config.handoff)
+            run.output("handoff", path)
+        results = StageResults(policy, mixture, reference_model, reference, trained, exported, evaluation, handoff, path)
+        show_report(run.folder.name, results, config.evaluation.num_samples_shown, run.folder)
+    return handoff
+
+
+def check_before_start(config: StageConfig) -> None:
+    """Refuse what cannot work before anything is fetched or booked. Raises ``ConfigError``."""
+    check_devices(config.compute, this_machine())
+    solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)
+
+
+def fetch_reference_model(config: StageConfig, policy: CheckpointRef, store: Path, launcher: Launcher) -> CheckpointRef:
+    """The checkpoint named as the reference, or the policy's own start."""
+    if config.reference.source is None:
+        return policy
+    other = CheckpointConfig(source=config.reference.source, revision=config.reference.revision)
+    return fetch_checkpoint(other, store, launcher)
+
+
+def card_inputs(config: StageConfig, inputs: TrainingInputs, trained: TrainResult, evaluation: EvaluateResult) -> CardInputs:
+    """What the model card tells."""
+    mixture = inputs.mixture
+    return CardInputs(name=config.name, parent=inputs.policy, sources=mixture.per_source, train_rows=mixture.train_rows,
+                      held_out_rows=mixture.held_out_rows, data_fingerprint=mixture.data.fingerprint, loss=config.loss,
+                      optim=config.optim, train=config.train, steps=trained.steps, metrics_before=evaluation.before,
+                      metrics_after=evaluation.after)

@@ -7,15 +7,14 @@ import base64
 import functools
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from dpo_core.jobs import EvaluateResult, MixResult, ReferenceResult, TrainResult
+from dpo_core.jobs import CheckpointRef, EvaluateResult, MixResult, ReferenceResult, TrainResult
 from tasks.curves import draw_curves
 from tasks.report_tables import (
-    lineage_markdown,
+    checkpoint_rows,
     metrics_rows,
     mixture_rows,
     reference_rows,
@@ -75,22 +74,12 @@ def show_evaluation(result: EvaluateResult, num_samples: int) -> None:
 
 
 @never_fails
-def show_lineage(links: list[tuple[str, str, str]], folder: Path) -> None:
-    """Markdown ``lineage``: from the sources' revisions to the uploaded commit and the hand-off."""
-    text = lineage_markdown(links)
-    (folder / "lineage.md").write_text(text)
-    create_markdown_artifact(text, key="lineage", description="What this checkpoint is made of")
+def show_markdown(key: str, text: str, description: str) -> None:
+    """A page of Markdown."""
+    create_markdown_artifact(text, key=key, description=description)
 
 
 @never_fails
-def show_table(key: str, rows: list[dict[str, Any]], description: str) -> None:
-    """A table of a task of its own."""
-    create_table_artifact(rows, key=key, description=description)
-
-
-@never_fails
-def show_report(text: str) -> None:
-    """Markdown ``report``: the run on one page."""
-    create_markdown_artifact(text, key="report", description="The run on one page")
-
-
+def show_checkpoint(checkpoint: CheckpointRef) -> None:
+    """Table ``checkpoint``: where the SFT checkpoint came from and what pins it."""
+    create_table_artifact(checkpoint_rows(checkpoint), key="checkpoint", description="The SFT checkpoint")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dpo_core.jobs import EvaluateResult, MixResult, ReferenceResult, TrainResult
+from dpo_core.jobs import CheckpointRef, EvaluateResult, MixResult, ReferenceResult, TrainResult
 
 Row = dict[str, Any]
 NUM_ANSWER_CHARACTERS = 700
@@ -11,6 +11,13 @@ NUM_ANSWER_CHARACTERS = 700
 HEADLINE = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "checker/pass_rate",
             "answers/mean_words")
 HIGHER_IS_BETTER = ("rewards/accuracies", "rewards/margins", "checker/pass_rate")
+
+
+def checkpoint_rows(checkpoint: CheckpointRef) -> list[Row]:
+    """One row a file, the pinned whole first."""
+    whole = {"file": f"{checkpoint.source} ({checkpoint.revision or 'pinned by its contents'})",
+             "sha256": checkpoint.fingerprint}
+    return [whole, *({"file": name, "sha256": sha256} for name, sha256 in checkpoint.files.items())]
 
 
 def mixture_rows(result: MixResult) -> list[Row]:
@@ -67,12 +74,6 @@ def samples_markdown(result: EvaluateResult, num_samples: int) -> str:
 
 def _verdict(passes: bool | None) -> str:
     return "" if passes is None else ("✓ " if passes else "✗ ")
-
-
-def lineage_markdown(links: Sequence[tuple[str, str, str]]) -> str:
-    """``links``: (what, where it is or what it is called, its fingerprint or revision), from source to hand-off."""
-    return markdown_table([{"what": what, "where": where, "fingerprint or revision": pin}
-                           for what, where, pin in links])
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

@@ -16,7 +16,9 @@ from typing import Literal
 from pydantic import BaseModel
 
 from dpo_core.errors import StoreError, from_os_error
+from dpo_core.jobs import Result
 from dpo_core.store import write_json
+from tasks.launch.run_job import step_folder
 
 RUN_FILE, CONFIG_FILE, RUN_LOG_FILE = "run.json", "config.json", "run.log"
 State = Literal["running", "completed", "failed", "cancelled"]
@@ -71,6 +73,10 @@ class RunFolder:
         finally:
             step.seconds = round(time.monotonic() - clock, 3)
             self._tell(step)
+
+    def result(self, step: str, result: Result) -> None:
+        """Record the folder of a step's result."""
+        self.output(step, step_folder(self.folder.parent.parent, step, result.job_fingerprint))
 
     def output(self, name: str, path: Path) -> None:
         """Record where a result is, and link to it from the run's folder."""
