@@ -21,6 +21,7 @@ from dpo_core.checkpoint import (
     RunState,
     load_checkpoint,
     newest_checkpoint,
+    remove_unfinished,
     save_checkpoint,
     save_weights,
 )
@@ -243,6 +244,7 @@ def set_up(job: TrainJob, progress: Progress) -> Trainer:
         log.info("resuming from %s", found[0].name)
     if accelerator.is_main_process:
         _drop_metrics_after(job.out_dir / METRICS_FILE, state.step)
+        remove_unfinished(_checkpoints(job))
     total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
     progress.begin("train", total, "steps", done=state.step)
     return Trainer(job=job, accelerator=accelerator, dataset=dataset, reference=reference, scorer=scorer,
