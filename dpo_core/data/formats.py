@@ -136,13 +136,13 @@ def _from_texts(row: dict, chosen: str | None, rejected: str | None) -> tuple[Fo
     if chosen is None or rejected is None:
         raise RowDropped("not_a_preference_row", "an answer is neither text nor messages")
     chosen_turns, rejected_turns = _hh_turns(chosen), _hh_turns(rejected)
-    if chosen_turns and rejected_turns:
+    if chosen_turns and rejected_turns and chosen_turns[0]["role"] == rejected_turns[0]["role"] == "user":
         return "hh_rlhf", chosen_turns, rejected_turns
     name, prompt = _explicit_prompt(row)
     if prompt is None:
         raise RowDropped("not_a_preference_row", "answers are text and there is no prompt")
     if name == "hh_rlhf":
-        chosen, rejected = chosen.strip(), rejected.strip()
+        chosen, rejected = (text.strip().removeprefix("Assistant:").strip() for text in (chosen, rejected))
     return name, *([*prompt, {"role": "assistant", "content": answer}] for answer in (chosen, rejected))
 
 

@@ -4,6 +4,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -118,9 +120,17 @@ def chunks_of(selections: list[np.ndarray]) -> list[Chunk]:
 _maker: PoolMaker | None = None  # of a worker process
 
 
-def _start_worker(maker: PoolMaker) -> None:
+def _end_with(parent: int) -> None:
+    """A worker whose parent was killed would wait for its next chunk for ever."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _start_worker(maker: PoolMaker, parent: int) -> None:
     global _maker
     _maker = maker
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
 
 
@@ -140,7 +150,8 @@ def make_pool(maker: PoolMaker, chunks: list[Chunk], num_workers: int) -> Iterat
         yield from map(maker, chunks)
         return
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker, initargs=(maker,)) as executor:
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker,
+                             initargs=(maker, os.getpid())) as executor:
         waiting = deque()
         try:
             for chunk in chunks:

@@ -63,9 +63,8 @@ class PairTokenizer:
         return self.renderer.render([pair.prompt for pair in pairs], [pair.tools for pair in pairs], open_turn=True)
 
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
-        """Token ids int32 [T] of the prompts with the assistant's turn opened."""
-        texts = [text or "" for text in self.prompt_texts(pairs)]
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in self.encoder.encode(texts)]
+        """Token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be tokenised."""
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in self.encoder.encode(self.prompt_texts(pairs))]
 
     def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | DropReason]:
         """Chosen and rejected side of each pair, or why the pair is dropped."""
@@ -80,14 +79,14 @@ class PairTokenizer:
                 results[i] = "template_without_tools"
                 continue
             texts = rendered[0][i], rendered[1][i]
-            if texts[0] is None or texts[1] is None:
+            if None in (*texts, prompts[i]):
                 continue
             spans = [self._spans(pair, turns, text, prompts[i])
                      for turns, text in zip((pair.chosen, pair.rejected), texts, strict=True)]
             if all(spans):
                 usable.append((i, spans))
         encoded = self.encoder.encode_pairs([(rendered[0][i], rendered[1][i]) for i, _ in usable],
-                                            [prompts[i] or "" for i, _ in usable])
+                                            [prompts[i] for i, _ in usable])
         for (i, spans), sides in zip(usable, encoded, strict=True):
             results[i] = self._label(sides, spans)
         return results

@@ -42,6 +42,8 @@ EXPECTED_ROWS = {
     "hh-rlhf": ("hh_rlhf", {"chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.",
                             "rejected": "\n\nHuman: Hi?\n\nAssistant: No.\n"}),
     "hh-rlhf prompt apart": ("hh_rlhf", {"prompt": "\n\nHuman: Hi?\n\nAssistant:", "chosen": " Yes.", "rejected": " No."}),
+    "hh-rlhf prompt apart, marker repeated": ("hh_rlhf", {"prompt": "\n\nHuman: Hi?", "chosen": "\n\nAssistant: Yes.",
+                                                          "rejected": "\n\nAssistant: No."}),
     "sharegpt": ("sharegpt", {"conversations": [SHARE_USER], "chosen": {"from": "gpt", "value": "Yes."},
                               "rejected": {"from": "gpt", "value": "No."}}),
     "sharegpt, answers in lists": ("sharegpt", {"conversations": [SHARE_USER], "chosen": [{"from": "gpt", "value": "Yes."}],

@@ -11,7 +11,7 @@ import pytest
 from dpo_core.data import mix, pool
 from dpo_core.data.mixing import select_rows, shuffle_order
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.errors import CheckpointError, ConfigError, DataError, StepCrashed, StoreError
+from dpo_core.errors import CheckpointError, ConfigError, DataError, StoreError
 from dpo_core.jobs import MixJob, ResolvedSource
 from dpo_core.progress import Progress
 from tests.tiny_models import make_tokenizer
@@ -146,13 +146,6 @@ def test_several_processes_write_what_one_writes(tmp_path, monkeypatch):
     two, _ = _run(_job(tmp_path, *sources, num_workers=2, held_out="3", out="two"))
     assert one.data.fingerprint == two.data.fingerprint
     assert one.per_source == two.per_source
-
-
-def test_a_worker_that_dies_is_a_crash_that_is_worth_a_retry(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "MIN_ROWS_FOR_WORKERS", 1)
-    monkeypatch.setattr(pool, "_start_worker", lambda maker: pool.os.kill(pool.os.getpid(), 9))
-    with pytest.raises(StepCrashed, match="num_workers"):
-        _run(_job(tmp_path, _source(tmp_path, [_row(1), _row(2)])))
 
 
 def test_columns_are_mapped(tmp_path):

@@ -68,6 +68,13 @@ def test_turns_that_cannot_be_told_apart_are_a_template_error():
     assert _tokenizer(FORGETFUL, train_on="all_turns")([_pair()]) == ["template_error"]
 
 
+def test_a_conversation_that_the_template_refuses_is_a_template_error():
+    refusing = "{% if messages[-1]['content'] == 'bad' %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    asks_nothing = "{% if add_generation_prompt %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    assert [isinstance(result, str) for result in _tokenizer(refusing)([_pair("bad"), _pair()])] == [True, False]
+    assert _tokenizer(refusing)([_pair("bad")]) == _tokenizer(asks_nothing)([_pair()]) == ["template_error"]
+
+
 def test_a_side_is_tokenised_as_the_template_renders_it_whole():
     tokenizer = _tokenizer()
     pair = _pair()
