@@ -24,11 +24,11 @@ def current_step(record: RunRecord) -> str:
 
 def show_runs(store: Path, console: Console) -> None:
     """One line a run, newest last. Raises ``ConfigError`` if there is no store."""
-    table = Table("run", "state", "started (UTC)", "duration", "last step", "hand-off")
     for folder, record in _runs(store):
-        table.add_row(folder.name, state_of(record), f"{record.started:%Y-%m-%d %H:%M:%S}", duration(record.seconds),
-                      current_step(record), record.outputs.get("handoff", record.error or "-")[:200])
-    console.print(table)
+        steps = f"{current_step(record)}, {duration(record.seconds)}"
+        result = f"handoff: {record.outputs['handoff']}" if "handoff" in record.outputs else (record.error or "")
+        console.print(f"{folder.name}  {state_of(record):<9}  {steps}  {result.splitlines()[0] if result else ''}",
+                      soft_wrap=True, highlight=False, markup=False)
 
 
 def show_run(store: Path, name: str, console: Console) -> None:

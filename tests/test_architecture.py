@@ -1,0 +1,139 @@
+"""The dependency rules of the house (see docs/contract.md): who may import whom, and no torch in the orchestrator."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTRACT = {"config", "jobs", "errors", "store", "progress"}
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
+LONGER = {"dpo_core/jobs.py": 400}  # the contract is one list of models on purpose
+VAGUE_NAMES = {"utils", "common", "helpers", "manager", "base", "misc"}
+SOURCES = sorted(path for package in ("flows", "tasks", "dpo_core") for path in (ROOT / package).rglob("*.py"))
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere, `from a import b` as a.b."""
+    names: set[str] = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files_in(*parts: str) -> list[Path]:
+    found = [path for path in SOURCES if path.is_relative_to(ROOT.joinpath(*parts))]
+    assert found, f"no files in {parts}: the rule would test nothing"
+    return found
+
+
+def offenders(files: list[Path], is_forbidden) -> list[str]:
+    return [f"{path.relative_to(ROOT)} imports {name}" for path in files for name in sorted(imports_of(path))
+            if is_forbidden(name)]
+
+
+def starts(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def test_the_orchestrator_knows_only_the_contract_of_dpo_core():
+    def beyond_the_contract(name: str) -> bool:
+        return starts(name, "dpo_core") and name.split(".")[1] not in CONTRACT
+
+    assert not offenders(files_in("flows") + files_in("tasks"), beyond_the_contract)
+
+
+def test_the_orchestrator_imports_no_tensor_library():
+    def tensors(name: str) -> bool:
+        return starts(name, "torch", "transformers", "accelerate", "deepspeed", "datasets", "numpy")
+
+    assert not offenders(files_in("flows") + files_in("tasks"), tensors)
+
+
+def test_tasks_know_no_flows_and_launchers_know_no_tasks():
+    assert not offenders(files_in("tasks"), lambda name: starts(name, "flows"))
+    assert not offenders(files_in("tasks", "launch"),
+                         lambda name: starts(name, "tasks") and not starts(name, "tasks.launch"))
+
+
+def test_launchers_are_free_of_prefect():
+    assert not offenders(files_in("tasks", "launch"), lambda name: starts(name, "prefect"))
+
+
+def test_dpo_core_knows_neither_the_orchestrator_nor_its_tools():
+    assert not offenders(files_in("dpo_core"), lambda name: starts(name, "prefect", "docker", "flows", "tasks", "typer"))
+
+
+def test_only_the_places_made_for_it_import_docker():
+    allowed = {ROOT / "tasks/launch/docker.py", ROOT / "tasks/build_image.py"}
+    assert not offenders([path for path in SOURCES if path not in allowed], lambda name: starts(name, "docker"))
+
+
+def test_losses_import_torch_and_the_contract_alone():
+    def more(name: str) -> bool:
+        module = name.split(".")[0]
+        return not (module == "torch" or module in sys.stdlib_module_names or
+                    (starts(name, "dpo_core") and name.split(".")[1] in CONTRACT))
+
+    assert not offenders([ROOT / "dpo_core/losses.py"], more)
+
+
+def test_data_never_imports_the_model():
+    assert not offenders(files_in("dpo_core", "data"), lambda name: starts(name, "dpo_core.model"))
+
+
+@pytest.mark.parametrize("module", ["flows.cli", "flows.plan", "flows.dpo_stage", "dpo_core", "dpo_core.__main__"])
+def test_importing_the_orchestrator_loads_no_torch(module):
+    script = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120).returncode == 0
+
+
+def test_asking_for_help_does_not_load_prefect():
+    script = "import sys, flows.cli, flows.plan; sys.exit('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120).returncode == 0
+
+
+def test_no_file_or_function_outgrows_the_house():
+    too_long = [f"{path.relative_to(ROOT)}: {count} lines" for path in SOURCES
+                if (count := len(path.read_text().splitlines()))
+                > LONGER.get(str(path.relative_to(ROOT)), MAX_FILE_LINES)]
+    for path in SOURCES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                count = node.end_lineno - node.lineno + 1
+                if count > MAX_FUNCTION_LINES:
+                    too_long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {count} lines")
+    assert not too_long
+
+
+def test_tasks_stay_thin_and_retry_by_the_kind_of_the_error():
+    """A task's retries are literal, and only what the error tree calls retryable is tried again."""
+    tasks = []
+    for path in files_in("tasks"):
+        for node in tree_of(path).body:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            for decorator in node.decorator_list:
+                if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "task":
+                    tasks.append(node.name)
+                    settings = {keyword.arg: keyword.value for keyword in decorator.keywords}
+                    assert isinstance(settings["retries"], ast.Constant), f"{node.name}: retries must be a number here"
+                    assert settings["retry_condition_fn"].id == "worth_a_retry", node.name
+                    assert node.end_lineno - node.lineno < 40, f"{node.name} has outgrown a task"
+        assert sum(1 for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)
+                   and getattr(node.func, "id", "") == "task") <= 1, f"{path} holds more than one task"
+    assert len(tasks) >= 7
+
+
+def test_modules_are_named_for_what_they_answer():
+    assert not [path for path in SOURCES if path.stem in VAGUE_NAMES]
