@@ -21,7 +21,8 @@ class NotContent:
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # NaN and infinity (a metric of no rows) are written as text: as JSON's null they could not be read back.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 def _amount_text(value: object) -> object:

@@ -12,7 +12,7 @@ from dpo_core.errors import HandoffRefused, StoreError, from_os_error
 from dpo_core.jobs import AnswerJob, AnswerResult
 from dpo_core.store import hash_files, verify_files
 from tasks.hub_errors import from_hub_error
-from tasks.hub_token import load_token
+from tasks.hub_token import hidden_in_logs, load_token
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import run_job
 from tasks.uploaded_checkpoint import UploadedCheckpoint
@@ -25,9 +25,10 @@ def _download(uploaded: UploadedCheckpoint, token_block: str | None, target: Pat
     assert uploaded.repo_id is not None
     token = load_token(token_block)
     try:
-        HfApi(endpoint=uploaded.endpoint, token=token).snapshot_download(
-            uploaded.repo_id, revision=uploaded.revision, local_dir=target, force_download=True,
-            allow_patterns=sorted(uploaded.files))
+        with hidden_in_logs(token):
+            HfApi(endpoint=uploaded.endpoint, token=token).snapshot_download(
+                uploaded.repo_id, revision=uploaded.revision, local_dir=target, force_download=True,
+                allow_patterns=sorted(uploaded.files))
         return
     except OSError as error:
         failure = (from_os_error(error, f"downloading {uploaded.uri}") if type(error) is OSError and error.errno

@@ -1,10 +1,10 @@
 """Failures of the Hugging Face Hub (or a server like it) -> one clear error of the tree, without the token in it."""
 
-import httpx
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # the root of whichever httpx the library is built on
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -33,6 +33,8 @@ def from_hub_error(error: Exception, doing: str, token: str | None = None) -> Pa
     """
     if isinstance(error, PairlineError):
         return error
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        return from_hub_error(error.__cause__, doing, token)  # how the library reports a file that failed among several
     text = redacted(" ".join(str(error).split()), token)[:500]
     status = _status(error)
     if isinstance(error, GatedRepoError):
@@ -49,8 +51,8 @@ def from_hub_error(error: Exception, doing: str, token: str | None = None) -> Pa
         return ConfigError(f"Not found (404) while {doing}. Check the name, and that the token can see it. ({text})")
     if isinstance(error, HFValidationError):
         return ConfigError(f"Not a valid repository id while {doing}; expected org/name. ({text})")
-    if isinstance(error, httpx.TransportError | LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError
-                  | TimeoutError):
+    if status is None and isinstance(error, HTTPError | LocalEntryNotFoundError | OfflineModeIsEnabled | ConnectionError
+                                     | TimeoutError):
         return RemoteError(f"The server did not answer while {doing}: {type(error).__name__}. Check the network and the "
                            f"endpoint; what was done is kept. ({text})")
     if status is not None and (status >= 500 or status in RETRIED_STATUS):

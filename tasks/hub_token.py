@@ -3,12 +3,17 @@
 Nobody passes it on as a parameter: Prefect stores those in plain text. It is loaded where it is used.
 """
 
+import contextlib
+import logging
 import os
+from collections.abc import Iterator
+from typing import Any
 
 from huggingface_hub import get_token
 from prefect.blocks.system import Secret
 
 from dpo_core.errors import ConfigError
+from tasks.hub_errors import redacted
 
 
 def load_token(block_name: str | None) -> str | None:
@@ -23,3 +28,22 @@ def load_token(block_name: str | None) -> str | None:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"The Prefect Secret block `{block_name}` holds no text; store the token in it.")
     return value.strip()
+
+
+@contextlib.contextmanager
+def hidden_in_logs(token: str | None) -> Iterator[None]:
+    """Cut the token out of every log record made inside the block, whichever library writes it: at debug level HTTP
+    clients repeat what a server sends back."""
+    before = logging.getLogRecordFactory()
+
+    def without_token(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = before(*args, **kwargs)
+        if token and token in (text := record.getMessage()):
+            record.msg, record.args = redacted(text, token), ()
+        return record
+
+    logging.setLogRecordFactory(without_token)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(before)

@@ -12,7 +12,7 @@ from dpo_core.errors import ConfigError
 from dpo_core.jobs import ExportResult
 from dpo_core.store import exclusive, verify_files
 from tasks.hub_errors import from_hub_error
-from tasks.hub_token import load_token
+from tasks.hub_token import hidden_in_logs, load_token
 from tasks.model_card import CardInputs, render_card
 from tasks.publish_directory import publish_directory
 from tasks.publish_hub import LocalFile, publish_hub
@@ -32,8 +32,9 @@ def to_hub(export: ExportResult, upload: UploadConfig, card: bytes, card_sha256:
     files = {name: LocalFile(export.path / name, sha256) for name, sha256 in export.files.items()}
     files["README.md"] = LocalFile(card, card_sha256)
     try:
-        return publish_hub(HfApi(endpoint=upload.endpoint, token=token), upload.repo_id, files, upload.private, upload.tag,
-                           upload.endpoint, message=f"Upload checkpoint {export.fingerprint[:12]}")
+        with hidden_in_logs(token):
+            return publish_hub(HfApi(endpoint=upload.endpoint, token=token), upload.repo_id, files, upload.private,
+                               upload.tag, upload.endpoint, message=f"Upload checkpoint {export.fingerprint[:12]}")
     except Exception as error:
         failure = from_hub_error(error, f"uploading to {upload.repo_id}", token)
     raise failure  # outside the handler: a chained exception would carry what was cut out

@@ -176,8 +176,9 @@ class Handler(BaseHTTPRequestHandler):
     def lfs_batch(self, repo: str) -> None:
         self.find("model", repo, write=True)
         host = self.hub.endpoint.replace("127.0.0.1", "localhost")
-        objects = [{**item, "actions": {} if item["oid"] in self.hub.lfs else {
-            "upload": {"href": f"{host}/lfs/{item['oid']}"}}} for item in json.loads(self.body)["objects"]]
+        objects = [item if item["oid"] in self.hub.lfs  # known already: no action
+                   else {**item, "actions": {"upload": {"href": f"{host}/lfs/{item['oid']}"}}}
+                   for item in json.loads(self.body)["objects"]]
         self.answer({"transfer": "basic", "objects": objects})
 
     def create(self) -> None:
@@ -211,7 +212,7 @@ class Handler(BaseHTTPRequestHandler):
             elif key == "deletedFile":
                 del files[value["path"]]
         for name in self.hub.spoil & set(files):
-            files[name] = files[name][:-1] + b"?"
+            files[name] = files[name][:-1] + bytes([files[name][-1] ^ 1])
         oid = found.add_commit(files)
         self.answer({"commitUrl": f"{self.hub.endpoint}/{repo}/commit/{oid}", "commitOid": oid})
 

@@ -12,7 +12,7 @@ from tasks.launch.launcher import CommandSpec, OnLine
 class LaunchHere:
     """Implements ``Launcher``. ``steps``: the steps that ran, in order."""
 
-    compute: ComputeConfig = ComputeConfig()
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     python: str = "python"
     steps: list[str] = field(default_factory=list)
 

@@ -1,0 +1,162 @@
+"""Broken and dangerous checkpoints: each refused by name before anything is trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from dpo_core.config import CheckpointConfig
+from dpo_core.errors import CheckpointError
+from tasks.checkpoint_files import checked_files, weight_source
+from tasks.safetensors_header import read_header
+
+WEIGHTS = ("model.safetensors",)
+
+
+def config(**fields: object) -> CheckpointConfig:
+    return CheckpointConfig(source="org/model", **fields)
+
+
+def edit_json(path: Path, **fields: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_the_header_of_a_whole_file_names_every_tensor(made_checkpoint: Path) -> None:
+    header = read_header(made_checkpoint / "model.safetensors")
+    weights = load_file(made_checkpoint / "model.safetensors")
+    assert {name: tuple(entry["shape"]) for name, entry in header.items()} == {k: tuple(v.shape) for k, v in weights.items()}
+
+
+@pytest.mark.parametrize(("keep", "message"), [(0.5, "is cut off: expected {size} bytes, got {got}"),
+                                               (0.001, "cut off within its header"), (0.0, "is not a safetensors file")])
+def test_a_cut_file_says_what_was_expected_and_got(checkpoint: Path, keep: float, message: str) -> None:
+    path = checkpoint / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:int(len(whole) * keep)])
+    with pytest.raises(CheckpointError) as caught:
+        checked_files(checkpoint, WEIGHTS, config())
+    assert message.format(size=len(whole), got=path.stat().st_size) in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_bytes_after_the_end_and_other_formats_are_refused(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    path.write_bytes(path.read_bytes() + b"?")
+    with pytest.raises(CheckpointError, match="has bytes after its end"):
+        read_header(path)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")  # a pointer instead of the file
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
+        read_header(path)
+    path.write_bytes((4).to_bytes(8, "little") + b"{{{{")
+    with pytest.raises(CheckpointError, match="no valid safetensors header"):
+        read_header(path)
+
+
+def make_shards(folder: Path) -> tuple[str, ...]:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    keys = sorted(weights)
+    weight_map = {}
+    for number, name in enumerate(names):
+        save_file({key: weights[key] for key in keys[number::2]}, folder / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(keys[number::2], name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return names
+
+
+def test_shards_are_taken_with_their_index(checkpoint: Path) -> None:
+    names = make_shards(checkpoint)
+    assert {*names, "model.safetensors.index.json"} <= set(checked_files(checkpoint, names, config()))
+
+
+def test_a_missing_shard_is_named(checkpoint: Path) -> None:
+    names = make_shards(checkpoint)
+    (checkpoint / names[1]).unlink()
+    with pytest.raises(CheckpointError, match=rf"names 2 weight files, of which {names[1]} are missing"):
+        checked_files(checkpoint, names[:1], config())
+
+
+def test_a_shard_of_another_checkpoint_is_told(checkpoint: Path) -> None:
+    names = make_shards(checkpoint)
+    save_file({"other": next(iter(load_file(checkpoint / names[0]).values()))}, checkpoint / names[1])
+    with pytest.raises(CheckpointError, match="promises tensors that the files lack"):
+        checked_files(checkpoint, names, config())
+
+
+def test_a_missing_config_or_tokenizer_is_named(checkpoint: Path) -> None:
+    (checkpoint / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="has no tokenizer"):
+        checked_files(checkpoint, WEIGHTS, config())
+    (checkpoint / "config.json").write_text('{"model_type": "lla')
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read as JSON"):
+        checked_files(checkpoint, WEIGHTS, config())
+    (checkpoint / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        checked_files(checkpoint, WEIGHTS, config())
+
+
+def test_a_template_may_be_in_either_place_or_be_named(checkpoint: Path) -> None:
+    template = (checkpoint / "chat_template.jinja").read_text()
+    assert "chat_template.jinja" in checked_files(checkpoint, WEIGHTS, config())
+    (checkpoint / "chat_template.jinja").unlink()
+    with pytest.raises(CheckpointError, match=r"no chat template.*checkpoint\.chat_template: chatml"):
+        checked_files(checkpoint, WEIGHTS, config())
+    checked_files(checkpoint, WEIGHTS, config(chat_template="chatml"))
+    edit_json(checkpoint / "tokenizer_config.json", chat_template=template)
+    checked_files(checkpoint, WEIGHTS, config())
+
+
+def test_remote_code_is_refused_unless_allowed_by_name(checkpoint: Path) -> None:
+    edit_json(checkpoint / "config.json", auto_map={"AutoModelForCausalLM": "modeling_x.XModel", "AutoConfig": "conf_x.X"})
+    (checkpoint / "modeling_x.py").write_text("")
+    (checkpoint / "conf_x.py").write_text("")
+    with pytest.raises(CheckpointError, match=r"conf_x\.py, modeling_x\.py"):
+        checked_files(checkpoint, WEIGHTS, config())
+    with pytest.raises(CheckpointError, match=r"own Python code: modeling_x\.py \("):
+        checked_files(checkpoint, WEIGHTS, config(allow_remote_code=("conf_x.py",)))
+    allowed = checked_files(checkpoint, WEIGHTS, config(allow_remote_code=("conf_x.py", "modeling_x.py")))
+    assert {"conf_x.py", "modeling_x.py"} <= set(allowed)
+
+
+def test_code_of_another_repository_is_refused_even_if_a_file_has_its_name(checkpoint: Path) -> None:
+    edit_json(checkpoint / "tokenizer_config.json", auto_map={"AutoTokenizer": ["else/where--tok.Tok", None]})
+    (checkpoint / "tok.py").write_text("")
+    with pytest.raises(CheckpointError, match="else/where--tok"):
+        checked_files(checkpoint, WEIGHTS, config(allow_remote_code=("tok.py",)))
+
+
+def test_code_that_nothing_calls_stays_behind(checkpoint: Path) -> None:
+    (checkpoint / "convert_weights.py").write_text("")
+    (checkpoint / "training_args.bin").write_text("")
+    files = checked_files(checkpoint, WEIGHTS, config())
+    assert "convert_weights.py" not in files
+    assert "training_args.bin" not in files
+
+
+def test_weights_are_chosen_safetensors_first() -> None:
+    names = ["config.json", "model.safetensors", "pytorch_model.bin", "a.gguf", "consolidated.safetensors"]
+    assert weight_source(names, config()).names == ("model.safetensors",)
+    assert weight_source(names, config(gguf_file="a.gguf")).kind == "gguf"
+    assert weight_source(["a.gguf"], config()).names == ("a.gguf",)
+
+
+def test_pickle_is_refused_unless_every_file_is_allowed_by_name() -> None:
+    names = ["config.json", "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    with pytest.raises(CheckpointError, match=r"only as pickle .*checkpoint\.allow_pickle: \[pytorch_model-00001"):
+        weight_source(names, config())
+    with pytest.raises(CheckpointError, match=r"as pickle \(pytorch_model-00002-of-00002\.bin\)"):
+        weight_source(names, config(allow_pickle=(names[1],)))
+    assert weight_source(names, config(allow_pickle=tuple(names[1:]))).names == tuple(names[1:])
+
+
+@pytest.mark.parametrize(("names", "fields", "message"), [
+    (["a.gguf", "b.gguf"], {}, "several GGUF files: a.gguf, b.gguf"),
+    (["a.gguf"], {"gguf_file": "c.gguf"}, "gguf_file is c.gguf, but org/model holds a.gguf"),
+    (["config.json", "README.md"], {}, "holds no weights"),
+    (["adapter_config.json", "adapter_model.safetensors"], {}, "is an adapter"),
+])
+def test_weights_that_cannot_be_chosen(names: list[str], fields: dict, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        weight_source(names, config(**fields))

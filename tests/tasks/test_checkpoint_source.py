@@ -1,0 +1,126 @@
+"""Checkpoints from a directory, a package and a hub become pinned snapshots, named by content."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpo_core.config import CheckpointConfig
+from dpo_core.errors import CheckpointError, ConfigError, RemoteError
+from dpo_core.jobs import CheckpointRef
+from dpo_core.store import hash_files
+from tasks.checkpoint_source import locate, snapshot
+from tests.hub_server import Hub
+from tests.tiny_models import make_model
+
+
+def fetch(source: object, store: Path, **fields: object) -> CheckpointRef:
+    config = CheckpointConfig(source=str(source), **fields)
+    return snapshot(locate(config, store), config, store)
+
+
+def test_a_snapshot_is_named_by_content_and_made_once(checkpoint: Path, tmp_path: Path) -> None:
+    first = fetch(checkpoint, tmp_path / "store")
+    assert first.path.parent == tmp_path / "store" / "checkpoints"
+    assert hash_files(first.path) == first.files
+    inode = (first.path / "model.safetensors").stat().st_ino
+    moved = shutil.move(checkpoint, tmp_path / "elsewhere")
+    again = fetch(moved, tmp_path / "store")
+    assert again == first.model_copy(update={"source": str(moved)})
+    assert (again.path / "model.safetensors").stat().st_ino == inode
+    (Path(moved) / "config.json").unlink()  # the snapshot does not depend on its source
+    assert hash_files(first.path) == first.files
+
+
+def test_other_weights_and_other_templates_change_their_own_fingerprint(checkpoint: Path, tmp_path: Path) -> None:
+    first = fetch(checkpoint, tmp_path / "store")
+    (checkpoint / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    template = fetch(checkpoint, tmp_path / "store")
+    assert template.fingerprint == first.fingerprint
+    assert template.tokenizer_fingerprint != first.tokenizer_fingerprint
+    assert template.path != first.path
+    other = fetch(make_model(tmp_path / "seed1", seed=1), tmp_path / "store")
+    assert other.fingerprint != first.fingerprint
+    assert other.tokenizer_fingerprint == first.tokenizer_fingerprint
+
+
+def test_a_damaged_snapshot_is_made_again(checkpoint: Path, tmp_path: Path) -> None:
+    first = fetch(checkpoint, tmp_path / "store")
+    (first.path / "model.safetensors").write_bytes(b"damaged")
+    assert fetch(checkpoint, tmp_path / "store") == first
+    assert hash_files(first.path) == first.files
+
+
+def test_overwriting_the_source_leaves_the_snapshot_alone(checkpoint: Path, tmp_path: Path) -> None:
+    first = fetch(checkpoint, tmp_path / "store")
+    with (checkpoint / "model.safetensors").open("r+b") as file:
+        file.write(b"\xff" * 8)
+    assert hash_files(first.path) == first.files
+
+
+def test_a_package_is_found_without_running_it(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = shutil.copytree(checkpoint, tmp_path / "site" / "tiny_sft_package")
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    found = fetch("package:tiny_sft_package", tmp_path / "store")
+    assert found.fingerprint == fetch(checkpoint, tmp_path / "store").fingerprint
+    assert "tiny_sft_package" not in sys.modules
+    assert "__init__.py" not in found.files
+
+
+@pytest.mark.parametrize(("source", "fields", "message"), [
+    ("package:no_such_package_here", {}, "no installed Python package"),
+    ("./no/such/folder", {}, "does not exist as a directory and is no Hub id"),
+    ("{checkpoint}/config.json", {}, "is a file, expected a directory"),
+    ("{checkpoint}", {"revision": "main"}, "revision main is for a Hub id"),
+])
+def test_sources_that_are_none(checkpoint: Path, tmp_path: Path, source: str, fields: dict, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        fetch(source.format(checkpoint=checkpoint), tmp_path / "store", **fields)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_branch_is_resolved_to_its_commit(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
+    commit = hub.add_repo("org/sft", contents(checkpoint) | {"training_args.bin": b"pickle", "notes.pdf": b"?"})
+    found = fetch("org/sft", tmp_path / "store", revision="main")
+    local = fetch(checkpoint, tmp_path / "store")
+    assert found.revision == commit
+    assert (found.fingerprint, found.tokenizer_fingerprint, found.path) == (
+        local.fingerprint, local.tokenizer_fingerprint, local.path)
+    assert not any("training_args.bin" in request for request in hub.requests)  # neither fetched nor kept
+    newer = hub.add_repo("org/sft", contents(make_model(tmp_path / "seed1", seed=1)))
+    moved = fetch("org/sft", tmp_path / "store", revision="main")
+    assert moved.revision == newer
+    assert moved.fingerprint != found.fingerprint
+    assert fetch("org/sft", tmp_path / "store", revision=commit) == found
+
+
+def test_a_hub_that_is_away_is_not_needed_twice(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
+    hub.add_repo("org/sft", contents(checkpoint))
+    found = fetch("org/sft", tmp_path / "store")
+    hub.failures["/api/models/org/sft"] = [503] * 20
+    assert fetch("org/sft", tmp_path / "store") == found
+    with pytest.raises(RemoteError, match="503"):
+        fetch("org/sft", tmp_path / "other-store")
+
+
+def test_weights_are_not_downloaded_when_the_small_files_are_wrong(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
+    files = contents(checkpoint)
+    del files["chat_template.jinja"]
+    hub.add_repo("org/sft", files)
+    with pytest.raises(CheckpointError, match="no chat template"):
+        fetch("org/sft", tmp_path / "store")
+    assert not any("model.safetensors" in request for request in hub.requests)
+
+
+def test_a_private_or_missing_repository_or_revision_says_so(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
+    hub.add_repo("org/private", contents(checkpoint), private=True)
+    hub.add_repo("org/sft", contents(checkpoint))
+    with pytest.raises(ConfigError, match=r"\(401\).*fetching org/private"):
+        fetch("org/private", tmp_path / "store")
+    with pytest.raises(ConfigError, match="revision does not exist"):
+        fetch("org/sft", tmp_path / "store", revision="no-such-branch")

@@ -1,0 +1,63 @@
+"""Fetching what must be converted first: GGUF, and pickle weights allowed by name."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from prefect.logging import disable_run_logger
+from safetensors.torch import load_file
+
+from dpo_core.config import CheckpointConfig
+from dpo_core.errors import CheckpointError
+from dpo_core.jobs import CheckpointRef
+from dpo_core.store import hash_files
+from tasks.fetch_checkpoint import fetch_checkpoint
+from tests.launch_here import LaunchHere
+from tests.tiny_gguf import make_gguf
+
+
+def fetch(source: Path, store: Path, launcher: LaunchHere, **fields: object) -> CheckpointRef:
+    with disable_run_logger():
+        return fetch_checkpoint.fn(CheckpointConfig(source=str(source), **fields), store, launcher)
+
+
+def test_gguf_is_converted_once(tmp_path: Path) -> None:
+    (tmp_path / "gguf").mkdir()
+    make_gguf(tmp_path / "gguf" / "tiny.gguf")
+    launcher = LaunchHere()
+    first = fetch(tmp_path / "gguf", tmp_path / "store", launcher)
+    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= set(first.files)
+    assert fetch(tmp_path / "gguf", tmp_path / "store", launcher) == first
+    assert launcher.steps == ["convert"]
+    assert hash_files(first.path) == first.files
+
+
+def test_gguf_without_template_is_refused_after_conversion(tmp_path: Path) -> None:
+    (tmp_path / "gguf").mkdir()
+    make_gguf(tmp_path / "gguf" / "tiny.gguf", chat_template=None)
+    with pytest.raises(CheckpointError, match="no chat template"):
+        fetch(tmp_path / "gguf", tmp_path / "store", LaunchHere())
+
+
+def test_allowed_pickle_is_converted_and_its_neighbours_count(checkpoint: Path, tmp_path: Path) -> None:
+    torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="allow_pickle"):
+        fetch(checkpoint, tmp_path / "store", LaunchHere())
+    launcher, allowed = LaunchHere(), ("pytorch_model.bin",)
+    first = fetch(checkpoint, tmp_path / "store", launcher, allow_pickle=allowed)
+    assert "pytorch_model.bin" not in first.files
+    (checkpoint / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    second = fetch(checkpoint, tmp_path / "store", launcher, allow_pickle=allowed)
+    assert second.fingerprint == first.fingerprint
+    assert second.tokenizer_fingerprint != first.tokenizer_fingerprint
+    assert launcher.steps == ["convert", "convert"]
+
+
+def test_a_cut_gguf_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "gguf").mkdir()
+    make_gguf(tmp_path / "gguf" / "tiny.gguf")
+    whole = (tmp_path / "gguf" / "tiny.gguf").read_bytes()
+    (tmp_path / "gguf" / "tiny.gguf").write_bytes(whole[:5000])
+    with pytest.raises(CheckpointError, match=r"tiny\.gguf \(5000 bytes\)"):
+        fetch(tmp_path / "gguf", tmp_path / "store", LaunchHere())

@@ -1,0 +1,73 @@
+"""The hand-off file: round trip, and every way of being wrong refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dpo_core.config import HandoffConfig
+from dpo_core.errors import HandoffRefused
+from dpo_core.store import write_json
+from tasks.grpo_command import grpo_command
+from tasks.handoff_schema import Parent, Probe, RLVRHandoff, Tokens, read_handoff
+from tasks.uploaded_checkpoint import UploadedCheckpoint
+
+HUB = UploadedCheckpoint(kind="hub", uri=f"hf://org/dpo@{'a' * 40}", revision="a" * 40, repo_id="org/dpo", files={"x": "y"})
+
+
+def make_handoff(**fields: object) -> RLVRHandoff:
+    tokens = Tokens(tokenizer_fingerprint="t", chat_template_sha256="c", pad_token="<pad>", pad_token_id=1,
+                    eos_token_ids=(2,), tokenizer_size=8, vocab_size=8, num_parameters=1000)
+    parent = Parent(source="org/sft", revision="b" * 40, fingerprint="f", tokenizer_fingerprint="t")
+    return RLVRHandoff(**{"name": "tiny", "checkpoint": HUB, "weights_fingerprint": "w", "tokens": tokens, "rules": (),
+                          "parent": parent, "data_fingerprint": "d", "reference_fingerprint": None,
+                          "metrics_before": {"loss": 0.7}, "metrics_after": {"loss": float("nan")},
+                          "probe": Probe(prompt="p", answer="\x08 naïve \U0001f642"), "grpo_command": "python",
+                          "inputs_fingerprint": "i"} | fields).sealed()
+
+
+def test_it_reads_back_what_was_written(tmp_path: Path) -> None:
+    handoff = make_handoff()
+    write_json(tmp_path / "handoff.json", handoff)
+    again = read_handoff(tmp_path / "handoff.json")
+    assert again.model_dump_json() == handoff.model_dump_json()
+    assert again.metrics_after["loss"] != again.metrics_after["loss"]  # not a number, and still there
+
+
+def edited(path: Path, **fields: object) -> Path:
+    write_json(path, json.loads(make_handoff(metrics_after={}).model_dump_json()) | fields)
+    return path
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"schema_version": 2}, "schema_version 2, expected 1"),
+    ({"schema_version": None}, "schema_version None, expected 1"),
+    ({"data_fingerprint": "other"}, "was changed after it was written"),
+    ({"parent": 3}, "does not follow the schema: parent"),
+    ({"surprise": 3}, "does not follow the schema: surprise"),
+])
+def test_an_edited_one_is_refused(tmp_path: Path, fields: dict, message: str) -> None:
+    with pytest.raises(HandoffRefused, match=message):
+        read_handoff(edited(tmp_path / "handoff.json", **fields))
+
+
+@pytest.mark.parametrize(("text", "message"), [('{"schema_version": 1', "is not JSON"), ("[1]", "schema_version None")])
+def test_a_cut_or_foreign_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "handoff.json").write_text(text)
+    with pytest.raises(HandoffRefused, match=message):
+        read_handoff(tmp_path / "handoff.json")
+    with pytest.raises(HandoffRefused, match="cannot be read"):
+        read_handoff(tmp_path / "none.json")
+
+
+def test_the_grpo_command_names_the_commit_or_the_path() -> None:
+    command = grpo_command(HUB, HandoffConfig(), "tiny")
+    assert command.startswith("python open_instruct/grpo_fast.py \\\n")
+    for option in ("--model_name_or_path org/dpo", f"--model_revision {'a' * 40}", "--beta 0.01", "--learning_rate 5e-07",
+                   "--dataset_mixer_list allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 1.0",
+                   "--dataset_mixer_eval_list allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 16"):
+        assert f"    {option}" in command
+    assert "chat_template_name" not in command  # else GRPO would replace the template that DPO trained with
+    local = UploadedCheckpoint(kind="directory", uri="file:///a%20b", revision="r", directory=Path("/a b"), files={})
+    assert "--model_name_or_path '/a b'" in grpo_command(local, HandoffConfig(), "tiny")
+    assert "--model_revision" not in grpo_command(local, HandoffConfig(), "tiny")
