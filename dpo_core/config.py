@@ -165,7 +165,8 @@ class UploadConfig(Section):
 
     repo_id: str | None = Field(None, description="Hub repository (org/name). Empty: a local directory.")
     directory: Path | None = Field(None, description="Local destination when no repo_id is given; empty: inside the store.")
-    endpoint: str | None = Field(None, description="Address of a server that speaks the Hub's protocol.")
+    endpoint: str | None = Field(None, description="Address of a server that speaks the Hub's protocol. "
+                                 "One without xet storage needs HF_HUB_DISABLE_XET=1 in the environment.")
     private: bool = Field(True, description="Create the repository as private.")
     tag: str | None = Field(None, description="Tag set on the uploaded commit.")
     token_block: str | None = Field(None, description="Name of the Prefect Secret block with the token; empty: the "

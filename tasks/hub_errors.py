@@ -37,6 +37,9 @@ def from_hub_error(error: Exception, doing: str, token: str | None = None) -> Pa
         return from_hub_error(error.__cause__, doing, token)  # how the library reports a file that failed among several
     text = redacted(" ".join(str(error).split()), token)[:500]
     status = _status(error)
+    if "/xet-" in text and "404" in text:
+        return ConfigError(f"The server does not know the Hub's xet storage, met while {doing}. Set HF_HUB_DISABLE_XET=1 in "
+                           f"the environment, then start again: files then go the LFS way. ({text})")
     if isinstance(error, GatedRepoError):
         return ConfigError(f"Access to a gated repository was refused while {doing}. Accept its terms on its page with "
                            f"the account of the token, then start again. ({text})")

@@ -4,9 +4,7 @@ import json
 
 from dpo_core.config import LossConfig, OptimConfig, Section, TrainConfig
 from dpo_core.jobs import CheckpointRef, SourceLedger
-
-SHOWN_METRICS = ("loss", "rewards/accuracies", "rewards/accuracy", "rewards/margins", "rewards/margin", "logps/chosen",
-                 "logps/rejected", "checker_pass_rate")
+from tasks.report_tables import HEADLINE
 
 
 class CardInputs(Section):
@@ -61,7 +59,7 @@ def render_card(card: CardInputs) -> str:
                 "seed": card.train.seed}
     if card.loss.name == "simpo":
         settings["gamma / beta"] = card.loss.gamma_beta_ratio
-    names = [name for name in card.metrics_after if name in SHOWN_METRICS] or list(card.metrics_after)
+    names = [name for name in card.metrics_after if name in HEADLINE] or list(card.metrics_after)
     metrics = _table(["held-out metric", "before", "after"],
                      [[name, card.metrics_before.get(name, ""), card.metrics_after[name]] for name in names])
     return "\n\n".join([

@@ -5,7 +5,7 @@ import traceback
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from prefect.logging import disable_run_logger
 
 from dpo_core.config import UploadConfig
@@ -161,6 +161,13 @@ def test_no_token_and_no_server_are_told_apart(checkpoint: Path, tmp_path: Path,
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with pytest.raises(RemoteError, match="did not answer"):
         upload(checkpoint, tmp_path / "store", repo_id="org/dpo", endpoint="http://127.0.0.1:1")
+
+
+def test_a_server_without_xet_says_what_to_set(checkpoint: Path, tmp_path: Path, hub: Hub, token: str,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    with pytest.raises(ConfigError, match="Set HF_HUB_DISABLE_XET=1"):
+        upload(checkpoint, tmp_path / "store", repo_id="org/dpo")
 
 
 def test_the_token_is_in_no_file(checkpoint: Path, tmp_path: Path, hub: Hub, token: str,

@@ -1,0 +1,38 @@
+"""The model card: valid YAML for the Hub, every promise of it kept, the same bytes for the same run."""
+
+import yaml
+
+from dpo_core.config import LossConfig, OptimConfig
+from dpo_core.jobs import CheckpointRef, SourceLedger
+from tasks.model_card import CardInputs, render_card
+
+PARENT = CheckpointRef(path="/store/x", fingerprint="f" * 64, tokenizer_fingerprint="t", source="org/sft: v2", revision="c" * 40)
+LEDGER = SourceLedger(label="org/prefs|a", content="9" * 64, format={"messages": 10}, available_rows=20, rows_in=10, kept=7,
+                      truncated=1, dropped={"identical pair": 2, "empty answer": 1}, offenders={})
+CARD = CardInputs(name="tiny", parent=PARENT, sources=(LEDGER,), train_rows=6, held_out_rows=1, data_fingerprint="d" * 64,
+                  loss=LossConfig(name="dpo", beta=0.25), optim=OptimConfig(learning_rate=3e-7), steps=12,
+                  metrics_before={"loss": 0.6931, "rewards/accuracies": 0.0},
+                  metrics_after={"loss": 0.5123, "rewards/accuracies": 0.75})
+
+
+def test_it_tells_data_settings_metrics_and_parent() -> None:
+    text = render_card(CARD)
+    for line in ("| org/prefs\\|a | 9999999999999999 | 10 | 7 | 1 | 3 |", "| beta | 0.25 |", "| learning rate | 3e-07 |",
+                 "| optimizer steps | 12 |", "| loss | 0.6931 | 0.5123 |", "| rewards/accuracies | 0 | 0.75 |",
+                 f"`org/sft: v2`, commit `{'c' * 40}`; weights `{'f' * 64}`."):
+        assert line in text
+
+
+def test_the_header_is_yaml_and_names_a_hub_parent_only() -> None:
+    header = yaml.safe_load(render_card(CARD.model_copy(update={"parent": PARENT.model_copy(update={"source": "org/sft"})}))
+                            .split("---")[1])
+    assert header["base_model"] == "org/sft"
+    assert "dpo" in header["tags"]
+    local = PARENT.model_copy(update={"source": "/home/someone/sft", "revision": None})
+    text = render_card(CARD.model_copy(update={"parent": local}))
+    assert "base_model" not in text
+    assert "pinned by its contents" in text
+
+
+def test_nothing_measured_says_so() -> None:
+    assert "No evaluation was run." in render_card(CardInputs(name="tiny", parent=PARENT))
