@@ -43,7 +43,8 @@ def _front_matter(card: CardInputs) -> str:
 
 def _parent(card: CardInputs) -> str:
     pinned = f"commit `{card.parent.revision}`" if card.parent.revision else "pinned by its contents"
-    return f"`{card.parent.source}`, {pinned}; weights `{card.parent.fingerprint}`."
+    source = card.parent.source if card.parent.revision else card.parent.source.rstrip("/").rpartition("/")[2]
+    return f"`{source}`, {pinned}; weights `{card.parent.fingerprint}`."
 
 
 def render_card(card: CardInputs) -> str:

@@ -6,7 +6,8 @@ from dpo_core.config import LossConfig, OptimConfig
 from dpo_core.jobs import CheckpointRef, SourceLedger
 from tasks.model_card import CardInputs, render_card
 
-PARENT = CheckpointRef(path="/store/x", fingerprint="f" * 64, tokenizer_fingerprint="t", source="org/sft: v2", revision="c" * 40)
+PARENT = CheckpointRef(path="/store/x", fingerprint="f" * 64, tokenizer_fingerprint="t",
+                       source="org/sft: v2", revision="c" * 40)
 LEDGER = SourceLedger(label="org/prefs|a", content="9" * 64, format={"messages": 10}, available_rows=20, rows_in=10, kept=7,
                       truncated=1, dropped={"identical pair": 2, "empty answer": 1}, offenders={})
 CARD = CardInputs(name="tiny", parent=PARENT, sources=(LEDGER,), train_rows=6, held_out_rows=1, data_fingerprint="d" * 64,
@@ -31,7 +32,8 @@ def test_the_header_is_yaml_and_names_a_hub_parent_only() -> None:
     local = PARENT.model_copy(update={"source": "/home/someone/sft", "revision": None})
     text = render_card(CARD.model_copy(update={"parent": local}))
     assert "base_model" not in text
-    assert "pinned by its contents" in text
+    assert "`sft`, pinned by its contents" in text
+    assert "/home/someone" not in text  # a published card tells nothing of the machine
 
 
 def test_nothing_measured_says_so() -> None:
