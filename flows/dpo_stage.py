@@ -23,6 +23,7 @@ from tasks.launch.launcher import Launcher
 from tasks.mix_data import mix_data
 from tasks.model_card import CardInputs
 from tasks.report import StageResults, show_report
+from tasks.resolve_sources import check_sources
 from tasks.run_folder import recorded_run
 from tasks.train_dpo import TrainingInputs, train_dpo
 from tasks.upload_checkpoint import upload_checkpoint
@@ -74,7 +75,8 @@ def dpo_stage(config: StageConfig) -> RLVRHandoff:
 
 
 def check_before_start(config: StageConfig) -> None:
-    """Refuse what cannot work before anything is fetched or booked. Raises ``ConfigError``."""
+    """Refuse what cannot work before anything is fetched or booked. Raises ``ConfigError``, ``DataError``."""
+    check_sources(config.data.sources)
     check_devices(config.compute, this_machine())
     solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)
 

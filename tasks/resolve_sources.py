@@ -27,11 +27,17 @@ def resolve_source(source: DataSource) -> ResolvedSource:
     path = Path(source.source).expanduser()
     if path.exists():
         return _resolved(source, content=_local_content(path), path=path.resolve())
-    if not is_hub_id(source.source):
-        raise DataError(f"data.sources: {source.source} does not exist (looked in {Path.cwd()}). Give an existing file or "
-                        "directory, or org/name for a Hub data set.")
+    check_sources((source,))
     commit = _commit(source)
     return _resolved(source, content=f"{source.source}@{commit}", hub_id=source.source, commit=commit)
+
+
+def check_sources(sources: tuple[DataSource, ...]) -> None:
+    """Raise ``DataError`` for a source that cannot be meant: cheap, so that it comes before a checkpoint is fetched."""
+    for source in sources:
+        if not Path(source.source).expanduser().exists() and not is_hub_id(source.source):
+            raise DataError(f"data.sources: {source.source} does not exist (looked in {Path.cwd()}). Give an existing file or "
+                            "directory, or org/name for a Hub data set.")
 
 
 def is_hub_id(text: str) -> bool:

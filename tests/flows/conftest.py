@@ -1,0 +1,43 @@
+"""One temporary Prefect server for all flow tests, and a tiny stage to run on it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.overrides import validated
+from flows.stage_config import StageConfig
+from tests.tiny_models import make_model
+from tests.tiny_stage import make_rows
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """Starting it takes 13 s, hence once."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a 2-layer model in ``sft/`` and 60 pairs in ``pairs.jsonl``."""
+    folder = tmp_path_factory.mktemp("inputs")
+    make_model(folder / "sft")
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(60)))
+    return folder
+
+
+def tiny_config(inputs: Path, store: Path, **sections: dict) -> StageConfig:
+    """A run of 25 steps over the tiny inputs; keywords replace settings section by section."""
+    values: dict = {
+        "name": "tiny", "checkpoint": {"source": str(inputs / "sft")},
+        "data": {"sources": [{"source": str(inputs / "pairs.jsonl")}], "held_out": "10", "max_length_tokens": 256,
+                 "num_workers": 1},
+        "optim": {"learning_rate": 1e-3}, "train": {"global_batch_pairs": 2},
+        "evaluation": {"num_prompts": 3, "max_new_tokens": 8}, "compute": {"threads_per_process": 1},
+        "store": {"root": str(store)}}
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return validated(values, "tiny")

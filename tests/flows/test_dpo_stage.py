@@ -1,0 +1,143 @@
+"""The flow on a real Prefect server with real child processes: the whole chain, its reuse, and its life after kills."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+
+import flows.dpo_stage
+from dpo_core.errors import DataError
+from dpo_core.jobs import RESULT_FILE, TrainResult
+from dpo_core.progress import ProgressEvent
+from flows.dpo_stage import dpo_stage
+from flows.stage_config import StageConfig
+from tasks.handoff_schema import RLVRHandoff, read_handoff
+from tasks.launch.launcher import listening
+from tasks.run_folder import RunRecord, read_runs
+from tests.flows.conftest import tiny_config
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+STEPS = ["fetch checkpoint", "mix data", "cache reference", "train", "evaluate", "upload", "hand off"]
+ARTIFACTS = {"mixture", "reference", "training-curves", "training-metrics", "evaluation", "samples", "lineage", "report"}
+
+
+def train_result(store: Path) -> TrainResult:
+    (path,) = (store / "train").glob(f"*/{RESULT_FILE}")
+    return TrainResult.model_validate_json(path.read_bytes())
+
+
+def last_run(store: Path) -> tuple[Path, RunRecord]:
+    return read_runs(store)[-1]
+
+
+def launches(store: Path) -> dict[str, int]:
+    """How often each step's program was started."""
+    return {log.parent.parent.name: log.read_text().count("accelerate.commands.launch") for log in store.glob("*/*/log.txt")}
+
+
+@pytest.fixture(scope="module")
+def finished(prefect_server, tiny_inputs, tmp_path_factory) -> tuple[StageConfig, Path, RLVRHandoff]:
+    """A whole run: 100 steps with a checkpoint after each, so that it can be killed in the middle elsewhere."""
+    store = tmp_path_factory.mktemp("finished") / "store"
+    config = tiny_config(tiny_inputs, store, train={"num_epochs": 4, "checkpoint_every": 1})
+    return config, store, dpo_stage(config)
+
+
+def test_the_stage_goes_from_checkpoint_to_handoff(finished):
+    _, store, handoff = finished
+    folder, record = last_run(store)
+    assert [(step.name, step.state) for step in record.steps] == [(name, "completed") for name in STEPS]
+    assert record.state == "completed"
+    assert read_handoff(Path(record.outputs["handoff"])) == handoff
+    assert (folder / "report.md").read_text().count("## ") == 7
+    assert (folder / "train" / "curves.png").stat().st_size > 10_000
+    assert handoff.metrics_before["rewards/accuracies"] == 0.5
+    assert handoff.metrics_after["loss"] < handoff.metrics_before["loss"]
+    assert train_result(store).steps == 100
+
+
+def test_every_step_leaves_its_artifacts(finished):
+    with get_client(sync_client=True) as client:
+        assert {artifact.key for artifact in client.read_artifacts()} >= ARTIFACTS
+
+
+def test_a_second_run_starts_no_step(finished):
+    config, store, handoff = finished
+    before = launches(store)
+    assert dpo_stage(config) == handoff
+    assert launches(store) == before
+    assert set(before) >= {"mix", "reference", "train", "export", "evaluate"}
+    assert set(before.values()) == {1}
+
+
+def test_another_beta_shares_everything_before_the_training(finished, tmp_path):
+    config, store, _ = finished
+    shared = shutil.copytree(store, tmp_path / "store")
+    values = {"loss": config.loss.model_copy(update={"beta": 2.0}),
+              "train": config.train.model_copy(update={"max_steps": 2}),
+              "store": config.store.model_copy(update={"root": shared})}
+    dpo_stage(config.model_copy(update=values))
+    after = launches(shared)
+    assert len(list((shared / "reference").iterdir())) == len(list((shared / "mix").iterdir())) == 1
+    assert (after["mix"], after["reference"]) == (1, 1)
+    assert len(list((shared / "train").glob(f"*/{RESULT_FILE}"))) == 2
+
+
+class KillTrainer:
+    """Kills the training program (not its launcher) with SIGKILL in each of its first ``times`` lives, once there is a
+    checkpoint to go on from."""
+
+    def __init__(self, store: Path, times: int) -> None:
+        self.store, self.times, self.killed = store, times, []
+
+    def __call__(self, event: ProgressEvent) -> None:
+        saved = any((self.store / "train").glob("*/checkpoints/[!.]*"))
+        if event.step == "train" and 1 < event.done < event.total and saved and len(self.killed) < self.times:
+            for pid in self.trainers():
+                if pid not in self.killed:
+                    os.kill(pid, signal.SIGKILL)
+                    self.killed.append(pid)
+
+    def trainers(self) -> list[int]:
+        found = []
+        for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                argv = cmdline.read_bytes().split(b"\0")
+            except OSError:
+                continue
+            ours = any(str(self.store / "train").encode() in part for part in argv)
+            if ours and b"accelerate.commands.launch" not in argv:
+                found.append(int(cmdline.parent.name))
+        return found
+
+
+def test_a_trainer_killed_twice_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
+    config, store, _ = finished
+    again = shutil.copytree(store, tmp_path / "store")
+    for step in ("train", "export", "evaluate", "published", "handoff"):
+        shutil.rmtree(again / step)
+    at_once = flows.dpo_stage.train_dpo.with_options(retry_delay_seconds=[0] * 6)
+    monkeypatch.setattr(flows.dpo_stage, "train_dpo", at_once)
+    kill = KillTrainer(again.resolve(), times=2)
+    with listening(kill):
+        dpo_stage(config.model_copy(update={"store": config.store.model_copy(update={"root": again})}))
+    assert len(kill.killed) == 2
+    assert launches(again)["train"] == 3
+    result = train_result(again)
+    assert result.resumed_from_step is not None
+    assert result.weights_sha256 == train_result(store).weights_sha256
+
+
+def test_bad_data_fails_once_and_trains_nothing(tiny_inputs, tmp_path):
+    (tmp_path / "cut.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejec')
+    config = tiny_config(tiny_inputs, tmp_path / "store", data={"sources": [{"source": str(tmp_path / "cut.jsonl")}]})
+    with pytest.raises(DataError, match=r"cut\.jsonl"):
+        dpo_stage(config)
+    assert launches(tmp_path / "store") == {"mix": 1}
+    _, record = last_run(tmp_path / "store")
+    assert record.state == "failed"
+    assert "cut.jsonl" in record.error
+    assert [step.state for step in record.steps] == ["completed", "failed"]
