@@ -30,10 +30,12 @@ ANSWERS_PER_BATCH = 16
 
 @torch.inference_mode()
 def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRows | None, scorer: PairScorer,
-                 progress: Progress, accelerator: Accelerator) -> dict[str, float]:
+                 is_reference: bool, progress: Progress, accelerator: Accelerator) -> dict[str, float]:
     """Loss, rewards, accuracies and mean log-probabilities over the held-out pairs.
 
-    A tie of rewards counts as half a win, so a policy that equals its reference scores 0.5.
+    A tie of rewards counts as half a win, so a policy that equals its reference scores 0.5. ``is_reference`` says that
+    the scorer's model is the reference: it is measured against itself, as the cached values were computed in other
+    batches and would leave float noise in place of every tie.
     """
     layout = choose_layout(scorer, probe_pairs(dataset), job.forward, accelerator.device)
     lengths = forward_tokens(dataset.lengths, dataset.prefix_lengths, layout)
@@ -44,7 +46,7 @@ def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRow
         batch = collate([dataset[row] for row in rows], rows, layout).to(accelerator.device)
         policy = pair_logps(scorer(batch), batch.tokens_2B)
         cached = reference and reference_logps(reference, batch.row_B.cpu().numpy(), accelerator.device)
-        output = LOSSES[job.loss.name](policy, cached, job.loss)
+        output = LOSSES[job.loss.name](policy, policy if is_reference else cached, job.loss)
         sums += batch_sums(policy, output, batch.weight_B, ties_count_half=True)
         progress.advance(len(rows))
     return averages(sum_over_ranks(accelerator, sums))
@@ -74,7 +76,8 @@ def _evaluate(job: EvaluateJob, checkpoint: CheckpointRef, phase: str, progress:
         return {}, []
     reference = read_aligned(job.reference.path, "held_out", dataset.row_keys) if job.reference else None
     scorer = PairScorer(load_model(checkpoint, accelerator.device), job.precision)
-    metrics = pair_metrics(job, dataset, reference, scorer, progress, accelerator)
+    is_reference = job.reference_checkpoint is not None and checkpoint.fingerprint == job.reference_checkpoint.fingerprint
+    metrics = pair_metrics(job, dataset, reference, scorer, is_reference, progress, accelerator)
     answers = greedy_answers(job, checkpoint, scorer, prompts, progress, accelerator)
     judged = [passes(answer, prompt.constraints) for answer, prompt in zip(answers, prompts, strict=True)
               if prompt.constraints]

@@ -113,5 +113,7 @@ def test_an_objective_without_reference_is_measured_without_one(stage, trained, 
 def test_the_token_budget_changes_no_number(stage, trained, tmp_path, evaluation):
     for budget in (1, 100_000):
         result = run_here(stage.evaluate_job(tmp_path / str(budget), trained, num_prompts=0, tokens_per_batch=budget))
+        assert result.before["rewards/accuracies"] == 0.5  # not decided by the noise of other batches
+        assert result.before["rewards/margins"] == 0
         shared = {name: value for name, value in result.after.items() if name in evaluation.after}
         assert shared == pytest.approx({name: evaluation.after[name] for name in shared}, rel=1e-4, abs=1e-5)
