@@ -1,6 +1,7 @@
 """The command line: ``pairline run recipe.yaml --set loss.beta=0.2``, ``plan``, ``schema``, ``status``."""
 
 import json
+import logging
 import sys
 import traceback
 from pathlib import Path
@@ -41,11 +42,12 @@ def run_stage(config: StageConfig, console: Console) -> None:
     """Run the flow with its progress on ``console``; the last line is the path of the hand-off."""
     # Prefect reads its settings when it is imported, so nothing above imports it.
     from flows.dpo_stage import dpo_stage
-    from flows.run_display import run_display
+    from flows.run_display import RetryNotices, run_display
     from tasks.launch.launcher import listening
     from tasks.run_folder import read_run, step_listener
 
-    display = run_display(console)
+    display, notices = run_display(console), RetryNotices(console)
+    logging.getLogger("prefect.task_runs").addHandler(notices)
     token = step_listener.set(display.step)
     try:
         with display, listening(display.progress):
@@ -57,6 +59,7 @@ def run_stage(config: StageConfig, console: Console) -> None:
         raise _internal(error, display.folder) from error
     finally:
         step_listener.reset(token)
+        logging.getLogger("prefect.task_runs").removeHandler(notices)
     assert display.folder is not None
     outputs = read_run(display.folder).outputs
     show_evaluation(console, Path(outputs["evaluate"]))

@@ -1,5 +1,7 @@
 """What a person sees while a run goes on: a bar with its rate per step on a terminal, plain lines elsewhere."""
 
+import logging
+import re
 import time
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +30,22 @@ class RunDisplay(Protocol):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None: ...
+
+
+class RetryNotices(logging.Handler):
+    """Tells on the terminal what Prefect only logs: that a task failed and is tried again."""
+
+    RETRY = re.compile(r"exception: (?P<error>\w+).*Retry (?P<which>\d+/\d+) will start (?P<when>.*)$", re.DOTALL)
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line for a retry; everything else is in the run's log."""
+        if retry := self.RETRY.search(record.getMessage()):
+            self.console.print(f"  failed ({retry['error']}), retry {retry['which']} starts {retry['when']}",
+                               highlight=False, markup=False)
 
 
 def run_display(console: Console) -> RunDisplay:

