@@ -15,7 +15,7 @@ REFERENCE = ReferenceJob(out_dir=Path("/s/reference/ab"), data=DatasetRef(path="
 
 def mix_job(**source) -> MixJob:
     return MixJob(out_dir="/s/mix/ab", sources=(ResolvedSource(label="a", content="x", **source),), tokenizer_path="/c",
-                  tokenizer_fingerprint="t")
+                  tokenizer_fingerprint="t", cache_dir="/s/cache")
 
 
 def test_the_argv_of_a_step_on_one_cpu_process():
