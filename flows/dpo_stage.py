@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from dpo_core.config import CheckpointConfig
 from dpo_core.jobs import CheckpointRef, EvaluateResult, TrainResult
 from flows.stage_config import StageConfig
+from tasks.artifacts import show_checkpoint, show_handoff, show_upload
 from tasks.cache_reference import cache_reference
 from tasks.evaluate import evaluate
 from tasks.fetch_checkpoint import fetch_checkpoint
@@ -39,6 +40,7 @@ def dpo_stage(config: StageConfig) -> RLVRHandoff:
         # The trainer image is built or found here once steps run in containers (tasks/build_image.py).
         with run.step("fetch checkpoint"):
             policy = fetch_checkpoint(config.checkpoint, store, launcher)
+            show_checkpoint(policy)
         with run.step("mix data"):
             mixture = mix_data(config.data, config.checkpoint, policy, store, launcher)
             run.result("mix", mixture)
@@ -60,6 +62,7 @@ def dpo_stage(config: StageConfig) -> RLVRHandoff:
         with run.step("upload"):
             card = card_inputs(config, inputs, trained, evaluation)
             uploaded = upload_checkpoint(exported, config.upload, store, card)
+            show_upload(uploaded)
         with run.step("hand off"):
             handoff_inputs = HandoffInputs(
                 name=config.name, uploaded=uploaded, export=exported, parent=policy,
@@ -69,6 +72,7 @@ def dpo_stage(config: StageConfig) -> RLVRHandoff:
             handoff = hand_off_rlvr(handoff_inputs, config.handoff, launcher, store)
             path = handoff_path(store, handoff_inputs, config.handoff)
             run.output("handoff", path)
+            show_handoff(handoff, path)
         results = StageResults(policy, mixture, reference_model, reference, trained, exported, evaluation, handoff, path)
         show_report(run.folder.name, results, config.evaluation.num_samples_shown, run.folder)
     return handoff

@@ -7,20 +7,24 @@ import base64
 import functools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from dpo_core.jobs import CheckpointRef, EvaluateResult, MixResult, ReferenceResult, TrainResult
 from tasks.curves import draw_curves
+from tasks.handoff_schema import RLVRHandoff
 from tasks.report_tables import (
     checkpoint_rows,
+    markdown_table,
     metrics_rows,
     mixture_rows,
     reference_rows,
     samples_markdown,
     training_rows,
 )
+from tasks.uploaded_checkpoint import UploadedCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -83,3 +87,19 @@ def show_markdown(key: str, text: str, description: str) -> None:
 def show_checkpoint(checkpoint: CheckpointRef) -> None:
     """Table ``checkpoint``: where the SFT checkpoint came from and what pins it."""
     create_table_artifact(checkpoint_rows(checkpoint), key="checkpoint", description="The SFT checkpoint")
+
+
+@never_fails
+def show_upload(uploaded: UploadedCheckpoint) -> None:
+    """Table ``upload``: the published files and their hashes."""
+    rows = [{"file": name, "sha256": sha256} for name, sha256 in uploaded.files.items()]
+    create_table_artifact(rows, key="upload", description=f"{uploaded.uri}, revision {uploaded.revision}")
+
+
+@never_fails
+def show_handoff(handoff: RLVRHandoff, path: Path) -> None:
+    """Markdown ``handoff``: the rules that hold, the probe, and the command that starts RLVR."""
+    rules = markdown_table([rule.model_dump() for rule in handoff.rules])
+    text = (f"`{path}`\n\n{rules}\nAsked {handoff.probe.prompt!r} it answered {handoff.probe.answer!r}.\n\n"
+            f"```\n{handoff.grpo_command}\n```\n")
+    create_markdown_artifact(text, key="handoff", description=f"Hand-off of {handoff.checkpoint.uri}")

@@ -21,7 +21,8 @@ from tests.flows.conftest import tiny_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 STEPS = ["fetch checkpoint", "mix data", "cache reference", "train", "evaluate", "upload", "hand off"]
-ARTIFACTS = {"mixture", "reference", "training-curves", "training-metrics", "evaluation", "samples", "lineage", "report"}
+ARTIFACTS = {"checkpoint", "mixture", "reference", "training-curves", "training-metrics", "evaluation", "samples", "upload",
+             "handoff", "lineage", "report"}
 
 
 def train_result(store: Path) -> TrainResult:
