@@ -41,3 +41,16 @@ def tiny_config(inputs: Path, store: Path, **sections: dict) -> StageConfig:
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
     return validated(values, "tiny")
+
+
+def step_processes(folder: Path) -> list[int]:
+    """Process ids of the step programs (not their launchers) at work below ``folder``."""
+    found = []
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            argv = cmdline.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(str(folder).encode() in part for part in argv) and b"accelerate.commands.launch" not in argv:
+            found.append(int(cmdline.parent.name))
+    return found

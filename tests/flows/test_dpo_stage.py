@@ -17,7 +17,7 @@ from flows.stage_config import StageConfig
 from tasks.handoff_schema import RLVRHandoff, read_handoff
 from tasks.launch.launcher import listening
 from tasks.run_folder import RunRecord, read_runs
-from tests.flows.conftest import tiny_config
+from tests.flows.conftest import step_processes, tiny_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 STEPS = ["fetch checkpoint", "mix data", "cache reference", "train", "evaluate", "upload", "hand off"]
@@ -97,22 +97,10 @@ class KillTrainer:
     def __call__(self, event: ProgressEvent) -> None:
         saved = any((self.store / "train").glob("*/checkpoints/[!.]*"))
         if event.step == "train" and 1 < event.done < event.total and saved and len(self.killed) < self.times:
-            for pid in self.trainers():
+            for pid in step_processes(self.store / "train"):
                 if pid not in self.killed:
                     os.kill(pid, signal.SIGKILL)
                     self.killed.append(pid)
-
-    def trainers(self) -> list[int]:
-        found = []
-        for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                argv = cmdline.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            ours = any(str(self.store / "train").encode() in part for part in argv)
-            if ours and b"accelerate.commands.launch" not in argv:
-                found.append(int(cmdline.parent.name))
-        return found
 
 
 def test_a_trainer_killed_twice_ends_with_the_same_bits(finished, tmp_path, monkeypatch):

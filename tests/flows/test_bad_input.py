@@ -1,0 +1,150 @@
+"""What a person can get wrong: each ends in one sentence of the right kind before anything is trained."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dpo_core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DiskFull,
+    PairlineError,
+    StoreBusy,
+    StoreError,
+)
+from flows.dpo_stage import dpo_stage
+from flows.stage_config import StageConfig
+from tests.flows.conftest import step_processes, tiny_config
+from tests.tiny_models import make_model, make_tokenizer
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+
+ROW = {"prompt": "Hi", "chosen": "Hello there.", "rejected": "No."}
+Case = Callable[[Path, Path], StageConfig]  # (tiny inputs, scratch folder) -> configuration
+
+
+def data_file(folder: Path, text: str) -> dict:
+    (folder / "rows.jsonl").write_text(text)
+    return {"sources": [{"source": str(folder / "rows.jsonl")}], "held_out": "0"}
+
+
+def with_data(text: str, **source: object) -> Case:
+    def config(inputs: Path, scratch: Path) -> StageConfig:
+        data = data_file(scratch, text)
+        data["sources"][0].update(source)
+        return tiny_config(inputs, scratch / "store", data=data)
+
+    return config
+
+
+def missing_file(inputs: Path, scratch: Path) -> StageConfig:
+    return tiny_config(inputs, scratch / "store", data={"sources": [{"source": "./nowhere.jsonl"}]})
+
+
+def no_template(inputs: Path, scratch: Path) -> StageConfig:
+    model = make_model(scratch / "sft", make_tokenizer(chat_template=None))
+    return tiny_config(inputs, scratch / "store", checkpoint={"source": str(model)})
+
+
+def truncated_weights(inputs: Path, scratch: Path) -> StageConfig:
+    weights = make_model(scratch / "sft") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    return tiny_config(inputs, scratch / "store", checkpoint={"source": str(scratch / "sft")})
+
+
+def batch_that_cannot_be_met(inputs: Path, scratch: Path) -> StageConfig:
+    return tiny_config(inputs, scratch / "store", train={"global_batch_pairs": 8, "per_device_batch_pairs": 3})
+
+
+GOOD = json.dumps(ROW) + "\n"
+CASES: dict[str, tuple[Case, type[PairlineError], str]] = {
+    "missing file": (missing_file, DataError, r"nowhere\.jsonl"),
+    "unknown column": (with_data(GOOD, columns={"chosen": "winner"}), DataError, r"winner.*prompt, chosen, rejected"),
+    "line cut in half": (with_data(GOOD * 3 + GOOD[:20]), DataError, r"rows\.jsonl.*line 4"),
+    "empty data set": (with_data(""), DataError, r"rows\.jsonl.*(empty|no rows)"),
+    "all rows dropped": (with_data(json.dumps(ROW | {"rejected": ROW["chosen"]}) + "\n"), DataError, "identical_pair"),
+    "no chat template": (no_template, CheckpointError, r"checkpoint\.chat_template"),
+    "truncated weights": (truncated_weights, CheckpointError, r"model\.safetensors.*\d+ bytes"),
+    "impossible batch": (batch_that_cannot_be_met, ConfigError, r"per_device_batch_pairs is 3.*1, 2, 4, 8"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_sentence_before_anything_is_trained(name, tiny_inputs, tmp_path):
+    config, kind, message = CASES[name]
+    with pytest.raises(kind) as caught:
+        dpo_stage(config(tiny_inputs, tmp_path))
+    assert re.search(message, str(caught.value)), str(caught.value)
+    assert not (tmp_path / "store" / "train").exists()
+
+
+@pytest.mark.parametrize(("section", "value", "message"), [
+    ("loss", {"name": "dpoo"}, r"loss\.name.*dpo_norm"), ("loss", {"beta": 0}, r"loss\.beta.*greater than 0"),
+    ("loss", {"beta": -1}, r"loss\.beta"), ("train", {"global_batch_pairs": 0}, r"train\.global_batch_pairs"),
+])
+def test_a_setting_out_of_bounds_is_named_with_what_is_allowed(section, value, message, tiny_inputs, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        tiny_config(tiny_inputs, tmp_path, **{section: value})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, 1 MiB; mounting takes root, which CI has."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system takes root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_is_told_as_such(tiny_inputs, small_disk):
+    (small_disk / "ballast").write_bytes(bytes(900_000))
+    with pytest.raises(DiskFull, match=r"[Nn]o space left"):
+        dpo_stage(tiny_config(tiny_inputs, small_disk / "store"))
+    assert not (small_disk / "store" / "train").exists()
+
+
+def test_a_store_that_cannot_be_written_is_told_as_such(tiny_inputs, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StoreError, match=r"store\.root"):
+        dpo_stage(tiny_config(tiny_inputs, small_disk / "store"))
+
+
+def test_two_runs_at_once_do_not_share_a_step(tiny_inputs, tmp_path):
+    """The second says who holds the step; the first goes on undisturbed. It is stopped meanwhile, so that it lasts."""
+    config = tiny_config(tiny_inputs, tmp_path / "store", train={"num_epochs": 20, "checkpoint_every": 1000})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    first = subprocess.Popen([sys.executable, "-c", "from flows.cli import main; main()", "run", str(recipe)],
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    trainers: list[int] = []
+    try:
+        deadline = time.monotonic() + 180
+        while not list((tmp_path / "store" / "train").glob("*/metrics.jsonl")):
+            assert first.poll() is None, first.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        trainers = step_processes(tmp_path / "store" / "train")
+        for pid in trainers:
+            os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(StoreBusy, match=r"in use by process \d+ since"):
+            dpo_stage(config)
+    finally:
+        for pid in trainers:
+            os.kill(pid, signal.SIGCONT)
+        output, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, output
+    assert output.splitlines()[-1].startswith("handoff: ")
