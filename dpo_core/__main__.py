@@ -15,10 +15,10 @@ import time
 import traceback
 from pathlib import Path
 
-from dpo_core.errors import PairlineError, from_os_error
-from dpo_core.jobs import ERROR_FILE, JOBS, RESULT_FILE, ErrorReport, Job, read_job, read_result
+from dpo_core.errors import PairlineError, StoreBusy, from_os_error
+from dpo_core.jobs import ERROR_FILE, JOBS, RESULT_FILE, ErrorReport, Job, read_error, read_job, read_result
 from dpo_core.progress import Progress
-from dpo_core.store import exclusive, write_json
+from dpo_core.store import exclusive, remove_unfinished, write_json
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STEP_MODULES = {
@@ -35,12 +35,14 @@ STEP_MODULES = {
 def run_step(job: Job, progress: Progress) -> None:
     """Run the job's step in this process and write its result. Raises ``PairlineError`` and whatever the step raises."""
     started = time.monotonic()
+    if progress.active:  # the only rank that writes outside the reference cache
+        remove_unfinished(job.out_dir)
+        (job.out_dir / ERROR_FILE).unlink(missing_ok=True)
     step = importlib.import_module(STEP_MODULES[job.step])
     result = step.run(job, progress)
     if progress.active:
         seconds = round(time.monotonic() - started, 3)
         write_json(job.out_dir / RESULT_FILE, result.model_copy(update={"seconds": seconds}))
-        (job.out_dir / ERROR_FILE).unlink(missing_ok=True)
 
 
 def as_pairline_error(error: BaseException, step: str) -> PairlineError:
@@ -57,11 +59,17 @@ def as_pairline_error(error: BaseException, step: str) -> PairlineError:
 
 
 def report_error(job: Job, error: PairlineError) -> None:
-    """Write ``error.json``; a disk that refuses even that still leaves the message on stderr."""
+    """Write ``error.json``; a disk that refuses even that still leaves the message on stderr.
+
+    The first rank to fail is the one that knows why: the others then fail on its silence. A folder that another live
+    run holds is not written to.
+    """
     trace = "".join(traceback.format_exception(error))
     report = ErrorReport(kind=error.kind, message=str(error), step=job.step, job_fingerprint=job.fingerprint,
                          traceback=trace)
     print(trace, file=sys.stderr)
+    if isinstance(error, StoreBusy) or read_error(job) is not None:
+        return
     try:
         write_json(job.out_dir / ERROR_FILE, report)
     except PairlineError as unwritable:
@@ -108,8 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         pairline_error = as_pairline_error(error, job.step)
-        if is_main:
-            report_error(job, pairline_error)
+        report_error(job, pairline_error)
         return pairline_error.exit_code
 
 

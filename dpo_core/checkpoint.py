@@ -82,12 +82,6 @@ def save_checkpoint(root: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     return folder
 
 
-def remove_unfinished(root: Path) -> None:
-    """Delete what kills in the middle of a write left behind, a whole checkpoint's size each. For the only writer."""
-    for folder in root.glob(".step-*"):
-        shutil.rmtree(folder)
-
-
 def newest_checkpoint(root: Path, job_fingerprint: str) -> tuple[Path, RunState] | None:
     """The newest checkpoint of this job whose files match their manifest; damaged ones are reported and passed over."""
     for folder in sorted(root.glob("step-*"), reverse=True):

@@ -20,7 +20,7 @@ from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_
 from dpo_core.model.generate import answer_greedily
 from dpo_core.model.load import load_model
 from dpo_core.progress import Progress
-from dpo_core.reference_cache import ReferenceRows, read_aligned
+from dpo_core.reference_cache import ReferenceRows, read_reference
 from dpo_core.step_guard import reference_logps
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def _evaluate(job: EvaluateJob, checkpoint: CheckpointRef, phase: str, progress:
     progress.begin(phase, len(dataset) + len(prompts), "pairs and answers")
     if not len(dataset):
         return {}, []
-    reference = read_aligned(job.reference.path, "held_out", dataset.row_keys) if job.reference else None
+    reference = read_reference(job.reference, "held_out", dataset.row_keys) if job.reference else None
     scorer = PairScorer(load_model(checkpoint, accelerator.device), job.precision)
     is_reference = job.reference_checkpoint is not None and checkpoint.fingerprint == job.reference_checkpoint.fingerprint
     metrics = pair_metrics(job, dataset, reference, scorer, is_reference, progress, accelerator)

@@ -29,6 +29,7 @@ from dpo_core.store import fingerprint, write_json
 
 Location = Annotated[Path, NotContent()]
 Label = Annotated[str, NotContent()]
+FileHashes = Annotated[dict[str, str], NotContent()]  # path relative to the value's own -> sha256; verified when reused
 
 JOB_FILE, RESULT_FILE, ERROR_FILE, LOG_FILE = "job.json", "result.json", "error.json", "log.txt"
 
@@ -56,7 +57,7 @@ class CheckpointRef(Section):
     tokenizer_fingerprint: str  # tokenizer files and chat template
     source: Label  # what the user wrote: hub id, directory, package
     revision: Annotated[str | None, NotContent()] = None  # the commit, for a hub id
-    files: Annotated[dict[str, str], NotContent()] = {}  # relative path -> sha256
+    files: FileHashes = {}
     allow_remote_code: bool = False
 
 
@@ -65,6 +66,7 @@ class DatasetRef(Section):
 
     path: Location
     fingerprint: str
+    files: FileHashes = {}
 
 
 class ReferenceRef(Section):
@@ -72,6 +74,7 @@ class ReferenceRef(Section):
 
     path: Location
     fingerprint: str
+    files: FileHashes = {}
 
 
 class ResolvedSource(Section):

@@ -22,7 +22,7 @@ from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
 from dpo_core.model.load import load_model
 from dpo_core.progress import Progress
 from dpo_core.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
-from dpo_core.store import fingerprint, new_directory
+from dpo_core.store import fingerprint, hash_files, new_directory
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def _rows_to_compute(dataset: PairDataset, missing: set[str]) -> list[int]:
 
 @torch.inference_mode()
 def _compute(dataset: PairDataset, batches: list[list[int]], scorer: PairScorer, layout: ForwardLayout, folder: Path,
-             job: ReferenceJob, progress: Progress, device: torch.device) -> None:
+             job: ReferenceJob, progress: Progress, device: torch.device, num_ranks: int) -> None:
     """Score batches and write a shard whenever ``rows_per_shard`` rows are done."""
     keys: list[str] = []
     sums: list[np.ndarray] = []
@@ -62,7 +62,7 @@ def _compute(dataset: PairDataset, batches: list[list[int]], scorer: PairScorer,
         keys += [dataset.row_keys[row] for row in rows]
         sums.append(sums_B2)
         tokens.append(batch.tokens_2B.view(-1, 2).int().cpu().numpy())
-        progress.advance(len(rows))
+        progress.advance(min(len(rows) * num_ranks, progress.total - progress.done))  # the ranks keep pace
         if len(keys) >= job.rows_per_shard or number == len(batches) - 1:
             write_shard(folder, keys, ReferenceRows(np.concatenate(sums), np.concatenate(tokens)))
             keys, sums, tokens = [], [], []
@@ -87,14 +87,17 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
             lengths = forward_tokens(data.lengths, data.prefix_lengths, layout)
             batches = batches_by_tokens(to_compute[split], lengths, job.tokens_per_batch)
             mine = batches[accelerator.process_index :: accelerator.num_processes]
-            _compute(data, mine, scorer, layout, folder, job, progress, accelerator.device)
+            _compute(data, mine, scorer, layout, folder, job, progress, accelerator.device,
+                     accelerator.num_processes)
     accelerator.wait_for_everyone()
-    path = job.out_dir / "reference"
+    path, files = job.out_dir / "reference", {}
     if accelerator.is_main_process:
         cache = ReferenceCache(folder)
         with new_directory(path) as aside:
             for split, data in datasets.items():
                 write_aligned(aside / f"{split}.npz", data.row_keys, cache.look_up(data.row_keys))
+            files = hash_files(aside)
     accelerator.wait_for_everyone()
-    return ReferenceResult(job_fingerprint=job.fingerprint, reference=ReferenceRef(path=path, fingerprint=job.fingerprint),
-                           rows=num_rows, rows_computed=num_missing, pairs_per_second=progress.rate(), forward=layout)
+    reference = ReferenceRef(path=path, fingerprint=job.fingerprint, files=files)
+    return ReferenceResult(job_fingerprint=job.fingerprint, reference=reference, rows=num_rows, rows_computed=num_missing,
+                           pairs_per_second=progress.rate(), forward=layout)

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from dpo_core.errors import StoreError
-from dpo_core.store import write_bytes
+from dpo_core.jobs import ReferenceRef
+from dpo_core.store import verify_files, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,13 @@ class ReferenceCache:
 def write_aligned(path: Path, row_keys: Sequence[str], rows: ReferenceRows) -> None:
     """Write the rows of one split in the mixture's order."""
     write_bytes(path, rows.to_bytes(row_keys))
+
+
+def read_reference(reference: ReferenceRef, split: str, row_keys: Sequence[str]) -> ReferenceRows:
+    """``read_aligned`` of a file whose bytes are those that the reference step wrote. Raises ``StoreError``."""
+    name = f"{split}.npz"
+    verify_files(reference.path, {name: reference.files[name]} if name in reference.files else {})
+    return read_aligned(reference.path, split, row_keys)
 
 
 def read_aligned(folder: Path, split: str, row_keys: Sequence[str]) -> ReferenceRows:

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from dpo_core.errors import StoreBusy, StoreError, from_os_error
 
 HASH_CHUNK_BYTES = 1 << 22
+ASIDE = ".aside"  # ends the names of files and folders that are still being written
 
 
 def canonical_json(value: Any) -> str:
@@ -80,7 +81,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: aside, fsync, rename. Raises ``DiskFull`` or ``StoreError``."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=ASIDE)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -110,7 +111,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=ASIDE))
     except OSError as error:
         raise from_os_error(error, f"writing {path.name}") from error
     try:
@@ -127,6 +128,12 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise from_os_error(error, f"writing {path.name}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a kill in the middle of a write left below ``folder``. For its only writer."""
+    for aside in list(folder.rglob(f".*{ASIDE}")):
+        shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,6 @@ from dpo_core.checkpoint import (
     RunState,
     load_checkpoint,
     newest_checkpoint,
-    remove_unfinished,
     save_checkpoint,
     save_weights,
 )
@@ -38,7 +37,7 @@ from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_
 from dpo_core.model.load import load_model
 from dpo_core.optim import build_optimizer, learning_rate_at, set_learning_rate
 from dpo_core.progress import Progress
-from dpo_core.reference_cache import ReferenceRows, read_aligned
+from dpo_core.reference_cache import ReferenceRows, read_reference
 from dpo_core.step_guard import check_step_zero, reference_logps
 from dpo_core.store import fingerprint, write_bytes
 
@@ -75,7 +74,7 @@ class Trainer:
     progress: Progress
     state: RunState
     total_steps: int
-    stop: StopRequest = field(default_factory=StopRequest)
+    stop: StopRequest
     last_metrics: dict[str, float] = field(default_factory=dict)
 
     def train(self) -> None:
@@ -217,7 +216,7 @@ def _drop_metrics_after(path: Path, step: int) -> None:
         write_bytes(path, "".join(line for line in lines if json.loads(line)["step"] <= step).encode())
 
 
-def set_up(job: TrainJob, progress: Progress) -> Trainer:
+def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update."""
     accelerator = start_accelerator()
     check_world_size(accelerator, job.batch.num_processes)
@@ -226,7 +225,7 @@ def set_up(job: TrainJob, progress: Progress) -> Trainer:
     dataset = PairDataset.open(job.data.path, "train")
     if not len(dataset):
         raise DataError(f"{job.data.path} has no rows to train on. Lower data.held_out or add data.")
-    reference = read_aligned(job.reference.path, "train", dataset.row_keys) if job.reference else None
+    reference = read_reference(job.reference, "train", dataset.row_keys) if job.reference else None
     found = newest_checkpoint(_checkpoints(job), job.fingerprint)
     guard = {} if found else _guard_other_reference(job, dataset, reference, device)
 
@@ -244,19 +243,19 @@ def set_up(job: TrainJob, progress: Progress) -> Trainer:
         log.info("resuming from %s", found[0].name)
     if accelerator.is_main_process:
         _drop_metrics_after(job.out_dir / METRICS_FILE, state.step)
-        remove_unfinished(_checkpoints(job))
     total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
     progress.begin("train", total, "steps", done=state.step)
     return Trainer(job=job, accelerator=accelerator, dataset=dataset, reference=reference, scorer=scorer,
                    distributed_scorer=accelerator.prepare(scorer), optimizer=optimizer, layout=layout, progress=progress,
-                   state=state, total_steps=total)
+                   state=state, total_steps=total, stop=stop)
 
 
 def run(job: TrainJob, progress: Progress) -> TrainResult:
     """Train and write the final weights."""
-    trainer = set_up(job, progress)
+    stop = StopRequest()
+    stop.listen()  # before the set-up, which may take minutes
+    trainer = set_up(job, progress, stop)
     resumed_from = trainer.state.step or None
-    trainer.stop.listen()
     trainer.train()
     weights, hashes = job.out_dir / "weights", {}
     if trainer.accelerator.is_main_process:

@@ -32,7 +32,7 @@ from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.errors import DataError
 from dpo_core.jobs import DatasetRef, LengthStats, MixJob, MixResult, SourceLedger
 from dpo_core.progress import Progress
-from dpo_core.store import fingerprint, new_directory, write_json
+from dpo_core.store import fingerprint, hash_files, new_directory, write_json
 
 LEDGER_FILE, DATA_DIR, POOL_FILE = "ledger.json", "data", "pool.arrow"
 
@@ -75,9 +75,9 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         _write_prompts(maker, kept, held_out, aside / "held_out")
         pool_path.unlink()
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
-        content, lengths = _content(splits), _length_stats(splits)
+        content, lengths, files = _content(splits), _length_stats(splits), hash_files(aside)
     return MixResult(
-        job_fingerprint=job.fingerprint, data=DatasetRef(path=job.out_dir / DATA_DIR, fingerprint=content),
+        job_fingerprint=job.fingerprint, data=DatasetRef(path=job.out_dir / DATA_DIR, fingerprint=content, files=files),
         train_rows=len(train), held_out_rows=len(held_out), per_source=tuple(ledgers), lengths=lengths,
         chat_template_sha256=template_sha256(tokenizer))
 

@@ -103,7 +103,7 @@ def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: Fo
         log.warning("prefix sharing does not work with %s (%s); using the padded forward", type(scorer.model).__name__,
                     error)
         return "padded"
-    if difference > TOKEN_NOISE[scorer.precision]:
+    if not difference <= TOKEN_NOISE[scorer.precision]:  # a NaN agrees with nothing
         log.warning("prefix sharing differs from the padded forward by %.2e nats a token (allowed %.0e) on %s; using the "
                     "padded forward", difference, TOKEN_NOISE[scorer.precision], type(scorer.model).__name__)
         return "padded"

@@ -73,8 +73,10 @@ def _verify(result: Result, folder: Path) -> None:
     for path in _paths_in(result):
         if not path.exists():
             raise StoreError(f"{path} is missing.")
-    verify_files(getattr(result, "path", folder), getattr(result, "files", {}))
     verify_files(getattr(result, "weights_path", folder), getattr(result, "weights_sha256", {}))
+    for value in (result, *(getattr(result, name) for name in type(result).model_fields)):
+        if hasattr(value, "path") and hasattr(value, "files"):
+            verify_files(value.path, value.files)
 
 
 def _paths_in(value: object) -> list[Path]:

@@ -89,7 +89,7 @@ def test_only_the_newest_checkpoints_are_kept_and_the_last_step_needs_none(stage
 
 def test_what_a_kill_in_the_middle_of_a_write_left_is_removed(stage, tmp_path):
     job = stage.train_job(tmp_path, checkpoint_every=4)
-    left = tmp_path / "checkpoints" / ".step-00000004.k1ll3d"
+    left = tmp_path / "checkpoints" / ".step-00000004.k1ll3d.aside"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
     run_here(job)

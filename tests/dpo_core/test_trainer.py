@@ -15,7 +15,7 @@ from dpo_core.jobs import CheckpointRef, ReferenceRef
 from dpo_core.model.load import load_model
 from dpo_core.progress import Progress
 from dpo_core.reference_cache import ReferenceRows, read_aligned, write_aligned
-from dpo_core.trainer import _explained, set_up
+from dpo_core.trainer import StopRequest, _explained, set_up
 from tests.step_process import metrics_of
 from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
@@ -158,13 +158,24 @@ def test_bf16_stays_near_fp32_and_keeps_fp32_weights(stage, tmp_path):
     assert losses[1] == pytest.approx(losses[0], abs=0.1)
 
 
+def test_a_reference_file_that_changed_since_it_was_written_is_refused(stage, tmp_path):
+    """Values shifted in every row but those that the guard looks at would train silently otherwise."""
+    keys = PairDataset.open(stage.data.path, "train").row_keys
+    rows = reference_rows(stage)
+    write_aligned(tmp_path / "train.npz", keys, ReferenceRows(rows.sums + 1, rows.tokens))
+    changed = stage.reference.reference.model_copy(update={"path": tmp_path})
+    with pytest.raises(StoreError, match=r"train\.npz is damaged"):
+        run_here(stage.train_job(tmp_path / "run", reference=changed))
+
+
 def test_gradient_checkpointing_gives_the_same_weights(stage, tmp_path):
     plain = run_here(stage.train_job(tmp_path / "plain", "dpo"))
     job = stage.train_job(tmp_path / "recomputed", "dpo", gradient_checkpointing=True)
     recomputed = run_here(job)
     for name, tensor in weights_of(recomputed).items():
         torch.testing.assert_close(tensor, weights_of(plain)[name], rtol=1e-5, atol=1e-6)
-    trainer = set_up(job.model_copy(update={"out_dir": tmp_path}), Progress("train", sink=lambda event: None))
+    trainer = set_up(job.model_copy(update={"out_dir": tmp_path}), Progress("train", sink=lambda event: None),
+                     StopRequest())
     assert all(layer.gradient_checkpointing for layer in trainer.scorer.model.model.layers)
 
 
