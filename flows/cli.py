@@ -44,7 +44,7 @@ def run_stage(config: StageConfig, console: Console) -> None:
     from flows.dpo_stage import dpo_stage
     from flows.run_display import RetryNotices, run_display
     from tasks.launch.launcher import listening
-    from tasks.run_folder import read_run, step_listener
+    from tasks.report.run_folder import read_run, step_listener
 
     display, notices = run_display(console), RetryNotices(console)
     logging.getLogger("prefect.task_runs").addHandler(notices)
@@ -69,7 +69,7 @@ def run_stage(config: StageConfig, console: Console) -> None:
 
 def show_evaluation(console: Console, folder: Path) -> None:
     """The table before/after that ends a run."""
-    from tasks.report_tables import HEADLINE, metrics_rows
+    from tasks.report.tables import HEADLINE, metrics_rows
 
     result = EvaluateResult.model_validate_json((folder / RESULT_FILE).read_bytes())
     table = Table("held out", "before", "after", "change",

@@ -17,15 +17,15 @@ from tasks.cache_reference import cache_reference
 from tasks.evaluate import evaluate
 from tasks.fetch_checkpoint import fetch_checkpoint
 from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
-from tasks.handoff_schema import RLVRHandoff
+from tasks.handoff.schema import RLVRHandoff
 from tasks.launch.choose import launcher_for
 from tasks.launch.compute import check_devices, solve_batch, this_machine
 from tasks.launch.launcher import Launcher
 from tasks.mix_data import mix_data
-from tasks.model_card import CardInputs
-from tasks.report import StageResults, show_report
+from tasks.publish.model_card import CardInputs
+from tasks.report.page import StageResults, show_report
+from tasks.report.run_folder import recorded_run
 from tasks.resolve_sources import check_sources
-from tasks.run_folder import recorded_run
 from tasks.train_dpo import TrainingInputs, train_dpo
 from tasks.upload_checkpoint import upload_checkpoint
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dpo_core.config import CheckpointConfig
 from dpo_core.errors import CheckpointError
-from tasks.safetensors_header import read_header
+from tasks.checkpoint.safetensors_header import read_header
 
 IN_A_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
 UNITS = {"b": 1e9, "m": 1e6}

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dpo_core.progress import ProgressEvent
-from tasks.run_folder import StepRecord
+from tasks.report.run_folder import StepRecord
 
 SECONDS_BETWEEN_LINES = 10.0
 SHOWN_METRICS = ("loss", "rewards/accuracies")

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpo_core.errors import ConfigError
-from tasks.run_folder import RunRecord, StepRecord, is_alive, read_runs
+from tasks.report.run_folder import RunRecord, StepRecord, is_alive, read_runs
 
 
 def state_of(record: RunRecord) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from dpo_core.jobs import CheckpointRef, EvaluateResult, MixResult, ReferenceResult, TrainResult
-from tasks.curves import draw_curves
-from tasks.handoff_schema import RLVRHandoff
-from tasks.report_tables import (
+from tasks.handoff.schema import RLVRHandoff
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
+from tasks.report.curves import draw_curves
+from tasks.report.tables import (
     checkpoint_rows,
     markdown_table,
     metrics_rows,
@@ -24,7 +25,6 @@ from tasks.report_tables import (
     samples_markdown,
     training_rows,
 )
-from tasks.uploaded_checkpoint import UploadedCheckpoint
 
 log = logging.getLogger(__name__)
 

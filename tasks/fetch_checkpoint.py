@@ -8,8 +8,8 @@ from prefect.cache_policies import NO_CACHE
 from dpo_core.config import CheckpointConfig
 from dpo_core.jobs import CheckpointRef, ConvertJob, ConvertResult
 from dpo_core.store import fingerprint
-from tasks.checkpoint_files import WeightSource, files_beside_pickle, hash_named
-from tasks.checkpoint_source import Located, locate, snapshot
+from tasks.checkpoint.files import WeightSource, files_beside_pickle, hash_named
+from tasks.checkpoint.source import Located, locate, snapshot
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
 from tasks.retry_policy import worth_a_retry

@@ -9,13 +9,13 @@ from dpo_core.config import HandoffConfig, Section
 from dpo_core.errors import HandoffRefused
 from dpo_core.jobs import AnswerResult, CheckpointRef, ExportResult
 from dpo_core.store import exclusive, fingerprint, write_json
-from tasks.final_place import opened, probe, verify_place
-from tasks.grpo_command import grpo_command
-from tasks.handoff_schema import HANDOFF_FILE, SCHEMA_VERSION, Parent, Probe, RLVRHandoff, Tokens, read_handoff
+from tasks.handoff.final_place import opened, probe, verify_place
+from tasks.handoff.grpo_command import grpo_command
+from tasks.handoff.rlvr_rules import check_rules, failed_rules, template_sha256
+from tasks.handoff.schema import HANDOFF_FILE, SCHEMA_VERSION, Parent, Probe, RLVRHandoff, Tokens, read_handoff
 from tasks.launch.launcher import Launcher
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.retry_policy import worth_a_retry
-from tasks.rlvr_rules import check_rules, failed_rules, template_sha256
-from tasks.uploaded_checkpoint import UploadedCheckpoint
 
 
 class HandoffInputs(Section):

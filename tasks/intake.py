@@ -8,11 +8,11 @@ from prefect.cache_policies import NO_CACHE
 from dpo_core.config import Section
 from dpo_core.errors import HandoffRefused
 from dpo_core.store import exclusive
-from tasks.final_place import opened, probe
-from tasks.handoff_schema import RLVRHandoff, RuleCheck, read_handoff
+from tasks.handoff.final_place import opened, probe
+from tasks.handoff.rlvr_rules import check_rules, failed_rules, template_sha256
+from tasks.handoff.schema import RLVRHandoff, RuleCheck, read_handoff
 from tasks.launch.launcher import Launcher
 from tasks.retry_policy import worth_a_retry
-from tasks.rlvr_rules import check_rules, failed_rules, template_sha256
 
 
 class AcceptedHandoff(Section):

@@ -10,7 +10,7 @@ from dpo_core.config import DataSource
 from dpo_core.errors import DataError, from_os_error
 from dpo_core.jobs import ResolvedSource
 from dpo_core.store import fingerprint, hash_files, sha256_file
-from tasks.hub_errors import from_hub_error
+from tasks.hub.errors import from_hub_error
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -11,13 +11,13 @@ from dpo_core.config import UploadConfig
 from dpo_core.errors import ConfigError
 from dpo_core.jobs import ExportResult
 from dpo_core.store import exclusive, verify_files
-from tasks.hub_errors import from_hub_error
-from tasks.hub_token import hidden_in_logs, load_token
-from tasks.model_card import CardInputs, render_card
-from tasks.publish_directory import publish_directory
-from tasks.publish_hub import LocalFile, publish_hub
+from tasks.hub.errors import from_hub_error
+from tasks.hub.token import hidden_in_logs, load_token
+from tasks.publish.directory import publish_directory
+from tasks.publish.hub import LocalFile, publish_hub
+from tasks.publish.model_card import CardInputs, render_card
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.retry_policy import worth_a_retry
-from tasks.uploaded_checkpoint import UploadedCheckpoint
 
 SECONDS_FOR_ANOTHER_RUN = 600.0
 

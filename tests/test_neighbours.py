@@ -9,10 +9,10 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from dpo_core.config import CheckpointConfig
 from dpo_core.jobs import AnswerJob, ExportJob
-from tasks.checkpoint_source import locate, snapshot
-from tasks.publish_directory import content_revision
-from tasks.rlvr_rules import check_rules, failed_rules
-from tasks.uploaded_checkpoint import UploadedCheckpoint
+from tasks.checkpoint.source import locate, snapshot
+from tasks.handoff.rlvr_rules import check_rules, failed_rules
+from tasks.publish.directory import content_revision
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tests.tiny_models import make_model, make_tokenizer
 from tests.tiny_stage import TinyStage, make_rows, mix, reference_job, run_here
 

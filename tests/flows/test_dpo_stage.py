@@ -14,9 +14,9 @@ from dpo_core.jobs import RESULT_FILE, TrainResult
 from dpo_core.progress import ProgressEvent
 from flows.dpo_stage import dpo_stage
 from flows.stage_config import StageConfig
-from tasks.handoff_schema import RLVRHandoff, read_handoff
+from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.launch.launcher import listening
-from tasks.run_folder import RunRecord, read_runs
+from tasks.report.run_folder import RunRecord, read_runs
 from tests.flows.conftest import step_processes, tiny_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]

@@ -5,8 +5,8 @@ from pathlib import Path
 from dpo_core.jobs import CheckpointRef, ExportResult
 from dpo_core.store import hash_files
 from tasks.hand_off_rlvr import HandoffInputs
-from tasks.model_card import CardInputs
-from tasks.uploaded_checkpoint import UploadedCheckpoint
+from tasks.publish.model_card import CardInputs
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 
 def export_of(folder: Path) -> ExportResult:

@@ -10,7 +10,7 @@ from dpo_core.config import HandoffConfig, UploadConfig
 from dpo_core.errors import ConfigError, HandoffRefused, RemoteError
 from dpo_core.store import write_json
 from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
-from tasks.handoff_schema import RLVRHandoff, read_handoff
+from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.intake import accept
 from tasks.upload_checkpoint import upload_checkpoint
 from tests.hub_server import Hub

@@ -11,9 +11,9 @@ from prefect.logging import disable_run_logger
 from dpo_core.config import UploadConfig
 from dpo_core.errors import ConfigError, PairlineError, RemoteError, StoreError
 from dpo_core.store import hash_files
-from tasks.publish_directory import content_revision
+from tasks.publish.directory import content_revision
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.upload_checkpoint import upload_checkpoint
-from tasks.uploaded_checkpoint import UploadedCheckpoint
 from tests.hub_server import Hub
 from tests.tasks.published import card_of, export_of
 

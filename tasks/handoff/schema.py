@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from dpo_core.config import Section
 from dpo_core.errors import HandoffRefused
 from dpo_core.store import fingerprint
-from tasks.uploaded_checkpoint import UploadedCheckpoint
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 SCHEMA_VERSION = 1
 HANDOFF_FILE = "handoff.json"

@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from dpo_core.errors import ConfigError, RemoteError
 from dpo_core.store import HASH_CHUNK_BYTES, sha256_file
-from tasks.uploaded_checkpoint import UploadedCheckpoint
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 # Files of an earlier model that a loader would pick up; anything else in the repository is its owner's and stays.
 LOADED_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".py")

@@ -10,7 +10,7 @@ from dpo_core.config import CheckpointConfig
 from dpo_core.errors import CheckpointError, ConfigError, RemoteError
 from dpo_core.jobs import CheckpointRef
 from dpo_core.store import hash_files
-from tasks.checkpoint_source import locate, snapshot
+from tasks.checkpoint.source import locate, snapshot
 from tests.hub_server import Hub
 from tests.tiny_models import make_model
 

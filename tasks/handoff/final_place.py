@@ -11,11 +11,11 @@ from huggingface_hub import HfApi
 from dpo_core.errors import HandoffRefused, StoreError, from_os_error
 from dpo_core.jobs import AnswerJob, AnswerResult
 from dpo_core.store import hash_files, verify_files
-from tasks.hub_errors import from_hub_error
-from tasks.hub_token import hidden_in_logs, load_token
+from tasks.hub.errors import from_hub_error
+from tasks.hub.token import hidden_in_logs, load_token
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import run_job
-from tasks.uploaded_checkpoint import UploadedCheckpoint
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 DOWNLOAD, PROBE = "checkpoint", "probe"
 

@@ -4,7 +4,7 @@ import json
 
 from dpo_core.config import LossConfig, OptimConfig, Section, TrainConfig
 from dpo_core.jobs import CheckpointRef, SourceLedger
-from tasks.report_tables import HEADLINE
+from tasks.report.tables import HEADLINE
 
 
 class CardInputs(Section):

@@ -6,9 +6,9 @@ from pathlib import Path
 from dpo_core.jobs import CheckpointRef, EvaluateResult, ExportResult, MixResult, ReferenceResult, TrainResult
 from dpo_core.store import write_bytes
 from tasks.artifacts import never_fails, show_markdown
-from tasks.curves import draw_curves
-from tasks.handoff_schema import RLVRHandoff
-from tasks.report_tables import (
+from tasks.handoff.schema import RLVRHandoff
+from tasks.report.curves import draw_curves
+from tasks.report.tables import (
     markdown_table,
     metrics_rows,
     mixture_rows,

@@ -4,7 +4,7 @@ import yaml
 
 from dpo_core.config import LossConfig, OptimConfig
 from dpo_core.jobs import CheckpointRef, SourceLedger
-from tasks.model_card import CardInputs, render_card
+from tasks.publish.model_card import CardInputs, render_card
 
 PARENT = CheckpointRef(path="/store/x", fingerprint="f" * 64, tokenizer_fingerprint="t",
                        source="org/sft: v2", revision="c" * 40)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dpo_core.errors import ConfigError, StoreError
 from dpo_core.store import fingerprint, hash_files, new_directory, verify_files, write_bytes
-from tasks.uploaded_checkpoint import UploadedCheckpoint
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 
 def content_revision(files: dict[str, str]) -> str:

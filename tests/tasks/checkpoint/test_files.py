@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from dpo_core.config import CheckpointConfig
 from dpo_core.errors import CheckpointError
-from tasks.checkpoint_files import checked_files, weight_source
-from tasks.safetensors_header import read_header
+from tasks.checkpoint.files import checked_files, weight_source
+from tasks.checkpoint.safetensors_header import read_header
 
 WEIGHTS = ("model.safetensors",)
 

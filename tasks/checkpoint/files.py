@@ -12,7 +12,7 @@ from typing import Literal
 from dpo_core.config import CheckpointConfig
 from dpo_core.errors import CheckpointError
 from dpo_core.store import fingerprint, sha256_file
-from tasks.safetensors_header import read_header
+from tasks.checkpoint.safetensors_header import read_header
 
 CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"

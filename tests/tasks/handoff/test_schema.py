@@ -8,9 +8,9 @@ import pytest
 from dpo_core.config import HandoffConfig
 from dpo_core.errors import HandoffRefused
 from dpo_core.store import write_json
-from tasks.grpo_command import grpo_command
-from tasks.handoff_schema import Parent, Probe, RLVRHandoff, Tokens, read_handoff
-from tasks.uploaded_checkpoint import UploadedCheckpoint
+from tasks.handoff.grpo_command import grpo_command
+from tasks.handoff.schema import Parent, Probe, RLVRHandoff, Tokens, read_handoff
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 HUB = UploadedCheckpoint(kind="hub", uri=f"hf://org/dpo@{'a' * 40}", revision="a" * 40, repo_id="org/dpo", files={"x": "y"})
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from dpo_core.jobs import AnswerResult
-from tasks.checkpoint_files import (
+from tasks.checkpoint.files import (
     CONFIG,
     GENERATION_CONFIG,
     PICKLE_SUFFIXES,
@@ -18,9 +18,9 @@ from tasks.checkpoint_files import (
     WEIGHTS_INDEX,
     read_json_file,
 )
-from tasks.handoff_schema import RuleCheck
-from tasks.publish_directory import content_revision
-from tasks.uploaded_checkpoint import UploadedCheckpoint
+from tasks.handoff.schema import RuleCheck
+from tasks.publish.directory import content_revision
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 REQUIRED_FILES = (CONFIG, GENERATION_CONFIG, "tokenizer.json", TOKENIZER_CONFIG)
 

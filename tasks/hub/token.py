@@ -13,7 +13,7 @@ from huggingface_hub import get_token
 from prefect.blocks.system import Secret
 
 from dpo_core.errors import ConfigError
-from tasks.hub_errors import redacted
+from tasks.hub.errors import redacted
 
 
 def load_token(block_name: str | None) -> str | None:

@@ -22,7 +22,7 @@ from dpo_core.config import CheckpointConfig
 from dpo_core.errors import CheckpointError, RemoteError, StoreError, from_os_error
 from dpo_core.jobs import CheckpointRef
 from dpo_core.store import exclusive, fingerprint, new_directory, verify_files, write_json
-from tasks.checkpoint_files import (
+from tasks.checkpoint.files import (
     CONFIG,
     PICKLE_SUFFIXES,
     WeightSource,
@@ -33,7 +33,7 @@ from tasks.checkpoint_files import (
     weight_source,
     weights_fingerprint,
 )
-from tasks.hub_errors import from_hub_error
+from tasks.hub.errors import from_hub_error
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from dpo_core.errors import DataError, StoreError
 from flows.stage_config import StageConfig
 from flows.status import duration, show_run, show_runs, state_of
-from tasks.run_folder import CONFIG_FILE, is_alive, read_run, read_runs, recorded_run, step_listener
+from tasks.report.run_folder import CONFIG_FILE, is_alive, read_run, read_runs, recorded_run, step_listener
 
 CONFIG = StageConfig.model_validate({"checkpoint": {"source": "o/m"}, "data": {"sources": [{"source": "o/d"}]}})
 

@@ -7,7 +7,7 @@ and rollout sizes are that script's, for 2 nodes of 8 GPUs; fit them to the mach
 import shlex
 
 from dpo_core.config import HandoffConfig
-from tasks.uploaded_checkpoint import UploadedCheckpoint
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 
 def _eval_mixer(mixer_list: str) -> str:

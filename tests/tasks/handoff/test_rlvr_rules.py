@@ -7,9 +7,9 @@ import pytest
 
 from dpo_core.jobs import AnswerResult
 from dpo_core.store import hash_files
-from tasks.publish_directory import content_revision
-from tasks.rlvr_rules import check_rules
-from tasks.uploaded_checkpoint import UploadedCheckpoint
+from tasks.handoff.rlvr_rules import check_rules
+from tasks.publish.directory import content_revision
+from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 GOOD = AnswerResult(job_fingerprint="j", answers=("Paris.",), pad_token="<|endoftext|>", pad_token_id=0, eos_token_ids=(2,),
                     vocab_size=351, tokenizer_size=351, num_parameters=1, prompts_ids=((1, 5, 2),))

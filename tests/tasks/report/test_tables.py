@@ -1,7 +1,7 @@
 """Rows and Markdown of the artifacts."""
 
 from dpo_core.jobs import AnswerPair, DatasetRef, EvaluateResult, LengthStats, MixResult, SourceLedger
-from tasks.report_tables import markdown_table, metrics_rows, mixture_rows, samples_markdown
+from tasks.report.tables import markdown_table, metrics_rows, mixture_rows, samples_markdown
 
 
 def evaluation(**more) -> EvaluateResult:
