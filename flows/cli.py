@@ -95,6 +95,23 @@ def schema() -> None:
 
 
 @app.command()
+def intake(handoff: Annotated[str, typer.Argument(help="Path or file:// address of a handoff.json.")],
+           store: Store = Path(".pairline"),
+           token_block: Annotated[str | None, typer.Option(help="Prefect Secret block with the Hub token of a private "
+                                                           "repository; without it HF_TOKEN.")] = None) -> None:
+    """Verify a hand-off on the receiving side: schema, files, revision, RLVR rules, a fresh load that answers."""
+    from flows.local_prefect import prepare_prefect
+
+    prepare_prefect(store)
+    from flows.rlvr_intake import rlvr_intake
+
+    accepted = rlvr_intake(handoff, store, token_block=token_block)
+    for check in accepted.rules:
+        print(f"{'ok  ' if check.passed else 'FAIL'}  {check.rule}: {check.detail}")
+    print(f"accepted: {accepted.handoff.checkpoint.uri}")
+
+
+@app.command()
 def status(store: Store = Path(".pairline"), run_name: Annotated[str, typer.Option("--run", help="One run in detail: "
            "its folder's name, or `last`.")] = "") -> None:
     """List the runs of a store with their steps, durations and results. Reads files only."""

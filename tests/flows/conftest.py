@@ -1,6 +1,9 @@
 """One temporary Prefect server for all flow tests, and a tiny stage to run on it."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from flows.overrides import validated
 from flows.stage_config import StageConfig
 from tests.tiny_models import make_model
 from tests.tiny_stage import make_rows
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +59,10 @@ def step_processes(folder: Path) -> list[int]:
         if any(str(folder).encode() in part for part in argv) and b"accelerate.commands.launch" not in argv:
             found.append(int(cmdline.parent.name))
     return found
+
+
+def pairline(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """The command line in a process of its own."""
+    return subprocess.run([sys.executable, "-c", "from flows.cli import main; main()", *arguments], cwd=cwd, text=True,
+                          capture_output=True, timeout=180, check=False,
+                          env=os.environ | {"PYTHONPATH": str(RECIPES.parent)})

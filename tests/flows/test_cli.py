@@ -2,24 +2,13 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from dpo_core.progress import ProgressEvent
 from flows.run_display import LineDisplay, RetryNotices, progress_text
-
-RECIPES = Path(__file__).parents[2] / "recipes"
-
-
-def pairline(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", "from flows.cli import main; main()", *arguments], cwd=cwd, text=True,
-                          capture_output=True, timeout=120, check=False,
-                          env=os.environ | {"PYTHONPATH": str(RECIPES.parent)})
+from tests.flows.conftest import RECIPES, pairline
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), [

@@ -9,7 +9,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 import flows.dpo_stage
-from dpo_core.errors import DataError
+from dpo_core.errors import DataError, HandoffRefused
 from dpo_core.jobs import RESULT_FILE, TrainResult
 from dpo_core.progress import ProgressEvent
 from flows.dpo_stage import dpo_stage
@@ -17,7 +17,7 @@ from flows.stage_config import StageConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.launch.launcher import listening
 from tasks.report.run_folder import RunRecord, read_runs
-from tests.flows.conftest import step_processes, tiny_config
+from tests.flows.conftest import pairline, step_processes, tiny_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 STEPS = ["fetch checkpoint", "mix data", "cache reference", "train", "evaluate", "upload", "hand off"]
@@ -58,6 +58,25 @@ def test_the_stage_goes_from_checkpoint_to_handoff(finished):
     assert handoff.metrics_before["rewards/accuracies"] == 0.5
     assert handoff.metrics_after["loss"] < handoff.metrics_before["loss"]
     assert train_result(store).steps == 100
+
+
+def test_the_receiving_side_accepts_it_and_refuses_a_damaged_one(finished, tmp_path):
+    _, store, handoff = finished
+    path = last_run(store)[1].outputs["handoff"]
+    accepted = pairline("intake", path, "--store", str(tmp_path / "rlvr"))
+    assert accepted.returncode == 0, accepted.stderr
+    assert accepted.stdout.splitlines()[-1] == f"accepted: {handoff.checkpoint.uri}"
+    assert accepted.stdout.count("ok    ") == len(handoff.rules)
+    weights = handoff.checkpoint.directory / "model.safetensors"
+    content = weights.read_bytes()
+    try:
+        weights.write_bytes(content[:-1] + b"?")
+        refused = pairline("intake", path, "--store", str(tmp_path / "rlvr"))
+    finally:
+        weights.write_bytes(content)
+    assert refused.returncode == HandoffRefused.exit_code
+    assert "model.safetensors" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_every_step_leaves_its_artifacts(finished):
