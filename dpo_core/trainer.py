@@ -100,7 +100,8 @@ class Trainer:
         """The global batch's row numbers and this rank's microbatches of them."""
         rows = step_rows(step, len(self.dataset), self.job.batch.global_pairs, self.job.train.seed)
         lengths = forward_tokens(self.dataset.lengths[rows], self.dataset.prefix_lengths[rows], self.layout)
-        cuts = cut_for_rank(rows, lengths, self.job.batch, self.accelerator.process_index)
+        cuts = cut_for_rank(rows, lengths, self.job.batch, self.job.train.tokens_per_forward,
+                            self.accelerator.process_index)
         return rows.tolist(), [collate([self.dataset[row] for row in cut.rows], cut.rows, self.layout, cut.weights)
                                for cut in cuts]
 
@@ -184,7 +185,7 @@ def _explained(error: RuntimeError, batch: PairBatch) -> Exception:
         return error
     rows, tokens = batch.ids_RT.shape
     return OutOfMemory(f"Out of memory on a batch of {len(batch.weight_B)} pairs, {rows} rows of {tokens} tokens (data "
-                       f"rows {batch.row_B.tolist()}). Lower train.per_device_batch_pairs, turn on "
+                       f"rows {batch.row_B.tolist()}). Lower train.tokens_per_forward, turn on "
                        "train.gradient_checkpointing, or lower data.max_length_tokens.")
 
 

@@ -42,30 +42,35 @@ class Microbatch:
     weights: tuple[float, ...]
 
 
-def cut_for_rank(rows: np.ndarray, lengths: np.ndarray, plan: BatchPlan, rank: int) -> list[Microbatch]:
+def cut_for_rank(rows: np.ndarray, lengths: np.ndarray, plan: BatchPlan, tokens_per_forward: int,
+                 rank: int) -> list[Microbatch]:
     """This rank's microbatches of a global batch, every rank getting equally many.
 
-    Pairs of like length go together, so padding is rare; the sum over pairs, and with it the gradient, is the same
-    however a batch is cut. ``lengths`` [len(rows)] are tokens per pair.
+    A microbatch has at most ``plan.per_device_pairs`` pairs, and fewer where they are so long that padded they would
+    exceed ``tokens_per_forward`` (one pair at least). Pairs of like length go together, so padding is rare; the sum over
+    pairs, and with it the gradient, is the same however a batch is cut. ``lengths`` [len(rows)] are tokens per pair.
     """
-    by_length = rows[np.argsort(-lengths, kind="stable")]
-    size = plan.per_device_pairs
-    cuts = [by_length[i : i + size].tolist() for i in range(0, len(by_length), size)]
+    longest_first = np.argsort(-lengths, kind="stable").tolist()
+    cuts = [rows[places].tolist()
+            for places in batches_by_tokens(longest_first, lengths, tokens_per_forward, plan.per_device_pairs)]
     mine = [Microbatch(tuple(cut), (1.0,) * len(cut)) for cut in cuts[rank :: plan.num_processes]]
     rounds = -(-len(cuts) // plan.num_processes)
-    filler = Microbatch((int(by_length[-1]),), (0.0,))
+    filler = Microbatch((int(rows[longest_first[-1]]),), (0.0,))
     return mine + [filler] * (rounds - len(mine))
 
 
-def batches_by_tokens(order: Sequence[int], lengths: np.ndarray, tokens_per_batch: int) -> list[list[int]]:
-    """Cut ``order`` into runs whose padded size (rows x longest) stays within ``tokens_per_batch``; one row at least."""
+def batches_by_tokens(order: Sequence[int], lengths: np.ndarray, tokens_per_batch: int,
+                      rows_per_batch: int | None = None) -> list[list[int]]:
+    """Cut ``order`` into runs whose padded size (rows x longest) stays within ``tokens_per_batch``; one row at least,
+    ``rows_per_batch`` at most."""
     batches: list[list[int]] = []
     longest = 0
     for row in order:
         longest = max(longest, int(lengths[row]))
-        if batches and longest * (len(batches[-1]) + 1) <= tokens_per_batch:
-            batches[-1].append(row)
-        else:
+        full = not batches or len(batches[-1]) == rows_per_batch or longest * (len(batches[-1]) + 1) > tokens_per_batch
+        if full:
             batches.append([row])
             longest = int(lengths[row])
+        else:
+            batches[-1].append(row)
     return batches

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from dpo_core.errors import PairlineError, StepCrashed, StoreError, error_of_kind, from_os_error
-from dpo_core.jobs import ERROR_FILE, LOG_FILE, RESULT_FILE, Job, Result, read_error, read_result
+from dpo_core.errors import OutOfMemory, PairlineError, StepCrashed, StoreError, error_of_kind, from_os_error
+from dpo_core.jobs import ERROR_FILE, LOG_FILE, RESULT_FILE, Job, Result, TrainJob, read_error, read_result
 from dpo_core.progress import parse_line
 from dpo_core.store import exclusive, verify_files, write_json
 from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, step_command
@@ -47,11 +47,12 @@ def run_job(job: Job, launcher: Launcher, on_progress: OnProgress | None = None)
         write_json(job.out_dir / ACCELERATE_FILE, accelerate_settings(on_cpu=machine.num_gpus == 0))
     check_devices(launcher.compute, machine)
     command = step_command(job, launcher.compute, machine, launcher.python)
+    kills_before = out_of_memory_kills()
     last_lines, exit_code = _launch(command, launcher, on_progress or current_listener())
     result = read_result(job)
     if result is not None and exit_code == 0:
         return result
-    raise _failure(job, exit_code, last_lines)
+    raise _failure(job, exit_code, last_lines, out_of_memory_kills() - kills_before)
 
 
 def reusable_result(job: Job) -> Result | None:
@@ -110,21 +111,38 @@ def _launch(command: CommandSpec, launcher: Launcher, on_progress: OnProgress | 
     return list(last_lines), exit_code
 
 
-def _failure(job: Job, exit_code: int, last_lines: list[str]) -> PairlineError:
+def _failure(job: Job, exit_code: int, last_lines: list[str], memory_kills: int) -> PairlineError:
     """The error of a step that left no result: what it reported itself, or that it died without a word."""
     report = read_error(job)
     if report is not None:
         error = error_of_kind(report.kind)(report.message)
+    elif _was_killed(exit_code, last_lines) and memory_kills:
+        error = OutOfMemory(f"Step {job.step} was killed by the kernel for lack of memory. {_what_to_lower(job)}")
     else:
         how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
         tail = "\n".join(f"  | {line}" for line in last_lines)
-        error = StepCrashed(f"Step {job.step} {how} and left neither a result nor an error report. {_guess(last_lines)}"
-                            f"Its last lines:\n{tail or '  | (it printed nothing)'}")
+        error = StepCrashed(f"Step {job.step} {how} and left neither a result nor an error report. Its "
+                            f" last lines:\n{tail or '  | (it printed nothing)'}")
     error.add_note(f"{LOG_NOTE}{job.out_dir / LOG_FILE}")
     return error
 
 
-def _guess(last_lines: list[str]) -> str:
+def _was_killed(exit_code: int, last_lines: list[str]) -> bool:
     """accelerate ends with 1 whatever its child died of, so the signal stands only in what it prints."""
-    killed = any("SIGKILL" in line or "exitcode: -9" in line for line in last_lines)
-    return "It was killed from outside, most often for lack of memory: see dmesg. " if killed else ""
+    return exit_code == -9 or any("SIGKILL" in line or "exitcode: -9" in line for line in last_lines)
+
+
+def out_of_memory_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """Processes that the kernel has killed for lack of memory since it started; 0 where it does not tell."""
+    try:
+        counts = dict(line.split() for line in vmstat.read_text().splitlines())
+    except OSError:
+        return 0
+    return int(counts.get("oom_kill", 0))
+
+
+def _what_to_lower(job: Job) -> str:
+    if isinstance(job, TrainJob):
+        return ("Lower train.tokens_per_forward or data.max_length_tokens, or turn on train.gradient_checkpointing; "
+                "`pairline plan` estimates what a run needs.")
+    return "Lower the step's tokens_per_batch or data.max_length_tokens, or run it where there is more memory."

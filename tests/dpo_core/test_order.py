@@ -50,7 +50,7 @@ def test_every_pair_is_on_one_rank_with_weight_one_and_ranks_are_in_step(num_row
     step = data.draw(st.integers(0, num_steps(num_rows, plan.global_pairs, 2, None) - 1))
     rows = step_rows(step, num_rows, plan.global_pairs, seed)
     lengths = np.random.default_rng(seed).integers(2, 100, len(rows))
-    by_rank = [cut_for_rank(rows, lengths, plan, rank) for rank in range(world)]
+    by_rank = [cut_for_rank(rows, lengths, plan, 10_000, rank) for rank in range(world)]
     counted = Counter(row for cuts in by_rank for cut in cuts
                       for row, weight in zip(cut.rows, cut.weights, strict=True) if weight)
     assert counted == Counter(rows.tolist())
@@ -62,8 +62,17 @@ def test_every_pair_is_on_one_rank_with_weight_one_and_ranks_are_in_step(num_row
 
 def test_a_batch_is_cut_by_length():
     plan = BatchPlan(global_pairs=6, per_device_pairs=2, accumulation=3, num_processes=1)
-    cuts = cut_for_rank(np.array([10, 11, 12, 13, 14, 15]), np.array([5, 90, 7, 80, 6, 50]), plan, 0)
+    cuts = cut_for_rank(np.array([10, 11, 12, 13, 14, 15]), np.array([5, 90, 7, 80, 6, 50]), plan, 10_000, 0)
     assert [cut.rows for cut in cuts] == [(11, 13), (15, 12), (14, 10)]
+
+
+def test_long_pairs_make_a_microbatch_hold_fewer():
+    """Two of 90 would be 180 padded tokens; a pair longer than the budget still gets its forward."""
+    plan = BatchPlan(global_pairs=6, per_device_pairs=4, accumulation=2, num_processes=2)
+    rows, lengths = np.array([10, 11, 12, 13, 14, 15]), np.array([5, 90, 7, 80, 6, 300])
+    first, second = (cut_for_rank(rows, lengths, plan, 179, rank) for rank in (0, 1))
+    assert [cut.rows for cut in first] == [(15,), (13, 12)]
+    assert [cut.rows for cut in second] == [(11,), (14, 10)]
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=40), budget=st.integers(1, 120), data=st.data())

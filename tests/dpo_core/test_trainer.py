@@ -201,6 +201,6 @@ def test_out_of_memory_says_what_to_lower(stage):
     explained = _explained(caught.value, batch)
     assert isinstance(explained, OutOfMemory)
     assert "rows [3]" in str(explained)
-    assert "Lower train.per_device_batch_pairs" in str(explained)
+    assert "Lower train.tokens_per_forward" in str(explained)
     other = RuntimeError("shapes differ")
     assert _explained(other, batch) is other

@@ -4,15 +4,17 @@ The interpreter of these tests is a small real program that behaves well or badl
 """
 
 import json
+import os
 import stat
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dpo_core.config import ComputeConfig
-from dpo_core.errors import DataError, StepCrashed, StoreBusy
+from dpo_core.errors import DataError, OutOfMemory, StepCrashed, StoreBusy
 from dpo_core.jobs import ERROR_FILE, LOG_FILE, RESULT_FILE, ConvertJob, ConvertResult
 from dpo_core.store import exclusive, sha256_file
 from tasks.launch.launcher import listening
@@ -22,6 +24,7 @@ from tasks.launch.run_job import in_store, run_job
 PREAMBLE = """\
 #!{python}
 import json, os, sys
+from collections.abc import Iterator
 from pathlib import Path
 job_path = Path(sys.argv[sys.argv.index("--job") + 1])
 folder = job_path.parent
@@ -148,3 +151,32 @@ def test_a_folder_that_another_run_is_working_in_is_left_alone(tmp_path, monkeyp
     with exclusive(step.folder), pytest.raises(StoreBusy, match="in use by process"):
         step.run()
     assert not (step.folder / RESULT_FILE).exists()
+
+
+@pytest.fixture
+def memory_group() -> Iterator[Path]:
+    """A control group that allows 64 MiB; making one takes root, which CI has."""
+    if os.geteuid() != 0:
+        pytest.skip("making a control group takes root")
+    old = Path("/sys/fs/cgroup/memory")
+    group = (old if old.is_dir() else old.parent) / f"pairline-test-{os.getpid()}"
+    group.mkdir()
+    (group / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(str(64 << 20))
+    yield group
+    group.rmdir()
+
+
+def test_a_step_that_the_kernel_kills_for_memory_is_not_retried(tmp_path, memory_group):
+    step = Step(tmp_path, f"""
+        Path({str(memory_group / "cgroup.procs")!r}).write_text(str(os.getpid()))
+        bytearray(200 << 20)
+    """)
+    with pytest.raises(OutOfMemory, match="killed by the kernel for lack of memory") as caught:
+        step.run()
+    assert not caught.value.retryable
+
+
+def test_a_step_killed_by_somebody_is_a_crash_and_worth_a_retry(tmp_path):
+    step = Step(tmp_path, "os.kill(os.getpid(), 9)")
+    with pytest.raises(StepCrashed, match="killed by signal 9"):
+        step.run()
