@@ -126,7 +126,8 @@ def _memory(config: StageConfig, size: ModelSize, batch: BatchPlan) -> dict[str,
         return {}
     memory = {"weights, gradients, AdamW (16 B a parameter)": BYTES_PER_PARAMETER_TRAINING * size.num_parameters}
     if size.num_layers and size.hidden_size and size.vocab_size:
-        tokens = 2 * batch.per_device_pairs * config.data.max_length_tokens
+        one_pair = 2 * config.data.max_length_tokens
+        tokens = max(one_pair, min(one_pair * batch.per_device_pairs, config.train.tokens_per_forward))
         scale = 1 if config.train.precision == "bf16" else 2
         layer = 34 * scale * tokens * size.hidden_size
         kept = 2 * scale * tokens * size.hidden_size * size.num_layers + layer
