@@ -3,7 +3,6 @@
 An artifact is for looking at: failing to make one is logged and never fails a run.
 """
 
-import base64
 import functools
 import logging
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from dpo_core.jobs import CheckpointRef, EvaluateResult, MixResult, ReferenceResult, TrainResult
 from tasks.handoff.schema import RLVRHandoff
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
-from tasks.report.curves import draw_curves
+from tasks.report.curves import draw_curves, picture_inside
 from tasks.report.tables import (
     checkpoint_rows,
     markdown_table,
@@ -61,9 +60,8 @@ def show_reference(result: ReferenceResult) -> None:
 def show_training(result: TrainResult) -> None:
     """Markdown ``training-curves`` with the picture inside, table ``training-metrics``."""
     picture = draw_curves(result.metrics_path)
-    encoded = base64.b64encode(picture.read_bytes()).decode()
-    create_markdown_artifact(f"![training curves](data:image/png;base64,{encoded})\n\nThe same picture: `{picture}`. Its "
-                             f"numbers: `{result.metrics_path}`.", key="training-curves",
+    create_markdown_artifact(f"{picture_inside(picture)}\n\nThe same picture: `{picture}`. Its numbers: "
+                             f"`{result.metrics_path}`.", key="training-curves",
                              description=f"{result.steps} steps, {result.pairs} pairs")
     create_table_artifact(training_rows(result), key="training-metrics", description="First and last step")
 

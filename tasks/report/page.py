@@ -7,7 +7,7 @@ from dpo_core.jobs import CheckpointRef, EvaluateResult, ExportResult, MixResult
 from dpo_core.store import write_bytes
 from tasks.artifacts import never_fails, show_markdown
 from tasks.handoff.schema import RLVRHandoff
-from tasks.report.curves import draw_curves
+from tasks.report.curves import draw_curves, picture_inside
 from tasks.report.tables import (
     markdown_table,
     metrics_rows,
@@ -56,16 +56,15 @@ def lineage_markdown(results: StageResults) -> str:
                            for what, where, pin in lineage(results)])
 
 
-def report_markdown(title: str, results: StageResults, num_samples: int) -> str:
-    """The whole page."""
+def report_markdown(title: str, results: StageResults, num_samples: int, curves: str) -> str:
+    """The whole page. ``curves``: the training curves as Markdown."""
     reference = markdown_table(reference_rows(results.reference)) if results.reference else "The loss needs none.\n"
     sections = {
         "Held-out evaluation, before and after": markdown_table(metrics_rows(results.evaluation)),
         "Samples": samples_markdown(results.evaluation, num_samples),
         "Mixture": markdown_table(mixture_rows(results.mixture)),
         "Reference": reference,
-        "Training": f"![training curves]({draw_curves(results.trained.metrics_path)})\n\n"
-                    + markdown_table(training_rows(results.trained)),
+        "Training": f"{curves}\n\n{markdown_table(training_rows(results.trained))}",
         "Lineage": lineage_markdown(results),
         "RLVR": f"`{results.handoff_path}`\n\n```\n{results.handoff.grpo_command}\n```\n",
     }
@@ -75,7 +74,8 @@ def report_markdown(title: str, results: StageResults, num_samples: int) -> str:
 @never_fails
 def show_report(title: str, results: StageResults, num_samples: int, folder: Path) -> None:
     """Write ``report.md`` and leave the artifacts ``lineage`` and ``report``."""
-    text = report_markdown(title, results, num_samples)
-    write_bytes(folder / REPORT_FILE, text.encode())
+    picture = draw_curves(results.trained.metrics_path)
+    on_disk = report_markdown(title, results, num_samples, f"![training curves]({picture})")
+    write_bytes(folder / REPORT_FILE, on_disk.encode())
     show_markdown("lineage", lineage_markdown(results), "What this checkpoint is made of")
-    show_markdown("report", text, "The run on one page")
+    show_markdown("report", report_markdown(title, results, num_samples, picture_inside(picture)), "The run on one page")

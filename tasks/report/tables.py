@@ -10,6 +10,8 @@ NUM_ANSWER_CHARACTERS = 700
 # Metrics of the short table that ends a run, in its order; the artifact shows all.
 HEADLINE = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "checker/pass_rate",
             "answers/mean_words")
+# A peer's second name for a value (dpo_core/metrics.py); metrics.jsonl has both, a table for people one.
+SECOND_NAMES = ("train_loss", "rewards/accuracy", "rewards/margin")
 HIGHER_IS_BETTER = ("rewards/accuracies", "rewards/margins", "checker/pass_rate")
 
 
@@ -47,12 +49,13 @@ def training_rows(result: TrainResult) -> list[Row]:
     guard = [{"metric": f"guard: {name}", "first step": number(value), "last step": ""}
              for name, value in result.guard.items()]
     return guard + [{"metric": name, "first step": number(result.first_metrics.get(name)), "last step": number(value)}
-                    for name, value in result.last_metrics.items()]
+                    for name, value in result.last_metrics.items() if name not in SECOND_NAMES]
 
 
 def metrics_rows(result: EvaluateResult, only: Sequence[str] | None = None) -> list[Row]:
     """One row a metric, before and after, with the change. ``only`` chooses and orders metrics."""
-    names = only if only is not None else list(dict.fromkeys([*result.before, *result.after]))
+    names = only if only is not None else [name for name in dict.fromkeys([*result.before, *result.after])
+                                           if name not in SECOND_NAMES]
     rows = []
     for name in names:
         before, after = result.before.get(name), result.after.get(name)
