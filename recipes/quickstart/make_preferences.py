@@ -13,6 +13,8 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
+from difflib import SequenceMatcher
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -23,19 +25,17 @@ from dpo_core.checkers import passes
 from dpo_core.store import write_bytes
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-SAMPLES_PER_PROMPT = 4
+SAMPLES_PER_PROMPT = 6
 PAIRS_PER_PROMPT = 2
 PROMPTS_PER_BATCH = 24
-MAX_NEW_TOKENS = 44  # long enough for one long sentence; short answers keep the demo cheap
-TEMPERATURE, TOP_K = 0.9, 50
+MAX_NEW_TOKENS = 44  # long enough for a sentence; short answers keep the demo cheap
+TEMPERATURE, TOP_K = 0.7, 50
 
-# Kinds that the model keeps sometimes: greedily 10-60 % of the time, so that sampling gives passes and fails. Some want
-# shorter answers, one longer ones, the others neither, so that length alone does not tell chosen from rejected.
+# Kinds that the model keeps sometimes: greedily 10-60 % of the time, so that sampling gives passes and fails.
 ONE = {"name": "one_sentence"}
 INSTRUCTIONS: tuple[tuple[str, list[dict]], ...] = (
     ("Answer in one sentence of at most 15 words.", [ONE, {"name": "max_words", "limit": 15}]),
     ("Answer in one sentence without commas.", [ONE, {"name": "no_commas"}]),
-    ("Answer in one long sentence of at least 22 words.", [ONE, {"name": "min_words", "limit": 22}]),
     ('Answer in one sentence without the word "and".', [ONE, {"name": "excludes", "word": "and"}]),
     ('Answer in one sentence with the word "often".', [ONE, {"name": "contains", "word": "often"}]),
 )
@@ -91,15 +91,26 @@ def sample(model: AutoModelForCausalLM, tokenizer: AutoTokenizer, prompts: list[
 
 
 def pairs_of(prompt: str, answers: list[str], constraints: list[dict]) -> Iterator[dict]:
-    """Rows of one prompt: the n-th distinct passing answer against the n-th distinct failing one."""
+    """Rows of one prompt: passing and failing answers paired, the most alike first, each answer in one pair at most.
+
+    Alike, so that what tells the two sides apart is the instruction rather than the content or the length.
+    """
     distinct = list(dict.fromkeys(answer for answer in answers if answer))
     kept = [answer for answer in distinct if passes(answer, constraints)]
     broken = [answer for answer in distinct if not passes(answer, constraints)]
-    for chosen, rejected in list(zip(kept, broken, strict=False))[:PAIRS_PER_PROMPT]:
+    for _ in range(min(PAIRS_PER_PROMPT, len(kept), len(broken))):
+        chosen, rejected = max(product(kept, broken), key=lambda pair: likeness(*pair))
+        kept.remove(chosen)
+        broken.remove(rejected)
         yield {"prompt": [{"role": "user", "content": prompt}],
                "chosen": [{"role": "assistant", "content": chosen}],
                "rejected": [{"role": "assistant", "content": rejected}],
                "constraints": constraints}
+
+
+def likeness(one: str, other: str) -> float:
+    """Share of words that stand in both in the same order, 0 to 1."""
+    return SequenceMatcher(None, one.split(), other.split(), autojunk=False).ratio()
 
 
 def main() -> None:

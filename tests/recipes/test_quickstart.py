@@ -29,7 +29,7 @@ def test_set_is_small_enough_for_a_repository() -> None:
 
 
 def test_chosen_keeps_the_instructions_and_rejected_does_not(rows: list[dict]) -> None:
-    assert len(rows) >= 200
+    assert len(rows) >= 300
     for number, row in enumerate(rows):
         assert row["constraints"], number
         assert passes(row["chosen"][-1]["content"], row["constraints"]), number
@@ -49,6 +49,6 @@ def test_no_pair_stands_twice(rows: list[dict]) -> None:
 
 
 def test_length_alone_does_not_tell_chosen_from_rejected(rows: list[dict]) -> None:
-    """Guessing the shorter answer, or the longer one, must be right in well under three quarters of the pairs."""
+    """Guessing the shorter answer, or the longer one, must be wrong often enough; the README states how often."""
     shorter = [len(row["chosen"][-1]["content"]) < len(row["rejected"][-1]["content"]) for row in rows]
-    assert 0.25 < sum(shorter) / len(rows) < 0.75
+    assert 0.2 < sum(shorter) / len(rows) < 0.8
