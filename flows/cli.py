@@ -32,10 +32,12 @@ Store = Annotated[Path, typer.Option(help="Folder of the store (a recipe's store
 def run(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006 (typer reads the default, nobody changes it)
     """Run the stage; steps whose results are in the store are reused."""
     config = read_recipe(recipe, set_)
-    from flows.local_prefect import prepare_prefect
+    from flows.local_prefect import prepare_prefect, remember_database
 
-    prepare_prefect(config.store.root)
+    temporary = prepare_prefect(config.store.root)
     run_stage(config, Console())
+    if temporary:
+        remember_database(config.store.root)
 
 
 def run_stage(config: StageConfig, console: Console) -> None:

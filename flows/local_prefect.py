@@ -4,10 +4,12 @@ Must be applied before Prefect is imported, as it reads its settings then. Anyth
 """
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 from dpo_core.errors import from_os_error
 
+DATABASE_VERSION_FILE = "database-of"  # names the Prefect that made or migrated the store's database
 # The temporary server lives as long as the run, so what serves schedules, workers and automations stays off: its start
 # takes 2-3 s of CPU less. Records stay in <store>/prefect/prefect.db; `PREFECT_HOME=<store>/prefect prefect server start`
 # shows them.
@@ -36,6 +38,10 @@ def uses_configured_server() -> bool:
     return profiles.is_file() and "PREFECT_API_URL" in profiles.read_text()
 
 
+def _home(store_root: Path) -> Path:
+    return store_root.expanduser().resolve() / "prefect"
+
+
 def prepare_prefect(store_root: Path) -> bool:
     """Set what is not set. -> whether the run uses a temporary server
 
@@ -44,12 +50,21 @@ def prepare_prefect(store_root: Path) -> bool:
     settings = dict(QUIET_TERMINAL)
     temporary = not uses_configured_server()
     if temporary:
-        home = store_root.expanduser().resolve() / "prefect"
+        home = _home(store_root)
         try:
             home.mkdir(parents=True, exist_ok=True)  # Prefect makes no parents, and then waits for its server in vain
         except OSError as error:
             raise from_os_error(error, "making the store") from error
         settings |= TEMPORARY_SERVER | {"PREFECT_HOME": str(home)}
+        marker = home / DATABASE_VERSION_FILE
+        if marker.is_file() and marker.read_text() == version("prefect"):
+            settings["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] = "false"  # looking for migrations takes 3 s
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     return temporary
+
+
+def remember_database(store_root: Path) -> None:
+    """After a run with a temporary server: its database is that of the installed Prefect."""
+    if (_home(store_root) / "prefect.db").is_file():
+        (_home(store_root) / DATABASE_VERSION_FILE).write_text(version("prefect"))

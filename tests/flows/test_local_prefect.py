@@ -1,0 +1,48 @@
+"""The temporary server's settings: nothing of the user's is overridden, and a known database is not migrated again."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from dpo_core.errors import StoreError
+from flows.local_prefect import prepare_prefect, remember_database
+
+MIGRATE = "PREFECT_SERVER_DATABASE_MIGRATE_ON_START"
+
+
+@pytest.fixture
+def no_prefect_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """An environment without Prefect's names, and a home without profiles."""
+    environment = {"HOME": str(tmp_path)}
+    monkeypatch.setattr("os.environ", environment)
+    return environment
+
+
+def test_without_a_server_prefect_lives_in_the_store(no_prefect_settings, tmp_path):
+    assert prepare_prefect(tmp_path / "store")
+    assert no_prefect_settings["PREFECT_HOME"] == str(tmp_path / "store" / "prefect")
+    assert MIGRATE not in no_prefect_settings
+
+
+def test_a_configured_server_is_used_and_the_store_left_alone(no_prefect_settings, tmp_path):
+    no_prefect_settings["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
+    assert not prepare_prefect(tmp_path / "store")
+    assert "PREFECT_HOME" not in no_prefect_settings
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(("made_by", "skips"), [(version("prefect"), True), ("2.0", False)])
+def test_migrations_are_looked_for_once_per_version(no_prefect_settings, tmp_path, made_by, skips):
+    prepare_prefect(tmp_path)
+    (tmp_path / "prefect" / "prefect.db").touch()
+    remember_database(tmp_path)
+    (tmp_path / "prefect" / "database-of").write_text(made_by)
+    prepare_prefect(tmp_path)
+    assert (no_prefect_settings.get(MIGRATE) == "false") is skips
+
+
+def test_a_store_below_a_file_is_refused(no_prefect_settings, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="making the store"):
+        prepare_prefect(tmp_path / "file" / "store")
