@@ -16,8 +16,9 @@ import traceback
 from pathlib import Path
 
 from dpo_core.errors import PairlineError, StoreBusy, from_os_error
-from dpo_core.jobs import ERROR_FILE, JOBS, RESULT_FILE, ErrorReport, Job, read_error, read_job, read_result
+from dpo_core.jobs import JOBS, Job, read_job
 from dpo_core.progress import Progress
+from dpo_core.results import ERROR_FILE, RESULT_FILE, ErrorReport, read_error, read_result
 from dpo_core.store import exclusive, remove_unfinished, write_json
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -7,9 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dpo_core.errors import CheckpointError
-from dpo_core.jobs import AnswerJob, AnswerResult
+from dpo_core.jobs import AnswerJob
 from dpo_core.model.generate import answer_greedily, end_token_ids
 from dpo_core.progress import Progress
+from dpo_core.results import AnswerResult
 from dpo_core.store import verify_files
 
 PROMPTS_PER_BATCH = 8

@@ -13,7 +13,7 @@ from dpo_core.data.order import batches_by_tokens, forward_tokens
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.distributed import start_accelerator, sum_over_ranks
-from dpo_core.jobs import AnswerPair, CheckpointRef, EvaluateJob, EvaluateResult
+from dpo_core.jobs import CheckpointRef, EvaluateJob
 from dpo_core.losses import LOSSES
 from dpo_core.metrics import SUMMED, averages, batch_sums
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
@@ -21,6 +21,7 @@ from dpo_core.model.generate import answer_greedily
 from dpo_core.model.load import load_model
 from dpo_core.progress import Progress
 from dpo_core.reference_cache import ReferenceRows, read_reference
+from dpo_core.results import AnswerPair, EvaluateResult
 from dpo_core.step_guard import reference_logps
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,12 @@ from transformers.utils import logging as transformers_logging
 from dpo_core.checkpoint import load_weights, model_tensors
 from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.errors import CheckpointError
-from dpo_core.jobs import ExportJob, ExportResult
+from dpo_core.jobs import ExportJob
 from dpo_core.model.generate import end_token_ids
 from dpo_core.model.load import load_model
 from dpo_core.model.pad_token import choose_pad_token
 from dpo_core.progress import Progress
+from dpo_core.results import ExportResult
 from dpo_core.store import fingerprint, hash_files, new_directory
 
 log = logging.getLogger(__name__)

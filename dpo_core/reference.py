@@ -17,11 +17,12 @@ from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.distributed import start_accelerator
 from dpo_core.errors import NonFinite
-from dpo_core.jobs import ReferenceJob, ReferenceRef, ReferenceResult
+from dpo_core.jobs import ReferenceJob, ReferenceRef
 from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
 from dpo_core.model.load import load_model
 from dpo_core.progress import Progress
 from dpo_core.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
+from dpo_core.results import ReferenceResult
 from dpo_core.store import fingerprint, hash_files, new_directory
 
 log = logging.getLogger(__name__)

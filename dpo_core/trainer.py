@@ -30,7 +30,7 @@ from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.distributed import check_world_size, start_accelerator, sum_over_ranks
 from dpo_core.errors import DataError, NonFinite, OutOfMemory, Preempted
-from dpo_core.jobs import TrainJob, TrainResult
+from dpo_core.jobs import TrainJob
 from dpo_core.losses import LOSSES
 from dpo_core.metrics import SUMMED, averages, batch_sums, peak_memory_gib
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
@@ -38,6 +38,7 @@ from dpo_core.model.load import load_model
 from dpo_core.optim import build_optimizer, learning_rate_at, set_learning_rate
 from dpo_core.progress import Progress
 from dpo_core.reference_cache import ReferenceRows, read_reference
+from dpo_core.results import TrainResult
 from dpo_core.step_guard import check_step_zero, reference_logps
 from dpo_core.store import fingerprint, write_bytes
 

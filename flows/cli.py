@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpo_core.errors import PairlineError
-from dpo_core.jobs import RESULT_FILE, EvaluateResult
+from dpo_core.results import RESULT_FILE, EvaluateResult
 from flows.overrides import read_recipe
 from flows.stage_config import StageConfig
 

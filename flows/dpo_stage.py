@@ -10,7 +10,8 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from dpo_core.config import CheckpointConfig
-from dpo_core.jobs import CheckpointRef, EvaluateResult, TrainResult
+from dpo_core.jobs import CheckpointRef
+from dpo_core.results import EvaluateResult, TrainResult
 from flows.stage_config import StageConfig
 from tasks.artifacts import show_checkpoint, show_handoff, show_upload
 from tasks.cache_reference import cache_reference

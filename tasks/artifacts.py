@@ -11,7 +11,8 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from dpo_core.jobs import CheckpointRef, EvaluateResult, MixResult, ReferenceResult, TrainResult
+from dpo_core.jobs import CheckpointRef
+from dpo_core.results import EvaluateResult, MixResult, ReferenceResult, TrainResult
 from tasks.handoff.schema import RLVRHandoff
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.report.curves import draw_curves, picture_inside

@@ -6,7 +6,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.config import ReferenceConfig, TrainConfig
-from dpo_core.jobs import CheckpointRef, MixResult, ReferenceJob, ReferenceResult
+from dpo_core.jobs import CheckpointRef, ReferenceJob
+from dpo_core.results import MixResult, ReferenceResult
 from tasks.artifacts import show_reference
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job

@@ -6,7 +6,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.config import EvaluationConfig, LossConfig, TrainConfig
-from dpo_core.jobs import CheckpointRef, EvaluateJob, EvaluateResult, ExportResult
+from dpo_core.jobs import CheckpointRef, EvaluateJob
+from dpo_core.results import EvaluateResult, ExportResult
 from tasks.artifacts import show_evaluation
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job

@@ -6,7 +6,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.config import CheckpointConfig
-from dpo_core.jobs import CheckpointRef, ConvertJob, ConvertResult
+from dpo_core.jobs import CheckpointRef, ConvertJob
+from dpo_core.results import ConvertResult
 from dpo_core.store import fingerprint
 from tasks.checkpoint.files import WeightSource, files_beside_pickle, hash_named
 from tasks.checkpoint.source import Located, locate, snapshot

@@ -7,7 +7,8 @@ from prefect.cache_policies import NO_CACHE
 
 from dpo_core.config import HandoffConfig, Section
 from dpo_core.errors import HandoffRefused
-from dpo_core.jobs import AnswerResult, CheckpointRef, ExportResult
+from dpo_core.jobs import CheckpointRef
+from dpo_core.results import AnswerResult, ExportResult
 from dpo_core.store import exclusive, fingerprint, write_json
 from tasks.handoff.final_place import opened, probe, verify_place
 from tasks.handoff.grpo_command import grpo_command

@@ -6,7 +6,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.config import CheckpointConfig, DataConfig
-from dpo_core.jobs import CheckpointRef, MixJob, MixResult
+from dpo_core.jobs import CheckpointRef, MixJob
+from dpo_core.results import MixResult
 from tasks.artifacts import show_mixture
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job

@@ -7,15 +7,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.config import CheckpointConfig, LossConfig, OptimConfig, TrainConfig
-from dpo_core.jobs import (
-    CheckpointRef,
-    ExportJob,
-    ExportResult,
-    MixResult,
-    ReferenceResult,
-    TrainJob,
-    TrainResult,
-)
+from dpo_core.jobs import CheckpointRef, ExportJob, TrainJob
+from dpo_core.results import ExportResult, MixResult, ReferenceResult, TrainResult
 from tasks.artifacts import show_training
 from tasks.launch.compute import solve_batch
 from tasks.launch.launcher import Launcher

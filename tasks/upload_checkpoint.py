@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from dpo_core.config import UploadConfig
 from dpo_core.errors import ConfigError
-from dpo_core.jobs import ExportResult
+from dpo_core.results import ExportResult
 from dpo_core.store import exclusive, verify_files
 from tasks.hub.errors import from_hub_error
 from tasks.hub.token import hidden_in_logs, load_token

@@ -17,13 +17,11 @@ from dpo_core.jobs import (
     Job,
     MixJob,
     ReferenceJob,
-    ReferenceResult,
     ResolvedSource,
-    Result,
     TrainJob,
-    read_result,
 )
 from dpo_core.progress import Progress
+from dpo_core.results import ReferenceResult, Result, read_result
 from dpo_core.store import fingerprint, sha256_file
 from tests.tiny_models import make_model
 

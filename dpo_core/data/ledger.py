@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from dpo_core.data.drops import MEANING, DropReason
 from dpo_core.errors import DataError
-from dpo_core.jobs import ResolvedSource, SourceLedger
+from dpo_core.jobs import ResolvedSource
+from dpo_core.results import SourceLedger
 
 MAX_OFFENDERS = 20
 

@@ -30,8 +30,9 @@ from dpo_core.data.pool import POOL_SCHEMA, PoolMaker, chunks_of, make_pool
 from dpo_core.data.sources import load_source
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.errors import DataError
-from dpo_core.jobs import DatasetRef, LengthStats, MixJob, MixResult, SourceLedger
+from dpo_core.jobs import DatasetRef, MixJob
 from dpo_core.progress import Progress
+from dpo_core.results import LengthStats, MixResult, SourceLedger
 from dpo_core.store import fingerprint, hash_files, new_directory, write_json
 
 LEDGER_FILE, DATA_DIR, POOL_FILE = "ledger.json", "data", "pool.arrow"

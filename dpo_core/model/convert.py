@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from dpo_core.errors import CheckpointError
-from dpo_core.jobs import ConvertJob, ConvertResult
+from dpo_core.jobs import ConvertJob
 from dpo_core.progress import Progress
+from dpo_core.results import ConvertResult
 from dpo_core.store import hash_files, new_directory
 
 SNAPSHOT = "snapshot"  # subfolder of the job's out_dir

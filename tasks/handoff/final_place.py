@@ -9,7 +9,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from dpo_core.errors import HandoffRefused, StoreError, from_os_error
-from dpo_core.jobs import AnswerJob, AnswerResult
+from dpo_core.jobs import AnswerJob
+from dpo_core.results import AnswerResult
 from dpo_core.store import hash_files, verify_files
 from tasks.hub.errors import from_hub_error
 from tasks.hub.token import hidden_in_logs, load_token

@@ -9,8 +9,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from dpo_core.errors import OutOfMemory, PairlineError, StepCrashed, StoreError, error_of_kind, from_os_error
-from dpo_core.jobs import ERROR_FILE, LOG_FILE, RESULT_FILE, Job, Result, TrainJob, read_error, read_result
+from dpo_core.jobs import LOG_FILE, Job, TrainJob
 from dpo_core.progress import parse_line
+from dpo_core.results import ERROR_FILE, RESULT_FILE, Result, read_error, read_result
 from dpo_core.store import exclusive, verify_files, write_json
 from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, step_command
 from tasks.launch.compute import check_devices, this_machine

@@ -3,7 +3,8 @@
 import json
 
 from dpo_core.config import LossConfig, OptimConfig, Section, TrainConfig
-from dpo_core.jobs import CheckpointRef, SourceLedger
+from dpo_core.jobs import CheckpointRef
+from dpo_core.results import SourceLedger
 from tasks.report.tables import HEADLINE
 
 

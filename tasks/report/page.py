@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_core.jobs import CheckpointRef, EvaluateResult, ExportResult, MixResult, ReferenceResult, TrainResult
+from dpo_core.jobs import CheckpointRef
+from dpo_core.results import EvaluateResult, ExportResult, MixResult, ReferenceResult, TrainResult
 from dpo_core.store import write_bytes
 from tasks.artifacts import never_fails, show_markdown
 from tasks.handoff.schema import RLVRHandoff

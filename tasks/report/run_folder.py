@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from dpo_core.errors import StoreError, from_os_error
-from dpo_core.jobs import Result
+from dpo_core.results import Result
 from dpo_core.store import write_json
 from tasks.launch.run_job import step_folder
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dpo_core.jobs import CheckpointRef, EvaluateResult, MixResult, ReferenceResult, TrainResult
+from dpo_core.jobs import CheckpointRef
+from dpo_core.results import EvaluateResult, MixResult, ReferenceResult, TrainResult
 
 Row = dict[str, Any]
 NUM_ANSWER_CHARACTERS = 700

@@ -9,9 +9,10 @@ import torch
 
 from dpo_core.checkpoint import RunState, load_checkpoint, newest_checkpoint, save_checkpoint
 from dpo_core.config import OptimConfig
-from dpo_core.jobs import TrainJob, TrainResult, read_error, read_result
+from dpo_core.jobs import TrainJob
 from dpo_core.model.load import load_model
 from dpo_core.optim import build_optimizer
+from dpo_core.results import TrainResult, read_error, read_result
 from dpo_core.store import sha256_file
 from tests.step_process import kill_when, metrics_of, signal_when, start
 from tests.tiny_stage import run_here

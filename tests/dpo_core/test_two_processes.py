@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.jobs import Job, Result, read_error, read_result
+from dpo_core.jobs import Job
 from dpo_core.reference_cache import read_aligned
+from dpo_core.results import Result, read_error, read_result
 from tests.step_process import metrics_of, run_child
 from tests.tiny_stage import reference_job, run_here
 

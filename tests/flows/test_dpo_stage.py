@@ -10,8 +10,8 @@ from prefect.client.orchestration import get_client
 
 import flows.dpo_stage
 from dpo_core.errors import DataError, HandoffRefused
-from dpo_core.jobs import RESULT_FILE, TrainResult
 from dpo_core.progress import ProgressEvent
+from dpo_core.results import RESULT_FILE, TrainResult
 from flows.dpo_stage import dpo_stage
 from flows.stage_config import StageConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dpo_core.jobs import CheckpointRef, ExportResult
+from dpo_core.jobs import CheckpointRef
+from dpo_core.results import ExportResult
 from dpo_core.store import hash_files
 from tasks.hand_off_rlvr import HandoffInputs
 from tasks.publish.model_card import CardInputs

@@ -15,7 +15,8 @@ import pytest
 
 from dpo_core.config import ComputeConfig
 from dpo_core.errors import DataError, OutOfMemory, StepCrashed, StoreBusy
-from dpo_core.jobs import ERROR_FILE, LOG_FILE, RESULT_FILE, ConvertJob, ConvertResult
+from dpo_core.jobs import LOG_FILE, ConvertJob
+from dpo_core.results import ERROR_FILE, RESULT_FILE, ConvertResult
 from dpo_core.store import exclusive, sha256_file
 from tasks.launch.launcher import listening
 from tasks.launch.process import ProcessLauncher

@@ -3,7 +3,8 @@
 import yaml
 
 from dpo_core.config import LossConfig, OptimConfig
-from dpo_core.jobs import CheckpointRef, SourceLedger
+from dpo_core.jobs import CheckpointRef
+from dpo_core.results import SourceLedger
 from tasks.publish.model_card import CardInputs, render_card
 
 PARENT = CheckpointRef(path="/store/x", fingerprint="f" * 64, tokenizer_fingerprint="t",

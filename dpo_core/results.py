@@ -1,0 +1,157 @@
+"""What steps leave behind: ``result.json`` or ``error.json`` in the job's folder, frozen and torch-free.
+
+A step succeeded when it exited with 0 **and** ``result.json`` carries the job's fingerprint; see ``dpo_core.jobs``.
+"""
+
+from pathlib import Path
+
+from dpo_core.config import ForwardLayout, Section
+from dpo_core.errors import StoreError
+from dpo_core.jobs import DatasetRef, Job, ReferenceRef
+
+RESULT_FILE, ERROR_FILE = "result.json", "error.json"
+
+
+class Result(Section):
+    """What a step leaves as ``result.json``."""
+
+    job_fingerprint: str
+    seconds: float = 0.0
+
+
+class ConvertResult(Result):
+    path: Path
+    files: dict[str, str]
+
+
+class SourceLedger(Section):
+    """Where every row of one source went: ``rows_in = kept + sum(dropped.values())``."""
+
+    label: str
+    content: str
+    format: dict[str, int]  # format name -> rows recognised as it
+    available_rows: int  # rows in the split before selection
+    rows_in: int  # rows selected by `amount` (upsampling counts a row each time)
+    kept: int
+    truncated: int
+    dropped: dict[str, int]  # reason -> rows
+    offenders: dict[str, tuple[int, ...]]  # reason -> first row numbers (0-based in the source)
+
+
+class LengthStats(Section):
+    """Token lengths over the kept rows."""
+
+    mean_prompt: float
+    mean_chosen: float
+    mean_rejected: float
+    max_sequence: int
+    total: int  # chosen and rejected sequences, prompt counted in both
+
+
+class MixResult(Result):
+    data: DatasetRef
+    train_rows: int
+    held_out_rows: int
+    per_source: tuple[SourceLedger, ...]
+    lengths: LengthStats
+    chat_template_sha256: str
+
+
+class ReferenceResult(Result):
+    reference: ReferenceRef
+    rows: int
+    rows_computed: int  # the others were in the cache
+    pairs_per_second: float
+    forward: ForwardLayout  # the layout that was used, after the start-up comparison
+
+
+class TrainResult(Result):
+    weights_path: Path
+    weights_fingerprint: str
+    weights_sha256: dict[str, str]
+    steps: int
+    pairs: int
+    resumed_from_step: int | None
+    metrics_path: Path  # metrics.jsonl, one line a step
+    first_metrics: dict[str, float]
+    last_metrics: dict[str, float]
+    guard: dict[str, float]  # figures of the step-0 guard
+    forward: ForwardLayout
+
+
+class ExportResult(Result):
+    path: Path
+    files: dict[str, str]
+    fingerprint: str
+    tokenizer_fingerprint: str
+
+
+class AnswerPair(Section):
+    """One held-out prompt and its two greedy answers. ``*_passes`` is None where the row has no constraints."""
+
+    prompt: str
+    before: str
+    after: str
+    before_passes: bool | None = None
+    after_passes: bool | None = None
+
+
+class EvaluateResult(Result):
+    before: dict[str, float]
+    after: dict[str, float]
+    num_pairs: int
+    num_prompts: int
+    answers: tuple[AnswerPair, ...]
+
+
+class AnswerResult(Result):
+    answers: tuple[str, ...]
+    pad_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    vocab_size: int  # rows of the embedding
+    num_parameters: int
+    pad_token: str | None = None
+    tokenizer_size: int = 0  # tokens that the tokenizer can produce
+    prompts_ids: tuple[tuple[int, ...], ...] = ()  # the prompts as rendered by the chat template
+
+
+class ErrorReport(Section):
+    """What a failed step leaves as ``error.json``."""
+
+    kind: str
+    message: str
+    step: str
+    job_fingerprint: str
+    details: dict[str, str | int | float] = {}
+    traceback: str = ""  # for the log file; a person is shown the message
+
+
+RESULTS: dict[str, type[Result]] = {
+    "convert": ConvertResult, "mix": MixResult, "reference": ReferenceResult, "train": TrainResult,
+    "export": ExportResult, "evaluate": EvaluateResult, "answer": AnswerResult,
+}
+
+
+def read_result(job: Job) -> Result | None:
+    """The result of ``job`` if ``out_dir`` holds one with the job's fingerprint, else None.
+
+    Raises ``StoreError`` when a ``result.json`` is there but cannot be read.
+    """
+    path = job.out_dir / RESULT_FILE
+    if not path.is_file():
+        return None
+    try:
+        result = RESULTS[job.step].model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error}). Delete {job.out_dir} to have the step run again.") from error
+    return result if result.job_fingerprint == job.fingerprint else None
+
+
+def read_error(job: Job) -> ErrorReport | None:
+    """The error report in ``out_dir``, or None if there is none or it is of another job."""
+    path = job.out_dir / ERROR_FILE
+    try:
+        report = ErrorReport.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return report if report.job_fingerprint == job.fingerprint else None
