@@ -70,7 +70,7 @@ def test_the_receiving_side_accepts_it_and_refuses_a_damaged_one(finished, tmp_p
     weights = handoff.checkpoint.directory / "model.safetensors"
     content = weights.read_bytes()
     try:
-        weights.write_bytes(content[:-1] + b"?")
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         refused = pairline("intake", path, "--store", str(tmp_path / "rlvr"))
     finally:
         weights.write_bytes(content)
