@@ -67,11 +67,9 @@ def greedy_answers(job: EvaluateJob, checkpoint: CheckpointRef, scorer: PairScor
     return [by_rank[number % world][number // world] for number in range(len(prompts))]
 
 
-def _evaluate(job: EvaluateJob, checkpoint: CheckpointRef, phase: str, progress: Progress,
-              accelerator: Accelerator) -> tuple[dict[str, float], list[str]]:
-    """Metrics and answers of one checkpoint."""
-    dataset = PairDataset.open(job.data.path, "held_out")
-    prompts = [dataset.prompt(row) for row in _distinct_prompts(dataset, job.evaluation.num_prompts)]
+def _evaluate(job: EvaluateJob, checkpoint: CheckpointRef, dataset: PairDataset, prompts: Sequence[HeldOutPrompt],
+              phase: str, progress: Progress, accelerator: Accelerator) -> tuple[dict[str, float], list[str]]:
+    """Metrics on the held-out pairs and answers to the prompts, of one checkpoint."""
     progress.begin(phase, len(dataset) + len(prompts), "pairs and answers")
     if not len(dataset):
         return {}, []
@@ -103,10 +101,10 @@ def _distinct_prompts(dataset: PairDataset, limit: int) -> list[int]:
 def run(job: EvaluateJob, progress: Progress) -> EvaluateResult:
     """Evaluate ``before`` and ``after`` on the same rows."""
     accelerator = start_accelerator()
-    before, answers_before = _evaluate(job, job.before, "before", progress, accelerator)
-    after, answers_after = _evaluate(job, job.after, "after", progress, accelerator)
     dataset = PairDataset.open(job.data.path, "held_out")
     prompts = [dataset.prompt(row) for row in _distinct_prompts(dataset, job.evaluation.num_prompts)]
+    before, answers_before = _evaluate(job, job.before, dataset, prompts, "before", progress, accelerator)
+    after, answers_after = _evaluate(job, job.after, dataset, prompts, "after", progress, accelerator)
 
     def verdict(answer: str, prompt: HeldOutPrompt) -> bool | None:
         return passes(answer, prompt.constraints) if prompt.constraints else None
