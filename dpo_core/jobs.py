@@ -142,6 +142,7 @@ class MixJob(Job):
 class ReferenceJob(Job):
     """Sum of log-probabilities and token count per side of every row, both splits."""
 
+    VERSION: ClassVar[int] = 2  # tails beside sums
     step: Literal["reference"] = "reference"
     data: DatasetRef
     checkpoint: CheckpointRef

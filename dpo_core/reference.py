@@ -51,22 +51,22 @@ def _compute(dataset: PairDataset, batches: list[list[int]], scorer: PairScorer,
              job: ReferenceJob, progress: Progress, device: torch.device, num_ranks: int) -> None:
     """Score batches and write a shard whenever ``rows_per_shard`` rows are done."""
     keys: list[str] = []
-    sums: list[np.ndarray] = []
-    tokens: list[np.ndarray] = []
+    done: list[ReferenceRows] = []
     for number, rows in enumerate(batches):
         batch = collate([dataset[row] for row in rows], rows, layout).to(device)
-        sums_B2 = scorer(batch).view(-1, 2).float().cpu().numpy()
-        if not np.isfinite(sums_B2).all():
-            bad = [rows[i] for i in np.flatnonzero(~np.isfinite(sums_B2).all(axis=1))]
+        scores = scorer(batch)
+        scored = ReferenceRows(*(values.view(-1, 2).cpu().numpy()
+                                 for values in (scores.sums_S, batch.tokens_2B.int(), scores.tails_S)))
+        if not np.isfinite(scored.sums).all():
+            bad = [rows[i] for i in np.flatnonzero(~np.isfinite(scored.sums).all(axis=1))]
             raise NonFinite(f"The reference model gives no finite log-probability for rows {bad[:10]} of {dataset.folder}. "
                             "Check the checkpoint's weights, or use train.precision fp32.")
         keys += [dataset.row_keys[row] for row in rows]
-        sums.append(sums_B2)
-        tokens.append(batch.tokens_2B.view(-1, 2).int().cpu().numpy())
+        done.append(scored)
         progress.advance(min(len(rows) * num_ranks, progress.total - progress.done))  # the ranks keep pace
         if len(keys) >= job.rows_per_shard or number == len(batches) - 1:
-            write_shard(folder, keys, ReferenceRows(np.concatenate(sums), np.concatenate(tokens)))
-            keys, sums, tokens = [], [], []
+            write_shard(folder, keys, ReferenceRows.concatenate(done))
+            keys, done = [], []
 
 
 def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:

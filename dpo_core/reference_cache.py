@@ -1,6 +1,6 @@
 """The cache of reference log-probabilities: shards keyed by row content, shared by all mixtures of one model.
 
-    <cache_dir>/<model and numerics>/shard-<sha256 of its bytes>.npz     row_keys [n], sums [n, 2], tokens [n, 2]
+    <cache_dir>/<model and numerics>/shard-<sha256 of its bytes>.npz     row_keys [n], sums, tails, tokens [n, 2]
 
 A shard is complete or not there; one whose bytes do not match its name is reported, deleted and computed again. Sums
 and token counts are kept apart, so that one cache serves every loss, beta and learning rate.
@@ -31,11 +31,23 @@ class ReferenceRows:
 
     sums: np.ndarray  # float32 [n, 2], sums of log-probabilities over the trained tokens
     tokens: np.ndarray  # int32 [n, 2], how many tokens that are
+    tails: np.ndarray  # float32 [n, 2], the parts of the sums beyond the other side's length (see PairLogps)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["ReferenceRows"]) -> "ReferenceRows":
+        """The rows of all parts in order; no parts are no rows."""
+        nothing = cls(*(np.zeros((0, 2), kind) for kind in (np.float32, np.int32, np.float32)))
+        return cls(*(np.concatenate([getattr(part, name) for part in (nothing, *parts)])
+                     for name in ("sums", "tokens", "tails")))
+
+    def __getitem__(self, places: np.ndarray | slice) -> "ReferenceRows":
+        return ReferenceRows(self.sums[places], self.tokens[places], self.tails[places])
 
     def to_bytes(self, row_keys: Sequence[str]) -> bytes:
         """One ``.npz`` without pickle."""
         buffer = io.BytesIO()
-        np.savez(buffer, row_keys=np.array(row_keys, dtype="S"), sums=self.sums, tokens=self.tokens)
+        np.savez(buffer, row_keys=np.array(row_keys, dtype="S"), sums=self.sums, tokens=self.tokens,
+                 tails=self.tails)
         return buffer.getvalue()
 
 
@@ -57,7 +69,11 @@ def _read_shard(path: Path) -> tuple[list[str], ReferenceRows] | None:
         path.unlink(missing_ok=True)
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as shard:
-        return [key.decode() for key in shard["row_keys"]], ReferenceRows(shard["sums"], shard["tokens"])
+        return [key.decode() for key in shard["row_keys"]], _rows_in(shard)
+
+
+def _rows_in(file: np.lib.npyio.NpzFile) -> ReferenceRows:
+    return ReferenceRows(file["sums"], file["tokens"], file["tails"])
 
 
 class ReferenceCache:
@@ -66,16 +82,14 @@ class ReferenceCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._place: dict[str, int] = {}
-        self._sums: list[np.ndarray] = []
-        self._tokens: list[np.ndarray] = []
+        self._parts: list[ReferenceRows] = []
         for path in sorted(folder.glob("shard-*.npz")):
             if shard := _read_shard(path):
                 keys, rows = shard
                 start = len(self._place)
                 new = [i for i, key in enumerate(keys) if key not in self._place]
                 self._place.update({keys[i]: start + n for n, i in enumerate(new)})
-                self._sums.append(rows.sums[new])
-                self._tokens.append(rows.tokens[new])
+                self._parts.append(rows[np.array(new, dtype=np.int64)])
 
     def missing(self, row_keys: Iterable[str]) -> set[str]:
         """Keys that no shard holds."""
@@ -85,10 +99,8 @@ class ReferenceCache:
         """The values of these rows in this order. Raises ``StoreError`` if one is not there."""
         if gone := self.missing(row_keys):
             raise StoreError(f"{self.folder} lacks {len(gone)} reference rows. Run the reference step again.")
-        if not len(row_keys):
-            return ReferenceRows(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.int32))
         places = np.fromiter((self._place[key] for key in row_keys), np.int64, len(row_keys))
-        return ReferenceRows(np.concatenate(self._sums)[places], np.concatenate(self._tokens)[places])
+        return ReferenceRows.concatenate(self._parts)[places]
 
 
 def write_aligned(path: Path, row_keys: Sequence[str], rows: ReferenceRows) -> None:
@@ -108,7 +120,7 @@ def read_aligned(folder: Path, split: str, row_keys: Sequence[str]) -> Reference
     path = folder / f"{split}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            keys, rows = file["row_keys"], ReferenceRows(file["sums"], file["tokens"])
+            keys, rows = file["row_keys"], _rows_in(file)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise StoreError(f"{path} cannot be read ({error}). Delete {folder.parent} to have it made again.") from error
     if len(keys) != len(row_keys) or not np.array_equal(keys, np.array(row_keys, dtype=keys.dtype)):

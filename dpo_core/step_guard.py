@@ -29,14 +29,16 @@ def without_pair_weights(loss: LossConfig) -> LossConfig:
 
 def zero_margin_loss(loss: LossConfig) -> float:
     """Loss of a pair whose rewards are both 0, by the objective itself (log 2 for dpo)."""
-    zero = PairLogps(torch.zeros(1), torch.zeros(1), torch.ones(1), torch.ones(1))
+    none, one = torch.zeros(1), torch.ones(1)
+    zero = PairLogps(none, none, one, one, none, none)
     return float(LOSSES[loss.name](zero, zero, loss).losses_B)
 
 
 def reference_logps(rows: ReferenceRows, numbers: np.ndarray, device: torch.device) -> PairLogps:
     """Cached values of some rows as ``PairLogps``."""
-    sums, tokens = (torch.from_numpy(values[numbers]).float().to(device) for values in (rows.sums, rows.tokens))
-    return PairLogps(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1])
+    sums, tokens, tails = (torch.from_numpy(values[numbers]).float().to(device)
+                           for values in (rows.sums, rows.tokens, rows.tails))
+    return PairLogps(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1], tails[:, 0], tails[:, 1])
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ class PairBatch:
     predictor_N: Tensor  # int64, index into the R * T hidden states
     target_N: Tensor  # int64
     sequence_N: Tensor  # int64
+    tail_N: Tensor  # float32, 1 for a sequence's tokens beyond the first min(tokens of chosen, tokens of rejected), else 0
     tokens_2B: Tensor  # float32, predicted tokens per sequence (chosen, rejected, chosen, ...)
     weight_B: Tensor  # float32, 1 for a pair, 0 for a filler that only keeps ranks in step
     row_B: Tensor  # int64, row numbers in the data set
@@ -65,11 +66,14 @@ def _batch(rows: list[np.ndarray], positions: list[np.ndarray], mask: Tensor, pr
     predictor_N = np.concatenate([row * width + predictor for row, predictor, _, _ in predicted])
     sequence_N = np.concatenate([np.full(len(target), sequence) for _, _, target, sequence in predicted])
     target_N = np.concatenate([target for _, _, target, _ in predicted]).astype(np.int64)
+    tokens_2B = np.bincount(sequence_N, minlength=2 * pairs)
+    shared_2B = np.repeat(tokens_2B.reshape(-1, 2).min(axis=1), 2)
+    tail_N = np.concatenate([np.arange(len(target)) >= shared_2B[sequence] for _, _, target, sequence in predicted])
     return PairBatch(
         ids_RT=torch.from_numpy(ids_RT), position_ids_RT=torch.from_numpy(position_ids_RT), attention_mask=mask,
         predictor_N=torch.from_numpy(predictor_N), target_N=torch.from_numpy(target_N),
-        sequence_N=torch.from_numpy(sequence_N),
-        tokens_2B=torch.from_numpy(np.bincount(sequence_N, minlength=2 * pairs).astype(np.float32)),
+        sequence_N=torch.from_numpy(sequence_N), tail_N=torch.from_numpy(tail_N.astype(np.float32)),
+        tokens_2B=torch.from_numpy(tokens_2B.astype(np.float32)),
         weight_B=torch.tensor(list(weights), dtype=torch.float32), row_B=torch.tensor(list(row_numbers)),
     )
 

@@ -7,6 +7,7 @@ the fast way's twin. ``choose_layout`` compares both on real pairs before a run 
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +28,15 @@ log = logging.getLogger(__name__)
 TOKEN_NOISE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2}
 
 
+class SequenceScores(NamedTuple):
+    """What a forward gives, per sequence of S = 2B (chosen, rejected, chosen, ...). A tuple, so that sharding engines find
+    its tensors."""
+
+    sums_S: Tensor  # float32, sums of log-probabilities over the trained tokens
+    tails_S: Tensor  # float32, their parts beyond the other side's length; see PairLogps
+    router_loss: Tensor  # float32 scalar, load-balancing loss of a mixture-of-experts model, 0 for a dense one
+
+
 class PairScorer(nn.Module):
     """Wraps a causal language model; ``forward`` is what DDP or a sharding engine sees."""
 
@@ -34,8 +44,8 @@ class PairScorer(nn.Module):
         super().__init__()
         self.model, self.precision = model, precision
 
-    def forward(self, batch: PairBatch) -> Tensor:
-        """Sums of log-probabilities per sequence, float32 [2B] (chosen, rejected, chosen, ...)."""
+    def forward(self, batch: PairBatch) -> SequenceScores:
+        """Log-probabilities per sequence."""
         with torch.autocast(batch.ids_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if batch.attention_mask.dim() == 4:
                 logps_N = self._shared_logps(batch)
@@ -43,7 +53,9 @@ class PairScorer(nn.Module):
                 logits_RTV = self.model(input_ids=batch.ids_RT, attention_mask=batch.attention_mask.long(),
                                         position_ids=batch.position_ids_RT, use_cache=False).logits
                 logps_N = logps_from_logits(logits_RTV.flatten(0, 1)[batch.predictor_N], batch.target_N)
-            return sum_by_sequence(logps_N, batch.sequence_N, len(batch.tokens_2B))
+            sums_S = sum_by_sequence(logps_N, batch.sequence_N, len(batch.tokens_2B))
+            tails_S = sum_by_sequence(logps_N * batch.tail_N, batch.sequence_N, len(batch.tokens_2B))
+            return SequenceScores(sums_S, tails_S, sums_S.new_zeros(()))
 
     def _shared_logps(self, batch: PairBatch) -> Tensor:
         mask_R1TT = batch.attention_mask
@@ -72,9 +84,10 @@ def vocabulary_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     return head
 
 
-def pair_logps(sums_2B: Tensor, tokens_2B: Tensor) -> PairLogps:
-    """Split interleaved sums and counts [2B] by side."""
-    return PairLogps(sums_2B[0::2], sums_2B[1::2], tokens_2B[0::2], tokens_2B[1::2])
+def pair_logps(scores: SequenceScores, tokens_2B: Tensor) -> PairLogps:
+    """Split interleaved scores and counts [2B] by side."""
+    sums, tails = scores.sums_S, scores.tails_S
+    return PairLogps(sums[0::2], sums[1::2], tokens_2B[0::2], tokens_2B[1::2], tails[0::2], tails[1::2])
 
 
 def probe_pairs(dataset: PairDataset) -> list[TokenizedPair]:
@@ -87,7 +100,7 @@ def probe_pairs(dataset: PairDataset) -> list[TokenizedPair]:
 def largest_difference(scorer: PairScorer, pairs: Sequence[TokenizedPair], device: torch.device) -> float:
     """Largest |difference| per token between the two layouts over the pairs, in nats."""
     shared, padded = (collate(pairs, range(len(pairs)), layout).to(device) for layout in ("prefix_sharing", "padded"))
-    return float(((scorer(shared) - scorer(padded)).abs() / padded.tokens_2B.clamp(min=1)).max())
+    return float(((scorer(shared).sums_S - scorer(padded).sums_S).abs() / padded.tokens_2B.clamp(min=1)).max())
 
 
 def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: ForwardLayout,

@@ -64,7 +64,7 @@ def test_the_last_bits_of_the_cache_decide_no_tie(stage, tmp_path):
     keys = PairDataset.open(stage.data.path, "held_out").row_keys
     rows = read_aligned(stage.reference.reference.path, "held_out", keys)
     other_bits = np.nextafter(rows.sums, np.float32([0, -np.inf]))  # as another batch composition could have left them
-    write_aligned(tmp_path / "held_out.npz", keys, ReferenceRows(other_bits, rows.tokens))
+    write_aligned(tmp_path / "held_out.npz", keys, ReferenceRows(other_bits, rows.tokens, rows.tails))
     job = stage.evaluate_job(tmp_path / "run", stage.checkpoint, num_prompts=0)
     before = run_here(job.model_copy(update={"reference": ReferenceRef(path=tmp_path, fingerprint="other")})).before
     assert (before["rewards/accuracies"], before["rewards/margins"]) == (0.5, 0.0)

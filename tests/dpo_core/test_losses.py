@@ -13,10 +13,11 @@ from dpo_core.losses import LOSSES, LossOutput, PairLogps
 LOG2 = math.log(2)
 
 
-def logps(chosen: float, rejected: float, chosen_tokens: float = 4, rejected_tokens: float = 5) -> PairLogps:
+def logps(chosen: float, rejected: float, chosen_tokens: float = 4, rejected_tokens: float = 5,
+          chosen_tail: float = 0, rejected_tail: float = 0) -> PairLogps:
     """One pair, B = 1, in float64."""
-    return PairLogps(*(torch.tensor([x], dtype=torch.float64) for x in (chosen, rejected, chosen_tokens,
-                                                                        rejected_tokens)))
+    return PairLogps(*(torch.tensor([x], dtype=torch.float64) for x in (chosen, rejected, chosen_tokens, rejected_tokens,
+                                                                        chosen_tail, rejected_tail)))
 
 
 # Sums and counts that divide into round means. Policy: chosen -8 over 4 tokens (mean -2), rejected -15 over 5 (-3).
@@ -118,7 +119,8 @@ sides = st.builds(logps, sums, sums, counts, counts)
 
 
 def swapped(side: PairLogps) -> PairLogps:
-    return PairLogps(side.rejected_B, side.chosen_B, side.rejected_tokens_B, side.chosen_tokens_B)
+    return PairLogps(side.rejected_B, side.chosen_B, side.rejected_tokens_B, side.chosen_tokens_B, side.rejected_tail_B,
+                     side.chosen_tail_B)
 
 
 @given(policy=sides, reference=sides, name=st.sampled_from(sorted(LOSSES)), beta=st.floats(0.01, 5))
@@ -145,8 +147,9 @@ def test_the_loss_is_the_logistic_of_the_reported_margin(policy, reference, name
 def test_what_policy_and_reference_share_cancels(policy, reference, name, shift):
     config = LossConfig(name=name, beta=0.3)
     counts = policy.chosen_tokens_B, policy.rejected_tokens_B
-    start = PairLogps(policy.chosen_B + reference, policy.rejected_B - reference, *counts)
-    moved = [PairLogps(side.chosen_B + shift * counts[0], side.rejected_B + shift * counts[1], *counts)
+    tails = policy.chosen_tail_B, policy.rejected_tail_B
+    start = PairLogps(policy.chosen_B + reference, policy.rejected_B - reference, *counts, *tails)
+    moved = [PairLogps(side.chosen_B + shift * counts[0], side.rejected_B + shift * counts[1], *counts, *tails)
              for side in (policy, start)]
     expected = values(LOSSES[name](policy, start, config))
     assert values(LOSSES[name](*moved, config)) == pytest.approx(expected, rel=1e-6, abs=1e-6)

@@ -12,7 +12,8 @@ def column(*values: float) -> torch.Tensor:
 
 
 # Three pairs: won, lost, tied; the tie's policy finds chosen likelier per token (-1 against -2).
-POLICY = PairLogps(column(-10, -20, -6), column(-12, -8, -4), column(5, 4, 6), column(4, 8, 2))
+POLICY = PairLogps(column(-10, -20, -6), column(-12, -8, -4), column(5, 4, 6), column(4, 8, 2),
+                   column(0, 0, 0), column(0, 0, 0))
 OUTPUT = LossOutput(column(0.5, 1.5, 0.7), column(2, -1, 0.25), column(1, 1, 0.25))
 
 

@@ -145,16 +145,18 @@ def test_a_model_with_infinite_weights_is_refused_with_the_rows(stage, tmp_path)
 
 
 def test_the_cache_finds_rows_whatever_shard_they_are_in(tmp_path):
-    values = ReferenceRows(np.arange(12, dtype=np.float32).reshape(6, 2), np.arange(12, dtype=np.int32).reshape(6, 2) + 1)
-    part = [ReferenceRows(values.sums[cut], values.tokens[cut]) for cut in (slice(0, 3), slice(3, 6))]
+    numbers = np.arange(12, dtype=np.float32).reshape(6, 2)
+    values = ReferenceRows(numbers, numbers.astype(np.int32) + 1, numbers / 2)
+    part = [values[:3], values[3:]]
     write_shard(tmp_path, ["a", "b", "c"], part[0])
     write_shard(tmp_path, ["d", "e", "f"], part[1])
-    write_shard(tmp_path, ["c", "d"], ReferenceRows(values.sums[2:4], values.tokens[2:4]))  # of a killed pass: rows again
+    write_shard(tmp_path, ["c", "d"], values[2:4])  # of a killed pass: rows again
     cache = ReferenceCache(tmp_path)
     assert cache.missing(["a", "x", "f", "y"]) == {"x", "y"}
     found = cache.look_up(["f", "a", "c", "a"])
     np.testing.assert_array_equal(found.sums, values.sums[[5, 0, 2, 0]])
     np.testing.assert_array_equal(found.tokens, values.tokens[[5, 0, 2, 0]])
+    np.testing.assert_array_equal(found.tails, values.tails[[5, 0, 2, 0]])
     with pytest.raises(StoreError, match="lacks 1 reference rows"):
         cache.look_up(["a", "x"])
     assert cache.look_up([]).sums.shape == (0, 2)

@@ -99,7 +99,8 @@ def tampered(stage: TinyStage, folder, rows: ReferenceRows) -> ReferenceRef:
 @pytest.mark.parametrize("loss", ["dpo", "dpo_norm", "ipo", "wpo"])
 def test_the_guard_refuses_values_that_were_changed(stage, tmp_path, loss):
     rows = reference_rows(stage)
-    changed = tampered(stage, tmp_path / "reference", ReferenceRows(rows.sums - np.float32(0.01) * rows.tokens, rows.tokens))
+    changed = tampered(stage, tmp_path / "reference", ReferenceRows(rows.sums - np.float32(0.01) * rows.tokens, rows.tokens,
+                                                                   rows.tails))
     with pytest.raises(ReferenceMismatch, match=r"on row \d+ they differ by 0\.01 nats a token .*allowed 0\.0001"):
         run_here(stage.train_job(tmp_path / "run", loss, reference=changed))
     assert not list((tmp_path / "run").glob("*/model.safetensors"))
@@ -108,7 +109,7 @@ def test_the_guard_refuses_values_that_were_changed(stage, tmp_path, loss):
 
 def test_the_guard_refuses_values_of_other_labels(stage, tmp_path):
     rows = reference_rows(stage)
-    changed = tampered(stage, tmp_path / "reference", ReferenceRows(rows.sums, rows.tokens + 1))
+    changed = tampered(stage, tmp_path / "reference", ReferenceRows(rows.sums, rows.tokens + 1, rows.tails))
     with pytest.raises(ReferenceMismatch, match=r"Row \d+ trains \d+ \+ \d+ tokens, the reference cache counted"):
         run_here(stage.train_job(tmp_path / "run", reference=changed))
 
@@ -162,7 +163,7 @@ def test_a_reference_file_that_changed_since_it_was_written_is_refused(stage, tm
     """Values shifted in every row but those that the guard looks at would train silently otherwise."""
     keys = PairDataset.open(stage.data.path, "train").row_keys
     rows = reference_rows(stage)
-    write_aligned(tmp_path / "train.npz", keys, ReferenceRows(rows.sums + 1, rows.tokens))
+    write_aligned(tmp_path / "train.npz", keys, ReferenceRows(rows.sums + 1, rows.tokens, rows.tails))
     changed = stage.reference.reference.model_copy(update={"path": tmp_path})
     with pytest.raises(StoreError, match=r"train\.npz is damaged"):
         run_here(stage.train_job(tmp_path / "run", reference=changed))
