@@ -5,13 +5,16 @@ once. Torch-free. Defaults run on a laptop and publish nothing.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-LossName = Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo"]
+LossName = Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "hinge", "robust", "exo_pair", "apo_zero", "apo_down",
+                   "sppo_hard", "nca_pair", "bco_pair", "aot", "aot_pair", "discopop"]
+Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 Precision = Literal["fp32", "bf16"]
-ForwardLayout = Literal["prefix_sharing", "padded"]
+BaseWeights = Literal["full", "nf4"]
+ForwardLayout = Literal["packed", "prefix_sharing", "padded"]
 
 
 class NotContent:
@@ -91,17 +94,50 @@ class ReferenceConfig(Section):
 class LossConfig(Section):
     """The objective. Units of rewards and margins are the loss's own (see docs/losses.md)."""
 
+    SMOOTHED: ClassVar = frozenset({"dpo", "dpo_norm", "simpo", "wpo", "robust", "exo_pair", "aot", "aot_pair"})
+    OF_ANY_DIVERGENCE: ClassVar = frozenset({"dpo", "dpo_norm", "ipo", "wpo", "hinge", "robust", "exo_pair", "discopop"})
+    OF_ONE_LOSS: ClassVar = {"gamma_beta_ratio": "simpo", "discopop_tau": "discopop"}
+
     name: LossName = Field("dpo_norm", description="dpo_norm is DPO on mean log-probabilities per token (Tulu 3).")
     beta: float = Field(5.0, gt=0, description="Inverse temperature. About 5 for dpo_norm, 0.1 for dpo, 2 for simpo.")
     gamma_beta_ratio: float = Field(0.3, ge=0, description="simpo only: target margin divided by beta.")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Probability that a label is flipped (dpo, dpo_norm, "
-                                   "simpo, wpo).")
+                                   "simpo, wpo, robust, aot, aot_pair); exo_pair needs one, 0.001 as a rule.")
+    discopop_tau: float = Field(0.05, gt=0, le=1, description="discopop only: temperature of its mixture.")
+    f_divergence: Divergence = Field("reverse_kl", description="What holds the policy near the reference (dpo, dpo_norm, "
+                                     "ipo, wpo, hinge, robust, exo_pair, discopop).")
+    alpha_divergence_coef: float = Field(0.5, gt=0, lt=1, description="alpha_divergence only: near 0 it is reverse_kl, "
+                                         "near 1 forward_kl.")
+    ld_alpha: float = Field(1.0, ge=0, le=1, description="Weight of the tokens of the longer answer beyond the shorter "
+                            "one's length (LD-DPO); 1 is off.")
+    rpo_alpha: float = Field(0.0, ge=0, description="Weight of an added mean negative log-likelihood per token of the "
+                             "chosen answer (RPO); 0 is off.")
 
     @model_validator(mode="after")
-    def _smoothing_is_defined(self) -> "LossConfig":
-        if self.name == "ipo" and self.label_smoothing:
-            raise ValueError("ipo defines no label smoothing; set loss.label_smoothing to 0 or choose dpo or dpo_norm")
+    def _settings_fit_the_objective(self) -> "LossConfig":
+        name = self.name
+        if self.label_smoothing and name not in self.SMOOTHED:
+            raise ValueError(f"{name} defines no label smoothing; set loss.label_smoothing to 0 or choose one of "
+                             f"{', '.join(sorted(self.SMOOTHED))}")
+        if name == "exo_pair" and not self.label_smoothing:
+            raise ValueError("exo_pair needs label smoothing, as it takes its logarithm; set loss.label_smoothing to 0.001")
+        if self.f_divergence != "reverse_kl" and name not in self.OF_ANY_DIVERGENCE:
+            raise ValueError(f"{name} is defined for reverse_kl alone; set loss.f_divergence to reverse_kl or choose one of "
+                             f"{', '.join(sorted(self.OF_ANY_DIVERGENCE))}")
+        if name == "wpo" and self.ld_alpha < 1:
+            raise ValueError("wpo weights pairs by whole answers, which loss.ld_alpha would change; set loss.ld_alpha to 1 "
+                             "or choose dpo")
+        if self._is_set("alpha_divergence_coef") and self.f_divergence != "alpha_divergence":
+            raise ValueError(f"loss.alpha_divergence_coef means nothing to {self.f_divergence}; leave it out or set "
+                             "loss.f_divergence to alpha_divergence")
+        for setting, owner in self.OF_ONE_LOSS.items():
+            if self._is_set(setting) and name != owner:
+                raise ValueError(f"loss.{setting} means nothing to {name}; leave it out or choose {owner}")
         return self
+
+    def _is_set(self, setting: str) -> bool:
+        """Whether a setting differs from its default (a job's file states them all)."""
+        return getattr(self, setting) != type(self).model_fields[setting].default
 
     @property
     def needs_reference(self) -> bool:
@@ -109,9 +145,29 @@ class LossConfig(Section):
         return self.name != "simpo"
 
 
+class AdapterConfig(Section):
+    """What is trained: all weights, or a low-rank adapter (LoRA, arXiv 2106.09685) beside frozen ones."""
+
+    kind: Literal["none", "lora", "qlora"] = Field("none", description="none trains every weight; lora an adapter; qlora an "
+                                                   "adapter over 4-bit weights (CUDA only, extra cuda8bit).")
+    rank: int = Field(16, ge=1, description="Rank of each update.")
+    alpha: float = Field(32.0, gt=0, description="An update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, le=0, description="Always 0: policy and reference must agree on the same input, and a "
+                           "resumed run must give the same bits.")
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "all-linear", description="Linear layers that get an adapter: all but the output head, or names such as q_proj.")
+
+    @property
+    def base_weights(self) -> BaseWeights:
+        """Number format of the weights that are not trained, and so of the reference."""
+        return "nf4" if self.kind == "qlora" else "full"
+
+
 class OptimConfig(Section):
     """AdamW and its schedule."""
 
+    optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="adamw_8bit keeps moments in 8 bits (CUDA only, "
+                                                      "extra cuda8bit).")
     learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate.")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Shape after the warm-up.")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Fraction of all steps with a rising learning rate.")
@@ -141,7 +197,9 @@ class TrainConfig(Section):
         "epoch", description="Optimizer steps between checkpoints, or `epoch`.")
     keep_checkpoints: Annotated[int, NotContent()] = Field(2, ge=1, description="Newest checkpoints kept.")
     export_precision: Annotated[Precision, NotContent()] = Field("bf16", description="Number format of exported weights.")
-    seed: int = Field(8, ge=0, description="Order of the second and later epochs.")
+    router_aux_loss_weight: float | None = Field(None, ge=0, description="Mixture-of-experts models: weight of the router's "
+                                                 "load-balancing loss. Empty: the model's own; 0: none.")
+    seed: int = Field(8, ge=0, description="Order of the second and later epochs; start of an adapter.")
 
 
 class EvaluationConfig(Section):

@@ -14,7 +14,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel
 
 from dpo_core.config import (
+    AdapterConfig,
     Amount,
+    BaseWeights,
     EvaluationConfig,
     ForwardLayout,
     LossConfig,
@@ -146,6 +148,7 @@ class ReferenceJob(Job):
     step: Literal["reference"] = "reference"
     data: DatasetRef
     checkpoint: CheckpointRef
+    base_weights: BaseWeights = "full"  # nf4: as QLoRA's policy holds them
     precision: Precision = "fp32"
     forward: Annotated[ForwardLayout, NotContent()] = "prefix_sharing"
     tokens_per_batch: Annotated[int, NotContent()] = 2048
@@ -173,6 +176,7 @@ class TrainJob(Job):
     loss: LossConfig
     optim: OptimConfig
     train: TrainConfig
+    adapter: AdapterConfig = AdapterConfig()
     batch: BatchPlan
 
 
@@ -180,9 +184,10 @@ class ExportJob(Job):
     """Trained weights + the parent's tokenizer -> a folder that stock transformers loads."""
 
     step: Literal["export"] = "export"
-    weights_path: Location  # folder with model.safetensors, from TrainResult
+    weights_path: Location  # folder with model.safetensors, from TrainResult: all weights, or the adapter's alone
     weights_fingerprint: str
-    checkpoint: CheckpointRef  # config, tokenizer and template come from here
+    checkpoint: CheckpointRef  # config, tokenizer and template come from here, and the weights that an adapter changes
+    adapter: AdapterConfig = AdapterConfig()
     chat_template: str | None = None
     precision: Precision = "bf16"  # number format of the exported weights
 

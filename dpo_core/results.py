@@ -76,11 +76,15 @@ class TrainResult(Result):
     first_metrics: dict[str, float]
     last_metrics: dict[str, float]
     guard: dict[str, float]  # figures of the step-0 guard
+    base_check: dict[str, float] = {}  # the same after training with the adapter switched off: the base is as it was
+    trained_parameters: int = 0
+    all_parameters: int = 0  # the adapter's included
     forward: ForwardLayout
 
 
 class ExportResult(Result):
     path: Path
+    adapter_path: Path | None = None  # the adapter by itself, a folder in peft's format inside ``path``
     files: dict[str, str]
     fingerprint: str
     tokenizer_fingerprint: str

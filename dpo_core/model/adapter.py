@@ -1,0 +1,111 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685): W x + (alpha / rank) B A x with W frozen, A and B trained.
+
+B starts at 0, so the policy starts as the checkpoint. The reference is the same model with the adapter switched off:
+one model in memory serves as both. Embeddings and output head never get an adapter: where they are tied, an update of one
+would be an update of the other, and merging would write it twice.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from dpo_core.config import AdapterConfig
+from dpo_core.errors import ConfigError
+from dpo_core.jobs import CheckpointRef
+from dpo_core.model.load import load_model
+
+log = logging.getLogger(__name__)
+
+ADAPTER_FOLDER, WEIGHTS_FILE, CONFIG_FILE = "adapter", "adapter_model.safetensors", "adapter_config.json"
+PEFT_PREFIX = "base_model.model."  # what peft's own wrapper puts before the names of the model it wraps
+
+
+def load_policy(checkpoint: CheckpointRef, adapter: AdapterConfig, seed: int,
+                device: torch.device | str = "cpu") -> PreTrainedModel:
+    """The policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for.
+
+    Only what is trained requires gradients. A is drawn from ``seed`` on the CPU, so every rank and device starts alike.
+    """
+    if adapter.kind == "none":
+        return load_model(checkpoint, device)
+    at = device if adapter.base_weights == "nf4" else "cpu"  # 4-bit weights are made on the card
+    return add_adapter(load_model(checkpoint, at, base_weights=adapter.base_weights), adapter, seed).to(device)
+
+
+def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, seed: int) -> PreTrainedModel:
+    """Freeze the model and give it a fresh adapter, in place. Raises ``ConfigError`` for targets that cannot have one."""
+    targets = target_names(model, adapter)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.add_adapter(LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=0.0, bias="none",
+                                     target_modules=targets, task_type="CAUSAL_LM"))
+    trained, total = count_parameters(model)
+    log.info("adapter of rank %d on %s: %d of %d parameters are trained (%.2f %%)", adapter.rank, ", ".join(targets),
+             trained, total, 100 * trained / total)
+    return model.eval()
+
+
+def target_names(model: PreTrainedModel, adapter: AdapterConfig) -> list[str]:
+    """Last parts of the names of the layers that get an adapter, sorted. Raises ``ConfigError`` saying which do not fit."""
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    fitting = sorted({name.rpartition(".")[2] for name, module in linear.items() if id(module) not in ends})
+    if adapter.target_modules == "all-linear":
+        return fitting
+    for wanted in adapter.target_modules:
+        found = [(name, module) for name, module in model.named_modules() if name == wanted or name.endswith(f".{wanted}")]
+        if not found:
+            raise ConfigError(f"adapter.target_modules names {wanted}, but {type(model).__name__} has no such layer. Name "
+                              f"some of {', '.join(fitting)}, or use all-linear.")
+        if any(id(module) in ends for _, module in found):
+            raise ConfigError(f"adapter.target_modules names {wanted}, which is the embedding or the output head. They "
+                              "may be tied, and an adapter on one would change both. Name some of "
+                              f"{', '.join(fitting)}, or use all-linear.")
+        if other := [name for name, _ in found if name not in linear]:
+            raise ConfigError(f"adapter.target_modules names {wanted}, but {other[0]} is no linear layer. Name some of "
+                              f"{', '.join(fitting)}, or use all-linear.")
+    return sorted(adapter.target_modules)
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trained, all) parameters, the adapter's included; tied ones count once."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+@contextmanager
+def adapter_disabled(model: PreTrainedModel) -> Iterator[None]:
+    """Within it the model computes what its base does: the reference."""
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()  # peft gives the adapter its requires_grad back, too
+
+
+def save_adapter(model: PreTrainedModel, folder: Path, checkpoint: CheckpointRef) -> None:
+    """Write the adapter in peft's format, for ``PeftModel.from_pretrained(base, folder)``. Equal models, equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {PEFT_PREFIX + name: tensor.detach().cpu().contiguous()
+               for name, tensor in model.get_adapter_state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = next(iter(model.peft_config.values())).to_dict()
+    # A path of this machine means nothing elsewhere; sets have no order, and a file's hash must not depend on one.
+    on_hub = checkpoint.revision is not None
+    config |= {"base_model_name_or_path": checkpoint.source if on_hub else None, "revision": checkpoint.revision,
+               "inference_mode": True, "target_modules": sorted(config["target_modules"])}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def merge_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """``base`` with the adapter of ``folder`` added to its weights: W + (alpha / rank) B A, a plain model again."""
+    return PeftModel.from_pretrained(base, folder).merge_and_unload(safe_merge=True)
