@@ -2,6 +2,8 @@
 
 The folder holds safetensors weights, config, generation config, tokenizer and chat template; no optimizer state. It is
 loaded again before it counts as written. The pad token is made fit for RLVR (``dpo_core.model.pad_token``).
+
+An adapter is merged into the weights, and stands by itself in ``adapter/`` as well, in peft's format for the parent model.
 """
 
 import logging
@@ -16,8 +18,9 @@ from dpo_core.checkpoint import load_weights, model_tensors
 from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.errors import CheckpointError
 from dpo_core.jobs import ExportJob
+from dpo_core.model.adapter import ADAPTER_FOLDER, load_policy, merge_adapter, save_adapter
 from dpo_core.model.generate import end_token_ids
-from dpo_core.model.load import load_model
+from dpo_core.model.load import load_in_full, load_model
 from dpo_core.model.pad_token import choose_pad_token
 from dpo_core.progress import Progress
 from dpo_core.results import ExportResult
@@ -58,32 +61,46 @@ def _check_loads(folder: Path, expected: PreTrainedModel, allow_remote_code: boo
             raise CheckpointError(f"The export changed {name} while writing it. Check the disk and run again.")
 
 
+def trained_model(job: ExportJob, aside: Path) -> PreTrainedModel:
+    """The trained model as a plain one in float32. An adapter is written to ``aside/adapter`` and merged from there."""
+    if job.adapter.kind == "none":
+        model = load_model(job.checkpoint)
+        load_weights(job.weights_path, model)
+        return model
+    device = "cuda" if job.adapter.base_weights == "nf4" else "cpu"
+    policy = load_policy(job.checkpoint, job.adapter, seed=0, device=device)
+    load_weights(job.weights_path, policy)
+    save_adapter(policy, aside / ADAPTER_FOLDER, job.checkpoint)
+    del policy
+    return merge_adapter(load_in_full(job.checkpoint, job.adapter.base_weights, device), aside / ADAPTER_FOLDER).cpu()
+
+
 def run(job: ExportJob, progress: Progress) -> ExportResult:
     """Write the export and verify that it loads."""
     progress.begin("export", 3, "parts")
     transformers_logging.disable_progress_bar()
     tokenizer = load_tokenizer(job.checkpoint.path, job.chat_template, job.checkpoint.allow_remote_code)
-    model = load_model(job.checkpoint)
-    load_weights(job.weights_path, model)
-    model.config.use_cache = True
-    model.to(DTYPES[job.precision])
-    _apply_pad_token(model, tokenizer)
-    progress.advance()
     path = job.out_dir / "checkpoint"
     with new_directory(path) as aside:
+        model = trained_model(job, aside)
+        model.config.use_cache = True
+        model.to(DTYPES[job.precision])
+        _apply_pad_token(model, tokenizer)
+        progress.advance()
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         if job.checkpoint.allow_remote_code:
             for source in Path(job.checkpoint.path).glob("*.py"):
                 shutil.copy2(source, aside)
         progress.advance()
-        for file in aside.iterdir():
-            file.chmod(0o644)
+        for file in aside.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)
         _check_loads(aside, model, job.checkpoint.allow_remote_code)
         files = hash_files(aside)
     progress.advance()
-    weights = sorted(sha for name, sha in files.items() if name.endswith(WEIGHT_FILES))
+    weights = sorted(sha for name, sha in files.items() if name.endswith(WEIGHT_FILES) and "/" not in name)
     tokenizer_files = {name: sha for name, sha in files.items() if name.startswith(TOKENIZER_FILES)}
-    return ExportResult(job_fingerprint=job.fingerprint, path=path, files=files,
+    adapter_path = None if job.adapter.kind == "none" else path / ADAPTER_FOLDER
+    return ExportResult(job_fingerprint=job.fingerprint, path=path, adapter_path=adapter_path, files=files,
                         fingerprint=fingerprint([weights, files["config.json"]]),
                         tokenizer_fingerprint=fingerprint(tokenizer_files))

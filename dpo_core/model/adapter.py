@@ -108,4 +108,4 @@ def save_adapter(model: PreTrainedModel, folder: Path, checkpoint: CheckpointRef
 
 def merge_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """``base`` with the adapter of ``folder`` added to its weights: W + (alpha / rank) B A, a plain model again."""
-    return PeftModel.from_pretrained(base, folder).merge_and_unload(safe_merge=True)
+    return PeftModel.from_pretrained(base, folder).merge_and_unload(safe_merge=True).requires_grad_(True)

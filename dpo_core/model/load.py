@@ -53,3 +53,9 @@ def load_model(checkpoint: CheckpointRef, device: torch.device | str = "cpu",
     _disable_dropout(model)
     model.config.use_cache = False
     return model.eval() if quantised else model.to(device).eval()
+
+
+def load_in_full(checkpoint: CheckpointRef, base_weights: BaseWeights, device: torch.device | str) -> PreTrainedModel:
+    """The model in float32 with the values that ``base_weights`` can hold: what an adapter was trained on."""
+    model = load_model(checkpoint, device, base_weights=base_weights)
+    return model.dequantize().float() if base_weights == "nf4" else model

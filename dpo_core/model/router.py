@@ -1,0 +1,55 @@
+"""The load-balancing loss of mixture-of-experts routers (Switch Transformer, arXiv 2101.03961, eqs. 4 to 6).
+
+Computed by the architecture's own function in transformers, over the tokens of one forward, padding left out: E * sum over
+experts of (share of tokens sent there) * (mean routing probability), all layers together; top_k when balanced. A prompt
+that chosen and rejected share is one set of tokens and counts once (in the padded layout: twice, as transformers would).
+
+It is a product of means over a forward, so it is no sum over pairs. A step's value is the mean over its microbatches, on
+all ranks, each weighted by its tokens.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dpo_core.errors import ConfigError
+
+FUNCTION = "load_balancing_loss_func"
+
+
+@dataclass(frozen=True, slots=True)
+class RouterLoss:
+    """``call(router logits per layer, real tokens [R, T])`` -> float32 scalar."""
+
+    function: Callable[..., Tensor]
+    num_experts: int
+    experts_per_token: int
+
+    def __call__(self, logits_by_layer: tuple[Tensor, ...], real_RT: Tensor) -> Tensor:
+        return self.function(logits_by_layer, self.num_experts, self.experts_per_token, real_RT)
+
+
+def own_weight(model: PreTrainedModel) -> float:
+    """The weight that the model's config states, 0 for a dense model."""
+    return float(getattr(model.config, "router_aux_loss_coef", 0.0) or 0.0)
+
+
+def router_loss_of(model: PreTrainedModel, weight: float | None) -> tuple[RouterLoss | None, float]:
+    """The model's router loss and its weight (``weight``, or the model's own if None); None and 0 where there is none.
+
+    Raises ``ConfigError`` for a weight that the model has no use for.
+    """
+    used = own_weight(model) if weight is None else weight
+    function = getattr(sys.modules[type(model).__module__], FUNCTION, None)
+    sizes = [getattr(model, name, None) for name in ("num_experts", "num_experts_per_tok")]
+    if not used:
+        return None, 0.0
+    if function is None or None in sizes or not hasattr(model.config, "output_router_logits"):
+        if weight is None:
+            return None, 0.0
+        raise ConfigError(f"train.router_aux_loss_weight is {weight:g}, but {type(model).__name__} is no "
+                          "mixture-of-experts model with a load-balancing loss in transformers. Leave it empty.")
+    return RouterLoss(function, *sizes), used
