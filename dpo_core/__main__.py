@@ -26,7 +26,7 @@ STEP_MODULES = {
     "convert": "dpo_core.model.convert",
     "mix": "dpo_core.data.mix",
     "reference": "dpo_core.reference",
-    "train": "dpo_core.trainer",
+    "train": "dpo_core.train",
     "export": "dpo_core.export",
     "evaluate": "dpo_core.evaluate",
     "answer": "dpo_core.answer",

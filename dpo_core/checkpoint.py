@@ -5,6 +5,7 @@
 ``step`` is the number of finished optimizer steps, so the run goes on with step ``step`` (0-based).
 """
 
+import contextlib
 import json
 import logging
 import shutil
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from dpo_core.engine.engine import Engine
 from dpo_core.errors import StoreError
 from dpo_core.store import hash_files, new_directory, verify_files, write_json
+from dpo_core.tensor_file import write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -36,50 +39,49 @@ class RunState(BaseModel):
 
 
 def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter and persistent buffer once; tied weights appear under their first name."""
-    persistent = model.state_dict().keys()
+    """What a run changes: every parameter and persistent buffer once; tied weights appear under their first name. Of a
+    model with frozen weights the trained parameters alone: its adapter."""
+    parameters = dict(model.named_parameters())
+    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    persistent = model.state_dict().keys() if len(trained) == len(parameters) else ()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
-    return {name: t.detach().contiguous() for name, t in (dict(model.named_parameters()) | buffers).items()}
+    return {name: t.detach().contiguous() for name, t in (trained | buffers).items()}
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {f"{name}::{key}": value.detach().contiguous() for name, parameter in model.named_parameters()
-            for key, value in optimizer.state.get(parameter, {}).items()}
-
-
-def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    for name, parameter in model.named_parameters():
-        state = {key.partition("::")[2]: value for key, value in tensors.items() if key.partition("::")[0] == name}
-        if state:
-            # The fused kernel wants its step counter on the parameter's device, too.
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
-
-
-def save_weights(folder: Path, model: nn.Module) -> dict[str, str]:
-    """Write the model's tensors and a manifest as ``folder``, atomically. Returns sha256 per file."""
-    with new_directory(folder) as aside:
-        save_file(model_tensors(model), aside / MODEL_FILE, metadata={"format": "pt"})
-        hashes = hash_files(aside)
-        write_json(aside / MANIFEST_FILE, hashes)
+def save_weights(folder: Path, engine: Engine) -> dict[str, str]:
+    """Write the policy's tensors and a manifest as ``folder``, atomically, by rank 0. Returns sha256 per file there."""
+    hashes: dict[str, str] = {}
+    with _written_by_main(folder, engine) as aside:
+        write_tensors(aside and aside / MODEL_FILE, engine.model_tensors(), {"format": "pt"})
+        if aside:
+            hashes = hash_files(aside)
+            write_json(aside / MANIFEST_FILE, hashes)
     return hashes
 
 
-def save_checkpoint(root: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: RunState, keep: int) -> Path:
-    """Write a checkpoint and delete all but the newest ``keep``.
+def save_checkpoint(root: Path, engine: Engine, state: RunState, keep: int) -> Path:
+    """Write a checkpoint by rank 0 and delete all but the newest ``keep``.
 
     A later one than this is damaged or of another job, else the run would have gone on from it: it goes, too.
     """
     folder = root / f"step-{state.step:08d}"
-    with new_directory(folder) as aside:
-        save_file(model_tensors(model), aside / MODEL_FILE, metadata={"format": "pt"})
-        save_file(_optimizer_tensors(model, optimizer), aside / OPTIMIZER_FILE)
-        write_json(aside / STATE_FILE, state)
-        write_json(aside / MANIFEST_FILE, hash_files(aside))
-    folders = sorted(root.glob("step-*"))
-    place = folders.index(folder)
-    for unwanted in folders[: max(0, place + 1 - keep)] + folders[place + 1 :]:
-        shutil.rmtree(unwanted)
+    with _written_by_main(folder, engine) as aside:
+        write_tensors(aside and aside / MODEL_FILE, engine.model_tensors(), {"format": "pt"})
+        write_tensors(aside and aside / OPTIMIZER_FILE, engine.optimizer_tensors())
+        if aside:
+            write_json(aside / STATE_FILE, state)
+            write_json(aside / MANIFEST_FILE, hash_files(aside))
+    if engine.accelerator.is_main_process:
+        folders = sorted(root.glob("step-*"))
+        place = folders.index(folder)
+        for unwanted in folders[: max(0, place + 1 - keep)] + folders[place + 1 :]:
+            shutil.rmtree(unwanted)
     return folder
+
+
+def _written_by_main(folder: Path, engine: Engine) -> contextlib.AbstractContextManager[Path | None]:
+    """``new_directory`` on rank 0; the other ranks only take part in gathering."""
+    return new_directory(folder) if engine.accelerator.is_main_process else contextlib.nullcontext()
 
 
 def newest_checkpoint(root: Path, job_fingerprint: str) -> tuple[Path, RunState] | None:
@@ -105,9 +107,3 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-
-
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restore model and optimizer from a folder that ``newest_checkpoint`` verified."""
-    load_weights(folder, model)
-    _restore_optimizer(model, optimizer, load_file(folder / OPTIMIZER_FILE))

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpo_core.checkpoint import RunState, load_checkpoint, newest_checkpoint, save_checkpoint
+from dpo_core.checkpoint import RunState, newest_checkpoint, save_checkpoint
 from dpo_core.config import OptimConfig
+from dpo_core.distributed import start_accelerator
+from dpo_core.engine.plain import PlainEngine
 from dpo_core.jobs import TrainJob
+from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
-from dpo_core.optim import build_optimizer
 from dpo_core.results import TrainResult, read_error, read_result
 from dpo_core.store import sha256_file
 from tests.step_process import kill_when, metrics_of, signal_when, start
@@ -145,33 +147,35 @@ def test_a_torn_line_of_metrics_is_forgotten_with_the_steps_that_run_again(stage
     assert [untimed(step) for step in metrics_of(tmp_path)] == expected
 
 
+def new_engine(stage) -> PlainEngine:
+    return PlainEngine.start(start_accelerator(), PairScorer(load_model(stage.checkpoint), "fp32"),
+                             OptimConfig(learning_rate=0.01, weight_decay=0.1))
+
+
 @pytest.fixture
-def model_and_optimizer(stage):
-    """A model after one optimizer step, so that every moment is there."""
-    model = load_model(stage.checkpoint)
-    optimizer = build_optimizer(model.parameters(), OptimConfig(learning_rate=0.01, weight_decay=0.1))
-    model(torch.arange(6)[None]).logits.pow(2).sum().backward()
-    optimizer.step()
-    return model, optimizer
+def engine(stage) -> PlainEngine:
+    """An engine after one optimizer step, so that every moment is there."""
+    engine = new_engine(stage)
+    engine.scorer.model(torch.arange(6)[None]).logits.pow(2).sum().backward()
+    engine.step(learning_rate=0.01, max_grad_norm=1.0)
+    return engine
 
 
-def test_weights_and_moments_come_back_exactly(stage, tmp_path, model_and_optimizer):
-    model, optimizer = model_and_optimizer
-    folder = save_checkpoint(tmp_path, model, optimizer, RunState(step=1, job_fingerprint="job"), keep=1)
-    other = load_model(stage.checkpoint)
-    other_optimizer = build_optimizer(other.parameters(), OptimConfig(learning_rate=0.01, weight_decay=0.1))
-    load_checkpoint(folder, other, other_optimizer)
-    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+def test_weights_and_moments_come_back_exactly(stage, tmp_path, engine):
+    folder = save_checkpoint(tmp_path, engine, RunState(step=1, job_fingerprint="job"), keep=1)
+    other = new_engine(stage)
+    other.load(folder)
+    for ours, theirs in zip(engine.scorer.parameters(), other.scorer.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-        ours_state, their_state = optimizer.state[ours], other_optimizer.state[theirs]
+        ours_state, their_state = engine.optimizer.state[ours], other.optimizer.state[theirs]
         assert ours_state.keys() == their_state.keys() == {"step", "exp_avg", "exp_avg_sq"}
         assert all(torch.equal(ours_state[key], their_state[key]) for key in ours_state)
         assert all(ours_state[key].dtype == their_state[key].dtype for key in ours_state)
 
 
-def test_checkpoints_of_another_job_are_not_used(tmp_path, model_and_optimizer, caplog):
+def test_checkpoints_of_another_job_are_not_used(tmp_path, engine, caplog):
     for step, job in ((1, "mine"), (2, "another")):
-        save_checkpoint(tmp_path, *model_and_optimizer, RunState(step=step, job_fingerprint=job), keep=5)
+        save_checkpoint(tmp_path, engine, RunState(step=step, job_fingerprint=job), keep=5)
     with caplog.at_level(logging.WARNING):
         folder, state = newest_checkpoint(tmp_path, "mine")
     assert (folder.name, state.step) == ("step-00000001", 1)
@@ -180,10 +184,10 @@ def test_checkpoints_of_another_job_are_not_used(tmp_path, model_and_optimizer, 
     assert newest_checkpoint(tmp_path / "nowhere", "mine") is None
 
 
-def test_an_unusable_later_checkpoint_does_not_push_out_the_good_one(tmp_path, model_and_optimizer):
+def test_an_unusable_later_checkpoint_does_not_push_out_the_good_one(tmp_path, engine):
     state = RunState(step=8, job_fingerprint="job")
-    damaged = save_checkpoint(tmp_path, *model_and_optimizer, state, keep=1)
+    damaged = save_checkpoint(tmp_path, engine, state, keep=1)
     (damaged / "manifest.json").unlink()
-    save_checkpoint(tmp_path, *model_and_optimizer, state.model_copy(update={"step": 5}), keep=1)
+    save_checkpoint(tmp_path, engine, state.model_copy(update={"step": 5}), keep=1)
     assert newest_checkpoint(tmp_path, "job")[1].step == 5
     assert [folder.name for folder in tmp_path.glob("step-*")] == ["step-00000005"]

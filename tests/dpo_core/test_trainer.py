@@ -15,7 +15,9 @@ from dpo_core.jobs import CheckpointRef, ReferenceRef
 from dpo_core.model.load import load_model
 from dpo_core.progress import Progress
 from dpo_core.reference_cache import ReferenceRows, read_aligned, write_aligned
-from dpo_core.trainer import StopRequest, _explained, set_up
+from dpo_core.stop_request import StopRequest
+from dpo_core.train import set_up
+from dpo_core.trainer import _explained
 from tests.step_process import metrics_of
 from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
@@ -177,7 +179,7 @@ def test_gradient_checkpointing_gives_the_same_weights(stage, tmp_path):
         torch.testing.assert_close(tensor, weights_of(plain)[name], rtol=1e-5, atol=1e-6)
     trainer = set_up(job.model_copy(update={"out_dir": tmp_path}), Progress("train", sink=lambda event: None),
                      StopRequest())
-    assert all(layer.gradient_checkpointing for layer in trainer.scorer.model.model.layers)
+    assert all(layer.gradient_checkpointing for layer in trainer.engine.scorer.model.model.layers)
 
 
 def test_tied_and_untied_embeddings_are_trained_and_written_once(stage, tmp_path):

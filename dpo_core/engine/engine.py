@@ -1,0 +1,57 @@
+"""What the training loop asks of a back end. One class each: plain (one process or DDP), DeepSpeed ZeRO, FSDP2.
+
+The loop gives a loss that is a sum over this rank's pairs divided by the pairs of the whole global batch; an engine's
+``backward`` and ``step`` see to it that the gradient is the sum over ranks and microbatches, so every pair weighs the
+same on every back end. Checkpoints hold whole tensors by name, whatever the back end: a run may go on with another
+number of processes or another back end.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from dpo_core.data.pair_batch import PairBatch
+from dpo_core.model.forward import PairScorer, SequenceScores
+from dpo_core.tensor_file import StoredTensor
+
+
+class Engine(Protocol):
+    """A back end that holds policy and optimizer. Every method is called by all ranks together."""
+
+    accelerator: Accelerator
+    scorer: PairScorer  # the policy, for forwards without gradients
+
+    def scores(self, batch: PairBatch) -> SequenceScores:
+        """Forward of a microbatch on this rank's device, with gradients."""
+        ...
+
+    def accumulate(self, last: bool) -> AbstractContextManager:
+        """Holds around one microbatch; ranks exchange gradients where it is the ``last`` of a step."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this rank's part of the global batch's mean loss."""
+        ...
+
+    def step(self, learning_rate: float, max_grad_norm: float) -> float:
+        """Clip to the global norm, update, forget the gradient. -> the norm before clipping; not finite: no update counts"""
+        ...
+
+    def discard_gradients(self) -> None:
+        """Forget accumulated gradients; nothing else changes."""
+        ...
+
+    def model_tensors(self) -> dict[str, StoredTensor]:
+        """Every parameter and persistent buffer once; tied weights appear under their first name."""
+        ...
+
+    def optimizer_tensors(self) -> dict[str, StoredTensor]:
+        """``<parameter>::<key>`` -> optimizer state, as torch's AdamW has it: exp_avg, exp_avg_sq, step."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore policy and optimizer from a verified checkpoint, whatever back end wrote it. Raises ``StoreError``."""
+        ...

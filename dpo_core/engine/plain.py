@@ -1,0 +1,75 @@
+"""One process, or several with DDP: every rank holds everything."""
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dpo_core.checkpoint import OPTIMIZER_FILE, load_weights, model_tensors
+from dpo_core.config import OptimConfig
+from dpo_core.data.pair_batch import PairBatch
+from dpo_core.model.forward import PairScorer, SequenceScores
+from dpo_core.optim import build_optimizer, set_learning_rate
+from dpo_core.tensor_file import StoredTensor, whole
+
+
+@dataclass
+class PlainEngine:
+    """See ``Engine``."""
+
+    accelerator: Accelerator
+    scorer: PairScorer
+    distributed: nn.Module  # the scorer itself, or DDP around it
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def start(cls, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig) -> "PlainEngine":
+        """Prepare a scorer whose model is on the device."""
+        optimizer = build_optimizer(scorer.parameters(), optim)
+        return cls(accelerator, scorer, accelerator.prepare(scorer), optimizer)
+
+    def scores(self, batch: PairBatch) -> SequenceScores:
+        return self.distributed(batch)
+
+    def accumulate(self, last: bool) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(self.distributed)
+
+    def backward(self, loss: Tensor) -> None:
+        # DDP averages gradients over ranks, so a rank's sum is scaled up by the number of ranks.
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+
+    def step(self, learning_rate: float, max_grad_norm: float) -> float:
+        set_learning_rate(self.optimizer, learning_rate)
+        norm = float(nn.utils.clip_grad_norm_(trainable(self.scorer), max_grad_norm, foreach=True))
+        self.optimizer.step()
+        self.discard_gradients()
+        return norm
+
+    def discard_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def model_tensors(self) -> dict[str, StoredTensor]:
+        return {name: whole(tensor) for name, tensor in model_tensors(self.scorer.model).items()}
+
+    def optimizer_tensors(self) -> dict[str, StoredTensor]:
+        return {f"{name}::{key}": whole(value) for name, parameter in self.scorer.model.named_parameters()
+                for key, value in self.optimizer.state.get(parameter, {}).items()}
+
+    def load(self, folder: Path) -> None:
+        load_weights(folder, self.scorer.model)
+        tensors = load_file(folder / OPTIMIZER_FILE)
+        for name, parameter in self.scorer.model.named_parameters():
+            state = {key.partition("::")[2]: value for key, value in tensors.items() if key.partition("::")[0] == name}
+            if state:
+                # The fused kernel wants its step counter on the parameter's device, too.
+                self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+
+
+def trainable(module: nn.Module) -> Iterable[nn.Parameter]:
+    """The parameters that get gradients."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

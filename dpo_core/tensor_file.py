@@ -1,0 +1,61 @@
+"""Safetensors files written tensor by tensor: one whole tensor in memory at a time, however large the model is.
+
+The bytes are those that ``safetensors.torch.save_file`` writes of the same tensors.
+"""
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
+         torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A whole tensor that may lie in parts on several ranks."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    gather: Callable[[], Tensor]  # called by every rank at once; the whole tensor counts on rank 0 only
+
+    @property
+    def num_bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def whole(tensor: Tensor) -> StoredTensor:
+    """A tensor that this rank holds whole."""
+    return StoredTensor(tuple(tensor.shape), tensor.dtype, tensor.detach)
+
+
+def write_tensors(path: Path | None, tensors: dict[str, StoredTensor], metadata: dict[str, str] | None = None) -> None:
+    """Gather tensors one by one, in the file's order, and write them to ``path``; ranks with no path only take part."""
+    # safetensors' order: wide numbers first, so that every tensor is aligned; then by name.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    if path is None:
+        for _, tensor in ordered:
+            tensor.gather()
+        return
+    with path.open("wb") as file:
+        file.write(_header(ordered, metadata))
+        for _, tensor in ordered:
+            content = tensor.gather().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            assert content.nbytes == tensor.num_bytes
+            file.write(content)
+
+
+def _header(ordered: list[tuple[str, StoredTensor]], metadata: dict[str, str] | None) -> bytes:
+    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.num_bytes
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text

@@ -1,0 +1,111 @@
+"""Step ``train``: set-up, the loop (``dpo_core.trainer``), the final weights."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from dpo_core.checkpoint import MODEL_FILE, RunState, newest_checkpoint, save_weights
+from dpo_core.data.order import num_steps
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.distributed import check_world_size, start_accelerator
+from dpo_core.engine.choose import start_engine
+from dpo_core.errors import DataError
+from dpo_core.jobs import CheckpointRef, TrainJob
+from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
+from dpo_core.model.load import load_model
+from dpo_core.progress import Progress
+from dpo_core.reference_cache import read_reference
+from dpo_core.results import TrainResult
+from dpo_core.step_guard import check_step_zero
+from dpo_core.stop_request import StopRequest
+from dpo_core.store import fingerprint, write_bytes
+from dpo_core.trainer import METRICS_FILE, Trainer, checkpoints_of
+
+log = logging.getLogger(__name__)
+
+
+def load_scorer(checkpoint: CheckpointRef, job: TrainJob, accelerator: Accelerator) -> PairScorer:
+    """A model as the run's forward sees it."""
+    return PairScorer(load_model(checkpoint, accelerator.device), job.train.precision)
+
+
+def _other_reference(job: TrainJob) -> CheckpointRef | None:
+    """The reference's checkpoint where it is another model than the policy's start."""
+    other = job.reference_checkpoint
+    return other if other and other.fingerprint != job.checkpoint.fingerprint else None
+
+
+def _drop_metrics_after(path: Path, step: int) -> None:
+    """Forget metrics of steps that are about to be run again."""
+    if path.is_file():
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        write_bytes(path, "".join(line for line in lines if json.loads(line)["step"] <= step).encode())
+
+
+def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
+    """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update."""
+    accelerator = start_accelerator()
+    check_world_size(accelerator, job.batch.num_processes)
+    torch.manual_seed(job.train.seed)
+    device = accelerator.device
+    dataset = PairDataset.open(job.data.path, "train")
+    if not len(dataset):
+        raise DataError(f"{job.data.path} has no rows to train on. Lower data.held_out or add data.")
+    reference = read_reference(job.reference, "train", dataset.row_keys) if job.reference else None
+    found = newest_checkpoint(checkpoints_of(job), job.fingerprint)
+
+    def guard(scorer: PairScorer) -> dict[str, float]:
+        """Score rows again with the model that the reference values are said to come from."""
+        layout = choose_layout(scorer, probe_pairs(dataset), job.train.forward, device)
+        return check_step_zero(scorer, dataset, reference, job.loss, layout, job.train.seed, device)
+
+    figures: dict[str, float] = {}
+    must_guard = reference is not None and job.reference_checkpoint is not None and not found
+    if must_guard and (other := _other_reference(job)):  # before the policy is loaded: one model in memory at a time
+        figures = guard(load_scorer(other, job, accelerator))
+    engine = start_engine(accelerator, load_scorer(job.checkpoint, job, accelerator), job.optim)
+    model = engine.scorer.model
+    layout = choose_layout(engine.scorer, probe_pairs(dataset), job.train.forward, device)
+    if must_guard and not _other_reference(job):
+        figures = guard(engine.scorer)
+    if job.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    engine.scorer.train()
+    state = RunState(step=0, job_fingerprint=job.fingerprint, guard=figures)
+    if found:
+        folder, state = found
+        engine.load(folder)
+        log.info("resuming from %s", folder.name)
+    if accelerator.is_main_process:
+        _drop_metrics_after(job.out_dir / METRICS_FILE, state.step)
+    total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
+    progress.begin("train", total, "steps", done=state.step)
+    return Trainer(job=job, engine=engine, dataset=dataset, reference=reference, layout=layout, progress=progress,
+                   state=state, total_steps=total, stop=stop)
+
+
+def run(job: TrainJob, progress: Progress) -> TrainResult:
+    """Train and write the final weights."""
+    stop = StopRequest()
+    stop.listen()  # before the set-up, which may take minutes
+    trainer = set_up(job, progress, stop)
+    stop.set_up_is_over()
+    resumed_from = trainer.state.step or None
+    trainer.train()
+    weights = job.out_dir / "weights"
+    hashes = save_weights(weights, trainer.engine)
+    trainer.accelerator.wait_for_everyone()
+    return TrainResult(
+        job_fingerprint=job.fingerprint, weights_path=weights, weights_fingerprint=fingerprint(hashes.get(MODEL_FILE)),
+        weights_sha256=hashes, steps=trainer.total_steps, pairs=_pairs_seen(trainer), resumed_from_step=resumed_from,
+        metrics_path=job.out_dir / METRICS_FILE, first_metrics=trainer.state.first_metrics,
+        last_metrics=trainer.last_metrics, guard=trainer.state.guard, forward=trainer.layout)
+
+
+def _pairs_seen(trainer: Trainer) -> int:
+    pairs, rows = trainer.job.batch.global_pairs, len(trainer.dataset)
+    full_epochs, rest = divmod(trainer.total_steps, -(-rows // pairs))
+    return full_epochs * rows + min(rest * pairs, rows)
