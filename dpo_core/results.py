@@ -5,7 +5,7 @@ A step succeeded when it exited with 0 **and** ``result.json`` carries the job's
 
 from pathlib import Path
 
-from dpo_core.config import ForwardLayout, Section
+from dpo_core.config import AdapterConfig, ForwardLayout, Section
 from dpo_core.errors import StoreError
 from dpo_core.jobs import DatasetRef, Job, ReferenceRef
 
@@ -77,6 +77,7 @@ class TrainResult(Result):
     last_metrics: dict[str, float]
     guard: dict[str, float]  # figures of the step-0 guard
     base_check: dict[str, float] = {}  # the same after training with the adapter switched off: the base is as it was
+    adapter: AdapterConfig = AdapterConfig()
     trained_parameters: int = 0
     all_parameters: int = 0  # the adapter's included
     forward: ForwardLayout

@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from dpo_core.config import CheckpointConfig
+from dpo_core.cuda8bit import check_cuda8bit
 from dpo_core.jobs import CheckpointRef
 from dpo_core.results import EvaluateResult, TrainResult
 from flows.stage_config import StageConfig
@@ -49,12 +50,14 @@ def dpo_stage(config: StageConfig) -> RLVRHandoff:
         if config.loss.needs_reference:
             with run.step("cache reference"):
                 reference_model = fetch_reference_model(config, policy, store, launcher)
-                reference = cache_reference(config.reference, config.train, reference_model, mixture, store, launcher)
+                same = reference_model.fingerprint == policy.fingerprint  # then it is the policy without its adapter
+                reference = cache_reference(config.reference, config.train, reference_model,
+                                            config.adapter.base_weights if same else "full", mixture, store, launcher)
                 run.result("reference", reference)
         with run.step("train"):
             inputs = TrainingInputs(policy, mixture, reference, reference_model)
-            trained, exported = train_dpo(inputs, config.loss, config.optim, config.train, config.checkpoint, store,
-                                          launcher)
+            trained, exported = train_dpo(inputs, config.loss, config.optim, config.train, config.adapter,
+                                          config.checkpoint, store, launcher)
             run.result("train", trained)
             run.result("export", exported)
         with run.step("evaluate"):
@@ -83,6 +86,7 @@ def check_before_start(config: StageConfig) -> None:
     """Refuse what cannot work before anything is fetched or booked. Raises ``ConfigError``, ``DataError``."""
     check_sources(config.data.sources)
     check_devices(config.compute, this_machine())
+    check_cuda8bit(config.adapter, config.optim, this_machine().num_gpus)
     solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)
 
 
@@ -99,5 +103,6 @@ def card_inputs(config: StageConfig, inputs: TrainingInputs, trained: TrainResul
     mixture = inputs.mixture
     return CardInputs(name=config.name, parent=inputs.policy, sources=mixture.per_source, train_rows=mixture.train_rows,
                       held_out_rows=mixture.held_out_rows, data_fingerprint=mixture.data.fingerprint, loss=config.loss,
-                      optim=config.optim, train=config.train, steps=trained.steps, metrics_before=evaluation.before,
-                      metrics_after=evaluation.after)
+                      optim=config.optim, train=config.train, adapter=config.adapter,
+                      trained_parameters=trained.trained_parameters, all_parameters=trained.all_parameters,
+                      steps=trained.steps, metrics_before=evaluation.before, metrics_after=evaluation.after)

@@ -3,15 +3,17 @@
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from dpo_core.config import CheckpointConfig
+from dpo_core.config import AdapterConfig, CheckpointConfig
 from dpo_core.errors import CheckpointError
 from tasks.checkpoint.safetensors_header import read_header
 
 IN_A_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
+NO_ADAPTER = ("embed_tokens", "wte", "wpe", "lm_head", "embed_in", "embed_out", "gate")  # matrices that get none
 UNITS = {"b": 1e9, "m": 1e6}
 
 
@@ -24,6 +26,13 @@ class ModelSize:
     num_layers: int | None = None
     hidden_size: int | None = None
     vocab_size: int | None = None
+    linear_sides: dict[str, int] = field(default_factory=dict)  # last part of a layer's name -> sum of its inputs + outputs
+
+    def adapter_parameters(self, adapter: AdapterConfig) -> int | None:
+        """Parameters of an adapter: rank x (inputs + outputs) of each target. None where the layers are not known."""
+        names = self.linear_sides if adapter.target_modules == "all-linear" else adapter.target_modules
+        sides = sum(self.linear_sides.get(name.rpartition(".")[2], 0) for name in names)
+        return adapter.rank * sides if sides else None
 
 
 def model_size(checkpoint: CheckpointConfig) -> ModelSize:
@@ -33,11 +42,12 @@ def model_size(checkpoint: CheckpointConfig) -> ModelSize:
         return _from_name(checkpoint.source)
     shape = _shape(folder)
     try:
-        counts = [math.prod(entry["shape"]) for path in folder.glob("*.safetensors") for entry in read_header(path).values()]
+        shapes = {name: entry["shape"] for path in folder.glob("*.safetensors") for name, entry in read_header(path).items()}
     except CheckpointError:
-        counts = []
-    if counts:
-        return ModelSize(sum(counts), "counted in the weights", **shape)
+        shapes = {}
+    if shapes:
+        return ModelSize(sum(map(math.prod, shapes.values())), "counted in the weights", **shape,
+                         linear_sides=_linear_sides(shapes))
     files = [checkpoint.gguf_file] if checkpoint.gguf_file else sorted(path.name for path in folder.glob("*.gguf"))
     return _from_name(files[0] if files else folder.name)
 
@@ -57,6 +67,15 @@ def _shape(folder: Path) -> dict[str, int | None]:
         return {}
     return {"num_layers": config.get("num_hidden_layers"), "hidden_size": config.get("hidden_size"),
             "vocab_size": config.get("vocab_size")}
+
+
+def _linear_sides(shapes: dict[str, list[int]]) -> dict[str, int]:
+    sides: Counter[str] = Counter()
+    for tensor, shape in shapes.items():
+        name = tensor.removesuffix(".weight").rpartition(".")[2]
+        if len(shape) == 2 and name not in NO_ADAPTER and ".experts." not in tensor:
+            sides[name] += sum(shape)
+    return dict(sides)
 
 
 def _from_name(name: str) -> ModelSize:

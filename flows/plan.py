@@ -1,7 +1,8 @@
 """``pairline plan``: what a run would do, from the recipe and local files alone. Nothing is started or fetched.
 
 Memory of a training process, in bytes per parameter: 4 weights + 4 gradients + 8 AdamW moments = 16, as bf16 is autocast
-over fp32 weights. Activations per token of a microbatch and layer: 34 x hidden bytes in bf16 (Korthikanti et al. 2022,
+over fp32 weights (8-bit moments: 10); with an adapter that many for its own parameters and 4 (4-bit weights: about 0.6) for
+the frozen ones. Activations per token of a microbatch and layer: 34 x hidden bytes in bf16 (Korthikanti et al. 2022,
 arXiv 2205.05198, eq. 1 without the attention matrix), twice that in fp32; with gradient checkpointing 2 (4) x hidden a layer
 and one whole layer. Logits: 3 fp32 copies of answer tokens x vocabulary. All are estimates.
 """
@@ -23,8 +24,9 @@ from tasks.launch.compute import solve_batch
 GIB = 2**30
 CHARACTERS_PER_TOKEN = 4.0
 BIGGEST_FILE_READ_BYTES = 200_000_000
-BYTES_PER_PARAMETER_TRAINING = 16
-SNAPSHOT_BYTES, WEIGHTS_BYTES, CHECKPOINT_BYTES, EXPORT_BYTES = 4, 4, 12, 2  # per parameter
+SNAPSHOT_BYTES, WEIGHTS_BYTES, EXPORT_BYTES = 4, 4, 2  # per parameter
+MOMENTS_BYTES = {"adamw": 8, "adamw_8bit": 2}
+FROZEN_BYTES = {"full": 4.0, "nf4": 0.6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +98,17 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
     revision = f" at {config.checkpoint.revision}" if config.checkpoint.revision else ""
     reference = f"with {config.reference.source or 'the SFT checkpoint'}" if config.loss.needs_reference else (
         f"skipped: {config.loss.name} uses no reference")
+    targets = config.adapter.target_modules
+    adapter = "" if config.adapter.kind == "none" else (
+        f", {config.adapter.kind} of rank {config.adapter.rank}, alpha {config.adapter.alpha:g} on "
+        f"{targets if isinstance(targets, str) else ', '.join(targets)}")
     return [
         ("fetch checkpoint", f"{config.checkpoint.source}{revision}"),
         ("mix data", f"{len(config.data.sources)} sources, {config.data.held_out} held out, at most "
                      f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones"),
         ("cache reference", reference),
         ("train", f"{config.loss.name}, beta {config.loss.beta:g}, learning rate {config.optim.learning_rate:g} "
-                  f"{config.optim.schedule}, {config.train.num_epochs} epochs, {config.train.precision}"),
+                  f"{config.optim.schedule}, {config.train.num_epochs} epochs, {config.train.precision}{adapter}"),
         ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
         ("upload", upload),
         ("hand off", "load it from there, have it answer, write handoff.json"),
@@ -124,7 +130,7 @@ def _memory(config: StageConfig, size: ModelSize, batch: BatchPlan) -> dict[str,
     """Bytes per training process, as the module's docstring says."""
     if size.num_parameters is None:
         return {}
-    memory = {"weights, gradients, AdamW (16 B a parameter)": BYTES_PER_PARAMETER_TRAINING * size.num_parameters}
+    memory = _state(config, size, size.num_parameters)
     if size.num_layers and size.hidden_size and size.vocab_size:
         one_pair = 2 * config.data.max_length_tokens
         tokens = max(one_pair, min(one_pair * batch.per_device_pairs, config.train.tokens_per_forward))
@@ -136,16 +142,31 @@ def _memory(config: StageConfig, size: ModelSize, batch: BatchPlan) -> dict[str,
     return memory
 
 
+def _state(config: StageConfig, size: ModelSize, num_parameters: int) -> dict[str, int]:
+    """Weights, gradients and moments; an adapter whose size is not known yet is left out, as it is small."""
+    each, adapter = 8 + MOMENTS_BYTES[config.optim.optimizer], config.adapter
+    if adapter.kind == "none":
+        return {f"weights, gradients, AdamW ({each} B a parameter)": each * num_parameters}
+    frozen = FROZEN_BYTES[adapter.base_weights]
+    parts = {f"frozen weights ({frozen:g} B a parameter)": int(frozen * num_parameters)}
+    if trained := size.adapter_parameters(adapter):
+        parts[f"adapter of rank {adapter.rank}: {trained:,} parameters ({each} B each)"] = each * trained
+    return parts
+
+
 def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
     if size.num_parameters is None:
         return {}
-    parts = {"snapshot of the SFT checkpoint": SNAPSHOT_BYTES,
+    model = size.num_parameters
+    trained = model if config.adapter.kind == "none" else size.adapter_parameters(config.adapter) or 0
+    checkpoint = (WEIGHTS_BYTES + MOMENTS_BYTES[config.optim.optimizer]) * trained
+    parts = {"snapshot of the SFT checkpoint": SNAPSHOT_BYTES * model,
              f"checkpoints ({config.train.keep_checkpoints} kept, 1 being written)":
-                 CHECKPOINT_BYTES * (config.train.keep_checkpoints + 1),
-             "trained weights": WEIGHTS_BYTES, "export": EXPORT_BYTES}
+                 checkpoint * (config.train.keep_checkpoints + 1),
+             "trained weights": WEIGHTS_BYTES * trained, "export": EXPORT_BYTES * model}
     if config.upload.repo_id is None:
-        parts["published copy"] = EXPORT_BYTES
-    return {part: bytes_each * size.num_parameters for part, bytes_each in parts.items()}
+        parts["published copy"] = EXPORT_BYTES * model
+    return parts
 
 
 def show_plan(plan: Plan, console: Console) -> None:

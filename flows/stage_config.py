@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from dpo_core.config import (
+    AdapterConfig,
     CheckpointConfig,
     ComputeConfig,
     DataConfig,
@@ -29,6 +30,7 @@ class StageConfig(Section):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    adapter: AdapterConfig = AdapterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     compute: ComputeConfig = ComputeConfig()
     upload: UploadConfig = UploadConfig()

@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import ReferenceConfig, TrainConfig
+from dpo_core.config import BaseWeights, ReferenceConfig, TrainConfig
 from dpo_core.jobs import CheckpointRef, ReferenceJob
 from dpo_core.results import MixResult, ReferenceResult
 from tasks.artifacts import show_reference
@@ -17,11 +17,11 @@ from tasks.retry_policy import worth_a_retry
 # Retried because the pass may be long: finished shards are kept, so a retry goes on where it died.
 @task(name="cache reference", retries=3, retry_delay_seconds=[5, 30, 90], retry_condition_fn=worth_a_retry,
       cache_policy=NO_CACHE, persist_result=False)
-def cache_reference(reference: ReferenceConfig, train: TrainConfig, checkpoint: CheckpointRef, mixture: MixResult,
-                    store_root: Path, launcher: Launcher) -> ReferenceResult:
+def cache_reference(reference: ReferenceConfig, train: TrainConfig, checkpoint: CheckpointRef,
+                    base_weights: BaseWeights, mixture: MixResult, store_root: Path, launcher: Launcher) -> ReferenceResult:
     """Run step ``reference`` with ``checkpoint`` as the reference model, in the numerics of the training."""
-    job = ReferenceJob(out_dir=store_root, data=mixture.data, checkpoint=checkpoint, precision=train.precision,
-                       forward=train.forward, tokens_per_batch=reference.tokens_per_batch,
+    job = ReferenceJob(out_dir=store_root, data=mixture.data, checkpoint=checkpoint, base_weights=base_weights,
+                       precision=train.precision, forward=train.forward, tokens_per_batch=reference.tokens_per_batch,
                        rows_per_shard=reference.rows_per_shard, cache_dir=store_root / "reference-rows")
     result = run_job(in_store(job, store_root), launcher)
     assert isinstance(result, ReferenceResult)

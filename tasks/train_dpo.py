@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import CheckpointConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.config import AdapterConfig, CheckpointConfig, LossConfig, OptimConfig, TrainConfig
 from dpo_core.jobs import CheckpointRef, ExportJob, TrainJob
 from dpo_core.results import ExportResult, MixResult, ReferenceResult, TrainResult
 from tasks.artifacts import show_training
@@ -31,17 +31,19 @@ class TrainingInputs:
 @task(name="train", retries=6, retry_delay_seconds=[5, 10, 30, 60, 120, 300], retry_condition_fn=worth_a_retry,
       cache_policy=NO_CACHE, persist_result=False)
 def train_dpo(inputs: TrainingInputs, loss: LossConfig, optim: OptimConfig, train: TrainConfig,
-              template: CheckpointConfig, store_root: Path, launcher: Launcher) -> tuple[TrainResult, ExportResult]:
+              adapter: AdapterConfig, template: CheckpointConfig, store_root: Path,
+              launcher: Launcher) -> tuple[TrainResult, ExportResult]:
     """Run the steps ``train`` and ``export``."""
     reference = inputs.reference.reference if inputs.reference else None
     batch = solve_batch(train.global_batch_pairs, train.per_device_batch_pairs, launcher.compute.num_processes)
     job = TrainJob(out_dir=store_root, data=inputs.mixture.data, checkpoint=inputs.policy, reference=reference,
-                   reference_checkpoint=inputs.reference_checkpoint, loss=loss, optim=optim, train=train, batch=batch)
+                   reference_checkpoint=inputs.reference_checkpoint, loss=loss, optim=optim, train=train,
+                   adapter=adapter, batch=batch)
     trained = run_job(in_store(job, store_root), launcher)
     assert isinstance(trained, TrainResult)
     export_job = ExportJob(out_dir=store_root, weights_path=trained.weights_path, checkpoint=inputs.policy,
-                           weights_fingerprint=trained.weights_fingerprint, chat_template=template.chat_template,
-                           precision=train.export_precision)
+                           adapter=adapter, weights_fingerprint=trained.weights_fingerprint,
+                           chat_template=template.chat_template, precision=train.export_precision)
     exported = run_job(in_store(export_job, store_root), launcher)
     assert isinstance(exported, ExportResult)
     get_run_logger().info("%d steps, %d pairs; exported to %s", trained.steps, trained.pairs, exported.path)

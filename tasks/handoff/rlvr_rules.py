@@ -49,7 +49,8 @@ def _check_files(folder: Path, files: dict[str, str]) -> list[RuleCheck]:
         RuleCheck(rule="required_files", passed=not missing,
                   detail=f"missing: {', '.join(missing)}" if missing else f"{len(files)} files, all that are needed"),
         RuleCheck(rule="full_weights_only", passed=not foreign,
-                  detail=f"not wanted: {', '.join(foreign)}" if foreign else "merged safetensors, no adapter, no pickle"),
+                  detail=f"not wanted: {', '.join(foreign)}" if foreign
+                  else "merged safetensors, no adapter to be applied, no pickle"),
         RuleCheck(rule="chat_template", passed=bool(template_text(folder)),
                   detail="present" if template_text(folder) else "the checkpoint carries no chat template"),
     ]

@@ -2,7 +2,7 @@
 
 import json
 
-from dpo_core.config import LossConfig, OptimConfig, Section, TrainConfig
+from dpo_core.config import AdapterConfig, LossConfig, OptimConfig, Section, TrainConfig
 from dpo_core.jobs import CheckpointRef
 from dpo_core.results import SourceLedger
 from tasks.report.tables import HEADLINE
@@ -20,6 +20,9 @@ class CardInputs(Section):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    trained_parameters: int = 0
+    all_parameters: int = 0
     steps: int = 0
     metrics_before: dict[str, float] = {}
     metrics_after: dict[str, float] = {}
@@ -48,6 +51,14 @@ def _parent(card: CardInputs) -> str:
     return f"`{source}`, {pinned}; weights `{card.parent.fingerprint}`."
 
 
+def adapter_settings(card: CardInputs) -> dict[str, object]:
+    """Rows of the table of hyper-parameters."""
+    adapter, targets = card.adapter, card.adapter.target_modules
+    return {"adapter": f"{adapter.kind}, merged into these weights; by itself in `adapter/`", "adapter rank": adapter.rank,
+            "adapter alpha": adapter.alpha, "adapter targets": targets if isinstance(targets, str) else ", ".join(targets),
+            "trained parameters": f"{card.trained_parameters:,} of {card.all_parameters:,}"}
+
+
 def render_card(card: CardInputs) -> str:
     """The card as Markdown with the Hub's YAML header. Deterministic."""
     mixture = _table(["source", "content", "rows", "kept", "truncated", "dropped"],
@@ -59,6 +70,8 @@ def render_card(card: CardInputs) -> str:
                 "max gradient norm": card.optim.max_grad_norm, "global batch (pairs)": card.train.global_batch_pairs,
                 "epochs": card.train.num_epochs, "optimizer steps": card.steps, "precision": card.train.precision,
                 "seed": card.train.seed}
+    if card.adapter.kind != "none":
+        settings |= adapter_settings(card)
     if card.loss.name == "simpo":
         settings["gamma / beta"] = card.loss.gamma_beta_ratio
     names = [name for name in card.metrics_after if name in HEADLINE] or list(card.metrics_after)

