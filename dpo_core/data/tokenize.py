@@ -64,7 +64,7 @@ class PairTokenizer:
 
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
         """Token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be tokenised."""
-        return [np.array(encoding.ids, dtype=np.int32) for encoding in self.encoder.encode(self.prompt_texts(pairs))]
+        return [text.ids for text in self.encoder.encode(self.prompt_texts(pairs))]
 
     def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | DropReason]:
         """Chosen and rejected side of each pair, or why the pair is dropped."""

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dpo_core.data.chat_template import NAMED_TEMPLATES, Renderer, load_tokenizer, template_sha256
 from dpo_core.errors import CheckpointError, ConfigError
@@ -22,7 +24,11 @@ EXPECTED = {
 
 
 def _named(name):
-    tokenizer = make_tokenizer(NAMED_TEMPLATES[name])
+    return _with_bos(NAMED_TEMPLATES[name])
+
+
+def _with_bos(template):
+    tokenizer = make_tokenizer(template)
     tokenizer.bos_token = "<|im_start|>"
     return Renderer(tokenizer)
 
@@ -62,6 +68,41 @@ def test_one_refused_conversation_does_not_spoil_the_batch():
     texts = renderer.render([good, bad, good], [None] * 3)
     assert texts[1] is None
     assert texts[0] == texts[2] == "<|im_start|>user\na<|im_end|>\n"
+
+
+# What templates in the wild do: namespaces, macros, loop counters, conditions on the last turn and on content, trimming.
+WILD = ("{% macro head(role) %}<|im_start|>{{ role | trim }}\n{% endmacro %}{% set ns = namespace(last=0) %}"
+        "{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+        "{{ bos_token }}{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ head('system') }}Be good.\n"
+        "{% endif %}{{ head(m['role']) }}{% if '</think>' in m.content and loop.index0 < ns.last %}"
+        "{{ m.content.split('</think>')[-1].lstrip('\n') }}{% else %}{{ m.content }}{% endif %}"
+        "{% if not loop.last or m.role != 'assistant' %}<|im_end|>{{ '\n' }}{% else %}{{ eos_token }}{% endif %}"
+        "{{ loop.length if loop.index > 3 else '' }}{{ m.name or '' }}{% if tools %}T{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ head('assistant') }}{% endif %}")
+ROLES = st.sampled_from(["system", "user", "assistant", "tool", " odd "])
+WORDS = st.lists(st.sampled_from(["a", " ", "\n", "{{ x }}", "<|im_end|>", "é", "</think>", "<think>"]),
+                 max_size=4).map("".join)
+
+
+RENDERERS = {name: _with_bos(template) for name, template in {**NAMED_TEMPLATES, "CHATML": CHATML, "WILD": WILD}.items()}
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+@settings(deadline=None)
+@given(turns=st.lists(st.fixed_dictionaries({"role": ROLES, "content": WORDS},
+                                            optional={"name": WORDS, "reasoning_content": WORDS}), max_size=5),
+       open_turn=st.booleans())
+def test_the_quick_rendering_is_the_librarys(name, turns, open_turn):
+    renderer = RENDERERS[name]
+    assert renderer.render([turns], [None], open_turn) == [renderer.render_by_library(turns, None, open_turn)]
+
+
+def test_a_template_cannot_leave_the_sandbox():
+    for attack in ("{{ messages.__class__.__mro__ }}", "{{ loop.__init__.__globals__ }}", "{{ messages.append(1) }}",
+                   "{% for m in messages %}{{ loop._iterator.__class__ }}{{ loop.first.__class__ }}{% endfor %}"):
+        renderer = Renderer(make_tokenizer(attack))
+        assert not renderer.render([TURNS], [None])[0]
+        assert not renderer.render_by_library(TURNS, None, False)
 
 
 def test_load_tokenizer_keeps_its_own_template_or_takes_the_named_one(tmp_path):
