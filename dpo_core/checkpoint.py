@@ -36,6 +36,13 @@ class RunState(BaseModel):
     job_fingerprint: str
     guard: dict[str, float] = {}
     first_metrics: dict[str, float] = {}
+    reward_sum: float = 0.0
+    num_rewards: int = 0
+
+    @property
+    def mean_reward(self) -> float:
+        """Over all answers of the finished steps, in the loss's units; 0 before the first."""
+        return self.reward_sum / self.num_rewards if self.num_rewards else 0.0
 
 
 def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -37,6 +37,10 @@ class PairLogps:
     chosen_tail_B: Tensor
     rejected_tail_B: Tensor
 
+    def __getitem__(self, places: Tensor | slice) -> "PairLogps":
+        """Some of the pairs."""
+        return PairLogps(*(getattr(self, name)[places] for name in self.__slots__))
+
     def per_token(self) -> "PairLogps":
         """The same with means per token in place of sums (token counts become one)."""
         one = torch.ones_like(self.chosen_tokens_B)

@@ -14,12 +14,14 @@ from dpo_core.distributed import check_world_size, start_accelerator
 from dpo_core.engine.choose import start_engine
 from dpo_core.errors import DataError
 from dpo_core.jobs import CheckpointRef, TrainJob
+from dpo_core.model.adapter import adapter_disabled, count_parameters, load_policy
 from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
 from dpo_core.model.load import load_model
 from dpo_core.progress import Progress
 from dpo_core.reference_cache import read_reference
 from dpo_core.results import TrainResult
-from dpo_core.step_guard import check_step_zero
+from dpo_core.step_guard import AFTER_TRAINING, check_step_zero
+from dpo_core.step_loss import choose_step_loss
 from dpo_core.stop_request import StopRequest
 from dpo_core.store import fingerprint, write_bytes
 from dpo_core.trainer import METRICS_FILE, Trainer, checkpoints_of
@@ -27,9 +29,9 @@ from dpo_core.trainer import METRICS_FILE, Trainer, checkpoints_of
 log = logging.getLogger(__name__)
 
 
-def load_scorer(checkpoint: CheckpointRef, job: TrainJob, accelerator: Accelerator) -> PairScorer:
-    """A model as the run's forward sees it."""
-    return PairScorer(load_model(checkpoint, accelerator.device), job.train.precision)
+def load_policy_scorer(job: TrainJob, accelerator: Accelerator) -> PairScorer:
+    """The policy as it starts, with its adapter if it has one."""
+    return PairScorer(load_policy(job.checkpoint, job.adapter, job.train.seed, accelerator.device), job.train.precision)
 
 
 def _other_reference(job: TrainJob) -> CheckpointRef | None:
@@ -65,8 +67,8 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     figures: dict[str, float] = {}
     must_guard = reference is not None and job.reference_checkpoint is not None and not found
     if must_guard and (other := _other_reference(job)):  # before the policy is loaded: one model in memory at a time
-        figures = guard(load_scorer(other, job, accelerator))
-    engine = start_engine(accelerator, load_scorer(job.checkpoint, job, accelerator), job.optim)
+        figures = guard(PairScorer(load_model(other, accelerator.device), job.train.precision))
+    engine = start_engine(accelerator, load_policy_scorer(job, accelerator), job.optim)
     model = engine.scorer.model
     layout = choose_layout(engine.scorer, probe_pairs(dataset), job.train.forward, device)
     if must_guard and not _other_reference(job):
@@ -83,8 +85,23 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         _drop_metrics_after(job.out_dir / METRICS_FILE, state.step)
     total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
     progress.begin("train", total, "steps", done=state.step)
-    return Trainer(job=job, engine=engine, dataset=dataset, reference=reference, layout=layout, progress=progress,
-                   state=state, total_steps=total, stop=stop)
+    return Trainer(job=job, engine=engine, dataset=dataset, step_loss=choose_step_loss(job.loss, reference), layout=layout,
+                   progress=progress, state=state, total_steps=total, stop=stop)
+
+
+def check_base(trainer: Trainer) -> dict[str, float]:
+    """After training an adapter: with it switched off the policy must still be its cached reference.
+
+    Returns the guard's figures; none where all weights are trained or the reference is another model. Raises
+    ``ReferenceMismatch``.
+    """
+    job = trainer.job
+    if job.adapter.kind == "none" or trainer.reference is None or _other_reference(job):
+        return {}
+    scorer = trainer.engine.scorer
+    with adapter_disabled(scorer.model):
+        return check_step_zero(scorer, trainer.dataset, trainer.reference, job.loss, trainer.layout, job.train.seed,
+                               trainer.accelerator.device, moment=AFTER_TRAINING)
 
 
 def run(job: TrainJob, progress: Progress) -> TrainResult:
@@ -95,6 +112,8 @@ def run(job: TrainJob, progress: Progress) -> TrainResult:
     stop.set_up_is_over()
     resumed_from = trainer.state.step or None
     trainer.train()
+    base_check = check_base(trainer)
+    trained, total = count_parameters(trainer.engine.scorer)
     weights = job.out_dir / "weights"
     hashes = save_weights(weights, trainer.engine)
     trainer.accelerator.wait_for_everyone()
@@ -102,7 +121,8 @@ def run(job: TrainJob, progress: Progress) -> TrainResult:
         job_fingerprint=job.fingerprint, weights_path=weights, weights_fingerprint=fingerprint(hashes.get(MODEL_FILE)),
         weights_sha256=hashes, steps=trainer.total_steps, pairs=_pairs_seen(trainer), resumed_from_step=resumed_from,
         metrics_path=job.out_dir / METRICS_FILE, first_metrics=trainer.state.first_metrics,
-        last_metrics=trainer.last_metrics, guard=trainer.state.guard, forward=trainer.layout)
+        last_metrics=trainer.last_metrics, guard=trainer.state.guard, base_check=base_check, adapter=job.adapter,
+        trained_parameters=trained, all_parameters=total, forward=trainer.layout)
 
 
 def _pairs_seen(trainer: Trainer) -> int:

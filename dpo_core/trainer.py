@@ -23,13 +23,11 @@ from dpo_core.distributed import sum_over_ranks
 from dpo_core.engine.engine import Engine
 from dpo_core.errors import NonFinite, OutOfMemory, Preempted
 from dpo_core.jobs import TrainJob
-from dpo_core.losses import LOSSES
 from dpo_core.metrics import SUMMED, averages, batch_sums, peak_memory_gib
 from dpo_core.model.forward import pair_logps
 from dpo_core.optim import learning_rate_at
 from dpo_core.progress import Progress
-from dpo_core.reference_cache import ReferenceRows
-from dpo_core.step_guard import reference_logps
+from dpo_core.step_loss import MicrobatchLoss, StepLoss
 from dpo_core.stop_request import StopRequest
 
 log = logging.getLogger(__name__)
@@ -44,7 +42,7 @@ class Trainer:
     job: TrainJob
     engine: Engine
     dataset: PairDataset
-    reference: ReferenceRows | None
+    step_loss: StepLoss
     layout: ForwardLayout
     progress: Progress
     state: RunState
@@ -61,10 +59,11 @@ class Trainer:
         for step in range(self.state.step, self.total_steps):
             started = time.monotonic()
             rows, batches = self.step_batches(step)
+            losses = self.step_loss.begin(self.engine, rows, batches, self.state.mean_reward)
             sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=self.accelerator.device)
             for number, batch in enumerate(batches):
                 with self.engine.accumulate(last=number == len(batches) - 1):
-                    sums += self.forward_backward(batch, len(rows))
+                    sums += self.forward_backward(batch, losses, len(rows))
             sums = sum_over_ranks(self.accelerator, sums)
             learning_rate = learning_rate_at(step, self.total_steps, self.job.optim)
             grad_norm = self.engine.step(learning_rate, self.job.optim.max_grad_norm)
@@ -81,15 +80,13 @@ class Trainer:
         return rows.tolist(), [collate([self.dataset[row] for row in cut.rows], cut.rows, self.layout, cut.weights)
                                for cut in cuts]
 
-    def forward_backward(self, batch: PairBatch, global_pairs: int) -> Tensor:
+    def forward_backward(self, batch: PairBatch, losses: MicrobatchLoss, global_pairs: int) -> Tensor:
         """Add a microbatch's share to the gradient; every pair of the global batch weighs the same. -> metric sums"""
         batch = batch.to(self.accelerator.device)
         try:
             policy = pair_logps(self.engine.scores(batch), batch.tokens_2B)
-            reference = self.reference and reference_logps(self.reference, batch.row_B.cpu().numpy(),
-                                                           self.accelerator.device)
-            output = LOSSES[self.job.loss.name](policy, reference, self.job.loss)
-            self.engine.backward((output.losses_B * batch.weight_B).sum() / global_pairs)
+            terms_B, output = losses(policy, batch)
+            self.engine.backward((terms_B * batch.weight_B).sum() / global_pairs)
         except RuntimeError as error:
             raise _explained(error, batch) from error
         return batch_sums(policy, output, batch.weight_B)
@@ -110,8 +107,9 @@ class Trainer:
                    "pairs": len(rows), "pairs_per_second": len(rows) / seconds, "tokens_per_second": tokens / seconds,
                    "step_seconds": seconds, "memory/peak_gib": peak_memory_gib()}
         self.last_metrics = metrics
-        if not self.state.first_metrics:
-            self.state = self.state.model_copy(update={"first_metrics": metrics})
+        self.state = self.state.model_copy(update={
+            "first_metrics": self.state.first_metrics or metrics, "num_rewards": self.state.num_rewards + 2 * len(rows),
+            "reward_sum": self.state.reward_sum + 2 * len(rows) * metrics["rewards/average"]})
         if self.accelerator.is_main_process:
             with (self.job.out_dir / METRICS_FILE).open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
