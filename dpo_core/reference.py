@@ -32,7 +32,8 @@ SPLITS = ("train", "held_out")
 
 def model_cache_folder(job: ReferenceJob) -> Path:
     """The cache folder of this model, these numerics and this version of the step."""
-    key = {"version": job.VERSION, "checkpoint": job.checkpoint.fingerprint, "precision": job.precision}
+    key = {"version": job.VERSION, "checkpoint": job.checkpoint.fingerprint, "precision": job.precision,
+           "base_weights": job.base_weights}
     return job.cache_dir / fingerprint(key)[:16]
 
 
@@ -81,7 +82,7 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
     layout: ForwardLayout = job.forward
     if num_missing:
-        scorer = PairScorer(load_model(job.checkpoint, accelerator.device), job.precision)
+        scorer = PairScorer(load_model(job.checkpoint, accelerator.device, base_weights=job.base_weights), job.precision)
         layout = choose_layout(scorer, probe_pairs(datasets["train"]), job.forward, accelerator.device)
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():

@@ -5,6 +5,7 @@ checkpoint, another template or another precision, a wrong mask, a damaged shard
 """
 
 import logging
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,24 @@ from dpo_core.reference_cache import ReferenceRows
 log = logging.getLogger(__name__)
 
 NUM_ROWS = 8
+
+
+class Moment(NamedTuple):
+    """When rows are compared, for the messages."""
+
+    name: str
+    expectation: str
+    cure: str
+
+
+BEFORE_TRAINING = Moment(
+    "step-0 guard", "Before the first update policy and reference must agree",
+    "The reference cache is of another checkpoint, chat template or precision: delete the run's reference folder and run "
+    "again.")
+AFTER_TRAINING = Moment(
+    "base check", "After training an adapter the policy without it must still be the reference",
+    "The frozen weights were changed, so the adapter does not fit its base: this is a defect of the trainer. The "
+    "checkpoints hold the adapter alone.")
 
 
 def without_pair_weights(loss: LossConfig) -> LossConfig:
@@ -43,7 +62,8 @@ def reference_logps(rows: ReferenceRows, numbers: np.ndarray, device: torch.devi
 
 @torch.no_grad()
 def check_step_zero(scorer: PairScorer, dataset: PairDataset, reference: ReferenceRows, loss: LossConfig,
-                    layout: ForwardLayout, seed: int, device: torch.device) -> dict[str, float]:
+                    layout: ForwardLayout, seed: int, device: torch.device,
+                    moment: Moment = BEFORE_TRAINING) -> dict[str, float]:
     """Compare random rows with the cache. Returns the guard's figures; raises ``ReferenceMismatch`` saying what differs.
 
     ``scorer`` holds the model that the reference values are said to come from.
@@ -72,10 +92,9 @@ def check_step_zero(scorer: PairScorer, dataset: PairDataset, reference: Referen
     if not worst_B.max() <= TOKEN_NOISE[scorer.precision]:
         worst = int(worst_B.argmax())
         raise ReferenceMismatch(
-            f"Before the first update policy and reference must agree, but on row {numbers[worst]} they differ by "
+            f"{moment.expectation}, but on row {numbers[worst]} they differ by "
             f"{float(worst_B[worst]):.3g} nats a token (allowed {TOKEN_NOISE[scorer.precision]:g}); the loss is "
-            f"{figures['loss']:.4f}, a zero margin gives {figures['zero_margin_loss']:.4f}. The reference cache is of "
-            "another checkpoint, chat template or precision: delete the run's reference folder and run again.")
-    log.info("step-0 guard: %d rows, loss %.6f (zero margin %.6f), largest difference %.1e nats a token", count,
+            f"{figures['loss']:.4f}, a zero margin gives {figures['zero_margin_loss']:.4f}. {moment.cure}")
+    log.info("%s: %d rows, loss %.6f (zero margin %.6f), largest difference %.1e nats a token", moment.name, count,
              figures["loss"], figures["zero_margin_loss"], figures["largest_difference_per_token"])
     return figures
