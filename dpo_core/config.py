@@ -14,6 +14,11 @@ LossName = Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "hinge", "robust", 
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 Precision = Literal["fp32", "bf16"]
 BaseWeights = Literal["full", "nf4"]
+ShardingKind = Literal["none", "zero1", "zero2", "zero3", "fsdp2"]
+Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
+OFFLOADS: dict[ShardingKind, tuple[Offload, ...]] = {
+    "none": ("none",), "zero1": ("none", "optimizer"), "zero2": ("none", "optimizer"),
+    "zero3": ("none", "optimizer", "optimizer_and_parameters"), "fsdp2": ("none", "optimizer_and_parameters")}
 ForwardLayout = Literal["packed", "prefix_sharing", "padded"]
 
 
@@ -216,8 +221,22 @@ class ComputeConfig(Section):
 
     launcher: Literal["process"] = Field("process", description="How a step is started.")
     num_processes: int = Field(1, ge=1, description="Processes (accelerators) of a step.")
+    sharding: ShardingKind = Field(
+        "none", description="What the processes share out: none (each holds all), zero1 (AdamW's moments), zero2 (and "
+        "gradients), zero3 (and weights), by DeepSpeed; fsdp2 (all three), by PyTorch. Same numbers but for rounding.")
+    offload: Offload = Field("none", description="What is kept in the machine's memory instead of the accelerator's: the "
+                             "optimizer (zero1 to zero3), or parameters, too (zero3, fsdp2). Slower.")
     threads_per_process: int | None = Field(None, ge=1, description="CPU threads; empty: cores divided by processes.")
     step_timeout_seconds: int = Field(86_400, ge=1, description="A step that runs longer is stopped.")
+
+    @model_validator(mode="after")
+    def _offload_is_possible(self) -> "ComputeConfig":
+        possible = OFFLOADS[self.sharding]
+        if self.offload not in possible:
+            fitting = [kind for kind, offloads in OFFLOADS.items() if self.offload in offloads]
+            raise ValueError(f"compute.offload {self.offload} does not go with compute.sharding {self.sharding}, which "
+                             f"takes {' or '.join(possible)}; set another offload, or sharding to {' or '.join(fitting)}")
+        return self
 
 
 class UploadConfig(Section):

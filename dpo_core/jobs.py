@@ -21,9 +21,11 @@ from dpo_core.config import (
     ForwardLayout,
     LossConfig,
     NotContent,
+    Offload,
     OptimConfig,
     Precision,
     Section,
+    ShardingKind,
     TrainConfig,
 )
 from dpo_core.errors import StoreError
@@ -93,6 +95,22 @@ class ResolvedSource(Section):
     columns: dict[str, str] = {}
 
 
+class Sharding(Section):
+    """How the processes of a step share a model out (see ``ComputeConfig``).
+
+    Not content: back ends differ in the order of sums only, as numbers of processes do, and checkpoints hold whole
+    tensors by name, so that a run may go on with another one.
+    """
+
+    kind: ShardingKind = "none"
+    offload: Offload = "none"
+
+    @property
+    def splits_weights(self) -> bool:
+        """Whether no process holds all weights, so that every forward is one of all processes together."""
+        return self.kind in ("zero3", "fsdp2")
+
+
 # --------------------------------------------------------------------------------------------------------------- jobs
 
 class Job(Section):
@@ -153,6 +171,7 @@ class ReferenceJob(Job):
     forward: Annotated[ForwardLayout, NotContent()] = "prefix_sharing"
     tokens_per_batch: Annotated[int, NotContent()] = 2048
     rows_per_shard: Annotated[int, NotContent()] = 1024
+    sharding: Annotated[Sharding, NotContent()] = Sharding()
     cache_dir: Location  # shared by all mixtures: <cache_dir>/<model and numerics>/shard files keyed by row content
 
 
@@ -178,6 +197,7 @@ class TrainJob(Job):
     train: TrainConfig
     adapter: AdapterConfig = AdapterConfig()
     batch: BatchPlan
+    sharding: Annotated[Sharding, NotContent()] = Sharding()
 
 
 class ExportJob(Job):
@@ -205,6 +225,7 @@ class EvaluateJob(Job):
     evaluation: EvaluationConfig
     precision: Precision = "fp32"
     forward: Annotated[ForwardLayout, NotContent()] = "prefix_sharing"
+    sharding: Annotated[Sharding, NotContent()] = Sharding()
 
 
 class AnswerJob(Job):
