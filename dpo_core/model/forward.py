@@ -1,12 +1,14 @@
 """A model as a scorer of pairs: batch in, sums of log-probabilities out. Shapes: see ``dpo_core.data.pair_batch``.
 
-``prefix_sharing`` batches take the fast way: hidden states once per distinct token, vocabulary projection for predicted
-tokens only. ``padded`` batches take the plain way, stock logits for every token, that works for any architecture and is
-the fast way's twin. ``choose_layout`` compares both on real pairs before a run and falls back if they disagree.
+``packed`` and ``prefix_sharing`` batches take the fast way: hidden states once per distinct token, vocabulary projection
+for predicted tokens only. ``padded`` batches take the plain way, stock logits for every token, that works for any
+architecture and is the fast way's twin. ``choose_layout`` compares both on real pairs before a run and falls back if they
+disagree.
 """
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.losses import PairLogps
+from dpo_core.model.attention import PAIRWISE, attention_arguments, decoder_of, set_kernel, why_not_shared
 from dpo_core.model.logprobs import logps_from_logits, sum_by_sequence, target_logps
 
 log = logging.getLogger(__name__)
@@ -47,22 +50,21 @@ class PairScorer(nn.Module):
     def forward(self, batch: PairBatch) -> SequenceScores:
         """Log-probabilities per sequence."""
         with torch.autocast(batch.ids_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            if batch.attention_mask.dim() == 4:
-                logps_N = self._shared_logps(batch)
-            else:
-                logits_RTV = self.model(input_ids=batch.ids_RT, attention_mask=batch.attention_mask.long(),
-                                        position_ids=batch.position_ids_RT, use_cache=False).logits
+            if batch.layout == "padded":
+                # No position ids: filled up on the right they are the default, and some architectures have none.
+                logits_RTV = self.model(input_ids=batch.ids_RT, attention_mask=(batch.segment_RT >= 0).long(),
+                                        use_cache=False).logits
                 logps_N = logps_from_logits(logits_RTV.flatten(0, 1)[batch.predictor_N], batch.target_N)
+            else:
+                logps_N = self._shared_logps(batch)
             sums_S = sum_by_sequence(logps_N, batch.sequence_N, len(batch.tokens_2B))
             tails_S = sum_by_sequence(logps_N * batch.tail_N, batch.sequence_N, len(batch.tokens_2B))
             return SequenceScores(sums_S, tails_S, sums_S.new_zeros(()))
 
     def _shared_logps(self, batch: PairBatch) -> Tensor:
-        mask_R1TT = batch.attention_mask
-        if self.model.config._attn_implementation == "eager":  # eager attention adds its mask instead of selecting by it
-            mask_R1TT = torch.where(mask_R1TT, 0.0, torch.finfo(torch.float32).min)
-        hidden_RTH = self.model.base_model(input_ids=batch.ids_RT, attention_mask=mask_R1TT,
-                                           position_ids=batch.position_ids_RT, use_cache=False).last_hidden_state
+        hidden_RTH = decoder_of(self.model)(
+            input_ids=batch.ids_RT, position_ids=batch.position_ids_RT, use_cache=False,
+            **attention_arguments(self.model.config, batch)).last_hidden_state
         hidden_NH = hidden_RTH.flatten(0, 1)[batch.predictor_N]
         return target_logps(hidden_NH, batch.target_N, vocabulary_head(self.model), self.model.config.vocab_size)
 
@@ -97,28 +99,49 @@ def probe_pairs(dataset: PairDataset) -> list[TokenizedPair]:
 
 
 @torch.no_grad()
-def largest_difference(scorer: PairScorer, pairs: Sequence[TokenizedPair], device: torch.device) -> float:
-    """Largest |difference| per token between the two layouts over the pairs, in nats."""
-    shared, padded = (collate(pairs, range(len(pairs)), layout).to(device) for layout in ("prefix_sharing", "padded"))
-    return float(((scorer(shared).sums_S - scorer(padded).sums_S).abs() / padded.tokens_2B.clamp(min=1)).max())
+def largest_difference(scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: ForwardLayout,
+                       device: torch.device) -> float:
+    """Largest |difference| per token between a layout and the padded one over the pairs, in nats."""
+    other, padded = (collate(pairs, range(len(pairs)), name).to(device) for name in (layout, "padded"))
+    return float(((scorer(other).sums_S - scorer(padded).sums_S).abs() / padded.tokens_2B.clamp(min=1)).max())
 
 
 def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: ForwardLayout,
                   device: torch.device) -> ForwardLayout:
-    """``wanted`` if it gives the plain forward's numbers on these real pairs, else ``padded`` with a warning."""
-    if wanted == "padded":
+    """``wanted`` if it gives the plain forward's numbers on these real pairs, else the next plainer one, with a warning.
+
+    Sets the model's attention kernel to what the layout needs.
+    """
+    architecture = type(scorer.model).__name__
+    if wanted != "padded" and (reason := why_not_shared(scorer.model)):
+        log.warning("%s cannot hold both sides of a pair in one row: %s; using the padded forward", architecture, reason)
         return "padded"
+    plainer: list[ForwardLayout] = ["packed", "prefix_sharing", "padded"]
+    for layout, fallback in pairwise(plainer[plainer.index(wanted):]):
+        stock_kernel = scorer.model.config._attn_implementation
+        if reason := _why_not(scorer, pairs, layout, device):
+            set_kernel(scorer.model, stock_kernel)
+            log.warning("the %s forward %s on %s; using the %s forward", layout, reason, architecture, fallback)
+        else:
+            return layout
+    return "padded"
+
+
+def _why_not(scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: ForwardLayout,
+             device: torch.device) -> str | None:
+    """What keeps a layout from being used with this model, None (and a line in the log) if it agrees."""
+    allowed = TOKEN_NOISE[scorer.precision]
     try:
-        difference = largest_difference(scorer, pairs, device)
-    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if layout == "packed" and scorer.model.config._attn_implementation == "sdpa":
+            set_kernel(scorer.model, PAIRWISE)
+            if scorer.model.config._attn_implementation != PAIRWISE:
+                return "needs attention that can be replaced, else a mask as wide as all pairs together"
+        difference = largest_difference(scorer, pairs, layout, device)
+    except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        log.warning("prefix sharing does not work with %s (%s); using the padded forward", type(scorer.model).__name__,
-                    error)
-        return "padded"
-    if not difference <= TOKEN_NOISE[scorer.precision]:  # a NaN agrees with nothing
-        log.warning("prefix sharing differs from the padded forward by %.2e nats a token (allowed %.0e) on %s; using the "
-                    "padded forward", difference, TOKEN_NOISE[scorer.precision], type(scorer.model).__name__)
-        return "padded"
-    log.info("prefix sharing agrees with the padded forward: largest difference %.1e nats a token", difference)
-    return "prefix_sharing"
+        return f"does not work ({type(error).__name__}: {error})"
+    if not difference <= allowed:  # a NaN agrees with nothing
+        return f"differs from the padded one by {difference:.2e} nats a token (allowed {allowed:.0e})"
+    log.info("the %s forward agrees with the padded one: largest difference %.1e nats a token", layout, difference)
+    return None

@@ -17,7 +17,7 @@ from transformers import (
 from dpo_core.data.pair_batch import collate, common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.model import logprobs
-from dpo_core.model.forward import PairScorer, choose_layout, pair_logps
+from dpo_core.model.forward import PairScorer, pair_logps
 from tests.pairs import make_pair
 
 SIZES = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -51,7 +51,7 @@ def test_both_layouts_give_the_sums_computed_by_hand(family):
     sides = [((p.chosen_ids, p.chosen_trained), (p.rejected_ids, p.rejected_trained)) for p in pairs]
     expected = [by_hand(model, *side) for both in sides for side in both]
     tails = [by_hand(model, *side, skip=min(trained.sum() for _, trained in both)) for both in sides for side in both]
-    for layout in ("padded", "prefix_sharing"):
+    for layout in ("padded", "prefix_sharing", "packed"):
         batch = collate(pairs, range(5), layout)
         with torch.no_grad():
             scores = PairScorer(model, "fp32")(batch)
@@ -97,14 +97,3 @@ def test_chunked_projection_equals_one_piece(monkeypatch):
     chunked.sums_S.sum().backward()
     torch.testing.assert_close(chunked.sums_S, whole.sums_S, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(model.lm_head.weight.grad, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_model_whose_window_is_shorter_than_the_rows_falls_back_to_padded(caplog):
-    model = tiny(MistralConfig(**SIZES, sliding_window=4))
-    assert choose_layout(PairScorer(model, "fp32"), some_pairs(), "prefix_sharing", torch.device("cpu")) == "padded"
-    assert "differs from the padded forward" in caplog.text
-
-
-def test_a_fitting_model_keeps_prefix_sharing():
-    scorer = PairScorer(tiny(FAMILIES["llama"]), "fp32")
-    assert choose_layout(scorer, some_pairs(), "prefix_sharing", torch.device("cpu")) == "prefix_sharing"

@@ -1,0 +1,168 @@
+"""Who sees whom in rows that hold several sequences, for every kind of attention layer and every kernel.
+
+A query sees keys of its own part and of its pair's shared prefix, not after itself in the row, and within the layer's
+window. A window counts **positions**, not places in the row: the rejected answer stands behind the chosen one, but its
+position ids go on where the prefix ends, so a mask by places would hide part of the prefix from it.
+
+    sdpa             packed rows: `pairwise`, two stock calls a pair and no mask of the row's width; shared rows: dense mask
+    eager            dense mask, added
+    flex_attention   block mask from (part, position) of each token; no dense mask exists on an accelerator
+    flash_attention_2  no mask of its own kind: padded rows only (`dpo_core.model.forward` sees to it)
+
+Shapes: R rows, T tokens, H heads, D head size.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from dpo_core.data.pair_batch import PARTS, PairBatch
+
+PAIRWISE = "sdpa_pairwise"
+MASKED_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """The part of a causal language model that gives hidden states; an adapter's wrapper passes the question on."""
+    decoder = model.get_decoder()
+    return decoder if decoder is not model else model.model
+
+
+def why_not_shared(model: PreTrainedModel) -> str | None:
+    """Why an architecture cannot hold two sequences in one row, as far as its definition tells; None if it does not."""
+    config = model.config
+    if getattr(model, "_is_stateful", False):
+        return "its recurrent (state-space) layers read a row from left to right, past every mask"
+    if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
+        return "its ALiBi biases count places in the row, not position ids"
+    if others := set(getattr(config, "layer_types", None) or ()) - MASKED_KINDS:
+        return f"its {', '.join(sorted(others))} layers take no attention mask"
+    if "position_ids" not in inspect.signature(decoder_of(model).forward).parameters:
+        return "it takes no position ids"
+    return None
+
+
+def layer_reach(config: PreTrainedConfig) -> dict[str, Callable[[Tensor, Tensor], Tensor] | None]:
+    """Kind of layer -> which (query position, key position) its window admits, None for all of them.
+
+    A model without ``layer_types`` has one kind: sliding if the config says so (Mistral, Mixtral, Phi-3), else full.
+    """
+    window, chunk = getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)
+    reach = {"full_attention": None, "sliding_attention": window and (lambda query, key: query - key < window),
+             "chunked_attention": chunk and (lambda query, key: query // chunk == key // chunk)}
+    alone = "sliding_attention" if window else "chunked_attention" if chunk else "full_attention"
+    return {kind: reach[kind] for kind in sorted(set(getattr(config, "layer_types", None) or [alone]))}
+
+
+def visibility(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | None) -> Callable[..., Tensor]:
+    """-> f(row, head, query, key), True where the query's token sees the key's; works on indices that broadcast."""
+    segment_RT, position_RT = batch.segment_RT, batch.position_ids_RT
+
+    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own, other = segment_RT[row, query], segment_RT[row, key]
+        visible = (key <= query) & ((other == own) | (other == own - own % PARTS))
+        return visible if reach is None else visible & reach(position_RT[row, query], position_RT[row, key])
+
+    return sees
+
+
+def dense_mask(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
+    """-> bool [R, 1, T, T], True = visible."""
+    rows, width = batch.ids_RT.shape
+    place = torch.arange(width, device=batch.ids_RT.device)
+    row = torch.arange(rows, device=batch.ids_RT.device)
+    return visibility(batch, reach)(row[:, None, None], row, place[:, None], place)[:, None]
+
+
+def block_mask(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | None) -> BlockMask:
+    """The same visibility as blocks of 128 x 128 tokens, of which flex_attention skips the empty ones."""
+    rows, width = batch.ids_RT.shape
+    return create_block_mask(visibility(batch, reach), rows, None, width, width, device=batch.ids_RT.device,
+                             _compile=batch.ids_RT.device.type != "cpu")
+
+
+def attention_arguments(config: PreTrainedConfig, batch: PairBatch) -> dict:
+    """What the model's forward must be given so that its attention treats the batch's rows right."""
+    kernel, extra = config._attn_implementation, {}
+    if kernel == PAIRWISE and batch.layout == "packed":
+        # transformers hands a mask of four dimensions on as it is, and makes its own, T x T, where it gets none.
+        nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.ids_RT.device)
+        masks = dict.fromkeys(layer_reach(config), nothing)
+        extra = {"pair_spans": PairSpans.of(batch)}
+    elif kernel == "flex_attention":
+        masks = {kind: block_mask(batch, reach) for kind, reach in layer_reach(config).items()}
+    else:
+        masks = {kind: dense_mask(batch, reach) for kind, reach in layer_reach(config).items()}
+        if kernel == "eager":  # eager attention adds its mask instead of selecting by it
+            masks = {kind: torch.where(mask, 0.0, torch.finfo(torch.float32).min) for kind, mask in masks.items()}
+    return {"attention_mask": masks if len(masks) > 1 else next(iter(masks.values())), **extra}
+
+
+@dataclass(slots=True)
+class PairSpans:
+    """Where the pairs of one packed row lie, and the masks that attention inside a pair needs (same for all layers)."""
+
+    lengths: list[tuple[int, int, int]]  # tokens of prefix, rest of chosen, rest of rejected, pair after pair
+    device: torch.device
+    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: PairBatch) -> "PairSpans":
+        """The spans of a packed batch, which is one row."""
+        counts = torch.bincount(batch.segment_RT[0], minlength=PARTS * len(batch.weight_B))
+        return cls([tuple(pair) for pair in counts.view(-1, PARTS).tolist()], batch.ids_RT.device)
+
+    def mask(self, queries: int, keys: int, window: int | None) -> Tensor | None:
+        """Causal mask [queries, keys] of the last ``queries`` of ``keys`` tokens; None where plain causality says it."""
+        if window is not None and keys <= window:
+            window = None
+        if queries == keys and window is None:
+            return None
+        shape = (queries, keys, window)
+        if shape not in self.masks:
+            distance = (torch.arange(keys - queries, keys, device=self.device)[:, None]
+                        - torch.arange(keys, device=self.device))
+            self.masks[shape] = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+        return self.masks[shape]
+
+
+def pairwise_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+                       pair_spans: PairSpans | None = None, sliding_window: int | None = None,
+                       **kwargs) -> tuple[Tensor, None]:
+    """Attention of a packed row, pair by pair: prefix and chosen as one causal sequence, then rejected over its prefix.
+
+    query, key, value [1, H, T, D] -> [1, T, H, D]. No pair is compared with another and no mask has the row's width.
+    Without ``pair_spans`` (other layouts, generation) this is stock sdpa.
+    """
+    if pair_spans is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        mask = pair_spans.mask(queries.shape[2], keys.shape[2], sliding_window)
+        return sdpa_attention_forward(module, queries, keys, values, mask, **kwargs)[0]
+
+    # One split: its backward is one concatenation, while each slice's would write zeros of the whole row.
+    sizes = [size for prefix, chosen, rejected in pair_spans.lengths for size in (prefix + chosen, rejected)]
+    queries, keys, values = (states.split(sizes, dim=2) for states in (query, key, value))
+    outputs = []
+    for pair, (prefix, _, rejected) in enumerate(pair_spans.lengths):
+        side = 2 * pair
+        outputs.append(attend(queries[side], keys[side], values[side]))
+        if rejected:
+            outputs.append(attend(queries[side + 1], *(torch.cat([states[side][:, :, :prefix], states[side + 1]], dim=2)
+                                                       for states in (keys, values))))
+    return torch.cat(outputs, dim=1), None
+
+
+def set_kernel(model: PreTrainedModel, kernel: str) -> None:
+    """Change a loaded model's attention kernel. Weights and numbers stay, but for the last bits."""
+    AttentionInterface.register(PAIRWISE, pairwise_attention)
+    AttentionMaskInterface.register(PAIRWISE, sdpa_mask)
+    model.set_attn_implementation(kernel)
