@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from dpo_core.config import OptimConfig
+from dpo_core.config import AdapterConfig, OptimConfig
+from dpo_core.cuda8bit import check_cuda8bit
 
 
 def learning_rate_at(step: int, total_steps: int, optim: OptimConfig) -> float:
@@ -22,13 +23,22 @@ def learning_rate_at(step: int, total_steps: int, optim: OptimConfig) -> float:
     return optim.learning_rate * shape[optim.schedule]
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay (decoupled) on matrices only, not on biases and norms."""
+def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
+    """Fused AdamW, or bitsandbytes' with moments in 8 bits; weight decay (decoupled) on matrices, not on biases and norms.
+
+    Raises ``ConfigError`` for 8 bits where there is no CUDA or no bitsandbytes; that path was never run on a GPU.
+    """
     trainable = [p for p in parameters if p.requires_grad]
     groups = [{"params": [p for p in trainable if p.dim() >= 2], "weight_decay": optim.weight_decay},
               {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=optim.learning_rate,
-                             betas=(optim.beta1, optim.beta2), eps=optim.epsilon, fused=True)
+    groups = [group for group in groups if group["params"]]
+    settings = {"lr": optim.learning_rate, "betas": (optim.beta1, optim.beta2), "eps": optim.epsilon}
+    if optim.optimizer == "adamw_8bit":
+        check_cuda8bit(AdapterConfig(), optim, torch.cuda.device_count())
+        from bitsandbytes.optim import AdamW8bit  # of the extra cuda8bit: not there as a rule
+
+        return AdamW8bit(groups, **settings)
+    return torch.optim.AdamW(groups, fused=True, **settings)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -96,11 +96,12 @@ def check_base(trainer: Trainer) -> dict[str, float]:
     ``ReferenceMismatch``.
     """
     job = trainer.job
-    if job.adapter.kind == "none" or trainer.reference is None or _other_reference(job):
+    if job.adapter.kind == "none" or job.reference is None or _other_reference(job):
         return {}
+    reference = read_reference(job.reference, "train", trainer.dataset.row_keys)
     scorer = trainer.engine.scorer
     with adapter_disabled(scorer.model):
-        return check_step_zero(scorer, trainer.dataset, trainer.reference, job.loss, trainer.layout, job.train.seed,
+        return check_step_zero(scorer, trainer.dataset, reference, job.loss, trainer.layout, job.train.seed,
                                trainer.accelerator.device, moment=AFTER_TRAINING)
 
 

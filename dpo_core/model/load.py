@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from dpo_core.config import BaseWeights
+from dpo_core.config import AdapterConfig, BaseWeights, OptimConfig
+from dpo_core.cuda8bit import check_cuda8bit
 from dpo_core.errors import CheckpointError
 from dpo_core.jobs import CheckpointRef
 
@@ -22,6 +23,7 @@ def _disable_dropout(model: nn.Module) -> None:
 
 def _in_four_bits(device: torch.device | str) -> dict:
     """QLoRA's settings: normal-float 4 bits, the scales quantised as well, matrix products in bf16."""
+    check_cuda8bit(AdapterConfig(kind="qlora"), OptimConfig(), torch.cuda.device_count())
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                              bnb_4bit_compute_dtype=torch.bfloat16)
     return {"quantization_config": nf4, "device_map": {"": device}}
