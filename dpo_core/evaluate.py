@@ -41,7 +41,7 @@ def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRow
     layout = choose_layout(scorer, probe_pairs(dataset), job.forward, accelerator.device)
     lengths = forward_tokens(dataset.lengths, dataset.prefix_lengths, layout)
     longest_first = sorted(range(len(dataset)), key=lambda row: -lengths[row])
-    batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch)
+    batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch, layout=layout)
     sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=accelerator.device)
     for rows in batches[accelerator.process_index :: accelerator.num_processes]:
         batch = collate([dataset[row] for row in rows], rows, layout).to(accelerator.device)

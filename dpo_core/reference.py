@@ -87,7 +87,7 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():
             lengths = forward_tokens(data.lengths, data.prefix_lengths, layout)
-            batches = batches_by_tokens(to_compute[split], lengths, job.tokens_per_batch)
+            batches = batches_by_tokens(to_compute[split], lengths, job.tokens_per_batch, layout=layout)
             mine = batches[accelerator.process_index :: accelerator.num_processes]
             _compute(data, mine, scorer, layout, folder, job, progress, accelerator.device,
                      accelerator.num_processes)

@@ -17,7 +17,7 @@ from torch import Tensor
 from dpo_core.checkpoint import RunState, save_checkpoint
 from dpo_core.config import ForwardLayout
 from dpo_core.data.order import cut_for_rank, forward_tokens, step_rows
-from dpo_core.data.pair_batch import PairBatch, collate
+from dpo_core.data.pair_batch import PairBatch, collate, padding_share
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.distributed import sum_over_ranks
 from dpo_core.engine.engine import Engine
@@ -68,7 +68,8 @@ class Trainer:
             learning_rate = learning_rate_at(step, self.total_steps, self.job.optim)
             grad_norm = self.engine.step(learning_rate, self.job.optim.max_grad_norm)
             self.check_finite(step, rows, sums, grad_norm)
-            self.record(step, rows, sums, {"grad_norm": grad_norm, "learning_rate": learning_rate}, started)
+            self.record(step, rows, sums, {"grad_norm": grad_norm, "learning_rate": learning_rate,
+                                           "tokens/padding_share": padding_share(batches)}, started)
             self.save_if_due(step + 1)
 
     def step_batches(self, step: int) -> tuple[list[int], list[PairBatch]]:
@@ -76,7 +77,7 @@ class Trainer:
         rows = step_rows(step, len(self.dataset), self.job.batch.global_pairs, self.job.train.seed)
         lengths = forward_tokens(self.dataset.lengths[rows], self.dataset.prefix_lengths[rows], self.layout)
         cuts = cut_for_rank(rows, lengths, self.job.batch, self.job.train.tokens_per_forward,
-                            self.accelerator.process_index)
+                            self.accelerator.process_index, self.layout)
         return rows.tolist(), [collate([self.dataset[row] for row in cut.rows], cut.rows, self.layout, cut.weights)
                                for cut in cuts]
 
