@@ -23,6 +23,7 @@ from dpo_core.data.pairs import TokenizedPair
 from dpo_core.losses import PairLogps
 from dpo_core.model.attention import PAIRWISE, attention_arguments, decoder_of, set_kernel, why_not_shared
 from dpo_core.model.logprobs import logps_from_logits, sum_by_sequence, target_logps
+from dpo_core.model.router import RouterLoss
 
 log = logging.getLogger(__name__)
 
@@ -43,28 +44,31 @@ class SequenceScores(NamedTuple):
 class PairScorer(nn.Module):
     """Wraps a causal language model; ``forward`` is what DDP or a sharding engine sees."""
 
-    def __init__(self, model: PreTrainedModel, precision: Precision) -> None:
+    def __init__(self, model: PreTrainedModel, precision: Precision, router: RouterLoss | None = None) -> None:
+        """``router``: the load-balancing loss to compute as well, in training of a mixture-of-experts model."""
         super().__init__()
-        self.model, self.precision = model, precision
+        self.model, self.precision, self.router = model, precision, router
 
     def forward(self, batch: PairBatch) -> SequenceScores:
         """Log-probabilities per sequence."""
+        wanted = {"output_router_logits": True} if self.router else {}
         with torch.autocast(batch.ids_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if batch.layout == "padded":
                 # No position ids: filled up on the right they are the default, and some architectures have none.
-                logits_RTV = self.model(input_ids=batch.ids_RT, attention_mask=(batch.segment_RT >= 0).long(),
-                                        use_cache=False).logits
-                logps_N = logps_from_logits(logits_RTV.flatten(0, 1)[batch.predictor_N], batch.target_N)
+                outputs = self.model(input_ids=batch.ids_RT, attention_mask=(batch.segment_RT >= 0).long(),
+                                     use_cache=False, **wanted)
+                logps_N = logps_from_logits(outputs.logits.flatten(0, 1)[batch.predictor_N], batch.target_N)
             else:
-                logps_N = self._shared_logps(batch)
+                outputs = decoder_of(self.model)(input_ids=batch.ids_RT, position_ids=batch.position_ids_RT,
+                                                 use_cache=False, **attention_arguments(self.model.config, batch), **wanted)
+                logps_N = self._answer_logps(outputs.last_hidden_state, batch)
             sums_S = sum_by_sequence(logps_N, batch.sequence_N, len(batch.tokens_2B))
             tails_S = sum_by_sequence(logps_N * batch.tail_N, batch.sequence_N, len(batch.tokens_2B))
-            return SequenceScores(sums_S, tails_S, sums_S.new_zeros(()))
+            router_loss = (self.router(outputs.router_logits, batch.segment_RT >= 0) if self.router
+                           else sums_S.new_zeros(()))
+            return SequenceScores(sums_S, tails_S, router_loss)
 
-    def _shared_logps(self, batch: PairBatch) -> Tensor:
-        hidden_RTH = decoder_of(self.model)(
-            input_ids=batch.ids_RT, position_ids=batch.position_ids_RT, use_cache=False,
-            **attention_arguments(self.model.config, batch)).last_hidden_state
+    def _answer_logps(self, hidden_RTH: Tensor, batch: PairBatch) -> Tensor:
         hidden_NH = hidden_RTH.flatten(0, 1)[batch.predictor_N]
         return target_logps(hidden_NH, batch.target_N, vocabulary_head(self.model), self.model.config.vocab_size)
 
