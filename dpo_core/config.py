@@ -20,6 +20,7 @@ OFFLOADS: dict[ShardingKind, tuple[Offload, ...]] = {
     "none": ("none",), "zero1": ("none", "optimizer"), "zero2": ("none", "optimizer"),
     "zero3": ("none", "optimizer", "optimizer_and_parameters"), "fsdp2": ("none", "optimizer_and_parameters")}
 ForwardLayout = Literal["packed", "prefix_sharing", "padded"]
+AttentionKernel = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
 
 
 class NotContent:
@@ -190,12 +191,16 @@ class TrainConfig(Section):
     per_device_batch_pairs: Annotated[int | None, NotContent()] = Field(
         None, ge=1, description="Pairs per forward and process; empty: the largest that fits the global batch, up to 4.")
     tokens_per_forward: Annotated[int, NotContent()] = Field(
-        4096, ge=1, description="Padded tokens of a forward; long pairs make it hold fewer pairs (one at least).")
+        4096, ge=1, description="Tokens of a forward, padding included; long pairs make it hold fewer pairs (one at least).")
     num_epochs: int = Field(1, ge=1, description="Passes over the mixture.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
     precision: Precision = Field("fp32", description="bf16 is autocast over fp32 weights.")
     forward: Annotated[ForwardLayout, NotContent()] = Field(
-        "prefix_sharing", description="prefix_sharing computes a pair's prompt once; padded is the plain way. Same numbers.")
+        "packed", description="packed computes a pair's prompt once and pads nothing; prefix_sharing is one row a pair; "
+        "padded is the plain way. Same numbers; a model that cannot do the one asked for gets the next.")
+    attention: Annotated[AttentionKernel, NotContent()] = Field(
+        "sdpa", description="Attention kernel; same numbers but for rounding. flex_attention and flash_attention_2 (padded "
+        "forward, bf16 only) need a CUDA GPU.")
     gradient_checkpointing: Annotated[bool, NotContent()] = Field(
         False, description="Recompute activations: less memory, about a third slower.")
     checkpoint_every: Annotated[Literal["epoch"] | Annotated[int, Field(ge=1)], NotContent()] = Field(
@@ -205,6 +210,13 @@ class TrainConfig(Section):
     router_aux_loss_weight: float | None = Field(None, ge=0, description="Mixture-of-experts models: weight of the router's "
                                                  "load-balancing loss. Empty: the model's own; 0: none.")
     seed: int = Field(8, ge=0, description="Order of the second and later epochs; start of an adapter.")
+
+    @model_validator(mode="after")
+    def _flash_attention_has_its_numbers(self) -> "TrainConfig":
+        if self.attention == "flash_attention_2" and self.precision != "bf16":
+            raise ValueError("train.attention flash_attention_2 computes in bf16 only; set train.precision to bf16, or "
+                             "train.attention to sdpa")
+        return self
 
 
 class EvaluationConfig(Section):

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from dpo_core.config import (
     AdapterConfig,
     Amount,
+    AttentionKernel,
     BaseWeights,
     EvaluationConfig,
     ForwardLayout,
@@ -168,7 +169,8 @@ class ReferenceJob(Job):
     checkpoint: CheckpointRef
     base_weights: BaseWeights = "full"  # nf4: as QLoRA's policy holds them
     precision: Precision = "fp32"
-    forward: Annotated[ForwardLayout, NotContent()] = "prefix_sharing"
+    forward: Annotated[ForwardLayout, NotContent()] = "packed"
+    attention: Annotated[AttentionKernel, NotContent()] = "sdpa"
     tokens_per_batch: Annotated[int, NotContent()] = 2048
     rows_per_shard: Annotated[int, NotContent()] = 1024
     sharding: Annotated[Sharding, NotContent()] = Sharding()
@@ -224,7 +226,8 @@ class EvaluateJob(Job):
     loss: LossConfig
     evaluation: EvaluationConfig
     precision: Precision = "fp32"
-    forward: Annotated[ForwardLayout, NotContent()] = "prefix_sharing"
+    forward: Annotated[ForwardLayout, NotContent()] = "packed"
+    attention: Annotated[AttentionKernel, NotContent()] = "sdpa"
     sharding: Annotated[Sharding, NotContent()] = Sharding()
 
 

@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 
 from dpo_core.config import CheckpointConfig
 from dpo_core.cuda8bit import check_cuda8bit
+from dpo_core.gpu_attention import check_gpu_attention
 from dpo_core.jobs import CheckpointRef
 from dpo_core.results import EvaluateResult, TrainResult
 from flows.stage_config import StageConfig
@@ -87,6 +88,7 @@ def check_before_start(config: StageConfig) -> None:
     check_sources(config.data.sources)
     check_devices(config.compute, this_machine())
     check_cuda8bit(config.adapter, config.optim, this_machine().num_gpus)
+    check_gpu_attention(config.train.attention, this_machine().num_gpus)
     solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)
 
 

@@ -21,8 +21,9 @@ def cache_reference(reference: ReferenceConfig, train: TrainConfig, checkpoint: 
                     base_weights: BaseWeights, mixture: MixResult, store_root: Path, launcher: Launcher) -> ReferenceResult:
     """Run step ``reference`` with ``checkpoint`` as the reference model, in the numerics of the training."""
     job = ReferenceJob(out_dir=store_root, data=mixture.data, checkpoint=checkpoint, base_weights=base_weights,
-                       precision=train.precision, forward=train.forward, tokens_per_batch=reference.tokens_per_batch,
-                       rows_per_shard=reference.rows_per_shard, cache_dir=store_root / "reference-rows")
+                       precision=train.precision, forward=train.forward, attention=train.attention,
+                       tokens_per_batch=reference.tokens_per_batch, rows_per_shard=reference.rows_per_shard,
+                       cache_dir=store_root / "reference-rows")
     result = run_job(in_store(job, store_root), launcher)
     assert isinstance(result, ReferenceResult)
     get_run_logger().info("%d rows, %d of them computed now, %.1f pairs/s", result.rows, result.rows_computed,

@@ -32,7 +32,7 @@ def evaluate(inputs: TrainingInputs, export: ExportResult, loss: LossConfig, tra
                       reference=inputs.reference.reference if inputs.reference else None,
                       reference_checkpoint=inputs.reference_checkpoint, before=inputs.policy,
                       after=checkpoint_of(export, inputs.policy), loss=loss, evaluation=evaluation,
-                      precision=train.precision, forward=train.forward)
+                      precision=train.precision, forward=train.forward, attention=train.attention)
     result = run_job(in_store(job, store_root), launcher)
     assert isinstance(result, EvaluateResult)
     show_evaluation(result, evaluation.num_samples_shown)

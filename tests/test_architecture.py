@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTRACT = {"config", "cuda8bit", "jobs", "results", "errors", "store", "progress"}
+CONTRACT = {"config", "cuda8bit", "jobs", "results", "errors", "gpu_attention", "store", "progress"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 VAGUE_NAMES = {"utils", "common", "helpers", "manager", "base", "misc"}
 SOURCES = sorted(path for package in ("flows", "tasks", "dpo_core") for path in (ROOT / package).rglob("*.py"))

@@ -23,7 +23,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from dpo_core.config import AttentionKernel
 from dpo_core.data.pair_batch import PARTS, PairBatch
+from dpo_core.errors import ConfigError
+from dpo_core.gpu_attention import check_gpu_attention
 
 PAIRWISE = "sdpa_pairwise"
 MASKED_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -159,6 +162,24 @@ def pairwise_attention(module: nn.Module, query: Tensor, key: Tensor, value: Ten
             outputs.append(attend(queries[side + 1], *(torch.cat([states[side][:, :, :prefix], states[side + 1]], dim=2)
                                                        for states in (keys, values))))
     return torch.cat(outputs, dim=1), None
+
+
+def use_kernel(model: PreTrainedModel, kernel: AttentionKernel) -> None:
+    """Set the kernel that the configuration asks for. sdpa means the model's own choice: a few have no sdpa.
+
+    Raises ``ConfigError`` if the model or the machine does not have it.
+    """
+    if kernel == "sdpa":
+        return
+    check_gpu_attention(kernel, torch.cuda.device_count())
+    try:
+        set_kernel(model, kernel)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"train.attention {kernel} does not work with {type(model).__name__}: {error} Use "
+                          "train.attention sdpa.") from error
+    if model.config._attn_implementation != kernel:
+        raise ConfigError(f"train.attention {kernel} does not work with {type(model).__name__}, whose attention cannot be "
+                          f"replaced. Use train.attention sdpa.")
 
 
 def set_kernel(model: PreTrainedModel, kernel: str) -> None:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dpo_core.config import ForwardLayout, Precision
+from dpo_core.config import AttentionKernel, ForwardLayout, Precision
 from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.losses import PairLogps
-from dpo_core.model.attention import PAIRWISE, attention_arguments, decoder_of, set_kernel, why_not_shared
+from dpo_core.model.attention import PAIRWISE, attention_arguments, decoder_of, set_kernel, use_kernel, why_not_shared
 from dpo_core.model.logprobs import logps_from_logits, sum_by_sequence, target_logps
 from dpo_core.model.router import RouterLoss
 
@@ -110,13 +110,18 @@ def largest_difference(scorer: PairScorer, pairs: Sequence[TokenizedPair], layou
     return float(((scorer(other).sums_S - scorer(padded).sums_S).abs() / padded.tokens_2B.clamp(min=1)).max())
 
 
-def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: ForwardLayout,
-                  device: torch.device) -> ForwardLayout:
+def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: ForwardLayout, device: torch.device,
+                  kernel: AttentionKernel = "sdpa") -> ForwardLayout:
     """``wanted`` if it gives the plain forward's numbers on these real pairs, else the next plainer one, with a warning.
 
-    Sets the model's attention kernel to what the layout needs.
+    Sets the model's attention to ``kernel``, and to what the layout needs of it. Raises ``ConfigError`` for a kernel that
+    the model or the machine does not have.
     """
+    use_kernel(scorer.model, kernel)
     architecture = type(scorer.model).__name__
+    if kernel == "flash_attention_2" and wanted != "padded":
+        log.info("flash_attention_2 takes no mask that hides one side of a pair from the other; using the padded forward")
+        return "padded"
     if wanted != "padded" and (reason := why_not_shared(scorer.model)):
         log.warning("%s cannot hold both sides of a pair in one row: %s; using the padded forward", architecture, reason)
         return "padded"
