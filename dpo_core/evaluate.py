@@ -38,7 +38,7 @@ def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRow
     the scorer's model is the reference: it is measured against itself, as the cached values were computed in other
     batches and would leave float noise in place of every tie.
     """
-    layout = choose_layout(scorer, probe_pairs(dataset), job.forward, accelerator.device)
+    layout = choose_layout(scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention)
     lengths = forward_tokens(dataset.lengths, dataset.prefix_lengths, layout)
     longest_first = sorted(range(len(dataset)), key=lambda row: -lengths[row])
     batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch, layout=layout)

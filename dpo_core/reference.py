@@ -83,7 +83,7 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     layout: ForwardLayout = job.forward
     if num_missing:
         scorer = PairScorer(load_model(job.checkpoint, accelerator.device, base_weights=job.base_weights), job.precision)
-        layout = choose_layout(scorer, probe_pairs(datasets["train"]), job.forward, accelerator.device)
+        layout = choose_layout(scorer, probe_pairs(datasets["train"]), job.forward, accelerator.device, job.attention)
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():
             lengths = forward_tokens(data.lengths, data.prefix_lengths, layout)

@@ -61,7 +61,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
 
     def guard(scorer: PairScorer) -> dict[str, float]:
         """Score rows again with the model that the reference values are said to come from."""
-        layout = choose_layout(scorer, probe_pairs(dataset), job.train.forward, device)
+        layout = choose_layout(scorer, probe_pairs(dataset), job.train.forward, device, job.train.attention)
         return check_step_zero(scorer, dataset, reference, job.loss, layout, job.train.seed, device)
 
     figures: dict[str, float] = {}
@@ -70,7 +70,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         figures = guard(PairScorer(load_model(other, accelerator.device), job.train.precision))
     engine = start_engine(accelerator, load_policy_scorer(job, accelerator), job.optim)
     model = engine.scorer.model
-    layout = choose_layout(engine.scorer, probe_pairs(dataset), job.train.forward, device)
+    layout = choose_layout(engine.scorer, probe_pairs(dataset), job.train.forward, device, job.train.attention)
     if must_guard and not _other_reference(job):
         figures = guard(engine.scorer)
     if job.train.gradient_checkpointing:
