@@ -1,27 +1,30 @@
 """Step ``evaluate``: the held-out pairs and prompts, before and after training. One model in memory at a time."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from dpo_core.checkers import passes
+from dpo_core.config import ForwardLayout
 from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.data.order import batches_by_tokens, forward_tokens
-from dpo_core.data.pair_batch import collate
+from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
-from dpo_core.distributed import start_accelerator, sum_over_ranks
+from dpo_core.distributed import start_accelerator
 from dpo_core.jobs import CheckpointRef, EvaluateJob
-from dpo_core.losses import LOSSES
-from dpo_core.metrics import SUMMED, averages, batch_sums
-from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
+from dpo_core.metrics import averages, batch_sums
+from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
 from dpo_core.model.generate import answer_greedily
 from dpo_core.model.load import load_model
+from dpo_core.objective import build_objective
 from dpo_core.progress import Progress
 from dpo_core.reference_cache import ReferenceRows, read_reference
 from dpo_core.results import AnswerPair, EvaluateResult
+from dpo_core.scores import score_all
 from dpo_core.step_guard import reference_logps
 
 log = logging.getLogger(__name__)
@@ -32,7 +35,7 @@ ANSWERS_PER_BATCH = 16
 @torch.inference_mode()
 def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRows | None, scorer: PairScorer,
                  is_reference: bool, progress: Progress, accelerator: Accelerator) -> dict[str, float]:
-    """Loss, rewards, accuracies and mean log-probabilities over the held-out pairs.
+    """Loss, rewards, accuracies and mean log-probabilities over the held-out pairs, which the loss sees as one batch.
 
     A tie of rewards counts as half a win, so a policy that equals its reference scores 0.5. ``is_reference`` says that
     the scorer's model is the reference: it is measured against itself, as the cached values were computed in other
@@ -42,15 +45,20 @@ def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRow
     lengths = forward_tokens(dataset.lengths, dataset.prefix_lengths, layout)
     longest_first = sorted(range(len(dataset)), key=lambda row: -lengths[row])
     batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch, layout=layout)
-    sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=accelerator.device)
-    for rows in batches[accelerator.process_index :: accelerator.num_processes]:
-        batch = collate([dataset[row] for row in rows], rows, layout).to(accelerator.device)
-        policy = pair_logps(scorer(batch), batch.tokens_2B)
-        cached = reference and reference_logps(reference, batch.row_B.cpu().numpy(), accelerator.device)
-        output = LOSSES[job.loss.name](policy, policy if is_reference else cached, job.loss)
-        sums += batch_sums(policy, output, batch.weight_B, ties_count_half=True)
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    rows_N = torch.arange(len(dataset), device=accelerator.device)
+    policy = score_all(scorer, accelerator, rows_N, _collated(dataset, mine, layout, progress))
+    cached = reference and reference_logps(reference, np.arange(len(dataset)), accelerator.device)
+    output = build_objective(job.loss)(policy, policy if is_reference else cached)
+    return averages(batch_sums(policy, output, torch.ones_like(policy.chosen_B), ties_count_half=True))
+
+
+def _collated(dataset: PairDataset, batches: Sequence[Sequence[int]], layout: ForwardLayout,
+              progress: Progress) -> Iterator[PairBatch]:
+    """One batch at a time, counting those that were used."""
+    for rows in batches:
+        yield collate([dataset[row] for row in rows], rows, layout)
         progress.advance(len(rows))
-    return averages(sum_over_ranks(accelerator, sums))
 
 
 def greedy_answers(job: EvaluateJob, checkpoint: CheckpointRef, scorer: PairScorer, prompts: Sequence[HeldOutPrompt],

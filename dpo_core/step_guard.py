@@ -14,8 +14,9 @@ from dpo_core.config import ForwardLayout, LossConfig
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.errors import ReferenceMismatch
-from dpo_core.losses import LOSSES, PairLogps
+from dpo_core.losses import PairLogps
 from dpo_core.model.forward import TOKEN_NOISE, PairScorer, pair_logps
+from dpo_core.objective import build_objective
 from dpo_core.reference_cache import ReferenceRows
 
 log = logging.getLogger(__name__)
@@ -41,16 +42,17 @@ AFTER_TRAINING = Moment(
     "checkpoints hold the adapter alone.")
 
 
-def without_pair_weights(loss: LossConfig) -> LossConfig:
-    """wpo is dpo with weights that depend on the pair; only the dpo in it has a known value at a zero margin."""
-    return loss.model_copy(update={"name": "dpo"}) if loss.name == "wpo" else loss
+def without_pair_terms(loss: LossConfig) -> LossConfig:
+    """The part whose value at a zero margin is the same for every pair: wpo is dpo with weights that depend on the pair,
+    and the likelihood that ``rpo_alpha`` adds does, too."""
+    return loss.model_copy(update={"name": "dpo" if loss.name == "wpo" else loss.name, "rpo_alpha": 0.0})
 
 
 def zero_margin_loss(loss: LossConfig) -> float:
-    """Loss of a pair whose rewards are both 0, by the objective itself (log 2 for dpo)."""
+    """Loss of a pair whose rewards are both 0, by the objective itself (log 2 for dpo), without terms of the pair."""
     none, one = torch.zeros(1), torch.ones(1)
     zero = PairLogps(none, none, one, one, none, none)
-    return float(LOSSES[loss.name](zero, zero, loss).losses_B)
+    return float(build_objective(without_pair_terms(loss))(zero, zero).losses_B)
 
 
 def reference_logps(rows: ReferenceRows, numbers: np.ndarray, device: torch.device) -> PairLogps:
@@ -68,23 +70,24 @@ def check_step_zero(scorer: PairScorer, dataset: PairDataset, reference: Referen
 
     ``scorer`` holds the model that the reference values are said to come from.
     """
-    loss = without_pair_weights(loss)
+    objective = build_objective(without_pair_terms(loss))
     count = min(NUM_ROWS, len(dataset))
     numbers = np.random.default_rng(seed).choice(len(dataset), count, replace=False)
     cached = reference_logps(reference, numbers, device)
-    sums, outputs = [], []
+    differences, outputs = [], []
     for position, number in enumerate(numbers):  # one by one: the guard must not be what runs out of memory
         batch = collate([dataset[int(number)]], [int(number)], layout).to(device)
         policy = pair_logps(scorer(batch), batch.tokens_2B)
-        one = PairLogps(*(getattr(cached, name)[position : position + 1] for name in PairLogps.__slots__))
-        sums.append(torch.stack([(policy.chosen_B - one.chosen_B) / policy.chosen_tokens_B,
-                                 (policy.rejected_B - one.rejected_B) / policy.rejected_tokens_B]))
+        one = cached[position : position + 1]
+        mean, cached_mean = policy.per_token(), one.per_token()
+        differences.append(torch.stack([getattr(mean, name) - getattr(cached_mean, name) for name in (
+            "chosen_B", "rejected_B", "chosen_tail_B", "rejected_tail_B")]))
         if (policy.chosen_tokens_B != one.chosen_tokens_B) | (policy.rejected_tokens_B != one.rejected_tokens_B):
             raise ReferenceMismatch(f"Row {number} trains {int(policy.chosen_tokens_B)} + {int(policy.rejected_tokens_B)} "
                                     f"tokens, the reference cache counted {int(one.chosen_tokens_B)} + "
                                     f"{int(one.rejected_tokens_B)}. The cache is of other labels: delete it and run again.")
-        outputs.append(LOSSES[loss.name](policy, one, loss))
-    worst_B = torch.cat(sums, dim=1).abs().amax(dim=0)
+        outputs.append(objective(policy, one))
+    worst_B = torch.cat(differences, dim=1).abs().amax(dim=0)
     rewards = torch.cat([torch.cat([o.chosen_rewards_B, o.rejected_rewards_B]) for o in outputs])
     figures = {"rows": float(count), "largest_difference_per_token": float(worst_B.max()),
                "largest_reward": float(rewards.abs().max()), "loss": float(torch.cat([o.losses_B for o in outputs]).mean()),

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from dpo_core.config import LossConfig
 from dpo_core.data.pair_batch import PairBatch
-from dpo_core.distributed import sum_over_ranks
 from dpo_core.engine.engine import Engine
 from dpo_core.losses import LOSSES, LossOutput, PairLogps
-from dpo_core.model.forward import pair_logps
 from dpo_core.objective import build_objective, loss_and_gradient, surrogate
 from dpo_core.reference_cache import ReferenceRows
+from dpo_core.scores import places, score_all
 from dpo_core.step_guard import reference_logps
 
 MicrobatchLoss = Callable[[PairLogps, PairBatch], tuple[Tensor, LossOutput]]
@@ -64,12 +63,12 @@ class WholeBatch:
     def begin(self, engine: Engine, rows: Sequence[int], batches: Sequence[PairBatch], mean_reward: float) -> MicrobatchLoss:
         """See ``StepLoss``."""
         rows_G = torch.as_tensor(rows, device=engine.accelerator.device)
-        policy = _scores_of_all(engine, rows_G, batches)
+        policy = score_all(engine.scorer, engine.accelerator, rows_G, batches)
         whole, slope = loss_and_gradient(build_objective(self.loss, mean_reward), policy,
                                          _reference_of(self.reference, rows_G))
 
         def of_microbatch(policy: PairLogps, batch: PairBatch) -> tuple[Tensor, LossOutput]:
-            at_B = _places(rows_G, batch.row_B)
+            at_B = places(rows_G, batch.row_B)
             output = LossOutput(whole.losses_B[at_B], whole.chosen_rewards_B[at_B], whole.rejected_rewards_B[at_B])
             return surrogate(policy, slope[at_B]), output
 
@@ -83,21 +82,3 @@ def choose_step_loss(loss: LossConfig, reference: ReferenceRows | None) -> StepL
 
 def _reference_of(reference: ReferenceRows | None, row_B: Tensor) -> PairLogps | None:
     return reference and reference_logps(reference, row_B.cpu().numpy(), row_B.device)
-
-
-def _places(rows_G: Tensor, row_B: Tensor) -> Tensor:
-    """Where rows stand in the global batch, whose rows are distinct. int64 [B]"""
-    return (row_B[:, None] == rows_G).int().argmax(dim=1)
-
-
-@torch.no_grad()
-def _scores_of_all(engine: Engine, rows_G: Tensor, batches: Sequence[PairBatch]) -> PairLogps:
-    """Every pair of the global batch, in its order, on every rank. Each rank fills its places; a sum puts them together."""
-    fields = PairLogps.__slots__
-    filled = torch.zeros(len(fields), len(rows_G), dtype=torch.float64, device=rows_G.device)
-    for batch in batches:
-        batch = batch.to(rows_G.device)
-        policy = pair_logps(engine.scorer(batch), batch.tokens_2B)
-        at_B, real_B = _places(rows_G, batch.row_B), batch.weight_B > 0  # a filler repeats another rank's row
-        filled[:, at_B[real_B]] = torch.stack([getattr(policy, name) for name in fields]).double()[:, real_B]
-    return PairLogps(*sum_over_ranks(engine.accelerator, filled).float())

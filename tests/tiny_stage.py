@@ -91,7 +91,7 @@ class TinyStage:
         """A run over global batches of 4 pairs; keywords go to ``TrainConfig`` or, where it has none, to the job."""
         loss = LossConfig(name=loss, beta=0.5) if isinstance(loss, str) else loss
         of_job = {name: train.pop(name) for name in list(train) if name in TrainJob.model_fields}
-        pairs = of_job.pop("global_pairs", 4)
+        pairs = train.pop("global_pairs", 4)
         batch = BatchPlan(global_pairs=pairs, per_device_pairs=per_device, num_processes=processes,
                           accumulation=max(1, pairs // (per_device * processes)))
         reference = {"reference": self.reference.reference, "reference_checkpoint": self.checkpoint}
