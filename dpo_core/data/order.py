@@ -22,6 +22,11 @@ def forward_tokens(lengths_N2: np.ndarray, prefix_lengths_N: np.ndarray, layout:
     return lengths_N2.sum(axis=1) - prefix_lengths_N
 
 
+def real_tokens(lengths_N2: np.ndarray, prefix_lengths_N: np.ndarray, layout: ForwardLayout) -> np.ndarray:
+    """Tokens of each pair that a forward of this layout computes, padding left out, int [N]."""
+    return lengths_N2.sum(axis=1) - (0 if layout == "padded" else prefix_lengths_N)
+
+
 def num_steps(num_rows: int, global_pairs: int, num_epochs: int, max_steps: int | None) -> int:
     """Optimizer steps of a run; the last batch of an epoch may be smaller."""
     steps = num_epochs * -(-num_rows // global_pairs)

@@ -22,11 +22,12 @@ FUNCTION = "load_balancing_loss_func"
 
 @dataclass(frozen=True, slots=True)
 class RouterLoss:
-    """``call(router logits per layer, real tokens [R, T])`` -> float32 scalar."""
+    """``call(router logits per layer, real tokens [R, T])`` -> float32 scalar, without its weight."""
 
     function: Callable[..., Tensor]
     num_experts: int
     experts_per_token: int
+    weight: float
 
     def __call__(self, logits_by_layer: tuple[Tensor, ...], real_RT: Tensor) -> Tensor:
         return self.function(logits_by_layer, self.num_experts, self.experts_per_token, real_RT)
@@ -37,8 +38,8 @@ def own_weight(model: PreTrainedModel) -> float:
     return float(getattr(model.config, "router_aux_loss_coef", 0.0) or 0.0)
 
 
-def router_loss_of(model: PreTrainedModel, weight: float | None) -> tuple[RouterLoss | None, float]:
-    """The model's router loss and its weight (``weight``, or the model's own if None); None and 0 where there is none.
+def router_loss_of(model: PreTrainedModel, weight: float | None) -> RouterLoss | None:
+    """The model's router loss with ``weight`` or, if that is None, the model's own weight; None where either is nothing.
 
     Raises ``ConfigError`` for a weight that the model has no use for.
     """
@@ -46,10 +47,10 @@ def router_loss_of(model: PreTrainedModel, weight: float | None) -> tuple[Router
     function = getattr(sys.modules[type(model).__module__], FUNCTION, None)
     sizes = [getattr(model, name, None) for name in ("num_experts", "num_experts_per_tok")]
     if not used:
-        return None, 0.0
+        return None
     if function is None or None in sizes or not hasattr(model.config, "output_router_logits"):
         if weight is None:
-            return None, 0.0
+            return None
         raise ConfigError(f"train.router_aux_loss_weight is {weight:g}, but {type(model).__name__} is no "
                           "mixture-of-experts model with a load-balancing loss in transformers. Leave it empty.")
-    return RouterLoss(function, *sizes), used
+    return RouterLoss(function, *sizes, weight=used)
