@@ -37,13 +37,11 @@ def model_cache_folder(job: ReferenceJob) -> Path:
     return job.cache_dir / fingerprint(key)[:16]
 
 
-def _rows_to_compute(dataset: PairDataset, missing: set[str]) -> list[int]:
-    """One row number per missing key, longest pair first, ties by row number."""
-    first: dict[str, int] = {}
-    for row, key in enumerate(dataset.row_keys):
-        if key in missing:
-            first.setdefault(key, row)
-    rows = np.array(list(first.values()), dtype=np.int64)
+def _rows_to_compute(dataset: PairDataset, cache: ReferenceCache) -> list[int]:
+    """One row number per key that the cache lacks, longest pair first, ties by row number."""
+    missing = np.flatnonzero(cache.is_missing(dataset.row_keys))
+    _, first = np.unique(dataset.row_keys[missing], return_index=True)
+    rows = missing[np.sort(first)]
     return rows[np.argsort(-dataset.lengths[rows].sum(axis=1), kind="stable")].tolist()
 
 
@@ -51,7 +49,7 @@ def _rows_to_compute(dataset: PairDataset, missing: set[str]) -> list[int]:
 def _compute(dataset: PairDataset, batches: list[list[int]], scorer: PairScorer, layout: ForwardLayout, folder: Path,
              job: ReferenceJob, progress: Progress, device: torch.device, num_ranks: int) -> None:
     """Score batches and write a shard whenever ``rows_per_shard`` rows are done."""
-    keys: list[str] = []
+    keys: list[bytes] = []
     done: list[ReferenceRows] = []
     for number, rows in enumerate(batches):
         batch = collate([dataset[row] for row in rows], rows, layout).to(device)
@@ -76,7 +74,7 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     datasets = {split: PairDataset.open(job.data.path, split) for split in SPLITS}
     folder = model_cache_folder(job)
     cache = ReferenceCache(folder)
-    to_compute = {split: _rows_to_compute(data, cache.missing(data.row_keys)) for split, data in datasets.items()}
+    to_compute = {split: _rows_to_compute(data, cache) for split, data in datasets.items()}
     accelerator.wait_for_everyone()  # no rank may write a shard while another still reads what is missing
     num_rows, num_missing = sum(map(len, datasets.values())), sum(map(len, to_compute.values()))
     progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)

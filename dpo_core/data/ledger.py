@@ -3,7 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from dpo_core.data.drops import MEANING, DropReason
+import numpy as np
+import pyarrow as pa
+
+from dpo_core.data.drops import MEANING
 from dpo_core.errors import DataError
 from dpo_core.jobs import ResolvedSource
 from dpo_core.results import SourceLedger
@@ -13,7 +16,7 @@ MAX_OFFENDERS = 20
 
 @dataclass
 class SourceTally:
-    """Counts the rows of one source. Rows must be added in ascending order of their number."""
+    """Counts the rows of one source, part by part, in ascending order of the parts' numbers."""
 
     source: ResolvedSource
     available_rows: int
@@ -23,17 +26,22 @@ class SourceTally:
     dropped: Counter[str] = field(default_factory=Counter)
     offenders: dict[str, list[int]] = field(default_factory=dict)
 
-    def add(self, row: int, times: int, format: str, reason: DropReason | None, truncated: bool) -> None:
-        """Count row number ``row``, selected ``times`` times; ``reason`` is None for a kept row."""
-        self.formats[format] += times
-        if reason is None:
-            self.kept += times
-            self.truncated += times * truncated
-            return
-        self.dropped[reason] += times
-        first = self.offenders.setdefault(reason, [])
-        if len(first) < MAX_OFFENDERS:
-            first.append(row)
+    def add(self, facts: pa.RecordBatch, times: np.ndarray) -> None:
+        """Count the rows of a part of the pool (``POOL_SCHEMA``), each selected ``times`` times, int [n]."""
+        formats, reasons = facts.column("format").dictionary_encode(), facts.column("reason").dictionary_encode()
+        for name, count in zip(formats.dictionary.to_pylist(), _sums(formats.indices.to_numpy(), times), strict=True):
+            self.formats[name] += count
+        is_kept = reasons.is_null().to_numpy(zero_copy_only=False)
+        truncated = facts.column("truncated").to_numpy(zero_copy_only=False)
+        self.kept += int(times[is_kept].sum())
+        self.truncated += int(times[is_kept & truncated].sum())
+        dropped = facts.filter(pa.array(~is_kept))
+        for reason, row, count in zip(dropped.column("reason").to_pylist(), dropped.column("row").to_pylist(),
+                                      times[~is_kept].tolist(), strict=True):
+            self.dropped[reason] += count
+            first = self.offenders.setdefault(reason, [])
+            if len(first) < MAX_OFFENDERS:
+                first.append(row)
 
     @property
     def rows_in(self) -> int:
@@ -48,6 +56,11 @@ class SourceTally:
             available_rows=self.available_rows, rows_in=rows_selected, kept=self.kept, truncated=self.truncated,
             dropped=dict(self.dropped.most_common()),
             offenders={reason: tuple(rows) for reason, rows in self.offenders.items()})
+
+
+def _sums(codes: np.ndarray, times: np.ndarray) -> list[int]:
+    """Sum of ``times`` per code 0, 1, ..."""
+    return np.bincount(codes, weights=times).astype(np.int64).tolist()
 
 
 def describe(ledger: SourceLedger) -> str:

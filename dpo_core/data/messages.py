@@ -18,6 +18,7 @@ ROLES = {
     "ipython": "tool",
     "function_call": "function_call", "tool_call": "function_call",
 }
+_PLAIN_ROLES = frozenset({"user", "assistant", "system", "tool"})  # those that are already in our spelling
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
 KEPT_KEYS = ("name", "tool_call_id", "reasoning_content", "thinking")  # what templates read beyond role and content
 
@@ -84,6 +85,14 @@ def message(raw: Any, default_role: str | None = None) -> dict:
     return {**made, **{key: raw[key] for key in KEPT_KEYS if isinstance(raw.get(key), str)}}
 
 
+def _plain(raw: Any) -> dict | None:
+    """``message(raw)`` where it is nothing but a known role and a text, which nearly all are; None for any other."""
+    if type(raw) is not dict or len(raw) != 2:
+        return None
+    role, content = raw.get("role"), raw.get("content")
+    return {"role": role, "content": content} if type(content) is type(role) is str and role in _PLAIN_ROLES else None
+
+
 def is_message(raw: Any) -> bool:
     """Whether a raw value has the shape of a message: an object with a role or a content."""
     return isinstance(raw, dict) and any(key in raw for key in (*ROLE_KEYS, *CONTENT_KEYS, "tool_calls"))
@@ -94,6 +103,8 @@ def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None
 
     Text is taken for JSON of messages only if each names its role: an answer may well be JSON itself.
     """
+    if type(raw) is list and raw and None not in (plain := [_plain(item) for item in raw]):
+        return plain
     parsed = from_json_text(raw)
     if isinstance(parsed, dict):
         inner = next((parsed[key] for key in ("messages", "conversations") if isinstance(parsed.get(key), list)), None)

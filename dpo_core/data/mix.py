@@ -4,9 +4,12 @@ Rows are selected per source, converted and tokenised once each into a pool on d
 gathered in the mixture's order. Memory holds a few chunks of rows and some numbers per row.
 """
 
+import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,21 +24,21 @@ from dpo_core.data.pair_file import (
     ROWS_FILE,
     ROWS_PER_BATCH,
     ROWS_SCHEMA,
-    ArrowRows,
     list_array,
     pairs_batch,
 )
-from dpo_core.data.pairs import PreferencePair, TokenizedPair
-from dpo_core.data.pool import POOL_SCHEMA, PoolMaker, chunks_of, make_pool
+from dpo_core.data.pairs import PreferencePair
+from dpo_core.data.pool import PoolMaker, chunks_of, make_pool
+from dpo_core.data.pool_file import PoolReader, open_pool
 from dpo_core.data.sources import load_source
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.errors import DataError
 from dpo_core.jobs import DatasetRef, MixJob
 from dpo_core.progress import Progress
 from dpo_core.results import LengthStats, MixResult, SourceLedger
-from dpo_core.store import fingerprint, hash_files, new_directory, write_json
+from dpo_core.store import canonical_json, hash_files, new_directory, write_json
 
-LEDGER_FILE, DATA_DIR, POOL_FILE = "ledger.json", "data", "pool.arrow"
+LEDGER_FILE, DATA_DIR = "ledger.json", "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,7 @@ class KeptRows:
     """The kept rows, concatenated source by source in the order selected, [N] each."""
 
     pool: np.ndarray  # int64, place in the pool
-    source: np.ndarray  # int32
-    row: np.ndarray  # int64, number in the source
-    prompt_keys: list[str]
+    prompt_keys: np.ndarray  # bytes S32
 
 
 def run(job: MixJob, progress: Progress) -> MixResult:
@@ -64,17 +65,16 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     selections = [select_rows(source.amount, len(store)) for source, store in zip(job.sources, stores, strict=True)]
     maker = PoolMaker(tuple(stores), tuple(source.columns for source in job.sources), PairTokenizer(tokenizer, rules))
     with new_directory(job.out_dir / DATA_DIR) as aside:
-        pool_path = aside / POOL_FILE
-        ledgers = _fill_pool(job, pool_path, maker, selections, progress)
+        ledgers = _fill_pool(job, aside, maker, selections, progress)
         write_json(job.out_dir / LEDGER_FILE, [ledger.model_dump(mode="json") for ledger in ledgers])
         check_drops(ledgers, job.max_dropped_fraction, [store.columns for store in stores])
-        kept = _kept_rows(ArrowRows(pool_path), selections)
-        train, held_out = _split(job, kept.prompt_keys)
-        progress.begin("writing", total=len(train) + len(held_out), unit="pairs")
-        _gather(pool_path, kept.pool[train], aside / "train", progress)
-        _gather(pool_path, kept.pool[held_out], aside / "held_out", progress)
-        _write_prompts(maker, kept, held_out, aside / "held_out")
-        pool_path.unlink()
+        with PoolReader(aside) as pool:
+            kept = _kept_rows(pool, selections)
+            train, held_out = (kept.pool[places] for places in _split(job, kept.prompt_keys))
+            progress.begin("writing", total=len(train) + len(held_out), unit="pairs")
+            _gather(pool, train, aside / "train", progress)
+            _gather(pool, held_out, aside / "held_out", progress)
+            _write_prompts(maker, pool, held_out, aside / "held_out")
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
         content, lengths, files = _content(splits), _length_stats(splits), hash_files(aside)
     return MixResult(
@@ -83,39 +83,35 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         chat_template_sha256=template_sha256(tokenizer))
 
 
-def _fill_pool(job: MixJob, path: Path, maker: PoolMaker, selections: list[np.ndarray],
+def _fill_pool(job: MixJob, folder: Path, maker: PoolMaker, selections: list[np.ndarray],
                progress: Progress) -> list[SourceLedger]:
-    """Tokenise every selected row once into ``path``, counting each as often as it was selected."""
+    """Tokenise every selected row once into a pool in ``folder``, counting each as often as it was selected."""
     tallies = [SourceTally(source, len(store)) for source, store in zip(job.sources, maker.stores, strict=True)]
-    times = [dict(zip(*(a.tolist() for a in np.unique(rows, return_counts=True)), strict=True)) for rows in selections]
-    chunks = chunks_of(selections)
-    progress.begin("tokenising", total=sum(len(chunk.rows) for chunk in chunks), unit="rows")
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, POOL_SCHEMA) as writer:
-        for batch in make_pool(maker, chunks, job.num_workers):
-            writer.write_batch(batch)
-            names = ("source", "row", "format", "reason", "truncated")
-            for source, row, *fate in zip(*(batch.column(name).to_pylist() for name in names), strict=True):
-                tallies[source].add(row, times[source][row], *fate)
-            progress.advance(batch.num_rows)
+    counted = [np.unique(rows, return_counts=True) for rows in selections]
+    num_rows = sum(len(rows) for rows, _ in counted)
+    progress.begin("tokenising", total=num_rows, unit="rows")
+    with open_pool(folder) as write:
+        for part in make_pool(maker, chunks_of(selections), num_rows, job.num_workers):
+            write(part)
+            source, numbers = part.facts.column("source")[0].as_py(), part.facts.column("row").to_numpy()
+            rows, times = counted[source]
+            tallies[source].add(part.facts, times[np.searchsorted(rows, numbers)])
+            progress.advance(len(numbers))
     return [tally.close(len(rows)) for tally, rows in zip(tallies, selections, strict=True)]
 
 
-def _kept_rows(pool: ArrowRows, selections: list[np.ndarray]) -> KeptRows:
-    sources, rows = pool.column("source"), pool.column("row")
-    is_kept = np.array([key != "" for key in pool.texts("row_key")], dtype=bool)
-    prompt_keys = pool.texts("prompt_key")
+def _kept_rows(pool: PoolReader, selections: list[np.ndarray]) -> KeptRows:
     places = []
     for source, selection in enumerate(selections):
-        start, end = np.searchsorted(sources, [source, source + 1])
-        place = start + np.searchsorted(rows[start:end], selection)
-        places.append(place[is_kept[place]] if len(place) else place)
+        start, end = np.searchsorted(pool.sources, [source, source + 1])
+        place = start + np.searchsorted(pool.rows[start:end], selection)
+        places.append(place[pool.is_kept[place]] if len(place) else place)
     pool_places = np.concatenate(places).astype(np.int64)
-    kept_keys = [prompt_keys[i] for i in pool_places.tolist()]
-    return KeptRows(pool_places, sources[pool_places], rows[pool_places], kept_keys)
+    return KeptRows(pool_places, pool.prompt_keys()[pool_places])
 
 
-def _split(job: MixJob, prompt_keys: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    num_prompts = len(set(prompt_keys))
+def _split(job: MixJob, prompt_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    num_prompts = len(np.unique(prompt_keys))
     if (wanted := num_held_out(job.held_out, num_prompts)) >= num_prompts:
         raise DataError(f"held_out = {job.held_out} asks for {wanted} prompts, and the mixture has {num_prompts} "
                         "different ones, so nothing would be left to train on. Lower `held_out` (\"0\" holds out none) "
@@ -123,26 +119,23 @@ def _split(job: MixJob, prompt_keys: list[str]) -> tuple[np.ndarray, np.ndarray]
     return split_rows(prompt_keys, job.held_out, job.seed)
 
 
-def _gather(pool_path: Path, places: np.ndarray, folder: Path, progress: Progress) -> None:
+def _gather(pool: PoolReader, places: np.ndarray, folder: Path, progress: Progress) -> None:
     """Write the pool's rows at ``places``, in that order, as a split."""
-    pool = ArrowRows(pool_path)
     folder.mkdir()
     with pa.OSFile(str(folder / ROWS_FILE), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
         for first in range(0, len(places), ROWS_PER_BATCH):
-            batch = [int(place) for place in places[first:first + ROWS_PER_BATCH]]
-            pairs = [TokenizedPair(pool.scalar("row_key", i), pool.ragged("chosen_ids", i),
-                                   pool.ragged("chosen_trained", i), pool.ragged("rejected_ids", i),
-                                   pool.ragged("rejected_trained", i)) for i in batch]
-            writer.write_batch(pairs_batch(pairs, [pool.scalar("prefix_length", i) for i in batch]))
+            batch = places[first:first + ROWS_PER_BATCH]
+            writer.write_batch(pairs_batch(pool.pairs(batch), pool.prefix_lengths[batch]))
             progress.advance(len(batch))
 
 
-def _write_prompts(maker: PoolMaker, kept: KeptRows, positions: np.ndarray, folder: Path) -> None:
+def _write_prompts(maker: PoolMaker, pool: PoolReader, places: np.ndarray, folder: Path) -> None:
     """Write what the evaluation asks: the held-out rows' prompts with the assistant's turn opened."""
     with (pa.OSFile(str(folder / PROMPTS_FILE), "wb") as sink, pa.ipc.new_file(sink, PROMPTS_SCHEMA) as writer):
-        for first in range(0, len(positions), ROWS_PER_BATCH):
-            batch = positions[first:first + ROWS_PER_BATCH]
-            pairs = [maker.pair(int(kept.source[i]), int(kept.row[i]))[1] for i in batch]
+        for first in range(0, len(places), ROWS_PER_BATCH):
+            batch = places[first:first + ROWS_PER_BATCH]
+            origins = zip(pool.sources[batch].tolist(), pool.rows[batch].tolist(), strict=True)
+            pairs = [maker.pair(source, maker.stores[source][row])[1] for source, row in origins]
             writer.write_batch(pa.record_batch([
                 list_array(maker.pair_tokenizer.prompt_ids(pairs), np.int32),
                 pa.array([_readable(pair) for pair in pairs], pa.string()),
@@ -157,12 +150,33 @@ def _readable(pair: PreferencePair) -> str:
 
 
 def _content(splits: list[PairDataset]) -> str:
-    """Fingerprint over the row keys of both splits in order and what the held-out prompts ask and verify."""
+    """Fingerprint over the row keys of both splits in order and what the held-out prompts ask and verify.
+
+    That is ``fingerprint({"rows": [[key, ...], [key, ...]], "prompts": [ids, ...], "constraints": [[...], ...]})``,
+    hashed piece by piece.
+    """
     _, held_out = splits
-    prompts = [held_out.prompt(i) for i in range(len(held_out))]
-    return fingerprint({"rows": [split.row_keys for split in splits],
-                        "prompts": [prompt.prompt_ids.tolist() for prompt in prompts],
-                        "constraints": [prompt.constraints for prompt in prompts]})
+    digest = hashlib.sha256()
+
+    def add_list(items: Iterable[Any]) -> None:
+        digest.update(b"[")
+        for number, item in enumerate(items):
+            digest.update(b"," * (number > 0) + canonical_json(item).encode())
+        digest.update(b"]")
+
+    digest.update(b'{"constraints":')
+    add_list(held_out.prompt(i).constraints for i in range(len(held_out)))
+    digest.update(b',"prompts":')
+    add_list(held_out.prompt(i).prompt_ids.tolist() for i in range(len(held_out)))
+    digest.update(b',"rows":[')
+    for number, split in enumerate(splits):
+        digest.update(b",[" if number else b"[")
+        for first in range(0, len(split), ROWS_PER_BATCH):
+            keys = split.row_keys[first:first + ROWS_PER_BATCH].tolist()
+            digest.update(b'"' + b'","'.join(keys) + b'"' if first == 0 else b',"' + b'","'.join(keys) + b'"')
+        digest.update(b"]")
+    digest.update(b"]}")
+    return digest.hexdigest()
 
 
 def _length_stats(splits: list[PairDataset]) -> LengthStats:

@@ -5,10 +5,10 @@ mixer list and seed give the same rows in the same order. Deviation: the held-ou
 """
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 
+KEYS_AT_ONCE = 1 << 14  # Python objects in memory at a time
 SELECTION_SEED = 42  # open-instruct's dataset_config_seed; not the mixture's seed
 
 
@@ -38,30 +38,44 @@ def num_held_out(amount: str, num_prompts: int) -> int:
     return int(amount)
 
 
-def held_out_prompts(prompt_keys: Sequence[str], amount: str, seed: int) -> list[str]:
-    """The distinct prompts to hold out, in the order in which they were drawn.
+def held_out_prompts(prompt_keys: np.ndarray, amount: str, seed: int) -> np.ndarray:
+    """The distinct prompts to hold out, in the order in which they were drawn, of the keys' type.
 
     The draw is by hash of seed and prompt: it depends neither on the rows' order nor, for a prompt drawn early, on what
     else the mixture holds.
     """
-    distinct = set(prompt_keys)
-    ranked = sorted(distinct, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
-    return ranked[:num_held_out(amount, len(distinct))]
+    distinct = np.unique(prompt_keys)
+    wanted = num_held_out(amount, len(distinct))
+    return distinct[_by_hash(distinct, seed)[:wanted]] if wanted else distinct[:0]
 
 
-def split_rows(prompt_keys: Sequence[str], amount: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (int64) of the training rows, shuffled, and of the held-out rows.
+def _by_hash(keys: np.ndarray, seed: int) -> np.ndarray:
+    """Order of the keys by SHA-256 of ``seed:key``, int64 [n]."""
+    start = hashlib.sha256(f"{seed}:".encode())
+    digests = np.empty(len(keys), dtype="S32")
+    for first in range(0, len(keys), KEYS_AT_ONCE):
+        for i, key in enumerate(keys[first:first + KEYS_AT_ONCE].tolist(), first):
+            digest = start.copy()
+            digest.update(key)
+            digests[i] = digest.digest()
+    return np.argsort(digests, kind="stable")
+
+
+def split_rows(prompt_keys: np.ndarray, amount: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (int64) of the training rows, shuffled, and of the held-out rows; ``prompt_keys`` are bytes, S [N].
 
     Held-out rows come prompt by prompt in the order drawn, every prompt once before any a second time, so that the
     first n rows are n different prompts.
     """
-    rank = {key: place for place, key in enumerate(held_out_prompts(prompt_keys, amount, seed))}
-    train = np.array([i for i, key in enumerate(prompt_keys) if key not in rank], dtype=np.int64)
-    seen: dict[str, int] = {}
-    held_out = []
-    for i, key in enumerate(prompt_keys):
-        if key in rank:
-            held_out.append((seen.get(key, 0), rank[key], i))
-            seen[key] = seen.get(key, 0) + 1
-    order = np.array([i for _, _, i in sorted(held_out)], dtype=np.int64)
-    return train[shuffle_order(len(train), seed)], order
+    drawn = held_out_prompts(prompt_keys, amount, seed)
+    if not len(drawn):
+        return shuffle_order(len(prompt_keys), seed), np.zeros(0, dtype=np.int64)
+    by_key = np.argsort(drawn)
+    place = np.searchsorted(drawn, prompt_keys, sorter=by_key)
+    rank = by_key[np.minimum(place, len(drawn) - 1)]
+    is_held_out = drawn[rank] == prompt_keys
+    train, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+    by_rank = np.argsort(rank[held_out], kind="stable")  # rows of one prompt stand together, in their order
+    ranks, rows = rank[held_out][by_rank], held_out[by_rank]
+    repetition = np.arange(len(rows)) - np.searchsorted(ranks, ranks)  # how often the prompt came before
+    return train[shuffle_order(len(train), seed)], rows[np.lexsort((rows, ranks, repetition))]

@@ -51,7 +51,7 @@ class PairDataset:
     def __getitem__(self, index: int) -> TokenizedPair:
         rows, index = self._rows, int(index)
         return TokenizedPair(
-            row_key=self.row_keys[index],
+            row_key=rows.scalar("row_key", index),
             chosen_ids=rows.ragged("chosen_ids", index),
             chosen_trained=rows.ragged("chosen_trained", index).view(bool),
             rejected_ids=rows.ragged("rejected_ids", index),
@@ -59,9 +59,9 @@ class PairDataset:
         )
 
     @cached_property
-    def row_keys(self) -> list[str]:
-        """Content keys [N]; equal rows have equal keys."""
-        return self._rows.texts("row_key")
+    def row_keys(self) -> np.ndarray:
+        """Content keys, bytes S32 [N]; equal rows have equal keys."""
+        return self._rows.keys("row_key")
 
     @cached_property
     def lengths(self) -> np.ndarray:

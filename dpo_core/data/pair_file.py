@@ -6,7 +6,8 @@ Shapes: T tokens of one sequence, N rows.
 """
 
 import hashlib
-from collections.abc import Iterable
+import mmap
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from dpo_core.errors import StoreError
 
 ROWS_FILE, PROMPTS_FILE = "rows.arrow", "prompts.arrow"
 ROWS_PER_BATCH = 512
+KEY_TYPE = np.dtype("S32")  # of row and prompt keys in memory: 32 hexadecimal digits
+# Mapped pages count as resident until given back: a run that reads a file at random would seem to hold all of it.
+BATCHES_BETWEEN_RELEASES, READS_BETWEEN_RELEASES = 64, 4096
 SIDES = ("chosen_ids", "chosen_trained", "rejected_ids", "rejected_trained")
 ROWS_SCHEMA = pa.schema([
     ("row_key", pa.string()), ("prefix_length", pa.int32()),
@@ -71,26 +75,40 @@ class ArrowRows:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._reader = pa.ipc.open_file(pa.py_buffer(self._map))
             sizes = [self._reader.get_batch(i).num_rows for i in range(self._reader.num_record_batches)]
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise StoreError(f"{path} cannot be read ({error}). Delete the step's folder to have it made "
                              "again.") from error
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._list_views = lru_cache(maxsize=64)(self._views_of)  # batches whose buffers are mapped as numpy views
+        self._num_reads = 0
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def release(self) -> None:
+        """Give the mapped pages back. What was read before stays valid; it is mapped again when it is looked at."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The file's record batches in order; pages are given back in between."""
+        for i in range(self._reader.num_record_batches):
+            yield self._reader.get_batch(i)
+            if i % BATCHES_BETWEEN_RELEASES == 0:
+                self.release()
+
     def column(self, name: str) -> np.ndarray:
-        """A numeric column of all rows, [N]."""
-        parts = [self._reader.get_batch(i).column(name).to_numpy() for i in range(self._reader.num_record_batches)]
+        """A numeric or boolean column of all rows, [N]."""
+        parts = [batch.column(name).to_numpy(zero_copy_only=False).copy() for batch in self.batches()]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
 
-    def texts(self, name: str) -> list[str]:
-        """A text column of all rows."""
-        return [text for i in range(self._reader.num_record_batches)
-                for text in self._reader.get_batch(i).column(name).to_pylist()]
+    def keys(self, name: str) -> np.ndarray:
+        """A text column of all rows whose texts are keys or empty, as bytes S32 [N]."""
+        parts = [_key_array(batch.column(name)) for batch in self.batches()]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=KEY_TYPE)
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -105,6 +123,9 @@ class ArrowRows:
     def ragged(self, name: str, index: int) -> np.ndarray:
         """Row ``index`` of a list column as a view on the mapped file."""
         batch, place = self._place(index)
+        self._num_reads += 1
+        if self._num_reads % READS_BETWEEN_RELEASES == 0:
+            self.release()
         offsets, values = self._list_views(batch, name)
         return values[offsets[place]:offsets[place + 1]]
 
@@ -112,3 +133,12 @@ class ArrowRows:
         """Row ``index`` of a plain column."""
         batch, place = self._place(index)
         return self._reader.get_batch(batch).column(name)[place].as_py()
+
+
+def _key_array(column: pa.StringArray) -> np.ndarray:
+    """Texts as S32 [n]. Where all are 32 characters they lie so in the column's buffer."""
+    _, offsets, data = column.buffers()
+    ends = np.frombuffer(offsets, np.int32)[column.offset:column.offset + len(column) + 1]
+    if len(column) and np.all(np.diff(ends) == KEY_TYPE.itemsize):
+        return np.frombuffer(data, KEY_TYPE, len(column), int(ends[0])).copy()
+    return np.array(column.to_pylist(), dtype=KEY_TYPE)

@@ -1,4 +1,4 @@
-"""Every selected row once, converted and tokenised, kept or dropped: record batches, made by several processes."""
+"""Every selected row once, converted and tokenised, kept or dropped: facts and tokens, made by several processes."""
 
 import hashlib
 import json
@@ -7,31 +7,35 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from dpo_core.data.drops import DropReason, RowDropped
 from dpo_core.data.formats import FormatName, rename_columns, to_pair
-from dpo_core.data.pair_file import ROWS_SCHEMA, common_prefix_length, pairs_batch, row_key
+from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pairs import PreferencePair, TokenizedPair
 from dpo_core.data.sources import RowStore
 from dpo_core.data.tokenize import PairTokenizer, TokenizedSide
 from dpo_core.errors import StepCrashed
 
-ROWS_PER_CHUNK = 128
+ROWS_PER_CHUNK = 256
 MIN_ROWS_FOR_WORKERS = 1024  # below, starting processes costs more than it saves
 CHUNKS_AHEAD = 4  # per worker; bounds what waits in memory
+KEY_BYTES = 32
+BYTES_PER_TOKEN = 5  # an int32 id and a label of 0 or 1
 
+# One row per converted row; its tokens lie in a file of their own. The key is empty, lengths are 0 for a dropped row.
 POOL_SCHEMA = pa.schema([
     ("source", pa.int32()), ("row", pa.int64()), ("format", pa.string()), ("reason", pa.string()),
-    ("truncated", pa.bool_()), ("prompt_key", pa.string()), *ROWS_SCHEMA,
+    ("truncated", pa.bool_()), ("prompt_key", pa.string()), ("prefix_length", pa.int32()),
+    ("chosen_length", pa.int32()), ("rejected_length", pa.int32()),
 ])
-_NOTHING = TokenizedPair("", *(np.zeros(0, dtype=kind) for kind in (np.int32, bool, np.int32, bool)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,16 @@ class Chunk:
     """Ascending row numbers of one source."""
 
     source: int
-    rows: tuple[int, ...]
+    rows: np.ndarray  # int64
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPart:
+    """A chunk's rows: facts by ``POOL_SCHEMA``, and for each kept row its key, chosen and rejected ids (int32), then chosen
+    and rejected labels (0 or 1), all in bytes."""
+
+    facts: pa.RecordBatch
+    tokens: bytes
 
 
 @dataclass(slots=True)
@@ -48,7 +61,7 @@ class _Outcome:
     reason: DropReason | None = None
     truncated: bool = False
     prompt_key: str = ""
-    pair: TokenizedPair = _NOTHING
+    pair: TokenizedPair | None = None
 
 
 def prompt_key(prompt: list[dict]) -> str:
@@ -59,24 +72,23 @@ def prompt_key(prompt: list[dict]) -> str:
 
 @dataclass(frozen=True)
 class PoolMaker:
-    """Makes the pool's record batch of a chunk."""
+    """Makes the pool's part of a chunk."""
 
     stores: tuple[RowStore, ...]
     columns: tuple[dict[str, str], ...]  # per source, ours -> theirs
     pair_tokenizer: PairTokenizer
 
-    def pair(self, source: int, row: int) -> tuple[FormatName, PreferencePair]:
-        """The converted raw row. Raises ``RowDropped``."""
-        raw = self.stores[source][row]
+    def pair(self, source: int, raw: Any) -> tuple[FormatName, PreferencePair]:
+        """A converted raw row. Raises ``RowDropped``."""
         return to_pair(rename_columns(raw, self.columns[source]) if isinstance(raw, dict) else raw)
 
-    def __call__(self, chunk: Chunk) -> pa.RecordBatch:
+    def __call__(self, chunk: Chunk) -> PoolPart:
         outcomes, converted = [], []
-        for row in chunk.rows:
+        for raw in self.stores[chunk.source].values(chunk.rows):
             outcome = _Outcome()
             outcomes.append(outcome)
             try:
-                outcome.format, pair = self.pair(chunk.source, row)
+                outcome.format, pair = self.pair(chunk.source, raw)
             except RowDropped as dropped:
                 outcome.format, outcome.reason = dropped.format, dropped.reason
                 continue
@@ -89,7 +101,7 @@ class PoolMaker:
             else:
                 outcome.truncated = any(side.truncated for side in result)
                 outcome.pair = _tokenized_pair(*result)
-        return _pool_batch(chunk, outcomes)
+        return _part(chunk, outcomes)
 
 
 def _tokenized_pair(chosen: TokenizedSide, rejected: TokenizedSide) -> TokenizedPair:
@@ -97,24 +109,27 @@ def _tokenized_pair(chosen: TokenizedSide, rejected: TokenizedSide) -> Tokenized
     return TokenizedPair(row_key(arrays), *arrays)
 
 
-def _pool_batch(chunk: Chunk, outcomes: list[_Outcome]) -> pa.RecordBatch:
+def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
     pairs = [outcome.pair for outcome in outcomes]
-    prefixes = [common_prefix_length(pair.chosen_ids, pair.rejected_ids) for pair in pairs]
-    return pa.record_batch([
-        pa.array([chunk.source] * len(outcomes), pa.int32()), pa.array(chunk.rows, pa.int64()),
+    facts = pa.record_batch([
+        pa.array(np.full(len(outcomes), chunk.source, dtype=np.int32)), pa.array(chunk.rows),
         pa.array([o.format for o in outcomes], pa.string()), pa.array([o.reason for o in outcomes], pa.string()),
         pa.array([o.truncated for o in outcomes], pa.bool_()), pa.array([o.prompt_key for o in outcomes], pa.string()),
-        *pairs_batch(pairs, prefixes).columns,
+        pa.array([common_prefix_length(p.chosen_ids, p.rejected_ids) if p else 0 for p in pairs], pa.int32()),
+        pa.array([len(p.chosen_ids) if p else 0 for p in pairs], pa.int32()),
+        pa.array([len(p.rejected_ids) if p else 0 for p in pairs], pa.int32()),
     ], schema=POOL_SCHEMA)
+    tokens = [part for p in pairs if p
+              for part in (p.row_key.encode(), p.chosen_ids, p.rejected_ids, p.chosen_trained, p.rejected_trained)]
+    return PoolPart(facts, b"".join(tokens))
 
 
-def chunks_of(selections: list[np.ndarray]) -> list[Chunk]:
+def chunks_of(selections: list[np.ndarray]) -> Iterator[Chunk]:
     """Chunks that cover every selected row of every source once, in ascending order."""
-    chunks = []
     for source, selection in enumerate(selections):
-        rows = np.unique(selection).tolist()
-        chunks += [Chunk(source, tuple(rows[i:i + ROWS_PER_CHUNK])) for i in range(0, len(rows), ROWS_PER_CHUNK)]
-    return chunks
+        rows = np.unique(selection)
+        for first in range(0, len(rows), ROWS_PER_CHUNK):
+            yield Chunk(source, rows[first:first + ROWS_PER_CHUNK])
 
 
 _maker: PoolMaker | None = None  # of a worker process
@@ -134,17 +149,16 @@ def _start_worker(maker: PoolMaker, parent: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
 
 
-def _make_in_worker(chunk: Chunk) -> pa.RecordBatch:
+def _make_in_worker(chunk: Chunk) -> PoolPart:
     assert _maker is not None
     return _maker(chunk)
 
 
-def make_pool(maker: PoolMaker, chunks: list[Chunk], num_workers: int) -> Iterator[pa.RecordBatch]:
-    """Record batches of ``chunks`` in order. The rows are the same for any number of workers.
+def make_pool(maker: PoolMaker, chunks: Iterable[Chunk], num_rows: int, num_workers: int) -> Iterator[PoolPart]:
+    """Parts of ``chunks``, which hold ``num_rows`` rows, in order. The rows are the same for any number of workers.
 
     Raises ``StepCrashed`` if a worker process dies.
     """
-    num_rows = sum(len(chunk.rows) for chunk in chunks)
     # Forked workers share the loaded tokenizer; where a system cannot fork, one process does the work.
     if num_workers == 1 or num_rows < MIN_ROWS_FOR_WORKERS or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(maker, chunks)

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from dpo_core.errors import DataError
 
@@ -69,13 +69,20 @@ def _files_of_directory(folder: Path, split: str) -> list[Path]:
     return [folder / name for name in wanted]
 
 
-def read_rows(path: Path) -> Iterator[Any]:
+class RawRow(NamedTuple):
+    """A row's value, and its JSON text where the file holds one that can be kept as it is."""
+
+    value: Any
+    text: str | None = None
+
+
+def read_rows(path: Path) -> Iterator[RawRow]:
     """Yield the raw rows of one file. Raises ``DataError`` for a file that is damaged or holds no rows."""
     try:
         if path.name.endswith(".parquet"):
-            yield from _parquet_rows(path)
+            yield from map(RawRow, _parquet_rows(path))
         elif path.name.endswith(".arrow"):
-            yield from _arrow_rows(path)
+            yield from map(RawRow, _arrow_rows(path))
         else:
             yield from _json_rows(path)
     except UnicodeDecodeError as error:
@@ -121,14 +128,14 @@ def _open_text(path: Path) -> TextIO:
     return io.TextIOWrapper(opener(path, "rb"), encoding="utf-8-sig")
 
 
-def _json_rows(path: Path) -> Iterator[Any]:
+def _json_rows(path: Path) -> Iterator[RawRow]:
     """Rows of JSON text; what the text is (lines, an array, one object) is seen from its first characters."""
     with _open_text(path) as file:
         first = next((line for line in file if line.strip()), "")
     if first.lstrip()[:1] == "[":
-        yield from _array_rows(path)
+        yield from map(RawRow, _array_rows(path))
     elif path.name.removesuffix(".gz").endswith(".json") and first and not _is_json(first):
-        yield from _object_rows(path)
+        yield from map(RawRow, _object_rows(path))
     else:
         yield from _line_rows(path)
 
@@ -141,7 +148,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _line_rows(path: Path) -> Iterator[Any]:
+def _line_rows(path: Path) -> Iterator[RawRow]:
     with _open_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -153,7 +160,8 @@ def _line_rows(path: Path) -> Iterator[Any]:
                 raise DataError(f"{path} line {number} is no complete JSON value ({reason}); it starts with "
                                 f"{line[:60]!r} and ends with {line.rstrip()[-30:]!r}. The file is cut off or damaged: "
                                 "write it again or remove the line.") from error
-            yield row
+            # An escape may stand for half a character, which no UTF-8 text can hold.
+            yield RawRow(row, None if "\\u" in line else line.strip())
 
 
 def _array_rows(path: Path) -> Iterator[Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from dpo_core.data.formats import OUR_COLUMNS
-from dpo_core.data.readers import files_of, read_rows
+from dpo_core.data.readers import RawRow, files_of, read_rows
 from dpo_core.errors import DataError, RemoteError, StoreError
 from dpo_core.jobs import ResolvedSource
 from dpo_core.store import exclusive, fingerprint, new_directory, write_json
@@ -52,8 +52,16 @@ class RowStore:
         return self.num_rows
 
     def __getitem__(self, index: int) -> Any:
-        batch = self._reader.get_batch(index // ROWS_PER_BATCH)
-        return json.loads(batch.column(0)[index % ROWS_PER_BATCH].as_py())
+        return self.values(np.array([index]))[0]
+
+    def values(self, rows: np.ndarray) -> list[Any]:
+        """The values of ascending row numbers, int64 [n]."""
+        batches, first = np.unique(rows // ROWS_PER_BATCH, return_index=True)
+        ends = [*first[1:].tolist(), len(rows)]
+        texts: list[str] = []
+        for batch, start, end in zip(batches.tolist(), first.tolist(), ends, strict=True):
+            texts += self._reader.get_batch(batch).column(0).take(pa.array(rows[start:end] % ROWS_PER_BATCH)).to_pylist()
+        return list(map(json.loads, texts))
 
 
 def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
@@ -83,7 +91,7 @@ def _check_columns(source: ResolvedSource, rows: RowStore) -> None:
                             f"are: {', '.join(rows.columns)}.")
 
 
-def _rows_of(source: ResolvedSource, cache_dir: Path) -> Iterator[Any]:
+def _rows_of(source: ResolvedSource, cache_dir: Path) -> Iterator[RawRow]:
     if source.path is not None:
         if source.subset is not None:
             raise DataError(f"{source.label} is a local path and has no subset `{source.subset}`. Remove `subset`, or "
@@ -93,14 +101,14 @@ def _rows_of(source: ResolvedSource, cache_dir: Path) -> Iterator[Any]:
         return
     if source.hub_id is None:
         raise DataError(f"{source.label} names neither a local path nor a Hub data set.")
-    yield from _hub_rows(source, cache_dir)
+    yield from map(RawRow, _hub_rows(source, cache_dir))
 
 
-def _objects(file: Path, rows: Iterator[Any]) -> Iterator[Any]:
+def _objects(file: Path, rows: Iterator[RawRow]) -> Iterator[RawRow]:
     """Pass rows on; a file whose first row is no object holds something else than rows."""
     for number, row in enumerate(rows):
-        if number == 0 and not isinstance(row, dict):
-            raise DataError(f"{file} holds no rows: its first value is {_kind(row)}, expected an object such as "
+        if number == 0 and not isinstance(row.value, dict):
+            raise DataError(f"{file} holds no rows: its first value is {_kind(row.value)}, expected an object such as "
                             '{"chosen": ..., "rejected": ...}.')
         yield row
 
@@ -128,7 +136,7 @@ def _hub_rows(source: ResolvedSource, cache_dir: Path) -> Iterator[dict]:
     yield from dataset
 
 
-def _store(rows: Iterator[Any], folder: Path, label: str) -> None:
+def _store(rows: Iterator[RawRow], folder: Path, label: str) -> None:
     """Write rows as JSON text into ``folder``, atomically."""
     columns: dict[str, None] = {}
     with new_directory(folder) as aside:
@@ -136,9 +144,9 @@ def _store(rows: Iterator[Any], folder: Path, label: str) -> None:
         with pa.OSFile(str(aside / ROWS_FILE), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             texts: list[str] = []
             for row in rows:
-                if isinstance(row, dict) and len(columns) < MAX_COLUMNS_KEPT:
-                    columns.update(dict.fromkeys(row))
-                texts.append(_json_text(row))
+                if isinstance(row.value, dict) and len(columns) < MAX_COLUMNS_KEPT:
+                    columns.update(dict.fromkeys(row.value))
+                texts.append(_json_text(row.value) if row.text is None else row.text)
                 count += 1
                 if len(texts) == ROWS_PER_BATCH:
                     writer.write_batch(pa.record_batch([pa.array(texts, pa.large_string())], schema=_SCHEMA))

@@ -1,7 +1,12 @@
 """Every row is counted once, the first offenders are kept, and too many drops are an error that says which rows."""
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dpo_core.data.drops import MEANING
 from dpo_core.data.ledger import MAX_OFFENDERS, SourceTally, check_drops
 from dpo_core.errors import DataError
 from dpo_core.jobs import ResolvedSource
@@ -9,20 +14,31 @@ from dpo_core.jobs import ResolvedSource
 COLUMNS = ("chosen", "rejected")
 
 
+def _add(tally, *rows):
+    """Add one part of the pool: (row, times, format, reason or None, truncated) each."""
+    numbers, times, formats, reasons, truncated = zip(*rows, strict=True)
+    facts = pa.record_batch({"row": pa.array(numbers, pa.int64()), "format": pa.array(formats, pa.string()),
+                             "reason": pa.array(reasons, pa.string()), "truncated": pa.array(truncated, pa.bool_())})
+    tally.add(facts, np.array(times))
+
+
+def _tally(available_rows=5):
+    return SourceTally(ResolvedSource(label="set", content="x"), available_rows)
+
+
 def _ledger(kept=0, mismatched=0, label="set"):
     tally = SourceTally(ResolvedSource(label=label, content="x"), available_rows=kept + mismatched)
     for row in range(kept):
-        tally.add(row, 1, "messages", None, truncated=row == 0)
+        _add(tally, (row, 1, "messages", None, row == 0))
     for row in range(kept, kept + mismatched):
-        tally.add(row, 1, "hh_rlhf", "prompt_mismatch", truncated=False)
+        _add(tally, (row, 1, "hh_rlhf", "prompt_mismatch", False))
     return tally.close(kept + mismatched)
 
 
 def test_rows_in_is_kept_plus_dropped_with_repetitions():
-    tally = SourceTally(ResolvedSource(label="set", content="x"), available_rows=5)
-    tally.add(0, 3, "messages", None, truncated=True)
-    tally.add(2, 2, "messages", "empty_answer", truncated=False)
-    tally.add(4, 1, "unrecognised", "not_a_preference_row", truncated=False)
+    tally = _tally()
+    _add(tally, (0, 3, "messages", None, True), (2, 2, "messages", "empty_answer", False))
+    _add(tally, (4, 1, "unrecognised", "not_a_preference_row", False))
     ledger = tally.close(6)
     assert (ledger.available_rows, ledger.rows_in, ledger.kept, ledger.truncated) == (5, 6, 3, 3)
     assert ledger.dropped == {"empty_answer": 2, "not_a_preference_row": 1}
@@ -31,9 +47,28 @@ def test_rows_in_is_kept_plus_dropped_with_repetitions():
     assert ledger.format == {"messages": 5, "unrecognised": 1}
 
 
+FATES = st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["messages", "hh_rlhf"]),
+                           st.sampled_from([None, None, *MEANING]), st.booleans()), min_size=1, max_size=60)
+
+
+@given(FATES, st.integers(1, 30))
+def test_counting_by_parts_is_counting_row_by_row(fates, rows_per_part):
+    rows = [(number, *fate) for number, fate in enumerate(fates)]
+    by_part, by_row = _tally(), _tally()
+    for first in range(0, len(rows), rows_per_part):
+        _add(by_part, *rows[first:first + rows_per_part])
+    for row in rows:
+        _add(by_row, row)
+    assert by_part == by_row
+    assert by_part.kept == sum(times for _, times, _, reason, _ in rows if reason is None)
+    assert by_part.truncated == sum(times for _, times, _, reason, truncated in rows if reason is None and truncated)
+    for reason, offenders in by_part.offenders.items():
+        assert offenders == [number for number, *_, found, _ in rows if found == reason][:MAX_OFFENDERS]
+
+
 def test_a_lost_row_is_noticed():
-    tally = SourceTally(ResolvedSource(label="set", content="x"), available_rows=2)
-    tally.add(0, 1, "messages", None, truncated=False)
+    tally = _tally()
+    _add(tally, (0, 1, "messages", None, False))
     with pytest.raises(AssertionError, match="lost"):
         tally.close(2)
 

@@ -14,6 +14,7 @@ from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.errors import CheckpointError, ConfigError, DataError, StoreError
 from dpo_core.jobs import MixJob, ResolvedSource
 from dpo_core.progress import Progress
+from dpo_core.store import fingerprint
 from tests.tiny_models import make_tokenizer
 
 
@@ -75,7 +76,7 @@ def test_a_pair_is_stored_as_it_was_tokenised(tmp_path):
     assert pair.chosen_ids[prefix] != pair.rejected_ids[prefix]
     assert result.lengths.total == dataset.lengths.sum()
     assert result.lengths.mean_prompt == prefix
-    assert pair.row_key == dataset.row_keys[0]
+    assert pair.row_key == dataset.row_keys[0].decode()
 
 
 def test_the_ledger_accounts_for_every_row(tmp_path):
@@ -115,7 +116,7 @@ def test_an_empty_held_out_split_opens(tmp_path):
     result, _ = _run(_job(tmp_path, _source(tmp_path, [_row(1)])))
     held_out = PairDataset.open(result.data.path, "held_out")
     assert len(held_out) == result.held_out_rows == 0
-    assert held_out.row_keys == []
+    assert held_out.row_keys.shape == (0,)
     assert held_out.lengths.shape == (0, 2)
     assert held_out.prefix_lengths.shape == (0,)
     with pytest.raises(IndexError):
@@ -129,6 +130,17 @@ def test_the_same_content_gives_the_same_fingerprint_wherever_it_lies(tmp_path):
     other_seed, _ = _run(_job(tmp_path, _source(tmp_path, rows, "a.jsonl"), held_out="2", out="third", seed=9))
     assert here.data.fingerprint == there.data.fingerprint != other_seed.data.fingerprint
     assert here.data.path != there.data.path
+
+
+def test_the_fingerprint_is_that_of_the_whole_content(tmp_path):
+    rows = [_row(i, constraints=[{"name": "é", "n": i}]) for i in range(1100)]
+    result, _ = _run(_job(tmp_path, _source(tmp_path, rows), held_out="3"))
+    splits = [PairDataset.open(result.data.path, split) for split in ("train", "held_out")]
+    prompts = [splits[1].prompt(i) for i in range(3)]
+    assert result.data.fingerprint == fingerprint({
+        "rows": [[split[i].row_key for i in range(len(split))] for split in splits],
+        "prompts": [prompt.prompt_ids.tolist() for prompt in prompts],
+        "constraints": [prompt.constraints for prompt in prompts]})
 
 
 def test_constraints_are_part_of_the_fingerprint(tmp_path):

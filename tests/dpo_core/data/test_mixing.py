@@ -1,5 +1,7 @@
 """Amounts, order and the held-out split, as properties, and against the ``datasets`` library itself."""
 
+import hashlib
+
 import datasets
 import numpy as np
 import pytest
@@ -10,6 +12,29 @@ from dpo_core.data.mixing import held_out_prompts, num_held_out, num_selected, s
 
 AMOUNTS = st.one_of(st.integers(0, 60).map(str), st.floats(0, 4).map(lambda share: f"{share:.3f}"))
 PROMPTS = st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=40)
+SHARES = st.one_of(st.integers(0, 9).map(str), st.floats(0, 0.9).map(lambda share: f"{share:.2f}"))
+
+
+def _keys(prompts):
+    return np.array(list(prompts), dtype="S32")
+
+
+def _drawn(prompts, amount, seed):
+    return [key.decode() for key in held_out_prompts(_keys(prompts), amount, seed)]
+
+
+def _split_slowly(prompts, amount, seed):
+    """The split by dictionaries, row by row."""
+    distinct = set(prompts)
+    ranked = sorted(distinct, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
+    rank = {key: place for place, key in enumerate(ranked[:num_held_out(amount, len(distinct))])}
+    train = np.array([i for i, key in enumerate(prompts) if key not in rank], dtype=np.int64)
+    seen, held_out = {}, []
+    for i, key in enumerate(prompts):
+        if key in rank:
+            held_out.append((seen.get(key, 0), rank[key], i))
+            seen[key] = seen.get(key, 0) + 1
+    return train[shuffle_order(len(train), seed)].tolist(), [i for _, _, i in sorted(held_out)]
 
 
 @pytest.mark.parametrize(("amount", "rows"), [("1.0", 10), ("1", 1), ("0.5", 5), (".25", 2), ("3.", 30), ("2.55", 25),
@@ -42,10 +67,15 @@ def test_the_order_is_that_of_datasets_shuffle(seed):
     assert shuffle_order(50, seed).tolist() == shuffled["row"][:]
 
 
-@given(PROMPTS, st.one_of(st.integers(0, 9).map(str), st.floats(0, 0.9).map(lambda share: f"{share:.2f}")),
-       st.integers(0, 99))
+@given(PROMPTS, SHARES, st.integers(0, 99))
+def test_the_split_by_arrays_is_the_one_by_dictionaries(prompts, amount, seed):
+    train, held_out = split_rows(_keys(prompts), amount, seed)
+    assert (train.tolist(), held_out.tolist()) == _split_slowly(prompts, amount, seed)
+
+
+@given(PROMPTS, SHARES, st.integers(0, 99))
 def test_no_prompt_stands_on_both_sides_and_no_row_is_lost(prompts, amount, seed):
-    train, held_out = split_rows(prompts, amount, seed)
+    train, held_out = split_rows(_keys(prompts), amount, seed)
     assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(len(prompts)))
     of_train, of_held_out = {prompts[i] for i in train}, {prompts[i] for i in held_out}
     assert not of_train & of_held_out
@@ -56,18 +86,18 @@ def test_no_prompt_stands_on_both_sides_and_no_row_is_lost(prompts, amount, seed
 def test_the_held_out_prompts_depend_on_seed_and_content_not_on_order(prompts, seed, random):
     again = list(prompts)
     random.shuffle(again)
-    assert held_out_prompts(prompts, "0.4", seed) == held_out_prompts(again, "0.4", seed)
+    assert _drawn(prompts, "0.4", seed) == _drawn(again, "0.4", seed)
 
 
 @given(PROMPTS, st.integers(0, 99))
 def test_another_row_only_displaces_what_was_drawn_last(prompts, seed):
-    before, after = held_out_prompts(prompts, "3", seed), held_out_prompts([*prompts, "z"], "3", seed)
+    before, after = _drawn(prompts, "3", seed), _drawn([*prompts, "z"], "3", seed)
     assert [prompt for prompt in after if prompt != "z"] == before[:len(after) - ("z" in after)]
 
 
 @given(PROMPTS, st.integers(1, 10), st.integers(0, 99))
 def test_the_first_held_out_rows_are_different_prompts(prompts, wanted, seed):
-    _, held_out = split_rows(prompts, str(wanted), seed)
+    _, held_out = split_rows(_keys(prompts), str(wanted), seed)
     drawn = [prompts[i] for i in held_out]
     distinct = len(set(drawn))
     assert len(set(drawn[:distinct])) == distinct
@@ -81,11 +111,11 @@ def test_amount_of_held_out_prompts(amount, prompts, expected):
 
 
 def test_without_held_out_prompts_the_whole_mixture_is_shuffled():
-    train, held_out = split_rows(list("aabbc"), "0", seed=8)
+    train, held_out = split_rows(_keys("aabbc"), "0", seed=8)
     assert train.tolist() == shuffle_order(5, 8).tolist()
     assert len(held_out) == 0
 
 
 def test_another_seed_draws_other_prompts():
     prompts = [str(i) for i in range(100)]
-    assert held_out_prompts(prompts, "10", 1) != held_out_prompts(prompts, "10", 2)
+    assert _drawn(prompts, "10", 1) != _drawn(prompts, "10", 2)
