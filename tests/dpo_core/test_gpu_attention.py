@@ -23,7 +23,7 @@ def test_a_kernel_for_gpus_is_refused_without_one(kernel):
 
 
 def test_flash_attention_asks_for_its_package_where_it_can_be_looked_at():
-    with pytest.raises(ConfigError, match="package flash-attn.*pip install flash-attn"):
+    with pytest.raises(ConfigError, match=r"package flash-attn.*pip install flash-attn"):
         check_gpu_attention("flash_attention_2", num_gpus=1)
     check_gpu_attention("flash_attention_2", num_gpus=1, package_is_here=False)  # a container brings its own
     for kernel in ("sdpa", "eager"):
@@ -32,7 +32,7 @@ def test_flash_attention_asks_for_its_package_where_it_can_be_looked_at():
 
 
 def test_flash_attention_in_fp32_is_refused_with_the_setting_to_change():
-    with pytest.raises(ValidationError, match="set train.precision to bf16"):
+    with pytest.raises(ValidationError, match=r"set train\.precision to bf16"):
         TrainConfig(attention="flash_attention_2", precision="fp32")
     assert TrainConfig(attention="flash_attention_2", precision="bf16").attention == "flash_attention_2"
 
@@ -45,5 +45,5 @@ def test_eager_is_set_where_asked_and_packs(caplog):
 
 def test_a_model_without_the_kernel_says_so():
     scorer = PairScorer(tiny(PADDED_ONLY["falcon_alibi"][0]), "fp32")
-    with pytest.raises(ConfigError, match="FalconForCausalLM, whose attention cannot be replaced"):
+    with pytest.raises(ConfigError, match=r"FalconForCausalLM, whose attention cannot be replaced"):
         choose_layout(scorer, some_pairs(), "packed", CPU, "eager")

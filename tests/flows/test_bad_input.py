@@ -66,6 +66,10 @@ def batch_that_cannot_be_met(inputs: Path, scratch: Path) -> StageConfig:
     return tiny_config(inputs, scratch / "store", train={"global_batch_pairs": 8, "per_device_batch_pairs": 3})
 
 
+def attention_that_is_not_here(inputs: Path, scratch: Path) -> StageConfig:
+    return tiny_config(inputs, scratch / "store", train={"attention": "flash_attention_2", "precision": "bf16"})
+
+
 GOOD = json.dumps(ROW) + "\n"
 CASES: dict[str, tuple[Case, type[PairlineError], str]] = {
     "missing file": (missing_file, DataError, r"nowhere\.jsonl"),
@@ -76,6 +80,7 @@ CASES: dict[str, tuple[Case, type[PairlineError], str]] = {
     "no chat template": (no_template, CheckpointError, r"checkpoint\.chat_template"),
     "truncated weights": (truncated_weights, CheckpointError, r"model\.safetensors.*\d+ bytes"),
     "impossible batch": (batch_that_cannot_be_met, ConfigError, r"per_device_batch_pairs is 3.*1, 2, 4, 8"),
+    "attention of another machine": (attention_that_is_not_here, ConfigError, r"flash_attention_2 needs .*(Use|install)"),
 }
 
 
