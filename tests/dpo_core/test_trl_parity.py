@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
@@ -40,22 +41,26 @@ def stage(tmp_path_factory) -> TinyStage:
     return TinyStage(root, checkpoint, data, run_here(reference_job(root / "reference", data, checkpoint)))
 
 
-def trl_trainer(checkpoint: CheckpointRef, loss: str, out_dir: Path) -> DPOTrainer:
-    """TRL's trainer over the raw rows in the mixture's order, with this trainer's defaults for AdamW and clipping."""
-    rows = make_rows(NUM_ROWS)
+def trl_trainer(checkpoint: CheckpointRef, loss: str, out_dir: Path, num_rows: int = NUM_ROWS,
+                peft_config: LoraConfig | None = None, **settings: object) -> DPOTrainer:
+    """TRL's trainer over the raw rows in the mixture's order, with this trainer's defaults for AdamW and clipping.
+
+    ``settings`` replace those of ``DPOConfig``.
+    """
+    rows = make_rows(num_rows)
     columns = ("prompt", "chosen", "rejected")
-    ordered = Dataset.from_list([{name: rows[i][name] for name in columns} for i in shuffle_order(NUM_ROWS, SEED)])
+    ordered = Dataset.from_list([{name: rows[i][name] for name in columns} for i in shuffle_order(num_rows, SEED)])
     AcceleratorState._reset_state(reset_partial_state=True)
     return DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32),
         processing_class=AutoTokenizer.from_pretrained(checkpoint.path), train_dataset=ordered,
-        args=DPOConfig(
+        peft_config=peft_config, args=DPOConfig(**{**dict(
             output_dir=str(out_dir), loss_type=[TRL_NAMES[loss]], beta=BETAS[loss], learning_rate=LEARNING_RATE,
             lr_scheduler_type="linear", warmup_steps=0.1, weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999,
             adam_epsilon=1e-8, max_grad_norm=1.0, num_train_epochs=1, per_device_train_batch_size=BATCH, max_length=None,
             train_sampling_strategy="sequential", precompute_ref_log_probs=True, gradient_checkpointing=False,
             bf16=False, use_cpu=True, logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
-            dataloader_pin_memory=False))
+            dataloader_pin_memory=False), **settings}))
 
 
 @dataclass
