@@ -105,9 +105,10 @@ def probe_pairs(dataset: PairDataset) -> list[TokenizedPair]:
 @torch.no_grad()
 def largest_difference(scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: ForwardLayout,
                        device: torch.device) -> float:
-    """Largest |difference| per token between a layout and the padded one over the pairs, in nats."""
-    other, padded = (collate(pairs, range(len(pairs)), name).to(device) for name in (layout, "padded"))
-    return float(((scorer(other).sums_S - scorer(padded).sums_S).abs() / padded.tokens_2B.clamp(min=1)).max())
+    """Largest |difference| per token between a layout of all pairs and the padded one of each pair, in nats."""
+    together = collate(pairs, range(len(pairs)), layout).to(device)
+    alone = [scorer(collate([pair], [0], "padded").to(device)).sums_S for pair in pairs]  # logits of all tokens: not at once
+    return float(((scorer(together).sums_S - torch.cat(alone)).abs() / together.tokens_2B.clamp(min=1)).max())
 
 
 def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: ForwardLayout, device: torch.device,

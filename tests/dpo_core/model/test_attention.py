@@ -196,3 +196,15 @@ def test_generation_after_packing_is_stock_attention():
     expected = model.generate(prompt, max_new_tokens=8, do_sample=False)
     set_kernel(model, PAIRWISE)
     assert torch.equal(model.generate(prompt, max_new_tokens=8, do_sample=False), expected)
+
+
+@pytest.mark.integration
+def test_flex_attention_with_its_block_mask_agrees():
+    """Compiles a kernel (half a minute). Forward only: flex_attention has no backward on the CPU."""
+    pairs = some_pairs()
+    for name in ("llama", "mistral", "gemma3"):
+        with torch.no_grad():
+            padded = PairScorer(tiny(PACKED[name]), "fp32")(collate(pairs, range(5), "padded")).sums_S
+            scorer = PairScorer(tiny(PACKED[name], kernel="flex_attention"), "fp32")
+            for layout in ("packed", "prefix_sharing"):
+                torch.testing.assert_close(scorer(collate(pairs, range(5), layout)).sums_S, padded, rtol=1e-5, atol=0)
