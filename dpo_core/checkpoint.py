@@ -13,13 +13,12 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from safetensors.torch import load_file
 from torch import nn
 
 from dpo_core.engine.engine import Engine
 from dpo_core.errors import StoreError
 from dpo_core.store import hash_files, new_directory, verify_files, write_json
-from dpo_core.tensor_file import write_tensors
+from dpo_core.tensor_file import open_tensors, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +44,19 @@ class RunState(BaseModel):
         return self.reward_sum / self.num_rewards if self.num_rewards else 0.0
 
 
-def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a run changes: every parameter and persistent buffer once; tied weights appear under their first name. Of a
-    model with frozen weights the trained parameters alone: its adapter."""
+def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a run changes and a checkpoint holds: every parameter and persistent buffer once; tied weights appear under
+    their first name. Of a model with frozen weights the trained parameters alone: its adapter."""
     parameters = dict(model.named_parameters())
     trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     persistent = model.state_dict().keys() if len(trained) == len(parameters) else ()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
-    return {name: t.detach().contiguous() for name, t in (trained | buffers).items()}
+    return trained | buffers
+
+
+def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """``stored_tensors`` without gradients."""
+    return {name: tensor.detach().contiguous() for name, tensor in stored_tensors(model).items()}
 
 
 def save_weights(folder: Path, engine: Engine) -> dict[str, str]:
@@ -108,9 +112,7 @@ def newest_checkpoint(root: Path, job_fingerprint: str) -> tuple[Path, RunState]
 
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Copy ``model.safetensors`` of a folder into the model. Raises ``StoreError`` if names differ."""
-    tensors, own = load_file(folder / MODEL_FILE), model_tensors(model)
-    if tensors.keys() != own.keys():
-        raise StoreError(f"{folder} holds other tensors than the model: {sorted(tensors.keys() ^ own.keys())[:5]}.")
-    with torch.no_grad():
+    own = model_tensors(model)
+    with open_tensors(folder / MODEL_FILE, own) as read, torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(read(name))

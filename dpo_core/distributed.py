@@ -9,11 +9,15 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from dpo_core.errors import ConfigError
+from dpo_core.jobs import Sharding
 
 log = logging.getLogger(__name__)
 
+NO_SHARDING = Sharding()
+GROUP_OF_ONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
-def start_accelerator() -> Accelerator:
+
+def start_accelerator(sharding: Sharding = NO_SHARDING) -> Accelerator:
     """The accelerator of this process. Raises ``ConfigError`` if accelerate and torch disagree on rank or world size.
 
     Without an accelerator card the processes talk over gloo. A disagreement would mean that every rank trains on
@@ -21,8 +25,8 @@ def start_accelerator() -> Accelerator:
     """
     on_cpu = not torch.cuda.is_available()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    handlers = [InitProcessGroupKwargs(backend="gloo")] if on_cpu and several else []
-    accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=handlers)
+    handlers = [InitProcessGroupKwargs(backend="gloo")] if on_cpu and (several or sharding.kind != "none") else []
+    accelerator = _start(sharding, handlers, on_cpu)
     if dist.is_available() and dist.is_initialized():
         rank, world = dist.get_rank(), dist.get_world_size()
     else:
@@ -32,6 +36,20 @@ def start_accelerator() -> Accelerator:
                           f"{accelerator.num_processes}, torch.distributed says {rank} of {world}. Start the step with "
                           "`accelerate launch` and without a user config file.")
     return accelerator
+
+
+def _start(sharding: Sharding, handlers: list, on_cpu: bool) -> Accelerator:
+    if sharding.kind == "none":
+        return Accelerator(cpu=on_cpu, kwargs_handlers=handlers)
+    for name, value in GROUP_OF_ONE.items():  # a sharding engine needs a process group, also for one process
+        os.environ.setdefault(name, value)
+    if sharding.kind == "fsdp2":
+        from dpo_core.engine.fsdp import start_fsdp_accelerator
+
+        return start_fsdp_accelerator(sharding, handlers, on_cpu)
+    from dpo_core.engine.zero import start_zero_accelerator  # engines are imported by runs that use them: it takes seconds
+
+    return start_zero_accelerator(sharding, handlers, on_cpu)
 
 
 def check_world_size(accelerator: Accelerator, expected: int) -> None:

@@ -3,14 +3,18 @@
 The bytes are those that ``safetensors.torch.save_file`` writes of the same tensors.
 """
 
+import contextlib
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
+
+from dpo_core.errors import StoreError
 
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
          torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
@@ -48,6 +52,15 @@ def write_tensors(path: Path | None, tensors: dict[str, StoredTensor], metadata:
             content = tensor.gather().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
             assert content.nbytes == tensor.num_bytes
             file.write(content)
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path, names: Iterable[str]) -> Iterator[Callable[[str], Tensor]]:
+    """A function that reads one tensor of a file by name. Raises ``StoreError`` unless the file holds just ``names``."""
+    with safe_open(path, "pt") as file:
+        if differing := set(file.keys()) ^ set(names):
+            raise StoreError(f"{path} holds other tensors than the run: {sorted(differing)[:5]}.")
+        yield file.get_tensor
 
 
 def _header(ordered: list[tuple[str, StoredTensor]], metadata: dict[str, str] | None) -> bytes:

@@ -11,12 +11,13 @@ from dpo_core.checkpoint import MODEL_FILE, RunState, newest_checkpoint, save_we
 from dpo_core.data.order import num_steps
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.distributed import check_world_size, start_accelerator
-from dpo_core.engine.choose import start_engine
+from dpo_core.engine.choose import loading, share_for_scoring, start_engine
 from dpo_core.errors import DataError
 from dpo_core.jobs import CheckpointRef, TrainJob
 from dpo_core.model.adapter import adapter_disabled, count_parameters, load_policy
 from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
 from dpo_core.model.load import load_model
+from dpo_core.model.router import router_loss_of
 from dpo_core.progress import Progress
 from dpo_core.reference_cache import read_reference
 from dpo_core.results import TrainResult
@@ -30,8 +31,15 @@ log = logging.getLogger(__name__)
 
 
 def load_policy_scorer(job: TrainJob, accelerator: Accelerator) -> PairScorer:
-    """The policy as it starts, with its adapter if it has one."""
-    return PairScorer(load_policy(job.checkpoint, job.adapter, job.train.seed, accelerator.device), job.train.precision)
+    """The policy as it starts, with its adapter and its routers' loss if it has them."""
+    policy = load_policy(job.checkpoint, job.adapter, job.train.seed, **loading(job.sharding, accelerator))
+    return PairScorer(policy, job.train.precision, router_loss_of(policy, job.train.router_aux_loss_weight))
+
+
+def load_reference_scorer(checkpoint: CheckpointRef, job: TrainJob, accelerator: Accelerator) -> PairScorer:
+    """Another model than the policy's start, for forwards only."""
+    scorer = PairScorer(load_model(checkpoint, **loading(job.sharding, accelerator)), job.train.precision)
+    return share_for_scoring(job.sharding, accelerator, scorer)
 
 
 def _other_reference(job: TrainJob) -> CheckpointRef | None:
@@ -49,7 +57,7 @@ def _drop_metrics_after(path: Path, step: int) -> None:
 
 def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update."""
-    accelerator = start_accelerator()
+    accelerator = start_accelerator(job.sharding)
     check_world_size(accelerator, job.batch.num_processes)
     torch.manual_seed(job.train.seed)
     device = accelerator.device
@@ -67,8 +75,8 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     figures: dict[str, float] = {}
     must_guard = reference is not None and job.reference_checkpoint is not None and not found
     if must_guard and (other := _other_reference(job)):  # before the policy is loaded: one model in memory at a time
-        figures = guard(PairScorer(load_model(other, accelerator.device), job.train.precision))
-    engine = start_engine(accelerator, load_policy_scorer(job, accelerator), job.optim)
+        figures = guard(load_reference_scorer(other, job, accelerator))
+    engine = start_engine(job.sharding, accelerator, load_policy_scorer(job, accelerator), job.optim)
     model = engine.scorer.model
     layout = choose_layout(engine.scorer, probe_pairs(dataset), job.train.forward, device, job.train.attention)
     if must_guard and not _other_reference(job):
@@ -86,7 +94,8 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
     progress.begin("train", total, "steps", done=state.step)
     return Trainer(job=job, engine=engine, dataset=dataset, step_loss=choose_step_loss(job.loss, reference), layout=layout,
-                   progress=progress, state=state, total_steps=total, stop=stop)
+                   progress=progress, state=state, total_steps=total, stop=stop,
+                   router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0)
 
 
 def check_base(trainer: Trainer) -> dict[str, float]:

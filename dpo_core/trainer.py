@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dpo_core.checkpoint import RunState, save_checkpoint
 from dpo_core.config import ForwardLayout
-from dpo_core.data.order import cut_for_rank, forward_tokens, step_rows
+from dpo_core.data.order import cut_for_rank, forward_tokens, real_tokens, step_rows
 from dpo_core.data.pair_batch import PairBatch, collate, padding_share
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.distributed import sum_over_ranks
@@ -48,6 +48,7 @@ class Trainer:
     state: RunState
     total_steps: int
     stop: StopRequest
+    router_weight: float  # of the routers' load-balancing loss; 0 where there is none
     last_metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -63,10 +64,10 @@ class Trainer:
             sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=self.accelerator.device)
             for number, batch in enumerate(batches):
                 with self.engine.accumulate(last=number == len(batches) - 1):
-                    sums += self.forward_backward(batch, losses, len(rows))
+                    sums += self.forward_backward(batch, losses, rows)
             sums = sum_over_ranks(self.accelerator, sums)
             learning_rate = learning_rate_at(step, self.total_steps, self.job.optim)
-            grad_norm = self.engine.step(learning_rate, self.job.optim.max_grad_norm)
+            grad_norm = self.engine.step(learning_rate)
             self.check_finite(step, rows, sums, grad_norm)
             self.record(step, rows, sums, {"grad_norm": grad_norm, "learning_rate": learning_rate,
                                            "tokens/padding_share": padding_share(batches)}, started)
@@ -81,16 +82,25 @@ class Trainer:
         return rows.tolist(), [collate([self.dataset[row] for row in cut.rows], cut.rows, self.layout, cut.weights)
                                for cut in cuts]
 
-    def forward_backward(self, batch: PairBatch, losses: MicrobatchLoss, global_pairs: int) -> Tensor:
+    def forward_backward(self, batch: PairBatch, losses: MicrobatchLoss, rows: list[int]) -> Tensor:
         """Add a microbatch's share to the gradient; every pair of the global batch weighs the same. -> metric sums"""
+        router_share = self.share_of_tokens(batch, rows)
         batch = batch.to(self.accelerator.device)
         try:
-            policy = pair_logps(self.engine.scores(batch), batch.tokens_2B)
+            scores = self.engine.scores(batch)
+            policy = pair_logps(scores, batch.tokens_2B)
             terms_B, output = losses(policy, batch)
-            self.engine.backward((terms_B * batch.weight_B).sum() / global_pairs)
+            router_loss = scores.router_loss * router_share
+            self.engine.backward((terms_B * batch.weight_B).sum() / len(rows) + self.router_weight * router_loss)
         except RuntimeError as error:
             raise _explained(error, batch) from error
-        return batch_sums(policy, output, batch.weight_B)
+        return batch_sums(policy, output, batch.weight_B, router_loss=router_loss)
+
+    def share_of_tokens(self, batch: PairBatch, rows: list[int]) -> float:
+        """The microbatch's part of the global batch's tokens, padding left out; 0 for a filler."""
+        mine, every = (real_tokens(self.dataset.lengths[some], self.dataset.prefix_lengths[some], self.layout).sum()
+                       for some in (batch.row_B[batch.weight_B > 0].numpy(), rows))
+        return float(mine / every)
 
     def check_finite(self, step: int, rows: list[int], sums: Tensor, grad_norm: float) -> None:
         """Raise ``NonFinite`` naming the batch's rows if loss or gradient is not a number."""

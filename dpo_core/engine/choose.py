@@ -5,9 +5,40 @@ from accelerate import Accelerator
 from dpo_core.config import OptimConfig
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.plain import PlainEngine
+from dpo_core.jobs import Sharding
 from dpo_core.model.forward import PairScorer
 
+# Engines are imported where they are chosen: DeepSpeed's import takes seconds, and reads settings that must stand before.
 
-def start_engine(accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig) -> Engine:
+
+def start_engine(sharding: Sharding, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig) -> Engine:
     """Hand a loaded scorer to its back end, with a new optimizer."""
-    return PlainEngine.start(accelerator, scorer, optim)
+    if sharding.kind == "none":
+        return PlainEngine.start(accelerator, scorer, optim)
+    if sharding.kind == "fsdp2":
+        from dpo_core.engine.fsdp import FsdpEngine
+
+        return FsdpEngine.start(accelerator, scorer, optim)
+    from dpo_core.engine.zero import ZeroEngine
+
+    return ZeroEngine.start(accelerator, scorer, optim)
+
+
+def share_for_scoring(sharding: Sharding, accelerator: Accelerator, scorer: PairScorer) -> PairScorer:
+    """A loaded scorer for forwards without gradients: its weights shared out where the back end splits them, in place."""
+    if not sharding.splits_weights:
+        return scorer
+    if sharding.kind == "fsdp2":
+        from dpo_core.engine import fsdp
+
+        return fsdp.share_for_scoring(accelerator, scorer)
+    from dpo_core.engine import zero
+
+    return zero.share_for_scoring(accelerator, scorer)
+
+
+def loading(sharding: Sharding, accelerator: Accelerator) -> dict[str, object]:
+    """Arguments of ``load_model`` for this rank: where weights are split, rank 0 reads them to the CPU, the others not."""
+    if not sharding.splits_weights:
+        return {"device": accelerator.device}
+    return {"device": "cpu", "read_weights": accelerator.is_main_process}

@@ -36,8 +36,9 @@ class Engine(Protocol):
         """Add the gradient of this rank's part of the global batch's mean loss."""
         ...
 
-    def step(self, learning_rate: float, max_grad_norm: float) -> float:
-        """Clip to the global norm, update, forget the gradient. -> the norm before clipping; not finite: no update counts"""
+    def step(self, learning_rate: float) -> float:
+        """Clip to the configured norm, update, forget the gradient. -> the norm before clipping; if it is not finite the
+        policy is not to be used any more"""
         ...
 
     def discard_gradients(self) -> None:

@@ -26,12 +26,13 @@ class PlainEngine:
     scorer: PairScorer
     distributed: nn.Module  # the scorer itself, or DDP around it
     optimizer: torch.optim.Optimizer
+    max_grad_norm: float
 
     @classmethod
     def start(cls, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig) -> "PlainEngine":
         """Prepare a scorer whose model is on the device."""
         optimizer = build_optimizer(scorer.parameters(), optim)
-        return cls(accelerator, scorer, accelerator.prepare(scorer), optimizer)
+        return cls(accelerator, scorer, accelerator.prepare(scorer), optimizer, optim.max_grad_norm)
 
     def scores(self, batch: PairBatch) -> SequenceScores:
         return self.distributed(batch)
@@ -43,9 +44,9 @@ class PlainEngine:
         # DDP averages gradients over ranks, so a rank's sum is scaled up by the number of ranks.
         self.accelerator.backward(loss * self.accelerator.num_processes)
 
-    def step(self, learning_rate: float, max_grad_norm: float) -> float:
+    def step(self, learning_rate: float) -> float:
         set_learning_rate(self.optimizer, learning_rate)
-        norm = float(nn.utils.clip_grad_norm_(trainable(self.scorer), max_grad_norm, foreach=True))
+        norm = float(nn.utils.clip_grad_norm_(trainable(self.scorer), self.max_grad_norm, foreach=True))
         self.optimizer.step()
         self.discard_gradients()
         return norm

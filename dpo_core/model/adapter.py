@@ -29,16 +29,17 @@ ADAPTER_FOLDER, WEIGHTS_FILE, CONFIG_FILE = "adapter", "adapter_model.safetensor
 PEFT_PREFIX = "base_model.model."  # what peft's own wrapper puts before the names of the model it wraps
 
 
-def load_policy(checkpoint: CheckpointRef, adapter: AdapterConfig, seed: int,
-                device: torch.device | str = "cpu") -> PreTrainedModel:
+def load_policy(checkpoint: CheckpointRef, adapter: AdapterConfig, seed: int, device: torch.device | str = "cpu",
+                read_weights: bool = True) -> PreTrainedModel:
     """The policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for.
 
     Only what is trained requires gradients. A is drawn from ``seed`` on the CPU, so every rank and device starts alike.
     """
     if adapter.kind == "none":
-        return load_model(checkpoint, device)
+        return load_model(checkpoint, device, read_weights=read_weights)
     at = device if adapter.base_weights == "nf4" else "cpu"  # 4-bit weights are made on the card
-    return add_adapter(load_model(checkpoint, at, base_weights=adapter.base_weights), adapter, seed).to(device)
+    model = load_model(checkpoint, at, base_weights=adapter.base_weights, read_weights=read_weights)
+    return add_adapter(model, adapter, seed).to(device)
 
 
 def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, seed: int) -> PreTrainedModel:

@@ -3,8 +3,17 @@
 import logging
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from dpo_core.config import AdapterConfig, BaseWeights, OptimConfig
 from dpo_core.cuda8bit import check_cuda8bit
@@ -30,11 +39,13 @@ def _in_four_bits(device: torch.device | str) -> dict:
 
 
 def load_model(checkpoint: CheckpointRef, device: torch.device | str = "cpu",
-               dtype: torch.dtype = torch.float32, base_weights: BaseWeights = "full") -> PreTrainedModel:
+               dtype: torch.dtype = torch.float32, base_weights: BaseWeights = "full",
+               read_weights: bool = True) -> PreTrainedModel:
     """Load a causal language model with its weights in ``dtype``, in eval mode, without dropout.
 
     ``nf4`` keeps the linear layers in 4 bits (QLoRA, arXiv 2305.14314) and needs bitsandbytes; never run on a GPU.
-    Raises ``CheckpointError`` if transformers cannot build it or weights are missing from the files.
+    Without ``read_weights`` the weights are memory that nothing was written to, which costs none: an engine fills in rank
+    0's. Raises ``CheckpointError`` if transformers cannot build it or weights are missing from the files.
     """
     quantised = _in_four_bits(device) if base_weights == "nf4" else {}
     try:
@@ -43,9 +54,12 @@ def load_model(checkpoint: CheckpointRef, device: torch.device | str = "cpu",
                      "router_jitter_noise"):
             if getattr(config, name, 0):
                 setattr(config, name, 0.0)
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path, config=config, dtype=dtype, output_loading_info=True,
-            trust_remote_code=checkpoint.allow_remote_code, local_files_only=True, **quantised)
+        if read_weights:
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                checkpoint.path, config=config, dtype=dtype, output_loading_info=True,
+                trust_remote_code=checkpoint.allow_remote_code, local_files_only=True, **quantised)
+        else:
+            model, loading = _unwritten_model(checkpoint, config, dtype), {"missing_keys": ()}
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.source} at {checkpoint.path} cannot be loaded as a causal language model: "
                               f"{error}") from error
@@ -55,6 +69,22 @@ def load_model(checkpoint: CheckpointRef, device: torch.device | str = "cpu",
     _disable_dropout(model)
     model.config.use_cache = False
     return model.eval() if quantised else model.to(device).eval()
+
+
+def _unwritten_model(checkpoint: CheckpointRef, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with real buffers and parameters on the CPU that were never written to; tied ones stay tied."""
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=checkpoint.allow_remote_code)
+    model.tie_weights()  # the context gave each place a parameter of its own
+    unwritten: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in unwritten:
+                unwritten[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+            module._parameters[name] = parameter if parameter is None else unwritten[id(parameter)]
+    if (checkpoint.path / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
+    return model
 
 
 def load_in_full(checkpoint: CheckpointRef, base_weights: BaseWeights, device: torch.device | str) -> PreTrainedModel:

@@ -157,7 +157,7 @@ def engine(stage) -> PlainEngine:
     """An engine after one optimizer step, so that every moment is there."""
     engine = new_engine(stage)
     engine.scorer.model(torch.arange(6)[None]).logits.pow(2).sum().backward()
-    engine.step(learning_rate=0.01, max_grad_norm=1.0)
+    engine.step(learning_rate=0.01)
     return engine
 
 

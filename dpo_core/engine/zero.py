@@ -1,0 +1,209 @@
+"""DeepSpeed ZeRO-1, 2 and 3 (Rajbhandari et al. 2020, arXiv 1910.02054) through accelerate, on cards and on CPU.
+
+What each rank holds is a part of AdamW's moments (1), of the gradients as well (2), and of the weights as well (3).
+The optimizer is torch's fused AdamW at every stage, offloaded or not: one set of numbers, and none of DeepSpeed's own
+kernels, so nothing is compiled. bf16 is autocast inside the forward, as everywhere in this program, over fp32 weights.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin, DistributedType
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from dpo_core.checkpoint import MODEL_FILE, OPTIMIZER_FILE, stored_tensors
+from dpo_core.config import OptimConfig
+from dpo_core.data.pair_batch import PairBatch
+from dpo_core.errors import ConfigError
+from dpo_core.jobs import Sharding
+from dpo_core.model.forward import PairScorer, SequenceScores
+from dpo_core.optim import build_optimizer, set_learning_rate
+from dpo_core.tensor_file import StoredTensor, open_tensors, whole
+
+STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
+MOMENTS = ("exp_avg", "exp_avg_sq")
+# Any number but 1 makes DeepSpeed ready to accumulate; where a step ends is told to it microbatch by microbatch, and it
+# is told not to divide by this.
+ACCUMULATION = 2
+PERSISTENT_PER_HIDDEN = 10  # weights up to 10 x hidden size (norms, biases) stay whole on every rank once gathered
+
+
+def zero_config(sharding: Sharding) -> dict[str, Any]:
+    """DeepSpeed's configuration of a back end, without what only the model and the optimizer tell."""
+    to_cpu = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    zero: dict[str, Any] = {"stage": STAGES[sharding.kind], "memory_efficient_linear": False}
+    if sharding.offload != "none":
+        zero["offload_optimizer"] = to_cpu
+    if sharding.offload == "optimizer_and_parameters":
+        zero["offload_param"] = to_cpu
+    return {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": ACCUMULATION, "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+
+
+def start_zero_accelerator(sharding: Sharding, handlers: list, on_cpu: bool) -> Accelerator:
+    """The accelerator of a ZeRO run. Raises ``ConfigError`` if accelerate took another back end.
+
+    It drops DeepSpeed without a word where it is told to use the CPU, so it is not told: without a card there is nothing
+    else to use.
+    """
+    if on_cpu:
+        os.environ.pop("ACCELERATE_USE_CPU", None)
+        os.environ["DS_ACCELERATOR"] = "cpu"  # read at DeepSpeed's import
+    import deepspeed  # takes seconds: paid by runs that use it
+
+    if on_cpu:
+        # DeepSpeed would compile a shared-memory collective here, for which a compiler has to be there; only its
+        # inference uses it. With no operation marked as compatible nothing is compiled.
+        deepspeed.ops.__compatible_ops__ = {}
+    plugin = DeepSpeedPlugin(hf_ds_config=zero_config(sharding))
+    accelerator = Accelerator(deepspeed_plugin=plugin, gradient_accumulation_steps=ACCUMULATION, kwargs_handlers=handlers)
+    unset_hf_deepspeed_config()  # else transformers would share weights out itself, while it reads them, on every rank
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        raise ConfigError(f"compute.sharding is {sharding.kind} but accelerate started "
+                          f"{accelerator.distributed_type.value}. Start the step with `accelerate launch` and without a "
+                          "user config file.")
+    return accelerator
+
+
+@dataclass
+class ZeroEngine:
+    """See ``Engine``."""
+
+    accelerator: Accelerator
+    scorer: PairScorer
+    deepspeed: Any  # DeepSpeedEngine
+    stage: int
+
+    @classmethod
+    def start(cls, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig) -> "ZeroEngine":
+        """Share a loaded scorer out; rank 0's weights count."""
+        optimizer = build_optimizer(scorer.parameters(), optim)  # first: shares have no shapes to tell matrices by
+        engine, _ = accelerator.prepare(*(share_weights(accelerator, scorer, optim.max_grad_norm), optimizer))
+        new = cls(accelerator, scorer, engine, engine.zero_optimization_stage())
+        new._create_moments()
+        return new
+
+    def scores(self, batch: PairBatch) -> SequenceScores:
+        return self.deepspeed(batch)
+
+    @contextlib.contextmanager
+    def accumulate(self, last: bool) -> Iterator[None]:
+        self.deepspeed.set_gradient_accumulation_boundary(last)
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages gradients over ranks, so a rank's sum is scaled up by the number of ranks.
+        self.deepspeed.backward(loss * self.accelerator.num_processes, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        set_learning_rate(self._torch_optimizer, learning_rate)
+        self.deepspeed.step()
+        norm = float(self.deepspeed.get_global_grad_norm())
+        return norm if norm >= 0 else float("nan")  # -1 stands for a gradient that is not finite
+
+    def discard_gradients(self) -> None:
+        optimizer = self.deepspeed.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        if self.stage < 3:
+            optimizer.micro_step_id = -1
+            optimizer.all_grad_tensors, optimizer.averaged_gradients = {}, {}
+
+    def model_tensors(self) -> dict[str, StoredTensor]:
+        return {name: StoredTensor(tuple(getattr(tensor, "ds_shape", tensor.shape)), tensor.dtype,
+                                   partial(self._gather_weight, tensor))
+                for name, tensor in stored_tensors(self.scorer.model).items()}
+
+    def optimizer_tensors(self) -> dict[str, StoredTensor]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        step = next(iter(self._torch_optimizer.state.values()))["step"]
+        stored = {}
+        for name, p in self._trained():
+            shape = tuple(getattr(p, "ds_shape", p.shape))
+            stored[f"{name}::step"] = whole(step)
+            stored |= {f"{name}::{key}": StoredTensor(shape, torch.float32, partial(safe_get_full_optimizer_state, p, key))
+                       for key in MOMENTS}
+        return stored
+
+    def load(self, folder: Path) -> None:
+        with open_tensors(folder / MODEL_FILE, self.model_tensors()) as read:
+            for name, tensor in stored_tensors(self.scorer.model).items():
+                self._set_weight(tensor, read(name))
+        with open_tensors(folder / OPTIMIZER_FILE, self.optimizer_tensors()) as read:
+            for name, parameter in self._trained():
+                for key in MOMENTS:
+                    self._set_state(parameter, read(f"{name}::{key}"), key)
+            for state in self._torch_optimizer.state.values():
+                state["step"].copy_(read(f"{name}::step"))
+
+    @property
+    def _torch_optimizer(self) -> torch.optim.Optimizer:
+        return self.deepspeed.optimizer.optimizer
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.scorer.model.named_parameters() if p.requires_grad]
+
+    def _create_moments(self) -> None:
+        """AdamW's state as its first step would make it, so that it can be restored and saved at any time."""
+        optimizer = self.deepspeed.optimizer
+        for flat in optimizer.fp32_partitioned_groups_flat if self.stage == 3 else optimizer.single_partition_of_fp32_groups:
+            self._torch_optimizer.state[flat] = {"step": torch.zeros((), dtype=torch.float32, device=flat.device),
+                                                 **{key: torch.zeros_like(flat) for key in MOMENTS}}
+        if self.stage < 3:
+            optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _gather_weight(self, tensor: Tensor) -> Tensor:
+        with self._whole(tensor):
+            return tensor.detach().clone()
+
+    def _set_weight(self, tensor: Tensor, value: Tensor) -> None:
+        """Every rank gives the whole value."""
+        with self._whole(tensor, modifier_rank=0), torch.no_grad():
+            tensor.copy_(value)
+        if tensor.requires_grad:
+            self._set_state(tensor, value, None)
+
+    def _whole(self, tensor: Tensor, modifier_rank: int | None = None) -> contextlib.AbstractContextManager:
+        import deepspeed
+
+        shared = hasattr(tensor, "ds_id")  # buffers are not, nor is anything below stage 3
+        return deepspeed.zero.GatheredParameters([tensor], modifier_rank) if shared else contextlib.nullcontext()
+
+    def _set_state(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
+        """Set this rank's part of the fp32 weight (no key) or of a moment."""
+        if self.stage < 3:
+            parameter.set_full_hp_param(value, key)
+            return
+        share = parameter.ds_tensor.ds_numel
+        rank = self.accelerator.process_index
+        padded = pad(value.flatten(), (0, share * self.accelerator.num_processes - value.numel()))
+        parameter._z3_optimizer.set_local_hp_param(padded[rank * share : (rank + 1) * share], parameter, key)
+
+
+def share_weights(accelerator: Accelerator, scorer: PairScorer, max_grad_norm: float = 1.0) -> PairScorer:
+    """Under ZeRO-3 leave this rank its part of every weight, one weight at a time; rank 0's values count. In place."""
+    config = accelerator.state.deepspeed_plugin.deepspeed_config
+    config["gradient_clipping"] = max_grad_norm
+    if config["zero_optimization"]["stage"] == 3:
+        import deepspeed
+
+        hidden = scorer.model.get_input_embeddings().embedding_dim
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = PERSISTENT_PER_HIDDEN * hidden
+        batch = {"train_batch_size": ACCUMULATION * accelerator.num_processes}
+        deepspeed.zero.Init(module=scorer, config_dict_or_path=config | batch)
+    return scorer
+
+
+def share_for_scoring(accelerator: Accelerator, scorer: PairScorer) -> PairScorer:
+    """A scorer for forwards without gradients, its weights shared out, in place."""
+    accelerator.prepare(share_weights(accelerator, scorer))
+    return scorer
