@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from dpo_core.config import CheckpointConfig
+from dpo_core.config import AdapterConfig, CheckpointConfig
 from dpo_core.jobs import AnswerJob, ExportJob
 from tasks.checkpoint.source import locate, snapshot
 from tasks.handoff.rlvr_rules import check_rules, failed_rules
@@ -34,18 +34,19 @@ def sft_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "sft"
 
 
-@pytest.fixture(scope="module")
-def exported(sft_folder: Path, tmp_path_factory: pytest.TempPathFactory):
-    """The stage between them: fetch, mix, reference, train, export."""
+@pytest.fixture(scope="module", params=["none", "lora"])
+def exported(request, sft_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The stage between them: fetch, mix, reference, train all weights or an adapter, export (merged)."""
+    adapter = AdapterConfig(kind=request.param, rank=4)
     root = tmp_path_factory.mktemp("stage")
     config = CheckpointConfig(source=str(sft_folder))
     policy = snapshot(locate(config, root), config, root)
     data = mix(make_rows(12), policy, root / "data", held_out="2")
     reference = run_here(reference_job(root / "reference", data, policy))
-    trained = run_here(TinyStage(root, policy, data, reference).train_job(root / "train"))
+    trained = run_here(TinyStage(root, policy, data, reference).train_job(root / "train", adapter=adapter))
     assert trained.guard["loss"] == pytest.approx(0.6931472, abs=1e-5)
     return run_here(ExportJob(out_dir=root / "export", weights_path=trained.weights_path, checkpoint=policy,
-                              weights_fingerprint=trained.weights_fingerprint, precision="fp32"))
+                              adapter=adapter, weights_fingerprint=trained.weights_fingerprint, precision="fp32"))
 
 
 def test_a_trl_sft_checkpoint_becomes_one_that_grpo_trains_from(exported, tmp_path):

@@ -70,6 +70,14 @@ def attention_that_is_not_here(inputs: Path, scratch: Path) -> StageConfig:
     return tiny_config(inputs, scratch / "store", train={"attention": "flash_attention_2", "precision": "bf16"})
 
 
+def four_bits_without_cuda(inputs: Path, scratch: Path) -> StageConfig:
+    return tiny_config(inputs, scratch / "store", adapter={"kind": "qlora"})
+
+
+def eight_bits_without_cuda(inputs: Path, scratch: Path) -> StageConfig:
+    return tiny_config(inputs, scratch / "store", optim={"optimizer": "adamw_8bit"})
+
+
 GOOD = json.dumps(ROW) + "\n"
 CASES: dict[str, tuple[Case, type[PairlineError], str]] = {
     "missing file": (missing_file, DataError, r"nowhere\.jsonl"),
@@ -80,6 +88,8 @@ CASES: dict[str, tuple[Case, type[PairlineError], str]] = {
     "no chat template": (no_template, CheckpointError, r"checkpoint\.chat_template"),
     "truncated weights": (truncated_weights, CheckpointError, r"model\.safetensors.*\d+ bytes"),
     "impossible batch": (batch_that_cannot_be_met, ConfigError, r"per_device_batch_pairs is 3.*1, 2, 4, 8"),
+    "4-bit weights without CUDA": (four_bits_without_cuda, ConfigError, "qlora needs a CUDA GPU.*Use adapter.kind lora"),
+    "8-bit moments without CUDA": (eight_bits_without_cuda, ConfigError, "adamw_8bit needs.*Use optim.optimizer adamw"),
     "attention of another machine": (attention_that_is_not_here, ConfigError, r"flash_attention_2 needs .*(Use|install)"),
 }
 

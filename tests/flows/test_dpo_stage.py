@@ -60,6 +60,25 @@ def test_the_stage_goes_from_checkpoint_to_handoff(finished):
     assert train_result(store).steps == 100
 
 
+def test_an_adapter_goes_through_the_whole_stage(tiny_inputs, tmp_path):
+    store = tmp_path / "store"
+    adapter = {"kind": "lora", "rank": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]}
+    handoff = dpo_stage(tiny_config(tiny_inputs, store, adapter=adapter, optim={"learning_rate": 1e-2}))
+    trained, published = train_result(store), handoff.checkpoint.directory
+    num_trained = 4 * 2 * (32 + 32 + 32 + 16 + 2 * (32 + 64))  # two blocks: q, v, up, down
+    assert trained.trained_parameters == num_trained
+    assert trained.base_check["largest_difference_per_token"] < 1e-5
+    assert handoff.metrics_before["rewards/accuracies"] == 0.5
+    assert handoff.metrics_after["loss"] < handoff.metrics_before["loss"]
+    assert {"model.safetensors", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"} < set(
+        handoff.checkpoint.files)
+    card, report = (published / "README.md").read_text(), (last_run(store)[0] / "report.md").read_text()
+    for line in ("| adapter rank | 4 |", "| adapter alpha | 8 |", f"| trained parameters | {num_trained:,} of "):
+        assert line in card
+    for line in ("| adapter: rank |  | 4 |", "| adapter: alpha |  | 8 |", f"| trained parameters |  | {num_trained:,} |"):
+        assert line in report
+
+
 def test_the_receiving_side_accepts_it_and_refuses_a_damaged_one(finished, tmp_path):
     _, store, handoff = finished
     path = last_run(store)[1].outputs["handoff"]

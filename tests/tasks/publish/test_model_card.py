@@ -2,7 +2,7 @@
 
 import yaml
 
-from dpo_core.config import LossConfig, OptimConfig
+from dpo_core.config import AdapterConfig, LossConfig, OptimConfig
 from dpo_core.jobs import CheckpointRef
 from dpo_core.results import SourceLedger
 from tasks.publish.model_card import CardInputs, render_card
@@ -39,3 +39,13 @@ def test_the_header_is_yaml_and_names_a_hub_parent_only() -> None:
 
 def test_nothing_measured_says_so() -> None:
     assert "No evaluation was run." in render_card(CardInputs(name="tiny", parent=PARENT))
+
+
+def test_an_adapter_is_told_with_its_size() -> None:
+    assert "adapter" not in render_card(CARD)
+    adapter = AdapterConfig(kind="lora", rank=8, alpha=16, target_modules=("q_proj", "v_proj"))
+    text = render_card(CARD.model_copy(update={"adapter": adapter, "trained_parameters": 1_024, "all_parameters": 1_025_024}))
+    for line in ("| adapter | lora, merged into these weights; by itself in `adapter/` |", "| adapter rank | 8 |",
+                 "| adapter alpha | 16 |", "| adapter targets | q_proj, v_proj |",
+                 "| trained parameters | 1,024 of 1,025,024 |"):
+        assert line in text
