@@ -44,7 +44,8 @@ def test_nothing_measured_says_so() -> None:
 def test_an_adapter_is_told_with_its_size() -> None:
     assert "adapter" not in render_card(CARD)
     adapter = AdapterConfig(kind="lora", rank=8, alpha=16, target_modules=("q_proj", "v_proj"))
-    text = render_card(CARD.model_copy(update={"adapter": adapter, "trained_parameters": 1_024, "all_parameters": 1_025_024}))
+    text = render_card(CARD.model_copy(update={"adapter": adapter, "trained_parameters": 1_024,
+                                               "all_parameters": 1_025_024}))
     for line in ("| adapter | lora, merged into these weights; by itself in `adapter/` |", "| adapter rank | 8 |",
                  "| adapter alpha | 16 |", "| adapter targets | q_proj, v_proj |",
                  "| trained parameters | 1,024 of 1,025,024 |"):
