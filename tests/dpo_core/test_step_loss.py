@@ -1,25 +1,34 @@
 """Objectives that look beyond a pair: the same run however the global batch is cut, dealt to processes, or interrupted."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from dpo_core.checkpoint import newest_checkpoint
 from dpo_core.config import LossConfig
-from dpo_core.errors import Preempted
-from dpo_core.jobs import TrainJob
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.errors import Preempted, ReferenceMismatch
+from dpo_core.jobs import ReferenceRef, TrainJob
+from dpo_core.losses import LOSSES
+from dpo_core.model.load import load_model
 from dpo_core.progress import Progress
+from dpo_core.reference_cache import ReferenceRows, read_aligned, write_aligned
 from dpo_core.results import TrainResult
 from dpo_core.step_loss import PairByPair, WholeBatch
 from dpo_core.stop_request import StopRequest
 from dpo_core.store import sha256_file
 from dpo_core.train import set_up
 from dpo_core.trainer import Trainer
+from tests.dpo_core.model.test_forward import by_hand
 from tests.dpo_core.test_two_processes import run_in_two
 from tests.step_process import metrics_of
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, reference_job, run_here
 
+LOG2 = math.log(2)
 BEYOND_A_PAIR = [*(LossConfig(name=name, beta=0.5) for name in ("aot", "aot_pair", "bco_pair")),
                  LossConfig(name="aot", beta=0.5, label_smoothing=0.1, ld_alpha=0.3, rpo_alpha=0.2)]
 COMPARED = ("loss", "grad_norm", "rewards/margins", "rewards/accuracies", "rewards/average", "logps/chosen", "pairs")
@@ -127,6 +136,67 @@ def test_interrupted_after_every_step_it_ends_with_the_same_bits(other, tmp_path
     assert parts.resumed_from_step == 9
     assert sha256_file(parts.weights_path / "model.safetensors") == sha256_file(whole.weights_path / "model.safetensors")
     assert loss_curve(tmp_path / "parts") == loss_curve(tmp_path / "whole")
+
+
+# What the first step must show, the policy being the reference still: the loss of a zero margin by hand, beta 0.5.
+AT_THE_START = {"dpo": LOG2, "dpo_norm": LOG2, "ipo": 1.0, "hinge": 1.0, "robust": LOG2, "apo_zero": 1.0, "apo_down": 1.0,
+                "exo_pair": -LOG2 - math.log(0.1 * 0.9) / 2, "sppo_hard": 2.0, "nca_pair": 2 * LOG2, "bco_pair": 2 * LOG2,
+                "aot": LOG2, "aot_pair": LOG2, "discopop": (LOG2 + 1) / 2}
+
+
+def test_every_objective_that_starts_at_a_known_loss_is_listed():
+    assert set(AT_THE_START) == set(LOSSES) - {"simpo", "wpo"}  # no reference; weights by pair
+
+
+@pytest.mark.parametrize("name", sorted(AT_THE_START))
+def test_the_guard_and_the_first_step_find_the_loss_of_a_zero_margin(stage, tmp_path, name):
+    loss = LossConfig(name=name, beta=0.5, label_smoothing=0.1 if name == "exo_pair" else 0)
+    result = run_here(stage.train_job(tmp_path, loss, num_epochs=3, learning_rate=2e-4))
+    assert result.guard["zero_margin_loss"] == pytest.approx(AT_THE_START[name], rel=1e-6)
+    assert result.guard["loss"] == pytest.approx(AT_THE_START[name], rel=1e-4)
+    assert result.guard["largest_reward"] < 1e-3
+    assert result.first_metrics["loss"] == pytest.approx(AT_THE_START[name], rel=1e-4)
+    assert result.last_metrics["loss"] < result.first_metrics["loss"] - 0.01  # and it is learned
+
+
+def test_the_guard_leaves_an_added_likelihood_out(stage, tmp_path):
+    plain = run_here(stage.train_job(tmp_path / "plain", LossConfig(name="dpo", beta=0.5), max_steps=1))
+    added = run_here(stage.train_job(tmp_path / "added", LossConfig(name="dpo", beta=0.5, rpo_alpha=0.5), max_steps=1))
+    assert added.guard == plain.guard
+    nll = -plain.first_metrics["logps_per_token/chosen"]
+    assert added.first_metrics["loss"] == pytest.approx(LOG2 + 0.5 * nll, rel=1e-4)
+
+
+def test_the_guard_refuses_tails_that_were_changed(stage, tmp_path):
+    """ld_alpha trains on them, and no sum would show it."""
+    keys = PairDataset.open(stage.data.path, "train").row_keys
+    rows = read_aligned(stage.reference.reference.path, "train", keys)
+    write_aligned(tmp_path / "train.npz", keys, ReferenceRows(rows.sums, rows.tokens, rows.tails - np.float32(0.5)))
+    job = stage.train_job(tmp_path / "run", LossConfig(name="dpo", beta=0.5, ld_alpha=0.5),
+                          reference=ReferenceRef(path=tmp_path, fingerprint="changed"))
+    with pytest.raises(ReferenceMismatch, match=r"on row \d+ they differ by"):
+        run_here(job)
+
+
+@pytest.mark.parametrize("name", ["aot", "aot_pair"])
+def test_held_out_pairs_are_judged_as_one_batch(stage, tmp_path, name):
+    """By hand from the evaluation's own figures of every pair: sorted over all six, whatever the token budget."""
+    trained = run_here(stage.train_job(tmp_path / "run", num_epochs=4))
+    folder = make_model(tmp_path / "model")
+    (folder / "model.safetensors").write_bytes((trained.weights_path / "model.safetensors").read_bytes())
+    checkpoint, dataset = checkpoint_ref(folder), PairDataset.open(stage.data.path, "held_out")
+    reference = read_aligned(stage.reference.reference.path, "held_out", dataset.row_keys)
+    model = load_model(checkpoint)
+    sums = np.array([[by_hand(model, pair.chosen_ids, pair.chosen_trained),
+                      by_hand(model, pair.rejected_ids, pair.rejected_trained)] for pair in dataset])
+    compared = {"aot": (sums - reference.sums).T,
+                "aot_pair": [values[:, 0] - values[:, 1] for values in (sums, reference.sums)]}[name]
+    margins = 0.5 * (np.sort(compared[0]) - np.sort(compared[1]))
+    for budget in (1, 100_000):
+        job = stage.evaluate_job(tmp_path / str(budget), checkpoint, num_prompts=0, tokens_per_batch=budget)
+        result = run_here(job.model_copy(update={"loss": LossConfig(name=name, beta=0.5)}))
+        assert result.after["loss"] == pytest.approx(np.log1p(np.exp(-margins)).mean(), rel=1e-4)
+        assert result.before["loss"] == pytest.approx(LOG2, rel=1e-5)
 
 
 @pytest.mark.integration
