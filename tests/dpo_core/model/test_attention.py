@@ -199,12 +199,13 @@ def test_generation_after_packing_is_stock_attention():
 
 
 @pytest.mark.integration
-def test_flex_attention_with_its_block_mask_agrees():
-    """Compiles a kernel (half a minute). Forward only: flex_attention has no backward on the CPU."""
+def test_flex_attention_with_its_block_mask_agrees(monkeypatch):
+    """Compiles kernels (half a minute each). Forward only: flex_attention has no backward on the CPU."""
+    # For sizes that may vary torch 2.13 writes C++ that does not compile on the CPU; so one kernel for each size.
+    monkeypatch.setattr(torch._dynamo.config, "automatic_dynamic_shapes", False)
     pairs = some_pairs()
-    for name in ("llama", "mistral", "gemma3"):
+    for name, layout in (("llama", "packed"), ("gemma3", "packed"), ("gemma3", "prefix_sharing")):
         with torch.no_grad():
             padded = PairScorer(tiny(PACKED[name]), "fp32")(collate(pairs, range(5), "padded")).sums_S
             scorer = PairScorer(tiny(PACKED[name], kernel="flex_attention"), "fp32")
-            for layout in ("packed", "prefix_sharing"):
-                torch.testing.assert_close(scorer(collate(pairs, range(5), layout)).sums_S, padded, rtol=1e-5, atol=0)
+            torch.testing.assert_close(scorer(collate(pairs, range(5), layout)).sums_S, padded, rtol=1e-5, atol=0)
