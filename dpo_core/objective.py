@@ -41,8 +41,7 @@ def length_desensitised(objective: Objective, alpha: float) -> Objective:
 def with_chosen_nll(objective: Objective, alpha: float) -> Objective:
     """RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1): plus ``alpha`` times chosen's negative log-likelihood per token.
 
-    Per pair, so every pair weighs the same whatever its length. The paper counts the prompt's tokens in the
-    denominator; here, as the prompt is not trained on, only the answer's. Rewards stay as they are.
+    Per pair, so every pair weighs the same whatever its length. Rewards stay as they are.
     """
     def added(policy: PairLogps, reference: PairLogps | None) -> LossOutput:
         plain = objective(policy, reference)

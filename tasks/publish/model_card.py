@@ -7,6 +7,8 @@ from dpo_core.jobs import CheckpointRef
 from dpo_core.results import SourceLedger
 from tasks.report.tables import HEADLINE
 
+EXTRAS_OF_A_LOSS = ("f_divergence", "alpha_divergence_coef", "discopop_tau", "ld_alpha", "rpo_alpha")
+
 
 class CardInputs(Section):
     """What the card tells. Nothing that differs between two identical runs: the card is part of what is published."""
@@ -74,6 +76,8 @@ def render_card(card: CardInputs) -> str:
         settings |= adapter_settings(card)
     if card.loss.name == "simpo":
         settings["gamma / beta"] = card.loss.gamma_beta_ratio
+    settings |= {f"loss.{name}": value for name, value in card.loss.model_dump(exclude_defaults=True).items()
+                 if name in EXTRAS_OF_A_LOSS}
     names = [name for name in card.metrics_after if name in HEADLINE] or list(card.metrics_after)
     metrics = _table(["held-out metric", "before", "after"],
                      [[name, card.metrics_before.get(name, ""), card.metrics_after[name]] for name in names])

@@ -41,6 +41,13 @@ def test_nothing_measured_says_so() -> None:
     assert "No evaluation was run." in render_card(CardInputs(name="tiny", parent=PARENT))
 
 
+def test_what_is_added_to_the_objective_is_told() -> None:
+    assert "loss." not in render_card(CARD)
+    text = render_card(CARD.model_copy(update={"loss": LossConfig(name="dpo", f_divergence="js_divergence", rpo_alpha=0.2)}))
+    assert "| loss.f_divergence | js_divergence |" in text
+    assert "| loss.rpo_alpha | 0.2 |" in text
+
+
 def test_an_adapter_is_told_with_its_size() -> None:
     assert "adapter" not in render_card(CARD)
     adapter = AdapterConfig(kind="lora", rank=8, alpha=16, target_modules=("q_proj", "v_proj"))
