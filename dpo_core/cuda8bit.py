@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from dpo_core.config import AdapterConfig, OptimConfig
+from dpo_core.config import AdapterConfig, OptimConfig, Precision, ShardingKind
 from dpo_core.errors import ConfigError
 
 
@@ -20,3 +20,15 @@ def check_cuda8bit(adapter: AdapterConfig, optim: OptimConfig, num_gpus: int, pa
         if wanted and package_is_here and find_spec("bitsandbytes") is None:
             raise ConfigError(f"{setting} needs the package bitsandbytes, which is not installed. Install it with pip "
                               f"install 'pairline[cuda8bit]', or use {instead}.")
+
+
+def check_8bit_fits(adapter: AdapterConfig, optim: OptimConfig, precision: Precision, sharding: ShardingKind) -> None:
+    """Raise ``ConfigError`` for settings that 4-bit weights and 8-bit moments do not go with."""
+    if adapter.kind == "qlora" and precision != "bf16":
+        raise ConfigError(f"adapter.kind qlora computes in bf16, but train.precision is {precision}. Set train.precision to "
+                          "bf16, or use adapter.kind lora.")
+    if sharding != "none" and (adapter.kind == "qlora" or optim.optimizer == "adamw_8bit"):
+        setting = "adapter.kind qlora" if adapter.kind == "qlora" else "optim.optimizer adamw_8bit"
+        raise ConfigError(f"{setting} does not go with compute.sharding {sharding}: its packed values cannot be shared out "
+                          "among processes. Set compute.sharding to none, or use adapter.kind lora with optim.optimizer "
+                          "adamw.")

@@ -67,7 +67,7 @@ def trained_model(job: ExportJob, aside: Path) -> PreTrainedModel:
         model = load_model(job.checkpoint)
         load_weights(job.weights_path, model)
         return model
-    device = "cuda" if job.adapter.base_weights == "nf4" else "cpu"
+    device = "cuda" if job.adapter.base_weights == "nf4" and torch.cuda.is_available() else "cpu"
     policy = load_policy(job.checkpoint, job.adapter, seed=0, device=device)
     load_weights(job.weights_path, policy)
     save_adapter(policy, aside / ADAPTER_FOLDER, job.checkpoint)

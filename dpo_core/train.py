@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from dpo_core.checkpoint import MODEL_FILE, RunState, newest_checkpoint, save_weights
+from dpo_core.cuda8bit import check_8bit_fits
 from dpo_core.data.order import num_steps
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.distributed import check_world_size, start_accelerator
@@ -57,6 +58,7 @@ def _drop_metrics_after(path: Path, step: int) -> None:
 
 def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update."""
+    check_8bit_fits(job.adapter, job.optim, job.train.precision, job.sharding.kind)
     accelerator = start_accelerator(job.sharding)
     check_world_size(accelerator, job.batch.num_processes)
     torch.manual_seed(job.train.seed)

@@ -17,6 +17,7 @@ from dpo_core.config import (
     TrainConfig,
     UploadConfig,
 )
+from dpo_core.cuda8bit import check_8bit_fits
 
 
 class StageConfig(Section):
@@ -41,4 +42,9 @@ class StageConfig(Section):
     def _reference_only_where_used(self) -> "StageConfig":
         if self.reference.source and not self.loss.needs_reference:
             raise ValueError(f"loss.name {self.loss.name} uses no reference; remove reference.source")
+        return self
+
+    @model_validator(mode="after")
+    def _8bit_settings_fit(self) -> "StageConfig":
+        check_8bit_fits(self.adapter, self.optim, self.train.precision, self.compute.sharding)
         return self

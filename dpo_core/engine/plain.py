@@ -58,7 +58,7 @@ class PlainEngine:
         return {name: whole(tensor) for name, tensor in model_tensors(self.scorer.model).items()}
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
-        return {f"{name}::{key}": whole(value) for name, parameter in self.scorer.model.named_parameters()
+        return {f"{name}::{key}": whole(torch.as_tensor(value)) for name, parameter in self.scorer.model.named_parameters()
                 for key, value in self.optimizer.state.get(parameter, {}).items()}
 
     def load(self, folder: Path) -> None:
@@ -67,8 +67,10 @@ class PlainEngine:
         for name, parameter in self.scorer.model.named_parameters():
             state = {key.partition("::")[2]: value for key, value in tensors.items() if key.partition("::")[0] == name}
             if state:
-                # The fused kernel wants its step counter on the parameter's device, too.
+                # The fused kernel wants its step counter on the parameter's device, too; bitsandbytes wants a number.
                 self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+                if not isinstance(self.optimizer, torch.optim.AdamW):
+                    self.optimizer.state[parameter]["step"] = int(state["step"])
 
 
 def trainable(module: nn.Module) -> Iterable[nn.Parameter]:

@@ -25,6 +25,7 @@ from dpo_core.reference_cache import read_aligned
 from dpo_core.stop_request import StopRequest
 from dpo_core.store import sha256_file
 from dpo_core.train import check_base, set_up
+from flows.stage_config import StageConfig
 from tests.dpo_core.test_resume import assert_same_run
 from tests.step_process import kill_when, metrics_of, start
 from tests.tiny_models import make_model
@@ -222,7 +223,8 @@ QLORA, EIGHT_BIT = AdapterConfig(kind="qlora"), OptimConfig(optimizer="adamw_8bi
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="refusals of a machine without CUDA")
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"adapter": QLORA}, "adapter.kind qlora needs a CUDA GPU, and this machine shows none. Use adapter.kind lora"),
+    ({"adapter": QLORA, "precision": "bf16"},
+     "adapter.kind qlora needs a CUDA GPU, and this machine shows none. Use adapter.kind lora"),
     ({"optim": EIGHT_BIT}, "optim.optimizer adamw_8bit needs a CUDA GPU, .* Use optim.optimizer adamw,"),
 ])
 def test_8_bit_settings_are_refused_without_cuda(stage, tmp_path, settings, message):
@@ -236,6 +238,20 @@ def test_with_a_gpu_the_missing_package_is_named():
             check_cuda8bit(adapter, optim, num_gpus=1)
         check_cuda8bit(adapter, optim, num_gpus=1, package_is_here=False)  # a container brings its own
     check_cuda8bit(LORA, OptimConfig(), num_gpus=0)
+
+
+def test_settings_that_8_bits_do_not_go_with_are_named(stage, tmp_path):
+    sections = {"checkpoint": {"source": "x"}, "data": {"sources": [{"source": "y"}]}}
+    for more, message in (
+            ({"adapter": {"kind": "qlora"}}, "qlora computes in bf16, but train.precision is fp32"),
+            ({"adapter": {"kind": "qlora"}, "train": {"precision": "bf16"}, "compute": {"sharding": "zero3"}},
+             "adapter.kind qlora does not go with compute.sharding zero3"),
+            ({"optim": {"optimizer": "adamw_8bit"}, "compute": {"sharding": "fsdp2"}},
+             "optim.optimizer adamw_8bit does not go with compute.sharding fsdp2")):
+        with pytest.raises(ValidationError, match=message):
+            StageConfig.model_validate(sections | more)
+    with pytest.raises(ConfigError, match="qlora computes in bf16"):
+        run_here(stage.train_job(tmp_path, adapter=QLORA))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="refusals of a machine without CUDA")

@@ -71,7 +71,7 @@ def attention_that_is_not_here(inputs: Path, scratch: Path) -> StageConfig:
 
 
 def four_bits_without_cuda(inputs: Path, scratch: Path) -> StageConfig:
-    return tiny_config(inputs, scratch / "store", adapter={"kind": "qlora"})
+    return tiny_config(inputs, scratch / "store", adapter={"kind": "qlora"}, train={"precision": "bf16"})
 
 
 def eight_bits_without_cuda(inputs: Path, scratch: Path) -> StageConfig:
