@@ -135,7 +135,17 @@ def test_long_pairs_make_a_microbatch_hold_fewer():
     plan = BatchPlan(global_pairs=6, per_device_pairs=4, accumulation=2, num_processes=1)
     rows, lengths = np.array([10, 11, 12, 13, 14, 15]), np.array([5, 90, 7, 80, 6, 300])
     assert [cut.rows for cut in cut_for_rank(rows, lengths, plan, 179, 0)] == [(15,), (11,), (13, 12), (14, 10)]
-    assert [cut.rows for cut in cut_for_rank(rows, lengths, plan, 179, 0, "packed")] == [(15,), (11, 13, 12), (14, 10)]
+    # 488 tokens are three forwards of 179 at least; the short ones fill up the second and the third.
+    assert [cut.rows for cut in cut_for_rank(rows, lengths, plan, 179, 0, "packed")] == [(15,), (11, 10), (13, 12, 14)]
+
+
+def test_packed_forwards_get_near_equal_tokens():
+    plan = BatchPlan(global_pairs=8, per_device_pairs=4, accumulation=2, num_processes=1)
+    lengths = np.array([500, 400, 300, 200, 100, 90, 80, 70])
+    tokens = {layout: [int(lengths[list(cut.rows)].sum())
+                       for cut in cut_for_rank(np.arange(8), lengths, plan, 4096, 0, layout)]
+              for layout in ("packed", "prefix_sharing")}
+    assert tokens == {"packed": [870, 870], "prefix_sharing": [1400, 340]}
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=40), budget=st.integers(1, 120), layout=layouts,
