@@ -1,0 +1,146 @@
+"""PyTorch's FSDP2 (``fully_shard``) through accelerate, on cards and on CPU: weights, gradients and moments shared out.
+
+Every parameter is a DTensor split along its first dimension; a decoder layer is gathered for its forward and its backward,
+embeddings and head for the whole forward and backward. Gradients are exchanged in every microbatch: kept whole until the
+step's last one they would take as much memory as the weights do unshared. bf16 is autocast inside the forward over fp32
+weights, as everywhere in this program.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from torch import Tensor, nn
+from torch.distributed.fsdp import CPUOffloadPolicy
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from dpo_core.checkpoint import MODEL_FILE, OPTIMIZER_FILE, stored_tensors
+from dpo_core.config import OptimConfig
+from dpo_core.data.pair_batch import PairBatch
+from dpo_core.engine.plain import trainable
+from dpo_core.errors import ConfigError
+from dpo_core.jobs import Sharding
+from dpo_core.model.forward import PairScorer, SequenceScores
+from dpo_core.optim import build_optimizer, set_learning_rate
+from dpo_core.tensor_file import StoredTensor, open_tensors
+
+
+def start_fsdp_accelerator(sharding: Sharding, handlers: list, on_cpu: bool) -> Accelerator:
+    """The accelerator of an FSDP2 run. Raises ``ConfigError`` if accelerate took another back end.
+
+    accelerate drops the plugin without a word where there is no card, though torch's FSDP2 itself runs on a CPU; there it
+    is put back.
+    """
+    if on_cpu:
+        os.environ.pop("ACCELERATE_USE_CPU", None)
+    offload = CPUOffloadPolicy(pin_memory=not on_cpu) if sharding.offload != "none" else None
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_offload=offload,
+                                            reshard_after_forward=True, cpu_ram_efficient_loading=False)
+    accelerator = Accelerator(fsdp_plugin=plugin, kwargs_handlers=handlers)
+    if on_cpu:
+        accelerator.state.fsdp_plugin = plugin
+        for state in (accelerator.state, PartialState()):  # the second decides whether ranks wait and sum at all
+            state.distributed_type = DistributedType.FSDP
+    if not accelerator.is_fsdp2:
+        raise ConfigError(f"compute.sharding is fsdp2 but accelerate started {accelerator.distributed_type.value}. Start "
+                          "the step with `accelerate launch` and without a user config file.")
+    return accelerator
+
+
+@dataclass
+class FsdpEngine:
+    """See ``Engine``."""
+
+    accelerator: Accelerator
+    scorer: PairScorer
+    optimizer: torch.optim.Optimizer
+    max_grad_norm: float
+
+    @classmethod
+    def start(cls, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig) -> "FsdpEngine":
+        """Share a loaded scorer out; rank 0's weights count."""
+        share_weights(accelerator, scorer)
+        return cls(accelerator, scorer, build_optimizer(scorer.parameters(), optim), optim.max_grad_norm)
+
+    def scores(self, batch: PairBatch) -> SequenceScores:
+        return self.scorer(batch)
+
+    def accumulate(self, last: bool) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        # FSDP averages gradients over ranks, so a rank's sum is scaled up by the number of ranks.
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+
+    def step(self, learning_rate: float) -> float:
+        set_learning_rate(self.optimizer, learning_rate)
+        norm = nn.utils.clip_grad_norm_(trainable(self.scorer), self.max_grad_norm, foreach=True)
+        self.optimizer.step()
+        self.discard_gradients()
+        return float(norm.full_tensor())
+
+    def discard_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def model_tensors(self) -> dict[str, StoredTensor]:
+        return {name: _stored(tensor.detach()) for name, tensor in stored_tensors(self.scorer.model).items()}
+
+    def optimizer_tensors(self) -> dict[str, StoredTensor]:
+        return {f"{name}::{key}": _stored(value) for name, parameter in self.scorer.model.named_parameters()
+                for key, value in self.optimizer.state.get(parameter, {}).items()}
+
+    def load(self, folder: Path) -> None:
+        tensors = stored_tensors(self.scorer.model)
+        with open_tensors(folder / MODEL_FILE, tensors) as read:
+            for name, tensor in tensors.items():
+                _set(tensor, read(name))
+        for parameter in tensors.values():
+            if parameter.requires_grad:
+                self.optimizer.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+        with open_tensors(folder / OPTIMIZER_FILE, self.optimizer_tensors()) as read:
+            for name, parameter in tensors.items():
+                for key, value in self.optimizer.state.get(parameter, {}).items():
+                    _set(value, read(f"{name}::{key}"))
+
+
+def _stored(tensor: Tensor) -> StoredTensor:
+    return StoredTensor(tuple(tensor.shape), tensor.dtype, partial(_gather, tensor))
+
+
+def _gather(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def _set(tensor: Tensor, value: Tensor) -> None:
+    """Copy this rank's part of ``value``, which every rank gives whole."""
+    if isinstance(tensor, DTensor):
+        value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()
+        tensor = tensor.to_local()
+    tensor.copy_(value)
+
+
+def share_weights(accelerator: Accelerator, scorer: PairScorer) -> None:
+    """Leave this rank its part of every weight, in place; rank 0's values count and are sent one weight at a time."""
+    whole = {name: parameter.detach() for name, parameter in scorer.named_parameters()}
+    accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = list(scorer.model._no_split_modules or ())
+    fsdp2_prepare_model(accelerator, scorer)
+    for name, parameter in scorer.named_parameters():
+        value = whole.pop(name).to(accelerator.device)
+        dist.broadcast(value, 0)
+        _set(parameter, value)
+
+
+def share_for_scoring(accelerator: Accelerator, scorer: PairScorer) -> PairScorer:
+    """A scorer for forwards without gradients, its weights shared out, in place."""
+    share_weights(accelerator, scorer)
+    return scorer
