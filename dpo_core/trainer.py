@@ -1,7 +1,8 @@
 """The DPO loop. Every variant is chosen in set-up (``dpo_core.train``) or is an engine's; the loop itself has none.
 
-The state between two optimizer steps is (weights, optimizer moments, step number) and nothing else: data order and
-learning rate are functions of the step, dropout is off. So a run that is killed and resumed gives the same bits.
+The state between two optimizer steps is (weights, optimizer moments, step number, sum of rewards so far) and nothing else:
+data order and learning rate are functions of the step, dropout is off. So a run that is killed and resumed gives the same
+bits.
 """
 
 import json

@@ -27,8 +27,12 @@ from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, mix, referenc
 
 pytestmark = pytest.mark.integration
 
-NUM_ROWS, BATCH, SEED, LEARNING_RATE, BETAS = 86, 4, 8, 1e-3, {"dpo": 0.1, "dpo_norm": 5.0, "ipo": 0.5}
-TRL_NAMES = {"dpo": "sigmoid", "dpo_norm": "sigmoid_norm", "ipo": "ipo"}
+NUM_ROWS, BATCH, SEED, LEARNING_RATE = 86, 4, 8, 1e-3
+OURS = {"dpo": LossConfig(name="dpo", beta=0.1), "dpo_norm": LossConfig(name="dpo_norm", beta=5.0),
+        "ipo": LossConfig(name="ipo", beta=0.5), "ld_dpo": LossConfig(name="dpo", beta=0.1, ld_alpha=0.3),
+        "aot": LossConfig(name="aot", beta=0.1)}
+THEIRS = {"dpo": {"loss_type": "sigmoid"}, "dpo_norm": {"loss_type": "sigmoid_norm"}, "ipo": {"loss_type": "ipo"},
+          "ld_dpo": {"loss_type": "sigmoid", "ld_alpha": 0.3}, "aot": {"loss_type": "aot_unpaired"}}
 NUM_STEPS = -(-NUM_ROWS // BATCH)  # 22, the last of two pairs
 
 
@@ -55,7 +59,7 @@ def trl_trainer(checkpoint: CheckpointRef, loss: str, out_dir: Path, num_rows: i
         model=AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32),
         processing_class=AutoTokenizer.from_pretrained(checkpoint.path), train_dataset=ordered,
         peft_config=peft_config, args=DPOConfig(**{**dict(
-            output_dir=str(out_dir), loss_type=[TRL_NAMES[loss]], beta=BETAS[loss], learning_rate=LEARNING_RATE,
+            output_dir=str(out_dir), beta=OURS[loss].beta, **THEIRS[loss], learning_rate=LEARNING_RATE,
             lr_scheduler_type="linear", warmup_steps=0.1, weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999,
             adam_epsilon=1e-8, max_grad_norm=1.0, num_train_epochs=1, per_device_train_batch_size=BATCH, max_length=None,
             train_sampling_strategy="sequential", precompute_ref_log_probs=True, gradient_checkpointing=False,
@@ -73,16 +77,15 @@ class BothRuns:
         return [step[name] for step in self.ours], [step[name] for step in self.theirs]
 
 
-@pytest.fixture(scope="module", params=sorted(TRL_NAMES))
+@pytest.fixture(scope="module", params=sorted(OURS))
 def runs(request, stage, tmp_path_factory) -> BothRuns:
-    """One run of each trainer. Ours takes the batch of 4 in microbatches of 2, TRL in one."""
+    """One run of each trainer. Ours takes the batch of 4 in microbatches of 2, TRL in one, which matters to aot."""
     out_dir = tmp_path_factory.mktemp(request.param)
     trainer = trl_trainer(stage.checkpoint, request.param, out_dir / "trl")
     trainer.train()
     theirs = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     AcceleratorState._reset_state(reset_partial_state=True)
-    loss = LossConfig(name=request.param, beta=BETAS[request.param])
-    run_here(stage.train_job(out_dir / "ours", loss, per_device=2, learning_rate=LEARNING_RATE))
+    run_here(stage.train_job(out_dir / "ours", OURS[request.param], per_device=2, learning_rate=LEARNING_RATE))
     return BothRuns(metrics_of(out_dir / "ours"), theirs)
 
 
@@ -114,8 +117,10 @@ def test_learning_rates_and_gradient_norms_agree(runs):
 
 
 def test_metrics_agree(runs, request):
-    names = ["logps/chosen", "logps/rejected", "rewards/accuracies"]
-    if "[dpo]" in request.node.name:  # TRL reports rewards of sums whatever the loss
+    names, of = ["rewards/accuracies"], request.node.callspec.params["runs"]
+    if of != "ld_dpo":  # TRL reports log-probabilities as ld_alpha weighs them
+        names += ["logps/chosen", "logps/rejected"]
+    if of in ("dpo", "ld_dpo", "aot"):  # and rewards of sums whatever the loss
         names += ["rewards/chosen", "rewards/rejected", "rewards/margins"]
     for name in names:
         ours, theirs = runs.of(name)
