@@ -11,10 +11,11 @@ from accelerate.utils import gather_object
 from dpo_core.checkers import passes
 from dpo_core.config import ForwardLayout
 from dpo_core.data.chat_template import load_tokenizer
-from dpo_core.data.order import batches_by_tokens, forward_tokens
+from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
 from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.distributed import start_accelerator
+from dpo_core.engine.choose import gather_ends, loading, share_for_scoring
 from dpo_core.jobs import CheckpointRef, EvaluateJob
 from dpo_core.metrics import averages, batch_sums
 from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
@@ -45,7 +46,7 @@ def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRow
     lengths = forward_tokens(dataset.lengths, dataset.prefix_lengths, layout)
     longest_first = sorted(range(len(dataset)), key=lambda row: -lengths[row])
     batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch, layout=layout)
-    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    mine = share_of_rank(batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights)
     rows_N = torch.arange(len(dataset), device=accelerator.device)
     policy = score_all(scorer, accelerator, rows_N, _collated(dataset, mine, layout, progress))
     cached = reference and reference_logps(reference, np.arange(len(dataset)), accelerator.device)
@@ -53,20 +54,24 @@ def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRow
     return averages(batch_sums(policy, output, torch.ones_like(policy.chosen_B), ties_count_half=True))
 
 
-def _collated(dataset: PairDataset, batches: Sequence[Sequence[int]], layout: ForwardLayout,
+def _collated(dataset: PairDataset, batches: Sequence[Microbatch], layout: ForwardLayout,
               progress: Progress) -> Iterator[PairBatch]:
     """One batch at a time, counting those that were used."""
-    for rows in batches:
-        yield collate([dataset[row] for row in rows], rows, layout)
-        progress.advance(len(rows))
+    for cut in batches:
+        yield collate([dataset[row] for row in cut.rows], cut.rows, layout, cut.weights)
+        progress.advance(len(cut.rows))
 
 
 def greedy_answers(job: EvaluateJob, checkpoint: CheckpointRef, scorer: PairScorer, prompts: Sequence[HeldOutPrompt],
                    progress: Progress, accelerator: Accelerator) -> list[str]:
-    """Answers to the held-out prompts, each rank taking its share. -> in the prompts' order, on every rank"""
-    world = accelerator.num_processes
-    mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index :: world]]
+    """Answers to the held-out prompts, each rank taking its share. -> in the prompts' order, on every rank
+
+    Ranks that hold a part of each weight can only compute together: there every rank gives all answers.
+    """
+    world = 1 if job.sharding.splits_weights else accelerator.num_processes
+    mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index % world :: world]]
     tokenizer = load_tokenizer(checkpoint.path, None, checkpoint.allow_remote_code)
+    gather_ends(job.sharding, scorer)
     answers = answer_greedily(scorer.model, tokenizer, mine, job.evaluation.max_new_tokens, ANSWERS_PER_BATCH,
                               on_answers=progress.advance)
     if world == 1:
@@ -82,7 +87,9 @@ def _evaluate(job: EvaluateJob, checkpoint: CheckpointRef, dataset: PairDataset,
     if not len(dataset):
         return {}, []
     reference = read_reference(job.reference, "held_out", dataset.row_keys) if job.reference else None
-    scorer = PairScorer(load_model(checkpoint, accelerator.device), job.precision)
+    sharding = job.sharding.for_scoring
+    scorer = PairScorer(load_model(checkpoint, **loading(sharding, accelerator)), job.precision)
+    scorer = share_for_scoring(sharding, accelerator, scorer)
     is_reference = job.reference_checkpoint is not None and checkpoint.fingerprint == job.reference_checkpoint.fingerprint
     metrics = pair_metrics(job, dataset, reference, scorer, is_reference, progress, accelerator)
     answers = greedy_answers(job, checkpoint, scorer, prompts, progress, accelerator)
@@ -108,7 +115,7 @@ def _distinct_prompts(dataset: PairDataset, limit: int) -> list[int]:
 
 def run(job: EvaluateJob, progress: Progress) -> EvaluateResult:
     """Evaluate ``before`` and ``after`` on the same rows."""
-    accelerator = start_accelerator()
+    accelerator = start_accelerator(job.sharding.for_scoring)
     dataset = PairDataset.open(job.data.path, "held_out")
     prompts = [dataset.prompt(row) for row in _distinct_prompts(dataset, job.evaluation.num_prompts)]
     before, answers_before = _evaluate(job, job.before, dataset, prompts, "before", progress, accelerator)

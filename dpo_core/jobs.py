@@ -111,6 +111,11 @@ class Sharding(Section):
         """Whether no process holds all weights, so that every forward is one of all processes together."""
         return self.kind in ("zero3", "fsdp2")
 
+    @property
+    def for_scoring(self) -> "Sharding":
+        """The same for a step without an optimizer: what does not split weights has nothing to split."""
+        return self if self.splits_weights else Sharding()
+
 
 # --------------------------------------------------------------------------------------------------------------- jobs
 

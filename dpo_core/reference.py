@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from dpo_core.config import ForwardLayout
-from dpo_core.data.order import batches_by_tokens, forward_tokens
+from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.distributed import start_accelerator
+from dpo_core.engine.choose import loading, share_for_scoring
 from dpo_core.errors import NonFinite
 from dpo_core.jobs import ReferenceJob, ReferenceRef
 from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
@@ -46,12 +47,12 @@ def _rows_to_compute(dataset: PairDataset, cache: ReferenceCache) -> list[int]:
 
 
 @torch.inference_mode()
-def _compute(dataset: PairDataset, batches: list[list[int]], scorer: PairScorer, layout: ForwardLayout, folder: Path,
+def _compute(dataset: PairDataset, batches: list[Microbatch], scorer: PairScorer, layout: ForwardLayout, folder: Path,
              job: ReferenceJob, progress: Progress, device: torch.device, num_ranks: int) -> None:
     """Score batches and write a shard whenever ``rows_per_shard`` rows are done."""
     keys: list[bytes] = []
     done: list[ReferenceRows] = []
-    for number, rows in enumerate(batches):
+    for number, (rows, weights) in enumerate((cut.rows, cut.weights) for cut in batches):
         batch = collate([dataset[row] for row in rows], rows, layout).to(device)
         scores = scorer(batch)
         scored = ReferenceRows(*(values.view(-1, 2).cpu().numpy()
@@ -60,17 +61,19 @@ def _compute(dataset: PairDataset, batches: list[list[int]], scorer: PairScorer,
             bad = [rows[i] for i in np.flatnonzero(~np.isfinite(scored.sums).all(axis=1))]
             raise NonFinite(f"The reference model gives no finite log-probability for rows {bad[:10]} of {dataset.folder}. "
                             "Check the checkpoint's weights, or use train.precision fp32.")
-        keys += [dataset.row_keys[row] for row in rows]
-        done.append(scored)
+        if any(weights):  # a filler's rows are another rank's
+            keys += [dataset.row_keys[row] for row in rows]
+            done.append(scored)
         progress.advance(min(len(rows) * num_ranks, progress.total - progress.done))  # the ranks keep pace
-        if len(keys) >= job.rows_per_shard or number == len(batches) - 1:
+        if len(keys) >= job.rows_per_shard or (keys and number == len(batches) - 1):
             write_shard(folder, keys, ReferenceRows.concatenate(done))
             keys, done = [], []
 
 
 def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     """Fill the cache for both splits and write the values aligned with the mixture's rows."""
-    accelerator = start_accelerator()
+    sharding = job.sharding.for_scoring
+    accelerator = start_accelerator(sharding)
     datasets = {split: PairDataset.open(job.data.path, split) for split in SPLITS}
     folder = model_cache_folder(job)
     cache = ReferenceCache(folder)
@@ -80,13 +83,14 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
     layout: ForwardLayout = job.forward
     if num_missing:
-        scorer = PairScorer(load_model(job.checkpoint, accelerator.device, base_weights=job.base_weights), job.precision)
+        model = load_model(job.checkpoint, base_weights=job.base_weights, **loading(sharding, accelerator))
+        scorer = share_for_scoring(sharding, accelerator, PairScorer(model, job.precision))
         layout = choose_layout(scorer, probe_pairs(datasets["train"]), job.forward, accelerator.device, job.attention)
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():
             lengths = forward_tokens(data.lengths, data.prefix_lengths, layout)
             batches = batches_by_tokens(to_compute[split], lengths, job.tokens_per_batch, layout=layout)
-            mine = batches[accelerator.process_index :: accelerator.num_processes]
+            mine = share_of_rank(batches, accelerator.process_index, accelerator.num_processes, sharding.splits_weights)
             _compute(data, mine, scorer, layout, folder, job, progress, accelerator.device,
                      accelerator.num_processes)
     accelerator.wait_for_everyone()

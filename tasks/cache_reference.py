@@ -9,6 +9,7 @@ from dpo_core.config import BaseWeights, ReferenceConfig, TrainConfig
 from dpo_core.jobs import CheckpointRef, ReferenceJob
 from dpo_core.results import MixResult, ReferenceResult
 from tasks.artifacts import show_reference
+from tasks.launch.compute import sharding_of
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
 from tasks.retry_policy import worth_a_retry
@@ -23,7 +24,7 @@ def cache_reference(reference: ReferenceConfig, train: TrainConfig, checkpoint: 
     job = ReferenceJob(out_dir=store_root, data=mixture.data, checkpoint=checkpoint, base_weights=base_weights,
                        precision=train.precision, forward=train.forward, attention=train.attention,
                        tokens_per_batch=reference.tokens_per_batch, rows_per_shard=reference.rows_per_shard,
-                       cache_dir=store_root / "reference-rows")
+                       cache_dir=store_root / "reference-rows", sharding=sharding_of(launcher.compute))
     result = run_job(in_store(job, store_root), launcher)
     assert isinstance(result, ReferenceResult)
     get_run_logger().info("%d rows, %d of them computed now, %.1f pairs/s", result.rows, result.rows_computed,

@@ -9,6 +9,7 @@ from dpo_core.config import EvaluationConfig, LossConfig, TrainConfig
 from dpo_core.jobs import CheckpointRef, EvaluateJob
 from dpo_core.results import EvaluateResult, ExportResult
 from tasks.artifacts import show_evaluation
+from tasks.launch.compute import sharding_of
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
 from tasks.retry_policy import worth_a_retry
@@ -32,7 +33,8 @@ def evaluate(inputs: TrainingInputs, export: ExportResult, loss: LossConfig, tra
                       reference=inputs.reference.reference if inputs.reference else None,
                       reference_checkpoint=inputs.reference_checkpoint, before=inputs.policy,
                       after=checkpoint_of(export, inputs.policy), loss=loss, evaluation=evaluation,
-                      precision=train.precision, forward=train.forward, attention=train.attention)
+                      precision=train.precision, forward=train.forward, attention=train.attention,
+                      sharding=sharding_of(launcher.compute))
     result = run_job(in_store(job, store_root), launcher)
     assert isinstance(result, EvaluateResult)
     show_evaluation(result, evaluation.num_samples_shown)

@@ -10,7 +10,7 @@ from dpo_core.config import AdapterConfig, CheckpointConfig, LossConfig, OptimCo
 from dpo_core.jobs import CheckpointRef, ExportJob, TrainJob
 from dpo_core.results import ExportResult, MixResult, ReferenceResult, TrainResult
 from tasks.artifacts import show_training
-from tasks.launch.compute import solve_batch
+from tasks.launch.compute import sharding_of, solve_batch
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
 from tasks.retry_policy import worth_a_retry
@@ -38,7 +38,7 @@ def train_dpo(inputs: TrainingInputs, loss: LossConfig, optim: OptimConfig, trai
     batch = solve_batch(train.global_batch_pairs, train.per_device_batch_pairs, launcher.compute.num_processes)
     job = TrainJob(out_dir=store_root, data=inputs.mixture.data, checkpoint=inputs.policy, reference=reference,
                    reference_checkpoint=inputs.reference_checkpoint, loss=loss, optim=optim, train=train,
-                   adapter=adapter, batch=batch)
+                   adapter=adapter, batch=batch, sharding=sharding_of(launcher.compute))
     trained = run_job(in_store(job, store_root), launcher)
     assert isinstance(trained, TrainResult)
     export_job = ExportJob(out_dir=store_root, weights_path=trained.weights_path, checkpoint=inputs.policy,

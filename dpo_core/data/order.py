@@ -87,6 +87,14 @@ def _cuts_by_rank(lengths: np.ndarray, plan: BatchPlan, tokens_per_forward: int,
     return by_rank
 
 
+def share_of_rank(batches: Sequence[Sequence[int]], rank: int, num_ranks: int, in_step: bool) -> list[Microbatch]:
+    """This rank's batches of a pass without gradients. ``in_step``: every rank gets equally many, the last being repeated
+    with weight 0 where they run out, as ranks that hold a part of each weight can only compute together."""
+    mine = [Microbatch(tuple(rows), (1.0,) * len(rows)) for rows in batches[rank::num_ranks]]
+    left_out = in_step and rank >= len(batches) % num_ranks > 0
+    return [*mine, Microbatch(tuple(batches[-1]), (0.0,) * len(batches[-1]))] if left_out else mine
+
+
 def deal(lengths: np.ndarray, num_ranks: int) -> list[list[int]]:
     """Each rank's places in ``lengths``, longest first; their tokens differ between ranks by the longest pair at most.
 

@@ -37,6 +37,12 @@ def share_for_scoring(sharding: Sharding, accelerator: Accelerator, scorer: Pair
     return zero.share_for_scoring(accelerator, scorer)
 
 
+def gather_ends(sharding: Sharding, scorer: PairScorer) -> None:
+    """Have what FSDP2 gathers in the scorer's own forward (embeddings, head) whole where the model inside is called."""
+    if sharding.kind == "fsdp2":
+        scorer.unshard()
+
+
 def loading(sharding: Sharding, accelerator: Accelerator) -> dict[str, object]:
     """Arguments of ``load_model`` for this rank: where weights are split, rank 0 reads them to the CPU, the others not."""
     if not sharding.splits_weights:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dpo_core.config import ComputeConfig
 from dpo_core.errors import ConfigError
-from dpo_core.jobs import BatchPlan
+from dpo_core.jobs import BatchPlan, Sharding
 
 LARGEST_DEFAULT_PER_DEVICE = 4
 
@@ -57,6 +57,11 @@ def check_devices(compute: ComputeConfig, machine: Machine) -> None:
     if 0 < machine.num_gpus < compute.num_processes:
         raise ConfigError(f"compute.num_processes is {compute.num_processes} but this machine shows {machine.num_gpus} "
                           f"GPUs. Set compute.num_processes to {machine.num_gpus} or less.")
+
+
+def sharding_of(compute: ComputeConfig) -> Sharding:
+    """How a step's processes share the model out."""
+    return Sharding(kind=compute.sharding, offload=compute.offload)
 
 
 def threads_per_process(compute: ComputeConfig, machine: Machine, num_processes: int) -> int:
