@@ -4,15 +4,15 @@ A query sees keys of its own part and of its pair's shared prefix, not after its
 window. A window counts **positions**, not places in the row: the rejected answer stands behind the chosen one, but its
 position ids go on where the prefix ends, so a mask by places would hide part of the prefix from it.
 
-    sdpa             packed rows: `pairwise`, two stock calls a pair and no mask of the row's width; shared rows: dense mask
-    eager            dense mask, added
-    flex_attention   block mask from (part, position) of each token; no dense mask exists on an accelerator
+    sdpa, eager        packed rows: pairwise, two stock calls a pair and no mask of the row's width; else a dense mask
+    flex_attention     block mask from (part, position) of each token; no dense mask exists on an accelerator
     flash_attention_2  no mask of its own kind: padded rows only (`dpo_core.model.forward` sees to it)
 
 Shapes: R rows, T tokens, H heads, D head size.
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from dpo_core.config import AttentionKernel
 from dpo_core.data.pair_batch import PARTS, PairBatch
 from dpo_core.errors import ConfigError
 from dpo_core.gpu_attention import check_gpu_attention
 
-PAIRWISE = "sdpa_pairwise"
+PAIRWISE = {"sdpa": "sdpa_pairwise", "eager": "eager_pairwise"}  # kernel -> its name here where it runs pair by pair
 MASKED_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -91,10 +91,15 @@ def block_mask(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | Non
                              _compile=batch.ids_RT.device.type != "cpu")
 
 
+def to_add(mask: Tensor) -> Tensor:
+    """For eager attention, which adds its mask instead of selecting by it."""
+    return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+
+
 def attention_arguments(config: PreTrainedConfig, batch: PairBatch) -> dict:
     """What the model's forward must be given so that its attention treats the batch's rows right."""
     kernel, extra = config._attn_implementation, {}
-    if kernel == PAIRWISE and batch.layout == "packed":
+    if kernel in PAIRWISE.values() and batch.layout == "packed":
         # transformers hands a mask of four dimensions on as it is, and makes its own, T x T, where it gets none.
         nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.ids_RT.device)
         masks = dict.fromkeys(layer_reach(config), nothing)
@@ -103,8 +108,8 @@ def attention_arguments(config: PreTrainedConfig, batch: PairBatch) -> dict:
         masks = {kind: block_mask(batch, reach) for kind, reach in layer_reach(config).items()}
     else:
         masks = {kind: dense_mask(batch, reach) for kind, reach in layer_reach(config).items()}
-        if kernel == "eager":  # eager attention adds its mask instead of selecting by it
-            masks = {kind: torch.where(mask, 0.0, torch.finfo(torch.float32).min) for kind, mask in masks.items()}
+        if kernel in ("eager", PAIRWISE["eager"]):
+            masks = {kind: to_add(mask) for kind, mask in masks.items()}
     return {"attention_mask": masks if len(masks) > 1 else next(iter(masks.values())), **extra}
 
 
@@ -122,46 +127,64 @@ class PairSpans:
         counts = torch.bincount(batch.segment_RT[0], minlength=PARTS * len(batch.weight_B))
         return cls([tuple(pair) for pair in counts.view(-1, PARTS).tolist()], batch.ids_RT.device)
 
-    def mask(self, queries: int, keys: int, window: int | None) -> Tensor | None:
-        """Causal mask [queries, keys] of the last ``queries`` of ``keys`` tokens; None where plain causality says it."""
+    def mask(self, queries: int, keys: int, window: int | None, additive: bool) -> Tensor | None:
+        """Causal mask [queries, keys] of the last ``queries`` of ``keys`` tokens; None where sdpa's own causality says it.
+
+        ``additive``: as eager attention wants it, which knows no causality of its own.
+        """
         if window is not None and keys <= window:
             window = None
-        if queries == keys and window is None:
+        if queries == keys and window is None and not additive:
             return None
         shape = (queries, keys, window)
         if shape not in self.masks:
             distance = (torch.arange(keys - queries, keys, device=self.device)[:, None]
                         - torch.arange(keys, device=self.device))
-            self.masks[shape] = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+            visible = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
+            self.masks[shape] = to_add(visible) if additive else visible
         return self.masks[shape]
 
 
-def pairwise_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-                       pair_spans: PairSpans | None = None, sliding_window: int | None = None,
-                       **kwargs) -> tuple[Tensor, None]:
+def _pairwise(stock: Callable, additive: bool, query: Tensor, key: Tensor, value: Tensor, spans: PairSpans,
+              window: int | None) -> Tensor:
     """Attention of a packed row, pair by pair: prefix and chosen as one causal sequence, then rejected over its prefix.
 
     query, key, value [1, H, T, D] -> [1, T, H, D]. No pair is compared with another and no mask has the row's width.
-    Without ``pair_spans`` (other layouts, generation) this is stock sdpa.
     """
-    if pair_spans is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        mask = pair_spans.mask(queries.shape[2], keys.shape[2], sliding_window)
-        return sdpa_attention_forward(module, queries, keys, values, mask, **kwargs)[0]
+        return stock(queries, keys, values, spans.mask(queries.shape[2], keys.shape[2], window, additive))[0]
 
     # One split: its backward is one concatenation, while each slice's would write zeros of the whole row.
-    sizes = [size for prefix, chosen, rejected in pair_spans.lengths for size in (prefix + chosen, rejected)]
+    sizes = [size for prefix, chosen, rejected in spans.lengths for size in (prefix + chosen, rejected)]
     queries, keys, values = (states.split(sizes, dim=2) for states in (query, key, value))
     outputs = []
-    for pair, (prefix, _, rejected) in enumerate(pair_spans.lengths):
+    for pair, (prefix, _, rejected) in enumerate(spans.lengths):
         side = 2 * pair
         outputs.append(attend(queries[side], keys[side], values[side]))
         if rejected:
             outputs.append(attend(queries[side + 1], *(torch.cat([states[side][:, :, :prefix], states[side + 1]], dim=2)
                                                        for states in (keys, values))))
-    return torch.cat(outputs, dim=1), None
+    return torch.cat(outputs, dim=1)
+
+
+def sdpa_pairwise(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+                  pair_spans: PairSpans | None = None, sliding_window: int | None = None, **kwargs) -> tuple[Tensor, None]:
+    """sdpa in transformers' terms; without ``pair_spans`` (other layouts, generation) it is the stock one."""
+    if pair_spans is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return _pairwise(lambda *states: sdpa_attention_forward(module, *states, **kwargs), False, query, key, value,
+                     pair_spans, sliding_window), None
+
+
+def eager_pairwise(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+                   pair_spans: PairSpans | None = None, sliding_window: int | None = None,
+                   **kwargs) -> tuple[Tensor, Tensor | None]:
+    """The architecture's own eager attention (soft caps, sinks), likewise."""
+    own = sys.modules[type(module).__module__].eager_attention_forward
+    if pair_spans is None:
+        return own(module, query, key, value, attention_mask, sliding_window=sliding_window, **kwargs)
+    return _pairwise(lambda *states: own(module, *states, **kwargs), True, query, key, value, pair_spans,
+                     sliding_window), None
 
 
 def use_kernel(model: PreTrainedModel, kernel: AttentionKernel) -> None:
@@ -184,6 +207,8 @@ def use_kernel(model: PreTrainedModel, kernel: AttentionKernel) -> None:
 
 def set_kernel(model: PreTrainedModel, kernel: str) -> None:
     """Change a loaded model's attention kernel. Weights and numbers stay, but for the last bits."""
-    AttentionInterface.register(PAIRWISE, pairwise_attention)
-    AttentionMaskInterface.register(PAIRWISE, sdpa_mask)
+    AttentionInterface.register(PAIRWISE["sdpa"], sdpa_pairwise)
+    AttentionMaskInterface.register(PAIRWISE["sdpa"], sdpa_mask)
+    AttentionInterface.register(PAIRWISE["eager"], eager_pairwise)
+    AttentionMaskInterface.register(PAIRWISE["eager"], eager_mask)
     model.set_attn_implementation(kernel)

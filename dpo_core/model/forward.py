@@ -142,9 +142,9 @@ def _why_not(scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: Forward
     """What keeps a layout from being used with this model, None (and a line in the log) if it agrees."""
     allowed = TOKEN_NOISE[scorer.precision]
     try:
-        if layout == "packed" and scorer.model.config._attn_implementation == "sdpa":
-            set_kernel(scorer.model, PAIRWISE)
-            if scorer.model.config._attn_implementation != PAIRWISE:
+        if layout == "packed" and (pairwise_kernel := PAIRWISE.get(scorer.model.config._attn_implementation)):
+            set_kernel(scorer.model, pairwise_kernel)
+            if scorer.model.config._attn_implementation != pairwise_kernel:
                 return "needs attention that can be replaced, else a mask as wide as all pairs together"
         difference = largest_difference(scorer, pairs, layout, device)
     except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError) as error:

@@ -40,7 +40,7 @@ def test_flash_attention_in_fp32_is_refused_with_the_setting_to_change():
 def test_eager_is_set_where_asked_and_packs(caplog):
     scorer = PairScorer(tiny(PACKED["llama"]), "fp32")
     assert choose_layout(scorer, some_pairs(), "packed", CPU, "eager") == "packed"
-    assert scorer.model.config._attn_implementation == "eager"
+    assert scorer.model.config._attn_implementation == "eager_pairwise"
 
 
 def test_a_model_without_the_kernel_says_so():

@@ -47,8 +47,8 @@ def assert_same(ours: Numbers, theirs: Numbers, gradient_noise: float = 1e-5) ->
 
 
 def with_kernel_for(model: PreTrainedModel, layout: str) -> PreTrainedModel:
-    if layout == "packed" and model.config._attn_implementation == "sdpa":
-        set_kernel(model, PAIRWISE)
+    if layout == "packed":
+        set_kernel(model, PAIRWISE[model.config._attn_implementation])
     return model
 
 
@@ -64,6 +64,15 @@ def test_prefix_sharing_gives_the_padded_numbers_and_gradients(name):
     pairs = some_pairs()
     padded = scores_and_gradients(tiny(SHARED[name]), pairs, "padded")
     assert_same(scores_and_gradients(tiny(SHARED[name]), pairs, "prefix_sharing"), padded)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3"])
+def test_eager_attention_pair_by_pair_agrees(name):
+    pairs = some_pairs()
+    padded = scores_and_gradients(tiny(PACKED[name]), pairs, "padded")
+    model = with_kernel_for(tiny(PACKED[name], kernel="eager"), "packed")
+    assert model.config._attn_implementation == "eager_pairwise"
+    assert_same(scores_and_gradients(model, pairs, "packed"), padded)
 
 
 @pytest.mark.parametrize("layout", ["packed", "prefix_sharing"])
@@ -112,10 +121,11 @@ def test_a_window_counts_positions_and_no_part_sees_the_other():
     assert [key for key in range(1, 11) if unlimited[6, key - 1]] == [1, 2, 3, 6, 7]
     spans = PairSpans.of(batch)
     assert spans.lengths == [(3, 2, 2), (1, 1, 1)]
-    assert spans.mask(2, 5, 3).tolist() == [[False, True, True, True, False], [False, False, True, True, True]]
-    assert spans.mask(5, 5, None) is None
-    assert spans.mask(5, 5, 5) is None
-    assert spans.mask(5, 5, 3) is not None
+    assert spans.mask(2, 5, 3, additive=False).int().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    assert spans.mask(2, 3, 3, additive=False).int().tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert spans.mask(5, 5, None, additive=False) is None
+    assert spans.mask(5, 5, 5, additive=False) is None
+    assert spans.mask(5, 5, 3, additive=False) is not None
 
 
 @pytest.mark.parametrize("layout", ["packed", "prefix_sharing"])
@@ -190,11 +200,12 @@ def test_a_layout_that_gives_other_numbers_is_found_and_left(caplog, monkeypatch
     assert "nats a token (allowed 1e-04) on Olmo3ForCausalLM; using the padded forward" in caplog.text
 
 
-def test_generation_after_packing_is_stock_attention():
-    model = tiny(PACKED["mistral"])
+@pytest.mark.parametrize("kernel", PAIRWISE)
+def test_generation_after_packing_is_stock_attention(kernel):
+    model = tiny(PACKED["mistral"], kernel=kernel)
     prompt = torch.arange(1, 20)[None]
     expected = model.generate(prompt, max_new_tokens=8, do_sample=False)
-    set_kernel(model, PAIRWISE)
+    set_kernel(model, PAIRWISE[kernel])
     assert torch.equal(model.generate(prompt, max_new_tokens=8, do_sample=False), expected)
 
 
