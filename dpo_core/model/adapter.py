@@ -78,9 +78,15 @@ def target_names(model: PreTrainedModel, adapter: AdapterConfig) -> list[str]:
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(trained, all) parameters, the adapter's included; tied ones count once."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    """(trained, all) parameters, the adapter's included; tied ones count once, shared-out (ZeRO-3) and 4-bit ones whole."""
+    sizes = [(_num_values(parameter), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+def _num_values(parameter: nn.Parameter) -> int:
+    if (quantised := getattr(parameter, "quant_state", None)) is not None:  # two values a byte
+        return quantised.shape.numel()
+    return getattr(parameter, "ds_numel", parameter.numel())
 
 
 @contextmanager
