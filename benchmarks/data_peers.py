@@ -30,14 +30,16 @@ class Work:
 
 
 def pairline(work: Work) -> Callable[[], int]:
-    """Our step; returns the number of pairs written."""
+    """Our step; returns the number of pairs written. It loads the tokenizer itself while the clock runs."""
     from dpo_core.data import mix
+    from dpo_core.data.chat_template import Renderer, load_tokenizer
     from dpo_core.jobs import MixJob, ResolvedSource
     from dpo_core.progress import Progress
 
     source = ResolvedSource(label="rows", path=work.rows, content=str(work.rows))
     job = MixJob(sources=(source,), out_dir=work.folder / "mix", tokenizer_path=work.tokenizer, tokenizer_fingerprint="",
                  cache_dir=work.folder / "cache", max_length_tokens=work.max_length_tokens, num_workers=work.num_workers)
+    Renderer(load_tokenizer(work.tokenizer)).render([[{"role": "user", "content": ""}]], [None])  # imports happen here
 
     def run() -> int:
         result = mix.run(job, Progress("mix", active=False))

@@ -45,9 +45,9 @@ KNOWN = {
 }
 # Characters at which readings of Unicode and of the expressions could differ.
 PIECES = st.lists(st.one_of(
-    st.sampled_from([" ", "  ", "\n", "\n\n", "\r\n", "\t", "'", "'s", "'LL", ".", ",", "!", "_", "(", "-", "=", "0", "12",
-                     "1234", "a", "B", "the", "sea", "é", "e\u0301", "\u0301", "\u0338", "中", "😀", "\u00a0", "\u2028",
-                     "\u200b", "\u0085", "\x1c", "²", "Ⅷ", "١", "ª", "ᄒ", "\u1161", "\u180e",
+    st.sampled_from([" ", "  ", "\0", "\n", "\n\n", "\r\n", "\t", "'", "'s", "'LL", ".", ",", "!", "_", "(", "-", "=", "0",
+                     "12", "1234", "a", "B", "the", "sea", "é", "e\u0301", "\u0301", "\u0338", "中", "😀", "\u00a0",
+                     "\u2028", "\u200b", "\u0085", "\x1c", "²", "Ⅷ", "١", "ª", "ᄒ", "\u1161", "\u180e",
                      "<|im_start|>", "<|im_end|>", "</s>", "<|im_", "|>"]),
     st.characters(exclude_categories=["Cs"])), max_size=12).map("".join)
 
@@ -60,7 +60,7 @@ PIECES = st.lists(st.one_of(
 def test_pieces_give_the_ids_and_places_of_the_whole(name, text):
     backend = KNOWN[name]
     words, whole = WordCache.of(backend).encode(text), WholeText(backend.encode(text, add_special_tokens=False))
-    assert "".join(words.pieces) == text
+    assert "".join(piece for piece, _ in WordCache.of(backend).pieces(text)) == text
     assert words.ids.tolist() == whole.ids.tolist()
     for position in range(len(text) + 1):
         for exact in (True, False):
@@ -69,10 +69,18 @@ def test_pieces_give_the_ids_and_places_of_the_whole(name, text):
 
 def test_ordinary_text_is_cut_into_words_that_are_found_again():
     cache = WordCache.of(KNOWN["gpt2"])
-    assert cache.pieces("<|im_start|>user\nDon't go, Bob (now)!<|im_end|>") == [
+    assert [piece for piece, _ in cache.pieces("<|im_start|>user\nDon't go, Bob (now)!<|im_end|>")] == [
         "<|im_start|>", "user", "\n", "Don't", " go", ",", " Bob", " (now", ")!", "<|im_end|>"]
-    cache.encode("the sea the sea")
-    assert set(cache._words) == {"the", " sea", " the"}
+    cache.encode("the sea, the sea!")
+    assert (set(cache._first), set(cache._words), set(cache._last)) == ({"the"}, {"sea,", "the"}, {"sea!"})
+    assert set(cache._pieces) >= {"the", " sea", ",", " the", "!"}
+
+
+@pytest.mark.parametrize("text", ["a  b", "a   b", "  a", "a  ", "a  \0b", "\0 a", "a\n b", "a ", " a",
+                                  "\u2028 a", "a \n", "“a” b", "a <|im_end|> b", ""])
+def test_blanks_that_are_no_certain_cut_are_left_to_the_pieces(text):
+    for backend in KNOWN.values():
+        assert WordCache.of(backend).ids(text).tolist() == backend.encode(text, add_special_tokens=False).ids
 
 
 def test_the_cache_is_bounded(monkeypatch):
@@ -80,8 +88,8 @@ def test_the_cache_is_bounded(monkeypatch):
     cache = WordCache.of(KNOWN["gpt2"])
     for text in ("a b c d e", "e d c b a", "x" * 100):
         assert cache.encode(text).ids.tolist() == KNOWN["gpt2"].encode(text).ids
-        assert len(cache._words) <= 3
-    assert "x" * 100 not in cache._words
+        assert max(map(len, (cache._words, cache._pieces, cache._first, cache._last, cache._only))) <= 3
+    assert "x" * 100 not in cache._only
 
 
 def _with_token(token):
