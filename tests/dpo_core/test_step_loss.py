@@ -31,6 +31,7 @@ from tests.tiny_stage import checkpoint_ref, reference_job, run_here
 LOG2 = math.log(2)
 BEYOND_A_PAIR = [*(LossConfig(name=name, beta=0.5) for name in ("aot", "aot_pair", "bco_pair")),
                  LossConfig(name="aot", beta=0.5, label_smoothing=0.1, ld_alpha=0.3, rpo_alpha=0.2)]
+NUM_STEPS = 12
 COMPARED = ("loss", "grad_norm", "rewards/margins", "rewards/accuracies", "rewards/average", "logps/chosen", "pairs")
 
 
@@ -48,9 +49,9 @@ def other(stage, tmp_path_factory) -> dict:
 
 
 def job_of(other: dict, folder, loss: LossConfig, **others) -> TrainJob:
-    """Ten steps of 8 pairs, the last of either epoch of 2."""
+    """Steps of 11 pairs, the last of every epoch of 1: of two processes one has a filler only."""
     fields = {name: value for name, value in other.items() if name != "stage"}
-    return other["stage"].train_job(folder, loss, num_epochs=2, global_pairs=8, **fields, **others)
+    return other["stage"].train_job(folder, loss, num_epochs=3, global_pairs=11, **fields, **others)
 
 
 def trainer_of(job: TrainJob, stop: StopRequest) -> Trainer:
@@ -65,7 +66,7 @@ def loss_curve(folder) -> list[float]:
 
 def assert_same_within_noise(result: TrainResult, folder, expected: TrainResult, expected_folder) -> None:
     ours, theirs = metrics_of(folder), metrics_of(expected_folder)
-    assert len(ours) == len(theirs) == 10
+    assert len(ours) == len(theirs) == NUM_STEPS
     for name in COMPARED:
         assert [step[name] for step in ours] == pytest.approx([step[name] for step in theirs], rel=1e-3, abs=2e-5), name
     weights = load_file(expected.weights_path / "model.safetensors")
@@ -75,11 +76,11 @@ def assert_same_within_noise(result: TrainResult, folder, expected: TrainResult,
 
 @pytest.mark.parametrize("loss", BEYOND_A_PAIR, ids=name_of)
 def test_the_cut_of_a_batch_does_not_show(other, tmp_path, loss):
-    """Global batches of 8 pairs in forwards of 8, 4, 2 and 1."""
+    """Global batches of 11 pairs in forwards of 11, 4, 2 and 1 at most."""
     results = {at_once: run_here(job_of(other, tmp_path / f"{at_once}", loss, per_device=at_once))
-               for at_once in (8, 4, 2, 1)}
+               for at_once in (11, 4, 2, 1)}
     for at_once in (4, 2, 1):
-        assert_same_within_noise(results[at_once], tmp_path / f"{at_once}", results[8], tmp_path / "8")
+        assert_same_within_noise(results[at_once], tmp_path / f"{at_once}", results[11], tmp_path / "11")
 
 
 @pytest.mark.parametrize("name", ["aot", "aot_pair"])
@@ -117,7 +118,7 @@ def test_the_threshold_of_bco_is_the_mean_reward_of_earlier_steps(other, tmp_pat
     steps = metrics_of(tmp_path)[: state.step]
     answers = [2 * step["pairs"] for step in steps]
     expected = sum(step["rewards/average"] * n for step, n in zip(steps, answers, strict=True)) / sum(answers)
-    assert (state.step, state.num_rewards) == (9, sum(answers))
+    assert (state.step, state.num_rewards) == (NUM_STEPS - 1, sum(answers))
     assert state.mean_reward == pytest.approx(expected, rel=1e-12)
     assert abs(state.mean_reward) > 0.001  # it moves
 
@@ -127,13 +128,13 @@ def test_interrupted_after_every_step_it_ends_with_the_same_bits(other, tmp_path
     loss = LossConfig(name=name, beta=0.5)
     whole = run_here(job_of(other, tmp_path / "whole", loss))
     job = job_of(other, tmp_path / "parts", loss)
-    for done in range(1, 10):
+    for done in range(1, NUM_STEPS):
         trainer = trainer_of(job, StopRequest(received=True))
         assert trainer.state.step == done - 1
         with pytest.raises(Preempted):
             trainer.train()
     parts = run_here(job)
-    assert parts.resumed_from_step == 9
+    assert parts.resumed_from_step == NUM_STEPS - 1
     assert sha256_file(parts.weights_path / "model.safetensors") == sha256_file(whole.weights_path / "model.safetensors")
     assert loss_curve(tmp_path / "parts") == loss_curve(tmp_path / "whole")
 
@@ -202,6 +203,6 @@ def test_held_out_pairs_are_judged_as_one_batch(stage, tmp_path, name):
 @pytest.mark.integration
 @pytest.mark.parametrize("loss", BEYOND_A_PAIR[:3], ids=name_of)
 def test_two_processes_train_what_one_does(other, tmp_path, loss):
-    one = run_here(job_of(other, tmp_path / "one", loss, per_device=8))
+    one = run_here(job_of(other, tmp_path / "one", loss, per_device=11))
     two = run_in_two(job_of(other, tmp_path / "two", loss, per_device=1, processes=2))
     assert_same_within_noise(two, tmp_path / "two", one, tmp_path / "one")
