@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +14,7 @@ from dpo_core.errors import ConfigError
 from dpo_core.jobs import Sharding
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 NO_SHARDING = Sharding()
 GROUP_OF_ONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
@@ -57,6 +60,14 @@ def check_world_size(accelerator: Accelerator, expected: int) -> None:
     if accelerator.num_processes != expected:
         raise ConfigError(f"The job is planned for {expected} processes but {accelerator.num_processes} were started. "
                           f"Use `accelerate launch --num_processes {expected}`.")
+
+
+def from_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
+    """What rank 0 makes, on every rank: one looks at the disk, all act on what it saw."""
+    made = [make() if accelerator.is_main_process else None]
+    if accelerator.num_processes > 1:
+        dist.broadcast_object_list(made, src=0, device=accelerator.device)
+    return made[0]
 
 
 def sum_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:

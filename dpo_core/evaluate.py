@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 ANSWERS_PER_BATCH = 16
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: what FSDP2 gathers in it could not be gathered again outside it
 def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRows | None, scorer: PairScorer,
                  is_reference: bool, progress: Progress, accelerator: Accelerator) -> dict[str, float]:
     """Loss, rewards, accuracies and mean log-probabilities over the held-out pairs, which the loss sees as one batch.

@@ -41,6 +41,15 @@ def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> t
     return torch.optim.AdamW(groups, fused=True, **settings)
 
 
+def create_moments(optimizer: torch.optim.AdamW) -> None:
+    """AdamW's state as its first step would make it: the memory is taken now, and there is something to restore into."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            optimizer.state[p] = {"step": torch.zeros((), dtype=torch.float32, device=p.device),
+                                  "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
+                                  "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format)}
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:

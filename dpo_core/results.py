@@ -76,6 +76,7 @@ class TrainResult(Result):
     first_metrics: dict[str, float]
     last_metrics: dict[str, float]
     guard: dict[str, float]  # figures of the step-0 guard
+    checks: dict[str, float] = {}  # seconds and figures of what the last start checked before its first step
     base_check: dict[str, float] = {}  # the same after training with the adapter switched off: the base is as it was
     adapter: AdapterConfig = AdapterConfig()
     trained_parameters: int = 0

@@ -1,17 +1,21 @@
 """Step ``train``: set-up, the loop (``dpo_core.trainer``), the final weights."""
 
+import contextlib
 import json
 import logging
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from dpo_core.checkpoint import MODEL_FILE, RunState, newest_checkpoint, save_weights
+from dpo_core.config import ForwardLayout
 from dpo_core.cuda8bit import check_8bit_fits
 from dpo_core.data.order import num_steps
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.distributed import check_world_size, start_accelerator
+from dpo_core.distributed import check_world_size, from_main, start_accelerator
 from dpo_core.engine.choose import loading, share_for_scoring, start_engine
 from dpo_core.errors import DataError
 from dpo_core.jobs import CheckpointRef, TrainJob
@@ -56,35 +60,50 @@ def _drop_metrics_after(path: Path, step: int) -> None:
         write_bytes(path, "".join(line for line in lines if json.loads(line)["step"] <= step).encode())
 
 
+@contextlib.contextmanager
+def timed(checks: dict[str, float], name: str) -> Iterator[None]:
+    """Add the block's seconds to ``checks``."""
+    started = time.monotonic()
+    yield
+    checks[f"{name}_seconds"] = checks.get(f"{name}_seconds", 0.0) + time.monotonic() - started
+
+
 def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
-    """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update."""
+    """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update, and
+    the probe of the largest microbatch."""
     check_8bit_fits(job.adapter, job.optim, job.train.precision, job.sharding.kind)
     accelerator = start_accelerator(job.sharding)
     check_world_size(accelerator, job.batch.num_processes)
     torch.manual_seed(job.train.seed)
-    device = accelerator.device
+    device, checks = accelerator.device, {}
     dataset = PairDataset.open(job.data.path, "train")
     if not len(dataset):
         raise DataError(f"{job.data.path} has no rows to train on. Lower data.held_out or add data.")
-    reference = read_reference(job.reference, "train", dataset.row_keys) if job.reference else None
-    found = newest_checkpoint(checkpoints_of(job), job.fingerprint)
+    with timed(checks, "reference_cache"):
+        reference = read_reference(job.reference, "train", dataset.row_keys) if job.reference else None
+    found = from_main(accelerator, lambda: newest_checkpoint(checkpoints_of(job), job.fingerprint))
 
-    def guard(scorer: PairScorer) -> dict[str, float]:
+    def layout_for(scorer: PairScorer) -> ForwardLayout:
+        with timed(checks, "layout"):
+            return choose_layout(scorer, probe_pairs(dataset), job.train.forward, device, job.train.attention)
+
+    def guard(scorer: PairScorer, layout: ForwardLayout) -> dict[str, float]:
         """Score rows again with the model that the reference values are said to come from."""
-        layout = choose_layout(scorer, probe_pairs(dataset), job.train.forward, device, job.train.attention)
-        return check_step_zero(scorer, dataset, reference, job.loss, layout, job.train.seed, device)
+        with timed(checks, "guard"):
+            return check_step_zero(scorer, dataset, reference, job.loss, layout, job.train.seed, device)
 
     figures: dict[str, float] = {}
     must_guard = reference is not None and job.reference_checkpoint is not None and not found
     if must_guard and (other := _other_reference(job)):  # before the policy is loaded: one model in memory at a time
-        figures = guard(load_reference_scorer(other, job, accelerator))
+        scorer = load_reference_scorer(other, job, accelerator)
+        figures = guard(scorer, layout_for(scorer))
+        del scorer
     engine = start_engine(job.sharding, accelerator, load_policy_scorer(job, accelerator), job.optim)
-    model = engine.scorer.model
-    layout = choose_layout(engine.scorer, probe_pairs(dataset), job.train.forward, device, job.train.attention)
+    layout = layout_for(engine.scorer)
     if must_guard and not _other_reference(job):
-        figures = guard(engine.scorer)
+        figures = guard(engine.scorer, layout)
     if job.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        engine.scorer.model.gradient_checkpointing_enable({"use_reentrant": False})
     engine.scorer.train()
     state = RunState(step=0, job_fingerprint=job.fingerprint, guard=figures)
     if found:
@@ -95,9 +114,11 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         _drop_metrics_after(job.out_dir / METRICS_FILE, state.step)
     total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
     progress.begin("train", total, "steps", done=state.step)
-    return Trainer(job=job, engine=engine, dataset=dataset, step_loss=choose_step_loss(job.loss, reference), layout=layout,
-                   progress=progress, state=state, total_steps=total, stop=stop,
-                   router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0)
+    trainer = Trainer(job=job, engine=engine, dataset=dataset, step_loss=choose_step_loss(job.loss, reference),
+                      layout=layout, progress=progress, state=state, total_steps=total, stop=stop, checks=checks,
+                      router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0)
+    checks |= trainer.probe()
+    return trainer
 
 
 def check_base(trainer: Trainer) -> dict[str, float]:
@@ -133,7 +154,8 @@ def run(job: TrainJob, progress: Progress) -> TrainResult:
         job_fingerprint=job.fingerprint, weights_path=weights, weights_fingerprint=fingerprint(hashes.get(MODEL_FILE)),
         weights_sha256=hashes, steps=trainer.total_steps, pairs=_pairs_seen(trainer), resumed_from_step=resumed_from,
         metrics_path=job.out_dir / METRICS_FILE, first_metrics=trainer.state.first_metrics,
-        last_metrics=trainer.last_metrics, guard=trainer.state.guard, base_check=base_check, adapter=job.adapter,
+        last_metrics=trainer.last_metrics, guard=trainer.state.guard, checks=trainer.checks,
+        base_check=base_check, adapter=job.adapter,
         trained_parameters=trained, all_parameters=total, forward=trainer.layout)
 
 

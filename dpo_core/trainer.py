@@ -17,7 +17,14 @@ from torch import Tensor
 
 from dpo_core.checkpoint import RunState, save_checkpoint
 from dpo_core.config import ForwardLayout
-from dpo_core.data.order import cut_for_rank, forward_tokens, real_tokens, step_rows
+from dpo_core.data.order import (
+    batch_tokens,
+    cut_for_rank,
+    forward_tokens,
+    largest_microbatch,
+    real_tokens,
+    step_rows,
+)
 from dpo_core.data.pair_batch import PairBatch, collate, padding_share
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.distributed import sum_over_ranks
@@ -50,6 +57,7 @@ class Trainer:
     total_steps: int
     stop: StopRequest
     router_weight: float  # of the routers' load-balancing loss; 0 where there is none
+    checks: dict[str, float]  # figures and seconds of what was checked before the first step
     last_metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -73,6 +81,24 @@ class Trainer:
             self.record(step, rows, sums, {"grad_norm": grad_norm, "learning_rate": learning_rate,
                                            "tokens/padding_share": padding_share(batches)}, started)
             self.save_if_due(step + 1)
+
+    def probe(self) -> dict[str, float]:
+        """One forward and backward of the run's largest microbatch, by every rank, the gradient thrown away: where memory
+        does not suffice the run ends here and not in hour six. Changes no state. -> figures"""
+        started = time.monotonic()
+        lengths = forward_tokens(self.dataset.lengths, self.dataset.prefix_lengths, self.layout)
+        rows = list(largest_microbatch(lengths, self.job.batch, self.job.train.tokens_per_forward, self.job.train.seed,
+                                       self.total_steps, self.layout))
+        batch = collate([self.dataset[row] for row in rows], rows, self.layout)
+        losses = self.step_loss.begin(self.engine, rows, [batch], self.state.mean_reward)
+        with self.engine.accumulate(last=False):
+            self.forward_backward(batch, losses, rows)
+        self.engine.discard_gradients()
+        tokens = batch_tokens(lengths[rows], self.layout)
+        log.info("probe: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most", len(rows), tokens,
+                 peak_memory_gib())
+        return {"probe_seconds": time.monotonic() - started, "probe_pairs": float(len(rows)), "probe_tokens": float(tokens),
+                "probe_peak_gib": peak_memory_gib()}
 
     def step_batches(self, step: int) -> tuple[list[int], list[PairBatch]]:
         """The global batch's row numbers and this rank's microbatches of them."""
@@ -118,13 +144,14 @@ class Trainer:
         metrics = {"step": step + 1, "epoch": (step + 1) / steps_per_epoch, **averages(sums), **extra,
                    "pairs": len(rows), "pairs_per_second": len(rows) / seconds, "tokens_per_second": tokens / seconds,
                    "step_seconds": seconds, "memory/peak_gib": peak_memory_gib()}
-        self.last_metrics = metrics
+        first, self.last_metrics = not self.last_metrics, metrics
         self.state = self.state.model_copy(update={
             "first_metrics": self.state.first_metrics or metrics, "num_rewards": self.state.num_rewards + 2 * len(rows),
             "reward_sum": self.state.reward_sum + 2 * len(rows) * metrics["rewards/average"]})
         if self.accelerator.is_main_process:
             with (self.job.out_dir / METRICS_FILE).open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
+                of_this_start = {f"checks/{name}": value for name, value in self.checks.items()} if first else {}
+                file.write(json.dumps(metrics | of_this_start) + "\n")
             log.info("step %5d/%d  loss %8.4f  accuracy %5.3f  margin %8.4f  grad_norm %8.3f  lr %9.2e  %6.2f pairs/s  "
                      "%5.1f GiB", step + 1, self.total_steps, metrics["loss"], metrics["rewards/accuracies"],
                      metrics["rewards/margins"], extra["grad_norm"], extra["learning_rate"],

@@ -28,7 +28,7 @@ from dpo_core.engine.plain import trainable
 from dpo_core.errors import ConfigError
 from dpo_core.jobs import Sharding
 from dpo_core.model.forward import PairScorer, SequenceScores
-from dpo_core.optim import build_optimizer, set_learning_rate
+from dpo_core.optim import build_optimizer, create_moments, set_learning_rate
 from dpo_core.tensor_file import StoredTensor, open_tensors
 
 
@@ -67,7 +67,9 @@ class FsdpEngine:
     def start(cls, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig) -> "FsdpEngine":
         """Share a loaded scorer out; rank 0's weights count."""
         share_weights(accelerator, scorer)
-        return cls(accelerator, scorer, build_optimizer(scorer.parameters(), optim), optim.max_grad_norm)
+        optimizer = build_optimizer(scorer.parameters(), optim)
+        create_moments(optimizer)
+        return cls(accelerator, scorer, optimizer, optim.max_grad_norm)
 
     def scores(self, batch: PairBatch) -> SequenceScores:
         return self.scorer(batch)
@@ -101,11 +103,6 @@ class FsdpEngine:
         with open_tensors(folder / MODEL_FILE, tensors) as read:
             for name, tensor in tensors.items():
                 _set(tensor, read(name))
-        for parameter in tensors.values():
-            if parameter.requires_grad:
-                self.optimizer.state[parameter] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                    "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
         with open_tensors(folder / OPTIMIZER_FILE, self.optimizer_tensors()) as read:
             for name, parameter in tensors.items():
                 for key, value in self.optimizer.state.get(parameter, {}).items():

@@ -14,7 +14,7 @@ from dpo_core.checkpoint import OPTIMIZER_FILE, load_weights, model_tensors
 from dpo_core.config import OptimConfig
 from dpo_core.data.pair_batch import PairBatch
 from dpo_core.model.forward import PairScorer, SequenceScores
-from dpo_core.optim import build_optimizer, set_learning_rate
+from dpo_core.optim import build_optimizer, create_moments, set_learning_rate
 from dpo_core.tensor_file import StoredTensor, whole
 
 
@@ -32,6 +32,8 @@ class PlainEngine:
     def start(cls, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig) -> "PlainEngine":
         """Prepare a scorer whose model is on the device."""
         optimizer = build_optimizer(scorer.parameters(), optim)
+        if isinstance(optimizer, torch.optim.AdamW):  # the 8-bit one makes its state itself
+            create_moments(optimizer)
         return cls(accelerator, scorer, accelerator.prepare(scorer), optimizer, optim.max_grad_norm)
 
     def scores(self, batch: PairBatch) -> SequenceScores:
