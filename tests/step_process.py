@@ -10,17 +10,39 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dpo_core.jobs import Job
+from dpo_core.results import Result, read_error, read_result
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true",
-              "PYTHONPATH": str(Path(__file__).parents[1])}
-PATIENCE_SECONDS = 120
+              "PAIRLINE_DIE_WITH_PARENT": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+PATIENCE_SECONDS = 180
 
 
-def start(job: Job, *launcher: str) -> subprocess.Popen:
-    """``python -m dpo_core <step> --job job.json`` with one thread; ``launcher`` stands before ``-m``."""
-    argv = [sys.executable, *launcher, "-m", "dpo_core", job.step, "--job", str(job.write())]
+def start(job: Job, *launcher: str, module: str = "dpo_core") -> subprocess.Popen:
+    """``python -m dpo_core <step> --job job.json`` with one thread, in its own process group; ``launcher`` stands before
+    ``-m``, ``module`` in place of dpo_core."""
+    argv = [sys.executable, *launcher, "-m", module, job.step, "--job", str(job.write())]
     log = (job.out_dir / "log.txt").open("a")
-    return subprocess.Popen(argv, env=os.environ | ONE_THREAD, stdout=log, stderr=log)
+    return subprocess.Popen(argv, env=os.environ | ONE_THREAD, stdout=log, stderr=log, start_new_session=True)
+
+
+def start_ranks(job: Job, processes: int, module: str = "dpo_core") -> subprocess.Popen:
+    """The same as several processes, as the launcher starts them; killed with their leader."""
+    job.out_dir.mkdir(parents=True, exist_ok=True)
+    settings = job.out_dir / "accelerate.json"
+    settings.write_text(json.dumps({"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "use_cpu": True,
+                                    "mixed_precision": "no", "debug": False}))
+    several = ("--multi_gpu", "--main_process_port", "0") if processes > 1 else ()
+    return start(job, "-m", "accelerate.commands.launch", "--config_file", str(settings), "--num_machines", "1",
+                 "--num_processes", str(processes), *several, "--num_cpu_threads_per_process", "1", "--dynamo_backend", "no",
+                 module=module)
+
+
+def run_ranks(job: Job, processes: int = 2, module: str = "dpo_core") -> Result:
+    """Start and wait for a result; a failure shows the step's own error and the end of its log."""
+    code = start_ranks(job, processes, module).wait(PATIENCE_SECONDS)
+    log = (job.out_dir / "log.txt").read_text()
+    assert code == 0, f"{read_error(job)}\n{log[-3000:]}"
+    return read_result(job)
 
 
 def run_child(job: Job, *launcher: str) -> int:

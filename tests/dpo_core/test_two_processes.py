@@ -1,6 +1,5 @@
 """Two processes over gloo, started as the launcher starts them, against one: the same values from half the work each."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,34 +8,18 @@ import torch
 from safetensors.torch import load_file
 
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.jobs import Job
 from dpo_core.reference_cache import read_aligned
-from dpo_core.results import Result, read_error, read_result
-from tests.step_process import metrics_of, run_child
+from tests.step_process import metrics_of, run_ranks
 from tests.tiny_stage import reference_job, run_here
 
 pytestmark = pytest.mark.integration
-
-
-def run_in_two(job: Job) -> Result:
-    """`accelerate launch --num_processes 2`; without --multi_gpu accelerate would start one process on CPU."""
-    job.out_dir.mkdir(parents=True, exist_ok=True)
-    settings = job.out_dir / "accelerate.json"
-    settings.write_text(json.dumps({"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "use_cpu": True,
-                                    "mixed_precision": "no", "debug": False}))
-    code = run_child(job, "-m", "accelerate.commands.launch", "--config_file", str(settings), "--num_machines", "1",
-                     "--num_processes", "2", "--multi_gpu", "--main_process_port", "0",
-                     "--num_cpu_threads_per_process", "1", "--dynamo_backend", "no")
-    log = (job.out_dir / "log.txt").read_text()
-    assert code == 0, f"{read_error(job)}\n{log[-3000:]}"
-    return read_result(job)
 
 
 def test_training_gives_the_weights_of_one_process(stage, tmp_path):
     """34 rows in global batches of 4, 2 pairs a process: in the last batch, of 2, one process has a filler only."""
     one = run_here(stage.train_job(tmp_path / "one", "dpo", per_device=2, num_epochs=2))
     job = stage.train_job(tmp_path / "two", "dpo", per_device=2, processes=2, num_epochs=2, checkpoint_every=5)
-    two = run_in_two(job)
+    two = run_ranks(job)
     assert two.job_fingerprint == one.job_fingerprint
     assert (two.steps, two.pairs) == (18, 68)
     expected = load_file(one.weights_path / "model.safetensors")
@@ -51,7 +34,7 @@ def test_training_gives_the_weights_of_one_process(stage, tmp_path):
 
 
 def test_the_reference_pass_and_the_evaluation_are_shared(stage, tmp_path):
-    two = run_in_two(reference_job(tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8))
+    two = run_ranks(reference_job(tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8))
     assert (two.rows, two.rows_computed) == (40, 40)
     for split in ("train", "held_out"):
         keys = PairDataset.open(stage.data.path, split).row_keys
@@ -60,7 +43,7 @@ def test_the_reference_pass_and_the_evaluation_are_shared(stage, tmp_path):
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
     job = stage.evaluate_job(tmp_path / "evaluation", stage.checkpoint, num_prompts=5, max_new_tokens=8)
     alone = run_here(job.model_copy(update={"out_dir": tmp_path / "alone"}))
-    shared = run_in_two(job)
+    shared = run_ranks(job)
     assert shared.answers == alone.answers
     assert len(shared.answers) == 5
     assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
