@@ -8,8 +8,7 @@ from dpo_core.jobs import Sharding
 from dpo_core.results import RESULT_FILE
 from tests.dpo_core.test_adapter import LORA, lora_job
 from tests.dpo_core.test_router import moe_stage  # noqa: F401
-from tests.dpo_core.test_two_processes import run_in_two
-from tests.step_process import metrics_of
+from tests.step_process import metrics_of, run_ranks
 from tests.tiny_stage import run_here
 
 pytestmark = pytest.mark.integration
@@ -24,7 +23,7 @@ def alone(stage, tmp_path_factory):
 def test_an_adapter_is_trained_as_by_one_process_and_resumed(stage, alone, tmp_path, kind):
     """Measured: weights 2e-6 apart at most (ZeRO-3), losses 1e-6."""
     job = lora_job(stage, tmp_path, processes=2, checkpoint_every=5, sharding=Sharding(kind=kind))
-    result = run_in_two(job)
+    result = run_ranks(job)
     expected = load_file(alone.weights_path / "model.safetensors")
     tensors = load_file(result.weights_path / "model.safetensors")
     assert tensors.keys() == expected.keys()
@@ -35,7 +34,7 @@ def test_an_adapter_is_trained_as_by_one_process_and_resumed(stage, alone, tmp_p
     assert (result.trained_parameters, result.all_parameters) == (alone.trained_parameters, alone.all_parameters)
     assert result.base_check["largest_difference_per_token"] < 1e-5
     (tmp_path / RESULT_FILE).unlink()  # go on from the checkpoint of step 15
-    again = run_in_two(job)
+    again = run_ranks(job)
     assert again.resumed_from_step == 15
     assert again.weights_fingerprint == result.weights_fingerprint
 
@@ -44,7 +43,7 @@ def test_routers_are_balanced_over_all_ranks(moe_stage, tmp_path):  # noqa: F811
     """Pair by pair the microbatches are the same however they are dealt, so the token-weighted mean is, too."""
     settings = {"loss": "dpo", "per_device": 1, "router_aux_loss_weight": 0.5, "adapter": LORA}
     one = run_here(moe_stage.train_job(tmp_path / "one", **settings))
-    two = run_in_two(moe_stage.train_job(tmp_path / "two", processes=2, **settings))
+    two = run_ranks(moe_stage.train_job(tmp_path / "two", processes=2, **settings))
     for name in ("router_aux_loss", "loss", "grad_norm"):
         ours, theirs = ([step[name] for step in metrics_of(run.metrics_path.parent)] for run in (two, one))
         assert ours == pytest.approx(theirs, rel=1e-4), name

@@ -23,8 +23,7 @@ from dpo_core.store import sha256_file
 from dpo_core.train import set_up
 from dpo_core.trainer import Trainer
 from tests.dpo_core.model.test_forward import by_hand
-from tests.dpo_core.test_two_processes import run_in_two
-from tests.step_process import metrics_of
+from tests.step_process import metrics_of, run_ranks
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, reference_job, run_here
 
@@ -204,5 +203,5 @@ def test_held_out_pairs_are_judged_as_one_batch(stage, tmp_path, name):
 @pytest.mark.parametrize("loss", BEYOND_A_PAIR[:3], ids=name_of)
 def test_two_processes_train_what_one_does(other, tmp_path, loss):
     one = run_here(job_of(other, tmp_path / "one", loss, per_device=11))
-    two = run_in_two(job_of(other, tmp_path / "two", loss, per_device=1, processes=2))
+    two = run_ranks(job_of(other, tmp_path / "two", loss, per_device=1, processes=2))
     assert_same_within_noise(two, tmp_path / "two", one, tmp_path / "one")
