@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -59,7 +60,8 @@ def target_names(model: PreTrainedModel, adapter: AdapterConfig) -> list[str]:
     """Last parts of the names of the layers that get an adapter, sorted. Raises ``ConfigError`` saying which do not fit."""
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    fitting = sorted({name.rpartition(".")[2] for name, module in linear.items() if id(module) not in ends})
+    names = {name.rpartition(".")[2] for name, module in linear.items() if id(module) not in ends}
+    fitting = sorted(name for name in names if not _stands_for_experts(name, model))
     if adapter.target_modules == "all-linear":
         return fitting
     for wanted in adapter.target_modules:
@@ -71,10 +73,25 @@ def target_names(model: PreTrainedModel, adapter: AdapterConfig) -> list[str]:
             raise ConfigError(f"adapter.target_modules names {wanted}, which is the embedding or the output head. They "
                               "may be tied, and an adapter on one would change both. Name some of "
                               f"{', '.join(fitting)}, or use all-linear.")
+        if _stands_for_experts(wanted, model):
+            raise ConfigError(f"adapter.target_modules names {wanted}, which peft takes for the stacked experts of "
+                              f"{type(model).__name__}; experts get no adapter here. Name some of {', '.join(fitting)}, or "
+                              "use all-linear.")
         if other := [name for name, _ in found if name not in linear]:
             raise ConfigError(f"adapter.target_modules names {wanted}, but {other[0]} is no linear layer. Name some of "
                               f"{', '.join(fitting)}, or use all-linear.")
     return sorted(adapter.target_modules)
+
+
+def _stands_for_experts(name: str, model: PreTrainedModel) -> bool:
+    """Whether peft would put an adapter on stacked expert weights in place of the linear layers of this name, as it does for
+    adapters of the time when each expert was a layer."""
+    config = LoraConfig(target_modules=[name])
+    try:
+        convert_peft_config_for_transformers(config, model, conversions=None)
+    except ValueError:  # only together with another name
+        return True
+    return name not in config.target_modules
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -108,8 +125,9 @@ def save_adapter(model: PreTrainedModel, folder: Path, checkpoint: CheckpointRef
     config = next(iter(model.peft_config.values())).to_dict()
     # A path of this machine means nothing elsewhere; sets have no order, and a file's hash must not depend on one.
     on_hub = checkpoint.revision is not None
+    config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     config |= {"base_model_name_or_path": checkpoint.source if on_hub else None, "revision": checkpoint.revision,
-               "inference_mode": True, "target_modules": sorted(config["target_modules"])}
+               "inference_mode": True}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -130,6 +130,14 @@ def test_another_models_values_are_refused_with_an_adapter_too(stage, tmp_path):
     assert result.base_check == {}
 
 
+def test_the_base_is_checked_in_bf16_too(stage, tmp_path):
+    values = run_here(reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")).reference
+    result = run_here(lora_job(stage, tmp_path / "run", reference=values, precision="bf16"))
+    assert result.base_check["allowed_difference_per_token"] == 0.05
+    assert result.base_check["largest_difference_per_token"] < 0.01
+    assert {tensor.dtype for tensor in load_file(result.weights_path / "model.safetensors").values()} == {torch.float32}
+
+
 def test_a_loss_without_a_reference_needs_no_check(stage, tmp_path):
     result = run_here(stage.train_job(tmp_path, "simpo", adapter=LORA, max_steps=2))
     assert (result.guard, result.base_check) == ({}, {})

@@ -7,15 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import one_hot
-from transformers import OlmoeConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, OlmoeConfig, PreTrainedModel
 
+from dpo_core.checkpoint import load_weights
 from dpo_core.config import AdapterConfig, LossConfig
 from dpo_core.data.order import cut_for_rank, forward_tokens
 from dpo_core.data.pair_batch import collate, common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.errors import ConfigError
-from dpo_core.jobs import BatchPlan
+from dpo_core.jobs import BatchPlan, ExportJob
 from dpo_core.losses import LOSSES
+from dpo_core.model.adapter import adapter_disabled, add_adapter, load_policy, target_names
 from dpo_core.model.forward import PairScorer, pair_logps
 from dpo_core.model.router import router_loss_of
 from dpo_core.progress import Progress
@@ -185,8 +187,34 @@ def test_recomputing_activations_gives_the_same_weights(moe_stage, tmp_path):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", (*WITH_ROUTERS, "deepseek_v3"))
+def test_experts_get_no_adapter_and_their_names_are_refused(family):
+    model = tiny(PACKED[family])
+    names = target_names(model, AdapterConfig(kind="lora"))
+    assert "o_proj" in names
+    assert not {"gate_proj", "up_proj", "down_proj"} & set(names)
+    add_adapter(model, AdapterConfig(kind="lora", rank=2), seed=0)
+    adapted = {name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
+    assert adapted == set(names)
+    assert not any("experts" in name for name, p in model.named_parameters() if p.requires_grad)
+    if family == "deepseek_v3":  # its first block is dense and has layers of these names
+        with pytest.raises(ConfigError, match="names up_proj, which peft takes for the stacked experts of DeepseekV3"):
+            target_names(tiny(PACKED[family]), AdapterConfig(kind="lora", target_modules=("o_proj", "up_proj")))
+
+
 def test_an_adapter_goes_with_experts(moe_stage, tmp_path):
     result = run_here(moe_stage.train_job(tmp_path, "dpo", adapter=AdapterConfig(kind="lora", rank=2), learning_rate=1e-2))
     assert result.base_check["largest_difference_per_token"] < 1e-5
     assert result.trained_parameters == 2 * 2 * (2 * 64 + 2 * 48)  # attention: experts and routers stay as they are
     assert result.last_metrics["router_aux_loss"] > 1
+    exported = run_here(ExportJob(out_dir=tmp_path / "export", weights_path=result.weights_path, adapter=result.adapter,
+                                  weights_fingerprint=result.weights_fingerprint, checkpoint=moe_stage.checkpoint,
+                                  precision="fp32"))
+    policy = load_policy(moe_stage.checkpoint, result.adapter, seed=0)
+    load_weights(result.weights_path, policy)
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        on, merged = policy(ids).logits, AutoModelForCausalLM.from_pretrained(exported.path)(ids).logits
+        torch.testing.assert_close(merged[..., : on.shape[-1]], on, rtol=1e-4, atol=1e-4)
+        with adapter_disabled(policy):
+            assert (policy(ids).logits - on).abs().max() > 0.01

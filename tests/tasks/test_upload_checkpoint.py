@@ -6,16 +6,21 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, constants
+from peft import PeftConfig
 from prefect.logging import disable_run_logger
+from transformers import AutoModelForCausalLM
 
-from dpo_core.config import UploadConfig
+from dpo_core.config import AdapterConfig, CheckpointConfig, UploadConfig
 from dpo_core.errors import ConfigError, PairlineError, RemoteError, StoreError
+from dpo_core.model.adapter import load_policy, save_adapter
 from dpo_core.store import hash_files
+from tasks.checkpoint.source import locate, snapshot
 from tasks.publish.directory import content_revision
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.upload_checkpoint import upload_checkpoint
 from tests.hub_server import Hub
 from tests.tasks.published import card_of, export_of
+from tests.tiny_stage import checkpoint_ref
 
 TOKEN = "hf_writetoken"
 
@@ -85,6 +90,21 @@ def test_one_private_commit_holds_every_file(checkpoint: Path, tmp_path: Path, h
     assert repo.commits[result.revision]["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
     folder = Path(HfApi(token=token).snapshot_download("org/dpo", revision="v1", local_dir=tmp_path / "down"))
     assert {name: sha for name, sha in hash_files(folder).items()} == result.files
+
+
+def test_an_adapter_beside_the_weights_is_published_and_found_by_peft(
+        checkpoint: Path, tmp_path: Path, hub: Hub, token: str) -> None:
+    """In a folder of its own: the checkpoint is loaded as before, and serves as the next run's start."""
+    adapter = load_policy(checkpoint_ref(checkpoint), AdapterConfig(kind="lora", rank=2), seed=0)
+    save_adapter(adapter, checkpoint / "adapter", checkpoint_ref(checkpoint))
+    result = upload(checkpoint, tmp_path / "store", repo_id="org/dpo")
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} < result.files.keys()
+    at = {"revision": result.revision, "token": token}
+    assert PeftConfig.from_pretrained("org/dpo", subfolder="adapter", **at).r == 2
+    plain = AutoModelForCausalLM.from_pretrained("org/dpo", **at)
+    assert not any("lora" in name for name, _ in plain.named_parameters())
+    again = CheckpointConfig(source=str(upload(checkpoint, tmp_path / "store").directory))
+    assert not any("adapter" in name for name in snapshot(locate(again, tmp_path), again, tmp_path).files)
 
 
 def test_a_second_upload_sends_nothing(checkpoint: Path, tmp_path: Path, hub: Hub, token: str) -> None:
