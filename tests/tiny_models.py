@@ -29,15 +29,16 @@ def make_tokenizer(chat_template: str | None = CHATML, pad_token: str | None = "
 
 
 def make_model(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None, seed: int = 0,
-               tie_word_embeddings: bool = True) -> Path:
+               tie_word_embeddings: bool = True, **other_sizes: int) -> Path:
     """Save a random 2-layer Llama (hidden 32, float32, safetensors) with its tokenizer into ``folder``; returns it."""
     tokenizer = tokenizer or make_tokenizer()
     torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2} | other_sizes
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=tie_word_embeddings,
+        vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=512, tie_word_embeddings=tie_word_embeddings,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.2,  # large enough that greedy answers differ from prompt to prompt
+        **sizes,
     )
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder)

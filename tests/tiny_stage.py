@@ -79,9 +79,9 @@ class TinyStage:
     reference: ReferenceResult
 
     @classmethod
-    def make(cls, root: Path, num_rows: int = 40, held_out: str = "6") -> "TinyStage":
+    def make(cls, root: Path, num_rows: int = 40, held_out: str = "6", **model: int) -> "TinyStage":
         """A random 2-layer model, ``num_rows`` rows, ``held_out`` of them kept apart, reference values of all."""
-        checkpoint = checkpoint_ref(make_model(root / "model"))
+        checkpoint = checkpoint_ref(make_model(root / "model", **model))
         data = mix(make_rows(num_rows), checkpoint, root / "data", held_out)
         job = reference_job(root / "reference", data, checkpoint)
         return cls(root, checkpoint, data, run_here(job))

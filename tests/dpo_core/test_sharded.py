@@ -1,0 +1,228 @@
+"""ZeRO-1, 2, 3, with offload, and FSDP2, each as two real processes over gloo: one process's run from shared-out parts."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dpo_core.checkpoint import newest_checkpoint
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.jobs import CheckpointRef, ExportJob, Sharding, TrainJob
+from dpo_core.model.load import load_model
+from dpo_core.reference_cache import read_aligned
+from dpo_core.results import TrainResult, read_error, read_result
+from tasks.launch.process import stop_group
+from tests.dpo_core.test_resume import assert_same_run
+from tests.step_process import PATIENCE_SECONDS, metrics_of, run_ranks, start_ranks
+from tests.tiny_models import make_model
+from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
+
+pytestmark = pytest.mark.integration
+
+# fp32 sums in another order; 18 AdamW steps at 1e-3 turn 1e-7 of a gradient into at most this much of a weight.
+WEIGHT_NOISE = 2e-6
+PLAIN = Sharding()
+BACK_ENDS = {"zero1": Sharding(kind="zero1"), "zero2-offload": Sharding(kind="zero2", offload="optimizer"),
+             "zero3": Sharding(kind="zero3"), "fsdp2": Sharding(kind="fsdp2"),
+             "zero3-offload": Sharding(kind="zero3", offload="optimizer_and_parameters")}
+SPLITTING = ("zero3", "fsdp2")
+
+
+def job_in(stage: TinyStage, folder: Path, sharding: Sharding = PLAIN, processes: int = 2) -> TrainJob:
+    """18 steps of 4 pairs, two microbatches a process and step, a checkpoint after every fifth step. In the last batch of an
+    epoch, of 2 pairs, each process has one pair."""
+    return stage.train_job(folder, "dpo", per_device=1, processes=processes, num_epochs=2, checkpoint_every=5,
+                           keep_checkpoints=9, gradient_checkpointing=True, sharding=sharding)
+
+
+@pytest.fixture(scope="module")
+def odd_stage(tmp_path_factory) -> TinyStage:
+    """A model whose sizes two ranks cannot share equally: odd hidden and inner sizes, embeddings not tied."""
+    return TinyStage.make(tmp_path_factory.mktemp("odd"), hidden_size=33, intermediate_size=51, head_dim=8,
+                          tie_word_embeddings=False)
+
+
+@dataclass
+class Runs:
+    """Whole runs by back end, made when first asked for."""
+
+    stage: TinyStage
+    root: Path
+
+    def __getitem__(self, name: str) -> TrainResult:
+        folder = self.root / name
+        if name == "alone":
+            return run_here(job_in(self.stage, folder, processes=1))
+        job = job_in(self.stage, folder, BACK_ENDS[name])
+        return read_result(job) or run_ranks(job, module="tests.held_by_ranks")
+
+
+@pytest.fixture(scope="module")
+def runs(stage, tmp_path_factory) -> Runs:
+    return Runs(stage, tmp_path_factory.mktemp("runs"))
+
+
+def assert_near(result: TrainResult, expected: TrainResult) -> None:
+    """The same weights and metrics within float noise."""
+    ours, theirs = (load_file(run.weights_path / "model.safetensors") for run in (result, expected))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=WEIGHT_NOISE, msg=name)
+    ours, theirs = (metrics_of(run.metrics_path.parent) for run in (result, expected))
+    for name in ("step", "pairs", "loss", "grad_norm", "learning_rate", "rewards/margins", "logps/chosen"):
+        assert [step[name] for step in ours] == pytest.approx([step[name] for step in theirs], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize("name", BACK_ENDS)
+def test_the_weights_are_those_of_one_process(runs, name):
+    result, alone = runs[name], runs["alone"]
+    assert result.job_fingerprint == alone.job_fingerprint
+    assert_near(result, alone)
+    assert result.guard["largest_difference_per_token"] < 1e-5
+    assert result.checks["probe_tokens"] == alone.checks["probe_tokens"] > 0
+    assert (result.trained_parameters, result.all_parameters) == (alone.trained_parameters, alone.all_parameters)
+
+
+@pytest.mark.parametrize("name", BACK_ENDS)
+def test_each_rank_holds_its_part_and_no_more(runs, name):
+    total = runs[name].all_parameters
+    kind = BACK_ENDS[name].kind
+    for rank in (0, 1):
+        held = json.loads((runs.root / name / f"held-{rank}.json").read_text())
+        assert held["distributed_type"] == ("FSDP" if kind == "fsdp2" else "DEEPSPEED")
+        assert held["world"] == 2
+        assert held["weights"] == pytest.approx(total / 2 if kind in SPLITTING else total, rel=0.01)
+        assert held["moments"] == pytest.approx(2 * total / 2, rel=0.01)
+        assert (held["zero3_parameters"] > 0) == (kind == "zero3")
+        assert (held["dtensors"] > 0) == (kind == "fsdp2")
+        if kind in ("zero1", "zero2"):
+            assert held["gradients_partitioned"] is (kind == "zero2")
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(stage, runs, tmp_path, name):
+    """kill -9 of all processes at a random moment after the first step: between steps, in a step, in a checkpoint."""
+    seed = time.time_ns() % 2**32
+    print("seed", seed)
+    chance = random.Random(seed)
+    job = job_in(stage, tmp_path, BACK_ENDS[name])
+    leader, after = start_ranks(job, 2), chance.randrange(1, 17)
+    kill_group_when(leader, lambda: len(metrics_of(tmp_path)) >= after, chance.uniform(0, 0.1))
+    assert read_result(job) is None, f"seed {seed}: the run was over before the kill"
+    found = newest_checkpoint(tmp_path / "checkpoints", job.fingerprint)
+    result = run_ranks(job)
+    assert result.resumed_from_step == (found[1].step if found else None)
+    assert_same_run(result, runs[name])
+
+
+def kill_group_when(leader, reached, delay_seconds: float) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not reached():
+        assert leader.poll() is None, "the run ended before it was to be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    time.sleep(delay_seconds)
+    leader.send_signal(signal.SIGKILL)  # the ranks die with it
+    leader.wait(PATIENCE_SECONDS)
+    time.sleep(0.5)
+
+
+def continued(stage: TinyStage, runs: Runs, folder: Path, begun_with: str, sharding: Sharding, processes: int) -> TrainJob:
+    """A job that finds the checkpoint of step 10 that another back end wrote."""
+    shutil.copytree(runs[begun_with].weights_path.parent / "checkpoints" / "step-00000010",
+                    folder / "checkpoints" / "step-00000010")
+    return job_in(stage, folder, sharding, processes)
+
+
+def test_a_sharded_run_goes_on_in_one_plain_process(stage, runs, tmp_path):
+    for name in SPLITTING:
+        job = continued(stage, runs, tmp_path / name, name, PLAIN, 1)
+        (job.out_dir / "metrics.jsonl").write_bytes(runs[name].metrics_path.read_bytes())
+        result = run_here(job)
+        assert result.resumed_from_step == 10
+        assert_near(result, runs["alone"])
+
+
+@pytest.mark.parametrize(("begun_with", "name", "processes"), [("alone", "zero3", 2), ("zero3", "fsdp2", 2),
+                                                               ("fsdp2", "zero2-offload", 2), ("zero3", "zero3", 1)])
+def test_a_run_goes_on_with_another_back_end_or_number_of_processes(stage, runs, tmp_path, begun_with, name, processes):
+    job = continued(stage, runs, tmp_path, begun_with, BACK_ENDS[name], processes)
+    (tmp_path / "metrics.jsonl").write_bytes(runs[begun_with].metrics_path.read_bytes())
+    result = run_ranks(job, processes)
+    assert result.resumed_from_step == 10
+    assert_near(result, runs["alone"])
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path, name):
+    """Padding of parts, untied embeddings; the export is loaded by stock transformers."""
+    alone = run_here(job_in(odd_stage, tmp_path / "alone", processes=1))
+    result = run_ranks(job_in(odd_stage, tmp_path / "sharded", BACK_ENDS[name]))
+    assert_near(result, alone)
+    export = run_here(ExportJob(out_dir=tmp_path / "export", weights_path=result.weights_path,
+                                weights_fingerprint=result.weights_fingerprint, checkpoint=odd_stage.checkpoint,
+                                precision="fp32"))
+    exported = load_model(CheckpointRef(path=export.path, fingerprint="x", tokenizer_fingerprint="x", source="export"))
+    trained = load_file(result.weights_path / "model.safetensors")
+    for key, parameter in exported.named_parameters():
+        assert torch.equal(parameter, trained[key][: len(parameter)]), key
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_path, name):
+    sharding = BACK_ENDS[name]
+    job = reference_job(tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8, sharding=sharding)
+    result = run_ranks(job)
+    assert (result.rows, result.rows_computed) == (40, 40)
+    for split in ("train", "held_out"):
+        keys = PairDataset.open(stage.data.path, split).row_keys
+        ours, theirs = (read_aligned(Path(run.reference.path), split, keys) for run in (result, stage.reference))
+        np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5)
+        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+    job = stage.evaluate_job(tmp_path / "evaluation", stage.checkpoint, num_prompts=5, max_new_tokens=8)
+    alone = run_here(job.model_copy(update={"out_dir": tmp_path / "alone"}))
+    shared = run_ranks(job.model_copy(update={"sharding": sharding}))
+    assert shared.answers == alone.answers
+    assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_a_weight_that_is_not_finite_ends_as_its_own_kind(stage, tmp_path, name):
+    model = load_model(stage.checkpoint)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("inf")
+    folder = make_model(tmp_path / "model")
+    model.save_pretrained(folder)
+    job = stage.train_job(tmp_path / "run", "simpo", processes=2, checkpoint=checkpoint_ref(folder),
+                          sharding=BACK_ENDS[name])
+    assert start_ranks(job, 2).wait(PATIENCE_SECONDS) != 0
+    error = read_error(job)
+    assert error.kind == "non_finite", error.message
+    assert "Rows of the batch: [0, 1, 2, 3]" in error.message
+    assert not (job.out_dir / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_asked_to_stop_it_writes_a_checkpoint(stage, runs, tmp_path, name):
+    """SIGTERM to the ranks, as the launcher sends it: to all but their leader."""
+    job = job_in(stage, tmp_path, BACK_ENDS[name])
+    leader = start_ranks(job, 2)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(metrics_of(tmp_path)) < 2:
+        assert leader.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    stop_group(leader, grace_seconds=60)
+    error = read_error(job)
+    assert error.kind == "preempted", error.message
+    done = len(metrics_of(tmp_path))
+    assert f"a checkpoint of step {done} is written" in error.message
+    assert newest_checkpoint(tmp_path / "checkpoints", job.fingerprint)[1].step == done
