@@ -187,16 +187,17 @@ def test_recomputing_activations_gives_the_same_weights(moe_stage, tmp_path):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", (*WITH_ROUTERS, "deepseek_v3"))
+@pytest.mark.parametrize("family", [*WITH_ROUTERS, "deepseek_v3"])
 def test_experts_get_no_adapter_and_their_names_are_refused(family):
     model = tiny(PACKED[family])
     names = target_names(model, AdapterConfig(kind="lora"))
     assert "o_proj" in names
-    assert not {"gate_proj", "up_proj", "down_proj"} & set(names)
+    shared = family == "qwen2_moe"  # an expert for all tokens, of linear layers that peft leaves their names
+    assert ({"gate_proj", "up_proj", "down_proj"} <= set(names)) == shared
     add_adapter(model, AdapterConfig(kind="lora", rank=2), seed=0)
     adapted = {name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
     assert adapted == set(names)
-    assert not any("experts" in name for name, p in model.named_parameters() if p.requires_grad)
+    assert not any(".experts." in name for name, p in model.named_parameters() if p.requires_grad)
     if family == "deepseek_v3":  # its first block is dense and has layers of these names
         with pytest.raises(ConfigError, match="names up_proj, which peft takes for the stacked experts of DeepseekV3"):
             target_names(tiny(PACKED[family]), AdapterConfig(kind="lora", target_modules=("o_proj", "up_proj")))
