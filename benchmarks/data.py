@@ -118,8 +118,10 @@ def measure_memory(rows: tuple[int, ...] = MEMORY_ROWS, num_workers: int = 2) ->
             write_rows(ROOT / REAL_ROWS, folder / "rows.jsonl", count)
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 work = Work(folder / "rows.jsonl", folder / "tokenizer", Path(scratch), MAX_LENGTH_TOKENS, num_workers)
-                figures[str(count)] = {peer: _medians([_run(peer, work)]) for peer in ("pairline", "readers")}
-                print(count, figures[str(count)], file=sys.stderr, flush=True)
+                figures[str(count)] = {}
+                for peer in ("pairline", "readers"):
+                    figures[str(count)][peer] = _medians([_run(peer, work)])
+                    print(f"{count} rows, {peer}: {figures[str(count)][peer]}", file=sys.stderr, flush=True)
     first, last = figures[str(rows[0])], figures[str(rows[-1])]
     figures["growth"] = {peer: {kind: round(last[peer][f"peak_{kind}_mb"] / first[peer][f"peak_{kind}_mb"], 3)
                                 for kind in ("rss", "anon")} for peer in first}

@@ -130,7 +130,7 @@ def readers(work: Work) -> Callable[[], int]:
                 write_shard(cache, keys, ReferenceRows(*(np.ones((len(keys), 2), kind)
                                                          for kind in (np.float32, np.int32, np.float32))))
             shards = ReferenceCache(cache)
-            assert not len(shards.missing(dataset.row_keys))
+            assert not shards.is_missing(dataset.row_keys).any()
             write_aligned(cache / f"{split}.npz", dataset.row_keys, shards.look_up(dataset.row_keys))
             assert len(read_aligned(cache, split, dataset.row_keys).sums) == len(dataset)
             forward_tokens(dataset.lengths, dataset.prefix_lengths, "prefix_sharing")

@@ -139,13 +139,10 @@ class Renderer:
     def render(self, conversations: list[list[dict]], tools: list[list[dict] | None],
                open_turn: bool = False) -> list[str | None]:
         """Text of each conversation, with the assistant's header at the end for ``open_turn``."""
-        texts = []
-        for turns, of_turns in zip(conversations, tools, strict=True):
-            render = self.render_by_library if of_turns or not _is_plain(turns) else self._render_plain
-            texts.append(render(turns, of_turns, open_turn))
-        return texts
+        return [self.render_by_library(turns, of_turns, open_turn) if of_turns or not _is_plain(turns)
+                else self._render_plain(turns, open_turn) for turns, of_turns in zip(conversations, tools, strict=True)]
 
-    def _render_plain(self, turns: list[dict], tools: None, open_turn: bool) -> str | None:
+    def _render_plain(self, turns: list[dict], open_turn: bool) -> str | None:
         """What ``render_by_library`` gives for turns of a role and a text, without the steps that such turns pass
         unchanged."""
         try:
@@ -170,8 +167,10 @@ class Renderer:
 
 def _is_plain(turns: list[dict]) -> bool:
     """Whether there are turns, and each is a role and a text: nothing that the library would rename, drop or convert."""
-    return bool(turns) and all(len(turn) == 2 and type(turn.get("content")) is str and type(turn.get("role")) is str
-                               for turn in turns)
+    for turn in turns:
+        if len(turn) != 2 or type(turn.get("content")) is not str or type(turn.get("role")) is not str:
+            return False
+    return bool(turns)
 
 
 def _calls_as_text(turn: dict) -> dict:

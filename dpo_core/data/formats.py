@@ -174,8 +174,10 @@ def _explicit_prompt(row: dict) -> tuple[FormatName, list[dict] | None]:
 
 def _without_answer(row: dict, conversation: list[dict]) -> list[dict]:
     """The conversation without a last turn that repeats one of the two answers."""
+    if len(conversation) < 2 or conversation[-1]["role"] == "user":  # a row with such an answer is dropped anyway
+        return conversation
     for side in (row["chosen"], row["rejected"]):
         answer = message_list(side, "assistant") or [{"role": "assistant", "content": _text(side) or ""}]
-        if len(conversation) > 1 and same_turn(conversation[-1], answer[-1]):
+        if same_turn(conversation[-1], answer[-1]):
             return conversation[:-1]
     return conversation

@@ -36,11 +36,8 @@ PROMPTS_SCHEMA = pa.schema([
 
 def row_key(arrays: Iterable[np.ndarray]) -> str:
     """Content key (hex, 32 characters) of the four arrays of a pair, in the order of ``TokenizedPair``."""
-    digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(len(array).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    content = b"".join([part for array in arrays for part in (len(array).to_bytes(8, "little"), array.tobytes())])
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def common_prefix_length(left: np.ndarray, right: np.ndarray) -> int:

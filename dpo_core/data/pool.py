@@ -30,6 +30,7 @@ CHUNKS_AHEAD = 4  # per worker; bounds what waits in memory
 KEY_BYTES = 32
 BYTES_PER_TOKEN = 5  # an int32 id and a label of 0 or 1
 
+_SORTED_JSON = json.JSONEncoder(sort_keys=True).encode
 # One row per converted row; its tokens lie in a file of their own. The key is empty, lengths are 0 for a dropped row.
 POOL_SCHEMA = pa.schema([
     ("source", pa.int32()), ("row", pa.int64()), ("format", pa.string()), ("reason", pa.string()),
@@ -67,7 +68,7 @@ class _Outcome:
 def prompt_key(prompt: list[dict]) -> str:
     """Key (hex) of a prompt's turns; blanks at the ends of turns do not make another prompt."""
     turns = [(turn["role"], turn["content"].strip(), turn.get("tool_calls")) for turn in prompt]
-    return hashlib.blake2b(json.dumps(turns, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(_SORTED_JSON(turns).encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
