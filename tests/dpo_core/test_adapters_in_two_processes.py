@@ -19,7 +19,7 @@ def alone(stage, tmp_path_factory):
     return run_here(lora_job(stage, tmp_path_factory.mktemp("alone")))
 
 
-@pytest.mark.parametrize("kind", ["none", "zero2", "zero3"])
+@pytest.mark.parametrize("kind", ["none", "zero3", "fsdp2"])
 def test_an_adapter_is_trained_as_by_one_process_and_resumed(stage, alone, tmp_path, kind):
     """Measured: weights 2e-6 apart at most (ZeRO-3), losses 1e-6."""
     job = lora_job(stage, tmp_path, processes=2, checkpoint_every=5, sharding=Sharding(kind=kind))
