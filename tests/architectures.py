@@ -78,10 +78,10 @@ PACKED: dict[str, PreTrainedConfig] = {
 # A pair fits in one row, but their attention cannot be called pair by pair; what the log says.
 ONE_PAIR_A_ROW: dict[str, tuple[PreTrainedConfig, str]] = {
     "falcon": (FalconConfig(**SIZES, alibi=False, new_decoder_architecture=True), "needs attention that can be replaced"),
-    "stablelm": (StableLmConfig(**SIZES), "differs from the padded one by"),  # it does not hand its arguments on
+    "stablelm": (StableLmConfig(**SIZES), "differs from the plain one by"),  # it does not hand its arguments on
     "llama4": (Llama4TextConfig(**SIZES, head_dim=8, attention_chunk_size=WINDOW, num_local_experts=4,
                                 intermediate_size_mlp=64, layer_types=["chunked_attention", "full_attention"]),
-               "differs from the padded one by"),  # chunks are known to its masks only
+               "differs from the plain one by"),  # chunks are known to its masks only
 }
 # One sequence a row; what the log says.
 PADDED_ONLY: dict[str, tuple[PreTrainedConfig, str]] = {

@@ -98,12 +98,15 @@ def to_add(mask: Tensor) -> Tensor:
 
 def attention_arguments(config: PreTrainedConfig, batch: PairBatch) -> dict:
     """What the model's forward must be given so that its attention treats the batch's rows right."""
-    kernel, extra = config._attn_implementation, {}
+    if batch.layout == "padded":
+        # No position ids: filled up on the right they are the default, and some architectures have none.
+        return {"attention_mask": (batch.segment_RT >= 0).long()}
+    kernel, extra = config._attn_implementation, {"position_ids": batch.position_ids_RT}
     if kernel in PAIRWISE.values() and batch.layout == "packed":
         # transformers hands a mask of four dimensions on as it is, and makes its own, T x T, where it gets none.
         nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.ids_RT.device)
         masks = dict.fromkeys(layer_reach(config), nothing)
-        extra = {"pair_spans": PairSpans.of(batch)}
+        extra["pair_spans"] = PairSpans.of(batch)
     elif kernel == "flex_attention":
         masks = {kind: block_mask(batch, reach) for kind, reach in layer_reach(config).items()}
     else:

@@ -1,14 +1,13 @@
 """A model as a scorer of pairs: batch in, sums of log-probabilities out. Shapes: see ``dpo_core.data.pair_batch``.
 
-``packed`` and ``prefix_sharing`` batches take the fast way: hidden states once per distinct token, vocabulary projection
-for predicted tokens only. ``padded`` batches take the plain way, stock logits for every token, that works for any
-architecture and is the fast way's twin. ``choose_layout`` compares both on real pairs before a run and falls back if they
+The fast way computes hidden states, once per distinct token where the layout shares prefixes, and projects onto the
+vocabulary only those that predict a trained token. The plain way is its twin: padded rows and the stock logits of every
+token. It works for any architecture. ``choose_layout`` compares the two on real pairs before a run and falls back if they
 disagree.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -48,19 +47,19 @@ class PairScorer(nn.Module):
         """``router``: the load-balancing loss to compute as well, in training of a mixture-of-experts model."""
         super().__init__()
         self.model, self.precision, self.router = model, precision, router
+        self.stock_logits = True  # of padded rows; ``choose_layout`` turns it off where the fast way gives the same
 
     def forward(self, batch: PairBatch) -> SequenceScores:
         """Log-probabilities per sequence."""
         wanted = {"output_router_logits": True} if self.router else {}
         with torch.autocast(batch.ids_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            if batch.layout == "padded":
-                # No position ids: filled up on the right they are the default, and some architectures have none.
-                outputs = self.model(input_ids=batch.ids_RT, attention_mask=(batch.segment_RT >= 0).long(),
-                                     use_cache=False, **wanted)
+            arguments = {"input_ids": batch.ids_RT, "use_cache": False, **attention_arguments(self.model.config, batch),
+                         **wanted}
+            if batch.layout == "padded" and self.stock_logits:
+                outputs = self.model(**arguments)
                 logps_N = logps_from_logits(outputs.logits.flatten(0, 1)[batch.predictor_N], batch.target_N)
             else:
-                outputs = decoder_of(self.model)(input_ids=batch.ids_RT, position_ids=batch.position_ids_RT,
-                                                 use_cache=False, **attention_arguments(self.model.config, batch), **wanted)
+                outputs = decoder_of(self.model)(**arguments)
                 logps_N = self._answer_logps(outputs.last_hidden_state, batch)
             sums_S = sum_by_sequence(logps_N, batch.sequence_N, len(batch.tokens_2B))
             tails_S = sum_by_sequence(logps_N * batch.tail_N, batch.sequence_N, len(batch.tokens_2B))
@@ -105,9 +104,11 @@ def probe_pairs(dataset: PairDataset) -> list[TokenizedPair]:
 @torch.no_grad()
 def largest_difference(scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: ForwardLayout,
                        device: torch.device) -> float:
-    """Largest |difference| per token between a layout of all pairs and the padded one of each pair, in nats."""
-    together = collate(pairs, range(len(pairs)), layout).to(device)
+    """Largest |difference| per token between the fast way with all pairs and the plain one with each pair, in nats."""
+    scorer.stock_logits = True
     alone = [scorer(collate([pair], [0], "padded").to(device)).sums_S for pair in pairs]  # logits of all tokens: not at once
+    scorer.stock_logits = False
+    together = collate(pairs, range(len(pairs)), layout).to(device)
     return float(((scorer(together).sums_S - torch.cat(alone)).abs() / together.tokens_2B.clamp(min=1)).max())
 
 
@@ -120,20 +121,21 @@ def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: Fo
     """
     use_kernel(scorer.model, kernel)
     architecture = type(scorer.model).__name__
+    layouts: list[ForwardLayout] = ["packed", "prefix_sharing", "padded"]
+    layouts = layouts[layouts.index(wanted):]
     if kernel == "flash_attention_2" and wanted != "padded":
         log.info("flash_attention_2 takes no mask that hides one side of a pair from the other; using the padded forward")
-        return "padded"
-    if wanted != "padded" and (reason := why_not_shared(scorer.model)):
+        layouts = ["padded"]
+    elif wanted != "padded" and (reason := why_not_shared(scorer.model)):
         log.warning("%s cannot hold both sides of a pair in one row: %s; using the padded forward", architecture, reason)
-        return "padded"
-    plainer: list[ForwardLayout] = ["packed", "prefix_sharing", "padded"]
-    for layout, fallback in pairwise(plainer[plainer.index(wanted):]):
+        layouts = ["padded"]
+    for layout, fallback in zip(layouts, [*layouts[1:], "plain"], strict=True):
         stock_kernel = scorer.model.config._attn_implementation
-        if reason := _why_not(scorer, pairs, layout, device):
-            set_kernel(scorer.model, stock_kernel)
-            log.warning("the %s forward %s on %s; using the %s forward", layout, reason, architecture, fallback)
-        else:
+        if not (reason := _why_not(scorer, pairs, layout, device)):
             return layout
+        set_kernel(scorer.model, stock_kernel)
+        log.warning("the %s forward %s on %s; using the %s forward", layout, reason, architecture, fallback)
+    scorer.stock_logits = True
     return "padded"
 
 
@@ -152,6 +154,6 @@ def _why_not(scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: Forward
             raise
         return f"does not work ({type(error).__name__}: {error})"
     if not difference <= allowed:  # a NaN agrees with nothing
-        return f"differs from the padded one by {difference:.2e} nats a token (allowed {allowed:.0e})"
-    log.info("the %s forward agrees with the padded one: largest difference %.1e nats a token", layout, difference)
+        return f"differs from the plain one by {difference:.2e} nats a token (allowed {allowed:.0e})"
+    log.info("the %s forward agrees with the plain one: largest difference %.1e nats a token", layout, difference)
     return None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import MistralConfig, PreTrainedModel
+from transformers import MistralConfig, PreTrainedConfig, PreTrainedModel
 
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pairs import TokenizedPair
@@ -28,12 +28,20 @@ def some_pairs(num: int = 5, seed: int = 0) -> list[TokenizedPair]:
 Numbers = tuple[Tensor, dict[str, Tensor]]  # sums of the sequences, gradients by parameter
 
 
-def scores_and_gradients(model: PreTrainedModel, pairs: list[TokenizedPair], layout: str) -> Numbers:
-    """By the scorer, with gradients of a loss that tells chosen from rejected."""
-    model.zero_grad()
-    sums = PairScorer(model, "fp32")(collate(pairs, range(len(pairs)), layout)).sums_S
+def scorer_of(config: PreTrainedConfig, kernel: str | None = None) -> PairScorer:
+    return PairScorer(tiny(config, kernel=kernel), "fp32")
+
+
+def gradients_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def scores_and_gradients(scorer: PairScorer, pairs: list[TokenizedPair], layout: str) -> Numbers:
+    """With gradients of a loss that tells chosen from rejected."""
+    scorer.zero_grad()
+    sums = scorer(collate(pairs, range(len(pairs)), layout)).sums_S
     (sums[0::2] - 0.5 * sums[1::2]).sum().backward()
-    return sums.detach(), {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    return sums.detach(), gradients_of(scorer.model)
 
 
 def assert_same(ours: Numbers, theirs: Numbers, gradient_noise: float = 1e-5) -> None:
@@ -46,33 +54,33 @@ def assert_same(ours: Numbers, theirs: Numbers, gradient_noise: float = 1e-5) ->
         assert float((ours[1][name] - gradient).abs().max()) <= allowed, name
 
 
-def with_kernel_for(model: PreTrainedModel, layout: str) -> PreTrainedModel:
-    if layout == "packed":
-        set_kernel(model, PAIRWISE[model.config._attn_implementation])
-    return model
+def packing(scorer: PairScorer) -> PairScorer:
+    """With the kernel that ``choose_layout`` would give it."""
+    set_kernel(scorer.model, PAIRWISE[scorer.model.config._attn_implementation])
+    return scorer
 
 
 @pytest.mark.parametrize("name", PACKED)
 def test_packing_gives_the_padded_numbers_and_gradients(name):
     pairs = some_pairs()
-    padded = scores_and_gradients(tiny(PACKED[name]), pairs, "padded")
-    assert_same(scores_and_gradients(with_kernel_for(tiny(PACKED[name]), "packed"), pairs, "packed"), padded)
+    padded = scores_and_gradients(scorer_of(PACKED[name]), pairs, "padded")
+    assert_same(scores_and_gradients(packing(scorer_of(PACKED[name])), pairs, "packed"), padded)
 
 
 @pytest.mark.parametrize("name", SHARED)
 def test_prefix_sharing_gives_the_padded_numbers_and_gradients(name):
     pairs = some_pairs()
-    padded = scores_and_gradients(tiny(SHARED[name]), pairs, "padded")
-    assert_same(scores_and_gradients(tiny(SHARED[name]), pairs, "prefix_sharing"), padded)
+    padded = scores_and_gradients(scorer_of(SHARED[name]), pairs, "padded")
+    assert_same(scores_and_gradients(scorer_of(SHARED[name]), pairs, "prefix_sharing"), padded)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3"])
 def test_eager_attention_pair_by_pair_agrees(name):
     pairs = some_pairs()
-    padded = scores_and_gradients(tiny(PACKED[name]), pairs, "padded")
-    model = with_kernel_for(tiny(PACKED[name], kernel="eager"), "packed")
-    assert model.config._attn_implementation == "eager_pairwise"
-    assert_same(scores_and_gradients(model, pairs, "packed"), padded)
+    padded = scores_and_gradients(scorer_of(PACKED[name]), pairs, "padded")
+    scorer = packing(scorer_of(PACKED[name], "eager"))
+    assert scorer.model.config._attn_implementation == "eager_pairwise"
+    assert_same(scores_and_gradients(scorer, pairs, "packed"), padded)
 
 
 @pytest.mark.parametrize("layout", ["packed", "prefix_sharing"])
@@ -80,17 +88,17 @@ def test_eager_attention_pair_by_pair_agrees(name):
 def test_the_dense_mask_of_eager_attention_agrees(name, layout):
     """Of all kernels the plainest: scores of every token with every token, then the mask."""
     pairs = some_pairs()
-    padded = scores_and_gradients(tiny(PACKED[name]), pairs, "padded")
-    assert_same(scores_and_gradients(tiny(PACKED[name], kernel="eager"), pairs, layout), padded)
+    padded = scores_and_gradients(scorer_of(PACKED[name]), pairs, "padded")
+    assert_same(scores_and_gradients(scorer_of(PACKED[name], kernel="eager"), pairs, layout), padded)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_packing_agrees_when_activations_are_recomputed(name):
     """The backward runs attention again, long after the forward that knew where the pairs lie."""
-    pairs, model = some_pairs(), with_kernel_for(tiny(PACKED[name]), "packed").train()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    padded = scores_and_gradients(tiny(PACKED[name]), pairs, "padded")
-    assert_same(scores_and_gradients(model, pairs, "packed"), padded)
+    pairs, scorer = some_pairs(), packing(scorer_of(PACKED[name])).train()
+    scorer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    padded = scores_and_gradients(scorer_of(PACKED[name]), pairs, "padded")
+    assert_same(scores_and_gradients(scorer, pairs, "packed"), padded)
 
 
 @pytest.mark.parametrize("name", [name for name, config in SHARED.items() if "full_attention" not in layer_reach(config)
@@ -99,7 +107,7 @@ def test_the_windows_of_these_models_are_narrower_than_their_rows(name):
     """Else the tests above would not meet a window: another window, other numbers."""
     config, pairs = SHARED[name], some_pairs()
     wider = type(config).from_dict({**config.to_dict(), "sliding_window": 250, "attention_chunk_size": 250})
-    numbers = [scores_and_gradients(tiny(c), pairs, "padded")[0] for c in (config, wider)]
+    numbers = [scores_and_gradients(scorer_of(c), pairs, "padded")[0] for c in (config, wider)]
     assert (numbers[0] - numbers[1]).abs().max() > 0.1
 
 
@@ -145,19 +153,19 @@ def test_the_block_mask_of_flex_attention_is_the_dense_mask(layout):
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt_neox", "mixtral"])
 def test_what_fits_is_packed(name, caplog):
     caplog.set_level(logging.INFO)
-    assert choose_layout(PairScorer(tiny(PACKED[name]), "fp32"), some_pairs(), "packed", CPU) == "packed"
-    assert "the packed forward agrees with the padded one" in caplog.text
+    assert choose_layout(scorer_of(PACKED[name]), some_pairs(), "packed", CPU) == "packed"
+    assert "the packed forward agrees with the plain one" in caplog.text
 
 
 @pytest.mark.parametrize("name", ONE_PAIR_A_ROW)
 def test_attention_that_cannot_be_called_pair_by_pair_falls_back_to_one_pair_a_row(name, caplog):
     config, reason = ONE_PAIR_A_ROW[name]
-    scorer, pairs = PairScorer(tiny(config), "fp32"), some_pairs()
-    padded = scores_and_gradients(tiny(config), pairs, "padded")
+    scorer, pairs = scorer_of(config), some_pairs()
+    padded = scores_and_gradients(scorer_of(config), pairs, "padded")
     assert choose_layout(scorer, pairs, "packed", CPU) == "prefix_sharing"
     assert reason in caplog.text
     assert "using the prefix_sharing forward" in caplog.text
-    assert_same(scores_and_gradients(scorer.model, pairs, "prefix_sharing"), padded)
+    assert_same(scores_and_gradients(scorer, pairs, "prefix_sharing"), padded)
 
 
 def one_by_one(model: PreTrainedModel, pairs: list[TokenizedPair]) -> Numbers:
@@ -171,33 +179,45 @@ def one_by_one(model: PreTrainedModel, pairs: list[TokenizedPair]) -> Numbers:
         total = logps_TV[at - 1, torch.from_numpy(ids).long()[at]].sum()
         (total if side % 2 == 0 else -0.5 * total).backward()
         sums.append(total.detach())
-    return torch.stack(sums), {name: w.grad.clone() for name, w in model.named_parameters() if w.grad is not None}
+    return torch.stack(sums), gradients_of(model)
 
 
 @pytest.mark.parametrize("name", PADDED_ONLY)
 def test_what_fits_no_mask_falls_back_to_padded_and_trains_right(name, caplog):
     config, reason = PADDED_ONLY[name]
-    scorer, pairs = PairScorer(tiny(config), "fp32"), some_pairs()
+    scorer, pairs = scorer_of(config), some_pairs()
     assert choose_layout(scorer, pairs, "packed", CPU) == "padded"
     assert reason in caplog.text
     assert "using the padded forward" in caplog.text
+    assert not scorer.stock_logits  # the vocabulary projection of answer tokens only, as in the shared layouts
     # 1e-4: linear attention sums in chunks, whose number depends on the batch's width.
-    assert_same(scores_and_gradients(scorer.model, pairs, "padded"), one_by_one(tiny(config), pairs), gradient_noise=1e-4)
+    assert_same(scores_and_gradients(scorer, pairs, "padded"), one_by_one(tiny(config), pairs), gradient_noise=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "olmoe"])
 def test_the_padded_twin_is_what_single_sequences_give(name):
     pairs = some_pairs()
-    assert_same(scores_and_gradients(tiny(PACKED[name]), pairs, "padded"), one_by_one(tiny(PACKED[name]), pairs))
+    assert_same(scores_and_gradients(scorer_of(PACKED[name]), pairs, "padded"), one_by_one(tiny(PACKED[name]), pairs))
 
 
 def test_a_layout_that_gives_other_numbers_is_found_and_left(caplog, monkeypatch):
     """Masks that count places instead of positions: exact for full attention, wrong for windows."""
     monkeypatch.setattr("dpo_core.model.attention.layer_reach", lambda config: {"full_attention": None})
-    scorer = PairScorer(tiny(PACKED["olmo3"]), "fp32")
+    scorer = scorer_of(PACKED["olmo3"])
     assert choose_layout(scorer, some_pairs(), "prefix_sharing", CPU) == "padded"
-    assert "differs from the padded one by" in caplog.text
+    assert "differs from the plain one by" in caplog.text
     assert "nats a token (allowed 1e-04) on Olmo3ForCausalLM; using the padded forward" in caplog.text
+
+
+def test_a_head_that_is_not_understood_keeps_the_stock_logits(caplog, monkeypatch):
+    """As if the architecture scaled its logits in a way of its own."""
+    monkeypatch.setattr("dpo_core.model.forward.vocabulary_head",
+                        lambda model: lambda hidden_NH: 2 * model.get_output_embeddings()(hidden_NH))
+    scorer, pairs = scorer_of(PACKED["llama"]), some_pairs()
+    assert choose_layout(scorer, pairs, "packed", CPU) == "padded"
+    assert scorer.stock_logits
+    assert "using the plain forward" in caplog.text
+    assert_same(scores_and_gradients(scorer, pairs, "padded"), one_by_one(tiny(PACKED["llama"]), pairs))
 
 
 @pytest.mark.parametrize("kernel", PAIRWISE)
@@ -217,6 +237,6 @@ def test_flex_attention_with_its_block_mask_agrees(monkeypatch):
     pairs = some_pairs()
     for name, layout in (("llama", "packed"), ("gemma3", "packed"), ("gemma3", "prefix_sharing")):
         with torch.no_grad():
-            padded = PairScorer(tiny(PACKED[name]), "fp32")(collate(pairs, range(5), "padded")).sums_S
-            scorer = PairScorer(tiny(PACKED[name], kernel="flex_attention"), "fp32")
+            padded = scorer_of(PACKED[name])(collate(pairs, range(5), "padded")).sums_S
+            scorer = scorer_of(PACKED[name], "flex_attention")
             torch.testing.assert_close(scorer(collate(pairs, range(5), layout)).sums_S, padded, rtol=1e-5, atol=0)
