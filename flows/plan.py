@@ -1,11 +1,4 @@
-"""``pairline plan``: what a run would do, from the recipe and local files alone. Nothing is started or fetched.
-
-Memory of a training process, in bytes per parameter: 4 weights + 4 gradients + 8 AdamW moments = 16, as bf16 is autocast
-over fp32 weights (8-bit moments: 10); with an adapter that many for its own parameters and 4 (4-bit weights: about 0.6) for
-the frozen ones. Activations per token of a microbatch and layer: 34 x hidden bytes in bf16 (Korthikanti et al. 2022,
-arXiv 2205.05198, eq. 1 without the attention matrix), twice that in fp32; with gradient checkpointing 2 (4) x hidden a layer
-and one whole layer. Logits: 3 fp32 copies of answer tokens x vocabulary. All are estimates.
-"""
+"""``pairline plan``: what a run would do, from the recipe and local files alone. Nothing is started or fetched."""
 
 import gzip
 import json
@@ -17,6 +10,7 @@ from rich.table import Table
 
 from dpo_core.config import DataSource
 from dpo_core.jobs import BatchPlan
+from flows.memory import MOMENTS_BYTES, training_memory
 from flows.model_size import ModelSize, model_size
 from flows.stage_config import StageConfig
 from tasks.launch.compute import solve_batch
@@ -25,8 +19,6 @@ GIB = 2**30
 CHARACTERS_PER_TOKEN = 4.0
 BIGGEST_FILE_READ_BYTES = 200_000_000
 SNAPSHOT_BYTES, WEIGHTS_BYTES, EXPORT_BYTES = 4, 4, 2  # per parameter
-MOMENTS_BYTES = {"adamw": 8, "adamw_8bit": 2}
-FROZEN_BYTES = {"full": 4.0, "nf4": 0.6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +51,7 @@ def plan_stage(config: StageConfig) -> Plan:
     sources = tuple(source_size(source) for source in config.data.sources)
     size = model_size(config.checkpoint)
     return Plan(name=config.name, steps=tuple(_steps(config)), model=size, sources=sources, batch=batch,
-                num_steps=_num_steps(config, sources), memory_bytes=_memory(config, size, batch),
+                num_steps=_num_steps(config, sources), memory_bytes=training_memory(config, size, batch),
                 disk_bytes=_disk(config, size))
 
 
@@ -124,34 +116,6 @@ def _num_steps(config: StageConfig, sources: tuple[SourceSize, ...]) -> int | No
     rows -= int(float(held_out) * rows) if "." in held_out else int(held_out)
     steps = -(-max(rows, 0) // config.train.global_batch_pairs) * config.train.num_epochs
     return min(steps, config.train.max_steps or steps)
-
-
-def _memory(config: StageConfig, size: ModelSize, batch: BatchPlan) -> dict[str, int]:
-    """Bytes per training process, as the module's docstring says."""
-    if size.num_parameters is None:
-        return {}
-    memory = _state(config, size, size.num_parameters)
-    if size.num_layers and size.hidden_size and size.vocab_size:
-        one_pair = 2 * config.data.max_length_tokens
-        tokens = max(one_pair, min(one_pair * batch.per_device_pairs, config.train.tokens_per_forward))
-        scale = 1 if config.train.precision == "bf16" else 2
-        layer = 34 * scale * tokens * size.hidden_size
-        kept = 2 * scale * tokens * size.hidden_size * size.num_layers + layer
-        memory["activations, at most"] = kept if config.train.gradient_checkpointing else layer * size.num_layers
-        memory["logits, at most"] = 3 * 4 * tokens * size.vocab_size
-    return memory
-
-
-def _state(config: StageConfig, size: ModelSize, num_parameters: int) -> dict[str, int]:
-    """Weights, gradients and moments; an adapter whose size is not known yet is left out, as it is small."""
-    each, adapter = 8 + MOMENTS_BYTES[config.optim.optimizer], config.adapter
-    if adapter.kind == "none":
-        return {f"weights, gradients, AdamW ({each} B a parameter)": each * num_parameters}
-    frozen = FROZEN_BYTES[adapter.base_weights]
-    parts = {f"frozen weights ({frozen:g} B a parameter)": int(frozen * num_parameters)}
-    if trained := size.adapter_parameters(adapter):
-        parts[f"adapter of rank {adapter.rank}: {trained:,} parameters ({each} B each)"] = each * trained
-    return parts
 
 
 def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:

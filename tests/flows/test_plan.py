@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dpo_core.config import CheckpointConfig
 from dpo_core.errors import ConfigError
+from flows.memory import bytes_per_trained
 from flows.model_size import model_size
 from flows.overrides import read_recipe, validated
 from flows.plan import plan_stage, show_plan
@@ -34,13 +35,31 @@ def test_tulu_is_planned_as_published():
     plan = plan_stage(read_recipe(RECIPES / "tulu3-8b.yaml", []))
     assert (plan.batch.global_pairs, plan.batch.per_device_pairs, plan.batch.accumulation) == (128, 1, 16)
     assert plan.model.num_parameters == 8_000_000_000
-    assert sum(plan.memory_bytes.values()) == 128_000_000_000
+    assert plan.memory_bytes == {"weights, gradients, AdamW (2.5 B a parameter)": 20_000_000_000,  # 20 / 8 processes
+                                 "gathered weights, at most": 4_000_000_000}
     assert plan.num_steps is None
 
 
 def test_olmo_is_planned_as_published():
     plan = plan_stage(read_recipe(RECIPES / "olmo2-7b.yaml", []))
     assert (plan.batch.num_processes, plan.batch.per_device_pairs, plan.batch.accumulation) == (32, 1, 4)
+
+
+@pytest.mark.parametrize(("sharding", "offload", "each"), [
+    ("none", "none", 16), ("zero1", "none", 4 + 4 + (4 + 8) / 4), ("zero2", "none", 4 + (4 + 4 + 8) / 4),
+    ("zero3", "none", 20 / 4), ("fsdp2", "none", 16 / 4), ("zero2", "optimizer", 4 + 4 / 4), ("zero3", "optimizer", 8 / 4),
+    ("zero3", "optimizer_and_parameters", 4 / 4), ("fsdp2", "optimizer_and_parameters", 0)])
+def test_memory_of_a_trained_parameter_by_back_end_over_four_processes(sharding, offload, each):
+    compute = {"num_processes": 4, "sharding": sharding, "offload": offload}
+    assert bytes_per_trained(validated(values(compute=compute), "recipe")) == each
+
+
+@pytest.mark.parametrize(("sharding", "offload"), [("none", "optimizer"), ("fsdp2", "optimizer"),
+                                                   ("zero2", "optimizer_and_parameters")])
+def test_an_offload_that_a_back_end_does_not_have_is_refused_with_what_would_do(sharding, offload):
+    expected = rf"compute\.offload {offload} does not go with compute\.sharding {sharding}, .* sharding to zero"
+    with pytest.raises(ConfigError, match=expected):
+        validated(values(compute={"sharding": sharding, "offload": offload}), "recipe")
 
 
 def test_local_data_and_model_are_counted(tmp_path):
