@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import one_hot
-from transformers import AutoModelForCausalLM, OlmoeConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, OlmoeConfig, PreTrainedModel
 
 from dpo_core.checkpoint import load_weights
 from dpo_core.config import AdapterConfig, LossConfig
@@ -19,6 +19,7 @@ from dpo_core.jobs import BatchPlan, ExportJob
 from dpo_core.losses import LOSSES
 from dpo_core.model.adapter import adapter_disabled, add_adapter, load_policy, target_names
 from dpo_core.model.forward import PairScorer, pair_logps
+from dpo_core.model.load import load_model
 from dpo_core.model.router import router_loss_of
 from dpo_core.progress import Progress
 from dpo_core.step_guard import reference_logps
@@ -219,3 +220,13 @@ def test_an_adapter_goes_with_experts(moe_stage, tmp_path):
         torch.testing.assert_close(merged[..., : on.shape[-1]], on, rtol=1e-4, atol=1e-4)
         with adapter_disabled(policy):
             assert (policy(ids).logits - on).abs().max() > 0.01
+
+
+def test_routers_make_no_noise(tmp_path):
+    """Mixtral multiplies a token by random numbers in training; policy and reference must agree on the same input."""
+    config = PACKED["mixtral"].__class__(**{**PACKED["mixtral"].to_dict(), "router_jitter_noise": 0.1})
+    tiny(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    model = load_model(checkpoint_ref(tmp_path))
+    assert AutoConfig.from_pretrained(tmp_path).router_jitter_noise == 0.1
+    assert [layer.mlp.jitter_noise for layer in model.model.layers] == [0, 0]
