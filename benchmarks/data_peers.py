@@ -9,12 +9,13 @@ The rows of the peers are loaded before the clock starts; ours are read from the
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+Prepared = Callable[[], list[Sized]]  # runs the preparation and gives the rows it made, in one part or several
 IGNORED = -100  # label of a token without loss, in both peers
 
 
@@ -29,10 +30,11 @@ class Work:
     num_workers: int
 
 
-def pairline(work: Work) -> Callable[[], int]:
-    """Our step; returns the number of pairs written. It loads the tokenizer itself while the clock runs."""
+def pairline(work: Work) -> Prepared:
+    """Our step; gives both splits. It loads the tokenizer itself while the clock runs."""
     from dpo_core.data import mix
     from dpo_core.data.chat_template import Renderer, load_tokenizer
+    from dpo_core.data.pair_dataset import PairDataset
     from dpo_core.jobs import MixJob, ResolvedSource
     from dpo_core.progress import Progress
 
@@ -41,9 +43,9 @@ def pairline(work: Work) -> Callable[[], int]:
                  cache_dir=work.folder / "cache", max_length_tokens=work.max_length_tokens, num_workers=work.num_workers)
     Renderer(load_tokenizer(work.tokenizer)).render([[{"role": "user", "content": ""}]], [None])  # imports happen here
 
-    def run() -> int:
-        result = mix.run(job, Progress("mix", active=False))
-        return result.train_rows + result.held_out_rows
+    def run() -> list[PairDataset]:
+        data = mix.run(job, Progress("mix", active=False)).data
+        return [PairDataset.open(data.path, "train"), PairDataset.open(data.path, "held_out")]
 
     return run
 
@@ -58,8 +60,8 @@ def _num_proc(work: Work) -> int | None:
     return work.num_workers if work.num_workers > 1 else None  # datasets starts a process for num_proc=1 too
 
 
-def trl(work: Work) -> Callable[[], int]:
-    """TRL's preparation of a data set; returns the number of rows left."""
+def trl(work: Work) -> Prepared:
+    """TRL's preparation of a data set; gives the rows left."""
     from trl import DPOConfig, DPOTrainer
 
     tokenizer, dataset = AutoTokenizer.from_pretrained(work.tokenizer), _dataset(work)
@@ -68,7 +70,7 @@ def trl(work: Work) -> Callable[[], int]:
     # The method needs of a trainer its tokenizer alone, and the rest of a trainer would only add to its time.
     trainer = DPOTrainer.__new__(DPOTrainer)
     trainer._tokenizer = tokenizer
-    return lambda: len(trainer._prepare_dataset(dataset, tokenizer, args, "train"))
+    return lambda: [trainer._prepare_dataset(dataset, tokenizer, args, "train")]
 
 
 def encode_row(row: dict, tokenizer: PreTrainedTokenizerBase, max_length_tokens: int) -> dict[str, list[int]]:
@@ -95,23 +97,23 @@ def has_labels(row: dict) -> bool:
     return all(any(label != IGNORED for label in row[f"{side}_labels"]) for side in ("chosen", "rejected"))
 
 
-def per_row(work: Work) -> Callable[[], int]:
-    """The seed workflow's mapping; returns the number of rows left."""
+def per_row(work: Work) -> Prepared:
+    """The seed workflow's mapping; gives the rows left."""
     tokenizer, dataset = AutoTokenizer.from_pretrained(work.tokenizer), _dataset(work)
     arguments = {"tokenizer": tokenizer, "max_length_tokens": work.max_length_tokens}
 
-    def run() -> int:
+    def run() -> list:
         mapped = dataset.map(encode_row, fn_kwargs=arguments, remove_columns=dataset.column_names,
                              num_proc=_num_proc(work))
-        return len(mapped.filter(has_labels, num_proc=_num_proc(work)))
+        return [mapped.filter(has_labels, num_proc=_num_proc(work))]
 
     return run
 
 
-def readers(work: Work) -> Callable[[], int]:
+def readers(work: Work) -> Prepared:
     """What later steps hold of a mixture in memory: both splits, reference values aligned with them, one epoch's order.
 
-    The mixture is the one that ``pairline`` left in ``work.folder``; returns the number of pairs.
+    The mixture is the one that ``pairline`` left in ``work.folder``; gives both splits.
     """
     import numpy as np
 
@@ -119,8 +121,8 @@ def readers(work: Work) -> Callable[[], int]:
     from dpo_core.data.pair_dataset import PairDataset
     from dpo_core.reference_cache import ReferenceCache, ReferenceRows, read_aligned, write_aligned, write_shard
 
-    def run() -> int:
-        total = 0
+    def run() -> list[PairDataset]:
+        splits = []
         for split in ("train", "held_out"):
             dataset = PairDataset.open(work.folder / "mix" / "data", split)
             cache = work.folder / "reference" / split
@@ -135,15 +137,15 @@ def readers(work: Work) -> Callable[[], int]:
             assert len(read_aligned(cache, split, dataset.row_keys).sums) == len(dataset)
             forward_tokens(dataset.lengths, dataset.prefix_lengths, "prefix_sharing")
             rows = step_rows(0, len(dataset), 1024, seed=0) if len(dataset) else []
-            total += len(dataset)
+            splits.append(dataset)
             for row in rows:
                 assert len(dataset[row].chosen_ids)
-        return total
+        return splits
 
     return run
 
 
-PEERS: dict[str, Callable[[Work], Callable[[], int]]] = {
+PEERS: dict[str, Callable[[Work], Prepared]] = {
     "pairline": pairline, "trl": trl, "per_row": per_row, "readers": readers}
 
 
@@ -157,5 +159,5 @@ def run_timed(name: str, work: Work) -> dict[str, float]:
     """Rows left, wall seconds and processor seconds of one peer; imports and loading of the peers' rows left out."""
     run = PEERS[name](work)
     start, cpu_at_start = time.perf_counter(), _cpu_seconds()
-    rows = run()
+    rows = sum(map(len, run()))
     return {"rows": rows, "seconds": time.perf_counter() - start, "cpu_seconds": _cpu_seconds() - cpu_at_start}

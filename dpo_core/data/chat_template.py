@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,8 +132,12 @@ class Renderer:
         self.opens_turn = "add_generation_prompt" in text  # else a prompt's rendering lacks the assistant's header
 
     @cached_property
-    def _render(self) -> Callable[..., str]:
-        return partial(_compiled(self.tokenizer).render, tools=None, documents=None, **self.tokenizer.special_tokens_map)
+    def _template(self) -> "Template":
+        return _compiled(self.tokenizer)
+
+    @cached_property
+    def _names(self) -> dict:
+        return {"tools": None, "documents": None, **self.tokenizer.special_tokens_map}
 
     def render(self, conversations: list[list[dict]], tools: list[list[dict] | None],
                open_turn: bool = False) -> list[str | None]:
@@ -146,7 +149,8 @@ class Renderer:
         """What ``render_by_library`` gives for turns of a role and a text, without the steps that such turns pass
         unchanged."""
         try:
-            return self._render(messages=turns, add_generation_prompt=open_turn)
+            context = self._template.new_context({**self._names, "messages": turns, "add_generation_prompt": open_turn})
+            return "".join(self._template.root_render_func(context))
         except Exception:  # raise_exception, undefined names, type errors: the template's own code
             return None
 

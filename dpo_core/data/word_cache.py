@@ -38,6 +38,7 @@ _CUT = (rf"(?<=[{_SOLID}])(?= )"  # before a blank
         rf"|(?<=[A-Za-z0-9])(?=[{_PUNCTUATION}\n])"  # after a word
         rf"|(?<=[{_SOLID}]\n)(?=[{_SOLID}])")  # after a lone line break
 # The first alternative is the second for the commonest pieces, and quicker.
+_CERTAIN_CUT = re.compile(_CUT)
 _SOLID_END = re.compile(rf"[{_SOLID}]\Z")
 _PIECE = re.compile(rf" ?[A-Za-z]+(?=[ {_PUNCTUATION}\n])|(?s:.+?)(?:\Z|{_CUT})")
 
@@ -93,6 +94,21 @@ class _Words(_Bounded):
         return b"".join(map(self.pieces.__getitem__, _PIECE.findall(self.before + word)))
 
 
+class _Headers(dict[str, int]):
+    """Text that ends at a certain cut -> how many tokens it has, whatever follows; -1 if what follows may make a special
+    token of its end."""
+
+    def __init__(self, cache: "WordCache", special: list[str]) -> None:
+        self.cache = cache
+        self.beginnings = tuple({token[:length] for token in special for length in range(1, len(token))})
+
+    def __missing__(self, text: str) -> int:
+        number = -1 if text.endswith(self.beginnings) else len(self.cache.ids(text))
+        if len(text) <= MAX_WORD_CHARACTERS and len(self) < MAX_WORDS:
+            self[text] = number
+        return number
+
+
 class WordCache:
     """Cuts texts at special tokens, blanks and certain ends of words, and remembers the ids of what lies between.
 
@@ -105,6 +121,7 @@ class WordCache:
         self._words, self._last = (_Words(self._pieces, " ", ends) for ends in (False, True))
         special = sorted((token.content for token in backend.get_added_tokens_decoder().values()), key=len, reverse=True)
         self._special = re.compile("(" + "|".join(map(re.escape, special)) + ")") if special else None
+        self.num_tokens_before = _Headers(self, special)
 
     @classmethod
     def of(cls, backend: "Tokenizer") -> "WordCache | None":
@@ -164,6 +181,8 @@ class WordText:
             return self._token_of_whole(position, exact)  # offsets of blanks and composed characters may be trimmed
         if position >= end:
             return self._token_of_whole(position, exact) if self.text[-1:].isspace() else len(self.ids)
+        if _CERTAIN_CUT.match(self.text, position) and (before := self.cache.num_tokens_before[self.text[:position]]) >= 0:
+            return before
         place = tokens = 0
         for piece, num_tokens in self.cache.pieces(self.text):
             if place == position:
