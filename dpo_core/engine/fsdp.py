@@ -18,7 +18,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import Tensor, nn
-from torch.distributed.fsdp import CPUOffloadPolicy
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dpo_core.checkpoint import MODEL_FILE, OPTIMIZER_FILE, stored_tensors
@@ -92,14 +92,14 @@ class FsdpEngine:
         self.optimizer.zero_grad(set_to_none=True)
 
     def model_tensors(self) -> dict[str, StoredTensor]:
-        return {name: _stored(tensor.detach()) for name, tensor in stored_tensors(self.scorer.model).items()}
+        return {name: _stored(tensor.detach()) for name, tensor in self._parts().items()}
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
-        return {f"{name}::{key}": _stored(value) for name, parameter in self.scorer.model.named_parameters()
+        return {f"{name}::{key}": _stored(value) for name, parameter in self._parts().items()
                 for key, value in self.optimizer.state.get(parameter, {}).items()}
 
     def load(self, folder: Path) -> None:
-        tensors = stored_tensors(self.scorer.model)
+        tensors = self._parts()
         with open_tensors(folder / MODEL_FILE, tensors) as read:
             for name, tensor in tensors.items():
                 _set(tensor, read(name))
@@ -107,6 +107,13 @@ class FsdpEngine:
             for name, parameter in tensors.items():
                 for key, value in self.optimizer.state.get(parameter, {}).items():
                     _set(value, read(f"{name}::{key}"))
+
+    def _parts(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, as this rank's parts: after a forward without backward some would still be whole."""
+        for module in self.scorer.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return stored_tensors(self.scorer.model)
 
 
 def _stored(tensor: Tensor) -> StoredTensor:
