@@ -154,7 +154,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         *_amounts("Memory per training process", plan.memory_bytes, total),
         *_amounts("Disk in the store", plan.disk_bytes, sum(plan.disk_bytes.values()))]
     if plan.memory_bytes and plan.model.num_layers is None:
-        lines.append("Activations and logits come on top; they are known once the checkpoint is here.")
+        lines.append("Activations, logits and an adapter come on top; they are known once the checkpoint is here.")
     console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
 
 

@@ -74,6 +74,10 @@ def render_card(card: CardInputs) -> str:
                 "seed": card.train.seed}
     if card.adapter.kind != "none":
         settings |= adapter_settings(card)
+    if card.optim.optimizer != "adamw":
+        settings["optimizer"] = card.optim.optimizer
+    if card.train.router_aux_loss_weight is not None:
+        settings["router loss weight"] = card.train.router_aux_loss_weight
     if card.loss.name == "simpo":
         settings["gamma / beta"] = card.loss.gamma_beta_ratio
     settings |= {f"loss.{name}": value for name, value in card.loss.model_dump(exclude_defaults=True).items()

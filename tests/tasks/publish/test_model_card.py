@@ -2,7 +2,7 @@
 
 import yaml
 
-from dpo_core.config import AdapterConfig, LossConfig, OptimConfig
+from dpo_core.config import AdapterConfig, LossConfig, OptimConfig, TrainConfig
 from dpo_core.jobs import CheckpointRef
 from dpo_core.results import SourceLedger
 from tasks.publish.model_card import CardInputs, render_card
@@ -49,7 +49,10 @@ def test_what_is_added_to_the_objective_is_told() -> None:
 
 
 def test_an_adapter_is_told_with_its_size() -> None:
-    assert "adapter" not in render_card(CARD)
+    plain = render_card(CARD)
+    assert not any(word in plain for word in ("adapter", "router", "optimizer |"))
+    more = {"train": TrainConfig(router_aux_loss_weight=0.01), "optim": OptimConfig(optimizer="adamw_8bit")}
+    assert "| optimizer | adamw_8bit |\n| router loss weight | 0.01 |" in render_card(CARD.model_copy(update=more))
     adapter = AdapterConfig(kind="lora", rank=8, alpha=16, target_modules=("q_proj", "v_proj"))
     text = render_card(CARD.model_copy(update={"adapter": adapter, "trained_parameters": 1_024,
                                                "all_parameters": 1_025_024}))
