@@ -44,13 +44,13 @@ def start_fsdp_accelerator(sharding: Sharding, handlers: list, on_cpu: bool) -> 
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_offload=offload,
                                             reshard_after_forward=True, cpu_ram_efficient_loading=False)
     accelerator = Accelerator(fsdp_plugin=plugin, kwargs_handlers=handlers)
+    if not dist.is_initialized() or not (on_cpu or accelerator.is_fsdp2):
+        raise ConfigError(f"compute.sharding is fsdp2 but accelerate started {accelerator.distributed_type.value}. Start "
+                          "the step with `accelerate launch` and without a user config file.")
     if on_cpu:
         accelerator.state.fsdp_plugin = plugin
         for state in (accelerator.state, PartialState()):  # the second decides whether ranks wait and sum at all
             state.distributed_type = DistributedType.FSDP
-    if not accelerator.is_fsdp2:
-        raise ConfigError(f"compute.sharding is fsdp2 but accelerate started {accelerator.distributed_type.value}. Start "
-                          "the step with `accelerate launch` and without a user config file.")
     return accelerator
 
 
