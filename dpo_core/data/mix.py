@@ -87,15 +87,16 @@ def _fill_pool(job: MixJob, folder: Path, maker: PoolMaker, selections: list[np.
                progress: Progress) -> list[SourceLedger]:
     """Tokenise every selected row once into a pool in ``folder``, counting each as often as it was selected."""
     tallies = [SourceTally(source, len(store)) for source, store in zip(job.sources, maker.stores, strict=True)]
-    counted = [np.unique(rows, return_counts=True) for rows in selections]
-    num_rows = sum(len(rows) for rows, _ in counted)
+    distinct = [np.unique(rows) for rows in selections]
+    counts = [np.bincount(np.searchsorted(rows, selection), minlength=len(rows)).astype(np.int32)
+              for rows, selection in zip(distinct, selections, strict=True)]
+    num_rows = sum(map(len, distinct))
     progress.begin("tokenising", total=num_rows, unit="rows")
     with open_pool(folder) as write:
-        for part in make_pool(maker, chunks_of(selections), num_rows, job.num_workers):
+        for part in make_pool(maker, chunks_of(distinct), num_rows, job.num_workers):
             write(part)
             source, numbers = part.facts.column("source")[0].as_py(), part.facts.column("row").to_numpy()
-            rows, times = counted[source]
-            tallies[source].add(part.facts, times[np.searchsorted(rows, numbers)])
+            tallies[source].add(part.facts, counts[source][np.searchsorted(distinct[source], numbers)])
             progress.advance(len(numbers))
     return [tally.close(len(rows)) for tally, rows in zip(tallies, selections, strict=True)]
 

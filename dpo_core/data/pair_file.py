@@ -82,6 +82,7 @@ class ArrowRows:
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._list_views = lru_cache(maxsize=64)(self._views_of)  # batches whose buffers are mapped as numpy views
         self._num_reads = 0
+        self.release()
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -125,12 +125,11 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
     return PoolPart(facts, b"".join(tokens))
 
 
-def chunks_of(selections: list[np.ndarray]) -> Iterator[Chunk]:
-    """Chunks that cover every selected row of every source once, in ascending order."""
-    for source, selection in enumerate(selections):
-        rows = np.unique(selection)
-        for first in range(0, len(rows), ROWS_PER_CHUNK):
-            yield Chunk(source, rows[first:first + ROWS_PER_CHUNK])
+def chunks_of(rows: list[np.ndarray]) -> Iterator[Chunk]:
+    """Chunks of each source's row numbers, which are distinct and ascending."""
+    for source, numbers in enumerate(rows):
+        for first in range(0, len(numbers), ROWS_PER_CHUNK):
+            yield Chunk(source, numbers[first:first + ROWS_PER_CHUNK])
 
 
 _maker: PoolMaker | None = None  # of a worker process

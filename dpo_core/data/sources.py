@@ -5,6 +5,7 @@ does not grow with their number. The files are made once per content and shared 
 """
 
 import json
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,8 +46,13 @@ class RowStore:
             raise StoreError(f"{folder} holds no readable rows ({error}). Delete it to have it made again.") from error
 
     @cached_property
+    def _map(self) -> mmap.mmap:
+        with (self.folder / ROWS_FILE).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    @cached_property
     def _reader(self) -> pa.ipc.RecordBatchFileReader:
-        return pa.ipc.open_file(pa.memory_map(str(self.folder / ROWS_FILE)))
+        return pa.ipc.open_file(pa.py_buffer(self._map))
 
     def __len__(self) -> int:
         return self.num_rows
@@ -61,6 +67,7 @@ class RowStore:
         texts: list[str] = []
         for batch, start, end in zip(batches.tolist(), first.tolist(), ends, strict=True):
             texts += self._reader.get_batch(batch).column(0).take(pa.array(rows[start:end] % ROWS_PER_BATCH)).to_pylist()
+        self._map.madvise(mmap.MADV_DONTNEED)  # else every process would come to hold the whole file
         return list(map(json.loads, texts))
 
 

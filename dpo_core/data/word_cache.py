@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
     from tokenizers.pre_tokenizers import PreTokenizer
 
-MAX_WORDS = 1 << 16  # per dictionary, about 12 MB; beyond, it starts anew
+MAX_WORDS = 1 << 15  # per dictionary, about 6 MB; beyond, it starts anew
 MAX_WORD_CHARACTERS = 40  # longer pieces hardly come twice
 SECOND_BLANK = "\0"  # stands for the second of two blanks, which belongs to the word behind them
 
