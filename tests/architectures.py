@@ -1,5 +1,7 @@
 """Tiny random models of the architectures that people train: 2 layers, made on the fly, windows shorter than the rows."""
 
+import copy
+
 import torch
 from torch import nn
 from transformers import (
@@ -107,6 +109,7 @@ PADDED_ONLY: dict[str, tuple[PreTrainedConfig, str]] = {
 def tiny(config: PreTrainedConfig, seed: int = 0, kernel: str | None = None) -> PreTrainedModel:
     """A random model. Weights are large enough that a wrong mask moves log-probabilities by far more than rounding."""
     torch.manual_seed(seed)
+    config = copy.deepcopy(config)  # it keeps the model's kernel
     model = AutoModelForCausalLM.from_config(config, **({"attn_implementation": kernel} if kernel else {})).eval()
     for name, weight in model.named_parameters():
         if weight.dim() > 1:

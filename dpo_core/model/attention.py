@@ -131,7 +131,8 @@ class PairSpans:
         return cls([tuple(pair) for pair in counts.view(-1, PARTS).tolist()], batch.ids_RT.device)
 
     def mask(self, queries: int, keys: int, window: int | None, additive: bool) -> Tensor | None:
-        """Causal mask [queries, keys] of the last ``queries`` of ``keys`` tokens; None where sdpa's own causality says it.
+        """Causal mask [1, 1, queries, keys] of the last ``queries`` of ``keys`` tokens; None where sdpa's own causality says
+        it.
 
         ``additive``: as eager attention wants it, which knows no causality of its own.
         """
@@ -144,7 +145,7 @@ class PairSpans:
             distance = (torch.arange(keys - queries, keys, device=self.device)[:, None]
                         - torch.arange(keys, device=self.device))
             visible = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
-            self.masks[shape] = to_add(visible) if additive else visible
+            self.masks[shape] = (to_add(visible) if additive else visible)[None, None]
         return self.masks[shape]
 
 

@@ -1,10 +1,13 @@
 """Every architecture: sharing and packing give the padded forward's numbers and gradients, or fall back and say why."""
 
+import functools
 import logging
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import MistralConfig, PreTrainedConfig, PreTrainedModel
 
@@ -74,6 +77,26 @@ def test_prefix_sharing_gives_the_padded_numbers_and_gradients(name):
     assert_same(scores_and_gradients(scorer_of(SHARED[name]), pairs, "prefix_sharing"), padded)
 
 
+@functools.cache
+def stock_and_packing(name: str) -> tuple[PairScorer, PairScorer]:
+    return scorer_of(PACKED[name]), packing(scorer_of(PACKED[name]))
+
+
+@given(lengths=st.lists(st.tuples(*[st.integers(0, 8)] * 3).filter(lambda pair: pair[0] or min(pair[1:])), min_size=1,
+                        max_size=4), name=st.sampled_from(["llama", "mistral"]), seed=st.integers(0, 9))
+@settings(max_examples=30, deadline=None)
+def test_pairs_of_any_shape_fit(lengths, name, seed):
+    """No common token, an answer that is empty, one that begins the other, two that are equal, a single token."""
+    rng = np.random.default_rng(seed)
+    pairs = [make_pair(rng, *pair, vocab=3, train_prompt_turn=True) for pair in lengths]  # 3 words: prefixes grow by chance
+    stock, packs = stock_and_packing(name)
+    with torch.no_grad():
+        padded = tuple(stock(collate(pairs, range(len(pairs)), "padded")))
+        for scorer, layout in ((packs, "packed"), (stock, "prefix_sharing")):
+            ours = tuple(scorer(collate(pairs, range(len(pairs)), layout)))
+            torch.testing.assert_close(ours, padded, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3"])
 def test_eager_attention_pair_by_pair_agrees(name):
     pairs = some_pairs()
@@ -129,8 +152,8 @@ def test_a_window_counts_positions_and_no_part_sees_the_other():
     assert [key for key in range(1, 11) if unlimited[6, key - 1]] == [1, 2, 3, 6, 7]
     spans = PairSpans.of(batch)
     assert spans.lengths == [(3, 2, 2), (1, 1, 1)]
-    assert spans.mask(2, 5, 3, additive=False).int().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
-    assert spans.mask(2, 3, 3, additive=False).int().tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert spans.mask(2, 5, 3, additive=False)[0, 0].int().tolist() == [[0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]
+    assert spans.mask(2, 3, 3, additive=False)[0, 0].int().tolist() == [[1, 1, 0], [1, 1, 1]]
     assert spans.mask(5, 5, None, additive=False) is None
     assert spans.mask(5, 5, 5, additive=False) is None
     assert spans.mask(5, 5, 3, additive=False) is not None
