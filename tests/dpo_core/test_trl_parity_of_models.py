@@ -8,10 +8,10 @@ import torch
 from accelerate.state import AcceleratorState
 from peft import LoraConfig
 
-from dpo_core.config import AdapterConfig, LossConfig
+from dpo_core.config import AdapterConfig
 from dpo_core.model.adapter import load_policy
 from tests.dpo_core.test_router import make_moe
-from tests.dpo_core.test_trl_parity import BETAS, SEED, BothRuns, trl_trainer
+from tests.dpo_core.test_trl_parity import OURS, SEED, BothRuns, trl_trainer
 from tests.step_process import metrics_of
 from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, mix, reference_job, run_here
@@ -34,7 +34,7 @@ def both(stage: TinyStage, out_dir, trainer, **train: object) -> BothRuns:
     trainer.train()
     theirs = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     AcceleratorState._reset_state(reset_partial_state=True)
-    run_here(stage.train_job(out_dir, LossConfig(name="dpo", beta=BETAS["dpo"]), **train))
+    run_here(stage.train_job(out_dir, OURS["dpo"], **train))
     return BothRuns(metrics_of(out_dir), theirs)
 
 
