@@ -4,6 +4,7 @@ from accelerate import Accelerator
 
 from dpo_core.config import OptimConfig
 from dpo_core.engine.engine import Engine
+from dpo_core.engine.master import MasterEngine
 from dpo_core.engine.plain import PlainEngine
 from dpo_core.jobs import Sharding
 from dpo_core.model.forward import PairScorer
@@ -13,6 +14,8 @@ from dpo_core.model.forward import PairScorer
 
 def start_engine(sharding: Sharding, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig) -> Engine:
     """Hand a loaded scorer to its back end, with a new optimizer."""
+    if sharding.kind == "none" and scorer.precision == "bf16_pure":
+        return MasterEngine.start(accelerator, scorer, optim)
     if sharding.kind == "none":
         return PlainEngine.start(accelerator, scorer, optim)
     if sharding.kind == "fsdp2":

@@ -1,4 +1,5 @@
-"""What the training loop asks of a back end. One class each: plain (one process or DDP), DeepSpeed ZeRO, FSDP2.
+"""What the training loop asks of a back end. One class each: plain (one process or DDP), master (the same with
+bf16 weights), DeepSpeed ZeRO, FSDP2.
 
 The loop gives a loss that is a sum over this rank's pairs divided by the pairs of the whole global batch; an engine's
 ``backward`` and ``step`` see to it that the gradient is the sum over ranks and microbatches, so every pair weighs the

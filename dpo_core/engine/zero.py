@@ -191,6 +191,7 @@ class ZeroEngine:
 
 def share_weights(accelerator: Accelerator, scorer: PairScorer, max_grad_norm: float = 1.0) -> PairScorer:
     """Under ZeRO-3 leave this rank its part of every weight, one weight at a time; rank 0's values count. In place."""
+    accelerator.free_memory()  # of a model that was scored before: accelerate and DeepSpeed would keep it
     config = accelerator.state.deepspeed_plugin.deepspeed_config
     config["gradient_clipping"] = max_grad_norm
     if config["zero_optimization"]["stage"] == 3:
