@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 LossName = Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "hinge", "robust", "exo_pair", "apo_zero", "apo_down",
                    "sppo_hard", "nca_pair", "bco_pair", "aot", "aot_pair", "discopop"]
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "bf16_pure"]
+ExportPrecision = Literal["fp32", "bf16"]
 BaseWeights = Literal["full", "nf4"]
 ShardingKind = Literal["none", "zero1", "zero2", "zero3", "fsdp2"]
 Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
@@ -194,7 +195,8 @@ class TrainConfig(Section):
         4096, ge=1, description="Tokens of a forward, padding included; long pairs make it hold fewer pairs (one at least).")
     num_epochs: int = Field(1, ge=1, description="Passes over the mixture.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
-    precision: Precision = Field("fp32", description="bf16 is autocast over fp32 weights.")
+    precision: Precision = Field("fp32", description="bf16 is autocast over fp32 weights; bf16_pure computes with bf16 "
+                                 "weights and keeps fp32 ones for the optimizer: less memory, a little faster.")
     forward: Annotated[ForwardLayout, NotContent()] = Field(
         "packed", description="packed computes a pair's prompt once and pads nothing; prefix_sharing is one row a pair; "
         "padded is the plain way. Same numbers; a model that cannot do the one asked for gets the next.")
@@ -206,14 +208,15 @@ class TrainConfig(Section):
     checkpoint_every: Annotated[Literal["epoch"] | Annotated[int, Field(ge=1)], NotContent()] = Field(
         "epoch", description="Optimizer steps between checkpoints, or `epoch`.")
     keep_checkpoints: Annotated[int, NotContent()] = Field(2, ge=1, description="Newest checkpoints kept.")
-    export_precision: Annotated[Precision, NotContent()] = Field("bf16", description="Number format of exported weights.")
+    export_precision: Annotated[ExportPrecision, NotContent()] = Field("bf16", description="Number format of exported "
+                                                                               "weights.")
     router_aux_loss_weight: float | None = Field(None, ge=0, description="Mixture-of-experts models: weight of the router's "
                                                  "load-balancing loss. Empty: the model's own; 0: none.")
     seed: int = Field(8, ge=0, description="Order of the second and later epochs; start of an adapter.")
 
     @model_validator(mode="after")
     def _flash_attention_has_its_numbers(self) -> "TrainConfig":
-        if self.attention == "flash_attention_2" and self.precision != "bf16":
+        if self.attention == "flash_attention_2" and self.precision == "fp32":
             raise ValueError("train.attention flash_attention_2 computes in bf16 only; set train.precision to bf16, or "
                              "train.attention to sdpa")
         return self

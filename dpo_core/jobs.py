@@ -19,6 +19,7 @@ from dpo_core.config import (
     AttentionKernel,
     BaseWeights,
     EvaluationConfig,
+    ExportPrecision,
     ForwardLayout,
     LossConfig,
     NotContent,
@@ -216,7 +217,7 @@ class ExportJob(Job):
     checkpoint: CheckpointRef  # config, tokenizer and template come from here, and the weights that an adapter changes
     adapter: AdapterConfig = AdapterConfig()
     chat_template: str | None = None
-    precision: Precision = "bf16"  # number format of the exported weights
+    precision: ExportPrecision = "bf16"  # number format of the exported weights
 
 
 class EvaluateJob(Job):

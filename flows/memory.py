@@ -30,7 +30,7 @@ def training_memory(config: StageConfig, size: ModelSize, batch: BatchPlan) -> d
     if size.num_layers and size.hidden_size and size.vocab_size:
         one_pair = 2 * config.data.max_length_tokens
         tokens = max(one_pair, min(one_pair * batch.per_device_pairs, config.train.tokens_per_forward))
-        scale = 1 if config.train.precision == "bf16" else 2
+        scale = 2 if config.train.precision == "fp32" else 1
         layer = 34 * scale * tokens * size.hidden_size
         kept = 2 * scale * tokens * size.hidden_size * size.num_layers + layer
         memory["activations, at most"] = kept if config.train.gradient_checkpointing else layer * size.num_layers
@@ -41,7 +41,8 @@ def training_memory(config: StageConfig, size: ModelSize, batch: BatchPlan) -> d
 def bytes_per_trained(config: StageConfig) -> float:
     """Bytes that a process holds of every trained parameter: weight, gradient, moments, DeepSpeed's second weight."""
     kind, offload, ranks = config.compute.sharding, config.compute.offload, config.compute.num_processes
-    weight, gradient, moments = 4.0, 4.0, float(MOMENTS_BYTES[config.optim.optimizer])
+    weight = 6.0 if config.train.precision == "bf16_pure" else 4.0  # bf16_pure: a bf16 copy beside the fp32 master
+    gradient, moments = 4.0, float(MOMENTS_BYTES[config.optim.optimizer])
     second = 4.0 if kind.startswith("zero") else 0.0
     if kind != "none":
         moments, second = moments / ranks, second / ranks

@@ -45,6 +45,14 @@ class StageConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _pure_bf16_trains_all_weights(self) -> "StageConfig":
+        if self.train.precision == "bf16_pure" and (self.compute.sharding != "none" or self.adapter.kind != "none"
+                                                    or self.optim.optimizer != "adamw"):
+            raise ValueError("train.precision bf16_pure keeps fp32 masters of all weights on every process: it goes with "
+                             "compute.sharding none, adapter.kind none and optim.optimizer adamw. Use train.precision bf16")
+        return self
+
+    @model_validator(mode="after")
     def _8bit_settings_fit(self) -> "StageConfig":
         check_8bit_fits(self.adapter, self.optim, self.train.precision, self.compute.sharding)
         return self

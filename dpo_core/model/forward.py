@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # How far two computations of the same token's log-probability may be apart, in nats, mean over a sequence. fp32 sums
 # differ in order only (1e-6 was measured); bf16 keeps 8 bits of mantissa.
-TOKEN_NOISE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2}
+TOKEN_NOISE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2, "bf16_pure": 5e-2}
 
 
 class SequenceScores(NamedTuple):
@@ -47,6 +47,9 @@ class PairScorer(nn.Module):
         """``router``: the load-balancing loss to compute as well, in training of a mixture-of-experts model."""
         super().__init__()
         self.model, self.precision, self.router = model, precision, router
+        if precision == "bf16_pure":  # buffers stay: rotary frequencies need fp32
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(torch.bfloat16)
         self.stock_logits = True  # of padded rows; ``choose_layout`` turns it off where the fast way gives the same
 
     def forward(self, batch: PairBatch) -> SequenceScores:

@@ -78,6 +78,13 @@ def test_wrong_values_say_what_was_got_and_what_is_allowed():
     assert "loss: ipo defines no label smoothing" in error_of({**MINIMAL, "loss": {"name": "ipo", "label_smoothing": 0.1}})
 
 
+@pytest.mark.parametrize("other", [{"compute": {"sharding": "zero3"}}, {"adapter": {"kind": "lora"}},
+                                   {"optim": {"optimizer": "adamw_8bit"}}])
+def test_pure_bf16_is_refused_where_its_masters_are_not_kept(other):
+    assert validated({**MINIMAL, "train": {"precision": "bf16_pure"}}, "recipe.yaml").train.precision == "bf16_pure"
+    assert "Use train.precision bf16" in error_of({**MINIMAL, "train": {"precision": "bf16_pure"}, **other})
+
+
 def test_all_problems_are_told_at_once():
     assert "recipe.yaml has 2 problems: " in error_of({**MINIMAL, "loss": {"beta": -1, "nme": "dpo"}})
 
