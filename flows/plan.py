@@ -100,11 +100,17 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
                      f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones"),
         ("cache reference", reference),
         ("train", f"{config.loss.name}, beta {config.loss.beta:g}, learning rate {config.optim.learning_rate:g} "
-                  f"{config.optim.schedule}, {config.train.num_epochs} epochs, {config.train.precision}{adapter}"),
+                  f"{config.optim.schedule}, {config.train.num_epochs} epochs, {config.train.precision}{adapter}"
+                  f"{_sharding(config)}"),
         ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
         ("upload", upload),
         ("hand off", "load it from there, have it answer, write handoff.json"),
     ]
+
+
+def _sharding(config: StageConfig) -> str:
+    kind, offload = config.compute.sharding, config.compute.offload
+    return "" if kind == "none" else f", {kind}" + ("" if offload == "none" else f" with {offload} offloaded")
 
 
 def _num_steps(config: StageConfig, sources: tuple[SourceSize, ...]) -> int | None:

@@ -45,7 +45,7 @@ def test_a_run_touches_its_files_often_enough_to_be_killed_anywhere(left_alone):
     assert all(touches > 40 for _, touches in left_alone.values())
 
 
-@settings(max_examples=15, deadline=None, print_blob=True)
+@settings(max_examples=12, deadline=None, print_blob=True)
 @given(accumulation=st.sampled_from(ACCUMULATIONS), moments=st.lists(st.floats(0, 1), min_size=1, max_size=3))
 def test_killed_anywhere_it_ends_with_the_same_bits(stage, tmp_path_factory, left_alone, accumulation, moments):
     """``moments`` are shares of a whole run's touches; a resumed run may end before a late one."""

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from dpo_core.checkpoint import newest_checkpoint
+from dpo_core.config import AdapterConfig
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.jobs import CheckpointRef, ExportJob, Sharding, TrainJob
 from dpo_core.model.load import load_model
@@ -60,7 +61,8 @@ class Runs:
     def __getitem__(self, name: str) -> TrainResult:
         folder = self.root / name
         if name == "alone":
-            return run_here(job_in(self.stage, folder, processes=1))
+            job = job_in(self.stage, folder, processes=1)
+            return read_result(job) or run_here(job)
         job = job_in(self.stage, folder, BACK_ENDS[name])
         return read_result(job) or run_ranks(job, module="tests.held_by_ranks")
 
@@ -227,3 +229,16 @@ def test_asked_to_stop_it_writes_a_checkpoint(stage, runs, tmp_path, name):
     done = len(metrics_of(tmp_path))
     assert f"a checkpoint of step {done} is written" in error.message
     assert newest_checkpoint(tmp_path / "checkpoints", job.fingerprint)[1].step == done
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_an_adapter_is_trained_by_an_objective_over_the_whole_batch(stage, tmp_path, name):
+    """Frozen weights shared out beside trained ones; a pass without gradients before each step's forwards; bf16."""
+    settings = {"adapter": AdapterConfig(kind="lora", rank=4), "per_device": 1, "precision": "bf16", "checkpoint_every": 4}
+    values = run_here(reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")).reference
+    alone = run_here(stage.train_job(tmp_path / "alone", "aot", reference=values, **settings))
+    job = stage.train_job(tmp_path / "sharded", "aot", processes=2, reference=values, sharding=BACK_ENDS[name], **settings)
+    result = run_ranks(job)
+    assert_near(result, alone)
+    assert result.trained_parameters == alone.trained_parameters < alone.all_parameters == result.all_parameters
+    assert result.base_check["largest_difference_per_token"] < 1e-3

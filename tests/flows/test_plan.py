@@ -38,6 +38,7 @@ def test_tulu_is_planned_as_published():
     assert plan.memory_bytes == {"weights, gradients, AdamW (2.5 B a parameter)": 20_000_000_000,  # 20 / 8 processes
                                  "gathered weights, at most": 4_000_000_000}
     assert plan.num_steps is None
+    assert dict(plan.steps)["train"].endswith("bf16, zero3")
 
 
 def test_olmo_is_planned_as_published():
