@@ -40,6 +40,8 @@ def start_fsdp_accelerator(sharding: Sharding, handlers: list, on_cpu: bool) -> 
     """
     if on_cpu:
         os.environ.pop("ACCELERATE_USE_CPU", None)
+    if sharding.offload != "none":
+        os.environ["FSDP_OFFLOAD_PARAMS"] = "true"  # accelerate then starts gloo beside nccl, for what lies on the CPU
     offload = CPUOffloadPolicy(pin_memory=not on_cpu) if sharding.offload != "none" else None
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_offload=offload,
                                             reshard_after_forward=True, cpu_ram_efficient_loading=False)

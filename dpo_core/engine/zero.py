@@ -34,13 +34,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 # Any number but 1 makes DeepSpeed ready to accumulate; where a step ends is told to it microbatch by microbatch, and it
 # is told not to divide by this.
 ACCUMULATION = 2
+BUCKET_VALUES = 50_000_000  # exchanged at once, 0.2 GB; DeepSpeed's own 5e8 would take 2 GB on every rank
 PERSISTENT_PER_HIDDEN = 10  # weights up to 10 x hidden size (norms, biases) stay whole on every rank once gathered
 
 
 def zero_config(sharding: Sharding) -> dict[str, Any]:
     """DeepSpeed's configuration of a back end, without what only the model and the optimizer tell."""
     to_cpu = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    zero: dict[str, Any] = {"stage": STAGES[sharding.kind], "memory_efficient_linear": False}
+    zero: dict[str, Any] = {"stage": STAGES[sharding.kind], "memory_efficient_linear": False,
+                            "reduce_bucket_size": BUCKET_VALUES, "allgather_bucket_size": BUCKET_VALUES}
     if sharding.offload != "none":
         zero["offload_optimizer"] = to_cpu
     if sharding.offload == "optimizer_and_parameters":
