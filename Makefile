@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock preferences clean
+.PHONY: help setup demo test bench lint lock preferences clean
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 VENV := .venv
@@ -43,6 +43,9 @@ demo: $(INSTALLED)  ## run the whole stage on SmolLM2-135M; a second call reuses
 
 test: $(INSTALLED)  ## unit tests, then integration tests (ARGS="-k name" chooses)
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(INSTALLED)  ## measure beside the peers, alone on the machine; writes benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(INSTALLED)  ## ruff
 	@$(BIN)/ruff check .

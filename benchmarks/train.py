@@ -24,7 +24,7 @@ import torch
 from benchmarks.flops import forward_flops, matmul_peak
 from benchmarks.preparation import prepare_model, prepare_pairs
 from benchmarks.train_peers import Run, Work, run_pairline, run_trl
-from dpo_core.config import Precision
+from dpo_core.config import LossConfig, Precision
 from dpo_core.data.order import batches_by_tokens, forward_tokens
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
@@ -55,7 +55,8 @@ def _summary(runs: list[Run], work: Work) -> dict[str, float]:
     return {"pairs_per_step": work.pairs_per_step, "step_seconds": statistics.median(steps),
             "pairs_per_second": work.pairs_per_step * len(steps) / sum(steps),
             "reference_pairs_per_second": statistics.median(run.reference_pairs_per_second for run in runs),
-            "peak_rss_gb": max(run.peak_rss_gb for run in runs)}
+            "peak_rss_gb": max(run.peak_rss_gb for run in runs),
+            "checks_seconds": statistics.median(run.checks_seconds for run in runs)}
 
 
 def _step_ratios(runs: dict[str, list[Run]]) -> list[float]:
@@ -109,15 +110,15 @@ def equality(work: Work) -> dict[str, float]:
             found.append(pair_logps(scorer(batch), batch.tokens_2B))
     fast, slow = (PairLogps(*(torch.cat([getattr(part, name) for part in parts]) for name in PairLogps.__slots__))
                   for parts in sides.values())
-    from dpo_core.config import LossConfig
-
     config = LossConfig(name="dpo_norm", beta=5.0)
     shifted = dataclasses.replace(slow, chosen_B=slow.chosen_B * 1.02, rejected_B=slow.rejected_B * 0.97)
     pairs = [(getattr(fast, name), getattr(slow, name)) for name in ("chosen_B", "rejected_B")]
     losses = [LOSSES["dpo_norm"](side, shifted, config).losses_B for side in (fast, slow)]
+    steps = [torch.stack([part.mean() for part in loss.split(PAIRS_PER_STEP)]) for loss in losses]
     return {"pairs": len(dataset), "layout": layout,
             "logps": max(float(((a - b).abs() / b.abs()).max()) for a, b in pairs),
-            "losses": float(((losses[0] - losses[1]).abs() / losses[1].abs()).max())}
+            "losses": float(((steps[0] - steps[1]).abs() / steps[1]).max()),
+            "pair_losses": float(((losses[0] - losses[1]).abs() / losses[1]).max())}
 
 
 def measure(parts: tuple[str, ...], precisions: tuple[Precision, ...], turns: int, threads: int,

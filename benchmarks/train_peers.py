@@ -15,8 +15,9 @@ from pathlib import Path
 
 from benchmarks.process_tree import run_measured
 from dpo_core.config import LossConfig, OptimConfig, Precision, TrainConfig
-from dpo_core.jobs import BatchPlan, CheckpointRef, DatasetRef, Job, ReferenceJob, TrainJob
+from dpo_core.jobs import CheckpointRef, DatasetRef, Job, ReferenceJob, TrainJob
 from dpo_core.results import ReferenceResult, TrainResult, read_result
+from tasks.launch.compute import solve_batch
 
 ROOT = Path(__file__).resolve().parents[1]
 BETA, LEARNING_RATE = 0.1, 5e-7
@@ -46,7 +47,7 @@ class Run:
     step_seconds: list[float]
     losses: list[float]
     peak_rss_gb: float  # of training, 1e9 bytes
-    checks_seconds: float = 0.0  # ours: start-up comparisons, guard and probe
+    checks_seconds: float = 0.0  # ours: layout comparison, cache verification, guard and probe, before the first step
 
 
 def _our_step(job: Job, threads: int) -> tuple[object, float]:
@@ -69,10 +70,12 @@ def run_pairline(work: Work, folder: Path, threads: int) -> Run:
         out_dir=folder / "train", data=work.data, checkpoint=work.checkpoint, reference=reference.reference,
         reference_checkpoint=work.checkpoint, loss=LossConfig(name="dpo", beta=BETA),
         optim=OptimConfig(learning_rate=LEARNING_RATE), train=train,
-        batch=BatchPlan(global_pairs=pairs, per_device_pairs=pairs, accumulation=1, num_processes=1)), threads)
+        batch=solve_batch(pairs, None, 1)), threads)
     assert isinstance(trained, TrainResult)
     steps = [json.loads(line) for line in trained.metrics_path.read_text().splitlines()]
-    return Run(reference.pairs_per_second, [step["step_seconds"] for step in steps], [step["loss"] for step in steps], peak)
+    checks = sum(seconds for name, seconds in trained.checks.items() if name.endswith("_seconds"))
+    return Run(reference.pairs_per_second, [step["step_seconds"] for step in steps], [step["loss"] for step in steps], peak,
+               checks)
 
 
 def run_trl(work: Work, folder: Path, threads: int) -> Run:

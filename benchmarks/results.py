@@ -1,0 +1,100 @@
+"""``results.json`` -> ``RESULTS.md``: the figures beside the bars that they were to meet."""
+
+from pathlib import Path
+
+PAGE = Path(__file__).with_name("RESULTS.md")
+TRAINING_BARS = {"short fp32": (4, 6, 0.35, 0.70), "short bf16": (5, None, 0.35, 0.50),
+                 "long fp32": (2, 3, None, None), "long bf16": (2, None, None, None)}
+DATA_BARS = {"trl": 5, "per_row": 10}
+TITLES = {"short fp32": "Short answers, fp32", "short bf16": "Short answers, bf16 autocast",
+          "long fp32": "Long answers, fp32", "long bf16": "Long answers, bf16 autocast"}
+HEADER = """# Measured beside the peers
+
+Written by `make bench`; method and commands stand in the docstrings of `benchmarks/train.py` and `benchmarks/data.py`. Same
+machine, same run, in turn (ours, theirs, ours, theirs); "times" is how many times faster. Short answers: 64 pairs of hh-rlhf
+harmless; long answers: 24 pairs of a ShareGPT preference set, at most 1024 tokens. Model: SmolLM2-135M-Instruct.
+
+"""
+
+
+def page(figures: dict) -> str:
+    """The whole page; sections without figures are left out."""
+    parts = [HEADER]
+    if "train" in figures:
+        parts += [_machine(figures["train"]), _training(figures["train"]["figures"])]
+    if "data" in figures:
+        parts += ["## Tokenising and mixing\n\n", _machine(figures["data"]), _data(figures["data"]["figures"])]
+    if "memory" in figures:
+        parts += ["## Memory of tokenising and mixing\n\n", _machine(figures["memory"]),
+                  _memory(figures["memory"]["figures"])]
+    return "".join(parts)
+
+
+def _machine(section: dict) -> str:
+    return "; ".join(f"{name} {value}" for name, value in section["machine"].items()) + ".\n\n"
+
+
+def _verdict(value: float, bar: float | None, at_most: bool = False) -> str:
+    if bar is None:
+        return "–"
+    met = value <= bar if at_most else value >= bar
+    return f"{'at most' if at_most else 'at least'} {bar:g}: {'met' if met else '**not met**'}"
+
+
+def _table(header: tuple[str, ...], rows: list[tuple]) -> str:
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (header, ("---",) * len(header), *rows)]
+    return "\n".join(lines) + "\n\n"
+
+
+def _training(figures: dict) -> str:
+    text = ""
+    for name, bars in TRAINING_BARS.items():
+        if name in figures:
+            text += f"## {TITLES[name]}\n\n" + _comparison(figures[name], *bars)
+        if name.endswith("fp32") and (part := figures.get(f"{name.split()[0]} equality")):
+            text += (f"Equal to the padded twin in fp32 over {part['pairs']} pairs: sequences' log-probabilities differ by "
+                     f"at most {part['logps']:.1e} (relative), losses of steps of 8 pairs (dpo_norm, beta 5) by "
+                     f"{part['losses']:.1e}, of single pairs by {part['pair_losses']:.1e}; bar 1e-5.\n\n")
+    return text
+
+
+def _comparison(figures: dict, training: float, reference: float | None, memory: float | None,
+                flops: float | None) -> str:
+    ours, theirs, times, used = (figures[name] for name in ("pairline", "trl", "times", "flops"))
+    rows = [
+        ("training, pairs/s", f"{ours['pairs_per_second']:.2f}", f"{theirs['pairs_per_second']:.2f}",
+         f"{times['training']:.1f}", _verdict(times["training"], training)),
+        ("a step, s (pairs)", f"{ours['step_seconds']:.2f} ({ours['pairs_per_step']})",
+         f"{theirs['step_seconds']:.2f} ({theirs['pairs_per_step']})", "", ""),
+        ("reference pass, pairs/s", f"{ours['reference_pairs_per_second']:.2f}",
+         f"{theirs['reference_pairs_per_second']:.2f}", f"{times['reference']:.1f}",
+         _verdict(times["reference"], reference)),
+        ("peak resident memory, GB", f"{ours['peak_rss_gb']:.1f}", f"{theirs['peak_rss_gb']:.1f}",
+         f"{times['memory']:.2f} of it", _verdict(times["memory"], memory, at_most=True)),
+        ("GFLOP/s of the shared computation", f"{used['step_gflops']:.0f}", f"peak {used['peak_gflops']:.0f}",
+         f"{used['share_of_peak']:.2f} of it", _verdict(used["share_of_peak"], flops))]
+    text = _table(("", "Pairline", "TRL DPOTrainer", "times", "bar"), rows)
+    if "largest_loss_difference" in figures:
+        text += f"Step losses of both, same pairs, same order: {figures['largest_loss_difference']:.1e} apart at most. "
+    return text + f"Our checks before the first step took {ours['checks_seconds']:.1f} s.\n\n"
+
+
+def _data(figures: dict) -> str:
+    rows = []
+    for workers in (key for key in figures if key.isdigit()):
+        for peer, values in figures[workers].items():
+            times = figures["times"][workers].get(peer)
+            rows.append((workers, peer, f"{values['rows_per_second']:.0f}", f"{values['cpu_seconds']:.1f}",
+                         f"{times['wall']:.1f}" if times else "", f"{times['cpu']:.1f}" if times else "",
+                         _verdict(times["wall"], DATA_BARS[peer]) if times else ""))
+    title = f"{figures['rows']:,} rows; per_row is the seed workflow's mapping, one call a row.\n\n"
+    return title + _table(("processes", "who", "rows/s", "CPU s", "times (wall)", "times (CPU)", "bar"), rows)
+
+
+def _memory(figures: dict) -> str:
+    rows = [(f"{int(count):,}", peer, f"{values['peak_rss_mb']:.0f}", f"{values['peak_anon_mb']:.0f}")
+            for count, peers in figures.items() if count.isdigit() for peer, values in peers.items()]
+    growth = figures["growth"]["pairline"]
+    return _table(("rows", "what", "resident, MB", "without mapped files, MB"), rows) + (
+        f"Mixing grows to {growth['rss']:.2f} times (without mapped files {growth['anon']:.2f}); bar 1.10. Readers: the "
+        "mixture, the reference values and the order, opened for training.\n")
