@@ -243,6 +243,8 @@ class ComputeConfig(Section):
                              "optimizer (zero1 to zero3), or parameters, too (zero3, fsdp2). Slower.")
     threads_per_process: int | None = Field(None, ge=1, description="CPU threads; empty: cores divided by processes.")
     step_timeout_seconds: int = Field(86_400, ge=1, description="A step that runs longer is stopped.")
+    stop_grace_seconds: int = Field(30, ge=1, description="From being asked to stop to being killed. Training writes a "
+                                    "checkpoint in it: more than a step and a checkpoint take.")
 
     @model_validator(mode="after")
     def _offload_is_possible(self) -> "ComputeConfig":

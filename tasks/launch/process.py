@@ -19,7 +19,6 @@ from tasks.launch.command import DIE_WITH_PARENT
 from tasks.launch.launcher import CommandSpec, OnLine
 
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 30.0  # the trainer writes a checkpoint on SIGTERM
 PR_SET_PDEATHSIG = 1
 # The step gets the user's environment without what could be a secret, and without Prefect's own settings.
 PRIVATE_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|AUTH|^PREFECT_", re.IGNORECASE)
@@ -41,7 +40,6 @@ class ProcessLauncher:
 
     compute: ComputeConfig
     python: str = sys.executable
-    grace_seconds: float = GRACE_SECONDS
 
     def run(self, command: CommandSpec, on_line: OnLine) -> int:
         """See ``Launcher.run``. Raises ``TimedOut``; ``StoreError`` if the program cannot be started."""
@@ -65,7 +63,7 @@ class ProcessLauncher:
                                    "again to go on from its last checkpoint, or raise compute.step_timeout_seconds.")
             return child.returncode
         finally:
-            stop_group(child, self.grace_seconds)
+            stop_group(child, self.compute.stop_grace_seconds)
             reader.join(timeout=5)
             _hand_over(lines, on_line)
 

@@ -21,7 +21,7 @@ def python_command(folder, script: str, timeout_seconds: float = 30, **more) -> 
 
 def run(command: CommandSpec) -> tuple[int, list[str]]:
     lines: list[str] = []
-    return ProcessLauncher(ComputeConfig(), grace_seconds=2).run(command, lines.append), lines
+    return ProcessLauncher(ComputeConfig(stop_grace_seconds=2)).run(command, lines.append), lines
 
 
 def is_alive(pid: int) -> bool:
@@ -101,7 +101,7 @@ def test_cancelling_the_wait_stops_the_step(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ProcessLauncher(ComputeConfig(), grace_seconds=1).run(python_command(tmp_path, """
+        ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run(python_command(tmp_path, """
             import os, time
             open("pid", "w").write(str(os.getpid()))
             print("up", flush=True)

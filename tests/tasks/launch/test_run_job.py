@@ -54,7 +54,7 @@ class Step:
         program = root / "trainer"
         program.write_text(PREAMBLE.format(python=sys.executable) + textwrap.dedent(body))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        self.launcher = ProcessLauncher(ComputeConfig(), python=str(program), grace_seconds=1)
+        self.launcher = ProcessLauncher(ComputeConfig(stop_grace_seconds=1), python=str(program))
 
     def run(self, **more) -> ConvertResult:
         return run_job(self.job, self.launcher, **more)
