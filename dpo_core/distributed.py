@@ -1,7 +1,9 @@
 """Processes of one step: who am I, and do accelerate and torch agree about it."""
 
+import ctypes
 import logging
 import os
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,6 +19,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NO_SHARDING = Sharding()
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, NEVER = -1, -3, 2**31 - 1  # glibc malloc.h
 GROUP_OF_ONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
@@ -28,6 +31,8 @@ def start_accelerator(sharding: Sharding = NO_SHARDING) -> Accelerator:
     """
     on_cpu = not torch.cuda.is_available()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if on_cpu:
+        keep_freed_memory()
     handlers = [InitProcessGroupKwargs(backend="gloo")] if on_cpu and (several or sharding.kind != "none") else []
     accelerator = _start(sharding, handlers, on_cpu)
     if dist.is_available() and dist.is_initialized():
@@ -39,6 +44,17 @@ def start_accelerator(sharding: Sharding = NO_SHARDING) -> Accelerator:
                           f"{accelerator.num_processes}, torch.distributed says {rank} of {world}. Start the step with "
                           "`accelerate launch` and without a user config file.")
     return accelerator
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors for the next ones; other C libraries are left as they are.
+
+    By default every tensor beyond 32 MB is mapped anew and faulted in page by page: on one core a step of 8 pairs of a
+    135M model took 14.2 s that way and 10.5 s with its memory kept, at the same peak.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for setting in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            libc.mallopt(setting, NEVER)
 
 
 def _start(sharding: Sharding, handlers: list, on_cpu: bool) -> Accelerator:
