@@ -20,8 +20,9 @@ harmless; long answers: 24 pairs of a ShareGPT preference set, at most 1024 toke
 def page(figures: dict) -> str:
     """The whole page; sections without figures are left out."""
     parts = [HEADER]
-    if "train" in figures:
-        parts += [_machine(figures["train"]), _training(figures["train"]["figures"])]
+    for name, bars in TRAINING_BARS.items():
+        if name in figures:
+            parts += [f"## {TITLES[name]}\n\n", _machine(figures[name]), _training(figures[name]["figures"], name, bars)]
     if "data" in figures:
         parts += ["## Tokenising and mixing\n\n", _machine(figures["data"]), _data(figures["data"]["figures"])]
     if "memory" in figures:
@@ -46,15 +47,12 @@ def _table(header: tuple[str, ...], rows: list[tuple]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _training(figures: dict) -> str:
-    text = ""
-    for name, bars in TRAINING_BARS.items():
-        if name in figures:
-            text += f"## {TITLES[name]}\n\n" + _comparison(figures[name], *bars)
-        if name.endswith("fp32") and (part := figures.get(f"{name.split()[0]} equality")):
-            text += (f"Equal to the padded twin in fp32 over {part['pairs']} pairs: sequences' log-probabilities differ by "
-                     f"at most {part['logps']:.1e} (relative), losses of steps of 8 pairs (dpo_norm, beta 5) by "
-                     f"{part['losses']:.1e}, of single pairs by {part['pair_losses']:.1e}; bar 1e-5.\n\n")
+def _training(figures: dict, name: str, bars: tuple) -> str:
+    text = _comparison(figures[name], *bars)
+    if part := figures.get(f"{name.split()[0]} equality"):
+        text += (f"Equal to the padded twin in fp32 over {part['pairs']} pairs: sequences' log-probabilities differ by "
+                 f"at most {part['logps']:.1e} (relative), losses of steps of 8 pairs (dpo_norm, beta 5) by "
+                 f"{part['losses']:.1e}, of single pairs by {part['pair_losses']:.1e}; bar 1e-5.\n\n")
     return text
 
 
@@ -76,7 +74,8 @@ def _comparison(figures: dict, training: float, reference: float | None, memory:
     text = _table(("", "Pairline", "TRL DPOTrainer", "times", "bar"), rows)
     if "largest_loss_difference" in figures:
         text += f"Step losses of both, same pairs, same order: {figures['largest_loss_difference']:.1e} apart at most. "
-    return text + f"Our checks before the first step took {ours['checks_seconds']:.1f} s.\n\n"
+    return text + (f"Steps counted: {ours['steps_counted']} of ours, {theirs['steps_counted']} of theirs. Our checks before the "
+                   f"first step took {ours['checks_seconds']:.1f} s.\n\n")
 
 
 def _data(figures: dict) -> str:

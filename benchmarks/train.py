@@ -52,7 +52,7 @@ def in_turn(works: dict[str, Work], folder: Path, turns: int, threads: int) -> d
 
 def _summary(runs: list[Run], work: Work) -> dict[str, float]:
     steps = [seconds for run in runs for seconds in run.step_seconds[1:]]
-    return {"pairs_per_step": work.pairs_per_step, "step_seconds": statistics.median(steps),
+    return {"pairs_per_step": work.pairs_per_step, "steps_counted": len(steps), "step_seconds": statistics.median(steps),
             "pairs_per_second": work.pairs_per_step * len(steps) / sum(steps),
             "reference_pairs_per_second": statistics.median(run.reference_pairs_per_second for run in runs),
             "peak_rss_gb": max(run.peak_rss_gb for run in runs),
