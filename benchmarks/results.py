@@ -74,8 +74,8 @@ def _comparison(figures: dict, training: float, reference: float | None, memory:
     text = _table(("", "Pairline", "TRL DPOTrainer", "times", "bar"), rows)
     if "largest_loss_difference" in figures:
         text += f"Step losses of both, same pairs, same order: {figures['largest_loss_difference']:.1e} apart at most. "
-    return text + (f"Steps counted: {ours['steps_counted']} of ours, {theirs['steps_counted']} of theirs. Our checks before the "
-                   f"first step took {ours['checks_seconds']:.1f} s.\n\n")
+    return text + (f"Steps counted: {ours['steps_counted']} of ours, {theirs['steps_counted']} of theirs. Our checks "
+                   f"before the first step took {ours['checks_seconds']:.1f} s.\n\n")
 
 
 def _data(figures: dict) -> str:
