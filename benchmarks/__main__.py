@@ -13,11 +13,11 @@ import json
 import os
 from pathlib import Path
 
-from benchmarks import data, results, train
+from benchmarks import data, profile, results, train
 from benchmarks.machine import machine
 
 FIGURES = Path(__file__).with_name("results.json")
-SECTIONS = (*results.TRAINING_BARS, "data", "memory")
+SECTIONS = (*results.TRAINING_BARS, "data", "memory", "profile")
 
 
 def measured(section: str, turns: int, max_steps: int | None) -> dict:
@@ -25,6 +25,8 @@ def measured(section: str, turns: int, max_steps: int | None) -> dict:
     if section in results.TRAINING_BARS:
         part, precision = section.split()
         return train.measure((part,), (precision,), turns, len(os.sched_getaffinity(0)), max_steps)
+    if section == "profile":
+        return profile.measure()
     return data.measure(20_000, turns) if section == "data" else data.measure_memory()
 
 

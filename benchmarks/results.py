@@ -16,6 +16,13 @@ harmless; long answers: 24 pairs of a ShareGPT preference set, at most 1024 toke
 
 """
 
+PROFILE = """8 short pairs, one thread (`benchmarks/profile.py`). In fp32 products of matrices (`aten::mm`) run at the machine's
+peak, so what lies between the step and the peak is all the rest: norms, rotations, activations, attention of short sequences,
+AdamW. In bf16 this processor's matrix units are seven times as fast as in fp32 and all the rest is not, so products shrink to a
+small part of the step: a model with 576 hidden units cannot reach half of that peak.
+
+"""
+
 
 def page(figures: dict) -> str:
     """The whole page; sections without figures are left out."""
@@ -28,7 +35,18 @@ def page(figures: dict) -> str:
     if "memory" in figures:
         parts += ["## Memory of tokenising and mixing\n\n", _machine(figures["memory"]),
                   _memory(figures["memory"]["figures"])]
+    if "profile" in figures:
+        parts += ["## Where a training step's time goes\n\n", _machine(figures["profile"]), PROFILE,
+                  _profile(figures["profile"]["figures"])]
     return "".join(parts)
+
+
+def _profile(figures: dict) -> str:
+    operators = list(dict.fromkeys(name for values in figures.values() for name in values["shares"]))
+    shares = [values["shares"] for values in figures.values()]
+    rows = [(f"`{name}`", *(f"{share[name]:.1%}" if name in share else "" for share in shares)) for name in operators]
+    totals = [("seconds of a step (GFLOP/s)", *(f"{v['seconds']:.1f} ({v['gflops']:.0f})" for v in figures.values()))]
+    return _table(("", *figures), totals + rows)
 
 
 def _machine(section: dict) -> str:
