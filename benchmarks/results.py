@@ -18,8 +18,8 @@ harmless; long answers: 24 pairs of a ShareGPT preference set, at most 1024 toke
 
 PROFILE = """8 short pairs, one thread (`benchmarks/profile.py`). In fp32 products of matrices (`aten::mm`) run at the
 machine's peak, so what lies between the step and the peak is all the rest: norms, rotations, activations, attention of short
-sequences, AdamW. In bf16 this processor's matrix units are seven times as fast as in fp32 and all the rest is not, so products
-shrink to a small part of the step: a model with 576 hidden units cannot reach half of that peak.
+sequences, AdamW. In bf16 this processor's matrix units are seven times as fast as in fp32 and all the rest is not, so
+products shrink to a small part of the step: a model with 576 hidden units cannot reach half of that peak.
 
 """
 

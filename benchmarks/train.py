@@ -35,7 +35,6 @@ from dpo_core.model.load import load_model
 SHORT, LONG = Path("../shared/data/hh-harmless-512.jsonl"), Path("../shared/data/sharegpt-dpo-en-200.json")
 SHORT_PAIRS, LONG_PAIRS, LONG_PEER_PAIRS, PAIRS_PER_STEP = 64, 24, 2, 8
 SHORT_MAX, LONG_MAX = 2048, 1024
-TOKENS_PER_FORWARD = {"short": 4096, "long": 2048}
 PEERS = {"pairline": run_pairline, "trl": run_trl}
 
 
@@ -133,7 +132,7 @@ def measure(parts: tuple[str, ...], precisions: tuple[Precision, ...], turns: in
             source, limit, count = (SHORT, SHORT_MAX, SHORT_PAIRS) if part == "short" else (LONG, LONG_MAX, LONG_PAIRS)
             data, rows = prepare_pairs(root / source, checkpoint, folder / part, count, limit)
             for precision in precisions:
-                ours = Work(checkpoint, data, rows, precision, PAIRS_PER_STEP, limit, TOKENS_PER_FORWARD[part], max_steps)
+                ours = Work(checkpoint, data, rows, precision, PAIRS_PER_STEP, limit, max_steps)
                 peer_pairs = PAIRS_PER_STEP if part == "short" else LONG_PEER_PAIRS
                 theirs = dataclasses.replace(ours, pairs_per_step=peer_pairs)
                 figures[f"{part} {precision}"] = compare({"pairline": ours, "trl": theirs}, folder / "runs", turns, threads)

@@ -35,7 +35,6 @@ class Work:
     precision: Precision
     pairs_per_step: int
     max_length_tokens: int
-    tokens_per_forward: int
     max_steps: int | None
 
 
@@ -64,8 +63,7 @@ def run_pairline(work: Work, folder: Path, threads: int) -> Run:
     reference, _ = _our_step(job, threads)
     assert isinstance(reference, ReferenceResult)
     pairs = work.pairs_per_step
-    train = TrainConfig(global_batch_pairs=pairs, precision=work.precision, max_steps=work.max_steps,
-                        tokens_per_forward=work.tokens_per_forward)
+    train = TrainConfig(global_batch_pairs=pairs, precision=work.precision, max_steps=work.max_steps)
     trained, peak = _our_step(TrainJob(
         out_dir=folder / "train", data=work.data, checkpoint=work.checkpoint, reference=reference.reference,
         reference_checkpoint=work.checkpoint, loss=LossConfig(name="dpo", beta=BETA),

@@ -190,9 +190,9 @@ class TrainConfig(Section):
 
     global_batch_pairs: int = Field(8, ge=1, description="Pairs per optimizer step over all processes.")
     per_device_batch_pairs: Annotated[int | None, NotContent()] = Field(
-        None, ge=1, description="Pairs per forward and process; empty: the largest that fits the global batch, up to 4.")
+        None, ge=1, description="Pairs per forward and process; empty: the largest that fits the global batch, up to 8.")
     tokens_per_forward: Annotated[int, NotContent()] = Field(
-        4096, ge=1, description="Tokens of a forward, padding included; long pairs make it hold fewer pairs (one at least).")
+        2048, ge=1, description="Tokens of a forward, padding included; long pairs make it hold fewer pairs (one at least).")
     num_epochs: int = Field(1, ge=1, description="Passes over the mixture.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
     precision: Precision = Field("fp32", description="bf16 is autocast over fp32 weights; bf16_pure computes with bf16 "
