@@ -190,7 +190,7 @@ class TrainConfig(Section):
 
     global_batch_pairs: int = Field(8, ge=1, description="Pairs per optimizer step over all processes.")
     per_device_batch_pairs: Annotated[int | None, NotContent()] = Field(
-        None, ge=1, description="Pairs per forward and process; empty: the largest that fits the global batch, up to 8.")
+        None, ge=1, description="Pairs per forward and process; empty: the largest that fits the global batch, up to 4.")
     tokens_per_forward: Annotated[int, NotContent()] = Field(
         2048, ge=1, description="Tokens of a forward, padding included; long pairs make it hold fewer pairs (one at least).")
     num_epochs: int = Field(1, ge=1, description="Passes over the mixture.")

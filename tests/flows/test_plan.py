@@ -78,7 +78,7 @@ def test_local_data_and_model_are_counted(tmp_path):
                                       "logits, at most"}
     console = Console(width=160, record=True, file=io.StringIO())
     show_plan(plan, console)
-    assert "Effective batch: 8 pairs = 1 processes x 8 per device x 1 accumulation" in console.export_text()
+    assert "Effective batch: 8 pairs = 1 processes x 4 per device x 2 accumulation" in console.export_text()
 
 
 def test_an_impossible_batch_is_refused_by_the_plan_too():
