@@ -3,7 +3,7 @@
     python -m benchmarks.train                        everything (half an hour on two quiet cores)
     python -m benchmarks.train --parts short --precisions fp32 --turns 1
 
-Same machine, in turn (A B A B). The first step of every run is warm-up and not counted. A figure is the median over the
+Same machine, in turn (A B A B). The first 8 pairs of every run are warm-up and not counted. A figure is the median over the
 counted steps of all turns; how many times faster is the median over the steps of the peer's seconds by ours for the same
 pairs. On the long answers the peer cannot hold 8 pairs, so pairs a second are compared there.
 """
@@ -50,7 +50,7 @@ def in_turn(works: dict[str, Work], folder: Path, turns: int, threads: int) -> d
 
 
 def _summary(runs: list[Run], work: Work) -> dict[str, float]:
-    steps = [seconds for run in runs for seconds in run.step_seconds[1:]]
+    steps = [seconds for run in runs for seconds in run.step_seconds[PAIRS_PER_STEP // work.pairs_per_step :]]
     return {"pairs_per_step": work.pairs_per_step, "steps_counted": len(steps), "step_seconds": statistics.median(steps),
             "pairs_per_second": work.pairs_per_step * len(steps) / sum(steps),
             "reference_pairs_per_second": statistics.median(run.reference_pairs_per_second for run in runs),
