@@ -1,0 +1,73 @@
+"""Lock files -> what the trainer image installs: each package pinned, then each to the hash of its wheel."""
+
+from collections.abc import Iterable, Mapping
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import Version
+
+from dpo_core.errors import ConfigError
+from tasks.image.image_ref import Variant
+
+# pip, which installs the rest out of its own wheel while the image is built, and is not installed itself.
+INSTALLER, INSTALLER_LOCK = "pip", "images/trainer/installer.txt"
+# The convert step reads GGUF files. From the quickstart's lock file, which also names the demo's model (that is mounted).
+GGUF_LOCK = "requirements/quickstart.txt"
+GGUF_PACKAGES = ("gguf", "requests", "urllib3", "charset-normalizer", "certifi", "idna", "numpy", "pyyaml", "tqdm")
+Pins = Mapping[str, Requirement]
+
+
+def trainer_pins(sources: Mapping[str, bytes], variant: Variant) -> dict[str, Requirement]:
+    """Canonical name -> pinned requirement of everything in the image, and of its installer.
+
+    ``sources`` holds the lock files by path. Raises ``ConfigError`` for one that is missing or says something else.
+    """
+    pins, gguf = _read_pins(sources, f"requirements/train-{variant}.txt"), _read_pins(sources, GGUF_LOCK)
+    for name in GGUF_PACKAGES:
+        if name not in gguf:
+            raise ConfigError(f"{GGUF_LOCK} does not pin {name}, which reading GGUF files needs; `make lock` writes it.")
+        if name in pins and pins[name].specifier != gguf[name].specifier:
+            raise ConfigError(f"{name} is pinned to {pins[name].specifier} for the trainer and to {gguf[name].specifier} in "
+                              f"{GGUF_LOCK}; `make lock` gives all lock files one version.")
+        pins[name] = gguf[name]
+    return dict(sorted(pins.items())) | _read_pins(sources, INSTALLER_LOCK)
+
+
+def _read_pins(sources: Mapping[str, bytes], name: str) -> dict[str, Requirement]:
+    if name not in sources:
+        raise ConfigError(f"{name} is missing from the checkout; it says what the trainer image installs.")
+    pins = {}
+    for line in sources[name].decode().splitlines():
+        if text := line.partition("#")[0].strip():
+            try:
+                requirement = Requirement(text)
+            except InvalidRequirement as error:
+                raise ConfigError(f"{name} has a line that is no requirement: {text!r} ({error}).") from None
+            if not (requirement.marker and not requirement.marker.evaluate()):
+                pins[canonicalize_name(requirement.name)] = requirement
+    return pins
+
+
+def choose_wheels(file_names: Iterable[str], pins: Pins) -> tuple[dict[str, list[str]], list[str]]:
+    """Per pinned package its wheels (of the newest version that fits; one file a platform), and the pins without any."""
+    found: dict[str, dict[Version, list[str]]] = {name: {} for name in pins}
+    for file_name in sorted(file_names):
+        try:
+            name, version, _, _ = parse_wheel_filename(file_name)
+        except InvalidWheelFilename:
+            continue
+        if name in pins and pins[name].specifier.contains(version, prereleases=True):
+            found[name].setdefault(version, []).append(file_name)
+    chosen = {name: versions[max(versions)] for name, versions in found.items() if versions}
+    return chosen, [f"{name}{pins[name].specifier}" for name in pins if name not in chosen]
+
+
+def hashed_requirements(chosen: Mapping[str, list[str]], sha256_of: Mapping[str, str]) -> str:
+    """The list for ``pip install --require-hashes``, without the installer. ``sha256_of``: by file name."""
+    lines = []
+    for name, file_names in sorted(chosen.items()):
+        if name != INSTALLER:
+            version = parse_wheel_filename(file_names[0])[1]  # torch==2.13.0 may be served by 2.13.0+cpu: say which
+            hashes = sorted({sha256_of[file_name] for file_name in file_names})
+            lines.append(" ".join([f"{name}=={version}", *(f"--hash=sha256:{sha256}" for sha256 in hashes)]) + "\n")
+    return "".join(lines)

@@ -1,0 +1,153 @@
+"""The folder of wheels that the dependency image is installed from: filled by the host's pip, or given ready-made.
+
+The host's pip with the host's settings, so private indexes work and no address or credential of theirs comes near an
+image. What it gathered is hashed once (``SHA256SUMS``), and the image's pip installs nothing that hashes differently.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpo_core.errors import ConfigError, RemoteError, StoreError
+from dpo_core.store import exclusive, fingerprint, new_directory, sha256_file
+from tasks.image.image_ref import Variant
+from tasks.image.requirements import INSTALLER, Pins, choose_wheels, hashed_requirements
+from tasks.launch.launcher import OnLine
+
+SUMS_FILE = "SHA256SUMS"
+SECONDS_FOR_ANOTHER_FILL = 1800.0
+NUM_LAST_LINES = 15
+PIP_WHEEL = ("wheel", "--progress-bar", "off", "--disable-pip-version-check")
+# What DeepSpeed's build imports; torch brings its own needs along.
+DEEPSPEED, DEEPSPEED_BUILD_NEEDS = "deepspeed", ("torch", "setuptools", "numpy", "ninja", "packaging", "psutil",
+                                                 "py-cpuinfo", "hjson", "pydantic", "msgpack", "einops", "tqdm")
+# On CPU the shared-memory operation is compiled into the wheel: DeepSpeed compiles it at first use otherwise, and the
+# image has no compiler. On CUDA nothing is: the trainer uses none of DeepSpeed's kernels.
+DEEPSPEED_SETTINGS: dict[Variant, dict[str, str]] = {
+    "cpu": {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "DS_BUILD_SHM_COMM": "1"},
+    "cuda": {"DS_ACCELERATOR": "cuda", "DS_BUILD_OPS": "0"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Wheelhouse:
+    """The wheels of an image. ``hashes`` is pip's list, ``installer`` the line that checks pip itself (sha256sum)."""
+
+    folder: Path
+    file_names: tuple[str, ...]
+    hashes: str
+    installer: str
+
+
+def own_wheelhouse(store_root: Path, pins: Pins, variant: Variant, say: OnLine) -> Wheelhouse:
+    """The wheelhouse in the store for these pins, filled now if it is not there.
+
+    Raises ``ConfigError`` or ``RemoteError`` with pip's last lines, ``StoreError``, ``DiskFull``.
+    """
+    shelf = store_root / "wheelhouse"
+    built_for = [sorted(map(str, pins.values())), variant, sys.version_info[:2], os.uname().machine]
+    folder = shelf / fingerprint(built_for)[:16]
+    if not (folder / SUMS_FILE).is_file():
+        with exclusive(shelf, wait_seconds=SECONDS_FOR_ANOTHER_FILL):
+            if not (folder / SUMS_FILE).is_file():
+                with new_directory(folder) as aside:
+                    _fill(aside, pins, variant, say)
+    return read_wheelhouse(folder, pins)
+
+
+def read_wheelhouse(folder: Path, pins: Pins) -> Wheelhouse:
+    """A filled folder. Wheels that are not in its ``SHA256SUMS`` (or all, where it has none) are hashed now.
+
+    Raises ``ConfigError`` that names the packages it lacks.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"image.wheelhouse {folder} is no folder. `make wheelhouse` on a host with a package index fills "
+                          "one; copy it here.")
+    chosen, missing = choose_wheels((path.name for path in folder.glob("*.whl")), pins)
+    if missing:
+        raise ConfigError(f"The wheelhouse {folder} lacks {len(missing)} of {len(pins)} packages that the lock files pin: "
+                          f"{', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}. `make wheelhouse` on a host "
+                          "with a package index fills one.")
+    file_names = tuple(sorted(name for names in chosen.values() for name in names))
+    known = _read_sums(folder / SUMS_FILE)
+    sums = {name: known.get(name) or sha256_file(folder / name) for name in file_names}
+    installer = "".join(f"{sums[name]}  {name}\n" for name in chosen[INSTALLER])
+    return Wheelhouse(folder, file_names, hashed_requirements(chosen, sums), installer)
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    lines = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in path.read_text().splitlines()]
+    if not all(lines):
+        raise ConfigError(f"{path} has a line that `sha256sum` did not write. Make it again: sha256sum *.whl > {path.name}")
+    return {line[2]: line[1] for line in lines if line}
+
+
+def _fill(folder: Path, pins: Pins, variant: Variant, say: OnLine) -> None:
+    """Gather the wheels of all pins in ``folder``, build those that have none, and write their hashes last."""
+    say(f"Filling the wheelhouse for {variant}: {len(pins)} packages, by this host's pip")
+    with tempfile.TemporaryDirectory() as scratch:
+        listed = Path(scratch, "requirements.txt")
+        listed.write_text("".join(f"{pin}\n" for name, pin in pins.items() if name != DEEPSPEED))
+        index = os.environ.get("TORCH_INDEX_URL")
+        _pip([*PIP_WHEEL, "--no-deps", "--wheel-dir", str(folder), "--requirement", str(listed),
+              *(["--extra-index-url", index] if index else [])], say)
+        if DEEPSPEED in pins:
+            _build_deepspeed(folder, pins, variant, Path(scratch), say)
+    wheels = sorted(folder.glob("*.whl"))
+    say(f"{len(wheels)} wheels, {sum(path.stat().st_size for path in wheels) / 1e6:.0f} MB")
+    (folder / SUMS_FILE).write_text("".join(f"{sha256_file(path)}  {path.name}\n" for path in wheels))
+
+
+def _build_deepspeed(folder: Path, pins: Pins, variant: Variant, scratch: Path, say: OnLine) -> None:
+    """Build DeepSpeed's wheel against the very torch that the image gets, in an environment made of the wheelhouse."""
+    if DEEPSPEED_SETTINGS[variant].get("DS_BUILD_SHM_COMM") and shutil.which("g++") is None:
+        raise ConfigError("g++ is needed on this host to build DeepSpeed's shared-memory operation for the trainer image. "
+                          "On Debian: apt-get install g++. Or give a ready wheelhouse in image.wheelhouse.")
+    environment = scratch / "environment"
+    say("Building DeepSpeed's wheel (two minutes)")
+    _run([sys.executable, "-m", "venv", "--without-pip", str(environment)], say)
+    python = str(environment / "bin/python")
+    needs = [str(pins[name]) for name in DEEPSPEED_BUILD_NEEDS if name in pins]
+    _pip(["--python", python, "install", "--no-index", "--find-links", str(folder), "--no-compile", "--quiet",
+          "--disable-pip-version-check", *needs], say)
+    _pip(["--python", python, *PIP_WHEEL, "--no-deps", "--no-build-isolation", "--no-binary", DEEPSPEED, "--no-cache-dir",
+          "--wheel-dir", str(folder), str(pins[DEEPSPEED])], say,
+         DEEPSPEED_SETTINGS[variant] | {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"})
+
+
+def _pip(arguments: Iterable[str], say: OnLine, env: dict[str, str] | None = None) -> None:
+    _run([sys.executable, "-m", "pip", *arguments], say, env)
+
+
+def _run(argv: list[str], say: OnLine, env: dict[str, str] | None = None) -> None:
+    """Run a program, its output to ``say``. Raises ``ConfigError`` (or ``RemoteError``) with its last lines."""
+    last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
+    no_answer = False
+    try:
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                 text=True, errors="replace", env=os.environ | (env or {}))
+    except OSError as error:
+        raise StoreError(f"{argv[0]} cannot be started: {error.strerror}.") from error
+    try:
+        with child.stdout:
+            for line in child.stdout:
+                last_lines.append(line.rstrip())
+                no_answer = no_answer or "Retrying (" in line  # pip's word for a network that fails
+                say(line.rstrip())
+    except BaseException:
+        child.kill()
+        raise
+    finally:
+        child.wait()
+    if child.returncode:
+        failure = RemoteError if no_answer else ConfigError
+        raise failure("The wheelhouse was not filled: `" + " ".join(argv[1:4]) + f" ...` ended with {child.returncode}. Its "
+                      "last lines:\n" + "\n".join(f"  | {line}" for line in last_lines))

@@ -1,0 +1,141 @@
+"""The real engine, the real trainer image and a real registry, made once and shared by all tests with containers.
+
+Without an engine these tests are skipped with the reason; under ``CI=true`` that is a failure (tests/conftest.py).
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import pytest
+
+from dpo_core.errors import ConfigError
+from tasks.image.config import ImageConfig
+from tasks.image.engine import connected
+from tasks.image.image_ref import ImageRef
+from tasks.image.push import Login
+from tasks.image.trainer_image import CHECKOUT, trainer_image
+from tests.containers.small_checkout import REPOSITORY, make_small_checkout, make_small_wheelhouse
+
+HERE = Path(__file__).parent
+BASE = ImageConfig().base_image
+MINUTES_FOR_THE_FIRST_BUILD = 40  # base, wheels, DeepSpeed, image: six minutes on two free cores
+USERNAME, PASSWORD = "ada", "not-a-secret"
+HTPASSWD = f"{USERNAME}:$2y$05$abcdefghijklmnopqrstuuVPNOToLP9MHdthRCXkVoiIF0qNKnk2G\n"  # bcrypt of PASSWORD
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test of a session waits for the image."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(MINUTES_FOR_THE_FIRST_BUILD * 60))
+
+
+@pytest.fixture(scope="session")
+def shared_engine() -> Iterator[docker.DockerClient]:
+    """The engine of this machine."""
+    try:
+        with connected() as client:
+            yield client
+    except ConfigError as error:
+        pytest.skip(f"No container engine on this machine: {error}")
+
+
+@pytest.fixture(scope="session")
+def base_image(shared_engine: docker.DockerClient) -> str:
+    """The id of the default base, made from Debian packages if it is not there."""
+    if not shared_engine.images.list(BASE):
+        if shutil.which("mmdebstrap") is None:
+            pytest.skip(f"{BASE} is not there, and mmdebstrap, which makes it, is not installed")
+        subprocess.run([CHECKOUT / "images/base/build.sh"], check=True)
+    return shared_engine.images.get(BASE).id
+
+
+@pytest.fixture(scope="session")
+def image_store() -> Path:
+    """A store that outlives the session: wheels are gathered and DeepSpeed is built once a machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairline-tests"
+
+
+@pytest.fixture(scope="session")
+def trainer(base_image: str, image_store: Path) -> ImageRef:
+    """The trainer image of this checkout, as its files are now."""
+    return trainer_image(ImageConfig(dirty_tree="tag"), image_store, None, print)[0]
+
+
+Build = Callable[..., tuple[ImageRef, list[str]]]
+
+
+@pytest.fixture
+def build(tmp_path: Path, base_image: str, shared_engine: docker.DockerClient) -> Iterator[Build]:
+    """Build the small checkout in ``tmp_path``: settings in, the image and the lines of its build out.
+
+    What it leaves on the engine is removed afterwards.
+    """
+    label = f"io.pairline.test={uuid.uuid4().hex}"
+    make_small_checkout(tmp_path / "checkout", label)
+    wheels = make_small_wheelhouse(tmp_path / "wheels")
+
+    def run(login: Login | None = None, **settings: object) -> tuple[ImageRef, list[str]]:
+        said: list[str] = []
+        config = ImageConfig(**({"repository": REPOSITORY, "wheelhouse": wheels} | settings))
+        return trainer_image(config, tmp_path / "store", login, said.append, tmp_path / "checkout")[0], said
+
+    yield run
+    shared_engine.images.prune(filters={"dangling": True, "label": label})  # what failed builds left hanging
+    for image in shared_engine.images.list(filters={"label": label}):
+        shared_engine.images.remove(image.id, force=True)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry on loopback that wants to know who asks."""
+
+    address: str
+    login: Login
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """Debian's docker-registry on a free port."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.skip("docker-registry is not installed")
+    folder = tmp_path_factory.mktemp("registry")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    (folder / "htpasswd").write_text(HTPASSWD)
+    (folder / "config.yml").write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
+        f"http: {{addr: '{address}'}}\nauth: {{htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}}}\n")
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([program, "serve", folder / "config.yml"], stdout=log, stderr=log)
+    try:
+        wait_for(f"http://{address}/v2/", process)
+        yield Registry(address, Login(USERNAME, PASSWORD))
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def wait_for(address: str, process: subprocess.Popen) -> None:
+    """Until the server answers (with 401: it wants to know who asks)."""
+    for _ in range(300):
+        assert process.poll() is None, "the registry ended"
+        try:
+            urllib.request.urlopen(address, timeout=5)
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"{address} does not answer")

