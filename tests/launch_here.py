@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dpo_core.__main__ import main
-from dpo_core.config import ComputeConfig
-from tasks.launch.launcher import CommandSpec, OnLine
+from dpo_core.compute_config import ComputeConfig
+from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,14 @@ class LaunchHere:
     python: str = "python"
     steps: list[str] = field(default_factory=list)
 
-    def run(self, command: CommandSpec, on_line: OnLine) -> int:
+    def clear(self, folder: Path) -> None:
+        """See ``Launcher.clear``: a process leaves nothing behind."""
+
+    def run(self, commands: tuple[CommandSpec, ...], on_line: OnLine, before_start: BeforeStart) -> Ended:
         """See ``Launcher.run``."""
+        (command,) = commands
+        before_start()
         place = command.argv.index("--job")
         step, job = command.argv[place - 1], command.argv[place + 1]
         self.steps.append(step)
-        return main([step, "--job", str(command.folder / Path(job))])
+        return Ended(main([step, "--job", str(command.folder / Path(job))]))

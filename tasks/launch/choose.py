@@ -1,11 +1,22 @@
 """``compute.launcher`` -> the launcher. The one place that knows them all."""
 
-from dpo_core.config import ComputeConfig
+from dpo_core.compute_config import ComputeConfig
+from dpo_core.errors import ConfigError
 from tasks.launch.launcher import Launcher
 from tasks.launch.process import ProcessLauncher
 
 
-def launcher_for(compute: ComputeConfig) -> Launcher:
-    """The launcher that the recipe asks for."""
-    launchers = {"process": ProcessLauncher}
-    return launchers[compute.launcher](compute)
+def launcher_for(compute: ComputeConfig, image: str = "", python: str = "") -> Launcher:
+    """The launcher that the recipe asks for; ``image`` (id or digest) and the interpreter in it for one with containers.
+
+    Raises ``ConfigError`` if it needs an image and none is given, or an engine and none answers.
+    """
+    if compute.launcher == "process":
+        return ProcessLauncher(compute)
+    if not image:
+        raise ConfigError("compute.launcher is docker, but this flow has no trainer image. Set compute.launcher to process.")
+    from tasks.launch.docker import Engine  # docker-py takes a while to import
+    from tasks.launch.docker_launcher import DockerLauncher
+
+    Engine().check()
+    return DockerLauncher(compute, image, python)

@@ -1,16 +1,21 @@
-"""The exact command of a step. Pure: a job and the machine in, argv and environment out."""
+"""The exact command of a step. Pure: a job and the machine in, argv, environment and needs out."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from dpo_core.config import ComputeConfig
-from dpo_core.jobs import JOB_FILE, Job, MixJob
+from pydantic import BaseModel
+
+from dpo_core.compute_config import ComputeConfig
+from dpo_core.jobs import JOB_FILE, Job, MixJob, TrainJob
+from dpo_core.tracking_config import WANDB_KEY
 from tasks.launch.compute import Machine, threads_per_process
-from tasks.launch.launcher import CommandSpec
+from tasks.launch.launcher import CommandSpec, Node
 
 ACCELERATE_FILE = "accelerate.json"
 DIE_WITH_PARENT = "PAIRLINE_DIE_WITH_PARENT"  # read by dpo_core.__main__
 PARALLEL_STEPS = ("reference", "train", "evaluate")  # the others are one process whatever compute.num_processes says
 HUB_SECRETS = ("HF_TOKEN",)
+NODE_NAME, NODE_PORT = "node-{rank}", 29500  # nodes have a network of their own, so any port is free
 
 
 def accelerate_settings(on_cpu: bool) -> dict[str, str | bool]:
@@ -22,22 +27,62 @@ def accelerate_settings(on_cpu: bool) -> dict[str, str | bool]:
             "use_cpu": on_cpu, "debug": False}
 
 
-def step_command(job: Job, compute: ComputeConfig, machine: Machine, python: str) -> CommandSpec:
-    """The command that runs ``job``; ``job.json`` and ``accelerate.json`` stand in the job's folder.
+def nodes_of(job: Job, compute: ComputeConfig) -> tuple[Node, ...]:
+    """The nodes of a step; one where it is one process."""
+    num_nodes = compute.machines if job.step in PARALLEL_STEPS else 1
+    if num_nodes == 1:
+        return (Node(),)
+    return tuple(Node(rank, num_nodes, NODE_NAME.format(rank=0), NODE_PORT, compute.join_timeout_seconds)
+                 for rank in range(num_nodes))
+
+
+def step_command(job: Job, compute: ComputeConfig, machine: Machine, python: str, node: Node = Node()) -> CommandSpec:  # noqa: B008
+    """The command that runs a node's part of ``job``; ``job.json`` and ``accelerate.json`` stand in the job's folder.
 
     Several processes need ``--multi_gpu`` on CPU, too: only then does accelerate start torchrun; otherwise it starts
     one process and leaves the others to MPI.
     """
     num_processes = compute.num_processes if job.step in PARALLEL_STEPS else 1
-    threads = threads_per_process(compute, machine, num_processes)
-    several = ("--multi_gpu", "--main_process_port", "0") if num_processes > 1 else ()
+    threads = threads_per_process(compute, machine, num_processes)  # containers as nodes share this machine's cores
+    several = tuple(_several(node)) if num_processes > 1 else ()
     argv = (python, "-m", "accelerate.commands.launch",
             "--config_file", str(job.out_dir / ACCELERATE_FILE),
-            "--num_machines", "1", "--num_processes", str(num_processes), *several,
+            "--num_machines", str(node.num_nodes), "--num_processes", str(num_processes), *several,
             "--num_cpu_threads_per_process", str(threads), "--dynamo_backend", "no",
             "-m", "dpo_core", job.step, "--job", str(job.out_dir / JOB_FILE))
     return CommandSpec(argv=argv, folder=Path(job.out_dir), timeout_seconds=compute.step_timeout_seconds,
-                       env=_environment(threads, on_cpu=machine.num_gpus == 0), secrets=_secrets(job))
+                       env=_environment(threads, on_cpu=machine.num_gpus == 0), secrets=_secrets(job),
+                       step=job.step, job_fingerprint=job.fingerprint, inputs=inputs_of(job),
+                       writable=(job.cache_dir,) if hasattr(job, "cache_dir") else (),
+                       needs_network=_reads_from_hub(job) or _is_tracked_online(job), node=node)
+
+
+def _several(node: Node) -> Iterator[str]:
+    yield "--multi_gpu"
+    if node.num_nodes == 1:
+        yield from ("--main_process_port", "0")
+        return
+    # static: the c10d rendezvous may give ranks in another order than asked for.
+    yield from ("--machine_rank", str(node.rank), "--main_process_ip", node.address, "--main_process_port", str(node.port),
+                "--rdzv_backend", "static", "--rdzv_conf", f"timeout={node.join_timeout_seconds}")
+
+
+def inputs_of(job: Job) -> tuple[Path, ...]:
+    """Every file and folder that a job names and does not write to, none of them inside another."""
+    named = {path for name in type(job).model_fields if name not in ("out_dir", "cache_dir")
+             for path in _paths_in(getattr(job, name))}
+    return tuple(sorted(path for path in named if not any(other in path.parents for other in named)))
+
+
+def _paths_in(value: object) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _paths_in(getattr(value, name))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _paths_in(item)
 
 
 def _environment(threads: int, on_cpu: bool) -> dict[str, str]:
@@ -46,6 +91,17 @@ def _environment(threads: int, on_cpu: bool) -> dict[str, str]:
     return env | {"ACCELERATE_USE_CPU": "true"} if on_cpu else env
 
 
+def _reads_from_hub(job: Job) -> bool:
+    return isinstance(job, MixJob) and any(source.hub_id for source in job.sources)
+
+
+def _is_tracked_online(job: Job) -> bool:
+    return isinstance(job, TrainJob) and job.tracking.is_online
+
+
 def _secrets(job: Job) -> tuple[str, ...]:
-    """Only a mixture with Hub data sets reaches out, and private ones need the token."""
-    return HUB_SECRETS if isinstance(job, MixJob) and any(source.hub_id for source in job.sources) else ()
+    """Only a mixture with Hub data sets reaches out, where private ones need the token, and a training that is tracked
+    online."""
+    if _is_tracked_online(job):
+        return (WANDB_KEY,)
+    return HUB_SECRETS if _reads_from_hub(job) else ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from dpo_core.config import ComputeConfig
+from dpo_core.compute_config import ComputeConfig
 from dpo_core.errors import ConfigError
 from dpo_core.jobs import BatchPlan, Sharding
 
@@ -16,16 +16,18 @@ LARGEST_DEFAULT_PER_DEVICE = 4  # 8 are no faster (docs/engine.md) and take a qu
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Cores this process may use, and NVIDIA cards it can see."""
+    """Cores this process may use, NVIDIA cards it can see, and memory (0: unknown)."""
 
     num_cores: int
     num_gpus: int
+    memory_bytes: int = 0
 
 
 @cache
 def this_machine() -> Machine:
-    """Look at affinity, the cgroup's CPU quota, and ``nvidia-smi``."""
-    return Machine(num_cores=_num_cores(), num_gpus=_num_gpus())
+    """Look at affinity, the cgroup's CPU quota, ``nvidia-smi`` and the memory."""
+    return Machine(num_cores=_num_cores(), num_gpus=_num_gpus(),
+                   memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _num_cores() -> int:
@@ -50,6 +52,11 @@ def _num_gpus() -> int:
         return 0
     cards = sum(line.startswith("GPU ") for line in listing.splitlines())
     return min(cards, len(visible.split(","))) if visible else cards
+
+
+def accelerator_name(machine: Machine) -> str:
+    """What training occupies here; names the limit on how many runs may do so at once."""
+    return "gpu" if machine.num_gpus else "cpu"
 
 
 def check_devices(compute: ComputeConfig, machine: Machine) -> None:

@@ -1,5 +1,6 @@
-"""What starts a step: pure data in, an exit code out. Processes and containers implement the same protocol."""
+"""What starts a step: pure data in, how it ended out. Processes and containers implement the same protocol."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -7,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from dpo_core.config import ComputeConfig
+from dpo_core.compute_config import ComputeConfig
+from dpo_core.errors import TimedOut
 from dpo_core.progress import ProgressEvent
 
 OnLine = Callable[[str], None]
@@ -15,15 +17,48 @@ OnProgress = Callable[[ProgressEvent], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Node:
+    """One machine's part in a step of several: what each must know to find the others. A scheduler may fill it in."""
+
+    rank: int = 0
+    num_nodes: int = 1
+    address: str = "127.0.0.1"  # of node 0, as the others reach it
+    port: int = 0  # where node 0 waits for them; 0 where there are no others
+    join_timeout_seconds: int = 300
+
+
+@dataclass(frozen=True, slots=True)
 class CommandSpec:
     """One command, complete: nothing else decides what runs. ``folder`` is the job's own folder and the working
-    directory."""
+    directory.
+
+    A process sees the whole machine; a container sees ``folder`` and ``writable``, reads ``inputs``, and has a network if
+    ``needs_network``.
+    """
 
     argv: tuple[str, ...]
     folder: Path
     timeout_seconds: float
     env: dict[str, str] = field(default_factory=dict)  # added to the launcher's clean environment
     secrets: tuple[str, ...] = ()  # names of the secret variables that this step may see; usually none
+    step: str = ""
+    job_fingerprint: str = ""
+    inputs: tuple[Path, ...] = ()  # files and folders that are read
+    writable: tuple[Path, ...] = ()  # folders beside ``folder`` that are written to
+    needs_network: bool = False
+    node: Node = Node()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    exit_code: int  # negative: killed by that signal
+    out_of_memory: bool = False  # the kernel killed one of its processes for memory
+    cause: str = ""  # why, where the launcher knows better than the step: another machine's part was killed
+
+
+BeforeStart = Callable[[], None]
 
 
 class Launcher(Protocol):
@@ -32,13 +67,105 @@ class Launcher(Protocol):
     compute: ComputeConfig
     python: str  # interpreter on the side where the command runs
 
-    def run(self, command: CommandSpec, on_line: OnLine) -> int:
-        """Return the exit code (negative: killed by that signal). Every line the command prints goes to ``on_line``.
+    def run(self, commands: tuple[CommandSpec, ...], on_line: OnLine, before_start: BeforeStart) -> Ended:
+        """Start a step's commands (one, or one for each of its nodes) and wait for their end.
 
-        Whatever ends this call (return, error, cancellation), the command no longer runs afterwards.
-        Raises ``TimedOut`` after ``command.timeout_seconds``.
+        Every line they print goes to ``on_line``. ``before_start`` is called if the step is started, and not if it
+        runs already and is only waited for. Whatever ends this call (return, error, cancellation), nothing of the step
+        runs afterwards; only what a killed orchestrator leaves behind may run on, where the launcher can find it again.
+        Raises ``TimedOut`` after ``timeout_seconds``.
         """
         ...
+
+    def clear(self, folder: Path) -> None:
+        """Remove what has ended of an earlier start of the job in ``folder``, whose result is to be reused."""
+        ...
+
+
+def too_slow(command: CommandSpec) -> TimedOut:
+    """The error of a step over its time."""
+    return TimedOut(f"The step ran longer than {command.timeout_seconds:g} s and was stopped. Start again to go on from "
+                    "its last checkpoint, or raise compute.step_timeout_seconds.")
+
+
+@dataclass(frozen=True, slots=True)
+class RunName:
+    """On whose behalf steps run; told in logs and on what is started, decides nothing."""
+
+    name: str = ""
+    flow_run_id: str = ""
+
+
+_run: ContextVar[RunName] = ContextVar("run that steps belong to", default=RunName())  # noqa: B039 (frozen)
+
+
+@contextmanager
+def on_behalf_of(run: RunName) -> Iterator[None]:
+    """Steps inside the ``with`` block belong to ``run``."""
+    token = _run.set(run)
+    try:
+        yield
+    finally:
+        _run.reset(token)
+
+
+def current_run() -> RunName:
+    """The run that steps belong to now; without a name outside of runs."""
+    return _run.get()
+
+
+class Stopped(BaseException):
+    """The run that a step belongs to is being stopped. No failure of the step's, so nothing retries it."""
+
+
+_stop: ContextVar[threading.Event | None] = ContextVar("what stops steps", default=None)
+
+
+@contextmanager
+def stopped_by(event: threading.Event) -> Iterator[None]:
+    """Steps inside the ``with`` block end once ``event`` is set. For threads: a signal reaches the main one alone."""
+    token = _stop.set(event)
+    try:
+        yield
+    finally:
+        _stop.reset(token)
+
+
+def raise_if_stopped() -> None:
+    """Called by launchers while they wait. Raises ``Stopped``."""
+    if (event := _stop.get()) is not None and event.is_set():
+        raise Stopped("the run is being stopped")
+
+
+class LineListener(Protocol):
+    """Hears the log lines of steps while they run."""
+
+    def line(self, line: str) -> None:
+        """A line that the step printed."""
+
+    def progress(self, event: ProgressEvent) -> None:
+        """Where the step stands."""
+
+    def end(self) -> None:
+        """The step has ended."""
+
+
+_line_listener: ContextVar[LineListener | None] = ContextVar("log line listener", default=None)
+
+
+@contextmanager
+def hearing_lines(listener: LineListener) -> Iterator[None]:
+    """Tell ``listener`` the log lines of all steps run inside the ``with`` block."""
+    token = _line_listener.set(listener)
+    try:
+        yield
+    finally:
+        _line_listener.reset(token)
+
+
+def current_line_listener() -> LineListener | None:
+    """Who wants to hear log lines now, if anybody."""
+    return _line_listener.get()
 
 
 _listener: ContextVar[OnProgress | None] = ContextVar("progress listener", default=None)

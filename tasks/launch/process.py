@@ -13,10 +13,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_core.config import ComputeConfig
-from dpo_core.errors import StoreError, TimedOut
+from dpo_core.compute_config import ComputeConfig
+from dpo_core.errors import StoreError
+from dpo_core.process_group import ask_to_stop
 from tasks.launch.command import DIE_WITH_PARENT
-from tasks.launch.launcher import CommandSpec, OnLine
+from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
+from tasks.launch.secrets import value_of_secret
 
 POLL_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1
@@ -24,25 +26,45 @@ PR_SET_PDEATHSIG = 1
 PRIVATE_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|AUTH|^PREFECT_", re.IGNORECASE)
 HARMLESS_NAMES = ("TOKENIZERS_PARALLELISM", "XAUTHORITY")
 PACKAGES_FOLDER = Path(__file__).resolve().parents[2]  # where dpo_core lies, installed or not
+# accelerate ends with 1 whatever its child died of, so the signal stands only in what it prints.
+SIGNS_OF_A_KILL = ("SIGKILL", "exitcode: -9")
 
 
 def clean_environment(command: CommandSpec) -> dict[str, str]:
     """The environment of the child: inherited without secrets, plus the command's, plus the secrets it names."""
     kept = {name: value for name, value in os.environ.items()
-            if name in HARMLESS_NAMES or name in command.secrets or not PRIVATE_NAME.search(name)}
+            if name in HARMLESS_NAMES or not PRIVATE_NAME.search(name)}
+    kept |= {name: value for name in command.secrets if (value := value_of_secret(name))}
     path = os.pathsep.join(filter(None, [str(PACKAGES_FOLDER), kept.get("PYTHONPATH", "")]))
     return kept | {"PYTHONPATH": path, DIE_WITH_PARENT: "1"} | command.env
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessLauncher:
-    """The launcher for a machine without containers."""
+    """The launcher for a machine without containers. A step dies with its orchestrator, so there is none to find again."""
 
     compute: ComputeConfig
     python: str = sys.executable
 
-    def run(self, command: CommandSpec, on_line: OnLine) -> int:
+    def clear(self, folder: Path) -> None:
+        """See ``Launcher.clear``: a process leaves nothing behind."""
+
+    def run(self, commands: tuple[CommandSpec, ...], on_line: OnLine, before_start: BeforeStart) -> Ended:
         """See ``Launcher.run``. Raises ``TimedOut``; ``StoreError`` if the program cannot be started."""
+        (command,) = commands
+        before_start()
+        kills_before, was_killed = out_of_memory_kills(), False
+
+        def watch(line: str) -> None:
+            nonlocal was_killed
+            was_killed = was_killed or any(sign in line for sign in SIGNS_OF_A_KILL)
+            on_line(line)
+
+        exit_code = self._run(command, watch)
+        was_killed = was_killed or exit_code == -signal.SIGKILL
+        return Ended(exit_code, out_of_memory=was_killed and out_of_memory_kills() > kills_before)
+
+    def _run(self, command: CommandSpec, on_line: OnLine) -> int:
         libc = ctypes.CDLL(None)  # before the fork: nothing is loaded in the child
         try:
             child = subprocess.Popen(
@@ -58,9 +80,9 @@ class ProcessLauncher:
         try:
             while child.poll() is None:
                 _hand_over(lines, on_line, wait_seconds=POLL_SECONDS)
+                raise_if_stopped()
                 if time.monotonic() > deadline:
-                    raise TimedOut(f"The step ran longer than {command.timeout_seconds:g} s and was stopped. Start "
-                                   "again to go on from its last checkpoint, or raise compute.step_timeout_seconds.")
+                    raise too_slow(command)
             return child.returncode
         finally:
             stop_group(child, self.compute.stop_grace_seconds)
@@ -69,15 +91,9 @@ class ProcessLauncher:
 
 
 def stop_group(child: subprocess.Popen, grace_seconds: float) -> None:
-    """SIGTERM, then SIGKILL to what is left of the child's group. Ranks outlive a dead leader otherwise.
-
-    The leader, `accelerate launch`, gets no SIGTERM while it has children: it would die at once and take the trainer
-    with it, which is to write a checkpoint first. It ends by itself after them.
-    """
+    """SIGTERM, then SIGKILL to what is left of the child's group. Ranks outlive a dead leader otherwise."""
     if child.poll() is None:
-        members = group_members(child.pid)
-        for pid in members - {child.pid} or members:
-            _signal(pid, signal.SIGTERM)
+        ask_to_stop(child.pid)
         deadline = time.monotonic() + grace_seconds
         while child.poll() is None and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 4)
@@ -86,20 +102,13 @@ def stop_group(child: subprocess.Popen, grace_seconds: float) -> None:
     child.wait()
 
 
-def group_members(group: int) -> set[int]:
-    """Live processes of a process group."""
-    members = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, its_group = stat.read_text().rsplit(")", 1)[1].split()[:3]
-            if int(its_group) == group and state != "Z":
-                members.add(int(stat.parent.name))
-    return members
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+def out_of_memory_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """Processes that the kernel has killed for lack of memory since it started; 0 where it does not tell."""
+    try:
+        counts = dict(line.split() for line in vmstat.read_text().splitlines())
+    except OSError:
+        return 0
+    return int(counts.get("oom_kill", 0))
 
 
 def _read_lines(child: subprocess.Popen, lines: "queue.SimpleQueue[str]") -> None:

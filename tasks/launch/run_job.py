@@ -2,25 +2,27 @@
 
 import contextlib
 import logging
+import os
 import time
-from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from dpo_core.errors import OutOfMemory, PairlineError, StepCrashed, StoreError, error_of_kind, from_os_error
+from dpo_core.errors import OutOfMemory, PairlineError, StepCrashed, StoreBusy, StoreError, error_of_kind
 from dpo_core.jobs import LOG_FILE, Job, TrainJob
-from dpo_core.progress import parse_line
 from dpo_core.results import ERROR_FILE, RESULT_FILE, Result, read_error, read_result
 from dpo_core.store import exclusive, verify_files, write_json
-from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, step_command
+from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, nodes_of, step_command
 from tasks.launch.compute import check_devices, this_machine
-from tasks.launch.launcher import CommandSpec, Launcher, OnProgress, current_listener
+from tasks.launch.launcher import Ended, Launcher, OnProgress, current_line_listener, current_listener
+from tasks.launch.notices import tell_job
+from tasks.launch.step_log import step_log
 
 log = logging.getLogger(__name__)
-NUM_LAST_LINES = 50
 LOG_NOTE = "Full log: "  # how an error's note begins that names the log file
 SECONDS_FOR_A_DYING_STEP = 5.0  # a killed predecessor lets go of its lock within moments
+CLAIM = ".claim"  # folder whose lock the orchestrator holds that runs the job; the step itself holds the job's folder
 
 
 def step_folder(store_root: Path, step: str, fingerprint: str) -> Path:
@@ -36,24 +38,64 @@ def in_store(job: Job, store_root: Path) -> Job:
 def run_job(job: Job, launcher: Launcher, on_progress: OnProgress | None = None) -> Result:
     """The result of ``job``: at once if a complete one is in its folder, else by running the step.
 
+    Another run at work on the same job is waited for, and replaced if it dies; its result is this one's.
     ``on_progress`` defaults to the listener of the context (see ``launcher.listening``). Raises the error that the step
-    reported, ``StepCrashed`` with its last lines if it died without a word, ``TimedOut``, ``StoreBusy``.
+    reported, ``StepCrashed`` with its last lines if it died without a word, ``TimedOut``, and ``StoreBusy`` if the other
+    run takes longer than a step may.
     """
     if result := reusable_result(job):
+        launcher.clear(job.out_dir)
+        tell_job(job, "reused")
         return result
-    with exclusive(job.out_dir, wait_seconds=SECONDS_FOR_A_DYING_STEP):
-        (job.out_dir / ERROR_FILE).unlink(missing_ok=True)
-        job.write()
-        machine = this_machine()
-        write_json(job.out_dir / ACCELERATE_FILE, accelerate_settings(on_cpu=machine.num_gpus == 0))
+    with claimed(job, launcher.compute.step_timeout_seconds):
+        if result := reusable_result(job):
+            tell_job(job, "reused")
+            return result
+        return _run(job, launcher, on_progress or current_listener())
+
+
+@contextlib.contextmanager
+def claimed(job: Job, patience_seconds: float) -> Iterator[None]:
+    """Be the one that runs the job. The kernel drops the claim when its holder dies."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(job.out_dir / CLAIM))
+        except StoreBusy as busy:
+            _tell(f"Step {job.step} waits for another run to end, and takes its result. {busy}")
+            stack.enter_context(exclusive(job.out_dir / CLAIM, wait_seconds=patience_seconds))
+        yield
+
+
+def _tell(line: str) -> None:
+    log.info("%s", line)
+    if listener := current_line_listener():
+        listener.line(line)
+
+
+def _run(job: Job, launcher: Launcher, on_progress: OnProgress | None) -> Result:
+    machine = this_machine()
     check_devices(launcher.compute, machine)
-    command = step_command(job, launcher.compute, machine, launcher.python)
-    kills_before = out_of_memory_kills()
-    last_lines, exit_code = _launch(command, launcher, on_progress or current_listener())
+    commands = tuple(step_command(job, launcher.compute, machine, launcher.python, node)
+                     for node in nodes_of(job, launcher.compute))
+    with step_log(job.out_dir, on_progress) as lines:
+
+        def before_start() -> None:
+            with exclusive(job.out_dir, wait_seconds=SECONDS_FOR_A_DYING_STEP):
+                (job.out_dir / ERROR_FILE).unlink(missing_ok=True)
+                job.write()
+                write_json(job.out_dir / ACCELERATE_FILE, accelerate_settings(on_cpu=machine.num_gpus == 0))
+            for command in commands:
+                lines.head(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command.argv)}")
+
+        tell_job(job, "started")
+        try:
+            ended = launcher.run(commands, lines.line, before_start)
+        finally:
+            tell_job(job, "ended")
     result = read_result(job)
-    if result is not None and exit_code == 0:
+    if result is not None and ended.exit_code == 0:
         return result
-    raise _failure(job, exit_code, last_lines, out_of_memory_kills() - kills_before)
+    raise _failure(job, ended, list(lines.last_lines))
 
 
 def reusable_result(job: Job) -> Result | None:
@@ -62,6 +104,7 @@ def reusable_result(job: Job) -> Result | None:
     if result is None:
         return None
     try:
+        os.utime(job.out_dir)  # a collection of garbage goes by the time of the last use
         _verify(result, job.out_dir)
         return result
     except StoreError as error:
@@ -89,57 +132,23 @@ def _paths_in(value: object) -> list[Path]:
     return []
 
 
-def _launch(command: CommandSpec, launcher: Launcher, on_progress: OnProgress | None) -> tuple[list[str], int]:
-    """Run the command; everything it prints goes to ``log.txt``, its progress to ``on_progress``."""
-    last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
-    try:
-        log_file = (command.folder / LOG_FILE).open("a", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise from_os_error(error, f"writing {LOG_FILE}") from error
-
-    def on_line(line: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk is reported by the step itself
-            log_file.write(line + "\n")
-        if (event := parse_line(line)) is None:
-            last_lines.append(line)
-        elif on_progress is not None:
-            on_progress(event)
-
-    with log_file:
-        on_line(f"\n# {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command.argv)}")
-        last_lines.clear()
-        exit_code = launcher.run(command, on_line)
-    return list(last_lines), exit_code
-
-
-def _failure(job: Job, exit_code: int, last_lines: list[str], memory_kills: int) -> PairlineError:
+def _failure(job: Job, ended: Ended, last_lines: list[str]) -> PairlineError:
     """The error of a step that left no result: what it reported itself, or that it died without a word."""
     report = read_error(job)
-    if report is not None:
+    tail = "Its last lines:\n" + ("\n".join(f"  | {line}" for line in last_lines) or "  | (it printed nothing)")
+    if ended.out_of_memory and (report is None or report.kind == PairlineError.kind or ended.cause):  # or what follows it
+        error: PairlineError = OutOfMemory(f"Step {job.step} was killed by the kernel for lack of memory. "
+                                           f"{_what_to_lower(job)}")
+    elif ended.cause:  # what the other nodes reported follows from it
+        error = StepCrashed(f"Step {job.step}: {ended.cause} {tail}")
+    elif report is not None:
         error = error_of_kind(report.kind)(report.message)
-    elif _was_killed(exit_code, last_lines) and memory_kills:
-        error = OutOfMemory(f"Step {job.step} was killed by the kernel for lack of memory. {_what_to_lower(job)}")
     else:
-        how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
-        tail = "\n".join(f"  | {line}" for line in last_lines)
-        error = StepCrashed(f"Step {job.step} {how} and left neither a result nor an error report. Its "
-                            f" last lines:\n{tail or '  | (it printed nothing)'}")
+        code = ended.exit_code
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        error = StepCrashed(f"Step {job.step} {how} and left neither a result nor an error report. {tail}")
     error.add_note(f"{LOG_NOTE}{job.out_dir / LOG_FILE}")
     return error
-
-
-def _was_killed(exit_code: int, last_lines: list[str]) -> bool:
-    """accelerate ends with 1 whatever its child died of, so the signal stands only in what it prints."""
-    return exit_code == -9 or any("SIGKILL" in line or "exitcode: -9" in line for line in last_lines)
-
-
-def out_of_memory_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
-    """Processes that the kernel has killed for lack of memory since it started; 0 where it does not tell."""
-    try:
-        counts = dict(line.split() for line in vmstat.read_text().splitlines())
-    except OSError:
-        return 0
-    return int(counts.get("oom_kill", 0))
 
 
 def _what_to_lower(job: Job) -> str:

@@ -2,9 +2,22 @@
 
 from pathlib import Path
 
-from dpo_core.config import ComputeConfig
-from dpo_core.jobs import AnswerJob, CheckpointRef, DatasetRef, MixJob, ReferenceJob, ResolvedSource
-from tasks.launch.command import accelerate_settings, step_command
+from dpo_core.compute_config import ComputeConfig
+from dpo_core.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.jobs import (
+    AnswerJob,
+    BatchPlan,
+    CheckpointRef,
+    DatasetRef,
+    EvaluateJob,
+    MixJob,
+    ReferenceJob,
+    ReferenceRef,
+    ResolvedSource,
+    TrainJob,
+)
+from dpo_core.tracking_config import TrackingConfig
+from tasks.launch.command import accelerate_settings, inputs_of, nodes_of, step_command
 from tasks.launch.compute import Machine
 
 CPU, GPUS = Machine(num_cores=8, num_gpus=0), Machine(num_cores=8, num_gpus=2)
@@ -50,3 +63,50 @@ def test_only_a_mixture_from_the_hub_may_see_the_token():
     assert step_command(mix_job(hub_id="org/set"), ComputeConfig(), CPU, "p").secrets == ("HF_TOKEN",)
     assert step_command(mix_job(path="/x.jsonl"), ComputeConfig(), CPU, "p").secrets == ()
     assert step_command(REFERENCE, ComputeConfig(), CPU, "p").secrets == ()
+
+
+def test_only_a_training_tracked_online_may_see_the_trackers_key():
+    def command(**tracking):
+        job = TrainJob(out_dir=Path("/s/train/ab"), data=DatasetRef(path="/d", fingerprint="d"), checkpoint=CHECKPOINT,
+                       loss=LossConfig(), optim=OptimConfig(), train=TrainConfig(), tracking=TrackingConfig(**tracking),
+                       batch=BatchPlan(global_pairs=4, per_device_pairs=4, accumulation=1, num_processes=1))
+        return step_command(job, ComputeConfig(), CPU, "p")
+
+    online = command(trackers=("wandb",), wandb_mode="online")
+    assert (online.secrets, online.needs_network) == (("WANDB_API_KEY",), True)
+    for quiet in (command(), command(trackers=("wandb",)), command(trackers=("tensorboard",), wandb_mode="online")):
+        assert (quiet.secrets, quiet.needs_network) == ((), False)
+
+
+def test_a_step_reads_what_its_job_names_and_writes_to_its_folder_and_the_cache():
+    command = step_command(REFERENCE, ComputeConfig(), CPU, "p")
+    assert command.inputs == (Path("/c"), Path("/d"))
+    assert command.writable == (Path("/s/cache"),)
+    assert (command.step, command.job_fingerprint) == ("reference", REFERENCE.fingerprint)
+    assert step_command(AnswerJob(out_dir="/s/a", checkpoint_path="/c", files={}, prompts=("x",)), ComputeConfig(), CPU,
+                        "p").writable == ()
+
+
+def test_inputs_are_found_wherever_a_job_holds_them_and_named_once():
+    inside = CHECKPOINT.model_copy(update={"path": Path("/d/inside")})
+    job = EvaluateJob(out_dir="/s/e", data=DatasetRef(path="/d", fingerprint="d"), before=CHECKPOINT, after=inside,
+                      reference=ReferenceRef(path="/r", fingerprint="r"), reference_checkpoint=CHECKPOINT,
+                      loss=LossConfig(), evaluation=EvaluationConfig())
+    assert inputs_of(job) == (Path("/c"), Path("/d"), Path("/r"))
+    assert inputs_of(mix_job(path="/x.jsonl")) == (Path("/c"), Path("/x.jsonl"))
+
+
+def test_only_a_mixture_from_the_hub_has_a_network():
+    assert step_command(mix_job(hub_id="org/set"), ComputeConfig(), CPU, "p").needs_network
+    assert not step_command(mix_job(path="/x.jsonl"), ComputeConfig(), CPU, "p").needs_network
+    assert not step_command(REFERENCE, ComputeConfig(), CPU, "p").needs_network
+
+
+def test_nodes_get_the_same_command_but_for_their_rank():
+    compute = ComputeConfig(launcher="docker", machines=2, num_processes=4, join_timeout_seconds=60)
+    nodes = nodes_of(REFERENCE, compute)
+    first, second = (step_command(REFERENCE, compute, CPU, "p", node).argv for node in nodes)
+    assert " ".join(first).count("--num_machines 2 --num_processes 4 --multi_gpu --machine_rank 0 --main_process_ip node-0 "
+                                 "--main_process_port 29500 --rdzv_backend static --rdzv_conf timeout=60") == 1
+    assert [(a, b) for a, b in zip(first, second, strict=True) if a != b] == [("0", "1")]
+    assert len(nodes_of(mix_job(path="/x"), compute)) == 1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_core.config import ComputeConfig
+from dpo_core.compute_config import ComputeConfig
 from dpo_core.errors import ConfigError
 from tasks.launch.compute import (
     LARGEST_DEFAULT_PER_DEVICE,

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
 
-from dpo_core.config import ComputeConfig
+from dpo_core.compute_config import ComputeConfig
 from dpo_core.errors import StoreError, TimedOut
-from tasks.launch.launcher import CommandSpec
+from tasks.launch.launcher import CommandSpec, Stopped, stopped_by
 from tasks.launch.process import ProcessLauncher
 
 
@@ -21,7 +22,12 @@ def python_command(folder, script: str, timeout_seconds: float = 30, **more) -> 
 
 def run(command: CommandSpec) -> tuple[int, list[str]]:
     lines: list[str] = []
-    return ProcessLauncher(ComputeConfig(stop_grace_seconds=2)).run(command, lines.append), lines
+    ended = ProcessLauncher(ComputeConfig(stop_grace_seconds=2)).run((command,), lines.append, no_preparation)
+    return ended.exit_code, lines
+
+
+def no_preparation() -> None:
+    """Nothing to do before these steps."""
 
 
 def is_alive(pid: int) -> bool:
@@ -71,10 +77,10 @@ def test_a_step_over_its_time_is_asked_first_then_stopped_with_all_its_children(
         signal.signal(signal.SIGTERM, checkpoint)
         while True:
             time.sleep(0.1)"""))
-    with pytest.raises(TimedOut, match="longer than 1 s"):
+    with pytest.raises(TimedOut, match="longer than 2 s"):
         run(python_command(tmp_path, """
             import subprocess, sys
-            subprocess.run([sys.executable, "trainer.py"])""", timeout_seconds=1))
+            subprocess.run([sys.executable, "trainer.py"])""", timeout_seconds=2))
     assert (tmp_path / "checkpoint").exists()
     assert wait_until_dead(int((tmp_path / "trainer").read_text()))
 
@@ -84,7 +90,7 @@ def test_a_single_process_is_asked_first(tmp_path):
         run(python_command(tmp_path, """
             import signal, sys, time
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(open("asked", "w").close()))
-            time.sleep(600)""", timeout_seconds=0.5))
+            time.sleep(600)""", timeout_seconds=2))
     assert (tmp_path / "asked").exists()
 
 
@@ -101,11 +107,22 @@ def test_cancelling_the_wait_stops_the_step(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run(python_command(tmp_path, """
+        ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run((python_command(tmp_path, """
             import os, time
             open("pid", "w").write(str(os.getpid()))
             print("up", flush=True)
-            time.sleep(600)"""), cancel)
+            time.sleep(600)"""),), cancel, no_preparation)
+    assert wait_until_dead(int((tmp_path / "pid").read_text()))
+
+
+def test_a_step_in_a_thread_is_stopped_by_its_event(tmp_path):
+    stop = threading.Event()
+    with stopped_by(stop), pytest.raises(Stopped):
+        ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run((python_command(tmp_path, """
+            import os, time
+            open("pid", "w").write(str(os.getpid()))
+            print("up", flush=True)
+            time.sleep(600)"""),), lambda line: stop.set(), no_preparation)
     assert wait_until_dead(int((tmp_path / "pid").read_text()))
 
 
@@ -113,12 +130,12 @@ def test_killing_the_orchestrator_kills_the_step(tmp_path):
     orchestrator = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from dpo_core.config import ComputeConfig
+        from dpo_core.compute_config import ComputeConfig
         from tasks.launch.launcher import CommandSpec
         from tasks.launch.process import ProcessLauncher
         script = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'
         command = CommandSpec((sys.executable, "-c", script), Path({str(tmp_path)!r}), 600)
-        ProcessLauncher(ComputeConfig()).run(command, lambda line: print(line, flush=True))""")],
+        ProcessLauncher(ComputeConfig()).run((command,), lambda line: print(line, flush=True), lambda: None)""")],
         stdout=subprocess.PIPE, text=True)
     step = int(orchestrator.stdout.readline())
     orchestrator.kill()

@@ -6,21 +6,26 @@ The interpreter of these tests is a small real program that behaves well or badl
 import json
 import os
 import stat
+import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from dpo_core.config import ComputeConfig
+from dpo_core.compute_config import ComputeConfig
 from dpo_core.errors import DataError, OutOfMemory, StepCrashed, StoreBusy
 from dpo_core.jobs import LOG_FILE, ConvertJob
+from dpo_core.progress import ProgressEvent
 from dpo_core.results import ERROR_FILE, RESULT_FILE, ConvertResult
 from dpo_core.store import exclusive, sha256_file
-from tasks.launch.launcher import listening
+from tasks.launch.launcher import hearing_lines, listening
 from tasks.launch.process import ProcessLauncher
-from tasks.launch.run_job import in_store, run_job
+from tasks.launch.run_job import CLAIM, in_store, run_job
 
 PREAMBLE = """\
 #!{python}
@@ -44,7 +49,7 @@ def succeed(fingerprint=fingerprint):
 class Step:
     """A job with a program of the test's own in the trainer's place."""
 
-    def __init__(self, root: Path, body: str) -> None:
+    def __init__(self, root: Path, body: str, timeout_seconds: int = 60) -> None:
         self.job = in_store(ConvertJob(out_dir="unset", source_dir="/models", source_sha256="abc"), root / "store")
         self.folder = self.job.out_dir
         self.folder.mkdir(parents=True)
@@ -54,7 +59,8 @@ class Step:
         program = root / "trainer"
         program.write_text(PREAMBLE.format(python=sys.executable) + textwrap.dedent(body))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        self.launcher = ProcessLauncher(ComputeConfig(stop_grace_seconds=1), python=str(program))
+        compute = ComputeConfig(stop_grace_seconds=1, step_timeout_seconds=timeout_seconds)
+        self.launcher = ProcessLauncher(compute, python=str(program))
 
     def run(self, **more) -> ConvertResult:
         return run_job(self.job, self.launcher, **more)
@@ -150,6 +156,83 @@ def test_a_folder_that_another_run_is_working_in_is_left_alone(tmp_path, monkeyp
     monkeypatch.setattr("tasks.launch.run_job.SECONDS_FOR_A_DYING_STEP", 0.2)
     step = Step(tmp_path, "succeed()")
     with exclusive(step.folder), pytest.raises(StoreBusy, match="in use by process"):
+        step.run()
+    assert not (step.folder / RESULT_FILE).exists()
+
+
+class Heard:
+    """Hears log lines; ``first`` is set with the first one."""
+
+    def __init__(self) -> None:
+        self.lines, self.first, self.ends = [], threading.Event(), 0
+
+    def line(self, line: str) -> None:
+        self.lines.append(line)
+        self.first.set()
+
+    def progress(self, event: ProgressEvent) -> None:
+        """Not of interest."""
+
+    def end(self) -> None:
+        self.ends += 1
+
+
+def test_two_runs_of_one_job_share_its_work(tmp_path):
+    step = Step(tmp_path, "import time; print('at work', flush=True); time.sleep(1); succeed()")
+    first, second = Heard(), Heard()
+
+    def run(heard: Heard) -> ConvertResult:
+        with hearing_lines(heard):
+            return step.run()
+
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(run, first)
+        assert first.first.wait(20)
+        assert pool.submit(run, second).result() == one.result()
+    assert step.num_calls == 1
+    (waiting,) = second.lines
+    assert waiting.startswith("Step convert waits for another run to end, and takes its result.")
+    assert f"in use by process {os.getpid()} since" in waiting
+    assert (first.lines, first.ends) == (["at work"], 1)
+
+
+def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
+    step = Step(tmp_path, """
+        import time
+        if (folder / "calls").read_text().count("call") == 1:
+            time.sleep(600)
+        succeed()""")
+    other = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
+        from pathlib import Path
+        from dpo_core.compute_config import ComputeConfig
+        from dpo_core.jobs import ConvertJob
+        from tasks.launch.process import ProcessLauncher
+        from tasks.launch.run_job import in_store, run_job
+        job = ConvertJob(out_dir="unset", source_dir="/models", source_sha256="abc")
+        launcher = ProcessLauncher(ComputeConfig(), python={step.launcher.python!r})
+        run_job(in_store(job, Path({str(tmp_path / "store")!r})), launcher)""")],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])})
+    deadline = time.monotonic() + 60
+    while not (step.folder / "calls").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    heard = Heard()
+
+    def run() -> ConvertResult:
+        with hearing_lines(heard):
+            return step.run()
+
+    with ThreadPoolExecutor() as pool:
+        result = pool.submit(run)
+        assert heard.first.wait(20)
+        other.kill()
+        other.wait()
+        assert result.result().path == step.folder
+    assert step.num_calls == 2
+
+
+def test_another_run_is_waited_for_as_long_as_a_step_may_take(tmp_path):
+    step = Step(tmp_path, "succeed()", timeout_seconds=1)
+    with exclusive(step.folder / CLAIM), pytest.raises(StoreBusy, match="in use by process"):
         step.run()
     assert not (step.folder / RESULT_FILE).exists()
 

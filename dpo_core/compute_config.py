@@ -1,0 +1,56 @@
+"""Where and how heavy steps run: ``ComputeConfig``, a section like those of ``dpo_core.config``. None of it is content."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from dpo_core.config import Offload, Section, ShardingKind
+
+OFFLOADS: dict[ShardingKind, tuple[Offload, ...]] = {
+    "none": ("none",), "zero1": ("none", "optimizer"), "zero2": ("none", "optimizer"),
+    "zero3": ("none", "optimizer", "optimizer_and_parameters"), "fsdp2": ("none", "optimizer_and_parameters")}
+
+
+class ComputeConfig(Section):
+    """Where and how the heavy steps run."""
+
+    launcher: Literal["process", "docker"] = Field("process", description="How a step is started: as a process of this "
+                                                   "machine, or in a container built from the commit.")
+    num_processes: int = Field(1, ge=1, description="Processes (accelerators) of a step, over all machines.")
+    sharding: ShardingKind = Field(
+        "none", description="What the processes share out: none (each holds all), zero1 (AdamW's moments), zero2 (and "
+        "gradients), zero3 (and weights), by DeepSpeed; fsdp2 (all three), by PyTorch. Same numbers but for rounding.")
+    offload: Offload = Field("none", description="What is kept in the machine's memory instead of the accelerator's: the "
+                             "optimizer (zero1 to zero3), or parameters, too (zero3, fsdp2). Slower.")
+    threads_per_process: int | None = Field(None, ge=1, description="CPU threads; empty: cores divided by processes.")
+    step_timeout_seconds: int = Field(86_400, ge=1, description="A step that runs longer is stopped.")
+    stop_grace_seconds: int = Field(30, ge=1, description="From being asked to stop to being killed. Training writes a "
+                                    "checkpoint in it: more than a step and a checkpoint take.")
+    memory_gib: float | None = Field(None, gt=0, description="Container: memory of a step, beyond which it ends as `oom`; "
+                                     "empty: nine tenths of the machine's.")
+    shared_memory_gib: float = Field(2.0, gt=0, description="Container: /dev/shm, through which processes exchange tensors.")
+    max_processes: int = Field(4096, ge=16, description="Container: processes and threads, all together.")
+    network: str = Field("bridge", pattern=r"^[\w.-]+$", description="Container: Docker network of the only step that may "
+                         "need one, mixing data sets from a Hub. The others have none.")
+    machines: int = Field(1, ge=1, description="Nodes that num_processes are spread over. With the docker launcher they are "
+                          "containers on this machine (for tests).")
+    join_timeout_seconds: int = Field(300, ge=5, description="How long nodes wait for one that is not there yet.")
+
+    @model_validator(mode="after")
+    def _machines_share_processes(self) -> "ComputeConfig":
+        if self.machines > 1 and self.launcher == "process":
+            raise ValueError(f"compute.machines is {self.machines}, but processes are started on this machine alone; set "
+                             "compute.launcher to docker or compute.machines to 1")
+        if self.num_processes % self.machines:
+            raise ValueError(f"compute.num_processes {self.num_processes} cannot be spread equally over {self.machines} "
+                             f"machines; set it to a multiple of {self.machines}")
+        return self
+
+    @model_validator(mode="after")
+    def _offload_is_possible(self) -> "ComputeConfig":
+        possible = OFFLOADS[self.sharding]
+        if self.offload not in possible:
+            fitting = [kind for kind, offloads in OFFLOADS.items() if self.offload in offloads]
+            raise ValueError(f"compute.offload {self.offload} does not go with compute.sharding {self.sharding}, which "
+                             f"takes {' or '.join(possible)}; set another offload, or sharding to {' or '.join(fitting)}")
+        return self

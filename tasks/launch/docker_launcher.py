@@ -1,0 +1,173 @@
+"""Runs a step in containers: starts them, or finds them running and attaches.
+
+    no container of the name         start one
+    one of this job, running         attach: a killed orchestrator left it; its log goes on where it was copied to
+    one of this job, ended           remove it and start a new one, which resumes from the job's folder
+    one that is not of this job      refuse
+
+The claim on the job's folder (``run_job``) sees to it that one orchestrator at a time does this.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dpo_core.compute_config import ComputeConfig
+from dpo_core.errors import ConfigError, PairlineError
+from tasks.launch.compute import Machine, this_machine
+from tasks.launch.container import DEADLINE, JOB, LABEL, ContainerSpec, container_spec, container_user
+from tasks.launch.docker import Engine, NameTaken, Seen
+from tasks.launch.docker_watch import Member, Watch, patiently
+from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, current_run
+from tasks.launch.log_position import containers_with_a_position, forget_position, go_back_to_position, save_position
+from tasks.launch.secrets import value_of_secret
+from tasks.launch.store_access import check_readable, hand_over, with_link_targets
+
+log = logging.getLogger(__name__)
+ENGINE_PATIENCE_SECONDS = 300.0  # a restarted engine is back within seconds; an update of its machine takes minutes
+NUM_TRIES, SECONDS_TO_START = 3, 3.0  # where another orchestrator takes the name first
+HUB_TOKEN = "HF_TOKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class DockerLauncher:
+    """The launcher for a machine with a container engine. ``image``: id or digest, never a tag."""
+
+    compute: ComputeConfig
+    image: str
+    python: str
+    machine: Machine = field(default_factory=this_machine)
+    engine_address: str = ""  # empty: DOCKER_HOST, or the local engine
+    patience_seconds: float = ENGINE_PATIENCE_SECONDS
+
+    def run(self, commands: tuple[CommandSpec, ...], on_line: OnLine, before_start: BeforeStart) -> Ended:
+        """See ``Launcher.run``. Raises ``ConfigError``, ``StoreError``, ``TimedOut``; ``EngineLost`` (retried) if the engine
+        stays away: then the containers run on and the next start attaches to them."""
+        engine = Engine(self.engine_address)
+        commands = tuple(replace(command, inputs=with_link_targets(command.inputs)) for command in commands)
+        deadline, members = self._attach_or_start(engine, commands, before_start)
+        try:
+            return Watch(engine, commands[0], members, deadline, on_line, self.compute.stop_grace_seconds,
+                         self.patience_seconds).until_the_end()
+        finally:
+            with contextlib.suppress(PairlineError):
+                self._remove_network(engine, commands)
+
+    def clear(self, folder: Path) -> None:
+        """See ``Launcher.clear``: a container that ended after its orchestrator did. One that runs is left to its end."""
+        left = containers_with_a_position(folder)
+        if not left:
+            return
+        with contextlib.suppress(PairlineError):  # `pairline reap` will do it
+            engine = Engine(self.engine_address)
+            for container_id in left:
+                seen = engine.find(container_id)
+                if seen is not None and not seen.running and seen.labels.get(LABEL) == "1":
+                    engine.remove(container_id)
+            forget_position(folder)
+
+    def _attach_or_start(self, engine: Engine, commands: tuple[CommandSpec, ...],
+                         before_start: BeforeStart) -> tuple[float, list[Member]]:
+        for _ in range(NUM_TRIES):
+            if found := patiently(lambda: self._running(engine, commands), self.patience_seconds):
+                return found
+            before_start()
+            try:
+                return self._start(engine, commands)
+            except NameTaken:  # by an orchestrator that does not see this store's locks: attach to what it starts
+                time.sleep(SECONDS_TO_START)
+        raise ConfigError(f"The containers of step {commands[0].step} are started and removed by someone else at the same "
+                          "time. Give this run another `store.root`.")
+
+    def specs(self, commands: tuple[CommandSpec, ...], deadline: float) -> list[ContainerSpec]:
+        """The containers of a step."""
+        user = container_user(os.getuid(), os.getgid())
+        return [container_spec(command, self.image, self.compute, self.machine, user, current_run(), deadline, os.environ)
+                for command in commands]
+
+    def _running(self, engine: Engine, commands: tuple[CommandSpec, ...]) -> tuple[float, list[Member]] | None:
+        """Deadline and containers of the step if all of them run; what is left of an earlier start is removed."""
+        specs = self.specs(commands, deadline=0)
+        found = [seen for spec in specs if (seen := engine.find(spec.name)) is not None]
+        for seen in found:
+            _check_ours(seen, specs[0])
+        # The same inputs in another place: the probe of a fresh download must not be answered from an older one.
+        same = all({str(mount.path) for mount in specs[0].mounts} <= seen.mounts for seen in found)
+        if len(found) < len(specs) or not same or not all(seen.running for seen in found):
+            for seen in found:
+                engine.remove(seen.id)
+            return None
+        log.info("Attaching to %s, which runs already.", specs[0].name)
+        times = go_back_to_position(commands[0].folder, [seen.id for seen in found])
+        members = [Member(seen.id, seen.name, _prefix(command), times.get(seen.id, ""))
+                   for seen, command in zip(found, commands, strict=True)]
+        return float(found[0].labels[DEADLINE]), members
+
+    def _start(self, engine: Engine, commands: tuple[CommandSpec, ...]) -> tuple[float, list[Member]]:
+        deadline = time.time() + commands[0].timeout_seconds
+        specs, members = self.specs(commands, deadline), []
+        hand_over({mount.path for spec in specs for mount in spec.mounts if mount.writable}, specs[0].user)
+        check_readable(commands[0].inputs, specs[0].user)
+        try:
+            for spec, command in zip(specs, commands, strict=True):
+                if spec.hostname:
+                    engine.make_network(spec.network, spec.labels)
+                with secret_files(spec) as files:
+                    members.append(Member(engine.create(spec, files), spec.name, _prefix(command)))
+                    engine.start(members[-1].id)
+        except BaseException:
+            with contextlib.suppress(PairlineError):
+                for member in members:
+                    engine.remove(member.id)
+                self._remove_network(engine, commands)
+            raise
+        save_position(commands[0].folder, {member.id: "" for member in members})
+        return deadline, members
+
+    def _remove_network(self, engine: Engine, commands: tuple[CommandSpec, ...]) -> None:
+        if commands[0].node.num_nodes > 1:
+            engine.remove_network(self.specs(commands, deadline=0)[0].network)
+
+
+def _check_ours(seen: Seen, spec: ContainerSpec) -> None:
+    ours = seen.labels.get(LABEL) == "1"
+    if not ours or seen.labels.get(JOB) != spec.labels[JOB]:
+        whose = f"belongs to job {seen.labels.get(JOB, '')[:16]}" if ours else "is not Pairline's"
+        raise ConfigError(f"There is a container named {seen.name} that {whose}, expected none or one of job "
+                          f"{spec.labels[JOB][:16]}. Rename or remove it (docker rename, docker rm), then start again.")
+
+
+def _prefix(command: CommandSpec) -> str:
+    return f"[node {command.node.rank}] " if command.node.num_nodes > 1 else ""
+
+
+def _secret(name: str) -> str | None:
+    if name != HUB_TOKEN:
+        return value_of_secret(name)
+    from huggingface_hub import get_token
+
+    return get_token()  # from the environment or a login
+
+
+@contextlib.contextmanager
+def secret_files(spec: ContainerSpec) -> Iterator[dict[str, Path]]:
+    """The step's secrets as files that only its user may read, gone from the disk once the container has them mounted."""
+    values = {name: value for name in spec.secrets if (value := _secret(name))}
+    if not values:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(dir=spec.folder.parent, prefix=".secrets-") as folder:
+        files = {}
+        for name, value in values.items():
+            path = files[name] = Path(folder) / name
+            path.touch(mode=0o600)
+            path.write_text(value)
+            path.chmod(0o400)
+            if os.geteuid() == 0:
+                os.chown(path, *spec.user)
+        yield files

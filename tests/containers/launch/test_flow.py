@@ -1,0 +1,73 @@
+"""The whole stage in containers, on a real Prefect server: its flow is killed in mid-training and started again."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import docker
+import pytest
+from docker.models.containers import Container
+from prefect.client.orchestration import get_client
+
+from dpo_core.compute_config import ComputeConfig
+from dpo_core.jobs import JOB_FILE, read_job
+from dpo_core.results import read_result
+from flows.dpo_stage import dpo_stage
+from tasks.handoff.schema import read_handoff
+from tasks.image.image_ref import ImageRef
+from tasks.launch.process import ProcessLauncher
+from tasks.launch.run_job import run_job
+from tests.containers.launch.stand_in import ROOT
+from tests.containers.launch.watching import wait_for
+from tests.flows.conftest import last_run, launches, tiny_config, tiny_inputs
+from tests.step_process import metrics_of
+
+__all__ = ["tiny_inputs"]  # a fixture
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+
+
+def metrics(store: Path) -> list[dict]:
+    folders = list((store / "train").glob("*"))
+    return metrics_of(folders[0]) if folders else []
+
+
+def containers_of(store: Path, client: docker.DockerClient) -> list[Container]:
+    return [one for one in client.containers.list(all=True, filters={"label": "pairline=1"})
+            if one.labels["pairline.folder"].startswith(f"{store}/")]
+
+
+def prefect_log() -> list[str]:
+    with get_client(sync_client=True) as client:
+        return [entry.message for entry in client.read_logs(None)]
+
+
+def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, trainer: ImageRef, tmp_path):
+    """One container for the training, the weights of the process launcher to the bit, and the step's log in Prefect."""
+    store = tmp_path / "store"
+    config = tiny_config(tiny_inputs, store, train={"num_epochs": 30}, image={"use": trainer.reference},
+                         compute={"launcher": "docker", "memory_gib": 4})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(config.model_dump_json())  # JSON is YAML
+    flow = subprocess.Popen([sys.executable, "-c", "from flows.cli import main; main()", "run", str(recipe)],
+                            env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(metrics(store)) > 3 or flow.poll() is not None, seconds=300)
+    flow.send_signal(signal.SIGKILL)
+    flow.wait()
+    with contextlib.closing(docker.from_env()) as client:
+        (left,) = containers_of(store, client)
+        assert (left.status, left.labels["pairline.step"]) == ("running", "train")
+        handoff = dpo_stage(config)
+        assert containers_of(store, client) == []
+    assert launches(store)["train"] == 1
+    assert read_handoff(Path(last_run(store)[1].outputs["handoff"])) == handoff
+    (folder,) = (store / "train").iterdir()
+    job = read_job(folder / JOB_FILE)
+    as_process = job.model_copy(update={"out_dir": tmp_path / "process"})
+    trained = run_job(as_process, ProcessLauncher(ComputeConfig(threads_per_process=1)))
+    assert trained.weights_sha256 == read_result(job).weights_sha256
+    log = prefect_log()
+    assert any(line.startswith("| step ") for line in log)
+    assert any(line.startswith("| train: ") for line in log)

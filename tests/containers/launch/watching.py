@@ -1,0 +1,75 @@
+"""Watching a run from outside: its container, its lines, its orchestrator as a program that can be killed."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import docker
+from docker.models.containers import Container
+
+from dpo_core.progress import ProgressEvent
+from dpo_core.results import Result
+from tasks.launch.container import container_name
+from tasks.launch.launcher import hearing_lines
+from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
+
+PATIENCE_SECONDS = 90
+# Two programs in the trainer's place.
+COUNTING = """
+    for number in range({count}):
+        print(f"line {{number}}", flush=True)
+        time.sleep({pause})
+    succeed()"""
+CHECKPOINTS_WHEN_ASKED = """
+    def checkpoint(*_):
+        time.sleep(0.5)
+        (folder / "checkpoint").write_text("written")
+        sys.exit(20)
+    signal.signal(signal.SIGTERM, checkpoint)
+    print("up", flush=True)
+    while True:
+        time.sleep(0.1)"""
+
+
+def wait_for(reached: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
+    """Until it holds; fails if it never does."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.02)
+
+
+def container_of(client: docker.DockerClient, step: ContainerStep) -> Container:
+    return client.containers.get(container_name(command_of(step)))
+
+
+class Heard:
+    """Log lines of the run, as Prefect would get them."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, line: str) -> None:
+        self.lines.append(line)
+
+    def progress(self, event: ProgressEvent) -> None:
+        """Not of interest."""
+
+    def end(self) -> None:
+        """Nothing to do."""
+
+
+def run_and_hear(step: ContainerStep, heard: Heard) -> Result:
+    """In a thread of its own, which has a context of its own."""
+    with hearing_lines(heard):
+        return step.run()
+
+
+def killed_orchestrator(step: ContainerStep, lines: int) -> None:
+    """Start the run as a program of its own and kill -9 it when the step has printed ``lines``."""
+    process = subprocess.Popen(step.orchestrator(), env=os.environ | {"PYTHONPATH": str(ROOT)})
+    wait_for(lambda: len(step.log_lines) >= lines)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
