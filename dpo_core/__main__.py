@@ -8,6 +8,7 @@ import argparse
 import ctypes
 import errno
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -15,10 +16,11 @@ import time
 import traceback
 from pathlib import Path
 
+from dpo_core.environment import step_environment
 from dpo_core.errors import PairlineError, StoreBusy, from_os_error
 from dpo_core.jobs import JOBS, Job, read_job
 from dpo_core.progress import Progress
-from dpo_core.results import ERROR_FILE, RESULT_FILE, ErrorReport, read_error, read_result
+from dpo_core.results import ENVIRONMENT_FILE, ERROR_FILE, RESULT_FILE, ErrorReport, read_error, read_result
 from dpo_core.store import exclusive, remove_unfinished, write_json
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -40,6 +42,8 @@ def run_step(job: Job, progress: Progress) -> None:
         remove_unfinished(job.out_dir)
         (job.out_dir / ERROR_FILE).unlink(missing_ok=True)
     step = importlib.import_module(STEP_MODULES[job.step])
+    if progress.active:
+        write_json(job.out_dir / ENVIRONMENT_FILE, step_environment())
     result = step.run(job, progress)
     if progress.active:
         seconds = round(time.monotonic() - started, 3)
@@ -90,6 +94,15 @@ def die_with_parent() -> None:
             sys.exit(1)
 
 
+def show_log() -> None:
+    """Print this program's own log on stdout: rank 0's lines, of the other ranks warnings."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    own = logging.getLogger("dpo_core")
+    own.addHandler(handler)
+    own.setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code that ``dpo_core.errors`` documents."""
     die_with_parent()
@@ -111,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         if not is_main:
             run_step(job, progress)
             return 0
-        with exclusive(job.out_dir):
+        with exclusive(job.out_dir, wait_seconds=2):  # a collection of garbage holds it for a moment to look
             if read_result(job) is None:
                 run_step(job, progress)
         return 0
@@ -122,4 +135,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    show_log()
     sys.exit(main())

@@ -17,9 +17,6 @@ ExportPrecision = Literal["fp32", "bf16"]
 BaseWeights = Literal["full", "nf4"]
 ShardingKind = Literal["none", "zero1", "zero2", "zero3", "fsdp2"]
 Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
-OFFLOADS: dict[ShardingKind, tuple[Offload, ...]] = {
-    "none": ("none",), "zero1": ("none", "optimizer"), "zero2": ("none", "optimizer"),
-    "zero3": ("none", "optimizer", "optimizer_and_parameters"), "fsdp2": ("none", "optimizer_and_parameters")}
 ForwardLayout = Literal["packed", "prefix_sharing", "padded"]
 AttentionKernel = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
 
@@ -227,33 +224,10 @@ class EvaluationConfig(Section):
 
     num_prompts: int = Field(8, ge=0, description="Held-out prompts answered greedily by both models.")
     max_new_tokens: int = Field(128, ge=1, description="Longest answer in tokens.")
+    measure_kl: bool = Field(False, description="Also sample two answers a prompt and measure the KL divergence from the "
+                             "reference on them. Takes about as long as the greedy answers, and loads both models again.")
     num_samples_shown: Annotated[int, NotContent()] = Field(8, ge=0, description="Answers shown side by side in the report.")
     tokens_per_batch: Annotated[int, NotContent()] = Field(2048, ge=1, description="Token budget of a forward batch.")
-
-
-class ComputeConfig(Section):
-    """Where and how the heavy steps run."""
-
-    launcher: Literal["process"] = Field("process", description="How a step is started.")
-    num_processes: int = Field(1, ge=1, description="Processes (accelerators) of a step.")
-    sharding: ShardingKind = Field(
-        "none", description="What the processes share out: none (each holds all), zero1 (AdamW's moments), zero2 (and "
-        "gradients), zero3 (and weights), by DeepSpeed; fsdp2 (all three), by PyTorch. Same numbers but for rounding.")
-    offload: Offload = Field("none", description="What is kept in the machine's memory instead of the accelerator's: the "
-                             "optimizer (zero1 to zero3), or parameters, too (zero3, fsdp2). Slower.")
-    threads_per_process: int | None = Field(None, ge=1, description="CPU threads; empty: cores divided by processes.")
-    step_timeout_seconds: int = Field(86_400, ge=1, description="A step that runs longer is stopped.")
-    stop_grace_seconds: int = Field(30, ge=1, description="From being asked to stop to being killed. Training writes a "
-                                    "checkpoint in it: more than a step and a checkpoint take.")
-
-    @model_validator(mode="after")
-    def _offload_is_possible(self) -> "ComputeConfig":
-        possible = OFFLOADS[self.sharding]
-        if self.offload not in possible:
-            fitting = [kind for kind, offloads in OFFLOADS.items() if self.offload in offloads]
-            raise ValueError(f"compute.offload {self.offload} does not go with compute.sharding {self.sharding}, which "
-                             f"takes {' or '.join(possible)}; set another offload, or sharding to {' or '.join(fitting)}")
-        return self
 
 
 class UploadConfig(Section):

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,8 +23,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, NEVER = -1, -3, 2**31 - 1  # glibc malloc.h
 GROUP_OF_ONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
-def start_accelerator(sharding: Sharding = NO_SHARDING) -> Accelerator:
-    """The accelerator of this process. Raises ``ConfigError`` if accelerate and torch disagree on rank or world size.
+def start_accelerator(sharding: Sharding = NO_SHARDING, **more: Any) -> Accelerator:
+    """The accelerator of this process; ``more`` goes to its constructor.
+
+    Raises ``ConfigError`` if accelerate and torch disagree on rank or world size.
 
     Without an accelerator card the processes talk over gloo. A disagreement would mean that every rank trains on
     everything and all write as main, silently; that was seen on CPU, hence the check.
@@ -34,7 +36,7 @@ def start_accelerator(sharding: Sharding = NO_SHARDING) -> Accelerator:
     if on_cpu:
         keep_freed_memory()
     handlers = [InitProcessGroupKwargs(backend="gloo")] if on_cpu and (several or sharding.kind != "none") else []
-    accelerator = _start(sharding, handlers, on_cpu)
+    accelerator = _start(sharding, {"kwargs_handlers": handlers, **more}, on_cpu)
     if dist.is_available() and dist.is_initialized():
         rank, world = dist.get_rank(), dist.get_world_size()
     else:
@@ -57,18 +59,18 @@ def keep_freed_memory() -> None:
             libc.mallopt(setting, NEVER)
 
 
-def _start(sharding: Sharding, handlers: list, on_cpu: bool) -> Accelerator:
+def _start(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accelerator:
     if sharding.kind == "none":
-        return Accelerator(cpu=on_cpu, kwargs_handlers=handlers)
+        return Accelerator(cpu=on_cpu, **arguments)
     for name, value in GROUP_OF_ONE.items():  # a sharding engine needs a process group, also for one process
         os.environ.setdefault(name, value)
     if sharding.kind == "fsdp2":
         from dpo_core.engine.fsdp import start_fsdp_accelerator
 
-        return start_fsdp_accelerator(sharding, handlers, on_cpu)
+        return start_fsdp_accelerator(sharding, arguments, on_cpu)
     from dpo_core.engine.zero import start_zero_accelerator  # engines are imported by runs that use them: it takes seconds
 
-    return start_zero_accelerator(sharding, handlers, on_cpu)
+    return start_zero_accelerator(sharding, arguments, on_cpu)
 
 
 def check_world_size(accelerator: Accelerator, expected: int) -> None:

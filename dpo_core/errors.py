@@ -13,6 +13,10 @@
     ├── ReferenceMismatch          mismatch      18    no       the step-0 guard: policy and reference cache disagree
     ├── HandoffRefused             refused       19    no       the receiving side does not accept a checkpoint
     ├── TimedOut                   timeout       23    no       a step ran longer than compute.step_timeout_seconds
+    ├── NotReleased                                             trained and measured, but neither uploaded nor handed off
+    │   ├── GateFailed             gate          24    no       a rule of the gate does not hold
+    │   ├── ApprovalRejected       rejected      25    no       a person said no
+    │   └── ApprovalTimedOut       unanswered    26    no       nobody answered within gate.timeout_seconds
     ├── Preempted                  preempted     20    yes      asked to stop (SIGTERM); a checkpoint was written
     ├── RemoteError                remote        21    yes      a hub, registry or network did not answer
     └── StepCrashed                crashed       22    yes      the step died without a word (killed, segfault, power)
@@ -80,6 +84,22 @@ class TimedOut(PairlineError):
     kind, exit_code = "timeout", 23
 
 
+class NotReleased(PairlineError):
+    """A checkpoint stays where it was made. A run that ends so ends in a state named like the class."""
+
+
+class GateFailed(NotReleased):
+    kind, exit_code = "gate", 24
+
+
+class ApprovalRejected(NotReleased):
+    kind, exit_code = "rejected", 25
+
+
+class ApprovalTimedOut(NotReleased):
+    kind, exit_code = "unanswered", 26
+
+
 class Preempted(PairlineError):
     kind, exit_code, retryable = "preempted", 20, True
 
@@ -98,7 +118,7 @@ def _leaves(cls: type[PairlineError]) -> list[type[PairlineError]]:
 
 def error_of_kind(kind: str) -> type[PairlineError]:
     """The class that ``error.json`` names; an unknown kind (a newer trainer) is a plain ``PairlineError``."""
-    return next((cls for cls in _leaves(PairlineError) if cls.kind == kind and cls is not UserError), PairlineError)
+    return next((cls for cls in _leaves(PairlineError) if cls.kind == kind and not cls.__subclasses__()), PairlineError)
 
 
 def from_os_error(error: OSError, doing: str) -> PairlineError:

@@ -15,17 +15,17 @@ from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, s
 from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.distributed import start_accelerator
-from dpo_core.engine.choose import gather_ends, loading, share_for_scoring
+from dpo_core.engine.choose import gather_ends
 from dpo_core.jobs import CheckpointRef, EvaluateJob
+from dpo_core.kl import measure_kl
 from dpo_core.metrics import averages, batch_sums
 from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
 from dpo_core.model.generate import answer_greedily
-from dpo_core.model.load import load_model
 from dpo_core.objective import build_objective
 from dpo_core.progress import Progress
 from dpo_core.reference_cache import ReferenceRows, read_reference
 from dpo_core.results import AnswerPair, EvaluateResult
-from dpo_core.scores import score_all
+from dpo_core.scores import load_scorer, score_all
 from dpo_core.step_guard import reference_logps
 
 log = logging.getLogger(__name__)
@@ -87,9 +87,7 @@ def _evaluate(job: EvaluateJob, checkpoint: CheckpointRef, dataset: PairDataset,
     if not len(dataset):
         return {}, []
     reference = read_reference(job.reference, "held_out", dataset.row_keys) if job.reference else None
-    sharding = job.sharding.for_scoring
-    scorer = PairScorer(load_model(checkpoint, **loading(sharding, accelerator)), job.precision)
-    scorer = share_for_scoring(sharding, accelerator, scorer)
+    scorer = load_scorer(checkpoint, job.precision, job.sharding, accelerator)
     is_reference = job.reference_checkpoint is not None and checkpoint.fingerprint == job.reference_checkpoint.fingerprint
     metrics = pair_metrics(job, dataset, reference, scorer, is_reference, progress, accelerator)
     answers = greedy_answers(job, checkpoint, scorer, prompts, progress, accelerator)
@@ -120,6 +118,8 @@ def run(job: EvaluateJob, progress: Progress) -> EvaluateResult:
     prompts = [dataset.prompt(row) for row in _distinct_prompts(dataset, job.evaluation.num_prompts)]
     before, answers_before = _evaluate(job, job.before, dataset, prompts, "before", progress, accelerator)
     after, answers_after = _evaluate(job, job.after, dataset, prompts, "after", progress, accelerator)
+    if job.evaluation.measure_kl:
+        after |= measure_kl(job, dataset, prompts, progress, accelerator)
 
     def verdict(answer: str, prompt: HeldOutPrompt) -> bool | None:
         return passes(answer, prompt.constraints) if prompt.constraints else None

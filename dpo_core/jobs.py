@@ -32,6 +32,7 @@ from dpo_core.config import (
 )
 from dpo_core.errors import StoreError
 from dpo_core.store import fingerprint, write_json
+from dpo_core.tracking_config import TrackingConfig
 
 Location = Annotated[Path, NotContent()]
 Label = Annotated[str, NotContent()]
@@ -151,6 +152,7 @@ class ConvertJob(Job):
 class MixJob(Job):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
+    VERSION: ClassVar[int] = 2  # length histograms; the mixture itself is that of version 1, and so is its fingerprint
     step: Literal["mix"] = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location
@@ -206,6 +208,7 @@ class TrainJob(Job):
     adapter: AdapterConfig = AdapterConfig()
     batch: BatchPlan
     sharding: Annotated[Sharding, NotContent()] = Sharding()
+    tracking: Annotated[TrackingConfig, NotContent()] = TrackingConfig()
 
 
 class ExportJob(Job):

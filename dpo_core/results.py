@@ -4,12 +4,13 @@ A step succeeded when it exited with 0 **and** ``result.json`` carries the job's
 """
 
 from pathlib import Path
+from typing import Literal
 
 from dpo_core.config import AdapterConfig, ForwardLayout, Section
 from dpo_core.errors import StoreError
 from dpo_core.jobs import DatasetRef, Job, ReferenceRef
 
-RESULT_FILE, ERROR_FILE = "result.json", "error.json"
+RESULT_FILE, ERROR_FILE, ENVIRONMENT_FILE = "result.json", "error.json", "environment.json"
 
 
 class Result(Section):
@@ -38,14 +39,26 @@ class SourceLedger(Section):
     offenders: dict[str, tuple[int, ...]]  # reason -> first row numbers (0-based in the source)
 
 
+class LengthHistogram(Section):
+    """Token lengths of one part of the pairs. Bin ``i`` counts lengths from ``i * bin_tokens`` up to but without
+    ``(i + 1) * bin_tokens``."""
+
+    bin_tokens: int
+    counts: tuple[int, ...]
+    median: float
+    p95: float  # 95 % are no longer
+    longest: int
+
+
 class LengthStats(Section):
-    """Token lengths over the kept rows."""
+    """Token lengths over the kept rows of both splits."""
 
     mean_prompt: float
     mean_chosen: float
     mean_rejected: float
     max_sequence: int
     total: int  # chosen and rejected sequences, prompt counted in both
+    histograms: dict[Literal["prompt", "chosen", "rejected"], LengthHistogram] = {}  # none in mixtures of version 1
 
 
 class MixResult(Result):
@@ -119,6 +132,17 @@ class AnswerResult(Result):
     pad_token: str | None = None
     tokenizer_size: int = 0  # tokens that the tokenizer can produce
     prompts_ids: tuple[tuple[int, ...], ...] = ()  # the prompts as rendered by the chat template
+
+
+class StepEnvironment(Section):
+    """What a step ran on, as ``environment.json``: for the report, never part of a fingerprint."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]  # distribution name -> version, of those that are installed
+    device: str  # the accelerator's or the processor's name
+    num_processes: int
+    threads_per_process: int | None  # OMP_NUM_THREADS
 
 
 class ErrorReport(Section):

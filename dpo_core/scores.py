@@ -1,4 +1,4 @@
-"""The log-probabilities of a set of pairs whose forwards are dealt to ranks, put together on every rank.
+"""A checkpoint as a scorer, and the log-probabilities of a set of pairs whose forwards are dealt to ranks.
 
 Shapes: B pairs of a forward, N of the set.
 """
@@ -9,10 +9,21 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from dpo_core.config import Precision
 from dpo_core.data.pair_batch import PairBatch
 from dpo_core.distributed import sum_over_ranks
+from dpo_core.engine.choose import loading, share_for_scoring
+from dpo_core.jobs import CheckpointRef, Sharding
 from dpo_core.losses import PairLogps
 from dpo_core.model.forward import PairScorer, pair_logps
+from dpo_core.model.load import load_model
+
+
+def load_scorer(checkpoint: CheckpointRef, precision: Precision, sharding: Sharding, accelerator: Accelerator) -> PairScorer:
+    """A checkpoint ready for forwards without gradients, its weights shared out where the sharding splits them."""
+    sharding = sharding.for_scoring
+    scorer = PairScorer(load_model(checkpoint, **loading(sharding, accelerator)), precision)
+    return share_for_scoring(sharding, accelerator, scorer)
 
 
 def places(rows_N: Tensor, row_B: Tensor) -> Tensor:

@@ -118,6 +118,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         aside.chmod(0o755)
         yield aside
         for file in aside.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors' are 0600: a step may run as another user
             _flush_to_disk(file)
         _flush_to_disk(aside)
         if path.exists():

@@ -30,6 +30,7 @@ from dpo_core.step_guard import AFTER_TRAINING, check_step_zero
 from dpo_core.step_loss import choose_step_loss
 from dpo_core.stop_request import StopRequest
 from dpo_core.store import fingerprint, write_bytes
+from dpo_core.tracking import Tracking, accelerator_arguments
 from dpo_core.trainer import METRICS_FILE, Trainer, checkpoints_of
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update, and
     the probe of the largest microbatch."""
     check_8bit_fits(job.adapter, job.optim, job.train.precision, job.sharding.kind)
-    accelerator = start_accelerator(job.sharding)
+    accelerator = start_accelerator(job.sharding, **accelerator_arguments(job))
+    tracking = Tracking(accelerator, job)
     check_world_size(accelerator, job.batch.num_processes)
     torch.manual_seed(job.train.seed)
     device, checks = accelerator.device, {}
@@ -112,10 +114,12 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         log.info("resuming from %s", folder.name)
     if accelerator.is_main_process:
         _drop_metrics_after(job.out_dir / METRICS_FILE, state.step)
+        tracking.replay(job.out_dir / METRICS_FILE)
     total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
     progress.begin("train", total, "steps", done=state.step)
     trainer = Trainer(job=job, engine=engine, dataset=dataset, step_loss=choose_step_loss(job.loss, reference),
                       layout=layout, progress=progress, state=state, total_steps=total, stop=stop, checks=checks,
+                      tracking=tracking,
                       router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0)
     checks |= trainer.probe()
     return trainer
@@ -144,7 +148,10 @@ def run(job: TrainJob, progress: Progress) -> TrainResult:
     trainer = set_up(job, progress, stop)
     stop.set_up_is_over()
     resumed_from = trainer.state.step or None
-    trainer.train()
+    try:
+        trainer.train()
+    finally:
+        trainer.tracking.finish()
     base_check = check_base(trainer)
     trained, total = count_parameters(trainer.engine.scorer)
     weights = job.out_dir / "weights"

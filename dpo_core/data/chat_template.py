@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from dpo_core.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from jinja2 import Template
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 # A system turn that lists the tools, shared by the named templates; calls and results are rendered as JSON.
 _TOOLS_TEXT = (
@@ -102,6 +105,9 @@ def _compiled(tokenizer: "PreTrainedTokenizerBase") -> "Template":
 
     The sandbox looks up what an attribute may do each time; for the counters of a loop, of which every template asks and
     which are plain values, the answer is known. That is a third of the time of a rendering.
+
+    Raises ``ImportError`` or ``AttributeError`` with a version of transformers that compiles templates elsewhere: what is
+    imported here is not among the names it promises to keep.
     """
     from jinja2.runtime import LoopContext
     from transformers.utils.chat_template_utils import _compile_jinja_template
@@ -132,8 +138,13 @@ class Renderer:
         self.opens_turn = "add_generation_prompt" in text  # else a prompt's rendering lacks the assistant's header
 
     @cached_property
-    def _template(self) -> "Template":
-        return _compiled(self.tokenizer)
+    def _template(self) -> "Template | None":
+        try:
+            return _compiled(self.tokenizer)
+        except (ImportError, AttributeError) as error:
+            log.warning("Templates are rendered by transformers itself, about half as fast, as its compiler of templates "
+                        "has moved: %s", error)
+            return None
 
     @cached_property
     def _names(self) -> dict:
@@ -149,6 +160,8 @@ class Renderer:
         """What ``render_by_library`` gives for turns of a role and a text, without the steps that such turns pass
         unchanged."""
         try:
+            if self._template is None:
+                return self.render_by_library(turns, None, open_turn)
             context = self._template.new_context({**self._names, "messages": turns, "add_generation_prompt": open_turn})
             return "".join(self._template.root_render_func(context))
         except Exception:  # raise_exception, undefined names, type errors: the template's own code

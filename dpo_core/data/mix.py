@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from dpo_core.data.chat_template import load_tokenizer, template_sha256
 from dpo_core.data.ledger import SourceTally, check_drops
+from dpo_core.data.lengths import length_stats
 from dpo_core.data.mixing import num_held_out, select_rows, split_rows
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pair_file import (
@@ -35,7 +36,7 @@ from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.errors import DataError
 from dpo_core.jobs import DatasetRef, MixJob
 from dpo_core.progress import Progress
-from dpo_core.results import LengthStats, MixResult, SourceLedger
+from dpo_core.results import MixResult, SourceLedger
 from dpo_core.store import canonical_json, hash_files, new_directory, write_json
 
 LEDGER_FILE, DATA_DIR = "ledger.json", "data"
@@ -76,7 +77,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
             _gather(pool, held_out, aside / "held_out", progress)
             _write_prompts(maker, pool, held_out, aside / "held_out")
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
-        content, lengths, files = _content(splits), _length_stats(splits), hash_files(aside)
+        content, lengths, files = _content(splits), length_stats(splits), hash_files(aside)
     return MixResult(
         job_fingerprint=job.fingerprint, data=DatasetRef(path=job.out_dir / DATA_DIR, fingerprint=content, files=files),
         train_rows=len(train), held_out_rows=len(held_out), per_source=tuple(ledgers), lengths=lengths,
@@ -178,13 +179,3 @@ def _content(splits: list[PairDataset]) -> str:
         digest.update(b"]")
     digest.update(b"]}")
     return digest.hexdigest()
-
-
-def _length_stats(splits: list[PairDataset]) -> LengthStats:
-    """Over both splits. A pair's prompt is counted up to where its two sides part."""
-    lengths = np.concatenate([split.lengths for split in splits]).astype(np.int64)
-    prefixes = np.concatenate([split.prefix_lengths for split in splits])
-    prompt, chosen, rejected = prefixes.mean(), *(lengths - prefixes[:, None]).mean(axis=0)
-    return LengthStats(
-        mean_prompt=round(float(prompt), 1), mean_chosen=round(float(chosen), 1), mean_rejected=round(float(rejected), 1),
-        max_sequence=int(lengths.max()), total=int(lengths.sum()))

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,7 +33,7 @@ from dpo_core.optim import build_optimizer, create_moments, set_learning_rate
 from dpo_core.tensor_file import StoredTensor, open_tensors
 
 
-def start_fsdp_accelerator(sharding: Sharding, handlers: list, on_cpu: bool) -> Accelerator:
+def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accelerator:
     """The accelerator of an FSDP2 run. Raises ``ConfigError`` if accelerate took another back end.
 
     accelerate drops the plugin without a word where there is no card, though torch's FSDP2 itself runs on a CPU; there it
@@ -45,7 +46,7 @@ def start_fsdp_accelerator(sharding: Sharding, handlers: list, on_cpu: bool) -> 
     offload = CPUOffloadPolicy(pin_memory=not on_cpu) if sharding.offload != "none" else None
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_offload=offload,
                                             reshard_after_forward=True, cpu_ram_efficient_loading=False)
-    accelerator = Accelerator(fsdp_plugin=plugin, kwargs_handlers=handlers)
+    accelerator = Accelerator(fsdp_plugin=plugin, **arguments)
     if not dist.is_initialized() or not (on_cpu or accelerator.is_fsdp2):
         raise ConfigError(f"compute.sharding is fsdp2 but accelerate started {accelerator.distributed_type.value}. Start "
                           "the step with `accelerate launch` and without a user config file.")

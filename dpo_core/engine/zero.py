@@ -51,7 +51,7 @@ def zero_config(sharding: Sharding) -> dict[str, Any]:
             "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
 
 
-def start_zero_accelerator(sharding: Sharding, handlers: list, on_cpu: bool) -> Accelerator:
+def start_zero_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accelerator:
     """The accelerator of a ZeRO run. Raises ``ConfigError`` if accelerate took another back end.
 
     It drops DeepSpeed without a word where it is told to use the CPU, so it is not told: without a card there is nothing
@@ -67,7 +67,7 @@ def start_zero_accelerator(sharding: Sharding, handlers: list, on_cpu: bool) -> 
         # inference uses it. With no operation marked as compatible nothing is compiled.
         deepspeed.ops.__compatible_ops__ = {}
     plugin = DeepSpeedPlugin(hf_ds_config=zero_config(sharding))
-    accelerator = Accelerator(deepspeed_plugin=plugin, gradient_accumulation_steps=ACCUMULATION, kwargs_handlers=handlers)
+    accelerator = Accelerator(deepspeed_plugin=plugin, gradient_accumulation_steps=ACCUMULATION, **arguments)
     unset_hf_deepspeed_config()  # else transformers would share weights out itself, while it reads them, on every rank
     if accelerator.distributed_type != DistributedType.DEEPSPEED:
         raise ConfigError(f"compute.sharding is {sharding.kind} but accelerate started "

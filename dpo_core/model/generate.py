@@ -1,4 +1,4 @@
-"""Greedy answers for a list of prompts, in batches: what `evaluate` shows and `answer` probes with.
+"""Answers for a list of prompts, in batches: greedy ones, which `evaluate` shows and `answer` probes with, or sampled ones.
 
 A plain loop instead of ``model.generate``: that one mixes a checkpoint's sampling settings (temperature, repetition
 penalty) into what is asked for, and keeps computing rows that have ended.
@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TURN_PROBE = "pairline turn end probe"
+Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]  # logits [R, V], number of each row's prompt, tokens so far
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -51,26 +52,25 @@ def _left_padded(prompts: list[np.ndarray], pad_id: int, device: torch.device) -
     return torch.from_numpy(ids_RP).to(device), torch.from_numpy(mask_RP).to(device)
 
 
-def _continue_batch(model: PreTrainedModel, prompts: list[np.ndarray], ends: tuple[int, ...],
-                    max_new_tokens: int) -> list[list[int]]:
-    """New token ids per prompt, without the end token. Once half of the rows have ended they leave the batch."""
-    ids_RP, mask_RP = _left_padded(prompts, ends[0] if ends else 0, model.device)
+def _continue_batch(model: PreTrainedModel, prompts: list[np.ndarray], batch: list[int], ends: tuple[int, ...],
+                    max_new_tokens: int, choose: Choose) -> list[list[int]]:
+    """New token ids per prompt numbered in ``batch``, with the end token. Once half of the rows have ended they leave."""
+    ids_RP, mask_RP = _left_padded([prompts[number] for number in batch], ends[0] if ends else 0, model.device)
     # Logits of the last position only: a whole prompt's [R, P, V] would be the largest tensor of the run.
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    answers: list[list[int]] = [[] for _ in prompts]
-    live = list(range(len(prompts)))  # live[i]: the prompt that row i of the batch continues
-    running = torch.ones(len(prompts), dtype=torch.bool)
+    answers: dict[int, list[int]] = {number: [] for number in batch}
+    live = list(batch)  # live[i]: the prompt that row i continues
+    running = torch.ones(len(batch), dtype=torch.bool)
     positions_RP = (mask_RP.cumsum(dim=1) - 1).clamp(min=0)
     cache = None
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens):
         output = model(input_ids=ids_RP, attention_mask=mask_RP, position_ids=positions_RP, past_key_values=cache,
                        use_cache=True, **last_only)
-        cache, next_R = output.past_key_values, output.logits[:, -1].argmax(dim=-1)
+        cache, next_R = output.past_key_values, choose(output.logits[:, -1], live, step)
         for row, token in enumerate(next_R.tolist()):
-            if running[row] and token in ends:
-                running[row] = False
-            elif running[row]:
+            if running[row]:
                 answers[live[row]].append(token)
+                running[row] = token not in ends
         if not running.any():
             break
         if int(running.sum()) <= len(live) // 2 and hasattr(cache, "batch_select_indices"):
@@ -82,7 +82,7 @@ def _continue_batch(model: PreTrainedModel, prompts: list[np.ndarray], ends: tup
         ids_RP = next_R[:, None]
         mask_RP = torch.cat([mask_RP, mask_RP.new_ones(len(live), 1)], dim=1)
         positions_RP = positions_RP[:, -1:] + 1
-    return answers
+    return list(answers.values())
 
 
 @torch.no_grad()
@@ -96,20 +96,49 @@ def answer_greedily(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     is padded; in fp32 an answer does not depend on its batch except where two logits tie within float noise.
     Raises ``ValueError`` for an empty prompt.
     """
+    ends = end_token_ids(model, tokenizer)
+    answers_ids = _continue_all(model, ends, prompts_ids, max_new_tokens, batch_size, on_answers,
+                                lambda logits_RV, rows, step: logits_RV.argmax(dim=-1))
+    texts = (ids[:-1] if ids[-1] in ends else ids for ids in answers_ids)
+    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in texts]
+
+
+@torch.no_grad()
+def sample_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+                   prompts_ids: Sequence[np.ndarray | list[int]], draws: Sequence[np.random.Generator],
+                   max_new_tokens: int, batch_size: int, on_answers: Callable[[int], None] | None = None) -> list[list[int]]:
+    """One answer a prompt, drawn from the model's own distribution (temperature 1, nothing cut off), as token ids with
+    the end token unless it was cut at ``max_new_tokens``.
+
+    Each prompt has its own source of random numbers, so an answer depends neither on its batch nor on who else is asked.
+    """
+    uniform_NT = np.stack([draw.random(max_new_tokens) for draw in draws])
+
+    def invert(logits_RV: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:
+        """The first token at which the cumulative distribution exceeds the prompt's uniform number."""
+        cumulative_RV = logits_RV.double().softmax(dim=-1).cumsum(dim=-1)
+        uniform_R1 = torch.from_numpy(uniform_NT[rows, step]).to(logits_RV.device)[:, None] * cumulative_RV[:, -1:]
+        return torch.searchsorted(cumulative_RV, uniform_R1, right=True)[:, 0].clamp(max=logits_RV.shape[-1] - 1)
+
+    return _continue_all(model, end_token_ids(model, tokenizer), prompts_ids, max_new_tokens, batch_size, on_answers, invert)
+
+
+def _continue_all(model: PreTrainedModel, ends: tuple[int, ...], prompts_ids: Sequence[np.ndarray | list[int]],
+                  max_new_tokens: int, batch_size: int, on_answers: Callable[[int], None] | None,
+                  choose: Choose) -> list[list[int]]:
+    """New token ids per prompt, with the end token, in the prompts' order."""
     prompts = [np.asarray(ids, dtype=np.int64) for ids in prompts_ids]
     for index, ids in enumerate(prompts):
         if not len(ids):
             raise ValueError(f"prompt {index} of {len(prompts)} has no tokens; render it with the chat template first")
-    ends = end_token_ids(model, tokenizer)
     was_training = model.training
     model.eval()
     by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    answers = [""] * len(prompts)
+    answers: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(by_length), batch_size):
         batch = by_length[start:start + batch_size]
-        for index, ids in zip(batch, _continue_batch(model, [prompts[i] for i in batch], ends, max_new_tokens),
-                              strict=True):
-            answers[index] = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        for index, ids in zip(batch, _continue_batch(model, prompts, batch, ends, max_new_tokens, choose), strict=True):
+            answers[index] = ids
         if on_answers:
             on_answers(len(batch))
     model.train(was_training)

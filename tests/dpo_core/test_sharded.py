@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 import time
@@ -22,6 +23,7 @@ from dpo_core.reference_cache import read_aligned
 from dpo_core.results import TrainResult, read_error, read_result
 from tasks.launch.process import stop_group
 from tests.dpo_core.test_resume import assert_same_run
+from tests.killed_ranks import KILL_AT
 from tests.step_process import PATIENCE_SECONDS, metrics_of, run_ranks, start_ranks
 from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
@@ -125,6 +127,27 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(stage, runs, tm
     assert_same_run(result, runs[name])
 
 
+@pytest.mark.parametrize("name", SPLITTING)
+def test_killed_while_it_writes_a_checkpoint_or_the_last_weights_it_gives_the_same_bits(stage, runs, tmp_path, monkeypatch,
+                                                                                      name):
+    """kill -9 of the rank that writes, at a random touch of its files; the other rank is left in a collective."""
+    seed = time.time_ns() % 2**32
+    print("seed", seed)
+    job = job_in(stage, tmp_path, BACK_ENDS[name])
+    monkeypatch.setenv(KILL_AT, "0")
+    counted = job.model_copy(update={"out_dir": tmp_path / "counted"})
+    run_ranks(counted, module="tests.killed_ranks")
+    touches = int((counted.out_dir / "touches").read_text())
+    assert touches > 30
+    monkeypatch.setenv(KILL_AT, str(random.Random(seed).randint(1, touches)))
+    assert start_ranks(job, 2, "tests.killed_ranks").wait(PATIENCE_SECONDS) != 0
+    assert read_result(job) is None, f"seed {seed}: the run was over before the kill"
+    time.sleep(0.5)
+    result = run_ranks(job)
+    assert_same_run(result, runs[name])
+    assert not list(job.out_dir.rglob("*.aside")), "a half-written file was left behind"
+
+
 def kill_group_when(leader, reached, delay_seconds: float) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not reached():
@@ -190,11 +213,14 @@ def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_pat
         ours, theirs = (read_aligned(Path(run.reference.path), split, keys) for run in (result, stage.reference))
         np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5)
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
-    job = stage.evaluate_job(tmp_path / "evaluation", stage.checkpoint, num_prompts=5, max_new_tokens=8)
+    other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
+    job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job.model_copy(update={"out_dir": tmp_path / "alone"}))
     shared = run_ranks(job.model_copy(update={"sharding": sharding}))
     assert shared.answers == alone.answers
     assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
+    assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
+    assert shared.after["kl/per_token"] > 0.1
 
 
 @pytest.mark.parametrize("name", SPLITTING)
@@ -211,6 +237,17 @@ def test_a_weight_that_is_not_finite_ends_as_its_own_kind(stage, tmp_path, name)
     assert error.kind == "non_finite", error.message
     assert "Rows of the batch: [0, 1, 2, 3]" in error.message
     assert not (job.out_dir / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_a_rank_without_memory_ends_the_run_with_the_batch_that_did_not_fit(stage, tmp_path, name):
+    """The allocator of one rank fails for real; the other, left in a collective, reports nothing over it."""
+    job = job_in(stage, tmp_path, BACK_ENDS[name])
+    assert start_ranks(job, 2, "tests.starved_ranks").wait(PATIENCE_SECONDS) != 0
+    error = read_error(job)
+    assert error.kind == "oom", error.message
+    assert re.search(r"Out of memory on a batch of 1 pairs, .*Lower train.tokens_per_forward", error.message)
+    assert len(metrics_of(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("name", SPLITTING)

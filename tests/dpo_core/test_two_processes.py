@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.reference_cache import read_aligned
 from tests.step_process import metrics_of, run_ranks
-from tests.tiny_stage import reference_job, run_here
+from tests.tiny_models import make_model
+from tests.tiny_stage import checkpoint_ref, reference_job, run_here
 
 pytestmark = pytest.mark.integration
 
@@ -41,9 +42,12 @@ def test_the_reference_pass_and_the_evaluation_are_shared(stage, tmp_path):
         ours, theirs = (read_aligned(Path(result.reference.path), split, keys) for result in (two, stage.reference))
         np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5)
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
-    job = stage.evaluate_job(tmp_path / "evaluation", stage.checkpoint, num_prompts=5, max_new_tokens=8)
+    other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
+    job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job.model_copy(update={"out_dir": tmp_path / "alone"}))
     shared = run_ranks(job)
     assert shared.answers == alone.answers
     assert len(shared.answers) == 5
     assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
+    assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
+    assert shared.after["kl/per_token"] > 0.1

@@ -97,6 +97,14 @@ def test_the_quick_rendering_is_the_librarys(name, turns, open_turn):
     assert renderer.render([turns], [None], open_turn) == [renderer.render_by_library(turns, None, open_turn)]
 
 
+def test_without_the_librarys_compiler_the_library_renders(monkeypatch, caplog):
+    quick = Renderer(make_tokenizer()).render([TURNS], [None])
+    monkeypatch.delattr("transformers.utils.chat_template_utils._compile_jinja_template")
+    monkeypatch.setattr(Renderer, "render_by_library", lambda self, turns, tools, open_turn: f"library: {len(turns)} turns")
+    assert Renderer(make_tokenizer()).render([TURNS], [None]) == ["library: 5 turns"] != quick
+    assert "rendered by transformers itself" in caplog.text
+
+
 def test_a_template_cannot_leave_the_sandbox():
     for attack in ("{{ messages.__class__.__mro__ }}", "{{ loop.__init__.__globals__ }}", "{{ messages.append(1) }}",
                    "{% for m in messages %}{{ loop._iterator.__class__ }}{{ loop.first.__class__ }}{% endfor %}"):
