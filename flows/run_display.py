@@ -3,6 +3,8 @@
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -25,6 +27,10 @@ class RunDisplay(Protocol):
     def step(self, folder: Path, record: StepRecord) -> None: ...
 
     def progress(self, event: ProgressEvent) -> None: ...
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nothing is drawn inside the ``with`` block, where a person is asked something."""
+        ...
 
     def __enter__(self) -> Self: ...
 
@@ -79,6 +85,9 @@ class LineDisplay:
             phase = f" ({event.phase})" if event.phase not in ("", event.step) else ""
             self.console.print(f"  {event.step}{phase}: {progress_text(event)}", highlight=False, markup=False)
 
+    def held(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def __enter__(self) -> Self:
         return self
 
@@ -111,6 +120,14 @@ class BarDisplay:
         if self._current is not None:
             self._bars.update(self._current, total=event.total or None, completed=event.done,
                               text=f"{event.phase} {progress_text(event)}".strip())
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            self._bars.start()
 
     def __enter__(self) -> Self:
         self._bars.start()

@@ -1,48 +1,100 @@
-"""The training curves as a picture."""
+"""The training curves: ``metrics.jsonl`` -> charts."""
 
-import base64
-import io
 import json
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dpo_core.store import write_bytes
+from tasks.report.svg import Chart, Line, Point, line_chart
 
-PANELS = (("Loss", ("loss",)), ("Reward accuracy", ("rewards/accuracies",)),
-          ("Rewards", ("rewards/chosen", "rewards/rejected", "rewards/margins")),
-          ("Gradient norm", ("grad_norm",)), ("Learning rate", ("learning_rate",)),
-          ("Tokens per second", ("tokens_per_second",)))
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The steps of a ``metrics.jsonl``, oldest first."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+METRICS_FILE = "metrics.jsonl"
+Metrics = list[dict[str, float]]
+MAX_POINTS = 240  # of a line; more are averaged in equal pieces
+STEPS_TO_SMOOTH = 24  # from here on a noisy line gets its running mean
+SMOOTHING = 12  # the running mean weighs about the last n-th part of the run
 
 
-def picture_inside(picture: Path) -> str:
-    """Markdown that carries the picture itself: a page of Prefect's cannot reach the store's files."""
-    return f"![training curves](data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()})"
+def read_metrics(path: Path) -> Metrics:
+    """The steps of a ``metrics.jsonl``, oldest first; none if it is not there. A last line that was cut off is left out."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return []
+    steps = []
+    for line in lines:
+        try:
+            steps.append(json.loads(line))
+        except ValueError:
+            break
+    return steps
 
 
-def draw_curves(metrics_path: Path) -> Path:
-    """``curves.png`` beside ``metrics.jsonl``, drawn once. -> its path"""
-    picture = metrics_path.with_name("curves.png")
-    if picture.is_file() and picture.stat().st_mtime >= metrics_path.stat().st_mtime:
-        return picture
-    from matplotlib.figure import Figure  # here: a second is spent on this import only where a picture is drawn
+def tokens_of(step: dict[str, float]) -> float:
+    """Tokens of the step's batch, prompts counted with both answers."""
+    return step.get("tokens_per_second", math.nan) * step.get("step_seconds", math.nan)
 
-    steps = read_metrics(metrics_path)
-    numbers = [step["step"] for step in steps]
-    figure = Figure(figsize=(12, 6), layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
-        for name in names:
-            axes.plot(numbers, [step.get(name, float("nan")) for step in steps], marker="." if len(steps) < 40 else "",
-                      label=name.rsplit("/", 1)[-1])
-        axes.set_title(title)
-        axes.set_xlabel("optimizer step")
-        axes.grid(alpha=0.3)
-        if len(names) > 1:
-            axes.legend()
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=90)
-    write_bytes(picture, content.getvalue())
-    return picture
+
+def points_of(metrics: Metrics, value: str | Callable[[dict[str, float]], float]) -> list[Point]:
+    """(step, value) of a metric, thinned to what a chart can show."""
+    read = value if callable(value) else lambda step: step.get(value, math.nan)
+    points = [(float(step["step"]), float(read(step))) for step in metrics]
+    piece = max(1, -(-len(points) // MAX_POINTS))
+    return [_mean(points[first:first + piece]) for first in range(0, len(points), piece)]
+
+
+def _mean(points: Sequence[Point]) -> Point:
+    finite = [y for _, y in points if math.isfinite(y)]
+    return points[-1][0], sum(finite) / len(finite) if finite else math.nan
+
+
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """The running mean, exponential, without the pull towards zero at its start."""
+    keep, mean, weight, out = 1 - 1 / max(2.0, len(points) / SMOOTHING), 0.0, 0.0, []
+    for x, y in points:
+        if math.isfinite(y):
+            mean, weight = keep * mean + (1 - keep) * y, keep * weight + (1 - keep)
+        out.append((x, mean / weight if weight else math.nan))
+    return out
+
+
+def restarts(metrics: Metrics) -> list[tuple[float, str]]:
+    """Steps at which a resumed run went on: the first step of each start carries what was checked before it."""
+    return [(step["step"], "resumed") for step in metrics[1:] if any(name.startswith("checks/") for name in step)]
+
+
+def training_charts(metrics: Metrics) -> tuple[Chart, ...]:
+    """Loss, accuracy, margin, rewards, gradient norm, length, learning rate, throughput; none without a step."""
+    if not metrics:
+        return ()
+    marks = restarts(metrics)
+
+    def chart(title: str, unit: str, series: Sequence[tuple[str, str, str | Callable[[dict[str, float]], float]]],
+              is_noisy: bool = True, **more: object) -> Chart:
+        return line_chart(title, "optimizer step", unit, _lines(metrics, series, is_noisy), marks, **more)
+
+    return (
+        chart("Loss", "mean over pairs", [("", "blue", "loss")]),
+        chart("Reward accuracy", "share of pairs", [("", "green", "rewards/accuracies")], level=(0.5, "chance"),
+              y_bounds=(0.0, 1.0)),
+        chart("Reward margin", "chosen − rejected, loss's units", [("", "purple", "rewards/margins")], level=(0.0, "")),
+        chart("Rewards", "loss's units", [("chosen", "blue", "rewards/chosen"), ("rejected", "orange", "rewards/rejected")]),
+        chart("Log-probability per token", "nats", [("chosen", "blue", "logps_per_token/chosen"),
+                                                    ("rejected", "orange", "logps_per_token/rejected")]),
+        chart("Gradient norm", "before clipping", [("", "grey", "grad_norm")]),
+        chart("Length", "tokens a pair", [("whole pair", "grey", lambda step: tokens_of(step) / step["pairs"]),
+                                          ("trained", "purple", "trained_tokens_per_pair")]),
+        chart("Learning rate", "AdamW's step size", [("", "grey", "learning_rate")], is_noisy=False),
+        chart("Throughput", "tokens a second", [("", "green", "tokens_per_second")]),
+    )
+
+
+def _lines(metrics: Metrics, series: Sequence[tuple[str, str, str | Callable[[dict[str, float]], float]]],
+           is_noisy: bool) -> list[Line]:
+    lines = []
+    for name, colour, value in series:
+        points = points_of(metrics, value)
+        if is_noisy and len(points) >= STEPS_TO_SMOOTH:
+            lines += [Line("", colour, points, is_faint=True), Line(name, colour, smoothed(points))]
+        else:
+            lines.append(Line(name, colour, points))
+    return lines

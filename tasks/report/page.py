@@ -1,82 +1,140 @@
-"""The run on one page: ``report.md`` in its folder and as artifacts, with the lineage from the sources to the hand-off."""
+"""The run on one page: ``report.html`` in its folder, and the same as an artifact. Made from the run's files alone."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_core.jobs import CheckpointRef
-from dpo_core.results import EvaluateResult, ExportResult, MixResult, ReferenceResult, TrainResult
 from dpo_core.store import write_bytes
-from tasks.artifacts import never_fails, show_markdown
-from tasks.handoff.schema import RLVRHandoff
-from tasks.report.curves import draw_curves, picture_inside
-from tasks.report.tables import (
-    markdown_table,
-    metrics_rows,
-    mixture_rows,
-    reference_rows,
-    samples_markdown,
-    training_rows,
+from tasks.report.blocks import Block, Code, Column, Notice, Page, Table, Text, Tile, Tiles, Tone
+from tasks.report.html import render_html
+from tasks.report.metrics import HEADLINES, MEANINGS, tone_of
+from tasks.report.reproduce import commands, reproduce_section
+from tasks.report.run_files import RunFiles, failed_log, read_run_files
+from tasks.report.run_folder import is_alive
+from tasks.report.sections import (
+    data_section,
+    evaluation_section,
+    lineage_section,
+    rlvr_section,
+    samples_section,
+    time_section,
+    training_section,
 )
+from tasks.report.tables import counted, number
+from tasks.report.timeline import duration
 
-REPORT_FILE = "report.md"
-
-
-@dataclass(frozen=True, slots=True)
-class StageResults:
-    """What every task of a finished run returned."""
-
-    policy: CheckpointRef
-    mixture: MixResult
-    reference_checkpoint: CheckpointRef | None
-    reference: ReferenceResult | None
-    trained: TrainResult
-    exported: ExportResult
-    evaluation: EvaluateResult
-    handoff: RLVRHandoff
-    handoff_path: Path
+REPORT_FILE = "report.html"
+BADGES: dict[str, tuple[str, Tone]] = {"completed": ("completed", "good"), "failed": ("failed", "bad"),
+                                       "cancelled": ("cancelled", "warn"), "running": ("running", "warn"),
+                                       "killed": ("killed", "bad"), "suspended": ("waits for approval", "warn"),
+                                       "not released": ("not released", "bad")}
+NOT_RELEASED = ("gate", "rejected", "unanswered")  # kinds of the error tree
+RESUME = ("Start the same run again: steps that are done are reused, and training goes on from its newest checkpoint.")
 
 
-def lineage(results: StageResults) -> list[tuple[str, str, str]]:
-    """(what, where it is or what it is called, its revision or fingerprint), from the sources to the hand-off."""
-    policy, uploaded = results.policy, results.handoff.checkpoint
-    links = [("SFT checkpoint", policy.source, f"commit {policy.revision}" if policy.revision else policy.fingerprint)]
-    links += [("preference set", ledger.label, ledger.content) for ledger in results.mixture.per_source]
-    links.append(("mixture", str(results.mixture.data.path), results.mixture.data.fingerprint))
-    if results.reference and results.reference_checkpoint:
-        links.append(("reference model", results.reference_checkpoint.source, results.reference_checkpoint.fingerprint))
-        links.append(("reference", str(results.reference.reference.path), results.reference.reference.fingerprint))
-    return [*links, ("training", str(results.trained.weights_path), results.trained.weights_fingerprint),
-            ("export", str(results.exported.path), results.exported.fingerprint),
-            ("upload", uploaded.uri, uploaded.revision),
-            ("hand-off", str(results.handoff_path), results.handoff.fingerprint)]
+def write_report(folder: Path) -> Page:
+    """Write ``report.html`` into a run's folder, from its files. -> the page. Raises ``StoreError``, ``DiskFull``."""
+    page = report_page(read_run_files(folder))
+    write_bytes(folder / REPORT_FILE, render_html(page).encode())
+    return page
 
 
-def lineage_markdown(results: StageResults) -> str:
-    """The lineage as a table."""
-    return markdown_table([{"what": what, "where": where, "revision or fingerprint": pin}
-                           for what, where, pin in lineage(results)])
+def report_page(run: RunFiles) -> Page:
+    """The page of a run in any state."""
+    sections = (evaluation_section(run), samples_section(run), training_section(run), data_section(run), time_section(run),
+                lineage_section(run), rlvr_section(run), reproduce_section(run))
+    started = f"{run.record.started:%Y-%m-%d %H:%M} UTC"
+    flow_run = f", flow run {run.record.flow_run_id}" if run.record.flow_run_id else ""
+    return Page(title=run.folder.name, subtitle=f"Pairline DPO stage, started {started}{flow_run}",
+                badge=BADGES[state_of(run)], summary=(*what_failed(run), *summary(run)),
+                sections=tuple(section for section in sections if section is not None),
+                footer=f"Made from the files of {run.folder}. `pairline report` makes it again.")
 
 
-def report_markdown(title: str, results: StageResults, num_samples: int, curves: str) -> str:
-    """The whole page. ``curves``: the training curves as Markdown."""
-    reference = markdown_table(reference_rows(results.reference)) if results.reference else "The loss needs none.\n"
-    sections = {
-        "Held-out evaluation, before and after": markdown_table(metrics_rows(results.evaluation)),
-        "Samples": samples_markdown(results.evaluation, num_samples),
-        "Mixture": markdown_table(mixture_rows(results.mixture)),
-        "Reference": reference,
-        "Training": f"{curves}\n\n{markdown_table(training_rows(results.trained))}",
-        "Lineage": lineage_markdown(results),
-        "RLVR": f"`{results.handoff_path}`\n\n```\n{results.handoff.grpo_command}\n```\n",
-    }
-    return f"# {title}\n\n" + "\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items())
+def state_of(run: RunFiles) -> str:
+    """The run's state; one that says "running" but has no process was killed, one that the gate or a person stopped is
+    "not released"."""
+    state = run.record.state
+    if state == "failed" and run.record.error_kind in NOT_RELEASED:
+        return "not released"
+    return "killed" if state == "running" and not is_alive(run.record) else state
 
 
-@never_fails
-def show_report(title: str, results: StageResults, num_samples: int, folder: Path) -> None:
-    """Write ``report.md`` and leave the artifacts ``lineage`` and ``report``."""
-    picture = draw_curves(results.trained.metrics_path)
-    on_disk = report_markdown(title, results, num_samples, f"![training curves]({picture})")
-    write_bytes(folder / REPORT_FILE, on_disk.encode())
-    show_markdown("lineage", lineage_markdown(results), "What this checkpoint is made of")
-    show_markdown("report", report_markdown(title, results, num_samples, picture_inside(picture)), "The run on one page")
+def summary(run: RunFiles) -> tuple[Block, ...]:
+    """What it was, what came out, where it is."""
+    blocks: list[Block] = [Text(what_it_is(run))]
+    if tiles := headline_tiles(run):
+        blocks.append(Tiles(tiles))
+    blocks += release_blocks(run)
+    if run.handoff:
+        blocks.append(Text(f"Published as {run.handoff.checkpoint.uri}, revision {run.handoff.checkpoint.revision[:16]}; "
+                           f"hand-off for RLVR: {run.handoff_path}"))
+    return tuple(blocks)
+
+
+def what_it_is(run: RunFiles) -> str:
+    """One sentence: objective, model, data, length."""
+    loss, model = run.config.get("loss", {}), run.config.get("checkpoint", {}).get("source", "?")
+    adapter = run.config.get("adapter", {}).get("kind", "none")
+    what = f"{loss.get('name', 'DPO')} (beta {loss.get('beta', '?')}) on {model}"
+    what += f" with {adapter}" if adapter != "none" else ""
+    if run.mixture:
+        sets = counted(len(run.mixture.per_source), "preference set")
+        what += f", {counted(run.mixture.train_rows, 'pair')} from {sets}"
+    if run.trained:
+        what += f", {counted(run.trained.steps, 'step')}"
+    if run.record.seconds is not None:
+        what += f", {run.record.state} after {duration(run.record.seconds)}"
+    return what + "."
+
+
+def headline_tiles(run: RunFiles) -> tuple[Tile, ...]:
+    """The verdict: held-out numbers before and after."""
+    result = run.evaluation
+    if result is None:
+        return ()
+    tiles = []
+    for name in HEADLINES:
+        before, after = result.before.get(name), result.after.get(name)
+        if after is None:
+            continue
+        change = "" if before is None else f"{after - before:+.2f}"
+        tiles.append(Tile(f"held-out {MEANINGS[name].label}" if name.startswith("rewards") else MEANINGS[name].label,
+                          tile_number(before), tile_number(after), change, tone_of(name, before, after)))
+    return tuple(tiles)
+
+
+def tile_number(value: float | None) -> str:
+    """Two decimals for what is small, whole numbers for what is large."""
+    return "" if value is None else f"{value:.2f}" if abs(value) < 10 else f"{value:,.0f}"
+
+
+def release_blocks(run: RunFiles) -> tuple[Block, ...]:
+    """The gate's verdict and a person's, where the run has them."""
+    blocks: list[Block] = []
+    if run.gate:
+        rows = tuple((check.rule, number(check.value) or "-", number(check.bound) or "-",
+                      "holds" if check.passed else f"FAILS {check.detail}".strip()) for check in run.gate)
+        tones: tuple[Tone, ...] = tuple("good" if check.passed else "bad" for check in run.gate)
+        columns = (Column("gate"), Column("value", "number"), Column("bound", "number"), Column("verdict"))
+        blocks.append(Table(columns, rows, "", tones))
+    if approval := run.approval:
+        said = {"approve": "Approved", "reject": "Rejected"}[approval.decision]
+        blocks.append(Text(f"{said} by {approval.name} on {approval.at:%Y-%m-%d %H:%M} UTC: {approval.reason}",
+                           "good" if approval.decision == "approve" else "bad"))
+    return tuple(blocks)
+
+
+def what_failed(run: RunFiles) -> tuple[Block, ...]:
+    """For a run that did not end well: where, why, the log's end, and how to go on."""
+    state = state_of(run)
+    if state in ("completed", "running", "suspended"):
+        return ()
+    if state == "not released":
+        return (Notice("Not released: nothing was uploaded or handed off", run.record.error or "", "bad"),)
+    step = run.record.steps[-1].name if run.record.steps else "before the first step"
+    path, lines = failed_log(run)
+    why = run.record.error or {"killed": "The process of the run is gone and left no word: it was killed, or the machine "
+                               "went down.", "cancelled": "It was stopped from outside."}.get(state, "")
+    blocks: list[Block] = [Notice(f"{state.capitalize()} in: {step}", why, BADGES[state][1])]
+    if lines:
+        blocks += [Text(f"Last lines of {path}:", "muted"), Code("\n".join(lines))]
+    return (*blocks, Text(f"{RESUME}"), Code(commands(run).splitlines()[-1]))

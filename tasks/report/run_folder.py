@@ -6,6 +6,7 @@
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -16,12 +17,16 @@ from typing import Literal
 from pydantic import BaseModel
 
 from dpo_core.errors import StoreError, from_os_error
-from dpo_core.results import Result
+from dpo_core.jobs import Job
+from dpo_core.results import ENVIRONMENT_FILE, Result
 from dpo_core.store import write_json
+from tasks.launch.launcher import RunName, on_behalf_of
+from tasks.launch.notices import Moment, hearing_of_jobs
 from tasks.launch.run_job import step_folder
+from tasks.report.environment import run_environment
 
 RUN_FILE, CONFIG_FILE, RUN_LOG_FILE = "run.json", "config.json", "run.log"
-State = Literal["running", "completed", "failed", "cancelled"]
+State = Literal["running", "completed", "failed", "cancelled", "suspended"]
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "tasks", "flows")
 
 
@@ -30,6 +35,16 @@ class StepRecord(BaseModel):
 
     name: str
     state: State = "running"
+    started: datetime
+    seconds: float | None = None
+
+
+class JobRecord(BaseModel):
+    """One job that a step of the run started or found done in the store; a retry is one more."""
+
+    step: str  # of dpo_core: mix, reference, train, ...
+    folder: str
+    reused: bool = False
     started: datetime
     seconds: float | None = None
 
@@ -44,19 +59,23 @@ class RunRecord(BaseModel):
     pid: int
     flow_run_id: str | None = None
     steps: list[StepRecord] = []
+    jobs: list[JobRecord] = []
     outputs: dict[str, str] = {}
     error: str | None = None
+    error_kind: str | None = None  # of the error tree (dpo_core/errors.py)
 
 
 StepListener = Callable[[Path, StepRecord], None]
 step_listener: ContextVar[StepListener | None] = ContextVar("step listener", default=None)  # gets the run's folder
+_family: ContextVar[str] = ContextVar("run family", default="dpo")
 
 
 class RunFolder:
     """Records one run while it goes on."""
 
     def __init__(self, folder: Path, record: RunRecord) -> None:
-        self.folder, self.record, self._clock = folder, record, time.monotonic()
+        self.folder, self.record, self._clock, self._suspended = folder, record, time.monotonic(), False
+        self._writing = threading.Lock()  # members of a sweep end their steps in threads
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -68,11 +87,22 @@ class RunFolder:
             yield
             step.state = "completed"
         except BaseException as error:
-            step.state = "failed" if isinstance(error, Exception) else "cancelled"
+            step.state = self.state_after(error)
             raise
         finally:
             step.seconds = round(time.monotonic() - clock, 3)
             self._tell(step)
+
+    def job(self, job: Job, moment: Moment) -> None:
+        """Record a job when it starts and when it ends, so that also a failed run knows where its files are."""
+        now = datetime.now(UTC)
+        if moment == "ended":
+            last = next(record for record in reversed(self.record.jobs) if record.folder == str(job.out_dir))
+            last.seconds = round((now - last.started).total_seconds(), 3)
+        else:
+            self.record.jobs.append(JobRecord(step=job.step, folder=str(job.out_dir), started=now,
+                                              reused=moment == "reused"))
+        self._write()
 
     def result(self, step: str, result: Result) -> None:
         """Record the folder of a step's result."""
@@ -87,10 +117,22 @@ class RunFolder:
             link.symlink_to(os.path.relpath(path, self.folder))
         self._write()
 
+    def suspend(self) -> None:
+        """The process ends now, and the run goes on in another one once it is resumed."""
+        self._suspended = True
+
+    def state_after(self, error: BaseException) -> State:
+        """How a step or run ended that ``error`` left."""
+        if self._suspended:
+            return "suspended"
+        return "failed" if isinstance(error, Exception) else "cancelled"
+
     def end(self, state: State, error: BaseException | None = None) -> None:
         """Record how the run ended."""
         self.record.state, self.record.seconds = state, round(time.monotonic() - self._clock, 3)
-        self.record.error = None if error is None else f"{error or type(error).__name__}"
+        told = error if state != "suspended" else None
+        self.record.error = None if told is None else f"{told or type(told).__name__}"
+        self.record.error_kind = getattr(told, "kind", None)
         self._write()
 
     def _tell(self, step: StepRecord) -> None:
@@ -99,25 +141,40 @@ class RunFolder:
             listener(self.folder, step)
 
     def _write(self) -> None:
-        write_json(self.folder / RUN_FILE, self.record)
+        with self._writing:
+            write_json(self.folder / RUN_FILE, self.record)
 
 
 @contextlib.contextmanager
 def recorded_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None = None) -> Iterator[RunFolder]:
     """Make the run's folder, log into it, and record how the run ends. Raises ``StoreError`` or ``DiskFull``."""
-    started = datetime.now(UTC)
-    folder = _new_folder(store_root / "runs", f"{started:%Y%m%d-%H%M%S}-{name}")
-    write_json(folder / CONFIG_FILE, config)
-    run = RunFolder(folder, RunRecord(name=name, started=started, pid=os.getpid(), flow_run_id=flow_run_id))
+    run = _resumed_run(store_root, name, flow_run_id) or _new_run(store_root, name, config, flow_run_id)
     run._write()
-    with _log_file(folder / RUN_LOG_FILE):
+    with (_log_file(run.folder / RUN_LOG_FILE), on_behalf_of(RunName(run.folder.name, flow_run_id or "")), _named(name),
+          hearing_of_jobs(run.job)):
         try:
             yield run
         except BaseException as error:
             with contextlib.suppress(Exception):  # the disk may be what failed; the error that is on its way counts
-                run.end("failed" if isinstance(error, Exception) else "cancelled", error)
+                run.end(run.state_after(error), error)
             raise
         run.end("completed")
+
+
+def _resumed_run(store_root: Path, name: str, flow_run_id: str | None) -> RunFolder | None:
+    """The folder of a run that was suspended: it goes on there, its earlier steps stay recorded."""
+    for folder, record in reversed(read_runs(store_root) if flow_run_id else []):
+        if (record.flow_run_id, record.name, record.state) == (flow_run_id, name, "suspended"):
+            return RunFolder(folder, record.model_copy(update={"state": "running", "pid": os.getpid()}))
+    return None
+
+
+def _new_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None) -> RunFolder:
+    started = datetime.now(UTC)
+    folder = _new_folder(store_root / "runs", f"{started:%Y%m%d-%H%M%S}-{name}")
+    write_json(folder / CONFIG_FILE, config)
+    write_json(folder / ENVIRONMENT_FILE, run_environment(config))
+    return RunFolder(folder, RunRecord(name=name, started=started, pid=os.getpid(), flow_run_id=flow_run_id))
 
 
 def _new_folder(parent: Path, name: str) -> Path:
@@ -133,6 +190,20 @@ def _new_folder(parent: Path, name: str) -> Path:
         except OSError as error:
             raise from_os_error(error, "making the store") from error
     raise AssertionError("a thousand runs in one second")
+
+
+def run_family() -> str:
+    """``config.name`` of the run that is going on: artifacts carry it in their keys."""
+    return _family.get()
+
+
+@contextlib.contextmanager
+def _named(family: str) -> Iterator[None]:
+    token = _family.set(family)
+    try:
+        yield
+    finally:
+        _family.reset(token)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ from typing import Any
 
 from dpo_core.jobs import CheckpointRef
 from dpo_core.results import EvaluateResult, MixResult, ReferenceResult, TrainResult
+from tasks.report.blocks import table_of
+from tasks.report.markdown import SIGNS, render_table
 
 Row = dict[str, Any]
-NUM_ANSWER_CHARACTERS = 700
 # Metrics of the short table that ends a run, in its order; the artifact shows all.
 HEADLINE = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "checker/pass_rate",
             "answers/mean_words")
@@ -84,30 +85,19 @@ def samples_markdown(result: EvaluateResult, num_samples: int) -> str:
     """Prompts with both answers side by side, and the checker's verdict where the prompt has constraints."""
     if not result.answers:
         return "No held-out prompt was answered (evaluation.num_prompts or data.held_out is 0)."
-    rows = [{"prompt": answer.prompt, "before": _verdict(answer.before_passes) + answer.before,
-             "after": _verdict(answer.after_passes) + answer.after} for answer in result.answers[:num_samples]]
+    rows = [{"prompt": answer.prompt, "before": SIGNS[answer.before_passes] + answer.before,
+             "after": SIGNS[answer.after_passes] + answer.after} for answer in result.answers[:num_samples]]
     return markdown_table(rows)
-
-
-def _verdict(passes: bool | None) -> str:
-    return "" if passes is None else ("✓ " if passes else "✗ ")
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """A GitHub table; cells are cut, and cannot break out of it."""
-    if not rows:
-        return ""
-    header = list(rows[0])
-    lines = [header, ["---"] * len(header)] + [[_cell(row.get(name, "")) for name in header] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return render_table(table_of(rows)) + "\n" if rows else ""
 
 
-def _cell(value: Any) -> str:
-    text = str(value)
-    text = text if len(text) <= NUM_ANSWER_CHARACTERS else text[:NUM_ANSWER_CHARACTERS] + " ..."
-    for plain, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", "<br>")):
-        text = text.replace(plain, escaped)
-    return text
+def counted(count: int, what: str) -> str:
+    """ "1 step", "2,000 steps" """
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def number(value: float | None) -> str:

@@ -1,0 +1,88 @@
+"""Charts: round ticks, values where they belong, words for those who do not see them."""
+
+import math
+from xml.etree import ElementTree
+
+import pytest
+
+from tasks.report.curves import MAX_POINTS, points_of, read_metrics, restarts, smoothed
+from tasks.report.svg import Line, Plane, histogram, line_chart, short, standalone, ticks
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [
+    (0.0, 1.0, [0.0, 0.5, 1.0]), (0.3, 17.0, [0, 5, 10, 15, 20]), (-0.2, 0.4, [-0.2, 0.0, 0.2, 0.4]),
+    (5.0, 5.0, [4, 6]), (0.0, 0.0, [0.0, 0.5])])
+def test_ticks_are_round_and_enclose_the_values(low, high, expected):
+    assert ticks(low, high)[0] <= low
+    assert ticks(low, high)[-1] >= high
+    if low != high:
+        assert ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("value", "label"), [(5e-7, "5e-7"), (0.05, "0.05"), (20000, "20k"), (3e6, "3M"), (0, "0"),
+                                              (-1.5, "-1.5")])
+def test_labels_are_short(value, label):
+    assert short(value) == label
+
+
+def test_values_lie_where_the_axes_say():
+    plane = Plane((0, 10), (0, 1))
+    (left, bottom), (right, top) = plane.at(0, 0), plane.at(10, 1)
+    assert left < right
+    assert top < bottom  # SVG counts downwards
+    assert plane.at(5, 0.5) == ((left + right) / 2, (top + bottom) / 2)
+
+
+def test_a_chart_is_xml_and_survives_what_is_not_a_number():
+    lines = [Line("a<b", "blue", [(1, 0.5), (2, math.nan), (3, math.inf), (4, 0.25)])]
+    chart = line_chart("Loss & more", "step", "nats", [*lines, Line("c", "orange", [(1, 1.0)])])
+    tree = ElementTree.fromstring(chart.svg)
+    assert "nan" not in chart.svg
+    assert "inf" not in chart.svg
+    assert tree.get("role") == "img"
+    assert "a<b from 0.5 to 0.25" in tree.get("aria-label")
+    assert "no values" in line_chart("Loss", "step", "", [Line("", "blue", [(1, math.nan)])]).alt
+
+
+def test_a_picture_by_itself_brings_its_colours():
+    import base64
+
+    address = standalone(line_chart("Loss", "step", "", [Line("", "blue", [(1, 1.0), (2, 0.5)])]))
+    svg = base64.b64decode(address.removeprefix("data:image/svg+xml;base64,")).decode()
+    ElementTree.fromstring(svg)
+    assert "--blue:#0067a5" in svg
+
+
+def test_bars_are_as_high_as_their_counts():
+    chart = histogram("Length", "tokens", "pairs", 10, [5, 0, 10], "blue")
+    bars = [bar for bar in ElementTree.fromstring(chart.svg).iter(f"{SVG}rect")]
+    assert [bar.find(f"{SVG}title").text for bar in bars] == ["0 to 9: 5", "20 to 29: 10"]
+    heights = [float(bar.get("height")) for bar in bars]
+    assert heights[1] == pytest.approx(2 * heights[0], abs=0.2)
+
+
+def test_long_runs_are_thinned_by_means_and_short_ones_are_not():
+    metrics = [{"step": step, "loss": float(step % 2)} for step in range(1, 10_001)]
+    thinned = points_of(metrics, "loss")
+    assert len(thinned) <= MAX_POINTS
+    assert thinned[-1][0] == 10_000
+    assert all(y == pytest.approx(0.5, abs=0.02) for _, y in thinned)
+    assert points_of(metrics[:3], "loss") == [(1, 1.0), (2, 0.0), (3, 1.0)]
+
+
+def test_the_running_mean_starts_at_the_first_value_and_follows():
+    assert smoothed([(1, 4.0), (2, 4.0)]) == [(1, 4.0), (2, 4.0)]
+    mean = smoothed([(step, float(step >= 50)) for step in range(100)])
+    assert mean[49][1] == 0
+    assert 0.9 < mean[-1][1] < 1
+
+
+def test_a_cut_off_last_line_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "checks/a": 1}\n{"step": 2}\n{"step": 3, "checks/a": 1}\n{"step": 4, "lo')
+    metrics = read_metrics(path)
+    assert [step["step"] for step in metrics] == [1, 2, 3]
+    assert restarts(metrics) == [(3, "resumed")]
+    assert read_metrics(tmp_path / "absent") == []
