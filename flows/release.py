@@ -1,0 +1,123 @@
+"""Between evaluate and upload: is the checkpoint released? The gate's rules say so, then, if asked for, a person.
+
+A no ends the run in a state of its own (``GateFailed``, ``ApprovalRejected``, ``ApprovalTimedOut``): nothing is uploaded.
+"""
+
+from typing import Literal
+
+from prefect import pause_flow_run, suspend_flow_run
+from prefect.client.orchestration import get_client
+from prefect.exceptions import FlowPauseTimeout, Pause
+from prefect.input import RunInput
+from prefect.runtime import deployment, flow_run
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+from prefect.states import Failed, State
+from pydantic import Field
+
+from dpo_core.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, NotReleased
+from dpo_core.store import write_json
+from flows.stage_config import StageConfig
+from flows.stage_parts import Candidate, Workplace
+from tasks.artifacts import show_approval
+from tasks.check_gate import check_gate
+from tasks.gate.approval import (
+    APPROVAL_FILE,
+    Approval,
+    Release,
+    answered,
+    approval_path,
+    current_ask,
+    keep_approval,
+    read_approval,
+)
+from tasks.gate.config import GateConfig
+from tasks.gate.question import question_markdown
+from tasks.gate.rules import GATE_FILE, GateCheck, check_rules
+from tasks.report.reported_run import show_report
+
+SECONDS_BETWEEN_LOOKS = 5  # while paused, for an answer
+
+
+class Decision(RunInput):
+    """The form on the page of a waiting run."""
+
+    decision: Literal["approve", "reject"] = Field(description="approve: upload and hand off. reject: end the run.")
+    name: str = Field(min_length=1, description="Your name; it goes into the record.")
+    reason: str = Field(min_length=1, description="Why; it goes into the record.")
+
+
+def check_somebody_can_answer(gate: GateConfig) -> None:
+    """Before hours of training: an approval must be possible where this run will wait. Raises ``ConfigError``."""
+    if gate.approval == "none" or (current_ask() and gate.wait == "pause"):
+        return
+    if gate.wait == "suspend" and deployment.get_id() is None:
+        raise ConfigError("gate.wait suspend ends the process, and only a run of a deployment is started again by a worker. "
+                          "Start it as one (`prefect deployment run dpo-stage/manual`), or set gate.wait to pause.")
+    if PREFECT_API_URL.value() is None:
+        raise ConfigError("gate.approval person needs someone to ask, and this run has neither a terminal nor a Prefect "
+                          "server. Start it at a terminal; or start a server, set PREFECT_API_URL to it and answer on the "
+                          "run's page; or set gate.approval to none.")
+
+
+def release(config: StageConfig, candidate: Candidate, place: Workplace) -> Release:
+    """gate -> approve. Raises ``NotReleased``: a rule does not hold, or a person says no or nothing."""
+    checks = check_rules(config.gate, candidate.evaluation.before, candidate.evaluation.after)
+    if checks:
+        with place.run.step("gate"):
+            write_json(place.run.folder / GATE_FILE, [check.model_dump() for check in checks])
+            place.run.output("gate", place.run.folder / GATE_FILE)
+            check_gate(checks, str(candidate.exported.path))
+    if config.gate.approval == "none":
+        return Release(checks=checks)
+    with place.run.step("approve"):
+        return Release(checks=checks, approval=approve(config, candidate, checks, place))
+
+
+def approve(config: StageConfig, candidate: Candidate, checks: tuple[GateCheck, ...], place: Workplace) -> Approval:
+    """A person's approval of this checkpoint, an earlier one of the same included. Raises ``NotReleased``."""
+    kept = approval_path(place.store, candidate.exported, candidate.evaluation, checks)
+    approval = read_approval(kept)
+    if approval is None:
+        show_report(place.run.folder)  # what the person is to judge
+        question = question_markdown(config.name, str(candidate.exported.path), checks, candidate.evaluation,
+                                     config.evaluation.num_samples_shown, PREFECT_UI_URL.value())
+        ask = current_ask()
+        approval = (ask(question) if ask else None) or ask_in_prefect(question, config.gate, place)
+    write_json(place.run.folder / APPROVAL_FILE, approval)
+    place.run.output("approval", place.run.folder / APPROVAL_FILE)
+    show_approval(approval)
+    if approval.decision == "reject":
+        raise ApprovalRejected(f"{approval.name} rejected the checkpoint: {approval.reason}. It is neither uploaded nor "
+                               f"handed off, and stays at {candidate.exported.path}.")
+    keep_approval(kept, approval)
+    return approval
+
+
+def ask_in_prefect(question: str, gate: GateConfig, place: Workplace) -> Approval:
+    """Wait on the run's page for an answer. Raises ``ApprovalTimedOut``; ``Pause``, which ends the process, to suspend."""
+    form = Decision.with_initial_data(description=question)
+    with get_client(sync_client=True) as client:  # a run that is retried asks anew, one that is resumed does not
+        key = f"approval-{client.read_flow_run(flow_run.get_id()).run_count}"
+    try:
+        if gate.wait == "suspend":
+            given = suspend_flow_run(wait_for_input=form, timeout=gate.timeout_seconds, key=key)
+        else:
+            given = pause_flow_run(wait_for_input=form, timeout=gate.timeout_seconds, key=key,
+                                   poll_interval=SECONDS_BETWEEN_LOOKS)
+    except Pause:
+        place.run.suspend()
+        raise
+    except FlowPauseTimeout as error:
+        raise ApprovalTimedOut(f"Nobody approved or rejected the checkpoint within {gate.timeout_seconds} s "
+                               "(gate.timeout_seconds). Start the run again to be asked again: finished steps are kept.") \
+            from error
+    return answered(given.decision, given.name, given.reason, asked_in="prefect")
+
+
+def state_of_the_end(error: NotReleased) -> State:
+    """The state for a flow to end in: failed, and named like the error, so that lists and events tell it from a defect."""
+    state = Failed(name=type(error).__name__, message=str(error), data=error)
+    if isinstance(error, ApprovalTimedOut):  # from a pause that ran out Prefect's rules let only its own failure through
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(flow_run.get_id(), Failed(name=state.name, message=state.message), force=True)
+    return state

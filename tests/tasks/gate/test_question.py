@@ -1,0 +1,34 @@
+"""What a person sees who is asked: everything to decide by, and nothing that a prompt could smuggle in."""
+
+from dpo_core.results import AnswerPair, EvaluateResult
+from tasks.gate.question import NUM_CHARACTERS, question_markdown
+from tasks.gate.rules import GateCheck
+
+CHECK = GateCheck(rule="held-out accuracy at least", value=0.85, bound=0.7, passed=True)
+
+
+def question(ui_url: str | None = None, **answer: object) -> str:
+    shown = AnswerPair(**{"prompt": "p", "before": "b", "after": "a", "before_passes": None, "after_passes": None} | answer)
+    result = EvaluateResult(job_fingerprint="x", before={"rewards/accuracies": 0.5}, after={"rewards/accuracies": 0.85},
+                            num_pairs=40, num_prompts=2, answers=(shown, shown))
+    return question_markdown("mine", "/export/1", [CHECK], result, 1, ui_url)
+
+
+def test_rules_numbers_samples_and_where_the_checkpoint_is():
+    text = question(before_passes=False, after_passes=True)
+    for part in ("Release mine?", "`/export/1`", "| held-out accuracy at least | 0.85 | 0.7 | yes |",
+                 "| rewards/accuracies | 0.5 | 0.85 | +0.35 |", "- before ✗: b", "- after ✓: a"):
+        assert part in text
+    assert text.count("- after") == 1  # one sample was asked for
+
+
+def test_links_go_to_the_run_family_s_artifacts_where_there_are_pages():
+    assert "(http://here/artifacts/key/mine-report)" in question("http://here")
+    assert "artifacts/key" not in question()
+
+
+def test_an_answer_cannot_act_and_is_cut():
+    text = question(after="<script>![x](http://evil)" + "y" * 1000)
+    assert "<script>" not in text
+    assert "![x]" not in text
+    assert "y" * NUM_CHARACTERS not in text
