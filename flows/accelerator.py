@@ -1,0 +1,53 @@
+"""The accelerators of a machine as a Prefect global concurrency limit: whoever trains takes a slot of it.
+
+A limit that does not exist limits nothing in Prefect, without a word; here it must exist.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
+
+from dpo_core.errors import ConfigError
+from tasks.launch.launcher import raise_if_stopped
+
+SECONDS_BETWEEN_LOOKS = 5  # how long a stopped member goes on waiting at most
+LEASE_SECONDS = 120  # a slot whose holder was killed is free again after this
+
+
+def num_slots(name: str) -> int:
+    """How many may train at once. Raises ``ConfigError`` that says how to make a limit that is not there or lets none in."""
+    with get_client(sync_client=True) as client:
+        try:
+            limit = client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            raise ConfigError(f"There is no global concurrency limit {name!r} on the Prefect server, and without one "
+                              "nothing keeps runs from sharing an accelerator. Create it, with a slot for each run that may "
+                              f"train at once:  prefect gcl create {name} --limit 1") from None
+    if limit.limit < 1:
+        raise ConfigError(f"The global concurrency limit {name!r} has no slots. Give it some:  prefect gcl update {name} "
+                          "--limit 1")
+    return limit.limit
+
+
+def make_own_limit(name: str) -> None:
+    """One slot, free, on a temporary server, which nobody else uses: what an earlier, killed run held there is nobody's."""
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(name, 1)
+        client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))
+
+
+@contextmanager
+def slot(name: str) -> Iterator[None]:
+    """Hold a slot, after waiting for it. A server that goes away for a while does not end who holds one."""
+    with ExitStack() as stack:
+        while True:
+            raise_if_stopped()
+            with suppress(TimeoutError):
+                stack.enter_context(concurrency(name, strict=True, timeout_seconds=SECONDS_BETWEEN_LOOKS,
+                                                lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False))
+                break
+        yield

@@ -1,0 +1,65 @@
+"""The flow: one stage trained in many ways. Everything before the training is shared, and only the winner is released."""
+
+from prefect import State, flow
+
+from dpo_core.errors import GateFailed, NotReleased
+from dpo_core.store import write_json
+from flows.accelerator import num_slots
+from flows.release import check_somebody_can_answer, release, state_of_the_end
+from flows.stage_config import StageConfig
+from flows.stage_parts import Candidate, check_before_start, prepare, publish, workplace
+from flows.sweep_config import Member, SweepConfig, members_of
+from flows.sweep_members import MemberResult, run_members
+from tasks.handoff.schema import RLVRHandoff
+from tasks.launch.compute import accelerator_name, this_machine
+from tasks.report.run_folder import RunFolder
+from tasks.sweep.artifacts import show_sweep
+from tasks.sweep.outcomes import SWEEP_FILE, judge, why_nobody_won
+
+
+@flow(name="dpo-sweep", persist_result=False)
+def dpo_sweep(config: SweepConfig) -> RLVRHandoff | State:
+    """fetch checkpoint -> mix data -> cache reference -> members: train -> evaluate -> winner: gate, approve -> upload ->
+    hand off."""
+    members = members_of(config)
+    for member in members:
+        check_before_start(member.config)
+    check_somebody_can_answer(config.gate)
+    accelerator = config.sweep.accelerator or accelerator_name(this_machine())
+    num_at_once = num_slots(accelerator)
+    try:
+        with workplace(config) as place:
+            inputs = prepare(shared_settings(members), place)
+            results = run_members(members, inputs, place, accelerator, num_at_once)
+            winner, candidate = choose(results, config, place.run)
+            released = release(winner, candidate, place)
+            handoff, _ = publish(winner, inputs, candidate, released, place)
+    except NotReleased as error:
+        return state_of_the_end(error)
+    return handoff
+
+
+def shared_settings(members: tuple[Member, ...]) -> StageConfig:
+    """A member whose preparation serves all: one that needs the reference, if any does."""
+    return next((member.config for member in members if member.config.loss.needs_reference), members[0].config)
+
+
+def choose(results: list[MemberResult], config: SweepConfig, run: RunFolder) -> tuple[StageConfig, Candidate]:
+    """The winner's settings, under the sweep's own name, and its checkpoint. Leaves ``sweep.json``, table and picture.
+
+    Raises ``GateFailed`` if no member passes the gate; the error of the first member if all failed.
+    """
+    with run.step("choose winner"):
+        outcome = judge([result.outcome for result in results], config.sweep.metric)
+        write_json(run.folder / SWEEP_FILE, outcome)
+        run.output("sweep", run.folder / SWEEP_FILE)
+        show_sweep(outcome, run.folder)
+        if all(result.error for result in results):
+            raise results[0].error
+        if outcome.winner is None:
+            raise GateFailed(f"No member of the sweep can win: {why_nobody_won(outcome)}. Nothing is uploaded or handed "
+                             "off.")
+        won = results[outcome.winner - 1]
+        for step, result in won.candidate.results().items():  # the sweep's page shows the winner
+            run.result(step, result)
+        return won.member.config.model_copy(update={"name": config.name}), won.candidate

@@ -1,0 +1,92 @@
+"""Trains the members of a sweep, as many at once as there are slots. A member that fails does not lose the others."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+
+from prefect.runtime import flow_run
+
+from dpo_core.errors import PairlineError
+from flows.accelerator import slot
+from flows.stage_parts import Candidate, Workplace, train_and_evaluate
+from flows.sweep_config import Member
+from tasks.gate.rules import check_rules
+from tasks.launch.launcher import hearing_lines, stopped_by
+from tasks.report.reported_run import reported_run
+from tasks.report.run_folder import RunFolder, step_listener
+from tasks.run_log import ThinnedLines
+from tasks.sweep.outcomes import MemberOutcome
+from tasks.train_dpo import TrainingInputs
+
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class MemberResult:
+    """What became of a member, and its checkpoint unless it failed."""
+
+    member: Member
+    outcome: MemberOutcome
+    candidate: Candidate | None = None
+    error: Exception | None = None
+
+
+def run_members(members: Sequence[Member], inputs: TrainingInputs, place: Workplace, accelerator: str,
+                num_at_once: int) -> list[MemberResult]:
+    """All members' results, in their order. Each trains in a thread of its own, so that the flow's can be cancelled: then
+    the steps at work are asked to stop, and what they have done so far is kept."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(max_workers=min(num_at_once, len(members)), thread_name_prefix="member") as pool:
+        futures = [pool.submit(copy_context().run, _run_member, member, inputs, place, accelerator, stop)
+                   for member in members]
+        try:
+            return _results(futures)
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _results(futures: Sequence[Future]) -> list[MemberResult]:
+    """Waits in small bites: a signal is delivered between them."""
+    while not all(future.done() for future in futures):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        for future in futures:
+            if future.done():
+                future.result()  # raises only what is no member's own failure
+    return [future.result() for future in futures]
+
+
+def _run_member(member: Member, inputs: TrainingInputs, place: Workplace, accelerator: str,
+                stop: threading.Event) -> MemberResult:
+    told = MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="")
+    if not member.config.loss.needs_reference:
+        inputs = replace(inputs, reference=None, reference_checkpoint=None)
+    try:
+        with stopped_by(stop), slot(accelerator), place.run.step(f"member {member.number}: {member.label}"), \
+                _own_run(member, place) as run:
+            told = told.model_copy(update={"run": run.folder.name})
+            candidate = train_and_evaluate(member.config, inputs, replace(place, run=run))
+    except Exception as error:
+        kind = error.kind if isinstance(error, PairlineError) else type(error).__name__
+        return MemberResult(member, told.model_copy(update={"error": f"{kind}: {error}"}), error=error)
+    evaluation = candidate.evaluation
+    checks = check_rules(member.config.gate, evaluation.before, evaluation.after)
+    return MemberResult(member, told.model_copy(update={"before": evaluation.before, "after": evaluation.after,
+                                                        "checks": checks}), candidate)
+
+
+@contextmanager
+def _own_run(member: Member, place: Workplace) -> Iterator[RunFolder]:
+    """A run folder of its own, so that members can be looked at and compared like other runs."""
+    token = step_listener.set(None)  # the terminal shows a member as one step of the sweep
+    try:
+        with reported_run(place.store, member.config.name, member.config, flow_run.get_id()) as run, \
+                hearing_lines(ThinnedLines()):
+            yield run
+    finally:
+        step_listener.reset(token)

@@ -1,0 +1,214 @@
+"""A sweep on a real server: what is shared is done once, one member is released, and no failure or kill loses the others."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+from dpo_core.errors import ConfigError, GateFailed, OutOfMemory
+from flows.cli import EXIT_INTERRUPTED
+from flows.dpo_sweep import choose, dpo_sweep
+from flows.overrides import validated
+from flows.sweep_config import SweepConfig, members_of
+from flows.sweep_members import MemberResult
+from tasks.handoff.schema import RLVRHandoff
+from tasks.report.run_folder import RunRecord, read_runs, recorded_run
+from tasks.sweep.outcomes import MemberOutcome, SweepOutcome
+from tests.flows.conftest import RECIPES, launches, step_processes, tiny_config
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+LIMIT, PATIENCE_SECONDS = "sweep-tests", 600
+
+
+def sweep_config(inputs: Path, store: Path, grid: dict, **sections: dict) -> SweepConfig:
+    stage = tiny_config(inputs, store, **{"train": {"max_steps": 4}} | sections)
+    values = stage.model_dump(mode="json") | {"name": "grid", "sweep": {"accelerator": LIMIT} | grid}
+    return validated(values, "sweep", SweepConfig)
+
+
+def members_at_once(record: RunRecord) -> int:
+    """The most members that were at work at the same time."""
+    spans = [(step.started.timestamp(), step.started.timestamp() + step.seconds) for step in record.steps
+             if step.name.startswith("member")]
+    return max(sum(start <= moment < end for start, end in spans) for moment, _ in spans)
+
+
+def run_of(store: Path, name: str) -> tuple[Path, RunRecord]:
+    return [(folder, record) for folder, record in read_runs(store) if record.name == name][-1]
+
+
+@pytest.fixture(scope="module")
+def swept(prefect_server, tiny_inputs, tmp_path_factory) -> tuple[SweepConfig, Path, RLVRHandoff]:
+    """Two objectives, one without a reference, at a learning rate that trains and one that blows up; two at once."""
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(LIMIT, 2)
+    store = tmp_path_factory.mktemp("swept") / "store"
+    config = sweep_config(tiny_inputs, store, {"loss": ["simpo", "dpo_norm"], "learning_rate": [1e-3, 1e30]})
+    return config, store, dpo_sweep(config)
+
+
+def test_what_members_share_is_done_once(swept):
+    _, store, _ = swept
+    counts = launches(store)
+    assert {step: counts[step] for step in ("mix", "reference", "train", "export", "evaluate")} == {
+        "mix": 1, "reference": 1, "train": 4, "export": 2, "evaluate": 2}
+    assert [len(list((store / step).glob("*/result.json"))) for step in ("mix", "reference", "train")] == [1, 1, 2]
+
+
+def test_a_member_that_fails_does_not_lose_the_others(swept):
+    _, store, _ = swept
+    folder, record = run_of(store, "grid")
+    outcome = SweepOutcome.model_validate_json((folder / "sweep.json").read_bytes())
+    assert [member.error is None for member in outcome.members] == [True, False, True, False]
+    assert all(member.error.startswith("non_finite: ") for member in outcome.members if member.error)
+    assert record.state == "completed"
+    assert [step.state for step in record.steps if step.name.startswith("member")].count("failed") == 2
+    own = {run.name: run for _, run in read_runs(store) if run.name != "grid"}
+    assert {name: run.state for name, run in own.items()} == {
+        "grid-01": "completed", "grid-02": "failed", "grid-03": "completed", "grid-04": "failed"}
+    assert own["grid-02"].error_kind == "non_finite"
+    assert [step.name for step in own["grid-01"].steps] == ["train", "evaluate"]
+
+
+def test_only_the_winner_is_released(swept):
+    _, store, handoff = swept
+    folder, _ = run_of(store, "grid")
+    outcome = SweepOutcome.model_validate_json((folder / "sweep.json").read_bytes())
+    scores = {member.number: member.after["rewards/accuracies"] for member in outcome.members if not member.error}
+    assert scores[outcome.winner] == max(scores.values())
+    winner = run_of(store, f"grid-{outcome.winner:02d}")[1]
+    assert handoff.weights_fingerprint in Path(winner.outputs["export"], "result.json").read_text()
+    assert handoff.name == "grid"
+    assert len(list((store / "handoff").glob("*/handoff.json"))) == 1
+    assert len(list((store / "published").rglob("model.safetensors"))) == 1
+
+
+def test_one_table_and_one_picture_tell_all(swept):
+    _, store, _ = swept
+    folder, record = run_of(store, "grid")
+    assert (folder / "sweep.png").stat().st_size > 5_000
+    only = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(record.flow_run_id)]))
+    with get_client(sync_client=True) as client:
+        artifacts = {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=only)}
+    (table,) = [artifact for key, artifact in artifacts.items() if key.endswith("sweep")]
+    (picture,) = [artifact for key, artifact in artifacts.items() if key.endswith("sweep-picture")]
+    for part in ('"outcome": "winner"', "failed: non_finite", "rewards/accuracies", '"loss": "simpo"'):
+        assert part in table.data
+    assert "data:image/png;base64," in picture.data
+
+
+def test_as_many_train_at_once_as_the_accelerator_has_slots(swept, tiny_inputs, tmp_path):
+    _, store, _ = swept
+    assert members_at_once(run_of(store, "grid")[1]) == 2
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name("one-slot", 1)
+    again = shutil.copytree(store, tmp_path / "store", symlinks=True)
+    shutil.rmtree(again / "runs")
+    config = sweep_config(tiny_inputs, again, {"loss": ["simpo", "dpo_norm"], "learning_rate": [1e-3],
+                                               "accelerator": "one-slot"})
+    before = launches(again)
+    dpo_sweep(config)
+    assert launches(again) == before  # all of it was there
+    assert members_at_once(run_of(again, "grid")[1]) == 1
+
+
+def test_a_sweep_without_a_member_that_passes_the_gate_releases_nothing(swept, tiny_inputs, tmp_path):
+    again = shutil.copytree(swept[1], tmp_path / "store", symlinks=True)
+    for place in ("runs", "published", "handoff"):
+        shutil.rmtree(again / place)
+    config = sweep_config(tiny_inputs, again, {"loss": ["simpo", "dpo_norm"]}, gate={"length_ratio_at_most": 1e-9})
+    with pytest.raises(GateFailed, match=r"loss simpo: gate: mean length .*; loss dpo_norm: gate: mean length"):
+        dpo_sweep(config)
+    _, record = run_of(again, "grid")
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(UUID(record.flow_run_id)).state.name == "GateFailed"
+    assert not (again / "published").exists()
+    assert not (again / "handoff").exists()
+
+
+def test_a_limit_that_is_not_there_is_told_with_the_command_that_makes_it(tiny_inputs, tmp_path):
+    config = sweep_config(tiny_inputs, tmp_path / "store", {"beta": [1.0], "accelerator": "no-such-limit"})
+    with pytest.raises(ConfigError, match="prefect gcl create no-such-limit --limit 1"):
+        dpo_sweep(config)
+    assert not (tmp_path / "store").exists()
+
+
+def test_where_all_members_fail_the_first_error_is_the_sweeps(tiny_inputs, tmp_path):
+    config = sweep_config(tiny_inputs, tmp_path / "store", {"beta": [1.0, 2.0]})
+    failed = [MemberResult(member, MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="",
+                                                 error="oom: too large"), error=OutOfMemory(f"too large: {member.label}"))
+              for member in members_of(config)]
+    with recorded_run(tmp_path / "store", "grid", config) as run, pytest.raises(OutOfMemory, match="too large: beta 1"):
+        choose(failed, config, run)
+
+
+class CommandLine:
+    """`pairline sweep` in a process of its own with a temporary server, as someone at a laptop starts it."""
+
+    def __init__(self, config: SweepConfig, folder: Path) -> None:
+        self.recipe, self.folder, self.starts = folder / "sweep.yaml", folder, 0
+        self.recipe.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True)))
+
+    def start(self) -> subprocess.Popen:
+        self.starts += 1
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        with (self.folder / f"output-{self.starts}").open("w") as output:
+            return subprocess.Popen([sys.executable, "-c", "from flows.cli import main; main()", "sweep", str(self.recipe)],
+                                    env=environment | {"PYTHONPATH": str(RECIPES.parent)}, stdout=output, stderr=output,
+                                    start_new_session=True)
+
+    def output(self) -> str:
+        return (self.folder / f"output-{self.starts}").read_text()
+
+
+def wait_for(process: subprocess.Popen, line: CommandLine, condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert process.poll() is None, line.output()
+        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s for {what}: {line.output()}"
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(1500)
+def test_interrupted_and_killed_it_goes_on_where_it_was(tiny_inputs, tmp_path):
+    """Ctrl-C while the second member trains, then SIGKILL, then to the end. The first member is trained once."""
+    store = tmp_path / "store"
+    config = sweep_config(tiny_inputs, store, {"beta": [1.0, 5.0], "accelerator": None},
+                          train={"num_epochs": 4, "max_steps": None, "checkpoint_every": 1})
+    line = CommandLine(config, tmp_path)
+
+    def second_trains() -> bool:
+        going_on = [folder for folder in (store / "train").glob("*") if not (folder / "result.json").exists()]
+        return (len(list((store / "train").glob("*"))) == 2
+                and any(any(folder.glob("checkpoints/[!.]*")) for folder in going_on))
+
+    process = line.start()
+    wait_for(process, line, second_trains, "the second member")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == EXIT_INTERRUPTED, line.output()
+    assert step_processes(store) == []
+    assert run_of(store, "grid")[1].state == run_of(store, "grid-02")[1].state == "cancelled"
+
+    process = line.start()
+    wait_for(process, line, lambda: step_processes(store / "train"), "the second member again")
+    os.killpg(process.pid, signal.SIGKILL)  # with its temporary server, which would outlive it
+    process.wait()
+
+    process = line.start()  # the slot that the killed one held is free
+    assert process.wait(PATIENCE_SECONDS) == 0, line.output()
+    assert line.output().splitlines()[-1].startswith("handoff: ")
+    assert "winner" in line.output()
+    first, second = (Path(run_of(store, f"grid-{number:02d}")[1].outputs["train"]) for number in (1, 2))
+    starts = {folder: (folder / "log.txt").read_text().count("accelerate.commands.launch") for folder in (first, second)}
+    assert starts == {first: 1, second: 3}
+    assert [launches(store)[step] for step in ("mix", "reference")] == [1, 1]
