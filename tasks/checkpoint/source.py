@@ -162,6 +162,7 @@ def _is_intact(path: Path, files: dict[str, str]) -> bool:
     if not (path / CONFIG).is_file():
         return False
     try:
+        os.utime(path)  # a collection of garbage goes by the time of the last use
         verify_files(path, files)
         return True
     except StoreError as error:

@@ -1,0 +1,71 @@
+"""The chain SFT -> DPO -> RLVR by events: what the deployments `after-sft` and `after-dpo` run.
+
+Each takes the whole payload of the event that started it. The same event twice is one piece of work: the second run looks
+for the first and ends at once.
+"""
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.states import Completed, State
+
+from dpo_core.compute_config import ComputeConfig
+from dpo_core.errors import HandoffRefused
+from flows.dpo_stage import dpo_stage
+from flows.overrides import apply_overrides, load_yaml, validated
+from flows.rlvr_intake import local_path, rlvr_intake
+from flows.stage_config import StageConfig
+from tasks.checkpoint.announced import check_unchanged, verify_checkpoint
+from tasks.events.chain import ALREADY_STARTED, earlier_run, join_chain
+from tasks.events.payloads import CheckpointReady, DpoCheckpointReady, SftCheckpointReady
+from tasks.handoff.schema import RLVRHandoff, read_handoff
+from tasks.intake import AcceptedHandoff
+
+
+def config_after_sft(checkpoint: SftCheckpointReady, recipe: Path, overrides: list[str]) -> StageConfig:
+    """The recipe (the payload's own wins) with the announced checkpoint in it. Raises ``ConfigError``."""
+    path = checkpoint.recipe or recipe
+    values = apply_overrides(load_yaml(path), overrides)
+    place = {"source": checkpoint.source, "revision": checkpoint.revision}
+    return validated({**values, "checkpoint": {**(values.get("checkpoint") or {}), **place}}, str(path))
+
+
+def already_started(payload: CheckpointReady) -> State | None:
+    """Join the chain; the state to end in if an earlier run of the same event is at work or done."""
+    join_chain(payload.chain, payload.event_tag)
+    if earlier := earlier_run(payload):
+        return Completed(name=ALREADY_STARTED, message=f"The same event started {earlier.name} ({earlier.id}), which is "
+                         f"{earlier.state.name if earlier.state else 'known'}. To have the checkpoint processed again, "
+                         "announce it with another attempt.")
+    return None
+
+
+@flow(name="dpo-stage", persist_result=False)
+def dpo_after_sft(checkpoint: SftCheckpointReady, recipe: Path = Path("recipes/quickstart.yaml"),
+                  overrides: list[str] = []) -> RLVRHandoff | State:  # noqa: B006 (read only; the form shows it)
+    """The stage on an announced SFT checkpoint. ``overrides``: section.field=value, on top of the recipe."""
+    if state := already_started(checkpoint):
+        return state
+    config = config_after_sft(checkpoint, recipe, overrides)
+    check_unchanged(verify_checkpoint(config.checkpoint, config.store.root), checkpoint.weights_fingerprint,
+                    checkpoint.tokenizer_fingerprint)
+    return dpo_stage.fn(config)
+
+
+@flow(name="rlvr-intake", persist_result=False)
+def rlvr_after_dpo(checkpoint: DpoCheckpointReady, store_root: Path = Path(".pairline"),
+                   compute: ComputeConfig = ComputeConfig(),  # noqa: B008
+                   token_block: str | None = None) -> AcceptedHandoff | State:
+    """Verify the hand-off that the event tells of, as an RLVR run would. Raises ``HandoffRefused``."""
+    if state := already_started(checkpoint):
+        return state
+    check_same_handoff(checkpoint)
+    return rlvr_intake.fn(checkpoint.handoff, store_root, compute, token_block)
+
+
+def check_same_handoff(checkpoint: DpoCheckpointReady) -> None:
+    """Raise ``HandoffRefused`` if another hand-off lies where the announced one was."""
+    found = read_handoff(local_path(checkpoint.handoff)).fingerprint
+    if found != checkpoint.handoff_fingerprint:
+        raise HandoffRefused(f"{checkpoint.handoff} is another hand-off than was announced: fingerprint {found[:12]}, "
+                             f"expected {checkpoint.handoff_fingerprint[:12]}.")

@@ -1,0 +1,95 @@
+"""Runs of one chain find each other: by a common tag, and by a page that lists them with their links.
+
+Prefect links a run to its parent only within one flow; runs that an event started have none. The tag is what the list of
+runs can be filtered by, the page is an artifact of every run of the chain.
+"""
+
+import logging
+from pathlib import Path
+from uuid import UUID
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterId, FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.runtime import flow_run
+from prefect.utilities.urls import url_for
+
+from tasks.artifacts import never_fails
+from tasks.events.emit import emit
+from tasks.events.payloads import CheckpointReady, DpoCheckpointReady, SftCheckpointReady
+from tasks.handoff.schema import RLVRHandoff
+from tasks.report.tables import markdown_table
+
+log = logging.getLogger(__name__)
+ENDED_WITHOUT_RESULT = {StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
+ALREADY_STARTED = "Already started"  # name of the state that a second run of one event ends in
+
+
+def announce_handoff(handoff: RLVRHandoff, path: Path) -> None:
+    """Tell that the hand-off at ``path`` can be taken. Raises ``RemoteError`` if nobody hears it."""
+    payload = DpoCheckpointReady.of(handoff, path, this_run())
+    join_chain(payload.chain)
+    _log_sent(payload, emit(payload))
+
+
+def announce_sft(payload: SftCheckpointReady) -> bool:
+    """Tell of a verified SFT checkpoint. -> whether it was news. Raises ``RemoteError``."""
+    if payload.flow_run_id:
+        join_chain(payload.chain)
+    sent = emit(payload)
+    _log_sent(payload, sent)
+    return sent
+
+
+def _log_sent(payload: CheckpointReady, sent: bool) -> None:
+    log.info("%s %s (%s, event %s)", "Told of" if sent else "Already told of", payload.name, payload.EVENT, payload.event_id)
+
+
+def this_run() -> UUID | None:
+    """The id of the flow run that this code is part of."""
+    return UUID(flow_run.get_id()) if flow_run.get_id() else None
+
+
+def join_chain(*tags: str) -> None:
+    """Put ``tags`` on this run, beside those it has, and show the chain's page (the first tag is the chain's)."""
+    run_id = this_run()
+    if run_id is None:
+        return
+    with get_client(sync_client=True) as client:
+        known = client.read_flow_run(run_id).tags
+        if not set(tags) <= set(known):
+            client.update_flow_run(run_id, tags=[*known, *(tag for tag in tags if tag not in known)])
+        show_chain(client, tags[0])
+
+
+def earlier_run(payload: CheckpointReady) -> FlowRun | None:
+    """Another run that the same event started before this one and that is at work or done."""
+    run_id = this_run()
+    with get_client(sync_client=True) as client:
+        mine = client.read_flow_run(run_id)
+        runs = tagged_runs(client, payload.event_tag)
+    earlier = [run for run in runs if run.id != run_id and (run.created, run.id) < (mine.created, mine.id)
+               and run.state and run.state.type not in ENDED_WITHOUT_RESULT and run.state.name != ALREADY_STARTED]
+    return earlier[0] if earlier else None
+
+
+def tagged_runs(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
+    """Runs with a tag, oldest first."""
+    return client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])), limit=200,
+                                 sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+
+
+@never_fails
+def show_chain(client: SyncPrefectClient, tag: str) -> None:
+    """Artifact ``chain-<digits>``: every run of the chain so far, with its link; the newest version knows the most."""
+    runs = tagged_runs(client, tag)
+    flows = {flow.id: flow.name for flow in client.read_flows(
+        flow_filter=FlowFilter(id=FlowFilterId(any_=list({run.flow_id for run in runs}))))}
+    rows = [{"flow": flows.get(run.flow_id, ""), "run": f"[{run.name}]({url_for(run) or ''})",
+             "state": run.state.name if run.state else "",
+             "started": f"{run.start_time:%Y-%m-%d %H:%M:%S}" if run.start_time else "",
+             "seconds": f"{run.total_run_time.total_seconds():.0f}"} for run in runs]
+    page = f"Runs with the tag `{tag}`, oldest first.\n\n{markdown_table(rows)}"
+    create_markdown_artifact(page, key=tag.replace(":", "-"), description="What this run follows and what follows it")
