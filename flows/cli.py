@@ -1,9 +1,10 @@
-"""The command line: ``pairline run recipe.yaml --set loss.beta=0.2``, ``plan``, ``schema``, ``status``."""
+"""The command line: ``pairline run recipe.yaml --set loss.beta=0.2``, ``plan``, ``schema``, ``status``, ..."""
 
 import json
 import logging
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from dpo_core.errors import PairlineError
 from dpo_core.results import RESULT_FILE, EvaluateResult
 from flows.overrides import read_recipe
+from flows.serve import commands as serve_commands
 from flows.stage_config import StageConfig
 
 EXIT_INTERRUPTED = 130
@@ -44,17 +46,37 @@ def run_stage(config: StageConfig, console: Console) -> None:
     """Run the flow with its progress on ``console``; the last line is the path of the hand-off."""
     # Prefect reads its settings when it is imported, so nothing above imports it.
     from flows.dpo_stage import dpo_stage
+    from flows.terminal_release import show_gate
+    from tasks.report.page import REPORT_FILE
+    from tasks.report.run_folder import read_run
+
+    folder = run_flow(lambda: dpo_stage(config), console, show_gate)
+    outputs = read_run(folder).outputs
+    show_evaluation(console, Path(outputs["evaluate"]))
+    show_gate(console, folder)
+    console.print(f"report: {folder / REPORT_FILE}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"run: {folder}", soft_wrap=True, highlight=False, markup=False)
+    print(f"handoff: {outputs['handoff']}", flush=True)
+
+
+def run_flow(flow: Callable[[], object], console: Console, show_failed: Callable[[Console, Path | None], None]) -> Path:
+    """Run ``flow`` with its steps, progress, retries and questions on the terminal. -> the run's folder
+
+    ``show_failed`` shows what a run that ended in an error left in its folder, if it got one.
+    """
     from flows.run_display import RetryNotices, run_display
+    from flows.terminal_release import asking_here
     from tasks.launch.launcher import listening
-    from tasks.report.run_folder import read_run, step_listener
+    from tasks.report.run_folder import step_listener
 
     display, notices = run_display(console), RetryNotices(console)
     logging.getLogger("prefect.task_runs").addHandler(notices)
     token = step_listener.set(display.step)
     try:
-        with display, listening(display.progress):
-            dpo_stage(config)
+        with display, listening(display.progress), asking_here(console, display.held):
+            flow()
     except PairlineError as error:
+        show_failed(console, display.folder)
         _tell_where(error, display.folder)
         raise
     except Exception as error:
@@ -63,10 +85,7 @@ def run_stage(config: StageConfig, console: Console) -> None:
         step_listener.reset(token)
         logging.getLogger("prefect.task_runs").removeHandler(notices)
     assert display.folder is not None
-    outputs = read_run(display.folder).outputs
-    show_evaluation(console, Path(outputs["evaluate"]))
-    console.print(f"run: {display.folder}", soft_wrap=True, highlight=False, markup=False)
-    print(f"handoff: {outputs['handoff']}", flush=True)
+    return display.folder
 
 
 def show_evaluation(console: Console, folder: Path) -> None:
@@ -82,12 +101,42 @@ def show_evaluation(console: Console, folder: Path) -> None:
 
 
 @app.command()
+def sweep(recipe: Annotated[Path, typer.Argument(help="YAML file of a stage with a section `sweep`, e.g. "
+                                                 "recipes/sweep-quickstart.yaml.")], set_: Overrides = []) -> None:  # noqa: B006
+    """Train every combination of a grid on shared data, and release the best. Finished members are reused."""
+    from flows.sweep_config import SweepConfig
+
+    config = read_recipe(recipe, set_, SweepConfig)
+    from flows.local_prefect import prepare_prefect, remember_database
+
+    temporary = prepare_prefect(config.store.root)
+    from flows.terminal_sweep import run_sweep
+
+    run_sweep(config, Console(), temporary, run_flow)
+    if temporary:
+        remember_database(config.store.root)
+
+
+@app.command()
 def plan(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006
     """Show what a run would do: steps, tokens, batch, memory, disk. Starts nothing and needs no network."""
     from flows.plan import plan_stage, show_plan
 
     config = read_recipe(recipe, set_)
     show_plan(plan_stage(config), Console())
+
+
+@app.command()
+def image(recipe: Recipe, set_: Overrides = [],  # noqa: B006
+          only_wheelhouse: Annotated[bool, typer.Option("--only-wheelhouse", help="Gather the wheels and stop; prints their "
+                                                        "folder, to be carried to a host without a package index.")] = False
+          ) -> None:
+    """Build or find the trainer image of this checkout; prints the reference that steps run by."""
+    from flows.image_command import make_image
+
+    config = read_recipe(recipe, set_)
+
+    print(make_image(config, Console(stderr=True), only_wheelhouse), flush=True)
 
 
 @app.command()
@@ -120,6 +169,69 @@ def status(store: Store = Path(".pairline"), run_name: Annotated[str, typer.Opti
     from flows.status import show_run, show_runs
 
     show_run(store, run_name, Console()) if run_name else show_runs(store, Console())
+
+
+@app.command()
+def reap(dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False) -> None:
+    """Stop and remove the containers that no live run owns. Touches nothing without Pairline's label."""
+    from tasks.launch.docker import Engine
+    from tasks.launch.reap import reap as reap_containers
+
+    engine = Engine()
+    engine.check()
+    found = reap_containers(engine, dry_run)
+    for one in found:
+        print(f"{one.container}: {one.done}" + (f" ({one.reason})" if one.reason else ""))
+    print(f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's")
+
+
+RunName = Annotated[str, typer.Option("--run", help="The waiting run: its folder's name, or `last`.")]
+Reason = Annotated[str, typer.Option(prompt=True, help="Why; it goes into the record.")]
+Name = Annotated[str, typer.Option(help="Who decides; it goes into the record. Empty: the name you are logged in with.")]
+
+
+@app.command()
+def approve(reason: Reason, run_name: RunName = "last", name: Name = "", store: Store = Path(".pairline")) -> None:
+    """Approve the checkpoint of a run that waits on a Prefect server (gate.approval person)."""
+    from flows.answer_run import answer_run
+
+    print(answer_run(store, run_name, "approve", name, reason))
+
+
+@app.command()
+def reject(reason: Reason, run_name: RunName = "last", name: Name = "", store: Store = Path(".pairline")) -> None:
+    """Reject it: the run ends, nothing is uploaded."""
+    from flows.answer_run import answer_run
+
+    print(answer_run(store, run_name, "reject", name, reason))
+
+
+@app.command()
+def report(run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder name in the store, its path, "
+           "`last`, or `last~1`.")] = "last", store: Store = Path(".pairline")) -> None:
+    """Write a run's report.html again, also of a run that failed or was killed. Reads files only."""
+    from tasks.report.find_run import find_run
+    from tasks.report.page import REPORT_FILE, write_report
+
+    folder = find_run(run_name, store)
+    write_report(folder)
+    print(folder / REPORT_FILE)
+
+
+@app.command()
+def compare(runs: Annotated[list[str], typer.Argument(help="Two or more runs: folder names in the store, paths of run "
+                                                      "folders in any store, `last`, `last~1`.")],
+            store: Store = Path(".pairline"),
+            html: Annotated[Path | None, typer.Option(help="Also write a page with the curves.")] = None,
+            markdown: Annotated[Path | None, typer.Option(help="Also write it as Markdown.")] = None) -> None:
+    """Show what differs between runs: settings beside content, metrics, speed. Reads files only."""
+    from flows.show_page import compare_runs
+
+    compare_runs(runs, store, html, markdown, Console())
+
+
+for _command in (serve_commands.up, serve_commands.down, serve_commands.emit_sft, serve_commands.gc):
+    app.command()(_command)
 
 
 def _tell_where(error: PairlineError, folder: Path | None) -> None:

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dpo_core.errors import from_os_error
+from flows.serve.background import Background
+from flows.serve.settings import API_URL_FILE
 
 DATABASE_VERSION_FILE = "database-of"  # names the Prefect that made or migrated the store's database
 # The temporary server lives as long as the run, so what serves schedules, workers and automations stays off: its start
@@ -39,6 +41,14 @@ def uses_configured_server() -> bool:
     return profiles.is_file() and "PREFECT_API_URL" in profiles.read_text()
 
 
+def running_server(store_root: Path) -> str | None:
+    """The API address of the server that `pairline up` started with this store as its home, if it lives."""
+    folder = store_root.expanduser().resolve() / "serve"
+    if Background("server", folder).pid() is None or not (folder / API_URL_FILE).is_file():
+        return None
+    return (folder / API_URL_FILE).read_text().strip()
+
+
 def _home(store_root: Path) -> Path:
     return store_root.expanduser().resolve() / "prefect"
 
@@ -50,6 +60,8 @@ def prepare_prefect(store_root: Path) -> bool:
     """
     settings = dict(QUIET_TERMINAL)
     temporary = not uses_configured_server()
+    if temporary and (url := running_server(store_root)):
+        settings["PREFECT_API_URL"], temporary = url, False  # two servers on one database would lock each other out
     if temporary:
         home = _home(store_root)
         try:

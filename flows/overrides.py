@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -11,11 +11,12 @@ from dpo_core.errors import ConfigError
 from flows.stage_config import StageConfig
 
 Values = dict[str, Any]
+Config = TypeVar("Config", bound=BaseModel)
 
 
-def read_recipe(path: Path, overrides: list[str]) -> StageConfig:
+def read_recipe(path: Path, overrides: list[str], kind: type[Config] = StageConfig) -> Config:
     """The recipe with the overrides applied. Raises ``ConfigError``."""
-    return validated(apply_overrides(load_yaml(path), overrides), str(path))
+    return validated(apply_overrides(load_yaml(path), overrides), str(path), kind)
 
 
 def load_yaml(path: Path) -> Values:
@@ -69,23 +70,23 @@ def _with(values: Any, path: list[str], value: Any, override: str) -> Any:
     return {**known, name: _with(known.get(name), rest, value, override) if rest else value}
 
 
-def validated(values: Values, origin: str) -> StageConfig:
+def validated(values: Values, origin: str, kind: type[Config] = StageConfig) -> Config:
     """The checked config. Raises ``ConfigError`` with one line a problem: field, what was got, what is allowed."""
     try:
-        return StageConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        problems = [explain(problem) for problem in error.errors(include_url=False)]
+        problems = [explain(problem, kind) for problem in error.errors(include_url=False)]
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{origin} has {count}: " + "; ".join(problems)) from None
 
 
-def explain(problem: Any) -> str:
+def explain(problem: Any, kind: type[BaseModel] = StageConfig) -> str:
     """One of pydantic's problems in words for a user."""
     field = ".".join(str(part) for part in problem["loc"])
     got, context = problem["input"], problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
-            return f"{field} is not known{_suggestion(problem['loc'])}"
+            return f"{field} is not known{_suggestion(problem['loc'], kind)}"
         case "missing":
             return f"{field} is missing"
         case "literal_error":
@@ -102,21 +103,22 @@ def _short(got: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _suggestion(location: tuple[str | int, ...]) -> str:
+def _suggestion(location: tuple[str | int, ...], kind: type[BaseModel]) -> str:
     """" (did you mean ...?)" for a misspelt name, or the list of names that exist there."""
-    names = field_names(location[:-1])
+    names = field_names(location[:-1], kind)
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     if close:
         return f" (did you mean {close[0]}?)"
-    elsewhere = [f"{section}.{location[-1]}" for section in field_names(()) if location[-1] in field_names((section,))]
+    elsewhere = [f"{section}.{location[-1]}" for section in field_names((), kind)
+                 if location[-1] in field_names((section,), kind)]
     if elsewhere:
         return f" (did you mean {elsewhere[0]}?)"
     return f"; known are {', '.join(names)}" if names else ""
 
 
-def field_names(location: tuple[str | int, ...]) -> list[str]:
+def field_names(location: tuple[str | int, ...], kind: type[BaseModel] = StageConfig) -> list[str]:
     """Names of the settings at a place of the config."""
-    model: type[BaseModel] | None = StageConfig
+    model: type[BaseModel] | None = kind
     for part in location:
         if isinstance(part, int):
             continue

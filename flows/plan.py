@@ -13,6 +13,7 @@ from dpo_core.jobs import BatchPlan
 from flows.memory import MOMENTS_BYTES, training_memory
 from flows.model_size import ModelSize, model_size
 from flows.stage_config import StageConfig
+from tasks.gate.config import GateConfig
 from tasks.launch.compute import solve_batch
 
 GIB = 2**30
@@ -103,9 +104,19 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
                   f"{config.optim.schedule}, {config.train.num_epochs} epochs, {config.train.precision}{adapter}"
                   f"{_sharding(config)}"),
         ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
+        *_gate(config.gate),
         ("upload", upload),
         ("hand off", "load it from there, have it answer, write handoff.json"),
     ]
+
+
+def _gate(gate: GateConfig) -> list[tuple[str, str]]:
+    rules = [f"{name.replace('_', ' ')} {bound:g}" for name in ("accuracy_at_least", "length_ratio_at_most", "kl_at_most")
+             if (bound := getattr(gate, name)) is not None]
+    rules += ["checker not below SFT"] if gate.checker_not_below_sft else []
+    waits = "suspended" if gate.wait == "suspend" else "paused"
+    asked = [("approve", f"a person decides within {gate.timeout_seconds:,} s; the run is {waits} meanwhile")]
+    return ([("gate", ", ".join(rules))] if rules else []) + (asked if gate.approval == "person" else [])
 
 
 def _sharding(config: StageConfig) -> str:

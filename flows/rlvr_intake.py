@@ -5,7 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from prefect import flow
 
-from dpo_core.config import ComputeConfig
+from dpo_core.compute_config import ComputeConfig
 from dpo_core.errors import HandoffRefused
 from tasks.intake import AcceptedHandoff, verify_handoff
 from tasks.launch.choose import launcher_for

@@ -2,10 +2,10 @@
 
 from pydantic import Field, model_validator
 
+from dpo_core.compute_config import ComputeConfig
 from dpo_core.config import (
     AdapterConfig,
     CheckpointConfig,
-    ComputeConfig,
     DataConfig,
     EvaluationConfig,
     HandoffConfig,
@@ -18,6 +18,9 @@ from dpo_core.config import (
     UploadConfig,
 )
 from dpo_core.cuda8bit import check_8bit_fits
+from dpo_core.tracking_config import TrackingConfig
+from tasks.gate.config import GateConfig, why_unmeasurable
+from tasks.image.config import ImageConfig
 
 
 class StageConfig(Section):
@@ -33,9 +36,12 @@ class StageConfig(Section):
     train: TrainConfig = TrainConfig()
     adapter: AdapterConfig = AdapterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
     compute: ComputeConfig = ComputeConfig()
+    image: ImageConfig = ImageConfig()
     upload: UploadConfig = UploadConfig()
     handoff: HandoffConfig = HandoffConfig()
+    tracking: TrackingConfig = TrackingConfig()
     store: StoreConfig = StoreConfig()
 
     @model_validator(mode="after")
@@ -50,6 +56,19 @@ class StageConfig(Section):
                                                     or self.optim.optimizer != "adamw"):
             raise ValueError("train.precision bf16_pure keeps fp32 masters of all weights on every process: it goes with "
                              "compute.sharding none, adapter.kind none and optim.optimizer adamw. Use train.precision bf16")
+        return self
+
+    @model_validator(mode="after")
+    def _gate_is_measured(self) -> "StageConfig":
+        if reason := why_unmeasurable(self.gate, self.evaluation, self.data.held_out):
+            raise ValueError(reason)
+        return self
+
+    @model_validator(mode="after")
+    def _trackers_are_in_the_image(self) -> "StageConfig":
+        if self.tracking.trackers and self.compute.launcher == "docker" and self.image.use is None:
+            raise ValueError("the trainer image that Pairline builds holds no trackers; set image.use to an image that has "
+                             "them (requirements/trackers.txt), compute.launcher to process, or tracking.trackers to []")
         return self
 
     @model_validator(mode="after")

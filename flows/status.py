@@ -6,7 +6,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dpo_core.errors import ConfigError
-from tasks.report.run_folder import RunRecord, StepRecord, is_alive, read_runs
+from tasks.report.find_run import find_run
+from tasks.report.run_folder import RunRecord, StepRecord, is_alive, read_run, read_runs
+from tasks.report.timeline import duration
 
 
 def state_of(record: RunRecord) -> str:
@@ -33,10 +35,8 @@ def show_runs(store: Path, console: Console) -> None:
 
 def show_run(store: Path, name: str, console: Console) -> None:
     """One run: its steps, results, error and log. Raises ``ConfigError`` for an unknown name."""
-    runs = {folder.name: (folder, record) for folder, record in _runs(store)}
-    if not runs or (name != "last" and name not in runs):
-        raise ConfigError(f"There is no run {name!r} in {store}. `pairline status --store {store}` lists them.")
-    folder, record = runs[name] if name != "last" else list(runs.values())[-1]
+    folder = find_run(name, store)
+    record = read_run(folder)
     table = Table("step", "state", "duration", title=f"{folder.name}: {state_of(record)}")
     for step in record.steps:
         table.add_row(step.name, _step_state(step, record), duration(step.seconds))
@@ -54,13 +54,3 @@ def _runs(store: Path) -> list[tuple[Path, RunRecord]]:
     if not store.is_dir():
         raise ConfigError(f"There is no store at {store}. Give the store.root of the recipe with --store.")
     return read_runs(store)
-
-
-def duration(seconds: float | None) -> str:
-    """ "1 h 02 min", "3 min 20 s", "4.2 s" """
-    if seconds is None:
-        return "-"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

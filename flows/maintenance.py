@@ -1,0 +1,101 @@
+"""Flows that keep a team's server and store in order. Their deployments stand in prefect.yaml."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import AwaitingRetry, Completed, Failed, Running, State
+
+from flows.run_processes import processes_of_run
+from tasks.garbage import collect, in_words
+from tasks.launch.docker import Engine
+from tasks.launch.reap import reap as reap_containers
+
+STOPPED = "termination signal"  # in the message of a run that got SIGTERM
+SECONDS_BEFORE_RESUMING = 5  # a dying trainer lets go of its lock within moments
+
+
+@flow(name="store-gc", persist_result=False)
+def store_gc(store_root: Path = Path(".pairline"), older_than_days: float = 30.0, keep_per_name: int = 1,
+             dry_run: bool = True) -> str:
+    """Remove step results and snapshots that no kept run leads to (see ``tasks/garbage.py``).
+
+    ``older_than_days``: runs and results younger than this stay. ``keep_per_name``: newest completed runs of each name that
+    stay whatever their age. ``dry_run``: only say what would go.
+    """
+    found = collect(store_root, older_than_days, keep_per_name, dry_run)
+    rows = [{"entry": str(entry.path), "MB": round(entry.num_bytes / 1e6, 1), "days unused": round(entry.age_days, 1),
+             "removed": entry.path in found.removed} for entry in found.garbage]
+    create_table_artifact(rows, key="store-gc", description=in_words(found, dry_run))
+    get_run_logger().info(in_words(found, dry_run))
+    return in_words(found, dry_run)
+
+
+@flow(name="reap", persist_result=False)
+def reap(dry_run: bool = False) -> str:
+    """Stop and remove the containers of this machine that no live run owns (see ``tasks/launch/reap.py``)."""
+    engine = Engine()
+    engine.check()
+    found = reap_containers(engine, dry_run, is_over)
+    rows = [{"container": one.container, "step": one.step, "run": one.run, "why": one.reason,
+             "done": one.done} for one in found]
+    create_table_artifact(rows, key="reap", description="Containers with Pairline's label")
+    return f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's"
+
+
+def is_over(flow_run_id: str) -> bool:
+    """Whether the server says that the run has ended."""
+    with get_client(sync_client=True) as client:
+        try:
+            state = client.read_flow_run(UUID(flow_run_id)).state
+        except (ObjectNotFound, ValueError):
+            return False
+    return state is not None and state.is_final()
+
+
+@flow(name="failed-trigger", persist_result=False)
+def failed_trigger(automation: str, reason: str, event: dict[str, Any] | None = None) -> State:
+    """A red run for an automation whose action failed: without it nobody sees that an event started nothing."""
+    get_run_logger().error("The automation %s did not do its work: %s. What it was told: %s", automation, reason, event)
+    return Failed(message=f"The automation {automation} did not do its work: {reason}")
+
+
+@flow(name="resume-crashed", persist_result=False)
+def resume_crashed(flow_run_id: str, max_crashes: int = 3) -> State:
+    """Have a crashed run go on from what is in the store, unless it crashed too often or its process is still alive.
+
+    ``flow_run_id``: the id, or the event's resource id (``prefect.flow-run.<id>``). Prefect itself never retries a crash.
+    """
+    with get_client(sync_client=True) as client:
+        return go_on(client, UUID(flow_run_id.removeprefix("prefect.flow-run.")), max_crashes)
+
+
+def go_on(client: SyncPrefectClient, run_id: UUID, max_crashes: int = 3) -> State:
+    """Hand a crashed run out again, within the limits of ``resume_crashed``. -> what was done, as a state"""
+    run = client.read_flow_run(run_id)
+    if run.state is None or run.state.type != StateType.CRASHED:
+        return Completed(message=f"{run.name} is {run.state.name if run.state else 'unknown'}, no longer Crashed.")
+    if processes := processes_of_run(run_id):
+        alive = Running(message="Its process is alive; only its heartbeats were lost.")
+        client.set_flow_run_state(run_id, alive, force=True)
+        return Completed(message=f"{run.name} still runs (process {processes[0]}): heartbeats were lost, nothing else.")
+    crashes = num_crashes(client, run)
+    if crashes > max_crashes:
+        return Failed(message=f"{run.name} crashed {crashes} times and is left alone. Look at its log, then retry it by "
+                      "hand; finished steps are kept.")
+    when = run.state.timestamp + timedelta(seconds=SECONDS_BEFORE_RESUMING)
+    client.set_flow_run_state(run_id, AwaitingRetry(scheduled_time=when, message=f"Resumed after crash {crashes} of at "
+                                                    f"most {max_crashes}; finished steps are kept."), force=True)
+    return Completed(message=f"{run.name} goes on after crash {crashes}.")
+
+
+def num_crashes(client: SyncPrefectClient, run: FlowRun) -> int:
+    """How often the run has been Crashed, not counting that it was asked to stop (`pairline down`)."""
+    states = client.request("GET", "/flow_run_states/", params={"flow_run_id": str(run.id)}).json()
+    return sum(state["type"] == StateType.CRASHED.value and STOPPED not in (state["message"] or "") for state in states)

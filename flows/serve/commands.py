@@ -1,0 +1,87 @@
+"""`pairline up`, `down`, `emit-sft`, `gc`: the commands of those who keep a server. Prefect is imported when one runs."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpo_core.config import CheckpointConfig
+from dpo_core.errors import ConfigError
+from flows.overrides import load_yaml
+
+Store = Annotated[Path, typer.Option(help="Folder of the store (a recipe's store.root).")]
+
+
+def up() -> None:
+    """Start server, work pool, deployments, limits, automations and worker on this machine; what runs is left alone.
+
+    PAIRLINE_HOME (.pairline), PAIRLINE_PORT (4200), PAIRLINE_DATABASE_URL (SQLite), PAIRLINE_MAX_RUNS (8) and
+    PAIRLINE_TRAINING_SLOTS (1) change what is started.
+    """
+    from flows.serve.settings import settings_from_environment
+    from flows.serve.up import bring_up
+
+    bring_up(settings_from_environment())
+
+
+def down() -> None:
+    """Stop the worker and the server that `pairline up` started. Runs at work go on when it is called again."""
+    from flows.serve.settings import settings_from_environment
+    from flows.serve.up import bring_down
+
+    bring_down(settings_from_environment())
+
+
+def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id (org/name) of a finished SFT checkpoint.")],
+             revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit.")] = None,
+             recipe: Annotated[Path | None, typer.Option(help="Recipe for this checkpoint; without it the deployment's "
+                                                         "own.")] = None,
+             name: Annotated[str, typer.Option(help="Name of the SFT run, shown with the event.")] = "sft",
+             attempt: Annotated[int, typer.Option(help="Raise it to have the same checkpoint processed again.")] = 0,
+             store: Store = Path(".pairline")) -> None:
+    """Verify an SFT checkpoint and tell the server of it, which starts dpo-stage/after-sft: for jobs outside Prefect."""
+    use_server(store)
+    from tasks.checkpoint.announced import verify_checkpoint
+    from tasks.events.chain import announce_sft
+    from tasks.events.payloads import SftCheckpointReady, chain_tag
+
+    known = load_yaml(recipe).get("checkpoint") if recipe else None
+    config = CheckpointConfig.model_validate({**(known or {}), "source": checkpoint, "revision": revision})
+    found = verify_checkpoint(config, store)
+    payload = SftCheckpointReady(
+        name=name, source=found.source, revision=found.revision, weights_fingerprint=found.weights_fingerprint,
+        tokenizer_fingerprint=found.tokenizer_fingerprint, chain=chain_tag(found.weights_fingerprint),
+        recipe=recipe.resolve() if recipe else None, attempt=attempt)
+    if announce_sft(payload):
+        print(f"told: {payload.EVENT} {payload.event_id} of {found.source}")
+    else:
+        print(f"known: {payload.EVENT} {payload.event_id}; its run is tagged {payload.event_tag}. "
+              f"--attempt {attempt + 1} has it processed again.")
+
+
+def gc(store: Store = Path(".pairline"),
+       older_than_days: Annotated[float, typer.Option(min=0, help="Younger runs and results stay.")] = 30.0,
+       keep: Annotated[int, typer.Option(min=0, help="Newest completed runs of each name that stay anyway.")] = 1,
+       dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False) -> None:
+    """Remove from a store the step results and snapshots that no kept run leads to. Published checkpoints stay."""
+    from tasks.garbage import collect, in_words
+
+    found = collect(store, older_than_days, keep, dry_run)
+    for entry in found.garbage:
+        print(f"{entry.num_bytes / 1e6:10.1f} MB  {entry.age_days:6.1f} days unused  {entry.path}")
+    print(in_words(found, dry_run))
+
+
+def use_server(store: Path) -> None:
+    """Have Prefect talk to the server that is configured, or to the one that `pairline up` started beside the store.
+
+    Raises ``ConfigError`` if there is neither.
+    """
+    from flows.local_prefect import running_server, uses_configured_server
+
+    if uses_configured_server():
+        return
+    if (url := running_server(store)) is None:
+        raise ConfigError("There is no Prefect server to tell. Start one with `make up`, or set PREFECT_API_URL to yours.")
+    os.environ["PREFECT_API_URL"] = url

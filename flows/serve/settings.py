@@ -1,0 +1,81 @@
+"""What `pairline up` starts and where: a few variables of the environment, and the settings of Prefect that follow."""
+
+import os
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dpo_core.errors import ConfigError
+
+VARIABLES = {"home": "PAIRLINE_HOME", "port": "PAIRLINE_PORT", "database_url": "PAIRLINE_DATABASE_URL",
+             "max_runs": "PAIRLINE_MAX_RUNS", "training_slots": "PAIRLINE_TRAINING_SLOTS"}
+HEARTBEAT_SECONDS = 30  # Prefect's own lower bound
+HOST = "127.0.0.1"
+POOL = "pairline"
+API_URL_FILE = "api-url"  # in the folder of a running server
+PROJECT = Path(__file__).resolve().parents[2]  # where prefect.yaml and the recipes are
+
+
+class ServeSettings(BaseModel):
+    """One installation: a server, its worker, and the folder that holds their state."""
+
+    model_config = ConfigDict(frozen=True)
+
+    home: Path = Field(Path(".pairline"), description="Folder of server, worker and store.")
+    port: int = Field(4200, ge=1, le=65535, description="Port of server and UI, on loopback.")
+    database_url: str | None = Field(None, description="postgresql+asyncpg://user:password@host/name; empty: SQLite.")
+    max_runs: int = Field(8, ge=1, description="Runs that the worker holds at once, waiting ones included.")
+    training_slots: int = Field(1, ge=1, description="Runs that may train at once on this machine.")
+
+    @property
+    def folder(self) -> Path:
+        """Process ids, logs and Prefect's own folder."""
+        return self.home / "serve"
+
+    @property
+    def api_url(self) -> str:
+        return f"http://{HOST}:{self.port}/api"
+
+    @property
+    def ui_url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def environment(self) -> dict[str, str]:
+        """The environment of server, worker, deployment and so of every run.
+
+        A variable that is set already wins, except those that decide where things are.
+        """
+        fixed = {
+            "PREFECT_HOME": str(self.folder / "prefect"), "PREFECT_API_URL": self.api_url,
+            "PREFECT_UI_API_URL": self.api_url,  # without it the pages ask port 4200 whatever the server's own is
+            "PREFECT_UI_URL": self.ui_url, "PREFECT_PROFILES_PATH": str(self.folder / "prefect" / "profiles.toml"),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH", "")))),
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))}
+        if self.database_url:
+            fixed["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self.database_url
+        defaults = {
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_CLI_COLORS": "false",
+            # A dead run is told by heartbeats that stay away (flows/serve/server_objects.py).
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+            # Waits of 2, 4, 8 ... s: a server may be away for eight minutes before a run gives it up.
+            "PREFECT_CLIENT_MAX_RETRIES": "8",
+            # A run that is cancelled while its worker is away is Cancelled after this, not after 5 minutes.
+            "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "90",
+            # Who holds a slot is known after a restart of the server, too.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # of runs that have not begun yet
+            "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
+            "PREFECT_WORKER_QUERY_SECONDS": "5"}
+        return {**defaults, **os.environ, **fixed}
+
+
+def settings_from_environment() -> ServeSettings:
+    """The settings of this machine. Raises ``ConfigError`` that names the variable."""
+    given = {name: os.environ[variable] for name, variable in VARIABLES.items() if os.environ.get(variable)}
+    try:
+        settings = ServeSettings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{VARIABLES[str(first['loc'][0])]} is {first['input']!r}: {first['msg']}.") from None
+    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})

@@ -1,0 +1,127 @@
+"""`pairline up`: server, work pool, deployments, limits, automations, worker. Each part only if it is not there already.
+
+The order matters: a worker that finds no pool makes one of its own, and a deployment needs the pool.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from dpo_core.errors import ConfigError, PairlineError
+from flows.run_processes import processes_of_server
+from flows.serve.background import Background, send
+from flows.serve.settings import API_URL_FILE, HOST, POOL, PROJECT, ServeSettings
+
+SECONDS_FOR_A_START = 240  # a first start makes the database: 15 s on an idle laptop
+RUN_GRACE_SECONDS = 75  # a run writes a checkpoint first
+SERVER_GRACE_SECONDS, WORKER_GRACE_SECONDS = 15, 15
+POLL_SECONDS = 0.5
+Say = Callable[[str], None]
+
+
+def server_of(settings: ServeSettings) -> Background:
+    """The Prefect server of this installation."""
+    return Background("server", settings.folder)
+
+
+def worker_of(settings: ServeSettings) -> Background:
+    """Its worker."""
+    return Background("worker", settings.folder)
+
+
+def bring_up(settings: ServeSettings, say: Say = print) -> None:
+    """Start what does not run. Raises ``ConfigError`` if the port is taken, ``PairlineError`` if a part does not start."""
+    environment = settings.environment()
+    (settings.folder / "prefect").mkdir(parents=True, exist_ok=True)
+    server = server_of(settings)
+    if server.pid() is None:
+        check_port(settings.port)
+    argv = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(settings.port)]
+    started = server.start(argv, environment, PROJECT)
+    wait_until_healthy(settings, server)
+    (settings.folder / API_URL_FILE).write_text(settings.api_url)
+    say(f"server   {'started' if started else 'runs'}  {settings.ui_url}  ({server.log})")
+    os.environ.update(environment)  # the client reads its settings when Prefect is imported, which happens here
+    from flows.serve.server_objects import prepare_limits_and_automations, prepare_pool
+
+    prepare_pool(settings)
+    deploy(environment)
+    say(f"prefect  {prepare_limits_and_automations(settings)}")
+    worker, name = worker_of(settings), f"{socket.gethostname()}-{settings.port}"
+    if worker.pid() is None:
+        from flows.serve.stranded import settle_stranded_runs
+
+        for line in settle_stranded_runs(name):
+            say(f"run      {line}")
+    argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name,
+            "--limit", str(settings.max_runs)]
+    started = worker.start(argv, environment, PROJECT)
+    time.sleep(POLL_SECONDS)
+    worker.check_alive()
+    say(f"worker   {'started' if started else 'runs'}  ({worker.log})")
+    say(f"\nOpen {settings.ui_url}/deployments : choose dpo-stage/manual, Run, Custom run, and change what you like.\n"
+        f"Tell of an SFT checkpoint: PREFECT_API_URL={settings.api_url} pairline emit-sft DIRECTORY\n"
+        "The whole chain on a tiny model: make demo-chain.  Stop everything: make down.")
+
+
+def bring_down(settings: ServeSettings, say: Say = print) -> None:
+    """Stop worker, runs and server, in this order: a stopped worker starts nothing, and runs report how they ended.
+
+    Runs at work write a checkpoint and end as Crashed by a termination signal; `resume-crashed` has them go on after the
+    next `pairline up`.
+    """
+    worker, server = worker_of(settings), server_of(settings)
+    worker_lived, runs = worker.ask_to_stop(), processes_of_server(settings.api_url)
+    for pid in runs:
+        send(pid, signal.SIGTERM)
+    deadline = time.monotonic() + RUN_GRACE_SECONDS
+    while (left := processes_of_server(settings.api_url)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    for pid in left:
+        send(pid, signal.SIGKILL)
+    worker.stop(WORKER_GRACE_SECONDS)
+    say(f"runs     {len(runs)} stopped" + (f", {len(left)} of them killed" if left else ""))
+    say(f"worker   {'stopped' if worker_lived else 'did not run'}")
+    say(f"server   {'stopped' if server.stop(SERVER_GRACE_SECONDS) else 'did not run'}")
+
+
+def check_port(port: int) -> None:
+    """Raise ``ConfigError`` if something else listens there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ConfigError(f"Port {port} on {HOST} is taken by another program ({error.strerror}). Stop it, or choose "
+                              "another port: PAIRLINE_PORT=4201 make up.") from error
+
+
+def wait_until_healthy(settings: ServeSettings, server: Background) -> None:
+    """Return when the server answers. Raises ``PairlineError`` with the end of its log if it does not."""
+    deadline = time.monotonic() + SECONDS_FOR_A_START
+    while time.monotonic() < deadline:
+        server.check_alive()
+        try:
+            with urllib.request.urlopen(f"{settings.api_url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(POLL_SECONDS)
+    raise PairlineError(f"The server did not answer on {settings.api_url} within {SECONDS_FOR_A_START} s. Its log is "
+                        f"{server.log}; its last lines:\n{server.last_lines()}")
+
+
+def deploy(environment: dict[str, str], file: Path = PROJECT / "prefect.yaml") -> None:
+    """Bring the deployments of a prefect.yaml to the server. Raises ``PairlineError`` with what `prefect deploy` said."""
+    argv = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    done = subprocess.run(argv, cwd=PROJECT, env={**environment, "PWD": str(PROJECT)}, text=True, capture_output=True,
+                          check=False, stdin=subprocess.DEVNULL, timeout=SECONDS_FOR_A_START)
+    if done.returncode != 0:
+        raise PairlineError(f"The deployments of {file} were refused:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")

@@ -1,0 +1,167 @@
+"""The stage in three parts, which ``dpo_stage`` runs once and ``dpo_sweep`` shares: prepare, train and evaluate, publish.
+
+Wiring only. Tasks are called directly, not submitted: a cancelled flow then interrupts the waiting task, whose launcher
+stops the step.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect.runtime import flow_run
+
+from dpo_core.config import CheckpointConfig
+from dpo_core.cuda8bit import check_cuda8bit
+from dpo_core.gpu_attention import check_gpu_attention
+from dpo_core.jobs import CheckpointRef
+from dpo_core.results import EvaluateResult, ExportResult, Result, TrainResult
+from dpo_core.tracking_config import check_trackers
+from flows.stage_config import StageConfig
+from tasks.artifacts import show_checkpoint, show_handoff, show_image, show_upload
+from tasks.build_image import build_image
+from tasks.cache_reference import cache_reference
+from tasks.evaluate import evaluate
+from tasks.events.chain import announce_handoff
+from tasks.fetch_checkpoint import fetch_checkpoint
+from tasks.gate.approval import Release
+from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
+from tasks.handoff.schema import RLVRHandoff
+from tasks.image.image_ref import PYTHON
+from tasks.launch.choose import launcher_for
+from tasks.launch.compute import check_devices, solve_batch, this_machine
+from tasks.launch.launcher import Launcher, hearing_lines
+from tasks.mix_data import mix_data
+from tasks.publish.model_card import CardInputs
+from tasks.report.reported_run import reported_run
+from tasks.report.run_folder import RunFolder
+from tasks.resolve_sources import check_sources
+from tasks.run_log import ThinnedLines
+from tasks.train_dpo import TrainingInputs, train_dpo
+from tasks.upload_checkpoint import upload_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where a run works: the store that runs share, what starts its steps, its own folder."""
+
+    store: Path
+    launcher: Launcher
+    run: RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A trained checkpoint and what was measured of it."""
+
+    trained: TrainResult
+    exported: ExportResult
+    evaluation: EvaluateResult
+
+    def results(self) -> dict[str, Result]:
+        """Step -> its result, as a run's folder records them."""
+        return {"train": self.trained, "export": self.exported, "evaluate": self.evaluation}
+
+
+def check_before_start(config: StageConfig) -> None:
+    """Refuse what cannot work before anything is fetched or booked. Raises ``ConfigError``, ``DataError``."""
+    check_sources(config.data.sources)
+    check_devices(config.compute, this_machine())
+    check_cuda8bit(config.adapter, config.optim, this_machine().num_gpus)
+    check_gpu_attention(config.train.attention, this_machine().num_gpus)
+    if config.compute.launcher == "process":  # a container has its own packages; its step looks for itself
+        check_trackers(config.tracking)
+    solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)
+
+
+@contextmanager
+def workplace(config: StageConfig) -> Iterator[Workplace]:
+    """The place of one run, recorded from here to its end."""
+    store = config.store.root.expanduser().resolve()
+    with reported_run(store, config.name, config, flow_run.get_id()) as run, hearing_lines(ThinnedLines()):
+        yield Workplace(store, _launcher(config, store, run), run)
+
+
+def _launcher(config: StageConfig, store: Path, run: RunFolder) -> Launcher:
+    """What starts the steps; for one with containers the image is built or found first."""
+    if config.compute.launcher == "process":
+        return launcher_for(config.compute)
+    with run.step("build image"):
+        image, record = build_image(config.image, store)
+        run.output("image", record)
+        show_image(image, record)
+    return launcher_for(config.compute, image.reference, PYTHON)
+
+
+def prepare(config: StageConfig, place: Workplace) -> TrainingInputs:
+    """fetch checkpoint -> mix data -> cache reference: all that does not depend on how the policy is trained."""
+    run, store, launcher = place.run, place.store, place.launcher
+    with run.step("fetch checkpoint"):
+        policy = fetch_checkpoint(config.checkpoint, store, launcher)
+        show_checkpoint(policy)
+    with run.step("mix data"):
+        mixture = mix_data(config.data, config.checkpoint, policy, store, launcher)
+        run.result("mix", mixture)
+    reference = reference_model = None
+    if config.loss.needs_reference:
+        with run.step("cache reference"):
+            reference_model = _fetch_reference_model(config, policy, place)
+            same = reference_model.fingerprint == policy.fingerprint  # then it is the policy without its adapter
+            reference = cache_reference(config.reference, config.train, reference_model,
+                                        config.adapter.base_weights if same else "full", mixture, store, launcher)
+            run.result("reference", reference)
+    return TrainingInputs(policy, mixture, reference, reference_model)
+
+
+def _fetch_reference_model(config: StageConfig, policy: CheckpointRef, place: Workplace) -> CheckpointRef:
+    """The checkpoint named as the reference, or the policy's own start."""
+    if config.reference.source is None:
+        return policy
+    other = CheckpointConfig(source=config.reference.source, revision=config.reference.revision)
+    return fetch_checkpoint(other, place.store, place.launcher)
+
+
+def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, place: Workplace) -> Candidate:
+    """train -> evaluate."""
+    run, store, launcher = place.run, place.store, place.launcher
+    with run.step("train"):
+        trained, exported = train_dpo(inputs, config.loss, config.optim, config.train, config.adapter,
+                                      config.checkpoint, config.tracking, store, launcher)
+        run.result("train", trained)
+        run.result("export", exported)
+    with run.step("evaluate"):
+        evaluation = evaluate(inputs, exported, config.loss, config.train, config.evaluation, store, launcher)
+        run.result("evaluate", evaluation)
+    return Candidate(trained, exported, evaluation)
+
+
+def publish(config: StageConfig, inputs: TrainingInputs, candidate: Candidate, released: Release,
+            place: Workplace) -> tuple[RLVRHandoff, Path]:
+    """upload -> hand off. -> the hand-off and its file"""
+    run, store, launcher, evaluation = place.run, place.store, place.launcher, candidate.evaluation
+    with run.step("upload"):
+        uploaded = upload_checkpoint(candidate.exported, config.upload, store, _card_inputs(config, inputs, candidate))
+        show_upload(uploaded)
+    with run.step("hand off"):
+        reference = inputs.reference
+        handoff_inputs = HandoffInputs(
+            name=config.name, uploaded=uploaded, export=candidate.exported, parent=inputs.policy,
+            data_fingerprint=inputs.mixture.data.fingerprint, token_block=config.upload.token_block,
+            reference_fingerprint=reference.reference.fingerprint if reference else None,
+            metrics_before=evaluation.before, metrics_after=evaluation.after, release=released)
+        handoff = hand_off_rlvr(handoff_inputs, config.handoff, launcher, store)
+        path = handoff_path(store, handoff_inputs, config.handoff)
+        run.output("handoff", path)
+        show_handoff(handoff, path)
+        announce_handoff(handoff, path)
+    return handoff, path
+
+
+def _card_inputs(config: StageConfig, inputs: TrainingInputs, candidate: Candidate) -> CardInputs:
+    """What the model card tells."""
+    mixture, trained, evaluation = inputs.mixture, candidate.trained, candidate.evaluation
+    return CardInputs(name=config.name, parent=inputs.policy, sources=mixture.per_source, train_rows=mixture.train_rows,
+                      held_out_rows=mixture.held_out_rows, data_fingerprint=mixture.data.fingerprint, loss=config.loss,
+                      optim=config.optim, train=config.train, adapter=config.adapter,
+                      trained_parameters=trained.trained_parameters, all_parameters=trained.all_parameters,
+                      steps=trained.steps, metrics_before=evaluation.before, metrics_after=evaluation.after)

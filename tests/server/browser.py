@@ -1,0 +1,89 @@
+"""Debian's Chromium without a window, driven over its DevTools socket: open a page, wait for text, take a picture."""
+
+import base64
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from websockets.sync.client import ClientConnection, connect
+
+SECONDS_FOR_A_PAGE = 90
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket, self.number = socket, 0
+        self.call("Page.enable")
+
+    def call(self, method: str, **params: object) -> dict:
+        """A DevTools command and its result."""
+        self.number += 1
+        self.socket.send(json.dumps({"id": self.number, "method": method, "params": params}))
+        while True:
+            answer = json.loads(self.socket.recv(timeout=SECONDS_FOR_A_PAGE))
+            if answer.get("id") == self.number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def open(self, url: str) -> None:
+        self.call("Page.navigate", url=url)
+
+    def evaluate(self, script: str) -> object:
+        """The value of a JavaScript expression."""
+        return self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"].get("value")
+
+    def text(self) -> str:
+        """What a person can read on the page, values of fields included."""
+        return str(self.evaluate("document.body ? document.body.innerText + '\\n' + [...document.querySelectorAll("
+                                 "'input,textarea')].map(field => field.value).join('\\n') : ''"))
+
+    def wait_for(self, *texts: str) -> str:
+        """The page's text once all ``texts`` are on it (whatever their case). Fails with what was there instead."""
+        deadline = time.monotonic() + SECONDS_FOR_A_PAGE
+        while time.monotonic() < deadline:
+            seen = self.text()
+            if all(text.lower() in seen.lower() for text in texts):
+                return seen
+            time.sleep(0.5)
+        missing = [text for text in texts if text.lower() not in seen.lower()]
+        raise AssertionError(f"{missing} did not appear; the page says:\n{seen[:3000]}")
+
+    def picture(self, path: Path) -> Path:
+        """A screenshot."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        return path
+
+
+@contextlib.contextmanager
+def browser(folder: Path) -> Iterator[Page]:
+    """A tab of a fresh browser whose profile lives in ``folder``."""
+    program = shutil.which("chromium")
+    assert program, "chromium is not installed: apt-get install chromium"
+    argv = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+            "--disable-background-networking", "--remote-debugging-port=0", "--window-size=1400,1600",
+            f"--user-data-dir={folder}", "about:blank"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            port = _port(folder / "DevToolsActivePort", process)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=30) as answer:
+                tab = next(tab for tab in json.load(answer) if tab["type"] == "page")
+            with connect(tab["webSocketDebuggerUrl"], max_size=1 << 26) as socket:
+                yield Page(socket)
+        finally:
+            process.terminate()
+
+
+def _port(file: Path, process: subprocess.Popen) -> int:
+    deadline = time.monotonic() + SECONDS_FOR_A_PAGE
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            return int(file.read_text().splitlines()[0])
+        time.sleep(0.2)
+    raise AssertionError(f"chromium did not start (exit code {process.poll()})")

@@ -1,0 +1,167 @@
+"""One installation for all tests of this folder: what `pairline up` starts, on a free port, with a home of its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+
+from flows.serve.background import Background
+from flows.serve.settings import ServeSettings
+from tests.tiny_models import make_model
+from tests.tiny_stage import make_rows
+
+ROOT = Path(__file__).parents[2]
+SECONDS_AT_MOST = 540  # a busy machine takes five times what an idle one does
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A running server and worker."""
+
+    settings: ServeSettings
+    environment: dict[str, str]
+
+    def pairline(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        """The command line, talking to this server."""
+        return subprocess.run([sys.executable, "-c", "from flows.cli import main; main()", *arguments], cwd=ROOT, text=True,
+                              env=self.environment | variables, capture_output=True, check=False, timeout=600)
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[SyncPrefectClient]:
+        with (temporary_settings({PREFECT_API_URL: self.settings.api_url, PREFECT_UI_URL: self.settings.ui_url}),
+              get_client(sync_client=True) as client):
+            yield client
+
+    def start(self, deployment: str, parameters: dict | None = None) -> UUID:
+        """A new run of a deployment."""
+        with self.client() as client:
+            found = client.read_deployment_by_name(deployment)
+            return client.create_flow_run_from_deployment(found.id, parameters=parameters or {}).id
+
+    def run(self, flow_run_id: UUID) -> FlowRun:
+        with self.client() as client:
+            return client.read_flow_run(flow_run_id)
+
+    def runs_of(self, deployment: str) -> list[FlowRun]:
+        """Runs of a deployment, oldest first, without those that its schedule laid ahead."""
+        with self.client() as client:
+            found = client.read_deployment_by_name(deployment)
+            runs = client.read_flow_runs(limit=200)
+        return sorted((run for run in runs if run.deployment_id == found.id and not run.auto_scheduled),
+                      key=lambda run: run.created)
+
+    def wait_for_end(self, flow_run_id: UUID) -> FlowRun:
+        """The run once it is over."""
+        return wait_until(lambda: (run := self.run(flow_run_id)).state and run.state.type.value in ENDED and run,
+                          f"the end of {flow_run_id}", lambda: f"{self.run(flow_run_id).state!r}")
+
+    @property
+    def server(self) -> Background:
+        return Background("server", self.settings.folder)
+
+    @property
+    def worker(self) -> Background:
+        return Background("worker", self.settings.folder)
+
+
+def wait_until(condition: Callable[[], object], what: str, tell: Callable[[], str] = lambda: "",
+               seconds: float = SECONDS_AT_MOST) -> object:
+    """The first true value of ``condition``. Fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.5)
+    raise AssertionError(f"Waited {seconds} s in vain for {what}. {tell()}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Started by `pairline up`, stopped by `pairline down`."""
+    home, port = tmp_path_factory.mktemp("home"), free_port()
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
+    environment = own | {"PAIRLINE_HOME": str(home), "PAIRLINE_PORT": str(port), "PYTHONPATH": str(ROOT),
+                         "OMP_NUM_THREADS": "1", "PAIRLINE_TRAINING_SLOTS": "2"}
+    settings = ServeSettings(home=home, port=port)
+    made = Installation(settings, environment | {"PREFECT_API_URL": settings.api_url, "PREFECT_HOME": str(
+        settings.folder / "prefect")})
+    try:
+        up = made.pairline("up")
+        assert up.returncode == 0, up.stdout + up.stderr
+        assert settings.ui_url in up.stdout
+        yield made
+    finally:
+        down = made.pairline("down")
+        assert down.returncode == 0, down.stderr
+        for name in ("server", "worker"):
+            log = settings.folder / f"{name}.log"
+            print(f"--- end of {name}.log", *log.read_text().splitlines()[-20:], sep="\n")
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a 2-layer model in ``sft/`` and 60 pairs in ``pairs.jsonl``."""
+    folder = tmp_path_factory.mktemp("inputs")
+    make_model(folder / "sft")
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(60)))
+    return folder
+
+
+def tiny_values(inputs: Path, store: Path, **sections: dict) -> dict:
+    """The parameters of a run over the tiny inputs."""
+    values: dict = {
+        "name": "tiny", "checkpoint": {"source": str(inputs / "sft")},
+        "data": {"sources": [{"source": str(inputs / "pairs.jsonl"), "amount": "1.0"}], "held_out": "10",
+                 "max_length_tokens": 256, "num_workers": 1},
+        "optim": {"learning_rate": 1e-3}, "train": {"global_batch_pairs": 2},
+        "evaluation": {"num_prompts": 3, "max_new_tokens": 8}, "compute": {"threads_per_process": 1},
+        "store": {"root": str(store)}}
+    return values | {name: {**values.get(name, {}), **section} for name, section in sections.items()}
+
+
+@pytest.fixture(scope="session")
+def chain(installation: Installation, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An SFT checkpoint told of twice by the command line. -> the store, the event's id"""
+    store = tmp_path_factory.mktemp("chain") / "store"
+    values = tiny_values(inputs, store)
+    del values["checkpoint"]
+    recipe = store.parent / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values))
+    told = installation.pairline("emit-sft", str(inputs / "sft"), "--recipe", str(recipe), "--store", str(store))
+    assert told.returncode == 0, told.stderr
+    again = installation.pairline("emit-sft", str(inputs / "sft"), "--recipe", str(recipe), "--store", str(store))
+    assert again.stdout.startswith("known: sft.checkpoint.ready"), again.stdout + again.stderr
+    return store, told.stdout.split()[2]
+
+
+@pytest.fixture(scope="session")
+def prepared(installation: Installation, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which everything before the training is done."""
+    store = tmp_path_factory.mktemp("prepared") / "store"
+    run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train={"max_steps": 1})})
+    done = installation.wait_for_end(run)
+    assert done.state.is_completed(), done.state.message
+    for step in ("train", "export", "evaluate", "published", "handoff", "runs"):
+        shutil.rmtree(store / step)
+    return store

@@ -1,0 +1,116 @@
+"""Real kills of real processes under a real server and worker: one complete result, no step done twice, nothing left."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.states import Cancelling
+
+from dpo_core.results import RESULT_FILE, TrainResult
+from flows.run_processes import processes_of_run
+from tests.flows.conftest import step_processes
+from tests.server.conftest import Installation, tiny_values, wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
+STEPS_BEFORE = ("mix", "reference")
+
+
+def starts(store: Path) -> dict[str, int]:
+    """How often each step's program was started."""
+    return {log.parent.parent.name: log.read_text().count("accelerate.commands.launch")
+            for log in store.glob("*/*/log.txt")}
+
+
+@pytest.fixture
+def training(installation: Installation, inputs: Path, prepared: Path, tmp_path: Path) -> Callable[..., tuple[UUID, Path]]:
+    """Starts a long training in a store of its own and waits until it has taken steps."""
+
+    def begin(num_epochs: int) -> tuple[UUID, Path]:
+        store = Path(shutil.copytree(prepared, tmp_path / "store", symlinks=True))
+        for log in store.glob("*/*/log.txt"):
+            log.write_text("")
+        train = {"num_epochs": num_epochs, "checkpoint_every": 20, "global_batch_pairs": 2}
+        config = tiny_values(inputs, store, train=train)
+        run = installation.start("dpo-stage/manual", {"config": config})
+        wait_until(lambda: any(store.glob("train/*/checkpoints/[!.]*")), "a checkpoint",
+                   lambda: f"{installation.run(run).state!r}")
+        assert not installation.run(run).state.is_final()
+        return run, store
+
+    return begin
+
+
+def check_one_result(installation: Installation, run: UUID, store: Path, launches_of_train: int) -> None:
+    """The run completed, nothing before the training ran again, the training was started so often and made one result."""
+    done = installation.wait_for_end(run)
+    if not done.state.is_completed():  # marked Crashed, and about to be resumed
+        wait_until(lambda: installation.run(run).state.is_completed(), "its completion",
+                   lambda: f"{installation.run(run).state!r}")
+    (result,) = store.glob(f"train/*/{RESULT_FILE}")
+    resumed = TrainResult.model_validate_json(result.read_bytes()).resumed_from_step
+    assert (resumed is not None) is (launches_of_train > 1)
+    counted = starts(store)
+    assert counted["train"] == launches_of_train
+    assert [counted.get(step, 0) for step in STEPS_BEFORE] == [0, 0]
+    assert {counted[step] for step in ("export", "evaluate")} == {1}
+    assert len(list(store.glob("handoff/*/handoff.json"))) == 1
+    wait_until(lambda: not processes_of_run(run) and not step_processes(store), "the end of its processes", seconds=30)
+
+
+def test_cancelling_stops_the_trainer_with_a_checkpoint_and_leaves_nothing(installation, training):
+    run, store = training(num_epochs=4000)
+    saved = newest_checkpoint(store)
+    with installation.client() as client:
+        client.set_flow_run_state(run, Cancelling())
+    asked = time.monotonic()
+    done = installation.wait_for_end(run)
+    assert done.state.is_cancelled()
+    wait_until(lambda: not processes_of_run(run) and not step_processes(store), "the end of its processes", seconds=30)
+    assert time.monotonic() - asked < 30
+    assert newest_checkpoint(store) > saved
+    assert not list(store.glob(f"train/*/{RESULT_FILE}"))
+
+
+def newest_checkpoint(store: Path) -> int:
+    return max(int("".join(filter(str.isdigit, path.name))) for path in store.glob("train/*/checkpoints/[!.]*"))
+
+
+def test_a_killed_flow_process_is_resumed_by_itself(installation, training):
+    run, store = training(num_epochs=24)
+    for pid in processes_of_run(run):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not step_processes(store), "the end of the trainer", seconds=30)
+    wait_until(lambda: installation.run(run).state.name != "Running", "a new state")
+    check_one_result(installation, run, store, launches_of_train=2)
+    with installation.client() as client:
+        states = client.request("GET", "/flow_run_states/", params={"flow_run_id": str(run)}).json()
+    names = [state["name"] for state in states]
+    assert "Crashed" in names
+    assert "AwaitingRetry" in names
+
+
+def test_a_killed_worker_and_a_killed_server_cost_nothing(installation, training):
+    """The run goes on without either, and its end is known when both are back."""
+    run, store = training(num_epochs=24)
+    for part in (installation.worker, installation.server):
+        os.kill(part.pid(), signal.SIGKILL)
+        wait_until(lambda part=part: part.pid() is None, "its end")
+    again = installation.pairline("up")
+    assert again.returncode == 0, again.stderr
+    check_one_result(installation, run, store, launches_of_train=1)
+
+
+def test_what_is_taken_down_in_the_middle_goes_on_after_up(installation, training):
+    run, store = training(num_epochs=80)
+    down = installation.pairline("down")
+    assert down.returncode == 0, down.stderr
+    assert not processes_of_run(run)
+    assert not step_processes(store)
+    again = installation.pairline("up")
+    assert again.returncode == 0, again.stderr
+    check_one_result(installation, run, store, launches_of_train=2)

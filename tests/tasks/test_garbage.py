@@ -1,0 +1,127 @@
+"""The collection of garbage: whatever the runs and links are, nothing that a kept run leads to is ever removed."""
+
+import fcntl
+import json
+import os
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dpo_core.errors import ConfigError
+from dpo_core.store import write_json
+from tasks.garbage import SECONDS_PER_DAY, collect, in_words
+from tasks.report.run_folder import RunRecord
+
+DAYS = 10.0
+STEPS = ("mix", "reference", "train", "export", "checkpoints")
+NOBODY = 2**22 + 1  # above the largest process id
+
+
+class Store:
+    """A store as files: entries that name others in their job.json, and runs that name entries."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "runs").mkdir(parents=True)
+
+    def entry(self, number: int, names: list[Path], age_days: float) -> Path:
+        path = self.root / STEPS[number % len(STEPS)] / f"{number:016x}"
+        path.mkdir(parents=True)
+        (path / "job.json").write_text(json.dumps({"data": {"path": [str(other / "rows.bin") for other in names]}}))
+        (path / "weights").write_bytes(b"x" * 1000)
+        self.age(path, age_days)
+        return path
+
+    def age(self, path: Path, days: float) -> None:
+        when = time.time() - days * SECONDS_PER_DAY
+        for file in (*path.rglob("*"), path):
+            os.utime(file, (when, when))
+
+    def run(self, number: int, outputs: list[Path], age_days: float, state: str, pid: int = NOBODY, name: str = "a") -> None:
+        started = datetime.now(UTC) - timedelta(days=age_days)
+        record = RunRecord(name=name, state=state, started=started, pid=pid,
+                           outputs={f"step{n}": str(path) for n, path in enumerate(outputs)})
+        write_json(self.root / "runs" / f"{started:%Y%m%d-%H%M%S}-{number}" / "run.json", record)
+
+    def entries(self) -> set[Path]:
+        return {path for step in STEPS for path in (self.root / step).glob("*") if path.is_dir()}
+
+
+# Not on the edge itself: time goes on while the test runs. Runs begin on days of their own, as their order counts.
+age_days = st.floats(0, DAYS - 0.1) | st.floats(DAYS + 0.1, 100)
+run_days = st.integers(0, int(DAYS) - 1) | st.integers(int(DAYS) + 1, 100)
+run_specs = st.lists(st.tuples(st.sets(st.integers(0, 9), max_size=3), run_days, st.booleans(),
+                               st.sampled_from(["completed", "failed", "running", "cancelled"])),
+                     max_size=5, unique_by=lambda run: run[1])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ages=st.lists(age_days, min_size=10, max_size=10), runs=run_specs, keep=st.integers(0, 2),
+       links=st.lists(st.sets(st.integers(0, 9), max_size=3), min_size=10, max_size=10))
+def test_what_a_kept_run_leads_to_stays_and_old_orphans_go(tmp_path_factory, ages, runs, keep, links):
+    store = Store(tmp_path_factory.mktemp("store").resolve())
+    entries: list[Path] = []
+    for number in range(10):  # an entry names only earlier ones, as a step's inputs are there before it
+        entries.append(store.entry(number, [entries[other] for other in links[number] if other < number], ages[number]))
+    for number, (outputs, age, alive, state) in enumerate(runs):
+        store.run(number, [entries[n] for n in outputs], age, state, os.getpid() if alive else NOBODY)
+
+    newest = sorted((n for n, run in enumerate(runs) if run[3] == "completed"), key=lambda n: runs[n][1])[:keep]
+    roots = {number for n, (outputs, age, alive, state) in enumerate(runs) for number in outputs
+             if age <= DAYS or (state == "running" and alive) or n in newest}
+    while more := {other for n in roots for other in links[n] if other < n} - roots:
+        roots |= more
+    expected = {entries[n] for n in range(10) if n in roots or ages[n] <= DAYS}
+
+    found = collect(store.root, DAYS, keep, dry_run=True)
+    assert store.entries() == set(entries)
+    assert {entry.path for entry in found.garbage} == set(entries) - expected
+    assert collect(store.root, DAYS, keep, dry_run=False).removed == tuple(entry.path for entry in found.garbage)
+    assert store.entries() == expected
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path.resolve())
+
+
+@pytest.mark.parametrize("place", [".lock", ".claim/.lock"])  # of the step, of the run that waits for it
+def test_a_step_at_work_keeps_its_folder_and_its_inputs(store, place):
+    data = store.entry(0, [], 50)
+    train = store.entry(2, [data], 50)
+    (train / place).parent.mkdir(exist_ok=True)
+    (train / place).touch()
+    store.age(train, 50)
+    with (train / place).open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert collect(store.root, DAYS, 1, dry_run=False).removed == ()
+    assert collect(store.root, DAYS, 1, dry_run=False).removed == (data, train)
+
+
+def test_products_records_and_caches_are_never_touched(store):
+    kept = [store.root / name / "0123" for name in ("published", "handoff", "runs", "cache", "reference-rows", "prefect",
+                                                     "serve")] + [store.root / "checkpoints" / "resolved"]
+    for path in kept:
+        path.mkdir(parents=True)
+        (path / "file").write_text("x")
+        store.age(path, 1000)
+    assert collect(store.root, 1, 0, dry_run=False).garbage == ()
+    assert all((path / "file").is_file() for path in kept)
+
+
+def test_it_says_what_it_frees_and_counts_links_as_nothing(store):
+    old = store.entry(1, [], 50)
+    os.link(old / "weights", store.root / "elsewhere")
+    found = collect(store.root, DAYS, 1, dry_run=False)
+    assert found.num_bytes == len(json.dumps({"data": {"path": []}}))
+    assert "1 entries removed" in in_words(found, dry_run=False)
+    assert (store.root / "elsewhere").stat().st_size == 1000
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no store with runs"):
+        collect(tmp_path, DAYS)
