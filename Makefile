@@ -5,13 +5,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint lock preferences clean
+.PHONY: help setup demo up down demo-chain image base-image wheelhouse test bench lint lock preferences clean
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-LOCKS := $(addprefix requirements/,train-cpu.txt flows.txt dev.txt)
+LOCKS := $(addprefix requirements/,train-cpu.txt flows.txt dev.txt trackers.txt)
 LAUNCHER ?= process
 RECIPE ?= recipes/quickstart.yaml
 ARGS ?=
@@ -20,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check \
 	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(INSTALLED)  ## make .venv with the pinned packages
 
@@ -39,7 +39,26 @@ $(INSTALLED): $(LOCKS) requirements/quickstart.txt pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED)  ## run the whole stage on SmolLM2-135M; a second call reuses every step
+	@$(if $(filter docker,$(LAUNCHER)),docker image inspect pairline-base:bookworm >/dev/null 2>&1 || images/base/build.sh)
 	@PYTHONUNBUFFERED=1 $(BIN)/pairline run $(RECIPE) --set compute.launcher=$(LAUNCHER) $(ARGS)
+
+up: $(INSTALLED)  ## start server, deployments and worker on this machine (PAIRLINE_PORT, PAIRLINE_HOME, PAIRLINE_DATABASE_URL)
+	@$(BIN)/pairline up
+
+down: $(INSTALLED)  ## stop them
+	@$(BIN)/pairline down
+
+demo-chain: up  ## SFT, DPO and RLVR on a tiny model, started by events; shows the three runs
+	@$(BIN)/python -m examples.chain.run $(ARGS)
+
+image: $(INSTALLED)  ## build or find the trainer image of this commit (docs/images.md)
+	@$(BIN)/pairline image $(RECIPE) $(ARGS)
+
+base-image:  ## make the image it starts from out of Debian packages, without a registry
+	@images/base/build.sh
+
+wheelhouse: $(INSTALLED)  ## gather the trainer image's wheels in a folder, for hosts without an index
+	@$(BIN)/pairline image $(RECIPE) --only-wheelhouse $(ARGS)
 
 test: $(INSTALLED)  ## unit tests, then integration tests (ARGS="-k name" chooses)
 	@$(BIN)/python -m pytest $(ARGS)

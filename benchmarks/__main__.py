@@ -13,11 +13,12 @@ import json
 import os
 from pathlib import Path
 
-from benchmarks import data, profile, results, train
+from benchmarks import containers, data, profile, results, train
 from benchmarks.machine import machine
 
 FIGURES = Path(__file__).with_name("results.json")
-SECTIONS = (*results.TRAINING_BARS, "data", "memory", "profile")
+SECTIONS = (*results.TRAINING_BARS, "data", "memory", "profile", "containers")
+TURNS_OF_STEPS = 7  # they take seconds
 
 
 def measured(section: str, turns: int, max_steps: int | None) -> dict:
@@ -27,6 +28,8 @@ def measured(section: str, turns: int, max_steps: int | None) -> dict:
         return train.measure((part,), (precision,), turns, len(os.sched_getaffinity(0)), max_steps)
     if section == "profile":
         return profile.measure()
+    if section == "containers":
+        return containers.measure(max(turns, TURNS_OF_STEPS))
     return data.measure(20_000, turns) if section == "data" else data.measure_memory()
 
 

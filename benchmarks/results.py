@@ -6,6 +6,7 @@ PAGE = Path(__file__).with_name("RESULTS.md")
 TRAINING_BARS = {"short fp32": (4, 6, 0.35, 0.70), "short bf16": (5, None, 0.35, 0.50),
                  "long fp32": (2, 3, None, None), "long bf16": (2, None, None, None)}
 DATA_BARS = {"trl": 5, "per_row": 10}
+CONTAINER_BAR_SECONDS = 3
 TITLES = {"short fp32": "Short answers, fp32", "short bf16": "Short answers, bf16 autocast",
           "long fp32": "Long answers, fp32", "long bf16": "Long answers, bf16 autocast"}
 HEADER = """# Measured beside the peers
@@ -38,7 +39,20 @@ def page(figures: dict) -> str:
     if "profile" in figures:
         parts += ["## Where a training step's time goes\n\n", _machine(figures["profile"]), PROFILE,
                   _profile(figures["profile"]["figures"])]
+    if "containers" in figures:
+        parts += ["## A step in a container\n\n", _machine(figures["containers"]),
+                  _containers(figures["containers"]["figures"])]
     return "".join(parts)
+
+
+def _containers(figures: dict) -> str:
+    process, docker, more = figures["seconds"]["process"], figures["seconds"]["docker"], figures["overhead"]
+    rows = [("a step that loads a tiny model and answers", f"{process['step']:.2f}", f"{docker['step']:.2f}",
+             f"{more['step']:.2f}", _verdict(more["step"], CONTAINER_BAR_SECONDS, at_most=True)),
+            ("a program that does nothing", f"{process['nothing']:.2f}", f"{docker['nothing']:.2f}",
+             f"{more['nothing']:.2f}", "–")]
+    return f"Medians of {figures['turns']} runs of each, in turn (`benchmarks/containers.py`).\n\n" + _table(
+        ("seconds of", "as a process", "in a container", "more", "bar"), rows)
 
 
 def _profile(figures: dict) -> str:

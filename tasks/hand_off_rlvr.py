@@ -10,6 +10,7 @@ from dpo_core.errors import HandoffRefused
 from dpo_core.jobs import CheckpointRef
 from dpo_core.results import AnswerResult, ExportResult
 from dpo_core.store import exclusive, fingerprint, write_json
+from tasks.gate.approval import Release
 from tasks.handoff.final_place import opened, probe, verify_place
 from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.rlvr_rules import check_rules, failed_rules, template_sha256
@@ -30,6 +31,7 @@ class HandoffInputs(Section):
     reference_fingerprint: str | None = None
     metrics_before: dict[str, float] = {}
     metrics_after: dict[str, float] = {}
+    release: Release = Release()
     token_block: str | None = None
 
     def content_fingerprint(self, config: HandoffConfig) -> str:
@@ -38,7 +40,8 @@ class HandoffInputs(Section):
             "schema": SCHEMA_VERSION, "name": self.name, "config": config, "uploaded": self.uploaded.model_copy(
                 update={"reused": False}), "weights": self.export.fingerprint, "parent": self.parent.fingerprint,
             "parent_source": [self.parent.source, self.parent.revision], "data": self.data_fingerprint,
-            "reference": self.reference_fingerprint, "metrics": [self.metrics_before, self.metrics_after]})
+            "reference": self.reference_fingerprint, "metrics": [self.metrics_before, self.metrics_after],
+            "release": self.release})
 
 
 def handoff_path(store_root: Path, inputs: HandoffInputs, config: HandoffConfig) -> Path:
@@ -73,7 +76,7 @@ def compose(inputs: HandoffInputs, config: HandoffConfig, folder: Path, answer: 
         name=inputs.name, checkpoint=inputs.uploaded.model_copy(update={"reused": False}), tokens=tokens, rules=rules,
         weights_fingerprint=inputs.export.fingerprint, allow_remote_code=inputs.parent.allow_remote_code, parent=parent,
         data_fingerprint=inputs.data_fingerprint, reference_fingerprint=inputs.reference_fingerprint,
-        metrics_before=inputs.metrics_before, metrics_after=inputs.metrics_after,
+        metrics_before=inputs.metrics_before, metrics_after=inputs.metrics_after, release=inputs.release,
         probe=Probe(prompt=config.probe_prompt, answer=answer.answers[0]),
         grpo_command=grpo_command(inputs.uploaded, config, inputs.name),
         inputs_fingerprint=inputs.content_fingerprint(config)).sealed()
@@ -88,7 +91,8 @@ def hand_off_rlvr(inputs: HandoffInputs, config: HandoffConfig, launcher: Launch
     Raises ``HandoffRefused`` if a file differs or a rule fails, and the errors of the step ``answer``.
     """
     path = handoff_path(store_root, inputs, config)
-    with exclusive(path.parent, wait_seconds=5):
+    # Another run of the same inputs is waited for: its hand-off is this one's.
+    with exclusive(path.parent, wait_seconds=launcher.compute.step_timeout_seconds):
         handoff = reusable(path, inputs, config)
         if handoff is None:
             path.unlink(missing_ok=True)

@@ -9,11 +9,13 @@ from prefect.cache_policies import NO_CACHE
 from dpo_core.config import AdapterConfig, CheckpointConfig, LossConfig, OptimConfig, TrainConfig
 from dpo_core.jobs import CheckpointRef, ExportJob, TrainJob
 from dpo_core.results import ExportResult, MixResult, ReferenceResult, TrainResult
+from dpo_core.tracking_config import TrackingConfig
 from tasks.artifacts import show_training
 from tasks.launch.compute import sharding_of, solve_batch
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
 from tasks.retry_policy import worth_a_retry
+from tasks.tracker_key import tracker_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +33,16 @@ class TrainingInputs:
 @task(name="train", retries=6, retry_delay_seconds=[5, 10, 30, 60, 120, 300], retry_condition_fn=worth_a_retry,
       cache_policy=NO_CACHE, persist_result=False)
 def train_dpo(inputs: TrainingInputs, loss: LossConfig, optim: OptimConfig, train: TrainConfig,
-              adapter: AdapterConfig, template: CheckpointConfig, store_root: Path,
+              adapter: AdapterConfig, template: CheckpointConfig, tracking: TrackingConfig, store_root: Path,
               launcher: Launcher) -> tuple[TrainResult, ExportResult]:
     """Run the steps ``train`` and ``export``."""
     reference = inputs.reference.reference if inputs.reference else None
     batch = solve_batch(train.global_batch_pairs, train.per_device_batch_pairs, launcher.compute.num_processes)
     job = TrainJob(out_dir=store_root, data=inputs.mixture.data, checkpoint=inputs.policy, reference=reference,
                    reference_checkpoint=inputs.reference_checkpoint, loss=loss, optim=optim, train=train,
-                   adapter=adapter, batch=batch, sharding=sharding_of(launcher.compute))
-    trained = run_job(in_store(job, store_root), launcher)
+                   adapter=adapter, batch=batch, sharding=sharding_of(launcher.compute), tracking=tracking)
+    with tracker_key(tracking):
+        trained = run_job(in_store(job, store_root), launcher)
     assert isinstance(trained, TrainResult)
     export_job = ExportJob(out_dir=store_root, weights_path=trained.weights_path, checkpoint=inputs.policy,
                            adapter=adapter, weights_fingerprint=trained.weights_fingerprint,

@@ -1,7 +1,7 @@
-"""Rules for every test: unit tests run first, and in CI nothing is skipped."""
+"""Rules for every test: unit tests run first, and in CI nothing is skipped. One Prefect server for all that need one."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -33,3 +33,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _refuse_skip(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A temporary server. Starting it takes 13 s, hence once."""
+    from prefect.testing.utilities import prefect_test_harness  # seconds, which unit tests do without
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

@@ -1,7 +1,6 @@
 """Opening a published checkpoint where it finally is: a directory in place, a Hub revision downloaded afresh."""
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from huggingface_hub import HfApi
 
 from dpo_core.errors import HandoffRefused, StoreError, from_os_error
 from dpo_core.jobs import AnswerJob
-from dpo_core.results import AnswerResult
+from dpo_core.results import RESULT_FILE, AnswerResult
 from dpo_core.store import hash_files, verify_files
 from tasks.hub.errors import from_hub_error
 from tasks.hub.token import hidden_in_logs, load_token
@@ -73,7 +72,7 @@ def probe(folder: Path, uploaded: UploadedCheckpoint, prompt: str, allow_remote_
           launcher: Launcher) -> AnswerResult:
     """Have the checkpoint in ``folder`` answer ``prompt``, in a fresh run of the step ``answer``: an earlier answer, maybe
     from another place, proves nothing."""
-    shutil.rmtree(work_dir / PROBE, ignore_errors=True)
+    (work_dir / PROBE / RESULT_FILE).unlink(missing_ok=True)
     job = AnswerJob(out_dir=work_dir / PROBE, checkpoint_path=folder, files=uploaded.files, prompts=(prompt,),
                     allow_remote_code=allow_remote_code)
     result = run_job(job, launcher)

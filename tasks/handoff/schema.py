@@ -13,9 +13,10 @@ from pydantic import Field, ValidationError
 from dpo_core.config import Section
 from dpo_core.errors import HandoffRefused
 from dpo_core.store import fingerprint
+from tasks.gate.approval import Release
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: `release`
 HANDOFF_FILE = "handoff.json"
 
 
@@ -59,7 +60,7 @@ class Probe(Section):
 class RLVRHandoff(Section):
     """Everything the RLVR run needs to know. Written last, when everything in it is true."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: str
     checkpoint: UploadedCheckpoint
     weights_fingerprint: str
@@ -71,6 +72,7 @@ class RLVRHandoff(Section):
     reference_fingerprint: str | None
     metrics_before: dict[str, float]
     metrics_after: dict[str, float]
+    release: Release = Field(Release(), description="The gate's rules with their values, and who approved; empty without.")
     probe: Probe
     grpo_command: str = Field(description="Ready-to-run open-instruct GRPO command that starts from this checkpoint.")
     inputs_fingerprint: str = Field(description="Of what the hand-off was made from; the same inputs give the same.")

@@ -12,13 +12,9 @@ from huggingface_hub.errors import (
 )
 
 from dpo_core.errors import ConfigError, PairlineError, RemoteError
+from tasks.hub.redaction import redacted
 
 RETRIED_STATUS = frozenset({408, 409, 412, 425, 429})  # 409 and 412: someone else committed in between
-
-
-def redacted(text: str, token: str | None) -> str:
-    """``text`` without the token, wherever it comes from."""
-    return text.replace(token, "<token>") if token else text
 
 
 def _status(error: Exception) -> int | None:

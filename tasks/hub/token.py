@@ -13,18 +13,24 @@ from huggingface_hub import get_token
 from prefect.blocks.system import Secret
 
 from dpo_core.errors import ConfigError
-from tasks.hub.errors import redacted
+from tasks.hub.redaction import redacted
 
 
 def load_token(block_name: str | None) -> str | None:
     """The token, or None where none is set. Raises ``ConfigError`` if the named block does not exist or is empty."""
     if block_name is None:
         return os.environ.get("HF_TOKEN") or get_token()
+    return load_secret(block_name, "upload.token_block", "HF_TOKEN")
+
+
+def load_secret(block_name: str, setting: str, variable: str) -> str:
+    """The text in a Prefect Secret block that ``setting`` names; ``variable`` is what could be set instead. Raises
+    ``ConfigError``."""
     try:
         value = Secret.load(block_name).get()
     except ValueError:
-        raise ConfigError(f"upload.token_block names `{block_name}`, but there is no such Prefect Secret block. Create it "
-                          "in the UI (Blocks, Secret) or leave upload.token_block empty and set HF_TOKEN.") from None
+        raise ConfigError(f"{setting} names `{block_name}`, but there is no such Prefect Secret block. Create it in the UI "
+                          f"(Blocks, Secret) or leave {setting} empty and set {variable}.") from None
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"The Prefect Secret block `{block_name}` holds no text; store the token in it.")
     return value.strip()

@@ -1,28 +1,20 @@
-"""One temporary Prefect server for all flow tests, and a tiny stage to run on it."""
+"""A tiny stage to run flows on."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.overrides import validated
 from flows.stage_config import StageConfig
+from tasks.report.run_folder import RunRecord, read_runs
 from tests.tiny_models import make_model
 from tests.tiny_stage import make_rows
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-
-
-@pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """Starting it takes 13 s, hence once."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +38,19 @@ def tiny_config(inputs: Path, store: Path, **sections: dict) -> StageConfig:
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
     return validated(values, "tiny")
+
+
+def last_run(store: Path) -> tuple[Path, RunRecord]:
+    return read_runs(store)[-1]
+
+
+def launches(store: Path) -> dict[str, int]:
+    """How often each step's program was started."""
+    counts: dict[str, int] = {}
+    for log in store.glob("*/*/log.txt"):
+        step = log.parent.parent.name
+        counts[step] = counts.get(step, 0) + log.read_text().count("accelerate.commands.launch")
+    return counts
 
 
 def step_processes(folder: Path) -> list[int]:

@@ -3,15 +3,11 @@
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dpo_core.errors import (
     CheckpointError,
@@ -19,12 +15,11 @@ from dpo_core.errors import (
     DataError,
     DiskFull,
     PairlineError,
-    StoreBusy,
     StoreError,
 )
 from flows.dpo_stage import dpo_stage
 from flows.stage_config import StageConfig
-from tests.flows.conftest import step_processes, tiny_config
+from tests.flows.conftest import tiny_config
 from tests.tiny_models import make_model, make_tokenizer
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
@@ -135,31 +130,3 @@ def test_a_store_that_cannot_be_written_is_told_as_such(tiny_inputs, small_disk)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(StoreError, match=r"store\.root"):
         dpo_stage(tiny_config(tiny_inputs, small_disk / "store"))
-
-
-def test_two_runs_at_once_do_not_share_a_step(tiny_inputs, tmp_path):
-    """The second says who holds the step; the first goes on undisturbed. It is stopped meanwhile, so that it lasts."""
-    config = tiny_config(tiny_inputs, tmp_path / "store", train={"num_epochs": 20, "checkpoint_every": 1000})
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    first = subprocess.Popen([sys.executable, "-c", "from flows.cli import main; main()", "run", str(recipe)],
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
-    trainers: list[int] = []
-    try:
-        deadline = time.monotonic() + 180
-        while not list((tmp_path / "store" / "train").glob("*/metrics.jsonl")):
-            assert first.poll() is None, first.stdout.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        trainers = step_processes(tmp_path / "store" / "train")
-        for pid in trainers:
-            os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(StoreBusy, match=r"in use by process \d+ since"):
-            dpo_stage(config)
-    finally:
-        for pid in trainers:
-            os.kill(pid, signal.SIGCONT)
-        output, _ = first.communicate(timeout=300)
-    assert first.returncode == 0, output
-    assert output.splitlines()[-1].startswith("handoff: ")

@@ -9,12 +9,16 @@ from prefect import flow
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 
-from dpo_core.config import ComputeConfig, HandoffConfig, UploadConfig
+from dpo_core.compute_config import ComputeConfig
+from dpo_core.config import HandoffConfig, UploadConfig
 from dpo_core.errors import ConfigError, HandoffRefused
 from dpo_core.store import hash_files
+from dpo_core.tracking_config import WANDB_KEY, TrackingConfig
 from flows.rlvr_intake import rlvr_intake
 from tasks.hand_off_rlvr import hand_off_rlvr, handoff_path
 from tasks.launch.choose import launcher_for
+from tasks.launch.secrets import value_of_secret
+from tasks.tracker_key import tracker_key
 from tasks.upload_checkpoint import upload_checkpoint
 from tests.hub_server import serve
 from tests.tasks.published import card_of, export_of, inputs_of
@@ -57,6 +61,8 @@ def test_private_upload_with_a_secret_block_and_a_checked_intake(
         with pytest.raises(ConfigError, match="no such Prefect Secret block"):
             publish(folder, store, UploadConfig(repo_id="org/dpo", endpoint=hub.endpoint, token_block="no-such-block"))
         Secret(value=TOKEN).save(BLOCK)
+        with tracker_key(TrackingConfig(trackers=("wandb",), wandb_mode="online", wandb_key_block=BLOCK)):
+            assert value_of_secret(WANDB_KEY) == TOKEN
         upload = UploadConfig(repo_id="org/dpo", endpoint=hub.endpoint, token_block=BLOCK, tag="v1")
         path = publish(folder, store, upload)
         assert publish(folder, store, upload) == path

@@ -1,14 +1,16 @@
 """The flow on a real Prefect server with real child processes: the whole chain, its reuse, and its life after kills."""
 
 import os
+import re
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
 
-import flows.dpo_stage
+import flows.stage_parts
 from dpo_core.errors import DataError, HandoffRefused
 from dpo_core.progress import ProgressEvent
 from dpo_core.results import RESULT_FILE, TrainResult
@@ -16,13 +18,15 @@ from flows.dpo_stage import dpo_stage
 from flows.stage_config import StageConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.launch.launcher import listening
-from tasks.report.run_folder import RunRecord, read_runs
-from tests.flows.conftest import pairline, step_processes, tiny_config
+from tasks.report.page import REPORT_FILE
+from tasks.report.run_folder import read_runs
+from tests.flows.conftest import last_run, launches, pairline, step_processes, tiny_config
+from tests.tracked import tensorboard_steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 STEPS = ["fetch checkpoint", "mix data", "cache reference", "train", "evaluate", "upload", "hand off"]
-ARTIFACTS = {"checkpoint", "mixture", "reference", "training-curves", "training-metrics", "evaluation", "samples", "upload",
-             "handoff", "lineage", "report"}
+ARTIFACTS = {f"tiny-{what}" for what in ("checkpoint", "mixture", "reference", "training-curves", "training-metrics",
+                                         "evaluation", "samples", "upload", "handoff", "report")}
 
 
 def train_result(store: Path) -> TrainResult:
@@ -30,20 +34,12 @@ def train_result(store: Path) -> TrainResult:
     return TrainResult.model_validate_json(path.read_bytes())
 
 
-def last_run(store: Path) -> tuple[Path, RunRecord]:
-    return read_runs(store)[-1]
-
-
-def launches(store: Path) -> dict[str, int]:
-    """How often each step's program was started."""
-    return {log.parent.parent.name: log.read_text().count("accelerate.commands.launch") for log in store.glob("*/*/log.txt")}
-
-
 @pytest.fixture(scope="module")
 def finished(prefect_server, tiny_inputs, tmp_path_factory) -> tuple[StageConfig, Path, RLVRHandoff]:
     """A whole run: 100 steps with a checkpoint after each, so that it can be killed in the middle elsewhere."""
     store = tmp_path_factory.mktemp("finished") / "store"
-    config = tiny_config(tiny_inputs, store, train={"num_epochs": 4, "checkpoint_every": 1})
+    config = tiny_config(tiny_inputs, store, train={"num_epochs": 4, "checkpoint_every": 1},
+                         tracking={"trackers": ["tensorboard"], "project": "tiny"})
     return config, store, dpo_stage(config)
 
 
@@ -53,8 +49,7 @@ def test_the_stage_goes_from_checkpoint_to_handoff(finished):
     assert [(step.name, step.state) for step in record.steps] == [(name, "completed") for name in STEPS]
     assert record.state == "completed"
     assert read_handoff(Path(record.outputs["handoff"])) == handoff
-    assert (folder / "report.md").read_text().count("## ") == 7
-    assert (folder / "train" / "curves.png").stat().st_size > 10_000
+    assert (folder / REPORT_FILE).read_text().count("<h2>") == 8
     assert handoff.metrics_before["rewards/accuracies"] == 0.5
     assert handoff.metrics_after["loss"] < handoff.metrics_before["loss"]
     assert train_result(store).steps == 100
@@ -72,10 +67,11 @@ def test_an_adapter_goes_through_the_whole_stage(tiny_inputs, tmp_path):
     assert handoff.metrics_after["loss"] < handoff.metrics_before["loss"]
     assert {"model.safetensors", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"} < set(
         handoff.checkpoint.files)
-    card, report = (published / "README.md").read_text(), (last_run(store)[0] / "report.md").read_text()
+    card = (published / "README.md").read_text()
     for line in ("| adapter rank | 4 |", "| adapter alpha | 8 |", f"| trained parameters | {num_trained:,} of "):
         assert line in card
-    for line in ("| adapter: rank |  | 4 |", "| adapter: alpha |  | 8 |", f"| trained parameters |  | {num_trained:,} |"):
+    report = re.sub(r"<[^>]+>", "|", (last_run(store)[0] / REPORT_FILE).read_text())
+    for line in ("|adapter: rank||||4|", "|adapter: alpha||||8|", f"|trained parameters||||{num_trained:,}|"):
         assert line in report
 
 
@@ -125,6 +121,15 @@ def test_another_beta_shares_everything_before_the_training(finished, tmp_path):
     assert len(list((shared / "train").glob(f"*/{RESULT_FILE}"))) == 2
 
 
+def test_two_runs_of_one_recipe_at_once_share_the_work(tiny_inputs, tmp_path):
+    config = tiny_config(tiny_inputs, tmp_path / "store", train={"max_steps": 4})
+    with ThreadPoolExecutor() as pool:
+        first, second = (pool.submit(dpo_stage, config) for _ in range(2))
+        assert first.result() == second.result()
+    assert set(launches(tmp_path / "store").values()) == {1}
+    assert [record.state for _, record in read_runs(tmp_path / "store")] == ["completed", "completed"]
+
+
 class KillTrainer:
     """Kills the training program (not its launcher) with SIGKILL in each of its first ``times`` lives, once there is a
     checkpoint to go on from."""
@@ -146,8 +151,8 @@ def test_a_trainer_killed_twice_ends_with_the_same_bits(finished, tmp_path, monk
     again = shutil.copytree(store, tmp_path / "store")
     for step in ("train", "export", "evaluate", "published", "handoff"):
         shutil.rmtree(again / step)
-    at_once = flows.dpo_stage.train_dpo.with_options(retry_delay_seconds=[0] * 6)
-    monkeypatch.setattr(flows.dpo_stage, "train_dpo", at_once)
+    at_once = flows.stage_parts.train_dpo.with_options(retry_delay_seconds=[0] * 6)
+    monkeypatch.setattr(flows.stage_parts, "train_dpo", at_once)
     kill = KillTrainer(again.resolve(), times=2)
     with listening(kill):
         dpo_stage(config.model_copy(update={"store": config.store.model_copy(update={"root": again})}))
@@ -156,6 +161,7 @@ def test_a_trainer_killed_twice_ends_with_the_same_bits(finished, tmp_path, monk
     result = train_result(again)
     assert result.resumed_from_step is not None
     assert result.weights_sha256 == train_result(store).weights_sha256
+    assert [step for step, _ in tensorboard_steps(result.metrics_path.parent)["loss"]] == list(range(1, 101))
 
 
 def test_bad_data_fails_once_and_trains_nothing(tiny_inputs, tmp_path):
@@ -164,7 +170,8 @@ def test_bad_data_fails_once_and_trains_nothing(tiny_inputs, tmp_path):
     with pytest.raises(DataError, match=r"cut\.jsonl"):
         dpo_stage(config)
     assert launches(tmp_path / "store") == {"mix": 1}
-    _, record = last_run(tmp_path / "store")
+    folder, record = last_run(tmp_path / "store")
     assert record.state == "failed"
     assert "cut.jsonl" in record.error
+    assert "Failed in: mix data" in (folder / REPORT_FILE).read_text()
     assert [step.state for step in record.steps] == ["completed", "failed"]

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from dpo_core.errors import ConfigError
 from flows.overrides import apply_overrides, read_recipe, validated
+from flows.stage_config import StageConfig
+from flows.sweep_config import SweepConfig
 
 MINIMAL = {"checkpoint": {"source": "org/model"}, "data": {"sources": [{"source": "org/set"}]}}
 
@@ -85,6 +87,14 @@ def test_pure_bf16_is_refused_where_its_masters_are_not_kept(other):
     assert "Use train.precision bf16" in error_of({**MINIMAL, "train": {"precision": "bf16_pure"}, **other})
 
 
+def test_trackers_are_refused_where_the_image_holds_none():
+    tracked = {**MINIMAL, "tracking": {"trackers": ["tensorboard"]}}
+    assert validated(tracked, "recipe.yaml").tracking.trackers == ("tensorboard",)
+    assert "holds no trackers; set image.use" in error_of({**tracked, "compute": {"launcher": "docker"}})
+    own = {"compute": {"launcher": "docker"}, "image": {"use": "sha256:" + "a" * 64}}
+    assert validated({**tracked, **own}, "recipe.yaml").image.use
+
+
 def test_all_problems_are_told_at_once():
     assert "recipe.yaml has 2 problems: " in error_of({**MINIMAL, "loss": {"beta": -1, "nme": "dpo"}})
 
@@ -106,4 +116,5 @@ def test_a_recipe_that_is_no_recipe(tmp_path, text, message):
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_recipes_of_the_repository_are_valid(path):
-    assert read_recipe(path, []).name == path.stem
+    kind = SweepConfig if path.stem.startswith("sweep") else StageConfig
+    assert read_recipe(path, [], kind).name == path.stem

@@ -114,3 +114,13 @@ def test_an_adapter_is_counted_layer_by_layer(tmp_path):
 def test_moments_in_8_bits_are_planned(tmp_path):
     plan = plan_stage(validated(values(optim={"optimizer": "adamw_8bit"}), "recipe"))
     assert plan.memory_bytes == {"weights, gradients, AdamW (10 B a parameter)": 70_000_000_000}
+
+
+def test_gate_and_person_stand_before_the_upload():
+    gate = {"accuracy_at_least": 0.7, "kl_at_most": 0.1, "approval": "person", "wait": "suspend", "timeout_seconds": 3600}
+    steps = plan_stage(validated(values(gate=gate, evaluation={"measure_kl": True}), "gated")).steps
+    names = [name for name, _ in steps]
+    assert names[names.index("evaluate"):] == ["evaluate", "gate", "approve", "upload", "hand off"]
+    assert dict(steps)["gate"] == "accuracy at least 0.7, kl at most 0.1"
+    assert dict(steps)["approve"] == "a person decides within 3,600 s; the run is suspended meanwhile"
+    assert "gate" not in dict(plan_stage(validated(values(), "open")).steps)

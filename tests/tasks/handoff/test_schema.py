@@ -40,8 +40,8 @@ def edited(path: Path, **fields: object) -> Path:
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"schema_version": 2}, "schema_version 2, expected 1"),
-    ({"schema_version": None}, "schema_version None, expected 1"),
+    ({"schema_version": 1}, "schema_version 1, expected 2"),
+    ({"schema_version": None}, "schema_version None, expected 2"),
     ({"data_fingerprint": "other"}, "was changed after it was written"),
     ({"parent": 3}, "does not follow the schema: parent"),
     ({"surprise": 3}, "does not follow the schema: surprise"),
@@ -51,7 +51,7 @@ def test_an_edited_one_is_refused(tmp_path: Path, fields: dict, message: str) ->
         read_handoff(edited(tmp_path / "handoff.json", **fields))
 
 
-@pytest.mark.parametrize(("text", "message"), [('{"schema_version": 1', "is not JSON"), ("[1]", "schema_version None")])
+@pytest.mark.parametrize(("text", "message"), [('{"schema_version": 2', "is not JSON"), ("[1]", "schema_version None")])
 def test_a_cut_or_foreign_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "handoff.json").write_text(text)
     with pytest.raises(HandoffRefused, match=message):
