@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections import deque
 from collections.abc import Iterable
@@ -92,6 +93,8 @@ def _read_sums(path: Path) -> dict[str, str]:
 
 def _fill(folder: Path, pins: Pins, variant: Variant, say: OnLine) -> None:
     """Gather the wheels of all pins in ``folder``, build those that have none, and write their hashes last."""
+    if DEEPSPEED in pins and DEEPSPEED_SETTINGS[variant].get("DS_BUILD_SHM_COMM"):
+        check_can_compile(Path(sysconfig.get_path("include")))
     say(f"Filling the wheelhouse for {variant}: {len(pins)} packages, by this host's pip")
     with tempfile.TemporaryDirectory() as scratch:
         listed = Path(scratch, "requirements.txt")
@@ -106,11 +109,19 @@ def _fill(folder: Path, pins: Pins, variant: Variant, say: OnLine) -> None:
     (folder / SUMS_FILE).write_text("".join(f"{sha256_file(path)}  {path.name}\n" for path in wheels))
 
 
+def check_can_compile(headers: Path) -> None:
+    """Raise ``ConfigError`` if there is no compiler, or no ``Python.h`` in the interpreter's ``headers``."""
+    lacking = {} if shutil.which("g++") else {"g++": "g++"}
+    if not (headers / "Python.h").is_file():
+        lacking[f"{headers / 'Python.h'}"] = "python3-dev"
+    if lacking:
+        raise ConfigError(f"{' and '.join(lacking)} must be on this host to build DeepSpeed's shared-memory operation for "
+                          f"the trainer image. On Debian: apt-get install {' '.join(lacking.values())}. Or give a ready "
+                          "wheelhouse in image.wheelhouse.")
+
+
 def _build_deepspeed(folder: Path, pins: Pins, variant: Variant, scratch: Path, say: OnLine) -> None:
     """Build DeepSpeed's wheel against the very torch that the image gets, in an environment made of the wheelhouse."""
-    if DEEPSPEED_SETTINGS[variant].get("DS_BUILD_SHM_COMM") and shutil.which("g++") is None:
-        raise ConfigError("g++ is needed on this host to build DeepSpeed's shared-memory operation for the trainer image. "
-                          "On Debian: apt-get install g++. Or give a ready wheelhouse in image.wheelhouse.")
     environment = scratch / "environment"
     say("Building DeepSpeed's wheel (two minutes)")
     _run([sys.executable, "-m", "venv", "--without-pip", str(environment)], say)

@@ -11,7 +11,7 @@ from dpo_core.store import sha256_file
 from tasks.image.context import read_sources
 from tasks.image.requirements import choose_wheels, trainer_pins
 from tasks.image.trainer_image import CHECKOUT
-from tasks.image.wheelhouse import SUMS_FILE, own_wheelhouse, read_wheelhouse
+from tasks.image.wheelhouse import SUMS_FILE, check_can_compile, own_wheelhouse, read_wheelhouse
 from tests.tasks.image.checkout import FILES
 from tests.tasks.image.wheels import make_wheel
 
@@ -86,6 +86,18 @@ def test_a_package_that_the_index_lacks_is_one_error_and_leaves_nothing(index, t
     with pytest.raises(ConfigError, match=r"(?s)wheelhouse was not filled.*No matching distribution found for alpha==1\.0"):
         own_wheelhouse(tmp_path / "store", PINS, "cpu", lambda line: None)
     assert not list((tmp_path / "store").rglob("*.whl"))
+
+
+def test_a_host_that_cannot_compile_is_told_all_that_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=rf"g\+\+ and {tmp_path}/Python\.h must be .* apt-get install g\+\+ python3-dev\."):
+        check_can_compile(tmp_path)
+    compiler = tmp_path / "g++"
+    compiler.touch(mode=0o755)
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}/Python\.h must be .* apt-get install python3-dev\."):
+        check_can_compile(tmp_path)
+    (tmp_path / "Python.h").touch()
+    check_can_compile(tmp_path)
 
 
 def test_a_given_wheelhouse_is_used_as_it_is(index):
