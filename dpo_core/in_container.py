@@ -27,7 +27,8 @@ def main(argv: list[str]) -> int:
             ask_to_stop(child.pid)
 
     signal.signal(signal.SIGTERM, stop)
-    child = subprocess.Popen(argv, start_new_session=True)
+    # One stream, so that the engine keeps the order of lines: it stamps two streams in two threads.
+    child = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.STDOUT)
     if asked:  # between the two lines above
         ask_to_stop(child.pid)
     code = child.wait()

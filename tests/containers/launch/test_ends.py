@@ -19,10 +19,14 @@ pytestmark = pytest.mark.integration
 
 
 def test_a_step_leaves_its_result_and_its_log_and_no_container(make):
-    step = make("print('to stdout'); print('to stderr', file=sys.stderr); succeed()")
+    """Lines on stdout and stderr in turn: none is lost, and their order stays."""
+    step = make("""
+        for number in range(2000):
+            print(number, file=(sys.stdout, sys.stderr)[number % 2], flush=True)
+        succeed()""")
     result = step.run()
     assert (result.path / "weights").read_text() == "weights"
-    assert sorted(step.log_lines) == ["to stderr", "to stdout"]
+    assert step.log_lines == [str(number) for number in range(2000)]
     assert step.run() == result
     assert step.num_starts == 1
 
