@@ -21,7 +21,7 @@ SECRETS_FOLDER = Path("/run/secrets")
 LABEL = "pairline"  # "1" on everything that is ours
 RUN, STEP, JOB, FOLDER, DEADLINE, GRACE = (f"{LABEL}.{name}" for name in
                                            ("run", "step", "job", "folder", "deadline", "grace"))
-FLOW_RUN = f"{LABEL}.flow-run"
+FLOW_RUN, NODE = f"{LABEL}.flow-run", f"{LABEL}.node"
 # Of the orchestrator's environment, for the one step that has a network. Proxies may carry a password; so be it, as
 # there is no other way to tell them.
 NETWORK_SETTINGS = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy",
@@ -106,7 +106,13 @@ def container_spec(command: CommandSpec, image: str, compute: ComputeConfig, mac
 def labels_of(command: CommandSpec, run: RunName, deadline: float, grace_seconds: int) -> dict[str, str]:
     """What `docker inspect` and `pairline reap` are told."""
     return {LABEL: "1", STEP: command.step, JOB: command.job_fingerprint, FOLDER: str(command.folder), RUN: run.name,
-            FLOW_RUN: run.flow_run_id, DEADLINE: f"{deadline:.0f}", GRACE: str(grace_seconds)}
+            FLOW_RUN: run.flow_run_id, DEADLINE: f"{deadline:.0f}", GRACE: str(grace_seconds),
+            **({NODE: str(command.node.rank)} if command.node.num_nodes > 1 else {})}
+
+
+def line_prefix(labels: Mapping[str, str]) -> str:
+    """What log lines of a container begin with: nothing, or the node where there are several."""
+    return f"[node {labels[NODE]}] " if NODE in labels else ""
 
 
 def network_of_nodes(command: CommandSpec) -> str:

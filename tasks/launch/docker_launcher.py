@@ -2,7 +2,9 @@
 
     no container of the name         start one
     one of this job, running         attach: a killed orchestrator left it; its log goes on where it was copied to
-    one of this job, ended           remove it and start a new one, which resumes from the job's folder
+    one of this job, ended           copy the rest of its log, remove it, start a new one: it resumes from the job's folder
+    one with other inputs, or one    stop it first, so that it writes a checkpoint
+      whose other nodes ended
     one that is not of this job      refuse
 
 The claim on the job's folder (``run_job``) sees to it that one orchestrator at a time does this.
@@ -20,11 +22,12 @@ from pathlib import Path
 from dpo_core.compute_config import ComputeConfig
 from dpo_core.errors import ConfigError, PairlineError
 from tasks.launch.compute import Machine, this_machine
-from tasks.launch.container import DEADLINE, JOB, LABEL, ContainerSpec, container_spec, container_user
+from tasks.launch.container import DEADLINE, JOB, LABEL, ContainerSpec, container_spec, container_user, line_prefix
 from tasks.launch.docker import Engine, NameTaken, Seen
 from tasks.launch.docker_watch import Member, Watch, patiently
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, current_run
-from tasks.launch.log_position import containers_with_a_position, forget_position, go_back_to_position, save_position
+from tasks.launch.left_containers import put_away
+from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
 from tasks.launch.secrets import value_of_secret
 from tasks.launch.store_access import check_readable, hand_over, with_link_targets
 
@@ -60,16 +63,15 @@ class DockerLauncher:
 
     def clear(self, folder: Path) -> None:
         """See ``Launcher.clear``: a container that ended after its orchestrator did. One that runs is left to its end."""
-        left = containers_with_a_position(folder)
-        if not left:
+        known = saved_times(folder)
+        if not known:
             return
         with contextlib.suppress(PairlineError):  # `pairline reap` will do it
             engine = Engine(self.engine_address)
-            for container_id in left:
-                seen = engine.find(container_id)
-                if seen is not None and not seen.running and seen.labels.get(LABEL) == "1":
-                    engine.remove(container_id)
-            forget_position(folder)
+            left = [seen for one in known if (seen := engine.find(one)) is not None and seen.labels.get(LABEL) == "1"]
+            put_away(engine, folder, [seen for seen in left if not seen.running])
+            if not any(seen.running for seen in left):
+                forget_position(folder)
 
     def _attach_or_start(self, engine: Engine, commands: tuple[CommandSpec, ...],
                          before_start: BeforeStart) -> tuple[float, list[Member]]:
@@ -91,7 +93,7 @@ class DockerLauncher:
                 for command in commands]
 
     def _running(self, engine: Engine, commands: tuple[CommandSpec, ...]) -> tuple[float, list[Member]] | None:
-        """Deadline and containers of the step if all of them run; what is left of an earlier start is removed."""
+        """Deadline and containers of the step if all of them run; what is left of an earlier start is put away."""
         specs = self.specs(commands, deadline=0)
         found = [seen for spec in specs if (seen := engine.find(spec.name)) is not None]
         for seen in found:
@@ -99,13 +101,11 @@ class DockerLauncher:
         # The same inputs in another place: the probe of a fresh download must not be answered from an older one.
         same = all({str(mount.path) for mount in specs[0].mounts} <= seen.mounts for seen in found)
         if len(found) < len(specs) or not same or not all(seen.running for seen in found):
-            for seen in found:
-                engine.remove(seen.id)
+            put_away(engine, commands[0].folder, found)
             return None
         log.info("Attaching to %s, which runs already.", specs[0].name)
         times = go_back_to_position(commands[0].folder, [seen.id for seen in found])
-        members = [Member(seen.id, seen.name, _prefix(command), times.get(seen.id, ""))
-                   for seen, command in zip(found, commands, strict=True)]
+        members = [Member(seen.id, seen.name, line_prefix(seen.labels), times.get(seen.id, "")) for seen in found]
         return float(found[0].labels[DEADLINE]), members
 
     def _start(self, engine: Engine, commands: tuple[CommandSpec, ...]) -> tuple[float, list[Member]]:
@@ -114,11 +114,11 @@ class DockerLauncher:
         hand_over({mount.path for spec in specs for mount in spec.mounts if mount.writable}, specs[0].user)
         check_readable(commands[0].inputs, specs[0].user)
         try:
-            for spec, command in zip(specs, commands, strict=True):
+            for spec in specs:
                 if spec.hostname:
                     engine.make_network(spec.network, spec.labels)
                 with secret_files(spec) as files:
-                    members.append(Member(engine.create(spec, files), spec.name, _prefix(command)))
+                    members.append(Member(engine.create(spec, files), spec.name, line_prefix(spec.labels)))
                     engine.start(members[-1].id)
         except BaseException:
             with contextlib.suppress(PairlineError):
@@ -140,10 +140,6 @@ def _check_ours(seen: Seen, spec: ContainerSpec) -> None:
         whose = f"belongs to job {seen.labels.get(JOB, '')[:16]}" if ours else "is not Pairline's"
         raise ConfigError(f"There is a container named {seen.name} that {whose}, expected none or one of job "
                           f"{spec.labels[JOB][:16]}. Rename or remove it (docker rename, docker rm), then start again.")
-
-
-def _prefix(command: CommandSpec) -> str:
-    return f"[node {command.node.rank}] " if command.node.num_nodes > 1 else ""
 
 
 def _secret(name: str) -> str | None:

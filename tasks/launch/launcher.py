@@ -78,7 +78,10 @@ class Launcher(Protocol):
         ...
 
     def clear(self, folder: Path) -> None:
-        """Remove what has ended of an earlier start of the job in ``folder``, whose result is to be reused."""
+        """Remove what has ended of an earlier start of the job in ``folder``, whose result is to be reused.
+
+        For who holds the claim on the folder.
+        """
         ...
 
 

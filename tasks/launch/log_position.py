@@ -19,12 +19,12 @@ def save_position(folder: Path, times: Mapping[str, str]) -> None:
         write_json(folder / POSITION_FILE, {"bytes": (folder / LOG_FILE).stat().st_size, "times": dict(times)})
 
 
-def containers_with_a_position(folder: Path) -> list[str]:
-    """Ids of the containers whose log was being copied when its orchestrator ended; none where all was read."""
+def saved_times(folder: Path) -> dict[str, str]:
+    """As saved, for all containers whose log was being copied when its orchestrator ended; none where all was read."""
     try:
-        return list(json.loads((folder / POSITION_FILE).read_bytes())["times"])
+        return dict(json.loads((folder / POSITION_FILE).read_bytes())["times"])
     except (OSError, ValueError, KeyError):
-        return []
+        return {}
 
 
 def forget_position(folder: Path) -> None:

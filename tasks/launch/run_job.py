@@ -44,14 +44,21 @@ def run_job(job: Job, launcher: Launcher, on_progress: OnProgress | None = None)
     run takes longer than a step may.
     """
     if result := reusable_result(job):
-        launcher.clear(job.out_dir)
+        _clear_unless_watched(job, launcher)
         tell_job(job, "reused")
         return result
     with claimed(job, launcher.compute.step_timeout_seconds):
         if result := reusable_result(job):
+            launcher.clear(job.out_dir)
             tell_job(job, "reused")
             return result
         return _run(job, launcher, on_progress or current_listener())
+
+
+def _clear_unless_watched(job: Job, launcher: Launcher) -> None:
+    """A run that holds the claim has yet to see its container end. What stays behind fails nobody: `pairline reap`."""
+    with contextlib.suppress(PairlineError, OSError), exclusive(job.out_dir / CLAIM):
+        launcher.clear(job.out_dir)
 
 
 @contextlib.contextmanager

@@ -72,21 +72,43 @@ def test_what_ended_while_nobody_watched_is_reused_or_started_anew(make, client)
     step = make("""
         print("up", flush=True)
         time.sleep(2)
+        print("unseen", flush=True)
         if (folder / "starts").read_text().count("start") == 2:
             succeed()""")
     killed_orchestrator(step, lines=1)
     wait_for(lambda: container_of(client, step).status == "exited")
     step.run()
     assert step.num_starts == 2
+    assert step.log_lines == ["up", "unseen"] * 2
+
+
+def test_a_container_whose_inputs_lie_elsewhere_by_now_writes_its_checkpoint_before_another_starts(make, client, tmp_path):
+    step = make("""
+        def checkpoint(*_):
+            print("asked", flush=True)
+            (folder / "checkpoint").write_text("written")
+            sys.exit(20)
+        signal.signal(signal.SIGTERM, checkpoint)
+        print("up", flush=True)
+        if (folder / "checkpoint").exists():
+            succeed()
+        else:
+            time.sleep(600)""")
+    killed_orchestrator(step, lines=1)
+    assert container_of(client, step).status == "running"
+    (tmp_path / "moved").mkdir()
+    run_job(step.job.model_copy(update={"source_dir": tmp_path / "moved"}), step.launcher)
+    assert step.log_lines == ["up", "asked", "up"]
 
 
 def test_a_container_that_succeeded_while_nobody_watched_is_removed_when_its_result_is_reused(make, client):
-    step = make('print("up", flush=True); time.sleep(2); succeed()')
+    step = make('print("up", flush=True); time.sleep(2); print("unseen", flush=True); succeed()')
     killed_orchestrator(step, lines=1)
     left = container_of(client, step)
     wait_for(lambda: client.containers.get(left.id).status == "exited")
     step.run()
     assert step.num_starts == 1
+    assert step.log_lines == ["up", "unseen"]
     assert left.id not in {container.id for container in client.containers.list(all=True)}
 
 

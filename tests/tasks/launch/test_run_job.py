@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,16 @@ def succeed(fingerprint=fingerprint):
 """
 
 
+@dataclass(frozen=True, slots=True)
+class ClearingLauncher(ProcessLauncher):
+    """Notes the folders that it was told to clear."""
+
+    cleared: list[Path] = field(default_factory=list)
+
+    def clear(self, folder: Path) -> None:
+        self.cleared.append(folder)
+
+
 class Step:
     """A job with a program of the test's own in the trainer's place."""
 
@@ -60,7 +71,7 @@ class Step:
         program.write_text(PREAMBLE.format(python=sys.executable) + textwrap.dedent(body))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         compute = ComputeConfig(stop_grace_seconds=1, step_timeout_seconds=timeout_seconds)
-        self.launcher = ProcessLauncher(compute, python=str(program))
+        self.launcher = ClearingLauncher(compute, python=str(program))
 
     def run(self, **more) -> ConvertResult:
         return run_job(self.job, self.launcher, **more)
@@ -79,6 +90,18 @@ def test_a_step_that_leaves_its_result_succeeds_and_is_not_run_again(tmp_path):
     log = (step.folder / LOG_FILE).read_text()
     assert "working" in log
     assert "-m dpo_core convert --job" in log
+
+
+def test_what_an_earlier_start_left_is_cleared_only_when_no_other_run_watches_it(tmp_path):
+    """A run whose container is gone before it looked would take a good result for a crash."""
+    step = Step(tmp_path, "succeed()")
+    result = step.run()
+    assert step.launcher.cleared == []
+    with exclusive(step.folder / CLAIM):
+        assert step.run() == result
+    assert step.launcher.cleared == []
+    assert step.run() == result
+    assert step.launcher.cleared == [step.folder]
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
@@ -190,6 +213,7 @@ def test_two_runs_of_one_job_share_its_work(tmp_path):
         assert first.first.wait(20)
         assert pool.submit(run, second).result() == one.result()
     assert step.num_calls == 1
+    assert step.launcher.cleared == [step.folder]  # by the second, once the first had ended
     (waiting,) = second.lines
     assert waiting.startswith("Step convert waits for another run to end, and takes its result.")
     assert f"in use by process {os.getpid()} since" in waiting
