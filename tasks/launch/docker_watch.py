@@ -38,6 +38,7 @@ class Member:
     looked: float = 0.0
     stopped: bool = False  # by us
     ended: Seen | None = None
+    removed: bool = False  # by somebody else, so its exit code is not known
 
 
 def patiently(ask: Callable[[], T], seconds: float) -> T:
@@ -106,17 +107,18 @@ class Watch:
 
     def _record_end(self, member: Member, seen: Seen | None) -> None:
         gone = Seen(member.id, member.name, "", {}, running=False, exit_code=SIGNAL_EXIT + 9, error="was removed")
-        member.ended = seen or gone
+        member.ended, member.removed = seen or gone, seen is None
         if member.ended.exit_code and not self.first_failure:
             self.first_failure = time.monotonic()
 
     def _how_it_ended(self) -> Ended:
         states = [member.ended for member in self.members if member.ended is not None]
+        unseen = any(m.removed for m in self.members) and all(m.removed or not m.ended.exit_code for m in self.members)
         code = next((state.exit_code for state in states if state.exit_code), 0)
         signal = code - SIGNAL_EXIT
         cause = next(filter(None, map(_cause, self.members)), "") if len(self.members) > 1 else ""
         return Ended(-signal if 0 < signal <= LARGEST_SIGNAL else code,
-                     out_of_memory=any(state.out_of_memory for state in states), cause=cause)
+                     out_of_memory=any(state.out_of_memory for state in states), cause=cause, unseen=unseen)
 
     def _stop(self, grace_seconds: float) -> None:
         """SIGTERM and the time to write a checkpoint, then SIGKILL."""

@@ -56,6 +56,7 @@ class Ended:
     exit_code: int  # negative: killed by that signal
     out_of_memory: bool = False  # the kernel killed one of its processes for memory
     cause: str = ""  # why, where the launcher knows better than the step: another machine's part was killed
+    unseen: bool = False  # somebody removed it before its exit code was read; what it left in its folder decides
 
 
 BeforeStart = Callable[[], None]

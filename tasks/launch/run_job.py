@@ -99,8 +99,8 @@ def _run(job: Job, launcher: Launcher, on_progress: OnProgress | None) -> Result
             ended = launcher.run(commands, lines.line, before_start)
         finally:
             tell_job(job, "ended")
-    result = read_result(job)
-    if result is not None and ended.exit_code == 0:
+    result = reusable_result(job) if ended.unseen else read_result(job)
+    if result is not None and (ended.exit_code == 0 or ended.unseen):
         return result
     raise _failure(job, ended, list(lines.last_lines))
 

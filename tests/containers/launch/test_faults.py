@@ -82,6 +82,23 @@ def test_what_ended_while_nobody_watched_is_reused_or_started_anew(make, client)
     assert step.log_lines == ["up", "unseen"] * 2
 
 
+def test_a_container_that_somebody_removed_is_judged_by_what_it_left(make, client):
+    step = make("""
+        if (folder / "starts").read_text().count("start") == 2:
+            succeed()
+        print("up", flush=True)
+        time.sleep(600)""")
+    with ThreadPoolExecutor() as pool:
+        for start in (1, 2):
+            run = pool.submit(step.run)
+            wait_for(lambda number=start: len(step.log_lines) == number)
+            container_of(client, step).remove(force=True)
+            if start == 1:
+                with pytest.raises(StepCrashed, match="killed by signal 9"):
+                    run.result()
+        assert (run.result().path / "weights").read_text() == "weights"
+
+
 def test_a_container_whose_inputs_lie_elsewhere_by_now_writes_its_checkpoint_before_another_starts(make, client, tmp_path):
     step = make("""
         def checkpoint(*_):
