@@ -63,32 +63,35 @@ def own_wheelhouse(store_root: Path, pins: Pins, variant: Variant, say: OnLine) 
 
 
 def read_wheelhouse(folder: Path, pins: Pins) -> Wheelhouse:
-    """A filled folder. Wheels that are not in its ``SHA256SUMS`` (or all, where it has none) are hashed now.
+    """A filled folder. With a ``SHA256SUMS`` in it only wheels listed there count; without one they are hashed now.
 
     Raises ``ConfigError`` that names the packages it lacks.
     """
     if not folder.is_dir():
         raise ConfigError(f"image.wheelhouse {folder} is no folder. `make wheelhouse` on a host with a package index fills "
                           "one; copy it here.")
-    chosen, missing = choose_wheels((path.name for path in folder.glob("*.whl")), pins)
-    if missing:
-        raise ConfigError(f"The wheelhouse {folder} lacks {len(missing)} of {len(pins)} packages that the lock files pin: "
-                          f"{', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}. `make wheelhouse` on a host "
-                          "with a package index fills one.")
-    file_names = tuple(sorted(name for names in chosen.values() for name in names))
+    there = {path.name for path in folder.glob("*.whl")}
     known = _read_sums(folder / SUMS_FILE)
-    sums = {name: known.get(name) or sha256_file(folder / name) for name in file_names}
+    unlisted = set() if known is None else there - known.keys()
+    chosen, missing = choose_wheels(there - unlisted, pins)
+    if missing:
+        hint = f" {len(unlisted)} wheels are not in its {SUMS_FILE}, so they do not count." if unlisted else ""
+        raise ConfigError(f"The wheelhouse {folder} lacks {len(missing)} of {len(pins)} packages that the lock files pin: "
+                          f"{', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}.{hint} `make wheelhouse` on a "
+                          "host with a package index fills one.")
+    file_names = tuple(sorted(name for names in chosen.values() for name in names))
+    sums = {name: sha256_file(folder / name) if known is None else known[name] for name in file_names}
     installer = "".join(f"{sums[name]}  {name}\n" for name in chosen[INSTALLER])
     return Wheelhouse(folder, file_names, hashed_requirements(chosen, sums), installer)
 
 
-def _read_sums(path: Path) -> dict[str, str]:
+def _read_sums(path: Path) -> dict[str, str] | None:
     if not path.is_file():
-        return {}
+        return None
     lines = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in path.read_text().splitlines()]
     if not all(lines):
         raise ConfigError(f"{path} has a line that `sha256sum` did not write. Make it again: sha256sum *.whl > {path.name}")
-    return {line[2]: line[1] for line in lines if line}
+    return {line[2].removeprefix("./"): line[1] for line in lines if line}
 
 
 def _fill(folder: Path, pins: Pins, variant: Variant, say: OnLine) -> None:

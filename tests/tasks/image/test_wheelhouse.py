@@ -129,6 +129,17 @@ def test_a_wheel_exchanged_after_it_was_hashed_is_refused_by_pip(index, tmp_path
     assert subprocess.run(install, capture_output=True, check=False).returncode == 0
 
 
+def test_a_wheel_that_was_put_beside_the_hashed_ones_does_not_count(index):
+    (index / SUMS_FILE).write_text("".join(f"{sha256_file(path)}  ./{path.name}\n" for path in sorted(index.glob("*.whl"))))
+    before = read_wheelhouse(index, PINS)
+    make_wheel(index, "beta-two", "2.1.9")
+    make_wheel(index, "alpha", "1.0+local")
+    assert read_wheelhouse(index, PINS) == before
+    (index / SUMS_FILE).write_text("")
+    with pytest.raises(ConfigError, match=r"lacks 3 of 3 .* 5 wheels are not in its SHA256SUMS, so they do not count"):
+        read_wheelhouse(index, PINS)
+
+
 def test_a_damaged_list_of_hashes_is_refused(index):
     (index / SUMS_FILE).write_text("not a sum\n")
     with pytest.raises(ConfigError, match="sha256sum"):
