@@ -1,5 +1,6 @@
 """Gate and approval on a real server: who passes, who does not, and that nothing leaves the store without a yes."""
 
+import json
 import os
 import pty
 import shutil
@@ -151,7 +152,7 @@ def test_the_person_sees_gate_numbers_and_samples(gated):
         dpo_stage(config)
     with get_client(sync_client=True) as client:
         key = "paused-approval-1-description"
-        question = client.read_flow_run_input(flow_run_of(config).id, key)
+        question = json.loads(client.read_flow_run_input(flow_run_of(config).id, key))
     for part in ("held-out accuracy at least", "rewards/accuracies", "\n- after", "Release tiny?"):
         assert part in question
 
