@@ -5,8 +5,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from dpo_core.compute_config import ComputeConfig
 from dpo_core.config import Section
+from dpo_core.errors import ConfigError
 from tasks.image.image_ref import Variant
+from tasks.launch.compute import Machine
 
 
 class ImageConfig(Section):
@@ -37,3 +40,11 @@ class ImageConfig(Section):
             raise ValueError(f"image.push needs a registry, but image.repository {self.repository} names none; set it to "
                              "host/name or host:port/name, or image.push to false")
         return self
+
+
+def check_variant(image: ImageConfig, compute: ComputeConfig, machine: Machine) -> None:
+    """Raise ``ConfigError`` where the image that would be built would train on the CPU of a machine that shows GPUs."""
+    if compute.launcher == "docker" and image.use is None and image.variant == "cpu" and machine.num_gpus:
+        raise ConfigError(f"This machine shows {machine.num_gpus} GPUs, but image.variant cpu builds an image without CUDA, "
+                          "which would train on the CPU. Set image.variant to cuda, or hide the GPUs with "
+                          "CUDA_VISIBLE_DEVICES= to train on the CPU.")

@@ -1,0 +1,19 @@
+"""What is refused before anything is fetched or booked."""
+
+import pytest
+
+from dpo_core.errors import ConfigError
+from flows.overrides import read_recipe
+from flows.stage_parts import check_before_start
+from tasks.image.trainer_image import CHECKOUT
+from tasks.launch.compute import Machine
+
+RECIPE = CHECKOUT / "recipes/quickstart.yaml"
+
+
+def test_an_image_without_cuda_is_refused_on_a_machine_with_gpus(monkeypatch):
+    monkeypatch.chdir(CHECKOUT)
+    monkeypatch.setattr("flows.stage_parts.this_machine", lambda: Machine(num_cores=8, num_gpus=1))
+    with pytest.raises(ConfigError, match=r"Set image\.variant to cuda"):
+        check_before_start(read_recipe(RECIPE, ["compute.launcher=docker"]))
+    check_before_start(read_recipe(RECIPE, ["compute.launcher=docker", "image.variant=cuda"]))
