@@ -15,6 +15,7 @@ LOCKS := $(addprefix requirements/,train-cpu.txt flows.txt dev.txt trackers.txt)
 LAUNCHER ?= process
 RECIPE ?= recipes/quickstart.yaml
 ARGS ?=
+TEST_WORKERS ?= 2
 # On a machine where pip's own index would give torch's CUDA build, name an index that holds the CPU build.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check \
 	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
@@ -61,7 +62,7 @@ wheelhouse: $(INSTALLED)  ## gather the trainer image's wheels in a folder, for 
 	@$(BIN)/pairline image $(RECIPE) --only-wheelhouse $(ARGS)
 
 test: $(INSTALLED)  ## unit tests, then integration tests (ARGS="-k name" chooses)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) $(ARGS)
 
 bench: $(INSTALLED)  ## measure beside the peers, alone on the machine; writes benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks $(ARGS)
