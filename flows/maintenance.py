@@ -15,6 +15,7 @@ from prefect.states import AwaitingRetry, Completed, Failed, Running, State
 from flows.run_processes import processes_of_run
 from tasks.garbage import collect, in_words
 from tasks.launch.docker import Engine
+from tasks.launch.reap import RunState
 from tasks.launch.reap import reap as reap_containers
 
 STOPPED = "termination signal"  # in the message of a run that got SIGTERM
@@ -42,21 +43,21 @@ def reap(dry_run: bool = False) -> str:
     """Stop and remove the containers of this machine that no live run owns (see ``tasks/launch/reap.py``)."""
     engine = Engine()
     engine.check()
-    found = reap_containers(engine, dry_run, is_over)
+    found = reap_containers(engine, dry_run, state_of)
     rows = [{"container": one.container, "step": one.step, "run": one.run, "why": one.reason,
              "done": one.done} for one in found]
     create_table_artifact(rows, key="reap", description="Containers with Pairline's label")
     return f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's"
 
 
-def is_over(flow_run_id: str) -> bool:
-    """Whether the server says that the run has ended."""
+def state_of(flow_run_id: str) -> RunState:
+    """What the server says of the run."""
     with get_client(sync_client=True) as client:
         try:
             state = client.read_flow_run(UUID(flow_run_id)).state
         except (ObjectNotFound, ValueError):
-            return False
-    return state is not None and state.is_final()
+            return "unknown"
+    return "over" if state is not None and state.is_final() else "live"
 
 
 @flow(name="failed-trigger", persist_result=False)

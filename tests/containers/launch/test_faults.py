@@ -243,6 +243,7 @@ def test_reap_ends_what_no_live_run_owns_and_nothing_else(make, client, own_engi
         assert (done.container, done.done, done.reason) == (
             container_name(command_of(step)), "stopped and removed", "no live run owns it")
         assert (step.folder / "checkpoint").exists()
+        assert step.log_lines == ["up"]
         assert [container.id for container in client.containers.list(all=True)] == [foreign.id]
     finally:
         foreign.remove(force=True)
