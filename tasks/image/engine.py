@@ -9,20 +9,24 @@ from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
 from dpo_core.errors import ConfigError, DiskFull, PairlineError, RemoteError
+from tasks.launch.engine_address import engine_address, silence
 
 NO_SPACE = "no space left on device"
 
 
 @contextlib.contextmanager
 def connected() -> Iterator[docker.DockerClient]:
-    """A client of the engine that DOCKER_HOST names, or of this machine's. Raises ``ConfigError`` where none answers."""
+    """A client of the engine that DOCKER_HOST names, or of this machine's.
+
+    Raises ``ConfigError`` if there is none, ``RemoteError`` if there is one that may be restarting.
+    """
     try:
         client = docker.from_env()
         client.ping()
     except (DockerException, RequestException) as error:
-        raise ConfigError(f"No Docker engine answers ({_one_line(error)}). Start it (`systemctl start docker`; as root "
-                          "`dockerd &`), check DOCKER_HOST and that you may use it, or set compute.launcher to "
-                          "process.") from None
+        raise silence(engine_address())(
+            f"No Docker engine answers ({_one_line(error)}). Start it (`systemctl start docker`; as root `dockerd &`), "
+            "check DOCKER_HOST and that you may use it, or set compute.launcher to process.") from None
     with contextlib.closing(client):
         yield client
 

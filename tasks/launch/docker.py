@@ -22,6 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from dpo_core.errors import ConfigError, RemoteError, StoreError
 from tasks.launch.container import LABEL, SCRATCH, SCRATCH_BYTES, SECRETS_FOLDER, ContainerSpec
+from tasks.launch.engine_address import engine_address, silence
 
 CONFLICT = 409
 CALL_SECONDS = 60  # for one answer of the engine
@@ -68,7 +69,7 @@ class Engine:
     """A connection to the engine that DOCKER_HOST names, or to the local one."""
 
     def __init__(self, address: str = "") -> None:
-        self.address = address or os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        self.address = address or engine_address()
 
     @cached_property
     def _api(self) -> docker.APIClient:
@@ -76,14 +77,14 @@ class Engine:
         return docker.from_env(timeout=CALL_SECONDS, environment=os.environ | {"DOCKER_HOST": self.address}).api
 
     def check(self) -> None:
-        """Raise ``ConfigError`` if no engine answers."""
+        """Raise ``ConfigError`` if there is no engine, ``RemoteError`` if there is one that may be restarting."""
         try:
             with _answers("starting"):
                 self._api.ping()
         except (EngineLost, StoreError) as error:
-            raise ConfigError(f"compute.launcher is docker, but no engine answers at {self.address} ({error}). Start it "
-                              "(Debian: apt-get install docker.io), join the group docker, or set compute.launcher to "
-                              "process.") from error
+            raise silence(self.address)(
+                f"compute.launcher is docker, but no engine answers at {self.address} ({error}). Start it (Debian: apt-get "
+                "install docker.io), join the group docker, or set compute.launcher to process.") from error
 
     def find(self, name_or_id: str) -> Seen | None:
         """The container, or None if there is none."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from dpo_core.errors import ConfigError
+from dpo_core.errors import ConfigError, RemoteError
 from tasks.image.config import ImageConfig
 from tasks.image.engine import connected
 from tasks.image.image_ref import ImageRef
@@ -46,7 +46,7 @@ def shared_engine() -> Iterator[docker.DockerClient]:
     try:
         with connected() as client:
             yield client
-    except ConfigError as error:
+    except (ConfigError, RemoteError) as error:
         pytest.skip(f"No container engine on this machine: {error}")
 
 
