@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dpo_core.errors import from_os_error
 from flows.serve.background import Background
-from flows.serve.settings import API_URL_FILE
+from flows.serve.settings import API_URL_FILE, RUN_SETTINGS
 
 DATABASE_VERSION_FILE = "database-of"  # names the Prefect that made or migrated the store's database
 # The temporary server lives as long as the run, so what serves schedules, workers and automations stays off: its start
@@ -72,6 +72,8 @@ def prepare_prefect(store_root: Path) -> bool:
         marker = home / DATABASE_VERSION_FILE
         if marker.is_file() and marker.read_text() == version("prefect"):
             settings["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] = "false"  # looking for migrations takes 3 s
+    else:
+        settings |= RUN_SETTINGS
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     return temporary

@@ -44,12 +44,13 @@ def dead_runs() -> AutomationCore:
     """A run whose heartbeats stay away, without having ended, is Crashed: its process was killed, or its machine.
 
     A heartbeat may reach the server after the end of its run, as it travels another way; setting the state then fails, as
-    it should, and tells nothing.
+    it should, and tells nothing. After a suspension it succeeds; `resume-crashed` then gives the run its state back. A
+    paused run has a process that sends heartbeats, so a pause is no end.
     """
     trigger = EventTrigger(
         after={"prefect.flow-run.heartbeat"},
         expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in ENDED),
-                "prefect.flow-run.Paused", "prefect.flow-run.Suspended", "prefect.flow-run.AwaitingRetry"},
+                "prefect.flow-run.Suspended", "prefect.flow-run.AwaitingRetry"},
         match={"prefect.resource.id": "prefect.flow-run.*"},
         match_related={"prefect.resource.role": "flow", "prefect.resource.name": list(LONG_FLOWS)},
         for_each={"prefect.resource.id"}, posture=Posture.Proactive, threshold=1,
@@ -60,12 +61,20 @@ def dead_runs() -> AutomationCore:
 
 
 def make_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    """Create it, or bring the one of this name up to date."""
+    """Create it, or bring the one of this name up to date.
+
+    One that is up to date is left alone: an update would forget which runs' heartbeats it waits for.
+    """
     known = client.find_automation(automation.name)
     if known is None:
         client.create_automation(automation)
-    else:
+    elif _content(known) != _content(automation):
         client.update_automation(known.id, automation)
+
+
+def _content(automation: AutomationCore) -> dict:
+    """What it does, without its id."""
+    return automation.model_dump(include=set(AutomationCore.model_fields))
 
 
 def prepare_pool(settings: ServeSettings) -> None:

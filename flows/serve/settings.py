@@ -11,6 +11,12 @@ from dpo_core.errors import ConfigError
 VARIABLES = {"home": "PAIRLINE_HOME", "port": "PAIRLINE_PORT", "database_url": "PAIRLINE_DATABASE_URL",
              "max_runs": "PAIRLINE_MAX_RUNS", "training_slots": "PAIRLINE_TRAINING_SLOTS"}
 HEARTBEAT_SECONDS = 30  # Prefect's own lower bound
+# Of every run that talks to a server which outlives it, started from a form or from the command line.
+RUN_SETTINGS = {
+    # A dead run is told by heartbeats that stay away (flows/serve/server_objects.py). Prefect's own 180 s would be too late.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+    # Waits of 2, 4, 8 ... s: a server may be away for eight minutes before a run gives it up.
+    "PREFECT_CLIENT_MAX_RETRIES": "8"}
 HOST = "127.0.0.1"
 POOL = "pairline"
 API_URL_FILE = "api-url"  # in the folder of a running server
@@ -55,11 +61,8 @@ class ServeSettings(BaseModel):
         if self.database_url:
             fixed["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self.database_url
         defaults = {
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_CLI_COLORS": "false",
-            # A dead run is told by heartbeats that stay away (flows/serve/server_objects.py).
-            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-            # Waits of 2, 4, 8 ... s: a server may be away for eight minutes before a run gives it up.
-            "PREFECT_CLIENT_MAX_RETRIES": "8",
+            **RUN_SETTINGS, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
+            "PREFECT_CLI_COLORS": "false",
             # A run that is cancelled while its worker is away is Cancelled after this, not after 5 minutes.
             "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "90",
             # Who holds a slot is known after a restart of the server, too.

@@ -7,6 +7,7 @@ import pytest
 
 from dpo_core.errors import StoreError
 from flows.local_prefect import prepare_prefect, remember_database
+from flows.serve.server_objects import SECONDS_WITHOUT_HEARTBEAT
 
 MIGRATE = "PREFECT_SERVER_DATABASE_MIGRATE_ON_START"
 
@@ -30,6 +31,19 @@ def test_a_configured_server_is_used_and_the_store_left_alone(no_prefect_setting
     assert not prepare_prefect(tmp_path / "store")
     assert "PREFECT_HOME" not in no_prefect_settings
     assert not (tmp_path / "store").exists()
+
+
+def test_a_run_on_a_server_that_watches_it_gives_signs_of_life_in_time(no_prefect_settings, tmp_path):
+    no_prefect_settings["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
+    prepare_prefect(tmp_path / "store")
+    assert 2 * int(no_prefect_settings["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) < SECONDS_WITHOUT_HEARTBEAT
+    assert int(no_prefect_settings["PREFECT_CLIENT_MAX_RETRIES"]) == 8
+
+
+def test_a_heartbeat_that_is_set_stays(no_prefect_settings, tmp_path):
+    no_prefect_settings |= {"PREFECT_API_URL": "http://127.0.0.1:4200/api", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "45"}
+    prepare_prefect(tmp_path / "store")
+    assert no_prefect_settings["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "45"
 
 
 @pytest.mark.parametrize(("made_by", "skips"), [(version("prefect"), True), ("2.0", False)])
