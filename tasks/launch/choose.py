@@ -9,7 +9,8 @@ from tasks.launch.process import ProcessLauncher
 def launcher_for(compute: ComputeConfig, image: str = "", python: str = "") -> Launcher:
     """The launcher that the recipe asks for; ``image`` (id or digest) and the interpreter in it for one with containers.
 
-    Raises ``ConfigError`` if it needs an image and none is given, or an engine and none answers.
+    Raises ``ConfigError`` if it needs an image and none is given, or an engine and there is none; ``RemoteError`` if the
+    engine may be restarting.
     """
     if compute.launcher == "process":
         return ProcessLauncher(compute)

@@ -1,5 +1,6 @@
 """Makes a step's folders usable by the user that its container runs as, and its inputs complete and readable."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -16,13 +17,19 @@ def hand_over(folders: Iterable[Path], user: tuple[int, int]) -> None:
     try:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-            for path in (folder, *folder.rglob("*")) if os.geteuid() == 0 else ():
-                if path.lstat().st_uid != user[0]:
-                    os.lchown(path, *user)
-    except FileNotFoundError:
-        pass  # a file written aside by a neighbour is in place now; it was handed over or is readable
+            for path in _everything_in(folder) if os.geteuid() == 0 else ():
+                with contextlib.suppress(FileNotFoundError):  # a neighbour's file, written aside, is in its place by now
+                    if path.lstat().st_uid != user[0]:
+                        os.lchown(path, *user)
     except OSError as error:
         raise from_os_error(error, "handing the step's folders to its user") from error
+
+
+def _everything_in(folder: Path) -> Iterator[Path]:
+    """The folder and all below it; what vanishes meanwhile is passed over."""
+    yield folder
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *files))
 
 
 def with_link_targets(inputs: Iterable[Path]) -> tuple[Path, ...]:

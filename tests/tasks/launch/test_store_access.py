@@ -1,6 +1,7 @@
 """A step's user can write its folders and read its inputs, or an error says what cannot be read."""
 
 import os
+import shutil
 
 import pytest
 
@@ -56,3 +57,29 @@ def test_folders_are_made_and_given_to_the_steps_user(folder, tmp_path):
     hand_over((folder, tmp_path / "new"), SOMEONE)
     assert {path.lstat().st_uid for path in (folder, *folder.rglob("*"), tmp_path / "new")} == {10001}
     assert (tmp_path / "kept").stat().st_uid == 0
+
+
+def test_files_that_vanish_meanwhile_leave_no_other_behind(tmp_path, monkeypatch):
+    """As where two steps share a cache: one writes files aside and renames them while the other's folders are handed over."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    folder = tmp_path / "cache"
+    for number in range(20):
+        (folder / f"sub{number}").mkdir(parents=True)
+        (folder / f"sub{number}" / "file").touch()
+        (folder / f"file{number}").touch()
+    give = os.lchown
+
+    def give_while_others_write(path, *user) -> None:
+        give(path, *user)
+        if path != folder:
+            monkeypatch.setattr(os, "lchown", give)
+            for number in range(0, 20, 2):
+                (folder / f"file{number}").unlink()
+                shutil.rmtree(folder / f"sub{number}")
+
+    monkeypatch.setattr(os, "lchown", give_while_others_write)
+    hand_over((folder,), SOMEONE)
+    left = [folder, *folder.rglob("*")]
+    assert len(left) == 31
+    assert {path.lstat().st_uid for path in left} == {10001}
