@@ -60,7 +60,7 @@ def test_folders_are_made_and_given_to_the_steps_user(folder, tmp_path):
 
 
 def test_files_that_vanish_meanwhile_leave_no_other_behind(tmp_path, monkeypatch):
-    """As where two steps share a cache: one writes files aside and renames them while the other's folders are handed over."""
+    """As where two steps share a cache: one renames what it wrote aside while the other's folders are handed over."""
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
     folder = tmp_path / "cache"
