@@ -78,18 +78,28 @@ def bring_down(settings: ServeSettings, say: Say = print) -> None:
     next `pairline up`.
     """
     worker, server = worker_of(settings), server_of(settings)
-    worker_lived, runs = worker.ask_to_stop(), processes_of_server(settings.api_url)
+    worker_lived = worker.ask_to_stop()
+    runs, killed = stop_runs(settings.api_url)
+    worker.stop(WORKER_GRACE_SECONDS)
+    say(f"runs     {runs} stopped" + (f", {killed} of them killed" if killed else ""))
+    say(f"worker   {'stopped' if worker_lived else 'did not run'}")
+    say(f"server   {'stopped' if server.stop(SERVER_GRACE_SECONDS) else 'did not run'}")
+
+
+def stop_runs(api_url: str) -> tuple[int, int]:
+    """Ask the runs of this machine that belong to the server at ``api_url`` to end, and kill those that do not.
+
+    -> how many there were, how many were killed
+    """
+    runs = processes_of_server(api_url)
     for pid in runs:
         send(pid, signal.SIGTERM)
     deadline = time.monotonic() + RUN_GRACE_SECONDS
-    while (left := processes_of_server(settings.api_url)) and time.monotonic() < deadline:
+    while (left := processes_of_server(api_url)) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     for pid in left:
         send(pid, signal.SIGKILL)
-    worker.stop(WORKER_GRACE_SECONDS)
-    say(f"runs     {len(runs)} stopped" + (f", {len(left)} of them killed" if left else ""))
-    say(f"worker   {'stopped' if worker_lived else 'did not run'}")
-    say(f"server   {'stopped' if server.stop(SERVER_GRACE_SECONDS) else 'did not run'}")
+    return len(runs), len(left)
 
 
 def check_port(port: int) -> None:
@@ -119,9 +129,15 @@ def wait_until_healthy(settings: ServeSettings, server: Background) -> None:
 
 
 def deploy(environment: dict[str, str], file: Path = PROJECT / "prefect.yaml") -> None:
-    """Bring the deployments of a prefect.yaml to the server. Raises ``PairlineError`` with what `prefect deploy` said."""
+    """Bring the deployments of a prefect.yaml to the server; schedules stay on or off as they were switched there.
+
+    Raises ``PairlineError`` with what `prefect deploy` said.
+    """
+    from flows.serve.switches import switches_kept
+
     argv = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-    done = subprocess.run(argv, cwd=PROJECT, env={**environment, "PWD": str(PROJECT)}, text=True, capture_output=True,
-                          check=False, stdin=subprocess.DEVNULL, timeout=SECONDS_FOR_A_START)
+    with switches_kept():
+        done = subprocess.run(argv, cwd=PROJECT, env={**environment, "PWD": str(PROJECT)}, text=True, capture_output=True,
+                              check=False, stdin=subprocess.DEVNULL, timeout=SECONDS_FOR_A_START)
     if done.returncode != 0:
         raise PairlineError(f"The deployments of {file} were refused:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")

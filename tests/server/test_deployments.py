@@ -7,7 +7,8 @@ import pytest
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectHTTPStatusError
 
-from flows.serve.server_objects import TRAINING_QUEUE
+from flows.serve.server_objects import DEAD_RUNS, TRAINING_QUEUE
+from flows.serve.switches import switches
 from flows.stage_config import StageConfig
 from tests.server.conftest import Installation, wait_until
 
@@ -63,17 +64,31 @@ def test_the_cron_schedule_gives_a_scheduled_run_at_night(installation: Installa
     assert f"{first.astimezone(ZoneInfo('Europe/Berlin')):%H:%M}" == "02:00"
 
 
-def test_up_again_changes_nothing_that_runs(installation: Installation):
+def test_up_again_changes_nothing_that_runs_and_nothing_that_was_switched(installation: Installation):
     def state() -> tuple:
         with installation.client() as client:
+            automations = client.request("POST", "/automations/filter", json={}).json()
             return (installation.server.pid(), installation.worker.pid(),
-                    sorted(automation.name for automation in client.read_automations()),
-                    sorted(str(deployment.id) for deployment in client.read_deployments()))
+                    sorted(automation["name"] for automation in automations),
+                    # of this one: an update would forget whose heartbeats it waits for
+                    [automation["updated"] for automation in automations if automation["name"] == DEAD_RUNS],
+                    sorted(str(deployment.id) for deployment in client.read_deployments()), switches(client))
 
+    def switch(nightly: bool, hourly: bool, paused: bool) -> None:
+        with installation.client() as client:
+            for name, active in (("dpo-stage/nightly", nightly), ("reap/reap", hourly)):
+                deployment = client.read_deployment_by_name(name)
+                client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=active)
+            client.set_deployment_paused_state(client.read_deployment_by_name("store-gc/store-gc").id, paused)
+
+    switch(nightly=False, hourly=True, paused=True)
     before = state()
-    again = installation.pairline("up")
-    assert again.returncode == 0, again.stderr
-    assert state() == before
+    try:
+        again = installation.pairline("up")
+        assert again.returncode == 0, again.stderr
+        assert state() == before
+    finally:
+        switch(nightly=True, hourly=False, paused=False)
     assert "runs" in again.stdout
     assert "started" not in again.stdout
     assert len(set(before[2])) == len(before[2]) >= 5
