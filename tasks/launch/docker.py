@@ -26,6 +26,7 @@ from tasks.launch.engine_address import engine_address, silence
 
 CONFLICT = 409
 CALL_SECONDS = 60  # for one answer of the engine
+UNSEEN = "bind source path does not exist"
 NO_GPU_RUNTIME = "could not select device driver"
 
 
@@ -35,6 +36,10 @@ class EngineLost(RemoteError):
 
 class NameTaken(Exception):
     """Another container has the name. Caught by who asked for it."""
+
+
+class PathUnseen(Exception):
+    """A path to be mounted is not there for the engine, which may live in another world. Caught by who named it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,8 @@ class Engine:
         return [seen for one in listed if (seen := self.find(one["Id"])) and seen.labels.get(LABEL) == "1"]
 
     def create(self, spec: ContainerSpec, secret_files: dict[str, Path]) -> str:
-        """Create a container; returns its id. Raises ``NameTaken``; ``ConfigError`` if the image is not there."""
+        """Create a container; returns its id. Raises ``NameTaken``, ``PathUnseen``; ``ConfigError`` if the image is not
+        there."""
         mounts = [Mount(str(m.path), str(m.path), type="bind", read_only=not m.writable) for m in spec.mounts]
         mounts += [Mount(str(SECRETS_FOLDER / name), str(path), type="bind", read_only=True)
                    for name, path in secret_files.items()]
@@ -130,6 +136,8 @@ class Engine:
             except APIError as error:
                 if error.status_code == CONFLICT:
                     raise NameTaken(spec.name) from error
+                if UNSEEN in str(error.explanation):
+                    raise PathUnseen(str(error.explanation).rpartition(UNSEEN)[2].strip(" :")) from error
                 raise StoreError(f"The engine refused to create {spec.name}: {error.explanation}") from error
 
     def start(self, container_id: str) -> None:

@@ -13,28 +13,25 @@ The claim on the job's folder (``run_job``) sees to it that one orchestrator at 
 import contextlib
 import logging
 import os
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import ConfigError, PairlineError
+from dpo_core.errors import ConfigError, PairlineError, StoreError
 from tasks.launch.compute import Machine, this_machine
 from tasks.launch.container import DEADLINE, JOB, LABEL, ContainerSpec, container_spec, container_user, line_prefix
-from tasks.launch.docker import Engine, NameTaken, Seen
+from tasks.launch.docker import Engine, NameTaken, PathUnseen, Seen
 from tasks.launch.docker_watch import Member, Watch, patiently
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, current_run
 from tasks.launch.left_containers import put_away
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
-from tasks.launch.secrets import value_of_secret
+from tasks.launch.secret_files import places_for_secrets, secret_files
 from tasks.launch.store_access import check_readable, hand_over, with_link_targets
 
 log = logging.getLogger(__name__)
 ENGINE_PATIENCE_SECONDS = 300.0  # a restarted engine is back within seconds; an update of its machine takes minutes
 NUM_TRIES, SECONDS_TO_START = 3, 3.0  # where another orchestrator takes the name first
-HUB_TOKEN = "HF_TOKEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +114,7 @@ class DockerLauncher:
             for spec in specs:
                 if spec.hostname:
                     engine.make_network(spec.network, spec.labels)
-                with secret_files(spec) as files:
-                    members.append(Member(engine.create(spec, files), spec.name, line_prefix(spec.labels)))
-                    engine.start(members[-1].id)
+                _create_and_start(engine, spec, members)
         except BaseException:
             with contextlib.suppress(PairlineError):
                 for member in members:
@@ -134,36 +129,24 @@ class DockerLauncher:
             engine.remove_network(self.specs(commands, deadline=0)[0].network)
 
 
+def _create_and_start(engine: Engine, spec: ContainerSpec, members: list[Member]) -> None:
+    """Add the container to ``members`` as soon as there is one."""
+    *others, last = places_for_secrets(spec)
+    for place in (*others, last):
+        try:
+            with secret_files(spec, place) as files:
+                members.append(Member(engine.create(spec, files), spec.name, line_prefix(spec.labels)))
+                engine.start(members[-1].id)
+                return
+        except PathUnseen as unseen:
+            if place == last:
+                raise StoreError(f"The engine at {engine.address} does not see {unseen}, which the step needs. Start the "
+                                 "engine on this machine, or give `store.root` a path that both see.") from unseen
+
+
 def _check_ours(seen: Seen, spec: ContainerSpec) -> None:
     ours = seen.labels.get(LABEL) == "1"
     if not ours or seen.labels.get(JOB) != spec.labels[JOB]:
         whose = f"belongs to job {seen.labels.get(JOB, '')[:16]}" if ours else "is not Pairline's"
         raise ConfigError(f"There is a container named {seen.name} that {whose}, expected none or one of job "
                           f"{spec.labels[JOB][:16]}. Rename or remove it (docker rename, docker rm), then start again.")
-
-
-def _secret(name: str) -> str | None:
-    if name != HUB_TOKEN:
-        return value_of_secret(name)
-    from huggingface_hub import get_token
-
-    return get_token()  # from the environment or a login
-
-
-@contextlib.contextmanager
-def secret_files(spec: ContainerSpec) -> Iterator[dict[str, Path]]:
-    """The step's secrets as files that only its user may read, gone from the disk once the container has them mounted."""
-    values = {name: value for name in spec.secrets if (value := _secret(name))}
-    if not values:
-        yield {}
-        return
-    with tempfile.TemporaryDirectory(dir=spec.folder.parent, prefix=".secrets-") as folder:
-        files = {}
-        for name, value in values.items():
-            path = files[name] = Path(folder) / name
-            path.touch(mode=0o600)
-            path.write_text(value)
-            path.chmod(0o400)
-            if os.geteuid() == 0:
-                os.chown(path, *spec.user)
-        yield files

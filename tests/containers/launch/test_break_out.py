@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,7 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.containers.launch.stand_in import ContainerStep, command_of
+from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
 from tests.containers.launch.watching import container_of, wait_for
 
 pytestmark = pytest.mark.integration
@@ -135,6 +137,28 @@ def test_a_token_is_a_file_of_the_step_that_needs_one_and_of_no_other(make, clie
     assert lines == ["True", "0o400", "[]"]
     assert TOKEN not in shown
     assert left == []
+    assert not list(Path("/dev/shm").glob("pairline-secrets-*/HF_TOKEN"))
+
+
+WITH_TOKEN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
+step = ContainerStep(Path(sys.argv[1]), *sys.argv[2:])
+ended = step.launcher.run((replace(command_of(step), secrets=("HF_TOKEN",)),), print, lambda: None)
+sys.exit(ended.exit_code)
+"""
+
+
+def test_an_engine_that_does_not_see_our_memory_gets_the_token_from_the_store(make):
+    """As where the orchestrator is itself in a container."""
+    step = make("print(len(Path(os.environ['HF_TOKEN_PATH']).read_text())); succeed()")
+    apart = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
+    run = subprocess.run([*apart, sys.executable, "-c", WITH_TOKEN, step.root, step.address, step.image], text=True,
+                         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_TOKEN": TOKEN}, capture_output=True, check=False)
+    assert (run.returncode, run.stdout) == (0, f"{len(TOKEN)}\n"), run.stderr
+    assert not list(step.folder.parent.rglob("HF_TOKEN"))
 
 
 def test_the_owner_can_read_and_delete_what_a_step_left(make):
