@@ -1,9 +1,10 @@
 """Runs that lost their process while no worker looked after them: found when a worker is started, before it begins.
 
 Prefect leaves them as they are for ever: a Pending run is handed out once, a Cancelling one is ended by its worker, and a
-Running one has no heartbeat that could stay away if the server was down when it died. A run that was stopped by
-`pairline down` says Crashed as its last word, often too late for a server that is being stopped to act on it. Crashed runs
-are handed out again here: the automation that does so otherwise misses what happens while the server starts.
+Running or Paused one has no heartbeat that could stay away if the server was down when it died; a paused one that is
+answered then would be Running without a process. A run that was stopped by `pairline down` says Crashed as its last word,
+often too late for a server that is being stopped to act on it. Crashed runs are handed out again here: the automation that
+does so otherwise misses what happens while the server starts.
 """
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -12,11 +13,11 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Crashed, Scheduled
 
-from flows.maintenance import STOPPED, go_on
+from flows.maintenance import STOPPED, go_on, had_process
 from flows.run_processes import processes_of_run
 from flows.serve.settings import POOL
 
-LOOKED_AT = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.CRASHED)
+LOOKED_AT = (StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING, StateType.CRASHED)
 
 
 def settle_stranded_runs(own_worker: str) -> list[str]:
@@ -40,7 +41,7 @@ def stranded_runs(client: SyncPrefectClient) -> list[FlowRun]:
     """Runs of the pool that say they are at work and have no process here, and those that were asked to stop."""
     states = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(LOOKED_AT))))
     runs = client.read_flow_runs(flow_run_filter=states, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
-    return [run for run in runs if run.work_pool_name == POOL and not processes_of_run(run.id)
+    return [run for run in runs if run.work_pool_name == POOL and had_process(run.state) and not processes_of_run(run.id)
             and (run.state.type != StateType.CRASHED or STOPPED in (run.state.message or ""))]
 
 
@@ -49,7 +50,7 @@ def end_of(state: StateType) -> State | None:
     match state:
         case StateType.CANCELLING:
             return Cancelled(message="Its process had ended when its worker was away.")
-        case StateType.RUNNING:
+        case StateType.RUNNING | StateType.PAUSED:
             return Crashed(message="Its process was gone when a worker was started again.")
         case StateType.CRASHED:
             return None
