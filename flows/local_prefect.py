@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dpo_core.errors import from_os_error
 from flows.serve.background import Background
-from flows.serve.settings import API_URL_FILE, RUN_SETTINGS
+from flows.serve.settings import API_URL_FILE, RUN_SETTINGS, VARIABLES
 
 DATABASE_VERSION_FILE = "database-of"  # names the Prefect that made or migrated the store's database
 # The temporary server lives as long as the run, so what serves schedules, workers and automations stays off: its start
@@ -42,8 +42,9 @@ def uses_configured_server() -> bool:
 
 
 def running_server(store_root: Path) -> str | None:
-    """The API address of the server that `pairline up` started with this store as its home, if it lives."""
-    folder = store_root.expanduser().resolve() / "serve"
+    """The API address of the server that `pairline up` started, if it lives: beside the store unless PAIRLINE_HOME says
+    where else."""
+    folder = Path(os.environ.get(VARIABLES["home"]) or store_root).expanduser().resolve() / "serve"
     if Background("server", folder).pid() is None or not (folder / API_URL_FILE).is_file():
         return None
     return (folder / API_URL_FILE).read_text().strip()

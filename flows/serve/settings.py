@@ -28,7 +28,7 @@ class ServeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    home: Path = Field(Path(".pairline"), description="Folder of server, worker and store.")
+    home: Path = Field(Path(".pairline"), description="Folder of server and worker.")
     port: int = Field(4200, ge=1, le=65535, description="Port of server and UI, on loopback.")
     database_url: str | None = Field(None, description="postgresql+asyncpg://user:password@host/name; empty: SQLite.")
     max_runs: int = Field(8, ge=1, description="Runs that the worker holds at once, waiting ones included.")
@@ -47,8 +47,14 @@ class ServeSettings(BaseModel):
     def ui_url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
+    def server_environment(self) -> dict[str, str]:
+        """The environment of the server, which alone may know the database's password."""
+        database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": self.database_url} if self.database_url else {}
+        given = {name: value for name, value in os.environ.items() if names_the_database(name)}
+        return self.environment() | given | database
+
     def environment(self) -> dict[str, str]:
-        """The environment of server, worker, deployment and so of every run.
+        """The environment of worker, deployment and so of every run.
 
         A variable that is set already wins, except those that decide where things are.
         """
@@ -58,8 +64,6 @@ class ServeSettings(BaseModel):
             "PREFECT_UI_URL": self.ui_url, "PREFECT_PROFILES_PATH": str(self.folder / "prefect" / "profiles.toml"),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH", "")))),
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))}
-        if self.database_url:
-            fixed["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self.database_url
         defaults = {
             **RUN_SETTINGS, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
             "PREFECT_CLI_COLORS": "false",
@@ -70,7 +74,13 @@ class ServeSettings(BaseModel):
             "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # of runs that have not begun yet
             "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
             "PREFECT_WORKER_QUERY_SECONDS": "5"}
-        return {**defaults, **os.environ, **fixed}
+        given = {name: value for name, value in os.environ.items() if not names_the_database(name)}
+        return {**defaults, **given, **fixed}
+
+
+def names_the_database(variable: str) -> bool:
+    """Whether an environment variable may hold the database's address with its password, or the password."""
+    return variable.startswith((VARIABLES["database_url"], "PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_"))
 
 
 def settings_from_environment() -> ServeSettings:

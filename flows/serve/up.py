@@ -44,7 +44,7 @@ def bring_up(settings: ServeSettings, say: Say = print) -> None:
     if server.pid() is None:
         check_port(settings.port)
     argv = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(settings.port)]
-    started = server.start(argv, environment, PROJECT)
+    started = server.start(argv, settings.server_environment(), PROJECT)
     wait_until_healthy(settings, server)
     (settings.folder / API_URL_FILE).write_text(settings.api_url)
     say(f"server   {'started' if started else 'runs'}  {settings.ui_url}  ({server.log})")

@@ -1,5 +1,6 @@
 """The temporary server's settings: nothing of the user's is overridden, and a known database is not migrated again."""
 
+import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 from dpo_core.errors import StoreError
 from flows.local_prefect import prepare_prefect, remember_database
+from flows.serve.background import Background, start_time
 from flows.serve.server_objects import SECONDS_WITHOUT_HEARTBEAT
+from flows.serve.settings import API_URL_FILE
 
 MIGRATE = "PREFECT_SERVER_DATABASE_MIGRATE_ON_START"
 
@@ -60,3 +63,17 @@ def test_a_store_below_a_file_is_refused(no_prefect_settings, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="making the store"):
         prepare_prefect(tmp_path / "file" / "store")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_server_that_up_started_is_found(no_prefect_settings, tmp_path, elsewhere):
+    store = tmp_path / "store"
+    home = tmp_path / "home" if elsewhere else store
+    if elsewhere:
+        no_prefect_settings["PAIRLINE_HOME"] = str(home)
+    server = Background("server", home / "serve")
+    server.folder.mkdir(parents=True)
+    server.pid_file.write_text(f"{os.getpid()} {start_time(os.getpid())}\n")
+    (server.folder / API_URL_FILE).write_text("http://127.0.0.1:4321/api")
+    assert not prepare_prefect(store)
+    assert no_prefect_settings["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"

@@ -1,0 +1,28 @@
+"""Who gets which settings: the database's password is the server's alone."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.serve.settings import ServeSettings, settings_from_environment
+
+PASSWORD = "s3cret-of-the-database"
+URL = f"postgresql+asyncpg://prefect:{PASSWORD}@host/prefect"
+
+
+@pytest.mark.parametrize("name", ["PAIRLINE_DATABASE_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL",
+                                  "PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_PASSWORD"])
+def test_only_the_server_is_told_the_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str):
+    monkeypatch.setattr("os.environ", {"PAIRLINE_HOME": str(tmp_path), "HOME": "/home/ann", name: URL})
+    settings = settings_from_environment()
+    assert PASSWORD not in repr(settings.environment())
+    assert settings.environment()["HOME"] == "/home/ann"
+    server = settings.server_environment()
+    told = "PREFECT_SERVER_DATABASE_CONNECTION_URL" if name == "PAIRLINE_DATABASE_URL" else name
+    assert server[told] == URL
+    assert server.items() >= settings.environment().items()
+
+
+def test_without_a_database_url_prefect_keeps_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("os.environ", {})
+    assert ServeSettings(home=tmp_path).server_environment() == ServeSettings(home=tmp_path).environment()
