@@ -19,6 +19,7 @@ from tasks.checkpoint.announced import check_unchanged, verify_checkpoint
 from tasks.events.chain import ALREADY_STARTED, earlier_run, join_chain
 from tasks.events.payloads import CheckpointReady, DpoCheckpointReady, SftCheckpointReady
 from tasks.handoff.schema import RLVRHandoff, read_handoff
+from tasks.image.config import ImageConfig
 from tasks.intake import AcceptedHandoff
 
 
@@ -55,12 +56,13 @@ def dpo_after_sft(checkpoint: SftCheckpointReady, recipe: Path = Path("recipes/q
 @flow(name="rlvr-intake", persist_result=False)
 def rlvr_after_dpo(checkpoint: DpoCheckpointReady, store_root: Path = Path(".pairline"),
                    compute: ComputeConfig = ComputeConfig(),  # noqa: B008
-                   token_block: str | None = None) -> AcceptedHandoff | State:
+                   token_block: str | None = None,
+                   image: ImageConfig = ImageConfig()) -> AcceptedHandoff | State:  # noqa: B008
     """Verify the hand-off that the event tells of, as an RLVR run would. Raises ``HandoffRefused``."""
     if state := already_started(checkpoint):
         return state
     check_same_handoff(checkpoint)
-    return rlvr_intake.fn(checkpoint.handoff, store_root, compute, token_block)
+    return rlvr_intake.fn(checkpoint.handoff, store_root, compute, token_block, image)
 
 
 def check_same_handoff(checkpoint: DpoCheckpointReady) -> None:

@@ -7,8 +7,12 @@ from prefect import flow
 
 from dpo_core.compute_config import ComputeConfig
 from dpo_core.errors import HandoffRefused
+from tasks.build_image import build_image
+from tasks.image.config import ImageConfig
+from tasks.image.image_ref import PYTHON
 from tasks.intake import AcceptedHandoff, verify_handoff
 from tasks.launch.choose import launcher_for
+from tasks.launch.launcher import Launcher
 
 
 def local_path(handoff: str) -> Path:
@@ -23,9 +27,16 @@ def local_path(handoff: str) -> Path:
 
 @flow(name="rlvr-intake")
 def rlvr_intake(handoff: str, store_root: Path = Path(".pairline"), compute: ComputeConfig = ComputeConfig(),  # noqa: B008
-                token_block: str | None = None) -> AcceptedHandoff:
+                token_block: str | None = None, image: ImageConfig = ImageConfig()) -> AcceptedHandoff:  # noqa: B008
     """Verify ``handoff`` (path or file:// address of a handoff.json). Raises ``HandoffRefused``.
 
     ``token_block``: name of the Prefect Secret block with a Hub token, for a private repository; empty: HF_TOKEN.
+    ``image``: the trainer image, where ``compute.launcher`` is docker.
     """
-    return verify_handoff(local_path(handoff), store_root, launcher_for(compute), token_block)
+    return verify_handoff(local_path(handoff), store_root, _launcher(compute, image, store_root), token_block)
+
+
+def _launcher(compute: ComputeConfig, image: ImageConfig, store_root: Path) -> Launcher:
+    if compute.launcher == "process":
+        return launcher_for(compute)
+    return launcher_for(compute, build_image(image, store_root)[0].reference, PYTHON)

@@ -1,30 +1,131 @@
-"""What the service `deploy` of images/compose.yaml does: bring pool, deployments, limits and automations to a server.
+"""What two services of images/compose.yaml do: `deploy` brings everything to the server of PREFECT_API_URL, `work` runs the
+worker.
 
-The server is the one of PREFECT_API_URL. `pairline up` does the same beside starting one.
+`pairline up` and `down` do the same beside starting and stopping a server. Here steps run as containers of
+PAIRLINE_TRAINER_IMAGE, since the orchestrator's image has no torch, and runs start in PAIRLINE_FOLDER, since the engine,
+which is the host's, mounts for a step only what has the same path there.
 """
 
 import os
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from dpo_core.errors import PairlineError
-from flows.serve.settings import settings_from_environment
-from flows.serve.up import deploy
+import yaml
+from pydantic import ValidationError
+
+from dpo_core.errors import ConfigError, PairlineError
+from flows.serve.settings import POOL, PROJECT, settings_from_environment
+from flows.serve.up import POLL_SECONDS, WORKER_GRACE_SECONDS, deploy, stop_runs
+from tasks.image.config import ImageConfig
+
+AFTER_DPO = "flows.post_training.rlvr_after_dpo"
 
 
-def main() -> int:
-    """Exit status 0 when everything is there."""
+def required(environment: Mapping[str, str], name: str) -> str:
+    """A variable's value. Raises ``ConfigError``."""
+    if not (value := environment.get(name)):
+        raise ConfigError(f"{name} is not set; images/compose.yaml sets it.")
+    return value
+
+
+def deployments_with_containers(file: dict[str, Any], folder: str, image: str) -> dict[str, Any]:
+    """The contents of prefect.yaml for runs that start in ``folder`` and whose steps are containers of ``image``.
+
+    Raises ``ConfigError`` unless the image is named by an id or digest.
+    """
+    try:
+        ImageConfig(use=image)
+    except ValidationError:
+        raise ConfigError(f"PAIRLINE_TRAINER_IMAGE is {image}, expected an id (sha256:...) or a digest "
+                          "(repository@sha256:...): a tag may be moved. `pairline image` prints it.") from None
+    return file | {"deployments": [_with_containers(deployment, folder, image) for deployment in file["deployments"]]}
+
+
+def _with_containers(deployment: dict[str, Any], folder: str, image: str) -> dict[str, Any]:
+    compute, use = {"launcher": "docker"}, {"use": image}
+    parameters = dict(deployment.get("parameters", {}))
+    entrypoint = deployment["entrypoint"].replace(".py:", ".").replace("/", ".")  # a module's: the folder holds no code
+    if "config" in parameters:
+        parameters["config"] = parameters["config"] | {"compute": compute, "image": use}
+    if "overrides" in parameters:
+        parameters["overrides"] = [*parameters["overrides"], "compute.launcher=docker", f"image.use={image}"]
+    if entrypoint == AFTER_DPO:
+        parameters |= {"compute": compute, "image": use}
+    pull = [{"prefect.deployments.steps.set_working_directory": {"directory": folder}}]
+    return deployment | {"entrypoint": entrypoint, "parameters": parameters, "pull": pull}
+
+
+def deploy_all() -> int:
+    """Pool, deployments, limits, automations. Raises ``PairlineError``."""
     from flows.serve.server_objects import prepare_limits_and_automations, prepare_pool
 
-    try:
-        settings = settings_from_environment()
-        prepare_pool(settings)
-        deploy(dict(os.environ))
-        print(prepare_limits_and_automations(settings))
-    except PairlineError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
+    folder, image = (required(os.environ, name) for name in ("PAIRLINE_FOLDER", "PAIRLINE_TRAINER_IMAGE"))
+    file = deployments_with_containers(yaml.safe_load((PROJECT / "prefect.yaml").read_text()), folder, image)
+    settings = settings_from_environment()
+    prepare_pool(settings)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as written:
+        yaml.safe_dump(file, written, sort_keys=False)
+        written.flush()
+        deploy(dict(os.environ), Path(written.name))
+    print(prepare_limits_and_automations(settings), flush=True)
     return 0
 
 
+def work() -> int:
+    """The worker, until SIGTERM: then its runs are asked to write a checkpoint and end, and the next start has them go on.
+
+    -> the worker's exit status if it ends by itself
+    """
+    from flows.serve.stranded import settle_stranded_runs
+
+    asked_to_stop = False
+
+    def stop(*_: object) -> None:
+        nonlocal asked_to_stop
+        asked_to_stop = True
+
+    signal.signal(signal.SIGTERM, stop)
+    settings, name = settings_from_environment(), socket.gethostname()
+    for line in settle_stranded_runs(name):
+        print(f"run      {line}", flush=True)
+    argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name,
+            "--limit", str(settings.max_runs)]
+    with subprocess.Popen(argv) as worker:
+        while not asked_to_stop:
+            if worker.poll() is not None:
+                return worker.returncode
+            time.sleep(POLL_SECONDS)
+        worker.terminate()
+        runs, killed = stop_runs(required(os.environ, "PREFECT_API_URL"))
+        print(f"runs     {runs} stopped, {killed} of them killed", flush=True)
+        try:
+            worker.wait(WORKER_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+    return 0
+
+
+COMMANDS: dict[str, Callable[[], int]] = {"deploy": deploy_all, "work": work}
+
+
+def main(argv: list[str]) -> int:
+    """Exit status 0 when everything is there, or when the worker was asked to stop."""
+    if len(argv) != 2 or argv[1] not in COMMANDS:
+        print(f"usage: python -m flows.serve.compose {'|'.join(COMMANDS)}", file=sys.stderr)
+        return ConfigError.exit_code
+    try:
+        return COMMANDS[argv[1]]()
+    except PairlineError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv))
