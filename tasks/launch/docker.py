@@ -92,13 +92,15 @@ class Engine:
                 "install docker.io), join the group docker, or set compute.launcher to process.") from error
 
     def find(self, name_or_id: str) -> Seen | None:
-        """The container, or None if there is none."""
+        """The container, or None if there is none (any more: one that is being removed tells nothing of its end)."""
         with _answers("looking for a container"):
             try:
                 found = self._api.inspect_container(name_or_id)
             except NotFound:
                 return None
         state, config = found["State"], found["Config"]
+        if state["Status"] == "removing":
+            return None
         return Seen(id=found["Id"], name=found["Name"].lstrip("/"), image=found["Image"], labels=config["Labels"] or {},
                     running=state["Running"], exit_code=state["ExitCode"], out_of_memory=state["OOMKilled"],
                     error=state["Error"], mounts=frozenset(mount["Destination"] for mount in found["Mounts"]))
@@ -164,6 +166,9 @@ class Engine:
                 yield from _lines(stream, since)
             except NotFound:
                 return
+            except APIError as error:
+                if error.status_code != CONFLICT:  # is being removed
+                    raise
 
     def signal(self, container_id: str, name: str) -> None:
         """Signal the container's first process; one that has ended is left alone."""
