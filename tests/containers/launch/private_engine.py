@@ -16,8 +16,8 @@ PATIENCE_SECONDS = 90
 
 
 class PrivateEngine:
-    """``dockerd`` and, as on a real machine, a ``containerd`` beside it. ``start`` after ``kill`` finds the containers again
-    (live-restore)."""
+    """``dockerd`` and, as on a real machine, a ``containerd`` beside it. ``start`` after ``kill`` finds containers again;
+    without live-restore it ends them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.address = folder, f"unix://{folder}/docker.sock"
@@ -26,13 +26,13 @@ class PrivateEngine:
         self._daemon: subprocess.Popen | None = None
         self._wait_until((folder / "c.sock").exists, self._containerd)
 
-    def start(self) -> None:
+    def start(self, live_restore: bool = True) -> None:
         """Start and wait until it answers. It has a network of its own: without a bridge it would delete the machine's
         docker0, which is another engine's."""
         self._daemon = self._program(
             "unshare", "--net", "dockerd", "--data-root", self.folder / "data", "--exec-root", self.folder / "exec",
             "--pidfile", self.folder / "pid", "--host", self.address, "--containerd", self.folder / "c.sock",
-            "--bridge=none", "--iptables=false", "--live-restore")
+            "--bridge=none", "--iptables=false", *(["--live-restore"] if live_restore else []))
         self._wait_until(self._answers, self._daemon)
 
     def _program(self, *argv: str | Path) -> subprocess.Popen:

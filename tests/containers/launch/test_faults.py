@@ -31,14 +31,17 @@ from tests.containers.launch.watching import (
 pytestmark = pytest.mark.integration
 
 
+RESUMES = """
+    if (folder / "checkpoint").exists():
+        succeed()
+    else:
+        (folder / "checkpoint").write_text("half")
+        print("checkpoint", flush=True)
+        time.sleep(600)"""
+
+
 def test_docker_kill_in_mid_step_is_a_crash_and_a_retry_resumes(make, client, record_property):
-    step = make("""
-        if (folder / "checkpoint").exists():
-            succeed()
-        else:
-            (folder / "checkpoint").write_text("half")
-            print("checkpoint", flush=True)
-            time.sleep(600)""")
+    step = make(RESUMES)
     with ThreadPoolExecutor() as pool:
         run = pool.submit(step.run)
         wait_for(lambda: "checkpoint" in step.log_lines)
@@ -160,6 +163,28 @@ def test_a_daemon_that_stays_away_leaves_the_step_to_the_next_start(make, own_en
     step.run()
     assert step.num_starts == 1
     assert step.log_lines == [f"line {number}" for number in range(60)]
+
+
+def test_a_daemon_without_live_restore_ends_its_containers_and_a_retry_resumes(make, own_engine, record_property):
+    step = make(RESUMES)
+    own_engine.kill()
+    own_engine.start(live_restore=False)
+    try:
+        with ThreadPoolExecutor() as pool:
+            run = pool.submit(step.run)
+            wait_for(lambda: "checkpoint" in step.log_lines)
+            own_engine.kill()
+            own_engine.start(live_restore=False)
+            back = time.monotonic()
+            with pytest.raises(StepCrashed) as caught:
+                run.result()
+        assert caught.value.retryable
+        step.run()
+        record_property("seconds from the daemon's return until resumed and done", time.monotonic() - back)
+        assert step.num_starts == 2
+    finally:
+        own_engine.kill()
+        own_engine.start()
 
 
 def test_two_runs_of_one_job_share_one_container(make):
