@@ -4,6 +4,7 @@ The real trainer shares the weights out across them (ZeRO-3), so every forward i
 """
 
 import contextlib
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -105,6 +106,8 @@ def test_an_absent_node_is_waited_for_as_long_as_was_said(launcher, job, record_
 
     started = time.monotonic()
     ended = launcher.run((first,), lines.append, partial(prepare, job))
-    record_property("seconds until it gave up", time.monotonic() - started)
+    seconds = time.monotonic() - started
+    record_property("seconds until it gave up", seconds)
     assert ended.exit_code != 0
-    assert time.monotonic() - started < 10 + 60  # imports on a busy machine
+    assert 10 <= seconds < 10 + 60  # imports on a busy machine
+    assert re.search(r"Timed out after 1\d seconds waiting for clients\. 1/2 clients joined", lines[-1])  # torch
