@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 
 from dpo_core.environment import step_environment
-from dpo_core.errors import PairlineError, StoreBusy, from_os_error
+from dpo_core.errors import OutOfMemory, PairlineError, StoreBusy, from_os_error, is_out_of_memory
 from dpo_core.jobs import JOBS, Job, read_job
 from dpo_core.progress import Progress
 from dpo_core.results import ENVIRONMENT_FILE, ERROR_FILE, RESULT_FILE, ErrorReport, read_error, read_result
@@ -58,6 +58,10 @@ def as_pairline_error(error: BaseException, step: str) -> PairlineError:
         return from_os_error(error, f"running step {step}")
     if "No space left on device" in str(error):  # safetensors reports the operating system's error as its own type
         return from_os_error(OSError(errno.ENOSPC, str(error)), f"running step {step}")
+    if is_out_of_memory(error):
+        return OutOfMemory(f"Out of memory in step {step}, outside of a forward or backward: {str(error)[:200]}. Lower the "
+                           "step's tokens_per_batch or data.max_length_tokens, or share weights and optimizer out "
+                           "(compute.sharding).")
     internal = PairlineError(f"{type(error).__name__}: {error}")
     internal.__cause__ = error
     return internal

@@ -99,7 +99,10 @@ def newest_checkpoint(root: Path, job_fingerprint: str) -> tuple[Path, RunState]
     """The newest checkpoint of this job whose files match their manifest; damaged ones are reported and passed over."""
     for folder in sorted(root.glob("step-*"), reverse=True):
         try:
-            verify_files(folder, json.loads((folder / MANIFEST_FILE).read_bytes()))
+            manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+            if not isinstance(manifest, dict) or not manifest.keys() >= {MODEL_FILE, OPTIMIZER_FILE, STATE_FILE}:
+                raise StoreError(f"{MANIFEST_FILE} does not name all of its files.")
+            verify_files(folder, manifest)
             state = RunState.model_validate_json((folder / STATE_FILE).read_bytes())
         except (OSError, ValueError, StoreError) as error:
             log.warning("checkpoint %s is damaged and not used: %s", folder.name, error)

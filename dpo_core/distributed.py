@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,9 @@ T = TypeVar("T")
 
 NO_SHARDING = Sharding()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, NEVER = -1, -3, 2**31 - 1  # glibc malloc.h
+# How long ranks wait for one. Rank 0 hashes and writes a checkpoint alone, minutes for a large model; a rank that dies is
+# noticed at once, by its closed connections.
+EXCHANGE_TIMEOUT = timedelta(hours=1)
 GROUP_OF_ONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
@@ -35,7 +39,8 @@ def start_accelerator(sharding: Sharding = NO_SHARDING, **more: Any) -> Accelera
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if on_cpu:
         keep_freed_memory()
-    handlers = [InitProcessGroupKwargs(backend="gloo")] if on_cpu and (several or sharding.kind != "none") else []
+    group = InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=EXCHANGE_TIMEOUT)
+    handlers = [group] if several or (on_cpu and sharding.kind != "none") else []
     accelerator = _start(sharding, {"kwargs_handlers": handlers, **more}, on_cpu)
     if dist.is_available() and dist.is_initialized():
         rank, world = dist.get_rank(), dist.get_world_size()
@@ -86,6 +91,18 @@ def from_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
     if accelerator.num_processes > 1:
         dist.broadcast_object_list(made, src=0, device=accelerator.device)
     return made[0]
+
+
+def agreed(accelerator: Accelerator, name: str, value: T) -> T:
+    """``value`` if every rank has the same. Raises ``ConfigError`` naming each rank's: they would wait for each other for
+    ever, each with another idea of the work."""
+    values: list[Any] = [value] * accelerator.num_processes
+    if accelerator.num_processes > 1:
+        dist.all_gather_object(values, value)
+    if any(other != value for other in values):
+        told = ", ".join(f"rank {rank} {other}" for rank, other in enumerate(values))
+        raise ConfigError(f"The processes of this step differ in {name}: {told}. Set {name} to the plainest of them.")
+    return value
 
 
 def sum_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:

@@ -121,6 +121,12 @@ def error_of_kind(kind: str) -> type[PairlineError]:
     return next((cls for cls in _leaves(PairlineError) if cls.kind == kind and not cls.__subclasses__()), PairlineError)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused: torch says so by a type of its own on a card, and by words alone on a CPU."""
+    return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            or "can't allocate memory" in str(error))
+
+
 def from_os_error(error: OSError, doing: str) -> PairlineError:
     """Translate an ``OSError`` met while ``doing`` (a phrase such as "writing shard 3") into the tree."""
     where = f" ({error.filename})" if error.filename else ""

@@ -14,7 +14,7 @@ from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
 from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
-from dpo_core.distributed import start_accelerator
+from dpo_core.distributed import agreed, start_accelerator
 from dpo_core.engine.choose import gather_ends
 from dpo_core.jobs import CheckpointRef, EvaluateJob
 from dpo_core.kl import measure_kl
@@ -42,7 +42,8 @@ def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRow
     the scorer's model is the reference: it is measured against itself, as the cached values were computed in other
     batches and would leave float noise in place of every tie.
     """
-    layout = choose_layout(scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention)
+    layout = agreed(accelerator, "train.forward", choose_layout(
+        scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention))
     lengths = forward_tokens(dataset.lengths, dataset.prefix_lengths, layout)
     longest_first = sorted(range(len(dataset)), key=lambda row: -lengths[row])
     batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch, layout=layout)

@@ -15,7 +15,7 @@ from dpo_core.config import ForwardLayout
 from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.distributed import start_accelerator
+from dpo_core.distributed import agreed, start_accelerator
 from dpo_core.engine.choose import loading, share_for_scoring
 from dpo_core.errors import NonFinite
 from dpo_core.jobs import ReferenceJob, ReferenceRef
@@ -85,7 +85,8 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     if num_missing:
         model = load_model(job.checkpoint, base_weights=job.base_weights, **loading(sharding, accelerator))
         scorer = share_for_scoring(sharding, accelerator, PairScorer(model, job.precision))
-        layout = choose_layout(scorer, probe_pairs(datasets["train"]), job.forward, accelerator.device, job.attention)
+        layout = agreed(accelerator, "train.forward", choose_layout(
+            scorer, probe_pairs(datasets["train"]), job.forward, accelerator.device, job.attention))
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():
             lengths = forward_tokens(data.lengths, data.prefix_lengths, layout)

@@ -69,7 +69,7 @@ def verify_files(folder: Path, expected: dict[str, str]) -> None:
                              "it made again.")
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -92,7 +92,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         except BaseException:
             Path(aside).unlink(missing_ok=True)
             raise
-        _flush_to_disk(path.parent)
+        flush_to_disk(path.parent)
     except OSError as error:
         raise from_os_error(error, f"writing {path.name}") from error
 
@@ -119,12 +119,12 @@ def new_directory(path: Path) -> Iterator[Path]:
         yield aside
         for file in aside.rglob("*"):
             file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors' are 0600: a step may run as another user
-            _flush_to_disk(file)
-        _flush_to_disk(aside)
+            flush_to_disk(file)
+        flush_to_disk(aside)
         if path.exists():
             shutil.rmtree(path)
         os.replace(aside, path)
-        _flush_to_disk(path.parent)
+        flush_to_disk(path.parent)
     except OSError as error:
         raise from_os_error(error, f"writing {path.name}") from error
     finally:

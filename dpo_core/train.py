@@ -15,7 +15,7 @@ from dpo_core.config import ForwardLayout
 from dpo_core.cuda8bit import check_8bit_fits
 from dpo_core.data.order import num_steps
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.distributed import check_world_size, from_main, start_accelerator
+from dpo_core.distributed import agreed, check_world_size, from_main, start_accelerator
 from dpo_core.engine.choose import loading, share_for_scoring, start_engine
 from dpo_core.errors import DataError
 from dpo_core.jobs import CheckpointRef, TrainJob
@@ -55,10 +55,17 @@ def _other_reference(job: TrainJob) -> CheckpointRef | None:
 
 
 def _drop_metrics_after(path: Path, step: int) -> None:
-    """Forget metrics of steps that are about to be run again."""
+    """Forget metrics of steps that are about to be run again, and what a power failure made of their lines."""
     if path.is_file():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        write_bytes(path, "".join(line for line in lines if json.loads(line)["step"] <= step).encode())
+        kept = []
+        for line in path.read_text(errors="replace").splitlines(keepends=True):
+            try:
+                if not line.endswith("\n") or json.loads(line)["step"] > step:
+                    break
+            except ValueError:  # nothing below a checkpoint is unreadable: it is on the disk before the checkpoint is
+                break
+            kept.append(line)
+        write_bytes(path, "".join(kept).encode())
 
 
 @contextlib.contextmanager
@@ -87,12 +94,16 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
 
     def layout_for(scorer: PairScorer) -> ForwardLayout:
         with timed(checks, "layout"):
-            return choose_layout(scorer, probe_pairs(dataset), job.train.forward, device, job.train.attention)
+            layout = choose_layout(scorer, probe_pairs(dataset), job.train.forward, device, job.train.attention)
+        checks["layout_difference"] = scorer.layout_difference
+        return agreed(accelerator, "train.forward", layout)
 
     def guard(scorer: PairScorer, layout: ForwardLayout) -> dict[str, float]:
         """Score rows again with the model that the reference values are said to come from."""
         with timed(checks, "guard"):
-            return check_step_zero(scorer, dataset, reference, job.loss, layout, job.train.seed, device)
+            figures = check_step_zero(scorer, dataset, reference, job.loss, layout, job.train.seed, device)
+        checks.update({f"guard_{name}": value for name, value in figures.items()})
+        return figures
 
     figures: dict[str, float] = {}
     must_guard = reference is not None and job.reference_checkpoint is not None and not found
@@ -143,7 +154,7 @@ def check_base(trainer: Trainer) -> dict[str, float]:
 
 def run(job: TrainJob, progress: Progress) -> TrainResult:
     """Train and write the final weights."""
-    stop = StopRequest()
+    started, stop = time.monotonic(), StopRequest()
     stop.listen()  # before the set-up, which may take minutes
     trainer = set_up(job, progress, stop)
     stop.set_up_is_over()
@@ -153,6 +164,8 @@ def run(job: TrainJob, progress: Progress) -> TrainResult:
     finally:
         trainer.tracking.finish()
     base_check = check_base(trainer)
+    checks = trainer.checks | {"share_of_run": _verifying_seconds(trainer.checks) / (time.monotonic() - started)}
+    log.info("checks of cache, layout and step 0: %.1f %% of this run's time", 100 * checks["share_of_run"])
     trained, total = count_parameters(trainer.engine.scorer)
     weights = job.out_dir / "weights"
     hashes = save_weights(weights, trainer.engine)
@@ -161,9 +174,14 @@ def run(job: TrainJob, progress: Progress) -> TrainResult:
         job_fingerprint=job.fingerprint, weights_path=weights, weights_fingerprint=fingerprint(hashes.get(MODEL_FILE)),
         weights_sha256=hashes, steps=trainer.total_steps, pairs=_pairs_seen(trainer), resumed_from_step=resumed_from,
         metrics_path=job.out_dir / METRICS_FILE, first_metrics=trainer.state.first_metrics,
-        last_metrics=trainer.last_metrics, guard=trainer.state.guard, checks=trainer.checks,
+        last_metrics=trainer.last_metrics, guard=trainer.state.guard, checks=checks,
         base_check=base_check, adapter=job.adapter,
         trained_parameters=trained, all_parameters=total, forward=trainer.layout)
+
+
+def _verifying_seconds(checks: dict[str, float]) -> float:
+    """What the checks that nothing would need took: without the probe, whose memory the first step takes anyway."""
+    return sum(checks.get(f"{name}_seconds", 0.0) for name in ("reference_cache", "layout", "guard"))
 
 
 def _pairs_seen(trainer: Trainer) -> int:

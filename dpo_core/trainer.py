@@ -29,14 +29,15 @@ from dpo_core.data.pair_batch import PairBatch, collate, padding_share
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.distributed import sum_over_ranks
 from dpo_core.engine.engine import Engine
-from dpo_core.errors import NonFinite, OutOfMemory, Preempted
+from dpo_core.errors import NonFinite, Preempted
 from dpo_core.jobs import TrainJob
 from dpo_core.metrics import SUMMED, averages, batch_sums, peak_memory_gib
-from dpo_core.model.forward import pair_logps
+from dpo_core.model.forward import memory_for, pair_logps
 from dpo_core.optim import learning_rate_at
 from dpo_core.progress import Progress
 from dpo_core.step_loss import MicrobatchLoss, StepLoss
 from dpo_core.stop_request import StopRequest
+from dpo_core.store import flush_to_disk
 from dpo_core.tracking import Tracking
 
 log = logging.getLogger(__name__)
@@ -115,14 +116,12 @@ class Trainer:
         """Add a microbatch's share to the gradient; every pair of the global batch weighs the same. -> metric sums"""
         router_share = self.share_of_tokens(batch, rows)
         batch = batch.to(self.accelerator.device)
-        try:
+        with memory_for(batch):
             scores = self.engine.scores(batch)
             policy = pair_logps(scores, batch.tokens_2B)
             terms_B, output = losses(policy, batch)
             router_loss = scores.router_loss * router_share
             self.engine.backward((terms_B * batch.weight_B).sum() / len(rows) + self.router_weight * router_loss)
-        except RuntimeError as error:
-            raise _explained(error, batch) from error
         return batch_sums(policy, output, batch.weight_B, router_loss=router_loss)
 
     def share_of_tokens(self, batch: PairBatch, rows: list[int]) -> float:
@@ -134,9 +133,11 @@ class Trainer:
     def check_finite(self, step: int, rows: list[int], sums: Tensor, grad_norm: float) -> None:
         """Raise ``NonFinite`` naming the batch's rows if loss or gradient is not a number."""
         if not (torch.isfinite(sums).all() and torch.isfinite(torch.tensor(grad_norm))):
+            saved = self.state.step  # moves with checkpoints alone
+            kept = f"The checkpoint of step {saved} is good" if saved else "No checkpoint was written before it"
             raise NonFinite(f"Step {step + 1}: loss {float(sums[0]) / len(rows):g}, gradient norm {grad_norm:g}. Rows of "
-                            f"the batch: {rows}. The last checkpoint is good. Lower optim.learning_rate or loss.beta, or "
-                            "use train.precision fp32.")
+                            f"the batch: {rows}. {kept}. Lower optim.learning_rate or loss.beta, or use train.precision "
+                            "fp32.")
 
     def record(self, step: int, rows: list[int], sums: Tensor, extra: dict[str, float], started: float) -> None:
         """Append the step's metrics to ``metrics.jsonl``, print a line, advance the progress."""
@@ -171,6 +172,8 @@ class Trainer:
         if done_steps == self.total_steps or not (stopping or done_steps % interval == 0):
             return
         self.state = self.state.model_copy(update={"step": done_steps})
+        if self.accelerator.is_main_process:
+            flush_to_disk(self.job.out_dir / METRICS_FILE)  # the metrics of every step that a checkpoint holds
         save_checkpoint(checkpoints_of(self.job), self.engine, self.state, self.job.train.keep_checkpoints)
         self.accelerator.wait_for_everyone()
         if stopping:
@@ -180,14 +183,3 @@ class Trainer:
 def checkpoints_of(job: TrainJob) -> Path:
     """Where a run's checkpoints lie."""
     return job.out_dir / "checkpoints"
-
-
-def _explained(error: RuntimeError, batch: PairBatch) -> Exception:
-    """Out of memory as its own kind, with the batch's shape and what to change; anything else as it is."""
-    is_memory = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    if not is_memory:
-        return error
-    rows, tokens = batch.ids_RT.shape
-    return OutOfMemory(f"Out of memory on a batch of {len(batch.weight_B)} pairs, {rows} rows of {tokens} tokens (data "
-                       f"rows {batch.row_B.tolist()}). Lower train.tokens_per_forward, turn on "
-                       "train.gradient_checkpointing, or lower data.max_length_tokens.")

@@ -6,8 +6,9 @@ token. It works for any architecture. ``choose_layout`` compares the two on real
 disagree.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from dpo_core.config import AttentionKernel, ForwardLayout, Precision
 from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
+from dpo_core.errors import OutOfMemory, is_out_of_memory
 from dpo_core.losses import PairLogps
 from dpo_core.model.attention import PAIRWISE, attention_arguments, decoder_of, set_kernel, use_kernel, why_not_shared
 from dpo_core.model.logprobs import logps_from_logits, sum_by_sequence, target_logps
@@ -50,10 +52,16 @@ class PairScorer(nn.Module):
         if precision == "bf16_pure":  # buffers stay: rotary frequencies need fp32
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(torch.bfloat16)
-        self.stock_logits = True  # of padded rows; ``choose_layout`` turns it off where the fast way gives the same
+        # ``choose_layout`` sets both: whether padded rows are given the stock logits, not the fast way's; how far the chosen
+        # layout is from the plain way, nats per token.
+        self.stock_logits, self.layout_difference = True, 0.0
 
     def forward(self, batch: PairBatch) -> SequenceScores:
-        """Log-probabilities per sequence."""
+        """Log-probabilities per sequence. Raises ``OutOfMemory`` with the batch's shape."""
+        with memory_for(batch):
+            return self._scores(batch)
+
+    def _scores(self, batch: PairBatch) -> SequenceScores:
         wanted = {"output_router_logits": True} if self.router else {}
         with torch.autocast(batch.ids_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             arguments = {"input_ids": batch.ids_RT, "use_cache": False, **attention_arguments(self.model.config, batch),
@@ -73,6 +81,21 @@ class PairScorer(nn.Module):
     def _answer_logps(self, hidden_RTH: Tensor, batch: PairBatch) -> Tensor:
         hidden_NH = hidden_RTH.flatten(0, 1)[batch.predictor_N]
         return target_logps(hidden_NH, batch.target_N, vocabulary_head(self.model), self.model.config.vocab_size)
+
+
+@contextlib.contextmanager
+def memory_for(batch: PairBatch) -> Iterator[None]:
+    """Out of memory inside the block is an ``OutOfMemory`` that names the batch's shape and what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        rows, tokens = batch.ids_RT.shape
+        raise OutOfMemory(f"Out of memory on a batch of {len(batch.weight_B)} pairs, {rows} rows of {tokens} tokens (data "
+                          f"rows {batch.row_B.tolist()}). Lower train.tokens_per_forward (in other steps "
+                          "reference.tokens_per_batch, evaluation.tokens_per_batch), turn on train.gradient_checkpointing, "
+                          "or lower data.max_length_tokens.") from error
 
 
 def vocabulary_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
@@ -115,6 +138,19 @@ def largest_difference(scorer: PairScorer, pairs: Sequence[TokenizedPair], layou
     return float(((scorer(together).sums_S - torch.cat(alone)).abs() / together.tokens_2B.clamp(min=1)).max())
 
 
+@contextlib.contextmanager
+def _as_exact_as_weights_allow(scorer: PairScorer) -> Iterator[Precision]:
+    """Compute without autocast where weights are fp32: what a wrong mask changes may hide in the noise of bf16. ->
+    the precision meant. flash attention knows no fp32."""
+    precision = scorer.precision
+    if precision == "bf16" and scorer.model.config._attn_implementation != "flash_attention_2":
+        scorer.precision = "fp32"
+    try:
+        yield scorer.precision
+    finally:
+        scorer.precision = precision
+
+
 def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: ForwardLayout, device: torch.device,
                   kernel: AttentionKernel = "sdpa") -> ForwardLayout:
     """``wanted`` if it gives the plain forward's numbers on these real pairs, else the next plainer one, with a warning.
@@ -145,18 +181,17 @@ def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: Fo
 def _why_not(scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: ForwardLayout,
              device: torch.device) -> str | None:
     """What keeps a layout from being used with this model, None (and a line in the log) if it agrees."""
-    allowed = TOKEN_NOISE[scorer.precision]
     try:
         if layout == "packed" and (pairwise_kernel := PAIRWISE.get(scorer.model.config._attn_implementation)):
             set_kernel(scorer.model, pairwise_kernel)
             if scorer.model.config._attn_implementation != pairwise_kernel:
                 return "needs attention that can be replaced, else a mask as wide as all pairs together"
-        difference = largest_difference(scorer, pairs, layout, device)
+        with _as_exact_as_weights_allow(scorer) as precision:
+            difference, allowed = largest_difference(scorer, pairs, layout, device), TOKEN_NOISE[precision]
     except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
         return f"does not work ({type(error).__name__}: {error})"
     if not difference <= allowed:  # a NaN agrees with nothing
         return f"differs from the plain one by {difference:.2e} nats a token (allowed {allowed:.0e})"
+    scorer.layout_difference = difference
     log.info("the %s forward agrees with the plain one: largest difference %.1e nats a token", layout, difference)
     return None

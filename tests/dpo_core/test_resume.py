@@ -105,7 +105,8 @@ def test_an_epoch_ends_with_a_checkpoint(stage, tmp_path):
     assert checkpoints(job) == ["step-00000009", "step-00000018"]
 
 
-@pytest.mark.parametrize("damage", ["flipped byte", "missing file", "no manifest", "torn manifest"])
+@pytest.mark.parametrize("damage", ["flipped byte", "missing file", "no manifest", "torn manifest", "empty manifest",
+                                    "list for a manifest"])
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(stage, tmp_path, caplog, damage):
     job = stage.train_job(tmp_path, checkpoint_every=2, keep_checkpoints=2)
     whole = run_here(job)
@@ -119,7 +120,8 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(stage, tmp_path, cap
     elif damage == "no manifest":
         (newest / "manifest.json").unlink()
     else:
-        (newest / "manifest.json").write_text('{"model.saf')
+        text = {"torn": '{"model.saf', "empty": "{}", "list": "[]"}[damage.split()[0]]
+        (newest / "manifest.json").write_text(text)
     again = run_here(job)
     assert "checkpoint step-00000008 is damaged and not used" in caplog.text
     assert again.resumed_from_step == 6
@@ -191,3 +193,13 @@ def test_an_unusable_later_checkpoint_does_not_push_out_the_good_one(tmp_path, e
     save_checkpoint(tmp_path, engine, state.model_copy(update={"step": 5}), keep=1)
     assert newest_checkpoint(tmp_path, "job")[1].step == 5
     assert [folder.name for folder in tmp_path.glob("step-*")] == ["step-00000005"]
+
+
+def test_metrics_that_a_power_failure_tore_are_written_again(stage, tmp_path):
+    job = stage.train_job(tmp_path, checkpoint_every=4, keep_checkpoints=1)
+    run_here(job)
+    whole, file = metrics_of(tmp_path), tmp_path / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:8]) + b"\0" * 40 + b"\n" + lines[8][5:])
+    assert run_here(job).resumed_from_step == 8
+    assert [step["loss"] for step in metrics_of(tmp_path)] == [step["loss"] for step in whole]

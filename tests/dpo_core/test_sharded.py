@@ -240,6 +240,18 @@ def test_a_weight_that_is_not_finite_ends_as_its_own_kind(stage, tmp_path, name)
 
 
 @pytest.mark.parametrize("name", SPLITTING)
+def test_an_infinite_gradient_on_one_rank_ends_as_its_own_kind_and_the_checkpoint_before_it_is_good(stage, tmp_path, name):
+    job = job_in(stage, tmp_path, BACK_ENDS[name])
+    assert start_ranks(job, 2, "tests.overflowing_ranks").wait(PATIENCE_SECONDS) != 0
+    error = read_error(job)
+    assert error.kind == "non_finite", error.message
+    assert re.search(r"Step 6: loss 0\.\d+, .*Rows of the batch: \[20, 21, 22, 23\]", error.message)
+    assert len(metrics_of(tmp_path)) == 5
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+    assert newest_checkpoint(tmp_path / "checkpoints", job.fingerprint)[1].step == 5
+
+
+@pytest.mark.parametrize("name", SPLITTING)
 def test_a_rank_without_memory_ends_the_run_with_the_batch_that_did_not_fit(stage, tmp_path, name):
     """The allocator of one rank fails for real; the other, left in a collective, reports nothing over it."""
     job = job_in(stage, tmp_path, BACK_ENDS[name])

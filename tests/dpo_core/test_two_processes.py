@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.reference_cache import read_aligned
-from tests.step_process import metrics_of, run_ranks
+from dpo_core.results import read_error
+from tests.step_process import PATIENCE_SECONDS, metrics_of, run_ranks, start_ranks
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, reference_job, run_here
 
@@ -51,3 +52,11 @@ def test_the_reference_pass_and_the_evaluation_are_shared(stage, tmp_path):
     assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
     assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
     assert shared.after["kl/per_token"] > 0.1
+
+
+def test_ranks_that_find_different_layouts_say_so_and_do_not_wait_for_each_other(stage, tmp_path):
+    job = stage.train_job(tmp_path, "dpo", per_device=2, processes=2)
+    assert start_ranks(job, 2, "tests.differing_ranks").wait(PATIENCE_SECONDS) != 0
+    error = read_error(job)
+    assert error.kind == "config"
+    assert "differ in train.forward: rank 0 packed, rank 1 padded" in error.message

@@ -263,3 +263,14 @@ def test_flex_attention_with_its_block_mask_agrees(monkeypatch):
             padded = scorer_of(PACKED[name])(collate(pairs, range(5), "padded")).sums_S
             scorer = scorer_of(PACKED[name], "flex_attention")
             torch.testing.assert_close(scorer(collate(pairs, range(5), layout)).sums_S, padded, rtol=1e-5, atol=0)
+
+
+def test_a_mask_that_is_wrong_shows_in_bf16_as_it_does_in_fp32(monkeypatch):
+    """A window that is lost moves a sequence's mean by less than the noise of bf16."""
+    seen = PairSpans.mask
+    scorer = PairScorer(tiny(PACKED["mistral"]), "bf16")
+    assert choose_layout(scorer, some_pairs(), "packed", CPU) == "packed"
+    assert scorer.precision == "bf16"
+    monkeypatch.setattr(PairSpans, "mask", lambda self, queries, keys, window, additive: seen(self, queries, keys, None,
+                                                                                              additive))
+    assert choose_layout(PairScorer(tiny(PACKED["mistral"]), "bf16"), some_pairs(), "packed", CPU) == "prefix_sharing"
