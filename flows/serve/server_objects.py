@@ -40,7 +40,7 @@ def make_training_queue(client: SyncPrefectClient, slots: int) -> None:
         client.request("POST", f"/work_pools/{POOL}/queues/", json={"name": TRAINING_QUEUE, "concurrency_limit": slots})
 
 
-def dead_runs() -> AutomationCore:
+def dead_runs(seconds: float = SECONDS_WITHOUT_HEARTBEAT) -> AutomationCore:
     """A run whose heartbeats stay away, without having ended, is Crashed: its process was killed, or its machine.
 
     A heartbeat may reach the server after the end of its run, as it travels another way; setting the state then fails, as
@@ -54,8 +54,8 @@ def dead_runs() -> AutomationCore:
         match={"prefect.resource.id": "prefect.flow-run.*"},
         match_related={"prefect.resource.role": "flow", "prefect.resource.name": list(LONG_FLOWS)},
         for_each={"prefect.resource.id"}, posture=Posture.Proactive, threshold=1,
-        within=timedelta(seconds=SECONDS_WITHOUT_HEARTBEAT))
-    why = f"No heartbeat for {SECONDS_WITHOUT_HEARTBEAT} s: its process was killed, or its machine is gone."
+        within=timedelta(seconds=seconds))
+    why = f"No heartbeat for {seconds} s: its process was killed, or its machine is gone."
     return AutomationCore(name=DEAD_RUNS, enabled=True, trigger=trigger, description=why,
                           actions=[ChangeFlowRunState(state=StateType.CRASHED, message=why)])
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -13,11 +14,14 @@ from prefect.states import Cancelling
 
 from dpo_core.results import RESULT_FILE, TrainResult
 from flows.run_processes import processes_of_run
+from flows.serve.server_objects import DEAD_RUNS, SECONDS_WITHOUT_HEARTBEAT, dead_runs, make_automation
+from flows.serve.settings import HEARTBEAT_SECONDS
 from tests.flows.conftest import step_processes
 from tests.server.conftest import Installation, tiny_values, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 STEPS_BEFORE = ("mix", "reference")
+SECONDS_TO_ACT = 30  # the server looks every five seconds which bounds have passed; a busy machine takes longer
 
 
 def starts(store: Path) -> dict[str, int]:
@@ -103,6 +107,28 @@ def test_a_killed_worker_and_a_killed_server_cost_nothing(installation, training
     again = installation.pairline("up")
     assert again.returncode == 0, again.stderr
     check_one_result(installation, run, store, launches_of_train=1)
+
+
+def test_a_run_that_dies_with_its_worker_is_missed_by_the_server_and_goes_on_with_the_next(installation, training):
+    """Nobody reports this death: the server alone lives, and has only the heartbeats that stay away."""
+    bound = HEARTBEAT_SECONDS + 15  # instead of 90 s, which `up` sets again; two heartbeats are 30 s apart
+    with installation.client() as client:
+        make_automation(client, dead_runs(bound))
+    run, store = training(num_epochs=24)
+    worker = installation.worker.pid()
+    for pid in (worker, *processes_of_run(run)):
+        os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    wait_until(lambda: not step_processes(store) and installation.worker.pid() is None, "their end", seconds=30)
+    assert installation.run(run).state.is_running()
+    wait_until(lambda: installation.run(run).state.is_crashed(), "being missed", seconds=bound + SECONDS_TO_ACT)
+    assert time.monotonic() - killed < bound + SECONDS_TO_ACT
+    assert "No heartbeat" in installation.run(run).state.message
+    again = installation.pairline("up")
+    assert again.returncode == 0, again.stderr
+    check_one_result(installation, run, store, launches_of_train=2)
+    with installation.client() as client:
+        assert client.find_automation(DEAD_RUNS).trigger.within == timedelta(seconds=SECONDS_WITHOUT_HEARTBEAT)
 
 
 def test_what_is_taken_down_in_the_middle_goes_on_after_up(installation, training):
