@@ -7,6 +7,7 @@ TRAINING_BARS = {"short fp32": (4, 6, 0.35, 0.70), "short bf16": (5, None, 0.35,
                  "long fp32": (2, 3, None, None), "long bf16": (2, None, None, None)}
 DATA_BARS = {"trl": 5, "per_row": 10}
 CONTAINER_BAR_SECONDS = 3
+LONG_MEMORY_BAR_GIB, EQUALITY_BAR, GROWTH_BAR = 8, 1e-5, 1.10
 TITLES = {"short fp32": "Short answers, fp32", "short bf16": "Short answers, bf16 autocast",
           "long fp32": "Long answers, fp32", "long bf16": "Long answers, bf16 autocast"}
 HEADER = """# Measured beside the peers
@@ -14,6 +15,11 @@ HEADER = """# Measured beside the peers
 Written by `make bench`; method and commands stand in the docstrings of `benchmarks/train.py` and `benchmarks/data.py`. Same
 machine, same run, in turn (ours, theirs, ours, theirs); "times" is how many times faster. Short answers: 64 pairs of hh-rlhf
 harmless; long answers: 24 pairs of a ShareGPT preference set, at most 1024 tokens. Model: SmolLM2-135M-Instruct.
+
+Operations of a step are three times those of the forward that the shared computation needs (`benchmarks/flops.py`). For
+a pair of n tokens, its prompt counted once: 2 n W for the W weights of linear layers, 4 L A for each visible (query,
+key) in L layers of A attention channels, 2 H V for each trained token. Norms, optimizer, padding and recomputation are
+not counted. The peak is a product of two 2048² matrices with all threads, measured in the same run.
 
 """
 
@@ -80,16 +86,24 @@ def _table(header: tuple[str, ...], rows: list[tuple]) -> str:
 
 
 def _training(figures: dict, name: str, bars: tuple) -> str:
-    text = _comparison(figures[name], *bars)
+    text = _comparison(figures[name], *bars, memory_gib=LONG_MEMORY_BAR_GIB if name.startswith("long") else None)
     if part := figures.get(f"{name.split()[0]} equality"):
         text += (f"Equal to the padded twin in fp32 over {part['pairs']} pairs: sequences' log-probabilities differ by "
-                 f"at most {part['logps']:.1e} (relative), losses of steps of 8 pairs (dpo_norm, beta 5) by "
-                 f"{part['losses']:.1e}, of single pairs by {part['pair_losses']:.1e}; bar 1e-5.\n\n")
+                 f"at most {_equal(part['logps'])} (relative), losses of steps of 8 pairs (dpo_norm, beta 5) by "
+                 f"{_equal(part['losses'])}, of single pairs by {_equal(part['pair_losses'])}.")
+        if "noise" in part:
+            text += (f" The padded twin differs from itself, cut into other batches, by {part['noise']['logps']:.1e}, "
+                     f"{part['noise']['losses']:.1e} and {part['noise']['pair_losses']:.1e}.")
+        text += "\n\n"
     return text
 
 
+def _equal(difference: float) -> str:
+    return f"{difference:.1e} ({_verdict(difference, EQUALITY_BAR, at_most=True)})"
+
+
 def _comparison(figures: dict, training: float, reference: float | None, memory: float | None,
-                flops: float | None) -> str:
+                flops: float | None, memory_gib: float | None) -> str:
     ours, theirs, times, used = (figures[name] for name in ("pairline", "trl", "times", "flops"))
     rows = [
         ("training, pairs/s", f"{ours['pairs_per_second']:.2f}", f"{theirs['pairs_per_second']:.2f}",
@@ -101,6 +115,8 @@ def _comparison(figures: dict, training: float, reference: float | None, memory:
          _verdict(times["reference"], reference)),
         ("peak resident memory, GB", f"{ours['peak_rss_gb']:.1f}", f"{theirs['peak_rss_gb']:.1f}",
          f"{times['memory']:.2f} of it", _verdict(times["memory"], memory, at_most=True)),
+        *([("the same, GiB", f"{ours['peak_rss_gb'] * 1e9 / 2**30:.1f}", f"{theirs['peak_rss_gb'] * 1e9 / 2**30:.1f}", "",
+            _verdict(ours["peak_rss_gb"] * 1e9 / 2**30, memory_gib, at_most=True))] if memory_gib else []),
         ("GFLOP/s of the shared computation", f"{used['step_gflops']:.0f}", f"peak {used['peak_gflops']:.0f}",
          f"{used['share_of_peak']:.2f} of it", _verdict(used["share_of_peak"], flops))]
     text = _table(("", "Pairline", "TRL DPOTrainer", "times", "bar"), rows)
@@ -127,5 +143,5 @@ def _memory(figures: dict) -> str:
             for count, peers in figures.items() if count.isdigit() for peer, values in peers.items()]
     growth = figures["growth"]["pairline"]
     return _table(("rows", "what", "resident, MB", "without mapped files, MB"), rows) + (
-        f"Mixing grows to {growth['rss']:.2f} times (without mapped files {growth['anon']:.2f}); bar 1.10. Readers: the "
-        "mixture, the reference values and the order, opened for training.\n")
+        f"Mixing grows to {growth['rss']:.2f} times ({_verdict(growth['rss'], GROWTH_BAR, at_most=True)}; without mapped "
+        f"files {growth['anon']:.2f}). Readers: the mixture, the reference values and the order, opened for training.\n\n")

@@ -24,7 +24,7 @@ import torch
 from benchmarks.flops import forward_flops, matmul_peak
 from benchmarks.preparation import prepare_model, prepare_pairs
 from benchmarks.train_peers import Run, Work, run_pairline, run_trl
-from dpo_core.config import LossConfig, Precision
+from dpo_core.config import ForwardLayout, LossConfig, Precision
 from dpo_core.data.order import batches_by_tokens, forward_tokens
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
@@ -97,25 +97,34 @@ def _of_peak(work: Work, runs: list[Run]) -> dict[str, float]:
 
 @torch.no_grad()
 def equality(work: Work) -> dict[str, float]:
-    """Largest relative difference between the fast forward and its padded twin, over all pairs, in fp32."""
+    """How far the fast forward is from its padded twin, over all pairs, in fp32."""
     dataset, device = PairDataset.open(work.data.path, "train"), torch.device("cpu")
     scorer = PairScorer(load_model(work.checkpoint), "fp32")
     layout = choose_layout(scorer, probe_pairs(dataset), "packed", device)
     lengths = forward_tokens(dataset.lengths, dataset.prefix_lengths, "padded")
-    sides: dict[str, list[PairLogps]] = {layout: [], "padded": []}
-    for rows in batches_by_tokens(np.argsort(-lengths).tolist(), lengths, 4096):
-        for name, found in sides.items():
-            batch = collate([dataset[row] for row in rows], rows, name)
-            found.append(pair_logps(scorer(batch), batch.tokens_2B))
-    fast, slow = (PairLogps(*(torch.cat([getattr(part, name) for part in parts]) for name in PairLogps.__slots__))
-                  for parts in sides.values())
+    longest_first = np.argsort(-lengths).tolist()
+
+    def scored(wanted: ForwardLayout, tokens: int) -> PairLogps:
+        """All pairs, longest first, in batches of so many padded tokens."""
+        parts = []
+        for rows in batches_by_tokens(longest_first, lengths, tokens):
+            batch = collate([dataset[row] for row in rows], rows, wanted)
+            parts.append(pair_logps(scorer(batch), batch.tokens_2B))
+        return PairLogps(*(torch.cat([getattr(part, name) for part in parts]) for name in PairLogps.__slots__))
+
+    slow = scored("padded", 4096)
+    return {"pairs": len(dataset), "layout": layout, **_differences(scored(layout, 4096), slow),
+            "noise": _differences(scored("padded", 1), slow)}  # what cutting the same forward otherwise changes
+
+
+def _differences(fast: PairLogps, slow: PairLogps) -> dict[str, float]:
+    """Largest relative difference of sequences' log-probabilities, of steps' losses, of pairs' losses."""
     config = LossConfig(name="dpo_norm", beta=5.0)
     shifted = dataclasses.replace(slow, chosen_B=slow.chosen_B * 1.02, rejected_B=slow.rejected_B * 0.97)
     pairs = [(getattr(fast, name), getattr(slow, name)) for name in ("chosen_B", "rejected_B")]
     losses = [LOSSES["dpo_norm"](side, shifted, config).losses_B for side in (fast, slow)]
     steps = [torch.stack([part.mean() for part in loss.split(PAIRS_PER_STEP)]) for loss in losses]
-    return {"pairs": len(dataset), "layout": layout,
-            "logps": max(float(((a - b).abs() / b.abs()).max()) for a, b in pairs),
+    return {"logps": max(float(((a - b).abs() / b.abs()).max()) for a, b in pairs),
             "losses": float(((steps[0] - steps[1]).abs() / steps[1]).max()),
             "pair_losses": float(((losses[0] - losses[1]).abs() / losses[1]).max())}
 
