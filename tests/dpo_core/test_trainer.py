@@ -154,7 +154,7 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_and_the_checkpoint_
     job.write()
     trainer = set_up(job, Progress("train", sink=lambda event: None), StopRequest())
     overflow(trainer)
-    with pytest.raises(NonFinite, match=r"Step 6: loss 0\.\d+, gradient norm (nan|inf)\. Rows of the batch: \[20, 21, 22, 23\]"):
+    with pytest.raises(NonFinite, match=r"Step 6: loss 0\.\d+, gradient norm (nan|inf)\. Rows .*: \[20, 21, 22, 23\]"):
         trainer.train()
     assert len(metrics_of(job.out_dir)) == 5
     assert sorted(folder.name for folder in (job.out_dir / "checkpoints").iterdir())[-1] == "step-00000004"
