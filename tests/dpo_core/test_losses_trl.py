@@ -1,7 +1,8 @@
-"""Losses and gradients against what TRL's DPOTrainer computes on the very same random log-probabilities.
+"""Losses and gradients against what TRL's trainers compute on the very same random log-probabilities.
 
-TRL's own ``_compute_loss`` runs; only its two models are replaced, by tables of log-probabilities per token, so that
-values of any spread can be asked for. What it needs besides is set as its constructor sets it.
+TRL's own ``_compute_loss`` runs (for simpo its CPOTrainer's ``get_batch_loss_metrics``); only its models are replaced, by
+tables of log-probabilities per token, so that values of any spread can be asked for. What it needs besides is set as its
+constructor sets it.
 """
 
 from collections import defaultdict
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from trl import DPOTrainer
+from trl.experimental.cpo import CPOTrainer
 
 from dpo_core.config import LossConfig
 from dpo_core.distributed import start_accelerator
@@ -62,6 +64,22 @@ def pair_logps(logps_ST: Tensor, trained_ST: Tensor) -> PairLogps:
     chosen_tail_BT, rejected_tail_BT = (logps_ST * is_tail_ST).chunk(2)
     return PairLogps(chosen_BT.sum(1), rejected_BT.sum(1), *counts_S.float().chunk(2), chosen_tail_BT.sum(1),
                      rejected_tail_BT.sum(1))
+
+
+def trl_simpo_loss(logits_STV: Tensor, trained_ST: Tensor, config: LossConfig) -> Tensor:
+    """The mean loss that TRL's CPOTrainer takes from a model's logits; each trained token is word 0."""
+    trainer = CPOTrainer.__new__(CPOTrainer)
+    for name, value in {"accelerator": start_accelerator(), "is_encoder_decoder": False, "pad_token_id": 0,
+                        "aux_loss_enabled": False, "cpo_alpha": 0.0, "alpha": 0.0, "loss_type": "simpo", "beta": config.beta,
+                        "simpo_gamma": config.beta * config.gamma_beta_ratio,
+                        "label_smoothing": config.label_smoothing}.items():
+        setattr(trainer, name, value)
+    labels_ST = torch.nn.functional.pad(torch.where(trained_ST > 0, 0, -100), (1, 0), value=-100)
+    logits_STV = torch.nn.functional.pad(logits_STV, (0, 0, 0, 1))  # the last token predicts nothing
+    batch = {f"{side}_{name}": values for name, both in (("labels", labels_ST), ("input_ids", torch.zeros_like(labels_ST)),
+                                                         ("attention_mask", torch.ones_like(labels_ST)))
+             for side, values in zip(("chosen", "rejected"), both.chunk(2), strict=True)}
+    return trainer.get_batch_loss_metrics(lambda ids, **others: SimpleNamespace(logits=logits_STV), batch)[0]
 
 
 CASES = [
@@ -119,8 +137,8 @@ def both(config: LossConfig, seed: int, equally_long: bool, loss_types: list[str
     return tuple((loss, torch.autograd.grad(loss, policy_ST)[0][trained_ST > 0]) for loss in (ours, theirs))
 
 
-def test_every_objective_that_trl_has_is_compared():
-    assert {config.name for config, _, _ in CASES} == set(LOSSES) - {"simpo"}
+def test_every_objective_is_compared():
+    assert {config.name for config, _, _ in CASES} == set(LOSSES) - {"simpo"}  # a trainer of its own, below
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -132,6 +150,21 @@ def test_loss_and_gradient_are_trls(config, loss_type, settings, seed):
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(slope, their_slope, rtol=1e-4, atol=1e-7)
     assert slope.abs().max() > 1e-5  # not a kink's or a cap's nothing
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("settings", [{}, {"gamma_beta_ratio": 0.0}, {"label_smoothing": 0.1}], ids=str)
+def test_simpo_and_its_gradient_are_trls(settings, seed):
+    config = LossConfig(name="simpo", beta=2.0, **settings)
+    logps_ST, _, trained_ST = draw(seed)
+    logits_STV = torch.stack([logps_ST, torch.zeros_like(logps_ST)], dim=-1).requires_grad_()  # a vocabulary of two words
+    ours_ST = logits_STV.log_softmax(dim=-1)[..., 0] * trained_ST
+    ours = build_objective(config)(pair_logps(ours_ST, trained_ST), None).losses_B.mean()
+    theirs = trl_simpo_loss(logits_STV, trained_ST, config)
+    slope, their_slope = (torch.autograd.grad(loss, logits_STV)[0] for loss in (ours, theirs))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(slope, their_slope, rtol=1e-4, atol=1e-7)
+    assert slope.abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("others", [{}, {"ld_alpha": 0.4}])
