@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from dpo_core.errors import DiskFull, StepCrashed
+from dpo_core.errors import StepCrashed
 from tasks.launch.container import container_name
 from tasks.launch.docker import Engine, EngineLost
 from tasks.launch.reap import reap
@@ -214,31 +214,6 @@ def test_when_the_first_of_two_runs_is_killed_the_second_takes_its_container_ove
         run.result()
     assert step.num_starts == 1
     assert step.log_lines == [f"line {number}" for number in range(80)]
-
-
-def test_a_full_store_is_told_and_leaves_nothing_behind(own_engine, image, client, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", small], check=True)
-    try:
-        step = ContainerStep(small, own_engine.address, image, """
-            import errno
-            report = {"kind": "disk_full", "message": "No space left on the disk", "step": "convert"}
-            report["job_fingerprint"] = json.loads((folder / "good-result").read_text())["job_fingerprint"]
-            (folder / "error.json").write_text(json.dumps(report))
-            try:
-                with open(folder / "big", "wb", buffering=0) as big:
-                    while True:
-                        big.write(bytes(4096))
-            except OSError as error:
-                assert error.errno == errno.ENOSPC
-            for number in range(50):
-                print("a line that finds no room in log.txt", flush=True)
-            sys.exit(15)""")
-        with pytest.raises(DiskFull, match="No space left"):
-            step.run()
-    finally:
-        subprocess.run(["umount", small], check=True)
 
 
 def test_reap_ends_what_no_live_run_owns_and_nothing_else(make, client, own_engine):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 
 from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import Preempted
+from dpo_core.errors import DiskFull, Preempted
 from dpo_core.jobs import AnswerJob, CheckpointRef, ExportJob, Job, MixJob, ResolvedSource, Sharding
-from dpo_core.results import MixResult, ReferenceResult, Result
+from dpo_core.results import MixResult, ReferenceResult, Result, read_error
 from dpo_core.store import sha256_file
 from tasks.image.image_ref import PYTHON, ImageRef
 from tasks.launch.command import step_command
@@ -60,11 +61,15 @@ def run(job: Job, launcher: Launcher, store: Path) -> Result:
 
 def mix_and_reference(launcher: Launcher, checkpoint: CheckpointRef, rows: Path,
                       store: Path) -> tuple[MixResult, ReferenceResult]:
-    source = ResolvedSource(label="rows", path=rows, content=sha256_file(rows))
-    mixed = run(MixJob(out_dir="unset", sources=(source,), tokenizer_path=checkpoint.path, held_out="20", num_workers=2,
-                       tokenizer_fingerprint=checkpoint.tokenizer_fingerprint, cache_dir=store / "cache"), launcher, store)
+    mixed = run(mix_job(rows, checkpoint, store), launcher, store)
     scored = run(reference_job(Path("unset"), mixed.data, checkpoint, cache_dir=store / "reference-rows"), launcher, store)
     return mixed, scored
+
+
+def mix_job(rows: Path, checkpoint: CheckpointRef, store: Path) -> MixJob:
+    source = ResolvedSource(label="rows", path=rows, content=sha256_file(rows))
+    return MixJob(out_dir="unset", sources=(source,), tokenizer_path=checkpoint.path, held_out="20", num_workers=2,
+                  tokenizer_fingerprint=checkpoint.tokenizer_fingerprint, cache_dir=store / "cache")
 
 
 def values_in(folder: Path) -> dict[str, bytes]:
@@ -114,6 +119,24 @@ def test_a_training_whose_container_is_stopped_goes_on_with_the_same_bits(in_con
     result = run_job(resumed, in_containers)
     assert result.resumed_from_step
     assert result.weights_sha256 == whole.weights_sha256
+
+
+def test_a_full_store_is_told_by_the_step_itself_and_leaves_nothing_behind(in_containers, stage, tmp_path):
+    """It is met while the rows are written."""
+    rows, small = tmp_path / "rows.jsonl", tmp_path / "small"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in make_rows(1200)))
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small], check=True)
+    try:
+        job = in_store(mix_job(rows, stage.checkpoint, small), small)
+        with pytest.raises(DiskFull, match=r"No space left on the disk while .*`store\.root`"):
+            run_job(job, in_containers)
+        assert read_error(job).kind == "disk_full"
+        assert not (job.out_dir / "data").exists()
+        with contextlib.closing(docker.from_env()) as client:
+            assert not client.containers.list(all=True, filters={"label": f"pairline.job={job.fingerprint}"})
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 def test_two_processes_share_weights_out_in_one_container(in_containers, stage, tmp_path):

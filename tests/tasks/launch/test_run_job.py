@@ -163,6 +163,15 @@ def test_the_crash_shows_the_last_50_lines_without_progress(tmp_path):
     assert shown == [f"  | line {n}" for n in range(30, 80)]
 
 
+def test_a_log_that_finds_no_room_fails_no_step(tmp_path):
+    step = Step(tmp_path, "print('a line'); succeed()")
+    (step.folder / LOG_FILE).symlink_to("/dev/full")
+    heard = Heard()
+    with hearing_lines(heard):
+        assert step.run().path == step.folder
+    assert heard.lines == ["a line"]
+
+
 def test_progress_reaches_the_listener(tmp_path):
     step = Step(tmp_path, """
         print('{"pairline": "progress", "step": "train", "done": 1, "total": 2, "unit": "pairs"}')
