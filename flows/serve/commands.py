@@ -9,6 +9,7 @@ import typer
 from dpo_core.config import CheckpointConfig
 from dpo_core.errors import ConfigError
 from flows.overrides import load_yaml
+from flows.serve.settings import PROJECT
 
 Store = Annotated[Path, typer.Option(help="Folder of the store (a recipe's store.root).")]
 
@@ -46,18 +47,35 @@ def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id
     from tasks.events.chain import announce_sft
     from tasks.events.payloads import SftCheckpointReady, chain_tag
 
-    known = load_yaml(recipe).get("checkpoint") if recipe else None
+    used = recipe or recipe_of_deployment()
+    known = load_yaml(used).get("checkpoint") if used else None
     config = CheckpointConfig.model_validate({**(known or {}), "source": checkpoint, "revision": revision})
     found = verify_checkpoint(config, store)
     payload = SftCheckpointReady(
         name=name, source=found.source, revision=found.revision, weights_fingerprint=found.weights_fingerprint,
         tokenizer_fingerprint=found.tokenizer_fingerprint, chain=chain_tag(found.weights_fingerprint),
         recipe=recipe.resolve() if recipe else None, attempt=attempt)
-    if announce_sft(payload):
-        print(f"told: {payload.EVENT} {payload.event_id} of {found.source}")
+    told, sent = announce_sft(payload)
+    if sent:
+        again = f", attempt {told.attempt}: what was told before started nothing" if told.attempt > attempt else ""
+        print(f"told: {told.EVENT} {told.event_id} of {found.source}{again}")
     else:
-        print(f"known: {payload.EVENT} {payload.event_id}; its run is tagged {payload.event_tag}. "
-              f"--attempt {attempt + 1} has it processed again.")
+        print(f"known: {told.EVENT} {told.event_id}; its run is tagged {told.event_tag}. "
+              f"--attempt {told.attempt + 1} has it processed again.")
+
+
+def recipe_of_deployment() -> Path | None:
+    """The recipe by which dpo-stage/after-sft takes a checkpoint whose event names none; None if it is not known here."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            recipe = client.read_deployment_by_name("dpo-stage/after-sft").parameters.get("recipe")
+        except ObjectNotFound:
+            return None
+    path = PROJECT / recipe if recipe else None  # deployments run in the project's folder
+    return path if path is not None and path.is_file() else None
 
 
 def gc(store: Store = Path(".pairline"),

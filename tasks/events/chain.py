@@ -31,16 +31,16 @@ def announce_handoff(handoff: RLVRHandoff, path: Path) -> None:
     """Tell that the hand-off at ``path`` can be taken. Raises ``RemoteError`` if nobody hears it."""
     payload = DpoCheckpointReady.of(handoff, path, this_run())
     join_chain(payload.chain)
-    _log_sent(payload, emit(payload))
+    _log_sent(*emit(payload))
 
 
-def announce_sft(payload: SftCheckpointReady) -> bool:
-    """Tell of a verified SFT checkpoint. -> whether it was news. Raises ``RemoteError``."""
+def announce_sft(payload: SftCheckpointReady) -> tuple[SftCheckpointReady, bool]:
+    """Tell of a verified SFT checkpoint. -> what was told; whether it was news. Raises ``RemoteError``."""
     if payload.flow_run_id:
         join_chain(payload.chain)
-    sent = emit(payload)
-    _log_sent(payload, sent)
-    return sent
+    told, sent = emit(payload)
+    _log_sent(told, sent)
+    return told, sent
 
 
 def _log_sent(payload: CheckpointReady, sent: bool) -> None:

@@ -2,20 +2,25 @@
 
 Prefect's own ``emit_event`` sends in the background and forgets what fails; a chain would then stop unseen. And the
 server tells a repeated id only within five minutes of the first and only until it restarts, so the records are asked, too:
-before, and until the event stands in them (the server writes them every five seconds).
+before, and until the event stands in them (the server writes them every five seconds). An event that is in the records and
+started nothing, as the server died in between, is sent again as the next attempt: by its old id the server would know it.
 """
 
 import time
 from datetime import UTC, datetime
+from typing import TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.events.schemas.events import Event, RelatedResource
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.events.schemas.automations import EventTrigger
+from prefect.events.schemas.events import Event, RelatedResource, Resource
 
 from dpo_core.errors import RemoteError
 from tasks.events.payloads import CheckpointReady
 
-SECONDS_TO_BE_RECORDED, POLL_SECONDS = 60, 0.5
+SECONDS_TO_BE_RECORDED, SECONDS_TO_BE_ACTED_ON, POLL_SECONDS = 60, 30, 0.5
+Payload = TypeVar("Payload", bound=CheckpointReady)
 
 
 def event_of(payload: CheckpointReady) -> Event:
@@ -28,19 +33,21 @@ def event_of(payload: CheckpointReady) -> Event:
                  related=related, payload=payload.model_dump(mode="json"))
 
 
-def emit(payload: CheckpointReady) -> bool:
-    """Send the event unless the server has it already. -> whether it was sent
+def emit(payload: Payload) -> tuple[Payload, bool]:
+    """Send the event unless the server has it already. -> what was sent, or had been sent before; whether it was sent now
 
     Raises ``RemoteError`` if the server cannot be reached or refuses it.
     """
     try:
         with get_client(sync_client=True) as client:
-            if was_emitted(client, payload.event_id):
-                return False
+            while sent := when_emitted(client, payload.event_id):
+                if not is_awaited(client, payload) or was_acted_on(client, payload, sent):
+                    return payload, False
+                payload = payload.model_copy(update={"attempt": payload.attempt + 1})
             event = event_of(payload)
             client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
             wait_until_recorded(client, payload.event_id)
-            return True
+            return payload, True
     except Exception as error:
         raise RemoteError(f"The event {payload.EVENT} of {payload.name} did not reach the Prefect server: "
                           f"{type(error).__name__}: {error}. The checkpoint is complete; start again to tell of "
@@ -50,14 +57,40 @@ def emit(payload: CheckpointReady) -> bool:
 def wait_until_recorded(client: SyncPrefectClient, event_id: UUID) -> None:
     """Raise ``TimeoutError`` if the server took the event and does not know it later."""
     deadline = time.monotonic() + SECONDS_TO_BE_RECORDED
-    while not was_emitted(client, event_id):
+    while when_emitted(client, event_id) is None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"it is not in the server's records after {SECONDS_TO_BE_RECORDED} s")
         time.sleep(POLL_SECONDS)
 
 
-def was_emitted(client: SyncPrefectClient, event_id: UUID) -> bool:
-    """Whether the server's records hold the event (they go back as far as PREFECT_SERVER_EVENTS_RETENTION_PERIOD)."""
-    answer = client.request("POST", "/events/filter", json={"filter": {"id": {"id": [str(event_id)]}}, "limit": 1})
+def when_emitted(client: SyncPrefectClient, event_id: UUID) -> datetime | None:
+    """When the event occurred, if the records hold it (they go back as far as PREFECT_SERVER_EVENTS_RETENTION_PERIOD)."""
+    found = _events(client, {"id": {"id": [str(event_id)]}})
+    return datetime.fromisoformat(found[0]["occurred"]) if found else None
+
+
+def is_awaited(client: SyncPrefectClient, payload: CheckpointReady) -> bool:
+    """Whether an automation of the server waits for the event."""
+    resource = Resource(payload.resource)
+    return any(automation.enabled and isinstance(automation.trigger, EventTrigger)
+               and payload.EVENT in automation.trigger.expect and automation.trigger.match.matches(resource)
+               for automation in client.read_automations())
+
+
+def was_acted_on(client: SyncPrefectClient, payload: CheckpointReady, sent: datetime) -> bool:
+    """Whether the event has a run, or an automation did its work upon it or failed to; waits while one may be about to."""
+    done = {"event": {"name": ["prefect.automation.action.executed", "prefect.automation.action.failed"]},
+            "related": {"resources_in_roles": [[f"prefect.event.{payload.event_id}", "triggering-event"]]}}
+    runs = FlowRunFilter(tags=FlowRunFilterTags(all_=[payload.event_tag]))
+    while True:
+        if _events(client, done) or client.read_flow_runs(flow_run_filter=runs, limit=1):
+            return True
+        if (datetime.now(UTC) - sent).total_seconds() > SECONDS_TO_BE_ACTED_ON:
+            return False
+        time.sleep(POLL_SECONDS)
+
+
+def _events(client: SyncPrefectClient, wanted: dict) -> list[dict]:
+    answer = client.request("POST", "/events/filter", json={"filter": wanted, "limit": 1})
     answer.raise_for_status()
-    return bool(answer.json()["events"])
+    return answer.json()["events"]

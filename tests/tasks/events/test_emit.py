@@ -1,0 +1,78 @@
+"""When an event counts as told: it started something, or nobody waits for it. Else it is told again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.actions import DoNothing
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+from tasks.events.emit import emit, event_of, wait_until_recorded
+from tasks.events.payloads import SftCheckpointReady, chain_tag
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+AN_HOUR_AGO = datetime.now(UTC) - timedelta(hours=1)
+
+
+@pytest.fixture
+def client() -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as made:
+        yield made
+
+
+def payload() -> SftCheckpointReady:
+    """Of a checkpoint of its own."""
+    weights = uuid4().hex
+    return SftCheckpointReady(name="sft", source="/models/sft", weights_fingerprint=weights, chain=chain_tag(weights),
+                              tokenizer_fingerprint="b" * 64)
+
+
+@contextmanager
+def awaiting(client: SyncPrefectClient, *payloads: SftCheckpointReady) -> Iterator[UUID]:
+    """An automation that waits for the events of these checkpoints. -> its id"""
+    resources = [payload.resource["prefect.resource.id"] for payload in payloads]
+    trigger = EventTrigger(expect={SftCheckpointReady.EVENT}, match={"prefect.resource.id": resources},
+                           posture=Posture.Reactive, threshold=1)
+    made = client.create_automation(AutomationCore(name=f"awaits {uuid4()}", trigger=trigger, actions=[DoNothing()]))
+    try:
+        yield made
+    finally:
+        client.delete_automation(made)
+
+
+def lost(payload: SftCheckpointReady) -> dict:
+    """The event as it stands in the records when nothing came of it."""
+    return event_of(payload).model_copy(update={"occurred": AN_HOUR_AGO}).model_dump(mode="json")
+
+
+def record(client: SyncPrefectClient, *events: dict) -> None:
+    client.request("POST", "/events", json=list(events)).raise_for_status()
+    for event in events:
+        wait_until_recorded(client, UUID(event["id"]))
+
+
+def test_where_nobody_waits_for_it_a_recorded_event_is_told(client):
+    told = payload()
+    assert emit(told) == (told, True)
+    assert emit(told) == (told, False)
+
+
+def test_an_event_that_came_to_nothing_is_told_again_as_the_next_attempt_and_one_that_did_is_not(client):
+    nothing, another, has_a_run, acted_on = (payload() for _ in range(4))
+    with awaiting(client, nothing, has_a_run, acted_on) as automation:
+        # What the server itself writes after an action; tests/server sees a real one.
+        acted = {"id": str(uuid4()), "event": "prefect.automation.action.executed", "occurred": AN_HOUR_AGO.isoformat(),
+                 "resource": {"prefect.resource.id": f"prefect.automation.{automation}"}, "payload": {}, "related": [
+                     {"prefect.resource.id": f"prefect.event.{acted_on.event_id}",
+                      "prefect.resource.role": "triggering-event"}]}
+        record(client, acted, *(lost(each) for each in (nothing, another, has_a_run, acted_on)))
+        client.create_flow_run(flow(lambda: None, name="has-a-run"), tags=[has_a_run.event_tag])
+        for known in (another, has_a_run, acted_on):  # for the first of them nobody waits
+            assert emit(known) == (known, False)
+        again = nothing.model_copy(update={"attempt": 1})
+        assert emit(nothing) == (again, True)
+    assert again.event_id != nothing.event_id
