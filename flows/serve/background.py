@@ -48,12 +48,6 @@ class Background:
         write_bytes(self.pid_file, f"{child.pid} {start_time(child.pid)}\n".encode())
         return True
 
-    def ask_to_stop(self) -> bool:
-        """SIGTERM, without waiting. -> whether it lived"""
-        if (pid := self.pid()) is not None:
-            send(pid, signal.SIGTERM)
-        return pid is not None
-
     def stop(self, grace_seconds: float) -> bool:
         """SIGTERM, and SIGKILL after ``grace_seconds``. -> whether it lived"""
         pid = self.pid()

@@ -102,8 +102,8 @@ def work() -> int:
             if worker.poll() is not None:
                 return worker.returncode
             time.sleep(POLL_SECONDS)
+        runs, killed = stop_runs(required(os.environ, "PREFECT_API_URL"), worker.pid)
         worker.terminate()
-        runs, killed = stop_runs(required(os.environ, "PREFECT_API_URL"))
         print(f"runs     {runs} stopped, {killed} of them killed", flush=True)
         try:
             worker.wait(WORKER_GRACE_SECONDS)

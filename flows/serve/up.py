@@ -72,33 +72,40 @@ def bring_up(settings: ServeSettings, say: Say = print) -> None:
 
 
 def bring_down(settings: ServeSettings, say: Say = print) -> None:
-    """Stop worker, runs and server, in this order: a stopped worker starts nothing, and runs report how they ended.
+    """Stop runs, worker and server, in this order: runs report how they ended.
 
     Runs at work write a checkpoint and end as Crashed by a termination signal; `resume-crashed` has them go on after the
     next `pairline up`.
     """
     worker, server = worker_of(settings), server_of(settings)
-    worker_lived = worker.ask_to_stop()
-    runs, killed = stop_runs(settings.api_url)
-    worker.stop(WORKER_GRACE_SECONDS)
+    runs, killed = stop_runs(settings.api_url, worker.pid())
+    worker_lived = worker.stop(WORKER_GRACE_SECONDS)
     say(f"runs     {runs} stopped" + (f", {killed} of them killed" if killed else ""))
     say(f"worker   {'stopped' if worker_lived else 'did not run'}")
     say(f"server   {'stopped' if server.stop(SERVER_GRACE_SECONDS) else 'did not run'}")
 
 
-def stop_runs(api_url: str) -> tuple[int, int]:
+def stop_runs(api_url: str, worker_pid: int | None) -> tuple[int, int]:
     """Ask the runs of this machine that belong to the server at ``api_url`` to end, and kill those that do not.
 
+    The worker is held still meanwhile: it would start the next run, and, asked to stop, would itself send its runs a signal,
+    the second one, which cuts short what the first one has begun: a step would be left half stopped.
     -> how many there were, how many were killed
     """
-    runs = processes_of_server(api_url)
-    for pid in runs:
-        send(pid, signal.SIGTERM)
-    deadline = time.monotonic() + RUN_GRACE_SECONDS
-    while (left := processes_of_server(api_url)) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-    for pid in left:
-        send(pid, signal.SIGKILL)
+    if worker_pid is not None:
+        send(worker_pid, signal.SIGSTOP)
+    try:
+        runs = processes_of_server(api_url)
+        for pid in runs:
+            send(pid, signal.SIGTERM)
+        deadline = time.monotonic() + RUN_GRACE_SECONDS
+        while (left := processes_of_server(api_url)) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        for pid in left:
+            send(pid, signal.SIGKILL)
+    finally:
+        if worker_pid is not None:
+            send(worker_pid, signal.SIGCONT)
     return len(runs), len(left)
 
 
