@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry, Completed, Failed, Running, State
+from pydantic import Field
 
 from flows.run_processes import processes_of_run
 from tasks.garbage import collect, in_words
@@ -20,17 +21,23 @@ from tasks.launch.reap import RunState
 from tasks.launch.reap import reap as reap_containers
 
 STOPPED = "termination signal"  # in the message of a run that got SIGTERM
+Days, Count = Annotated[float, Field(ge=0)], Annotated[int, Field(ge=0)]  # a form's descriptions come from docstrings
 SECONDS_BEFORE_RESUMING = 5  # a dying trainer lets go of its lock within moments
 
 
 @flow(name="store-gc", persist_result=False)
-def store_gc(store_root: Path = Path(".pairline"), older_than_days: float = 30.0, keep_per_name: int = 1,
+def store_gc(store_root: Path = Path(".pairline"), older_than_days: Days = 30.0, keep_per_name: Count = 1,
              dry_run: bool = True) -> str:
     """Remove step results and snapshots that no kept run leads to (see ``tasks/garbage.py``).
 
-    ``older_than_days``: runs and results younger than this stay. ``keep_per_name``: newest completed runs of each name that
-    stay whatever their age. ``dry_run``: only say what would go.
+    Args:
+        store_root: Folder of the store (a recipe's store.root).
+        older_than_days: Runs and results younger than this stay.
+        keep_per_name: Newest completed runs of each name that stay whatever their age.
+        dry_run: Only say what would go.
     """
+    if not (store_root.expanduser() / "runs").is_dir():  # a fresh installation's first Sunday
+        return f"There were no runs in {store_root.expanduser().resolve()} yet, so nothing is to be removed."
     found = collect(store_root, older_than_days, keep_per_name, dry_run)
     rows = [{"entry": str(entry.path), "MB": round(entry.num_bytes / 1e6, 1), "days unused": round(entry.age_days, 1),
              "removed": entry.path in found.removed} for entry in found.garbage]
@@ -41,7 +48,11 @@ def store_gc(store_root: Path = Path(".pairline"), older_than_days: float = 30.0
 
 @flow(name="reap", persist_result=False)
 def reap(dry_run: bool = False) -> str:
-    """Stop and remove the containers of this machine that no live run owns (see ``tasks/launch/reap.py``)."""
+    """Stop and remove the containers of this machine that no live run owns (see ``tasks/launch/reap.py``).
+
+    Args:
+        dry_run: Only say which would go.
+    """
     engine = Engine()
     engine.check()
     found = reap_containers(engine, dry_run, state_of)
@@ -63,16 +74,26 @@ def state_of(flow_run_id: str) -> RunState:
 
 @flow(name="failed-trigger", persist_result=False)
 def failed_trigger(automation: str, reason: str, event: dict[str, Any] | None = None) -> State:
-    """A red run for an automation whose action failed: without it nobody sees that an event started nothing."""
+    """A red run for an automation whose action failed: without it nobody sees that an event started nothing.
+
+    Args:
+        automation: Name of the automation.
+        reason: Why its action failed.
+        event: What the server tells of it.
+    """
     get_run_logger().error("The automation %s did not do its work: %s. What it was told: %s", automation, reason, event)
     return Failed(message=f"The automation {automation} did not do its work: {reason}")
 
 
 @flow(name="resume-crashed", persist_result=False)
-def resume_crashed(flow_run_id: str, max_crashes: int = 3) -> State:
+def resume_crashed(flow_run_id: str, max_crashes: Count = 3) -> State:
     """Have a crashed run go on from what is in the store, unless it crashed too often or its process is still alive.
 
-    ``flow_run_id``: the id, or the event's resource id (``prefect.flow-run.<id>``). Prefect itself never retries a crash.
+    Prefect itself never retries a crash.
+
+    Args:
+        flow_run_id: The run's id, or an event's resource id (prefect.flow-run.<id>).
+        max_crashes: A run that crashed more often is left alone.
     """
     with get_client(sync_client=True) as client:
         return go_on(client, UUID(flow_run_id.removeprefix("prefect.flow-run.")), max_crashes)

@@ -44,7 +44,13 @@ def already_started(payload: CheckpointReady) -> State | None:
 @flow(name="dpo-stage", persist_result=False)
 def dpo_after_sft(checkpoint: SftCheckpointReady, recipe: Path = Path("recipes/quickstart.yaml"),
                   overrides: list[str] = []) -> RLVRHandoff | State:  # noqa: B006 (read only; the form shows it)
-    """The stage on an announced SFT checkpoint. ``overrides``: section.field=value, on top of the recipe."""
+    """The stage on an announced SFT checkpoint.
+
+    Args:
+        checkpoint: The event's payload.
+        recipe: Recipe of the stage, unless the event names its own.
+        overrides: section.field=value, on top of the recipe.
+    """
     if state := already_started(checkpoint):
         return state
     config = config_after_sft(checkpoint, recipe, overrides)
@@ -58,7 +64,15 @@ def rlvr_after_dpo(checkpoint: DpoCheckpointReady, store_root: Path = Path(".pai
                    compute: ComputeConfig = ComputeConfig(),  # noqa: B008
                    token_block: str | None = None,
                    image: ImageConfig = ImageConfig()) -> AcceptedHandoff | State:  # noqa: B008
-    """Verify the hand-off that the event tells of, as an RLVR run would. Raises ``HandoffRefused``."""
+    """Verify the hand-off that the event tells of, as an RLVR run would. Raises ``HandoffRefused``.
+
+    Args:
+        checkpoint: The event's payload.
+        store_root: Folder of the store.
+        compute: Where the check runs.
+        token_block: Name of the Prefect Secret block with a Hub token, for a private repository; empty: HF_TOKEN.
+        image: The trainer image, if the check runs in a container.
+    """
     if state := already_started(checkpoint):
         return state
     check_same_handoff(checkpoint)
