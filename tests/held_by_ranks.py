@@ -4,10 +4,12 @@ import json
 import sys
 
 import torch
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.tensor import DTensor
 
 from dpo_core import __main__ as program
 from dpo_core import train
+from dpo_core.engine.engine import Engine
 from dpo_core.trainer import Trainer
 
 
@@ -21,7 +23,21 @@ def held(trainer: Trainer) -> dict:
             "zero3_parameters": sum(hasattr(p, "ds_id") for p in parameters),
             "dtensors": sum(isinstance(p, DTensor) for p in parameters),
             "gradients_partitioned": getattr(getattr(getattr(engine, "deepspeed", None), "optimizer", None),
-                                             "partition_gradients", None)}
+                                             "partition_gradients", None), "offload": offload_of(engine)}
+
+
+def offload_of(engine: Engine) -> str:
+    """What the back end itself says that it keeps off the accelerator."""
+    if hasattr(engine, "deepspeed"):
+        optimizer = engine.deepspeed.optimizer
+        if getattr(optimizer, "offload_param", False):  # stage 3 alone has it
+            return "optimizer_and_parameters"
+        return "optimizer" if getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False) \
+            else "none"
+    layers = [module for module in engine.scorer.modules() if isinstance(module, FSDPModule)]
+    policies = [layer._get_fsdp_state()._fsdp_param_group.offload_policy for layer in layers]
+    offloaded = bool(policies) and all(isinstance(policy, CPUOffloadPolicy) for policy in policies)
+    return "optimizer_and_parameters" if offloaded else "none"
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
