@@ -78,8 +78,8 @@ def is_awaited(client: SyncPrefectClient, payload: CheckpointReady) -> bool:
 
 
 def was_acted_on(client: SyncPrefectClient, payload: CheckpointReady, sent: datetime) -> bool:
-    """Whether the event has a run, or an automation did its work upon it or failed to; waits while one may be about to."""
-    done = {"event": {"name": ["prefect.automation.action.executed", "prefect.automation.action.failed"]},
+    """Whether the event has a run, or an automation did its work upon it; waits while one may be about to."""
+    done = {"event": {"name": ["prefect.automation.action.executed"]},
             "related": {"resources_in_roles": [[f"prefect.event.{payload.event_id}", "triggering-event"]]}}
     runs = FlowRunFilter(tags=FlowRunFilterTags(all_=[payload.event_tag]))
     while True:

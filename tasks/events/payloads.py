@@ -31,7 +31,7 @@ class CheckpointReady(Section):
 
     EVENT: ClassVar[str]
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = Field(1, description="Version of this payload; a reader refuses another.")
     name: str = Field(description="Name of the run family that made the checkpoint.")
     weights_fingerprint: str = Field(min_length=16, description="Over the weights' contents and the architecture.")
     chain: str = Field(description="Tag of all runs that this checkpoint's SFT checkpoint led to.")
