@@ -32,14 +32,14 @@ def payload() -> SftCheckpointReady:
 
 
 @contextmanager
-def awaiting(client: SyncPrefectClient, *payloads: SftCheckpointReady) -> Iterator[UUID]:
-    """An automation that waits for the events of these checkpoints. -> its id"""
+def awaiting(client: SyncPrefectClient, *payloads: SftCheckpointReady) -> Iterator[None]:
+    """An automation waits for the events of these checkpoints."""
     resources = [payload.resource["prefect.resource.id"] for payload in payloads]
     trigger = EventTrigger(expect={SftCheckpointReady.EVENT}, match={"prefect.resource.id": resources},
                            posture=Posture.Reactive, threshold=1)
     made = client.create_automation(AutomationCore(name=f"awaits {uuid4()}", trigger=trigger, actions=[DoNothing()]))
     try:
-        yield made
+        yield
     finally:
         client.delete_automation(made)
 
@@ -63,14 +63,13 @@ def test_where_nobody_waits_for_it_a_recorded_event_is_told(client):
 
 def test_an_event_that_came_to_nothing_is_told_again_as_the_next_attempt_and_one_that_did_is_not(client):
     nothing, another, has_a_run, acted_on = (payload() for _ in range(4))
-    with awaiting(client, nothing, has_a_run, acted_on) as automation:
-        # What the server itself writes after an action; tests/server sees a real one.
-        acted = {"id": str(uuid4()), "event": "prefect.automation.action.executed", "occurred": AN_HOUR_AGO.isoformat(),
-                 "resource": {"prefect.resource.id": f"prefect.automation.{automation}"}, "payload": {}, "related": [
-                     {"prefect.resource.id": f"prefect.event.{acted_on.event_id}",
-                      "prefect.resource.role": "triggering-event"}]}
-        record(client, acted, *(lost(each) for each in (nothing, another, has_a_run, acted_on)))
-        client.create_flow_run(flow(lambda: None, name="has-a-run"), tags=[has_a_run.event_tag])
+    # What the server itself writes after an action; tests/server sees a real one.
+    acted = {"id": str(uuid4()), "event": "prefect.automation.action.executed", "occurred": AN_HOUR_AGO.isoformat(),
+             "resource": {"prefect.resource.id": f"prefect.automation.{uuid4()}"}, "payload": {}, "related": [
+                 {"prefect.resource.id": f"prefect.event.{acted_on.event_id}", "prefect.resource.role": "triggering-event"}]}
+    record(client, acted, *(lost(each) for each in (nothing, another, has_a_run, acted_on)))
+    client.create_flow_run(flow(lambda: None, name="has-a-run"), tags=[has_a_run.event_tag])
+    with awaiting(client, nothing, has_a_run, acted_on):  # from now on, as the server does act on events
         for known in (another, has_a_run, acted_on):  # for the first of them nobody waits
             assert emit(known) == (known, False)
         again = nothing.model_copy(update={"attempt": 1})
