@@ -6,16 +6,18 @@ A limit that does not exist limits nothing in Prefect, without a word; here it m
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 
 from dpo_core.errors import ConfigError
 from tasks.launch.launcher import raise_if_stopped
 
 SECONDS_BETWEEN_LOOKS = 5  # how long a stopped member goes on waiting at most
-LEASE_SECONDS = 120  # a slot whose holder was killed is free again after this
+LEASE_SECONDS = 60  # a slot whose holder was killed is free again after this; Prefect has no less
 
 
 def num_slots(name: str) -> int:
@@ -44,10 +46,33 @@ def make_own_limit(name: str) -> None:
 def slot(name: str) -> Iterator[None]:
     """Hold a slot, after waiting for it. A server that goes away for a while does not end who holds one."""
     with ExitStack() as stack:
+        waits = False
         while True:
             raise_if_stopped()
             with suppress(TimeoutError):
                 stack.enter_context(concurrency(name, strict=True, timeout_seconds=SECONDS_BETWEEN_LOOKS,
                                                 lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False))
                 break
+            if not waits:
+                get_run_logger().info("Waiting for a slot of the limit %s: others train.", name)
+            waits = True
         yield
+
+
+@contextmanager
+def slot_if_limited(name: str) -> Iterator[None]:
+    """Hold a slot if the server has this limit. A temporary one is nobody else's, so what its database holds of it, from a
+    sweep that was killed, is not waited for."""
+    if PREFECT_API_URL.value() is None or not _is_limited(name):
+        yield
+        return
+    with slot(name):
+        yield
+
+
+def _is_limited(name: str) -> bool:
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_global_concurrency_limit_by_name(name).active
+        except ObjectNotFound:
+            return False

@@ -6,10 +6,12 @@ The order of the steps; each part stands in ``flows/stage_parts.py`` and ``flows
 from prefect import State, flow
 
 from dpo_core.errors import NotReleased
+from flows.accelerator import slot_if_limited
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.stage_config import StageConfig
 from flows.stage_parts import check_before_start, prepare, publish, train_and_evaluate, workplace
 from tasks.handoff.schema import RLVRHandoff
+from tasks.launch.compute import accelerator_name, this_machine
 
 
 @flow(name="dpo-stage", persist_result=False)
@@ -20,7 +22,8 @@ def dpo_stage(config: StageConfig) -> RLVRHandoff | State:
     try:
         with workplace(config) as place:
             inputs = prepare(config, place)
-            candidate = train_and_evaluate(config, inputs, place)
+            with slot_if_limited(accelerator_name(this_machine())):  # shared with the members of sweeps
+                candidate = train_and_evaluate(config, inputs, place)
             released = release(config, candidate, place)
             handoff, _ = publish(config, inputs, candidate, released, place)
     except NotReleased as error:

@@ -2,7 +2,7 @@
 
 from prefect import State, flow
 
-from dpo_core.errors import GateFailed, NotReleased
+from dpo_core.errors import GateFailed, NotReleased, PairlineError
 from dpo_core.store import write_json
 from flows.accelerator import num_slots
 from flows.release import check_somebody_can_answer, release, state_of_the_end
@@ -47,13 +47,16 @@ def shared_settings(members: tuple[Member, ...]) -> StageConfig:
 def choose(results: list[MemberResult], config: SweepConfig, run: RunFolder) -> tuple[StageConfig, Candidate]:
     """The winner's settings, under the sweep's own name, and its checkpoint. Leaves ``sweep.json``, table and picture.
 
-    Raises ``GateFailed`` if no member passes the gate; the error of the first member if all failed.
+    Raises ``GateFailed`` if no member passes the gate; the error of the first member if all failed; an error of the kind
+    that interrupted a member, if one was: a winner of part of the grid is none.
     """
     with run.step("choose winner"):
         outcome = judge([result.outcome for result in results], config.sweep.metric)
         write_json(run.folder / SWEEP_FILE, outcome)
         run.output("sweep", run.folder / SWEEP_FILE)
         show_sweep(outcome, run.folder)
+        if interrupted := [result for result in results if result.interrupted]:
+            raise _unfinished(interrupted, len(results))
         if all(result.error for result in results):
             raise results[0].error
         if outcome.winner is None:
@@ -63,3 +66,14 @@ def choose(results: list[MemberResult], config: SweepConfig, run: RunFolder) -> 
         for step, result in won.candidate.results().items():  # the sweep's page shows the winner
             run.result(step, result)
         return won.member.config.model_copy(update={"name": config.name}), won.candidate
+
+
+def _unfinished(interrupted: list[MemberResult], num_members: int) -> PairlineError:
+    """The error of a sweep some of whose members did not come to an end."""
+    first = interrupted[0].error
+    kind = type(first) if isinstance(first, PairlineError) else PairlineError
+    error = kind(f"{len(interrupted)} of {num_members} members did not come to an end, and no winner is chosen among the "
+                 f"others: {'; '.join(result.member.label for result in interrupted)}. Start the sweep again: it goes on "
+                 f"with what is done. The first one's error: {first}")
+    error.__cause__ = first
+    return error

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from prefect.runtime import flow_run
 
-from dpo_core.errors import PairlineError
+from dpo_core.errors import ConfigError, NonFinite, OutOfMemory, PairlineError
 from flows.accelerator import slot
 from flows.stage_parts import Candidate, Workplace, train_and_evaluate
 from flows.sweep_config import Member
@@ -23,6 +23,7 @@ from tasks.sweep.outcomes import MemberOutcome
 from tasks.train_dpo import TrainingInputs
 
 SECONDS_BETWEEN_LOOKS = 0.2
+OF_ITS_OWN_MAKING = (ConfigError, NonFinite, OutOfMemory)  # follows from a member's settings; the rest strikes any
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class MemberResult:
     outcome: MemberOutcome
     candidate: Candidate | None = None
     error: Exception | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it failed by something that its settings are not to blame for, so that it may win yet."""
+        return self.error is not None and not isinstance(self.error, OF_ITS_OWN_MAKING)
 
 
 def run_members(members: Sequence[Member], inputs: TrainingInputs, place: Workplace, accelerator: str,
@@ -73,7 +79,8 @@ def _run_member(member: Member, inputs: TrainingInputs, place: Workplace, accele
             candidate = train_and_evaluate(member.config, inputs, replace(place, run=run))
     except Exception as error:
         kind = error.kind if isinstance(error, PairlineError) else type(error).__name__
-        return MemberResult(member, told.model_copy(update={"error": f"{kind}: {error}"}), error=error)
+        result = MemberResult(member, told.model_copy(update={"error": f"{kind}: {error}"}), error=error)
+        return replace(result, outcome=result.outcome.model_copy(update={"interrupted": result.interrupted}))
     evaluation = candidate.evaluation
     checks = check_rules(member.config.gate, evaluation.before, evaluation.after)
     return MemberResult(member, told.model_copy(update={"before": evaluation.before, "after": evaluation.after,

@@ -68,6 +68,7 @@ class RunRecord(BaseModel):
 StepListener = Callable[[Path, StepRecord], None]
 step_listener: ContextVar[StepListener | None] = ContextVar("step listener", default=None)  # gets the run's folder
 _family: ContextVar[str] = ContextVar("run family", default="dpo")
+_logs: ContextVar[tuple[Path, ...]] = ContextVar("log files", default=())  # a sweep's, then its member's
 
 
 class RunFolder:
@@ -208,14 +209,19 @@ def _named(family: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _log_file(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path)
+    """Log into ``path`` what this context logs, and what no run's context does. Loggers are the process's, in which members
+    of a sweep run side by side."""
+    handler, within = logging.FileHandler(path), (*_logs.get(), path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.addFilter(lambda _: path in (_logs.get() or within))
     loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:
         logger.addHandler(handler)
+    token = _logs.set(within)
     try:
         yield
     finally:
+        _logs.reset(token)
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()

@@ -22,6 +22,7 @@ class MemberOutcome(Section):
     after: dict[str, float] = {}
     checks: tuple[GateCheck, ...] = ()
     error: str | None = None
+    interrupted: bool = False  # the error is not of its settings' making: started again, it may win
 
     def score(self, metric: str) -> float | None:
         """What it is compared by; None if it cannot win: it failed, breaks a rule of the gate, or has no such number."""
@@ -39,9 +40,9 @@ class SweepOutcome(Section):
 
 
 def judge(members: Sequence[MemberOutcome], metric: str) -> SweepOutcome:
-    """The member with the most of ``metric`` wins, the first of equals; none if no one can."""
+    """The member with the most of ``metric`` wins, the first of equals; none if no one can, or if one was interrupted."""
     scored = [(score, -member.number) for member in members if (score := member.score(metric)) is not None]
-    winner = -max(scored)[1] if scored else None
+    winner = -max(scored)[1] if scored and not any(member.interrupted for member in members) else None
     return SweepOutcome(metric=metric, winner=winner, members=tuple(sorted(members, key=lambda member: member.number)))
 
 
@@ -62,7 +63,7 @@ def sweep_rows(outcome: SweepOutcome) -> list[Row]:
 
 def _why_not(member: MemberOutcome, metric: str) -> str:
     if member.error is not None:
-        return f"failed: {member.error.splitlines()[0]}"
+        return f"{'interrupted' if member.interrupted else 'failed'}: {member.error.splitlines()[0]}"
     if failed := failed_checks(member.checks):
         return f"gate: {failed}"
     return "" if member.score(metric) is not None else f"no {metric} was measured"

@@ -7,6 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -15,13 +18,16 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-from dpo_core.errors import ConfigError, GateFailed, OutOfMemory
+from dpo_core.errors import ConfigError, GateFailed, NonFinite, OutOfMemory, StepCrashed
+from flows.accelerator import SECONDS_BETWEEN_LOOKS, slot
 from flows.cli import EXIT_INTERRUPTED
+from flows.dpo_stage import dpo_stage
 from flows.dpo_sweep import choose, dpo_sweep
 from flows.overrides import validated
 from flows.sweep_config import SweepConfig, members_of
 from flows.sweep_members import MemberResult
 from tasks.handoff.schema import RLVRHandoff
+from tasks.launch.compute import accelerator_name, this_machine
 from tasks.report.run_folder import RunRecord, read_runs, recorded_run
 from tasks.sweep.outcomes import MemberOutcome, SweepOutcome
 from tests.flows.conftest import RECIPES, launches, step_processes, tiny_config
@@ -150,6 +156,61 @@ def test_where_all_members_fail_the_first_error_is_the_sweeps(tiny_inputs, tmp_p
               for member in members_of(config)]
     with recorded_run(tmp_path / "store", "grid", config) as run, pytest.raises(OutOfMemory, match="too large: beta 1"):
         choose(failed, config, run)
+
+
+def test_where_a_member_was_interrupted_no_winner_is_chosen(tiny_inputs, tmp_path):
+    config = sweep_config(tiny_inputs, tmp_path / "store", {"beta": [1.0, 2.0, 3.0]})
+    outcomes = [MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="",
+                              after={"rewards/accuracies": 0.9}) for member in members_of(config)]
+    errors = [None, NonFinite("the loss is nan"), StepCrashed("killed by signal 9")]
+    results = [MemberResult(member, outcome, error=error)
+               for member, outcome, error in zip(members_of(config), outcomes, errors, strict=True)]
+    assert [result.interrupted for result in results] == [False, False, True]
+    results[2] = replace(results[2], outcome=outcomes[2].model_copy(update={"error": "crashed", "interrupted": True}))
+    with recorded_run(tmp_path / "store", "grid", config) as run, \
+            pytest.raises(StepCrashed, match=r"1 of 3 members .* beta 3\. Start the sweep again.*killed by signal 9"):
+        choose(results, config, run)
+    folder, _ = run_of(tmp_path / "store", "grid")
+    assert SweepOutcome.model_validate_json((folder / "sweep.json").read_bytes()).winner is None
+
+
+def test_a_member_logs_into_its_own_run_and_the_sweeps(swept):
+    """Members are at work in one process at the same time."""
+    _, store, _ = swept
+    logs = {name: (run_of(store, name)[0] / "run.log").read_text() for name in ("grid", "grid-01", "grid-02", "grid-03")}
+    exported = {name: Path(run_of(store, name)[1].outputs["export"]).name for name in ("grid-01", "grid-03")}
+    assert {name: exported["grid-01"] in log for name, log in logs.items()} == {
+        "grid": True, "grid-01": True, "grid-02": False, "grid-03": False}
+    assert {name: "NonFinite" in log for name, log in logs.items()} == {
+        "grid": True, "grid-01": False, "grid-02": True, "grid-03": False}
+
+
+def test_a_stage_waits_for_the_slot_that_a_member_of_a_sweep_holds(swept, tiny_inputs, tmp_path):
+    """On a server with the limit; no other test here has it."""
+    again = shutil.copytree(swept[1], tmp_path / "store", symlinks=True)
+    config = tiny_config(tiny_inputs, again, train={"max_steps": 4}, loss={"name": "simpo"})
+    name = accelerator_name(this_machine())
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(name, 1)
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                with slot(name):
+                    ended = pool.submit(copy_context().run, dpo_stage, config)
+                    waited = time.monotonic() + SECONDS_BETWEEN_LOOKS + 5
+                    while time.monotonic() < waited or not steps_of(again, "tiny"):
+                        time.sleep(0.2)
+                        assert not ended.done(), ended.result()
+                    assert steps_of(again, "tiny") == ["fetch checkpoint", "mix data"]
+                assert ended.result(timeout=PATIENCE_SECONDS).name == "tiny"
+            assert steps_of(again, "tiny")[2:4] == ["train", "evaluate"]
+            assert client.read_global_concurrency_limit_by_name(name).active_slots == 0
+        finally:
+            client.delete_global_concurrency_limit_by_name(name)
+
+
+def steps_of(store: Path, name: str) -> list[str]:
+    """The steps that a run has begun."""
+    return [step.name for _, record in read_runs(store) if record.name == name for step in record.steps]
 
 
 class CommandLine:

@@ -38,6 +38,13 @@ def test_without_a_candidate_there_is_no_winner_and_each_reason_is_told():
         "member 1: gate: KL to reference at most 0.1: got 0.2; member 2: failed: data: bad row")
 
 
+def test_where_a_member_was_interrupted_nobody_wins_yet():
+    interrupted = member(2, None, error="crashed: killed").model_copy(update={"interrupted": True})
+    outcome = judge([member(1, 0.9), interrupted], METRIC)
+    assert outcome.winner is None
+    assert [row["outcome"] for row in sweep_rows(outcome)] == ["trained", "interrupted: crashed: killed"]
+
+
 @given(st.lists(st.tuples(st.one_of(st.none(), st.floats(allow_nan=True)), st.booleans(), st.booleans()), min_size=1),
        st.randoms())
 def test_no_candidate_is_better_than_the_winner_and_the_order_does_not_matter(members, random):
