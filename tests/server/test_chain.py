@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from tasks.events.chain import tagged_runs
+from tasks.events.chain import ALREADY_STARTED, tagged_runs
 from tasks.handoff.schema import read_handoff
 from tests.server.conftest import Installation, wait_until
 
@@ -29,6 +29,10 @@ def test_an_sft_checkpoint_becomes_a_verified_start_of_rlvr(installation: Instal
         assert [run.id for run in tagged_runs(client, tag)] == [dpo.id, rlvr.id]
         pages = client.request("POST", "/artifacts/filter", json={"artifacts": {"key": {"any_": [tag.replace(":", "-")]}}})
     assert any(str(dpo.id) in page["data"] and str(rlvr.id) in page["data"] for page in pages.json())
+    # Should the server forget that it acted on the event, a second run of it finds the first and does nothing.
+    again = installation.wait_for_end(installation.start("rlvr-intake/after-dpo", rlvr.parameters))
+    assert (again.state.is_completed(), again.state.name) == (True, ALREADY_STARTED)
+    assert str(rlvr.id) in again.state.message
 
 
 def test_a_payload_that_does_not_fit_ends_as_a_red_run(installation: Installation):

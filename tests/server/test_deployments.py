@@ -1,18 +1,25 @@
 """What `pairline up` brings to a server, as the UI gets it."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from prefect.client.schemas.objects import StateType
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Scheduled
 
 from flows.serve.server_objects import DEAD_RUNS, TRAINING_QUEUE
 from flows.serve.switches import switches
 from flows.stage_config import StageConfig
 from tests.server.conftest import Installation, wait_until
+from tests.tiny_models import make_model
 
 pytestmark = pytest.mark.integration
+BOUNDS = {"const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 DEPLOYMENTS = {"dpo-stage/manual", "dpo-stage/nightly", "dpo-stage/after-sft", "rlvr-intake/after-dpo", "store-gc/store-gc",
                "reap/reap", "failed-trigger/failed-trigger", "resume-crashed/resume-crashed", "dpo-sweep/manual"}
 
@@ -29,16 +36,83 @@ def test_the_deployments_share_a_pool_and_the_training_ones_a_queue_with_a_limit
     assert all(deployment.description for deployment in found.values())
 
 
-def test_the_form_explains_and_bounds_every_field_and_its_values_run(installation: Installation):
+@pytest.mark.parametrize("name", sorted(DEPLOYMENTS))
+def test_a_form_explains_every_field_and_bounds_every_number(installation: Installation, name: str):
+    with installation.client() as client:
+        schema = client.read_deployment_by_name(name).parameter_openapi_schema
+    sections = schema.get("definitions", {})
+    fields = {f"{section}.{field}": content for section, definition in {**sections, "": schema}.items()
+              for field, content in definition.get("properties", {}).items()}
+    assert fields
+    assert not [field for field, content in fields.items() if not is_explained(content, sections)]
+    assert not [field for field, content in fields.items() if not is_bounded(content)]
+
+
+def is_explained(field: dict, sections: dict) -> bool:
+    """Whether a field, or the one section that it is, has a description."""
+    return bool(field.get("description") or sections.get(field.get("$ref", "").split("/")[-1], {}).get("description"))
+
+
+def is_bounded(field: dict) -> bool:
+    """Whether every kind of number that a field may be has a bound."""
+    kinds = [field, *field.get("anyOf", ()), *([field["items"]] if isinstance(field.get("items"), dict) else ())]
+    return all(BOUNDS & set(kind) for kind in kinds if kind.get("type") in ("number", "integer"))
+
+
+def test_the_form_has_bounds_and_defaults_of_the_settings(installation: Installation):
     with installation.client() as client:
         deployment = client.read_deployment_by_name("dpo-stage/manual")
-    schema = deployment.parameter_openapi_schema
-    bare = [f"{section}.{name}" for section, definition in schema["definitions"].items() if section != "StageConfig"
-            for name, field in definition.get("properties", {}).items() if not field.get("description")]
-    assert not bare
-    numbers = schema["definitions"]["OptimConfig"]["properties"]["learning_rate"]
+    numbers = deployment.parameter_openapi_schema["definitions"]["OptimConfig"]["properties"]["learning_rate"]
     assert (numbers["exclusiveMinimum"], numbers["default"]) == (0, 5e-7)
     assert StageConfig.model_validate(deployment.parameters["config"]).data.sources[0].amount == "1.0"
+
+
+@pytest.fixture(scope="module")
+def of_the_form(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The parameters of the form as `up` fills it in, but one step on a tiny model, in a store of its own."""
+    with installation.client() as client:
+        config = client.read_deployment_by_name("dpo-stage/manual").parameters["config"]
+    folder = tmp_path_factory.mktemp("form")
+    make_model(folder / "sft", seed=1)  # not the one of the tests' chain
+    return {"config": config | {
+        "checkpoint": {"source": str(folder / "sft")}, "train": config["train"] | {"max_steps": 1},
+        "evaluation": config["evaluation"] | {"num_prompts": 4, "max_new_tokens": 8},
+        "compute": {"threads_per_process": 1}, "store": {"root": str(folder / "store")}}}
+
+
+def test_the_values_of_the_form_run_and_the_nightly_run_reuses_them(installation: Installation, of_the_form: dict):
+    """The run of the night is the one that the schedule laid; it is only started before its time."""
+    done = installation.wait_for_end(installation.start("dpo-stage/manual", of_the_form))
+    assert done.state.is_completed(), done.state.message
+    store = Path(of_the_form["config"]["store"]["root"])
+    before = {log: log.read_text() for log in store.glob("*/*/log.txt")}
+    assert len(before) >= 4
+    with installation.client() as client:
+        deployment = client.read_deployment_by_name("dpo-stage/nightly")
+        assert deployment.parameters == client.read_deployment_by_name("dpo-stage/manual").parameters
+        client.update_deployment(deployment.id, DeploymentUpdate(parameters=of_the_form))
+        try:
+            laid = wait_until(lambda: [run for run in ahead(client, deployment.id) if run.parameters == of_the_form],
+                              "a scheduled run")
+            client.set_flow_run_state(laid[-1].id, Scheduled(), force=True)  # the last, as a night is laid once
+            night = installation.wait_for_end(laid[-1].id)
+        finally:
+            client.update_deployment(deployment.id, DeploymentUpdate(parameters=deployment.parameters))
+    assert night.auto_scheduled
+    assert night.state.is_completed(), night.state.message
+    assert {log: log.read_text() for log in store.glob("*/*/log.txt")} == before
+
+
+def test_garbage_is_collected_by_the_worker(installation: Installation, of_the_form: dict):
+    """After the test above: its store holds two runs that nobody keeps."""
+    store = Path(of_the_form["config"]["store"]["root"])
+    assert list(store.glob("train/*"))
+    dry = {"store_root": str(store), "older_than_days": 0, "keep_per_name": 0}
+    done = installation.wait_for_end(installation.start("store-gc/store-gc", dry))
+    assert done.state.is_completed(), done.state.message
+    assert not list(store.glob("train/*"))
+    assert list(store.glob("published/*"))
+    assert list(store.glob("handoff/*/handoff.json"))
 
 
 @pytest.mark.parametrize(("section", "wrong"), [("optim", {"learning_rate": -1}), ("loss", {"bta": 0.1})])
@@ -49,17 +123,24 @@ def test_a_wrong_value_is_refused_when_a_run_is_created(installation: Installati
         installation.start("dpo-stage/manual", {"config": config | {section: wrong}})
 
 
+@pytest.mark.parametrize("wrong", [{"older_than_days": -1}, {"keep_per_name": -1}])
+def test_garbage_of_the_future_is_refused(installation: Installation, wrong: dict):
+    with pytest.raises(PrefectHTTPStatusError, match="409"):
+        installation.start("store-gc/store-gc", wrong)
+
+
+def ahead(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
+    """The runs that a deployment's schedule has laid, the next one first."""
+    runs = client.read_flow_runs(limit=200)
+    return sorted((run for run in runs if run.deployment_id == deployment and run.state and run.auto_scheduled
+                   and run.state.type == StateType.SCHEDULED), key=lambda run: run.expected_start_time)
+
+
 def test_the_cron_schedule_gives_a_scheduled_run_at_night(installation: Installation):
     with installation.client() as client:
         deployment = client.read_deployment_by_name("dpo-stage/nightly")
         assert deployment.schedules[0].schedule.timezone == "Europe/Berlin"
-
-        def ahead() -> list:
-            return [run for run in client.read_flow_runs(limit=200) if run.deployment_id == deployment.id
-                    and run.state and run.state.type == StateType.SCHEDULED and run.auto_scheduled]
-
-        runs = wait_until(ahead, "a scheduled run")
-    first = min(run.expected_start_time for run in runs)
+        first = wait_until(lambda: ahead(client, deployment.id), "a scheduled run")[0].expected_start_time
     assert datetime.now(UTC) < first < datetime.now(UTC) + timedelta(days=1, hours=1)
     assert f"{first.astimezone(ZoneInfo('Europe/Berlin')):%H:%M}" == "02:00"
 
