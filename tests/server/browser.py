@@ -55,6 +55,36 @@ class Page:
         missing = [text for text in texts if text.lower() not in seen.lower()]
         raise AssertionError(f"{missing} did not appear; the page says:\n{seen[:3000]}")
 
+    def click(self, label: str) -> None:
+        """Press the button that says ``label``, once it is there."""
+        self._once(f"[...document.querySelectorAll('button')].find(button => button.innerText.trim() === '{label}' "
+                   "&& !button.disabled)", "element.click()", f"a button {label}")
+
+    def fill(self, selector: str, text: str, number: int = 0) -> None:
+        """Give a field its value as typing or choosing would, once it is there. ``number``: which of those that fit."""
+        self._once(f"document.querySelectorAll('{selector}')[{number}]",
+                   "Object.getOwnPropertyDescriptor(Object.getPrototypeOf(element), 'value').set.call(element, "
+                   f"{json.dumps(text)}); for (const kind of ['input', 'change']) element.dispatchEvent(new Event(kind, "
+                   "{bubbles: true}))", selector)
+
+    def submit(self, dialog: str) -> None:
+        """Press the dialog's Submit until it is gone: a form hears of what was typed a moment later and refuses till
+        then."""
+        deadline = time.monotonic() + SECONDS_FOR_A_PAGE
+        while self.evaluate(f"document.querySelector('{dialog}') !== null"):
+            assert time.monotonic() < deadline, f"{dialog} does not go:\n{self.text()[-3000:]}"
+            self.evaluate(f"[...document.querySelectorAll('{dialog} button')].find(button => button.innerText.trim() === "
+                          "'Submit')?.click()")
+            time.sleep(1)
+
+    def _once(self, find: str, do: str, what: str) -> None:
+        deadline = time.monotonic() + SECONDS_FOR_A_PAGE
+        while time.monotonic() < deadline:
+            if self.evaluate(f"(() => {{ const element = {find}; if (!element) return false; {do}; return true }})()"):
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"{what} is not on the page:\n{self.text()[:3000]}")
+
     def picture(self, path: Path) -> Path:
         """A screenshot."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

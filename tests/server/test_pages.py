@@ -64,3 +64,18 @@ def test_the_artifacts_of_the_chain_and_of_the_run_are_listed(installation: Inst
     page.open(f"{installation.settings.ui_url}/artifacts/key/tiny-report")
     page.wait_for("tiny-report", finished.name)
     page.picture(pictures / "report.png")
+
+
+@pytest.mark.parametrize(("key", "num_pictures"), [("tiny-report", 3), ("tiny-training-curves", 1)])
+def test_the_pictures_of_a_run_are_seen(installation: Installation, page: Page, pictures: Path, finished, key: str,
+                                        num_pictures: int):
+    """Decoded by the browser: a broken one has no width."""
+    with installation.client() as client:
+        (artifact,) = client.request("POST", "/artifacts/filter", json={"artifacts": {
+            "key": {"any_": [key]}, "flow_run_id": {"any_": [str(finished.id)]}}}).json()
+    page.open(f"{installation.settings.ui_url}/artifacts/artifact/{artifact['id']}")
+    page.wait_for(key)
+    widths = wait_until(lambda: (seen := page.evaluate("[...document.images].map(image => image.naturalWidth)"))
+                        and len(seen) >= num_pictures and seen, "its pictures")
+    page.picture(pictures / f"{key}.png")
+    assert min(widths) > 100

@@ -1,0 +1,62 @@
+"""A run that waits for a person, as the person sees it: started by its form in a browser, answered on its page."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+from uuid import UUID
+
+import pytest
+
+from tasks.gate.approval import Approval
+from tasks.handoff.schema import read_handoff
+from tests.server.browser import Page, browser
+from tests.server.conftest import Installation, tiny_values, wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def page(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("chromium")) as tab:
+        yield tab
+
+
+def submitted(installation: Installation, page: Page, config: dict) -> UUID:
+    """The run that the form of dpo-stage/manual starts, filled in as a link does it (the UI's own for "run again")."""
+    known = {run.id for run in installation.runs_of("dpo-stage/manual")}
+    with installation.client() as client:
+        deployment = client.read_deployment_by_name("dpo-stage/manual").id
+    page.open(f"{installation.settings.ui_url}/deployments/deployment/{deployment}/run"
+              f"?parameters={quote(json.dumps({'config': config}))}")
+    page.wait_for(config["store"]["root"])
+    page.click("Submit")
+    (run,) = wait_until(lambda: {run.id for run in installation.runs_of("dpo-stage/manual")} - known, "a run of the form")
+    return run
+
+
+@pytest.mark.parametrize(("wait", "decision", "end"), [("pause", "reject", "ApprovalRejected"),
+                                                       ("suspend", "approve", "Completed")])
+def test_a_person_answers_on_the_runs_page(installation: Installation, page: Page, inputs: Path, prepared: Path,
+                                           tmp_path: Path, wait: str, decision: str, end: str):
+    store = Path(shutil.copytree(prepared, tmp_path / "store", symlinks=True))
+    config = tiny_values(inputs, store, train={"max_steps": 1}, gate={"approval": "person", "wait": wait})
+    run = submitted(installation, page, config)
+    waiting = {"pause": "Paused", "suspend": "Suspended"}[wait]
+    wait_until(lambda: installation.run(run).state.name == waiting, waiting, lambda: f"{installation.run(run).state!r}")
+    page.open(f"{installation.settings.ui_url}/runs/flow-run/{run}")
+    page.click("Resume")
+    page.wait_for("Release tiny?", "rewards/accuracies", "Why; it goes into the record.")
+    page.fill("[role=dialog] select", decision)
+    page.fill("[role=dialog] textarea", "Ada")
+    page.fill("[role=dialog] textarea", 'It says "sea".', number=1)
+    page.submit("[role=dialog]")
+    wait_until(lambda: installation.run(run).state.is_final(), "its end", lambda: f"{installation.run(run).state!r}")
+    assert installation.run(run).state.name == end, installation.run(run).state.message
+    (file,) = store.glob("runs/*/approval.json")
+    approval = Approval.model_validate_json(file.read_bytes())
+    assert (approval.decision, approval.name, approval.reason, approval.asked_in) == (
+        decision, "Ada", 'It says "sea".', "prefect")
+    kept = [read_handoff(path).release.approval for path in store.glob("handoff/*/handoff.json")]
+    assert [one.name for one in kept] == (["Ada"] if decision == "approve" else [])
