@@ -7,11 +7,11 @@ an installation.
 
 import os
 from collections.abc import Generator, Iterator
-from pathlib import Path
+from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
 TOGETHER = ("containers", "server")  # folders; they take longest and mostly wait, so they begin first
 
 
@@ -24,19 +24,28 @@ def pytest_configure() -> None:
             os.sched_setaffinity(0, mine)
 
 
-def _folder(item: pytest.Item) -> str:
-    return item.path.relative_to(HERE).parts[0]
+def _together(node_id: str) -> str:
+    """What one worker runs: a file, or a folder of ``TOGETHER``."""
+    file = PurePosixPath(node_id.partition("::")[0])
+    return next((part for part in file.parts if part in TOGETHER), str(file))
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Name the tests that one worker runs."""
-    item.add_marker(pytest.mark.xdist_group(_folder(item) if _folder(item) in TOGETHER else str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal tests to workers. xdist's own groups by mark are lost with pytest 9.2, whose node ids cannot be renamed."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _together(nodeid)
+
+    return Together(config, log)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick answers first: integration tests go to the end, the longest groups at their head, each in its own order."""
-    items.sort(key=lambda item: (item.get_closest_marker("integration") is not None, _folder(item) not in TOGETHER))
+    items.sort(key=lambda item: (item.get_closest_marker("integration") is not None, _together(item.nodeid) not in TOGETHER))
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
