@@ -16,7 +16,13 @@ from uuid import UUID
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.settings import PREFECT_API_URL
@@ -77,12 +83,15 @@ def nothing_left_the_store(config: StageConfig) -> bool:
 def answering(*answers: dict) -> Iterator[list[str]]:
     """Gives answers, one after the other, to the next run that waits. -> statuses of the API's replies"""
     replies, done = [], threading.Event()
+    paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
+    with get_client(sync_client=True) as client:
+        others = {run.id for run in client.read_flow_runs(flow_run_filter=paused)}  # other tests leave some on the server
 
     def answer() -> None:
         with get_client(sync_client=True) as client:
             for given in answers:
                 while not done.wait(0.2):
-                    waiting = [run for run in client.read_flow_runs() if run.state.type == StateType.PAUSED]
+                    waiting = [run for run in client.read_flow_runs(flow_run_filter=paused) if run.id not in others]
                     if waiting:
                         replies.append(client.resume_flow_run(waiting[0].id, run_input=given).status)
                         break
