@@ -84,11 +84,10 @@ def answering(*answers: dict) -> Iterator[list[str]]:
     """Gives answers, one after the other, to the next run that waits. -> statuses of the API's replies"""
     replies, done = [], threading.Event()
     paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
-    with get_client(sync_client=True) as client:
-        others = {run.id for run in client.read_flow_runs(flow_run_filter=paused)}  # other tests leave some on the server
 
     def answer() -> None:
         with get_client(sync_client=True) as client:
+            others = {run.id for run in client.read_flow_runs(flow_run_filter=paused)}  # other tests leave some behind
             for given in answers:
                 while not done.wait(0.2):
                     waiting = [run for run in client.read_flow_runs(flow_run_filter=paused) if run.id not in others]
