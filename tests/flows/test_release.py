@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 import yaml
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
@@ -79,20 +79,24 @@ def nothing_left_the_store(config: StageConfig) -> bool:
     return not any((config.store.root / place).exists() for place in ("published", "handoff"))
 
 
+def paused_runs(client: SyncPrefectClient) -> set[UUID]:
+    """Runs that wait for an answer, those that other tests left on the server included."""
+    paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
+    return {run.id for run in client.read_flow_runs(flow_run_filter=paused)}
+
+
 @contextmanager
 def answering(*answers: dict) -> Iterator[list[str]]:
     """Gives answers, one after the other, to the next run that waits. -> statuses of the API's replies"""
     replies, done = [], threading.Event()
-    paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
 
     def answer() -> None:
         with get_client(sync_client=True) as client:
-            others = {run.id for run in client.read_flow_runs(flow_run_filter=paused)}  # other tests leave some behind
+            others = paused_runs(client)
             for given in answers:
                 while not done.wait(0.2):
-                    waiting = [run for run in client.read_flow_runs(flow_run_filter=paused) if run.id not in others]
-                    if waiting:
-                        replies.append(client.resume_flow_run(waiting[0].id, run_input=given).status)
+                    if waiting := paused_runs(client) - others:
+                        replies.append(client.resume_flow_run(waiting.pop(), run_input=given).status)
                         break
 
     thread = threading.Thread(target=answer)
@@ -326,7 +330,8 @@ def test_the_command_line_answers_a_waiting_run_and_no_other(gated, monkeypatch)
 
     def approve() -> None:
         with get_client(sync_client=True) as client:
-            wait_for(lambda: any(run.state.type == StateType.PAUSED for run in client.read_flow_runs()), "the question")
+            others = paused_runs(client)
+            wait_for(lambda: paused_runs(client) - others, "the question")
         for _ in range(2):
             answers.append(pairline("approve", "--reason", "fine", "--name", "Bo", "--store", str(config.store.root)))
 
