@@ -6,7 +6,7 @@ A run may be going on, failed, killed, or made by an older version: what is miss
 import contextlib
 import json
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,7 +95,7 @@ def read_run_files(folder: Path) -> RunFiles:
     record, store = read_run(folder), folder.parent.parent
     recorded = {job.step: Path(job.folder) for job in record.jobs}
     recorded |= {name: Path(path) for name, path in record.outputs.items() if name in RESULTS and name not in recorded}
-    steps = {name: read_step(name, moved(path, store), ended(record)) for name, path in recorded.items()}
+    steps = {name: read_step(name, moved(path, store), _end_without_result(record)) for name, path in recorded.items()}
     handoff, path = _handoff(record, store)
     config = _json(folder / CONFIG_FILE)
     return RunFiles(
@@ -110,11 +110,9 @@ def moved(path: Path, store: Path) -> Path:
     return path if path.exists() else store.joinpath(*path.parts[-2:])
 
 
-def ended(record: RunRecord) -> datetime | None:
-    """When a run ended without its result; a later run may have gone on in the same folders."""
-    if record.state not in ("failed", "cancelled") or record.seconds is None:
-        return None
-    return record.started + timedelta(seconds=record.seconds)
+def _end_without_result(record: RunRecord) -> datetime | None:
+    """When a run failed or was cancelled; a later run may have gone on in the same folders."""
+    return record.ended if record.state in ("failed", "cancelled") else None
 
 
 def read_step(name: str, folder: Path, until: datetime | None = None) -> StepFiles:

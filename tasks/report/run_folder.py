@@ -55,7 +55,8 @@ class RunRecord(BaseModel):
     name: str
     state: State = "running"
     started: datetime
-    seconds: float | None = None
+    ended: datetime | None = None
+    seconds: float | None = None  # at work; of a suspended run, since it went on
     pid: int
     flow_run_id: str | None = None
     steps: list[StepRecord] = []
@@ -130,7 +131,8 @@ class RunFolder:
 
     def end(self, state: State, error: BaseException | None = None) -> None:
         """Record how the run ended."""
-        self.record.state, self.record.seconds = state, round(time.monotonic() - self._clock, 3)
+        self.record.state, self.record.ended = state, datetime.now(UTC)
+        self.record.seconds = round(time.monotonic() - self._clock, 3)
         told = error if state != "suspended" else None
         self.record.error = None if told is None else f"{told or type(told).__name__}"
         self.record.error_kind = getattr(told, "kind", None)
@@ -166,7 +168,7 @@ def _resumed_run(store_root: Path, name: str, flow_run_id: str | None) -> RunFol
     """The folder of a run that was suspended: it goes on there, its earlier steps stay recorded."""
     for folder, record in reversed(read_runs(store_root) if flow_run_id else []):
         if (record.flow_run_id, record.name, record.state) == (flow_run_id, name, "suspended"):
-            return RunFolder(folder, record.model_copy(update={"state": "running", "pid": os.getpid()}))
+            return RunFolder(folder, record.model_copy(update={"state": "running", "ended": None, "pid": os.getpid()}))
     return None
 
 

@@ -144,13 +144,14 @@ def tiny_values(inputs: Path, store: Path, **sections: dict) -> dict:
 def chain(installation: Installation, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An SFT checkpoint told of twice by the command line. -> the store, the event's id"""
     store = tmp_path_factory.mktemp("chain") / "store"
+    sft = make_model(store.parent / "sft", seed=2)  # its own, as a chain is named after the checkpoint that it starts from
     values = tiny_values(inputs, store)
     del values["checkpoint"]
     recipe = store.parent / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values))
-    told = installation.pairline("emit-sft", str(inputs / "sft"), "--recipe", str(recipe), "--store", str(store))
+    told = installation.pairline("emit-sft", str(sft), "--recipe", str(recipe), "--store", str(store))
     assert told.returncode == 0, told.stderr
-    again = installation.pairline("emit-sft", str(inputs / "sft"), "--recipe", str(recipe), "--store", str(store))
+    again = installation.pairline("emit-sft", str(sft), "--recipe", str(recipe), "--store", str(store))
     assert again.stdout.startswith("known: sft.checkpoint.ready"), again.stdout + again.stderr
     return store, told.stdout.split()[2]
 
