@@ -23,10 +23,10 @@ not counted. The peak is a product of two 2048² matrices with all threads, meas
 
 """
 
-PROFILE = """8 short pairs, one thread (`benchmarks/profile.py`). In fp32 products of matrices (`aten::mm`) run at the
-machine's peak, so what lies between the step and the peak is all the rest: norms, rotations, activations, attention of short
-sequences, AdamW. In bf16 this processor's matrix units are seven times as fast as in fp32 and all the rest is not, so
-products shrink to a small part of the step: a model with 576 hidden units cannot reach half of that peak.
+PROFILE = """8 pairs, one thread (`benchmarks/profile.py`): training steps on short ones, the reference pass over long ones.
+In fp32 products of matrices (`aten::mm`) run at the machine's peak, so what lies between the step and the peak is all the
+rest: norms, rotations, activations, attention of short sequences, AdamW. In bf16 this processor's matrix units are faster
+and all the rest is not, so products shrink to a small part of the step.
 
 """
 
@@ -62,11 +62,13 @@ def _containers(figures: dict) -> str:
 
 
 def _profile(figures: dict) -> str:
+    peaks, figures = figures.get("peak_gflops", {}), {name: part for name, part in figures.items() if name != "peak_gflops"}
     operators = list(dict.fromkeys(name for values in figures.values() for name in values["shares"]))
     shares = [values["shares"] for values in figures.values()]
     rows = [(f"`{name}`", *(f"{share[name]:.1%}" if name in share else "" for share in shares)) for name in operators]
     totals = [("seconds of a step (GFLOP/s)", *(f"{v['seconds']:.1f} ({v['gflops']:.0f})" for v in figures.values()))]
-    return _table(("", *figures), totals + rows)
+    peak = "; ".join(f"{name} {value:.0f}" for name, value in peaks.items())
+    return (f"Peak of one thread, GFLOP/s: {peak}.\n\n" if peak else "") + _table(("", *figures), totals + rows)
 
 
 def _machine(section: dict) -> str:
@@ -122,6 +124,10 @@ def _comparison(figures: dict, training: float, reference: float | None, memory:
     text = _table(("", "Pairline", "TRL DPOTrainer", "times", "bar"), rows)
     if "largest_loss_difference" in figures:
         text += f"Step losses of both, same pairs, same order: {figures['largest_loss_difference']:.1e} apart at most. "
+    if "operations_times" in used:
+        text += (f"The peer's forward takes {used['operations_times']:.2f} times our operations: both sides padded to the "
+                 f"batch's longest, every logit. By its own operations the reference pass runs at "
+                 f"{used['reference_share_pairline']:.2f} of the peak, the peer's at {used['reference_share_trl']:.2f}. ")
     return text + (f"Steps counted: {ours['steps_counted']} of ours, {theirs['steps_counted']} of theirs. Our checks "
                    f"before the first step took {ours['checks_seconds']:.1f} s.\n\n")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.flops import forward_flops, matmul_peak
+from benchmarks.flops import forward_flops, matmul_peak, padded_flops
 from benchmarks.preparation import prepare_model, prepare_pairs
 from benchmarks.train_peers import Run, Work, run_pairline, run_trl
 from dpo_core.config import ForwardLayout, LossConfig, Precision
@@ -66,7 +66,10 @@ def _step_ratios(runs: dict[str, list[Run]]) -> list[float]:
 
 def compare(works: dict[str, Work], folder: Path, turns: int, threads: int) -> dict:
     """Run both peers in turn and put their figures side by side."""
+    dtype = torch.bfloat16 if works["pairline"].precision == "bf16" else torch.float32
+    peak = matmul_peak(dtype)
     runs = in_turn(works, folder, turns, threads)
+    peak = max(peak, matmul_peak(dtype))  # a shared machine is not always equally fast
     figures = {peer: _summary(runs[peer], works[peer]) for peer in works}
     ours, theirs = figures["pairline"], figures["trl"]
     same_steps = works["pairline"].pairs_per_step == works["trl"].pairs_per_step
@@ -78,21 +81,27 @@ def compare(works: dict[str, Work], folder: Path, turns: int, threads: int) -> d
     if same_steps:
         figures["largest_loss_difference"] = max(
             abs(a - b) for a, b in zip(runs["pairline"][0].losses, runs["trl"][0].losses, strict=True))
-    figures["flops"] = _of_peak(works["pairline"], runs["pairline"])
+    figures["flops"] = _of_peak(works, runs, figures, peak)
     return figures
 
 
-def _of_peak(work: Work, runs: list[Run]) -> dict[str, float]:
-    """How much of the matmul peak, measured now, a training step uses."""
+def _of_peak(works: dict[str, Work], runs: dict[str, list[Run]], figures: dict, peak: float) -> dict[str, float]:
+    """How much of the matmul peak a training step uses, and both reference passes, each by its own operations."""
+    work = works["pairline"]
     dataset = PairDataset.open(work.data.path, "train")
-    peak = matmul_peak(torch.bfloat16 if work.precision == "bf16" else torch.float32)
     rates = []
-    for run in runs:
+    for run in runs["pairline"]:
         for step, seconds in enumerate(run.step_seconds[1:], 1):
             rows = np.arange(len(dataset))[step * work.pairs_per_step : (step + 1) * work.pairs_per_step]
             rates.append(3 * forward_flops(dataset, rows, work.checkpoint.path) / seconds)
+    model, count = work.checkpoint.path, len(dataset)
+    operations = {"pairline": forward_flops(dataset, np.arange(count), model),
+                  "trl": padded_flops(dataset.lengths, works["trl"].pairs_per_step, model)}
+    passes = {f"reference_share_{who}": total / count * figures[who]["reference_pairs_per_second"] / peak
+              for who, total in operations.items()}
     return {"peak_gflops": peak / 1e9, "step_gflops": statistics.median(rates) / 1e9,
-            "share_of_peak": statistics.median(rates) / peak}
+            "share_of_peak": statistics.median(rates) / peak, **passes,
+            "operations_times": operations["trl"] / operations["pairline"]}
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from dpo_core.store import exclusive, remove_unfinished, write_json
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STEP_MODULES = {
     "convert": "dpo_core.model.convert",
+    "fetch": "dpo_core.data.fetch",
     "mix": "dpo_core.data.mix",
     "reference": "dpo_core.reference",
     "train": "dpo_core.train",

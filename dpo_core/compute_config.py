@@ -30,8 +30,8 @@ class ComputeConfig(Section):
                                      "empty: nine tenths of the machine's.")
     shared_memory_gib: float = Field(2.0, gt=0, description="Container: /dev/shm, through which processes exchange tensors.")
     max_processes: int = Field(4096, ge=16, description="Container: processes and threads, all together.")
-    network: str = Field("bridge", pattern=r"^[\w.-]+$", description="Container: Docker network of the only step that may "
-                         "need one, mixing data sets from a Hub. The others have none.")
+    network: str = Field("bridge", pattern=r"^[\w.-]+$", description="Container: Docker network of the steps that may "
+                         "need one: fetching data sets from a Hub, a training tracked online. The others have none.")
     machines: int = Field(1, ge=1, description="Nodes that num_processes are spread over. With the docker launcher they are "
                           "containers on this machine (for tests).")
     join_timeout_seconds: int = Field(300, ge=5, description="How long nodes wait for one that is not there yet.")

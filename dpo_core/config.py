@@ -203,7 +203,7 @@ class TrainConfig(Section):
     gradient_checkpointing: Annotated[bool, NotContent()] = Field(
         False, description="Recompute activations: less memory, about a third slower.")
     checkpoint_every: Annotated[Literal["epoch"] | Annotated[int, Field(ge=1)], NotContent()] = Field(
-        "epoch", description="Optimizer steps between checkpoints, or `epoch`.")
+        200, description="Optimizer steps between checkpoints, or `epoch`: at the end of each.")
     keep_checkpoints: Annotated[int, NotContent()] = Field(2, ge=1, description="Newest checkpoints kept.")
     export_precision: Annotated[ExportPrecision, NotContent()] = Field("bf16", description="Number format of exported "
                                                                                "weights.")

@@ -149,6 +149,14 @@ class ConvertJob(Job):
     pickle_files: tuple[str, ...] = ()
 
 
+class FetchJob(Job):
+    """A Hub data set at its commit -> its rows in the cache, where ``mix`` finds them without network or token."""
+
+    step: Literal["fetch"] = "fetch"
+    source: ResolvedSource
+    cache_dir: Location  # see MixJob
+
+
 class MixJob(Job):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 

@@ -25,6 +25,11 @@ class ConvertResult(Result):
     files: dict[str, str]
 
 
+class FetchResult(Result):
+    rows_path: Path
+    num_rows: int
+
+
 class SourceLedger(Section):
     """Where every row of one source went: ``rows_in = kept + sum(dropped.values())``."""
 
@@ -157,8 +162,8 @@ class ErrorReport(Section):
 
 
 RESULTS: dict[str, type[Result]] = {
-    "convert": ConvertResult, "mix": MixResult, "reference": ReferenceResult, "train": TrainResult,
-    "export": ExportResult, "evaluate": EvaluateResult, "answer": AnswerResult,
+    "convert": ConvertResult, "fetch": FetchResult, "mix": MixResult, "reference": ReferenceResult,
+    "train": TrainResult, "export": ExportResult, "evaluate": EvaluateResult, "answer": AnswerResult,
 }
 
 

@@ -27,8 +27,8 @@ def load_scorer(checkpoint: CheckpointRef, precision: Precision, sharding: Shard
 
 
 def places(rows_N: Tensor, row_B: Tensor) -> Tensor:
-    """Where rows stand among distinct ``rows_N``, int64 [B]."""
-    return (row_B[:, None] == rows_N).int().argmax(dim=1)
+    """Where rows stand among distinct ``rows_N``, int64 [B], on the device of those."""
+    return (row_B.to(rows_N.device, non_blocking=True)[:, None] == rows_N).int().argmax(dim=1)
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ class PairByPair:
         objective = build_objective(self.loss, mean_reward)
 
         def of_microbatch(policy: PairLogps, batch: PairBatch) -> tuple[Tensor, LossOutput]:
-            output = objective(policy, _reference_of(self.reference, batch.row_B))
+            output = objective(policy, _reference_of(self.reference, batch.row_B, policy))
             return output.losses_B, output
 
         return of_microbatch
@@ -65,7 +65,7 @@ class WholeBatch:
         rows_G = torch.as_tensor(rows, device=engine.accelerator.device)
         policy = score_all(engine.scorer, engine.accelerator, rows_G, batches)
         whole, slope = loss_and_gradient(build_objective(self.loss, mean_reward), policy,
-                                         _reference_of(self.reference, rows_G))
+                                         _reference_of(self.reference, torch.as_tensor(rows), policy))
 
         def of_microbatch(policy: PairLogps, batch: PairBatch) -> tuple[Tensor, LossOutput]:
             at_B = places(rows_G, batch.row_B)
@@ -80,5 +80,6 @@ def choose_step_loss(loss: LossConfig, reference: ReferenceRows | None) -> StepL
     return (WholeBatch if LOSSES[loss.name].needs_whole_batch else PairByPair)(loss, reference)
 
 
-def _reference_of(reference: ReferenceRows | None, row_B: Tensor) -> PairLogps | None:
-    return reference and reference_logps(reference, row_B.cpu().numpy(), row_B.device)
+def _reference_of(reference: ReferenceRows | None, row_B: Tensor, policy: PairLogps) -> PairLogps | None:
+    """The cached values beside ``policy``'s; ``row_B`` is on the host."""
+    return reference and reference_logps(reference, row_B.numpy(), policy.chosen_B.device)

@@ -6,11 +6,11 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.config import CheckpointConfig, DataConfig
-from dpo_core.jobs import CheckpointRef, MixJob
+from dpo_core.jobs import CheckpointRef, FetchJob, MixJob, ResolvedSource
 from dpo_core.results import MixResult
 from tasks.artifacts import show_mixture
 from tasks.launch.launcher import Launcher
-from tasks.launch.run_job import in_store, run_job
+from tasks.launch.run_job import in_store, reusable_result, run_job
 from tasks.resolve_sources import resolve_sources
 from tasks.retry_policy import worth_a_retry
 
@@ -20,15 +20,29 @@ from tasks.retry_policy import worth_a_retry
       cache_policy=NO_CACHE, persist_result=False)
 def mix_data(data: DataConfig, template: CheckpointConfig, checkpoint: CheckpointRef, store_root: Path,
              launcher: Launcher) -> MixResult:
-    """Run step ``mix``. Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template."""
+    """Run step ``mix``, and before it ``fetch`` for every Hub data set.
+
+    Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template, ``RemoteError``.
+    """
     job = MixJob(out_dir=store_root, sources=resolve_sources(data.sources), tokenizer_path=checkpoint.path,
                  tokenizer_fingerprint=checkpoint.tokenizer_fingerprint, chat_template=template.chat_template,
                  cache_dir=store_root / "cache",
                  **data.model_dump(include={"held_out", "max_length_tokens", "when_too_long", "train_on",
                                             "max_dropped_fraction", "seed", "num_workers"}))
-    result = run_job(in_store(job, store_root), launcher)
+    job = in_store(job, store_root)
+    if reusable_result(job) is None:
+        _fetch(job, store_root, launcher)
+    result = run_job(job, launcher)
     assert isinstance(result, MixResult)
     get_run_logger().info("%d pairs to train on, %d held out, %d tokens", result.train_rows, result.held_out_rows,
                           result.lengths.total)
     show_mixture(result)
     return result
+
+
+def _fetch(job: MixJob, store_root: Path, launcher: Launcher) -> None:
+    """Bring the rows of Hub data sets into the cache; what becomes of them there is not the fetching's business."""
+    for source in job.sources:
+        if source.hub_id is not None:
+            whole = ResolvedSource(**source.model_dump(exclude={"amount", "columns"}))
+            run_job(in_store(FetchJob(out_dir=store_root, source=whole, cache_dir=job.cache_dir), store_root), launcher)

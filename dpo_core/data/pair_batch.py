@@ -14,7 +14,7 @@ Shapes: B pairs, R rows, T tokens, N predicted tokens.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -24,11 +24,13 @@ from dpo_core.config import ForwardLayout
 from dpo_core.data.pairs import TokenizedPair
 
 PARTS = 3  # of a pair: shared prefix, rest of chosen, rest of rejected
+ON_HOST = ("row_B", "parts_B3")
 
 
 @dataclass(frozen=True, slots=True)
 class PairBatch:
-    """One forward's worth of pairs."""
+    """One forward's worth of pairs. Tensors are on its device but for those that the host reads (``ON_HOST``): asking a
+    card for them would wait for all that it has yet to compute."""
 
     ids_RT: Tensor  # int64
     position_ids_RT: Tensor  # int64
@@ -39,13 +41,15 @@ class PairBatch:
     tail_N: Tensor  # float32, 1 for a sequence's tokens beyond the first min(tokens of chosen, tokens of rejected), else 0
     tokens_2B: Tensor  # float32, predicted tokens per sequence (chosen, rejected, chosen, ...)
     weight_B: Tensor  # float32, 1 for a pair, 0 for a filler that only keeps ranks in step
-    row_B: Tensor  # int64, row numbers in the data set
+    row_B: Tensor  # int64, row numbers in the data set; on the host
+    parts_B3: Tensor  # int64, tokens of shared prefix, rest of chosen, rest of rejected; on the host
     layout: ForwardLayout
 
     def to(self, device: torch.device) -> "PairBatch":
         """The same batch on a device."""
-        values = (getattr(self, f.name) for f in fields(self))
-        return PairBatch(*(v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for v in values))
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)
+                 if f.name not in (*ON_HOST, "layout")}
+        return replace(self, **moved)
 
 
 def padding_share(batches: Sequence[PairBatch]) -> float:
@@ -78,6 +82,12 @@ class _Rows:
         self.predicted.append((len(self.ids) - 1, at - 1 if place_T is None else place_T[at - 1], ids_T[at]))
 
 
+def part_lengths(pair: TokenizedPair) -> tuple[int, int, int]:
+    """Tokens of shared prefix, rest of chosen, rest of rejected."""
+    prefix = common_prefix_length(pair)
+    return prefix, len(pair.chosen_ids) - prefix, len(pair.rejected_ids) - prefix
+
+
 def _padded_rows(pairs: Sequence[TokenizedPair]) -> _Rows:
     rows = _Rows()
     for ids, trained in (side for p in pairs for side in ((p.chosen_ids, p.chosen_trained),
@@ -92,11 +102,11 @@ def _padded_rows(pairs: Sequence[TokenizedPair]) -> _Rows:
 def _shared_rows(pairs: Sequence[TokenizedPair]) -> _Rows:
     rows = _Rows()
     for pair in pairs:
-        prefix, chosen_end, rejected_end = common_prefix_length(pair), len(pair.chosen_ids), len(pair.rejected_ids)
-        part_lengths = prefix, chosen_end - prefix, rejected_end - prefix
+        parts, chosen_end, rejected_end = part_lengths(pair), len(pair.chosen_ids), len(pair.rejected_ids)
+        prefix = parts[0]
         rows.ids.append(np.concatenate([pair.chosen_ids, pair.rejected_ids[prefix:]]))
         rows.positions.append(np.concatenate([np.arange(chosen_end), np.arange(prefix, rejected_end)]))
-        rows.segments.append(np.repeat(np.arange(PARTS), part_lengths))
+        rows.segments.append(np.repeat(np.arange(PARTS), parts))
         rows.predict(pair.chosen_ids, pair.chosen_trained)
         place = np.arange(rejected_end)
         place[prefix:] += chosen_end - prefix
@@ -139,4 +149,5 @@ def collate(pairs: Sequence[TokenizedPair], row_numbers: Sequence[int], layout: 
         sequence_N=torch.from_numpy(np.repeat(np.arange(2 * len(pairs)), tokens_2B)),
         tail_N=torch.from_numpy(tail_N.astype(np.float32)), tokens_2B=torch.from_numpy(tokens_2B.astype(np.float32)),
         weight_B=torch.tensor([1.0] * len(pairs) if weights is None else list(weights), dtype=torch.float32),
-        row_B=torch.tensor(list(row_numbers)), layout=layout)
+        row_B=torch.tensor(list(row_numbers)), parts_B3=torch.tensor([part_lengths(pair) for pair in pairs]),
+        layout=layout)

@@ -127,8 +127,7 @@ class PairSpans:
     @classmethod
     def of(cls, batch: PairBatch) -> "PairSpans":
         """The spans of a packed batch, which is one row."""
-        counts = torch.bincount(batch.segment_RT[0], minlength=PARTS * len(batch.weight_B))
-        return cls([tuple(pair) for pair in counts.view(-1, PARTS).tolist()], batch.ids_RT.device)
+        return cls([tuple(pair) for pair in batch.parts_B3.tolist()], batch.ids_RT.device)
 
     def mask(self, queries: int, keys: int, window: int | None, additive: bool) -> Tensor | None:
         """Causal mask [1, 1, queries, keys] of the last ``queries`` of ``keys`` tokens; None where sdpa's own causality says

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from dpo_core.compute_config import ComputeConfig
-from dpo_core.jobs import JOB_FILE, Job, MixJob, TrainJob
+from dpo_core.jobs import JOB_FILE, FetchJob, Job, TrainJob
 from dpo_core.tracking_config import WANDB_KEY
 from tasks.launch.compute import Machine, threads_per_process
 from tasks.launch.launcher import CommandSpec, Node
@@ -54,7 +54,7 @@ def step_command(job: Job, compute: ComputeConfig, machine: Machine, python: str
                        env=_environment(threads, on_cpu=machine.num_gpus == 0), secrets=_secrets(job),
                        step=job.step, job_fingerprint=job.fingerprint, inputs=inputs_of(job),
                        writable=(job.cache_dir,) if hasattr(job, "cache_dir") else (),
-                       needs_network=_reads_from_hub(job) or _is_tracked_online(job), node=node)
+                       needs_network=isinstance(job, FetchJob) or _is_tracked_online(job), node=node)
 
 
 def _several(node: Node) -> Iterator[str]:
@@ -91,17 +91,12 @@ def _environment(threads: int, on_cpu: bool) -> dict[str, str]:
     return env | {"ACCELERATE_USE_CPU": "true"} if on_cpu else env
 
 
-def _reads_from_hub(job: Job) -> bool:
-    return isinstance(job, MixJob) and any(source.hub_id for source in job.sources)
-
-
 def _is_tracked_online(job: Job) -> bool:
     return isinstance(job, TrainJob) and job.tracking.is_online
 
 
 def _secrets(job: Job) -> tuple[str, ...]:
-    """Only a mixture with Hub data sets reaches out, where private ones need the token, and a training that is tracked
-    online."""
+    """Only fetching a Hub data set reaches out, where private ones need the token, and a training that is tracked online."""
     if _is_tracked_online(job):
         return (WANDB_KEY,)
-    return HUB_SECRETS if _reads_from_hub(job) else ()
+    return HUB_SECRETS if isinstance(job, FetchJob) else ()

@@ -1,7 +1,9 @@
 """Building on the real engine, with packages so small that it takes seconds: what is built when, and what fails how."""
 
 import json
+import mmap
 import os
+import tempfile
 import time
 
 import pytest
@@ -103,8 +105,14 @@ def test_nothing_of_the_build_or_the_host_stays(build, shared_engine, tmp_path, 
     image, _ = build()
     config = shared_engine.images.get(image.image_id).attrs["Config"]
     told = str(shared_engine.api.history(image.image_id)) + str(config)
-    for word in ("planted-secret", "index.invalid", "proxy-of-this-host", str(tmp_path)):
-        assert word not in told
+    words = ("planted-secret", "index.invalid", "proxy-of-this-host", str(tmp_path))
+    assert not [word for word in words if word in told]
+    with tempfile.TemporaryFile() as layers:
+        for chunk in shared_engine.images.get(image.image_id).save():
+            layers.write(chunk)
+        with mmap.mmap(layers.fileno(), 0, access=mmap.ACCESS_READ) as content:  # an uncompressed archive of archives
+            assert not [word for word in words if content.find(word.encode()) >= 0]
+            assert content.find(b"The program: ``accelerate launch -m dpo_core") >= 0
     assert config["User"] == "10001:10001"
     look = "import os; print(os.path.exists('/wheels'), os.path.exists('/opt/pairline/bin/pip'))"
     assert shared_engine.containers.run(image.image_id, ["python", "-c", look], remove=True,

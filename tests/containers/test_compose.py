@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -19,12 +20,14 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
 
 from tasks.image.image_ref import USER_ID, ImageRef
 from tasks.image.trainer_image import CHECKOUT
 from tests.containers.postgres_image import build_postgres
 from tests.server.conftest import ENDED, free_port, tiny_values, wait_until
 from tests.server.test_deployments import DEPLOYMENTS
+from tests.server.test_life_and_death import newest_checkpoint
 from tests.tiny_models import make_model
 from tests.tiny_stage import make_rows
 
@@ -102,6 +105,24 @@ def step_containers(engine: docker.DockerClient, folder: Path) -> list[str]:
             if container.labels["pairline.folder"].startswith(str(folder))]
 
 
+def training(team: Team, num_epochs: int) -> UUID:
+    """A run by the defaults of its form but for tiny inputs, named relative to the folder; it has written a checkpoint."""
+    make_model(team.folder / "inputs/sft")
+    (team.folder / "inputs/pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(60)))
+    (team.folder / "inputs/sft/model.safetensors").chmod(0o644)
+    with team.client() as client:
+        deployment = client.read_deployment_by_name("dpo-stage/manual")
+        tiny = tiny_values(Path("inputs"), Path("unused"), train={"num_epochs": num_epochs, "checkpoint_every": 10})
+        del tiny["store"]
+        given = deployment.parameters["config"]
+        config = given | tiny | {"compute": given["compute"] | tiny["compute"]}
+        run = client.create_flow_run_from_deployment(deployment.id, parameters={"config": config}).id
+    wait_until(lambda: any((team.folder / ".pairline").glob("train/*/checkpoints/[!.]*")) or team.run(run).state.is_final(),
+               "a checkpoint")
+    assert not team.run(run).state.is_final(), team.run(run).state
+    return run
+
+
 def test_who_has_no_password_is_refused(team: Team):
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(urllib.request.Request(f"{team.api_url}/deployments/filter", method="POST"), timeout=10)
@@ -116,20 +137,7 @@ def test_the_deployments_are_there_and_run_steps_in_the_trainers_image(team: Tea
 
 
 def test_a_stage_stopped_with_its_worker_goes_on_with_it_and_is_handed_off(team: Team, shared_engine: docker.DockerClient):
-    """By the defaults of its form but for tiny inputs, named relative to the folder."""
-    make_model(team.folder / "inputs/sft")
-    (team.folder / "inputs/pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(60)))
-    (team.folder / "inputs/sft/model.safetensors").chmod(0o644)
-    with team.client() as client:
-        deployment = client.read_deployment_by_name("dpo-stage/manual")
-        tiny = tiny_values(Path("inputs"), Path("unused"), train={"num_epochs": 20, "checkpoint_every": 10})
-        del tiny["store"]
-        given = deployment.parameters["config"]
-        config = given | tiny | {"compute": given["compute"] | tiny["compute"]}
-        run = client.create_flow_run_from_deployment(deployment.id, parameters={"config": config}).id
-    store = team.folder / ".pairline"
-    wait_until(lambda: any(store.glob("train/*/checkpoints/[!.]*")) or team.run(run).state.is_final(), "a checkpoint")
-    assert not team.run(run).state.is_final(), team.run(run).state
+    run, store = training(team, num_epochs=20), team.folder / ".pairline"
     stopped = team.compose("stop", "worker")
     assert stopped.returncode == 0, stopped.stderr
     assert not step_containers(shared_engine, team.folder)
@@ -147,6 +155,20 @@ def test_a_stage_stopped_with_its_worker_goes_on_with_it_and_is_handed_off(team:
 
     (intake,) = wait_until(intakes, "the run of rlvr-intake/after-dpo that its hand-off starts")
     assert team.wait_for_end(intake.id).state.is_completed()
+
+
+def test_a_cancelled_run_leaves_a_checkpoint_and_no_container(team: Team, shared_engine: docker.DockerClient):
+    shutil.rmtree(team.folder / ".pairline/train", ignore_errors=True)
+    run, store = training(team, num_epochs=4000), team.folder / ".pairline"
+    saved = newest_checkpoint(store)
+    with team.client() as client:
+        client.set_flow_run_state(run, Cancelling())
+    asked = time.monotonic()
+    assert team.wait_for_end(run).state.is_cancelled()
+    wait_until(lambda: not step_containers(shared_engine, team.folder), "the end of its container", seconds=30)
+    assert time.monotonic() - asked < 30
+    assert newest_checkpoint(store) > saved
+    assert not list(store.glob("train/*/result.json"))
 
 
 def test_the_demos_model_and_pairs_are_where_steps_can_read_them(team: Team):

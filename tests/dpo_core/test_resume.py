@@ -113,7 +113,7 @@ def test_what_a_kill_in_the_middle_of_a_write_left_is_removed(stage, tmp_path):
 
 
 def test_an_epoch_ends_with_a_checkpoint(stage, tmp_path):
-    job = stage.train_job(tmp_path, num_epochs=3)
+    job = stage.train_job(tmp_path, num_epochs=3, checkpoint_every="epoch")
     run_here(job)
     assert checkpoints(job) == ["step-00000009", "step-00000018"]
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import docker
@@ -71,3 +72,13 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
     log = prefect_log()
     assert any(line.startswith("| step ") for line in log)
     assert any(line.startswith("| train: ") for line in log)
+
+
+def test_two_flows_that_need_one_job_run_it_once(tiny_inputs, trainer: ImageRef, tmp_path):
+    config = tiny_config(tiny_inputs, tmp_path / "store", train={"max_steps": 4}, image={"use": trainer.reference},
+                         compute={"launcher": "docker", "memory_gib": 4})
+    with ThreadPoolExecutor() as pool, contextlib.closing(docker.from_env()) as client:
+        first, second = (pool.submit(dpo_stage, config) for _ in range(2))
+        assert first.result() == second.result()
+        assert containers_of(tmp_path / "store", client) == []
+    assert set(launches(tmp_path / "store").values()) == {1}

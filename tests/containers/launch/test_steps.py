@@ -49,6 +49,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> TinyStage:
     return made
 
 
+def jsonl(rows: list[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def allow_reading(folder: Path) -> None:
     """As a snapshot of the checkpoint would; safetensors' own files are their owner's alone."""
     for file in folder.iterdir():
@@ -83,7 +87,7 @@ def test_data_and_reference_values_are_the_processs(in_containers, as_processes,
     checkpoint = checkpoint_ref(make_model(tmp_path / "model"))
     allow_reading(checkpoint.path)
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in make_rows(1200)))
+    rows.write_text(jsonl(make_rows(1200)))
     made = {}
     for launcher in (as_processes, in_containers):
         store = tmp_path / launcher.compute.launcher
@@ -124,7 +128,7 @@ def test_a_training_whose_container_is_stopped_goes_on_with_the_same_bits(in_con
 def test_a_full_store_is_told_by_the_step_itself_and_leaves_nothing_behind(in_containers, stage, tmp_path):
     """It is met while the rows are written."""
     rows, small = tmp_path / "rows.jsonl", tmp_path / "small"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in make_rows(1200)))
+    rows.write_text(jsonl(make_rows(1200)))
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small], check=True)
     try:

@@ -10,6 +10,7 @@ from dpo_core.jobs import (
     CheckpointRef,
     DatasetRef,
     EvaluateJob,
+    FetchJob,
     MixJob,
     ReferenceJob,
     ReferenceRef,
@@ -59,10 +60,14 @@ def test_steps_that_share_out_no_tensors_stay_one_process():
         assert "--num_processes 1 --num_cpu" in " ".join(step_command(job, ComputeConfig(num_processes=4), CPU, "p").argv)
 
 
-def test_only_a_mixture_from_the_hub_may_see_the_token():
-    assert step_command(mix_job(hub_id="org/set"), ComputeConfig(), CPU, "p").secrets == ("HF_TOKEN",)
-    assert step_command(mix_job(path="/x.jsonl"), ComputeConfig(), CPU, "p").secrets == ()
-    assert step_command(REFERENCE, ComputeConfig(), CPU, "p").secrets == ()
+def test_only_fetching_a_data_set_reaches_the_hub_and_sees_the_token():
+    fetch = FetchJob(out_dir="/s/fetch/ab", source=ResolvedSource(label="a", content="x", hub_id="org/set"),
+                     cache_dir="/s/cache")
+    command = step_command(fetch, ComputeConfig(), CPU, "p")
+    assert (command.secrets, command.needs_network, command.writable) == (("HF_TOKEN",), True, (Path("/s/cache"),))
+    for job in (mix_job(hub_id="org/set"), mix_job(path="/x.jsonl"), REFERENCE):
+        command = step_command(job, ComputeConfig(), CPU, "p")
+        assert (command.secrets, command.needs_network) == ((), False)
 
 
 def test_only_a_training_tracked_online_may_see_the_trackers_key():
@@ -94,12 +99,6 @@ def test_inputs_are_found_wherever_a_job_holds_them_and_named_once():
                       loss=LossConfig(), evaluation=EvaluationConfig())
     assert inputs_of(job) == (Path("/c"), Path("/d"), Path("/r"))
     assert inputs_of(mix_job(path="/x.jsonl")) == (Path("/c"), Path("/x.jsonl"))
-
-
-def test_only_a_mixture_from_the_hub_has_a_network():
-    assert step_command(mix_job(hub_id="org/set"), ComputeConfig(), CPU, "p").needs_network
-    assert not step_command(mix_job(path="/x.jsonl"), ComputeConfig(), CPU, "p").needs_network
-    assert not step_command(REFERENCE, ComputeConfig(), CPU, "p").needs_network
 
 
 def test_nodes_get_the_same_command_but_for_their_rank():

@@ -1,0 +1,71 @@
+"""A stage in containers that reads a private data set with a token and uploads with one: neither shows anywhere."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+from docker.errors import APIError
+from prefect.blocks.system import Secret
+from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
+
+from flows.dpo_stage import dpo_stage
+from tasks.image.image_ref import ImageRef
+from tests.flows.conftest import tiny_config, tiny_inputs
+from tests.hub_server import serve
+from tests.server.test_secrets import files_with, tables_with
+
+__all__ = ["tiny_inputs"]  # a fixture
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+READING, WRITING = "hf_planted_for_reading", "hf_planted_for_writing"
+
+
+@contextlib.contextmanager
+def seen_settings(client: docker.DockerClient) -> Iterator[dict[str, str]]:
+    """Step -> all that ``docker inspect`` tells of its container, filled in while the block runs."""
+    seen: dict[str, str] = {}
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            with contextlib.suppress(APIError):  # gone meanwhile
+                for one in client.containers.list(all=True, filters={"label": "pairline=1"}):
+                    seen[one.labels["pairline.step"]] = str(client.api.inspect_container(one.id))
+            time.sleep(0.05)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        looking.join()
+
+
+def test_tokens_show_nowhere_after_a_stage_in_containers(tiny_inputs, trainer: ImageRef, tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    Secret(value=WRITING).save("planted-for-writing")
+    with contextlib.closing(docker.from_env()) as client, serve() as hub, seen_settings(client) as seen:
+        hub.read_tokens, hub.write_tokens = {READING}, {WRITING}
+        rows = (tiny_inputs / "pairs.jsonl").read_bytes()
+        commit = hub.add_repo("org/prefs", {"rows.jsonl": rows}, "dataset", private=True)
+        for name, value in {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": READING}.items():
+            monkeypatch.setenv(name, value)
+        dpo_stage(tiny_config(
+            tiny_inputs, store, train={"max_steps": 2}, image={"use": trainer.reference},
+            data={"sources": [{"source": "org/prefs", "revision": commit}]},
+            upload={"repo_id": "org/dpo", "endpoint": hub.endpoint, "token_block": "planted-for-writing"},
+            compute={"launcher": "docker", "memory_gib": 4, "network": "host"}))
+        assert hub.commits_made == 1
+    assert set(seen) >= {"fetch", "mix", "reference", "train", "export", "evaluate"}
+    networks = {step: "'NetworkMode': 'host'" in settings for step, settings in seen.items()}
+    assert [step for step, has_network in networks.items() if has_network] == ["fetch"]
+    database = Path(PREFECT_SERVER_DATABASE_CONNECTION_URL.value().partition(":///")[2])
+    for token in (READING, WRITING):
+        assert not [step for step, settings in seen.items() if token in settings]
+        assert not files_with(token.encode(), store)
+        assert not tables_with(token, database)
+    assert files_with(b"org/prefs", store)

@@ -1,0 +1,77 @@
+"""Runs under a rain of kills: at each of its steps a run's flow is killed, or server and worker are, and started again."""
+
+import os
+import signal
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from dpo_core.results import RESULT_FILE, TrainResult
+from flows.run_processes import processes_of_run
+from tasks.report.run_folder import read_runs
+from tests.flows.conftest import launches, step_processes
+from tests.server.conftest import Installation, tiny_values, wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
+STEPS = ("mix data", "cache reference", "train", "evaluate", "hand off")
+PROGRAMS = ("mix", "reference", "train", "export", "evaluate", "answer")
+
+
+def steps_begun(store: Path) -> list[str]:
+    """Steps of the newest run in the store, the last of them at work."""
+    runs = read_runs(store)
+    return [step.name for step in runs[-1][1].steps] if runs else []
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def kill_server_and_worker(installation: Installation) -> None:
+    """Both die, and `pairline up` starts them again."""
+    for part in (installation.server, installation.worker):
+        kill([part.pid()])
+        wait_until(lambda part=part: part.pid() is None, "its end")
+    again = installation.pairline("up")
+    assert again.returncode == 0, again.stderr
+
+
+def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_dies_in: set[str]) -> tuple[UUID, list[str]]:
+    """-> the run, and the steps that a kill met"""
+    train = {"num_epochs": 4, "checkpoint_every": 10}
+    run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)})
+    met = []
+    for step in STEPS:
+        wait_until(lambda step=step: step in steps_begun(store), step, lambda: f"{installation.run(run).state!r}")
+        met.append(steps_begun(store)[-1])
+        if step in flow_dies_in:
+            num_runs = len(read_runs(store))
+            kill(processes_of_run(run))
+            wait_until(lambda num_runs=num_runs: len(read_runs(store)) > num_runs, "its return",
+                       lambda: f"{installation.run(run).state!r}")
+        else:
+            kill_server_and_worker(installation)
+    wait_until(lambda: installation.run(run).state.is_completed(), "its completion",
+               lambda: f"{installation.run(run).state!r}")
+    return run, met
+
+
+def test_whatever_is_killed_at_whichever_step_ends_in_one_complete_result(installation, inputs, tmp_path):
+    weights = []
+    for number, flow_dies_in in enumerate(({"mix data", "evaluate"}, {"cache reference", "train", "hand off"})):
+        store = tmp_path / str(number)
+        run, met = run_under_kills(installation, inputs, store, flow_dies_in)
+        assert set(met) >= flow_dies_in, met
+        counts = {name: len(list(store.glob(f"{name}/*/{RESULT_FILE}"))) for name in PROGRAMS}
+        assert set(counts.values()) == {1}, counts
+        started = launches(store)
+        assert sum(started[name] for name in PROGRAMS) <= len(PROGRAMS) + len(flow_dies_in), started
+        assert max(started.values()) <= 2, started
+        assert len(list(store.glob("handoff/*/handoff.json"))) == 1
+        wait_until(lambda run=run, store=store: not processes_of_run(run) and not step_processes(store), "its end",
+                   seconds=30)
+        (result,) = store.glob(f"train/*/{RESULT_FILE}")
+        weights.append(TrainResult.model_validate_json(result.read_bytes()).weights_sha256)
+    assert weights[0] == weights[1]

@@ -1,0 +1,61 @@
+"""A private data set of a hub: fetched once by the step that has the token, mixed by one that has none."""
+
+import io
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from prefect.logging import disable_run_logger
+
+from dpo_core.compute_config import ComputeConfig
+from dpo_core.config import CheckpointConfig, DataConfig
+from dpo_core.errors import DataError
+from tasks.launch.process import ProcessLauncher
+from tasks.mix_data import mix_data
+from tests.tiny_stage import checkpoint_ref, make_rows
+
+pytestmark = pytest.mark.integration
+
+
+def parquet(rows: list[dict]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+@pytest.fixture
+def data(hub, monkeypatch) -> DataConfig:
+    """Half of a private set of 60 rows, twice."""
+    files = {"data/train-00000-of-00001.parquet": parquet(make_rows(60))}
+    commit = hub.add_repo("org/prefs", files, "dataset", private=True)
+    for name, value in {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_readtoken", "HF_HUB_DISABLE_XET": "1"}.items():
+        monkeypatch.setenv(name, value)
+    source = {"source": "org/prefs", "revision": commit}
+    return DataConfig.model_validate({"sources": [source | {"amount": "0.5"}, source | {"amount": "30"}], "held_out": "5",
+                                      "num_workers": 1})
+
+
+def test_rows_of_a_private_set_are_fetched_once_and_mixed_without_the_token(hub, data, checkpoint, tmp_path):
+    launcher, store = ProcessLauncher(ComputeConfig(threads_per_process=1)), tmp_path / "store"
+
+    def mixed(**other):
+        with disable_run_logger():
+            return mix_data.fn(data.model_copy(update=other), CheckpointConfig(source="x"), checkpoint_ref(checkpoint),
+                               store, launcher)
+
+    first = mixed()
+    assert [ledger.rows_in for ledger in first.per_source] == [30, 30]
+    assert len(list(store.glob("fetch/*/result.json"))) == 1
+    hub.read_tokens.clear()  # nobody may read it any more
+    again = mixed(held_out="6")
+    assert (again.held_out_rows, again.train_rows) != (first.held_out_rows, first.train_rows)
+    assert Counter(path.parent.parent.name for path in store.glob("*/*/result.json")) == {"fetch": 1, "mix": 2}
+
+
+def test_a_set_that_the_token_may_not_read_stops_before_the_mixing(hub, data, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    with disable_run_logger(), pytest.raises(DataError, match="token may not read it"):
+        mix_data.fn(data, CheckpointConfig(source="x"), checkpoint_ref(checkpoint), tmp_path / "store",
+                    ProcessLauncher(ComputeConfig(threads_per_process=1)))
+    assert not list((tmp_path / "store").glob("mix/*"))
