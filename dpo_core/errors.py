@@ -118,7 +118,7 @@ def _leaves(cls: type[PairlineError]) -> list[type[PairlineError]]:
 
 def error_of_kind(kind: str) -> type[PairlineError]:
     """The class that ``error.json`` names; an unknown kind (a newer trainer) is a plain ``PairlineError``."""
-    return next((cls for cls in _leaves(PairlineError) if cls.kind == kind and not cls.__subclasses__()), PairlineError)
+    return next((cls for cls in _leaves(PairlineError) if vars(cls).get("kind") == kind), PairlineError)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -135,10 +135,18 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"id": repo, "sha": commit, "private": found.private, "tags": [], "downloads": 0, "likes": 0,
                      "siblings": [{"rfilename": name} for name in sorted(files)]})
 
-    def tree(self, kind: str, repo: str, revision: str) -> None:
+    def tree(self, kind: str, repo: str, revision: str, folder: str | None = None) -> None:
         _, files = self.files_at(self.find(kind, repo), revision)
-        entries = []
-        for name, content in sorted(files.items()):
+        start, recursive = f"{folder}/" if folder else "", "recursive=true" in urlsplit(self.path).query.lower()
+        inside = {name: content for name, content in files.items() if name.startswith(start)}
+        if folder and not inside:
+            raise Refused(404, f"{folder} does not exist", "EntryNotFound")
+        folders = {start + name.removeprefix(start).partition("/")[0] for name in inside if "/" in name.removeprefix(start)}
+        entries: list[dict] = [{"type": "directory", "path": name, "size": 0, "oid": git_sha1(name.encode())}
+                               for name in sorted(folders)]
+        for name, content in sorted(inside.items()):
+            if "/" in name.removeprefix(start) and not recursive:
+                continue
             entry = {"type": "file", "path": name, "size": len(content), "oid": git_sha1(content)}
             if len(content) >= LFS_FROM_BYTES:
                 entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
@@ -231,7 +239,7 @@ ROUTES = {
     ("POST", "/api/repos/create"): Handler.create,
     ("GET", f"/api/{REPOSITORY}"): Handler.info,
     ("GET", f"/api/{REPOSITORY}/revision/(?P<revision>.+)"): Handler.info,
-    ("GET", f"/api/{REPOSITORY}/tree/(?P<revision>.+)"): Handler.tree,
+    ("GET", f"/api/{REPOSITORY}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?"): Handler.tree,
     ("GET", f"/api/{REPOSITORY}/refs"): Handler.refs,
     ("POST", f"/api/{REPOSITORY}/preupload/(?P<revision>.+)"): Handler.preupload,
     ("POST", f"/api/{REPOSITORY}/commit/(?P<revision>.+)"): Handler.commit,

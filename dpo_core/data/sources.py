@@ -24,6 +24,7 @@ from dpo_core.store import exclusive, fingerprint, new_directory, write_json
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
 ROWS_PER_BATCH = 512
 MAX_COLUMNS_KEPT = 200
+REFUSED = (401, 403)  # statuses that trying again does not change
 LAYOUT = 1  # raised when the stored form of rows changes
 _SCHEMA = pa.schema([("row", pa.large_string())])
 
@@ -137,6 +138,8 @@ def _hub_rows(source: ResolvedSource, cache_dir: Path) -> Iterator[dict]:
     except (datasets.exceptions.DatasetNotFoundError, RepositoryNotFoundError, GatedRepoError) as error:
         raise DataError(f"The Hub data set {named} does not exist, or the token may not read it: {error}") from error
     except (ConnectionError, TimeoutError, HfHubHTTPError) as error:
+        if getattr(getattr(error, "response", None), "status_code", None) in REFUSED:
+            raise DataError(f"The Hub does not let this token read the data set {named}: {error}") from error
         raise RemoteError(f"The Hub did not answer for {named}: {error}. Check the network and start again.") from error
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(f"The Hub data set {named} cannot be loaded: {error}") from error

@@ -2,10 +2,13 @@
 
 Prefect's own ``emit_event`` sends in the background and forgets what fails; a chain would then stop unseen. And the
 server tells a repeated id only within five minutes of the first and only until it restarts, so the records are asked, too:
-before, and until the event stands in them (the server writes them every five seconds). An event that is in the records and
-started nothing, as the server died in between, is sent again as the next attempt: by its old id the server would know it.
+before, and until the event stands in them (the server writes them every five seconds). A server that dies before it wrote
+the event has forgotten it, so it is sent until it is recorded; should two runs come of it, the second ends at once
+(``chain.earlier_run``). An event that is in the records and started nothing, as the server died in between, is sent again as
+the next attempt: by its old id the server would know it.
 """
 
+import math
 import time
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -19,7 +22,8 @@ from prefect.events.schemas.events import Event, RelatedResource, Resource
 from dpo_core.errors import RemoteError
 from tasks.events.payloads import CheckpointReady
 
-SECONDS_TO_BE_RECORDED, SECONDS_TO_BE_ACTED_ON, POLL_SECONDS = 60, 30, 0.5
+SECONDS_TO_BE_RECORDED, SECONDS_TO_BE_ACTED_ON, POLL_SECONDS = 180, 30, 0.5
+SECONDS_UNTIL_SENT_AGAIN = 15
 Payload = TypeVar("Payload", bound=CheckpointReady)
 
 
@@ -44,9 +48,7 @@ def emit(payload: Payload) -> tuple[Payload, bool]:
                 if not is_awaited(client, payload) or was_acted_on(client, payload, sent):
                     return payload, False
                 payload = payload.model_copy(update={"attempt": payload.attempt + 1})
-            event = event_of(payload)
-            client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
-            wait_until_recorded(client, payload.event_id)
+            send(client, event_of(payload).model_dump(mode="json"))
             return payload, True
     except Exception as error:
         raise RemoteError(f"The event {payload.EVENT} of {payload.name} did not reach the Prefect server: "
@@ -54,13 +56,17 @@ def emit(payload: Payload) -> tuple[Payload, bool]:
                           "it.") from error
 
 
-def wait_until_recorded(client: SyncPrefectClient, event_id: UUID) -> None:
-    """Raise ``TimeoutError`` if the server took the event and does not know it later."""
-    deadline = time.monotonic() + SECONDS_TO_BE_RECORDED
-    while when_emitted(client, event_id) is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"it is not in the server's records after {SECONDS_TO_BE_RECORDED} s")
+def send(client: SyncPrefectClient, event: dict) -> None:
+    """Send the event until it stands in the records. Raises ``TimeoutError`` if the server takes it and does not know it."""
+    started, sent = time.monotonic(), -math.inf
+    while (now := time.monotonic()) < started + SECONDS_TO_BE_RECORDED:
+        if now > sent + SECONDS_UNTIL_SENT_AGAIN:
+            client.request("POST", "/events", json=[event]).raise_for_status()
+            sent = now
+        if when_emitted(client, UUID(event["id"])):
+            return
         time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"it is not in the server's records after {SECONDS_TO_BE_RECORDED} s")
 
 
 def when_emitted(client: SyncPrefectClient, event_id: UUID) -> datetime | None:

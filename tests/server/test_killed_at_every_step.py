@@ -1,4 +1,4 @@
-"""Runs under a rain of kills: at each of its steps a run's flow is killed, or server and worker are, and started again."""
+"""Runs under a rain of kills: at each step the flow dies, or the server (and the worker), and is started again."""
 
 import os
 import signal
@@ -9,13 +9,14 @@ import pytest
 
 from dpo_core.results import RESULT_FILE, TrainResult
 from flows.run_processes import processes_of_run
+from flows.serve.background import Background
 from tasks.report.run_folder import read_runs
 from tests.flows.conftest import launches, step_processes
 from tests.server.conftest import Installation, tiny_values, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 STEPS = ("mix data", "cache reference", "train", "evaluate", "hand off")
-PROGRAMS = ("mix", "reference", "train", "export", "evaluate", "answer")
+PROGRAMS = ("mix", "reference", "train", "export", "evaluate")
 
 
 def steps_begun(store: Path) -> list[str]:
@@ -29,17 +30,18 @@ def kill(pids: list[int]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def kill_server_and_worker(installation: Installation) -> None:
-    """Both die, and `pairline up` starts them again."""
-    for part in (installation.server, installation.worker):
+def kill_and_start(installation: Installation, *parts: Background) -> None:
+    """They die, and `pairline up` starts them again."""
+    for part in parts:
         kill([part.pid()])
         wait_until(lambda part=part: part.pid() is None, "its end")
     again = installation.pairline("up")
     assert again.returncode == 0, again.stderr
 
 
-def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_dies_in: set[str]) -> tuple[UUID, list[str]]:
-    """-> the run, and the steps that a kill met"""
+def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_dies_in: set[str],
+                    *others: Background) -> tuple[UUID, list[str]]:
+    """At every step the flow or the ``others`` die. -> the run, and the steps that a kill met"""
     train = {"num_epochs": 4, "checkpoint_every": 10}
     run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)})
     met = []
@@ -52,17 +54,18 @@ def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_
             wait_until(lambda num_runs=num_runs: len(read_runs(store)) > num_runs, "its return",
                        lambda: f"{installation.run(run).state!r}")
         else:
-            kill_server_and_worker(installation)
+            kill_and_start(installation, *others)
     wait_until(lambda: installation.run(run).state.is_completed(), "its completion",
                lambda: f"{installation.run(run).state!r}")
     return run, met
 
 
 def test_whatever_is_killed_at_whichever_step_ends_in_one_complete_result(installation, inputs, tmp_path):
-    weights = []
-    for number, flow_dies_in in enumerate(({"mix data", "evaluate"}, {"cache reference", "train", "hand off"})):
-        store = tmp_path / str(number)
-        run, met = run_under_kills(installation, inputs, store, flow_dies_in)
+    """While its worker lives, a flow's death is seen at once, so its deaths come first where the worker dies, too."""
+    early, server, worker, weights = {"mix data", "cache reference"}, installation.server, installation.worker, []
+    for flow_dies_in, others in ((early, (server, worker)), (set(STEPS) - early, (server,))):
+        store = tmp_path / f"{len(weights)}"
+        run, met = run_under_kills(installation, inputs, store, flow_dies_in, *others)
         assert set(met) >= flow_dies_in, met
         counts = {name: len(list(store.glob(f"{name}/*/{RESULT_FILE}"))) for name in PROGRAMS}
         assert set(counts.values()) == {1}, counts

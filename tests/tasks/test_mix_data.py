@@ -55,7 +55,7 @@ def test_rows_of_a_private_set_are_fetched_once_and_mixed_without_the_token(hub,
 
 def test_a_set_that_the_token_may_not_read_stops_before_the_mixing(hub, data, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_other")
-    with disable_run_logger(), pytest.raises(DataError, match="token may not read it"):
+    with disable_run_logger(), pytest.raises(DataError, match="does not let this token read the data set org/prefs"):
         mix_data.fn(data, CheckpointConfig(source="x"), checkpoint_ref(checkpoint), tmp_path / "store",
                     ProcessLauncher(ComputeConfig(threads_per_process=1)))
     assert not list((tmp_path / "store").glob("mix/*"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import docker
 import pytest
 from docker.errors import APIError
+from huggingface_hub import constants
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
@@ -54,6 +55,7 @@ def test_tokens_show_nowhere_after_a_stage_in_containers(tiny_inputs, trainer: I
         commit = hub.add_repo("org/prefs", {"rows.jsonl": rows}, "dataset", private=True)
         for name, value in {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": READING}.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # read from the environment at import only
         dpo_stage(tiny_config(
             tiny_inputs, store, train={"max_steps": 2}, image={"use": trainer.reference},
             data={"sources": [{"source": "org/prefs", "revision": commit}]},

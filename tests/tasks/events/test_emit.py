@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from prefect import flow
@@ -11,7 +11,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.actions import DoNothing
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from tasks.events.emit import emit, event_of, wait_until_recorded
+from tasks.events.emit import emit, event_of, send
 from tasks.events.payloads import SftCheckpointReady, chain_tag
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
@@ -52,13 +52,32 @@ def lost(payload: SftCheckpointReady) -> dict:
 def record(client: SyncPrefectClient, *events: dict) -> None:
     client.request("POST", "/events", json=list(events)).raise_for_status()
     for event in events:
-        wait_until_recorded(client, UUID(event["id"]))
+        send(client, event)  # known by its id, it is not recorded twice
 
 
 def test_where_nobody_waits_for_it_a_recorded_event_is_told(client):
     told = payload()
     assert emit(told) == (told, True)
     assert emit(told) == (told, False)
+
+
+def test_an_event_that_the_server_took_and_forgot_is_sent_again(client, monkeypatch):
+    """As by a server that is killed before it has written what it took."""
+    monkeypatch.setattr("tasks.events.emit.SECONDS_UNTIL_SENT_AGAIN", 1)
+    sent, request = [], SyncPrefectClient.request
+
+    def forgetful(self, method, path, **arguments):
+        if (method, path) == ("POST", "/events"):
+            sent.extend(arguments["json"])
+            if len(sent) == 1:
+                arguments["json"] = []
+        return request(self, method, path, **arguments)
+
+    monkeypatch.setattr(SyncPrefectClient, "request", forgetful)
+    told = payload()
+    assert emit(told) == (told, True)
+    assert len(sent) > 1
+    assert {event["id"] for event in sent} == {str(told.event_id)}
 
 
 def test_an_event_that_came_to_nothing_is_told_again_as_the_next_attempt_and_one_that_did_is_not(client):

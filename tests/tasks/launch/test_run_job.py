@@ -19,7 +19,16 @@ from pathlib import Path
 import pytest
 
 from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import DataError, OutOfMemory, StepCrashed, StoreBusy
+from dpo_core.errors import (
+    DataError,
+    OutOfMemory,
+    PairlineError,
+    RemoteError,
+    StepCrashed,
+    StoreBusy,
+    StoreError,
+    error_of_kind,
+)
 from dpo_core.jobs import LOG_FILE, ConvertJob
 from dpo_core.progress import ProgressEvent
 from dpo_core.results import ERROR_FILE, RESULT_FILE, ConvertResult
@@ -141,6 +150,14 @@ def test_the_reported_error_comes_back_as_its_class_with_the_log(tmp_path):
     with pytest.raises(DataError, match="row 3 is empty") as caught:
         step.run()
     assert caught.value.__notes__ == [f"Full log: {step.folder / LOG_FILE}"]
+
+
+def test_a_reported_kind_is_the_class_that_defines_it_whatever_was_derived_from_it():
+    import tasks.launch.docker  # noqa: F401  its EngineLost is a RemoteError, too
+
+    assert [error_of_kind(cls.kind) for cls in (DataError, RemoteError, StoreError, PairlineError)] == [
+        DataError, RemoteError, StoreError, PairlineError]
+    assert error_of_kind("of a newer version") is PairlineError
 
 
 def test_an_error_report_of_an_earlier_attempt_is_not_believed(tmp_path):
