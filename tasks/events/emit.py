@@ -48,7 +48,9 @@ def emit(payload: Payload) -> tuple[Payload, bool]:
                 if not is_awaited(client, payload) or was_acted_on(client, payload, sent):
                     return payload, False
                 payload = payload.model_copy(update={"attempt": payload.attempt + 1})
-            send(client, event_of(payload).model_dump(mode="json"))
+            if is_acted_on(client, payload):
+                return payload, False
+            send(client, payload)
             return payload, True
     except Exception as error:
         raise RemoteError(f"The event {payload.EVENT} of {payload.name} did not reach the Prefect server: "
@@ -56,14 +58,18 @@ def emit(payload: Payload) -> tuple[Payload, bool]:
                           "it.") from error
 
 
-def send(client: SyncPrefectClient, event: dict) -> None:
-    """Send the event until it stands in the records. Raises ``TimeoutError`` if the server takes it and does not know it."""
+def send(client: SyncPrefectClient, payload: CheckpointReady) -> None:
+    """Send the event until it stands in the records, or something came of it: a locked database may cost it its record.
+
+    Raises ``TimeoutError`` if the server takes it and does not know it.
+    """
+    event = event_of(payload).model_dump(mode="json")
     started, sent = time.monotonic(), -math.inf
     while (now := time.monotonic()) < started + SECONDS_TO_BE_RECORDED:
         if now > sent + SECONDS_UNTIL_SENT_AGAIN:
             client.request("POST", "/events", json=[event]).raise_for_status()
             sent = now
-        if when_emitted(client, UUID(event["id"])):
+        if when_emitted(client, payload.event_id) or is_acted_on(client, payload):
             return
         time.sleep(POLL_SECONDS)
     raise TimeoutError(f"it is not in the server's records after {SECONDS_TO_BE_RECORDED} s")
@@ -83,13 +89,18 @@ def is_awaited(client: SyncPrefectClient, payload: CheckpointReady) -> bool:
                for automation in client.read_automations())
 
 
-def was_acted_on(client: SyncPrefectClient, payload: CheckpointReady, sent: datetime) -> bool:
-    """Whether the event has a run, or an automation did its work upon it; waits while one may be about to."""
+def is_acted_on(client: SyncPrefectClient, payload: CheckpointReady) -> bool:
+    """Whether the event has a run, or an automation did its work upon it."""
     done = {"event": {"name": ["prefect.automation.action.executed"]},
             "related": {"resources_in_roles": [[f"prefect.event.{payload.event_id}", "triggering-event"]]}}
     runs = FlowRunFilter(tags=FlowRunFilterTags(all_=[payload.event_tag]))
+    return bool(_events(client, done) or client.read_flow_runs(flow_run_filter=runs, limit=1))
+
+
+def was_acted_on(client: SyncPrefectClient, payload: CheckpointReady, sent: datetime) -> bool:
+    """The same, and waits while an automation may be about to."""
     while True:
-        if _events(client, done) or client.read_flow_runs(flow_run_filter=runs, limit=1):
+        if is_acted_on(client, payload):
             return True
         if (datetime.now(UTC) - sent).total_seconds() > SECONDS_TO_BE_ACTED_ON:
             return False

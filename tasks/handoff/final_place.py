@@ -1,6 +1,7 @@
 """Opening a published checkpoint where it finally is: a directory in place, a Hub revision downloaded afresh."""
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ def _download(uploaded: UploadedCheckpoint, token_block: str | None, target: Pat
             HfApi(endpoint=uploaded.endpoint, token=token).snapshot_download(
                 uploaded.repo_id, revision=uploaded.revision, local_dir=target, force_download=True,
                 allow_patterns=sorted(uploaded.files))
+        shutil.rmtree(target / ".cache", ignore_errors=True)  # the client's own notes, which not every step may read
         return
     except OSError as error:
         failure = (from_os_error(error, f"downloading {uploaded.uri}") if type(error) is OSError and error.errno
