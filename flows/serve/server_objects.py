@@ -16,6 +16,8 @@ from tasks.launch.compute import accelerator_name, this_machine
 DEAD_RUNS = "watch: dead runs"  # failures of what begins with "watch:" start no red run (prefect.yaml)
 LONG_FLOWS = ("dpo-stage", "dpo-sweep", "rlvr-intake", "trl-*")
 RESUME = "resume-crashed/resume-crashed"
+# Said in full, as Prefect makes a bare template JSON, which a label cannot be.
+DEAD_RUN = {"__prefect_kind": "jinja", "template": "{{ labels.prefect.resource.id }}"}
 SECONDS_WITHOUT_HEARTBEAT = 3 * HEARTBEAT_SECONDS
 TRAINING_QUEUE = "training"
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
@@ -64,7 +66,7 @@ def dead_runs(resume: UUID, seconds: float = SECONDS_WITHOUT_HEARTBEAT) -> Autom
     why = f"No heartbeat for {seconds} s: its process was killed, or its machine is gone."
     return AutomationCore(name=DEAD_RUNS, enabled=True, trigger=trigger, description=why,
                           actions=[ChangeFlowRunState(state=StateType.CRASHED, message=why), RunDeployment(
-                              deployment_id=resume, parameters={"flow_run_id": "{{ labels.prefect.resource.id }}"})])
+                              deployment_id=resume, parameters={"flow_run_id": DEAD_RUN})])
 
 
 def make_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:

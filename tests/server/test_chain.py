@@ -13,7 +13,8 @@ pytestmark = pytest.mark.integration
 
 def test_an_sft_checkpoint_becomes_a_verified_start_of_rlvr(installation: Installation, chain):
     store, event_id = chain
-    (dpo,) = wait_until(lambda: installation.runs_of("dpo-stage/after-sft"), "a run of dpo-stage/after-sft")
+    (dpo,) = wait_until(lambda: [run for run in installation.runs_of("dpo-stage/after-sft")
+                                 if str(store.parent) in str(run.parameters)], "a run of dpo-stage/after-sft")
     dpo = installation.wait_for_end(dpo.id)
     assert dpo.state.is_completed(), dpo.state.message
     (rlvr,) = wait_until(lambda: [run for run in installation.runs_of("rlvr-intake/after-dpo")
