@@ -44,9 +44,9 @@ class Page:
         return str(self.evaluate("document.body ? document.body.innerText + '\\n' + [...document.querySelectorAll("
                                  "'input,textarea')].map(field => field.value).join('\\n') : ''"))
 
-    def wait_for(self, *texts: str) -> str:
+    def wait_for(self, *texts: str, seconds: float = SECONDS_FOR_A_PAGE) -> str:
         """The page's text once all ``texts`` are on it (whatever their case). Fails with what was there instead."""
-        deadline = time.monotonic() + SECONDS_FOR_A_PAGE
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             seen = self.text()
             if all(text.lower() in seen.lower() for text in texts):
@@ -59,6 +59,17 @@ class Page:
         """Press the button that says ``label``, once it is there."""
         self._once(f"[...document.querySelectorAll('button')].find(button => button.innerText.trim() === '{label}' "
                    "&& !button.disabled)", "element.click()", f"a button {label}")
+
+    def click_until(self, label: str, *texts: str) -> str:
+        """Press the button until ``texts`` are on the page: one that was just drawn may not listen yet."""
+        deadline = time.monotonic() + SECONDS_FOR_A_PAGE
+        while True:
+            self.click(label)
+            try:
+                return self.wait_for(*texts, seconds=15)
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
 
     def fill(self, selector: str, text: str, number: int = 0) -> None:
         """Give a field its value as typing or choosing would, once it is there. ``number``: which of those that fit."""

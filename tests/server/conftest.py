@@ -156,6 +156,13 @@ def chain(installation: Installation, inputs: Path, tmp_path_factory: pytest.Tem
     return store, told.stdout.split()[2]
 
 
+def run_of_chain(installation: Installation, store: Path) -> FlowRun:
+    """The run of dpo-stage/after-sft that the event of ``chain`` starts; `make demo-chain` has one, too."""
+    (run,) = wait_until(lambda: [run for run in installation.runs_of("dpo-stage/after-sft")
+                                 if str(store.parent) in str(run.parameters)], "a run of dpo-stage/after-sft")
+    return run
+
+
 @pytest.fixture(scope="session")
 def prepared(installation: Installation, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which everything before the training is done."""

@@ -46,8 +46,7 @@ def test_a_person_answers_on_the_runs_page(installation: Installation, page: Pag
     waiting = {"pause": "Paused", "suspend": "Suspended"}[wait]
     wait_until(lambda: installation.run(run).state.name == waiting, waiting, lambda: f"{installation.run(run).state!r}")
     page.open(f"{installation.settings.ui_url}/runs/flow-run/{run}")
-    page.click("Resume")
-    page.wait_for("Release tiny?", "rewards/accuracies", "Why; it goes into the record.")
+    page.click_until("Resume", "Release tiny?", "rewards/accuracies", "Why; it goes into the record.")
     page.fill("[role=dialog] select", decision)
     page.fill("[role=dialog] textarea", "Ada")
     page.fill("[role=dialog] textarea", 'It says "sea".', number=1)

@@ -6,16 +6,14 @@ import pytest
 
 from tasks.events.chain import ALREADY_STARTED, tagged_runs
 from tasks.handoff.schema import read_handoff
-from tests.server.conftest import Installation, wait_until
+from tests.server.conftest import Installation, run_of_chain, wait_until
 
 pytestmark = pytest.mark.integration
 
 
 def test_an_sft_checkpoint_becomes_a_verified_start_of_rlvr(installation: Installation, chain):
     store, event_id = chain
-    (dpo,) = wait_until(lambda: [run for run in installation.runs_of("dpo-stage/after-sft")
-                                 if str(store.parent) in str(run.parameters)], "a run of dpo-stage/after-sft")
-    dpo = installation.wait_for_end(dpo.id)
+    dpo = installation.wait_for_end(run_of_chain(installation, store).id)
     assert dpo.state.is_completed(), dpo.state.message
     (rlvr,) = wait_until(lambda: [run for run in installation.runs_of("rlvr-intake/after-dpo")
                                   if run.parameters["checkpoint"]["flow_run_id"] == str(dpo.id)], "its run of rlvr-intake")

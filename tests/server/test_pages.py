@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.browser import Page, browser
-from tests.server.conftest import Installation, wait_until
+from tests.server.conftest import Installation, run_of_chain, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -29,8 +29,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(installation: Installation, chain) -> object:
     """The finished run of dpo-stage/after-sft."""
-    (run,) = wait_until(lambda: installation.runs_of("dpo-stage/after-sft"), "a run of dpo-stage/after-sft")
-    return installation.wait_for_end(run.id)
+    return installation.wait_for_end(run_of_chain(installation, chain[0]).id)
 
 
 def test_the_deployments_page_lists_them(installation: Installation, page: Page, pictures: Path):
