@@ -1,12 +1,11 @@
 """What a server must hold beside the deployments of prefect.yaml: work pool, limits, automations. All idempotent."""
 
 from datetime import timedelta
-from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState, RunDeployment
+from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists
 
@@ -15,9 +14,6 @@ from tasks.launch.compute import accelerator_name, this_machine
 
 DEAD_RUNS = "watch: dead runs"  # failures of what begins with "watch:" start no red run (prefect.yaml)
 LONG_FLOWS = ("dpo-stage", "dpo-sweep", "rlvr-intake", "trl-*")
-RESUME = "resume-crashed/resume-crashed"
-# Said in full, as Prefect makes a bare template JSON, which a label cannot be.
-DEAD_RUN = {"__prefect_kind": "jinja", "template": "{{ labels.prefect.resource.id }}"}
 SECONDS_WITHOUT_HEARTBEAT = 3 * HEARTBEAT_SECONDS
 TRAINING_QUEUE = "training"
 ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
@@ -44,12 +40,8 @@ def make_training_queue(client: SyncPrefectClient, slots: int) -> None:
         client.request("POST", f"/work_pools/{POOL}/queues/", json={"name": TRAINING_QUEUE, "concurrency_limit": slots})
 
 
-def dead_runs(resume: UUID, seconds: float = SECONDS_WITHOUT_HEARTBEAT) -> AutomationCore:
+def dead_runs(seconds: float = SECONDS_WITHOUT_HEARTBEAT) -> AutomationCore:
     """A run whose heartbeats stay away, without having ended, is Crashed: its process was killed, or its machine.
-
-    Usually the event of its crash then starts the deployment ``resume`` (prefect.yaml). It is started here, too: a server
-    that was killed has lost the events of its last five seconds, and keeps an event that follows one of those to itself for
-    15 minutes (PRECEDING_EVENT_LOOKBACK in Prefect 3.8.8). To be asked twice, or about a run that ended, does nothing.
 
     A heartbeat may reach the server after the end of its run, as it travels another way; setting the state then fails, as
     it should, and tells nothing. After a suspension it succeeds; `resume-crashed` then gives the run its state back. A
@@ -65,8 +57,7 @@ def dead_runs(resume: UUID, seconds: float = SECONDS_WITHOUT_HEARTBEAT) -> Autom
         within=timedelta(seconds=seconds))
     why = f"No heartbeat for {seconds} s: its process was killed, or its machine is gone."
     return AutomationCore(name=DEAD_RUNS, enabled=True, trigger=trigger, description=why,
-                          actions=[ChangeFlowRunState(state=StateType.CRASHED, message=why), RunDeployment(
-                              deployment_id=resume, parameters={"flow_run_id": DEAD_RUN})])
+                          actions=[ChangeFlowRunState(state=StateType.CRASHED, message=why)])
 
 
 def make_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
@@ -98,7 +89,7 @@ def prepare_limits_and_automations(settings: ServeSettings) -> str:
     accelerator = accelerator_name(this_machine())
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(accelerator, settings.training_slots)  # of a sweep's members
-        make_automation(client, dead_runs(client.read_deployment_by_name(RESUME).id))
+        make_automation(client, dead_runs())
         names = sorted(f"{name}" for name in deployment_names(client))
         automations = len(client.read_automations())
     return (f"{len(names)} deployments ({', '.join(names)}), {automations} automations, {settings.training_slots} training "

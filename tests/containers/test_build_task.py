@@ -9,6 +9,7 @@ import pytest
 from prefect import flow
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import ArtifactSort, LogSort
 
 import tasks.build_image
 from dpo_core.errors import ConfigError
@@ -32,7 +33,8 @@ def logged(text: str, wait_seconds: float = 30) -> bool:
     """Prefect sends logs in batches, so the last lines come a little later."""
     deadline = time.monotonic() + wait_seconds
     with get_client(sync_client=True) as client:
-        while not (found := any(text in line.message for line in client.read_logs(None, limit=200))):
+        newest = functools.partial(client.read_logs, None, limit=200, sort=LogSort.TIMESTAMP_DESC)
+        while not (found := any(text in line.message for line in newest())):
             if time.monotonic() > deadline:
                 break
             time.sleep(0.5)
@@ -48,7 +50,7 @@ def test_the_build_is_the_tasks_log_and_its_record_an_artifact(build, tmp_path, 
     for line in ("Step 3/", "alpha loads", f"Trainer image {image.image_id} of commit {image.commit[:12]}"):
         assert logged(line), line
     with get_client(sync_client=True) as client:
-        newest = next(one for one in client.read_artifacts() if one.key.endswith("-image"))
+        newest = next(one for one in client.read_artifacts(sort=ArtifactSort.CREATED_DESC) if one.key.endswith("-image"))
     table = {row["what"]: row["value"] for row in json.loads(newest.data)}
     assert (table["image_id"], table["commit"], table["context_sha256"]) == (image.image_id, image.commit,
                                                                              image.context_sha256)

@@ -157,7 +157,7 @@ def chain(installation: Installation, inputs: Path, tmp_path_factory: pytest.Tem
 
 
 def run_of_chain(installation: Installation, store: Path) -> FlowRun:
-    """The run of dpo-stage/after-sft that the event of ``chain`` starts; `make demo-chain` has one, too."""
+    """The run of dpo-stage/after-sft that the event of ``chain`` starts."""
     (run,) = wait_until(lambda: [run for run in installation.runs_of("dpo-stage/after-sft")
                                  if str(store.parent) in str(run.parameters)], "a run of dpo-stage/after-sft")
     return run

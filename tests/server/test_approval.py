@@ -1,5 +1,6 @@
 """A run that waits for a person, as the person sees it: started by its form in a browser, answered on its page."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -31,9 +32,12 @@ def submitted(installation: Installation, page: Page, config: dict) -> UUID:
     page.open(f"{installation.settings.ui_url}/deployments/deployment/{deployment}/run"
               f"?parameters={quote(json.dumps({'config': config}))}")
     page.wait_for(config["store"]["root"])
-    page.click("Submit")
-    (run,) = wait_until(lambda: {run.id for run in installation.runs_of("dpo-stage/manual")} - known, "a run of the form")
-    return run
+    for _ in range(4):  # a busy server may refuse with "Oops", and a person presses again
+        page.click("Submit")
+        with contextlib.suppress(AssertionError):
+            return min(wait_until(lambda: {run.id for run in installation.runs_of("dpo-stage/manual")} - known,
+                                  "a run of the form", seconds=30))
+    raise AssertionError(f"Submit makes no run:\n{page.text()[-2000:]}")
 
 
 @pytest.mark.parametrize(("wait", "decision", "end"), [("pause", "reject", "ApprovalRejected"),

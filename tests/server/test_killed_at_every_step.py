@@ -66,9 +66,9 @@ def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_
 
 
 def test_whatever_is_killed_at_whichever_step_ends_in_one_complete_result(installation, inputs, tmp_path):
-    """A flow's death is seen at once while its worker lives, and by its missing heartbeats after a death of the server."""
+    """A flow's deaths come before those of the server, after which the event of a crash may be held back for long."""
     weights, others = [], (installation.server, installation.worker)
-    for flow_dies_in in ({"mix data", "cache reference", "train"}, {"hand off"}):
+    for flow_dies_in in ({"mix data", "cache reference", "train"}, set()):
         store = tmp_path / f"{len(weights)}"
         run, met = run_under_kills(installation, inputs, store, flow_dies_in, *others)
         assert len(met) >= 3, met

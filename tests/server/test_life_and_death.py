@@ -14,7 +14,7 @@ from prefect.states import Cancelling
 
 from dpo_core.results import RESULT_FILE, TrainResult
 from flows.run_processes import processes_of_run
-from flows.serve.server_objects import DEAD_RUNS, RESUME, SECONDS_WITHOUT_HEARTBEAT, dead_runs, make_automation
+from flows.serve.server_objects import DEAD_RUNS, SECONDS_WITHOUT_HEARTBEAT, dead_runs, make_automation
 from flows.serve.settings import HEARTBEAT_SECONDS
 from tests.flows.conftest import step_processes
 from tests.server.conftest import Installation, tiny_values, wait_until
@@ -113,7 +113,7 @@ def test_a_run_that_dies_with_its_worker_is_missed_by_the_server_and_goes_on_wit
     """Nobody reports this death: the server alone lives, and has only the heartbeats that stay away."""
     bound = HEARTBEAT_SECONDS + 15  # instead of 90 s, which `up` sets again; two heartbeats are 30 s apart
     with installation.client() as client:
-        make_automation(client, dead_runs(client.read_deployment_by_name(RESUME).id, bound))
+        make_automation(client, dead_runs(bound))
     run, store = training(num_epochs=24)
     worker = installation.worker.pid()
     for pid in (worker, *processes_of_run(run)):
