@@ -30,8 +30,9 @@ def mix_data(data: DataConfig, template: CheckpointConfig, checkpoint: Checkpoin
                  **data.model_dump(include={"held_out", "max_length_tokens", "when_too_long", "train_on",
                                             "max_dropped_fraction", "seed", "num_workers"}))
     job = in_store(job, store_root)
-    if reusable_result(job) is None:
-        _fetch(job, store_root, launcher)
+    from_hub = [source for source in job.sources if source.hub_id is not None]
+    if from_hub and reusable_result(job) is None:  # asked where it matters: to verify a mixture is to read all of it
+        _fetch(from_hub, job.cache_dir, store_root, launcher)
     result = run_job(job, launcher)
     assert isinstance(result, MixResult)
     get_run_logger().info("%d pairs to train on, %d held out, %d tokens", result.train_rows, result.held_out_rows,
@@ -40,9 +41,8 @@ def mix_data(data: DataConfig, template: CheckpointConfig, checkpoint: Checkpoin
     return result
 
 
-def _fetch(job: MixJob, store_root: Path, launcher: Launcher) -> None:
+def _fetch(sources: list[ResolvedSource], cache_dir: Path, store_root: Path, launcher: Launcher) -> None:
     """Bring the rows of Hub data sets into the cache; what becomes of them there is not the fetching's business."""
-    for source in job.sources:
-        if source.hub_id is not None:
-            whole = ResolvedSource(**source.model_dump(exclude={"amount", "columns"}))
-            run_job(in_store(FetchJob(out_dir=store_root, source=whole, cache_dir=job.cache_dir), store_root), launcher)
+    for source in sources:
+        whole = ResolvedSource(**source.model_dump(exclude={"amount", "columns"}))
+        run_job(in_store(FetchJob(out_dir=store_root, source=whole, cache_dir=cache_dir), store_root), launcher)

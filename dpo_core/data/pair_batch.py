@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dpo_core.config import ForwardLayout
+from dpo_core.data import pair_file
 from dpo_core.data.pairs import TokenizedPair
 
 PARTS = 3  # of a pair: shared prefix, rest of chosen, rest of rejected
@@ -42,7 +43,7 @@ class PairBatch:
     tokens_2B: Tensor  # float32, predicted tokens per sequence (chosen, rejected, chosen, ...)
     weight_B: Tensor  # float32, 1 for a pair, 0 for a filler that only keeps ranks in step
     row_B: Tensor  # int64, row numbers in the data set; on the host
-    parts_B3: Tensor  # int64, tokens of shared prefix, rest of chosen, rest of rejected; on the host
+    parts_B3: Tensor  # int64, tokens of shared prefix, rest of chosen, rest of rejected; on the host; padded: none
     layout: ForwardLayout
 
     def to(self, device: torch.device) -> "PairBatch":
@@ -60,19 +61,19 @@ def padding_share(batches: Sequence[PairBatch]) -> float:
 
 def common_prefix_length(pair: TokenizedPair) -> int:
     """Length of the longest common token prefix of the two sequences."""
-    shorter = min(len(pair.chosen_ids), len(pair.rejected_ids))
-    differs = np.flatnonzero(pair.chosen_ids[:shorter] != pair.rejected_ids[:shorter])
-    return int(differs[0]) if len(differs) else shorter
+    return pair_file.common_prefix_length(pair.chosen_ids, pair.rejected_ids)
 
 
 @dataclass(slots=True)
 class _Rows:
-    """Rows under construction: tokens, positions and segments of each, and what is predicted from where."""
+    """Rows under construction: tokens, positions and segments of each, what is predicted from where, and where prefixes are
+    shared the pairs' parts (see ``PairBatch.parts_B3``)."""
 
     ids: list[np.ndarray] = field(default_factory=list)
     positions: list[np.ndarray] = field(default_factory=list)
     segments: list[np.ndarray] = field(default_factory=list)
     predicted: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)  # row, predictor, target; by sequence
+    parts: list[tuple[int, int, int]] = field(default_factory=list)
 
     def predict(self, ids_T: np.ndarray, trained_T: np.ndarray, place_T: np.ndarray | None = None) -> None:
         """The next sequence, in the last row: its trained tokens that something precedes. ``place_T``: where in the row
@@ -80,12 +81,6 @@ class _Rows:
         at = np.flatnonzero(trained_T)
         at = at[at > 0]
         self.predicted.append((len(self.ids) - 1, at - 1 if place_T is None else place_T[at - 1], ids_T[at]))
-
-
-def part_lengths(pair: TokenizedPair) -> tuple[int, int, int]:
-    """Tokens of shared prefix, rest of chosen, rest of rejected."""
-    prefix = common_prefix_length(pair)
-    return prefix, len(pair.chosen_ids) - prefix, len(pair.rejected_ids) - prefix
 
 
 def _padded_rows(pairs: Sequence[TokenizedPair]) -> _Rows:
@@ -102,11 +97,11 @@ def _padded_rows(pairs: Sequence[TokenizedPair]) -> _Rows:
 def _shared_rows(pairs: Sequence[TokenizedPair]) -> _Rows:
     rows = _Rows()
     for pair in pairs:
-        parts, chosen_end, rejected_end = part_lengths(pair), len(pair.chosen_ids), len(pair.rejected_ids)
-        prefix = parts[0]
+        prefix, chosen_end, rejected_end = common_prefix_length(pair), len(pair.chosen_ids), len(pair.rejected_ids)
+        rows.parts.append((prefix, chosen_end - prefix, rejected_end - prefix))
         rows.ids.append(np.concatenate([pair.chosen_ids, pair.rejected_ids[prefix:]]))
         rows.positions.append(np.concatenate([np.arange(chosen_end), np.arange(prefix, rejected_end)]))
-        rows.segments.append(np.repeat(np.arange(PARTS), parts))
+        rows.segments.append(np.repeat(np.arange(PARTS), rows.parts[-1]))
         rows.predict(pair.chosen_ids, pair.chosen_trained)
         place = np.arange(rejected_end)
         place[prefix:] += chosen_end - prefix
@@ -119,7 +114,7 @@ def _packed_row(pairs: Sequence[TokenizedPair]) -> _Rows:
     starts = np.cumsum([0] + [len(ids) for ids in rows.ids])
     segments = [segment + PARTS * number for number, segment in enumerate(rows.segments)]
     return _Rows([np.concatenate(rows.ids)], [np.concatenate(rows.positions)], [np.concatenate(segments)],
-                 [(0, predictor + starts[row], target) for row, predictor, target in rows.predicted])
+                 [(0, predictor + starts[row], target) for row, predictor, target in rows.predicted], rows.parts)
 
 
 LAYOUTS: dict[ForwardLayout, Callable[[Sequence[TokenizedPair]], _Rows]] = {
@@ -149,5 +144,5 @@ def collate(pairs: Sequence[TokenizedPair], row_numbers: Sequence[int], layout: 
         sequence_N=torch.from_numpy(np.repeat(np.arange(2 * len(pairs)), tokens_2B)),
         tail_N=torch.from_numpy(tail_N.astype(np.float32)), tokens_2B=torch.from_numpy(tokens_2B.astype(np.float32)),
         weight_B=torch.tensor([1.0] * len(pairs) if weights is None else list(weights), dtype=torch.float32),
-        row_B=torch.tensor(list(row_numbers)), parts_B3=torch.tensor([part_lengths(pair) for pair in pairs]),
+        row_B=torch.tensor(list(row_numbers)), parts_B3=torch.tensor(rows.parts, dtype=torch.int64).view(-1, PARTS),
         layout=layout)

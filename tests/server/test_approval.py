@@ -35,8 +35,9 @@ def submitted(installation: Installation, page: Page, config: dict) -> UUID:
     for _ in range(4):  # a busy server may refuse with "Oops", and a person presses again
         page.click("Submit")
         with contextlib.suppress(AssertionError):
-            return min(wait_until(lambda: {run.id for run in installation.runs_of("dpo-stage/manual")} - known,
-                                  "a run of the form", seconds=30))
+            (run,) = wait_until(lambda: {run.id for run in installation.runs_of("dpo-stage/manual")} - known,
+                                "a run of the form", seconds=30)
+            return run
     raise AssertionError(f"Submit makes no run:\n{page.text()[-2000:]}")
 
 
