@@ -96,16 +96,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Started by `pairline up`, stopped by `pairline down`."""
-    home, port = tmp_path_factory.mktemp("home"), free_port()
+@contextlib.contextmanager
+def installed(home: Path, **variables: str) -> Iterator[Installation]:
+    """What `pairline up` starts in ``home`` on a free port, stopped by `pairline down`."""
+    settings = ServeSettings(home=home, port=free_port())
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
-    environment = own | {"PAIRLINE_HOME": str(home), "PAIRLINE_PORT": str(port), "PYTHONPATH": str(ROOT),
-                         "OMP_NUM_THREADS": "1", "PAIRLINE_TRAINING_SLOTS": "2"}
-    settings = ServeSettings(home=home, port=port)
-    made = Installation(settings, environment | {"PREFECT_API_URL": settings.api_url, "PREFECT_HOME": str(
-        settings.folder / "prefect")})
+    made = Installation(settings, own | {
+        "PAIRLINE_HOME": str(home), "PAIRLINE_PORT": str(settings.port), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+        "PREFECT_API_URL": settings.api_url, "PREFECT_HOME": str(settings.folder / "prefect"), **variables})
     try:
         up = made.pairline("up")
         assert up.returncode == 0, up.stdout + up.stderr
@@ -117,6 +115,13 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         for name in ("server", "worker"):
             log = settings.folder / f"{name}.log"
             print(f"--- end of {name}.log", *log.read_text().splitlines()[-20:], sep="\n")
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """The one that the tests of this folder share, unless they say otherwise."""
+    with installed(tmp_path_factory.mktemp("home"), PAIRLINE_TRAINING_SLOTS="2") as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

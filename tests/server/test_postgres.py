@@ -1,12 +1,10 @@
 """PostgreSQL by one variable: everything that `up` brings is in it, a run completes, and a new server finds all again."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from flows.serve.settings import ServeSettings
-from tests.server.conftest import Installation, free_port
+from tests.server.conftest import installed
 from tests.server.postgres import cluster
 from tests.server.test_deployments import DEPLOYMENTS
 
@@ -19,26 +17,17 @@ def environment_of(pid: int) -> str:
 
 
 def test_a_server_on_postgresql_runs_and_comes_back(tmp_path: Path):
-    with cluster(PASSWORD) as url:
-        settings = ServeSettings(home=tmp_path / "home", port=free_port())
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
-        made = Installation(settings, own | {"PAIRLINE_HOME": str(settings.home), "PAIRLINE_PORT": str(settings.port),
-                                             "PAIRLINE_DATABASE_URL": url})
-        try:
-            up = made.pairline("up")
-            assert up.returncode == 0, up.stdout + up.stderr
-            assert not list(settings.home.rglob("*.db"))  # no SQLite beside it
-            assert PASSWORD in environment_of(made.server.pid())
-            assert PASSWORD not in environment_of(made.worker.pid())
-            assert PASSWORD not in up.stdout + up.stderr
-            done = made.wait_for_end(made.start("store-gc/store-gc", {"store_root": str(tmp_path / "store")}))
-            assert done.state.is_completed(), done.state.message
-            made.server.stop(grace_seconds=20)
-            again = made.pairline("up")
-            assert again.returncode == 0, again.stdout + again.stderr
-            assert made.run(done.id).state.is_completed()
-            with made.client() as client:
-                assert all(client.read_deployment_by_name(name) for name in DEPLOYMENTS)
-        finally:
-            down = made.pairline("down")
-            assert down.returncode == 0, down.stderr
+    home = tmp_path / "home"
+    with cluster(PASSWORD) as url, installed(home, PAIRLINE_DATABASE_URL=url) as made:
+        assert not list(home.rglob("*.db"))  # no SQLite beside it
+        assert PASSWORD in environment_of(made.server.pid())
+        assert PASSWORD not in environment_of(made.worker.pid())
+        done = made.wait_for_end(made.start("store-gc/store-gc", {"store_root": str(tmp_path / "store")}))
+        assert done.state.is_completed(), done.state.message
+        made.server.stop(grace_seconds=20)
+        again = made.pairline("up")
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert PASSWORD not in again.stdout + again.stderr
+        assert made.run(done.id).state.is_completed()
+        with made.client() as client:
+            assert all(client.read_deployment_by_name(name) for name in DEPLOYMENTS)
