@@ -32,6 +32,8 @@ class Work:
 
 def pairline(work: Work) -> Prepared:
     """Our step; gives both splits. It loads the tokenizer itself while the clock runs."""
+    import pandas  # noqa: F401  # pyarrow imports it at its first array; the peers' libraries have by then
+
     from dpo_core.data import mix
     from dpo_core.data.chat_template import Renderer, load_tokenizer
     from dpo_core.data.pair_dataset import PairDataset

@@ -24,9 +24,9 @@ not counted. The peak is a product of two 2048² matrices with all threads, meas
 """
 
 PROFILE = """8 pairs, one thread (`benchmarks/profile.py`): training steps on short ones, the reference pass over long ones.
-In fp32 products of matrices (`aten::mm`) run at the machine's peak, so what lies between the step and the peak is all the
-rest: norms, rotations, activations, attention of short sequences, AdamW. In bf16 this processor's matrix units are faster
-and all the rest is not, so products shrink to a small part of the step.
+In fp32 products of matrices (`aten::mm`) and attention run near the machine's peak and take most of the time, so little can
+be gained from the rest: norms, rotations, activations, AdamW. Where a processor has matrix units for bf16 (AMX), products
+shrink to a small part of the step and the rest weighs more.
 
 """
 
