@@ -1,14 +1,22 @@
-"""Runs that lost their process while no worker looked after them: found when a worker is started, before it begins.
+"""Runs that lost their process while nobody looked after them: found by `pairline up`, before a worker begins.
 
 Prefect leaves them as they are for ever: a Pending run is handed out once, a Cancelling one is ended by its worker, and a
 Running or Paused one has no heartbeat that could stay away if the server was down when it died; a paused one that is
 answered then would be Running without a process. A run that was stopped by `pairline down` says Crashed as its last word,
-often too late for a server that is being stopped to act on it. Crashed runs are handed out again here: the automation that
-does so otherwise misses what happens while the server starts.
+often too late for a server that is being stopped to act on it. Crashed runs are handed out again here if the automation
+that does so otherwise has missed their crash: it hears nothing while the server starts, and a server that was killed may
+keep an event back for 15 minutes, as it waits for the one before it.
 """
 
+from datetime import UTC, datetime, timedelta
+
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Crashed, Scheduled
@@ -17,6 +25,9 @@ from flows.maintenance import STOPPED, go_on, had_process
 from flows.run_processes import processes_of_run
 from flows.serve.settings import POOL
 
+RESUME = "resume-crashed/resume-crashed"
+RESUME_AUTOMATION = "resume a crashed run"  # prefect.yaml
+CRASHES_SINCE = timedelta(days=1)  # who left a run alone for longer does not want it back
 LOOKED_AT = (StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING, StateType.CRASHED)
 
 
@@ -28,7 +39,39 @@ def settle_stranded_runs(own_worker: str) -> list[str]:
     with get_client(sync_client=True) as client:
         if other_workers(client, own_worker):
             return []
-        return [_settle(client, run) for run in stranded_runs(client)]
+        return [_settle(client, run) for run in stranded_runs(client)] + _resume(client)
+
+
+def resume_overlooked_crashes() -> list[str]:
+    """Have crashed runs go on that `resume-crashed` was not started for. -> what was done, a line a run"""
+    with get_client(sync_client=True) as client:
+        return _resume(client)
+
+
+def _resume(client: SyncPrefectClient) -> list[str]:
+    return [go_on(client, run.id).message for run in overlooked_crashes(client)]
+
+
+def overlooked_crashes(client: SyncPrefectClient) -> list[FlowRun]:
+    """Runs that crashed during the last day and were not looked at since; none while the automation is switched off."""
+    automation = client.find_automation(RESUME_AUTOMATION)
+    if automation is None or not automation.enabled:
+        return []
+    crashed = [run for run in runs_in(client, StateType.CRASHED) if run.deployment_id is not None
+               and run.state.timestamp > datetime.now(UTC) - CRASHES_SINCE]
+    if not crashed:
+        return []
+    ours = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[client.read_deployment_by_name(RESUME).id]))
+    looks = client.read_flow_runs(flow_run_filter=ours, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
+    return [run for run in crashed if not any(str(run.id) in str(look.parameters.get("flow_run_id"))
+                                              and look.created > run.state.timestamp for look in looks)]
+
+
+def runs_in(client: SyncPrefectClient, *types: StateType) -> list[FlowRun]:
+    """The pool's newest runs whose state is of one of these types."""
+    states = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
+    runs = client.read_flow_runs(flow_run_filter=states, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
+    return [run for run in runs if run.work_pool_name == POOL]
 
 
 def other_workers(client: SyncPrefectClient, own_worker: str) -> list[str]:
@@ -39,9 +82,7 @@ def other_workers(client: SyncPrefectClient, own_worker: str) -> list[str]:
 
 def stranded_runs(client: SyncPrefectClient) -> list[FlowRun]:
     """Runs of the pool that say they are at work and have no process here, and those that were asked to stop."""
-    states = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(LOOKED_AT))))
-    runs = client.read_flow_runs(flow_run_filter=states, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
-    return [run for run in runs if run.work_pool_name == POOL and had_process(run.state) and not processes_of_run(run.id)
+    return [run for run in runs_in(client, *LOOKED_AT) if had_process(run.state) and not processes_of_run(run.id)
             and (run.state.type != StateType.CRASHED or STOPPED in (run.state.message or ""))]
 
 

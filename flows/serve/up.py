@@ -50,16 +50,14 @@ def bring_up(settings: ServeSettings, say: Say = print) -> None:
     say(f"server   {'started' if started else 'runs'}  {settings.ui_url}  ({server.log})")
     os.environ.update(environment)  # the client reads its settings when Prefect is imported, which happens here
     from flows.serve.server_objects import prepare_limits_and_automations, prepare_pool
+    from flows.serve.stranded import resume_overlooked_crashes, settle_stranded_runs
 
     prepare_pool(settings)
     deploy(environment)
     say(f"prefect  {prepare_limits_and_automations(settings)}")
     worker, name = worker_of(settings), f"{socket.gethostname()}-{settings.port}"
-    if worker.pid() is None:
-        from flows.serve.stranded import settle_stranded_runs
-
-        for line in settle_stranded_runs(name):
-            say(f"run      {line}")
+    for line in settle_stranded_runs(name) if worker.pid() is None else resume_overlooked_crashes():
+        say(f"run      {line}")
     argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name,
             "--limit", str(settings.max_runs)]
     started = worker.start(argv, environment, PROJECT)

@@ -1,17 +1,20 @@
 """Runs of the pool without a process, when a worker is started: who goes on, who ends, who is left to wait."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.events.actions import DoNothing
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.states import Cancelling, Crashed, Paused, Pending, Running, State, Suspended
 
-from flows.maintenance import STOPPED
+from flows.maintenance import STOPPED, resume_crashed
 from flows.serve.server_objects import make_pool
 from flows.serve.settings import POOL, ServeSettings
-from flows.serve.stranded import settle_stranded_runs
+from flows.serve.stranded import RESUME_AUTOMATION, resume_overlooked_crashes, settle_stranded_runs
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 
@@ -49,3 +52,33 @@ def test_a_run_without_a_process_is_settled(client, deployed, states: tuple[Stat
     assert client.read_flow_run(run.id).state.name == states[-1].name
     settle_stranded_runs("a-worker")
     assert client.read_flow_run(run.id).state.name == settled
+
+
+@pytest.fixture
+def resumer(client: SyncPrefectClient, deployed: UUID) -> Iterator[UUID]:
+    """The id of the deployment resume-crashed; its automation is on, and does nothing here."""
+    trigger = EventTrigger(expect={"nothing"}, posture=Posture.Reactive, threshold=1)
+    automation = client.create_automation(AutomationCore(name=RESUME_AUTOMATION, trigger=trigger, actions=[DoNothing()]))
+    yield client.create_deployment(client.create_flow(resume_crashed), "resume-crashed", work_pool_name=POOL)
+    client.delete_automation(automation)
+
+
+@pytest.mark.parametrize(("num_crashes", "is_looked_at", "is_on", "left"), [
+    (1, False, True, "AwaitingRetry"), (1, True, True, "Crashed"), (1, False, False, "Crashed"),
+    (4, False, True, "Crashed")], ids=["overlooked", "looked at", "automation off", "too often"])
+def test_a_crash_that_nobody_saw_is_found(client, deployed, resumer, num_crashes: int, is_looked_at: bool, is_on: bool,
+                                          left: str):
+    run = client.create_flow_run_from_deployment(deployed)
+    for _ in range(num_crashes):
+        for state in (Pending(), Running(), Crashed(message="a kill")):
+            client.set_flow_run_state(run.id, state, force=True)
+    if is_looked_at:
+        client.create_flow_run_from_deployment(resumer, parameters={"flow_run_id": f"prefect.flow-run.{run.id}"})
+    if not is_on:
+        client.request("PATCH", f"/automations/{client.find_automation(RESUME_AUTOMATION).id}", json={"enabled": False})
+    resume_overlooked_crashes()
+    assert client.read_flow_run(run.id).state.name == left
+
+
+def test_prefect_yaml_names_the_automation_so():
+    assert f"name: {RESUME_AUTOMATION}\n" in (Path(__file__).parents[3] / "prefect.yaml").read_text()
