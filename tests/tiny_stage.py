@@ -41,6 +41,13 @@ def make_rows(count: int, seed: int = 0) -> list[dict]:
              "constraints": [{"name": "max_words", "limit": 5}]} for number in range(count)]
 
 
+def write_inputs(folder: Path) -> Path:
+    """A 2-layer model in ``sft/`` and 60 pairs in ``pairs.jsonl``. -> ``folder``"""
+    make_model(folder / "sft")
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(60)))
+    return folder
+
+
 def checkpoint_ref(folder: Path) -> CheckpointRef:
     """A pinned reference to a model folder, as fetching it would give."""
     return CheckpointRef(path=folder, source=folder.name, fingerprint=sha256_file(folder / "model.safetensors"),

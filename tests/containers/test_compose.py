@@ -28,8 +28,7 @@ from tests.containers.postgres_image import build_postgres
 from tests.server.conftest import ENDED, free_port, tiny_values, wait_until
 from tests.server.test_deployments import DEPLOYMENTS
 from tests.server.test_life_and_death import newest_checkpoint
-from tests.tiny_models import make_model
-from tests.tiny_stage import make_rows
+from tests.tiny_stage import write_inputs
 
 pytestmark = pytest.mark.integration
 AUTH = "ada:not-a-secret"
@@ -107,8 +106,7 @@ def step_containers(engine: docker.DockerClient, folder: Path) -> list[str]:
 
 def training(team: Team, num_epochs: int) -> UUID:
     """A run by the defaults of its form but for tiny inputs, named relative to the folder; it has written a checkpoint."""
-    make_model(team.folder / "inputs/sft")
-    (team.folder / "inputs/pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(60)))
+    write_inputs(team.folder / "inputs")
     (team.folder / "inputs/sft/model.safetensors").chmod(0o644)
     with team.client() as client:
         deployment = client.read_deployment_by_name("dpo-stage/manual")

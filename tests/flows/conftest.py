@@ -1,18 +1,18 @@
 """A tiny stage to run flows on."""
 
-import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
 
 from flows.overrides import validated
 from flows.stage_config import StageConfig
 from tasks.report.run_folder import RunRecord, read_runs
-from tests.tiny_models import make_model
-from tests.tiny_stage import make_rows
+from tests.tiny_stage import write_inputs
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -20,10 +20,14 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 @pytest.fixture(scope="session")
 def tiny_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a 2-layer model in ``sft/`` and 60 pairs in ``pairs.jsonl``."""
-    folder = tmp_path_factory.mktemp("inputs")
-    make_model(folder / "sft")
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(60)))
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def client() -> Iterator[SyncPrefectClient]:
+    """Of the server that the tests share."""
+    with get_client(sync_client=True) as made:
+        yield made
 
 
 def tiny_config(inputs: Path, store: Path, **sections: dict) -> StageConfig:

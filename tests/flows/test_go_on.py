@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.states import AwaitingRetry, Crashed, Paused, Pending, Running, Scheduled, State, Suspended
 
 from flows.maintenance import go_on
@@ -21,12 +21,6 @@ KEY = "approval-1"
 @flow(name="goes-on")
 def goes_on() -> None:
     """Never run: its runs get their states from the tests."""
-
-
-@pytest.fixture
-def client() -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as made:
-        yield made
 
 
 @pytest.fixture

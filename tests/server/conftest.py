@@ -1,7 +1,6 @@
 """One installation for all tests of this folder: what `pairline up` starts, on a free port, with a home of its own."""
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -22,7 +21,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from flows.serve.background import Background
 from flows.serve.settings import ServeSettings
 from tests.tiny_models import make_model
-from tests.tiny_stage import make_rows
+from tests.tiny_stage import write_inputs
 
 ROOT = Path(__file__).parents[2]
 SECONDS_AT_MOST = 540  # a busy machine takes five times what an idle one does
@@ -127,10 +126,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a 2-layer model in ``sft/`` and 60 pairs in ``pairs.jsonl``."""
-    folder = tmp_path_factory.mktemp("inputs")
-    make_model(folder / "sft")
-    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(60)))
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def tiny_values(inputs: Path, store: Path, **sections: dict) -> dict:

@@ -74,8 +74,8 @@ def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_
 
 def test_whatever_is_killed_at_whichever_step_ends_in_one_complete_result(installation, inputs, tmp_path):
     """A flow dies just after the server, too, which may then hold the event of its crash back for long."""
-    weights, others = [], (installation.server, installation.worker)
-    for flow_dies_in in ({"cache reference", "evaluate"}, set()):
+    weights, server, worker = [], installation.server, installation.worker
+    for flow_dies_in, others in (({"cache reference", "evaluate"}, [server]), (set(), [server, worker])):
         store = tmp_path / f"{len(weights)}"
         run, met = run_under_kills(installation, inputs, store, flow_dies_in, *others)
         assert len(met) >= 3, met

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.actions import DoNothing
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.states import Cancelling, Crashed, Paused, Pending, Running, State, Suspended
@@ -22,12 +22,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")
 @flow(name="stranded")
 def stranded() -> None:
     """Never run: its runs get their states from the tests."""
-
-
-@pytest.fixture
-def client() -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as made:
-        yield made
 
 
 @pytest.fixture
