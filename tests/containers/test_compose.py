@@ -1,7 +1,6 @@
 """A team's host as images/compose.yaml starts it: a server with authentication on PostgreSQL, deployments, and a worker with
 steps in containers. Its images are built here, as no registry gives them."""
 
-import json
 import os
 import shutil
 import subprocess
