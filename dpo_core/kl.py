@@ -22,8 +22,9 @@ from torch import Tensor
 
 from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.data.order import batches_by_tokens, forward_tokens, share_of_rank
-from dpo_core.data.pair_batch import collate, common_prefix_length
+from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
+from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import gather_ends
 from dpo_core.jobs import EvaluateJob
@@ -115,7 +116,8 @@ def _score(job: EvaluateJob, pairs: Sequence[TokenizedPair], scorer: PairScorer,
            accelerator: Accelerator) -> PairLogps:
     """Sums of log-probabilities of the sampled answers."""
     lengths_N2 = np.array([[len(pair.chosen_ids), len(pair.rejected_ids)] for pair in pairs])
-    lengths = forward_tokens(lengths_N2, np.array([common_prefix_length(pair) for pair in pairs]), layout)
+    prefixes_N = np.array([common_prefix_length(pair.chosen_ids, pair.rejected_ids) for pair in pairs])
+    lengths = forward_tokens(lengths_N2, prefixes_N, layout)
     longest_first = np.argsort(-lengths, kind="stable").tolist()
     batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch, layout=layout)
     mine = share_of_rank(batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights)

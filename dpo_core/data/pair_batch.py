@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from dpo_core.config import ForwardLayout
-from dpo_core.data import pair_file
+from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
 
 PARTS = 3  # of a pair: shared prefix, rest of chosen, rest of rejected
@@ -59,11 +59,6 @@ def padding_share(batches: Sequence[PairBatch]) -> float:
     return sum(int((batch.segment_RT < 0).sum()) for batch in batches) / computed
 
 
-def common_prefix_length(pair: TokenizedPair) -> int:
-    """Length of the longest common token prefix of the two sequences."""
-    return pair_file.common_prefix_length(pair.chosen_ids, pair.rejected_ids)
-
-
 @dataclass(slots=True)
 class _Rows:
     """Rows under construction: tokens, positions and segments of each, what is predicted from where, and where prefixes are
@@ -97,7 +92,8 @@ def _padded_rows(pairs: Sequence[TokenizedPair]) -> _Rows:
 def _shared_rows(pairs: Sequence[TokenizedPair]) -> _Rows:
     rows = _Rows()
     for pair in pairs:
-        prefix, chosen_end, rejected_end = common_prefix_length(pair), len(pair.chosen_ids), len(pair.rejected_ids)
+        prefix = common_prefix_length(pair.chosen_ids, pair.rejected_ids)
+        chosen_end, rejected_end = len(pair.chosen_ids), len(pair.rejected_ids)
         rows.parts.append((prefix, chosen_end - prefix, rejected_end - prefix))
         rows.ids.append(np.concatenate([pair.chosen_ids, pair.rejected_ids[prefix:]]))
         rows.positions.append(np.concatenate([np.arange(chosen_end), np.arange(prefix, rejected_end)]))

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, OlmoeConfig, PreTrain
 from dpo_core.checkpoint import load_weights
 from dpo_core.config import AdapterConfig, LossConfig
 from dpo_core.data.order import cut_for_rank, forward_tokens
-from dpo_core.data.pair_batch import collate, common_prefix_length
+from dpo_core.data.pair_batch import collate
+from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.errors import ConfigError
 from dpo_core.jobs import BatchPlan, ExportJob
@@ -67,7 +68,7 @@ def by_hand(model: PreTrainedModel, pairs: list[TokenizedPair], layout: str) -> 
     """E * sum over experts of (choices of it / tokens) * (mean probability), over all layers, one sequence at a time."""
     probabilities = []
     for pair in pairs:
-        prefix = 0 if layout == "padded" else common_prefix_length(pair)
+        prefix = 0 if layout == "padded" else common_prefix_length(pair.chosen_ids, pair.rejected_ids)
         for ids, skip in ((pair.chosen_ids, 0), (pair.rejected_ids, prefix)):
             out = model(input_ids=torch.tensor(ids)[None].long(), output_router_logits=True)
             probabilities += [logits.reshape(len(ids), -1)[skip:].double().softmax(-1) for logits in out.router_logits]

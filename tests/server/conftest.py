@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ def installed(home: Path, **variables: str) -> Iterator[Installation]:
         up = made.pairline("up")
         assert up.returncode == 0, up.stdout + up.stderr
         assert settings.ui_url in up.stdout
+        print(up.stdout + up.stderr)
         yield made
     finally:
         down = made.pairline("down")
@@ -117,9 +119,13 @@ def installed(home: Path, **variables: str) -> Iterator[Installation]:
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """The one that the tests of this folder share, unless they say otherwise."""
-    with installed(tmp_path_factory.mktemp("home"), PAIRLINE_TRAINING_SLOTS="2") as made:
+def installation() -> Iterator[Installation]:
+    """The one that the tests of this folder share, unless they say otherwise.
+
+    Its home lies in memory: while other tests build images the disk may take minutes to write, and SQLite stays locked.
+    """
+    with (tempfile.TemporaryDirectory(prefix="pairline-home-", dir="/dev/shm") as home,
+          installed(Path(home), PAIRLINE_TRAINING_SLOTS="2") as made):
         yield made
 
 

@@ -15,7 +15,7 @@ from tests.flows.conftest import launches, step_processes
 from tests.server.conftest import Installation, tiny_values, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
-STEPS = ("mix data", "cache reference", "train", "evaluate", "hand off")
+STEPS = ("fetch checkpoint", "mix data", "cache reference", "train", "evaluate", "hand off")
 PROGRAMS = ("mix", "reference", "train", "export", "evaluate")
 
 
@@ -75,7 +75,7 @@ def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_
 def test_whatever_is_killed_at_whichever_step_ends_in_one_complete_result(installation, inputs, tmp_path):
     """A flow dies just after the server, too, which may then hold the event of its crash back for long."""
     weights, server, worker = [], installation.server, installation.worker
-    for flow_dies_in, others in (({"cache reference", "evaluate"}, [server]), (set(), [server, worker])):
+    for flow_dies_in, others in (({"mix data", "cache reference", "train"}, [server]), (set(), [server, worker])):
         store = tmp_path / f"{len(weights)}"
         run, met = run_under_kills(installation, inputs, store, flow_dies_in, *others)
         assert len(met) >= 3, met

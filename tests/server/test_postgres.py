@@ -16,9 +16,12 @@ def environment_of(pid: int) -> str:
     return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
 
 
-def test_a_server_on_postgresql_runs_and_comes_back(tmp_path: Path):
+def test_a_server_on_postgresql_runs_and_comes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     home = tmp_path / "home"
     with cluster(PASSWORD) as url, installed(home, PAIRLINE_DATABASE_URL=url) as made:
+        said = capsys.readouterr().out
+        assert made.settings.ui_url in said
+        assert PASSWORD not in said
         assert not list(home.rglob("*.db"))  # no SQLite beside it
         assert PASSWORD in environment_of(made.server.pid())
         assert PASSWORD not in environment_of(made.worker.pid())

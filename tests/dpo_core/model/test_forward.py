@@ -17,7 +17,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from dpo_core.data.pair_batch import collate, common_prefix_length
+from dpo_core.data.pair_batch import collate
+from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.model import logprobs
 from dpo_core.model.forward import PairScorer, pair_logps
@@ -83,7 +84,7 @@ def test_gradients_agree_between_layouts():
 def test_an_answer_that_is_the_beginning_of_the_other_leaves_nothing_to_hide():
     ids = np.arange(1, 13, dtype=np.int32)
     pair = TokenizedPair("k", ids[:8], np.arange(8) >= 4, ids, np.arange(12) >= 4)
-    assert common_prefix_length(pair) == 8
+    assert common_prefix_length(pair.chosen_ids, pair.rejected_ids) == 8
     scorer = PairScorer(tiny(FAMILIES["llama"]), "fp32")
     sums = [scorer(collate([pair], [0], layout)) for layout in ("padded", "prefix_sharing")]
     torch.testing.assert_close(tuple(sums[0]), tuple(sums[1]), rtol=1e-5, atol=1e-5)
