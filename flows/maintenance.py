@@ -1,28 +1,23 @@
 """Flows that keep a team's server and store in order. Their deployments stand in prefect.yaml."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import StateType
-from prefect.client.schemas.responses import SetStateStatus
+from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
-from prefect.states import AwaitingRetry, Completed, Failed, Running, State
+from prefect.states import Failed, State
 from pydantic import Field
 
-from flows.run_processes import processes_of_run
+from flows.crashed_runs import MAX_CRASHES, go_on
 from tasks.garbage import collect, in_words
 from tasks.launch.docker import Engine
 from tasks.launch.reap import RunState
 from tasks.launch.reap import reap as reap_containers
 
-STOPPED = "termination signal"  # in the message of a run that got SIGTERM
 Days, Count = Annotated[float, Field(ge=0)], Annotated[int, Field(ge=0)]  # a form's descriptions come from docstrings
-SECONDS_BEFORE_RESUMING = 5  # a dying trainer lets go of its lock within moments
 
 
 @flow(name="store-gc", persist_result=False)
@@ -86,7 +81,7 @@ def failed_trigger(automation: str, reason: str, event: dict[str, Any] | None = 
 
 
 @flow(name="resume-crashed", persist_result=False)
-def resume_crashed(flow_run_id: str, max_crashes: Count = 3) -> State:
+def resume_crashed(flow_run_id: str, max_crashes: Count = MAX_CRASHES) -> State:
     """Have a crashed run go on from what is in the store, unless it crashed too often or its process is still alive.
 
     Prefect itself never retries a crash.
@@ -97,48 +92,3 @@ def resume_crashed(flow_run_id: str, max_crashes: Count = 3) -> State:
     """
     with get_client(sync_client=True) as client:
         return go_on(client, UUID(flow_run_id.removeprefix("prefect.flow-run.")), max_crashes)
-
-
-def go_on(client: SyncPrefectClient, run_id: UUID, max_crashes: int = 3) -> State:
-    """Hand a crashed run out again, within the limits of ``resume_crashed``. -> what was done, as a state"""
-    run = client.read_flow_run(run_id)
-    if run.state is None or run.state.type != StateType.CRASHED:
-        return Completed(message=f"{run.name} is {run.state.name if run.state else 'unknown'}, no longer Crashed.")
-    if run.deployment_id is None:
-        return Completed(message=f"{run.name} is left alone: it belongs to no deployment, so no worker would start it "
-                         "again. Who started it can: `pairline run`, or the flow that it is a part of.")
-    states = client.read_flow_run_states(run_id)
-    before = states[-2] if len(states) > 1 else None
-    if before is not None and not had_process(before):
-        client.set_flow_run_state(run_id, before, force=True)
-        return Completed(message=f"{run.name} is {before.name} as before: it had no process that could die. A heartbeat had "
-                         "come late.")
-    if processes := processes_of_run(run_id):
-        alive = before if before is not None and before.type == StateType.PAUSED else Running(
-            message="Its process is alive; only its heartbeats were lost.")
-        client.set_flow_run_state(run_id, alive, force=True)
-        return Completed(message=f"{run.name} still runs (process {processes[0]}): heartbeats were lost, nothing else.")
-    crashes = num_crashes(states)
-    if crashes > max_crashes:
-        return Failed(message=f"{run.name} crashed {crashes} times and is left alone. Look at its log, then retry it by "
-                      "hand; finished steps are kept.")
-    again = AwaitingRetry(scheduled_time=run.state.timestamp + timedelta(seconds=SECONDS_BEFORE_RESUMING),
-                          message=f"Resumed after crash {crashes} of at most {max_crashes}; finished steps are kept.")
-    # Not forced: Prefect then forgets what the run has asked so far, and an approval is asked for anew.
-    answer = client.set_flow_run_state(run_id, again)
-    if answer.status != SetStateStatus.ACCEPT:
-        return Failed(message=f"{run.name} crashed and cannot be handed out again: {getattr(answer.details, 'reason', '')}")
-    return Completed(message=f"{run.name} goes on after crash {crashes}.")
-
-
-def had_process(state: State) -> bool:
-    """Whether a run in this state is at work in a process. A scheduled one is not yet, a suspended one no longer."""
-    suspended = state.type == StateType.PAUSED and state.state_details.pause_reschedule
-    return state.type != StateType.SCHEDULED and not suspended
-
-
-def num_crashes(states: list[State]) -> int:
-    """How often a run was Crashed, oldest state first. Being asked to stop (`pairline down`) and being called dead by a late
-    heartbeat are none."""
-    return sum(state.type == StateType.CRASHED and STOPPED not in (state.message or "") and (
-        number == 0 or had_process(states[number - 1])) for number, state in enumerate(states))

@@ -4,8 +4,7 @@ Prefect leaves them as they are for ever: a Pending run is handed out once, a Ca
 Running or Paused one has no heartbeat that could stay away if the server was down when it died; a paused one that is
 answered then would be Running without a process. A run that was stopped by `pairline down` says Crashed as its last word,
 often too late for a server that is being stopped to act on it. Crashed runs are handed out again here if the automation
-that does so otherwise has missed their crash: it hears nothing while the server starts, and a server that was killed may
-keep an event back for 15 minutes, as it waits for the one before it.
+that does so otherwise has missed their crash: it hears nothing while the server starts.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Crashed, Scheduled
 
-from flows.maintenance import STOPPED, go_on, had_process
+from flows.crashed_runs import STOPPED, end_task_runs, go_on, had_process
 from flows.run_processes import processes_of_run
 from flows.serve.settings import POOL
 
@@ -105,4 +104,5 @@ def _settle(client: SyncPrefectClient, run: FlowRun) -> str:
         client.set_flow_run_state(run.id, state, force=True)
     if state is None or state.is_crashed():
         return go_on(client, run.id).message
+    end_task_runs(client, run.id)
     return f"{run.name} was {run.state.name} without a process: {state.name}"

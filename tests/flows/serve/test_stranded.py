@@ -11,7 +11,8 @@ from prefect.events.actions import DoNothing
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.states import Cancelling, Crashed, Paused, Pending, Running, State, Suspended
 
-from flows.maintenance import STOPPED, resume_crashed
+from flows.crashed_runs import MAX_CRASHES, STOPPED
+from flows.maintenance import resume_crashed
 from flows.serve.server_objects import make_pool
 from flows.serve.settings import POOL, ServeSettings
 from flows.serve.stranded import RESUME_AUTOMATION, resume_overlooked_crashes, settle_stranded_runs
@@ -59,7 +60,7 @@ def resumer(client: SyncPrefectClient, deployed: UUID) -> Iterator[UUID]:
 
 @pytest.mark.parametrize(("num_crashes", "is_looked_at", "is_on", "left"), [
     (1, False, True, "AwaitingRetry"), (1, True, True, "Crashed"), (1, False, False, "Crashed"),
-    (4, False, True, "Crashed")], ids=["overlooked", "looked at", "automation off", "too often"])
+    (MAX_CRASHES + 1, False, True, "Crashed")], ids=["overlooked", "looked at", "automation off", "too often"])
 def test_a_crash_that_nobody_saw_is_found(client, deployed, resumer, num_crashes: int, is_looked_at: bool, is_on: bool,
                                           left: str):
     run = client.create_flow_run_from_deployment(deployed)

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from uuid import UUID, uuid4
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.states import AwaitingRetry, Crashed, Paused, Pending, Running, Scheduled, State, Suspended
+from prefect.states import AwaitingRetry, Completed, Crashed, Paused, Pending, Running, Scheduled, State, Suspended
 
-from flows.maintenance import go_on
+from flows.crashed_runs import go_on
 from flows.run_processes import RUN_VARIABLE
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
@@ -21,6 +21,11 @@ KEY = "approval-1"
 @flow(name="goes-on")
 def goes_on() -> None:
     """Never run: its runs get their states from the tests."""
+
+
+@task
+def a_task() -> None:
+    """Never run either."""
 
 
 @pytest.fixture
@@ -62,6 +67,15 @@ def test_a_crashed_run_of_a_deployment_is_handed_out_again_up_to_the_limit(clien
             client.set_flow_run_state(run, state, force=True)
     assert go_on(client, run, max_crashes=2).is_failed()
     assert state_of(client, run).is_crashed()
+
+
+def test_tasks_that_died_with_their_run_are_not_shown_as_running(client, deployed):
+    run = run_with(client, deployed, Pending(), Running(), Crashed())
+    done, at_work = (client.create_task_run(a_task, run, dynamic_key=f"{number}", state=state).id
+                     for number, state in enumerate((Completed(), Running())))
+    go_on(client, run)
+    assert client.read_task_run(done).state.is_completed()
+    assert client.read_task_run(at_work).state.is_crashed()
 
 
 def test_a_run_that_no_worker_would_start_is_left_alone(client, deployed):
