@@ -25,11 +25,22 @@ class NotContent:
     """Marks a field that cannot change a step's output (a path, a name, a batch shape): it stays out of fingerprints."""
 
 
+_SPELLING = {"gguf": "GGUF", "kl": "KL", "sft": "SFT", "grpo": "GRPO", "ld": "LD", "rpo": "RPO", "gib": "GiB",
+             "wandb": "W&B"}
+
+
+def _label(name: str, _: object) -> str:
+    """A setting's name as a form shows it: gguf_file -> GGUF file."""
+    words = " ".join(_SPELLING.get(word, word) for word in name.split("_"))
+    return words[0].upper() + words[1:]
+
+
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
     # NaN and infinity (a metric of no rows) are written as text: as JSON's null they could not be read back.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", field_title_generator=_label,
+                              model_title_generator=lambda model: model.__name__.removesuffix("Config"))
 
 
 def _amount_text(value: object) -> object:

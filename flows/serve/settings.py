@@ -66,7 +66,7 @@ class ServeSettings(BaseModel):
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))}
         defaults = {
             **RUN_SETTINGS, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
-            "PREFECT_CLI_COLORS": "false",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false", "PREFECT_CLI_COLORS": "false",
             # A run that is cancelled while its worker is away is Cancelled after this, not after 5 minutes.
             "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "90",
             # Who holds a slot is known after a restart of the server, too.
