@@ -3,14 +3,17 @@
 import getpass
 from pathlib import Path
 
-from dpo_core.errors import ConfigError, StoreError
+from dpo_core.errors import ConfigError, RemoteError, StoreError
 from flows.local_prefect import prepare_prefect, running_server, uses_configured_server
 from tasks.gate.approval import Verdict
 from tasks.report.run_folder import read_runs
 
 
 def answer_run(store: Path, run_name: str, decision: Verdict, name: str, reason: str) -> str:
-    """Hand the decision to the run. -> what was done, as a sentence. Raises ``ConfigError``, ``StoreError``."""
+    """Hand the decision to the run. -> what was done, as a sentence
+
+    Raises ``ConfigError``, ``StoreError``, and ``RemoteError`` if the server does not answer.
+    """
     runs = {folder.name: record for folder, record in read_runs(store)}
     if not runs or (run_name != "last" and run_name not in runs):
         raise ConfigError(f"There is no run {run_name!r} in {store}. `pairline status --store {store}` lists them.")
@@ -22,12 +25,17 @@ def answer_run(store: Path, run_name: str, decision: Verdict, name: str, reason:
     prepare_prefect(store)
     if record.flow_run_id is None:
         raise StoreError(f"{run_name} does not say which flow run it is; answer on its page.")
+    from httpx import HTTPError
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.responses import SetStateStatus
 
     given = {"decision": decision, "name": name or getpass.getuser(), "reason": reason}
-    with get_client(sync_client=True) as client:
-        response = client.resume_flow_run(record.flow_run_id, run_input=given)
+    try:
+        with get_client(sync_client=True) as client:
+            response = client.resume_flow_run(record.flow_run_id, run_input=given)
+    except HTTPError as error:
+        raise RemoteError(f"The Prefect server did not confirm the answer ({error}). The run's page shows whether it "
+                          "arrived; if the run still waits, answer again.") from error
     if response.status != SetStateStatus.ACCEPT:
         raise ConfigError(f"{run_name} takes no answer now: {getattr(response.details, 'reason', response.status)}")
     return f"{run_name}: {decision} by {given['name']}"

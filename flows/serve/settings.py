@@ -16,7 +16,13 @@ RUN_SETTINGS = {
     # A dead run is told by heartbeats that stay away (flows/serve/server_objects.py). Prefect's own 180 s would be too late.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     # Waits of 2, 4, 8 ... s: a server may be away for eight minutes before a run gives it up.
-    "PREFECT_CLIENT_MAX_RETRIES": "8"}
+    "PREFECT_CLIENT_MAX_RETRIES": "8",
+    # What a server answers whose database does not; 429, 502 and 503 are waited for anyway.
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}
+# Of the server: how long its database may take, as its disk may be kept busy by others (Prefect's own: 10, 5 and 30 s).
+DATABASE_PATIENCE = {
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "300", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "300",
+    "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_TIMEOUT": "300"}
 HOST = "127.0.0.1"
 POOL = "pairline"
 API_URL_FILE = "api-url"  # in the folder of a running server
@@ -51,7 +57,7 @@ class ServeSettings(BaseModel):
         """The environment of the server, which alone may know the database's password."""
         database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": self.database_url} if self.database_url else {}
         given = {name: value for name, value in os.environ.items() if names_the_database(name)}
-        return self.environment() | given | database
+        return self.environment() | DATABASE_PATIENCE | given | database
 
     def environment(self) -> dict[str, str]:
         """The environment of worker, deployment and so of every run.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.serve.settings import ServeSettings, settings_from_environment
+from flows.serve.settings import DATABASE_PATIENCE, ServeSettings, settings_from_environment
 
 PASSWORD = "s3cret-of-the-database"
 URL = f"postgresql+asyncpg://prefect:{PASSWORD}@host/prefect"
@@ -23,6 +23,7 @@ def test_only_the_server_is_told_the_database(monkeypatch: pytest.MonkeyPatch, t
     assert server.items() >= settings.environment().items()
 
 
-def test_without_a_database_url_prefect_keeps_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_without_a_database_url_prefect_keeps_its_own_and_waits_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("os.environ", {})
-    assert ServeSettings(home=tmp_path).server_environment() == ServeSettings(home=tmp_path).environment()
+    settings = ServeSettings(home=tmp_path)
+    assert settings.server_environment() == settings.environment() | DATABASE_PATIENCE
