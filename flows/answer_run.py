@@ -37,5 +37,6 @@ def answer_run(store: Path, run_name: str, decision: Verdict, name: str, reason:
         raise RemoteError(f"The Prefect server did not confirm the answer ({error}). The run's page shows whether it "
                           "arrived; if the run still waits, answer again.") from error
     if response.status != SetStateStatus.ACCEPT:
-        raise ConfigError(f"{run_name} takes no answer now: {getattr(response.details, 'reason', response.status)}")
+        raise ConfigError(f"{run_name} takes no answer now: {getattr(response.details, 'reason', response.status)} A slow "
+                          "server may have taken this one before: the run's page shows who decided.")
     return f"{run_name}: {decision} by {given['name']}"

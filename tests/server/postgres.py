@@ -4,14 +4,38 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.server.conftest import free_port
 
 USER = "prefect"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running cluster: its address with the password, as PAIRLINE_DATABASE_URL takes it, and its folder."""
+
+    url: str
+    data: Path
+
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """It answers nothing, as if its disk wrote nothing."""
+        first = (self.data / "postmaster.pid").read_text().split()[0]
+        others = subprocess.check_output(["pgrep", "--parent", first], text=True).split()
+        family = [int(pid) for pid in (first, *others)]
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in family:
+                os.kill(pid, signal.SIGCONT)
 
 
 def programs() -> Path:
@@ -22,8 +46,8 @@ def programs() -> Path:
 
 
 @contextlib.contextmanager
-def cluster(password: str) -> Iterator[str]:
-    """A running cluster. -> its address with the password, as PAIRLINE_DATABASE_URL takes it"""
+def cluster(password: str) -> Iterator[Cluster]:
+    """A cluster for as long as the test runs."""
     folder, port, bin_ = Path(tempfile.mkdtemp(prefix="pairline-postgres-")), free_port(), programs()
     (folder / "password").write_text(password)
     # The programs refuse to run as root; the package has made a user for them.
@@ -45,7 +69,7 @@ def cluster(password: str) -> Iterator[str]:
         as_user(str(bin_ / "pg_ctl"), "--pgdata", data, "--wait", "--options",
                 f"-p {port} -h 127.0.0.1 -k {folder} -F", "start")
         try:
-            yield f"postgresql+asyncpg://{USER}:{password}@127.0.0.1:{port}/postgres"
+            yield Cluster(f"postgresql+asyncpg://{USER}:{password}@127.0.0.1:{port}/postgres", Path(data))
         finally:
             as_user(str(bin_ / "pg_ctl"), "--pgdata", data, "--mode", "immediate", "stop")
     finally:
