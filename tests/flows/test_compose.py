@@ -1,6 +1,7 @@
 """The deployments as images/compose.yaml brings them to its server."""
 
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,7 +9,7 @@ import yaml
 from dpo_core.errors import ConfigError
 from flows.overrides import apply_overrides, validated
 from flows.serve.compose import AFTER_DPO, deployments_with_containers
-from flows.serve.settings import PROJECT
+from flows.serve.settings import PROJECT, ServeSettings
 from flows.stage_config import StageConfig
 from flows.sweep_config import SweepConfig
 
@@ -45,6 +46,17 @@ def test_all_steps_are_containers_of_the_named_image(deployments):
         launched.append(deployment["name"])
         assert (config.compute.launcher, config.image.use) == ("docker", IMAGE)
     assert launched == ["manual", "nightly", "after-sft", "manual"]
+
+
+def test_server_worker_and_runs_have_the_settings_of_make_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("os.environ", {})
+    of_make_up = {name: value for name, value in ServeSettings(home=tmp_path).server_environment().items()
+                  if name.startswith(("PREFECT_SERVER_", "PREFECT_WORKER_", "PREFECT_FLOWS_", "PREFECT_CLIENT_"))}
+    del of_make_up["PREFECT_SERVER_ANALYTICS_ENABLED"]  # stands in the image
+    services = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())["services"]
+    told = services["server"]["environment"] | services["worker"]["environment"]
+    assert {name: told.get(name) for name in of_make_up} == of_make_up
+    assert len(of_make_up) > 8
 
 
 def test_what_starts_by_an_event_still_does(deployments):
