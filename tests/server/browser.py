@@ -103,13 +103,18 @@ class Page:
 
 
 @contextlib.contextmanager
-def browser(folder: Path) -> Iterator[Page]:
-    """A tab of a fresh browser whose profile lives in ``folder``."""
+def browser(folder: Path, *flags: str) -> Iterator[Page]:
+    """A tab of a fresh browser whose profile lives in ``folder``.
+
+    It gets what time others leave: without a graphics card it keeps a core busy with drawing a run's timeline, and the
+    server, which has two to share with it, would not answer. ``--disable-webgl`` leaves the timeline out.
+    """
     program = shutil.which("chromium")
     assert program, "chromium is not installed: apt-get install chromium"
-    argv = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+    argv = ["nice", "-n", "19", program,
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
             "--disable-background-networking", "--remote-debugging-port=0", "--window-size=1400,1600",
-            f"--user-data-dir={folder}", "about:blank"]
+            f"--user-data-dir={folder}", *flags, "about:blank"]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             port = _port(folder / "DevToolsActivePort", process)
