@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from dpo_core.errors import ConfigError, PairlineError
 from flows.serve.settings import POOL, PROJECT, settings_from_environment
-from flows.serve.up import POLL_SECONDS, WORKER_GRACE_SECONDS, deploy, stop_runs
+from flows.serve.up import POLL_SECONDS, deploy, stop_runs
 from tasks.image.config import ImageConfig
 
 AFTER_DPO = "flows.post_training.rlvr_after_dpo"
@@ -103,12 +103,7 @@ def work() -> int:
                 return worker.returncode
             time.sleep(POLL_SECONDS)
         runs, killed = stop_runs(required(os.environ, "PREFECT_API_URL"), worker.pid)
-        worker.terminate()
         print(f"runs     {runs} stopped, {killed} of them killed", flush=True)
-        try:
-            worker.wait(WORKER_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            worker.kill()
     return 0
 
 

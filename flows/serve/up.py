@@ -76,18 +76,20 @@ def bring_down(settings: ServeSettings, say: Say = print) -> None:
     next `pairline up`.
     """
     worker, server = worker_of(settings), server_of(settings)
+    worker_lived = worker.pid() is not None
     runs, killed = stop_runs(settings.api_url, worker.pid())
-    worker_lived = worker.stop(WORKER_GRACE_SECONDS)
+    worker.stop(WORKER_GRACE_SECONDS)
     say(f"runs     {runs} stopped" + (f", {killed} of them killed" if killed else ""))
     say(f"worker   {'stopped' if worker_lived else 'did not run'}")
     say(f"server   {'stopped' if server.stop(SERVER_GRACE_SECONDS) else 'did not run'}")
 
 
 def stop_runs(api_url: str, worker_pid: int | None) -> tuple[int, int]:
-    """Ask the runs of this machine that belong to the server at ``api_url`` to end, and kill those that do not.
+    """Ask the runs of this machine that belong to the server at ``api_url`` to end, kill those that do not, and the worker.
 
     The worker is held still meanwhile: it would start the next run, and, asked to stop, would itself send its runs a signal,
-    the second one, which cuts short what the first one has begun: a step would be left half stopped.
+    the second one, which cuts short what the first one has begun: a step would be left half stopped. It never wakes, as it
+    would start the very runs that were stopped, which are handed out again at once, before it heeds a signal (seen).
     -> how many there were, how many were killed
     """
     if worker_pid is not None:
@@ -103,7 +105,7 @@ def stop_runs(api_url: str, worker_pid: int | None) -> tuple[int, int]:
             send(pid, signal.SIGKILL)
     finally:
         if worker_pid is not None:
-            send(worker_pid, signal.SIGCONT)
+            send(worker_pid, signal.SIGKILL)
     return len(runs), len(left)
 
 
