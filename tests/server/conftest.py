@@ -122,7 +122,7 @@ def installed(home: Path, **variables: str) -> Iterator[Installation]:
 def installation() -> Iterator[Installation]:
     """The one that the tests of this folder share, unless they say otherwise.
 
-    Its home lies in memory: while other tests build images the disk may take minutes to write, and SQLite stays locked.
+    Its home lies in memory, so that its database never waits for what other tests write to the disk.
     """
     with (tempfile.TemporaryDirectory(prefix="pairline-home-", dir="/dev/shm") as home,
           installed(Path(home), PAIRLINE_TRAINING_SLOTS="2") as made):
