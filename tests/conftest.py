@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.warm.started import COLD, warm_server
+
 TOGETHER = ("containers", "server")  # folders; they take longest and mostly wait, so they begin first
 
 
@@ -69,6 +71,22 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _refuse_skip(report)
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_steps(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Steps that integration tests start are forked from a process that has imported everything (tests/warm)."""
+    if not any(item.get_closest_marker("integration") for item in request.session.items):
+        yield
+        return
+    with warm_server():
+        yield
+
+
+@pytest.fixture
+def cold_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are started as users start them, from nothing."""
+    monkeypatch.setenv(COLD, "1")
 
 
 @pytest.fixture(scope="session")

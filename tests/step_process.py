@@ -11,9 +11,10 @@ from pathlib import Path
 
 from dpo_core.jobs import Job
 from dpo_core.results import Result, read_error, read_result
+from tests.warm.started import PYTHONPATH
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true",
-              "PAIRLINE_DIE_WITH_PARENT": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+              "PAIRLINE_DIE_WITH_PARENT": "1", "PYTHONPATH": PYTHONPATH}
 PATIENCE_SECONDS = 180
 
 

@@ -1,0 +1,168 @@
+"""The process that forks: it imports what steps need, then turns every request of a stand-in into a child of its own.
+
+A child ends when its stand-in ends, and all of them with this process, which ends when its standard input does: nothing
+outlives the tests. It never computes anything itself, so no thread of torch's is lost in a fork.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import random
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+
+from dpo_core.process_group import ask_to_stop
+
+LAUNCHER = "accelerate.commands.launch"
+IMPORTED = ("accelerate.commands.launch", "torch.distributed.run", "dpo_core.train", "dpo_core.reference", "dpo_core.evaluate",
+            "dpo_core.export", "dpo_core.answer", "dpo_core.data.mix", "dpo_core.model.convert", "dpo_core.engine.plain", "dpo_core.environment", "pandas", "pyarrow.compute", "setproctitle",
+            "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
+LARGEST_REQUEST = 1 << 20
+
+
+@dataclass
+class Forked:
+    """A child at work for a stand-in."""
+
+    pid: int
+    is_launcher: bool
+    standin: socket.socket
+
+    def signal(self, number: int) -> None:
+        """What a launcher is asked reaches what it has started, as the launcher of flows asks (``ask_to_stop``)."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.is_launcher and number == signal.SIGTERM:
+                ask_to_stop(self.pid)
+            else:
+                os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def serve(listener: socket.socket) -> None:
+    """Until standard input ends."""
+    for module in IMPORTED:
+        importlib.import_module(module)
+    children: dict[int, Forked] = {}
+    ended, wake = socket.socketpair()
+    for end in (ended, wake):
+        end.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    with selectors.DefaultSelector() as waiting:
+        for readable in (sys.stdin, listener, ended):
+            waiting.register(readable, selectors.EVENT_READ)
+        while True:
+            for key, _ in waiting.select():
+                if key.fileobj is sys.stdin:
+                    for child in children.values():
+                        child.kill()
+                    return
+                if key.fileobj is listener:
+                    standin, _ = listener.accept()
+                    waiting.register(standin, selectors.EVENT_READ)
+                elif key.fileobj is ended:
+                    ended.recv(4096)
+                    _collect(children, waiting)
+                else:
+                    _hear(key.fileobj, children, waiting)
+
+
+def _hear(standin: socket.socket, children: dict[int, Forked], waiting: selectors.BaseSelector) -> None:
+    """A stand-in asks for a child, passes a signal on, or has died."""
+    message, files, _, _ = socket.recv_fds(standin, LARGEST_REQUEST, 3)
+    child = next((child for child in children.values() if child.standin is standin), None)
+    if not message:
+        waiting.unregister(standin)
+        standin.close()
+        if child:
+            child.kill()
+    elif child is None:
+        request = json.loads(message)
+        if (pid := os.fork()) == 0:
+            _become(request, files)
+        children[pid] = Forked(pid, request["argv"][0] == LAUNCHER, standin)
+        for file in files:
+            os.close(file)
+    else:
+        child.signal(json.loads(message))
+
+
+def _collect(children: dict[int, Forked], waiting: selectors.BaseSelector) -> None:
+    """Tell of children that have ended, and end what is left of their groups as a dead leader's is ended."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        child = children.pop(pid)
+        with contextlib.suppress(OSError):
+            child.standin.send(json.dumps(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _become(request: dict, files: list[int]) -> None:
+    """Be the process that was asked for. Does not return."""
+    code = 1
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        sys.stdin = open(os.dup(files[0]))  # noqa: SIM115
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+        os.closerange(3, max(files) + 64)
+        os.chdir(request["cwd"])
+        _take_environment(request["env"])
+        import setproctitle
+
+        setproctitle.setproctitle(" ".join(request["orig_argv"]))
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True)
+        sys.argv = request["argv"][:]
+        sys.path[0] = request["cwd"]
+        if os.environ.get("WARM_TRACE"):
+            before=set(sys.modules); import time as _t; t0=_t.process_time(); import atexit; atexit.register(lambda: print("TRACE", sys.argv[0], _t.process_time()-t0, len(set(sys.modules)-before), sorted({m for m in set(sys.modules)-before if m.count(".")<2})[:400], file=sys.stderr))
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            threading._shutdown()
+            importlib.import_module("atexit")._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(code)
+
+
+def _take_environment(environment: dict[str, str]) -> None:
+    """With what an interpreter's own start would have made of it."""
+    import numpy
+    import torch
+
+    os.environ.clear()
+    os.environ.update(environment)
+    for folder in reversed(environment.get("PYTHONPATH", "").split(os.pathsep)):
+        if folder and folder not in sys.path:
+            sys.path.insert(1, folder)
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    random.seed()
+    numpy.random.seed()
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))

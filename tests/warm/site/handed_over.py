@@ -1,0 +1,37 @@
+"""This process as the stand-in of one that the server forks: it passes signals on and ends as the other ends."""
+
+import json
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def run(address: str, argv: list[str]) -> None:
+    """Have the server run ``argv`` with this process's environment, folder, input and output. Does not return."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        server.connect(address)
+        asked: list[int] = []
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            asked.append(number)
+            if begun:
+                server.send(json.dumps(number).encode())
+
+        begun = False
+        for number in PASSED_ON:
+            signal.signal(number, pass_on)
+        request = {"argv": argv, "env": dict(os.environ), "cwd": os.getcwd(), "orig_argv": sys.orig_argv}
+        socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
+        begun = True
+        for number in asked:
+            server.send(json.dumps(number).encode())
+        answer = server.recv(64)
+    code = json.loads(answer) if answer else -signal.SIGKILL  # no answer: the server was killed, and what it forked
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+        os.kill(os.getpid(), -code)
+    os._exit(code)
