@@ -4,14 +4,13 @@ Must be applied before Prefect is imported, as it reads its settings then. Anyth
 """
 
 import os
-from importlib.metadata import version
 from pathlib import Path
 
 from dpo_core.errors import from_os_error
+from flows.serve import database
 from flows.serve.background import Background
 from flows.serve.settings import API_URL_FILE, RUN_SETTINGS, VARIABLES
 
-DATABASE_VERSION_FILE = "database-of"  # names the Prefect that made or migrated the store's database
 # The temporary server lives as long as the run, so what serves schedules, workers and automations stays off: its start
 # takes 2-3 s of CPU less. Records stay in <store>/prefect/prefect.db; `PREFECT_HOME=<store>/prefect prefect server start`
 # shows them.
@@ -70,9 +69,8 @@ def prepare_prefect(store_root: Path) -> bool:
         except OSError as error:
             raise from_os_error(error, "making the store") from error
         settings |= TEMPORARY_SERVER | {"PREFECT_HOME": str(home)}
-        marker = home / DATABASE_VERSION_FILE
-        if marker.is_file() and marker.read_text() == version("prefect"):
-            settings["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] = "false"  # looking for migrations takes 3 s
+        if database.is_of_this_prefect(home):
+            settings |= database.WITHOUT_MIGRATIONS
     else:
         settings |= RUN_SETTINGS
     for name, value in settings.items():
@@ -82,5 +80,4 @@ def prepare_prefect(store_root: Path) -> bool:
 
 def remember_database(store_root: Path) -> None:
     """After a run with a temporary server: its database is that of the installed Prefect."""
-    if (_home(store_root) / "prefect.db").is_file():
-        (_home(store_root) / DATABASE_VERSION_FILE).write_text(version("prefect"))
+    database.remember_database(_home(store_root))

@@ -1,8 +1,8 @@
 """Rules for every test: unit tests run first, and in CI nothing is skipped. One Prefect server for all that need one.
 
-``pytest -n N`` runs N workers side by side, each with its own share of the cores: two trainers whose threads wait for each
-other's cores are several times slower. A file's tests stay together, and so do those of a folder that shares an engine or
-an installation.
+``pytest -n N`` runs N workers side by side. What they start has one thread each: two trainers whose threads wait for each
+other's cores are several times slower. A file's tests stay together, and so do those of a folder that shares an engine or an
+installation.
 """
 
 import os
@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from tests.warm.started import COLD, warm_server
+from tests.warm.site.sitecustomize import COLD
+from tests.warm.started import warm_server
 
+pytest_plugins = ["tests.left_behind"]
 TOGETHER = ("containers", "server")  # folders; they take longest and mostly wait, so they begin first
 
 
 def pytest_configure() -> None:
-    """Bind a worker, and all that it starts, to its share of the cores."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    if worker:
-        cores = sorted(os.sched_getaffinity(0))
-        if mine := cores[int(worker.removeprefix("gw"))::int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]:
-            os.sched_setaffinity(0, mine)
+    """One thread for a worker and all that it starts, on whichever core is free: bound to a core of its own, it would wait
+    for that one while the other is idle."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
 def _together(node_id: str) -> str:
@@ -73,6 +73,20 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where the time went: seconds of all workers together by folder, with the file that took most of them."""
+    seconds: dict[str, dict[str, float]] = {}
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if isinstance(report, pytest.TestReport):
+            file = PurePosixPath(report.nodeid.partition("::")[0])
+            of_folder = seconds.setdefault(str(file.parent), {})
+            of_folder[file.name] = of_folder.get(file.name, 0.0) + report.duration
+    terminalreporter.section("seconds by folder")
+    for folder, files in sorted(seconds.items(), key=lambda item: -sum(item[1].values())):
+        longest = max(files, key=files.__getitem__)
+        terminalreporter.write_line(f"{sum(files.values()):8.1f}  {folder:32}  {longest} {files[longest]:.1f}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _warm_steps(request: pytest.FixtureRequest) -> Iterator[None]:
     """Steps that integration tests start are forked from a process that has imported everything (tests/warm)."""
@@ -90,9 +104,18 @@ def cold_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A temporary server. Starting it takes 13 s, hence once."""
-    from prefect.testing.utilities import prefect_test_harness  # seconds, which unit tests do without
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A temporary server, once."""
+    from prefect.testing import utilities  # seconds, which unit tests do without
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    from flows.serve.database import DATABASE_FILE, WITHOUT_MIGRATIONS
+    from tests.prefect_database import new_prefect_home
+
+    home = new_prefect_home(tmp_path_factory.mktemp("prefect"))
+    (home / DATABASE_FILE).rename(home / "prefect-test.db")  # the harness's name
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(utilities, "mkdtemp", lambda: str(home))
+        for name, value in WITHOUT_MIGRATIONS.items():
+            patched.setenv(name, value)
+        with utilities.prefect_test_harness(server_startup_timeout=120):
+            yield

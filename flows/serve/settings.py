@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dpo_core.errors import ConfigError
+from flows.serve.database import WITHOUT_MIGRATIONS, is_of_this_prefect
 
 VARIABLES = {"home": "PAIRLINE_HOME", "port": "PAIRLINE_PORT", "database_url": "PAIRLINE_DATABASE_URL",
              "max_runs": "PAIRLINE_MAX_RUNS", "training_slots": "PAIRLINE_TRAINING_SLOTS"}
@@ -46,6 +47,11 @@ class ServeSettings(BaseModel):
         return self.home / "serve"
 
     @property
+    def prefect_home(self) -> Path:
+        """Prefect's own folder, with its SQLite database."""
+        return self.folder / "prefect"
+
+    @property
     def api_url(self) -> str:
         return f"http://{HOST}:{self.port}/api"
 
@@ -55,9 +61,11 @@ class ServeSettings(BaseModel):
 
     def server_environment(self) -> dict[str, str]:
         """The environment of the server, which alone may know the database's password."""
-        database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": self.database_url} if self.database_url else {}
         given = {name: value for name, value in os.environ.items() if names_the_database(name)}
-        return self.environment() | DATABASE_PATIENCE | given | database
+        if self.database_url:
+            given["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self.database_url
+        known = WITHOUT_MIGRATIONS if not given and is_of_this_prefect(self.prefect_home) else {}
+        return self.environment() | DATABASE_PATIENCE | known | given
 
     def environment(self) -> dict[str, str]:
         """The environment of worker, deployment and so of every run.
@@ -65,9 +73,9 @@ class ServeSettings(BaseModel):
         A variable that is set already wins, except those that decide where things are.
         """
         fixed = {
-            "PREFECT_HOME": str(self.folder / "prefect"), "PREFECT_API_URL": self.api_url,
+            "PREFECT_HOME": str(self.prefect_home), "PREFECT_API_URL": self.api_url,
             "PREFECT_UI_API_URL": self.api_url,  # without it the pages ask port 4200 whatever the server's own is
-            "PREFECT_UI_URL": self.ui_url, "PREFECT_PROFILES_PATH": str(self.folder / "prefect" / "profiles.toml"),
+            "PREFECT_UI_URL": self.ui_url, "PREFECT_PROFILES_PATH": str(self.prefect_home / "profiles.toml"),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH", "")))),
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))}
         defaults = {

@@ -17,6 +17,7 @@ from pathlib import Path
 from dpo_core.errors import ConfigError, PairlineError
 from flows.run_processes import processes_of_server
 from flows.serve.background import Background, send
+from flows.serve.database import remember_database
 from flows.serve.settings import API_URL_FILE, HOST, POOL, PROJECT, ServeSettings
 
 SECONDS_FOR_A_START = 240  # a first start makes the database: 15 s on an idle laptop
@@ -39,22 +40,26 @@ def worker_of(settings: ServeSettings) -> Background:
 def bring_up(settings: ServeSettings, say: Say = print) -> None:
     """Start what does not run. Raises ``ConfigError`` if the port is taken, ``PairlineError`` if a part does not start."""
     environment = settings.environment()
-    (settings.folder / "prefect").mkdir(parents=True, exist_ok=True)
+    settings.prefect_home.mkdir(parents=True, exist_ok=True)
     server = server_of(settings)
     if server.pid() is None:
         check_port(settings.port)
     argv = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(settings.port)]
     started = server.start(argv, settings.server_environment(), PROJECT)
     wait_until_healthy(settings, server)
+    remember_database(settings.prefect_home)
     (settings.folder / API_URL_FILE).write_text(settings.api_url)
     say(f"server   {'started' if started else 'runs'}  {settings.ui_url}  ({server.log})")
     os.environ.update(environment)  # the client reads its settings when Prefect is imported, which happens here
+    from flows.serve.deployed import is_deployed, remember_deployed
     from flows.serve.server_objects import prepare_limits_and_automations, prepare_pool
     from flows.serve.stranded import resume_overlooked_crashes, settle_stranded_runs
 
     prepare_pool(settings)
-    deploy(environment)
+    if not is_deployed(settings.folder):
+        deploy(environment)
     say(f"prefect  {prepare_limits_and_automations(settings)}")
+    remember_deployed(settings.folder)
     worker, name = worker_of(settings), f"{socket.gethostname()}-{settings.port}"
     for line in settle_stranded_runs(name) if worker.pid() is None else resume_overlooked_crashes():
         say(f"run      {line}")

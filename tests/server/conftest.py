@@ -21,8 +21,12 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
 from flows.serve.background import Background
 from flows.serve.settings import ServeSettings
+from tests.left_behind import folder_in_memory
+from tests.prefect_database import new_prefect_home
 from tests.tiny_models import make_model
 from tests.tiny_stage import write_inputs
+from tests.warm.site.sitecustomize import SERVER
+from tests.warm.started import PYTHONPATH
 
 ROOT = Path(__file__).parents[2]
 SECONDS_AT_MOST = 540  # a busy machine takes five times what an idle one does
@@ -100,10 +104,14 @@ def free_port() -> int:
 def installed(home: Path, **variables: str) -> Iterator[Installation]:
     """What `pairline up` starts in ``home`` on a free port, stopped by `pairline down`."""
     settings = ServeSettings(home=home, port=free_port())
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
+    own = {name: value for name, value in os.environ.items()
+           if not name.startswith(("PREFECT_", "PAIRLINE_")) or name == SERVER}
     made = Installation(settings, own | {
-        "PAIRLINE_HOME": str(home), "PAIRLINE_PORT": str(settings.port), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-        "PREFECT_API_URL": settings.api_url, "PREFECT_HOME": str(settings.folder / "prefect"), **variables})
+        "PAIRLINE_HOME": str(home), "PAIRLINE_PORT": str(settings.port), "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1",
+        "PREFECT_API_URL": settings.api_url, "PREFECT_HOME": str(settings.prefect_home),
+        "PREFECT_WORKER_QUERY_SECONDS": "1", **variables})
+    if "PAIRLINE_DATABASE_URL" not in variables:
+        new_prefect_home(settings.prefect_home)
     try:
         up = made.pairline("up")
         assert up.returncode == 0, up.stdout + up.stderr
@@ -124,7 +132,7 @@ def installation() -> Iterator[Installation]:
 
     Its home lies in memory, so that its database never waits for what other tests write to the disk.
     """
-    with (tempfile.TemporaryDirectory(prefix="pairline-home-", dir="/dev/shm") as home,
+    with (tempfile.TemporaryDirectory(prefix="home-", dir=folder_in_memory()) as home,
           installed(Path(home), PAIRLINE_TRAINING_SLOTS="2") as made):
         yield made
 

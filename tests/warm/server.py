@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from dpo_core.process_group import ask_to_stop
 
 LAUNCHER = "accelerate.commands.launch"
-IMPORTED = ("accelerate.commands.launch", "torch.distributed.run", "dpo_core.train", "dpo_core.reference", "dpo_core.evaluate",
-            "dpo_core.export", "dpo_core.answer", "dpo_core.data.mix", "dpo_core.model.convert", "dpo_core.engine.plain", "dpo_core.environment", "pandas", "pyarrow.compute", "setproctitle",
-            "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
+IMPORTED = (
+    "accelerate.commands.launch", "torch.distributed.run", "dpo_core.train", "dpo_core.reference", "dpo_core.evaluate",
+    "dpo_core.export", "dpo_core.answer", "dpo_core.data.mix", "dpo_core.model.convert", "dpo_core.engine.plain",
+    "dpo_core.environment", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "pandas",
+    "pyarrow.compute", "setproctitle")
 LARGEST_REQUEST = 1 << 20
 
 
@@ -131,8 +133,6 @@ def _become(request: dict, files: list[int]) -> None:
             stream.reconfigure(line_buffering=True)
         sys.argv = request["argv"][:]
         sys.path[0] = request["cwd"]
-        if os.environ.get("WARM_TRACE"):
-            before=set(sys.modules); import time as _t; t0=_t.process_time(); import atexit; atexit.register(lambda: print("TRACE", sys.argv[0], _t.process_time()-t0, len(set(sys.modules)-before), sorted({m for m in set(sys.modules)-before if m.count(".")<2})[:400], file=sys.stderr))
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:

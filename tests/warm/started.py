@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.warm.site.sitecustomize import COLD, SERVER
+from tests.warm.site.sitecustomize import SERVER
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -79,8 +79,8 @@ class PrivateEngine:
 
 @contextlib.contextmanager
 def private_engine() -> Iterator[PrivateEngine]:
-    """A running one. Its folder is in /tmp, as a socket's path may not be long."""
-    engine = PrivateEngine(Path(tempfile.mkdtemp(prefix="pairline-engine-", dir="/tmp")))
+    """A running one. Not in a test's own folder, as a socket's path may not be long."""
+    engine = PrivateEngine(Path(tempfile.mkdtemp(prefix="engine-")))
     try:
         engine.start()
         yield engine

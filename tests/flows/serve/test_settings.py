@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.serve.database import WITHOUT_MIGRATIONS, remember_database
 from flows.serve.settings import DATABASE_PATIENCE, ServeSettings, settings_from_environment
 
 PASSWORD = "s3cret-of-the-database"
@@ -27,3 +28,16 @@ def test_without_a_database_url_prefect_keeps_its_own_and_waits_for_it(monkeypat
     monkeypatch.setattr("os.environ", {})
     settings = ServeSettings(home=tmp_path)
     assert settings.server_environment() == settings.environment() | DATABASE_PATIENCE
+
+
+@pytest.mark.parametrize("other", [{}, {"PREFECT_SERVER_DATABASE_CONNECTION_URL": URL}])
+def test_a_database_of_its_own_is_not_looked_through_at_each_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other):
+    """Another one, which this folder knows nothing of, is."""
+    monkeypatch.setattr("os.environ", other)
+    settings = ServeSettings(home=tmp_path)
+    settings.prefect_home.mkdir(parents=True)
+    (settings.prefect_home / "prefect.db").touch()
+    remember_database(settings.prefect_home)
+    assert (WITHOUT_MIGRATIONS.items() <= settings.server_environment().items()) is (not other)
+    (settings.prefect_home / "prefect.db").unlink()
+    assert not WITHOUT_MIGRATIONS.items() <= settings.server_environment().items()

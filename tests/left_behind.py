@@ -1,0 +1,180 @@
+"""Nothing of a test outlives its run: a plugin that marks what the run starts, looks for it at the end, and ends it.
+
+All temporary files of a run lie in one folder, all its processes have its name in their environment. At the end processes,
+containers and mounts that are still there are told, and make the run fail. A watcher, a process apart, ends them and removes
+the folder; it also does so for a run that was interrupted or killed. PAIRLINE_KEEP_TEMPORARY=1 keeps the folder.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+MARK = "RUN_OF_TESTS"  # without a prefix that tests filter
+KEEP = "PAIRLINE_KEEP_TEMPORARY"
+MEMORY = Path("/dev/shm")
+SECONDS_TO_END = 5.0  # what was asked to end may take a moment
+# Children of pytest itself, which end with it.
+OF_PYTHON = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
+
+
+def folder_in_memory() -> Path:
+    """Of this run, for what must not wait for a disk; on the disk where there is no such file system."""
+    run = Path(os.environ[MARK])
+    made = MEMORY / run.name if MEMORY.is_dir() else run / "memory"
+    made.mkdir(exist_ok=True)
+    return made
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the tests, known by its folder."""
+
+    folder: Path
+
+    @classmethod
+    def begin(cls) -> "Run":
+        """Mark this process's environment. Others may enter the folder: PostgreSQL's user works in it."""
+        folder = Path(tempfile.mkdtemp(prefix="pairline-tests-", dir="/tmp"))
+        folder.chmod(0o711)
+        os.environ[MARK] = os.environ["TMPDIR"] = str(folder)
+        tempfile.tempdir = None
+        return cls(folder)
+
+    def processes(self) -> dict[int, str]:
+        """Live processes by id, with their command lines: marked ones, ones that name the folder, and all below them."""
+        of_parent: dict[int, list[int]] = {}
+        commands, found = {}, set()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                state, parent = (process / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+                if state == "Z":
+                    continue
+                pid = int(process.name)
+                commands[pid] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                of_parent.setdefault(int(parent), []).append(pid)
+                marks = (process / "environ").read_bytes().split(b"\0")
+                if f"{MARK}={self.folder}".encode() in marks or f"{self.folder}/" in commands[pid]:
+                    found.add(pid)
+        below = list(found)
+        while below:
+            below = [child for pid in below for child in of_parent.get(pid, ()) if child not in found]
+            found.update(below)
+        return {pid: commands[pid] for pid in sorted(found - _own_line())}
+
+    def containers(self) -> dict[str, str]:
+        """Containers on this machine's engine that a folder of the run is mounted into, and those of the same compose
+        projects: id -> name."""
+        ids = _docker("ps", "--all", "--quiet").split()
+        all_of_them = json.loads(_docker("inspect", *ids) or "[]") if ids else []
+        ours = [one for one in all_of_them if any(mount.get("Source", "").startswith(f"{self.folder}/")
+                                                  for mount in one["Mounts"])]
+        projects = {_project(one) for one in ours} - {None}
+        return {one["Id"]: one["Name"].lstrip("/") for one in all_of_them if one in ours or _project(one) in projects}
+
+    def mounts(self) -> list[str]:
+        """Mount points below the folder, the innermost first."""
+        points = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        return sorted((point for point in points if point.startswith(f"{self.folder}/")), reverse=True)
+
+    def left(self) -> list[str]:
+        """What is there, a line each."""
+        return [*(f"process {pid}: {command[:200]}" for pid, command in self.processes().items()
+                  if not any(name in command for name in OF_PYTHON)),
+                *(f"container {name}" for name in self.containers().values()),
+                *(f"mount {mount}" for mount in self.mounts())]
+
+    def end(self) -> None:
+        """Kill, remove and unmount it, and remove the folder."""
+        deadline = time.monotonic() + SECONDS_TO_END
+        while (processes := self.processes()) and time.monotonic() < deadline:  # a killed one's children are found next
+            for pid in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+        if containers := self.containers():
+            _docker("rm", "--force", "--volumes", *containers)
+        for mount in self.mounts():
+            subprocess.run(["umount", "--lazy", mount], check=False)
+        if not os.environ.get(KEEP):
+            for folder in (self.folder, MEMORY / self.folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_line() -> set[int]:
+    """This process and those that it was started by."""
+    line, pid = set(), os.getpid()
+    while pid > 1:
+        line.add(pid)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return line
+
+
+def _project(container: dict) -> str | None:
+    return container["Config"]["Labels"].get("com.docker.compose.project")
+
+
+def _docker(*arguments: str) -> str:
+    """What the client says; nothing where there is no client or no engine."""
+    if shutil.which("docker") is None:
+        return ""
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=120).stdout
+
+
+class Watched:
+    """The plugin of the process that a person started (xdist's workers inherit the marks)."""
+
+    def __init__(self) -> None:
+        self.run = Run.begin()
+        environment = {name: value for name, value in os.environ.items() if name not in (MARK, "TMPDIR")}
+        self.watcher = subprocess.Popen([sys.executable, __file__, str(self.run.folder)], stdin=subprocess.PIPE,
+                                        env=environment, start_new_session=True)
+        self.left: list[str] = []
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        """After the workers' end."""
+        yield
+        deadline = time.monotonic() + SECONDS_TO_END
+        while (left := self.run.left()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        self.left = left
+        if left and session.exitstatus == 0:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """A line for each thing, or that there is none."""
+        if not self.left:
+            terminalreporter.write_line("left behind: no process, no container, no mount")
+            return
+        terminalreporter.section("left behind by the tests, and ended", sep="=", red=True)
+        for line in self.left:
+            terminalreporter.write_line(line)
+
+    def pytest_unconfigure(self) -> None:
+        """The watcher does the rest."""
+        self.watcher.stdin.close()
+        self.watcher.wait(timeout=120)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin, before anything makes a temporary file."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Watched())
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.read()  # until the run has ended, however it did
+    Run(Path(sys.argv[1])).end()

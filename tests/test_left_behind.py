@@ -1,0 +1,76 @@
+"""The check at the end of a run of the tests, on runs of its own: one that ends, is interrupted, is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.left_behind import MARK, MEMORY, Run
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[1]
+FORGETFUL = """
+import os, subprocess, time
+from tests.left_behind import folder_in_memory
+
+def test_that_forgets(tmp_path):
+    (tmp_path / "file").write_text("left")
+    (folder_in_memory() / "file").write_text("left")
+    child = subprocess.Popen(["sh", "-c", "sleep 300 & sleep 300"], start_new_session=True)
+    if os.geteuid() == 0:
+        (tmp_path / "mounted").mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path / "mounted"], check=True)
+    with open(r"{report}.new", "w") as report:
+        report.write(f"{{os.environ['RUN_OF_TESTS']}}")
+    os.rename(r"{report}.new", r"{report}")
+    time.sleep({seconds})
+"""
+
+
+def started(folder: Path, seconds: int) -> tuple[subprocess.Popen, Run]:
+    """pytest with two workers on a test that forgets what it started, and its run once that is there."""
+    report = folder / "report"
+    (folder / "test_forgetful.py").write_text(FORGETFUL.format(report=report, seconds=seconds))
+    with (folder / "output").open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-n2", "-p", "tests.left_behind", "-c", "/dev/null", "--rootdir", str(folder),
+             str(folder / "test_forgetful.py")], cwd=ROOT, stdout=output, stderr=output, start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name not in (MARK, "TMPDIR")})
+    wait_for(report.exists)
+    return process, Run(Path(report.read_text()))
+
+
+def wait_for(reached: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 90
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def is_gone(run: Run) -> bool:
+    return not run.left() and not run.folder.exists() and not (MEMORY / run.folder.name).exists()
+
+
+def test_what_a_run_leaves_is_told_fails_it_and_is_ended(tmp_path):
+    process, run = started(tmp_path, seconds=0)
+    assert process.wait(90) == 1
+    output = (tmp_path / "output").read_text()
+    assert "1 passed" in output
+    assert "left behind by the tests, and ended" in output
+    assert output.count(": sleep 300") == 2
+    assert (f"mount {run.folder}/" in output) is (os.geteuid() == 0)
+    assert is_gone(run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_outlives_a_run_that_is_interrupted_or_killed(tmp_path, number):
+    process, run = started(tmp_path, seconds=300)
+    assert len(run.left()) >= 3
+    process.send_signal(number)
+    process.wait(90)
+    wait_for(lambda: is_gone(run))
