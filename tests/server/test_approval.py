@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def page(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("chromium"), "--disable-webgl") as tab:
+    with browser(tmp_path_factory.mktemp("chromium")) as tab:
         yield tab
 
 

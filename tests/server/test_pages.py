@@ -11,17 +11,18 @@ from tests.server.browser import Page, browser
 from tests.server.conftest import Installation, run_of_chain, wait_until
 
 pytestmark = pytest.mark.integration
+KEPT_PICTURES = os.environ.get("PAIRLINE_PICTURES")
 
 
 @pytest.fixture(scope="module")
 def page(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("chromium")) as tab:
+    with browser(tmp_path_factory.mktemp("chromium"), draws_timeline=bool(KEPT_PICTURES)) as tab:
         yield tab
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Path(os.environ.get("PAIRLINE_PICTURES") or tmp_path_factory.mktemp("pictures"))
+    folder = Path(KEPT_PICTURES or tmp_path_factory.mktemp("pictures"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -30,6 +31,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(installation: Installation, chain) -> object:
     """The finished run of dpo-stage/after-sft."""
     return installation.wait_for_end(run_of_chain(installation, chain[0]).id)
+
+
+def test_a_timeline_is_drawn_only_for_pictures_that_are_kept(page: Page):
+    assert page.evaluate("document.createElement('canvas').getContext('webgl') !== null") is bool(KEPT_PICTURES)
 
 
 def test_the_deployments_page_lists_them(installation: Installation, page: Page, pictures: Path):
