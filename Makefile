@@ -17,7 +17,7 @@ RECIPE ?= recipes/quickstart.yaml
 ARGS ?=
 TEST_WORKERS ?= 2
 # On a machine where pip's own index would give torch's CUDA build, name an index that holds the CPU build.
-PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check \
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile \
 	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
 help:  ## this list
@@ -37,6 +37,8 @@ $(INSTALLED): $(LOCKS) requirements/quickstart.txt pyproject.toml
 	@DS_BUILD_OPS=0 $(PIP_INSTALL) --no-build-isolation --no-deps -r <(grep -h '^deepspeed==' $(LOCKS))
 	@$(PIP_INSTALL) --no-deps -r requirements/quickstart.txt
 	@$(PIP_INSTALL) --no-build-isolation --no-deps --editable .
+	@# Bytecode by all cores at once, which pip would make with one. A few packages hold templates that are no Python.
+	@$(BIN)/python -m compileall -q -j 0 "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" >/dev/null || true
 	@touch $@
 
 demo: $(INSTALLED)  ## run the whole stage on SmolLM2-135M; a second call reuses every step

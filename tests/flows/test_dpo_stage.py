@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL
 
 import flows.stage_parts
 from dpo_core.errors import DataError, HandoffRefused
@@ -78,7 +79,8 @@ def test_an_adapter_goes_through_the_whole_stage(tiny_inputs, tmp_path):
 def test_the_receiving_side_accepts_it_and_refuses_a_damaged_one(finished, tmp_path):
     _, store, handoff = finished
     path = last_run(store)[1].outputs["handoff"]
-    accepted = pairline("intake", path, "--store", str(tmp_path / "rlvr"))
+    intake = ("intake", path, "--store", str(tmp_path / "rlvr"))
+    accepted = pairline(*intake, PREFECT_API_URL=PREFECT_API_URL.value())
     assert accepted.returncode == 0, accepted.stderr
     assert accepted.stdout.splitlines()[-1] == f"accepted: {handoff.checkpoint.uri}"
     assert accepted.stdout.count("ok    ") == len(handoff.rules)
@@ -86,7 +88,7 @@ def test_the_receiving_side_accepts_it_and_refuses_a_damaged_one(finished, tmp_p
     content = weights.read_bytes()
     try:
         weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        refused = pairline("intake", path, "--store", str(tmp_path / "rlvr"))
+        refused = pairline(*intake, PREFECT_API_URL=PREFECT_API_URL.value())
     finally:
         weights.write_bytes(content)
     assert refused.returncode == HandoffRefused.exit_code

@@ -30,7 +30,9 @@ from tasks.handoff.schema import RLVRHandoff
 from tasks.launch.compute import accelerator_name, this_machine
 from tasks.report.run_folder import RunRecord, read_runs, recorded_run
 from tasks.sweep.outcomes import MemberOutcome, SweepOutcome
-from tests.flows.conftest import RECIPES, launches, step_processes, tiny_config
+from tests.flows.conftest import launches, step_processes, tiny_config
+from tests.prefect_database import new_prefect_home
+from tests.warm.started import PYTHONPATH
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 LIMIT, PATIENCE_SECONDS = "sweep-tests", 600
@@ -225,7 +227,7 @@ class CommandLine:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         with (self.folder / f"output-{self.starts}").open("w") as output:
             return subprocess.Popen([sys.executable, "-c", "from flows.cli import main; main()", "sweep", str(self.recipe)],
-                                    env=environment | {"PYTHONPATH": str(RECIPES.parent)}, stdout=output, stderr=output,
+                                    env=environment | {"PYTHONPATH": PYTHONPATH}, stdout=output, stderr=output,
                                     start_new_session=True)
 
     def output(self) -> str:
@@ -247,6 +249,7 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(tiny_inputs, tmp_path):
     config = sweep_config(tiny_inputs, store, {"beta": [1.0, 5.0], "accelerator": None},
                           train={"num_epochs": 4, "max_steps": None, "checkpoint_every": 1})
     line = CommandLine(config, tmp_path)
+    new_prefect_home(store / "prefect")
 
     def second_trains() -> bool:
         going_on = [folder for folder in (store / "train").glob("*") if not (folder / "result.json").exists()]

@@ -32,7 +32,9 @@ from dpo_core.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, Gat
 from flows.dpo_stage import dpo_stage
 from flows.stage_config import StageConfig
 from tasks.report.run_folder import is_alive, read_runs
-from tests.flows.conftest import RECIPES, last_run, launches, pairline, tiny_config
+from tests.flows.conftest import last_run, launches, pairline, tiny_config
+from tests.prefect_database import new_prefect_home
+from tests.warm.started import PYTHONPATH
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 PATIENCE_SECONDS = 600
@@ -208,7 +210,7 @@ def test_suspending_where_no_worker_would_start_it_again_is_refused_at_once(gate
 def served(tmp_path) -> Iterator[str]:
     """A process that starts the runs of a deployment, as a worker does. -> the deployment's name"""
     script = "from flows.dpo_stage import dpo_stage; dpo_stage.serve(name='suspending')"
-    environment = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": str(RECIPES.parent),
+    environment = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": PYTHONPATH,
                                 "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
     with (tmp_path / "served.log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=log, stderr=log)
@@ -267,7 +269,7 @@ def recipe_of(config: StageConfig, folder: Path) -> Path:
 
 def without_server() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
-        "PYTHONPATH": str(RECIPES.parent)}
+        "PYTHONPATH": PYTHONPATH}
 
 
 def test_without_terminal_and_server_it_is_refused_before_anything_runs(gated, tmp_path, monkeypatch):
@@ -283,6 +285,7 @@ def test_without_terminal_and_server_it_is_refused_before_anything_runs(gated, t
 @pytest.mark.parametrize(("answer", "exit_code"), [("approve", 0), ("reject", ApprovalRejected.exit_code)])
 def test_at_a_terminal_without_a_server_the_terminal_asks(gated, tmp_path, answer, exit_code):
     config = gated(approval="person", accuracy_at_least=0.0)
+    new_prefect_home(config.store.root / "prefect")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", "from flows.cli import main; main()", "run", str(recipe_of(config, tmp_path))],

@@ -133,6 +133,7 @@ def _become(request: dict, files: list[int]) -> None:
             stream.reconfigure(line_buffering=True)
         sys.argv = request["argv"][:]
         sys.path[0] = request["cwd"]
+        sys.modules.pop(sys.argv[0], None)  # runpy would warn of a program that is imported already
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:

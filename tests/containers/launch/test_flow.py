@@ -24,6 +24,7 @@ from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import ROOT
 from tests.containers.launch.watching import wait_for
 from tests.flows.conftest import last_run, launches, tiny_config, tiny_inputs
+from tests.prefect_database import new_prefect_home
 from tests.step_process import metrics_of
 
 __all__ = ["tiny_inputs"]  # a fixture
@@ -52,6 +53,7 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
                          compute={"launcher": "docker", "memory_gib": 4})
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(config.model_dump_json())  # JSON is YAML
+    new_prefect_home(store / "prefect")
     flow = subprocess.Popen([sys.executable, "-c", "from flows.cli import main; main()", "run", str(recipe)],
                             env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
     wait_for(lambda: len(metrics(store)) > 3 or flow.poll() is not None, seconds=300)

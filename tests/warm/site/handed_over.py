@@ -1,5 +1,6 @@
 """This process as the stand-in of one that the server forks: it passes signals on and ends as the other ends."""
 
+import ctypes
 import json
 import os
 import signal
@@ -7,11 +8,14 @@ import socket
 import sys
 from types import FrameType
 
+PR_SET_PDEATHSIG = 1
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def run(address: str, argv: list[str]) -> None:
     """Have the server run ``argv`` with this process's environment, folder, input and output. Does not return."""
+    if os.environ.get("PAIRLINE_DIE_WITH_PARENT") == "1":  # torchrun gives its ranks sessions of their own
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.connect(address)
         asked: list[int] = []
