@@ -84,7 +84,7 @@ class ServeSettings(BaseModel):
             # A run that is cancelled while its worker is away is Cancelled after this, not after 5 minutes.
             "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "90",
             # Who holds a slot is known after a restart of the server, too.
-            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "flows.serve.lease_storage",
             "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "flows.serve.event_order",
             "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # of runs that have not begun yet
             "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",

@@ -48,6 +48,7 @@ def test_a_person_answers_on_the_runs_page(installation: Installation, page: Pag
     store = Path(shutil.copytree(prepared, tmp_path / "store", symlinks=True))
     config = tiny_values(inputs, store, train={"max_steps": 1}, gate={"approval": "person", "wait": wait})
     run = submitted(installation, page, config)
+    page.leave()
     waiting = {"pause": "Paused", "suspend": "Suspended"}[wait]
     wait_until(lambda: installation.run(run).state.name == waiting, waiting, lambda: f"{installation.run(run).state!r}")
     page.open(f"{installation.settings.ui_url}/runs/flow-run/{run}")

@@ -15,9 +15,15 @@ KEPT_PICTURES = os.environ.get("PAIRLINE_PICTURES")
 
 
 @pytest.fixture(scope="module")
-def page(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser(tmp_path_factory.mktemp("chromium"), draws_timeline=bool(KEPT_PICTURES)) as tab:
-        yield tab
+def tab(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser(tmp_path_factory.mktemp("chromium"), draws_timeline=bool(KEPT_PICTURES)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(tab: Page) -> Iterator[Page]:
+    yield tab
+    tab.leave()
 
 
 @pytest.fixture(scope="module")
