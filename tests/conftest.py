@@ -7,7 +7,7 @@ installation.
 
 import os
 from collections.abc import Generator, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -16,12 +16,14 @@ from tests.warm.site.sitecustomize import COLD
 from tests.warm.started import warm_server
 
 pytest_plugins = ["tests.left_behind"]
+KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairline-tests"  # outlives a run
 TOGETHER = ("containers", "server")  # folders; they take longest and mostly wait, so they begin first
 
 
 def pytest_configure() -> None:
     """One thread for a worker and all that it starts, on whichever core is free: bound to a core of its own, it would wait
-    for that one while the other is idle."""
+    for that one while the other is idle. Compiled kernels (flex_attention, a minute) are kept from run to run."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KEPT / "inductor"))
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 

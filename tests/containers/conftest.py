@@ -3,7 +3,6 @@
 Without an engine these tests are skipped with the reason; under ``CI=true`` that is a failure (tests/conftest.py).
 """
 
-import os
 import shutil
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from tasks.image.engine import connected
 from tasks.image.image_ref import ImageRef
 from tasks.image.push import Login
 from tasks.image.trainer_image import CHECKOUT, trainer_image
+from tests.conftest import KEPT
 from tests.containers.small_checkout import REPOSITORY, make_small_checkout, make_small_wheelhouse
 
 HERE = Path(__file__).parent
@@ -63,7 +63,7 @@ def base_image(shared_engine: docker.DockerClient) -> str:
 @pytest.fixture(scope="session")
 def image_store() -> Path:
     """A store that outlives the session: wheels are gathered and DeepSpeed is built once a machine."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairline-tests"
+    return KEPT
 
 
 @pytest.fixture(scope="session")

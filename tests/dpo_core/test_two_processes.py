@@ -14,7 +14,7 @@ from tests.step_process import PATIENCE_SECONDS, metrics_of, run_ranks, start_ra
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, reference_job, run_here
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 
 
 def test_training_gives_the_weights_of_one_process(stage, tmp_path):

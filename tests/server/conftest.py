@@ -115,7 +115,7 @@ def installed(home: Path, **variables: str) -> Iterator[Installation]:
     made = Installation(settings, own | {
         "PAIRLINE_HOME": str(home), "PAIRLINE_PORT": str(settings.port), "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1",
         "PREFECT_API_URL": settings.api_url, "PREFECT_HOME": str(settings.prefect_home),
-        "PREFECT_WORKER_QUERY_SECONDS": "1", **variables})
+        "PREFECT_WORKER_QUERY_SECONDS": "2", **variables})
     if "PAIRLINE_DATABASE_URL" not in variables:
         new_prefect_home(settings.prefect_home)
     try:

@@ -1,31 +1,29 @@
-"""`make demo-chain` on an installation of its own: SFT, DPO and GRPO, which know of each other by events alone."""
+"""`make demo-chain`: SFT, DPO and GRPO, which know of each other by events alone."""
 
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from examples.chain.run import LAST_FLOW
-from tests.server.conftest import ROOT, installed
+from tests.server.conftest import ROOT, Installation
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
 
-def test_the_chain_runs_from_sft_to_grpo_under_one_tag(tmp_path: Path):
-    with installed(tmp_path / "home") as made:
-        done = subprocess.run([sys.executable, "-m", "examples.chain.run"], cwd=ROOT, text=True, check=False,
-                              env=made.environment, capture_output=True, timeout=1000)
-        assert done.returncode == 0, done.stdout + done.stderr
-        (sft,), (grpo,) = (made.runs_of(f"{flow}/chain-demo") for flow in ("trl-sft", LAST_FLOW))
-        (tag,) = (tag for tag in sft.tags if tag.startswith("chain:"))
-        with made.client() as client:
-            runs = [run for run in client.read_flow_runs(limit=200) if tag in run.tags]
-            flows = {client.read_flow(run.flow_id).name: run for run in runs}
-            (rewards,) = client.request("POST", "/artifacts/filter", json={"artifacts": {
-                "key": {"any_": ["grpo-rewards"]}, "flow_run_id": {"any_": [str(grpo.id)]}}}).json()
-        assert set(flows) == {"trl-sft", "dpo-stage", LAST_FLOW}
-        assert len(runs) == 3
-        assert all(run.state.is_completed() for run in runs)
-        assert [row["step"] for row in json.loads(rewards["data"])] == [1, 2, 3, 4, 5, 6]
+def test_the_chain_runs_from_sft_to_grpo_under_one_tag(installation: Installation):
+    done = subprocess.run([sys.executable, "-m", "examples.chain.run"], cwd=ROOT, text=True, check=False,
+                          env=installation.environment, capture_output=True, timeout=1000)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (sft,), (grpo,) = (installation.runs_of(f"{flow}/chain-demo") for flow in ("trl-sft", LAST_FLOW))
+    (tag,) = (tag for tag in sft.tags if tag.startswith("chain:"))
+    with installation.client() as client:
+        runs = [run for run in client.read_flow_runs(limit=200) if tag in run.tags]
+        flows = {client.read_flow(run.flow_id).name: run for run in runs}
+        (rewards,) = client.request("POST", "/artifacts/filter", json={"artifacts": {
+            "key": {"any_": ["grpo-rewards"]}, "flow_run_id": {"any_": [str(grpo.id)]}}}).json()
+    assert set(flows) == {"trl-sft", "dpo-stage", LAST_FLOW}
+    assert len(runs) == 3
+    assert all(run.state.is_completed() for run in runs)
+    assert [row["step"] for row in json.loads(rewards["data"])] == [1, 2, 3, 4, 5, 6]
