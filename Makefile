@@ -78,5 +78,7 @@ lock: $(INSTALLED)  ## write requirements/*.txt from what is installed in .venv
 preferences: $(INSTALLED)  ## sample the quickstart preference set again (15 minutes)
 	@$(BIN)/python recipes/quickstart/make_preferences.py
 
-clean:  ## remove .venv and the demo's store
-	rm -rf $(VENV) .pairline
+clean:  ## remove .venv, and after a question the store .pairline
+	@[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
+	@[ ! -f .pairline/.pairline-store ] || { read -rp "Remove .pairline with all its runs, models and its server? [y/N] " yes && \
+		[ "$$yes" = y ] && rm -rf .pairline; } || echo ".pairline stays."

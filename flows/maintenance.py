@@ -31,8 +31,8 @@ def store_gc(store_root: Path = Path(".pairline"), older_than_days: Days = 30.0,
         keep_per_name: Newest completed runs of each name that stay whatever their age.
         dry_run: Only say what would go.
     """
-    if not (store_root.expanduser() / "runs").is_dir():  # a fresh installation's first Sunday
-        return f"There were no runs in {store_root.expanduser().resolve()} yet, so nothing is to be removed."
+    if not store_root.expanduser().exists():  # a fresh installation's first Sunday
+        return f"There is no {store_root.expanduser().resolve()} yet, so nothing is to be removed."
     found = collect(store_root, older_than_days, keep_per_name, dry_run)
     rows = [{"entry": str(entry.path), "MB": round(entry.num_bytes / 1e6, 1), "days unused": round(entry.age_days, 1),
              "removed": entry.path in found.removed} for entry in found.garbage]

@@ -1,5 +1,6 @@
 """What in a store nobody needs any more, and its removal.
 
+Only in a folder with a store's marker, and there only what has a name of ours and is no link (``tasks/store_root.py``).
 An entry is a folder <store>/<step>/<id>: a step's result, or a snapshot. It goes if it is older than the age and no kept run
 leads to it. A run is kept while its process lives, while it is younger than the age, and while it is among the newest of
 its name that completed. What a kept run leads to: the results its record names, and every path below the store that the
@@ -19,16 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpo_core.errors import ConfigError, StoreBusy
+from dpo_core.errors import StoreBusy
 from dpo_core.jobs import JOB_FILE, JOBS
 from dpo_core.results import RESULT_FILE
 from dpo_core.store import ASIDE, exclusive
 from tasks.launch.run_job import CLAIM
 from tasks.report.run_folder import RunRecord, is_alive, read_runs
+from tasks.store_root import entries_below, marked_store
 
 SECONDS_PER_DAY, GIB = 86_400.0, 1 << 30
 COLLECTED = (*JOBS, "checkpoints", "intake")  # everything else in a store is a record, a product or a cache
-KEPT_BY_NAME = ("resolved",)  # checkpoints/resolved: which commit a branch was, a few hundred bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,8 @@ class Collection:
 
 def collect(store_root: Path, older_than_days: float, keep_per_name: int = 1, dry_run: bool = True,
             now: float | None = None) -> Collection:
-    """Find the garbage, and remove it unless ``dry_run``. Raises ``ConfigError`` if there is no store."""
-    store = store_root.expanduser().resolve()
-    if not (store / "runs").is_dir():
-        raise ConfigError(f"There is no store with runs at {store}. Give the store.root of the recipe with --store.")
+    """Find the garbage, and remove it unless ``dry_run``. Raises ``ConfigError`` if the folder is no store."""
+    store = marked_store(store_root)
     now = time.time() if now is None else now
     oldest = now - older_than_days * SECONDS_PER_DAY
     entries = list(store_entries(store))
@@ -86,10 +85,7 @@ def kept_runs(runs: list[tuple[Path, RunRecord]], oldest: float, keep_per_name: 
 
 def store_entries(store: Path) -> Iterator[Path]:
     """Every folder that may be garbage."""
-    for step in COLLECTED:
-        for path in sorted((store / step).glob("*")) if (store / step).is_dir() else ():
-            if path.is_dir() and not path.name.endswith(ASIDE) and path.name not in KEPT_BY_NAME:
-                yield path
+    return (path for step in COLLECTED for path in entries_below(store, step))
 
 
 def reachable(store: Path, runs: list[RunRecord], entries: list[Path]) -> set[Path]:

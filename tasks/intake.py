@@ -13,6 +13,7 @@ from tasks.handoff.rlvr_rules import check_rules, failed_rules, template_sha256
 from tasks.handoff.schema import RLVRHandoff, RuleCheck, read_handoff
 from tasks.launch.launcher import Launcher
 from tasks.retry_policy import worth_a_retry
+from tasks.store_root import prepare_store
 
 
 class AcceptedHandoff(Section):
@@ -34,7 +35,7 @@ def _check_tokens(handoff: RLVRHandoff, seen: dict[str, object]) -> None:
 def accept(handoff_path: Path, store_root: Path, launcher: Launcher, token_block: str | None = None) -> AcceptedHandoff:
     """Check a hand-off: schema, files, revision, rules, and a fresh load that answers. Raises ``HandoffRefused``."""
     handoff = read_handoff(handoff_path)
-    uploaded, work_dir = handoff.checkpoint, store_root.resolve() / "intake" / handoff.fingerprint[:16]
+    uploaded, work_dir = handoff.checkpoint, prepare_store(store_root.resolve()) / "intake" / handoff.fingerprint[:16]
     with exclusive(work_dir), opened(uploaded, token_block, work_dir) as folder:
         answer = probe(folder, uploaded, handoff.probe.prompt, handoff.allow_remote_code, work_dir, launcher)
         rules = check_rules(folder, uploaded, answer)

@@ -1,6 +1,7 @@
 """`pairline up`, `down`, `emit-sft`, `gc`: the commands of those who keep a server. Prefect is imported when one runs."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -46,9 +47,11 @@ def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id
     from tasks.checkpoint.announced import verify_checkpoint
     from tasks.events.chain import announce_sft
     from tasks.events.payloads import SftCheckpointReady, chain_tag
+    from tasks.store_root import prepare_store
 
     used = recipe or recipe_of_deployment()
     known = load_yaml(used).get("checkpoint") if used else None
+    prepare_store(store)
     config = CheckpointConfig.model_validate({**(known or {}), "source": checkpoint, "revision": revision})
     found = verify_checkpoint(config, store)
     payload = SftCheckpointReady(
@@ -81,14 +84,26 @@ def recipe_of_deployment() -> Path | None:
 def gc(store: Store = Path(".pairline"),
        older_than_days: Annotated[float, typer.Option(min=0, help="Younger runs and results stay.")] = 30.0,
        keep: Annotated[int, typer.Option(min=0, help="Newest completed runs of each name that stay anyway.")] = 1,
-       dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False) -> None:
-    """Remove from a store the step results and snapshots that no kept run leads to. Published checkpoints stay."""
+       dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+       yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False) -> None:
+    """Say which step results and snapshots of a store no kept run leads to, ask, and remove them. Published checkpoints
+    stay."""
     from tasks.garbage import collect, in_words
 
-    found = collect(store, older_than_days, keep, dry_run)
+    found = collect(store, older_than_days, keep, dry_run=True)
     for entry in found.garbage:
         print(f"{entry.num_bytes / 1e6:10.1f} MB  {entry.age_days:6.1f} days unused  {entry.path}")
-    print(in_words(found, dry_run))
+    print(in_words(found, dry_run=True))
+    if dry_run or not found.garbage or not (yes or confirmed("Remove them?")):
+        return
+    print(in_words(collect(store, older_than_days, keep, dry_run=False), dry_run=False))
+
+
+def confirmed(question: str) -> bool:
+    """A person's yes. Raises ``ConfigError`` where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise ConfigError("Nobody is at this terminal to be asked, so nothing was removed. --yes removes without asking.")
+    return typer.confirm(question)
 
 
 def use_server(store: Path) -> None:

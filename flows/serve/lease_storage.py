@@ -2,8 +2,8 @@
 PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE names this module.
 
 Prefect's own storage locks its index by a file with the server's process id, and takes the lock of a killed server for held
-while any process has that number: in a container the next server has it itself. Whatever asks for a slot then waits for ever,
-with its transaction open. The lock here is the kernel's, which drops it when its holder dies.
+while any process has that number, as the next server in a container has. What asks for a slot then waits for ever. The
+lock here is the kernel's, which drops it when its holder dies.
 """
 
 import asyncio

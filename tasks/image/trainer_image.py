@@ -24,6 +24,7 @@ from tasks.image.requirements import trainer_pins
 from tasks.image.sbom import cyclonedx, take_inventory
 from tasks.image.wheelhouse import Wheelhouse, own_wheelhouse, read_wheelhouse
 from tasks.launch.launcher import OnLine
+from tasks.store_root import prepare_store
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RECORD_FILE = "image.json"
@@ -38,7 +39,7 @@ def trainer_image(config: ImageConfig, store_root: Path, login: Login | None, sa
     Raises ``ConfigError`` for a checkout, base, wheelhouse, build or registry that will not do, ``RemoteError`` where the
     engine, a package index or a registry does not answer, ``DiskFull``, ``StoreError``, ``StoreBusy``.
     """
-    images = store_root / "images"
+    images = prepare_store(store_root) / "images"
     with connected() as client:
         if config.use:
             image = named_image(client, config, login, say)
@@ -61,7 +62,7 @@ def trainer_image(config: ImageConfig, store_root: Path, login: Login | None, sa
 def fill_wheelhouse(config: ImageConfig, store_root: Path, say: OnLine, root: Path = CHECKOUT) -> Path:
     """Our own wheelhouse for the checkout's lock files, to be carried to hosts without an index. Needs no engine."""
     pins = trainer_pins(read_sources(root, config.dirty_tree).files, config.variant)
-    return own_wheelhouse(store_root / "images", pins, config.variant, say).folder
+    return own_wheelhouse(prepare_store(store_root) / "images", pins, config.variant, say).folder
 
 
 def _built(client: docker.DockerClient, config: ImageConfig, sources: SourceTree, images: Path,

@@ -24,6 +24,7 @@ from tasks.launch.launcher import RunName, on_behalf_of
 from tasks.launch.notices import Moment, hearing_of_jobs
 from tasks.launch.run_job import step_folder
 from tasks.report.environment import run_environment
+from tasks.store_root import prepare_store
 
 RUN_FILE, CONFIG_FILE, RUN_LOG_FILE = "run.json", "config.json", "run.log"
 State = Literal["running", "completed", "failed", "cancelled", "suspended"]
@@ -174,7 +175,7 @@ def _resumed_run(store_root: Path, name: str, flow_run_id: str | None) -> RunFol
 
 def _new_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None) -> RunFolder:
     started = datetime.now(UTC)
-    folder = _new_folder(store_root / "runs", f"{started:%Y%m%d-%H%M%S}-{name}")
+    folder = _new_folder(prepare_store(store_root) / "runs", f"{started:%Y%m%d-%H%M%S}-{name}")
     write_json(folder / CONFIG_FILE, config)
     write_json(folder / ENVIRONMENT_FILE, run_environment(config))
     return RunFolder(folder, RunRecord(name=name, started=started, pid=os.getpid(), flow_run_id=flow_run_id))

@@ -15,6 +15,7 @@ from dpo_core.errors import ConfigError
 from dpo_core.store import write_json
 from tasks.garbage import SECONDS_PER_DAY, collect, in_words
 from tasks.report.run_folder import RunRecord
+from tasks.store_root import MARKER, prepare_store
 
 DAYS = 10.0
 STEPS = ("mix", "reference", "train", "export", "checkpoints")
@@ -26,7 +27,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        (root / "runs").mkdir(parents=True)
+        prepare_store(root)
 
     def entry(self, number: int, names: list[Path], age_days: float) -> Path:
         path = self.root / STEPS[number % len(STEPS)] / f"{number:016x}"
@@ -122,6 +123,58 @@ def test_it_says_what_it_frees_and_counts_links_as_nothing(store):
     assert (store.root / "elsewhere").stat().st_size == 1000
 
 
-def test_a_folder_that_is_no_store_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="no store with runs"):
-        collect(tmp_path, DAYS)
+@pytest.mark.parametrize("name", ["runs/events.out", "checkpoints/my-sft-7b/model.safetensors", "train/0123456789abcdef/x"])
+def test_a_folder_that_is_no_store_is_refused_and_never_becomes_one(tmp_path, name):
+    """Somebody's own folder, in which a run was made: not even what has a name of ours is touched."""
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("somebody's")
+    prepare_store(tmp_path)
+    with pytest.raises(ConfigError, match="is not marked as a store"):
+        collect(tmp_path, 0, 0, dry_run=False)
+    assert (tmp_path / name).read_text() == "somebody's"
+
+
+def test_a_marker_that_is_a_link_marks_nothing(tmp_path):
+    (tmp_path / "elsewhere").write_text("{}")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / MARKER).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="is not marked as a store"):
+        collect(tmp_path / "store", 0)
+
+
+def test_a_store_of_an_earlier_version_is_known_by_its_runs(store):
+    store.run(1, [], 50, "completed")
+    store.entry(1, [], 50)
+    (store.root / MARKER).unlink()
+    with pytest.raises(ConfigError, match="is not marked as a store"):
+        collect(store.root, DAYS)
+    prepare_store(store.root)
+    assert len(collect(store.root, DAYS).garbage) == 1
+
+
+@pytest.mark.parametrize("name", ["my-sft-7b", "images", "0123456789ABCDEF", "0123456789abcde", "0123456789abcdef0"])
+def test_what_has_another_name_is_not_ours(store, name):
+    path = store.root / "checkpoints" / name
+    path.mkdir(parents=True)
+    (path / "weights").write_text("somebody's")
+    store.age(path, 1000)
+    assert collect(store.root, 1, 0, dry_run=False).garbage == ()
+    assert (path / "weights").is_file()
+
+
+def test_nothing_is_removed_through_a_link(store, tmp_path_factory):
+    """Neither an entry nor a step's folder that is one, nor what a link inside an entry points to."""
+    other = tmp_path_factory.mktemp("other")
+    for name in ("a", "train/0123456789abcdef", "b"):
+        (other / name).mkdir(parents=True)
+        (other / name / "file").write_text("somebody's")
+    entry = store.entry(2, [], 50)
+    (entry / "link").symlink_to(other / "b")
+    (store.root / "train" / ("0" * 15 + "a")).symlink_to(other / "a")
+    (store.root / "export").symlink_to(other / "train")
+    for path in other.rglob("*"):
+        os.utime(path, (0, 0))
+    for path in (entry, entry / "link"):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    assert collect(store.root, DAYS, 0, dry_run=False).removed == (entry,)
+    assert len(list(other.rglob("file"))) == 3
