@@ -1,11 +1,14 @@
 """Where and how heavy steps run: ``ComputeConfig``, a section like those of ``dpo_core.config``. None of it is content."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dpo_core.config import Offload, Section, ShardingKind
 
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSW(OR)?D|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|AUTH(?!OR)", re.IGNORECASE)
 OFFLOADS: dict[ShardingKind, tuple[Offload, ...]] = {
     "none": ("none",), "zero1": ("none", "optimizer"), "zero2": ("none", "optimizer"),
     "zero3": ("none", "optimizer", "optimizer_and_parameters"), "fsdp2": ("none", "optimizer_and_parameters")}
@@ -32,9 +35,22 @@ class ComputeConfig(Section):
     max_processes: int = Field(4096, ge=16, description="Container: processes and threads, all together.")
     network: str = Field("bridge", pattern=r"^[\w.-]+$", description="Container: Docker network of the steps that may "
                          "need one: fetching data sets from a Hub, a training tracked online. The others have none.")
+    env: dict[str, str] = Field({}, description="Variables that steps get beside those of the system and of their libraries:"
+                                " a proxy, a cluster's own. No secrets.")
     machines: int = Field(1, ge=1, description="Nodes that num_processes are spread over. With the docker launcher they are "
                           "containers on this machine (for tests).")
     join_timeout_seconds: int = Field(300, ge=5, description="How long nodes wait for one that is not there yet.")
+
+    @field_validator("env")
+    @classmethod
+    def _env_holds_no_secrets(cls, env: dict[str, str]) -> dict[str, str]:
+        for name in env:
+            if not VARIABLE.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a variable: use letters, digits and underscores")
+            if SECRET.search(name):
+                raise ValueError(f"{name} looks like a secret, and a recipe is written down in many places; steps get their "
+                                 "tokens from upload.token_block, HF_TOKEN and tracking.key_block")
+        return env
 
     @model_validator(mode="after")
     def _machines_share_processes(self) -> "ComputeConfig":

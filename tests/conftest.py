@@ -8,12 +8,12 @@ installation.
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.warm.site.sitecustomize import COLD
-from tests.warm.started import warm_server
+from tests.warm.started import ROOT, warm_server
 
 pytest_plugins = ["tests.left_behind"]
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairline-tests"  # outlives a run
@@ -102,7 +102,7 @@ def _warm_steps(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def cold_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are started as users start them, from nothing."""
-    monkeypatch.setenv(COLD, "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +117,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (home / DATABASE_FILE).rename(home / "prefect-test.db")  # the harness's name
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(utilities, "mkdtemp", lambda: str(home))
+        patched.setattr(utilities, "atexit", SimpleNamespace(register=lambda *_: None))  # the folder goes with the run's
         for name, value in WITHOUT_MIGRATIONS.items():
             patched.setenv(name, value)
         with utilities.prefect_test_harness(server_startup_timeout=120):

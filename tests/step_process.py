@@ -11,10 +11,10 @@ from pathlib import Path
 
 from dpo_core.jobs import Job
 from dpo_core.results import Result, read_error, read_result
-from tests.warm.started import PYTHONPATH
+from tests.warm.started import python_path
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true",
-              "PAIRLINE_DIE_WITH_PARENT": "1", "PYTHONPATH": PYTHONPATH}
+              "PAIRLINE_DIE_WITH_PARENT": "1"}
 PATIENCE_SECONDS = 180
 
 
@@ -23,7 +23,8 @@ def start(job: Job, *launcher: str, module: str = "dpo_core") -> subprocess.Pope
     ``-m``, ``module`` in place of dpo_core."""
     argv = [sys.executable, *launcher, "-m", module, job.step, "--job", str(job.write())]
     log = (job.out_dir / "log.txt").open("a")
-    return subprocess.Popen(argv, env=os.environ | ONE_THREAD, stdout=log, stderr=log, start_new_session=True)
+    environment = os.environ | ONE_THREAD | {"PYTHONPATH": python_path()}
+    return subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
 def start_ranks(job: Job, processes: int, module: str = "dpo_core") -> subprocess.Popen:

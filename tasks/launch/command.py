@@ -51,7 +51,7 @@ def step_command(job: Job, compute: ComputeConfig, machine: Machine, python: str
             "--num_cpu_threads_per_process", str(threads), "--dynamo_backend", "no",
             "-m", "dpo_core", job.step, "--job", str(job.out_dir / JOB_FILE))
     return CommandSpec(argv=argv, folder=Path(job.out_dir), timeout_seconds=compute.step_timeout_seconds,
-                       env=_environment(threads, on_cpu=machine.num_gpus == 0), secrets=_secrets(job),
+                       env=_environment(threads, on_cpu=machine.num_gpus == 0) | compute.env, secrets=_secrets(job),
                        step=job.step, job_fingerprint=job.fingerprint, inputs=inputs_of(job),
                        writable=(job.cache_dir,) if hasattr(job, "cache_dir") else (),
                        needs_network=isinstance(job, FetchJob) or _is_tracked_online(job), node=node)

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import queue
-import re
 import signal
 import subprocess
 import sys
@@ -19,22 +18,18 @@ from dpo_core.process_group import ask_to_stop
 from tasks.launch.command import DIE_WITH_PARENT
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
 from tasks.launch.secrets import value_of_secret
+from tasks.launch.step_environment import inherited
 
 POLL_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1
-# The step gets the user's environment without what could be a secret, and without Prefect's own settings.
-PRIVATE_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|AUTH|^PREFECT_", re.IGNORECASE)
-HARMLESS_NAMES = ("TOKENIZERS_PARALLELISM", "XAUTHORITY")
 PACKAGES_FOLDER = Path(__file__).resolve().parents[2]  # where dpo_core lies, installed or not
 # accelerate ends with 1 whatever its child died of, so the signal stands only in what it prints.
 SIGNS_OF_A_KILL = ("SIGKILL", "exitcode: -9")
 
 
 def clean_environment(command: CommandSpec) -> dict[str, str]:
-    """The environment of the child: inherited without secrets, plus the command's, plus the secrets it names."""
-    kept = {name: value for name, value in os.environ.items()
-            if name in HARMLESS_NAMES or not PRIVATE_NAME.search(name)}
-    kept |= {name: value for name in command.secrets if (value := value_of_secret(name))}
+    """The environment of the child: what it is known to need, plus the command's, plus the secrets it names."""
+    kept = inherited() | {name: value for name in command.secrets if (value := value_of_secret(name))}
     path = os.pathsep.join(filter(None, [str(PACKAGES_FOLDER), kept.get("PYTHONPATH", "")]))
     return kept | {"PYTHONPATH": path, DIE_WITH_PARENT: "1"} | command.env
 

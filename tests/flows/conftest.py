@@ -13,7 +13,7 @@ from flows.overrides import validated
 from flows.stage_config import StageConfig
 from tasks.report.run_folder import RunRecord, read_runs
 from tests.tiny_stage import write_inputs
-from tests.warm.started import PYTHONPATH
+from tests.warm.started import python_path
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -75,4 +75,4 @@ def pairline(*arguments: str, cwd: Path | None = None, **variables: str) -> subp
     """The command line in a process of its own, with more variables in its environment."""
     return subprocess.run([sys.executable, "-c", "from flows.cli import main; main()", *arguments], cwd=cwd, text=True,
                           capture_output=True, timeout=180, check=False,
-                          env=os.environ | {"PYTHONPATH": PYTHONPATH} | variables)
+                          env=os.environ | {"PYTHONPATH": python_path()} | variables)

@@ -32,7 +32,7 @@ from tasks.report.run_folder import RunRecord, read_runs, recorded_run
 from tasks.sweep.outcomes import MemberOutcome, SweepOutcome
 from tests.flows.conftest import launches, step_processes, tiny_config
 from tests.prefect_database import new_prefect_home
-from tests.warm.started import PYTHONPATH
+from tests.warm.started import python_path
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 LIMIT, PATIENCE_SECONDS = "sweep-tests", 600
@@ -227,7 +227,7 @@ class CommandLine:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         with (self.folder / f"output-{self.starts}").open("w") as output:
             return subprocess.Popen([sys.executable, "-c", "from flows.cli import main; main()", "sweep", str(self.recipe)],
-                                    env=environment | {"PYTHONPATH": PYTHONPATH}, stdout=output, stderr=output,
+                                    env=environment | {"PYTHONPATH": python_path()}, stdout=output, stderr=output,
                                     start_new_session=True)
 
     def output(self) -> str:

@@ -34,7 +34,7 @@ from flows.stage_config import StageConfig
 from tasks.report.run_folder import is_alive, read_runs
 from tests.flows.conftest import last_run, launches, pairline, tiny_config
 from tests.prefect_database import new_prefect_home
-from tests.warm.started import PYTHONPATH
+from tests.warm.started import python_path
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 PATIENCE_SECONDS = 600
@@ -210,7 +210,7 @@ def test_suspending_where_no_worker_would_start_it_again_is_refused_at_once(gate
 def served(tmp_path) -> Iterator[str]:
     """A process that starts the runs of a deployment, as a worker does. -> the deployment's name"""
     script = "from flows.dpo_stage import dpo_stage; dpo_stage.serve(name='suspending')"
-    environment = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": PYTHONPATH,
+    environment = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": python_path(),
                                 "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
     with (tmp_path / "served.log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=log, stderr=log)
@@ -269,7 +269,7 @@ def recipe_of(config: StageConfig, folder: Path) -> Path:
 
 def without_server() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
-        "PYTHONPATH": PYTHONPATH}
+        "PYTHONPATH": python_path()}
 
 
 def test_without_terminal_and_server_it_is_refused_before_anything_runs(gated, tmp_path, monkeypatch):

@@ -26,8 +26,7 @@ from tests.left_behind import folder_in_memory
 from tests.prefect_database import new_prefect_home
 from tests.tiny_models import make_model
 from tests.tiny_stage import write_inputs
-from tests.warm.site.sitecustomize import SERVER
-from tests.warm.started import PYTHONPATH
+from tests.warm.started import python_path
 
 ROOT = Path(__file__).parents[2]
 SECONDS_AT_MOST = 540  # a busy machine takes five times what an idle one does
@@ -110,10 +109,9 @@ def free_port() -> int:
 def installed(home: Path, **variables: str) -> Iterator[Installation]:
     """What `pairline up` starts in ``home`` on a free port, stopped by `pairline down`."""
     settings = ServeSettings(home=home, port=free_port())
-    own = {name: value for name, value in os.environ.items()
-           if not name.startswith(("PREFECT_", "PAIRLINE_")) or name == SERVER}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
     made = Installation(settings, own | {
-        "PAIRLINE_HOME": str(home), "PAIRLINE_PORT": str(settings.port), "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1",
+        "PAIRLINE_HOME": str(home), "PAIRLINE_PORT": str(settings.port), "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1",
         "PREFECT_API_URL": settings.api_url, "PREFECT_HOME": str(settings.prefect_home),
         "PREFECT_WORKER_QUERY_SECONDS": "2", **variables})
     if "PAIRLINE_DATABASE_URL" not in variables:

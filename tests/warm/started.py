@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,30 +10,35 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.warm.site.sitecustomize import SERVER
+import pytest
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PYTHONPATH = os.pathsep.join((str(HERE / "site"), str(ROOT)))  # of every process whose steps may be forked
+
+
+def python_path() -> str:
+    """PYTHONPATH of a process whose steps are forked while a server runs here."""
+    return os.environ.get("PYTHONPATH", str(ROOT))
 
 
 @contextlib.contextmanager
 def warm_server() -> Iterator[None]:
-    """Set the environment that has steps handed over. The server ends with the ``with`` block, or with this process."""
-    with tempfile.TemporaryDirectory(prefix="pairline-warm-") as folder, socket.socket(
+    """Set PYTHONPATH so that steps are handed over. The server ends with the ``with`` block, or with this process."""
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder, socket.socket(
             socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(address := f"{folder}/socket")
+        for file in (HERE / "site").glob("*.py"):
+            shutil.copy(file, folder)
+        Path(folder, "root").symlink_to(ROOT)
+        listener.bind(f"{folder}/socket")
         listener.listen(64)
         room = {"ROOM_FOR_A_TITLE": "." * 4096}  # a child shows its arguments where this process has its own
         server = subprocess.Popen([sys.executable, "-m", "tests.warm.server", str(listener.fileno())], cwd=ROOT,
                                   env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | room,
                                   stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
-        before = {name: os.environ.get(name) for name in (SERVER, "PYTHONPATH")}
-        os.environ |= {SERVER: address, "PYTHONPATH": PYTHONPATH}
         try:
-            yield
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setenv("PYTHONPATH", os.pathsep.join((folder, str(ROOT))))
+                yield
         finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
             server.stdin.close()
             server.wait(timeout=60)

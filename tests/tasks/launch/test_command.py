@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+from pydantic import ValidationError
+
 from dpo_core.compute_config import ComputeConfig
 from dpo_core.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
 from dpo_core.jobs import (
@@ -47,6 +50,18 @@ def test_several_processes_go_through_torchrun_on_any_free_port():
     command = step_command(REFERENCE, ComputeConfig(num_processes=2), CPU, "python3")
     joined = " ".join(command.argv)
     assert "--num_processes 2 --multi_gpu --main_process_port 0 --num_cpu_threads_per_process 4" in joined
+
+
+def test_what_the_recipe_adds_reaches_the_step_and_wins():
+    given = {"NCCL_SOCKET_IFNAME": "eth1", "HTTPS_PROXY": "http://proxy:3128", "OMP_NUM_THREADS": "3"}
+    env = step_command(REFERENCE, ComputeConfig(env=given), CPU, "python3").env
+    assert env.items() >= given.items()
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "my_password", "WANDB_API_KEY", "SSH_PRIVATE_KEY", "CLIENT_SECRET", "A B"])
+def test_a_recipe_holds_no_secret_and_no_name_that_is_none(name):
+    with pytest.raises(ValidationError, match="looks like a secret|is no name of a variable"):
+        ComputeConfig(env={name: "x"})
 
 
 def test_with_cards_nothing_forces_the_cpu():

@@ -145,14 +145,16 @@ def test_killing_the_orchestrator_kills_the_step(tmp_path):
 
 
 def test_secrets_stay_out_of_a_step_that_does_not_name_them(tmp_path, monkeypatch):
-    for name in ("HF_TOKEN", "WANDB_API_KEY", "PREFECT_API_URL", "MY_PASSWORD"):
+    """What is not known to be needed stays out as well, whatever it is called."""
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "PREFECT_API_URL", "MY_PASSWORD", "OPENAI_KEY", "DB_PASS", "SSH_PRIVATE_KEY",
+                 "GITHUB_PAT", "DATABASE_URL", "PAIRLINE_DATABASE_URL", "PIP_INDEX_URL", "AWS_SESSION", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "planted")
-    monkeypatch.setenv("PAIRLINE_TEST_PLAIN", "seen")
+    monkeypatch.setenv("OMP_TEST_PLAIN", "seen")
     script = "import os; print(sorted(k for k, v in os.environ.items() if v in ('planted', 'seen', 'given')))"
     _, lines = run(python_command(tmp_path, script, env={"GIVEN": "given"}))
-    assert lines == ["['GIVEN', 'PAIRLINE_TEST_PLAIN']"]
+    assert lines == ["['GIVEN', 'OMP_TEST_PLAIN']"]
     _, lines = run(python_command(tmp_path, script, secrets=("HF_TOKEN",)))
-    assert lines == ["['HF_TOKEN', 'PAIRLINE_TEST_PLAIN']"]
+    assert lines == ["['HF_TOKEN', 'OMP_TEST_PLAIN']"]
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path):

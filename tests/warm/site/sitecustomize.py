@@ -3,9 +3,8 @@
 import os
 import sys
 
-SERVER = "PAIRLINE_TEST_WARM"  # the server's socket
-COLD = "PAIRLINE_TEST_COLD"  # set: everything starts as users start it
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+HERE = os.path.dirname(os.path.abspath(__file__))
+SOCKET, ROOT = f"{HERE}/socket", f"{HERE}/root"  # the server's socket, and a link to the checkout whose code it has
 PROGRAMS = ("accelerate.commands.launch", "dpo_core", "tests.held_by_ranks", "tests.killed_ranks", "tests.overflowing_ranks",
             "tests.starved_ranks", "tests.slow_steps")
 
@@ -16,12 +15,7 @@ def program(argv: list[str]) -> int:
     return place if 0 < place < len(argv) and argv[place] in PROGRAMS and "fetch" not in argv else 0
 
 
-def wanted() -> bool:
-    """Whether the server may run it: it has this checkout's code alone."""
-    return SERVER in os.environ and COLD not in os.environ and ROOT in os.environ.get("PYTHONPATH", "").split(os.pathsep)
-
-
-if wanted() and (place := program(sys.orig_argv)):
+if (place := program(sys.orig_argv)) and os.path.exists(SOCKET) and os.path.realpath(ROOT) in sys.path:
     from handed_over import run
 
-    run(os.environ[SERVER], sys.orig_argv[place:])
+    run(SOCKET, sys.orig_argv[place:])

@@ -1,0 +1,18 @@
+"""What a step's program gets of the environment: what it is known to need, by name. A list of secrets would never end."""
+
+import os
+import re
+
+from dpo_core.compute_config import SECRET
+
+# The system's, the interpreter's, and the settings of the libraries that a step is made of.
+NEEDED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|TERM|XDG_CACHE_HOME|LD_LIBRARY_PATH|LD_PRELOAD|VIRTUAL_ENV"
+    r"|CONDA_PREFIX|CC|CXX|MAX_JOBS|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+    r"|(PYTHON|MALLOC_|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_|NUMEXPR_|CUDA_|NVIDIA_|ROCR_|HIP_|NCCL_|GLOO_|UCX_|FI_"
+    r"|TORCH|PYTORCH_|TRITON_|DS_|DEEPSPEED_|ACCELERATE_|HF_|TRANSFORMERS_|TOKENIZERS_|SAFETENSORS_|WANDB_|TENSORBOARD_)\w*")
+
+
+def inherited() -> dict[str, str]:
+    """This process's variables that a step gets, too. What else it needs stands in ``compute.env``."""
+    return {name: value for name, value in os.environ.items() if NEEDED.fullmatch(name) and not SECRET.search(name)}
