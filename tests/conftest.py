@@ -48,8 +48,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick answers first: integration tests go to the end, the longest groups at their head, each in its own order."""
-    items.sort(key=lambda item: (item.get_closest_marker("integration") is not None, _together(item.nodeid) not in TOGETHER))
+    """Quick answers first: integration tests go to the end, the longest groups at their head, each in its own order, but for
+    what waits until the trainer image is made."""
+    items.sort(key=lambda item: (item.get_closest_marker("integration") is not None, _together(item.nodeid) not in TOGETHER,
+                                 "trainer" in getattr(item, "fixturenames", ())))
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
