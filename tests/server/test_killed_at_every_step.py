@@ -1,4 +1,4 @@
-"""Runs under a rain of kills: at each step the flow dies, or the server (and the worker), and is started again."""
+"""Runs under a rain of kills: step after step the flow dies, or the server (and the worker), and is started again."""
 
 import os
 import signal
@@ -39,9 +39,10 @@ def kill_and_start(installation: Installation, *parts: Background) -> None:
     assert again.returncode == 0, again.stderr
 
 
-def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_dies_in: set[str],
+def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_dies_in: set[str], kills: int,
                     *others: Background) -> tuple[UUID, list[str]]:
-    """Flow or ``others`` die in each step that is at work when the last kill is over. -> the run, those steps"""
+    """Flow or ``others`` die in the step that is at work when the last kill is over, ``kills`` times. -> the run, those
+    steps"""
     train = {"num_epochs": 8, "checkpoint_every": 10}
     run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)})
     met: list[str] = []
@@ -50,7 +51,8 @@ def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_
         state = installation.run(run).state
         if state.is_completed() or state.is_failed():
             return "over"
-        return next((step for step in steps_begun(store)[-1:] if step in STEPS and step not in met), None)
+        at_work = [step for step in steps_begun(store)[-1:] if step in STEPS and step not in met]
+        return at_work[0] if at_work and len(met) < kills else None
 
     while (step := wait_until(next_step, f"a step after {met}", lambda: f"{installation.run(run).state!r}")) != "over":
         met.append(step)
@@ -68,9 +70,10 @@ def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_
 def test_whatever_is_killed_at_whichever_step_ends_in_one_complete_result(installation, inputs, tmp_path):
     """A flow dies just after the server, too, which then does not know the event that the crash's follows."""
     weights, server, worker = [], installation.server, installation.worker
-    for flow_dies_in, others in (({"mix data", "cache reference", "train"}, [server]), (set(), [server, worker])):
+    patterns = ({"mix data", "cache reference", "train"}, 4, [server]), (set(), 3, [server, worker])
+    for flow_dies_in, kills, others in patterns:
         store = tmp_path / f"{len(weights)}"
-        run, met = run_under_kills(installation, inputs, store, flow_dies_in, *others)
+        run, met = run_under_kills(installation, inputs, store, flow_dies_in, kills, *others)
         assert len(met) >= 3, met
         counts = {name: len(list(store.glob(f"{name}/*/{RESULT_FILE}"))) for name in PROGRAMS}
         assert set(counts.values()) == {1}, counts

@@ -25,7 +25,7 @@ IMPORTED = (
     "accelerate.commands.launch", "torch.distributed.run", "dpo_core.train", "dpo_core.reference", "dpo_core.evaluate",
     "dpo_core.export", "dpo_core.answer", "dpo_core.data.mix", "dpo_core.model.convert", "dpo_core.engine.plain",
     "dpo_core.environment", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "pandas",
-    "pyarrow.compute", "setproctitle")
+    "pyarrow.compute", "setproctitle", "deepspeed")
 LARGEST_REQUEST = 1 << 20
 
 
@@ -52,6 +52,7 @@ class Forked:
 
 def serve(listener: socket.socket) -> None:
     """Until standard input ends."""
+    os.environ["DS_ACCELERATOR"] = "cpu"  # read at DeepSpeed's import, and set by the engine where it is used
     for module in IMPORTED:
         importlib.import_module(module)
     children: dict[int, Forked] = {}

@@ -60,7 +60,7 @@ def test_what_the_recipe_adds_reaches_the_step_and_wins():
 
 @pytest.mark.parametrize("name", ["HF_TOKEN", "my_password", "WANDB_API_KEY", "SSH_PRIVATE_KEY", "CLIENT_SECRET", "A B"])
 def test_a_recipe_holds_no_secret_and_no_name_that_is_none(name):
-    with pytest.raises(ValidationError, match="looks like a secret|is no name of a variable"):
+    with pytest.raises(ValidationError, match=r"looks like a secret|is no name of a variable"):
         ComputeConfig(env={name: "x"})
 
 
