@@ -11,8 +11,11 @@ PROGRAMS = ("accelerate.commands.launch", "dpo_core", "tests.held_by_ranks", "te
 
 def program(argv: list[str]) -> int:
     """Where in ``argv`` the name of a program stands that the server runs; 0: it does not."""
-    place = argv.index("-m") + 1 if "-m" in argv else 0
-    return place if 0 < place < len(argv) and argv[place] in PROGRAMS and "fetch" not in argv else 0
+    place = 1
+    while place < len(argv) and argv[place] in ("-u", "-B"):
+        place += 1
+    wanted = argv[place:place + 1] == ["-m"] and argv[place + 1] in PROGRAMS and "fetch" not in argv
+    return place + 1 if wanted else 0
 
 
 if (place := program(sys.orig_argv)) and os.path.exists(SOCKET) and os.path.realpath(ROOT) in sys.path:
