@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from prefect.blocks.system import Secret
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.hub_server import serve
 from tests.server.conftest import Installation, tiny_values
@@ -35,7 +36,8 @@ def test_a_token_shows_nowhere_after_the_run_that_used_it(installation: Installa
     store = Path(shutil.copytree(prepared, tmp_path / "store", symlinks=True))
     with installation.client() as client:
         deployment = client.read_deployment_by_name("dpo-stage/manual")
-        Secret(value=TOKEN).save(BLOCK)
+        with temporary_settings({PREFECT_API_URL: installation.settings.api_url}):
+            Secret(value=TOKEN).save(BLOCK)
         with serve() as hub:
             hub.write_tokens = {TOKEN}
             upload = {"repo_id": "org/dpo", "endpoint": hub.endpoint, "token_block": BLOCK}
