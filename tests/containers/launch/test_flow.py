@@ -28,7 +28,7 @@ from tests.prefect_database import new_prefect_home
 from tests.step_process import metrics_of
 
 __all__ = ["tiny_inputs"]  # a fixture
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server", "cold_steps")]
 
 
 def metrics(store: Path) -> list[dict]:

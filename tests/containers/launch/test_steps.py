@@ -28,7 +28,7 @@ from tests.step_process import metrics_of
 from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, reference_job
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 COMPUTE = ComputeConfig(launcher="docker", threads_per_process=1, memory_gib=4)
 
 
