@@ -12,6 +12,7 @@ from dpo_core.compute_config import ComputeConfig
 from dpo_core.tracking_config import WANDB_KEY, WANDB_KEY_FILE
 from tasks.launch.compute import Machine
 from tasks.launch.launcher import CommandSpec, RunName
+from tasks.launch.step_environment import PROXIES
 
 GIB = 2**30
 SHARE_OF_MEMORY = 0.9  # the orchestrator and the engine need some, too
@@ -22,10 +23,8 @@ LABEL = "pairline"  # "1" on everything that is ours
 RUN, STEP, JOB, FOLDER, DEADLINE, GRACE = (f"{LABEL}.{name}" for name in
                                            ("run", "step", "job", "folder", "deadline", "grace"))
 FLOW_RUN, NODE = f"{LABEL}.flow-run", f"{LABEL}.node"
-# Of the orchestrator's environment, for the one step that has a network. Proxies may carry a password; so be it, as
-# there is no other way to tell them.
-NETWORK_SETTINGS = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy",
-                    "https_proxy", "no_proxy")
+# Of the orchestrator's environment, for the one step that has a network.
+NETWORK_SETTINGS = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", *PROXIES)
 CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 

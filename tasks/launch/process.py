@@ -29,7 +29,7 @@ SIGNS_OF_A_KILL = ("SIGKILL", "exitcode: -9")
 
 def clean_environment(command: CommandSpec) -> dict[str, str]:
     """The environment of the child: what it is known to need, plus the command's, plus the secrets it names."""
-    kept = inherited() | {name: value for name in command.secrets if (value := value_of_secret(name))}
+    kept = inherited(command.needs_network) | {name: value for name in command.secrets if (value := value_of_secret(name))}
     path = os.pathsep.join(filter(None, [str(PACKAGES_FOLDER), kept.get("PYTHONPATH", "")]))
     return kept | {"PYTHONPATH": path, DIE_WITH_PARENT: "1"} | command.env
 

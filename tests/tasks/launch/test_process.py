@@ -153,6 +153,8 @@ def test_secrets_stay_out_of_a_step_that_does_not_name_them(tmp_path, monkeypatc
     script = "import os; print(sorted(k for k, v in os.environ.items() if v in ('planted', 'seen', 'given')))"
     _, lines = run(python_command(tmp_path, script, env={"GIVEN": "given"}))
     assert lines == ["['GIVEN', 'OMP_TEST_PLAIN']"]
+    _, lines = run(python_command(tmp_path, script, needs_network=True))
+    assert lines == ["['HTTPS_PROXY', 'OMP_TEST_PLAIN']"]
     _, lines = run(python_command(tmp_path, script, secrets=("HF_TOKEN",)))
     assert lines == ["['HF_TOKEN', 'OMP_TEST_PLAIN']"]
 
