@@ -44,7 +44,7 @@ def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_
     """Flow or ``others`` die in the step that is at work when the last kill is over, ``kills`` times. -> the run, those
     steps"""
     train = {"num_epochs": 8, "checkpoint_every": 10}
-    run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)})
+    run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)}, cold_steps=True)
     met: list[str] = []
 
     def next_step() -> str | None:
