@@ -49,7 +49,7 @@ class ComputeConfig(Section):
                 raise ValueError(f"{name!r} is no name of a variable: use letters, digits and underscores")
             if SECRET.search(name):
                 raise ValueError(f"{name} looks like a secret, and a recipe is written down in many places; steps get their "
-                                 "tokens from upload.token_block, HF_TOKEN and tracking.key_block")
+                                 "tokens from upload.token_block, HF_TOKEN and tracking.wandb_key_block")
         return env
 
     @model_validator(mode="after")

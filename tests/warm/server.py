@@ -75,7 +75,7 @@ def serve(listener: socket.socket) -> None:
                     waiting.register(standin, selectors.EVENT_READ)
                 elif key.fileobj is ended:
                     ended.recv(4096)
-                    _collect(children, waiting)
+                    _collect(children)
                 else:
                     _hear(key.fileobj, children, waiting)
 
@@ -100,8 +100,8 @@ def _hear(standin: socket.socket, children: dict[int, Forked], waiting: selector
         child.signal(json.loads(message))
 
 
-def _collect(children: dict[int, Forked], waiting: selectors.BaseSelector) -> None:
-    """Tell of children that have ended, and end what is left of their groups as a dead leader's is ended."""
+def _collect(children: dict[int, Forked]) -> None:
+    """Tell stand-ins of children that have ended."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
