@@ -5,6 +5,7 @@ outlives the tests. It never computes anything itself, so no thread of torch's i
 """
 
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -27,6 +28,7 @@ IMPORTED = (
     "dpo_core.environment", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "pandas",
     "pyarrow.compute", "setproctitle", "deepspeed")
 LARGEST_REQUEST = 1 << 20
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -82,7 +84,10 @@ def serve(listener: socket.socket) -> None:
 
 def _hear(standin: socket.socket, children: dict[int, Forked], waiting: selectors.BaseSelector) -> None:
     """A stand-in asks for a child, passes a signal on, or has died."""
-    message, files, _, _ = socket.recv_fds(standin, LARGEST_REQUEST, 3)
+    try:
+        message, files, _, _ = socket.recv_fds(standin, LARGEST_REQUEST, 3)
+    except ConnectionResetError:  # it died before it had read its answer
+        message, files = b"", []
     child = next((child for child in children.values() if child.standin is standin), None)
     if not message:
         waiting.unregister(standin)
@@ -118,6 +123,7 @@ def _become(request: dict, files: list[int]) -> None:
     """Be the process that was asked for. Does not return."""
     code = 1
     try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -22,8 +22,8 @@ def python_path() -> str:
 
 
 @contextlib.contextmanager
-def warm_server() -> Iterator[None]:
-    """Set PYTHONPATH so that steps are handed over. The server ends with the ``with`` block, or with this process."""
+def warm_server() -> Iterator[subprocess.Popen]:
+    """Set PYTHONPATH so that steps are handed over. -> the server; it ends with the ``with`` block, or with this process."""
     with tempfile.TemporaryDirectory(prefix="warm-") as folder, socket.socket(
             socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         for file in (HERE / "site").glob("*.py"):
@@ -35,10 +35,11 @@ def warm_server() -> Iterator[None]:
         server = subprocess.Popen([sys.executable, "-m", "tests.warm.server", str(listener.fileno())], cwd=ROOT,
                                   env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | room,
                                   stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+        listener.close()  # the server's alone: once it is dead, nobody waits for it
         try:
             with pytest.MonkeyPatch.context() as patched:
                 patched.setenv("PYTHONPATH", os.pathsep.join((folder, str(ROOT))))
-                yield
+                yield server
         finally:
             server.stdin.close()
             server.wait(timeout=60)

@@ -17,7 +17,11 @@ def run(address: str, argv: list[str]) -> None:
     if os.environ.get("PAIRLINE_DIE_WITH_PARENT") == "1":  # torchrun gives its ranks sessions of their own
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-        server.connect(address)
+        try:
+            server.connect(address)
+        except OSError as error:
+            print(f"the server that forks the tests' steps is dead: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
         asked: list[int] = []
 
         def pass_on(number: int, frame: FrameType | None) -> None:

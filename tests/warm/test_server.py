@@ -1,0 +1,66 @@
+"""The process that forks steps, where those who asked it die before it answers, or it dies itself."""
+
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.warm.started import warm_server
+
+pytestmark = pytest.mark.integration
+STEP = [sys.executable, "-m", "dpo_core", "--help"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[subprocess.Popen]:
+    """One for this file; the last test kills it."""
+    with warm_server() as process:
+        yield process
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[socket.socket]:
+    """A stand-in that has asked for nothing."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as standin:
+        standin.connect(f"{os.environ['PYTHONPATH'].split(os.pathsep)[0]}/socket")
+        yield standin
+
+
+@contextlib.contextmanager
+def asked() -> Iterator[socket.socket]:
+    """A stand-in that has asked for a step which ends at once."""
+    with connected() as standin, open(os.devnull, "r+b") as nothing:
+        request = {"argv": ["dpo_core", "--help"], "env": dict(os.environ), "cwd": os.getcwd(), "orig_argv": STEP}
+        socket.send_fds(standin, [json.dumps(request).encode()], [nothing.fileno()] * 3)
+        yield standin
+
+
+def run_step() -> subprocess.CompletedProcess:
+    return subprocess.run(STEP, capture_output=True, text=True, timeout=90)
+
+
+def test_a_stand_in_that_dies_with_its_answer_unread_costs_no_other_one(server):
+    with asked() as standin:
+        assert select.select([standin], [], [], 90)[0]
+    assert run_step().returncode == 0
+
+
+def test_a_stand_in_that_dies_at_once_costs_no_other_one(server):
+    with asked():
+        pass
+    with connected():
+        pass
+    assert run_step().returncode == 0
+
+
+def test_steps_fail_at_once_where_the_server_is_dead(server):
+    assert run_step().returncode == 0
+    server.kill()
+    server.wait()
+    assert run_step().returncode != 0
