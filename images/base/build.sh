@@ -23,9 +23,17 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/image"
 
+# Nothing of the caller's environment takes part but its proxies: Python's variables, for one, decide what bytecode holds.
+umask 022
+clean=(PATH="$PATH" HOME=/root LC_ALL=C.UTF-8 TMPDIR="${TMPDIR:-/tmp}" SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH"
+    PYTHONDONTWRITEBYTECODE=1)
+for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+    [ -z "${!name:-}" ] || clean+=("$name=${!name}")
+done
+
 # Licences stay, for the list of packages; the mirror's address does not, nor apt's lists and caches.
 echo "Making $NAME from Debian $SUITE ..." >&2
-mmdebstrap --quiet --variant=essential --include="$PACKAGES" \
+env -i "${clean[@]}" mmdebstrap --quiet --variant=essential --include="$PACKAGES" \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' \
