@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.warm.started import ROOT, warm_server
+from tests.warm.started import ROOT, warm_servers
 
 pytest_plugins = ["tests.left_behind"]
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairline-tests"  # outlives a run
@@ -93,11 +93,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm_steps(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Steps that integration tests start are forked from a process that has imported everything (tests/warm)."""
-    if not any(item.get_closest_marker("integration") for item in request.session.items):
+    """Steps and flows that integration tests start are forked from processes that have imported everything (tests/warm)."""
+    real = [item for item in request.session.items if item.get_closest_marker("integration")]
+    folders = {item.path.relative_to(ROOT).parts[1] for item in real}
+    if not folders:
         yield
         return
-    with warm_server():
+    kinds = ("steps", "prefect") if folders & {"server", "flows", "containers"} else ("steps",)
+    with warm_servers(*kinds):
         yield
 
 

@@ -175,6 +175,26 @@ def test_up_again_changes_nothing_that_runs_and_nothing_that_was_switched(instal
     assert len(set(before[2])) == len(before[2]) >= 5
 
 
+def test_up_again_leaves_deployments_alone_that_are_those_of_the_code(installation: Installation):
+    """Deploying makes their automations anew, which would miss the events of that moment."""
+    def made() -> set[str]:
+        with installation.client() as client:
+            return {automation["id"] for automation in client.request("POST", "/automations/filter", json={}).json()}
+
+    def switch_off(paused: bool) -> None:
+        with installation.client() as client:
+            client.set_deployment_paused_state(client.read_deployment_by_name("store-gc/store-gc").id, paused)
+
+    assert installation.pairline("up").returncode == 0
+    before = made()
+    assert installation.pairline("up").returncode == 0
+    assert made() == before
+    switch_off(True)  # what the server holds has changed
+    assert installation.pairline("up").returncode == 0
+    assert made() != before
+    switch_off(False)
+
+
 def test_a_taken_port_is_named(installation: Installation, tmp_path):
     other = installation.pairline("up", PAIRLINE_HOME=str(tmp_path))
     assert other.returncode == 10
