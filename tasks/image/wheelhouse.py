@@ -85,7 +85,7 @@ def read_wheelhouse(folder: Path, pins: Pins) -> Wheelhouse:
         hint = f" {len(unlisted)} wheels are not in its {SUMS_FILE}, so they do not count." if unlisted else ""
         if strange:
             names = ", ".join(sorted(strange)[:4]) + (" ..." if len(strange) > 4 else "")
-            hint += (f" {names} hash differently from all files that the lock files name, so they do not count; one that you "
+            hint += (f" {names} hash differently from all files that the lock files name, so they do not count; one you "
                      "built yourself counts when its hash is added to its package's line.")
         raise ConfigError(f"The wheelhouse {folder} lacks {len(missing)} of {len(pins)} packages that the lock files pin: "
                           f"{', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}.{hint} `make wheelhouse` on a "
