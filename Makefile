@@ -36,8 +36,11 @@ $(INSTALLED): $(BUILD) $(LOCKS) requirements/quickstart.txt pyproject.toml
 	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
 	@$(PIP_INSTALL_LOCKED) -r $(BUILD)
 	@# DeepSpeed's build imports torch, so it comes second and sees this environment; its own kernels are built on demand.
-	@$(PIP_INSTALL_LOCKED) -r <(grep -hv '^deepspeed==' $(LOCKS) | sort -u)
-	@# Where the index gave torch's CUDA build, it lacks CUDA.
+	@# pip would take the file with a known hash before the newer version, so it is asked for torch's build (2.13.0+cpu) first.
+	@torch="$$($(PIP_INSTALL) --dry-run --ignore-installed --no-deps --report - "$$(grep -o '^torch==[^ ]*' $(word 1,$(LOCKS)))" | \
+		$(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["install"][0]["metadata"]["version"])')" && \
+		$(PIP_INSTALL_LOCKED) -r <(grep -hv '^deepspeed==' $(LOCKS) | sed "s/^torch==[^ ]*/torch==$$torch/" | sort -u)
+	@# Where that is the CUDA build, it lacks CUDA.
 	@! { $(BIN)/python -m pip check --disable-pip-version-check || true; } | grep -q '^torch .* is not installed' || \
 		$(PIP_INSTALL_LOCKED) -r <(grep -v '^deepspeed==' requirements/train-cuda.txt)
 	@DS_BUILD_OPS=0 $(PIP_INSTALL_LOCKED) --no-build-isolation -r <(grep -h '^deepspeed==' $(LOCKS))

@@ -6,6 +6,7 @@ source is one, and the wheel that is built of it stands in the folder's ``SHA256
 hashes differently.
 """
 
+import json
 import os
 import re
 import shutil
@@ -15,13 +16,15 @@ import sysconfig
 import tempfile
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from dpo_core.errors import ConfigError, RemoteError, StoreError
 from dpo_core.store import exclusive, fingerprint, new_directory, sha256_file
 from tasks.image.image_ref import Variant
-from tasks.image.requirements import INSTALLER, Pins, choose_wheels, hashed_requirements, package_of
+from tasks.image.requirements import INSTALLER, Pin, Pins, choose_wheels, hashed_requirements, package_of
 from tasks.launch.launcher import OnLine
 
 SUMS_FILE = "SHA256SUMS"
@@ -29,7 +32,7 @@ SECONDS_FOR_ANOTHER_FILL = 1800.0
 NUM_LAST_LINES = 15
 PIP_WHEEL = ("wheel", "--progress-bar", "off", "--disable-pip-version-check", "--no-deps", "--require-hashes")
 # What DeepSpeed's build imports; torch brings its own needs along.
-DEEPSPEED, DEEPSPEED_BUILD_NEEDS = "deepspeed", ("torch", "setuptools", "numpy", "ninja", "packaging", "psutil",
+TORCH, DEEPSPEED, DEEPSPEED_BUILD_NEEDS = "torch", "deepspeed", ("torch", "setuptools", "numpy", "ninja", "packaging", "psutil",
                                                  "py-cpuinfo", "hjson", "pydantic", "msgpack", "einops", "tqdm")
 # On CPU the shared-memory operation is compiled into the wheel: DeepSpeed compiles it at first use otherwise, and the
 # image has no compiler. On CUDA nothing is: the trainer uses none of DeepSpeed's kernels.
@@ -111,15 +114,28 @@ def _fill(folder: Path, pins: Pins, variant: Variant, say: OnLine) -> None:
     say(f"Filling the wheelhouse for {variant}: {len(pins)} packages, by this host's pip")
     with tempfile.TemporaryDirectory() as scratch:
         listed = Path(scratch, "requirements.txt")
-        listed.write_text("".join(f"{pin.line}\n" for name, pin in pins.items() if name != DEEPSPEED))
+        listed.write_text("".join(f"{pin.line}\n" for name, pin in pins.items() if name not in (DEEPSPEED, TORCH)))
         index = os.environ.get("TORCH_INDEX_URL")
-        _pip([*PIP_WHEEL, "--wheel-dir", str(folder), "--requirement", str(listed),
-              *(["--extra-index-url", index] if index else [])], say)
+        indexes = ["--extra-index-url", index] if index else []
+        if TORCH in pins:
+            with listed.open("a") as more:
+                more.write(_torch_of_here(pins[TORCH], Path(scratch), indexes, say))
+        _pip([*PIP_WHEEL, "--wheel-dir", str(folder), "--requirement", str(listed), *indexes], say)
         if DEEPSPEED in pins:
             _build_deepspeed(folder, pins, variant, Path(scratch), say)
     wheels = sorted(folder.glob("*.whl"))
     say(f"{len(wheels)} wheels, {sum(path.stat().st_size for path in wheels) / 1e6:.0f} MB")
     (folder / SUMS_FILE).write_text("".join(f"{sha256_file(path)}  {path.name}\n" for path in wheels))
+
+
+def _torch_of_here(pin: Pin, scratch: Path, indexes: list[str], say: OnLine) -> str:
+    """The line for the build of torch that pip takes (2.13.0+cpu, say): with hashes it would rather take a file whose hash the
+    index tells than a newer version, and get CUDA's in place of the one on this machine's disk."""
+    report = scratch / "torch.json"
+    _pip(["install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--disable-pip-version-check", "--report",
+          str(report), str(pin), *indexes], say)
+    version = json.loads(report.read_text())["install"][0]["metadata"]["version"]
+    return f"{replace(pin, requirement=Requirement(f'{TORCH}=={version}')).line}\n"
 
 
 def check_can_compile(headers: Path) -> None:
