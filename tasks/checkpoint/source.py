@@ -33,6 +33,7 @@ from tasks.checkpoint.files import (
     weight_source,
     weights_fingerprint,
 )
+from tasks.checkpoint.known_packages import check_known_package
 from tasks.hub.errors import from_hub_error
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,10 @@ class Located:
 def locate(config: CheckpointConfig, store_root: Path) -> Located:
     """Find or download the checkpoint. Raises ``CheckpointError``, ``ConfigError``, ``RemoteError``."""
     if config.source.startswith(PACKAGE_PREFIX):
-        return _local(_package_folder(config.source.removeprefix(PACKAGE_PREFIX)), config)
+        name = config.source.removeprefix(PACKAGE_PREFIX)
+        folder = _package_folder(name)
+        check_known_package(name, folder)
+        return _local(folder, config)
     folder = Path(config.source).expanduser()
     if folder.is_dir():
         return _local(folder, config)

@@ -28,6 +28,7 @@ from tasks.store_root import prepare_store
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RECORD_FILE = "image.json"
+MADE_HERE = "pairline-base:"  # by images/base/build.sh, out of signed Debian packages
 DEPENDENCIES_LABEL, CODE_LABEL = "io.pairline.dependency-key", "io.pairline.code-key"
 SECONDS_FOR_ANOTHER_BUILD = 3600.0
 
@@ -88,7 +89,11 @@ def _built(client: docker.DockerClient, config: ImageConfig, sources: SourceTree
 def _base_id(client: docker.DockerClient, config: ImageConfig, say: OnLine) -> str:
     with engine_errors("looking for the base image"):
         try:
-            return client.images.get(config.base_image).id
+            base_id = client.images.get(config.base_image).id
+            if not config.base_image.startswith(MADE_HERE) and "sha256:" not in config.base_image:
+                say(f"Warning: image.base_image {config.base_image} is a tag, which may be moved; it is {base_id} now. Name "
+                    "that id, or repository@sha256:..., to start from the same bits every time")
+            return base_id
         except ImageNotFound:
             if "@sha256:" not in config.base_image:  # a name could be anybody's
                 raise ConfigError(f"There is no image {config.base_image} (image.base_image) on this engine. `make "

@@ -1,9 +1,12 @@
 """The folder of wheels that the dependency image is installed from: filled by the host's pip, or given ready-made.
 
 The host's pip with the host's settings, so private indexes work and no address or credential of theirs comes near an
-image. What it gathered is hashed once (``SHA256SUMS``), and the image's pip installs nothing that hashes differently.
+image. Nothing is taken, by pip or from a given folder, but the files that the lock files name by their hash; DeepSpeed's
+source is one, and the wheel that is built of it stands in the folder's ``SHA256SUMS``. The image's pip installs nothing that
+hashes differently.
 """
 
+import json
 import os
 import re
 import shutil
@@ -13,22 +16,25 @@ import sysconfig
 import tempfile
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from dpo_core.errors import ConfigError, RemoteError, StoreError
 from dpo_core.store import exclusive, fingerprint, new_directory, sha256_file
 from tasks.image.image_ref import Variant
-from tasks.image.requirements import INSTALLER, Pins, choose_wheels, hashed_requirements
+from tasks.image.requirements import INSTALLER, Pin, Pins, choose_wheels, hashed_requirements, package_of
 from tasks.launch.launcher import OnLine
 
 SUMS_FILE = "SHA256SUMS"
 SECONDS_FOR_ANOTHER_FILL = 1800.0
 NUM_LAST_LINES = 15
-PIP_WHEEL = ("wheel", "--progress-bar", "off", "--disable-pip-version-check")
+PIP_WHEEL = ("wheel", "--progress-bar", "off", "--disable-pip-version-check", "--no-deps", "--require-hashes")
 # What DeepSpeed's build imports; torch brings its own needs along.
-DEEPSPEED, DEEPSPEED_BUILD_NEEDS = "deepspeed", ("torch", "setuptools", "numpy", "ninja", "packaging", "psutil",
-                                                 "py-cpuinfo", "hjson", "pydantic", "msgpack", "einops", "tqdm")
+TORCH, DEEPSPEED = "torch", "deepspeed"
+DEEPSPEED_BUILD_NEEDS = ("torch", "setuptools", "numpy", "ninja", "packaging", "psutil", "py-cpuinfo", "hjson", "pydantic",
+                         "msgpack", "einops", "tqdm")
 # On CPU the shared-memory operation is compiled into the wheel: DeepSpeed compiles it at first use otherwise, and the
 # image has no compiler. On CUDA nothing is: the trainer uses none of DeepSpeed's kernels.
 DEEPSPEED_SETTINGS: dict[Variant, dict[str, str]] = {
@@ -63,7 +69,8 @@ def own_wheelhouse(store_root: Path, pins: Pins, variant: Variant, say: OnLine) 
 
 
 def read_wheelhouse(folder: Path, pins: Pins) -> Wheelhouse:
-    """A filled folder. With a ``SHA256SUMS`` in it only wheels listed there count; without one they are hashed now.
+    """A filled folder. Only wheels that the lock files name by their hash count, and DeepSpeed's, which is built; with a
+    ``SHA256SUMS`` in the folder only those that are listed there, too, and without one they are hashed now.
 
     Raises ``ConfigError`` that names the packages it lacks.
     """
@@ -73,14 +80,21 @@ def read_wheelhouse(folder: Path, pins: Pins) -> Wheelhouse:
     there = {path.name for path in folder.glob("*.whl")}
     known = _read_sums(folder / SUMS_FILE)
     unlisted = set() if known is None else there - known.keys()
-    chosen, missing = choose_wheels(there - unlisted, pins)
+    packages = {name: found[0] for name in there - unlisted if (found := package_of(name, pins))}
+    sums = {name: sha256_file(folder / name) for name in packages} if known is None else known
+    strange = {name for name, package in packages.items()
+               if package != DEEPSPEED and sums[name] not in pins[package].hashes}
+    chosen, missing = choose_wheels(packages.keys() - strange, pins)
     if missing:
         hint = f" {len(unlisted)} wheels are not in its {SUMS_FILE}, so they do not count." if unlisted else ""
+        if strange:
+            names = ", ".join(sorted(strange)[:4]) + (" ..." if len(strange) > 4 else "")
+            hint += (f" {names} hash differently from all files that the lock files name, so they do not count; one you "
+                     "built yourself counts when its hash is added to its package's line.")
         raise ConfigError(f"The wheelhouse {folder} lacks {len(missing)} of {len(pins)} packages that the lock files pin: "
                           f"{', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}.{hint} `make wheelhouse` on a "
                           "host with a package index fills one.")
     file_names = tuple(sorted(name for names in chosen.values() for name in names))
-    sums = {name: sha256_file(folder / name) if known is None else known[name] for name in file_names}
     installer = "".join(f"{sums[name]}  {name}\n" for name in chosen[INSTALLER])
     return Wheelhouse(folder, file_names, hashed_requirements(chosen, sums), installer)
 
@@ -101,15 +115,28 @@ def _fill(folder: Path, pins: Pins, variant: Variant, say: OnLine) -> None:
     say(f"Filling the wheelhouse for {variant}: {len(pins)} packages, by this host's pip")
     with tempfile.TemporaryDirectory() as scratch:
         listed = Path(scratch, "requirements.txt")
-        listed.write_text("".join(f"{pin}\n" for name, pin in pins.items() if name != DEEPSPEED))
+        listed.write_text("".join(f"{pin.line}\n" for name, pin in pins.items() if name not in (DEEPSPEED, TORCH)))
         index = os.environ.get("TORCH_INDEX_URL")
-        _pip([*PIP_WHEEL, "--no-deps", "--wheel-dir", str(folder), "--requirement", str(listed),
-              *(["--extra-index-url", index] if index else [])], say)
+        indexes = ["--extra-index-url", index] if index else []
+        if TORCH in pins:
+            with listed.open("a") as more:
+                more.write(_torch_of_here(pins[TORCH], Path(scratch), indexes, say))
+        _pip([*PIP_WHEEL, "--wheel-dir", str(folder), "--requirement", str(listed), *indexes], say)
         if DEEPSPEED in pins:
             _build_deepspeed(folder, pins, variant, Path(scratch), say)
     wheels = sorted(folder.glob("*.whl"))
     say(f"{len(wheels)} wheels, {sum(path.stat().st_size for path in wheels) / 1e6:.0f} MB")
     (folder / SUMS_FILE).write_text("".join(f"{sha256_file(path)}  {path.name}\n" for path in wheels))
+
+
+def _torch_of_here(pin: Pin, scratch: Path, indexes: list[str], say: OnLine) -> str:
+    """The line for the build of torch that pip takes (2.13.0+cpu, say): with hashes it would rather take a file whose hash
+    an index tells than a newer version, and get CUDA's in place of the one on this machine's disk."""
+    report = scratch / "torch.json"
+    _pip(["install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--disable-pip-version-check", "--report",
+          str(report), str(pin), *indexes], say)
+    version = json.loads(report.read_text())["install"][0]["metadata"]["version"]
+    return f"{replace(pin, requirement=Requirement(f'{TORCH}=={version}')).line}\n"
 
 
 def check_can_compile(headers: Path) -> None:
@@ -132,8 +159,10 @@ def _build_deepspeed(folder: Path, pins: Pins, variant: Variant, scratch: Path, 
     needs = [str(pins[name]) for name in DEEPSPEED_BUILD_NEEDS if name in pins]
     _pip(["--python", python, "install", "--no-index", "--find-links", str(folder), "--no-compile", "--quiet",
           "--disable-pip-version-check", *needs], say)
-    _pip(["--python", python, *PIP_WHEEL, "--no-deps", "--no-build-isolation", "--no-binary", DEEPSPEED, "--no-cache-dir",
-          "--wheel-dir", str(folder), str(pins[DEEPSPEED])], say,
+    source = scratch / "deepspeed.txt"
+    source.write_text(f"{pins[DEEPSPEED].line}\n")
+    _pip(["--python", python, *PIP_WHEEL, "--no-build-isolation", "--no-binary", DEEPSPEED, "--no-cache-dir",
+          "--wheel-dir", str(folder), "--requirement", str(source)], say,
          DEEPSPEED_SETTINGS[variant] | {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"})
 
 

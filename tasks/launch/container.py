@@ -17,12 +17,16 @@ from tasks.launch.step_environment import PROXIES
 GIB = 2**30
 SHARE_OF_MEMORY = 0.9  # the orchestrator and the engine need some, too
 SCRATCH, SCRATCH_BYTES = "/tmp", 4 * GIB  # counts as the container's memory
+# What the engine keeps of a container's output until it is removed: the newest LOG_FILES files. The orchestrator copies it
+# as it comes; only what is printed faster than it reads, by more than this, or while it is away, is lost to log.txt.
+LOG_FILE_BYTES, LOG_FILES = 32 << 20, 4
 USER_OF_ROOTS_STORE = (10001, 10001)  # steps never run as root, so root's store is handed to this user while they do
 SECRETS_FOLDER = Path("/run/secrets")
 LABEL = "pairline"  # "1" on everything that is ours
 RUN, STEP, JOB, FOLDER, DEADLINE, GRACE = (f"{LABEL}.{name}" for name in
                                            ("run", "step", "job", "folder", "deadline", "grace"))
 FLOW_RUN, NODE = f"{LABEL}.flow-run", f"{LABEL}.node"
+NETWORK = f"{LABEL}.network"  # on a network that steps may be put into
 # Of the orchestrator's environment, for the one step that has a network.
 NETWORK_SETTINGS = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", *PROXIES)
 CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")

@@ -16,17 +16,28 @@ from typing import Any
 
 import docker
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import DeviceRequest, LogConfig, Mount
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
+from dpo_core.compute_config import OWN_NETWORK
 from dpo_core.errors import ConfigError, RemoteError, StoreError
-from tasks.launch.container import LABEL, SCRATCH, SCRATCH_BYTES, SECRETS_FOLDER, ContainerSpec
+from tasks.launch.container import (
+    LABEL,
+    LOG_FILE_BYTES,
+    LOG_FILES,
+    NETWORK,
+    SCRATCH,
+    SCRATCH_BYTES,
+    SECRETS_FOLDER,
+    ContainerSpec,
+)
 from tasks.launch.engine_address import engine_address, silence
 
 CONFLICT = 409
 CALL_SECONDS = 60  # for one answer of the engine
 UNSEEN = "bind source path does not exist"
+COMPOSE = "com.docker.compose.project"
 NO_GPU_RUNTIME = "could not select device driver"
 
 
@@ -123,7 +134,8 @@ class Engine:
                 security_opt=["no-new-privileges:true"], network_mode=spec.network, init=True,
                 pids_limit=spec.max_processes, mem_limit=spec.memory_bytes, memswap_limit=spec.memory_bytes,
                 shm_size=spec.shared_memory_bytes, device_requests=_device_requests(spec.gpus),
-                log_config=LogConfig(type="json-file"))
+                ulimits=[Ulimit(name="core", soft=0, hard=0)],  # a core would hold the step's tokens and data
+                log_config=LogConfig(type="json-file", config={"max-size": f"{LOG_FILE_BYTES}", "max-file": f"{LOG_FILES}"}))
             networking = None if spec.hostname is None else self._api.create_networking_config(
                 {spec.network: self._api.create_endpoint_config(aliases=[spec.hostname])})
             try:
@@ -193,6 +205,25 @@ class Engine:
         with _answers("making a network"):
             if not self._api.networks(names=[f"^{name}$"]):
                 self._api.create_network(name, driver="bridge", internal=True, labels=labels)
+
+    def find_network(self, name: str) -> None:
+        """See that steps may be put into a network: `pairline` is made if it is not there, any other one must carry our
+        label. It stays, for the next step; `docker network rm pairline` removes it. Raises ``ConfigError``."""
+        with _answers("looking for a network"):
+            found = [network for network in self._api.networks(names=[name]) if network["Name"] == name]
+            if not found and name == OWN_NETWORK:
+                with contextlib.suppress(APIError):  # another orchestrator was faster; what else is wrong shows at the start
+                    self._api.create_network(name, driver="bridge", labels={NETWORK: "1"}, check_duplicate=True,
+                                             options={"com.docker.network.bridge.enable_icc": "false"})
+                return
+        advice = (f"Leave compute.network out, or make one: docker network create --label {NETWORK} NAME")
+        if not found:
+            raise ConfigError(f"There is no network {name} (compute.network) on the engine at {self.address}. {advice}")
+        labels = found[0]["Labels"] or {}
+        if NETWORK not in labels:
+            whose = f"compose project {labels[COMPOSE]}'s" if COMPOSE in labels else "somebody else's"
+            raise ConfigError(f"The network {name} (compute.network) is {whose}, as it lacks the label {NETWORK}: a step "
+                              f"in it could reach what runs there. {advice}")
 
     def remove_network(self, name: str) -> None:
         """Remove a network; one that is gone or in use stays as it is."""

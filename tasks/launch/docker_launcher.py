@@ -114,6 +114,8 @@ class DockerLauncher:
             for spec in specs:
                 if spec.hostname:
                     engine.make_network(spec.network, spec.labels)
+                elif spec.network != "none":
+                    engine.find_network(spec.network)
                 _create_and_start(engine, spec, members)
         except BaseException:
             with contextlib.suppress(PairlineError):

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+from dpo_core.store import sha256_file
 from tasks.image.context import read_sources
 from tasks.image.requirements import GGUF_LOCK, GGUF_PACKAGES
 from tasks.image.trainer_image import CHECKOUT
@@ -22,8 +24,11 @@ def make_small_checkout(root: Path, label: str) -> Path:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    write(root, **{"requirements/train-cpu.txt": "alpha==1.0\n", "images/trainer/verify.py": VERIFY,
-                   GGUF_LOCK: "".join(f"{name}==1.0\n" for name in GGUF_PACKAGES)})
+    with tempfile.TemporaryDirectory() as folder:
+        wheels = {name: sha256_file(make_wheel(Path(folder), name, "1.0")) for name in ("alpha", *GGUF_PACKAGES)}
+    locks = {name: f"{name}==1.0 --hash=sha256:{sha256}\n" for name, sha256 in wheels.items()}
+    write(root, **{"requirements/train-cpu.txt": locks.pop("alpha"), "images/trainer/verify.py": VERIFY,
+                   GGUF_LOCK: "".join(locks.values())})
     dockerfile = root / "images/trainer/Dockerfile"
     stage = "FROM ${BASE_IMAGE} AS dependencies\n"
     assert dockerfile.read_text().count(stage) == 1
@@ -36,7 +41,6 @@ def make_small_wheelhouse(folder: Path) -> Path:
     """The wheels for it; pip is the real one."""
     for name in ("alpha", *GGUF_PACKAGES):
         make_wheel(folder, name, "1.0")
-    installer = (CHECKOUT / "images/trainer/installer.txt").read_text().splitlines()[-1]
-    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, installer],
-                   check=True)
+    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest", folder,
+                    "--requirement", CHECKOUT / "images/trainer/installer.txt"], check=True)
     return folder

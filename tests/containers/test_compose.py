@@ -125,6 +125,28 @@ def test_who_has_no_password_is_refused(team: Team):
         urllib.request.urlopen(urllib.request.Request(f"{team.api_url}/deployments/filter", method="POST"), timeout=10)
 
 
+REACH = """
+import pathlib, socket
+for host, port in (("database", 5432), ("server", 4200)):
+    try:
+        socket.create_connection((host, port), timeout=3)
+        print("reached")
+    except OSError as error:
+        print(type(error).__name__)
+try:
+    pathlib.Path("/srv/pairline/flows/cli.py").write_text("changed")
+    print("written")
+except OSError as error:
+    print(error.errno)
+"""
+
+
+def test_only_the_server_reaches_the_database_and_no_service_changes_its_code(team: Team):
+    for service, database in (("worker", "gaierror"), ("server", "reached")):
+        asked = team.compose("exec", "-T", service, "python", "-c", REACH)
+        assert asked.stdout.split() == [database, "reached", "30"], asked.stderr  # 30: a read-only file system
+
+
 def test_the_deployments_are_there_and_run_steps_in_the_trainers_image(team: Team, trainer: ImageRef):
     with team.client() as client:
         found = {name: client.read_deployment_by_name(name).parameters for name in DEPLOYMENTS}

@@ -1,5 +1,6 @@
 """The deployments as images/compose.yaml brings them to its server."""
 
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -57,6 +58,38 @@ def test_server_worker_and_runs_have_the_settings_of_make_up(monkeypatch: pytest
     told = services["server"]["environment"] | services["worker"]["environment"]
     assert {name: told.get(name) for name in of_make_up} == of_make_up
     assert len(of_make_up) > 8
+
+
+def test_every_service_of_the_file_is_locked_in_and_has_limits():
+    file = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())
+    services = file["services"]
+    for service in services.values():
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"] is True
+        assert all("size=" in place for place in service["tmpfs"])
+        assert service["pids_limit"] <= 8192
+        assert service["mem_limit"]
+        assert not {"privileged", "devices", "pid", "ipc", "userns_mode"} & service.keys()
+        assert service.get("network_mode", "none") == "none"
+        assert service["image"].startswith("${PAIRLINE_")
+    assert {name: service["cap_add"] for name, service in services.items() if "cap_add" in service} == {
+        "database": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"], "folder": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]}
+    assert [name for name, service in services.items() if "/var/run/docker.sock" in str(service)] == ["worker"]
+    assert all(port.startswith("127.0.0.1:") for service in services.values() for port in service.get("ports", ()))
+
+
+def test_only_the_server_reaches_the_database_and_a_network_has_no_way_out():
+    file = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())
+    networks = {name: service.get("networks") for name, service in file["services"].items()}
+    assert networks == {"database": ["database"], "server": ["api", "database"], "folder": None, "deploy": ["api"],
+                        "worker": ["api"]}
+    assert file["networks"] == {"api": None, "database": {"internal": True}}
+
+
+def test_the_database_is_named_by_its_digest():
+    image = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())["services"]["database"]["image"]
+    assert re.fullmatch(r"\$\{PAIRLINE_POSTGRES_IMAGE:-postgres@sha256:[0-9a-f]{64}\}", image)
 
 
 def test_what_starts_by_an_event_still_does(deployments):

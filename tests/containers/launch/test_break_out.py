@@ -92,21 +92,28 @@ def test_a_step_cannot_break_out(make: Callable[..., ContainerStep], planted):
 
 
 def test_the_running_container_shows_its_settings(make, client: docker.DockerClient):
-    step = make("print('up', flush=True); time.sleep(2); succeed()", shared_memory_gib=0.5, max_processes=100)
+    step = make("""
+        import resource
+        print(resource.getrlimit(resource.RLIMIT_NOFILE)[1] <= 65536, resource.getrlimit(resource.RLIMIT_CORE), flush=True)
+        time.sleep(2)
+        succeed()""", shared_memory_gib=0.5, max_processes=100)
     with ThreadPoolExecutor() as pool:
         run = pool.submit(step.run)
         wait_for(lambda: step.log_lines)
         container = container_of(client, step)
         run.result()
+    assert step.log_lines == ["True (0, 0)"]
     config, host = container.attrs["Config"], container.attrs["HostConfig"]
     user = os.getuid() or 10001
     assert config["User"].startswith(f"{user}:")
     expected = {
         "ReadonlyRootfs": True, "Privileged": False, "NetworkMode": "none", "CapAdd": None, "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"], "Init": True, "PidsLimit": 100, "Memory": GIB, "MemorySwap": GIB,
-        "ShmSize": GIB // 2, "AutoRemove": False, "Binds": None}
+        "ShmSize": GIB // 2, "AutoRemove": False, "Binds": None,
+        "Ulimits": [{"Name": "core", "Hard": 0, "Soft": 0}],
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "33554432", "max-file": "4"}}}
     assert {name: host[name] for name in expected} == expected
-    assert host["Tmpfs"].keys() == {"/tmp"}
+    assert host["Tmpfs"] == {"/tmp": "size=4294967296,mode=1777"}
     assert {mount["Destination"]: mount["RW"] for mount in container.attrs["Mounts"]} == {
         str(step.root / "source"): False, str(step.folder): True}
     assert config["StopSignal"] == "SIGTERM"

