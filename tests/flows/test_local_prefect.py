@@ -9,8 +9,8 @@ import pytest
 from dpo_core.errors import StoreError
 from flows.local_prefect import prepare_prefect, remember_database
 from flows.serve.background import Background, start_time
+from flows.serve.credential import API_URL_FILE
 from flows.serve.server_objects import SECONDS_WITHOUT_HEARTBEAT
-from flows.serve.settings import API_URL_FILE
 
 MIGRATE = "PREFECT_SERVER_DATABASE_MIGRATE_ON_START"
 
