@@ -84,7 +84,7 @@ class AllowedRequests:
 
     def _is_own_host(self, scope: Scope) -> bool:
         asked = _header(scope, b"host")
-        return len(asked) == 1 and (_host_name(asked[0]) in OWN_NAMES | self.hosts or asked[0] in self.hosts)
+        return len(asked) == 1 and (_host_name(asked[0]) in OWN_NAMES | self.hosts or asked[0].lower() in self.hosts)
 
     def _is_own_page(self, scope: Scope) -> bool:
         """Programs name no origin; browsers always do."""

@@ -11,7 +11,6 @@ from flows.serve.settings import HOST, settings_from_environment
 
 def main(port: int) -> None:
     """Serve until SIGTERM."""
-    os.umask(0o077)  # its database above all
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
@@ -20,6 +19,7 @@ def main(port: int) -> None:
     app = AllowedRequests(
         create_app(final=True), own.model_copy(update={"port": port}).ui_url, frozenset(own.host_names),
         frozenset(settings.api.cors_allowed_origins.split(",")), os.environ[SERVER_VARIABLE])
+    os.umask(0o077)  # its database above all; the pages' files, unpacked above, are no secret
     uvicorn.run(app, host=HOST, port=port, timeout_keep_alive=settings.api.keepalive_timeout,
                 ws_ping_interval=settings.api.websocket_ping_interval, ws_ping_timeout=settings.api.websocket_ping_timeout,
                 log_level=settings.logging_level.lower())
