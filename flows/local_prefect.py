@@ -3,7 +3,9 @@
 Must be applied before Prefect is imported, as it reads its settings then. Anything set in the environment wins.
 """
 
+import contextlib
 import os
+import tomllib
 from pathlib import Path
 
 from dpo_core.errors import from_os_error
@@ -40,8 +42,22 @@ def uses_configured_server() -> bool:
     """Whether the user has a Prefect server or profile of their own."""
     if "PREFECT_API_URL" in os.environ or "PREFECT_PROFILE" in os.environ:
         return True
-    profiles = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
-    return profiles.is_file() and "PREFECT_API_URL" in profiles.read_text()
+    return _profiles().is_file() and "PREFECT_API_URL" in _profiles().read_text()
+
+
+def _profiles() -> Path:
+    return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
+
+
+def use_password(store_root: Path) -> None:
+    """Have the password of the configured server, by environment or profile, if `pairline up` of this user started it."""
+    configured: dict[str, str] = {}
+    with contextlib.suppress(OSError, tomllib.TOMLDecodeError, AttributeError):
+        profiles = tomllib.loads(_profiles().read_text())
+        configured = profiles.get("profiles", {}).get(os.environ.get("PREFECT_PROFILE") or profiles.get("active"), {})
+    url = os.environ.get("PREFECT_API_URL") or configured.get("PREFECT_API_URL")
+    if url and CLIENT_VARIABLE not in configured:
+        use_credential(url, serve_folder(store_root))
 
 
 def serve_folder(store_root: Path) -> Path:
@@ -94,7 +110,7 @@ def prepare_prefect(store_root: Path) -> bool:
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     if not temporary:
-        use_credential(serve_folder(store_root))
+        use_password(store_root)
     return temporary
 
 

@@ -112,12 +112,11 @@ def use_server(store: Path) -> None:
 
     Raises ``ConfigError`` if there is neither.
     """
-    from flows.local_prefect import running_server, serve_folder, uses_configured_server
-    from flows.serve.credential import use_credential
+    from flows.local_prefect import running_server, use_password, uses_configured_server
 
     if not uses_configured_server():
         if (url := running_server(store)) is None:
             raise ConfigError("There is no Prefect server to tell. Start one with `make up`, or set PREFECT_API_URL to "
                               "yours.")
         os.environ["PREFECT_API_URL"] = url
-    use_credential(serve_folder(store))
+    use_password(store)

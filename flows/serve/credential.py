@@ -80,15 +80,15 @@ def credential_for(api_url: str, folder: Path) -> str | None:
     return None
 
 
-def use_credential(folder: Path) -> None:
-    """Let this process's client into the server that it is configured for, if that is one of this user's `pairline up`.
+def use_credential(api_url: str, folder: Path) -> None:
+    """Let this process's client into the server at ``api_url`` if that is one of this user's `pairline up`.
 
-    To be called before Prefect is imported. What is set already stays.
+    To be called before Prefect is imported. A password that is set stays.
     """
-    if CLIENT_VARIABLE in os.environ or "PREFECT_API_KEY" in os.environ or API_VARIABLE not in os.environ:
+    if CLIENT_VARIABLE in os.environ:
         return
     # The server is at 127.0.0.1 alone, and "localhost" may be another user's program at ::1: it must not hear the password.
-    api_url = os.environ[API_VARIABLE].rstrip("/").replace("http://localhost:", "http://127.0.0.1:", 1)
+    api_url = api_url.rstrip("/").replace("http://localhost:", "http://127.0.0.1:", 1)
     if credential := credential_for(api_url, folder):
         os.environ |= {API_VARIABLE: api_url, CLIENT_VARIABLE: credential}
 

@@ -87,6 +87,19 @@ def test_the_server_that_up_started_is_found(no_prefect_settings, tmp_path, else
     assert no_prefect_settings[CLIENT_VARIABLE] == "pairline:made"
 
 
+@pytest.mark.parametrize(("more", "told"), [("", True), ('PREFECT_API_AUTH_STRING = "ann:hers"', False)])
+def test_a_profile_that_names_the_server_of_up_gets_in(no_prefect_settings, tmp_path, more, told):
+    url = "http://127.0.0.1:4321/api"
+    folder = tmp_path / "store" / "serve"
+    folder.mkdir(parents=True)
+    (folder / API_URL_FILE).write_text(url)
+    (folder / CREDENTIAL_FILE).write_text("pairline:made\n")
+    no_prefect_settings["PREFECT_HOME"] = str(tmp_path)
+    (tmp_path / "profiles.toml").write_text(f'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "{url}"\n{more}\n')
+    assert not prepare_prefect(tmp_path / "store")
+    assert no_prefect_settings.get(CLIENT_VARIABLE) == ("pairline:made" if told else None)
+
+
 AS_A_RUN = """
 import http.client, sys
 from pathlib import Path

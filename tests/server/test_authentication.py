@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -279,21 +280,21 @@ def start_as_before(installation: Installation) -> None:
 
 
 def test_an_installation_from_before_is_closed_and_its_runs_go_on(installation: Installation, page: Page, elsewhere: str,
-                                                                  inputs: Path, tmp_path: Path):
-    store = tmp_path / "store"
+                                                                  inputs: Path, prepared: Path, tmp_path: Path):
+    store = Path(shutil.copytree(prepared, tmp_path / "store", symlinks=True))
     assert installation.pairline("down").returncode == 0
     try:
         start_as_before(installation)
-        known = {run.id for run in installation.runs_of("dpo-stage/manual")}
-        train = {"num_epochs": 24, "checkpoint_every": 20}
-        run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)})
-        wait_until(lambda: any(store.glob("train/*/checkpoints/[!.]*")), "a checkpoint",
-                   lambda: f"{installation.run(run).state!r}")
         got = attack(installation, page, elsewhere)
         page.leave()
         assert PLANTED in got["block"]
         assert "refused" not in got.values(), got
         assert flows_of_the_attack(installation) == {FLOW, f"{FLOW}-blind"}
+        known = {run.id for run in installation.runs_of("dpo-stage/manual")}
+        train = {"num_epochs": 24, "checkpoint_every": 20}
+        run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)})
+        wait_until(lambda: any(store.glob("train/*/checkpoints/[!.]*")), "a checkpoint",
+                   lambda: f"{installation.run(run).state!r}")
     finally:
         up = installation.pairline("up")
     assert up.returncode == 0, up.stderr

@@ -57,7 +57,7 @@ def test_only_its_own_server_hears_it(environment, tmp_path: Path, asked: str, t
     made = prepare_credential(tmp_path)
     (tmp_path / API_URL_FILE).write_text(URL)
     environment["PREFECT_API_URL"] = asked
-    use_credential(tmp_path)
+    use_credential(asked, tmp_path)
     assert environment.get(CLIENT_VARIABLE) == (made if told else None)
     assert environment["PREFECT_API_URL"] == (URL if told else asked)  # what is called localhost may be another's
 
@@ -66,8 +66,7 @@ def test_it_is_found_without_the_folder_while_the_server_lives(environment, tmp_
     server = Background("server", tmp_path / "serve")
     server.start(SLEEP, environment | {"PREFECT_API_URL": URL, SERVER_VARIABLE: "ann:hers"}, tmp_path)
     try:
-        environment["PREFECT_API_URL"] = URL
-        use_credential(tmp_path / "elsewhere")
+        use_credential(URL, tmp_path / "elsewhere")
         assert environment[CLIENT_VARIABLE] == "ann:hers"
     finally:
         server.stop(grace_seconds=5)
@@ -76,8 +75,8 @@ def test_it_is_found_without_the_folder_while_the_server_lives(environment, tmp_
 def test_what_is_set_already_stays(environment, tmp_path: Path):
     prepare_credential(tmp_path)
     (tmp_path / API_URL_FILE).write_text(URL)
-    environment |= {"PREFECT_API_URL": URL, CLIENT_VARIABLE: "ann:given"}
-    use_credential(tmp_path)
+    environment[CLIENT_VARIABLE] = "ann:given"
+    use_credential(URL, tmp_path)
     assert environment[CLIENT_VARIABLE] == "ann:given"
 
 
