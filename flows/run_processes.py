@@ -3,11 +3,13 @@
 The steps of a run do not inherit it (tasks/launch/process.py), so what is found are the flows themselves.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 RUN_VARIABLE, API_VARIABLE = "PREFECT__FLOW_RUN_ID", "PREFECT_API_URL"
+SERVER_VARIABLE, CLIENT_VARIABLE = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"  # the password
 
 
 def processes_of_run(flow_run_id: UUID) -> list[int]:
@@ -20,13 +22,25 @@ def processes_of_server(api_url: str) -> list[int]:
     return _processes(lambda environment: RUN_VARIABLE in environment and environment.get(API_VARIABLE) == api_url)
 
 
+def servers_at(api_url: str) -> list[int]:
+    """Ids of this user's live servers that `pairline up` started for ``api_url``."""
+    servers = _processes(lambda environment: SERVER_VARIABLE in environment and environment.get(API_VARIABLE) == api_url)
+    return [pid for pid in servers if Path(f"/proc/{pid}").stat().st_uid == os.geteuid()]
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """What a process was started with. Raises ``OSError`` if it is gone or another user's."""
+    lines = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
 def _processes(wanted: Callable[[dict[str, str]], bool]) -> list[int]:
     found = []
     for file in Path("/proc").glob("[0-9]*/environ"):
         try:
-            lines = file.read_bytes().decode(errors="replace").split("\0")
-            if wanted(dict(line.split("=", 1) for line in lines if "=" in line)) and not _is_zombie(file.parent):
-                found.append(int(file.parent.name))
+            pid = int(file.parent.name)
+            if wanted(environment_of(pid)) and not _is_zombie(file.parent):
+                found.append(pid)
         except OSError:
             continue
     return sorted(found)

@@ -64,7 +64,9 @@ class Run:
                 commands[pid] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 of_parent.setdefault(int(parent), []).append(pid)
                 marks = (process / "environ").read_bytes().split(b"\0")
-                if f"{MARK}={self.folder}".encode() in marks or f"{self.folder}/" in commands[pid]:
+                # A server gets of its environment what it needs: of ours, where temporary files go.
+                own = {f"{name}={self.folder}".encode() for name in (MARK, "TMPDIR")}
+                if own & set(marks) or f"{self.folder}/" in commands[pid]:
                     found.add(pid)
         below = list(found)
         while below:

@@ -41,8 +41,8 @@ class Background:
         """Start it in a session of its own unless it lives. -> whether it was started"""
         if self.pid() is not None:
             return False
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab") as log:
             child = subprocess.Popen(argv, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log,
                                      stderr=subprocess.STDOUT, start_new_session=True)
         write_bytes(self.pid_file, f"{child.pid} {start_time(child.pid)}\n".encode())

@@ -18,8 +18,9 @@ Store = Annotated[Path, typer.Option(help="Folder of the store (a recipe's store
 def up() -> None:
     """Start server, work pool, deployments, limits, automations and worker on this machine; what runs is left alone.
 
-    PAIRLINE_HOME (.pairline), PAIRLINE_PORT (4200), PAIRLINE_DATABASE_URL (SQLite), PAIRLINE_MAX_RUNS (8) and
-    PAIRLINE_TRAINING_SLOTS (1) change what is started.
+    PAIRLINE_HOME (.pairline), PAIRLINE_PORT (4200), PAIRLINE_DATABASE_URL (SQLite), PAIRLINE_MAX_RUNS (8),
+    PAIRLINE_TRAINING_SLOTS (1) and PAIRLINE_ALLOWED_HOSTS (none) change what is started. The link that is printed logs a
+    browser in.
     """
     from flows.serve.settings import settings_from_environment
     from flows.serve.up import bring_up
@@ -111,10 +112,11 @@ def use_server(store: Path) -> None:
 
     Raises ``ConfigError`` if there is neither.
     """
-    from flows.local_prefect import running_server, uses_configured_server
+    from flows.local_prefect import running_server, use_password, uses_configured_server
 
-    if uses_configured_server():
-        return
-    if (url := running_server(store)) is None:
-        raise ConfigError("There is no Prefect server to tell. Start one with `make up`, or set PREFECT_API_URL to yours.")
-    os.environ["PREFECT_API_URL"] = url
+    if not uses_configured_server():
+        if (url := running_server(store)) is None:
+            raise ConfigError("There is no Prefect server to tell. Start one with `make up`, or set PREFECT_API_URL to "
+                              "yours.")
+        os.environ["PREFECT_API_URL"] = url
+    use_password(store)

@@ -1,16 +1,20 @@
 """What `pairline up` starts and where: a few variables of the environment, and the settings of Prefect that follow."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dpo_core.errors import ConfigError
+from flows.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
+from flows.serve.credential import given_credential, kept_credential
 from flows.serve.database import WITHOUT_MIGRATIONS, is_of_this_prefect
 
 VARIABLES = {"home": "PAIRLINE_HOME", "port": "PAIRLINE_PORT", "database_url": "PAIRLINE_DATABASE_URL",
-             "max_runs": "PAIRLINE_MAX_RUNS", "training_slots": "PAIRLINE_TRAINING_SLOTS"}
+             "max_runs": "PAIRLINE_MAX_RUNS", "training_slots": "PAIRLINE_TRAINING_SLOTS",
+             "allowed_hosts": "PAIRLINE_ALLOWED_HOSTS"}
 HEARTBEAT_SECONDS = 30  # Prefect's own lower bound
 # Of every run that talks to a server which outlives it, started from a form or from the command line.
 RUN_SETTINGS = {
@@ -24,9 +28,13 @@ RUN_SETTINGS = {
 DATABASE_PATIENCE = {
     "PREFECT_SERVER_DATABASE_TIMEOUT": "300", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "300",
     "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_TIMEOUT": "300"}
+# What the server gets of the environment: the system's, the interpreter's and Prefect's own, and what its database's driver
+# and its webhooks need. Tokens of the Hub, of trackers and of clouds are for runs.
+SERVER_NEEDS = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON\w+|DO_NOT_TRACK|PG\w+"
+    r"|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|(HTTP|HTTPS|NO)_PROXY|(http|https|no)_proxy|PREFECT_(?!API_KEY)\w+")
 HOST = "127.0.0.1"
 POOL = "pairline"
-API_URL_FILE = "api-url"  # in the folder of a running server
 PROJECT = Path(__file__).resolve().parents[2]  # where prefect.yaml and the recipes are
 
 
@@ -40,6 +48,8 @@ class ServeSettings(BaseModel):
     database_url: str | None = Field(None, description="postgresql+asyncpg://user:password@host/name; empty: SQLite.")
     max_runs: int = Field(8, ge=1, description="Runs that the worker holds at once, waiting ones included.")
     training_slots: int = Field(1, ge=1, description="Runs that may train at once on this machine.")
+    allowed_hosts: str = Field("", description="Names with commas between, by which the server may be asked for beside "
+                                               "127.0.0.1 and localhost.")
 
     @property
     def folder(self) -> Path:
@@ -59,13 +69,26 @@ class ServeSettings(BaseModel):
     def ui_url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
+    @property
+    def host_names(self) -> list[str]:
+        """``allowed_hosts`` one by one."""
+        return [name for part in self.allowed_hosts.split(",") if (name := part.strip().lower())]
+
+    @property
+    def credential(self) -> str | None:
+        """The server's password, once `pairline up` has made it. Raises ``ConfigError`` if the environment says two."""
+        return given_credential() or kept_credential(self.folder)
+
     def server_environment(self) -> dict[str, str]:
-        """The environment of the server, which alone may know the database's password."""
+        """The environment of the server, which alone may know the database's password, and no other secret than the two."""
         given = {name: value for name, value in os.environ.items() if names_the_database(name)}
         if self.database_url:
             given["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self.database_url
         known = WITHOUT_MIGRATIONS if not given and is_of_this_prefect(self.prefect_home) else {}
-        return self.environment() | DATABASE_PATIENCE | known | given
+        own = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.ui_url}  # Prefect's own is any page
+        needed = {name: value for name, value in self.environment().items() if SERVER_NEEDS.fullmatch(name)}
+        fixed = {SERVER_VARIABLE: self.credential, VARIABLES["allowed_hosts"]: self.allowed_hosts}
+        return own | needed | DATABASE_PATIENCE | known | given | {name: value for name, value in fixed.items() if value}
 
     def environment(self) -> dict[str, str]:
         """The environment of worker, deployment and so of every run.
@@ -77,7 +100,8 @@ class ServeSettings(BaseModel):
             "PREFECT_UI_API_URL": self.api_url,  # without it the pages ask port 4200 whatever the server's own is
             "PREFECT_UI_URL": self.ui_url, "PREFECT_PROFILES_PATH": str(self.prefect_home / "profiles.toml"),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH", "")))),
-            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))}
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
+            **({CLIENT_VARIABLE: self.credential} if self.credential else {})}
         defaults = {
             **RUN_SETTINGS, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false", "PREFECT_CLI_COLORS": "false",
@@ -89,7 +113,8 @@ class ServeSettings(BaseModel):
             "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # of runs that have not begun yet
             "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
             "PREFECT_WORKER_QUERY_SECONDS": "5"}
-        given = {name: value for name, value in os.environ.items() if not names_the_database(name)}
+        given = {name: value for name, value in os.environ.items()
+                 if not names_the_database(name) and name != SERVER_VARIABLE}
         return {**defaults, **given, **fixed}
 
 

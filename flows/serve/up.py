@@ -17,8 +17,10 @@ from pathlib import Path
 from dpo_core.errors import ConfigError, PairlineError
 from flows.run_processes import processes_of_server
 from flows.serve.background import Background, send
+from flows.serve.credential import API_URL_FILE, is_made_here, login_link, prepare_credential, without_credential
 from flows.serve.database import remember_database
-from flows.serve.settings import API_URL_FILE, HOST, POOL, PROJECT, ServeSettings
+from flows.serve.private_folder import make_private
+from flows.serve.settings import HOST, POOL, PROJECT, ServeSettings
 
 SECONDS_FOR_A_START = 240  # a first start makes the database: 15 s on an idle laptop
 RUN_GRACE_SECONDS = 75  # a run writes a checkpoint first
@@ -39,12 +41,17 @@ def worker_of(settings: ServeSettings) -> Background:
 
 def bring_up(settings: ServeSettings, say: Say = print) -> None:
     """Start what does not run. Raises ``ConfigError`` if the port is taken, ``PairlineError`` if a part does not start."""
+    make_private(settings.folder)
+    make_private(settings.prefect_home)
+    credential = prepare_credential(settings.folder)
     environment = settings.environment()
-    settings.prefect_home.mkdir(parents=True, exist_ok=True)
     server = server_of(settings)
+    if without_credential(credential, settings.api_url, server.pid(), worker_of(settings).pid()):
+        say("password what runs was started without it, and is started again; runs at work go on from their last checkpoint")
+        bring_down(settings, say)
     if server.pid() is None:
         check_port(settings.port)
-    argv = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(settings.port)]
+    argv = [sys.executable, "-m", "flows.serve.server", str(settings.port)]
     started = server.start(argv, settings.server_environment(), PROJECT)
     wait_until_healthy(settings, server)
     remember_database(settings.prefect_home)
@@ -69,7 +76,16 @@ def bring_up(settings: ServeSettings, say: Say = print) -> None:
     time.sleep(POLL_SECONDS)
     worker.check_alive()
     say(f"worker   {'started' if started else 'runs'}  ({worker.log})")
-    say(f"\nOpen {settings.ui_url}/deployments : choose dpo-stage/manual, Run, Custom run, and change what you like.\n"
+    say_what_now(settings, credential, say)
+
+
+def say_what_now(settings: ServeSettings, credential: str, say: Say) -> None:
+    """Where to go on, with a link that logs in; a password that the operator chose is not shown."""
+    made = is_made_here(credential)
+    link = login_link(settings.ui_url, credential) if made else f"{settings.ui_url}/deployments"
+    login = ("The link logs a browser in, for later visits, too. Whoever has it can run programs as you: keep it safe."
+             if made else "It asks for the password that you have set.")
+    say(f"\nOpen {link} : choose dpo-stage/manual, Run, Custom run, and change what you like.\n{login}\n"
         f"Tell of an SFT checkpoint: PREFECT_API_URL={settings.api_url} pairline emit-sft DIRECTORY\n"
         "The whole chain on a tiny model: make demo-chain.  Stop everything: make down.")
 

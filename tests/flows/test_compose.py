@@ -55,9 +55,12 @@ def test_server_worker_and_runs_have_the_settings_of_make_up(monkeypatch: pytest
                   if name.startswith(("PREFECT_SERVER_", "PREFECT_WORKER_", "PREFECT_FLOWS_", "PREFECT_CLIENT_"))}
     del of_make_up["PREFECT_SERVER_ANALYTICS_ENABLED"]  # stands in the image
     services = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())["services"]
+    cors = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
+    own_page = of_make_up.pop(cors)
     told = services["server"]["environment"] | services["worker"]["environment"]
     assert {name: told.get(name) for name in of_make_up} == of_make_up
     assert len(of_make_up) > 8
+    assert services["server"]["environment"][cors] == f"${{PAIRLINE_PUBLIC_URL:-{own_page}}}"
 
 
 def test_every_service_of_the_file_is_locked_in_and_has_limits():

@@ -18,12 +18,14 @@ import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
 from flows.serve.background import Background
+from flows.serve.credential import kept_credential, login_link
 from flows.serve.settings import ServeSettings
 from tests.left_behind import folder_in_memory
 from tests.prefect_database import new_prefect_home
+from tests.server.browser import Page
 from tests.tiny_models import make_model
 from tests.tiny_stage import write_inputs
 from tests.warm.started import python_path
@@ -45,10 +47,29 @@ class Installation:
         return subprocess.run([sys.executable, "-c", "from flows.cli import main; main()", *arguments], cwd=ROOT, text=True,
                               env=self.environment | variables, capture_output=True, check=False, timeout=600)
 
+    @property
+    def password(self) -> str:
+        """`user:password`, as `pairline up` made it."""
+        password = kept_credential(self.settings.folder)
+        assert password, "pairline up has made no password"
+        return password
+
+    @property
+    def login_link(self) -> str:
+        """What `pairline up` prints."""
+        return login_link(self.settings.ui_url, self.password)
+
+    @contextlib.contextmanager
+    def of_this_server(self) -> Iterator[None]:
+        """What Prefect's own code does inside, it does on this server."""
+        with temporary_settings({PREFECT_API_URL: self.settings.api_url, PREFECT_UI_URL: self.settings.ui_url,
+                                 PREFECT_API_AUTH_STRING: self.password}):
+            yield
+
     @functools.cached_property
     def _client(self) -> SyncPrefectClient:
         """Made once: that takes 0.1 s of a core, an answer 4 ms, and whoever waits asks twice a second."""
-        with temporary_settings({PREFECT_API_URL: self.settings.api_url, PREFECT_UI_URL: self.settings.ui_url}):
+        with self.of_this_server():
             return get_client(sync_client=True).__enter__()
 
     @contextlib.contextmanager
@@ -106,6 +127,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def log_in(installation: Installation, page: Page) -> None:
+    """As a person does: by the link."""
+    page.open(installation.login_link)
+    page.wait_for("nightly")  # on the page that it leads to
+
+
 @contextlib.contextmanager
 def installed(home: Path, **variables: str) -> Iterator[Installation]:
     """What `pairline up` starts in ``home`` on a free port, stopped by `pairline down`."""
@@ -120,7 +147,7 @@ def installed(home: Path, **variables: str) -> Iterator[Installation]:
     try:
         up = made.pairline("up")
         assert up.returncode == 0, up.stdout + up.stderr
-        assert settings.ui_url in up.stdout
+        assert made.login_link in up.stdout
         print(up.stdout + up.stderr)
         yield made
     finally:
@@ -138,7 +165,7 @@ def installation() -> Iterator[Installation]:
     Its home lies in memory, so that its database never waits for what other tests write to the disk.
     """
     with (tempfile.TemporaryDirectory(prefix="home-", dir=folder_in_memory()) as home,
-          installed(Path(home), PAIRLINE_TRAINING_SLOTS="2") as made):
+          installed(Path(home), PAIRLINE_TRAINING_SLOTS="2", OPENAI_KEY="planted") as made):
         yield made
 
 

@@ -13,7 +13,7 @@ import pytest
 from tasks.gate.approval import Approval
 from tasks.handoff.schema import read_handoff
 from tests.server.browser import Page, browser
-from tests.server.conftest import Installation, tiny_values, wait_until
+from tests.server.conftest import Installation, log_in, tiny_values, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 @pytest.fixture(scope="module")
 def page(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with browser(tmp_path_factory.mktemp("chromium")) as tab:
+        log_in(installation, tab)
         yield tab
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.browser import Page, browser
-from tests.server.conftest import Installation, run_of_chain, wait_until
+from tests.server.conftest import Installation, log_in, run_of_chain, wait_until
 
 pytestmark = pytest.mark.integration
 KEPT_PICTURES = os.environ.get("PAIRLINE_PICTURES")
@@ -17,6 +17,7 @@ KEPT_PICTURES = os.environ.get("PAIRLINE_PICTURES")
 @pytest.fixture(scope="module")
 def tab(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with browser(tmp_path_factory.mktemp("chromium"), draws_timeline=bool(KEPT_PICTURES)) as opened:
+        log_in(installation, opened)
         yield opened
 
 

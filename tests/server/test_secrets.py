@@ -1,12 +1,12 @@
 """Where a token does not show: it is planted in a Secret block, used by a real upload, and searched for everywhere."""
 
+import base64
 import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 from prefect.blocks.system import Secret
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.hub_server import serve
 from tests.server.conftest import Installation, tiny_values
@@ -36,7 +36,7 @@ def test_a_token_shows_nowhere_after_the_run_that_used_it(installation: Installa
     store = Path(shutil.copytree(prepared, tmp_path / "store", symlinks=True))
     with installation.client() as client:
         deployment = client.read_deployment_by_name("dpo-stage/manual")
-        with temporary_settings({PREFECT_API_URL: installation.settings.api_url}):
+        with installation.of_this_server():
             Secret(value=TOKEN).save(BLOCK)
         with serve() as hub:
             hub.write_tokens = {TOKEN}
@@ -60,3 +60,8 @@ def test_a_token_shows_nowhere_after_the_run_that_used_it(installation: Installa
     assert not files_with(TOKEN.encode(), home)
     assert not files_with(TOKEN.encode(), store)
     assert files_with(b"org/dpo", store)
+    # Nor does the server's own password, which every run holds, but in its file.
+    for shown in (installation.password, base64.b64encode(installation.password.encode()).decode()):
+        assert not tables_with(shown, home / "serve/prefect/prefect.db")
+        assert files_with(shown.encode(), home) == [home / "serve/password"] * (shown == installation.password)
+        assert not files_with(shown.encode(), store)

@@ -21,13 +21,26 @@ def test_only_the_server_is_told_the_database(monkeypatch: pytest.MonkeyPatch, t
     server = settings.server_environment()
     told = "PREFECT_SERVER_DATABASE_CONNECTION_URL" if name == "PAIRLINE_DATABASE_URL" else name
     assert server[told] == URL
-    assert server.items() >= settings.environment().items()
+    assert server["HOME"] == "/home/ann"
 
 
 def test_without_a_database_url_prefect_keeps_its_own_and_waits_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("os.environ", {})
     settings = ServeSettings(home=tmp_path)
-    assert settings.server_environment() == settings.environment() | DATABASE_PATIENCE
+    assert settings.server_environment() == settings.environment() | DATABASE_PATIENCE | {
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": settings.ui_url}
+
+
+def test_the_server_gets_no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Names that nobody thought of, too: it gets what it is known to need."""
+    monkeypatch.setattr("os.environ", {name: "planted" for name in (
+        "HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "OPENAI_KEY", "DB_PASS", "SSH_AUTH_SOCK", "DATABASE_URL",
+        "PREFECT_API_KEY", "DOCKER_CONFIG", "PIP_INDEX_URL")} | {"LC_ALL": "C.UTF-8", "PREFECT_LOGGING_LEVEL": "DEBUG"})
+    settings = ServeSettings(home=tmp_path)
+    told = settings.server_environment()
+    assert "planted" not in told.values()
+    assert (told["LC_ALL"], told["PREFECT_LOGGING_LEVEL"]) == ("C.UTF-8", "DEBUG")
+    assert settings.environment()["HF_TOKEN"] == "planted"  # runs need it
 
 
 @pytest.mark.parametrize("other", [{}, {"PREFECT_SERVER_DATABASE_CONNECTION_URL": URL}])
