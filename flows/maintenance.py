@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed, State
 from pydantic import Field
 
 from flows.crashed_runs import MAX_CRASHES, go_on
+from tasks.artifacts import table_artifact
 from tasks.garbage import collect, in_words
 from tasks.launch.docker import Engine
 from tasks.launch.reap import RunState
@@ -36,7 +36,7 @@ def store_gc(store_root: Path = Path(".pairline"), older_than_days: Days = 30.0,
     found = collect(store_root, older_than_days, keep_per_name, dry_run)
     rows = [{"entry": str(entry.path), "MB": round(entry.num_bytes / 1e6, 1), "days unused": round(entry.age_days, 1),
              "removed": entry.path in found.removed} for entry in found.garbage]
-    create_table_artifact(rows, key="store-gc", description=in_words(found, dry_run))
+    table_artifact(rows, "store-gc", in_words(found, dry_run))
     get_run_logger().info(in_words(found, dry_run))
     return in_words(found, dry_run)
 
@@ -53,7 +53,7 @@ def reap(dry_run: bool = False) -> str:
     found = reap_containers(engine, dry_run, state_of)
     rows = [{"container": one.container, "step": one.step, "run": one.run, "why": one.reason,
              "done": one.done} for one in found]
-    create_table_artifact(rows, key="reap", description="Containers with Pairline's label")
+    table_artifact(rows, "reap", "Containers with Pairline's label")
     return f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's"
 
 
