@@ -25,7 +25,7 @@ OF_AN_ADDRESS = "/:?#@!$&'*+,;=%~[]-._"
 
 def markdown_text(text: str) -> str:
     """Text that Markdown shows as it is, on one line: a paragraph, a part of one, or the cell of a table."""
-    shown = visible(text).strip(" \t").translate(ACTIVE)
+    shown = visible(text).strip(" \t\n").translate(ACTIVE)
     shown = ADDRESS.sub(r"\1\2\\\3", EMPHASIS.sub(r"\\_", shown))
     return LIST.sub(r"\1\\", shown).replace("\n", "<br>")
 

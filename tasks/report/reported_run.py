@@ -11,11 +11,13 @@ from tasks.assets import emit_assets
 from tasks.report.markdown import render_markdown
 from tasks.report.page import REPORT_FILE, write_report
 from tasks.report.run_folder import RunFolder, read_run, recorded_run
+from tasks.run_log import make_logs_visible
 
 
 @contextmanager
 def reported_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None = None) -> Iterator[RunFolder]:
     """``recorded_run``, and at its end the page, the artifact ``<name>-report`` and the assets; none of them can fail it."""
+    make_logs_visible()
     folder: Path | None = None
     try:
         with recorded_run(store_root, name, config, flow_run_id) as run:
