@@ -22,6 +22,7 @@ from dpo_core.jobs import JOBS, Job, read_job
 from dpo_core.progress import Progress
 from dpo_core.results import ENVIRONMENT_FILE, ERROR_FILE, RESULT_FILE, ErrorReport, read_error, read_result
 from dpo_core.store import exclusive, remove_unfinished, write_json
+from dpo_core.visible import visible
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STEP_MODULES = {
@@ -77,7 +78,7 @@ def report_error(job: Job, error: PairlineError) -> None:
     trace = "".join(traceback.format_exception(error))
     report = ErrorReport(kind=error.kind, message=str(error), step=job.step, job_fingerprint=job.fingerprint,
                          traceback=trace)
-    print(trace, file=sys.stderr)
+    print(visible(trace), file=sys.stderr)
     if isinstance(error, StoreBusy) or read_error(job) is not None:
         return
     try:

@@ -27,13 +27,21 @@ A message says what, where, what was got, what was expected, and what to do.
 import errno
 from typing import ClassVar
 
+from dpo_core.visible import visible
+
 
 class PairlineError(Exception):
-    """Root of the tree. ``kind`` names the error in ``error.json``; ``exit_code`` is the process's exit status."""
+    """Root of the tree. ``kind`` names the error in ``error.json``; ``exit_code`` is the process's exit status.
+
+    Messages carry what others wrote (names, paths, lines of a log) and are shown in many places: as text they are visible.
+    """
 
     kind: ClassVar[str] = "internal"
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class UserError(PairlineError, ValueError):

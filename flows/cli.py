@@ -10,13 +10,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from dpo_core.errors import PairlineError
 from dpo_core.results import RESULT_FILE, EvaluateResult
+from dpo_core.visible import one_line, visible
 from flows.overrides import read_recipe
 from flows.serve import commands as serve_commands
 from flows.stage_config import StageConfig
+from flows.terminal import say, show_table, tell
 
 EXIT_INTERRUPTED = 130
 INTERNAL_ERROR_FILE = "internal-error.txt"
@@ -54,9 +55,9 @@ def run_stage(config: StageConfig, console: Console) -> None:
     outputs = read_run(folder).outputs
     show_evaluation(console, Path(outputs["evaluate"]))
     show_gate(console, folder)
-    console.print(f"report: {folder / REPORT_FILE}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"run: {folder}", soft_wrap=True, highlight=False, markup=False)
-    print(f"handoff: {outputs['handoff']}", flush=True)
+    tell(console, f"report: {folder / REPORT_FILE}")
+    tell(console, f"run: {folder}")
+    say(f"handoff: {outputs['handoff']}")
 
 
 def run_flow(flow: Callable[[], object], console: Console, show_failed: Callable[[Console, Path | None], None]) -> Path:
@@ -93,11 +94,9 @@ def show_evaluation(console: Console, folder: Path) -> None:
     from tasks.report.tables import HEADLINE, metrics_rows
 
     result = EvaluateResult.model_validate_json((folder / RESULT_FILE).read_bytes())
-    table = Table("held out", "before", "after", "change",
-                  title=f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts")
-    for row in metrics_rows(result, HEADLINE):
-        table.add_row(*(str(cell) for cell in row.values()))
-    console.print(table)
+    show_table(console, ("held out", "before", "after", "change"), [
+        list(map(str, row.values())) for row in metrics_rows(result, HEADLINE)],
+        f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts")
 
 
 @app.command()
@@ -136,13 +135,13 @@ def image(recipe: Recipe, set_: Overrides = [],  # noqa: B006
 
     config = read_recipe(recipe, set_)
 
-    print(make_image(config, Console(stderr=True), only_wheelhouse), flush=True)
+    say(make_image(config, Console(stderr=True), only_wheelhouse))
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a recipe: every setting with its type, bounds, default and description."""
-    print(json.dumps(StageConfig.model_json_schema(), indent=2))
+    say(json.dumps(StageConfig.model_json_schema(), indent=2))
 
 
 @app.command()
@@ -158,8 +157,8 @@ def intake(handoff: Annotated[str, typer.Argument(help="Path or file:// address 
 
     accepted = rlvr_intake(handoff, store, token_block=token_block)
     for check in accepted.rules:
-        print(f"{'ok  ' if check.passed else 'FAIL'}  {check.rule}: {check.detail}")
-    print(f"accepted: {accepted.handoff.checkpoint.uri}")
+        say(one_line(f"{'ok  ' if check.passed else 'FAIL'}  {check.rule}: {check.detail}"))
+    say(one_line(f"accepted: {accepted.handoff.checkpoint.uri}"))
 
 
 @app.command()
@@ -181,8 +180,8 @@ def reap(dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would
     engine.check()
     found = reap_containers(engine, dry_run)
     for one in found:
-        print(f"{one.container}: {one.done}" + (f" ({one.reason})" if one.reason else ""))
-    print(f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's")
+        say(one_line(f"{one.container}: {one.done}" + (f" ({one.reason})" if one.reason else "")))
+    say(f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's")
 
 
 RunName = Annotated[str, typer.Option("--run", help="The waiting run: its folder's name, or `last`.")]
@@ -195,7 +194,7 @@ def approve(reason: Reason, run_name: RunName = "last", name: Name = "", store: 
     """Approve the checkpoint of a run that waits on a Prefect server (gate.approval person)."""
     from flows.answer_run import answer_run
 
-    print(answer_run(store, run_name, "approve", name, reason))
+    say(answer_run(store, run_name, "approve", name, reason))
 
 
 @app.command()
@@ -203,7 +202,7 @@ def reject(reason: Reason, run_name: RunName = "last", name: Name = "", store: S
     """Reject it: the run ends, nothing is uploaded."""
     from flows.answer_run import answer_run
 
-    print(answer_run(store, run_name, "reject", name, reason))
+    say(answer_run(store, run_name, "reject", name, reason))
 
 
 @app.command()
@@ -215,7 +214,7 @@ def report(run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's 
 
     folder = find_run(run_name, store)
     write_report(folder)
-    print(folder / REPORT_FILE)
+    say(str(folder / REPORT_FILE))
 
 
 @app.command()
@@ -243,7 +242,7 @@ def _tell_where(error: PairlineError, folder: Path | None) -> None:
 def _internal(error: Exception, folder: Path | None) -> PairlineError:
     """A defect of ours: one sentence for the user, the traceback in a file."""
     path = (folder or Path.cwd()) / INTERNAL_ERROR_FILE
-    path.write_text("".join(traceback.format_exception(error)))
+    path.write_text(visible("".join(traceback.format_exception(error))))
     return PairlineError(f"Internal error, a defect of Pairline and not of your input: {type(error).__name__}: "
                          f"{str(error)[:300]}. Please report it with {path}.")
 
@@ -253,10 +252,13 @@ def main() -> None:
     try:
         app()
     except PairlineError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        say(f"Error: {error}", sys.stderr)
         for note in getattr(error, "__notes__", []):
-            print(note, file=sys.stderr)
+            say(note, sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("Interrupted. Start again to go on: finished steps are kept.", file=sys.stderr)
+        say("Interrupted. Start again to go on: finished steps are kept.", sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except Exception:  # a defect of ours, outside of a run
+        say(traceback.format_exc(), sys.stderr)
+        sys.exit(1)

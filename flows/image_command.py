@@ -6,6 +6,7 @@ from rich.console import Console
 
 from flows.local_prefect import prepare_prefect
 from flows.stage_config import StageConfig
+from flows.terminal import tell
 from tasks.image.registry_login import load_login
 from tasks.image.trainer_image import fill_wheelhouse, trainer_image
 
@@ -14,7 +15,7 @@ def make_image(config: StageConfig, console: Console, only_wheelhouse: bool) -> 
     """The image's reference, or the folder of the wheels. Raises what ``trainer_image`` raises."""
 
     def say(line: str) -> None:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        tell(console, line)
 
     if config.image.registry_block:
         prepare_prefect(config.store.root)

@@ -5,17 +5,19 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed, State
 from pydantic import Field
 
+from dpo_core.visible import visible
 from flows.crashed_runs import MAX_CRASHES, go_on
+from tasks.artifacts import table_artifact
 from tasks.garbage import collect, in_words
 from tasks.launch.docker import Engine
 from tasks.launch.reap import RunState
 from tasks.launch.reap import reap as reap_containers
+from tasks.run_log import make_logs_visible
 
 Days, Count = Annotated[float, Field(ge=0)], Annotated[int, Field(ge=0)]  # a form's descriptions come from docstrings
 
@@ -31,12 +33,13 @@ def store_gc(store_root: Path = Path(".pairline"), older_than_days: Days = 30.0,
         keep_per_name: Newest completed runs of each name that stay whatever their age.
         dry_run: Only say what would go.
     """
+    make_logs_visible()
     if not store_root.expanduser().exists():  # a fresh installation's first Sunday
         return f"There is no {store_root.expanduser().resolve()} yet, so nothing is to be removed."
     found = collect(store_root, older_than_days, keep_per_name, dry_run)
     rows = [{"entry": str(entry.path), "MB": round(entry.num_bytes / 1e6, 1), "days unused": round(entry.age_days, 1),
              "removed": entry.path in found.removed} for entry in found.garbage]
-    create_table_artifact(rows, key="store-gc", description=in_words(found, dry_run))
+    table_artifact(rows, "store-gc", in_words(found, dry_run))
     get_run_logger().info(in_words(found, dry_run))
     return in_words(found, dry_run)
 
@@ -48,12 +51,13 @@ def reap(dry_run: bool = False) -> str:
     Args:
         dry_run: Only say which would go.
     """
+    make_logs_visible()
     engine = Engine()
     engine.check()
     found = reap_containers(engine, dry_run, state_of)
     rows = [{"container": one.container, "step": one.step, "run": one.run, "why": one.reason,
              "done": one.done} for one in found]
-    create_table_artifact(rows, key="reap", description="Containers with Pairline's label")
+    table_artifact(rows, "reap", "Containers with Pairline's label")
     return f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's"
 
 
@@ -76,8 +80,9 @@ def failed_trigger(automation: str, reason: str, event: dict[str, Any] | None = 
         reason: Why its action failed.
         event: What the server tells of it.
     """
+    make_logs_visible()
     get_run_logger().error("The automation %s did not do its work: %s. What it was told: %s", automation, reason, event)
-    return Failed(message=f"The automation {automation} did not do its work: {reason}")
+    return Failed(message=visible(f"The automation {automation} did not do its work: {reason}"))
 
 
 @flow(name="resume-crashed", persist_result=False)

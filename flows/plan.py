@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from dpo_core.config import DataSource
 from dpo_core.jobs import BatchPlan
 from flows.memory import MOMENTS_BYTES, training_memory
 from flows.model_size import ModelSize, model_size
 from flows.stage_config import StageConfig
+from flows.terminal import show_table, tell
 from tasks.gate.config import GateConfig
 from tasks.launch.compute import solve_batch
 
@@ -152,14 +152,9 @@ def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
 
 def show_plan(plan: Plan, console: Console) -> None:
     """Print the plan."""
-    steps = Table("step", "what", title=f"Plan of {plan.name}: nothing is started")
-    for step, what in plan.steps:
-        steps.add_row(step, what)
-    console.print(steps)
-    sources = Table("source", "amount", "rows", "tokens (about)")
-    for source in plan.sources:
-        sources.add_row(source.label, source.amount, _count(source.rows), _count(source.tokens))
-    console.print(sources)
+    show_table(console, ("step", "what"), plan.steps, f"Plan of {plan.name}: nothing is started")
+    show_table(console, ("source", "amount", "rows", "tokens (about)"), [
+        (source.label, source.amount, _count(source.rows), _count(source.tokens)) for source in plan.sources])
     batch = plan.batch
     total = sum(plan.memory_bytes.values())
     lines = [
@@ -172,7 +167,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         *_amounts("Disk in the store", plan.disk_bytes, sum(plan.disk_bytes.values()))]
     if plan.memory_bytes and plan.model.num_layers is None:
         lines.append("Activations, logits and an adapter come on top; they are known once the checkpoint is here.")
-    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+    tell(console, "\n".join(lines))
 
 
 def _amounts(title: str, parts: dict[str, int], total: int) -> list[str]:

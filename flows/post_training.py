@@ -21,6 +21,7 @@ from tasks.events.payloads import CheckpointReady, DpoCheckpointReady, SftCheckp
 from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.image.config import ImageConfig
 from tasks.intake import AcceptedHandoff
+from tasks.run_log import make_logs_visible
 
 
 def config_after_sft(checkpoint: SftCheckpointReady, recipe: Path, overrides: list[str]) -> StageConfig:
@@ -33,6 +34,7 @@ def config_after_sft(checkpoint: SftCheckpointReady, recipe: Path, overrides: li
 
 def already_started(payload: CheckpointReady) -> State | None:
     """Join the chain; the state to end in if an earlier run of the same event is at work or done."""
+    make_logs_visible()
     join_chain(payload.chain, payload.event_tag)
     if earlier := earlier_run(payload):
         return Completed(name=ALREADY_STARTED, message=f"The same event started {earlier.name} ({earlier.id}), which is "

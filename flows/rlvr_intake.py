@@ -13,6 +13,7 @@ from tasks.image.image_ref import PYTHON
 from tasks.intake import AcceptedHandoff, verify_handoff
 from tasks.launch.choose import launcher_for
 from tasks.launch.launcher import Launcher
+from tasks.run_log import make_logs_visible
 
 
 def local_path(handoff: str) -> Path:
@@ -33,6 +34,7 @@ def rlvr_intake(handoff: str, store_root: Path = Path(".pairline"), compute: Com
     ``token_block``: name of the Prefect Secret block with a Hub token, for a private repository; empty: HF_TOKEN.
     ``image``: the trainer image, where ``compute.launcher`` is docker.
     """
+    make_logs_visible()
     return verify_handoff(local_path(handoff), store_root, _launcher(compute, image, store_root), token_block)
 
 

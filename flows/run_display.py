@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dpo_core.progress import ProgressEvent
+from dpo_core.visible import one_line
+from flows.terminal import tell
 from tasks.report.run_folder import StepRecord
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -50,8 +52,8 @@ class RetryNotices(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line for a retry; everything else is in the run's log."""
         if retry := self.RETRY.search(record.getMessage()):
-            self.console.print(f"  failed ({retry['error']}), retry {retry['which']} starts {retry['when']}",
-                               highlight=False, markup=False)
+            told = f"  failed ({retry['error']}), retry {retry['which']} starts {retry['when']}"
+            tell(self.console, one_line(told), is_cut=True)
 
 
 def run_display(console: Console) -> RunDisplay:
@@ -65,7 +67,7 @@ def progress_text(event: ProgressEvent) -> str:
     if event.rate:
         parts.append(f"{event.rate:,.2f} {event.unit}/s" if event.rate < 10 else f"{event.rate:,.0f} {event.unit}/s")
     parts += [f"{name.rsplit('/', 1)[-1]} {event.metrics[name]:.4g}" for name in SHOWN_METRICS if name in event.metrics]
-    return ", ".join(parts)
+    return one_line(", ".join(parts))
 
 
 class LineDisplay:
@@ -77,13 +79,13 @@ class LineDisplay:
     def step(self, folder: Path, record: StepRecord) -> None:
         self.folder, self._last_line = folder, time.monotonic()
         ended = "" if record.seconds is None else f" in {record.seconds:.1f} s"
-        self.console.print(f"{record.name}: {record.state}{ended}", highlight=False, markup=False)
+        tell(self.console, one_line(f"{record.name}: {record.state}{ended}"), is_cut=True)
 
     def progress(self, event: ProgressEvent) -> None:
         if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             phase = f" ({event.phase})" if event.phase not in ("", event.step) else ""
-            self.console.print(f"  {event.step}{phase}: {progress_text(event)}", highlight=False, markup=False)
+            tell(self.console, one_line(f"  {event.step}{phase}: {progress_text(event)}"), is_cut=True)
 
     def held(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -101,15 +103,15 @@ class BarDisplay:
 
     def __init__(self, console: Console) -> None:
         self.folder: Path | None = None
-        self._bars = Progress(TextColumn("{task.description:<18}"), BarColumn(bar_width=30), TimeElapsedColumn(),
-                              TimeRemainingColumn(compact=True), TextColumn("{task.fields[text]}", markup=False),
-                              console=console)
+        self._bars = Progress(TextColumn("{task.description:<18}", markup=False), BarColumn(bar_width=30),
+                              TimeElapsedColumn(), TimeRemainingColumn(compact=True),
+                              TextColumn("{task.fields[text]}", markup=False), console=console)
         self._current: TaskID | None = None
 
     def step(self, folder: Path, record: StepRecord) -> None:
         self.folder = folder
         if record.state == "running":
-            self._current = self._bars.add_task(record.name, total=None, text="")
+            self._current = self._bars.add_task(one_line(record.name), total=None, text="")
         elif self._current is not None:
             text = f"{record.state} in {record.seconds:.1f} s"
             done = {"total": 1, "completed": 1} if record.state == "completed" else {}
@@ -119,7 +121,7 @@ class BarDisplay:
     def progress(self, event: ProgressEvent) -> None:
         if self._current is not None:
             self._bars.update(self._current, total=event.total or None, completed=event.done,
-                              text=f"{event.phase} {progress_text(event)}".strip())
+                              text=one_line(f"{event.phase} {progress_text(event)}".strip()))
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -3,19 +3,16 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table as TerminalTable
-from rich.text import Text as Plain
 
 from dpo_core.errors import ConfigError
 from dpo_core.store import write_bytes
+from flows.terminal import show_table, tell
 from tasks.report.blocks import Block, Page, Table, Text
 from tasks.report.compare import compare_page
 from tasks.report.find_run import find_run
 from tasks.report.html import render_html
 from tasks.report.markdown import render_markdown
 from tasks.report.run_files import read_run_files
-
-JUSTIFY = {"number": "right"}
 
 
 def compare_runs(names: list[str], store: Path, html: Path | None, markdown: Path | None, console: Console) -> None:
@@ -27,7 +24,7 @@ def compare_runs(names: list[str], store: Path, html: Path | None, markdown: Pat
     for path, render in ((html, render_html), (markdown, render_markdown)):
         if path is not None:
             write_bytes(path, render(page).encode())
-            console.print(f"written: {path}", soft_wrap=True, highlight=False, markup=False)
+            tell(console, f"written: {path}")
 
 
 def show_page(page: Page, console: Console) -> None:
@@ -37,16 +34,12 @@ def show_page(page: Page, console: Console) -> None:
     for section in page.sections:
         for place, block in enumerate(section.blocks):
             _show(block, section.title if place == 0 else "", console)
-    console.print(page.footer, highlight=False, markup=False)
+    tell(console, page.footer, is_cut=True)
 
 
 def _show(block: Block, title: str, console: Console) -> None:
     if isinstance(block, Table):
-        table = TerminalTable(title=title or None, title_justify="left")
-        for column in block.columns:
-            table.add_column(column.title, justify=JUSTIFY.get(column.kind, "left"), overflow="fold")
-        for row in block.rows:
-            table.add_row(*(Plain(cell) for cell in row))  # not markup: a path may hold brackets
-        console.print(table)
+        numbers = [place for place, column in enumerate(block.columns) if column.kind == "number"]
+        show_table(console, [column.title for column in block.columns], block.rows, title, "left", numbers, overflow="fold")
     elif isinstance(block, Text):
-        console.print(f"{title}: {block.text}" if title else block.text, highlight=False, markup=False)
+        tell(console, f"{title}: {block.text}" if title else block.text, is_cut=True)

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from dpo_core.errors import ConfigError
+from dpo_core.visible import one_line
+from flows.terminal import show_table, tell
 from tasks.report.find_run import find_run
 from tasks.report.run_folder import RunRecord, StepRecord, is_alive, read_run, read_runs
 from tasks.report.timeline import duration
@@ -29,21 +30,20 @@ def show_runs(store: Path, console: Console) -> None:
     for folder, record in _runs(store):
         steps = f"{current_step(record)}, {duration(record.seconds)}"
         result = f"handoff: {record.outputs['handoff']}" if "handoff" in record.outputs else (record.error or "")
-        console.print(f"{folder.name}  {state_of(record):<9}  {steps}  {result.splitlines()[0] if result else ''}",
-                      soft_wrap=True, highlight=False, markup=False)
+        first = result.splitlines()[0] if result else ""
+        tell(console, one_line(f"{folder.name}  {state_of(record):<9}  {steps}  {first}"))
 
 
 def show_run(store: Path, name: str, console: Console) -> None:
     """One run: its steps, results, error and log. Raises ``ConfigError`` for an unknown name."""
     folder = find_run(name, store)
     record = read_run(folder)
-    table = Table("step", "state", "duration", title=f"{folder.name}: {state_of(record)}")
-    for step in record.steps:
-        table.add_row(step.name, _step_state(step, record), duration(step.seconds))
-    console.print(table)
-    lines = [f"{what}: {where}" for what, where in record.outputs.items()] + [f"log: {folder / 'run.log'}"]
+    show_table(console, ("step", "state", "duration"), [
+        (step.name, _step_state(step, record), duration(step.seconds)) for step in record.steps],
+        f"{folder.name}: {state_of(record)}")
+    lines = [one_line(f"{what}: {where}") for what, where in record.outputs.items()] + [f"log: {folder / 'run.log'}"]
     lines += [f"error: {record.error}"] if record.error else []
-    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+    tell(console, "\n".join(lines))
 
 
 def _step_state(step: StepRecord, record: RunRecord) -> str:

@@ -8,9 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.markdown import Markdown
-from rich.table import Table
 
+from flows.terminal import show_markdown, show_table, tell
 from tasks.gate.approval import Approval, Ask, Verdict, answered, asking
 from tasks.gate.rules import GATE_FILE, GateCheck, check_table
 
@@ -23,10 +22,7 @@ def show_gate(console: Console, folder: Path | None) -> None:
     if folder is None or not (folder / GATE_FILE).is_file():
         return
     rows = check_table([GateCheck.model_validate(check) for check in json.loads((folder / GATE_FILE).read_bytes())])
-    table = Table(*rows[0], title="gate")
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
+    show_table(console, list(rows[0]), [list(row.values()) for row in rows], "gate")
 
 
 def ask_at_terminal(console: Console, hold_display: HoldDisplay) -> Ask:
@@ -34,7 +30,7 @@ def ask_at_terminal(console: Console, hold_display: HoldDisplay) -> Ask:
 
     def ask(question: str) -> Approval:
         with hold_display():
-            console.print(Markdown(question))
+            show_markdown(console, question)
             decision = None
             while decision is None:
                 decision = VERDICTS.get(_line(console, "approve or reject? ").lower())
@@ -63,8 +59,8 @@ def tell_where_to_answer(console: Console, hold_display: HoldDisplay) -> Ask:
 
         with hold_display():
             url = flow_run.get_flow_run_ui_url()
-            console.print(f"The run waits for a person. Answer on its page{f' {url}' if url else ''} (Resume), or with "
-                          "`pairline approve` or `pairline reject`.", soft_wrap=True, highlight=False, markup=False)
+            tell(console, f"The run waits for a person. Answer on its page{f' {url}' if url else ''} (Resume), or with "
+                          "`pairline approve` or `pairline reject`.")
 
     return ask
 

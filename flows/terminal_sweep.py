@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from flows.accelerator import make_own_limit
 from flows.dpo_sweep import dpo_sweep
 from flows.sweep_config import SweepConfig
+from flows.terminal import say, show_table, tell
 from tasks.launch.compute import accelerator_name, this_machine
 from tasks.report.run_folder import read_run
 from tasks.sweep.outcomes import SWEEP_FILE, SweepOutcome, sweep_rows
@@ -31,7 +31,7 @@ def run_sweep(config: SweepConfig, console: Console, temporary_server: bool, run
 
     folder = run_flow(flow, console, show_sweep_table)
     show_sweep_table(console, folder)
-    print(f"handoff: {read_run(folder).outputs['handoff']}", flush=True)
+    say(f"handoff: {read_run(folder).outputs['handoff']}")
 
 
 def show_sweep_table(console: Console, folder: Path | None) -> None:
@@ -40,8 +40,5 @@ def show_sweep_table(console: Console, folder: Path | None) -> None:
         return
     outcome = SweepOutcome.model_validate_json((folder / SWEEP_FILE).read_bytes())
     rows = sweep_rows(outcome)
-    table = Table(*rows[0], title=f"sweep by {outcome.metric}")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row.values()))
-    console.print(table)
-    console.print(f"picture: {folder / PICTURE_FILE}\nrun: {folder}", soft_wrap=True, highlight=False, markup=False)
+    show_table(console, list(rows[0]), [list(map(str, row.values())) for row in rows], f"sweep by {outcome.metric}")
+    tell(console, f"picture: {folder / PICTURE_FILE}\nrun: {folder}")

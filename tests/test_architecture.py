@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRACT = {"compute_config", "config", "cuda8bit", "environment", "errors", "gpu_attention", "jobs", "process_group",
-            "progress", "results", "store", "tracking_config"}
+            "progress", "results", "store", "tracking_config", "visible"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 VAGUE_NAMES = {"utils", "common", "helpers", "manager", "base", "misc"}
 SOURCES = sorted(path for package in ("flows", "tasks", "dpo_core") for path in (ROOT / package).rglob("*.py"))
@@ -93,6 +93,29 @@ def test_losses_import_torch_and_the_contract_alone():
 
 def test_data_never_imports_the_model():
     assert not offenders(files_in("dpo_core", "data"), lambda name: starts(name, "dpo_core.model"))
+
+
+def calls_of(path: Path) -> set[str]:
+    """Names of what a file calls: `print`, `shlex.quote`, and `.print` for a method of something."""
+    calls = {node.func for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)}
+    names = {call.id for call in calls if isinstance(call, ast.Name)}
+    methods = [call for call in calls if isinstance(call, ast.Attribute)]
+    return names | {f".{call.attr}" for call in methods} | {ast.unparse(call) for call in methods}
+
+
+def test_text_of_others_is_shown_by_the_functions_made_for_it():
+    """What is printed, escaped or made an artifact elsewhere is what somebody forgets to escape."""
+    places = {"flows/terminal.py": {"print", ".print"}, "tasks/escape.py": {"html.escape", "shlex.quote", "quote"},
+              "tasks/artifacts.py": {"create_table_artifact", "create_markdown_artifact"},
+              "tasks/image/inventory.py": {"print"},  # a program of its own, whose JSON an engine reads
+              "examples/chain/rlvr_flow.py": {"create_table_artifact"}}  # a neighbour's, of numbers
+    shows = {*set.union(*places.values()), "escape", "typer.echo", "sys.stdout.write", "sys.stderr.write",
+             "create_link_artifact", "create_image_artifact", "create_progress_artifact"}
+    files = [*files_in("flows"), *files_in("tasks"), *(ROOT / "examples").rglob("*.py")]
+    found = {str(path.relative_to(ROOT)): calls_of(path) & shows for path in files}
+    assert not {name: calls for name, calls in found.items() if calls - places.get(name, set())}
+    assert not offenders([path for path in files if path != ROOT / "flows/terminal.py"],
+                         lambda name: starts(name, "rich.table", "rich.markdown", "rich.text"))
 
 
 @pytest.mark.parametrize("module", ["flows.cli", "flows.plan", "flows.dpo_stage", "dpo_core", "dpo_core.__main__"])

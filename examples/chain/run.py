@@ -8,12 +8,12 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 from dpo_core.errors import ConfigError, PairlineError
 from examples.chain.make_inputs import make_inputs
 from flows.serve.settings import ServeSettings, settings_from_environment
 from flows.serve.up import deploy, server_of
+from flows.terminal import say, show_table, tell
 
 SECONDS_AT_MOST = 1800
 POLL_SECONDS = 2.0
@@ -45,7 +45,7 @@ def run_chain(folder: Path, seed: int, console: Console) -> bool:
 
     first = run_deployment("trl-sft/chain-demo", timeout=0, as_subflow=False, parameters={
         "inputs": str(folder), "target": str(folder / f"sft-{seed}"), "recipe": str(folder / "recipe.yaml"), "seed": seed})
-    console.print(f"trl-sft: {first.name} started with seed {seed}", highlight=False)
+    tell(console, f"trl-sft: {first.name} started with seed {seed}", is_cut=True)
     seen, deadline = {}, time.monotonic() + SECONDS_AT_MOST
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline:
@@ -56,7 +56,7 @@ def run_chain(folder: Path, seed: int, console: Console) -> bool:
             for run in runs:
                 if run.state and seen.get(run.id) != run.state.name:
                     seen[run.id] = run.state.name
-                    console.print(f"{names[run.id]}: {run.name} {run.state.name}", highlight=False)
+                    tell(console, f"{names[run.id]}: {run.name} {run.state.name}", is_cut=True)
             failed = any(run.state and run.state.is_final() and not run.state.is_completed() for run in runs)
             ended = any(names[run.id] == LAST_FLOW and run.state and run.state.is_final() for run in runs)
             if failed or ended:
@@ -70,12 +70,11 @@ def show(runs: list, names: dict, console: Console, chain: str | None) -> None:
     """The chain as a table, with the addresses of its runs."""
     from prefect.utilities.urls import url_for
 
-    table = Table("flow", "run", "state", "seconds", title=f"The chain {chain}")
+    show_table(console, ("flow", "run", "state", "seconds"), [
+        (names[run.id], run.name, run.state.name, f"{run.total_run_time.total_seconds():.1f}") for run in runs],
+        f"The chain {chain}")
     for run in runs:
-        table.add_row(names[run.id], run.name, run.state.name, f"{run.total_run_time.total_seconds():.1f}")
-    console.print(table)
-    for run in runs:
-        console.print(f"{names[run.id]:<10} {url_for(run)}", soft_wrap=True, highlight=False)
+        tell(console, f"{names[run.id]:<10} {url_for(run)}")
 
 
 def main() -> int:
@@ -87,7 +86,7 @@ def main() -> int:
     try:
         return 0 if run_chain(prepare(settings_from_environment()), arguments.seed, Console()) else 1
     except PairlineError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        say(f"Error: {error}", sys.stderr)
         return error.exit_code
 
 

@@ -9,8 +9,10 @@ import typer
 
 from dpo_core.config import CheckpointConfig
 from dpo_core.errors import ConfigError
+from dpo_core.visible import one_line
 from flows.overrides import load_yaml
 from flows.serve.settings import PROJECT
+from flows.terminal import say
 
 Store = Annotated[Path, typer.Option(help="Folder of the store (a recipe's store.root).")]
 
@@ -62,9 +64,9 @@ def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id
     told, sent = announce_sft(payload)
     if sent:
         again = f", attempt {told.attempt}: what was told before started nothing" if told.attempt > attempt else ""
-        print(f"told: {told.EVENT} {told.event_id} of {found.source}{again}")
+        say(f"told: {told.EVENT} {told.event_id} of {found.source}{again}")
     else:
-        print(f"known: {told.EVENT} {told.event_id}; its run is tagged {told.event_tag}. "
+        say(f"known: {told.EVENT} {told.event_id}; its run is tagged {told.event_tag}. "
               f"--attempt {told.attempt + 1} has it processed again.")
 
 
@@ -93,11 +95,11 @@ def gc(store: Store = Path(".pairline"),
 
     found = collect(store, older_than_days, keep, dry_run=True)
     for entry in found.garbage:
-        print(f"{entry.num_bytes / 1e6:10.1f} MB  {entry.age_days:6.1f} days unused  {entry.path}")
-    print(in_words(found, dry_run=True))
+        say(one_line(f"{entry.num_bytes / 1e6:10.1f} MB  {entry.age_days:6.1f} days unused  {entry.path}"))
+    say(in_words(found, dry_run=True))
     if dry_run or not found.garbage or not (yes or confirmed("Remove them?")):
         return
-    print(in_words(collect(store, older_than_days, keep, dry_run=False), dry_run=False))
+    say(in_words(collect(store, older_than_days, keep, dry_run=False), dry_run=False))
 
 
 def confirmed(question: str) -> bool:

@@ -21,8 +21,10 @@ import yaml
 from pydantic import ValidationError
 
 from dpo_core.errors import ConfigError, PairlineError
+from dpo_core.visible import one_line
 from flows.serve.settings import POOL, PROJECT, settings_from_environment
 from flows.serve.up import POLL_SECONDS, deploy, stop_runs
+from flows.terminal import say
 from tasks.image.config import ImageConfig
 
 AFTER_DPO = "flows.post_training.rlvr_after_dpo"
@@ -74,7 +76,7 @@ def deploy_all() -> int:
         yaml.safe_dump(file, written, sort_keys=False)
         written.flush()
         deploy(dict(os.environ), Path(written.name))
-    print(prepare_limits_and_automations(settings), flush=True)
+    say(prepare_limits_and_automations(settings))
     return 0
 
 
@@ -94,7 +96,7 @@ def work() -> int:
     signal.signal(signal.SIGTERM, stop)
     settings, name = settings_from_environment(), socket.gethostname()
     for line in settle_stranded_runs(name):
-        print(f"run      {line}", flush=True)
+        say(one_line(f"run      {line}"))
     argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name,
             "--limit", str(settings.max_runs)]
     with subprocess.Popen(argv) as worker:
@@ -103,7 +105,7 @@ def work() -> int:
                 return worker.returncode
             time.sleep(POLL_SECONDS)
         runs, killed = stop_runs(required(os.environ, "PREFECT_API_URL"), worker.pid)
-        print(f"runs     {runs} stopped, {killed} of them killed", flush=True)
+        say(f"runs     {runs} stopped, {killed} of them killed")
     return 0
 
 
@@ -113,12 +115,12 @@ COMMANDS: dict[str, Callable[[], int]] = {"deploy": deploy_all, "work": work}
 def main(argv: list[str]) -> int:
     """Exit status 0 when everything is there, or when the worker was asked to stop."""
     if len(argv) != 2 or argv[1] not in COMMANDS:
-        print(f"usage: python -m flows.serve.compose {'|'.join(COMMANDS)}", file=sys.stderr)
+        say(f"usage: python -m flows.serve.compose {'|'.join(COMMANDS)}", sys.stderr)
         return ConfigError.exit_code
     try:
         return COMMANDS[argv[1]]()
     except PairlineError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        say(f"Error: {error}", sys.stderr)
         return error.exit_code
 
 

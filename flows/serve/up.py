@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dpo_core.errors import ConfigError, PairlineError
+from flows import terminal
 from flows.run_processes import processes_of_server
 from flows.serve.background import Background, send
 from flows.serve.credential import API_URL_FILE, is_made_here, login_link, prepare_credential, without_credential
@@ -39,7 +40,7 @@ def worker_of(settings: ServeSettings) -> Background:
     return Background("worker", settings.folder)
 
 
-def bring_up(settings: ServeSettings, say: Say = print) -> None:
+def bring_up(settings: ServeSettings, say: Say = terminal.say) -> None:
     """Start what does not run. Raises ``ConfigError`` if the port is taken, ``PairlineError`` if a part does not start."""
     make_private(settings.folder)
     make_private(settings.prefect_home)
@@ -90,7 +91,7 @@ def say_what_now(settings: ServeSettings, credential: str, say: Say) -> None:
         "The whole chain on a tiny model: make demo-chain.  Stop everything: make down.")
 
 
-def bring_down(settings: ServeSettings, say: Say = print) -> None:
+def bring_down(settings: ServeSettings, say: Say = terminal.say) -> None:
     """Stop runs, worker and server, in this order: runs report how they ended.
 
     Runs at work write a checkpoint and end as Crashed by a termination signal; `resume-crashed` has them go on after the

@@ -5,10 +5,10 @@ runs can be filtered by, the page is an artifact of every run of the chain.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterId, FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, StateType
@@ -16,11 +16,12 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
-from tasks.artifacts import never_fails
+from tasks.artifacts import markdown_artifact, never_fails
+from tasks.escape import markdown_code, markdown_link, markdown_text
 from tasks.events.emit import emit
 from tasks.events.payloads import CheckpointReady, DpoCheckpointReady, SftCheckpointReady
 from tasks.handoff.schema import RLVRHandoff
-from tasks.report.tables import markdown_table
+from tasks.report.markdown import markdown_rows
 
 log = logging.getLogger(__name__)
 ENDED_WITHOUT_RESULT = {StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
@@ -87,9 +88,14 @@ def show_chain(client: SyncPrefectClient, tag: str) -> None:
     runs = tagged_runs(client, tag)
     flows = {flow.id: flow.name for flow in client.read_flows(
         flow_filter=FlowFilter(id=FlowFilterId(any_=list({run.flow_id for run in runs}))))}
-    rows = [{"flow": flows.get(run.flow_id, ""), "run": f"[{run.name}]({url_for(run) or ''})",
-             "state": run.state.name if run.state else "",
-             "started": f"{run.start_time:%Y-%m-%d %H:%M:%S}" if run.start_time else "",
-             "seconds": f"{run.total_run_time.total_seconds():.0f}"} for run in runs]
-    page = f"Runs with the tag `{tag}`, oldest first.\n\n{markdown_table(rows)}"
-    create_markdown_artifact(page, key=tag.replace(":", "-"), description="What this run follows and what follows it")
+    page = chain_page(tag, [(flows.get(run.flow_id, ""), run, url_for(run) or "") for run in runs])
+    markdown_artifact(page, tag.replace(":", "-"), "What this run follows and what follows it")
+
+
+def chain_page(tag: str, runs: Sequence[tuple[str, FlowRun, str]]) -> str:
+    """Markdown of (name of the flow, run, its address), oldest first."""
+    rows = [[markdown_text(flow), markdown_link(run.name, address), markdown_text(run.state.name if run.state else ""),
+             f"{run.start_time:%Y-%m-%d %H:%M:%S}" if run.start_time else "", f"{run.total_run_time.total_seconds():.0f}"]
+            for flow, run, address in runs]
+    table = markdown_rows(("flow", "run", "state", "started", "seconds"), rows)
+    return f"Runs with the tag {markdown_code(tag)}, oldest first.\n\n{table}\n"

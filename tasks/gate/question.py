@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from dpo_core.results import AnswerPair, EvaluateResult
+from tasks.escape import markdown_code, markdown_link, markdown_text
 from tasks.gate.rules import GateCheck, check_table
-from tasks.report.markdown import plain
 from tasks.report.tables import HEADLINE, markdown_table, metrics_rows
 
 NUM_CHARACTERS = 400  # of a prompt or an answer
@@ -15,15 +15,15 @@ def question_markdown(name: str, candidate: str, checks: Sequence[GateCheck], ev
                       ui_url: str | None) -> str:
     """Gate, evaluation and samples. ``candidate``: where the checkpoint is; ``ui_url``: of Prefect's pages, if known."""
     gate = markdown_table(check_table(checks)) if checks else "No rule is set.\n"
-    links = " · ".join(f"[{key}]({ui_url}/artifacts/key/{name}-{key})" for key in ARTIFACTS) if ui_url else ""
+    links = " · ".join(markdown_link(key, f"{ui_url}/artifacts/key/{name}-{key}") for key in ARTIFACTS) if ui_url else ""
     sections = {
         "Gate": gate,
         f"{evaluation.num_pairs} held-out pairs, before and after": markdown_table(metrics_rows(evaluation, HEADLINE)),
         "Samples": _samples(evaluation.answers[:num_samples]),
     }
     text = "\n".join(f"### {heading}\n\n{content}" for heading, content in sections.items())
-    return (f"## Release {name}?\n\n`{candidate}`\n\napprove: it is uploaded and handed off. reject: it stays there, and "
-            f"the run ends.\n\n{text}" + (f"\n{links}\n" if links else ""))
+    return (f"## Release {markdown_text(name)}?\n\n{markdown_code(candidate)}\n\napprove: it is uploaded and handed off. "
+            f"reject: it stays there, and the run ends.\n\n{text}" + (f"\n{links}\n" if links else ""))
 
 
 def _samples(answers: Sequence[AnswerPair]) -> str:
@@ -34,4 +34,4 @@ def _samples(answers: Sequence[AnswerPair]) -> str:
 
 
 def _cut(text: str) -> str:
-    return plain(text if len(text) <= NUM_CHARACTERS else text[:NUM_CHARACTERS] + " ...")
+    return markdown_text(text if len(text) <= NUM_CHARACTERS else text[:NUM_CHARACTERS] + " ...")

@@ -7,23 +7,24 @@ and rollout sizes are that script's, for 2 nodes of 8 GPUs; fit them to the mach
 import shlex
 
 from dpo_core.config import HandoffConfig
+from tasks.escape import shell_word
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 
 def _eval_mixer(mixer_list: str) -> str:
     """16 rows of each set of the mixture, as in the script."""
     names = shlex.split(mixer_list)[::2]
-    return " ".join(f"{shlex.quote(name)} 16" for name in names)
+    return " ".join(f"{shell_word(name)} 16" for name in names)
 
 
 def grpo_command(uploaded: UploadedCheckpoint, config: HandoffConfig, name: str) -> str:
     """The command as one shell text, one option a line. A Hub checkpoint is named with its commit, a directory by path."""
     where = str(uploaded.directory) if uploaded.kind == "directory" else str(uploaded.repo_id)
-    prefix = f"HF_ENDPOINT={shlex.quote(uploaded.endpoint)} " if uploaded.endpoint else ""
-    options = [f"--exp_name {shlex.quote(name + '-grpo')}", f"--model_name_or_path {shlex.quote(where)}"]
+    prefix = f"HF_ENDPOINT={shell_word(uploaded.endpoint)} " if uploaded.endpoint else ""
+    options = [f"--exp_name {shell_word(name + '-grpo')}", f"--model_name_or_path {shell_word(where)}"]
     if uploaded.kind == "hub":
-        options.append(f"--model_revision {uploaded.revision}")
-    mixer = " ".join(shlex.quote(word) for word in shlex.split(config.grpo_dataset))
+        options.append(f"--model_revision {shell_word(uploaded.revision)}")
+    mixer = " ".join(shell_word(word) for word in shlex.split(config.grpo_dataset))
     options += [
         f"--beta {config.grpo_beta:g}",
         f"--learning_rate {config.grpo_learning_rate:g}",

@@ -1,6 +1,7 @@
 """Where a step's lines go: all to ``log.txt``, progress to its listener, the last ones into an error."""
 
 import contextlib
+import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import TextIO
 from dpo_core.errors import from_os_error
 from dpo_core.jobs import LOG_FILE
 from dpo_core.progress import parse_line
+from dpo_core.visible import visible
 from tasks.launch.launcher import OnProgress, current_line_listener
 
 NUM_LAST_LINES = 50
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # some libraries paint their lines
 
 
 class StepLog:
@@ -23,10 +26,15 @@ class StepLog:
 
     def head(self, line: str) -> None:
         """Write a line of our own that says what follows."""
-        self._write(f"\n# {line}")
+        self._write(f"\n# {visible(line)}")
 
     def line(self, line: str) -> None:
-        """Take one of the step's own lines."""
+        """Take one of the step's own lines. A progress bar, which returns to the beginning of its line, is as many lines;
+        what else would steer a terminal that shows the log is written as an escape."""
+        for part in filter(None, line.split("\r")) if "\r" in line else (line,):
+            self._take(visible(COLOUR.sub("", part)))
+
+    def _take(self, line: str) -> None:
         self._write(line)
         if (event := parse_line(line)) is not None:
             if self._on_progress is not None:

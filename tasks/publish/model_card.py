@@ -1,10 +1,10 @@
 """The model card (README.md) of an uploaded checkpoint: where it comes from, how it was made, what it measured."""
 
-import json
-
 from dpo_core.config import AdapterConfig, LossConfig, OptimConfig, Section, TrainConfig
 from dpo_core.jobs import CheckpointRef
 from dpo_core.results import SourceLedger
+from tasks.escape import markdown_code, markdown_text, yaml_text
+from tasks.report.markdown import markdown_rows
 from tasks.report.tables import HEADLINE
 
 EXTRAS_OF_A_LOSS = ("f_divergence", "alpha_divergence_coef", "discopop_tau", "ld_alpha", "rpo_alpha")
@@ -30,33 +30,39 @@ class CardInputs(Section):
     metrics_after: dict[str, float] = {}
 
 
+class OurMarkdown(str):
+    """What a cell says in our own words."""
+
+
 def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    if isinstance(value, OurMarkdown):
+        return value
+    return f"{value:.4g}" if isinstance(value, float) else markdown_text(str(value))
 
 
 def _table(header: list[str], rows: list[list[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+    return markdown_rows(header, ([_cell(value) for value in row] for row in rows))
 
 
 def _front_matter(card: CardInputs) -> str:
-    """The YAML that the Hub reads. JSON strings are valid YAML, whatever a source is called."""
+    """The YAML that the Hub reads."""
     lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [dpo, preference-tuning, pairline]"]
     if "/" in card.parent.source and card.parent.revision:
-        lines.append(f"base_model: {json.dumps(card.parent.source)}")
+        lines.append(f"base_model: {yaml_text(card.parent.source)}")
     return "\n".join(["---", *lines, "---"])
 
 
 def _parent(card: CardInputs) -> str:
-    pinned = f"commit `{card.parent.revision}`" if card.parent.revision else "pinned by its contents"
+    pinned = f"commit {markdown_code(card.parent.revision)}" if card.parent.revision else "pinned by its contents"
     source = card.parent.source if card.parent.revision else card.parent.source.rstrip("/").rpartition("/")[2]
-    return f"`{source}`, {pinned}; weights `{card.parent.fingerprint}`."
+    return f"{markdown_code(source)}, {pinned}; weights {markdown_code(card.parent.fingerprint)}."
 
 
 def adapter_settings(card: CardInputs) -> dict[str, object]:
     """Rows of the table of hyper-parameters."""
     adapter, targets = card.adapter, card.adapter.target_modules
-    return {"adapter": f"{adapter.kind}, merged into these weights; by itself in `adapter/`", "adapter rank": adapter.rank,
+    return {"adapter": OurMarkdown(f"{adapter.kind}, merged into these weights; by itself in `adapter/`"),
+            "adapter rank": adapter.rank,
             "adapter alpha": adapter.alpha, "adapter targets": targets if isinstance(targets, str) else ", ".join(targets),
             "trained parameters": f"{card.trained_parameters:,} of {card.all_parameters:,}"}
 
@@ -86,11 +92,11 @@ def render_card(card: CardInputs) -> str:
     metrics = _table(["held-out metric", "before", "after"],
                      [[name, card.metrics_before.get(name, ""), card.metrics_after[name]] for name in names])
     return "\n\n".join([
-        _front_matter(card), f"# {card.name}",
+        _front_matter(card), f"# {markdown_text(card.name)}",
         "Aligned with direct preference optimization (DPO) from a supervised fine-tuned checkpoint.",
         "## Parent model", _parent(card),
         "## Data", f"{card.train_rows} pairs trained on, {card.held_out_rows} held out by prompt; mixture "
-        f"`{card.data_fingerprint}`.", mixture,
+        f"{markdown_code(card.data_fingerprint)}.", mixture,
         "## Hyper-parameters", _table(["setting", "value"], [[name, value] for name, value in settings.items()]),
         "## Results", metrics if card.metrics_after else "No evaluation was run.",
     ]) + "\n"

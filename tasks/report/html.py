@@ -1,7 +1,6 @@
 """A page as one HTML file: no script, no address that a browser would fetch, everything that came from outside escaped."""
 
-from html import escape
-
+from tasks.escape import html_text
 from tasks.report.blocks import (
     Block,
     Charts,
@@ -29,20 +28,21 @@ VERDICTS = {True: ("✓ keeps its instruction", "good"), False: ("✗ breaks its
 def render_html(page: Page) -> str:
     """The whole file."""
     word, tone = page.badge
-    links = " ".join(f'<a href="#{escape(section.anchor)}">{escape(section.title)}</a>' for section in page.sections)
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(page.title)}</title>'
+    links = " ".join(f'<a href="#{html_text(section.anchor)}">{html_text(section.title)}</a>' for section in page.sections)
+    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html_text(page.title)}</title>'
             f'<meta name="viewport" content="width=device-width,initial-scale=1">'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><style>{page_style()}</style></head>\n'
             f'<body><main>'
-            f'<header><h1>{escape(page.title)}<span class="badge {tone}">{escape(word)}</span></h1>'
-            f'<p class="subtitle">{escape(page.subtitle)}</p></header>\n'
+            f'<header><h1>{html_text(page.title)}<span class="badge {tone}">{html_text(word)}</span></h1>'
+            f'<p class="subtitle">{html_text(page.subtitle)}</p></header>\n'
             f'<div class="summary">{_blocks(page.summary)}</div>\n<nav aria-label="Sections">{links}</nav>\n'
             f'{"".join(map(_section, page.sections))}'
-            f'<footer><p>{escape(page.footer)}</p></footer></main></body></html>\n')
+            f'<footer><p>{html_text(page.footer)}</p></footer></main></body></html>\n')
 
 
 def _section(section: Section) -> str:
-    return f'<section id="{escape(section.anchor)}"><h2>{escape(section.title)}</h2>{_blocks(section.blocks)}</section>\n'
+    return (f'<section id="{html_text(section.anchor)}"><h2>{html_text(section.title)}</h2>'
+            f'{_blocks(section.blocks)}</section>\n')
 
 
 def _blocks(blocks: tuple[Block, ...]) -> str:
@@ -52,31 +52,31 @@ def _blocks(blocks: tuple[Block, ...]) -> str:
 def _block(block: Block) -> str:
     match block:
         case Text(text, tone):
-            return f'<p class="{tone}">{escape(text)}</p>'
+            return f'<p class="{tone}">{html_text(text)}</p>'
         case Heading(text):
-            return f"<h3>{escape(text)}</h3>"
+            return f"<h3>{html_text(text)}</h3>"
         case Table():
             return _table(block)
         case Charts(charts):
             figures = "".join(f'<figure class="{"wide" if chart.is_wide else ""}">{chart.svg}</figure>' for chart in charts)
             return f'<div class="charts">{figures}</div>'
         case Code(text):
-            return f"<pre>{escape(text)}</pre>"
+            return f"<pre>{html_text(text)}</pre>"
         case Tiles(tiles):
             return f'<div class="tiles">{"".join(map(_tile, tiles))}</div>'
         case Samples(samples):
             return "".join(map(_sample, samples))
         case Notice(title, text, tone):
-            return f'<div class="notice {tone}"><strong>{escape(title)}</strong><p>{_lines(text)}</p></div>'
+            return f'<div class="notice {tone}"><strong>{html_text(title)}</strong><p>{_lines(text)}</p></div>'
         case Details(title, blocks):
-            return f"<details><summary>{escape(title)}</summary>{_blocks(blocks)}</details>"
+            return f"<details><summary>{html_text(title)}</summary>{_blocks(blocks)}</details>"
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col" class="{column.kind}">{escape(column.title)}</th>' for column in table.columns)
+    head = "".join(f'<th scope="col" class="{column.kind}">{html_text(column.title)}</th>' for column in table.columns)
     tones = table.tones or ("",) * len(table.rows)
     body = "".join(_row(table, row, tone) for row, tone in zip(table.rows, tones, strict=True))
-    caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
+    caption = f"<caption>{html_text(table.caption)}</caption>" if table.caption else ""
     return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -88,14 +88,14 @@ def _row(table: Table, row: tuple[str, ...], tone: str) -> str:
 
 
 def _tile(tile: Tile) -> str:
-    was = f'<span class="was">{escape(tile.before)} → </span>' if tile.before else ""
-    change = f'<div class="change {tile.tone}">{escape(tile.change)}</div>' if tile.change else ""
-    return (f'<div class="tile"><div class="label">{escape(tile.label)}</div>'
-            f'<div class="value">{was}{escape(tile.after)}</div>{change}</div>')
+    was = f'<span class="was">{html_text(tile.before)} → </span>' if tile.before else ""
+    change = f'<div class="change {tile.tone}">{html_text(tile.change)}</div>' if tile.change else ""
+    return (f'<div class="tile"><div class="label">{html_text(tile.label)}</div>'
+            f'<div class="value">{was}{html_text(tile.after)}</div>{change}</div>')
 
 
 def _sample(sample: Sample) -> str:
-    return (f'<article class="sample"><div class="prompt"><span class="who">prompt</span>{escape(sample.prompt)}</div>'
+    return (f'<article class="sample"><div class="prompt"><span class="who">prompt</span>{html_text(sample.prompt)}</div>'
             f'<div class="answers">{_answer("before", sample.before, sample.before_passes)}'
             f'{_answer("after", sample.after, sample.after_passes)}</div></article>')
 
@@ -103,8 +103,8 @@ def _sample(sample: Sample) -> str:
 def _answer(who: str, answer: str, passes: bool | None) -> str:
     word, tone = VERDICTS.get(passes, ("", ""))
     verdict = f' · <span class="{tone}">{word}</span>' if word else ""
-    return f'<div><span class="who">{who}{verdict}</span>{escape(answer) or EMPTY}</div>'
+    return f'<div><span class="who">{who}{verdict}</span>{html_text(answer) or EMPTY}</div>'
 
 
 def _lines(text: str) -> str:
-    return escape(text).replace("\n", "<br>")
+    return html_text(text).replace("\n", "<br>")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dpo_core.jobs import CheckpointRef, TrainJob
+from tasks.escape import html_text
 from tasks.report.run_files import RunFiles
 from tasks.report.svg import Chart, framed, text
 
@@ -107,7 +108,7 @@ def _arrow(source: tuple[float, float], target: tuple[float, float]) -> str:
 def _box(node: Node, x: float, y: float) -> str:
     name = node.where.rstrip("/").rsplit("/", 1)[-1] if "/" in node.where else node.where
     pin = node.pin.removeprefix("commit ")[:16]
-    return (f'<g><title>{_escaped(node.where)}\n{_escaped(node.pin)}</title>'
+    return (f'<g><title>{html_text(node.where)}\n{html_text(node.pin)}</title>'
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{NODE_WIDTH}" height="{NODE_HEIGHT}" rx="8" class="node"/>'
             + text(x + 9, y + 18, node.what, "") + text(x + 9, y + 34, _cut(name), "tick") + text(x + 9, y + 49, pin, "pin")
             + "</g>")
@@ -115,7 +116,3 @@ def _box(node: Node, x: float, y: float) -> str:
 
 def _cut(name: str) -> str:
     return name if len(name) <= MAX_LETTERS else f"{name[:MAX_LETTERS - 8]}…{name[-7:]}"
-
-
-def _escaped(content: str) -> str:
-    return content.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

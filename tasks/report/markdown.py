@@ -1,5 +1,8 @@
 """A page as Markdown for Prefect's UI, with its pictures inside: that UI cannot reach the store's files."""
 
+from collections.abc import Iterable, Sequence
+
+from tasks.escape import markdown_block, markdown_text
 from tasks.report.blocks import (
     Block,
     Charts,
@@ -17,18 +20,15 @@ from tasks.report.blocks import (
 from tasks.report.svg import sheet, standalone
 
 LONGEST_CELL = 700
-# What Markdown or HTML would act on: a prompt must not become a link, a picture, or a script. Prefect's first UI shows
-# numeric entities as they are written; backslashes and these three names both of its UIs understand.
-ESCAPES = {**{ord(letter): f"\\{letter}" for letter in "\\|`*_[]!#~$"},
-           ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
 SIGNS = {True: "✓ ", False: "✗ ", None: ""}
 
 
 def render_markdown(page: Page) -> str:
     """The whole page."""
-    parts = [f"# {plain(page.title)} · {plain(page.badge[0])}", plain(page.subtitle), *map(_block, page.summary)]
+    parts = [f"# {markdown_text(page.title)} · {markdown_text(page.badge[0])}", markdown_text(page.subtitle),
+             *map(_block, page.summary)]
     parts += [part for section in page.sections for part in _section(section)]
-    return "\n\n".join([*parts, plain(page.footer)]) + "\n"
+    return "\n\n".join([*parts, markdown_text(page.footer)]) + "\n"
 
 
 def render_section(section: Section) -> str:
@@ -37,7 +37,7 @@ def render_section(section: Section) -> str:
 
 
 def _section(section: Section) -> list[str]:
-    return [f"## {plain(section.title)}", *map(_block, section.blocks)]
+    return [f"## {markdown_text(section.title)}", *map(_block, section.blocks)]
 
 
 def render_table(table: Table) -> str:
@@ -48,17 +48,17 @@ def render_table(table: Table) -> str:
 def _block(block: Block) -> str:
     match block:
         case Text(text):
-            return plain(text)
+            return markdown_text(text)
         case Heading(text):
-            return f"### {plain(text)}"
+            return f"### {markdown_text(text)}"
         case Table():
-            return render_table(block) + (f"\n\n{plain(block.caption)}" if block.caption else "")
+            return render_table(block) + (f"\n\n{markdown_text(block.caption)}" if block.caption else "")
         case Charts(charts):
             narrow = tuple(chart for chart in charts if not chart.is_wide)
             pictures = [*([sheet(narrow)] if narrow else []), *(chart for chart in charts if chart.is_wide)]
-            return "\n\n".join(f"![{plain(chart.alt)}]({standalone(chart)})" for chart in pictures)
+            return "\n\n".join(f"![{markdown_text(chart.alt)}]({standalone(chart)})" for chart in pictures)
         case Code(text):
-            return fenced(text)
+            return markdown_block(text)
         case Tiles(tiles):
             return _table(["", "before", "after", "change"],
                           tuple((tile.label, tile.before, tile.after, tile.change) for tile in tiles))
@@ -67,28 +67,19 @@ def _block(block: Block) -> str:
                 (sample.prompt, SIGNS[sample.before_passes] + sample.before, SIGNS[sample.after_passes] + sample.after)
                 for sample in samples))
         case Notice(title, text):
-            return f"**{plain(title)}**\n\n{plain(text)}"
+            return f"**{markdown_text(title)}**\n\n{markdown_text(text)}"
         case Details(title, blocks):
-            return "\n\n".join([f"### {plain(title)}", *map(_block, blocks)])
+            return "\n\n".join([f"### {markdown_text(title)}", *map(_block, blocks)])
 
 
-def plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return text.translate(ESCAPES).replace("\n", "<br>")
-
-
-def fenced(text: str) -> str:
-    """A code block; a fence longer than any in the text."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}\n{text}\n{fence}"
+def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A GitHub table of cells that are Markdown already."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
 
 
 def _table(header: list[str], rows: tuple[tuple[str, ...], ...]) -> str:
-    lines = [[plain(title) for title in header], ["---"] * len(header), *([_cell(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_rows([markdown_text(title) for title in header], ([_cell(cell) for cell in row] for row in rows))
 
 
 def _cell(text: str) -> str:
-    return plain(text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL] + " ...")
+    return markdown_text(text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL] + " ...")

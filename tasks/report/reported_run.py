@@ -4,19 +4,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel
 
-from tasks.artifacts import artifact_key, never_fails
+from tasks.artifacts import artifact_key, markdown_artifact, never_fails
 from tasks.assets import emit_assets
 from tasks.report.markdown import render_markdown
 from tasks.report.page import REPORT_FILE, write_report
 from tasks.report.run_folder import RunFolder, read_run, recorded_run
+from tasks.run_log import make_logs_visible
 
 
 @contextmanager
 def reported_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None = None) -> Iterator[RunFolder]:
     """``recorded_run``, and at its end the page, the artifact ``<name>-report`` and the assets; none of them can fail it."""
+    make_logs_visible()
     folder: Path | None = None
     try:
         with recorded_run(store_root, name, config, flow_run_id) as run:
@@ -32,5 +33,5 @@ def reported_run(store_root: Path, name: str, config: BaseModel, flow_run_id: st
 def show_report(folder: Path) -> None:
     """Write ``report.html`` from the run's files as they are now, and show the same as an artifact."""
     page = write_report(folder)
-    create_markdown_artifact(render_markdown(page), key=artifact_key("report", read_run(folder).name),
-                             description=f"{folder.name}: {page.badge[0]}. As a file: {folder / REPORT_FILE}")
+    markdown_artifact(render_markdown(page), artifact_key("report", read_run(folder).name),
+                      f"{folder.name}: {page.badge[0]}. As a file: {folder / REPORT_FILE}")

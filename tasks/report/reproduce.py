@@ -1,7 +1,6 @@
 """How to make the same run again, and what it ran on."""
 
-import shlex
-
+from tasks.escape import shell_word
 from tasks.report.blocks import Block, Code, Column, Details, Section, Table, Text
 from tasks.report.run_files import RunFiles
 from tasks.report.run_folder import CONFIG_FILE
@@ -12,13 +11,13 @@ def commands(run: RunFiles) -> str:
     """The shell commands; relative paths of the config start in the run's working directory."""
     environment, lines = run.environment, []
     if environment and environment.commit:
-        lines.append(f"git checkout {environment.commit}   # in the source tree of Pairline"
+        lines.append(f"git checkout {shell_word(environment.commit)}   # in the source tree of Pairline"
                      + ("; it had local changes" if environment.has_local_changes else ""))
     elif environment:
-        lines.append(f"pip install pairline=={environment.packages.get('pairline', '?')}")
+        lines.append("pip install " + shell_word(f"pairline=={environment.packages.get('pairline', '?')}"))
     if environment:
-        lines.append(f"cd {shlex.quote(environment.directory)}")
-    return "\n".join([*lines, f"pairline run {shlex.quote(str(run.folder / CONFIG_FILE))}"])
+        lines.append(f"cd {shell_word(environment.directory)}")
+    return "\n".join([*lines, f"pairline run {shell_word(str(run.folder / CONFIG_FILE))}"])
 
 
 def reproduce_section(run: RunFiles) -> Section:

@@ -20,6 +20,7 @@ from dpo_core.errors import StoreError, from_os_error
 from dpo_core.jobs import Job
 from dpo_core.results import ENVIRONMENT_FILE, Result
 from dpo_core.store import write_json
+from dpo_core.visible import visible
 from tasks.launch.launcher import RunName, on_behalf_of
 from tasks.launch.notices import Moment, hearing_of_jobs
 from tasks.launch.run_job import step_folder
@@ -210,12 +211,19 @@ def _named(family: str) -> Iterator[None]:
         _family.reset(token)
 
 
+class VisibleFormatter(logging.Formatter):
+    """Of a file that people look at in a terminal. Its lines hold errors and names of any origin."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 @contextlib.contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Log into ``path`` what this context logs, and what no run's context does. Loggers are the process's, in which members
     of a sweep run side by side."""
     handler, within = logging.FileHandler(path), (*_logs.get(), path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(VisibleFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     handler.addFilter(lambda _: path in (_logs.get() or within))
     loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:

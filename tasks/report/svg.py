@@ -8,8 +8,8 @@ import base64
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 
+from tasks.escape import html_text
 from tasks.report.style import CHART_COLOURS, CHART_STYLE
 
 WIDTH, HEIGHT = 380, 244
@@ -76,13 +76,13 @@ def short(value: float) -> str:
 
 def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start") -> str:
     """A line of text; ``kind`` is a class of the style sheet."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(content)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{html_text(content)}</text>'
 
 
 def framed(body: str, title: str, alt: str, width: float = WIDTH, height: float = HEIGHT, is_wide: bool = False) -> Chart:
     """A chart from its drawing."""
     svg = (f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
-           f'aria-label="{escape(alt)}"><title>{escape(title)}</title>{body}</svg>')
+           f'aria-label="{html_text(alt)}"><title>{html_text(title)}</title>{body}</svg>')
     return Chart(svg, alt, title, is_wide)
 
 
