@@ -16,8 +16,8 @@ from tasks.checkpoint.files import (
     TOKENIZER_CONFIG,
     WEIGHTS,
     WEIGHTS_INDEX,
-    read_json_file,
 )
+from tasks.checkpoint.own_files import read_json_file
 from tasks.handoff.schema import RuleCheck
 from tasks.publish.directory import content_revision
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
