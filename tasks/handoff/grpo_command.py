@@ -6,7 +6,7 @@ and rollout sizes are that script's, for 2 nodes of 8 GPUs; fit them to the mach
 
 import shlex
 
-from dpo_core.config import HandoffConfig
+from dpo_core.config import GrpoConfig
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 
@@ -16,13 +16,13 @@ def _eval_mixer(mixer_list: str) -> str:
     return " ".join(f"{shlex.quote(name)} 16" for name in names)
 
 
-def grpo_command(uploaded: UploadedCheckpoint, config: HandoffConfig, name: str) -> str:
+def grpo_command(uploaded: UploadedCheckpoint, config: GrpoConfig, name: str) -> str:
     """The command as one shell text, one option a line. A Hub checkpoint is named with its commit, a directory by path."""
     where = str(uploaded.directory) if uploaded.kind == "directory" else str(uploaded.repo_id)
     prefix = f"HF_ENDPOINT={shlex.quote(uploaded.endpoint)} " if uploaded.endpoint else ""
     options = [f"--exp_name {shlex.quote(name + '-grpo')}", f"--model_name_or_path {shlex.quote(where)}"]
     if uploaded.kind == "hub":
-        options.append(f"--model_revision {uploaded.revision}")
+        options.append(f"--model_revision {shlex.quote(uploaded.revision)}")
     mixer = " ".join(shlex.quote(word) for word in shlex.split(config.grpo_dataset))
     options += [
         f"--beta {config.grpo_beta:g}",
