@@ -6,6 +6,7 @@ This is the proof that a hand-off can be used; it looks at nothing but the files
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from dpo_core.data.render_limits import rendered_by_library
 from dpo_core.errors import CheckpointError
 from dpo_core.jobs import AnswerJob
 from dpo_core.model.generate import answer_greedily, end_token_ids
@@ -47,8 +48,7 @@ def run(job: AnswerJob, progress: Progress) -> AnswerResult:
     model, tokenizer = _load(job)
     prompts_ids = []
     for prompt in job.prompts:
-        text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
-                                             add_generation_prompt=True)
+        text = rendered_by_library(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
         prompts_ids.append(tokenizer.encode(text, add_special_tokens=False))
     if prompts_ids:
         _check_finite(model, prompts_ids[0], job)

@@ -14,6 +14,7 @@ from rich.console import Console
 from dpo_core.errors import PairlineError
 from dpo_core.results import RESULT_FILE, EvaluateResult
 from dpo_core.visible import one_line, visible
+from flows.handoff_commands import intake, signing_key
 from flows.overrides import read_recipe
 from flows.serve import commands as serve_commands
 from flows.stage_config import StageConfig
@@ -145,23 +146,6 @@ def schema() -> None:
 
 
 @app.command()
-def intake(handoff: Annotated[str, typer.Argument(help="Path or file:// address of a handoff.json.")],
-           store: Store = Path(".pairline"),
-           token_block: Annotated[str | None, typer.Option(help="Prefect Secret block with the Hub token of a private "
-                                                           "repository; without it HF_TOKEN.")] = None) -> None:
-    """Verify a hand-off on the receiving side: schema, files, revision, RLVR rules, a fresh load that answers."""
-    from flows.local_prefect import prepare_prefect
-
-    prepare_prefect(store)
-    from flows.rlvr_intake import rlvr_intake
-
-    accepted = rlvr_intake(handoff, store, token_block=token_block)
-    for check in accepted.rules:
-        say(one_line(f"{'ok  ' if check.passed else 'FAIL'}  {check.rule}: {check.detail}"))
-    say(one_line(f"accepted: {accepted.handoff.checkpoint.uri}"))
-
-
-@app.command()
 def status(store: Store = Path(".pairline"), run_name: Annotated[str, typer.Option("--run", help="One run in detail: "
            "its folder's name, or `last`.")] = "") -> None:
     """List the runs of a store with their steps, durations and results. Reads files only."""
@@ -229,7 +213,7 @@ def compare(runs: Annotated[list[str], typer.Argument(help="Two or more runs: fo
     compare_runs(runs, store, html, markdown, Console())
 
 
-for _command in (serve_commands.up, serve_commands.down, serve_commands.emit_sft, serve_commands.gc):
+for _command in (intake, signing_key, serve_commands.up, serve_commands.down, serve_commands.emit_sft, serve_commands.gc):
     app.command()(_command)
 
 

@@ -8,6 +8,7 @@ from prefect import flow
 from dpo_core.compute_config import ComputeConfig
 from dpo_core.errors import HandoffRefused
 from tasks.build_image import build_image
+from tasks.handoff.intake_config import IntakeConfig
 from tasks.image.config import ImageConfig
 from tasks.image.image_ref import PYTHON
 from tasks.intake import AcceptedHandoff, verify_handoff
@@ -28,14 +29,15 @@ def local_path(handoff: str) -> Path:
 
 @flow(name="rlvr-intake")
 def rlvr_intake(handoff: str, store_root: Path = Path(".pairline"), compute: ComputeConfig = ComputeConfig(),  # noqa: B008
-                token_block: str | None = None, image: ImageConfig = ImageConfig()) -> AcceptedHandoff:  # noqa: B008
+                token_block: str | None = None, image: ImageConfig = ImageConfig(),  # noqa: B008
+                intake: IntakeConfig = IntakeConfig()) -> AcceptedHandoff:  # noqa: B008
     """Verify ``handoff`` (path or file:// address of a handoff.json). Raises ``HandoffRefused``.
 
     ``token_block``: name of the Prefect Secret block with a Hub token, for a private repository; empty: HF_TOKEN.
-    ``image``: the trainer image, where ``compute.launcher`` is docker.
+    ``image``: the trainer image, where ``compute.launcher`` is docker. ``intake``: what a hand-off may do here.
     """
     make_logs_visible()
-    return verify_handoff(local_path(handoff), store_root, _launcher(compute, image, store_root), token_block)
+    return verify_handoff(local_path(handoff), store_root, _launcher(compute, image, store_root), token_block, intake)
 
 
 def _launcher(compute: ComputeConfig, image: ImageConfig, store_root: Path) -> Launcher:

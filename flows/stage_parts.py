@@ -27,6 +27,7 @@ from tasks.fetch_checkpoint import fetch_checkpoint
 from tasks.gate.approval import Release
 from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
 from tasks.handoff.schema import RLVRHandoff
+from tasks.handoff.signature import signing_key
 from tasks.image.config import check_variant
 from tasks.image.image_ref import PYTHON
 from tasks.launch.choose import launcher_for
@@ -67,6 +68,7 @@ class Candidate:
 def check_before_start(config: StageConfig) -> None:
     """Refuse what cannot work before anything is fetched or booked. Raises ``ConfigError``, ``DataError``."""
     check_sources(config.data.sources)
+    signing_key(config.handoff)
     check_devices(config.compute, this_machine())
     check_variant(config.image, config.compute, this_machine())
     check_cuda8bit(config.adapter, config.optim, this_machine().num_gpus)

@@ -9,7 +9,8 @@ from dpo_core.config import CheckpointConfig
 from dpo_core.jobs import CheckpointRef, ConvertJob
 from dpo_core.results import ConvertResult
 from dpo_core.store import fingerprint
-from tasks.checkpoint.files import WeightSource, files_beside_pickle, hash_named
+from tasks.checkpoint.files import WeightSource, extra_templates, files_for_conversion
+from tasks.checkpoint.own_files import check_inside, hash_named
 from tasks.checkpoint.source import Located, locate, snapshot
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
@@ -21,8 +22,10 @@ def convert(located: Located, store_root: Path, launcher: Launcher) -> Located:
     weights = located.weights
     if weights.kind == "safetensors":
         return located
+    together = files_for_conversion(located.folder, weights)
+    check_inside(located.folder, [*together, *sorted(extra_templates(located.folder))])
     # A GGUF file says all; pickle weights need the configuration and tokenizer beside them.
-    names = list(weights.names) if weights.kind == "gguf" else files_beside_pickle(located.folder, weights)
+    names = list(weights.names) if weights.kind == "gguf" else together
     job = ConvertJob(
         out_dir=store_root, source_dir=located.folder, source_sha256=fingerprint(hash_named(located.folder, names)),
         gguf_file=weights.names[0] if weights.kind == "gguf" else None,

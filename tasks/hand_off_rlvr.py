@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from dpo_core.config import HandoffConfig, Section
 from dpo_core.errors import HandoffRefused
-from dpo_core.jobs import CheckpointRef
+from dpo_core.jobs import CheckpointRef, content_of
 from dpo_core.results import AnswerResult, ExportResult
 from dpo_core.store import exclusive, fingerprint, write_json
 from tasks.gate.approval import Release
@@ -15,6 +15,7 @@ from tasks.handoff.final_place import opened, probe, verify_place
 from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.rlvr_rules import check_rules, failed_rules, template_sha256
 from tasks.handoff.schema import HANDOFF_FILE, SCHEMA_VERSION, Parent, Probe, RLVRHandoff, Tokens, read_handoff
+from tasks.handoff.signature import signed, signing_key
 from tasks.launch.launcher import Launcher
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.retry_policy import worth_a_retry
@@ -37,7 +38,7 @@ class HandoffInputs(Section):
     def content_fingerprint(self, config: HandoffConfig) -> str:
         """Of all that reaches the hand-off; not of how long a step took or whether it was reused."""
         return fingerprint({
-            "schema": SCHEMA_VERSION, "name": self.name, "config": config, "uploaded": self.uploaded.model_copy(
+            "schema": SCHEMA_VERSION, "name": self.name, "config": content_of(config), "uploaded": self.uploaded.model_copy(
                 update={"reused": False}), "weights": self.export.fingerprint, "parent": self.parent.fingerprint,
             "parent_source": [self.parent.source, self.parent.revision], "data": self.data_fingerprint,
             "reference": self.reference_fingerprint, "metrics": [self.metrics_before, self.metrics_after],
@@ -86,20 +87,21 @@ def compose(inputs: HandoffInputs, config: HandoffConfig, folder: Path, answer: 
 @task(name="hand off to RLVR", retries=3, retry_delay_seconds=[10, 30, 90], retry_condition_fn=worth_a_retry,
       cache_policy=NO_CACHE, persist_result=False)
 def hand_off_rlvr(inputs: HandoffInputs, config: HandoffConfig, launcher: Launcher, store_root: Path) -> RLVRHandoff:
-    """Load the checkpoint from its final place, have it answer, check the rules, then write ``handoff_path(...)``.
+    """Load the checkpoint from its final place, have it answer, check the rules, then write ``handoff_path(...)``, signed.
 
-    Raises ``HandoffRefused`` if a file differs or a rule fails, and the errors of the step ``answer``.
+    Raises ``HandoffRefused`` if a file differs or a rule fails, ``ConfigError`` for the key, the errors of ``answer``.
     """
-    path = handoff_path(store_root, inputs, config)
+    path, key = handoff_path(store_root, inputs, config), signing_key(config)
     # Another run of the same inputs is waited for: its hand-off is this one's.
     with exclusive(path.parent, wait_seconds=launcher.compute.step_timeout_seconds):
-        handoff = reusable(path, inputs, config)
+        known = handoff = reusable(path, inputs, config)
         if handoff is None:
             path.unlink(missing_ok=True)
             with opened(inputs.uploaded, inputs.token_block, path.parent) as folder:
                 answer = probe(folder, inputs.uploaded, config.probe_prompt, inputs.parent.allow_remote_code, path.parent,
                                launcher)
                 handoff = compose(inputs, config, folder, answer)
+        if (handoff := signed(handoff, key)) != known:
             write_json(path, handoff)
     get_run_logger().info("handoff: %s", path)
     return handoff

@@ -55,6 +55,7 @@ class Hub:
     write_tokens: set[str] = field(default_factory=lambda: {"hf_writetoken"})
     read_tokens: set[str] = field(default_factory=lambda: {"hf_readtoken"})
     requests: list[str] = field(default_factory=list)  # "METHOD path", in order
+    tokens: set[str] = field(default_factory=set)  # that anybody sent
     failures: dict[str, list[int]] = field(default_factory=dict)  # part of a path -> statuses of the next requests
     spoil: set[str] = field(default_factory=set)  # paths that arrive damaged
 
@@ -93,6 +94,7 @@ class Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) if self.command in ("POST", "PUT") else b""
         self.hub.requests.append(f"{self.command} {path}")
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        self.hub.tokens |= {self.token} - {""}
         try:
             for part, statuses in self.hub.failures.items():
                 if part in path and statuses:

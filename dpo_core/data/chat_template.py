@@ -7,10 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpo_core.data.render_limits import LIMITS, SHORT_CHARACTERS, Over, RenderLimits, TimeIsUp
 from dpo_core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
@@ -100,8 +101,8 @@ def template_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
     return hashlib.sha256(template_text(tokenizer).encode()).hexdigest()
 
 
-def _compiled(tokenizer: "PreTrainedTokenizerBase") -> "Template":
-    """The tokenizer's template, compiled in the library's sandbox.
+def _environment() -> "Environment":
+    """The library's sandbox for templates, a little quicker.
 
     The sandbox looks up what an attribute may do each time; for the counters of a loop, of which every template asks and
     which are plain values, the answer is known. That is a third of the time of a rendering.
@@ -112,8 +113,7 @@ def _compiled(tokenizer: "PreTrainedTokenizerBase") -> "Template":
     from jinja2.runtime import LoopContext
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    text = tokenizer.get_chat_template()
-    environment = _compile_jinja_template(text).environment.overlay()  # shares filters, globals and extensions
+    environment = _compile_jinja_template("").environment.overlay()  # shares filters, globals and extensions
 
     class KnowsLoops(type(environment)):
         def getattr(self, obj: object, attribute: str) -> object:
@@ -122,16 +122,21 @@ def _compiled(tokenizer: "PreTrainedTokenizerBase") -> "Template":
             return super().getattr(obj, attribute)
 
     environment.__class__ = KnowsLoops
+    return environment
+
+
+def _compiled(environment: "Environment", text: str) -> "Template":
     template = environment.from_string(text)
     template.globals = dict(template.globals)  # every rendering copies them, from a chain of mappings three times as slowly
     return template
 
 
 class Renderer:
-    """Renders conversations with a tokenizer's template. A conversation that the template refuses becomes None."""
+    """Renders conversations with a tokenizer's template, within limits (``render_limits``). A conversation that the template
+    refuses becomes None, one that it goes over its limits with ``Over.LIMITS``."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.limits = tokenizer, RenderLimits()
         text = template_text(tokenizer)
         self.renders_tools = "tools" in text
         self.renders_tool_calls = "tool_calls" in text
@@ -140,38 +145,64 @@ class Renderer:
     @cached_property
     def _template(self) -> "Template | None":
         try:
-            return _compiled(self.tokenizer)
+            environment = _environment()
         except (ImportError, AttributeError) as error:
             log.warning("Templates are rendered by transformers itself, about half as fast, as its compiler of templates "
                         "has moved: %s", error)
             return None
+        template = self.limits.run(_compiled, environment, self.tokenizer.get_chat_template())  # constants are computed here
+        if isinstance(template, Over):
+            raise CheckpointError(f"The chat template goes over its limits while it is compiled: {LIMITS}. Choose another "
+                                  "one (checkpoint.chat_template).")
+        return template
 
     @cached_property
     def _names(self) -> dict:
         return {"tools": None, "documents": None, **self.tokenizer.special_tokens_map}
 
     def render(self, conversations: list[list[dict]], tools: list[list[dict] | None],
-               open_turn: bool = False) -> list[str | None]:
-        """Text of each conversation, with the assistant's header at the end for ``open_turn``."""
-        return [self.render_by_library(turns, of_turns, open_turn) if of_turns or not _is_plain(turns)
-                else self._render_plain(turns, open_turn) for turns, of_turns in zip(conversations, tools, strict=True)]
+               open_turn: bool = False) -> list[str | Over | None]:
+        """Text of each conversation, with the assistant's header at the end for ``open_turn``.
 
-    def _render_plain(self, turns: list[dict], open_turn: bool) -> str | None:
+        Raises ``CheckpointError`` for a template that goes over its limits again and again.
+        """
+        with self.limits.batch():
+            return [self.render_by_library(turns, of_turns, open_turn) if of_turns or not _is_plain(turns)
+                    else self._render_plain(turns, open_turn) for turns, of_turns in zip(conversations, tools, strict=True)]
+
+    def _render_plain(self, turns: list[dict], open_turn: bool) -> str | Over | None:
         """What ``render_by_library`` gives for turns of a role and a text, without the steps that such turns pass
         unchanged."""
+        limits = self.limits
         try:
-            if self._template is None:
+            template = self._template
+            if template is None:
                 return self.render_by_library(turns, None, open_turn)
-            context = self._template.new_context({**self._names, "messages": turns, "add_generation_prompt": open_turn})
-            return "".join(self._template.root_render_func(context))
+            limits.number += 1  # what limits.render does, without its calls: 1 us of 15
+            try:
+                context = template.new_context({**self._names, "messages": turns, "add_generation_prompt": open_turn})
+                text = "".join(template.root_render_func(context))
+            finally:
+                limits.number += 1
+            return text if len(text) < SHORT_CHARACTERS else limits.admitted(text)
+        except (TimeIsUp, MemoryError):
+            return limits.over()
+        except CheckpointError:
+            raise
         except Exception:  # raise_exception, undefined names, type errors: the template's own code
             return None
 
-    def render_by_library(self, turns: list[dict], tools: list[dict] | None, open_turn: bool) -> str | None:
+    def render_by_library(self, turns: list[dict], tools: list[dict] | None, open_turn: bool) -> str | Over | None:
         """Text of one conversation, by transformers alone: the slow twin."""
-        try:
-            return self.tokenizer.apply_chat_template([self._prepare(turns)], tools=tools, tokenize=False,
+        def text_of(prepared: list[dict]) -> str:
+            return self.tokenizer.apply_chat_template([prepared], tools=tools, tokenize=False,
                                                       add_generation_prompt=open_turn)[0]
+
+        try:
+            with self.limits.batch():
+                return self.limits.render(text_of, self._prepare(turns))
+        except CheckpointError:
+            raise
         except Exception:  # as above
             return None
 

@@ -91,6 +91,7 @@ def _advice(ledger: SourceLedger) -> str:
         "not_a_preference_row": "Look at these rows; if the answers stand in other columns, name them with `columns`, "
                                 "e.g. {chosen: winner, rejected: loser, prompt: question}.",
         "template_error": "Choose another chat template (`checkpoint.chat_template`) or repair these rows.",
+        "over_limits": "Choose another chat template (`checkpoint.chat_template`), or remove these rows if they are long.",
         "template_without_tools": "Choose a chat template that renders tools (`checkpoint.chat_template`).",
         "too_long": "Raise `max_length_tokens`, or set `when_too_long: truncate`.",
         "no_label_left": "Raise `max_length_tokens`.",

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from dpo_core.data.chat_template import Renderer
-from dpo_core.data.drops import DropReason
+from dpo_core.data.drops import DropReason, RowDropped
 from dpo_core.data.encode import EncodedText, Encoder
 from dpo_core.data.pairs import PreferencePair
+from dpo_core.data.render_limits import Over
+from dpo_core.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,33 +60,38 @@ class PairTokenizer:
         self.tokenizer, self.rules = tokenizer, rules
         self.renderer, self.encoder = Renderer(tokenizer), Encoder(tokenizer)
 
-    def prompt_texts(self, pairs: list[PreferencePair]) -> list[str | None]:
+    def prompt_texts(self, pairs: list[PreferencePair]) -> list[str | Over | None]:
         """The prompts with the assistant's turn opened: what a model would be asked to continue."""
         return self.renderer.render([pair.prompt for pair in pairs], [pair.tools for pair in pairs], open_turn=True)
 
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
         """Token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be tokenised."""
-        return [text.ids for text in self.encoder.encode(self.prompt_texts(pairs))]
+        texts = self.prompt_texts(pairs)
+        if not all(isinstance(text, str) for text in texts):
+            raise CheckpointError("The chat template renders a conversation that it refuses the next time. Choose another "
+                                  "one (checkpoint.chat_template).")
+        return [text.ids for text in self.encoder.encode(texts)]
 
     def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | DropReason]:
         """Chosen and rejected side of each pair, or why the pair is dropped."""
         results: list[tuple[TokenizedSide, TokenizedSide] | DropReason] = ["template_error"] * len(pairs)
-        tools = [pair.tools for pair in pairs]
-        prompts = self.prompt_texts(pairs)
-        rendered = [self.renderer.render([pair.chosen for pair in pairs], tools),
-                    self.renderer.render([pair.rejected for pair in pairs], tools)]
+        prompts, rendered = self._rendered(pairs)
         usable: list[tuple[int, list[list[Span]]]] = []
         for i, pair in enumerate(pairs):
+            texts = rendered[0][i], rendered[1][i]
             if pair.tools and not self.renderer.renders_tools:
                 results[i] = "template_without_tools"
-                continue
-            texts = rendered[0][i], rendered[1][i]
-            if None in (*texts, prompts[i]):
-                continue
-            spans = [self._spans(pair, turns, text, prompts[i])
-                     for turns, text in zip((pair.chosen, pair.rejected), texts, strict=True)]
-            if all(spans):
-                usable.append((i, spans))
+            elif any(isinstance(text, Over) for text in (*texts, prompts[i])):
+                results[i] = "over_limits"
+            elif None not in (*texts, prompts[i]):
+                try:
+                    spans = [self._spans(pair, turns, text, prompts[i])
+                             for turns, text in zip((pair.chosen, pair.rejected), texts, strict=True)]
+                except RowDropped as dropped:
+                    results[i] = dropped.reason
+                    continue
+                if all(spans):
+                    usable.append((i, spans))
         encoded = self.encoder.encode_pairs([(rendered[0][i], rendered[1][i]) for i, _ in usable],
                                             [prompts[i] for i, _ in usable])
         for (i, spans), sides in zip(usable, encoded, strict=True):
@@ -92,6 +99,25 @@ class PairTokenizer:
         return results
 
     # ------------------------------------------------------------------------------------------------------- the text
+
+    def _rendered(self, pairs: list[PreferencePair]) -> tuple[list[str | Over | None], list[list[str | Over | None]]]:
+        """The prompts, and the chosen and rejected sides. A row whose limits are used up is rendered no further."""
+        prompts = self.prompt_texts(pairs)
+        sides, over = [], [text is Over.LIMITS for text in prompts]
+        for turns in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs]):
+            within = [i for i, is_over in enumerate(over) if not is_over]
+            made = self.renderer.render([turns[i] for i in within], [pairs[i].tools for i in within])
+            texts: list[str | Over | None] = [Over.LIMITS] * len(pairs)
+            for i, text in zip(within, made, strict=True):
+                texts[i], over[i] = text, text is Over.LIMITS
+            sides.append(texts)
+        return prompts, sides
+
+    def _render_one(self, turns: list[dict], tools: list[dict] | None, open_turn: bool = False) -> str | None:
+        text = self.renderer.render([turns], [tools], open_turn)[0]
+        if isinstance(text, Over):
+            raise RowDropped(text.value)
+        return text
 
     def _spans(self, pair: PreferencePair, turns: list[dict], text: str, prompt: str | None) -> list[Span]:
         """Trained spans of one rendered side; empty if the turns cannot be told apart."""
@@ -109,8 +135,8 @@ class PairTokenizer:
         return [*spans, Span(start[0], None, start[1])] if start is not None else []
 
     def _turn_edges(self, turns: list[dict], index: int, tools: list[dict] | None) -> tuple[str | None, str | None]:
-        opened = self.renderer.render([turns[:index]], [tools], open_turn=True)[0] if index else None
-        return opened, self.renderer.render([turns[: index + 1]], [tools])[0]
+        opened = self._render_one(turns[:index], tools, open_turn=True) if index else None
+        return opened, self._render_one(turns[: index + 1], tools)
 
     def _start(self, turns: list[dict], index: int, text: str, opened: str | None,
                tools: list[dict] | None) -> tuple[int, bool] | None:
@@ -122,7 +148,7 @@ class PairTokenizer:
         if "tool_calls" in turns[index]:
             return None
         marked = [*turns[:index], {**turns[index], "content": SENTINEL}, *turns[index + 1:]]
-        with_sentinel = self.renderer.render([marked], [tools])[0]
+        with_sentinel = self._render_one(marked, tools)
         if with_sentinel is None or SENTINEL not in with_sentinel:
             return None
         header = with_sentinel[: with_sentinel.index(SENTINEL)]

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dpo_core.data.render_limits import rendered_by_library
+
 TURN_PROBE = "pairline turn end probe"
 Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]  # logits [R, V], number of each row's prompt, tokens so far
 
@@ -25,7 +27,7 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     if not tokenizer.chat_template:
         return ()
     messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": TURN_PROBE}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    text = rendered_by_library(tokenizer, messages)
     _, found, tail = text.rpartition(TURN_PROBE)
     tail_ids = tokenizer.encode(tail.lstrip(), add_special_tokens=False) if found else []
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from dpo_core.data.render_limits import rendered_by_library
+from dpo_core.errors import CheckpointError
+
 NEW_PAD_TOKEN = "<pad>"
 # In the order they are tried: made for padding, then special tokens that pre-training used and chat templates do not.
 KNOWN_PAD_TOKENS = ("<pad>", "<|pad|>", "[PAD]", "<|finetune_right_pad_id|>", "<|PAD_TOKEN|>", "<|endoftext|>",
@@ -36,8 +39,10 @@ def _rendered_ids(tokenizer: PreTrainedTokenizerBase, chat_template: str | None)
     for messages in ([{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}],
                      [{"role": "system", "content": "hello"}, {"role": "user", "content": "hello"}]):
         try:
-            text = tokenizer.apply_chat_template(messages, chat_template=chat_template, tokenize=False,
-                                                 add_generation_prompt=messages[-1]["role"] == "user")
+            text = rendered_by_library(tokenizer, messages, chat_template=chat_template,
+                                       add_generation_prompt=messages[-1]["role"] == "user")
+        except CheckpointError:
+            raise
         except Exception:  # a template may refuse a system message; it raises whatever it likes
             continue
         ids.update(tokenizer.encode(text, add_special_tokens=False))

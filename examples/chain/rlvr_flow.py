@@ -31,12 +31,12 @@ def train_grpo(accepted: AcceptedHandoff, prompts: Path, target: Path, max_steps
     config = GRPOConfig(str(target / "trainer"), max_steps=max_steps, per_device_train_batch_size=16, num_generations=8,
                         learning_rate=1e-3, max_completion_length=24, beta=0.01, report_to="none", use_cpu=True, bf16=False,
                         disable_tqdm=True, save_strategy="no", logging_steps=1)
-    trainer = GRPOTrainer(str(accepted.handoff.checkpoint.directory), reward_funcs=keeps_instructions, args=config,
+    trainer = GRPOTrainer(str(accepted.checkpoint.directory), reward_funcs=keeps_instructions, args=config,
                           train_dataset=rows)
     trainer.train()
     trainer.save_model(str(target / "checkpoint"))
     rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-    get_run_logger().info("%d steps from %s, mean reward %.2f -> %.2f", len(rewards), accepted.handoff.checkpoint.uri,
+    get_run_logger().info("%d steps from %s, mean reward %.2f -> %.2f", len(rewards), accepted.checkpoint.uri,
                           rewards[0], rewards[-1])
     create_table_artifact([{"step": number + 1, "mean reward": reward} for number, reward in enumerate(rewards)],
                           key="grpo-rewards", description="Share of answers that keep their instruction, by step")

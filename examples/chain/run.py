@@ -44,7 +44,7 @@ def run_chain(folder: Path, seed: int, console: Console) -> bool:
     from tasks.events.chain import tagged_runs
 
     first = run_deployment("trl-sft/chain-demo", timeout=0, as_subflow=False, parameters={
-        "inputs": str(folder), "target": str(folder / f"sft-{seed}"), "recipe": str(folder / "recipe.yaml"), "seed": seed})
+        "inputs": str(folder), "target": str(folder / f"sft-{seed}"), "seed": seed})
     tell(console, f"trl-sft: {first.name} started with seed {seed}", is_cut=True)
     seen, deadline = {}, time.monotonic() + SECONDS_AT_MOST
     with get_client(sync_client=True) as client:

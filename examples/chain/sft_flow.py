@@ -10,6 +10,14 @@ from tasks.events.chain import announce_sft, this_run
 from tasks.events.payloads import SftCheckpointReady, chain_tag
 
 
+class DemoCheckpointReady(SftCheckpointReady):
+    """Told of under an id that the demo's own stage waits for, and dpo-stage/after-sft does not."""
+
+    @property
+    def resource(self) -> dict[str, str]:
+        return super().resource | {"prefect.resource.id": f"pairline.chain-demo.{self.weights_fingerprint[:16]}"}
+
+
 @task(name="sft with TRL", retries=0)
 def train_sft(inputs: Path, target: Path, max_steps: int, seed: int) -> Path:
     """``max_steps`` of full-weight SFT from ``inputs``/start. -> the checkpoint's folder"""
@@ -30,12 +38,12 @@ def train_sft(inputs: Path, target: Path, max_steps: int, seed: int) -> Path:
 
 
 @flow(name="trl-sft", persist_result=False)
-def trl_sft(inputs: Path, target: Path, recipe: Path, max_steps: int = 60, seed: int = 8) -> str:
-    """Train, verify, tell. ``recipe``: of the DPO stage for this checkpoint. -> the chain's tag"""
+def trl_sft(inputs: Path, target: Path, max_steps: int = 60, seed: int = 8) -> str:
+    """Train, verify, tell. -> the chain's tag"""
     folder = train_sft(inputs, target, max_steps, seed)
     found = verify_checkpoint(CheckpointConfig(source=str(folder)), target)
     chain = chain_tag(found.weights_fingerprint)
-    announce_sft(SftCheckpointReady(
-        name="chain-demo", source=found.source, weights_fingerprint=found.weights_fingerprint, chain=chain, recipe=recipe,
+    announce_sft(DemoCheckpointReady(
+        name="chain-demo", source=found.source, weights_fingerprint=found.weights_fingerprint, chain=chain,
         tokenizer_fingerprint=found.tokenizer_fingerprint, flow_run_id=this_run()))
     return chain

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,8 +40,8 @@ def down() -> None:
 
 def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id (org/name) of a finished SFT checkpoint.")],
              revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit.")] = None,
-             recipe: Annotated[Path | None, typer.Option(help="Recipe for this checkpoint; without it the deployment's "
-                                                         "own.")] = None,
+             recipe: Annotated[Path | None, typer.Option(help="Recipe for this checkpoint, in the deployment's folder of "
+                                                         "recipes; without it the deployment's own.")] = None,
              name: Annotated[str, typer.Option(help="Name of the SFT run, shown with the event.")] = "sft",
              attempt: Annotated[int, typer.Option(help="Raise it to have the same checkpoint processed again.")] = 0,
              store: Store = Path(".pairline")) -> None:
@@ -52,7 +52,8 @@ def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id
     from tasks.events.payloads import SftCheckpointReady, chain_tag
     from tasks.store_root import prepare_store
 
-    used = recipe or recipe_of_deployment()
+    parameters = parameters_of_deployment()
+    used = recipe_to_name(recipe, parameters) if recipe else recipe_of_deployment(parameters)
     known = load_yaml(used).get("checkpoint") if used else None
     prepare_store(store)
     config = CheckpointConfig.model_validate({**(known or {}), "source": checkpoint, "revision": revision})
@@ -60,7 +61,7 @@ def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id
     payload = SftCheckpointReady(
         name=name, source=found.source, revision=found.revision, weights_fingerprint=found.weights_fingerprint,
         tokenizer_fingerprint=found.tokenizer_fingerprint, chain=chain_tag(found.weights_fingerprint),
-        recipe=recipe.resolve() if recipe else None, attempt=attempt)
+        recipe=used.name if recipe else None, attempt=attempt)
     told, sent = announce_sft(payload)
     if sent:
         again = f", attempt {told.attempt}: what was told before started nothing" if told.attempt > attempt else ""
@@ -70,18 +71,33 @@ def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id
               f"--attempt {told.attempt + 1} has it processed again.")
 
 
-def recipe_of_deployment() -> Path | None:
-    """The recipe by which dpo-stage/after-sft takes a checkpoint whose event names none; None if it is not known here."""
+def parameters_of_deployment() -> dict[str, Any]:
+    """Those of dpo-stage/after-sft, which the event will start; none where the server does not have it."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
     with get_client(sync_client=True) as client:
         try:
-            recipe = client.read_deployment_by_name("dpo-stage/after-sft").parameters.get("recipe")
+            return client.read_deployment_by_name("dpo-stage/after-sft").parameters
         except ObjectNotFound:
-            return None
+            return {}
+
+
+def recipe_of_deployment(parameters: dict[str, Any]) -> Path | None:
+    """The recipe by which it takes a checkpoint whose event names none; None if it is not known here."""
+    recipe = parameters.get("recipe")
     path = PROJECT / recipe if recipe else None  # deployments run in the project's folder
     return path if path is not None and path.is_file() else None
+
+
+def recipe_to_name(recipe: Path, parameters: dict[str, Any]) -> Path:
+    """The recipe, if an event can name it: the deployment looks it up in its folder. Raises ``ConfigError``."""
+    folder = PROJECT / parameters.get("recipes_folder", "recipes")
+    path = recipe if recipe.exists() else folder / recipe
+    if folder.is_dir() and path.resolve().parent != folder.resolve():
+        raise ConfigError(f"{recipe} does not lie in {folder}, where dpo-stage/after-sft takes recipes from; an event names "
+                          "them by file name. Put it there, or set the deployment's parameter recipes_folder to its folder.")
+    return path
 
 
 def gc(store: Store = Path(".pairline"),

@@ -4,14 +4,15 @@
 with the file, what is wrong with it and what to do.
 """
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dpo_core.config import CheckpointConfig
 from dpo_core.errors import CheckpointError
-from dpo_core.store import fingerprint, sha256_file
+from dpo_core.store import fingerprint
+from tasks.checkpoint.own_files import check_inside, read_json_file
 from tasks.checkpoint.safetensors_header import read_header
 
 CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
@@ -19,7 +20,7 @@ WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # Any one of these carries a vocabulary; tokenizer_config.json alone does not.
 VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+TEMPLATE_FILES, EXTRA_TEMPLATES = ("chat_template.jinja", "chat_template.json"), "additional_chat_templates"
 TOKENIZER_FILES = (*VOCABULARY_FILES, *TEMPLATE_FILES, TOKENIZER_CONFIG, "special_tokens_map.json",
                    "added_tokens.json", "merges.txt")
 # Notes that a library writes about itself; they change with its version and mean nothing to the model.
@@ -77,22 +78,10 @@ def _allowed_pickles(names: list[str], config: CheckpointConfig) -> tuple[str, .
     return tuple(pickles)
 
 
-def files_beside_pickle(folder: Path, weights: WeightSource) -> list[str]:
-    """Pickle weights and the small files that a conversion copies along, sorted."""
+def files_for_conversion(folder: Path, weights: WeightSource) -> list[str]:
+    """Weights and the small files beside them, which a conversion copies or reads along, sorted."""
     small = (".json", ".jinja", ".model", ".txt", ".py")
     return sorted({path.name for path in folder.iterdir() if path.is_file() and path.suffix in small} | set(weights.names))
-
-
-def read_json_file(path: Path) -> dict:
-    """A JSON object from a checkpoint's file. Raises ``CheckpointError`` naming the file."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, expected an object. Fetch the checkpoint "
-                              "again.")
-    return value
 
 
 def check_safetensors(folder: Path, names: tuple[str, ...]) -> None:
@@ -101,6 +90,9 @@ def check_safetensors(folder: Path, names: tuple[str, ...]) -> None:
     if not (folder / WEIGHTS_INDEX).is_file():
         return
     weight_map = read_json_file(folder / WEIGHTS_INDEX).get("weight_map", {})
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{folder / WEIGHTS_INDEX} holds no weight_map from tensors to files. Fetch the checkpoint "
+                              "again.")
     shards = sorted(set(weight_map.values()))
     if missing := [shard for shard in shards if shard not in tensors]:
         raise CheckpointError(f"{folder / WEIGHTS_INDEX} names {len(shards)} weight files, of which {', '.join(missing)} "
@@ -125,20 +117,26 @@ def _check_tokenizer(folder: Path, config: CheckpointConfig) -> None:
             "chat_template.jinja to the checkpoint.")
 
 
-def remote_code_files(folder: Path, config: CheckpointConfig) -> tuple[str, ...]:
-    """Python files that the checkpoint may bring along: those allowed by name.
+def _references(auto_map: Any) -> Iterator[str]:
+    """Whatever an ``auto_map`` names: loaders take texts, lists, tuples of them, and some write a list for the whole."""
+    if isinstance(auto_map, dict | list):
+        for value in auto_map.values() if isinstance(auto_map, dict) else auto_map:
+            yield from _references(value)
+    elif auto_map:
+        yield str(auto_map)
 
-    Raises ``CheckpointError`` if its configuration calls for code (``auto_map``) that is not allowed. Other Python files
-    of a checkpoint never run and stay behind.
+
+def check_remote_code(folder: Path, config: CheckpointConfig) -> None:
+    """Raise ``CheckpointError`` if the checkpoint's configuration calls for code (``auto_map``) that is not allowed by name.
+
+    Other Python files of a checkpoint never run and stay behind.
     """
     wanted: set[str] = set()
     for name in (CONFIG, TOKENIZER_CONFIG):
         auto_map = read_json_file(folder / name).get("auto_map") if (folder / name).is_file() else None
-        for value in (auto_map or {}).values():
-            for reference in value if isinstance(value, list) else [value]:
-                if reference:
-                    repository, _, module = str(reference).rpartition("--")
-                    wanted.add(f"{repository}--{module}" if repository else module.rpartition(".")[0] + ".py")
+        for reference in _references(auto_map):
+            repository, _, module = reference.rpartition("--")
+            wanted.add(f"{repository}--{module}" if repository else (module.rpartition(".")[0] or module) + ".py")
     if refused := sorted(wanted - set(config.allow_remote_code)):
         raise CheckpointError(
             f"{config.source} wants to run its own Python code: {', '.join(refused)} (auto_map). Use a version that stock "
@@ -147,7 +145,6 @@ def remote_code_files(folder: Path, config: CheckpointConfig) -> tuple[str, ...]
     if missing := [name for name in config.allow_remote_code if not (folder / name).is_file()]:
         raise CheckpointError(f"checkpoint.allow_remote_code names {', '.join(missing)}, which {config.source} does not "
                               "have.")
-    return config.allow_remote_code
 
 
 def checked_files(folder: Path, weights: tuple[str, ...], config: CheckpointConfig) -> list[str]:
@@ -155,13 +152,19 @@ def checked_files(folder: Path, weights: tuple[str, ...], config: CheckpointConf
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{config.source} has no {CONFIG} in {folder}, so its architecture is unknown. Save it with "
                               "the model (model.save_pretrained).")
+    wanted = {CONFIG, GENERATION_CONFIG, WEIGHTS_INDEX, *TOKENIZER_FILES, *weights, *config.allow_remote_code}
+    names = sorted(name for name in wanted | extra_templates(folder) if (folder / name).is_file())
+    check_inside(folder, names)
     read_json_file(folder / CONFIG)
     _check_tokenizer(folder, config)
-    code = remote_code_files(folder, config)
+    check_remote_code(folder, config)
     check_safetensors(folder, weights)
-    wanted = {CONFIG, GENERATION_CONFIG, WEIGHTS_INDEX, *TOKENIZER_FILES, *weights, *code}
-    extra_templates = {path.relative_to(folder).as_posix() for path in folder.glob("additional_chat_templates/*.jinja")}
-    return sorted(name for name in wanted | extra_templates if (folder / name).is_file())
+    return names
+
+
+def extra_templates(folder: Path) -> set[str]:
+    """The templates beside the main one, by their paths in the folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.glob(f"{EXTRA_TEMPLATES}/*.jinja")}
 
 
 def weights_fingerprint(folder: Path, files: dict[str, str]) -> str:
@@ -174,9 +177,4 @@ def weights_fingerprint(folder: Path, files: dict[str, str]) -> str:
 def tokenizer_fingerprint(files: dict[str, str]) -> str:
     """Fingerprint of the tokenizer's files, chat template included. ``files``: relative path -> sha256."""
     return fingerprint({name: sha for name, sha in files.items()
-                        if name in TOKENIZER_FILES or name.startswith("additional_chat_templates/")})
-
-
-def hash_named(folder: Path, names: list[str]) -> dict[str, str]:
-    """Relative path -> sha256 of the named files."""
-    return {name: sha256_file(folder / name) for name in names}
+                        if name in TOKENIZER_FILES or name.startswith(f"{EXTRA_TEMPLATES}/")})

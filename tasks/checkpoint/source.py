@@ -21,19 +21,19 @@ from huggingface_hub import HfApi
 from dpo_core.config import CheckpointConfig
 from dpo_core.errors import CheckpointError, RemoteError, StoreError, from_os_error
 from dpo_core.jobs import CheckpointRef
-from dpo_core.store import exclusive, fingerprint, new_directory, verify_files, write_json
+from dpo_core.store import HASH_CHUNK_BYTES, exclusive, fingerprint, new_directory, verify_files, write_json
 from tasks.checkpoint.files import (
     CONFIG,
+    EXTRA_TEMPLATES,
     PICKLE_SUFFIXES,
     WeightSource,
     checked_files,
-    hash_named,
-    read_json_file,
     tokenizer_fingerprint,
     weight_source,
     weights_fingerprint,
 )
 from tasks.checkpoint.known_packages import check_known_package
+from tasks.checkpoint.own_files import hash_named, opened_inside, read_json_file
 from tasks.hub.errors import from_hub_error
 
 log = logging.getLogger(__name__)
@@ -75,15 +75,18 @@ def locate(config: CheckpointConfig, store_root: Path) -> Located:
 
 
 def _package_folder(name: str) -> Path:
+    package, *below = name.split(".")
     try:
-        spec = importlib.util.find_spec(name)  # finds without importing: the package's code does not run
+        # Finds without importing, so that the package's code does not run; to find a.b by its name would import a.
+        spec = importlib.util.find_spec(package) if all(part.isidentifier() for part in (package, *below)) else None
     except (ImportError, ValueError):
         spec = None
-    places = list(spec.submodule_search_locations or []) if spec else []
+    folders = [Path(place).joinpath(*below) for place in (spec.submodule_search_locations or [])] if spec else []
+    places = [folder for folder in folders if folder.is_dir()]
     if not places:
         raise CheckpointError(f"checkpoint.source {PACKAGE_PREFIX}{name}: no installed Python package has this name. "
                               f"Install it (the import name may differ from the distribution's).")
-    return Path(places[0])
+    return places[0]
 
 
 def _local(folder: Path, config: CheckpointConfig) -> Located:
@@ -101,7 +104,7 @@ def _download(config: CheckpointConfig, store_root: Path) -> Located:
     """Small files first, so that a missing template is known before gigabytes of weights are fetched."""
     api, doing = HfApi(), f"fetching {config.source}" + (f" at {config.revision}" if config.revision else "")
     commit, names = _resolve(api, config, store_root, doing)
-    names = [name for name in names if "/" not in name or name.startswith("additional_chat_templates/")]
+    names = [name for name in names if "/" not in name or name.startswith(f"{EXTRA_TEMPLATES}/")]
     weights = weight_source(names, config)
     small = [name for name in names if not name.endswith((*WEIGHT_SUFFIXES, ".py")) or name in config.allow_remote_code]
     try:
@@ -152,7 +155,7 @@ def snapshot(located: Located, config: CheckpointConfig, store_root: Path) -> Ch
         if not _is_intact(path, files):
             with new_directory(path) as aside:
                 for name in names:
-                    _place(located.folder / name, aside / name, located.linkable)
+                    _place(located, name, aside / name)
                 if hash_named(aside, names) != files:
                     raise CheckpointError(f"{config.source} changed while it was copied. Let its writer finish, then "
                                           "start again.")
@@ -174,15 +177,15 @@ def _is_intact(path: Path, files: dict[str, str]) -> bool:
         return False
 
 
-def _place(source: Path, target: Path, linkable: bool) -> None:
+def _place(located: Located, name: str, target: Path) -> None:
     """Link a file that nobody writes in place; copy one that its owner may overwrite, and where links cannot reach."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    real = source.resolve()
-    if linkable:
-        try:
-            os.link(real, target)
-            return
-        except OSError:
-            pass  # another file system
-    shutil.copyfile(real, target)
-
+    with opened_inside(located.folder, name) as source:
+        if located.linkable:
+            try:
+                os.link((located.folder / name).resolve(), target)
+                return
+            except OSError:
+                pass  # another file system
+        with target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, HASH_CHUNK_BYTES)

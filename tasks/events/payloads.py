@@ -34,7 +34,8 @@ class CheckpointReady(Section):
     schema_version: Literal[1] = Field(1, description="Version of this payload; a reader refuses another.")
     name: str = Field(description="Name of the run family that made the checkpoint.")
     weights_fingerprint: str = Field(min_length=16, description="Over the weights' contents and the architecture.")
-    chain: str = Field(description="Tag of all runs that this checkpoint's SFT checkpoint led to.")
+    chain: str = Field(pattern=r"^chain:[\w-]{1,64}$", description="Tag of all runs that this checkpoint's SFT checkpoint "
+                       "led to.")
     flow_run_id: UUID | None = Field(None, description="The Prefect run that made it, if one did.")
     attempt: int = Field(0, ge=0, description="Raised to have the same checkpoint processed again on purpose.")
 
@@ -67,7 +68,8 @@ class SftCheckpointReady(CheckpointReady):
     source: str = Field(description="Hub id (org/name) or an absolute directory that the worker can read.")
     revision: str | None = Field(None, description="Hub commit; a directory is pinned by its fingerprints.")
     tokenizer_fingerprint: str = Field(min_length=16, description="Over the tokenizer's files and the chat template.")
-    recipe: Path | None = Field(None, description="Recipe of the DPO stage for this checkpoint; empty: the deployment's.")
+    recipe: str | None = Field(None, max_length=200, description="File name of the stage's recipe for this checkpoint, in "
+                               "the folder that the deployment takes recipes from; empty: the deployment's own.")
 
     def identity(self) -> tuple[str, ...]:
         return (self.weights_fingerprint, self.tokenizer_fingerprint)

@@ -1,6 +1,8 @@
 """Opening a published checkpoint where it finally is: a directory in place, a Hub revision downloaded afresh."""
 
 import contextlib
+import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -8,10 +10,10 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from dpo_core.errors import HandoffRefused, StoreError, from_os_error
+from dpo_core.errors import CheckpointError, HandoffRefused, from_os_error
 from dpo_core.jobs import AnswerJob
 from dpo_core.results import RESULT_FILE, AnswerResult
-from dpo_core.store import hash_files, verify_files
+from tasks.checkpoint.own_files import hash_named
 from tasks.hub.errors import from_hub_error
 from tasks.hub.token import hidden_in_logs, load_token
 from tasks.launch.launcher import Launcher
@@ -41,18 +43,34 @@ def _download(uploaded: UploadedCheckpoint, token_block: str | None, target: Pat
 
 
 def verify_place(folder: Path, uploaded: UploadedCheckpoint) -> None:
-    """Raise ``HandoffRefused`` naming the first file that is missing, damaged, or not part of the checkpoint."""
+    """Raise ``HandoffRefused`` naming the first file that is missing, damaged, a link to elsewhere, or not part of the
+    checkpoint."""
     if not folder.is_dir():
         raise HandoffRefused(f"The checkpoint is not at {folder}. Restore it, or have the stage run again to publish it.")
-    try:
-        verify_files(folder, uploaded.files)
-    except StoreError as error:
-        what = str(error).removesuffix(f" Delete {folder} to have it made again.")
-        raise HandoffRefused(f"The checkpoint at {uploaded.uri} is not the one that was handed off: {what} Delete {folder} "
-                             "and have the stage publish it again.") from error
-    if extra := sorted(set(hash_files(folder)) - set(uploaded.files)):
-        raise HandoffRefused(f"{folder} holds files that were not handed off: {', '.join(extra[:5])}. A loader may pick "
+    if extra := sorted(itertools.islice(_others(folder, set(uploaded.files)), 5)):
+        raise HandoffRefused(f"{folder} holds files that were not handed off: {', '.join(extra)}. A loader may pick "
                              "them up; remove them.")
+    what = ""
+    for name, sha256 in uploaded.files.items():
+        try:
+            if not (folder / name).is_file():
+                what = f"{folder / name} is missing."
+            elif (got := hash_named(folder, [name])[name]) != sha256:
+                what = f"{folder / name} is damaged: sha256 {got[:12]}, expected {sha256[:12]}."
+        except CheckpointError as error:
+            what = str(error)
+        if what:
+            raise HandoffRefused(f"The checkpoint at {uploaded.uri} is not the one that was handed off: {what} Delete "
+                                 f"{folder} and have the stage publish it again.")
+
+
+def _others(folder: Path, names: set[str]) -> Iterator[str]:
+    """Files and links to folders below ``folder`` that are not among ``names``, as they are met; dot files do not count."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        found = (Path(place, name).relative_to(folder).as_posix() for name in (*links, *files) if not name.startswith("."))
+        yield from (name for name in found if name not in names)
 
 
 @contextlib.contextmanager

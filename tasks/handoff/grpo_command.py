@@ -6,7 +6,7 @@ and rollout sizes are that script's, for 2 nodes of 8 GPUs; fit them to the mach
 
 import shlex
 
-from dpo_core.config import HandoffConfig
+from dpo_core.config import GrpoConfig
 from tasks.escape import shell_word
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
@@ -17,7 +17,7 @@ def _eval_mixer(mixer_list: str) -> str:
     return " ".join(f"{shell_word(name)} 16" for name in names)
 
 
-def grpo_command(uploaded: UploadedCheckpoint, config: HandoffConfig, name: str) -> str:
+def grpo_command(uploaded: UploadedCheckpoint, config: GrpoConfig, name: str) -> str:
     """The command as one shell text, one option a line. A Hub checkpoint is named with its commit, a directory by path."""
     where = str(uploaded.directory) if uploaded.kind == "directory" else str(uploaded.repo_id)
     prefix = f"HF_ENDPOINT={shell_word(uploaded.endpoint)} " if uploaded.endpoint else ""

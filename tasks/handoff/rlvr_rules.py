@@ -16,8 +16,8 @@ from tasks.checkpoint.files import (
     TOKENIZER_CONFIG,
     WEIGHTS,
     WEIGHTS_INDEX,
-    read_json_file,
 )
+from tasks.checkpoint.own_files import read_json_file
 from tasks.handoff.schema import RuleCheck
 from tasks.publish.directory import content_revision
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
@@ -40,7 +40,9 @@ def template_sha256(folder: Path) -> str:
     return hashlib.sha256(template_text(folder).encode()).hexdigest()
 
 
-def _check_files(folder: Path, files: dict[str, str]) -> list[RuleCheck]:
+def check_names(uploaded: UploadedCheckpoint) -> list[RuleCheck]:
+    """The rules that are seen by the names of the files and the revision, before anything is fetched."""
+    files = uploaded.files
     missing = [name for name in REQUIRED_FILES if name not in files]
     if WEIGHTS not in files and WEIGHTS_INDEX not in files:
         missing.append(f"{WEIGHTS} or {WEIGHTS_INDEX}")
@@ -51,9 +53,15 @@ def _check_files(folder: Path, files: dict[str, str]) -> list[RuleCheck]:
         RuleCheck(rule="full_weights_only", passed=not foreign,
                   detail=f"not wanted: {', '.join(foreign)}" if foreign
                   else "merged safetensors, no adapter to be applied, no pickle"),
-        RuleCheck(rule="chat_template", passed=bool(template_text(folder)),
-                  detail="present" if template_text(folder) else "the checkpoint carries no chat template"),
+        _check_revision(uploaded),
     ]
+
+
+def check_template(folder: Path) -> RuleCheck:
+    """The rule that is seen by the files, before they are loaded."""
+    present = bool(template_text(folder))
+    return RuleCheck(rule="chat_template", passed=present,
+                     detail="present" if present else "the checkpoint carries no chat template")
 
 
 def _check_pad(folder: Path, answer: AnswerResult) -> list[RuleCheck]:
@@ -95,8 +103,8 @@ def _check_revision(uploaded: UploadedCheckpoint) -> RuleCheck:
 def check_rules(folder: Path, uploaded: UploadedCheckpoint, answer: AnswerResult) -> tuple[RuleCheck, ...]:
     """Every rule with pass or fail. ``folder``: the checkpoint as it was loaded; ``answer``: what the load reported."""
     answered = bool(answer.answers) and all(answer.answers)
-    return (*_check_files(folder, uploaded.files), *_check_pad(folder, answer), *_check_ids(folder, answer),
-            _check_revision(uploaded),
+    *of_files, of_revision = check_names(uploaded)
+    return (*of_files, check_template(folder), *_check_pad(folder, answer), *_check_ids(folder, answer), of_revision,
             RuleCheck(rule="answers_a_prompt", passed=answered,
                       detail=repr(answer.answers[0][:80]) if answered else "it answered the probe prompt with nothing"))
 

@@ -1,14 +1,15 @@
 """``handoff.json``: what the DPO stage promises the RLVR run. Versioned; both sides read it through this file.
 
 A version is raised when a reader of the old one would misunderstand the new one. A hand-off carries a fingerprint of
-itself, so an edited one is told from an original.
+itself, which tells a damaged one; whoever changes it on purpose can make the fingerprint anew, so who wrote it is told by
+a signature alone (``signature.py``).
 """
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from dpo_core.config import Section
 from dpo_core.errors import HandoffRefused
@@ -18,6 +19,7 @@ from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 SCHEMA_VERSION = 2  # 2: `release`
 HANDOFF_FILE = "handoff.json"
+MAX_HANDOFF_BYTES = 16 << 20
 
 
 class RuleCheck(Section):
@@ -57,6 +59,13 @@ class Probe(Section):
     answer: str
 
 
+class Signature(Section):
+    """Of the fingerprint, with Ed25519."""
+
+    public_key: str = Field(description="ed25519: and the key in base64.")
+    value: str = Field(description="In base64.")
+
+
 class RLVRHandoff(Section):
     """Everything the RLVR run needs to know. Written last, when everything in it is true."""
 
@@ -76,11 +85,20 @@ class RLVRHandoff(Section):
     probe: Probe
     grpo_command: str = Field(description="Ready-to-run open-instruct GRPO command that starts from this checkpoint.")
     inputs_fingerprint: str = Field(description="Of what the hand-off was made from; the same inputs give the same.")
-    fingerprint: str = Field("", description="Of all other fields.")
+    fingerprint: str = Field("", description="Of all other fields but the signature.")
+    signature: Signature | None = Field(None, description="Of whoever wrote it, if the stage has a key.")
+
+    @model_serializer(mode="wrap")
+    def _unsigned_as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a signature the file is that of versions that knew none, so they can read it."""
+        values = handler(self)
+        if values.get("signature", ...) is None:
+            del values["signature"]
+        return values
 
     def own_fingerprint(self) -> str:
         """What ``fingerprint`` must be."""
-        return fingerprint(self.model_dump(mode="json", exclude={"fingerprint"}))
+        return fingerprint(self.model_dump(mode="json", exclude={"fingerprint", "signature"}))
 
     def sealed(self) -> "RLVRHandoff":
         """The same with its fingerprint filled in."""
@@ -90,10 +108,16 @@ class RLVRHandoff(Section):
 def read_handoff(path: Path) -> RLVRHandoff:
     """Read and check a ``handoff.json``. Raises ``HandoffRefused`` for a file that is missing, foreign or edited."""
     try:
-        raw = json.loads(path.read_bytes())
+        if path.exists() and not path.is_file():
+            raise HandoffRefused(f"{path} is no regular file. Give the path of a handoff.json.")
+        with path.open("rb") as file:
+            content = file.read(MAX_HANDOFF_BYTES + 1)
+        if len(content) > MAX_HANDOFF_BYTES:
+            raise HandoffRefused(f"{path} is larger than {MAX_HANDOFF_BYTES >> 20} MiB, which no hand-off is.")
+        raw = json.loads(content)
     except OSError as error:
         raise HandoffRefused(f"{path} cannot be read: {error.strerror}. Give the path of a handoff.json.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HandoffRefused(f"{path} is not JSON ({error}). Ask the DPO stage for it again.") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:

@@ -16,6 +16,8 @@ from dpo_core.store import hash_files
 from dpo_core.tracking_config import WANDB_KEY, TrackingConfig
 from flows.rlvr_intake import rlvr_intake
 from tasks.hand_off_rlvr import hand_off_rlvr, handoff_path
+from tasks.handoff.intake_config import IntakeConfig
+from tasks.handoff.schema import read_handoff
 from tasks.launch.choose import launcher_for
 from tasks.launch.secrets import value_of_secret
 from tasks.tracker_key import tracker_key
@@ -67,15 +69,17 @@ def test_private_upload_with_a_secret_block_and_a_checked_intake(
         path = publish(folder, store, upload)
         assert publish(folder, store, upload) == path
         assert hub.commits_made == 1
-        accepted = rlvr_intake(str(path), tmp_path / "receiver", token_block=BLOCK)
-        assert accepted.handoff.checkpoint.files == hash_files(folder) | {"README.md": accepted.handoff.checkpoint.files[
-            "README.md"]}
-        assert accepted.answer == accepted.handoff.probe.answer
+        with pytest.raises(HandoffRefused, match=f"is on {hub.endpoint}, and hand-offs are taken from https://"):
+            rlvr_intake(str(path), tmp_path / "receiver", token_block=BLOCK)
+        receives = IntakeConfig(endpoint=hub.endpoint)
+        accepted = rlvr_intake(str(path), tmp_path / "receiver", token_block=BLOCK, intake=receives)
+        assert accepted.checkpoint.files == hash_files(folder) | {"README.md": accepted.checkpoint.files["README.md"]}
+        assert accepted.answer == read_handoff(path).probe.answer
 
-        files = hub.repos["model", "org/dpo"].commits[accepted.handoff.checkpoint.revision]
+        files = hub.repos["model", "org/dpo"].commits[accepted.checkpoint.revision]
         files["config.json"] = files["config.json"].replace(b"32", b"33", 1)
         with pytest.raises(HandoffRefused, match=r"config\.json is damaged"):
-            rlvr_intake(path.as_uri(), tmp_path / "receiver", token_block=BLOCK)
+            rlvr_intake(path.as_uri(), tmp_path / "receiver", token_block=BLOCK, intake=receives)
         assert TOKEN not in everything_prefect_keeps()
     assert TOKEN not in caplog.text
     written = [file for root in (store, tmp_path / "receiver") for file in root.rglob("*") if file.is_file()]

@@ -17,6 +17,7 @@ from uuid import UUID
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
@@ -196,6 +197,12 @@ def chain(installation: Installation, inputs: Path, tmp_path_factory: pytest.Tem
     del values["checkpoint"]
     recipe = store.parent / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values))
+    refused = installation.pairline("emit-sft", str(sft), "--recipe", str(recipe), "--store", str(store))
+    assert "where dpo-stage/after-sft takes recipes from" in refused.stderr
+    with installation.client() as client:
+        found = client.read_deployment_by_name("dpo-stage/after-sft")
+        client.update_deployment(found.id, DeploymentUpdate(
+            parameters=found.parameters | {"recipes_folder": str(store.parent)}))
     told = installation.pairline("emit-sft", str(sft), "--recipe", str(recipe), "--store", str(store))
     assert told.returncode == 0, told.stderr
     again = installation.pairline("emit-sft", str(sft), "--recipe", str(recipe), "--store", str(store))

@@ -18,10 +18,11 @@ def demo(installation: Installation) -> Iterator[Installation]:
     """The neighbours' deployments go with the test."""
     yield installation
     with installation.client() as client:
-        for flow in ("trl-sft", LAST_FLOW):
+        for flow in ("trl-sft", "dpo-stage", LAST_FLOW):
             client.delete_deployment(client.read_deployment_by_name(f"{flow}/chain-demo").id)
-        if automation := client.find_automation("trl-grpo after a DPO checkpoint"):
-            client.delete_automation(automation.id)
+        for name in ("dpo-stage of the demo after its SFT checkpoint", "trl-grpo after a DPO checkpoint"):
+            if automation := client.find_automation(name):
+                client.delete_automation(automation.id)
 
 
 def test_the_chain_runs_from_sft_to_grpo_under_one_tag(demo: Installation):

@@ -61,3 +61,19 @@ def test_a_cut_gguf_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "gguf" / "tiny.gguf").write_bytes(whole[:5000])
     with pytest.raises(CheckpointError, match=r"tiny\.gguf \(5000 bytes\)"):
         fetch(tmp_path / "gguf", tmp_path / "store", LaunchHere())
+
+
+@pytest.mark.parametrize("kind", ["gguf", "pickle"])
+def test_a_link_beside_what_is_converted_reaches_no_step(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "own").write_text("{{ 'what the owner of this machine wrote' }}")
+    (checkpoint / "model.safetensors").unlink()
+    if kind == "gguf":
+        make_gguf(checkpoint / "tiny.gguf")
+    else:
+        torch.save({}, checkpoint / "pytorch_model.bin")
+    (checkpoint / "chat_template.jinja").unlink()
+    (checkpoint / "chat_template.jinja").symlink_to(tmp_path / "own")
+    launcher = LaunchHere()
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja is a link to .*/own, outside the checkpoint"):
+        fetch(checkpoint, tmp_path / "store", launcher, allow_pickle=("pytorch_model.bin",))
+    assert launcher.steps == []

@@ -8,9 +8,11 @@ from prefect.logging import disable_run_logger
 
 from dpo_core.config import HandoffConfig, UploadConfig
 from dpo_core.errors import ConfigError, HandoffRefused, RemoteError
-from dpo_core.store import write_json
+from dpo_core.jobs import content_of
+from dpo_core.store import fingerprint, write_json
 from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
 from tasks.handoff.schema import RLVRHandoff, read_handoff
+from tasks.handoff.signature import write_key_file
 from tasks.intake import accept
 from tasks.upload_checkpoint import upload_checkpoint
 from tests.hub_server import Hub
@@ -42,7 +44,8 @@ def test_a_directory_is_handed_off_and_accepted(checkpoint: Path, tmp_path: Path
     assert handoff.probe.answer
     assert all(check.passed for check in handoff.rules)
     accepted = accept(path, tmp_path / "other-store", LaunchHere())
-    assert accepted.handoff == handoff
+    assert accepted.checkpoint == handoff.checkpoint
+    assert accepted.grpo_command == handoff.grpo_command
     assert accepted.answer == handoff.probe.answer
 
 
@@ -152,3 +155,29 @@ def test_a_hub_that_serves_another_file_is_refused(
     with pytest.raises((HandoffRefused, ConfigError, RemoteError), match=r"config\.json"):
         hand_off(inputs, store)
     assert not handoff_path(store, inputs, CONFIG).exists()
+
+
+def test_versions_without_signatures_and_this_one_read_each_other(checkpoint: Path, tmp_path: Path) -> None:
+    inputs = publish(checkpoint, tmp_path / "store")
+    hand_off(inputs, tmp_path / "store")
+    written = json.loads(handoff_path(tmp_path / "store", inputs, CONFIG).read_bytes())
+    assert "signature" not in written  # that version refuses what it does not know
+    fields = {key: value for key, value in written.items() if key != "fingerprint"}
+    assert written["fingerprint"] == fingerprint(fields)
+    # Where the hand-off of the same inputs lies must not change either, else every finished run would hand off again.
+    before = {"grpo_dataset": CONFIG.grpo_dataset, "grpo_beta": CONFIG.grpo_beta, "probe_prompt": CONFIG.probe_prompt,
+              "grpo_learning_rate": CONFIG.grpo_learning_rate}
+    assert content_of(CONFIG) == before == content_of(HandoffConfig(signing_key_file="key.pem"))
+
+
+def test_a_finished_hand_off_is_signed_when_a_key_is_set(checkpoint: Path, tmp_path: Path) -> None:
+    store, launcher = tmp_path / "store", LaunchHere()
+    inputs = publish(checkpoint, store)
+    unsigned = hand_off(inputs, store, launcher)
+    write_key_file(tmp_path / "key.pem")
+    with disable_run_logger():
+        signed = hand_off_rlvr.fn(inputs, HandoffConfig(signing_key_file=tmp_path / "key.pem"), launcher, store)
+    assert launcher.steps == ["answer"]
+    assert signed.signature
+    assert signed.fingerprint == unsigned.fingerprint  # so its event is known
+    assert read_handoff(handoff_path(store, inputs, CONFIG)) == signed

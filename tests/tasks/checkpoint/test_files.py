@@ -53,6 +53,63 @@ def test_bytes_after_the_end_and_other_formats_are_refused(checkpoint: Path) -> 
         read_header(path)
 
 
+def write_header(path: Path, header: object, num_bytes: int) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(num_bytes))
+    return path
+
+
+def tensor(begin: int, end: int, shape: list | None = None) -> dict:
+    return {"dtype": "U8", "shape": [end - begin] if shape is None else shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(("header", "num_bytes"), [
+    ({"a": tensor(0, 8), "b": tensor(4, 12)}, 12), ({"a": tensor(0, 8), "b": tensor(0, 8)}, 8),
+    ({"a": tensor(0, 4), "b": tensor(8, 12)}, 12), ({"a": tensor(4, 8)}, 8),
+    ({"a": tensor(8, 0, [0]), "b": tensor(0, 8)}, 8),
+    ({"a": tensor(0, 8, [9])}, 8), ({"a": tensor(0, 8, [2**62] * 100_000)}, 8), ({"a": tensor(0, 8, [-2, -4])}, 8),
+    ({"a": [0, 8]}, 8), ({"a": {"dtype": "U8", "shape": 8, "data_offsets": [0, 8]}}, 8),
+    (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", 0)])
+def test_a_header_whose_tensors_overlap_or_leave_gaps_is_refused(tmp_path: Path, header: object, num_bytes: int) -> None:
+    with pytest.raises(CheckpointError, match="no valid safetensors header"):
+        read_header(write_header(tmp_path / "x.safetensors", header, num_bytes))
+
+
+def test_a_header_of_no_sane_size_is_not_parsed(tmp_path: Path) -> None:
+    names = b", ".join(b'"%d": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}' % number for number in range(300_000))
+    with pytest.raises(CheckpointError, match="header of at most 16 MiB"):
+        read_header(write_header(tmp_path / "x.safetensors", b"{" + names + b"}", 0))
+
+
+def test_empty_tensors_and_scalars_are_sane(tmp_path: Path) -> None:
+    header = {"a": tensor(0, 0), "b": tensor(0, 1, []), "c": tensor(1, 1, [3, 0]), "__metadata__": {"format": "pt"}}
+    assert set(read_header(write_header(tmp_path / "x.safetensors", header, 1))) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("depth", [40, 200_000])
+def test_json_without_bottom_is_refused(checkpoint: Path, name: str, depth: int) -> None:
+    (checkpoint / name).write_text('{"a": ' + "[" * depth + "]" * depth + "}")
+    with pytest.raises(CheckpointError, match=rf"{name} is nested more than 32 levels deep"):
+        checked_files(checkpoint, WEIGHTS, config())
+
+
+@pytest.mark.parametrize("weight_map", [["a"], {"a": ["b"]}, "a", {"a": None}])
+def test_an_index_of_another_shape_is_refused(checkpoint: Path, weight_map: object) -> None:
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointError, match="holds no weight_map"):
+        checked_files(checkpoint, WEIGHTS, config())
+
+
+@pytest.mark.parametrize("auto_map", [["modeling_x.X"], "modeling_x.X", {"AutoModel": {"deep": [["modeling_x.X"], None]}}])
+def test_an_auto_map_of_any_shape_is_understood(checkpoint: Path, auto_map: object) -> None:
+    edit_json(checkpoint / "config.json", auto_map=auto_map)
+    (checkpoint / "modeling_x.py").write_text("")
+    with pytest.raises(CheckpointError, match=r"own Python code: modeling_x\.py \("):
+        checked_files(checkpoint, WEIGHTS, config())
+    checked_files(checkpoint, WEIGHTS, config(allow_remote_code=("modeling_x.py",)))
+
+
 def make_shards(folder: Path) -> tuple[str, ...]:
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()

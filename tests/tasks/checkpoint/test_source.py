@@ -1,5 +1,6 @@
 """Checkpoints from a directory, a package and a hub become pinned snapshots, named by content."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 from dpo_core.config import CheckpointConfig
 from dpo_core.errors import CheckpointError, ConfigError, RemoteError
 from dpo_core.jobs import CheckpointRef
-from dpo_core.store import hash_files
+from dpo_core.store import hash_files, sha256_file
+from tasks.checkpoint import files as checkpoint_files
 from tasks.checkpoint.source import locate, snapshot
 from tests.hub_server import Hub
 from tests.tiny_models import make_model
@@ -67,6 +69,109 @@ def test_a_package_is_found_without_running_it(checkpoint: Path, tmp_path: Path,
     assert found.fingerprint == fetch(checkpoint, tmp_path / "store").fingerprint
     assert "tiny_sft_package" not in sys.modules
     assert "__init__.py" not in found.files
+
+
+def test_a_package_below_another_is_found_without_running_either(
+        checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = shutil.copytree(checkpoint, tmp_path / "site" / "tiny_outer_package" / "inner").parent
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert fetch("package:tiny_outer_package.inner", tmp_path / "store").files == fetch(checkpoint, tmp_path / "store").files
+    for name in ("tiny_outer_package.none", "tiny_outer_package...inner", "tiny_outer_package/inner", "../site", ""):
+        with pytest.raises(CheckpointError, match="no installed Python package"):
+            fetch(f"package:{name}", tmp_path / "store")
+
+
+NOT_OURS = "what the owner of this machine wrote"
+
+
+@pytest.mark.parametrize("name", ["additional_chat_templates/rag.jinja", "chat_template.jinja", "special_tokens_map.json",
+                                  "generation_config.json", "modeling_x.py"])
+@pytest.mark.parametrize("through", ["link", "link to a link", "folder"])
+def test_a_link_out_of_the_checkpoint_publishes_nothing(checkpoint: Path, tmp_path: Path, name: str, through: str) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    target = own / Path(name).name
+    target.write_text(NOT_OURS)
+    link = checkpoint / name
+    link.unlink(missing_ok=True)
+    if through == "folder" and "/" in name:
+        link.parent.symlink_to(own)
+    else:
+        link.parent.mkdir(exist_ok=True)
+        if through == "link to a link":
+            (checkpoint / "README.md").symlink_to(target)
+            target = checkpoint / "README.md"
+        link.symlink_to(target)
+    with pytest.raises(CheckpointError, match=rf"{name} is a link to {own}/.*, outside the checkpoint"):
+        fetch(checkpoint, tmp_path / "store", allow_remote_code=("modeling_x.py",) if name == "modeling_x.py" else ())
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file() and NOT_OURS in path.read_text()]
+
+
+def test_a_link_put_in_place_while_files_are_copied_publishes_nothing(
+        checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").write_text(NOT_OURS)
+    real_check = checkpoint_files.check_inside
+
+    def swapped_after(folder: Path, names: list[str]) -> None:
+        real_check(folder, names)
+        (folder / "chat_template.jinja").unlink()
+        (folder / "chat_template.jinja").symlink_to(tmp_path / "own")
+
+    monkeypatch.setattr(checkpoint_files, "check_inside", swapped_after)
+    with pytest.raises(CheckpointError, match="outside the checkpoint"):
+        fetch(checkpoint, tmp_path / "store")
+
+
+def test_what_is_no_regular_file_is_not_waited_for(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "generation_config.json").unlink()
+    os.mkfifo(checkpoint / "generation_config.json")
+    fetch(checkpoint, tmp_path / "store")  # a pipe is no file, so it is none of the checkpoint's
+    (checkpoint / "config.json").unlink()
+    (checkpoint / "config.json").symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        fetch(checkpoint, tmp_path / "store")
+    (checkpoint / "config.json").unlink()
+
+
+def cached(checkpoint: Path, cache: Path, shared: bool) -> Path:
+    """The checkpoint as the Hub client's cache holds it: links to blobs, in newer versions to blobs of all repositories."""
+    repository = cache / "models--org--sft"
+    folder = repository / "snapshots" / ("a" * 40)
+    folder.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for path in checkpoint.iterdir():
+        digest = sha256_file(path)
+        blob = repository / "blobs" / digest
+        if shared:
+            place = cache / "blobs" / digest[:2] / digest
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, place)
+            blob.symlink_to(Path("../../blobs") / digest[:2] / digest)
+        else:
+            shutil.copy(path, blob)
+        (folder / path.name).symlink_to(Path("../../blobs") / digest)
+    return folder
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_links_of_the_hubs_cache_are_followed_and_no_others(checkpoint: Path, tmp_path: Path, shared: bool) -> None:
+    folder = cached(checkpoint, tmp_path / "cache", shared)
+    assert fetch(folder, tmp_path / "store").files == fetch(checkpoint, tmp_path / "store").files
+    (tmp_path / "cache" / "token").write_text(NOT_OURS)  # the client keeps one beside its cache
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.jinja").symlink_to("../../../token")
+    with pytest.raises(CheckpointError, match="outside the checkpoint"):
+        fetch(folder, tmp_path / "store")
+
+
+def test_links_within_a_checkpoint_are_its_own(checkpoint: Path, tmp_path: Path) -> None:
+    before = fetch(checkpoint, tmp_path / "store").files
+    (checkpoint / "template.txt").write_bytes((checkpoint / "chat_template.jinja").read_bytes())
+    (checkpoint / "chat_template.jinja").unlink()
+    (checkpoint / "chat_template.jinja").symlink_to("template.txt")
+    (tmp_path / "by-a-link").symlink_to(checkpoint)  # nor is the way to the folder of importance
+    assert fetch(tmp_path / "by-a-link", tmp_path / "store").files == before
 
 
 @pytest.mark.parametrize(("source", "fields", "message"), [

@@ -1,6 +1,7 @@
 """The hand-off file: round trip, and every way of being wrong refused by name."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,25 @@ def test_a_cut_or_foreign_file_is_refused(tmp_path: Path, text: str, message: st
         read_handoff(tmp_path / "handoff.json")
     with pytest.raises(HandoffRefused, match="cannot be read"):
         read_handoff(tmp_path / "none.json")
+
+
+def test_a_file_without_end_or_bottom_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text('{"schema_version": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(HandoffRefused, match="is not JSON"):
+        read_handoff(tmp_path / "deep.json")
+    with pytest.raises(HandoffRefused, match="no regular file"):
+        read_handoff(Path("/dev/zero"))
+    with (tmp_path / "large.json").open("wb") as file:
+        file.truncate(1 << 34)
+    with pytest.raises(HandoffRefused, match="larger than 16 MiB"):
+        read_handoff(tmp_path / "large.json")
+
+
+def test_the_grpo_command_quotes_all_that_comes_from_elsewhere() -> None:
+    there = HUB.model_copy(update={"revision": "$(id); a", "repo_id": "`id`/x", "endpoint": "http://h/;id"})
+    command = grpo_command(there, HandoffConfig(grpo_dataset="'$(id)' 1.0"), "a; id")
+    words = shlex.split(command.replace("\\\n", " "))
+    assert {"$(id); a", "`id`/x", "HF_ENDPOINT=http://h/;id", "$(id)", "a; id-grpo"} <= set(words)
 
 
 def test_the_grpo_command_names_the_commit_or_the_path() -> None:
