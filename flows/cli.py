@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dpo_core.errors import PairlineError
-from dpo_core.results import RESULT_FILE, EvaluateResult
+from dpo_core.regular_file import read_regular
+from dpo_core.results import LARGEST_RESULT_BYTES, RESULT_FILE, EvaluateResult
 from flows.overrides import read_recipe
 from flows.serve import commands as serve_commands
 from flows.stage_config import StageConfig
@@ -92,7 +93,7 @@ def show_evaluation(console: Console, folder: Path) -> None:
     """The table before/after that ends a run."""
     from tasks.report.tables import HEADLINE, metrics_rows
 
-    result = EvaluateResult.model_validate_json((folder / RESULT_FILE).read_bytes())
+    result = EvaluateResult.model_validate_json(read_regular(folder / RESULT_FILE, LARGEST_RESULT_BYTES))
     table = Table("held out", "before", "after", "change",
                   title=f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts")
     for row in metrics_rows(result, HEADLINE):

@@ -44,6 +44,7 @@ class CommandSpec:
     step: str = ""
     job_fingerprint: str = ""
     inputs: tuple[Path, ...] = ()  # files and folders that are read
+    named_by_people: tuple[Path, ...] = ()  # those of them whose links are followed: no step made them
     writable: tuple[Path, ...] = ()  # folders beside ``folder`` that are written to
     needs_network: bool = False
     node: Node = Node()
