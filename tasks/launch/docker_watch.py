@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 POLL_SECONDS = 0.2
 SECONDS_BETWEEN_LOOKS = 2.0  # at a container's state; the end of its log tells sooner that it ended
-SECONDS_FOR_LAST_LINES = 5.0
+SECONDS_FOR_LAST_LINES = 5.0  # for the thread that reads them
+SECONDS_FOR_UNREAD = 60.0  # for what an ended container had printed; that of an honest step takes moments
 SECONDS_FOR_OTHER_NODES = 8.0  # from a node's end with an error to the end of all
 SIGNAL_EXIT, LARGEST_SIGNAL = 128, 64
 
@@ -173,8 +174,12 @@ class Watch:
             self._pass_lines_on(POLL_SECONDS / 4)
         self._pass_lines_on()
         with contextlib.suppress(EngineLost):
+            until = time.monotonic() + SECONDS_FOR_UNREAD
             for stamp, line in self.engine.log(member.id, member.read_until, follow=False):
                 self._take(member, stamp, line)
+                if time.monotonic() > until:
+                    self.on_line(f"{member.prefix}(It printed more than could be copied in {SECONDS_FOR_UNREAD:.0f} s.)")
+                    break
         self._save_position()
 
     def _take(self, member: Member, stamp: str, line: str) -> None:

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-LONGEST_LINE = 64 << 10  # characters; a progress line has some hundred
-MOST_WAITING = 2_000  # lines; then the step waits, as at a terminal that does not keep up
+LONGEST_LINE = 256 << 10  # characters; a progress line has some hundred
+MOST_WAITING = 500  # lines, so at most 128 MB of ASCII; then the step waits, as at a terminal that does not keep up
 T = TypeVar("T")
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,23 +82,29 @@ class ProcessLauncher:
                     raise too_slow(command)
             return child.returncode
         finally:
-            stop_group(child, self.compute.stop_grace_seconds)
             try:
+                stop_group(child, self.compute.stop_grace_seconds, meanwhile=lambda: lines.hand_over(on_line))
                 _pass_rest_on(lines, reader, on_line)
             finally:
                 lines.nobody_listens()
 
 
-def stop_group(child: subprocess.Popen, grace_seconds: float) -> None:
-    """SIGTERM, then SIGKILL to what is left of the child's group. Ranks outlive a dead leader otherwise."""
-    if child.poll() is None:
-        ask_to_stop(child.pid)
-        deadline = time.monotonic() + grace_seconds
-        while child.poll() is None and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS / 4)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+def stop_group(child: subprocess.Popen, grace_seconds: float, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """SIGTERM, then SIGKILL to what is left of the child's group. Ranks outlive a dead leader otherwise.
+
+    ``meanwhile`` takes what it prints, or a child with much to say would wait for somebody to listen.
+    """
+    try:
+        if child.poll() is None:
+            ask_to_stop(child.pid)
+            deadline = time.monotonic() + grace_seconds
+            while child.poll() is None and time.monotonic() < deadline:
+                meanwhile()
+                time.sleep(POLL_SECONDS / 4)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 def out_of_memory_kills(vmstat: Path = Path("/proc/vmstat")) -> int:

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from dpo_core.errors import PairlineError, StepCrashed, StoreError, TimedOut
+from dpo_core.jobs import LOG_FILE
 from dpo_core.store import sha256_file
 from tasks.garbage import collect
 from tasks.launch.docker import Engine
+from tasks.launch.lines import LONGEST_LINE
+from tasks.launch.own_folder import own_folder
 from tasks.launch.reap import reap
 from tasks.report.run_files import read_step
 from tasks.store_root import prepare_store
@@ -66,8 +69,9 @@ def test_a_trap_set_while_nobody_watches_leads_neither_who_attaches_nor_reap_out
 
 
 def replace_body(step: ContainerStep, body: str) -> ContainerStep:
-    """The same job with its folder as new."""
-    step.folder.rename(step.root / "left by the first")
+    """The same job with its folders as new."""
+    for number, folder in enumerate((step.folder, own_folder(step.folder))):
+        folder.rename(step.root / f"left by the first {number}")
     return ContainerStep(step.root, step.address, step.image, body)
 
 
@@ -113,13 +117,13 @@ def test_a_container_that_prints_without_end_is_stopped_in_time(make, tmp_path):
     step = make("""
         sys.stdout.write("a" * 30_000_000)
         while True:
-            print("b" * 200)""", step_timeout_seconds=8)
+            print("b" * 5_000)""", step_timeout_seconds=4, stop_grace_seconds=1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(TimedOut):
         step.run()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
-    with (step.folder.parent / ".orchestrator" / step.folder.name / "log.txt").open() as log:
-        assert max(len(line) for line in log) < 70_000
+    with (own_folder(step.folder) / LOG_FILE).open() as log:
+        assert max(len(line) for line in log) < LONGEST_LINE + 100
 
 
 def test_a_file_of_the_host_is_not_to_be_had_by_a_hard_link(make, tmp_path):
@@ -136,10 +140,10 @@ def test_a_file_of_the_host_is_not_to_be_had_by_a_hard_link(make, tmp_path):
                     print("refused", error.errno)
         succeed()""")
     step.run()
-    assert len(step.log_lines or read_log(step)) == 9
+    assert len(read_log(step)) == 9
     assert not [line for line in read_log(step) if not line.startswith("refused")]
 
 
 def read_log(step: ContainerStep) -> list[str]:
-    text = (step.folder.parent / ".orchestrator" / step.folder.name / "log.txt").read_text()
+    text = (own_folder(step.folder) / LOG_FILE).read_text()
     return [line for line in text.splitlines() if line and not line.startswith("# ")]
