@@ -18,6 +18,7 @@ from dpo_core.jobs import JOB_FILE, LOG_FILE, Job, read_job
 from dpo_core.regular_file import is_plain_file, open_regular, read_regular
 from dpo_core.results import (
     ENVIRONMENT_FILE,
+    LARGEST_REPORT_BYTES,
     LARGEST_RESULT_BYTES,
     RESULT_FILE,
     RESULTS,
@@ -126,7 +127,7 @@ def read_step(name: str, folder: Path, until: datetime | None = None) -> StepFil
         job = read_job(folder / JOB_FILE)
     is_later = until and path.is_file() and path.stat().st_mtime > until.timestamp()
     result = None if is_later else _model(path, RESULTS[name])
-    return StepFiles(folder, job, result, _model(folder / ENVIRONMENT_FILE, StepEnvironment))
+    return StepFiles(folder, job, result, _model(folder / ENVIRONMENT_FILE, StepEnvironment, LARGEST_REPORT_BYTES))
 
 
 def last_lines(path: Path, count: int = NUM_LAST_LINES) -> list[str]:
@@ -177,8 +178,8 @@ def _json(path: Path) -> Any:
         return None
 
 
-def _model(path: Path, kind: type[M]) -> M | None:
+def _model(path: Path, kind: type[M], max_bytes: int = LARGEST_RESULT_BYTES) -> M | None:
     try:
-        return kind.model_validate_json(read_regular(path, LARGEST_RESULT_BYTES))
+        return kind.model_validate_json(read_regular(path, max_bytes))
     except (OSError, ValueError):
         return None
