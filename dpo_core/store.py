@@ -167,12 +167,13 @@ def remove_unfinished(folder: Path) -> None:
         shutil.rmtree(aside) if is_folder else aside.unlink(missing_ok=True)
 
 
-def wait_for_lock(file: TextIO, folder: Path, wait_seconds: float) -> None:
+def wait_for_lock(file: TextIO, folder: Path, wait_seconds: float, shared: bool = False) -> None:
     """Lock an open file until it is closed. Raises ``StoreBusy`` with what stands in it and what it locks."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 file.seek(0)

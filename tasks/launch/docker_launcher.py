@@ -60,16 +60,15 @@ class DockerLauncher:
                 self._remove_network(engine, commands)
 
     def clear(self, folder: Path) -> None:
-        """See ``Launcher.clear``: a container that ended after its orchestrator did. One that runs is left to its end."""
+        """See ``Launcher.clear``: a container that outlived its orchestrator."""
         known = saved_times(folder)
         if not known:
             return
         with contextlib.suppress(PairlineError):  # `pairline reap` will do it
             engine = Engine(self.engine_address)
             left = [seen for one in known if (seen := engine.find(one)) is not None and seen.labels.get(LABEL) == "1"]
-            put_away(engine, folder, [seen for seen in left if not seen.running])
-            if not any(seen.running for seen in left):
-                forget_position(folder)
+            put_away(engine, folder, left)
+            forget_position(folder)
 
     def _attach_or_start(self, engine: Engine, commands: tuple[CommandSpec, ...],
                          before_start: BeforeStart) -> tuple[float, list[Member]]:

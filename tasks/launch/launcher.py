@@ -80,7 +80,7 @@ class Launcher(Protocol):
         ...
 
     def clear(self, folder: Path) -> None:
-        """Remove what has ended of an earlier start of the job in ``folder``, whose result is to be reused.
+        """End and remove what is left of an earlier start of the job in ``folder``, whose result is to be reused.
 
         For who holds the claim on the folder.
         """

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from dpo_core.errors import StoreBusy, StoreError, from_os_error
 from dpo_core.jobs import LOG_FILE
-from dpo_core.regular_file import NO_TRAP
+from dpo_core.regular_file import NO_TRAP, open_regular
 from dpo_core.store import ASIDE, LOCK_FILE, exclusive, wait_for_lock
 
 OWN = ".orchestrator"
@@ -39,18 +39,27 @@ def make_own_folder(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def claim(folder: Path, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Be the one that runs the job of ``folder``. The kernel drops the claim when its holder dies.
+def claim(folder: Path, wait_seconds: float = 0.0, shared: bool = False) -> Iterator[None]:
+    """Be the one that runs the job of ``folder``, or (``shared``) one of those that see to it that nobody does. The kernel
+    drops the claim when its holder dies.
 
     A run of an earlier version that is still alive is respected, too. Raises ``StoreBusy`` after ``wait_seconds``.
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(exclusive(make_own_folder(folder), wait_seconds))
+            stack.enter_context(_shared(folder) if shared else exclusive(make_own_folder(folder), wait_seconds))
             if (lock := earlier_lock(folder)) is not None:
-                wait_for_lock(stack.enter_context(lock), folder, wait_seconds)
+                wait_for_lock(stack.enter_context(lock), folder, wait_seconds, shared)
         except StoreBusy as busy:
             raise StoreBusy(str(busy).replace(str(own_folder(folder)), str(folder))) from None
+        yield
+
+
+@contextlib.contextmanager
+def _shared(folder: Path) -> Iterator[None]:
+    handle = open_regular(make_own_folder(folder) / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+    with os.fdopen(handle, "r+", errors="replace") as file:
+        wait_for_lock(file, folder, wait_seconds=0, shared=True)
         yield
 
 

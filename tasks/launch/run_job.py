@@ -22,6 +22,7 @@ from dpo_core.store import exclusive, write_json
 from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, nodes_of, step_command
 from tasks.launch.compute import check_devices, this_machine
 from tasks.launch.launcher import Ended, Launcher, OnProgress, current_line_listener, current_listener
+from tasks.launch.log_position import saved_times
 from tasks.launch.notices import tell_job
 from tasks.launch.own_folder import claim, forget_what_was, own_folder, show_log
 from tasks.launch.result_check import check_result
@@ -51,16 +52,27 @@ def run_job(job: Job, launcher: Launcher, on_progress: OnProgress | None = None)
     reported, ``StepCrashed`` with its last lines if it died without a word, ``TimedOut``, and ``StoreBusy`` if the other
     run takes longer than a step may.
     """
-    if result := reusable_result(job):
+    if result := _left_at_rest(job):
         _clear_unless_watched(job, launcher)
         tell_job(job, "reused")
         return result
     with claimed(job, launcher.compute.step_timeout_seconds):
-        if result := reusable_result(job):
+        if read_result(job) is not None:
             launcher.clear(job.out_dir)
+        if result := reusable_result(job):
             tell_job(job, "reused")
             return result
         return _run(job, launcher, on_progress or current_listener())
+
+
+def _left_at_rest(job: Job) -> Result | None:
+    """An earlier result that nobody writes to any more: what a step at work has written, it can change once it was looked
+    at."""
+    if not job.out_dir.is_dir():
+        return None
+    with contextlib.suppress(StoreBusy), claim(job.out_dir, shared=True):
+        return None if saved_times(job.out_dir) else reusable_result(job)
+    return None
 
 
 def _clear_unless_watched(job: Job, launcher: Launcher) -> None:

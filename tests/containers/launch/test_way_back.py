@@ -113,6 +113,16 @@ def test_nothing_is_mounted_because_a_step_left_a_link_to_it(make, tmp_path):
     assert sorted(json.loads(lines[1].replace("'", '"'))) == sorted([str(left), str(step.folder)])
 
 
+def test_a_container_that_runs_on_is_ended_before_its_result_is_believed(make, client):
+    """It could put a link in the place of what was looked at, and have that mounted into the next step."""
+    step = make("succeed(); print('up', flush=True); time.sleep(600)")
+    killed_orchestrator(step, lines=1)
+    assert container_of(client, step).status == "running"
+    step.run()
+    assert step.num_starts == 1
+    assert client.containers.list(all=True) == []
+
+
 def test_a_container_that_prints_without_end_is_stopped_in_time(make, tmp_path):
     step = make("""
         sys.stdout.write("a" * 30_000_000)

@@ -108,11 +108,48 @@ def test_what_an_earlier_start_left_is_cleared_only_when_no_other_run_watches_it
     step = Step(tmp_path, "succeed()")
     result = step.run()
     assert step.launcher.cleared == []
-    with claim(step.folder):
-        assert step.run() == result
-    assert step.launcher.cleared == []
-    assert step.run() == result
+    heard = Heard()
+    with ThreadPoolExecutor() as pool:
+        with claim(step.folder):
+            waiting = pool.submit(lambda: hear(heard, step))
+            assert heard.first.wait(20)
+            assert step.launcher.cleared == []
+        assert waiting.result() == result
     assert step.launcher.cleared == [step.folder]
+    assert step.run() == result
+    assert step.launcher.cleared == [step.folder] * 2
+
+
+def test_runs_that_reuse_a_result_at_once_do_not_wait_for_each_other(tmp_path):
+    step, heard = Step(tmp_path, "succeed()"), Heard()
+    result = step.run()
+    with claim(step.folder, shared=True):
+        assert hear(heard, step) == result
+    assert heard.lines == []
+
+
+def test_a_result_of_a_step_at_work_is_not_taken_before_its_end(tmp_path):
+    """It could put a link in the place of what was looked at."""
+    step = Step(tmp_path, """
+        import time
+        succeed()
+        time.sleep(2)
+        (folder / "weights").unlink()
+        (folder / "weights").symlink_to("/etc/hostname")""")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(step.run)
+        deadline = time.monotonic() + 20
+        while not (step.folder / RESULT_FILE).exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second = pool.submit(step.run)
+        for run in (first, second):
+            with pytest.raises(StoreError, match="reached by a link"):
+                run.result()
+
+
+def hear(heard: "Heard", step: Step) -> ConvertResult:
+    with hearing_lines(heard):
+        return step.run()
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
