@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--job", type=Path, required=True, help="path of job.json")
     arguments = parser.parse_args(argv)
     try:
-        job = read_job(arguments.job)
+        job = read_job(arguments.job.resolve())
     except PairlineError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -8,6 +8,7 @@
 import contextlib
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
 STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
+CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 
 
 class RunState(BaseModel):
@@ -86,7 +88,8 @@ def save_checkpoint(root: Path, engine: Engine, state: RunState, keep: int) -> P
         folders = sorted(root.glob("step-*"))
         place = folders.index(folder)
         for unwanted in folders[: max(0, place + 1 - keep)] + folders[place + 1 :]:
-            shutil.rmtree(unwanted)
+            if CHECKPOINT_NAME.fullmatch(unwanted.name) and not unwanted.is_symlink():  # else it is not ours
+                shutil.rmtree(unwanted)
     return folder
 
 

@@ -93,8 +93,6 @@ def run(job: ExportJob, progress: Progress) -> ExportResult:
             for source in Path(job.checkpoint.path).glob("*.py"):
                 shutil.copy2(source, aside)
         progress.advance()
-        for file in aside.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)
         _check_loads(aside, model, job.checkpoint.allow_remote_code)
         files = hash_files(aside)
     progress.advance()

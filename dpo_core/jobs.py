@@ -31,6 +31,7 @@ from dpo_core.config import (
     TrainConfig,
 )
 from dpo_core.errors import StoreError
+from dpo_core.regular_file import read_regular
 from dpo_core.store import fingerprint, write_json
 from dpo_core.tracking_config import TrackingConfig
 
@@ -39,6 +40,7 @@ Label = Annotated[str, NotContent()]
 FileHashes = Annotated[dict[str, str], NotContent()]  # path relative to the value's own -> sha256; verified when reused
 
 JOB_FILE, LOG_FILE = "job.json", "log.txt"
+LARGEST_JOB_BYTES = 16 << 20
 
 
 def content_of(model: BaseModel) -> dict:
@@ -265,7 +267,7 @@ JOBS: dict[str, type[Job]] = {cls.model_fields["step"].default: cls for cls in J
 def read_job(path: Path) -> Job:
     """Read a ``job.json``. Raises ``StoreError`` if it is not one."""
     try:
-        return _job_from_json(path.read_bytes())
+        return _job_from_json(read_regular(path, LARGEST_JOB_BYTES))
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(f"{path} is not a job file: {error}") from error
 

@@ -8,10 +8,13 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 MARK = "pairline"
+Name = Annotated[str, Field(max_length=200)]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class ProgressEvent(BaseModel):
@@ -19,13 +22,13 @@ class ProgressEvent(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    step: str
-    done: int
-    total: int
-    unit: str
+    step: Name
+    done: Count
+    total: Count
+    unit: Name
     rate: float = 0.0
-    phase: str = ""
-    metrics: dict[str, float] = {}
+    phase: Name = ""
+    metrics: dict[Name, float] = {}
 
 
 def print_event(event: ProgressEvent) -> None:

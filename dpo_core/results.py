@@ -6,11 +6,15 @@ A step succeeded when it exited with 0 **and** ``result.json`` carries the job's
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
 from dpo_core.config import AdapterConfig, ForwardLayout, Section
 from dpo_core.errors import StoreError
 from dpo_core.jobs import DatasetRef, Job, ReferenceRef
+from dpo_core.regular_file import read_regular
 
 RESULT_FILE, ERROR_FILE, ENVIRONMENT_FILE = "result.json", "error.json", "environment.json"
+LARGEST_RESULT_BYTES, LARGEST_REPORT_BYTES = 64 << 20, 1 << 20  # a thousand long answers take 10 MB
 
 
 class Result(Section):
@@ -170,15 +174,18 @@ RESULTS: dict[str, type[Result]] = {
 def read_result(job: Job) -> Result | None:
     """The result of ``job`` if ``out_dir`` holds one with the job's fingerprint, else None.
 
-    Raises ``StoreError`` when a ``result.json`` is there but cannot be read.
+    Raises ``StoreError`` when a ``result.json`` is there but cannot be read, is no plain file, or too long.
     """
     path = job.out_dir / RESULT_FILE
-    if not path.is_file():
-        return None
     try:
-        result = RESULTS[job.step].model_validate_json(path.read_bytes())
+        result = RESULTS[job.step].model_validate_json(read_regular(path, LARGEST_RESULT_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except StoreError as error:
+        raise StoreError(f"{error} {path} cannot be believed. Delete {job.out_dir} to have the step run again.") from error
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error}). Delete {job.out_dir} to have the step run again.") from error
+        what = in_short(error)
+        raise StoreError(f"{path} cannot be read ({what}). Delete {job.out_dir} to have the step run again.") from error
     return result if result.job_fingerprint == job.fingerprint else None
 
 
@@ -186,7 +193,16 @@ def read_error(job: Job) -> ErrorReport | None:
     """The error report in ``out_dir``, or None if there is none or it is of another job."""
     path = job.out_dir / ERROR_FILE
     try:
-        report = ErrorReport.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):
+        report = ErrorReport.model_validate_json(read_regular(path, LARGEST_REPORT_BYTES))
+    except (OSError, ValueError):  # StoreError is a ValueError
         return None
     return report if report.job_fingerprint == job.fingerprint else None
+
+
+def in_short(error: Exception) -> str:
+    """What is wrong with a file, without what stands in it: that is a step's, and may be long."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first, count = error.errors(include_input=False, include_url=False)[0], error.error_count()
+    place = ".".join(map(str, first["loc"]))[:100]
+    return f"{place or 'the whole'}: {first['msg'][:200]}" + (f", and {count - 1} more" if count > 1 else "")

@@ -9,18 +9,21 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, TextIO
 
 from pydantic import BaseModel
 
 from dpo_core.errors import StoreBusy, StoreError, from_os_error
+from dpo_core.regular_file import open_regular
 
 HASH_CHUNK_BYTES = 1 << 22
+LOCK_FILE, LONGEST_HOLDER = ".lock", 200
 ASIDE = ".aside"  # ends the names of files and folders that are still being written
 
 
@@ -59,9 +62,12 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def verify_files(folder: Path, expected: dict[str, str]) -> None:
-    """Raise ``StoreError`` naming the first file of ``expected`` that is missing or has another content."""
+    """Raise ``StoreError`` naming the first file of ``expected`` that is missing, has another content, or by its name
+    would lie outside of ``folder``."""
     for name, sha256 in expected.items():
         path = folder / name
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise StoreError(f"A file named {name!r} would lie outside of {folder}. Delete {folder} to have it made again.")
         if not path.is_file():
             raise StoreError(f"{path} is missing. Delete {folder} to have it made again.")
         if (got := sha256_file(path)) != sha256:
@@ -77,20 +83,25 @@ def flush_to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def _aside(path: Path) -> Path:
+    """A name beside ``path`` that nobody has yet and nobody can guess."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{ASIDE}")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: aside, fsync, rename. Raises ``DiskFull`` or ``StoreError``."""
+    """Write a file atomically: aside, fsync, rename. Its mode is what the umask leaves, as of any file that a program
+    makes. Raises ``DiskFull`` or ``StoreError``."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=ASIDE)
+        aside = _aside(path)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(open_regular(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(aside, 0o644)
             os.replace(aside, path)
         except BaseException:
-            Path(aside).unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
             raise
         flush_to_disk(path.parent)
     except OSError as error:
@@ -107,20 +118,23 @@ def write_json(path: Path, value: BaseModel | dict | list) -> None:
 def new_directory(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``path``; on success it is flushed and renamed to ``path``, replacing an old one.
 
+    Modes are what the umask leaves. A link in the place of ``path`` is an error, and what it leads to is left alone.
     Raises ``DiskFull`` or ``StoreError`` for failures of the file system, and leaves nothing behind.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=ASIDE))
+        aside = _aside(path)
+        aside.mkdir()
     except OSError as error:
         raise from_os_error(error, f"writing {path.name}") from error
     try:
-        aside.chmod(0o755)
         yield aside
+        give_usual_modes(aside)
         for file in aside.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors' are 0600: a step may run as another user
             flush_to_disk(file)
         flush_to_disk(aside)
+        if path.is_symlink():
+            raise StoreError(f"{path} is a link, which is not replaced. Remove it, or name the folder that it leads to.")
         if path.exists():
             shutil.rmtree(path)
         os.replace(aside, path)
@@ -131,37 +145,59 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def give_usual_modes(folder: Path) -> None:
+    """What is below a folder that this process made gets the mode that the umask leaves, which the folder's own shows.
+
+    A library may write private files whatever the umask says (safetensors: 0600), which a step that runs as another user
+    could not read. Links are left alone, and so are files that have another name, as theirs is somebody's, too.
+    """
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    for path in folder.rglob("*"):
+        about = path.lstat()
+        if stat.S_ISDIR(about.st_mode):
+            path.chmod(mode)
+        elif stat.S_ISREG(about.st_mode) and about.st_nlink == 1:
+            path.chmod(mode & 0o666)
+
+
 def remove_unfinished(folder: Path) -> None:
-    """Delete what a kill in the middle of a write left below ``folder``. For its only writer."""
+    """Delete what a kill in the middle of a write left below ``folder``; of links, the link. For its only writer."""
     for aside in list(folder.rglob(f".*{ASIDE}")):
-        shutil.rmtree(aside) if aside.is_dir() else aside.unlink(missing_ok=True)
+        is_folder = aside.is_dir() and not aside.is_symlink()
+        shutil.rmtree(aside) if is_folder else aside.unlink(missing_ok=True)
+
+
+def wait_for_lock(file: TextIO, folder: Path, wait_seconds: float, shared: bool = False) -> None:
+    """Lock an open file until it is closed. Raises ``StoreBusy`` with what stands in it and what it locks."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            return fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                file.seek(0)
+                holder = file.read(LONGEST_HOLDER).strip() or "another process"
+                raise StoreBusy(f"{folder} is in use by {holder}: another run with the same settings is at work on "
+                                "this step. Wait for it and start again (its result will be reused), or give this "
+                                "run another `store.root`.") from None
+            time.sleep(0.2)
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold ``folder`` for this process. The kernel lets go when the process dies, so a lock is never stale.
 
-    Raises ``StoreBusy``, naming the holder, when another live process has held it for ``wait_seconds``.
+    Raises ``StoreBusy``, naming the holder, when another live process has held it for ``wait_seconds``; ``StoreError`` if
+    its lock is a trap (see ``regular_file``), which nothing is written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
+        file = os.fdopen(open_regular(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT), "r+", errors="replace")
     except OSError as error:
         raise from_os_error(error, f"locking {folder}") from error
     with file:
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    file.seek(0)
-                    holder = file.read().strip() or "another process"
-                    raise StoreBusy(f"{folder} is in use by {holder}: another run with the same settings is at work on "
-                                    "this step. Wait for it and start again (its result will be reused), or give this "
-                                    "run another `store.root`.") from None
-                time.sleep(0.2)
+        wait_for_lock(file, folder, wait_seconds)
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")

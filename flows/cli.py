@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 
 from dpo_core.errors import PairlineError
-from dpo_core.results import RESULT_FILE, EvaluateResult
+from dpo_core.regular_file import read_regular
+from dpo_core.results import LARGEST_RESULT_BYTES, RESULT_FILE, EvaluateResult
 from dpo_core.visible import one_line, visible
 from flows.handoff_commands import intake, signing_key
 from flows.overrides import read_recipe
@@ -94,7 +95,7 @@ def show_evaluation(console: Console, folder: Path) -> None:
     """The table before/after that ends a run."""
     from tasks.report.tables import HEADLINE, metrics_rows
 
-    result = EvaluateResult.model_validate_json((folder / RESULT_FILE).read_bytes())
+    result = EvaluateResult.model_validate_json(read_regular(folder / RESULT_FILE, LARGEST_RESULT_BYTES))
     show_table(console, ("held out", "before", "after", "change"), [
         list(map(str, row.values())) for row in metrics_rows(result, HEADLINE)],
         f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts")

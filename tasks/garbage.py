@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpo_core.errors import StoreBusy
+from dpo_core.errors import PairlineError
 from dpo_core.jobs import JOB_FILE, JOBS
-from dpo_core.results import RESULT_FILE
-from dpo_core.store import ASIDE, exclusive
-from tasks.launch.run_job import CLAIM
+from dpo_core.regular_file import everything_below, is_plain_file, read_regular
+from dpo_core.results import LARGEST_RESULT_BYTES, RESULT_FILE
+from dpo_core.store import ASIDE, LOCK_FILE, exclusive, wait_for_lock
+from tasks.launch.own_folder import earlier_lock, own_folder
 from tasks.report.run_folder import RunRecord, is_alive, read_runs
 from tasks.store_root import entries_below, marked_store
 
@@ -105,8 +106,8 @@ def reachable(store: Path, runs: list[RunRecord], entries: list[Path]) -> set[Pa
 def named_in(store: Path, entry: Path) -> Iterator[Path]:
     """Entries whose paths stand in the job and the result of ``entry``."""
     for name in (JOB_FILE, RESULT_FILE):
-        with contextlib.suppress(OSError, ValueError):
-            for text in texts_in(json.loads((entry / name).read_bytes())):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            for text in texts_in(json.loads(read_regular(entry / name, LARGEST_RESULT_BYTES))):
                 if other := entry_of(store, text):
                     yield other
 
@@ -131,8 +132,10 @@ def entry_of(store: Path, text: str) -> Path | None:
 def held(entry: Path) -> Iterator[None]:
     """Hold the folder against steps and the runs that start them; makes no file that is not there. Raises ``StoreBusy``."""
     with contextlib.ExitStack() as stack:
-        for folder in (entry / CLAIM, entry):
-            if (folder / ".lock").exists():
+        if (lock := earlier_lock(entry)) is not None:
+            wait_for_lock(stack.enter_context(lock), entry, wait_seconds=0)
+        for folder in (own_folder(entry), entry):
+            if is_plain_file(folder / LOCK_FILE):
                 stack.enter_context(exclusive(folder))
         yield
 
@@ -142,27 +145,30 @@ def is_locked(entry: Path) -> bool:
     try:
         with held(entry):
             return False
-    except StoreBusy:
+    except PairlineError:  # in use, or its lock is a trap of a step's making: left for a person to look at
         return True
 
 
 def last_used(entry: Path) -> float:
     """Seconds since the epoch of the newest change to the folder or a file in it; reusing a result touches its folder."""
     times = [entry.stat().st_mtime]
-    for path in entry.rglob("*"):
-        if path.name != ".lock":
-            with contextlib.suppress(OSError):
-                times.append(path.lstat().st_mtime)
+    with contextlib.suppress(OSError):
+        for path in everything_below(entry):
+            if path.name != LOCK_FILE:
+                with contextlib.suppress(OSError):
+                    times.append(path.lstat().st_mtime)
     return max(times)
 
 
 def size_of(entry: Path) -> int:
     """Bytes that removing the folder frees."""
     sizes = []
-    for path in entry.rglob("*"):
+    for folder in (entry, own_folder(entry)):
         with contextlib.suppress(OSError):
-            stat = path.lstat()
-            sizes.append(stat.st_size if stat.st_nlink == 1 else 0)
+            for path in everything_below(folder):
+                with contextlib.suppress(OSError):
+                    stat = path.lstat()
+                    sizes.append(stat.st_size if stat.st_nlink == 1 else 0)
     return sum(sizes)
 
 
@@ -171,15 +177,20 @@ def remove(entry: Path, oldest: float) -> bool:
 
     It is renamed first, under its lock: a run that looks at the same moment finds all of it or nothing.
     """
-    aside = entry.with_name(f".{entry.name}.garbage{ASIDE}")
+    aside, own = entry.with_name(f".{entry.name}.garbage{ASIDE}"), own_folder(entry)
+    own_aside = own.with_name(f".{own.name}.garbage{ASIDE}")
     try:
         with held(entry):
             if last_used(entry) >= oldest:
                 return False
             entry.rename(aside)
-    except (StoreBusy, OSError):
+            with contextlib.suppress(FileNotFoundError):
+                own.rename(own_aside)
+    except (PairlineError, OSError):
         return False
-    shutil.rmtree(aside, ignore_errors=True)
+    for removed in (aside, own_aside):
+        with contextlib.suppress(RecursionError):  # folders that a step nested a thousand deep; they stay, renamed
+            shutil.rmtree(removed, ignore_errors=True)  # follows no link, wherever one stands
     return True
 
 

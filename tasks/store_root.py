@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dpo_core.errors import ConfigError, from_os_error
 from dpo_core.store import write_json
+from tasks.launch.store_access import STORE_MARKER as MARKER
 
-MARKER = ".pairline-store"
 ENTRY_NAME = re.compile(r"[0-9a-f]{16}")  # of a step's result, of a snapshot: the first digits of its fingerprint
 OURS = {"serve", "prefect", "chain-demo"}  # of `pairline up`, whose folder is the store's by default
 
@@ -15,10 +15,12 @@ OURS = {"serve", "prefect", "chain-demo"}  # of `pairline up`, whose folder is t
 def prepare_store(root: Path) -> Path:
     """Make the store's folder and mark it, unless other things lie in it: such a folder works, but is never collected.
 
-    A store from before there was a marker is known by the record of a run. Raises ``StoreError`` or ``DiskFull``.
+    A store that is made here is its user's alone; one to be shared is a folder that was there before, with its modes. A
+    store from before there was a marker is known by the record of a run. Raises ``StoreError`` or ``DiskFull``.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)
         foreign = any(path.name not in OURS and not path.name.startswith(".") for path in root.iterdir())
     except OSError as error:
         raise from_os_error(error, "making the store") from error

@@ -109,6 +109,4 @@ def run(job: ConvertJob, progress: Progress) -> ConvertResult:
         else:
             convert_pickle(job.source_dir, job.pickle_files, aside, progress)
             _copy_small_files(job.source_dir, aside)
-        for file in aside.iterdir():
-            file.chmod(0o644)  # safetensors writes 0600, which a step under another user could not read
     return ConvertResult(job_fingerprint=job.fingerprint, path=path, files=hash_files(path))

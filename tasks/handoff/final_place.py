@@ -83,7 +83,7 @@ def opened(uploaded: UploadedCheckpoint, token_block: str | None, work_dir: Path
         return
     work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work_dir, prefix=f"{DOWNLOAD}-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o755)  # as other folders of the store: a step in a container may run as another user
+        Path(folder).chmod(work_dir.stat().st_mode & 0o777)  # not private: a step in a container may run as another user
         _download(uploaded, token_block, Path(folder))
         verify_place(Path(folder), uploaded)
         yield Path(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from dpo_core.compute_config import ComputeConfig
-from dpo_core.jobs import JOB_FILE, FetchJob, Job, TrainJob
+from dpo_core.jobs import JOB_FILE, ConvertJob, FetchJob, Job, MixJob, TrainJob
 from dpo_core.tracking_config import WANDB_KEY
 from tasks.launch.compute import Machine, threads_per_process
 from tasks.launch.launcher import CommandSpec, Node
@@ -53,6 +53,7 @@ def step_command(job: Job, compute: ComputeConfig, machine: Machine, python: str
     return CommandSpec(argv=argv, folder=Path(job.out_dir), timeout_seconds=compute.step_timeout_seconds,
                        env=_environment(threads, on_cpu=machine.num_gpus == 0) | compute.env, secrets=_secrets(job),
                        step=job.step, job_fingerprint=job.fingerprint, inputs=inputs_of(job),
+                       named_by_people=named_by_people(job),
                        writable=(job.cache_dir,) if hasattr(job, "cache_dir") else (),
                        needs_network=isinstance(job, FetchJob) or _is_tracked_online(job), node=node)
 
@@ -72,6 +73,15 @@ def inputs_of(job: Job) -> tuple[Path, ...]:
     named = {path for name in type(job).model_fields if name not in ("out_dir", "cache_dir")
              for path in _paths_in(getattr(job, name))}
     return tuple(sorted(path for path in named if not any(other in path.parents for other in named)))
+
+
+def named_by_people(job: Job) -> tuple[Path, ...]:
+    """The inputs that a recipe names as they are: data sets, and a checkpoint that is to be converted. All others are our
+    own snapshots, which hold no links, or what an earlier step left."""
+    if isinstance(job, ConvertJob):
+        return (job.source_dir,)
+    sources = job.sources if isinstance(job, MixJob) else ()
+    return tuple(source.path for source in sources if source.path is not None)
 
 
 def _paths_in(value: object) -> Iterator[Path]:

@@ -33,6 +33,7 @@ from tasks.launch.container import (
     ContainerSpec,
 )
 from tasks.launch.engine_address import engine_address, silence
+from tasks.launch.lines import LineSplitter
 
 CONFLICT = 409
 CALL_SECONDS = 60  # for one answer of the engine
@@ -252,15 +253,13 @@ def _unix_seconds(time: str) -> float | None:
 
 def _lines(messages: Iterator[bytes], since: str) -> Iterator[tuple[str, str]]:
     """Log messages -> (time, line) after ``since``. A message is a line, or a part of one longer than 16 KB."""
-    stamp, begun = "", b""
+    stamp, splitter = "", LineSplitter()
     for message in messages:
         time, _, content = message.partition(b" ")
         stamp = time.decode()
         if stamp <= since:  # the engine repeats what came at that very time
             continue
-        begun += content
-        if begun.endswith(b"\n"):
-            yield stamp, begun[:-1].decode(errors="replace")
-            begun = b""
-    if begun:
-        yield stamp, begun.decode(errors="replace")
+        for line in splitter.feed(content):
+            yield stamp, line
+    for line in splitter.rest():
+        yield stamp, line

@@ -27,7 +27,7 @@ from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, curre
 from tasks.launch.left_containers import put_away
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
 from tasks.launch.secret_files import places_for_secrets, secret_files
-from tasks.launch.store_access import check_readable, hand_over, with_link_targets
+from tasks.launch.store_access import check_readable, hand_over, let_read, with_link_targets
 
 log = logging.getLogger(__name__)
 ENGINE_PATIENCE_SECONDS = 300.0  # a restarted engine is back within seconds; an update of its machine takes minutes
@@ -49,7 +49,8 @@ class DockerLauncher:
         """See ``Launcher.run``. Raises ``ConfigError``, ``StoreError``, ``TimedOut``; ``EngineLost`` (retried) if the engine
         stays away: then the containers run on and the next start attaches to them."""
         engine = Engine(self.engine_address)
-        commands = tuple(replace(command, inputs=with_link_targets(command.inputs)) for command in commands)
+        commands = tuple(replace(command, inputs=with_link_targets(command.inputs, command.named_by_people))
+                         for command in commands)
         deadline, members = self._attach_or_start(engine, commands, before_start)
         try:
             return Watch(engine, commands[0], members, deadline, on_line, self.compute.stop_grace_seconds,
@@ -59,16 +60,15 @@ class DockerLauncher:
                 self._remove_network(engine, commands)
 
     def clear(self, folder: Path) -> None:
-        """See ``Launcher.clear``: a container that ended after its orchestrator did. One that runs is left to its end."""
+        """See ``Launcher.clear``: a container that outlived its orchestrator."""
         known = saved_times(folder)
         if not known:
             return
         with contextlib.suppress(PairlineError):  # `pairline reap` will do it
             engine = Engine(self.engine_address)
             left = [seen for one in known if (seen := engine.find(one)) is not None and seen.labels.get(LABEL) == "1"]
-            put_away(engine, folder, [seen for seen in left if not seen.running])
-            if not any(seen.running for seen in left):
-                forget_position(folder)
+            put_away(engine, folder, left)
+            forget_position(folder)
 
     def _attach_or_start(self, engine: Engine, commands: tuple[CommandSpec, ...],
                          before_start: BeforeStart) -> tuple[float, list[Member]]:
@@ -109,6 +109,7 @@ class DockerLauncher:
         deadline = time.time() + commands[0].timeout_seconds
         specs, members = self.specs(commands, deadline), []
         hand_over({mount.path for spec in specs for mount in spec.mounts if mount.writable}, specs[0].user)
+        let_read(commands[0].inputs, specs[0].user)
         check_readable(commands[0].inputs, specs[0].user)
         try:
             for spec in specs:

@@ -6,7 +6,6 @@ on, and the next start of the job attaches to them.
 
 import contextlib
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -16,12 +15,15 @@ from typing import TypeVar
 from dpo_core.errors import PairlineError
 from tasks.launch.docker import Engine, EngineLost, Seen
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
+from tasks.launch.lines import Waiting
 from tasks.launch.log_position import forget_position, save_position
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 POLL_SECONDS = 0.2
 SECONDS_BETWEEN_LOOKS = 2.0  # at a container's state; the end of its log tells sooner that it ended
+SECONDS_FOR_LAST_LINES = 5.0  # for the thread that reads them
+SECONDS_FOR_UNREAD = 60.0  # for what an ended container had printed; that of an honest step takes moments
 SECONDS_FOR_OTHER_NODES = 8.0  # from a node's end with an error to the end of all
 SIGNAL_EXIT, LARGEST_SIGNAL = 128, 64
 
@@ -63,7 +65,7 @@ class Watch:
                  grace_seconds: float, patience_seconds: float) -> None:
         self.engine, self.command, self.members, self.deadline = engine, command, members, deadline
         self.on_line, self.grace_seconds, self.patience_seconds = on_line, grace_seconds, patience_seconds
-        self.lines: queue.SimpleQueue[tuple[Member, str, str]] = queue.SimpleQueue()
+        self.lines: Waiting[tuple[Member, str, str]] = Waiting()
         self.position_saved, self.first_failure = 0.0, 0.0
 
     def until_the_end(self) -> Ended:
@@ -82,6 +84,7 @@ class Watch:
             self._stop(self.grace_seconds)
             raise
         finally:
+            self.lines.nobody_listens()
             self._remove_ended()
 
     def _alive(self) -> list[Member]:
@@ -160,21 +163,23 @@ class Watch:
 
     def _pass_lines_on(self, wait_seconds: float = 0.0) -> None:
         """Pass on what has come; wait at most ``wait_seconds`` for the first line."""
-        with contextlib.suppress(queue.Empty):
-            self._take(*(self.lines.get(timeout=wait_seconds) if wait_seconds else self.lines.get_nowait()))
-            while True:
-                self._take(*self.lines.get_nowait())
+        self.lines.hand_over(lambda line: self._take(*line), wait_seconds)
         if time.monotonic() - self.position_saved > SECONDS_BETWEEN_LOOKS:
             self._save_position()
 
     def _pass_rest_on(self, member: Member) -> None:
         """What an ended container printed and nobody has read."""
-        if member.follower is not None:
-            member.follower.join(timeout=5)
+        until = time.monotonic() + SECONDS_FOR_LAST_LINES
+        while member.follower is not None and member.follower.is_alive() and time.monotonic() < until:
+            self._pass_lines_on(POLL_SECONDS / 4)
         self._pass_lines_on()
         with contextlib.suppress(EngineLost):
-            for stamp, line in list(self.engine.log(member.id, member.read_until, follow=False)):
+            until = time.monotonic() + SECONDS_FOR_UNREAD
+            for stamp, line in self.engine.log(member.id, member.read_until, follow=False):
                 self._take(member, stamp, line)
+                if time.monotonic() > until:
+                    self.on_line(f"{member.prefix}(It printed more than could be copied in {SECONDS_FOR_UNREAD:.0f} s.)")
+                    break
         self._save_position()
 
     def _take(self, member: Member, stamp: str, line: str) -> None:

@@ -44,6 +44,7 @@ class CommandSpec:
     step: str = ""
     job_fingerprint: str = ""
     inputs: tuple[Path, ...] = ()  # files and folders that are read
+    named_by_people: tuple[Path, ...] = ()  # those of them whose links are followed: no step made them
     writable: tuple[Path, ...] = ()  # folders beside ``folder`` that are written to
     needs_network: bool = False
     node: Node = Node()
@@ -79,7 +80,7 @@ class Launcher(Protocol):
         ...
 
     def clear(self, folder: Path) -> None:
-        """Remove what has ended of an earlier start of the job in ``folder``, whose result is to be reused.
+        """End and remove what is left of an earlier start of the job in ``folder``, whose result is to be reused.
 
         For who holds the claim on the folder.
         """

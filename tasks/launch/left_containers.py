@@ -5,11 +5,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dpo_core.jobs import LOG_FILE
 from tasks.launch.container import GRACE, line_prefix
 from tasks.launch.docker import Engine, Seen
 from tasks.launch.launcher import raise_if_stopped
 from tasks.launch.log_position import go_back_to_position, save_position, saved_times
+from tasks.launch.step_log import LogFile
 
 POLL_SECONDS = 0.2
 DEFAULT_GRACE_SECONDS = 30.0
@@ -46,9 +46,9 @@ def _copy_rest_of_log(engine: Engine, folder: Path, left: Sequence[Seen]) -> Non
         return
     others = saved_times(folder)
     times = go_back_to_position(folder, [seen.id for seen in left])
-    with contextlib.suppress(OSError), (folder / LOG_FILE).open("a", encoding="utf-8") as file:  # full disks: told by steps
+    with contextlib.suppress(OSError), contextlib.closing(LogFile(folder)) as file:  # full disks: told by steps
         for seen in left:
             for stamp, line in engine.log(seen.id, times.get(seen.id, ""), follow=False):
-                file.write(f"{line if line.startswith('{') else line_prefix(seen.labels) + line}\n")
+                file.write(line if line.startswith("{") else line_prefix(seen.labels) + line)
                 times[seen.id] = stamp
     save_position(folder, others | times)

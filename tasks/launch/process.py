@@ -3,12 +3,12 @@
 import contextlib
 import ctypes
 import os
-import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,12 @@ from dpo_core.errors import StoreError
 from dpo_core.process_group import ask_to_stop
 from tasks.launch.command import DIE_WITH_PARENT
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
+from tasks.launch.lines import LineSplitter, Waiting
 from tasks.launch.secrets import value_of_secret
 from tasks.launch.step_environment import inherited
 
 POLL_SECONDS = 0.2
+SECONDS_FOR_LAST_LINES = 5.0
 PR_SET_PDEATHSIG = 1
 PACKAGES_FOLDER = Path(__file__).resolve().parents[2]  # where dpo_core lies, installed or not
 # accelerate ends with 1 whatever its child died of, so the signal stands only in what it prints.
@@ -64,37 +66,45 @@ class ProcessLauncher:
         try:
             child = subprocess.Popen(
                 command.argv, cwd=command.folder, env=clean_environment(command), stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
                 preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
         except OSError as error:
             raise StoreError(f"{command.argv[0]} cannot be started in {command.folder}: {error.strerror}.") from error
-        lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        lines: Waiting[str] = Waiting()
         reader = threading.Thread(target=_read_lines, args=(child, lines), daemon=True)
         reader.start()
         deadline = time.monotonic() + command.timeout_seconds
         try:
             while child.poll() is None:
-                _hand_over(lines, on_line, wait_seconds=POLL_SECONDS)
+                lines.hand_over(on_line, wait_seconds=POLL_SECONDS)
                 raise_if_stopped()
                 if time.monotonic() > deadline:
                     raise too_slow(command)
             return child.returncode
         finally:
-            stop_group(child, self.compute.stop_grace_seconds)
-            reader.join(timeout=5)
-            _hand_over(lines, on_line)
+            try:
+                stop_group(child, self.compute.stop_grace_seconds, meanwhile=lambda: lines.hand_over(on_line))
+                _pass_rest_on(lines, reader, on_line)
+            finally:
+                lines.nobody_listens()
 
 
-def stop_group(child: subprocess.Popen, grace_seconds: float) -> None:
-    """SIGTERM, then SIGKILL to what is left of the child's group. Ranks outlive a dead leader otherwise."""
-    if child.poll() is None:
-        ask_to_stop(child.pid)
-        deadline = time.monotonic() + grace_seconds
-        while child.poll() is None and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS / 4)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+def stop_group(child: subprocess.Popen, grace_seconds: float, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """SIGTERM, then SIGKILL to what is left of the child's group. Ranks outlive a dead leader otherwise.
+
+    ``meanwhile`` takes what it prints, or a child with much to say would wait for somebody to listen.
+    """
+    try:
+        if child.poll() is None:
+            ask_to_stop(child.pid)
+            deadline = time.monotonic() + grace_seconds
+            while child.poll() is None and time.monotonic() < deadline:
+                meanwhile()
+                time.sleep(POLL_SECONDS / 4)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
 
 
 def out_of_memory_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
@@ -106,16 +116,21 @@ def out_of_memory_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
     return int(counts.get("oom_kill", 0))
 
 
-def _read_lines(child: subprocess.Popen, lines: "queue.SimpleQueue[str]") -> None:
+def _read_lines(child: subprocess.Popen, lines: Waiting[str]) -> None:
     """Runs in a thread: a blocking read in the waiting loop would make the step impossible to cancel."""
+    splitter = LineSplitter(any_end=True)
     with child.stdout:
-        for line in child.stdout:
-            lines.put(line.rstrip("\n"))
+        while content := child.stdout.read1():
+            for line in splitter.feed(content):
+                lines.put(line)
+    for line in splitter.rest():
+        lines.put(line)
 
 
-def _hand_over(lines: "queue.SimpleQueue[str]", on_line: OnLine, wait_seconds: float = 0.0) -> None:
-    """Pass on what has come; wait at most ``wait_seconds`` for the first line."""
-    with contextlib.suppress(queue.Empty):
-        on_line(lines.get(timeout=wait_seconds) if wait_seconds else lines.get_nowait())
-        while True:
-            on_line(lines.get_nowait())
+def _pass_rest_on(lines: Waiting[str], reader: threading.Thread, on_line: OnLine) -> None:
+    """What the ended child had printed. What left its process group may hold the pipe open: it is not waited for long."""
+    deadline = time.monotonic() + SECONDS_FOR_LAST_LINES
+    while reader.is_alive() and time.monotonic() < deadline:
+        lines.hand_over(on_line, wait_seconds=POLL_SECONDS / 4)
+    while lines.hand_over(on_line) and not reader.is_alive():
+        pass

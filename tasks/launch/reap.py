@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from dpo_core.errors import PairlineError, StoreBusy
-from dpo_core.store import exclusive
 from tasks.launch.container import DEADLINE, FLOW_RUN, FOLDER, GRACE, LABEL, RUN, STEP
 from tasks.launch.docker import Engine, Seen
 from tasks.launch.left_containers import DEFAULT_GRACE_SECONDS, put_away, stop
-from tasks.launch.run_job import CLAIM
+from tasks.launch.own_folder import claim
 
 log = logging.getLogger(__name__)
 SECONDS_FOR_ITS_RUN = 120.0  # to stop a container over its time by itself
@@ -73,7 +72,7 @@ def _judged(seen: Seen, state_of: StateOf) -> Iterator[Verdict]:
         return
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(exclusive(folder / CLAIM))
+            stack.enter_context(claim(folder))
         except StoreBusy:
             yield (Verdict("its deadline has passed, and its run does not end it") if overdue
                    else Verdict(left="a live run owns it"))

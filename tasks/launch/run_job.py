@@ -7,22 +7,31 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel
-
-from dpo_core.errors import OutOfMemory, PairlineError, StepCrashed, StoreBusy, StoreError, error_of_kind
+from dpo_core.errors import (
+    OutOfMemory,
+    PairlineError,
+    StepCrashed,
+    StoreBusy,
+    StoreError,
+    error_of_kind,
+    from_os_error,
+)
 from dpo_core.jobs import LOG_FILE, Job, TrainJob
 from dpo_core.results import ERROR_FILE, RESULT_FILE, Result, read_error, read_result
-from dpo_core.store import exclusive, verify_files, write_json
+from dpo_core.store import exclusive, write_json
 from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, nodes_of, step_command
 from tasks.launch.compute import check_devices, this_machine
 from tasks.launch.launcher import Ended, Launcher, OnProgress, current_line_listener, current_listener
+from tasks.launch.log_position import saved_times
 from tasks.launch.notices import tell_job
+from tasks.launch.own_folder import claim, forget_what_was, own_folder, show_log
+from tasks.launch.result_check import check_result
 from tasks.launch.step_log import step_log
 
 log = logging.getLogger(__name__)
 LOG_NOTE = "Full log: "  # how an error's note begins that names the log file
 SECONDS_FOR_A_DYING_STEP = 5.0  # a killed predecessor lets go of its lock within moments
-CLAIM = ".claim"  # folder whose lock the orchestrator holds that runs the job; the step itself holds the job's folder
+LONGEST_REPORT = 10_000  # characters of what a step says went wrong; error.json has more
 
 
 def step_folder(store_root: Path, step: str, fingerprint: str) -> Path:
@@ -43,21 +52,32 @@ def run_job(job: Job, launcher: Launcher, on_progress: OnProgress | None = None)
     reported, ``StepCrashed`` with its last lines if it died without a word, ``TimedOut``, and ``StoreBusy`` if the other
     run takes longer than a step may.
     """
-    if result := reusable_result(job):
+    if result := _left_at_rest(job):
         _clear_unless_watched(job, launcher)
         tell_job(job, "reused")
         return result
     with claimed(job, launcher.compute.step_timeout_seconds):
-        if result := reusable_result(job):
+        if read_result(job) is not None:
             launcher.clear(job.out_dir)
+        if result := reusable_result(job):
             tell_job(job, "reused")
             return result
         return _run(job, launcher, on_progress or current_listener())
 
 
+def _left_at_rest(job: Job) -> Result | None:
+    """An earlier result that nobody writes to any more: what a step at work has written, it can change once it was looked
+    at."""
+    if not job.out_dir.is_dir():
+        return None
+    with contextlib.suppress(StoreBusy), claim(job.out_dir, shared=True):
+        return None if saved_times(job.out_dir) else reusable_result(job)
+    return None
+
+
 def _clear_unless_watched(job: Job, launcher: Launcher) -> None:
     """A run that holds the claim has yet to see its container end. What stays behind fails nobody: `pairline reap`."""
-    with contextlib.suppress(PairlineError, OSError), exclusive(job.out_dir / CLAIM):
+    with contextlib.suppress(PairlineError, OSError), claim(job.out_dir):
         launcher.clear(job.out_dir)
 
 
@@ -66,10 +86,10 @@ def claimed(job: Job, patience_seconds: float) -> Iterator[None]:
     """Be the one that runs the job. The kernel drops the claim when its holder dies."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(exclusive(job.out_dir / CLAIM))
+            stack.enter_context(claim(job.out_dir))
         except StoreBusy as busy:
             _tell(f"Step {job.step} waits for another run to end, and takes its result. {busy}")
-            stack.enter_context(exclusive(job.out_dir / CLAIM, wait_seconds=patience_seconds))
+            stack.enter_context(claim(job.out_dir, patience_seconds))
         yield
 
 
@@ -84,13 +104,15 @@ def _run(job: Job, launcher: Launcher, on_progress: OnProgress | None) -> Result
     check_devices(launcher.compute, machine)
     commands = tuple(step_command(job, launcher.compute, machine, launcher.python, node)
                      for node in nodes_of(job, launcher.compute))
+    forget_what_was(job.out_dir)
     with step_log(job.out_dir, on_progress) as lines:
 
         def before_start() -> None:
             with exclusive(job.out_dir, wait_seconds=SECONDS_FOR_A_DYING_STEP):
-                (job.out_dir / ERROR_FILE).unlink(missing_ok=True)
+                _remove_report(job)
                 job.write()
                 write_json(job.out_dir / ACCELERATE_FILE, accelerate_settings(on_cpu=machine.num_gpus == 0))
+                show_log(job.out_dir)
             for command in commands:
                 lines.head(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command.argv)}")
 
@@ -99,10 +121,20 @@ def _run(job: Job, launcher: Launcher, on_progress: OnProgress | None) -> Result
             ended = launcher.run(commands, lines.line, before_start)
         finally:
             tell_job(job, "ended")
+    if ended.exit_code and not ended.unseen:
+        raise _failure(job, ended, list(lines.last_lines))
     result = reusable_result(job) if ended.unseen else read_result(job)
-    if result is not None and (ended.exit_code == 0 or ended.unseen):
-        return result
-    raise _failure(job, ended, list(lines.last_lines))
+    if result is None:
+        raise _failure(job, ended, list(lines.last_lines))
+    check_result(result, job)
+    return result
+
+
+def _remove_report(job: Job) -> None:
+    try:
+        (job.out_dir / ERROR_FILE).unlink(missing_ok=True)
+    except OSError as error:  # a folder of this name
+        raise from_os_error(error, f"removing an earlier {ERROR_FILE}") from error
 
 
 def reusable_result(job: Job) -> Result | None:
@@ -112,31 +144,13 @@ def reusable_result(job: Job) -> Result | None:
         return None
     try:
         os.utime(job.out_dir)  # a collection of garbage goes by the time of the last use
-        _verify(result, job.out_dir)
+        check_result(result, job)
         return result
     except StoreError as error:
         log.warning("The stored result of %s is made again: %s", job.step, error)
         with contextlib.suppress(FileNotFoundError):
             (job.out_dir / RESULT_FILE).unlink()
         return None
-
-
-def _verify(result: Result, folder: Path) -> None:
-    for path in _paths_in(result):
-        if not path.exists():
-            raise StoreError(f"{path} is missing.")
-    verify_files(getattr(result, "weights_path", folder), getattr(result, "weights_sha256", {}))
-    for value in (result, *(getattr(result, name) for name in type(result).model_fields)):
-        if hasattr(value, "path") and hasattr(value, "files"):
-            verify_files(value.path, value.files)
-
-
-def _paths_in(value: object) -> list[Path]:
-    if isinstance(value, Path):
-        return [value]
-    if isinstance(value, BaseModel):
-        return [path for name in type(value).model_fields for path in _paths_in(getattr(value, name))]
-    return []
 
 
 def _failure(job: Job, ended: Ended, last_lines: list[str]) -> PairlineError:
@@ -149,12 +163,12 @@ def _failure(job: Job, ended: Ended, last_lines: list[str]) -> PairlineError:
     elif ended.cause:  # what the other nodes reported follows from it
         error = StepCrashed(f"Step {job.step}: {ended.cause} {tail}")
     elif report is not None:
-        error = error_of_kind(report.kind)(report.message)
+        error = error_of_kind(report.kind)(report.message[:LONGEST_REPORT])
     else:
         code = ended.exit_code
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         error = StepCrashed(f"Step {job.step} {how} and left neither a result nor an error report. {tail}")
-    error.add_note(f"{LOG_NOTE}{job.out_dir / LOG_FILE}")
+    error.add_note(f"{LOG_NOTE}{own_folder(job.out_dir) / LOG_FILE}")
     return error
 
 

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from dpo_core.errors import StoreError
 from dpo_core.store import exclusive
 from tasks.launch.container import ContainerSpec
 from tasks.launch.secrets import value_of_secret
@@ -42,7 +43,8 @@ def secret_files(spec: ContainerSpec, place: Path) -> Iterator[dict[str, Path]]:
     if not values:
         yield {}
         return
-    place.mkdir(mode=0o700, exist_ok=True)
+    if not _is_ours(place):
+        raise StoreError(f"{place} is not this user's alone, so no secret is written there. Remove it, then start again.")
     with exclusive(place, wait_seconds=SECONDS_FOR_ANOTHER_START):
         _empty(place)
         try:

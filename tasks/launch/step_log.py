@@ -1,26 +1,58 @@
 """Where a step's lines go: all to ``log.txt``, progress to its listener, the last ones into an error."""
 
 import contextlib
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 from dpo_core.errors import from_os_error
 from dpo_core.jobs import LOG_FILE
 from dpo_core.progress import parse_line
+from dpo_core.regular_file import open_regular
 from dpo_core.visible import visible
 from tasks.launch.launcher import OnProgress, current_line_listener
+from tasks.launch.lines import LONGEST_LINE
+from tasks.launch.own_folder import FULL_LOG, make_own_folder
 
 NUM_LAST_LINES = 50
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # some libraries paint their lines
+LONGEST_TOLD = 2_000  # characters of a line that listeners and errors are told; log.txt has more
+LARGEST_LOG_BYTES = 256 << 20  # then it becomes log.1.txt, and the one before that is gone: months of progress lines
+
+
+class LogFile:
+    """``log.txt`` of a job, open to append line by line. It stays where no step can write."""
+
+    def __init__(self, folder: Path) -> None:
+        self._own = make_own_folder(folder)
+        self._open()
+
+    def _open(self) -> None:
+        handle = open_regular(self._own / LOG_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._num_bytes = os.fstat(handle).st_size
+        self._file = os.fdopen(handle, "a", encoding="utf-8", errors="replace", buffering=1)
+
+    def write(self, line: str) -> None:
+        """Raises ``OSError``."""
+        self._file.write(line + "\n")
+        self._num_bytes += len(line) + 1  # characters: near enough
+        if self._num_bytes > LARGEST_LOG_BYTES:
+            self._file.close()
+            os.replace(self._own / LOG_FILE, self._own / FULL_LOG)
+            self._open()
+            self._file.write(f"# Goes on from {FULL_LOG}, which was full at {LARGEST_LOG_BYTES:,} bytes.\n")
+
+    def close(self) -> None:
+        """Raises ``OSError``."""
+        self._file.close()
 
 
 class StepLog:
     """Takes a step's lines. ``last_lines``: the newest without progress."""
 
-    def __init__(self, file: TextIO, on_progress: OnProgress | None) -> None:
+    def __init__(self, file: LogFile, on_progress: OnProgress | None) -> None:
         self._file, self._on_progress, self._listener = file, on_progress, current_line_listener()
         self.last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
 
@@ -35,16 +67,17 @@ class StepLog:
             self._take(visible(COLOUR.sub("", part)))
 
     def _take(self, line: str) -> None:
-        self._write(line)
+        self._write(line[:LONGEST_LINE + 100])
         if (event := parse_line(line)) is not None:
             if self._on_progress is not None:
                 self._on_progress(event)
             if self._listener is not None:
                 self._listener.progress(event)
             return
-        self.last_lines.append(line)
+        told = line if len(line) <= LONGEST_TOLD else f"{line[:LONGEST_TOLD]} [more in {LOG_FILE}]"
+        self.last_lines.append(told)
         if self._listener is not None:
-            self._listener.line(line)
+            self._listener.line(told)
 
     def end(self) -> None:
         """Nothing comes any more."""
@@ -52,15 +85,15 @@ class StepLog:
             self._listener.end()
 
     def _write(self, line: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk is reported by the step itself
-            self._file.write(line + "\n")
+        with contextlib.suppress(OSError, ValueError):  # a full disk is reported by the step itself; closed by one before
+            self._file.write(line)
 
 
 @contextlib.contextmanager
 def step_log(folder: Path, on_progress: OnProgress | None) -> Iterator[StepLog]:
-    """Append to ``folder/log.txt``, line by line. Raises ``DiskFull`` or ``StoreError``."""
+    """Append to the log of the job in ``folder``, line by line. Raises ``DiskFull`` or ``StoreError``."""
     try:
-        file = (folder / LOG_FILE).open("a", encoding="utf-8", buffering=1)
+        file = LogFile(folder)
     except OSError as error:
         raise from_os_error(error, f"writing {LOG_FILE}") from error
     log = StepLog(file, on_progress)

@@ -1,6 +1,5 @@
 """Publishing to a local directory: atomic, verified, and never over something else."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -47,4 +46,3 @@ def _place(source: Path, target: Path) -> None:
         raise StoreError(f"{source} is missing. Delete {source.parent} to have it exported again.")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-    os.chmod(target, 0o644)

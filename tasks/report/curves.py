@@ -2,36 +2,54 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dpo_core.errors import StoreError
+from dpo_core.regular_file import open_regular
 from tasks.report.svg import Chart, Line, Point, line_chart
 
 METRICS_FILE = "metrics.jsonl"
 Metrics = list[dict[str, float]]
+LARGEST_METRICS_BYTES = 64 << 20  # a hundred thousand steps
+LARGEST_NUMBER = 1 << 63
 MAX_POINTS = 240  # of a line; more are averaged in equal pieces
 STEPS_TO_SMOOTH = 24  # from here on a noisy line gets its running mean
 SMOOTHING = 12  # the running mean weighs about the last n-th part of the run
 
 
 def read_metrics(path: Path) -> Metrics:
-    """The steps of a ``metrics.jsonl``, oldest first; none if it is not there. A last line that was cut off is left out."""
+    """The steps of a ``metrics.jsonl``, oldest first; none if it is not there. From the first line on that is not one (cut
+    off, or not of our writing) nothing is read, nor what comes after ``LARGEST_METRICS_BYTES``."""
     try:
-        lines = path.read_text().splitlines()
-    except OSError:
+        with os.fdopen(open_regular(path), "rb") as file:
+            lines = file.read(LARGEST_METRICS_BYTES).decode(errors="replace").splitlines()
+    except (OSError, StoreError):
         return []
     steps = []
     for line in lines:
         try:
-            steps.append(json.loads(line))
-        except ValueError:
+            step = {name: value for name, value in json.loads(line).items() if _is_number(value)}
+        except (ValueError, RecursionError, AttributeError):
             break
+        if "step" not in step:
+            break
+        steps.append(step)
     return steps
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < LARGEST_NUMBER)
 
 
 def tokens_of(step: dict[str, float]) -> float:
     """Tokens of the step's batch, prompts counted with both answers."""
     return step.get("tokens_per_second", math.nan) * step.get("step_seconds", math.nan)
+
+
+def tokens_per_pair(step: dict[str, float]) -> float:
+    return tokens_of(step) / (step.get("pairs") or math.nan)
 
 
 def points_of(metrics: Metrics, value: str | Callable[[dict[str, float]], float]) -> list[Point]:
@@ -81,7 +99,7 @@ def training_charts(metrics: Metrics) -> tuple[Chart, ...]:
         chart("Log-probability per token", "nats", [("chosen", "blue", "logps_per_token/chosen"),
                                                     ("rejected", "orange", "logps_per_token/rejected")]),
         chart("Gradient norm", "before clipping", [("", "grey", "grad_norm")]),
-        chart("Length", "tokens a pair", [("whole pair", "grey", lambda step: tokens_of(step) / step["pairs"]),
+        chart("Length", "tokens a pair", [("whole pair", "grey", tokens_per_pair),
                                           ("trained", "purple", "trained_tokens_per_pair")]),
         chart("Learning rate", "AdamW's step size", [("", "grey", "learning_rate")], is_noisy=False),
         chart("Throughput", "tokens a second", [("", "green", "tokens_per_second")]),

@@ -5,6 +5,7 @@ A run may be going on, failed, killed, or made by an older version: what is miss
 
 import contextlib
 import json
+import os
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +15,11 @@ from pydantic import BaseModel, ValidationError
 
 from dpo_core.errors import HandoffRefused, StoreError
 from dpo_core.jobs import JOB_FILE, LOG_FILE, Job, read_job
+from dpo_core.regular_file import is_plain_file, open_regular, read_regular
 from dpo_core.results import (
     ENVIRONMENT_FILE,
+    LARGEST_REPORT_BYTES,
+    LARGEST_RESULT_BYTES,
     RESULT_FILE,
     RESULTS,
     EvaluateResult,
@@ -29,6 +33,7 @@ from dpo_core.results import (
 from tasks.gate.approval import APPROVAL_FILE, Approval
 from tasks.gate.rules import GATE_FILE, GateCheck
 from tasks.handoff.schema import RLVRHandoff, read_handoff
+from tasks.launch.own_folder import own_folder
 from tasks.report.curves import METRICS_FILE, Metrics, read_metrics
 from tasks.report.environment import RunEnvironment
 from tasks.report.run_folder import CONFIG_FILE, RUN_LOG_FILE, RunRecord, read_run
@@ -122,25 +127,31 @@ def read_step(name: str, folder: Path, until: datetime | None = None) -> StepFil
         job = read_job(folder / JOB_FILE)
     is_later = until and path.is_file() and path.stat().st_mtime > until.timestamp()
     result = None if is_later else _model(path, RESULTS[name])
-    return StepFiles(folder, job, result, _model(folder / ENVIRONMENT_FILE, StepEnvironment))
+    return StepFiles(folder, job, result, _model(folder / ENVIRONMENT_FILE, StepEnvironment, LARGEST_REPORT_BYTES))
 
 
 def last_lines(path: Path, count: int = NUM_LAST_LINES) -> list[str]:
     """The end of a log, without the lines that carry progress."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
+        with os.fdopen(open_regular(path), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
+            lines = file.read(LOG_BYTES).decode(errors="replace").splitlines()
+    except (OSError, StoreError):
         return []
     return [line for line in lines if not line.startswith('{"pairline"')][-count:]
 
 
 def failed_log(run: RunFiles) -> tuple[Path, list[str]]:
     """(path, last lines) of the log that tells most of how a run ended: its last step's if that left no result."""
-    unfinished = [step for step in run.steps.values() if step.result is None and (step.folder / LOG_FILE).is_file()]
-    path = unfinished[-1].folder / LOG_FILE if unfinished else run.folder / RUN_LOG_FILE
+    logs = [log_of(step.folder) for step in run.steps.values() if step.result is None]
+    path = next((log for log in reversed(logs) if is_plain_file(log)), run.folder / RUN_LOG_FILE)
     return path, last_lines(path)
+
+
+def log_of(folder: Path) -> Path:
+    """The log of a step: the orchestrator's own; of an earlier version, in the step's folder."""
+    own = own_folder(folder) / LOG_FILE
+    return own if own.exists() else folder / LOG_FILE
 
 
 def _handoff(record: RunRecord, store: Path) -> tuple[RLVRHandoff | None, Path | None]:
@@ -162,13 +173,13 @@ def _gate(folder: Path) -> tuple[GateCheck, ...]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return json.loads(read_regular(path, LARGEST_RESULT_BYTES))
+    except (OSError, ValueError, RecursionError):
         return None
 
 
-def _model(path: Path, kind: type[M]) -> M | None:
+def _model(path: Path, kind: type[M], max_bytes: int = LARGEST_RESULT_BYTES) -> M | None:
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return kind.model_validate_json(read_regular(path, max_bytes))
+    except (OSError, ValueError):
         return None

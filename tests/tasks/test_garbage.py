@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from dpo_core.errors import ConfigError
 from dpo_core.store import write_json
 from tasks.garbage import SECONDS_PER_DAY, collect, in_words
+from tasks.launch.own_folder import make_own_folder, own_folder
 from tasks.report.run_folder import RunRecord
 from tasks.store_root import MARKER, prepare_store
 
@@ -90,17 +92,76 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path.resolve())
 
 
-@pytest.mark.parametrize("place", [".lock", ".claim/.lock"])  # of the step, of the run that waits for it
+# Of the step; of the run that waits for it, and of one of an earlier version.
+@pytest.mark.parametrize("place", [".lock", "../.orchestrator/{0:016x}/.lock", ".claim/.lock"])
 def test_a_step_at_work_keeps_its_folder_and_its_inputs(store, place):
     data = store.entry(0, [], 50)
     train = store.entry(2, [data], 50)
-    (train / place).parent.mkdir(exist_ok=True)
+    place = place.format(2)
+    (train / place).parent.mkdir(parents=True, exist_ok=True)
     (train / place).touch()
     store.age(train, 50)
     with (train / place).open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert collect(store.root, DAYS, 1, dry_run=False).removed == ()
     assert collect(store.root, DAYS, 1, dry_run=False).removed == (data, train)
+
+
+def test_what_the_orchestrator_kept_of_an_entry_goes_with_it_and_of_no_other(store):
+    gone, stays = store.entry(0, [], 50), store.entry(5, [], 1)
+    for entry in (gone, stays):
+        (make_own_folder(entry) / "log.txt").write_text("x" * 77)
+    found = collect(store.root, DAYS, 0, dry_run=False)
+    assert found.removed == (gone,)
+    assert found.num_bytes == len(json.dumps({"data": {"path": []}})) + 1000 + 77
+    assert [path.name for path in gone.parent.iterdir()] == [".orchestrator", stays.name]
+    assert [path.name for path in own_folder(stays).parent.iterdir()] == [stays.name]
+
+
+TRAPS = {
+    "a lock that is a link": lambda entry, host: (entry / ".lock").symlink_to(host / "file"),
+    "a lock that is a hard link": lambda entry, host: os.link(host / "file", entry / ".lock"),
+    "a lock that is a pipe": lambda entry, host: os.mkfifo(entry / ".lock"),
+    "a claim that is a link": lambda entry, host: (entry / ".claim").symlink_to(host),
+    "links inside": lambda entry, host: (entry / "data").symlink_to(host),
+    "a result that is a pipe": lambda entry, host: os.mkfifo(entry / "result.json"),
+    "a result that is a link": lambda entry, host: (entry / "result.json").symlink_to("/dev/zero"),
+    "a result that is nested deep": lambda entry, host: (entry / "result.json").write_text("[" * 100_000),
+    "a result that is huge": lambda entry, host: os.truncate(os.open(entry / "result.json", os.O_CREAT | os.O_WRONLY),
+                                                                     1 << 40),
+    "folders that are nested deep": lambda entry, host: nest(entry, 1500),
+}
+
+
+def nest(folder: Path, depth: int) -> None:
+    """Deeper than Python calls itself, and than a path may be long."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("sub", dir_fd=here)
+        inner = os.open("sub", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+@pytest.mark.timeout(30)
+def test_what_a_step_left_in_an_entry_stops_no_collection_and_leads_nowhere(store, tmp_path_factory, trap):
+    host, other = tmp_path_factory.mktemp("host"), store.entry(1, [], 50)
+    for name in ("file", ".lock"):
+        (host / name).write_text("a person's own")
+    entry = store.entry(0, [], 50)
+    TRAPS[trap](entry, host)
+    if "result" in trap:
+        store.run(0, [entry], 1, "completed")  # a collection reads what a run leads to
+    for path in entry.iterdir() if trap != "folders that are nested deep" else ():
+        os.utime(path, (0, 0), follow_symlinks=False)
+    os.utime(entry, (0, 0))
+    removed = collect(store.root, DAYS, 0, dry_run=False).removed
+    assert other in removed
+    assert [path.name for path in sorted(host.iterdir())] == [".lock", "file"]
+    assert {path.read_text() for path in host.iterdir()} == {"a person's own"}
+    subprocess.run(["rm", "-rf", store.root], check=True)
 
 
 def test_products_records_and_caches_are_never_touched(store):

@@ -15,6 +15,7 @@ import pytest
 from dpo_core.errors import StepCrashed
 from tasks.launch.container import container_name
 from tasks.launch.docker import Engine, EngineLost
+from tasks.launch.own_folder import own_folder
 from tasks.launch.reap import reap
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
@@ -233,7 +234,8 @@ def test_reap_ends_what_no_live_run_owns_and_nothing_else(make, client, own_engi
             container_of(client, step).kill()
             with pytest.raises(StepCrashed):
                 run.result()
-        shutil.rmtree(step.folder)
+        for folder in (step.folder, own_folder(step.folder)):
+            shutil.rmtree(folder)
         step = ContainerStep(step.root, step.address, step.image, CHECKPOINTS_WHEN_ASKED)
         killed_orchestrator(step, lines=1)
         (would,) = reap(Engine(own_engine.address), dry_run=True)

@@ -5,10 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from dpo_core.store import exclusive
 from tasks.launch.docker import Engine
+from tasks.launch.own_folder import claim, make_own_folder, own_folder
 from tasks.launch.reap import SECONDS_FOR_ITS_RUN, Reaped, reap
-from tasks.launch.run_job import CLAIM
 
 pytestmark = pytest.mark.integration
 FLOW_RUNS = {"live-run": "live", "ended-run": "over"}
@@ -56,9 +55,10 @@ def test_a_claim_that_is_free_held_or_broken(reaped, tmp_path):
     """A folder that cannot be locked keeps nothing else from being looked at."""
     for name in ("free", "held", "broken"):
         (tmp_path / name).mkdir()
-    (tmp_path / "broken" / CLAIM).write_text("no folder")
+    make_own_folder(tmp_path / "broken").rmdir()
+    own_folder(tmp_path / "broken").write_text("no folder")
     long_ago = time.time() - GRACE_SECONDS - SECONDS_FOR_ITS_RUN - 1
-    with exclusive(tmp_path / "held" / CLAIM):
+    with claim(tmp_path / "held"):
         done = reaped({"broken": {"folder": tmp_path / "broken"},
                        "broken-over-time": {"folder": tmp_path / "broken", "deadline": long_ago},
                        "held": {"folder": tmp_path / "held"},

@@ -5,6 +5,7 @@ The interpreter of these tests is a small real program that behaves well or badl
 
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -34,8 +35,9 @@ from dpo_core.progress import ProgressEvent
 from dpo_core.results import ERROR_FILE, RESULT_FILE, ConvertResult
 from dpo_core.store import exclusive, sha256_file
 from tasks.launch.launcher import hearing_lines, listening
+from tasks.launch.own_folder import claim, make_own_folder, own_folder
 from tasks.launch.process import ProcessLauncher
-from tasks.launch.run_job import CLAIM, in_store, run_job
+from tasks.launch.run_job import in_store, run_job
 
 PREAMBLE = """\
 #!{python}
@@ -106,11 +108,48 @@ def test_what_an_earlier_start_left_is_cleared_only_when_no_other_run_watches_it
     step = Step(tmp_path, "succeed()")
     result = step.run()
     assert step.launcher.cleared == []
-    with exclusive(step.folder / CLAIM):
-        assert step.run() == result
-    assert step.launcher.cleared == []
-    assert step.run() == result
+    heard = Heard()
+    with ThreadPoolExecutor() as pool:
+        with claim(step.folder):
+            waiting = pool.submit(lambda: hear(heard, step))
+            assert heard.first.wait(20)
+            assert step.launcher.cleared == []
+        assert waiting.result() == result
     assert step.launcher.cleared == [step.folder]
+    assert step.run() == result
+    assert step.launcher.cleared == [step.folder] * 2
+
+
+def test_runs_that_reuse_a_result_at_once_do_not_wait_for_each_other(tmp_path):
+    step, heard = Step(tmp_path, "succeed()"), Heard()
+    result = step.run()
+    with claim(step.folder, shared=True):
+        assert hear(heard, step) == result
+    assert heard.lines == []
+
+
+def test_a_result_of_a_step_at_work_is_not_taken_before_its_end(tmp_path):
+    """It could put a link in the place of what was looked at."""
+    step = Step(tmp_path, """
+        import time
+        succeed()
+        time.sleep(2)
+        (folder / "weights").unlink()
+        (folder / "weights").symlink_to("/etc/hostname")""")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(step.run)
+        deadline = time.monotonic() + 20
+        while not (step.folder / RESULT_FILE).exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second = pool.submit(step.run)
+        for run in (first, second):
+            with pytest.raises(StoreError, match="reached by a link"):
+                run.result()
+
+
+def hear(heard: "Heard", step: Step) -> ConvertResult:
+    with hearing_lines(heard):
+        return step.run()
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
@@ -149,7 +188,7 @@ def test_the_reported_error_comes_back_as_its_class_with_the_log(tmp_path):
         sys.exit(1)""")
     with pytest.raises(DataError, match="row 3 is empty") as caught:
         step.run()
-    assert caught.value.__notes__ == [f"Full log: {step.folder / LOG_FILE}"]
+    assert caught.value.__notes__ == [f"Full log: {own_folder(step.folder) / LOG_FILE}"]
 
 
 def test_a_reported_kind_is_the_class_that_defines_it_whatever_was_derived_from_it():
@@ -182,11 +221,16 @@ def test_the_crash_shows_the_last_50_lines_without_progress(tmp_path):
 
 def test_a_log_that_finds_no_room_fails_no_step(tmp_path):
     step = Step(tmp_path, "print('a line'); succeed()")
-    (step.folder / LOG_FILE).symlink_to("/dev/full")
-    heard = Heard()
-    with hearing_lines(heard):
-        assert step.run().path == step.folder
+    (make_own_folder(step.folder) / LOG_FILE).write_bytes(bytes(1 << 20))
+    heard, limits = Heard(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # the log is as long as a file may be
+    try:
+        with hearing_lines(heard):
+            assert step.run().path == step.folder
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert heard.lines == ["a line"]
+    assert (step.folder / LOG_FILE).stat().st_size == 1 << 20
 
 
 def test_progress_reaches_the_listener(tmp_path):
@@ -282,7 +326,7 @@ def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
 
 def test_another_run_is_waited_for_as_long_as_a_step_may_take(tmp_path):
     step = Step(tmp_path, "succeed()", timeout_seconds=1)
-    with exclusive(step.folder / CLAIM), pytest.raises(StoreBusy, match="in use by process"):
+    with claim(step.folder), pytest.raises(StoreBusy, match="in use by process"):
         step.run()
     assert not (step.folder / RESULT_FILE).exists()
 

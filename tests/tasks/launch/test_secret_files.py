@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dpo_core.errors import StoreError
 from tasks.launch.secret_files import MEMORY, places_for_secrets, secret_files
 
 TOKEN = "hf_planted"
@@ -68,6 +69,18 @@ def test_a_folder_of_somebody_else_is_not_used(spec, memory, tmp_path):
     with secret_files(spec, in_store) as files:
         assert files["HF_TOKEN"].read_text() == TOKEN
         assert in_store.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_secret_is_written_where_others_may_read(spec, memory, tmp_path):
+    """Also in the store, which may be a folder that others write to."""
+    in_store = places_for_secrets(spec)[-1]
+    (tmp_path / "theirs").mkdir(mode=0o755)
+    for make in (lambda: in_store.mkdir(mode=0o755), lambda: in_store.symlink_to(tmp_path / "theirs")):
+        make()
+        with pytest.raises(StoreError, match="is not this user's alone"), secret_files(spec, in_store):
+            pytest.fail("written")
+        in_store.unlink() if in_store.is_symlink() else in_store.rmdir()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_what_a_killed_run_left_is_swept_by_the_next(spec, tmp_path):

@@ -1,11 +1,12 @@
 """Charts: round ticks, values where they belong, words for those who do not see them."""
 
 import math
+import os
 from xml.etree import ElementTree
 
 import pytest
 
-from tasks.report.curves import MAX_POINTS, points_of, read_metrics, restarts, smoothed
+from tasks.report.curves import MAX_POINTS, points_of, read_metrics, restarts, smoothed, training_charts
 from tasks.report.svg import Line, Plane, histogram, line_chart, short, standalone, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -86,3 +87,20 @@ def test_a_cut_off_last_line_is_left_out(tmp_path):
     assert [step["step"] for step in metrics] == [1, 2, 3]
     assert restarts(metrics) == [(3, "resumed")]
     assert read_metrics(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize("line", ['{"step": ' + "[" * 100_000, "[1]", "7", '{"loss": 1}', '{"step": "</svg>"}',
+                                  '{"step": ' + "9" * 4000 + "}"])
+def test_what_is_no_step_is_not_read_nor_what_follows(tmp_path, line):
+    """A step of dpo_core writes the file, and may be made to write anything."""
+    path = tmp_path / "metrics.jsonl"
+    good = '{"step": 1, "pairs": 0, "tokens_per_second": 1, "step_seconds": 1, "loss": "<b>"}'
+    path.write_text("\n".join([good, line, '{"step": 2}']))
+    assert [step["step"] for step in read_metrics(path)] == [1]
+    assert len(training_charts(read_metrics(path))) == 9
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert read_metrics(path) == []
+    path.unlink()
+    os.mkfifo(path)
+    assert read_metrics(path) == []
