@@ -28,11 +28,12 @@ IMPORTED = {
         "accelerate.commands.launch", "torch.distributed.run", "dpo_core.train", "dpo_core.reference", "dpo_core.evaluate",
         "dpo_core.export", "dpo_core.answer", "dpo_core.data.mix", "dpo_core.model.convert", "dpo_core.engine.plain",
         "dpo_core.environment", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto",
-        "pandas", "pyarrow.compute", "setproctitle", "deepspeed"),
+        "pandas", "pyarrow.compute", "deepspeed"),
     "prefect": (
         "prefect.cli.server", "prefect.server.api.server", "prefect.engine", "prefect.flow_engine", "flows.post_training",
-        "prefect.runner._workspace_supervisor", "flows.dpo_sweep", "flows.rlvr_intake", "flows.maintenance", "setproctitle",
-        "flows.serve.lease_storage", "flows.serve.event_order", "uvicorn.main", "prefect.server.utilities.messaging.memory")}
+        "prefect.runner._workspace_supervisor", "flows.dpo_sweep", "flows.rlvr_intake", "flows.maintenance",
+        "flows.serve.server", "flows.serve.lease_storage", "flows.serve.event_order", "uvicorn.main",
+        "prefect.server.utilities.messaging.memory")}
 LARGEST_REQUEST = 1 << 20
 PR_SET_PDEATHSIG = 1
 
@@ -42,6 +43,7 @@ class Forked:
     """A child at work for a stand-in."""
 
     pid: int
+    kind: str
     program: str
     standin: socket.socket
 
@@ -50,7 +52,7 @@ class Forked:
         with contextlib.suppress(ProcessLookupError):
             if self.program == LAUNCHER and number == signal.SIGTERM:
                 ask_to_stop(self.pid)
-            elif "prefect" in self.program:  # it is asked by its process id
+            elif self.kind == "prefect":  # these are asked by their process id
                 os.kill(self.pid, number)
             else:
                 os.killpg(self.pid, number)
@@ -87,10 +89,10 @@ def serve(listener: socket.socket, kind: str) -> None:
                     ended.recv(4096)
                     _collect(children)
                 else:
-                    _hear(key.fileobj, children, waiting)
+                    _hear(key.fileobj, kind, children, waiting)
 
 
-def _hear(standin: socket.socket, children: dict[int, Forked], waiting: selectors.BaseSelector) -> None:
+def _hear(standin: socket.socket, kind: str, children: dict[int, Forked], waiting: selectors.BaseSelector) -> None:
     """A stand-in asks for a child, passes a signal on, or has died."""
     try:
         message, files, _, _ = socket.recv_fds(standin, LARGEST_REQUEST, 3)
@@ -106,7 +108,7 @@ def _hear(standin: socket.socket, children: dict[int, Forked], waiting: selector
         request = json.loads(message)
         if (pid := os.fork()) == 0:
             _become(request, files)
-        children[pid] = Forked(pid, request["argv"][0], standin)
+        children[pid] = Forked(pid, kind, request["argv"][0], standin)
         for file in files:
             os.close(file)
     else:
@@ -141,9 +143,6 @@ def _become(request: dict, files: list[int]) -> None:
         os.closerange(3, max(files) + 64)
         os.chdir(request["cwd"])
         _take_environment(request["env"])
-        import setproctitle
-
-        setproctitle.setproctitle(" ".join(request["orig_argv"]))
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)
         os.execvpe = functools.partial(_hand_back, request["exec"])

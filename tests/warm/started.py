@@ -39,12 +39,11 @@ def warm_servers(*kinds: str) -> Iterator[list[subprocess.Popen]]:
 
 @contextlib.contextmanager
 def _server(kind: str, folder: str) -> Iterator[subprocess.Popen]:
-    room = {"ROOM_FOR_A_TITLE": "." * 4096}  # a child shows its arguments where this process has its own
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:  # the server's alone: nobody waits for a dead one
         listener.bind(f"{folder}/{kind}")
         listener.listen(64)
         server = subprocess.Popen([sys.executable, "-m", "tests.warm.server", str(listener.fileno()), kind], cwd=ROOT,
-                                  env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | room,
+                                  env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
                                   stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
     try:
         yield server

@@ -36,8 +36,7 @@ def connected() -> Iterator[socket.socket]:
 def asked() -> Iterator[socket.socket]:
     """A stand-in that has asked for a step which ends at once."""
     with connected() as standin, open(os.devnull, "r+b") as nothing:
-        request = {"argv": ["dpo_core", "--help"], "env": dict(os.environ), "cwd": os.getcwd(), "orig_argv": STEP,
-                   "exec": ""}
+        request = {"argv": ["dpo_core", "--help"], "env": dict(os.environ), "cwd": os.getcwd(), "exec": ""}
         socket.send_fds(standin, [json.dumps(request).encode()], [nothing.fileno()] * 3)
         yield standin
 

@@ -33,7 +33,7 @@ def run(address: str, argv: list[str]) -> None:
         for number in PASSED_ON:
             signal.signal(number, pass_on)
         order = f"{address}-{os.getpid()}"
-        request = {"argv": argv, "env": dict(os.environ), "cwd": os.getcwd(), "orig_argv": sys.orig_argv, "exec": order}
+        request = {"argv": argv, "env": dict(os.environ), "cwd": os.getcwd(), "exec": order}
         socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
         begun = True
         for number in asked:

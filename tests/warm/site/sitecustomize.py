@@ -20,7 +20,7 @@ def program(argv: list[str]) -> tuple[str, int]:
         return "", 0
     if rest[1] in STEPS and "fetch" not in rest:
         return "steps", place + 1
-    is_server = rest[1:4] == ["prefect", "server", "start"] or (rest[1] == "uvicorn" and "prefect" in " ".join(rest))
+    is_server = rest[1] == "flows.serve.server" or (rest[1] == "uvicorn" and "prefect" in " ".join(rest))
     return ("prefect", place + 1) if is_server or rest[1] in FLOW_RUN else ("", 0)
 
 
