@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -272,7 +273,8 @@ def start_as_before(installation: Installation) -> None:
     installation.server.start([*python, "server", "start", "--host", "127.0.0.1", "--port", str(settings.port)],
                               environment, PROJECT)
     wait_until_healthy(settings, installation.server)
-    installation.worker.start([*python, "worker", "start", "--pool", POOL, "--type", "process", "--name", "before"],
+    name = f"{socket.gethostname()}-{settings.port}"  # one of another name would count as another machine's
+    installation.worker.start([*python, "worker", "start", "--pool", POOL, "--type", "process", "--name", name],
                               environment, PROJECT)
     settings.folder.chmod(0o755)
     for path in (settings.prefect_home / "prefect.db", installation.server.log):
@@ -291,7 +293,7 @@ def test_an_installation_from_before_is_closed_and_its_runs_go_on(installation: 
         assert "refused" not in got.values(), got
         assert flows_of_the_attack(installation) == {FLOW, f"{FLOW}-blind"}
         known = {run.id for run in installation.runs_of("dpo-stage/manual")}
-        train = {"num_epochs": 24, "checkpoint_every": 20}
+        train = {"num_epochs": 80, "checkpoint_every": 20}  # at work still when the command has started
         run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)})
         wait_until(lambda: any(store.glob("train/*/checkpoints/[!.]*")), "a checkpoint",
                    lambda: f"{installation.run(run).state!r}")
