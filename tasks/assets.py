@@ -14,7 +14,9 @@ from prefect.assets import Asset, AssetProperties
 from prefect.context import AssetContext
 from prefect.events import emit_event
 
+from dpo_core.visible import one_line
 from tasks.artifacts import never_fails
+from tasks.escape import markdown_text
 from tasks.report.lineage import Node, lineage
 from tasks.report.run_files import RunFiles, read_run_files
 
@@ -73,7 +75,7 @@ def _upstream(family: str) -> Callable[[Node], Asset]:
         if node.name in NAMES:
             return Asset(key=asset_key(family, NAMES[node.name]))
         where = node.where if "://" in node.where else f"source://{node.where.lstrip('/')}"
-        told = AssetProperties(name=node.where, description=f"{node.what}, {node.pin}")
+        told = AssetProperties(name=one_line(node.where), description=markdown_text(f"{node.what}, {node.pin}"))
         return Asset(key=REFUSED_LETTERS.sub("-", where)[:LONGEST_KEY], properties=told)
 
     return asset

@@ -1,16 +1,21 @@
 """The pages that people see, in a real browser: the form of a deployment, a run, its artifacts. PAIRLINE_PICTURES=folder
 keeps the screenshots."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.client.schemas.actions import ArtifactCreate as ArtifactRequest
 
+from tasks.escape import markdown_block, markdown_code, markdown_text
+from tests.hostile import ATTACKS, EVERYTHING
 from tests.server.browser import Page, browser
 from tests.server.conftest import Installation, log_in, run_of_chain, wait_until
 
 pytestmark = pytest.mark.integration
+HOST = "evil"  # of addresses in the attacks
 KEPT_PICTURES = os.environ.get("PAIRLINE_PICTURES")
 
 
@@ -75,6 +80,24 @@ def test_the_artifacts_of_the_chain_and_of_the_run_are_listed(installation: Inst
     page.open(f"{installation.settings.ui_url}/artifacts/key/tiny-report")
     page.wait_for("tiny-report", finished.name)
     page.picture(pictures / "report.png")
+
+
+def test_hostile_text_is_text_on_prefect_s_own_pages(installation: Installation, page: Page, pictures: Path):
+    """Descriptions and cells of tables are Markdown there, which loads pictures and keeps some HTML."""
+    told, table = markdown_text(f"told {EVERYTHING}"), [{"cell": markdown_text(f"cell {attack}")} for attack in ATTACKS]
+    data = f"{markdown_text(EVERYTHING)}\n\n{markdown_code(EVERYTHING)}\n\n{markdown_block(EVERYTHING)}\n\nthe end"
+    with installation.client() as client:
+        for kind, content in (("markdown", data), ("table", json.dumps(table))):
+            made = client.create_artifact(ArtifactRequest(type=kind, key=f"hostile-{kind}", description=told, data=content))
+            page.open(f"{installation.settings.ui_url}/artifacts/artifact/{made.id}")
+            page.wait_for("told", "the end" if kind == "markdown" else f"{len(table)}", "[/] [red] [bold]x[/bold]")
+            page.picture(pictures / f"hostile-{kind}.png")
+            found = page.evaluate(f"[...document.querySelectorAll('[src*={HOST}],[href*={HOST}],[onerror],[onmouseover]')]"
+                                  ".map(element => element.outerHTML)")
+            assert found == []
+            fetched = page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+            assert fetched
+            assert not [address for address in fetched if HOST in address.split("/")[2]]
 
 
 @pytest.mark.parametrize(("key", "num_pictures"), [("tiny-report", 3), ("tiny-training-curves", 1)])
