@@ -1,14 +1,16 @@
 """Every selected row once, converted and tokenised, kept or dropped: facts and tokens, made by several processes."""
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +24,13 @@ from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pairs import PreferencePair, TokenizedPair
 from dpo_core.data.sources import RowStore
 from dpo_core.data.tokenize import PairTokenizer, TokenizedSide
-from dpo_core.errors import StepCrashed
+from dpo_core.errors import CheckpointError, StepCrashed
 
 ROWS_PER_CHUNK = 256
 MIN_ROWS_FOR_WORKERS = 1024  # below, starting processes costs more than it saves
 CHUNKS_AHEAD = 4  # per worker; bounds what waits in memory
+SECONDS_PER_CHUNK, SECONDS_PER_ROW = 60.0, 20.0  # of processor time; a chunk takes 0.1 s
+MAX_ROWS_STUCK = 8
 KEY_BYTES = 32
 BYTES_PER_TOKEN = 5  # an int32 id and a label of 0 or 1
 
@@ -90,10 +94,13 @@ class PoolMaker:
             outcomes.append(outcome)
             try:
                 outcome.format, pair = self.pair(chunk.source, raw)
+                outcome.prompt_key = prompt_key(pair.prompt)
             except RowDropped as dropped:
                 outcome.format, outcome.reason = dropped.format, dropped.reason
                 continue
-            outcome.prompt_key = prompt_key(pair.prompt)
+            except RecursionError:  # JSON of a thousand levels
+                outcome.reason = "over_limits"
+                continue
             converted.append((outcome, pair))
         results = self.pair_tokenizer([pair for _, pair in converted])
         for (outcome, _), result in zip(converted, results, strict=True):
@@ -149,31 +156,107 @@ def _start_worker(maker: PoolMaker, parent: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
 
 
-def _make_in_worker(chunk: Chunk) -> PoolPart:
+@contextlib.contextmanager
+def _ended_if_stuck(seconds: float) -> Iterator[None]:
+    """End this process if the block computes longer, even inside a library that looks at no timer: a tokenizer's regular
+    expressions can take for ever, too. Another signal than that of ``render_limits``, and not to be caught."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread:
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        if in_main_thread:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+def _make_in_worker(chunk: Chunk, seconds: float) -> PoolPart:
     assert _maker is not None
-    return _maker(chunk)
+    with _ended_if_stuck(seconds):
+        return _maker(chunk)
 
 
 def make_pool(maker: PoolMaker, chunks: Iterable[Chunk], num_rows: int, num_workers: int) -> Iterator[PoolPart]:
     """Parts of ``chunks``, which hold ``num_rows`` rows, in order. The rows are the same for any number of workers.
 
-    Raises ``StepCrashed`` if a worker process dies.
+    A row on which a worker is stuck is dropped. Raises ``StepCrashed`` if a worker process dies otherwise, and
+    ``CheckpointError`` if many rows are such.
     """
     # Forked workers share the loaded tokenizer; where a system cannot fork, one process does the work.
     if num_workers == 1 or num_rows < MIN_ROWS_FOR_WORKERS or "fork" not in multiprocessing.get_all_start_methods():
-        yield from map(maker, chunks)
+        for chunk in chunks:
+            with _ended_if_stuck(SECONDS_PER_CHUNK):
+                part = maker(chunk)
+            yield part
         return
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker,
-                             initargs=(maker, os.getpid())) as executor:
-        waiting = deque()
+    chunks, left = iter(chunks), deque[Chunk]()
+    while True:
+        workers = _Workers(maker, num_workers)
         try:
-            for chunk in chunks:
-                waiting.append(executor.submit(_make_in_worker, chunk))
-                if len(waiting) >= num_workers * CHUNKS_AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield from workers.parts(chunks, left, SECONDS_PER_CHUNK)
+            return
         except BrokenProcessPool as error:
-            raise StepCrashed(f"One of {num_workers} tokenising processes died, perhaps for want of memory. Lower "
-                              "`num_workers` and start again.") from error
+            if not workers.was_stuck():
+                raise _crashed(num_workers) from error
+        yield from _row_by_row(maker, left)
+        left.clear()
+
+
+def _crashed(num_workers: int) -> StepCrashed:
+    return StepCrashed(f"One of {num_workers} tokenising processes died, perhaps for want of memory. Lower "
+                       "`num_workers` and start again.")
+
+
+class _Workers:
+    """Processes that make parts."""
+
+    def __init__(self, maker: PoolMaker, num_workers: int) -> None:
+        self.num_workers, self.processes = num_workers, []
+        self.executor = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("fork"),
+                                            initializer=_start_worker, initargs=(maker, os.getpid()))
+
+    def parts(self, chunks: Iterator[Chunk], left: deque[Chunk], seconds: float) -> Iterator[PoolPart]:
+        """The parts of ``chunks``, in order. ``left``: those that were taken from ``chunks`` and are not made yet.
+
+        Raises ``BrokenProcessPool``.
+        """
+        with self.executor as executor:
+            waiting: deque[Future[PoolPart]] = deque()
+            try:
+                for chunk in chunks:
+                    left.append(chunk)
+                    waiting.append(executor.submit(_make_in_worker, chunk, seconds))
+                    if len(waiting) >= self.num_workers * CHUNKS_AHEAD:
+                        part = waiting.popleft().result()
+                        left.popleft()
+                        yield part
+                while waiting:
+                    part = waiting.popleft().result()
+                    left.popleft()
+                    yield part
+            finally:
+                self.processes = list((executor._processes or {}).values())
+
+    def was_stuck(self) -> bool:
+        """Whether one of them, once all are over, was ended by ``_ended_if_stuck``."""
+        return any(process.exitcode == -signal.SIGVTALRM for process in self.processes)
+
+
+def _row_by_row(maker: PoolMaker, chunks: Iterable[Chunk]) -> Iterator[PoolPart]:
+    """Parts of a row each. One on which a process is stuck is dropped, and another process goes on behind it."""
+    left = deque(Chunk(chunk.source, chunk.rows[place:place + 1]) for chunk in chunks for place in range(len(chunk.rows)))
+    for _ in range(MAX_ROWS_STUCK):
+        workers, taken = _Workers(maker, 1), deque[Chunk]()
+        rows = list(left)
+        try:
+            for part in workers.parts(iter(rows), taken, SECONDS_PER_ROW):
+                left.popleft()
+                yield part
+            return
+        except BrokenProcessPool as error:
+            if not workers.was_stuck():
+                raise _crashed(1) from error
+        yield _part(left.popleft(), [_Outcome(reason="over_limits")])
+    raise CheckpointError(f"Tokenising took more than {SECONDS_PER_ROW:.0f} s of processor time on each of {MAX_ROWS_STUCK} "
+                          "rows. The checkpoint's tokenizer or chat template is not fit for use; choose another one "
+                          "(checkpoint.chat_template), or another checkpoint.")

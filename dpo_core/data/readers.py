@@ -145,6 +145,8 @@ def _is_json(text: str) -> bool:
         json.loads(text)
     except ValueError:
         return False
+    except RecursionError:
+        pass
     return True
 
 
@@ -155,6 +157,9 @@ def _line_rows(path: Path) -> Iterator[RawRow]:
                 continue
             try:
                 row = json.loads(line)
+            except RecursionError:  # it is counted, and dropped as no preference row
+                yield RawRow(None)
+                continue
             except ValueError as error:
                 reason = getattr(error, "msg", str(error))
                 raise DataError(f"{path} line {number} is no complete JSON value ({reason}); it starts with "
@@ -179,6 +184,8 @@ def _array_rows(path: Path) -> Iterator[Any]:
                 row, end = decoder.raw_decode(buffer, start)
                 # A number at the buffer's end may go on in the next block.
                 complete = end < len(buffer) or ended
+            except RecursionError:
+                raise DataError(f"{path}: element {count} is nested too deeply for a row. Remove it.") from None
             except ValueError as error:
                 if ended:
                     raise DataError(f"{path} is no complete JSON array: it breaks in element {count} "
@@ -205,7 +212,7 @@ def _object_rows(path: Path) -> Iterator[Any]:
         text = file.read()
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is neither JSON lines nor one JSON value: {error}. The file is cut off or damaged: "
                         "write it again.") from error
     rows = next((value[key] for key in WRAPPERS if isinstance(value, dict) and isinstance(value.get(key), list)), None)

@@ -69,7 +69,10 @@ class RowStore:
         for batch, start, end in zip(batches.tolist(), first.tolist(), ends, strict=True):
             texts += self._reader.get_batch(batch).column(0).take(pa.array(rows[start:end] % ROWS_PER_BATCH)).to_pylist()
         self._map.madvise(mmap.MADV_DONTNEED)  # else every process would come to hold the whole file
-        return list(map(json.loads, texts))
+        try:
+            return list(map(json.loads, texts))
+        except RecursionError:
+            return list(map(_value, texts))
 
 
 def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
@@ -168,8 +171,19 @@ def _store(rows: Iterator[RawRow], folder: Path, label: str) -> None:
         write_json(aside / ABOUT_FILE, {"num_rows": count, "columns": list(columns)})
 
 
+def _value(text: str) -> Any:
+    """A row's value; None, which is dropped as no preference row, for one that is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return None
+
+
 def _json_text(row: Any) -> str:
-    text = json.dumps(row, ensure_ascii=False, default=_plain)
+    try:
+        text = json.dumps(row, ensure_ascii=False, default=_plain)
+    except RecursionError:
+        return "null"
     # A lone surrogate (legal in JSON as \ud83d) cannot be UTF-8.
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 

@@ -11,6 +11,7 @@ from dpo_core.config import HandoffConfig, UploadConfig
 from dpo_core.errors import ConfigError, HandoffRefused
 from dpo_core.store import hash_files, write_json
 from flows import post_training, rlvr_intake
+from flows.handoff_commands import signing_key as signing_key_command
 from tasks.events.payloads import DpoCheckpointReady
 from tasks.hand_off_rlvr import hand_off_rlvr, handoff_path
 from tasks.handoff.intake_config import IntakeConfig
@@ -280,6 +281,17 @@ def test_a_key_is_its_owners_alone(tmp_path: Path) -> None:
     assert "c2VjcmV0" not in str(caught.value)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_key_file(tmp_path / "none.pem")
+
+
+def test_the_command_makes_a_key_once_and_prints_what_receivers_list(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    signing_key_command(tmp_path / "key.pem")
+    made = (tmp_path / "key.pem").read_bytes()
+    signing_key_command(tmp_path / "key.pem")
+    first, again = capsys.readouterr().out.split()
+    assert first == again
+    assert IntakeConfig(trusted_keys=(first,)).trusted_keys == (first,)
+    assert (tmp_path / "key.pem").read_bytes() == made
 
 
 @pytest.mark.parametrize("key", ["", "ed25519:", "ssh-ed25519 AAAA", KEY + "A"])

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dpo_core.data import mix, pool
+from dpo_core.data import mix, pool, render_limits
 from dpo_core.data.mixing import select_rows, shuffle_order
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.errors import CheckpointError, ConfigError, DataError, StoreError
 from dpo_core.jobs import MixJob, ResolvedSource
 from dpo_core.progress import Progress
 from dpo_core.store import fingerprint
-from tests.tiny_models import make_tokenizer
+from tests.tiny_models import CHATML, make_tokenizer
 
 
 def _row(i, **extra):
@@ -203,3 +203,21 @@ def test_a_damaged_mixture_is_a_store_error(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(StoreError, match="cannot be read"):
         PairDataset.open(result.data.path, "train")
+
+
+def test_rows_and_templates_made_to_break_the_step_are_dropped_with_their_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(render_limits, "TICK_SECONDS", 0.1)
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    evil = "{% if messages[0]['content'] == 'Question 3?' %}" + loops + "{% endif %}" + CHATML
+    make_tokenizer(evil).save_pretrained(tmp_path / "tokenizer")
+    source = _source(tmp_path, [_row(i) for i in range(8)])
+    with source.path.open("a") as file:
+        for depth in (300, 900, 990, 200_000):
+            nested = "[" * depth + "]" * depth
+            file.write(f'{{"prompt": "Question 8?", "chosen": "Yes", "rejected": "No", "tools": {nested}}}\n')
+    result, _ = _run(_job(tmp_path, source))
+    (ledger,) = result.per_source
+    assert (ledger.rows_in, ledger.kept) == (12, 7)
+    assert ledger.offenders["over_limits"][0] == 3
+    assert sum(ledger.dropped.values()) == 5
+    assert 11 in ledger.offenders["not_a_preference_row"]

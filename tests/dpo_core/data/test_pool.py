@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dpo_core.data import pool
-from dpo_core.data.pool import Chunk, chunks_of, make_pool, prompt_key
-from dpo_core.errors import StepCrashed
+from dpo_core.data.pool import Chunk, _Outcome, _part, chunks_of, make_pool, prompt_key
+from dpo_core.errors import CheckpointError, StepCrashed
 
 SLEEPING_POOL = """
 import os, pathlib, sys, time
@@ -49,6 +49,42 @@ def test_a_worker_that_dies_is_a_crash_that_is_worth_a_retry(monkeypatch):
     with pytest.raises(StepCrashed, match="num_workers") as raised:
         list(make_pool(_die, [Chunk(0, np.array([0])), Chunk(0, np.array([1]))], 2, 2))
     assert raised.value.retryable
+
+
+def _stuck_on(*rows):
+    """A maker that some rows keep in a library for ever, where no handler of a signal runs."""
+    haystack, needle = "a" * 1_000_000, "ab" + "a" * 500_000
+
+    def make(chunk):
+        if set(rows) & set(chunk.rows.tolist()):
+            haystack.rfind(needle)
+        return _part(chunk, [_Outcome() for _ in chunk.rows])
+
+    return make
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(pool, "MIN_ROWS_FOR_WORKERS", 1)
+    monkeypatch.setattr(pool, "ROWS_PER_CHUNK", 4)
+    monkeypatch.setattr(pool, "SECONDS_PER_CHUNK", 0.5)
+    monkeypatch.setattr(pool, "SECONDS_PER_ROW", 0.5)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("stuck", [(0,), (5, 59)])
+def test_a_row_that_no_handler_can_end_is_dropped_and_all_others_are_there(stuck):
+    parts = list(make_pool(_stuck_on(*stuck), chunks_of([np.arange(60)]), 60, 2))
+    facts = [fact for part in parts for fact in part.facts.to_pylist()]
+    assert [fact["row"] for fact in facts] == list(range(60))
+    assert {fact["row"]: fact["reason"] for fact in facts if fact["reason"]} == dict.fromkeys(stuck, "over_limits")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_tokenizer_that_is_stuck_on_every_row_is_given_up(monkeypatch):
+    monkeypatch.setattr(pool, "MAX_ROWS_STUCK", 2)
+    with pytest.raises(CheckpointError, match="on each of 2 rows"):
+        list(make_pool(_stuck_on(*range(8)), chunks_of([np.arange(8)]), 8, 2))
 
 
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):
