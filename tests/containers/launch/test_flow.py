@@ -5,12 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import docker
 import pytest
-from docker.models.containers import Container
 from prefect.client.orchestration import get_client
 
 from dpo_core.compute_config import ComputeConfig
@@ -22,7 +20,7 @@ from tasks.image.image_ref import ImageRef
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import ROOT
-from tests.containers.launch.watching import wait_for
+from tests.containers.launch.watching import containers_of, wait_for
 from tests.flows.conftest import last_run, launches, tiny_config, tiny_inputs
 from tests.prefect_database import new_prefect_home
 from tests.step_process import metrics_of
@@ -34,11 +32,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server",
 def metrics(store: Path) -> list[dict]:
     folders = list((store / "train").glob("*"))
     return metrics_of(folders[0]) if folders else []
-
-
-def containers_of(store: Path, client: docker.DockerClient) -> list[Container]:
-    return [one for one in client.containers.list(all=True, filters={"label": "pairline=1"})
-            if one.labels["pairline.folder"].startswith(f"{store}/")]
 
 
 def prefect_log() -> list[str]:
@@ -74,13 +67,3 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
     log = prefect_log()
     assert any(line.startswith("| step ") for line in log)
     assert any(line.startswith("| train: ") for line in log)
-
-
-def test_two_flows_that_need_one_job_run_it_once(tiny_inputs, trainer: ImageRef, tmp_path):
-    config = tiny_config(tiny_inputs, tmp_path / "store", train={"max_steps": 4}, image={"use": trainer.reference},
-                         compute={"launcher": "docker", "memory_gib": 4})
-    with ThreadPoolExecutor() as pool, contextlib.closing(docker.from_env()) as client:
-        first, second = (pool.submit(dpo_stage, config) for _ in range(2))
-        assert first.result() == second.result()
-        assert containers_of(tmp_path / "store", client) == []
-    assert set(launches(tmp_path / "store").values()) == {1}

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import docker
 from docker.models.containers import Container
@@ -39,6 +40,12 @@ def wait_for(reached: Callable[[], object], seconds: float = PATIENCE_SECONDS) -
     while not reached():
         assert time.monotonic() < deadline, "it never came to that"
         time.sleep(0.02)
+
+
+def containers_of(store: Path, client: docker.DockerClient) -> list[Container]:
+    """Those of jobs below ``store``, ended ones included."""
+    return [one for one in client.containers.list(all=True, filters={"label": "pairline=1"})
+            if one.labels["pairline.folder"].startswith(f"{store}/")]
 
 
 def container_of(client: docker.DockerClient, step: ContainerStep) -> Container:
