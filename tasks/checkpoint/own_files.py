@@ -24,7 +24,7 @@ MAX_JSON_BYTES = 64 << 20  # the index of 500 000 tensors
 MAX_JSON_DEPTH = 32
 
 
-def inside(folder: Path, name: str) -> bool:
+def _leads_down(name: str) -> bool:
     """Whether ``name`` is a relative path that no part of leads up."""
     return bool(name) and not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
@@ -58,7 +58,7 @@ def opened_inside(folder: Path, name: str) -> Iterator[BinaryIO]:
             raise CheckpointError(f"{folder / name} is no regular file, as those of a checkpoint are. Remove it.")
         of_process = Path(f"/proc/self/fd/{descriptor}")
         real = of_process.readlink() if of_process.exists() else (folder / name).resolve()
-        if not inside(folder, name) or not _belongs(real, folder.resolve()):
+        if not _leads_down(name) or not _belongs(real, folder.resolve()):
             raise CheckpointError(f"{folder / name} is a link to {real}, outside the checkpoint, and what it leads to would "
                                   "be published with it. If that is meant, put a copy of the file in the link's place.")
         yield file
