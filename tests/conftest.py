@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.warm.started import ROOT, warm_servers
 
@@ -23,6 +24,8 @@ TOGETHER = ("containers", "server")  # folders; they take longest and mostly wai
 def pytest_configure() -> None:
     """One thread for a worker and all that it starts, on whichever core is free: bound to a core of its own, it would wait
     for that one while the other is idle. Compiled kernels (flex_attention, a minute) are kept from run to run."""
+    settings.register_profile("unhurried", parent=settings(), deadline=None)  # an example may wait for others' programs
+    settings.load_profile("unhurried")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KEPT / "inductor"))
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}

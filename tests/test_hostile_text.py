@@ -25,7 +25,7 @@ from rich.console import Console
 
 from dpo_core.config import AdapterConfig, HandoffConfig
 from dpo_core.errors import ConfigError
-from dpo_core.jobs import BatchPlan, CheckpointRef, DatasetRef
+from dpo_core.jobs import LOG_FILE, BatchPlan, CheckpointRef, DatasetRef
 from dpo_core.progress import ProgressEvent
 from dpo_core.results import AnswerPair, EvaluateResult, LengthStats, MixResult, SourceLedger
 from dpo_core.store import write_json
@@ -45,6 +45,7 @@ from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.schema import RLVRHandoff, RuleCheck
 from tasks.image.image_ref import ImageRef
 from tasks.launch.launcher import hearing_lines
+from tasks.launch.own_folder import own_folder
 from tasks.launch.step_log import step_log
 from tasks.publish.model_card import CardInputs, render_card
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
@@ -166,7 +167,8 @@ def show_status(text: str, console: Console) -> None:
 
 
 def show_displays(text: str, console: Console) -> None:
-    event = ProgressEvent(step=text, done=1, total=2, unit=text, rate=1.0, phase=text, metrics={"loss": 1.0})
+    most = text[:200]
+    event = ProgressEvent(step=most, done=1, total=2, unit=most, rate=1.0, phase=most, metrics={"loss": 1.0})
     for display in (LineDisplay(console), BarDisplay(console)):
         with display:
             for ended in ({}, {"state": "failed", "seconds": 1.0}):
@@ -232,12 +234,13 @@ def test_an_accepted_hand_off_is_told_in_lines_of_ours(monkeypatch, capsys):
     import flows.rlvr_intake
 
     text = "x\nok    forged: yes\x1b[2J"
-    accepted = SimpleNamespace(rules=[RuleCheck(rule=text, passed=False, detail=text)], handoff=handoff_with(text))
+    accepted = SimpleNamespace(rules=[RuleCheck(rule=text, passed=False, detail=text)], signed_by=text,
+                               checkpoint=handoff_with(text).checkpoint)
     monkeypatch.setattr(flows.local_prefect, "prepare_prefect", lambda store: False)
     monkeypatch.setattr(flows.rlvr_intake, "rlvr_intake", lambda *_, **__: accepted)
     cli.intake("handoff.json")
     lines = calm(capsys.readouterr().out).splitlines()
-    assert [line.split(" ")[0] for line in lines] == ["FAIL", "accepted:"]
+    assert [line.split(" ")[0] for line in lines] == ["FAIL", "signed", "accepted:"]
 
 
 # --- logs --------------------------------------------------------------------------------------------------------------
@@ -266,7 +269,7 @@ def test_a_step_s_lines_are_visible_in_its_log_and_for_all_who_hear_them(text):
         with step_log(Path(folder), None) as log:
             log.head(text)
             log.line(text)
-        calm((Path(folder) / "log.txt").read_text())
+        calm((own_folder(Path(folder)) / LOG_FILE).read_text())
     calm("\n".join([*log.last_lines, *heard.lines]))
 
 

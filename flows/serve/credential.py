@@ -9,7 +9,6 @@ import os
 import secrets
 import tempfile
 from pathlib import Path
-from urllib.parse import quote
 
 from dpo_core.errors import ConfigError
 from flows.run_processes import (
@@ -66,7 +65,7 @@ def prepare_credential(folder: Path) -> str:
 
 def login_link(ui_url: str, credential: str) -> str:
     """The address that logs a browser in. What stands behind # is never sent, so no log of a server or proxy holds it."""
-    return f"{ui_url}{LOGIN_PATH}#{quote(base64.b64encode(credential.encode()), safe='')}"
+    return f"{ui_url}{LOGIN_PATH}#{base64.b64encode(credential.encode()).decode()}"
 
 
 def credential_for(api_url: str, folder: Path) -> str | None:
