@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
 from urllib.parse import unquote, urlsplit
 
 LFS_FROM_BYTES = 10_000
@@ -50,6 +51,7 @@ class Hub:
     """What the server knows, open to a test. ``write_tokens`` may write, ``read_tokens`` only read."""
 
     endpoint: str = ""
+    elsewhere: str = ""  # the same server by another host name
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     lfs: dict[str, bytes] = field(default_factory=dict)
     write_tokens: set[str] = field(default_factory=lambda: {"hf_writetoken"})
@@ -170,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(content, headers=headers | {"ETag": f'"{git_sha1(content)}"'})
         oid = hashlib.sha256(content).hexdigest()
         self.hub.lfs[oid] = content
-        host = self.hub.endpoint.replace("127.0.0.1", "localhost")
+        host = self.hub.elsewhere
         self.answer(status=302, headers=headers | {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content)),
                                                    "ETag": f'"{git_sha1(content)}"', "Location": f"{host}/lfs/{oid}"})
 
@@ -185,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def lfs_batch(self, repo: str) -> None:
         self.find("model", repo, write=True)
-        host = self.hub.endpoint.replace("127.0.0.1", "localhost")
+        host = self.hub.elsewhere
         objects = [item if item["oid"] in self.hub.lfs  # known already: no action
                    else {**item, "actions": {"upload": {"href": f"{host}/lfs/{item['oid']}"}}}
                    for item in json.loads(self.body)["objects"]]
@@ -263,6 +265,8 @@ def serve(address: str = "127.0.0.1") -> Iterator[Hub]:
     handler = type("BoundHandler", (Handler,), {"hub": hub})
     server = ThreadingHTTPServer((address, 0), handler)
     hub.endpoint = f"http://{address}:{server.server_port}"
+    other_name = "localhost" if address == "127.0.0.1" else int(IPv4Address(address))  # 2886795265 is 172.17.0.1
+    hub.elsewhere = f"http://{other_name}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
