@@ -65,7 +65,8 @@ class CheckpointConfig(Section):
     allow_pickle: tuple[str, ...] = Field((), description="Pickle weight files (e.g. pytorch_model.bin) that may be "
                                           "loaded, by file name. Pickle can run code; prefer safetensors.")
     allow_remote_code: tuple[str, ...] = Field((), description="Python files of the checkpoint that may be executed, "
-                                               "by file name (e.g. modeling_x.py). Read them first.")
+                                               "by name (modeling_x.py) or by name and content (modeling_x.py@sha256:...). "
+                                               "Read them first.")
 
 
 class DataSource(Section):

@@ -17,6 +17,7 @@ from flows.dpo_stage import dpo_stage
 from flows.overrides import apply_overrides, load_yaml, validated
 from flows.rlvr_intake import local_path, rlvr_intake
 from flows.stage_config import StageConfig
+from tasks.checkpoint.allowed_code import check_pinned
 from tasks.checkpoint.announced import check_unchanged, verify_checkpoint
 from tasks.events.chain import ALREADY_STARTED, earlier_run, join_chain
 from tasks.events.payloads import CheckpointReady, DpoCheckpointReady, SftCheckpointReady
@@ -48,7 +49,9 @@ def config_after_sft(checkpoint: SftCheckpointReady, recipe: Path, overrides: li
     path = named_recipe(checkpoint.recipe, recipes_folder) if checkpoint.recipe else recipe
     values = apply_overrides(load_yaml(path), overrides)
     place = {"source": checkpoint.source, "revision": checkpoint.revision}
-    return validated({**values, "checkpoint": {**(values.get("checkpoint") or {}), **place}}, str(path))
+    config = validated({**values, "checkpoint": {**(values.get("checkpoint") or {}), **place}}, str(path))
+    check_pinned(config.checkpoint.allow_remote_code, str(path))
+    return config
 
 
 def already_started(payload: CheckpointReady) -> State | None:

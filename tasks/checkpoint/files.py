@@ -12,6 +12,7 @@ from typing import Any, Literal
 from dpo_core.config import CheckpointConfig
 from dpo_core.errors import CheckpointError
 from dpo_core.store import fingerprint
+from tasks.checkpoint.allowed_code import code_names
 from tasks.checkpoint.own_files import check_inside, read_json_file
 from tasks.checkpoint.safetensors_header import read_header
 
@@ -137,12 +138,13 @@ def check_remote_code(folder: Path, config: CheckpointConfig) -> None:
         for reference in _references(auto_map):
             repository, _, module = reference.rpartition("--")
             wanted.add(f"{repository}--{module}" if repository else (module.rpartition(".")[0] or module) + ".py")
-    if refused := sorted(wanted - set(config.allow_remote_code)):
+    allowed = code_names(config.allow_remote_code)
+    if refused := sorted(wanted - set(allowed)):
         raise CheckpointError(
             f"{config.source} wants to run its own Python code: {', '.join(refused)} (auto_map). Use a version that stock "
             "transformers knows, or read that code and then allow it by name: "
             f"checkpoint.allow_remote_code: [{', '.join(refused)}].")
-    if missing := [name for name in config.allow_remote_code if not (folder / name).is_file()]:
+    if missing := [name for name in allowed if not (folder / name).is_file()]:
         raise CheckpointError(f"checkpoint.allow_remote_code names {', '.join(missing)}, which {config.source} does not "
                               "have.")
 
@@ -152,7 +154,7 @@ def checked_files(folder: Path, weights: tuple[str, ...], config: CheckpointConf
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{config.source} has no {CONFIG} in {folder}, so its architecture is unknown. Save it with "
                               "the model (model.save_pretrained).")
-    wanted = {CONFIG, GENERATION_CONFIG, WEIGHTS_INDEX, *TOKENIZER_FILES, *weights, *config.allow_remote_code}
+    wanted = {CONFIG, GENERATION_CONFIG, WEIGHTS_INDEX, *TOKENIZER_FILES, *weights, *code_names(config.allow_remote_code)}
     names = sorted(name for name in wanted | extra_templates(folder) if (folder / name).is_file())
     check_inside(folder, names)
     read_json_file(folder / CONFIG)

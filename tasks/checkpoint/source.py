@@ -22,6 +22,7 @@ from dpo_core.config import CheckpointConfig
 from dpo_core.errors import CheckpointError, RemoteError, StoreError, from_os_error
 from dpo_core.jobs import CheckpointRef
 from dpo_core.store import HASH_CHUNK_BYTES, exclusive, fingerprint, new_directory, verify_files, write_json
+from tasks.checkpoint.allowed_code import code_names, other_code
 from tasks.checkpoint.files import (
     CONFIG,
     EXTRA_TEMPLATES,
@@ -106,7 +107,8 @@ def _download(config: CheckpointConfig, store_root: Path) -> Located:
     commit, names = _resolve(api, config, store_root, doing)
     names = [name for name in names if "/" not in name or name.startswith(f"{EXTRA_TEMPLATES}/")]
     weights = weight_source(names, config)
-    small = [name for name in names if not name.endswith((*WEIGHT_SUFFIXES, ".py")) or name in config.allow_remote_code]
+    code = code_names(config.allow_remote_code)
+    small = [name for name in names if not name.endswith((*WEIGHT_SUFFIXES, ".py")) or name in code]
     try:
         folder = Path(api.snapshot_download(config.source, revision=commit, allow_patterns=small))
         if weights.kind == "safetensors":
@@ -150,6 +152,9 @@ def snapshot(located: Located, config: CheckpointConfig, store_root: Path) -> Ch
     """Check the files and keep them as ``<store>/checkpoints/<id>/``; an undamaged earlier snapshot is reused."""
     names = checked_files(located.folder, located.weights.names, config)
     files = hash_named(located.folder, names)
+    if other := other_code(config.allow_remote_code, files):
+        raise CheckpointError(f"{config.source} has another {', '.join(other)} than the one that "
+                              "checkpoint.allow_remote_code allows by its sha256. Read it before you allow it.")
     path = store_root.resolve() / "checkpoints" / fingerprint(files)[:16]
     with exclusive(path.parent, wait_seconds=SECONDS_FOR_ANOTHER_RUN):
         if not _is_intact(path, files):

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 
 from dpo_core.config import CheckpointConfig
 from dpo_core.errors import CheckpointError, HandoffRefused
+from tasks.checkpoint.allowed_code import code_names, other_code
 from tasks.checkpoint.files import checked_files
 from tasks.handoff.intake_config import IntakeConfig
 from tasks.handoff.rlvr_rules import check_names, check_template, failed_rules
@@ -33,10 +34,11 @@ def place_to_open(claimed: UploadedCheckpoint, settings: IntakeConfig) -> Upload
             raise HandoffRefused(f"The hand-off lists the file {name[:100]!r} with sha256 {sha256[:70]!r}, which no "
                                  "checkpoint has. Ask the DPO stage for a new hand-off.")
     refuse_failed(claimed.uri, check_names(claimed))
-    code = sorted(name for name in claimed.files if name.endswith(".py") and name not in settings.allow_remote_code)
-    if code:
-        raise HandoffRefused(f"The checkpoint brings Python code: {', '.join(code[:5])}. Read it, and allow it by name "
-                             "here: allow_remote_code (what the hand-off says of it does not count).")
+    code = sorted(name for name in claimed.files if name.endswith(".py")
+                  and name not in code_names(settings.allow_remote_code))
+    if code := code or other_code(settings.allow_remote_code, claimed.files):
+        raise HandoffRefused(f"The checkpoint brings Python code: {', '.join(code[:5])}. Read it, and allow it by name, "
+                             "or by name@sha256:..., here: allow_remote_code (what the hand-off says of it does not count).")
     if claimed.kind == "directory":
         if claimed.directory is None or not claimed.directory.is_absolute():
             raise HandoffRefused(f"The hand-off names the directory {claimed.directory}, expected an absolute path.")

@@ -14,7 +14,8 @@ class IntakeConfig(GrpoConfig):
 
     endpoint: str | None = Field(None, description="Address of the Hub that checkpoints are fetched from; the token is sent "
                                  "to no other. Empty: HF_ENDPOINT, or the Hugging Face Hub.")
-    allow_remote_code: tuple[str, ...] = Field((), description="Python files of a checkpoint that may be executed, by file "
-                                               "name (e.g. modeling_x.py). Read them first.")
+    allow_remote_code: tuple[str, ...] = Field((), description="Python files of a checkpoint that may be executed, by name "
+                                               "(modeling_x.py) or by name and content (modeling_x.py@sha256:...). "
+                                               "Read them first.")
     trusted_keys: tuple[PublicKey, ...] = Field((), description="Public keys (ed25519:...) of the stages whose hand-offs "
                                                 "are taken. Empty: anybody's, signed or not.")

@@ -58,6 +58,15 @@ def test_a_link_out_of_the_folder_is_no_recipe_of_it(folder: Path) -> None:
         config_after_sft(event("none.yaml"), folder / "ours.yaml", [], folder)
 
 
+def test_code_that_an_operator_allows_is_not_whatever_an_event_brings(folder: Path) -> None:
+    (folder / "code.yaml").write_text(EVIL)
+    with pytest.raises(ConfigError, match=r"code\.yaml allows modeling_x\.py to run, whatever is in it.*@sha256:"):
+        config_after_sft(event("code.yaml"), folder / "ours.yaml", [], folder)
+    pinned = f"modeling_x.py@sha256:{'a' * 64}"
+    config = config_after_sft(event("code.yaml"), folder / "ours.yaml", [f"checkpoint.allow_remote_code=[{pinned}]"], folder)
+    assert config.checkpoint.allow_remote_code == (pinned,)
+
+
 def test_whoever_tells_of_a_checkpoint_is_told_at_once(folder: Path, tmp_path: Path) -> None:
     parameters = {"recipes_folder": str(folder)}
     assert recipe_to_name(folder / "ours.yaml", parameters).name == "ours.yaml"

@@ -80,10 +80,13 @@ def test_code_runs_if_the_receiver_allows_it_and_not_if_the_hand_off_does(
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     path, ran = with_code
     launcher = LaunchHere()
-    with pytest.raises(HandoffRefused, match=r"brings Python code: tok_x\.py\. Read it, and allow it by name here"):
+    with pytest.raises(HandoffRefused, match=r"brings Python code: tok_x\.py\. Read it, and allow it by name, or by"):
         accept(path, tmp_path / "receiver", launcher)
     with pytest.raises(HandoffRefused, match=r"brings Python code"):
         accept(path, tmp_path / "receiver", launcher, settings=IntakeConfig(allow_remote_code=("other.py",)))
+    with pytest.raises(HandoffRefused, match=r"brings Python code: tok_x"):  # not the bytes that the receiver has read
+        accept(path, tmp_path / "receiver", launcher,
+               settings=IntakeConfig(allow_remote_code=(f"tok_x.py@sha256:{'0' * 64}",)))
     assert launcher.steps == []
     assert not ran.exists()
     accepted = accept(path, tmp_path / "receiver", launcher, settings=IntakeConfig(allow_remote_code=("tok_x.py",)))

@@ -108,6 +108,15 @@ def test_a_link_out_of_the_checkpoint_publishes_nothing(checkpoint: Path, tmp_pa
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file() and NOT_OURS in path.read_text()]
 
 
+def test_code_that_is_allowed_by_its_content_is_that_content(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "modeling_x.py").write_text("X = 1\n")
+    pin = f"modeling_x.py@sha256:{sha256_file(checkpoint / 'modeling_x.py')}"
+    assert "modeling_x.py" in fetch(checkpoint, tmp_path / "store", allow_remote_code=(pin,)).files
+    (checkpoint / "modeling_x.py").write_text("X = 2\n")
+    with pytest.raises(CheckpointError, match=r"another modeling_x\.py than the one that"):
+        fetch(checkpoint, tmp_path / "store", allow_remote_code=(pin,))
+
+
 def test_a_link_put_in_place_while_files_are_copied_publishes_nothing(
         checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").write_text(NOT_OURS)
