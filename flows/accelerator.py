@@ -3,9 +3,11 @@
 A limit that does not exist limits nothing in Prefect, without a word; here it must exist.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
@@ -16,6 +18,7 @@ from prefect.settings import PREFECT_API_URL
 from dpo_core.errors import ConfigError
 from tasks.launch.launcher import raise_if_stopped
 
+log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 5  # how long a stopped member goes on waiting at most
 LEASE_SECONDS = 60  # a slot whose holder was killed is free again after this; Prefect has no less
 
@@ -43,6 +46,22 @@ def make_own_limit(name: str) -> None:
 
 
 @contextmanager
+def _held(name: str) -> Iterator[None]:
+    """Hold a slot, or raise ``TimeoutError`` soon. Where the server is away at the end, the slot is free by itself."""
+    is_over = False
+    try:
+        with concurrency(name, strict=True, timeout_seconds=SECONDS_BETWEEN_LOOKS, lease_duration=LEASE_SECONDS,
+                         raise_on_lease_renewal_failure=False):
+            yield
+            is_over = True
+    except httpx.TransportError as error:  # a client that was never connected does not wait for the server
+        if not is_over:
+            raise
+        log.warning("The slot of the limit %s could not be given back (%s). It is free again after %d s.", name, error,
+                    LEASE_SECONDS)
+
+
+@contextmanager
 def slot(name: str) -> Iterator[None]:
     """Hold a slot, after waiting for it. A server that goes away for a while does not end who holds one."""
     with ExitStack() as stack:
@@ -50,8 +69,7 @@ def slot(name: str) -> Iterator[None]:
         while True:
             raise_if_stopped()
             with suppress(TimeoutError):
-                stack.enter_context(concurrency(name, strict=True, timeout_seconds=SECONDS_BETWEEN_LOOKS,
-                                                lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False))
+                stack.enter_context(_held(name))
                 break
             if not waits:
                 get_run_logger().info("Waiting for a slot of the limit %s: others train.", name)

@@ -8,15 +8,18 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from dpo_core.errors import ConfigError, GateFailed, NonFinite, OutOfMemory, StepCrashed
 from flows.accelerator import SECONDS_BETWEEN_LOOKS, slot
@@ -208,6 +211,18 @@ def test_a_stage_waits_for_the_slot_that_a_member_of_a_sweep_holds(swept, tiny_i
             assert client.read_global_concurrency_limit_by_name(name).active_slots == 0
         finally:
             client.delete_global_concurrency_limit_by_name(name)
+
+
+def test_a_slot_that_cannot_be_given_back_ends_nobody(caplog):
+    """The server is away when the training is over."""
+    with get_client(sync_client=True) as client:
+        for name in ("given-back", "not-given-back"):
+            client.upsert_global_concurrency_limit_by_name(name, 1)
+    with ExitStack() as away, slot("not-given-back"):
+        away.enter_context(temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}))
+    assert "The slot of the limit not-given-back could not be given back" in caplog.text
+    with pytest.raises(httpx.ConnectError, match="of who holds it"), slot("given-back"):
+        raise httpx.ConnectError("of who holds it")
 
 
 def steps_of(store: Path, name: str) -> list[str]:
