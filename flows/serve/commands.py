@@ -47,6 +47,7 @@ def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id
              store: Store = Path(".pairline")) -> None:
     """Verify an SFT checkpoint and tell the server of it, which starts dpo-stage/after-sft: for jobs outside Prefect."""
     use_server(store)
+    from tasks.checkpoint.allowed_code import check_pinned
     from tasks.checkpoint.announced import verify_checkpoint
     from tasks.events.chain import announce_sft
     from tasks.events.payloads import SftCheckpointReady, chain_tag
@@ -57,6 +58,7 @@ def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id
     known = load_yaml(used).get("checkpoint") if used else None
     prepare_store(store)
     config = CheckpointConfig.model_validate({**(known or {}), "source": checkpoint, "revision": revision})
+    check_pinned(config.allow_remote_code, str(used))
     found = verify_checkpoint(config, store)
     payload = SftCheckpointReady(
         name=name, source=found.source, revision=found.revision, weights_fingerprint=found.weights_fingerprint,

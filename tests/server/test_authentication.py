@@ -257,7 +257,7 @@ def test_another_terminal_gets_in_unasked(installation: Installation, tmp_path: 
                    "localhost": ("PREFECT_API_URL", f"http://localhost:{settings.port}/api/")}[known]
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
     script = ("from pathlib import Path; from flows.serve.commands import use_server; use_server(Path('.pairline'))\n"
-              "from flows.serve.commands import recipe_of_deployment; recipe_of_deployment(); import os\n"
+              "from flows.serve.commands import parameters_of_deployment as ask; ask(); import os\n"
               "print(os.environ['PREFECT_API_URL'])")
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, text=True, capture_output=True, check=False,
                           timeout=300, env=own | {name: value, "PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)})

@@ -8,7 +8,8 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 
-from dpo_core.errors import CheckpointError
+from dpo_core.errors import CheckpointError, ConfigError
+from dpo_core.store import sha256_file
 from flows.serve.commands import emit_sft
 from tests.tiny_models import make_model
 
@@ -43,6 +44,10 @@ def test_the_checkpoint_section_of_the_deployments_recipe_counts(own_code, tmp_p
         emit_sft(str(own_code), store=tmp_path)
     made = deploy(recipe)
     try:
+        with pytest.raises(ConfigError, match="Say which bytes you have read"):
+            emit_sft(str(own_code), store=tmp_path)
+        pinned = f"modeling_x.py@sha256:{sha256_file(own_code / 'modeling_x.py')}"
+        recipe.write_text(f"checkpoint: {{source: another, allow_remote_code: ['{pinned}']}}")
         emit_sft(str(own_code), store=tmp_path)
     finally:
         with get_client(sync_client=True) as client:
