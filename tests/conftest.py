@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.warm.started import ROOT, warm_servers
+from tests.warm.started import ROOT, warm_server
 
 pytest_plugins = ["tests.left_behind"]
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairline-tests"  # outlives a run
@@ -96,14 +96,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm_steps(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Steps and flows that integration tests start are forked from processes that have imported everything (tests/warm)."""
-    real = [item for item in request.session.items if item.get_closest_marker("integration")]
-    folders = {item.path.relative_to(ROOT).parts[1] for item in real}
-    if not folders:
+    """Steps that integration tests start are forked from a process that has imported everything (tests/warm)."""
+    if not any(item.get_closest_marker("integration") for item in request.session.items):
         yield
         return
-    kinds = ("steps", "prefect") if folders & {"server", "flows", "containers"} else ("steps",)
-    with warm_servers(*kinds):
+    with warm_server():
         yield
 
 

@@ -267,8 +267,8 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(tiny_inputs, tmp_path):
     new_prefect_home(store / "prefect")
 
     def second_trains() -> bool:
-        going_on = [folder for folder in (store / "train").glob("*") if not (folder / "result.json").exists()]
-        return (len(list((store / "train").glob("*"))) == 2
+        going_on = [folder for folder in (store / "train").glob("[!.]*") if not (folder / "result.json").exists()]
+        return (len(list((store / "train").glob("[!.]*"))) == 2
                 and any(any(folder.glob("checkpoints/[!.]*")) for folder in going_on))
 
     process = line.start()

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -13,7 +12,7 @@ import pytest
 from tasks.gate.approval import Approval
 from tasks.handoff.schema import read_handoff
 from tests.server.browser import Page, browser
-from tests.server.conftest import Installation, log_in, tiny_values, wait_until
+from tests.server.conftest import Installation, log_in, tiny_values, wait_until, without_training
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 
@@ -45,8 +44,8 @@ def submitted(installation: Installation, page: Page, config: dict) -> UUID:
 @pytest.mark.parametrize(("wait", "decision", "end"), [("pause", "reject", "ApprovalRejected"),
                                                        ("suspend", "approve", "Completed")])
 def test_a_person_answers_on_the_runs_page(installation: Installation, page: Page, inputs: Path, prepared: Path,
-                                           tmp_path: Path, wait: str, decision: str, end: str):
-    store = Path(shutil.copytree(prepared, tmp_path / "store", symlinks=True))
+                                           wait: str, decision: str, end: str):
+    store = without_training(prepared)
     config = tiny_values(inputs, store, train={"max_steps": 1}, gate={"approval": "person", "wait": wait})
     run = submitted(installation, page, config)
     page.leave()

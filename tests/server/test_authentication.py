@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from flows.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE, environment_of
 from flows.serve.settings import POOL, PROJECT
 from flows.serve.up import wait_until_healthy
 from tests.server.browser import Page, browser
-from tests.server.conftest import Installation, log_in, tiny_values, wait_until
+from tests.server.conftest import Installation, log_in, tiny_values, wait_until, without_training
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 PLANTED, BLOCK, FLOW = "s3cret-of-a-block", "planted-for-a-page", "of-another-page"
@@ -282,8 +281,8 @@ def start_as_before(installation: Installation) -> None:
 
 
 def test_an_installation_from_before_is_closed_and_its_runs_go_on(installation: Installation, page: Page, elsewhere: str,
-                                                                  inputs: Path, prepared: Path, tmp_path: Path):
-    store = Path(shutil.copytree(prepared, tmp_path / "store", symlinks=True))
+                                                                  inputs: Path, prepared: Path):
+    store = without_training(prepared)
     assert installation.pairline("down").returncode == 0
     try:
         start_as_before(installation)
@@ -293,7 +292,7 @@ def test_an_installation_from_before_is_closed_and_its_runs_go_on(installation: 
         assert "refused" not in got.values(), got
         assert flows_of_the_attack(installation) == {FLOW, f"{FLOW}-blind"}
         known = {run.id for run in installation.runs_of("dpo-stage/manual")}
-        train = {"num_epochs": 80, "checkpoint_every": 20}  # at work still when the command has started
+        train = {"num_epochs": 240, "checkpoint_every": 20}  # at work still when the command has started
         run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)})
         wait_until(lambda: any(store.glob("train/*/checkpoints/[!.]*")), "a checkpoint",
                    lambda: f"{installation.run(run).state!r}")

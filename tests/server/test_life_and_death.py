@@ -1,7 +1,6 @@
 """Real kills of real processes under a real server and worker: one complete result, no step done twice, nothing left."""
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from flows.run_processes import processes_of_run
 from flows.serve.server_objects import DEAD_RUNS, SECONDS_WITHOUT_HEARTBEAT, dead_runs, make_automation
 from flows.serve.settings import HEARTBEAT_SECONDS
 from tests.flows.conftest import step_processes
-from tests.server.conftest import Installation, tiny_values, wait_until
+from tests.server.conftest import Installation, tiny_values, wait_until, without_training
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 STEPS_BEFORE = ("mix", "reference")
@@ -31,11 +30,11 @@ def starts(store: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def training(installation: Installation, inputs: Path, prepared: Path, tmp_path: Path) -> Callable[..., tuple[UUID, Path]]:
+def training(installation: Installation, inputs: Path, prepared: Path) -> Callable[..., tuple[UUID, Path]]:
     """Starts a long training in a store of its own and waits until it has taken steps."""
 
     def begin(num_epochs: int) -> tuple[UUID, Path]:
-        store = Path(shutil.copytree(prepared, tmp_path / "store", symlinks=True))
+        store = without_training(prepared)
         for log in store.glob("*/*/log.txt"):
             log.write_text("")
         train = {"num_epochs": num_epochs, "checkpoint_every": 20, "global_batch_pairs": 2}

@@ -1,7 +1,6 @@
 """Where a token does not show: it is planted in a Secret block, used by a real upload, and searched for everywhere."""
 
 import base64
-import shutil
 import sqlite3
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 from prefect.blocks.system import Secret
 
 from tests.hub_server import serve
-from tests.server.conftest import Installation, tiny_values
+from tests.server.conftest import Installation, tiny_values, without_training
 
 pytestmark = pytest.mark.integration
 TOKEN, BLOCK = "hf_planted_9f8e7d6c5b4a", "planted-hub-token"
@@ -33,7 +32,7 @@ def tables_with(text: str, database: Path) -> list[str]:
 
 def test_a_token_shows_nowhere_after_the_run_that_used_it(installation: Installation, inputs: Path, prepared: Path,
                                                          tmp_path: Path):
-    store = Path(shutil.copytree(prepared, tmp_path / "store", symlinks=True))
+    store = without_training(prepared)
     with installation.client() as client:
         deployment = client.read_deployment_by_name("dpo-stage/manual")
         with installation.of_this_server():

@@ -58,4 +58,4 @@ def test_a_set_that_the_token_may_not_read_stops_before_the_mixing(hub, data, ch
     with disable_run_logger(), pytest.raises(DataError, match="does not let this token read the data set org/prefs"):
         mix_data.fn(data, CheckpointConfig(source="x"), checkpoint_ref(checkpoint), tmp_path / "store",
                     ProcessLauncher(ComputeConfig(threads_per_process=1)))
-    assert not list((tmp_path / "store").glob("mix/*"))
+    assert not list((tmp_path / "store").glob("mix/[!.]*"))

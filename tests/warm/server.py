@@ -1,12 +1,11 @@
-"""The process that forks: it imports what programs need, then turns every request of a stand-in into a child of its own.
+"""The process that forks: it imports what steps need, then turns every request of a stand-in into a child of its own.
 
 A child ends when its stand-in ends, and all of them with this process, which ends when its standard input does: nothing
-outlives the tests. It never computes anything itself, so no thread of torch's or Prefect's is lost in a fork.
+outlives the tests. It never computes anything itself, so no thread of torch's is lost in a fork.
 """
 
 import contextlib
 import ctypes
-import functools
 import importlib
 import json
 import os
@@ -23,17 +22,11 @@ from dataclasses import dataclass
 from dpo_core.process_group import ask_to_stop
 
 LAUNCHER = "accelerate.commands.launch"
-IMPORTED = {
-    "steps": (
-        "accelerate.commands.launch", "torch.distributed.run", "dpo_core.train", "dpo_core.reference", "dpo_core.evaluate",
-        "dpo_core.export", "dpo_core.answer", "dpo_core.data.mix", "dpo_core.model.convert", "dpo_core.engine.plain",
-        "dpo_core.environment", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto",
-        "pandas", "pyarrow.compute", "deepspeed"),
-    "prefect": (
-        "prefect.cli.server", "prefect.server.api.server", "prefect.engine", "prefect.flow_engine", "flows.post_training",
-        "prefect.runner._workspace_supervisor", "flows.dpo_sweep", "flows.rlvr_intake", "flows.maintenance",
-        "flows.serve.server", "flows.serve.lease_storage", "flows.serve.event_order", "uvicorn.main",
-        "prefect.server.utilities.messaging.memory")}
+IMPORTED = (
+    "accelerate.commands.launch", "torch.distributed.run", "dpo_core.train", "dpo_core.reference", "dpo_core.evaluate",
+    "dpo_core.export", "dpo_core.answer", "dpo_core.data.mix", "dpo_core.model.convert", "dpo_core.engine.plain",
+    "dpo_core.environment", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "pandas",
+    "pyarrow.compute", "deepspeed")
 LARGEST_REQUEST = 1 << 20
 PR_SET_PDEATHSIG = 1
 
@@ -43,17 +36,14 @@ class Forked:
     """A child at work for a stand-in."""
 
     pid: int
-    kind: str
-    program: str
+    is_launcher: bool
     standin: socket.socket
 
     def signal(self, number: int) -> None:
         """What a launcher is asked reaches what it has started, as the launcher of flows asks (``ask_to_stop``)."""
         with contextlib.suppress(ProcessLookupError):
-            if self.program == LAUNCHER and number == signal.SIGTERM:
+            if self.is_launcher and number == signal.SIGTERM:
                 ask_to_stop(self.pid)
-            elif self.kind == "prefect":  # these are asked by their process id
-                os.kill(self.pid, number)
             else:
                 os.killpg(self.pid, number)
 
@@ -62,10 +52,10 @@ class Forked:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def serve(listener: socket.socket, kind: str) -> None:
-    """Until standard input ends. ``kind``: a key of IMPORTED"""
+def serve(listener: socket.socket) -> None:
+    """Until standard input ends."""
     os.environ["DS_ACCELERATOR"] = "cpu"  # read at DeepSpeed's import, and set by the engine where it is used
-    for module in IMPORTED[kind]:
+    for module in IMPORTED:
         importlib.import_module(module)
     children: dict[int, Forked] = {}
     ended, wake = socket.socketpair()
@@ -89,10 +79,10 @@ def serve(listener: socket.socket, kind: str) -> None:
                     ended.recv(4096)
                     _collect(children)
                 else:
-                    _hear(key.fileobj, kind, children, waiting)
+                    _hear(key.fileobj, children, waiting)
 
 
-def _hear(standin: socket.socket, kind: str, children: dict[int, Forked], waiting: selectors.BaseSelector) -> None:
+def _hear(standin: socket.socket, children: dict[int, Forked], waiting: selectors.BaseSelector) -> None:
     """A stand-in asks for a child, passes a signal on, or has died."""
     try:
         message, files, _, _ = socket.recv_fds(standin, LARGEST_REQUEST, 3)
@@ -108,7 +98,7 @@ def _hear(standin: socket.socket, kind: str, children: dict[int, Forked], waitin
         request = json.loads(message)
         if (pid := os.fork()) == 0:
             _become(request, files)
-        children[pid] = Forked(pid, kind, request["argv"][0], standin)
+        children[pid] = Forked(pid, request["argv"][0] == LAUNCHER, standin)
         for file in files:
             os.close(file)
     else:
@@ -145,8 +135,10 @@ def _become(request: dict, files: list[int]) -> None:
         _take_environment(request["env"])
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)
-        os.execvpe = functools.partial(_hand_back, request["exec"])
-        _run(request["argv"][:], request["cwd"])
+        sys.argv = request["argv"][:]
+        sys.path[0] = request["cwd"]
+        sys.modules.pop(sys.argv[0], None)  # runpy would warn of a program that is imported already
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -162,39 +154,20 @@ def _become(request: dict, files: list[int]) -> None:
         os._exit(code)
 
 
-def _run(argv: list[str], folder: str) -> None:
-    """As `python -m PROGRAM` would."""
-    sys.argv, sys.path[0] = argv, folder
-    program = argv[0]
-    is_package = hasattr(sys.modules.get(program), "__path__")
-    sys.modules.pop(f"{program}.__main__" if is_package else program, None)  # runpy would warn of one that is imported
-    runpy.run_module(program, run_name="__main__", alter_sys=True)
-
-
-def _hand_back(order: str, file: str, argv: list[str], environment: dict[str, str]) -> None:
-    """In place of ``os.execvpe``: what a process becomes, its stand-in must become. Does not return."""
-    with open(f"{order}.new", "w") as written:
-        json.dump({"file": file, "argv": list(argv), "env": dict(environment), "cwd": os.getcwd()}, written)
-    os.rename(f"{order}.new", order)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
 def _take_environment(environment: dict[str, str]) -> None:
     """With what an interpreter's own start would have made of it."""
+    import numpy
+    import torch
+
     os.environ.clear()
     os.environ.update(environment)
     for folder in reversed(environment.get("PYTHONPATH", "").split(os.pathsep)):
         if folder and folder not in sys.path:
             sys.path.insert(1, folder)
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
     random.seed()
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-        sys.modules["numpy"].random.seed()
-    if context := sys.modules.get("prefect.context"):
-        context.refresh_global_settings_context()
+    numpy.random.seed()
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+    serve(socket.socket(fileno=int(sys.argv[1])))

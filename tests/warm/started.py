@@ -1,4 +1,4 @@
-"""Starts the servers of this session's steps, flows and Prefect servers."""
+"""Starts the server of this session's steps."""
 
 import contextlib
 import os
@@ -22,31 +22,23 @@ def python_path() -> str:
 
 
 @contextlib.contextmanager
-def warm_servers(*kinds: str) -> Iterator[list[subprocess.Popen]]:
-    """Set PYTHONPATH so that programs are handed over. -> the servers, which end with the ``with`` block or this process
-
-    ``kinds``: "steps", "prefect"
-    """
-    with tempfile.TemporaryDirectory(prefix="warm-") as folder, contextlib.ExitStack() as running:
+def warm_server() -> Iterator[subprocess.Popen]:
+    """Set PYTHONPATH so that steps are handed over. -> the server; it ends with the ``with`` block, or with this process."""
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder, socket.socket(
+            socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         for file in (HERE / "site").glob("*.py"):
             shutil.copy(file, folder)
         Path(folder, "root").symlink_to(ROOT)
-        servers = [running.enter_context(_server(kind, folder)) for kind in kinds]
-        patched = running.enter_context(pytest.MonkeyPatch.context())
-        patched.setenv("PYTHONPATH", os.pathsep.join((folder, str(ROOT))))
-        yield servers
-
-
-@contextlib.contextmanager
-def _server(kind: str, folder: str) -> Iterator[subprocess.Popen]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:  # the server's alone: nobody waits for a dead one
-        listener.bind(f"{folder}/{kind}")
+        listener.bind(f"{folder}/socket")
         listener.listen(64)
-        server = subprocess.Popen([sys.executable, "-m", "tests.warm.server", str(listener.fileno()), kind], cwd=ROOT,
+        server = subprocess.Popen([sys.executable, "-m", "tests.warm.server", str(listener.fileno())], cwd=ROOT,
                                   env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
                                   stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
-    try:
-        yield server
-    finally:
-        server.stdin.close()
-        server.wait(timeout=60)
+        listener.close()  # the server's alone: once it is dead, nobody waits for it
+        try:
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setenv("PYTHONPATH", os.pathsep.join((folder, str(ROOT))))
+                yield server
+        finally:
+            server.stdin.close()
+            server.wait(timeout=60)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.warm.started import warm_servers
+from tests.warm.started import warm_server
 
 pytestmark = pytest.mark.integration
 STEP = [sys.executable, "-m", "dpo_core", "--help"]
@@ -20,7 +20,7 @@ STEP = [sys.executable, "-m", "dpo_core", "--help"]
 @pytest.fixture(scope="module")
 def server() -> Iterator[subprocess.Popen]:
     """One for this file; the last test kills it."""
-    with warm_servers("steps") as (process,):
+    with warm_server() as process:
         yield process
 
 
@@ -28,7 +28,7 @@ def server() -> Iterator[subprocess.Popen]:
 def connected() -> Iterator[socket.socket]:
     """A stand-in that has asked for nothing."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as standin:
-        standin.connect(f"{os.environ['PYTHONPATH'].split(os.pathsep)[0]}/steps")
+        standin.connect(f"{os.environ['PYTHONPATH'].split(os.pathsep)[0]}/socket")
         yield standin
 
 
@@ -36,7 +36,7 @@ def connected() -> Iterator[socket.socket]:
 def asked() -> Iterator[socket.socket]:
     """A stand-in that has asked for a step which ends at once."""
     with connected() as standin, open(os.devnull, "r+b") as nothing:
-        request = {"argv": ["dpo_core", "--help"], "env": dict(os.environ), "cwd": os.getcwd(), "exec": ""}
+        request = {"argv": ["dpo_core", "--help"], "env": dict(os.environ), "cwd": os.getcwd()}
         socket.send_fds(standin, [json.dumps(request).encode()], [nothing.fileno()] * 3)
         yield standin
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import docker
@@ -30,7 +31,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server",
 
 
 def metrics(store: Path) -> list[dict]:
-    folders = list((store / "train").glob("*"))
+    folders = list((store / "train").glob("[!.]*"))
     return metrics_of(folders[0]) if folders else []
 
 
@@ -59,7 +60,7 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
         assert containers_of(store, client) == []
     assert launches(store)["train"] == 1
     assert read_handoff(Path(last_run(store)[1].outputs["handoff"])) == handoff
-    (folder,) = (store / "train").iterdir()
+    (folder,) = (store / "train").glob("[!.]*")
     job = read_job(folder / JOB_FILE)
     as_process = job.model_copy(update={"out_dir": tmp_path / "process"})
     trained = run_job(as_process, ProcessLauncher(ComputeConfig(threads_per_process=1)))
@@ -67,3 +68,13 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
     log = prefect_log()
     assert any(line.startswith("| step ") for line in log)
     assert any(line.startswith("| train: ") for line in log)
+
+
+def test_two_flows_that_need_one_job_run_it_once(tiny_inputs, trainer: ImageRef, tmp_path):
+    config = tiny_config(tiny_inputs, tmp_path / "store", train={"max_steps": 4}, image={"use": trainer.reference},
+                         compute={"launcher": "docker", "memory_gib": 4})
+    with ThreadPoolExecutor() as pool, contextlib.closing(docker.from_env()) as client:
+        first, second = (pool.submit(dpo_stage, config) for _ in range(2))
+        assert first.result() == second.result()
+        assert containers_of(tmp_path / "store", client) == []
+    assert set(launches(tmp_path / "store").values()) == {1}

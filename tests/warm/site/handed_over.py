@@ -32,26 +32,14 @@ def run(address: str, argv: list[str]) -> None:
         begun = False
         for number in PASSED_ON:
             signal.signal(number, pass_on)
-        order = f"{address}-{os.getpid()}"
-        request = {"argv": argv, "env": dict(os.environ), "cwd": os.getcwd(), "exec": order}
+        request = {"argv": argv, "env": dict(os.environ), "cwd": os.getcwd()}
         socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
         begun = True
         for number in asked:
             server.send(json.dumps(number).encode())
         answer = server.recv(64)
     code = json.loads(answer) if answer else -signal.SIGKILL  # no answer: the server was killed, and what it forked
-    if os.path.exists(order):
-        _become_what_it_became(order)
     if code < 0:
         signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
         os.kill(os.getpid(), -code)
     os._exit(code)
-
-
-def _become_what_it_became(order: str) -> None:
-    """What ``os.execvpe`` was called with there. Does not return."""
-    with open(order) as file:
-        wanted = json.load(file)
-    os.unlink(order)
-    os.chdir(wanted["cwd"])
-    os.execvpe(wanted["file"], wanted["argv"], wanted["env"])
