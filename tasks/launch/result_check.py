@@ -8,6 +8,7 @@ what a later step is given to read, what is mounted, uploaded or shown is what a
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -31,6 +32,21 @@ def check_result(result: Result, job: Job) -> None:
             verify_files(folder, files)
     except OSError as error:
         raise from_os_error(error, f"reading the result of {job.step}") from error
+
+
+def in_this_store(value: Any, folder: Path) -> Any:
+    """A result of the job in ``folder`` with its paths there, as a store may have been copied or moved since. The names of
+    step and job, which are the same everywhere, tell which part of a path that is."""
+    if isinstance(value, Path):
+        parts, own = value.parts, folder.parts[-2:]
+        start = next((i for i in range(len(parts) - 1) if parts[i:i + 2] == own), None)
+        return value if start is None else folder.joinpath(*parts[start + 2:])
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return value.model_copy(update={name: in_this_store(getattr(value, name), folder) for name in fields})
+    if isinstance(value, dict):
+        return {name: in_this_store(inner, folder) for name, inner in value.items()}
+    return type(value)(in_this_store(inner, folder) for inner in value) if isinstance(value, list | tuple) else value
 
 
 def paths_in(value: object) -> Iterator[Path]:

@@ -25,7 +25,7 @@ from tasks.launch.launcher import Ended, Launcher, OnProgress, current_line_list
 from tasks.launch.log_position import saved_times
 from tasks.launch.notices import tell_job
 from tasks.launch.own_folder import claim, forget_what_was, own_folder, show_log
-from tasks.launch.result_check import check_result
+from tasks.launch.result_check import check_result, in_this_store
 from tasks.launch.step_log import step_log
 
 log = logging.getLogger(__name__)
@@ -144,6 +144,7 @@ def reusable_result(job: Job) -> Result | None:
         return None
     try:
         os.utime(job.out_dir)  # a collection of garbage goes by the time of the last use
+        result = in_this_store(result, job.out_dir)
         check_result(result, job)
         return result
     except StoreError as error:

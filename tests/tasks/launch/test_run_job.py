@@ -6,6 +6,7 @@ The interpreter of these tests is a small real program that behaves well or badl
 import json
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -101,6 +102,16 @@ def test_a_step_that_leaves_its_result_succeeds_and_is_not_run_again(tmp_path):
     log = (step.folder / LOG_FILE).read_text()
     assert "working" in log
     assert "-m dpo_core convert --job" in log
+
+
+@pytest.mark.parametrize("move", [shutil.copytree, shutil.move])
+def test_in_a_store_that_was_copied_or_moved_results_are_where_it_is_now(tmp_path, move):
+    step = Step(tmp_path, "succeed()")
+    step.run()
+    move(tmp_path / "store", tmp_path / "elsewhere" / "store")
+    there = in_store(step.job, tmp_path / "elsewhere" / "store")
+    assert run_job(there, step.launcher).path == there.out_dir
+    assert len((there.out_dir / "calls").read_text().splitlines()) == 1
 
 
 def test_what_an_earlier_start_left_is_cleared_only_when_no_other_run_watches_it(tmp_path):
