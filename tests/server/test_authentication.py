@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -300,7 +301,9 @@ def test_an_installation_from_before_is_closed_and_its_runs_go_on(installation: 
         up = installation.pairline("up")
     assert up.returncode == 0, up.stderr
     assert "started without it" in up.stdout
-    assert "1 stopped" in up.stdout
+    stopped = re.search(r"runs +(\d+) stopped", up.stdout)
+    assert stopped, up.stdout
+    assert int(stopped[1]) >= 1  # the attack's own may be among them
     assert answer(installation, "/api/admin/version")[0] == 401
     assert installation.settings.folder.stat().st_mode & 0o777 == 0o700
     assert (installation.settings.prefect_home / "prefect.db").stat().st_mode & 0o777 == 0o600
