@@ -18,6 +18,7 @@ from dpo_core.visible import one_line, visible
 from flows.handoff_commands import intake, signing_key
 from flows.overrides import read_recipe
 from flows.serve import commands as serve_commands
+from flows.serve.commands import Store
 from flows.stage_config import StageConfig
 from flows.terminal import say, show_table, tell
 
@@ -30,7 +31,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 Recipe = Annotated[Path, typer.Argument(help="YAML file with the settings of a run, e.g. recipes/quickstart.yaml.")]
 Overrides = Annotated[list[str], typer.Option("--set", help="Change a setting: section.field=value, e.g. loss.beta=0.1. "
                                               "May be given several times.")]
-Store = Annotated[Path, typer.Option(help="Folder of the store (a recipe's store.root).")]
 
 
 @app.command()

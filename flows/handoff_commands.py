@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from dpo_core.visible import one_line
+from flows.serve.commands import Store
 from flows.terminal import say
 
 
 def intake(handoff: Annotated[str, typer.Argument(help="Path or file:// address of a handoff.json.")],
-           store: Annotated[Path, typer.Option(help="Folder of the store (a recipe's store.root).")] = Path(".pairline"),
+           store: Store = Path(".pairline"),
            token_block: Annotated[str | None, typer.Option(help="Prefect Secret block with the Hub token of a private "
                                                            "repository; without it HF_TOKEN.")] = None,
            endpoint: Annotated[str | None, typer.Option(help="Address of the Hub to fetch from, and to send the token to; "

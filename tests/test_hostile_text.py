@@ -78,6 +78,7 @@ from tasks.run_log import make_logs_visible
 from tasks.sweep.artifacts import show_sweep
 from tasks.sweep.outcomes import SWEEP_FILE, MemberOutcome, SweepOutcome
 from tests.hostile import EVERYTHING, EVIL, FEW, TEXTS, calm, harmless_markdown, inline_tokens, words
+from tests.tasks.launch.test_run_job import Heard
 from tests.tasks.report.made_run import HEX, config_of, handoff, make_run
 from tests.tasks.report.test_page import LOADING, Reader
 
@@ -244,20 +245,6 @@ def test_an_accepted_hand_off_is_told_in_lines_of_ours(monkeypatch, capsys):
 
 
 # --- logs --------------------------------------------------------------------------------------------------------------
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, line: str) -> None:
-        self.lines.append(line)
-
-    def progress(self, event: ProgressEvent) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
 
 
 @VERY_FEW

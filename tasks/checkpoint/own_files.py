@@ -7,7 +7,6 @@ Hub client's cache is made of such links, and they lead to one place:
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from dpo_core.errors import CheckpointError
-from dpo_core.store import HASH_CHUNK_BYTES
+from dpo_core.store import sha256_of
 
 HASH = r"[0-9a-f]{40}|[0-9a-f]{64}"  # git's of a small file, sha256 or xet's of a large one
 MAX_JSON_BYTES = 64 << 20  # the index of 500 000 tensors
@@ -75,11 +74,8 @@ def hash_named(folder: Path, names: list[str]) -> dict[str, str]:
     """Relative path -> sha256 of the named files. Raises ``CheckpointError`` for one that lies elsewhere."""
     hashes = {}
     for name in names:
-        digest = hashlib.sha256()
         with opened_inside(folder, name) as file:
-            while chunk := file.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
-        hashes[name] = digest.hexdigest()
+            hashes[name] = sha256_of(file)
     return hashes
 
 

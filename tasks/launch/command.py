@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from dpo_core.compute_config import ComputeConfig
 from dpo_core.jobs import JOB_FILE, ConvertJob, FetchJob, Job, MixJob, TrainJob
 from dpo_core.tracking_config import WANDB_KEY
 from tasks.launch.compute import Machine, threads_per_process
 from tasks.launch.launcher import CommandSpec, Node
+from tasks.launch.result_check import paths_in
 
 ACCELERATE_FILE = "accelerate.json"
 DIE_WITH_PARENT = "PAIRLINE_DIE_WITH_PARENT"  # read by dpo_core.__main__
@@ -71,7 +70,7 @@ def _several(node: Node) -> Iterator[str]:
 def inputs_of(job: Job) -> tuple[Path, ...]:
     """Every file and folder that a job names and does not write to, none of them inside another."""
     named = {path for name in type(job).model_fields if name not in ("out_dir", "cache_dir")
-             for path in _paths_in(getattr(job, name))}
+             for path in paths_in(getattr(job, name))}
     return tuple(sorted(path for path in named if not any(other in path.parents for other in named)))
 
 
@@ -82,17 +81,6 @@ def named_by_people(job: Job) -> tuple[Path, ...]:
         return (job.source_dir,)
     sources = job.sources if isinstance(job, MixJob) else ()
     return tuple(source.path for source in sources if source.path is not None)
-
-
-def _paths_in(value: object) -> Iterator[Path]:
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _paths_in(getattr(value, name))
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _paths_in(item)
 
 
 def _environment(threads: int, on_cpu: bool) -> dict[str, str]:
