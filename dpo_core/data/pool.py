@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dpo_core.data.drops import DropReason, RowDropped
+from dpo_core.contract.drops import DropReason, RowDropped
+from dpo_core.contract.errors import CheckpointError
 from dpo_core.data.formats import FormatName, rename_columns, to_pair
 from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pairs import PreferencePair, TokenizedPair
 from dpo_core.data.sources import RowStore
 from dpo_core.data.tokenize import PairTokenizer, TokenizedSide
 from dpo_core.data.workers import MAX_MEMORY_BYTES, Workers, can_fork, ended_if_stuck
-from dpo_core.errors import CheckpointError
 
 ROWS_PER_CHUNK = 256
 MIN_ROWS_FOR_SEVERAL = 1024  # below, starting more than one process costs more than it saves

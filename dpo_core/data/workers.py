@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from dpo_core.errors import StepCrashed
+from dpo_core.contract.errors import StepCrashed
 
 AHEAD = 4  # items per worker; bounds what waits in memory
 # Beyond what a worker starts with. The longest text that a template may write took a byte-level BPE about 3.3 GB.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub.hf_api import ModelInfo
 
-from dpo_core.errors import CheckpointError, DiskFull
+from dpo_core.contract.errors import CheckpointError, DiskFull
 
 SPARE_BYTES = 1 << 30  # for what else is written to the disk meanwhile
 

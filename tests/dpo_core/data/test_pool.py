@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from tokenizers import Regex, pre_tokenizers
 
+from dpo_core.contract.errors import CheckpointError, StepCrashed
 from dpo_core.data import pool, workers
 from dpo_core.data.pool import Chunk, PoolMaker, _Outcome, _part, chunks_of, make_pool, prompt_key
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.data.workers import one_after_the_other
-from dpo_core.errors import CheckpointError, StepCrashed
 from tests.tiny_models import make_tokenizer
 
 SLEEPING_POOL = """
