@@ -17,8 +17,9 @@ DropReason = Literal[
     "too_long",
     "no_label_left",
 ]
+FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 
-MEANING: dict[DropReason, str] = {
+MEANING: dict[str, str] = {  # by reason
     "not_a_preference_row": "no pair of answers to a prompt was recognised",
     "not_text": "the row holds images, sound or video, which would be left out",
     "last_turn_not_assistant": "an answer does not end with the assistant's turn",
@@ -39,7 +40,8 @@ assert set(MEANING) == set(get_args(DropReason))
 class RowDropped(Exception):
     """A row that cannot be used; caught per row, never seen by the user."""
 
-    def __init__(self, reason: DropReason, detail: str = "", format: str = "unrecognised") -> None:
+    def __init__(self, reason: DropReason, detail: str = "", format: FormatName = "unrecognised") -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason: DropReason = reason
-        self.detail, self.format = detail, format
+        self.detail = detail
+        self.format: FormatName = format

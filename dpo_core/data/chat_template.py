@@ -5,7 +5,7 @@ import json
 import logging
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dpo_core.contract.errors import CheckpointError, ConfigError
 from dpo_core.data.render_limits import LIMITS, SHORT_CHARACTERS, Over, RenderLimits, TimeIsUp
@@ -115,7 +115,7 @@ def _environment() -> "Environment":
 
     environment = _compile_jinja_template("").environment.overlay()  # shares filters, globals and extensions
 
-    class KnowsLoops(type(environment)):
+    class KnowsLoops(type(environment)):  # type: ignore[misc]  # which class that is transformers decides
         def getattr(self, obj: object, attribute: str) -> object:
             if type(obj) is LoopContext and attribute in ("first", "last", "index", "index0"):
                 return getattr(obj, attribute)
@@ -195,8 +195,9 @@ class Renderer:
     def render_by_library(self, turns: list[dict], tools: list[dict] | None, open_turn: bool) -> str | Over | None:
         """Text of one conversation, by transformers alone: the slow twin."""
         def text_of(prepared: list[dict]) -> str:
-            return self.tokenizer.apply_chat_template([prepared], tools=tools, tokenize=False,
-                                                      add_generation_prompt=open_turn)[0]
+            texts = self.tokenizer.apply_chat_template([prepared], tools=None if tools is None else [*tools], tokenize=False,
+                                                       add_generation_prompt=open_turn)
+            return cast(list[str], texts)[0]  # as many as conversations, and no ids without tokenize
 
         try:
             with self.limits.batch():

@@ -11,9 +11,9 @@ that hh_rlhf turns lose the blanks around them, which belong to the markers.
 """
 
 import re
-from typing import Any, Literal
+from typing import Any
 
-from dpo_core.contract.drops import RowDropped
+from dpo_core.contract.drops import FormatName, RowDropped
 from dpo_core.data.messages import (
     constraint_list,
     is_blank,
@@ -24,7 +24,6 @@ from dpo_core.data.messages import (
 )
 from dpo_core.data.pairs import PreferencePair
 
-FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations", "system", "tools", "constraints")
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
@@ -143,7 +142,8 @@ def _from_texts(row: dict, chosen: str | None, rejected: str | None) -> tuple[Fo
         raise RowDropped("not_a_preference_row", "answers are text and there is no prompt")
     if name == "hh_rlhf":
         chosen, rejected = (text.strip().removeprefix("Assistant:").strip() for text in (chosen, rejected))
-    return name, *([*prompt, {"role": "assistant", "content": answer}] for answer in (chosen, rejected))
+    with_chosen, with_rejected = ([*prompt, {"role": "assistant", "content": answer}] for answer in (chosen, rejected))
+    return name, with_chosen, with_rejected
 
 
 def _holds_prompt(turns: list[dict]) -> bool:

@@ -15,7 +15,7 @@ def length_stats(splits: Sequence[PairDataset]) -> LengthStats:
     lengths = np.concatenate([split.lengths for split in splits]).astype(np.int64)
     prefixes = np.concatenate([split.prefix_lengths for split in splits]).astype(np.int64)
     answers = lengths - prefixes[:, None]
-    prompt, chosen, rejected = prefixes.mean(), *answers.mean(axis=0)
+    prompt, (chosen, rejected) = prefixes.mean(), answers.mean(axis=0)
     prompt_bin, answer_bin = bin_width(int(prefixes.max())), bin_width(int(answers.max()))
     return LengthStats(
         mean_prompt=round(float(prompt), 1), mean_chosen=round(float(chosen), 1), mean_rejected=round(float(rejected), 1),

@@ -49,8 +49,9 @@ def _content(value: Any) -> str:
         value = [value]
     if isinstance(value, list):
         texts = [part.get("text") if isinstance(part, dict) else part for part in value]
-        if all(isinstance(text, str) for text in texts):
-            return "".join(texts)
+        strings = [text for text in texts if isinstance(text, str)]
+        if len(strings) == len(texts):
+            return "".join(strings)
         raise RowDropped("not_text", "a message holds something else than text")
     return str(value)
 
@@ -103,8 +104,10 @@ def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None
 
     Text is taken for JSON of messages only if each names its role: an answer may well be JSON itself.
     """
-    if type(raw) is list and raw and None not in (plain := [_plain(item) for item in raw]):
-        return plain
+    if type(raw) is list and raw:
+        plain = [turn for item in raw if (turn := _plain(item)) is not None]
+        if len(plain) == len(raw):
+            return plain
     parsed = from_json_text(raw)
     if isinstance(parsed, dict):
         inner = next((parsed[key] for key in ("messages", "conversations") if isinstance(parsed.get(key), list)), None)

@@ -5,6 +5,7 @@ mixer list and seed give the same rows in the same order. Deviation: the held-ou
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,7 +22,8 @@ def select_rows(amount: str, num_rows: int) -> np.ndarray:
     """Row numbers, int64 [num_selected]: whole passes in order, then a random choice without replacement."""
     wanted = num_selected(amount, num_rows)
     passes, rest = divmod(wanted, num_rows)
-    drawn = np.random.RandomState(SELECTION_SEED).choice(num_rows, size=rest, replace=False) if rest else []
+    drawn: Sequence[int] | np.ndarray = \
+        np.random.RandomState(SELECTION_SEED).choice(num_rows, size=rest, replace=False) if rest else []
     return np.concatenate([np.tile(np.arange(num_rows), passes), np.asarray(drawn, dtype=np.int64)]).astype(np.int64)
 
 

@@ -142,7 +142,8 @@ def balanced_batches(longest_first: Sequence[int], lengths: np.ndarray, tokens_p
     """
     total = int(lengths[np.asarray(longest_first, dtype=np.int64)].sum())
     fewest = max(-(-len(longest_first) // rows_per_batch), min(-(-total // tokens_per_batch), len(longest_first)))
-    batches, sizes = [[] for _ in range(fewest)], [0] * fewest
+    batches: list[list[int]] = [[] for _ in range(fewest)]
+    sizes = [0] * fewest
     for row in longest_first:
         length = int(lengths[row])
         room = [at for at, batch in enumerate(batches)

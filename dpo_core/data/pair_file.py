@@ -10,6 +10,7 @@ import mmap
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -127,8 +128,8 @@ class ArrowRows:
         offsets, values = self._list_views(batch, name)
         return values[offsets[place]:offsets[place + 1]]
 
-    def scalar(self, name: str, index: int) -> str | int:
-        """Row ``index`` of a plain column."""
+    def scalar(self, name: str, index: int) -> Any:
+        """Row ``index`` of a plain column, as the column's type has it."""
         batch, place = self._place(index)
         return self._reader.get_batch(batch).column(name)[place].as_py()
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dpo_core.contract.drops import DropReason, RowDropped
+from dpo_core.contract.drops import DropReason, FormatName, RowDropped
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.data.formats import FormatName, rename_columns, to_pair
+from dpo_core.data.formats import rename_columns, to_pair
 from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pairs import PreferencePair, TokenizedPair
 from dpo_core.data.sources import RowStore
@@ -122,7 +122,7 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
     ], schema=POOL_SCHEMA)
     tokens = [part for p in pairs if p
               for part in (p.row_key.encode(), p.chosen_ids, p.rejected_ids, p.chosen_trained, p.rejected_trained)]
-    return PoolPart(facts, b"".join(tokens))
+    return PoolPart(facts, b"".join(tokens))  # type: ignore[arg-type]  # arrays are buffers; numpy says so from 3.12 on
 
 
 def chunks_of(rows: list[np.ndarray]) -> Iterator[Chunk]:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dpo_core.contract.errors import CheckpointError
 
@@ -133,7 +133,7 @@ def rendered_by_library(tokenizer: "PreTrainedTokenizerBase", messages: list[dic
     """
     limits = RenderLimits()
     with limits.batch():
-        text = limits.render(lambda: tokenizer.apply_chat_template(messages, tokenize=False, **settings))
+        text = limits.render(lambda: cast(str, tokenizer.apply_chat_template(messages, tokenize=False, **settings)))
     if isinstance(text, Over):
         raise CheckpointError(f"The checkpoint's chat template goes over its limits: {LIMITS}. Choose another one "
                               "(checkpoint.chat_template), or do not use this checkpoint.")

@@ -67,33 +67,37 @@ class PairTokenizer:
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
         """Token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be tokenised."""
         texts = self.prompt_texts(pairs)
-        if not all(isinstance(text, str) for text in texts):
+        rendered = [text for text in texts if isinstance(text, str)]
+        if len(rendered) < len(texts):
             raise CheckpointError("The chat template renders a conversation that it refuses the next time. Choose another "
                                   "one (checkpoint.chat_template).")
-        return [text.ids for text in self.encoder.encode(texts)]
+        return [text.ids for text in self.encoder.encode(rendered)]
 
     def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | DropReason]:
         """Chosen and rejected side of each pair, or why the pair is dropped."""
         results: list[tuple[TokenizedSide, TokenizedSide] | DropReason] = ["template_error"] * len(pairs)
         prompts, rendered = self._rendered(pairs)
         usable: list[tuple[int, list[list[Span]]]] = []
+        texts: list[tuple[str, str]] = []
+        opened: list[str] = []
         for i, pair in enumerate(pairs):
-            texts = rendered[0][i], rendered[1][i]
+            chosen, rejected, prompt = rendered[0][i], rendered[1][i], prompts[i]
             if pair.tools and not self.renderer.renders_tools:
                 results[i] = "template_without_tools"
-            elif any(isinstance(text, Over) for text in (*texts, prompts[i])):
+            elif isinstance(chosen, Over) or isinstance(rejected, Over) or isinstance(prompt, Over):
                 results[i] = "over_limits"
-            elif None not in (*texts, prompts[i]):
+            elif chosen is not None and rejected is not None and prompt is not None:
                 try:
-                    spans = [self._spans(pair, turns, text, prompts[i])
-                             for turns, text in zip((pair.chosen, pair.rejected), texts, strict=True)]
+                    spans = [self._spans(pair, pair.chosen, chosen, prompt),
+                             self._spans(pair, pair.rejected, rejected, prompt)]
                 except RowDropped as dropped:
                     results[i] = dropped.reason
                     continue
                 if all(spans):
                     usable.append((i, spans))
-        encoded = self.encoder.encode_pairs([(rendered[0][i], rendered[1][i]) for i, _ in usable],
-                                            [prompts[i] for i, _ in usable])
+                    texts.append((chosen, rejected))
+                    opened.append(prompt)
+        encoded = self.encoder.encode_pairs(texts, opened)
         for (i, spans), sides in zip(usable, encoded, strict=True):
             results[i] = self._label(sides, spans)
         return results

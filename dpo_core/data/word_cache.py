@@ -12,6 +12,7 @@ For any other tokenizer there is no ``WordCache``, and texts are tokenised whole
 
 import json
 import re
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def token_at(encoding: "Encoding", position: int, exact: bool) -> int:
     if index is None:  # the tokenizer dropped this character, or it is the end of the text: look at all offsets
         edges = [start if exact else end - 1 for start, end in encoding.offsets]
         return next((i for i, edge in enumerate(edges) if edge >= position), len(edges))
-    while exact and index < len(encoding) and encoding.token_to_chars(index)[0] < position:
+    while exact and index < len(encoding) and ((span := encoding.token_to_chars(index)) is None or span[0] < position):
         index += 1
     return index
 
@@ -58,8 +59,12 @@ class _Unsafe(Exception):
     """A word after whose end no cut is certain."""
 
 
-class _Bounded(dict[str, bytes]):
+class _Bounded(dict[str, bytes], ABC):
     """Text -> its ids as the bytes of int32 numbers, made when it is asked for. Long texts are not kept."""
+
+    @abstractmethod
+    def make(self, text: str, /) -> bytes:
+        """The ids of ``text``."""
 
     def __missing__(self, text: str) -> bytes:
         ids = self.make(text)
@@ -76,7 +81,7 @@ class _Pieces(_Bounded):
     def __init__(self, backend: "Tokenizer") -> None:
         self.backend = backend
 
-    def make(self, piece: str) -> bytes:
+    def make(self, piece: str, /) -> bytes:
         return array("i", self.backend.encode(piece, add_special_tokens=False).ids).tobytes()
 
 
@@ -87,7 +92,7 @@ class _Words(_Bounded):
     def __init__(self, pieces: _Pieces, before: str, ends: bool) -> None:
         self.pieces, self.before, self.ends = pieces, before, ends
 
-    def make(self, word: str) -> bytes:
+    def make(self, word: str, /) -> bytes:
         word = word.replace(SECOND_BLANK, " ")
         if not self.ends and not _SOLID_END.search(word):
             raise _Unsafe

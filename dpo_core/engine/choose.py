@@ -1,5 +1,8 @@
 """The job's sharding -> the engine. The one place that knows them all."""
 
+from typing import TYPE_CHECKING, Required, TypedDict, cast
+
+import torch
 from accelerate import Accelerator
 
 from dpo_core.contract.config import OptimConfig
@@ -8,6 +11,9 @@ from dpo_core.engine.engine import Engine
 from dpo_core.engine.master import MasterEngine
 from dpo_core.engine.plain import PlainEngine
 from dpo_core.model.forward import PairScorer
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 # Engines are imported where they are chosen: DeepSpeed's import takes seconds, and reads settings that must stand before.
 
@@ -43,10 +49,17 @@ def share_for_scoring(sharding: Sharding, accelerator: Accelerator, scorer: Pair
 def gather_ends(sharding: Sharding, scorer: PairScorer) -> None:
     """Have what FSDP2 gathers in the scorer's own forward (embeddings, head) whole where the model inside is called."""
     if sharding.kind == "fsdp2":
-        scorer.unshard()
+        cast("FSDPModule", scorer).unshard()  # what fully_shard makes of a module
 
 
-def loading(sharding: Sharding, accelerator: Accelerator) -> dict[str, object]:
+class Loading(TypedDict, total=False):
+    """Arguments that ``load_model`` and ``load_policy`` share."""
+
+    device: Required[torch.device | str]
+    read_weights: bool
+
+
+def loading(sharding: Sharding, accelerator: Accelerator) -> Loading:
     """Arguments of ``load_model`` for this rank: where weights are split, rank 0 reads them to the CPU, the others not."""
     if not sharding.splits_weights:
         return {"device": accelerator.device}

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -90,7 +90,7 @@ def from_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
     made = [make() if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:
         dist.broadcast_object_list(made, src=0, device=accelerator.device)
-    return made[0]
+    return cast(T, made[0])  # the broadcast has put it there
 
 
 def agreed(accelerator: Accelerator, name: str, value: T) -> T:

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -89,7 +89,7 @@ class FsdpEngine:
         norm = nn.utils.clip_grad_norm_(trainable(self.scorer), self.max_grad_norm, foreach=True)
         self.optimizer.step()
         self.discard_gradients()
-        return float(norm.full_tensor())
+        return float(cast(DTensor, norm).full_tensor())
 
     def discard_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)

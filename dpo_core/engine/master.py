@@ -95,7 +95,10 @@ class MasterEngine:
 
 def _adds_to(master: nn.Parameter) -> Callable[[Tensor], None]:
     def add(weight: Tensor) -> None:
-        master.grad.add_(weight.grad)
+        total, new = master.grad, weight.grad
+        assert total is not None  # made with the master
+        assert new is not None  # the hook runs once it is there
+        total.add_(new)
         weight.grad = None
 
     return add

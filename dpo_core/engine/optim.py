@@ -32,16 +32,16 @@ def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> t
     groups = [{"params": [p for p in trainable if p.dim() >= 2], "weight_decay": optim.weight_decay},
               {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    settings = {"lr": optim.learning_rate, "betas": (optim.beta1, optim.beta2), "eps": optim.epsilon}
+    betas = (optim.beta1, optim.beta2)
     if optim.optimizer == "adamw_8bit":
         check_cuda8bit(AdapterConfig(), optim, torch.cuda.device_count())
         from bitsandbytes.optim import AdamW8bit  # of the extra cuda8bit: not there as a rule
 
-        return AdamW8bit(groups, **settings)
-    return torch.optim.AdamW(groups, fused=True, **settings)
+        return AdamW8bit(groups, lr=optim.learning_rate, betas=betas, eps=optim.epsilon)
+    return torch.optim.AdamW(groups, lr=optim.learning_rate, betas=betas, eps=optim.epsilon, fused=True)
 
 
-def create_moments(optimizer: torch.optim.AdamW) -> None:
+def create_moments(optimizer: torch.optim.Optimizer) -> None:
     """AdamW's state as its first step would make it: the memory is taken now, and there is something to restore into."""
     for group in optimizer.param_groups:
         for p in group["params"]:

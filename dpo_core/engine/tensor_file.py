@@ -51,7 +51,7 @@ def write_tensors(path: Path | None, tensors: dict[str, StoredTensor], metadata:
         for _, tensor in ordered:
             content = tensor.gather().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
             assert content.nbytes == tensor.num_bytes
-            file.write(content)
+            file.write(content)  # type: ignore[arg-type]  # arrays are buffers; numpy says so from Python 3.12 on
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -180,8 +180,11 @@ class ZeroEngine:
         shared = hasattr(tensor, "ds_id")  # buffers are not, nor is anything below stage 3
         return deepspeed.zero.GatheredParameters([tensor], modifier_rank) if shared else contextlib.nullcontext()
 
-    def _set_state(self, parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
-        """Set this rank's part of the fp32 weight (no key) or of a moment."""
+    def _set_state(self, parameter: Any, value: Tensor, key: str | None) -> None:
+        """Set this rank's part of the fp32 weight (no key) or of a moment.
+
+        ``parameter`` is an ``nn.Parameter`` with what DeepSpeed attaches to it.
+        """
         if self.stage < 3:
             parameter.set_full_hp_param(value, key)
             return
@@ -199,7 +202,7 @@ def share_weights(accelerator: Accelerator, scorer: PairScorer, max_grad_norm: f
     if config["zero_optimization"]["stage"] == 3:
         import deepspeed
 
-        hidden = scorer.model.get_input_embeddings().embedding_dim
+        hidden = cast(nn.Embedding, scorer.model.get_input_embeddings()).embedding_dim
         config["zero_optimization"]["stage3_param_persistence_threshold"] = PERSISTENT_PER_HIDDEN * hidden
         batch = {"train_batch_size": ACCUMULATION * accelerator.num_processes}
         deepspeed.zero.Init(module=scorer, config_dict_or_path=config | batch)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -40,7 +41,7 @@ def load_policy(checkpoint: CheckpointRef, adapter: AdapterConfig, seed: int, de
         return load_model(checkpoint, device, read_weights=read_weights)
     at = device if adapter.base_weights == "nf4" else "cpu"  # 4-bit weights are made on the card
     model = load_model(checkpoint, at, base_weights=adapter.base_weights, read_weights=read_weights)
-    return add_adapter(model, adapter, seed).to(device)
+    return add_adapter(model, adapter, seed).to(device)  # type: ignore[arg-type]  # transformers wraps it and loses `self`
 
 
 def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, seed: int) -> PreTrainedModel:
@@ -48,8 +49,9 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, seed: int) -> Pr
     targets = target_names(model, adapter)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model.add_adapter(LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=0.0, bias="none",
-                                     target_modules=targets, task_type="CAUSAL_LM"))
+        model.add_adapter(LoraConfig(
+            r=adapter.rank, lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
+            lora_dropout=0.0, bias="none", target_modules=targets, task_type="CAUSAL_LM"))
     trained, total = count_parameters(model)
     log.info("adapter of rank %d on %s: %d of %d parameters are trained (%.2f %%)", adapter.rank, ", ".join(targets),
              trained, total, 100 * trained / total)
@@ -91,7 +93,7 @@ def _stands_for_experts(name: str, model: PreTrainedModel) -> bool:
         convert_peft_config_for_transformers(config, model, conversions=None)
     except ValueError:  # only together with another name
         return True
-    return name not in config.target_modules
+    return name not in (config.target_modules or ())
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -122,7 +124,7 @@ def save_adapter(model: PreTrainedModel, folder: Path, checkpoint: CheckpointRef
     tensors = {PEFT_PREFIX + name: tensor.detach().cpu().contiguous()
                for name, tensor in model.get_adapter_state_dict().items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    config = next(iter(model.peft_config.values())).to_dict()
+    config = cast(LoraConfig, next(iter(model.peft_config.values()))).to_dict()
     # A path of this machine means nothing elsewhere; sets have no order, and a file's hash must not depend on one.
     on_hub = checkpoint.revision is not None
     config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}

@@ -15,6 +15,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,9 @@ def attention_arguments(config: PreTrainedConfig, batch: PairBatch) -> dict:
     if batch.layout == "padded":
         # No position ids: filled up on the right they are the default, and some architectures have none.
         return {"attention_mask": (batch.segment_RT >= 0).long()}
-    kernel, extra = config._attn_implementation, {"position_ids": batch.position_ids_RT}
+    kernel = config._attn_implementation
+    extra: dict[str, Tensor | PairSpans] = {"position_ids": batch.position_ids_RT}
+    masks: dict[str, Tensor] | dict[str, BlockMask]
     if kernel in PAIRWISE.values() and batch.layout == "packed":
         # transformers hands a mask of four dimensions on as it is, and makes its own, T x T, where it gets none.
         nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.ids_RT.device)
@@ -110,9 +113,9 @@ def attention_arguments(config: PreTrainedConfig, batch: PairBatch) -> dict:
     elif kernel == "flex_attention":
         masks = {kind: block_mask(batch, reach) for kind, reach in layer_reach(config).items()}
     else:
-        masks = {kind: dense_mask(batch, reach) for kind, reach in layer_reach(config).items()}
-        if kernel in ("eager", PAIRWISE["eager"]):
-            masks = {kind: to_add(mask) for kind, mask in masks.items()}
+        dense = {kind: dense_mask(batch, reach) for kind, reach in layer_reach(config).items()}
+        adds = kernel in ("eager", PAIRWISE["eager"])
+        masks = {kind: to_add(mask) for kind, mask in dense.items()} if adds else dense
     return {"attention_mask": masks if len(masks) > 1 else next(iter(masks.values())), **extra}
 
 
@@ -171,12 +174,13 @@ def _pairwise(stock: Callable, additive: bool, query: Tensor, key: Tensor, value
 
 
 def sdpa_pairwise(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-                  pair_spans: PairSpans | None = None, sliding_window: int | None = None, **kwargs) -> tuple[Tensor, None]:
+                  pair_spans: PairSpans | None = None, sliding_window: int | None = None,
+                  **kwargs: Any) -> tuple[Tensor, None]:
     """sdpa in transformers' terms; without ``pair_spans`` (other layouts, generation) it is the stock one."""
     if pair_spans is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    def stock(*states: Tensor | None) -> tuple[Tensor, None]:
-        return sdpa_attention_forward(module, *states, **kwargs)
+    def stock(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, None]:
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
     if query.device.type == "cpu" and value.dtype == torch.bfloat16:
         # The CPU kernel's backward takes twice as long in bf16 as in fp32, casts included: 6.1 against 3.5 ms of one core
@@ -189,7 +193,7 @@ def sdpa_pairwise(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, 
 
 def eager_pairwise(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
                    pair_spans: PairSpans | None = None, sliding_window: int | None = None,
-                   **kwargs) -> tuple[Tensor, Tensor | None]:
+                   **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """The architecture's own eager attention (soft caps, sinks), likewise."""
     own = sys.modules[type(module).__module__].eager_attention_forward
     if pair_spans is None:

@@ -8,6 +8,7 @@ Shapes: R rows of a batch, P tokens of its longest prompt, V vocabulary.
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Every id that ends an answer, ascending: the generation config's, the model's, the tokenizer's, the template's."""
     found: set[int] = set(turn_end_ids(tokenizer))
-    for value in (model.generation_config and model.generation_config.eos_token_id,
+    for value in (getattr(model.generation_config, "eos_token_id", None),
                   getattr(model.config, "eos_token_id", None), tokenizer.eos_token_id):
         if value is not None:
             found.update(value if isinstance(value, list | tuple) else [value])
@@ -102,7 +103,7 @@ def answer_greedily(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     answers_ids = _continue_all(model, ends, prompts_ids, max_new_tokens, batch_size, on_answers,
                                 lambda logits_RV, rows, step: logits_RV.argmax(dim=-1))
     texts = (ids[:-1] if ids[-1] in ends else ids for ids in answers_ids)
-    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in texts]
+    return [cast(str, tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in texts]
 
 
 @torch.no_grad()
@@ -139,8 +140,8 @@ def _continue_all(model: PreTrainedModel, ends: tuple[int, ...], prompts_ids: Se
     answers: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(by_length), batch_size):
         batch = by_length[start:start + batch_size]
-        for index, ids in zip(batch, _continue_batch(model, prompts, batch, ends, max_new_tokens, choose), strict=True):
-            answers[index] = ids
+        for index, answer in zip(batch, _continue_batch(model, prompts, batch, ends, max_new_tokens, choose), strict=True):
+            answers[index] = answer
         if on_answers:
             on_answers(len(batch))
     model.train(was_training)

@@ -1,6 +1,8 @@
 """Checkpoint folder -> model on a device, ready to be scored or trained."""
 
 import logging
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -38,6 +40,12 @@ def _in_four_bits(device: torch.device | str) -> dict:
     return {"quantization_config": nf4, "device_map": {"": device}}
 
 
+def with_loading_info(path: Path, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """transformers' ``from_pretrained`` and what it says of missing and unexpected keys."""
+    both = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+    return cast(tuple[PreTrainedModel, dict[str, Any]], both)  # its types know the model alone
+
+
 def load_model(checkpoint: CheckpointRef, device: torch.device | str = "cpu",
                dtype: torch.dtype = torch.float32, base_weights: BaseWeights = "full",
                read_weights: bool = True) -> PreTrainedModel:
@@ -55,8 +63,8 @@ def load_model(checkpoint: CheckpointRef, device: torch.device | str = "cpu",
             if getattr(config, name, 0):
                 setattr(config, name, 0.0)
         if read_weights:
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                checkpoint.path, config=config, dtype=dtype, output_loading_info=True,
+            model, loading = with_loading_info(
+                checkpoint.path, config=config, dtype=dtype,
                 trust_remote_code=checkpoint.allow_remote_code, local_files_only=True, **quantised)
         else:
             model, loading = _unwritten_model(checkpoint, config, dtype), {"missing_keys": ()}
@@ -68,7 +76,7 @@ def load_model(checkpoint: CheckpointRef, device: torch.device | str = "cpu",
                               f"{' ...' if len(missing) > 5 else ''}. They would be random; use a complete checkpoint.")
     _disable_dropout(model)
     model.config.use_cache = False
-    return model.eval() if quantised else model.to(device).eval()
+    return model.eval() if quantised else model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps it and loses `self`
 
 
 def _unwritten_model(checkpoint: CheckpointRef, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

@@ -4,7 +4,7 @@ This is the proof that a hand-off can be used; it looks at nothing but the files
 """
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.jobs import AnswerJob
@@ -13,6 +13,7 @@ from dpo_core.contract.results import AnswerResult
 from dpo_core.contract.store import verify_files
 from dpo_core.data.render_limits import rendered_by_library
 from dpo_core.model.generate import answer_greedily, end_token_ids
+from dpo_core.model.load import with_loading_info
 
 PROMPTS_PER_BATCH = 8
 
@@ -21,9 +22,8 @@ def _load(job: AnswerJob) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     path, code = job.checkpoint_path, job.allow_remote_code
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=code, local_files_only=True)
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, trust_remote_code=code, local_files_only=True, use_safetensors=True,
-            output_loading_info=True)
+        model, loading = with_loading_info(
+            path, dtype=torch.float32, trust_remote_code=code, local_files_only=True, use_safetensors=True)
     except Exception as error:  # transformers raises nearly anything for files that do not fit together
         raise CheckpointError(f"{path} cannot be loaded by transformers: {type(error).__name__}: {error}") from error
     if missing := sorted(loading["missing_keys"]):
@@ -56,5 +56,5 @@ def run(job: AnswerJob, progress: Progress) -> AnswerResult:
     return AnswerResult(
         job_fingerprint=job.fingerprint, answers=tuple(answers), pad_token_id=tokenizer.pad_token_id,
         pad_token=tokenizer.pad_token, eos_token_ids=end_token_ids(model, tokenizer),
-        vocab_size=model.get_input_embeddings().weight.shape[0], tokenizer_size=len(tokenizer),
+        vocab_size=model.get_input_embeddings().get_parameter("weight").shape[0], tokenizer_size=len(tokenizer),
         num_parameters=model.num_parameters(), prompts_ids=tuple(tuple(ids) for ids in prompts_ids))

@@ -70,7 +70,8 @@ def convert_pickle(source_dir: Path, names: tuple[str, ...], target: Path, progr
 
     ``torch.load(weights_only=True)`` builds tensors and nothing else. Raises ``CheckpointError`` for anything else.
     """
-    weight_map, total_bytes = {}, 0
+    weight_map: dict[str, str] = {}
+    total_bytes = 0
     for name in names:
         path = source_dir / name
         try:

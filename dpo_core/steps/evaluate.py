@@ -50,7 +50,7 @@ def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRow
     mine = share_of_rank(batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights)
     rows_N = torch.arange(len(dataset), device=accelerator.device)
     policy = score_all(scorer, accelerator, rows_N, _collated(dataset, mine, layout, progress))
-    cached = reference and reference_logps(reference, np.arange(len(dataset)), accelerator.device)
+    cached = None if reference is None else reference_logps(reference, np.arange(len(dataset)), accelerator.device)
     output = build_objective(job.loss)(policy, policy if is_reference else cached)
     return averages(batch_sums(policy, output, torch.ones_like(policy.chosen_B), ties_count_half=True))
 

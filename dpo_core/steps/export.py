@@ -9,9 +9,11 @@ An adapter is merged into the weights, and stands by itself in ``adapter/`` as w
 import logging
 import shutil
 from pathlib import Path
+from typing import cast
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from dpo_core.contract.errors import CheckpointError
@@ -23,7 +25,7 @@ from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.engine.checkpoint import load_weights, model_tensors
 from dpo_core.model.adapter import ADAPTER_FOLDER, load_policy, merge_adapter, save_adapter
 from dpo_core.model.generate import end_token_ids
-from dpo_core.model.load import load_in_full, load_model
+from dpo_core.model.load import load_in_full, load_model, with_loading_info
 from dpo_core.model.pad_token import choose_pad_token
 
 log = logging.getLogger(__name__)
@@ -36,11 +38,12 @@ TOKENIZER_FILES = ("tokenizer", "chat_template", "special_tokens", "added_tokens
 def _apply_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make pad and eos the same everywhere a reader looks: tokenizer, config, generation config."""
     ends = end_token_ids(model, tokenizer)
-    pad = choose_pad_token(tokenizer, None, model.get_input_embeddings().num_embeddings, ends)
+    vocab_size = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+    pad = choose_pad_token(tokenizer, None, vocab_size, ends)
     if pad.is_new:
         tokenizer.add_special_tokens({"pad_token": pad.token})
     tokenizer.pad_token = pad.token
-    if pad.vocab_size > model.get_input_embeddings().num_embeddings:
+    if pad.vocab_size > vocab_size:
         model.resize_token_embeddings(pad.vocab_size, mean_resizing=False)
     model.generation_config = model.generation_config or GenerationConfig()
     model.config.pad_token_id = model.generation_config.pad_token_id = pad.token_id
@@ -50,8 +53,7 @@ def _apply_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 def _check_loads(folder: Path, expected: PreTrainedModel, allow_remote_code: bool) -> None:
     """Load the folder with stock transformers and compare every tensor."""
-    loaded, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True,
-                                                        trust_remote_code=allow_remote_code)
+    loaded, info = with_loading_info(folder, dtype="auto", trust_remote_code=allow_remote_code)
     if info["missing_keys"] or info["unexpected_keys"]:
         raise CheckpointError(f"The export does not load cleanly: missing {sorted(info['missing_keys'])[:5]}, unexpected "
                               f"{sorted(info['unexpected_keys'])[:5]}. This is a defect of the export step.")
@@ -84,7 +86,7 @@ def run(job: ExportJob, progress: Progress) -> ExportResult:
     with new_directory(path) as aside:
         model = trained_model(job, aside)
         model.config.use_cache = True
-        model.to(DTYPES[job.precision])
+        model.to(DTYPES[job.precision])  # type: ignore[arg-type]  # transformers wraps it and loses `self`
         _apply_pad_token(model, tokenizer)
         progress.advance()
         model.save_pretrained(aside)

@@ -19,7 +19,7 @@ from dpo_core.contract.results import ReferenceResult
 from dpo_core.contract.store import fingerprint, hash_files, new_directory
 from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
 from dpo_core.data.pair_batch import collate
-from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.data.pair_dataset import PairDataset, Split
 from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
 from dpo_core.engine.choose import loading, share_for_scoring
 from dpo_core.engine.distributed import agreed, start_accelerator
@@ -28,7 +28,7 @@ from dpo_core.model.load import load_model
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "held_out")
+SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 
 def model_cache_folder(job: ReferenceJob) -> Path:

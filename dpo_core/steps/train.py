@@ -85,7 +85,8 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     tracking = Tracking(accelerator, job)
     check_world_size(accelerator, job.batch.num_processes)
     torch.manual_seed(job.train.seed)
-    device, checks = accelerator.device, {}
+    device = accelerator.device
+    checks: dict[str, float] = {}
     dataset = PairDataset.open(job.data.path, "train")
     if not len(dataset):
         raise DataError(f"{job.data.path} has no rows to train on. Lower data.held_out or add data.")
@@ -101,6 +102,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
 
     def guard(scorer: PairScorer, layout: ForwardLayout) -> dict[str, float]:
         """Score rows again with the model that the reference values are said to come from."""
+        assert reference is not None  # else nothing must be guarded
         with timed(checks, "guard"):
             figures = check_step_zero(scorer, dataset, reference, job.loss, layout, job.train.seed, device)
         checks.update({f"guard_{name}": value for name, value in figures.items()})

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.jobs import EvaluateJob
 from dpo_core.contract.progress import Progress
 from dpo_core.data.chat_template import load_tokenizer
@@ -112,7 +113,7 @@ def _pair(prompt_ids: np.ndarray, first: list[int], second: list[int]) -> Tokeni
 
 
 @torch.no_grad()
-def _score(job: EvaluateJob, pairs: Sequence[TokenizedPair], scorer: PairScorer, layout: str,
+def _score(job: EvaluateJob, pairs: Sequence[TokenizedPair], scorer: PairScorer, layout: ForwardLayout,
            accelerator: Accelerator) -> PairLogps:
     """Sums of log-probabilities of the sampled answers."""
     lengths_N2 = np.array([[len(pair.chosen_ids), len(pair.rejected_ids)] for pair in pairs])

@@ -82,4 +82,4 @@ def choose_step_loss(loss: LossConfig, reference: ReferenceRows | None) -> StepL
 
 def _reference_of(reference: ReferenceRows | None, row_B: Tensor, policy: PairLogps) -> PairLogps | None:
     """The cached values beside ``policy``'s; ``row_B`` is on the host."""
-    return reference and reference_logps(reference, row_B.numpy(), policy.chosen_B.device)
+    return None if reference is None else reference_logps(reference, row_B.numpy(), policy.chosen_B.device)
