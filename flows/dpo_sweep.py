@@ -57,12 +57,14 @@ def choose(results: list[MemberResult], config: SweepConfig, run: RunFolder) -> 
         show_sweep(outcome, run.folder)
         if interrupted := [result for result in results if result.interrupted]:
             raise _unfinished(interrupted, len(results))
-        if all(result.error for result in results):
-            raise results[0].error
+        errors = [result.error for result in results if result.error is not None]
+        if len(errors) == len(results):
+            raise errors[0]
         if outcome.winner is None:
             raise GateFailed(f"No member of the sweep can win: {why_nobody_won(outcome)}. Nothing is uploaded or handed "
                              "off.")
         won = results[outcome.winner - 1]
+        assert won.candidate is not None  # a member without a checkpoint cannot win
         for step, result in won.candidate.results().items():  # the sweep's page shows the winner
             run.result(step, result)
         return won.member.config.model_copy(update={"name": config.name}), won.candidate

@@ -19,7 +19,8 @@ from tasks.run.garbage import collect, in_words
 from tasks.show.artifacts import table_artifact
 from tasks.show.run_log import make_logs_visible
 
-Days, Count = Annotated[float, Field(ge=0)], Annotated[int, Field(ge=0)]  # a form's descriptions come from docstrings
+Days = Annotated[float, Field(ge=0)]  # a form's descriptions come from docstrings
+Count = Annotated[int, Field(ge=0)]
 
 
 @flow(name="store-gc", persist_result=False)

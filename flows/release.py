@@ -4,12 +4,13 @@ A no ends the run in a state of its own (``GateFailed``, ``ApprovalRejected``, `
 """
 
 from typing import Literal
+from uuid import UUID
 
 from prefect import pause_flow_run, suspend_flow_run
 from prefect.client.orchestration import get_client
 from prefect.exceptions import FlowPauseTimeout, Pause
 from prefect.input import RunInput
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import deployment
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Failed, State
 from pydantic import Field
@@ -19,6 +20,7 @@ from dpo_core.contract.store import write_json
 from flows.settings.stage_config import StageConfig
 from flows.stage_parts import Candidate, Workplace
 from tasks.check_gate import check_gate
+from tasks.events.chain import this_run
 from tasks.gate.approval import (
     APPROVAL_FILE,
     Approval,
@@ -97,7 +99,7 @@ def ask_in_prefect(question: str, gate: GateConfig, place: Workplace) -> Approva
     """Wait on the run's page for an answer. Raises ``ApprovalTimedOut``; ``Pause``, which ends the process, to suspend."""
     form = Decision.with_initial_data(description=question)
     with get_client(sync_client=True) as client:  # a run that is retried asks anew, one that is resumed does not
-        key = f"approval-{client.read_flow_run(flow_run.get_id()).run_count}"
+        key = f"approval-{client.read_flow_run(_own_id()).run_count}"
     try:
         if gate.wait == "suspend":
             given = suspend_flow_run(wait_for_input=form, timeout=gate.timeout_seconds, key=key)
@@ -114,10 +116,16 @@ def ask_in_prefect(question: str, gate: GateConfig, place: Workplace) -> Approva
     return answered(given.decision, given.name, given.reason, asked_in="prefect")
 
 
+def _own_id() -> UUID:
+    run_id = this_run()
+    assert run_id is not None  # a flow alone asks
+    return run_id
+
+
 def state_of_the_end(error: NotReleased) -> State:
     """The state for a flow to end in: failed, and named like the error, so that lists and events tell it from a defect."""
-    state = Failed(name=type(error).__name__, message=str(error), data=error)
+    state: State = Failed(name=type(error).__name__, message=str(error), data=error)
     if isinstance(error, ApprovalTimedOut):  # from a pause that ran out Prefect's rules let only its own failure through
         with get_client(sync_client=True) as client:
-            client.set_flow_run_state(flow_run.get_id(), Failed(name=state.name, message=state.message), force=True)
+            client.set_flow_run_state(_own_id(), Failed(name=state.name, message=state.message), force=True)
     return state

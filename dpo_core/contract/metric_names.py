@@ -1,6 +1,7 @@
 """What metrics are called and mean, for a reader who has not trained with preferences before; which of them come first."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ SECOND_NAMES = ("train_loss", "rewards/accuracy", "rewards/margin")
 HEADLINES = ("rewards/accuracies", "checker/pass_rate", "rewards/margins", "answers/mean_words")
 
 
-def tone_of(name: str, before: float | None, after: float | None) -> str:
+def tone_of(name: str, before: float | None, after: float | None) -> Literal["", "good", "bad"]:
     """ "good" or "bad" where a metric moved in a direction that means one of them, else nothing."""
     better = MEANINGS[name].better if name in MEANINGS else 0
     if not better or before is None or after is None or after == before:

@@ -14,7 +14,8 @@ from typing import Any
 from flows.serve.credential import LOGIN_PATH
 
 Scope = MutableMapping[str, Any]
-Receive, Send = Callable[[], Awaitable[Scope]], Callable[[Scope], Awaitable[None]]
+Receive = Callable[[], Awaitable[Scope]]
+Send = Callable[[Scope], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OWN_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 DESCRIPTIONS = ("/docs", "/redoc", "/openapi.json")  # Prefect's pages for programmers, outside of its API

@@ -46,7 +46,7 @@ def go_on(client: SyncPrefectClient, run_id: UUID, max_crashes: int = MAX_CRASHE
     if crashes > max_crashes:
         return Failed(message=f"{run.name} crashed {crashes} times and is left alone. Look at its log, then retry it by "
                       "hand; finished steps are kept.")
-    again = AwaitingRetry(scheduled_time=run.state.timestamp + timedelta(seconds=SECONDS_BEFORE_RESUMING),
+    again: State = AwaitingRetry(scheduled_time=run.state.timestamp + timedelta(seconds=SECONDS_BEFORE_RESUMING),
                           message=f"Resumed after crash {crashes} of at most {max_crashes}; finished steps are kept.")
     # Not forced: Prefect then forgets what the run has asked so far, and an approval is asked for anew.
     answer = client.set_flow_run_state(run_id, again)

@@ -24,7 +24,8 @@ def make_pool(client: SyncPrefectClient, settings: ServeSettings) -> None:
     try:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=settings.max_runs))
     except ObjectAlreadyExists:
-        client.request("PATCH", f"/work_pools/{POOL}", json={"concurrency_limit": settings.max_runs})
+        client.request("PATCH", "/work_pools/{name}", path_params={"name": POOL},
+                       json={"concurrency_limit": settings.max_runs})
 
 
 def make_training_queue(client: SyncPrefectClient, slots: int) -> None:
@@ -35,9 +36,10 @@ def make_training_queue(client: SyncPrefectClient, slots: int) -> None:
     """
     queues = {queue.name for queue in client.read_work_queues(work_pool_name=POOL)}
     if TRAINING_QUEUE in queues:
-        client.request("PATCH", f"/work_pools/{POOL}/queues/{TRAINING_QUEUE}", json={"concurrency_limit": slots})
+        client.request("PATCH", "/work_pools/{work_pool_name}/queues/{name}",
+                       path_params={"work_pool_name": POOL, "name": TRAINING_QUEUE}, json={"concurrency_limit": slots})
     else:
-        client.request("POST", f"/work_pools/{POOL}/queues/", json={"name": TRAINING_QUEUE, "concurrency_limit": slots})
+        client.create_work_queue(TRAINING_QUEUE, concurrency_limit=slots, work_pool_name=POOL)
 
 
 def dead_runs(seconds: float = SECONDS_WITHOUT_HEARTBEAT) -> AutomationCore:

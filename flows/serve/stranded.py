@@ -48,7 +48,7 @@ def resume_overlooked_crashes() -> list[str]:
 
 
 def _resume(client: SyncPrefectClient) -> list[str]:
-    return [go_on(client, run.id).message for run in overlooked_crashes(client)]
+    return [go_on(client, run.id).message or "" for run in overlooked_crashes(client)]
 
 
 def overlooked_crashes(client: SyncPrefectClient) -> list[FlowRun]:
@@ -57,13 +57,13 @@ def overlooked_crashes(client: SyncPrefectClient) -> list[FlowRun]:
     if automation is None or not automation.enabled:
         return []
     crashed = [run for run in runs_in(client, StateType.CRASHED) if run.deployment_id is not None
-               and run.state.timestamp > datetime.now(UTC) - CRASHES_SINCE]
+               and _state(run).timestamp > datetime.now(UTC) - CRASHES_SINCE]
     if not crashed:
         return []
     ours = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[client.read_deployment_by_name(RESUME).id]))
     looks = client.read_flow_runs(flow_run_filter=ours, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
-    return [run for run in crashed if not any(str(run.id) in str(look.parameters.get("flow_run_id"))
-                                              and look.created > run.state.timestamp for look in looks)]
+    return [run for run in crashed if not any(str(run.id) in str(look.parameters.get("flow_run_id")) and look.created
+                                              and look.created > _state(run).timestamp for look in looks)]
 
 
 def runs_in(client: SyncPrefectClient, *types: StateType) -> list[FlowRun]:
@@ -73,16 +73,23 @@ def runs_in(client: SyncPrefectClient, *types: StateType) -> list[FlowRun]:
     return [run for run in runs if run.work_pool_name == POOL]
 
 
+def _state(run: FlowRun) -> State:
+    """Of a run that was found by its state."""
+    assert run.state is not None
+    return run.state
+
+
 def other_workers(client: SyncPrefectClient, own_worker: str) -> list[str]:
     """Names of the pool's other workers that are online."""
-    workers = client.request("POST", f"/work_pools/{POOL}/workers/filter", json={}).json()
+    workers = client.request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params={"work_pool_name": POOL},
+                             json={}).json()
     return [worker["name"] for worker in workers if worker["status"] == "ONLINE" and worker["name"] != own_worker]
 
 
 def stranded_runs(client: SyncPrefectClient) -> list[FlowRun]:
     """Runs of the pool that say they are at work and have no process here, and those that were asked to stop."""
-    return [run for run in runs_in(client, *LOOKED_AT) if had_process(run.state) and not processes_of_run(run.id)
-            and (run.state.type != StateType.CRASHED or STOPPED in (run.state.message or ""))]
+    return [run for run in runs_in(client, *LOOKED_AT) if had_process(_state(run)) and not processes_of_run(run.id)
+            and (_state(run).type != StateType.CRASHED or STOPPED in (_state(run).message or ""))]
 
 
 def end_of(state: StateType) -> State | None:
@@ -99,10 +106,11 @@ def end_of(state: StateType) -> State | None:
 
 
 def _settle(client: SyncPrefectClient, run: FlowRun) -> str:
-    state = end_of(run.state.type)
+    before = _state(run)
+    state = end_of(before.type)
     if state is not None:
         client.set_flow_run_state(run.id, state, force=True)
     if state is None or state.is_crashed():
-        return go_on(client, run.id).message
+        return go_on(client, run.id).message or ""
     end_task_runs(client, run.id)
-    return f"{run.name} was {run.state.name} without a process: {state.name}"
+    return f"{run.name} was {before.name} without a process: {state.name}"

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -14,7 +14,15 @@ Values = dict[str, Any]
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def read_recipe(path: Path, overrides: list[str], kind: type[Config] = StageConfig) -> Config:
+@overload
+def read_recipe(path: Path, overrides: list[str]) -> StageConfig: ...
+
+
+@overload
+def read_recipe(path: Path, overrides: list[str], kind: type[Config]) -> Config: ...
+
+
+def read_recipe(path: Path, overrides: list[str], kind: type[BaseModel] = StageConfig) -> BaseModel:
     """The recipe with the overrides applied. Raises ``ConfigError``."""
     return validated(apply_overrides(load_yaml(path), overrides), str(path), kind)
 
@@ -70,7 +78,15 @@ def _with(values: Any, path: list[str], value: Any, override: str) -> Any:
     return {**known, name: _with(known.get(name), rest, value, override) if rest else value}
 
 
-def validated(values: Values, origin: str, kind: type[Config] = StageConfig) -> Config:
+@overload
+def validated(values: Values, origin: str) -> StageConfig: ...
+
+
+@overload
+def validated(values: Values, origin: str, kind: type[Config]) -> Config: ...
+
+
+def validated(values: Values, origin: str, kind: type[BaseModel] = StageConfig) -> BaseModel:
     """The checked config. Raises ``ConfigError`` with one line a problem: field, what was got, what is allowed."""
     try:
         return kind.model_validate(values)

@@ -2,6 +2,7 @@
 
 import getpass
 from pathlib import Path
+from uuid import UUID
 
 from dpo_core.contract.errors import ConfigError, RemoteError, StoreError
 from flows.serve.local_prefect import prepare_prefect, running_server, uses_configured_server
@@ -32,7 +33,7 @@ def answer_run(store: Path, run_name: str, decision: Verdict, name: str, reason:
     given = {"decision": decision, "name": name or getpass.getuser(), "reason": reason}
     try:
         with get_client(sync_client=True) as client:
-            response = client.resume_flow_run(record.flow_run_id, run_input=given)
+            response = client.resume_flow_run(UUID(record.flow_run_id), run_input=given)
     except HTTPError as error:
         raise RemoteError(f"The Prefect server did not confirm the answer ({error}). The run's page shows whether it "
                           "arrived; if the run still waits, answer again.") from error

@@ -74,7 +74,8 @@ class LineDisplay:
     """One line when a step starts and ends, and at most one in ten seconds between."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.folder, self._last_line = console, None, 0.0
+        self.console, self._last_line = console, 0.0
+        self.folder: Path | None = None
 
     def step(self, folder: Path, record: StepRecord) -> None:
         self.folder, self._last_line = folder, time.monotonic()
@@ -114,8 +115,8 @@ class BarDisplay:
             self._current = self._bars.add_task(one_line(record.name), total=None, text="")
         elif self._current is not None:
             text = f"{record.state} in {record.seconds:.1f} s"
-            done = {"total": 1, "completed": 1} if record.state == "completed" else {}
-            self._bars.update(self._current, text=text, **done)
+            full = 1 if record.state == "completed" else None  # None leaves a bar as it is
+            self._bars.update(self._current, text=text, total=full, completed=full)
             self._bars.stop_task(self._current)
 
     def progress(self, event: ProgressEvent) -> None:

@@ -63,7 +63,7 @@ def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id
     payload = SftCheckpointReady(
         name=name, source=found.source, revision=found.revision, weights_fingerprint=found.weights_fingerprint,
         tokenizer_fingerprint=found.tokenizer_fingerprint, chain=chain_tag(found.weights_fingerprint),
-        recipe=used.name if recipe else None, attempt=attempt)
+        recipe=used.name if recipe and used else None, attempt=attempt)
     told, sent = announce_sft(payload)
     if sent:
         again = f", attempt {told.attempt}: what was told before started nothing" if told.attempt > attempt else ""

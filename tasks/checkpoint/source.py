@@ -35,6 +35,7 @@ from tasks.checkpoint.files import (
 )
 from tasks.checkpoint.known_packages import check_known_package
 from tasks.checkpoint.own_files import hash_named, opened_inside, read_json_file
+from tasks.hub.commit import commit_of
 from tasks.hub.download_size import Sizes, check_download, listed_sizes
 from tasks.hub.errors import from_hub_error
 
@@ -149,9 +150,9 @@ def _resolve(api: HfApi, config: CheckpointConfig, store_root: Path, doing: str)
         known = read_json_file(record)
         log.warning("The Hub does not answer; going on with %s at %s, as resolved earlier.", config.source, known["commit"])
         return known["commit"], known.get("sizes") or dict.fromkeys(known["files"])
-    sizes = dict(sorted(listed_sizes(info).items()))
-    write_json(record, {**asked, "commit": info.sha, "sizes": sizes})
-    return info.sha, sizes
+    sizes, commit = dict(sorted(listed_sizes(info).items())), commit_of(info, doing)
+    write_json(record, {**asked, "commit": commit, "sizes": sizes})
+    return commit, sizes
 
 
 def snapshot(located: Located, config: CheckpointConfig, store_root: Path) -> CheckpointRef:

@@ -10,6 +10,7 @@ from dpo_core.contract.config import DataSource
 from dpo_core.contract.errors import DataError, from_os_error
 from dpo_core.contract.jobs import ResolvedSource
 from dpo_core.contract.store import fingerprint, hash_files, sha256_file
+from tasks.hub.commit import commit_of
 from tasks.hub.errors import from_hub_error
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -45,9 +46,10 @@ def is_hub_id(text: str) -> bool:
     return bool(HUB_ID.fullmatch(text)) and not text.endswith(DATA_SUFFIXES)
 
 
-def _resolved(source: DataSource, **found: object) -> ResolvedSource:
+def _resolved(source: DataSource, content: str, path: Path | None = None, hub_id: str | None = None,
+              commit: str | None = None) -> ResolvedSource:
     return ResolvedSource(label=source.source, split=source.split, subset=source.subset, amount=source.amount,
-                          columns=source.columns, **found)
+                          columns=source.columns, content=content, path=path, hub_id=hub_id, commit=commit)
 
 
 def _local_content(path: Path) -> str:
@@ -66,9 +68,9 @@ def _local_content(path: Path) -> str:
 def _commit(source: DataSource) -> str:
     if source.revision and COMMIT.fullmatch(source.revision):
         return source.revision
+    doing = f"looking up the data set {source.source}{'@' + source.revision if source.revision else ''}"
     try:
         info = HfApi().dataset_info(source.source, revision=source.revision, timeout=30)
     except Exception as error:
-        doing = f"looking up the data set {source.source}{'@' + source.revision if source.revision else ''}"
         raise from_hub_error(error, doing, os.environ.get("HF_TOKEN")) from None
-    return info.sha
+    return commit_of(info, doing)

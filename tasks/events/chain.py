@@ -67,6 +67,8 @@ def join_chain(*tags: str) -> None:
 def earlier_run(payload: CheckpointReady) -> FlowRun | None:
     """Another run that the same event started before this one and that is at work or done."""
     run_id = this_run()
+    if run_id is None:
+        return None
     with get_client(sync_client=True) as client:
         mine = client.read_flow_run(run_id)
         runs = tagged_runs(client, payload.event_tag)
@@ -93,7 +95,8 @@ def show_chain(client: SyncPrefectClient, tag: str) -> None:
 
 def chain_page(tag: str, runs: Sequence[tuple[str, FlowRun, str]]) -> str:
     """Markdown of (name of the flow, run, its address), oldest first."""
-    rows = [[markdown_text(flow), markdown_link(run.name, address), markdown_text(run.state.name if run.state else ""),
+    rows = [[markdown_text(flow), markdown_link(run.name, address),
+             markdown_text((run.state.name if run.state else "") or ""),
              f"{run.start_time:%Y-%m-%d %H:%M:%S}" if run.start_time else "", f"{run.total_run_time.total_seconds():.0f}"]
             for flow, run, address in runs]
     table = markdown_rows(("flow", "run", "state", "started", "seconds"), rows)

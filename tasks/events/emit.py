@@ -17,7 +17,7 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.events.schemas.automations import EventTrigger
-from prefect.events.schemas.events import Event, RelatedResource, Resource
+from prefect.events.schemas.events import Event, RelatedResource, Resource, ResourceSpecification
 
 from dpo_core.contract.errors import RemoteError
 from tasks.events.payloads import CheckpointReady
@@ -33,7 +33,7 @@ def event_of(payload: CheckpointReady) -> Event:
     if payload.flow_run_id:
         related.append(RelatedResource({"prefect.resource.id": f"prefect.flow-run.{payload.flow_run_id}",
                                         "prefect.resource.role": "flow-run"}))
-    return Event(id=payload.event_id, event=payload.EVENT, occurred=datetime.now(UTC), resource=payload.resource,
+    return Event(id=payload.event_id, event=payload.EVENT, resource=payload.resource,
                  related=related, payload=payload.model_dump(mode="json"))
 
 
@@ -85,7 +85,8 @@ def is_awaited(client: SyncPrefectClient, payload: CheckpointReady) -> bool:
     """Whether an automation of the server waits for the event."""
     resource = Resource(payload.resource)
     return any(automation.enabled and isinstance(automation.trigger, EventTrigger)
-               and payload.EVENT in automation.trigger.expect and automation.trigger.match.matches(resource)
+               and payload.EVENT in automation.trigger.expect
+               and ResourceSpecification.model_validate(automation.trigger.match).matches(resource)
                for automation in client.read_automations())
 
 

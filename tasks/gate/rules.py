@@ -58,7 +58,7 @@ def _judged(rule: str, value: float | None, bound: float | None, holds: Callable
             missing: str) -> GateCheck:
     """NaN holds against nothing: every comparison with it is false."""
     known = value is not None and bound is not None
-    passed = known and holds(value, bound)
+    passed = value is not None and bound is not None and holds(value, bound)
     detail = missing if not known else "not a number" if value != value or bound != bound else ""
     return GateCheck(rule=rule, value=value, bound=bound, passed=passed, detail=detail)
 

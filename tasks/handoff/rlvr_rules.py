@@ -67,7 +67,7 @@ def check_template(folder: Path) -> RuleCheck:
 def _check_pad(folder: Path, answer: AnswerResult) -> list[RuleCheck]:
     pad, pad_id = answer.pad_token, answer.pad_token_id
     rendered = sum(ids.count(pad_id) for ids in answer.prompts_ids if pad_id is not None)
-    in_text = bool(pad) and pad in template_text(folder)
+    in_text = bool(pad and pad in template_text(folder))
     return [
         RuleCheck(rule="pad_token_exists", passed=pad_id is not None, detail=f"{pad} = {pad_id}"),
         RuleCheck(rule="pad_differs_from_eos", passed=pad_id is not None and pad_id not in answer.eos_token_ids,

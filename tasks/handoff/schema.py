@@ -7,7 +7,7 @@ a signature alone (``signature.py``).
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
@@ -18,7 +18,7 @@ from dpo_core.contract.store import fingerprint
 from tasks.gate.approval import Release
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
-SCHEMA_VERSION = 2  # 2: `release`
+SCHEMA_VERSION: Final = 2  # 2: `release`
 HANDOFF_FILE = "handoff.json"
 MAX_HANDOFF_BYTES = 16 << 20
 

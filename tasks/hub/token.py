@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import get_token
 from prefect.blocks.system import Secret
@@ -27,7 +27,7 @@ def load_secret(block_name: str, setting: str, variable: str) -> str:
     """The text in a Prefect Secret block that ``setting`` names; ``variable`` is what could be set instead. Raises
     ``ConfigError``."""
     try:
-        value = Secret.load(block_name).get()
+        value = cast(Secret, Secret.load(block_name)).get()
     except ValueError:
         raise ConfigError(f"{setting} names `{block_name}`, but there is no such Prefect Secret block. Create it in the UI "
                           f"(Blocks, Secret) or leave {setting} empty and set {variable}.") from None

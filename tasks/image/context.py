@@ -97,7 +97,9 @@ def _committed(root: Path, commit: str) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for entry in tar:
             if entry.isfile():
-                files[entry.name] = tar.extractfile(entry).read()
+                content = tar.extractfile(entry)
+                assert content is not None  # it is a file
+                files[entry.name] = content.read()
             elif not entry.isdir():
                 raise ConfigError(f"{entry.name} in commit {commit[:12]} is a link; the trainer image takes files only.")
     return dict(sorted(files.items()))

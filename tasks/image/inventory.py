@@ -46,13 +46,17 @@ def python_packages(folders: list[str]) -> list[dict[str, str]]:
 
 def python_licence(metadata: "importlib.metadata.PackageMetadata") -> str:
     """The expression (PEP 639), else the classifiers, else the first line of the free text."""
-    if expression := metadata.get("License-Expression"):
+    if expression := _field(metadata, "License-Expression"):
         return expression
     named = [line.rsplit(" :: ", 1)[-1] for line in metadata.get_all("Classifier") or () if line.startswith(CLASSIFIER)]
     if named := [name for name in named if name != "OSI Approved"]:
         return " AND ".join(sorted(set(named)))
-    lines = (metadata.get("License") or "").strip().splitlines()
+    lines = _field(metadata, "License").strip().splitlines()
     return lines[0][:100] if lines else ""
+
+
+def _field(metadata: "importlib.metadata.PackageMetadata", name: str) -> str:
+    return (metadata.get_all(name) or [""])[0]
 
 
 if __name__ == "__main__":

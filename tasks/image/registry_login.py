@@ -1,5 +1,7 @@
 """A registry's credentials, from a Prefect Secret block by name. Nobody passes them on as a parameter."""
 
+from typing import cast
+
 from dpo_core.contract.errors import ConfigError
 from tasks.image.push import Login, parse_login
 
@@ -11,7 +13,7 @@ def load_login(block_name: str | None) -> Login | None:
     from prefect.blocks.system import Secret  # takes seconds, and most images are pushed nowhere
 
     try:
-        return parse_login(Secret.load(block_name).get(), block_name)
+        return parse_login(cast(Secret, Secret.load(block_name)).get(), block_name)
     except ConfigError:
         raise
     except ValueError:

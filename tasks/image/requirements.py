@@ -63,7 +63,7 @@ def trainer_pins(sources: Mapping[str, bytes], variant: Variant) -> dict[str, Pi
 def _read_pins(sources: Mapping[str, bytes], name: str) -> dict[str, Pin]:
     if name not in sources:
         raise ConfigError(f"{name} is missing from the checkout; it says what the trainer image installs.")
-    pins = {}
+    pins: dict[str, Pin] = {}
     for line in sources[name].decode().splitlines():
         if text := line.partition("#")[0].strip():
             try:

@@ -179,6 +179,7 @@ def _run(argv: list[str], say: OnLine, env: dict[str, str] | None = None) -> Non
                                  text=True, errors="replace", env=os.environ | (env or {}))
     except OSError as error:
         raise StoreError(f"{argv[0]} cannot be started: {error.strerror}.") from error
+    assert child.stdout is not None  # it is a pipe
     try:
         with child.stdout:
             for line in child.stdout:

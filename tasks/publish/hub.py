@@ -15,6 +15,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from dpo_core.contract.errors import ConfigError, RemoteError
 from dpo_core.contract.store import HASH_CHUNK_BYTES, sha256_file
+from tasks.hub.commit import commit_of
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 # Files of an earlier model that a loader would pick up; anything else in the repository is its owner's and stays.
@@ -68,7 +69,7 @@ def _head(api: HfApi, repo_id: str, private: bool) -> str:
     if private and info.private is False:
         raise ConfigError(f"{repo_id} is public, but upload.private is true, so nothing was uploaded. Make the repository "
                           "private, choose another one, or set upload.private to false to publish.")
-    return info.sha
+    return commit_of(info, f"uploading to {repo_id}")
 
 
 def _tagged_commit(api: HfApi, repo_id: str, tag: str | None) -> str | None:
@@ -78,8 +79,9 @@ def _tagged_commit(api: HfApi, repo_id: str, tag: str | None) -> str | None:
 
 def _commit(api: HfApi, repo_id: str, parent: str, files: dict[str, LocalFile], names: list[str], stale: list[str],
             message: str) -> str:
-    operations = [CommitOperationAdd(name, files[name].content if isinstance(files[name].content, bytes)
-                                     else str(files[name].content)) for name in names]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(name, content if isinstance(content := files[name].content, bytes) else str(content))
+        for name in names]
     operations += [CommitOperationDelete(name) for name in stale]
     return api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent).oid
 

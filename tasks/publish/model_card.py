@@ -71,7 +71,8 @@ def render_card(card: CardInputs) -> str:
     mixture = _table(["source", "content", "rows", "kept", "truncated", "dropped"],
                      [[s.label, s.content[:16], s.rows_in, s.kept, s.truncated, sum(s.dropped.values())]
                       for s in card.sources])
-    settings = {"loss": card.loss.name, "beta": card.loss.beta, "label smoothing": card.loss.label_smoothing,
+    settings: dict[str, object] = {
+                "loss": card.loss.name, "beta": card.loss.beta, "label smoothing": card.loss.label_smoothing,
                 "learning rate": card.optim.learning_rate, "schedule": card.optim.schedule,
                 "warm-up ratio": card.optim.warmup_ratio, "weight decay": card.optim.weight_decay,
                 "max gradient norm": card.optim.max_grad_norm, "global batch (pairs)": card.train.global_batch_pairs,

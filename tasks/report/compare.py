@@ -7,7 +7,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from dpo_core.contract.metric_names import MEANINGS, SECOND_NAMES
-from tasks.report.blocks import Block, Charts, Column, Page, Section, Table, Text
+from tasks.report.blocks import Block, Charts, Column, ColumnKind, Page, Section, Table, Text
 from tasks.report.curves import STEPS_TO_SMOOTH, points_of, smoothed
 from tasks.report.lineage import lineage
 from tasks.report.page import state_of
@@ -43,7 +43,7 @@ def labels(runs: Sequence[RunFiles]) -> list[str]:
     return [ascii_uppercase[place] if place < len(ascii_uppercase) else str(place + 1) for place in range(len(runs))]
 
 
-def _table(runs: Sequence[RunFiles], first: str, rows: Sequence[tuple[str, Sequence[str]]], kind: str = "number",
+def _table(runs: Sequence[RunFiles], first: str, rows: Sequence[tuple[str, Sequence[str]]], kind: ColumnKind = "number",
            caption: str = "") -> Table:
     """One column a run; what repeats A's value is only marked."""
     columns = (Column(first), *(Column(label, kind) for label in labels(runs)))

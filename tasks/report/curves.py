@@ -55,8 +55,9 @@ def training_charts(metrics: Metrics) -> tuple[Chart, ...]:
     marks = restarts(metrics)
 
     def chart(title: str, unit: str, series: Sequence[tuple[str, str, str | Callable[[dict[str, float]], float]]],
-              is_noisy: bool = True, **more: object) -> Chart:
-        return line_chart(title, "optimizer step", unit, _lines(metrics, series, is_noisy), marks, **more)
+              is_noisy: bool = True, level: tuple[float, str] | None = None,
+              y_bounds: tuple[float, float] | None = None) -> Chart:
+        return line_chart(title, "optimizer step", unit, _lines(metrics, series, is_noisy), marks, level, y_bounds)
 
     return (
         chart("Loss", "mean over pairs", [("", "blue", "loss")]),

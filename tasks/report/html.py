@@ -22,7 +22,8 @@ from tasks.text.escape import html_text
 # The page forbids itself what it does not use, so that even a mistake in escaping could load or run nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 EMPTY = '<em class="muted">(empty)</em>'
-VERDICTS = {True: ("✓ keeps its instruction", "good"), False: ("✗ breaks its instruction", "bad")}
+VERDICTS: dict[bool | None, tuple[str, str]] = {
+    True: ("✓ keeps its instruction", "good"), False: ("✗ breaks its instruction", "bad")}
 
 
 def render_html(page: Page) -> str:

@@ -7,6 +7,7 @@ from tasks.report.blocks import (
     Charts,
     Code,
     Column,
+    ColumnKind,
     Details,
     Heading,
     Sample,
@@ -14,6 +15,7 @@ from tasks.report.blocks import (
     Section,
     Table,
     Text,
+    Tone,
     table_of,
 )
 from tasks.report.curves import training_charts
@@ -31,7 +33,8 @@ def evaluation_section(run: RunFiles) -> Section | None:
     result = run.evaluation
     if result is None:
         return None
-    rows, tones = [], []
+    rows: list[tuple[str, ...]] = []
+    tones: list[Tone] = []
     for row in sorted(metrics_rows(result), key=lambda row: row["metric"] not in HEADLINES):
         name = row["metric"]
         meaning = MEANINGS.get(name)
@@ -96,7 +99,7 @@ def data_section(run: RunFiles) -> Section | None:
     dropped = [(ledger.label, reason.replace("_", " "), f"{count:,}", f"{count / max(1, ledger.rows_in):.1%}",
                 MEANING.get(reason, ""), ", ".join(map(str, ledger.offenders.get(reason, ())[:8])))
                for ledger in mixture.per_source for reason, count in ledger.dropped.items() if count]
-    numbers = {name: "number" for name in ("available", "in", "kept", "truncated", "dropped")}
+    numbers: dict[str, ColumnKind] = {name: "number" for name in ("available", "in", "kept", "truncated", "dropped")}
     lengths = mixture.lengths
     blocks: list[Block] = [
         Text(f"{mixture.train_rows:,} pairs to train on, {mixture.held_out_rows:,} held out for the evaluation, "
@@ -173,7 +176,7 @@ def rlvr_section(run: RunFiles) -> Section | None:
     if handoff is None:
         return None
     rows = tuple((check.rule, check.detail, "holds" if check.passed else "FAILS") for check in handoff.rules)
-    tones = tuple("good" if check.passed else "bad" for check in handoff.rules)
+    tones: tuple[Tone, ...] = tuple("good" if check.passed else "bad" for check in handoff.rules)
     return Section("Hand-off to RLVR", "handoff", (
         Text(f"Written to {run.handoff_path} after the checkpoint was loaded from its final place. Asked "
              f"“{handoff.probe.prompt}” it answered “{handoff.probe.answer}”."),

@@ -21,7 +21,7 @@ def checkpoint_rows(checkpoint: CheckpointRef) -> list[Row]:
 
 def mixture_rows(result: MixResult) -> list[Row]:
     """One row a source, and a total."""
-    rows = [{"source": ledger.label, "formats": ", ".join(f"{name} {n}" for name, n in ledger.format.items()),
+    rows: list[Row] = [{"source": ledger.label, "formats": ", ".join(f"{name} {n}" for name, n in ledger.format.items()),
              "available": ledger.available_rows, "in": ledger.rows_in, "kept": ledger.kept,
              "truncated": ledger.truncated, "dropped": sum(ledger.dropped.values()),
              "dropped because": ", ".join(f"{reason} {n}" for reason, n in ledger.dropped.items() if n) or "-",

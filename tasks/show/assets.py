@@ -52,8 +52,9 @@ def materializations(run: RunFiles) -> list[Materialization]:
             continue
         node = nodes[name]
         url = uploaded if name == "export" else None
+        place: dict[str, Any] = {"url": url} if url else {}  # an asset without one leaves the field unset
         asset = Asset(key=asset_key(family, NAMES[name]), properties=AssetProperties(
-            name=f"{family} {NAMES[name]}", description=node.what, **({"url": url} if url else {})))
+            name=f"{family} {NAMES[name]}", description=node.what, **place))
         origins = _origins(nodes, node)
         made.append(Materialization(asset, tuple(map(_upstream(family), origins)), {
             "fingerprint": node.pin, "path": node.where, "uri": url, "run": run.folder.name}))

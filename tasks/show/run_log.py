@@ -36,7 +36,7 @@ def make_logs_visible() -> None:
                 record.exc_text = text  # what a formatter takes instead of making its own
         return record
 
-    visible_record.makes_visible = True
+    visible_record.makes_visible = True  # type: ignore[attr-defined]  # any function takes attributes
     logging.setLogRecordFactory(visible_record)
 
 
@@ -82,4 +82,6 @@ class ThinnedLines:
         self._begin()
 
     def _begin(self) -> None:
-        self._next, self._next_progress, self._num_dropped = 0.0, 0.0, 0
+        self._next: float = 0.0
+        self._next_progress: float = 0.0
+        self._num_dropped: int = 0
