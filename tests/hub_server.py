@@ -60,6 +60,7 @@ class Hub:
     tokens: set[str] = field(default_factory=set)  # that anybody sent
     failures: dict[str, list[int]] = field(default_factory=dict)  # part of a path -> statuses of the next requests
     claims: dict[str, int | None] = field(default_factory=dict)  # path -> size that is listed in place of the real one
+    names_commits: bool = True  # False: information about a repository lacks its commit, as a mirror's may
     spoil: set[str] = field(default_factory=set)  # paths that arrive damaged
 
     def add_repo(self, name: str, files: dict[str, bytes], kind: str = "model", private: bool = False) -> str:
@@ -138,8 +139,8 @@ class Handler(BaseHTTPRequestHandler):
         found = self.find(kind, repo)
         commit, files = self.files_at(found, revision)
         sized = "blobs=true" in urlsplit(self.path).query.lower()
-        self.answer({"id": repo, "sha": commit, "private": found.private, "tags": [], "downloads": 0, "likes": 0,
-                     "siblings": [{"rfilename": name, "size": self.hub.claims.get(name, len(content))} if sized else
+        self.answer({"id": repo, "sha": commit if self.hub.names_commits else None, "private": found.private, "tags": [],
+                     "downloads": 0, "likes": 0, "siblings": [{"rfilename": name, "size": self.hub.claims.get(name, len(content))} if sized else
                                   {"rfilename": name} for name, content in sorted(files.items())]})
 
     def tree(self, kind: str, repo: str, revision: str, folder: str | None = None) -> None:

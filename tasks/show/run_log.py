@@ -50,6 +50,10 @@ class ThinnedLines:
     """Passes on a line a second at most, a step's last ones, and every ten seconds where it stands. Implements
     ``LineListener``."""
 
+    _next: float
+    _next_progress: float
+    _num_dropped: int
+
     def __init__(self, emit: Callable[[str], None] = to_run_logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._emit, self._clock = emit, clock
         self._held: deque[str] = deque(maxlen=NUM_LAST_LINES)
@@ -82,6 +86,4 @@ class ThinnedLines:
         self._begin()
 
     def _begin(self) -> None:
-        self._next: float = 0.0
-        self._next_progress: float = 0.0
-        self._num_dropped: int = 0
+        self._next, self._next_progress, self._num_dropped = 0.0, 0.0, 0

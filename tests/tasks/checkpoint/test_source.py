@@ -222,6 +222,14 @@ def test_a_hub_that_is_away_is_not_needed_twice(checkpoint: Path, tmp_path: Path
         fetch("org/sft", tmp_path / "other-store")
 
 
+def test_an_answer_without_a_commit_pins_nothing(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
+    commit, hub.names_commits = hub.add_repo("org/sft", contents(checkpoint)), False
+    with pytest.raises(RemoteError, match="names no commit of org/sft"):
+        fetch("org/sft", tmp_path / "store")
+    hub.names_commits = True
+    assert fetch("org/sft", tmp_path / "store").revision == commit  # nothing was recorded in its place
+
+
 def test_weights_are_not_downloaded_when_the_small_files_are_wrong(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
     files = contents(checkpoint)
     del files["chat_template.jinja"]

@@ -3,7 +3,7 @@
 import pytest
 
 from dpo_core.contract.config import DataSource
-from dpo_core.contract.errors import ConfigError, DataError
+from dpo_core.contract.errors import ConfigError, DataError, RemoteError
 from tasks.data.sources import is_hub_id, resolve_source
 
 
@@ -52,6 +52,13 @@ def test_a_commit_needs_no_network_and_is_recorded():
 def test_a_data_set_that_the_hub_does_not_have(hub):
     with pytest.raises(ConfigError, match="looking up the data set org/nothing@main"):
         resolve_source(DataSource(source="org/nothing", revision="main"))
+
+
+def test_an_answer_without_a_commit_pins_nothing(hub):
+    hub.add_repo("org/pairs", {"a.jsonl": b"{}\n"}, kind="dataset")
+    hub.names_commits = False
+    with pytest.raises(RemoteError, match="names no commit of org/pairs, met while looking up the data set org/pairs@main"):
+        resolve_source(DataSource(source="org/pairs", revision="main"))
 
 
 def test_hub_ids():
