@@ -140,7 +140,8 @@ class Handler(BaseHTTPRequestHandler):
         commit, files = self.files_at(found, revision)
         sized = "blobs=true" in urlsplit(self.path).query.lower()
         self.answer({"id": repo, "sha": commit if self.hub.names_commits else None, "private": found.private, "tags": [],
-                     "downloads": 0, "likes": 0, "siblings": [{"rfilename": name, "size": self.hub.claims.get(name, len(content))} if sized else
+                     "downloads": 0, "likes": 0,
+                     "siblings": [{"rfilename": name, "size": self.hub.claims.get(name, len(content))} if sized else
                                   {"rfilename": name} for name, content in sorted(files.items())]})
 
     def tree(self, kind: str, repo: str, revision: str, folder: str | None = None) -> None:
