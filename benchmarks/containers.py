@@ -12,13 +12,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from dpo_core.contract.compute_config import ComputeConfig
+from tasks.launch.choose import launcher_for
+
 from dpo_core.contract.jobs import AnswerJob
 from dpo_core.contract.store import hash_files
 from tasks.image.config import ImageConfig
 from tasks.image.image_ref import PYTHON
 from tasks.image.trainer_image import trainer_image
-from tasks.launch.choose import launcher_for
+from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import CommandSpec, Launcher
 from tasks.launch.run_job import run_job
 from tests.tiny_models import make_model
@@ -55,7 +56,7 @@ def measure(turns: int) -> dict:
         model = make_model(Path(name) / "model")
         for file in model.iterdir():
             file.chmod(0o644)  # safetensors' are the owner's alone
-        job = AnswerJob(out_dir=Path(name) / "answer", checkpoint_path=model, files=hash_files(model), prompts=("sky",))
+        job = AnswerJob(checkpoint_path=model, files=hash_files(model), prompts=("sky",)).at(Path(name) / "answer")
         for launcher in (process, docker):
             _seconds(launcher, job)  # files are in memory from here on
         for _ in range(turns):

@@ -24,10 +24,12 @@ from hypothesis import example, given, settings
 from rich.console import Console
 
 from dpo_core.contract.config import AdapterConfig, HandoffConfig
+from dpo_core.contract.data_jobs import LengthStats, MixResult, SourceLedger
 from dpo_core.contract.errors import ConfigError
-from dpo_core.contract.jobs import LOG_FILE, BatchPlan, CheckpointRef, DatasetRef
+from dpo_core.contract.job import LOG_FILE
+from dpo_core.contract.jobs import AnswerPair, BatchPlan, EvaluateResult
 from dpo_core.contract.progress import ProgressEvent
-from dpo_core.contract.results import AnswerPair, EvaluateResult, LengthStats, MixResult, SourceLedger
+from dpo_core.contract.refs import CheckpointRef, DatasetRef
 from dpo_core.contract.store import write_json
 from flows.terminal import cli
 from flows.terminal import release as terminal_release

@@ -8,8 +8,9 @@ from huggingface_hub import constants
 from prefect import flow
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
+from tasks.launch.choose import launcher_for
+from tasks.launch.secrets import value_of_secret
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.config import HandoffConfig, UploadConfig
 from dpo_core.contract.errors import ConfigError, HandoffRefused
 from dpo_core.contract.store import hash_files
@@ -19,8 +20,7 @@ from tasks.hand_off_rlvr import hand_off_rlvr, handoff_path
 from tasks.handoff.intake_config import IntakeConfig
 from tasks.handoff.schema import read_handoff
 from tasks.hub.tracker_key import tracker_key
-from tasks.launch.choose import launcher_for
-from tasks.launch.secrets import value_of_secret
+from tasks.launch.compute_config import ComputeConfig
 from tasks.upload_checkpoint import upload_checkpoint
 from tests.hub_server import serve
 from tests.tasks.published import card_of, export_of, inputs_of

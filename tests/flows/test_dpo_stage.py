@@ -13,8 +13,9 @@ from prefect.settings import PREFECT_API_URL
 
 import flows.stage_parts
 from dpo_core.contract.errors import DataError, HandoffRefused
+from dpo_core.contract.jobs import TrainResult
 from dpo_core.contract.progress import ProgressEvent
-from dpo_core.contract.results import RESULT_FILE, TrainResult
+from dpo_core.contract.results import RESULT_FILE
 from flows.dpo_stage import dpo_stage
 from flows.settings.stage_config import StageConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import hash_files
 from tasks.fetch_checkpoint import fetch_checkpoint
 from tests.launch_here import LaunchHere

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dpo_core.contract.errors import PairlineError
+from tasks.launch.context import Context
 from tasks.launch.docker.engine import Engine, EngineLost, Seen
-from tasks.launch.launcher import CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
+from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.lines import Waiting
 from tasks.launch.log_position import forget_position, save_position
 
@@ -43,6 +44,15 @@ class Member:
     removed: bool = False  # by somebody else, so its exit code is not known
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a step may take."""
+
+    deadline: float  # Unix seconds
+    grace_seconds: float  # from being asked to stop to being killed
+    patience_seconds: float  # with an engine that is away
+
+
 def patiently(ask: Callable[[], T], seconds: float) -> T:
     """The engine's answer, also if it is away for a while. Raises ``EngineLost`` if it does not come back in time."""
     until, told = time.monotonic() + seconds, False
@@ -59,12 +69,12 @@ def patiently(ask: Callable[[], T], seconds: float) -> T:
 
 
 class Watch:
-    """Watches the containers of one step. ``deadline``: Unix seconds."""
+    """Watches the containers of one step."""
 
-    def __init__(self, engine: Engine, command: CommandSpec, members: list[Member], deadline: float, on_line: OnLine,
-                 grace_seconds: float, patience_seconds: float) -> None:
-        self.engine, self.command, self.members, self.deadline = engine, command, members, deadline
-        self.on_line, self.grace_seconds, self.patience_seconds = on_line, grace_seconds, patience_seconds
+    def __init__(self, engine: Engine, command: CommandSpec, members: list[Member], limits: Limits, context: Context,
+                 on_line: OnLine) -> None:
+        self.engine, self.command, self.members, self.limits = engine, command, members, limits
+        self.context, self.on_line = context, on_line
         self.lines: Waiting[tuple[Member, str, str]] = Waiting()
         self.position_saved, self.first_failure = 0.0, 0.0
 
@@ -73,15 +83,15 @@ class Watch:
         try:
             while self._alive():
                 self._turn()
-                raise_if_stopped()
-                if time.time() > self.deadline:
+                self.context.raise_if_stopped()
+                if time.time() > self.limits.deadline:
                     raise too_slow(self.command)
             return self._how_it_ended()
         except EngineLost:
             log.warning("Left running: %s. Start again to attach to it.", ", ".join(m.name for m in self._alive()))
             raise
         except BaseException:
-            self._stop(self.grace_seconds)
+            self._stop(self.limits.grace_seconds)
             raise
         finally:
             self.lines.nobody_listens()
@@ -192,7 +202,8 @@ class Watch:
         save_position(self.command.folder, {member.id: member.read_until for member in self.members})
 
     def _ask(self, ask: Callable[[str], T], container_id: str) -> T:
-        return patiently(lambda: ask(container_id), min(self.patience_seconds, max(0.0, self.deadline - time.time())))
+        left = max(0.0, self.limits.deadline - time.time())
+        return patiently(lambda: ask(container_id), min(self.limits.patience_seconds, left))
 
 
 def _cause(member: Member) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import docker
 
-from dpo_core.contract.compute_config import ComputeConfig
-from dpo_core.contract.jobs import LOG_FILE, ConvertJob
-from dpo_core.contract.results import ConvertResult
+from dpo_core.contract.data_jobs import ConvertJob, ConvertResult
+from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.store import sha256_file
 from tasks.launch.command import step_command
+from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.run_job import in_store, run_job
@@ -70,7 +70,7 @@ class ContainerStep:
     def __init__(self, root: Path, address: str, image: str, body: str = "", **compute: object) -> None:
         self.root, self.address, self.image = root, address, image
         (root / "source").mkdir(exist_ok=True)
-        job = ConvertJob(out_dir="unset", source_dir=root / "source", source_sha256="abc")
+        job = ConvertJob(source_dir=root / "source", source_sha256="abc")
         self.job = in_store(job, root / "store")
         self.folder = self.job.out_dir
         if body:

@@ -9,8 +9,8 @@ from dataclasses import replace
 import docker
 import pytest
 
-from dpo_core.contract.compute_config import OWN_NETWORK
 from dpo_core.contract.errors import ConfigError
+from tasks.launch.compute_config import OWN_NETWORK
 from tasks.launch.docker import engine as engine_module
 from tasks.launch.docker.container import NETWORK
 from tasks.launch.docker.engine import Engine

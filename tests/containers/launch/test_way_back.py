@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.errors import PairlineError, StepCrashed, StoreError, TimedOut
-from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.store import sha256_file
 from tasks.launch.docker.engine import Engine
 from tasks.launch.docker.reap import reap

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.errors import PairlineError, StepCrashed, StoreError, TimedOut
-from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.progress import parse_line
 from dpo_core.contract.regular_file import open_regular, read_regular
 from dpo_core.contract.results import ERROR_FILE, read_error

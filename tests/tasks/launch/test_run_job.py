@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.data_jobs import ConvertJob, ConvertResult
 from dpo_core.contract.errors import (
     DataError,
     OutOfMemory,
@@ -31,10 +31,11 @@ from dpo_core.contract.errors import (
     StoreError,
     error_of_kind,
 )
-from dpo_core.contract.jobs import LOG_FILE, ConvertJob
+from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.progress import ProgressEvent
-from dpo_core.contract.results import ERROR_FILE, RESULT_FILE, ConvertResult
+from dpo_core.contract.results import ERROR_FILE, RESULT_FILE
 from dpo_core.contract.store import exclusive, sha256_file
+from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import hearing_lines, listening
 from tasks.launch.own_folder import claim, make_own_folder, own_folder
 from tasks.launch.process import ProcessLauncher
@@ -73,7 +74,7 @@ class Step:
     """A job with a program of the test's own in the trainer's place."""
 
     def __init__(self, root: Path, body: str, timeout_seconds: int = 60) -> None:
-        self.job = in_store(ConvertJob(out_dir="unset", source_dir="/models", source_sha256="abc"), root / "store")
+        self.job = in_store(ConvertJob(source_dir="/models", source_sha256="abc"), root / "store")
         self.folder = self.job.out_dir
         self.folder.mkdir(parents=True)
         (self.folder / "fingerprint").write_text(self.job.fingerprint)
@@ -309,11 +310,11 @@ def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
         succeed()""")
     other = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
         from pathlib import Path
-        from dpo_core.contract.compute_config import ComputeConfig
-        from dpo_core.contract.jobs import ConvertJob
+        from tasks.launch.compute_config import ComputeConfig
+        from dpo_core.contract.data_jobs import ConvertJob
         from tasks.launch.process import ProcessLauncher
         from tasks.launch.run_job import in_store, run_job
-        job = ConvertJob(out_dir="unset", source_dir="/models", source_sha256="abc")
+        job = ConvertJob(source_dir="/models", source_sha256="abc")
         launcher = ProcessLauncher(ComputeConfig(), python={step.launcher.python!r})
         run_job(in_store(job, Path({str(tmp_path / "store")!r})), launcher)""")],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])})

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from dpo_core.contract.compute_config import ComputeConfig
 from tasks.launch.compute import Machine
+from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.docker.container import ContainerSpec, Mount, container_name, container_spec, container_user
 from tasks.launch.launcher import CommandSpec, Node, RunName
 
