@@ -21,8 +21,9 @@ def cache_reference(reference: ReferenceConfig, train: TrainConfig, checkpoint: 
     """Run step ``reference`` with ``checkpoint`` as the reference model, in the numerics of the training."""
     result = place.run(ReferenceJob(
         data=mixture.data, checkpoint=checkpoint, base_weights=base_weights, precision=train.precision,
-        forward=train.forward, attention=train.attention, tokens_per_batch=reference.tokens_per_batch, rows_per_shard=reference.rows_per_shard,
-        cache_dir=place.store / "reference-rows", sharding=sharding_of(place.launcher.compute)))
+        forward=train.forward, attention=train.attention, tokens_per_batch=reference.tokens_per_batch,
+        rows_per_shard=reference.rows_per_shard, cache_dir=place.store / "reference-rows",
+        sharding=sharding_of(place.launcher.compute)))
     get_run_logger().info("%d rows, %d of them computed now, %.1f pairs/s", result.rows, result.rows_computed,
                           result.pairs_per_second)
     show_reference(result, place.context.run.family)

@@ -96,7 +96,8 @@ class TinyStage:
                           accumulation=max(1, pairs // (per_device * processes)))
         reference = {"reference": self.reference.reference, "reference_checkpoint": self.checkpoint}
         return TrainJob(**({"data": self.data, "checkpoint": self.checkpoint, "batch": batch, "loss": loss,
-                            "optim": OptimConfig(learning_rate=learning_rate), "train": TrainConfig(global_batch_pairs=pairs, **train)}
+                            "optim": OptimConfig(learning_rate=learning_rate),
+                            "train": TrainConfig(global_batch_pairs=pairs, **train)}
                            | (reference if loss.needs_reference else {}) | of_job)).at(out_dir)
 
     def evaluate_job(self, out_dir: Path, after: CheckpointRef, **evaluation: int) -> EvaluateJob:

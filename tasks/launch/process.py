@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import io
 import os
 import signal
 import subprocess
@@ -127,9 +128,10 @@ def out_of_memory_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
 
 def _read_lines(child: subprocess.Popen, lines: Waiting[str]) -> None:
     """Runs in a thread: a blocking read in the waiting loop would make the step impossible to cancel."""
-    splitter = LineSplitter(any_end=True)
-    with child.stdout:
-        while content := child.stdout.read1():
+    splitter, printed = LineSplitter(any_end=True), child.stdout
+    assert isinstance(printed, io.BufferedReader), "it was started with a pipe"
+    with printed:
+        while content := printed.read1():
             for line in splitter.feed(content):
                 lines.put(line)
     for line in splitter.rest():

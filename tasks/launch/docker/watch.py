@@ -126,7 +126,8 @@ class Watch:
 
     def _how_it_ended(self) -> Ended:
         states = [member.ended for member in self.members if member.ended is not None]
-        unseen = any(m.removed for m in self.members) and all(m.removed or not m.ended.exit_code for m in self.members)
+        unseen = any(m.removed for m in self.members) and all(
+            m.removed or (m.ended is not None and not m.ended.exit_code) for m in self.members)
         code = next((state.exit_code for state in states if state.exit_code), 0)
         signal = code - SIGNAL_EXIT
         cause = next(filter(None, map(_cause, self.members)), "") if len(self.members) > 1 else ""

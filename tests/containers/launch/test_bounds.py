@@ -11,6 +11,7 @@ import pytest
 
 from dpo_core.contract.errors import ConfigError
 from tasks.launch.compute_config import OWN_NETWORK
+from tasks.launch.context import Context
 from tasks.launch.docker import engine as engine_module
 from tasks.launch.docker.container import NETWORK
 from tasks.launch.docker.engine import Engine
@@ -83,7 +84,7 @@ def test_no_step_is_started_in_a_network_of_somebody_else(make, client: docker.D
     try:
         step = make("succeed()", network=foreign.name)
         with pytest.raises(ConfigError, match="is somebody else's"):
-            step.launcher.run((replace(command_of(step), needs_network=True),), print, lambda: None)
+            step.launcher.run((replace(command_of(step), needs_network=True),), Context(), print, lambda: None)
         assert step.num_starts == 0
     finally:
         foreign.remove()

@@ -70,7 +70,7 @@ def test_tokens_show_nowhere_after_a_stage_in_containers(tiny_inputs, trainer: I
             tiny_inputs, store, train={"max_steps": 2}, image={"use": trainer.reference},
             data={"sources": [{"source": "org/prefs", "revision": commit}]},
             upload={"repo_id": "org/dpo", "endpoint": hub.endpoint, "token_block": "planted-for-writing"},
-            compute={"launcher": "docker", "memory_gib": 4}))
+            compute={"launcher": "docker"}, docker={"memory_gib": 4}))
         assert hub.commits_made == 1
     assert set(seen) >= {"fetch", "mix", "reference", "train", "export", "evaluate"}
     networks = {step: "'NetworkMode': 'pairline'" in settings for step, settings in seen.items()}

@@ -21,6 +21,7 @@ from dpo_core.contract.store import sha256_file
 from tasks.image.image_ref import PYTHON, ImageRef
 from tasks.launch.command import step_command
 from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.docker.config import DockerConfig
 from tasks.launch.docker.container import container_name
 from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import Launcher
@@ -32,12 +33,12 @@ from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, reference_job
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
-COMPUTE = ComputeConfig(launcher="docker", threads_per_process=1, memory_gib=4)
+COMPUTE = ComputeConfig(launcher="docker", threads_per_process=1)
 
 
 @pytest.fixture(scope="module")
 def in_containers(trainer: ImageRef) -> DockerLauncher:
-    return DockerLauncher(COMPUTE, trainer.reference, PYTHON)
+    return DockerLauncher(COMPUTE, trainer.reference, PYTHON, DockerConfig(memory_gib=4))
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,8 @@ def test_only_a_training_tracked_online_may_see_the_trackers_key():
     def command(**tracking):
         job = TrainJob(data=DatasetRef(path="/d", fingerprint="d"), checkpoint=CHECKPOINT,
                        loss=LossConfig(), optim=OptimConfig(), train=TrainConfig(), tracking=TrackingConfig(**tracking),
-                       batch=BatchPlan(global_pairs=4, per_device_pairs=4, accumulation=1, num_processes=1)).at(Path("/s/train/ab"))
+                       batch=BatchPlan(global_pairs=4, per_device_pairs=4, accumulation=1, num_processes=1)
+                       ).at(Path("/s/train/ab"))
         return step_command(job, ComputeConfig(), CPU, "p")
 
     online = command(trackers=("wandb",), wandb_mode="online")

@@ -36,7 +36,7 @@ from dpo_core.contract.progress import ProgressEvent
 from dpo_core.contract.results import ERROR_FILE, RESULT_FILE
 from dpo_core.contract.store import exclusive, sha256_file
 from tasks.launch.compute_config import ComputeConfig
-from tasks.launch.launcher import hearing_lines, listening
+from tasks.launch.context import Context
 from tasks.launch.own_folder import claim, make_own_folder, own_folder
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.run_job import in_store, run_job
@@ -66,7 +66,7 @@ class ClearingLauncher(ProcessLauncher):
 
     cleared: list[Path] = field(default_factory=list)
 
-    def clear(self, folder: Path) -> None:
+    def clear(self, folder: Path, context: Context) -> None:
         self.cleared.append(folder)
 
 
@@ -86,8 +86,8 @@ class Step:
         compute = ComputeConfig(stop_grace_seconds=1, step_timeout_seconds=timeout_seconds)
         self.launcher = ClearingLauncher(compute, python=str(program))
 
-    def run(self, **more) -> ConvertResult:
-        return run_job(self.job, self.launcher, **more)
+    def run(self, context: Context = Context()) -> ConvertResult:  # noqa: B008 (frozen)
+        return run_job(self.job, self.launcher, context)
 
     @property
     def num_calls(self) -> int:
@@ -160,8 +160,7 @@ def test_a_result_of_a_step_at_work_is_not_taken_before_its_end(tmp_path):
 
 
 def hear(heard: "Heard", step: Step) -> ConvertResult:
-    with hearing_lines(heard):
-        return step.run()
+    return step.run(Context(lines=heard))
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
@@ -237,8 +236,7 @@ def test_a_log_that_finds_no_room_fails_no_step(tmp_path):
     heard, limits = Heard(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # the log is as long as a file may be
     try:
-        with hearing_lines(heard):
-            assert step.run().path == step.folder
+        assert step.run(Context(lines=heard)).path == step.folder
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert heard.lines == ["a line"]
@@ -251,8 +249,7 @@ def test_progress_reaches_the_listener(tmp_path):
         print('{"pairline": broken')
         succeed()""")
     events = []
-    with listening(events.append):
-        step.run()
+    step.run(Context(on_progress=events.append))
     assert [(event.step, event.done, event.total) for event in events] == [("train", 1, 2)]
     assert '{"pairline": broken' in (step.folder / LOG_FILE).read_text()
 
@@ -287,8 +284,7 @@ def test_two_runs_of_one_job_share_its_work(tmp_path):
     first, second = Heard(), Heard()
 
     def run(heard: Heard) -> ConvertResult:
-        with hearing_lines(heard):
-            return step.run()
+        return step.run(Context(lines=heard))
 
     with ThreadPoolExecutor() as pool:
         one = pool.submit(run, first)
@@ -324,8 +320,7 @@ def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
     heard = Heard()
 
     def run() -> ConvertResult:
-        with hearing_lines(heard):
-            return step.run()
+        return step.run(Context(lines=heard))
 
     with ThreadPoolExecutor() as pool:
         result = pool.submit(run)
