@@ -32,6 +32,8 @@ class ComputeConfig(Section):
     step_timeout_seconds: int = Field(86_400, ge=1, description="A step that runs longer is stopped.")
     stop_grace_seconds: int = Field(30, ge=1, description="From being asked to stop to being killed. Training writes a "
                                     "checkpoint in it: more than a step and a checkpoint take.")
+    folder_gib: float | None = Field(None, gt=0, description="The most that a step's own folder may hold, beyond which the "
+                                     "step is killed; empty: until the disk is nearly full.")
     env: dict[str, str] = Field({}, description="Variables that steps get beside those of the system and of their libraries:"
                                 " a proxy, a cluster's own. No secrets.")
     machines: int = Field(1, ge=1, description="Nodes that num_processes are spread over. With the docker launcher they are "

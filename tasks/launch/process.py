@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from dpo_core.contract.errors import StoreError
+from dpo_core.contract.errors import DiskFull, StoreError
 from dpo_core.contract.process_group import ask_to_stop
 from tasks.launch.command import DIE_WITH_PARENT
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
+from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage, too_slow
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.lines import LineSplitter, Waiting
@@ -83,17 +84,22 @@ class ProcessLauncher:
         lines: Waiting[str] = Waiting()
         reader = threading.Thread(target=_read_lines, args=(child, lines), daemon=True)
         reader.start()
-        deadline = time.monotonic() + command.timeout_seconds
+        deadline, grace_seconds = time.monotonic() + command.timeout_seconds, float(self.compute.stop_grace_seconds)
+        bound = FolderBound(command.folder, self.compute.folder_gib)
         try:
             while child.poll() is None:
                 lines.hand_over(on_line, wait_seconds=POLL_SECONDS)
                 context.raise_if_stopped()
+                bound.check()
                 if time.monotonic() > deadline:
                     raise too_slow(command)
             return child.returncode
+        except DiskFull:
+            grace_seconds = 0.0
+            raise
         finally:
             try:
-                stop_group(child, self.compute.stop_grace_seconds, meanwhile=lambda: lines.hand_over(on_line))
+                stop_group(child, grace_seconds, meanwhile=lambda: lines.hand_over(on_line))
                 _pass_rest_on(lines, reader, on_line)
             finally:
                 lines.nobody_listens()

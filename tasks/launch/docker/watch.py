@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.errors import DiskFull, PairlineError
 from tasks.launch.context import Context
 from tasks.launch.docker.engine import Engine, EngineLost, Seen
+from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.lines import Waiting
 from tasks.launch.log_position import forget_position, save_position
@@ -46,11 +47,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a step may take."""
+    """How long a step may take, and how much it may leave."""
 
     deadline: float  # Unix seconds
     grace_seconds: float  # from being asked to stop to being killed
     patience_seconds: float  # with an engine that is away
+    folder_gib: float | None = None  # of its own folder; None: what the disk holds
 
 
 def patiently(ask: Callable[[], T], seconds: float) -> T:
@@ -75,23 +77,25 @@ class Watch:
                  on_line: OnLine) -> None:
         self.engine, self.command, self.members, self.limits = engine, command, members, limits
         self.context, self.on_line = context, on_line
+        self.bound = FolderBound(command.folder, limits.folder_gib)
         self.lines: Waiting[tuple[Member, str, str]] = Waiting()
         self.position_saved, self.first_failure = 0.0, 0.0
 
     def until_the_end(self) -> Ended:
-        """Wait, then stop and remove everything. Raises ``TimedOut``, ``EngineLost``."""
+        """Wait, then stop and remove everything. Raises ``TimedOut``, ``DiskFull``, ``EngineLost``."""
         try:
             while self._alive():
                 self._turn()
                 self.context.raise_if_stopped()
+                self.bound.check()
                 if time.time() > self.limits.deadline:
                     raise too_slow(self.command)
             return self._how_it_ended()
         except EngineLost:
             log.warning("Left running: %s. Start again to attach to it.", ", ".join(m.name for m in self._alive()))
             raise
-        except BaseException:
-            self._stop(self.limits.grace_seconds)
+        except BaseException as error:
+            self._stop(0.0 if isinstance(error, DiskFull) else self.limits.grace_seconds)
             raise
         finally:
             self.lines.nobody_listens()
