@@ -12,8 +12,8 @@ import pytest
 from dpo_core.contract.errors import DiskFull
 from tasks.launch import folder_bound
 from tasks.launch.compute_config import ComputeConfig
-from tasks.launch.folder_bound import FolderBound
 from tasks.launch.context import Context
+from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.process import ProcessLauncher
 from tests.left_behind import folder_in_memory
