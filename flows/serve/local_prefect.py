@@ -61,6 +61,11 @@ def start_prefect(store_root: Path) -> Callable[[], None]:
     return wait
 
 
+def has_own_server(store_root: Path) -> bool:
+    """Whether a run from here would get a temporary server: nobody configured one, and none of `pairline up` lives."""
+    return not uses_configured_server() and running_server(store_root) is None
+
+
 def server_outlives_the_run() -> bool:
     """Whether the run's server is one that people and other runs know. Imports Prefect."""
     from prefect.settings import PREFECT_API_URL

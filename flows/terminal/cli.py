@@ -34,11 +34,18 @@ Overrides = Annotated[list[str], typer.Option("--set", help="Change a setting: s
 
 
 @app.command()
-def run(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006 (typer reads the default, nobody changes it)
+def run(recipe: Recipe, set_: Overrides = [],  # noqa: B006 (typer reads the default, nobody changes it)
+        again: Annotated[bool, typer.Option("--again", help="Run the flow also where an earlier run of these settings has "
+                                            "done it all, and nothing of it has changed since.")] = False) -> None:
     """Run the stage; steps whose results are in the store are reused."""
     config = read_recipe(recipe, set_)
-    from flows.serve.local_prefect import start_prefect
+    from flows.serve.local_prefect import has_own_server, start_prefect
+    from flows.terminal.finished_run import finished_run
 
+    if not again and has_own_server(config.store.root) and (folder := finished_run(config)):
+        say("nothing to do: an earlier run of these settings is complete and unchanged (--again runs it again)")
+        show_end(folder, Console())
+        return
     run_stage(config, Console(), start_prefect(config.store.root))
 
 
@@ -47,11 +54,17 @@ def run_stage(config: StageConfig, console: Console, wait_for_server: Callable[[
     # Prefect reads its settings when it is imported, so nothing above imports it.
     from flows.dpo_stage import dpo_stage
     from flows.terminal.release import show_gate
+
+    wait_for_server()
+    show_end(run_flow(lambda: dpo_stage(config), console, show_gate), console)
+
+
+def show_end(folder: Path, console: Console) -> None:
+    """What a complete run came to; the last line is the path of the hand-off."""
+    from flows.terminal.release import show_gate
     from tasks.report.page import REPORT_FILE
     from tasks.run.folder import read_run
 
-    wait_for_server()
-    folder = run_flow(lambda: dpo_stage(config), console, show_gate)
     outputs = read_run(folder).outputs
     show_evaluation(console, Path(outputs["evaluate"]))
     show_gate(console, folder)
