@@ -56,8 +56,11 @@ class Located:
     linkable: bool = False
 
 
-def locate(config: CheckpointConfig, store_root: Path) -> Located:
-    """Find or download the checkpoint. Raises ``CheckpointError``, ``ConfigError``, ``RemoteError``."""
+def locate(config: CheckpointConfig, store_root: Path, with_weights: bool = True) -> Located:
+    """Find or download the checkpoint. Raises ``CheckpointError``, ``ConfigError``, ``RemoteError``.
+
+    Without ``with_weights`` the safetensors of a Hub checkpoint, gigabytes as a rule, stay where they are.
+    """
     if config.source.startswith(PACKAGE_PREFIX):
         name = config.source.removeprefix(PACKAGE_PREFIX)
         folder = _package_folder(name)
@@ -72,7 +75,7 @@ def locate(config: CheckpointConfig, store_root: Path) -> Located:
     if not HUB_ID.fullmatch(config.source) or config.source.startswith("."):
         raise CheckpointError(f"checkpoint.source {config.source} does not exist as a directory and is no Hub id "
                               "(org/name). Check the path.")
-    return _download(config, store_root)
+    return _download(config, store_root, with_weights)
 
 
 def _package_folder(name: str) -> Path:
@@ -101,7 +104,7 @@ def _local(folder: Path, config: CheckpointConfig) -> Located:
     return Located(folder.resolve(), weight_source(names, config))
 
 
-def _download(config: CheckpointConfig, store_root: Path) -> Located:
+def _download(config: CheckpointConfig, store_root: Path, with_weights: bool) -> Located:
     """Small files first, so that a missing template is known before gigabytes of weights are fetched."""
     api, doing = HfApi(), f"fetching {config.source}" + (f" at {config.revision}" if config.revision else "")
     commit, names = _resolve(api, config, store_root, doing)
@@ -113,6 +116,8 @@ def _download(config: CheckpointConfig, store_root: Path) -> Located:
         folder = Path(api.snapshot_download(config.source, revision=commit, allow_patterns=small))
         if weights.kind == "safetensors":
             checked_files(folder, (), config)
+            if not with_weights:
+                return Located(folder, weights, commit, linkable=True)
         return Located(Path(api.snapshot_download(config.source, revision=commit,
                                                   allow_patterns=[*small, *weights.names])),
                        weights, commit, linkable=True)
