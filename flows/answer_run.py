@@ -3,7 +3,7 @@
 import getpass
 from pathlib import Path
 
-from dpo_core.errors import ConfigError, RemoteError, StoreError
+from dpo_core.contract.errors import ConfigError, RemoteError, StoreError
 from flows.local_prefect import prepare_prefect, running_server, uses_configured_server
 from tasks.gate.approval import Verdict
 from tasks.report.run_folder import read_runs

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dpo_core.errors import PairlineError
-from dpo_core.regular_file import read_regular
-from dpo_core.results import LARGEST_RESULT_BYTES, RESULT_FILE, EvaluateResult
-from dpo_core.visible import one_line, visible
+from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.regular_file import read_regular
+from dpo_core.contract.results import LARGEST_RESULT_BYTES, RESULT_FILE, EvaluateResult
+from dpo_core.contract.visible import one_line, visible
 from flows.handoff_commands import intake, signing_key
 from flows.overrides import read_recipe
 from flows.serve import commands as serve_commands

@@ -5,7 +5,7 @@ The order of the steps; each part stands in ``flows/stage_parts.py`` and ``flows
 
 from prefect import State, flow
 
-from dpo_core.errors import NotReleased
+from dpo_core.contract.errors import NotReleased
 from flows.accelerator import slot_if_limited
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.stage_config import StageConfig

@@ -2,8 +2,8 @@
 
 from prefect import State, flow
 
-from dpo_core.errors import GateFailed, NotReleased, PairlineError
-from dpo_core.store import write_json
+from dpo_core.contract.errors import GateFailed, NotReleased, PairlineError
+from dpo_core.contract.store import write_json
 from flows.accelerator import num_slots
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.stage_config import StageConfig

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dpo_core.visible import one_line
+from dpo_core.contract.visible import one_line
 from flows.serve.commands import Store
 from flows.terminal import say
 

@@ -8,7 +8,7 @@ import os
 import tomllib
 from pathlib import Path
 
-from dpo_core.errors import from_os_error
+from dpo_core.contract.errors import from_os_error
 from flows.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
 from flows.serve import database
 from flows.serve.background import Background

@@ -10,7 +10,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed, State
 from pydantic import Field
 
-from dpo_core.visible import visible
+from dpo_core.contract.visible import visible
 from flows.crashed_runs import MAX_CRASHES, go_on
 from tasks.artifacts import table_artifact
 from tasks.garbage import collect, in_words

@@ -13,7 +13,7 @@ without the attention matrix), twice that in fp32; with gradient checkpointing 2
 Logits: 3 fp32 copies of answer tokens x vocabulary.
 """
 
-from dpo_core.jobs import BatchPlan
+from dpo_core.contract.jobs import BatchPlan
 from flows.model_size import ModelSize
 from flows.stage_config import StageConfig
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from dpo_core.config import AdapterConfig, CheckpointConfig
-from dpo_core.errors import CheckpointError
+from dpo_core.contract.config import AdapterConfig, CheckpointConfig
+from dpo_core.contract.errors import CheckpointError
 from tasks.checkpoint.safetensors_header import read_header
 
 IN_A_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)

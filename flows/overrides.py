@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from flows.stage_config import StageConfig
 
 Values = dict[str, Any]

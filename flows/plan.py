@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dpo_core.config import DataSource
-from dpo_core.jobs import BatchPlan
+from dpo_core.contract.config import DataSource
+from dpo_core.contract.jobs import BatchPlan
 from flows.memory import MOMENTS_BYTES, training_memory
 from flows.model_size import ModelSize, model_size
 from flows.stage_config import StageConfig

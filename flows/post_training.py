@@ -11,8 +11,8 @@ from pathlib import Path
 from prefect import flow
 from prefect.states import Completed, State
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import ConfigError, HandoffRefused
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import ConfigError, HandoffRefused
 from flows.dpo_stage import dpo_stage
 from flows.overrides import apply_overrides, load_yaml, validated
 from flows.rlvr_intake import local_path, rlvr_intake

@@ -14,8 +14,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Failed, State
 from pydantic import Field
 
-from dpo_core.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, NotReleased
-from dpo_core.store import write_json
+from dpo_core.contract.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, NotReleased
+from dpo_core.contract.store import write_json
 from flows.stage_config import StageConfig
 from flows.stage_parts import Candidate, Workplace
 from tasks.artifacts import show_approval

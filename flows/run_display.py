@@ -12,8 +12,8 @@ from typing import Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from dpo_core.progress import ProgressEvent
-from dpo_core.visible import one_line
+from dpo_core.contract.progress import ProgressEvent
+from dpo_core.contract.visible import one_line
 from flows.terminal import tell
 from tasks.report.run_folder import StepRecord
 

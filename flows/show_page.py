@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dpo_core.errors import ConfigError
-from dpo_core.store import write_bytes
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.store import write_bytes
 from flows.terminal import show_table, tell
 from tasks.report.blocks import Block, Page, Table, Text
 from tasks.report.compare import compare_page

@@ -2,8 +2,8 @@
 
 from pydantic import Field, model_validator
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.config import (
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.config import (
     AdapterConfig,
     CheckpointConfig,
     DataConfig,
@@ -17,8 +17,8 @@ from dpo_core.config import (
     TrainConfig,
     UploadConfig,
 )
-from dpo_core.cuda8bit import check_8bit_fits
-from dpo_core.tracking_config import TrackingConfig
+from dpo_core.contract.cuda8bit import check_8bit_fits
+from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.gate.config import GateConfig, why_unmeasurable
 from tasks.image.config import ImageConfig
 

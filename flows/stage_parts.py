@@ -11,12 +11,12 @@ from pathlib import Path
 
 from prefect.runtime import flow_run
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.cuda8bit import check_cuda8bit
-from dpo_core.gpu_attention import check_gpu_attention
-from dpo_core.jobs import CheckpointRef
-from dpo_core.results import EvaluateResult, ExportResult, Result, TrainResult
-from dpo_core.tracking_config import check_trackers
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.cuda8bit import check_cuda8bit
+from dpo_core.contract.gpu_attention import check_gpu_attention
+from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.results import EvaluateResult, ExportResult, Result, TrainResult
+from dpo_core.contract.tracking_config import check_trackers
 from flows.stage_config import StageConfig
 from tasks.artifacts import show_checkpoint, show_handoff, show_image, show_upload
 from tasks.build_image import build_image

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dpo_core.errors import ConfigError
-from dpo_core.visible import one_line
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.visible import one_line
 from flows.terminal import show_table, tell
 from tasks.report.find_run import find_run
 from tasks.report.run_folder import RunRecord, StepRecord, is_alive, read_run, read_runs

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from dpo_core.config import LossName, Section
+from dpo_core.contract.config import LossName, Section
 from flows.stage_config import StageConfig
 
 Setting = str | float | int

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from prefect.runtime import flow_run
 
-from dpo_core.errors import ConfigError, NonFinite, OutOfMemory, PairlineError
+from dpo_core.contract.errors import ConfigError, NonFinite, OutOfMemory, PairlineError
 from flows.accelerator import slot
 from flows.stage_parts import Candidate, Workplace, train_and_evaluate
 from flows.sweep_config import Member

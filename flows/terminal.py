@@ -13,7 +13,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from dpo_core.visible import visible
+from dpo_core.contract.visible import visible
 
 
 def say(text: str, file: TextIO | None = None) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from dpo_core.jobs import CheckpointRef
-from dpo_core.results import EvaluateResult, MixResult, ReferenceResult, TrainResult
-from dpo_core.visible import one_line, visible
+from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.results import EvaluateResult, MixResult, ReferenceResult, TrainResult
+from dpo_core.contract.visible import one_line, visible
 from tasks.escape import markdown_block, markdown_code, markdown_text
 from tasks.gate.approval import Approval
 from tasks.gate.rules import GateCheck, check_table, failed_checks

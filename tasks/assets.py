@@ -14,7 +14,7 @@ from prefect.assets import Asset, AssetProperties
 from prefect.context import AssetContext
 from prefect.events import emit_event
 
-from dpo_core.visible import one_line
+from dpo_core.contract.visible import one_line
 from tasks.artifacts import never_fails
 from tasks.escape import markdown_text
 from tasks.report.lineage import Node, lineage

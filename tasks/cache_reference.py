@@ -5,9 +5,9 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import BaseWeights, ReferenceConfig, TrainConfig
-from dpo_core.jobs import CheckpointRef, ReferenceJob
-from dpo_core.results import MixResult, ReferenceResult
+from dpo_core.contract.config import BaseWeights, ReferenceConfig, TrainConfig
+from dpo_core.contract.jobs import CheckpointRef, ReferenceJob
+from dpo_core.contract.results import MixResult, ReferenceResult
 from tasks.artifacts import show_reference
 from tasks.launch.compute import sharding_of
 from tasks.launch.launcher import Launcher

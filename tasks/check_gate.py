@@ -3,7 +3,7 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.errors import GateFailed
+from dpo_core.contract.errors import GateFailed
 from tasks.artifacts import show_gate
 from tasks.gate.rules import GateCheck, failed_checks
 from tasks.retry_policy import worth_a_retry

@@ -1,7 +1,7 @@
 """Text that others wrote, for each place that would act on it: Markdown, HTML, YAML, a shell. One function a place.
 
 Nothing else in ``flows`` or ``tasks`` escapes (tests/test_architecture.py); for terminals see ``flows/terminal.py``. What
-steers or hides wherever it is shown becomes visible here, too (``dpo_core/visible.py``).
+steers or hides wherever it is shown becomes visible here, too (``dpo_core/contract/visible.py``).
 """
 
 import html
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import yaml
 
-from dpo_core.visible import one_line, visible
+from dpo_core.contract.visible import one_line, visible
 
 # What Markdown or HTML would act on: a prompt must not become a link, a picture, or a script. Prefect's first UI shows
 # numeric entities as they are written; backslashes and these three names both of its UIs understand.

@@ -5,9 +5,9 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import EvaluationConfig, LossConfig, TrainConfig
-from dpo_core.jobs import CheckpointRef, EvaluateJob
-from dpo_core.results import EvaluateResult, ExportResult
+from dpo_core.contract.config import EvaluationConfig, LossConfig, TrainConfig
+from dpo_core.contract.jobs import CheckpointRef, EvaluateJob
+from dpo_core.contract.results import EvaluateResult, ExportResult
 from tasks.artifacts import show_evaluation
 from tasks.launch.compute import sharding_of
 from tasks.launch.launcher import Launcher

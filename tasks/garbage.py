@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpo_core.errors import PairlineError
-from dpo_core.jobs import JOB_FILE, JOBS
-from dpo_core.regular_file import everything_below, is_plain_file, read_regular
-from dpo_core.results import LARGEST_RESULT_BYTES, RESULT_FILE
-from dpo_core.store import ASIDE, LOCK_FILE, exclusive, wait_for_lock
+from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.jobs import JOB_FILE, JOBS
+from dpo_core.contract.regular_file import everything_below, is_plain_file, read_regular
+from dpo_core.contract.results import LARGEST_RESULT_BYTES, RESULT_FILE
+from dpo_core.contract.store import ASIDE, LOCK_FILE, exclusive, wait_for_lock
 from tasks.launch.own_folder import earlier_lock, own_folder
 from tasks.report.run_folder import RunRecord, is_alive, read_runs
 from tasks.store_root import entries_below, marked_store

@@ -8,9 +8,9 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from dpo_core.config import Section
-from dpo_core.errors import HandoffRefused
-from dpo_core.store import exclusive
+from dpo_core.contract.config import Section
+from dpo_core.contract.errors import HandoffRefused
+from dpo_core.contract.store import exclusive
 from tasks.gate.approval import Release
 from tasks.handoff.claimed_place import check_before_load, place_to_open, refuse_failed
 from tasks.handoff.final_place import opened, probe

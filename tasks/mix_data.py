@@ -5,9 +5,9 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import CheckpointConfig, DataConfig
-from dpo_core.jobs import CheckpointRef, FetchJob, MixJob, ResolvedSource
-from dpo_core.results import MixResult
+from dpo_core.contract.config import CheckpointConfig, DataConfig
+from dpo_core.contract.jobs import CheckpointRef, FetchJob, MixJob, ResolvedSource
+from dpo_core.contract.results import MixResult
 from tasks.artifacts import show_mixture
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, reusable_result, run_job

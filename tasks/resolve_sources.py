@@ -6,10 +6,10 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from dpo_core.config import DataSource
-from dpo_core.errors import DataError, from_os_error
-from dpo_core.jobs import ResolvedSource
-from dpo_core.store import fingerprint, hash_files, sha256_file
+from dpo_core.contract.config import DataSource
+from dpo_core.contract.errors import DataError, from_os_error
+from dpo_core.contract.jobs import ResolvedSource
+from dpo_core.contract.store import fingerprint, hash_files, sha256_file
 from tasks.hub.errors import from_hub_error
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

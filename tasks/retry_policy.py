@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect.client.schemas.objects import State
 
-from dpo_core.errors import PairlineError
+from dpo_core.contract.errors import PairlineError
 
 
 def worth_a_retry(task: Any, task_run: Any, state: State) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.exceptions import MissingContextError
 
-from dpo_core.progress import ProgressEvent
-from dpo_core.visible import one_line, visible
+from dpo_core.contract.progress import ProgressEvent
+from dpo_core.contract.visible import one_line, visible
 
 SECONDS_BETWEEN_LINES, SECONDS_BETWEEN_PROGRESS = 1.0, 10.0
 NUM_LAST_LINES = 10

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpo_core.errors import ConfigError, from_os_error
-from dpo_core.store import write_json
+from dpo_core.contract.errors import ConfigError, from_os_error
+from dpo_core.contract.store import write_json
 from tasks.launch.store_access import STORE_MARKER as MARKER
 
 ENTRY_NAME = re.compile(r"[0-9a-f]{16}")  # of a step's result, of a snapshot: the first digits of its fingerprint

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dpo_core.errors import ConfigError
-from dpo_core.tracking_config import WANDB_KEY, TrackingConfig
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.tracking_config import WANDB_KEY, TrackingConfig
 from tasks.hub.token import hidden_in_logs, load_secret
 from tasks.launch.secrets import secret_value, value_of_secret
 

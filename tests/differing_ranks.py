@@ -4,7 +4,7 @@ import os
 import sys
 
 from dpo_core import __main__ as program
-from dpo_core import train
+from dpo_core.steps import train
 
 
 def main() -> int:

@@ -8,9 +8,9 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.tensor import DTensor
 
 from dpo_core import __main__ as program
-from dpo_core import train
 from dpo_core.engine.engine import Engine
-from dpo_core.trainer import Trainer
+from dpo_core.steps import train
+from dpo_core.training.trainer import Trainer
 
 
 def held(trainer: Trainer) -> dict:

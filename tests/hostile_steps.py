@@ -7,7 +7,7 @@ are after: files of the person who runs the pipeline, outside of every step's fo
 import json
 from pathlib import Path
 
-from dpo_core.results import ERROR_FILE, RESULT_FILE
+from dpo_core.contract.results import ERROR_FILE, RESULT_FILE
 
 # All names of the orchestrator's own files, of this version and the one before, and those that a step leaves for it to read.
 NAMES = (".lock", "log.txt", "log.1.txt", "log.earlier.txt", ".log-position.json", "log-position.json", ".claim", ERROR_FILE,

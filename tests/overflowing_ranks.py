@@ -7,8 +7,8 @@ import os
 import sys
 
 from dpo_core import __main__ as program
-from dpo_core import train
-from dpo_core.trainer import Trainer
+from dpo_core.steps import train
+from dpo_core.training.trainer import Trainer
 
 STEP = 6
 

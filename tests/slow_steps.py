@@ -7,7 +7,7 @@ import sys
 import time
 
 from dpo_core import __main__ as program
-from dpo_core import train
+from dpo_core.steps import train
 
 FORWARD_SECONDS = 0.5
 

@@ -6,7 +6,7 @@ import sys
 import torch
 
 from dpo_core import __main__ as program
-from dpo_core import train
+from dpo_core.steps import train
 
 
 def main() -> int:

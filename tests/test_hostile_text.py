@@ -23,12 +23,12 @@ import yaml
 from hypothesis import example, given, settings
 from rich.console import Console
 
-from dpo_core.config import AdapterConfig, HandoffConfig
-from dpo_core.errors import ConfigError
-from dpo_core.jobs import LOG_FILE, BatchPlan, CheckpointRef, DatasetRef
-from dpo_core.progress import ProgressEvent
-from dpo_core.results import AnswerPair, EvaluateResult, LengthStats, MixResult, SourceLedger
-from dpo_core.store import write_json
+from dpo_core.contract.config import AdapterConfig, HandoffConfig
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.jobs import LOG_FILE, BatchPlan, CheckpointRef, DatasetRef
+from dpo_core.contract.progress import ProgressEvent
+from dpo_core.contract.results import AnswerPair, EvaluateResult, LengthStats, MixResult, SourceLedger
+from dpo_core.contract.store import write_json
 from flows import cli, terminal_release
 from flows.model_size import ModelSize
 from flows.plan import Plan, SourceSize, show_plan

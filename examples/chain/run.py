@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from dpo_core.errors import ConfigError, PairlineError
+from dpo_core.contract.errors import ConfigError, PairlineError
 from examples.chain.make_inputs import make_inputs
 from flows.serve.settings import ServeSettings, settings_from_environment
 from flows.serve.up import deploy, server_of

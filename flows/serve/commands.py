@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.errors import ConfigError
-from dpo_core.visible import one_line
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.visible import one_line
 from flows.overrides import load_yaml
 from flows.serve.settings import PROJECT
 from flows.terminal import say

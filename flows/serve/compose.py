@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from dpo_core.errors import ConfigError, PairlineError
-from dpo_core.visible import one_line
+from dpo_core.contract.errors import ConfigError, PairlineError
+from dpo_core.contract.visible import one_line
 from flows.serve.settings import POOL, PROJECT, settings_from_environment
 from flows.serve.up import POLL_SECONDS, deploy, stop_runs
 from flows.terminal import say

@@ -10,7 +10,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from flows.run_processes import (
     API_VARIABLE,
     CLIENT_VARIABLE,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from flows.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
 from flows.serve.credential import given_credential, kept_credential
 from flows.serve.database import WITHOUT_MIGRATIONS, is_of_this_prefect

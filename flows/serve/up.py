@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from dpo_core.errors import ConfigError, PairlineError
+from dpo_core.contract.errors import ConfigError, PairlineError
 from flows import terminal
 from flows.run_processes import processes_of_server
 from flows.serve.background import Background, send

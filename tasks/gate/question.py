@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dpo_core.results import AnswerPair, EvaluateResult
+from dpo_core.contract.results import AnswerPair, EvaluateResult
 from tasks.escape import markdown_code, markdown_link, markdown_text
 from tasks.gate.rules import GateCheck, check_table
 from tasks.report.tables import HEADLINE, markdown_table, metrics_rows

@@ -8,7 +8,7 @@ named commit knows.
 
 import shlex
 
-from dpo_core.config import GrpoConfig
+from dpo_core.contract.config import GrpoConfig
 from tasks.escape import shell_word
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import docker
 from docker.errors import ContainerError, ImageNotFound
 
-from dpo_core.errors import ConfigError, from_os_error
-from dpo_core.store import exclusive, write_json
+from dpo_core.contract.errors import ConfigError, from_os_error
+from dpo_core.contract.store import exclusive, write_json
 from tasks.image.build import build, remove_build_stages
 from tasks.image.config import ImageConfig
 from tasks.image.context import SourceTree, read_sources, write_tar

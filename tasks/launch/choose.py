@@ -1,7 +1,7 @@
 """``compute.launcher`` -> the launcher. The one place that knows them all."""
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import ConfigError
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import ConfigError
 from tasks.launch.launcher import Launcher
 from tasks.launch.process import ProcessLauncher
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.tracking_config import WANDB_KEY, WANDB_KEY_FILE
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.tracking_config import WANDB_KEY, WANDB_KEY_FILE
 from tasks.launch.compute import Machine
 from tasks.launch.launcher import CommandSpec, RunName
 from tasks.launch.step_environment import PROXIES

@@ -20,8 +20,8 @@ from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
-from dpo_core.compute_config import OWN_NETWORK
-from dpo_core.errors import ConfigError, RemoteError, StoreError
+from dpo_core.contract.compute_config import OWN_NETWORK
+from dpo_core.contract.errors import ConfigError, RemoteError, StoreError
 from tasks.launch.container import (
     LABEL,
     LOG_FILE_BYTES,

@@ -17,8 +17,8 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import ConfigError, PairlineError, StoreError
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import ConfigError, PairlineError, StoreError
 from tasks.launch.compute import Machine, this_machine
 from tasks.launch.container import DEADLINE, JOB, LABEL, ContainerSpec, container_spec, container_user, line_prefix
 from tasks.launch.docker import Engine, NameTaken, PathUnseen, Seen

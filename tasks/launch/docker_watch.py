@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dpo_core.errors import PairlineError
+from dpo_core.contract.errors import PairlineError
 from tasks.launch.docker import Engine, EngineLost, Seen
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
 from tasks.launch.lines import Waiting

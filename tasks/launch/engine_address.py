@@ -3,7 +3,7 @@
 import os
 from urllib.parse import urlsplit
 
-from dpo_core.errors import ConfigError, PairlineError, RemoteError
+from dpo_core.contract.errors import ConfigError, PairlineError, RemoteError
 
 LOCAL = "unix:///var/run/docker.sock"
 

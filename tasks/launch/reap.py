@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dpo_core.errors import PairlineError, StoreBusy
+from dpo_core.contract.errors import PairlineError, StoreBusy
 from tasks.launch.container import DEADLINE, FLOW_RUN, FOLDER, GRACE, LABEL, RUN, STEP
 from tasks.launch.docker import Engine, Seen
 from tasks.launch.left_containers import DEFAULT_GRACE_SECONDS, put_away, stop

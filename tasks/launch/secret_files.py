@@ -10,8 +10,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpo_core.errors import StoreError
-from dpo_core.store import exclusive
+from dpo_core.contract.errors import StoreError
+from dpo_core.contract.store import exclusive
 from tasks.launch.container import ContainerSpec
 from tasks.launch.secrets import value_of_secret
 

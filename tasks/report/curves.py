@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dpo_core.errors import StoreError
-from dpo_core.regular_file import open_regular
+from dpo_core.contract.errors import StoreError
+from dpo_core.contract.regular_file import open_regular
 from tasks.report.svg import Chart, Line, Point, line_chart
 
 METRICS_FILE = "metrics.jsonl"

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dpo_core.config import Section
-from dpo_core.environment import installed, processor_name
+from dpo_core.contract.config import Section
+from dpo_core.contract.environment import installed, processor_name
 from tasks.launch.compute import this_machine
 from tasks.launch.process import PACKAGES_FOLDER
 
@@ -18,7 +18,7 @@ GIT_SECONDS = 10
 
 
 class RunEnvironment(Section):
-    """The orchestrator's side; each step has its own (``dpo_core.results.StepEnvironment``)."""
+    """The orchestrator's side; each step has its own (``dpo_core.contract.results.StepEnvironment``)."""
 
     directory: str  # relative paths of a recipe start here
     commit: str | None  # of the source tree; None where the packages are installed from elsewhere

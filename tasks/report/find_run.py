@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from tasks.report.run_folder import RUN_FILE, read_runs
 
 LAST = re.compile(r"last(?:~(\d+))?")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dpo_core.jobs import CheckpointRef, TrainJob
+from dpo_core.contract.jobs import CheckpointRef, TrainJob
 from tasks.escape import html_text
 from tasks.report.run_files import RunFiles
 from tasks.report.svg import Chart, framed, text

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dpo_core.store import write_bytes
+from dpo_core.contract.store import write_bytes
 from tasks.report.blocks import Block, Code, Column, Notice, Page, Table, Text, Tile, Tiles, Tone
 from tasks.report.html import render_html
 from tasks.report.metrics import HEADLINES, MEANINGS, tone_of

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from dpo_core.errors import HandoffRefused, StoreError
-from dpo_core.jobs import JOB_FILE, LOG_FILE, Job, read_job
-from dpo_core.regular_file import is_plain_file, open_regular, read_regular
-from dpo_core.results import (
+from dpo_core.contract.errors import HandoffRefused, StoreError
+from dpo_core.contract.jobs import JOB_FILE, LOG_FILE, Job, read_job
+from dpo_core.contract.regular_file import is_plain_file, open_regular, read_regular
+from dpo_core.contract.results import (
     ENVIRONMENT_FILE,
     LARGEST_REPORT_BYTES,
     LARGEST_RESULT_BYTES,

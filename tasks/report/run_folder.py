@@ -16,11 +16,11 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from dpo_core.errors import StoreError, from_os_error
-from dpo_core.jobs import Job
-from dpo_core.results import ENVIRONMENT_FILE, Result
-from dpo_core.store import write_json
-from dpo_core.visible import visible
+from dpo_core.contract.errors import StoreError, from_os_error
+from dpo_core.contract.jobs import Job
+from dpo_core.contract.results import ENVIRONMENT_FILE, Result
+from dpo_core.contract.store import write_json
+from dpo_core.contract.visible import visible
 from tasks.launch.launcher import RunName, on_behalf_of
 from tasks.launch.notices import Moment, hearing_of_jobs
 from tasks.launch.run_job import step_folder
@@ -65,7 +65,7 @@ class RunRecord(BaseModel):
     jobs: list[JobRecord] = []
     outputs: dict[str, str] = {}
     error: str | None = None
-    error_kind: str | None = None  # of the error tree (dpo_core/errors.py)
+    error_kind: str | None = None  # of the error tree (dpo_core/contract/errors.py)
 
 
 StepListener = Callable[[Path, StepRecord], None]

@@ -1,6 +1,6 @@
 """What the report says of a run, section by section. Each takes the run's files and gives a section, or None."""
 
-from dpo_core.data.drops import MEANING
+from dpo_core.contract.drops import MEANING
 from tasks.report.blocks import (
     Block,
     Charts,

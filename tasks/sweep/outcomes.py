@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dpo_core.config import Section
+from dpo_core.contract.config import Section
 from tasks.gate.rules import GateCheck, failed_checks
 from tasks.report.tables import HEADLINE, Row, number
 

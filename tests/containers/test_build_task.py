@@ -12,7 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.sorting import ArtifactSort, LogSort
 
 import tasks.build_image
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from tasks.artifacts import show_image
 from tasks.build_image import build_image
 from tasks.image.config import ImageConfig

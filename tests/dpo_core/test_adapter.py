@@ -10,21 +10,21 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from dpo_core.checkpoint import load_weights
-from dpo_core.config import AdapterConfig, OptimConfig
-from dpo_core.cuda8bit import check_cuda8bit
+from dpo_core.contract.config import AdapterConfig, OptimConfig
+from dpo_core.contract.cuda8bit import check_cuda8bit
+from dpo_core.contract.errors import ConfigError, ReferenceMismatch
+from dpo_core.contract.jobs import ExportJob
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.store import sha256_file
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.errors import ConfigError, ReferenceMismatch
-from dpo_core.jobs import ExportJob
+from dpo_core.data.reference_cache import read_aligned
+from dpo_core.engine.checkpoint import load_weights
 from dpo_core.model.adapter import adapter_disabled, add_adapter, count_parameters, load_policy, target_names
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
-from dpo_core.progress import Progress
-from dpo_core.reference_cache import read_aligned
-from dpo_core.stop_request import StopRequest
-from dpo_core.store import sha256_file
-from dpo_core.train import check_base, set_up
+from dpo_core.steps.train import check_base, set_up
+from dpo_core.training.stop_request import StopRequest
 from flows.stage_config import StageConfig
 from tests.dpo_core.test_resume import assert_same_run
 from tests.step_process import kill_when, metrics_of, start

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpo_core.jobs import Sharding
-from dpo_core.results import RESULT_FILE
+from dpo_core.contract.jobs import Sharding
+from dpo_core.contract.results import RESULT_FILE
 from tests.dpo_core.test_adapter import LORA, lora_job
 from tests.dpo_core.test_router import moe_stage  # noqa: F401
 from tests.step_process import metrics_of, run_ranks

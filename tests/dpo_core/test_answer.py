@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dpo_core.errors import CheckpointError, StoreError
-from dpo_core.jobs import AnswerJob
-from dpo_core.store import hash_files
+from dpo_core.contract.errors import CheckpointError, StoreError
+from dpo_core.contract.jobs import AnswerJob
+from dpo_core.contract.store import hash_files
 from tests.tiny_models import make_model, make_tokenizer
 from tests.tiny_stage import run_here
 

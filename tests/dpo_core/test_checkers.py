@@ -2,8 +2,8 @@
 
 import pytest
 
-from dpo_core.checkers import CHECKERS, check, num_sentences, num_words, passes
-from dpo_core.errors import DataError
+from dpo_core.contract.errors import DataError
+from dpo_core.data.checkers import CHECKERS, check, num_sentences, num_words, passes
 
 KEPT = {
     "one_sentence": [({}, "Bread rises because yeast makes gas."), ({}, "Ask Dr. Lee, e.g. by letter!"),

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from dpo_core.compute_config import ComputeConfig
+from dpo_core.contract.compute_config import ComputeConfig
 
 
 @pytest.mark.parametrize(("network", "problem"), [

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from dpo_core.checkers import passes
-from dpo_core.config import LossConfig
+from dpo_core.contract.config import LossConfig
+from dpo_core.contract.jobs import CheckpointRef, EvaluateJob, ReferenceRef
+from dpo_core.data.checkers import passes
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.evaluate import _distinct_prompts
-from dpo_core.jobs import CheckpointRef, EvaluateJob, ReferenceRef
+from dpo_core.data.reference_cache import ReferenceRows, read_aligned, write_aligned
 from dpo_core.model.generate import answer_greedily
 from dpo_core.model.load import load_model
-from dpo_core.reference_cache import ReferenceRows, read_aligned, write_aligned
+from dpo_core.steps.evaluate import _distinct_prompts
 from tests.dpo_core.model.test_forward import by_hand
 from tests.tiny_models import make_model, make_tokenizer
 from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, mix, reference_job, run_here

@@ -4,9 +4,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dpo_core.config import TrainConfig
-from dpo_core.errors import ConfigError
-from dpo_core.gpu_attention import check_gpu_attention
+from dpo_core.contract.config import TrainConfig
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.gpu_attention import check_gpu_attention
 from dpo_core.model.forward import PairScorer, choose_layout
 from tests.architectures import PACKED, PADDED_ONLY, tiny
 from tests.dpo_core.model.test_attention import some_pairs

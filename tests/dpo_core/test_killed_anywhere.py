@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo_core.jobs import TrainJob
-from dpo_core.results import read_result
+from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.results import read_result
 from tests.dpo_core.test_resume import assert_same_run
 from tests.killed_run import count_touches, run_until
 from tests.tiny_stage import TinyStage

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from dpo_core.contract.progress import Progress
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.distributed import start_accelerator
-from dpo_core.kl import kl_metrics, sampled_pairs
-from dpo_core.losses import PairLogps
+from dpo_core.engine.distributed import start_accelerator
+from dpo_core.loss.losses import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import end_token_ids, sample_answers
 from dpo_core.model.load import load_model
-from dpo_core.progress import Progress
+from dpo_core.training.kl import kl_metrics, sampled_pairs
 from tests.dpo_core.model.test_forward import by_hand
 from tests.tiny_models import make_model, make_tokenizer
 from tests.tiny_stage import TinyStage, checkpoint_ref, run_here

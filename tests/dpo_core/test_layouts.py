@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import MambaConfig
 
-from dpo_core.results import TrainResult
+from dpo_core.contract.results import TrainResult
 from tests.architectures import tiny
 from tests.step_process import metrics_of
 from tests.tiny_models import make_tokenizer

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dpo_core.config import LossConfig, LossName
-from dpo_core.losses import DIVERGENCES, LOSSES, LossOutput, PairLogps
-from dpo_core.objective import build_objective, loss_and_gradient, surrogate
+from dpo_core.contract.config import LossConfig, LossName
+from dpo_core.loss.losses import DIVERGENCES, LOSSES, LossOutput, PairLogps
+from dpo_core.loss.objective import build_objective, loss_and_gradient, surrogate
 
 LOG2 = math.log(2)
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpo_core.config import OptimConfig
+from dpo_core.contract.config import OptimConfig
+from dpo_core.contract.jobs import ReferenceRef, Sharding, TrainJob
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.distributed import start_accelerator
+from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.master import MasterEngine
-from dpo_core.jobs import ReferenceRef, Sharding, TrainJob
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
 from tests.dpo_core.test_resume import assert_same_run

@@ -8,7 +8,7 @@ import pytest
 PAGES = 2**26 // 4096
 PROGRAM = """
 import resource, sys, torch
-from dpo_core.distributed import keep_freed_memory
+from dpo_core.engine.distributed import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 def faults():

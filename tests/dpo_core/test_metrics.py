@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dpo_core.losses import LossOutput, PairLogps
-from dpo_core.metrics import averages, batch_sums, peak_memory_gib
+from dpo_core.loss.losses import LossOutput, PairLogps
+from dpo_core.loss.metrics import averages, batch_sums, peak_memory_gib
 
 
 def column(*values: float) -> torch.Tensor:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import TrainingArguments, get_scheduler
 
-from dpo_core.config import OptimConfig
-from dpo_core.optim import build_optimizer, learning_rate_at, set_learning_rate
+from dpo_core.contract.config import OptimConfig
+from dpo_core.engine.optim import build_optimizer, learning_rate_at, set_learning_rate
 
 NAMES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 

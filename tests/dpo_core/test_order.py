@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from dpo_core.contract.jobs import BatchPlan
 from dpo_core.data.order import (
     batch_tokens,
     batches_by_tokens,
@@ -19,7 +20,6 @@ from dpo_core.data.order import (
     num_steps,
     step_rows,
 )
-from dpo_core.jobs import BatchPlan
 from tests.step_process import metrics_of
 from tests.tiny_stage import run_here
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from dpo_core.__main__ import main
+from dpo_core.contract.errors import OutOfMemory
+from dpo_core.contract.results import read_error
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.errors import OutOfMemory
 from dpo_core.model.forward import PairScorer, choose_layout, memory_for, probe_pairs
 from dpo_core.model.load import load_model
-from dpo_core.results import read_error
 from tests.tiny_stage import reference_job
 
 
@@ -34,7 +34,7 @@ def test_memory_that_a_comparison_of_layouts_lacks_is_not_taken_for_a_layout_tha
         choose_layout(scorer, probe_pairs(dataset), "packed", torch.device("cpu"))
 
 
-@pytest.mark.parametrize(("place", "told"), [("dpo_core.reference.PairScorer._scores", "data rows"),
+@pytest.mark.parametrize(("place", "told"), [("dpo_core.steps.reference.PairScorer._scores", "data rows"),
                                              ("dpo_core.engine.plain.PlainEngine.step", "outside of a forward")])
 def test_memory_that_is_refused_anywhere_in_a_step_is_an_oom(stage, tmp_path, monkeypatch, place, told):
     job = (reference_job(tmp_path, stage.data, stage.checkpoint) if "reference" in place

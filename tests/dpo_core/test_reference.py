@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from dpo_core.contract.errors import NonFinite, StoreError
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.errors import NonFinite, StoreError
+from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, read_aligned, write_shard
 from dpo_core.model.load import load_model
-from dpo_core.reference import model_cache_folder
-from dpo_core.reference_cache import ReferenceCache, ReferenceRows, read_aligned, write_shard
+from dpo_core.steps.reference import model_cache_folder
 from tests.dpo_core.model.test_forward import by_hand
 from tests.step_process import kill_when, start
 from tests.tiny_models import make_model

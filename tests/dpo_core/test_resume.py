@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpo_core.checkpoint import RunState, newest_checkpoint, save_checkpoint
-from dpo_core.config import OptimConfig
-from dpo_core.distributed import start_accelerator
+from dpo_core.contract.config import OptimConfig
+from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.results import TrainResult, read_error, read_result
+from dpo_core.contract.store import sha256_file
+from dpo_core.engine.checkpoint import RunState, newest_checkpoint, save_checkpoint
+from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.plain import PlainEngine
-from dpo_core.jobs import TrainJob
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
-from dpo_core.results import TrainResult, read_error, read_result
-from dpo_core.store import sha256_file
 from tests.step_process import kill_when, metrics_of, signal_when, start
 from tests.tiny_stage import run_here
 

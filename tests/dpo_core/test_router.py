@@ -9,23 +9,23 @@ from safetensors.torch import load_file
 from torch.nn.functional import one_hot
 from transformers import AutoConfig, AutoModelForCausalLM, OlmoeConfig, PreTrainedModel
 
-from dpo_core.checkpoint import load_weights
-from dpo_core.config import AdapterConfig, LossConfig
+from dpo_core.contract.config import AdapterConfig, LossConfig
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.jobs import BatchPlan, ExportJob
+from dpo_core.contract.progress import Progress
 from dpo_core.data.order import cut_for_rank, forward_tokens
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
-from dpo_core.errors import ConfigError
-from dpo_core.jobs import BatchPlan, ExportJob
-from dpo_core.losses import LOSSES
+from dpo_core.engine.checkpoint import load_weights
+from dpo_core.loss.losses import LOSSES
 from dpo_core.model.adapter import adapter_disabled, add_adapter, load_policy, target_names
 from dpo_core.model.forward import PairScorer, pair_logps
 from dpo_core.model.load import load_model
 from dpo_core.model.router import router_loss_of
-from dpo_core.progress import Progress
-from dpo_core.step_guard import reference_logps
-from dpo_core.stop_request import StopRequest
-from dpo_core.train import set_up
+from dpo_core.steps.train import set_up
+from dpo_core.training.step_guard import reference_logps
+from dpo_core.training.stop_request import StopRequest
 from tests.architectures import EXPERTS, PACKED, SIZES, tiny
 from tests.pairs import make_pair
 from tests.step_process import metrics_of

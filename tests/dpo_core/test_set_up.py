@@ -9,14 +9,14 @@ import sys
 import pytest
 import torch
 
+from dpo_core.contract.errors import OutOfMemory, Preempted
+from dpo_core.contract.store import sha256_file
 from dpo_core.data.order import forward_tokens
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.plain import PlainEngine
-from dpo_core.errors import OutOfMemory, Preempted
 from dpo_core.model.load import load_model
-from dpo_core.stop_request import StopRequest
-from dpo_core.store import sha256_file
-from dpo_core.trainer import Trainer
+from dpo_core.training.stop_request import StopRequest
+from dpo_core.training.trainer import Trainer
 from tests.step_process import metrics_of
 from tests.tiny_stage import run_here
 
@@ -111,9 +111,9 @@ def test_another_back_end_than_was_asked_for_is_refused(kind):
     """accelerate's state is one per process, so a second start keeps the first one's back end without a word."""
     script = f"""
 from accelerate import Accelerator
-from dpo_core.distributed import start_accelerator
-from dpo_core.errors import ConfigError
-from dpo_core.jobs import Sharding
+from dpo_core.engine.distributed import start_accelerator
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.jobs import Sharding
 Accelerator(cpu=True)
 try:
     start_accelerator(Sharding(kind={kind!r}))

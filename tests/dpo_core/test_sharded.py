@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpo_core.checkpoint import MODEL_FILE, OPTIMIZER_FILE, newest_checkpoint
-from dpo_core.config import AdapterConfig
+from dpo_core.contract.config import AdapterConfig
+from dpo_core.contract.jobs import CheckpointRef, ExportJob, Sharding, TrainJob
+from dpo_core.contract.results import TrainResult, read_result
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.jobs import CheckpointRef, ExportJob, Sharding, TrainJob
+from dpo_core.data.reference_cache import read_aligned
+from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, newest_checkpoint
 from dpo_core.model.load import load_model
-from dpo_core.reference_cache import read_aligned
-from dpo_core.results import TrainResult, read_result
 from tests.chance import chance
 from tests.dpo_core.test_resume import assert_same_run
 from tests.killed_ranks import KILL_AT

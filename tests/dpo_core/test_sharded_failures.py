@@ -6,9 +6,9 @@ import time
 import pytest
 import torch
 
-from dpo_core.checkpoint import newest_checkpoint
+from dpo_core.contract.results import read_error
+from dpo_core.engine.checkpoint import newest_checkpoint
 from dpo_core.model.load import load_model
-from dpo_core.results import read_error
 from tasks.launch.process import stop_group
 from tests.dpo_core.test_sharded import SHARDINGS, SPLITTING, job_in
 from tests.step_process import PATIENCE_SECONDS, metrics_of, start_ranks

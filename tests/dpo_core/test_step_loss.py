@@ -7,21 +7,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpo_core.checkpoint import newest_checkpoint
-from dpo_core.config import LossConfig
+from dpo_core.contract.config import LossConfig
+from dpo_core.contract.errors import Preempted, ReferenceMismatch
+from dpo_core.contract.jobs import ReferenceRef, TrainJob
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.results import TrainResult
+from dpo_core.contract.store import sha256_file
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.errors import Preempted, ReferenceMismatch
-from dpo_core.jobs import ReferenceRef, TrainJob
-from dpo_core.losses import LOSSES
+from dpo_core.data.reference_cache import ReferenceRows, read_aligned, write_aligned
+from dpo_core.engine.checkpoint import newest_checkpoint
+from dpo_core.loss.losses import LOSSES
 from dpo_core.model.load import load_model
-from dpo_core.progress import Progress
-from dpo_core.reference_cache import ReferenceRows, read_aligned, write_aligned
-from dpo_core.results import TrainResult
-from dpo_core.step_loss import PairByPair, WholeBatch
-from dpo_core.stop_request import StopRequest
-from dpo_core.store import sha256_file
-from dpo_core.train import set_up
-from dpo_core.trainer import Trainer
+from dpo_core.steps.train import set_up
+from dpo_core.training.step_loss import PairByPair, WholeBatch
+from dpo_core.training.stop_request import StopRequest
+from dpo_core.training.trainer import Trainer
 from tests.dpo_core.model.test_forward import by_hand
 from tests.step_process import metrics_of, run_ranks
 from tests.tiny_models import make_model

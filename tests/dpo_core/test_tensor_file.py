@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dpo_core.errors import StoreError
-from dpo_core.tensor_file import StoredTensor, open_tensors, whole, write_tensors
+from dpo_core.contract.errors import StoreError
+from dpo_core.engine.tensor_file import StoredTensor, open_tensors, whole, write_tensors
 
 TENSORS = {"weight": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.bfloat16), "a.é": torch.zeros(1),
            "step": torch.tensor(7.0), "big": torch.arange(4), "flag": torch.tensor([True]),

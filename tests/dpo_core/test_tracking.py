@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from accelerate.tracking import TensorBoardTracker
 
-from dpo_core import tracking_config
-from dpo_core.errors import ConfigError
-from dpo_core.jobs import TrainJob
-from dpo_core.results import read_error, read_result
-from dpo_core.tracking import TRACKING_DIR
-from dpo_core.tracking_config import TrackingConfig, check_trackers
+from dpo_core.contract import tracking_config
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.results import read_error, read_result
+from dpo_core.contract.tracking_config import TrackingConfig, check_trackers
+from dpo_core.training.tracking import TRACKING_DIR
 from tests.dpo_core.test_resume import assert_same_run
 from tests.killed_run import count_touches, run_until
 from tests.step_process import metrics_of, run_child, run_ranks

@@ -7,15 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpo_core.config import LossConfig
+from dpo_core.contract.config import LossConfig
+from dpo_core.contract.errors import ConfigError, NonFinite, ReferenceMismatch, StoreError
+from dpo_core.contract.jobs import CheckpointRef, ReferenceRef
+from dpo_core.contract.progress import Progress
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.errors import ConfigError, NonFinite, ReferenceMismatch, StoreError
-from dpo_core.jobs import CheckpointRef, ReferenceRef
+from dpo_core.data.reference_cache import ReferenceRows, read_aligned, write_aligned
 from dpo_core.model.load import load_model
-from dpo_core.progress import Progress
-from dpo_core.reference_cache import ReferenceRows, read_aligned, write_aligned
-from dpo_core.stop_request import StopRequest
-from dpo_core.train import set_up
+from dpo_core.steps.train import set_up
+from dpo_core.training.stop_request import StopRequest
 from tests.overflowing_ranks import overflow
 from tests.step_process import metrics_of
 from tests.tiny_models import make_model

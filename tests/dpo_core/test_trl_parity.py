@@ -16,11 +16,11 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from dpo_core.config import LossConfig
+from dpo_core.contract.config import LossConfig
+from dpo_core.contract.jobs import CheckpointRef
 from dpo_core.data.mixing import shuffle_order
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.jobs import CheckpointRef
-from dpo_core.reference_cache import read_aligned
+from dpo_core.data.reference_cache import read_aligned
 from tests.step_process import metrics_of
 from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, mix, reference_job, run_here

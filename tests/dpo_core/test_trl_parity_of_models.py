@@ -8,7 +8,7 @@ import torch
 from accelerate.state import AcceleratorState
 from peft import LoraConfig
 
-from dpo_core.config import AdapterConfig
+from dpo_core.contract.config import AdapterConfig
 from dpo_core.model.adapter import load_policy
 from tests.dpo_core.test_router import make_moe
 from tests.dpo_core.test_trl_parity import OURS, SEED, BothRuns, trl_trainer

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dpo_core.contract.results import read_error
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.reference_cache import read_aligned
-from dpo_core.results import read_error
+from dpo_core.data.reference_cache import read_aligned
 from tests.step_process import PATIENCE_SECONDS, metrics_of, run_ranks, start_ranks
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, reference_job, run_here

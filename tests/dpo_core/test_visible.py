@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given
 
-from dpo_core.errors import ConfigError, HandoffRefused
-from dpo_core.visible import one_line, visible
+from dpo_core.contract.errors import ConfigError, HandoffRefused
+from dpo_core.contract.visible import one_line, visible
 from tests.hostile import ATTACKS, FEW, ORDINARY, TEXTS, calm
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from dpo_core.errors import ConfigError, RemoteError
+from dpo_core.contract.errors import ConfigError, RemoteError
 from flows.answer_run import answer_run
 from tasks.report.run_folder import RunRecord
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.errors import (
+from dpo_core.contract.errors import (
     CheckpointError,
     ConfigError,
     DataError,

@@ -6,7 +6,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from dpo_core.progress import ProgressEvent
+from dpo_core.contract.progress import ProgressEvent
 from flows.run_display import LineDisplay, RetryNotices, progress_text
 from tests.flows.conftest import RECIPES, pairline
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from flows.overrides import apply_overrides, validated
 from flows.serve.compose import AFTER_DPO, deployments_with_containers
 from flows.serve.settings import PROJECT, ServeSettings

@@ -12,9 +12,9 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
 import flows.stage_parts
-from dpo_core.errors import DataError, HandoffRefused
-from dpo_core.progress import ProgressEvent
-from dpo_core.results import RESULT_FILE, TrainResult
+from dpo_core.contract.errors import DataError, HandoffRefused
+from dpo_core.contract.progress import ProgressEvent
+from dpo_core.contract.results import RESULT_FILE, TrainResult
 from flows.dpo_stage import dpo_stage
 from flows.stage_config import StageConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff

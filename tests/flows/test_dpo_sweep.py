@@ -21,7 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from dpo_core.errors import ConfigError, GateFailed, NonFinite, OutOfMemory, StepCrashed
+from dpo_core.contract.errors import ConfigError, GateFailed, NonFinite, OutOfMemory, StepCrashed
 from flows.accelerator import SECONDS_BETWEEN_LOOKS, slot
 from flows.cli import EXIT_INTERRUPTED
 from flows.dpo_stage import dpo_stage

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.errors import StoreError
+from dpo_core.contract.errors import StoreError
 from flows.local_prefect import prepare_prefect, remember_database
 from flows.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
 from flows.serve.background import Background, start_time

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from flows.overrides import apply_overrides, read_recipe, validated
 from flows.stage_config import StageConfig
 from flows.sweep_config import SweepConfig

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.errors import ConfigError
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.errors import ConfigError
 from flows.memory import bytes_per_trained
 from flows.model_size import model_size
 from flows.overrides import read_recipe, validated

@@ -28,7 +28,7 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.settings import PREFECT_API_URL
 
 import flows.release
-from dpo_core.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, GateFailed
+from dpo_core.contract.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, GateFailed
 from flows.dpo_stage import dpo_stage
 from flows.stage_config import StageConfig
 from tasks.report.run_folder import is_alive, read_runs

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from flows.overrides import load_yaml, validated
 from flows.sweep_config import DIMENSIONS, SweepConfig, members_of
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.checkers import passes
+from dpo_core.data.checkers import passes
 from dpo_core.data.formats import to_pair
 from flows.overrides import read_recipe
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from dpo_core.results import RESULT_FILE, TrainResult
+from dpo_core.contract.results import RESULT_FILE, TrainResult
 from flows.run_processes import processes_of_run
 from flows.serve.background import Background
 from tasks.report.run_folder import read_runs

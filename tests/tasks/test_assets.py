@@ -2,8 +2,8 @@
 
 from prefect.assets import Asset
 
-from dpo_core.errors import StepCrashed
-from dpo_core.store import write_json
+from dpo_core.contract.errors import StepCrashed
+from dpo_core.contract.store import write_json
 from tasks.assets import MATERIALIZED, REFERENCED, emit_assets, materializations
 from tasks.report.run_files import read_run_files
 from tasks.report.run_folder import RUN_FILE, read_run

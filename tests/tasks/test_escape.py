@@ -9,7 +9,7 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dpo_core.visible import one_line, visible
+from dpo_core.contract.visible import one_line, visible
 from tasks.escape import (
     html_text,
     markdown_block,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dpo_core.errors import ConfigError
-from dpo_core.store import write_json
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.store import write_json
 from tasks.garbage import SECONDS_PER_DAY, collect, in_words
 from tasks.launch.own_folder import make_own_folder, own_folder
 from tasks.report.run_folder import RunRecord

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dpo_core.config import DataSource
-from dpo_core.errors import ConfigError, DataError
+from dpo_core.contract.config import DataSource
+from dpo_core.contract.errors import ConfigError, DataError
 from tasks.resolve_sources import is_hub_id, resolve_source
 
 

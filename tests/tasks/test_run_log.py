@@ -1,6 +1,6 @@
 """A second of a step's log costs Prefect one line, and its end is never lost."""
 
-from dpo_core.progress import ProgressEvent
+from dpo_core.contract.progress import ProgressEvent
 from tasks.run_log import NUM_LAST_LINES, ThinnedLines
 
 

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dpo_core.errors import ConfigError
-from dpo_core.tracking_config import WANDB_KEY, TrackingConfig
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.tracking_config import WANDB_KEY, TrackingConfig
 from tasks import tracker_key as module
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.process import clean_environment

@@ -9,8 +9,8 @@ from dataclasses import replace
 import docker
 import pytest
 
-from dpo_core.compute_config import OWN_NETWORK
-from dpo_core.errors import ConfigError
+from dpo_core.contract.compute_config import OWN_NETWORK
+from dpo_core.contract.errors import ConfigError
 from tasks.launch import docker as engine_module
 from tasks.launch.container import NETWORK
 from tasks.launch.docker import Engine

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dpo_core.errors import ConfigError, OutOfMemory, StepCrashed, TimedOut
+from dpo_core.contract.errors import ConfigError, OutOfMemory, StepCrashed, TimedOut
 from tasks.launch.compute import Machine
 from tasks.launch.container import container_name
 from tasks.launch.docker import Engine

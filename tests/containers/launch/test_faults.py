@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from dpo_core.errors import StepCrashed
+from dpo_core.contract.errors import StepCrashed
 from tasks.launch.container import container_name
 from tasks.launch.docker import Engine, EngineLost
 from tasks.launch.own_folder import own_folder

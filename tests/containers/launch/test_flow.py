@@ -12,9 +12,9 @@ import docker
 import pytest
 from prefect.client.orchestration import get_client
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.jobs import JOB_FILE, read_job
-from dpo_core.results import read_result
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.jobs import JOB_FILE, read_job
+from dpo_core.contract.results import read_result
 from flows.dpo_stage import dpo_stage
 from tasks.handoff.schema import read_handoff
 from tasks.image.image_ref import ImageRef

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
-from dpo_core.compute_config import OWN_NETWORK
+from dpo_core.contract.compute_config import OWN_NETWORK
 from flows.dpo_stage import dpo_stage
 from tasks.image.image_ref import ImageRef
 from tasks.launch.docker import Engine

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.errors import PairlineError, StepCrashed, StoreError, TimedOut
-from dpo_core.jobs import LOG_FILE
-from dpo_core.store import sha256_file
+from dpo_core.contract.errors import PairlineError, StepCrashed, StoreError, TimedOut
+from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.store import sha256_file
 from tasks.garbage import collect
 from tasks.launch.docker import Engine
 from tasks.launch.lines import LONGEST_LINE

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dpo_core.data import mix, pool, render_limits
+from dpo_core.contract.errors import CheckpointError, ConfigError, DataError, StoreError
+from dpo_core.contract.jobs import MixJob, ResolvedSource
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.store import fingerprint
+from dpo_core.data import pool, render_limits
 from dpo_core.data.mixing import select_rows, shuffle_order
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.errors import CheckpointError, ConfigError, DataError, StoreError
-from dpo_core.jobs import MixJob, ResolvedSource
-from dpo_core.progress import Progress
-from dpo_core.store import fingerprint
+from dpo_core.steps import mix
 from tests.tiny_models import CHATML, make_tokenizer
 
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dpo_core.errors import CheckpointError
-from dpo_core.jobs import ConvertJob
+from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.jobs import ConvertJob
 from tests.tiny_gguf import make_gguf
 from tests.tiny_models import CHATML, make_model
 from tests.tiny_stage import run_here

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from flows.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
 from flows.serve.background import Background
 from flows.serve.credential import API_URL_FILE, CREDENTIAL_FILE, kept_credential, prepare_credential, use_credential

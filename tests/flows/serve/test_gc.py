@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from flows.serve import commands
 from tests.tasks.test_garbage import DAYS, Store
 

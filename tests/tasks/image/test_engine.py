@@ -6,7 +6,7 @@ import pytest
 import requests
 from docker.errors import APIError
 
-from dpo_core.errors import ConfigError, DiskFull, RemoteError
+from dpo_core.contract.errors import ConfigError, DiskFull, RemoteError
 from tasks.image.config import ImageConfig
 from tasks.image.engine import from_engine_error
 from tasks.image.trainer_image import trainer_image

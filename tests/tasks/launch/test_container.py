@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from dpo_core.compute_config import ComputeConfig
+from dpo_core.contract.compute_config import ComputeConfig
 from tasks.launch.compute import Machine
 from tasks.launch.container import ContainerSpec, Mount, container_name, container_spec, container_user
 from tasks.launch.launcher import CommandSpec, Node, RunName

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.errors import PairlineError, StepCrashed, StoreError, TimedOut
-from dpo_core.jobs import LOG_FILE
-from dpo_core.progress import parse_line
-from dpo_core.regular_file import open_regular, read_regular
-from dpo_core.results import ERROR_FILE, read_error
-from dpo_core.store import exclusive, new_directory, remove_unfinished, sha256_file
+from dpo_core.contract.errors import PairlineError, StepCrashed, StoreError, TimedOut
+from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.progress import parse_line
+from dpo_core.contract.regular_file import open_regular, read_regular
+from dpo_core.contract.results import ERROR_FILE, read_error
+from dpo_core.contract.store import exclusive, new_directory, remove_unfinished, sha256_file
 from tasks.launch import step_log as step_log_module
 from tasks.launch.launcher import hearing_lines, listening
 from tasks.launch.lines import LONGEST_LINE, LineSplitter
@@ -230,7 +230,7 @@ def test_files_have_the_modes_that_the_umask_leaves(tmp_path, umask, file_mode, 
     program = f"""
 import json, os
 from pathlib import Path
-from dpo_core.store import exclusive, new_directory, write_json
+from dpo_core.contract.store import exclusive, new_directory, write_json
 from tasks.store_root import prepare_store
 os.umask({umask})
 root = Path({str(tmp_path)!r}, "store")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.errors import StoreError
+from dpo_core.contract.errors import StoreError
 from tasks.launch.secret_files import MEMORY, places_for_secrets, secret_files
 
 TOKEN = "hf_planted"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dpo_core.errors import ConfigError, StepCrashed
+from dpo_core.contract.errors import ConfigError, StepCrashed
 from flows.show_page import compare_runs, show_page
 from tasks.report.blocks import Page, Table
 from tasks.report.compare import SAME, compare_page, flat

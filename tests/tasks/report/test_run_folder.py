@@ -7,7 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from dpo_core.errors import DataError, StoreError
+from dpo_core.contract.errors import DataError, StoreError
 from flows.stage_config import StageConfig
 from flows.status import duration, show_run, show_runs, state_of
 from tasks.report.run_folder import CONFIG_FILE, is_alive, read_run, read_runs, recorded_run, step_listener
