@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.config import CheckpointConfig, DataSource
-from dpo_core.jobs import MixJob
-from dpo_core.results import LengthStats, MixResult, SourceLedger
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.config import CheckpointConfig, DataSource
+from dpo_core.contract.jobs import MixJob
+from dpo_core.contract.results import LengthStats, MixResult, SourceLedger
 from flows.model_size import ModelSize, model_size
 from flows.plan import source_size
 from tasks.checkpoint.files import CONFIG, TEMPLATE_FILES, checked_files, tokenizer_fingerprint

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from dpo_core.config import CheckpointConfig, DataSource, StoreConfig
-from dpo_core.errors import ConfigError, from_os_error
-from dpo_core.visible import one_line
+from dpo_core.contract.config import CheckpointConfig, DataSource, StoreConfig
+from dpo_core.contract.errors import ConfigError, from_os_error
+from dpo_core.contract.visible import one_line
 from flows.first_look import LONGEST_LOOKED_AT, Look, dropped_of, formats_of, look
 from flows.memory import training_memory
 from flows.overrides import Values, validated
@@ -127,7 +127,7 @@ def write_first_recipe(model: str, data: list[str], path: Path, chat_template: s
 
 def family_name(model: str) -> str:
     """A run family's name made of the model's: its last part, lower case, digits and dashes."""
-    last = re.split(r"[/:.]", model.rstrip("/."))[-1].lower()
+    last = re.split(r"[/:]", model.rstrip("/"))[-1].lower()
     return re.sub(r"[^a-z0-9]+", "-", last).strip("-") + "-dpo" if re.search(r"[a-z0-9]", last) else "dpo"
 
 

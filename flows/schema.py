@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dpo_core.config import AMOUNT_PATTERN
+from dpo_core.contract.config import AMOUNT_PATTERN
 from flows.stage_config import StageConfig
 from flows.sweep_config import SweepConfig
 
