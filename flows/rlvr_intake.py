@@ -14,7 +14,7 @@ from tasks.image.image_ref import PYTHON
 from tasks.intake import AcceptedHandoff, verify_handoff
 from tasks.launch.choose import launcher_for
 from tasks.launch.launcher import Launcher
-from tasks.run_log import make_logs_visible
+from tasks.show.run_log import make_logs_visible
 
 
 def local_path(handoff: str) -> Path:

@@ -14,7 +14,7 @@ from tasks.checkpoint.own_files import check_inside, hash_named
 from tasks.checkpoint.source import Located, locate, snapshot
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
 
 
 def convert(located: Located, store_root: Path, launcher: Launcher) -> Located:

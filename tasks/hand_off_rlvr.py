@@ -18,7 +18,7 @@ from tasks.handoff.schema import HANDOFF_FILE, SCHEMA_VERSION, Parent, Probe, RL
 from tasks.handoff.signature import signed, signing_key
 from tasks.launch.launcher import Launcher
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
 
 
 class HandoffInputs(Section):

@@ -21,8 +21,8 @@ from tasks.handoff.schema import Parent, RLVRHandoff, RuleCheck, read_handoff
 from tasks.handoff.signature import check_signature
 from tasks.launch.launcher import Launcher
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
-from tasks.retry_policy import worth_a_retry
-from tasks.store_root import prepare_store
+from tasks.run.retry_policy import worth_a_retry
+from tasks.run.store_root import prepare_store
 
 MAX_PROMPT_CHARACTERS = 20_000
 

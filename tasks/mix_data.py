@@ -8,11 +8,11 @@ from prefect.cache_policies import NO_CACHE
 from dpo_core.contract.config import CheckpointConfig, DataConfig
 from dpo_core.contract.jobs import CheckpointRef, FetchJob, MixJob, ResolvedSource
 from dpo_core.contract.results import MixResult
-from tasks.artifacts import show_mixture
+from tasks.data.sources import resolve_sources
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, reusable_result, run_job
-from tasks.resolve_sources import resolve_sources
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
+from tasks.show.artifacts import show_mixture
 
 
 # Retried because a download may break off; sources that arrived and rows that were tokenised are kept.

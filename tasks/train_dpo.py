@@ -10,12 +10,12 @@ from dpo_core.contract.config import AdapterConfig, CheckpointConfig, LossConfig
 from dpo_core.contract.jobs import CheckpointRef, ExportJob, TrainJob
 from dpo_core.contract.results import ExportResult, MixResult, ReferenceResult, TrainResult
 from dpo_core.contract.tracking_config import TrackingConfig
-from tasks.artifacts import show_training
+from tasks.hub.tracker_key import tracker_key
 from tasks.launch.compute import sharding_of, solve_batch
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
-from tasks.retry_policy import worth_a_retry
-from tasks.tracker_key import tracker_key
+from tasks.run.retry_policy import worth_a_retry
+from tasks.show.artifacts import show_training
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from tasks.publish.directory import publish_directory
 from tasks.publish.hub import LocalFile, publish_hub
 from tasks.publish.model_card import CardInputs, render_card
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
 
 SECONDS_FOR_ANOTHER_RUN = 600.0
 

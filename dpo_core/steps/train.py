@@ -14,6 +14,7 @@ from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.jobs import CheckpointRef, TrainJob
+from dpo_core.contract.metrics_file import METRICS_FILE
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.results import TrainResult
 from dpo_core.contract.store import fingerprint, write_bytes
@@ -31,7 +32,7 @@ from dpo_core.training.step_guard import AFTER_TRAINING, check_step_zero
 from dpo_core.training.step_loss import choose_step_loss
 from dpo_core.training.stop_request import StopRequest
 from dpo_core.training.tracking import Tracking, accelerator_arguments
-from dpo_core.training.trainer import METRICS_FILE, Trainer, checkpoints_of
+from dpo_core.training.trainer import Trainer, checkpoints_of
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.errors import NonFinite, Preempted
 from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.metrics_file import METRICS_FILE
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.store import flush_to_disk
 from dpo_core.data.order import (
@@ -42,7 +43,6 @@ from dpo_core.training.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass

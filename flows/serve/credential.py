@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from dpo_core.contract.errors import ConfigError
-from flows.run_processes import (
+from flows.serve.run_processes import (
     API_VARIABLE,
     CLIENT_VARIABLE,
     SERVER_VARIABLE,

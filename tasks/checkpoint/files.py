@@ -36,11 +36,6 @@ class WeightSource:
     names: tuple[str, ...]
 
 
-def is_pickle(name: str) -> bool:
-    """Whether a file of this name is loaded by unpickling. Trainer leftovers count too: they can run code as well."""
-    return name.endswith(PICKLE_SUFFIXES)
-
-
 def weight_source(names: list[str], config: CheckpointConfig) -> WeightSource:
     """Choose the weights among the file ``names`` of a checkpoint: safetensors, then GGUF, then allowed pickle.
 

@@ -9,8 +9,8 @@ named commit knows.
 import shlex
 
 from dpo_core.contract.config import GrpoConfig
-from tasks.escape import shell_word
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
+from tasks.text.escape import shell_word
 
 
 def _eval_mixer(mixer_list: str) -> str:

@@ -24,7 +24,7 @@ from tasks.image.requirements import trainer_pins
 from tasks.image.sbom import cyclonedx, take_inventory
 from tasks.image.wheelhouse import Wheelhouse, own_wheelhouse, read_wheelhouse
 from tasks.launch.launcher import OnLine
-from tasks.store_root import prepare_store
+from tasks.run.store_root import prepare_store
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RECORD_FILE = "image.json"

@@ -13,11 +13,11 @@ from prefect.client.schemas.sorting import ArtifactSort, LogSort
 
 import tasks.build_image
 from dpo_core.contract.errors import ConfigError
-from tasks.artifacts import show_image
 from tasks.build_image import build_image
 from tasks.image.config import ImageConfig
 from tasks.image.image_ref import SBOM_FILE, ImageRef
 from tasks.image.trainer_image import trainer_image
+from tasks.show.artifacts import show_image
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 

@@ -18,9 +18,9 @@ from flows.rlvr_intake import rlvr_intake
 from tasks.hand_off_rlvr import hand_off_rlvr, handoff_path
 from tasks.handoff.intake_config import IntakeConfig
 from tasks.handoff.schema import read_handoff
+from tasks.hub.tracker_key import tracker_key
 from tasks.launch.choose import launcher_for
 from tasks.launch.secrets import value_of_secret
-from tasks.tracker_key import tracker_key
 from tasks.upload_checkpoint import upload_checkpoint
 from tests.hub_server import serve
 from tests.tasks.published import card_of, export_of, inputs_of

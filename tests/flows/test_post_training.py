@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from dpo_core.contract.errors import ConfigError
 from flows.post_training import config_after_sft
-from flows.serve.commands import recipe_to_name
+from flows.terminal.server_commands import recipe_to_name
 from tasks.events.payloads import SftCheckpointReady
 
 MINIMAL = "{name: %s, data: {sources: [{source: rows.jsonl}]}}"

@@ -7,7 +7,7 @@ import pytest
 
 from dpo_core.data.checkers import passes
 from dpo_core.data.formats import to_pair
-from flows.overrides import read_recipe
+from flows.settings.overrides import read_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PREFERENCES = RECIPES / "quickstart" / "preferences.jsonl"

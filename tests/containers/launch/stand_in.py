@@ -19,7 +19,7 @@ from dpo_core.contract.jobs import LOG_FILE, ConvertJob
 from dpo_core.contract.results import ConvertResult
 from dpo_core.contract.store import sha256_file
 from tasks.launch.command import step_command
-from tasks.launch.docker_launcher import DockerLauncher
+from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.run_job import in_store, run_job
 

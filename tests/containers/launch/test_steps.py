@@ -18,8 +18,8 @@ from dpo_core.contract.results import MixResult, ReferenceResult, Result, read_e
 from dpo_core.contract.store import sha256_file
 from tasks.image.image_ref import PYTHON, ImageRef
 from tasks.launch.command import step_command
-from tasks.launch.container import container_name
-from tasks.launch.docker_launcher import DockerLauncher
+from tasks.launch.docker.container import container_name
+from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import Launcher
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.run_job import in_store, run_job

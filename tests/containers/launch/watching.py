@@ -12,7 +12,7 @@ from docker.models.containers import Container
 
 from dpo_core.contract.progress import ProgressEvent
 from dpo_core.contract.results import Result
-from tasks.launch.container import container_name
+from tasks.launch.docker.container import container_name
 from tasks.launch.launcher import hearing_lines
 from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
 

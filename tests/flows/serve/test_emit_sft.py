@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 
 from dpo_core.contract.errors import CheckpointError, ConfigError
 from dpo_core.contract.store import sha256_file
-from flows.serve.commands import emit_sft
+from flows.terminal.server_commands import emit_sft
 from tests.tiny_models import make_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]

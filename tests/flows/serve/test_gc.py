@@ -6,8 +6,8 @@ import pytest
 import typer
 
 from dpo_core.contract.errors import ConfigError
-from flows.serve import commands
-from tests.tasks.test_garbage import DAYS, Store
+from flows.terminal import server_commands as commands
+from tests.tasks.run.test_garbage import DAYS, Store
 
 
 @pytest.fixture

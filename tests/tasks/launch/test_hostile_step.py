@@ -23,7 +23,7 @@ from tasks.launch.launcher import hearing_lines, listening
 from tasks.launch.lines import LONGEST_LINE, LineSplitter
 from tasks.launch.own_folder import EARLIER_CLAIM, EARLIER_LOG, FULL_LOG, claim, own_folder
 from tasks.launch.run_job import reusable_result
-from tests.hostile_steps import HARD_LINK, TRAPS, Host, results_to_refuse
+from tests.programs.hostile_steps import HARD_LINK, TRAPS, Host, results_to_refuse
 from tests.tasks.launch.test_run_job import Heard, Step
 
 pytestmark = pytest.mark.timeout(60)
@@ -231,7 +231,7 @@ def test_files_have_the_modes_that_the_umask_leaves(tmp_path, umask, file_mode, 
 import json, os
 from pathlib import Path
 from dpo_core.contract.store import exclusive, new_directory, write_json
-from tasks.store_root import prepare_store
+from tasks.run.store_root import prepare_store
 os.umask({umask})
 root = Path({str(tmp_path)!r}, "store")
 prepare_store(root)
@@ -247,7 +247,7 @@ print(json.dumps({{str(path.relative_to(root)): path.stat().st_mode & 0o777 for 
 
 
 def test_the_modes_of_a_store_that_is_there_stay(tmp_path):
-    from tasks.store_root import prepare_store
+    from tasks.run.store_root import prepare_store
 
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o2775)

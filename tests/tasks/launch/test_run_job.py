@@ -203,7 +203,7 @@ def test_the_reported_error_comes_back_as_its_class_with_the_log(tmp_path):
 
 
 def test_a_reported_kind_is_the_class_that_defines_it_whatever_was_derived_from_it():
-    import tasks.launch.docker  # noqa: F401  its EngineLost is a RemoteError, too
+    import tasks.launch.docker.engine  # noqa: F401  its EngineLost is a RemoteError, too
 
     assert [error_of_kind(cls.kind) for cls in (DataError, RemoteError, StoreError, PairlineError)] == [
         DataError, RemoteError, StoreError, PairlineError]

@@ -36,12 +36,12 @@ from dpo_core.contract.results import (
     TrainResult,
 )
 from dpo_core.contract.store import write_json
-from flows.stage_config import StageConfig
+from flows.settings.stage_config import StageConfig
 from tasks.handoff.schema import Parent, Probe, RLVRHandoff, RuleCheck, Tokens
 from tasks.launch.notices import tell_job
 from tasks.launch.run_job import in_store
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
-from tasks.report.run_folder import RunFolder, recorded_run
+from tasks.run.folder import RunFolder, recorded_run
 
 HEX = "0123456789abcdef" * 4
 POLICY = CheckpointRef(path="/models/sft", fingerprint=HEX, tokenizer_fingerprint=HEX, source="org/sft",
