@@ -65,19 +65,6 @@ class Candidate:
         return {"train": self.trained, "export": self.exported, "evaluate": self.evaluation}
 
 
-def check_before_start(config: StageConfig) -> None:
-    """Refuse what cannot work before anything is fetched or booked. Raises ``ConfigError``, ``DataError``."""
-    check_sources(config.data.sources)
-    signing_key(config.handoff)
-    check_devices(config.compute, this_machine())
-    check_variant(config.image, config.compute, this_machine())
-    check_cuda8bit(config.adapter, config.optim, this_machine().num_gpus)
-    check_gpu_attention(config.train.attention, this_machine().num_gpus)
-    if config.compute.launcher == "process":  # a container has its own packages; its step looks for itself
-        check_trackers(config.tracking)
-    solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)
-
-
 @contextmanager
 def workplace(config: StageConfig) -> Iterator[Workplace]:
     """The place of one run, recorded from here to its end."""

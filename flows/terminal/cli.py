@@ -149,7 +149,7 @@ def init(model: Annotated[str, typer.Option(help="The SFT checkpoint: a director
                                                     "has none.")] = "",
          store: Store = Path(".pairline")) -> None:
     """Look at a model and at preference data, and write a first recipe for them, with the reason beside each setting."""
-    from flows.first_recipe import write_first_recipe
+    from flows.terminal.first_recipe import write_first_recipe
 
     write_first_recipe(model, data, out, chat_template or None, store, Console())
 
@@ -158,7 +158,7 @@ def init(model: Annotated[str, typer.Option(help="The SFT checkpoint: a director
 def schema(sweep: Annotated[bool, typer.Option("--sweep", help="Of a sweep's recipe.")] = False,
            page: Annotated[bool, typer.Option("--page", help="As the page docs/settings.md.")] = False) -> None:
     """Print the JSON Schema of a recipe: every setting with its type, bounds, default and description."""
-    from flows.schema import recipe_schema, settings_page, sweep_schema
+    from flows.settings.schema import recipe_schema, settings_page, sweep_schema
 
     say(settings_page() if page else sweep_schema() if sweep else recipe_schema())
 

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from dpo_core.contract.config import AMOUNT_PATTERN
-from flows.stage_config import StageConfig
-from flows.sweep_config import SweepConfig
+from flows.settings.stage_config import StageConfig
+from flows.settings.sweep_config import SweepConfig
 
-HERE = Path(__file__).parent / "settings"
+HERE = Path(__file__).parent
 RECIPE_SCHEMA, SWEEP_SCHEMA = HERE / "recipe.schema.json", HERE / "sweep.schema.json"
 
 INTRODUCTION = (

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from flows.schema import RECIPE_SCHEMA, SWEEP_SCHEMA, recipe_schema, settings_page, sweep_schema
+from flows.settings.schema import RECIPE_SCHEMA, SWEEP_SCHEMA, recipe_schema, settings_page, sweep_schema
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))  # that of the chain gets its checkpoint from an event
 
 

@@ -11,17 +11,17 @@ from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.config import CheckpointConfig, DataSource
 from dpo_core.contract.jobs import MixJob
 from dpo_core.contract.results import LengthStats, MixResult, SourceLedger
-from flows.model_size import ModelSize, model_size
-from flows.plan import source_size
+from flows.terminal.model_size import ModelSize, model_size
+from flows.terminal.plan import source_size
 from tasks.checkpoint.files import CONFIG, TEMPLATE_FILES, checked_files, tokenizer_fingerprint
 from tasks.checkpoint.own_files import hash_named, read_json_file
 from tasks.checkpoint.source import locate
+from tasks.data.sources import check_sources, resolve_sources
 from tasks.fetch_checkpoint import convert
 from tasks.launch.choose import launcher_for
 from tasks.launch.compute import Machine, card_memory_bytes, this_machine
 from tasks.launch.run_job import in_store, run_job
 from tasks.mix_data import fetch_rows
-from tasks.resolve_sources import check_sources, resolve_sources
 
 ROWS_LOOKED_AT = 2000  # of each source; two seconds of tokenising
 LONGEST_LOOKED_AT = 2048  # tokens; longer pairs are counted as cut

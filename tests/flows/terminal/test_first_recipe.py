@@ -9,11 +9,12 @@ import yaml
 
 from dpo_core.contract.config import CheckpointConfig, DataSource
 from dpo_core.contract.results import LengthHistogram, LengthStats, SourceLedger
-from flows.first_look import Look
-from flows.first_recipe import family_name, first_values, recipe_text
-from flows.model_size import ModelSize
-from flows.overrides import read_recipe, validated
-from flows.plan import plan_stage
+from flows.dpo_stage import dpo_stage
+from flows.settings.overrides import read_recipe, validated
+from flows.terminal.first_look import Look
+from flows.terminal.first_recipe import family_name, first_values, recipe_text
+from flows.terminal.model_size import ModelSize
+from flows.terminal.plan import plan_stage
 from tasks.launch.compute import Machine
 from tests.flows.conftest import last_run, pairline
 from tests.tiny_models import make_model, make_tokenizer
@@ -88,7 +89,8 @@ def test_a_run_family_is_named_after_the_model(model: str, name: str):
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("prefect_server")
-def test_the_recipe_of_a_model_and_data_is_planned_and_run(tiny_inputs: Path, tmp_path: Path):
+def test_the_recipe_of_a_model_and_data_is_planned_and_run(tiny_inputs: Path, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch):
     rows = [*(tiny_inputs / "pairs.jsonl").read_text().splitlines(), json.dumps({"prompt": "p", "chosen": "", "rejected": "r"})]
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
     made = pairline("init", "--model", str(tiny_inputs / "sft"), "--data", "pairs.jsonl", cwd=tmp_path)
@@ -101,10 +103,10 @@ def test_the_recipe_of_a_model_and_data_is_planned_and_run(tiny_inputs: Path, tm
     assert plan_stage(read_recipe(tmp_path / "recipe.yaml", [])).name == "sft-dpo"
     planned = pairline("plan", "recipe.yaml", cwd=tmp_path)
     assert planned.returncode == 0, planned.stderr
-    done = pairline("run", "recipe.yaml", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    folder, record = last_run(tmp_path / ".pairline")
-    assert record.state == "completed"
+    monkeypatch.chdir(tmp_path)
+    handoff = dpo_stage(read_recipe(Path("recipe.yaml"), []))
+    assert handoff.name == "sft-dpo"
+    assert last_run(tmp_path / ".pairline")[1].state == "completed"
     again = pairline("init", "--model", "m", "--data", "d", cwd=tmp_path)
     assert again.returncode == 10
     assert "recipe.yaml exists already" in again.stderr

@@ -11,12 +11,12 @@ from rich.console import Console
 from dpo_core.contract.config import CheckpointConfig, DataSource, StoreConfig
 from dpo_core.contract.errors import ConfigError, from_os_error
 from dpo_core.contract.visible import one_line
-from flows.first_look import LONGEST_LOOKED_AT, Look, dropped_of, formats_of, look
-from flows.memory import training_memory
-from flows.overrides import Values, validated
-from flows.schema import RECIPE_SCHEMA
-from flows.terminal import say, tell
+from flows.settings.overrides import Values, validated
+from flows.settings.schema import RECIPE_SCHEMA
+from flows.terminal.first_look import LONGEST_LOOKED_AT, Look, dropped_of, formats_of, look
+from flows.terminal.memory import training_memory
 from tasks.launch.compute import solve_batch
+from tasks.text.terminal import say, tell
 
 GIB = 2**30
 FREE_SHARE = 0.8  # of the memory; the rest is for the system, the libraries and what the estimate does not know
