@@ -121,10 +121,15 @@ def sweep(recipe: Annotated[Path, typer.Argument(help="YAML file of a stage with
 @app.command()
 def plan(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006
     """Show what a run would do: steps, tokens, batch, memory, disk. Starts nothing and needs no network."""
+    from flows.before_start import check_before_start
     from flows.terminal.plan import plan_stage, show_plan
 
     config = read_recipe(recipe, set_)
     show_plan(plan_stage(config), Console())
+    try:
+        check_before_start(config)
+    except PairlineError as error:
+        raise type(error)(f"On this machine a run would be refused: {error}") from error
 
 
 @app.command()

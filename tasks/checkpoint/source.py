@@ -61,6 +61,7 @@ def locate(config: CheckpointConfig, store_root: Path, with_weights: bool = True
 
     Without ``with_weights`` the safetensors of a Hub checkpoint, gigabytes as a rule, stay where they are.
     """
+    check_source(config.source)
     if config.source.startswith(PACKAGE_PREFIX):
         name = config.source.removeprefix(PACKAGE_PREFIX)
         folder = _package_folder(name)
@@ -69,13 +70,23 @@ def locate(config: CheckpointConfig, store_root: Path, with_weights: bool = True
     folder = Path(config.source).expanduser()
     if folder.is_dir():
         return _local(folder, config)
-    if folder.is_file():
-        raise CheckpointError(f"checkpoint.source {config.source} is a file, expected a directory. Give its directory "
-                              f"({folder.parent}); a GGUF among several is chosen with checkpoint.gguf_file.")
-    if not HUB_ID.fullmatch(config.source) or config.source.startswith("."):
-        raise CheckpointError(f"checkpoint.source {config.source} does not exist as a directory and is no Hub id "
-                              "(org/name). Check the path.")
     return _download(config, store_root, with_weights)
+
+
+def check_source(source: str) -> None:
+    """Raise ``CheckpointError`` for a source that cannot be meant: cheap, so that it comes before anything else."""
+    if source.startswith(PACKAGE_PREFIX):
+        _package_folder(source.removeprefix(PACKAGE_PREFIX))
+        return
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return
+    if folder.is_file():
+        raise CheckpointError(f"checkpoint.source {source} is a file, expected a directory. Give its directory "
+                              f"({folder.parent}); a GGUF among several is chosen with checkpoint.gguf_file.")
+    if not HUB_ID.fullmatch(source) or source.startswith("."):
+        raise CheckpointError(f"checkpoint.source {source} does not exist as a directory and is no Hub id "
+                              "(org/name). Check the path.")
 
 
 def _package_folder(name: str) -> Path:

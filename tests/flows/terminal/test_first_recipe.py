@@ -91,7 +91,8 @@ def test_a_run_family_is_named_after_the_model(model: str, name: str):
 @pytest.mark.usefixtures("prefect_server")
 def test_the_recipe_of_a_model_and_data_is_planned_and_run(tiny_inputs: Path, tmp_path: Path,
                                                            monkeypatch: pytest.MonkeyPatch):
-    rows = [*(tiny_inputs / "pairs.jsonl").read_text().splitlines(), json.dumps({"prompt": "p", "chosen": "", "rejected": "r"})]
+    empty = json.dumps({"prompt": "p", "chosen": "", "rejected": "r"})
+    rows = [*(tiny_inputs / "pairs.jsonl").read_text().splitlines(), empty]
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
     made = pairline("init", "--model", str(tiny_inputs / "sft"), "--data", "pairs.jsonl", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
