@@ -16,6 +16,7 @@ def intake(handoff: Annotated[str, typer.Argument(help="Path or file:// address 
                                                            "repository; without it HF_TOKEN.")] = None,
            endpoint: Annotated[str | None, typer.Option(help="Address of the Hub to fetch from, and to send the token to; "
                                                         "without it HF_ENDPOINT, or the Hugging Face Hub.")] = None,
+           max_download_gib: Annotated[float, typer.Option(help="The most that is downloaded.")] = 1000.0,
            trusted_key: Annotated[list[str], typer.Option(help="Public key (ed25519:...) that the hand-off must be signed "
                                                           "with. May be given several times.")] = [],  # noqa: B006
            allow_remote_code: Annotated[list[str], typer.Option(help="Python file of the checkpoint that may run. May be "
@@ -25,8 +26,8 @@ def intake(handoff: Annotated[str, typer.Argument(help="Path or file:// address 
     from flows.settings.overrides import validated
     from tasks.handoff.intake_config import IntakeConfig
 
-    settings = validated({"endpoint": endpoint, "trusted_keys": trusted_key, "allow_remote_code": allow_remote_code},
-                         "pairline intake", IntakeConfig)
+    settings = validated({"endpoint": endpoint, "trusted_keys": trusted_key, "allow_remote_code": allow_remote_code,
+                          "max_download_gib": max_download_gib}, "pairline intake", IntakeConfig)
     prepare_prefect(store)
     from flows.rlvr_intake import rlvr_intake
     from tasks.intake import who_wrote
