@@ -1,6 +1,6 @@
 # make demo   the main job, from nothing: environment, then the whole stage on a real model and real data
 # make test   the same environment, then every test
-# Both need Python 3.11+ with venv and nothing else. See docs/operations.md.
+# Both need Python 3.11+ with venv and nothing else. See docs/install.md.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
