@@ -3,6 +3,7 @@
 The rest has the values of a recipe of the operator's. What runs is the flow of ``flows/dpo_stage.py``.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import State, flow
@@ -19,7 +20,7 @@ from dpo_core.contract.config import (
     TrainConfig,
 )
 from flows.dpo_stage import dpo_stage
-from flows.settings.overrides import Values, load_yaml, validated
+from flows.settings.overrides import Values, apply_overrides, load_yaml, validated
 from flows.settings.stage_config import StageConfig
 from tasks.handoff.schema import RLVRHandoff
 
@@ -42,12 +43,12 @@ class QuickConfig(Section):
     name: str = Field("quick", pattern=r"^[a-z0-9][a-z0-9-]*$", description=_described(StageConfig, "name"))
 
 
-def quick_config(settings: QuickConfig, recipe: Path) -> StageConfig:
-    """The recipe with the eight settings in it. Raises ``ConfigError``.
+def quick_config(settings: QuickConfig, recipe: Path, overrides: Sequence[str] = ()) -> StageConfig:
+    """The recipe, with ``overrides`` on top, with the eight settings in it. Raises ``ConfigError``.
 
     An objective that the recipe does not have loses the recipe's own settings of the loss, which may mean nothing to it.
     """
-    values = load_yaml(recipe)
+    values = apply_overrides(load_yaml(recipe), list(overrides))
 
     def section(name: str, **changed: object) -> Values:
         return {**(values.get(name) or {}), **changed}
@@ -70,11 +71,13 @@ def _source_of(values: Values) -> object:
 
 @flow(name="dpo-stage", persist_result=False)
 def dpo_quick(settings: QuickConfig = QuickConfig(),  # noqa: B008 (frozen)
-              recipe: Path = Path("recipes/quickstart.yaml")) -> RLVRHandoff | State:
+              recipe: Path = Path("recipes/quickstart.yaml"),
+              overrides: list[str] = []) -> RLVRHandoff | State:  # noqa: B006 (read only; the form shows it)
     """The stage with a few settings.
 
     Args:
         settings: What most people change.
         recipe: Where the other settings come from.
+        overrides: section.field=value, on top of the recipe.
     """
-    return dpo_stage.fn(quick_config(settings, recipe))
+    return dpo_stage.fn(quick_config(settings, recipe, overrides))

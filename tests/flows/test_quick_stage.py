@@ -27,6 +27,11 @@ def test_every_setting_lands_in_the_recipe_and_the_recipe_keeps_the_rest():
     assert (config.data.held_out, config.train.checkpoint_every, config.evaluation.num_prompts) == ("40", 10, 40)
 
 
+def test_what_the_operator_sets_on_top_of_the_recipe_stays():
+    config = quick_config(QuickConfig(), QUICKSTART, ["compute.launcher=docker", f"image.use=sha256:{'a' * 64}"])
+    assert config.compute.launcher == "docker"
+
+
 def test_settings_of_another_objective_and_another_checkpoint_do_not_stay(tmp_path: Path):
     values = {"checkpoint": {"source": "org/a", "revision": "v1"}, "data": {"sources": [{"source": "org/pairs"}]},
               "loss": {"name": "simpo", "beta": 2.0, "gamma_beta_ratio": 0.5}}
