@@ -8,10 +8,12 @@ from prefect import State, flow
 from dpo_core.contract.errors import NotReleased
 from flows.accelerator import slot_if_limited
 from flows.audience import NOBODY, Audience
+from flows.before_start import check_before_start
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.settings.stage_config import StageConfig
-from flows.stage_parts import check_before_start, prepare, publish, stage_run, train_and_evaluate
+from flows.stage_parts import prepare, publish, stage_run, train_and_evaluate
 from tasks.handoff.schema import RLVRHandoff
+from tasks.handoff.signature import signing_key
 from tasks.launch.compute import accelerator_name, this_machine
 
 
@@ -24,6 +26,7 @@ def dpo_stage(config: StageConfig) -> RLVRHandoff | State:
 def run_stage(config: StageConfig, audience: Audience = NOBODY) -> RLVRHandoff | State:
     """The body of the flow."""
     check_before_start(config)
+    signing_key(config.handoff)
     check_somebody_can_answer(config.gate, audience)
     try:
         with stage_run(config, audience) as run:

@@ -12,27 +12,20 @@ from pathlib import Path
 from prefect.runtime import flow_run
 
 from dpo_core.contract.config import CheckpointConfig
-from dpo_core.contract.cuda8bit import check_cuda8bit
-from dpo_core.contract.gpu_attention import check_gpu_attention
 from dpo_core.contract.job import Result
 from dpo_core.contract.jobs import EvaluateResult, ExportResult, TrainResult
 from dpo_core.contract.refs import CheckpointRef
-from dpo_core.contract.tracking_config import check_trackers
 from flows.audience import Audience
 from flows.settings.stage_config import StageConfig
 from tasks.build_image import build_image
 from tasks.cache_reference import cache_reference
-from tasks.data.sources import check_sources
 from tasks.evaluate import evaluate
 from tasks.events.chain import announce_handoff
 from tasks.fetch_checkpoint import fetch_checkpoint
 from tasks.gate.approval import Release
 from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
 from tasks.handoff.schema import RLVRHandoff
-from tasks.handoff.signature import signing_key
-from tasks.image.config import check_variant
 from tasks.image.image_ref import PYTHON
-from tasks.launch.compute import check_devices, solve_batch, this_machine
 from tasks.launch.context import Context
 from tasks.launch.launcher import Launcher, StepImage, launcher_for
 from tasks.launch.launchers import LAUNCHERS
@@ -67,20 +60,6 @@ class Candidate:
     def results(self) -> dict[str, Result]:
         """Step -> its result, as a run's folder records them."""
         return {"train": self.trained, "export": self.exported, "evaluate": self.evaluation}
-
-
-def check_before_start(config: StageConfig) -> None:
-    """Refuse what cannot work before anything is fetched or booked. Raises ``ConfigError``, ``DataError``."""
-    check_sources(config.data.sources)
-    signing_key(config.handoff)
-    check_devices(config.compute, this_machine())
-    check_cuda8bit(config.adapter, config.optim, this_machine().num_gpus)
-    check_gpu_attention(config.train.attention, this_machine().num_gpus)
-    if LAUNCHERS[config.compute.launcher]().runs_in_image:
-        check_variant(config.image, this_machine())
-    else:  # an image has its own packages; the step in it looks for itself
-        check_trackers(config.tracking)
-    solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def mix_data(data: DataConfig, template: CheckpointConfig, checkpoint: Checkpoin
                                             "max_dropped_fraction", "seed", "num_workers"}))
     from_hub = [source for source in job.sources if source.hub_id is not None]
     if from_hub and not place.has_result(job):  # asked where it matters: to verify a mixture is to read all of it
-        _fetch(from_hub, job.cache_dir, place)
+        fetch_rows(from_hub, job.cache_dir, place)
     result = place.run(job)
     get_run_logger().info("%d pairs to train on, %d held out, %d tokens", result.train_rows, result.held_out_rows,
                           result.lengths.total)
@@ -37,7 +37,7 @@ def mix_data(data: DataConfig, template: CheckpointConfig, checkpoint: Checkpoin
     return result
 
 
-def _fetch(sources: list[ResolvedSource], cache_dir: Path, place: Workplace) -> None:
+def fetch_rows(sources: list[ResolvedSource], cache_dir: Path, place: Workplace) -> None:
     """Bring the rows of Hub data sets into the cache; what becomes of them there is not the fetching's business."""
     for source in sources:
         whole = ResolvedSource(**source.model_dump(exclude={"amount", "columns"}))
