@@ -7,7 +7,9 @@ once. Torch-free. Defaults run on a laptop and publish nothing.
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from dpo_core.contract.section import NotContent, Section
 
 LossName = Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "hinge", "robust", "exo_pair", "apo_zero", "apo_down",
                    "sppo_hard", "nca_pair", "bco_pair", "aot", "aot_pair", "discopop"]
@@ -21,34 +23,13 @@ ForwardLayout = Literal["packed", "prefix_sharing", "padded"]
 AttentionKernel = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
 
 
-class NotContent:
-    """Marks a field that cannot change a step's output (a path, a name, a batch shape): it stays out of fingerprints."""
-
-
-_SPELLING = {"gguf": "GGUF", "kl": "KL", "sft": "SFT", "grpo": "GRPO", "ld": "LD", "rpo": "RPO", "gib": "GiB",
-             "wandb": "W&B"}
-
-
-def _label(name: str, _: object) -> str:
-    """A setting's name as a form shows it: gguf_file -> GGUF file."""
-    words = " ".join(_SPELLING.get(word, word) for word in name.split("_"))
-    return words[0].upper() + words[1:]
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown names."""
-
-    # NaN and infinity (a metric of no rows) are written as text: as JSON's null they could not be read back.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", field_title_generator=_label,
-                              model_title_generator=lambda model: model.__name__.removesuffix("Config"))
-
-
 def _amount_text(value: object) -> object:
     """YAML and Python may give 0.5 or 100; a browser's form would turn 1.0 into 1, so amounts are text from here on."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-Amount = Annotated[str, BeforeValidator(_amount_text), StringConstraints(pattern=r"^(\d+|\d*\.\d+|\d+\.)$")]
+AMOUNT_PATTERN = r"^(\d+|\d*\.\d+|\d+\.)$"
+Amount = Annotated[str, StringConstraints(pattern=AMOUNT_PATTERN), BeforeValidator(_amount_text)]
 """Open-instruct's mixer amount: with a "." a proportion of the split ("0.5" = half, "3.0" = three times), without one a
 count of rows ("100")."""
 

@@ -1,19 +1,19 @@
 """The command line: ``pairline run recipe.yaml --set loss.beta=0.2``, ``plan``, ``schema``, ``status``, ..."""
 
-import json
 import logging
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.jobs import EvaluateResult
 from dpo_core.contract.regular_file import read_regular
-from dpo_core.contract.results import LARGEST_RESULT_BYTES, RESULT_FILE, EvaluateResult
+from dpo_core.contract.results import LARGEST_RESULT_BYTES, RESULT_FILE
 from dpo_core.contract.visible import one_line, visible
 from flows.settings.overrides import read_recipe
 from flows.settings.stage_config import StageConfig
@@ -21,6 +21,9 @@ from flows.terminal import server_commands as serve_commands
 from flows.terminal.handoff_commands import intake, signing_key
 from flows.terminal.server_commands import Store
 from tasks.text.terminal import say, show_table, tell
+
+if TYPE_CHECKING:  # it imports Prefect
+    from flows.audience import Audience
 
 EXIT_INTERRUPTED = 130
 INTERNAL_ERROR_FILE = "internal-error.txt"
@@ -52,11 +55,12 @@ def run(recipe: Recipe, set_: Overrides = [],  # noqa: B006 (typer reads the def
 def run_stage(config: StageConfig, console: Console, wait_for_server: Callable[[], None]) -> None:
     """Run the flow with its progress on ``console``; the last line is the path of the hand-off."""
     # Prefect reads its settings when it is imported, so nothing above imports it.
-    from flows.dpo_stage import dpo_stage
+    from flows.audience import followed
+    from flows.dpo_stage import run_stage as body
     from flows.terminal.release import show_gate
 
     wait_for_server()
-    show_end(run_flow(lambda: dpo_stage(config), console, show_gate), console)
+    show_end(run_flow(lambda audience: followed("dpo-stage", body, audience)(config), console, show_gate), console)
 
 
 def show_end(folder: Path, console: Console) -> None:
@@ -73,22 +77,21 @@ def show_end(folder: Path, console: Console) -> None:
     say(f"handoff: {outputs['handoff']}")
 
 
-def run_flow(flow: Callable[[], object], console: Console, show_failed: Callable[[Console, Path | None], None]) -> Path:
+def run_flow(flow: "Callable[[Audience], object]", console: Console,
+             show_failed: Callable[[Console, Path | None], None]) -> Path:
     """Run ``flow`` with its steps, progress, retries and questions on the terminal. -> the run's folder
 
     ``show_failed`` shows what a run that ended in an error left in its folder, if it got one.
     """
-    from flows.terminal.release import asking_here
+    from flows.audience import Audience
+    from flows.terminal.release import ask_here
     from flows.terminal.run_display import RetryNotices, run_display
-    from tasks.launch.launcher import listening
-    from tasks.run.folder import step_listener
 
     display, notices = run_display(console), RetryNotices(console)
     logging.getLogger("prefect.task_runs").addHandler(notices)
-    token = step_listener.set(display.step)
     try:
-        with display, listening(display.progress), asking_here(console, display.held):
-            flow()
+        with display:
+            flow(Audience(display.step, display.progress, ask_here(console, display.held)))
     except PairlineError as error:
         show_failed(console, display.folder)
         _tell_where(error, display.folder)
@@ -96,7 +99,6 @@ def run_flow(flow: Callable[[], object], console: Console, show_failed: Callable
     except Exception as error:
         raise _internal(error, display.folder) from error
     finally:
-        step_listener.reset(token)
         logging.getLogger("prefect.task_runs").removeHandler(notices)
     assert display.folder is not None
     return display.folder
@@ -123,19 +125,24 @@ def sweep(recipe: Annotated[Path, typer.Argument(help="YAML file of a stage with
     from flows.serve.local_prefect import start_prefect
 
     wait_for_server = start_prefect(config.store.root)
-    from flows.terminal.sweep import run_sweep
+    from flows.terminal.sweep import sweep_at_terminal
 
     wait_for_server()
-    run_sweep(config, Console(), run_flow)
+    sweep_at_terminal(config, Console(), run_flow)
 
 
 @app.command()
 def plan(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006
     """Show what a run would do: steps, tokens, batch, memory, disk. Starts nothing and needs no network."""
+    from flows.before_start import check_before_start
     from flows.terminal.plan import plan_stage, show_plan
 
     config = read_recipe(recipe, set_)
     show_plan(plan_stage(config), Console())
+    try:
+        check_before_start(config)
+    except PairlineError as error:
+        raise type(error)(f"On this machine a run would be refused: {error}") from error
 
 
 @app.command()
@@ -152,9 +159,26 @@ def image(recipe: Recipe, set_: Overrides = [],  # noqa: B006
 
 
 @app.command()
-def schema() -> None:
+def init(model: Annotated[str, typer.Option(help="The SFT checkpoint: a directory, org/name on the Hub, package:NAME.")],
+         data: Annotated[list[str], typer.Option(help="Preference data: a file, a directory, org/name on the Hub. May be "
+                                                 "given several times.")],
+         out: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
+         chat_template: Annotated[str, typer.Option(help="A named chat template (chatml, tulu, ...), for a checkpoint that "
+                                                    "has none.")] = "",
+         store: Store = Path(".pairline")) -> None:
+    """Look at a model and at preference data, and write a first recipe for them, with the reason beside each setting."""
+    from flows.terminal.first_recipe import write_first_recipe
+
+    write_first_recipe(model, data, out, chat_template or None, store, Console())
+
+
+@app.command()
+def schema(sweep: Annotated[bool, typer.Option("--sweep", help="Of a sweep's recipe.")] = False,
+           page: Annotated[bool, typer.Option("--page", help="As the page docs/settings.md.")] = False) -> None:
     """Print the JSON Schema of a recipe: every setting with its type, bounds, default and description."""
-    say(json.dumps(StageConfig.model_json_schema(), indent=2))
+    from flows.settings.schema import recipe_schema, settings_page, sweep_schema
+
+    say(settings_page() if page else sweep_schema() if sweep else recipe_schema())
 
 
 @app.command()

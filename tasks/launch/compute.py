@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import BatchPlan, Sharding
+from tasks.launch.compute_config import ComputeConfig
 
 LARGEST_DEFAULT_PER_DEVICE = 4  # 8 are no faster (docs/engine.md) and take a quarter more memory
 
@@ -52,6 +52,16 @@ def _num_gpus() -> int:
         return 0
     cards = sum(line.startswith("GPU ") for line in listing.splitlines())
     return min(cards, len(visible.split(","))) if visible else cards
+
+
+def card_memory_bytes() -> int:
+    """Memory of the smallest NVIDIA card, 0 where there is none or it does not say."""
+    try:
+        listing = subprocess.run(["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+                                 capture_output=True, text=True, timeout=30, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return min((int(line) << 20 for line in listing.split() if line.isdigit()), default=0)
 
 
 def accelerator_name(machine: Machine) -> str:
