@@ -131,7 +131,7 @@ class Workers(Generic[Item, Result]):
 
     def crashed(self) -> StepCrashed:
         """The error for the end of a worker that no limit explains."""
-        ends = sorted({process.exitcode for process in self._processes} - {None, 0, -signal.SIGTERM})
+        ends = sorted({code for process in self._processes if (code := process.exitcode) not in (None, 0, -signal.SIGTERM)})
         return StepCrashed(f"One of {self.num_workers} tokenising processes died (exit codes {ends}; -9 is most often "
                            "want of memory). Lower `num_workers` and start again.")
 

@@ -99,7 +99,7 @@ def _kind(field: Schema, whole: Schema) -> str:
     if field.get("pattern") == AMOUNT_PATTERN:
         return "proportion (`0.5`) or count (`40`)"
     bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    kind = {"string": "text", "boolean": "true or false"}.get(field["type"], field["type"])
+    kind = {"string": "text", "boolean": "true or false"}.get(field["type"]) or str(field["type"])
     kind = "path" if field.get("format") == "path" else kind
     return ", ".join([kind, *(f"{word} {field[bound]:g}" for bound, word in bounds.items() if bound in field)])
 
