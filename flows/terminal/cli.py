@@ -1,6 +1,5 @@
 """The command line: ``pairline run recipe.yaml --set loss.beta=0.2``, ``plan``, ``schema``, ``status``, ..."""
 
-import json
 import logging
 import sys
 import traceback
@@ -34,26 +33,37 @@ Overrides = Annotated[list[str], typer.Option("--set", help="Change a setting: s
 
 
 @app.command()
-def run(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006 (typer reads the default, nobody changes it)
+def run(recipe: Recipe, set_: Overrides = [],  # noqa: B006 (typer reads the default, nobody changes it)
+        again: Annotated[bool, typer.Option("--again", help="Run the flow also where an earlier run of these settings has "
+                                            "done it all, and nothing of it has changed since.")] = False) -> None:
     """Run the stage; steps whose results are in the store are reused."""
     config = read_recipe(recipe, set_)
-    from flows.serve.local_prefect import prepare_prefect, remember_database
+    from flows.serve.local_prefect import has_own_server, start_prefect
+    from flows.terminal.finished_run import finished_run
 
-    temporary = prepare_prefect(config.store.root)
-    run_stage(config, Console())
-    if temporary:
-        remember_database(config.store.root)
+    if not again and has_own_server(config.store.root) and (folder := finished_run(config)):
+        say("nothing to do: an earlier run of these settings is complete and unchanged (--again runs it again)")
+        show_end(folder, Console())
+        return
+    run_stage(config, Console(), start_prefect(config.store.root))
 
 
-def run_stage(config: StageConfig, console: Console) -> None:
+def run_stage(config: StageConfig, console: Console, wait_for_server: Callable[[], None]) -> None:
     """Run the flow with its progress on ``console``; the last line is the path of the hand-off."""
     # Prefect reads its settings when it is imported, so nothing above imports it.
     from flows.dpo_stage import dpo_stage
     from flows.terminal.release import show_gate
+
+    wait_for_server()
+    show_end(run_flow(lambda: dpo_stage(config), console, show_gate), console)
+
+
+def show_end(folder: Path, console: Console) -> None:
+    """What a complete run came to; the last line is the path of the hand-off."""
+    from flows.terminal.release import show_gate
     from tasks.report.page import REPORT_FILE
     from tasks.run.folder import read_run
 
-    folder = run_flow(lambda: dpo_stage(config), console, show_gate)
     outputs = read_run(folder).outputs
     show_evaluation(console, Path(outputs["evaluate"]))
     show_gate(console, folder)
@@ -109,23 +119,27 @@ def sweep(recipe: Annotated[Path, typer.Argument(help="YAML file of a stage with
     from flows.settings.sweep_config import SweepConfig
 
     config = read_recipe(recipe, set_, SweepConfig)
-    from flows.serve.local_prefect import prepare_prefect, remember_database
+    from flows.serve.local_prefect import start_prefect
 
-    temporary = prepare_prefect(config.store.root)
+    wait_for_server = start_prefect(config.store.root)
     from flows.terminal.sweep import run_sweep
 
-    run_sweep(config, Console(), temporary, run_flow)
-    if temporary:
-        remember_database(config.store.root)
+    wait_for_server()
+    run_sweep(config, Console(), run_flow)
 
 
 @app.command()
 def plan(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006
     """Show what a run would do: steps, tokens, batch, memory, disk. Starts nothing and needs no network."""
+    from flows.before_start import check_before_start
     from flows.terminal.plan import plan_stage, show_plan
 
     config = read_recipe(recipe, set_)
     show_plan(plan_stage(config), Console())
+    try:
+        check_before_start(config)
+    except PairlineError as error:
+        raise type(error)(f"On this machine a run would be refused: {error}") from error
 
 
 @app.command()
@@ -142,9 +156,26 @@ def image(recipe: Recipe, set_: Overrides = [],  # noqa: B006
 
 
 @app.command()
-def schema() -> None:
+def init(model: Annotated[str, typer.Option(help="The SFT checkpoint: a directory, org/name on the Hub, package:NAME.")],
+         data: Annotated[list[str], typer.Option(help="Preference data: a file, a directory, org/name on the Hub. May be "
+                                                 "given several times.")],
+         out: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
+         chat_template: Annotated[str, typer.Option(help="A named chat template (chatml, tulu, ...), for a checkpoint that "
+                                                    "has none.")] = "",
+         store: Store = Path(".pairline")) -> None:
+    """Look at a model and at preference data, and write a first recipe for them, with the reason beside each setting."""
+    from flows.terminal.first_recipe import write_first_recipe
+
+    write_first_recipe(model, data, out, chat_template or None, store, Console())
+
+
+@app.command()
+def schema(sweep: Annotated[bool, typer.Option("--sweep", help="Of a sweep's recipe.")] = False,
+           page: Annotated[bool, typer.Option("--page", help="As the page docs/settings.md.")] = False) -> None:
     """Print the JSON Schema of a recipe: every setting with its type, bounds, default and description."""
-    say(json.dumps(StageConfig.model_json_schema(), indent=2))
+    from flows.settings.schema import recipe_schema, settings_page, sweep_schema
+
+    say(settings_page() if page else sweep_schema() if sweep else recipe_schema())
 
 
 @app.command()
