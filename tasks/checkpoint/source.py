@@ -75,7 +75,7 @@ def locate(config: CheckpointConfig, store_root: Path, with_weights: bool = True
 def check_source(source: str) -> None:
     """Raise ``CheckpointError`` for a source that cannot be meant: cheap, so that it comes before anything else."""
     if source.startswith(PACKAGE_PREFIX):
-        _package_folder(source.removeprefix(PACKAGE_PREFIX))
+        package_folder(source.removeprefix(PACKAGE_PREFIX))
         return
     folder = Path(source).expanduser()
     if folder.is_dir():
