@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from dpo_core.contract.data_jobs import ConvertJob, MixJob
 from dpo_core.contract.errors import PairlineError
-from dpo_core.contract.jobs import JOB_FILE, CheckpointRef, ConvertJob, Job, MixJob, TrainJob, read_job
+from dpo_core.contract.job import JOB_FILE, Job
+from dpo_core.contract.jobs import TrainJob, read_job
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.results import ENVIRONMENT_FILE
 from dpo_core.contract.store import fingerprint, hash_files, verify_files

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.contract.results import AnswerResult
+from dpo_core.contract.jobs import AnswerResult
 from dpo_core.contract.store import hash_files
 from tasks.checkpoint.own_files import read_text_file
 from tasks.handoff.rlvr_rules import check_rules, check_template, template_text
