@@ -8,7 +8,7 @@ disagree.
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from dpo_core.data.pairs import TokenizedPair
 from dpo_core.errors import OutOfMemory, is_out_of_memory
 from dpo_core.losses import PairLogps
 from dpo_core.model.attention import PAIRWISE, attention_arguments, decoder_of, set_kernel, use_kernel, why_not_shared
-from dpo_core.model.logprobs import logps_from_logits, sum_by_sequence, target_logps
+from dpo_core.model.logprobs import LogitRule, VocabularyHead, logps_from_logits, sum_by_sequence
 from dpo_core.model.router import RouterLoss
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class PairScorer(nn.Module):
 
     def _answer_logps(self, hidden_RTH: Tensor, batch: PairBatch) -> Tensor:
         hidden_NH = hidden_RTH.flatten(0, 1)[batch.predictor_N]
-        return target_logps(hidden_NH, batch.target_N, vocabulary_head(self.model), self.model.config.vocab_size)
+        return vocabulary_head(self.model).target_logps(hidden_NH, batch.target_N)
 
 
 @contextlib.contextmanager
@@ -98,21 +98,12 @@ def memory_for(batch: PairBatch) -> Iterator[None]:
                           "or lower data.max_length_tokens.") from error
 
 
-def vocabulary_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+def vocabulary_head(model: PreTrainedModel) -> VocabularyHead:
     """Hidden states -> logits as the architecture defines it, with its scaling and soft cap."""
-    projection, config = model.get_output_embeddings(), model.config
-    cap, divisor = getattr(config, "final_logit_softcapping", None), getattr(config, "logits_scaling", None)
-    factor = getattr(config, "logit_scale", None)
-
-    def head(hidden_NH: Tensor) -> Tensor:
-        logits_NV = projection(hidden_NH)
-        if divisor is not None:
-            logits_NV = logits_NV / divisor
-        if factor is not None:
-            logits_NV = logits_NV * factor
-        return logits_NV if cap is None else torch.tanh(logits_NV / cap) * cap
-
-    return head
+    config = model.config
+    factor = getattr(config, "logit_scale", None) or 1.0
+    factor /= getattr(config, "logits_scaling", None) or 1.0
+    return VocabularyHead(model.get_output_embeddings(), LogitRule(factor, getattr(config, "final_logit_softcapping", None)))
 
 
 def pair_logps(scores: SequenceScores, tokens_2B: Tensor) -> PairLogps:

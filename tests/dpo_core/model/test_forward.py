@@ -3,9 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -88,48 +85,6 @@ def test_an_answer_that_is_the_beginning_of_the_other_leaves_nothing_to_hide():
     scorer = PairScorer(tiny(FAMILIES["llama"]), "fp32")
     sums = [scorer(collate([pair], [0], layout)) for layout in ("padded", "prefix_sharing")]
     torch.testing.assert_close(tuple(sums[0]), tuple(sums[1]), rtol=1e-5, atol=1e-5)
-
-
-class Memory(TorchDispatchMode):
-    """Counts values that operations make while this is on, in the backward as well: of the largest tensor, and the most that
-    lived at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest, self.peak = 0, 0
-        self.living: dict[StorageWeakRef, int] = {}
-
-    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
-        made = operation(*arguments, **(keywords or {}))
-        for tensor in (leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)):
-            self.largest = max(self.largest, tensor.numel())
-            self.living[StorageWeakRef(tensor.untyped_storage())] = tensor.untyped_storage().nbytes() // 4
-        self.living = {storage: values for storage, values in self.living.items() if not storage.expired()}
-        self.peak = max(self.peak, sum(self.living.values()))
-        return made
-
-
-@pytest.mark.parametrize("with_gradient", [True, False])
-def test_no_more_than_a_chunk_of_logits_is_made_and_held_at_once(monkeypatch, with_gradient):
-    """100 tokens of 50 words in 15 chunks of 7: neither forward nor backward has the 5000 logits, whole or in pieces."""
-    tokens, hidden, vocabulary, chunk = 100, 2, 50, 7 * 50
-
-    def memory() -> Memory:
-        hidden_NH = torch.randn(tokens, hidden, requires_grad=with_gradient)
-        head = torch.nn.Linear(hidden, vocabulary, bias=False)
-        with Memory() as seen, torch.set_grad_enabled(with_gradient):
-            logps_N = logprobs.target_logps(hidden_NH, torch.arange(tokens) % vocabulary, head, vocabulary)
-            if with_gradient:
-                logps_N.sum().backward()
-        assert logps_N.shape == (tokens,)
-        return seen
-
-    assert memory().largest == tokens * vocabulary  # what one piece takes is seen
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", chunk + 3)
-    chunked = memory()
-    assert chunked.largest == chunk
-    others = 2 * hidden * (tokens + vocabulary) + 3 * tokens  # hidden states, weight, both gradients; values per token
-    assert chunked.peak <= 4 * chunk + others  # a chunk's logits and log-probabilities, and the gradient of each
 
 
 def test_chunked_projection_equals_one_piece(monkeypatch):
