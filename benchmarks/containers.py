@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.jobs import AnswerJob
-from dpo_core.store import hash_files
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.jobs import AnswerJob
+from dpo_core.contract.store import hash_files
 from tasks.image.config import ImageConfig
 from tasks.image.image_ref import PYTHON
 from tasks.image.trainer_image import trainer_image

@@ -33,7 +33,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 
 def write_rows(source: Path, path: Path, num_rows: int) -> None:
     """Write ``num_rows`` conversations: those of ``source`` that have two answers to one prompt, again and again."""
-    from dpo_core.data.drops import RowDropped
+    from dpo_core.contract.drops import RowDropped
     from dpo_core.data.formats import to_pair
 
     pairs = []

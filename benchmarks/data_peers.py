@@ -34,11 +34,11 @@ def pairline(work: Work) -> Prepared:
     """Our step; gives both splits. It loads the tokenizer itself while the clock runs."""
     import pandas  # noqa: F401  # pyarrow imports it at its first array; the peers' libraries have by then
 
-    from dpo_core.data import mix
+    from dpo_core.contract.jobs import MixJob, ResolvedSource
+    from dpo_core.contract.progress import Progress
     from dpo_core.data.chat_template import Renderer, load_tokenizer
     from dpo_core.data.pair_dataset import PairDataset
-    from dpo_core.jobs import MixJob, ResolvedSource
-    from dpo_core.progress import Progress
+    from dpo_core.steps import mix
 
     source = ResolvedSource(label="rows", path=work.rows, content=str(work.rows))
     job = MixJob(sources=(source,), out_dir=work.folder / "mix", tokenizer_path=work.tokenizer, tokenizer_fingerprint="",
@@ -121,7 +121,7 @@ def readers(work: Work) -> Prepared:
 
     from dpo_core.data.order import forward_tokens, step_rows
     from dpo_core.data.pair_dataset import PairDataset
-    from dpo_core.reference_cache import ReferenceCache, ReferenceRows, read_aligned, write_aligned, write_shard
+    from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, read_aligned, write_aligned, write_shard
 
     def run() -> list[PairDataset]:
         splits = []

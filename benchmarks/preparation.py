@@ -5,16 +5,16 @@ import json
 from pathlib import Path
 
 from dpo_core.__main__ import run_step
+from dpo_core.contract.drops import RowDropped
+from dpo_core.contract.jobs import CheckpointRef, ConvertJob, DatasetRef, Job, MixJob, ResolvedSource
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.results import ConvertResult, MixResult, Result, read_result
+from dpo_core.contract.store import fingerprint, sha256_file
 from dpo_core.data.chat_template import load_tokenizer
-from dpo_core.data.drops import RowDropped
 from dpo_core.data.formats import to_pair
 from dpo_core.data.mixing import shuffle_order
 from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
-from dpo_core.jobs import CheckpointRef, ConvertJob, DatasetRef, Job, MixJob, ResolvedSource
-from dpo_core.progress import Progress
-from dpo_core.results import ConvertResult, MixResult, Result, read_result
-from dpo_core.store import fingerprint, sha256_file
 
 SEED = 8
 

@@ -16,12 +16,12 @@ from torch.profiler import profile
 from benchmarks.flops import forward_flops, matmul_peak
 from benchmarks.preparation import prepare_model, prepare_pairs
 from benchmarks.train import LONG, LONG_MAX, SHORT, SHORT_MAX
-from dpo_core.config import OptimConfig, Precision
+from dpo_core.contract.config import OptimConfig, Precision
+from dpo_core.contract.jobs import CheckpointRef, Sharding
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.distributed import start_accelerator
 from dpo_core.engine.choose import start_engine
-from dpo_core.jobs import CheckpointRef, Sharding
+from dpo_core.engine.distributed import start_accelerator
 from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
 from dpo_core.model.load import load_model
 

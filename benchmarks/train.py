@@ -24,11 +24,11 @@ import torch
 from benchmarks.flops import forward_flops, matmul_peak, padded_flops
 from benchmarks.preparation import prepare_model, prepare_pairs
 from benchmarks.train_peers import Run, Work, run_pairline, run_trl
-from dpo_core.config import ForwardLayout, LossConfig, Precision
+from dpo_core.contract.config import ForwardLayout, LossConfig, Precision
 from dpo_core.data.order import batches_by_tokens, forward_tokens
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.losses import LOSSES, PairLogps
+from dpo_core.loss.losses import LOSSES, PairLogps
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
 from dpo_core.model.load import load_model
 

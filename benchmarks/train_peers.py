@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.process_tree import run_measured
-from dpo_core.config import LossConfig, OptimConfig, Precision, TrainConfig
-from dpo_core.jobs import CheckpointRef, DatasetRef, Job, ReferenceJob, TrainJob
-from dpo_core.results import ReferenceResult, TrainResult, read_result
+from dpo_core.contract.config import LossConfig, OptimConfig, Precision, TrainConfig
+from dpo_core.contract.jobs import CheckpointRef, DatasetRef, Job, ReferenceJob, TrainJob
+from dpo_core.contract.results import ReferenceResult, TrainResult, read_result
 from tasks.launch.compute import solve_batch
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,25 +16,15 @@ import time
 import traceback
 from pathlib import Path
 
-from dpo_core.environment import step_environment
-from dpo_core.errors import OutOfMemory, PairlineError, StoreBusy, from_os_error, is_out_of_memory
-from dpo_core.jobs import JOBS, Job, read_job
-from dpo_core.progress import Progress
-from dpo_core.results import ENVIRONMENT_FILE, ERROR_FILE, RESULT_FILE, ErrorReport, read_error, read_result
-from dpo_core.store import exclusive, remove_unfinished, write_json
-from dpo_core.visible import visible
+from dpo_core.contract.environment import step_environment
+from dpo_core.contract.errors import OutOfMemory, PairlineError, StoreBusy, from_os_error, is_out_of_memory
+from dpo_core.contract.jobs import JOBS, Job, read_job
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.results import ENVIRONMENT_FILE, ERROR_FILE, RESULT_FILE, ErrorReport, read_error, read_result
+from dpo_core.contract.store import exclusive, remove_unfinished, write_json
+from dpo_core.contract.visible import visible
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-STEP_MODULES = {
-    "convert": "dpo_core.model.convert",
-    "fetch": "dpo_core.data.fetch",
-    "mix": "dpo_core.data.mix",
-    "reference": "dpo_core.reference",
-    "train": "dpo_core.train",
-    "export": "dpo_core.export",
-    "evaluate": "dpo_core.evaluate",
-    "answer": "dpo_core.answer",
-}
 
 
 def run_step(job: Job, progress: Progress) -> None:
@@ -43,7 +33,7 @@ def run_step(job: Job, progress: Progress) -> None:
     if progress.active:  # the only rank that writes outside the reference cache
         remove_unfinished(job.out_dir)
         (job.out_dir / ERROR_FILE).unlink(missing_ok=True)
-    step = importlib.import_module(STEP_MODULES[job.step])
+    step = importlib.import_module(f"dpo_core.steps.{job.step}")
     if progress.active:
         write_json(job.out_dir / ENVIRONMENT_FILE, step_environment())
     result = step.run(job, progress)
@@ -110,7 +100,7 @@ def show_log() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code that ``dpo_core.errors`` documents."""
+    """Entry point; returns the exit code that ``dpo_core.contract.errors`` documents."""
     die_with_parent()
     parser = argparse.ArgumentParser(prog="dpo_core", description=__doc__)
     parser.add_argument("step", choices=sorted(JOBS))

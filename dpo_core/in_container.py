@@ -11,7 +11,7 @@ import subprocess
 import sys
 from types import FrameType
 
-from dpo_core.process_group import ask_to_stop
+from dpo_core.contract.process_group import ask_to_stop
 
 MAX_OPEN_FILES = 65_536  # many shards, the sockets of many ranks; some engines allow a billion, and some programs close all
 SIGNAL_EXIT = 128  # a shell's exit code for a child that a signal killed is this plus the signal

@@ -15,7 +15,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from tasks.launch.launcher import raise_if_stopped
 
 log = logging.getLogger(__name__)

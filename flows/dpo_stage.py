@@ -5,10 +5,10 @@ The order of the steps; each part stands in ``flows/stage_parts.py`` and ``flows
 
 from prefect import State, flow
 
-from dpo_core.errors import NotReleased
+from dpo_core.contract.errors import NotReleased
 from flows.accelerator import slot_if_limited
 from flows.release import check_somebody_can_answer, release, state_of_the_end
-from flows.stage_config import StageConfig
+from flows.settings.stage_config import StageConfig
 from flows.stage_parts import check_before_start, prepare, publish, train_and_evaluate, workplace
 from tasks.handoff.schema import RLVRHandoff
 from tasks.launch.compute import accelerator_name, this_machine

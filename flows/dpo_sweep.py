@@ -2,17 +2,17 @@
 
 from prefect import State, flow
 
-from dpo_core.errors import GateFailed, NotReleased, PairlineError
-from dpo_core.store import write_json
+from dpo_core.contract.errors import GateFailed, NotReleased, PairlineError
+from dpo_core.contract.store import write_json
 from flows.accelerator import num_slots
 from flows.release import check_somebody_can_answer, release, state_of_the_end
-from flows.stage_config import StageConfig
+from flows.settings.stage_config import StageConfig
+from flows.settings.sweep_config import Member, SweepConfig, members_of
 from flows.stage_parts import Candidate, check_before_start, prepare, publish, workplace
-from flows.sweep_config import Member, SweepConfig, members_of
 from flows.sweep_members import MemberResult, run_members
 from tasks.handoff.schema import RLVRHandoff
 from tasks.launch.compute import accelerator_name, this_machine
-from tasks.report.run_folder import RunFolder
+from tasks.run.folder import RunFolder
 from tasks.sweep.artifacts import show_sweep
 from tasks.sweep.outcomes import SWEEP_FILE, judge, why_nobody_won
 

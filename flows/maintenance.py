@@ -10,14 +10,14 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed, State
 from pydantic import Field
 
-from dpo_core.visible import visible
-from flows.crashed_runs import MAX_CRASHES, go_on
-from tasks.artifacts import table_artifact
-from tasks.garbage import collect, in_words
-from tasks.launch.docker import Engine
-from tasks.launch.reap import RunState
-from tasks.launch.reap import reap as reap_containers
-from tasks.run_log import make_logs_visible
+from dpo_core.contract.visible import visible
+from flows.serve.crashed_runs import MAX_CRASHES, go_on
+from tasks.launch.docker.engine import Engine
+from tasks.launch.docker.reap import RunState
+from tasks.launch.docker.reap import reap as reap_containers
+from tasks.run.garbage import collect, in_words
+from tasks.show.artifacts import table_artifact
+from tasks.show.run_log import make_logs_visible
 
 Days, Count = Annotated[float, Field(ge=0)], Annotated[int, Field(ge=0)]  # a form's descriptions come from docstrings
 
@@ -25,7 +25,7 @@ Days, Count = Annotated[float, Field(ge=0)], Annotated[int, Field(ge=0)]  # a fo
 @flow(name="store-gc", persist_result=False)
 def store_gc(store_root: Path = Path(".pairline"), older_than_days: Days = 30.0, keep_per_name: Count = 1,
              dry_run: bool = True) -> str:
-    """Remove step results and snapshots that no kept run leads to (see ``tasks/garbage.py``).
+    """Remove step results and snapshots that no kept run leads to (see ``tasks/run/garbage.py``).
 
     Args:
         store_root: Folder of the store (a recipe's store.root).
@@ -46,7 +46,7 @@ def store_gc(store_root: Path = Path(".pairline"), older_than_days: Days = 30.0,
 
 @flow(name="reap", persist_result=False)
 def reap(dry_run: bool = False) -> str:
-    """Stop and remove the containers of this machine that no live run owns (see ``tasks/launch/reap.py``).
+    """Stop and remove the containers of this machine that no live run owns (see ``tasks/launch/docker/reap.py``).
 
     Args:
         dry_run: Only say which would go.

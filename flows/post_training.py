@@ -11,12 +11,12 @@ from pathlib import Path
 from prefect import flow
 from prefect.states import Completed, State
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import ConfigError, HandoffRefused
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import ConfigError, HandoffRefused
 from flows.dpo_stage import dpo_stage
-from flows.overrides import apply_overrides, load_yaml, validated
 from flows.rlvr_intake import local_path, rlvr_intake
-from flows.stage_config import StageConfig
+from flows.settings.overrides import apply_overrides, load_yaml, validated
+from flows.settings.stage_config import StageConfig
 from tasks.checkpoint.allowed_code import check_pinned
 from tasks.checkpoint.announced import check_unchanged, verify_checkpoint
 from tasks.events.chain import ALREADY_STARTED, earlier_run, join_chain
@@ -25,7 +25,7 @@ from tasks.handoff.intake_config import IntakeConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.image.config import ImageConfig
 from tasks.intake import AcceptedHandoff
-from tasks.run_log import make_logs_visible
+from tasks.show.run_log import make_logs_visible
 
 RECIPE_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*\.ya?ml", re.ASCII)
 RECIPES = Path("recipes")  # of the folder that deployments run in

@@ -14,11 +14,10 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Failed, State
 from pydantic import Field
 
-from dpo_core.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, NotReleased
-from dpo_core.store import write_json
-from flows.stage_config import StageConfig
+from dpo_core.contract.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, NotReleased
+from dpo_core.contract.store import write_json
+from flows.settings.stage_config import StageConfig
 from flows.stage_parts import Candidate, Workplace
-from tasks.artifacts import show_approval
 from tasks.check_gate import check_gate
 from tasks.gate.approval import (
     APPROVAL_FILE,
@@ -31,9 +30,10 @@ from tasks.gate.approval import (
     read_approval,
 )
 from tasks.gate.config import GateConfig
-from tasks.gate.question import question_markdown
 from tasks.gate.rules import GATE_FILE, GateCheck, check_rules
-from tasks.report.reported_run import show_report
+from tasks.report.question import question_markdown
+from tasks.show.artifacts import show_approval
+from tasks.show.reported_run import show_report
 
 SECONDS_BETWEEN_LOOKS = 5  # while paused, for an answer
 

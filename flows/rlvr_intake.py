@@ -5,8 +5,8 @@ from urllib.parse import unquote, urlsplit
 
 from prefect import flow
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import HandoffRefused
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import HandoffRefused
 from tasks.build_image import build_image
 from tasks.handoff.intake_config import IntakeConfig
 from tasks.image.config import ImageConfig
@@ -14,7 +14,7 @@ from tasks.image.image_ref import PYTHON
 from tasks.intake import AcceptedHandoff, verify_handoff
 from tasks.launch.choose import launcher_for
 from tasks.launch.launcher import Launcher
-from tasks.run_log import make_logs_visible
+from tasks.show.run_log import make_logs_visible
 
 
 def local_path(handoff: str) -> Path:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from prefect.runtime import flow_run
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.cuda8bit import check_cuda8bit
-from dpo_core.gpu_attention import check_gpu_attention
-from dpo_core.jobs import CheckpointRef
-from dpo_core.results import EvaluateResult, ExportResult, Result, TrainResult
-from dpo_core.tracking_config import check_trackers
-from flows.stage_config import StageConfig
-from tasks.artifacts import show_checkpoint, show_handoff, show_image, show_upload
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.cuda8bit import check_cuda8bit
+from dpo_core.contract.gpu_attention import check_gpu_attention
+from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.results import EvaluateResult, ExportResult, Result, TrainResult
+from dpo_core.contract.tracking_config import check_trackers
+from flows.settings.stage_config import StageConfig
 from tasks.build_image import build_image
 from tasks.cache_reference import cache_reference
+from tasks.data.sources import check_sources
 from tasks.evaluate import evaluate
 from tasks.events.chain import announce_handoff
 from tasks.fetch_checkpoint import fetch_checkpoint
@@ -35,10 +35,10 @@ from tasks.launch.compute import check_devices, solve_batch, this_machine
 from tasks.launch.launcher import Launcher, hearing_lines
 from tasks.mix_data import mix_data
 from tasks.publish.model_card import CardInputs
-from tasks.report.reported_run import reported_run
-from tasks.report.run_folder import RunFolder
-from tasks.resolve_sources import check_sources
-from tasks.run_log import ThinnedLines
+from tasks.run.folder import RunFolder
+from tasks.show.artifacts import show_checkpoint, show_handoff, show_image, show_upload
+from tasks.show.reported_run import reported_run
+from tasks.show.run_log import ThinnedLines
 from tasks.train_dpo import TrainingInputs, train_dpo
 from tasks.upload_checkpoint import upload_checkpoint
 

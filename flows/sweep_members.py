@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 
 from prefect.runtime import flow_run
 
-from dpo_core.errors import ConfigError, NonFinite, OutOfMemory, PairlineError
+from dpo_core.contract.errors import ConfigError, NonFinite, OutOfMemory, PairlineError
 from flows.accelerator import slot
+from flows.settings.sweep_config import Member
 from flows.stage_parts import Candidate, Workplace, train_and_evaluate
-from flows.sweep_config import Member
 from tasks.gate.rules import check_rules
 from tasks.launch.launcher import hearing_lines, stopped_by
-from tasks.report.reported_run import reported_run
-from tasks.report.run_folder import RunFolder, step_listener
-from tasks.run_log import ThinnedLines
+from tasks.run.folder import RunFolder, step_listener
+from tasks.show.reported_run import reported_run
+from tasks.show.run_log import ThinnedLines
 from tasks.sweep.outcomes import MemberOutcome
 from tasks.train_dpo import TrainingInputs
 

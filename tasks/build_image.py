@@ -9,7 +9,7 @@ from tasks.image.config import ImageConfig
 from tasks.image.image_ref import ImageRef
 from tasks.image.registry_login import load_login
 from tasks.image.trainer_image import trainer_image
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
 
 
 # Retried because engines restart, and indexes and registries fail for minutes at a time. What was built is found again.

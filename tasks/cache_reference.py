@@ -5,14 +5,14 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import BaseWeights, ReferenceConfig, TrainConfig
-from dpo_core.jobs import CheckpointRef, ReferenceJob
-from dpo_core.results import MixResult, ReferenceResult
-from tasks.artifacts import show_reference
+from dpo_core.contract.config import BaseWeights, ReferenceConfig, TrainConfig
+from dpo_core.contract.jobs import CheckpointRef, ReferenceJob
+from dpo_core.contract.results import MixResult, ReferenceResult
 from tasks.launch.compute import sharding_of
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
+from tasks.show.artifacts import show_reference
 
 
 # Retried because the pass may be long: finished shards are kept, so a retry goes on where it died.

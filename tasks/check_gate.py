@@ -3,10 +3,10 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.errors import GateFailed
-from tasks.artifacts import show_gate
+from dpo_core.contract.errors import GateFailed
 from tasks.gate.rules import GateCheck, failed_checks
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
+from tasks.show.artifacts import show_gate
 
 
 # Not retried: the same numbers would fail again.

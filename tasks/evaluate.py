@@ -5,14 +5,14 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import EvaluationConfig, LossConfig, TrainConfig
-from dpo_core.jobs import CheckpointRef, EvaluateJob
-from dpo_core.results import EvaluateResult, ExportResult
-from tasks.artifacts import show_evaluation
+from dpo_core.contract.config import EvaluationConfig, LossConfig, TrainConfig
+from dpo_core.contract.jobs import CheckpointRef, EvaluateJob
+from dpo_core.contract.results import EvaluateResult, ExportResult
 from tasks.launch.compute import sharding_of
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
+from tasks.show.artifacts import show_evaluation
 from tasks.train_dpo import TrainingInputs
 
 

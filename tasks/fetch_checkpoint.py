@@ -5,16 +5,16 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.jobs import CheckpointRef, ConvertJob
-from dpo_core.results import ConvertResult
-from dpo_core.store import fingerprint
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.jobs import CheckpointRef, ConvertJob
+from dpo_core.contract.results import ConvertResult
+from dpo_core.contract.store import fingerprint
 from tasks.checkpoint.files import WeightSource, extra_templates, files_for_conversion
 from tasks.checkpoint.own_files import check_inside, hash_named
 from tasks.checkpoint.source import Located, locate, snapshot
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
 
 
 def convert(located: Located, store_root: Path, launcher: Launcher) -> Located:

@@ -5,11 +5,11 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import HandoffConfig, Section
-from dpo_core.errors import HandoffRefused
-from dpo_core.jobs import CheckpointRef, content_of
-from dpo_core.results import AnswerResult, ExportResult
-from dpo_core.store import exclusive, fingerprint, write_json
+from dpo_core.contract.config import HandoffConfig, Section
+from dpo_core.contract.errors import HandoffRefused
+from dpo_core.contract.jobs import CheckpointRef, content_of
+from dpo_core.contract.results import AnswerResult, ExportResult
+from dpo_core.contract.store import exclusive, fingerprint, write_json
 from tasks.gate.approval import Release
 from tasks.handoff.final_place import opened, probe, verify_place
 from tasks.handoff.grpo_command import grpo_command
@@ -18,7 +18,7 @@ from tasks.handoff.schema import HANDOFF_FILE, SCHEMA_VERSION, Parent, Probe, RL
 from tasks.handoff.signature import signed, signing_key
 from tasks.launch.launcher import Launcher
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
 
 
 class HandoffInputs(Section):

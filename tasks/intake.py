@@ -8,9 +8,9 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from dpo_core.config import Section
-from dpo_core.errors import HandoffRefused
-from dpo_core.store import exclusive
+from dpo_core.contract.config import Section
+from dpo_core.contract.errors import HandoffRefused
+from dpo_core.contract.store import exclusive
 from tasks.gate.approval import Release
 from tasks.handoff.claimed_place import check_before_load, place_to_open, refuse_failed
 from tasks.handoff.final_place import opened, probe
@@ -21,8 +21,8 @@ from tasks.handoff.schema import Parent, RLVRHandoff, RuleCheck, read_handoff
 from tasks.handoff.signature import check_signature
 from tasks.launch.launcher import Launcher
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
-from tasks.retry_policy import worth_a_retry
-from tasks.store_root import prepare_store
+from tasks.run.retry_policy import worth_a_retry
+from tasks.run.store_root import prepare_store
 
 MAX_PROMPT_CHARACTERS = 20_000
 

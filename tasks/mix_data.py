@@ -5,14 +5,14 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import CheckpointConfig, DataConfig
-from dpo_core.jobs import CheckpointRef, FetchJob, MixJob, ResolvedSource
-from dpo_core.results import MixResult
-from tasks.artifacts import show_mixture
+from dpo_core.contract.config import CheckpointConfig, DataConfig
+from dpo_core.contract.jobs import CheckpointRef, FetchJob, MixJob, ResolvedSource
+from dpo_core.contract.results import MixResult
+from tasks.data.sources import resolve_sources
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, reusable_result, run_job
-from tasks.resolve_sources import resolve_sources
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
+from tasks.show.artifacts import show_mixture
 
 
 # Retried because a download may break off; sources that arrived and rows that were tokenised are kept.

@@ -6,16 +6,16 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import AdapterConfig, CheckpointConfig, LossConfig, OptimConfig, TrainConfig
-from dpo_core.jobs import CheckpointRef, ExportJob, TrainJob
-from dpo_core.results import ExportResult, MixResult, ReferenceResult, TrainResult
-from dpo_core.tracking_config import TrackingConfig
-from tasks.artifacts import show_training
+from dpo_core.contract.config import AdapterConfig, CheckpointConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.jobs import CheckpointRef, ExportJob, TrainJob
+from dpo_core.contract.results import ExportResult, MixResult, ReferenceResult, TrainResult
+from dpo_core.contract.tracking_config import TrackingConfig
+from tasks.hub.tracker_key import tracker_key
 from tasks.launch.compute import sharding_of, solve_batch
 from tasks.launch.launcher import Launcher
 from tasks.launch.run_job import in_store, run_job
-from tasks.retry_policy import worth_a_retry
-from tasks.tracker_key import tracker_key
+from tasks.run.retry_policy import worth_a_retry
+from tasks.show.artifacts import show_training
 
 
 @dataclass(frozen=True, slots=True)

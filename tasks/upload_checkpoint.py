@@ -7,17 +7,17 @@ from huggingface_hub import HfApi
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.config import UploadConfig
-from dpo_core.errors import ConfigError
-from dpo_core.results import ExportResult
-from dpo_core.store import exclusive, verify_files
+from dpo_core.contract.config import UploadConfig
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.results import ExportResult
+from dpo_core.contract.store import exclusive, verify_files
 from tasks.hub.errors import from_hub_error
 from tasks.hub.token import hidden_in_logs, load_token
 from tasks.publish.directory import publish_directory
 from tasks.publish.hub import LocalFile, publish_hub
 from tasks.publish.model_card import CardInputs, render_card
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
-from tasks.retry_policy import worth_a_retry
+from tasks.run.retry_policy import worth_a_retry
 
 SECONDS_FOR_ANOTHER_RUN = 600.0
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from dpo_core.jobs import Job, read_job
+from dpo_core.contract.jobs import Job, read_job
 
 TOUCHES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 FORKS = multiprocessing.get_context("forkserver")  # what is imported once is there in every child
-FORKS.set_forkserver_preload(["tests.killed_run", "dpo_core.train", "tests.tiny_stage"])
+FORKS.set_forkserver_preload(["tests.killed_run", "dpo_core.steps.train", "tests.tiny_stage"])
 
 
 def run_until(job: Job, touch: int | None) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dpo_core.__main__ import main
-from dpo_core.compute_config import ComputeConfig
+from dpo_core.contract.compute_config import ComputeConfig
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine
 
 

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dpo_core.jobs import Job
-from dpo_core.results import Result, read_error, read_result
+from dpo_core.contract.jobs import Job
+from dpo_core.contract.results import Result, read_error, read_result
 from tests.warm.started import python_path
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true",
               "PAIRLINE_DIE_WITH_PARENT": "1"}
 PATIENCE_SECONDS = 180
-SMALL_CHUNKS = "tests.small_chunks"
+SMALL_CHUNKS = "tests.programs.small_chunks"
 
 
 def start(job: Job, *launcher: str, module: str = "dpo_core") -> subprocess.Popen:

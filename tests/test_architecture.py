@@ -3,13 +3,12 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CONTRACT = {"compute_config", "config", "cuda8bit", "environment", "errors", "gpu_attention", "jobs", "process_group",
-            "progress", "regular_file", "results", "store", "tracking_config", "visible"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 VAGUE_NAMES = {"utils", "common", "helpers", "manager", "base", "misc"}
 SOURCES = sorted(path for package in ("flows", "tasks", "dpo_core") for path in (ROOT / package).rglob("*.py"))
@@ -47,11 +46,8 @@ def starts(name: str, *packages: str) -> bool:
 
 
 def test_the_orchestrator_knows_only_the_contract_of_dpo_core():
-    def beyond_the_contract(name: str) -> bool:
-        words_alone = starts(name, "dpo_core.data.drops")  # what a drop reason means, for the report
-        return starts(name, "dpo_core") and name.split(".")[1] not in CONTRACT and not words_alone
-
-    assert not offenders(files_in("flows") + files_in("tasks"), beyond_the_contract)
+    assert not offenders(files_in("flows") + files_in("tasks"),
+                         lambda name: starts(name, "dpo_core") and not starts(name, "dpo_core.contract"))
 
 
 def test_the_orchestrator_imports_no_tensor_library():
@@ -76,23 +72,45 @@ def test_dpo_core_knows_neither_the_orchestrator_nor_its_tools():
 
 
 def test_only_the_places_made_for_it_import_docker():
-    allowed = {ROOT / "tasks/launch/docker.py", *files_in("tasks", "image")}
+    allowed = {ROOT / "tasks/launch/docker/engine.py", *files_in("tasks", "image")}
     assert not offenders([path for path in SOURCES if path not in allowed], lambda name: starts(name, "docker"))
 
 
 def test_losses_import_torch_and_the_contract_alone():
     def more(name: str) -> bool:
-        module = name.split(".")[0]
-        return not (module == "torch" or module in sys.stdlib_module_names or
-                    (starts(name, "dpo_core") and name.split(".")[1] in CONTRACT))
+        allowed = starts(name, "torch", "dpo_core.contract", "dpo_core.loss")
+        return not (allowed or name.split(".")[0] in sys.stdlib_module_names)
 
-    assert not offenders([ROOT / "dpo_core/losses.py"], more)
-    assert not offenders([ROOT / "dpo_core/objective.py"],
-                         lambda name: more(name) and not starts(name, "dpo_core.losses"))
+    assert not offenders(files_in("dpo_core", "loss"), more)
 
 
 def test_data_never_imports_the_model():
     assert not offenders(files_in("dpo_core", "data"), lambda name: starts(name, "dpo_core.model"))
+
+
+def rooms_of(path: Path) -> tuple[str, ...]:
+    """("tasks", "report") for tasks/report/page.py, ("tasks",) for a task itself."""
+    return path.relative_to(ROOT).parts[:-1][:2]
+
+
+@pytest.mark.parametrize("package", ["flows", "tasks", "dpo_core"])
+def test_no_folder_leads_back_to_itself(package):
+    """Folders of a package import each other one way, over any number of rooms: then each can be read by itself."""
+    leads_to: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for path in files_in(package):
+        for name in imports_of(path):
+            parts = name.split(".")
+            if parts[0] != package:
+                continue
+            is_folder = len(parts) > 1 and (ROOT / package / parts[1]).is_dir()
+            leads_to.setdefault(rooms_of(path), set()).add(tuple(parts[:2]) if is_folder else (package,))
+    order = TopologicalSorter({room: rooms - {room} for room, rooms in leads_to.items()})
+    order.prepare()  # raises CycleError, which names the rooms
+
+
+def test_the_root_of_tasks_holds_the_tasks_alone():
+    roots = [path for path in files_in("tasks") if path.parent == ROOT / "tasks" and path.name != "__init__.py"]
+    assert not [path.name for path in roots if "@task(" not in path.read_text()]
 
 
 def calls_of(path: Path) -> set[str]:
@@ -105,8 +123,8 @@ def calls_of(path: Path) -> set[str]:
 
 def test_text_of_others_is_shown_by_the_functions_made_for_it():
     """What is printed, escaped or made an artifact elsewhere is what somebody forgets to escape."""
-    places = {"flows/terminal.py": {"print", ".print"}, "tasks/escape.py": {"html.escape", "shlex.quote", "quote"},
-              "tasks/artifacts.py": {"create_table_artifact", "create_markdown_artifact"},
+    places = {"tasks/text/terminal.py": {"print", ".print"}, "tasks/text/escape.py": {"html.escape", "shlex.quote", "quote"},
+              "tasks/show/artifacts.py": {"create_table_artifact", "create_markdown_artifact"},
               "tasks/image/inventory.py": {"print"},  # a program of its own, whose JSON an engine reads
               "examples/chain/rlvr_flow.py": {"create_table_artifact"}}  # a neighbour's, of numbers
     shows = {*set.union(*places.values()), "escape", "typer.echo", "sys.stdout.write", "sys.stderr.write",
@@ -114,11 +132,12 @@ def test_text_of_others_is_shown_by_the_functions_made_for_it():
     files = [*files_in("flows"), *files_in("tasks"), *(ROOT / "examples").rglob("*.py")]
     found = {str(path.relative_to(ROOT)): calls_of(path) & shows for path in files}
     assert not {name: calls for name, calls in found.items() if calls - places.get(name, set())}
-    assert not offenders([path for path in files if path != ROOT / "flows/terminal.py"],
+    assert not offenders([path for path in files if path != ROOT / "tasks/text/terminal.py"],
                          lambda name: starts(name, "rich.table", "rich.markdown", "rich.text"))
 
 
-@pytest.mark.parametrize("module", ["flows.cli", "flows.plan", "flows.dpo_stage", "dpo_core", "dpo_core.__main__"])
+@pytest.mark.parametrize("module", ["flows.terminal.cli", "flows.terminal.plan", "flows.dpo_stage", "dpo_core",
+                                    "dpo_core.__main__"])
 def test_importing_the_orchestrator_loads_no_torch(module):
     script = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120).returncode == 0
@@ -135,7 +154,7 @@ def test_every_module_of_the_orchestrator_can_be_imported():
 
 
 def test_asking_for_help_does_not_load_prefect():
-    script = "import sys, flows.cli, flows.plan; sys.exit('prefect' in sys.modules)"
+    script = "import sys, flows.terminal.cli, flows.terminal.plan; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120).returncode == 0
 
 

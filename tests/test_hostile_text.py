@@ -1,6 +1,6 @@
 """Hostile text through every output: terminals, artifacts, report, model card, commands, the chain's page, logs.
 
-What is made is judged by parsers that know nothing of how it was escaped (``tests/hostile.py``).
+What is made is judged by parsers that know nothing of how it was escaped (``tests/hostile_text.py``).
 """
 
 import io
@@ -23,23 +23,22 @@ import yaml
 from hypothesis import example, given, settings
 from rich.console import Console
 
-from dpo_core.config import AdapterConfig, HandoffConfig
-from dpo_core.errors import ConfigError
-from dpo_core.jobs import LOG_FILE, BatchPlan, CheckpointRef, DatasetRef
-from dpo_core.progress import ProgressEvent
-from dpo_core.results import AnswerPair, EvaluateResult, LengthStats, MixResult, SourceLedger
-from dpo_core.store import write_json
-from flows import cli, terminal_release
-from flows.model_size import ModelSize
-from flows.plan import Plan, SourceSize, show_plan
-from flows.run_display import BarDisplay, LineDisplay, RetryNotices
-from flows.show_page import show_page
-from flows.status import show_run, show_runs
-from flows.terminal_sweep import show_sweep_table
-from tasks import artifacts
+from dpo_core.contract.config import AdapterConfig, HandoffConfig
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.jobs import LOG_FILE, BatchPlan, CheckpointRef, DatasetRef
+from dpo_core.contract.progress import ProgressEvent
+from dpo_core.contract.results import AnswerPair, EvaluateResult, LengthStats, MixResult, SourceLedger
+from dpo_core.contract.store import write_json
+from flows.terminal import cli
+from flows.terminal import release as terminal_release
+from flows.terminal.model_size import ModelSize
+from flows.terminal.plan import Plan, SourceSize, show_plan
+from flows.terminal.run_display import BarDisplay, LineDisplay, RetryNotices
+from flows.terminal.show_page import show_page
+from flows.terminal.status import show_run, show_runs
+from flows.terminal.sweep import show_sweep_table
 from tasks.events import chain
 from tasks.gate.approval import APPROVAL_FILE, answered
-from tasks.gate.question import question_markdown
 from tasks.gate.rules import GATE_FILE, GateCheck
 from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.schema import RLVRHandoff, RuleCheck
@@ -70,14 +69,16 @@ from tasks.report.html import render_html
 from tasks.report.lineage import Node, lineage_chart
 from tasks.report.markdown import render_markdown
 from tasks.report.page import report_page
-from tasks.report.run_files import read_run_files
-from tasks.report.run_folder import RUN_FILE, RunRecord, StepRecord, recorded_run
+from tasks.report.question import question_markdown
 from tasks.report.svg import Line, line_chart
 from tasks.report.tables import samples_markdown
-from tasks.run_log import make_logs_visible
+from tasks.run.files import read_run_files
+from tasks.run.folder import RUN_FILE, RunRecord, StepRecord, recorded_run
+from tasks.show import artifacts
+from tasks.show.run_log import make_logs_visible
 from tasks.sweep.artifacts import show_sweep
 from tasks.sweep.outcomes import SWEEP_FILE, MemberOutcome, SweepOutcome
-from tests.hostile import EVERYTHING, EVIL, FEW, TEXTS, calm, harmless_markdown, inline_tokens, words
+from tests.hostile_text import EVERYTHING, EVIL, FEW, TEXTS, calm, harmless_markdown, inline_tokens, words
 from tests.tasks.launch.test_run_job import Heard
 from tests.tasks.report.made_run import HEX, config_of, handoff, make_run
 from tests.tasks.report.test_page import LOADING, Reader
@@ -231,13 +232,13 @@ def test_errors_notes_and_defects_are_told_calmly(monkeypatch, capsys):
 
 
 def test_an_accepted_hand_off_is_told_in_lines_of_ours(monkeypatch, capsys):
-    import flows.local_prefect
     import flows.rlvr_intake
+    import flows.serve.local_prefect
 
     text = "x\nok    forged: yes\x1b[2J"
     accepted = SimpleNamespace(rules=[RuleCheck(rule=text, passed=False, detail=text)], signed_by=text,
                                checkpoint=handoff_with(text).checkpoint)
-    monkeypatch.setattr(flows.local_prefect, "prepare_prefect", lambda store: False)
+    monkeypatch.setattr(flows.serve.local_prefect, "prepare_prefect", lambda store: False)
     monkeypatch.setattr(flows.rlvr_intake, "rlvr_intake", lambda *_, **__: accepted)
     cli.intake("handoff.json")
     lines = calm(capsys.readouterr().out).splitlines()
@@ -447,7 +448,7 @@ def test_commands_run_what_they_are_made_for_alone(text):
     command, ordinary = (grpo_command(uploaded_at(given), HandoffConfig(), "demo") for given in (text, "org/name"))
     calm(command)
     assert command.count("\n") == ordinary.count("\n")
-    if "$'" not in command:  # words of bash alone, which tests/tasks/test_escape.py has bash read
+    if "$'" not in command:  # words of bash alone, which tests/tasks/text/test_escape.py has bash read
         there = shlex.split(command)
         assert len(there) == len(shlex.split(ordinary))
         assert there[there.index("--model_revision") + 1] == text

@@ -7,8 +7,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from dpo_core.config import AdapterConfig, CheckpointConfig
-from dpo_core.jobs import AnswerJob, ExportJob
+from dpo_core.contract.config import AdapterConfig, CheckpointConfig
+from dpo_core.contract.jobs import AnswerJob, ExportJob
 from tasks.checkpoint.source import locate, snapshot
 from tasks.handoff.rlvr_rules import check_rules, failed_rules
 from tasks.publish.directory import content_revision

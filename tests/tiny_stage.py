@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from dpo_core.__main__ import run_step
-from dpo_core.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
-from dpo_core.jobs import (
+from dpo_core.contract.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.jobs import (
     BatchPlan,
     CheckpointRef,
     DatasetRef,
@@ -20,9 +20,9 @@ from dpo_core.jobs import (
     ResolvedSource,
     TrainJob,
 )
-from dpo_core.progress import Progress
-from dpo_core.results import ReferenceResult, Result, read_result
-from dpo_core.store import fingerprint, sha256_file
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.results import ReferenceResult, Result, read_result
+from dpo_core.contract.store import fingerprint, sha256_file
 from tests.tiny_models import make_model
 
 WORDS = ("the", "sea", "sky", "capital", "of", "France", "is", "Paris", "write", "a", "short", "list", "about", "three")

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpo_core.contract.errors import CheckpointError, ConfigError
 from dpo_core.data.render_limits import LIMITS, SHORT_CHARACTERS, Over, RenderLimits, TimeIsUp
-from dpo_core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template

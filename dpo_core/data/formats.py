@@ -13,7 +13,7 @@ that hh_rlhf turns lose the blanks around them, which belong to the markers.
 import re
 from typing import Any, Literal
 
-from dpo_core.data.drops import RowDropped
+from dpo_core.contract.drops import RowDropped
 from dpo_core.data.messages import (
     constraint_list,
     is_blank,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dpo_core.contract.results import LengthHistogram, LengthStats
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.results import LengthHistogram, LengthStats
 
 MAX_BINS = 40
 

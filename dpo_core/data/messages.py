@@ -7,7 +7,7 @@ tool, and ``tool_calls`` where the assistant calls one.
 import json
 from typing import Any
 
-from dpo_core.data.drops import RowDropped
+from dpo_core.contract.drops import RowDropped
 
 ROLES = {
     "human": "user", "user": "user", "prompter": "user", "customer": "user",

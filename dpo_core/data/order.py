@@ -11,8 +11,8 @@ from itertools import chain
 
 import numpy as np
 
-from dpo_core.config import ForwardLayout
-from dpo_core.jobs import BatchPlan
+from dpo_core.contract.config import ForwardLayout
+from dpo_core.contract.jobs import BatchPlan
 
 
 def forward_tokens(lengths_N2: np.ndarray, prefix_lengths_N: np.ndarray, layout: ForwardLayout) -> np.ndarray:

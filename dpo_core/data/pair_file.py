@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from dpo_core.contract.errors import StoreError
 from dpo_core.data.pairs import TokenizedPair
-from dpo_core.errors import StoreError
 
 ROWS_FILE, PROMPTS_FILE = "rows.arrow", "prompts.arrow"
 ROWS_PER_BATCH = 512

@@ -11,7 +11,7 @@ class PreferencePair:
 
     ``prompt`` is the conversation before the last assistant turn; ``chosen`` and ``rejected`` are whole conversations,
     prompt included. A message is ``{"role": ..., "content": ..., ...}``. ``constraints`` are the verifiable
-    instructions of the prompt (``dpo_core.checkers``), empty where the row has none.
+    instructions of the prompt (``dpo_core.data.checkers``), empty where the row has none.
     """
 
     prompt: list[dict]

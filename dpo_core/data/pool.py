@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dpo_core.data.drops import DropReason, RowDropped
+from dpo_core.contract.drops import DropReason, RowDropped
+from dpo_core.contract.errors import CheckpointError, StepCrashed
 from dpo_core.data.formats import FormatName, rename_columns, to_pair
 from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pairs import PreferencePair, TokenizedPair
 from dpo_core.data.sources import RowStore
 from dpo_core.data.tokenize import PairTokenizer, TokenizedSide
-from dpo_core.errors import CheckpointError, StepCrashed
 
 ROWS_PER_CHUNK = 256
 MIN_ROWS_FOR_WORKERS = 1024  # below, starting processes costs more than it saves

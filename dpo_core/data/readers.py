@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from dpo_core.errors import DataError
+from dpo_core.contract.errors import DataError
 
 SUPPORTED = (".jsonl", ".json", ".parquet", ".arrow", ".jsonl.gz", ".json.gz")
 NOT_ROWS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")

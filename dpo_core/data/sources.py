@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dpo_core.contract.errors import DataError, RemoteError, StoreError
+from dpo_core.contract.jobs import ResolvedSource
+from dpo_core.contract.store import exclusive, fingerprint, new_directory, write_json
 from dpo_core.data.formats import OUR_COLUMNS
 from dpo_core.data.readers import RawRow, files_of, read_rows
-from dpo_core.errors import DataError, RemoteError, StoreError
-from dpo_core.jobs import ResolvedSource
-from dpo_core.store import exclusive, fingerprint, new_directory, write_json
 
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
 ROWS_PER_BATCH = 512

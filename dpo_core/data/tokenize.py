@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dpo_core.contract.drops import DropReason, RowDropped
+from dpo_core.contract.errors import CheckpointError
 from dpo_core.data.chat_template import Renderer
-from dpo_core.data.drops import DropReason, RowDropped
 from dpo_core.data.encode import EncodedText, Encoder
 from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.render_limits import Over
-from dpo_core.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -2,11 +2,11 @@
 
 from accelerate import Accelerator
 
-from dpo_core.config import OptimConfig
+from dpo_core.contract.config import OptimConfig
+from dpo_core.contract.jobs import Sharding
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.master import MasterEngine
 from dpo_core.engine.plain import PlainEngine
-from dpo_core.jobs import Sharding
 from dpo_core.model.forward import PairScorer
 
 # Engines are imported where they are chosen: DeepSpeed's import takes seconds, and reads settings that must stand before.

@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dpo_core.data.pair_batch import PairBatch
+from dpo_core.engine.tensor_file import StoredTensor
 from dpo_core.model.forward import PairScorer, SequenceScores
-from dpo_core.tensor_file import StoredTensor
 
 
 class Engine(Protocol):

@@ -22,15 +22,15 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from dpo_core.checkpoint import MODEL_FILE, OPTIMIZER_FILE, stored_tensors
-from dpo_core.config import OptimConfig
+from dpo_core.contract.config import OptimConfig
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.jobs import Sharding
 from dpo_core.data.pair_batch import PairBatch
+from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, stored_tensors
+from dpo_core.engine.optim import build_optimizer, create_moments, set_learning_rate
 from dpo_core.engine.plain import trainable
-from dpo_core.errors import ConfigError
-from dpo_core.jobs import Sharding
+from dpo_core.engine.tensor_file import StoredTensor, open_tensors
 from dpo_core.model.forward import PairScorer, SequenceScores
-from dpo_core.optim import build_optimizer, create_moments, set_learning_rate
-from dpo_core.tensor_file import StoredTensor, open_tensors
 
 
 def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accelerator:

@@ -15,12 +15,12 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from dpo_core.checkpoint import MODEL_FILE, OPTIMIZER_FILE, model_tensors
-from dpo_core.config import OptimConfig
+from dpo_core.contract.config import OptimConfig
 from dpo_core.data.pair_batch import PairBatch
+from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, model_tensors
+from dpo_core.engine.optim import build_optimizer, create_moments, set_learning_rate
+from dpo_core.engine.tensor_file import StoredTensor, open_tensors, whole
 from dpo_core.model.forward import PairScorer, SequenceScores
-from dpo_core.optim import build_optimizer, create_moments, set_learning_rate
-from dpo_core.tensor_file import StoredTensor, open_tensors, whole
 
 
 @dataclass

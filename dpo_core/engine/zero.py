@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from dpo_core.checkpoint import MODEL_FILE, OPTIMIZER_FILE, stored_tensors
-from dpo_core.config import OptimConfig
+from dpo_core.contract.config import OptimConfig
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.jobs import Sharding
 from dpo_core.data.pair_batch import PairBatch
-from dpo_core.errors import ConfigError
-from dpo_core.jobs import Sharding
+from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, stored_tensors
+from dpo_core.engine.optim import build_optimizer, set_learning_rate
+from dpo_core.engine.tensor_file import StoredTensor, open_tensors, whole
 from dpo_core.model.forward import PairScorer, SequenceScores
-from dpo_core.optim import build_optimizer, set_learning_rate
-from dpo_core.tensor_file import StoredTensor, open_tensors, whole
 
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 MOMENTS = ("exp_avg", "exp_avg_sq")

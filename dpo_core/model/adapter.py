@@ -19,9 +19,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from dpo_core.config import AdapterConfig
-from dpo_core.errors import ConfigError
-from dpo_core.jobs import CheckpointRef
+from dpo_core.contract.config import AdapterConfig
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.jobs import CheckpointRef
 from dpo_core.model.load import load_model
 
 log = logging.getLogger(__name__)

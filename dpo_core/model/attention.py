@@ -23,10 +23,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from dpo_core.config import AttentionKernel
+from dpo_core.contract.config import AttentionKernel
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.gpu_attention import check_gpu_attention
 from dpo_core.data.pair_batch import PARTS, PairBatch
-from dpo_core.errors import ConfigError
-from dpo_core.gpu_attention import check_gpu_attention
 
 PAIRWISE = {"sdpa": "sdpa_pairwise", "eager": "eager_pairwise"}  # kernel -> its name here where it runs pair by pair
 MASKED_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dpo_core.config import AttentionKernel, ForwardLayout, Precision
+from dpo_core.contract.config import AttentionKernel, ForwardLayout, Precision
+from dpo_core.contract.errors import OutOfMemory, is_out_of_memory
 from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
-from dpo_core.errors import OutOfMemory, is_out_of_memory
-from dpo_core.losses import PairLogps
+from dpo_core.loss.losses import PairLogps
 from dpo_core.model.attention import PAIRWISE, attention_arguments, decoder_of, set_kernel, use_kernel, why_not_shared
 from dpo_core.model.logprobs import LogitRule, VocabularyHead, logps_from_logits, sum_by_sequence
 from dpo_core.model.router import RouterLoss

@@ -15,10 +15,10 @@ from transformers import (
 )
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from dpo_core.config import AdapterConfig, BaseWeights, OptimConfig
-from dpo_core.cuda8bit import check_cuda8bit
-from dpo_core.errors import CheckpointError
-from dpo_core.jobs import CheckpointRef
+from dpo_core.contract.config import AdapterConfig, BaseWeights, OptimConfig
+from dpo_core.contract.cuda8bit import check_cuda8bit
+from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.jobs import CheckpointRef
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from dpo_core.contract.errors import CheckpointError
 from dpo_core.data.render_limits import rendered_by_library
-from dpo_core.errors import CheckpointError
 
 NEW_PAD_TOKEN = "<pad>"
 # In the order they are tried: made for padding, then special tokens that pre-training used and chat templates do not.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 
 FUNCTION = "load_balancing_loss_func"
 

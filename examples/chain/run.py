@@ -9,11 +9,11 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from dpo_core.errors import ConfigError, PairlineError
+from dpo_core.contract.errors import ConfigError, PairlineError
 from examples.chain.make_inputs import make_inputs
 from flows.serve.settings import ServeSettings, settings_from_environment
 from flows.serve.up import deploy, server_of
-from flows.terminal import say, show_table, tell
+from tasks.text.terminal import say, show_table, tell
 
 SECONDS_AT_MOST = 1800
 POLL_SECONDS = 2.0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 
-from dpo_core.config import CheckpointConfig
+from dpo_core.contract.config import CheckpointConfig
 from tasks.checkpoint.announced import verify_checkpoint
 from tasks.events.chain import announce_sft, this_run
 from tasks.events.payloads import SftCheckpointReady, chain_tag

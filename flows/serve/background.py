@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_core.errors import PairlineError
-from dpo_core.store import write_bytes
+from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.store import write_bytes
 
 POLL_SECONDS = 0.2
 

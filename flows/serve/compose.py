@@ -20,12 +20,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from dpo_core.errors import ConfigError, PairlineError
-from dpo_core.visible import one_line
+from dpo_core.contract.errors import ConfigError, PairlineError
+from dpo_core.contract.visible import one_line
 from flows.serve.settings import POOL, PROJECT, settings_from_environment
 from flows.serve.up import POLL_SECONDS, deploy, stop_runs
-from flows.terminal import say
 from tasks.image.config import ImageConfig
+from tasks.text.terminal import say
 
 AFTER_DPO = "flows.post_training.rlvr_after_dpo"
 

@@ -10,8 +10,8 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from dpo_core.errors import ConfigError
-from flows.run_processes import (
+from dpo_core.contract.errors import ConfigError
+from flows.serve.run_processes import (
     API_VARIABLE,
     CLIENT_VARIABLE,
     SERVER_VARIABLE,

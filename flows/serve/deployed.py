@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prefect.client.orchestration import get_client
 
-from dpo_core.store import write_bytes
+from dpo_core.contract.store import write_bytes
 from flows.serve.settings import PROJECT
 
 DEPLOYED_FILE = "deployed"  # in the folder of the server: what was seen after the last time

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 
 
 def make_private(folder: Path) -> None:

@@ -4,8 +4,8 @@ same settings), and before it the checks of allowed_requests.py. `pairline up` s
 import os
 import sys
 
-from flows.run_processes import SERVER_VARIABLE
 from flows.serve.allowed_requests import AllowedRequests
+from flows.serve.run_processes import SERVER_VARIABLE
 from flows.serve.settings import HOST, settings_from_environment
 
 

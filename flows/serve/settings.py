@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from dpo_core.errors import ConfigError
-from flows.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
+from dpo_core.contract.errors import ConfigError
 from flows.serve.credential import given_credential, kept_credential
 from flows.serve.database import WITHOUT_MIGRATIONS, is_of_this_prefect
+from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
 
 VARIABLES = {"home": "PAIRLINE_HOME", "port": "PAIRLINE_PORT", "database_url": "PAIRLINE_DATABASE_URL",
              "max_runs": "PAIRLINE_MAX_RUNS", "training_slots": "PAIRLINE_TRAINING_SLOTS",

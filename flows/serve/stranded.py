@@ -20,8 +20,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Crashed, Scheduled
 
-from flows.crashed_runs import STOPPED, end_task_runs, go_on, had_process
-from flows.run_processes import processes_of_run
+from flows.serve.crashed_runs import STOPPED, end_task_runs, go_on, had_process
+from flows.serve.run_processes import processes_of_run
 from flows.serve.settings import POOL
 
 RESUME = "resume-crashed/resume-crashed"

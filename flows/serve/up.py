@@ -14,14 +14,14 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from dpo_core.errors import ConfigError, PairlineError
-from flows import terminal
-from flows.run_processes import processes_of_server
+from dpo_core.contract.errors import ConfigError, PairlineError
 from flows.serve.background import Background, send
 from flows.serve.credential import API_URL_FILE, is_made_here, login_link, prepare_credential, without_credential
 from flows.serve.database import remember_database
 from flows.serve.private_folder import make_private
+from flows.serve.run_processes import processes_of_server
 from flows.serve.settings import HOST, POOL, PROJECT, ServeSettings
+from tasks.text import terminal
 
 SECONDS_FOR_A_START = 240  # a first start makes the database: 15 s on an idle laptop
 RUN_GRACE_SECONDS = 75  # a run writes a checkpoint first

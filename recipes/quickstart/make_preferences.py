@@ -2,7 +2,7 @@
 
     python recipes/quickstart/make_preferences.py --seed 8 --out recipes/quickstart/preferences.jsonl
 
-Each question gets one instruction whose keeping ``dpo_core.checkers`` can decide. The model answers it several times;
+Each question gets one instruction whose keeping ``dpo_core.data.checkers`` can decide. The model answers it several times;
 an answer that passes is chosen, one that fails is rejected. Needs the `train` and `quickstart` extras; about 15 minutes
 on 2 cores. The same seed gives the same file on the same machine (another CPU may round sampling differently).
 """
@@ -21,8 +21,8 @@ import torch
 from questions import all_questions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dpo_core.checkers import passes
-from dpo_core.store import write_bytes
+from dpo_core.contract.store import write_bytes
+from dpo_core.data.checkers import passes
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SAMPLES_PER_PROMPT = 6

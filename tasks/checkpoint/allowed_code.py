@@ -3,7 +3,7 @@ alone. Where somebody else chooses the checkpoint, a name allows whatever they p
 
 from collections.abc import Iterable, Mapping
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 
 PINNED = "@sha256:"
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.errors import CheckpointError
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.errors import CheckpointError
 from tasks.checkpoint.files import checked_files, tokenizer_fingerprint, weights_fingerprint
 from tasks.checkpoint.own_files import hash_named
 from tasks.checkpoint.source import locate

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.errors import CheckpointError
-from dpo_core.store import fingerprint
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.store import fingerprint
 from tasks.checkpoint.allowed_code import code_names
 from tasks.checkpoint.own_files import check_inside, read_json_file
 from tasks.checkpoint.safetensors_header import read_header
@@ -34,11 +34,6 @@ class WeightSource:
 
     kind: Literal["safetensors", "gguf", "pickle"]
     names: tuple[str, ...]
-
-
-def is_pickle(name: str) -> bool:
-    """Whether a file of this name is loaded by unpickling. Trainer leftovers count too: they can run code as well."""
-    return name.endswith(PICKLE_SUFFIXES)
 
 
 def weight_source(names: list[str], config: CheckpointConfig) -> WeightSource:

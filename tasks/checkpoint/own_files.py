@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from dpo_core.errors import CheckpointError
-from dpo_core.store import sha256_of
+from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.store import sha256_of
 
 HASH = r"[0-9a-f]{40}|[0-9a-f]{64}"  # git's of a small file, sha256 or xet's of a large one
 MAX_JSON_BYTES = 64 << 20  # the index of 500 000 tensors

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dpo_core.errors import CheckpointError
+from dpo_core.contract.errors import CheckpointError
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 << 20  # 140 000 tensors in one file; the format's own limit of 100 MB takes 10 s and 1 GB to parse

@@ -16,12 +16,11 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
-from tasks.artifacts import markdown_artifact, never_fails
-from tasks.escape import markdown_code, markdown_link, markdown_text
 from tasks.events.emit import emit
 from tasks.events.payloads import CheckpointReady, DpoCheckpointReady, SftCheckpointReady
 from tasks.handoff.schema import RLVRHandoff
-from tasks.report.markdown import markdown_rows
+from tasks.show.artifacts import markdown_artifact, never_fails
+from tasks.text.escape import markdown_code, markdown_link, markdown_rows, markdown_text
 
 log = logging.getLogger(__name__)
 ENDED_WITHOUT_RESULT = {StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.events.schemas.automations import EventTrigger
 from prefect.events.schemas.events import Event, RelatedResource, Resource
 
-from dpo_core.errors import RemoteError
+from dpo_core.contract.errors import RemoteError
 from tasks.events.payloads import CheckpointReady
 
 SECONDS_TO_BE_RECORDED, SECONDS_TO_BE_ACTED_ON, POLL_SECONDS = 180, 30, 0.5

@@ -12,10 +12,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from dpo_core.config import Section
-from dpo_core.errors import StoreError
-from dpo_core.results import EvaluateResult, ExportResult
-from dpo_core.store import fingerprint, write_json
+from dpo_core.contract.config import Section
+from dpo_core.contract.errors import StoreError
+from dpo_core.contract.results import EvaluateResult, ExportResult
+from dpo_core.contract.store import fingerprint, write_json
 from tasks.gate.rules import GateCheck
 
 APPROVAL_FILE = "approval.json"

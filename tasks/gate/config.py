@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dpo_core.config import EvaluationConfig, Section
+from dpo_core.contract.config import EvaluationConfig, Section
 
 Release = Literal["none", "person"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.errors import CheckpointError, HandoffRefused
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.errors import CheckpointError, HandoffRefused
 from tasks.checkpoint.allowed_code import code_names, other_code
 from tasks.checkpoint.files import checked_files
 from tasks.handoff.intake_config import IntakeConfig

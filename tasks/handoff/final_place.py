@@ -10,9 +10,9 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from dpo_core.errors import CheckpointError, HandoffRefused, from_os_error
-from dpo_core.jobs import AnswerJob
-from dpo_core.results import RESULT_FILE, AnswerResult
+from dpo_core.contract.errors import CheckpointError, HandoffRefused, from_os_error
+from dpo_core.contract.jobs import AnswerJob
+from dpo_core.contract.results import RESULT_FILE, AnswerResult
 from tasks.checkpoint.own_files import hash_named
 from tasks.hub.errors import from_hub_error
 from tasks.hub.token import hidden_in_logs, load_token

@@ -6,9 +6,9 @@ and rollout sizes are that script's, for 2 nodes of 8 GPUs; fit them to the mach
 
 import shlex
 
-from dpo_core.config import GrpoConfig
-from tasks.escape import shell_word
+from dpo_core.contract.config import GrpoConfig
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
+from tasks.text.escape import shell_word
 
 
 def _eval_mixer(mixer_list: str) -> str:

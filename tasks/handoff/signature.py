@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from dpo_core.config import HandoffConfig
-from dpo_core.errors import ConfigError, HandoffRefused, from_os_error
+from dpo_core.contract.config import HandoffConfig
+from dpo_core.contract.errors import ConfigError, HandoffRefused, from_os_error
 from tasks.handoff.schema import RLVRHandoff, Signature
 from tasks.hub.token import load_secret
 

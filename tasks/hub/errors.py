@@ -11,7 +11,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from dpo_core.errors import ConfigError, PairlineError, RemoteError
+from dpo_core.contract.errors import ConfigError, PairlineError, RemoteError
 from tasks.hub.redaction import redacted
 
 RETRIED_STATUS = frozenset({408, 409, 412, 425, 429})  # 409 and 412: someone else committed in between

@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import get_token
 from prefect.blocks.system import Secret
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from tasks.hub.redaction import redacted
 
 

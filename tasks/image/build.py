@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import docker
 
-from dpo_core.errors import ConfigError, DiskFull, PairlineError
+from dpo_core.contract.errors import ConfigError, DiskFull, PairlineError
 from tasks.image.engine import NO_SPACE, engine_errors
 from tasks.launch.launcher import OnLine
 

@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.config import Section
-from dpo_core.errors import ConfigError
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.config import Section
+from dpo_core.contract.errors import ConfigError
 from tasks.image.image_ref import Variant
 from tasks.launch.compute import Machine
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from tasks.image.config import ImageConfig
 
 CODE = ("dpo_core", "pyproject.toml")  # what the code image adds to the dependency image

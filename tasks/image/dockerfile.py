@@ -6,7 +6,7 @@ build gets only its own stages, and a change of one does not build the other aga
 
 import re
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 
 CODE_STAGE = "trainer"
 

@@ -8,8 +8,8 @@ from docker.errors import APIError, DockerException
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
-from dpo_core.errors import ConfigError, DiskFull, PairlineError, RemoteError
-from tasks.launch.engine_address import engine_address, silence
+from dpo_core.contract.errors import ConfigError, DiskFull, PairlineError, RemoteError
+from tasks.launch.docker.engine_address import engine_address, silence
 
 NO_SPACE = "no space left on device"
 

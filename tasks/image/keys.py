@@ -9,8 +9,8 @@ Keys stand in the images' labels, so an image is found by what is in it, whateve
 import hashlib
 from dataclasses import dataclass
 
-from dpo_core.errors import ConfigError
-from dpo_core.store import fingerprint
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.store import fingerprint
 from tasks.image.context import CODE, SourceTree, tar_bytes
 from tasks.image.dockerfile import split_dockerfile
 from tasks.image.image_ref import Variant

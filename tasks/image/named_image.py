@@ -3,7 +3,7 @@
 import docker
 from docker.errors import ImageNotFound
 
-from dpo_core.errors import ConfigError, RemoteError
+from dpo_core.contract.errors import ConfigError, RemoteError
 from tasks.image.config import ImageConfig
 from tasks.image.engine import engine_errors
 from tasks.image.image_ref import ImageRef

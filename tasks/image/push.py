@@ -7,7 +7,7 @@ from typing import Any
 
 import docker
 
-from dpo_core.errors import ConfigError, PairlineError, RemoteError
+from dpo_core.contract.errors import ConfigError, PairlineError, RemoteError
 from tasks.hub.redaction import redacted
 from tasks.image.engine import engine_errors
 from tasks.launch.launcher import OnLine

@@ -1,6 +1,6 @@
 """A registry's credentials, from a Prefect Secret block by name. Nobody passes them on as a parameter."""
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from tasks.image.push import Login, parse_login
 
 

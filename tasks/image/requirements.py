@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from tasks.image.image_ref import Variant
 
 # pip, which installs the rest out of its own wheel while the image is built, and is not installed itself.

@@ -6,7 +6,7 @@ from typing import Any
 
 import docker
 
-from dpo_core.errors import StepCrashed
+from dpo_core.contract.errors import StepCrashed
 from tasks.image import inventory
 from tasks.image.engine import engine_errors
 from tasks.image.image_ref import PYTHON, USER_ID, ImageRef

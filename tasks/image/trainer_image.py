@@ -10,8 +10,8 @@ from pathlib import Path
 import docker
 from docker.errors import ContainerError, ImageNotFound
 
-from dpo_core.errors import ConfigError, from_os_error
-from dpo_core.store import exclusive, write_json
+from dpo_core.contract.errors import ConfigError, from_os_error
+from dpo_core.contract.store import exclusive, write_json
 from tasks.image.build import build, remove_build_stages
 from tasks.image.config import ImageConfig
 from tasks.image.context import SourceTree, read_sources, write_tar
@@ -24,7 +24,7 @@ from tasks.image.requirements import trainer_pins
 from tasks.image.sbom import cyclonedx, take_inventory
 from tasks.image.wheelhouse import Wheelhouse, own_wheelhouse, read_wheelhouse
 from tasks.launch.launcher import OnLine
-from tasks.store_root import prepare_store
+from tasks.run.store_root import prepare_store
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 RECORD_FILE = "image.json"

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from dpo_core.errors import ConfigError, RemoteError, StoreError
-from dpo_core.store import exclusive, fingerprint, new_directory, sha256_file
+from dpo_core.contract.errors import ConfigError, RemoteError, StoreError
+from dpo_core.contract.store import exclusive, fingerprint, new_directory, sha256_file
 from tasks.image.image_ref import Variant
 from tasks.image.requirements import INSTALLER, Pin, Pins, choose_wheels, hashed_requirements, package_of
 from tasks.launch.launcher import OnLine

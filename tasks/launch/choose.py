@@ -1,7 +1,7 @@
 """``compute.launcher`` -> the launcher. The one place that knows them all."""
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import ConfigError
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import ConfigError
 from tasks.launch.launcher import Launcher
 from tasks.launch.process import ProcessLauncher
 
@@ -16,8 +16,8 @@ def launcher_for(compute: ComputeConfig, image: str = "", python: str = "") -> L
         return ProcessLauncher(compute)
     if not image:
         raise ConfigError("compute.launcher is docker, but this flow has no trainer image. Set compute.launcher to process.")
-    from tasks.launch.docker import Engine  # docker-py takes a while to import
-    from tasks.launch.docker_launcher import DockerLauncher
+    from tasks.launch.docker.engine import Engine  # docker-py takes a while to import
+    from tasks.launch.docker.launcher import DockerLauncher
 
     Engine().check()
     return DockerLauncher(compute, image, python)

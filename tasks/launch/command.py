@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.jobs import JOB_FILE, ConvertJob, FetchJob, Job, MixJob, TrainJob
-from dpo_core.tracking_config import WANDB_KEY
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.jobs import JOB_FILE, ConvertJob, FetchJob, Job, MixJob, TrainJob
+from dpo_core.contract.tracking_config import WANDB_KEY
 from tasks.launch.compute import Machine, threads_per_process
 from tasks.launch.launcher import CommandSpec, Node
 from tasks.launch.result_check import paths_in

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import TimedOut
-from dpo_core.progress import ProgressEvent
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import TimedOut
+from dpo_core.contract.progress import ProgressEvent
 
 OnLine = Callable[[str], None]
 OnProgress = Callable[[ProgressEvent], None]

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
-from dpo_core.jobs import Job
+from dpo_core.contract.jobs import Job
 
 Moment = Literal["reused", "started", "ended"]
 OnJob = Callable[[Job, Moment], None]

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from dpo_core.errors import StoreBusy, StoreError, from_os_error
-from dpo_core.jobs import LOG_FILE
-from dpo_core.regular_file import NO_TRAP, open_regular
-from dpo_core.store import ASIDE, LOCK_FILE, exclusive, wait_for_lock
+from dpo_core.contract.errors import StoreBusy, StoreError, from_os_error
+from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.regular_file import NO_TRAP, open_regular
+from dpo_core.contract.store import ASIDE, LOCK_FILE, exclusive, wait_for_lock
 
 OWN = ".orchestrator"
 EARLIER_CLAIM = ".claim"  # where the claim was up to version 0.1: in the job's folder

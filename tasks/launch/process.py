@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import StoreError
-from dpo_core.process_group import ask_to_stop
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import StoreError
+from dpo_core.contract.process_group import ask_to_stop
 from tasks.launch.command import DIE_WITH_PARENT
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
 from tasks.launch.lines import LineSplitter, Waiting

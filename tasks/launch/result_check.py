@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dpo_core.errors import StoreError, from_os_error
-from dpo_core.jobs import Job
-from dpo_core.regular_file import everything_below
-from dpo_core.results import Result
-from dpo_core.store import verify_files
+from dpo_core.contract.errors import StoreError, from_os_error
+from dpo_core.contract.jobs import Job
+from dpo_core.contract.regular_file import everything_below
+from dpo_core.contract.results import Result
+from dpo_core.contract.store import verify_files
 
 
 def check_result(result: Result, job: Job) -> None:

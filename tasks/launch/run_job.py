@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpo_core.errors import (
+from dpo_core.contract.errors import (
     OutOfMemory,
     PairlineError,
     StepCrashed,
@@ -16,9 +16,9 @@ from dpo_core.errors import (
     error_of_kind,
     from_os_error,
 )
-from dpo_core.jobs import LOG_FILE, Job, TrainJob
-from dpo_core.results import ERROR_FILE, RESULT_FILE, Result, read_error, read_result
-from dpo_core.store import exclusive, write_json
+from dpo_core.contract.jobs import LOG_FILE, Job, TrainJob
+from dpo_core.contract.results import ERROR_FILE, RESULT_FILE, Result, read_error, read_result
+from dpo_core.contract.store import exclusive, write_json
 from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, nodes_of, step_command
 from tasks.launch.compute import check_devices, this_machine
 from tasks.launch.launcher import Ended, Launcher, OnProgress, current_line_listener, current_listener

@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpo_core.errors import from_os_error
-from dpo_core.jobs import LOG_FILE
-from dpo_core.progress import parse_line
-from dpo_core.regular_file import open_regular
-from dpo_core.visible import visible
+from dpo_core.contract.errors import from_os_error
+from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.progress import parse_line
+from dpo_core.contract.regular_file import open_regular
+from dpo_core.contract.visible import visible
 from tasks.launch.launcher import OnProgress, current_line_listener
 from tasks.launch.lines import LONGEST_LINE
 from tasks.launch.own_folder import FULL_LOG, make_own_folder

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dpo_core.errors import StoreError, from_os_error
+from dpo_core.contract.errors import StoreError, from_os_error
 
 STORE_MARKER = ".pairline-store"  # in a folder that is a store
 

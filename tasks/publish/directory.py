@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from dpo_core.errors import ConfigError, StoreError
-from dpo_core.store import fingerprint, hash_files, new_directory, verify_files, write_bytes
+from dpo_core.contract.errors import ConfigError, StoreError
+from dpo_core.contract.store import fingerprint, hash_files, new_directory, verify_files, write_bytes
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 

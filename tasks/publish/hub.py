@@ -13,8 +13,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from dpo_core.errors import ConfigError, RemoteError
-from dpo_core.store import HASH_CHUNK_BYTES, sha256_file
+from dpo_core.contract.errors import ConfigError, RemoteError
+from dpo_core.contract.store import HASH_CHUNK_BYTES, sha256_file
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 # Files of an earlier model that a loader would pick up; anything else in the repository is its owner's and stays.

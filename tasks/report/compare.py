@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 from typing import Any
 
+from dpo_core.contract.metric_names import MEANINGS, SECOND_NAMES
 from tasks.report.blocks import Block, Charts, Column, Page, Section, Table, Text
 from tasks.report.curves import STEPS_TO_SMOOTH, points_of, smoothed
 from tasks.report.lineage import lineage
-from tasks.report.metrics import MEANINGS
 from tasks.report.page import state_of
-from tasks.report.run_files import RunFiles
 from tasks.report.svg import Chart, Line, line_chart
-from tasks.report.tables import SECOND_NAMES, number
+from tasks.report.tables import number
 from tasks.report.timeline import duration
+from tasks.run.files import RunFiles
 
 COLOURS = ("blue", "orange", "green", "purple", "grey", "bad", "warn")
 NOT_SETTINGS = ("name", "store.root")  # where a run lies and what it is called change nothing in it

@@ -1,6 +1,5 @@
 """A page as one HTML file: no script, no address that a browser would fetch, everything that came from outside escaped."""
 
-from tasks.escape import html_text
 from tasks.report.blocks import (
     Block,
     Charts,
@@ -18,6 +17,7 @@ from tasks.report.blocks import (
     Tiles,
 )
 from tasks.report.style import page_style
+from tasks.text.escape import html_text
 
 # The page forbids itself what it does not use, so that even a mistake in escaping could load or run nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"

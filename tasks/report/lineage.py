@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from dpo_core.jobs import CheckpointRef, TrainJob
-from tasks.escape import html_text
-from tasks.report.run_files import RunFiles
+from dpo_core.contract.jobs import CheckpointRef, TrainJob
 from tasks.report.svg import Chart, framed, text
+from tasks.run.files import RunFiles
+from tasks.text.escape import html_text
 
 NODE_WIDTH, NODE_HEIGHT, GAP_X, GAP_Y, NUM_COLUMNS = 130.0, 58.0, 28.0, 16.0, 7
 MAX_LETTERS, TITLE = 18, "What this checkpoint is made of"

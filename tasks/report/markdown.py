@@ -1,8 +1,6 @@
 """A page as Markdown for Prefect's UI, with its pictures inside: that UI cannot reach the store's files."""
 
-from collections.abc import Iterable, Sequence
 
-from tasks.escape import markdown_block, markdown_text
 from tasks.report.blocks import (
     Block,
     Charts,
@@ -18,6 +16,7 @@ from tasks.report.blocks import (
     Tiles,
 )
 from tasks.report.svg import sheet, standalone
+from tasks.text.escape import markdown_block, markdown_rows, markdown_text
 
 LONGEST_CELL = 700
 SIGNS = {True: "✓ ", False: "✗ ", None: ""}
@@ -70,11 +69,6 @@ def _block(block: Block) -> str:
             return f"**{markdown_text(title)}**\n\n{markdown_text(text)}"
         case Details(title, blocks):
             return "\n\n".join([f"### {markdown_text(title)}", *map(_block, blocks)])
-
-
-def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A GitHub table of cells that are Markdown already."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
 
 
 def _table(header: list[str], rows: tuple[tuple[str, ...], ...]) -> str:

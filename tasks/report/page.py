@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from dpo_core.store import write_bytes
+from dpo_core.contract.metric_names import HEADLINES, MEANINGS, tone_of
+from dpo_core.contract.store import write_bytes
 from tasks.report.blocks import Block, Code, Column, Notice, Page, Table, Text, Tile, Tiles, Tone
 from tasks.report.html import render_html
-from tasks.report.metrics import HEADLINES, MEANINGS, tone_of
 from tasks.report.reproduce import commands, reproduce_section
-from tasks.report.run_files import RunFiles, failed_log, read_run_files
-from tasks.report.run_folder import is_alive
 from tasks.report.sections import (
     data_section,
     evaluation_section,
@@ -20,6 +18,8 @@ from tasks.report.sections import (
 )
 from tasks.report.tables import counted, number
 from tasks.report.timeline import duration
+from tasks.run.files import RunFiles, failed_log, read_run_files
+from tasks.run.folder import is_alive
 
 REPORT_FILE = "report.html"
 BADGES: dict[str, tuple[str, Tone]] = {"completed": ("completed", "good"), "failed": ("failed", "bad"),

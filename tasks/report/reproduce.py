@@ -1,10 +1,10 @@
 """How to make the same run again, and what it ran on."""
 
-from tasks.escape import shell_word
 from tasks.report.blocks import Block, Code, Column, Details, Section, Table, Text
-from tasks.report.run_files import RunFiles
-from tasks.report.run_folder import CONFIG_FILE
 from tasks.report.tables import counted
+from tasks.run.files import RunFiles
+from tasks.run.folder import CONFIG_FILE
+from tasks.text.escape import shell_word
 
 
 def commands(run: RunFiles) -> str:

@@ -1,6 +1,7 @@
 """What the report says of a run, section by section. Each takes the run's files and gives a section, or None."""
 
-from dpo_core.data.drops import MEANING
+from dpo_core.contract.drops import MEANING
+from dpo_core.contract.metric_names import HEADLINES, MEANINGS, tone_of
 from tasks.report.blocks import (
     Block,
     Charts,
@@ -18,10 +19,9 @@ from tasks.report.blocks import (
 from tasks.report.curves import training_charts
 from tasks.report.data_charts import length_charts
 from tasks.report.lineage import lineage, lineage_chart
-from tasks.report.metrics import HEADLINES, MEANINGS, tone_of
-from tasks.report.run_files import RunFiles
 from tasks.report.tables import counted, metrics_rows, mixture_rows, training_rows
 from tasks.report.timeline import duration, spans_of, time_chart
+from tasks.run.files import RunFiles
 
 DEFAULT_SAMPLES = 8
 

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tasks.escape import html_text
 from tasks.report.style import CHART_COLOURS, CHART_STYLE
+from tasks.text.escape import html_text
 
 WIDTH, HEIGHT = 380, 244
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 44, 40  # margins of the plot inside a chart

@@ -3,18 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dpo_core.jobs import CheckpointRef
-from dpo_core.results import EvaluateResult, MixResult, ReferenceResult, TrainResult
+from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.metric_names import SECOND_NAMES
+from dpo_core.contract.results import EvaluateResult, MixResult, ReferenceResult, TrainResult
 from tasks.report.blocks import table_of
 from tasks.report.markdown import SIGNS, render_table
 
 Row = dict[str, Any]
-# Metrics of the short table that ends a run, in its order; the artifact shows all.
-HEADLINE = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "checker/pass_rate",
-            "answers/mean_words")
-# A peer's second name for a value (dpo_core/metrics.py); metrics.jsonl has both, a table for people one.
-SECOND_NAMES = ("train_loss", "rewards/accuracy", "rewards/margin")
-HIGHER_IS_BETTER = ("rewards/accuracies", "rewards/margins", "checker/pass_rate")
 
 
 def checkpoint_rows(checkpoint: CheckpointRef) -> list[Row]:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from tasks.report.run_folder import RunRecord, StepRecord
 from tasks.report.svg import Chart, framed, text, ticks
+from tasks.run.folder import RunRecord, StepRecord
 
 WIDTH, NAMES, ROW, TOP, BOTTOM = 900.0, 150.0, 26.0, 34.0, 34.0
 COLOURS = {"completed": "blue", "failed": "bad", "cancelled": "warn", "running": "green"}

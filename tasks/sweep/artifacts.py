@@ -3,10 +3,10 @@
 import base64
 from pathlib import Path
 
-from tasks.artifacts import artifact_key, markdown_artifact, never_fails, table_artifact
-from tasks.escape import markdown_text
+from tasks.show.artifacts import artifact_key, markdown_artifact, never_fails, table_artifact
 from tasks.sweep.outcomes import SweepOutcome, sweep_rows
 from tasks.sweep.picture import draw_sweep
+from tasks.text.escape import markdown_text
 
 
 @never_fails

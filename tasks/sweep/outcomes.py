@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from dpo_core.config import Section
+from dpo_core.contract.config import Section
+from dpo_core.contract.metric_names import HEADLINE
 from tasks.gate.rules import GateCheck, failed_checks
-from tasks.report.tables import HEADLINE, Row, number
+from tasks.report.tables import Row, number
 
 SWEEP_FILE = "sweep.json"  # in the sweep's own folder
 METRICS = tuple(name for name in ("rewards/accuracies", "ranking/accuracies", "checker/pass_rate", "kl/per_token", *HEADLINE)

@@ -4,7 +4,7 @@ import io
 from collections import defaultdict
 from pathlib import Path
 
-from dpo_core.store import write_bytes
+from dpo_core.contract.store import write_bytes
 from tasks.gate.rules import failed_checks
 from tasks.sweep.outcomes import MemberOutcome, SweepOutcome
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from dpo_core.errors import ConfigError, RemoteError
+from dpo_core.contract.errors import ConfigError, RemoteError
 from tasks.image.config import ImageConfig
 from tasks.image.engine import connected
 from tasks.image.image_ref import ImageRef

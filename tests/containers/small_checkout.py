@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dpo_core.store import sha256_file
+from dpo_core.contract.store import sha256_file
 from tasks.image.context import read_sources
 from tasks.image.requirements import GGUF_LOCK, GGUF_PACKAGES
 from tasks.image.trainer_image import CHECKOUT

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.store import sha256_file
+from dpo_core.contract.store import sha256_file
 from tasks.image.trainer_image import CHECKOUT
 
 pytestmark = pytest.mark.integration

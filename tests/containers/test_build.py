@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from dpo_core.errors import ConfigError
-from dpo_core.store import sha256_file
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.store import sha256_file
 from tasks.image.trainer_image import CODE_LABEL, DEPENDENCIES_LABEL
 from tasks.image.wheelhouse import SUMS_FILE
 from tests.containers.small_checkout import REPOSITORY

@@ -12,12 +12,12 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.sorting import ArtifactSort, LogSort
 
 import tasks.build_image
-from dpo_core.errors import ConfigError
-from tasks.artifacts import show_image
+from dpo_core.contract.errors import ConfigError
 from tasks.build_image import build_image
 from tasks.image.config import ImageConfig
 from tasks.image.image_ref import SBOM_FILE, ImageRef
 from tasks.image.trainer_image import trainer_image
+from tasks.show.artifacts import show_image
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 

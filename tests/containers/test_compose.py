@@ -134,7 +134,7 @@ for host, port in (("database", 5432), ("server", 4200)):
     except OSError as error:
         print(type(error).__name__)
 try:
-    pathlib.Path("/srv/pairline/flows/cli.py").write_text("changed")
+    pathlib.Path("/srv/pairline/flows/terminal/cli.py").write_text("changed")
     print("written")
 except OSError as error:
     print(error.errno)

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from dpo_core.errors import ConfigError, RemoteError
+from dpo_core.contract.errors import ConfigError, RemoteError
 from tasks.image.push import Login
 
 pytestmark = pytest.mark.integration

@@ -44,7 +44,7 @@ def test_deepspeeds_operation_is_there_without_a_compiler(shared_engine, trainer
 
 
 def test_bytecode_is_made_and_taken(shared_engine, trainer):
-    look = "import os, dpo_core.losses as ours, torch; print([os.path.isfile(one.__cached__) for one in (ours, torch)])"
+    look = "import os, dpo_core.loss.losses as ours, torch; print([os.path.isfile(one.__cached__) for one in (ours, torch)])"
     assert run(shared_engine, trainer, "python", "-c", look) == "[True, True]\n"
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
-from flows.overrides import validated
-from flows.stage_config import StageConfig
-from tasks.report.run_folder import RunRecord, read_runs
+from flows.settings.overrides import validated
+from flows.settings.stage_config import StageConfig
+from tasks.run.folder import RunRecord, read_runs
 from tests.tiny_stage import write_inputs
 from tests.warm.started import python_path
 
@@ -73,6 +73,6 @@ def step_processes(folder: Path) -> list[int]:
 
 def pairline(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
     """The command line in a process of its own, with more variables in its environment."""
-    return subprocess.run([sys.executable, "-c", "from flows.cli import main; main()", *arguments], cwd=cwd, text=True,
+    return subprocess.run([sys.executable, "-m", "flows.terminal", *arguments], cwd=cwd, text=True,
                           capture_output=True, timeout=180, check=False,
                           env=os.environ | {"PYTHONPATH": python_path()} | variables)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.errors import (
+from dpo_core.contract.errors import (
     CheckpointError,
     ConfigError,
     DataError,
@@ -18,7 +18,7 @@ from dpo_core.errors import (
     StoreError,
 )
 from flows.dpo_stage import dpo_stage
-from flows.stage_config import StageConfig
+from flows.settings.stage_config import StageConfig
 from tests.flows.conftest import tiny_config
 from tests.tiny_models import make_model, make_tokenizer
 

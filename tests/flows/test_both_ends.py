@@ -9,18 +9,18 @@ from prefect import flow
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.config import HandoffConfig, UploadConfig
-from dpo_core.errors import ConfigError, HandoffRefused
-from dpo_core.store import hash_files
-from dpo_core.tracking_config import WANDB_KEY, TrackingConfig
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.config import HandoffConfig, UploadConfig
+from dpo_core.contract.errors import ConfigError, HandoffRefused
+from dpo_core.contract.store import hash_files
+from dpo_core.contract.tracking_config import WANDB_KEY, TrackingConfig
 from flows.rlvr_intake import rlvr_intake
 from tasks.hand_off_rlvr import hand_off_rlvr, handoff_path
 from tasks.handoff.intake_config import IntakeConfig
 from tasks.handoff.schema import read_handoff
+from tasks.hub.tracker_key import tracker_key
 from tasks.launch.choose import launcher_for
 from tasks.launch.secrets import value_of_secret
-from tasks.tracker_key import tracker_key
 from tasks.upload_checkpoint import upload_checkpoint
 from tests.hub_server import serve
 from tests.tasks.published import card_of, export_of, inputs_of

@@ -12,17 +12,17 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
 import flows.stage_parts
-from dpo_core.errors import DataError, HandoffRefused
-from dpo_core.progress import ProgressEvent
-from dpo_core.results import RESULT_FILE, TrainResult
+from dpo_core.contract.errors import DataError, HandoffRefused
+from dpo_core.contract.progress import ProgressEvent
+from dpo_core.contract.results import RESULT_FILE, TrainResult
 from flows.dpo_stage import dpo_stage
-from flows.stage_config import StageConfig
+from flows.settings.stage_config import StageConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.launch.launcher import listening
 from tasks.report.page import REPORT_FILE
-from tasks.report.run_folder import read_runs
+from tasks.run.folder import read_runs
 from tests.flows.conftest import last_run, launches, pairline, step_processes, tiny_config
-from tests.tracked import tensorboard_steps
+from tests.tracker_files import tensorboard_steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 STEPS = ["fetch checkpoint", "mix data", "cache reference", "train", "evaluate", "upload", "hand off"]

@@ -21,17 +21,17 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from dpo_core.errors import ConfigError, GateFailed, NonFinite, OutOfMemory, StepCrashed
+from dpo_core.contract.errors import ConfigError, GateFailed, NonFinite, OutOfMemory, StepCrashed
 from flows.accelerator import SECONDS_BETWEEN_LOOKS, slot
-from flows.cli import EXIT_INTERRUPTED
 from flows.dpo_stage import dpo_stage
 from flows.dpo_sweep import choose, dpo_sweep
-from flows.overrides import validated
-from flows.sweep_config import SweepConfig, members_of
+from flows.settings.overrides import validated
+from flows.settings.sweep_config import SweepConfig, members_of
 from flows.sweep_members import MemberResult
+from flows.terminal.cli import EXIT_INTERRUPTED
 from tasks.handoff.schema import RLVRHandoff
 from tasks.launch.compute import accelerator_name, this_machine
-from tasks.report.run_folder import RunRecord, read_runs, recorded_run
+from tasks.run.folder import RunRecord, read_runs, recorded_run
 from tasks.sweep.outcomes import MemberOutcome, SweepOutcome
 from tests.flows.conftest import launches, step_processes, tiny_config
 from tests.prefect_database import new_prefect_home
@@ -241,7 +241,7 @@ class CommandLine:
         self.starts += 1
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         with (self.folder / f"output-{self.starts}").open("w") as output:
-            return subprocess.Popen([sys.executable, "-c", "from flows.cli import main; main()", "sweep", str(self.recipe)],
+            return subprocess.Popen([sys.executable, "-m", "flows.terminal", "sweep", str(self.recipe)],
                                     env=environment | {"PYTHONPATH": python_path()}, stdout=output, stderr=output,
                                     start_new_session=True)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from flows.post_training import config_after_sft
-from flows.serve.commands import recipe_to_name
+from flows.terminal.server_commands import recipe_to_name
 from tasks.events.payloads import SftCheckpointReady
 
 MINIMAL = "{name: %s, data: {sources: [{source: rows.jsonl}]}}"

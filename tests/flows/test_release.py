@@ -28,10 +28,10 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.settings import PREFECT_API_URL
 
 import flows.release
-from dpo_core.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, GateFailed
+from dpo_core.contract.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, GateFailed
 from flows.dpo_stage import dpo_stage
-from flows.stage_config import StageConfig
-from tasks.report.run_folder import is_alive, read_runs
+from flows.settings.stage_config import StageConfig
+from tasks.run.folder import is_alive, read_runs
 from tests.flows.conftest import last_run, launches, pairline, tiny_config
 from tests.prefect_database import new_prefect_home
 from tests.warm.started import python_path
@@ -288,7 +288,7 @@ def test_at_a_terminal_without_a_server_the_terminal_asks(gated, tmp_path, answe
     new_prefect_home(config.store.root / "prefect")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", "from flows.cli import main; main()", "run", str(recipe_of(config, tmp_path))],
+        [sys.executable, "-m", "flows.terminal", "run", str(recipe_of(config, tmp_path))],
         stdin=theirs, stdout=theirs, stderr=theirs, env=without_server() | {"COLUMNS": "150", "TERM": "dumb"}, cwd=tmp_path)
     os.close(theirs)
     seen = ""

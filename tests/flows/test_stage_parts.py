@@ -2,8 +2,8 @@
 
 import pytest
 
-from dpo_core.errors import ConfigError
-from flows.overrides import read_recipe
+from dpo_core.contract.errors import ConfigError
+from flows.settings.overrides import read_recipe
 from flows.stage_parts import check_before_start
 from tasks.image.trainer_image import CHECKOUT
 from tasks.launch.compute import Machine

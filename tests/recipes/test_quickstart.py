@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.checkers import passes
+from dpo_core.data.checkers import passes
 from dpo_core.data.formats import to_pair
-from flows.overrides import read_recipe
+from flows.settings.overrides import read_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PREFERENCES = RECIPES / "quickstart" / "preferences.jsonl"

@@ -45,7 +45,7 @@ class Installation:
 
     def pairline(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         """The command line, talking to this server."""
-        return subprocess.run([sys.executable, "-c", "from flows.cli import main; main()", *arguments], cwd=ROOT, text=True,
+        return subprocess.run([sys.executable, "-m", "flows.terminal", *arguments], cwd=ROOT, text=True,
                               env=self.environment | variables, capture_output=True, check=False, timeout=600)
 
     @property

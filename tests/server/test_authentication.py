@@ -20,7 +20,7 @@ from prefect.blocks.system import Secret
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from flows.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE, environment_of
+from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE, environment_of
 from flows.serve.settings import POOL, PROJECT
 from flows.serve.up import wait_until_healthy
 from tests.server.browser import Page, browser
@@ -256,8 +256,9 @@ def test_another_terminal_gets_in_unasked(installation: Installation, tmp_path: 
     name, value = {"PAIRLINE_HOME": ("PAIRLINE_HOME", str(settings.home)), "URL": ("PREFECT_API_URL", settings.api_url),
                    "localhost": ("PREFECT_API_URL", f"http://localhost:{settings.port}/api/")}[known]
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
-    script = ("from pathlib import Path; from flows.serve.commands import use_server; use_server(Path('.pairline'))\n"
-              "from flows.serve.commands import parameters_of_deployment as ask; ask(); import os\n"
+    script = ("from pathlib import Path\nfrom flows.terminal.server_commands import use_server\n"
+              "use_server(Path('.pairline'))\n"
+              "from flows.terminal.server_commands import parameters_of_deployment as ask; ask(); import os\n"
               "print(os.environ['PREFECT_API_URL'])")
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, text=True, capture_output=True, check=False,
                           timeout=300, env=own | {name: value, "PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)})

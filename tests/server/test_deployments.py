@@ -14,7 +14,7 @@ from prefect.states import Scheduled
 
 from flows.serve.server_objects import DEAD_RUNS, TRAINING_QUEUE
 from flows.serve.switches import switches
-from flows.stage_config import StageConfig
+from flows.settings.stage_config import StageConfig
 from tests.server.conftest import Installation, wait_until
 from tests.tiny_models import make_model
 

@@ -7,10 +7,10 @@ from uuid import UUID
 
 import pytest
 
-from dpo_core.results import RESULT_FILE, TrainResult
-from flows.run_processes import processes_of_run
+from dpo_core.contract.results import RESULT_FILE, TrainResult
 from flows.serve.background import Background
-from tasks.report.run_folder import read_runs
+from flows.serve.run_processes import processes_of_run
+from tasks.run.folder import read_runs
 from tests.flows.conftest import launches, step_processes
 from tests.server.conftest import Installation, tiny_values, wait_until
 

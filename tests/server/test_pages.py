@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.escape import markdown_block, markdown_code, markdown_text
-from tests.hostile import ATTACKS, EVERYTHING
+from tasks.text.escape import markdown_block, markdown_code, markdown_text
+from tests.hostile_text import ATTACKS, EVERYTHING
 from tests.server.browser import Page, browser
 from tests.server.conftest import Installation, log_in, run_of_chain, wait_until
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dpo_core.jobs import CheckpointRef
-from dpo_core.results import ExportResult
-from dpo_core.store import hash_files
+from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.results import ExportResult
+from dpo_core.contract.store import hash_files
 from tasks.hand_off_rlvr import HandoffInputs
 from tasks.publish.model_card import CardInputs
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint

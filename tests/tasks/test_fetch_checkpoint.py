@@ -7,10 +7,10 @@ import torch
 from prefect.logging import disable_run_logger
 from safetensors.torch import load_file
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.errors import CheckpointError
-from dpo_core.jobs import CheckpointRef
-from dpo_core.store import hash_files
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.store import hash_files
 from tasks.fetch_checkpoint import fetch_checkpoint
 from tests.launch_here import LaunchHere
 from tests.tiny_gguf import make_gguf

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from dpo_core.config import HandoffConfig, UploadConfig
-from dpo_core.errors import ConfigError, HandoffRefused
-from dpo_core.store import hash_files, write_json
+from dpo_core.contract.config import HandoffConfig, UploadConfig
+from dpo_core.contract.errors import ConfigError, HandoffRefused
+from dpo_core.contract.store import hash_files, write_json
 from flows import post_training, rlvr_intake
-from flows.handoff_commands import signing_key as signing_key_command
+from flows.terminal.handoff_commands import signing_key as signing_key_command
 from tasks.events.payloads import DpoCheckpointReady
 from tasks.hand_off_rlvr import hand_off_rlvr, handoff_path
 from tasks.handoff.intake_config import IntakeConfig

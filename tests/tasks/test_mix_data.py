@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.logging import disable_run_logger
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.config import CheckpointConfig, DataConfig
-from dpo_core.errors import DataError
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.config import CheckpointConfig, DataConfig
+from dpo_core.contract.errors import DataError
 from tasks.launch.process import ProcessLauncher
 from tasks.mix_data import mix_data
 from tests.tiny_stage import checkpoint_ref, make_rows

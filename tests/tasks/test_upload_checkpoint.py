@@ -10,10 +10,10 @@ from peft import PeftConfig
 from prefect.logging import disable_run_logger
 from transformers import AutoModelForCausalLM
 
-from dpo_core.config import AdapterConfig, CheckpointConfig, UploadConfig
-from dpo_core.errors import ConfigError, PairlineError, RemoteError, StoreError
+from dpo_core.contract.config import AdapterConfig, CheckpointConfig, UploadConfig
+from dpo_core.contract.errors import ConfigError, PairlineError, RemoteError, StoreError
+from dpo_core.contract.store import hash_files
 from dpo_core.model.adapter import load_policy, save_adapter
-from dpo_core.store import hash_files
 from tasks.checkpoint.source import locate, snapshot
 from tasks.publish.directory import content_revision
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import docker
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.jobs import LOG_FILE, ConvertJob
-from dpo_core.results import ConvertResult
-from dpo_core.store import sha256_file
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.jobs import LOG_FILE, ConvertJob
+from dpo_core.contract.results import ConvertResult
+from dpo_core.contract.store import sha256_file
 from tasks.launch.command import step_command
-from tasks.launch.docker_launcher import DockerLauncher
+from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.run_job import in_store, run_job
 
 ROOT = Path(__file__).parents[3]
 NAME = "pairline-stand-in:test"
-FIRST_PROGRAM = ("dpo_core/__init__.py", "dpo_core/in_container.py", "dpo_core/process_group.py")
+FIRST_PROGRAM = ("dpo_core/__init__.py", "dpo_core/in_container.py", "dpo_core/contract/process_group.py")
 # Like accelerate's: starts the trainer as its child, dies of SIGTERM at once, ends with 1 whatever the child died of.
 LAUNCH = """
     import subprocess, sys

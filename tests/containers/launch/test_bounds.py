@@ -9,11 +9,11 @@ from dataclasses import replace
 import docker
 import pytest
 
-from dpo_core.compute_config import OWN_NETWORK
-from dpo_core.errors import ConfigError
-from tasks.launch import docker as engine_module
-from tasks.launch.container import NETWORK
-from tasks.launch.docker import Engine
+from dpo_core.contract.compute_config import OWN_NETWORK
+from dpo_core.contract.errors import ConfigError
+from tasks.launch.docker import engine as engine_module
+from tasks.launch.docker.container import NETWORK
+from tasks.launch.docker.engine import Engine
 from tests.containers.launch.private_engine import PrivateEngine
 from tests.containers.launch.stand_in import ContainerStep, command_of
 from tests.containers.launch.watching import container_of, wait_for

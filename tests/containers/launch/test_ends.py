@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from dpo_core.errors import ConfigError, OutOfMemory, StepCrashed, TimedOut
+from dpo_core.contract.errors import ConfigError, OutOfMemory, StepCrashed, TimedOut
 from tasks.launch.compute import Machine
-from tasks.launch.container import container_name
-from tasks.launch.docker import Engine
+from tasks.launch.docker.container import container_name
+from tasks.launch.docker.engine import Engine
 from tasks.launch.launcher import hearing_lines
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import command_of

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import pytest
 
-from dpo_core.errors import StepCrashed
-from tasks.launch.container import container_name
-from tasks.launch.docker import Engine, EngineLost
+from dpo_core.contract.errors import StepCrashed
+from tasks.launch.docker.container import container_name
+from tasks.launch.docker.engine import Engine, EngineLost
+from tasks.launch.docker.reap import reap
 from tasks.launch.own_folder import own_folder
-from tasks.launch.reap import reap
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
 from tests.containers.launch.watching import (

@@ -12,9 +12,9 @@ import docker
 import pytest
 from prefect.client.orchestration import get_client
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.jobs import JOB_FILE, read_job
-from dpo_core.results import read_result
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.jobs import JOB_FILE, read_job
+from dpo_core.contract.results import read_result
 from flows.dpo_stage import dpo_stage
 from tasks.handoff.schema import read_handoff
 from tasks.image.image_ref import ImageRef
@@ -48,7 +48,7 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(config.model_dump_json())  # JSON is YAML
     new_prefect_home(store / "prefect")
-    flow = subprocess.Popen([sys.executable, "-c", "from flows.cli import main; main()", "run", str(recipe)],
+    flow = subprocess.Popen([sys.executable, "-m", "flows.terminal", "run", str(recipe)],
                             env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, start_new_session=True)
     wait_for(lambda: len(metrics(store)) > 3 or flow.poll() is not None, seconds=300)
     os.killpg(flow.pid, signal.SIGKILL)  # with its temporary server, which would outlive it

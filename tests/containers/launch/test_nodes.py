@@ -14,14 +14,14 @@ from pathlib import Path
 import docker
 import pytest
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import StepCrashed
-from dpo_core.jobs import LOG_FILE, Sharding, TrainJob
-from dpo_core.store import write_json
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import StepCrashed
+from dpo_core.contract.jobs import LOG_FILE, Sharding, TrainJob
+from dpo_core.contract.store import write_json
 from tasks.image.image_ref import PYTHON, ImageRef
 from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, nodes_of, step_command
-from tasks.launch.container import container_name
-from tasks.launch.docker_launcher import DockerLauncher
+from tasks.launch.docker.container import container_name
+from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.run_job import in_store, run_job
 from tests.containers.launch.test_steps import allow_reading

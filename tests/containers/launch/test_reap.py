@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.launch.docker import Engine
+from tasks.launch.docker.engine import Engine
+from tasks.launch.docker.reap import SECONDS_FOR_ITS_RUN, Reaped, reap
 from tasks.launch.own_folder import claim, make_own_folder, own_folder
-from tasks.launch.reap import SECONDS_FOR_ITS_RUN, Reaped, reap
 
 pytestmark = pytest.mark.integration
 FLOW_RUNS = {"live-run": "live", "ended-run": "over"}

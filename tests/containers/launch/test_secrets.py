@@ -13,10 +13,10 @@ from huggingface_hub import constants
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
-from dpo_core.compute_config import OWN_NETWORK
+from dpo_core.contract.compute_config import OWN_NETWORK
 from flows.dpo_stage import dpo_stage
 from tasks.image.image_ref import ImageRef
-from tasks.launch.docker import Engine
+from tasks.launch.docker.engine import Engine
 from tests.flows.conftest import tiny_config, tiny_inputs
 from tests.hub_server import LFS_FROM_BYTES, serve
 from tests.server.test_secrets import files_with, tables_with

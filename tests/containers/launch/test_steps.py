@@ -11,15 +11,15 @@ import docker
 import numpy as np
 import pytest
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import DiskFull, Preempted
-from dpo_core.jobs import AnswerJob, CheckpointRef, ExportJob, Job, MixJob, ResolvedSource, Sharding
-from dpo_core.results import MixResult, ReferenceResult, Result, read_error
-from dpo_core.store import sha256_file
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import DiskFull, Preempted
+from dpo_core.contract.jobs import AnswerJob, CheckpointRef, ExportJob, Job, MixJob, ResolvedSource, Sharding
+from dpo_core.contract.results import MixResult, ReferenceResult, Result, read_error
+from dpo_core.contract.store import sha256_file
 from tasks.image.image_ref import PYTHON, ImageRef
 from tasks.launch.command import step_command
-from tasks.launch.container import container_name
-from tasks.launch.docker_launcher import DockerLauncher
+from tasks.launch.docker.container import container_name
+from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import Launcher
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.run_job import in_store, run_job

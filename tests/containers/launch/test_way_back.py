@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.errors import PairlineError, StepCrashed, StoreError, TimedOut
-from dpo_core.jobs import LOG_FILE
-from dpo_core.store import sha256_file
-from tasks.garbage import collect
-from tasks.launch.docker import Engine
+from dpo_core.contract.errors import PairlineError, StepCrashed, StoreError, TimedOut
+from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.store import sha256_file
+from tasks.launch.docker.engine import Engine
+from tasks.launch.docker.reap import reap
 from tasks.launch.lines import LONGEST_LINE
 from tasks.launch.own_folder import own_folder
-from tasks.launch.reap import reap
-from tasks.report.run_files import read_step
-from tasks.store_root import prepare_store
+from tasks.run.files import read_step
+from tasks.run.garbage import collect
+from tasks.run.store_root import prepare_store
 from tests.containers.launch.stand_in import ContainerStep, command_of
 from tests.containers.launch.watching import container_of, killed_orchestrator, wait_for
-from tests.hostile_steps import TRAPS, Host, results_to_refuse
+from tests.programs.hostile_steps import TRAPS, Host, results_to_refuse
 
 pytestmark = pytest.mark.integration
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import docker
 from docker.models.containers import Container
 
-from dpo_core.progress import ProgressEvent
-from dpo_core.results import Result
-from tasks.launch.container import container_name
+from dpo_core.contract.progress import ProgressEvent
+from dpo_core.contract.results import Result
+from tasks.launch.docker.container import container_name
 from tasks.launch.launcher import hearing_lines
 from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpo_core.contract.errors import CheckpointError, ConfigError
 from dpo_core.data.chat_template import NAMED_TEMPLATES, Renderer, load_tokenizer, template_sha256
-from dpo_core.errors import CheckpointError, ConfigError
 from tests.tiny_models import CHATML, make_tokenizer
 
 TURNS = [{"role": "system", "content": "S"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},

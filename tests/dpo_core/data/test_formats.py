@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dpo_core.data.drops import RowDropped
+from dpo_core.contract.drops import RowDropped
 from dpo_core.data.formats import rename_columns, to_pair
 
 USER = {"role": "user", "content": "Hi?"}

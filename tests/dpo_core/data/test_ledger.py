@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_core.data.drops import MEANING
+from dpo_core.contract.drops import MEANING
+from dpo_core.contract.errors import DataError
+from dpo_core.contract.jobs import ResolvedSource
 from dpo_core.data.ledger import MAX_OFFENDERS, SourceTally, check_drops
-from dpo_core.errors import DataError
-from dpo_core.jobs import ResolvedSource
 
 COLUMNS = ("chosen", "rejected")
 

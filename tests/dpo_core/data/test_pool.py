@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dpo_core.contract.errors import CheckpointError, StepCrashed
 from dpo_core.data import pool
 from dpo_core.data.pool import Chunk, _Outcome, _part, chunks_of, make_pool, prompt_key
-from dpo_core.errors import CheckpointError, StepCrashed
 
 SLEEPING_POOL = """
 import os, pathlib, sys, time

@@ -8,19 +8,19 @@ import time
 import numpy as np
 import pytest
 
-from dpo_core.answer import run as answer
+from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.jobs import AnswerJob
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.store import hash_files
 from dpo_core.data import render_limits
 from dpo_core.data.chat_template import Renderer
 from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.pool import PoolMaker, chunks_of, make_pool
 from dpo_core.data.render_limits import Over, RenderLimits, rendered_by_library
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
-from dpo_core.errors import CheckpointError
-from dpo_core.jobs import AnswerJob
 from dpo_core.model.generate import turn_end_ids
 from dpo_core.model.pad_token import choose_pad_token
-from dpo_core.progress import Progress
-from dpo_core.store import hash_files
+from dpo_core.steps.answer import run as answer
 from tests.tiny_models import CHATML, make_model, make_tokenizer
 
 BAD = "evil"

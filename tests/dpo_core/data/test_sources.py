@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dpo_core.contract.errors import DataError, StoreError
+from dpo_core.contract.jobs import ResolvedSource
 from dpo_core.data import readers
 from dpo_core.data.sources import load_source
-from dpo_core.errors import DataError, StoreError
-from dpo_core.jobs import ResolvedSource
 
 ROWS = [{"chosen": f"c{i}", "rejected": f"r{i}", "score": i if i % 2 else None} for i in range(1100)]
 MIXED = [{"chosen": "a"}, {"chosen": ["a", 1]}, {"chosen": {"x": None}, "other": 2.5}, {"chosen": "é😀"}]

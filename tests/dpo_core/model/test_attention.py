@@ -15,8 +15,8 @@ from dpo_core.data.pair_batch import collate
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.model.attention import PAIRWISE, PairSpans, block_mask, dense_mask, layer_reach, set_kernel
 from dpo_core.model.forward import PairScorer, choose_layout
-from tests.architectures import ONE_PAIR_A_ROW, PACKED, PADDED_ONLY, SIZES, WINDOW, tiny
-from tests.pairs import make_pair
+from tests.tiny_architectures import ONE_PAIR_A_ROW, PACKED, PADDED_ONLY, SIZES, WINDOW, tiny
+from tests.tiny_pairs import make_pair
 
 CPU = torch.device("cpu")
 SHARED = {**PACKED, **{name: config for name, (config, _) in ONE_PAIR_A_ROW.items()}}

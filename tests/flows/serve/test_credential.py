@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.errors import ConfigError
-from flows.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
+from dpo_core.contract.errors import ConfigError
 from flows.serve.background import Background
 from flows.serve.credential import API_URL_FILE, CREDENTIAL_FILE, kept_credential, prepare_credential, use_credential
 from flows.serve.private_folder import make_private
+from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
 
 URL = "http://127.0.0.1:4999/api"
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]

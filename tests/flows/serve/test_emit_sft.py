@@ -8,9 +8,9 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 
-from dpo_core.errors import CheckpointError, ConfigError
-from dpo_core.store import sha256_file
-from flows.serve.commands import emit_sft
+from dpo_core.contract.errors import CheckpointError, ConfigError
+from dpo_core.contract.store import sha256_file
+from flows.terminal.server_commands import emit_sft
 from tests.tiny_models import make_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]

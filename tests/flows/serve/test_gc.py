@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from dpo_core.errors import ConfigError
-from flows.serve import commands
-from tests.tasks.test_garbage import DAYS, Store
+from dpo_core.contract.errors import ConfigError
+from flows.terminal import server_commands as commands
+from tests.tasks.run.test_garbage import DAYS, Store
 
 
 @pytest.fixture

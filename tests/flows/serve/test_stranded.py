@@ -11,8 +11,8 @@ from prefect.events.actions import DoNothing
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.states import Cancelling, Crashed, Paused, Pending, Running, State, Suspended
 
-from flows.crashed_runs import MAX_CRASHES, STOPPED
 from flows.maintenance import resume_crashed
+from flows.serve.crashed_runs import MAX_CRASHES, STOPPED
 from flows.serve.server_objects import make_pool
 from flows.serve.settings import POOL, ServeSettings
 from flows.serve.stranded import RESUME_AUTOMATION, resume_overlooked_crashes, settle_stranded_runs

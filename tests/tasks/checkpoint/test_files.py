@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.errors import CheckpointError
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.errors import CheckpointError
 from tasks.checkpoint.files import checked_files, weight_source
 from tasks.checkpoint.safetensors_header import read_header
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.errors import CheckpointError
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.errors import CheckpointError
 from tasks.checkpoint.known_packages import KNOWN_PACKAGES
 from tasks.checkpoint.source import locate
 

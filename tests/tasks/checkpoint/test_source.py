@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.config import CheckpointConfig
-from dpo_core.errors import CheckpointError, ConfigError, RemoteError
-from dpo_core.jobs import CheckpointRef
-from dpo_core.store import hash_files, sha256_file
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.errors import CheckpointError, ConfigError, RemoteError
+from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.store import hash_files, sha256_file
 from tasks.checkpoint import files as checkpoint_files
 from tasks.checkpoint.source import locate, snapshot
 from tests.hub_server import Hub

@@ -1,8 +1,8 @@
 """What a person sees who is asked: everything to decide by, and nothing that a prompt could smuggle in."""
 
-from dpo_core.results import AnswerPair, EvaluateResult
-from tasks.gate.question import NUM_CHARACTERS, question_markdown
+from dpo_core.contract.results import AnswerPair, EvaluateResult
 from tasks.gate.rules import GateCheck
+from tasks.report.question import NUM_CHARACTERS, question_markdown
 
 CHECK = GateCheck(rule="held-out accuracy at least", value=0.85, bound=0.7, passed=True)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.results import AnswerResult
-from dpo_core.store import hash_files
+from dpo_core.contract.results import AnswerResult
+from dpo_core.contract.store import hash_files
 from tasks.handoff.rlvr_rules import check_rules
 from tasks.publish.directory import content_revision
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint

@@ -25,7 +25,7 @@ def pinned(*requirements: str) -> str:
 
 
 FILES = {
-    "dpo_core/__init__.py": "", "dpo_core/losses.py": "BETA = 0.1\n", "flows/dpo_stage.py": "# a flow\n",
+    "dpo_core/__init__.py": "", "dpo_core/loss/losses.py": "BETA = 0.1\n", "flows/dpo_stage.py": "# a flow\n",
     "pyproject.toml": '[project]\nname = "pairline"\nversion = "1.2.3"\n', ".gitignore": "__pycache__/\n",
     "images/trainer/Dockerfile": DOCKERFILE, "images/trainer/verify.py": "# checks\n",
     "images/trainer/installer.txt": pinned("pip==26.3"),

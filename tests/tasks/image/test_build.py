@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpo_core.errors import ConfigError, DiskFull
+from dpo_core.contract.errors import ConfigError, DiskFull
 from tasks.image.build import NUM_LAST_LINES, BuildLog
 
 STEP = "Step 3/9 : RUN make wheels"

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import ConfigError
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import ConfigError
 from tasks.image.config import ImageConfig, check_variant
 from tasks.image.image_ref import ImageRef
 from tasks.launch.compute import Machine

@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from tasks.image.context import CODE, read_sources, tar_bytes, write_tar
 from tests.tasks.image.checkout import commit, git, write
 
@@ -37,7 +37,7 @@ def test_a_tar_tells_neither_time_nor_owner(tmp_path):
 
 def test_only_what_the_image_holds_is_packed(checkout):
     sources = read_sources(checkout)
-    assert sorted(sources.below(*CODE)) == ["dpo_core/__init__.py", "dpo_core/losses.py", "pyproject.toml"]
+    assert sorted(sources.below(*CODE)) == ["dpo_core/__init__.py", "dpo_core/loss/losses.py", "pyproject.toml"]
     assert not any(name.startswith("flows") for name in sources.files)
     assert sources.commit == sources.revision == git(checkout, "rev-parse", "HEAD")
 
@@ -51,7 +51,7 @@ def test_a_commit_elsewhere_changes_the_commit_and_not_the_revision(checkout):
     assert (after.revision, after.files) == (before.revision, before.files)
 
 
-@pytest.mark.parametrize("path", ["dpo_core/losses.py", "dpo_core/new.py", "images/trainer/Dockerfile",
+@pytest.mark.parametrize("path", ["dpo_core/loss/losses.py", "dpo_core/new.py", "images/trainer/Dockerfile",
                                   "requirements/train-cpu.txt"])
 def test_a_dirty_tree_is_refused_by_name(checkout, path):
     write(checkout, **{path: "changed\n"})
@@ -66,11 +66,11 @@ def test_what_is_not_in_the_image_may_be_dirty(checkout, path):
 
 
 def test_a_dirty_tree_is_taken_as_it_is_by_choice(checkout):
-    write(checkout, **{"dpo_core/losses.py": "BETA = 9\n", "dpo_core/new.py": "", "dpo_core/__pycache__/x.pyc": "no"})
+    write(checkout, **{"dpo_core/loss/losses.py": "BETA = 9\n", "dpo_core/new.py": "", "dpo_core/__pycache__/x.pyc": "no"})
     (checkout / "dpo_core/__init__.py").unlink()
     sources = read_sources(checkout, dirty_tree="tag")
     assert sources.dirty
-    assert sources.below("dpo_core") == {"dpo_core/losses.py": b"BETA = 9\n", "dpo_core/new.py": b""}
+    assert sources.below("dpo_core") == {"dpo_core/loss/losses.py": b"BETA = 9\n", "dpo_core/new.py": b""}
     assert sources.commit == git(checkout, "rev-parse", "HEAD")
 
 

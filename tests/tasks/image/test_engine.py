@@ -6,11 +6,11 @@ import pytest
 import requests
 from docker.errors import APIError
 
-from dpo_core.errors import ConfigError, DiskFull, RemoteError
+from dpo_core.contract.errors import ConfigError, DiskFull, RemoteError
 from tasks.image.config import ImageConfig
 from tasks.image.engine import from_engine_error
 from tasks.image.trainer_image import trainer_image
-from tasks.launch.docker import Engine
+from tasks.launch.docker.engine import Engine
 
 
 def test_no_engine_is_said_with_what_to_do(tmp_path, monkeypatch):

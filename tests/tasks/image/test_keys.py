@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpo_core.errors import ConfigError
+from dpo_core.contract.errors import ConfigError
 from tasks.image.context import read_sources
 from tasks.image.dockerfile import split_dockerfile
 from tasks.image.keys import BuildPlan, plan_build
@@ -29,7 +29,7 @@ def changed(before: BuildPlan, after: BuildPlan) -> str:
     ("requirements/train-cpu.txt", "# Written again\n" + FILES["requirements/train-cpu.txt"], ""),
     ("requirements/train-cpu.txt", FILES["requirements/train-cpu.txt"].replace("00\n", "01\n"), "dependencies code"),
     ("requirements/train-cuda.txt", pinned("numpy==2.4.6"), ""),
-    ("dpo_core/losses.py", "BETA = 0.2\n", "code"),
+    ("dpo_core/loss/losses.py", "BETA = 0.2\n", "code"),
     ("dpo_core/new.py", "", "code"),
     ("pyproject.toml", FILES["pyproject.toml"] + "# more\n", "code"),
     ("images/trainer/Dockerfile", DOCKERFILE + "USER 10001\n", "code"),
@@ -54,7 +54,7 @@ def test_variant_base_and_a_given_wheelhouse_build_all(checkout, other):
 
 
 def test_the_same_files_are_another_image_once_they_are_committed(checkout):
-    write(checkout, **{"dpo_core/losses.py": "BETA = 0.2\n"})
+    write(checkout, **{"dpo_core/loss/losses.py": "BETA = 0.2\n"})
     dirty = plan(checkout, dirty_tree="tag")
     commit(checkout)
     clean = plan(checkout)

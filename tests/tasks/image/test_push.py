@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpo_core.errors import ConfigError, RemoteError
+from dpo_core.contract.errors import ConfigError, RemoteError
 from tasks.image.push import Login, digest_of, parse_login
 
 REPOSITORY = "127.0.0.1:5000/trainer"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from dpo_core.errors import ConfigError
-from dpo_core.store import sha256_file
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.store import sha256_file
 from tasks.image.context import read_sources
 from tasks.image.requirements import INSTALLER_LOCK, Pin, choose_wheels, trainer_pins
 from tasks.image.trainer_image import CHECKOUT

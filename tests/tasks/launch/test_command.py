@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
-from dpo_core.jobs import (
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.jobs import (
     AnswerJob,
     BatchPlan,
     CheckpointRef,
@@ -20,7 +20,7 @@ from dpo_core.jobs import (
     ResolvedSource,
     TrainJob,
 )
-from dpo_core.tracking_config import TrackingConfig
+from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.launch.command import accelerate_settings, inputs_of, nodes_of, step_command
 from tasks.launch.compute import Machine
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import ConfigError
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import ConfigError
 from tasks.launch.compute import (
     LARGEST_DEFAULT_PER_DEVICE,
     Machine,

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.errors import PairlineError, StepCrashed, StoreError, TimedOut
-from dpo_core.jobs import LOG_FILE
-from dpo_core.progress import parse_line
-from dpo_core.regular_file import open_regular, read_regular
-from dpo_core.results import ERROR_FILE, read_error
-from dpo_core.store import exclusive, new_directory, remove_unfinished, sha256_file
+from dpo_core.contract.errors import PairlineError, StepCrashed, StoreError, TimedOut
+from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.progress import parse_line
+from dpo_core.contract.regular_file import open_regular, read_regular
+from dpo_core.contract.results import ERROR_FILE, read_error
+from dpo_core.contract.store import exclusive, new_directory, remove_unfinished, sha256_file
 from tasks.launch import step_log as step_log_module
 from tasks.launch.launcher import hearing_lines, listening
 from tasks.launch.lines import LONGEST_LINE, LineSplitter
 from tasks.launch.own_folder import EARLIER_CLAIM, EARLIER_LOG, FULL_LOG, claim, own_folder
 from tasks.launch.run_job import reusable_result
-from tests.hostile_steps import HARD_LINK, TRAPS, Host, results_to_refuse
+from tests.programs.hostile_steps import HARD_LINK, TRAPS, Host, results_to_refuse
 from tests.tasks.launch.test_run_job import Heard, Step
 
 pytestmark = pytest.mark.timeout(60)
@@ -230,8 +230,8 @@ def test_files_have_the_modes_that_the_umask_leaves(tmp_path, umask, file_mode, 
     program = f"""
 import json, os
 from pathlib import Path
-from dpo_core.store import exclusive, new_directory, write_json
-from tasks.store_root import prepare_store
+from dpo_core.contract.store import exclusive, new_directory, write_json
+from tasks.run.store_root import prepare_store
 os.umask({umask})
 root = Path({str(tmp_path)!r}, "store")
 prepare_store(root)
@@ -247,7 +247,7 @@ print(json.dumps({{str(path.relative_to(root)): path.stat().st_mode & 0o777 for 
 
 
 def test_the_modes_of_a_store_that_is_there_stay(tmp_path):
-    from tasks.store_root import prepare_store
+    from tasks.run.store_root import prepare_store
 
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o2775)

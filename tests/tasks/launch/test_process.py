@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import StoreError, TimedOut
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import StoreError, TimedOut
 from tasks.launch.launcher import CommandSpec, Stopped, stopped_by
 from tasks.launch.process import ProcessLauncher
 
@@ -130,7 +130,7 @@ def test_killing_the_orchestrator_kills_the_step(tmp_path):
     orchestrator = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from dpo_core.compute_config import ComputeConfig
+        from dpo_core.contract.compute_config import ComputeConfig
         from tasks.launch.launcher import CommandSpec
         from tasks.launch.process import ProcessLauncher
         script = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'

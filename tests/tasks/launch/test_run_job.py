@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.compute_config import ComputeConfig
-from dpo_core.errors import (
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import (
     DataError,
     OutOfMemory,
     PairlineError,
@@ -31,10 +31,10 @@ from dpo_core.errors import (
     StoreError,
     error_of_kind,
 )
-from dpo_core.jobs import LOG_FILE, ConvertJob
-from dpo_core.progress import ProgressEvent
-from dpo_core.results import ERROR_FILE, RESULT_FILE, ConvertResult
-from dpo_core.store import exclusive, sha256_file
+from dpo_core.contract.jobs import LOG_FILE, ConvertJob
+from dpo_core.contract.progress import ProgressEvent
+from dpo_core.contract.results import ERROR_FILE, RESULT_FILE, ConvertResult
+from dpo_core.contract.store import exclusive, sha256_file
 from tasks.launch.launcher import hearing_lines, listening
 from tasks.launch.own_folder import claim, make_own_folder, own_folder
 from tasks.launch.process import ProcessLauncher
@@ -203,7 +203,7 @@ def test_the_reported_error_comes_back_as_its_class_with_the_log(tmp_path):
 
 
 def test_a_reported_kind_is_the_class_that_defines_it_whatever_was_derived_from_it():
-    import tasks.launch.docker  # noqa: F401  its EngineLost is a RemoteError, too
+    import tasks.launch.docker.engine  # noqa: F401  its EngineLost is a RemoteError, too
 
     assert [error_of_kind(cls.kind) for cls in (DataError, RemoteError, StoreError, PairlineError)] == [
         DataError, RemoteError, StoreError, PairlineError]
@@ -309,8 +309,8 @@ def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
         succeed()""")
     other = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
         from pathlib import Path
-        from dpo_core.compute_config import ComputeConfig
-        from dpo_core.jobs import ConvertJob
+        from dpo_core.contract.compute_config import ComputeConfig
+        from dpo_core.contract.jobs import ConvertJob
         from tasks.launch.process import ProcessLauncher
         from tasks.launch.run_job import in_store, run_job
         job = ConvertJob(out_dir="unset", source_dir="/models", source_sha256="abc")

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from dpo_core.errors import StoreError
+from dpo_core.contract.errors import StoreError
 from tasks.launch.store_access import STORE_MARKER, check_readable, hand_over, let_read, with_link_targets
 
 SOMEONE = (10001, 10001)

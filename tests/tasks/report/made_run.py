@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dpo_core.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
-from dpo_core.environment import step_environment
-from dpo_core.jobs import (
+from dpo_core.contract.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.environment import step_environment
+from dpo_core.contract.jobs import (
     BatchPlan,
     CheckpointRef,
     DatasetRef,
@@ -21,7 +21,7 @@ from dpo_core.jobs import (
     ResolvedSource,
     TrainJob,
 )
-from dpo_core.results import (
+from dpo_core.contract.results import (
     ENVIRONMENT_FILE,
     RESULT_FILE,
     AnswerPair,
@@ -35,13 +35,13 @@ from dpo_core.results import (
     SourceLedger,
     TrainResult,
 )
-from dpo_core.store import write_json
-from flows.stage_config import StageConfig
+from dpo_core.contract.store import write_json
+from flows.settings.stage_config import StageConfig
 from tasks.handoff.schema import Parent, Probe, RLVRHandoff, RuleCheck, Tokens
 from tasks.launch.notices import tell_job
 from tasks.launch.run_job import in_store
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
-from tasks.report.run_folder import RunFolder, recorded_run
+from tasks.run.folder import RunFolder, recorded_run
 
 HEX = "0123456789abcdef" * 4
 POLICY = CheckpointRef(path="/models/sft", fingerprint=HEX, tokenizer_fingerprint=HEX, source="org/sft",

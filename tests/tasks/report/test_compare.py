@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dpo_core.errors import ConfigError, StepCrashed
-from flows.show_page import compare_runs, show_page
+from dpo_core.contract.errors import ConfigError, StepCrashed
+from flows.terminal.show_page import compare_runs, show_page
 from tasks.report.blocks import Page, Table
 from tasks.report.compare import SAME, compare_page, flat
-from tasks.report.find_run import find_run
-from tasks.report.run_files import read_run_files
+from tasks.run.files import read_run_files
+from tasks.run.find import find_run
 from tests.tasks.report.made_run import AFTER, make_run
 from tests.tasks.report.test_page import Reader
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.errors import StepCrashed, StoreError
-from dpo_core.results import AnswerPair
-from dpo_core.store import write_json
+from dpo_core.contract.errors import StepCrashed, StoreError
+from dpo_core.contract.results import AnswerPair
+from dpo_core.contract.store import write_json
 from tasks.gate.approval import APPROVAL_FILE, answered
 from tasks.gate.rules import GATE_FILE, GateCheck
 from tasks.report.html import POLICY, render_html
 from tasks.report.markdown import render_markdown
 from tasks.report.page import REPORT_FILE, report_page, write_report
-from tasks.report.run_files import read_run_files
-from tasks.report.run_folder import RUN_FILE, read_run
+from tasks.run.files import read_run_files
+from tasks.run.folder import RUN_FILE, read_run
 from tests.tasks.report.made_run import config_of, make_run
 
 HOSTILE = ('<script>alert(1)</script><img src=x onerror=alert(2)> ![p](http://evil.example/a.png) '
@@ -159,7 +159,7 @@ def test_a_killed_run_says_so(tmp_path):
 
 
 def test_a_run_without_a_step_still_has_a_page(tmp_path):
-    from tasks.report.run_folder import recorded_run
+    from tasks.run.folder import recorded_run
 
     with pytest.raises(RuntimeError), recorded_run(tmp_path, "demo", config_of(tmp_path)) as run:
         raise RuntimeError("too early")

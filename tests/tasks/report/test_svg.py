@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tasks.report.curves import MAX_POINTS, points_of, read_metrics, restarts, smoothed, training_charts
+from dpo_core.contract.metrics_file import read_metrics
+from tasks.report.curves import MAX_POINTS, points_of, restarts, smoothed, training_charts
 from tasks.report.svg import Line, Plane, histogram, line_chart, short, standalone, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -1,7 +1,7 @@
 """Rows and Markdown of the artifacts."""
 
-from dpo_core.jobs import DatasetRef
-from dpo_core.results import AnswerPair, EvaluateResult, LengthStats, MixResult, SourceLedger
+from dpo_core.contract.jobs import DatasetRef
+from dpo_core.contract.results import AnswerPair, EvaluateResult, LengthStats, MixResult, SourceLedger
 from tasks.report.tables import markdown_table, metrics_rows, mixture_rows, samples_markdown
 
 

@@ -5,8 +5,9 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOCKET, ROOT = f"{HERE}/socket", f"{HERE}/root"  # the server's socket, and a link to the checkout whose code it has
-PROGRAMS = ("accelerate.commands.launch", "dpo_core", "tests.held_by_ranks", "tests.killed_ranks", "tests.overflowing_ranks",
-            "tests.starved_ranks", "tests.slow_steps")
+PROGRAMS = ("accelerate.commands.launch", "dpo_core", "tests.programs.ranks_that_tell_what_they_hold",
+            "tests.programs.killed_ranks", "tests.programs.overflowing_ranks", "tests.programs.starved_ranks",
+            "tests.programs.slow_steps")
 
 
 def program(argv: list[str]) -> int:

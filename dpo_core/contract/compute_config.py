@@ -1,0 +1,91 @@
+"""Where and how heavy steps run: ``ComputeConfig``, a section like those of ``config``. None of it is content."""
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from dpo_core.contract.config import Offload, Section, ShardingKind
+
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+NETWORK = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSW(OR)?D|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|AUTH(?!OR)", re.IGNORECASE)
+OWN_NETWORK = "pairline"  # made by the docker launcher: a way out, and no way from one container to the other
+SHARED_NETWORKS = {  # the engine's own names
+    "host": "is the machine's own network: whatever listens there, on loopback alone too, could be reached from a step",
+    "default": "is a network that every container of the engine may be in"}
+OFFLOADS: dict[ShardingKind, tuple[Offload, ...]] = {
+    "none": ("none",), "zero1": ("none", "optimizer"), "zero2": ("none", "optimizer"),
+    "zero3": ("none", "optimizer", "optimizer_and_parameters"), "fsdp2": ("none", "optimizer_and_parameters")}
+
+
+class ComputeConfig(Section):
+    """Where and how the heavy steps run."""
+
+    launcher: Literal["process", "docker"] = Field("process", description="How a step is started: as a process of this "
+                                                   "machine, or in a container built from the commit.")
+    num_processes: int = Field(1, ge=1, description="Processes (accelerators) of a step, over all machines.")
+    sharding: ShardingKind = Field(
+        "none", description="What the processes share out: none (each holds all), zero1 (AdamW's moments), zero2 (and "
+        "gradients), zero3 (and weights), by DeepSpeed; fsdp2 (all three), by PyTorch. Same numbers but for rounding.")
+    offload: Offload = Field("none", description="What is kept in the machine's memory instead of the accelerator's: the "
+                             "optimizer (zero1 to zero3), or parameters, too (zero3, fsdp2). Slower.")
+    threads_per_process: int | None = Field(None, ge=1, description="CPU threads; empty: cores divided by processes.")
+    step_timeout_seconds: int = Field(86_400, ge=1, description="A step that runs longer is stopped.")
+    stop_grace_seconds: int = Field(30, ge=1, description="From being asked to stop to being killed. Training writes a "
+                                    "checkpoint in it: more than a step and a checkpoint take.")
+    memory_gib: float | None = Field(None, gt=0, description="Container: memory of a step, beyond which it ends as `oom`; "
+                                     "empty: nine tenths of the machine's.")
+    shared_memory_gib: float = Field(2.0, gt=0, description="Container: /dev/shm, through which processes exchange tensors.")
+    max_processes: int = Field(4096, ge=16, description="Container: processes and threads, all together.")
+    network: str = Field(OWN_NETWORK, max_length=128, description="Container: Docker network of the steps that may need "
+                         "one: fetching data sets from a Hub, a training tracked online. The others have none. Another one "
+                         "than pairline must be there and carry the label pairline.network.")
+    env: dict[str, str] = Field({}, description="Variables that steps get beside those of the system and of their libraries:"
+                                " a proxy, a cluster's own. No secrets.")
+    machines: int = Field(1, ge=1, description="Nodes that num_processes are spread over. With the docker launcher they are "
+                          "containers on this machine (for tests).")
+    join_timeout_seconds: int = Field(300, ge=5, description="How long nodes wait for one that is not there yet.")
+
+    @field_validator("network")
+    @classmethod
+    def _network_is_no_one_elses(cls, network: str) -> str:
+        advice = ("leave compute.network out, then steps get a network of their own (pairline), or make one with `docker "
+                  "network create --label pairline.network NAME` and name it")
+        if network in SHARED_NETWORKS:
+            raise ValueError(f"compute.network {network} {SHARED_NETWORKS[network]}; {advice}")
+        if network.startswith("container:"):
+            raise ValueError(f"compute.network {network} is the network of another container; {advice}")
+        if not NETWORK.fullmatch(network):
+            raise ValueError(f"compute.network {network!r} is no name of a network; {advice}")
+        return OWN_NETWORK if network == "bridge" else network  # the default of older versions, in recipes written down
+
+    @field_validator("env")
+    @classmethod
+    def _env_holds_no_secrets(cls, env: dict[str, str]) -> dict[str, str]:
+        for name in env:
+            if not VARIABLE.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a variable: use letters, digits and underscores")
+            if SECRET.search(name):
+                raise ValueError(f"{name} looks like a secret, and a recipe is written down in many places; steps get their "
+                                 "tokens from upload.token_block, HF_TOKEN and tracking.wandb_key_block")
+        return env
+
+    @model_validator(mode="after")
+    def _machines_share_processes(self) -> "ComputeConfig":
+        if self.machines > 1 and self.launcher == "process":
+            raise ValueError(f"compute.machines is {self.machines}, but processes are started on this machine alone; set "
+                             "compute.launcher to docker or compute.machines to 1")
+        if self.num_processes % self.machines:
+            raise ValueError(f"compute.num_processes {self.num_processes} cannot be spread equally over {self.machines} "
+                             f"machines; set it to a multiple of {self.machines}")
+        return self
+
+    @model_validator(mode="after")
+    def _offload_is_possible(self) -> "ComputeConfig":
+        possible = OFFLOADS[self.sharding]
+        if self.offload not in possible:
+            fitting = [kind for kind, offloads in OFFLOADS.items() if self.offload in offloads]
+            raise ValueError(f"compute.offload {self.offload} does not go with compute.sharding {self.sharding}, which "
+                             f"takes {' or '.join(possible)}; set another offload, or sharding to {' or '.join(fitting)}")
+        return self

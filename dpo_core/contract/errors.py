@@ -1,0 +1,146 @@
+"""What can go wrong, and what an exit means. One tree for the library, the program and the orchestrator.
+
+    PairlineError                  kind          exit  retried  meaning
+    ├── UserError (ValueError)                                  something the user must change; never retried
+    │   ├── ConfigError            config        10    no       the recipe contradicts itself or the machine
+    │   ├── DataError              data          11    no       the preference data cannot be used
+    │   ├── CheckpointError        checkpoint    12    no       a model, tokenizer or chat template cannot be used
+    │   └── StoreError             store         13    no       the store cannot be written, or what is in it is damaged
+    ├── StoreBusy                  busy          14    no       another live run is working on the same step
+    ├── DiskFull                   disk_full     15    no       no space left where the step writes
+    ├── OutOfMemory                oom           16    no       the batch does not fit; the message says what to lower
+    ├── NonFinite                  non_finite    17    no       loss or gradient is NaN or infinite
+    ├── ReferenceMismatch          mismatch      18    no       the step-0 guard: policy and reference cache disagree
+    ├── HandoffRefused             refused       19    no       the receiving side does not accept a checkpoint
+    ├── TimedOut                   timeout       23    no       a step ran longer than compute.step_timeout_seconds
+    ├── NotReleased                                             trained and measured, but neither uploaded nor handed off
+    │   ├── GateFailed             gate          24    no       a rule of the gate does not hold
+    │   ├── ApprovalRejected       rejected      25    no       a person said no
+    │   └── ApprovalTimedOut       unanswered    26    no       nobody answered within gate.timeout_seconds
+    ├── Preempted                  preempted     20    yes      asked to stop (SIGTERM); a checkpoint was written
+    ├── RemoteError                remote        21    yes      a hub, registry or network did not answer
+    └── StepCrashed                crashed       22    yes      the step died without a word (killed, segfault, power)
+
+A message says what, where, what was got, what was expected, and what to do.
+"""
+
+import errno
+from typing import ClassVar
+
+from dpo_core.contract.visible import visible
+
+
+class PairlineError(Exception):
+    """Root of the tree. ``kind`` names the error in ``error.json``; ``exit_code`` is the process's exit status.
+
+    Messages carry what others wrote (names, paths, lines of a log) and are shown in many places: as text they are visible.
+    """
+
+    kind: ClassVar[str] = "internal"
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
+
+
+class UserError(PairlineError, ValueError):
+    """Something the user must change: retrying the same input cannot help."""
+
+
+class ConfigError(UserError):
+    kind, exit_code = "config", 10
+
+
+class DataError(UserError):
+    kind, exit_code = "data", 11
+
+
+class CheckpointError(UserError):
+    kind, exit_code = "checkpoint", 12
+
+
+class StoreError(UserError):
+    kind, exit_code = "store", 13
+
+
+class StoreBusy(PairlineError):
+    kind, exit_code = "busy", 14
+
+
+class DiskFull(PairlineError):
+    kind, exit_code = "disk_full", 15
+
+
+class OutOfMemory(PairlineError):
+    kind, exit_code = "oom", 16
+
+
+class NonFinite(PairlineError):
+    kind, exit_code = "non_finite", 17
+
+
+class ReferenceMismatch(PairlineError):
+    kind, exit_code = "mismatch", 18
+
+
+class HandoffRefused(PairlineError):
+    kind, exit_code = "refused", 19
+
+
+class TimedOut(PairlineError):
+    kind, exit_code = "timeout", 23
+
+
+class NotReleased(PairlineError):
+    """A checkpoint stays where it was made. A run that ends so ends in a state named like the class."""
+
+
+class GateFailed(NotReleased):
+    kind, exit_code = "gate", 24
+
+
+class ApprovalRejected(NotReleased):
+    kind, exit_code = "rejected", 25
+
+
+class ApprovalTimedOut(NotReleased):
+    kind, exit_code = "unanswered", 26
+
+
+class Preempted(PairlineError):
+    kind, exit_code, retryable = "preempted", 20, True
+
+
+class RemoteError(PairlineError):
+    kind, exit_code, retryable = "remote", 21, True
+
+
+class StepCrashed(PairlineError):
+    kind, exit_code, retryable = "crashed", 22, True
+
+
+def _leaves(cls: type[PairlineError]) -> list[type[PairlineError]]:
+    return [cls] + [leaf for sub in cls.__subclasses__() for leaf in _leaves(sub)]
+
+
+def error_of_kind(kind: str) -> type[PairlineError]:
+    """The class that ``error.json`` names; an unknown kind (a newer trainer) is a plain ``PairlineError``."""
+    return next((cls for cls in _leaves(PairlineError) if vars(cls).get("kind") == kind), PairlineError)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused: torch says so by a type of its own on a card, and by words alone on a CPU."""
+    return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            or "can't allocate memory" in str(error))
+
+
+def from_os_error(error: OSError, doing: str) -> PairlineError:
+    """Translate an ``OSError`` met while ``doing`` (a phrase such as "writing shard 3") into the tree."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"No space left on the disk while {doing}{where}. Free some space or move `store.root`.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(f"Not allowed to write while {doing}{where}: {error.strerror}. Make it writable or choose "
+                          "another `store.root`.")
+    return StoreError(f"The file system failed while {doing}{where}: {error.strerror or error}.")

@@ -1,0 +1,37 @@
+"""``metrics.jsonl``: one JSON object an optimizer step, which training writes and the report reads."""
+
+import json
+import os
+from pathlib import Path
+
+from dpo_core.contract.errors import StoreError
+from dpo_core.contract.regular_file import open_regular
+
+METRICS_FILE = "metrics.jsonl"
+Metrics = list[dict[str, float]]
+LARGEST_METRICS_BYTES = 64 << 20  # a hundred thousand steps
+LARGEST_NUMBER = 1 << 63
+
+
+def read_metrics(path: Path) -> Metrics:
+    """The steps of a ``metrics.jsonl``, oldest first; none if it is not there. From the first line on that is not one (cut
+    off, or not of our writing) nothing is read, nor what comes after ``LARGEST_METRICS_BYTES``."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            lines = file.read(LARGEST_METRICS_BYTES).decode(errors="replace").splitlines()
+    except (OSError, StoreError):
+        return []
+    steps = []
+    for line in lines:
+        try:
+            step = {name: value for name, value in json.loads(line).items() if _is_number(value)}
+        except (ValueError, RecursionError, AttributeError):
+            break
+        if "step" not in step:
+            break
+        steps.append(step)
+    return steps
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < LARGEST_NUMBER)

@@ -1,0 +1,124 @@
+"""Verifiable instructions: rules about an answer's form that code can decide, after IFEval (arXiv 2311.07911).
+
+A constraint is ``{"name": <key of CHECKERS>, **arguments}``, for example ``{"name": "max_words", "limit": 20}``. A row
+of preference data carries the constraints of its prompt, so that answers can be judged before and after training
+without a judge model. Each checker is a pure function of the answer with surrounding white space removed.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from dpo_core.contract.errors import DataError
+
+SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)")
+ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|etc|e\.g|i\.e|[A-Z])\.(?=\s+\S)")
+LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", re.MULTILINE)
+WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+
+
+def num_words(answer: str) -> int:
+    """Words are runs of letters and digits; an inner apostrophe or hyphen joins ("don't" is one)."""
+    return len(WORD.findall(answer))
+
+
+def num_sentences(answer: str) -> int:
+    """Runs of ``.!?`` before white space or the end, abbreviations apart; text after the last one is one more."""
+    plain = ABBREVIATION.sub("x", answer.strip())
+    ends = list(SENTENCE_END.finditer(plain))
+    tail = plain[ends[-1].end():] if ends else plain
+    return len(ends) + bool(tail.strip())
+
+
+def one_sentence(answer: str) -> bool:
+    """Exactly one sentence, closed by ``.``, ``!`` or ``?``, on one line."""
+    return "\n" not in answer and num_sentences(answer) == 1 and SENTENCE_END.search(answer) is not None
+
+
+def max_words(answer: str, limit: int) -> bool:
+    """At most ``limit`` words."""
+    return num_words(answer) <= limit
+
+
+def min_words(answer: str, limit: int) -> bool:
+    """At least ``limit`` words."""
+    return num_words(answer) >= limit
+
+
+def lower_case(answer: str) -> bool:
+    """No capital letter, and some letter."""
+    return answer == answer.lower() and answer != answer.upper()
+
+
+def upper_case(answer: str) -> bool:
+    """No small letter, and some letter."""
+    return answer == answer.upper() and answer != answer.lower()
+
+
+def no_list(answer: str) -> bool:
+    """No line that begins as a bullet or a numbered item."""
+    return LIST_ITEM.search(answer) is None
+
+
+def no_commas(answer: str) -> bool:
+    """No comma."""
+    return "," not in answer
+
+
+def no_digits(answer: str) -> bool:
+    """No digit."""
+    return not any(letter.isdigit() for letter in answer)
+
+
+def starts_with(answer: str, phrase: str) -> bool:
+    """Begins with ``phrase`` as written, not followed by more letters of the same word."""
+    return re.match(re.escape(phrase) + r"(?!\w)", answer) is not None
+
+
+def ends_with(answer: str, phrase: str) -> bool:
+    """Ends with ``phrase`` as written."""
+    return answer.endswith(phrase)
+
+
+def contains(answer: str, word: str) -> bool:
+    """Has ``word`` as a whole word, in any case."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, re.IGNORECASE) is not None
+
+
+def excludes(answer: str, word: str) -> bool:
+    """Does not have ``word`` as a whole word, in any case."""
+    return not contains(answer, word)
+
+
+def quoted(answer: str) -> bool:
+    """The whole answer stands in one pair of double quotation marks."""
+    return len(answer) > 2 and answer[0] == answer[-1] == '"' and '"' not in answer[1:-1]
+
+
+CHECKERS: dict[str, Callable[..., bool]] = {
+    checker.__name__: checker
+    for checker in (one_sentence, max_words, min_words, lower_case, upper_case, no_list, no_commas, no_digits,
+                    starts_with, ends_with, contains, excludes, quoted)
+}
+
+
+def check(answer: str, constraint: Mapping[str, object]) -> bool:
+    """Whether ``answer`` keeps one constraint. An empty answer keeps none. An argument that is None counts as absent.
+
+    Raises ``DataError`` for a name that is not in ``CHECKERS`` or arguments that the checker does not take.
+    """
+    arguments = {key: value for key, value in constraint.items() if value is not None}  # Arrow fills absent keys
+    name = arguments.pop("name", None)
+    if name not in CHECKERS:
+        raise DataError(f"Constraint {dict(constraint)} names no known instruction: got name {name!r}, expected one of "
+                        f"{', '.join(sorted(CHECKERS))}. Correct the row's `constraints`.")
+    stripped = answer.strip()
+    try:
+        return bool(stripped) and CHECKERS[name](stripped, **arguments)
+    except TypeError as error:
+        raise DataError(f"Constraint {dict(constraint)} does not fit {name}: {error}. Correct the row's "
+                        "`constraints`.") from error
+
+
+def passes(answer: str, constraints: Sequence[Mapping[str, object]]) -> bool:
+    """Whether ``answer`` keeps every constraint (so with none, always). Raises ``DataError`` like ``check``."""
+    return all([check(answer, constraint) for constraint in constraints])

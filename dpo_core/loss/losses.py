@@ -1,0 +1,268 @@
+"""Preference objectives as pure functions of sequence log-probabilities. Shapes: B pairs.
+
+``LOSSES[name](policy, reference, config)`` gives per-pair losses and rewards; averaging over the batch is the trainer's,
+and what can be added to any objective stands in ``objective.py``. Rewards are in the loss's own units (docs/losses.md):
+beta x nats per token for ``dpo_norm``, ``simpo`` and ``ipo``, beta x nats per answer for all others; with an f-divergence
+other than reverse KL, beta x f'(policy / reference) in place of nats. Torch is the only import besides the contract.
+
+Below, r_c and r_r are the rewards of chosen and rejected, m = r_c - r_r is their margin, s is ``label_smoothing``.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from dpo_core.contract.config import LossConfig
+
+# e^88.7 overflows float32, and ipo squares: an infinite score gives a well-separated pair a NaN gradient.
+LARGEST_EXPONENT = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class PairLogps:
+    """Sums of log-probabilities over the trained tokens of each side, and how many tokens that are. All float [B].
+
+    A tail is the part of a sum that lies beyond the other side's length: over the trained tokens after the first
+    min(chosen_tokens, rejected_tokens). It is 0 on the shorter side.
+    """
+
+    chosen_B: Tensor
+    rejected_B: Tensor
+    chosen_tokens_B: Tensor
+    rejected_tokens_B: Tensor
+    chosen_tail_B: Tensor
+    rejected_tail_B: Tensor
+
+    def __getitem__(self, places: Tensor | slice) -> "PairLogps":
+        """Some of the pairs."""
+        return PairLogps(*(getattr(self, name)[places] for name in self.__slots__))
+
+    def per_token(self) -> "PairLogps":
+        """The same with means per token in place of sums (token counts become one)."""
+        one = torch.ones_like(self.chosen_tokens_B)
+        return PairLogps(self.chosen_B / self.chosen_tokens_B, self.rejected_B / self.rejected_tokens_B, one, one,
+                         self.chosen_tail_B / self.chosen_tokens_B, self.rejected_tail_B / self.rejected_tokens_B)
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """Per-pair loss and detached rewards, float [B]. The objectives that sort give losses by rank, not by pair."""
+
+    losses_B: Tensor
+    chosen_rewards_B: Tensor
+    rejected_rewards_B: Tensor
+
+
+# f'(u) of the f-divergences that f-DPO admits, as functions of log u, u = policy / reference (Wang et al. 2023,
+# arXiv 2309.16240, table 1). Each is shifted by a constant, which cancels in a pair, to be 0 at u = 1. [B] -> [B]
+
+
+def _reverse_kl(log_ratio_B: Tensor, config: LossConfig) -> Tensor:
+    return log_ratio_B
+
+
+def _forward_kl(log_ratio_B: Tensor, config: LossConfig) -> Tensor:
+    return 1 - torch.exp((-log_ratio_B).clamp(max=LARGEST_EXPONENT))
+
+
+def _js_divergence(log_ratio_B: Tensor, config: LossConfig) -> Tensor:
+    return math.log(2) + logsigmoid(log_ratio_B)
+
+
+def _alpha_divergence(log_ratio_B: Tensor, config: LossConfig) -> Tensor:
+    alpha = config.alpha_divergence_coef
+    return -torch.expm1((-alpha * log_ratio_B).clamp(max=LARGEST_EXPONENT)) / alpha
+
+
+DIVERGENCES: dict[str, Callable[[Tensor, LossConfig], Tensor]] = {
+    "reverse_kl": _reverse_kl, "forward_kl": _forward_kl, "js_divergence": _js_divergence,
+    "alpha_divergence": _alpha_divergence}
+
+
+def _rewards(policy: PairLogps, reference: PairLogps, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """beta * f'(policy / reference) of chosen and rejected; of reverse KL that is beta * (policy - reference)."""
+    score = DIVERGENCES[config.f_divergence]
+    return (config.beta * score(policy.chosen_B - reference.chosen_B, config),
+            config.beta * score(policy.rejected_B - reference.rejected_B, config))
+
+
+def _rewards_per_token(policy: PairLogps, reference: PairLogps, config: LossConfig) -> tuple[Tensor, Tensor]:
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    return chosen_B / policy.chosen_tokens_B, rejected_B / policy.rejected_tokens_B
+
+
+def _output(losses_B: Tensor, chosen_rewards_B: Tensor, rejected_rewards_B: Tensor) -> LossOutput:
+    return LossOutput(losses_B, chosen_rewards_B.detach(), rejected_rewards_B.detach())
+
+
+def _smoothed_logistic(margin_B: Tensor, label_smoothing: float) -> Tensor:
+    """-log sigmoid(m) with flipped-label probability s (conservative DPO, Mitchell 2023, eq. 3). [B] -> [B]."""
+    return -logsigmoid(margin_B) * (1 - label_smoothing) - logsigmoid(-margin_B) * label_smoothing
+
+
+def dpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7): -log sigmoid(m)."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    return _output(_smoothed_logistic(chosen_B - rejected_B, config.label_smoothing), chosen_B, rejected_B)
+
+
+def dpo_norm(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """Length-normalised DPO (Tulu 3, arXiv 2411.15124, section 5.1.2, eq. 6): -log sigmoid(m), rewards per token."""
+    chosen_B, rejected_B = _rewards_per_token(policy, reference, config)
+    return _output(_smoothed_logistic(chosen_B - rejected_B, config.label_smoothing), chosen_B, rejected_B)
+
+
+def simpo(policy: PairLogps, reference: PairLogps | None, config: LossConfig) -> LossOutput:
+    """SimPO (Meng et al. 2024, arXiv 2405.14734, eq. 6): -log sigmoid(beta * (mean_chosen - mean_rejected) - gamma).
+
+    No reference; ``gamma_beta_ratio`` is gamma / beta. Rewards are beta * mean log-probability per token.
+    """
+    mean = policy.per_token()
+    margin_B = mean.chosen_B - mean.rejected_B - config.gamma_beta_ratio
+    losses_B = _smoothed_logistic(config.beta * margin_B, config.label_smoothing)
+    return _output(losses_B, config.beta * mean.chosen_B, config.beta * mean.rejected_B)
+
+
+def ipo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """IPO (Azar et al. 2023, arXiv 2310.12036, eq. 17): (m / beta - 1 / (2 beta))^2, beta being the paper's tau.
+
+    Deviates from the printed equation by rewards per token, as its authors' results did and as peers do.
+    """
+    chosen_B, rejected_B = _rewards_per_token(policy, reference, config)
+    return _output(((chosen_B - rejected_B - 0.5) / config.beta) ** 2, chosen_B, rejected_B)
+
+
+def wpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """WPO (Zhou et al. 2024, arXiv 2406.11827, eq. 2): DPO, each pair weighted by how likely the policy finds it.
+
+    The weight is exp(mean log-probability) of chosen times that of rejected, detached. The paper's weight alignment
+    (its section 3.2), a correction that needs more than log-probabilities, is left out.
+    """
+    mean, plain = policy.per_token(), dpo(policy, reference, config)
+    weight_B = torch.exp(mean.chosen_B + mean.rejected_B).detach()
+    return LossOutput(weight_B * plain.losses_B, plain.chosen_rewards_B, plain.rejected_rewards_B)
+
+
+def hinge(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """Hinge (SLiC-HF, Zhao et al. 2023, arXiv 2305.10425, section 2, with DPO's rewards as in RSO, Liu et al. 2023,
+    arXiv 2309.06657): max(0, 1 - m)."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    return _output(torch.relu(1 - (chosen_B - rejected_B)), chosen_B, rejected_B)
+
+
+def robust(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """Robust DPO (Chowdhury et al. 2024, arXiv 2403.00409, section 3.1): the loss whose mean over flips of labels with
+    probability s is DPO's, (-(1 - s) log sigmoid(m) + s log sigmoid(-m)) / (1 - 2s). Not bounded below."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    s, margin_B = config.label_smoothing, chosen_B - rejected_B
+    losses_B = (-(1 - s) * logsigmoid(margin_B) + s * logsigmoid(-margin_B)) / (1 - 2 * s)
+    return _output(losses_B, chosen_B, rejected_B)
+
+
+def exo_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """EXO on pairs (Ji et al. 2024, arXiv 2402.00856, eq. 16): the KL divergence from (1 - s, s) of (sigmoid(m),
+    sigmoid(-m)), the reverse of the one that smoothed DPO minimises. beta is the paper's beta_pi, s its epsilon > 0."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    log_win_B, log_lose_B = logsigmoid(chosen_B - rejected_B), logsigmoid(rejected_B - chosen_B)
+    losses_B = (log_win_B.exp() * (log_win_B - math.log1p(-config.label_smoothing))
+                + log_lose_B.exp() * (log_lose_B - math.log(config.label_smoothing)))
+    return _output(losses_B, chosen_B, rejected_B)
+
+
+def apo_zero(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """APO-zero (D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 7): sigmoid(-r_c) + sigmoid(r_r), for chosen answers
+    better than the policy's own. The printed equation has -sigmoid(r_c), the same less a constant 1."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    return _output(torch.sigmoid(-chosen_B) + torch.sigmoid(rejected_B), chosen_B, rejected_B)
+
+
+def apo_down(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """APO-down (D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 8): sigmoid(r_c) + sigmoid(-m), for chosen answers
+    worse than the policy's own. The printed equation has -sigmoid(m), the same less a constant 1."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    return _output(torch.sigmoid(chosen_B) + torch.sigmoid(rejected_B - chosen_B), chosen_B, rejected_B)
+
+
+def sppo_hard(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """SPPO (Wu et al. 2024, arXiv 2405.00675, eq. 4.7) with win probabilities 1 and 0: each log ratio is pulled to plus
+    or minus 1 / (2 beta), ((r_c - 1/2)^2 + (r_r + 1/2)^2) / beta^2. beta is the paper's 1 / eta."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    return _output(((chosen_B - 0.5) ** 2 + (rejected_B + 0.5) ** 2) / config.beta**2, chosen_B, rejected_B)
+
+
+def nca_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """NCA on pairs (Chen et al. 2024, arXiv 2402.05369, section 4.1): -log sigmoid(r_c) - (log sigmoid(-r_c)
+    + log sigmoid(-r_r)) / 2. It looks at each reward by itself, so the chosen answer does not get less likely."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    losses_B = -logsigmoid(chosen_B) - 0.5 * (logsigmoid(-chosen_B) + logsigmoid(-rejected_B))
+    return _output(losses_B, chosen_B, rejected_B)
+
+
+def bco_pair(policy: PairLogps, reference: PairLogps, config: LossConfig, mean_reward: float = 0.0) -> LossOutput:
+    """BCO (Jung et al. 2024, arXiv 2404.04656, section 4): -log sigmoid(r_c - d) - log sigmoid(-(r_r - d)), a classifier
+    of chosen against rejected whose threshold d is the mean reward.
+
+    Deviates from the paper, whose running mean includes the batch at hand: d is the mean over all answers of earlier
+    steps (0 at first), so it is the same however a batch is cut.
+    """
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    return _output(-logsigmoid(chosen_B - mean_reward) - logsigmoid(mean_reward - rejected_B), chosen_B, rejected_B)
+
+
+def aot(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """Unpaired AOT (Melnyk et al. 2024, arXiv 2406.05882, section 3): -log sigmoid(m) between the k-th smallest reward
+    of the chosen and the k-th smallest of the rejected answers of a batch."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    margin_B = chosen_B.sort(stable=True).values - rejected_B.sort(stable=True).values
+    return _output(_smoothed_logistic(margin_B, config.label_smoothing), chosen_B, rejected_B)
+
+
+def aot_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """Paired AOT (Melnyk et al. 2024, arXiv 2406.05882, section 3): -log sigmoid(beta * d), d between the k-th smallest
+    log-probability margin of the policy and the k-th smallest of the reference in a batch."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    own_B, theirs_B = policy.chosen_B - policy.rejected_B, reference.chosen_B - reference.rejected_B
+    margin_B = config.beta * (own_B.sort(stable=True).values - theirs_B.sort(stable=True).values)
+    return _output(_smoothed_logistic(margin_B, config.label_smoothing), chosen_B, rejected_B)
+
+
+def discopop(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """DiscoPOP (Lu et al. 2024, arXiv 2406.08414, eq. 5): (1 - g) * -log sigmoid(m) + g * exp(-m), g = sigmoid(m / tau),
+    tau being ``discopop_tau``. g * exp(-m) is computed as one exponential, else it is infinity times 0 at m = -100."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    margin_B = chosen_B - rejected_B
+    gate_B = margin_B / config.discopop_tau
+    losses_B = -torch.sigmoid(-gate_B) * logsigmoid(margin_B) + torch.exp(logsigmoid(gate_B) - margin_B)
+    return _output(losses_B, chosen_B, rejected_B)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A row of ``LOSSES``: the function and what it needs besides its own pair.
+
+    ``needs_whole_batch`` says that losses depend on all pairs of the optimizer step together, ``needs_mean_reward`` that
+    the function takes the mean reward of earlier steps.
+    """
+
+    function: Callable[..., LossOutput]
+    needs_whole_batch: bool = False
+    needs_mean_reward: bool = False
+
+    def __call__(self, policy: PairLogps, reference: PairLogps | None, config: LossConfig,
+                 mean_reward: float = 0.0) -> LossOutput:
+        """Losses and rewards of B pairs. ``mean_reward`` is in the loss's units and read by ``bco_pair`` alone."""
+        extra = {"mean_reward": mean_reward} if self.needs_mean_reward else {}
+        return self.function(policy, reference, config, **extra)
+
+
+LOSSES: dict[str, Loss] = {
+    "dpo": Loss(dpo), "dpo_norm": Loss(dpo_norm), "simpo": Loss(simpo), "ipo": Loss(ipo), "wpo": Loss(wpo),
+    "hinge": Loss(hinge), "robust": Loss(robust), "exo_pair": Loss(exo_pair), "apo_zero": Loss(apo_zero),
+    "apo_down": Loss(apo_down), "sppo_hard": Loss(sppo_hard), "nca_pair": Loss(nca_pair),
+    "bco_pair": Loss(bco_pair, needs_mean_reward=True), "aot": Loss(aot, needs_whole_batch=True),
+    "aot_pair": Loss(aot_pair, needs_whole_batch=True), "discopop": Loss(discopop),
+}

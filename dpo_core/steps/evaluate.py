@@ -1,0 +1,132 @@
+"""Step ``evaluate``: the held-out pairs and prompts, before and after training. One model in memory at a time."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from dpo_core.contract.config import ForwardLayout
+from dpo_core.contract.jobs import CheckpointRef, EvaluateJob
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.results import AnswerPair, EvaluateResult
+from dpo_core.data.chat_template import load_tokenizer
+from dpo_core.data.checkers import passes
+from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
+from dpo_core.data.pair_batch import PairBatch, collate
+from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
+from dpo_core.data.reference_cache import ReferenceRows, read_reference
+from dpo_core.engine.choose import gather_ends
+from dpo_core.engine.distributed import agreed, start_accelerator
+from dpo_core.loss.metrics import averages, batch_sums
+from dpo_core.loss.objective import build_objective
+from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
+from dpo_core.model.generate import answer_greedily
+from dpo_core.training.kl import measure_kl
+from dpo_core.training.scores import load_scorer, score_all
+from dpo_core.training.step_guard import reference_logps
+
+log = logging.getLogger(__name__)
+
+ANSWERS_PER_BATCH = 16
+
+
+@torch.no_grad()  # not inference mode: what FSDP2 gathers in it could not be gathered again outside it
+def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRows | None, scorer: PairScorer,
+                 is_reference: bool, progress: Progress, accelerator: Accelerator) -> dict[str, float]:
+    """Loss, rewards, accuracies and mean log-probabilities over the held-out pairs, which the loss sees as one batch.
+
+    A tie of rewards counts as half a win, so a policy that equals its reference scores 0.5. ``is_reference`` says that
+    the scorer's model is the reference: it is measured against itself, as the cached values were computed in other
+    batches and would leave float noise in place of every tie.
+    """
+    layout = agreed(accelerator, "train.forward", choose_layout(
+        scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention))
+    lengths = forward_tokens(dataset.lengths, dataset.prefix_lengths, layout)
+    longest_first = sorted(range(len(dataset)), key=lambda row: -lengths[row])
+    batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch, layout=layout)
+    mine = share_of_rank(batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights)
+    rows_N = torch.arange(len(dataset), device=accelerator.device)
+    policy = score_all(scorer, accelerator, rows_N, _collated(dataset, mine, layout, progress))
+    cached = reference and reference_logps(reference, np.arange(len(dataset)), accelerator.device)
+    output = build_objective(job.loss)(policy, policy if is_reference else cached)
+    return averages(batch_sums(policy, output, torch.ones_like(policy.chosen_B), ties_count_half=True))
+
+
+def _collated(dataset: PairDataset, batches: Sequence[Microbatch], layout: ForwardLayout,
+              progress: Progress) -> Iterator[PairBatch]:
+    """One batch at a time, counting those that were used."""
+    for cut in batches:
+        yield collate([dataset[row] for row in cut.rows], cut.rows, layout, cut.weights)
+        progress.advance(len(cut.rows))
+
+
+def greedy_answers(job: EvaluateJob, checkpoint: CheckpointRef, scorer: PairScorer, prompts: Sequence[HeldOutPrompt],
+                   progress: Progress, accelerator: Accelerator) -> list[str]:
+    """Answers to the held-out prompts, each rank taking its share. -> in the prompts' order, on every rank
+
+    Ranks that hold a part of each weight can only compute together: there every rank gives all answers.
+    """
+    world = 1 if job.sharding.splits_weights else accelerator.num_processes
+    mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index % world :: world]]
+    tokenizer = load_tokenizer(checkpoint.path, None, checkpoint.allow_remote_code)
+    gather_ends(job.sharding, scorer)
+    answers = answer_greedily(scorer.model, tokenizer, mine, job.evaluation.max_new_tokens, ANSWERS_PER_BATCH,
+                              on_answers=progress.advance)
+    if world == 1:
+        return answers
+    by_rank = gather_object([answers])
+    return [by_rank[number % world][number // world] for number in range(len(prompts))]
+
+
+def _evaluate(job: EvaluateJob, checkpoint: CheckpointRef, dataset: PairDataset, prompts: Sequence[HeldOutPrompt],
+              phase: str, progress: Progress, accelerator: Accelerator) -> tuple[dict[str, float], list[str]]:
+    """Metrics on the held-out pairs and answers to the prompts, of one checkpoint."""
+    progress.begin(phase, len(dataset) + len(prompts), "pairs and answers")
+    if not len(dataset):
+        return {}, []
+    reference = read_reference(job.reference, "held_out", dataset.row_keys) if job.reference else None
+    scorer = load_scorer(checkpoint, job.precision, job.sharding, accelerator)
+    is_reference = job.reference_checkpoint is not None and checkpoint.fingerprint == job.reference_checkpoint.fingerprint
+    metrics = pair_metrics(job, dataset, reference, scorer, is_reference, progress, accelerator)
+    answers = greedy_answers(job, checkpoint, scorer, prompts, progress, accelerator)
+    judged = [passes(answer, prompt.constraints) for answer, prompt in zip(answers, prompts, strict=True)
+              if prompt.constraints]
+    if judged:
+        metrics |= {"checker/pass_rate": sum(judged) / len(judged), "checker/prompts": float(len(judged))}
+    if answers:
+        metrics["answers/mean_words"] = sum(len(answer.split()) for answer in answers) / len(answers)
+    log.info("%s: %s", phase, "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    return metrics, answers
+
+
+def _distinct_prompts(dataset: PairDataset, limit: int) -> list[int]:
+    """Rows of the first ``limit`` different held-out prompts."""
+    rows: dict[bytes, int] = {}
+    for row in range(len(dataset)):
+        if len(rows) == limit:
+            break
+        rows.setdefault(dataset.prompt(row).prompt_ids.tobytes(), row)
+    return list(rows.values())
+
+
+def run(job: EvaluateJob, progress: Progress) -> EvaluateResult:
+    """Evaluate ``before`` and ``after`` on the same rows."""
+    accelerator = start_accelerator(job.sharding.for_scoring)
+    dataset = PairDataset.open(job.data.path, "held_out")
+    prompts = [dataset.prompt(row) for row in _distinct_prompts(dataset, job.evaluation.num_prompts)]
+    before, answers_before = _evaluate(job, job.before, dataset, prompts, "before", progress, accelerator)
+    after, answers_after = _evaluate(job, job.after, dataset, prompts, "after", progress, accelerator)
+    if job.evaluation.measure_kl:
+        after |= measure_kl(job, dataset, prompts, progress, accelerator)
+
+    def verdict(answer: str, prompt: HeldOutPrompt) -> bool | None:
+        return passes(answer, prompt.constraints) if prompt.constraints else None
+
+    pairs = tuple(AnswerPair(prompt=prompt.text, before=old, after=new, before_passes=verdict(old, prompt),
+                             after_passes=verdict(new, prompt))
+                  for prompt, old, new in zip(prompts, answers_before, answers_after, strict=True))
+    return EvaluateResult(job_fingerprint=job.fingerprint, before=before, after=after, num_pairs=len(dataset),
+                          num_prompts=len(prompts), answers=pairs)

@@ -1,0 +1,104 @@
+"""Step ``export``: trained weights and the parent's tokenizer -> a folder that stock transformers loads.
+
+The folder holds safetensors weights, config, generation config, tokenizer and chat template; no optimizer state. It is
+loaded again before it counts as written. The pad token is made fit for RLVR (``dpo_core.model.pad_token``).
+
+An adapter is merged into the weights, and stands by itself in ``adapter/`` as well, in peft's format for the parent model.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.jobs import ExportJob
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.results import ExportResult
+from dpo_core.contract.store import fingerprint, hash_files, new_directory
+from dpo_core.data.chat_template import load_tokenizer
+from dpo_core.engine.checkpoint import load_weights, model_tensors
+from dpo_core.model.adapter import ADAPTER_FOLDER, load_policy, merge_adapter, save_adapter
+from dpo_core.model.generate import end_token_ids
+from dpo_core.model.load import load_in_full, load_model
+from dpo_core.model.pad_token import choose_pad_token
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+WEIGHT_FILES = (".safetensors", ".safetensors.index.json")
+TOKENIZER_FILES = ("tokenizer", "chat_template", "special_tokens", "added_tokens", "vocab", "merges")
+
+
+def _apply_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make pad and eos the same everywhere a reader looks: tokenizer, config, generation config."""
+    ends = end_token_ids(model, tokenizer)
+    pad = choose_pad_token(tokenizer, None, model.get_input_embeddings().num_embeddings, ends)
+    if pad.is_new:
+        tokenizer.add_special_tokens({"pad_token": pad.token})
+    tokenizer.pad_token = pad.token
+    if pad.vocab_size > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(pad.vocab_size, mean_resizing=False)
+    model.generation_config = model.generation_config or GenerationConfig()
+    model.config.pad_token_id = model.generation_config.pad_token_id = pad.token_id
+    model.generation_config.eos_token_id = list(ends) if len(ends) > 1 else ends[0] if ends else None
+    log.info("pad token %s (%s)", pad.token, pad.why)
+
+
+def _check_loads(folder: Path, expected: PreTrainedModel, allow_remote_code: bool) -> None:
+    """Load the folder with stock transformers and compare every tensor."""
+    loaded, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True,
+                                                        trust_remote_code=allow_remote_code)
+    if info["missing_keys"] or info["unexpected_keys"]:
+        raise CheckpointError(f"The export does not load cleanly: missing {sorted(info['missing_keys'])[:5]}, unexpected "
+                              f"{sorted(info['unexpected_keys'])[:5]}. This is a defect of the export step.")
+    got = model_tensors(loaded)
+    for name, tensor in model_tensors(expected).items():
+        if not torch.equal(tensor, got[name]):
+            raise CheckpointError(f"The export changed {name} while writing it. Check the disk and run again.")
+
+
+def trained_model(job: ExportJob, aside: Path) -> PreTrainedModel:
+    """The trained model as a plain one in float32. An adapter is written to ``aside/adapter`` and merged from there."""
+    if job.adapter.kind == "none":
+        model = load_model(job.checkpoint)
+        load_weights(job.weights_path, model)
+        return model
+    device = "cuda" if job.adapter.base_weights == "nf4" and torch.cuda.is_available() else "cpu"
+    policy = load_policy(job.checkpoint, job.adapter, seed=0, device=device)
+    load_weights(job.weights_path, policy)
+    save_adapter(policy, aside / ADAPTER_FOLDER, job.checkpoint)
+    del policy
+    return merge_adapter(load_in_full(job.checkpoint, job.adapter.base_weights, device), aside / ADAPTER_FOLDER).cpu()
+
+
+def run(job: ExportJob, progress: Progress) -> ExportResult:
+    """Write the export and verify that it loads."""
+    progress.begin("export", 3, "parts")
+    transformers_logging.disable_progress_bar()
+    tokenizer = load_tokenizer(job.checkpoint.path, job.chat_template, job.checkpoint.allow_remote_code)
+    path = job.out_dir / "checkpoint"
+    with new_directory(path) as aside:
+        model = trained_model(job, aside)
+        model.config.use_cache = True
+        model.to(DTYPES[job.precision])
+        _apply_pad_token(model, tokenizer)
+        progress.advance()
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        if job.checkpoint.allow_remote_code:
+            for source in Path(job.checkpoint.path).glob("*.py"):
+                shutil.copy2(source, aside)
+        progress.advance()
+        _check_loads(aside, model, job.checkpoint.allow_remote_code)
+        files = hash_files(aside)
+    progress.advance()
+    weights = sorted(sha for name, sha in files.items() if name.endswith(WEIGHT_FILES) and "/" not in name)
+    tokenizer_files = {name: sha for name, sha in files.items() if name.startswith(TOKENIZER_FILES)}
+    adapter_path = None if job.adapter.kind == "none" else path / ADAPTER_FOLDER
+    return ExportResult(job_fingerprint=job.fingerprint, path=path, adapter_path=adapter_path, files=files,
+                        fingerprint=fingerprint([weights, files["config.json"]]),
+                        tokenizer_fingerprint=fingerprint(tokenizer_files))

@@ -1,0 +1,181 @@
+"""Step ``mix``: preference sets -> one tokenised, shuffled, split mixture with a ledger.
+
+Rows are selected per source, converted and tokenised once each into a pool on disk, counted, split by prompt, and
+gathered in the mixture's order. Memory holds a few chunks of rows and some numbers per row.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dpo_core.contract.errors import DataError
+from dpo_core.contract.jobs import DatasetRef, MixJob
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.results import MixResult, SourceLedger
+from dpo_core.contract.store import canonical_json, hash_files, new_directory, write_json
+from dpo_core.data.chat_template import load_tokenizer, template_sha256
+from dpo_core.data.ledger import SourceTally, check_drops
+from dpo_core.data.lengths import length_stats
+from dpo_core.data.mixing import num_held_out, select_rows, split_rows
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.data.pair_file import (
+    PROMPTS_FILE,
+    PROMPTS_SCHEMA,
+    ROWS_FILE,
+    ROWS_PER_BATCH,
+    ROWS_SCHEMA,
+    list_array,
+    pairs_batch,
+)
+from dpo_core.data.pairs import PreferencePair
+from dpo_core.data.pool import PoolMaker, chunks_of, make_pool
+from dpo_core.data.pool_file import PoolReader, open_pool
+from dpo_core.data.sources import load_source
+from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
+
+LEDGER_FILE, DATA_DIR = "ledger.json", "data"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """The kept rows, concatenated source by source in the order selected, [N] each."""
+
+    pool: np.ndarray  # int64, place in the pool
+    prompt_keys: np.ndarray  # bytes S32
+
+
+def run(job: MixJob, progress: Progress) -> MixResult:
+    """Write ``data/`` and ``ledger.json`` below ``job.out_dir``.
+
+    Raises ``DataError`` for data that cannot be used, ``CheckpointError`` and ``ConfigError`` for the tokenizer and its
+    template, ``RemoteError`` when the Hub does not answer.
+    """
+    tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template)
+    rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on)
+    progress.begin("reading", total=len(job.sources), unit="sources")
+    stores = []
+    for source in job.sources:
+        stores.append(load_source(source, job.cache_dir))
+        progress.advance()
+    selections = [select_rows(source.amount, len(store)) for source, store in zip(job.sources, stores, strict=True)]
+    maker = PoolMaker(tuple(stores), tuple(source.columns for source in job.sources), PairTokenizer(tokenizer, rules))
+    with new_directory(job.out_dir / DATA_DIR) as aside:
+        ledgers = _fill_pool(job, aside, maker, selections, progress)
+        write_json(job.out_dir / LEDGER_FILE, [ledger.model_dump(mode="json") for ledger in ledgers])
+        check_drops(ledgers, job.max_dropped_fraction, [store.columns for store in stores])
+        with PoolReader(aside) as pool:
+            kept = _kept_rows(pool, selections)
+            train, held_out = (kept.pool[places] for places in _split(job, kept.prompt_keys))
+            progress.begin("writing", total=len(train) + len(held_out), unit="pairs")
+            _gather(pool, train, aside / "train", progress)
+            _gather(pool, held_out, aside / "held_out", progress)
+            _write_prompts(maker, pool, held_out, aside / "held_out")
+        splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
+        content, lengths, files = _content(splits), length_stats(splits), hash_files(aside)
+    return MixResult(
+        job_fingerprint=job.fingerprint, data=DatasetRef(path=job.out_dir / DATA_DIR, fingerprint=content, files=files),
+        train_rows=len(train), held_out_rows=len(held_out), per_source=tuple(ledgers), lengths=lengths,
+        chat_template_sha256=template_sha256(tokenizer))
+
+
+def _fill_pool(job: MixJob, folder: Path, maker: PoolMaker, selections: list[np.ndarray],
+               progress: Progress) -> list[SourceLedger]:
+    """Tokenise every selected row once into a pool in ``folder``, counting each as often as it was selected."""
+    tallies = [SourceTally(source, len(store)) for source, store in zip(job.sources, maker.stores, strict=True)]
+    distinct = [np.unique(rows) for rows in selections]
+    counts = [np.bincount(np.searchsorted(rows, selection), minlength=len(rows)).astype(np.int32)
+              for rows, selection in zip(distinct, selections, strict=True)]
+    num_rows = sum(map(len, distinct))
+    progress.begin("tokenising", total=num_rows, unit="rows")
+    with open_pool(folder) as write:
+        for part in make_pool(maker, chunks_of(distinct), num_rows, job.num_workers):
+            write(part)
+            source, numbers = part.facts.column("source")[0].as_py(), part.facts.column("row").to_numpy()
+            tallies[source].add(part.facts, counts[source][np.searchsorted(distinct[source], numbers)])
+            progress.advance(len(numbers))
+    return [tally.close(len(rows)) for tally, rows in zip(tallies, selections, strict=True)]
+
+
+def _kept_rows(pool: PoolReader, selections: list[np.ndarray]) -> KeptRows:
+    places = []
+    for source, selection in enumerate(selections):
+        start, end = np.searchsorted(pool.sources, [source, source + 1])
+        place = start + np.searchsorted(pool.rows[start:end], selection)
+        places.append(place[pool.is_kept[place]] if len(place) else place)
+    pool_places = np.concatenate(places).astype(np.int64)
+    return KeptRows(pool_places, pool.prompt_keys()[pool_places])
+
+
+def _split(job: MixJob, prompt_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    num_prompts = len(np.unique(prompt_keys))
+    if (wanted := num_held_out(job.held_out, num_prompts)) >= num_prompts:
+        raise DataError(f"held_out = {job.held_out} asks for {wanted} prompts, and the mixture has {num_prompts} "
+                        "different ones, so nothing would be left to train on. Lower `held_out` (\"0\" holds out none) "
+                        "or add data.")
+    return split_rows(prompt_keys, job.held_out, job.seed)
+
+
+def _gather(pool: PoolReader, places: np.ndarray, folder: Path, progress: Progress) -> None:
+    """Write the pool's rows at ``places``, in that order, as a split."""
+    folder.mkdir()
+    with pa.OSFile(str(folder / ROWS_FILE), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
+        for first in range(0, len(places), ROWS_PER_BATCH):
+            batch = places[first:first + ROWS_PER_BATCH]
+            writer.write_batch(pairs_batch(pool.pairs(batch), pool.prefix_lengths[batch]))
+            progress.advance(len(batch))
+
+
+def _write_prompts(maker: PoolMaker, pool: PoolReader, places: np.ndarray, folder: Path) -> None:
+    """Write what the evaluation asks: the held-out rows' prompts with the assistant's turn opened."""
+    with (pa.OSFile(str(folder / PROMPTS_FILE), "wb") as sink, pa.ipc.new_file(sink, PROMPTS_SCHEMA) as writer):
+        for first in range(0, len(places), ROWS_PER_BATCH):
+            batch = places[first:first + ROWS_PER_BATCH]
+            origins = zip(pool.sources[batch].tolist(), pool.rows[batch].tolist(), strict=True)
+            pairs = [maker.pair(source, maker.stores[source][row])[1] for source, row in origins]
+            writer.write_batch(pa.record_batch([
+                list_array(maker.pair_tokenizer.prompt_ids(pairs), np.int32),
+                pa.array([_readable(pair) for pair in pairs], pa.string()),
+                pa.array([json.dumps(list(pair.constraints), sort_keys=True) for pair in pairs], pa.string()),
+            ], schema=PROMPTS_SCHEMA))
+
+
+def _readable(pair: PreferencePair) -> str:
+    """The user's last message, or the last turn that says something."""
+    users = [turn["content"] for turn in pair.prompt if turn["role"] == "user" and turn["content"].strip()]
+    return users[-1] if users else next((turn["content"] for turn in reversed(pair.prompt) if turn["content"]), "")
+
+
+def _content(splits: list[PairDataset]) -> str:
+    """Fingerprint over the row keys of both splits in order and what the held-out prompts ask and verify.
+
+    That is ``fingerprint({"rows": [[key, ...], [key, ...]], "prompts": [ids, ...], "constraints": [[...], ...]})``,
+    hashed piece by piece.
+    """
+    _, held_out = splits
+    digest = hashlib.sha256()
+
+    def add_list(items: Iterable[Any]) -> None:
+        digest.update(b"[")
+        for number, item in enumerate(items):
+            digest.update(b"," * (number > 0) + canonical_json(item).encode())
+        digest.update(b"]")
+
+    digest.update(b'{"constraints":')
+    add_list(held_out.prompt(i).constraints for i in range(len(held_out)))
+    digest.update(b',"prompts":')
+    add_list(held_out.prompt(i).prompt_ids.tolist() for i in range(len(held_out)))
+    digest.update(b',"rows":[')
+    for number, split in enumerate(splits):
+        digest.update(b",[" if number else b"[")
+        for first in range(0, len(split), ROWS_PER_BATCH):
+            keys = split.row_keys[first:first + ROWS_PER_BATCH].tolist()
+            digest.update(b'"' + b'","'.join(keys) + b'"' if first == 0 else b',"' + b'","'.join(keys) + b'"')
+        digest.update(b"]")
+    digest.update(b"]}")
+    return digest.hexdigest()

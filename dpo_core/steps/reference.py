@@ -1,0 +1,108 @@
+"""Step ``reference``: what the reference model thinks of every row, computed once for all runs that share the model.
+
+Rows that the cache has are not computed. The others are sorted by length, longest first (memory fails in the first
+minute or not at all), cut by token budget and written in shards as they come: a killed run goes on at the last shard,
+with the same batches as if it had not been killed.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dpo_core.contract.config import ForwardLayout
+from dpo_core.contract.errors import NonFinite
+from dpo_core.contract.jobs import ReferenceJob, ReferenceRef
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.results import ReferenceResult
+from dpo_core.contract.store import fingerprint, hash_files, new_directory
+from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
+from dpo_core.data.pair_batch import collate
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
+from dpo_core.engine.choose import loading, share_for_scoring
+from dpo_core.engine.distributed import agreed, start_accelerator
+from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
+from dpo_core.model.load import load_model
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "held_out")
+
+
+def model_cache_folder(job: ReferenceJob) -> Path:
+    """The cache folder of this model, these numerics and this version of the step."""
+    key = {"version": job.VERSION, "checkpoint": job.checkpoint.fingerprint, "precision": job.precision,
+           "base_weights": job.base_weights}
+    return job.cache_dir / fingerprint(key)[:16]
+
+
+def _rows_to_compute(dataset: PairDataset, cache: ReferenceCache) -> list[int]:
+    """One row number per key that the cache lacks, longest pair first, ties by row number."""
+    missing = np.flatnonzero(cache.is_missing(dataset.row_keys))
+    _, first = np.unique(dataset.row_keys[missing], return_index=True)
+    rows = missing[np.sort(first)]
+    return rows[np.argsort(-dataset.lengths[rows].sum(axis=1), kind="stable")].tolist()
+
+
+@torch.inference_mode()
+def _compute(dataset: PairDataset, batches: list[Microbatch], scorer: PairScorer, layout: ForwardLayout, folder: Path,
+             job: ReferenceJob, progress: Progress, device: torch.device, num_ranks: int) -> None:
+    """Score batches and write a shard whenever ``rows_per_shard`` rows are done."""
+    keys: list[bytes] = []
+    done: list[ReferenceRows] = []
+    for number, (rows, weights) in enumerate((cut.rows, cut.weights) for cut in batches):
+        batch = collate([dataset[row] for row in rows], rows, layout).to(device)
+        scores = scorer(batch)
+        scored = ReferenceRows(*(values.view(-1, 2).cpu().numpy()
+                                 for values in (scores.sums_S, batch.tokens_2B.int(), scores.tails_S)))
+        if not np.isfinite(scored.sums).all():
+            bad = [rows[i] for i in np.flatnonzero(~np.isfinite(scored.sums).all(axis=1))]
+            raise NonFinite(f"The reference model gives no finite log-probability for rows {bad[:10]} of {dataset.folder}. "
+                            "Check the checkpoint's weights, or use train.precision fp32.")
+        if any(weights):  # a filler's rows are another rank's
+            keys += [dataset.row_keys[row] for row in rows]
+            done.append(scored)
+        progress.advance(min(len(rows) * num_ranks, progress.total - progress.done))  # the ranks keep pace
+        if len(keys) >= job.rows_per_shard or (keys and number == len(batches) - 1):
+            write_shard(folder, keys, ReferenceRows.concatenate(done))
+            keys, done = [], []
+
+
+def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
+    """Fill the cache for both splits and write the values aligned with the mixture's rows."""
+    sharding = job.sharding.for_scoring
+    accelerator = start_accelerator(sharding)
+    datasets = {split: PairDataset.open(job.data.path, split) for split in SPLITS}
+    folder = model_cache_folder(job)
+    cache = ReferenceCache(folder)
+    to_compute = {split: _rows_to_compute(data, cache) for split, data in datasets.items()}
+    accelerator.wait_for_everyone()  # no rank may write a shard while another still reads what is missing
+    num_rows, num_missing = sum(map(len, datasets.values())), sum(map(len, to_compute.values()))
+    progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
+    layout: ForwardLayout = job.forward
+    if num_missing:
+        model = load_model(job.checkpoint, base_weights=job.base_weights, **loading(sharding, accelerator))
+        scorer = share_for_scoring(sharding, accelerator, PairScorer(model, job.precision))
+        layout = agreed(accelerator, "train.forward", choose_layout(
+            scorer, probe_pairs(datasets["train"]), job.forward, accelerator.device, job.attention))
+        progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
+        for split, data in datasets.items():
+            lengths = forward_tokens(data.lengths, data.prefix_lengths, layout)
+            batches = batches_by_tokens(to_compute[split], lengths, job.tokens_per_batch, layout=layout)
+            mine = share_of_rank(batches, accelerator.process_index, accelerator.num_processes, sharding.splits_weights)
+            _compute(data, mine, scorer, layout, folder, job, progress, accelerator.device,
+                     accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    path, files = job.out_dir / "reference", {}
+    if accelerator.is_main_process:
+        cache = ReferenceCache(folder)
+        with new_directory(path) as aside:
+            for split, data in datasets.items():
+                write_aligned(aside / f"{split}.npz", data.row_keys, cache.look_up(data.row_keys))
+            files = hash_files(aside)
+    accelerator.wait_for_everyone()
+    reference = ReferenceRef(path=path, fingerprint=job.fingerprint, files=files)
+    return ReferenceResult(job_fingerprint=job.fingerprint, reference=reference, rows=num_rows, rows_computed=num_missing,
+                           pairs_per_second=progress.rate(), forward=layout)

@@ -1,0 +1,191 @@
+"""Step ``train``: set-up, the loop (``dpo_core.training.trainer``), the final weights."""
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from dpo_core.contract.config import ForwardLayout
+from dpo_core.contract.cuda8bit import check_8bit_fits
+from dpo_core.contract.errors import DataError
+from dpo_core.contract.jobs import CheckpointRef, TrainJob
+from dpo_core.contract.metrics_file import METRICS_FILE
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.results import TrainResult
+from dpo_core.contract.store import fingerprint, write_bytes
+from dpo_core.data.order import num_steps
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.data.reference_cache import read_reference
+from dpo_core.engine.checkpoint import MODEL_FILE, RunState, newest_checkpoint, save_weights
+from dpo_core.engine.choose import loading, share_for_scoring, start_engine
+from dpo_core.engine.distributed import agreed, check_world_size, from_main, start_accelerator
+from dpo_core.model.adapter import adapter_disabled, count_parameters, load_policy
+from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
+from dpo_core.model.load import load_model
+from dpo_core.model.router import router_loss_of
+from dpo_core.training.step_guard import AFTER_TRAINING, check_step_zero
+from dpo_core.training.step_loss import choose_step_loss
+from dpo_core.training.stop_request import StopRequest
+from dpo_core.training.tracking import Tracking, accelerator_arguments
+from dpo_core.training.trainer import Trainer, checkpoints_of
+
+log = logging.getLogger(__name__)
+
+
+def load_policy_scorer(job: TrainJob, accelerator: Accelerator) -> PairScorer:
+    """The policy as it starts, with its adapter and its routers' loss if it has them."""
+    policy = load_policy(job.checkpoint, job.adapter, job.train.seed, **loading(job.sharding, accelerator))
+    return PairScorer(policy, job.train.precision, router_loss_of(policy, job.train.router_aux_loss_weight))
+
+
+def load_reference_scorer(checkpoint: CheckpointRef, job: TrainJob, accelerator: Accelerator) -> PairScorer:
+    """Another model than the policy's start, for forwards only."""
+    scorer = PairScorer(load_model(checkpoint, **loading(job.sharding, accelerator)), job.train.precision)
+    return share_for_scoring(job.sharding, accelerator, scorer)
+
+
+def _other_reference(job: TrainJob) -> CheckpointRef | None:
+    """The reference's checkpoint where it is another model than the policy's start."""
+    other = job.reference_checkpoint
+    return other if other and other.fingerprint != job.checkpoint.fingerprint else None
+
+
+def _drop_metrics_after(path: Path, step: int) -> None:
+    """Forget metrics of steps that are about to be run again, and what a power failure made of their lines."""
+    if path.is_file():
+        kept = []
+        for line in path.read_text(errors="replace").splitlines(keepends=True):
+            try:
+                if not line.endswith("\n") or json.loads(line)["step"] > step:
+                    break
+            except ValueError:  # nothing below a checkpoint is unreadable: it is on the disk before the checkpoint is
+                break
+            kept.append(line)
+        write_bytes(path, "".join(kept).encode())
+
+
+@contextlib.contextmanager
+def timed(checks: dict[str, float], name: str) -> Iterator[None]:
+    """Add the block's seconds to ``checks``."""
+    started = time.monotonic()
+    yield
+    checks[f"{name}_seconds"] = checks.get(f"{name}_seconds", 0.0) + time.monotonic() - started
+
+
+def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
+    """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update, and
+    the probe of the largest microbatch."""
+    check_8bit_fits(job.adapter, job.optim, job.train.precision, job.sharding.kind)
+    accelerator = start_accelerator(job.sharding, **accelerator_arguments(job))
+    tracking = Tracking(accelerator, job)
+    check_world_size(accelerator, job.batch.num_processes)
+    torch.manual_seed(job.train.seed)
+    device, checks = accelerator.device, {}
+    dataset = PairDataset.open(job.data.path, "train")
+    if not len(dataset):
+        raise DataError(f"{job.data.path} has no rows to train on. Lower data.held_out or add data.")
+    with timed(checks, "reference_cache"):
+        reference = read_reference(job.reference, "train", dataset.row_keys) if job.reference else None
+    found = from_main(accelerator, lambda: newest_checkpoint(checkpoints_of(job), job.fingerprint))
+
+    def layout_for(scorer: PairScorer) -> ForwardLayout:
+        with timed(checks, "layout"):
+            layout = choose_layout(scorer, probe_pairs(dataset), job.train.forward, device, job.train.attention)
+        checks["layout_difference"] = scorer.layout_difference
+        return agreed(accelerator, "train.forward", layout)
+
+    def guard(scorer: PairScorer, layout: ForwardLayout) -> dict[str, float]:
+        """Score rows again with the model that the reference values are said to come from."""
+        with timed(checks, "guard"):
+            figures = check_step_zero(scorer, dataset, reference, job.loss, layout, job.train.seed, device)
+        checks.update({f"guard_{name}": value for name, value in figures.items()})
+        return figures
+
+    figures: dict[str, float] = {}
+    must_guard = reference is not None and job.reference_checkpoint is not None and not found
+    if must_guard and (other := _other_reference(job)):  # before the policy is loaded: one model in memory at a time
+        scorer = load_reference_scorer(other, job, accelerator)
+        figures = guard(scorer, layout_for(scorer))
+        del scorer
+    engine = start_engine(job.sharding, accelerator, load_policy_scorer(job, accelerator), job.optim)
+    layout = layout_for(engine.scorer)
+    if must_guard and not _other_reference(job):
+        figures = guard(engine.scorer, layout)
+    if job.train.gradient_checkpointing:
+        engine.scorer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    engine.scorer.train()
+    state = RunState(step=0, job_fingerprint=job.fingerprint, guard=figures)
+    if found:
+        folder, state = found
+        engine.load(folder)
+        log.info("resuming from %s", folder.name)
+    if accelerator.is_main_process:
+        _drop_metrics_after(job.out_dir / METRICS_FILE, state.step)
+        tracking.replay(job.out_dir / METRICS_FILE)
+    total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
+    progress.begin("train", total, "steps", done=state.step)
+    trainer = Trainer(job=job, engine=engine, dataset=dataset, step_loss=choose_step_loss(job.loss, reference),
+                      layout=layout, progress=progress, state=state, total_steps=total, stop=stop, checks=checks,
+                      tracking=tracking,
+                      router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0)
+    checks |= trainer.probe()
+    return trainer
+
+
+def check_base(trainer: Trainer) -> dict[str, float]:
+    """After training an adapter: with it switched off the policy must still be its cached reference.
+
+    Returns the guard's figures; none where all weights are trained or the reference is another model. Raises
+    ``ReferenceMismatch``.
+    """
+    job = trainer.job
+    if job.adapter.kind == "none" or job.reference is None or _other_reference(job):
+        return {}
+    reference = read_reference(job.reference, "train", trainer.dataset.row_keys)
+    scorer = trainer.engine.scorer
+    with adapter_disabled(scorer.model):
+        return check_step_zero(scorer, trainer.dataset, reference, job.loss, trainer.layout, job.train.seed,
+                               trainer.accelerator.device, moment=AFTER_TRAINING)
+
+
+def run(job: TrainJob, progress: Progress) -> TrainResult:
+    """Train and write the final weights."""
+    started, stop = time.monotonic(), StopRequest()
+    stop.listen()  # before the set-up, which may take minutes
+    trainer = set_up(job, progress, stop)
+    stop.set_up_is_over()
+    resumed_from = trainer.state.step or None
+    try:
+        trainer.train()
+    finally:
+        trainer.tracking.finish()
+    base_check = check_base(trainer)
+    checks = trainer.checks | {"share_of_run": _verifying_seconds(trainer.checks) / (time.monotonic() - started)}
+    log.info("checks of cache, layout and step 0: %.1f %% of this run's time", 100 * checks["share_of_run"])
+    trained, total = count_parameters(trainer.engine.scorer)
+    weights = job.out_dir / "weights"
+    hashes = save_weights(weights, trainer.engine)
+    trainer.accelerator.wait_for_everyone()
+    return TrainResult(
+        job_fingerprint=job.fingerprint, weights_path=weights, weights_fingerprint=fingerprint(hashes.get(MODEL_FILE)),
+        weights_sha256=hashes, steps=trainer.total_steps, pairs=_pairs_seen(trainer), resumed_from_step=resumed_from,
+        metrics_path=job.out_dir / METRICS_FILE, first_metrics=trainer.state.first_metrics,
+        last_metrics=trainer.last_metrics, guard=trainer.state.guard, checks=checks,
+        base_check=base_check, adapter=job.adapter,
+        trained_parameters=trained, all_parameters=total, forward=trainer.layout)
+
+
+def _verifying_seconds(checks: dict[str, float]) -> float:
+    """What the checks that nothing would need took: without the probe, whose memory the first step takes anyway."""
+    return sum(checks.get(f"{name}_seconds", 0.0) for name in ("reference_cache", "layout", "guard"))
+
+
+def _pairs_seen(trainer: Trainer) -> int:
+    pairs, rows = trainer.job.batch.global_pairs, len(trainer.dataset)
+    full_epochs, rest = divmod(trainer.total_steps, -(-rows // pairs))
+    return full_epochs * rows + min(rest * pairs, rows)

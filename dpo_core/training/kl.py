@@ -1,0 +1,126 @@
+"""How far the policy has moved from its reference, in nats: KL(policy || reference) on held-out prompts.
+
+    KL(x) = E_{y ~ policy(.|x)} [ log policy(y|x) - log reference(y|x) ]
+
+estimated by the mean of the bracket over answers that the policy samples at temperature 1: the estimator k1 of Schulman,
+"Approximating KL divergence" (joschu.net/blog/kl-approx.html). It is unbiased; of a very small divergence it may come out
+negative. It needs the sums of log-probabilities alone, where k3 needs those of every token under both models at once.
+An answer counts up to ``evaluation.max_new_tokens``, its end token included. Two answers are drawn a prompt, and go through
+the forward of a preference pair. Shapes: N prompts.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from dpo_core.contract.jobs import EvaluateJob
+from dpo_core.contract.progress import Progress
+from dpo_core.data.chat_template import load_tokenizer
+from dpo_core.data.order import batches_by_tokens, forward_tokens, share_of_rank
+from dpo_core.data.pair_batch import collate
+from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
+from dpo_core.data.pair_file import common_prefix_length
+from dpo_core.data.pairs import TokenizedPair
+from dpo_core.engine.choose import gather_ends
+from dpo_core.loss.losses import PairLogps
+from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
+from dpo_core.model.generate import sample_answers
+from dpo_core.training.scores import load_scorer, score_all
+
+log = logging.getLogger(__name__)
+
+ANSWERS_PER_PROMPT = 2
+ANSWERS_PER_BATCH = 16
+SEED = 8
+
+
+def measure_kl(job: EvaluateJob, dataset: PairDataset, prompts: Sequence[HeldOutPrompt], progress: Progress,
+               accelerator: Accelerator) -> dict[str, float]:
+    """``kl/per_token`` with its standard error, and ``kl/per_answer``, of ``job.after`` from its reference.
+
+    The reference is the one that rewards are measured against, or ``job.before`` where the objective has none. One model
+    in memory at a time. Empty without prompts.
+    """
+    progress.begin("kl", 2 * ANSWERS_PER_PROMPT * len(prompts), "answers")
+    if not prompts:
+        return {}
+    policy_scorer = load_scorer(job.after, job.precision, job.sharding, accelerator)
+    layout = choose_layout(policy_scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention)
+    pairs = sampled_pairs(job, policy_scorer, prompts, progress, accelerator)
+    policy = _score(job, pairs, policy_scorer, layout, accelerator)
+    del policy_scorer
+    reference_scorer = load_scorer(job.reference_checkpoint or job.before, job.precision, job.sharding, accelerator)
+    layout = choose_layout(reference_scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention)
+    reference = _score(job, pairs, reference_scorer, layout, accelerator)
+    progress.advance(ANSWERS_PER_PROMPT * len(prompts))
+    metrics = kl_metrics(policy, reference)
+    log.info("kl: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    return metrics
+
+
+def kl_metrics(policy: PairLogps, reference: PairLogps) -> dict[str, float]:
+    """k1 over the sampled answers. Prompts are the independent draws that the standard error counts; one has none."""
+    ratio_N = _both(policy.chosen_B, policy.rejected_B) - _both(reference.chosen_B, reference.rejected_B)
+    tokens_N = _both(policy.chosen_tokens_B, policy.rejected_tokens_B)
+    per_token = float(ratio_N.sum() / tokens_N.sum())
+    metrics = {"kl/per_token": per_token, "kl/per_answer": float(ratio_N.mean() / ANSWERS_PER_PROMPT)}
+    if (count := len(ratio_N)) > 1:  # of a ratio of means (Cochran, Sampling Techniques, 6.3)
+        rest_N = ratio_N - per_token * tokens_N
+        error = math.sqrt(float(rest_N.square().sum()) / (count * (count - 1))) / float(tokens_N.mean())
+        metrics["kl/per_token_stderr"] = error
+    return metrics
+
+
+def _both(first_N: Tensor, second_N: Tensor) -> Tensor:
+    """Sum of a prompt's two answers."""
+    return first_N.double() + second_N.double()
+
+
+def sampled_pairs(job: EvaluateJob, scorer: PairScorer, prompts: Sequence[HeldOutPrompt], progress: Progress,
+                  accelerator: Accelerator) -> list[TokenizedPair]:
+    """Two sampled answers a prompt as a pair, every rank sampling for its share of prompts. -> all, on every rank
+
+    Ranks that hold a part of each weight can only compute together: there every rank draws all answers, the same ones.
+    """
+    world = 1 if job.sharding.splits_weights else accelerator.num_processes
+    mine = list(range(accelerator.process_index % world, len(prompts), world))
+    asked = [(number, draw) for number in mine for draw in range(ANSWERS_PER_PROMPT)]
+    tokenizer = load_tokenizer(job.after.path, None, job.after.allow_remote_code)
+    gather_ends(job.sharding, scorer)
+    answers = sample_answers(scorer.model, tokenizer, [prompts[number].prompt_ids for number, _ in asked],
+                             [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
+                             job.evaluation.max_new_tokens, ANSWERS_PER_BATCH, on_answers=progress.advance)
+    found = {number: answers[at * ANSWERS_PER_PROMPT : (at + 1) * ANSWERS_PER_PROMPT] for at, number in enumerate(mine)}
+    everyone = [found] if world == 1 else gather_object([found])
+    by_number = dict(chain.from_iterable(part.items() for part in everyone))
+    return [_pair(prompts[number].prompt_ids, *by_number[number]) for number in range(len(prompts))]
+
+
+def _pair(prompt_ids: np.ndarray, first: list[int], second: list[int]) -> TokenizedPair:
+    def side(answer: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.concatenate([prompt_ids, np.array(answer, dtype=np.int32)]).astype(np.int32)
+        return ids, np.arange(len(ids)) >= len(prompt_ids)
+
+    return TokenizedPair("", *side(first), *side(second))
+
+
+@torch.no_grad()
+def _score(job: EvaluateJob, pairs: Sequence[TokenizedPair], scorer: PairScorer, layout: str,
+           accelerator: Accelerator) -> PairLogps:
+    """Sums of log-probabilities of the sampled answers."""
+    lengths_N2 = np.array([[len(pair.chosen_ids), len(pair.rejected_ids)] for pair in pairs])
+    prefixes_N = np.array([common_prefix_length(pair.chosen_ids, pair.rejected_ids) for pair in pairs])
+    lengths = forward_tokens(lengths_N2, prefixes_N, layout)
+    longest_first = np.argsort(-lengths, kind="stable").tolist()
+    batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch, layout=layout)
+    mine = share_of_rank(batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights)
+    rows_N = torch.arange(len(pairs), device=accelerator.device)
+    return score_all(scorer, accelerator, rows_N,
+                     (collate([pairs[row] for row in cut.rows], cut.rows, layout, cut.weights) for cut in mine))

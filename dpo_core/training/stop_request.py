@@ -1,0 +1,33 @@
+"""SIGTERM as a request to stop: at once before the first step, after the step at hand and its checkpoint from then on."""
+
+import signal
+from dataclasses import dataclass
+
+from dpo_core.contract.errors import Preempted
+
+
+@dataclass
+class StopRequest:
+    """``setting_up`` while there is nothing to save; the loop polls ``received`` after each step."""
+
+    received: bool = False
+    setting_up: bool = False
+
+    def listen(self) -> None:
+        """Answer SIGTERM from now on, as in set-up until ``set_up_is_over``."""
+        self.setting_up = True
+        signal.signal(signal.SIGTERM, self._receive)
+
+    def set_up_is_over(self) -> None:
+        """Later signals wait for the step. Raises ``Preempted`` if one came that a library's ``except`` has swallowed."""
+        self.setting_up = False
+        if self.received:
+            self._stop_now()
+
+    def _receive(self, *_: object) -> None:
+        self.received = True
+        if self.setting_up:
+            self._stop_now()
+
+    def _stop_now(self) -> None:
+        raise Preempted("Asked to stop during set-up: no step was taken, nothing is lost. Start again.")

@@ -1,0 +1,138 @@
+"""Experiment trackers of a training, through accelerate, on rank 0 alone.
+
+``metrics.jsonl`` is the record; a tracker is a copy of it. So at each start the tracker's files are made anew and get the
+whole history first: a killed and resumed run shows every step once. A W&B server keeps what it was sent; there only the
+steps it lacks are sent. A tracker that fails while the training goes on is left out with a warning.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from accelerate.utils import ProjectConfiguration
+
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.jobs import TrainJob, content_of
+from dpo_core.contract.tracking_config import WANDB_KEY, WANDB_KEY_FILE, check_trackers
+
+log = logging.getLogger(__name__)
+
+TRACKING_DIR = "tracking"
+# wandb writes beside the run, too: all of it stays in the job's folder, which is what a container may write to.
+WANDB_FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config", "WANDB_DATA_DIR": "data",
+                 "WANDB_ARTIFACT_DIR": "artifacts"}
+
+
+def accelerator_arguments(job: TrainJob) -> dict[str, Any]:
+    """What ``Accelerator`` is given for the job's trackers; nothing if it has none. Raises ``ConfigError``."""
+    if not job.tracking.trackers:
+        return {}
+    check_trackers(job.tracking)
+    folder = str(job.out_dir / TRACKING_DIR)
+    return {"log_with": list(job.tracking.trackers), "project_config": ProjectConfiguration(folder, logging_dir=folder)}
+
+
+class Tracking:
+    """The trackers of one start of a training. On other ranks, and without trackers, every call does nothing."""
+
+    def __init__(self, accelerator: Accelerator, job: TrainJob) -> None:
+        """Start the trackers with empty files. Raises ``ConfigError`` if W&B refuses the key."""
+        self.accelerator, self.job = accelerator, job
+        self._first_step: dict[str, int] = {}  # steps before it are already on a server
+        if job.tracking.trackers and accelerator.is_main_process:
+            self._start(job.tracking.wandb_mode)
+
+    def _start(self, wandb_mode: str) -> None:
+        folder = self.job.out_dir / TRACKING_DIR
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if "wandb" in self.job.tracking.trackers:
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+            for variable, name in WANDB_FOLDERS.items():
+                os.environ[variable] = str(folder / "wandb-files" / name)
+            if (key_file := Path(os.environ.get(WANDB_KEY_FILE, ""))).is_file():
+                os.environ[WANDB_KEY] = key_file.read_text().strip()
+        try:
+            self.accelerator.init_trackers(self.job.tracking.project, init_kwargs={"wandb": self._wandb(wandb_mode)})
+        except Exception as error:
+            if wandb_mode == "offline" or not self.job.tracking.is_online:
+                raise
+            if _is_refused(error):
+                raise ConfigError("Weights & Biases refuses the key or has none. Name a Prefect Secret block with it in "
+                                  "tracking.wandb_key_block, or set tracking.wandb_mode to offline.") from error
+            log.warning("Weights & Biases did not answer (%s): tracked offline. `wandb sync` sends it from %s.",
+                        type(error).__name__, folder)
+            self._give_up_start()
+            self._start("offline")
+            return
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "wandb":
+                self._first_step["wandb"] = int(tracker.tracker.step)
+            else:
+                tracker.tracker.add_text("job", f"```\n{json.dumps(self._settings(), indent=2)}\n```", 0)
+
+    def _give_up_start(self) -> None:
+        """End what has started, and W&B's service process, which would keep the run's id."""
+        import wandb
+
+        for tracker in self.accelerator.trackers:
+            with contextlib.suppress(Exception):  # one of them has not started
+                tracker.finish()
+        self.accelerator.trackers.clear()
+        wandb.teardown()
+
+    def _wandb(self, mode: str) -> dict[str, Any]:
+        from wandb import Settings
+
+        tracking = self.job.tracking
+        # The id is the job's: a resumed training goes on in the same run.
+        return {"mode": mode, "id": self.job.fingerprint[:16], "name": tracking.run_name, "entity": tracking.wandb_entity,
+                "dir": str(self.job.out_dir / TRACKING_DIR), "resume": "allow" if mode == "online" else None,
+                "config": self._settings(), "save_code": False,
+                "settings": Settings(console="off", disable_git=True, disable_code=True, silent=True)}
+
+    def _settings(self) -> dict[str, Any]:
+        """What the training was asked to do: the job's content, without paths."""
+        sections = {name: content_of(getattr(self.job, name)) for name in ("loss", "optim", "train", "adapter", "batch")}
+        return {**sections, "data": self.job.data.fingerprint, "checkpoint": self.job.checkpoint.fingerprint,
+                "fingerprint": self.job.fingerprint}
+
+    def replay(self, history: Path) -> None:
+        """Log the steps of a ``metrics.jsonl`` that earlier starts have done."""
+        if self.accelerator.trackers and history.is_file():
+            for line in history.read_text().splitlines():
+                self.log(json.loads(line))
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Log one step's metrics under their names in ``metrics.jsonl``."""
+        step = int(metrics["step"])
+        values = {name: value for name, value in metrics.items() if name != "step"}
+        self._each((tracker for tracker in self.accelerator.trackers if step >= self._first_step.get(tracker.name, 0)),
+                   lambda tracker: tracker.log(values, step=step))
+
+    def finish(self) -> None:
+        """Write out what is buffered and end. (``Accelerator.end_training`` would also end the process group.)"""
+        self._each(self.accelerator.trackers, lambda tracker: tracker.finish())
+        self.accelerator.trackers.clear()
+
+    def _each(self, trackers: Iterable[GeneralTracker], call: Any) -> None:
+        for tracker in list(trackers):
+            try:
+                call(tracker)
+            except Exception as error:
+                log.warning("%s failed and is left out from here on; metrics.jsonl has everything: %s", tracker.name, error)
+                self.accelerator.trackers.remove(tracker)
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether W&B says no to the key, rather than nothing at all."""
+    from wandb.errors import AuthenticationError, UsageError
+
+    return isinstance(error, AuthenticationError | UsageError)

@@ -1,0 +1,185 @@
+"""The DPO loop. Every variant is chosen in set-up (``dpo_core.steps.train``) or is an engine's; the loop itself has none.
+
+The state between two optimizer steps is (weights, optimizer moments, step number, sum of rewards so far) and nothing else:
+data order and learning rate are functions of the step, dropout is off. So a run that is killed and resumed gives the same
+bits.
+"""
+
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from dpo_core.contract.config import ForwardLayout
+from dpo_core.contract.errors import NonFinite, Preempted
+from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.metrics_file import METRICS_FILE
+from dpo_core.contract.progress import Progress
+from dpo_core.contract.store import flush_to_disk
+from dpo_core.data.order import (
+    batch_tokens,
+    cut_for_rank,
+    forward_tokens,
+    largest_microbatch,
+    real_tokens,
+    step_rows,
+)
+from dpo_core.data.pair_batch import PairBatch, collate, padding_share
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.engine.checkpoint import RunState, save_checkpoint
+from dpo_core.engine.distributed import sum_over_ranks
+from dpo_core.engine.engine import Engine
+from dpo_core.engine.optim import learning_rate_at
+from dpo_core.loss.metrics import SUMMED, averages, batch_sums, peak_memory_gib
+from dpo_core.model.forward import memory_for, pair_logps
+from dpo_core.training.step_loss import MicrobatchLoss, StepLoss
+from dpo_core.training.stop_request import StopRequest
+from dpo_core.training.tracking import Tracking
+
+log = logging.getLogger(__name__)
+
+
+
+@dataclass
+class Trainer:
+    """Everything the loop touches. Shapes: B pairs of a microbatch."""
+
+    job: TrainJob
+    engine: Engine
+    dataset: PairDataset
+    step_loss: StepLoss
+    layout: ForwardLayout
+    progress: Progress
+    state: RunState
+    total_steps: int
+    stop: StopRequest
+    router_weight: float  # of the routers' load-balancing loss; 0 where there is none
+    tracking: Tracking  # experiment trackers
+    checks: dict[str, float]  # figures and seconds of what was checked before the first step
+    last_metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.engine.accelerator
+
+    def train(self) -> None:
+        """Run from ``state.step`` to the end."""
+        for step in range(self.state.step, self.total_steps):
+            started = time.monotonic()
+            rows, batches = self.step_batches(step)
+            losses = self.step_loss.begin(self.engine, rows, batches, self.state.mean_reward)
+            sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=self.accelerator.device)
+            for number, batch in enumerate(batches):
+                with self.engine.accumulate(last=number == len(batches) - 1):
+                    sums += self.forward_backward(batch, losses, rows)
+            sums = sum_over_ranks(self.accelerator, sums)
+            learning_rate = learning_rate_at(step, self.total_steps, self.job.optim)
+            grad_norm = self.engine.step(learning_rate)
+            self.check_finite(step, rows, sums, grad_norm)
+            self.record(step, rows, sums, {"grad_norm": grad_norm, "learning_rate": learning_rate,
+                                           "tokens/padding_share": padding_share(batches)}, started)
+            self.save_if_due(step + 1)
+
+    def probe(self) -> dict[str, float]:
+        """One forward and backward of the run's largest microbatch, by every rank, the gradient thrown away: where memory
+        does not suffice the run ends here and not in hour six. Changes no state. -> figures"""
+        started = time.monotonic()
+        lengths = forward_tokens(self.dataset.lengths, self.dataset.prefix_lengths, self.layout)
+        rows = list(largest_microbatch(lengths, self.job.batch, self.job.train.tokens_per_forward, self.job.train.seed,
+                                       self.total_steps, self.layout))
+        batch = collate([self.dataset[row] for row in rows], rows, self.layout)
+        losses = self.step_loss.begin(self.engine, rows, [batch], self.state.mean_reward)
+        with self.engine.accumulate(last=False):
+            self.forward_backward(batch, losses, rows)
+        self.engine.discard_gradients()
+        tokens = batch_tokens(lengths[rows], self.layout)
+        log.info("probe: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most", len(rows), tokens,
+                 peak_memory_gib())
+        return {"probe_seconds": time.monotonic() - started, "probe_pairs": float(len(rows)), "probe_tokens": float(tokens),
+                "probe_peak_gib": peak_memory_gib()}
+
+    def step_batches(self, step: int) -> tuple[list[int], list[PairBatch]]:
+        """The global batch's row numbers and this rank's microbatches of them."""
+        rows = step_rows(step, len(self.dataset), self.job.batch.global_pairs, self.job.train.seed)
+        lengths = forward_tokens(self.dataset.lengths[rows], self.dataset.prefix_lengths[rows], self.layout)
+        cuts = cut_for_rank(rows, lengths, self.job.batch, self.job.train.tokens_per_forward,
+                            self.accelerator.process_index, self.layout)
+        return rows.tolist(), [collate([self.dataset[row] for row in cut.rows], cut.rows, self.layout, cut.weights)
+                               for cut in cuts]
+
+    def forward_backward(self, batch: PairBatch, losses: MicrobatchLoss, rows: list[int]) -> Tensor:
+        """Add a microbatch's share to the gradient; every pair of the global batch weighs the same. -> metric sums"""
+        router_share = self.share_of_tokens(batch, rows)
+        batch = batch.to(self.accelerator.device)
+        with memory_for(batch):
+            scores = self.engine.scores(batch)
+            policy = pair_logps(scores, batch.tokens_2B)
+            terms_B, output = losses(policy, batch)
+            router_loss = scores.router_loss * router_share
+            self.engine.backward((terms_B * batch.weight_B).sum() / len(rows) + self.router_weight * router_loss)
+        return batch_sums(policy, output, batch.weight_B, router_loss=router_loss)
+
+    def share_of_tokens(self, batch: PairBatch, rows: list[int]) -> float:
+        """The microbatch's part of the global batch's tokens, padding left out; 0 for a filler."""
+        mine, every = (real_tokens(self.dataset.lengths[some], self.dataset.prefix_lengths[some], self.layout).sum()
+                       for some in (batch.row_B[batch.weight_B > 0].numpy(), rows))
+        return float(mine / every)
+
+    def check_finite(self, step: int, rows: list[int], sums: Tensor, grad_norm: float) -> None:
+        """Raise ``NonFinite`` naming the batch's rows if loss or gradient is not a number."""
+        if not (torch.isfinite(sums).all() and torch.isfinite(torch.tensor(grad_norm))):
+            saved = self.state.step  # moves with checkpoints alone
+            kept = f"The checkpoint of step {saved} is good" if saved else "No checkpoint was written before it"
+            raise NonFinite(f"Step {step + 1}: loss {float(sums[0]) / len(rows):g}, gradient norm {grad_norm:g}. Rows of "
+                            f"the batch: {rows}. {kept}. Lower optim.learning_rate or loss.beta, or use train.precision "
+                            "fp32.")
+
+    def record(self, step: int, rows: list[int], sums: Tensor, extra: dict[str, float], started: float) -> None:
+        """Append the step's metrics to ``metrics.jsonl``, print a line, advance the progress."""
+        seconds = time.monotonic() - started
+        tokens = int(self.dataset.lengths[rows].sum())
+        steps_per_epoch = -(-len(self.dataset) // self.job.batch.global_pairs)
+        metrics = {"step": step + 1, "epoch": (step + 1) / steps_per_epoch, **averages(sums), **extra,
+                   "pairs": len(rows), "pairs_per_second": len(rows) / seconds, "tokens_per_second": tokens / seconds,
+                   "step_seconds": seconds, "memory/peak_gib": peak_memory_gib()}
+        first, self.last_metrics = not self.last_metrics, metrics
+        self.state = self.state.model_copy(update={
+            "first_metrics": self.state.first_metrics or metrics, "num_rewards": self.state.num_rewards + 2 * len(rows),
+            "reward_sum": self.state.reward_sum + 2 * len(rows) * metrics["rewards/average"]})
+        if self.accelerator.is_main_process:
+            with (self.job.out_dir / METRICS_FILE).open("a") as file:
+                of_this_start = {f"checks/{name}": value for name, value in self.checks.items()} if first else {}
+                file.write(json.dumps(metrics | of_this_start) + "\n")
+            self.tracking.log(metrics)
+            log.info("step %5d/%d  loss %8.4f  accuracy %5.3f  margin %8.4f  grad_norm %8.3f  lr %9.2e  %6.2f pairs/s  "
+                     "%5.1f GiB", step + 1, self.total_steps, metrics["loss"], metrics["rewards/accuracies"],
+                     metrics["rewards/margins"], extra["grad_norm"], extra["learning_rate"],
+                     metrics["pairs_per_second"], metrics["memory/peak_gib"])
+        self.progress.advance(1, {name: metrics[name] for name in
+                                  ("loss", "rewards/accuracies", "rewards/margins", "pairs_per_second")})
+
+    def save_if_due(self, done_steps: int) -> None:
+        """Write a checkpoint every N steps or at the end of an epoch, and when asked to stop; not after the last step."""
+        every, pairs = self.job.train.checkpoint_every, self.job.batch.global_pairs
+        interval = -(-len(self.dataset) // pairs) if every == "epoch" else every
+        asked = float(self.stop.received)
+        stopping = bool(sum_over_ranks(self.accelerator, torch.tensor([asked], device=self.accelerator.device)))
+        if done_steps == self.total_steps or not (stopping or done_steps % interval == 0):
+            return
+        self.state = self.state.model_copy(update={"step": done_steps})
+        if self.accelerator.is_main_process:
+            flush_to_disk(self.job.out_dir / METRICS_FILE)  # the metrics of every step that a checkpoint holds
+        save_checkpoint(checkpoints_of(self.job), self.engine, self.state, self.job.train.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+        if stopping:
+            raise Preempted(f"Asked to stop: a checkpoint of step {done_steps} is written. Start again to go on from it.")
+
+
+def checkpoints_of(job: TrainJob) -> Path:
+    """Where a run's checkpoints lie."""
+    return job.out_dir / "checkpoints"

@@ -1,0 +1,119 @@
+"""Prefect for a run from the command line: the server that is configured, or a temporary one beside the store.
+
+Must be applied before Prefect is imported, as it reads its settings then. Anything set in the environment wins.
+"""
+
+import contextlib
+import os
+import tomllib
+from pathlib import Path
+
+from dpo_core.contract.errors import from_os_error
+from flows.serve import database
+from flows.serve.background import Background
+from flows.serve.credential import API_URL_FILE, given_credential, new_credential, use_credential
+from flows.serve.private_folder import make_private
+from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
+from flows.serve.settings import RUN_SETTINGS, VARIABLES, names_the_database
+
+# The temporary server lives as long as the run, so what serves schedules, workers and automations stays off: its start
+# takes 2-3 s of CPU less. Records stay in <store>/prefect/prefect.db; `PREFECT_HOME=<store>/prefect prefect server start`
+# shows them.
+TEMPORARY_SERVER = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too short for the first start on a busy machine
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",  # of the client, which would announce it above the bars otherwise
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
+    "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "https://nobody.invalid",  # it has no pages; Prefect's own is any page
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",  # it is stopped at exit and would complain about it
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+}
+# Bars and the closing table are what the terminal shows; the log is in the run's folder and in Prefect.
+QUIET_TERMINAL = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_COLORS": "false"}
+
+
+def uses_configured_server() -> bool:
+    """Whether the user has a Prefect server or profile of their own."""
+    if "PREFECT_API_URL" in os.environ or "PREFECT_PROFILE" in os.environ:
+        return True
+    return _profiles().is_file() and "PREFECT_API_URL" in _profiles().read_text()
+
+
+def _profiles() -> Path:
+    return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
+
+
+def use_password(store_root: Path) -> None:
+    """Have the password of the configured server, by environment or profile, if `pairline up` of this user started it."""
+    configured: dict[str, str] = {}
+    with contextlib.suppress(OSError, tomllib.TOMLDecodeError, AttributeError):
+        profiles = tomllib.loads(_profiles().read_text())
+        configured = profiles.get("profiles", {}).get(os.environ.get("PREFECT_PROFILE") or profiles.get("active"), {})
+    url = os.environ.get("PREFECT_API_URL") or configured.get("PREFECT_API_URL")
+    if url and CLIENT_VARIABLE not in configured:
+        use_credential(url, serve_folder(store_root))
+
+
+def serve_folder(store_root: Path) -> Path:
+    """Where `pairline up` keeps its server's state: beside the store unless PAIRLINE_HOME says where else."""
+    return Path(os.environ.get(VARIABLES["home"]) or store_root).expanduser().resolve() / "serve"
+
+
+def running_server(store_root: Path) -> str | None:
+    """The API address of the server that `pairline up` started, if it lives."""
+    folder = serve_folder(store_root)
+    if Background("server", folder).pid() is None or not (folder / API_URL_FILE).is_file():
+        return None
+    return (folder / API_URL_FILE).read_text().strip()
+
+
+def _home(store_root: Path) -> Path:
+    return store_root.expanduser().resolve() / "prefect"
+
+
+def _prepare_home(home: Path) -> None:
+    """Make Prefect's folder, which is this user's alone. In a store that is shared it may be another's, and stays so."""
+    if home.is_dir() and home.stat().st_uid != os.geteuid():
+        return
+    make_private(home)  # Prefect makes no parents, and then waits for its server in vain
+    if "PREFECT_HOME" not in os.environ and not any(map(names_the_database, os.environ)):
+        (home / database.DATABASE_FILE).touch(mode=0o600)  # else its server makes it as the umask has it
+
+
+def prepare_prefect(store_root: Path) -> bool:
+    """Set what is not set. -> whether the run uses a temporary server
+
+    Raises ``StoreError`` or ``DiskFull`` if the store cannot be made.
+    """
+    settings = dict(QUIET_TERMINAL)
+    temporary = not uses_configured_server()
+    if temporary and (url := running_server(store_root)):
+        settings["PREFECT_API_URL"], temporary = url, False  # two servers on one database would lock each other out
+    if temporary:
+        home = _home(store_root)
+        try:
+            _prepare_home(home)
+        except OSError as error:
+            raise from_os_error(error, "making the store") from error
+        password = given_credential() or new_credential()  # it listens on loopback, where anyone may ask
+        settings |= TEMPORARY_SERVER | {"PREFECT_HOME": str(home), SERVER_VARIABLE: password, CLIENT_VARIABLE: password}
+        if database.is_of_this_prefect(home):
+            settings |= database.WITHOUT_MIGRATIONS
+    else:
+        settings |= RUN_SETTINGS
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    if not temporary:
+        use_password(store_root)
+    return temporary
+
+
+def remember_database(store_root: Path) -> None:
+    """After a run with a temporary server: its database is that of the installed Prefect."""
+    database.remember_database(_home(store_root))

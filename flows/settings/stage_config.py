@@ -1,0 +1,77 @@
+"""``StageConfig``: everything one DPO stage needs to know. Recipes, the CLI, the UI form and the jobs derive from it."""
+
+from pydantic import Field, model_validator
+
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.config import (
+    AdapterConfig,
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    HandoffConfig,
+    LossConfig,
+    OptimConfig,
+    ReferenceConfig,
+    Section,
+    StoreConfig,
+    TrainConfig,
+    UploadConfig,
+)
+from dpo_core.contract.cuda8bit import check_8bit_fits
+from dpo_core.contract.tracking_config import TrackingConfig
+from tasks.gate.config import GateConfig, why_unmeasurable
+from tasks.image.config import ImageConfig
+
+
+class StageConfig(Section):
+    """One run of the stage: SFT checkpoint and preference data in, aligned checkpoint and hand-off out."""
+
+    name: str = Field("dpo", pattern=r"^[a-z0-9][a-z0-9-]*$", description="Name of the run family: lower case, digits, "
+                      "dashes. It names artifacts and the uploaded model.")
+    checkpoint: CheckpointConfig
+    data: DataConfig
+    reference: ReferenceConfig = ReferenceConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+    compute: ComputeConfig = ComputeConfig()
+    image: ImageConfig = ImageConfig()
+    upload: UploadConfig = UploadConfig()
+    handoff: HandoffConfig = HandoffConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    store: StoreConfig = StoreConfig()
+
+    @model_validator(mode="after")
+    def _reference_only_where_used(self) -> "StageConfig":
+        if self.reference.source and not self.loss.needs_reference:
+            raise ValueError(f"loss.name {self.loss.name} uses no reference; remove reference.source")
+        return self
+
+    @model_validator(mode="after")
+    def _pure_bf16_trains_all_weights(self) -> "StageConfig":
+        if self.train.precision == "bf16_pure" and (self.compute.sharding != "none" or self.adapter.kind != "none"
+                                                    or self.optim.optimizer != "adamw"):
+            raise ValueError("train.precision bf16_pure keeps fp32 masters of all weights on every process: it goes with "
+                             "compute.sharding none, adapter.kind none and optim.optimizer adamw. Use train.precision bf16")
+        return self
+
+    @model_validator(mode="after")
+    def _gate_is_measured(self) -> "StageConfig":
+        if reason := why_unmeasurable(self.gate, self.evaluation, self.data.held_out):
+            raise ValueError(reason)
+        return self
+
+    @model_validator(mode="after")
+    def _trackers_are_in_the_image(self) -> "StageConfig":
+        if self.tracking.trackers and self.compute.launcher == "docker" and self.image.use is None:
+            raise ValueError("the trainer image that Pairline builds holds no trackers; set image.use to an image that has "
+                             "them (requirements/trackers.txt), compute.launcher to process, or tracking.trackers to []")
+        return self
+
+    @model_validator(mode="after")
+    def _8bit_settings_fit(self) -> "StageConfig":
+        check_8bit_fits(self.adapter, self.optim, self.train.precision, self.compute.sharding)
+        return self

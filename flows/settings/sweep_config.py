@@ -1,0 +1,109 @@
+"""``SweepConfig``: a stage's settings and a grid over some of them -> the sweep's members, each a whole ``StageConfig``."""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from dpo_core.contract.config import LossName, Section
+from flows.settings.stage_config import StageConfig
+
+Setting = str | float | int
+# Rewards, margins and losses are in units of their own loss and beta, so members can be compared by these alone.
+ComparableMetric = Literal["rewards/accuracies", "ranking/accuracies", "checker/pass_rate"]
+# Dimension of the grid -> section and field that it sets, in the order in which members are counted.
+DIMENSIONS = {"loss": ("loss", "name"), "beta": ("loss", "beta"), "learning_rate": ("optim", "learning_rate"),
+              "seed": ("train", "seed")}
+
+
+class GridConfig(Section):
+    """Every combination of the values is a member. A dimension without values keeps the stage's own."""
+
+    loss: tuple[LossName, ...] = Field((), description="Objectives (loss.name).")
+    beta: tuple[Annotated[float, Field(gt=0)], ...] = Field((), description="Values of loss.beta. What is usual differs "
+                                                            "between objectives: 5 for dpo_norm, 0.1 for dpo.")
+    learning_rate: tuple[Annotated[float, Field(gt=0)], ...] = Field((), description="Values of optim.learning_rate.")
+    seed: tuple[Annotated[int, Field(ge=0)], ...] = Field((), description="Values of train.seed: order of the second and "
+                                                          "later epochs, start of an adapter.")
+    metric: ComparableMetric = Field("rewards/accuracies", description="The winner has most of it on the held-out pairs or "
+                                     "prompts, among the members that pass the gate.")
+    accelerator: str | None = Field(None, pattern=r"^[\w.-]+$", description="Name of the Prefect global concurrency limit "
+                                    "that stands for the accelerators: as many members train at once as it has slots. "
+                                    "Empty: gpu or cpu, whichever is here.")
+
+    @model_validator(mode="after")
+    def _a_grid(self) -> "GridConfig":
+        for name in DIMENSIONS:
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"sweep.{name} names a value twice; each member is trained once")
+        if not any(getattr(self, name) for name in DIMENSIONS):
+            raise ValueError(f"the sweep has no values; give some for {', '.join(f'sweep.{name}' for name in DIMENSIONS)}")
+        return self
+
+
+class SweepConfig(StageConfig):
+    """One sweep: everything a stage needs, and the grid. Only the winner is uploaded and handed off."""
+
+    sweep: GridConfig
+
+    @model_validator(mode="after")
+    def _seeds_change_something(self) -> "SweepConfig":
+        if len(self.sweep.seed) > 1 and self.train.num_epochs == 1 and self.adapter.kind == "none":
+            raise ValueError("sweep.seed would train the same model several times: train.seed orders the second and later "
+                             "epochs and starts an adapter. Set train.num_epochs above 1, or sweep something else")
+        return self
+
+    @model_validator(mode="after")
+    def _members_are_runs(self) -> "SweepConfig":
+        members_of(self)
+        return self
+
+    @property
+    def stage(self) -> StageConfig:
+        """The stage's settings without the grid."""
+        return StageConfig.model_validate({name: getattr(self, name) for name in StageConfig.model_fields})
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One combination. ``settings``: the values of the dimensions that the grid names."""
+
+    number: int  # from 1
+    settings: dict[str, Setting]
+    config: StageConfig
+
+    @property
+    def label(self) -> str:
+        """ "loss dpo, beta 0.1" """
+        return label_of(self.settings)
+
+
+def label_of(settings: dict[str, Setting]) -> str:
+    """A member in words."""
+    return ", ".join(f"{name.replace('_', ' ')} {value if isinstance(value, str) else f'{value:g}'}"
+                     for name, value in settings.items())
+
+
+def members_of(config: SweepConfig) -> tuple[Member, ...]:
+    """All combinations. Raises ``ValueError`` that names the first one that is no valid run."""
+    named = {name: values for name in DIMENSIONS if (values := getattr(config.sweep, name))}
+    members = []
+    for number, values in enumerate(product(*named.values()), start=1):
+        settings = dict(zip(named, values, strict=True))
+        members.append(Member(number, settings, _member_config(config, number, settings)))
+    return tuple(members)
+
+
+def _member_config(config: SweepConfig, number: int, settings: dict[str, Setting]) -> StageConfig:
+    sections = {name: getattr(config, name) for name in StageConfig.model_fields}
+    for name, value in settings.items():
+        section, field = DIMENSIONS[name]
+        dumped = sections[section] if isinstance(sections[section], dict) else sections[section].model_dump()
+        sections[section] = {**dumped, field: value}
+    try:
+        return StageConfig.model_validate({**sections, "name": f"{config.name}-{number:02d}"})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise ValueError(f"the member with {label_of(settings)} is no valid run: {problem['msg']}") from None

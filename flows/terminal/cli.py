@@ -1,0 +1,250 @@
+"""The command line: ``pairline run recipe.yaml --set loss.beta=0.2``, ``plan``, ``schema``, ``status``, ..."""
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.regular_file import read_regular
+from dpo_core.contract.results import LARGEST_RESULT_BYTES, RESULT_FILE, EvaluateResult
+from dpo_core.contract.visible import one_line, visible
+from flows.settings.overrides import read_recipe
+from flows.settings.stage_config import StageConfig
+from flows.terminal import server_commands as serve_commands
+from flows.terminal.handoff_commands import intake, signing_key
+from flows.terminal.server_commands import Store
+from tasks.text.terminal import say, show_table, tell
+
+EXIT_INTERRUPTED = 130
+INTERNAL_ERROR_FILE = "internal-error.txt"
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Pairline: the DPO stage of LLM post-training. SFT checkpoint and preference data in, a "
+                       "verified checkpoint out that an RLVR run can start from.")
+Recipe = Annotated[Path, typer.Argument(help="YAML file with the settings of a run, e.g. recipes/quickstart.yaml.")]
+Overrides = Annotated[list[str], typer.Option("--set", help="Change a setting: section.field=value, e.g. loss.beta=0.1. "
+                                              "May be given several times.")]
+
+
+@app.command()
+def run(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006 (typer reads the default, nobody changes it)
+    """Run the stage; steps whose results are in the store are reused."""
+    config = read_recipe(recipe, set_)
+    from flows.serve.local_prefect import prepare_prefect, remember_database
+
+    temporary = prepare_prefect(config.store.root)
+    run_stage(config, Console())
+    if temporary:
+        remember_database(config.store.root)
+
+
+def run_stage(config: StageConfig, console: Console) -> None:
+    """Run the flow with its progress on ``console``; the last line is the path of the hand-off."""
+    # Prefect reads its settings when it is imported, so nothing above imports it.
+    from flows.dpo_stage import dpo_stage
+    from flows.terminal.release import show_gate
+    from tasks.report.page import REPORT_FILE
+    from tasks.run.folder import read_run
+
+    folder = run_flow(lambda: dpo_stage(config), console, show_gate)
+    outputs = read_run(folder).outputs
+    show_evaluation(console, Path(outputs["evaluate"]))
+    show_gate(console, folder)
+    tell(console, f"report: {folder / REPORT_FILE}")
+    tell(console, f"run: {folder}")
+    say(f"handoff: {outputs['handoff']}")
+
+
+def run_flow(flow: Callable[[], object], console: Console, show_failed: Callable[[Console, Path | None], None]) -> Path:
+    """Run ``flow`` with its steps, progress, retries and questions on the terminal. -> the run's folder
+
+    ``show_failed`` shows what a run that ended in an error left in its folder, if it got one.
+    """
+    from flows.terminal.release import asking_here
+    from flows.terminal.run_display import RetryNotices, run_display
+    from tasks.launch.launcher import listening
+    from tasks.run.folder import step_listener
+
+    display, notices = run_display(console), RetryNotices(console)
+    logging.getLogger("prefect.task_runs").addHandler(notices)
+    token = step_listener.set(display.step)
+    try:
+        with display, listening(display.progress), asking_here(console, display.held):
+            flow()
+    except PairlineError as error:
+        show_failed(console, display.folder)
+        _tell_where(error, display.folder)
+        raise
+    except Exception as error:
+        raise _internal(error, display.folder) from error
+    finally:
+        step_listener.reset(token)
+        logging.getLogger("prefect.task_runs").removeHandler(notices)
+    assert display.folder is not None
+    return display.folder
+
+
+def show_evaluation(console: Console, folder: Path) -> None:
+    """The table before/after that ends a run."""
+    from dpo_core.contract.metric_names import HEADLINE
+    from tasks.report.tables import metrics_rows
+
+    result = EvaluateResult.model_validate_json(read_regular(folder / RESULT_FILE, LARGEST_RESULT_BYTES))
+    show_table(console, ("held out", "before", "after", "change"), [
+        list(map(str, row.values())) for row in metrics_rows(result, HEADLINE)],
+        f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts")
+
+
+@app.command()
+def sweep(recipe: Annotated[Path, typer.Argument(help="YAML file of a stage with a section `sweep`, e.g. "
+                                                 "recipes/sweep-quickstart.yaml.")], set_: Overrides = []) -> None:  # noqa: B006
+    """Train every combination of a grid on shared data, and release the best. Finished members are reused."""
+    from flows.settings.sweep_config import SweepConfig
+
+    config = read_recipe(recipe, set_, SweepConfig)
+    from flows.serve.local_prefect import prepare_prefect, remember_database
+
+    temporary = prepare_prefect(config.store.root)
+    from flows.terminal.sweep import run_sweep
+
+    run_sweep(config, Console(), temporary, run_flow)
+    if temporary:
+        remember_database(config.store.root)
+
+
+@app.command()
+def plan(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006
+    """Show what a run would do: steps, tokens, batch, memory, disk. Starts nothing and needs no network."""
+    from flows.terminal.plan import plan_stage, show_plan
+
+    config = read_recipe(recipe, set_)
+    show_plan(plan_stage(config), Console())
+
+
+@app.command()
+def image(recipe: Recipe, set_: Overrides = [],  # noqa: B006
+          only_wheelhouse: Annotated[bool, typer.Option("--only-wheelhouse", help="Gather the wheels and stop; prints their "
+                                                        "folder, to be carried to a host without a package index.")] = False
+          ) -> None:
+    """Build or find the trainer image of this checkout; prints the reference that steps run by."""
+    from flows.terminal.image_command import make_image
+
+    config = read_recipe(recipe, set_)
+
+    say(make_image(config, Console(stderr=True), only_wheelhouse))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe: every setting with its type, bounds, default and description."""
+    say(json.dumps(StageConfig.model_json_schema(), indent=2))
+
+
+@app.command()
+def status(store: Store = Path(".pairline"), run_name: Annotated[str, typer.Option("--run", help="One run in detail: "
+           "its folder's name, or `last`.")] = "") -> None:
+    """List the runs of a store with their steps, durations and results. Reads files only."""
+    from flows.terminal.status import show_run, show_runs
+
+    show_run(store, run_name, Console()) if run_name else show_runs(store, Console())
+
+
+@app.command()
+def reap(dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False) -> None:
+    """Stop and remove the containers that no live run owns. Touches nothing without Pairline's label."""
+    from tasks.launch.docker.engine import Engine
+    from tasks.launch.docker.reap import reap as reap_containers
+
+    engine = Engine()
+    engine.check()
+    found = reap_containers(engine, dry_run)
+    for one in found:
+        say(one_line(f"{one.container}: {one.done}" + (f" ({one.reason})" if one.reason else "")))
+    say(f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's")
+
+
+RunName = Annotated[str, typer.Option("--run", help="The waiting run: its folder's name, or `last`.")]
+Reason = Annotated[str, typer.Option(prompt=True, help="Why; it goes into the record.")]
+Name = Annotated[str, typer.Option(help="Who decides; it goes into the record. Empty: the name you are logged in with.")]
+
+
+@app.command()
+def approve(reason: Reason, run_name: RunName = "last", name: Name = "", store: Store = Path(".pairline")) -> None:
+    """Approve the checkpoint of a run that waits on a Prefect server (gate.approval person)."""
+    from flows.terminal.answer_run import answer_run
+
+    say(answer_run(store, run_name, "approve", name, reason))
+
+
+@app.command()
+def reject(reason: Reason, run_name: RunName = "last", name: Name = "", store: Store = Path(".pairline")) -> None:
+    """Reject it: the run ends, nothing is uploaded."""
+    from flows.terminal.answer_run import answer_run
+
+    say(answer_run(store, run_name, "reject", name, reason))
+
+
+@app.command()
+def report(run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder name in the store, its path, "
+           "`last`, or `last~1`.")] = "last", store: Store = Path(".pairline")) -> None:
+    """Write a run's report.html again, also of a run that failed or was killed. Reads files only."""
+    from tasks.report.page import REPORT_FILE, write_report
+    from tasks.run.find import find_run
+
+    folder = find_run(run_name, store)
+    write_report(folder)
+    say(str(folder / REPORT_FILE))
+
+
+@app.command()
+def compare(runs: Annotated[list[str], typer.Argument(help="Two or more runs: folder names in the store, paths of run "
+                                                      "folders in any store, `last`, `last~1`.")],
+            store: Store = Path(".pairline"),
+            html: Annotated[Path | None, typer.Option(help="Also write a page with the curves.")] = None,
+            markdown: Annotated[Path | None, typer.Option(help="Also write it as Markdown.")] = None) -> None:
+    """Show what differs between runs: settings beside content, metrics, speed. Reads files only."""
+    from flows.terminal.show_page import compare_runs
+
+    compare_runs(runs, store, html, markdown, Console())
+
+
+for _command in (intake, signing_key, serve_commands.up, serve_commands.down, serve_commands.emit_sft, serve_commands.gc):
+    app.command()(_command)
+
+
+def _tell_where(error: PairlineError, folder: Path | None) -> None:
+    """Add the run's folder to an error that names no log of its own."""
+    if folder is not None and not getattr(error, "__notes__", []):
+        error.add_note(f"Log of the run: {folder / 'run.log'}")
+
+
+def _internal(error: Exception, folder: Path | None) -> PairlineError:
+    """A defect of ours: one sentence for the user, the traceback in a file."""
+    path = (folder or Path.cwd()) / INTERNAL_ERROR_FILE
+    path.write_text(visible("".join(traceback.format_exception(error))))
+    return PairlineError(f"Internal error, a defect of Pairline and not of your input: {type(error).__name__}: "
+                         f"{str(error)[:300]}. Please report it with {path}.")
+
+
+def main() -> None:
+    """Entry point: every error is a sentence, its notes say where more stands, its kind is the exit code."""
+    try:
+        app()
+    except PairlineError as error:
+        say(f"Error: {error}", sys.stderr)
+        for note in getattr(error, "__notes__", []):
+            say(note, sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("Interrupted. Start again to go on: finished steps are kept.", sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception:  # a defect of ours, outside of a run
+        say(traceback.format_exc(), sys.stderr)
+        sys.exit(1)

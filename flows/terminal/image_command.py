@@ -1,0 +1,28 @@
+"""``pairline image``: the trainer image without a run, its build's output on the terminal."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.serve.local_prefect import prepare_prefect
+from flows.settings.stage_config import StageConfig
+from tasks.image.registry_login import load_login
+from tasks.image.trainer_image import fill_wheelhouse, trainer_image
+from tasks.text.terminal import tell
+
+
+def make_image(config: StageConfig, console: Console, only_wheelhouse: bool) -> str:
+    """The image's reference, or the folder of the wheels. Raises what ``trainer_image`` raises."""
+
+    def say(line: str) -> None:
+        tell(console, line)
+
+    if config.image.registry_block:
+        prepare_prefect(config.store.root)
+    store: Path = config.store.root.expanduser().resolve()
+    if only_wheelhouse:
+        return str(fill_wheelhouse(config.image, store, say))
+    image, record = trainer_image(config.image, store, load_login(config.image.registry_block), say)
+    say(f"{image.size_bytes / 1e9:.2f} GB, commit {(image.commit or 'unknown')[:12]}{' (dirty)' if image.dirty else ''}; "
+        f"record and list of packages: {record}")
+    return image.reference

@@ -1,0 +1,86 @@
+"""How large a model is, told without a network and without loading it."""
+
+import json
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from dpo_core.contract.config import AdapterConfig, CheckpointConfig
+from dpo_core.contract.errors import CheckpointError
+from tasks.checkpoint.safetensors_header import read_header
+
+IN_A_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
+NO_ADAPTER = ("embed_tokens", "wte", "wpe", "lm_head", "embed_in", "embed_out", "gate")  # matrices that get none
+UNITS = {"b": 1e9, "m": 1e6}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """``num_parameters`` is None where nothing tells it. The shape is known for local checkpoints only."""
+
+    num_parameters: int | None
+    origin: str  # how it is known
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    vocab_size: int | None = None
+    linear_sides: dict[str, int] = field(default_factory=dict)  # last part of a layer's name -> sum of its inputs + outputs
+
+    def adapter_parameters(self, adapter: AdapterConfig) -> int | None:
+        """Parameters of an adapter: rank x (inputs + outputs) of each target. None where the layers are not known."""
+        names = self.linear_sides if adapter.target_modules == "all-linear" else adapter.target_modules
+        sides = sum(self.linear_sides.get(name.rpartition(".")[2], 0) for name in names)
+        return adapter.rank * sides if sides else None
+
+
+def model_size(checkpoint: CheckpointConfig) -> ModelSize:
+    """From the weights' headers of a local directory, else from the name ("Llama-3.1-Tulu-3-8B-SFT")."""
+    folder = _local_folder(checkpoint.source)
+    if folder is None:
+        return _from_name(checkpoint.source)
+    shape = _shape(folder)
+    try:
+        shapes = {name: entry["shape"] for path in folder.glob("*.safetensors") for name, entry in read_header(path).items()}
+    except CheckpointError:
+        shapes = {}
+    if shapes:
+        return ModelSize(sum(map(math.prod, shapes.values())), "counted in the weights", **shape,
+                         linear_sides=_linear_sides(shapes))
+    files = [checkpoint.gguf_file] if checkpoint.gguf_file else sorted(path.name for path in folder.glob("*.gguf"))
+    return _from_name(files[0] if files else folder.name)
+
+
+def _local_folder(source: str) -> Path | None:
+    if source.startswith("package:"):
+        spec = find_spec(source.removeprefix("package:"))
+        return Path(spec.origin).parent if spec and spec.origin else None
+    folder = Path(source).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def _shape(folder: Path) -> dict[str, int | None]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return {"num_layers": config.get("num_hidden_layers"), "hidden_size": config.get("hidden_size"),
+            "vocab_size": config.get("vocab_size")}
+
+
+def _linear_sides(shapes: dict[str, list[int]]) -> dict[str, int]:
+    sides: Counter[str] = Counter()
+    for tensor, shape in shapes.items():
+        name = tensor.removesuffix(".weight").rpartition(".")[2]
+        if len(shape) == 2 and name not in NO_ADAPTER and ".experts." not in tensor:
+            sides[name] += sum(shape)
+    return dict(sides)
+
+
+def _from_name(name: str) -> ModelSize:
+    found = IN_A_NAME.findall(name)
+    if not found:
+        return ModelSize(None, f"unknown: {name} does not tell it")
+    value, unit = found[-1]
+    return ModelSize(int(float(value) * UNITS[unit.lower()]), f"from the name {name}")

@@ -1,0 +1,181 @@
+"""``pairline plan``: what a run would do, from the recipe and local files alone. Nothing is started or fetched."""
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from dpo_core.contract.config import DataSource
+from dpo_core.contract.jobs import BatchPlan
+from flows.settings.stage_config import StageConfig
+from flows.terminal.memory import MOMENTS_BYTES, training_memory
+from flows.terminal.model_size import ModelSize, model_size
+from tasks.gate.config import GateConfig
+from tasks.launch.compute import solve_batch
+from tasks.text.terminal import show_table, tell
+
+GIB = 2**30
+CHARACTERS_PER_TOKEN = 4.0
+BIGGEST_FILE_READ_BYTES = 200_000_000
+SNAPSHOT_BYTES, WEIGHTS_BYTES, EXPORT_BYTES = 4, 4, 2  # per parameter
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSize:
+    """Rows that a source gives and tokens in them (chosen and rejected, prompt in both); None where it is not known."""
+
+    label: str
+    amount: str
+    rows: int | None
+    tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would do."""
+
+    name: str
+    steps: tuple[tuple[str, str], ...]  # (step, what it does)
+    model: ModelSize
+    sources: tuple[SourceSize, ...]
+    batch: BatchPlan
+    num_steps: int | None
+    memory_bytes: dict[str, int]  # part -> bytes per training process
+    disk_bytes: dict[str, int]
+
+
+def plan_stage(config: StageConfig) -> Plan:
+    """Raises ``ConfigError`` if the batch cannot be met."""
+    batch = solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)
+    sources = tuple(source_size(source) for source in config.data.sources)
+    size = model_size(config.checkpoint)
+    return Plan(name=config.name, steps=tuple(_steps(config)), model=size, sources=sources, batch=batch,
+                num_steps=_num_steps(config, sources), memory_bytes=training_memory(config, size, batch),
+                disk_bytes=_disk(config, size))
+
+
+def source_size(source: DataSource) -> SourceSize:
+    """Rows and tokens after ``amount``; counted in local JSON lines, told from nothing else."""
+    path = Path(source.source).expanduser()
+    rows, characters = _rows_and_characters(path)
+    chosen = None
+    if "." not in source.amount:
+        chosen = int(source.amount)
+    elif rows is not None:
+        chosen = int(float(source.amount) * rows)
+    tokens = None if not rows or chosen is None else int(characters / CHARACTERS_PER_TOKEN * chosen / rows)
+    return SourceSize(source.source, source.amount, chosen, tokens)
+
+
+def _rows_and_characters(path: Path) -> tuple[int | None, int]:
+    readable = path.is_file() and path.stat().st_size <= BIGGEST_FILE_READ_BYTES
+    if not (readable and path.name.endswith((".jsonl", ".jsonl.gz", ".json"))):
+        return None, 0
+    with gzip.open(path, "rt", errors="replace") if path.suffix == ".gz" else path.open(errors="replace") as file:
+        if path.suffix != ".json":
+            lines = [len(line) for line in file if line.strip()]
+            return len(lines), sum(lines)
+        try:
+            rows = json.load(file)
+        except ValueError:
+            return None, 0
+    return (len(rows), path.stat().st_size) if isinstance(rows, list) else (None, 0)
+
+
+def _steps(config: StageConfig) -> list[tuple[str, str]]:
+    upload = f"to the local directory {config.upload.directory or config.store.root / 'published'}"
+    if config.upload.repo_id:
+        upload = f"to {config.upload.repo_id} ({'private' if config.upload.private else 'PUBLIC'})"
+    revision = f" at {config.checkpoint.revision}" if config.checkpoint.revision else ""
+    reference = f"with {config.reference.source or 'the SFT checkpoint'}" if config.loss.needs_reference else (
+        f"skipped: {config.loss.name} uses no reference")
+    targets = config.adapter.target_modules
+    adapter = "" if config.adapter.kind == "none" else (
+        f", {config.adapter.kind} of rank {config.adapter.rank}, alpha {config.adapter.alpha:g} on "
+        f"{targets if isinstance(targets, str) else ', '.join(targets)}")
+    return [
+        ("fetch checkpoint", f"{config.checkpoint.source}{revision}"),
+        ("mix data", f"{len(config.data.sources)} sources, {config.data.held_out} held out, at most "
+                     f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones"),
+        ("cache reference", reference),
+        ("train", f"{config.loss.name}, beta {config.loss.beta:g}, learning rate {config.optim.learning_rate:g} "
+                  f"{config.optim.schedule}, {config.train.num_epochs} epochs, {config.train.precision}{adapter}"
+                  f"{_sharding(config)}"),
+        ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
+        *_gate(config.gate),
+        ("upload", upload),
+        ("hand off", "load it from there, have it answer, write handoff.json"),
+    ]
+
+
+def _gate(gate: GateConfig) -> list[tuple[str, str]]:
+    rules = [f"{name.replace('_', ' ')} {bound:g}" for name in ("accuracy_at_least", "length_ratio_at_most", "kl_at_most")
+             if (bound := getattr(gate, name)) is not None]
+    rules += ["checker not below SFT"] if gate.checker_not_below_sft else []
+    waits = "suspended" if gate.wait == "suspend" else "paused"
+    asked = [("approve", f"a person decides within {gate.timeout_seconds:,} s; the run is {waits} meanwhile")]
+    return ([("gate", ", ".join(rules))] if rules else []) + (asked if gate.approval == "person" else [])
+
+
+def _sharding(config: StageConfig) -> str:
+    kind, offload = config.compute.sharding, config.compute.offload
+    return "" if kind == "none" else f", {kind}" + ("" if offload == "none" else f" with {offload} offloaded")
+
+
+def _num_steps(config: StageConfig, sources: tuple[SourceSize, ...]) -> int | None:
+    """Optimizer steps, at most; rows that the mixture drops make it fewer. None if a source's rows are not known."""
+    if any(source.rows is None for source in sources):
+        return config.train.max_steps
+    rows = sum(source.rows or 0 for source in sources)
+    held_out = config.data.held_out
+    rows -= int(float(held_out) * rows) if "." in held_out else int(held_out)
+    steps = -(-max(rows, 0) // config.train.global_batch_pairs) * config.train.num_epochs
+    return min(steps, config.train.max_steps or steps)
+
+
+def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
+    if size.num_parameters is None:
+        return {}
+    model = size.num_parameters
+    trained = model if config.adapter.kind == "none" else size.adapter_parameters(config.adapter) or 0
+    checkpoint = (WEIGHTS_BYTES + MOMENTS_BYTES[config.optim.optimizer]) * trained
+    parts = {"snapshot of the SFT checkpoint": SNAPSHOT_BYTES * model,
+             f"checkpoints ({config.train.keep_checkpoints} kept, 1 being written)":
+                 checkpoint * (config.train.keep_checkpoints + 1),
+             "trained weights": WEIGHTS_BYTES * trained, "export": EXPORT_BYTES * model}
+    if config.upload.repo_id is None:
+        parts["published copy"] = EXPORT_BYTES * model
+    return parts
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print the plan."""
+    show_table(console, ("step", "what"), plan.steps, f"Plan of {plan.name}: nothing is started")
+    show_table(console, ("source", "amount", "rows", "tokens (about)"), [
+        (source.label, source.amount, _count(source.rows), _count(source.tokens)) for source in plan.sources])
+    batch = plan.batch
+    total = sum(plan.memory_bytes.values())
+    lines = [
+        f"Effective batch: {batch.global_pairs} pairs = {batch.num_processes} processes x {batch.per_device_pairs} per "
+        f"device x {batch.accumulation} accumulation",
+        "Optimizer steps: " + ("unknown until the data are mixed" if plan.num_steps is None else
+                               f"at most {plan.num_steps:,}"),
+        f"Parameters: {_count(plan.model.num_parameters)} ({plan.model.origin})",
+        *_amounts("Memory per training process", plan.memory_bytes, total),
+        *_amounts("Disk in the store", plan.disk_bytes, sum(plan.disk_bytes.values()))]
+    if plan.memory_bytes and plan.model.num_layers is None:
+        lines.append("Activations, logits and an adapter come on top; they are known once the checkpoint is here.")
+    tell(console, "\n".join(lines))
+
+
+def _amounts(title: str, parts: dict[str, int], total: int) -> list[str]:
+    if not parts:
+        return [f"{title}: unknown, as the number of parameters is"]
+    lines = [f"  {value / GIB:8,.1f} GiB  {part}" for part, value in parts.items()]
+    return [f"{title}: about {total / GIB:,.1f} GiB", *lines]
+
+
+def _count(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"

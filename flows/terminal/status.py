@@ -1,0 +1,56 @@
+"""``pairline status``: the runs of a store, from their files."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.visible import one_line
+from tasks.report.timeline import duration
+from tasks.run.find import find_run
+from tasks.run.folder import RunRecord, StepRecord, is_alive, read_run, read_runs
+from tasks.text.terminal import show_table, tell
+
+
+def state_of(record: RunRecord) -> str:
+    """The run's state; a run that says "running" but has no process was killed."""
+    return "killed" if record.state == "running" and not is_alive(record) else record.state
+
+
+def current_step(record: RunRecord) -> str:
+    """The last step that began, with its state unless it is done."""
+    if not record.steps:
+        return "-"
+    last = record.steps[-1]
+    return last.name if last.state == "completed" else f"{last.name} ({last.state})"
+
+
+def show_runs(store: Path, console: Console) -> None:
+    """One line a run, newest last. Raises ``ConfigError`` if there is no store."""
+    for folder, record in _runs(store):
+        steps = f"{current_step(record)}, {duration(record.seconds)}"
+        result = f"handoff: {record.outputs['handoff']}" if "handoff" in record.outputs else (record.error or "")
+        first = result.splitlines()[0] if result else ""
+        tell(console, one_line(f"{folder.name}  {state_of(record):<9}  {steps}  {first}"))
+
+
+def show_run(store: Path, name: str, console: Console) -> None:
+    """One run: its steps, results, error and log. Raises ``ConfigError`` for an unknown name."""
+    folder = find_run(name, store)
+    record = read_run(folder)
+    show_table(console, ("step", "state", "duration"), [
+        (step.name, _step_state(step, record), duration(step.seconds)) for step in record.steps],
+        f"{folder.name}: {state_of(record)}")
+    lines = [one_line(f"{what}: {where}") for what, where in record.outputs.items()] + [f"log: {folder / 'run.log'}"]
+    lines += [f"error: {record.error}"] if record.error else []
+    tell(console, "\n".join(lines))
+
+
+def _step_state(step: StepRecord, record: RunRecord) -> str:
+    return "killed" if step.state == "running" and state_of(record) == "killed" else step.state
+
+
+def _runs(store: Path) -> list[tuple[Path, RunRecord]]:
+    if not store.is_dir():
+        raise ConfigError(f"There is no store at {store}. Give the store.root of the recipe with --store.")
+    return read_runs(store)

@@ -1,0 +1,44 @@
+"""``pairline sweep``: a sweep with its table on the terminal."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.accelerator import make_own_limit
+from flows.dpo_sweep import dpo_sweep
+from flows.settings.sweep_config import SweepConfig
+from tasks.launch.compute import accelerator_name, this_machine
+from tasks.run.folder import read_run
+from tasks.sweep.outcomes import SWEEP_FILE, SweepOutcome, sweep_rows
+from tasks.sweep.picture import PICTURE_FILE
+from tasks.text.terminal import say, show_table, tell
+
+ShowFailed = Callable[[Console, Path | None], None]
+RunFlow = Callable[[Callable[[], object], Console, ShowFailed], Path]
+
+
+def run_sweep(config: SweepConfig, console: Console, temporary_server: bool, run_flow: RunFlow) -> None:
+    """Run the flow with its progress on ``console``; the last line is the path of the winner's hand-off.
+
+    A temporary server has no limits: there it gets one slot, for this machine.
+    """
+
+    def flow() -> None:
+        if temporary_server:
+            make_own_limit(config.sweep.accelerator or accelerator_name(this_machine()))
+        dpo_sweep(config)
+
+    folder = run_flow(flow, console, show_sweep_table)
+    show_sweep_table(console, folder)
+    say(f"handoff: {read_run(folder).outputs['handoff']}")
+
+
+def show_sweep_table(console: Console, folder: Path | None) -> None:
+    """The members of a sweep, and where the picture is; nothing where it did not get there."""
+    if folder is None or not (folder / SWEEP_FILE).is_file():
+        return
+    outcome = SweepOutcome.model_validate_json((folder / SWEEP_FILE).read_bytes())
+    rows = sweep_rows(outcome)
+    show_table(console, list(rows[0]), [list(map(str, row.values())) for row in rows], f"sweep by {outcome.metric}")
+    tell(console, f"picture: {folder / PICTURE_FILE}\nrun: {folder}")

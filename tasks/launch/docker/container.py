@@ -1,0 +1,130 @@
+"""What a step's container is, as pure data: command, image, compute and machine in, ``ContainerSpec`` out.
+
+Everything is mounted at the path that it has outside, so ``job.json`` means the same on both sides.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.tracking_config import WANDB_KEY, WANDB_KEY_FILE
+from tasks.launch.compute import Machine
+from tasks.launch.launcher import CommandSpec, RunName
+from tasks.launch.step_environment import PROXIES
+
+GIB = 2**30
+SHARE_OF_MEMORY = 0.9  # the orchestrator and the engine need some, too
+SCRATCH, SCRATCH_BYTES = "/tmp", 4 * GIB  # counts as the container's memory
+# What the engine keeps of a container's output until it is removed: the newest LOG_FILES files. The orchestrator copies it
+# as it comes; only what is printed faster than it reads, by more than this, or while it is away, is lost to log.txt.
+LOG_FILE_BYTES, LOG_FILES = 32 << 20, 4
+USER_OF_ROOTS_STORE = (10001, 10001)  # steps never run as root, so root's store is handed to this user while they do
+SECRETS_FOLDER = Path("/run/secrets")
+LABEL = "pairline"  # "1" on everything that is ours
+RUN, STEP, JOB, FOLDER, DEADLINE, GRACE = (f"{LABEL}.{name}" for name in
+                                           ("run", "step", "job", "folder", "deadline", "grace"))
+FLOW_RUN, NODE = f"{LABEL}.flow-run", f"{LABEL}.node"
+NETWORK = f"{LABEL}.network"  # on a network that steps may be put into
+# Of the orchestrator's environment, for the one step that has a network.
+NETWORK_SETTINGS = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", *PROXIES)
+CERTIFICATES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A file or folder of this machine, visible inside at the same path."""
+
+    path: Path
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """One container, complete."""
+
+    name: str
+    image: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    folder: Path
+    mounts: tuple[Mount, ...]
+    secrets: tuple[str, ...]  # each becomes SECRETS_FOLDER/NAME
+    labels: dict[str, str]
+    user: tuple[int, int]
+    network: str
+    hostname: str | None
+    memory_bytes: int | None
+    shared_memory_bytes: int
+    max_processes: int
+    gpus: tuple[str, ...] | int  # ids, or how many; 0 for none
+    stop_grace_seconds: int
+
+
+def container_name(command: CommandSpec) -> str:
+    """The same for every start of the same job in the same place, so that the engine admits one of it."""
+    place = hashlib.sha256(str(command.folder).encode()).hexdigest()[:8]
+    node = f"-{command.node.rank}" if command.node.num_nodes > 1 else ""
+    return f"pairline-{command.step}-{command.job_fingerprint[:16]}-{place}{node}"
+
+
+def container_user(uid: int, gid: int) -> tuple[int, int]:
+    """The user that a step runs as: the one who started it, so that the results are theirs; never root."""
+    return (uid, gid) if uid else USER_OF_ROOTS_STORE
+
+
+def container_spec(command: CommandSpec, image: str, compute: ComputeConfig, machine: Machine, user: tuple[int, int],
+                   run: RunName, deadline: float, environ: Mapping[str, str]) -> ContainerSpec:
+    """``deadline``: when the step is over time, Unix seconds; ``environ``: the orchestrator's own environment."""
+    env = {"HOME": SCRATCH, "TMPDIR": SCRATCH, "HF_HOME": f"{SCRATCH}/huggingface", "PYTHONDONTWRITEBYTECODE": "1",
+           "USER": "pairline"}  # PyTorch asks who it is, and not every user has a name in the image
+    network, reads = "none", set(command.inputs)
+    if command.needs_network:
+        network = compute.network
+        env |= {name: environ[name] for name in (*NETWORK_SETTINGS, *CERTIFICATES) if name in environ}
+        reads |= {Path(environ[name]) for name in CERTIFICATES if name in environ}
+    else:
+        env["HF_HUB_OFFLINE"] = "1"  # an answer at once where a library would ask the Hub
+    if command.node.num_nodes > 1:
+        network = network_of_nodes(command)
+        env["GLOO_SOCKET_IFNAME"] = env["NCCL_SOCKET_IFNAME"] = "eth0"
+    if "HF_TOKEN" in command.secrets:
+        env["HF_TOKEN_PATH"] = str(SECRETS_FOLDER / "HF_TOKEN")
+    if WANDB_KEY in command.secrets:
+        env[WANDB_KEY_FILE] = str(SECRETS_FOLDER / WANDB_KEY)
+    memory = compute.memory_gib * GIB if compute.memory_gib else machine.memory_bytes * SHARE_OF_MEMORY
+    return ContainerSpec(
+        name=container_name(command), image=image, folder=command.folder, env=env | command.env,
+        argv=(command.argv[0], "-m", "dpo_core.in_container", *command.argv),
+        mounts=(*(Mount(path) for path in sorted(reads)),
+                *(Mount(path, writable=True) for path in (command.folder, *command.writable))),
+        secrets=command.secrets, labels=labels_of(command, run, deadline, compute.stop_grace_seconds), user=user,
+        network=network, hostname=f"node-{command.node.rank}" if command.node.num_nodes > 1 else None,
+        memory_bytes=int(memory) or None, shared_memory_bytes=int(compute.shared_memory_gib * GIB),
+        max_processes=compute.max_processes, gpus=_gpus(compute, machine, environ),
+        stop_grace_seconds=compute.stop_grace_seconds)
+
+
+def labels_of(command: CommandSpec, run: RunName, deadline: float, grace_seconds: int) -> dict[str, str]:
+    """What `docker inspect` and `pairline reap` are told."""
+    return {LABEL: "1", STEP: command.step, JOB: command.job_fingerprint, FOLDER: str(command.folder), RUN: run.name,
+            FLOW_RUN: run.flow_run_id, DEADLINE: f"{deadline:.0f}", GRACE: str(grace_seconds),
+            **({NODE: str(command.node.rank)} if command.node.num_nodes > 1 else {})}
+
+
+def line_prefix(labels: Mapping[str, str]) -> str:
+    """What log lines of a container begin with: nothing, or the node where there are several."""
+    return f"[node {labels[NODE]}] " if NODE in labels else ""
+
+
+def network_of_nodes(command: CommandSpec) -> str:
+    """The private network of a step's nodes."""
+    return container_name(command).removesuffix(f"-{command.node.rank}")
+
+
+def _gpus(compute: ComputeConfig, machine: Machine, environ: Mapping[str, str]) -> tuple[str, ...] | int:
+    if machine.num_gpus == 0:
+        return 0
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    return tuple(visible.split(",")) if visible else machine.num_gpus

@@ -1,0 +1,119 @@
+"""Stops and removes the containers that no live run owns.
+
+A run that starts or watches a container holds the claim on its job's folder; the kernel drops it when the run dies. So a
+container whose claim is free is nobody's, unless Prefect knows its run as not ended: it may be between two attempts. Where
+the folder is not to be seen from here, the container's own deadline decides. What has no label of ours is never touched.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dpo_core.contract.errors import PairlineError, StoreBusy
+from tasks.launch.docker.container import DEADLINE, FLOW_RUN, FOLDER, GRACE, LABEL, RUN, STEP
+from tasks.launch.docker.engine import Engine, Seen
+from tasks.launch.docker.left_containers import DEFAULT_GRACE_SECONDS, put_away, stop
+from tasks.launch.own_folder import claim
+
+log = logging.getLogger(__name__)
+SECONDS_FOR_ITS_RUN = 120.0  # to stop a container over its time by itself
+RunState = Literal["live", "over", "unknown"]
+StateOf = Callable[[str], RunState]  # of a flow run, by its id
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What was found and done (or would be: dry run)."""
+
+    container: str
+    step: str
+    run: str
+    folder: str
+    reason: str  # why it is nobody's; empty if it is left alone
+    done: str  # "stopped and removed", "removed", "left alone: ...", "failed: ..."
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Either why a container is nobody's, or why it is left alone."""
+
+    nobodys: str = ""
+    left: str = ""
+    claimed: Path | None = None  # the job's folder if its claim is ours now, so that its log may be completed
+
+
+def reap(engine: Engine, dry_run: bool = False, state_of: StateOf = lambda flow_run_id: "unknown") -> list[Reaped]:
+    """Go through all containers with our label. ``state_of``: for whoever can ask Prefect."""
+    found = []
+    for seen in engine.ours():
+        with _judged(seen, state_of) as verdict:
+            done = _end(engine, seen, verdict, dry_run) if verdict.nobodys else f"left alone: {verdict.left}"
+        found.append(Reaped(seen.name, seen.labels.get(STEP, ""), seen.labels.get(RUN, ""), seen.labels.get(FOLDER, ""),
+                            verdict.nobodys, done))
+    if not dry_run:
+        engine.remove_unused_networks()
+    return found
+
+
+@contextlib.contextmanager
+def _judged(seen: Seen, state_of: StateOf) -> Iterator[Verdict]:
+    """Inside the block no run can become the container's owner."""
+    assert seen.labels.get(LABEL) == "1"
+    folder = _folder_here(seen)
+    seconds_over = (time.time() - float(seen.labels.get(DEADLINE) or 0)
+                    - float(seen.labels.get(GRACE) or DEFAULT_GRACE_SECONDS))
+    overdue = seconds_over > SECONDS_FOR_ITS_RUN
+    if folder is None:
+        yield _judged_from_afar(seen, seconds_over, state_of)
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(claim(folder))
+        except StoreBusy:
+            yield (Verdict("its deadline has passed, and its run does not end it") if overdue
+                   else Verdict(left="a live run owns it"))
+            return
+        except (PairlineError, OSError) as error:  # another user's, a broken disk: the rest is still looked at
+            yield (Verdict("its deadline has passed, and its claim cannot be looked at") if overdue
+                   else Verdict(left=f"its claim cannot be looked at: {error}"))
+            return
+        if not overdue and state_of(seen.labels.get(FLOW_RUN, "")) == "live":
+            yield Verdict(left="its run has not ended, and may be between two attempts")
+        else:
+            yield Verdict("no live run owns it", claimed=folder)
+
+
+def _judged_from_afar(seen: Seen, seconds_over: float, state_of: StateOf) -> Verdict:
+    if seconds_over > 0:
+        return Verdict("its deadline has passed, and its folder is not here")
+    if state_of(seen.labels.get(FLOW_RUN, "")) == "over":
+        return Verdict("its flow run has ended, and its folder is not here")
+    return Verdict(left="its folder is not to be seen from here, and its deadline has not passed")
+
+
+def _folder_here(seen: Seen) -> Path | None:
+    folder = seen.labels.get(FOLDER)  # without the label Path("") would be the working directory
+    with contextlib.suppress(OSError):
+        if folder and Path(folder).is_dir():
+            return Path(folder)
+    return None
+
+
+def _end(engine: Engine, seen: Seen, verdict: Verdict, dry_run: bool) -> str:
+    what = "stopped and removed" if seen.running else "removed"
+    if dry_run:
+        return f"would be {what}"
+    try:
+        if verdict.claimed:
+            put_away(engine, verdict.claimed, [seen])
+        else:
+            stop(engine, [seen])
+            engine.remove(seen.id)
+    except PairlineError as error:
+        return f"failed: {error}"
+    log.info("%s was %s.", seen.name, what)
+    return what

@@ -1,0 +1,204 @@
+"""From running containers to how they ended: logs followed, states looked at, an engine that is away waited for.
+
+Leaves nothing behind. Exceptions are an orchestrator that is killed and an engine that stays away: the containers then run
+on, and the next start of the job attaches to them.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dpo_core.contract.errors import PairlineError
+from tasks.launch.docker.engine import Engine, EngineLost, Seen
+from tasks.launch.launcher import CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
+from tasks.launch.lines import Waiting
+from tasks.launch.log_position import forget_position, save_position
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+POLL_SECONDS = 0.2
+SECONDS_BETWEEN_LOOKS = 2.0  # at a container's state; the end of its log tells sooner that it ended
+SECONDS_FOR_LAST_LINES = 5.0  # for the thread that reads them
+SECONDS_FOR_UNREAD = 60.0  # for what an ended container had printed; that of an honest step takes moments
+SECONDS_FOR_OTHER_NODES = 8.0  # from a node's end with an error to the end of all
+SIGNAL_EXIT, LARGEST_SIGNAL = 128, 64
+
+
+@dataclass
+class Member:
+    """One container of the step: how far its log was read, and how it ended."""
+
+    id: str
+    name: str
+    prefix: str = ""  # of its lines, where there are several nodes
+    read_until: str = ""  # the engine's time of the last line
+    follower: threading.Thread | None = None
+    looked: float = 0.0
+    stopped: bool = False  # by us
+    ended: Seen | None = None
+    removed: bool = False  # by somebody else, so its exit code is not known
+
+
+def patiently(ask: Callable[[], T], seconds: float) -> T:
+    """The engine's answer, also if it is away for a while. Raises ``EngineLost`` if it does not come back in time."""
+    until, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            return ask()
+        except EngineLost as lost:
+            if time.monotonic() > until:
+                raise
+            if not told:
+                log.warning("%s Waiting %.0f s for it. With live-restore a step runs on meanwhile.", lost, seconds)
+                told = True
+            time.sleep(POLL_SECONDS)
+
+
+class Watch:
+    """Watches the containers of one step. ``deadline``: Unix seconds."""
+
+    def __init__(self, engine: Engine, command: CommandSpec, members: list[Member], deadline: float, on_line: OnLine,
+                 grace_seconds: float, patience_seconds: float) -> None:
+        self.engine, self.command, self.members, self.deadline = engine, command, members, deadline
+        self.on_line, self.grace_seconds, self.patience_seconds = on_line, grace_seconds, patience_seconds
+        self.lines: Waiting[tuple[Member, str, str]] = Waiting()
+        self.position_saved, self.first_failure = 0.0, 0.0
+
+    def until_the_end(self) -> Ended:
+        """Wait, then stop and remove everything. Raises ``TimedOut``, ``EngineLost``."""
+        try:
+            while self._alive():
+                self._turn()
+                raise_if_stopped()
+                if time.time() > self.deadline:
+                    raise too_slow(self.command)
+            return self._how_it_ended()
+        except EngineLost:
+            log.warning("Left running: %s. Start again to attach to it.", ", ".join(m.name for m in self._alive()))
+            raise
+        except BaseException:
+            self._stop(self.grace_seconds)
+            raise
+        finally:
+            self.lines.nobody_listens()
+            self._remove_ended()
+
+    def _alive(self) -> list[Member]:
+        return [member for member in self.members if member.ended is None]
+
+    def _turn(self) -> None:
+        """Pass lines on; look after containers whose log ended or that were not looked at for a while."""
+        self._pass_lines_on(POLL_SECONDS)
+        for member in self._alive():
+            follows = member.follower is not None and member.follower.is_alive()
+            if follows and time.monotonic() - member.looked < SECONDS_BETWEEN_LOOKS:
+                continue
+            seen = self._ask(self.engine.find, member.id)
+            member.looked = time.monotonic()
+            if seen is None or not seen.running:
+                self._record_end(member, seen)
+                self._pass_rest_on(member)
+            elif not follows:
+                member.follower = threading.Thread(target=self._follow, args=(member, member.read_until), daemon=True)
+                member.follower.start()
+        if self.first_failure and time.monotonic() - self.first_failure > SECONDS_FOR_OTHER_NODES:
+            self._stop(grace_seconds=0)
+
+    def _record_end(self, member: Member, seen: Seen | None) -> None:
+        gone = Seen(member.id, member.name, "", {}, running=False, exit_code=SIGNAL_EXIT + 9, error="was removed")
+        member.ended, member.removed = seen or gone, seen is None
+        if member.ended.exit_code and not self.first_failure:
+            self.first_failure = time.monotonic()
+
+    def _how_it_ended(self) -> Ended:
+        states = [member.ended for member in self.members if member.ended is not None]
+        unseen = any(m.removed for m in self.members) and all(m.removed or not m.ended.exit_code for m in self.members)
+        code = next((state.exit_code for state in states if state.exit_code), 0)
+        signal = code - SIGNAL_EXIT
+        cause = next(filter(None, map(_cause, self.members)), "") if len(self.members) > 1 else ""
+        return Ended(-signal if 0 < signal <= LARGEST_SIGNAL else code,
+                     out_of_memory=any(state.out_of_memory for state in states), cause=cause, unseen=unseen)
+
+    def _stop(self, grace_seconds: float) -> None:
+        """SIGTERM and the time to write a checkpoint, then SIGKILL."""
+        until = time.monotonic() + grace_seconds
+        try:
+            for member in self._alive() if grace_seconds else ():
+                self.engine.signal(member.id, "SIGTERM")
+            while alive := self._alive():
+                for member in alive if time.monotonic() >= until else ():
+                    self.engine.signal(member.id, "SIGKILL")
+                time.sleep(POLL_SECONDS)
+                for member in alive:
+                    seen = self.engine.find(member.id)
+                    if seen is None or not seen.running:
+                        member.stopped = True
+                        self._record_end(member, seen)
+        except PairlineError as error:  # the error that is on its way counts
+            log.warning("%s could not be stopped; `pairline reap` will do it. %s", self.command.step, error)
+        for member in self.members:
+            if member.stopped:
+                self._pass_rest_on(member)
+
+    def _remove_ended(self) -> None:
+        try:
+            for member in self.members:
+                if member.ended is not None:
+                    self.engine.remove(member.id)
+            if not self._alive():
+                forget_position(self.command.folder)
+        except PairlineError as error:
+            log.warning("A container of step %s could not be removed; `pairline reap` will do it. %s", self.command.step,
+                        error)
+
+    def _follow(self, member: Member, since: str) -> None:
+        """Runs in a thread: a blocking read in the waiting loop would make the step impossible to cancel."""
+        with contextlib.suppress(PairlineError):
+            for stamp, line in self.engine.log(member.id, since, follow=True):
+                self.lines.put((member, stamp, line))
+
+    def _pass_lines_on(self, wait_seconds: float = 0.0) -> None:
+        """Pass on what has come; wait at most ``wait_seconds`` for the first line."""
+        self.lines.hand_over(lambda line: self._take(*line), wait_seconds)
+        if time.monotonic() - self.position_saved > SECONDS_BETWEEN_LOOKS:
+            self._save_position()
+
+    def _pass_rest_on(self, member: Member) -> None:
+        """What an ended container printed and nobody has read."""
+        until = time.monotonic() + SECONDS_FOR_LAST_LINES
+        while member.follower is not None and member.follower.is_alive() and time.monotonic() < until:
+            self._pass_lines_on(POLL_SECONDS / 4)
+        self._pass_lines_on()
+        with contextlib.suppress(EngineLost):
+            until = time.monotonic() + SECONDS_FOR_UNREAD
+            for stamp, line in self.engine.log(member.id, member.read_until, follow=False):
+                self._take(member, stamp, line)
+                if time.monotonic() > until:
+                    self.on_line(f"{member.prefix}(It printed more than could be copied in {SECONDS_FOR_UNREAD:.0f} s.)")
+                    break
+        self._save_position()
+
+    def _take(self, member: Member, stamp: str, line: str) -> None:
+        if stamp > member.read_until:  # a log that is followed anew may begin with what was read
+            member.read_until = stamp
+            self.on_line(line if line.startswith("{") else f"{member.prefix}{line}")
+
+    def _save_position(self) -> None:
+        self.position_saved = time.monotonic()
+        save_position(self.command.folder, {member.id: member.read_until for member in self.members})
+
+    def _ask(self, ask: Callable[[str], T], container_id: str) -> T:
+        return patiently(lambda: ask(container_id), min(self.patience_seconds, max(0.0, self.deadline - time.time())))
+
+
+def _cause(member: Member) -> str:
+    """Why a step of several nodes ended, if a node was killed; empty if it reported an error or was stopped by us."""
+    state = member.ended
+    if state is None or member.stopped or state.exit_code <= SIGNAL_EXIT:
+        return ""
+    how = state.error or f"was killed by signal {state.exit_code - SIGNAL_EXIT}"
+    return f"{member.prefix.strip(' []')} ({member.name}) {how}; the others were stopped."

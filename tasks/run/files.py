@@ -1,0 +1,185 @@
+"""Everything that is known of a run, read from its folder and the folders of its steps. Needs no server and starts nothing.
+
+A run may be going on, failed, killed, or made by an older version: what is missing or cannot be read is None.
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from dpo_core.contract.errors import HandoffRefused, StoreError
+from dpo_core.contract.jobs import JOB_FILE, LOG_FILE, Job, read_job
+from dpo_core.contract.metrics_file import METRICS_FILE, Metrics, read_metrics
+from dpo_core.contract.regular_file import is_plain_file, open_regular, read_regular
+from dpo_core.contract.results import (
+    ENVIRONMENT_FILE,
+    LARGEST_REPORT_BYTES,
+    LARGEST_RESULT_BYTES,
+    RESULT_FILE,
+    RESULTS,
+    EvaluateResult,
+    ExportResult,
+    MixResult,
+    ReferenceResult,
+    Result,
+    StepEnvironment,
+    TrainResult,
+)
+from tasks.gate.approval import APPROVAL_FILE, Approval
+from tasks.gate.rules import GATE_FILE, GateCheck
+from tasks.handoff.schema import RLVRHandoff, read_handoff
+from tasks.launch.own_folder import own_folder
+from tasks.run.environment import RunEnvironment
+from tasks.run.folder import CONFIG_FILE, RUN_LOG_FILE, RunRecord, read_run
+
+M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R", bound=Result)
+NUM_LAST_LINES = 40
+LOG_BYTES = 64_000  # of a log's end; enough for its last lines
+
+
+@dataclass(frozen=True, slots=True)
+class StepFiles:
+    """A step of ``dpo_core`` as its folder tells it."""
+
+    folder: Path
+    job: Job | None
+    result: Result | None
+    environment: StepEnvironment | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """One run. ``steps``: by the name of the job, the last attempt at each."""
+
+    folder: Path
+    record: RunRecord
+    config: dict[str, Any]
+    environment: RunEnvironment | None
+    steps: dict[str, StepFiles]
+    handoff: RLVRHandoff | None
+    handoff_path: Path | None
+    gate: tuple[GateCheck, ...] = ()  # none if the run has no rule or did not come to it
+    approval: Approval | None = None
+    metrics: Metrics = field(default_factory=list)
+
+    @property
+    def mixture(self) -> MixResult | None:
+        return self._result("mix", MixResult)
+
+    @property
+    def reference(self) -> ReferenceResult | None:
+        return self._result("reference", ReferenceResult)
+
+    @property
+    def trained(self) -> TrainResult | None:
+        return self._result("train", TrainResult)
+
+    @property
+    def exported(self) -> ExportResult | None:
+        return self._result("export", ExportResult)
+
+    @property
+    def evaluation(self) -> EvaluateResult | None:
+        return self._result("evaluate", EvaluateResult)
+
+    def _result(self, step: str, kind: type[R]) -> R | None:
+        result = self.steps[step].result if step in self.steps else None
+        return result if isinstance(result, kind) else None
+
+
+def read_run_files(folder: Path) -> RunFiles:
+    """The run in ``folder``. Raises ``StoreError`` if it holds no run."""
+    folder = folder.resolve()
+    record, store = read_run(folder), folder.parent.parent
+    recorded = {job.step: Path(job.folder) for job in record.jobs}
+    recorded |= {name: Path(path) for name, path in record.outputs.items() if name in RESULTS and name not in recorded}
+    steps = {name: read_step(name, moved(path, store), _end_without_result(record)) for name, path in recorded.items()}
+    handoff, path = _handoff(record, store)
+    config = _json(folder / CONFIG_FILE)
+    return RunFiles(
+        folder=folder, record=record, config=config if isinstance(config, dict) else {}, steps=steps, handoff=handoff,
+        environment=_model(folder / ENVIRONMENT_FILE, RunEnvironment), handoff_path=path, gate=_gate(folder),
+        approval=_model(folder / APPROVAL_FILE, Approval),
+        metrics=read_metrics(steps["train"].folder / METRICS_FILE) if "train" in steps else [])
+
+
+def moved(path: Path, store: Path) -> Path:
+    """Where a path of the store is now: a store may have been moved or copied since the run."""
+    return path if path.exists() else store.joinpath(*path.parts[-2:])
+
+
+def _end_without_result(record: RunRecord) -> datetime | None:
+    """When a run failed or was cancelled; a later run may have gone on in the same folders."""
+    return record.ended if record.state in ("failed", "cancelled") else None
+
+
+def read_step(name: str, folder: Path, until: datetime | None = None) -> StepFiles:
+    """What the folder of a step holds, without a result that came after ``until``."""
+    job, path = None, folder / RESULT_FILE
+    with contextlib.suppress(StoreError):
+        job = read_job(folder / JOB_FILE)
+    is_later = until and path.is_file() and path.stat().st_mtime > until.timestamp()
+    result = None if is_later else _model(path, RESULTS[name])
+    return StepFiles(folder, job, result, _model(folder / ENVIRONMENT_FILE, StepEnvironment, LARGEST_REPORT_BYTES))
+
+
+def last_lines(path: Path, count: int = NUM_LAST_LINES) -> list[str]:
+    """The end of a log, without the lines that carry progress."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
+            lines = file.read(LOG_BYTES).decode(errors="replace").splitlines()
+    except (OSError, StoreError):
+        return []
+    return [line for line in lines if not line.startswith('{"pairline"')][-count:]
+
+
+def failed_log(run: RunFiles) -> tuple[Path, list[str]]:
+    """(path, last lines) of the log that tells most of how a run ended: its last step's if that left no result."""
+    logs = [log_of(step.folder) for step in run.steps.values() if step.result is None]
+    path = next((log for log in reversed(logs) if is_plain_file(log)), run.folder / RUN_LOG_FILE)
+    return path, last_lines(path)
+
+
+def log_of(folder: Path) -> Path:
+    """The log of a step: the orchestrator's own; of an earlier version, in the step's folder."""
+    own = own_folder(folder) / LOG_FILE
+    return own if own.exists() else folder / LOG_FILE
+
+
+def _handoff(record: RunRecord, store: Path) -> tuple[RLVRHandoff | None, Path | None]:
+    if "handoff" not in record.outputs:
+        return None, None
+    recorded = Path(record.outputs["handoff"])
+    path = recorded if recorded.exists() else store.joinpath(*recorded.parts[-3:])
+    with contextlib.suppress(HandoffRefused):
+        return read_handoff(path), path
+    return None, path
+
+
+def _gate(folder: Path) -> tuple[GateCheck, ...]:
+    checks = _json(folder / GATE_FILE)
+    with contextlib.suppress(ValidationError):
+        return tuple(map(GateCheck.model_validate, checks)) if isinstance(checks, list) else ()
+    return ()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(read_regular(path, LARGEST_RESULT_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _model(path: Path, kind: type[M], max_bytes: int = LARGEST_RESULT_BYTES) -> M | None:
+    try:
+        return kind.model_validate_json(read_regular(path, max_bytes))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,98 @@
+"""Every verifiable instruction against answers judged by hand."""
+
+import pytest
+
+from dpo_core.contract.errors import DataError
+from dpo_core.data.checkers import CHECKERS, check, num_sentences, num_words, passes
+
+KEPT = {
+    "one_sentence": [({}, "Bread rises because yeast makes gas."), ({}, "Ask Dr. Lee, e.g. by letter!"),
+                     ({}, "Really?"), ({}, 'She said "no."'), ({}, "Pi is about 3.14 and that is enough.")],
+    "max_words": [({"limit": 3}, "One well-known word"), ({"limit": 2}, "don't - stop!")],
+    "min_words": [({"limit": 2}, "two words"), ({"limit": 2}, "and three words")],
+    "lower_case": [({}, "small letters, and 3 digits."), ({}, "ça va")],
+    "upper_case": [({}, "ALL LOUD, 24/7!")],
+    "no_list": [({}, "A dash - inside - a line."), ({}, "In 1990. 2 more came."), ({}, "**Bold** start")],
+    "no_commas": [({}, "Plain and short.")],
+    "no_digits": [({}, "Two or three.")],
+    "starts_with": [({"phrase": "Yes"}, "Yes, it does."), ({"phrase": "In short,"}, "In short, no.")],
+    "ends_with": [({"phrase": "Any questions?"}, "Here it is. Any questions?")],
+    "contains": [({"word": "water"}, "Water boils."), ({"word": "water"}, "Hot (water) boils.")],
+    "excludes": [({"word": "very"}, "Every day is fine.")],
+    "quoted": [({}, '"Slow and steady."')],
+}
+BROKEN = {
+    "one_sentence": [({}, "One. Two."), ({}, "No end"), ({}, "First line\nand second."), ({}, "Done. And then"),
+                     ({}, "It is 5. Then 6.")],
+    "max_words": [({"limit": 3}, "One two three four")],
+    "min_words": [({"limit": 3}, "two words")],
+    "lower_case": [({}, "Almost small"), ({}, "123")],
+    "upper_case": [({}, "ALMOST LOUd"), ({}, "123")],
+    "no_list": [({}, "Buy:\n- milk"), ({}, "1. milk\n2. bread"), ({}, "So:\n  * milk"), ({}, "So:\n 3) milk")],
+    "no_commas": [({}, "Short, plain.")],
+    "no_digits": [({}, "The 1st.")],
+    "starts_with": [({"phrase": "Yes"}, "Yesterday it did."), ({"phrase": "Yes"}, "Oh, Yes"),
+                    ({"phrase": "Yes"}, "yes")],
+    "ends_with": [({"phrase": "Any questions?"}, "Any questions? No.")],
+    "contains": [({"word": "water"}, "The waters rose.")],
+    "excludes": [({"word": "very"}, "Very fine.")],
+    "quoted": [({}, '"Slow" and "steady"'), ({}, "Slow and steady"), ({}, '""')],
+}
+
+
+def _cases(table: dict) -> list:
+    return [pytest.param(name, arguments, answer, id=f"{name}-{answer[:20]!r}")
+            for name, cases in table.items() for arguments, answer in cases]
+
+
+@pytest.mark.parametrize(("name", "arguments", "answer"), _cases(KEPT))
+def test_kept(name: str, arguments: dict, answer: str) -> None:
+    assert check(answer, {"name": name, **arguments})
+
+
+@pytest.mark.parametrize(("name", "arguments", "answer"), _cases(BROKEN))
+def test_broken(name: str, arguments: dict, answer: str) -> None:
+    assert not check(answer, {"name": name, **arguments})
+
+
+def test_every_checker_has_hand_cases_on_both_sides() -> None:
+    assert set(KEPT) == set(BROKEN) == set(CHECKERS)
+
+
+@pytest.mark.parametrize("name", sorted(CHECKERS))
+def test_an_empty_answer_keeps_nothing(name: str) -> None:
+    assert not check(" \n", {"name": name, **KEPT[name][0][0]})
+
+
+def test_surrounding_white_space_does_not_count() -> None:
+    assert check("\n Yes. \n", {"name": "one_sentence"})
+
+
+def test_counts_by_hand() -> None:
+    assert num_words("It's a well-known fact: 2 + 2 = 4.") == 7
+    assert num_sentences("One. Two! Three?! And a tail") == 4
+
+
+def test_all_constraints_must_hold() -> None:
+    constraints = [{"name": "one_sentence"}, {"name": "max_words", "limit": 4}]
+    assert passes("Yeast makes gas.", constraints)
+    assert not passes("Yeast makes a lot of gas.", constraints)
+    assert not passes("Yeast. Gas.", constraints)
+    assert passes("anything", [])
+
+
+def test_absent_arguments_may_be_null() -> None:
+    """Arrow gives every row the keys of all rows."""
+    assert passes("Yeast makes gas.", [{"name": "one_sentence", "limit": None, "phrase": None}])
+
+
+def test_an_unknown_instruction_lists_the_known() -> None:
+    with pytest.raises(DataError, match=r"got name 'haiku'.*one_sentence"):
+        passes("Yes.", [{"name": "haiku"}])
+
+
+@pytest.mark.parametrize("constraint", [{"name": "max_words"}, {"name": "max_words", "limit": "ten"},
+                                        {"name": "one_sentence", "limit": 3}, {"name": "starts_with", "phrase": 5}])
+def test_wrong_arguments_are_named(constraint: dict) -> None:
+    with pytest.raises(DataError, match=constraint["name"]):
+        passes("Yes.", [constraint])

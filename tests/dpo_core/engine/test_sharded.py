@@ -1,0 +1,252 @@
+"""ZeRO-1, 2, 3 and FSDP2, with offload, each as two real processes over gloo: one process's run from shared-out parts.
+
+Two plain processes are killed here as well; what they compute is in ``test_two_processes``.
+"""
+
+import json
+import random
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dpo_core.contract.config import AdapterConfig
+from dpo_core.contract.jobs import CheckpointRef, ExportJob, Sharding, TrainJob
+from dpo_core.contract.results import TrainResult, read_result
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.data.reference_cache import read_aligned
+from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, newest_checkpoint
+from dpo_core.model.load import load_model
+from tests.dpo_core.training.test_resume import assert_same_run
+from tests.programs.killed_ranks import KILL_AT
+from tests.random_moments import chance
+from tests.step_process import PATIENCE_SECONDS, metrics_of, run_ranks, start_ranks
+from tests.tiny_models import make_model
+from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
+
+pytestmark = pytest.mark.integration
+
+# fp32 sums in another order; 18 AdamW steps at 1e-3 turn 1e-7 of a gradient into at most this much of a weight.
+WEIGHT_NOISE = 2e-6
+PLAIN = Sharding()
+BACK_ENDS = {"zero1": Sharding(kind="zero1"), "zero2-offload": Sharding(kind="zero2", offload="optimizer"),
+             "zero3": Sharding(kind="zero3"), "fsdp2": Sharding(kind="fsdp2"),
+             "zero3-offload": Sharding(kind="zero3", offload="optimizer_and_parameters")}
+SPLITTING = ("zero3", "fsdp2")
+# Two plain processes, and what is offloaded in another way: no whole run of their own is compared with one process.
+SHARDINGS = {"plain": PLAIN, **BACK_ENDS, "zero1-offload": Sharding(kind="zero1", offload="optimizer"),
+             "zero3-optimizer-offload": Sharding(kind="zero3", offload="optimizer"),
+             "fsdp2-offload": Sharding(kind="fsdp2", offload="optimizer_and_parameters")}
+
+
+def job_in(stage: TinyStage, folder: Path, sharding: Sharding = PLAIN, processes: int = 2) -> TrainJob:
+    """18 steps of 4 pairs, two microbatches a process and step, a checkpoint after every fifth step. In the last batch of an
+    epoch, of 2 pairs, each process has one pair."""
+    return stage.train_job(folder, "dpo", per_device=1, processes=processes, num_epochs=2, checkpoint_every=5,
+                           keep_checkpoints=9, gradient_checkpointing=True, sharding=sharding)
+
+
+@pytest.fixture(scope="module")
+def odd_stage(tmp_path_factory) -> TinyStage:
+    """A model whose sizes two ranks cannot share equally: odd hidden and inner sizes, embeddings not tied."""
+    return TinyStage.make(tmp_path_factory.mktemp("odd"), hidden_size=33, intermediate_size=51, head_dim=8,
+                          num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=False)
+
+
+@dataclass
+class Runs:
+    """Whole runs by back end, made when first asked for."""
+
+    stage: TinyStage
+    root: Path
+
+    def __getitem__(self, name: str) -> TrainResult:
+        folder = self.root / name
+        if name == "alone":
+            job = job_in(self.stage, folder, processes=1)
+            return read_result(job) or run_here(job)
+        job = job_in(self.stage, folder, SHARDINGS[name])
+        return read_result(job) or run_ranks(job, module="tests.programs.ranks_that_tell_what_they_hold")
+
+
+@pytest.fixture(scope="module")
+def runs(stage, tmp_path_factory) -> Runs:
+    return Runs(stage, tmp_path_factory.mktemp("runs"))
+
+
+def assert_near(result: TrainResult, expected: TrainResult, weight_noise: float = WEIGHT_NOISE) -> None:
+    """The same weights and metrics within float noise."""
+    ours, theirs = (load_file(run.weights_path / "model.safetensors") for run in (result, expected))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=weight_noise, msg=lambda text: f"{name}: {text}")  # noqa: B023
+    ours, theirs = (metrics_of(run.metrics_path.parent) for run in (result, expected))
+    for name in ("step", "pairs", "loss", "grad_norm", "learning_rate", "rewards/margins", "logps/chosen"):
+        assert [step[name] for step in ours] == pytest.approx([step[name] for step in theirs], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize("name", BACK_ENDS)
+def test_the_weights_are_those_of_one_process(runs, name):
+    result, alone = runs[name], runs["alone"]
+    assert result.job_fingerprint == alone.job_fingerprint
+    assert_near(result, alone)
+    assert result.guard["largest_difference_per_token"] < 1e-5
+    assert result.checks["probe_tokens"] == alone.checks["probe_tokens"] > 0
+    assert (result.trained_parameters, result.all_parameters) == (alone.trained_parameters, alone.all_parameters)
+
+
+@pytest.mark.parametrize("name", BACK_ENDS)
+def test_each_rank_holds_its_part_and_no_more(runs, name):
+    total = runs[name].all_parameters
+    kind = BACK_ENDS[name].kind
+    for rank in (0, 1):
+        held = json.loads((runs.root / name / f"held-{rank}.json").read_text())
+        assert held["distributed_type"] == ("FSDP" if kind == "fsdp2" else "DEEPSPEED")
+        assert (held["world"], held["offload"]) == (2, BACK_ENDS[name].offload)
+        assert held["weights"] == pytest.approx(total / 2 if kind in SPLITTING else total, rel=0.01)
+        assert held["moments"] == pytest.approx(2 * total / 2, rel=0.01)
+        assert (held["zero3_parameters"] > 0) == (kind == "zero3")
+        assert (held["dtensors"] > 0) == (kind == "fsdp2")
+        if kind in ("zero1", "zero2"):
+            assert held["gradients_partitioned"] is (kind == "zero2")
+
+
+@pytest.mark.parametrize("name", ["plain", *SPLITTING])
+def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(stage, runs, tmp_path, name):
+    """kill -9 of all processes at a random moment after the first step: between steps, in a step, in a checkpoint."""
+    job = job_in(stage, tmp_path / "run", SHARDINGS[name])
+    kill_at_some_moment(job, chance())
+    found = newest_checkpoint(job.out_dir / "checkpoints", job.fingerprint)
+    result = run_ranks(job)
+    assert result.resumed_from_step == (found[1].step if found else None)
+    assert_same_run(result, runs[name])
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_killed_while_it_writes_a_checkpoint_or_the_last_weights_it_gives_the_same_bits(stage, runs, tmp_path, monkeypatch,
+                                                                                      name):
+    """kill -9 of the rank that writes, at a random touch of its files; the other rank is left in a collective."""
+    job = job_in(stage, tmp_path, SHARDINGS[name])
+    monkeypatch.setenv(KILL_AT, "0")
+    counted = job.model_copy(update={"out_dir": tmp_path / "counted"})
+    run_ranks(counted, module="tests.programs.killed_ranks")
+    touches = int((counted.out_dir / "touches").read_text())
+    assert touches > 30
+    monkeypatch.setenv(KILL_AT, str(chance().randint(1, touches)))
+    assert start_ranks(job, 2, "tests.programs.killed_ranks").wait(PATIENCE_SECONDS) != 0
+    assert read_result(job) is None, "the run was over before the kill"
+    time.sleep(0.5)
+    result = run_ranks(job)
+    assert_same_run(result, runs[name])
+    assert not list(job.out_dir.rglob("*.aside")), "a half-written file was left behind"
+
+
+def kill_at_some_moment(job: TrainJob, moments: random.Random) -> None:
+    """kill -9 at a random moment of 18 steps. A run that was over by then, on a busy machine, is begun anew and killed
+    earlier."""
+    for latest_step in (15, 10, 5, 1):
+        leader, after = start_ranks(job, 2), moments.randint(1, latest_step)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while leader.poll() is None and len(metrics_of(job.out_dir)) < after:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.1))
+        leader.send_signal(signal.SIGKILL)  # the ranks die with it
+        code = leader.wait(PATIENCE_SECONDS)
+        time.sleep(0.5)
+        if code == -signal.SIGKILL and read_result(job) is None:
+            return
+        assert code in (0, -signal.SIGKILL), (job.out_dir / "log.txt").read_text()[-3000:]
+        shutil.rmtree(job.out_dir)
+    pytest.fail("the run was over before the kill, time after time")
+
+
+def continued(stage: TinyStage, runs: Runs, folder: Path, begun_with: str, sharding: Sharding, processes: int) -> TrainJob:
+    """A job that finds the checkpoint of step 10 that another back end wrote."""
+    shutil.copytree(runs[begun_with].weights_path.parent / "checkpoints" / "step-00000010",
+                    folder / "checkpoints" / "step-00000010")
+    return job_in(stage, folder, sharding, processes)
+
+
+def test_a_sharded_run_goes_on_in_one_plain_process(stage, runs, tmp_path):
+    for name in SPLITTING:
+        job = continued(stage, runs, tmp_path / name, name, PLAIN, 1)
+        (job.out_dir / "metrics.jsonl").write_bytes(runs[name].metrics_path.read_bytes())
+        result = run_here(job)
+        assert result.resumed_from_step == 10
+        assert_near(result, runs["alone"])
+
+
+@pytest.mark.parametrize(("begun_with", "name", "processes"), [
+    ("alone", "zero3-optimizer-offload", 2), ("zero3", "fsdp2-offload", 2), ("fsdp2", "zero2-offload", 2),
+    ("zero2-offload", "zero1-offload", 2), ("zero3", "zero3", 1)])
+def test_a_run_goes_on_with_another_back_end_or_number_of_processes(stage, runs, tmp_path, begun_with, name, processes):
+    job = continued(stage, runs, tmp_path, begun_with, SHARDINGS[name], processes)
+    (tmp_path / "metrics.jsonl").write_bytes(runs[begun_with].metrics_path.read_bytes())
+    result = run_ranks(job, processes, module="tests.programs.ranks_that_tell_what_they_hold")
+    assert result.resumed_from_step == 10
+    assert_near(result, runs["alone"])
+    ours, theirs = (run.weights_path.parent / "checkpoints" / "step-00000015" for run in (result, runs["alone"]))
+    for file in (MODEL_FILE, OPTIMIZER_FILE):
+        torch.testing.assert_close(load_file(ours / file), load_file(theirs / file), rtol=1e-4, atol=WEIGHT_NOISE)
+    assert json.loads((tmp_path / "held-0.json").read_text())["offload"] == SHARDINGS[name].offload
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path, monkeypatch, name):
+    """Padding of parts, untied embeddings; no compiler within reach; the export is loaded by stock transformers."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    alone = run_here(job_in(odd_stage, tmp_path / "alone", processes=1))
+    result = run_ranks(job_in(odd_stage, tmp_path / "sharded", SHARDINGS[name]))
+    assert_near(result, alone)
+    export = run_here(ExportJob(out_dir=tmp_path / "export", weights_path=result.weights_path,
+                                weights_fingerprint=result.weights_fingerprint, checkpoint=odd_stage.checkpoint,
+                                precision="fp32"))
+    exported = load_model(CheckpointRef(path=export.path, fingerprint="x", tokenizer_fingerprint="x", source="export"))
+    trained = load_file(result.weights_path / "model.safetensors")
+    for key, parameter in exported.named_parameters():
+        assert torch.equal(parameter, trained[key][: len(parameter)]), key
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_path, name):
+    sharding = BACK_ENDS[name]
+    job = reference_job(tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8, sharding=sharding)
+    result = run_ranks(job)
+    assert (result.rows, result.rows_computed) == (40, 40)
+    for split in ("train", "held_out"):
+        keys = PairDataset.open(stage.data.path, split).row_keys
+        ours, theirs = (read_aligned(Path(run.reference.path), split, keys) for run in (result, stage.reference))
+        np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5)
+        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+    other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
+    job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
+    alone = run_here(job.model_copy(update={"out_dir": tmp_path / "alone"}))
+    shared = run_ranks(job.model_copy(update={"sharding": sharding}))
+    assert shared.answers == alone.answers
+    assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
+    assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
+    assert shared.after["kl/per_token"] > 0.1
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_an_adapter_is_trained_by_an_objective_over_the_whole_batch(stage, tmp_path, name):
+    """Frozen weights shared out beside trained ones; a pass without gradients before each step's forwards; bf16.
+
+    Few steps: the last bit of a weight decides how values are rounded to bf16, and from then on runs drift apart.
+    """
+    settings = {"adapter": AdapterConfig(kind="lora", rank=4), "per_device": 1, "precision": "bf16", "checkpoint_every": 2,
+                "max_steps": 3}
+    values = run_here(reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")).reference
+    alone = run_here(stage.train_job(tmp_path / "alone", "aot", reference=values, **settings))
+    job = stage.train_job(tmp_path / "sharded", "aot", processes=2, reference=values, sharding=BACK_ENDS[name], **settings)
+    result = run_ranks(job)
+    assert_near(result, alone, weight_noise=2e-5)
+    assert result.trained_parameters == alone.trained_parameters < alone.all_parameters == result.all_parameters
+    assert result.base_check["largest_difference_per_token"] < 1e-3

@@ -1,0 +1,124 @@
+"""Trackers see every step once, also of a run that was killed, and can neither fail a training nor change it."""
+
+from pathlib import Path
+
+import pytest
+from accelerate.tracking import TensorBoardTracker
+
+from dpo_core.contract import tracking_config
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.results import read_error, read_result
+from dpo_core.contract.tracking_config import TrackingConfig, check_trackers
+from dpo_core.training.tracking import TRACKING_DIR
+from tests.dpo_core.training.test_resume import assert_same_run
+from tests.killed_run import count_touches, run_until
+from tests.step_process import metrics_of, run_child, run_ranks
+from tests.tiny_stage import TinyStage, run_here
+from tests.tracker_files import history, tensorboard_steps
+
+BOTH = TrackingConfig(trackers=("tensorboard", "wandb"), project="tiny")
+
+
+def tracked_job(stage: TinyStage, folder: Path, tracking: TrackingConfig = BOTH, **more) -> TrainJob:
+    job = stage.train_job(folder, "dpo", max_steps=6, checkpoint_every=2, tracking=tracking, **more)
+    job.write()
+    return job
+
+
+def assert_tracked_once(folder: Path, steps: int = 6) -> None:
+    """Both trackers hold what ``metrics.jsonl`` holds: every step, in order, once."""
+    recorded = metrics_of(folder)
+    assert [step["step"] for step in recorded] == list(range(1, steps + 1))
+    shown = tensorboard_steps(folder)
+    for name in ("loss", "rewards/accuracies", "grad_norm", "learning_rate"):
+        assert [step for step, _ in shown[name]] == list(range(1, steps + 1)), name
+        assert [value for _, value in shown[name]] == pytest.approx([step[name] for step in recorded], rel=1e-6)
+    sent = history(folder / TRACKING_DIR)
+    assert [step["step"] for step in sent] == list(range(1, steps + 1))
+    assert [step["loss"] for step in sent] == [step["loss"] for step in recorded]
+
+
+@pytest.mark.integration
+def test_both_trackers_get_every_step_and_change_nothing(stage, tmp_path):
+    job = tracked_job(stage, tmp_path / "tracked")
+    plain = tracked_job(stage, tmp_path / "plain", TrackingConfig())
+    assert job.fingerprint == plain.fingerprint
+    assert [run_until(job, None), run_until(plain, None)] == [0, 0]
+    assert_tracked_once(job.out_dir)
+    assert_same_run(read_result(job), read_result(plain))
+    assert not (plain.out_dir / TRACKING_DIR).exists()
+    assert {path.name for path in job.out_dir.iterdir()} - {path.name for path in plain.out_dir.iterdir()} == {TRACKING_DIR}
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("moment", [0.35, 0.6, 0.85])
+def test_a_killed_and_resumed_run_is_tracked_once(stage, tmp_path, moment):
+    touches = count_touches(tracked_job(stage, tmp_path / "alone", TrackingConfig()))
+    job = tracked_job(stage, tmp_path / "killed")
+    assert run_until(job, int(moment * touches)) == -9
+    assert run_until(job, None) == 0
+    assert_tracked_once(job.out_dir)
+
+
+@pytest.mark.integration
+def test_only_the_main_process_tracks(stage, tmp_path):
+    job = tracked_job(stage, tmp_path / "two", processes=2)
+    run_ranks(job)
+    assert len(list((job.out_dir / TRACKING_DIR / "tiny").glob("events.*"))) == 1
+    assert_tracked_once(job.out_dir)
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_training_goes_on(stage, tmp_path, monkeypatch, caplog):
+    log = TensorBoardTracker.log
+
+    def failing(self, values, step=None, **more):
+        if step == 3:
+            raise OSError("no space left for events")
+        return log(self, values, step=step, **more)
+
+    monkeypatch.setattr(TensorBoardTracker, "log", failing)
+    job = tracked_job(stage, tmp_path / "run", TrackingConfig(trackers=("tensorboard",), project="tiny"))
+    assert run_here(job).steps == 6
+    assert len(metrics_of(job.out_dir)) == 6
+    assert [step for step, _ in tensorboard_steps(job.out_dir)["loss"]] == [1, 2]
+    assert "no space left for events" in caplog.text
+
+
+def test_a_tracker_that_is_not_installed_is_named(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking_config, "find_spec", lambda name: None if name == "wandb" else object())
+    with pytest.raises(ConfigError, match=r"names wandb, not installed .*'pairline\[trackers\]"):
+        check_trackers(BOTH)
+    with pytest.raises(ConfigError, match="wandb"):
+        run_here(tracked_job(stage, tmp_path / "run"))
+    check_trackers(TrackingConfig(trackers=("tensorboard",)))
+
+
+def test_a_key_without_use_is_refused():
+    with pytest.raises(ValueError, match="only wandb in online mode uses a key"):
+        TrackingConfig(trackers=("wandb",), wandb_key_block="key")
+    assert TrackingConfig(trackers=("wandb",), wandb_mode="online", wandb_key_block="key").is_online
+    assert not TrackingConfig(trackers=("tensorboard",), wandb_mode="online").is_online
+
+
+@pytest.mark.integration
+def test_a_server_that_does_not_answer_leaves_an_offline_run(stage, tmp_path, monkeypatch):
+    """A closed port instead of the server; the key only has to look like one."""
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
+    online = TrackingConfig(trackers=("tensorboard", "wandb"), project="tiny", wandb_mode="online")
+    job = tracked_job(stage, tmp_path / "run", online)
+    assert run_child(job) == 0
+    assert_tracked_once(job.out_dir)
+    assert "0123456789" * 4 not in "".join(path.read_text(errors="replace") for path in job.out_dir.rglob("*")
+                                           if path.is_file() and path.suffix in (".json", ".txt", ".log", ".jsonl", ".yaml"))
+
+
+@pytest.mark.integration
+def test_a_refused_key_is_the_recipes_error(stage, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "too-short")
+    job = tracked_job(stage, tmp_path / "run", TrackingConfig(trackers=("wandb",), wandb_mode="online"))
+    assert run_child(job) == ConfigError.exit_code
+    assert "refuses the key" in read_error(job).message

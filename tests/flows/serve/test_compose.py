@@ -1,0 +1,105 @@
+"""The deployments as images/compose.yaml brings them to its server."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dpo_core.contract.errors import ConfigError
+from flows.serve.compose import AFTER_DPO, deployments_with_containers
+from flows.serve.settings import PROJECT, ServeSettings
+from flows.settings.overrides import apply_overrides, validated
+from flows.settings.stage_config import StageConfig
+from flows.settings.sweep_config import SweepConfig
+
+FOLDER, IMAGE = "/srv/somewhere", "sha256:" + "7" * 64
+
+
+@pytest.fixture(scope="module")
+def deployments() -> list[dict]:
+    return deployments_with_containers(yaml.safe_load((PROJECT / "prefect.yaml").read_text()), FOLDER, IMAGE)["deployments"]
+
+
+def test_all_runs_start_in_the_folder_from_installed_code(deployments):
+    assert len(deployments) >= 9
+    for deployment in deployments:
+        module, _, name = deployment["entrypoint"].rpartition(".")
+        assert hasattr(import_module(module), name)
+        assert deployment["pull"] == [{"prefect.deployments.steps.set_working_directory": {"directory": FOLDER}}]
+
+
+def test_all_steps_are_containers_of_the_named_image(deployments):
+    launched = []
+    for deployment in deployments:
+        parameters = deployment["parameters"]
+        if "config" in parameters:
+            config = (SweepConfig if "sweep" in parameters["config"] else StageConfig).model_validate(parameters["config"])
+        elif "recipe" in parameters:
+            values = yaml.safe_load((PROJECT / parameters["recipe"]).read_text())
+            config = validated(apply_overrides(values, parameters["overrides"]), "recipe")
+        elif deployment["entrypoint"] == AFTER_DPO:
+            assert (parameters["compute"], parameters["image"]) == ({"launcher": "docker"}, {"use": IMAGE})
+            continue
+        else:
+            continue
+        launched.append(deployment["name"])
+        assert (config.compute.launcher, config.image.use) == ("docker", IMAGE)
+    assert launched == ["manual", "nightly", "after-sft", "manual"]
+
+
+def test_server_worker_and_runs_have_the_settings_of_make_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("os.environ", {})
+    of_make_up = {name: value for name, value in ServeSettings(home=tmp_path).server_environment().items()
+                  if name.startswith(("PREFECT_SERVER_", "PREFECT_WORKER_", "PREFECT_FLOWS_", "PREFECT_CLIENT_"))}
+    del of_make_up["PREFECT_SERVER_ANALYTICS_ENABLED"]  # stands in the image
+    services = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())["services"]
+    cors = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
+    own_page = of_make_up.pop(cors)
+    told = services["server"]["environment"] | services["worker"]["environment"]
+    assert {name: told.get(name) for name in of_make_up} == of_make_up
+    assert len(of_make_up) > 8
+    assert services["server"]["environment"][cors] == f"${{PAIRLINE_PUBLIC_URL:-{own_page}}}"
+
+
+def test_every_service_of_the_file_is_locked_in_and_has_limits():
+    file = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())
+    services = file["services"]
+    for service in services.values():
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"] is True
+        assert all("size=" in place for place in service["tmpfs"])
+        assert service["pids_limit"] <= 8192
+        assert service["mem_limit"]
+        assert not {"privileged", "devices", "pid", "ipc", "userns_mode"} & service.keys()
+        assert service.get("network_mode", "none") == "none"
+        assert service["image"].startswith("${PAIRLINE_")
+    assert {name: service["cap_add"] for name, service in services.items() if "cap_add" in service} == {
+        "database": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"], "folder": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]}
+    assert [name for name, service in services.items() if "/var/run/docker.sock" in str(service)] == ["worker"]
+    assert all(port.startswith("127.0.0.1:") for service in services.values() for port in service.get("ports", ()))
+
+
+def test_only_the_server_reaches_the_database_and_a_network_has_no_way_out():
+    file = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())
+    networks = {name: service.get("networks") for name, service in file["services"].items()}
+    assert networks == {"database": ["database"], "server": ["api", "database"], "folder": None, "deploy": ["api"],
+                        "worker": ["api"]}
+    assert file["networks"] == {"api": None, "database": {"internal": True}}
+
+
+def test_the_database_is_named_by_its_digest():
+    image = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())["services"]["database"]["image"]
+    assert re.fullmatch(r"\$\{PAIRLINE_POSTGRES_IMAGE:-postgres@sha256:[0-9a-f]{64}\}", image)
+
+
+def test_what_starts_by_an_event_still_does(deployments):
+    assert {deployment["name"] for deployment in deployments if deployment.get("triggers")} == {
+        "after-sft", "after-dpo", "failed-trigger", "resume-crashed"}
+
+
+def test_an_image_by_its_tag_is_refused():
+    with pytest.raises(ConfigError, match=r"PAIRLINE_TRAINER_IMAGE is trainer:latest, expected an id"):
+        deployments_with_containers({"deployments": []}, FOLDER, "trainer:latest")

@@ -1,0 +1,131 @@
+"""The temporary server's settings: nothing of the user's is overridden, and a known database is not migrated again."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from dpo_core.contract.errors import StoreError
+from flows.serve.background import Background, start_time
+from flows.serve.credential import API_URL_FILE, CREDENTIAL_FILE
+from flows.serve.local_prefect import prepare_prefect, remember_database
+from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
+from flows.serve.server_objects import SECONDS_WITHOUT_HEARTBEAT
+from flows.serve.settings import PROJECT
+from tests.prefect_database import new_prefect_home
+
+MIGRATE = "PREFECT_SERVER_DATABASE_MIGRATE_ON_START"
+
+
+@pytest.fixture
+def no_prefect_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """An environment without Prefect's names, and a home without profiles."""
+    environment = {"HOME": str(tmp_path)}
+    monkeypatch.setattr("os.environ", environment)
+    return environment
+
+
+def test_without_a_server_prefect_lives_in_the_store(no_prefect_settings, tmp_path):
+    assert prepare_prefect(tmp_path / "store")
+    assert no_prefect_settings["PREFECT_HOME"] == str(tmp_path / "store" / "prefect")
+    assert MIGRATE not in no_prefect_settings
+    assert no_prefect_settings[SERVER_VARIABLE] == no_prefect_settings[CLIENT_VARIABLE]
+
+
+def test_a_configured_server_is_used_and_the_store_left_alone(no_prefect_settings, tmp_path):
+    no_prefect_settings["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
+    assert not prepare_prefect(tmp_path / "store")
+    assert "PREFECT_HOME" not in no_prefect_settings
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_run_on_a_server_that_watches_it_gives_signs_of_life_in_time(no_prefect_settings, tmp_path):
+    no_prefect_settings["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
+    prepare_prefect(tmp_path / "store")
+    assert 2 * int(no_prefect_settings["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) < SECONDS_WITHOUT_HEARTBEAT
+    assert int(no_prefect_settings["PREFECT_CLIENT_MAX_RETRIES"]) == 8
+
+
+def test_a_heartbeat_that_is_set_stays(no_prefect_settings, tmp_path):
+    no_prefect_settings |= {"PREFECT_API_URL": "http://127.0.0.1:4200/api", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "45"}
+    prepare_prefect(tmp_path / "store")
+    assert no_prefect_settings["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "45"
+
+
+@pytest.mark.parametrize(("made_by", "skips"), [(version("prefect"), True), ("2.0", False)])
+def test_migrations_are_looked_for_once_per_version(no_prefect_settings, tmp_path, made_by, skips):
+    prepare_prefect(tmp_path)
+    (tmp_path / "prefect" / "prefect.db").touch()
+    remember_database(tmp_path)
+    (tmp_path / "prefect" / "database-of").write_text(made_by)
+    prepare_prefect(tmp_path)
+    assert (no_prefect_settings.get(MIGRATE) == "false") is skips
+
+
+def test_a_store_below_a_file_is_refused(no_prefect_settings, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="making the store"):
+        prepare_prefect(tmp_path / "file" / "store")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_server_that_up_started_is_found(no_prefect_settings, tmp_path, elsewhere):
+    store = tmp_path / "store"
+    home = tmp_path / "home" if elsewhere else store
+    if elsewhere:
+        no_prefect_settings["PAIRLINE_HOME"] = str(home)
+    server = Background("server", home / "serve")
+    server.folder.mkdir(parents=True)
+    server.pid_file.write_text(f"{os.getpid()} {start_time(os.getpid())}\n")
+    (server.folder / API_URL_FILE).write_text("http://127.0.0.1:4321/api")
+    (server.folder / CREDENTIAL_FILE).write_text("pairline:made\n")
+    assert not prepare_prefect(store)
+    assert no_prefect_settings["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
+    assert no_prefect_settings[CLIENT_VARIABLE] == "pairline:made"
+
+
+@pytest.mark.parametrize(("more", "told"), [("", True), ('PREFECT_API_AUTH_STRING = "ann:hers"', False)])
+def test_a_profile_that_names_the_server_of_up_gets_in(no_prefect_settings, tmp_path, more, told):
+    url = "http://127.0.0.1:4321/api"
+    folder = tmp_path / "store" / "serve"
+    folder.mkdir(parents=True)
+    (folder / API_URL_FILE).write_text(url)
+    (folder / CREDENTIAL_FILE).write_text("pairline:made\n")
+    no_prefect_settings["PREFECT_HOME"] = str(tmp_path)
+    (tmp_path / "profiles.toml").write_text(f'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "{url}"\n{more}\n')
+    assert not prepare_prefect(tmp_path / "store")
+    assert no_prefect_settings.get(CLIENT_VARIABLE) == ("pairline:made" if told else None)
+
+
+AS_A_RUN = """
+import http.client, sys
+from pathlib import Path
+from flows.serve.local_prefect import prepare_prefect
+assert prepare_prefect(Path(sys.argv[1]))
+from prefect.client.orchestration import get_client
+with get_client(sync_client=True) as client:
+    client.read_flows()
+    server = http.client.HTTPConnection(client.api_url.host, client.api_url.port)
+    page = {"Origin": "http://evil.example"}
+    for method, headers in (("POST", page), ("POST", {}), ("OPTIONS", page | {"Access-Control-Request-Method": "POST"})):
+        server.request(method, "/api/flows/filter", body="{}", headers=headers)
+        answer = server.getresponse()
+        answer.read()
+        print(answer.status, answer.getheader("access-control-allow-origin"))
+"""
+
+
+@pytest.mark.integration
+def test_the_temporary_server_answers_its_run_alone(tmp_path):
+    """It listens on loopback, where any page and any user may ask."""
+    new_prefect_home(tmp_path / "store" / "prefect")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
+    done = subprocess.run([sys.executable, "-c", AS_A_RUN, str(tmp_path / "store")], capture_output=True, text=True,
+                          env=own | {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}, cwd=tmp_path, check=False,
+                          timeout=300)
+    assert done.stdout.splitlines() == ["401 None", "401 None", "400 None"], done.stderr
+    assert (tmp_path / "store/prefect").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "store/prefect/prefect.db").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,61 @@
+"""The command line as a person meets it: sentences and exit codes instead of tracebacks."""
+
+import json
+import logging
+
+import pytest
+from rich.console import Console
+
+from dpo_core.contract.progress import ProgressEvent
+from flows.terminal.run_display import LineDisplay, RetryNotices, progress_text
+from tests.flows.conftest import RECIPES, pairline
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), [
+    (("run", "nope.yaml"), 10, "Error: The recipe nope.yaml does not exist."),
+    (("plan", str(RECIPES / "tulu3-8b.yaml"), "--set", "loss.bta=1"), 10, "loss.bta is not known (did you mean beta?)"),
+    (("plan", str(RECIPES / "tulu3-8b.yaml"), "--set", "train.global_batch_pairs=9"), 10, "cannot share equally"),
+    (("status", "--store", "nowhere"), 10, "Error: There is no store at nowhere."),
+    (("bogus",), 2, "No such command"),
+])
+def test_an_error_is_a_sentence_with_an_exit_code(tmp_path, arguments, code, message):
+    done = pairline(*arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_the_schema_describes_every_setting():
+    schema = json.loads(pairline("schema").stdout)
+    fields = [field for section in schema["$defs"].values() for field in section.get("properties", {}).values()]
+    assert len(fields) > 50
+    assert all("description" in field for field in fields)
+
+
+def test_the_plan_starts_nothing(tmp_path):
+    done = pairline("plan", str(RECIPES / "olmo2-7b.yaml"), cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Effective batch: 128 pairs = 32 processes x 1 per device x 4 accumulation" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_is_told_with_its_rate():
+    event = ProgressEvent(step="train", done=1200, total=9000, unit="steps", rate=3.14159,
+                          metrics={"loss": 0.68123, "rewards/accuracies": 0.75, "other": 1})
+    assert progress_text(event) == "1,200/9,000 steps, 3.14 steps/s, loss 0.6812, accuracies 0.75"
+
+
+def test_without_a_terminal_there_is_at_most_a_line_in_ten_seconds(capsys):
+    display = LineDisplay(Console(width=100))
+    for done in range(100):
+        display.progress(ProgressEvent(step="mix", done=done, total=100, unit="rows"))
+    assert capsys.readouterr().out.count("\n") <= 1
+
+
+def test_a_retry_is_told_in_one_line(capsys):
+    notices = RetryNotices(Console(width=200))
+    log = logging.getLogger("test.retries")
+    log.addHandler(notices)
+    log.warning("Task run failed with exception: StepCrashed('a\nb') - Retry 1/6 will start 5 second(s) from now")
+    log.warning("Finished in state Completed()")
+    assert capsys.readouterr().out == "  failed (StepCrashed), retry 1/6 starts 5 second(s) from now\n"

