@@ -1,4 +1,4 @@
-"""``python -m tests.programs.small_chunks train --job ...``: the step as the program runs it, with logits of a few tokens at a time.
+"""``python -m tests.programs.small_chunks train --job ...``: the program's step, with logits of a few tokens at a time.
 
 A large vocabulary has many chunks in every forward, and ranks with unequal work have unequal numbers of them. With tests'
 vocabularies there would be one. Every test of several ranks runs this, or another of the tests' programs that calls
