@@ -3,22 +3,25 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.workload import Bench, Figure, Training, free, peak_gib, seconds_of
-from dpo_core.contract.config import AttentionKernel, Precision
-from dpo_core.data.pair_batch import PairBatch
+from benchmarks.gpu.workload import Bench, Figure, Training, free, peak_gib, seconds_of, synchronize
+from dpo_core.contract.config import Precision
+from dpo_core.data.pair_batch import PairBatch, collate
+from dpo_core.model import attention as attention_kernels
 from dpo_core.model import logprobs
+from dpo_core.model.attention import PAIRWISE, set_kernel
 from dpo_core.model.forward import PairScorer, largest_difference, vocabulary_head
 from dpo_core.model.generate import continue_all
 
 PAIRS = 16
 # Kernel names begin or contain these; the first that fits counts.
 KINDS = (("products", ("gemm", "nvjet", "cutlass_80", "cutlass_90", "xmma", "cublas")),
-         ("flash attention", ("flash_fwd", "flash_bwd", "flash::")), ("masked attention", ("fmha", "attention")),
+         ("flash attention", ("flash",)), ("masked attention", ("fmha", "attention")),
          ("AdamW", ("adam", "multi_tensor")), ("softmax", ("softmax", "nll")),
          ("copies and casts", ("memcpy", "copy", "catarray", "memset")), ("reductions", ("reduce",)),
          ("elementwise", ("elementwise",)))
@@ -58,8 +61,8 @@ def _step(bench: Bench, precision: Precision) -> list[Figure]:
         moved = many.to(bench.device)
         figures.append(Figure(f"{precision}: forward alone", seconds_of(lambda: training.engine.scores(moved), bench.device,
                                                                        turns=3), "s"))
-    figures.append(Figure(f"{precision}: clip and AdamW", seconds_of(lambda: training.engine.step(1e-7), bench.device,
-                                                                      turns=2), "s"))
+    figures.append(Figure(f"{precision}: the whole step, clip and AdamW included", seconds_of(lambda: training.step(many),
+                                                                                            bench.device, turns=2), "s"))
     figures.append(Figure(f"{precision}: most memory of a step of {PAIRS} pairs",
                           peak_gib(bench.device, lambda: training.step(many)), "GiB"))
     figures.append(Figure(f"{precision}: layout difference", training.engine.scorer.layout_difference, "nats", 1e-4))
@@ -86,13 +89,12 @@ def memory(bench: Bench) -> list[Figure]:
 def kernels(bench: Bench) -> list[Figure]:
     """Which kernels a step's forward and backward take their time in."""
     figures = []
-    for attention in ("sdpa",):
-        for precision in ("bf16", "bf16_pure"):
-            training = Training.start(bench, bench.wide, precision, attention, compare=True)
-            batch = training.batch(bench.pairs(PAIRS))
-            figures += [Figure(f"{precision}: {name}", value, unit) for name, value, unit in _kernels(training, batch)]
-            del training
-            free(bench.device)
+    for precision in ("bf16", "bf16_pure"):
+        training = Training.start(bench, bench.wide, precision)
+        batch = training.batch(bench.pairs(PAIRS))
+        figures += [Figure(f"{precision}: {name}", value, unit) for name, value, unit in _kernels(training, batch)]
+        del training
+        free(bench.device)
     return figures
 
 
@@ -147,40 +149,75 @@ def head(bench: Bench) -> list[Figure]:
 
 
 def attention(bench: Bench) -> list[Figure]:
-    """A step by attention kernel: the same pairs, and how far each is from the plain forward in fp32."""
+    """Forward and backward by attention kernel: of pairs seen before, and of new ones, as in a run, where every batch has new
+    shapes."""
     figures = []
-    choices: tuple[AttentionKernel, ...] = ("sdpa",) if bench.device.type == "cpu" else ("sdpa", "flex_attention")
-    for kernel in choices:
-        started = time.perf_counter()
-        training = Training.start(bench, bench.wide, "bf16", kernel, compare=False)
-        batch = training.batch(bench.pairs(PAIRS))
-        training.backward(batch)
-        figures.append(Figure(f"{kernel}: start and first step", time.perf_counter() - started, "s"))
-        figures.append(Figure(f"{kernel}: forward and backward of {PAIRS} pairs",
-                              seconds_of(lambda: training.backward(batch), bench.device, turns=3), "s", 0.70))
-        if kernel == "flex_attention":
-            for seed in range(1, 5):
-                training.backward(training.batch(bench.pairs(PAIRS, seed)))
-            figures.append(Figure("flex_attention: graphs for 5 batches", float(
-                torch._dynamo.utils.counters["stats"]["unique_graphs"]), "", 4))
-        del training
+    choices: tuple[str, ...] = ("one call a layer", "pair by pair", "pair by pair, cuDNN", "flex_attention")
+    for name in choices[: 1 if bench.device.type == "cpu" else None]:
+        figures += _attention(bench, name)
         free(bench.device)
     return figures
 
 
+def _attention(bench: Bench, name: str) -> Iterator[Figure]:
+    flex = name == "flex_attention"
+    training = Training.start(bench, bench.wide, "bf16", "flex_attention" if flex else "sdpa", compare=False)
+    torch.backends.cuda.enable_cudnn_sdp(name.endswith("cuDNN"))
+    with without_varlen() if name.startswith("pair") else nullcontext():
+        batch = training.batch(bench.pairs(PAIRS))
+        started = time.perf_counter()
+        training.backward(batch)
+        synchronize(bench.device)
+        yield Figure(f"{name}: the first time", time.perf_counter() - started, "s")
+        yield Figure(f"{name}: seen before", seconds_of(lambda: training.backward(batch), bench.device, turns=3), "s", 0.70)
+        new = iter([training.batch(bench.pairs(PAIRS, seed)) for seed in range(1, 4)])
+        seconds = seconds_of(lambda: training.backward(next(new)), bench.device, turns=3, warm_up=0)
+        yield Figure(f"{name}: new pairs", seconds, "s", 0.70)
+        if flex:
+            yield Figure(f"{name}: graphs", float(torch._dynamo.utils.counters["stats"]["unique_graphs"]), "", 4)
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def layout(bench: Bench) -> list[Figure]:
-    """How far packed rows are from each pair alone with stock logits, in fp32 without and with TF32, and in bf16."""
+    """How far packed rows are from each pair alone with stock logits, in fp32 without and with TF32, and in bf16; and the
+    gradient of one call a layer from that of pair by pair."""
     model = bench.model(bench.wide)
+    set_kernel(model, PAIRWISE["sdpa"])
     figures = []
     for name, precision, tf32 in (("fp32", "fp32", False), ("fp32 with TF32", "fp32", True), ("bf16", "bf16", False)):
         torch.backends.cuda.matmul.allow_tf32 = tf32
         try:
-            difference = largest_difference(PairScorer(model, precision), bench.pairs(3), "prefix_sharing", bench.device)
+            difference = largest_difference(PairScorer(model, precision), bench.pairs(3), "packed", bench.device)
         finally:
             torch.backends.cuda.matmul.allow_tf32 = False
         bar = {"fp32": 1e-4, "bf16": 5e-2}.get(name)
         figures.append(Figure(f"{name}: packed against plain", difference, "nats", bar))
-    return figures
+    batch = collate(bench.pairs(3), range(3), "packed").to(bench.device)
+    weight = model.model.layers[0].self_attn.k_proj.weight
+    truth = _gradient(model, "fp32", batch, weight)
+    one_call = _gradient(model, "bf16", batch, weight)
+    with without_varlen():
+        by_pair = _gradient(model, "bf16", batch, weight)
+    ours, theirs = (float((gradient - truth).norm() / truth.norm()) for gradient in (one_call, by_pair))
+    return [*figures, Figure("a key projection's gradient, from fp32's, relative: pair by pair", theirs),
+            Figure("one call a layer, times that", ours / max(theirs, 1e-9), "", 1.1)]
+
+
+def _gradient(model: torch.nn.Module, precision: Precision, batch: PairBatch, weight: torch.Tensor) -> torch.Tensor:
+    scorer = PairScorer(model, precision)
+    scorer.stock_logits = False
+    return torch.autograd.grad(scorer(batch).sums_S.sum(), [weight])[0]
+
+
+@contextmanager
+def without_varlen() -> Iterator[None]:
+    """Within it packed rows are attended to pair by pair."""
+    before = attention_kernels.why_not_varlen
+    attention_kernels.why_not_varlen = lambda query, dtype: "is left out here"
+    try:
+        yield
+    finally:
+        attention_kernels.why_not_varlen = before
 
 
 def generate(bench: Bench) -> list[Figure]:
@@ -190,7 +227,8 @@ def generate(bench: Bench) -> list[Figure]:
     for dtype, bar in ((torch.float32, 3.0), (torch.bfloat16, 3.0)):
         model = bench.model(bench.wide).to(dtype)
         seconds = seconds_of(lambda model=model: _greedy(model, prompts, tokens), bench.device, turns=1, warm_up=1)
-        figures.append(Figure(f"{str(dtype).removeprefix('torch.')}: a token of 16 answers", 1e3 * seconds / tokens, "ms", bar))
+        name = str(dtype).removeprefix("torch.")
+        figures.append(Figure(f"{name}: a token of 16 answers", 1e3 * seconds / tokens, "ms", bar))
         del model
         free(bench.device)
     return figures

@@ -26,7 +26,7 @@ from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.engine import Engine
 from dpo_core.loss.losses import PairLogps
 from dpo_core.loss.objective import build_objective
-from dpo_core.model.attention import use_kernel
+from dpo_core.model.attention import PAIRWISE, set_kernel, use_kernel
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps
 
 WIDE = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -40,7 +40,7 @@ PROMPT, ANSWER, SPREAD, LONGEST = 205, 417, 0.7, 2048
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table. ``bar``: what is expected, None where it is only shown; ``at_most``: it is a bound from above."""
+    """One line of the table. ``bar``: what is expected, None where it is only shown; ``at_most``: a bound from above."""
 
     name: str
     value: float | str
@@ -160,6 +160,8 @@ class Training:
         else:
             use_kernel(engine.scorer.model, attention)
             engine.scorer.stock_logits = False
+            if attention == "sdpa":
+                set_kernel(engine.scorer.model, PAIRWISE["sdpa"])
         if checkpointing:
             engine.scorer.model.gradient_checkpointing_enable({"use_reentrant": False})
         engine.scorer.train()
