@@ -121,7 +121,8 @@ def _fetch_reference_model(config: StageConfig, policy: CheckpointRef, place: Wo
     """The checkpoint named as the reference, or the policy's own start."""
     if config.reference.source is None:
         return policy
-    other = CheckpointConfig(source=config.reference.source, revision=config.reference.revision)
+    other = CheckpointConfig(source=config.reference.source, revision=config.reference.revision,
+                             max_download_gib=config.checkpoint.max_download_gib)
     return fetch_checkpoint(other, place.store, place.launcher)
 
 

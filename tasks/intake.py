@@ -76,7 +76,7 @@ def accept(handoff_path: Path, store_root: Path, launcher: Launcher, token_block
         raise HandoffRefused(f"The hand-off asks a prompt of {len(handoff.probe.prompt)} characters; at most "
                              f"{MAX_PROMPT_CHARACTERS} are asked.")
     work_dir = prepare_store(store_root.resolve()) / "intake" / handoff.fingerprint[:16]
-    with exclusive(work_dir), opened(place, token_block, work_dir) as folder:
+    with exclusive(work_dir), opened(place, token_block, work_dir, settings.max_download_gib) as folder:
         check_before_load(folder, place, settings)
         answer = probe(folder, place, handoff.probe.prompt, bool(settings.allow_remote_code), work_dir, launcher)
         rules = check_rules(folder, place, answer)

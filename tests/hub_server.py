@@ -59,6 +59,7 @@ class Hub:
     requests: list[str] = field(default_factory=list)  # "METHOD path", in order
     tokens: set[str] = field(default_factory=set)  # that anybody sent
     failures: dict[str, list[int]] = field(default_factory=dict)  # part of a path -> statuses of the next requests
+    claims: dict[str, int | None] = field(default_factory=dict)  # path -> size that is listed in place of the real one
     spoil: set[str] = field(default_factory=set)  # paths that arrive damaged
 
     def add_repo(self, name: str, files: dict[str, bytes], kind: str = "model", private: bool = False) -> str:
@@ -136,8 +137,10 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, kind: str, repo: str, revision: str = "main") -> None:
         found = self.find(kind, repo)
         commit, files = self.files_at(found, revision)
+        sized = "blobs=true" in urlsplit(self.path).query.lower()
         self.answer({"id": repo, "sha": commit, "private": found.private, "tags": [], "downloads": 0, "likes": 0,
-                     "siblings": [{"rfilename": name} for name in sorted(files)]})
+                     "siblings": [{"rfilename": name, "size": self.hub.claims.get(name, len(content))} if sized else
+                                  {"rfilename": name} for name, content in sorted(files.items())]})
 
     def tree(self, kind: str, repo: str, revision: str, folder: str | None = None) -> None:
         _, files = self.files_at(self.find(kind, repo), revision)

@@ -38,6 +38,8 @@ class ComputeConfig(Section):
                                      "empty: nine tenths of the machine's.")
     shared_memory_gib: float = Field(2.0, gt=0, description="Container: /dev/shm, through which processes exchange tensors.")
     max_processes: int = Field(4096, ge=16, description="Container: processes and threads, all together.")
+    folder_gib: float | None = Field(None, gt=0, description="The most that a step's own folder may hold, beyond which the "
+                                     "step is killed; empty: until the disk is nearly full.")
     network: str = Field(OWN_NETWORK, max_length=128, description="Container: Docker network of the steps that may need "
                          "one: fetching data sets from a Hub, a training tracked online. The others have none. Another one "
                          "than pairline must be there and carry the label pairline.network.")

@@ -67,6 +67,8 @@ class CheckpointConfig(Section):
     allow_remote_code: tuple[str, ...] = Field((), description="Python files of the checkpoint that may be executed, "
                                                "by name (modeling_x.py) or by name and content (modeling_x.py@sha256:...). "
                                                "Read them first.")
+    max_download_gib: float = Field(1000.0, gt=0, description="The most that is downloaded of a Hub id; more is refused "
+                                    "before it begins.")
 
 
 class DataSource(Section):

@@ -29,7 +29,7 @@ MEANING: dict[DropReason, str] = {
     "bad_tools": "the tools column is neither a list of tools nor JSON of one",
     "template_without_tools": "the row has tools, which the chat template would leave out",
     "template_error": "the chat template refuses the conversation or its turns cannot be told apart",
-    "over_limits": "the chat template takes more time, memory or text for the conversation than a row may",
+    "over_limits": "the chat template or the tokenizer takes more time, memory or text for the conversation than a row may",
     "too_long": "longer than max_length_tokens",
     "no_label_left": "truncation left no token to train on",
 }

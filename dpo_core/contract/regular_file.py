@@ -9,11 +9,42 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from dpo_core.contract.errors import StoreError
 
 NO_TRAP = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 REFUSED = (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENODEV)  # link; pipe or socket without a peer; folder; device
+
+
+class NotRegular(OSError):
+    """What was opened is a folder, a pipe, a device or a socket."""
+
+
+class TooLong(ValueError):
+    """A file holds more than was agreed on."""
+
+
+def opened(path: Path) -> BinaryIO:
+    """The regular file ``path``, to be read; links are followed, which a person may have made. What was opened is what was
+    looked at. Raises ``NotRegular`` and other kinds of ``OSError``."""
+    return os.fdopen(_open(path, os.O_RDONLY | NO_TRAP & ~os.O_NOFOLLOW), "rb")
+
+
+def read_at_most(file: BinaryIO, max_bytes: int) -> bytes:
+    """What is left in ``file``. Raises ``TooLong``."""
+    content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise TooLong(f"is longer than {max_bytes:,} bytes")
+    return content
+
+
+def _open(path: Path, flags: int) -> int:
+    handle = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise NotRegular(errno.EINVAL, "it is no regular file", str(path))
+    return handle
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
@@ -23,16 +54,16 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
     write, a file that has another name, too; ``OSError`` otherwise.
     """
     try:
-        handle = os.open(path, flags & ~os.O_TRUNC | NO_TRAP, 0o666)
+        handle = _open(path, flags & ~os.O_TRUNC | NO_TRAP)
+    except NotRegular as error:
+        raise _refusal(path, "is no regular file") from error
     except OSError as error:
         if error.errno in REFUSED:
             raise _refusal(path, "is a link or no regular file") from error
         raise
-    about = os.fstat(handle)
-    writes = flags & os.O_ACCMODE != os.O_RDONLY
-    if not stat.S_ISREG(about.st_mode) or (writes and about.st_nlink != 1):
+    if flags & os.O_ACCMODE != os.O_RDONLY and os.fstat(handle).st_nlink != 1:
         os.close(handle)
-        raise _refusal(path, "is a file that has another name, too" if stat.S_ISREG(about.st_mode) else "is no regular file")
+        raise _refusal(path, "is a file that has another name, too")
     if flags & os.O_TRUNC:
         os.ftruncate(handle, 0)
     return handle
@@ -41,10 +72,10 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """The content of a regular file. Raises ``StoreError`` if it is longer, and as ``open_regular`` does."""
     with os.fdopen(open_regular(path), "rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise StoreError(f"{path} is longer than {max_bytes:,} bytes, which no step of ours writes. Remove it.")
-    return content
+        try:
+            return read_at_most(file, max_bytes)
+        except TooLong as error:
+            raise StoreError(f"{path} {error}, which no step of ours writes. Remove it.") from None
 
 
 def is_plain_file(path: Path) -> bool:

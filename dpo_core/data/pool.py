@@ -1,16 +1,9 @@
 """Every selected row once, converted and tokenised, kept or dropped: facts and tokens, made by several processes."""
 
-import contextlib
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
@@ -19,18 +12,18 @@ import numpy as np
 import pyarrow as pa
 
 from dpo_core.contract.drops import DropReason, RowDropped
-from dpo_core.contract.errors import CheckpointError, StepCrashed
+from dpo_core.contract.errors import CheckpointError
 from dpo_core.data.formats import FormatName, rename_columns, to_pair
 from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pairs import PreferencePair, TokenizedPair
 from dpo_core.data.sources import RowStore
 from dpo_core.data.tokenize import PairTokenizer, TokenizedSide
+from dpo_core.data.workers import MAX_MEMORY_BYTES, Workers, can_fork, ended_if_stuck
 
 ROWS_PER_CHUNK = 256
-MIN_ROWS_FOR_WORKERS = 1024  # below, starting processes costs more than it saves
-CHUNKS_AHEAD = 4  # per worker; bounds what waits in memory
+MIN_ROWS_FOR_SEVERAL = 1024  # below, starting more than one process costs more than it saves
 SECONDS_PER_CHUNK, SECONDS_PER_ROW = 60.0, 20.0  # of processor time; a chunk takes 0.1 s
-MAX_ROWS_STUCK = 8
+MAX_ROWS_OVER = 8
 KEY_BYTES = 32
 BYTES_PER_TOKEN = 5  # an int32 id and a label of 0 or 1
 
@@ -139,126 +132,48 @@ def chunks_of(rows: list[np.ndarray]) -> Iterator[Chunk]:
             yield Chunk(source, numbers[first:first + ROWS_PER_CHUNK])
 
 
-_maker: PoolMaker | None = None  # of a worker process
-
-
-def _end_with(parent: int) -> None:
-    """A worker whose parent was killed would wait for its next chunk for ever."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
-
-
-def _start_worker(maker: PoolMaker, parent: int) -> None:
-    global _maker
-    _maker = maker
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-
-
-@contextlib.contextmanager
-def _ended_if_stuck(seconds: float) -> Iterator[None]:
-    """End this process if the block computes longer, even inside a library that looks at no timer: a tokenizer's regular
-    expressions can take for ever, too. Another signal than that of ``render_limits``, and not to be caught."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread:
-        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    try:
-        yield
-    finally:
-        if in_main_thread:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-
-
-def _make_in_worker(chunk: Chunk, seconds: float) -> PoolPart:
-    assert _maker is not None
-    with _ended_if_stuck(seconds):
-        return _maker(chunk)
-
-
 def make_pool(maker: PoolMaker, chunks: Iterable[Chunk], num_rows: int, num_workers: int) -> Iterator[PoolPart]:
     """Parts of ``chunks``, which hold ``num_rows`` rows, in order. The rows are the same for any number of workers.
 
-    A row on which a worker is stuck is dropped. Raises ``StepCrashed`` if a worker process dies otherwise, and
-    ``CheckpointError`` if many rows are such.
+    A row on which a worker is stuck, or that takes all memory, is dropped. Raises ``StepCrashed`` if a worker process dies
+    otherwise, and ``CheckpointError`` if many rows are such.
     """
-    # Forked workers share the loaded tokenizer; where a system cannot fork, one process does the work.
-    if num_workers == 1 or num_rows < MIN_ROWS_FOR_WORKERS or "fork" not in multiprocessing.get_all_start_methods():
+    if not can_fork():  # one process does the work; a row that no handler can end, ends it
         for chunk in chunks:
-            with _ended_if_stuck(SECONDS_PER_CHUNK):
+            with ended_if_stuck(SECONDS_PER_CHUNK):
                 part = maker(chunk)
             yield part
         return
+    num_workers = num_workers if num_rows >= MIN_ROWS_FOR_SEVERAL else 1
     chunks, left = iter(chunks), deque[Chunk]()
     while True:
-        workers = _Workers(maker, num_workers)
+        workers: Workers[Chunk, PoolPart] = Workers(maker, num_workers)
         try:
-            yield from workers.parts(chunks, left, SECONDS_PER_CHUNK)
+            yield from workers.results(chunks, left, SECONDS_PER_CHUNK)
             return
         except BrokenProcessPool as error:
-            if not workers.was_stuck():
-                raise _crashed(num_workers) from error
+            if not workers.went_over():
+                raise workers.crashed() from error
         yield from _row_by_row(maker, left)
         left.clear()
 
 
-def _crashed(num_workers: int) -> StepCrashed:
-    return StepCrashed(f"One of {num_workers} tokenising processes died, perhaps for want of memory. Lower "
-                       "`num_workers` and start again.")
-
-
-class _Workers:
-    """Processes that make parts."""
-
-    def __init__(self, maker: PoolMaker, num_workers: int) -> None:
-        self.num_workers, self.processes = num_workers, []
-        self.executor = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("fork"),
-                                            initializer=_start_worker, initargs=(maker, os.getpid()))
-
-    def parts(self, chunks: Iterator[Chunk], left: deque[Chunk], seconds: float) -> Iterator[PoolPart]:
-        """The parts of ``chunks``, in order. ``left``: those that were taken from ``chunks`` and are not made yet.
-
-        Raises ``BrokenProcessPool``.
-        """
-        with self.executor as executor:
-            waiting: deque[Future[PoolPart]] = deque()
-
-            def made() -> PoolPart:
-                part = waiting.popleft().result()
-                left.popleft()
-                return part
-
-            try:
-                for chunk in chunks:
-                    left.append(chunk)
-                    waiting.append(executor.submit(_make_in_worker, chunk, seconds))
-                    if len(waiting) >= self.num_workers * CHUNKS_AHEAD:
-                        yield made()
-                while waiting:
-                    yield made()
-            finally:
-                self.processes = list((executor._processes or {}).values())
-
-    def was_stuck(self) -> bool:
-        """Whether one of them, once all are over, was ended by ``_ended_if_stuck``."""
-        return any(process.exitcode == -signal.SIGVTALRM for process in self.processes)
-
-
 def _row_by_row(maker: PoolMaker, chunks: Iterable[Chunk]) -> Iterator[PoolPart]:
-    """Parts of a row each. One on which a process is stuck is dropped, and another process goes on behind it."""
+    """Parts of a row each. One that ends its process is dropped, and another process goes on behind it."""
     left = deque(Chunk(chunk.source, chunk.rows[place:place + 1]) for chunk in chunks for place in range(len(chunk.rows)))
-    for _ in range(MAX_ROWS_STUCK):
-        workers, taken = _Workers(maker, 1), deque[Chunk]()
-        rows = list(left)
+    for _ in range(MAX_ROWS_OVER):
+        workers: Workers[Chunk, PoolPart] = Workers(maker, 1)
+        taken, rows = deque[Chunk](), list(left)
         try:
-            for part in workers.parts(iter(rows), taken, SECONDS_PER_ROW):
+            for part in workers.results(iter(rows), taken, SECONDS_PER_ROW):
                 left.popleft()
                 yield part
             return
         except BrokenProcessPool as error:
-            if not workers.was_stuck():
-                raise _crashed(1) from error
+            if not workers.went_over():
+                raise workers.crashed() from error
         yield _part(left.popleft(), [_Outcome(reason="over_limits")])
-    raise CheckpointError(f"Tokenising took more than {SECONDS_PER_ROW:.0f} s of processor time on each of {MAX_ROWS_STUCK} "
-                          "rows. The checkpoint's tokenizer or chat template is not fit for use; choose another one "
-                          "(checkpoint.chat_template), or another checkpoint.")
+    raise CheckpointError(f"The tokenising process came to its end on each of {MAX_ROWS_OVER} rows: a row has "
+                          f"{SECONDS_PER_ROW:.0f} s of processor time and {MAX_MEMORY_BYTES >> 30} GiB. The checkpoint's "
+                          "tokenizer or chat template is not fit for use; choose another one (checkpoint.chat_template), or "
+                          "another checkpoint.")

@@ -8,13 +8,14 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from dpo_core.contract.errors import DataError
+from dpo_core.contract.errors import CheckpointError, DataError
 from dpo_core.contract.jobs import DatasetRef, MixJob
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.results import MixResult, SourceLedger
@@ -34,10 +35,11 @@ from dpo_core.data.pair_file import (
     pairs_batch,
 )
 from dpo_core.data.pairs import PreferencePair
-from dpo_core.data.pool import PoolMaker, chunks_of, make_pool
+from dpo_core.data.pool import SECONDS_PER_CHUNK, PoolMaker, chunks_of, make_pool
 from dpo_core.data.pool_file import PoolReader, open_pool
 from dpo_core.data.sources import load_source
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
+from dpo_core.data.workers import one_after_the_other
 
 LEDGER_FILE, DATA_DIR = "ledger.json", "data"
 
@@ -133,16 +135,22 @@ def _gather(pool: PoolReader, places: np.ndarray, folder: Path, progress: Progre
 
 def _write_prompts(maker: PoolMaker, pool: PoolReader, places: np.ndarray, folder: Path) -> None:
     """Write what the evaluation asks: the held-out rows' prompts with the assistant's turn opened."""
+    batches = (places[first:first + ROWS_PER_BATCH] for first in range(0, len(places), ROWS_PER_BATCH))
+    origins = (list(zip(pool.sources[batch].tolist(), pool.rows[batch].tolist(), strict=True)) for batch in batches)
+    over = CheckpointError("The tokenizer takes too much time or memory for prompts alone, though not for their rows. It is "
+                           "not fit for use; choose another checkpoint.")
     with (pa.OSFile(str(folder / PROMPTS_FILE), "wb") as sink, pa.ipc.new_file(sink, PROMPTS_SCHEMA) as writer):
-        for first in range(0, len(places), ROWS_PER_BATCH):
-            batch = places[first:first + ROWS_PER_BATCH]
-            origins = zip(pool.sources[batch].tolist(), pool.rows[batch].tolist(), strict=True)
-            pairs = [maker.pair(source, maker.stores[source][row])[1] for source, row in origins]
-            writer.write_batch(pa.record_batch([
-                list_array(maker.pair_tokenizer.prompt_ids(pairs), np.int32),
-                pa.array([_readable(pair) for pair in pairs], pa.string()),
-                pa.array([json.dumps(list(pair.constraints), sort_keys=True) for pair in pairs], pa.string()),
-            ], schema=PROMPTS_SCHEMA))
+        for batch in one_after_the_other(partial(_prompts, maker), origins, SECONDS_PER_CHUNK, over):
+            writer.write_batch(batch)
+
+
+def _prompts(maker: PoolMaker, origins: list[tuple[int, int]]) -> pa.RecordBatch:
+    pairs = [maker.pair(source, maker.stores[source][row])[1] for source, row in origins]
+    return pa.record_batch([
+        list_array(maker.pair_tokenizer.prompt_ids(pairs), np.int32),
+        pa.array([_readable(pair) for pair in pairs], pa.string()),
+        pa.array([json.dumps(list(pair.constraints), sort_keys=True) for pair in pairs], pa.string()),
+    ], schema=PROMPTS_SCHEMA)
 
 
 def _readable(pair: PreferencePair) -> str:

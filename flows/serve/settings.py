@@ -95,13 +95,14 @@ class ServeSettings(BaseModel):
 
         A variable that is set already wins, except those that decide where things are.
         """
+        credential = self.credential
         fixed = {
             "PREFECT_HOME": str(self.prefect_home), "PREFECT_API_URL": self.api_url,
             "PREFECT_UI_API_URL": self.api_url,  # without it the pages ask port 4200 whatever the server's own is
             "PREFECT_UI_URL": self.ui_url, "PREFECT_PROFILES_PATH": str(self.prefect_home / "profiles.toml"),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH", "")))),
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
-            **({CLIENT_VARIABLE: self.credential} if self.credential else {})}
+            **({CLIENT_VARIABLE: credential} if credential else {})}
         defaults = {
             **RUN_SETTINGS, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false", "PREFECT_CLI_COLORS": "false",

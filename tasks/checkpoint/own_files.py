@@ -8,14 +8,13 @@ Hub client's cache is made of such links, and they lead to one place:
 
 import contextlib
 import json
-import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.regular_file import NotRegular, TooLong, opened, read_at_most
 from dpo_core.contract.store import sha256_of
 
 HASH = r"[0-9a-f]{40}|[0-9a-f]{64}"  # git's of a small file, sha256 or xet's of a large one
@@ -48,14 +47,13 @@ def opened_inside(folder: Path, name: str) -> Iterator[BinaryIO]:
     ``CheckpointError`` for a file that lies elsewhere or is none (a pipe, a device).
     """
     try:
-        # Not to wait for a pipe's other end.
-        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        opened_file = opened(folder / name)
+    except NotRegular:
+        raise CheckpointError(f"{folder / name} is no regular file, as those of a checkpoint are. Remove it.") from None
     except OSError as error:
         raise CheckpointError(f"{folder / name} cannot be read: {error.strerror}.") from error
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CheckpointError(f"{folder / name} is no regular file, as those of a checkpoint are. Remove it.")
-        of_process = Path(f"/proc/self/fd/{descriptor}")
+    with opened_file as file:
+        of_process = Path(f"/proc/self/fd/{file.fileno()}")
         real = of_process.readlink() if of_process.exists() else (folder / name).resolve()
         if not _leads_down(name) or not _belongs(real, folder.resolve()):
             raise CheckpointError(f"{folder / name} is a link to {real}, outside the checkpoint, and what it leads to would "
@@ -82,17 +80,14 @@ def hash_named(folder: Path, names: list[str]) -> dict[str, str]:
 def read_json_file(path: Path) -> dict:
     """A JSON object from a checkpoint's file. Raises ``CheckpointError`` naming the file."""
     try:
-        if path.exists() and not path.is_file():
-            raise OSError("it is no regular file")
-        with path.open("rb") as file:
-            content = file.read(MAX_JSON_BYTES + 1)
-        value = json.loads(content) if len(content) <= MAX_JSON_BYTES else None
+        with opened(path) as file:
+            value = json.loads(read_at_most(file, MAX_JSON_BYTES))
+    except TooLong:
+        raise _beyond(path, f"larger than {MAX_JSON_BYTES >> 20} MiB") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again.") from error
     except RecursionError:
         raise _beyond(path, _TOO_DEEP) from None
-    if len(content) > MAX_JSON_BYTES:
-        raise _beyond(path, f"larger than {MAX_JSON_BYTES >> 20} MiB")
     if _is_deeper(value, MAX_JSON_DEPTH):
         raise _beyond(path, _TOO_DEEP)
     if not isinstance(value, dict):

@@ -16,7 +16,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError, RemoteError, StoreError, from_os_error
@@ -35,6 +35,7 @@ from tasks.checkpoint.files import (
 )
 from tasks.checkpoint.known_packages import check_known_package
 from tasks.checkpoint.own_files import hash_named, opened_inside, read_json_file
+from tasks.hub.download_size import Sizes, check_download, listed_sizes
 from tasks.hub.errors import from_hub_error
 
 log = logging.getLogger(__name__)
@@ -104,11 +105,15 @@ def _local(folder: Path, config: CheckpointConfig) -> Located:
 def _download(config: CheckpointConfig, store_root: Path) -> Located:
     """Small files first, so that a missing template is known before gigabytes of weights are fetched."""
     api, doing = HfApi(), f"fetching {config.source}" + (f" at {config.revision}" if config.revision else "")
-    commit, names = _resolve(api, config, store_root, doing)
-    names = [name for name in names if "/" not in name or name.startswith(f"{EXTRA_TEMPLATES}/")]
+    commit, sizes = _resolve(api, config, store_root, doing)
+    names = [name for name in sizes if "/" not in name or name.startswith(f"{EXTRA_TEMPLATES}/")]
     weights = weight_source(names, config)
     code = code_names(config.allow_remote_code)
     small = [name for name in names if not name.endswith((*WEIGHT_SUFFIXES, ".py")) or name in code]
+    missing = {name: sizes[name] for name in {*small, *weights.names}  # a mirror of the operator's may tell no sizes
+               if sizes[name] and try_to_load_from_cache(config.source, name, revision=commit) is None}
+    check_download(f"{config.source}@{commit}", missing, Path(constants.HF_HUB_CACHE), config.max_download_gib,
+                   "checkpoint.max_download_gib")
     try:
         folder = Path(api.snapshot_download(config.source, revision=commit, allow_patterns=small))
         if weights.kind == "safetensors":
@@ -124,8 +129,8 @@ def _download(config: CheckpointConfig, store_root: Path) -> Located:
         raise from_hub_error(error, doing) from None
 
 
-def _resolve(api: HfApi, config: CheckpointConfig, store_root: Path, doing: str) -> tuple[str, list[str]]:
-    """The commit behind the revision, and its file names; recorded in the store, where it serves when the Hub is away.
+def _resolve(api: HfApi, config: CheckpointConfig, store_root: Path, doing: str) -> tuple[str, Sizes]:
+    """The commit behind the revision, and its files with sizes; recorded in the store, where it serves when the Hub is away.
 
     A branch is asked anew by each run, so a newer SFT checkpoint is never missed; the commit then holds for the run.
     """
@@ -133,19 +138,20 @@ def _resolve(api: HfApi, config: CheckpointConfig, store_root: Path, doing: str)
     record = store_root / "checkpoints" / "resolved" / f"{fingerprint(asked)[:16]}.json"
     if record.is_file() and COMMIT.fullmatch(config.revision or ""):
         known = read_json_file(record)
-        return known["commit"], known["files"]
+        if "sizes" in known:
+            return known["commit"], known["sizes"]
     try:
-        info = api.model_info(config.source, revision=config.revision)
+        info = api.model_info(config.source, revision=config.revision, files_metadata=True)
     except Exception as error:
         failure = from_hub_error(error, doing)
         if not isinstance(failure, RemoteError) or not record.is_file():
             raise failure from None
         known = read_json_file(record)
         log.warning("The Hub does not answer; going on with %s at %s, as resolved earlier.", config.source, known["commit"])
-        return known["commit"], known["files"]
-    names = sorted(sibling.rfilename for sibling in info.siblings or [])
-    write_json(record, {**asked, "commit": info.sha, "files": names})
-    return info.sha, names
+        return known["commit"], known.get("sizes") or dict.fromkeys(known["files"])
+    sizes = dict(sorted(listed_sizes(info).items()))
+    write_json(record, {**asked, "commit": info.sha, "sizes": sizes})
+    return info.sha, sizes
 
 
 def snapshot(located: Located, config: CheckpointConfig, store_root: Path) -> CheckpointRef:

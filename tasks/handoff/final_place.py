@@ -14,6 +14,7 @@ from dpo_core.contract.errors import CheckpointError, HandoffRefused, from_os_er
 from dpo_core.contract.jobs import AnswerJob
 from dpo_core.contract.results import RESULT_FILE, AnswerResult
 from tasks.checkpoint.own_files import hash_named
+from tasks.hub.download_size import check_download, listed_sizes
 from tasks.hub.errors import from_hub_error
 from tasks.hub.token import hidden_in_logs, load_token
 from tasks.launch.launcher import Launcher
@@ -23,13 +24,17 @@ from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 DOWNLOAD, PROBE = "checkpoint", "probe"
 
 
-def _download(uploaded: UploadedCheckpoint, token_block: str | None, target: Path) -> None:
-    """Every file of the revision to ``target``, past all caches. Raises an error of the tree without the token."""
+def _download(uploaded: UploadedCheckpoint, token_block: str | None, target: Path, max_gib: float | None) -> None:
+    """The files of the revision to ``target``, past all caches. Raises an error of the tree without the token."""
     assert uploaded.repo_id is not None
     token = load_token(token_block)
     try:
         with hidden_in_logs(token):
-            HfApi(endpoint=uploaded.endpoint, token=token).snapshot_download(
+            api = HfApi(endpoint=uploaded.endpoint, token=token)
+            listed = listed_sizes(api.model_info(uploaded.repo_id, revision=uploaded.revision, files_metadata=True))
+            check_download(uploaded.uri, {name: size for name, size in listed.items() if name in uploaded.files}, target,
+                           max_gib, "max_download_gib (pairline intake --max-download-gib)")
+            api.snapshot_download(
                 uploaded.repo_id, revision=uploaded.revision, local_dir=target, force_download=True,
                 allow_patterns=sorted(uploaded.files))
         shutil.rmtree(target / ".cache", ignore_errors=True)  # the client's own notes, which not every step may read
@@ -74,8 +79,12 @@ def _others(folder: Path, names: set[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def opened(uploaded: UploadedCheckpoint, token_block: str | None, work_dir: Path) -> Iterator[Path]:
-    """The checkpoint as a verified local folder; a download lives under ``work_dir`` until the block ends."""
+def opened(uploaded: UploadedCheckpoint, token_block: str | None, work_dir: Path,
+           max_gib: float | None = None) -> Iterator[Path]:
+    """The checkpoint as a verified local folder; a download lives under ``work_dir`` until the block ends.
+
+    Raises ``HandoffRefused``, also for more than ``max_gib`` to download; ``DiskFull`` where the disk has no room for it.
+    """
     if uploaded.kind == "directory":
         assert uploaded.directory is not None
         verify_place(uploaded.directory, uploaded)
@@ -84,7 +93,10 @@ def opened(uploaded: UploadedCheckpoint, token_block: str | None, work_dir: Path
     work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work_dir, prefix=f"{DOWNLOAD}-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(work_dir.stat().st_mode & 0o777)  # not private: a step in a container may run as another user
-        _download(uploaded, token_block, Path(folder))
+        try:
+            _download(uploaded, token_block, Path(folder), max_gib)
+        except CheckpointError as error:
+            raise HandoffRefused(f"Nothing was fetched: {error}") from error
         verify_place(Path(folder), uploaded)
         yield Path(folder)
 

@@ -17,5 +17,7 @@ class IntakeConfig(GrpoConfig):
     allow_remote_code: tuple[str, ...] = Field((), description="Python files of a checkpoint that may be executed, by name "
                                                "(modeling_x.py) or by name and content (modeling_x.py@sha256:...). "
                                                "Read them first.")
+    max_download_gib: float = Field(1000.0, gt=0, description="The most that is downloaded of a checkpoint; a larger one is "
+                                    "refused before it begins.")
     trusted_keys: tuple[PublicKey, ...] = Field((), description="Public keys (ed25519:...) of the stages whose hand-offs "
                                                 "are taken. Empty: anybody's, signed or not.")

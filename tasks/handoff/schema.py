@@ -13,6 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 
 from dpo_core.contract.config import Section
 from dpo_core.contract.errors import HandoffRefused
+from dpo_core.contract.regular_file import NotRegular, TooLong, opened, read_at_most
 from dpo_core.contract.store import fingerprint
 from tasks.gate.approval import Release
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
@@ -108,13 +109,12 @@ class RLVRHandoff(Section):
 def read_handoff(path: Path) -> RLVRHandoff:
     """Read and check a ``handoff.json``. Raises ``HandoffRefused`` for a file that is missing, foreign or edited."""
     try:
-        if path.exists() and not path.is_file():
-            raise HandoffRefused(f"{path} is no regular file. Give the path of a handoff.json.")
-        with path.open("rb") as file:
-            content = file.read(MAX_HANDOFF_BYTES + 1)
-        if len(content) > MAX_HANDOFF_BYTES:
-            raise HandoffRefused(f"{path} is larger than {MAX_HANDOFF_BYTES >> 20} MiB, which no hand-off is.")
-        raw = json.loads(content)
+        with opened(path) as file:
+            raw = json.loads(read_at_most(file, MAX_HANDOFF_BYTES))
+    except NotRegular:
+        raise HandoffRefused(f"{path} is no regular file. Give the path of a handoff.json.") from None
+    except TooLong:
+        raise HandoffRefused(f"{path} is larger than {MAX_HANDOFF_BYTES >> 20} MiB, which no hand-off is.") from None
     except OSError as error:
         raise HandoffRefused(f"{path} cannot be read: {error.strerror}. Give the path of a handoff.json.") from error
     except (ValueError, RecursionError) as error:

@@ -5,7 +5,6 @@ The stage signs with a private key, the receiver lists the public ones that it t
 
 import base64
 import os
-import stat
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from dpo_core.contract.config import HandoffConfig
 from dpo_core.contract.errors import ConfigError, HandoffRefused, from_os_error
+from dpo_core.contract.regular_file import NotRegular, TooLong, opened, read_at_most
 from tasks.handoff.schema import RLVRHandoff, Signature
 from tasks.hub.token import load_secret
 
@@ -40,13 +40,16 @@ def public_key_of(key: Ed25519PrivateKey) -> str:
 
 def read_key_file(path: Path) -> bytes:
     """The text of a key's file. Raises ``ConfigError`` for one that others can read, or that is none."""
+    refusal = ConfigError(f"The signing key {path} must be a file of yours that nobody else can read: chmod 600 {path}. If "
+                          "others could read it, make a new key (pairline signing-key).")
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with opened(path) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077 or status.st_uid != os.geteuid():
-                raise ConfigError(f"The signing key {path} must be a file of yours that nobody else can read: chmod 600 "
-                                  f"{path}. If others could read it, make a new key (pairline signing-key).")
-            return file.read(MAX_KEY_BYTES)
+            if status.st_mode & 0o077 or status.st_uid != os.geteuid():
+                raise refusal
+            return read_at_most(file, MAX_KEY_BYTES)
+    except (NotRegular, TooLong):
+        raise refusal from None
     except OSError as error:
         raise ConfigError(f"The signing key {path} cannot be read: {error.strerror}. Make one with `pairline "
                           "signing-key`.") from error

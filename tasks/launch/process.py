@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpo_core.contract.compute_config import ComputeConfig
-from dpo_core.contract.errors import StoreError
+from dpo_core.contract.errors import DiskFull, StoreError
 from dpo_core.contract.process_group import ask_to_stop
 from tasks.launch.command import DIE_WITH_PARENT
+from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
 from tasks.launch.lines import LineSplitter, Waiting
 from tasks.launch.secrets import value_of_secret
@@ -73,17 +74,22 @@ class ProcessLauncher:
         lines: Waiting[str] = Waiting()
         reader = threading.Thread(target=_read_lines, args=(child, lines), daemon=True)
         reader.start()
-        deadline = time.monotonic() + command.timeout_seconds
+        deadline, grace_seconds = time.monotonic() + command.timeout_seconds, float(self.compute.stop_grace_seconds)
+        bound = FolderBound(command.folder, self.compute.folder_gib)
         try:
             while child.poll() is None:
                 lines.hand_over(on_line, wait_seconds=POLL_SECONDS)
                 raise_if_stopped()
+                bound.check()
                 if time.monotonic() > deadline:
                     raise too_slow(command)
             return child.returncode
+        except DiskFull:
+            grace_seconds = 0.0
+            raise
         finally:
             try:
-                stop_group(child, self.compute.stop_grace_seconds, meanwhile=lambda: lines.hand_over(on_line))
+                stop_group(child, grace_seconds, meanwhile=lambda: lines.hand_over(on_line))
                 _pass_rest_on(lines, reader, on_line)
             finally:
                 lines.nobody_listens()

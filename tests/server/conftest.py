@@ -228,7 +228,8 @@ def prepared(installation: Installation, inputs: Path, tmp_path_factory: pytest.
 
 
 def without_training(store: Path) -> Path:
-    """``store``, less the training and what comes after. A copy would not do: its results name folders of the original."""
+    """``store``, less the training and what comes after, for one test after the other. A copy for each would do as well,
+    as results are read as lying where their store is."""
     for step in ("train", "export", "evaluate", "published", "handoff", "runs"):
         shutil.rmtree(store / step, ignore_errors=True)
     return store

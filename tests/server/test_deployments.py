@@ -189,10 +189,12 @@ def test_up_again_leaves_deployments_alone_that_are_those_of_the_code(installati
     before = made()
     assert installation.pairline("up").returncode == 0
     assert made() == before
-    switch_off(True)  # what the server holds has changed
-    assert installation.pairline("up").returncode == 0
-    assert made() != before
-    switch_off(False)
+    try:
+        switch_off(True)  # what the server holds has changed
+        assert installation.pairline("up").returncode == 0
+        assert made() != before
+    finally:
+        switch_off(False)
 
 
 def test_a_taken_port_is_named(installation: Installation, tmp_path):

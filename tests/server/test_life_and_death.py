@@ -15,18 +15,12 @@ from dpo_core.contract.results import RESULT_FILE, TrainResult
 from flows.serve.run_processes import processes_of_run
 from flows.serve.server_objects import DEAD_RUNS, SECONDS_WITHOUT_HEARTBEAT, dead_runs, make_automation
 from flows.serve.settings import HEARTBEAT_SECONDS
-from tests.flows.conftest import step_processes
+from tests.flows.conftest import launches, step_processes
 from tests.server.conftest import Installation, tiny_values, wait_until, without_training
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 STEPS_BEFORE = ("mix", "reference")
 SECONDS_TO_ACT = 30  # the server looks every five seconds which bounds have passed; a busy machine takes longer
-
-
-def starts(store: Path) -> dict[str, int]:
-    """How often each step's program was started."""
-    return {log.parent.parent.name: log.read_text().count("accelerate.commands.launch")
-            for log in store.glob("*/*/log.txt")}
 
 
 @pytest.fixture
@@ -57,7 +51,7 @@ def check_one_result(installation: Installation, run: UUID, store: Path, launche
     (result,) = store.glob(f"train/*/{RESULT_FILE}")
     resumed = TrainResult.model_validate_json(result.read_bytes()).resumed_from_step
     assert (resumed is not None) is (launches_of_train > 1)
-    counted = starts(store)
+    counted = launches(store)
     assert counted["train"] == launches_of_train
     assert [counted.get(step, 0) for step in STEPS_BEFORE] == [0, 0]
     assert {counted[step] for step in ("export", "evaluate")} == {1}

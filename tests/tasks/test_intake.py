@@ -8,7 +8,7 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from dpo_core.contract.config import HandoffConfig, UploadConfig
-from dpo_core.contract.errors import ConfigError, HandoffRefused
+from dpo_core.contract.errors import ConfigError, DiskFull, HandoffRefused
 from dpo_core.contract.store import hash_files, write_json
 from flows import post_training, rlvr_intake
 from flows.terminal.handoff_commands import signing_key as signing_key_command
@@ -139,6 +139,28 @@ def test_no_other_hub_is_asked_or_told_the_token(
             assert accepted.checkpoint.endpoint == evil.endpoint
             assert accepted.grpo_command.startswith(f"HF_ENDPOINT={evil.endpoint} ")
         assert evil.tokens == {"hf_writetoken"}
+
+
+# --------------------------------------------------------------------------------------------------------- what is fetched
+
+def test_no_more_is_fetched_than_the_receiver_lets(checkpoint: Path, tmp_path: Path, hub: Hub,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forger names a repository of terabytes, whose listing tells."""
+    monkeypatch.setenv("HF_TOKEN", "hf_writetoken")
+    honest = handed_off(checkpoint, tmp_path / "store", repo_id="org/dpo")
+    path, launcher = forged(honest, tmp_path / "handoff.json"), LaunchHere()
+    for listed, settings, error, message in [
+            (3 << 40, IntakeConfig(), HandoffRefused, r"fetched: hf://org/dpo@\w+ has 3072\.00 GiB.*raise max_download_gib"),
+            (None, IntakeConfig(), HandoffRefused, "lists no size of model.safetensors"),
+            (1 << 60, IntakeConfig(max_download_gib=1e12), DiskFull, "are kept free. Free some space"),
+            (100 << 20, IntakeConfig(max_download_gib=0.01), HandoffRefused, r"at most 0\.01 GiB")]:
+        hub.claims, hub.requests = {"model.safetensors": listed}, []
+        with pytest.raises(error, match=message):
+            accept(path, tmp_path / "receiver", launcher, settings=settings)
+        assert not any("resolve" in request for request in hub.requests)
+    assert launcher.steps == []
+    hub.claims = {"of_somebody_else.bin": 3 << 40}  # is not fetched, so it does not count
+    assert accept(path, tmp_path / "receiver", LaunchHere()).answer
 
 
 # --------------------------------------------------------------------------------------------------- commands and claims

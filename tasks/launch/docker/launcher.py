@@ -53,7 +53,7 @@ class DockerLauncher:
                          for command in commands)
         deadline, members = self._attach_or_start(engine, commands, before_start)
         try:
-            return Watch(engine, commands[0], members, deadline, on_line, self.compute.stop_grace_seconds,
+            return Watch(engine, commands[0], members, deadline, on_line, self.compute,
                          self.patience_seconds).until_the_end()
         finally:
             with contextlib.suppress(PairlineError):

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.errors import DiskFull, PairlineError
 from tasks.launch.docker.engine import Engine, EngineLost, Seen
+from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
 from tasks.launch.lines import Waiting
 from tasks.launch.log_position import forget_position, save_position
@@ -62,26 +64,28 @@ class Watch:
     """Watches the containers of one step. ``deadline``: Unix seconds."""
 
     def __init__(self, engine: Engine, command: CommandSpec, members: list[Member], deadline: float, on_line: OnLine,
-                 grace_seconds: float, patience_seconds: float) -> None:
+                 compute: ComputeConfig, patience_seconds: float) -> None:
         self.engine, self.command, self.members, self.deadline = engine, command, members, deadline
-        self.on_line, self.grace_seconds, self.patience_seconds = on_line, grace_seconds, patience_seconds
+        self.on_line, self.grace_seconds, self.patience_seconds = on_line, compute.stop_grace_seconds, patience_seconds
+        self.bound = FolderBound(command.folder, compute.folder_gib)
         self.lines: Waiting[tuple[Member, str, str]] = Waiting()
         self.position_saved, self.first_failure = 0.0, 0.0
 
     def until_the_end(self) -> Ended:
-        """Wait, then stop and remove everything. Raises ``TimedOut``, ``EngineLost``."""
+        """Wait, then stop and remove everything. Raises ``TimedOut``, ``DiskFull``, ``EngineLost``."""
         try:
             while self._alive():
                 self._turn()
                 raise_if_stopped()
+                self.bound.check()
                 if time.time() > self.deadline:
                     raise too_slow(self.command)
             return self._how_it_ended()
         except EngineLost:
             log.warning("Left running: %s. Start again to attach to it.", ", ".join(m.name for m in self._alive()))
             raise
-        except BaseException:
-            self._stop(self.grace_seconds)
+        except BaseException as error:
+            self._stop(0.0 if isinstance(error, DiskFull) else self.grace_seconds)
             raise
         finally:
             self.lines.nobody_listens()

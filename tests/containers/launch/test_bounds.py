@@ -1,6 +1,7 @@
 """What a step may use of the machine beside its own folder is bounded: the engine's copy of its output, networks."""
 
 import contextlib
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,8 @@ import docker
 import pytest
 
 from dpo_core.contract.compute_config import OWN_NETWORK
-from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.errors import ConfigError, DiskFull
+from tasks.launch import folder_bound
 from tasks.launch.docker import engine as engine_module
 from tasks.launch.docker.container import NETWORK
 from tasks.launch.docker.engine import Engine
@@ -48,6 +50,19 @@ def test_the_engines_copy_of_a_log_is_bounded_and_ours_lacks_no_line(
         run.result()
     assert [line.partition(" ")[0] for line in step.log_lines] == [str(number) for number in range(NUM_LINES)]
     assert KEPT_BYTES < max(sizes) < (KEPT_FILES + 1) * KEPT_BYTES
+
+
+def test_a_step_that_fills_its_folder_is_killed(make: Callable[..., ContainerStep], monkeypatch):
+    """And not asked, as it could write on meanwhile. The container is gone, which the fixture checks."""
+    monkeypatch.setattr(folder_bound, "SECONDS_BETWEEN_LISTINGS", 0.2)
+    step = make("""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        (folder / "large").write_bytes(bytes(20 << 20))
+        time.sleep(100)""", folder_gib=0.01, stop_grace_seconds=60)
+    started = time.monotonic()
+    with pytest.raises(DiskFull, match=rf"{step.folder} holds .* expected at most 0\.01 GiB \(compute\.folder_gib\)"):
+        step.run()
+    assert time.monotonic() - started < 50
 
 
 Network = Callable[..., str]

@@ -1,5 +1,7 @@
 """Worker processes: what happens when one of them, or their parent, is killed."""
 
+import ctypes
+import faulthandler
 import os
 import signal
 import subprocess
@@ -9,16 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Regex, pre_tokenizers
 
 from dpo_core.contract.errors import CheckpointError, StepCrashed
-from dpo_core.data import pool
-from dpo_core.data.pool import Chunk, _Outcome, _part, chunks_of, make_pool, prompt_key
+from dpo_core.data import pool, workers
+from dpo_core.data.pool import Chunk, PoolMaker, _Outcome, _part, chunks_of, make_pool, prompt_key
+from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
+from dpo_core.data.workers import one_after_the_other
+from tests.tiny_models import make_tokenizer
 
 SLEEPING_POOL = """
 import os, pathlib, sys, time
 import numpy as np
 from dpo_core.data import pool
-pool.MIN_ROWS_FOR_WORKERS = 1
+pool.MIN_ROWS_FOR_SEVERAL = 1
 def maker(chunk):
     (pathlib.Path(sys.argv[1]) / str(os.getpid())).touch()
     time.sleep(600)
@@ -45,7 +51,7 @@ def _is_alive(pid):
 
 
 def test_a_worker_that_dies_is_a_crash_that_is_worth_a_retry(monkeypatch):
-    monkeypatch.setattr(pool, "MIN_ROWS_FOR_WORKERS", 1)
+    monkeypatch.setattr(pool, "MIN_ROWS_FOR_SEVERAL", 1)
     with pytest.raises(StepCrashed, match="num_workers") as raised:
         list(make_pool(_die, [Chunk(0, np.array([0])), Chunk(0, np.array([1]))], 2, 2))
     assert raised.value.retryable
@@ -54,35 +60,92 @@ def test_a_worker_that_dies_is_a_crash_that_is_worth_a_retry(monkeypatch):
 def _stuck_on(*rows):
     """A maker that some rows keep in a library for ever, where no handler of a signal runs."""
     haystack, needle = "a" * 1_000_000, "ab" + "a" * 500_000
+    return _failing_on(rows, lambda: haystack.rfind(needle))
 
+
+def _failing_on(rows, fail):
     def make(chunk):
         if set(rows) & set(chunk.rows.tolist()):
-            haystack.rfind(needle)
+            fail()
         return _part(chunk, [_Outcome() for _ in chunk.rows])
 
     return make
 
 
+def _reasons(maker, num_rows, num_workers):
+    """The reason of each dropped row; every row must be there, in order."""
+    parts = list(make_pool(maker, chunks_of([np.arange(num_rows)]), num_rows, num_workers))
+    facts = [fact for part in parts for fact in part.facts.to_pylist()]
+    assert [fact["row"] for fact in facts] == list(range(num_rows))
+    return {fact["row"]: fact["reason"] for fact in facts if fact["reason"]}
+
+
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(pool, "MIN_ROWS_FOR_WORKERS", 1)
     monkeypatch.setattr(pool, "ROWS_PER_CHUNK", 4)
     monkeypatch.setattr(pool, "SECONDS_PER_CHUNK", 0.5)
     monkeypatch.setattr(pool, "SECONDS_PER_ROW", 0.5)
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("stuck", [(0,), (5, 59)])
-def test_a_row_that_no_handler_can_end_is_dropped_and_all_others_are_there(stuck):
-    parts = list(make_pool(_stuck_on(*stuck), chunks_of([np.arange(60)]), 60, 2))
-    facts = [fact for part in parts for fact in part.facts.to_pylist()]
-    assert [fact["row"] for fact in facts] == list(range(60))
-    assert {fact["row"]: fact["reason"] for fact in facts if fact["reason"]} == dict.fromkeys(stuck, "over_limits")
+@pytest.mark.parametrize(("stuck", "num_workers", "rows_for_several"), [((0,), 2, 1), ((5, 59), 2, 1), ((5,), 1, 1),
+                                                                    ((5,), 2, 1024)])
+def test_a_row_that_no_handler_can_end_is_dropped_and_all_others_are_there(
+        stuck, num_workers, rows_for_several, monkeypatch):
+    monkeypatch.setattr(pool, "MIN_ROWS_FOR_SEVERAL", rows_for_several)
+    assert _reasons(_stuck_on(*stuck), 60, num_workers) == dict.fromkeys(stuck, "over_limits")
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("fail", [lambda: b"a" * (1 << 46), lambda: ctypes.string_at(0), os.abort])
+def test_a_row_that_ends_its_process_is_dropped(fail):
+    faulthandler.disable()  # pytest's, which would print this process's stack
+    assert _reasons(_failing_on((5,), fail), 20, 1) == {5: "over_limits"}
+
+
+def _tokenizing(texts, tokenizer):
+    return PoolMaker((Texts(texts),), ({},), PairTokenizer(tokenizer, TokenizeRules(1 << 24)))
+
+
+class Texts:
+    """A source of rows with these prompts."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def values(self, rows):
+        return [{"prompt": self.texts[row], "chosen": "yes", "rejected": "no"} for row in rows]
+
+
+def test_a_row_that_takes_a_tokenizer_too_much_memory_is_dropped(monkeypatch):
+    """Rust ends its process where an allocation fails, and no exception tells."""
+    monkeypatch.setattr(workers, "MAX_MEMORY_BYTES", 256 << 20)
+    texts = ["a"] * 7 + [" a" * 6_000_000] + ["b"] * 7
+    assert _reasons(_tokenizing(texts, make_tokenizer()), len(texts), 1) == {7: "over_limits"}
+
+
+def test_a_tokenizers_expression_without_end_costs_the_row():
+    tokenizer = make_tokenizer()
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex("(?:a|aa)+!"), "isolated"),
+                                                     backend.pre_tokenizer])
+    texts = ["a", "a" * 60, "b"]
+    assert _reasons(_tokenizing(texts, tokenizer), len(texts), 1) == {1: "over_limits"}
+
+
+def test_a_prompt_that_is_stuck_without_its_answers_is_told():
+    over = CheckpointError("over")
+    made = one_after_the_other(_stuck_on(1), iter(chunks_of([np.arange(4)])), 0.5, over)
+    with pytest.raises(CheckpointError, match="over"):
+        list(made)
+    made = one_after_the_other(_die, iter(chunks_of([np.arange(4)])), 0.5, over)
+    with pytest.raises(StepCrashed):
+        list(made)
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_tokenizer_that_is_stuck_on_every_row_is_given_up(monkeypatch):
-    monkeypatch.setattr(pool, "MAX_ROWS_STUCK", 2)
+    monkeypatch.setattr(pool, "MAX_ROWS_OVER", 2)
     with pytest.raises(CheckpointError, match="on each of 2 rows"):
         list(make_pool(_stuck_on(*range(8)), chunks_of([np.arange(8)]), 8, 2))
 

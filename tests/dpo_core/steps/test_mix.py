@@ -151,7 +151,7 @@ def test_constraints_are_part_of_the_fingerprint(tmp_path):
 
 
 def test_several_processes_write_what_one_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "MIN_ROWS_FOR_WORKERS", 10)
+    monkeypatch.setattr(pool, "MIN_ROWS_FOR_SEVERAL", 10)
     rows = [_row(i) if i % 7 else {"note": i} for i in range(700)]
     pq.write_table(pa.Table.from_pylist([_row(i) for i in range(300)]), tmp_path / "set.parquet")
     sources = [_source(tmp_path, rows), ResolvedSource(label="parquet", path=tmp_path / "set.parquet", content="p")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.config import CheckpointConfig
-from dpo_core.contract.errors import CheckpointError, ConfigError, RemoteError
+from dpo_core.contract.errors import CheckpointError, ConfigError, DiskFull, RemoteError
 from dpo_core.contract.jobs import CheckpointRef
 from dpo_core.contract.store import hash_files, sha256_file
 from tasks.checkpoint import files as checkpoint_files
@@ -229,6 +229,21 @@ def test_weights_are_not_downloaded_when_the_small_files_are_wrong(checkpoint: P
     with pytest.raises(CheckpointError, match="no chat template"):
         fetch("org/sft", tmp_path / "store")
     assert not any("model.safetensors" in request for request in hub.requests)
+
+
+def test_no_more_is_downloaded_than_the_recipe_lets(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
+    """An event names the checkpoint that a run of a recipe starts from."""
+    commit = hub.add_repo("org/sft", contents(checkpoint) | {"notes.pdf": b"?"})
+    hub.claims = {"model.safetensors": 1 << 60, "other.bin": 9 << 40}
+    with pytest.raises(CheckpointError, match=rf"org/sft@{commit} has 1073741824.*raise checkpoint\.max_download_gib"):
+        locate(CheckpointConfig(source="org/sft"), tmp_path / "store")
+    with pytest.raises(DiskFull, match="has 1073741824"):
+        locate(CheckpointConfig(source="org/sft", max_download_gib=1e12), tmp_path / "store")
+    assert not any("resolve" in request for request in hub.requests)
+    hub.claims = {}
+    locate(CheckpointConfig(source="org/sft"), tmp_path / "store")
+    hub.claims = {"model.safetensors": 3 << 40}  # it is in the cache, so nothing is downloaded
+    assert locate(CheckpointConfig(source="org/sft"), tmp_path / "store").revision == commit
 
 
 def test_a_private_or_missing_repository_or_revision_says_so(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
