@@ -149,7 +149,7 @@ def head(bench: Bench) -> list[Figure]:
 
 
 def attention(bench: Bench) -> list[Figure]:
-    """Forward and backward by attention kernel: of pairs seen before, and of new ones, as in a run, where every batch has new
+    """Forward and backward by attention kernel: of pairs seen before, and of new ones: in a run every batch has new
     shapes."""
     figures = []
     choices: tuple[str, ...] = ("one call a layer", "pair by pair", "pair by pair, cuDNN", "flex_attention")

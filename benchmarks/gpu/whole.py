@@ -42,8 +42,9 @@ def prepare(bench: Bench) -> Work:
         rows = _rows(pairs, bench.scale)
         ordered.write_text("".join(json.dumps(rows[place]) + "\n" for place in shuffle_order(len(rows), SEED)))
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mixture = _run(MixJob(out_dir=folder / "mix", sources=(ResolvedSource(label="rows", path=file, content=sha256_file(file)),),
-                          tokenizer_path=checkpoint.path, tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
+    source = ResolvedSource(label="rows", path=file, content=sha256_file(file))
+    mixture = _run(MixJob(out_dir=folder / "mix", sources=(source,), tokenizer_path=checkpoint.path,
+                          tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
                           held_out="0", max_length_tokens=LONGEST, seed=SEED, num_workers=1, cache_dir=folder / "cache"))
     return Work(checkpoint, mixture.data, ordered, "bf16", 4 if bench.tiny else PAIRS_PER_STEP, LONGEST, None)
 

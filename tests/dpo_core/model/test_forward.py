@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -17,7 +19,7 @@ from transformers import (
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
-from dpo_core.model import logprobs
+from dpo_core.model import forward, logprobs
 from dpo_core.model.forward import PairScorer, pair_logps
 from tests.tiny_pairs import make_pair
 
@@ -98,3 +100,45 @@ def test_chunked_projection_equals_one_piece(monkeypatch):
     chunked.sums_S.sum().backward()
     torch.testing.assert_close(chunked.sums_S, whole.sums_S, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(model.lm_head.weight.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+class Casts(TorchDispatchMode):
+    """Remembers every bf16 tensor of a weight's shape that is made while this is on."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.shapes = {parameter.shape for parameter in model.parameters() if parameter.dim() == 2}
+        self.made: list[StorageWeakRef] = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        made = operation(*arguments, **(keywords or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.bfloat16 and made.shape in self.shapes:
+            self.made.append(StorageWeakRef(made.untyped_storage()))
+        return made
+
+    @property
+    def alive(self) -> int:
+        return sum(not storage.expired() for storage in self.made)
+
+
+def test_no_weight_has_a_copy_in_bf16_at_the_end_of_a_forward():
+    """Neither where activations are recomputed nor in a pass without gradients: the whole model, be it sharded or
+    not."""
+    model, batch = tiny(FAMILIES["llama"]), collate(some_pairs(), range(5), "prefix_sharing")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    scorer = PairScorer(model.train(), "bf16")
+    for with_gradient in (True, False):
+        with torch.set_grad_enabled(with_gradient), Casts(model) as casts:
+            scores = scorer(batch)
+            assert len(casts.made) >= 14
+            assert casts.alive == 0
+    del scores
+
+
+def test_on_a_card_the_layout_is_not_left_for_an_error_after_which_nothing_works(monkeypatch):
+    def broken(*_: object) -> float:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(forward, "largest_difference", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        forward.choose_layout(PairScorer(tiny(FAMILIES["llama"]), "fp32"), some_pairs(), "packed", torch.device("cpu"))
