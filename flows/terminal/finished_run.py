@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from dpo_core.contract.data_jobs import ConvertJob, MixJob
 from dpo_core.contract.errors import PairlineError
-from dpo_core.contract.jobs import JOB_FILE, CheckpointRef, ConvertJob, Job, MixJob, TrainJob, read_job
+from dpo_core.contract.job import JOB_FILE, Job
+from dpo_core.contract.jobs import TrainJob, read_job
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.results import ENVIRONMENT_FILE
 from dpo_core.contract.store import fingerprint, hash_files, verify_files
@@ -38,11 +41,7 @@ def finished_run(config: StageConfig) -> Path | None:
     with contextlib.suppress(PairlineError, OSError, ValueError, KeyError):
         for folder, record in reversed(read_runs(config.store.root)):
             if record.name == config.name and record.state == "completed" and _is_of(folder, config):
-<<<<<<< HEAD
-                return folder if _is_unchanged(config, record) else None
-=======
                 return folder.resolve() if _is_unchanged(config, record) else None
->>>>>>> main
     return None
 
 
@@ -67,14 +66,10 @@ def _is_unchanged(config: StageConfig, record: RunRecord) -> bool:
     """Raises ``PairlineError``, ``OSError`` or ``KeyError`` for what is missing, which is a no as well."""
     jobs = [read_job(Path(job.folder) / JOB_FILE) for job in record.jobs]
     folders = [found.folder for found in record.jobs]
-<<<<<<< HEAD
-    if folders != [str(job.out_dir) for job in jobs] or not all(map(reusable_result, jobs)):
-=======
     store = config.store.root.expanduser().resolve()
     if folders != [str(job.out_dir) for job in jobs] or not all(Path(folder).is_relative_to(store) for folder in folders):
         return False  # the store was copied or moved since
     if not all(map(reusable_result, jobs)):
->>>>>>> main
         return False
     mixed, trained = _only(jobs, MixJob), _only(jobs, TrainJob)
     if resolve_sources(config.data.sources) != mixed.sources:
