@@ -12,14 +12,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.jobs import AnswerJob
 from dpo_core.contract.store import hash_files
 from tasks.image.config import ImageConfig
 from tasks.image.image_ref import PYTHON
 from tasks.image.trainer_image import trainer_image
-from tasks.launch.choose import launcher_for
-from tasks.launch.launcher import CommandSpec, Launcher
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context
+from tasks.launch.launcher import CommandSpec, Launcher, StepImage, launcher_for
 from tasks.launch.run_job import run_job
 from tests.tiny_models import make_model
 
@@ -41,7 +41,7 @@ def _seconds_of_nothing(launcher: Launcher, folder: Path) -> float:
     command = CommandSpec(argv=(launcher.python, *NOTHING), folder=folder, timeout_seconds=60, step="answer",
                           job_fingerprint="0" * 64)
     started = time.monotonic()
-    launcher.run((command,), lambda line: None, lambda: None)
+    launcher.run((command,), Context(), lambda line: None, lambda: None)
     return time.monotonic() - started
 
 
@@ -49,13 +49,13 @@ def measure(turns: int) -> dict:
     """Launcher -> median seconds of the step and of nothing, over ``turns`` runs of each in turn; the difference."""
     image, _ = trainer_image(ImageConfig(dirty_tree="tag"), IMAGES, None, print)
     process = launcher_for(ComputeConfig())
-    docker = launcher_for(ComputeConfig(launcher="docker"), image.reference, PYTHON)
+    docker = launcher_for(ComputeConfig(launcher="docker"), image=StepImage(image.reference, PYTHON))
     seconds: dict[str, dict[str, list[float]]] = {name: {"step": [], "nothing": []} for name in ("process", "docker")}
     with tempfile.TemporaryDirectory() as name:
         model = make_model(Path(name) / "model")
         for file in model.iterdir():
             file.chmod(0o644)  # safetensors' are the owner's alone
-        job = AnswerJob(out_dir=Path(name) / "answer", checkpoint_path=model, files=hash_files(model), prompts=("sky",))
+        job = AnswerJob(checkpoint_path=model, files=hash_files(model), prompts=("sky",)).at(Path(name) / "answer")
         for launcher in (process, docker):
             _seconds(launcher, job)  # files are in memory from here on
         for _ in range(turns):

@@ -34,15 +34,17 @@ def pairline(work: Work) -> Prepared:
     """Our step; gives both splits. It loads the tokenizer itself while the clock runs."""
     import pandas  # noqa: F401  # pyarrow imports it at its first array; the peers' libraries have by then
 
-    from dpo_core.contract.jobs import MixJob, ResolvedSource
+    from dpo_core.contract.data_jobs import MixJob
     from dpo_core.contract.progress import Progress
+    from dpo_core.contract.refs import ResolvedSource
     from dpo_core.data.chat_template import Renderer, load_tokenizer
     from dpo_core.data.pair_dataset import PairDataset
     from dpo_core.steps import mix
 
     source = ResolvedSource(label="rows", path=work.rows, content=str(work.rows))
-    job = MixJob(sources=(source,), out_dir=work.folder / "mix", tokenizer_path=work.tokenizer, tokenizer_fingerprint="",
+    job = MixJob(sources=(source,), tokenizer_path=work.tokenizer, tokenizer_fingerprint="",
                  cache_dir=work.folder / "cache", max_length_tokens=work.max_length_tokens, num_workers=work.num_workers)
+    job = job.at(work.folder / "mix")
     Renderer(load_tokenizer(work.tokenizer)).render([[{"role": "user", "content": ""}]], [None])  # imports happen here
 
     def run() -> list[PairDataset]:

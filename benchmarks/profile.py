@@ -17,7 +17,8 @@ from benchmarks.flops import forward_flops, matmul_peak
 from benchmarks.preparation import prepare_model, prepare_pairs
 from benchmarks.train import LONG, LONG_MAX, SHORT, SHORT_MAX
 from dpo_core.contract.config import OptimConfig, Precision
-from dpo_core.contract.jobs import CheckpointRef, Sharding
+from dpo_core.contract.jobs import Sharding
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.choose import start_engine

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from benchmarks.process_tree import run_measured
 from dpo_core.contract.config import LossConfig, OptimConfig, Precision, TrainConfig
-from dpo_core.contract.jobs import CheckpointRef, DatasetRef, Job, ReferenceJob, TrainJob
-from dpo_core.contract.results import ReferenceResult, TrainResult, read_result
+from dpo_core.contract.job import Job
+from dpo_core.contract.jobs import ReferenceJob, ReferenceResult, TrainJob, TrainResult
+from dpo_core.contract.refs import CheckpointRef, DatasetRef
+from dpo_core.contract.results import read_result
 from tasks.launch.compute import solve_batch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,17 +59,17 @@ def _our_step(job: Job, threads: int) -> tuple[object, float]:
 
 def run_pairline(work: Work, folder: Path, threads: int) -> Run:
     """Reference pass and training through the program."""
-    job = ReferenceJob(out_dir=folder / "reference", data=work.data, checkpoint=work.checkpoint, precision=work.precision,
-                       cache_dir=folder / "cache")
+    job = ReferenceJob(data=work.data, checkpoint=work.checkpoint, precision=work.precision,
+                       cache_dir=folder / "cache").at(folder / "reference")
     reference, _ = _our_step(job, threads)
     assert isinstance(reference, ReferenceResult)
     pairs = work.pairs_per_step
     train = TrainConfig(global_batch_pairs=pairs, precision=work.precision, max_steps=work.max_steps)
     trained, peak = _our_step(TrainJob(
-        out_dir=folder / "train", data=work.data, checkpoint=work.checkpoint, reference=reference.reference,
+        data=work.data, checkpoint=work.checkpoint, reference=reference.reference,
         reference_checkpoint=work.checkpoint, loss=LossConfig(name="dpo", beta=BETA),
         optim=OptimConfig(learning_rate=LEARNING_RATE), train=train,
-        batch=solve_batch(pairs, None, 1)), threads)
+        batch=solve_batch(pairs, None, 1)).at(folder / "train"), threads)
     assert isinstance(trained, TrainResult)
     steps = [json.loads(line) for line in trained.metrics_path.read_text().splitlines()]
     checks = sum(seconds for name, seconds in trained.checks.items() if name.endswith("_seconds"))

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from dpo_core.contract.environment import step_environment
 from dpo_core.contract.errors import OutOfMemory, PairlineError, StoreBusy, from_os_error, is_out_of_memory
-from dpo_core.contract.jobs import JOBS, Job, read_job
+from dpo_core.contract.job import Job
+from dpo_core.contract.jobs import JOBS, read_job
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.results import ENVIRONMENT_FILE, ERROR_FILE, RESULT_FILE, ErrorReport, read_error, read_result
 from dpo_core.contract.store import exclusive, remove_unfinished, write_json

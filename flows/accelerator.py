@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound
 
 from dpo_core.contract.errors import ConfigError
 from flows.serve.local_prefect import server_outlives_the_run
-from tasks.launch.launcher import raise_if_stopped
+from tasks.launch.context import Context
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 5  # how long a stopped member goes on waiting at most
@@ -62,12 +62,12 @@ def _held(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def slot(name: str) -> Iterator[None]:
+def slot(name: str, context: Context) -> Iterator[None]:
     """Hold a slot, after waiting for it. A server that goes away for a while does not end who holds one."""
     with ExitStack() as stack:
         waits = False
         while True:
-            raise_if_stopped()
+            context.raise_if_stopped()
             with suppress(TimeoutError):
                 stack.enter_context(_held(name))
                 break
@@ -78,13 +78,13 @@ def slot(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def slot_if_limited(name: str) -> Iterator[None]:
+def slot_if_limited(name: str, context: Context) -> Iterator[None]:
     """Hold a slot if the server has this limit. A temporary one is nobody else's, so what its database holds of it, from a
     sweep that was killed, is not waited for."""
     if not server_outlives_the_run() or not _is_limited(name):
         yield
         return
-    with slot(name):
+    with slot(name, context):
         yield
 
 

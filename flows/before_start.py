@@ -8,6 +8,7 @@ from tasks.checkpoint.source import check_source
 from tasks.data.sources import check_sources
 from tasks.image.config import check_variant
 from tasks.launch.compute import check_devices, solve_batch, this_machine
+from tasks.launch.launchers import LAUNCHERS
 
 
 def check_before_start(config: StageConfig) -> None:
@@ -18,9 +19,10 @@ def check_before_start(config: StageConfig) -> None:
             check_source(source)
     machine = this_machine()
     check_devices(config.compute, machine)
-    check_variant(config.image, config.compute, machine)
     check_cuda8bit(config.adapter, config.optim, machine.num_gpus)
     check_gpu_attention(config.train.attention, machine.num_gpus)
-    if config.compute.launcher == "process":  # a container has its own packages; its step looks for itself
+    if LAUNCHERS[config.compute.launcher]().runs_in_image:
+        check_variant(config.image, machine)
+    else:  # an image has its own packages; the step in it looks for itself
         check_trackers(config.tracking)
     solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)

@@ -7,10 +7,11 @@ from prefect import State, flow
 
 from dpo_core.contract.errors import NotReleased
 from flows.accelerator import slot_if_limited
+from flows.audience import NOBODY, Audience
 from flows.before_start import check_before_start
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.settings.stage_config import StageConfig
-from flows.stage_parts import prepare, publish, train_and_evaluate, workplace
+from flows.stage_parts import prepare, publish, stage_run, train_and_evaluate
 from tasks.handoff.schema import RLVRHandoff
 from tasks.handoff.signature import signing_key
 from tasks.launch.compute import accelerator_name, this_machine
@@ -19,16 +20,21 @@ from tasks.launch.compute import accelerator_name, this_machine
 @flow(name="dpo-stage", persist_result=False)
 def dpo_stage(config: StageConfig) -> RLVRHandoff | State:
     """build image -> fetch checkpoint -> mix data -> cache reference -> train -> evaluate -> gate -> upload -> hand off."""
+    return run_stage(config)
+
+
+def run_stage(config: StageConfig, audience: Audience = NOBODY) -> RLVRHandoff | State:
+    """The body of the flow."""
     check_before_start(config)
     signing_key(config.handoff)
-    check_somebody_can_answer(config.gate)
+    check_somebody_can_answer(config.gate, audience)
     try:
-        with workplace(config) as place:
-            inputs = prepare(config, place)
-            with slot_if_limited(accelerator_name(this_machine())):  # shared with the members of sweeps
-                candidate = train_and_evaluate(config, inputs, place)
-            released = release(config, candidate, place)
-            handoff, _ = publish(config, inputs, candidate, released, place)
+        with stage_run(config, audience) as run:
+            inputs = prepare(config, run)
+            with slot_if_limited(accelerator_name(this_machine()), run.place.context):  # shared with the members of sweeps
+                candidate = train_and_evaluate(config, inputs, run)
+            released = release(config, candidate, run)
+            handoff, _ = publish(config, inputs, candidate, released, run)
     except NotReleased as error:
         return state_of_the_end(error)
     return handoff

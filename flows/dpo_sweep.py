@@ -5,11 +5,12 @@ from prefect import State, flow
 from dpo_core.contract.errors import GateFailed, NotReleased, PairlineError
 from dpo_core.contract.store import write_json
 from flows.accelerator import num_slots
+from flows.audience import NOBODY, Audience
 from flows.before_start import check_before_start
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.settings.stage_config import StageConfig
 from flows.settings.sweep_config import Member, SweepConfig, members_of
-from flows.stage_parts import Candidate, prepare, publish, workplace
+from flows.stage_parts import Candidate, prepare, publish, stage_run
 from flows.sweep_members import MemberResult, run_members
 from tasks.handoff.schema import RLVRHandoff
 from tasks.handoff.signature import signing_key
@@ -23,20 +24,25 @@ from tasks.sweep.outcomes import SWEEP_FILE, judge, why_nobody_won
 def dpo_sweep(config: SweepConfig) -> RLVRHandoff | State:
     """fetch checkpoint -> mix data -> cache reference -> members: train -> evaluate -> winner: gate, approve -> upload ->
     hand off."""
+    return run_sweep(config)
+
+
+def run_sweep(config: SweepConfig, audience: Audience = NOBODY) -> RLVRHandoff | State:
+    """The body of the flow."""
     members = members_of(config)
     for member in members:
         check_before_start(member.config)
         signing_key(member.config.handoff)
-    check_somebody_can_answer(config.gate)
+    check_somebody_can_answer(config.gate, audience)
     accelerator = config.sweep.accelerator or accelerator_name(this_machine())
     num_at_once = num_slots(accelerator)
     try:
-        with workplace(config) as place:
-            inputs = prepare(shared_settings(members), place)
-            results = run_members(members, inputs, place, accelerator, num_at_once)
-            winner, candidate = choose(results, config, place.run)
-            released = release(winner, candidate, place)
-            handoff, _ = publish(winner, inputs, candidate, released, place)
+        with stage_run(config, audience) as run:
+            inputs = prepare(shared_settings(members), run)
+            results = run_members(members, inputs, run, accelerator, num_at_once)
+            winner, candidate = choose(results, config, run.folder)
+            released = release(winner, candidate, run)
+            handoff, _ = publish(winner, inputs, candidate, released, run)
     except NotReleased as error:
         return state_of_the_end(error)
     return handoff
@@ -57,7 +63,7 @@ def choose(results: list[MemberResult], config: SweepConfig, run: RunFolder) -> 
         outcome = judge([result.outcome for result in results], config.sweep.metric)
         write_json(run.folder / SWEEP_FILE, outcome)
         run.output("sweep", run.folder / SWEEP_FILE)
-        show_sweep(outcome, run.folder)
+        show_sweep(outcome, run.folder, config.name)
         if interrupted := [result for result in results if result.interrupted]:
             raise _unfinished(interrupted, len(results))
         if all(result.error for result in results):

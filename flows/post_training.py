@@ -11,9 +11,8 @@ from pathlib import Path
 from prefect import flow
 from prefect.states import Completed, State
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import ConfigError, HandoffRefused
-from flows.dpo_stage import dpo_stage
+from flows.dpo_stage import run_stage
 from flows.rlvr_intake import local_path, rlvr_intake
 from flows.settings.overrides import apply_overrides, load_yaml, validated
 from flows.settings.stage_config import StageConfig
@@ -25,6 +24,8 @@ from tasks.handoff.intake_config import IntakeConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.image.config import ImageConfig
 from tasks.intake import AcceptedHandoff
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.launchers import LauncherSections
 from tasks.show.run_log import make_logs_visible
 
 RECIPE_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*\.ya?ml", re.ASCII)
@@ -82,7 +83,7 @@ def dpo_after_sft(checkpoint: SftCheckpointReady, recipe: Path = Path("recipes/q
     config = config_after_sft(checkpoint, recipe, overrides, recipes_folder)
     check_unchanged(verify_checkpoint(config.checkpoint, config.store.root), checkpoint.weights_fingerprint,
                     checkpoint.tokenizer_fingerprint)
-    return dpo_stage.fn(config)
+    return run_stage(config)
 
 
 @flow(name="rlvr-intake", persist_result=False)
@@ -90,7 +91,8 @@ def rlvr_after_dpo(checkpoint: DpoCheckpointReady, store_root: Path = Path(".pai
                    compute: ComputeConfig = ComputeConfig(),  # noqa: B008
                    token_block: str | None = None,
                    image: ImageConfig = ImageConfig(),  # noqa: B008
-                   intake: IntakeConfig = IntakeConfig()) -> AcceptedHandoff | State:  # noqa: B008
+                   intake: IntakeConfig = IntakeConfig(),  # noqa: B008
+                   launchers: LauncherSections = LauncherSections()) -> AcceptedHandoff | State:  # noqa: B008
     """Verify the hand-off that the event tells of, as an RLVR run would. Raises ``HandoffRefused``.
 
     Args:
@@ -100,11 +102,12 @@ def rlvr_after_dpo(checkpoint: DpoCheckpointReady, store_root: Path = Path(".pai
         token_block: Name of the Prefect Secret block with a Hub token, for a private repository; empty: HF_TOKEN.
         image: The trainer image, if the check runs in a container.
         intake: What a hand-off may do here: which Hub, whose signature, which code. An event changes nothing of it.
+        launchers: The launchers' own settings, as a recipe has them.
     """
     if state := already_started(checkpoint):
         return state
     check_same_handoff(checkpoint)
-    return rlvr_intake.fn(checkpoint.handoff, store_root, compute, token_block, image, intake)
+    return rlvr_intake.fn(checkpoint.handoff, store_root, compute, token_block, image, intake, launchers)
 
 
 def check_same_handoff(checkpoint: DpoCheckpointReady) -> None:

@@ -16,9 +16,10 @@ from pydantic import Field
 
 from dpo_core.contract.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, NotReleased
 from dpo_core.contract.store import write_json
+from flows.audience import Audience
 from flows.serve.local_prefect import server_outlives_the_run
 from flows.settings.stage_config import StageConfig
-from flows.stage_parts import Candidate, Workplace
+from flows.stage_parts import Candidate, StageRun
 from tasks.check_gate import check_gate
 from tasks.gate.approval import (
     APPROVAL_FILE,
@@ -26,7 +27,6 @@ from tasks.gate.approval import (
     Release,
     answered,
     approval_path,
-    current_ask,
     keep_approval,
     read_approval,
 )
@@ -47,9 +47,9 @@ class Decision(RunInput):
     reason: str = Field(min_length=1, description="Why; it goes into the record.")
 
 
-def check_somebody_can_answer(gate: GateConfig) -> None:
+def check_somebody_can_answer(gate: GateConfig, audience: Audience) -> None:
     """Before hours of training: an approval must be possible where this run will wait. Raises ``ConfigError``."""
-    if gate.approval == "none" or (current_ask() and gate.wait == "pause"):
+    if gate.approval == "none" or (audience.ask and gate.wait == "pause"):
         return
     if gate.wait == "suspend" and deployment.get_id() is None:
         raise ConfigError("gate.wait suspend ends the process, and only a run of a deployment is started again by a worker. "
@@ -60,33 +60,33 @@ def check_somebody_can_answer(gate: GateConfig) -> None:
                           "run's page; or set gate.approval to none.")
 
 
-def release(config: StageConfig, candidate: Candidate, place: Workplace) -> Release:
+def release(config: StageConfig, candidate: Candidate, run: StageRun) -> Release:
     """gate -> approve. Raises ``NotReleased``: a rule does not hold, or a person says no or nothing."""
     checks = check_rules(config.gate, candidate.evaluation.before, candidate.evaluation.after)
     if checks:
-        with place.run.step("gate"):
-            write_json(place.run.folder / GATE_FILE, [check.model_dump() for check in checks])
-            place.run.output("gate", place.run.folder / GATE_FILE)
-            check_gate(checks, str(candidate.exported.path))
+        with run.folder.step("gate"):
+            write_json(run.folder.folder / GATE_FILE, [check.model_dump() for check in checks])
+            run.folder.output("gate", run.folder.folder / GATE_FILE)
+            check_gate(checks, str(candidate.exported.path), config.name)
     if config.gate.approval == "none":
         return Release(checks=checks)
-    with place.run.step("approve"):
-        return Release(checks=checks, approval=approve(config, candidate, checks, place))
+    with run.folder.step("approve"):
+        return Release(checks=checks, approval=approve(config, candidate, checks, run))
 
 
-def approve(config: StageConfig, candidate: Candidate, checks: tuple[GateCheck, ...], place: Workplace) -> Approval:
+def approve(config: StageConfig, candidate: Candidate, checks: tuple[GateCheck, ...], run: StageRun) -> Approval:
     """A person's approval of this checkpoint, an earlier one of the same included. Raises ``NotReleased``."""
-    kept = approval_path(place.store, candidate.exported, candidate.evaluation, checks)
+    kept = approval_path(run.place.store, candidate.exported, candidate.evaluation, checks)
     approval = read_approval(kept)
     if approval is None:
-        show_report(place.run.folder)  # what the person is to judge
+        show_report(run.folder.folder)  # what the person is to judge
         question = question_markdown(config.name, str(candidate.exported.path), checks, candidate.evaluation,
                                      config.evaluation.num_samples_shown, PREFECT_UI_URL.value())
-        ask = current_ask()
-        approval = (ask(question) if ask else None) or ask_in_prefect(question, config.gate, place)
-    write_json(place.run.folder / APPROVAL_FILE, approval)
-    place.run.output("approval", place.run.folder / APPROVAL_FILE)
-    show_approval(approval)
+        ask = run.audience.ask
+        approval = (ask(question) if ask else None) or ask_in_prefect(question, config.gate, run)
+    write_json(run.folder.folder / APPROVAL_FILE, approval)
+    run.folder.output("approval", run.folder.folder / APPROVAL_FILE)
+    show_approval(approval, config.name)
     if approval.decision == "reject":
         raise ApprovalRejected(f"{approval.name} rejected the checkpoint: {approval.reason}. It is neither uploaded nor "
                                f"handed off, and stays at {candidate.exported.path}.")
@@ -94,7 +94,7 @@ def approve(config: StageConfig, candidate: Candidate, checks: tuple[GateCheck, 
     return approval
 
 
-def ask_in_prefect(question: str, gate: GateConfig, place: Workplace) -> Approval:
+def ask_in_prefect(question: str, gate: GateConfig, run: StageRun) -> Approval:
     """Wait on the run's page for an answer. Raises ``ApprovalTimedOut``; ``Pause``, which ends the process, to suspend."""
     form = Decision.with_initial_data(description=question)
     with get_client(sync_client=True) as client:  # a run that is retried asks anew, one that is resumed does not
@@ -106,7 +106,7 @@ def ask_in_prefect(question: str, gate: GateConfig, place: Workplace) -> Approva
             given = pause_flow_run(wait_for_input=form, timeout=gate.timeout_seconds, key=key,
                                    poll_interval=SECONDS_BETWEEN_LOOKS)
     except Pause:
-        place.run.suspend()
+        run.folder.suspend()
         raise
     except FlowPauseTimeout as error:
         raise ApprovalTimedOut(f"Nobody approved or rejected the checkpoint within {gate.timeout_seconds} s "

@@ -5,15 +5,16 @@ from urllib.parse import unquote, urlsplit
 
 from prefect import flow
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import HandoffRefused
 from tasks.build_image import build_image
 from tasks.handoff.intake_config import IntakeConfig
 from tasks.image.config import ImageConfig
 from tasks.image.image_ref import PYTHON
 from tasks.intake import AcceptedHandoff, verify_handoff
-from tasks.launch.choose import launcher_for
-from tasks.launch.launcher import Launcher
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.launcher import StepImage, launcher_for
+from tasks.launch.launchers import LAUNCHERS, LauncherSections
+from tasks.launch.workplace import Workplace
 from tasks.show.run_log import make_logs_visible
 
 
@@ -30,17 +31,17 @@ def local_path(handoff: str) -> Path:
 @flow(name="rlvr-intake")
 def rlvr_intake(handoff: str, store_root: Path = Path(".pairline"), compute: ComputeConfig = ComputeConfig(),  # noqa: B008
                 token_block: str | None = None, image: ImageConfig = ImageConfig(),  # noqa: B008
-                intake: IntakeConfig = IntakeConfig()) -> AcceptedHandoff:  # noqa: B008
+                intake: IntakeConfig = IntakeConfig(),  # noqa: B008
+                launchers: LauncherSections = LauncherSections()) -> AcceptedHandoff:  # noqa: B008
     """Verify ``handoff`` (path or file:// address of a handoff.json). Raises ``HandoffRefused``.
 
     ``token_block``: name of the Prefect Secret block with a Hub token, for a private repository; empty: HF_TOKEN.
-    ``image``: the trainer image, where ``compute.launcher`` is docker. ``intake``: what a hand-off may do here.
+    ``image``: the trainer image, where steps run in one. ``launchers``: their own settings. ``intake``: what a hand-off may
+    do here.
     """
     make_logs_visible()
-    return verify_handoff(local_path(handoff), store_root, _launcher(compute, image, store_root), token_block, intake)
-
-
-def _launcher(compute: ComputeConfig, image: ImageConfig, store_root: Path) -> Launcher:
-    if compute.launcher == "process":
-        return launcher_for(compute)
-    return launcher_for(compute, build_image(image, store_root)[0].reference, PYTHON)
+    in_image = None
+    if LAUNCHERS[compute.launcher]().runs_in_image:
+        in_image = StepImage(build_image(image, store_root)[0].reference, PYTHON)
+    place = Workplace(store_root, launcher_for(compute, launchers, in_image))
+    return verify_handoff(local_path(handoff), place, token_block, intake)

@@ -12,8 +12,10 @@ from pathlib import Path
 from prefect.runtime import flow_run
 
 from dpo_core.contract.config import CheckpointConfig
-from dpo_core.contract.jobs import CheckpointRef
-from dpo_core.contract.results import EvaluateResult, ExportResult, Result, TrainResult
+from dpo_core.contract.job import Result
+from dpo_core.contract.jobs import EvaluateResult, ExportResult, TrainResult
+from dpo_core.contract.refs import CheckpointRef
+from flows.audience import Audience
 from flows.settings.stage_config import StageConfig
 from tasks.build_image import build_image
 from tasks.cache_reference import cache_reference
@@ -24,25 +26,27 @@ from tasks.gate.approval import Release
 from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
 from tasks.handoff.schema import RLVRHandoff
 from tasks.image.image_ref import PYTHON
-from tasks.launch.choose import launcher_for
-from tasks.launch.launcher import Launcher, hearing_lines
+from tasks.launch.context import Context
+from tasks.launch.launcher import Launcher, StepImage, launcher_for
+from tasks.launch.launchers import LAUNCHERS
+from tasks.launch.workplace import Workplace
 from tasks.mix_data import mix_data
 from tasks.publish.model_card import CardInputs
 from tasks.run.folder import RunFolder
 from tasks.show.artifacts import show_checkpoint, show_handoff, show_image, show_upload
 from tasks.show.reported_run import reported_run
 from tasks.show.run_log import ThinnedLines
-from tasks.train_dpo import TrainingInputs, train_dpo
+from tasks.train_dpo import TrainingInputs, TrainingSettings, train_dpo
 from tasks.upload_checkpoint import upload_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
-    """Where a run works: the store that runs share, what starts its steps, its own folder."""
+class StageRun:
+    """A run of the stage: where its steps run, the folder that records it, and who follows it."""
 
-    store: Path
-    launcher: Launcher
-    run: RunFolder
+    place: Workplace
+    folder: RunFolder
+    audience: Audience
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,41 +63,42 @@ class Candidate:
 
 
 @contextmanager
-def workplace(config: StageConfig) -> Iterator[Workplace]:
-    """The place of one run, recorded from here to its end."""
+def stage_run(config: StageConfig, audience: Audience) -> Iterator[StageRun]:
+    """One run, recorded from here to its end."""
     store = config.store.root.expanduser().resolve()
-    with reported_run(store, config.name, config, flow_run.get_id()) as run, hearing_lines(ThinnedLines()):
-        yield Workplace(store, _launcher(config, store, run), run)
+    with reported_run(store, config.name, config, flow_run.get_id(), audience.on_step) as folder:
+        context = folder.context(Context(on_progress=audience.on_progress, lines=ThinnedLines()))
+        yield StageRun(Workplace(store, _launcher(config, store, folder), context), folder, audience)
 
 
-def _launcher(config: StageConfig, store: Path, run: RunFolder) -> Launcher:
-    """What starts the steps; for one with containers the image is built or found first."""
-    if config.compute.launcher == "process":
-        return launcher_for(config.compute)
-    with run.step("build image"):
+def _launcher(config: StageConfig, store: Path, folder: RunFolder) -> Launcher:
+    """What starts the steps; for one that runs them in an image, that is built or found first."""
+    if not LAUNCHERS[config.compute.launcher]().runs_in_image:
+        return launcher_for(config.compute, config)
+    with folder.step("build image"):
         image, record = build_image(config.image, store)
-        run.output("image", record)
-        show_image(image, record)
-    return launcher_for(config.compute, image.reference, PYTHON)
+        folder.output("image", record)
+        show_image(image, record, config.name)
+    return launcher_for(config.compute, config, StepImage(image.reference, PYTHON))
 
 
-def prepare(config: StageConfig, place: Workplace) -> TrainingInputs:
+def prepare(config: StageConfig, run: StageRun) -> TrainingInputs:
     """fetch checkpoint -> mix data -> cache reference: all that does not depend on how the policy is trained."""
-    run, store, launcher = place.run, place.store, place.launcher
-    with run.step("fetch checkpoint"):
-        policy = fetch_checkpoint(config.checkpoint, store, launcher)
-        show_checkpoint(policy)
-    with run.step("mix data"):
-        mixture = mix_data(config.data, config.checkpoint, policy, store, launcher)
-        run.result("mix", mixture)
+    folder, place = run.folder, run.place
+    with folder.step("fetch checkpoint"):
+        policy = fetch_checkpoint(config.checkpoint, place)
+        show_checkpoint(policy, place.context.run.family)
+    with folder.step("mix data"):
+        mixture = mix_data(config.data, config.checkpoint, policy, place)
+        folder.result("mix", mixture)
     reference = reference_model = None
     if config.loss.needs_reference:
-        with run.step("cache reference"):
+        with folder.step("cache reference"):
             reference_model = _fetch_reference_model(config, policy, place)
             same = reference_model.fingerprint == policy.fingerprint  # then it is the policy without its adapter
             reference = cache_reference(config.reference, config.train, reference_model,
-                                        config.adapter.base_weights if same else "full", mixture, store, launcher)
-            run.result("reference", reference)
+                                        config.adapter.base_weights if same else "full", mixture, place)
+            folder.result("reference", reference)
     return TrainingInputs(policy, mixture, reference, reference_model)
 
 
@@ -103,41 +108,43 @@ def _fetch_reference_model(config: StageConfig, policy: CheckpointRef, place: Wo
         return policy
     other = CheckpointConfig(source=config.reference.source, revision=config.reference.revision,
                              max_download_gib=config.checkpoint.max_download_gib)
-    return fetch_checkpoint(other, place.store, place.launcher)
+    return fetch_checkpoint(other, place)
 
 
-def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, place: Workplace) -> Candidate:
+def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRun) -> Candidate:
     """train -> evaluate."""
-    run, store, launcher = place.run, place.store, place.launcher
-    with run.step("train"):
-        trained, exported = train_dpo(inputs, config.loss, config.optim, config.train, config.adapter,
-                                      config.checkpoint, config.tracking, store, launcher)
-        run.result("train", trained)
-        run.result("export", exported)
-    with run.step("evaluate"):
-        evaluation = evaluate(inputs, exported, config.loss, config.train, config.evaluation, store, launcher)
-        run.result("evaluate", evaluation)
+    folder = run.folder
+    settings = TrainingSettings(config.loss, config.optim, config.train, config.adapter, config.tracking,
+                                config.checkpoint.chat_template)
+    with folder.step("train"):
+        trained, exported = train_dpo(inputs, settings, run.place)
+        folder.result("train", trained)
+        folder.result("export", exported)
+    with folder.step("evaluate"):
+        evaluation = evaluate(inputs, exported, config.loss, config.train, config.evaluation, run.place)
+        folder.result("evaluate", evaluation)
     return Candidate(trained, exported, evaluation)
 
 
 def publish(config: StageConfig, inputs: TrainingInputs, candidate: Candidate, released: Release,
-            place: Workplace) -> tuple[RLVRHandoff, Path]:
+            run: StageRun) -> tuple[RLVRHandoff, Path]:
     """upload -> hand off. -> the hand-off and its file"""
-    run, store, launcher, evaluation = place.run, place.store, place.launcher, candidate.evaluation
-    with run.step("upload"):
-        uploaded = upload_checkpoint(candidate.exported, config.upload, store, _card_inputs(config, inputs, candidate))
-        show_upload(uploaded)
-    with run.step("hand off"):
+    folder, place, evaluation = run.folder, run.place, candidate.evaluation
+    with folder.step("upload"):
+        card = _card_inputs(config, inputs, candidate)
+        uploaded = upload_checkpoint(candidate.exported, config.upload, place.store, card)
+        show_upload(uploaded, config.name)
+    with folder.step("hand off"):
         reference = inputs.reference
         handoff_inputs = HandoffInputs(
             name=config.name, uploaded=uploaded, export=candidate.exported, parent=inputs.policy,
             data_fingerprint=inputs.mixture.data.fingerprint, token_block=config.upload.token_block,
             reference_fingerprint=reference.reference.fingerprint if reference else None,
             metrics_before=evaluation.before, metrics_after=evaluation.after, release=released)
-        handoff = hand_off_rlvr(handoff_inputs, config.handoff, launcher, store)
-        path = handoff_path(store, handoff_inputs, config.handoff)
-        run.output("handoff", path)
-        show_handoff(handoff, path)
+        handoff = hand_off_rlvr(handoff_inputs, config.handoff, place)
+        path = handoff_path(place.store, handoff_inputs, config.handoff)
+        folder.output("handoff", path)
+        show_handoff(handoff, path, config.name)
         announce_handoff(handoff, path)
     return handoff, path
 

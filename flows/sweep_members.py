@@ -13,10 +13,8 @@ from prefect.runtime import flow_run
 from dpo_core.contract.errors import ConfigError, NonFinite, OutOfMemory, PairlineError
 from flows.accelerator import slot
 from flows.settings.sweep_config import Member
-from flows.stage_parts import Candidate, Workplace, train_and_evaluate
+from flows.stage_parts import Candidate, StageRun, train_and_evaluate
 from tasks.gate.rules import check_rules
-from tasks.launch.launcher import hearing_lines, stopped_by
-from tasks.run.folder import RunFolder, step_listener
 from tasks.show.reported_run import reported_run
 from tasks.show.run_log import ThinnedLines
 from tasks.sweep.outcomes import MemberOutcome
@@ -41,14 +39,15 @@ class MemberResult:
         return self.error is not None and not isinstance(self.error, OF_ITS_OWN_MAKING)
 
 
-def run_members(members: Sequence[Member], inputs: TrainingInputs, place: Workplace, accelerator: str,
+def run_members(members: Sequence[Member], inputs: TrainingInputs, sweep: StageRun, accelerator: str,
                 num_at_once: int) -> list[MemberResult]:
     """All members' results, in their order. Each trains in a thread of its own, so that the flow's can be cancelled: then
     the steps at work are asked to stop, and what they have done so far is kept."""
     stop = threading.Event()
+    sweep = replace(sweep, place=replace(sweep.place, context=replace(sweep.place.context, stop=stop)))
     with ThreadPoolExecutor(max_workers=min(num_at_once, len(members)), thread_name_prefix="member") as pool:
-        futures = [pool.submit(copy_context().run, _run_member, member, inputs, place, accelerator, stop)
-                   for member in members]
+        # Prefect's own context: of the flow run that a member's tasks and log lines belong to.
+        futures = [pool.submit(copy_context().run, _run_member, member, inputs, sweep, accelerator) for member in members]
         try:
             return _results(futures)
         except BaseException:
@@ -67,16 +66,15 @@ def _results(futures: Sequence[Future]) -> list[MemberResult]:
     return [future.result() for future in futures]
 
 
-def _run_member(member: Member, inputs: TrainingInputs, place: Workplace, accelerator: str,
-                stop: threading.Event) -> MemberResult:
+def _run_member(member: Member, inputs: TrainingInputs, sweep: StageRun, accelerator: str) -> MemberResult:
     told = MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="")
     if not member.config.loss.needs_reference:
         inputs = replace(inputs, reference=None, reference_checkpoint=None)
     try:
-        with stopped_by(stop), slot(accelerator), place.run.step(f"member {member.number}: {member.label}"), \
-                _own_run(member, place) as run:
-            told = told.model_copy(update={"run": run.folder.name})
-            candidate = train_and_evaluate(member.config, inputs, replace(place, run=run))
+        with slot(accelerator, sweep.place.context), sweep.folder.step(f"member {member.number}: {member.label}"), \
+                _own_run(member, sweep) as run:
+            told = told.model_copy(update={"run": run.folder.folder.name})
+            candidate = train_and_evaluate(member.config, inputs, run)
     except Exception as error:
         kind = error.kind if isinstance(error, PairlineError) else type(error).__name__
         result = MemberResult(member, told.model_copy(update={"error": f"{kind}: {error}"}), error=error)
@@ -88,12 +86,10 @@ def _run_member(member: Member, inputs: TrainingInputs, place: Workplace, accele
 
 
 @contextmanager
-def _own_run(member: Member, place: Workplace) -> Iterator[RunFolder]:
-    """A run folder of its own, so that members can be looked at and compared like other runs."""
-    token = step_listener.set(None)  # the terminal shows a member as one step of the sweep
-    try:
-        with reported_run(place.store, member.config.name, member.config, flow_run.get_id()) as run, \
-                hearing_lines(ThinnedLines()):
-            yield run
-    finally:
-        step_listener.reset(token)
+def _own_run(member: Member, sweep: StageRun) -> Iterator[StageRun]:
+    """A run folder of its own, so that members can be looked at and compared like other runs. The terminal is told of a
+    member as one step of the sweep."""
+    place = sweep.place
+    with reported_run(place.store, member.config.name, member.config, flow_run.get_id()) as folder:
+        context = folder.context(replace(place.context, lines=ThinnedLines()))
+        yield replace(sweep, folder=folder, place=replace(place, context=context))

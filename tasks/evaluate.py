@@ -1,16 +1,13 @@
 """Task: the held-out pairs and prompts, before and after training."""
 
-from pathlib import Path
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.contract.config import EvaluationConfig, LossConfig, TrainConfig
-from dpo_core.contract.jobs import CheckpointRef, EvaluateJob
-from dpo_core.contract.results import EvaluateResult, ExportResult
+from dpo_core.contract.jobs import EvaluateJob, EvaluateResult, ExportResult
+from dpo_core.contract.refs import CheckpointRef
 from tasks.launch.compute import sharding_of
-from tasks.launch.launcher import Launcher
-from tasks.launch.run_job import in_store, run_job
+from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
 from tasks.show.artifacts import show_evaluation
 from tasks.train_dpo import TrainingInputs
@@ -27,15 +24,12 @@ def checkpoint_of(export: ExportResult, parent: CheckpointRef) -> CheckpointRef:
 @task(name="evaluate", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=worth_a_retry,
       cache_policy=NO_CACHE, persist_result=False)
 def evaluate(inputs: TrainingInputs, export: ExportResult, loss: LossConfig, train: TrainConfig,
-             evaluation: EvaluationConfig, store_root: Path, launcher: Launcher) -> EvaluateResult:
+             evaluation: EvaluationConfig, place: Workplace) -> EvaluateResult:
     """Run step ``evaluate`` on the SFT checkpoint and on what will be uploaded."""
-    job = EvaluateJob(out_dir=store_root, data=inputs.mixture.data,
-                      reference=inputs.reference.reference if inputs.reference else None,
-                      reference_checkpoint=inputs.reference_checkpoint, before=inputs.policy,
-                      after=checkpoint_of(export, inputs.policy), loss=loss, evaluation=evaluation,
-                      precision=train.precision, forward=train.forward, attention=train.attention,
-                      sharding=sharding_of(launcher.compute))
-    result = run_job(in_store(job, store_root), launcher)
-    assert isinstance(result, EvaluateResult)
-    show_evaluation(result, evaluation.num_samples_shown)
+    result = place.run(EvaluateJob(
+        data=inputs.mixture.data, reference=inputs.reference.reference if inputs.reference else None,
+        reference_checkpoint=inputs.reference_checkpoint, before=inputs.policy, after=checkpoint_of(export, inputs.policy),
+        loss=loss, evaluation=evaluation, precision=train.precision, forward=train.forward, attention=train.attention,
+        sharding=sharding_of(place.launcher.compute)))
+    show_evaluation(result, evaluation.num_samples_shown, place.context.run.family)
     return result

@@ -1,23 +1,20 @@
 """Task: SFT checkpoint (Hub id, directory, package, GGUF) -> pinned local snapshot."""
 
-from pathlib import Path
-
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.contract.config import CheckpointConfig
-from dpo_core.contract.jobs import CheckpointRef, ConvertJob
-from dpo_core.contract.results import ConvertResult
+from dpo_core.contract.data_jobs import ConvertJob
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import fingerprint
 from tasks.checkpoint.files import WeightSource, extra_templates, files_for_conversion
 from tasks.checkpoint.own_files import check_inside, hash_named
 from tasks.checkpoint.source import Located, locate, snapshot
-from tasks.launch.launcher import Launcher
-from tasks.launch.run_job import in_store, run_job
+from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
 
 
-def convert(located: Located, store_root: Path, launcher: Launcher) -> Located:
+def convert(located: Located, place: Workplace) -> Located:
     """Run the step that turns GGUF or allowed pickle weights into safetensors; what is there already is left alone."""
     weights = located.weights
     if weights.kind == "safetensors":
@@ -27,25 +24,24 @@ def convert(located: Located, store_root: Path, launcher: Launcher) -> Located:
     # A GGUF file says all; pickle weights need the configuration and tokenizer beside them.
     names = list(weights.names) if weights.kind == "gguf" else together
     job = ConvertJob(
-        out_dir=store_root, source_dir=located.folder, source_sha256=fingerprint(hash_named(located.folder, names)),
+        source_dir=located.folder, source_sha256=fingerprint(hash_named(located.folder, names)),
         gguf_file=weights.names[0] if weights.kind == "gguf" else None,
         pickle_files=weights.names if weights.kind == "pickle" else ())
-    result = run_job(in_store(job, store_root), launcher)
-    assert isinstance(result, ConvertResult)
+    result = place.run(job)
     safetensors = tuple(sorted(name for name in result.files if name.endswith(".safetensors")))
     return Located(result.path, WeightSource("safetensors", safetensors), located.revision, linkable=True)
 
 
 @task(name="fetch checkpoint", retries=3, retry_delay_seconds=[10, 30, 90], retry_condition_fn=worth_a_retry,
       cache_policy=NO_CACHE, persist_result=False)
-def fetch_checkpoint(config: CheckpointConfig, store_root: Path, launcher: Launcher) -> CheckpointRef:
+def fetch_checkpoint(config: CheckpointConfig, place: Workplace) -> CheckpointRef:
     """The checkpoint as ``<store>/checkpoints/<id>/``: safetensors, tokenizer, chat template, hashes of contents.
 
     Retried because a download may break off; what arrived stays in the Hub's cache. Raises ``CheckpointError`` for a
     checkpoint that cannot be used, ``ConfigError`` for a refused access, ``RemoteError`` when the Hub does not answer.
     """
-    located = locate(config, store_root)
-    checkpoint = snapshot(convert(located, store_root, launcher), config, store_root)
+    located = locate(config, place.store)
+    checkpoint = snapshot(convert(located, place), config, place.store)
     pinned = f"commit {checkpoint.revision}" if checkpoint.revision else "its contents"
     get_run_logger().info("%s, pinned by %s: weights %s, tokenizer %s, in %s", config.source, pinned,
                           checkpoint.fingerprint[:12], checkpoint.tokenizer_fingerprint[:12], checkpoint.path)

@@ -5,10 +5,11 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.contract.config import HandoffConfig, Section
+from dpo_core.contract.config import HandoffConfig
 from dpo_core.contract.errors import HandoffRefused
-from dpo_core.contract.jobs import CheckpointRef, content_of
-from dpo_core.contract.results import AnswerResult, ExportResult
+from dpo_core.contract.jobs import AnswerResult, ExportResult
+from dpo_core.contract.refs import CheckpointRef
+from dpo_core.contract.section import Section, content_of
 from dpo_core.contract.store import exclusive, fingerprint, write_json
 from tasks.gate.approval import Release
 from tasks.handoff.final_place import opened, probe, verify_place
@@ -16,7 +17,7 @@ from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.rlvr_rules import check_rules, failed_rules, template_sha256
 from tasks.handoff.schema import HANDOFF_FILE, SCHEMA_VERSION, Parent, Probe, RLVRHandoff, Tokens, read_handoff
 from tasks.handoff.signature import signed, signing_key
-from tasks.launch.launcher import Launcher
+from tasks.launch.workplace import Workplace
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.run.retry_policy import worth_a_retry
 
@@ -86,20 +87,20 @@ def compose(inputs: HandoffInputs, config: HandoffConfig, folder: Path, answer: 
 # Retried because a Hub that just took the upload may not serve it yet, and a killed probe left nothing behind.
 @task(name="hand off to RLVR", retries=3, retry_delay_seconds=[10, 30, 90], retry_condition_fn=worth_a_retry,
       cache_policy=NO_CACHE, persist_result=False)
-def hand_off_rlvr(inputs: HandoffInputs, config: HandoffConfig, launcher: Launcher, store_root: Path) -> RLVRHandoff:
+def hand_off_rlvr(inputs: HandoffInputs, config: HandoffConfig, place: Workplace) -> RLVRHandoff:
     """Load the checkpoint from its final place, have it answer, check the rules, then write ``handoff_path(...)``, signed.
 
     Raises ``HandoffRefused`` if a file differs or a rule fails, ``ConfigError`` for the key, the errors of ``answer``.
     """
-    path, key = handoff_path(store_root, inputs, config), signing_key(config)
+    path, key = handoff_path(place.store, inputs, config), signing_key(config)
     # Another run of the same inputs is waited for: its hand-off is this one's.
-    with exclusive(path.parent, wait_seconds=launcher.compute.step_timeout_seconds):
+    with exclusive(path.parent, wait_seconds=place.launcher.compute.step_timeout_seconds):
         known = handoff = reusable(path, inputs, config)
         if handoff is None:
             path.unlink(missing_ok=True)
             with opened(inputs.uploaded, inputs.token_block, path.parent) as folder:
                 answer = probe(folder, inputs.uploaded, config.probe_prompt, inputs.parent.allow_remote_code, path.parent,
-                               launcher)
+                               place)
                 handoff = compose(inputs, config, folder, answer)
         if (handoff := signed(handoff, key)) != known:
             write_json(path, handoff)

@@ -8,8 +8,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from dpo_core.contract.config import Section
 from dpo_core.contract.errors import HandoffRefused
+from dpo_core.contract.section import Section
 from dpo_core.contract.store import exclusive
 from tasks.gate.approval import Release
 from tasks.handoff.claimed_place import check_before_load, place_to_open, refuse_failed
@@ -19,7 +19,7 @@ from tasks.handoff.intake_config import IntakeConfig
 from tasks.handoff.rlvr_rules import check_rules, template_sha256
 from tasks.handoff.schema import Parent, RLVRHandoff, RuleCheck, read_handoff
 from tasks.handoff.signature import check_signature
-from tasks.launch.launcher import Launcher
+from tasks.launch.workplace import Workplace
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.run.retry_policy import worth_a_retry
 from tasks.run.store_root import prepare_store
@@ -63,7 +63,7 @@ def _check_tokens(handoff: RLVRHandoff, seen: dict[str, object]) -> None:
                                  f"{promised[name]}. Ask the DPO stage for a new hand-off.")
 
 
-def accept(handoff_path: Path, store_root: Path, launcher: Launcher, token_block: str | None = None,
+def accept(handoff_path: Path, where: Workplace, token_block: str | None = None,
            settings: IntakeConfig = IntakeConfig()) -> AcceptedHandoff:  # noqa: B008 (frozen)
     """Check a hand-off: signature, schema, place, files, revision, rules, and a fresh load that answers.
 
@@ -75,10 +75,10 @@ def accept(handoff_path: Path, store_root: Path, launcher: Launcher, token_block
     if len(handoff.probe.prompt) > MAX_PROMPT_CHARACTERS:
         raise HandoffRefused(f"The hand-off asks a prompt of {len(handoff.probe.prompt)} characters; at most "
                              f"{MAX_PROMPT_CHARACTERS} are asked.")
-    work_dir = prepare_store(store_root.resolve()) / "intake" / handoff.fingerprint[:16]
+    work_dir = prepare_store(where.store.resolve()) / "intake" / handoff.fingerprint[:16]
     with exclusive(work_dir), opened(place, token_block, work_dir, settings.max_download_gib) as folder:
         check_before_load(folder, place, settings)
-        answer = probe(folder, place, handoff.probe.prompt, bool(settings.allow_remote_code), work_dir, launcher)
+        answer = probe(folder, place, handoff.probe.prompt, bool(settings.allow_remote_code), work_dir, where)
         rules = check_rules(folder, place, answer)
         refuse_failed(place.uri, rules)
         _check_tokens(handoff, {
@@ -103,10 +103,10 @@ def _plain_name(name: str) -> str:
 
 @task(name="verify hand-off", retries=3, retry_delay_seconds=[10, 30, 90], retry_condition_fn=worth_a_retry,
       cache_policy=NO_CACHE, persist_result=False)
-def verify_handoff(handoff_path: Path, store_root: Path, launcher: Launcher, token_block: str | None = None,
+def verify_handoff(handoff_path: Path, place: Workplace, token_block: str | None = None,
                    settings: IntakeConfig = IntakeConfig()) -> AcceptedHandoff:  # noqa: B008 (frozen)
     """``accept`` as a task; retried because a download may break off."""
-    accepted = accept(handoff_path, store_root, launcher, token_block, settings)
+    accepted = accept(handoff_path, place, token_block, settings)
     get_run_logger().info("Accepted %s, %s; it answers %r", accepted.checkpoint.uri, who_wrote(accepted), accepted.answer)
     return accepted
 

@@ -6,11 +6,10 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.contract.config import CheckpointConfig, DataConfig
-from dpo_core.contract.jobs import CheckpointRef, FetchJob, MixJob, ResolvedSource
-from dpo_core.contract.results import MixResult
+from dpo_core.contract.data_jobs import FetchJob, MixJob, MixResult
+from dpo_core.contract.refs import CheckpointRef, ResolvedSource
 from tasks.data.sources import resolve_sources
-from tasks.launch.launcher import Launcher
-from tasks.launch.run_job import in_store, reusable_result, run_job
+from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
 from tasks.show.artifacts import show_mixture
 
@@ -18,31 +17,28 @@ from tasks.show.artifacts import show_mixture
 # Retried because a download may break off; sources that arrived and rows that were tokenised are kept.
 @task(name="mix data", retries=3, retry_delay_seconds=[5, 30, 90], retry_condition_fn=worth_a_retry,
       cache_policy=NO_CACHE, persist_result=False)
-def mix_data(data: DataConfig, template: CheckpointConfig, checkpoint: CheckpointRef, store_root: Path,
-             launcher: Launcher) -> MixResult:
+def mix_data(data: DataConfig, template: CheckpointConfig, checkpoint: CheckpointRef, place: Workplace) -> MixResult:
     """Run step ``mix``, and before it ``fetch`` for every Hub data set.
 
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template, ``RemoteError``.
     """
-    job = MixJob(out_dir=store_root, sources=resolve_sources(data.sources), tokenizer_path=checkpoint.path,
+    job = MixJob(sources=resolve_sources(data.sources), tokenizer_path=checkpoint.path,
                  tokenizer_fingerprint=checkpoint.tokenizer_fingerprint, chat_template=template.chat_template,
-                 cache_dir=store_root / "cache",
+                 cache_dir=place.store / "cache",
                  **data.model_dump(include={"held_out", "max_length_tokens", "when_too_long", "train_on",
                                             "max_dropped_fraction", "seed", "num_workers"}))
-    job = in_store(job, store_root)
     from_hub = [source for source in job.sources if source.hub_id is not None]
-    if from_hub and reusable_result(job) is None:  # asked where it matters: to verify a mixture is to read all of it
-        fetch_rows(from_hub, job.cache_dir, store_root, launcher)
-    result = run_job(job, launcher)
-    assert isinstance(result, MixResult)
+    if from_hub and not place.has_result(job):  # asked where it matters: to verify a mixture is to read all of it
+        fetch_rows(from_hub, job.cache_dir, place)
+    result = place.run(job)
     get_run_logger().info("%d pairs to train on, %d held out, %d tokens", result.train_rows, result.held_out_rows,
                           result.lengths.total)
-    show_mixture(result)
+    show_mixture(result, place.context.run.family)
     return result
 
 
-def fetch_rows(sources: list[ResolvedSource], cache_dir: Path, store_root: Path, launcher: Launcher) -> None:
+def fetch_rows(sources: list[ResolvedSource], cache_dir: Path, place: Workplace) -> None:
     """Bring the rows of Hub data sets into the cache; what becomes of them there is not the fetching's business."""
     for source in sources:
         whole = ResolvedSource(**source.model_dump(exclude={"amount", "columns"}))
-        run_job(in_store(FetchJob(out_dir=store_root, source=whole, cache_dir=cache_dir), store_root), launcher)
+        place.run(FetchJob(source=whole, cache_dir=cache_dir))

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from dpo_core.contract.config import UploadConfig
 from dpo_core.contract.errors import ConfigError
-from dpo_core.contract.results import ExportResult
+from dpo_core.contract.jobs import ExportResult
 from dpo_core.contract.store import exclusive, verify_files
 from tasks.hub.errors import from_hub_error
 from tasks.hub.token import hidden_in_logs, load_token

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Self
 
 from dpo_core.__main__ import main
-from dpo_core.contract.compute_config import ComputeConfig
-from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context
+from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage
+from tasks.launch.launchers import LauncherSections
 
 
 @dataclass(frozen=True)
@@ -16,10 +19,18 @@ class LaunchHere:
     python: str = "python"
     steps: list[str] = field(default_factory=list)
 
-    def clear(self, folder: Path) -> None:
+    runs_in_image: ClassVar[bool] = False
+    spans_machines: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
+        """See ``Launcher.of``."""
+        return cls(compute)
+
+    def clear(self, folder: Path, context: Context) -> None:
         """See ``Launcher.clear``: a process leaves nothing behind."""
 
-    def run(self, commands: tuple[CommandSpec, ...], on_line: OnLine, before_start: BeforeStart) -> Ended:
+    def run(self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart) -> Ended:
         """See ``Launcher.run``."""
         (command,) = commands
         before_start()

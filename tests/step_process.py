@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dpo_core.contract.jobs import Job
-from dpo_core.contract.results import Result, read_error, read_result
+from dpo_core.contract.job import Job, Result
+from dpo_core.contract.results import read_error, read_result
 from tests.warm.started import python_path
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true",

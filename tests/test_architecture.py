@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 300, 60, 6
 VAGUE_NAMES = {"utils", "common", "helpers", "manager", "base", "misc"}
 SOURCES = sorted(path for package in ("flows", "tasks", "dpo_core") for path in (ROOT / package).rglob("*.py"))
 
@@ -188,6 +188,24 @@ def test_tasks_stay_thin_and_retry_by_the_kind_of_the_error():
         assert sum(1 for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)
                    and getattr(node.func, "id", "") == "task") <= 1, f"{path} holds more than one task"
     assert len(tasks) >= 7
+
+
+def test_tasks_and_launchers_take_six_arguments_at_most():
+    """With more a value is missing that has a name."""
+    many = []
+    for path in [*files_in("tasks", "launch"), *(path for path in files_in("tasks") if path.parent == ROOT / "tasks")]:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.FunctionDef):
+                names = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                if len([name for name in names if name not in ("self", "cls")]) > MAX_ARGUMENTS:
+                    many.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {len(names)}")
+    assert not many
+
+
+def test_what_a_run_is_told_is_handed_on_and_not_looked_up():
+    """But for the filter of log files, whose records come from loggers of the whole process."""
+    found = offenders(files_in("flows") + files_in("tasks"), lambda name: name == "contextvars.ContextVar")
+    assert found == ["tasks/run/folder.py imports contextvars.ContextVar"]
 
 
 def test_modules_are_named_for_what_they_answer():

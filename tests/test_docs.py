@@ -9,7 +9,6 @@ import pytest
 import typer
 import yaml
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.config import ShardingKind
 from dpo_core.contract.drops import MEANING
 from dpo_core.contract.jobs import JOBS
@@ -20,6 +19,7 @@ from dpo_core.data.formats import FormatName
 from flows.settings.overrides import validated
 from flows.terminal.cli import app
 from tasks.gate.config import GateConfig
+from tasks.launch.compute_config import ComputeConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]

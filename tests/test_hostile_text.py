@@ -24,10 +24,12 @@ from hypothesis import example, given, settings
 from rich.console import Console
 
 from dpo_core.contract.config import AdapterConfig, HandoffConfig
+from dpo_core.contract.data_jobs import LengthStats, MixResult, SourceLedger
 from dpo_core.contract.errors import ConfigError
-from dpo_core.contract.jobs import LOG_FILE, BatchPlan, CheckpointRef, DatasetRef
+from dpo_core.contract.job import LOG_FILE
+from dpo_core.contract.jobs import AnswerPair, BatchPlan, EvaluateResult
 from dpo_core.contract.progress import ProgressEvent
-from dpo_core.contract.results import AnswerPair, EvaluateResult, LengthStats, MixResult, SourceLedger
+from dpo_core.contract.refs import CheckpointRef, DatasetRef
 from dpo_core.contract.store import write_json
 from flows.terminal import cli
 from flows.terminal import release as terminal_release
@@ -43,7 +45,7 @@ from tasks.gate.rules import GATE_FILE, GateCheck
 from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.schema import RLVRHandoff, RuleCheck
 from tasks.image.image_ref import ImageRef
-from tasks.launch.launcher import hearing_lines
+from tasks.launch.context import Context
 from tasks.launch.own_folder import own_folder
 from tasks.launch.step_log import step_log
 from tasks.publish.model_card import CardInputs, render_card
@@ -253,8 +255,8 @@ def test_an_accepted_hand_off_is_told_in_lines_of_ours(monkeypatch, capsys):
 @example(ALL)
 def test_a_step_s_lines_are_visible_in_its_log_and_for_all_who_hear_them(text):
     heard = Heard()
-    with tempfile.TemporaryDirectory() as folder, hearing_lines(heard):
-        with step_log(Path(folder), None) as log:
+    with tempfile.TemporaryDirectory() as folder:
+        with step_log(Path(folder), Context(lines=heard)) as log:
             log.head(text)
             log.line(text)
         calm((own_folder(Path(folder)) / LOG_FILE).read_text())
@@ -262,7 +264,7 @@ def test_a_step_s_lines_are_visible_in_its_log_and_for_all_who_hear_them(text):
 
 
 def test_a_progress_bar_is_lines_and_paint_comes_off(tmp_path):
-    with step_log(tmp_path, None) as log:
+    with step_log(tmp_path, Context()) as log:
         log.line("\x1b[31m 1/2\r 2/2\x1b[0m\r")
     assert list(log.last_lines) == [" 1/2", " 2/2"]
 
@@ -333,14 +335,15 @@ def show_all(text: str) -> int:
     checkpoint = CheckpointRef(path="/x", fingerprint=HEX, tokenizer_fingerprint=HEX, source=text, revision=text,
                                files={text: text})
     with tempfile.TemporaryDirectory() as folder:
-        artifacts.show_mixture(mixture)
-        artifacts.show_checkpoint(checkpoint)
-        artifacts.show_evaluation(evaluation(text), 2)
-        artifacts.show_image(ImageRef(variant="cpu", image_id=text, size_bytes=1, digest=text, commit=text), Path(folder))
-        artifacts.show_gate(checks(text))
-        artifacts.show_approval(answered("approve", text, text, "terminal"))
-        artifacts.show_upload(uploaded_at(text))
-        artifacts.show_handoff(handoff_with(text), Path(folder) / "handoff.json")
+        artifacts.show_mixture(mixture, "dpo")
+        artifacts.show_checkpoint(checkpoint, "dpo")
+        artifacts.show_evaluation(evaluation(text), 2, "dpo")
+        image = ImageRef(variant="cpu", image_id=text, size_bytes=1, digest=text, commit=text)
+        artifacts.show_image(image, Path(folder), "dpo")
+        artifacts.show_gate(checks(text), "dpo")
+        artifacts.show_approval(answered("approve", text, text, "terminal"), "dpo")
+        artifacts.show_upload(uploaded_at(text), "dpo")
+        artifacts.show_handoff(handoff_with(text), Path(folder) / "handoff.json", "dpo")
     return 9
 
 
@@ -364,7 +367,7 @@ def test_artifacts_hold_text_alone(made, text):
 def test_the_hand_off_shows_what_the_model_answered(made):
     made.clear()
     text = f"![x]({EVIL}/x.png)<b>"
-    artifacts.show_handoff(handoff_with(text), Path("/store/handoff.json"))
+    artifacts.show_handoff(handoff_with(text), Path("/store/handoff.json"), "dpo")
     assert f"it answered '{text}'." in harmless_markdown(made[0][1])
 
 
@@ -373,7 +376,7 @@ def test_a_sweep_s_picture_is_the_only_one(made, tmp_path, monkeypatch):
     (tmp_path / "sweep.png").write_bytes(b"picture")
     monkeypatch.setattr("tasks.sweep.artifacts.draw_sweep", lambda outcome, folder: folder / "sweep.png")
     text = "](x)![p](http://evil.example/a.png) <b> \x1b[2J"
-    show_sweep(sweep_of(text), tmp_path)
+    show_sweep(sweep_of(text), tmp_path, "dpo")
     (_, rows, told), (_, picture, _) = made
     harmless_markdown(told)
     harmless_markdown(picture, num_pictures=1)

@@ -45,8 +45,9 @@ def exported(request, sft_folder: Path, tmp_path_factory: pytest.TempPathFactory
     reference = run_here(reference_job(root / "reference", data, policy))
     trained = run_here(TinyStage(root, policy, data, reference).train_job(root / "train", adapter=adapter))
     assert trained.guard["loss"] == pytest.approx(0.6931472, abs=1e-5)
-    return run_here(ExportJob(out_dir=root / "export", weights_path=trained.weights_path, checkpoint=policy,
-                              adapter=adapter, weights_fingerprint=trained.weights_fingerprint, precision="fp32"))
+    return run_here(ExportJob(weights_path=trained.weights_path, checkpoint=policy,
+                              adapter=adapter, weights_fingerprint=trained.weights_fingerprint,
+                              precision="fp32").at(root / "export"))
 
 
 def test_a_trl_sft_checkpoint_becomes_one_that_grpo_trains_from(exported, tmp_path):
@@ -71,7 +72,7 @@ def test_a_trl_sft_checkpoint_becomes_one_that_grpo_trains_from(exported, tmp_pa
 
 
 def test_the_export_satisfies_what_an_rlvr_trainer_asserts(exported, tmp_path):
-    answer = run_here(AnswerJob(out_dir=tmp_path, checkpoint_path=exported.path, files=exported.files, prompts=("Hello?",)))
+    answer = run_here(AnswerJob(checkpoint_path=exported.path, files=exported.files, prompts=("Hello?",)).at(tmp_path))
     uploaded = UploadedCheckpoint(uri=exported.path.as_uri(), revision=content_revision(exported.files),
                                   files=exported.files, kind="directory")
     rules = check_rules(exported.path, uploaded, answer)

@@ -9,19 +9,12 @@ import numpy as np
 
 from dpo_core.__main__ import run_step
 from dpo_core.contract.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
-from dpo_core.contract.jobs import (
-    BatchPlan,
-    CheckpointRef,
-    DatasetRef,
-    EvaluateJob,
-    Job,
-    MixJob,
-    ReferenceJob,
-    ResolvedSource,
-    TrainJob,
-)
+from dpo_core.contract.data_jobs import MixJob
+from dpo_core.contract.job import Job, Result
+from dpo_core.contract.jobs import BatchPlan, EvaluateJob, ReferenceJob, ReferenceResult, TrainJob
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import ReferenceResult, Result, read_result
+from dpo_core.contract.refs import CheckpointRef, DatasetRef, ResolvedSource
+from dpo_core.contract.results import read_result
 from dpo_core.contract.store import fingerprint, sha256_file
 from tests.tiny_models import make_model
 
@@ -71,9 +64,9 @@ def mix(rows: list[dict], checkpoint: CheckpointRef, folder: Path, held_out: str
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = ResolvedSource(label="rows", path=file, content=fingerprint(rows))
-    return run_here(MixJob(out_dir=folder / "mix", sources=(source,), tokenizer_path=checkpoint.path, held_out=held_out,
+    return run_here(MixJob(sources=(source,), tokenizer_path=checkpoint.path, held_out=held_out,
                            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint, num_workers=1, seed=seed,
-                           cache_dir=folder / "cache")).data
+                           cache_dir=folder / "cache").at(folder / "mix")).data
 
 
 @dataclass(frozen=True)
@@ -102,20 +95,20 @@ class TinyStage:
         batch = BatchPlan(global_pairs=pairs, per_device_pairs=per_device, num_processes=processes,
                           accumulation=max(1, pairs // (per_device * processes)))
         reference = {"reference": self.reference.reference, "reference_checkpoint": self.checkpoint}
-        return TrainJob(**({"data": self.data, "checkpoint": self.checkpoint, "batch": batch, "out_dir": out_dir,
-                            "loss": loss, "optim": OptimConfig(learning_rate=learning_rate),
+        return TrainJob(**({"data": self.data, "checkpoint": self.checkpoint, "batch": batch, "loss": loss,
+                            "optim": OptimConfig(learning_rate=learning_rate),
                             "train": TrainConfig(global_batch_pairs=pairs, **train)}
-                           | (reference if loss.needs_reference else {}) | of_job))
+                           | (reference if loss.needs_reference else {}) | of_job)).at(out_dir)
 
     def evaluate_job(self, out_dir: Path, after: CheckpointRef, **evaluation: int) -> EvaluateJob:
         """``after`` against the stage's own checkpoint, with the dpo loss."""
-        return EvaluateJob(out_dir=out_dir, data=self.data, reference=self.reference.reference,
+        return EvaluateJob(data=self.data, reference=self.reference.reference,
                            reference_checkpoint=self.checkpoint, before=self.checkpoint, after=after,
-                           loss=LossConfig(name="dpo", beta=0.5), evaluation=EvaluationConfig(**evaluation))
+                           loss=LossConfig(name="dpo", beta=0.5), evaluation=EvaluationConfig(**evaluation)).at(out_dir)
 
 
 def reference_job(out_dir: Path, data: DatasetRef, checkpoint: CheckpointRef, **fields: object) -> ReferenceJob:
     """Reference values of a mixture; the cache lies beside ``out_dir`` unless given."""
-    return ReferenceJob(**{"out_dir": out_dir, "data": data, "checkpoint": checkpoint,
+    return ReferenceJob(**{"data": data, "checkpoint": checkpoint,
                            "cache_dir": out_dir.parent / "reference-cache", "tokens_per_batch": 256,
-                           "rows_per_shard": 16} | fields)
+                           "rows_per_shard": 16} | fields).at(out_dir)

@@ -7,7 +7,9 @@ once. Torch-free. Defaults run on a laptop and publish nothing.
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from dpo_core.contract.section import NotContent, Section
 
 LossName = Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "hinge", "robust", "exo_pair", "apo_zero", "apo_down",
                    "sppo_hard", "nca_pair", "bco_pair", "aot", "aot_pair", "discopop"]
@@ -19,28 +21,6 @@ ShardingKind = Literal["none", "zero1", "zero2", "zero3", "fsdp2"]
 Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
 ForwardLayout = Literal["packed", "prefix_sharing", "padded"]
 AttentionKernel = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
-
-
-class NotContent:
-    """Marks a field that cannot change a step's output (a path, a name, a batch shape): it stays out of fingerprints."""
-
-
-_SPELLING = {"gguf": "GGUF", "kl": "KL", "sft": "SFT", "grpo": "GRPO", "ld": "LD", "rpo": "RPO", "gib": "GiB",
-             "wandb": "W&B"}
-
-
-def _label(name: str, _: object) -> str:
-    """A setting's name as a form shows it: gguf_file -> GGUF file."""
-    words = " ".join(_SPELLING.get(word, word) for word in name.split("_"))
-    return words[0].upper() + words[1:]
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown names."""
-
-    # NaN and infinity (a metric of no rows) are written as text: as JSON's null they could not be read back.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", field_title_generator=_label,
-                              model_title_generator=lambda model: model.__name__.removesuffix("Config"))
 
 
 def _amount_text(value: object) -> object:

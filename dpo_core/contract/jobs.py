@@ -1,103 +1,37 @@
-"""The contract between orchestrator and trainer: a job in, a result out, both frozen and torch-free.
+"""The steps that work with a model, a job with its result each; and all steps there are, by name.
 
-A job is written as ``job.json``; ``accelerate launch -m dpo_core <step> --job job.json`` leaves ``result.json`` or
-``error.json`` beside it. A step succeeded when it exited with 0 **and** ``result.json`` carries the job's fingerprint.
-
-A fingerprint is made of content: file hashes, row contents, numerics, the step's ``VERSION``. Fields marked
-``NotContent`` (paths, names, batch shapes) stay out, so moving the store or changing a batch's shape computes nothing
-again. (Another batch shape may change the last bits of a float; a fingerprint stands for the run's definition.)
+A step is declared here or in ``data_jobs`` and nowhere else: its name, its result, whether several processes run it, what it
+reads and writes. Its program follows by convention: ``dpo_core.steps.<name>``.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 
+import dpo_core.contract.data_jobs  # noqa: F401 (its jobs are among JOBS)
 from dpo_core.contract.config import (
     AdapterConfig,
-    Amount,
     AttentionKernel,
     BaseWeights,
     EvaluationConfig,
     ExportPrecision,
     ForwardLayout,
     LossConfig,
-    NotContent,
     Offload,
     OptimConfig,
     Precision,
-    Section,
     ShardingKind,
     TrainConfig,
 )
 from dpo_core.contract.errors import StoreError
+from dpo_core.contract.job import LARGEST_JOB_BYTES, Job, Result
+from dpo_core.contract.refs import CheckpointRef, DatasetRef, Location, ReferenceRef
 from dpo_core.contract.regular_file import read_regular
-from dpo_core.contract.store import fingerprint, write_json
+from dpo_core.contract.section import NotContent, Section
 from dpo_core.contract.tracking_config import TrackingConfig
-
-Location = Annotated[Path, NotContent()]
-Label = Annotated[str, NotContent()]
-FileHashes = Annotated[dict[str, str], NotContent()]  # path relative to the value's own -> sha256; verified when reused
-
-JOB_FILE, LOG_FILE = "job.json", "log.txt"
-LARGEST_JOB_BYTES = 16 << 20
-
-
-def content_of(model: BaseModel) -> dict:
-    """The part of a model that can change a step's output: its fields without those marked ``NotContent``."""
-
-    def content(value: object) -> object:
-        if isinstance(value, BaseModel):
-            return content_of(value)
-        return [content(item) for item in value] if isinstance(value, tuple | list) else value
-
-    kept = {name: getattr(model, name) for name, field in type(model).model_fields.items()
-            if not any(isinstance(mark, NotContent) for mark in field.metadata)}
-    return {name: content(value) for name, value in kept.items()}
-
-
-# ---------------------------------------------------------------------------------------------- values passed around
-
-class CheckpointRef(Section):
-    """A pinned local snapshot: safetensors weights, tokenizer, chat template; named by content."""
-
-    path: Location
-    fingerprint: str  # weights and architecture
-    tokenizer_fingerprint: str  # tokenizer files and chat template
-    source: Label  # what the user wrote: hub id, directory, package
-    revision: Annotated[str | None, NotContent()] = None  # the commit, for a hub id
-    files: FileHashes = {}
-    allow_remote_code: bool = False
-
-
-class DatasetRef(Section):
-    """A tokenised mixture: folder with ``train/`` and ``held_out/``."""
-
-    path: Location
-    fingerprint: str
-    files: FileHashes = {}
-
-
-class ReferenceRef(Section):
-    """Reference log-probabilities, row by row in the mixture's order."""
-
-    path: Location
-    fingerprint: str
-    files: FileHashes = {}
-
-
-class ResolvedSource(Section):
-    """A data source whose content is pinned: files with hashes, or a Hub data set at a commit."""
-
-    label: Label
-    path: Annotated[Path | None, NotContent()] = None  # local file or directory
-    hub_id: Annotated[str | None, NotContent()] = None
-    commit: Annotated[str | None, NotContent()] = None
-    content: str  # sha256 of the files, or hub id @ commit
-    split: str = "train"
-    subset: str | None = None
-    amount: Amount = "1.0"
-    columns: dict[str, str] = {}
 
 
 class Sharding(Section):
@@ -121,68 +55,23 @@ class Sharding(Section):
         return self if self.splits_weights else Sharding()
 
 
-# --------------------------------------------------------------------------------------------------------------- jobs
+class ReferenceResult(Result):
+    reference: ReferenceRef
+    rows: int
+    rows_computed: int  # the others were in the cache
+    pairs_per_second: float
+    forward: ForwardLayout  # the layout that was used, after the start-up comparison
 
-class Job(Section):
-    """One call of ``dpo_core``. ``out_dir`` holds ``job.json``, the step's files, and ``result.json`` or ``error.json``."""
-
-    VERSION: ClassVar[int] = 1  # raised when the step's code changes what it writes
-    step: str
-    out_dir: Location
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over the step, its version and the job's content."""
-        return fingerprint({"version": self.VERSION, **content_of(self)})
-
-    def write(self) -> Path:
-        """Write ``job.json`` into ``out_dir`` and return its path."""
-        write_json(self.out_dir / JOB_FILE, self)
-        return self.out_dir / JOB_FILE
+    def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
+        yield self.reference.path, self.reference.files
 
 
-class ConvertJob(Job):
-    """GGUF, or pickle weights allowed by name -> safetensors snapshot."""
-
-    step: Literal["convert"] = "convert"
-    source_dir: Location
-    source_sha256: str  # of the weight file(s) named below
-    gguf_file: str | None = None
-    pickle_files: tuple[str, ...] = ()
-
-
-class FetchJob(Job):
-    """A Hub data set at its commit -> its rows in the cache, where ``mix`` finds them without network or token."""
-
-    step: Literal["fetch"] = "fetch"
-    source: ResolvedSource
-    cache_dir: Location  # see MixJob
-
-
-class MixJob(Job):
-    """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
-
-    VERSION: ClassVar[int] = 2  # length histograms; the mixture itself is that of version 1, and so is its fingerprint
-    step: Literal["mix"] = "mix"
-    sources: tuple[ResolvedSource, ...]
-    tokenizer_path: Location
-    tokenizer_fingerprint: str
-    chat_template: str | None = None
-    held_out: Amount = "0.05"
-    max_length_tokens: int = 2048
-    when_too_long: Literal["truncate", "drop"] = "truncate"
-    train_on: Literal["last_turn", "all_turns"] = "last_turn"
-    max_dropped_fraction: Annotated[float, NotContent()] = 0.5
-    seed: int = 8
-    num_workers: Annotated[int, NotContent()] = 2
-    cache_dir: Location  # Arrow files of sources and Hub downloads
-
-
-class ReferenceJob(Job):
+class ReferenceJob(Job[ReferenceResult]):
     """Sum of log-probabilities and token count per side of every row, both splits."""
 
-    VERSION: ClassVar[int] = 2  # tails beside sums
-    step: Literal["reference"] = "reference"
+    VERSION = 2  # tails beside sums
+    step = "reference"
+    is_parallel = True
     data: DatasetRef
     checkpoint: CheckpointRef
     base_weights: BaseWeights = "full"  # nf4: as QLoRA's policy holds them
@@ -194,6 +83,9 @@ class ReferenceJob(Job):
     sharding: Annotated[Sharding, NotContent()] = Sharding()
     cache_dir: Location  # shared by all mixtures: <cache_dir>/<model and numerics>/shard files keyed by row content
 
+    def writes(self) -> tuple[Path, ...]:
+        return (self.cache_dir,)
+
 
 class BatchPlan(Section):
     """How a global batch is cut for the processes at hand: global = processes x per_device x accumulation."""
@@ -204,10 +96,33 @@ class BatchPlan(Section):
     num_processes: Annotated[int, NotContent()]
 
 
-class TrainJob(Job):
+class TrainResult(Result):
+    weights_path: Path
+    weights_fingerprint: str
+    weights_sha256: dict[str, str]
+    steps: int
+    pairs: int
+    resumed_from_step: int | None
+    metrics_path: Path  # metrics.jsonl, one line a step
+    first_metrics: dict[str, float]
+    last_metrics: dict[str, float]
+    guard: dict[str, float]  # figures of the step-0 guard
+    checks: dict[str, float] = {}  # seconds and figures of what the last start checked before its first step
+    base_check: dict[str, float] = {}  # the same after training with the adapter switched off: the base is as it was
+    adapter: AdapterConfig = AdapterConfig()
+    trained_parameters: int = 0
+    all_parameters: int = 0  # the adapter's included
+    forward: ForwardLayout
+
+    def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
+        yield self.weights_path, self.weights_sha256
+
+
+class TrainJob(Job[TrainResult]):
     """Policy + reference log-probabilities + mixture -> trained weights."""
 
-    step: Literal["train"] = "train"
+    step = "train"
+    is_parallel = True
     data: DatasetRef
     checkpoint: CheckpointRef  # the policy's start
     reference: ReferenceRef | None = None  # None for losses without one
@@ -221,10 +136,21 @@ class TrainJob(Job):
     tracking: Annotated[TrackingConfig, NotContent()] = TrackingConfig()
 
 
-class ExportJob(Job):
+class ExportResult(Result):
+    path: Path
+    adapter_path: Path | None = None  # the adapter by itself, a folder in peft's format inside ``path``
+    files: dict[str, str]
+    fingerprint: str
+    tokenizer_fingerprint: str
+
+    def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
+        yield self.path, self.files
+
+
+class ExportJob(Job[ExportResult]):
     """Trained weights + the parent's tokenizer -> a folder that stock transformers loads."""
 
-    step: Literal["export"] = "export"
+    step = "export"
     weights_path: Location  # folder with model.safetensors, from TrainResult: all weights, or the adapter's alone
     weights_fingerprint: str
     checkpoint: CheckpointRef  # config, tokenizer and template come from here, and the weights that an adapter changes
@@ -233,10 +159,29 @@ class ExportJob(Job):
     precision: ExportPrecision = "bf16"  # number format of the exported weights
 
 
-class EvaluateJob(Job):
+class AnswerPair(Section):
+    """One held-out prompt and its two greedy answers. ``*_passes`` is None where the row has no constraints."""
+
+    prompt: str
+    before: str
+    after: str
+    before_passes: bool | None = None
+    after_passes: bool | None = None
+
+
+class EvaluateResult(Result):
+    before: dict[str, float]
+    after: dict[str, float]
+    num_pairs: int
+    num_prompts: int
+    answers: tuple[AnswerPair, ...]
+
+
+class EvaluateJob(Job[EvaluateResult]):
     """Held-out metrics and greedy answers, before and after."""
 
-    step: Literal["evaluate"] = "evaluate"
+    step = "evaluate"
+    is_parallel = True
     data: DatasetRef
     reference: ReferenceRef | None = None
     reference_checkpoint: CheckpointRef | None = None  # what computed `reference`
@@ -250,10 +195,21 @@ class EvaluateJob(Job):
     sharding: Annotated[Sharding, NotContent()] = Sharding()
 
 
-class AnswerJob(Job):
+class AnswerResult(Result):
+    answers: tuple[str, ...]
+    pad_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    vocab_size: int  # rows of the embedding
+    num_parameters: int
+    pad_token: str | None = None
+    tokenizer_size: int = 0  # tokens that the tokenizer can produce
+    prompts_ids: tuple[tuple[int, ...], ...] = ()  # the prompts as rendered by the chat template
+
+
+class AnswerJob(Job[AnswerResult]):
     """Load a checkpoint from its final place with stock transformers and answer prompts greedily."""
 
-    step: Literal["answer"] = "answer"
+    step = "answer"
     checkpoint_path: Location
     files: dict[str, str]  # relative path -> sha256, verified before loading
     prompts: tuple[str, ...]
@@ -261,7 +217,15 @@ class AnswerJob(Job):
     allow_remote_code: bool = False
 
 
-JOBS: dict[str, type[Job]] = {cls.model_fields["step"].default: cls for cls in Job.__subclasses__()}
+JOBS: dict[str, type[Job]] = {job.step: job for with_result in Job.__subclasses__() for job in with_result.__subclasses__()}
+"""All steps there are, by name."""
+
+
+class _Header(BaseModel):
+    """What stands in a ``job.json`` beside the job's own fields."""
+
+    step: str
+    out_dir: Path
 
 
 def read_job(path: Path) -> Job:
@@ -273,7 +237,6 @@ def read_job(path: Path) -> Job:
 
 
 def _job_from_json(content: bytes) -> Job:
-    class _Header(BaseModel):
-        step: str
-
-    return JOBS[_Header.model_validate_json(content).step].model_validate_json(content)
+    header = _Header.model_validate_json(content)
+    fields = {name: value for name, value in from_json(content).items() if name not in _Header.model_fields}
+    return JOBS[header.step].model_validate(fields).at(header.out_dir)

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dpo_core.contract.config import Section
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.section import Section
 
 Tracker = Literal["tensorboard", "wandb"]
 WANDB_KEY = "WANDB_API_KEY"  # the variable that wandb itself reads

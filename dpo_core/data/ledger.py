@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from dpo_core.contract.data_jobs import SourceLedger
 from dpo_core.contract.drops import MEANING
 from dpo_core.contract.errors import DataError
-from dpo_core.contract.jobs import ResolvedSource
-from dpo_core.contract.results import SourceLedger
+from dpo_core.contract.refs import ResolvedSource
 
 MAX_OFFENDERS = 20
 

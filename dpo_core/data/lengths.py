@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpo_core.contract.results import LengthHistogram, LengthStats
+from dpo_core.contract.data_jobs import LengthHistogram, LengthStats
 from dpo_core.data.pair_dataset import PairDataset
 
 MAX_BINS = 40

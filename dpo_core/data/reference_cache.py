@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dpo_core.contract.errors import StoreError
-from dpo_core.contract.jobs import ReferenceRef
+from dpo_core.contract.refs import ReferenceRef
 from dpo_core.contract.store import verify_files, write_bytes
 from dpo_core.data.pair_file import KEY_TYPE
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from dpo_core.contract.errors import DataError, RemoteError, StoreError
-from dpo_core.contract.jobs import ResolvedSource
+from dpo_core.contract.refs import ResolvedSource
 from dpo_core.contract.store import exclusive, fingerprint, new_directory, write_json
 from dpo_core.data.formats import OUR_COLUMNS
 from dpo_core.data.readers import RawRow, files_of, read_rows

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.errors import ConfigError
-from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.model.load import load_model
 
 log = logging.getLogger(__name__)

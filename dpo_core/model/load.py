@@ -18,7 +18,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from dpo_core.contract.config import AdapterConfig, BaseWeights, OptimConfig
 from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.refs import CheckpointRef
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.contract.jobs import AnswerJob
+from dpo_core.contract.jobs import AnswerJob, AnswerResult
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import AnswerResult
 from dpo_core.contract.store import verify_files
 from dpo_core.data.render_limits import rendered_by_library
 from dpo_core.model.generate import answer_greedily, end_token_ids

@@ -13,10 +13,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from dpo_core.contract.data_jobs import ConvertJob, ConvertResult
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.contract.jobs import ConvertJob
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import ConvertResult
 from dpo_core.contract.store import hash_files, new_directory
 
 SNAPSHOT = "snapshot"  # subfolder of the job's out_dir

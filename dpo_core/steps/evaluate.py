@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from dpo_core.contract.config import ForwardLayout
-from dpo_core.contract.jobs import CheckpointRef, EvaluateJob
+from dpo_core.contract.jobs import AnswerPair, EvaluateJob, EvaluateResult
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import AnswerPair, EvaluateResult
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.data.checkers import passes
 from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank

@@ -15,9 +15,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.contract.jobs import ExportJob
+from dpo_core.contract.jobs import ExportJob, ExportResult
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import ExportResult
 from dpo_core.contract.store import fingerprint, hash_files, new_directory
 from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.engine.checkpoint import load_weights, model_tensors

@@ -1,8 +1,7 @@
 """Step ``fetch``: a Hub data set at its commit -> its rows on disk. The only step on data that has a network and a token."""
 
-from dpo_core.contract.jobs import FetchJob
+from dpo_core.contract.data_jobs import FetchJob, FetchResult
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import FetchResult
 from dpo_core.data.sources import load_source
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dpo_core.contract.data_jobs import MixJob, MixResult, SourceLedger
 from dpo_core.contract.errors import CheckpointError, DataError
-from dpo_core.contract.jobs import DatasetRef, MixJob
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import MixResult, SourceLedger
+from dpo_core.contract.refs import DatasetRef
 from dpo_core.contract.store import canonical_json, hash_files, new_directory, write_json
 from dpo_core.data.chat_template import load_tokenizer, template_sha256
 from dpo_core.data.ledger import SourceTally, check_drops

@@ -13,9 +13,9 @@ import torch
 
 from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.errors import NonFinite
-from dpo_core.contract.jobs import ReferenceJob, ReferenceRef
+from dpo_core.contract.jobs import ReferenceJob, ReferenceResult
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import ReferenceResult
+from dpo_core.contract.refs import ReferenceRef
 from dpo_core.contract.store import fingerprint, hash_files, new_directory
 from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
 from dpo_core.data.pair_batch import collate

@@ -13,10 +13,10 @@ from accelerate import Accelerator
 from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.errors import DataError
-from dpo_core.contract.jobs import CheckpointRef, TrainJob
+from dpo_core.contract.jobs import TrainJob, TrainResult
 from dpo_core.contract.metrics_file import METRICS_FILE
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import TrainResult
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import fingerprint, write_bytes
 from dpo_core.data.order import num_steps
 from dpo_core.data.pair_dataset import PairDataset

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dpo_core.contract.config import Precision
-from dpo_core.contract.jobs import CheckpointRef, Sharding
+from dpo_core.contract.jobs import Sharding
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.pair_batch import PairBatch
 from dpo_core.engine.choose import loading, share_for_scoring
 from dpo_core.engine.distributed import sum_over_ranks

@@ -19,7 +19,8 @@ from accelerate.tracking import GeneralTracker
 from accelerate.utils import ProjectConfiguration
 
 from dpo_core.contract.errors import ConfigError
-from dpo_core.contract.jobs import TrainJob, content_of
+from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.section import content_of
 from dpo_core.contract.tracking_config import WANDB_KEY, WANDB_KEY_FILE, check_trackers
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.states import State
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.data.checkers import passes
 from flows.post_training import already_started, check_same_handoff
 from flows.rlvr_intake import rlvr_intake
 from tasks.events.payloads import DpoCheckpointReady
 from tasks.intake import AcceptedHandoff
+from tasks.launch.compute_config import ComputeConfig
 
 
 def keeps_instructions(completions: list, constraints: list, **_: object) -> list[float]:

@@ -2,7 +2,6 @@
 
 from pydantic import Field, model_validator
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.config import (
     AdapterConfig,
     CheckpointConfig,
@@ -12,19 +11,21 @@ from dpo_core.contract.config import (
     LossConfig,
     OptimConfig,
     ReferenceConfig,
-    Section,
     StoreConfig,
     TrainConfig,
     UploadConfig,
 )
 from dpo_core.contract.cuda8bit import check_8bit_fits
+from dpo_core.contract.section import Section
 from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.gate.config import GateConfig, why_unmeasurable
 from tasks.image.config import ImageConfig
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.launchers import LAUNCHERS, LauncherSections
 
 
-class StageConfig(Section):
-    """One run of the stage: SFT checkpoint and preference data in, aligned checkpoint and hand-off out."""
+class WhatIsTrained(Section):
+    """The sections of a recipe that a form shows above those of the launchers."""
 
     name: str = Field("dpo", pattern=r"^[a-z0-9][a-z0-9-]*$", description="Name of the run family: lower case, digits, "
                       "dashes. It names artifacts and the uploaded model.")
@@ -38,6 +39,11 @@ class StageConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     compute: ComputeConfig = ComputeConfig()
+
+
+class StageConfig(LauncherSections, WhatIsTrained):  # of bases, pydantic lists the fields of the last one first
+    """One run of the stage: SFT checkpoint and preference data in, aligned checkpoint and hand-off out."""
+
     image: ImageConfig = ImageConfig()
     upload: UploadConfig = UploadConfig()
     handoff: HandoffConfig = HandoffConfig()
@@ -66,7 +72,7 @@ class StageConfig(Section):
 
     @model_validator(mode="after")
     def _trackers_are_in_the_image(self) -> "StageConfig":
-        if self.tracking.trackers and self.compute.launcher == "docker" and self.image.use is None:
+        if self.tracking.trackers and self.image.use is None and LAUNCHERS[self.compute.launcher]().runs_in_image:
             raise ValueError("the trainer image that Pairline builds holds no trackers; set image.use to an image that has "
                              "them (requirements/trackers.txt), compute.launcher to process, or tracking.trackers to []")
         return self

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from dpo_core.contract.config import LossName, Section
+from dpo_core.contract.config import LossName
+from dpo_core.contract.section import Section
 from flows.settings.stage_config import StageConfig
 
 Setting = str | float | int

@@ -5,14 +5,15 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.jobs import EvaluateResult
 from dpo_core.contract.regular_file import read_regular
-from dpo_core.contract.results import LARGEST_RESULT_BYTES, RESULT_FILE, EvaluateResult
+from dpo_core.contract.results import LARGEST_RESULT_BYTES, RESULT_FILE
 from dpo_core.contract.visible import one_line, visible
 from flows.settings.overrides import read_recipe
 from flows.settings.stage_config import StageConfig
@@ -20,6 +21,9 @@ from flows.terminal import server_commands as serve_commands
 from flows.terminal.handoff_commands import intake, signing_key
 from flows.terminal.server_commands import Store
 from tasks.text.terminal import say, show_table, tell
+
+if TYPE_CHECKING:  # it imports Prefect
+    from flows.audience import Audience
 
 EXIT_INTERRUPTED = 130
 INTERNAL_ERROR_FILE = "internal-error.txt"
@@ -51,11 +55,12 @@ def run(recipe: Recipe, set_: Overrides = [],  # noqa: B006 (typer reads the def
 def run_stage(config: StageConfig, console: Console, wait_for_server: Callable[[], None]) -> None:
     """Run the flow with its progress on ``console``; the last line is the path of the hand-off."""
     # Prefect reads its settings when it is imported, so nothing above imports it.
-    from flows.dpo_stage import dpo_stage
+    from flows.audience import followed
+    from flows.dpo_stage import run_stage as body
     from flows.terminal.release import show_gate
 
     wait_for_server()
-    show_end(run_flow(lambda: dpo_stage(config), console, show_gate), console)
+    show_end(run_flow(lambda audience: followed("dpo-stage", body, audience)(config), console, show_gate), console)
 
 
 def show_end(folder: Path, console: Console) -> None:
@@ -72,22 +77,21 @@ def show_end(folder: Path, console: Console) -> None:
     say(f"handoff: {outputs['handoff']}")
 
 
-def run_flow(flow: Callable[[], object], console: Console, show_failed: Callable[[Console, Path | None], None]) -> Path:
+def run_flow(flow: "Callable[[Audience], object]", console: Console,
+             show_failed: Callable[[Console, Path | None], None]) -> Path:
     """Run ``flow`` with its steps, progress, retries and questions on the terminal. -> the run's folder
 
     ``show_failed`` shows what a run that ended in an error left in its folder, if it got one.
     """
-    from flows.terminal.release import asking_here
+    from flows.audience import Audience
+    from flows.terminal.release import ask_here
     from flows.terminal.run_display import RetryNotices, run_display
-    from tasks.launch.launcher import listening
-    from tasks.run.folder import step_listener
 
     display, notices = run_display(console), RetryNotices(console)
     logging.getLogger("prefect.task_runs").addHandler(notices)
-    token = step_listener.set(display.step)
     try:
-        with display, listening(display.progress), asking_here(console, display.held):
-            flow()
+        with display:
+            flow(Audience(display.step, display.progress, ask_here(console, display.held)))
     except PairlineError as error:
         show_failed(console, display.folder)
         _tell_where(error, display.folder)
@@ -95,7 +99,6 @@ def run_flow(flow: Callable[[], object], console: Console, show_failed: Callable
     except Exception as error:
         raise _internal(error, display.folder) from error
     finally:
-        step_listener.reset(token)
         logging.getLogger("prefect.task_runs").removeHandler(notices)
     assert display.folder is not None
     return display.folder
@@ -122,10 +125,10 @@ def sweep(recipe: Annotated[Path, typer.Argument(help="YAML file of a stage with
     from flows.serve.local_prefect import start_prefect
 
     wait_for_server = start_prefect(config.store.root)
-    from flows.terminal.sweep import run_sweep
+    from flows.terminal.sweep import sweep_at_terminal
 
     wait_for_server()
-    run_sweep(config, Console(), run_flow)
+    sweep_at_terminal(config, Console(), run_flow)
 
 
 @app.command()

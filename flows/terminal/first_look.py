@@ -7,10 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.config import CheckpointConfig, DataSource
-from dpo_core.contract.jobs import MixJob
-from dpo_core.contract.results import LengthStats, MixResult, SourceLedger
+from dpo_core.contract.data_jobs import LengthStats, MixJob, SourceLedger
 from flows.terminal.model_size import ModelSize, model_size
 from flows.terminal.plan import source_size
 from tasks.checkpoint.files import CONFIG, TEMPLATE_FILES, checked_files, tokenizer_fingerprint
@@ -18,9 +16,10 @@ from tasks.checkpoint.own_files import hash_named, read_json_file
 from tasks.checkpoint.source import locate
 from tasks.data.sources import check_sources, resolve_sources
 from tasks.fetch_checkpoint import convert
-from tasks.launch.choose import launcher_for
 from tasks.launch.compute import Machine, card_memory_bytes, this_machine
-from tasks.launch.run_job import in_store, run_job
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.launcher import launcher_for
+from tasks.launch.workplace import Workplace
 from tasks.mix_data import fetch_rows
 
 ROWS_LOOKED_AT = 2000  # of each source; two seconds of tokenising
@@ -65,18 +64,17 @@ def look(checkpoint: CheckpointConfig, sources: tuple[DataSource, ...], store_ro
     """
     store_root = store_root.expanduser().resolve()
     check_sources(sources)
-    launcher = launcher_for(ComputeConfig())
-    located = convert(locate(checkpoint, store_root, with_weights=False), store_root, launcher)
+    place = Workplace(store_root, launcher_for(ComputeConfig()))
+    located = convert(locate(checkpoint, store_root, with_weights=False), place)
     names = checked_files(located.folder, (), checkpoint)
     some = tuple(source.model_copy(update={"amount": _some(source)}) for source in sources)
-    job = in_store(MixJob(
-        out_dir=store_root, sources=resolve_sources(some), tokenizer_path=located.folder,
+    job = MixJob(
+        sources=resolve_sources(some), tokenizer_path=located.folder,
         tokenizer_fingerprint=tokenizer_fingerprint(hash_named(located.folder, names)),
         chat_template=checkpoint.chat_template, held_out="0", max_length_tokens=LONGEST_LOOKED_AT,
-        max_dropped_fraction=1.0, cache_dir=store_root / "cache"), store_root)
-    fetch_rows([source for source in job.sources if source.hub_id is not None], job.cache_dir, store_root, launcher)
-    mixed = run_job(job, launcher)
-    assert isinstance(mixed, MixResult)
+        max_dropped_fraction=1.0, cache_dir=store_root / "cache")
+    fetch_rows([source for source in job.sources if source.hub_id is not None], job.cache_dir, place)
+    mixed = place.run(job)
     return Look(checkpoint=checkpoint, sources=sources, size=model_size(checkpoint),
                 template=_template(checkpoint, located.folder), context_tokens=_context(located.folder),
                 ledgers=mixed.per_source, lengths=mixed.lengths, machine=this_machine(), card_bytes=card_memory_bytes())

@@ -3,14 +3,14 @@
 import getpass
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rich.console import Console
 
 from flows.serve.local_prefect import server_outlives_the_run
-from tasks.gate.approval import Approval, Ask, Verdict, answered, asking
+from tasks.gate.approval import Approval, Ask, Verdict, answered
 from tasks.gate.rules import GATE_FILE, GateCheck, check_table
 from tasks.text.terminal import show_markdown, show_table, tell
 
@@ -66,16 +66,9 @@ def tell_where_to_answer(console: Console, hold_display: HoldDisplay) -> Ask:
     return ask
 
 
-@contextmanager
-def asking_here(console: Console, hold_display: HoldDisplay) -> Iterator[None]:
-    """Approvals inside the ``with`` block: on the page of the user's own server, or, as a temporary one has no page that
-    could be answered on, at the terminal. Without either the flow refuses to start."""
+def ask_here(console: Console, hold_display: HoldDisplay) -> Ask | None:
+    """How approvals are asked for: on the page of the user's own server, or, as a temporary one has no page that could be
+    answered on, at the terminal. None where there is neither: then the flow refuses to start."""
     if server_outlives_the_run():
-        ask = tell_where_to_answer(console, hold_display)
-    elif sys.stdin.isatty():
-        ask = ask_at_terminal(console, hold_display)
-    else:
-        yield
-        return
-    with asking(ask):
-        yield
+        return tell_where_to_answer(console, hold_display)
+    return ask_at_terminal(console, hold_display) if sys.stdin.isatty() else None

@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.accelerator import make_own_limit
-from flows.dpo_sweep import dpo_sweep
+from flows.audience import Audience, followed
+from flows.dpo_sweep import run_sweep
 from flows.serve.local_prefect import server_outlives_the_run
 from flows.settings.sweep_config import SweepConfig
 from tasks.launch.compute import accelerator_name, this_machine
@@ -16,19 +17,19 @@ from tasks.sweep.picture import PICTURE_FILE
 from tasks.text.terminal import say, show_table, tell
 
 ShowFailed = Callable[[Console, Path | None], None]
-RunFlow = Callable[[Callable[[], object], Console, ShowFailed], Path]
+RunFlow = Callable[[Callable[[Audience], object], Console, ShowFailed], Path]
 
 
-def run_sweep(config: SweepConfig, console: Console, run_flow: RunFlow) -> None:
+def sweep_at_terminal(config: SweepConfig, console: Console, run_flow: RunFlow) -> None:
     """Run the flow with its progress on ``console``; the last line is the path of the winner's hand-off.
 
     A temporary server has no limits: there it gets one slot, for this machine.
     """
 
-    def flow() -> None:
+    def flow(audience: Audience) -> None:
         if not server_outlives_the_run():
             make_own_limit(config.sweep.accelerator or accelerator_name(this_machine()))
-        dpo_sweep(config)
+        followed("dpo-sweep", run_sweep, audience)(config)
 
     folder = run_flow(flow, console, show_sweep_table)
     show_sweep_table(console, folder)

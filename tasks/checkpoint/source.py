@@ -20,7 +20,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError, RemoteError, StoreError, from_os_error
-from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import HASH_CHUNK_BYTES, exclusive, fingerprint, new_directory, verify_files, write_json
 from tasks.checkpoint.allowed_code import code_names, other_code
 from tasks.checkpoint.files import (

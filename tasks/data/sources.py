@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 
 from dpo_core.contract.config import DataSource
 from dpo_core.contract.errors import DataError, from_os_error
-from dpo_core.contract.jobs import ResolvedSource
+from dpo_core.contract.refs import ResolvedSource
 from dpo_core.contract.store import fingerprint, hash_files, sha256_file
 from tasks.hub.errors import from_hub_error
 

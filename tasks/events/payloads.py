@@ -14,7 +14,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import Field
 
-from dpo_core.contract.config import Section
+from dpo_core.contract.section import Section
 from tasks.handoff.schema import RLVRHandoff
 
 NAMESPACE = uuid5(NAMESPACE_URL, "https://pairline/events")

@@ -3,18 +3,16 @@
 Rejections are in the run's folder alone: who starts a rejected run again asks again.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from dpo_core.contract.config import Section
 from dpo_core.contract.errors import StoreError
-from dpo_core.contract.results import EvaluateResult, ExportResult
+from dpo_core.contract.jobs import EvaluateResult, ExportResult
+from dpo_core.contract.section import Section
 from dpo_core.contract.store import fingerprint, write_json
 from tasks.gate.rules import GateCheck
 
@@ -68,19 +66,3 @@ def keep_approval(path: Path, approval: Approval) -> None:
 
 Ask = Callable[[str], Approval | None]
 """Gets the question as Markdown; gives the answer, or None where it can only say where to answer."""
-_ask: ContextVar[Ask | None] = ContextVar("who asks", default=None)
-
-
-@contextlib.contextmanager
-def asking(ask: Ask) -> Iterator[None]:
-    """Have approvals inside the ``with`` block asked by ``ask`` (the command line) before the run waits in Prefect."""
-    token = _ask.set(ask)
-    try:
-        yield
-    finally:
-        _ask.reset(token)
-
-
-def current_ask() -> Ask | None:
-    """Who asks here, if anybody."""
-    return _ask.get()

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dpo_core.contract.config import EvaluationConfig, Section
+from dpo_core.contract.config import EvaluationConfig
+from dpo_core.contract.section import Section
 
 Release = Literal["none", "person"]
 

@@ -5,7 +5,7 @@ A rule that is on and finds no value fails and says why: a checkpoint is never r
 
 from collections.abc import Callable, Mapping, Sequence
 
-from dpo_core.contract.config import Section
+from dpo_core.contract.section import Section
 from tasks.gate.config import GateConfig
 
 Metrics = Mapping[str, float]

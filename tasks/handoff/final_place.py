@@ -11,14 +11,13 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from dpo_core.contract.errors import CheckpointError, HandoffRefused, from_os_error
-from dpo_core.contract.jobs import AnswerJob
-from dpo_core.contract.results import RESULT_FILE, AnswerResult
+from dpo_core.contract.jobs import AnswerJob, AnswerResult
+from dpo_core.contract.results import RESULT_FILE
 from tasks.checkpoint.own_files import hash_named
 from tasks.hub.download_size import check_download, listed_sizes
 from tasks.hub.errors import from_hub_error
 from tasks.hub.token import hidden_in_logs, load_token
-from tasks.launch.launcher import Launcher
-from tasks.launch.run_job import run_job
+from tasks.launch.workplace import Workplace
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 DOWNLOAD, PROBE = "checkpoint", "probe"
@@ -102,12 +101,9 @@ def opened(uploaded: UploadedCheckpoint, token_block: str | None, work_dir: Path
 
 
 def probe(folder: Path, uploaded: UploadedCheckpoint, prompt: str, allow_remote_code: bool, work_dir: Path,
-          launcher: Launcher) -> AnswerResult:
+          place: Workplace) -> AnswerResult:
     """Have the checkpoint in ``folder`` answer ``prompt``, in a fresh run of the step ``answer``: an earlier answer, maybe
     from another place, proves nothing."""
     (work_dir / PROBE / RESULT_FILE).unlink(missing_ok=True)
-    job = AnswerJob(out_dir=work_dir / PROBE, checkpoint_path=folder, files=uploaded.files, prompts=(prompt,),
-                    allow_remote_code=allow_remote_code)
-    result = run_job(job, launcher)
-    assert isinstance(result, AnswerResult)
-    return result
+    return place.run(AnswerJob(checkpoint_path=folder, files=uploaded.files, prompts=(prompt,),
+                               allow_remote_code=allow_remote_code), folder=work_dir / PROBE)

@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from dpo_core.contract.results import AnswerResult
+from dpo_core.contract.jobs import AnswerResult
 from tasks.checkpoint.files import (
     CONFIG,
     GENERATION_CONFIG,

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from dpo_core.contract.config import Section
 from dpo_core.contract.errors import HandoffRefused
 from dpo_core.contract.regular_file import NotRegular, TooLong, opened, read_at_most
+from dpo_core.contract.section import Section
 from dpo_core.contract.store import fingerprint
 from tasks.gate.approval import Release
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint

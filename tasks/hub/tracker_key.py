@@ -2,24 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.tracking_config import WANDB_KEY, TrackingConfig
 from tasks.hub.token import hidden_in_logs, load_secret
-from tasks.launch.secrets import secret_value, value_of_secret
+from tasks.launch.workplace import Workplace
 
 
 @contextmanager
-def tracker_key(tracking: TrackingConfig) -> Iterator[None]:
-    """Give the launcher WANDB_API_KEY inside the block, for the step that names it (``CommandSpec.secrets``) and no other.
-    Raises ``ConfigError`` if online tracking has no key."""
+def with_tracker_key(place: Workplace, tracking: TrackingConfig) -> Iterator[Workplace]:
+    """The place with WANDB_API_KEY for the step that names it (``CommandSpec.secrets``) and no other, if tracking is online.
+    Raises ``ConfigError`` if there is none."""
     if not tracking.is_online:
-        yield
+        yield place
         return
     block = tracking.wandb_key_block
-    key = load_secret(block, "tracking.wandb_key_block", WANDB_KEY) if block else value_of_secret(WANDB_KEY)
+    key = load_secret(block, "tracking.wandb_key_block", WANDB_KEY) if block else place.context.secret(WANDB_KEY)
     if not key:
         raise ConfigError("tracking.wandb_mode is online, but there is no key. Store one in a Prefect Secret block and name "
                           f"it in tracking.wandb_key_block, set {WANDB_KEY}, or set tracking.wandb_mode to offline.")
-    with secret_value(WANDB_KEY, key), hidden_in_logs(key):
-        yield
+    with hidden_in_logs(key):
+        yield replace(place, context=replace(place.context, secrets={**place.context.secrets, WANDB_KEY: key}))

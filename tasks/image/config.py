@@ -5,15 +5,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dpo_core.contract.compute_config import ComputeConfig
-from dpo_core.contract.config import Section
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.section import Section
 from tasks.image.image_ref import Variant
 from tasks.launch.compute import Machine
 
 
 class ImageConfig(Section):
-    """The trainer image, used where ``compute.launcher`` is docker."""
+    """The trainer image, used where the launcher runs steps in one."""
 
     variant: Variant = Field("cpu", description="cpu, or cuda for NVIDIA GPUs: which lock file's packages are inside.")
     base_image: str = Field("pairline-base:bookworm", min_length=1, description="Image to start from, with Python 3.11 "
@@ -42,9 +41,9 @@ class ImageConfig(Section):
         return self
 
 
-def check_variant(image: ImageConfig, compute: ComputeConfig, machine: Machine) -> None:
+def check_variant(image: ImageConfig, machine: Machine) -> None:
     """Raise ``ConfigError`` where the image that would be built would train on the CPU of a machine that shows GPUs."""
-    if compute.launcher == "docker" and image.use is None and image.variant == "cpu" and machine.num_gpus:
+    if image.use is None and image.variant == "cpu" and machine.num_gpus:
         raise ConfigError(f"This machine shows {machine.num_gpus} GPUs, but image.variant cpu builds an image without CUDA, "
                           "which would train on the CPU. Set image.variant to cuda, or hide the GPUs with "
                           "CUDA_VISIBLE_DEVICES= to train on the CPU.")

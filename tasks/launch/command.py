@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpo_core.contract.compute_config import ComputeConfig
-from dpo_core.contract.jobs import JOB_FILE, ConvertJob, FetchJob, Job, MixJob, TrainJob
+from dpo_core.contract.data_jobs import ConvertJob, FetchJob, MixJob
+from dpo_core.contract.job import JOB_FILE, Job
+from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.tracking_config import WANDB_KEY
 from tasks.launch.compute import Machine, threads_per_process
+from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import CommandSpec, Node
-from tasks.launch.result_check import paths_in
 
 ACCELERATE_FILE = "accelerate.json"
 DIE_WITH_PARENT = "PAIRLINE_DIE_WITH_PARENT"  # read by dpo_core.__main__
-PARALLEL_STEPS = ("reference", "train", "evaluate")  # the others are one process whatever compute.num_processes says
 HUB_SECRETS = ("HF_TOKEN",)
 NODE_NAME, NODE_PORT = "node-{rank}", 29500  # nodes have a network of their own, so any port is free
 
@@ -28,7 +28,7 @@ def accelerate_settings(on_cpu: bool) -> dict[str, str | bool]:
 
 def nodes_of(job: Job, compute: ComputeConfig) -> tuple[Node, ...]:
     """The nodes of a step; one where it is one process."""
-    num_nodes = compute.machines if job.step in PARALLEL_STEPS else 1
+    num_nodes = compute.machines if job.is_parallel else 1
     if num_nodes == 1:
         return (Node(),)
     return tuple(Node(rank, num_nodes, NODE_NAME.format(rank=0), NODE_PORT, compute.join_timeout_seconds)
@@ -41,7 +41,7 @@ def step_command(job: Job, compute: ComputeConfig, machine: Machine, python: str
     Several processes need ``--multi_gpu`` on CPU, too: only then does accelerate start torchrun; otherwise it starts
     one process and leaves the others to MPI.
     """
-    num_processes = compute.num_processes if job.step in PARALLEL_STEPS else 1
+    num_processes = compute.num_processes if job.is_parallel else 1
     threads = threads_per_process(compute, machine, num_processes)  # containers as nodes share this machine's cores
     several = tuple(_several(node)) if num_processes > 1 else ()
     argv = (python, "-m", "accelerate.commands.launch",
@@ -53,7 +53,7 @@ def step_command(job: Job, compute: ComputeConfig, machine: Machine, python: str
                        env=_environment(threads, on_cpu=machine.num_gpus == 0) | compute.env, secrets=_secrets(job),
                        step=job.step, job_fingerprint=job.fingerprint, inputs=inputs_of(job),
                        named_by_people=named_by_people(job),
-                       writable=(job.cache_dir,) if hasattr(job, "cache_dir") else (),
+                       writable=job.writes(),
                        needs_network=isinstance(job, FetchJob) or _is_tracked_online(job), node=node)
 
 
@@ -69,8 +69,7 @@ def _several(node: Node) -> Iterator[str]:
 
 def inputs_of(job: Job) -> tuple[Path, ...]:
     """Every file and folder that a job names and does not write to, none of them inside another."""
-    named = {path for name in type(job).model_fields if name not in ("out_dir", "cache_dir")
-             for path in paths_in(getattr(job, name))}
+    named = set(job.paths()) - set(job.writes())
     return tuple(sorted(path for path in named if not any(other in path.parents for other in named)))
 
 

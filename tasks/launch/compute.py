@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import BatchPlan, Sharding
+from tasks.launch.compute_config import ComputeConfig
 
 LARGEST_DEFAULT_PER_DEVICE = 4  # 8 are no faster (docs/engine.md) and take a quarter more memory
 

@@ -1,19 +1,17 @@
 """What starts a step: pure data in, how it ended out. Processes and containers implement the same protocol."""
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
-from dpo_core.contract.compute_config import ComputeConfig
-from dpo_core.contract.errors import TimedOut
-from dpo_core.contract.progress import ProgressEvent
+from dpo_core.contract.errors import ConfigError, TimedOut
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context
+from tasks.launch.launchers import LAUNCHERS, LauncherSections
 
 OnLine = Callable[[str], None]
-OnProgress = Callable[[ProgressEvent], None]
+BeforeStart = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +58,47 @@ class Ended:
     unseen: bool = False  # somebody removed it before its exit code was read; what it left in its folder decides
 
 
-BeforeStart = Callable[[], None]
+@dataclass(frozen=True, slots=True)
+class StepImage:
+    """The image that steps run in, and the interpreter there."""
+
+    reference: str  # id or digest, never a tag
+    python: str
 
 
 class Launcher(Protocol):
     """Runs a command to its end, with the resources of ``compute``."""
 
-    compute: ComputeConfig
-    python: str  # interpreter on the side where the command runs
+    runs_in_image: ClassVar[bool]  # an image with the step's packages, which is built first; else in this Python
+    spans_machines: ClassVar[bool]  # takes ``compute.machines`` above 1
 
-    def run(self, commands: tuple[CommandSpec, ...], on_line: OnLine, before_start: BeforeStart) -> Ended:
-        """Start a step's commands (one, or one for each of its nodes) and wait for their end.
+    @classmethod
+    def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
+        """The launcher that a recipe asks for; ``image`` for one that runs in it.
 
-        Every line they print goes to ``on_line``. ``before_start`` is called if the step is started, and not if it
-        runs already and is only waited for. Whatever ends this call (return, error, cancellation), nothing of the step
-        runs afterwards; only what a killed orchestrator leaves behind may run on, where the launcher can find it again.
-        Raises ``TimedOut`` after ``timeout_seconds``.
+        Raises ``ConfigError`` or ``RemoteError`` where what it needs is not there.
         """
         ...
 
-    def clear(self, folder: Path) -> None:
+    @property
+    def compute(self) -> ComputeConfig: ...
+
+    @property
+    def python(self) -> str:
+        """Interpreter on the side where the command runs."""
+        ...
+
+    def run(self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart) -> Ended:
+        """Start a step's commands (one, or one for each of its nodes) and wait for their end.
+
+        Every line they print goes to ``on_line``; ``context`` says for whom, and may stop them. ``before_start`` is
+        called if the step is started, and not if it runs already and is only waited for. Whatever ends this call (return,
+        error, cancellation), nothing of the step runs afterwards; only what a killed orchestrator leaves behind may run on,
+        where the launcher can find it again. Raises ``TimedOut`` after ``timeout_seconds``, ``Stopped``.
+        """
+        ...
+
+    def clear(self, folder: Path, context: Context) -> None:
         """End and remove what is left of an earlier start of the job in ``folder``, whose result is to be reused.
 
         For who holds the claim on the folder.
@@ -93,99 +112,11 @@ def too_slow(command: CommandSpec) -> TimedOut:
                     "its last checkpoint, or raise compute.step_timeout_seconds.")
 
 
-@dataclass(frozen=True, slots=True)
-class RunName:
-    """On whose behalf steps run; told in logs and on what is started, decides nothing."""
-
-    name: str = ""
-    flow_run_id: str = ""
-
-
-_run: ContextVar[RunName] = ContextVar("run that steps belong to", default=RunName())  # noqa: B039 (frozen)
-
-
-@contextmanager
-def on_behalf_of(run: RunName) -> Iterator[None]:
-    """Steps inside the ``with`` block belong to ``run``."""
-    token = _run.set(run)
-    try:
-        yield
-    finally:
-        _run.reset(token)
-
-
-def current_run() -> RunName:
-    """The run that steps belong to now; without a name outside of runs."""
-    return _run.get()
-
-
-class Stopped(BaseException):
-    """The run that a step belongs to is being stopped. No failure of the step's, so nothing retries it."""
-
-
-_stop: ContextVar[threading.Event | None] = ContextVar("what stops steps", default=None)
-
-
-@contextmanager
-def stopped_by(event: threading.Event) -> Iterator[None]:
-    """Steps inside the ``with`` block end once ``event`` is set. For threads: a signal reaches the main one alone."""
-    token = _stop.set(event)
-    try:
-        yield
-    finally:
-        _stop.reset(token)
-
-
-def raise_if_stopped() -> None:
-    """Called by launchers while they wait. Raises ``Stopped``."""
-    if (event := _stop.get()) is not None and event.is_set():
-        raise Stopped("the run is being stopped")
-
-
-class LineListener(Protocol):
-    """Hears the log lines of steps while they run."""
-
-    def line(self, line: str) -> None:
-        """A line that the step printed."""
-
-    def progress(self, event: ProgressEvent) -> None:
-        """Where the step stands."""
-
-    def end(self) -> None:
-        """The step has ended."""
-
-
-_line_listener: ContextVar[LineListener | None] = ContextVar("log line listener", default=None)
-
-
-@contextmanager
-def hearing_lines(listener: LineListener) -> Iterator[None]:
-    """Tell ``listener`` the log lines of all steps run inside the ``with`` block."""
-    token = _line_listener.set(listener)
-    try:
-        yield
-    finally:
-        _line_listener.reset(token)
-
-
-def current_line_listener() -> LineListener | None:
-    """Who wants to hear log lines now, if anybody."""
-    return _line_listener.get()
-
-
-_listener: ContextVar[OnProgress | None] = ContextVar("progress listener", default=None)
-
-
-@contextmanager
-def listening(on_progress: OnProgress) -> Iterator[None]:
-    """Send the progress of all steps run inside the ``with`` block to ``on_progress`` (the command line's bars)."""
-    token = _listener.set(on_progress)
-    try:
-        yield
-    finally:
-        _listener.reset(token)
-
-
-def current_listener() -> OnProgress | None:
-    """Who wants to hear of progress now, if anybody."""
-    return _listener.get()
+def launcher_for(compute: ComputeConfig, sections: LauncherSections = LauncherSections(),  # noqa: B008 (frozen)
+                 image: StepImage | None = None) -> Launcher:
+    """The launcher that the recipe asks for. Raises ``ConfigError`` if it needs an image and none is given; see ``of``."""
+    kind = LAUNCHERS[compute.launcher]()
+    if kind.runs_in_image and image is None:
+        raise ConfigError(f"compute.launcher is {compute.launcher}, but this flow has no trainer image. Set "
+                          "compute.launcher to process.")
+    return kind.of(compute, sections, image)

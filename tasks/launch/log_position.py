@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dpo_core.contract.errors import PairlineError
-from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.regular_file import is_plain_file, open_regular, read_regular
 from dpo_core.contract.store import write_json
 from tasks.launch.own_folder import POSITION_FILE, own_folder

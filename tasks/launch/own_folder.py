@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dpo_core.contract.errors import StoreBusy, StoreError, from_os_error
-from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.regular_file import NO_TRAP, open_regular
 from dpo_core.contract.store import ASIDE, LOCK_FILE, exclusive, wait_for_lock
 

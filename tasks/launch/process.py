@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import io
 import os
 import signal
 import subprocess
@@ -11,15 +12,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Self
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import DiskFull, StoreError
 from dpo_core.contract.process_group import ask_to_stop
 from tasks.launch.command import DIE_WITH_PARENT
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context
 from tasks.launch.folder_bound import FolderBound
-from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
+from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage, too_slow
+from tasks.launch.launchers import LauncherSections
 from tasks.launch.lines import LineSplitter, Waiting
-from tasks.launch.secrets import value_of_secret
 from tasks.launch.step_environment import inherited
 
 POLL_SECONDS = 0.2
@@ -30,9 +33,9 @@ PACKAGES_FOLDER = Path(__file__).resolve().parents[2]  # where dpo_core lies, in
 SIGNS_OF_A_KILL = ("SIGKILL", "exitcode: -9")
 
 
-def clean_environment(command: CommandSpec) -> dict[str, str]:
+def clean_environment(command: CommandSpec, context: Context) -> dict[str, str]:
     """The environment of the child: what it is known to need, plus the command's, plus the secrets it names."""
-    kept = inherited(command.needs_network) | {name: value for name in command.secrets if (value := value_of_secret(name))}
+    kept = inherited(command.needs_network) | {name: value for name in command.secrets if (value := context.secret(name))}
     path = os.pathsep.join(filter(None, [str(PACKAGES_FOLDER), kept.get("PYTHONPATH", "")]))
     return kept | {"PYTHONPATH": path, DIE_WITH_PARENT: "1"} | command.env
 
@@ -41,13 +44,20 @@ def clean_environment(command: CommandSpec) -> dict[str, str]:
 class ProcessLauncher:
     """The launcher for a machine without containers. A step dies with its orchestrator, so there is none to find again."""
 
+    runs_in_image: ClassVar[bool] = False
+    spans_machines: ClassVar[bool] = False
     compute: ComputeConfig
     python: str = sys.executable
 
-    def clear(self, folder: Path) -> None:
+    @classmethod
+    def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
+        """See ``Launcher.of``: it needs nothing."""
+        return cls(compute)
+
+    def clear(self, folder: Path, context: Context) -> None:
         """See ``Launcher.clear``: a process leaves nothing behind."""
 
-    def run(self, commands: tuple[CommandSpec, ...], on_line: OnLine, before_start: BeforeStart) -> Ended:
+    def run(self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart) -> Ended:
         """See ``Launcher.run``. Raises ``TimedOut``; ``StoreError`` if the program cannot be started."""
         (command,) = commands
         before_start()
@@ -58,15 +68,15 @@ class ProcessLauncher:
             was_killed = was_killed or any(sign in line for sign in SIGNS_OF_A_KILL)
             on_line(line)
 
-        exit_code = self._run(command, watch)
+        exit_code = self._run(command, context, watch)
         was_killed = was_killed or exit_code == -signal.SIGKILL
         return Ended(exit_code, out_of_memory=was_killed and out_of_memory_kills() > kills_before)
 
-    def _run(self, command: CommandSpec, on_line: OnLine) -> int:
+    def _run(self, command: CommandSpec, context: Context, on_line: OnLine) -> int:
         libc = ctypes.CDLL(None)  # before the fork: nothing is loaded in the child
         try:
             child = subprocess.Popen(
-                command.argv, cwd=command.folder, env=clean_environment(command), stdin=subprocess.DEVNULL,
+                command.argv, cwd=command.folder, env=clean_environment(command, context), stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
                 preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
         except OSError as error:
@@ -79,7 +89,7 @@ class ProcessLauncher:
         try:
             while child.poll() is None:
                 lines.hand_over(on_line, wait_seconds=POLL_SECONDS)
-                raise_if_stopped()
+                context.raise_if_stopped()
                 bound.check()
                 if time.monotonic() > deadline:
                     raise too_slow(command)
@@ -124,9 +134,10 @@ def out_of_memory_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
 
 def _read_lines(child: subprocess.Popen, lines: Waiting[str]) -> None:
     """Runs in a thread: a blocking read in the waiting loop would make the step impossible to cancel."""
-    splitter = LineSplitter(any_end=True)
-    with child.stdout:
-        while content := child.stdout.read1():
+    splitter, printed = LineSplitter(any_end=True), child.stdout
+    assert isinstance(printed, io.BufferedReader), "it was started with a pipe"
+    with printed:
+        while content := printed.read1():
             for line in splitter.feed(content):
                 lines.put(line)
     for line in splitter.rest():

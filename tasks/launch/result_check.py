@@ -6,26 +6,21 @@ what a later step is given to read, what is mounted, uploaded or shown is what a
 """
 
 import stat
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
 
 from dpo_core.contract.errors import StoreError, from_os_error
-from dpo_core.contract.jobs import Job
+from dpo_core.contract.job import Job, R, Result
 from dpo_core.contract.regular_file import everything_below
-from dpo_core.contract.results import Result
 from dpo_core.contract.store import verify_files
 
 
 def check_result(result: Result, job: Job) -> None:
     """Raise ``StoreError`` for the first thing that cannot be believed, is missing, or damaged."""
-    places = [Path(place).resolve() for place in (job.out_dir, getattr(job, "cache_dir", job.out_dir))]
+    places = [Path(place).resolve() for place in (job.out_dir, *job.writes())]
     try:
-        for path in paths_in(result):
+        for path in result.paths():
             _check_place(path, places)
-        for folder, files in _hashed(result):
+        for folder, files in result.file_sets():
             if not files:
                 raise StoreError(f"No hash of {folder} stands in the result. Delete {job.out_dir} to have it made again.")
             _check_plain(folder, files, whole=folder.resolve() != places[0])
@@ -34,31 +29,16 @@ def check_result(result: Result, job: Job) -> None:
         raise from_os_error(error, f"reading the result of {job.step}") from error
 
 
-def in_this_store(value: Any, folder: Path) -> Any:
+def in_this_store(result: R, folder: Path) -> R:
     """A result of the job in ``folder`` with its paths there, as a store may have been copied or moved since. The names of
     step and job, which are the same everywhere, tell which part of a path that is."""
-    if isinstance(value, Path):
-        parts, own = value.parts, folder.parts[-2:]
-        start = next((i for i in range(len(parts) - 1) if parts[i:i + 2] == own), None)
-        return value if start is None else folder.joinpath(*parts[start + 2:])
-    if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        return value.model_copy(update={name: in_this_store(getattr(value, name), folder) for name in fields})
-    if isinstance(value, dict):
-        return {name: in_this_store(inner, folder) for name, inner in value.items()}
-    return type(value)(in_this_store(inner, folder) for inner in value) if isinstance(value, list | tuple) else value
+    own = folder.parts[-2:]
 
+    def here(path: Path) -> Path:
+        start = next((i for i in range(len(path.parts) - 1) if path.parts[i:i + 2] == own), None)
+        return path if start is None else folder.joinpath(*path.parts[start + 2:])
 
-def paths_in(value: object) -> Iterator[Path]:
-    """Every path in a value of the contract, however deep."""
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from paths_in(getattr(value, name))
-    elif isinstance(value, dict | list | tuple):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from paths_in(inner)
+    return result.with_paths(here)
 
 
 def _check_place(path: Path, places: list[Path]) -> None:
@@ -72,15 +52,6 @@ def _check_place(path: Path, places: list[Path]) -> None:
                          f"used. Delete {places[0]} to have the step run again.")
     if not path.exists():
         raise StoreError(f"{path} is missing.")
-
-
-def _hashed(result: Result) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Each folder with the sha256 of its files, as far as the contract has them."""
-    if hasattr(result, "weights_path"):
-        yield result.weights_path, getattr(result, "weights_sha256", {})
-    for value in (result, *(getattr(result, name) for name in type(result).model_fields)):
-        if hasattr(value, "path") and hasattr(value, "files"):
-            yield value.path, value.files
 
 
 def _check_plain(folder: Path, files: dict[str, str], whole: bool) -> None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from dpo_core.contract.errors import (
     OutOfMemory,
@@ -16,19 +17,21 @@ from dpo_core.contract.errors import (
     error_of_kind,
     from_os_error,
 )
-from dpo_core.contract.jobs import LOG_FILE, Job, TrainJob
-from dpo_core.contract.results import ERROR_FILE, RESULT_FILE, Result, read_error, read_result
+from dpo_core.contract.job import LOG_FILE, Job, R
+from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.results import ERROR_FILE, RESULT_FILE, read_error, read_result
 from dpo_core.contract.store import exclusive, write_json
 from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, nodes_of, step_command
 from tasks.launch.compute import check_devices, this_machine
-from tasks.launch.launcher import Ended, Launcher, OnProgress, current_line_listener, current_listener
+from tasks.launch.context import Context
+from tasks.launch.launcher import Ended, Launcher
 from tasks.launch.log_position import saved_times
-from tasks.launch.notices import tell_job
 from tasks.launch.own_folder import claim, forget_what_was, own_folder, show_log
 from tasks.launch.result_check import check_result, in_this_store
 from tasks.launch.step_log import step_log
 
 log = logging.getLogger(__name__)
+J = TypeVar("J", bound=Job)
 LOG_NOTE = "Full log: "  # how an error's note begins that names the log file
 SECONDS_FOR_A_DYING_STEP = 5.0  # a killed predecessor lets go of its lock within moments
 LONGEST_REPORT = 10_000  # characters of what a step says went wrong; error.json has more
@@ -39,33 +42,33 @@ def step_folder(store_root: Path, step: str, fingerprint: str) -> Path:
     return store_root.resolve() / step / fingerprint[:16]
 
 
-def in_store(job: Job, store_root: Path) -> Job:
-    """The job with ``out_dir`` at its place in the store. Its fingerprint does not depend on places."""
-    return job.model_copy(update={"out_dir": step_folder(store_root, job.step, job.fingerprint)})
+def in_store(job: J, store_root: Path) -> J:
+    """The job at its place in the store. Its fingerprint does not depend on places."""
+    return job.at(step_folder(store_root, job.step, job.fingerprint))
 
 
-def run_job(job: Job, launcher: Launcher, on_progress: OnProgress | None = None) -> Result:
+def run_job(job: Job[R], launcher: Launcher, context: Context = Context()) -> R:  # noqa: B008 (frozen)
     """The result of ``job``: at once if a complete one is in its folder, else by running the step.
 
     Another run at work on the same job is waited for, and replaced if it dies; its result is this one's.
-    ``on_progress`` defaults to the listener of the context (see ``launcher.listening``). Raises the error that the step
+    Raises the error that the step
     reported, ``StepCrashed`` with its last lines if it died without a word, ``TimedOut``, and ``StoreBusy`` if the other
     run takes longer than a step may.
     """
     if result := _left_at_rest(job):
-        _clear_unless_watched(job, launcher)
-        tell_job(job, "reused")
+        _clear_unless_watched(job, launcher, context)
+        context.tell_job(job, "reused")
         return result
-    with claimed(job, launcher.compute.step_timeout_seconds):
+    with claimed(job, launcher.compute.step_timeout_seconds, context):
         if read_result(job) is not None:
-            launcher.clear(job.out_dir)
+            launcher.clear(job.out_dir, context)
         if result := reusable_result(job):
-            tell_job(job, "reused")
+            context.tell_job(job, "reused")
             return result
-        return _run(job, launcher, on_progress or current_listener())
+        return _run(job, launcher, context)
 
 
-def _left_at_rest(job: Job) -> Result | None:
+def _left_at_rest(job: Job[R]) -> R | None:
     """An earlier result that nobody writes to any more: what a step at work has written, it can change once it was looked
     at."""
     if not job.out_dir.is_dir():
@@ -75,37 +78,33 @@ def _left_at_rest(job: Job) -> Result | None:
     return None
 
 
-def _clear_unless_watched(job: Job, launcher: Launcher) -> None:
+def _clear_unless_watched(job: Job, launcher: Launcher, context: Context) -> None:
     """A run that holds the claim has yet to see its container end. What stays behind fails nobody: `pairline reap`."""
     with contextlib.suppress(PairlineError, OSError), claim(job.out_dir):
-        launcher.clear(job.out_dir)
+        launcher.clear(job.out_dir, context)
 
 
 @contextlib.contextmanager
-def claimed(job: Job, patience_seconds: float) -> Iterator[None]:
+def claimed(job: Job, patience_seconds: float, context: Context) -> Iterator[None]:
     """Be the one that runs the job. The kernel drops the claim when its holder dies."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(claim(job.out_dir))
         except StoreBusy as busy:
-            _tell(f"Step {job.step} waits for another run to end, and takes its result. {busy}")
+            line = f"Step {job.step} waits for another run to end, and takes its result. {busy}"
+            log.info("%s", line)
+            context.tell_line(line)
             stack.enter_context(claim(job.out_dir, patience_seconds))
         yield
 
 
-def _tell(line: str) -> None:
-    log.info("%s", line)
-    if listener := current_line_listener():
-        listener.line(line)
-
-
-def _run(job: Job, launcher: Launcher, on_progress: OnProgress | None) -> Result:
+def _run(job: Job[R], launcher: Launcher, context: Context) -> R:
     machine = this_machine()
     check_devices(launcher.compute, machine)
     commands = tuple(step_command(job, launcher.compute, machine, launcher.python, node)
                      for node in nodes_of(job, launcher.compute))
     forget_what_was(job.out_dir)
-    with step_log(job.out_dir, on_progress) as lines:
+    with step_log(job.out_dir, context) as lines:
 
         def before_start() -> None:
             with exclusive(job.out_dir, wait_seconds=SECONDS_FOR_A_DYING_STEP):
@@ -116,11 +115,11 @@ def _run(job: Job, launcher: Launcher, on_progress: OnProgress | None) -> Result
             for command in commands:
                 lines.head(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command.argv)}")
 
-        tell_job(job, "started")
+        context.tell_job(job, "started")
         try:
-            ended = launcher.run(commands, lines.line, before_start)
+            ended = launcher.run(commands, context, lines.line, before_start)
         finally:
-            tell_job(job, "ended")
+            context.tell_job(job, "ended")
     if ended.exit_code and not ended.unseen:
         raise _failure(job, ended, list(lines.last_lines))
     result = reusable_result(job) if ended.unseen else read_result(job)
@@ -137,7 +136,7 @@ def _remove_report(job: Job) -> None:
         raise from_os_error(error, f"removing an earlier {ERROR_FILE}") from error
 
 
-def reusable_result(job: Job) -> Result | None:
+def reusable_result(job: Job[R]) -> R | None:
     """The job's earlier result if its files are all there and undamaged; a damaged one is set aside and made again."""
     result = read_result(job)
     if result is None:

@@ -3,7 +3,7 @@
 import os
 import re
 
-from dpo_core.contract.compute_config import SECRET
+from tasks.launch.compute_config import SECRET
 
 # The system's, the interpreter's, and the settings of the libraries that a step is made of.
 NEEDED = re.compile(

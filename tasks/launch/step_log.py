@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dpo_core.contract.errors import from_os_error
-from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.progress import parse_line
 from dpo_core.contract.regular_file import open_regular
 from dpo_core.contract.visible import visible
-from tasks.launch.launcher import OnProgress, current_line_listener
+from tasks.launch.context import Context
 from tasks.launch.lines import LONGEST_LINE
 from tasks.launch.own_folder import FULL_LOG, make_own_folder
 
@@ -52,8 +52,8 @@ class LogFile:
 class StepLog:
     """Takes a step's lines. ``last_lines``: the newest without progress."""
 
-    def __init__(self, file: LogFile, on_progress: OnProgress | None) -> None:
-        self._file, self._on_progress, self._listener = file, on_progress, current_line_listener()
+    def __init__(self, file: LogFile, context: Context) -> None:
+        self._file, self._on_progress, self._listener = file, context.on_progress, context.lines
         self.last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
 
     def head(self, line: str) -> None:
@@ -90,13 +90,13 @@ class StepLog:
 
 
 @contextlib.contextmanager
-def step_log(folder: Path, on_progress: OnProgress | None) -> Iterator[StepLog]:
+def step_log(folder: Path, context: Context) -> Iterator[StepLog]:
     """Append to the log of the job in ``folder``, line by line. Raises ``DiskFull`` or ``StoreError``."""
     try:
         file = LogFile(folder)
     except OSError as error:
         raise from_os_error(error, f"writing {LOG_FILE}") from error
-    log = StepLog(file, on_progress)
+    log = StepLog(file, context)
     try:
         yield log
     finally:

@@ -1,9 +1,10 @@
 """The model card (README.md) of an uploaded checkpoint: where it comes from, how it was made, what it measured."""
 
-from dpo_core.contract.config import AdapterConfig, LossConfig, OptimConfig, Section, TrainConfig
-from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.config import AdapterConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.data_jobs import SourceLedger
 from dpo_core.contract.metric_names import HEADLINE
-from dpo_core.contract.results import SourceLedger
+from dpo_core.contract.refs import CheckpointRef
+from dpo_core.contract.section import Section
 from tasks.text.escape import markdown_code, markdown_rows, markdown_text, yaml_text
 
 EXTRAS_OF_A_LOSS = ("f_divergence", "alpha_divergence_coef", "discopop_tau", "ld_alpha", "rpo_alpha")

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from dpo_core.contract.config import Section
+from dpo_core.contract.section import Section
 
 
 class UploadedCheckpoint(Section):

@@ -1,6 +1,6 @@
 """Token lengths of a mixture as histograms."""
 
-from dpo_core.contract.results import LengthStats
+from dpo_core.contract.data_jobs import LengthStats
 from tasks.report.svg import Chart, histogram
 
 COLOURS = {"prompt": "grey", "chosen": "blue", "rejected": "orange"}

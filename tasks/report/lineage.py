@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from dpo_core.contract.jobs import CheckpointRef, TrainJob
+from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.refs import CheckpointRef
 from tasks.report.svg import Chart, framed, text
 from tasks.run.files import RunFiles
 from tasks.text.escape import html_text

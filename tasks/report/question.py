@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from dpo_core.contract.metric_names import HEADLINE
-from dpo_core.contract.results import AnswerPair, EvaluateResult
 from tasks.gate.rules import GateCheck, check_table
 from tasks.report.tables import markdown_table, metrics_rows
 from tasks.text.escape import markdown_code, markdown_link, markdown_text

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.data_jobs import MixResult
+from dpo_core.contract.jobs import EvaluateResult, ReferenceResult, TrainResult
 from dpo_core.contract.metric_names import SECOND_NAMES
-from dpo_core.contract.results import EvaluateResult, MixResult, ReferenceResult, TrainResult
+from dpo_core.contract.refs import CheckpointRef
 from tasks.report.blocks import table_of
 from tasks.report.markdown import SIGNS, render_table
 

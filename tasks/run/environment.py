@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dpo_core.contract.config import Section
 from dpo_core.contract.environment import installed, processor_name
+from dpo_core.contract.section import Section
 from tasks.launch.compute import this_machine
 from tasks.launch.process import PACKAGES_FOLDER
 

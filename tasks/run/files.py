@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from dpo_core.contract.data_jobs import MixResult
 from dpo_core.contract.errors import HandoffRefused, StoreError
-from dpo_core.contract.jobs import JOB_FILE, LOG_FILE, Job, read_job
+from dpo_core.contract.job import JOB_FILE, LOG_FILE, Job, Result
+from dpo_core.contract.jobs import JOBS, EvaluateResult, ExportResult, ReferenceResult, TrainResult, read_job
 from dpo_core.contract.metrics_file import METRICS_FILE, Metrics, read_metrics
 from dpo_core.contract.regular_file import is_plain_file, open_regular, read_regular
 from dpo_core.contract.results import (
@@ -22,14 +24,7 @@ from dpo_core.contract.results import (
     LARGEST_REPORT_BYTES,
     LARGEST_RESULT_BYTES,
     RESULT_FILE,
-    RESULTS,
-    EvaluateResult,
-    ExportResult,
-    MixResult,
-    ReferenceResult,
-    Result,
     StepEnvironment,
-    TrainResult,
 )
 from tasks.gate.approval import APPROVAL_FILE, Approval
 from tasks.gate.rules import GATE_FILE, GateCheck
@@ -99,7 +94,7 @@ def read_run_files(folder: Path) -> RunFiles:
     folder = folder.resolve()
     record, store = read_run(folder), folder.parent.parent
     recorded = {job.step: Path(job.folder) for job in record.jobs}
-    recorded |= {name: Path(path) for name, path in record.outputs.items() if name in RESULTS and name not in recorded}
+    recorded |= {name: Path(path) for name, path in record.outputs.items() if name in JOBS and name not in recorded}
     steps = {name: read_step(name, moved(path, store), _end_without_result(record)) for name, path in recorded.items()}
     handoff, path = _handoff(record, store)
     config = _json(folder / CONFIG_FILE)
@@ -126,7 +121,7 @@ def read_step(name: str, folder: Path, until: datetime | None = None) -> StepFil
     with contextlib.suppress(StoreError):
         job = read_job(folder / JOB_FILE)
     is_later = until and path.is_file() and path.stat().st_mtime > until.timestamp()
-    result = None if is_later else _model(path, RESULTS[name])
+    result = None if is_later else _model(path, JOBS[name].result_class())
     return StepFiles(folder, job, result, _model(folder / ENVIRONMENT_FILE, StepEnvironment, LARGEST_REPORT_BYTES))
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -17,12 +18,11 @@ from typing import Literal
 from pydantic import BaseModel
 
 from dpo_core.contract.errors import StoreError, from_os_error
-from dpo_core.contract.jobs import Job
-from dpo_core.contract.results import ENVIRONMENT_FILE, Result
+from dpo_core.contract.job import Job, Result
+from dpo_core.contract.results import ENVIRONMENT_FILE
 from dpo_core.contract.store import write_json
 from dpo_core.contract.visible import visible
-from tasks.launch.launcher import RunName, on_behalf_of
-from tasks.launch.notices import Moment, hearing_of_jobs
+from tasks.launch.context import Context, Moment, RunName
 from tasks.launch.run_job import step_folder
 from tasks.run.environment import run_environment
 from tasks.run.store_root import prepare_store
@@ -68,17 +68,18 @@ class RunRecord(BaseModel):
     error_kind: str | None = None  # of the error tree (dpo_core/contract/errors.py)
 
 
-StepListener = Callable[[Path, StepRecord], None]
-step_listener: ContextVar[StepListener | None] = ContextVar("step listener", default=None)  # gets the run's folder
-_family: ContextVar[str] = ContextVar("run family", default="dpo")
+OnStep = Callable[[Path, StepRecord], None]  # gets the run's folder
+# The one thing here that is looked up and not handed on: a record comes from any logger of the process (Prefect's own, too),
+# and says nothing of the run that it belongs to. What says it is the context that it is logged in, a thread's or a task's.
 _logs: ContextVar[tuple[Path, ...]] = ContextVar("log files", default=())  # a sweep's, then its member's
 
 
 class RunFolder:
     """Records one run while it goes on."""
 
-    def __init__(self, folder: Path, record: RunRecord) -> None:
+    def __init__(self, folder: Path, record: RunRecord, on_step: OnStep | None = None) -> None:
         self.folder, self.record, self._clock, self._suspended = folder, record, time.monotonic(), False
+        self._on_step = on_step
         self._writing = threading.Lock()  # members of a sweep end their steps in threads
 
     @contextlib.contextmanager
@@ -121,6 +122,11 @@ class RunFolder:
             link.symlink_to(os.path.relpath(path, self.folder))
         self._write()
 
+    def context(self, outer: Context) -> Context:
+        """Of the run's steps: they belong to it, and their jobs are recorded in it."""
+        name = RunName(self.folder.name, self.record.flow_run_id or "", self.record.name)
+        return replace(outer, run=name, on_job=self.job)
+
     def suspend(self) -> None:
         """The process ends now, and the run goes on in another one once it is resumed."""
         self._suspended = True
@@ -142,8 +148,8 @@ class RunFolder:
 
     def _tell(self, step: StepRecord) -> None:
         self._write()
-        if listener := step_listener.get():
-            listener(self.folder, step)
+        if self._on_step is not None:
+            self._on_step(self.folder, step)
 
     def _write(self) -> None:
         with self._writing:
@@ -151,12 +157,13 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def recorded_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None = None) -> Iterator[RunFolder]:
+def recorded_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None = None,
+                 on_step: OnStep | None = None) -> Iterator[RunFolder]:
     """Make the run's folder, log into it, and record how the run ends. Raises ``StoreError`` or ``DiskFull``."""
-    run = _resumed_run(store_root, name, flow_run_id) or _new_run(store_root, name, config, flow_run_id)
+    folder, record = _resumed_run(store_root, name, flow_run_id) or _new_run(store_root, name, config, flow_run_id)
+    run = RunFolder(folder, record, on_step)
     run._write()
-    with (_log_file(run.folder / RUN_LOG_FILE), on_behalf_of(RunName(run.folder.name, flow_run_id or "")), _named(name),
-          hearing_of_jobs(run.job)):
+    with _log_file(run.folder / RUN_LOG_FILE):
         try:
             yield run
         except BaseException as error:
@@ -166,20 +173,20 @@ def recorded_run(store_root: Path, name: str, config: BaseModel, flow_run_id: st
         run.end("completed")
 
 
-def _resumed_run(store_root: Path, name: str, flow_run_id: str | None) -> RunFolder | None:
+def _resumed_run(store_root: Path, name: str, flow_run_id: str | None) -> tuple[Path, RunRecord] | None:
     """The folder of a run that was suspended: it goes on there, its earlier steps stay recorded."""
     for folder, record in reversed(read_runs(store_root) if flow_run_id else []):
         if (record.flow_run_id, record.name, record.state) == (flow_run_id, name, "suspended"):
-            return RunFolder(folder, record.model_copy(update={"state": "running", "ended": None, "pid": os.getpid()}))
+            return folder, record.model_copy(update={"state": "running", "ended": None, "pid": os.getpid()})
     return None
 
 
-def _new_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None) -> RunFolder:
+def _new_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None) -> tuple[Path, RunRecord]:
     started = datetime.now(UTC)
     folder = _new_folder(prepare_store(store_root) / "runs", f"{started:%Y%m%d-%H%M%S}-{name}")
     write_json(folder / CONFIG_FILE, config)
     write_json(folder / ENVIRONMENT_FILE, run_environment(config))
-    return RunFolder(folder, RunRecord(name=name, started=started, pid=os.getpid(), flow_run_id=flow_run_id))
+    return folder, RunRecord(name=name, started=started, pid=os.getpid(), flow_run_id=flow_run_id)
 
 
 def _new_folder(parent: Path, name: str) -> Path:
@@ -195,20 +202,6 @@ def _new_folder(parent: Path, name: str) -> Path:
         except OSError as error:
             raise from_os_error(error, "making the store") from error
     raise AssertionError("a thousand runs in one second")
-
-
-def run_family() -> str:
-    """``config.name`` of the run that is going on: artifacts carry it in their keys."""
-    return _family.get()
-
-
-@contextlib.contextmanager
-def _named(family: str) -> Iterator[None]:
-    token = _family.set(family)
-    try:
-        yield
-    finally:
-        _family.reset(token)
 
 
 class VisibleFormatter(logging.Formatter):

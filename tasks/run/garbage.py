@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from dpo_core.contract.errors import PairlineError
-from dpo_core.contract.jobs import JOB_FILE, JOBS
+from dpo_core.contract.job import JOB_FILE
+from dpo_core.contract.jobs import JOBS
 from dpo_core.contract.regular_file import everything_below, is_plain_file, read_regular
 from dpo_core.contract.results import LARGEST_RESULT_BYTES, RESULT_FILE
 from dpo_core.contract.store import ASIDE, LOCK_FILE, exclusive, wait_for_lock

@@ -13,9 +13,10 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.data_jobs import MixResult
+from dpo_core.contract.jobs import EvaluateResult, ReferenceResult, TrainResult
 from dpo_core.contract.metrics_file import read_metrics
-from dpo_core.contract.results import EvaluateResult, MixResult, ReferenceResult, TrainResult
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.visible import one_line, visible
 from tasks.gate.approval import Approval
 from tasks.gate.rules import GateCheck, check_table, failed_checks
@@ -34,7 +35,6 @@ from tasks.report.tables import (
     samples_markdown,
     training_rows,
 )
-from tasks.run.folder import run_family
 from tasks.text.escape import markdown_block, markdown_code, markdown_text
 
 log = logging.getLogger(__name__)
@@ -65,87 +65,87 @@ def markdown_artifact(markdown: str, key: str, description: str) -> None:
     create_markdown_artifact(visible(markdown), key=key, description=markdown_text(description))
 
 
-def artifact_key(what: str, family: str | None = None) -> str:
-    """The key of an artifact of the run that is going on, or of a named family."""
-    return f"{family or run_family()}-{what}"
+def artifact_key(what: str, family: str) -> str:
+    """The key of an artifact of a run family (``config.name``)."""
+    return f"{family}-{what}"
 
 
 @never_fails
-def show_mixture(result: MixResult) -> None:
+def show_mixture(result: MixResult, family: str) -> None:
     """Table ``<name>-mixture``: per source what came in, what was kept, and why rows were dropped."""
-    table_artifact(mixture_rows(result), artifact_key("mixture"), (
+    table_artifact(mixture_rows(result), artifact_key("mixture", family), (
         f"{result.train_rows} pairs to train on, {result.held_out_rows} held out, {result.lengths.total} tokens, mean "
         f"lengths: prompt {result.lengths.mean_prompt:.0f}, chosen {result.lengths.mean_chosen:.0f}, rejected "
         f"{result.lengths.mean_rejected:.0f}. Fingerprint {result.data.fingerprint[:16]}."))
 
 
 @never_fails
-def show_reference(result: ReferenceResult) -> None:
+def show_reference(result: ReferenceResult, family: str) -> None:
     """Table ``<name>-reference``: rows, cache hits, speed."""
-    table_artifact(reference_rows(result), artifact_key("reference"), "Reference log-probabilities")
+    table_artifact(reference_rows(result), artifact_key("reference", family), "Reference log-probabilities")
 
 
 @never_fails
-def show_training(result: TrainResult) -> None:
+def show_training(result: TrainResult, family: str) -> None:
     """Markdown ``<name>-training-curves`` with the pictures inside, table ``<name>-training-metrics``."""
     charts = Section("", "", (Charts(training_charts(read_metrics(result.metrics_path))),))
     markdown_artifact(f"{render_section(charts)}\nIts numbers: {markdown_code(str(result.metrics_path))}.",
-                      artifact_key("training-curves"), f"{result.steps} steps, {result.pairs} pairs")
-    table_artifact(training_rows(result), artifact_key("training-metrics"), "First and last step")
+                      artifact_key("training-curves", family), f"{result.steps} steps, {result.pairs} pairs")
+    table_artifact(training_rows(result), artifact_key("training-metrics", family), "First and last step")
 
 
 @never_fails
-def show_evaluation(result: EvaluateResult, num_samples: int) -> None:
+def show_evaluation(result: EvaluateResult, num_samples: int, family: str) -> None:
     """Table ``<name>-evaluation`` and markdown ``<name>-samples``, before beside after."""
-    table_artifact(metrics_rows(result), artifact_key("evaluation"), (
+    table_artifact(metrics_rows(result), artifact_key("evaluation", family), (
         f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts, before and after"))
-    markdown_artifact(samples_markdown(result, num_samples), artifact_key("samples"),
+    markdown_artifact(samples_markdown(result, num_samples), artifact_key("samples", family),
                       "Greedy answers to held-out prompts")
 
 
 @never_fails
-def show_image(image: ImageRef, record: Path) -> None:
+def show_image(image: ImageRef, record: Path, family: str) -> None:
     """Table ``<name>-image``: what the steps run in, and what it was made of."""
     rows = [{"what": name, "value": "" if value is None else str(value)} for name, value in image.model_dump().items()]
     dirty = ", built from a dirty tree" if image.dirty else ""
-    table_artifact(rows, artifact_key("image"), (
+    table_artifact(rows, artifact_key("image", family), (
         f"Steps run in {image.reference}, {image.size_bytes / 1e9:.2f} GB{dirty}. Its packages, versions and licences: "
         f"{record / SBOM_FILE}"))
 
 
 @never_fails
-def show_checkpoint(checkpoint: CheckpointRef) -> None:
+def show_checkpoint(checkpoint: CheckpointRef, family: str) -> None:
     """Table ``<name>-checkpoint``: where the SFT checkpoint came from and what pins it."""
-    table_artifact(checkpoint_rows(checkpoint), artifact_key("checkpoint"), "The SFT checkpoint")
+    table_artifact(checkpoint_rows(checkpoint), artifact_key("checkpoint", family), "The SFT checkpoint")
 
 
 @never_fails
-def show_gate(checks: Sequence[GateCheck]) -> None:
+def show_gate(checks: Sequence[GateCheck], family: str) -> None:
     """Table ``<name>-gate``: rule, value, bound."""
     failed = failed_checks(checks)
-    table_artifact(check_table(checks), artifact_key("gate"),
+    table_artifact(check_table(checks), artifact_key("gate", family),
                    f"Not passed: {failed}" if failed else "Passed")
 
 
 @never_fails
-def show_approval(approval: Approval) -> None:
+def show_approval(approval: Approval, family: str) -> None:
     """Table ``<name>-approval``: who decided what, when and why."""
-    table_artifact([approval.model_dump(mode="json")], artifact_key("approval"),
+    table_artifact([approval.model_dump(mode="json")], artifact_key("approval", family),
                    f"{approval.decision} by {approval.name}")
 
 
 @never_fails
-def show_upload(uploaded: UploadedCheckpoint) -> None:
+def show_upload(uploaded: UploadedCheckpoint, family: str) -> None:
     """Table ``<name>-upload``: the published files and their hashes."""
     rows = [{"file": name, "sha256": sha256} for name, sha256 in uploaded.files.items()]
-    table_artifact(rows, artifact_key("upload"), f"{uploaded.uri}, revision {uploaded.revision}")
+    table_artifact(rows, artifact_key("upload", family), f"{uploaded.uri}, revision {uploaded.revision}")
 
 
 @never_fails
-def show_handoff(handoff: RLVRHandoff, path: Path) -> None:
+def show_handoff(handoff: RLVRHandoff, path: Path, family: str) -> None:
     """Markdown ``<name>-handoff``: the rules that hold, the probe, and the command that starts RLVR."""
     rules = markdown_table([rule.model_dump() for rule in handoff.rules])
     asked, answer = markdown_text(repr(handoff.probe.prompt)), markdown_text(repr(handoff.probe.answer))
     text = (f"{markdown_code(str(path))}\n\n{rules}\nAsked {asked} it answered {answer}.\n\n"
             f"{markdown_block(handoff.grpo_command)}\n")
-    markdown_artifact(text, artifact_key("handoff"), f"Hand-off of {handoff.checkpoint.uri}")
+    markdown_artifact(text, artifact_key("handoff", family), f"Hand-off of {handoff.checkpoint.uri}")

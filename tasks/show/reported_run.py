@@ -8,19 +8,20 @@ from pydantic import BaseModel
 
 from tasks.report.markdown import render_markdown
 from tasks.report.page import REPORT_FILE, write_report
-from tasks.run.folder import RunFolder, read_run, recorded_run
+from tasks.run.folder import OnStep, RunFolder, read_run, recorded_run
 from tasks.show.artifacts import artifact_key, markdown_artifact, never_fails
 from tasks.show.assets import emit_assets
 from tasks.show.run_log import make_logs_visible
 
 
 @contextmanager
-def reported_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None = None) -> Iterator[RunFolder]:
+def reported_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None = None,
+                 on_step: OnStep | None = None) -> Iterator[RunFolder]:
     """``recorded_run``, and at its end the page, the artifact ``<name>-report`` and the assets; none of them can fail it."""
     make_logs_visible()
     folder: Path | None = None
     try:
-        with recorded_run(store_root, name, config, flow_run_id) as run:
+        with recorded_run(store_root, name, config, flow_run_id, on_step) as run:
             folder = run.folder
             yield run
     finally:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from dpo_core.contract.config import Section
 from dpo_core.contract.metric_names import HEADLINE
+from dpo_core.contract.section import Section
 from tasks.gate.rules import GateCheck, failed_checks
 from tasks.report.tables import Row, number
 

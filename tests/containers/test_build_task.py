@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")
 @flow
 def only_the_image(config: ImageConfig, store: Path) -> tuple[ImageRef, Path]:
     image, record = build_image.with_options(retries=0)(config, store)
-    show_image(image, record)
+    show_image(image, record, "dpo")
     return image, record
 
 

@@ -9,7 +9,6 @@ from prefect import flow
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.config import HandoffConfig, UploadConfig
 from dpo_core.contract.errors import ConfigError, HandoffRefused
 from dpo_core.contract.store import hash_files
@@ -18,9 +17,10 @@ from flows.rlvr_intake import rlvr_intake
 from tasks.hand_off_rlvr import hand_off_rlvr, handoff_path
 from tasks.handoff.intake_config import IntakeConfig
 from tasks.handoff.schema import read_handoff
-from tasks.hub.tracker_key import tracker_key
-from tasks.launch.choose import launcher_for
-from tasks.launch.secrets import value_of_secret
+from tasks.hub.tracker_key import with_tracker_key
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.launcher import launcher_for
+from tasks.launch.workplace import Workplace
 from tasks.upload_checkpoint import upload_checkpoint
 from tests.hub_server import serve
 from tests.tasks.published import card_of, export_of, inputs_of
@@ -35,7 +35,7 @@ def publish(folder: Path, store: Path, upload: UploadConfig) -> Path:
     """The last two tasks of the stage."""
     uploaded = upload_checkpoint(export_of(folder), upload, store, card_of(folder))
     inputs = inputs_of(folder, uploaded).model_copy(update={"token_block": upload.token_block})
-    hand_off_rlvr(inputs, HandoffConfig(), launcher_for(ComputeConfig(num_processes=1)), store)
+    hand_off_rlvr(inputs, HandoffConfig(), Workplace(store, launcher_for(ComputeConfig(num_processes=1))))
     return handoff_path(store, inputs, HandoffConfig())
 
 
@@ -63,8 +63,10 @@ def test_private_upload_with_a_secret_block_and_a_checked_intake(
         with pytest.raises(ConfigError, match="no such Prefect Secret block"):
             publish(folder, store, UploadConfig(repo_id="org/dpo", endpoint=hub.endpoint, token_block="no-such-block"))
         Secret(value=TOKEN).save(BLOCK)
-        with tracker_key(TrackingConfig(trackers=("wandb",), wandb_mode="online", wandb_key_block=BLOCK)):
-            assert value_of_secret(WANDB_KEY) == TOKEN
+        place = Workplace(store, launcher_for(ComputeConfig()))
+        online = TrackingConfig(trackers=("wandb",), wandb_mode="online", wandb_key_block=BLOCK)
+        with with_tracker_key(place, online) as its_place:
+            assert its_place.context.secret(WANDB_KEY) == TOKEN
         upload = UploadConfig(repo_id="org/dpo", endpoint=hub.endpoint, token_block=BLOCK, tag="v1")
         path = publish(folder, store, upload)
         assert publish(folder, store, upload) == path

@@ -13,12 +13,13 @@ from prefect.settings import PREFECT_API_URL
 
 import flows.stage_parts
 from dpo_core.contract.errors import DataError, HandoffRefused
+from dpo_core.contract.jobs import TrainResult
 from dpo_core.contract.progress import ProgressEvent
-from dpo_core.contract.results import RESULT_FILE, TrainResult
-from flows.dpo_stage import dpo_stage
+from dpo_core.contract.results import RESULT_FILE
+from flows.audience import Audience, followed
+from flows.dpo_stage import dpo_stage, run_stage
 from flows.settings.stage_config import StageConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff
-from tasks.launch.launcher import listening
 from tasks.report.page import REPORT_FILE
 from tasks.run.folder import read_runs
 from tests.flows.conftest import last_run, launches, pairline, step_processes, tiny_config
@@ -157,8 +158,8 @@ def test_a_trainer_killed_twice_ends_with_the_same_bits(finished, tmp_path, monk
     at_once = flows.stage_parts.train_dpo.with_options(retry_delay_seconds=[0] * 6)
     monkeypatch.setattr(flows.stage_parts, "train_dpo", at_once)
     kill = KillTrainer(again.resolve(), times=2)
-    with listening(kill):
-        dpo_stage(config.model_copy(update={"store": config.store.model_copy(update={"root": again})}))
+    followed("dpo-stage", run_stage, Audience(on_progress=kill))(
+        config.model_copy(update={"store": config.store.model_copy(update={"root": again})}))
     assert len(kill.killed) == 2
     assert launches(again)["train"] == 3
     result = train_result(again)

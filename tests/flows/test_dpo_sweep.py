@@ -31,6 +31,7 @@ from flows.sweep_members import MemberResult
 from flows.terminal.cli import EXIT_INTERRUPTED
 from tasks.handoff.schema import RLVRHandoff
 from tasks.launch.compute import accelerator_name, this_machine
+from tasks.launch.context import Context
 from tasks.run.folder import RunRecord, read_runs, recorded_run
 from tasks.sweep.outcomes import MemberOutcome, SweepOutcome
 from tests.flows.conftest import launches, step_processes, tiny_config
@@ -199,7 +200,7 @@ def test_a_stage_waits_for_the_slot_that_a_member_of_a_sweep_holds(swept, tiny_i
         client.upsert_global_concurrency_limit_by_name(name, 1)
         try:
             with ThreadPoolExecutor(1) as pool:
-                with slot(name):
+                with slot(name, Context()):
                     ended = pool.submit(copy_context().run, dpo_stage, config)
                     waited = time.monotonic() + SECONDS_BETWEEN_LOOKS + 5
                     while time.monotonic() < waited or not steps_of(again, "tiny"):
@@ -218,10 +219,10 @@ def test_a_slot_that_cannot_be_given_back_ends_nobody(caplog):
     with get_client(sync_client=True) as client:
         for name in ("given-back", "not-given-back"):
             client.upsert_global_concurrency_limit_by_name(name, 1)
-    with ExitStack() as away, slot("not-given-back"):
+    with ExitStack() as away, slot("not-given-back", Context()):
         away.enter_context(temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}))
     assert "The slot of the limit not-given-back could not be given back" in caplog.text
-    with pytest.raises(httpx.ConnectError, match="of who holds it"), slot("given-back"):
+    with pytest.raises(httpx.ConnectError, match="of who holds it"), slot("given-back", Context()):
         raise httpx.ConnectError("of who holds it")
 
 

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from dpo_core.contract.results import RESULT_FILE, TrainResult
+from dpo_core.contract.jobs import TrainResult
+from dpo_core.contract.results import RESULT_FILE
 from flows.serve.background import Background
 from flows.serve.run_processes import processes_of_run
 from tasks.run.folder import read_runs

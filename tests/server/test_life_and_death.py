@@ -11,7 +11,8 @@ from uuid import UUID
 import pytest
 from prefect.states import Cancelling
 
-from dpo_core.contract.results import RESULT_FILE, TrainResult
+from dpo_core.contract.jobs import TrainResult
+from dpo_core.contract.results import RESULT_FILE
 from flows.serve.run_processes import processes_of_run
 from flows.serve.server_objects import DEAD_RUNS, SECONDS_WITHOUT_HEARTBEAT, dead_runs, make_automation
 from flows.serve.settings import HEARTBEAT_SECONDS

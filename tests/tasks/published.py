@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from dpo_core.contract.jobs import CheckpointRef
-from dpo_core.contract.results import ExportResult
+from dpo_core.contract.jobs import ExportResult
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import hash_files
 from tasks.hand_off_rlvr import HandoffInputs
 from tasks.publish.model_card import CardInputs

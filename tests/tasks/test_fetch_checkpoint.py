@@ -9,16 +9,17 @@ from safetensors.torch import load_file
 
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import hash_files
 from tasks.fetch_checkpoint import fetch_checkpoint
+from tasks.launch.workplace import Workplace
 from tests.launch_here import LaunchHere
 from tests.tiny_gguf import make_gguf
 
 
 def fetch(source: Path, store: Path, launcher: LaunchHere, **fields: object) -> CheckpointRef:
     with disable_run_logger():
-        return fetch_checkpoint.fn(CheckpointConfig(source=str(source), **fields), store, launcher)
+        return fetch_checkpoint.fn(CheckpointConfig(source=str(source), **fields), Workplace(store, launcher))
 
 
 def test_gguf_is_converted_once(tmp_path: Path) -> None:

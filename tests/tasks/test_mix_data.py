@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.logging import disable_run_logger
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.config import CheckpointConfig, DataConfig
 from dpo_core.contract.errors import DataError
+from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.process import ProcessLauncher
+from tasks.launch.workplace import Workplace
 from tasks.mix_data import mix_data
 from tests.tiny_stage import checkpoint_ref, make_rows
 
@@ -37,12 +38,13 @@ def data(hub, monkeypatch) -> DataConfig:
 
 
 def test_rows_of_a_private_set_are_fetched_once_and_mixed_without_the_token(hub, data, checkpoint, tmp_path):
-    launcher, store = ProcessLauncher(ComputeConfig(threads_per_process=1)), tmp_path / "store"
+    store = tmp_path / "store"
+    place = Workplace(store, ProcessLauncher(ComputeConfig(threads_per_process=1)))
 
     def mixed(**other):
         with disable_run_logger():
             return mix_data.fn(data.model_copy(update=other), CheckpointConfig(source="x"), checkpoint_ref(checkpoint),
-                               store, launcher)
+                               place)
 
     first = mixed()
     assert [ledger.rows_in for ledger in first.per_source] == [30, 30]
@@ -56,6 +58,6 @@ def test_rows_of_a_private_set_are_fetched_once_and_mixed_without_the_token(hub,
 def test_a_set_that_the_token_may_not_read_stops_before_the_mixing(hub, data, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     with disable_run_logger(), pytest.raises(DataError, match="does not let this token read the data set org/prefs"):
-        mix_data.fn(data, CheckpointConfig(source="x"), checkpoint_ref(checkpoint), tmp_path / "store",
-                    ProcessLauncher(ComputeConfig(threads_per_process=1)))
+        mix_data.fn(data, CheckpointConfig(source="x"), checkpoint_ref(checkpoint),
+                    Workplace(tmp_path / "store", ProcessLauncher(ComputeConfig(threads_per_process=1))))
     assert not list((tmp_path / "store").glob("mix/[!.]*"))

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.tracking_config import WANDB_KEY, WANDB_KEY_FILE
 from tasks.launch.compute import Machine
-from tasks.launch.launcher import CommandSpec, RunName
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import RunName
+from tasks.launch.docker.config import DockerConfig
+from tasks.launch.launcher import CommandSpec
 from tasks.launch.step_environment import PROXIES
 
 GIB = 2**30
@@ -74,14 +76,25 @@ def container_user(uid: int, gid: int) -> tuple[int, int]:
     return (uid, gid) if uid else USER_OF_ROOTS_STORE
 
 
-def container_spec(command: CommandSpec, image: str, compute: ComputeConfig, machine: Machine, user: tuple[int, int],
-                   run: RunName, deadline: float, environ: Mapping[str, str]) -> ContainerSpec:
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is the same for every container of a launcher."""
+
+    image: str
+    compute: ComputeConfig
+    docker: DockerConfig
+    machine: Machine
+
+
+def container_spec(command: CommandSpec, setup: Setup, user: tuple[int, int], run: RunName, deadline: float,
+                   environ: Mapping[str, str]) -> ContainerSpec:
     """``deadline``: when the step is over time, Unix seconds; ``environ``: the orchestrator's own environment."""
+    compute, docker, machine = setup.compute, setup.docker, setup.machine
     env = {"HOME": SCRATCH, "TMPDIR": SCRATCH, "HF_HOME": f"{SCRATCH}/huggingface", "PYTHONDONTWRITEBYTECODE": "1",
            "USER": "pairline"}  # PyTorch asks who it is, and not every user has a name in the image
     network, reads = "none", set(command.inputs)
     if command.needs_network:
-        network = compute.network
+        network = docker.network
         env |= {name: environ[name] for name in (*NETWORK_SETTINGS, *CERTIFICATES) if name in environ}
         reads |= {Path(environ[name]) for name in CERTIFICATES if name in environ}
     else:
@@ -93,16 +106,16 @@ def container_spec(command: CommandSpec, image: str, compute: ComputeConfig, mac
         env["HF_TOKEN_PATH"] = str(SECRETS_FOLDER / "HF_TOKEN")
     if WANDB_KEY in command.secrets:
         env[WANDB_KEY_FILE] = str(SECRETS_FOLDER / WANDB_KEY)
-    memory = compute.memory_gib * GIB if compute.memory_gib else machine.memory_bytes * SHARE_OF_MEMORY
+    memory = docker.memory_gib * GIB if docker.memory_gib else machine.memory_bytes * SHARE_OF_MEMORY
     return ContainerSpec(
-        name=container_name(command), image=image, folder=command.folder, env=env | command.env,
+        name=container_name(command), image=setup.image, folder=command.folder, env=env | command.env,
         argv=(command.argv[0], "-m", "dpo_core.in_container", *command.argv),
         mounts=(*(Mount(path) for path in sorted(reads)),
                 *(Mount(path, writable=True) for path in (command.folder, *command.writable))),
         secrets=command.secrets, labels=labels_of(command, run, deadline, compute.stop_grace_seconds), user=user,
         network=network, hostname=f"node-{command.node.rank}" if command.node.num_nodes > 1 else None,
-        memory_bytes=int(memory) or None, shared_memory_bytes=int(compute.shared_memory_gib * GIB),
-        max_processes=compute.max_processes, gpus=_gpus(compute, machine, environ),
+        memory_bytes=int(memory) or None, shared_memory_bytes=int(docker.shared_memory_gib * GIB),
+        max_processes=docker.max_processes, gpus=_gpus(compute, machine, environ),
         stop_grace_seconds=compute.stop_grace_seconds)
 
 

@@ -20,8 +20,8 @@ from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
-from dpo_core.contract.compute_config import OWN_NETWORK
 from dpo_core.contract.errors import ConfigError, RemoteError, StoreError
+from tasks.launch.docker.config import OWN_NETWORK
 from tasks.launch.docker.container import (
     LABEL,
     LOG_FILE_BYTES,

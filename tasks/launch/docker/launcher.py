@@ -16,16 +16,29 @@ import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar, Self
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import ConfigError, PairlineError, StoreError
 from tasks.launch.compute import Machine, this_machine
-from tasks.launch.docker.container import DEADLINE, JOB, LABEL, ContainerSpec, container_spec, container_user, line_prefix
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context
+from tasks.launch.docker.config import DockerConfig
+from tasks.launch.docker.container import (
+    DEADLINE,
+    JOB,
+    LABEL,
+    ContainerSpec,
+    Setup,
+    container_spec,
+    container_user,
+    line_prefix,
+)
 from tasks.launch.docker.engine import Engine, NameTaken, PathUnseen, Seen
 from tasks.launch.docker.left_containers import put_away
 from tasks.launch.docker.secret_files import places_for_secrets, secret_files
-from tasks.launch.docker.watch import Member, Watch, patiently
-from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, current_run
+from tasks.launch.docker.watch import Limits, Member, Watch, patiently
+from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage
+from tasks.launch.launchers import LauncherSections
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
 from tasks.launch.store_access import check_readable, hand_over, let_read, with_link_targets
 
@@ -38,28 +51,38 @@ NUM_TRIES, SECONDS_TO_START = 3, 3.0  # where another orchestrator takes the nam
 class DockerLauncher:
     """The launcher for a machine with a container engine. ``image``: id or digest, never a tag."""
 
+    runs_in_image: ClassVar[bool] = True
+    spans_machines: ClassVar[bool] = True  # as containers of this one, for tests
     compute: ComputeConfig
     image: str
     python: str
+    docker: DockerConfig = field(default_factory=DockerConfig)
     machine: Machine = field(default_factory=this_machine)
     engine_address: str = ""  # empty: DOCKER_HOST, or the local engine
     patience_seconds: float = ENGINE_PATIENCE_SECONDS
 
-    def run(self, commands: tuple[CommandSpec, ...], on_line: OnLine, before_start: BeforeStart) -> Ended:
+    @classmethod
+    def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
+        """See ``Launcher.of``. Raises ``ConfigError`` where there is no engine, ``RemoteError`` if it may be restarting."""
+        assert image is not None, "it runs in an image"
+        Engine().check()
+        return cls(compute, image.reference, image.python, sections.docker)
+
+    def run(self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart) -> Ended:
         """See ``Launcher.run``. Raises ``ConfigError``, ``StoreError``, ``TimedOut``; ``EngineLost`` (retried) if the engine
         stays away: then the containers run on and the next start attaches to them."""
         engine = Engine(self.engine_address)
         commands = tuple(replace(command, inputs=with_link_targets(command.inputs, command.named_by_people))
                          for command in commands)
-        deadline, members = self._attach_or_start(engine, commands, before_start)
+        deadline, members = self._attach_or_start(engine, commands, context, before_start)
         try:
-            return Watch(engine, commands[0], members, deadline, on_line, self.compute,
-                         self.patience_seconds).until_the_end()
+            limits = Limits(deadline, self.compute.stop_grace_seconds, self.patience_seconds, self.compute.folder_gib)
+            return Watch(engine, commands[0], members, limits, context, on_line).until_the_end()
         finally:
             with contextlib.suppress(PairlineError):
-                self._remove_network(engine, commands)
+                self._remove_network(engine, commands, context)
 
-    def clear(self, folder: Path) -> None:
+    def clear(self, folder: Path, context: Context) -> None:
         """See ``Launcher.clear``: a container that outlived its orchestrator."""
         known = saved_times(folder)
         if not known:
@@ -67,47 +90,48 @@ class DockerLauncher:
         with contextlib.suppress(PairlineError):  # `pairline reap` will do it
             engine = Engine(self.engine_address)
             left = [seen for one in known if (seen := engine.find(one)) is not None and seen.labels.get(LABEL) == "1"]
-            put_away(engine, folder, left)
+            put_away(engine, folder, left, context)
             forget_position(folder)
 
-    def _attach_or_start(self, engine: Engine, commands: tuple[CommandSpec, ...],
+    def _attach_or_start(self, engine: Engine, commands: tuple[CommandSpec, ...], context: Context,
                          before_start: BeforeStart) -> tuple[float, list[Member]]:
         for _ in range(NUM_TRIES):
-            if found := patiently(lambda: self._running(engine, commands), self.patience_seconds):
+            if found := patiently(lambda: self._running(engine, commands, context), self.patience_seconds):
                 return found
             before_start()
             try:
-                return self._start(engine, commands)
+                return self._start(engine, commands, context)
             except NameTaken:  # by an orchestrator that does not see this store's locks: attach to what it starts
                 time.sleep(SECONDS_TO_START)
         raise ConfigError(f"The containers of step {commands[0].step} are started and removed by someone else at the same "
                           "time. Give this run another `store.root`.")
 
-    def specs(self, commands: tuple[CommandSpec, ...], deadline: float) -> list[ContainerSpec]:
+    def specs(self, commands: tuple[CommandSpec, ...], context: Context, deadline: float) -> list[ContainerSpec]:
         """The containers of a step."""
         user = container_user(os.getuid(), os.getgid())
-        return [container_spec(command, self.image, self.compute, self.machine, user, current_run(), deadline, os.environ)
-                for command in commands]
+        setup = Setup(self.image, self.compute, self.docker, self.machine)
+        return [container_spec(command, setup, user, context.run, deadline, os.environ) for command in commands]
 
-    def _running(self, engine: Engine, commands: tuple[CommandSpec, ...]) -> tuple[float, list[Member]] | None:
+    def _running(self, engine: Engine, commands: tuple[CommandSpec, ...],
+                 context: Context) -> tuple[float, list[Member]] | None:
         """Deadline and containers of the step if all of them run; what is left of an earlier start is put away."""
-        specs = self.specs(commands, deadline=0)
+        specs = self.specs(commands, context, deadline=0)
         found = [seen for spec in specs if (seen := engine.find(spec.name)) is not None]
         for seen in found:
             _check_ours(seen, specs[0])
         # The same inputs in another place: the probe of a fresh download must not be answered from an older one.
         same = all({str(mount.path) for mount in specs[0].mounts} <= seen.mounts for seen in found)
         if len(found) < len(specs) or not same or not all(seen.running for seen in found):
-            put_away(engine, commands[0].folder, found)
+            put_away(engine, commands[0].folder, found, context)
             return None
         log.info("Attaching to %s, which runs already.", specs[0].name)
         times = go_back_to_position(commands[0].folder, [seen.id for seen in found])
         members = [Member(seen.id, seen.name, line_prefix(seen.labels), times.get(seen.id, "")) for seen in found]
         return float(found[0].labels[DEADLINE]), members
 
-    def _start(self, engine: Engine, commands: tuple[CommandSpec, ...]) -> tuple[float, list[Member]]:
+    def _start(self, engine: Engine, commands: tuple[CommandSpec, ...], context: Context) -> tuple[float, list[Member]]:
         deadline = time.time() + commands[0].timeout_seconds
-        specs, members = self.specs(commands, deadline), []
+        specs, members = self.specs(commands, context, deadline), list[Member]()
         hand_over({mount.path for spec in specs for mount in spec.mounts if mount.writable}, specs[0].user)
         let_read(commands[0].inputs, specs[0].user)
         check_readable(commands[0].inputs, specs[0].user)
@@ -117,27 +141,27 @@ class DockerLauncher:
                     engine.make_network(spec.network, spec.labels)
                 elif spec.network != "none":
                     engine.find_network(spec.network)
-                _create_and_start(engine, spec, members)
+                _create_and_start(engine, spec, members, context)
         except BaseException:
             with contextlib.suppress(PairlineError):
                 for member in members:
                     engine.remove(member.id)
-                self._remove_network(engine, commands)
+                self._remove_network(engine, commands, context)
             raise
         save_position(commands[0].folder, {member.id: "" for member in members})
         return deadline, members
 
-    def _remove_network(self, engine: Engine, commands: tuple[CommandSpec, ...]) -> None:
+    def _remove_network(self, engine: Engine, commands: tuple[CommandSpec, ...], context: Context) -> None:
         if commands[0].node.num_nodes > 1:
-            engine.remove_network(self.specs(commands, deadline=0)[0].network)
+            engine.remove_network(self.specs(commands, context, deadline=0)[0].network)
 
 
-def _create_and_start(engine: Engine, spec: ContainerSpec, members: list[Member]) -> None:
+def _create_and_start(engine: Engine, spec: ContainerSpec, members: list[Member], context: Context) -> None:
     """Add the container to ``members`` as soon as there is one."""
     *others, last = places_for_secrets(spec)
     for place in (*others, last):
         try:
-            with secret_files(spec, place) as files:
+            with secret_files(spec, place, context) as files:
                 members.append(Member(engine.create(spec, files), spec.name, line_prefix(spec.labels)))
                 engine.start(members[-1].id)
                 return

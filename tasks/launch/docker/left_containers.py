@@ -5,28 +5,29 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.launch.context import Context
 from tasks.launch.docker.container import GRACE, line_prefix
 from tasks.launch.docker.engine import Engine, Seen
-from tasks.launch.launcher import raise_if_stopped
 from tasks.launch.log_position import go_back_to_position, save_position, saved_times
 from tasks.launch.step_log import LogFile
 
 POLL_SECONDS = 0.2
 DEFAULT_GRACE_SECONDS = 30.0
+NOBODYS = Context()
 
 
-def put_away(engine: Engine, folder: Path, left: Sequence[Seen]) -> None:
+def put_away(engine: Engine, folder: Path, left: Sequence[Seen], context: Context = NOBODYS) -> None:
     """For who holds the claim on the job's ``folder``.
 
     Raises ``EngineLost``, ``StoreError``; called again, it goes on without a gap or a repeat in the log.
     """
-    stop(engine, left)
+    stop(engine, left, context)
     _copy_rest_of_log(engine, folder, left)
     for seen in left:
         engine.remove(seen.id)
 
 
-def stop(engine: Engine, containers: Sequence[Seen]) -> None:
+def stop(engine: Engine, containers: Sequence[Seen], context: Context = NOBODYS) -> None:
     """As their launcher would: SIGTERM, a checkpoint, SIGKILL."""
     running = [seen for seen in containers if seen.running]
     for seen in running:
@@ -36,7 +37,7 @@ def stop(engine: Engine, containers: Sequence[Seen]) -> None:
     while running := [now for seen in running if (now := engine.find(seen.id)) and now.running]:
         for seen in running if time.monotonic() >= until else ():
             engine.signal(seen.id, "SIGKILL")
-        raise_if_stopped()
+        context.raise_if_stopped()
         time.sleep(POLL_SECONDS)
 
 

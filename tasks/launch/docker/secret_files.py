@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dpo_core.contract.errors import StoreError
 from dpo_core.contract.store import exclusive
+from tasks.launch.context import Context
 from tasks.launch.docker.container import ContainerSpec
-from tasks.launch.secrets import value_of_secret
 
 MEMORY = Path("/dev/shm")
 HUB_TOKEN = "HF_TOKEN"
@@ -37,9 +37,9 @@ def _is_ours(place: Path) -> bool:
 
 
 @contextlib.contextmanager
-def secret_files(spec: ContainerSpec, place: Path) -> Iterator[dict[str, Path]]:
+def secret_files(spec: ContainerSpec, place: Path, context: Context) -> Iterator[dict[str, Path]]:
     """Files that only the step's user may read, gone once the container has them mounted. Raises ``StoreBusy``."""
-    values = {name: value for name in spec.secrets if (value := _secret(name))}
+    values = {name: value for name in spec.secrets if (value := _secret(name, context))}
     if not values:
         yield {}
         return
@@ -53,9 +53,9 @@ def secret_files(spec: ContainerSpec, place: Path) -> Iterator[dict[str, Path]]:
             _empty(place)
 
 
-def _secret(name: str) -> str | None:
+def _secret(name: str, context: Context) -> str | None:
     if name != HUB_TOKEN:
-        return value_of_secret(name)
+        return context.secret(name)
     from huggingface_hub import get_token
 
     return get_token()  # from the environment or a login

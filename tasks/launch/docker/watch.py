@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import DiskFull, PairlineError
+from tasks.launch.context import Context
 from tasks.launch.docker.engine import Engine, EngineLost, Seen
 from tasks.launch.folder_bound import FolderBound
-from tasks.launch.launcher import CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
+from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.lines import Waiting
 from tasks.launch.log_position import forget_position, save_position
 
@@ -45,6 +45,16 @@ class Member:
     removed: bool = False  # by somebody else, so its exit code is not known
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a step may take, and how much it may leave."""
+
+    deadline: float  # Unix seconds
+    grace_seconds: float  # from being asked to stop to being killed
+    patience_seconds: float  # with an engine that is away
+    folder_gib: float | None = None  # of its own folder; None: what the disk holds
+
+
 def patiently(ask: Callable[[], T], seconds: float) -> T:
     """The engine's answer, also if it is away for a while. Raises ``EngineLost`` if it does not come back in time."""
     until, told = time.monotonic() + seconds, False
@@ -61,13 +71,13 @@ def patiently(ask: Callable[[], T], seconds: float) -> T:
 
 
 class Watch:
-    """Watches the containers of one step. ``deadline``: Unix seconds."""
+    """Watches the containers of one step."""
 
-    def __init__(self, engine: Engine, command: CommandSpec, members: list[Member], deadline: float, on_line: OnLine,
-                 compute: ComputeConfig, patience_seconds: float) -> None:
-        self.engine, self.command, self.members, self.deadline = engine, command, members, deadline
-        self.on_line, self.grace_seconds, self.patience_seconds = on_line, compute.stop_grace_seconds, patience_seconds
-        self.bound = FolderBound(command.folder, compute.folder_gib)
+    def __init__(self, engine: Engine, command: CommandSpec, members: list[Member], limits: Limits, context: Context,
+                 on_line: OnLine) -> None:
+        self.engine, self.command, self.members, self.limits = engine, command, members, limits
+        self.context, self.on_line = context, on_line
+        self.bound = FolderBound(command.folder, limits.folder_gib)
         self.lines: Waiting[tuple[Member, str, str]] = Waiting()
         self.position_saved, self.first_failure = 0.0, 0.0
 
@@ -76,16 +86,16 @@ class Watch:
         try:
             while self._alive():
                 self._turn()
-                raise_if_stopped()
+                self.context.raise_if_stopped()
                 self.bound.check()
-                if time.time() > self.deadline:
+                if time.time() > self.limits.deadline:
                     raise too_slow(self.command)
             return self._how_it_ended()
         except EngineLost:
             log.warning("Left running: %s. Start again to attach to it.", ", ".join(m.name for m in self._alive()))
             raise
         except BaseException as error:
-            self._stop(0.0 if isinstance(error, DiskFull) else self.grace_seconds)
+            self._stop(0.0 if isinstance(error, DiskFull) else self.limits.grace_seconds)
             raise
         finally:
             self.lines.nobody_listens()
@@ -120,7 +130,8 @@ class Watch:
 
     def _how_it_ended(self) -> Ended:
         states = [member.ended for member in self.members if member.ended is not None]
-        unseen = any(m.removed for m in self.members) and all(m.removed or not m.ended.exit_code for m in self.members)
+        unseen = any(m.removed for m in self.members) and all(
+            m.removed or (m.ended is not None and not m.ended.exit_code) for m in self.members)
         code = next((state.exit_code for state in states if state.exit_code), 0)
         signal = code - SIGNAL_EXIT
         cause = next(filter(None, map(_cause, self.members)), "") if len(self.members) > 1 else ""
@@ -196,7 +207,8 @@ class Watch:
         save_position(self.command.folder, {member.id: member.read_until for member in self.members})
 
     def _ask(self, ask: Callable[[str], T], container_id: str) -> T:
-        return patiently(lambda: ask(container_id), min(self.patience_seconds, max(0.0, self.deadline - time.time())))
+        left = max(0.0, self.limits.deadline - time.time())
+        return patiently(lambda: ask(container_id), min(self.limits.patience_seconds, left))
 
 
 def _cause(member: Member) -> str:

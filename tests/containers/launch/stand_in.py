@@ -14,11 +14,13 @@ from pathlib import Path
 
 import docker
 
-from dpo_core.contract.compute_config import ComputeConfig
-from dpo_core.contract.jobs import LOG_FILE, ConvertJob
-from dpo_core.contract.results import ConvertResult
+from dpo_core.contract.data_jobs import ConvertJob, ConvertResult
+from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.store import sha256_file
 from tasks.launch.command import step_command
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context
+from tasks.launch.docker.config import DockerConfig
 from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.run_job import in_store, run_job
@@ -67,16 +69,18 @@ def build_stand_in(client: docker.DockerClient, base: str) -> str:
 class ContainerStep:
     """A job whose program is ``body``, run in containers of ``image`` on the engine at ``address``."""
 
-    def __init__(self, root: Path, address: str, image: str, body: str = "", **compute: object) -> None:
+    def __init__(self, root: Path, address: str, image: str, body: str = "", **settings: object) -> None:
         self.root, self.address, self.image = root, address, image
         (root / "source").mkdir(exist_ok=True)
-        job = ConvertJob(out_dir="unset", source_dir=root / "source", source_sha256="abc")
+        job = ConvertJob(source_dir=root / "source", source_sha256="abc")
         self.job = in_store(job, root / "store")
         self.folder = self.job.out_dir
         if body:
             self._write(body)
-        settings = {"launcher": "docker", "stop_grace_seconds": 10, "step_timeout_seconds": 120, "memory_gib": 1} | compute
-        self.launcher = DockerLauncher(ComputeConfig(**settings), image, "python3", engine_address=address)
+        own = {"memory_gib": 1} | {name: settings.pop(name) for name in list(settings) if name in DockerConfig.model_fields}
+        compute = {"launcher": "docker", "stop_grace_seconds": 10, "step_timeout_seconds": 120} | settings
+        self.launcher = DockerLauncher(ComputeConfig(**compute), image, "python3", DockerConfig(**own),
+                                       engine_address=address)
 
     def _write(self, body: str) -> None:
         self.folder.mkdir(parents=True)
@@ -86,8 +90,8 @@ class ContainerStep:
         (self.folder / "good-result").write_text(json.dumps(good))
         (self.folder / "trainer.py").write_text(textwrap.dedent(TRAINER) + textwrap.dedent(body))
 
-    def run(self) -> ConvertResult:
-        return run_job(self.job, self.launcher)
+    def run(self, context: Context = Context()) -> ConvertResult:  # noqa: B008 (frozen)
+        return run_job(self.job, self.launcher, context)
 
     def orchestrator(self) -> list[str]:
         """The same run as a program of its own, that can be killed."""

@@ -10,10 +10,11 @@ from dataclasses import replace
 import docker
 import pytest
 
-from dpo_core.contract.compute_config import OWN_NETWORK
 from dpo_core.contract.errors import ConfigError, DiskFull
 from tasks.launch import folder_bound
+from tasks.launch.context import Context
 from tasks.launch.docker import engine as engine_module
+from tasks.launch.docker.config import OWN_NETWORK
 from tasks.launch.docker.container import NETWORK
 from tasks.launch.docker.engine import Engine
 from tests.containers.launch.private_engine import PrivateEngine
@@ -98,7 +99,7 @@ def test_no_step_is_started_in_a_network_of_somebody_else(make, client: docker.D
     try:
         step = make("succeed()", network=foreign.name)
         with pytest.raises(ConfigError, match="is somebody else's"):
-            step.launcher.run((replace(command_of(step), needs_network=True),), print, lambda: None)
+            step.launcher.run((replace(command_of(step), needs_network=True),), Context(), print, lambda: None)
         assert step.num_starts == 0
     finally:
         foreign.remove()

@@ -12,6 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from tasks.launch.context import Context
 from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
 from tests.containers.launch.watching import container_of, wait_for
 
@@ -136,7 +137,7 @@ def test_a_token_is_a_file_of_the_step_that_needs_one_and_of_no_other(make, clie
     lines: list[str] = []
     with_token = replace(command_of(step), secrets=("HF_TOKEN",))
     with ThreadPoolExecutor() as pool:
-        run = pool.submit(step.launcher.run, (with_token,), lines.append, lambda: None)
+        run = pool.submit(step.launcher.run, (with_token,), Context(), lines.append, lambda: None)
         wait_for(lambda: lines)
         shown = json.dumps(container_of(client, step).attrs)
         left = [path for path in step.root.rglob("*") if path.is_file() and TOKEN in path.read_text(errors="replace")]
@@ -151,9 +152,9 @@ WITH_TOKEN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
+from tests.containers.launch.stand_in import ROOT, Context, ContainerStep, command_of
 step = ContainerStep(Path(sys.argv[1]), *sys.argv[2:])
-ended = step.launcher.run((replace(command_of(step), secrets=("HF_TOKEN",)),), print, lambda: None)
+ended = step.launcher.run((replace(command_of(step), secrets=("HF_TOKEN",)),), Context(), print, lambda: None)
 sys.exit(ended.exit_code)
 """
 

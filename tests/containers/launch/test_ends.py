@@ -8,9 +8,9 @@ import pytest
 
 from dpo_core.contract.errors import ConfigError, OutOfMemory, StepCrashed, TimedOut
 from tasks.launch.compute import Machine
+from tasks.launch.context import Context
 from tasks.launch.docker.container import container_name
 from tasks.launch.docker.engine import Engine
-from tasks.launch.launcher import hearing_lines
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import command_of
 from tests.containers.launch.watching import CHECKPOINTS_WHEN_ASKED, Heard, container_of, wait_for
@@ -103,8 +103,8 @@ class Cancels(Heard):
 
 def test_cancelling_the_wait_stops_the_step(make):
     step = make(CHECKPOINTS_WHEN_ASKED)
-    with hearing_lines(Cancels()), pytest.raises(KeyboardInterrupt):
-        step.run()
+    with pytest.raises(KeyboardInterrupt):
+        step.run(Context(lines=Cancels()))
     assert (step.folder / "checkpoint").exists()
 
 

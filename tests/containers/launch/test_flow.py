@@ -12,12 +12,13 @@ import docker
 import pytest
 from prefect.client.orchestration import get_client
 
-from dpo_core.contract.compute_config import ComputeConfig
-from dpo_core.contract.jobs import JOB_FILE, read_job
+from dpo_core.contract.job import JOB_FILE
+from dpo_core.contract.jobs import read_job
 from dpo_core.contract.results import read_result
 from flows.dpo_stage import dpo_stage
 from tasks.handoff.schema import read_handoff
 from tasks.image.image_ref import ImageRef
+from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import ROOT
@@ -44,7 +45,7 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
     """One container for the training, the weights of the process launcher to the bit, and the step's log in Prefect."""
     store = tmp_path / "store"
     config = tiny_config(tiny_inputs, store, train={"num_epochs": 30}, image={"use": trainer.reference},
-                         compute={"launcher": "docker", "memory_gib": 4})
+                         compute={"launcher": "docker"}, docker={"memory_gib": 4})
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(config.model_dump_json())  # JSON is YAML
     new_prefect_home(store / "prefect")
@@ -62,7 +63,7 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
     assert read_handoff(Path(last_run(store)[1].outputs["handoff"])) == handoff
     (folder,) = (store / "train").glob("[!.]*")
     job = read_job(folder / JOB_FILE)
-    as_process = job.model_copy(update={"out_dir": tmp_path / "process"})
+    as_process = job.at(tmp_path / "process")
     trained = run_job(as_process, ProcessLauncher(ComputeConfig(threads_per_process=1)))
     assert trained.weights_sha256 == read_result(job).weights_sha256
     log = prefect_log()
@@ -72,7 +73,7 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
 
 def test_two_flows_that_need_one_job_run_it_once(tiny_inputs, trainer: ImageRef, tmp_path):
     config = tiny_config(tiny_inputs, tmp_path / "store", train={"max_steps": 4}, image={"use": trainer.reference},
-                         compute={"launcher": "docker", "memory_gib": 4})
+                         compute={"launcher": "docker"}, docker={"memory_gib": 4})
     with ThreadPoolExecutor() as pool, contextlib.closing(docker.from_env()) as client:
         first, second = (pool.submit(dpo_stage, config) for _ in range(2))
         assert first.result() == second.result()

@@ -14,12 +14,15 @@ from pathlib import Path
 import docker
 import pytest
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import StepCrashed
-from dpo_core.contract.jobs import LOG_FILE, Sharding, TrainJob
+from dpo_core.contract.job import LOG_FILE
+from dpo_core.contract.jobs import Sharding, TrainJob
 from dpo_core.contract.store import write_json
 from tasks.image.image_ref import PYTHON, ImageRef
 from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, nodes_of, step_command
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context
+from tasks.launch.docker.config import DockerConfig
 from tasks.launch.docker.container import container_name
 from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import CommandSpec
@@ -31,13 +34,13 @@ from tests.tiny_stage import TinyStage
 
 pytestmark = pytest.mark.integration
 COMPUTE = ComputeConfig(launcher="docker", machines=2, num_processes=2, sharding="zero3", threads_per_process=1,
-                        memory_gib=4, join_timeout_seconds=120)
+                        join_timeout_seconds=120)
 SECONDS_TO_END = 15
 
 
 @pytest.fixture(scope="module")
 def launcher(trainer: ImageRef) -> DockerLauncher:
-    return DockerLauncher(COMPUTE, trainer.reference, PYTHON)
+    return DockerLauncher(COMPUTE, trainer.reference, PYTHON, DockerConfig(memory_gib=4))
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +75,9 @@ def test_a_late_node_joins_and_both_are_ranks_of_one_world(launcher, job):
     lines: list[str] = []
 
     with ThreadPoolExecutor() as pool:
-        one = pool.submit(launcher.run, (first,), lines.append, partial(prepare, job))
+        one = pool.submit(launcher.run, (first,), Context(), lines.append, partial(prepare, job))
         time.sleep(12)
-        two = pool.submit(launcher.run, (second,), lines.append, lambda: None)
+        two = pool.submit(launcher.run, (second,), Context(), lines.append, lambda: None)
         ends = (one.result(), two.result())
     assert [end.exit_code for end in ends] == [0, 0], "\n".join(lines)
     assert len(metrics_of(job.out_dir)) == 6  # every step's global batch was shared by both; the trainer checks its world
@@ -105,7 +108,7 @@ def test_an_absent_node_is_waited_for_as_long_as_was_said(launcher, job, record_
     lines: list[str] = []
 
     started = time.monotonic()
-    ended = launcher.run((first,), lines.append, partial(prepare, job))
+    ended = launcher.run((first,), Context(), lines.append, partial(prepare, job))
     seconds = time.monotonic() - started
     record_property("seconds until it gave up", seconds)
     assert ended.exit_code != 0

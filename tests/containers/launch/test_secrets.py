@@ -13,9 +13,9 @@ from huggingface_hub import constants
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
-from dpo_core.contract.compute_config import OWN_NETWORK
 from flows.dpo_stage import dpo_stage
 from tasks.image.image_ref import ImageRef
+from tasks.launch.compute_config import OWN_NETWORK
 from tasks.launch.docker.engine import Engine
 from tests.flows.conftest import tiny_config, tiny_inputs
 from tests.hub_server import LFS_FROM_BYTES, serve
@@ -70,7 +70,7 @@ def test_tokens_show_nowhere_after_a_stage_in_containers(tiny_inputs, trainer: I
             tiny_inputs, store, train={"max_steps": 2}, image={"use": trainer.reference},
             data={"sources": [{"source": "org/prefs", "revision": commit}]},
             upload={"repo_id": "org/dpo", "endpoint": hub.endpoint, "token_block": "planted-for-writing"},
-            compute={"launcher": "docker", "memory_gib": 4}))
+            compute={"launcher": "docker"}, docker={"memory_gib": 4}))
         assert hub.commits_made == 1
     assert set(seen) >= {"fetch", "mix", "reference", "train", "export", "evaluate"}
     networks = {step: "'NetworkMode': 'pairline'" in settings for step, settings in seen.items()}

@@ -11,13 +11,17 @@ import docker
 import numpy as np
 import pytest
 
-from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.data_jobs import MixJob, MixResult
 from dpo_core.contract.errors import DiskFull, Preempted
-from dpo_core.contract.jobs import AnswerJob, CheckpointRef, ExportJob, Job, MixJob, ResolvedSource, Sharding
-from dpo_core.contract.results import MixResult, ReferenceResult, Result, read_error
+from dpo_core.contract.job import Job, Result
+from dpo_core.contract.jobs import AnswerJob, ExportJob, ReferenceResult, Sharding
+from dpo_core.contract.refs import CheckpointRef, ResolvedSource
+from dpo_core.contract.results import read_error
 from dpo_core.contract.store import sha256_file
 from tasks.image.image_ref import PYTHON, ImageRef
 from tasks.launch.command import step_command
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.docker.config import DockerConfig
 from tasks.launch.docker.container import container_name
 from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import Launcher
@@ -29,12 +33,12 @@ from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, reference_job
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
-COMPUTE = ComputeConfig(launcher="docker", threads_per_process=1, memory_gib=4)
+COMPUTE = ComputeConfig(launcher="docker", threads_per_process=1)
 
 
 @pytest.fixture(scope="module")
 def in_containers(trainer: ImageRef) -> DockerLauncher:
-    return DockerLauncher(COMPUTE, trainer.reference, PYTHON)
+    return DockerLauncher(COMPUTE, trainer.reference, PYTHON, DockerConfig(memory_gib=4))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,7 @@ def mix_and_reference(launcher: Launcher, checkpoint: CheckpointRef, rows: Path,
 
 def mix_job(rows: Path, checkpoint: CheckpointRef, store: Path) -> MixJob:
     source = ResolvedSource(label="rows", path=rows, content=sha256_file(rows))
-    return MixJob(out_dir="unset", sources=(source,), tokenizer_path=checkpoint.path, held_out="20", num_workers=2,
+    return MixJob(sources=(source,), tokenizer_path=checkpoint.path, held_out="20", num_workers=2,
                   tokenizer_fingerprint=checkpoint.tokenizer_fingerprint, cache_dir=store / "cache")
 
 
@@ -101,9 +105,9 @@ def test_trained_and_exported_weights_are_the_processs_bit_for_bit(in_containers
     for launcher in (as_processes, in_containers):
         store = tmp_path / launcher.compute.launcher
         weights = run(stage.train_job(Path("unset")), launcher, store)
-        exported = run(ExportJob(out_dir="unset", weights_path=weights.weights_path, checkpoint=stage.checkpoint,
+        exported = run(ExportJob(weights_path=weights.weights_path, checkpoint=stage.checkpoint,
                                  weights_fingerprint=weights.weights_fingerprint), launcher, store)
-        answer = run(AnswerJob(out_dir="unset", checkpoint_path=exported.path, files=exported.files, prompts=("sky",)),
+        answer = run(AnswerJob(checkpoint_path=exported.path, files=exported.files, prompts=("sky",)),
                      launcher, store)
         trained[launcher.compute.launcher] = (weights.weights_sha256, exported.files, answer.answers)
     assert trained["docker"] == trained["process"]

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.errors import PairlineError, StepCrashed, StoreError, TimedOut
-from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.store import sha256_file
+from tasks.launch.context import Context
 from tasks.launch.docker.engine import Engine
 from tasks.launch.docker.reap import reap
 from tasks.launch.lines import LONGEST_LINE
@@ -108,7 +109,8 @@ def test_nothing_is_mounted_because_a_step_left_a_link_to_it(make, tmp_path):
         print(place.is_symlink(), place.exists(), Path({str(private)!r}).exists(), flush=True)
         print([line.split()[4] for line in open("/proc/self/mountinfo") if {str(tmp_path)!r} in line])""")
     lines: list[str] = []
-    step.launcher.run((replace(command_of(step), inputs=(left,), named_by_people=()),), lines.append, lambda: None)
+    command = replace(command_of(step), inputs=(left,), named_by_people=())
+    step.launcher.run((command,), Context(), lines.append, lambda: None)
     assert lines[0] == "True False False"
     assert sorted(json.loads(lines[1].replace("'", '"'))) == sorted([str(left), str(step.folder)])
 

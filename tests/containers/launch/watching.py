@@ -10,10 +10,10 @@ from pathlib import Path
 import docker
 from docker.models.containers import Container
 
+from dpo_core.contract.job import Result
 from dpo_core.contract.progress import ProgressEvent
-from dpo_core.contract.results import Result
+from tasks.launch.context import Context
 from tasks.launch.docker.container import container_name
-from tasks.launch.launcher import hearing_lines
 from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
 
 PATIENCE_SECONDS = 90
@@ -69,9 +69,7 @@ class Heard:
 
 
 def run_and_hear(step: ContainerStep, heard: Heard) -> Result:
-    """In a thread of its own, which has a context of its own."""
-    with hearing_lines(heard):
-        return step.run()
+    return step.run(Context(lines=heard))
 
 
 def killed_orchestrator(step: ContainerStep, lines: int) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dpo_core.contract.drops import MEANING
 from dpo_core.contract.errors import DataError
-from dpo_core.contract.jobs import ResolvedSource
+from dpo_core.contract.refs import ResolvedSource
 from dpo_core.data.ledger import MAX_OFFENDERS, SourceTally, check_drops
 
 COLUMNS = ("chosen", "rejected")

@@ -171,6 +171,6 @@ def test_probes_and_exports_say_what_is_wrong_with_the_template(tmp_path) -> Non
         with pytest.raises(CheckpointError, match="The checkpoint's chat template goes over its limits"):
             rendering()
     folder = make_model(tmp_path / "model", make_tokenizer(LOOPS))
-    job = AnswerJob(out_dir=tmp_path, checkpoint_path=folder, files=hash_files(folder), prompts=("a",))
+    job = AnswerJob(checkpoint_path=folder, files=hash_files(folder), prompts=("a",)).at(tmp_path)
     with pytest.raises(CheckpointError, match="goes over its limits"):
         answer(job, Progress("answer", active=False))

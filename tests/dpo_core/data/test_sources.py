@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dpo_core.contract.errors import DataError, StoreError
-from dpo_core.contract.jobs import ResolvedSource
+from dpo_core.contract.refs import ResolvedSource
 from dpo_core.data import readers
 from dpo_core.data.sources import load_source
 

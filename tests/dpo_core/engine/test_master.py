@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from dpo_core.contract.config import OptimConfig
-from dpo_core.contract.jobs import ReferenceRef, Sharding, TrainJob
+from dpo_core.contract.jobs import Sharding, TrainJob
+from dpo_core.contract.refs import ReferenceRef
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.distributed import start_accelerator

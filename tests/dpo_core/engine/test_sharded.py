@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from dpo_core.contract.config import AdapterConfig
-from dpo_core.contract.jobs import CheckpointRef, ExportJob, Sharding, TrainJob
-from dpo_core.contract.results import TrainResult, read_result
+from dpo_core.contract.jobs import ExportJob, Sharding, TrainJob, TrainResult
+from dpo_core.contract.refs import CheckpointRef
+from dpo_core.contract.results import read_result
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_aligned
 from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, newest_checkpoint
@@ -134,7 +135,7 @@ def test_killed_while_it_writes_a_checkpoint_or_the_last_weights_it_gives_the_sa
     """kill -9 of the rank that writes, at a random touch of its files; the other rank is left in a collective."""
     job = job_in(stage, tmp_path, SHARDINGS[name])
     monkeypatch.setenv(KILL_AT, "0")
-    counted = job.model_copy(update={"out_dir": tmp_path / "counted"})
+    counted = job.at(tmp_path / "counted")
     run_ranks(counted, module="tests.programs.killed_ranks")
     touches = int((counted.out_dir / "touches").read_text())
     assert touches > 30
@@ -205,9 +206,9 @@ def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path, monke
     alone = run_here(job_in(odd_stage, tmp_path / "alone", processes=1))
     result = run_ranks(job_in(odd_stage, tmp_path / "sharded", SHARDINGS[name]))
     assert_near(result, alone)
-    export = run_here(ExportJob(out_dir=tmp_path / "export", weights_path=result.weights_path,
+    export = run_here(ExportJob(weights_path=result.weights_path,
                                 weights_fingerprint=result.weights_fingerprint, checkpoint=odd_stage.checkpoint,
-                                precision="fp32"))
+                                precision="fp32").at(tmp_path / "export"))
     exported = load_model(CheckpointRef(path=export.path, fingerprint="x", tokenizer_fingerprint="x", source="export"))
     trained = load_file(result.weights_path / "model.safetensors")
     for key, parameter in exported.named_parameters():
@@ -227,7 +228,7 @@ def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_pat
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
     job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
-    alone = run_here(job.model_copy(update={"out_dir": tmp_path / "alone"}))
+    alone = run_here(job.at(tmp_path / "alone"))
     shared = run_ranks(job.model_copy(update={"sharding": sharding}))
     assert shared.answers == alone.answers
     assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)

@@ -48,9 +48,9 @@ def trained(stage, tmp_path_factory):
 
 
 def export(stage, trained, folder, **settings):
-    return run_here(ExportJob(**({"out_dir": folder, "weights_path": trained.weights_path, "adapter": LORA,
+    return run_here(ExportJob(**({"weights_path": trained.weights_path, "adapter": LORA,
                                   "precision": "fp32", "weights_fingerprint": trained.weights_fingerprint,
-                                  "checkpoint": stage.checkpoint} | settings)))
+                                  "checkpoint": stage.checkpoint} | settings)).at(folder))
 
 
 def policy_of(stage, trained):

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import MambaConfig
 
-from dpo_core.contract.results import TrainResult
+from dpo_core.contract.jobs import TrainResult
 from tests.step_process import metrics_of
 from tests.tiny_architectures import tiny
 from tests.tiny_models import make_tokenizer

@@ -210,9 +210,9 @@ def test_an_adapter_goes_with_experts(moe_stage, tmp_path):
     assert result.base_check["largest_difference_per_token"] < 1e-5
     assert result.trained_parameters == 2 * 2 * (2 * 64 + 2 * 48)  # attention: experts and routers stay as they are
     assert result.last_metrics["router_aux_loss"] > 1
-    exported = run_here(ExportJob(out_dir=tmp_path / "export", weights_path=result.weights_path, adapter=result.adapter,
+    exported = run_here(ExportJob(weights_path=result.weights_path, adapter=result.adapter,
                                   weights_fingerprint=result.weights_fingerprint, checkpoint=moe_stage.checkpoint,
-                                  precision="fp32"))
+                                  precision="fp32").at(tmp_path / "export"))
     policy = load_policy(moe_stage.checkpoint, result.adapter, seed=0)
     load_weights(result.weights_path, policy)
     ids = torch.arange(3, 40)[None]

@@ -14,8 +14,8 @@ from tests.tiny_stage import run_here
 
 
 def answer_job(folder: Path, out_dir: Path) -> AnswerJob:
-    return AnswerJob(out_dir=out_dir, checkpoint_path=folder, files=hash_files(folder), prompts=("hello", "the sea"),
-                     max_new_tokens=6)
+    return AnswerJob(checkpoint_path=folder, files=hash_files(folder), prompts=("hello", "the sea"),
+                     max_new_tokens=6).at(out_dir)
 
 
 def test_it_answers_and_reports_what_the_rules_need(tmp_path: Path) -> None:

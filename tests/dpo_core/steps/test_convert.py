@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dpo_core.contract.data_jobs import ConvertJob
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.contract.jobs import ConvertJob
 from tests.tiny_gguf import make_gguf
 from tests.tiny_models import CHATML, make_model
 from tests.tiny_stage import run_here
@@ -21,7 +21,7 @@ def test_gguf_becomes_a_float32_checkpoint(tmp_path: Path) -> None:
     source = tmp_path / "gguf"
     source.mkdir()
     embedding = make_gguf(source / "tiny.gguf")
-    result = run_here(ConvertJob(out_dir=tmp_path / "a", source_dir=source, source_sha256="s", gguf_file="tiny.gguf"))
+    result = run_here(ConvertJob(source_dir=source, source_sha256="s", gguf_file="tiny.gguf").at(tmp_path / "a"))
     model = AutoModelForCausalLM.from_pretrained(result.path)
     tokenizer = AutoTokenizer.from_pretrained(result.path)
     np.testing.assert_array_equal(model.get_input_embeddings().weight.detach().numpy(), embedding)
@@ -29,7 +29,7 @@ def test_gguf_becomes_a_float32_checkpoint(tmp_path: Path) -> None:
     assert getattr(model.config, "quantization_config", None) is None
     assert tokenizer.chat_template == CHATML
     assert tokenizer.decode(tokenizer.encode("The sea, the sky: naïve!")) == "The sea, the sky: naïve!"
-    again = run_here(ConvertJob(out_dir=tmp_path / "b", source_dir=source, source_sha256="s", gguf_file="tiny.gguf"))
+    again = run_here(ConvertJob(source_dir=source, source_sha256="s", gguf_file="tiny.gguf").at(tmp_path / "b"))
     assert again.files == result.files
     assert (result.path / "model.safetensors").stat().st_mode & 0o044 == 0o044  # readable for a step's other user
 
@@ -39,7 +39,7 @@ def test_a_cut_gguf_is_named(tmp_path: Path) -> None:
     whole = (tmp_path / "tiny.gguf").read_bytes()
     (tmp_path / "tiny.gguf").write_bytes(whole[:len(whole) // 2])
     with pytest.raises(CheckpointError, match=r"tiny\.gguf \(\d+ bytes\) cannot be read as a GGUF"):
-        run_here(ConvertJob(out_dir=tmp_path / "out", source_dir=tmp_path, source_sha256="s", gguf_file="tiny.gguf"))
+        run_here(ConvertJob(source_dir=tmp_path, source_sha256="s", gguf_file="tiny.gguf").at(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("names", [("pytorch_model.bin",),
@@ -52,7 +52,7 @@ def test_pickle_becomes_safetensors_with_the_same_numbers(tmp_path: Path, names:
     for number, name in enumerate(names):
         torch.save({key: expected[key] for key in keys[number::len(names)]}, source / name)
     (source / "model.safetensors").unlink()
-    result = run_here(ConvertJob(out_dir=tmp_path / "out", source_dir=source, source_sha256="s", pickle_files=names))
+    result = run_here(ConvertJob(source_dir=source, source_sha256="s", pickle_files=names).at(tmp_path / "out"))
     model = AutoModelForCausalLM.from_pretrained(result.path)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
@@ -73,7 +73,7 @@ class RunsCode:
 def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": RunsCode(tmp_path / "planted")}, protocol=2))
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin cannot be loaded as plain weights"):
-        run_here(ConvertJob(out_dir=tmp_path / "out", source_dir=tmp_path, source_sha256="s",
-                            pickle_files=("pytorch_model.bin",)))
+        run_here(ConvertJob(source_dir=tmp_path, source_sha256="s",
+                            pickle_files=("pytorch_model.bin",)).at(tmp_path / "out"))
     assert not (tmp_path / "planted").exists()
     assert not (tmp_path / "out" / "snapshot").exists()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dpo_core.contract.config import LossConfig
-from dpo_core.contract.jobs import CheckpointRef, EvaluateJob, ReferenceRef
+from dpo_core.contract.jobs import EvaluateJob
+from dpo_core.contract.refs import CheckpointRef, ReferenceRef
 from dpo_core.data.checkers import passes
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows, read_aligned, write_aligned

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.errors import CheckpointError, ConfigError, DataError, StoreError
-from dpo_core.contract.jobs import MixJob, ResolvedSource
 from dpo_core.contract.progress import Progress
+from dpo_core.contract.refs import ResolvedSource
 from dpo_core.contract.store import fingerprint
 from dpo_core.data import pool, render_limits
 from dpo_core.data.mixing import select_rows, shuffle_order
@@ -33,8 +34,8 @@ def _job(tmp_path, *sources, out="out", **settings):
     tokenizer_path = tmp_path / "tokenizer"
     if not tokenizer_path.exists():
         make_tokenizer().save_pretrained(tokenizer_path)
-    return MixJob(sources=sources, out_dir=tmp_path / out, tokenizer_path=tokenizer_path, tokenizer_fingerprint="t",
-                  cache_dir=tmp_path / "cache", **{"held_out": "0", **settings})
+    return MixJob(sources=sources, tokenizer_path=tokenizer_path, tokenizer_fingerprint="t",
+                  cache_dir=tmp_path / "cache", **{"held_out": "0", **settings}).at(tmp_path / out)
 
 
 def _run(job):

@@ -47,8 +47,8 @@ def test_a_killed_pass_goes_on_where_it_stopped_and_gives_the_same_bits(stage, t
     assert 0 < rows_survived < 300
     assert not (job.out_dir / "reference").exists()
     after_kill = run_here(job)
-    resumed = run_here(job.model_copy(update={"out_dir": tmp_path / "killed" / "again"}))
-    whole = run_here(job.model_copy(update={"out_dir": tmp_path / "whole", "cache_dir": tmp_path / "fresh"}))
+    resumed = run_here(job.at(tmp_path / "killed" / "again"))
+    whole = run_here(job.model_copy(update={"cache_dir": tmp_path / "fresh"}).at(tmp_path / "whole"))
     assert (whole.rows_computed, resumed.rows_computed) == (300, 0)
     assert after_kill.rows_computed == 300 - rows_survived
     assert {path: path.stat().st_mtime_ns for path in survived} == survived
@@ -90,7 +90,7 @@ def test_a_damaged_shard_is_reported_and_its_rows_are_computed_again(stage, tmp_
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
-    again = run_here(job.model_copy(update={"out_dir": tmp_path / "again"}))
+    again = run_here(job.at(tmp_path / "again"))
     assert f"{victim} is damaged" in caplog.text
     assert again.rows_computed == rows_lost
     assert aligned_bytes(again) == expected

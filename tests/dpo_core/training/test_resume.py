@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dpo_core.contract.config import OptimConfig
-from dpo_core.contract.jobs import TrainJob
-from dpo_core.contract.results import TrainResult, read_error, read_result
+from dpo_core.contract.jobs import TrainJob, TrainResult
+from dpo_core.contract.results import read_error, read_result
 from dpo_core.contract.store import sha256_file
 from dpo_core.engine.checkpoint import RunState, newest_checkpoint, save_checkpoint
 from dpo_core.engine.distributed import start_accelerator

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from dpo_core.contract.config import LossConfig
 from dpo_core.contract.errors import Preempted, ReferenceMismatch
-from dpo_core.contract.jobs import ReferenceRef, TrainJob
+from dpo_core.contract.jobs import TrainJob, TrainResult
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import TrainResult
+from dpo_core.contract.refs import ReferenceRef
 from dpo_core.contract.store import sha256_file
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows, read_aligned, write_aligned

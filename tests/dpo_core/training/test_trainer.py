@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from dpo_core.contract.config import LossConfig
 from dpo_core.contract.errors import ConfigError, NonFinite, ReferenceMismatch, StoreError
-from dpo_core.contract.jobs import CheckpointRef, ReferenceRef
 from dpo_core.contract.progress import Progress
+from dpo_core.contract.refs import CheckpointRef, ReferenceRef
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows, read_aligned, write_aligned
 from dpo_core.model.load import load_model
@@ -192,7 +192,7 @@ def test_gradient_checkpointing_gives_the_same_weights(stage, tmp_path):
     recomputed = run_here(job)
     for name, tensor in weights_of(recomputed).items():
         torch.testing.assert_close(tensor, weights_of(plain)[name], rtol=1e-5, atol=1e-6)
-    trainer = set_up(job.model_copy(update={"out_dir": tmp_path}), Progress("train", sink=lambda event: None),
+    trainer = set_up(job.at(tmp_path), Progress("train", sink=lambda event: None),
                      StopRequest())
     assert all(layer.gradient_checkpointing for layer in trainer.engine.scorer.model.model.layers)
 

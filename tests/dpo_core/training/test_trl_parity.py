@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from dpo_core.contract.config import LossConfig
-from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.mixing import shuffle_order
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_aligned

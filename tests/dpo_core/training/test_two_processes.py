@@ -45,7 +45,7 @@ def test_the_reference_pass_and_the_evaluation_are_shared(stage, tmp_path):
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
     job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
-    alone = run_here(job.model_copy(update={"out_dir": tmp_path / "alone"}))
+    alone = run_here(job.at(tmp_path / "alone"))
     shared = run_ranks(job)
     assert shared.answers == alone.answers
     assert len(shared.answers) == 5

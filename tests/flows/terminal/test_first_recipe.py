@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dpo_core.contract.config import CheckpointConfig, DataSource
-from dpo_core.contract.results import LengthHistogram, LengthStats, SourceLedger
+from dpo_core.contract.data_jobs import LengthHistogram, LengthStats, SourceLedger
 from flows.dpo_stage import dpo_stage
 from flows.settings.overrides import read_recipe, validated
 from flows.terminal.first_look import Look

@@ -9,7 +9,7 @@ import pytest
 
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError, ConfigError, DiskFull, RemoteError
-from dpo_core.contract.jobs import CheckpointRef
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import hash_files, sha256_file
 from tasks.checkpoint import files as checkpoint_files
 from tasks.checkpoint.source import locate, snapshot

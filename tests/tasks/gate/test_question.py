@@ -1,6 +1,6 @@
 """What a person sees who is asked: everything to decide by, and nothing that a prompt could smuggle in."""
 
-from dpo_core.contract.results import AnswerPair, EvaluateResult
+from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from tasks.gate.rules import GateCheck
 from tasks.report.question import NUM_CHARACTERS, question_markdown
 

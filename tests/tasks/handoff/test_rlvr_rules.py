@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.contract.results import AnswerResult
+from dpo_core.contract.jobs import AnswerResult
 from dpo_core.contract.store import hash_files
 from tasks.handoff.rlvr_rules import check_rules
 from tasks.publish.directory import content_revision

@@ -3,19 +3,22 @@
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.tracking_config import WANDB_KEY, TrackingConfig
 from tasks.hub import tracker_key as module
-from tasks.hub.tracker_key import tracker_key
+from tasks.hub.tracker_key import with_tracker_key
+from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import CommandSpec
-from tasks.launch.process import clean_environment
-from tasks.launch.secrets import value_of_secret
+from tasks.launch.process import ProcessLauncher, clean_environment
+from tasks.launch.workplace import Workplace
 
 ONLINE = TrackingConfig(trackers=("wandb",), wandb_mode="online", wandb_key_block="wandb-key")
 KEY = "planted-wandb-key"
+PLACE = Workplace(Path("/store"), ProcessLauncher(ComputeConfig()))
 
 
 @pytest.fixture(autouse=True)
@@ -31,18 +34,19 @@ def _block(monkeypatch):
 
 @pytest.mark.usefixtures("_block")
 def test_the_key_of_the_block_reaches_the_step_that_names_it_alone(tmp_path, caplog):
-    def seen(*secrets: str) -> str | None:
+    def seen(place: Workplace, *secrets: str) -> str | None:
         command = CommandSpec(argv=("true",), folder=tmp_path, timeout_seconds=1, step="train", job_fingerprint="f",
                               secrets=secrets)
-        return clean_environment(command).get(WANDB_KEY)
+        return clean_environment(command, place.context).get(WANDB_KEY)
 
-    with tracker_key(ONLINE):
-        assert (seen(WANDB_KEY), seen("HF_TOKEN"), seen()) == (KEY, None, None)
+    with with_tracker_key(PLACE, ONLINE) as place:
+        assert (seen(place, WANDB_KEY), seen(place, "HF_TOKEN"), seen(place)) == (KEY, None, None)
         assert WANDB_KEY not in os.environ
+        assert KEY not in repr(place)
         with ThreadPoolExecutor() as pool:  # another run of this process
-            assert pool.submit(seen, WANDB_KEY).result() is None
+            assert pool.submit(seen, PLACE, WANDB_KEY).result() is None
         logging.getLogger("wandb").warning("refused: %s", KEY)
-    assert seen(WANDB_KEY) is None
+    assert seen(PLACE, WANDB_KEY) is None
     assert "refused" in caplog.text
     assert KEY not in caplog.text
 
@@ -50,14 +54,14 @@ def test_the_key_of_the_block_reaches_the_step_that_names_it_alone(tmp_path, cap
 @pytest.mark.usefixtures("_block")
 def test_the_block_counts_more_than_the_environment(monkeypatch):
     monkeypatch.setenv(WANDB_KEY, "own")
-    with tracker_key(ONLINE):
-        assert value_of_secret(WANDB_KEY) == KEY
-    assert value_of_secret(WANDB_KEY) == "own"
+    with with_tracker_key(PLACE, ONLINE) as place:
+        assert place.context.secret(WANDB_KEY) == KEY
+    assert PLACE.context.secret(WANDB_KEY) == "own"
 
 
 def test_online_without_a_key_is_refused_and_offline_needs_none():
-    with pytest.raises(ConfigError, match="there is no key"), tracker_key(
-            TrackingConfig(trackers=("wandb",), wandb_mode="online")):
+    with pytest.raises(ConfigError, match="there is no key"), with_tracker_key(
+            PLACE, TrackingConfig(trackers=("wandb",), wandb_mode="online")):
         pass
-    with tracker_key(TrackingConfig(trackers=("wandb",))):
+    with with_tracker_key(PLACE, TrackingConfig(trackers=("wandb",))):
         assert WANDB_KEY not in os.environ

@@ -3,7 +3,6 @@
 import pytest
 from pydantic import ValidationError
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import ConfigError
 from tasks.image.config import ImageConfig, check_variant
 from tasks.image.image_ref import ImageRef
@@ -43,10 +42,8 @@ def test_without_a_registry_nothing_is_pushed():
 
 def test_an_image_without_cuda_is_not_built_for_a_machine_with_gpus():
     gpus, none = Machine(num_cores=8, num_gpus=2), Machine(num_cores=8, num_gpus=0)
-    docker, process = ComputeConfig(launcher="docker"), ComputeConfig(launcher="process")
     with pytest.raises(ConfigError, match=r"shows 2 GPUs.*Set image\.variant to cuda, or hide.*CUDA_VISIBLE_DEVICES="):
-        check_variant(ImageConfig(), docker, gpus)
-    check_variant(ImageConfig(), docker, none)
-    check_variant(ImageConfig(), process, gpus)
-    check_variant(ImageConfig(variant="cuda"), docker, gpus)
-    check_variant(ImageConfig(use=SHA), docker, gpus)
+        check_variant(ImageConfig(), gpus)
+    check_variant(ImageConfig(), none)
+    check_variant(ImageConfig(variant="cuda"), gpus)
+    check_variant(ImageConfig(use=SHA), gpus)

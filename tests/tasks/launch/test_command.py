@@ -5,34 +5,24 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
-from dpo_core.contract.jobs import (
-    AnswerJob,
-    BatchPlan,
-    CheckpointRef,
-    DatasetRef,
-    EvaluateJob,
-    FetchJob,
-    MixJob,
-    ReferenceJob,
-    ReferenceRef,
-    ResolvedSource,
-    TrainJob,
-)
+from dpo_core.contract.data_jobs import FetchJob, MixJob
+from dpo_core.contract.jobs import AnswerJob, BatchPlan, EvaluateJob, ReferenceJob, TrainJob
+from dpo_core.contract.refs import CheckpointRef, DatasetRef, ReferenceRef, ResolvedSource
 from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.launch.command import accelerate_settings, inputs_of, nodes_of, step_command
 from tasks.launch.compute import Machine
+from tasks.launch.compute_config import ComputeConfig
 
 CPU, GPUS = Machine(num_cores=8, num_gpus=0), Machine(num_cores=8, num_gpus=2)
 CHECKPOINT = CheckpointRef(path="/c", fingerprint="c", tokenizer_fingerprint="t", source="org/m")
-REFERENCE = ReferenceJob(out_dir=Path("/s/reference/ab"), data=DatasetRef(path="/d", fingerprint="d"),
-                         checkpoint=CHECKPOINT, cache_dir="/s/cache")
+REFERENCE = ReferenceJob(data=DatasetRef(path="/d", fingerprint="d"),
+                         checkpoint=CHECKPOINT, cache_dir="/s/cache").at(Path("/s/reference/ab"))
 
 
 def mix_job(**source) -> MixJob:
-    return MixJob(out_dir="/s/mix/ab", sources=(ResolvedSource(label="a", content="x", **source),), tokenizer_path="/c",
-                  tokenizer_fingerprint="t", cache_dir="/s/cache")
+    return MixJob(sources=(ResolvedSource(label="a", content="x", **source),), tokenizer_path="/c",
+                  tokenizer_fingerprint="t", cache_dir="/s/cache").at(Path("/s/mix/ab"))
 
 
 def test_the_argv_of_a_step_on_one_cpu_process():
@@ -72,14 +62,14 @@ def test_with_cards_nothing_forces_the_cpu():
 
 
 def test_steps_that_share_out_no_tensors_stay_one_process():
-    answer = AnswerJob(out_dir="/s/answer/ab", checkpoint_path="/c", files={}, prompts=("hi",))
+    answer = AnswerJob(checkpoint_path="/c", files={}, prompts=("hi",)).at(Path("/s/answer/ab"))
     for job in (mix_job(), answer):
         assert "--num_processes 1 --num_cpu" in " ".join(step_command(job, ComputeConfig(num_processes=4), CPU, "p").argv)
 
 
 def test_only_fetching_a_data_set_reaches_the_hub_and_sees_the_token():
-    fetch = FetchJob(out_dir="/s/fetch/ab", source=ResolvedSource(label="a", content="x", hub_id="org/set"),
-                     cache_dir="/s/cache")
+    fetch = FetchJob(source=ResolvedSource(label="a", content="x", hub_id="org/set"),
+                     cache_dir="/s/cache").at(Path("/s/fetch/ab"))
     command = step_command(fetch, ComputeConfig(), CPU, "p")
     assert (command.secrets, command.needs_network, command.writable) == (("HF_TOKEN",), True, (Path("/s/cache"),))
     for job in (mix_job(hub_id="org/set"), mix_job(path="/x.jsonl"), REFERENCE):
@@ -89,9 +79,10 @@ def test_only_fetching_a_data_set_reaches_the_hub_and_sees_the_token():
 
 def test_only_a_training_tracked_online_may_see_the_trackers_key():
     def command(**tracking):
-        job = TrainJob(out_dir=Path("/s/train/ab"), data=DatasetRef(path="/d", fingerprint="d"), checkpoint=CHECKPOINT,
+        job = TrainJob(data=DatasetRef(path="/d", fingerprint="d"), checkpoint=CHECKPOINT,
                        loss=LossConfig(), optim=OptimConfig(), train=TrainConfig(), tracking=TrackingConfig(**tracking),
-                       batch=BatchPlan(global_pairs=4, per_device_pairs=4, accumulation=1, num_processes=1))
+                       batch=BatchPlan(global_pairs=4, per_device_pairs=4, accumulation=1, num_processes=1)
+                       ).at(Path("/s/train/ab"))
         return step_command(job, ComputeConfig(), CPU, "p")
 
     online = command(trackers=("wandb",), wandb_mode="online")
@@ -105,15 +96,15 @@ def test_a_step_reads_what_its_job_names_and_writes_to_its_folder_and_the_cache(
     assert command.inputs == (Path("/c"), Path("/d"))
     assert command.writable == (Path("/s/cache"),)
     assert (command.step, command.job_fingerprint) == ("reference", REFERENCE.fingerprint)
-    assert step_command(AnswerJob(out_dir="/s/a", checkpoint_path="/c", files={}, prompts=("x",)), ComputeConfig(), CPU,
+    assert step_command(AnswerJob(checkpoint_path="/c", files={}, prompts=("x",)).at(Path("/s/a")), ComputeConfig(), CPU,
                         "p").writable == ()
 
 
 def test_inputs_are_found_wherever_a_job_holds_them_and_named_once():
     inside = CHECKPOINT.model_copy(update={"path": Path("/d/inside")})
-    job = EvaluateJob(out_dir="/s/e", data=DatasetRef(path="/d", fingerprint="d"), before=CHECKPOINT, after=inside,
+    job = EvaluateJob(data=DatasetRef(path="/d", fingerprint="d"), before=CHECKPOINT, after=inside,
                       reference=ReferenceRef(path="/r", fingerprint="r"), reference_checkpoint=CHECKPOINT,
-                      loss=LossConfig(), evaluation=EvaluationConfig())
+                      loss=LossConfig(), evaluation=EvaluationConfig()).at(Path("/s/e"))
     assert inputs_of(job) == (Path("/c"), Path("/d"), Path("/r"))
     assert inputs_of(mix_job(path="/x.jsonl")) == (Path("/c"), Path("/x.jsonl"))
 

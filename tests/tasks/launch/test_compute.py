@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import ConfigError
 from tasks.launch.compute import (
     LARGEST_DEFAULT_PER_DEVICE,
@@ -17,6 +16,7 @@ from tasks.launch.compute import (
     this_machine,
     threads_per_process,
 )
+from tasks.launch.compute_config import ComputeConfig
 
 
 @given(global_pairs=st.integers(1, 4096), num_processes=st.integers(1, 64),

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import DiskFull
 from tasks.launch import folder_bound
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context
 from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.process import ProcessLauncher
@@ -41,7 +42,7 @@ def folder() -> Iterator[Path]:
 def run(folder: Path, script: str, folder_gib: float | None = None) -> int:
     body = "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + textwrap.dedent(script)
     launcher = ProcessLauncher(ComputeConfig(stop_grace_seconds=30, folder_gib=folder_gib))
-    return launcher.run((CommandSpec((sys.executable, "-c", body), folder, 60),), print, lambda: None).exit_code
+    return launcher.run((CommandSpec((sys.executable, "-c", body), folder, 60),), Context(), print, lambda: None).exit_code
 
 
 def writing(how: str, num_mib: int) -> str:

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.errors import PairlineError, StepCrashed, StoreError, TimedOut
-from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.progress import parse_line
 from dpo_core.contract.regular_file import open_regular, read_regular
 from dpo_core.contract.results import ERROR_FILE, read_error
 from dpo_core.contract.store import exclusive, new_directory, remove_unfinished, sha256_file
 from tasks.launch import step_log as step_log_module
-from tasks.launch.launcher import hearing_lines, listening
+from tasks.launch.context import Context
 from tasks.launch.lines import LONGEST_LINE, LineSplitter
 from tasks.launch.own_folder import EARLIER_CLAIM, EARLIER_LOG, FULL_LOG, claim, own_folder
 from tasks.launch.run_job import reusable_result
@@ -96,8 +96,7 @@ def test_a_line_without_end_is_cut_wherever_it_goes(tmp_path):
         succeed()""")
     heard, events = Heard(), []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with hearing_lines(heard), listening(events.append):
-        step.run()
+    step.run(Context(lines=heard, on_progress=events.append))
     assert (own_folder(step.folder) / LOG_FILE).stat().st_size < 2 * LONGEST_LINE
     assert events == []
     cut, following = heard.lines

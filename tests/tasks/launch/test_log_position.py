@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpo_core.contract.jobs import LOG_FILE
+from dpo_core.contract.job import LOG_FILE
 from tasks.launch.log_position import go_back_to_position, save_position
 from tasks.launch.own_folder import make_own_folder
 

@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import StoreError, TimedOut
-from tasks.launch.launcher import CommandSpec, Stopped, stopped_by
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context, Stopped
+from tasks.launch.launcher import CommandSpec
 from tasks.launch.process import ProcessLauncher
 
 
@@ -22,7 +23,7 @@ def python_command(folder, script: str, timeout_seconds: float = 30, **more) -> 
 
 def run(command: CommandSpec) -> tuple[int, list[str]]:
     lines: list[str] = []
-    ended = ProcessLauncher(ComputeConfig(stop_grace_seconds=2)).run((command,), lines.append, no_preparation)
+    ended = ProcessLauncher(ComputeConfig(stop_grace_seconds=2)).run((command,), Context(), lines.append, no_preparation)
     return ended.exit_code, lines
 
 
@@ -111,18 +112,18 @@ def test_cancelling_the_wait_stops_the_step(tmp_path):
             import os, time
             open("pid", "w").write(str(os.getpid()))
             print("up", flush=True)
-            time.sleep(600)"""),), cancel, no_preparation)
+            time.sleep(600)"""),), Context(), cancel, no_preparation)
     assert wait_until_dead(int((tmp_path / "pid").read_text()))
 
 
 def test_a_step_in_a_thread_is_stopped_by_its_event(tmp_path):
     stop = threading.Event()
-    with stopped_by(stop), pytest.raises(Stopped):
+    with pytest.raises(Stopped):
         ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run((python_command(tmp_path, """
             import os, time
             open("pid", "w").write(str(os.getpid()))
             print("up", flush=True)
-            time.sleep(600)"""),), lambda line: stop.set(), no_preparation)
+            time.sleep(600)"""),), Context(stop=stop), lambda line: stop.set(), no_preparation)
     assert wait_until_dead(int((tmp_path / "pid").read_text()))
 
 
@@ -130,12 +131,13 @@ def test_killing_the_orchestrator_kills_the_step(tmp_path):
     orchestrator = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from dpo_core.contract.compute_config import ComputeConfig
+        from tasks.launch.compute_config import ComputeConfig
+        from tasks.launch.context import Context
         from tasks.launch.launcher import CommandSpec
         from tasks.launch.process import ProcessLauncher
         script = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'
         command = CommandSpec((sys.executable, "-c", script), Path({str(tmp_path)!r}), 600)
-        ProcessLauncher(ComputeConfig()).run((command,), lambda line: print(line, flush=True), lambda: None)""")],
+        ProcessLauncher(ComputeConfig()).run((command,), Context(), lambda line: print(line, flush=True), lambda: None)""")],
         stdout=subprocess.PIPE, text=True)
     step = int(orchestrator.stdout.readline())
     orchestrator.kill()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.data_jobs import ConvertJob, ConvertResult
 from dpo_core.contract.errors import (
     DataError,
     OutOfMemory,
@@ -31,11 +31,12 @@ from dpo_core.contract.errors import (
     StoreError,
     error_of_kind,
 )
-from dpo_core.contract.jobs import LOG_FILE, ConvertJob
+from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.progress import ProgressEvent
-from dpo_core.contract.results import ERROR_FILE, RESULT_FILE, ConvertResult
+from dpo_core.contract.results import ERROR_FILE, RESULT_FILE
 from dpo_core.contract.store import exclusive, sha256_file
-from tasks.launch.launcher import hearing_lines, listening
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context
 from tasks.launch.own_folder import claim, make_own_folder, own_folder
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.run_job import in_store, run_job
@@ -65,7 +66,7 @@ class ClearingLauncher(ProcessLauncher):
 
     cleared: list[Path] = field(default_factory=list)
 
-    def clear(self, folder: Path) -> None:
+    def clear(self, folder: Path, context: Context) -> None:
         self.cleared.append(folder)
 
 
@@ -73,7 +74,7 @@ class Step:
     """A job with a program of the test's own in the trainer's place."""
 
     def __init__(self, root: Path, body: str, timeout_seconds: int = 60) -> None:
-        self.job = in_store(ConvertJob(out_dir="unset", source_dir="/models", source_sha256="abc"), root / "store")
+        self.job = in_store(ConvertJob(source_dir="/models", source_sha256="abc"), root / "store")
         self.folder = self.job.out_dir
         self.folder.mkdir(parents=True)
         (self.folder / "fingerprint").write_text(self.job.fingerprint)
@@ -85,8 +86,8 @@ class Step:
         compute = ComputeConfig(stop_grace_seconds=1, step_timeout_seconds=timeout_seconds)
         self.launcher = ClearingLauncher(compute, python=str(program))
 
-    def run(self, **more) -> ConvertResult:
-        return run_job(self.job, self.launcher, **more)
+    def run(self, context: Context = Context()) -> ConvertResult:  # noqa: B008 (frozen)
+        return run_job(self.job, self.launcher, context)
 
     @property
     def num_calls(self) -> int:
@@ -159,8 +160,7 @@ def test_a_result_of_a_step_at_work_is_not_taken_before_its_end(tmp_path):
 
 
 def hear(heard: "Heard", step: Step) -> ConvertResult:
-    with hearing_lines(heard):
-        return step.run()
+    return step.run(Context(lines=heard))
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])
@@ -236,8 +236,7 @@ def test_a_log_that_finds_no_room_fails_no_step(tmp_path):
     heard, limits = Heard(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # the log is as long as a file may be
     try:
-        with hearing_lines(heard):
-            assert step.run().path == step.folder
+        assert step.run(Context(lines=heard)).path == step.folder
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert heard.lines == ["a line"]
@@ -250,8 +249,7 @@ def test_progress_reaches_the_listener(tmp_path):
         print('{"pairline": broken')
         succeed()""")
     events = []
-    with listening(events.append):
-        step.run()
+    step.run(Context(on_progress=events.append))
     assert [(event.step, event.done, event.total) for event in events] == [("train", 1, 2)]
     assert '{"pairline": broken' in (step.folder / LOG_FILE).read_text()
 
@@ -286,8 +284,7 @@ def test_two_runs_of_one_job_share_its_work(tmp_path):
     first, second = Heard(), Heard()
 
     def run(heard: Heard) -> ConvertResult:
-        with hearing_lines(heard):
-            return step.run()
+        return step.run(Context(lines=heard))
 
     with ThreadPoolExecutor() as pool:
         one = pool.submit(run, first)
@@ -309,11 +306,11 @@ def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
         succeed()""")
     other = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
         from pathlib import Path
-        from dpo_core.contract.compute_config import ComputeConfig
-        from dpo_core.contract.jobs import ConvertJob
+        from tasks.launch.compute_config import ComputeConfig
+        from dpo_core.contract.data_jobs import ConvertJob
         from tasks.launch.process import ProcessLauncher
         from tasks.launch.run_job import in_store, run_job
-        job = ConvertJob(out_dir="unset", source_dir="/models", source_sha256="abc")
+        job = ConvertJob(source_dir="/models", source_sha256="abc")
         launcher = ProcessLauncher(ComputeConfig(), python={step.launcher.python!r})
         run_job(in_store(job, Path({str(tmp_path / "store")!r})), launcher)""")],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])})
@@ -323,8 +320,7 @@ def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
     heard = Heard()
 
     def run() -> ConvertResult:
-        with hearing_lines(heard):
-            return step.run()
+        return step.run(Context(lines=heard))
 
     with ThreadPoolExecutor() as pool:
         result = pool.submit(run)

@@ -3,8 +3,8 @@
 import yaml
 
 from dpo_core.contract.config import AdapterConfig, LossConfig, OptimConfig, TrainConfig
-from dpo_core.contract.jobs import CheckpointRef
-from dpo_core.contract.results import SourceLedger
+from dpo_core.contract.data_jobs import SourceLedger
+from dpo_core.contract.refs import CheckpointRef
 from tasks.publish.model_card import CardInputs, render_card
 
 PARENT = CheckpointRef(path="/store/x", fingerprint="f" * 64, tokenizer_fingerprint="t",

@@ -7,38 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from dpo_core.contract.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.data_jobs import LengthHistogram, LengthStats, MixJob, MixResult, SourceLedger
 from dpo_core.contract.environment import step_environment
+from dpo_core.contract.job import Job, Result
 from dpo_core.contract.jobs import (
-    BatchPlan,
-    CheckpointRef,
-    DatasetRef,
-    EvaluateJob,
-    ExportJob,
-    Job,
-    MixJob,
-    ReferenceJob,
-    ReferenceRef,
-    ResolvedSource,
-    TrainJob,
-)
-from dpo_core.contract.results import (
-    ENVIRONMENT_FILE,
-    RESULT_FILE,
     AnswerPair,
+    BatchPlan,
+    EvaluateJob,
     EvaluateResult,
+    ExportJob,
     ExportResult,
-    LengthHistogram,
-    LengthStats,
-    MixResult,
+    ReferenceJob,
     ReferenceResult,
-    Result,
-    SourceLedger,
+    TrainJob,
     TrainResult,
 )
+from dpo_core.contract.refs import CheckpointRef, DatasetRef, ReferenceRef, ResolvedSource
+from dpo_core.contract.results import ENVIRONMENT_FILE, RESULT_FILE
 from dpo_core.contract.store import write_json
 from flows.settings.stage_config import StageConfig
 from tasks.handoff.schema import Parent, Probe, RLVRHandoff, RuleCheck, Tokens
-from tasks.launch.notices import tell_job
 from tasks.launch.run_job import in_store
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.run.folder import RunFolder, recorded_run
@@ -73,43 +61,43 @@ def make_run(store: Path, *, answer: AnswerPair | None = None, steps: int = 40, 
 def _steps(run: RunFolder, store: Path, config: StageConfig, steps: int, answer: AnswerPair | None, after: dict[str, float],
            label: str, fails: Exception | None) -> None:
     source = ResolvedSource(label=label, content=HEX, hub_id="org/prefs", commit="f00d")
-    mix = in_store(MixJob(out_dir=store, sources=(source,), tokenizer_path="/models/sft", tokenizer_fingerprint=HEX,
+    mix = in_store(MixJob(sources=(source,), tokenizer_path="/models/sft", tokenizer_fingerprint=HEX,
                           cache_dir=store), store)
     data = DatasetRef(path=mix.out_dir / "data", fingerprint="d" + HEX[1:])
     with run.step("mix data"):
-        run.result("mix", finish(mix, MixResult, data=data, train_rows=steps * 4, held_out_rows=8, lengths=lengths(),
+        run.result("mix", finish(run, mix, MixResult, data=data, train_rows=steps * 4, held_out_rows=8, lengths=lengths(),
                                  chat_template_sha256=HEX, per_source=(ledger(label),)))
-    cached = in_store(ReferenceJob(out_dir=store, data=data, checkpoint=POLICY, cache_dir=store), store)
+    cached = in_store(ReferenceJob(data=data, checkpoint=POLICY, cache_dir=store), store)
     reference = ReferenceRef(path=cached.out_dir / "reference", fingerprint="e" + HEX[1:])
     with run.step("cache reference"):
-        run.result("reference", finish(cached, ReferenceResult, reference=reference, rows=100, rows_computed=10,
+        run.result("reference", finish(run, cached, ReferenceResult, reference=reference, rows=100, rows_computed=10,
                                        pairs_per_second=3.5, forward="packed"))
     plan = BatchPlan(global_pairs=4, per_device_pairs=4, accumulation=1, num_processes=1)
-    train = in_store(TrainJob(out_dir=store, data=data, checkpoint=POLICY, reference=reference, reference_checkpoint=POLICY,
+    train = in_store(TrainJob(data=data, checkpoint=POLICY, reference=reference, reference_checkpoint=POLICY,
                               loss=config.loss, optim=OptimConfig(), train=TrainConfig(), batch=plan), store)
     with run.step("train"):
         metrics = write_metrics(train.out_dir / "metrics.jsonl", steps, config.loss)
         if fails is not None:
-            tell_job(train, "started")
+            run.job(train, "started")
             train.write()
             (train.out_dir / "log.txt").write_text('{"pairline": "progress"}\nTraceback: out of cheese <b>\n')
-            tell_job(train, "ended")
+            run.job(train, "ended")
             raise fails
         weights = {"weights_path": train.out_dir / "weights", "weights_fingerprint": HEX, "weights_sha256": {}}
-        run.result("train", finish(train, TrainResult, **weights, steps=steps, pairs=steps * 4, resumed_from_step=None,
+        run.result("train", finish(run, train, TrainResult, **weights, steps=steps, pairs=steps * 4, resumed_from_step=None,
                                    guard={"rows": 4}, metrics_path=train.out_dir / "metrics.jsonl", forward="packed",
                                    first_metrics=metrics[0], last_metrics=metrics[-1]))
-        export = in_store(ExportJob(out_dir=store, weights_path=train.out_dir, weights_fingerprint=HEX, checkpoint=POLICY),
+        export = in_store(ExportJob(weights_path=train.out_dir, weights_fingerprint=HEX, checkpoint=POLICY),
                           store)
-        run.result("export", finish(export, ExportResult, path=export.out_dir / "checkpoint", files={}, fingerprint=HEX,
+        run.result("export", finish(run, export, ExportResult, path=export.out_dir / "checkpoint", files={}, fingerprint=HEX,
                                     tokenizer_fingerprint=HEX))
     exported = CheckpointRef(path="/x", fingerprint=HEX, tokenizer_fingerprint=HEX, source="x")
-    evaluate = in_store(EvaluateJob(out_dir=store, data=data, reference=reference, before=POLICY, after=exported,
+    evaluate = in_store(EvaluateJob(data=data, reference=reference, before=POLICY, after=exported,
                                     loss=config.loss, evaluation=EvaluationConfig()), store)
     with run.step("evaluate"):
         answers = (answer or AnswerPair(prompt="Name a sea in at most three words.", before="There are many seas, such as",
                                         after="The Baltic", before_passes=False, after_passes=True),)
-        run.result("evaluate", finish(evaluate, EvaluateResult, before=BEFORE, after=after, num_pairs=8, num_prompts=1,
+        run.result("evaluate", finish(run, evaluate, EvaluateResult, before=BEFORE, after=after, num_pairs=8, num_prompts=1,
                                       answers=answers))
     with run.step("hand off"):
         path = store / "handoff" / HEX[:16] / "handoff.json"
@@ -117,14 +105,14 @@ def _steps(run: RunFolder, store: Path, config: StageConfig, steps: int, answer:
         run.output("handoff", path)
 
 
-def finish(job: Job, kind: type[Result], **fields: Any) -> Result:
+def finish(run: RunFolder, job: Job, kind: type[Result], **fields: Any) -> Result:
     """Leave a job's folder as the step would, and tell the run of it."""
-    tell_job(job, "started")
+    run.job(job, "started")
     job.write()
     result = kind(job_fingerprint=job.fingerprint, seconds=2.0, **fields)
     write_json(job.out_dir / RESULT_FILE, result)
     write_json(job.out_dir / ENVIRONMENT_FILE, step_environment())
-    tell_job(job, "ended")
+    run.job(job, "ended")
     return result
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.errors import StepCrashed, StoreError
-from dpo_core.contract.results import AnswerPair
+from dpo_core.contract.jobs import AnswerPair
 from dpo_core.contract.store import write_json
 from tasks.gate.approval import APPROVAL_FILE, answered
 from tasks.gate.rules import GATE_FILE, GateCheck

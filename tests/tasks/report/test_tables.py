@@ -1,7 +1,8 @@
 """Rows and Markdown of the artifacts."""
 
-from dpo_core.contract.jobs import DatasetRef
-from dpo_core.contract.results import AnswerPair, EvaluateResult, LengthStats, MixResult, SourceLedger
+from dpo_core.contract.data_jobs import LengthStats, MixResult, SourceLedger
+from dpo_core.contract.jobs import AnswerPair, EvaluateResult
+from dpo_core.contract.refs import DatasetRef
 from tasks.report.tables import markdown_table, metrics_rows, mixture_rows, samples_markdown
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from dpo_core.contract.errors import DataError, StoreError
 from flows.settings.stage_config import StageConfig
 from flows.terminal.status import duration, show_run, show_runs, state_of
-from tasks.run.folder import CONFIG_FILE, is_alive, read_run, read_runs, recorded_run, step_listener
+from tasks.run.folder import CONFIG_FILE, is_alive, read_run, read_runs, recorded_run
 
 CONFIG = StageConfig.model_validate({"checkpoint": {"source": "o/m"}, "data": {"sources": [{"source": "o/d"}]}})
 
@@ -24,13 +24,12 @@ def shown(function, *arguments) -> str:
 def test_a_finished_run_records_its_steps_results_and_config(tmp_path):
     (tmp_path / "mix" / "ab").mkdir(parents=True)
     told = []
-    token = step_listener.set(lambda folder, step: told.append((step.name, step.state)))
-    with recorded_run(tmp_path, "demo", CONFIG, "flow-run-id") as run:
+    with recorded_run(tmp_path, "demo", CONFIG, "flow-run-id",
+                      on_step=lambda folder, step: told.append((step.name, step.state))) as run:
         assert read_run(run.folder).state == "running"
         with run.step("mix data"):
             pass
         run.output("mix", tmp_path / "mix" / "ab")
-    step_listener.reset(token)
     record = read_run(run.folder)
     assert (record.state, record.flow_run_id, record.error) == ("completed", "flow-run-id", None)
     assert told == [("mix data", "running"), ("mix data", "completed")]

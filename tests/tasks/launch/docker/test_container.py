@@ -3,10 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from dpo_core.contract.compute_config import ComputeConfig
 from tasks.launch.compute import Machine
-from tasks.launch.docker.container import ContainerSpec, Mount, container_name, container_spec, container_user
-from tasks.launch.launcher import CommandSpec, Node, RunName
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import RunName
+from tasks.launch.docker.config import DockerConfig
+from tasks.launch.docker.container import ContainerSpec, Mount, Setup, container_name, container_spec, container_user
+from tasks.launch.launcher import CommandSpec, Node
 
 MACHINE = Machine(num_cores=8, num_gpus=0, memory_bytes=10 << 30)
 COMMAND = CommandSpec(argv=("python", "-m", "x"), folder=Path("/s/train/ab"), timeout_seconds=60, step="train",
@@ -15,9 +17,10 @@ COMMAND = CommandSpec(argv=("python", "-m", "x"), folder=Path("/s/train/ab"), ti
 COMPUTE = ComputeConfig(launcher="docker")
 
 
-def spec(command: CommandSpec = COMMAND, compute: ComputeConfig = COMPUTE, machine: Machine = MACHINE, **environ: str
-         ) -> ContainerSpec:
-    return container_spec(command, "sha256:abc", compute, machine, (1000, 1000), RunName("run-1", "flow-1"), 1234.5, environ)
+def spec(command: CommandSpec = COMMAND, docker: DockerConfig = DockerConfig(), machine: Machine = MACHINE,  # noqa: B008
+         **environ: str) -> ContainerSpec:
+    setup = Setup("sha256:abc", COMPUTE, docker, machine)
+    return container_spec(command, setup, (1000, 1000), RunName("run-1", "flow-1"), 1234.5, environ)
 
 
 def test_only_the_steps_own_folders_can_be_written():
@@ -51,12 +54,12 @@ def test_a_step_that_reads_from_a_hub_gets_the_network_and_a_token_file_and_no_t
     assert "planted" not in repr(made)
     assert "HF_HUB_OFFLINE" not in made.env
     assert spec().network == "none"
-    assert spec(replace(command), compute=ComputeConfig(launcher="docker", network="mirror")).network == "mirror"
+    assert spec(replace(command), docker=DockerConfig(network="mirror")).network == "mirror"
 
 
 def test_memory_is_the_recipes_or_nine_tenths_of_the_machines():
     assert spec().memory_bytes == 9 << 30
-    assert spec(compute=ComputeConfig(launcher="docker", memory_gib=2)).memory_bytes == 2 << 30
+    assert spec(docker=DockerConfig(memory_gib=2)).memory_bytes == 2 << 30
     assert spec(machine=Machine(num_cores=1, num_gpus=0)).memory_bytes is None
 
 

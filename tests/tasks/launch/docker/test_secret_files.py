@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.errors import StoreError
+from tasks.launch.context import Context
 from tasks.launch.docker.secret_files import MEMORY, places_for_secrets, secret_files
 
 TOKEN = "hf_planted"
@@ -44,7 +45,7 @@ def test_they_lie_in_memory_while_the_container_starts(spec, tmp_path):
     place = places_for_secrets(spec)[0]
     assert place.parent == MEMORY
     assert place.stat().st_mode & 0o777 == 0o700
-    with secret_files(spec, place) as files:
+    with secret_files(spec, place, Context()) as files:
         path = files["HF_TOKEN"]
         about = path.stat()
         assert (path.read_text(), about.st_mode & 0o777, about.st_uid) == (TOKEN, 0o400, spec.user[0])
@@ -66,7 +67,7 @@ def test_a_folder_of_somebody_else_is_not_used(spec, memory, tmp_path):
         ours.mkdir(mode=0o700)
         os.chown(ours, 10001, 10001)
         assert places_for_secrets(spec) == [in_store]
-    with secret_files(spec, in_store) as files:
+    with secret_files(spec, in_store, Context()) as files:
         assert files["HF_TOKEN"].read_text() == TOKEN
         assert in_store.stat().st_mode & 0o777 == 0o700
 
@@ -77,7 +78,7 @@ def test_no_secret_is_written_where_others_may_read(spec, memory, tmp_path):
     (tmp_path / "theirs").mkdir(mode=0o755)
     for make in (lambda: in_store.mkdir(mode=0o755), lambda: in_store.symlink_to(tmp_path / "theirs")):
         make()
-        with pytest.raises(StoreError, match="is not this user's alone"), secret_files(spec, in_store):
+        with pytest.raises(StoreError, match="is not this user's alone"), secret_files(spec, in_store, Context()):
             pytest.fail("written")
         in_store.unlink() if in_store.is_symlink() else in_store.rmdir()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -86,14 +87,15 @@ def test_no_secret_is_written_where_others_may_read(spec, memory, tmp_path):
 def test_what_a_killed_run_left_is_swept_by_the_next(spec, tmp_path):
     place = tmp_path / "place"
     killed = subprocess.run([sys.executable, "-c", (
-        "import os; from pathlib import Path; from tests.tasks.launch.docker.test_secret_files import Spec, secret_files\n"
-        f"with secret_files(Spec(Path({str(tmp_path)!r})), Path({str(place)!r})): os.kill(os.getpid(), 9)")],
+        "import os; from pathlib import Path\n"
+        "from tests.tasks.launch.docker.test_secret_files import Context, Spec, secret_files\n"
+        f"with secret_files(Spec(Path({str(tmp_path)!r})), Path({str(place)!r}), Context()): os.kill(os.getpid(), 9)")],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}, check=False)
     assert killed.returncode == -9
     assert (place / "HF_TOKEN").read_text() == TOKEN
-    with secret_files(Spec(tmp_path, secrets=("OTHER",)), place) as files:
+    with secret_files(Spec(tmp_path, secrets=("OTHER",)), place, Context()) as files:
         assert files == {}
     (place / "WANDB_API_KEY").write_text("another step's")
-    with secret_files(spec, place) as files:
+    with secret_files(spec, place, Context()) as files:
         assert sorted(path.name for path in place.iterdir()) == [".lock", "HF_TOKEN"]
     assert [path.name for path in place.iterdir()] == [".lock"]

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from dpo_core.contract.compute_config import ComputeConfig
+from tasks.launch.docker.config import DockerConfig
 
 
 @pytest.mark.parametrize(("network", "problem"), [
@@ -12,11 +12,11 @@ from dpo_core.contract.compute_config import ComputeConfig
     ("-v", "is no name"), ("a b", "is no name"), ("", "is no name"), ("host\n", "is no name"), ("netzwürk", "is no name"),
     ("service:database", "is no name")])
 def test_a_network_of_others_is_refused_with_what_to_do(network: str, problem: str):
-    with pytest.raises(ValidationError, match=rf"{problem}[^;]*; leave compute\.network out, .*--label pairline\.network "):
-        ComputeConfig(launcher="docker", network=network)
+    with pytest.raises(ValidationError, match=rf"{problem}[^;]*; leave docker\.network out, .*--label pairline\.network "):
+        DockerConfig(network=network)
 
 
 def test_steps_get_a_network_of_their_own():
-    assert ComputeConfig().network == "pairline"
-    assert ComputeConfig(network="bridge").network == "pairline"  # as older recipes have it written down
-    assert ComputeConfig(network="mirror").network == "mirror"  # the engine is asked whose it is
+    assert DockerConfig().network == "pairline"
+    assert DockerConfig(network="bridge").network == "pairline"  # as older recipes have it written down
+    assert DockerConfig(network="mirror").network == "mirror"  # the engine is asked whose it is

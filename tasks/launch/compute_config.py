@@ -1,19 +1,17 @@
-"""Where and how heavy steps run: ``ComputeConfig``, a section like those of ``config``. None of it is content."""
+"""Where and how heavy steps run: ``ComputeConfig``, the section ``compute`` of a recipe. None of it is content."""
 
 import re
-from typing import Literal
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from dpo_core.contract.config import Offload, Section, ShardingKind
+from dpo_core.contract.config import Offload, ShardingKind
+from dpo_core.contract.section import Section
+from tasks.launch.docker.config import MOVED_TO_DOCKER
+from tasks.launch.launchers import LAUNCHERS, LauncherName
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-NETWORK = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSW(OR)?D|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|AUTH(?!OR)", re.IGNORECASE)
-OWN_NETWORK = "pairline"  # made by the docker launcher: a way out, and no way from one container to the other
-SHARED_NETWORKS = {  # the engine's own names
-    "host": "is the machine's own network: whatever listens there, on loopback alone too, could be reached from a step",
-    "default": "is a network that every container of the engine may be in"}
 OFFLOADS: dict[ShardingKind, tuple[Offload, ...]] = {
     "none": ("none",), "zero1": ("none", "optimizer"), "zero2": ("none", "optimizer"),
     "zero3": ("none", "optimizer", "optimizer_and_parameters"), "fsdp2": ("none", "optimizer_and_parameters")}
@@ -22,8 +20,8 @@ OFFLOADS: dict[ShardingKind, tuple[Offload, ...]] = {
 class ComputeConfig(Section):
     """Where and how the heavy steps run."""
 
-    launcher: Literal["process", "docker"] = Field("process", description="How a step is started: as a process of this "
-                                                   "machine, or in a container built from the commit.")
+    launcher: LauncherName = Field("process", description="How a step is started: as a process of this machine, or in a "
+                                   "container built from the commit.")
     num_processes: int = Field(1, ge=1, description="Processes (accelerators) of a step, over all machines.")
     sharding: ShardingKind = Field(
         "none", description="What the processes share out: none (each holds all), zero1 (AdamW's moments), zero2 (and "
@@ -34,33 +32,20 @@ class ComputeConfig(Section):
     step_timeout_seconds: int = Field(86_400, ge=1, description="A step that runs longer is stopped.")
     stop_grace_seconds: int = Field(30, ge=1, description="From being asked to stop to being killed. Training writes a "
                                     "checkpoint in it: more than a step and a checkpoint take.")
-    memory_gib: float | None = Field(None, gt=0, description="Container: memory of a step, beyond which it ends as `oom`; "
-                                     "empty: nine tenths of the machine's.")
-    shared_memory_gib: float = Field(2.0, gt=0, description="Container: /dev/shm, through which processes exchange tensors.")
-    max_processes: int = Field(4096, ge=16, description="Container: processes and threads, all together.")
     folder_gib: float | None = Field(None, gt=0, description="The most that a step's own folder may hold, beyond which the "
                                      "step is killed; empty: until the disk is nearly full.")
-    network: str = Field(OWN_NETWORK, max_length=128, description="Container: Docker network of the steps that may need "
-                         "one: fetching data sets from a Hub, a training tracked online. The others have none. Another one "
-                         "than pairline must be there and carry the label pairline.network.")
     env: dict[str, str] = Field({}, description="Variables that steps get beside those of the system and of their libraries:"
                                 " a proxy, a cluster's own. No secrets.")
     machines: int = Field(1, ge=1, description="Nodes that num_processes are spread over. With the docker launcher they are "
                           "containers on this machine (for tests).")
     join_timeout_seconds: int = Field(300, ge=5, description="How long nodes wait for one that is not there yet.")
 
-    @field_validator("network")
+    @model_validator(mode="before")
     @classmethod
-    def _network_is_no_one_elses(cls, network: str) -> str:
-        advice = ("leave compute.network out, then steps get a network of their own (pairline), or make one with `docker "
-                  "network create --label pairline.network NAME` and name it")
-        if network in SHARED_NETWORKS:
-            raise ValueError(f"compute.network {network} {SHARED_NETWORKS[network]}; {advice}")
-        if network.startswith("container:"):
-            raise ValueError(f"compute.network {network} is the network of another container; {advice}")
-        if not NETWORK.fullmatch(network):
-            raise ValueError(f"compute.network {network!r} is no name of a network; {advice}")
-        return OWN_NETWORK if network == "bridge" else network  # the default of older versions, in recipes written down
+    def _moved_settings(cls, values: Any) -> Any:
+        if moved := [name for name in MOVED_TO_DOCKER if isinstance(values, dict) and name in values]:
+            raise ValueError(f"compute.{moved[0]} is docker.{moved[0]} now; set it there")
+        return values
 
     @field_validator("env")
     @classmethod
@@ -75,9 +60,10 @@ class ComputeConfig(Section):
 
     @model_validator(mode="after")
     def _machines_share_processes(self) -> "ComputeConfig":
-        if self.machines > 1 and self.launcher == "process":
-            raise ValueError(f"compute.machines is {self.machines}, but processes are started on this machine alone; set "
-                             "compute.launcher to docker or compute.machines to 1")
+        if self.machines > 1 and not LAUNCHERS[self.launcher]().spans_machines:
+            spanning = [name for name, load in LAUNCHERS.items() if load().spans_machines]
+            raise ValueError(f"compute.machines is {self.machines}, but compute.launcher {self.launcher} starts a step on "
+                             f"this machine alone; set compute.launcher to {' or '.join(spanning)} or compute.machines to 1")
         if self.num_processes % self.machines:
             raise ValueError(f"compute.num_processes {self.num_processes} cannot be spread equally over {self.machines} "
                              f"machines; set it to a multiple of {self.machines}")

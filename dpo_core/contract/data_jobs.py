@@ -1,0 +1,114 @@
+"""The steps before any model is loaded, a job with its result each: convert, fetch, mix."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from dpo_core.contract.config import Amount
+from dpo_core.contract.job import Job, Result
+from dpo_core.contract.refs import DatasetRef, Location, ResolvedSource
+from dpo_core.contract.section import NotContent, Section
+
+
+class ConvertResult(Result):
+    path: Path
+    files: dict[str, str]
+
+    def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
+        yield self.path, self.files
+
+
+class ConvertJob(Job[ConvertResult]):
+    """GGUF, or pickle weights allowed by name -> safetensors snapshot."""
+
+    step = "convert"
+    source_dir: Location
+    source_sha256: str  # of the weight file(s) named below
+    gguf_file: str | None = None
+    pickle_files: tuple[str, ...] = ()
+
+
+class FetchResult(Result):
+    rows_path: Path
+    num_rows: int
+
+
+class FetchJob(Job[FetchResult]):
+    """A Hub data set at its commit -> its rows in the cache, where ``mix`` finds them without network or token."""
+
+    step = "fetch"
+    source: ResolvedSource
+    cache_dir: Location  # see MixJob
+
+    def writes(self) -> tuple[Path, ...]:
+        return (self.cache_dir,)
+
+
+class SourceLedger(Section):
+    """Where every row of one source went: ``rows_in = kept + sum(dropped.values())``."""
+
+    label: str
+    content: str
+    format: dict[str, int]  # format name -> rows recognised as it
+    available_rows: int  # rows in the split before selection
+    rows_in: int  # rows selected by `amount` (upsampling counts a row each time)
+    kept: int
+    truncated: int
+    dropped: dict[str, int]  # reason -> rows
+    offenders: dict[str, tuple[int, ...]]  # reason -> first row numbers (0-based in the source)
+
+
+class LengthHistogram(Section):
+    """Token lengths of one part of the pairs. Bin ``i`` counts lengths from ``i * bin_tokens`` up to but without
+    ``(i + 1) * bin_tokens``."""
+
+    bin_tokens: int
+    counts: tuple[int, ...]
+    median: float
+    p95: float  # 95 % are no longer
+    longest: int
+
+
+class LengthStats(Section):
+    """Token lengths over the kept rows of both splits."""
+
+    mean_prompt: float
+    mean_chosen: float
+    mean_rejected: float
+    max_sequence: int
+    total: int  # chosen and rejected sequences, prompt counted in both
+    histograms: dict[Literal["prompt", "chosen", "rejected"], LengthHistogram] = {}  # none in mixtures of version 1
+
+
+class MixResult(Result):
+    data: DatasetRef
+    train_rows: int
+    held_out_rows: int
+    per_source: tuple[SourceLedger, ...]
+    lengths: LengthStats
+    chat_template_sha256: str
+
+    def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
+        yield self.data.path, self.data.files
+
+
+class MixJob(Job[MixResult]):
+    """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
+
+    VERSION = 2  # length histograms; the mixture itself is that of version 1, and so is its fingerprint
+    step = "mix"
+    sources: tuple[ResolvedSource, ...]
+    tokenizer_path: Location
+    tokenizer_fingerprint: str
+    chat_template: str | None = None
+    held_out: Amount = "0.05"
+    max_length_tokens: int = 2048
+    when_too_long: Literal["truncate", "drop"] = "truncate"
+    train_on: Literal["last_turn", "all_turns"] = "last_turn"
+    max_dropped_fraction: Annotated[float, NotContent()] = 0.5
+    seed: int = 8
+    num_workers: Annotated[int, NotContent()] = 2
+    cache_dir: Location  # Arrow files of sources and Hub downloads
+
+    def writes(self) -> tuple[Path, ...]:
+        return (self.cache_dir,)

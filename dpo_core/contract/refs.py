@@ -1,0 +1,53 @@
+"""What jobs and results name each other by: pinned checkpoints, data, reference values. Content beside places."""
+
+from pathlib import Path
+from typing import Annotated
+
+from dpo_core.contract.config import Amount
+from dpo_core.contract.section import NotContent, Section
+
+Location = Annotated[Path, NotContent()]
+Label = Annotated[str, NotContent()]
+FileHashes = Annotated[dict[str, str], NotContent()]  # path relative to the value's own -> sha256; verified when reused
+
+
+class CheckpointRef(Section):
+    """A pinned local snapshot: safetensors weights, tokenizer, chat template; named by content."""
+
+    path: Location
+    fingerprint: str  # weights and architecture
+    tokenizer_fingerprint: str  # tokenizer files and chat template
+    source: Label  # what the user wrote: hub id, directory, package
+    revision: Annotated[str | None, NotContent()] = None  # the commit, for a hub id
+    files: FileHashes = {}
+    allow_remote_code: bool = False
+
+
+class DatasetRef(Section):
+    """A tokenised mixture: folder with ``train/`` and ``held_out/``."""
+
+    path: Location
+    fingerprint: str
+    files: FileHashes = {}
+
+
+class ReferenceRef(Section):
+    """Reference log-probabilities, row by row in the mixture's order."""
+
+    path: Location
+    fingerprint: str
+    files: FileHashes = {}
+
+
+class ResolvedSource(Section):
+    """A data source whose content is pinned: files with hashes, or a Hub data set at a commit."""
+
+    label: Label
+    path: Annotated[Path | None, NotContent()] = None  # local file or directory
+    hub_id: Annotated[str | None, NotContent()] = None
+    commit: Annotated[str | None, NotContent()] = None
+    content: str  # sha256 of the files, or hub id @ commit
+    split: str = "train"
+    subset: str | None = None
+    amount: Amount = "1.0"
+    columns: dict[str, str] = {}

@@ -1,0 +1,73 @@
+"""What every value of the contract is: a frozen group of named fields, and the walks over it.
+
+``content_of`` is what fingerprints are made of, ``paths`` what is mounted and checked.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class NotContent:
+    """Marks a field that cannot change a step's output (a path, a name, a batch shape): it stays out of fingerprints."""
+
+
+_SPELLING = {"gguf": "GGUF", "kl": "KL", "sft": "SFT", "grpo": "GRPO", "ld": "LD", "rpo": "RPO", "gib": "GiB",
+             "wandb": "W&B"}
+
+
+def _label(name: str, _: object) -> str:
+    """A setting's name as a form shows it: gguf_file -> GGUF file."""
+    words = " ".join(_SPELLING.get(word, word) for word in name.split("_"))
+    return words[0].upper() + words[1:]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown names."""
+
+    # NaN and infinity (a metric of no rows) are written as text: as JSON's null they could not be read back.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", field_title_generator=_label,
+                              model_title_generator=lambda model: model.__name__.removesuffix("Config"))
+
+    def paths(self) -> Iterator[Path]:
+        """Every path in it, however deep."""
+        return _paths_in([getattr(self, name) for name in type(self).model_fields])
+
+    def with_paths(self, changed: Callable[[Path], Path]) -> Self:
+        """The same with each of its paths as ``changed`` gives it."""
+        return self.model_copy(update={name: _with_paths(getattr(self, name), changed) for name in type(self).model_fields})
+
+
+def _paths_in(value: object) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Section):
+        yield from value.paths()
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _paths_in(inner)
+
+
+def _with_paths(value: Any, changed: Callable[[Path], Path]) -> Any:
+    if isinstance(value, Path):
+        return changed(value)
+    if isinstance(value, Section):
+        return value.with_paths(changed)
+    if isinstance(value, dict):
+        return {name: _with_paths(inner, changed) for name, inner in value.items()}
+    return type(value)(_with_paths(inner, changed) for inner in value) if isinstance(value, list | tuple) else value
+
+
+def content_of(model: BaseModel) -> dict:
+    """The part of a model that can change a step's output: its fields without those marked ``NotContent``."""
+
+    def content(value: object) -> object:
+        if isinstance(value, BaseModel):
+            return content_of(value)
+        return [content(item) for item in value] if isinstance(value, tuple | list) else value
+
+    kept = {name: getattr(model, name) for name, field in type(model).model_fields.items()
+            if not any(isinstance(mark, NotContent) for mark in field.metadata)}
+    return {name: content(value) for name, value in kept.items()}
