@@ -19,8 +19,11 @@ from benchmarks.gpu.workload import ANSWER, LONGEST, PROMPT, SPREAD, Bench, Figu
 from benchmarks.train_peers import ROOT, Work, run_trl
 from dpo_core.__main__ import run_step
 from dpo_core.contract.config import LossConfig, OptimConfig, Precision, ShardingKind, TrainConfig
-from dpo_core.contract.jobs import BatchPlan, CheckpointRef, Job, MixJob, ReferenceJob, ResolvedSource, Sharding, TrainJob
+from dpo_core.contract.data_jobs import MixJob
+from dpo_core.contract.job import Job
+from dpo_core.contract.jobs import BatchPlan, ReferenceJob, Sharding, TrainJob
 from dpo_core.contract.progress import Progress
+from dpo_core.contract.refs import CheckpointRef, ResolvedSource
 from dpo_core.contract.results import read_error, read_result
 from dpo_core.contract.store import hash_files, sha256_file
 from dpo_core.data.mixing import shuffle_order
