@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "datasets", "trl")
@@ -18,4 +19,4 @@ def machine() -> dict[str, str]:
     return {"processor": f"{named.get('model name', platform.processor())}, {len(os.sched_getaffinity(0))} cores, "
                          f"{' '.join(units)}", "memory": f"{total_kb / 2**20:.0f} GiB",
             "load when started": f"{os.getloadavg()[0]:.1f}", "Python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES}}
+            **{name: version(name) for name in PACKAGES if find_spec(name)}}

@@ -23,8 +23,7 @@ from tasks.launch.compute import solve_batch
 
 ROOT = Path(__file__).resolve().parents[1]
 BETA, LEARNING_RATE = 0.1, 5e-7
-ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-               "ACCELERATE_USE_CPU": "true"}
+ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +126,9 @@ def _trl_here(model: str, rows: str, bf16: bool, pairs: int, max_length: int, ma
             output_dir=folder, loss_type=["sigmoid"], beta=BETA, learning_rate=LEARNING_RATE, lr_scheduler_type="linear",
             warmup_steps=0.1, weight_decay=0.0, max_grad_norm=1.0, num_train_epochs=1, max_steps=max_steps,
             per_device_train_batch_size=pairs, max_length=max_length, train_sampling_strategy="sequential",
-            precompute_ref_log_probs=True, gradient_checkpointing=False, bf16=bf16, use_cpu=True, logging_steps=1,
-            save_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False))
+            precompute_ref_log_probs=True, gradient_checkpointing=False, bf16=bf16,
+            use_cpu=not torch.cuda.is_available(), logging_steps=1, save_strategy="no", report_to=[],
+            disable_tqdm=True, dataloader_pin_memory=False))
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "grad_norm" in entry]
     return {"reference_pairs_per_second": trainer.reference_rate, "step_seconds": clock.seconds, "losses": losses}

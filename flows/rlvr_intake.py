@@ -20,12 +20,15 @@ from tasks.show.run_log import make_logs_visible
 
 def local_path(handoff: str) -> Path:
     """A path or ``file://`` address as a path. Raises ``HandoffRefused`` for another kind of address."""
-    address = urlsplit(handoff)
-    if address.scheme == "file":
-        return Path(unquote(address.path))
-    if address.scheme and "://" in handoff:
-        raise HandoffRefused(f"{handoff}: a hand-off is read from a path or file:// address; copy it here first.")
-    return Path(handoff).expanduser()
+    try:
+        address = urlsplit(handoff)
+        if address.scheme == "file" and address.netloc in ("", "localhost"):
+            return Path(unquote(address.path))
+        if not (address.scheme and "://" in handoff):
+            return Path(handoff).expanduser()
+    except (ValueError, RuntimeError):  # "http://[x"; "~nobody/x"
+        pass
+    raise HandoffRefused(f"{handoff[:200]}: a hand-off is read from a path or file:// address; copy it here first.")
 
 
 @flow(name="rlvr-intake")

@@ -16,6 +16,7 @@ from tests.warm.started import python_path
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true",
               "PAIRLINE_DIE_WITH_PARENT": "1"}
 PATIENCE_SECONDS = 180
+SMALL_CHUNKS = "tests.programs.small_chunks"
 
 
 def start(job: Job, *launcher: str, module: str = "dpo_core") -> subprocess.Popen:
@@ -27,8 +28,8 @@ def start(job: Job, *launcher: str, module: str = "dpo_core") -> subprocess.Pope
     return subprocess.Popen(argv, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
-def start_ranks(job: Job, processes: int, module: str = "dpo_core") -> subprocess.Popen:
-    """The same as several processes, as the launcher starts them; killed with their leader."""
+def start_ranks(job: Job, processes: int, module: str = SMALL_CHUNKS) -> subprocess.Popen:
+    """The same as several processes, as the launcher starts them, with small chunks of logits; killed with their leader."""
     job.out_dir.mkdir(parents=True, exist_ok=True)
     settings = job.out_dir / "accelerate.json"
     settings.write_text(json.dumps({"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "use_cpu": True,
@@ -39,7 +40,7 @@ def start_ranks(job: Job, processes: int, module: str = "dpo_core") -> subproces
                  module=module)
 
 
-def run_ranks(job: Job, processes: int = 2, module: str = "dpo_core") -> Result:
+def run_ranks(job: Job, processes: int = 2, module: str = SMALL_CHUNKS) -> Result:
     """Start and wait for a result; a failure shows the step's own error and the end of its log."""
     code = start_ranks(job, processes, module).wait(PATIENCE_SECONDS)
     log = (job.out_dir / "log.txt").read_text()

@@ -129,10 +129,23 @@ def error_of_kind(kind: str) -> type[PairlineError]:
     return next((cls for cls in _leaves(PairlineError) if vars(cls).get("kind") == kind), PairlineError)
 
 
+# As a CPU's allocator, CUDA and NCCL ("Cuda failure 2 'out of memory'"), cuBLAS, and cuDNN 8 and 9 say it.
+MEMORY_REFUSED = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed",
+                  "allocation_failed", "failed to cuda calloc", "failed to cuda malloc")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused: torch says so by a type of its own on a card, and by words alone on a CPU."""
-    return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-            or "can't allocate memory" in str(error))
+    """Whether memory was refused: by torch's allocator (a type of its own on a card, words on a CPU) or by a library that
+    allocates beside it (CUDA itself, cuBLAS, cuDNN, NCCL: words alone)."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY_REFUSED)
+
+
+def is_card_failure(error: BaseException) -> bool:
+    """Whether the card's driver reports an error after which every further call fails, so that nothing can be tried."""
+    failed = type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
+    return failed and not is_out_of_memory(error)
 
 
 def from_os_error(error: OSError, doing: str) -> PairlineError:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TextIO
 from pydantic import BaseModel
 
 from dpo_core.contract.errors import StoreBusy, StoreError, from_os_error
-from dpo_core.contract.regular_file import open_regular
+from dpo_core.contract.regular_file import open_regular, opened
 
 HASH_CHUNK_BYTES = 1 << 22
 LOCK_FILE, LONGEST_HOLDER = ".lock", 200
@@ -46,8 +46,8 @@ def fingerprint(value: Any) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
+    """SHA-256 (hex) of a regular file's bytes."""
+    with opened(path) as file:
         return sha256_of(file)
 
 

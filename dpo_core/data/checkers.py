@@ -71,7 +71,7 @@ def no_digits(answer: str) -> bool:
 
 def starts_with(answer: str, phrase: str) -> bool:
     """Begins with ``phrase`` as written, not followed by more letters of the same word."""
-    return re.match(re.escape(phrase) + r"(?!\w)", answer) is not None
+    return answer.startswith(phrase) and re.match(r"\w", answer[len(phrase):]) is None
 
 
 def ends_with(answer: str, phrase: str) -> bool:
@@ -81,7 +81,8 @@ def ends_with(answer: str, phrase: str) -> bool:
 
 def contains(answer: str, word: str) -> bool:
     """Has ``word`` as a whole word, in any case."""
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, re.IGNORECASE) is not None
+    # A longer word is not looked for: to compile one of megabytes takes minutes.
+    return len(word) <= len(answer) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, re.IGNORECASE) is not None
 
 
 def excludes(answer: str, word: str) -> bool:

@@ -15,6 +15,7 @@ Shapes: B pairs, R rows, T tokens, N predicted tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,10 +48,17 @@ class PairBatch:
     layout: ForwardLayout
 
     def to(self, device: torch.device) -> "PairBatch":
-        """The same batch on a device."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)
+        """The same batch on a device. The host does not wait for a card."""
+        moved: dict[str, Any] = {f.name: to_device(getattr(self, f.name), device) for f in fields(self)
                  if f.name not in (*ON_HOST, "layout")}
         return replace(self, **moved)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor there. From memory that may be paged out a card copies only while the host waits, so it is pinned."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def padding_share(batches: Sequence[PairBatch]) -> float:

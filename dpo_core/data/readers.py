@@ -18,6 +18,8 @@ from dpo_core.contract.errors import DataError
 SUPPORTED = (".jsonl", ".json", ".parquet", ".arrow", ".jsonl.gz", ".json.gz")
 NOT_ROWS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
 READ_CHARACTERS = 1 << 20
+MAX_ROW_CHARACTERS = 64 << 20  # a few kB packed can be a line of gigabytes
+MAX_OBJECT_CHARACTERS = 512 << 20
 WRAPPERS = ("data", "rows", "train", "examples", "instances")  # {"data": [...]} instead of [...]
 
 _SHARD = re.compile(r"^(?P<split>\w+(?:\.\w+)*?)-\d+-of-\d+")
@@ -131,7 +133,7 @@ def _open_text(path: Path) -> TextIO:
 def _json_rows(path: Path) -> Iterator[RawRow]:
     """Rows of JSON text; what the text is (lines, an array, one object) is seen from its first characters."""
     with _open_text(path) as file:
-        first = next((line for line in file if line.strip()), "")
+        first = next((text for text in iter(lambda: file.readline(MAX_ROW_CHARACTERS), "") if text.strip()), "")
     if first.lstrip()[:1] == "[":
         yield from map(RawRow, _array_rows(path))
     elif path.name.removesuffix(".gz").endswith(".json") and first and not _is_json(first):
@@ -152,12 +154,15 @@ def _is_json(text: str) -> bool:
 
 def _line_rows(path: Path) -> Iterator[RawRow]:
     with _open_text(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_lines(file), 1):
+            if line is None:  # it is counted, and dropped as no preference row
+                yield RawRow(None)
+                continue
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except RecursionError:  # it is counted, and dropped as no preference row
+            except RecursionError:  # likewise
                 yield RawRow(None)
                 continue
             except ValueError as error:
@@ -167,6 +172,17 @@ def _line_rows(path: Path) -> Iterator[RawRow]:
                                 "write it again or remove the line.") from error
             # An escape may stand for half a character, which no UTF-8 text can hold.
             yield RawRow(row, None if "\\u" in line else line.strip())
+
+
+def _lines(file: TextIO) -> Iterator[str | None]:
+    """The lines of a file; None for one that is longer than a row may be, which is passed by."""
+    while line := file.readline(MAX_ROW_CHARACTERS):
+        if len(line) < MAX_ROW_CHARACTERS:
+            yield line
+            continue
+        while line and not line.endswith("\n"):
+            line = file.readline(MAX_ROW_CHARACTERS)
+        yield None
 
 
 def _array_rows(path: Path) -> Iterator[Any]:
@@ -195,6 +211,9 @@ def _array_rows(path: Path) -> Iterator[Any]:
             if complete:
                 yield row
                 position, count = end, count + 1
+            elif len(buffer) - start > MAX_ROW_CHARACTERS:
+                raise DataError(f"{path}: element {count} is longer than {MAX_ROW_CHARACTERS >> 20} Mi characters, which no "
+                                "row is. Remove it.")
             else:
                 block = file.read(max(READ_CHARACTERS, len(buffer)))
                 buffer, position, ended = buffer[position:] + block, 0, not block
@@ -209,7 +228,10 @@ def _skip(text: str, position: int, characters: str) -> int:
 def _object_rows(path: Path) -> Iterator[Any]:
     """A .json file that is one object over many lines: ``{"data": [rows]}``, or a single row."""
     with _open_text(path) as file:
-        text = file.read()
+        text = file.read(MAX_OBJECT_CHARACTERS + 1)
+    if len(text) > MAX_OBJECT_CHARACTERS:
+        raise DataError(f"{path} is one JSON object of more than {MAX_OBJECT_CHARACTERS >> 20} Mi characters, which is read "
+                        "whole. Write its rows as JSON lines (.jsonl).")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -4,7 +4,8 @@ A query sees keys of its own part and of its pair's shared prefix, not after its
 window. A window counts **positions**, not places in the row: the rejected answer stands behind the chosen one, but its
 position ids go on where the prefix ends, so a mask by places would hide part of the prefix from it.
 
-    sdpa, eager        packed rows: pairwise, two stock calls a pair and no mask of the row's width; else a dense mask
+    sdpa, eager        packed rows: pairwise, two stock calls a pair and no mask of the row's width; else a dense mask;
+                       sdpa on a card in half precision: one call a layer (`dpo_core.model.varlen`)
     flex_attention     block mask from (part, position) of each token; no dense mask exists on an accelerator
     flash_attention_2  no mask of its own kind: padded rows only (`dpo_core.model.forward` sees to it)
 
@@ -12,9 +13,11 @@ Shapes: R rows, T tokens, H heads, D head size.
 """
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,6 +31,10 @@ from dpo_core.contract.config import AttentionKernel
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.gpu_attention import check_gpu_attention
 from dpo_core.data.pair_batch import PARTS, PairBatch
+from dpo_core.model import varlen
+from dpo_core.model.varlen import Places, why_not_varlen
+
+log = logging.getLogger(__name__)
 
 PAIRWISE = {"sdpa": "sdpa_pairwise", "eager": "eager_pairwise"}  # kernel -> its name here where it runs pair by pair
 MASKED_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -126,6 +133,14 @@ class PairSpans:
     lengths: list[tuple[int, int, int]]  # tokens of prefix, rest of chosen, rest of rejected, pair after pair
     device: torch.device
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    laid: Places | None = None
+
+    @property
+    def places(self) -> Places:
+        """The same pairs as sequences; made once a forward."""
+        if self.laid is None:
+            self.laid = Places.of(self.lengths, self.device)
+        return self.laid
 
     @classmethod
     def of(cls, batch: PairBatch) -> "PairSpans":
@@ -173,15 +188,29 @@ def _pairwise(stock: Callable, additive: bool, query: Tensor, key: Tensor, value
     return torch.cat(outputs, dim=1)
 
 
+@cache  # said once
+def _tell(how: str, is_fast: bool) -> None:
+    log.info("attention of packed rows: %s", how if is_fast else f"pair by pair, as of the variable-length kernel {how}")
+
+
 def sdpa_pairwise(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
                   pair_spans: PairSpans | None = None, sliding_window: int | None = None,
                   **kwargs: Any) -> tuple[Tensor, None]:
     """sdpa in transformers' terms; without ``pair_spans`` (other layouts, generation) it is the stock one."""
     if pair_spans is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
     def stock(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, None]:
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else value.dtype
+    if query.is_cuda and not (kwargs.get("softcap") or kwargs.get("s_aux") is not None):
+        reason = why_not_varlen(query, dtype)
+        _tell(reason or "one variable-length flash call a layer", reason is None)
+        if reason is None:
+            query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
+            scale = kwargs.get("scaling")
+            return varlen.attend(query, key, value, pair_spans.places, scale, sliding_window, varlen.flash), None
     if query.device.type == "cpu" and value.dtype == torch.bfloat16:
         # The CPU kernel's backward takes twice as long in bf16 as in fp32, casts included: 6.1 against 3.5 ms of one core
         # for 180 tokens and 9 heads of 64 (with AMX).

@@ -100,7 +100,7 @@ def answer_greedily(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     Raises ``ValueError`` for an empty prompt.
     """
     ends = end_token_ids(model, tokenizer)
-    answers_ids = _continue_all(model, ends, prompts_ids, max_new_tokens, batch_size, on_answers,
+    answers_ids = continue_all(model, ends, prompts_ids, max_new_tokens, batch_size, on_answers,
                                 lambda logits_RV, rows, step: logits_RV.argmax(dim=-1))
     texts = (ids[:-1] if ids[-1] in ends else ids for ids in answers_ids)
     return [cast(str, tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in texts]
@@ -123,10 +123,10 @@ def sample_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         uniform_R1 = torch.from_numpy(uniform_NT[rows, step]).to(logits_RV.device)[:, None] * cumulative_RV[:, -1:]
         return torch.searchsorted(cumulative_RV, uniform_R1, right=True)[:, 0].clamp(max=logits_RV.shape[-1] - 1)
 
-    return _continue_all(model, end_token_ids(model, tokenizer), prompts_ids, max_new_tokens, batch_size, on_answers, invert)
+    return continue_all(model, end_token_ids(model, tokenizer), prompts_ids, max_new_tokens, batch_size, on_answers, invert)
 
 
-def _continue_all(model: PreTrainedModel, ends: tuple[int, ...], prompts_ids: Sequence[np.ndarray | list[int]],
+def continue_all(model: PreTrainedModel, ends: tuple[int, ...], prompts_ids: Sequence[np.ndarray | list[int]],
                   max_new_tokens: int, batch_size: int, on_answers: Callable[[int], None] | None,
                   choose: Choose) -> list[list[int]]:
     """New token ids per prompt, with the end token, in the prompts' order."""

@@ -22,7 +22,7 @@ from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset, Split
 from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
 from dpo_core.engine.choose import loading, share_for_scoring
-from dpo_core.engine.distributed import agreed, start_accelerator
+from dpo_core.engine.distributed import agreed, from_main, start_accelerator
 from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
 from dpo_core.model.load import load_model
 
@@ -44,6 +44,11 @@ def _rows_to_compute(dataset: PairDataset, cache: ReferenceCache) -> list[int]:
     _, first = np.unique(dataset.row_keys[missing], return_index=True)
     rows = missing[np.sort(first)]
     return rows[np.argsort(-dataset.lengths[rows].sum(axis=1), kind="stable")].tolist()
+
+
+def _all_rows_to_compute(datasets: dict[Split, PairDataset], folder: Path) -> dict[Split, list[int]]:
+    cache = ReferenceCache(folder)
+    return {split: _rows_to_compute(data, cache) for split, data in datasets.items()}
 
 
 @torch.inference_mode()
@@ -76,9 +81,9 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     accelerator = start_accelerator(sharding)
     datasets = {split: PairDataset.open(job.data.path, split) for split in SPLITS}
     folder = model_cache_folder(job)
-    cache = ReferenceCache(folder)
-    to_compute = {split: _rows_to_compute(data, cache) for split, data in datasets.items()}
-    accelerator.wait_for_everyone()  # no rank may write a shard while another still reads what is missing
+    # One looks, as another run may write to the folder meanwhile, and a node may see it late: ranks with other lists would
+    # have other batches, and wait for each other.
+    to_compute = from_main(accelerator, lambda: _all_rows_to_compute(datasets, folder))
     num_rows, num_missing = sum(map(len, datasets.values())), sum(map(len, to_compute.values()))
     progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
     layout: ForwardLayout = job.forward

@@ -12,7 +12,7 @@ import torch
 
 from dpo_core.contract.config import ForwardLayout, LossConfig
 from dpo_core.contract.errors import ReferenceMismatch
-from dpo_core.data.pair_batch import collate
+from dpo_core.data.pair_batch import collate, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows
 from dpo_core.loss.losses import PairLogps
@@ -57,7 +57,7 @@ def zero_margin_loss(loss: LossConfig) -> float:
 
 def reference_logps(rows: ReferenceRows, numbers: np.ndarray, device: torch.device) -> PairLogps:
     """Cached values of some rows as ``PairLogps``."""
-    sums, tokens, tails = (torch.from_numpy(values[numbers]).float().to(device)
+    sums, tokens, tails = (to_device(torch.from_numpy(values[numbers]).float(), device)
                            for values in (rows.sums, rows.tokens, rows.tails))
     return PairLogps(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1], tails[:, 0], tails[:, 1])
 

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dpo_core.contract.errors import ConfigError
+from flows.settings.bounded_yaml import MAX_CHARACTERS, load_within_limits
 from flows.settings.stage_config import StageConfig
 
 Values = dict[str, Any]
@@ -30,7 +31,8 @@ def read_recipe(path: Path, overrides: list[str], kind: type[BaseModel] = StageC
 def load_yaml(path: Path) -> Values:
     """A YAML file as a dict. Raises ``ConfigError`` that says where it breaks."""
     try:
-        values = yaml.safe_load(path.read_text())
+        with path.open(encoding="utf-8") as file:
+            values = load_within_limits(file.read(MAX_CHARACTERS + 1))
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         there = f" In {path.parent} there are: {', '.join(near)}." if near else ""
@@ -39,8 +41,8 @@ def load_yaml(path: Path) -> Values:
         raise ConfigError(f"The recipe {path} cannot be read: {error}.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"The recipe {path} is not valid YAML:{where}: {getattr(error, 'problem', error)}.") from error
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"The recipe {path} is not valid YAML: {where}{getattr(error, 'problem', error)}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"The recipe {path} holds {type(values).__name__}, expected sections such as `checkpoint:` and "
                           "`data:`.")
@@ -54,7 +56,7 @@ def apply_overrides(values: Values, overrides: list[str]) -> Values:
         if not separator or not dotted.strip():
             raise ConfigError(f"--set {override}: expected section.field=value, e.g. --set loss.beta=0.1.")
         try:
-            value = yaml.safe_load(text) if text else None
+            value = load_within_limits(text) if text else None
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override}: the value is not valid YAML "
                               f"({getattr(error, 'problem', error)}).") from error

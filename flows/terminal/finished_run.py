@@ -38,7 +38,7 @@ def finished_run(config: StageConfig) -> Path | None:
     unchanged: sources, checkpoint, each step's files, what was published, the hand-off. Else None."""
     if not _is_all_here(config):
         return None
-    with contextlib.suppress(PairlineError, OSError, ValueError, KeyError):
+    with contextlib.suppress(PairlineError, OSError, ValueError, KeyError, TypeError, RecursionError):
         for folder, record in reversed(read_runs(config.store.root)):
             if record.name == config.name and record.state == "completed" and _is_of(folder, config):
                 return folder.resolve() if _is_unchanged(config, record) else None

@@ -1,19 +1,22 @@
 """How large a model is, told without a network and without loading it."""
 
-import json
 import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from dpo_core.contract.config import AdapterConfig, CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
+from tasks.checkpoint.known_packages import PACKAGE_PREFIX, package_folder
+from tasks.checkpoint.own_files import read_json_file
 from tasks.checkpoint.safetensors_header import read_header
 
 IN_A_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
 NO_ADAPTER = ("embed_tokens", "wte", "wpe", "lm_head", "embed_in", "embed_out", "gate")  # matrices that get none
+SHAPE_KEYS = {"num_layers": "num_hidden_layers", "hidden_size": "hidden_size", "vocab_size": "vocab_size"}
+MOST_OF_A_SHAPE = 10**9
+MOST_DIGITS = 12  # of the number before the unit
 UNITS = {"b": 1e9, "m": 1e6}
 
 
@@ -53,20 +56,23 @@ def model_size(checkpoint: CheckpointConfig) -> ModelSize:
 
 
 def _local_folder(source: str) -> Path | None:
-    if source.startswith("package:"):
-        spec = find_spec(source.removeprefix("package:"))
-        return Path(spec.origin).parent if spec and spec.origin else None
+    if source.startswith(PACKAGE_PREFIX):
+        try:
+            return package_folder(source.removeprefix(PACKAGE_PREFIX))
+        except CheckpointError:
+            return None
     folder = Path(source).expanduser()
     return folder if folder.is_dir() else None
 
 
 def _shape(folder: Path) -> dict[str, int | None]:
+    """What the configuration says of the shape, where that can be true."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        config = read_json_file(folder / "config.json")
+    except CheckpointError:
         return {}
-    return {"num_layers": config.get("num_hidden_layers"), "hidden_size": config.get("hidden_size"),
-            "vocab_size": config.get("vocab_size")}
+    told = {name: config.get(key) for name, key in SHAPE_KEYS.items()}
+    return {name: value for name, value in told.items() if type(value) is int and 0 < value <= MOST_OF_A_SHAPE}
 
 
 def _linear_sides(shapes: dict[str, list[int]]) -> dict[str, int]:
@@ -83,4 +89,6 @@ def _from_name(name: str) -> ModelSize:
     if not found:
         return ModelSize(None, f"unknown: {name} does not tell it")
     value, unit = found[-1]
+    if len(value) > MOST_DIGITS:
+        return ModelSize(None, f"unknown: {name} tells an impossible one")
     return ModelSize(int(float(value) * UNITS[unit.lower()]), f"from the name {name}")

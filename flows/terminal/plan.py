@@ -2,13 +2,18 @@
 
 import gzip
 import json
+import os
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from rich.console import Console
 
 from dpo_core.contract.config import DataSource
 from dpo_core.contract.jobs import BatchPlan
+from dpo_core.contract.regular_file import TooLong, opened
 from flows.settings.stage_config import StageConfig
 from flows.terminal.memory import MOMENTS_BYTES, training_memory
 from flows.terminal.model_size import ModelSize, model_size
@@ -71,18 +76,34 @@ def source_size(source: DataSource) -> SourceSize:
 
 
 def _rows_and_characters(path: Path) -> tuple[int | None, int]:
-    readable = path.is_file() and path.stat().st_size <= BIGGEST_FILE_READ_BYTES
-    if not (readable and path.name.endswith((".jsonl", ".jsonl.gz", ".json"))):
+    """None for what holds no JSON, cannot be read, or is longer, unpacked, than is read for a plan."""
+    if not path.name.endswith((".jsonl", ".jsonl.gz", ".json")):
         return None, 0
-    with gzip.open(path, "rt", errors="replace") if path.suffix == ".gz" else path.open(errors="replace") as file:
-        if path.suffix != ".json":
-            lines = [len(line) for line in file if line.strip()]
-            return len(lines), sum(lines)
-        try:
-            rows = json.load(file)
-        except ValueError:
-            return None, 0
-    return (len(rows), path.stat().st_size) if isinstance(rows, list) else (None, 0)
+    try:
+        with opened(path) as packed:
+            if os.fstat(packed.fileno()).st_size > BIGGEST_FILE_READ_BYTES:
+                return None, 0
+            if path.suffix == ".json":
+                rows = json.load(packed)
+                return (len(rows), path.stat().st_size) if isinstance(rows, list) else (None, 0)
+            with gzip.open(packed) if path.suffix == ".gz" else packed as file:
+                num_rows = num_characters = 0
+                for line in _lines(file):
+                    if line.strip():
+                        num_rows, num_characters = num_rows + 1, num_characters + len(line.decode(errors="replace"))
+                return num_rows, num_characters
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError):
+        return None, 0
+
+
+def _lines(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
+    """The lines of ``file``. Raises ``TooLong``."""
+    left = BIGGEST_FILE_READ_BYTES
+    while line := file.readline(left + 1):
+        left -= len(line)
+        if left < 0:
+            raise TooLong(f"is longer than {BIGGEST_FILE_READ_BYTES:,} bytes")
+        yield line
 
 
 def _steps(config: StageConfig) -> list[tuple[str, str]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dpo_core.contract.regular_file import read_regular
+from dpo_core.contract.results import LARGEST_RESULT_BYTES
 from flows.serve.local_prefect import server_outlives_the_run
 from tasks.gate.approval import Approval, Ask, Verdict, answered
 from tasks.gate.rules import GATE_FILE, GateCheck, check_table
@@ -22,7 +24,8 @@ def show_gate(console: Console, folder: Path | None) -> None:
     """The gate's table of a run; nothing where it had no rule or did not get there."""
     if folder is None or not (folder / GATE_FILE).is_file():
         return
-    rows = check_table([GateCheck.model_validate(check) for check in json.loads((folder / GATE_FILE).read_bytes())])
+    checks = json.loads(read_regular(folder / GATE_FILE, LARGEST_RESULT_BYTES))
+    rows = check_table([GateCheck.model_validate(check) for check in checks])
     show_table(console, list(rows[0]), [list(row.values()) for row in rows], "gate")
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dpo_core.contract.regular_file import read_regular
+from dpo_core.contract.results import LARGEST_RESULT_BYTES
 from flows.accelerator import make_own_limit
 from flows.audience import Audience, followed
 from flows.dpo_sweep import run_sweep
@@ -40,7 +42,7 @@ def show_sweep_table(console: Console, folder: Path | None) -> None:
     """The members of a sweep, and where the picture is; nothing where it did not get there."""
     if folder is None or not (folder / SWEEP_FILE).is_file():
         return
-    outcome = SweepOutcome.model_validate_json((folder / SWEEP_FILE).read_bytes())
+    outcome = SweepOutcome.model_validate_json(read_regular(folder / SWEEP_FILE, LARGEST_RESULT_BYTES))
     rows = sweep_rows(outcome)
     show_table(console, list(rows[0]), [list(map(str, row.values())) for row in rows], f"sweep by {outcome.metric}")
     tell(console, f"picture: {folder / PICTURE_FILE}\nrun: {folder}")

@@ -7,6 +7,7 @@ Hub client's cache is made of such links, and they lead to one place:
 """
 
 import contextlib
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from dpo_core.contract.store import sha256_of
 
 HASH = r"[0-9a-f]{40}|[0-9a-f]{64}"  # git's of a small file, sha256 or xet's of a large one
 MAX_JSON_BYTES = 64 << 20  # the index of 500 000 tensors
+MAX_TEXT_BYTES = 4 << 20  # the largest known chat templates have 50 kB
 MAX_JSON_DEPTH = 32
 
 
@@ -75,6 +77,17 @@ def hash_named(folder: Path, names: list[str]) -> dict[str, str]:
         with opened_inside(folder, name) as file:
             hashes[name] = sha256_of(file)
     return hashes
+
+
+def read_text_file(path: Path) -> str:
+    """The text of a checkpoint's small file, with line breaks as Python reads them. Raises ``CheckpointError``."""
+    try:
+        with opened(path) as file:
+            return io.TextIOWrapper(io.BytesIO(read_at_most(file, MAX_TEXT_BYTES)), encoding="utf-8").read()
+    except TooLong:
+        raise _beyond(path, f"larger than {MAX_TEXT_BYTES >> 20} MiB") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as text ({error}). Fetch the checkpoint again.") from error
 
 
 def read_json_file(path: Path) -> dict:

@@ -5,14 +5,18 @@ then the tensors' bytes, without gaps, to the end of the file.
 """
 
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
 from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.regular_file import NotRegular, opened
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 << 20  # 140 000 tensors in one file; the format's own limit of 100 MB takes 10 s and 1 GB to parse
 MAX_DIMENSIONS = 64
+BITS = 8  # of a byte
 BYTES_OF = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1,
             "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
@@ -20,10 +24,12 @@ BYTES_OF = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2
 def read_header(path: Path) -> dict[str, dict]:
     """Tensor name -> {dtype, shape, data_offsets}. Raises ``CheckpointError`` with expected and found size in bytes."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
             header_bytes = int.from_bytes(file.read(LENGTH_BYTES), "little")
             raw = file.read(header_bytes) if header_bytes <= MAX_HEADER_BYTES else b""
+    except NotRegular:
+        raise CheckpointError(f"{path} is no regular file, as those of a checkpoint are. Remove it.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     if size < LENGTH_BYTES or header_bytes > MAX_HEADER_BYTES:
@@ -54,11 +60,12 @@ def _end_of_tensors(header: dict[str, Any]) -> int:
         sizes = (begin, end, *shape)
         if len(shape) > MAX_DIMENSIONS or not all(type(size) is int and 0 <= size < 1 << 63 for size in sizes):
             raise ValueError(f"{name} has no sizes")
-        num_bytes = BYTES_OF.get(entry["dtype"], 0)
-        for number in shape:
-            num_bytes *= number
+        num_values = math.prod(shape)
+        num_bytes = num_values * BYTES_OF.get(entry["dtype"], 0)
         if begin > end or (entry["dtype"] in BYTES_OF and num_bytes != end - begin):
             raise ValueError(f"{name} fills {end - begin} bytes, its shape {num_bytes}")
+        if num_values > BITS * (end - begin):  # of a type that is not known here
+            raise ValueError(f"{name} has fewer bits than values")
         places.append((begin, end, name))
     reached = 0
     for begin, end, name in sorted(places):

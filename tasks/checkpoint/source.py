@@ -8,7 +8,6 @@
 A snapshot is ``<store>/checkpoints/<id>/``; the id is a fingerprint of every file in it, so it never changes.
 """
 
-import importlib.util
 import logging
 import os
 import re
@@ -33,7 +32,7 @@ from tasks.checkpoint.files import (
     weight_source,
     weights_fingerprint,
 )
-from tasks.checkpoint.known_packages import check_known_package
+from tasks.checkpoint.known_packages import PACKAGE_PREFIX, check_known_package, package_folder
 from tasks.checkpoint.own_files import hash_named, opened_inside, read_json_file
 from tasks.hub.commit import commit_of
 from tasks.hub.download_size import Sizes, check_download, listed_sizes
@@ -41,7 +40,6 @@ from tasks.hub.errors import from_hub_error
 
 log = logging.getLogger(__name__)
 
-PACKAGE_PREFIX = "package:"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".h5", ".msgpack", ".onnx", *PICKLE_SUFFIXES)
@@ -66,7 +64,7 @@ def locate(config: CheckpointConfig, store_root: Path, with_weights: bool = True
     check_source(config.source)
     if config.source.startswith(PACKAGE_PREFIX):
         name = config.source.removeprefix(PACKAGE_PREFIX)
-        folder = _package_folder(name)
+        folder = package_folder(name)
         check_known_package(name, folder)
         return _local(folder, config)
     folder = Path(config.source).expanduser()
@@ -78,7 +76,7 @@ def locate(config: CheckpointConfig, store_root: Path, with_weights: bool = True
 def check_source(source: str) -> None:
     """Raise ``CheckpointError`` for a source that cannot be meant: cheap, so that it comes before anything else."""
     if source.startswith(PACKAGE_PREFIX):
-        _package_folder(source.removeprefix(PACKAGE_PREFIX))
+        package_folder(source.removeprefix(PACKAGE_PREFIX))
         return
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -89,21 +87,6 @@ def check_source(source: str) -> None:
     if not HUB_ID.fullmatch(source) or source.startswith("."):
         raise CheckpointError(f"checkpoint.source {source} does not exist as a directory and is no Hub id "
                               "(org/name). Check the path.")
-
-
-def _package_folder(name: str) -> Path:
-    package, *below = name.split(".")
-    try:
-        # Finds without importing, so that the package's code does not run; to find a.b by its name would import a.
-        spec = importlib.util.find_spec(package) if all(part.isidentifier() for part in (package, *below)) else None
-    except (ImportError, ValueError):
-        spec = None
-    folders = [Path(place).joinpath(*below) for place in (spec.submodule_search_locations or [])] if spec else []
-    places = [folder for folder in folders if folder.is_dir()]
-    if not places:
-        raise CheckpointError(f"checkpoint.source {PACKAGE_PREFIX}{name}: no installed Python package has this name. "
-                              f"Install it (the import name may differ from the distribution's).")
-    return places[0]
 
 
 def _local(folder: Path, config: CheckpointConfig) -> Located:

@@ -12,11 +12,13 @@ from pydantic import Field
 
 from dpo_core.contract.errors import StoreError
 from dpo_core.contract.jobs import EvaluateResult, ExportResult
+from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.section import Section
 from dpo_core.contract.store import fingerprint, write_json
 from tasks.gate.rules import GateCheck
 
 APPROVAL_FILE = "approval.json"
+LARGEST_APPROVAL_BYTES = 1 << 20
 Verdict = Literal["approve", "reject"]
 
 
@@ -52,7 +54,7 @@ def approval_path(store_root: Path, export: ExportResult, evaluation: EvaluateRe
 def read_approval(path: Path) -> Approval | None:
     """An earlier approval, if there is one. Raises ``StoreError`` for a file that cannot be read as one."""
     try:
-        return Approval.model_validate_json(path.read_bytes())
+        return Approval.model_validate_json(read_regular(path, LARGEST_APPROVAL_BYTES))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from tasks.checkpoint.files import (
     WEIGHTS,
     WEIGHTS_INDEX,
 )
-from tasks.checkpoint.own_files import read_json_file
+from tasks.checkpoint.own_files import read_json_file, read_text_file
 from tasks.handoff.schema import RuleCheck
 from tasks.publish.directory import content_revision
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
@@ -26,9 +26,9 @@ REQUIRED_FILES = (CONFIG, GENERATION_CONFIG, "tokenizer.json", TOKENIZER_CONFIG)
 
 
 def template_text(folder: Path) -> str:
-    """The chat template's text in a checkpoint folder, "" if it has none."""
+    """The chat template's text in a checkpoint folder, "" if it has none. Raises ``CheckpointError``."""
     if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text()
+        return read_text_file(folder / "chat_template.jinja")
     if not (folder / TOKENIZER_CONFIG).is_file():
         return ""
     template = read_json_file(folder / TOKENIZER_CONFIG).get("chat_template") or ""

@@ -130,7 +130,11 @@ def read_handoff(path: Path) -> RLVRHandoff:
         where = ".".join(str(part) for part in first["loc"])
         raise HandoffRefused(f"{path} does not follow the schema: {where}: {first['msg']}. Ask the DPO stage for it "
                              "again.") from error
-    if handoff.fingerprint != (expected := handoff.own_fingerprint()):
+    try:
+        expected = handoff.own_fingerprint()
+    except UnicodeEncodeError:  # half a character, as "\\ud800" in JSON
+        raise HandoffRefused(f"{path} holds text that no file can hold. Ask the DPO stage for it again.") from None
+    if handoff.fingerprint != expected:
         raise HandoffRefused(f"{path} was changed after it was written: fingerprint {handoff.fingerprint[:12]}, expected "
                              f"{expected[:12]}. Ask the DPO stage for it again.")
     return handoff

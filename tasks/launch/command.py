@@ -85,7 +85,8 @@ def named_by_people(job: Job) -> tuple[Path, ...]:
 def _environment(threads: int, on_cpu: bool) -> dict[str, str]:
     env = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
            "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return env | {"ACCELERATE_USE_CPU": "true"} if on_cpu else env
+    # Every microbatch has other sizes: a card's memory falls into pieces unless segments can grow.
+    return env | ({"ACCELERATE_USE_CPU": "true"} if on_cpu else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
 
 
 def _is_tracked_online(job: Job) -> bool:

@@ -70,10 +70,13 @@ def accelerator_name(machine: Machine) -> str:
 
 
 def check_devices(compute: ComputeConfig, machine: Machine) -> None:
-    """Raise ``ConfigError`` if more processes are asked for than cards are there. Without any card the CPU is used."""
-    if 0 < machine.num_gpus < compute.num_processes:
-        raise ConfigError(f"compute.num_processes is {compute.num_processes} but this machine shows {machine.num_gpus} "
-                          f"GPUs. Set compute.num_processes to {machine.num_gpus} or less.")
+    """Raise ``ConfigError`` if more processes are asked for of a machine than it has cards; every node is taken to be like
+    this one. Without any card the CPU is used."""
+    each = compute.num_processes // compute.machines
+    if 0 < machine.num_gpus < each:
+        on = f" on {compute.machines} machines, {each} on each," if compute.machines > 1 else ""
+        raise ConfigError(f"compute.num_processes is {compute.num_processes}{on} but this machine shows {machine.num_gpus} "
+                          f"GPUs. Set compute.num_processes to {machine.num_gpus * compute.machines} or less.")
 
 
 def sharding_of(compute: ComputeConfig) -> Sharding:

@@ -23,6 +23,9 @@ def check_result(result: Result, job: Job) -> None:
         for folder, files in result.file_sets():
             if not files:
                 raise StoreError(f"No hash of {folder} stands in the result. Delete {job.out_dir} to have it made again.")
+            if wrong := next((name for name in files if "\0" in name), None):
+                raise StoreError(f"The result names {wrong[:200]!r} in {folder}, which is no name of a file. Delete "
+                                 f"{job.out_dir} to have it made again.")
             _check_plain(folder, files, whole=folder.resolve() != places[0])
             verify_files(folder, files)
     except OSError as error:

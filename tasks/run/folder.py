@@ -19,7 +19,8 @@ from pydantic import BaseModel
 
 from dpo_core.contract.errors import StoreError, from_os_error
 from dpo_core.contract.job import Job, Result
-from dpo_core.contract.results import ENVIRONMENT_FILE
+from dpo_core.contract.regular_file import read_regular
+from dpo_core.contract.results import ENVIRONMENT_FILE, LARGEST_RESULT_BYTES
 from dpo_core.contract.store import write_json
 from dpo_core.contract.visible import visible
 from tasks.launch.context import Context, Moment, RunName
@@ -236,14 +237,14 @@ def read_runs(store_root: Path) -> list[tuple[Path, RunRecord]]:
     runs = []
     for path in sorted((store_root / "runs").glob(f"*/{RUN_FILE}")):
         with contextlib.suppress(OSError, ValueError):
-            runs.append((path.parent, RunRecord.model_validate_json(path.read_bytes())))
+            runs.append((path.parent, RunRecord.model_validate_json(read_regular(path, LARGEST_RESULT_BYTES))))
     return runs
 
 
 def read_run(folder: Path) -> RunRecord:
     """The record in a run's folder. Raises ``StoreError`` if there is none."""
     try:
-        return RunRecord.model_validate_json((folder / RUN_FILE).read_bytes())
+        return RunRecord.model_validate_json(read_regular(folder / RUN_FILE, LARGEST_RESULT_BYTES))
     except (OSError, ValueError) as error:
         raise StoreError(f"{folder / RUN_FILE} cannot be read: {error}") from error
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.errors import PairlineError, StoreError
 from dpo_core.contract.job import JOB_FILE
 from dpo_core.contract.jobs import JOBS
 from dpo_core.contract.regular_file import everything_below, is_plain_file, read_regular
@@ -131,11 +131,15 @@ def entry_of(store: Path, text: str) -> Path | None:
 
 @contextlib.contextmanager
 def held(entry: Path) -> Iterator[None]:
-    """Hold the folder against steps and the runs that start them; makes no file that is not there. Raises ``StoreBusy``."""
+    """Hold the folder against steps and the runs that start them; makes no file that is not there. Raises ``StoreBusy``, and
+    ``StoreError`` where a link leads to what would be held and removed."""
+    own = own_folder(entry)
+    if own.is_symlink() or own.parent.is_symlink():
+        raise StoreError(f"{own} is reached by a link, where the run's own files belong. Remove the link.")
     with contextlib.ExitStack() as stack:
         if (lock := earlier_lock(entry)) is not None:
             wait_for_lock(stack.enter_context(lock), entry, wait_seconds=0)
-        for folder in (own_folder(entry), entry):
+        for folder in (own, entry):
             if is_plain_file(folder / LOCK_FILE):
                 stack.enter_context(exclusive(folder))
         yield

@@ -76,6 +76,7 @@ def results_to_refuse(fingerprint: str, folder: Path, host: Path, good_sha256: s
         "a relative path": (left("made", good, inside), "is not in"),
         "a link": (left(folder / "out", good, f"(folder / 'out').symlink_to({str(host)!r})"), "is not in"),
         "no path": (left("/\0", good), "which is no path"),
+        "no name of a file": (left(folder, {"weights\0": good_sha256}, made), "which is no name"),
         "no hashes": (left(folder, {}, made), "No hash of"),
         "a wrong hash": (left(folder, {"weights": "0" * 64}, made), "is damaged"),
         "a file outside": (left(folder, {f"../../../{host.name}/file": good_sha256}), "link|outside of"),

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from dpo_core import __main__ as program
 from tests.killed_run import TOUCHES
+from tests.programs.small_chunks import cut_logits
 
 KILL_AT = "PAIRLINE_TEST_KILL_AT"
 
 
 def main() -> int:
     """Watch, then run the program."""
+    cut_logits()
     folder, at, seen = str(Path(sys.argv[-1]).parent), int(os.environ[KILL_AT]), 0
     watched = (f"{folder}/checkpoints", f"{folder}/weights", f"{folder}/.weights")
 

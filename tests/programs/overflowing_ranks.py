@@ -9,6 +9,7 @@ import sys
 from dpo_core import __main__ as program
 from dpo_core.steps import train
 from dpo_core.training.trainer import Trainer
+from tests.programs.small_chunks import cut_logits
 
 STEP = 6
 
@@ -28,6 +29,7 @@ def overflow(trainer: Trainer) -> None:
 
 def main() -> int:
     """Overflow on one rank, then what the program does."""
+    cut_logits()
     set_up, is_last = train.set_up, int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
 
     def overflowing(job, progress, stop):

@@ -11,6 +11,7 @@ from dpo_core import __main__ as program
 from dpo_core.engine.engine import Engine
 from dpo_core.steps import train
 from dpo_core.training.trainer import Trainer
+from tests.programs.small_chunks import cut_logits
 
 
 def held(trainer: Trainer) -> dict:
@@ -48,6 +49,7 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 def main() -> int:
     """Record after set-up, before the first step."""
+    cut_logits()
     set_up = train.set_up
 
     def recorded(job, progress, stop):

@@ -7,10 +7,12 @@ import torch
 
 from dpo_core import __main__ as program
 from dpo_core.steps import train
+from tests.programs.small_chunks import cut_logits
 
 
 def main() -> int:
     """Let the allocator fail for real, on one rank, once the first step is done."""
+    cut_logits()
     set_up, is_starved = train.set_up, int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
 
     def starving(job, progress, stop):

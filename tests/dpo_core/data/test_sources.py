@@ -54,6 +54,35 @@ def test_every_kind_of_file_gives_its_rows_by_number(tmp_path, name):
     assert [rows[i] for i in (1099, 0, 512, 511)] == [ROWS[i] for i in (1099, 0, 512, 511)]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "lines.json", "a.jsonl.gz"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_line_longer_than_a_row_may_be_is_passed_by(tmp_path, monkeypatch, name, place):
+    """It is counted as a row that is none, also where the file ends in it; a packed one may hold gigabytes."""
+    monkeypatch.setattr(readers, "MAX_ROW_CHARACTERS", 1000)
+    lines = [json.dumps({"chosen": "a", "rejected": str(i)}) for i in range(2)]
+    lines.insert(place, json.dumps({"chosen": "a", "rejected": "b" * 5000}))
+    text = "\n".join(lines).encode()
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    if place == 0:
+        with pytest.raises(DataError, match=r"its first value is null, expected an object|is neither JSON lines nor"):
+            _load(tmp_path / name, tmp_path)
+        return
+    rows = _load(tmp_path / name, tmp_path)
+    assert [rows[i] and rows[i]["rejected"] for i in range(3)] == (["0", None, "1"] if place == 1 else ["0", "1", None])
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('[{"chosen": "a"}, {"chosen": "' + "b" * 5000 + '"}]', "element 1 is longer than"),
+    ('{"data":\n [' + '{"chosen": "a"},' * 500 + '{"chosen": "a"}]}', "one JSON object of more than")])
+def test_json_longer_than_is_read_whole_is_refused(tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(readers, "MAX_ROW_CHARACTERS", 1000)
+    monkeypatch.setattr(readers, "MAX_OBJECT_CHARACTERS", 1000)
+    monkeypatch.setattr(readers, "READ_CHARACTERS", 100)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        _load(tmp_path / "a.json", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_rows_need_not_agree_on_columns_or_types(tmp_path, name):
     (tmp_path / name).write_text(_lines(MIXED) if name.endswith("l") else json.dumps(MIXED, ensure_ascii=False))

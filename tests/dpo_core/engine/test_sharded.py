@@ -81,12 +81,12 @@ def runs(stage, tmp_path_factory) -> Runs:
     return Runs(stage, tmp_path_factory.mktemp("runs"))
 
 
-def assert_near(result: TrainResult, expected: TrainResult) -> None:
+def assert_near(result: TrainResult, expected: TrainResult, weight_noise: float = WEIGHT_NOISE) -> None:
     """The same weights and metrics within float noise."""
     ours, theirs = (load_file(run.weights_path / "model.safetensors") for run in (result, expected))
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=WEIGHT_NOISE, msg=name)
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=weight_noise, msg=lambda text: f"{name}: {text}")  # noqa: B023
     ours, theirs = (metrics_of(run.metrics_path.parent) for run in (result, expected))
     for name in ("step", "pairs", "loss", "grad_norm", "learning_rate", "rewards/margins", "logps/chosen"):
         assert [step[name] for step in ours] == pytest.approx([step[name] for step in theirs], rel=1e-4, abs=1e-5), name
@@ -238,12 +238,16 @@ def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_pat
 
 @pytest.mark.parametrize("name", SPLITTING)
 def test_an_adapter_is_trained_by_an_objective_over_the_whole_batch(stage, tmp_path, name):
-    """Frozen weights shared out beside trained ones; a pass without gradients before each step's forwards; bf16."""
-    settings = {"adapter": AdapterConfig(kind="lora", rank=4), "per_device": 1, "precision": "bf16", "checkpoint_every": 4}
+    """Frozen weights shared out beside trained ones; a pass without gradients before each step's forwards; bf16.
+
+    Few steps: the last bit of a weight decides how values are rounded to bf16, and from then on runs drift apart.
+    """
+    settings = {"adapter": AdapterConfig(kind="lora", rank=4), "per_device": 1, "precision": "bf16", "checkpoint_every": 2,
+                "max_steps": 3}
     values = run_here(reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")).reference
     alone = run_here(stage.train_job(tmp_path / "alone", "aot", reference=values, **settings))
     job = stage.train_job(tmp_path / "sharded", "aot", processes=2, reference=values, sharding=BACK_ENDS[name], **settings)
     result = run_ranks(job)
-    assert_near(result, alone)
+    assert_near(result, alone, weight_noise=2e-5)
     assert result.trained_parameters == alone.trained_parameters < alone.all_parameters == result.all_parameters
     assert result.base_check["largest_difference_per_token"] < 1e-3

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -20,7 +19,7 @@ from transformers import (
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
-from dpo_core.model import logprobs
+from dpo_core.model import forward, logprobs
 from dpo_core.model.forward import PairScorer, pair_logps
 from tests.tiny_pairs import make_pair
 
@@ -90,48 +89,6 @@ def test_an_answer_that_is_the_beginning_of_the_other_leaves_nothing_to_hide():
     torch.testing.assert_close(tuple(sums[0]), tuple(sums[1]), rtol=1e-5, atol=1e-5)
 
 
-class Memory(TorchDispatchMode):
-    """Counts values that operations make while this is on, in the backward as well: of the largest tensor, and the most that
-    lived at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest, self.peak = 0, 0
-        self.living: dict[StorageWeakRef, int] = {}
-
-    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
-        made = operation(*arguments, **(keywords or {}))
-        for tensor in (leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)):
-            self.largest = max(self.largest, tensor.numel())
-            self.living[StorageWeakRef(tensor.untyped_storage())] = tensor.untyped_storage().nbytes() // 4
-        self.living = {storage: values for storage, values in self.living.items() if not storage.expired()}
-        self.peak = max(self.peak, sum(self.living.values()))
-        return made
-
-
-@pytest.mark.parametrize("with_gradient", [True, False])
-def test_no_more_than_a_chunk_of_logits_is_made_and_held_at_once(monkeypatch, with_gradient):
-    """100 tokens of 50 words in 15 chunks of 7: neither forward nor backward has the 5000 logits, whole or in pieces."""
-    tokens, hidden, vocabulary, chunk = 100, 2, 50, 7 * 50
-
-    def memory() -> Memory:
-        hidden_NH = torch.randn(tokens, hidden, requires_grad=with_gradient)
-        head = torch.nn.Linear(hidden, vocabulary, bias=False)
-        with Memory() as seen, torch.set_grad_enabled(with_gradient):
-            logps_N = logprobs.target_logps(hidden_NH, torch.arange(tokens) % vocabulary, head, vocabulary)
-            if with_gradient:
-                logps_N.sum().backward()
-        assert logps_N.shape == (tokens,)
-        return seen
-
-    assert memory().largest == tokens * vocabulary  # what one piece takes is seen
-    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", chunk + 3)
-    chunked = memory()
-    assert chunked.largest == chunk
-    others = 2 * hidden * (tokens + vocabulary) + 3 * tokens  # hidden states, weight, both gradients; values per token
-    assert chunked.peak <= 4 * chunk + others  # a chunk's logits and log-probabilities, and the gradient of each
-
-
 def test_chunked_projection_equals_one_piece(monkeypatch):
     model, batch = tiny(FAMILIES["llama"]), collate(some_pairs(), range(5), "prefix_sharing")
     whole = PairScorer(model, "fp32")(batch)
@@ -143,3 +100,45 @@ def test_chunked_projection_equals_one_piece(monkeypatch):
     chunked.sums_S.sum().backward()
     torch.testing.assert_close(chunked.sums_S, whole.sums_S, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(model.lm_head.weight.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+class Casts(TorchDispatchMode):
+    """Remembers every bf16 tensor of a weight's shape that is made while this is on."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.shapes = {parameter.shape for parameter in model.parameters() if parameter.dim() == 2}
+        self.made: list[StorageWeakRef] = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        made = operation(*arguments, **(keywords or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.bfloat16 and made.shape in self.shapes:
+            self.made.append(StorageWeakRef(made.untyped_storage()))
+        return made
+
+    @property
+    def alive(self) -> int:
+        return sum(not storage.expired() for storage in self.made)
+
+
+def test_no_weight_has_a_copy_in_bf16_at_the_end_of_a_forward():
+    """Neither where activations are recomputed nor in a pass without gradients: the whole model, be it sharded or
+    not."""
+    model, batch = tiny(FAMILIES["llama"]), collate(some_pairs(), range(5), "prefix_sharing")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    scorer = PairScorer(model.train(), "bf16")
+    for with_gradient in (True, False):
+        with torch.set_grad_enabled(with_gradient), Casts(model) as casts:
+            scores = scorer(batch)
+            assert len(casts.made) >= 14
+            assert casts.alive == 0
+    del scores
+
+
+def test_on_a_card_the_layout_is_not_left_for_an_error_after_which_nothing_works(monkeypatch):
+    def broken(*_: object) -> float:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(forward, "largest_difference", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        forward.choose_layout(PairScorer(tiny(FAMILIES["llama"]), "fp32"), some_pairs(), "packed", torch.device("cpu"))

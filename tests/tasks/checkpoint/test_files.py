@@ -1,6 +1,7 @@
 """Broken and dangerous checkpoints: each refused by name before anything is trained."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,7 @@ def tensor(begin: int, end: int, shape: list | None = None) -> dict:
     ({"a": tensor(8, 0, [0]), "b": tensor(0, 8)}, 8),
     ({"a": tensor(0, 8, [9])}, 8), ({"a": tensor(0, 8, [2**62] * 100_000)}, 8), ({"a": tensor(0, 8, [-2, -4])}, 8),
     ({"a": [0, 8]}, 8), ({"a": {"dtype": "U8", "shape": 8, "data_offsets": [0, 8]}}, 8),
+    ({"a": {**tensor(0, 0, [2**62] * 64), "dtype": "F4"}}, 0), ({"a": {**tensor(0, 8, [65]), "dtype": "F4"}}, 8),
     (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", 0)])
 def test_a_header_whose_tensors_overlap_or_leave_gaps_is_refused(tmp_path: Path, header: object, num_bytes: int) -> None:
     with pytest.raises(CheckpointError, match="no valid safetensors header"):
@@ -79,6 +81,20 @@ def test_a_header_of_no_sane_size_is_not_parsed(tmp_path: Path) -> None:
     names = b", ".join(b'"%d": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}' % number for number in range(300_000))
     with pytest.raises(CheckpointError, match="header of at most 16 MiB"):
         read_header(write_header(tmp_path / "x.safetensors", b"{" + names + b"}", 0))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.safetensors"
+    make = {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": os.mkdir}[kind]
+    make(path)
+    with pytest.raises(CheckpointError, match="no regular file"):
+        read_header(path)
+
+
+def test_types_that_are_not_known_here_are_sane(tmp_path: Path) -> None:
+    header = {"a": {"dtype": "F4", "shape": [4, 4], "data_offsets": [0, 8]}}
+    assert read_header(write_header(tmp_path / "x.safetensors", header, 8)) == header
 
 
 def test_empty_tensors_and_scalars_are_sane(tmp_path: Path) -> None:

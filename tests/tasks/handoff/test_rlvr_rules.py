@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.jobs import AnswerResult
 from dpo_core.contract.store import hash_files
-from tasks.handoff.rlvr_rules import check_rules
+from tasks.checkpoint.own_files import read_text_file
+from tasks.handoff.rlvr_rules import check_rules, check_template, template_text
 from tasks.publish.directory import content_revision
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
@@ -44,6 +46,24 @@ def test_what_the_load_reported(made_checkpoint: Path, change: dict, broken: set
 def test_a_missing_file(checkpoint: Path, name: str, broken: set[str]) -> None:
     (checkpoint / name).unlink()
     assert failing(checkpoint) == broken
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"\xff\xfe", "cannot be read as text"), (b"{# long #}" * 500_000, "larger than 4 MiB"), (None, "no regular file")])
+def test_a_template_that_is_no_text_is_refused(checkpoint: Path, content: bytes | None, message: str) -> None:
+    path = checkpoint / "chat_template.jinja"
+    path.unlink()
+    path.write_bytes(content) if content is not None else path.symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match=message):
+        read_text_file(path)
+    if content is not None:
+        with pytest.raises(CheckpointError, match=message):
+            check_template(checkpoint)
+
+
+def test_line_breaks_of_a_template_are_read_as_a_loader_reads_them(checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_bytes("a\r\nb\rü".encode())
+    assert template_text(checkpoint) == "a\nb\nü"
 
 
 def test_files_that_do_not_belong(checkpoint: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from dpo_core.contract.config import HandoffConfig
 from dpo_core.contract.errors import HandoffRefused
 from dpo_core.contract.store import write_json
+from flows.rlvr_intake import local_path
 from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.schema import Parent, Probe, RLVRHandoff, Tokens, read_handoff
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
@@ -39,6 +40,31 @@ def test_it_reads_back_what_was_written(tmp_path: Path) -> None:
 def edited(path: Path, **fields: object) -> Path:
     write_json(path, json.loads(make_handoff(metrics_after={}).model_dump_json()) | fields)
     return path
+
+
+HALF_A_CHARACTER = "/a\ud800"
+
+
+@pytest.mark.parametrize("fields", [
+    {"name": HALF_A_CHARACTER}, {"metrics_before": {HALF_A_CHARACTER: 0.5}},
+    {"checkpoint": {**HUB.model_dump(mode="json"), "directory": HALF_A_CHARACTER}},
+    {"probe": {"prompt": HALF_A_CHARACTER, "answer": ""}}])
+def test_half_a_character_is_refused(tmp_path: Path, fields: dict) -> None:
+    with pytest.raises(HandoffRefused):
+        read_handoff(edited(tmp_path / "handoff.json", **fields))
+
+
+@pytest.mark.parametrize("address", ["http://[x", "file://[x", "~nobody-has-this-name/handoff.json", "hf://org/dpo",
+                                     "file://elsewhere.example/etc/passwd"])
+def test_what_is_no_path_is_refused_as_one(address: str) -> None:
+    with pytest.raises(HandoffRefused, match="a hand-off is read from a path"):
+        local_path(address)
+
+
+def test_a_path_may_be_given_as_an_address() -> None:
+    assert local_path("file:///a%20b/handoff.json") == local_path("file://localhost/a%20b/handoff.json") == Path(
+        "/a b/handoff.json")
+    assert local_path("a b/handoff.json") == Path("a b/handoff.json")
 
 
 @pytest.mark.parametrize(("fields", "message"), [

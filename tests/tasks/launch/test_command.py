@@ -34,6 +34,8 @@ def test_the_argv_of_a_step_on_one_cpu_process():
     assert command.folder == Path("/s/reference/ab")
     assert command.env["OMP_NUM_THREADS"] == "8"
     assert command.env["ACCELERATE_USE_CPU"] == "true"
+    on_card = step_command(REFERENCE, ComputeConfig(), Machine(num_cores=8, num_gpus=1), "python3").env
+    assert (on_card["PYTORCH_ALLOC_CONF"], "ACCELERATE_USE_CPU" in on_card) == ("expandable_segments:True", False)
 
 
 def test_several_processes_go_through_torchrun_on_any_free_port():

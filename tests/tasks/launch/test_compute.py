@@ -72,6 +72,13 @@ def test_more_processes_than_cards_are_refused_but_a_cpu_takes_any_number():
     check_devices(ComputeConfig(num_processes=4), Machine(num_cores=8, num_gpus=0))
 
 
+def test_processes_are_counted_for_each_machine():
+    nodes = {"launcher": "docker", "machines": 4}
+    check_devices(ComputeConfig(num_processes=32, **nodes), Machine(num_cores=8, num_gpus=8))
+    with pytest.raises(ConfigError, match=r"16 on each, but this machine shows 8 GPUs\. Set compute.num_processes to 32 or"):
+        check_devices(ComputeConfig(num_processes=64, **nodes), Machine(num_cores=8, num_gpus=8))
+
+
 def test_cores_are_shared_out_unless_threads_are_set():
     machine = Machine(num_cores=8, num_gpus=0)
     assert threads_per_process(ComputeConfig(), machine, 3) == 2

@@ -1,11 +1,13 @@
 """Steps that write without end are killed before the disk is full, or at the bound of their folder; others never notice."""
 
+import os
 import sys
 import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +75,26 @@ def test_files_are_counted_too(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(folder_bound, "SECONDS_BETWEEN_LISTINGS", 0.2)
     with pytest.raises(DiskFull, match="in 101 files, expected at most 1 GiB"):
         run(folder, "for i in range(101): os.mkdir(str(i))\ntime.sleep(60)", folder_gib=1)
+
+
+@pytest.mark.parametrize(("at_first", "least"), [(1_000_000, 10_000), (50_000, 5_000), (20, 2)])
+def test_the_last_files_of_a_disk_are_not_a_steps(folder: Path, monkeypatch: pytest.MonkeyPatch, at_first: int,
+                                                  least: int) -> None:
+    """10,000, or a tenth of what there was; a file system that counts none has no end."""
+    left = [at_first]
+
+    def with_files(path: Path) -> SimpleNamespace:
+        now = os_statvfs(path)
+        return SimpleNamespace(f_bavail=now.f_bavail, f_frsize=now.f_frsize, f_favail=left[0], f_files=at_first)
+
+    os_statvfs = os.statvfs
+    monkeypatch.setattr(folder_bound.os, "statvfs", with_files)
+    bound = FolderBound(folder, None)
+    for left[0] in (at_first, least):
+        bound.check()
+    left[0] = least - 1
+    with pytest.raises(DiskFull, match=rf"GiB and {least - 1:,} files are left"):
+        bound.check()
 
 
 def test_a_step_within_its_bounds_ends_as_ever(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """A run's own files tell its story, also of a run that failed or was killed."""
 
 import io
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from dpo_core.contract.errors import DataError, StoreError
 from flows.settings.stage_config import StageConfig
 from flows.terminal.status import duration, show_run, show_runs, state_of
-from tasks.run.folder import CONFIG_FILE, is_alive, read_run, read_runs, recorded_run
+from tasks.run.folder import CONFIG_FILE, RUN_FILE, is_alive, read_run, read_runs, recorded_run
 
 CONFIG = StageConfig.model_validate({"checkpoint": {"source": "o/m"}, "data": {"sources": [{"source": "o/d"}]}})
 
@@ -35,6 +36,18 @@ def test_a_finished_run_records_its_steps_results_and_config(tmp_path):
     assert told == [("mix data", "running"), ("mix data", "completed")]
     assert (run.folder / "mix").resolve() == tmp_path / "mix" / "ab"
     assert StageConfig.model_validate_json((run.folder / CONFIG_FILE).read_bytes()) == CONFIG
+
+
+@pytest.mark.parametrize("place", [lambda path: path.symlink_to("/dev/zero"), os.mkfifo,
+                                   lambda path: path.write_text("[" * 9999)])
+def test_a_record_that_is_none_is_left_out_and_not_waited_for(tmp_path, place):
+    with recorded_run(tmp_path, "demo", CONFIG) as run:
+        pass
+    (tmp_path / "runs" / "planted").mkdir()
+    place(tmp_path / "runs" / "planted" / RUN_FILE)
+    assert [folder for folder, _ in read_runs(tmp_path)] == [run.folder]
+    with pytest.raises(StoreError, match=r"run\.json"):
+        read_run(tmp_path / "runs" / "planted")
 
 
 def test_a_failed_run_records_where_and_why(tmp_path):

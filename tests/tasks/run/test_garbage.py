@@ -239,3 +239,20 @@ def test_nothing_is_removed_through_a_link(store, tmp_path_factory):
         os.utime(path, (0, 0), follow_symlinks=False)
     assert collect(store.root, DAYS, 0, dry_run=False).removed == (entry,)
     assert len(list(other.rglob("file"))) == 3
+
+
+@pytest.mark.parametrize("linked", ["the orchestrator's folder", "its folder of the entry"])
+def test_nothing_is_removed_where_a_link_stands_in_the_way_to_it(store, tmp_path_factory, linked):
+    entry, elsewhere = store.entry(0, [], 90), tmp_path_factory.mktemp("elsewhere")
+    own, theirs = own_folder(entry), elsewhere / entry.name
+    theirs.mkdir()
+    (theirs / "thesis.tex").write_text("years of work")
+    (theirs / ".lock").write_text("theirs")
+    if linked == "the orchestrator's folder":
+        own.parent.symlink_to(elsewhere)
+    else:
+        own.parent.mkdir()
+        own.symlink_to(theirs)
+    assert collect(store.root, DAYS, dry_run=False).removed == ()
+    assert entry.is_dir()
+    assert {path.name: path.read_text() for path in theirs.iterdir()} == {"thesis.tex": "years of work", ".lock": "theirs"}
