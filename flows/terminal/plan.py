@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dpo_core.contract.config import DataSource
+from dpo_core.contract.config import DataSource, LossConfig
 from dpo_core.contract.jobs import BatchPlan
 from flows.settings.stage_config import StageConfig
 from flows.terminal.memory import MOMENTS_BYTES, training_memory
@@ -100,7 +100,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         ("mix data", f"{len(config.data.sources)} sources, {config.data.held_out} held out, at most "
                      f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones"),
         ("cache reference", reference),
-        ("train", f"{config.loss.name}, beta {config.loss.beta:g}, learning rate {config.optim.learning_rate:g} "
+        ("train", f"{config.loss.name}, {_beta(config.loss)}, learning rate {config.optim.learning_rate:g} "
                   f"{config.optim.schedule}, {config.train.num_epochs} epochs, {config.train.precision}{adapter}"
                   f"{_sharding(config)}"),
         ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
@@ -108,6 +108,11 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         ("upload", upload),
         ("hand off", "load it from there, have it answer, write handoff.json"),
     ]
+
+
+def _beta(loss: LossConfig) -> str:
+    usual = loss.traits.usual_beta
+    return f"beta {loss.beta:g} ({'usual' if loss.beta == usual else f'usual for {loss.name}: {usual:g}'})"
 
 
 def _gate(gate: GateConfig) -> list[tuple[str, str]]:

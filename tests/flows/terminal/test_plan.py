@@ -11,6 +11,7 @@ from rich.console import Console
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import ConfigError
 from flows.settings.overrides import read_recipe, validated
+from flows.settings.stage_config import StageConfig
 from flows.terminal.memory import bytes_per_trained
 from flows.terminal.model_size import model_size
 from flows.terminal.plan import plan_stage, show_plan
@@ -124,3 +125,10 @@ def test_gate_and_person_stand_before_the_upload():
     assert dict(steps)["gate"] == "accuracy at least 0.7, kl at most 0.1"
     assert dict(steps)["approve"] == "a person decides within 3,600 s; the run is suspended meanwhile"
     assert "gate" not in dict(plan_stage(validated(values(), "open")).steps)
+
+
+@pytest.mark.parametrize(("loss", "shown"), [
+    ({"name": "simpo"}, "simpo, beta 2 (usual), "), ({"name": "dpo", "beta": 5}, "dpo, beta 5 (usual for dpo: 0.1), ")])
+def test_beta_is_shown_beside_the_usual_one(loss, shown):
+    plan = plan_stage(StageConfig.model_validate(values(loss=loss)))
+    assert dict(plan.steps)["train"].startswith(shown)
