@@ -7,8 +7,9 @@ once. Torch-free. Defaults run on a laptop and publish nothing.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dpo_core.contract.amount import Amount
 from dpo_core.contract.objectives import OBJECTIVES, LossName, Traits, names_where, owner_of
 
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
@@ -41,16 +42,6 @@ class Section(BaseModel):
     # NaN and infinity (a metric of no rows) are written as text: as JSON's null they could not be read back.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", field_title_generator=_label,
                               model_title_generator=lambda model: model.__name__.removesuffix("Config"))
-
-
-def _amount_text(value: object) -> object:
-    """YAML and Python may give 0.5 or 100; a browser's form would turn 1.0 into 1, so amounts are text from here on."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-Amount = Annotated[str, BeforeValidator(_amount_text), StringConstraints(pattern=r"^(\d+|\d*\.\d+|\d+\.)$")]
-"""Open-instruct's mixer amount: with a "." a proportion of the split ("0.5" = half, "3.0" = three times), without one a
-count of rows ("100")."""
 
 
 class CheckpointConfig(Section):
@@ -276,32 +267,6 @@ class UploadConfig(Section):
     def _one_destination(self) -> "UploadConfig":
         if self.repo_id and self.directory:
             raise ValueError("upload.repo_id and upload.directory exclude each other; give one destination")
-        return self
-
-
-class GrpoConfig(Section):
-    """What stands in an open-instruct GRPO command beside the checkpoint."""
-
-    grpo_dataset: str = Field("allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 1.0", description="Mixer list of the command.")
-    grpo_beta: float = Field(0.01, ge=0, description="KL coefficient of the GRPO command.")
-    grpo_learning_rate: float = Field(5e-7, gt=0, description="Learning rate of the GRPO command.")
-
-
-class HandoffConfig(GrpoConfig):
-    """What the RLVR run gets told."""
-
-    probe_prompt: str = Field("What is the capital of France?", description="Answered by the checkpoint from its final "
-                              "place before the hand-off is written.")
-    signing_key_file: Annotated[Path | None, NotContent()] = Field(
-        None, description="Ed25519 key (PEM) that only its owner can read, to sign the hand-off with. Made by `pairline "
-        "signing-key`.")
-    signing_key_block: Annotated[str | None, NotContent()] = Field(
-        None, description="Name of the Prefect Secret block with such a key, instead of a file.")
-
-    @model_validator(mode="after")
-    def _one_key(self) -> "HandoffConfig":
-        if self.signing_key_file and self.signing_key_block:
-            raise ValueError("handoff.signing_key_file and handoff.signing_key_block exclude each other; give one key")
         return self
 
 

@@ -13,9 +13,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel
 
+from dpo_core.contract.amount import Amount
 from dpo_core.contract.config import (
     AdapterConfig,
-    Amount,
     AttentionKernel,
     BaseWeights,
     EvaluationConfig,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dpo_core.contract.amount import is_count, num_held_out, num_selected
 from dpo_core.contract.config import DataSource, LossConfig
 from dpo_core.contract.jobs import BatchPlan
 from flows.settings.stage_config import StageConfig
@@ -60,11 +61,7 @@ def source_size(source: DataSource) -> SourceSize:
     """Rows and tokens after ``amount``; counted in local JSON lines, told from nothing else."""
     path = Path(source.source).expanduser()
     rows, characters = _rows_and_characters(path)
-    chosen = None
-    if "." not in source.amount:
-        chosen = int(source.amount)
-    elif rows is not None:
-        chosen = int(float(source.amount) * rows)
+    chosen = num_selected(source.amount, rows or 0) if is_count(source.amount) or rows is not None else None
     tokens = None if not rows or chosen is None else int(characters / CHARACTERS_PER_TOKEN * chosen / rows)
     return SourceSize(source.source, source.amount, chosen, tokens)
 
@@ -134,8 +131,7 @@ def _num_steps(config: StageConfig, sources: tuple[SourceSize, ...]) -> int | No
     if any(source.rows is None for source in sources):
         return config.train.max_steps
     rows = sum(source.rows or 0 for source in sources)
-    held_out = config.data.held_out
-    rows -= int(float(held_out) * rows) if "." in held_out else int(held_out)
+    rows -= num_held_out(config.data.held_out, rows)  # prompts: a prompt with several pairs takes more
     steps = -(-max(rows, 0) // config.train.global_batch_pairs) * config.train.num_epochs
     return min(steps, config.train.max_steps or steps)
 

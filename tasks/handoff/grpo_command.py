@@ -6,7 +6,7 @@ and rollout sizes are that script's, for 2 nodes of 8 GPUs; fit them to the mach
 
 import shlex
 
-from dpo_core.contract.config import GrpoConfig
+from tasks.handoff.config import GrpoConfig
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.text.escape import shell_word
 

@@ -10,11 +10,11 @@ from dpo_core.contract.metric_names import MEANINGS, SECOND_NAMES
 from tasks.report.blocks import Block, Charts, Column, Page, Section, Table, Text
 from tasks.report.curves import STEPS_TO_SMOOTH, points_of, smoothed
 from tasks.report.lineage import lineage
-from tasks.report.page import state_of
 from tasks.report.svg import Chart, Line, line_chart
 from tasks.report.tables import number
 from tasks.report.timeline import duration
 from tasks.run.files import RunFiles
+from tasks.run.state import run_state
 
 COLOURS = ("blue", "orange", "green", "purple", "grey", "bad", "warn")
 NOT_SETTINGS = ("name", "store.root")  # where a run lies and what it is called change nothing in it
@@ -29,7 +29,7 @@ def compare_page(runs: Sequence[RunFiles]) -> Page:
     """The page of two or more runs, called A, B, C ... in it."""
     sections = (settings_section(runs), fingerprints_section(runs), evaluation_section(runs), final_section(runs),
                 speed_section(runs), curves_section(runs), software_section(runs))
-    rows = tuple((label, run.folder.name, state_of(run), f"{run.record.started:%Y-%m-%d %H:%M}",
+    rows = tuple((label, run.folder.name, run_state(run.record), f"{run.record.started:%Y-%m-%d %H:%M}",
                   str(run.folder.parent.parent)) for label, run in zip(labels(runs), runs, strict=True))
     listed = Table((Column(""), Column("run"), Column("state"), Column("started (UTC)"), Column("store", "code")), rows)
     return Page(title="Compared: " + ", ".join(run.folder.name for run in runs), subtitle=f"{len(runs)} runs",

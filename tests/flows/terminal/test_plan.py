@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dpo_core.contract.amount import num_held_out
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import ConfigError
 from flows.settings.overrides import read_recipe, validated
@@ -132,3 +133,13 @@ def test_gate_and_person_stand_before_the_upload():
 def test_beta_is_shown_beside_the_usual_one(loss, shown):
     plan = plan_stage(StageConfig.model_validate(values(loss=loss)))
     assert dict(plan.steps)["train"].startswith(shown)
+
+
+def test_a_small_share_that_is_held_out_is_planned_as_it_is_mixed(tmp_path):
+    """Of nine prompts a twentieth is none, but one is held out: eight are left, one step and not two."""
+    line = json.dumps({"prompt": "p", "chosen": "c", "rejected": "r"}) + "\n"
+    (tmp_path / "rows.jsonl").write_text(line * 9)
+    config = validated(values(train={"global_batch_pairs": 8}, data={
+        "sources": [{"source": str(tmp_path / "rows.jsonl")}], "held_out": "0.05"}), "recipe")
+    assert num_held_out("0.05", 9) == 1
+    assert plan_stage(config).num_steps == 1
