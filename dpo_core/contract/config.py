@@ -225,6 +225,8 @@ class TrainConfig(Section):
         False, description="Recompute activations: less memory, about a third slower.")
     checkpoint_every: Annotated[Literal["epoch"] | Annotated[int, Field(ge=1)], NotContent()] = Field(
         200, description="Optimizer steps between checkpoints, or `epoch`: at the end of each.")
+    checkpoint_every_minutes: Annotated[float | None, NotContent()] = Field(
+        10.0, gt=0, description="Also a checkpoint once so long has passed since the last one. Empty: by steps alone.")
     keep_checkpoints: Annotated[int, NotContent()] = Field(2, ge=1, description="Newest checkpoints kept.")
     export_precision: Annotated[ExportPrecision, NotContent()] = Field("bf16", description="Number format of exported "
                                                                                "weights.")

@@ -194,6 +194,13 @@ class ReferenceJob(Job):
     sharding: Annotated[Sharding, NotContent()] = Sharding()
     cache_dir: Location  # shared by all mixtures: <cache_dir>/<model and numerics>/shard files keyed by row content
 
+    @property
+    def scores_content(self) -> dict:
+        """What a row's values depend on besides the row: the job's content without the set, the weights by their own name.
+        A new field that is content enters by itself, and with it the cache's key."""
+        content = {name: value for name, value in content_of(self).items() if name not in ("step", "data", "checkpoint")}
+        return content | {"version": self.VERSION, "checkpoint": self.checkpoint.fingerprint}
+
 
 class BatchPlan(Section):
     """How a global batch is cut for the processes at hand: global = processes x per_device x accumulation."""

@@ -23,11 +23,12 @@ from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_reference
 from dpo_core.engine.checkpoint import MODEL_FILE, RunState, newest_checkpoint, save_weights
 from dpo_core.engine.choose import loading, share_for_scoring, start_engine
-from dpo_core.engine.distributed import agreed, check_world_size, from_main, start_accelerator
+from dpo_core.engine.distributed import check_world_size, from_main, start_accelerator
 from dpo_core.model.adapter import adapter_disabled, count_parameters, load_policy
-from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
+from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
 from dpo_core.model.router import router_loss_of
+from dpo_core.training.scores import agreed_layout
 from dpo_core.training.step_guard import AFTER_TRAINING, check_step_zero
 from dpo_core.training.step_loss import choose_step_loss
 from dpo_core.training.stop_request import StopRequest
@@ -95,9 +96,9 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
 
     def layout_for(scorer: PairScorer) -> ForwardLayout:
         with timed(checks, "layout"):
-            layout = choose_layout(scorer, probe_pairs(dataset), job.train.forward, device, job.train.attention)
+            layout = agreed_layout(scorer, dataset, job.train, accelerator)
         checks["layout_difference"] = scorer.layout_difference
-        return agreed(accelerator, "train.forward", layout)
+        return layout
 
     def guard(scorer: PairScorer, layout: ForwardLayout) -> dict[str, float]:
         """Score rows again with the model that the reference values are said to come from."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from dpo_core.contract.metric_names import MEANINGS, SECOND_NAMES
+from dpo_core.contract.metric_names import LAST_STEP, MEANINGS, OF_THE_LOSS, SECOND_NAMES
 from tasks.report.blocks import Block, Charts, Column, Page, Section, Table, Text
 from tasks.report.curves import STEPS_TO_SMOOTH, points_of, smoothed
 from tasks.report.lineage import lineage
@@ -20,8 +20,6 @@ COLOURS = ("blue", "orange", "green", "purple", "grey", "bad", "warn")
 NOT_SETTINGS = ("name", "store.root")  # where a run lies and what it is called change nothing in it
 OVERLAID = (("Loss", "loss"), ("Reward accuracy", "rewards/accuracies"), ("Reward margin", "rewards/margins"),
             ("Gradient norm", "grad_norm"))
-FINAL = ("loss", "rewards/accuracies", "rewards/margins", "logps_per_token/chosen", "logps_per_token/rejected", "grad_norm")
-OF_THE_LOSS = ("loss", "rewards/margins")  # in its units
 SAME = "="  # a cell that repeats the first run's value
 
 
@@ -138,7 +136,7 @@ def final_section(runs: Sequence[RunFiles]) -> Section | None:
         return None
     last = [run.metrics[-1] if run.metrics else {} for run in runs]
     rows = [("step", [f"{step['step']:g}" if step else "" for step in last])]
-    rows += [(_label(name), [number(step.get(name)) for step in last]) for name in FINAL]
+    rows += [(_label(name), [number(step.get(name)) for step in last]) for name in LAST_STEP]
     return Section("Last training step", "final", (_table(runs, "metric", rows),))
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dpo_core.contract.metric_names import HEADLINES, MEANINGS, tone_of
+from dpo_core.contract.metric_names import MEANINGS, TILES, tone_of
 from dpo_core.contract.store import write_bytes
 from tasks.report.blocks import Block, Code, Column, Notice, Page, Table, Text, Tile, Tiles, Tone
 from tasks.report.html import render_html
@@ -82,7 +82,7 @@ def headline_tiles(run: RunFiles) -> tuple[Tile, ...]:
     if result is None:
         return ()
     tiles = []
-    for name in HEADLINES:
+    for name in TILES:
         before, after = result.before.get(name), result.after.get(name)
         if after is None:
             continue

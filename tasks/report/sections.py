@@ -1,7 +1,7 @@
 """What the report says of a run, section by section. Each takes the run's files and gives a section, or None."""
 
 from dpo_core.contract.drops import MEANING
-from dpo_core.contract.metric_names import HEADLINES, MEANINGS, tone_of
+from dpo_core.contract.metric_names import MEANINGS, TILES, tone_of
 from tasks.report.blocks import (
     Block,
     Charts,
@@ -32,7 +32,7 @@ def evaluation_section(run: RunFiles) -> Section | None:
     if result is None:
         return None
     rows, tones = [], []
-    for row in sorted(metrics_rows(result), key=lambda row: row["metric"] not in HEADLINES):
+    for row in sorted(metrics_rows(result), key=lambda row: row["metric"] not in TILES):
         name = row["metric"]
         meaning = MEANINGS.get(name)
         rows.append((meaning.label if meaning else name, row["before"], row["after"], row["change"],
