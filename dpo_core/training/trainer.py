@@ -165,8 +165,8 @@ class Trainer:
                                   ("loss", "rewards/accuracies", "rewards/margins", "pairs_per_second")})
 
     def save_if_due(self, done_steps: int) -> None:
-        """Write a checkpoint every N steps or at the end of an epoch, when the last one is too old by rank 0's clock, and when
-        asked to stop; not after the last step."""
+        """Write a checkpoint every N steps or at the end of an epoch, when the last one is too old by rank 0's clock, and
+        when asked to stop; not after the last step."""
         every, pairs = self.job.train.checkpoint_every, self.job.batch.global_pairs
         interval = -(-len(self.dataset) // pairs) if every == "epoch" else every
         minutes, old = self.job.train.checkpoint_every_minutes, False

@@ -1,5 +1,5 @@
-"""``python -m tests.programs.fast_clock train --job ...``: ranks of which the one that FAST_RANK names has a clock that runs a
-million times too fast."""
+"""``python -m tests.programs.fast_clock train --job ...``: ranks of which the one that FAST_RANK names has a clock that
+runs a million times too fast."""
 
 import os
 import sys
