@@ -182,7 +182,7 @@ def _is_intact(path: Path, files: dict[str, str]) -> bool:
         verify_files(path, files)
         return True
     except StoreError as error:
-        log.warning("The snapshot is made again: %s", error)
+        log.warning("The snapshot is made again: %s", error.problem)
         return False
 
 
