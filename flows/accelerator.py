@@ -13,9 +13,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
 
 from dpo_core.contract.errors import ConfigError
+from flows.serve.local_prefect import server_outlives_the_run
 from tasks.launch.launcher import raise_if_stopped
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def slot(name: str) -> Iterator[None]:
 def slot_if_limited(name: str) -> Iterator[None]:
     """Hold a slot if the server has this limit. A temporary one is nobody else's, so what its database holds of it, from a
     sweep that was killed, is not waited for."""
-    if PREFECT_API_URL.value() is None or not _is_limited(name):
+    if not server_outlives_the_run() or not _is_limited(name):
         yield
         return
     with slot(name):

@@ -10,12 +10,13 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import FlowPauseTimeout, Pause
 from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
-from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+from prefect.settings import PREFECT_UI_URL
 from prefect.states import Failed, State
 from pydantic import Field
 
 from dpo_core.contract.errors import ApprovalRejected, ApprovalTimedOut, ConfigError, NotReleased
 from dpo_core.contract.store import write_json
+from flows.serve.local_prefect import server_outlives_the_run
 from flows.settings.stage_config import StageConfig
 from flows.stage_parts import Candidate, Workplace
 from tasks.check_gate import check_gate
@@ -53,7 +54,7 @@ def check_somebody_can_answer(gate: GateConfig) -> None:
     if gate.wait == "suspend" and deployment.get_id() is None:
         raise ConfigError("gate.wait suspend ends the process, and only a run of a deployment is started again by a worker. "
                           "Start it as one (`prefect deployment run dpo-stage/manual`), or set gate.wait to pause.")
-    if PREFECT_API_URL.value() is None:
+    if not server_outlives_the_run():
         raise ConfigError("gate.approval person needs someone to ask, and this run has neither a terminal nor a Prefect "
                           "server. Start it at a terminal; or start a server, set PREFECT_API_URL to it and answer on the "
                           "run's page; or set gate.approval to none.")

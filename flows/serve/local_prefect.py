@@ -6,6 +6,7 @@ Must be applied before Prefect is imported, as it reads its settings then. Anyth
 import contextlib
 import os
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 from dpo_core.contract.errors import from_os_error
@@ -15,12 +16,14 @@ from flows.serve.credential import API_URL_FILE, given_credential, new_credentia
 from flows.serve.private_folder import make_private
 from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
 from flows.serve.settings import RUN_SETTINGS, VARIABLES, names_the_database
+from flows.serve.temporary_server import start_temporary_server
 
 # The temporary server lives as long as the run, so what serves schedules, workers and automations stays off: its start
 # takes 2-3 s of CPU less. Records stay in <store>/prefect/prefect.db; `PREFECT_HOME=<store>/prefect prefect server start`
 # shows them.
 TEMPORARY_SERVER = {
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too short for the first start on a busy machine
+    "PREFECT_API_REQUEST_TIMEOUT": "120",  # the first request may wait for its start on a busy machine
+    "PREFECT_SERVER_UI_ENABLED": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",  # of the client, which would announce it above the bars otherwise
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
@@ -35,7 +38,39 @@ TEMPORARY_SERVER = {
     "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
 }
 # Bars and the closing table are what the terminal shows; the log is in the run's folder and in Prefect.
+# Set where the server of PREFECT_API_URL ends with the run: nobody can answer on its pages, or find the run there later.
+ENDS_WITH_THE_RUN = "PAIRLINE_SERVER_ENDS_WITH_THE_RUN"
 QUIET_TERMINAL = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_COLORS": "false"}
+
+
+def start_prefect(store_root: Path) -> Callable[[], None]:
+    """Set Prefect's settings, and start a server for this run where no other is configured or runs here. Before Prefect is
+    imported. -> what waits until a server that was started answers
+
+    Raises ``StoreError`` or ``DiskFull`` if the store cannot be made.
+    """
+    if not prepare_prefect(store_root):
+        return lambda: None
+    server = start_temporary_server(Path(os.environ["PREFECT_HOME"]))
+    os.environ["PREFECT_API_URL"], os.environ[ENDS_WITH_THE_RUN] = server.api_url, "1"
+
+    def wait() -> None:
+        server.wait()
+        remember_database(store_root)  # it is migrated now
+
+    return wait
+
+
+def has_own_server(store_root: Path) -> bool:
+    """Whether a run from here would get a temporary server: nobody configured one, and none of `pairline up` lives."""
+    return not uses_configured_server() and running_server(store_root) is None
+
+
+def server_outlives_the_run() -> bool:
+    """Whether the run's server is one that people and other runs know. Imports Prefect."""
+    from prefect.settings import PREFECT_API_URL
+
+    return PREFECT_API_URL.value() is not None and ENDS_WITH_THE_RUN not in os.environ
 
 
 def uses_configured_server() -> bool:

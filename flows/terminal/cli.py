@@ -34,26 +34,37 @@ Overrides = Annotated[list[str], typer.Option("--set", help="Change a setting: s
 
 
 @app.command()
-def run(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006 (typer reads the default, nobody changes it)
+def run(recipe: Recipe, set_: Overrides = [],  # noqa: B006 (typer reads the default, nobody changes it)
+        again: Annotated[bool, typer.Option("--again", help="Run the flow also where an earlier run of these settings has "
+                                            "done it all, and nothing of it has changed since.")] = False) -> None:
     """Run the stage; steps whose results are in the store are reused."""
     config = read_recipe(recipe, set_)
-    from flows.serve.local_prefect import prepare_prefect, remember_database
+    from flows.serve.local_prefect import has_own_server, start_prefect
+    from flows.terminal.finished_run import finished_run
 
-    temporary = prepare_prefect(config.store.root)
-    run_stage(config, Console())
-    if temporary:
-        remember_database(config.store.root)
+    if not again and has_own_server(config.store.root) and (folder := finished_run(config)):
+        say("nothing to do: an earlier run of these settings is complete and unchanged (--again runs it again)")
+        show_end(folder, Console())
+        return
+    run_stage(config, Console(), start_prefect(config.store.root))
 
 
-def run_stage(config: StageConfig, console: Console) -> None:
+def run_stage(config: StageConfig, console: Console, wait_for_server: Callable[[], None]) -> None:
     """Run the flow with its progress on ``console``; the last line is the path of the hand-off."""
     # Prefect reads its settings when it is imported, so nothing above imports it.
     from flows.dpo_stage import dpo_stage
     from flows.terminal.release import show_gate
+
+    wait_for_server()
+    show_end(run_flow(lambda: dpo_stage(config), console, show_gate), console)
+
+
+def show_end(folder: Path, console: Console) -> None:
+    """What a complete run came to; the last line is the path of the hand-off."""
+    from flows.terminal.release import show_gate
     from tasks.report.page import REPORT_FILE
     from tasks.run.folder import read_run
 
-    folder = run_flow(lambda: dpo_stage(config), console, show_gate)
     outputs = read_run(folder).outputs
     show_evaluation(console, Path(outputs["evaluate"]))
     show_gate(console, folder)
@@ -109,14 +120,13 @@ def sweep(recipe: Annotated[Path, typer.Argument(help="YAML file of a stage with
     from flows.settings.sweep_config import SweepConfig
 
     config = read_recipe(recipe, set_, SweepConfig)
-    from flows.serve.local_prefect import prepare_prefect, remember_database
+    from flows.serve.local_prefect import start_prefect
 
-    temporary = prepare_prefect(config.store.root)
+    wait_for_server = start_prefect(config.store.root)
     from flows.terminal.sweep import run_sweep
 
-    run_sweep(config, Console(), temporary, run_flow)
-    if temporary:
-        remember_database(config.store.root)
+    wait_for_server()
+    run_sweep(config, Console(), run_flow)
 
 
 @app.command()

@@ -22,16 +22,17 @@ def intake(handoff: Annotated[str, typer.Argument(help="Path or file:// address 
            allow_remote_code: Annotated[list[str], typer.Option(help="Python file of the checkpoint that may run. May be "
                                                                 "given several times.")] = []) -> None:  # noqa: B006
     """Verify a hand-off on the receiving side: schema, files, revision, RLVR rules, a fresh load that answers."""
-    from flows.serve.local_prefect import prepare_prefect
+    from flows.serve.local_prefect import start_prefect
     from flows.settings.overrides import validated
     from tasks.handoff.intake_config import IntakeConfig
 
     settings = validated({"endpoint": endpoint, "trusted_keys": trusted_key, "allow_remote_code": allow_remote_code,
                           "max_download_gib": max_download_gib}, "pairline intake", IntakeConfig)
-    prepare_prefect(store)
+    wait_for_server = start_prefect(store)
     from flows.rlvr_intake import rlvr_intake
     from tasks.intake import who_wrote
 
+    wait_for_server()
     accepted = rlvr_intake(handoff, store, token_block=token_block, intake=settings)
     for check in accepted.rules:
         say(one_line(f"{'ok  ' if check.passed else 'FAIL'}  {check.rule}: {check.detail}"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.serve.local_prefect import prepare_prefect
+from flows.serve.local_prefect import start_prefect
 from flows.settings.stage_config import StageConfig
 from tasks.image.push import load_login
 from tasks.image.trainer_image import fill_wheelhouse, trainer_image
@@ -18,7 +18,7 @@ def make_image(config: StageConfig, console: Console, only_wheelhouse: bool) -> 
         tell(console, line)
 
     if config.image.registry_block:
-        prepare_prefect(config.store.root)
+        start_prefect(config.store.root)()
     store: Path = config.store.root.expanduser().resolve()
     if only_wheelhouse:
         return str(fill_wheelhouse(config.image, store, say))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from flows.serve.local_prefect import server_outlives_the_run
 from tasks.gate.approval import Approval, Ask, Verdict, answered, asking
 from tasks.gate.rules import GATE_FILE, GateCheck, check_table
 from tasks.text.terminal import show_markdown, show_table, tell
@@ -69,9 +70,7 @@ def tell_where_to_answer(console: Console, hold_display: HoldDisplay) -> Ask:
 def asking_here(console: Console, hold_display: HoldDisplay) -> Iterator[None]:
     """Approvals inside the ``with`` block: on the page of the user's own server, or, as a temporary one has no page that
     could be answered on, at the terminal. Without either the flow refuses to start."""
-    from prefect.settings import PREFECT_API_URL
-
-    if PREFECT_API_URL.value() is not None:
+    if server_outlives_the_run():
         ask = tell_where_to_answer(console, hold_display)
     elif sys.stdin.isatty():
         ask = ask_at_terminal(console, hold_display)

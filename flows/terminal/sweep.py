@@ -7,6 +7,7 @@ from rich.console import Console
 
 from flows.accelerator import make_own_limit
 from flows.dpo_sweep import dpo_sweep
+from flows.serve.local_prefect import server_outlives_the_run
 from flows.settings.sweep_config import SweepConfig
 from tasks.launch.compute import accelerator_name, this_machine
 from tasks.run.folder import read_run
@@ -18,14 +19,14 @@ ShowFailed = Callable[[Console, Path | None], None]
 RunFlow = Callable[[Callable[[], object], Console, ShowFailed], Path]
 
 
-def run_sweep(config: SweepConfig, console: Console, temporary_server: bool, run_flow: RunFlow) -> None:
+def run_sweep(config: SweepConfig, console: Console, run_flow: RunFlow) -> None:
     """Run the flow with its progress on ``console``; the last line is the path of the winner's hand-off.
 
     A temporary server has no limits: there it gets one slot, for this machine.
     """
 
     def flow() -> None:
-        if temporary_server:
+        if not server_outlives_the_run():
             make_own_limit(config.sweep.accelerator or accelerator_name(this_machine()))
         dpo_sweep(config)
 

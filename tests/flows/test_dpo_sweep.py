@@ -280,7 +280,7 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(tiny_inputs, tmp_path):
 
     process = line.start()
     wait_for(process, line, lambda: step_processes(store / "train"), "the second member again")
-    os.killpg(process.pid, signal.SIGKILL)  # with its temporary server, which would outlive it
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
     process = line.start()  # the slot that the killed one held is free

@@ -51,7 +51,7 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
     flow = subprocess.Popen([sys.executable, "-m", "flows.terminal", "run", str(recipe)],
                             env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, start_new_session=True)
     wait_for(lambda: len(metrics(store)) > 3 or flow.poll() is not None, seconds=300)
-    os.killpg(flow.pid, signal.SIGKILL)  # with its temporary server, which would outlive it
+    os.killpg(flow.pid, signal.SIGKILL)
     flow.wait()
     with contextlib.closing(docker.from_env()) as client:
         (left,) = containers_of(store, client)

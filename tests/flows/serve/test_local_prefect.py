@@ -3,15 +3,16 @@
 import os
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from dpo_core.contract.errors import StoreError
+from dpo_core.contract.errors import PairlineError, StoreError
 from flows.serve.background import Background, start_time
 from flows.serve.credential import API_URL_FILE, CREDENTIAL_FILE
-from flows.serve.local_prefect import prepare_prefect, remember_database
+from flows.serve.local_prefect import prepare_prefect, remember_database, start_prefect
 from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
 from flows.serve.server_objects import SECONDS_WITHOUT_HEARTBEAT
 from flows.serve.settings import PROJECT
@@ -103,9 +104,10 @@ def test_a_profile_that_names_the_server_of_up_gets_in(no_prefect_settings, tmp_
 AS_A_RUN = """
 import http.client, sys
 from pathlib import Path
-from flows.serve.local_prefect import prepare_prefect
-assert prepare_prefect(Path(sys.argv[1]))
+from flows.serve.local_prefect import start_prefect
+wait_for_server = start_prefect(Path(sys.argv[1]))
 from prefect.client.orchestration import get_client
+wait_for_server()
 with get_client(sync_client=True) as client:
     client.read_flows()
     server = http.client.HTTPConnection(client.api_url.host, client.api_url.port)
@@ -129,3 +131,54 @@ def test_the_temporary_server_answers_its_run_alone(tmp_path):
     assert done.stdout.splitlines() == ["401 None", "401 None", "400 None"], done.stderr
     assert (tmp_path / "store/prefect").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "store/prefect/prefect.db").stat().st_mode & 0o777 == 0o600
+
+
+HOLDS_A_SERVER = """
+import sys, time
+from pathlib import Path
+from flows.serve.local_prefect import start_prefect
+wait_for_server = start_prefect(Path(sys.argv[1]))
+if sys.argv[2] == "answers":
+    wait_for_server()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def servers_of(run: subprocess.Popen) -> list[int]:
+    """Ids of the live processes that were started as the run's server."""
+    asked = b"flows.serve.temporary_server\0"
+    found = Path("/proc").glob("[0-9]*/cmdline")
+    return [int(path.parent.name) for path in found if asked in (line := read_or_nothing(path))
+            and line.split(b"\0")[-2] == str(run.pid).encode()]
+
+
+def read_or_nothing(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("moment", ["starts", "answers"])
+def test_the_temporary_server_dies_with_its_run_however_that_dies(tmp_path, moment):
+    new_prefect_home(tmp_path / "store" / "prefect")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
+    with subprocess.Popen([sys.executable, "-c", HOLDS_A_SERVER, str(tmp_path / "store"), moment], stdout=subprocess.PIPE,
+                          env=own | {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}, cwd=tmp_path) as run:
+        assert run.stdout.readline() == b"held\n"
+        assert len(servers_of(run)) == 1
+        run.kill()
+    deadline = time.monotonic() + 20
+    while servers_of(run) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not servers_of(run)
+
+
+def test_a_server_that_cannot_start_is_told_with_its_last_lines(no_prefect_settings, tmp_path):
+    """Not as a refused connection, which says nothing of why."""
+    no_prefect_settings["PYTHONHOME"] = str(tmp_path)  # where no interpreter finds its library
+    wait_for_server = start_prefect(tmp_path / "store")
+    with pytest.raises(PairlineError, match=r"ended with exit code 1(.|\n)*temporary-server\.log"):
+        wait_for_server()

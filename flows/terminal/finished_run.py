@@ -1,0 +1,96 @@
+"""Whether an earlier run has done already what `pairline run` is asked for: then nothing is started, as with `make`.
+
+Asked without Prefect and its server, whose start takes longer than all else of a run whose steps are reused. Where the
+answer could depend on what others may have changed (a hub, a person's approval, a gate of another server), it is no.
+"""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.jobs import JOB_FILE, CheckpointRef, ConvertJob, Job, MixJob, TrainJob, read_job
+from dpo_core.contract.regular_file import read_regular
+from dpo_core.contract.results import ENVIRONMENT_FILE
+from dpo_core.contract.store import fingerprint, hash_files, verify_files
+from flows.settings.stage_config import StageConfig
+from tasks.checkpoint.files import checked_files
+from tasks.checkpoint.own_files import hash_named
+from tasks.checkpoint.source import PACKAGE_PREFIX, locate
+from tasks.data.sources import resolve_sources
+from tasks.handoff.schema import read_handoff
+from tasks.launch.run_job import reusable_result
+from tasks.run.environment import run_environment
+from tasks.run.folder import CONFIG_FILE, RunRecord, read_runs
+
+J = TypeVar("J", bound=Job)
+LARGEST_RECORD_BYTES = 16 << 20
+OF_THE_CODE = ("directory", "commit", "has_local_changes", "python", "packages")
+
+
+def finished_run(config: StageConfig) -> Path | None:
+    """The folder of the newest complete run of these settings by this code, if all that it read and made is there,
+    unchanged: sources, checkpoint, each step's files, what was published, the hand-off. Else None."""
+    if not _is_all_here(config):
+        return None
+    with contextlib.suppress(PairlineError, OSError, ValueError, KeyError):
+        for folder, record in reversed(read_runs(config.store.root)):
+            if record.name == config.name and record.state == "completed" and _is_of(folder, config):
+                return folder if _is_unchanged(config, record) else None
+    return None
+
+
+def _is_all_here(config: StageConfig) -> bool:
+    """Whether only files of this machine and the settings decide what comes out."""
+    checkpoints = [source for source in (config.checkpoint.source, config.reference.source) if source]
+    return (config.upload.repo_id is None and config.gate.approval == "none"
+            and all(source.startswith(PACKAGE_PREFIX) or Path(source).expanduser().is_dir() for source in checkpoints)
+            and all(Path(source.source).expanduser().exists() for source in config.data.sources))
+
+
+def _is_of(folder: Path, config: StageConfig) -> bool:
+    """Whether the run in ``folder`` had these settings, and code that is known to be this one."""
+    if json.loads(read_regular(folder / CONFIG_FILE, LARGEST_RECORD_BYTES)) != config.model_dump(mode="json"):
+        return False
+    then = json.loads(read_regular(folder / ENVIRONMENT_FILE, LARGEST_RECORD_BYTES))
+    now = run_environment(config).model_dump(mode="json")
+    return not now["has_local_changes"] and all(then[name] == now[name] for name in OF_THE_CODE)
+
+
+def _is_unchanged(config: StageConfig, record: RunRecord) -> bool:
+    """Raises ``PairlineError``, ``OSError`` or ``KeyError`` for what is missing, which is a no as well."""
+    jobs = [read_job(Path(job.folder) / JOB_FILE) for job in record.jobs]
+    folders = [found.folder for found in record.jobs]
+    if folders != [str(job.out_dir) for job in jobs] or not all(map(reusable_result, jobs)):
+        return False
+    mixed, trained = _only(jobs, MixJob), _only(jobs, TrainJob)
+    if resolve_sources(config.data.sources) != mixed.sources:
+        return False
+    if not _is_still(config, trained.checkpoint, jobs):
+        return False
+    if config.reference.source and trained.reference_checkpoint != trained.checkpoint:
+        return False  # a second checkpoint: two are compared rarely enough
+    handoff = read_handoff(Path(record.outputs["handoff"]))
+    published = handoff.checkpoint
+    return published.directory is not None and hash_files(published.directory) == published.files
+
+
+def _only(jobs: Sequence[Job], kind: type[J]) -> J:
+    found = [job for job in jobs if isinstance(job, kind)]
+    if len({job.fingerprint for job in found}) != 1:
+        raise KeyError(f"{len(found)} jobs of one kind")
+    return found[0]
+
+
+def _is_still(config: StageConfig, checkpoint: CheckpointRef, jobs: Sequence[Job]) -> bool:
+    """Whether the settings' checkpoint has the contents that ``checkpoint`` was made of, and that is intact."""
+    located = locate(config.checkpoint, config.store.root)
+    verify_files(checkpoint.path, checkpoint.files)
+    if located.weights.kind == "safetensors":
+        names = checked_files(located.folder, located.weights.names, config.checkpoint)
+        return hash_named(located.folder, names) == checkpoint.files
+    converted = [job for job in jobs if isinstance(job, ConvertJob) and job.gguf_file in located.weights.names]
+    now = fingerprint(hash_named(located.folder, list(located.weights.names)))
+    return bool(converted) and converted[0].source_sha256 == now and not converted[0].pickle_files
