@@ -58,7 +58,7 @@ def reap(dry_run: bool = False) -> str:
     rows = [{"container": one.container, "step": one.step, "run": one.run, "why": one.reason,
              "done": one.done} for one in found]
     table_artifact(rows, "reap", "Containers with Pairline's label")
-    return f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's"
+    return f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them orphaned"
 
 
 def state_of(flow_run_id: str) -> RunState:

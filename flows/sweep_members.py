@@ -69,21 +69,21 @@ def _results(futures: Sequence[Future]) -> list[MemberResult]:
 
 def _run_member(member: Member, inputs: TrainingInputs, place: Workplace, accelerator: str,
                 stop: threading.Event) -> MemberResult:
-    told = MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="")
+    outcome = MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="")
     if not member.config.loss.needs_reference:
         inputs = replace(inputs, reference=None, reference_checkpoint=None)
     try:
         with stopped_by(stop), slot(accelerator), place.run.step(f"member {member.number}: {member.label}"), \
                 _own_run(member, place) as run:
-            told = told.model_copy(update={"run": run.folder.name})
+            outcome = outcome.model_copy(update={"run": run.folder.name})
             candidate = train_and_evaluate(member.config, inputs, replace(place, run=run))
     except Exception as error:
         kind = error.kind if isinstance(error, PairlineError) else type(error).__name__
-        result = MemberResult(member, told.model_copy(update={"error": f"{kind}: {error}"}), error=error)
+        result = MemberResult(member, outcome.model_copy(update={"error": f"{kind}: {error}"}), error=error)
         return replace(result, outcome=result.outcome.model_copy(update={"interrupted": result.interrupted}))
     evaluation = candidate.evaluation
     checks = check_rules(member.config.gate, evaluation.before, evaluation.after)
-    return MemberResult(member, told.model_copy(update={"before": evaluation.before, "after": evaluation.after,
+    return MemberResult(member, outcome.model_copy(update={"before": evaluation.before, "after": evaluation.after,
                                                         "checks": checks}), candidate)
 
 

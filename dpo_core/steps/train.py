@@ -80,7 +80,7 @@ def timed(checks: dict[str, float], name: str) -> Iterator[None]:
 
 def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update, and
-    the probe of the largest microbatch."""
+    the fit check of the largest microbatch."""
     check_8bit_fits(job.adapter, job.optim, job.train.precision, job.sharding.kind)
     accelerator = start_accelerator(job.sharding, **accelerator_arguments(job))
     tracking = Tracking(accelerator, job)
@@ -134,7 +134,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
                       layout=layout, progress=progress, state=state, total_steps=total, stop=stop, checks=checks,
                       tracking=tracking,
                       router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0)
-    checks |= trainer.probe()
+    checks |= trainer.check_fit()
     return trainer
 
 
@@ -182,7 +182,7 @@ def run(job: TrainJob, progress: Progress) -> TrainResult:
 
 
 def _verifying_seconds(checks: dict[str, float]) -> float:
-    """What the checks that nothing would need took: without the probe, whose memory the first step takes anyway."""
+    """What the checks that nothing would need took: without the fit check, whose memory the first step takes anyway."""
     return sum(checks.get(f"{name}_seconds", 0.0) for name in ("reference_cache", "layout", "guard"))
 
 

@@ -86,7 +86,7 @@ class Trainer:
                                            "tokens/padding_share": padding_share(batches)}, started)
             self.save_if_due(step + 1)
 
-    def probe(self) -> dict[str, float]:
+    def check_fit(self) -> dict[str, float]:
         """One forward and backward of the run's largest microbatch, by every rank, the gradient thrown away: where memory
         does not suffice the run ends here and not in hour six. Changes no state. -> figures"""
         started = time.monotonic()
@@ -99,10 +99,10 @@ class Trainer:
             self.forward_backward(batch, losses, rows)
         self.engine.discard_gradients()
         tokens = batch_tokens(lengths[rows], self.layout)
-        log.info("probe: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most", len(rows), tokens,
+        log.info("fit check: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most", len(rows), tokens,
                  peak_memory_gib())
-        return {"probe_seconds": time.monotonic() - started, "probe_pairs": float(len(rows)), "probe_tokens": float(tokens),
-                "probe_peak_gib": peak_memory_gib()}
+        return {"fit_seconds": time.monotonic() - started, "fit_pairs": float(len(rows)), "fit_tokens": float(tokens),
+                "fit_peak_gib": peak_memory_gib()}
 
     def step_batches(self, step: int) -> tuple[list[int], list[PairBatch]]:
         """The global batch's row numbers and this rank's microbatches of them."""

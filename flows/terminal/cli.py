@@ -177,7 +177,7 @@ def reap(dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would
     found = reap_containers(engine, dry_run)
     for one in found:
         say(one_line(f"{one.container}: {one.done}" + (f" ({one.reason})" if one.reason else "")))
-    say(f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's")
+    say(f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them orphaned")
 
 
 RunName = Annotated[str, typer.Option("--run", help="The waiting run: its folder's name, or `last`.")]

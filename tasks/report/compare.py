@@ -101,10 +101,10 @@ def evaluation_section(runs: Sequence[RunFiles]) -> Section | None:
     table = _table(runs, "held out, before → after", rows)
     table = Table((*table.columns, Column("best")),
                   tuple((*row, word) for row, word in zip(table.rows, best, strict=True)))
-    told = ("All are measured on the same held-out pairs." if _same_pairs(runs) else
+    explanation = ("All are measured on the same held-out pairs." if _same_pairs(runs) else
             "They are measured on different held-out pairs: none is called the best.")
-    told += "" if _same_loss(runs) else " Losses, rewards and margins have other units where loss or beta differ."
-    return Section("Evaluation", "evaluation", (table, Text(told)))
+    explanation += "" if _same_loss(runs) else " Losses, rewards and margins have other units where loss or beta differ."
+    return Section("Evaluation", "evaluation", (table, Text(explanation)))
 
 
 def _label(name: str) -> str:

@@ -1,7 +1,7 @@
 """Stops and removes the containers that no live run owns.
 
 A run that starts or watches a container holds the claim on its job's folder; the kernel drops it when the run dies. So a
-container whose claim is free is nobody's, unless Prefect knows its run as not ended: it may be between two attempts. Where
+container whose claim is free is orphaned, unless Prefect knows its run as not ended: it may be between two attempts. Where
 the folder is not to be seen from here, the container's own deadline decides. What has no label of ours is never touched.
 """
 
@@ -33,13 +33,13 @@ class Reaped:
     step: str
     run: str
     folder: str
-    reason: str  # why it is nobody's; empty if it is left alone
+    reason: str  # why it is orphaned; empty if it is left alone
     done: str  # "stopped and removed", "removed", "left alone: ...", "failed: ..."
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Either why a container is nobody's, or why it is left alone."""
+    """Either why a container is orphaned, or why it is left alone."""
 
     nobodys: str = ""
     left: str = ""

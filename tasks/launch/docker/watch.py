@@ -47,16 +47,16 @@ class Member:
 
 def patiently(ask: Callable[[], T], seconds: float) -> T:
     """The engine's answer, also if it is away for a while. Raises ``EngineLost`` if it does not come back in time."""
-    until, told = time.monotonic() + seconds, False
+    until, warned = time.monotonic() + seconds, False
     while True:
         try:
             return ask()
         except EngineLost as lost:
             if time.monotonic() > until:
                 raise
-            if not told:
+            if not warned:
                 log.warning("%s Waiting %.0f s for it. With live-restore a step runs on meanwhile.", lost, seconds)
-                told = True
+                warned = True
             time.sleep(POLL_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""Which containers `pairline reap` takes for nobody's, on a real engine."""
+"""Which containers `pairline reap` takes for orphaned, on a real engine."""
 
 import time
 from collections.abc import Callable
