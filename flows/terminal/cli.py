@@ -169,10 +169,10 @@ def status(store: Store = Path(".pairline"), run_name: Annotated[str, typer.Opti
 @app.command()
 def reap(dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False) -> None:
     """Stop and remove the containers that no live run owns. Touches nothing without Pairline's label."""
-    from tasks.launch.docker.engine import Engine
+    from tasks.launch.docker.engine import ContainerEngine
     from tasks.launch.docker.reap import reap as reap_containers
 
-    engine = Engine()
+    engine = ContainerEngine()
     engine.check()
     found = reap_containers(engine, dry_run)
     for one in found:

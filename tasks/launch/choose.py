@@ -16,8 +16,8 @@ def launcher_for(compute: ComputeConfig, image: str = "", python: str = "") -> L
         return ProcessLauncher(compute)
     if not image:
         raise ConfigError("compute.launcher is docker, but this flow has no trainer image. Set compute.launcher to process.")
-    from tasks.launch.docker.engine import Engine  # docker-py takes a while to import
+    from tasks.launch.docker.engine import ContainerEngine  # docker-py takes a while to import
     from tasks.launch.docker.launcher import DockerLauncher
 
-    Engine().check()
+    ContainerEngine().check()
     return DockerLauncher(compute, image, python)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.launch.docker.container import GRACE, line_prefix
-from tasks.launch.docker.engine import Engine, Seen
+from tasks.launch.docker.engine import ContainerEngine, Seen
 from tasks.launch.launcher import raise_if_stopped
 from tasks.launch.log_position import go_back_to_position, save_position, saved_times
 from tasks.launch.step_log import LogFile
@@ -15,7 +15,7 @@ POLL_SECONDS = 0.2
 DEFAULT_GRACE_SECONDS = 30.0
 
 
-def put_away(engine: Engine, folder: Path, left: Sequence[Seen]) -> None:
+def put_away(engine: ContainerEngine, folder: Path, left: Sequence[Seen]) -> None:
     """For who holds the claim on the job's ``folder``.
 
     Raises ``EngineLost``, ``StoreError``; called again, it goes on without a gap or a repeat in the log.
@@ -26,7 +26,7 @@ def put_away(engine: Engine, folder: Path, left: Sequence[Seen]) -> None:
         engine.remove(seen.id)
 
 
-def stop(engine: Engine, containers: Sequence[Seen]) -> None:
+def stop(engine: ContainerEngine, containers: Sequence[Seen]) -> None:
     """As their launcher would: SIGTERM, a checkpoint, SIGKILL."""
     running = [seen for seen in containers if seen.running]
     for seen in running:
@@ -40,7 +40,7 @@ def stop(engine: Engine, containers: Sequence[Seen]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _copy_rest_of_log(engine: Engine, folder: Path, left: Sequence[Seen]) -> None:
+def _copy_rest_of_log(engine: ContainerEngine, folder: Path, left: Sequence[Seen]) -> None:
     """What they printed since their log was last read, to ``log.txt``."""
     if not left:
         return

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from dpo_core.contract.compute_config import ComputeConfig
 from dpo_core.contract.errors import DiskFull, PairlineError
-from tasks.launch.docker.engine import Engine, EngineLost, Seen
+from tasks.launch.docker.engine import ContainerEngine, EngineLost, Seen
 from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, raise_if_stopped, too_slow
 from tasks.launch.lines import Waiting
@@ -63,8 +63,8 @@ def patiently(ask: Callable[[], T], seconds: float) -> T:
 class Watch:
     """Watches the containers of one step. ``deadline``: Unix seconds."""
 
-    def __init__(self, engine: Engine, command: CommandSpec, members: list[Member], deadline: float, on_line: OnLine,
-                 compute: ComputeConfig, patience_seconds: float) -> None:
+    def __init__(self, engine: ContainerEngine, command: CommandSpec, members: list[Member], deadline: float,
+                 on_line: OnLine, compute: ComputeConfig, patience_seconds: float) -> None:
         self.engine, self.command, self.members, self.deadline = engine, command, members, deadline
         self.on_line, self.grace_seconds, self.patience_seconds = on_line, compute.stop_grace_seconds, patience_seconds
         self.bound = FolderBound(command.folder, compute.folder_gib)

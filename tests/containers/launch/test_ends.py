@@ -9,7 +9,7 @@ import pytest
 from dpo_core.contract.errors import ConfigError, OutOfMemory, StepCrashed, TimedOut
 from tasks.launch.compute import Machine
 from tasks.launch.docker.container import container_name
-from tasks.launch.docker.engine import Engine
+from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.launcher import hearing_lines
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import command_of
@@ -110,7 +110,7 @@ def test_cancelling_the_wait_stops_the_step(make):
 
 def test_without_an_engine_the_error_says_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match=r"no engine answers at unix:///no/such\.sock.*set compute.launcher to process"):
-        Engine("unix:///no/such.sock").check()
+        ContainerEngine("unix:///no/such.sock").check()
 
 
 def test_a_missing_image_is_named(make):
