@@ -1,11 +1,11 @@
 # make demo   the main job, from nothing: environment, then the whole stage on a real model and real data
 # make test   the same environment, then every test
-# Both need Python 3.11+ with venv and nothing else. See docs/operations.md.
+# Both need Python 3.11+ with venv and nothing else. See docs/install.md.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down demo-chain image base-image wheelhouse test bench lint lock preferences clean
+.PHONY: help setup demo up down demo-chain image base-image wheelhouse test bench lint lock reference preferences clean
 
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 VENV := .venv
@@ -84,6 +84,11 @@ lint: $(INSTALLED)  ## ruff
 
 lock: $(INSTALLED)  ## write requirements/*.txt from what is installed in .venv, with the hashes that the indexes publish
 	@$(BIN)/python requirements/lock.py
+
+reference: $(INSTALLED)  ## write docs/settings.md and the JSON Schemas of recipes from the settings
+	@$(BIN)/pairline schema > recipe.tmp && mv recipe.tmp flows/settings/recipe.schema.json
+	@$(BIN)/pairline schema --sweep > sweep.tmp && mv sweep.tmp flows/settings/sweep.schema.json
+	@$(BIN)/pairline schema --page > settings.tmp && mv settings.tmp docs/settings.md
 
 preferences: $(INSTALLED)  ## sample the quickstart preference set again (15 minutes)
 	@$(BIN)/python recipes/quickstart/make_preferences.py

@@ -7,10 +7,12 @@ from prefect import State, flow
 
 from dpo_core.contract.errors import NotReleased
 from flows.accelerator import slot_if_limited
+from flows.before_start import check_before_start
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.settings.stage_config import StageConfig
-from flows.stage_parts import check_before_start, prepare, publish, train_and_evaluate, workplace
+from flows.stage_parts import prepare, publish, train_and_evaluate, workplace
 from tasks.handoff.schema import RLVRHandoff
+from tasks.handoff.signature import signing_key
 from tasks.launch.compute import accelerator_name, this_machine
 
 
@@ -18,6 +20,7 @@ from tasks.launch.compute import accelerator_name, this_machine
 def dpo_stage(config: StageConfig) -> RLVRHandoff | State:
     """build image -> fetch checkpoint -> mix data -> cache reference -> train -> evaluate -> gate -> upload -> hand off."""
     check_before_start(config)
+    signing_key(config.handoff)
     check_somebody_can_answer(config.gate)
     try:
         with workplace(config) as place:

@@ -5,12 +5,14 @@ from prefect import State, flow
 from dpo_core.contract.errors import GateFailed, NotReleased, PairlineError
 from dpo_core.contract.store import write_json
 from flows.accelerator import num_slots
+from flows.before_start import check_before_start
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.settings.stage_config import StageConfig
 from flows.settings.sweep_config import Member, SweepConfig, members_of
-from flows.stage_parts import Candidate, check_before_start, prepare, publish, workplace
+from flows.stage_parts import Candidate, prepare, publish, workplace
 from flows.sweep_members import MemberResult, run_members
 from tasks.handoff.schema import RLVRHandoff
+from tasks.handoff.signature import signing_key
 from tasks.launch.compute import accelerator_name, this_machine
 from tasks.run.folder import RunFolder
 from tasks.sweep.artifacts import show_sweep
@@ -24,6 +26,7 @@ def dpo_sweep(config: SweepConfig) -> RLVRHandoff | State:
     members = members_of(config)
     for member in members:
         check_before_start(member.config)
+        signing_key(member.config.handoff)
     check_somebody_can_answer(config.gate)
     accelerator = config.sweep.accelerator or accelerator_name(this_machine())
     num_at_once = num_slots(accelerator)

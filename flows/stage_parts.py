@@ -12,26 +12,19 @@ from pathlib import Path
 from prefect.runtime import flow_run
 
 from dpo_core.contract.config import CheckpointConfig
-from dpo_core.contract.cuda8bit import check_cuda8bit
-from dpo_core.contract.gpu_attention import check_gpu_attention
 from dpo_core.contract.jobs import CheckpointRef
 from dpo_core.contract.results import EvaluateResult, ExportResult, Result, TrainResult
-from dpo_core.contract.tracking_config import check_trackers
 from flows.settings.stage_config import StageConfig
 from tasks.build_image import build_image
 from tasks.cache_reference import cache_reference
-from tasks.data.sources import check_sources
 from tasks.evaluate import evaluate
 from tasks.events.chain import announce_handoff
 from tasks.fetch_checkpoint import fetch_checkpoint
 from tasks.gate.approval import Release
 from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
 from tasks.handoff.schema import RLVRHandoff
-from tasks.handoff.signature import signing_key
-from tasks.image.config import check_variant
 from tasks.image.image_ref import PYTHON
 from tasks.launch.choose import launcher_for
-from tasks.launch.compute import check_devices, solve_batch, this_machine
 from tasks.launch.launcher import Launcher, hearing_lines
 from tasks.mix_data import mix_data
 from tasks.publish.model_card import CardInputs
@@ -63,19 +56,6 @@ class Candidate:
     def results(self) -> dict[str, Result]:
         """Step -> its result, as a run's folder records them."""
         return {"train": self.trained, "export": self.exported, "evaluate": self.evaluation}
-
-
-def check_before_start(config: StageConfig) -> None:
-    """Refuse what cannot work before anything is fetched or booked. Raises ``ConfigError``, ``DataError``."""
-    check_sources(config.data.sources)
-    signing_key(config.handoff)
-    check_devices(config.compute, this_machine())
-    check_variant(config.image, config.compute, this_machine())
-    check_cuda8bit(config.adapter, config.optim, this_machine().num_gpus)
-    check_gpu_attention(config.train.attention, this_machine().num_gpus)
-    if config.compute.launcher == "process":  # a container has its own packages; its step looks for itself
-        check_trackers(config.tracking)
-    solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)
 
 
 @contextmanager

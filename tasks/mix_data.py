@@ -32,7 +32,7 @@ def mix_data(data: DataConfig, template: CheckpointConfig, checkpoint: Checkpoin
     job = in_store(job, store_root)
     from_hub = [source for source in job.sources if source.hub_id is not None]
     if from_hub and reusable_result(job) is None:  # asked where it matters: to verify a mixture is to read all of it
-        _fetch(from_hub, job.cache_dir, store_root, launcher)
+        fetch_rows(from_hub, job.cache_dir, store_root, launcher)
     result = run_job(job, launcher)
     assert isinstance(result, MixResult)
     get_run_logger().info("%d pairs to train on, %d held out, %d tokens", result.train_rows, result.held_out_rows,
@@ -41,7 +41,7 @@ def mix_data(data: DataConfig, template: CheckpointConfig, checkpoint: Checkpoin
     return result
 
 
-def _fetch(sources: list[ResolvedSource], cache_dir: Path, store_root: Path, launcher: Launcher) -> None:
+def fetch_rows(sources: list[ResolvedSource], cache_dir: Path, store_root: Path, launcher: Launcher) -> None:
     """Bring the rows of Hub data sets into the cache; what becomes of them there is not the fetching's business."""
     for source in sources:
         whole = ResolvedSource(**source.model_dump(exclude={"amount", "columns"}))

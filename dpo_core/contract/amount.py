@@ -10,7 +10,8 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-Amount = Annotated[str, BeforeValidator(_as_text), StringConstraints(pattern=r"^(\d+|\d*\.\d+|\d+\.)$")]
+AMOUNT_PATTERN = r"^(\d+|\d*\.\d+|\d+\.)$"
+Amount = Annotated[str, StringConstraints(pattern=AMOUNT_PATTERN), BeforeValidator(_as_text)]
 """With a "." a proportion of the split ("0.5" = half, "3.0" = three times), without one a count of rows ("100")."""
 
 

@@ -131,8 +131,9 @@ class Workers(Generic[Item, Result]):
 
     def crashed(self) -> StepCrashed:
         """The error for the end of a worker that no limit explains."""
-        return StepCrashed(f"One of {self.num_workers} tokenising processes died, perhaps for want of memory. Lower "
-                           "`num_workers` and start again.")
+        ends = sorted({process.exitcode for process in self._processes} - {None, 0, -signal.SIGTERM})
+        return StepCrashed(f"One of {self.num_workers} tokenising processes died (exit codes {ends}; -9 is most often "
+                           "want of memory). Lower `num_workers` and start again.")
 
 
 def one_after_the_other(function: Callable[[Item], Result], items: Iterator[Item], seconds: float,

@@ -1,6 +1,5 @@
 """The command line: ``pairline run recipe.yaml --set loss.beta=0.2``, ``plan``, ``schema``, ``status``, ..."""
 
-import json
 import logging
 import sys
 import traceback
@@ -132,10 +131,15 @@ def sweep(recipe: Annotated[Path, typer.Argument(help="YAML file of a stage with
 @app.command()
 def plan(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006
     """Show what a run would do: steps, tokens, batch, memory, disk. Starts nothing and needs no network."""
+    from flows.before_start import check_before_start
     from flows.terminal.plan import plan_stage, show_plan
 
     config = read_recipe(recipe, set_)
     show_plan(plan_stage(config), Console())
+    try:
+        check_before_start(config)
+    except PairlineError as error:
+        raise type(error)(f"On this machine a run would be refused: {error}") from error
 
 
 @app.command()
@@ -152,9 +156,26 @@ def image(recipe: Recipe, set_: Overrides = [],  # noqa: B006
 
 
 @app.command()
-def schema() -> None:
+def init(model: Annotated[str, typer.Option(help="The SFT checkpoint: a directory, org/name on the Hub, package:NAME.")],
+         data: Annotated[list[str], typer.Option(help="Preference data: a file, a directory, org/name on the Hub. May be "
+                                                 "given several times.")],
+         out: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
+         chat_template: Annotated[str, typer.Option(help="A named chat template (chatml, tulu, ...), for a checkpoint that "
+                                                    "has none.")] = "",
+         store: Store = Path(".pairline")) -> None:
+    """Look at a model and at preference data, and write a first recipe for them, with the reason beside each setting."""
+    from flows.terminal.first_recipe import write_first_recipe
+
+    write_first_recipe(model, data, out, chat_template or None, store, Console())
+
+
+@app.command()
+def schema(sweep: Annotated[bool, typer.Option("--sweep", help="Of a sweep's recipe.")] = False,
+           page: Annotated[bool, typer.Option("--page", help="As the page docs/settings.md.")] = False) -> None:
     """Print the JSON Schema of a recipe: every setting with its type, bounds, default and description."""
-    say(json.dumps(StageConfig.model_json_schema(), indent=2))
+    from flows.settings.schema import recipe_schema, settings_page, sweep_schema
+
+    say(settings_page() if page else sweep_schema() if sweep else recipe_schema())
 
 
 @app.command()

@@ -38,7 +38,7 @@ def finished_run(config: StageConfig) -> Path | None:
     with contextlib.suppress(PairlineError, OSError, ValueError, KeyError):
         for folder, record in reversed(read_runs(config.store.root)):
             if record.name == config.name and record.state == "completed" and _is_of(folder, config):
-                return folder if _is_unchanged(config, record) else None
+                return folder.resolve() if _is_unchanged(config, record) else None
     return None
 
 
@@ -63,7 +63,10 @@ def _is_unchanged(config: StageConfig, record: RunRecord) -> bool:
     """Raises ``PairlineError``, ``OSError`` or ``KeyError`` for what is missing, which is a no as well."""
     jobs = [read_job(Path(job.folder) / JOB_FILE) for job in record.jobs]
     folders = [found.folder for found in record.jobs]
-    if folders != [str(job.out_dir) for job in jobs] or not all(map(reusable_result, jobs)):
+    store = config.store.root.expanduser().resolve()
+    if folders != [str(job.out_dir) for job in jobs] or not all(Path(folder).is_relative_to(store) for folder in folders):
+        return False  # the store was copied or moved since
+    if not all(map(reusable_result, jobs)):
         return False
     mixed, trained = _only(jobs, MixJob), _only(jobs, TrainJob)
     if resolve_sources(config.data.sources) != mixed.sources:

@@ -15,6 +15,7 @@ from flows.terminal.memory import MOMENTS_BYTES, training_memory
 from flows.terminal.model_size import ModelSize, model_size
 from tasks.gate.config import GateConfig
 from tasks.launch.compute import solve_batch
+from tasks.report.tables import counted
 from tasks.text.terminal import show_table, tell
 
 GIB = 2**30
@@ -94,11 +95,11 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         f"{targets if isinstance(targets, str) else ', '.join(targets)}")
     return [
         ("fetch checkpoint", f"{config.checkpoint.source}{revision}"),
-        ("mix data", f"{len(config.data.sources)} sources, {config.data.held_out} held out, at most "
+        ("mix data", f"{counted(len(config.data.sources), 'source')}, {config.data.held_out} held out, at most "
                      f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones"),
         ("cache reference", reference),
         ("train", f"{config.loss.name}, {_beta(config.loss)}, learning rate {config.optim.learning_rate:g} "
-                  f"{config.optim.schedule}, {config.train.num_epochs} epochs, {config.train.precision}{adapter}"
+                  f"{config.optim.schedule}, {counted(config.train.num_epochs, 'epoch')}, {config.train.precision}{adapter}"
                   f"{_sharding(config)}"),
         ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
         *_gate(config.gate),
@@ -159,7 +160,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     batch = plan.batch
     total = sum(plan.memory_bytes.values())
     lines = [
-        f"Effective batch: {batch.global_pairs} pairs = {batch.num_processes} processes x {batch.per_device_pairs} per "
+        f"Effective batch: {batch.global_pairs} pairs = {_processes(batch.num_processes)} x {batch.per_device_pairs} per "
         f"device x {batch.accumulation} accumulation",
         "Optimizer steps: " + ("unknown until the data are mixed" if plan.num_steps is None else
                                f"at most {plan.num_steps:,}"),
@@ -169,6 +170,10 @@ def show_plan(plan: Plan, console: Console) -> None:
     if plan.memory_bytes and plan.model.num_layers is None:
         lines.append("Activations, logits and an adapter come on top; they are known once the checkpoint is here.")
     tell(console, "\n".join(lines))
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count:,} processes"
 
 
 def _amounts(title: str, parts: dict[str, int], total: int) -> list[str]:

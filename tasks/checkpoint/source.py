@@ -54,8 +54,12 @@ class Located:
     linkable: bool = False
 
 
-def locate(config: CheckpointConfig, store_root: Path) -> Located:
-    """Find or download the checkpoint. Raises ``CheckpointError``, ``ConfigError``, ``RemoteError``."""
+def locate(config: CheckpointConfig, store_root: Path, with_weights: bool = True) -> Located:
+    """Find or download the checkpoint. Raises ``CheckpointError``, ``ConfigError``, ``RemoteError``.
+
+    Without ``with_weights`` the safetensors of a Hub checkpoint, gigabytes as a rule, stay where they are.
+    """
+    check_source(config.source)
     if config.source.startswith(PACKAGE_PREFIX):
         name = config.source.removeprefix(PACKAGE_PREFIX)
         folder = _package_folder(name)
@@ -64,13 +68,23 @@ def locate(config: CheckpointConfig, store_root: Path) -> Located:
     folder = Path(config.source).expanduser()
     if folder.is_dir():
         return _local(folder, config)
+    return _download(config, store_root, with_weights)
+
+
+def check_source(source: str) -> None:
+    """Raise ``CheckpointError`` for a source that cannot be meant: cheap, so that it comes before anything else."""
+    if source.startswith(PACKAGE_PREFIX):
+        _package_folder(source.removeprefix(PACKAGE_PREFIX))
+        return
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return
     if folder.is_file():
-        raise CheckpointError(f"checkpoint.source {config.source} is a file, expected a directory. Give its directory "
+        raise CheckpointError(f"checkpoint.source {source} is a file, expected a directory. Give its directory "
                               f"({folder.parent}); a GGUF among several is chosen with checkpoint.gguf_file.")
-    if not HUB_ID.fullmatch(config.source) or config.source.startswith("."):
-        raise CheckpointError(f"checkpoint.source {config.source} does not exist as a directory and is no Hub id "
+    if not HUB_ID.fullmatch(source) or source.startswith("."):
+        raise CheckpointError(f"checkpoint.source {source} does not exist as a directory and is no Hub id "
                               "(org/name). Check the path.")
-    return _download(config, store_root)
 
 
 def _package_folder(name: str) -> Path:
@@ -99,7 +113,7 @@ def _local(folder: Path, config: CheckpointConfig) -> Located:
     return Located(folder.resolve(), weight_source(names, config))
 
 
-def _download(config: CheckpointConfig, store_root: Path) -> Located:
+def _download(config: CheckpointConfig, store_root: Path, with_weights: bool) -> Located:
     """Small files first, so that a missing template is known before gigabytes of weights are fetched."""
     api, doing = HfApi(), f"fetching {config.source}" + (f" at {config.revision}" if config.revision else "")
     commit, sizes = _resolve(api, config, store_root, doing)
@@ -115,6 +129,8 @@ def _download(config: CheckpointConfig, store_root: Path) -> Located:
         folder = Path(api.snapshot_download(config.source, revision=commit, allow_patterns=small))
         if weights.kind == "safetensors":
             checked_files(folder, (), config)
+            if not with_weights:
+                return Located(folder, weights, commit, linkable=True)
         return Located(Path(api.snapshot_download(config.source, revision=commit,
                                                   allow_patterns=[*small, *weights.names])),
                        weights, commit, linkable=True)

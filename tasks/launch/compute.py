@@ -54,6 +54,16 @@ def _num_gpus() -> int:
     return min(cards, len(visible.split(","))) if visible else cards
 
 
+def card_memory_bytes() -> int:
+    """Memory of the smallest NVIDIA card, 0 where there is none or it does not say."""
+    try:
+        listing = subprocess.run(["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+                                 capture_output=True, text=True, timeout=30, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return min((int(line) << 20 for line in listing.split() if line.isdigit()), default=0)
+
+
 def accelerator_name(machine: Machine) -> str:
     """What training occupies here; names the limit on how many runs may do so at once."""
     return "gpu" if machine.num_gpus else "cpu"

@@ -3,8 +3,8 @@
 import pytest
 
 from dpo_core.contract.errors import ConfigError
+from flows.before_start import check_before_start
 from flows.settings.overrides import read_recipe
-from flows.stage_parts import check_before_start
 from tasks.image.trainer_image import CHECKOUT
 from tasks.launch.compute import Machine
 
@@ -13,7 +13,7 @@ RECIPE = CHECKOUT / "recipes/quickstart.yaml"
 
 def test_an_image_without_cuda_is_refused_on_a_machine_with_gpus(monkeypatch):
     monkeypatch.chdir(CHECKOUT)
-    monkeypatch.setattr("flows.stage_parts.this_machine", lambda: Machine(num_cores=8, num_gpus=1))
+    monkeypatch.setattr("flows.before_start.this_machine", lambda: Machine(num_cores=8, num_gpus=1))
     with pytest.raises(ConfigError, match=r"Set image\.variant to cuda"):
         check_before_start(read_recipe(RECIPE, ["compute.launcher=docker"]))
     check_before_start(read_recipe(RECIPE, ["compute.launcher=docker", "image.variant=cuda"]))

@@ -1,5 +1,6 @@
 """What `pairline up` brings to a server, as the UI gets it."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -20,8 +21,9 @@ from tests.tiny_models import make_model
 
 pytestmark = pytest.mark.integration
 BOUNDS = {"const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
-DEPLOYMENTS = {"dpo-stage/manual", "dpo-stage/nightly", "dpo-stage/after-sft", "rlvr-intake/after-dpo", "store-gc/store-gc",
-               "reap/reap", "failed-trigger/failed-trigger", "resume-crashed/resume-crashed", "dpo-sweep/manual"}
+DEPLOYMENTS = {"dpo-stage/manual", "dpo-stage/quick", "dpo-stage/nightly", "dpo-stage/after-sft", "rlvr-intake/after-dpo",
+               "store-gc/store-gc", "reap/reap", "failed-trigger/failed-trigger", "resume-crashed/resume-crashed",
+               "dpo-sweep/manual"}
 
 
 def test_the_deployments_share_a_pool_and_the_training_ones_a_queue_with_a_limit(installation: Installation):
@@ -32,7 +34,7 @@ def test_the_deployments_share_a_pool_and_the_training_ones_a_queue_with_a_limit
         assert client.read_global_concurrency_limit_by_name("cpu").limit == 2
     assert queue.concurrency_limit == 2
     assert {name for name, deployment in found.items() if deployment.work_queue_name == TRAINING_QUEUE} == {
-        "dpo-stage/manual", "dpo-stage/nightly", "dpo-stage/after-sft", "dpo-sweep/manual"}
+        "dpo-stage/manual", "dpo-stage/quick", "dpo-stage/nightly", "dpo-stage/after-sft", "dpo-sweep/manual"}
     assert all(deployment.description for deployment in found.values())
 
 
@@ -101,6 +103,26 @@ def test_the_values_of_the_form_run_and_the_nightly_run_reuses_them(installation
     assert night.auto_scheduled
     assert night.state.is_completed(), night.state.message
     assert {log: log.read_text() for log in store.glob("*/*/log.txt")} == before
+
+
+def test_the_quick_form_shows_eight_settings_and_runs_the_same_stage(
+        installation: Installation, of_the_form: dict, tmp_path: Path):
+    with installation.client() as client:
+        schema = client.read_deployment_by_name("dpo-stage/quick").parameter_openapi_schema
+    assert set(schema["definitions"]["QuickConfig"]["properties"]) == {
+        "checkpoint", "data", "objective", "beta", "learning_rate", "epochs", "length", "name"}
+    config = of_the_form["config"]
+    (tmp_path / "recipe.yaml").write_text(json.dumps({key: value for key, value in config.items() if key != "name"}))
+    data = config["data"]
+    settings = {"checkpoint": config["checkpoint"]["source"], "data": data["sources"][0]["source"], "name": "quick",
+                "length": data["max_length_tokens"], "learning_rate": config["optim"]["learning_rate"]}
+    store = Path(config["store"]["root"])
+    before = {log: log.read_text() for log in store.glob("train/*/log.txt")}
+    run = installation.start("dpo-stage/quick", {"settings": settings, "recipe": str(tmp_path / "recipe.yaml")})
+    done = installation.wait_for_end(run)
+    assert done.state.is_completed(), done.state.message
+    assert before
+    assert {log: log.read_text() for log in store.glob("train/*/log.txt")} == before  # the result of `manual` is its own
 
 
 def test_garbage_is_collected_by_the_worker(installation: Installation, of_the_form: dict):

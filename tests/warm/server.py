@@ -128,10 +128,10 @@ def _become(request: dict, files: list[int]) -> None:
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        sys.stdin = open(os.dup(files[0]))  # noqa: SIM115
         for number, file in enumerate(files):
             os.dup2(file, number)
         os.closerange(3, max(files) + 64)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 (multiprocessing closes it in its children)
         os.chdir(request["cwd"])
         _take_environment(request["env"])
         for stream in (sys.stdout, sys.stderr):

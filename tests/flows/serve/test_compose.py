@@ -46,7 +46,7 @@ def test_all_steps_are_containers_of_the_named_image(deployments):
             continue
         launched.append(deployment["name"])
         assert (config.compute.launcher, config.image.use) == ("docker", IMAGE)
-    assert launched == ["manual", "nightly", "after-sft", "manual"]
+    assert launched == ["manual", "quick", "nightly", "after-sft", "manual"]
 
 
 def test_server_worker_and_runs_have_the_settings_of_make_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

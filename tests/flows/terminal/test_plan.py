@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from dpo_core.contract.amount import num_held_out
 from dpo_core.contract.config import CheckpointConfig
-from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.errors import ConfigError, PairlineError
 from flows.settings.overrides import read_recipe, validated
 from flows.settings.stage_config import StageConfig
+from flows.terminal.cli import app
 from flows.terminal.memory import bytes_per_trained
 from flows.terminal.model_size import model_size
 from flows.terminal.plan import plan_stage, show_plan
@@ -80,7 +82,10 @@ def test_local_data_and_model_are_counted(tmp_path):
                                       "logits, at most"}
     console = Console(width=160, record=True, file=io.StringIO())
     show_plan(plan, console)
-    assert "Effective batch: 8 pairs = 1 processes x 4 per device x 2 accumulation" in console.export_text()
+    shown = console.export_text()
+    assert "Effective batch: 8 pairs = 1 process x 4 per device x 2 accumulation" in shown
+    assert "1 source, 0.2 held out" in shown
+    assert "2 epochs" in shown
 
 
 def test_an_impossible_batch_is_refused_by_the_plan_too():
@@ -126,6 +131,22 @@ def test_gate_and_person_stand_before_the_upload():
     assert dict(steps)["gate"] == "accuracy at least 0.7, kl at most 0.1"
     assert dict(steps)["approve"] == "a person decides within 3,600 s; the run is suspended meanwhile"
     assert "gate" not in dict(plan_stage(validated(values(), "open")).steps)
+
+
+def test_a_plan_is_refused_what_a_run_is_refused(tmp_path, monkeypatch):
+    """The plan is shown all the same: it may be meant for another machine."""
+    monkeypatch.chdir(tmp_path)
+    for wrong, message in (({"data": {"sources": [{"source": "none.jsonl"}]}}, "data.sources: none.jsonl does not exist"),
+                           ({"checkpoint": {"source": "./none"}}, "checkpoint.source ./none does not exist"),
+                           ({"reference": {"source": "package:no_such"}}, "no installed Python package has this name"),
+                           ({"optim": {"optimizer": "adamw_8bit"}}, "adamw_8bit")):
+        (tmp_path / "recipe.yaml").write_text(json.dumps(values(**wrong)))
+        done = CliRunner().invoke(app, ["plan", "recipe.yaml"])
+        assert "Effective batch" in done.output
+        assert isinstance(done.exception, PairlineError)
+        assert message in str(done.exception)
+        assert str(done.exception).startswith("On this machine a run would be refused: ")
+        assert "\n" not in str(done.exception)
 
 
 @pytest.mark.parametrize(("loss", "shown"), [

@@ -13,6 +13,7 @@ from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.schema import Parent, Probe, RLVRHandoff, Tokens, read_handoff
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
+FLAGS = Path(__file__).with_name("grpo_flags.txt")
 HUB = UploadedCheckpoint(kind="hub", uri=f"hf://org/dpo@{'a' * 40}", revision="a" * 40, repo_id="org/dpo", files={"x": "y"})
 
 
@@ -78,6 +79,15 @@ def test_the_grpo_command_quotes_all_that_comes_from_elsewhere() -> None:
     command = grpo_command(there, HandoffConfig(grpo_dataset="'$(id)' 1.0"), "a; id")
     words = shlex.split(command.replace("\\\n", " "))
     assert {"$(id); a", "`id`/x", "HF_ENDPOINT=http://h/;id", "$(id)", "a; id-grpo"} <= set(words)
+
+
+def test_open_instruct_knows_every_flag_of_the_grpo_command() -> None:
+    known = {line for line in FLAGS.read_text().splitlines() if not line.startswith("#")}
+    words = shlex.split(grpo_command(HUB, HandoffConfig(), "tiny").replace("\\\n", " "))
+    flags = [word.removeprefix("--") for word in words if word.startswith("--")]
+    assert len(flags) == len(set(flags)) > 25
+    assert not set(flags) - known
+    assert words[words.index("--push_to_hub") + 1] == "false"  # open-instruct publishes by default
 
 
 def test_the_grpo_command_names_the_commit_or_the_path() -> None:

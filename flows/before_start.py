@@ -1,0 +1,26 @@
+"""What a run refuses before anything is fetched or booked; a plan asks the same. Needs neither Prefect nor a network."""
+
+from dpo_core.contract.cuda8bit import check_cuda8bit
+from dpo_core.contract.gpu_attention import check_gpu_attention
+from dpo_core.contract.tracking_config import check_trackers
+from flows.settings.stage_config import StageConfig
+from tasks.checkpoint.source import check_source
+from tasks.data.sources import check_sources
+from tasks.image.config import check_variant
+from tasks.launch.compute import check_devices, solve_batch, this_machine
+
+
+def check_before_start(config: StageConfig) -> None:
+    """Raise ``ConfigError``, ``DataError``, ``CheckpointError`` for what cannot work on this machine."""
+    check_sources(config.data.sources)
+    for source in (config.checkpoint.source, config.reference.source):
+        if source is not None:
+            check_source(source)
+    machine = this_machine()
+    check_devices(config.compute, machine)
+    check_variant(config.image, config.compute, machine)
+    check_cuda8bit(config.adapter, config.optim, machine.num_gpus)
+    check_gpu_attention(config.train.attention, machine.num_gpus)
+    if config.compute.launcher == "process":  # a container has its own packages; its step looks for itself
+        check_trackers(config.tracking)
+    solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)

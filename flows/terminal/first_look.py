@@ -1,0 +1,118 @@
+"""What a model and preference data hold, looked at before there is a recipe: formats, lengths, template, size, memory.
+
+The looking is step ``mix`` over some rows, with the model's own tokenizer: it drops, cuts and counts what a run would.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpo_core.contract.checkpoint_files import tokenizer_fingerprint
+from dpo_core.contract.compute_config import ComputeConfig
+from dpo_core.contract.config import CheckpointConfig, DataSource
+from dpo_core.contract.jobs import MixJob
+from dpo_core.contract.results import LengthStats, MixResult, SourceLedger
+from flows.terminal.model_size import ModelSize, model_size
+from flows.terminal.plan import source_size
+from tasks.checkpoint.files import CONFIG, TEMPLATE_FILES, checked_files
+from tasks.checkpoint.own_files import hash_named, read_json_file
+from tasks.checkpoint.source import locate
+from tasks.data.sources import check_sources, resolve_sources
+from tasks.fetch_checkpoint import convert
+from tasks.launch.choose import launcher_for
+from tasks.launch.compute import Machine, card_memory_bytes, this_machine
+from tasks.launch.run_job import in_store, run_job
+from tasks.mix_data import fetch_rows
+
+ROWS_LOOKED_AT = 2000  # of each source; two seconds of tokenising
+LONGEST_LOOKED_AT = 2048  # tokens; longer pairs are counted as cut
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found."""
+
+    checkpoint: CheckpointConfig
+    sources: tuple[DataSource, ...]
+    size: ModelSize
+    template: str  # which chat template it has, in words
+    context_tokens: int | None  # longest sequence that the model was made for
+    ledgers: tuple[SourceLedger, ...]
+    lengths: LengthStats
+    machine: Machine
+    card_bytes: int  # memory of a card, 0 without one
+
+    @property
+    def num_rows(self) -> int:
+        """About how many rows of all sources a mixture keeps."""
+        return sum(round(one.available_rows * one.kept / one.rows_in) for one in self.ledgers)
+
+    @property
+    def cut_fraction(self) -> float:
+        """Share of the kept rows that are longer than what was looked at."""
+        return sum(one.truncated for one in self.ledgers) / max(1, sum(one.kept for one in self.ledgers))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that a training process may fill: a card's, or the machine's."""
+        return self.card_bytes or self.machine.memory_bytes
+
+
+def look(checkpoint: CheckpointConfig, sources: tuple[DataSource, ...], store_root: Path) -> Look:
+    """Look at both. Rows and a converted GGUF stay in the store, where the run finds them.
+
+    Raises ``CheckpointError`` for a model that cannot be used, ``DataError`` for data in which no pair is recognised,
+    ``RemoteError`` when the Hub does not answer.
+    """
+    store_root = store_root.expanduser().resolve()
+    check_sources(sources)
+    launcher = launcher_for(ComputeConfig())
+    located = convert(locate(checkpoint, store_root, with_weights=False), store_root, launcher)
+    names = checked_files(located.folder, (), checkpoint)
+    some = tuple(source.model_copy(update={"amount": _some(source)}) for source in sources)
+    job = in_store(MixJob(
+        out_dir=store_root, sources=resolve_sources(some), tokenizer_path=located.folder,
+        tokenizer_fingerprint=tokenizer_fingerprint(hash_named(located.folder, names)),
+        chat_template=checkpoint.chat_template, held_out="0", max_length_tokens=LONGEST_LOOKED_AT,
+        max_dropped_fraction=1.0, cache_dir=store_root / "cache"), store_root)
+    fetch_rows([source for source in job.sources if source.hub_id is not None], job.cache_dir, store_root, launcher)
+    mixed = run_job(job, launcher)
+    assert isinstance(mixed, MixResult)
+    return Look(checkpoint=checkpoint, sources=sources, size=model_size(checkpoint),
+                template=_template(checkpoint, located.folder), context_tokens=_context(located.folder),
+                ledgers=mixed.per_source, lengths=mixed.lengths, machine=this_machine(), card_bytes=card_memory_bytes())
+
+
+def _some(source: DataSource) -> str:
+    """An amount that takes every row of a small set, as far as its size is known, and the same number of any other."""
+    rows = source_size(source).rows
+    return "1.0" if rows is not None and rows <= ROWS_LOOKED_AT else str(ROWS_LOOKED_AT)
+
+
+def _template(checkpoint: CheckpointConfig, folder: Path) -> str:
+    if checkpoint.chat_template:
+        return f"the named chat template {checkpoint.chat_template}"
+    found = [name for name in TEMPLATE_FILES if (folder / name).is_file()] or ["tokenizer_config.json"]
+    return f"its own chat template ({found[0]})"
+
+
+def _context(folder: Path) -> int | None:
+    positions = read_json_file(folder / CONFIG).get("max_position_embeddings")
+    return positions if isinstance(positions, int) and positions > 0 else None
+
+
+def formats_of(ledger: SourceLedger) -> str:
+    """ "messages", or several with their shares: "messages 90 %, prompt_text 10 %"."""
+    counts = Counter(ledger.format)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{name} {count / counts.total():.0%}".replace("%", " %") for name, count in counts.most_common())
+
+
+def dropped_of(ledger: SourceLedger) -> str:
+    """ "2 of 60 rows looked at would be dropped (empty_answer 2)", or "all usable"."""
+    dropped = sum(ledger.dropped.values())
+    if not dropped:
+        return "all usable"
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(ledger.dropped.items()))
+    return f"{dropped} of {ledger.rows_in} looked at would be dropped ({reasons})"
