@@ -210,3 +210,9 @@ def test_what_a_run_is_told_is_handed_on_and_not_looked_up():
 
 def test_modules_are_named_for_what_they_answer():
     assert not [path for path in SOURCES if path.stem in VAGUE_NAMES]
+
+
+def test_variables_are_named_for_what_they_hold():
+    """``told`` once stood for a text, a dict, an error, a flag and a value of Prefect's."""
+    assert not [f"{path}:{node.lineno}" for path in SOURCES for node in ast.walk(tree_of(path))
+                if isinstance(node, ast.Name) and node.id == "told"]
