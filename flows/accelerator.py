@@ -39,7 +39,7 @@ def num_slots(name: str) -> int:
 
 
 def make_own_limit(name: str) -> None:
-    """One slot, free, on a temporary server, which nobody else uses: what an earlier, killed run held there is nobody's."""
+    """One slot, free, on a temporary server, which nobody else uses: what an earlier, killed run held there is free."""
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(name, 1)
         client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))

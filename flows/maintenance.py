@@ -12,7 +12,7 @@ from pydantic import Field
 
 from dpo_core.contract.visible import visible
 from flows.serve.crashed_runs import MAX_CRASHES, go_on
-from tasks.launch.docker.engine import Engine
+from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.docker.reap import RunState
 from tasks.launch.docker.reap import reap as reap_containers
 from tasks.run.garbage import collect, in_words
@@ -53,13 +53,13 @@ def reap(dry_run: bool = False) -> str:
         dry_run: Only say which would go.
     """
     make_logs_visible()
-    engine = Engine()
+    engine = ContainerEngine()
     engine.check()
     found = reap_containers(engine, dry_run, state_of)
     rows = [{"container": one.container, "step": one.step, "run": one.run, "why": one.reason,
              "done": one.done} for one in found]
     table_artifact(rows, "reap", "Containers with Pairline's label")
-    return f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's"
+    return f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them orphaned"
 
 
 def state_of(flow_run_id: str) -> RunState:

@@ -67,27 +67,27 @@ def _results(futures: Sequence[Future]) -> list[MemberResult]:
 
 
 def _run_member(member: Member, inputs: TrainingInputs, sweep: StageRun, accelerator: str) -> MemberResult:
-    told = MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="")
+    outcome = MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="")
     if not member.config.loss.needs_reference:
         inputs = replace(inputs, reference=None, reference_checkpoint=None)
     try:
         with slot(accelerator, sweep.place.context), sweep.folder.step(f"member {member.number}: {member.label}"), \
                 _own_run(member, sweep) as run:
-            told = told.model_copy(update={"run": run.folder.folder.name})
+            outcome = outcome.model_copy(update={"run": run.folder.folder.name})
             candidate = train_and_evaluate(member.config, inputs, run)
     except Exception as error:
         kind = error.kind if isinstance(error, PairlineError) else type(error).__name__
-        result = MemberResult(member, told.model_copy(update={"error": f"{kind}: {error}"}), error=error)
+        result = MemberResult(member, outcome.model_copy(update={"error": f"{kind}: {error}"}), error=error)
         return replace(result, outcome=result.outcome.model_copy(update={"interrupted": result.interrupted}))
     evaluation = candidate.evaluation
     checks = check_rules(member.config.gate, evaluation.before, evaluation.after)
-    return MemberResult(member, told.model_copy(update={"before": evaluation.before, "after": evaluation.after,
+    return MemberResult(member, outcome.model_copy(update={"before": evaluation.before, "after": evaluation.after,
                                                         "checks": checks}), candidate)
 
 
 @contextmanager
 def _own_run(member: Member, sweep: StageRun) -> Iterator[StageRun]:
-    """A run folder of its own, so that members can be looked at and compared like other runs. The terminal is told of a
+    """A run folder of its own, so that members can be looked at and compared like other runs. The terminal is outcome of a
     member as one step of the sweep."""
     place = sweep.place
     with reported_run(place.store, member.config.name, member.config, flow_run.get_id()) as folder:

@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.image.config import ImageConfig
 from tasks.image.image_ref import ImageRef
-from tasks.image.registry_login import load_login
+from tasks.image.push import load_login
 from tasks.image.trainer_image import trainer_image
 from tasks.run.retry_policy import worth_a_retry
 

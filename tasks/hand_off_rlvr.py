@@ -5,13 +5,13 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.contract.config import HandoffConfig
 from dpo_core.contract.errors import HandoffRefused
 from dpo_core.contract.jobs import AnswerResult, ExportResult
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.section import Section, content_of
 from dpo_core.contract.store import exclusive, fingerprint, write_json
 from tasks.gate.approval import Release
+from tasks.handoff.config import HandoffConfig
 from tasks.handoff.final_place import opened, probe, verify_place
 from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.rlvr_rules import check_rules, failed_rules, template_sha256

@@ -91,8 +91,8 @@ def accept(handoff_path: Path, where: Workplace, token_block: str | None = None,
 
 
 def _claims(handoff: RLVRHandoff) -> Claims:
-    told = handoff.model_dump(include=set(Claims.model_fields))
-    return Claims(**told, handoff_fingerprint=handoff.fingerprint,
+    stated = handoff.model_dump(include=set(Claims.model_fields))
+    return Claims(**stated, handoff_fingerprint=handoff.fingerprint,
                   tokenizer_fingerprint=handoff.tokens.tokenizer_fingerprint)
 
 

@@ -213,6 +213,12 @@ def test_modules_are_named_for_what_they_answer():
     assert not [path for path in SOURCES if path.stem in VAGUE_NAMES]
 
 
+def test_variables_are_named_for_what_they_hold():
+    """``told`` once stood for a text, a dict, an error, a flag and a value of Prefect's."""
+    assert not [f"{path}:{node.lineno}" for path in SOURCES for node in ast.walk(tree_of(path))
+                if isinstance(node, ast.Name) and node.id == "told"]
+
+
 def test_a_type_error_that_is_ignored_has_a_code_and_a_reason():
     ignored = [(path, line) for path in SOURCES for line in path.read_text().splitlines() if "# type: ignore" in line]
     unexplained = [f"{path.relative_to(ROOT)}: {line.strip()}" for path, line in ignored

@@ -23,7 +23,7 @@ import yaml
 from hypothesis import example, given, settings
 from rich.console import Console
 
-from dpo_core.contract.config import AdapterConfig, HandoffConfig
+from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.data_jobs import LengthStats, MixResult, SourceLedger
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.job import LOG_FILE
@@ -42,6 +42,7 @@ from flows.terminal.sweep import show_sweep_table
 from tasks.events import chain
 from tasks.gate.approval import APPROVAL_FILE, answered
 from tasks.gate.rules import GATE_FILE, GateCheck
+from tasks.handoff.config import HandoffConfig
 from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.schema import RLVRHandoff, RuleCheck
 from tasks.image.image_ref import ImageRef

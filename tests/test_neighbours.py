@@ -71,6 +71,13 @@ def test_a_trl_sft_checkpoint_becomes_one_that_grpo_trains_from(exported, tmp_pa
     assert any((old != new).any() for old, new in zip(before, trainer.model.parameters(), strict=True))
 
 
+def test_an_export_is_as_a_checkpoint_what_it_says_it_is(exported, tmp_path):
+    """A run that starts from it, and whoever verifies it, computes the fingerprints that stand in its hand-off."""
+    config = CheckpointConfig(source=str(exported.path))
+    found = snapshot(locate(config, tmp_path), config, tmp_path)
+    assert (found.fingerprint, found.tokenizer_fingerprint) == (exported.fingerprint, exported.tokenizer_fingerprint)
+
+
 def test_the_export_satisfies_what_an_rlvr_trainer_asserts(exported, tmp_path):
     answer = run_here(AnswerJob(checkpoint_path=exported.path, files=exported.files, prompts=("Hello?",)).at(tmp_path))
     uploaded = UploadedCheckpoint(uri=exported.path.as_uri(), revision=content_revision(exported.files),

@@ -5,14 +5,14 @@ once. Torch-free. Defaults run on a laptop and publish nothing.
 """
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
+from dpo_core.contract.amount import Amount
+from dpo_core.contract.objectives import OBJECTIVES, LossName, Traits, names_where, owner_of
 from dpo_core.contract.section import NotContent, Section
 
-LossName = Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "hinge", "robust", "exo_pair", "apo_zero", "apo_down",
-                   "sppo_hard", "nca_pair", "bco_pair", "aot", "aot_pair", "discopop"]
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 Precision = Literal["fp32", "bf16", "bf16_pure"]
 ExportPrecision = Literal["fp32", "bf16"]
@@ -23,15 +23,6 @@ ForwardLayout = Literal["packed", "prefix_sharing", "padded"]
 AttentionKernel = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
 
 
-def _amount_text(value: object) -> object:
-    """YAML and Python may give 0.5 or 100; a browser's form would turn 1.0 into 1, so amounts are text from here on."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-AMOUNT_PATTERN = r"^(\d+|\d*\.\d+|\d+\.)$"
-Amount = Annotated[str, StringConstraints(pattern=AMOUNT_PATTERN), BeforeValidator(_amount_text)]
-"""Open-instruct's mixer amount: with a "." a proportion of the split ("0.5" = half, "3.0" = three times), without one a
-count of rows ("100")."""
 
 
 class CheckpointConfig(Section):
@@ -90,15 +81,19 @@ class ReferenceConfig(Section):
     rows_per_shard: int = Field(1024, ge=1, description="Rows written at once; at most this much work is lost on a kill.")
 
 
+def _may_be_empty(schema: dict[str, Any]) -> None:
+    """A form's field that may be left empty, as of the settings whose default is None."""
+    number = {name: schema.pop(name) for name in ("type", "exclusiveMinimum")}
+    schema.update(anyOf=[number, {"type": "null"}], default=None)
+
+
 class LossConfig(Section):
     """The objective. Units of rewards and margins are the loss's own (see docs/losses.md)."""
 
-    SMOOTHED: ClassVar = frozenset({"dpo", "dpo_norm", "simpo", "wpo", "robust", "exo_pair", "aot", "aot_pair"})
-    OF_ANY_DIVERGENCE: ClassVar = frozenset({"dpo", "dpo_norm", "ipo", "wpo", "hinge", "robust", "exo_pair", "discopop"})
-    OF_ONE_LOSS: ClassVar = {"gamma_beta_ratio": "simpo", "discopop_tau": "discopop"}
-
     name: LossName = Field("dpo_norm", description="dpo_norm is DPO on mean log-probabilities per token (Tulu 3).")
-    beta: float = Field(5.0, gt=0, description="Inverse temperature. About 5 for dpo_norm, 0.1 for dpo, 2 for simpo.")
+    beta: float = Field(
+        default_factory=lambda others: OBJECTIVES[others["name"]].usual_beta, gt=0, json_schema_extra=_may_be_empty,
+        description="Inverse temperature. Empty: the objective's usual one, 5 for dpo_norm, 0.1 for dpo, 2 for simpo ...")
     gamma_beta_ratio: float = Field(0.3, ge=0, description="simpo only: target margin divided by beta.")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Probability that a label is flipped (dpo, dpo_norm, "
                                    "simpo, wpo, robust, aot, aot_pair); exo_pair needs one, 0.001 as a rule.")
@@ -112,26 +107,33 @@ class LossConfig(Section):
     rpo_alpha: float = Field(0.0, ge=0, description="Weight of an added mean negative log-likelihood per token of the "
                              "chosen answer (RPO); 0 is off.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _an_empty_beta_is_the_usual_one(cls, values: Any) -> Any:
+        """Resolved here and not in the loss: a job states the number, so its fingerprint is that of a recipe that does."""
+        is_empty = isinstance(values, dict) and values.get("beta", 0) is None
+        return {name: value for name, value in values.items() if name != "beta"} if is_empty else values
+
     @model_validator(mode="after")
     def _settings_fit_the_objective(self) -> "LossConfig":
-        name = self.name
-        if self.label_smoothing and name not in self.SMOOTHED:
+        name, traits = self.name, self.traits
+        if self.label_smoothing and traits.smoothing == "no":
             raise ValueError(f"{name} defines no label smoothing; set loss.label_smoothing to 0 or choose one of "
-                             f"{', '.join(sorted(self.SMOOTHED))}")
-        if name == "exo_pair" and not self.label_smoothing:
-            raise ValueError("exo_pair needs label smoothing, as it takes its logarithm; set loss.label_smoothing to 0.001")
-        if self.f_divergence != "reverse_kl" and name not in self.OF_ANY_DIVERGENCE:
+                             f"{', '.join(names_where('smoothing'))}")
+        if traits.smoothing == "required" and not self.label_smoothing:
+            raise ValueError(f"{name} needs label smoothing, as it takes its logarithm; set loss.label_smoothing to 0.001")
+        if self.f_divergence != "reverse_kl" and not traits.any_divergence:
             raise ValueError(f"{name} is defined for reverse_kl alone; set loss.f_divergence to reverse_kl or choose one of "
-                             f"{', '.join(sorted(self.OF_ANY_DIVERGENCE))}")
-        if name == "wpo" and self.ld_alpha < 1:
-            raise ValueError("wpo weights pairs by whole answers, which loss.ld_alpha would change; set loss.ld_alpha to 1 "
-                             "or choose dpo")
+                             f"{', '.join(names_where('any_divergence'))}")
+        if traits.weights_pairs and self.ld_alpha < 1:
+            raise ValueError(f"{name} weights pairs by whole answers, which loss.ld_alpha would change; set loss.ld_alpha "
+                             "to 1 or choose dpo")
         if self._is_set("alpha_divergence_coef") and self.f_divergence != "alpha_divergence":
             raise ValueError(f"loss.alpha_divergence_coef means nothing to {self.f_divergence}; leave it out or set "
                              "loss.f_divergence to alpha_divergence")
-        for setting, owner in self.OF_ONE_LOSS.items():
-            if self._is_set(setting) and name != owner:
-                raise ValueError(f"loss.{setting} means nothing to {name}; leave it out or choose {owner}")
+        for setting in {own for each in OBJECTIVES.values() for own in each.own_settings} - set(traits.own_settings):
+            if self._is_set(setting):
+                raise ValueError(f"loss.{setting} means nothing to {name}; leave it out or choose {owner_of(setting)}")
         return self
 
     def _is_set(self, setting: str) -> bool:
@@ -139,9 +141,14 @@ class LossConfig(Section):
         return getattr(self, setting) != type(self).model_fields[setting].default
 
     @property
+    def traits(self) -> Traits:
+        """What the objective is like."""
+        return OBJECTIVES[self.name]
+
+    @property
     def needs_reference(self) -> bool:
         """Whether the objective compares with reference log-probabilities."""
-        return self.name != "simpo"
+        return self.traits.needs_reference
 
 
 class AdapterConfig(Section):
@@ -199,6 +206,8 @@ class TrainConfig(Section):
         False, description="Recompute activations: less memory, about a third slower.")
     checkpoint_every: Annotated[Literal["epoch"] | Annotated[int, Field(ge=1)], NotContent()] = Field(
         200, description="Optimizer steps between checkpoints, or `epoch`: at the end of each.")
+    checkpoint_every_minutes: Annotated[float | None, NotContent()] = Field(
+        10.0, gt=0, description="Also a checkpoint once so long has passed since the last one. Empty: by steps alone.")
     keep_checkpoints: Annotated[int, NotContent()] = Field(2, ge=1, description="Newest checkpoints kept.")
     export_precision: Annotated[ExportPrecision, NotContent()] = Field("bf16", description="Number format of exported "
                                                                                "weights.")
@@ -241,32 +250,6 @@ class UploadConfig(Section):
     def _one_destination(self) -> "UploadConfig":
         if self.repo_id and self.directory:
             raise ValueError("upload.repo_id and upload.directory exclude each other; give one destination")
-        return self
-
-
-class GrpoConfig(Section):
-    """What stands in an open-instruct GRPO command beside the checkpoint."""
-
-    grpo_dataset: str = Field("allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 1.0", description="Mixer list of the command.")
-    grpo_beta: float = Field(0.01, ge=0, description="KL coefficient of the GRPO command.")
-    grpo_learning_rate: float = Field(5e-7, gt=0, description="Learning rate of the GRPO command.")
-
-
-class HandoffConfig(GrpoConfig):
-    """What the RLVR run gets told."""
-
-    probe_prompt: str = Field("What is the capital of France?", description="Answered by the checkpoint from its final "
-                              "place before the hand-off is written.")
-    signing_key_file: Annotated[Path | None, NotContent()] = Field(
-        None, description="Ed25519 key (PEM) that only its owner can read, to sign the hand-off with. Made by `pairline "
-        "signing-key`.")
-    signing_key_block: Annotated[str | None, NotContent()] = Field(
-        None, description="Name of the Prefect Secret block with such a key, instead of a file.")
-
-    @model_validator(mode="after")
-    def _one_key(self) -> "HandoffConfig":
-        if self.signing_key_file and self.signing_key_block:
-            raise ValueError("handoff.signing_key_file and handoff.signing_key_block exclude each other; give one key")
         return self
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dpo_core.contract.config import Amount
+from dpo_core.contract.amount import Amount
 from dpo_core.contract.job import Job, Result
 from dpo_core.contract.refs import DatasetRef, Location, ResolvedSource
 from dpo_core.contract.section import NotContent, Section

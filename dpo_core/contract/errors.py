@@ -33,15 +33,30 @@ from dpo_core.contract.visible import visible
 class PairlineError(Exception):
     """Root of the tree. ``kind`` names the error in ``error.json``; ``exit_code`` is the process's exit status.
 
-    Messages carry what others wrote (names, paths, lines of a log) and are shown in many places: as text they are visible.
+    ``problem`` says what, where, what was got and what was expected, ``advice`` what to do, where that is a sentence of its
+    own: who catches an error and knows better what to do takes its problem alone. Messages carry what others wrote (names,
+    paths, lines of a log) and are shown in many places: as text they are visible.
     """
 
     kind: ClassVar[str] = "internal"
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
 
+    def __init__(self, problem: str = "", advice: str = "") -> None:
+        super().__init__(*filter(None, (problem, advice)))
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, as visible text."""
+        return visible(self.args[0]) if self.args else ""
+
+    @property
+    def advice(self) -> str:
+        """What to do, as visible text; empty where the problem's sentences say it."""
+        return visible(self.args[1]) if len(self.args) > 1 else ""
+
     def __str__(self) -> str:
-        return visible(super().__str__())
+        return " ".join(filter(None, (self.problem, self.advice)))
 
 
 class UserError(PairlineError, ValueError):

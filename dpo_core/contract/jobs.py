@@ -30,7 +30,7 @@ from dpo_core.contract.errors import StoreError
 from dpo_core.contract.job import LARGEST_JOB_BYTES, Job, Result
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, Location, ReferenceRef
 from dpo_core.contract.regular_file import read_regular
-from dpo_core.contract.section import NotContent, Section
+from dpo_core.contract.section import NotContent, Section, content_of
 from dpo_core.contract.tracking_config import TrackingConfig
 
 
@@ -85,6 +85,13 @@ class ReferenceJob(Job[ReferenceResult]):
 
     def writes(self) -> tuple[Path, ...]:
         return (self.cache_dir,)
+
+    @property
+    def scores_content(self) -> dict:
+        """What a row's values depend on besides the row: the job's content without the set, the weights by their own name.
+        A new field that is content enters by itself, and with it the cache's key."""
+        content = {name: value for name, value in content_of(self).items() if name not in ("step", "data", "checkpoint")}
+        return content | {"version": self.VERSION, "checkpoint": self.checkpoint.fingerprint}
 
 
 class BatchPlan(Section):

@@ -39,10 +39,18 @@ MEANINGS = {
 # Metrics of the short table that ends a run, in its order; the artifact shows all.
 HEADLINE = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "checker/pass_rate",
             "answers/mean_words")
-# A peer's second name for a value (dpo_core/loss/metrics.py); metrics.jsonl has both, a table for people one.
-SECOND_NAMES = ("train_loss", "rewards/accuracy", "rewards/margin")
-# The four figures at the top of a report.
-HEADLINES = ("rewards/accuracies", "checker/pass_rate", "rewards/margins", "answers/mean_words")
+# A peer's second name for a value -> ours; metrics.jsonl has both, a table for people ours.
+SECOND_NAMES = {"train_loss": "loss", "rewards/accuracy": "rewards/accuracies", "rewards/margin": "rewards/margins"}
+# The figures at the top of a report.
+TILES = ("rewards/accuracies", "checker/pass_rate", "rewards/margins", "answers/mean_words")
+# In the loss's own unit: no comparison between runs of different objectives or betas.
+OF_THE_LOSS = ("loss", "rewards/margins")
+# Of the last training step, where runs are compared.
+LAST_STEP = ("loss", "rewards/accuracies", "rewards/margins", "logps_per_token/chosen", "logps_per_token/rejected",
+             "grad_norm")
+# Of a sweep's members, which may have several objectives.
+OF_MEMBERS = tuple(name for name in ("rewards/accuracies", "ranking/accuracies", "checker/pass_rate", "kl/per_token",
+                                     *HEADLINE) if name not in OF_THE_LOSS)
 
 
 def tone_of(name: str, before: float | None, after: float | None) -> Literal["", "good", "bad"]:

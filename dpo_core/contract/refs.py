@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from dpo_core.contract.config import Amount
+from dpo_core.contract.amount import Amount
 from dpo_core.contract.section import NotContent, Section
 
 Location = Annotated[Path, NotContent()]

@@ -69,15 +69,15 @@ def hash_files(folder: Path) -> dict[str, str]:
 def verify_files(folder: Path, expected: dict[str, str]) -> None:
     """Raise ``StoreError`` naming the first file of ``expected`` that is missing, has another content, or by its name
     would lie outside of ``folder``."""
+    advice = f"Delete {folder} to have it made again."
     for name, sha256 in expected.items():
         path = folder / name
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise StoreError(f"A file named {name!r} would lie outside of {folder}. Delete {folder} to have it made again.")
+            raise StoreError(f"A file named {name!r} would lie outside of {folder}.", advice)
         if not path.is_file():
-            raise StoreError(f"{path} is missing. Delete {folder} to have it made again.")
+            raise StoreError(f"{path} is missing.", advice)
         if (got := sha256_file(path)) != sha256:
-            raise StoreError(f"{path} is damaged: sha256 {got[:12]}, expected {sha256[:12]}. Delete {folder} to have "
-                             "it made again.")
+            raise StoreError(f"{path} is damaged: sha256 {got[:12]}, expected {sha256[:12]}.", advice)
 
 
 def flush_to_disk(path: Path) -> None:

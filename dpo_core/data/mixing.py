@@ -9,13 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dpo_core.contract.amount import num_held_out, num_selected
+
 KEYS_AT_ONCE = 1 << 14  # Python objects in memory at a time
 SELECTION_SEED = 42  # open-instruct's dataset_config_seed; not the mixture's seed
-
-
-def num_selected(amount: str, num_rows: int) -> int:
-    """Rows that ``amount`` asks for: with a "." a proportion of ``num_rows`` (rounded down), else a count."""
-    return int(float(amount) * num_rows) if "." in amount else int(amount)
 
 
 def select_rows(amount: str, num_rows: int) -> np.ndarray:
@@ -30,14 +27,6 @@ def select_rows(amount: str, num_rows: int) -> np.ndarray:
 def shuffle_order(num_rows: int, seed: int) -> np.ndarray:
     """Permutation int64 [num_rows] that ``datasets.Dataset.shuffle(seed)`` applies."""
     return np.random.default_rng(seed).permutation(num_rows)
-
-
-def num_held_out(amount: str, num_prompts: int) -> int:
-    """Prompts to hold out of ``num_prompts``. A proportion above 0 holds out at least one where there are several."""
-    if "." in amount:
-        share = float(amount)
-        return max(int(share * num_prompts), 1 if share > 0 and num_prompts > 1 else 0)
-    return int(amount)
 
 
 def held_out_prompts(prompt_keys: np.ndarray, amount: str, seed: int) -> np.ndarray:

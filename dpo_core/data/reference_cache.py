@@ -127,7 +127,8 @@ def read_aligned(folder: Path, split: str, row_keys: RowKeys) -> ReferenceRows:
         with np.load(path, allow_pickle=False) as file:
             keys, rows = file["row_keys"], _rows_in(file)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path} cannot be read ({error}). Delete {folder.parent} to have it made again.") from error
+        raise StoreError(f"{path} cannot be read ({error}).", f"Delete {folder.parent} to have it made again.") from error
     if len(keys) != len(row_keys) or not np.array_equal(keys, np.asarray(row_keys, dtype=keys.dtype)):
-        raise StoreError(f"{path} is of another mixture: its rows are not those of the data. Delete {folder.parent}.")
+        raise StoreError(f"{path} is of another mixture: its rows are not those of the data.",
+                         f"Delete {folder.parent} to have it made again.")
     return rows

@@ -44,7 +44,7 @@ class RowStore:
             about = json.loads((folder / ABOUT_FILE).read_bytes())
             return cls(folder, about["num_rows"], tuple(about["columns"]))
         except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{folder} holds no readable rows ({error}). Delete it to have it made again.") from error
+            raise StoreError(f"{folder} holds no readable rows ({error}).", "Delete it to have it made again.") from error
 
     @cached_property
     def _map(self) -> mmap.mmap:

@@ -108,7 +108,8 @@ def newest_checkpoint(root: Path, job_fingerprint: str) -> tuple[Path, RunState]
             verify_files(folder, manifest)
             state = RunState.model_validate_json((folder / STATE_FILE).read_bytes())
         except (OSError, ValueError, StoreError) as error:
-            log.warning("checkpoint %s is damaged and not used: %s", folder.name, error)
+            why = error.problem if isinstance(error, StoreError) else error  # it is not made again, whatever is deleted
+            log.warning("checkpoint %s is damaged and not used: %s", folder.name, why)
             continue
         if state.job_fingerprint == job_fingerprint:
             return folder, state

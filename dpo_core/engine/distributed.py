@@ -104,8 +104,8 @@ def agreed(accelerator: Accelerator, name: str, value: T) -> T:
     if accelerator.num_processes > 1:
         dist.all_gather_object(values, value)
     if any(other != value for other in values):
-        told = ", ".join(f"rank {rank} {other}" for rank, other in enumerate(values))
-        raise ConfigError(f"The processes of this step differ in {name}: {told}. Set {name} to the plainest of them.")
+        found = ", ".join(f"rank {rank} {other}" for rank, other in enumerate(values))
+        raise ConfigError(f"The processes of this step differ in {name}: {found}. Set {name} to the plainest of them.")
     return value
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dpo_core.contract.config import LossConfig
+from dpo_core.contract.objectives import OBJECTIVES, LossName, Traits
 
 # e^88.7 overflows float32, and ipo squares: an infinite score gives a well-separated pair a NaN gradient.
 LARGEST_EXPONENT = 40.0
@@ -242,27 +243,20 @@ def discopop(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A row of ``LOSSES``: the function and what it needs besides its own pair.
-
-    ``needs_whole_batch`` says that losses depend on all pairs of the optimizer step together, ``needs_mean_reward`` that
-    the function takes the mean reward of earlier steps.
-    """
+    """A row of ``LOSSES``: an objective's function and its traits."""
 
     function: Callable[..., LossOutput]
-    needs_whole_batch: bool = False
-    needs_mean_reward: bool = False
+    traits: Traits
 
     def __call__(self, policy: PairLogps, reference: PairLogps | None, config: LossConfig,
                  mean_reward: float = 0.0) -> LossOutput:
         """Losses and rewards of B pairs. ``mean_reward`` is in the loss's units and read by ``bco_pair`` alone."""
-        extra = {"mean_reward": mean_reward} if self.needs_mean_reward else {}
+        extra = {"mean_reward": mean_reward} if self.traits.mean_reward else {}
         return self.function(policy, reference, config, **extra)
 
 
-LOSSES: dict[str, Loss] = {
-    "dpo": Loss(dpo), "dpo_norm": Loss(dpo_norm), "simpo": Loss(simpo), "ipo": Loss(ipo), "wpo": Loss(wpo),
-    "hinge": Loss(hinge), "robust": Loss(robust), "exo_pair": Loss(exo_pair), "apo_zero": Loss(apo_zero),
-    "apo_down": Loss(apo_down), "sppo_hard": Loss(sppo_hard), "nca_pair": Loss(nca_pair),
-    "bco_pair": Loss(bco_pair, needs_mean_reward=True), "aot": Loss(aot, needs_whole_batch=True),
-    "aot_pair": Loss(aot_pair, needs_whole_batch=True), "discopop": Loss(discopop),
-}
+FUNCTIONS: dict[LossName, Callable[..., LossOutput]] = {
+    "dpo": dpo, "dpo_norm": dpo_norm, "simpo": simpo, "ipo": ipo, "wpo": wpo, "hinge": hinge, "robust": robust,
+    "exo_pair": exo_pair, "apo_zero": apo_zero, "apo_down": apo_down, "sppo_hard": sppo_hard, "nca_pair": nca_pair,
+    "bco_pair": bco_pair, "aot": aot, "aot_pair": aot_pair, "discopop": discopop}
+LOSSES = {name: Loss(FUNCTIONS[name], traits) for name, traits in OBJECTIVES.items()}

@@ -1,7 +1,7 @@
 """What is measured of a batch, summed over microbatches and ranks and then averaged over pairs. Shapes: B pairs.
 
 Every quantity is reported once, under the name that open-instruct and TRL share, or under both names where theirs
-differ (``ALIASES``). ``logps/*`` are sums over a sequence's trained tokens; ``logps_per_token/*`` are their means.
+differ (``SECOND_NAMES``). ``logps/*`` are sums over a sequence's trained tokens; ``logps_per_token/*`` are their means.
 Rewards and margins are in the loss's own units.
 """
 
@@ -11,12 +11,12 @@ import sys
 import torch
 from torch import Tensor
 
+from dpo_core.contract.metric_names import SECOND_NAMES
 from dpo_core.loss.losses import LossOutput, PairLogps
 
 SUMMED = ("loss", "logps/chosen", "logps/rejected", "logps_per_token/chosen", "logps_per_token/rejected",
           "rewards/chosen", "rewards/rejected", "rewards/accuracies", "ranking/accuracies", "pairs", "tokens",
           "router_aux_loss")
-ALIASES = {"train_loss": "loss", "rewards/accuracy": "rewards/accuracies", "rewards/margin": "rewards/margins"}
 
 
 def batch_sums(policy: PairLogps, output: LossOutput, weight_B: Tensor, ties_count_half: bool = False,
@@ -47,7 +47,7 @@ def averages(sums: Tensor) -> dict[str, float]:
     metrics["rewards/average"] = (metrics["rewards/chosen"] + metrics["rewards/rejected"]) / 2
     metrics["trained_tokens_per_pair"] = trained_tokens / pairs
     metrics |= {"router_aux_loss": router_loss} if router_loss else {}  # it is positive where there is a router
-    return metrics | {alias: metrics[name] for alias, name in ALIASES.items()}
+    return metrics | {alias: metrics[name] for alias, name in SECOND_NAMES.items()}
 
 
 def peak_memory_gib() -> float:

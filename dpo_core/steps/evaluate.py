@@ -1,31 +1,28 @@
 """Step ``evaluate``: the held-out pairs and prompts, before and after training. One model in memory at a time."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.jobs import AnswerPair, EvaluateJob, EvaluateResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.data.checkers import passes
-from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
-from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.reference_cache import ReferenceRows, read_reference
 from dpo_core.engine.choose import gather_ends
-from dpo_core.engine.distributed import agreed, start_accelerator
+from dpo_core.engine.distributed import start_accelerator
 from dpo_core.loss.metrics import averages, batch_sums
 from dpo_core.loss.objective import build_objective
-from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
+from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import answer_greedily
 from dpo_core.training.kl import measure_kl
-from dpo_core.training.scores import load_scorer, score_all
+from dpo_core.training.scores import agreed_layout, load_scorer, score_pairs
 from dpo_core.training.step_guard import reference_logps
 
 log = logging.getLogger(__name__)
@@ -33,7 +30,6 @@ log = logging.getLogger(__name__)
 ANSWERS_PER_BATCH = 16
 
 
-@torch.no_grad()  # not inference mode: what FSDP2 gathers in it could not be gathered again outside it
 def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRows | None, scorer: PairScorer,
                  is_reference: bool, progress: Progress, accelerator: Accelerator) -> dict[str, float]:
     """Loss, rewards, accuracies and mean log-probabilities over the held-out pairs, which the loss sees as one batch.
@@ -42,25 +38,11 @@ def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRow
     the scorer's model is the reference: it is measured against itself, as the cached values were computed in other
     batches and would leave float noise in place of every tie.
     """
-    layout = agreed(accelerator, "train.forward", choose_layout(
-        scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention))
-    lengths = forward_tokens(dataset.lengths, dataset.prefix_lengths, layout)
-    longest_first = sorted(range(len(dataset)), key=lambda row: -lengths[row])
-    batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch, layout=layout)
-    mine = share_of_rank(batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights)
-    rows_N = torch.arange(len(dataset), device=accelerator.device)
-    policy = score_all(scorer, accelerator, rows_N, _collated(dataset, mine, layout, progress))
+    layout = agreed_layout(scorer, dataset, job, accelerator)
+    policy = score_pairs(scorer, dataset, layout, job, accelerator, progress.advance)
     cached = None if reference is None else reference_logps(reference, np.arange(len(dataset)), accelerator.device)
     output = build_objective(job.loss)(policy, policy if is_reference else cached)
     return averages(batch_sums(policy, output, torch.ones_like(policy.chosen_B), ties_count_half=True))
-
-
-def _collated(dataset: PairDataset, batches: Sequence[Microbatch], layout: ForwardLayout,
-              progress: Progress) -> Iterator[PairBatch]:
-    """One batch at a time, counting those that were used."""
-    for cut in batches:
-        yield collate([dataset[row] for row in cut.rows], cut.rows, layout, cut.weights)
-        progress.advance(len(cut.rows))
 
 
 def greedy_answers(job: EvaluateJob, checkpoint: CheckpointRef, scorer: PairScorer, prompts: Sequence[HeldOutPrompt],

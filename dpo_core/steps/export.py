@@ -6,6 +6,7 @@ loaded again before it counts as written. The pad token is made fit for RLVR (``
 An adapter is merged into the weights, and stands by itself in ``adapter/`` as well, in peft's format for the parent model.
 """
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -16,10 +17,11 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from dpo_core.contract.checkpoint_files import CONFIG, tokenizer_fingerprint, weights_fingerprint
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.jobs import ExportJob, ExportResult
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.store import fingerprint, hash_files, new_directory
+from dpo_core.contract.store import hash_files, new_directory
 from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.engine.checkpoint import load_weights, model_tensors
 from dpo_core.model.adapter import ADAPTER_FOLDER, load_policy, merge_adapter, save_adapter
@@ -30,8 +32,6 @@ from dpo_core.model.pad_token import choose_pad_token
 log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-WEIGHT_FILES = (".safetensors", ".safetensors.index.json")
-TOKENIZER_FILES = ("tokenizer", "chat_template", "special_tokens", "added_tokens", "vocab", "merges")
 
 
 def _apply_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -97,9 +97,7 @@ def run(job: ExportJob, progress: Progress) -> ExportResult:
         _check_loads(aside, model, job.checkpoint.allow_remote_code)
         files = hash_files(aside)
     progress.advance()
-    weights = sorted(sha for name, sha in files.items() if name.endswith(WEIGHT_FILES) and "/" not in name)
-    tokenizer_files = {name: sha for name, sha in files.items() if name.startswith(TOKENIZER_FILES)}
     adapter_path = None if job.adapter.kind == "none" else path / ADAPTER_FOLDER
     return ExportResult(job_fingerprint=job.fingerprint, path=path, adapter_path=adapter_path, files=files,
-                        fingerprint=fingerprint([weights, files["config.json"]]),
-                        tokenizer_fingerprint=fingerprint(tokenizer_files))
+                        fingerprint=weights_fingerprint(json.loads((path / CONFIG).read_bytes()), files),
+                        tokenizer_fingerprint=tokenizer_fingerprint(files))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dpo_core.contract.amount import num_held_out
 from dpo_core.contract.data_jobs import MixJob, MixResult, SourceLedger
 from dpo_core.contract.errors import CheckpointError, DataError
 from dpo_core.contract.progress import Progress
@@ -23,7 +24,7 @@ from dpo_core.contract.store import canonical_json, hash_files, new_directory, w
 from dpo_core.data.chat_template import load_tokenizer, template_sha256
 from dpo_core.data.ledger import SourceTally, check_drops
 from dpo_core.data.lengths import length_stats
-from dpo_core.data.mixing import num_held_out, select_rows, split_rows
+from dpo_core.data.mixing import select_rows, split_rows
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pair_file import (
     PROMPTS_FILE,

@@ -17,14 +17,15 @@ from dpo_core.contract.jobs import ReferenceJob, ReferenceResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import ReferenceRef
 from dpo_core.contract.store import fingerprint, hash_files, new_directory
-from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
+from dpo_core.data.order import Microbatch
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset, Split
 from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
 from dpo_core.engine.choose import loading, share_for_scoring
-from dpo_core.engine.distributed import agreed, from_main, start_accelerator
-from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
+from dpo_core.engine.distributed import from_main, start_accelerator
+from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
+from dpo_core.training.scores import agreed_layout, batches_of_rank
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,7 @@ SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 def model_cache_folder(job: ReferenceJob) -> Path:
     """The cache folder of this model, these numerics and this version of the step."""
-    key = {"version": job.VERSION, "checkpoint": job.checkpoint.fingerprint, "precision": job.precision,
-           "base_weights": job.base_weights}
-    return job.cache_dir / fingerprint(key)[:16]
+    return job.cache_dir / fingerprint(job.scores_content)[:16]
 
 
 def _rows_to_compute(dataset: PairDataset, cache: ReferenceCache) -> list[int]:
@@ -90,13 +89,10 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     if num_missing:
         model = load_model(job.checkpoint, base_weights=job.base_weights, **loading(sharding, accelerator))
         scorer = share_for_scoring(sharding, accelerator, PairScorer(model, job.precision))
-        layout = agreed(accelerator, "train.forward", choose_layout(
-            scorer, probe_pairs(datasets["train"]), job.forward, accelerator.device, job.attention))
+        layout = agreed_layout(scorer, datasets["train"], job, accelerator)
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():
-            lengths = forward_tokens(data.lengths, data.prefix_lengths, layout)
-            batches = batches_by_tokens(to_compute[split], lengths, job.tokens_per_batch, layout=layout)
-            mine = share_of_rank(batches, accelerator.process_index, accelerator.num_processes, sharding.splits_weights)
+            mine = batches_of_rank(data, to_compute[split], layout, job, accelerator)
             _compute(data, mine, scorer, layout, folder, job, progress, accelerator.device,
                      accelerator.num_processes)
     accelerator.wait_for_everyone()

@@ -23,11 +23,12 @@ from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_reference
 from dpo_core.engine.checkpoint import MODEL_FILE, RunState, newest_checkpoint, save_weights
 from dpo_core.engine.choose import loading, share_for_scoring, start_engine
-from dpo_core.engine.distributed import agreed, check_world_size, from_main, start_accelerator
+from dpo_core.engine.distributed import check_world_size, from_main, start_accelerator
 from dpo_core.model.adapter import adapter_disabled, count_parameters, load_policy
-from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
+from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
 from dpo_core.model.router import router_loss_of
+from dpo_core.training.scores import agreed_layout
 from dpo_core.training.step_guard import AFTER_TRAINING, check_step_zero
 from dpo_core.training.step_loss import choose_step_loss
 from dpo_core.training.stop_request import StopRequest
@@ -79,7 +80,7 @@ def timed(checks: dict[str, float], name: str) -> Iterator[None]:
 
 def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update, and
-    the probe of the largest microbatch."""
+    the fit check of the largest microbatch."""
     check_8bit_fits(job.adapter, job.optim, job.train.precision, job.sharding.kind)
     accelerator = start_accelerator(job.sharding, **accelerator_arguments(job))
     tracking = Tracking(accelerator, job)
@@ -96,9 +97,9 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
 
     def layout_for(scorer: PairScorer) -> ForwardLayout:
         with timed(checks, "layout"):
-            layout = choose_layout(scorer, probe_pairs(dataset), job.train.forward, device, job.train.attention)
+            layout = agreed_layout(scorer, dataset, job.train, accelerator)
         checks["layout_difference"] = scorer.layout_difference
-        return agreed(accelerator, "train.forward", layout)
+        return layout
 
     def guard(scorer: PairScorer, layout: ForwardLayout) -> dict[str, float]:
         """Score rows again with the model that the reference values are said to come from."""
@@ -135,7 +136,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
                       layout=layout, progress=progress, state=state, total_steps=total, stop=stop, checks=checks,
                       tracking=tracking,
                       router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0)
-    checks |= trainer.probe()
+    checks |= trainer.check_fit()
     return trainer
 
 
@@ -183,7 +184,7 @@ def run(job: TrainJob, progress: Progress) -> TrainResult:
 
 
 def _verifying_seconds(checks: dict[str, float]) -> float:
-    """What the checks that nothing would need took: without the probe, whose memory the first step takes anyway."""
+    """What the checks that nothing would need took: without the fit check, whose memory the first step takes anyway."""
     return sum(checks.get(f"{name}_seconds", 0.0) for name in ("reference_cache", "layout", "guard"))
 
 

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
@@ -24,22 +23,34 @@ from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.jobs import EvaluateJob
 from dpo_core.contract.progress import Progress
 from dpo_core.data.chat_template import load_tokenizer
-from dpo_core.data.order import batches_by_tokens, forward_tokens, share_of_rank
-from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import gather_ends
 from dpo_core.loss.losses import PairLogps
-from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
+from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import sample_answers
-from dpo_core.training.scores import load_scorer, score_all
+from dpo_core.training.scores import agreed_layout, load_scorer, score_pairs
 
 log = logging.getLogger(__name__)
 
 ANSWERS_PER_PROMPT = 2
 ANSWERS_PER_BATCH = 16
 SEED = 8
+
+
+class SampledPairs(list[TokenizedPair]):
+    """Pairs in memory that can be scored as those of a file."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of both sides, int64 [N, 2]."""
+        return np.array([[len(pair.chosen_ids), len(pair.rejected_ids)] for pair in self])
+
+    @property
+    def prefix_lengths(self) -> np.ndarray:
+        """Tokens of the longest common prefix, int64 [N]."""
+        return np.array([common_prefix_length(pair.chosen_ids, pair.rejected_ids) for pair in self])
 
 
 def measure_kl(job: EvaluateJob, dataset: PairDataset, prompts: Sequence[HeldOutPrompt], progress: Progress,
@@ -53,13 +64,13 @@ def measure_kl(job: EvaluateJob, dataset: PairDataset, prompts: Sequence[HeldOut
     if not prompts:
         return {}
     policy_scorer = load_scorer(job.after, job.precision, job.sharding, accelerator)
-    layout = choose_layout(policy_scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention)
-    pairs = sampled_pairs(job, policy_scorer, prompts, progress, accelerator)
-    policy = _score(job, pairs, policy_scorer, layout, accelerator)
+    layout = agreed_layout(policy_scorer, dataset, job, accelerator)
+    pairs = SampledPairs(sampled_pairs(job, policy_scorer, prompts, progress, accelerator))
+    policy = score_pairs(policy_scorer, pairs, layout, job, accelerator)
     del policy_scorer
     reference_scorer = load_scorer(job.reference_checkpoint or job.before, job.precision, job.sharding, accelerator)
-    layout = choose_layout(reference_scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention)
-    reference = _score(job, pairs, reference_scorer, layout, accelerator)
+    layout = agreed_layout(reference_scorer, dataset, job, accelerator)
+    reference = score_pairs(reference_scorer, pairs, layout, job, accelerator)
     progress.advance(ANSWERS_PER_PROMPT * len(prompts))
     metrics = kl_metrics(policy, reference)
     log.info("kl: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
@@ -110,18 +121,3 @@ def _pair(prompt_ids: np.ndarray, first: list[int], second: list[int]) -> Tokeni
         return ids, np.arange(len(ids)) >= len(prompt_ids)
 
     return TokenizedPair("", *side(first), *side(second))
-
-
-@torch.no_grad()
-def _score(job: EvaluateJob, pairs: Sequence[TokenizedPair], scorer: PairScorer, layout: ForwardLayout,
-           accelerator: Accelerator) -> PairLogps:
-    """Sums of log-probabilities of the sampled answers."""
-    lengths_N2 = np.array([[len(pair.chosen_ids), len(pair.rejected_ids)] for pair in pairs])
-    prefixes_N = np.array([common_prefix_length(pair.chosen_ids, pair.rejected_ids) for pair in pairs])
-    lengths = forward_tokens(lengths_N2, prefixes_N, layout)
-    longest_first = np.argsort(-lengths, kind="stable").tolist()
-    batches = batches_by_tokens(longest_first, lengths, job.evaluation.tokens_per_batch, layout=layout)
-    mine = share_of_rank(batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights)
-    rows_N = torch.arange(len(pairs), device=accelerator.device)
-    return score_all(scorer, accelerator, rows_N,
-                     (collate([pairs[row] for row in cut.rows], cut.rows, layout, cut.weights) for cut in mine))

@@ -3,21 +3,40 @@
 Shapes: B pairs of a forward, N of the set.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dpo_core.contract.config import Precision
-from dpo_core.contract.jobs import Sharding
+from dpo_core.contract.config import ForwardLayout, Precision, TrainConfig
+from dpo_core.contract.jobs import EvaluateJob, ReferenceJob, Sharding
 from dpo_core.contract.refs import CheckpointRef
-from dpo_core.data.pair_batch import PairBatch
+from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
+from dpo_core.data.pair_batch import PairBatch, collate
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import loading, share_for_scoring
-from dpo_core.engine.distributed import sum_over_ranks
+from dpo_core.engine.distributed import agreed, sum_over_ranks
 from dpo_core.loss.losses import PairLogps
-from dpo_core.model.forward import PairScorer, pair_logps
+from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
 from dpo_core.model.load import load_model
+
+
+class Pairs(Protocol):
+    """A set of pairs that can be scored. ``lengths``: tokens of both sides, int [N, 2]; ``prefix_lengths``: int [N]."""
+
+    @property
+    def lengths(self) -> np.ndarray: ...
+
+    @property
+    def prefix_lengths(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> TokenizedPair: ...
 
 
 def load_scorer(checkpoint: CheckpointRef, precision: Precision, sharding: Sharding, accelerator: Accelerator) -> PairScorer:
@@ -25,6 +44,41 @@ def load_scorer(checkpoint: CheckpointRef, precision: Precision, sharding: Shard
     sharding = sharding.for_scoring
     scorer = PairScorer(load_model(checkpoint, **loading(sharding, accelerator)), precision)
     return share_for_scoring(sharding, accelerator, scorer)
+
+
+def agreed_layout(scorer: PairScorer, dataset: PairDataset, job: ReferenceJob | EvaluateJob | TrainConfig,
+                  accelerator: Accelerator) -> ForwardLayout:
+    """The layout for a job's forwards, tried on the set's own pairs. All ranks call it together: ranks that cut the same
+    pairs for different layouts would each compute other pairs. Raises ``ConfigError`` naming each rank's."""
+    return agreed(accelerator, "train.forward", choose_layout(
+        scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention))
+
+
+def batches_of_rank(pairs: Pairs, rows: Sequence[int], layout: ForwardLayout, job: ReferenceJob | EvaluateJob,
+                    accelerator: Accelerator) -> list[Microbatch]:
+    """This rank's part of the forwards over ``rows``, cut in their order by the job's budget of tokens."""
+    lengths = forward_tokens(pairs.lengths, pairs.prefix_lengths, layout)
+    tokens = job.evaluation.tokens_per_batch if isinstance(job, EvaluateJob) else job.tokens_per_batch
+    batches = batches_by_tokens(rows, lengths, tokens, layout=layout)
+    return share_of_rank(batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights)
+
+
+@torch.no_grad()  # not inference mode: what FSDP2 gathers in it could not be gathered again outside it
+def score_pairs(scorer: PairScorer, pairs: Pairs, layout: ForwardLayout, job: EvaluateJob, accelerator: Accelerator,
+                on_scored: Callable[[int], None] = lambda _: None) -> PairLogps:
+    """Log-probabilities of all pairs in their order, longest first. All ranks call it together, with the agreed layout.
+
+    ``on_scored`` is told how many pairs a forward of this rank had.
+    """
+    lengths = forward_tokens(pairs.lengths, pairs.prefix_lengths, layout)
+    longest_first = np.argsort(-lengths, kind="stable").tolist()
+
+    def collated() -> Iterable[PairBatch]:
+        for cut in batches_of_rank(pairs, longest_first, layout, job, accelerator):
+            yield collate([pairs[row] for row in cut.rows], cut.rows, layout, cut.weights)
+            on_scored(len(cut.rows))
+
+    return score_all(scorer, accelerator, torch.arange(len(pairs), device=accelerator.device), collated())
 
 
 def places(rows_N: Tensor, row_B: Tensor) -> Tensor:

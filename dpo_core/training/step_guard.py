@@ -45,7 +45,7 @@ AFTER_TRAINING = Moment(
 def without_pair_terms(loss: LossConfig) -> LossConfig:
     """The part whose value at a zero margin is the same for every pair: wpo is dpo with weights that depend on the pair,
     and the likelihood that ``rpo_alpha`` adds does, too."""
-    return loss.model_copy(update={"name": "dpo" if loss.name == "wpo" else loss.name, "rpo_alpha": 0.0})
+    return loss.model_copy(update={"name": "dpo" if loss.traits.weights_pairs else loss.name, "rpo_alpha": 0.0})
 
 
 def zero_margin_loss(loss: LossConfig) -> float:

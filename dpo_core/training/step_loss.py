@@ -15,7 +15,7 @@ from dpo_core.contract.config import LossConfig
 from dpo_core.data.pair_batch import PairBatch
 from dpo_core.data.reference_cache import ReferenceRows
 from dpo_core.engine.engine import Engine
-from dpo_core.loss.losses import LOSSES, LossOutput, PairLogps
+from dpo_core.loss.losses import LossOutput, PairLogps
 from dpo_core.loss.objective import build_objective, loss_and_gradient, surrogate
 from dpo_core.training.scores import places, score_all
 from dpo_core.training.step_guard import reference_logps
@@ -76,8 +76,8 @@ class WholeBatch:
 
 
 def choose_step_loss(loss: LossConfig, reference: ReferenceRows | None) -> StepLoss:
-    """What the objective's row in ``LOSSES`` asks for."""
-    return (WholeBatch if LOSSES[loss.name].needs_whole_batch else PairByPair)(loss, reference)
+    """What the objective's traits ask for."""
+    return (WholeBatch if loss.traits.whole_batch else PairByPair)(loss, reference)
 
 
 def _reference_of(reference: ReferenceRows | None, row_B: Tensor, policy: PairLogps) -> PairLogps | None:

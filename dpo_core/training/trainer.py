@@ -62,6 +62,7 @@ class Trainer:
     tracking: Tracking  # experiment trackers
     checks: dict[str, float]  # figures and seconds of what was checked before the first step
     last_metrics: dict[str, float] = field(default_factory=dict)
+    saved_at: float = field(default_factory=time.monotonic)  # of the last checkpoint, else of the start
 
     @property
     def accelerator(self) -> Accelerator:
@@ -85,7 +86,7 @@ class Trainer:
                                            "tokens/padding_share": padding_share(batches)}, started)
             self.save_if_due(step + 1)
 
-    def probe(self) -> dict[str, float]:
+    def check_fit(self) -> dict[str, float]:
         """One forward and backward of the run's largest microbatch, by every rank, the gradient thrown away: where memory
         does not suffice the run ends here and not in hour six. Changes no state. -> figures"""
         started = time.monotonic()
@@ -98,10 +99,10 @@ class Trainer:
             self.forward_backward(batch, losses, rows)
         self.engine.discard_gradients()
         tokens = batch_tokens(lengths[rows], self.layout)
-        log.info("probe: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most", len(rows), tokens,
+        log.info("fit check: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most", len(rows), tokens,
                  peak_memory_gib())
-        return {"probe_seconds": time.monotonic() - started, "probe_pairs": float(len(rows)), "probe_tokens": float(tokens),
-                "probe_peak_gib": peak_memory_gib()}
+        return {"fit_seconds": time.monotonic() - started, "fit_pairs": float(len(rows)), "fit_tokens": float(tokens),
+                "fit_peak_gib": peak_memory_gib()}
 
     def step_batches(self, step: int) -> tuple[list[int], list[PairBatch]]:
         """The global batch's row numbers and this rank's microbatches of them."""
@@ -164,18 +165,23 @@ class Trainer:
                                   ("loss", "rewards/accuracies", "rewards/margins", "pairs_per_second")})
 
     def save_if_due(self, done_steps: int) -> None:
-        """Write a checkpoint every N steps or at the end of an epoch, and when asked to stop; not after the last step."""
+        """Write a checkpoint every N steps or at the end of an epoch, when the last one is too old by rank 0's clock, and
+        when asked to stop; not after the last step."""
         every, pairs = self.job.train.checkpoint_every, self.job.batch.global_pairs
         interval = -(-len(self.dataset) // pairs) if every == "epoch" else every
-        asked = float(self.stop.received)
-        stopping = bool(sum_over_ranks(self.accelerator, torch.tensor([asked], device=self.accelerator.device)))
-        if done_steps == self.total_steps or not (stopping or done_steps % interval == 0):
+        minutes, old = self.job.train.checkpoint_every_minutes, False
+        if minutes is not None and self.accelerator.is_main_process:  # ranks by clocks of their own would not agree
+            old = time.monotonic() - self.saved_at >= 60 * minutes
+        asked = torch.tensor([float(self.stop.received), float(old)], device=self.accelerator.device)
+        stopping, is_old = (bool(count) for count in sum_over_ranks(self.accelerator, asked))
+        if done_steps == self.total_steps or not (stopping or is_old or done_steps % interval == 0):
             return
         self.state = self.state.model_copy(update={"step": done_steps})
         if self.accelerator.is_main_process:
             flush_to_disk(self.job.out_dir / METRICS_FILE)  # the metrics of every step that a checkpoint holds
         save_checkpoint(checkpoints_of(self.job), self.engine, self.state, self.job.train.keep_checkpoints)
         self.accelerator.wait_for_everyone()
+        self.saved_at = time.monotonic()
         if stopping:
             raise Preempted(f"Asked to stop: a checkpoint of step {done_steps} is written. Start again to go on from it.")
 

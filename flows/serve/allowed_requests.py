@@ -115,12 +115,12 @@ def _is_page(scope: Scope) -> bool:
 def _unframed(send: Send) -> Send:
     """Answers that no other page can lay under its own and have a person click on."""
 
-    async def told(message: Scope) -> None:
+    async def send_unframed(message: Scope) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", ()), *UNFRAMED]}
         await send(message)
 
-    return told
+    return send_unframed
 
 
 async def _answer(send: Send, status: int, body: str | bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:

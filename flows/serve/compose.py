@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from dpo_core.contract.errors import ConfigError, PairlineError
 from dpo_core.contract.visible import one_line
-from flows.serve.settings import POOL, PROJECT, settings_from_environment
+from flows.serve.settings import PROJECT, settings_from_environment
 from flows.serve.up import POLL_SECONDS, deploy, stop_runs
 from tasks.image.config import ImageConfig
 from tasks.text.terminal import say
@@ -97,9 +97,7 @@ def work() -> int:
     settings, name = settings_from_environment(), socket.gethostname()
     for line in settle_stranded_runs(name):
         say(one_line(f"run      {line}"))
-    argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name,
-            "--limit", str(settings.max_runs)]
-    with subprocess.Popen(argv) as worker:
+    with subprocess.Popen(settings.worker_argv(name)) as worker:
         while not asked_to_stop:
             if worker.poll() is not None:
                 return worker.returncode

@@ -79,6 +79,11 @@ class ServeSettings(BaseModel):
         """The server's password, once `pairline up` has made it. Raises ``ConfigError`` if the environment says two."""
         return given_credential() or kept_credential(self.folder)
 
+    def worker_argv(self, name: str) -> list[str]:
+        """The command line of the worker that is called ``name`` on its server."""
+        return [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name,
+                "--limit", str(self.max_runs)]
+
     def server_environment(self) -> dict[str, str]:
         """The environment of the server, which alone may know the database's password, and no other secret than the two."""
         given = {name: value for name, value in os.environ.items() if names_the_database(name)}

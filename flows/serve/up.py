@@ -20,7 +20,7 @@ from flows.serve.credential import API_URL_FILE, is_made_here, login_link, prepa
 from flows.serve.database import remember_database
 from flows.serve.private_folder import make_private
 from flows.serve.run_processes import processes_of_server
-from flows.serve.settings import HOST, POOL, PROJECT, ServeSettings
+from flows.serve.settings import HOST, PROJECT, ServeSettings
 from tasks.text import terminal
 
 SECONDS_FOR_A_START = 240  # a first start makes the database: 15 s on an idle laptop
@@ -71,9 +71,7 @@ def bring_up(settings: ServeSettings, say: Say = terminal.say) -> None:
     worker, name = worker_of(settings), f"{socket.gethostname()}-{settings.port}"
     for line in settle_stranded_runs(name) if worker.pid() is None else resume_overlooked_crashes():
         say(f"run      {line}")
-    argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name,
-            "--limit", str(settings.max_runs)]
-    started = worker.start(argv, environment, PROJECT)
+    started = worker.start(settings.worker_argv(name), environment, PROJECT)
     time.sleep(POLL_SECONDS)
     worker.check_alive()
     say(f"worker   {'started' if started else 'runs'}  ({worker.log})")

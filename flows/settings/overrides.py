@@ -93,7 +93,8 @@ def validated(values: Values, origin: str, kind: type[BaseModel] = StageConfig) 
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = [explain(problem, kind) for problem in error.errors(include_url=False)]
+        problems = [explain(problem, kind) for problem in error.errors(include_url=False)
+                    if problem["type"] != "default_factory_not_called"]  # follows from another problem of its section
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{origin} has {count}: " + "; ".join(problems)) from None
 

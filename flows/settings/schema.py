@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dpo_core.contract.config import AMOUNT_PATTERN
+from dpo_core.contract.amount import AMOUNT_PATTERN
 from flows.settings.stage_config import StageConfig
 from flows.settings.sweep_config import SweepConfig
 

@@ -7,7 +7,6 @@ from dpo_core.contract.config import (
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
-    HandoffConfig,
     LossConfig,
     OptimConfig,
     ReferenceConfig,
@@ -19,6 +18,7 @@ from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.section import Section
 from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.gate.config import GateConfig, why_unmeasurable
+from tasks.handoff.config import HandoffConfig
 from tasks.image.config import ImageConfig
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launchers import LAUNCHERS, LauncherSections

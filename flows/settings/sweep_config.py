@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from dpo_core.contract.config import LossName
+from dpo_core.contract.objectives import LossName
 from dpo_core.contract.section import Section
 from flows.settings.stage_config import StageConfig
 
@@ -22,8 +22,8 @@ class GridConfig(Section):
     """Every combination of the values is a member. A dimension without values keeps the stage's own."""
 
     loss: tuple[LossName, ...] = Field((), description="Objectives (loss.name).")
-    beta: tuple[Annotated[float, Field(gt=0)], ...] = Field((), description="Values of loss.beta. What is usual differs "
-                                                            "between objectives: 5 for dpo_norm, 0.1 for dpo.")
+    beta: tuple[Annotated[float, Field(gt=0)], ...] = Field((), description="Values of loss.beta. Without any, "
+                                                            "loss.beta; where that is empty, each objective's usual one.")
     learning_rate: tuple[Annotated[float, Field(gt=0)], ...] = Field((), description="Values of optim.learning_rate.")
     seed: tuple[Annotated[int, Field(ge=0)], ...] = Field((), description="Values of train.seed: order of the second and "
                                                           "later epochs, start of an adapter.")
@@ -101,8 +101,9 @@ def _member_config(config: SweepConfig, number: int, settings: dict[str, Setting
     sections = {name: getattr(config, name) for name in StageConfig.model_fields}
     for name, value in settings.items():
         section, field = DIMENSIONS[name]
-        dumped = sections[section] if isinstance(sections[section], dict) else sections[section].model_dump()
-        sections[section] = {**dumped, field: value}
+        known = sections[section]
+        written = known if isinstance(known, dict) else known.model_dump(exclude_unset=True)  # a beta left empty stays so
+        sections[section] = {**written, field: value}
     try:
         return StageConfig.model_validate({**sections, "name": f"{config.name}-{number:02d}"})
     except ValidationError as error:

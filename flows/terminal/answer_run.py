@@ -7,7 +7,8 @@ from uuid import UUID
 from dpo_core.contract.errors import ConfigError, RemoteError, StoreError
 from flows.serve.local_prefect import prepare_prefect, running_server, uses_configured_server
 from tasks.gate.approval import Verdict
-from tasks.run.folder import read_runs
+from tasks.run.find import find_run
+from tasks.run.folder import read_run
 
 
 def answer_run(store: Path, run_name: str, decision: Verdict, name: str, reason: str) -> str:
@@ -15,11 +16,8 @@ def answer_run(store: Path, run_name: str, decision: Verdict, name: str, reason:
 
     Raises ``ConfigError``, ``StoreError``, and ``RemoteError`` if the server does not answer.
     """
-    runs = {folder.name: record for folder, record in read_runs(store)}
-    if not runs or (run_name != "last" and run_name not in runs):
-        raise ConfigError(f"There is no run {run_name!r} in {store}. `pairline status --store {store}` lists them.")
-    run_name = run_name if run_name != "last" else list(runs)[-1]
-    record = runs[run_name]
+    folder = find_run(run_name, store)
+    run_name, record = folder.name, read_run(folder)
     if not (uses_configured_server() or running_server(store)):
         raise ConfigError("No Prefect server is configured (PREFECT_API_URL) or runs here (`pairline up`). A run without "
                           "one asks at its own terminal.")

@@ -193,15 +193,15 @@ def status(store: Store = Path(".pairline"), run_name: Annotated[str, typer.Opti
 @app.command()
 def reap(dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False) -> None:
     """Stop and remove the containers that no live run owns. Touches nothing without Pairline's label."""
-    from tasks.launch.docker.engine import Engine
+    from tasks.launch.docker.engine import ContainerEngine
     from tasks.launch.docker.reap import reap as reap_containers
 
-    engine = Engine()
+    engine = ContainerEngine()
     engine.check()
     found = reap_containers(engine, dry_run)
     for one in found:
         say(one_line(f"{one.container}: {one.done}" + (f" ({one.reason})" if one.reason else "")))
-    say(f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them nobody's")
+    say(f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them orphaned")
 
 
 RunName = Annotated[str, typer.Option("--run", help="The waiting run: its folder's name, or `last`.")]

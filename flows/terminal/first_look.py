@@ -7,11 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpo_core.contract.checkpoint_files import tokenizer_fingerprint
 from dpo_core.contract.config import CheckpointConfig, DataSource
 from dpo_core.contract.data_jobs import LengthStats, MixJob, SourceLedger
 from flows.terminal.model_size import ModelSize, model_size
 from flows.terminal.plan import source_size
-from tasks.checkpoint.files import CONFIG, TEMPLATE_FILES, checked_files, tokenizer_fingerprint
+from tasks.checkpoint.files import CONFIG, TEMPLATE_FILES, checked_files
 from tasks.checkpoint.own_files import hash_named, read_json_file
 from tasks.checkpoint.source import locate
 from tasks.data.sources import check_sources, resolve_sources

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from flows.serve.local_prefect import start_prefect
 from flows.settings.stage_config import StageConfig
-from tasks.image.registry_login import load_login
+from tasks.image.push import load_login
 from tasks.image.trainer_image import fill_wheelhouse, trainer_image
 from tasks.text.terminal import tell
 

@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 from rich.console import Console
 
-from dpo_core.contract.config import DataSource
+from dpo_core.contract.amount import is_count, num_held_out, num_selected
+from dpo_core.contract.config import DataSource, LossConfig
 from dpo_core.contract.jobs import BatchPlan
 from dpo_core.contract.regular_file import TooLong, opened
 from flows.settings.stage_config import StageConfig
@@ -66,11 +67,7 @@ def source_size(source: DataSource) -> SourceSize:
     """Rows and tokens after ``amount``; counted in local JSON lines, told from nothing else."""
     path = Path(source.source).expanduser()
     rows, characters = _rows_and_characters(path)
-    chosen = None
-    if "." not in source.amount:
-        chosen = int(source.amount)
-    elif rows is not None:
-        chosen = int(float(source.amount) * rows)
+    chosen = num_selected(source.amount, rows or 0) if is_count(source.amount) or rows is not None else None
     tokens = None if not rows or chosen is None else int(characters / CHARACTERS_PER_TOKEN * chosen / rows)
     return SourceSize(source.source, source.amount, chosen, tokens)
 
@@ -122,7 +119,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         ("mix data", f"{counted(len(config.data.sources), 'source')}, {config.data.held_out} held out, at most "
                      f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones"),
         ("cache reference", reference),
-        ("train", f"{config.loss.name}, beta {config.loss.beta:g}, learning rate {config.optim.learning_rate:g} "
+        ("train", f"{config.loss.name}, {_beta(config.loss)}, learning rate {config.optim.learning_rate:g} "
                   f"{config.optim.schedule}, {counted(config.train.num_epochs, 'epoch')}, {config.train.precision}{adapter}"
                   f"{_sharding(config)}"),
         ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
@@ -130,6 +127,11 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         ("upload", upload),
         ("hand off", "load it from there, have it answer, write handoff.json"),
     ]
+
+
+def _beta(loss: LossConfig) -> str:
+    usual = loss.traits.usual_beta
+    return f"beta {loss.beta:g} ({'usual' if loss.beta == usual else f'usual for {loss.name}: {usual:g}'})"
 
 
 def _gate(gate: GateConfig) -> list[tuple[str, str]]:
@@ -151,8 +153,7 @@ def _num_steps(config: StageConfig, sources: tuple[SourceSize, ...]) -> int | No
     if any(source.rows is None for source in sources):
         return config.train.max_steps
     rows = sum(source.rows or 0 for source in sources)
-    held_out = config.data.held_out
-    rows -= int(float(held_out) * rows) if "." in held_out else int(held_out)
+    rows -= num_held_out(config.data.held_out, rows)  # prompts: a prompt with several pairs takes more
     steps = -(-max(rows, 0) // config.train.global_batch_pairs) * config.train.num_epochs
     return min(steps, config.train.max_steps or steps)
 

@@ -52,8 +52,8 @@ class RetryNotices(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line for a retry; everything else is in the run's log."""
         if retry := self.RETRY.search(record.getMessage()):
-            told = f"  failed ({retry['error']}), retry {retry['which']} starts {retry['when']}"
-            tell(self.console, one_line(told), is_cut=True)
+            line = f"  failed ({retry['error']}), retry {retry['which']} starts {retry['when']}"
+            tell(self.console, one_line(line), is_cut=True)
 
 
 def run_display(console: Console) -> RunDisplay:

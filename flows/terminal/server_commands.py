@@ -64,13 +64,13 @@ def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id
         name=name, source=found.source, revision=found.revision, weights_fingerprint=found.weights_fingerprint,
         tokenizer_fingerprint=found.tokenizer_fingerprint, chain=chain_tag(found.weights_fingerprint),
         recipe=used.name if recipe and used else None, attempt=attempt)
-    told, sent = announce_sft(payload)
+    event, sent = announce_sft(payload)
     if sent:
-        again = f", attempt {told.attempt}: what was told before started nothing" if told.attempt > attempt else ""
-        say(f"told: {told.EVENT} {told.event_id} of {found.source}{again}")
+        again = f", attempt {event.attempt}: what was announced before started nothing" if event.attempt > attempt else ""
+        say(f"announced: {event.EVENT} {event.event_id} of {found.source}{again}")
     else:
-        say(f"known: {told.EVENT} {told.event_id}; its run is tagged {told.event_tag}. "
-              f"--attempt {told.attempt + 1} has it processed again.")
+        say(f"known: {event.EVENT} {event.event_id}; its run is tagged {event.event_tag}. "
+              f"--attempt {event.attempt + 1} has it processed again.")
 
 
 def parameters_of_deployment() -> dict[str, Any]:

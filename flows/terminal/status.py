@@ -8,13 +8,9 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.visible import one_line
 from tasks.report.timeline import duration
 from tasks.run.find import find_run
-from tasks.run.folder import RunRecord, StepRecord, is_alive, read_run, read_runs
+from tasks.run.folder import RUN_LOG_FILE, RunRecord, read_run, read_runs
+from tasks.run.state import run_state, step_state
 from tasks.text.terminal import show_table, tell
-
-
-def state_of(record: RunRecord) -> str:
-    """The run's state; a run that says "running" but has no process was killed."""
-    return "killed" if record.state == "running" and not is_alive(record) else record.state
 
 
 def current_step(record: RunRecord) -> str:
@@ -31,7 +27,7 @@ def show_runs(store: Path, console: Console) -> None:
         steps = f"{current_step(record)}, {duration(record.seconds)}"
         result = f"handoff: {record.outputs['handoff']}" if "handoff" in record.outputs else (record.error or "")
         first = result.splitlines()[0] if result else ""
-        tell(console, one_line(f"{folder.name}  {state_of(record):<9}  {steps}  {first}"))
+        tell(console, one_line(f"{folder.name}  {run_state(record):<12}  {steps}  {first}"))
 
 
 def show_run(store: Path, name: str, console: Console) -> None:
@@ -39,15 +35,11 @@ def show_run(store: Path, name: str, console: Console) -> None:
     folder = find_run(name, store)
     record = read_run(folder)
     show_table(console, ("step", "state", "duration"), [
-        (step.name, _step_state(step, record), duration(step.seconds)) for step in record.steps],
-        f"{folder.name}: {state_of(record)}")
-    lines = [one_line(f"{what}: {where}") for what, where in record.outputs.items()] + [f"log: {folder / 'run.log'}"]
+        (step.name, step_state(step, record), duration(step.seconds)) for step in record.steps],
+        f"{folder.name}: {run_state(record)}")
+    lines = [one_line(f"{what}: {where}") for what, where in record.outputs.items()] + [f"log: {folder / RUN_LOG_FILE}"]
     lines += [f"error: {record.error}"] if record.error else []
     tell(console, "\n".join(lines))
-
-
-def _step_state(step: StepRecord, record: RunRecord) -> str:
-    return "killed" if step.state == "running" and state_of(record) == "killed" else step.state
 
 
 def _runs(store: Path) -> list[tuple[Path, RunRecord]]:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpo_core.contract.checkpoint_files import CONFIG, tokenizer_fingerprint, weights_fingerprint
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
-from tasks.checkpoint.files import checked_files, tokenizer_fingerprint, weights_fingerprint
-from tasks.checkpoint.own_files import hash_named
+from tasks.checkpoint.files import checked_files
+from tasks.checkpoint.own_files import hash_named, read_json_file
 from tasks.checkpoint.source import locate
 
 
@@ -33,7 +34,8 @@ def verify_checkpoint(config: CheckpointConfig, store_root: Path) -> VerifiedChe
     files = hash_named(located.folder, checked_files(located.folder, located.weights.names, config))
     return VerifiedCheckpoint(
         source=config.source if located.revision else str(located.folder.resolve()), revision=located.revision,
-        weights_fingerprint=weights_fingerprint(located.folder, files), tokenizer_fingerprint=tokenizer_fingerprint(files))
+        weights_fingerprint=weights_fingerprint(read_json_file(located.folder / CONFIG), files),
+        tokenizer_fingerprint=tokenizer_fingerprint(files))
 
 
 def check_unchanged(found: VerifiedCheckpoint, weights: str, tokenizer: str) -> None:

@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dpo_core.contract.checkpoint_files import (
+    CONFIG,
+    EXTRA_TEMPLATES,
+    GENERATION_CONFIG,
+    TEMPLATE_FILES,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+    VOCABULARY_FILES,
+)
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.contract.store import fingerprint
 from tasks.checkpoint.allowed_code import code_names
 from tasks.checkpoint.own_files import check_inside, read_json_file
 from tasks.checkpoint.safetensors_header import read_header
 
-CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# Any one of these carries a vocabulary; tokenizer_config.json alone does not.
-VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-TEMPLATE_FILES, EXTRA_TEMPLATES = ("chat_template.jinja", "chat_template.json"), "additional_chat_templates"
-TOKENIZER_FILES = (*VOCABULARY_FILES, *TEMPLATE_FILES, TOKENIZER_CONFIG, "special_tokens_map.json",
-                   "added_tokens.json", "merges.txt")
-# Notes that a library writes about itself; they change with its version and mean nothing to the model.
-VOLATILE_CONFIG_KEYS = frozenset({"_name_or_path", "transformers_version"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +162,3 @@ def checked_files(folder: Path, weights: tuple[str, ...], config: CheckpointConf
 def extra_templates(folder: Path) -> set[str]:
     """The templates beside the main one, by their paths in the folder."""
     return {path.relative_to(folder).as_posix() for path in folder.glob(f"{EXTRA_TEMPLATES}/*.jinja")}
-
-
-def weights_fingerprint(folder: Path, files: dict[str, str]) -> str:
-    """Fingerprint of weight contents, architecture and remote code; of no name. ``files``: relative path -> sha256."""
-    config = {key: value for key, value in read_json_file(folder / CONFIG).items() if key not in VOLATILE_CONFIG_KEYS}
-    contents = sorted(sha for name, sha in files.items() if name.endswith((".safetensors", ".py")))
-    return fingerprint({"weights": contents, "config": config})
-
-
-def tokenizer_fingerprint(files: dict[str, str]) -> str:
-    """Fingerprint of the tokenizer's files, chat template included. ``files``: relative path -> sha256."""
-    return fingerprint({name: sha for name, sha in files.items()
-                        if name in TOKENIZER_FILES or name.startswith(f"{EXTRA_TEMPLATES}/")})

@@ -51,7 +51,7 @@ def opened_inside(folder: Path, name: str) -> Iterator[BinaryIO]:
     try:
         opened_file = opened(folder / name)
     except NotRegular:
-        raise CheckpointError(f"{folder / name} is no regular file, as those of a checkpoint are. Remove it.") from None
+        raise CheckpointError(f"{folder / name} is no regular file, as those of a checkpoint are.", "Remove it.") from None
     except OSError as error:
         raise CheckpointError(f"{folder / name} cannot be read: {error.strerror}.") from error
     with opened_file as file:
@@ -59,7 +59,7 @@ def opened_inside(folder: Path, name: str) -> Iterator[BinaryIO]:
         real = of_process.readlink() if of_process.exists() else (folder / name).resolve()
         if not _leads_down(name) or not _belongs(real, folder.resolve()):
             raise CheckpointError(f"{folder / name} is a link to {real}, outside the checkpoint, and what it leads to would "
-                                  "be published with it. If that is meant, put a copy of the file in the link's place.")
+                                  "be published with it.", "If that is meant, put a copy of the file in the link's place.")
         yield file
 
 

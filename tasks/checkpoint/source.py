@@ -17,20 +17,17 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
+from dpo_core.contract.checkpoint_files import CONFIG, EXTRA_TEMPLATES, tokenizer_fingerprint, weights_fingerprint
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError, RemoteError, StoreError, from_os_error
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import HASH_CHUNK_BYTES, exclusive, fingerprint, new_directory, verify_files, write_json
 from tasks.checkpoint.allowed_code import code_names, other_code
 from tasks.checkpoint.files import (
-    CONFIG,
-    EXTRA_TEMPLATES,
     PICKLE_SUFFIXES,
     WeightSource,
     checked_files,
-    tokenizer_fingerprint,
     weight_source,
-    weights_fingerprint,
 )
 from tasks.checkpoint.known_packages import PACKAGE_PREFIX, check_known_package, package_folder
 from tasks.checkpoint.own_files import hash_named, opened_inside, read_json_file
@@ -171,7 +168,8 @@ def snapshot(located: Located, config: CheckpointConfig, store_root: Path) -> Ch
                     raise CheckpointError(f"{config.source} changed while it was copied. Let its writer finish, then "
                                           "start again.")
     return CheckpointRef(
-        path=path, fingerprint=weights_fingerprint(path, files), tokenizer_fingerprint=tokenizer_fingerprint(files),
+        path=path, fingerprint=weights_fingerprint(read_json_file(path / CONFIG), files),
+        tokenizer_fingerprint=tokenizer_fingerprint(files),
         source=config.source, revision=located.revision, files=files,
         allow_remote_code=any(name.endswith(".py") for name in files))
 
@@ -184,7 +182,7 @@ def _is_intact(path: Path, files: dict[str, str]) -> bool:
         verify_files(path, files)
         return True
     except StoreError as error:
-        log.warning("The snapshot is made again: %s", error)
+        log.warning("The snapshot is made again: %s", error.problem)
         return False
 
 

@@ -35,12 +35,12 @@ def announce_handoff(handoff: RLVRHandoff, path: Path) -> None:
 
 
 def announce_sft(payload: SftCheckpointReady) -> tuple[SftCheckpointReady, bool]:
-    """Tell of a verified SFT checkpoint. -> what was told; whether it was news. Raises ``RemoteError``."""
+    """Tell of a verified SFT checkpoint. -> what was sent; whether it was news. Raises ``RemoteError``."""
     if payload.flow_run_id:
         join_chain(payload.chain)
-    told, sent = emit(payload)
-    _log_sent(told, sent)
-    return told, sent
+    event, sent = emit(payload)
+    _log_sent(event, sent)
+    return event, sent
 
 
 def _log_sent(payload: CheckpointReady, sent: bool) -> None:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from dpo_core.contract.config import EvaluationConfig
 from dpo_core.contract.section import Section
 
-Release = Literal["none", "person"]
+Approver = Literal["none", "person"]
 
 
 class GateConfig(Section):
@@ -21,7 +21,7 @@ class GateConfig(Section):
                                      "on sampled answers (kl/per_token). Needs evaluation.measure_kl.")
     checker_not_below_sft: bool = Field(False, description="Share of greedy answers that keep their prompt's verifiable "
                                         "constraints: not below the SFT checkpoint's.")
-    approval: Release = Field("none", description="person: the run waits for someone to approve or reject the checkpoint.")
+    approval: Approver = Field("none", description="person: the run waits for someone to approve or reject the checkpoint.")
     wait: Literal["pause", "suspend"] = Field("pause", description="How a run waits. pause keeps its process; suspend ends "
                                               "it and frees the worker, and an answer starts it anew (deployments only).")
     timeout_seconds: int = Field(86_400, ge=1, description="An approval that takes longer ends the run.")

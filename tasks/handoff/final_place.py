@@ -62,7 +62,7 @@ def verify_place(folder: Path, uploaded: UploadedCheckpoint) -> None:
             elif (got := hash_named(folder, [name])[name]) != sha256:
                 what = f"{folder / name} is damaged: sha256 {got[:12]}, expected {sha256[:12]}."
         except CheckpointError as error:
-            what = str(error)
+            what = error.problem
         if what:
             raise HandoffRefused(f"The checkpoint at {uploaded.uri} is not the one that was handed off: {what} Delete "
                                  f"{folder} and have the stage publish it again.")

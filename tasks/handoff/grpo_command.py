@@ -8,7 +8,7 @@ named commit knows.
 
 import shlex
 
-from dpo_core.contract.config import GrpoConfig
+from tasks.handoff.config import GrpoConfig
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.text.escape import shell_word
 

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from dpo_core.contract.config import HandoffConfig
 from dpo_core.contract.errors import ConfigError, HandoffRefused, from_os_error
 from dpo_core.contract.regular_file import NotRegular, TooLong, opened, read_at_most
+from tasks.handoff.config import HandoffConfig
 from tasks.handoff.schema import RLVRHandoff, Signature
 from tasks.hub.token import load_secret
 

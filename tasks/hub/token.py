@@ -26,14 +26,20 @@ def load_token(block_name: str | None) -> str | None:
 def load_secret(block_name: str, setting: str, variable: str) -> str:
     """The text in a Prefect Secret block that ``setting`` names; ``variable`` is what could be set instead. Raises
     ``ConfigError``."""
-    try:
-        value = cast(Secret, Secret.load(block_name)).get()
-    except ValueError:
-        raise ConfigError(f"{setting} names `{block_name}`, but there is no such Prefect Secret block. Create it in the UI "
-                          f"(Blocks, Secret) or leave {setting} empty and set {variable}.") from None
+    value = block_value(block_name, setting, f"set {variable}")
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"The Prefect Secret block `{block_name}` holds no text; store the token in it.")
     return value.strip()
+
+
+def block_value(block_name: str, setting: str, instead: str) -> object:
+    """What a Prefect Secret block that ``setting`` names holds: a text, or what its JSON says. ``instead``: what to do where
+    the setting is left empty. Raises ``ConfigError`` if there is no such block."""
+    try:
+        return cast(Secret, Secret.load(block_name)).get()
+    except ValueError:
+        raise ConfigError(f"{setting} names `{block_name}`, but there is no such Prefect Secret block. Create it in the UI "
+                          f"(Blocks, Secret), or leave {setting} empty and {instead}.") from None
 
 
 @contextlib.contextmanager

@@ -24,6 +24,16 @@ class Login:
     password: str = field(repr=False)
 
 
+def load_login(block_name: str | None) -> Login | None:
+    """The credentials in a Prefect Secret block, which nobody passes on as a parameter; None where no block is named: then
+    what ``docker login`` stored counts. Raises ``ConfigError``."""
+    if block_name is None:
+        return None
+    from tasks.hub.token import block_value  # with Prefect, which takes seconds; most images are pushed nowhere
+
+    return parse_login(block_value(block_name, "image.registry_block", "use `docker login`"), block_name)
+
+
 def parse_login(secret: object, block_name: str) -> Login:
     """What a Secret block holds: a mapping with username and password (or its JSON), or the text username:password."""
     if isinstance(secret, str) and secret.lstrip().startswith("{"):

@@ -147,7 +147,7 @@ def reusable_result(job: Job[R]) -> R | None:
         check_result(result, job)
         return result
     except StoreError as error:
-        log.warning("The stored result of %s is made again: %s", job.step, error)
+        log.warning("The stored result of %s is made again: %s", job.step, error.problem)
         with contextlib.suppress(FileNotFoundError):
             (job.out_dir / RESULT_FILE).unlink()
         return None

@@ -18,7 +18,7 @@ from tasks.launch.own_folder import FULL_LOG, make_own_folder
 
 NUM_LAST_LINES = 50
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # some libraries paint their lines
-LONGEST_TOLD = 2_000  # characters of a line that listeners and errors are told; log.txt has more
+LONGEST_SHOWN = 2_000  # characters of a line that listeners and errors are told; log.txt has more
 LARGEST_LOG_BYTES = 256 << 20  # then it becomes log.1.txt, and the one before that is gone: months of progress lines
 
 
@@ -74,10 +74,10 @@ class StepLog:
             if self._listener is not None:
                 self._listener.progress(event)
             return
-        told = line if len(line) <= LONGEST_TOLD else f"{line[:LONGEST_TOLD]} [more in {LOG_FILE}]"
-        self.last_lines.append(told)
+        shown = line if len(line) <= LONGEST_SHOWN else f"{line[:LONGEST_SHOWN]} [more in {LOG_FILE}]"
+        self.last_lines.append(shown)
         if self._listener is not None:
-            self._listener.line(told)
+            self._listener.line(shown)
 
     def end(self) -> None:
         """Nothing comes any more."""

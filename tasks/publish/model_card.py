@@ -85,7 +85,7 @@ def render_card(card: CardInputs) -> str:
         settings["optimizer"] = card.optim.optimizer
     if card.train.router_aux_loss_weight is not None:
         settings["router loss weight"] = card.train.router_aux_loss_weight
-    if card.loss.name == "simpo":
+    if "gamma_beta_ratio" in card.loss.traits.own_settings:
         settings["gamma / beta"] = card.loss.gamma_beta_ratio
     settings |= {f"loss.{name}": value for name, value in card.loss.model_dump(exclude_defaults=True).items()
                  if name in EXTRAS_OF_A_LOSS}

@@ -6,22 +6,20 @@ from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from dpo_core.contract.metric_names import MEANINGS, SECOND_NAMES
+from dpo_core.contract.metric_names import LAST_STEP, MEANINGS, OF_THE_LOSS, SECOND_NAMES
 from tasks.report.blocks import Block, Charts, Column, ColumnKind, Page, Section, Table, Text
 from tasks.report.curves import STEPS_TO_SMOOTH, points_of, smoothed
 from tasks.report.lineage import lineage
-from tasks.report.page import state_of
 from tasks.report.svg import Chart, Line, line_chart
 from tasks.report.tables import number
 from tasks.report.timeline import duration
 from tasks.run.files import RunFiles
+from tasks.run.state import run_state
 
 COLOURS = ("blue", "orange", "green", "purple", "grey", "bad", "warn")
 NOT_SETTINGS = ("name", "store.root")  # where a run lies and what it is called change nothing in it
 OVERLAID = (("Loss", "loss"), ("Reward accuracy", "rewards/accuracies"), ("Reward margin", "rewards/margins"),
             ("Gradient norm", "grad_norm"))
-FINAL = ("loss", "rewards/accuracies", "rewards/margins", "logps_per_token/chosen", "logps_per_token/rejected", "grad_norm")
-OF_THE_LOSS = ("loss", "rewards/margins")  # in its units
 SAME = "="  # a cell that repeats the first run's value
 
 
@@ -29,7 +27,7 @@ def compare_page(runs: Sequence[RunFiles]) -> Page:
     """The page of two or more runs, called A, B, C ... in it."""
     sections = (settings_section(runs), fingerprints_section(runs), evaluation_section(runs), final_section(runs),
                 speed_section(runs), curves_section(runs), software_section(runs))
-    rows = tuple((label, run.folder.name, state_of(run), f"{run.record.started:%Y-%m-%d %H:%M}",
+    rows = tuple((label, run.folder.name, run_state(run.record), f"{run.record.started:%Y-%m-%d %H:%M}",
                   str(run.folder.parent.parent)) for label, run in zip(labels(runs), runs, strict=True))
     listed = Table((Column(""), Column("run"), Column("state"), Column("started (UTC)"), Column("store", "code")), rows)
     return Page(title="Compared: " + ", ".join(run.folder.name for run in runs), subtitle=f"{len(runs)} runs",
@@ -103,10 +101,10 @@ def evaluation_section(runs: Sequence[RunFiles]) -> Section | None:
     table = _table(runs, "held out, before → after", rows)
     table = Table((*table.columns, Column("best")),
                   tuple((*row, word) for row, word in zip(table.rows, best, strict=True)))
-    told = ("All are measured on the same held-out pairs." if _same_pairs(runs) else
+    explanation = ("All are measured on the same held-out pairs." if _same_pairs(runs) else
             "They are measured on different held-out pairs: none is called the best.")
-    told += "" if _same_loss(runs) else " Losses, rewards and margins have other units where loss or beta differ."
-    return Section("Evaluation", "evaluation", (table, Text(told)))
+    explanation += "" if _same_loss(runs) else " Losses, rewards and margins have other units where loss or beta differ."
+    return Section("Evaluation", "evaluation", (table, Text(explanation)))
 
 
 def _label(name: str) -> str:
@@ -138,7 +136,7 @@ def final_section(runs: Sequence[RunFiles]) -> Section | None:
         return None
     last = [run.metrics[-1] if run.metrics else {} for run in runs]
     rows = [("step", [f"{step['step']:g}" if step else "" for step in last])]
-    rows += [(_label(name), [number(step.get(name)) for step in last]) for name in FINAL]
+    rows += [(_label(name), [number(step.get(name)) for step in last]) for name in LAST_STEP]
     return Section("Last training step", "final", (_table(runs, "metric", rows),))
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dpo_core.contract.metric_names import HEADLINES, MEANINGS, tone_of
+from dpo_core.contract.metric_names import MEANINGS, TILES, tone_of
 from dpo_core.contract.store import write_bytes
 from tasks.report.blocks import Block, Code, Column, Notice, Page, Table, Text, Tile, Tiles, Tone
 from tasks.report.html import render_html
@@ -19,14 +19,13 @@ from tasks.report.sections import (
 from tasks.report.tables import counted, number
 from tasks.report.timeline import duration
 from tasks.run.files import RunFiles, failed_log, read_run_files
-from tasks.run.folder import is_alive
+from tasks.run.state import run_state
 
 REPORT_FILE = "report.html"
 BADGES: dict[str, tuple[str, Tone]] = {"completed": ("completed", "good"), "failed": ("failed", "bad"),
                                        "cancelled": ("cancelled", "warn"), "running": ("running", "warn"),
                                        "killed": ("killed", "bad"), "suspended": ("waits for approval", "warn"),
                                        "not released": ("not released", "bad")}
-NOT_RELEASED = ("gate", "rejected", "unanswered")  # kinds of the error tree
 RESUME = ("Start the same run again: steps that are done are reused, and training goes on from its newest checkpoint.")
 
 
@@ -44,18 +43,9 @@ def report_page(run: RunFiles) -> Page:
     started = f"{run.record.started:%Y-%m-%d %H:%M} UTC"
     flow_run = f", flow run {run.record.flow_run_id}" if run.record.flow_run_id else ""
     return Page(title=run.folder.name, subtitle=f"Pairline DPO stage, started {started}{flow_run}",
-                badge=BADGES[state_of(run)], summary=(*what_failed(run), *summary(run)),
+                badge=BADGES[run_state(run.record)], summary=(*what_failed(run), *summary(run)),
                 sections=tuple(section for section in sections if section is not None),
                 footer=f"Made from the files of {run.folder}. `pairline report` makes it again.")
-
-
-def state_of(run: RunFiles) -> str:
-    """The run's state; one that says "running" but has no process was killed, one that the gate or a person stopped is
-    "not released"."""
-    state = run.record.state
-    if state == "failed" and run.record.error_kind in NOT_RELEASED:
-        return "not released"
-    return "killed" if state == "running" and not is_alive(run.record) else state
 
 
 def summary(run: RunFiles) -> tuple[Block, ...]:
@@ -82,7 +72,7 @@ def what_it_is(run: RunFiles) -> str:
     if run.trained:
         what += f", {counted(run.trained.steps, 'step')}"
     if run.record.seconds is not None:
-        what += f", {run.record.state} after {duration(run.record.seconds)}"
+        what += f", {run_state(run.record)} after {duration(run.record.seconds)}"
     return what + "."
 
 
@@ -92,7 +82,7 @@ def headline_tiles(run: RunFiles) -> tuple[Tile, ...]:
     if result is None:
         return ()
     tiles = []
-    for name in HEADLINES:
+    for name in TILES:
         before, after = result.before.get(name), result.after.get(name)
         if after is None:
             continue
@@ -125,7 +115,7 @@ def release_blocks(run: RunFiles) -> tuple[Block, ...]:
 
 def what_failed(run: RunFiles) -> tuple[Block, ...]:
     """For a run that did not end well: where, why, the log's end, and how to go on."""
-    state = state_of(run)
+    state = run_state(run.record)
     if state in ("completed", "running", "suspended"):
         return ()
     if state == "not released":

@@ -48,12 +48,12 @@ def _machine(run: RunFiles) -> tuple[tuple[str, str], ...]:
             ("orchestrator", f"Python {environment.python}, Prefect {environment.packages.get('prefect', '?')}")]
     if trainer:
         threads = trainer.threads_per_process
-        told = f"{counted(threads, 'thread')} each" if threads else "threads not set"
+        per_process = f"{counted(threads, 'thread')} each" if threads else "threads not set"
         main = ", ".join(f"{name} {trainer.packages[name]}" for name in ("torch", "transformers", "accelerate", "deepspeed")
                          if name in trainer.packages)
         rows += [("trainer", f"Python {trainer.python}, {main}"),
                  ("trained on", f"{trainer.device}, {trainer.num_processes} process"
-                                f"{'es' if trainer.num_processes != 1 else ''}, {told}")]
+                                f"{'es' if trainer.num_processes != 1 else ''}, {per_process}")]
     return tuple(rows)
 
 

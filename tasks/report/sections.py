@@ -1,7 +1,7 @@
 """What the report says of a run, section by section. Each takes the run's files and gives a section, or None."""
 
 from dpo_core.contract.drops import MEANING
-from dpo_core.contract.metric_names import HEADLINES, MEANINGS, tone_of
+from dpo_core.contract.metric_names import MEANINGS, TILES, tone_of
 from tasks.report.blocks import (
     Block,
     Charts,
@@ -33,9 +33,8 @@ def evaluation_section(run: RunFiles) -> Section | None:
     result = run.evaluation
     if result is None:
         return None
-    rows: list[tuple[str, ...]] = []
-    tones: list[Tone] = []
-    for row in sorted(metrics_rows(result), key=lambda row: row["metric"] not in HEADLINES):
+    rows, tones = [], []
+    for row in sorted(metrics_rows(result), key=lambda row: row["metric"] not in TILES):
         name = row["metric"]
         meaning = MEANINGS.get(name)
         rows.append((meaning.label if meaning else name, row["before"], row["after"], row["change"],
@@ -43,11 +42,11 @@ def evaluation_section(run: RunFiles) -> Section | None:
         tones.append(tone_of(name, result.before.get(name), result.after.get(name)))
     columns = (Column("metric"), Column("before", "number"), Column("after", "number"), Column("change", "number"),
                Column("meaning", "words"))
-    told = (f"{counted(result.num_pairs, 'preference pair')} and {counted(result.num_prompts, 'prompt')} that training "
+    words = (f"{counted(result.num_pairs, 'preference pair')} and {counted(result.num_prompts, 'prompt')} that training "
             "never saw. Before is the SFT checkpoint, after is the exported one.")
     caption = "Green and red: a change for the better or the worse, where a metric has such a direction."
     table = Table(columns, tuple(rows), caption, tuple(tones), toned_column=3)
-    return Section("Held-out evaluation", "evaluation", (Text(told), table))
+    return Section("Held-out evaluation", "evaluation", (Text(words), table))
 
 
 def samples_section(run: RunFiles) -> Section | None:
@@ -110,8 +109,8 @@ def data_section(run: RunFiles) -> Section | None:
                Column("meaning", "words"), Column("first rows", "code"))
     blocks.append(Table(columns, tuple(dropped)) if dropped else Text("None."))
     charts = length_charts(lengths)
-    told = "A pair's prompt is counted up to the token where its two sides part."
-    blocks += [Heading("Lengths"), Text(told) if charts else Text(
+    words = "A pair's prompt is counted up to the token where its two sides part."
+    blocks += [Heading("Lengths"), Text(words) if charts else Text(
         f"Means: prompt {lengths.mean_prompt:.0f}, chosen {lengths.mean_chosen:.0f}, rejected {lengths.mean_rejected:.0f} "
         "tokens. This mixture was made before histograms were kept.")]
     return Section("Data", "data", (*blocks, *((Charts(charts),) if charts else ())))
@@ -121,9 +120,10 @@ def time_section(run: RunFiles) -> Section:
     """Wall time of each step, speed of each job, what was reused."""
     spans, chart = spans_of(run.record), time_chart(run.record)
     reused = sum(span.is_reused for span in spans)
-    told = f"{duration(run.record.seconds)} from start to end" if run.record.seconds is not None else "The run has not ended"
-    told += f"; {reused} of {len(spans)} steps were found done in the store (grey)." if reused else "."
-    blocks: list[Block] = [Text(told), *((Charts((chart,)),) if chart else ())]
+    seconds = run.record.seconds
+    words = "The run has not ended" if seconds is None else f"{duration(seconds)} from start to end"
+    words += f"; {reused} of {len(spans)} steps were found done in the store (grey)." if reused else "."
+    blocks: list[Block] = [Text(words), *((Charts((chart,)),) if chart else ())]
     rows = _speed_rows(run)
     if rows:
         columns = (Column("job"), Column("took", "number"), Column("speed", "number"), Column("notes", "words"))
@@ -138,9 +138,9 @@ def _speed_rows(run: RunFiles) -> tuple[tuple[str, ...], ...]:
         rows.append(("mix", mixture.seconds, count / mixture.seconds if mixture.seconds else None, "rows/s", ""))
     if reference := run.reference:
         cached = reference.rows - reference.rows_computed
-        told = f"{reference.rows_computed:,} rows computed" + (f", {cached:,} were in the cache" if cached else "")
+        words = f"{reference.rows_computed:,} rows computed" + (f", {cached:,} were in the cache" if cached else "")
         rows.append(("reference", reference.seconds, reference.pairs_per_second, "pairs/s",
-                     f"{told}; {reference.forward}"))
+                     f"{words}; {reference.forward}"))
     if trained := run.trained:
         pairs, seconds = _sum(run, "pairs"), _sum(run, "step_seconds")
         peak = max((step.get("memory/peak_gib", 0.0) for step in run.metrics), default=0.0)

@@ -163,13 +163,13 @@ def line_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], ma
 
 
 def _said(title: str, unit: str, lines: Sequence[Line]) -> str:
-    told = []
+    parts = []
     for line in lines:
         values = [y for _, y in line.points if math.isfinite(y)]
         if values:
-            told.append(f"{line.name or title} from {values[0]:.4g} to {values[-1]:.4g} (lowest {min(values):.4g}, highest "
+            parts.append(f"{line.name or title} from {values[0]:.4g} to {values[-1]:.4g} (lowest {min(values):.4g}, highest "
                         f"{max(values):.4g})")
-    return f"{title} ({unit}): " + "; ".join(told)
+    return f"{title} ({unit}): " + "; ".join(parts)
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> str:

@@ -57,10 +57,10 @@ def adapter_rows(result: TrainResult) -> list[Row]:
     """What the adapter is and how much is trained; nothing where all weights are."""
     if result.adapter.kind == "none":
         return []
-    told = {"adapter": result.adapter.kind, "adapter: rank": result.adapter.rank,
+    facts = {"adapter": result.adapter.kind, "adapter: rank": result.adapter.rank,
             "adapter: alpha": number(result.adapter.alpha), "trained parameters": f"{result.trained_parameters:,}",
             "all parameters": f"{result.all_parameters:,}"}
-    return [{"metric": name, "first step": "", "last step": value} for name, value in told.items()]
+    return [{"metric": name, "first step": "", "last step": value} for name, value in facts.items()]
 
 
 def metrics_rows(result: EvaluateResult, only: Sequence[str] | None = None) -> list[Row]:

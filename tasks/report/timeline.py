@@ -28,7 +28,7 @@ def spans_of(record: RunRecord) -> list[Span]:
                  _is_reused(record, step)) for step in record.steps]
 
 
-def _told(span: Span) -> str:
+def _label(span: Span) -> str:
     return "did not end" if span.end is None else duration(span.end - span.start)
 
 
@@ -72,11 +72,11 @@ def time_chart(record: RunRecord) -> Chart | None:
     for row, span in enumerate(spans):
         y, end = TOP + row * ROW, total if span.end is None else span.end
         colour = "grey" if span.is_reused else COLOURS[span.state]
-        told = _told(span)
-        told += ", reused" if span.is_reused else "" if span.state == "completed" else f", {span.state}"
+        label = _label(span)
+        label += ", reused" if span.is_reused else "" if span.state == "completed" else f", {span.state}"
         width = max(2.0, (end - span.start) * scale)
         parts += [text(NAMES - 10, y + 13, span.name, "", "end"),
                   f'<rect x="{NAMES + span.start * scale:.1f}" y="{y + 2:.1f}" width="{width:.1f}" height="15" rx="3" '
-                  f'class="fill {colour}"/>', text(NAMES + span.start * scale + width + 7, y + 13.5, told, "tick")]
-    said = "; ".join(f"{span.name} {_told(span)}" for span in spans)
+                  f'class="fill {colour}"/>', text(NAMES + span.start * scale + width + 7, y + 13.5, label, "tick")]
+    said = "; ".join(f"{span.name} {_label(span)}" for span in spans)
     return framed("".join(parts), "Time of each step", f"Time of each step: {said}", WIDTH, height, is_wide=True)

@@ -67,7 +67,8 @@ def changed_settings(config: BaseModel, prefix: str = "") -> list[tuple[str, str
     """(setting, value, default) of what a config sets differently from its defaults, section by section."""
     rows = []
     for name, field in type(config).model_fields.items():
-        value, default = getattr(config, name), field.get_default(call_default_factory=True)
+        value, default = getattr(config, name), field.get_default(
+            call_default_factory=True, validated_data=dict(config))  # a default may follow from the fields before it
         if isinstance(value, BaseModel):
             rows += changed_settings(value, f"{prefix}{name}.")
         elif field.is_required() or value != default:

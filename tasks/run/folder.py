@@ -142,9 +142,9 @@ class RunFolder:
         """Record how the run ended."""
         self.record.state, self.record.ended = state, datetime.now(UTC)
         self.record.seconds = round(time.monotonic() - self._clock, 3)
-        told = error if state != "suspended" else None
-        self.record.error = None if told is None else f"{told or type(told).__name__}"
-        self.record.error_kind = getattr(told, "kind", None)
+        reason = error if state != "suspended" else None
+        self.record.error = None if reason is None else f"{reason or type(reason).__name__}"
+        self.record.error_kind = getattr(reason, "kind", None)
         self._write()
 
     def _tell(self, step: StepRecord) -> None:

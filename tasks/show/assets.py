@@ -76,8 +76,8 @@ def _upstream(family: str) -> Callable[[Node], Asset]:
         if node.name in NAMES:
             return Asset(key=asset_key(family, NAMES[node.name]))
         where = node.where if "://" in node.where else f"source://{node.where.lstrip('/')}"
-        told = AssetProperties(name=one_line(node.where), description=markdown_text(f"{node.what}, {node.pin}"))
-        return Asset(key=REFUSED_LETTERS.sub("-", where)[:LONGEST_KEY], properties=told)
+        properties = AssetProperties(name=one_line(node.where), description=markdown_text(f"{node.what}, {node.pin}"))
+        return Asset(key=REFUSED_LETTERS.sub("-", where)[:LONGEST_KEY], properties=properties)
 
     return asset
 

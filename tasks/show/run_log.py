@@ -31,8 +31,8 @@ def make_logs_visible() -> None:
             if (text := visible(said := record.getMessage())) != said:
                 record.msg, record.args = text, ()
         if record.exc_info and record.exc_info[0] is not None:
-            told = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
-            if (text := visible(told)) != told:
+            trace = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+            if (text := visible(trace)) != trace:
                 record.exc_text = text  # what a formatter takes instead of making its own
         return record
 

@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-from dpo_core.contract.metric_names import HEADLINE
+from dpo_core.contract.metric_names import OF_MEMBERS
 from dpo_core.contract.section import Section
 from tasks.gate.rules import GateCheck, failed_checks
 from tasks.report.tables import Row, number
 
 SWEEP_FILE = "sweep.json"  # in the sweep's own folder
-METRICS = tuple(name for name in ("rewards/accuracies", "ranking/accuracies", "checker/pass_rate", "kl/per_token", *HEADLINE)
-                if name not in ("loss", "rewards/margins"))  # those are in units of each member's loss
 
 
 class MemberOutcome(Section):
@@ -54,7 +52,7 @@ def why_nobody_won(outcome: SweepOutcome) -> str:
 
 def sweep_rows(outcome: SweepOutcome) -> list[Row]:
     """One row a member: its settings, metrics that can be compared, the gate's verdict, and what came of it."""
-    names = [name for name in dict.fromkeys((outcome.metric, *METRICS))
+    names = [name for name in dict.fromkeys((outcome.metric, *OF_MEMBERS))
              if any(name in member.after for member in outcome.members)]
     return [{"member": f"{member.number} ★" if member.number == outcome.winner else str(member.number), **member.settings,
              **{name: number(member.after.get(name)) for name in names},

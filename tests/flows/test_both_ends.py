@@ -9,12 +9,13 @@ from prefect import flow
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 
-from dpo_core.contract.config import HandoffConfig, UploadConfig
+from dpo_core.contract.config import UploadConfig
 from dpo_core.contract.errors import ConfigError, HandoffRefused
 from dpo_core.contract.store import hash_files
 from dpo_core.contract.tracking_config import WANDB_KEY, TrackingConfig
 from flows.rlvr_intake import rlvr_intake
 from tasks.hand_off_rlvr import hand_off_rlvr, handoff_path
+from tasks.handoff.config import HandoffConfig
 from tasks.handoff.intake_config import IntakeConfig
 from tasks.handoff.schema import read_handoff
 from tasks.hub.tracker_key import with_tracker_key

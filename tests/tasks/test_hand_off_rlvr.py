@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from dpo_core.contract.config import HandoffConfig, UploadConfig
+from dpo_core.contract.config import UploadConfig
 from dpo_core.contract.errors import ConfigError, HandoffRefused, RemoteError
 from dpo_core.contract.section import content_of
 from dpo_core.contract.store import fingerprint, write_json
 from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
+from tasks.handoff.config import HandoffConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.handoff.signature import write_key_file
 from tasks.intake import accept

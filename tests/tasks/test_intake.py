@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from dpo_core.contract.config import HandoffConfig, UploadConfig
+from dpo_core.contract.config import UploadConfig
 from dpo_core.contract.errors import ConfigError, DiskFull, HandoffRefused
 from dpo_core.contract.store import hash_files, write_json
 from flows import post_training, rlvr_intake
 from flows.terminal.handoff_commands import signing_key as signing_key_command
 from tasks.events.payloads import DpoCheckpointReady
 from tasks.hand_off_rlvr import hand_off_rlvr, handoff_path
+from tasks.handoff.config import HandoffConfig
 from tasks.handoff.intake_config import IntakeConfig
 from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.handoff.signature import parsed_key, public_key_of, read_key_file, signed, signing_key, write_key_file

@@ -82,7 +82,7 @@ def _answers(doing: str) -> Iterator[None]:
         raise EngineLost(f"The container engine did not answer while {doing}: {error}") from error
 
 
-class Engine:
+class ContainerEngine:
     """A connection to the engine that DOCKER_HOST names, or to the local one."""
 
     def __init__(self, address: str = "") -> None:

@@ -33,7 +33,7 @@ from tasks.launch.docker.container import (
     container_user,
     line_prefix,
 )
-from tasks.launch.docker.engine import Engine, NameTaken, PathUnseen, Seen
+from tasks.launch.docker.engine import ContainerEngine, NameTaken, PathUnseen, Seen
 from tasks.launch.docker.left_containers import put_away
 from tasks.launch.docker.secret_files import places_for_secrets, secret_files
 from tasks.launch.docker.watch import Limits, Member, Watch, patiently
@@ -65,13 +65,13 @@ class DockerLauncher:
     def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
         """See ``Launcher.of``. Raises ``ConfigError`` where there is no engine, ``RemoteError`` if it may be restarting."""
         assert image is not None, "it runs in an image"
-        Engine().check()
+        ContainerEngine().check()
         return cls(compute, image.reference, image.python, sections.docker)
 
     def run(self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart) -> Ended:
         """See ``Launcher.run``. Raises ``ConfigError``, ``StoreError``, ``TimedOut``; ``EngineLost`` (retried) if the engine
         stays away: then the containers run on and the next start attaches to them."""
-        engine = Engine(self.engine_address)
+        engine = ContainerEngine(self.engine_address)
         commands = tuple(replace(command, inputs=with_link_targets(command.inputs, command.named_by_people))
                          for command in commands)
         deadline, members = self._attach_or_start(engine, commands, context, before_start)
@@ -88,12 +88,12 @@ class DockerLauncher:
         if not known:
             return
         with contextlib.suppress(PairlineError):  # `pairline reap` will do it
-            engine = Engine(self.engine_address)
+            engine = ContainerEngine(self.engine_address)
             left = [seen for one in known if (seen := engine.find(one)) is not None and seen.labels.get(LABEL) == "1"]
             put_away(engine, folder, left, context)
             forget_position(folder)
 
-    def _attach_or_start(self, engine: Engine, commands: tuple[CommandSpec, ...], context: Context,
+    def _attach_or_start(self, engine: ContainerEngine, commands: tuple[CommandSpec, ...], context: Context,
                          before_start: BeforeStart) -> tuple[float, list[Member]]:
         for _ in range(NUM_TRIES):
             if found := patiently(lambda: self._running(engine, commands, context), self.patience_seconds):
@@ -112,7 +112,7 @@ class DockerLauncher:
         setup = Setup(self.image, self.compute, self.docker, self.machine)
         return [container_spec(command, setup, user, context.run, deadline, os.environ) for command in commands]
 
-    def _running(self, engine: Engine, commands: tuple[CommandSpec, ...],
+    def _running(self, engine: ContainerEngine, commands: tuple[CommandSpec, ...],
                  context: Context) -> tuple[float, list[Member]] | None:
         """Deadline and containers of the step if all of them run; what is left of an earlier start is put away."""
         specs = self.specs(commands, context, deadline=0)
@@ -129,7 +129,8 @@ class DockerLauncher:
         members = [Member(seen.id, seen.name, line_prefix(seen.labels), times.get(seen.id, "")) for seen in found]
         return float(found[0].labels[DEADLINE]), members
 
-    def _start(self, engine: Engine, commands: tuple[CommandSpec, ...], context: Context) -> tuple[float, list[Member]]:
+    def _start(self, engine: ContainerEngine, commands: tuple[CommandSpec, ...],
+               context: Context) -> tuple[float, list[Member]]:
         deadline = time.time() + commands[0].timeout_seconds
         specs, members = self.specs(commands, context, deadline), list[Member]()
         hand_over({mount.path for spec in specs for mount in spec.mounts if mount.writable}, specs[0].user)
@@ -151,12 +152,12 @@ class DockerLauncher:
         save_position(commands[0].folder, {member.id: "" for member in members})
         return deadline, members
 
-    def _remove_network(self, engine: Engine, commands: tuple[CommandSpec, ...], context: Context) -> None:
+    def _remove_network(self, engine: ContainerEngine, commands: tuple[CommandSpec, ...], context: Context) -> None:
         if commands[0].node.num_nodes > 1:
             engine.remove_network(self.specs(commands, context, deadline=0)[0].network)
 
 
-def _create_and_start(engine: Engine, spec: ContainerSpec, members: list[Member], context: Context) -> None:
+def _create_and_start(engine: ContainerEngine, spec: ContainerSpec, members: list[Member], context: Context) -> None:
     """Add the container to ``members`` as soon as there is one."""
     *others, last = places_for_secrets(spec)
     for place in (*others, last):

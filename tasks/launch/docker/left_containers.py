@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.launch.context import Context
 from tasks.launch.docker.container import GRACE, line_prefix
-from tasks.launch.docker.engine import Engine, Seen
+from tasks.launch.docker.engine import ContainerEngine, Seen
 from tasks.launch.log_position import go_back_to_position, save_position, saved_times
 from tasks.launch.step_log import LogFile
 
@@ -16,7 +16,7 @@ DEFAULT_GRACE_SECONDS = 30.0
 NOBODYS = Context()
 
 
-def put_away(engine: Engine, folder: Path, left: Sequence[Seen], context: Context = NOBODYS) -> None:
+def put_away(engine: ContainerEngine, folder: Path, left: Sequence[Seen], context: Context = NOBODYS) -> None:
     """For who holds the claim on the job's ``folder``.
 
     Raises ``EngineLost``, ``StoreError``; called again, it goes on without a gap or a repeat in the log.
@@ -27,7 +27,7 @@ def put_away(engine: Engine, folder: Path, left: Sequence[Seen], context: Contex
         engine.remove(seen.id)
 
 
-def stop(engine: Engine, containers: Sequence[Seen], context: Context = NOBODYS) -> None:
+def stop(engine: ContainerEngine, containers: Sequence[Seen], context: Context = NOBODYS) -> None:
     """As their launcher would: SIGTERM, a checkpoint, SIGKILL."""
     running = [seen for seen in containers if seen.running]
     for seen in running:
@@ -41,7 +41,7 @@ def stop(engine: Engine, containers: Sequence[Seen], context: Context = NOBODYS)
         time.sleep(POLL_SECONDS)
 
 
-def _copy_rest_of_log(engine: Engine, folder: Path, left: Sequence[Seen]) -> None:
+def _copy_rest_of_log(engine: ContainerEngine, folder: Path, left: Sequence[Seen]) -> None:
     """What they printed since their log was last read, to ``log.txt``."""
     if not left:
         return

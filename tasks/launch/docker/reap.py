@@ -1,7 +1,7 @@
 """Stops and removes the containers that no live run owns.
 
 A run that starts or watches a container holds the claim on its job's folder; the kernel drops it when the run dies. So a
-container whose claim is free is nobody's, unless Prefect knows its run as not ended: it may be between two attempts. Where
+container whose claim is free is orphaned, unless Prefect knows its run as not ended: it may be between two attempts. Where
 the folder is not to be seen from here, the container's own deadline decides. What has no label of ours is never touched.
 """
 
@@ -15,7 +15,7 @@ from typing import Literal
 
 from dpo_core.contract.errors import PairlineError, StoreBusy
 from tasks.launch.docker.container import DEADLINE, FLOW_RUN, FOLDER, GRACE, LABEL, RUN, STEP
-from tasks.launch.docker.engine import Engine, Seen
+from tasks.launch.docker.engine import ContainerEngine, Seen
 from tasks.launch.docker.left_containers import DEFAULT_GRACE_SECONDS, put_away, stop
 from tasks.launch.own_folder import claim
 
@@ -33,20 +33,20 @@ class Reaped:
     step: str
     run: str
     folder: str
-    reason: str  # why it is nobody's; empty if it is left alone
+    reason: str  # why it is orphaned; empty if it is left alone
     done: str  # "stopped and removed", "removed", "left alone: ...", "failed: ..."
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Either why a container is nobody's, or why it is left alone."""
+    """Either why a container is orphaned, or why it is left alone."""
 
     nobodys: str = ""
     left: str = ""
     claimed: Path | None = None  # the job's folder if its claim is ours now, so that its log may be completed
 
 
-def reap(engine: Engine, dry_run: bool = False, state_of: StateOf = lambda flow_run_id: "unknown") -> list[Reaped]:
+def reap(engine: ContainerEngine, dry_run: bool = False, state_of: StateOf = lambda flow_run_id: "unknown") -> list[Reaped]:
     """Go through all containers with our label. ``state_of``: for whoever can ask Prefect."""
     found = []
     for seen in engine.ours():
@@ -103,7 +103,7 @@ def _folder_here(seen: Seen) -> Path | None:
     return None
 
 
-def _end(engine: Engine, seen: Seen, verdict: Verdict, dry_run: bool) -> str:
+def _end(engine: ContainerEngine, seen: Seen, verdict: Verdict, dry_run: bool) -> str:
     what = "stopped and removed" if seen.running else "removed"
     if dry_run:
         return f"would be {what}"

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from dpo_core.contract.errors import DiskFull, PairlineError
 from tasks.launch.context import Context
-from tasks.launch.docker.engine import Engine, EngineLost, Seen
+from tasks.launch.docker.engine import ContainerEngine, EngineLost, Seen
 from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.lines import Waiting
@@ -57,24 +57,24 @@ class Limits:
 
 def patiently(ask: Callable[[], T], seconds: float) -> T:
     """The engine's answer, also if it is away for a while. Raises ``EngineLost`` if it does not come back in time."""
-    until, told = time.monotonic() + seconds, False
+    until, warned = time.monotonic() + seconds, False
     while True:
         try:
             return ask()
         except EngineLost as lost:
             if time.monotonic() > until:
                 raise
-            if not told:
+            if not warned:
                 log.warning("%s Waiting %.0f s for it. With live-restore a step runs on meanwhile.", lost, seconds)
-                told = True
+                warned = True
             time.sleep(POLL_SECONDS)
 
 
 class Watch:
     """Watches the containers of one step."""
 
-    def __init__(self, engine: Engine, command: CommandSpec, members: list[Member], limits: Limits, context: Context,
-                 on_line: OnLine) -> None:
+    def __init__(self, engine: ContainerEngine, command: CommandSpec, members: list[Member], limits: Limits,
+                 context: Context, on_line: OnLine) -> None:
         self.engine, self.command, self.members, self.limits = engine, command, members, limits
         self.context, self.on_line = context, on_line
         self.bound = FolderBound(command.folder, limits.folder_gib)

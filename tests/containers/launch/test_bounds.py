@@ -16,7 +16,7 @@ from tasks.launch.context import Context
 from tasks.launch.docker import engine as engine_module
 from tasks.launch.docker.config import OWN_NETWORK
 from tasks.launch.docker.container import NETWORK
-from tasks.launch.docker.engine import Engine
+from tasks.launch.docker.engine import ContainerEngine
 from tests.containers.launch.private_engine import PrivateEngine
 from tests.containers.launch.stand_in import ContainerStep, command_of
 from tests.containers.launch.watching import container_of, wait_for
@@ -84,7 +84,7 @@ def network(shared_engine: docker.DockerClient) -> Iterator[Network]:
 
 
 def test_a_network_of_somebody_else_is_refused_by_name(network: Network, base_image: str):
-    engine = Engine()
+    engine = ContainerEngine()
     with pytest.raises(ConfigError, match=r"no network not-there .*docker network create --label pairline\.network NAME"):
         engine.find_network("not-there")
     with pytest.raises(ConfigError, match=r"is compose project shop's, .* could reach what runs there"):
@@ -106,8 +106,8 @@ def test_no_step_is_started_in_a_network_of_somebody_else(make, client: docker.D
 
 
 def test_steps_share_a_network_of_their_own_and_cannot_reach_each_other(shared_engine: docker.DockerClient, base_image: str):
-    Engine().find_network(OWN_NETWORK)
-    Engine().find_network(OWN_NETWORK)
+    ContainerEngine().find_network(OWN_NETWORK)
+    ContainerEngine().find_network(OWN_NETWORK)
     (found,) = [one for one in shared_engine.networks.list() if one.name == OWN_NETWORK]
     assert NETWORK in found.attrs["Labels"]
     serve = ["python3", "-m", "http.server", "80"]

@@ -10,7 +10,7 @@ from dpo_core.contract.errors import ConfigError, OutOfMemory, StepCrashed, Time
 from tasks.launch.compute import Machine
 from tasks.launch.context import Context
 from tasks.launch.docker.container import container_name
-from tasks.launch.docker.engine import Engine
+from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import command_of
 from tests.containers.launch.watching import CHECKPOINTS_WHEN_ASKED, Heard, container_of, wait_for
@@ -110,7 +110,7 @@ def test_cancelling_the_wait_stops_the_step(make):
 
 def test_without_an_engine_the_error_says_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match=r"no engine answers at unix:///no/such\.sock.*set compute.launcher to process"):
-        Engine("unix:///no/such.sock").check()
+        ContainerEngine("unix:///no/such.sock").check()
 
 
 def test_a_missing_image_is_named(make):

@@ -14,7 +14,7 @@ import pytest
 
 from dpo_core.contract.errors import StepCrashed
 from tasks.launch.docker.container import container_name
-from tasks.launch.docker.engine import Engine, EngineLost
+from tasks.launch.docker.engine import ContainerEngine, EngineLost
 from tasks.launch.docker.reap import reap
 from tasks.launch.own_folder import own_folder
 from tasks.launch.run_job import run_job
@@ -226,10 +226,10 @@ def test_reap_ends_what_no_live_run_owns_and_nothing_else(make, client, own_engi
         with ThreadPoolExecutor() as pool:
             run = pool.submit(step.run)
             wait_for(lambda: step.log_lines)
-            (owned,) = reap(Engine(own_engine.address))
+            (owned,) = reap(ContainerEngine(own_engine.address))
             assert (owned.done, owned.reason) == ("left alone: a live run owns it", "")
             away = step.folder.rename(step.folder.with_name("away"))
-            (unseen,) = reap(Engine(own_engine.address))
+            (unseen,) = reap(ContainerEngine(own_engine.address))
             assert unseen.done.startswith("left alone: its folder is not to be seen")
             away.rename(step.folder)
             container_of(client, step).kill()
@@ -239,10 +239,10 @@ def test_reap_ends_what_no_live_run_owns_and_nothing_else(make, client, own_engi
             shutil.rmtree(folder)
         step = ContainerStep(step.root, step.address, step.image, CHECKPOINTS_WHEN_ASKED)
         killed_orchestrator(step, lines=1)
-        (would,) = reap(Engine(own_engine.address), dry_run=True)
+        (would,) = reap(ContainerEngine(own_engine.address), dry_run=True)
         assert would.done == "would be stopped and removed"
         assert container_of(client, step).status == "running"
-        (done,) = reap(Engine(own_engine.address))
+        (done,) = reap(ContainerEngine(own_engine.address))
         assert (done.container, done.done, done.reason) == (
             container_name(command_of(step)), "stopped and removed", "no live run owns it")
         assert (step.folder / "checkpoint").exists()

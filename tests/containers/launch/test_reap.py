@@ -1,11 +1,11 @@
-"""Which containers `pairline reap` takes for nobody's, on a real engine."""
+"""Which containers `pairline reap` takes for orphaned, on a real engine."""
 
 import time
 from collections.abc import Callable
 
 import pytest
 
-from tasks.launch.docker.engine import Engine
+from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.docker.reap import SECONDS_FOR_ITS_RUN, Reaped, reap
 from tasks.launch.own_folder import claim, make_own_folder, own_folder
 
@@ -25,7 +25,7 @@ def reaped(client, own_engine, image) -> Callable[[dict[str, dict[str, object]]]
             client.containers.run(image, ["sleep", "600"], name=name, labels=told, init=True, detach=True,
                                   network_mode="none")
         try:
-            found = reap(Engine(own_engine.address), state_of=lambda one: FLOW_RUNS.get(one, "unknown"))
+            found = reap(ContainerEngine(own_engine.address), state_of=lambda one: FLOW_RUNS.get(one, "unknown"))
             left = {container.name for container in client.containers.list()}
             assert left == {one.container for one in found if not one.reason}
             return {one.container: one for one in found}

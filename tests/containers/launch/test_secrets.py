@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 from flows.dpo_stage import dpo_stage
 from tasks.image.image_ref import ImageRef
 from tasks.launch.compute_config import OWN_NETWORK
-from tasks.launch.docker.engine import Engine
+from tasks.launch.docker.engine import ContainerEngine
 from tests.flows.conftest import tiny_config, tiny_inputs
 from tests.hub_server import LFS_FROM_BYTES, serve
 from tests.server.test_secrets import files_with, tables_with
@@ -50,7 +50,7 @@ def seen_settings(client: docker.DockerClient) -> Iterator[dict[str, str]]:
 
 def own_network(client: docker.DockerClient) -> str:
     """This machine's address in the network that steps are put into."""
-    Engine().find_network(OWN_NETWORK)
+    ContainerEngine().find_network(OWN_NETWORK)
     return client.networks.list(names=[f"^{OWN_NETWORK}$"])[0].attrs["IPAM"]["Config"][0]["Gateway"]
 
 

@@ -15,7 +15,7 @@ from dpo_core.contract.errors import PairlineError, StepCrashed, StoreError, Tim
 from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.store import sha256_file
 from tasks.launch.context import Context
-from tasks.launch.docker.engine import Engine
+from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.docker.reap import reap
 from tasks.launch.lines import LONGEST_LINE
 from tasks.launch.own_folder import own_folder
@@ -57,7 +57,7 @@ def test_a_trap_set_while_nobody_watches_leads_neither_who_attaches_nor_reap_out
     step = make(set_traps)
     killed_orchestrator(step, lines=1)
     wait_for(lambda: (step.folder / "accelerate.json").is_symlink())
-    (done,) = reap(Engine(own_engine.address))
+    (done,) = reap(ContainerEngine(own_engine.address))
     assert done.done == "stopped and removed"
     assert host.is_untouched
     killed_orchestrator(replace_body(step, set_traps), lines=1)
@@ -66,7 +66,7 @@ def test_a_trap_set_while_nobody_watches_leads_neither_who_attaches_nor_reap_out
     with pytest.raises(PairlineError):
         step.run()
     assert host.is_untouched
-    reap(Engine(own_engine.address))
+    reap(ContainerEngine(own_engine.address))
 
 
 def replace_body(step: ContainerStep, body: str) -> ContainerStep:

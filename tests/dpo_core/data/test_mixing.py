@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpo_core.data.mixing import held_out_prompts, num_held_out, num_selected, select_rows, shuffle_order, split_rows
+from dpo_core.contract.amount import num_held_out, num_selected
+from dpo_core.data.mixing import held_out_prompts, select_rows, shuffle_order, split_rows
 
 AMOUNTS = st.one_of(st.integers(0, 60).map(str), st.floats(0, 4).map(lambda share: f"{share:.3f}"))
 PROMPTS = st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=40)

@@ -98,7 +98,7 @@ def test_the_weights_are_those_of_one_process(runs, name):
     assert result.job_fingerprint == alone.job_fingerprint
     assert_near(result, alone)
     assert result.guard["largest_difference_per_token"] < 1e-5
-    assert result.checks["probe_tokens"] == alone.checks["probe_tokens"] > 0
+    assert result.checks["fit_tokens"] == alone.checks["fit_tokens"] > 0
     assert (result.trained_parameters, result.all_parameters) == (alone.trained_parameters, alone.all_parameters)
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dpo_core.contract.config import LossConfig, LossName
+from dpo_core.contract.config import LossConfig
+from dpo_core.contract.objectives import OBJECTIVES, LossName, names_where
 from dpo_core.loss.losses import DIVERGENCES, LOSSES, LossOutput, PairLogps
 from dpo_core.loss.objective import build_objective, loss_and_gradient, surrogate
 
@@ -164,7 +165,7 @@ def test_bco_classifies_against_the_mean_reward():
 def test_only_bco_reads_the_mean_reward():
     for name, row in LOSSES.items():
         moved = [values(build_objective(settings(name, beta=0.4), mean)(POLICY, REFERENCE))[0] for mean in (0.0, 0.3)]
-        assert (moved[0] != moved[1]) == row.needs_mean_reward == (name == "bco_pair")
+        assert (moved[0] != moved[1]) == row.traits.mean_reward == (name == "bco_pair")
 
 
 @pytest.mark.parametrize(("name", "expected"), [
@@ -182,7 +183,7 @@ def test_a_policy_that_is_the_reference_has_no_rewards_and_the_loss_of_a_zero_ma
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "js_divergence", "alpha_divergence"])
-@pytest.mark.parametrize("name", sorted(LossConfig.OF_ANY_DIVERGENCE))
+@pytest.mark.parametrize("name", names_where("any_divergence"))
 def test_rewards_of_any_divergence_are_0_at_the_reference(name, divergence):
     output, plain = (values(LOSSES[name](REFERENCE, REFERENCE, settings(name, beta=0.5, f_divergence=of)))
                      for of in (divergence, "reverse_kl"))
@@ -271,7 +272,7 @@ def test_pairs_of_a_batch_touch_each_other_where_the_table_says_so(name):
     objective = build_objective(settings(name, beta=0.4))
     alone = [values(objective(*(pair(side, number) for side in THREE)))[0] for number in range(3)]
     together = objective(*THREE).losses_B.tolist()
-    assert (together != pytest.approx(alone)) == LOSSES[name].needs_whole_batch
+    assert (together != pytest.approx(alone)) == OBJECTIVES[name].whole_batch
 
 
 @pytest.mark.parametrize("config", [
@@ -343,7 +344,7 @@ def test_what_policy_and_reference_share_cancels(policy, reference, name, shift)
 @pytest.mark.parametrize("divergence", sorted(DIVERGENCES))
 def test_extreme_margins_stay_finite_with_a_finite_gradient(name, divergence):
     """In float32, as in training: chosen or rejected 5e4 nats less likely than the reference finds them."""
-    if divergence != "reverse_kl" and name not in LossConfig.OF_ANY_DIVERGENCE:
+    if divergence != "reverse_kl" and not OBJECTIVES[name].any_divergence:
         return
     for chosen, rejected in ((-1e5, -5e4), (0.0, -5e4), (-5e4, -1e5), (-5e4, 0.0)):
         policy = logps(chosen, rejected, dtype=torch.float32)
@@ -379,7 +380,39 @@ def test_a_job_that_states_every_setting_is_read_back(name):
     assert LossConfig(**config.model_dump()) == config
 
 
-def test_every_objective_has_a_row_and_a_line_in_the_docs():
-    assert list(LOSSES) == list(get_args(LossName))
+def test_the_functions_have_the_traits_that_are_told_of_them():
+    assert list(LOSSES) == list(OBJECTIVES) == list(get_args(LossName))
+    twice = [PairLogps(side.chosen_B, side.rejected_B, 2 * side.chosen_tokens_B, 2 * side.rejected_tokens_B,
+                       side.chosen_tail_B, side.rejected_tail_B) for side in (POLICY, REFERENCE)]
+    for name, traits in OBJECTIVES.items():
+        config = settings(name, beta=0.4)
+        _, *rewards = values(LOSSES[name](POLICY, REFERENCE, config))
+        _, *of_longer = values(LOSSES[name](*twice, config))
+        assert rewards == pytest.approx([(2 if traits.per_token else 1) * reward for reward in of_longer])
+        if not traits.needs_reference:
+            assert values(LOSSES[name](POLICY, None, config))[1:] == tuple(rewards)
+        else:
+            with pytest.raises(AttributeError):
+                LOSSES[name](POLICY, None, config)
+        if traits.smoothing != "no":
+            plain, smoothed = (values(LOSSES[name](POLICY, REFERENCE, settings(name, beta=0.4, label_smoothing=share)))[0]
+                               for share in (0.1, 0.2))
+            assert plain != smoothed
+        with_other_values = {setting: 0.7 for setting in traits.own_settings}
+        assert (values(LOSSES[name](POLICY, REFERENCE, settings(name, beta=0.4, **with_other_values)))[0]
+                != values(LOSSES[name](POLICY, REFERENCE, config))[0]) == bool(traits.own_settings)
+
+
+def test_the_table_of_the_docs_is_that_of_the_traits():
+    """Unit, usual beta, reference and smoothing of each line, and the objectives that f-divergences are for."""
     text = Path("docs/losses.md").read_text()
-    assert [name for name in LOSSES if f"| `{name}`" not in text] == []
+    lines = {cells[1].split("`")[1]: cells for line in text.splitlines() if line.startswith("| `")
+             and "loss.name" not in line and len(cells := [cell.strip() for cell in line.split("|")]) == 11}
+    assert list(lines) == list(OBJECTIVES)
+    for name, (_, _, _, unit, beta, source, reference, smoothing, *_) in lines.items():
+        traits = OBJECTIVES[name]
+        assert (name, unit) == (name, f"β × nats per {'token' if traits.per_token else 'answer'}")
+        assert (name, beta, source) == (name, f"{traits.usual_beta:g}", traits.beta_source)
+        assert (name, reference) == (name, "yes" if traits.needs_reference else "no")
+        assert (name, smoothing.split(",")[0]) == (name, {"required": "must be set"}.get(traits.smoothing, traits.smoothing))
+    assert f"`{', '.join(name for name in OBJECTIVES if OBJECTIVES[name].any_divergence)}`" in " ".join(text.split())

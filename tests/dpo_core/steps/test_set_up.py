@@ -29,9 +29,9 @@ def test_the_probe_runs_the_largest_microbatch_and_changes_nothing(stage, tmp_pa
     probed = run_here(stage.train_job(tmp_path / "probed", "dpo", checkpoint_every=4))
     dataset = PairDataset.open(stage.data.path, "train")
     lengths = forward_tokens(dataset.lengths, dataset.prefix_lengths, probed.forward)
-    assert lengths.max() <= probed.checks["probe_tokens"] <= 2 * lengths.max()
-    assert 1 <= probed.checks["probe_pairs"] <= 2
-    assert probed.checks["probe_peak_gib"] > 0
+    assert lengths.max() <= probed.checks["fit_tokens"] <= 2 * lengths.max()
+    assert 1 <= probed.checks["fit_pairs"] <= 2
+    assert probed.checks["fit_peak_gib"] > 0
     again = run_here(stage.train_job(tmp_path / "probed", "dpo", checkpoint_every=4))  # resumed from step 8, probed again
     assert again.resumed_from_step == 8
     monkeypatch.setattr(Trainer, "probe", lambda self: {})
@@ -54,13 +54,13 @@ def test_too_little_memory_for_the_largest_microbatch_ends_the_run_before_its_fi
 
 def test_what_the_checks_cost_stands_in_the_result_and_in_the_first_line_of_each_start(stage, tmp_path):
     result = run_here(stage.train_job(tmp_path, "dpo", checkpoint_every=4))
-    assert {"reference_cache_seconds", "layout_seconds", "guard_seconds", "probe_seconds"} < set(result.checks)
+    assert {"reference_cache_seconds", "layout_seconds", "guard_seconds", "fit_seconds"} < set(result.checks)
     assert 0 < result.checks["share_of_run"] < 1
     first = metrics_of(tmp_path)[0]
     assert first["checks/guard_largest_difference_per_token"] == result.guard["largest_difference_per_token"]
     assert 0 <= first["checks/layout_difference"] < 1e-4
     run_here(stage.train_job(tmp_path, "dpo", checkpoint_every=4))
-    with_checks = [step["step"] for step in metrics_of(tmp_path) if "checks/probe_seconds" in step]
+    with_checks = [step["step"] for step in metrics_of(tmp_path) if "checks/fit_seconds" in step]
     assert with_checks == [1, 9]
 
 

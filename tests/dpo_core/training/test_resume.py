@@ -54,6 +54,24 @@ def checkpoints(job: TrainJob) -> list[str]:
 
 
 @pytest.mark.integration
+def test_killed_with_checkpoints_by_the_clock_alone_gives_the_same_bits(stage, tmp_path, uninterrupted):
+    job = stage.train_job(tmp_path, "dpo", num_epochs=10, checkpoint_every=1000, checkpoint_every_minutes=1e-9,
+                          learning_rate=1e-4)
+    assert job.fingerprint == job_in(stage, tmp_path).fingerprint  # when checkpoints are written changes nothing
+    kill_when(start(job), lambda: len(metrics_of(tmp_path)) >= 7)
+    assert newest_checkpoint(tmp_path / "checkpoints", job.fingerprint)[1].step >= 5
+    result = run_here(job)
+    assert result.resumed_from_step >= 5
+    assert_same_run(result, uninterrupted)
+
+
+def test_without_a_clock_checkpoints_come_by_steps_alone(stage, tmp_path):
+    job = stage.train_job(tmp_path, checkpoint_every=1000, checkpoint_every_minutes=None)
+    run_here(job)
+    assert checkpoints(job) == []
+
+
+@pytest.mark.integration
 def test_killed_twice_and_resumed_gives_the_same_bits(stage, tmp_path, uninterrupted):
     job = job_in(stage, tmp_path)
     kill_when(start(job), lambda: len(metrics_of(tmp_path)) >= 7)

@@ -60,3 +60,21 @@ def test_ranks_that_find_different_layouts_say_so_and_do_not_wait_for_each_other
     error = read_error(job)
     assert error.kind == "config"
     assert "differ in train.forward: rank 0 packed, rank 1 padded" in error.message
+
+
+@pytest.mark.parametrize("first", [1, 3, 4])  # of before and after, then of KL's policy and its reference
+def test_so_do_those_of_an_evaluation_and_of_its_kl(stage, tmp_path, monkeypatch, first):
+    job = stage.evaluate_job(tmp_path / "evaluation", stage.checkpoint, num_prompts=2, max_new_tokens=4, measure_kl=True)
+    monkeypatch.setenv("DIFFERS_FROM", str(first))
+    assert start_ranks(job, 2, "tests.programs.differing_ranks").wait(PATIENCE_SECONDS) != 0
+    error = read_error(job)
+    assert error.kind == "config"
+    assert "differ in train.forward: rank 0 packed, rank 1 padded" in error.message
+
+
+@pytest.mark.parametrize(("fast", "written"), [(0, 2), (1, 0)])
+def test_ranks_write_checkpoints_by_the_first_one_s_clock(stage, tmp_path, monkeypatch, fast, written):
+    job = stage.train_job(tmp_path, "dpo", per_device=2, processes=2, max_steps=3, checkpoint_every=1000)  # 10 minutes
+    monkeypatch.setenv("FAST_RANK", str(fast))
+    run_ranks(job, module="tests.programs.fast_clock")
+    assert len(list(tmp_path.glob("checkpoints/step-*"))) == written

@@ -103,3 +103,10 @@ def test_what_starts_by_an_event_still_does(deployments):
 def test_an_image_by_its_tag_is_refused():
     with pytest.raises(ConfigError, match=r"PAIRLINE_TRAINER_IMAGE is trainer:latest, expected an id"):
         deployments_with_containers({"deployments": []}, FOLDER, "trainer:latest")
+
+
+def test_the_worker_s_command_line_has_one_owner():
+    """`pairline up` and the worker's service start the same; no other module spells it out."""
+    assert ServeSettings(max_runs=3).worker_argv("w")[-6:] == ["--type", "process", "--name", "w", "--limit", "3"]
+    spelt = [path.name for path in (PROJECT / "flows/serve").glob("*.py") if '"worker", "start"' in path.read_text()]
+    assert spelt == ["settings.py"]

@@ -52,4 +52,4 @@ def test_the_checkpoint_section_of_the_deployments_recipe_counts(own_code, tmp_p
     finally:
         with get_client(sync_client=True) as client:
             client.delete_deployment(made)
-    assert capsys.readouterr().out.startswith("told: sft.checkpoint.ready")
+    assert capsys.readouterr().out.startswith("announced: sft.checkpoint.ready")

@@ -97,6 +97,7 @@ def test_trackers_are_refused_where_the_image_holds_none():
 
 
 def test_all_problems_are_told_at_once():
+    assert error_of({**MINIMAL, "loss": {"name": "dop"}}).startswith("recipe.yaml has a problem: loss.name is 'dop'")
     assert "recipe.yaml has 2 problems: " in error_of({**MINIMAL, "loss": {"beta": -1, "nme": "dpo"}})
 
 

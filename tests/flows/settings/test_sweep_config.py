@@ -34,6 +34,8 @@ def test_every_combination_is_one_member_and_nothing_else_changes(grid):
     for member in members:
         for name, (section, field) in DIMENSIONS.items():
             expected = member.settings[name] if name in grid else getattr(getattr(config, section), field)
+            if name == "beta" and "beta" not in grid:  # the recipe leaves it empty
+                expected = member.config.loss.traits.usual_beta
             assert getattr(getattr(member.config, section), field) == expected
         assert member.config.data == config.data
         assert member.config.checkpoint == config.checkpoint
@@ -43,6 +45,12 @@ def test_the_deployment_s_form_holds_a_sweep_that_runs():
     deployments = load_yaml(Path(__file__).parents[3] / "prefect.yaml")["deployments"]
     (found,) = [deployment for deployment in deployments if deployment["entrypoint"] == "flows/dpo_sweep.py:dpo_sweep"]
     assert len(members_of(validated(found["parameters"]["config"], "prefect.yaml", SweepConfig))) == 4
+
+
+def test_members_of_several_objectives_have_each_its_usual_beta_unless_the_recipe_names_one():
+    several = {"loss": ["dpo", "simpo"]}
+    assert [member.config.loss.beta for member in members_of(sweep(several))] == [0.1, 2.0]
+    assert [member.config.loss.beta for member in members_of(sweep(several, loss={"beta": 0.5}))] == [0.5, 0.5]
 
 
 def test_a_member_in_words():

@@ -12,9 +12,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from dpo_core.contract.amount import num_held_out
 from dpo_core.contract.config import CheckpointConfig, DataSource
 from dpo_core.contract.errors import ConfigError, PairlineError
 from flows.settings.overrides import read_recipe, validated
+from flows.settings.stage_config import StageConfig
 from flows.terminal import plan as planning
 from flows.terminal.cli import app
 from flows.terminal.memory import bytes_per_trained
@@ -194,3 +196,20 @@ def test_a_plan_is_refused_what_a_run_is_refused(tmp_path, monkeypatch):
         assert message in str(done.exception)
         assert str(done.exception).startswith("On this machine a run would be refused: ")
         assert "\n" not in str(done.exception)
+
+
+@pytest.mark.parametrize(("loss", "shown"), [
+    ({"name": "simpo"}, "simpo, beta 2 (usual), "), ({"name": "dpo", "beta": 5}, "dpo, beta 5 (usual for dpo: 0.1), ")])
+def test_beta_is_shown_beside_the_usual_one(loss, shown):
+    plan = plan_stage(StageConfig.model_validate(values(loss=loss)))
+    assert dict(plan.steps)["train"].startswith(shown)
+
+
+def test_a_small_share_that_is_held_out_is_planned_as_it_is_mixed(tmp_path):
+    """Of nine prompts a twentieth is none, but one is held out: eight are left, one step and not two."""
+    line = json.dumps({"prompt": "p", "chosen": "c", "rejected": "r"}) + "\n"
+    (tmp_path / "rows.jsonl").write_text(line * 9)
+    config = validated(values(train={"global_batch_pairs": 8}, data={
+        "sources": [{"source": str(tmp_path / "rows.jsonl")}], "held_out": "0.05"}), "recipe")
+    assert num_held_out("0.05", 9) == 1
+    assert plan_stage(config).num_steps == 1

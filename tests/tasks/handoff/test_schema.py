@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.contract.config import HandoffConfig
 from dpo_core.contract.errors import HandoffRefused
 from dpo_core.contract.store import write_json
 from flows.rlvr_intake import local_path
+from tasks.handoff.config import HandoffConfig
 from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.schema import Parent, Probe, RLVRHandoff, Tokens, read_handoff
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint

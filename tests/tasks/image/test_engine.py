@@ -10,7 +10,7 @@ from dpo_core.contract.errors import ConfigError, DiskFull, RemoteError
 from tasks.image.config import ImageConfig
 from tasks.image.engine import from_engine_error
 from tasks.image.trainer_image import trainer_image
-from tasks.launch.docker.engine import Engine
+from tasks.launch.docker.engine import ContainerEngine
 
 
 def test_no_engine_is_said_with_what_to_do(tmp_path, monkeypatch):
@@ -29,13 +29,13 @@ def test_an_engine_that_refuses_for_now_is_worth_a_retry(tmp_path, monkeypatch, 
         with pytest.raises(RemoteError, match=r"No Docker engine answers.*refused.*compute\.launcher to process"):
             trainer_image(ImageConfig(), tmp_path / "store", None, print)
         with pytest.raises(RemoteError, match=rf"no engine answers at {scheme}://{place}"):
-            Engine().check()
+            ContainerEngine().check()
 
 
 def test_an_address_that_is_none_is_not_retried(monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", "wrong")
     with pytest.raises(ConfigError, match="no engine answers at wrong"):
-        Engine().check()
+        ContainerEngine().check()
 
 
 def api_error(status: int, explanation: str) -> APIError:

@@ -126,7 +126,7 @@ def write_metrics(path: Path, steps: int, loss: LossConfig) -> list[dict[str, fl
             "rewards/margins": loss.beta * share, "rewards/chosen": share + noise, "rewards/rejected": -share + noise,
             "logps_per_token/chosen": -1.0, "logps_per_token/rejected": -1.2, "grad_norm": 2 + noise, "learning_rate": 5e-7,
             "pairs": 4, "pairs_per_second": 2.0, "tokens_per_second": 900.0 + 100 * noise, "step_seconds": 2.0,
-            "trained_tokens_per_pair": 90.0, "memory/peak_gib": 1.5, **({"checks/probe_seconds": 1.0} if step in (
+            "trained_tokens_per_pair": 90.0, "memory/peak_gib": 1.5, **({"checks/fit_seconds": 1.0} if step in (
                 1, steps // 2) else {})})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(step) + "\n" for step in metrics))

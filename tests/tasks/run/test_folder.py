@@ -10,8 +10,9 @@ from rich.console import Console
 
 from dpo_core.contract.errors import DataError, StoreError
 from flows.settings.stage_config import StageConfig
-from flows.terminal.status import duration, show_run, show_runs, state_of
+from flows.terminal.status import duration, show_run, show_runs
 from tasks.run.folder import CONFIG_FILE, RUN_FILE, is_alive, read_run, read_runs, recorded_run
+from tasks.run.state import run_state
 
 CONFIG = StageConfig.model_validate({"checkpoint": {"source": "o/m"}, "data": {"sources": [{"source": "o/d"}]}})
 
@@ -79,9 +80,9 @@ def test_a_killed_run_shows_as_killed(tmp_path):
         child = subprocess.Popen([sys.executable, "-c", ""])
         child.wait()
         record = read_run(run.folder)
-        assert state_of(record) == "running"
+        assert run_state(record) == "running"
         assert is_alive(record)
-        assert state_of(record.model_copy(update={"pid": child.pid})) == "killed"
+        assert run_state(record.model_copy(update={"pid": child.pid})) == "killed"
 
 
 def test_a_store_that_is_a_file_is_refused(tmp_path):

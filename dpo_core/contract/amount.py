@@ -1,0 +1,31 @@
+"""How much of a set is meant: open-instruct's mixer amount, as text, and what it comes to of a number of rows."""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, StringConstraints
+
+
+def _as_text(value: object) -> object:
+    """YAML and Python may give 0.5 or 100; a browser's form would turn 1.0 into 1, so amounts are text from here on."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+AMOUNT_PATTERN = r"^(\d+|\d*\.\d+|\d+\.)$"
+Amount = Annotated[str, StringConstraints(pattern=AMOUNT_PATTERN), BeforeValidator(_as_text)]
+"""With a "." a proportion of the split ("0.5" = half, "3.0" = three times), without one a count of rows ("100")."""
+
+
+def is_count(amount: str) -> bool:
+    """Whether the amount says by itself how many rows it means."""
+    return "." not in amount
+
+
+def num_selected(amount: str, num_rows: int) -> int:
+    """Rows that ``amount`` asks for: with a "." a proportion of ``num_rows`` (rounded down), else a count."""
+    return int(amount) if is_count(amount) else int(float(amount) * num_rows)
+
+
+def num_held_out(amount: str, num_prompts: int) -> int:
+    """Prompts to hold out of ``num_prompts``. A proportion above 0 holds out at least one where there are several."""
+    fewest = 1 if not is_count(amount) and float(amount) > 0 and num_prompts > 1 else 0
+    return max(num_selected(amount, num_prompts), fewest)
