@@ -19,7 +19,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.jobs import EvaluateJob
 from dpo_core.contract.progress import Progress
 from dpo_core.data.chat_template import load_tokenizer
