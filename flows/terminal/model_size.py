@@ -71,8 +71,8 @@ def _shape(folder: Path) -> dict[str, int | None]:
         config = read_json_file(folder / "config.json")
     except CheckpointError:
         return {}
-    told = {name: config.get(key) for name, key in SHAPE_KEYS.items()}
-    return {name: value for name, value in told.items() if type(value) is int and 0 < value <= MOST_OF_A_SHAPE}
+    shape = {name: config.get(key) for name, key in SHAPE_KEYS.items()}
+    return {name: value for name, value in shape.items() if type(value) is int and 0 < value <= MOST_OF_A_SHAPE}
 
 
 def _linear_sides(shapes: dict[str, list[int]]) -> dict[str, int]:

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
 from flows.dpo_stage import dpo_stage
 from tasks.image.image_ref import ImageRef
-from tasks.launch.compute_config import OWN_NETWORK
+from tasks.launch.docker.config import OWN_NETWORK
 from tasks.launch.docker.engine import ContainerEngine
 from tests.flows.conftest import tiny_config, tiny_inputs
 from tests.hub_server import LFS_FROM_BYTES, serve
