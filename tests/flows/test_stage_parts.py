@@ -17,3 +17,4 @@ def test_an_image_without_cuda_is_refused_on_a_machine_with_gpus(monkeypatch):
     with pytest.raises(ConfigError, match=r"Set image\.variant to cuda"):
         check_before_start(read_recipe(RECIPE, ["compute.launcher=docker"]))
     check_before_start(read_recipe(RECIPE, ["compute.launcher=docker", "image.variant=cuda"]))
+    check_before_start(read_recipe(RECIPE, ["compute.launcher=process"]))  # which has what is installed here
