@@ -35,7 +35,9 @@ def measured(section: str, turns: int, max_steps: int | None) -> dict:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--turns", type=int, default=2, help="runs of every peer, in turn")
     parser.add_argument("--max-steps", type=int, help="training steps of a run; all pairs without it")
@@ -43,7 +45,10 @@ def main() -> None:
     figures = json.loads(FIGURES.read_text()) if FIGURES.is_file() else {}
     for section in options.only:
         described = machine() | {"date": str(datetime.date.today()), "turns": str(options.turns)}
-        figures[section] = {"machine": described, "figures": measured(section, options.turns, options.max_steps)}
+        figures[section] = {
+            "machine": described,
+            "figures": measured(section, options.turns, options.max_steps),
+        }
         FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
     results.PAGE.write_text(results.page(figures))
     print(results.PAGE)

@@ -38,8 +38,13 @@ def _seconds_of_nothing(launcher: Launcher, folder: Path) -> float:
     """Start and end of a program that does nothing: the launcher alone."""
     folder.mkdir(exist_ok=True)
     (folder / "log.txt").touch()
-    command = CommandSpec(argv=(launcher.python, *NOTHING), folder=folder, timeout_seconds=60, step="answer",
-                          job_fingerprint="0" * 64)
+    command = CommandSpec(
+        argv=(launcher.python, *NOTHING),
+        folder=folder,
+        timeout_seconds=60,
+        step="answer",
+        job_fingerprint="0" * 64,
+    )
     started = time.monotonic()
     launcher.run((command,), Context(), lambda line: None, lambda: None)
     return time.monotonic() - started
@@ -50,12 +55,16 @@ def measure(turns: int) -> dict:
     image, _ = trainer_image(ImageConfig(dirty_tree="tag"), IMAGES, None, print)
     process = launcher_for(ComputeConfig())
     docker = launcher_for(ComputeConfig(launcher="docker"), image=StepImage(image.reference, PYTHON))
-    seconds: dict[str, dict[str, list[float]]] = {name: {"step": [], "nothing": []} for name in ("process", "docker")}
+    seconds: dict[str, dict[str, list[float]]] = {
+        name: {"step": [], "nothing": []} for name in ("process", "docker")
+    }
     with tempfile.TemporaryDirectory() as name:
         model = make_model(Path(name) / "model")
         for file in model.iterdir():
             file.chmod(0o644)  # safetensors' are the owner's alone
-        job = AnswerJob(checkpoint_path=model, files=hash_files(model), prompts=("sky",)).at(Path(name) / "answer")
+        job = AnswerJob(checkpoint_path=model, files=hash_files(model), prompts=("sky",)).at(
+            Path(name) / "answer"
+        )
         for launcher in (process, docker):
             _seconds(launcher, job)  # files are in memory from here on
         for _ in range(turns):
@@ -63,6 +72,14 @@ def measure(turns: int) -> dict:
                 mine = seconds[launcher.compute.launcher]
                 mine["step"].append(_seconds(launcher, job))
                 mine["nothing"].append(_seconds_of_nothing(launcher, Path(name) / "nothing"))
-    medians = {who: {what: statistics.median(values) for what, values in mine.items()} for who, mine in seconds.items()}
-    return {"turns": turns, "seconds": medians, "overhead": {
-        what: medians["docker"][what] - medians["process"][what] for what in ("step", "nothing")}}
+    medians = {
+        who: {what: statistics.median(values) for what, values in mine.items()}
+        for who, mine in seconds.items()
+    }
+    return {
+        "turns": turns,
+        "seconds": medians,
+        "overhead": {
+            what: medians["docker"][what] - medians["process"][what] for what in ("step", "nothing")
+        },
+    }

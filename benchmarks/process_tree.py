@@ -20,8 +20,11 @@ class Usage:
 
 def _children(pid: int) -> list[int]:
     try:
-        return [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
-                for child in (task / "children").read_text().split()]
+        return [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
     except (OSError, ValueError):
         return []
 
@@ -41,8 +44,14 @@ def _resident_kb(pid: int) -> tuple[int, int]:
 
 def run_measured(command: list[str], environment: dict[str, str], cwd: Path) -> Usage:
     """Run ``command`` to its end. Raises ``RuntimeError`` with the end of its stderr if it fails."""
-    process = subprocess.Popen(command, env={**os.environ, **environment}, cwd=cwd, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        cwd=cwd,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     usage, ended = Usage(""), threading.Event()
 
     def watch() -> None:

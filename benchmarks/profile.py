@@ -32,7 +32,9 @@ PAIRS, MICROBATCH, OPERATORS = 8, 4, 8
 
 def _profiled(checkpoint: CheckpointRef, dataset: PairDataset, precision: Precision) -> dict:
     accelerator = start_accelerator()
-    engine = start_engine(Sharding(), accelerator, PairScorer(load_model(checkpoint), precision), OptimConfig())
+    engine = start_engine(
+        Sharding(), accelerator, PairScorer(load_model(checkpoint), precision), OptimConfig()
+    )
     layout = choose_layout(engine.scorer, probe_pairs(dataset), "packed", accelerator.device)
 
     def step(first: int) -> None:
@@ -67,7 +69,11 @@ def _largest(profiler: profile, work: float) -> dict:
     times = {event.key: event.self_cpu_time_total / 1e6 for event in profiler.key_averages()}
     total = sum(times.values())
     largest = sorted(times, key=times.__getitem__, reverse=True)[:OPERATORS]
-    return {"seconds": total, "gflops": work / total / 1e9, "shares": {name: times[name] / total for name in largest}}
+    return {
+        "seconds": total,
+        "gflops": work / total / 1e9,
+        "shares": {name: times[name] / total for name in largest},
+    }
 
 
 def measure() -> dict:
@@ -83,5 +89,11 @@ def measure() -> dict:
 
         short, long = pairs(SHORT, 3 * PAIRS, SHORT_MAX), pairs(LONG, PAIRS, LONG_MAX)
         steps = {precision: _profiled(checkpoint, short, precision) for precision in PRECISIONS}
-        return {**steps, "reference pass, long": _profiled_reference(checkpoint, long), "peak_gflops": {
-            "fp32": matmul_peak(torch.float32) / 1e9, "bf16": matmul_peak(torch.bfloat16) / 1e9}}
+        return {
+            **steps,
+            "reference pass, long": _profiled_reference(checkpoint, long),
+            "peak_gflops": {
+                "fp32": matmul_peak(torch.float32) / 1e9,
+                "bf16": matmul_peak(torch.bfloat16) / 1e9,
+            },
+        }

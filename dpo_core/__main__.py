@@ -21,7 +21,14 @@ from dpo_core.contract.errors import OutOfMemory, PairlineError, StoreBusy, from
 from dpo_core.contract.job import Job
 from dpo_core.contract.jobs import JOBS, read_job
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import ENVIRONMENT_FILE, ERROR_FILE, RESULT_FILE, ErrorReport, read_error, read_result
+from dpo_core.contract.results import (
+    ENVIRONMENT_FILE,
+    ERROR_FILE,
+    RESULT_FILE,
+    ErrorReport,
+    read_error,
+    read_result,
+)
 from dpo_core.contract.store import exclusive, remove_unfinished, write_json
 from dpo_core.contract.visible import visible
 
@@ -49,12 +56,16 @@ def as_pairline_error(error: BaseException, step: str) -> PairlineError:
         return error
     if isinstance(error, OSError) and error.errno is not None:
         return from_os_error(error, f"running step {step}")
-    if "No space left on device" in str(error):  # safetensors reports the operating system's error as its own type
+    if "No space left on device" in str(
+        error
+    ):  # safetensors reports the operating system's error as its own type
         return from_os_error(OSError(errno.ENOSPC, str(error)), f"running step {step}")
     if is_out_of_memory(error):
-        return OutOfMemory(f"Out of memory in step {step}, outside of a forward or backward: {str(error)[:200]}. Lower the "
-                           "step's tokens_per_batch or data.max_length_tokens, or share weights and optimizer out "
-                           "(compute.sharding).")
+        return OutOfMemory(
+            f"Out of memory in step {step}, outside of a forward or backward: {str(error)[:200]}. Lower the "
+            "step's tokens_per_batch or data.max_length_tokens, or share weights and optimizer out "
+            "(compute.sharding)."
+        )
     internal = PairlineError(f"{type(error).__name__}: {error}")
     internal.__cause__ = error
     return internal
@@ -67,8 +78,9 @@ def report_error(job: Job, error: PairlineError) -> None:
     run holds is not written to.
     """
     trace = "".join(traceback.format_exception(error))
-    report = ErrorReport(kind=error.kind, message=str(error), step=job.step, job_fingerprint=job.fingerprint,
-                         traceback=trace)
+    report = ErrorReport(
+        kind=error.kind, message=str(error), step=job.step, job_fingerprint=job.fingerprint, traceback=trace
+    )
     print(visible(trace), file=sys.stderr)
     if isinstance(error, StoreBusy) or read_error(job) is not None:
         return

@@ -29,12 +29,16 @@ def num_slots(name: str) -> int:
         try:
             limit = client.read_global_concurrency_limit_by_name(name)
         except ObjectNotFound:
-            raise ConfigError(f"There is no global concurrency limit {name!r} on the Prefect server, and without one "
-                              "nothing keeps runs from sharing an accelerator. Create it, with a slot for each run that may "
-                              f"train at once:  prefect gcl create {name} --limit 1") from None
+            raise ConfigError(
+                f"There is no global concurrency limit {name!r} on the Prefect server, and without one "
+                "nothing keeps runs from sharing an accelerator. Create it, with a slot for each run that may "
+                f"train at once:  prefect gcl create {name} --limit 1"
+            ) from None
     if limit.limit < 1:
-        raise ConfigError(f"The global concurrency limit {name!r} has no slots. Give it some:  prefect gcl update {name} "
-                          "--limit 1")
+        raise ConfigError(
+            f"The global concurrency limit {name!r} has no slots. Give it some:  prefect gcl update {name} "
+            "--limit 1"
+        )
     return limit.limit
 
 
@@ -50,15 +54,24 @@ def _held(name: str) -> Iterator[None]:
     """Hold a slot, or raise ``TimeoutError`` soon. Where the server is away at the end, the slot is free by itself."""
     is_over = False
     try:
-        with concurrency(name, strict=True, timeout_seconds=SECONDS_BETWEEN_LOOKS, lease_duration=LEASE_SECONDS,
-                         raise_on_lease_renewal_failure=False):
+        with concurrency(
+            name,
+            strict=True,
+            timeout_seconds=SECONDS_BETWEEN_LOOKS,
+            lease_duration=LEASE_SECONDS,
+            raise_on_lease_renewal_failure=False,
+        ):
             yield
             is_over = True
     except httpx.TransportError as error:  # a client that was never connected does not wait for the server
         if not is_over:
             raise
-        log.warning("The slot of the limit %s could not be given back (%s). It is free again after %d s.", name, error,
-                    LEASE_SECONDS)
+        log.warning(
+            "The slot of the limit %s could not be given back (%s). It is free again after %d s.",
+            name,
+            error,
+            LEASE_SECONDS,
+        )
 
 
 @contextmanager

@@ -31,7 +31,9 @@ def run_stage(config: StageConfig, audience: Audience = NOBODY) -> RLVRHandoff |
     try:
         with stage_run(config, audience) as run:
             inputs = prepare(config, run)
-            with slot_if_limited(accelerator_name(this_machine()), run.place.context):  # shared with the members of sweeps
+            with slot_if_limited(
+                accelerator_name(this_machine()), run.place.context
+            ):  # shared with the members of sweeps
                 candidate = train_and_evaluate(config, inputs, run)
             released = release(config, candidate, run)
             handoff, _ = publish(config, inputs, candidate, released, run)

@@ -50,7 +50,9 @@ def run_sweep(config: SweepConfig, audience: Audience = NOBODY) -> RLVRHandoff |
 
 def shared_settings(members: tuple[Member, ...]) -> StageConfig:
     """A member whose preparation serves all: one that needs the reference, if any does."""
-    return next((member.config for member in members if member.config.loss.needs_reference), members[0].config)
+    return next(
+        (member.config for member in members if member.config.loss.needs_reference), members[0].config
+    )
 
 
 def choose(results: list[MemberResult], config: SweepConfig, run: RunFolder) -> tuple[StageConfig, Candidate]:
@@ -70,8 +72,10 @@ def choose(results: list[MemberResult], config: SweepConfig, run: RunFolder) -> 
         if len(errors) == len(results):
             raise errors[0]
         if outcome.winner is None:
-            raise GateFailed(f"No member of the sweep can win: {why_nobody_won(outcome)}. Nothing is uploaded or handed "
-                             "off.")
+            raise GateFailed(
+                f"No member of the sweep can win: {why_nobody_won(outcome)}. Nothing is uploaded or handed "
+                "off."
+            )
         won = results[outcome.winner - 1]
         assert won.candidate is not None  # a member without a checkpoint cannot win
         for step, result in won.candidate.results().items():  # the sweep's page shows the winner
@@ -83,8 +87,10 @@ def _unfinished(interrupted: list[MemberResult], num_members: int) -> PairlineEr
     """The error of a sweep some of whose members did not come to an end."""
     first = interrupted[0].error
     kind = type(first) if isinstance(first, PairlineError) else PairlineError
-    error = kind(f"{len(interrupted)} of {num_members} members did not come to an end, and no winner is chosen among the "
-                 f"others: {'; '.join(result.member.label for result in interrupted)}. Start the sweep again: it goes on "
-                 f"with what is done. The first one's error: {first}")
+    error = kind(
+        f"{len(interrupted)} of {num_members} members did not come to an end, and no winner is chosen among the "
+        f"others: {'; '.join(result.member.label for result in interrupted)}. Start the sweep again: it goes on "
+        f"with what is done. The first one's error: {first}"
+    )
     error.__cause__ = first
     return error

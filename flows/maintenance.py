@@ -24,8 +24,12 @@ Count = Annotated[int, Field(ge=0)]
 
 
 @flow(name="store-gc", persist_result=False)
-def store_gc(store_root: Path = Path(".pairline"), older_than_days: Days = 30.0, keep_per_name: Count = 1,
-             dry_run: bool = True) -> str:
+def store_gc(
+    store_root: Path = Path(".pairline"),
+    older_than_days: Days = 30.0,
+    keep_per_name: Count = 1,
+    dry_run: bool = True,
+) -> str:
     """Remove step results and snapshots that no kept run leads to (see ``tasks/run/garbage.py``).
 
     Args:
@@ -38,8 +42,15 @@ def store_gc(store_root: Path = Path(".pairline"), older_than_days: Days = 30.0,
     if not store_root.expanduser().exists():  # a fresh installation's first Sunday
         return f"There is no {store_root.expanduser().resolve()} yet, so nothing is to be removed."
     found = collect(store_root, older_than_days, keep_per_name, dry_run)
-    rows = [{"entry": str(entry.path), "MB": round(entry.num_bytes / 1e6, 1), "days unused": round(entry.age_days, 1),
-             "removed": entry.path in found.removed} for entry in found.garbage]
+    rows = [
+        {
+            "entry": str(entry.path),
+            "MB": round(entry.num_bytes / 1e6, 1),
+            "days unused": round(entry.age_days, 1),
+            "removed": entry.path in found.removed,
+        }
+        for entry in found.garbage
+    ]
     table_artifact(rows, "store-gc", in_words(found, dry_run))
     get_run_logger().info(in_words(found, dry_run))
     return in_words(found, dry_run)
@@ -56,8 +67,10 @@ def reap(dry_run: bool = False) -> str:
     engine = ContainerEngine()
     engine.check()
     found = reap_containers(engine, dry_run, state_of)
-    rows = [{"container": one.container, "step": one.step, "run": one.run, "why": one.reason,
-             "done": one.done} for one in found]
+    rows = [
+        {"container": one.container, "step": one.step, "run": one.run, "why": one.reason, "done": one.done}
+        for one in found
+    ]
     table_artifact(rows, "reap", "Containers with Pairline's label")
     return f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them orphaned"
 
@@ -82,7 +95,9 @@ def failed_trigger(automation: str, reason: str, event: dict[str, Any] | None = 
         event: What the server tells of it.
     """
     make_logs_visible()
-    get_run_logger().error("The automation %s did not do its work: %s. What it was told: %s", automation, reason, event)
+    get_run_logger().error(
+        "The automation %s did not do its work: %s. What it was told: %s", automation, reason, event
+    )
     return Failed(message=visible(f"The automation {automation} did not do its work: {reason}"))
 
 

@@ -36,16 +36,21 @@ def named_recipe(name: str, folder: Path) -> Path:
     """The recipe that an event names, a file of the operator's ``folder``. Raises ``ConfigError`` for anything else."""
     path = folder / name
     if not RECIPE_NAME.fullmatch(name):
-        raise ConfigError(f"The event names the recipe {name!r}, expected the name of a .yaml file in {folder}, without a "
-                          "path. Put the recipe there, or set the deployment's parameter recipes_folder to its folder.")
+        raise ConfigError(
+            f"The event names the recipe {name!r}, expected the name of a .yaml file in {folder}, without a "
+            "path. Put the recipe there, or set the deployment's parameter recipes_folder to its folder."
+        )
     if path.exists() and path.resolve().parent != folder.resolve():
-        raise ConfigError(f"{path} is a link out of {folder}; a recipe that an event names must lie there. Put a copy in "
-                          "its place.")
+        raise ConfigError(
+            f"{path} is a link out of {folder}; a recipe that an event names must lie there. Put a copy in "
+            "its place."
+        )
     return path
 
 
-def config_after_sft(checkpoint: SftCheckpointReady, recipe: Path, overrides: list[str],
-                     recipes_folder: Path = RECIPES) -> StageConfig:
+def config_after_sft(
+    checkpoint: SftCheckpointReady, recipe: Path, overrides: list[str], recipes_folder: Path = RECIPES
+) -> StageConfig:
     """The recipe (the payload's own wins) with the announced checkpoint in it. Raises ``ConfigError``."""
     path = named_recipe(checkpoint.recipe, recipes_folder) if checkpoint.recipe else recipe
     values = apply_overrides(load_yaml(path), overrides)
@@ -60,16 +65,22 @@ def already_started(payload: CheckpointReady) -> State | None:
     make_logs_visible()
     join_chain(payload.chain, payload.event_tag)
     if earlier := earlier_run(payload):
-        return Completed(name=ALREADY_STARTED, message=f"The same event started {earlier.name} ({earlier.id}), which is "
-                         f"{earlier.state.name if earlier.state else 'known'}. To have the checkpoint processed again, "
-                         "announce it with another attempt.")
+        return Completed(
+            name=ALREADY_STARTED,
+            message=f"The same event started {earlier.name} ({earlier.id}), which is "
+            f"{earlier.state.name if earlier.state else 'known'}. To have the checkpoint processed again, "
+            "announce it with another attempt.",
+        )
     return None
 
 
 @flow(name="dpo-stage", persist_result=False)
-def dpo_after_sft(checkpoint: SftCheckpointReady, recipe: Path = Path("recipes/quickstart.yaml"),
-                  overrides: list[str] = [],  # noqa: B006 (read only; the form shows it)
-                  recipes_folder: Path = RECIPES) -> RLVRHandoff | State:
+def dpo_after_sft(
+    checkpoint: SftCheckpointReady,
+    recipe: Path = Path("recipes/quickstart.yaml"),
+    overrides: list[str] = [],  # noqa: B006 (read only; the form shows it)
+    recipes_folder: Path = RECIPES,
+) -> RLVRHandoff | State:
     """The stage on an announced SFT checkpoint.
 
     Args:
@@ -81,18 +92,24 @@ def dpo_after_sft(checkpoint: SftCheckpointReady, recipe: Path = Path("recipes/q
     if state := already_started(checkpoint):
         return state
     config = config_after_sft(checkpoint, recipe, overrides, recipes_folder)
-    check_unchanged(verify_checkpoint(config.checkpoint, config.store.root), checkpoint.weights_fingerprint,
-                    checkpoint.tokenizer_fingerprint)
+    check_unchanged(
+        verify_checkpoint(config.checkpoint, config.store.root),
+        checkpoint.weights_fingerprint,
+        checkpoint.tokenizer_fingerprint,
+    )
     return run_stage(config)
 
 
 @flow(name="rlvr-intake", persist_result=False)
-def rlvr_after_dpo(checkpoint: DpoCheckpointReady, store_root: Path = Path(".pairline"),
-                   compute: ComputeConfig = ComputeConfig(),  # noqa: B008
-                   token_block: str | None = None,
-                   image: ImageConfig = ImageConfig(),  # noqa: B008
-                   intake: IntakeConfig = IntakeConfig(),  # noqa: B008
-                   launchers: LauncherSections = LauncherSections()) -> AcceptedHandoff | State:  # noqa: B008
+def rlvr_after_dpo(
+    checkpoint: DpoCheckpointReady,
+    store_root: Path = Path(".pairline"),
+    compute: ComputeConfig = ComputeConfig(),
+    token_block: str | None = None,
+    image: ImageConfig = ImageConfig(),
+    intake: IntakeConfig = IntakeConfig(),
+    launchers: LauncherSections = LauncherSections(),
+) -> AcceptedHandoff | State:
     """Verify the hand-off that the event tells of, as an RLVR run would. Raises ``HandoffRefused``.
 
     Args:
@@ -114,5 +131,7 @@ def check_same_handoff(checkpoint: DpoCheckpointReady) -> None:
     """Raise ``HandoffRefused`` if another hand-off lies where the announced one was."""
     found = read_handoff(local_path(checkpoint.handoff)).fingerprint
     if found != checkpoint.handoff_fingerprint:
-        raise HandoffRefused(f"{checkpoint.handoff} is another hand-off than was announced: fingerprint {found[:12]}, "
-                             f"expected {checkpoint.handoff_fingerprint[:12]}.")
+        raise HandoffRefused(
+            f"{checkpoint.handoff} is another hand-off than was announced: fingerprint {found[:12]}, "
+            f"expected {checkpoint.handoff_fingerprint[:12]}."
+        )

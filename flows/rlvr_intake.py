@@ -28,14 +28,21 @@ def local_path(handoff: str) -> Path:
             return Path(handoff).expanduser()
     except (ValueError, RuntimeError):  # "http://[x"; "~nobody/x"
         pass
-    raise HandoffRefused(f"{handoff[:200]}: a hand-off is read from a path or file:// address; copy it here first.")
+    raise HandoffRefused(
+        f"{handoff[:200]}: a hand-off is read from a path or file:// address; copy it here first."
+    )
 
 
 @flow(name="rlvr-intake")
-def rlvr_intake(handoff: str, store_root: Path = Path(".pairline"), compute: ComputeConfig = ComputeConfig(),  # noqa: B008
-                token_block: str | None = None, image: ImageConfig = ImageConfig(),  # noqa: B008
-                intake: IntakeConfig = IntakeConfig(),  # noqa: B008
-                launchers: LauncherSections = LauncherSections()) -> AcceptedHandoff:  # noqa: B008
+def rlvr_intake(
+    handoff: str,
+    store_root: Path = Path(".pairline"),
+    compute: ComputeConfig = ComputeConfig(),
+    token_block: str | None = None,
+    image: ImageConfig = ImageConfig(),
+    intake: IntakeConfig = IntakeConfig(),
+    launchers: LauncherSections = LauncherSections(),
+) -> AcceptedHandoff:
     """Verify ``handoff`` (path or file:// address of a handoff.json). Raises ``HandoffRefused``.
 
     ``token_block``: name of the Prefect Secret block with a Hub token, for a private repository; empty: HF_TOKEN.

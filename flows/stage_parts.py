@@ -95,9 +95,17 @@ def prepare(config: StageConfig, run: StageRun) -> TrainingInputs:
     if config.loss.needs_reference:
         with folder.step("cache reference"):
             reference_model = _fetch_reference_model(config, policy, place)
-            same = reference_model.fingerprint == policy.fingerprint  # then it is the policy without its adapter
-            reference = cache_reference(config.reference, config.train, reference_model,
-                                        config.adapter.base_weights if same else "full", mixture, place)
+            same = (
+                reference_model.fingerprint == policy.fingerprint
+            )  # then it is the policy without its adapter
+            reference = cache_reference(
+                config.reference,
+                config.train,
+                reference_model,
+                config.adapter.base_weights if same else "full",
+                mixture,
+                place,
+            )
             folder.result("reference", reference)
     return TrainingInputs(policy, mixture, reference, reference_model)
 
@@ -106,16 +114,25 @@ def _fetch_reference_model(config: StageConfig, policy: CheckpointRef, place: Wo
     """The checkpoint named as the reference, or the policy's own start."""
     if config.reference.source is None:
         return policy
-    other = CheckpointConfig(source=config.reference.source, revision=config.reference.revision,
-                             max_download_gib=config.checkpoint.max_download_gib)
+    other = CheckpointConfig(
+        source=config.reference.source,
+        revision=config.reference.revision,
+        max_download_gib=config.checkpoint.max_download_gib,
+    )
     return fetch_checkpoint(other, place)
 
 
 def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRun) -> Candidate:
     """train -> evaluate."""
     folder = run.folder
-    settings = TrainingSettings(config.loss, config.optim, config.train, config.adapter, config.tracking,
-                                config.checkpoint.chat_template)
+    settings = TrainingSettings(
+        config.loss,
+        config.optim,
+        config.train,
+        config.adapter,
+        config.tracking,
+        config.checkpoint.chat_template,
+    )
     with folder.step("train"):
         trained, exported = train_dpo(inputs, settings, run.place)
         folder.result("train", trained)
@@ -126,8 +143,9 @@ def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRu
     return Candidate(trained, exported, evaluation)
 
 
-def publish(config: StageConfig, inputs: TrainingInputs, candidate: Candidate, released: Release,
-            run: StageRun) -> tuple[RLVRHandoff, Path]:
+def publish(
+    config: StageConfig, inputs: TrainingInputs, candidate: Candidate, released: Release, run: StageRun
+) -> tuple[RLVRHandoff, Path]:
     """upload -> hand off. -> the hand-off and its file"""
     folder, place, evaluation = run.folder, run.place, candidate.evaluation
     with folder.step("upload"):
@@ -137,10 +155,17 @@ def publish(config: StageConfig, inputs: TrainingInputs, candidate: Candidate, r
     with folder.step("hand off"):
         reference = inputs.reference
         handoff_inputs = HandoffInputs(
-            name=config.name, uploaded=uploaded, export=candidate.exported, parent=inputs.policy,
-            data_fingerprint=inputs.mixture.data.fingerprint, token_block=config.upload.token_block,
+            name=config.name,
+            uploaded=uploaded,
+            export=candidate.exported,
+            parent=inputs.policy,
+            data_fingerprint=inputs.mixture.data.fingerprint,
+            token_block=config.upload.token_block,
             reference_fingerprint=reference.reference.fingerprint if reference else None,
-            metrics_before=evaluation.before, metrics_after=evaluation.after, release=released)
+            metrics_before=evaluation.before,
+            metrics_after=evaluation.after,
+            release=released,
+        )
         handoff = hand_off_rlvr(handoff_inputs, config.handoff, place)
         path = handoff_path(place.store, handoff_inputs, config.handoff)
         folder.output("handoff", path)
@@ -152,8 +177,20 @@ def publish(config: StageConfig, inputs: TrainingInputs, candidate: Candidate, r
 def _card_inputs(config: StageConfig, inputs: TrainingInputs, candidate: Candidate) -> CardInputs:
     """What the model card tells."""
     mixture, trained, evaluation = inputs.mixture, candidate.trained, candidate.evaluation
-    return CardInputs(name=config.name, parent=inputs.policy, sources=mixture.per_source, train_rows=mixture.train_rows,
-                      held_out_rows=mixture.held_out_rows, data_fingerprint=mixture.data.fingerprint, loss=config.loss,
-                      optim=config.optim, train=config.train, adapter=config.adapter,
-                      trained_parameters=trained.trained_parameters, all_parameters=trained.all_parameters,
-                      steps=trained.steps, metrics_before=evaluation.before, metrics_after=evaluation.after)
+    return CardInputs(
+        name=config.name,
+        parent=inputs.policy,
+        sources=mixture.per_source,
+        train_rows=mixture.train_rows,
+        held_out_rows=mixture.held_out_rows,
+        data_fingerprint=mixture.data.fingerprint,
+        loss=config.loss,
+        optim=config.optim,
+        train=config.train,
+        adapter=config.adapter,
+        trained_parameters=trained.trained_parameters,
+        all_parameters=trained.all_parameters,
+        steps=trained.steps,
+        metrics_before=evaluation.before,
+        metrics_after=evaluation.after,
+    )

@@ -21,7 +21,11 @@ from tasks.sweep.outcomes import MemberOutcome
 from tasks.train_dpo import TrainingInputs
 
 SECONDS_BETWEEN_LOOKS = 0.2
-OF_ITS_OWN_MAKING = (ConfigError, NonFinite, OutOfMemory)  # follows from a member's settings; the rest strikes any
+OF_ITS_OWN_MAKING = (
+    ConfigError,
+    NonFinite,
+    OutOfMemory,
+)  # follows from a member's settings; the rest strikes any
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +43,19 @@ class MemberResult:
         return self.error is not None and not isinstance(self.error, OF_ITS_OWN_MAKING)
 
 
-def run_members(members: Sequence[Member], inputs: TrainingInputs, sweep: StageRun, accelerator: str,
-                num_at_once: int) -> list[MemberResult]:
+def run_members(
+    members: Sequence[Member], inputs: TrainingInputs, sweep: StageRun, accelerator: str, num_at_once: int
+) -> list[MemberResult]:
     """All members' results, in their order. Each trains in a thread of its own, so that the flow's can be cancelled: then
     the steps at work are asked to stop, and what they have done so far is kept."""
     stop = threading.Event()
     sweep = replace(sweep, place=replace(sweep.place, context=replace(sweep.place.context, stop=stop)))
     with ThreadPoolExecutor(max_workers=min(num_at_once, len(members)), thread_name_prefix="member") as pool:
         # Prefect's own context: of the flow run that a member's tasks and log lines belong to.
-        futures = [pool.submit(copy_context().run, _run_member, member, inputs, sweep, accelerator) for member in members]
+        futures = [
+            pool.submit(copy_context().run, _run_member, member, inputs, sweep, accelerator)
+            for member in members
+        ]
         try:
             return _results(futures)
         except BaseException:
@@ -71,8 +79,11 @@ def _run_member(member: Member, inputs: TrainingInputs, sweep: StageRun, acceler
     if not member.config.loss.needs_reference:
         inputs = replace(inputs, reference=None, reference_checkpoint=None)
     try:
-        with slot(accelerator, sweep.place.context), sweep.folder.step(f"member {member.number}: {member.label}"), \
-                _own_run(member, sweep) as run:
+        with (
+            slot(accelerator, sweep.place.context),
+            sweep.folder.step(f"member {member.number}: {member.label}"),
+            _own_run(member, sweep) as run,
+        ):
             outcome = outcome.model_copy(update={"run": run.folder.folder.name})
             candidate = train_and_evaluate(member.config, inputs, run)
     except Exception as error:
@@ -81,8 +92,11 @@ def _run_member(member: Member, inputs: TrainingInputs, sweep: StageRun, acceler
         return replace(result, outcome=result.outcome.model_copy(update={"interrupted": result.interrupted}))
     evaluation = candidate.evaluation
     checks = check_rules(member.config.gate, evaluation.before, evaluation.after)
-    return MemberResult(member, outcome.model_copy(update={"before": evaluation.before, "after": evaluation.after,
-                                                        "checks": checks}), candidate)
+    return MemberResult(
+        member,
+        outcome.model_copy(update={"before": evaluation.before, "after": evaluation.after, "checks": checks}),
+        candidate,
+    )
 
 
 @contextmanager

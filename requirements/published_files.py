@@ -24,7 +24,14 @@ from pip._internal.index.collector import parse_links
 from pip._internal.models.link import Link
 
 OLDEST_PYTHON = 11  # 3.11
-NO_COMPUTERS = ("ios", "android", "pyodide", "emscripten", "wasm", "win")  # Pairline runs on Linux and, for trying, on macOS
+NO_COMPUTERS = (
+    "ios",
+    "android",
+    "pyodide",
+    "emscripten",
+    "wasm",
+    "win",
+)  # Pairline runs on Linux and, for trying, on macOS
 
 
 class PublishedFiles:
@@ -44,8 +51,14 @@ class PublishedFiles:
         found: dict[Version, dict[bool, set[str]]] = {}
         for sha256, file_name in self._files_of(canonicalize_name(requirement.name)):
             version = version_of(file_name)
-            if version is not None and requirement.specifier.contains(version, prereleases=True) and fits(file_name):
-                found.setdefault(Version(version.public), {}).setdefault(file_name.endswith(".whl"), set()).add(sha256)
+            if (
+                version is not None
+                and requirement.specifier.contains(version, prereleases=True)
+                and fits(file_name)
+            ):
+                found.setdefault(Version(version.public), {}).setdefault(
+                    file_name.endswith(".whl"), set()
+                ).add(sha256)
         if not found:
             raise SystemExit(f"No index that pip is set to use has files of {line}.")
         newest = max(found)
@@ -59,7 +72,10 @@ class PublishedFiles:
         """(sha256, file name) of everything there is of a package."""
         if name not in self._files:
             prefix = name.replace("-", "_") + "-"
-            self._files[name] = [*self._listed(name), *(one for one in self._more if one[1].startswith(prefix))]
+            self._files[name] = [
+                *self._listed(name),
+                *(one for one in self._more if one[1].startswith(prefix)),
+            ]
         return self._files[name]
 
     def _listed(self, name: str) -> Iterator[tuple[str, str]]:
@@ -84,8 +100,10 @@ def fits(file_name: str) -> bool:
     """Whether a computer with CPython 3.11 or newer could install it."""
     if not file_name.endswith(".whl"):
         return True
-    return any(_python_fits(tag.interpreter, tag.abi) and not tag.platform.startswith(NO_COMPUTERS)
-               for tag in parse_wheel_filename(file_name)[3])
+    return any(
+        _python_fits(tag.interpreter, tag.abi) and not tag.platform.startswith(NO_COMPUTERS)
+        for tag in parse_wheel_filename(file_name)[3]
+    )
 
 
 def _python_fits(interpreter: str, abi: str) -> bool:

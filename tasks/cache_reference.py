@@ -14,17 +14,42 @@ from tasks.show.artifacts import show_reference
 
 
 # Retried because the pass may be long: finished shards are kept, so a retry goes on where it died.
-@task(name="cache reference", retries=3, retry_delay_seconds=[5, 30, 90], retry_condition_fn=worth_a_retry,
-      cache_policy=NO_CACHE, persist_result=False)
-def cache_reference(reference: ReferenceConfig, train: TrainConfig, checkpoint: CheckpointRef,
-                    base_weights: BaseWeights, mixture: MixResult, place: Workplace) -> ReferenceResult:
+@task(
+    name="cache reference",
+    retries=3,
+    retry_delay_seconds=[5, 30, 90],
+    retry_condition_fn=worth_a_retry,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def cache_reference(
+    reference: ReferenceConfig,
+    train: TrainConfig,
+    checkpoint: CheckpointRef,
+    base_weights: BaseWeights,
+    mixture: MixResult,
+    place: Workplace,
+) -> ReferenceResult:
     """Run step ``reference`` with ``checkpoint`` as the reference model, in the numerics of the training."""
-    result = place.run(ReferenceJob(
-        data=mixture.data, checkpoint=checkpoint, base_weights=base_weights, precision=train.precision,
-        forward=train.forward, attention=train.attention, tokens_per_batch=reference.tokens_per_batch,
-        rows_per_shard=reference.rows_per_shard, cache_dir=place.store / "reference-rows",
-        sharding=sharding_of(place.launcher.compute)))
-    get_run_logger().info("%d rows, %d of them computed now, %.1f pairs/s", result.rows, result.rows_computed,
-                          result.pairs_per_second)
+    result = place.run(
+        ReferenceJob(
+            data=mixture.data,
+            checkpoint=checkpoint,
+            base_weights=base_weights,
+            precision=train.precision,
+            forward=train.forward,
+            attention=train.attention,
+            tokens_per_batch=reference.tokens_per_batch,
+            rows_per_shard=reference.rows_per_shard,
+            cache_dir=place.store / "reference-rows",
+            sharding=sharding_of(place.launcher.compute),
+        )
+    )
+    get_run_logger().info(
+        "%d rows, %d of them computed now, %.1f pairs/s",
+        result.rows,
+        result.rows_computed,
+        result.pairs_per_second,
+    )
     show_reference(result, place.context.run.family)
     return result

@@ -15,5 +15,7 @@ def check_gate(checks: tuple[GateCheck, ...], candidate: str, family: str) -> No
     """Show the table ``<family>-gate``. Raises ``GateFailed`` that names every rule that does not hold."""
     show_gate(checks, family)
     if failed := failed_checks(checks):
-        raise GateFailed(f"The checkpoint does not pass the gate: {failed}. It is neither uploaded nor handed off, and "
-                         f"stays at {candidate}. Change the training or the data, or gate bounds that ask too much.")
+        raise GateFailed(
+            f"The checkpoint does not pass the gate: {failed}. It is neither uploaded nor handed off, and "
+            f"stays at {candidate}. Change the training or the data, or gate bounds that ask too much."
+        )

@@ -15,21 +15,48 @@ from tasks.train_dpo import TrainingInputs
 
 def checkpoint_of(export: ExportResult, parent: CheckpointRef) -> CheckpointRef:
     """The exported model as a checkpoint like the one it came from."""
-    return CheckpointRef(path=export.path, fingerprint=export.fingerprint, source=str(export.path), files=export.files,
-                         tokenizer_fingerprint=export.tokenizer_fingerprint,
-                         allow_remote_code=parent.allow_remote_code)
+    return CheckpointRef(
+        path=export.path,
+        fingerprint=export.fingerprint,
+        source=str(export.path),
+        files=export.files,
+        tokenizer_fingerprint=export.tokenizer_fingerprint,
+        allow_remote_code=parent.allow_remote_code,
+    )
 
 
 # Retried because the step may be killed; it starts anew, as it takes minutes.
-@task(name="evaluate", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=worth_a_retry,
-      cache_policy=NO_CACHE, persist_result=False)
-def evaluate(inputs: TrainingInputs, export: ExportResult, loss: LossConfig, train: TrainConfig,
-             evaluation: EvaluationConfig, place: Workplace) -> EvaluateResult:
+@task(
+    name="evaluate",
+    retries=2,
+    retry_delay_seconds=[5, 30],
+    retry_condition_fn=worth_a_retry,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def evaluate(
+    inputs: TrainingInputs,
+    export: ExportResult,
+    loss: LossConfig,
+    train: TrainConfig,
+    evaluation: EvaluationConfig,
+    place: Workplace,
+) -> EvaluateResult:
     """Run step ``evaluate`` on the SFT checkpoint and on what will be uploaded."""
-    result = place.run(EvaluateJob(
-        data=inputs.mixture.data, reference=inputs.reference.reference if inputs.reference else None,
-        reference_checkpoint=inputs.reference_checkpoint, before=inputs.policy, after=checkpoint_of(export, inputs.policy),
-        loss=loss, evaluation=evaluation, precision=train.precision, forward=train.forward, attention=train.attention,
-        sharding=sharding_of(place.launcher.compute)))
+    result = place.run(
+        EvaluateJob(
+            data=inputs.mixture.data,
+            reference=inputs.reference.reference if inputs.reference else None,
+            reference_checkpoint=inputs.reference_checkpoint,
+            before=inputs.policy,
+            after=checkpoint_of(export, inputs.policy),
+            loss=loss,
+            evaluation=evaluation,
+            precision=train.precision,
+            forward=train.forward,
+            attention=train.attention,
+            sharding=sharding_of(place.launcher.compute),
+        )
+    )
     show_evaluation(result, evaluation.num_samples_shown, place.context.run.family)
     return result

@@ -24,16 +24,24 @@ def convert(located: Located, place: Workplace) -> Located:
     # A GGUF file says all; pickle weights need the configuration and tokenizer beside them.
     names = list(weights.names) if weights.kind == "gguf" else together
     job = ConvertJob(
-        source_dir=located.folder, source_sha256=fingerprint(hash_named(located.folder, names)),
+        source_dir=located.folder,
+        source_sha256=fingerprint(hash_named(located.folder, names)),
         gguf_file=weights.names[0] if weights.kind == "gguf" else None,
-        pickle_files=weights.names if weights.kind == "pickle" else ())
+        pickle_files=weights.names if weights.kind == "pickle" else (),
+    )
     result = place.run(job)
     safetensors = tuple(sorted(name for name in result.files if name.endswith(".safetensors")))
     return Located(result.path, WeightSource("safetensors", safetensors), located.revision, linkable=True)
 
 
-@task(name="fetch checkpoint", retries=3, retry_delay_seconds=[10, 30, 90], retry_condition_fn=worth_a_retry,
-      cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="fetch checkpoint",
+    retries=3,
+    retry_delay_seconds=[10, 30, 90],
+    retry_condition_fn=worth_a_retry,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def fetch_checkpoint(config: CheckpointConfig, place: Workplace) -> CheckpointRef:
     """The checkpoint as ``<store>/checkpoints/<id>/``: safetensors, tokenizer, chat template, hashes of contents.
 
@@ -43,6 +51,12 @@ def fetch_checkpoint(config: CheckpointConfig, place: Workplace) -> CheckpointRe
     located = locate(config, place.store)
     checkpoint = snapshot(convert(located, place), config, place.store)
     pinned = f"commit {checkpoint.revision}" if checkpoint.revision else "its contents"
-    get_run_logger().info("%s, pinned by %s: weights %s, tokenizer %s, in %s", config.source, pinned,
-                          checkpoint.fingerprint[:12], checkpoint.tokenizer_fingerprint[:12], checkpoint.path)
+    get_run_logger().info(
+        "%s, pinned by %s: weights %s, tokenizer %s, in %s",
+        config.source,
+        pinned,
+        checkpoint.fingerprint[:12],
+        checkpoint.tokenizer_fingerprint[:12],
+        checkpoint.path,
+    )
     return checkpoint

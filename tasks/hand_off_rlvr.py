@@ -15,7 +15,15 @@ from tasks.handoff.config import HandoffConfig
 from tasks.handoff.final_place import opened, probe, verify_place
 from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.rlvr_rules import check_rules, failed_rules, template_sha256
-from tasks.handoff.schema import HANDOFF_FILE, SCHEMA_VERSION, Parent, Probe, RLVRHandoff, Tokens, read_handoff
+from tasks.handoff.schema import (
+    HANDOFF_FILE,
+    SCHEMA_VERSION,
+    Parent,
+    Probe,
+    RLVRHandoff,
+    Tokens,
+    read_handoff,
+)
 from tasks.handoff.signature import signed, signing_key
 from tasks.launch.workplace import Workplace
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
@@ -38,12 +46,21 @@ class HandoffInputs(Section):
 
     def content_fingerprint(self, config: HandoffConfig) -> str:
         """Of all that reaches the hand-off; not of how long a step took or whether it was reused."""
-        return fingerprint({
-            "schema": SCHEMA_VERSION, "name": self.name, "config": content_of(config), "uploaded": self.uploaded.model_copy(
-                update={"reused": False}), "weights": self.export.fingerprint, "parent": self.parent.fingerprint,
-            "parent_source": [self.parent.source, self.parent.revision], "data": self.data_fingerprint,
-            "reference": self.reference_fingerprint, "metrics": [self.metrics_before, self.metrics_after],
-            "release": self.release})
+        return fingerprint(
+            {
+                "schema": SCHEMA_VERSION,
+                "name": self.name,
+                "config": content_of(config),
+                "uploaded": self.uploaded.model_copy(update={"reused": False}),
+                "weights": self.export.fingerprint,
+                "parent": self.parent.fingerprint,
+                "parent_source": [self.parent.source, self.parent.revision],
+                "data": self.data_fingerprint,
+                "reference": self.reference_fingerprint,
+                "metrics": [self.metrics_before, self.metrics_after],
+                "release": self.release,
+            }
+        )
 
 
 def handoff_path(store_root: Path, inputs: HandoffInputs, config: HandoffConfig) -> Path:
@@ -67,26 +84,49 @@ def compose(inputs: HandoffInputs, config: HandoffConfig, folder: Path, answer: 
     """The hand-off for a checkpoint that was loaded from ``folder`` and answered. Raises ``HandoffRefused``."""
     rules = check_rules(folder, inputs.uploaded, answer)
     if failed := failed_rules(rules):
-        raise HandoffRefused(f"The checkpoint at {inputs.uploaded.uri} cannot start an RLVR run: {failed}. No hand-off was "
-                             "written.")
-    tokens = Tokens(tokenizer_fingerprint=inputs.export.tokenizer_fingerprint, pad_token=answer.pad_token,
-                    chat_template_sha256=template_sha256(folder), pad_token_id=answer.pad_token_id,
-                    eos_token_ids=answer.eos_token_ids, tokenizer_size=answer.tokenizer_size,
-                    vocab_size=answer.vocab_size, num_parameters=answer.num_parameters)
+        raise HandoffRefused(
+            f"The checkpoint at {inputs.uploaded.uri} cannot start an RLVR run: {failed}. No hand-off was "
+            "written."
+        )
+    tokens = Tokens(
+        tokenizer_fingerprint=inputs.export.tokenizer_fingerprint,
+        pad_token=answer.pad_token,
+        chat_template_sha256=template_sha256(folder),
+        pad_token_id=answer.pad_token_id,
+        eos_token_ids=answer.eos_token_ids,
+        tokenizer_size=answer.tokenizer_size,
+        vocab_size=answer.vocab_size,
+        num_parameters=answer.num_parameters,
+    )
     parent = Parent(**inputs.parent.model_dump(include=set(Parent.model_fields)))
     return RLVRHandoff(
-        name=inputs.name, checkpoint=inputs.uploaded.model_copy(update={"reused": False}), tokens=tokens, rules=rules,
-        weights_fingerprint=inputs.export.fingerprint, allow_remote_code=inputs.parent.allow_remote_code, parent=parent,
-        data_fingerprint=inputs.data_fingerprint, reference_fingerprint=inputs.reference_fingerprint,
-        metrics_before=inputs.metrics_before, metrics_after=inputs.metrics_after, release=inputs.release,
+        name=inputs.name,
+        checkpoint=inputs.uploaded.model_copy(update={"reused": False}),
+        tokens=tokens,
+        rules=rules,
+        weights_fingerprint=inputs.export.fingerprint,
+        allow_remote_code=inputs.parent.allow_remote_code,
+        parent=parent,
+        data_fingerprint=inputs.data_fingerprint,
+        reference_fingerprint=inputs.reference_fingerprint,
+        metrics_before=inputs.metrics_before,
+        metrics_after=inputs.metrics_after,
+        release=inputs.release,
         probe=Probe(prompt=config.probe_prompt, answer=answer.answers[0]),
         grpo_command=grpo_command(inputs.uploaded, config, inputs.name),
-        inputs_fingerprint=inputs.content_fingerprint(config)).sealed()
+        inputs_fingerprint=inputs.content_fingerprint(config),
+    ).sealed()
 
 
 # Retried because a Hub that just took the upload may not serve it yet, and a killed probe left nothing behind.
-@task(name="hand off to RLVR", retries=3, retry_delay_seconds=[10, 30, 90], retry_condition_fn=worth_a_retry,
-      cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="hand off to RLVR",
+    retries=3,
+    retry_delay_seconds=[10, 30, 90],
+    retry_condition_fn=worth_a_retry,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def hand_off_rlvr(inputs: HandoffInputs, config: HandoffConfig, place: Workplace) -> RLVRHandoff:
     """Load the checkpoint from its final place, have it answer, check the rules, then write ``handoff_path(...)``, signed.
 
@@ -99,8 +139,14 @@ def hand_off_rlvr(inputs: HandoffInputs, config: HandoffConfig, place: Workplace
         if handoff is None:
             path.unlink(missing_ok=True)
             with opened(inputs.uploaded, inputs.token_block, path.parent) as folder:
-                answer = probe(folder, inputs.uploaded, config.probe_prompt, inputs.parent.allow_remote_code, path.parent,
-                               place)
+                answer = probe(
+                    folder,
+                    inputs.uploaded,
+                    config.probe_prompt,
+                    inputs.parent.allow_remote_code,
+                    path.parent,
+                    place,
+                )
                 handoff = compose(inputs, config, folder, answer)
         if (handoff := signed(handoff, key)) != known:
             write_json(path, handoff)

@@ -48,10 +48,16 @@ class AcceptedHandoff(Section):
     checkpoint: UploadedCheckpoint = Field(description="As it was opened and verified here.")
     rules: tuple[RuleCheck, ...]
     answer: str
-    allow_remote_code: tuple[str, ...] = Field(description="Python files that a loader may run, as set on this side.")
-    grpo_command: str = Field(description="Made on this side, from the verified checkpoint and this side's settings.")
-    signed_by: str | None = Field(description="The public key whose signature the hand-off carries; it is one of "
-                                  "trusted_keys, if those are set.")
+    allow_remote_code: tuple[str, ...] = Field(
+        description="Python files that a loader may run, as set on this side."
+    )
+    grpo_command: str = Field(
+        description="Made on this side, from the verified checkpoint and this side's settings."
+    )
+    signed_by: str | None = Field(
+        description="The public key whose signature the hand-off carries; it is one of "
+        "trusted_keys, if those are set."
+    )
     claims: Claims
 
 
@@ -59,12 +65,18 @@ def _check_tokens(handoff: RLVRHandoff, seen: dict[str, object]) -> None:
     promised = handoff.tokens.model_dump()
     for name, value in seen.items():
         if promised[name] != value:
-            raise HandoffRefused(f"{handoff.checkpoint.uri} has another {name} than was handed off: {value}, expected "
-                                 f"{promised[name]}. Ask the DPO stage for a new hand-off.")
+            raise HandoffRefused(
+                f"{handoff.checkpoint.uri} has another {name} than was handed off: {value}, expected "
+                f"{promised[name]}. Ask the DPO stage for a new hand-off."
+            )
 
 
-def accept(handoff_path: Path, where: Workplace, token_block: str | None = None,
-           settings: IntakeConfig = IntakeConfig()) -> AcceptedHandoff:  # noqa: B008 (frozen)
+def accept(
+    handoff_path: Path,
+    where: Workplace,
+    token_block: str | None = None,
+    settings: IntakeConfig = IntakeConfig(),
+) -> AcceptedHandoff:
     """Check a hand-off: signature, schema, place, files, revision, rules, and a fresh load that answers.
 
     What needs no load is checked before anything is loaded. Raises ``HandoffRefused``.
@@ -73,27 +85,46 @@ def accept(handoff_path: Path, where: Workplace, token_block: str | None = None,
     signed_by = check_signature(handoff, settings.trusted_keys)
     place = place_to_open(handoff.checkpoint, settings)
     if len(handoff.probe.prompt) > MAX_PROMPT_CHARACTERS:
-        raise HandoffRefused(f"The hand-off asks a prompt of {len(handoff.probe.prompt)} characters; at most "
-                             f"{MAX_PROMPT_CHARACTERS} are asked.")
+        raise HandoffRefused(
+            f"The hand-off asks a prompt of {len(handoff.probe.prompt)} characters; at most "
+            f"{MAX_PROMPT_CHARACTERS} are asked."
+        )
     work_dir = prepare_store(where.store.resolve()) / "intake" / handoff.fingerprint[:16]
     with exclusive(work_dir), opened(place, token_block, work_dir, settings.max_download_gib) as folder:
         check_before_load(folder, place, settings)
         answer = probe(folder, place, handoff.probe.prompt, bool(settings.allow_remote_code), work_dir, where)
         rules = check_rules(folder, place, answer)
         refuse_failed(place.uri, rules)
-        _check_tokens(handoff, {
-            "pad_token": answer.pad_token, "pad_token_id": answer.pad_token_id, "eos_token_ids": answer.eos_token_ids,
-            "tokenizer_size": answer.tokenizer_size, "vocab_size": answer.vocab_size,
-            "num_parameters": answer.num_parameters, "chat_template_sha256": template_sha256(folder)})
+        _check_tokens(
+            handoff,
+            {
+                "pad_token": answer.pad_token,
+                "pad_token_id": answer.pad_token_id,
+                "eos_token_ids": answer.eos_token_ids,
+                "tokenizer_size": answer.tokenizer_size,
+                "vocab_size": answer.vocab_size,
+                "num_parameters": answer.num_parameters,
+                "chat_template_sha256": template_sha256(folder),
+            },
+        )
     return AcceptedHandoff(
-        checkpoint=place, rules=rules, answer=answer.answers[0], signed_by=signed_by, claims=_claims(handoff),
-        allow_remote_code=settings.allow_remote_code, grpo_command=grpo_command(place, settings, _plain_name(handoff.name)))
+        checkpoint=place,
+        rules=rules,
+        answer=answer.answers[0],
+        signed_by=signed_by,
+        claims=_claims(handoff),
+        allow_remote_code=settings.allow_remote_code,
+        grpo_command=grpo_command(place, settings, _plain_name(handoff.name)),
+    )
 
 
 def _claims(handoff: RLVRHandoff) -> Claims:
     stated = handoff.model_dump(include=set(Claims.model_fields))
-    return Claims(**stated, handoff_fingerprint=handoff.fingerprint,
-                  tokenizer_fingerprint=handoff.tokens.tokenizer_fingerprint)
+    return Claims(
+        **stated,
+        handoff_fingerprint=handoff.fingerprint,
+        tokenizer_fingerprint=handoff.tokens.tokenizer_fingerprint,
+    )
 
 
 def _plain_name(name: str) -> str:
@@ -101,13 +132,25 @@ def _plain_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", name)[:80].strip("-.") or "dpo"
 
 
-@task(name="verify hand-off", retries=3, retry_delay_seconds=[10, 30, 90], retry_condition_fn=worth_a_retry,
-      cache_policy=NO_CACHE, persist_result=False)
-def verify_handoff(handoff_path: Path, place: Workplace, token_block: str | None = None,
-                   settings: IntakeConfig = IntakeConfig()) -> AcceptedHandoff:  # noqa: B008 (frozen)
+@task(
+    name="verify hand-off",
+    retries=3,
+    retry_delay_seconds=[10, 30, 90],
+    retry_condition_fn=worth_a_retry,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def verify_handoff(
+    handoff_path: Path,
+    place: Workplace,
+    token_block: str | None = None,
+    settings: IntakeConfig = IntakeConfig(),
+) -> AcceptedHandoff:
     """``accept`` as a task; retried because a download may break off."""
     accepted = accept(handoff_path, place, token_block, settings)
-    get_run_logger().info("Accepted %s, %s; it answers %r", accepted.checkpoint.uri, who_wrote(accepted), accepted.answer)
+    get_run_logger().info(
+        "Accepted %s, %s; it answers %r", accepted.checkpoint.uri, who_wrote(accepted), accepted.answer
+    )
     return accepted
 
 

@@ -15,24 +15,51 @@ from tasks.show.artifacts import show_mixture
 
 
 # Retried because a download may break off; sources that arrived and rows that were tokenised are kept.
-@task(name="mix data", retries=3, retry_delay_seconds=[5, 30, 90], retry_condition_fn=worth_a_retry,
-      cache_policy=NO_CACHE, persist_result=False)
-def mix_data(data: DataConfig, template: CheckpointConfig, checkpoint: CheckpointRef, place: Workplace) -> MixResult:
+@task(
+    name="mix data",
+    retries=3,
+    retry_delay_seconds=[5, 30, 90],
+    retry_condition_fn=worth_a_retry,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def mix_data(
+    data: DataConfig, template: CheckpointConfig, checkpoint: CheckpointRef, place: Workplace
+) -> MixResult:
     """Run step ``mix``, and before it ``fetch`` for every Hub data set.
 
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template, ``RemoteError``.
     """
-    job = MixJob(sources=resolve_sources(data.sources), tokenizer_path=checkpoint.path,
-                 tokenizer_fingerprint=checkpoint.tokenizer_fingerprint, chat_template=template.chat_template,
-                 cache_dir=place.store / "cache",
-                 **data.model_dump(include={"held_out", "max_length_tokens", "when_too_long", "train_on",
-                                            "max_dropped_fraction", "seed", "num_workers"}))
+    job = MixJob(
+        sources=resolve_sources(data.sources),
+        tokenizer_path=checkpoint.path,
+        tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
+        chat_template=template.chat_template,
+        cache_dir=place.store / "cache",
+        **data.model_dump(
+            include={
+                "held_out",
+                "max_length_tokens",
+                "when_too_long",
+                "train_on",
+                "max_dropped_fraction",
+                "seed",
+                "num_workers",
+            }
+        ),
+    )
     from_hub = [source for source in job.sources if source.hub_id is not None]
-    if from_hub and not place.has_result(job):  # asked where it matters: to verify a mixture is to read all of it
+    if from_hub and not place.has_result(
+        job
+    ):  # asked where it matters: to verify a mixture is to read all of it
         fetch_rows(from_hub, job.cache_dir, place)
     result = place.run(job)
-    get_run_logger().info("%d pairs to train on, %d held out, %d tokens", result.train_rows, result.held_out_rows,
-                          result.lengths.total)
+    get_run_logger().info(
+        "%d pairs to train on, %d held out, %d tokens",
+        result.train_rows,
+        result.held_out_rows,
+        result.lengths.total,
+    )
     show_mixture(result, place.context.run.family)
     return result
 

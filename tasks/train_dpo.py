@@ -41,22 +41,47 @@ class TrainingSettings:
 
 # Retried because machines are lost in long runs: the trainer resumes from its newest complete checkpoint, so each retry
 # gets further. Six: a preempted spot machine or a killed process is ordinary, and a defect ends as a named error first.
-@task(name="train", retries=6, retry_delay_seconds=[5, 10, 30, 60, 120, 300], retry_condition_fn=worth_a_retry,
-      cache_policy=NO_CACHE, persist_result=False)
-def train_dpo(inputs: TrainingInputs, settings: TrainingSettings, place: Workplace) -> tuple[TrainResult, ExportResult]:
+@task(
+    name="train",
+    retries=6,
+    retry_delay_seconds=[5, 10, 30, 60, 120, 300],
+    retry_condition_fn=worth_a_retry,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def train_dpo(
+    inputs: TrainingInputs, settings: TrainingSettings, place: Workplace
+) -> tuple[TrainResult, ExportResult]:
     """Run the steps ``train`` and ``export``."""
     reference, train = inputs.reference.reference if inputs.reference else None, settings.train
     compute = place.launcher.compute
     batch = solve_batch(train.global_batch_pairs, train.per_device_batch_pairs, compute.num_processes)
     with with_tracker_key(place, settings.tracking) as its_place:
-        trained = its_place.run(TrainJob(
-            data=inputs.mixture.data, checkpoint=inputs.policy, reference=reference,
-            reference_checkpoint=inputs.reference_checkpoint, loss=settings.loss, optim=settings.optim, train=train,
-            adapter=settings.adapter, batch=batch, sharding=sharding_of(compute), tracking=settings.tracking))
-    exported = place.run(ExportJob(
-        weights_path=trained.weights_path, checkpoint=inputs.policy, adapter=settings.adapter,
-        weights_fingerprint=trained.weights_fingerprint, chat_template=settings.chat_template,
-        precision=train.export_precision))
+        trained = its_place.run(
+            TrainJob(
+                data=inputs.mixture.data,
+                checkpoint=inputs.policy,
+                reference=reference,
+                reference_checkpoint=inputs.reference_checkpoint,
+                loss=settings.loss,
+                optim=settings.optim,
+                train=train,
+                adapter=settings.adapter,
+                batch=batch,
+                sharding=sharding_of(compute),
+                tracking=settings.tracking,
+            )
+        )
+    exported = place.run(
+        ExportJob(
+            weights_path=trained.weights_path,
+            checkpoint=inputs.policy,
+            adapter=settings.adapter,
+            weights_fingerprint=trained.weights_fingerprint,
+            chat_template=settings.chat_template,
+            precision=train.export_precision,
+        )
+    )
     get_run_logger().info("%d steps, %d pairs; exported to %s", trained.steps, trained.pairs, exported.path)
     show_training(trained, place.context.run.family)
     return trained, exported

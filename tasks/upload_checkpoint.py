@@ -27,22 +27,39 @@ def to_hub(export: ExportResult, upload: UploadConfig, card: bytes, card_sha256:
     assert upload.repo_id is not None
     token = load_token(upload.token_block)
     if token is None:
-        raise ConfigError(f"No Hub token to upload to {upload.repo_id} with. Store one in a Prefect Secret block and name "
-                          "it in upload.token_block, or set HF_TOKEN.")
+        raise ConfigError(
+            f"No Hub token to upload to {upload.repo_id} with. Store one in a Prefect Secret block and name "
+            "it in upload.token_block, or set HF_TOKEN."
+        )
     files = {name: LocalFile(export.path / name, sha256) for name, sha256 in export.files.items()}
     files["README.md"] = LocalFile(card, card_sha256)
     try:
         with hidden_in_logs(token):
-            return publish_hub(HfApi(endpoint=upload.endpoint, token=token), upload.repo_id, files, upload.private,
-                               upload.tag, upload.endpoint, message=f"Upload checkpoint {export.fingerprint[:12]}")
+            return publish_hub(
+                HfApi(endpoint=upload.endpoint, token=token),
+                upload.repo_id,
+                files,
+                upload.private,
+                upload.tag,
+                upload.endpoint,
+                message=f"Upload checkpoint {export.fingerprint[:12]}",
+            )
     except Exception as error:
         failure = from_hub_error(error, f"uploading to {upload.repo_id}", token)
     raise failure  # outside the handler: a chained exception would carry what was cut out
 
 
-@task(name="upload checkpoint", retries=4, retry_delay_seconds=[10, 30, 90, 270], retry_condition_fn=worth_a_retry,
-      cache_policy=NO_CACHE, persist_result=False)
-def upload_checkpoint(export: ExportResult, upload: UploadConfig, store_root: Path, card: CardInputs) -> UploadedCheckpoint:
+@task(
+    name="upload checkpoint",
+    retries=4,
+    retry_delay_seconds=[10, 30, 90, 270],
+    retry_condition_fn=worth_a_retry,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def upload_checkpoint(
+    export: ExportResult, upload: UploadConfig, store_root: Path, card: CardInputs
+) -> UploadedCheckpoint:
     """Publish the exported files and the model card; what is there already with the same content is left alone.
 
     Retried because servers fail for minutes at a time; a repeated upload sends only what is missing. Raises
@@ -56,8 +73,13 @@ def upload_checkpoint(export: ExportResult, upload: UploadConfig, store_root: Pa
     else:
         published = store_root.resolve() / "published"
         with exclusive(published, wait_seconds=SECONDS_FOR_ANOTHER_RUN):
-            uploaded = publish_directory(export.path, export.files, text, card_sha256, upload.directory, published,
-                                         card.name)
-    get_run_logger().info("%s %s (%d files)", "Already published as" if uploaded.reused else "Published as", uploaded.uri,
-                          len(uploaded.files))
+            uploaded = publish_directory(
+                export.path, export.files, text, card_sha256, upload.directory, published, card.name
+            )
+    get_run_logger().info(
+        "%s %s (%d files)",
+        "Already published as" if uploaded.reused else "Published as",
+        uploaded.uri,
+        len(uploaded.files),
+    )
     return uploaded

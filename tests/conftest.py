@@ -24,7 +24,9 @@ TOGETHER = ("containers", "server")  # folders; they take longest and mostly wai
 def pytest_configure() -> None:
     """One thread for a worker and all that it starts, on whichever core is free: bound to a core of its own, it would wait
     for that one while the other is idle. Compiled kernels (flex_attention, a minute) are kept from run to run."""
-    settings.register_profile("unhurried", parent=settings(), deadline=None)  # an example may wait for others' programs
+    settings.register_profile(
+        "unhurried", parent=settings(), deadline=None
+    )  # an example may wait for others' programs
     settings.load_profile("unhurried")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KEPT / "inductor"))
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -53,8 +55,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick answers first: integration tests go to the end, the longest groups at their head, each in its own order, but for
     what waits until the trainer image is made."""
-    items.sort(key=lambda item: (item.get_closest_marker("integration") is not None, _together(item.nodeid) not in TOGETHER,
-                                 "trainer" in getattr(item, "fixturenames", ())))
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("integration") is not None,
+            _together(item.nodeid) not in TOGETHER,
+            "trainer" in getattr(item, "fixturenames", ()),
+        )
+    )
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -91,7 +98,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("seconds by folder")
     for folder, files in sorted(seconds.items(), key=lambda item: -sum(item[1].values())):
         longest = max(files, key=files.__getitem__)
-        terminalreporter.write_line(f"{sum(files.values()):8.1f}  {folder:32}  {longest} {files[longest]:.1f}")
+        terminalreporter.write_line(
+            f"{sum(files.values()):8.1f}  {folder:32}  {longest} {files[longest]:.1f}"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -122,7 +131,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (home / DATABASE_FILE).rename(home / "prefect-test.db")  # the harness's name
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(utilities, "mkdtemp", lambda: str(home))
-        patched.setattr(utilities, "atexit", SimpleNamespace(register=lambda *_: None))  # the folder goes with the run's
+        patched.setattr(
+            utilities, "atexit", SimpleNamespace(register=lambda *_: None)
+        )  # the folder goes with the run's
         for name, value in WITHOUT_MIGRATIONS.items():
             patched.setenv(name, value)
         with utilities.prefect_test_harness(server_startup_timeout=120):

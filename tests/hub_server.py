@@ -36,7 +36,9 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
 
     def add_commit(self, files: dict[str, bytes]) -> str:
-        oid = hashlib.sha1(f"{len(self.commits)}{sorted((k, git_sha1(v)) for k, v in files.items())}".encode()).hexdigest()
+        oid = hashlib.sha1(
+            f"{len(self.commits)}{sorted((k, git_sha1(v)) for k, v in files.items())}".encode()
+        ).hexdigest()
         self.commits[oid] = files
         self.branches["main"] = oid
         return oid
@@ -58,8 +60,12 @@ class Hub:
     read_tokens: set[str] = field(default_factory=lambda: {"hf_readtoken"})
     requests: list[str] = field(default_factory=list)  # "METHOD path", in order
     tokens: set[str] = field(default_factory=set)  # that anybody sent
-    failures: dict[str, list[int]] = field(default_factory=dict)  # part of a path -> statuses of the next requests
-    claims: dict[str, int | None] = field(default_factory=dict)  # path -> size that is listed in place of the real one
+    failures: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # part of a path -> statuses of the next requests
+    claims: dict[str, int | None] = field(
+        default_factory=dict
+    )  # path -> size that is listed in place of the real one
     names_commits: bool = True  # False: information about a repository lacks its commit, as a mirror's may
     spoil: set[str] = field(default_factory=set)  # paths that arrive damaged
 
@@ -95,7 +101,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) if self.command in ("POST", "PUT") else b""
+        self.body = (
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.command in ("POST", "PUT")
+            else b""
+        )
         self.hub.requests.append(f"{self.command} {path}")
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         self.hub.tokens |= {self.token} - {""}
@@ -108,8 +118,11 @@ class Handler(BaseHTTPRequestHandler):
                     return do(self, **match.groupdict())
             raise Refused(404, f"no route for {self.command} {path}")
         except Refused as refused:
-            self.answer({"error": refused.message}, refused.status,
-                        {"X-Error-Code": refused.code, "X-Error-Message": refused.message})
+            self.answer(
+                {"error": refused.message},
+                refused.status,
+                {"X-Error-Code": refused.code, "X-Error-Message": refused.message},
+            )
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
@@ -127,7 +140,9 @@ class Handler(BaseHTTPRequestHandler):
     def need_write(self) -> None:
         if self.token not in self.hub.write_tokens:
             known = self.token in self.hub.read_tokens
-            raise Refused(403 if known else 401, "You don't have the rights" if known else "Invalid credentials")
+            raise Refused(
+                403 if known else 401, "You don't have the rights" if known else "Invalid credentials"
+            )
 
     def files_at(self, repo: Repo, revision: str) -> tuple[str, dict[str, bytes]]:
         commit = repo.commit_of(revision)
@@ -139,34 +154,69 @@ class Handler(BaseHTTPRequestHandler):
         found = self.find(kind, repo)
         commit, files = self.files_at(found, revision)
         sized = "blobs=true" in urlsplit(self.path).query.lower()
-        self.answer({"id": repo, "sha": commit if self.hub.names_commits else None, "private": found.private, "tags": [],
-                     "downloads": 0, "likes": 0,
-                     "siblings": [{"rfilename": name, "size": self.hub.claims.get(name, len(content))} if sized else
-                                  {"rfilename": name} for name, content in sorted(files.items())]})
+        self.answer(
+            {
+                "id": repo,
+                "sha": commit if self.hub.names_commits else None,
+                "private": found.private,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+                "siblings": [
+                    {"rfilename": name, "size": self.hub.claims.get(name, len(content))}
+                    if sized
+                    else {"rfilename": name}
+                    for name, content in sorted(files.items())
+                ],
+            }
+        )
 
     def tree(self, kind: str, repo: str, revision: str, folder: str | None = None) -> None:
         _, files = self.files_at(self.find(kind, repo), revision)
-        start, recursive = f"{folder}/" if folder else "", "recursive=true" in urlsplit(self.path).query.lower()
+        start, recursive = (
+            f"{folder}/" if folder else "",
+            "recursive=true" in urlsplit(self.path).query.lower(),
+        )
         inside = {name: content for name, content in files.items() if name.startswith(start)}
         if folder and not inside:
             raise Refused(404, f"{folder} does not exist", "EntryNotFound")
-        folders = {start + name.removeprefix(start).partition("/")[0] for name in inside if "/" in name.removeprefix(start)}
-        entries: list[dict] = [{"type": "directory", "path": name, "size": 0, "oid": git_sha1(name.encode())}
-                               for name in sorted(folders)]
+        folders = {
+            start + name.removeprefix(start).partition("/")[0]
+            for name in inside
+            if "/" in name.removeprefix(start)
+        }
+        entries: list[dict] = [
+            {"type": "directory", "path": name, "size": 0, "oid": git_sha1(name.encode())}
+            for name in sorted(folders)
+        ]
         for name, content in sorted(inside.items()):
             if "/" in name.removeprefix(start) and not recursive:
                 continue
             entry = {"type": "file", "path": name, "size": len(content), "oid": git_sha1(content)}
             if len(content) >= LFS_FROM_BYTES:
-                entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+                entry["lfs"] = {
+                    "oid": hashlib.sha256(content).hexdigest(),
+                    "size": len(content),
+                    "pointerSize": 134,
+                }
             entries.append(entry)
         self.answer(entries)
 
     def refs(self, kind: str, repo: str) -> None:
         found = self.find(kind, repo)
-        self.answer({"converts": [], "branches": [
-            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid} for name, oid in found.branches.items()],
-            "tags": [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": oid} for name, oid in found.tags.items()]})
+        self.answer(
+            {
+                "converts": [],
+                "branches": [
+                    {"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid}
+                    for name, oid in found.branches.items()
+                ],
+                "tags": [
+                    {"name": name, "ref": f"refs/tags/{name}", "targetCommit": oid}
+                    for name, oid in found.tags.items()
+                ],
+            }
+        )
 
     def resolve(self, repo: str, revision: str, name: str, kind: str = "model") -> None:
         commit, files = self.files_at(self.find(kind, repo), revision)
@@ -178,8 +228,16 @@ class Handler(BaseHTTPRequestHandler):
         oid = hashlib.sha256(content).hexdigest()
         self.hub.lfs[oid] = content
         host = self.hub.elsewhere
-        self.answer(status=302, headers=headers | {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content)),
-                                                   "ETag": f'"{git_sha1(content)}"', "Location": f"{host}/lfs/{oid}"})
+        self.answer(
+            status=302,
+            headers=headers
+            | {
+                "X-Linked-Etag": f'"{oid}"',
+                "X-Linked-Size": str(len(content)),
+                "ETag": f'"{git_sha1(content)}"',
+                "Location": f"{host}/lfs/{oid}",
+            },
+        )
 
     def lfs_get(self, oid: str) -> None:
         content = self.hub.lfs[oid]
@@ -193,9 +251,12 @@ class Handler(BaseHTTPRequestHandler):
     def lfs_batch(self, repo: str) -> None:
         self.find("model", repo, write=True)
         host = self.hub.elsewhere
-        objects = [item if item["oid"] in self.hub.lfs  # known already: no action
-                   else {**item, "actions": {"upload": {"href": f"{host}/lfs/{item['oid']}"}}}
-                   for item in json.loads(self.body)["objects"]]
+        objects = [
+            item
+            if item["oid"] in self.hub.lfs  # known already: no action
+            else {**item, "actions": {"upload": {"href": f"{host}/lfs/{item['oid']}"}}}
+            for item in json.loads(self.body)["objects"]
+        ]
         self.answer({"transfer": "basic", "objects": objects})
 
     def create(self) -> None:
@@ -210,9 +271,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def preupload(self, kind: str, repo: str, revision: str) -> None:
         self.find(kind, repo, write=True)
-        self.answer({"files": [{"path": f["path"], "shouldIgnore": False,
-                                "uploadMode": "lfs" if f["size"] >= LFS_FROM_BYTES else "regular"}
-                               for f in json.loads(self.body)["files"]]})
+        self.answer(
+            {
+                "files": [
+                    {
+                        "path": f["path"],
+                        "shouldIgnore": False,
+                        "uploadMode": "lfs" if f["size"] >= LFS_FROM_BYTES else "regular",
+                    }
+                    for f in json.loads(self.body)["files"]
+                ]
+            }
+        )
 
     def commit(self, kind: str, repo: str, revision: str) -> None:
         found = self.find(kind, repo, write=True)
@@ -259,8 +329,9 @@ ROUTES = {
     ("PUT", "/lfs/(?P<oid>[0-9a-f]+)"): Handler.lfs_put,
 }
 for _method in ("GET", "HEAD"):
-    ROUTES[_method, r"/(?:(?P<kind>dataset)s/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)"] = (
-        lambda self, kind, **found: self.resolve(kind=kind or "model", **found))
+    ROUTES[
+        _method, r"/(?:(?P<kind>dataset)s/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)"
+    ] = lambda self, kind, **found: self.resolve(kind=kind or "model", **found)
 
 
 @contextlib.contextmanager
@@ -270,7 +341,9 @@ def serve(address: str = "127.0.0.1") -> Iterator[Hub]:
     handler = type("BoundHandler", (Handler,), {"hub": hub})
     server = ThreadingHTTPServer((address, 0), handler)
     hub.endpoint = f"http://{address}:{server.server_port}"
-    other_name = "localhost" if address == "127.0.0.1" else int(IPv4Address(address))  # 2886795265 is 172.17.0.1
+    other_name = (
+        "localhost" if address == "127.0.0.1" else int(IPv4Address(address))
+    )  # 2886795265 is 172.17.0.1
     hub.elsewhere = f"http://{other_name}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

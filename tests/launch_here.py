@@ -30,7 +30,9 @@ class LaunchHere:
     def clear(self, folder: Path, context: Context) -> None:
         """See ``Launcher.clear``: a process leaves nothing behind."""
 
-    def run(self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart) -> Ended:
+    def run(
+        self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart
+    ) -> Ended:
         """See ``Launcher.run``."""
         (command,) = commands
         before_start()

@@ -61,7 +61,9 @@ class Run:
                 if state == "Z":
                     continue
                 pid = int(process.name)
-                commands[pid] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                commands[pid] = (
+                    (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                )
                 of_parent.setdefault(int(parent), []).append(pid)
                 marks = (process / "environ").read_bytes().split(b"\0")
                 # A server gets of its environment what it needs: of ours, where temporary files go.
@@ -79,10 +81,17 @@ class Run:
         projects: id -> name."""
         ids = _docker("ps", "--all", "--quiet").split()
         all_of_them = json.loads(_docker("inspect", *ids) or "[]") if ids else []
-        ours = [one for one in all_of_them if any(mount.get("Source", "").startswith(f"{self.folder}/")
-                                                  for mount in one["Mounts"])]
+        ours = [
+            one
+            for one in all_of_them
+            if any(mount.get("Source", "").startswith(f"{self.folder}/") for mount in one["Mounts"])
+        ]
         projects = {_project(one) for one in ours} - {None}
-        return {one["Id"]: one["Name"].lstrip("/") for one in all_of_them if one in ours or _project(one) in projects}
+        return {
+            one["Id"]: one["Name"].lstrip("/")
+            for one in all_of_them
+            if one in ours or _project(one) in projects
+        }
 
     def mounts(self) -> list[str]:
         """Mount points below the folder, the innermost first."""
@@ -91,15 +100,22 @@ class Run:
 
     def left(self) -> list[str]:
         """What is there, a line each."""
-        return [*(f"process {pid}: {command[:200]}" for pid, command in self.processes().items()
-                  if not any(name in command for name in OF_PYTHON)),
-                *(f"container {name}" for name in self.containers().values()),
-                *(f"mount {mount}" for mount in self.mounts())]
+        return [
+            *(
+                f"process {pid}: {command[:200]}"
+                for pid, command in self.processes().items()
+                if not any(name in command for name in OF_PYTHON)
+            ),
+            *(f"container {name}" for name in self.containers().values()),
+            *(f"mount {mount}" for mount in self.mounts()),
+        ]
 
     def end(self) -> None:
         """Kill, remove and unmount it, and remove the folder."""
         deadline = time.monotonic() + SECONDS_TO_END
-        while (processes := self.processes()) and time.monotonic() < deadline:  # a killed one's children are found next
+        while (
+            processes := self.processes()
+        ) and time.monotonic() < deadline:  # a killed one's children are found next
             for pid in processes:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -130,7 +146,9 @@ def _docker(*arguments: str) -> str:
     """What the client says; nothing where there is no client or no engine."""
     if shutil.which("docker") is None:
         return ""
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=120).stdout
+    return subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, check=False, timeout=120
+    ).stdout
 
 
 class Watched:
@@ -139,8 +157,12 @@ class Watched:
     def __init__(self) -> None:
         self.run = Run.begin()
         environment = {name: value for name, value in os.environ.items() if name not in (MARK, "TMPDIR")}
-        self.watcher = subprocess.Popen([sys.executable, __file__, str(self.run.folder)], stdin=subprocess.PIPE,
-                                        env=environment, start_new_session=True)
+        self.watcher = subprocess.Popen(
+            [sys.executable, __file__, str(self.run.folder)],
+            stdin=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
         self.left: list[str] = []
 
     @pytest.hookimpl(wrapper=True)

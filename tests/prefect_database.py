@@ -30,9 +30,16 @@ def _template() -> Path:
             with tempfile.TemporaryDirectory(dir=home) as scratch:
                 made = Path(scratch) / DATABASE_FILE
                 clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-                subprocess.run([sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"], check=True,
-                               capture_output=True, timeout=300, env=clean | {
-                                   "PREFECT_HOME": scratch,
-                                   "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{made}"})
+                subprocess.run(
+                    [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"],
+                    check=True,
+                    capture_output=True,
+                    timeout=300,
+                    env=clean
+                    | {
+                        "PREFECT_HOME": scratch,
+                        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{made}",
+                    },
+                )
                 made.rename(home / DATABASE_FILE)
     return home / DATABASE_FILE

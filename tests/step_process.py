@@ -13,8 +13,12 @@ from dpo_core.contract.job import Job, Result
 from dpo_core.contract.results import read_error, read_result
 from tests.warm.started import python_path
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true",
-              "PAIRLINE_DIE_WITH_PARENT": "1"}
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "ACCELERATE_USE_CPU": "true",
+    "PAIRLINE_DIE_WITH_PARENT": "1",
+}
 PATIENCE_SECONDS = 180
 SMALL_CHUNKS = "tests.programs.small_chunks"
 
@@ -32,12 +36,35 @@ def start_ranks(job: Job, processes: int, module: str = SMALL_CHUNKS) -> subproc
     """The same as several processes, as the launcher starts them, with small chunks of logits; killed with their leader."""
     job.out_dir.mkdir(parents=True, exist_ok=True)
     settings = job.out_dir / "accelerate.json"
-    settings.write_text(json.dumps({"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "use_cpu": True,
-                                    "mixed_precision": "no", "debug": False}))
+    settings.write_text(
+        json.dumps(
+            {
+                "compute_environment": "LOCAL_MACHINE",
+                "distributed_type": "NO",
+                "use_cpu": True,
+                "mixed_precision": "no",
+                "debug": False,
+            }
+        )
+    )
     several = ("--multi_gpu", "--main_process_port", "0") if processes > 1 else ()
-    return start(job, "-m", "accelerate.commands.launch", "--config_file", str(settings), "--num_machines", "1",
-                 "--num_processes", str(processes), *several, "--num_cpu_threads_per_process", "1", "--dynamo_backend", "no",
-                 module=module)
+    return start(
+        job,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(settings),
+        "--num_machines",
+        "1",
+        "--num_processes",
+        str(processes),
+        *several,
+        "--num_cpu_threads_per_process",
+        "1",
+        "--dynamo_backend",
+        "no",
+        module=module,
+    )
 
 
 def run_ranks(job: Job, processes: int = 2, module: str = SMALL_CHUNKS) -> Result:

@@ -12,7 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 300, 60, 6
 VAGUE_NAMES = {"utils", "common", "helpers", "manager", "base", "misc"}
-SOURCES = sorted(path for package in ("flows", "tasks", "dpo_core") for path in (ROOT / package).rglob("*.py"))
+SOURCES = sorted(
+    path for package in ("flows", "tasks", "dpo_core") for path in (ROOT / package).rglob("*.py")
+)
 
 
 def tree_of(path: Path) -> ast.Module:
@@ -38,8 +40,12 @@ def files_in(*parts: str) -> list[Path]:
 
 
 def offenders(files: list[Path], is_forbidden) -> list[str]:
-    return [f"{path.relative_to(ROOT)} imports {name}" for path in files for name in sorted(imports_of(path))
-            if is_forbidden(name)]
+    return [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files
+        for name in sorted(imports_of(path))
+        if is_forbidden(name)
+    ]
 
 
 def starts(name: str, *packages: str) -> bool:
@@ -47,8 +53,10 @@ def starts(name: str, *packages: str) -> bool:
 
 
 def test_the_orchestrator_knows_only_the_contract_of_dpo_core():
-    assert not offenders(files_in("flows") + files_in("tasks"),
-                         lambda name: starts(name, "dpo_core") and not starts(name, "dpo_core.contract"))
+    assert not offenders(
+        files_in("flows") + files_in("tasks"),
+        lambda name: starts(name, "dpo_core") and not starts(name, "dpo_core.contract"),
+    )
 
 
 def test_the_orchestrator_imports_no_tensor_library():
@@ -60,8 +68,9 @@ def test_the_orchestrator_imports_no_tensor_library():
 
 def test_tasks_know_no_flows_and_launchers_know_no_tasks():
     assert not offenders(files_in("tasks"), lambda name: starts(name, "flows"))
-    assert not offenders(files_in("tasks", "launch"),
-                         lambda name: starts(name, "tasks") and not starts(name, "tasks.launch"))
+    assert not offenders(
+        files_in("tasks", "launch"), lambda name: starts(name, "tasks") and not starts(name, "tasks.launch")
+    )
 
 
 def test_launchers_are_free_of_prefect():
@@ -69,12 +78,16 @@ def test_launchers_are_free_of_prefect():
 
 
 def test_dpo_core_knows_neither_the_orchestrator_nor_its_tools():
-    assert not offenders(files_in("dpo_core"), lambda name: starts(name, "prefect", "docker", "flows", "tasks", "typer"))
+    assert not offenders(
+        files_in("dpo_core"), lambda name: starts(name, "prefect", "docker", "flows", "tasks", "typer")
+    )
 
 
 def test_only_the_places_made_for_it_import_docker():
     allowed = {ROOT / "tasks/launch/docker/engine.py", *files_in("tasks", "image")}
-    assert not offenders([path for path in SOURCES if path not in allowed], lambda name: starts(name, "docker"))
+    assert not offenders(
+        [path for path in SOURCES if path not in allowed], lambda name: starts(name, "docker")
+    )
 
 
 def test_losses_import_torch_and_the_contract_alone():
@@ -110,7 +123,9 @@ def test_no_folder_leads_back_to_itself(package):
 
 
 def test_the_root_of_tasks_holds_the_tasks_alone():
-    roots = [path for path in files_in("tasks") if path.parent == ROOT / "tasks" and path.name != "__init__.py"]
+    roots = [
+        path for path in files_in("tasks") if path.parent == ROOT / "tasks" and path.name != "__init__.py"
+    ]
     assert not [path.name for path in roots if "@task(" not in path.read_text()]
 
 
@@ -124,21 +139,36 @@ def calls_of(path: Path) -> set[str]:
 
 def test_text_of_others_is_shown_by_the_functions_made_for_it():
     """What is printed, escaped or made an artifact elsewhere is what somebody forgets to escape."""
-    places = {"tasks/text/terminal.py": {"print", ".print"}, "tasks/text/escape.py": {"html.escape", "shlex.quote", "quote"},
-              "tasks/show/artifacts.py": {"create_table_artifact", "create_markdown_artifact"},
-              "tasks/image/inventory.py": {"print"},  # a program of its own, whose JSON an engine reads
-              "examples/chain/rlvr_flow.py": {"create_table_artifact"}}  # a neighbour's, of numbers
-    shows = {*set.union(*places.values()), "escape", "typer.echo", "sys.stdout.write", "sys.stderr.write",
-             "create_link_artifact", "create_image_artifact", "create_progress_artifact"}
+    places = {
+        "tasks/text/terminal.py": {"print", ".print"},
+        "tasks/text/escape.py": {"html.escape", "shlex.quote", "quote"},
+        "tasks/show/artifacts.py": {"create_table_artifact", "create_markdown_artifact"},
+        "tasks/image/inventory.py": {"print"},  # a program of its own, whose JSON an engine reads
+        "examples/chain/rlvr_flow.py": {"create_table_artifact"},
+    }  # a neighbour's, of numbers
+    shows = {
+        *set.union(*places.values()),
+        "escape",
+        "typer.echo",
+        "sys.stdout.write",
+        "sys.stderr.write",
+        "create_link_artifact",
+        "create_image_artifact",
+        "create_progress_artifact",
+    }
     files = [*files_in("flows"), *files_in("tasks"), *(ROOT / "examples").rglob("*.py")]
     found = {str(path.relative_to(ROOT)): calls_of(path) & shows for path in files}
     assert not {name: calls for name, calls in found.items() if calls - places.get(name, set())}
-    assert not offenders([path for path in files if path != ROOT / "tasks/text/terminal.py"],
-                         lambda name: starts(name, "rich.table", "rich.markdown", "rich.text"))
+    assert not offenders(
+        [path for path in files if path != ROOT / "tasks/text/terminal.py"],
+        lambda name: starts(name, "rich.table", "rich.markdown", "rich.text"),
+    )
 
 
-@pytest.mark.parametrize("module", ["flows.terminal.cli", "flows.terminal.plan", "flows.dpo_stage", "dpo_core",
-                                    "dpo_core.__main__"])
+@pytest.mark.parametrize(
+    "module",
+    ["flows.terminal.cli", "flows.terminal.plan", "flows.dpo_stage", "dpo_core", "dpo_core.__main__"],
+)
 def test_importing_the_orchestrator_loads_no_torch(module):
     script = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120).returncode == 0
@@ -148,9 +178,13 @@ def test_every_module_of_the_orchestrator_can_be_imported():
     """A deployment's module is imported by no test otherwise, and a name that moved would show only when a run starts."""
     chain = (ROOT / "examples/chain/sft_flow.py", ROOT / "examples/chain/rlvr_flow.py")
     paths = [*files_in("flows"), *files_in("tasks"), *chain]
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths
+    ]
     script = f"import importlib; [importlib.import_module(name) for name in {names!r}]"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -160,9 +194,11 @@ def test_asking_for_help_does_not_load_prefect():
 
 
 def test_no_file_or_function_outgrows_the_house():
-    too_long = [f"{path.relative_to(ROOT)}: {count} lines" for path in SOURCES
-                if (count := len(path.read_text().splitlines()))
-                > MAX_FILE_LINES]
+    too_long = [
+        f"{path.relative_to(ROOT)}: {count} lines"
+        for path in SOURCES
+        if (count := len(path.read_text().splitlines())) > MAX_FILE_LINES
+    ]
     for path in SOURCES:
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -183,18 +219,29 @@ def test_tasks_stay_thin_and_retry_by_the_kind_of_the_error():
                 if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "task":
                     tasks.append(node.name)
                     settings = {keyword.arg: keyword.value for keyword in decorator.keywords}
-                    assert isinstance(settings["retries"], ast.Constant), f"{node.name}: retries must be a number here"
+                    assert isinstance(settings["retries"], ast.Constant), (
+                        f"{node.name}: retries must be a number here"
+                    )
                     assert settings["retry_condition_fn"].id == "worth_a_retry", node.name
                     assert node.end_lineno - node.lineno < 40, f"{node.name} has outgrown a task"
-        assert sum(1 for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)
-                   and getattr(node.func, "id", "") == "task") <= 1, f"{path} holds more than one task"
+        assert (
+            sum(
+                1
+                for node in ast.walk(tree_of(path))
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "task"
+            )
+            <= 1
+        ), f"{path} holds more than one task"
     assert len(tasks) >= 7
 
 
 def test_tasks_and_launchers_take_six_arguments_at_most():
     """With more a value is missing that has a name."""
     many = []
-    for path in [*files_in("tasks", "launch"), *(path for path in files_in("tasks") if path.parent == ROOT / "tasks")]:
+    for path in [
+        *files_in("tasks", "launch"),
+        *(path for path in files_in("tasks") if path.parent == ROOT / "tasks"),
+    ]:
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef):
                 names = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
@@ -215,13 +262,22 @@ def test_modules_are_named_for_what_they_answer():
 
 def test_variables_are_named_for_what_they_hold():
     """``told`` once stood for a text, a dict, an error, a flag and a value of Prefect's."""
-    assert not [f"{path}:{node.lineno}" for path in SOURCES for node in ast.walk(tree_of(path))
-                if isinstance(node, ast.Name) and node.id == "told"]
+    assert not [
+        f"{path}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Name) and node.id == "told"
+    ]
 
 
 def test_a_type_error_that_is_ignored_has_a_code_and_a_reason():
-    ignored = [(path, line) for path in SOURCES for line in path.read_text().splitlines() if "# type: ignore" in line]
-    unexplained = [f"{path.relative_to(ROOT)}: {line.strip()}" for path, line in ignored
-                   if not re.search(r"# type: ignore\[[a-z-]+(, ?[a-z-]+)*\]  # \w", line)]
+    ignored = [
+        (path, line) for path in SOURCES for line in path.read_text().splitlines() if "# type: ignore" in line
+    ]
+    unexplained = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path, line in ignored
+        if not re.search(r"# type: ignore\[[a-z-]+(, ?[a-z-]+)*\]  # \w", line)
+    ]
     assert ignored
     assert not unexplained

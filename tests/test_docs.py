@@ -51,17 +51,27 @@ def test_links_of_a_page_lead_to_files_and_headings(page: Path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_paths_that_a_page_names_are_there(page: Path):
     """With the tests that CONTRIBUTING says will fail."""
-    named = [(path.rstrip("."), test) for path, test in PATH.findall(page.read_text()) if page.name != "CHANGELOG.md"]
+    named = [
+        (path.rstrip("."), test)
+        for path, test in PATH.findall(page.read_text())
+        if page.name != "CHANGELOG.md"
+    ]
     missing = [path for path, _ in named if not (ROOT / path).exists()]
-    missing += [f"{path}::{test}" for path, test in named
-                if test and (ROOT / path).is_file() and f"def {test}(" not in (ROOT / path).read_text()]
+    missing += [
+        f"{path}::{test}"
+        for path, test in named
+        if test and (ROOT / path).is_file() and f"def {test}(" not in (ROOT / path).read_text()
+    ]
     assert missing == []
 
 
 def test_every_page_stands_in_the_index():
     index = (ROOT / "docs/README.md").read_text()
-    assert [page.name for page in PAGES if page.parent.name == "docs" and page.name != "README.md"
-            and f"]({page.name})" not in index] == []
+    assert [
+        page.name
+        for page in PAGES
+        if page.parent.name == "docs" and page.name != "README.md" and f"]({page.name})" not in index
+    ] == []
 
 
 def test_every_command_stands_on_the_page_of_commands():
@@ -81,16 +91,21 @@ def test_every_step_has_a_module_and_a_result():
     assert all(issubclass(job.result_class(), Result) for job in JOBS.values())
 
 
-@pytest.mark.parametrize(("names", "page"), [
-    pytest.param([name for name in get_args(FormatName) if name != "unrecognised"], "data", id="formats"),
-    pytest.param(list(NAMED_TEMPLATES), "data", id="templates"),
-    pytest.param(list(MEANING), "data", id="drop reasons"),
-    pytest.param(list(get_args(ShardingKind)), "back-ends", id="back ends"),
-    pytest.param(GATE_RULES, "gates", id="gate rules"),
-    pytest.param(list(get_args(Tracker)), "report", id="trackers"),
-    pytest.param(list(JOBS), "contract", id="steps"),
-    pytest.param(list(get_args(ComputeConfig.model_fields["launcher"].annotation)), "containers", id="launchers"),
-])
+@pytest.mark.parametrize(
+    ("names", "page"),
+    [
+        pytest.param([name for name in get_args(FormatName) if name != "unrecognised"], "data", id="formats"),
+        pytest.param(list(NAMED_TEMPLATES), "data", id="templates"),
+        pytest.param(list(MEANING), "data", id="drop reasons"),
+        pytest.param(list(get_args(ShardingKind)), "back-ends", id="back ends"),
+        pytest.param(GATE_RULES, "gates", id="gate rules"),
+        pytest.param(list(get_args(Tracker)), "report", id="trackers"),
+        pytest.param(list(JOBS), "contract", id="steps"),
+        pytest.param(
+            list(get_args(ComputeConfig.model_fields["launcher"].annotation)), "containers", id="launchers"
+        ),
+    ],
+)
 def test_what_is_declared_has_a_line_in_the_docs(names: list[str], page: str):
     text = (ROOT / f"docs/{page}.md").read_text()
     assert names

@@ -95,8 +95,14 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def evaluation(text: str) -> EvaluateResult:
     answer = AnswerPair(prompt=text, before=text, after=text, before_passes=True, after_passes=False)
-    return EvaluateResult(job_fingerprint="f", before={"loss": 0.7, text: 1.0}, after={"loss": 0.5, text: 2.0}, num_pairs=3,
-                          num_prompts=1, answers=(answer, answer))
+    return EvaluateResult(
+        job_fingerprint="f",
+        before={"loss": 0.7, text: 1.0},
+        after={"loss": 0.5, text: 2.0},
+        num_pairs=3,
+        num_prompts=1,
+        answers=(answer, answer),
+    )
 
 
 def checks(text: str) -> list[GateCheck]:
@@ -104,40 +110,83 @@ def checks(text: str) -> list[GateCheck]:
 
 
 def ledger(text: str) -> SourceLedger:
-    return SourceLedger(label=text, content=text, format={text: 9}, available_rows=20, rows_in=10, kept=8, truncated=1,
-                        dropped={text: 2}, offenders={text: (3, 5)})
+    return SourceLedger(
+        label=text,
+        content=text,
+        format={text: 9},
+        available_rows=20,
+        rows_in=10,
+        kept=8,
+        truncated=1,
+        dropped={text: 2},
+        offenders={text: (3, 5)},
+    )
 
 
 def sweep_of(text: str) -> SweepOutcome:
-    members = (MemberOutcome(number=1, label=text, settings={"beta": 0.1, "loss": text}, run=text, after={"loss": 0.5}),
-               MemberOutcome(number=2, label=text, settings={"beta": 0.2, "loss": text}, run=text, error=f"{text}: {text}"))
+    members = (
+        MemberOutcome(
+            number=1, label=text, settings={"beta": 0.1, "loss": text}, run=text, after={"loss": 0.5}
+        ),
+        MemberOutcome(
+            number=2, label=text, settings={"beta": 0.2, "loss": text}, run=text, error=f"{text}: {text}"
+        ),
+    )
     return SweepOutcome(metric="loss", winner=1, members=members)
 
 
 def page_of(text: str) -> Page:
     chart = lineage_chart([Node("a", text, text, text, 0), Node("b", text, text, text, 1, ("a",))])
-    curve = line_chart(text, text, text, [Line(text, "blue", [(1, 2.0), (2, 3.0)]), Line(text, "green", [(1, 2.0)])])
-    blocks = (Text(text), Heading(text), Code(text), Charts((chart, curve)), Tiles((Tile(text, text, text, text),)),
-              Table((Column(text), Column(text, "number")), ((text, text), (text, "last")), text),
-              Samples((Sample(text, text, text, True, False),)), Notice(text, text), Details(text, (Text(text), Code(text))))
-    return Page(title=text, subtitle=text, badge=(text, "good"), summary=blocks, sections=(Section(text, "a", blocks),),
-                footer=text)
+    curve = line_chart(
+        text, text, text, [Line(text, "blue", [(1, 2.0), (2, 3.0)]), Line(text, "green", [(1, 2.0)])]
+    )
+    blocks = (
+        Text(text),
+        Heading(text),
+        Code(text),
+        Charts((chart, curve)),
+        Tiles((Tile(text, text, text, text),)),
+        Table((Column(text), Column(text, "number")), ((text, text), (text, "last")), text),
+        Samples((Sample(text, text, text, True, False),)),
+        Notice(text, text),
+        Details(text, (Text(text), Code(text))),
+    )
+    return Page(
+        title=text,
+        subtitle=text,
+        badge=(text, "good"),
+        summary=blocks,
+        sections=(Section(text, "a", blocks),),
+        footer=text,
+    )
 
 
 def record_of(text: str) -> RunRecord:
-    steps = [StepRecord(name=text, state="completed", started=NOW, seconds=1.0), StepRecord(name=text, started=NOW)]
-    return RunRecord(name="demo", state="failed", started=NOW, pid=1, steps=steps, outputs={text: text}, error=text)
+    steps = [
+        StepRecord(name=text, state="completed", started=NOW, seconds=1.0),
+        StepRecord(name=text, started=NOW),
+    ]
+    return RunRecord(
+        name="demo", state="failed", started=NOW, pid=1, steps=steps, outputs={text: text}, error=text
+    )
 
 
 def uploaded_at(text: str) -> UploadedCheckpoint:
-    return UploadedCheckpoint(kind="hub", uri=text, revision=text, repo_id=text, endpoint=text, files={text: text})
+    return UploadedCheckpoint(
+        kind="hub", uri=text, revision=text, repo_id=text, endpoint=text, files={text: text}
+    )
 
 
 def handoff_with(text: str) -> RLVRHandoff:
     made = handoff("demo")
-    return made.model_copy(update={
-        "checkpoint": uploaded_at(text), "rules": (RuleCheck(rule=text, passed=True, detail=text),), "grpo_command": text,
-        "probe": made.probe.model_copy(update={"prompt": text, "answer": text})})
+    return made.model_copy(
+        update={
+            "checkpoint": uploaded_at(text),
+            "rules": (RuleCheck(rule=text, passed=True, detail=text),),
+            "grpo_command": text,
+            "probe": made.probe.model_copy(update={"prompt": text, "answer": text}),
+        }
+    )
 
 
 # --- terminals ---------------------------------------------------------------------------------------------------------
@@ -160,6 +209,7 @@ def in_folder(show: Callable[[Console, Path], None], **files: Any) -> Callable[[
             for name, content in files.items():
                 write_json(Path(folder, {"gate": GATE_FILE, "sweep": SWEEP_FILE}.get(name, name)), content)
             show(console, Path(folder))
+
     return shown
 
 
@@ -186,19 +236,34 @@ def show_displays(text: str, console: Console) -> None:
 
 
 def show_whole_plan(text: str, console: Console) -> None:
-    show_plan(Plan(name=text, steps=((text, text),), model=ModelSize(7, text), sources=(SourceSize(text, text, 1, 2),),
-                   batch=BatchPlan(global_pairs=4, per_device_pairs=4, accumulation=1, num_processes=1), num_steps=3,
-                   memory_bytes={text: 5}, disk_bytes={text: 5}), console)
+    show_plan(
+        Plan(
+            name=text,
+            steps=((text, text),),
+            model=ModelSize(7, text),
+            sources=(SourceSize(text, text, 1, 2),),
+            batch=BatchPlan(global_pairs=4, per_device_pairs=4, accumulation=1, num_processes=1),
+            num_steps=3,
+            memory_bytes={text: 5},
+            disk_bytes={text: 5},
+        ),
+        console,
+    )
 
 
 TERMINAL: dict[str, Callable[[str, Console], None]] = {
     "the gate": lambda text, console: in_folder(
-        terminal_release.show_gate, gate=[check.model_dump() for check in checks(text)])(console),
+        terminal_release.show_gate, gate=[check.model_dump() for check in checks(text)]
+    )(console),
     "a sweep": lambda text, console: in_folder(show_sweep_table, sweep=sweep_of(text))(console),
-    "the status": show_status, "progress": show_displays, "a plan": show_whole_plan,
+    "the status": show_status,
+    "progress": show_displays,
+    "a plan": show_whole_plan,
     "a compared page": lambda text, console: show_page(page_of(text), console),
     "the question": lambda text, console: terminal_release.ask_at_terminal(console, nullcontext)(
-        question_markdown(text, text, checks(text), evaluation(text), 1, UI))}
+        question_markdown(text, text, checks(text), evaluation(text), 1, UI)
+    ),
+}
 
 
 @pytest.mark.parametrize("name", TERMINAL)
@@ -239,8 +304,11 @@ def test_an_accepted_hand_off_is_told_in_lines_of_ours(monkeypatch, capsys):
     import flows.serve.local_prefect
 
     text = "x\nok    forged: yes\x1b[2J"
-    accepted = SimpleNamespace(rules=[RuleCheck(rule=text, passed=False, detail=text)], signed_by=text,
-                               checkpoint=handoff_with(text).checkpoint)
+    accepted = SimpleNamespace(
+        rules=[RuleCheck(rule=text, passed=False, detail=text)],
+        signed_by=text,
+        checkpoint=handoff_with(text).checkpoint,
+    )
     monkeypatch.setattr(flows.serve.local_prefect, "prepare_prefect", lambda store: False)
     monkeypatch.setattr(flows.rlvr_intake, "rlvr_intake", lambda *_, **__: accepted)
     cli.intake("handoff.json")
@@ -322,19 +390,32 @@ def made():
 
 
 def chain_client(text: str) -> Any:
-    run = SimpleNamespace(flow_id=UUID(int=1), id=HEX, name=text, state=SimpleNamespace(name=text), start_time=NOW,
-                          total_run_time=timedelta(seconds=3))
+    run = SimpleNamespace(
+        flow_id=UUID(int=1),
+        id=HEX,
+        name=text,
+        state=SimpleNamespace(name=text),
+        start_time=NOW,
+        total_run_time=timedelta(seconds=3),
+    )
     flow = SimpleNamespace(id=run.flow_id, name=text)
     return SimpleNamespace(read_flow_runs=lambda **_: [run], read_flows=lambda **_: [flow])
 
 
 def show_all(text: str) -> int:
     """Make every artifact. -> how many"""
-    mixture = MixResult(job_fingerprint="f", data=DatasetRef(path="/d", fingerprint=HEX), train_rows=6, held_out_rows=1,
-                        per_source=(ledger(text),), chat_template_sha256="t", lengths=LengthStats(
-                            mean_prompt=1, mean_chosen=1, mean_rejected=1, max_sequence=3, total=9))
-    checkpoint = CheckpointRef(path="/x", fingerprint=HEX, tokenizer_fingerprint=HEX, source=text, revision=text,
-                               files={text: text})
+    mixture = MixResult(
+        job_fingerprint="f",
+        data=DatasetRef(path="/d", fingerprint=HEX),
+        train_rows=6,
+        held_out_rows=1,
+        per_source=(ledger(text),),
+        chat_template_sha256="t",
+        lengths=LengthStats(mean_prompt=1, mean_chosen=1, mean_rejected=1, max_sequence=3, total=9),
+    )
+    checkpoint = CheckpointRef(
+        path="/x", fingerprint=HEX, tokenizer_fingerprint=HEX, source=text, revision=text, files={text: text}
+    )
     with tempfile.TemporaryDirectory() as folder:
         artifacts.show_mixture(mixture, "dpo")
         artifacts.show_checkpoint(checkpoint, "dpo")
@@ -413,16 +494,27 @@ def test_question_samples_and_report_hold_text_alone(text):
 @given(READABLE)
 @example(ALL)
 def test_the_model_card_is_its_header_and_text(text):
-    parent = CheckpointRef(path="/x", fingerprint=text, tokenizer_fingerprint="t", source=f"org/{text}",
-                           revision=text or "c")
-    card = render_card(CardInputs(
-        name=text, parent=parent, sources=(ledger(text),), data_fingerprint=text, metrics_after={text: 1.0},
-        adapter=AdapterConfig(kind="lora", target_modules=(text or "q_proj",))))
+    parent = CheckpointRef(
+        path="/x", fingerprint=text, tokenizer_fingerprint="t", source=f"org/{text}", revision=text or "c"
+    )
+    card = render_card(
+        CardInputs(
+            name=text,
+            parent=parent,
+            sources=(ledger(text),),
+            data_fingerprint=text,
+            metrics_after={text: 1.0},
+            adapter=AdapterConfig(kind="lora", target_modules=(text or "q_proj",)),
+        )
+    )
     header, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", card, re.DOTALL).groups()
     loaded = yaml.safe_load(header)
     assert loaded.pop("base_model").startswith("org/")
-    assert loaded == {"library_name": "transformers", "pipeline_tag": "text-generation",
-                      "tags": ["dpo", "preference-tuning", "pairline"]}
+    assert loaded == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["dpo", "preference-tuning", "pairline"],
+    }
     assert "Aligned with direct preference optimization" in harmless_markdown(body)
 
 
@@ -449,7 +541,9 @@ def test_the_report_s_html_holds_text_alone(text):
 @given(READABLE)
 @example(ALL)
 def test_commands_run_what_they_are_made_for_alone(text):
-    command, ordinary = (grpo_command(uploaded_at(given), HandoffConfig(), "demo") for given in (text, "org/name"))
+    command, ordinary = (
+        grpo_command(uploaded_at(given), HandoffConfig(), "demo") for given in (text, "org/name")
+    )
     calm(command)
     assert command.count("\n") == ordinary.count("\n")
     if "$'" not in command:  # words of bash alone, which tests/tasks/text/test_escape.py has bash read
@@ -460,8 +554,18 @@ def test_commands_run_what_they_are_made_for_alone(text):
 
 def test_a_run_that_is_hostile_in_all_its_files(tmp_path):
     answer = AnswerPair(prompt=ALL, before=ALL, after=ALL)
-    folders = [make_run(tmp_path / name, answer=answer, label=ALL, checkpoint={"source": ALL}, after={"loss": 1.0, ALL: 2.0},
-                        steps=4, **more) for name, more in (("a", {}), ("b", {"fails": RuntimeError(ALL)}))]
+    folders = [
+        make_run(
+            tmp_path / name,
+            answer=answer,
+            label=ALL,
+            checkpoint={"source": ALL},
+            after={"loss": 1.0, ALL: 2.0},
+            steps=4,
+            **more,
+        )
+        for name, more in (("a", {}), ("b", {"fails": RuntimeError(ALL)}))
+    ]
     for folder in folders:
         write_json(folder / GATE_FILE, [check.model_dump() for check in checks(ALL)])
         write_json(folder / APPROVAL_FILE, answered("reject", ALL, ALL, "terminal"))

@@ -38,9 +38,25 @@ def started(folder: Path, seconds: int) -> tuple[subprocess.Popen, Run]:
     (folder / "test_forgetful.py").write_text(FORGETFUL.format(report=report, seconds=seconds))
     with (folder / "output").open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-n2", "-p", "tests.left_behind", "-c", "/dev/null", "--rootdir", str(folder),
-             str(folder / "test_forgetful.py")], cwd=ROOT, stdout=output, stderr=output, start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name not in (MARK, "TMPDIR")})
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-n2",
+                "-p",
+                "tests.left_behind",
+                "-c",
+                "/dev/null",
+                "--rootdir",
+                str(folder),
+                str(folder / "test_forgetful.py"),
+            ],
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name not in (MARK, "TMPDIR")},
+        )
     wait_for(report.exists)
     return process, Run(Path(report.read_text()))
 

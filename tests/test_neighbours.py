@@ -27,8 +27,12 @@ def sft_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sft")
     start = make_model(root / "start", make_tokenizer(pad_token="<|im_end|>"))
     rows = Dataset.from_list([{"messages": row["prompt"] + row["chosen"]} for row in make_rows(8)])
-    trainer = SFTTrainer(str(start), SFTConfig(str(root / "sft"), max_steps=2, per_device_train_batch_size=2, **QUIET),
-                         train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(start))
+    trainer = SFTTrainer(
+        str(start),
+        SFTConfig(str(root / "sft"), max_steps=2, per_device_train_batch_size=2, **QUIET),
+        train_dataset=rows,
+        processing_class=AutoTokenizer.from_pretrained(start),
+    )
     trainer.train()
     trainer.save_model(str(root / "sft"))
     return root / "sft"
@@ -45,9 +49,15 @@ def exported(request, sft_folder: Path, tmp_path_factory: pytest.TempPathFactory
     reference = run_here(reference_job(root / "reference", data, policy))
     trained = run_here(TinyStage(root, policy, data, reference).train_job(root / "train", adapter=adapter))
     assert trained.guard["loss"] == pytest.approx(0.6931472, abs=1e-5)
-    return run_here(ExportJob(weights_path=trained.weights_path, checkpoint=policy,
-                              adapter=adapter, weights_fingerprint=trained.weights_fingerprint,
-                              precision="fp32").at(root / "export"))
+    return run_here(
+        ExportJob(
+            weights_path=trained.weights_path,
+            checkpoint=policy,
+            adapter=adapter,
+            weights_fingerprint=trained.weights_fingerprint,
+            precision="fp32",
+        ).at(root / "export")
+    )
 
 
 def test_a_trl_sft_checkpoint_becomes_one_that_grpo_trains_from(exported, tmp_path):
@@ -61,8 +71,16 @@ def test_a_trl_sft_checkpoint_becomes_one_that_grpo_trains_from(exported, tmp_pa
         rewarded.extend(rewards)
         return rewards
 
-    config = GRPOConfig(str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=2, learning_rate=1e-2,
-                        max_completion_length=8, beta=0.01, **QUIET)
+    config = GRPOConfig(
+        str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        num_generations=2,
+        learning_rate=1e-2,
+        max_completion_length=8,
+        beta=0.01,
+        **QUIET,
+    )
     trainer = GRPOTrainer(str(exported.path), reward_funcs=short_is_good, args=config, train_dataset=prompts)
     before = [p.detach().clone() for p in trainer.model.parameters()]
     trainer.train()
@@ -75,20 +93,34 @@ def test_an_export_is_as_a_checkpoint_what_it_says_it_is(exported, tmp_path):
     """A run that starts from it, and whoever verifies it, computes the fingerprints that stand in its hand-off."""
     config = CheckpointConfig(source=str(exported.path))
     found = snapshot(locate(config, tmp_path), config, tmp_path)
-    assert (found.fingerprint, found.tokenizer_fingerprint) == (exported.fingerprint, exported.tokenizer_fingerprint)
+    assert (found.fingerprint, found.tokenizer_fingerprint) == (
+        exported.fingerprint,
+        exported.tokenizer_fingerprint,
+    )
 
 
 def test_the_export_satisfies_what_an_rlvr_trainer_asserts(exported, tmp_path):
-    answer = run_here(AnswerJob(checkpoint_path=exported.path, files=exported.files, prompts=("Hello?",)).at(tmp_path))
-    uploaded = UploadedCheckpoint(uri=exported.path.as_uri(), revision=content_revision(exported.files),
-                                  files=exported.files, kind="directory")
+    answer = run_here(
+        AnswerJob(checkpoint_path=exported.path, files=exported.files, prompts=("Hello?",)).at(tmp_path)
+    )
+    uploaded = UploadedCheckpoint(
+        uri=exported.path.as_uri(),
+        revision=content_revision(exported.files),
+        files=exported.files,
+        kind="directory",
+    )
     rules = check_rules(exported.path, uploaded, answer)
     assert len(rules) >= 9
     assert failed_rules(rules) == ""
 
 
 def test_the_weights_that_were_trained_are_the_ones_exported(exported, sft_folder):
-    parent, child = (AutoModelForCausalLM.from_pretrained(path, dtype="float32") for path in (sft_folder, exported.path))
-    moved = [name for (name, old), new in zip(parent.named_parameters(), child.parameters(), strict=True)
-             if not old.equal(new)]
+    parent, child = (
+        AutoModelForCausalLM.from_pretrained(path, dtype="float32") for path in (sft_folder, exported.path)
+    )
+    moved = [
+        name
+        for (name, old), new in zip(parent.named_parameters(), child.parameters(), strict=True)
+        if not old.equal(new)
+    ]
     assert len(moved) > 10

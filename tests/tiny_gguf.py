@@ -29,8 +29,9 @@ def make_gguf(path: Path, chat_template: str | None = CHATML) -> np.ndarray:
     writer.add_vocab_size(len(vocabulary))
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(vocabulary)
-    writer.add_token_types([gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL
-                            for token in vocabulary])
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in vocabulary]
+    )
     writer.add_token_merges([" ".join(pair) for pair in bpe["model"]["merges"]])
     writer.add_eos_token_id(vocabulary.index("<|im_end|>"))
     writer.add_pad_token_id(vocabulary.index("<|im_end|>"))
@@ -42,9 +43,15 @@ def make_gguf(path: Path, chat_template: str | None = CHATML) -> np.ndarray:
 
     embedding = random(len(vocabulary), HIDDEN)
     tensors = {"token_embd": embedding, "output_norm": np.ones(HIDDEN, np.float32)}
-    for name, shape in {"attn_q": (HIDDEN, HIDDEN), "attn_k": (HIDDEN, HIDDEN), "attn_v": (HIDDEN, HIDDEN),
-                        "attn_output": (HIDDEN, HIDDEN), "ffn_gate": (FEED_FORWARD, HIDDEN),
-                        "ffn_up": (FEED_FORWARD, HIDDEN), "ffn_down": (HIDDEN, FEED_FORWARD)}.items():
+    for name, shape in {
+        "attn_q": (HIDDEN, HIDDEN),
+        "attn_k": (HIDDEN, HIDDEN),
+        "attn_v": (HIDDEN, HIDDEN),
+        "attn_output": (HIDDEN, HIDDEN),
+        "ffn_gate": (FEED_FORWARD, HIDDEN),
+        "ffn_up": (FEED_FORWARD, HIDDEN),
+        "ffn_down": (HIDDEN, FEED_FORWARD),
+    }.items():
         tensors[f"blk.0.{name}"] = random(*shape)
     tensors |= {"blk.0.attn_norm": np.ones(HIDDEN, np.float32), "blk.0.ffn_norm": np.ones(HIDDEN, np.float32)}
     for name, tensor in tensors.items():

@@ -5,8 +5,14 @@ import numpy as np
 from dpo_core.data.pairs import TokenizedPair
 
 
-def make_pair(rng: np.random.Generator, prefix: int, chosen: int, rejected: int, vocab: int = 300,
-              train_prompt_turn: bool = False) -> TokenizedPair:
+def make_pair(
+    rng: np.random.Generator,
+    prefix: int,
+    chosen: int,
+    rejected: int,
+    vocab: int = 300,
+    train_prompt_turn: bool = False,
+) -> TokenizedPair:
     """A pair with a shared prompt of ``prefix`` tokens; its answers carry the loss, and part of the prompt if asked."""
     prompt = rng.integers(0, vocab, prefix)
 

@@ -18,7 +18,22 @@ from dpo_core.contract.results import read_result
 from dpo_core.contract.store import fingerprint, sha256_file
 from tests.tiny_models import make_model
 
-WORDS = ("the", "sea", "sky", "capital", "of", "France", "is", "Paris", "write", "a", "short", "list", "about", "three")
+WORDS = (
+    "the",
+    "sea",
+    "sky",
+    "capital",
+    "of",
+    "France",
+    "is",
+    "Paris",
+    "write",
+    "a",
+    "short",
+    "list",
+    "about",
+    "three",
+)
 
 
 def make_rows(count: int, seed: int = 0) -> list[dict]:
@@ -28,10 +43,15 @@ def make_rows(count: int, seed: int = 0) -> list[dict]:
     def words(low: int, high: int) -> str:
         return " ".join(rng.choice(WORDS, rng.integers(low, high)))
 
-    return [{"prompt": [{"role": "user", "content": f"{number} {words(2, 30)}"}],
-             "chosen": [{"role": "assistant", "content": words(1, 12) + " yes."}],
-             "rejected": [{"role": "assistant", "content": words(1, 20) + " no."}],
-             "constraints": [{"name": "max_words", "limit": 5}]} for number in range(count)]
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"{number} {words(2, 30)}"}],
+            "chosen": [{"role": "assistant", "content": words(1, 12) + " yes."}],
+            "rejected": [{"role": "assistant", "content": words(1, 20) + " no."}],
+            "constraints": [{"name": "max_words", "limit": 5}],
+        }
+        for number in range(count)
+    ]
 
 
 def write_inputs(folder: Path) -> Path:
@@ -43,8 +63,12 @@ def write_inputs(folder: Path) -> Path:
 
 def checkpoint_ref(folder: Path) -> CheckpointRef:
     """A pinned reference to a model folder, as fetching it would give."""
-    return CheckpointRef(path=folder, source=folder.name, fingerprint=sha256_file(folder / "model.safetensors"),
-                         tokenizer_fingerprint=sha256_file(folder / "tokenizer.json"))
+    return CheckpointRef(
+        path=folder,
+        source=folder.name,
+        fingerprint=sha256_file(folder / "model.safetensors"),
+        tokenizer_fingerprint=sha256_file(folder / "tokenizer.json"),
+    )
 
 
 def run_here(job: Job) -> Result:
@@ -58,15 +82,25 @@ def run_here(job: Job) -> Result:
     return read_result(job)
 
 
-def mix(rows: list[dict], checkpoint: CheckpointRef, folder: Path, held_out: str, seed: int = 8) -> DatasetRef:
+def mix(
+    rows: list[dict], checkpoint: CheckpointRef, folder: Path, held_out: str, seed: int = 8
+) -> DatasetRef:
     """Rows -> tokenised mixture below ``folder``, through the real step."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = ResolvedSource(label="rows", path=file, content=fingerprint(rows))
-    return run_here(MixJob(sources=(source,), tokenizer_path=checkpoint.path, held_out=held_out,
-                           tokenizer_fingerprint=checkpoint.tokenizer_fingerprint, num_workers=1, seed=seed,
-                           cache_dir=folder / "cache").at(folder / "mix")).data
+    return run_here(
+        MixJob(
+            sources=(source,),
+            tokenizer_path=checkpoint.path,
+            held_out=held_out,
+            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
+            num_workers=1,
+            seed=seed,
+            cache_dir=folder / "cache",
+        ).at(folder / "mix")
+    ).data
 
 
 @dataclass(frozen=True)
@@ -86,29 +120,65 @@ class TinyStage:
         job = reference_job(root / "reference", data, checkpoint)
         return cls(root, checkpoint, data, run_here(job))
 
-    def train_job(self, out_dir: Path, loss: str | LossConfig = "dpo", per_device: int = 2, processes: int = 1,
-                  learning_rate: float = 1e-3, **train: object) -> TrainJob:
+    def train_job(
+        self,
+        out_dir: Path,
+        loss: str | LossConfig = "dpo",
+        per_device: int = 2,
+        processes: int = 1,
+        learning_rate: float = 1e-3,
+        **train: object,
+    ) -> TrainJob:
         """A run over global batches of 4 pairs; keywords go to ``TrainConfig`` or, where it has none, to the job."""
         loss = LossConfig(name=loss, beta=0.5) if isinstance(loss, str) else loss
         of_job = {name: train.pop(name) for name in list(train) if name in TrainJob.model_fields}
         pairs = train.pop("global_pairs", 4)
-        batch = BatchPlan(global_pairs=pairs, per_device_pairs=per_device, num_processes=processes,
-                          accumulation=max(1, pairs // (per_device * processes)))
+        batch = BatchPlan(
+            global_pairs=pairs,
+            per_device_pairs=per_device,
+            num_processes=processes,
+            accumulation=max(1, pairs // (per_device * processes)),
+        )
         reference = {"reference": self.reference.reference, "reference_checkpoint": self.checkpoint}
-        return TrainJob(**({"data": self.data, "checkpoint": self.checkpoint, "batch": batch, "loss": loss,
-                            "optim": OptimConfig(learning_rate=learning_rate),
-                            "train": TrainConfig(global_batch_pairs=pairs, **train)}
-                           | (reference if loss.needs_reference else {}) | of_job)).at(out_dir)
+        return TrainJob(
+            **(
+                {
+                    "data": self.data,
+                    "checkpoint": self.checkpoint,
+                    "batch": batch,
+                    "loss": loss,
+                    "optim": OptimConfig(learning_rate=learning_rate),
+                    "train": TrainConfig(global_batch_pairs=pairs, **train),
+                }
+                | (reference if loss.needs_reference else {})
+                | of_job
+            )
+        ).at(out_dir)
 
     def evaluate_job(self, out_dir: Path, after: CheckpointRef, **evaluation: int) -> EvaluateJob:
         """``after`` against the stage's own checkpoint, with the dpo loss."""
-        return EvaluateJob(data=self.data, reference=self.reference.reference,
-                           reference_checkpoint=self.checkpoint, before=self.checkpoint, after=after,
-                           loss=LossConfig(name="dpo", beta=0.5), evaluation=EvaluationConfig(**evaluation)).at(out_dir)
+        return EvaluateJob(
+            data=self.data,
+            reference=self.reference.reference,
+            reference_checkpoint=self.checkpoint,
+            before=self.checkpoint,
+            after=after,
+            loss=LossConfig(name="dpo", beta=0.5),
+            evaluation=EvaluationConfig(**evaluation),
+        ).at(out_dir)
 
 
-def reference_job(out_dir: Path, data: DatasetRef, checkpoint: CheckpointRef, **fields: object) -> ReferenceJob:
+def reference_job(
+    out_dir: Path, data: DatasetRef, checkpoint: CheckpointRef, **fields: object
+) -> ReferenceJob:
     """Reference values of a mixture; the cache lies beside ``out_dir`` unless given."""
-    return ReferenceJob(**{"data": data, "checkpoint": checkpoint,
-                           "cache_dir": out_dir.parent / "reference-cache", "tokens_per_batch": 256,
-                           "rows_per_shard": 16} | fields).at(out_dir)
+    return ReferenceJob(
+        **{
+            "data": data,
+            "checkpoint": checkpoint,
+            "cache_dir": out_dir.parent / "reference-cache",
+            "tokens_per_batch": 256,
+            "rows_per_shard": 16,
+        }
+        | fields
+    ).at(out_dir)

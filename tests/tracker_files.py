@@ -1,7 +1,6 @@
 """Reads what trackers wrote. W&B's offline file holds protobuf records in LevelDB's block format, which its own Python no
 longer reads."""
 
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,10 @@ def tensorboard_steps(folder: Path) -> dict[str, list[tuple[int, float]]]:
     (logs,) = {path.parent for path in folder.glob("tracking/*/events.*")}
     events = EventAccumulator(str(logs), size_guidance={"scalars": 0}, purge_orphaned_data=False)
     events.Reload()
-    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    return {
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
 
 
 def records(path: Path) -> Iterator[bytes]:
@@ -28,8 +30,8 @@ def records(path: Path) -> Iterator[bytes]:
         if BLOCK - at % BLOCK < RECORD_HEADER:
             at += BLOCK - at % BLOCK
             continue
-        length, kind = int.from_bytes(content[at + 4:at + 6], "little"), content[at + 6]
-        part += content[at + RECORD_HEADER:at + RECORD_HEADER + length]
+        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        part += content[at + RECORD_HEADER : at + RECORD_HEADER + length]
         at += RECORD_HEADER + length
         if kind in (FULL, LAST):
             yield part
@@ -45,6 +47,9 @@ def history(folder: Path) -> list[dict[str, float]]:
     for payload in records(path):
         record = Record.FromString(payload)
         if record.WhichOneof("record_type") == "history":
-            values = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            values = {
+                item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                for item in record.history.item
+            }
             steps.append({**values, "step": values["_step"]})
     return steps

@@ -27,9 +27,19 @@ from benchmarks.gpu.workload import Bench, Figure, free
 from benchmarks.machine import machine
 
 FIGURES = Path(__file__).parents[1] / "results.json"
-PARTS = {"card": large.card, "step": large.step, "kernels": large.kernels, "head": large.head, "memory": large.memory,
-         "attention": large.attention, "layout": large.layout, "generate": large.generate, "checkpoint": whole.checkpoint,
-         "training": whole.training, "back_ends": whole.back_ends}
+PARTS = {
+    "card": large.card,
+    "step": large.step,
+    "kernels": large.kernels,
+    "head": large.head,
+    "memory": large.memory,
+    "attention": large.attention,
+    "layout": large.layout,
+    "generate": large.generate,
+    "checkpoint": whole.checkpoint,
+    "training": whole.training,
+    "back_ends": whole.back_ends,
+}
 
 
 def run_parts(bench: Bench, names: list[str], seconds: float) -> dict[str, list[Figure]]:
@@ -55,7 +65,9 @@ def run_parts(bench: Bench, names: list[str], seconds: float) -> dict[str, list[
 
 def main() -> int:
     """The command line. -> 1 if a part failed"""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see whether every part runs")
     parser.add_argument("--seconds", type=float, default=420, help="no part is begun after so many seconds")
@@ -68,9 +80,15 @@ def main() -> int:
         figures = run_parts(Bench(device, Path(folder), options.tiny), options.only, options.seconds)
     kept = json.loads(options.figures.read_text()) if options.figures.is_file() else {}
     described = {"card": card, **machine(), "date": str(datetime.date.today())}
-    before = kept.get("gpu", {}).get("figures", {}) if kept.get("gpu", {}).get("machine", {}).get("card") == card else {}
-    kept["gpu"] = {"machine": described, "figures": before | {
-        name: [asdict(figure) for figure in part] for name, part in figures.items()}}
+    before = (
+        kept.get("gpu", {}).get("figures", {})
+        if kept.get("gpu", {}).get("machine", {}).get("card") == card
+        else {}
+    )
+    kept["gpu"] = {
+        "machine": described,
+        "figures": before | {name: [asdict(figure) for figure in part] for name, part in figures.items()},
+    }
     options.figures.write_text(json.dumps(kept, indent=1) + "\n")
     if options.figures == FIGURES:
         results.PAGE.write_text(results.page(kept))

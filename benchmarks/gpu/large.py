@@ -20,11 +20,16 @@ from dpo_core.model.generate import continue_all
 
 PAIRS = 16
 # Kernel names begin or contain these; the first that fits counts.
-KINDS = (("products", ("gemm", "nvjet", "cutlass_80", "cutlass_90", "xmma", "cublas")),
-         ("flash attention", ("flash",)), ("masked attention", ("fmha", "attention")),
-         ("AdamW", ("adam", "multi_tensor")), ("softmax", ("softmax", "nll")),
-         ("copies and casts", ("memcpy", "copy", "catarray", "memset")), ("reductions", ("reduce",)),
-         ("elementwise", ("elementwise",)))
+KINDS = (
+    ("products", ("gemm", "nvjet", "cutlass_80", "cutlass_90", "xmma", "cublas")),
+    ("flash attention", ("flash",)),
+    ("masked attention", ("fmha", "attention")),
+    ("AdamW", ("adam", "multi_tensor")),
+    ("softmax", ("softmax", "nll")),
+    ("copies and casts", ("memcpy", "copy", "catarray", "memset")),
+    ("reductions", ("reduce",)),
+    ("elementwise", ("elementwise",)),
+)
 
 
 def card(bench: Bench) -> list[Figure]:
@@ -35,8 +40,10 @@ def card(bench: Bench) -> list[Figure]:
     source = torch.randn(size * size * (1 if bench.tiny else 8), device=bench.device)
     into = torch.empty_like(source)
     copied = seconds_of(lambda: into.copy_(source), bench.device, turns=10)
-    return [Figure("product of bf16 matrices", 2 * size**3 / seconds / 1e12, "TFLOP/s"),
-            Figure("copy, read and written", 2 * source.nbytes / copied / 1e12, "TB/s")]
+    return [
+        Figure("product of bf16 matrices", 2 * size**3 / seconds / 1e12, "TFLOP/s"),
+        Figure("copy, read and written", 2 * source.nbytes / copied / 1e12, "TB/s"),
+    ]
 
 
 def step(bench: Bench) -> list[Figure]:
@@ -55,17 +62,36 @@ def _step(bench: Bench, precision: Precision) -> list[Figure]:
     for name, batch, bar in (("1 pair", one, 0.067), (f"{PAIRS} pairs", many, 0.70)):
         seconds = seconds_of(lambda batch=batch: training.backward(batch), bench.device, turns=3)
         tokens = batch.ids_RT.numel()
-        figures.append(Figure(f"{precision}: forward and backward of {name}, {tokens} tokens", seconds, "s", bar))
+        figures.append(
+            Figure(f"{precision}: forward and backward of {name}, {tokens} tokens", seconds, "s", bar)
+        )
     figures.append(Figure(f"{precision}: tokens a second", tokens / seconds, "", 20_000, at_most=False))
     with torch.no_grad():
         moved = many.to(bench.device)
-        figures.append(Figure(f"{precision}: forward alone", seconds_of(lambda: training.engine.scores(moved), bench.device,
-                                                                       turns=3), "s"))
-    figures.append(Figure(f"{precision}: the whole step, clip and AdamW included", seconds_of(lambda: training.step(many),
-                                                                                            bench.device, turns=2), "s"))
-    figures.append(Figure(f"{precision}: most memory of a step of {PAIRS} pairs",
-                          peak_gib(bench.device, lambda: training.step(many)), "GiB"))
-    figures.append(Figure(f"{precision}: layout difference", training.engine.scorer.layout_difference, "nats", 1e-4))
+        figures.append(
+            Figure(
+                f"{precision}: forward alone",
+                seconds_of(lambda: training.engine.scores(moved), bench.device, turns=3),
+                "s",
+            )
+        )
+    figures.append(
+        Figure(
+            f"{precision}: the whole step, clip and AdamW included",
+            seconds_of(lambda: training.step(many), bench.device, turns=2),
+            "s",
+        )
+    )
+    figures.append(
+        Figure(
+            f"{precision}: most memory of a step of {PAIRS} pairs",
+            peak_gib(bench.device, lambda: training.step(many)),
+            "GiB",
+        )
+    )
+    figures.append(
+        Figure(f"{precision}: layout difference", training.engine.scorer.layout_difference, "nats", 1e-4)
+    )
     return figures
 
 
@@ -80,7 +106,9 @@ def memory(bench: Bench) -> list[Figure]:
         try:
             base = torch.cuda.memory_allocated() / 2**30 if bench.device.type == "cuda" else 0.0
             held = peak_gib(bench.device, lambda: training.engine.scores(batch)) - base
-            figures.append(Figure(f"forward beyond weights, casts {'kept' if kept else 'made anew'}", held, "GiB"))
+            figures.append(
+                Figure(f"forward beyond weights, casts {'kept' if kept else 'made anew'}", held, "GiB")
+            )
         finally:
             torch.set_autocast_cache_enabled(enabled)
     return figures
@@ -92,7 +120,9 @@ def kernels(bench: Bench) -> list[Figure]:
     for precision in ("bf16", "bf16_pure"):
         training = Training.start(bench, bench.wide, precision)
         batch = training.batch(bench.pairs(PAIRS))
-        figures += [Figure(f"{precision}: {name}", value, unit) for name, value, unit in _kernels(training, batch)]
+        figures += [
+            Figure(f"{precision}: {name}", value, unit) for name, value, unit in _kernels(training, batch)
+        ]
         del training
         free(bench.device)
     return figures
@@ -110,7 +140,9 @@ def _kernels(training: Training, batch: PairBatch) -> Iterator[tuple[str, float 
     count = 0
     for event in profiler.events():
         micros = event.device_time_total if on_card else event.self_cpu_time_total
-        kind = next((kind for kind, marks in KINDS if any(mark in event.name.lower() for mark in marks)), "others")
+        kind = next(
+            (kind for kind, marks in KINDS if any(mark in event.name.lower() for mark in marks)), "others"
+        )
         shares[kind] += micros
         names[event.name] += micros
         count += 1
@@ -169,12 +201,19 @@ def _attention(bench: Bench, name: str) -> Iterator[Figure]:
         training.backward(batch)
         synchronize(bench.device)
         yield Figure(f"{name}: the first time", time.perf_counter() - started, "s")
-        yield Figure(f"{name}: seen before", seconds_of(lambda: training.backward(batch), bench.device, turns=3), "s", 0.70)
+        yield Figure(
+            f"{name}: seen before",
+            seconds_of(lambda: training.backward(batch), bench.device, turns=3),
+            "s",
+            0.70,
+        )
         new = iter([training.batch(bench.pairs(PAIRS, seed)) for seed in range(1, 4)])
         seconds = seconds_of(lambda: training.backward(next(new)), bench.device, turns=3, warm_up=0)
         yield Figure(f"{name}: new pairs", seconds, "s", 0.70)
         if flex:
-            yield Figure(f"{name}: graphs", float(torch._dynamo.utils.counters["stats"]["unique_graphs"]), "", 4)
+            yield Figure(
+                f"{name}: graphs", float(torch._dynamo.utils.counters["stats"]["unique_graphs"]), "", 4
+            )
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
@@ -184,10 +223,16 @@ def layout(bench: Bench) -> list[Figure]:
     model = bench.model(bench.wide)
     set_kernel(model, PAIRWISE["sdpa"])
     figures = []
-    for name, precision, tf32 in (("fp32", "fp32", False), ("fp32 with TF32", "fp32", True), ("bf16", "bf16", False)):
+    for name, precision, tf32 in (
+        ("fp32", "fp32", False),
+        ("fp32 with TF32", "fp32", True),
+        ("bf16", "bf16", False),
+    ):
         torch.backends.cuda.matmul.allow_tf32 = tf32
         try:
-            difference = largest_difference(PairScorer(model, precision), bench.pairs(3), "packed", bench.device)
+            difference = largest_difference(
+                PairScorer(model, precision), bench.pairs(3), "packed", bench.device
+            )
         finally:
             torch.backends.cuda.matmul.allow_tf32 = False
         bar = {"fp32": 1e-4, "bf16": 5e-2}.get(name)
@@ -199,11 +244,16 @@ def layout(bench: Bench) -> list[Figure]:
     with without_varlen():
         by_pair = _gradient(model, "bf16", batch, weight)
     ours, theirs = (float((gradient - truth).norm() / truth.norm()) for gradient in (one_call, by_pair))
-    return [*figures, Figure("a key projection's gradient, from fp32's, relative: pair by pair", theirs),
-            Figure("one call a layer, times that", ours / max(theirs, 1e-9), "", 1.1)]
+    return [
+        *figures,
+        Figure("a key projection's gradient, from fp32's, relative: pair by pair", theirs),
+        Figure("one call a layer, times that", ours / max(theirs, 1e-9), "", 1.1),
+    ]
 
 
-def _gradient(model: torch.nn.Module, precision: Precision, batch: PairBatch, weight: torch.Tensor) -> torch.Tensor:
+def _gradient(
+    model: torch.nn.Module, precision: Precision, batch: PairBatch, weight: torch.Tensor
+) -> torch.Tensor:
     scorer = PairScorer(model, precision)
     scorer.stock_logits = False
     return torch.autograd.grad(scorer(batch).sums_S.sum(), [weight])[0]
@@ -226,7 +276,9 @@ def generate(bench: Bench) -> list[Figure]:
     prompts = [pair.chosen_ids[:100] for pair in bench.pairs(16)]
     for dtype, bar in ((torch.float32, 3.0), (torch.bfloat16, 3.0)):
         model = bench.model(bench.wide).to(dtype)
-        seconds = seconds_of(lambda model=model: _greedy(model, prompts, tokens), bench.device, turns=1, warm_up=1)
+        seconds = seconds_of(
+            lambda model=model: _greedy(model, prompts, tokens), bench.device, turns=1, warm_up=1
+        )
         name = str(dtype).removeprefix("torch.")
         figures.append(Figure(f"{name}: a token of 16 answers", 1e3 * seconds / tokens, "ms", bar))
         del model
@@ -236,4 +288,6 @@ def generate(bench: Bench) -> list[Figure]:
 
 @torch.no_grad()
 def _greedy(model: torch.nn.Module, prompts: list[np.ndarray], tokens: int) -> None:
-    continue_all(model, (), prompts, tokens, len(prompts), None, lambda logits_RV, rows, step: logits_RV.argmax(dim=-1))
+    continue_all(
+        model, (), prompts, tokens, len(prompts), None, lambda logits_RV, rows, step: logits_RV.argmax(dim=-1)
+    )

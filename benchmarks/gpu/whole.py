@@ -29,9 +29,16 @@ from dpo_core.contract.store import hash_files, sha256_file
 from dpo_core.data.mixing import shuffle_order
 from dpo_core.engine.checkpoint import RunState, save_checkpoint
 
-CHATML = ("{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-WORDS = [f"{first}{second}{third}" for first in "bdfgklmnprst" for second in "aeiou" for third in ("", "n", "st", "rk")]
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = [
+    f"{first}{second}{third}"
+    for first in "bdfgklmnprst"
+    for second in "aeiou"
+    for third in ("", "n", "st", "rk")
+]
 PAIRS, STEPS, PAIRS_PER_STEP, SEED = 128, 8, 16, 8
 
 
@@ -43,12 +50,24 @@ def prepare(bench: Bench) -> Work:
     file, ordered = folder / "rows.jsonl", folder / "ordered.jsonl"
     if not file.exists():
         rows = _rows(pairs, bench.scale)
-        ordered.write_text("".join(json.dumps(rows[place]) + "\n" for place in shuffle_order(len(rows), SEED)))
+        ordered.write_text(
+            "".join(json.dumps(rows[place]) + "\n" for place in shuffle_order(len(rows), SEED))
+        )
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = ResolvedSource(label="rows", path=file, content=sha256_file(file))
-    mixture = _run(MixJob(out_dir=folder / "mix", sources=(source,), tokenizer_path=checkpoint.path,
-                          tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
-                          held_out="0", max_length_tokens=LONGEST, seed=SEED, num_workers=1, cache_dir=folder / "cache"))
+    mixture = _run(
+        MixJob(
+            out_dir=folder / "mix",
+            sources=(source,),
+            tokenizer_path=checkpoint.path,
+            tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
+            held_out="0",
+            max_length_tokens=LONGEST,
+            seed=SEED,
+            num_workers=1,
+            cache_dir=folder / "cache",
+        )
+    )
     return Work(checkpoint, mixture.data, ordered, "bf16", 4 if bench.tiny else PAIRS_PER_STEP, LONGEST, None)
 
 
@@ -64,11 +83,18 @@ def _rows(count: int, scale: int) -> list[dict]:
     rng = np.random.default_rng(0)
 
     def words(mean: int) -> str:
-        return " ".join(rng.choice(WORDS, max(2, int(rng.lognormal(np.log(mean) - SPREAD**2 / 2, SPREAD)) // scale)))
+        return " ".join(
+            rng.choice(WORDS, max(2, int(rng.lognormal(np.log(mean) - SPREAD**2 / 2, SPREAD)) // scale))
+        )
 
-    return [{"prompt": [{"role": "user", "content": words(PROMPT)}],
-             "chosen": [{"role": "assistant", "content": words(ANSWER)}],
-             "rejected": [{"role": "assistant", "content": words(ANSWER)}]} for _ in range(count)]
+    return [
+        {
+            "prompt": [{"role": "user", "content": words(PROMPT)}],
+            "chosen": [{"role": "assistant", "content": words(ANSWER)}],
+            "rejected": [{"role": "assistant", "content": words(ANSWER)}],
+        }
+        for _ in range(count)
+    ]
 
 
 def _checkpoint(bench: Bench, folder: Path) -> CheckpointRef:
@@ -76,49 +102,95 @@ def _checkpoint(bench: Bench, folder: Path) -> CheckpointRef:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.train_from_iterator([" ".join(WORDS)] * 4, trainers.BpeTrainer(
-            vocab_size=bench.small["vocab_size"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"]))
-        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+        tokenizer.train_from_iterator(
+            [" ".join(WORDS)] * 4,
+            trainers.BpeTrainer(
+                vocab_size=bench.small["vocab_size"],
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                show_progress=False,
+                special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            ),
+        )
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        )
         fast.chat_template = CHATML
         torch.manual_seed(0)
-        config = LlamaConfig(**bench.small, max_position_embeddings=4 * LONGEST, bos_token_id=None,
-                             eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id)
+        config = LlamaConfig(
+            **bench.small,
+            max_position_embeddings=4 * LONGEST,
+            bos_token_id=None,
+            eos_token_id=fast.eos_token_id,
+            pad_token_id=fast.pad_token_id,
+        )
         LlamaForCausalLM(config).save_pretrained(folder)
         fast.save_pretrained(folder)
-    return CheckpointRef(path=folder, source="random", fingerprint=sha256_file(folder / "model.safetensors"),
-                         tokenizer_fingerprint=sha256_file(folder / "tokenizer.json"))
+    return CheckpointRef(
+        path=folder,
+        source="random",
+        fingerprint=sha256_file(folder / "model.safetensors"),
+        tokenizer_fingerprint=sha256_file(folder / "tokenizer.json"),
+    )
 
 
 def _reference(bench: Bench, work: Work, precision: Precision = "bf16") -> object:
-    return _run(ReferenceJob(out_dir=bench.folder / f"reference-{precision}", data=work.data, checkpoint=work.checkpoint,
-                             precision=precision, cache_dir=bench.folder / "references", tokens_per_batch=16_384))
+    return _run(
+        ReferenceJob(
+            out_dir=bench.folder / f"reference-{precision}",
+            data=work.data,
+            checkpoint=work.checkpoint,
+            precision=precision,
+            cache_dir=bench.folder / "references",
+            tokens_per_batch=16_384,
+        )
+    )
 
 
-def _job(bench: Bench, work: Work, name: str, kind: ShardingKind = "none", precision: Precision = "bf16") -> TrainJob:
+def _job(
+    bench: Bench, work: Work, name: str, kind: ShardingKind = "none", precision: Precision = "bf16"
+) -> TrainJob:
     pairs = work.pairs_per_step
-    train = TrainConfig(global_batch_pairs=pairs, precision=precision, max_steps=3 if bench.tiny else STEPS,
-                        tokens_per_forward=16_384, checkpoint_every=2)
-    return TrainJob(out_dir=bench.folder / name, data=work.data, checkpoint=work.checkpoint,
-                    reference=_reference(bench, work, precision).reference, reference_checkpoint=work.checkpoint,
-                    loss=LossConfig(name="dpo", beta=0.1), optim=OptimConfig(learning_rate=1e-5), train=train,
-                    batch=BatchPlan(global_pairs=pairs, per_device_pairs=pairs, num_processes=1, accumulation=1),
-                    sharding=Sharding(kind=kind))
+    train = TrainConfig(
+        global_batch_pairs=pairs,
+        precision=precision,
+        max_steps=3 if bench.tiny else STEPS,
+        tokens_per_forward=16_384,
+        checkpoint_every=2,
+    )
+    return TrainJob(
+        out_dir=bench.folder / name,
+        data=work.data,
+        checkpoint=work.checkpoint,
+        reference=_reference(bench, work, precision).reference,
+        reference_checkpoint=work.checkpoint,
+        loss=LossConfig(name="dpo", beta=0.1),
+        optim=OptimConfig(learning_rate=1e-5),
+        train=train,
+        batch=BatchPlan(global_pairs=pairs, per_device_pairs=pairs, num_processes=1, accumulation=1),
+        sharding=Sharding(kind=kind),
+    )
 
 
 def _start(job: Job) -> subprocess.Popen:
     job.write()
     log = (job.out_dir / "log.txt").open("a")
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen([sys.executable, "-m", "dpo_core", job.step, "--job", str(job.out_dir / "job.json")], cwd=ROOT,
-                            env=environment, stdout=log, stderr=log)
+    return subprocess.Popen(
+        [sys.executable, "-m", "dpo_core", job.step, "--job", str(job.out_dir / "job.json")],
+        cwd=ROOT,
+        env=environment,
+        stdout=log,
+        stderr=log,
+    )
 
 
 def _ended(job: Job, process: subprocess.Popen) -> object:
     code = process.wait(timeout=240)
     if code:
-        raise RuntimeError(f"{job.out_dir.name} ended with {code}: {read_error(job)}\n"
-                           f"{(job.out_dir / 'log.txt').read_text()[-1500:]}")
+        raise RuntimeError(
+            f"{job.out_dir.name} ended with {code}: {read_error(job)}\n"
+            f"{(job.out_dir / 'log.txt').read_text()[-1500:]}"
+        )
     return read_result(job)
 
 
@@ -142,16 +214,23 @@ def training(bench: Bench) -> list[Figure]:
         job = _job(bench, work, f"plain-{precision}", precision=precision)
         _ended(job, _start(job))
         seconds[precision] = _speed(job)
-        figures += [Figure(f"{precision}: a step of {work.pairs_per_step} pairs", seconds[precision], "s"),
-                    Figure(f"{precision}: most memory", max(line["memory/peak_gib"] for line in _lines(job)), "GiB"),
-                    Figure(f"{precision}: checks before the first step", sum(
-                        value for name, value in read_result(job).checks.items() if name.endswith("_seconds")), "s")]
+        figures += [
+            Figure(f"{precision}: a step of {work.pairs_per_step} pairs", seconds[precision], "s"),
+            Figure(f"{precision}: most memory", max(line["memory/peak_gib"] for line in _lines(job)), "GiB"),
+            Figure(
+                f"{precision}: checks before the first step",
+                sum(value for name, value in read_result(job).checks.items() if name.endswith("_seconds")),
+                "s",
+            ),
+        ]
     try:
         theirs = run_trl(work, bench.folder / "trl", os.cpu_count() or 1)
         their_seconds = statistics.median(theirs.step_seconds[1:])
-        figures += [Figure("TRL: a step of the same pairs", their_seconds, "s"),
-                    Figure("TRL: reference pass", theirs.reference_pairs_per_second, "pairs/s"),
-                    Figure("times TRL's training speed", their_seconds / seconds["bf16"], "", 2.5, at_most=False)]
+        figures += [
+            Figure("TRL: a step of the same pairs", their_seconds, "s"),
+            Figure("TRL: reference pass", theirs.reference_pairs_per_second, "pairs/s"),
+            Figure("times TRL's training speed", their_seconds / seconds["bf16"], "", 2.5, at_most=False),
+        ]
     except Exception as error:  # what ours gave is worth showing alone
         figures.append(Figure("TRL", f"did not run: {str(error)[-900:]}"))
     return figures
@@ -160,8 +239,10 @@ def training(bench: Bench) -> list[Figure]:
 def back_ends(bench: Bench) -> list[Figure]:
     """ZeRO-3 and FSDP2 as groups of one, and a run that is killed and resumed, all at once: only that they end right."""
     work = prepare(bench)
-    jobs = {name: _job(bench, work, f"end-{name}", kind) for name, kind in (
-        ("plain", "none"), ("zero3", "zero3"), ("fsdp2", "fsdp2"), ("killed", "none"))}
+    jobs = {
+        name: _job(bench, work, f"end-{name}", kind)
+        for name, kind in (("plain", "none"), ("zero3", "zero3"), ("fsdp2", "fsdp2"), ("killed", "none"))
+    }
     processes = {name: _start(job) for name, job in jobs.items()}
     figures = [_killed_and_resumed(jobs["killed"], processes.pop("killed"))]
     results = {}
@@ -170,7 +251,9 @@ def back_ends(bench: Bench) -> list[Figure]:
             results[name] = _ended(jobs[name], process)
             lines = _lines(jobs[name])
             figures.append(Figure(f"{name}: loss of the last step", lines[-1]["loss"], ""))
-            figures.append(Figure(f"{name}: most memory", max(line["memory/peak_gib"] for line in lines), "GiB"))
+            figures.append(
+                Figure(f"{name}: most memory", max(line["memory/peak_gib"] for line in lines), "GiB")
+            )
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             process.kill()
             figures.append(Figure(name, f"failed: {str(error)[-900:]}"))
@@ -195,12 +278,17 @@ def checkpoint(bench: Bench) -> list[Figure]:
     """Writing a checkpoint of weights and moments, hashing included, and hashing alone."""
     training = Training.start(bench, bench.small, "bf16", compare=False)
     started = time.perf_counter()
-    folder = save_checkpoint(bench.folder / "checkpoints", training.engine, RunState(step=1, job_fingerprint="x"), 1)
+    folder = save_checkpoint(
+        bench.folder / "checkpoints", training.engine, RunState(step=1, job_fingerprint="x"), 1
+    )
     seconds = time.perf_counter() - started
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e9
     started = time.perf_counter()
     hash_files(folder)
     hashing = time.perf_counter() - started
-    return [Figure("checkpoint", size, "GB"), Figure("written and hashed", size / seconds, "GB/s"),
-            Figure("written alone", size / max(1e-9, seconds - hashing), "GB/s", 2.0, at_most=False),
-            Figure("hashed alone", size / hashing, "GB/s", 1.5, at_most=False)]
+    return [
+        Figure("checkpoint", size, "GB"),
+        Figure("written and hashed", size / seconds, "GB/s"),
+        Figure("written alone", size / max(1e-9, seconds - hashing), "GB/s", 2.0, at_most=False),
+        Figure("hashed alone", size / hashing, "GB/s", 1.5, at_most=False),
+    ]

@@ -29,12 +29,34 @@ from dpo_core.loss.objective import build_objective
 from dpo_core.model.attention import PAIRWISE, set_kernel, use_kernel
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps
 
-WIDE = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8,
-        "vocab_size": 128_256, "num_hidden_layers": 8, "rope_theta": 500_000.0, "tie_word_embeddings": False}
-SMALL = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3,
-         "vocab_size": 49_152, "num_hidden_layers": 30, "tie_word_embeddings": True}
-TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
-        "num_hidden_layers": 2, "tie_word_embeddings": False}
+WIDE = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128_256,
+    "num_hidden_layers": 8,
+    "rope_theta": 500_000.0,
+    "tie_word_embeddings": False,
+}
+SMALL = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49_152,
+    "num_hidden_layers": 30,
+    "tie_word_embeddings": True,
+}
+TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "num_hidden_layers": 2,
+    "tie_word_embeddings": False,
+}
 PROMPT, ANSWER, SPREAD, LONGEST = 205, 417, 0.7, 2048
 
 
@@ -80,8 +102,15 @@ class Bench:
         """A Llama with random fp32 weights on the device."""
         torch.manual_seed(0)
         with torch.device(self.device):
-            return LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=4 * LONGEST, bos_token_id=None,
-                                                eos_token_id=2, pad_token_id=0)).eval()
+            return LlamaForCausalLM(
+                LlamaConfig(
+                    **shape,
+                    max_position_embeddings=4 * LONGEST,
+                    bos_token_id=None,
+                    eos_token_id=2,
+                    pad_token_id=0,
+                )
+            ).eval()
 
 
 def random_pairs(count: int, vocab_size: int, seed: int, scale: int) -> list[TokenizedPair]:
@@ -92,7 +121,9 @@ def random_pairs(count: int, vocab_size: int, seed: int, scale: int) -> list[Tok
         return max(2, int(rng.lognormal(np.log(mean) - SPREAD**2 / 2, SPREAD)) // scale)
 
     def side(prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.concatenate([prompt, rng.integers(3, vocab_size, length(ANSWER))])[: LONGEST // scale].astype(np.int32)
+        ids = np.concatenate([prompt, rng.integers(3, vocab_size, length(ANSWER))])[
+            : LONGEST // scale
+        ].astype(np.int32)
         return ids, np.arange(len(ids)) >= len(prompt)
 
     pairs = []
@@ -149,11 +180,20 @@ class Training:
     accelerator: Accelerator
 
     @classmethod
-    def start(cls, bench: Bench, shape: dict, precision: Precision, attention: AttentionKernel = "sdpa",
-              compare: bool = True, checkpointing: bool = True) -> "Training":
+    def start(
+        cls,
+        bench: Bench,
+        shape: dict,
+        precision: Precision,
+        attention: AttentionKernel = "sdpa",
+        compare: bool = True,
+        checkpointing: bool = True,
+    ) -> "Training":
         """A plain engine with a fresh optimizer. ``compare``: choose the layout as a run does, else take the packed one."""
         accelerator = start_accelerator()
-        engine = start_engine(Sharding(), accelerator, PairScorer(bench.model(shape), precision), OptimConfig())
+        engine = start_engine(
+            Sharding(), accelerator, PairScorer(bench.model(shape), precision), OptimConfig()
+        )
         pairs = bench.pairs(2, seed=9)
         if compare:
             choose_layout(engine.scorer, pairs, "packed", bench.device, attention)

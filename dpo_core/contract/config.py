@@ -23,51 +23,83 @@ ForwardLayout = Literal["packed", "prefix_sharing", "padded"]
 AttentionKernel = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
 
 
-
-
 class CheckpointConfig(Section):
     """The SFT checkpoint that DPO starts from."""
 
-    source: str = Field(description="Hub id (org/name), a local directory, or `package:NAME` for a directory inside an "
-                        "installed Python package. A directory may hold safetensors weights or a GGUF file.")
-    revision: str | None = Field(None, description="Hub branch, tag or commit; resolved to a commit once and recorded.")
-    gguf_file: str | None = Field(None, description="File name of the GGUF inside the directory, if it holds several.")
-    chat_template: str | None = Field(None, description="Use this named chat template instead of the checkpoint's own; "
-                                      "it is also saved with the result.")
-    allow_pickle: tuple[str, ...] = Field((), description="Pickle weight files (e.g. pytorch_model.bin) that may be "
-                                          "loaded, by file name. Pickle can run code; prefer safetensors.")
-    allow_remote_code: tuple[str, ...] = Field((), description="Python files of the checkpoint that may be executed, "
-                                               "by name (modeling_x.py) or by name and content (modeling_x.py@sha256:...). "
-                                               "Read them first.")
-    max_download_gib: float = Field(1000.0, gt=0, description="The most that is downloaded of a Hub id; more is refused "
-                                    "before it begins.")
+    source: str = Field(
+        description="Hub id (org/name), a local directory, or `package:NAME` for a directory inside an "
+        "installed Python package. A directory may hold safetensors weights or a GGUF file."
+    )
+    revision: str | None = Field(
+        None, description="Hub branch, tag or commit; resolved to a commit once and recorded."
+    )
+    gguf_file: str | None = Field(
+        None, description="File name of the GGUF inside the directory, if it holds several."
+    )
+    chat_template: str | None = Field(
+        None,
+        description="Use this named chat template instead of the checkpoint's own; "
+        "it is also saved with the result.",
+    )
+    allow_pickle: tuple[str, ...] = Field(
+        (),
+        description="Pickle weight files (e.g. pytorch_model.bin) that may be "
+        "loaded, by file name. Pickle can run code; prefer safetensors.",
+    )
+    allow_remote_code: tuple[str, ...] = Field(
+        (),
+        description="Python files of the checkpoint that may be executed, "
+        "by name (modeling_x.py) or by name and content (modeling_x.py@sha256:...). "
+        "Read them first.",
+    )
+    max_download_gib: float = Field(
+        1000.0, gt=0, description="The most that is downloaded of a Hub id; more is refused before it begins."
+    )
 
 
 class DataSource(Section):
     """One preference set of the mixture."""
 
-    source: str = Field(description="Hub data set id, or a local .jsonl, .json, .jsonl.gz, .parquet file or directory. A "
-                        "relative path starts at the working directory.")
-    amount: Amount = Field("1.0", description="With a dot a proportion of the split (0.5, 1.0, 3.0), without one a "
-                           "number of rows (100).")
+    source: str = Field(
+        description="Hub data set id, or a local .jsonl, .json, .jsonl.gz, .parquet file or directory. A "
+        "relative path starts at the working directory."
+    )
+    amount: Amount = Field(
+        "1.0",
+        description="With a dot a proportion of the split (0.5, 1.0, 3.0), without one a "
+        "number of rows (100).",
+    )
     split: str = Field("train", description="Split of a Hub data set; local files have only `train`.")
-    revision: str | None = Field(None, description="Hub branch, tag or commit; resolved to a commit and recorded.")
+    revision: str | None = Field(
+        None, description="Hub branch, tag or commit; resolved to a commit and recorded."
+    )
     subset: str | None = Field(None, description="Configuration name of a Hub data set.")
-    columns: dict[str, str] = Field({}, description="Our column -> the set's column, e.g. {chosen: winner}. Ours are "
-                                    "prompt, chosen, rejected, conversations, tools, constraints.")
+    columns: dict[str, str] = Field(
+        {},
+        description="Our column -> the set's column, e.g. {chosen: winner}. Ours are "
+        "prompt, chosen, rejected, conversations, tools, constraints.",
+    )
 
 
 class DataConfig(Section):
     """How preference sets are mixed and tokenised."""
 
     sources: tuple[DataSource, ...] = Field(min_length=1, description="Preference sets with their amounts.")
-    held_out: Amount = Field("0.05", description="Prompts kept for evaluation only: a proportion (0.05) or a count (64). "
-                             "\"0\" holds out none. No prompt stands on both sides.")
+    held_out: Amount = Field(
+        "0.05",
+        description="Prompts kept for evaluation only: a proportion (0.05) or a count (64). "
+        '"0" holds out none. No prompt stands on both sides.',
+    )
     max_length_tokens: int = Field(2048, ge=8, description="Longest sequence (prompt and answer) in tokens.")
-    when_too_long: Literal["truncate", "drop"] = Field("truncate", description="Cut on the right, like the Tulu "
-                                                       "workflow, or drop the row.")
-    train_on: Literal["last_turn", "all_turns"] = Field("last_turn", description="Assistant turns that carry the loss.")
-    max_dropped_fraction: float = Field(0.5, ge=0, le=1, description="More dropped rows than this is an error.")
+    when_too_long: Literal["truncate", "drop"] = Field(
+        "truncate", description="Cut on the right, like the Tulu workflow, or drop the row."
+    )
+    train_on: Literal["last_turn", "all_turns"] = Field(
+        "last_turn", description="Assistant turns that carry the loss."
+    )
+    max_dropped_fraction: float = Field(
+        0.5, ge=0, le=1, description="More dropped rows than this is an error."
+    )
     seed: int = Field(8, ge=0, description="Shuffles the mixture and chooses the held-out prompts.")
     num_workers: int = Field(2, ge=1, description="Processes that tokenise.")
 
@@ -75,10 +107,16 @@ class DataConfig(Section):
 class ReferenceConfig(Section):
     """The model that rewards are measured against."""
 
-    source: str | None = Field(None, description="Another checkpoint as the reference; empty means the SFT checkpoint.")
+    source: str | None = Field(
+        None, description="Another checkpoint as the reference; empty means the SFT checkpoint."
+    )
     revision: str | None = Field(None, description="Hub branch, tag or commit of that checkpoint.")
-    tokens_per_batch: int = Field(2048, ge=1, description="Token budget of a forward batch in the reference pass.")
-    rows_per_shard: int = Field(1024, ge=1, description="Rows written at once; at most this much work is lost on a kill.")
+    tokens_per_batch: int = Field(
+        2048, ge=1, description="Token budget of a forward batch in the reference pass."
+    )
+    rows_per_shard: int = Field(
+        1024, ge=1, description="Rows written at once; at most this much work is lost on a kill."
+    )
 
 
 def _may_be_empty(schema: dict[str, Any]) -> None:
@@ -90,22 +128,45 @@ def _may_be_empty(schema: dict[str, Any]) -> None:
 class LossConfig(Section):
     """The objective. Units of rewards and margins are the loss's own (see docs/losses.md)."""
 
-    name: LossName = Field("dpo_norm", description="dpo_norm is DPO on mean log-probabilities per token (Tulu 3).")
+    name: LossName = Field(
+        "dpo_norm", description="dpo_norm is DPO on mean log-probabilities per token (Tulu 3)."
+    )
     beta: float = Field(
-        default_factory=lambda others: OBJECTIVES[others["name"]].usual_beta, gt=0, json_schema_extra=_may_be_empty,
-        description="Inverse temperature. Empty: the objective's usual one, 5 for dpo_norm, 0.1 for dpo, 2 for simpo ...")
+        default_factory=lambda others: OBJECTIVES[others["name"]].usual_beta,
+        gt=0,
+        json_schema_extra=_may_be_empty,
+        description="Inverse temperature. Empty: the objective's usual one, 5 for dpo_norm, 0.1 for dpo, 2 for simpo ...",
+    )
     gamma_beta_ratio: float = Field(0.3, ge=0, description="simpo only: target margin divided by beta.")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Probability that a label is flipped (dpo, dpo_norm, "
-                                   "simpo, wpo, robust, aot, aot_pair); exo_pair needs one, 0.001 as a rule.")
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="Probability that a label is flipped (dpo, dpo_norm, "
+        "simpo, wpo, robust, aot, aot_pair); exo_pair needs one, 0.001 as a rule.",
+    )
     discopop_tau: float = Field(0.05, gt=0, le=1, description="discopop only: temperature of its mixture.")
-    f_divergence: Divergence = Field("reverse_kl", description="What holds the policy near the reference (dpo, dpo_norm, "
-                                     "ipo, wpo, hinge, robust, exo_pair, discopop).")
-    alpha_divergence_coef: float = Field(0.5, gt=0, lt=1, description="alpha_divergence only: near 0 it is reverse_kl, "
-                                         "near 1 forward_kl.")
-    ld_alpha: float = Field(1.0, ge=0, le=1, description="Weight of the tokens of the longer answer beyond the shorter "
-                            "one's length (LD-DPO); 1 is off.")
-    rpo_alpha: float = Field(0.0, ge=0, description="Weight of an added mean negative log-likelihood per token of the "
-                             "chosen answer (RPO); 0 is off.")
+    f_divergence: Divergence = Field(
+        "reverse_kl",
+        description="What holds the policy near the reference (dpo, dpo_norm, "
+        "ipo, wpo, hinge, robust, exo_pair, discopop).",
+    )
+    alpha_divergence_coef: float = Field(
+        0.5, gt=0, lt=1, description="alpha_divergence only: near 0 it is reverse_kl, near 1 forward_kl."
+    )
+    ld_alpha: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Weight of the tokens of the longer answer beyond the shorter "
+        "one's length (LD-DPO); 1 is off.",
+    )
+    rpo_alpha: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of an added mean negative log-likelihood per token of the "
+        "chosen answer (RPO); 0 is off.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -118,22 +179,36 @@ class LossConfig(Section):
     def _settings_fit_the_objective(self) -> "LossConfig":
         name, traits = self.name, self.traits
         if self.label_smoothing and traits.smoothing == "no":
-            raise ValueError(f"{name} defines no label smoothing; set loss.label_smoothing to 0 or choose one of "
-                             f"{', '.join(names_where('smoothing'))}")
+            raise ValueError(
+                f"{name} defines no label smoothing; set loss.label_smoothing to 0 or choose one of "
+                f"{', '.join(names_where('smoothing'))}"
+            )
         if traits.smoothing == "required" and not self.label_smoothing:
-            raise ValueError(f"{name} needs label smoothing, as it takes its logarithm; set loss.label_smoothing to 0.001")
+            raise ValueError(
+                f"{name} needs label smoothing, as it takes its logarithm; set loss.label_smoothing to 0.001"
+            )
         if self.f_divergence != "reverse_kl" and not traits.any_divergence:
-            raise ValueError(f"{name} is defined for reverse_kl alone; set loss.f_divergence to reverse_kl or choose one of "
-                             f"{', '.join(names_where('any_divergence'))}")
+            raise ValueError(
+                f"{name} is defined for reverse_kl alone; set loss.f_divergence to reverse_kl or choose one of "
+                f"{', '.join(names_where('any_divergence'))}"
+            )
         if traits.weights_pairs and self.ld_alpha < 1:
-            raise ValueError(f"{name} weights pairs by whole answers, which loss.ld_alpha would change; set loss.ld_alpha "
-                             "to 1 or choose dpo")
+            raise ValueError(
+                f"{name} weights pairs by whole answers, which loss.ld_alpha would change; set loss.ld_alpha "
+                "to 1 or choose dpo"
+            )
         if self._is_set("alpha_divergence_coef") and self.f_divergence != "alpha_divergence":
-            raise ValueError(f"loss.alpha_divergence_coef means nothing to {self.f_divergence}; leave it out or set "
-                             "loss.f_divergence to alpha_divergence")
-        for setting in {own for each in OBJECTIVES.values() for own in each.own_settings} - set(traits.own_settings):
+            raise ValueError(
+                f"loss.alpha_divergence_coef means nothing to {self.f_divergence}; leave it out or set "
+                "loss.f_divergence to alpha_divergence"
+            )
+        for setting in {own for each in OBJECTIVES.values() for own in each.own_settings} - set(
+            traits.own_settings
+        ):
             if self._is_set(setting):
-                raise ValueError(f"loss.{setting} means nothing to {name}; leave it out or choose {owner_of(setting)}")
+                raise ValueError(
+                    f"loss.{setting} means nothing to {name}; leave it out or choose {owner_of(setting)}"
+                )
         return self
 
     def _is_set(self, setting: str) -> bool:
@@ -154,14 +229,24 @@ class LossConfig(Section):
 class AdapterConfig(Section):
     """What is trained: all weights, or a low-rank adapter (LoRA, arXiv 2106.09685) beside frozen ones."""
 
-    kind: Literal["none", "lora", "qlora"] = Field("none", description="none trains every weight; lora an adapter; qlora an "
-                                                   "adapter over 4-bit weights (CUDA only, extra cuda8bit).")
+    kind: Literal["none", "lora", "qlora"] = Field(
+        "none",
+        description="none trains every weight; lora an adapter; qlora an "
+        "adapter over 4-bit weights (CUDA only, extra cuda8bit).",
+    )
     rank: int = Field(16, ge=1, description="Rank of each update.")
     alpha: float = Field(32.0, gt=0, description="An update is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, le=0, description="Always 0: policy and reference must agree on the same input, and a "
-                           "resumed run must give the same bits.")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        le=0,
+        description="Always 0: policy and reference must agree on the same input, and a "
+        "resumed run must give the same bits.",
+    )
     target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        "all-linear", description="Linear layers that get an adapter: all but the output head, or names such as q_proj.")
+        "all-linear",
+        description="Linear layers that get an adapter: all but the output head, or names such as q_proj.",
+    )
 
     @property
     def base_weights(self) -> BaseWeights:
@@ -172,11 +257,16 @@ class AdapterConfig(Section):
 class OptimConfig(Section):
     """AdamW and its schedule."""
 
-    optimizer: Literal["adamw", "adamw_8bit"] = Field("adamw", description="adamw_8bit keeps moments in 8 bits (CUDA only, "
-                                                      "extra cuda8bit).")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit keeps moments in 8 bits (CUDA only, extra cuda8bit)."
+    )
     learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate.")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Shape after the warm-up.")
-    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Fraction of all steps with a rising learning rate.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="Shape after the warm-up."
+    )
+    warmup_ratio: float = Field(
+        0.1, ge=0, lt=1, description="Fraction of all steps with a rising learning rate."
+    )
     weight_decay: float = Field(0.0, ge=0, description="Decoupled; not applied to biases and norms.")
     beta1: float = Field(0.9, ge=0, lt=1, description="First moment decay.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Second moment decay.")
@@ -189,37 +279,62 @@ class TrainConfig(Section):
 
     global_batch_pairs: int = Field(8, ge=1, description="Pairs per optimizer step over all processes.")
     per_device_batch_pairs: Annotated[int | None, NotContent()] = Field(
-        None, ge=1, description="Pairs per forward and process; empty: the largest that fits the global batch, up to 4.")
+        None,
+        ge=1,
+        description="Pairs per forward and process; empty: the largest that fits the global batch, up to 4.",
+    )
     tokens_per_forward: Annotated[int, NotContent()] = Field(
-        2048, ge=1, description="Tokens of a forward, padding included; long pairs make it hold fewer pairs (one at least).")
+        2048,
+        ge=1,
+        description="Tokens of a forward, padding included; long pairs make it hold fewer pairs (one at least).",
+    )
     num_epochs: int = Field(1, ge=1, description="Passes over the mixture.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
-    precision: Precision = Field("fp32", description="bf16 is autocast over fp32 weights; bf16_pure computes with bf16 "
-                                 "weights and keeps fp32 ones for the optimizer: less memory, a little faster.")
+    precision: Precision = Field(
+        "fp32",
+        description="bf16 is autocast over fp32 weights; bf16_pure computes with bf16 "
+        "weights and keeps fp32 ones for the optimizer: less memory, a little faster.",
+    )
     forward: Annotated[ForwardLayout, NotContent()] = Field(
-        "packed", description="packed computes a pair's prompt once and pads nothing; prefix_sharing is one row a pair; "
-        "padded is the plain way. Same numbers; a model that cannot do the one asked for gets the next.")
+        "packed",
+        description="packed computes a pair's prompt once and pads nothing; prefix_sharing is one row a pair; "
+        "padded is the plain way. Same numbers; a model that cannot do the one asked for gets the next.",
+    )
     attention: Annotated[AttentionKernel, NotContent()] = Field(
-        "sdpa", description="Attention kernel; same numbers but for rounding. flex_attention and flash_attention_2 (padded "
-        "forward, bf16 only) need a CUDA GPU.")
+        "sdpa",
+        description="Attention kernel; same numbers but for rounding. flex_attention and flash_attention_2 (padded "
+        "forward, bf16 only) need a CUDA GPU.",
+    )
     gradient_checkpointing: Annotated[bool, NotContent()] = Field(
-        False, description="Recompute activations: less memory, about a third slower.")
+        False, description="Recompute activations: less memory, about a third slower."
+    )
     checkpoint_every: Annotated[Literal["epoch"] | Annotated[int, Field(ge=1)], NotContent()] = Field(
-        200, description="Optimizer steps between checkpoints, or `epoch`: at the end of each.")
+        200, description="Optimizer steps between checkpoints, or `epoch`: at the end of each."
+    )
     checkpoint_every_minutes: Annotated[float | None, NotContent()] = Field(
-        10.0, gt=0, description="Also a checkpoint once so long has passed since the last one. Empty: by steps alone.")
+        10.0,
+        gt=0,
+        description="Also a checkpoint once so long has passed since the last one. Empty: by steps alone.",
+    )
     keep_checkpoints: Annotated[int, NotContent()] = Field(2, ge=1, description="Newest checkpoints kept.")
-    export_precision: Annotated[ExportPrecision, NotContent()] = Field("bf16", description="Number format of exported "
-                                                                               "weights.")
-    router_aux_loss_weight: float | None = Field(None, ge=0, description="Mixture-of-experts models: weight of the router's "
-                                                 "load-balancing loss. Empty: the model's own; 0: none.")
+    export_precision: Annotated[ExportPrecision, NotContent()] = Field(
+        "bf16", description="Number format of exported weights."
+    )
+    router_aux_loss_weight: float | None = Field(
+        None,
+        ge=0,
+        description="Mixture-of-experts models: weight of the router's "
+        "load-balancing loss. Empty: the model's own; 0: none.",
+    )
     seed: int = Field(8, ge=0, description="Order of the second and later epochs; start of an adapter.")
 
     @model_validator(mode="after")
     def _flash_attention_has_its_numbers(self) -> "TrainConfig":
         if self.attention == "flash_attention_2" and self.precision == "fp32":
-            raise ValueError("train.attention flash_attention_2 computes in bf16 only; set train.precision to bf16, or "
-                             "train.attention to sdpa")
+            raise ValueError(
+                "train.attention flash_attention_2 computes in bf16 only; set train.precision to bf16, or "
+                "train.attention to sdpa"
+            )
         return self
 
 
@@ -228,23 +343,38 @@ class EvaluationConfig(Section):
 
     num_prompts: int = Field(8, ge=0, description="Held-out prompts answered greedily by both models.")
     max_new_tokens: int = Field(128, ge=1, description="Longest answer in tokens.")
-    measure_kl: bool = Field(False, description="Also sample two answers a prompt and measure the KL divergence from the "
-                             "reference on them. Takes about as long as the greedy answers, and loads both models again.")
-    num_samples_shown: Annotated[int, NotContent()] = Field(8, ge=0, description="Answers shown side by side in the report.")
-    tokens_per_batch: Annotated[int, NotContent()] = Field(2048, ge=1, description="Token budget of a forward batch.")
+    measure_kl: bool = Field(
+        False,
+        description="Also sample two answers a prompt and measure the KL divergence from the "
+        "reference on them. Takes about as long as the greedy answers, and loads both models again.",
+    )
+    num_samples_shown: Annotated[int, NotContent()] = Field(
+        8, ge=0, description="Answers shown side by side in the report."
+    )
+    tokens_per_batch: Annotated[int, NotContent()] = Field(
+        2048, ge=1, description="Token budget of a forward batch."
+    )
 
 
 class UploadConfig(Section):
     """Where the checkpoint goes. A local directory by default; nothing is published unless a repository is named."""
 
     repo_id: str | None = Field(None, description="Hub repository (org/name). Empty: a local directory.")
-    directory: Path | None = Field(None, description="Local destination when no repo_id is given; empty: inside the store.")
-    endpoint: str | None = Field(None, description="Address of a server that speaks the Hub's protocol. "
-                                 "One without xet storage needs HF_HUB_DISABLE_XET=1 in the environment.")
+    directory: Path | None = Field(
+        None, description="Local destination when no repo_id is given; empty: inside the store."
+    )
+    endpoint: str | None = Field(
+        None,
+        description="Address of a server that speaks the Hub's protocol. "
+        "One without xet storage needs HF_HUB_DISABLE_XET=1 in the environment.",
+    )
     private: bool = Field(True, description="Create the repository as private.")
     tag: str | None = Field(None, description="Tag set on the uploaded commit.")
-    token_block: str | None = Field(None, description="Name of the Prefect Secret block with the token; empty: the "
-                                    "HF_TOKEN environment variable.")
+    token_block: str | None = Field(
+        None,
+        description="Name of the Prefect Secret block with the token; empty: the "
+        "HF_TOKEN environment variable.",
+    )
 
     @model_validator(mode="after")
     def _one_destination(self) -> "UploadConfig":

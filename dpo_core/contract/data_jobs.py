@@ -77,7 +77,9 @@ class LengthStats(Section):
     mean_rejected: float
     max_sequence: int
     total: int  # chosen and rejected sequences, prompt counted in both
-    histograms: dict[Literal["prompt", "chosen", "rejected"], LengthHistogram] = {}  # none in mixtures of version 1
+    histograms: dict[
+        Literal["prompt", "chosen", "rejected"], LengthHistogram
+    ] = {}  # none in mixtures of version 1
 
 
 class MixResult(Result):

@@ -8,17 +8,36 @@ from pathlib import Path
 
 from dpo_core.contract.results import StepEnvironment
 
-PACKAGES = ("pairline", "torch", "transformers", "accelerate", "deepspeed", "peft", "datasets", "tokenizers",
-            "safetensors", "huggingface_hub", "numpy", "bitsandbytes", "flash_attn", "tensorboard", "wandb")
+PACKAGES = (
+    "pairline",
+    "torch",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "peft",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "numpy",
+    "bitsandbytes",
+    "flash_attn",
+    "tensorboard",
+    "wandb",
+)
 
 
 def step_environment() -> StepEnvironment:
     """Of this process; call it when the step's libraries are imported, so that the accelerator has a name."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
     return StepEnvironment(
-        python=platform.python_version(), platform=platform.platform(), packages=installed(PACKAGES),
-        device=_device(), num_processes=int(os.environ.get("WORLD_SIZE", "1")),
-        threads_per_process=int(threads) if threads.isdigit() else None)
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=installed(PACKAGES),
+        device=_device(),
+        num_processes=int(os.environ.get("WORLD_SIZE", "1")),
+        threads_per_process=int(threads) if threads.isdigit() else None,
+    )
 
 
 def installed(names: tuple[str, ...]) -> dict[str, str]:

@@ -145,8 +145,15 @@ def error_of_kind(kind: str) -> type[PairlineError]:
 
 
 # As a CPU's allocator, CUDA and NCCL ("Cuda failure 2 'out of memory'"), cuBLAS, and cuDNN 8 and 9 say it.
-MEMORY_REFUSED = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed",
-                  "allocation_failed", "failed to cuda calloc", "failed to cuda malloc")
+MEMORY_REFUSED = (
+    "can't allocate memory",
+    "out of memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "allocation_failed",
+    "failed to cuda calloc",
+    "failed to cuda malloc",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -167,8 +174,12 @@ def from_os_error(error: OSError, doing: str) -> PairlineError:
     """Translate an ``OSError`` met while ``doing`` (a phrase such as "writing shard 3") into the tree."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"No space left on the disk while {doing}{where}. Free some space or move `store.root`.")
+        return DiskFull(
+            f"No space left on the disk while {doing}{where}. Free some space or move `store.root`."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreError(f"Not allowed to write while {doing}{where}: {error.strerror}. Make it writable or choose "
-                          "another `store.root`.")
+        return StoreError(
+            f"Not allowed to write while {doing}{where}: {error.strerror}. Make it writable or choose "
+            "another `store.root`."
+        )
     return StoreError(f"The file system failed while {doing}{where}: {error.strerror or error}.")

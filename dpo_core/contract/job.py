@@ -51,8 +51,11 @@ class Job(Section, Generic[R]):
     @classmethod
     def result_class(cls) -> type[R]:
         """What stands in the brackets: ``ReferenceResult`` for a ``Job[ReferenceResult]``."""
-        return next(args[0] for base in cls.__mro__
-                    if issubclass(base, Job) and (args := base.__pydantic_generic_metadata__["args"]))
+        return next(
+            args[0]
+            for base in cls.__mro__
+            if issubclass(base, Job) and (args := base.__pydantic_generic_metadata__["args"])
+        )
 
     def writes(self) -> tuple[Path, ...]:
         """Folders beside ``out_dir`` that the step writes to: a cache that it shares with other jobs."""

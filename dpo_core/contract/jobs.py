@@ -81,7 +81,9 @@ class ReferenceJob(Job[ReferenceResult]):
     tokens_per_batch: Annotated[int, NotContent()] = 2048
     rows_per_shard: Annotated[int, NotContent()] = 1024
     sharding: Annotated[Sharding, NotContent()] = Sharding()
-    cache_dir: Location  # shared by all mixtures: <cache_dir>/<model and numerics>/shard files keyed by row content
+    cache_dir: (
+        Location  # shared by all mixtures: <cache_dir>/<model and numerics>/shard files keyed by row content
+    )
 
     def writes(self) -> tuple[Path, ...]:
         return (self.cache_dir,)
@@ -90,7 +92,11 @@ class ReferenceJob(Job[ReferenceResult]):
     def scores_content(self) -> dict:
         """What a row's values depend on besides the row: the job's content without the set, the weights by their own name.
         A new field that is content enters by itself, and with it the cache's key."""
-        content = {name: value for name, value in content_of(self).items() if name not in ("step", "data", "checkpoint")}
+        content = {
+            name: value
+            for name, value in content_of(self).items()
+            if name not in ("step", "data", "checkpoint")
+        }
         return content | {"version": self.VERSION, "checkpoint": self.checkpoint.fingerprint}
 
 
@@ -115,7 +121,9 @@ class TrainResult(Result):
     last_metrics: dict[str, float]
     guard: dict[str, float]  # figures of the step-0 guard
     checks: dict[str, float] = {}  # seconds and figures of what the last start checked before its first step
-    base_check: dict[str, float] = {}  # the same after training with the adapter switched off: the base is as it was
+    base_check: dict[
+        str, float
+    ] = {}  # the same after training with the adapter switched off: the base is as it was
     adapter: AdapterConfig = AdapterConfig()
     trained_parameters: int = 0
     all_parameters: int = 0  # the adapter's included
@@ -133,7 +141,9 @@ class TrainJob(Job[TrainResult]):
     data: DatasetRef
     checkpoint: CheckpointRef  # the policy's start
     reference: ReferenceRef | None = None  # None for losses without one
-    reference_checkpoint: CheckpointRef | None = None  # what computed `reference`; the step-0 guard recomputes rows
+    reference_checkpoint: CheckpointRef | None = (
+        None  # what computed `reference`; the step-0 guard recomputes rows
+    )
     loss: LossConfig
     optim: OptimConfig
     train: TrainConfig
@@ -158,7 +168,9 @@ class ExportJob(Job[ExportResult]):
     """Trained weights + the parent's tokenizer -> a folder that stock transformers loads."""
 
     step = "export"
-    weights_path: Location  # folder with model.safetensors, from TrainResult: all weights, or the adapter's alone
+    weights_path: (
+        Location  # folder with model.safetensors, from TrainResult: all weights, or the adapter's alone
+    )
     weights_fingerprint: str
     checkpoint: CheckpointRef  # config, tokenizer and template come from here, and the weights that an adapter changes
     adapter: AdapterConfig = AdapterConfig()
@@ -224,7 +236,9 @@ class AnswerJob(Job[AnswerResult]):
     allow_remote_code: bool = False
 
 
-JOBS: dict[str, type[Job]] = {job.step: job for with_result in Job.__subclasses__() for job in with_result.__subclasses__()}
+JOBS: dict[str, type[Job]] = {
+    job.step: job for with_result in Job.__subclasses__() for job in with_result.__subclasses__()
+}
 """All steps there are, by name."""
 
 

@@ -14,43 +14,96 @@ class Meaning:
 
 
 MEANINGS = {
-    "loss": Meaning("loss", "The objective on held-out pairs. Comparable only between runs of one loss and beta.", -1),
-    "rewards/accuracies": Meaning("reward accuracy", "Share of pairs in which the chosen answer gained more against the "
-                                  "reference than the rejected one. 0.5 is chance, and where an untrained policy is.", 1),
-    "rewards/margins": Meaning("reward margin", "By how much the chosen answer's reward exceeds the rejected one's.", 1),
-    "rewards/chosen": Meaning("reward, chosen", "How much likelier than the reference the policy makes the chosen answer "
-                              "(in the loss's units). Below 0: less likely than before, which DPO often does to both."),
-    "rewards/rejected": Meaning("reward, rejected", "The same of the rejected answer; it should fall below chosen."),
+    "loss": Meaning(
+        "loss", "The objective on held-out pairs. Comparable only between runs of one loss and beta.", -1
+    ),
+    "rewards/accuracies": Meaning(
+        "reward accuracy",
+        "Share of pairs in which the chosen answer gained more against the "
+        "reference than the rejected one. 0.5 is chance, and where an untrained policy is.",
+        1,
+    ),
+    "rewards/margins": Meaning(
+        "reward margin", "By how much the chosen answer's reward exceeds the rejected one's.", 1
+    ),
+    "rewards/chosen": Meaning(
+        "reward, chosen",
+        "How much likelier than the reference the policy makes the chosen answer "
+        "(in the loss's units). Below 0: less likely than before, which DPO often does to both.",
+    ),
+    "rewards/rejected": Meaning(
+        "reward, rejected", "The same of the rejected answer; it should fall below chosen."
+    ),
     "rewards/average": Meaning("reward, average", "Mean of both: how far the policy has moved as a whole."),
-    "ranking/accuracies": Meaning("ranking accuracy", "Share of pairs in which the policy alone, without the reference, "
-                                  "finds the chosen answer likelier per token.", 1),
-    "logps/chosen": Meaning("log-probability, chosen", "Of the whole chosen answer (sum over its tokens, nats)."),
-    "logps/rejected": Meaning("log-probability, rejected", "Of the whole rejected answer (sum over its tokens, nats)."),
-    "logps_per_token/chosen": Meaning("log-prob. per token, chosen", "The same divided by the answer's tokens."),
-    "logps_per_token/rejected": Meaning("log-prob. per token, rejected", "The same divided by the answer's tokens."),
-    "trained_tokens_per_pair": Meaning("trained tokens a pair", "Tokens of both answers that carry the loss."),
-    "checker/pass_rate": Meaning("instructions kept", "Share of greedy answers that keep an instruction which code can "
-                                 "check (\"at most ten words\").", 1),
+    "ranking/accuracies": Meaning(
+        "ranking accuracy",
+        "Share of pairs in which the policy alone, without the reference, "
+        "finds the chosen answer likelier per token.",
+        1,
+    ),
+    "logps/chosen": Meaning(
+        "log-probability, chosen", "Of the whole chosen answer (sum over its tokens, nats)."
+    ),
+    "logps/rejected": Meaning(
+        "log-probability, rejected", "Of the whole rejected answer (sum over its tokens, nats)."
+    ),
+    "logps_per_token/chosen": Meaning(
+        "log-prob. per token, chosen", "The same divided by the answer's tokens."
+    ),
+    "logps_per_token/rejected": Meaning(
+        "log-prob. per token, rejected", "The same divided by the answer's tokens."
+    ),
+    "trained_tokens_per_pair": Meaning(
+        "trained tokens a pair", "Tokens of both answers that carry the loss."
+    ),
+    "checker/pass_rate": Meaning(
+        "instructions kept",
+        'Share of greedy answers that keep an instruction which code can check ("at most ten words").',
+        1,
+    ),
     "checker/prompts": Meaning("prompts checked", "Answered prompts that carry such an instruction."),
-    "answers/mean_words": Meaning("words an answer", "Mean length of the greedy answers. DPO tends to lengthen answers; a "
-                                  "large change deserves a look at the samples."),
+    "answers/mean_words": Meaning(
+        "words an answer",
+        "Mean length of the greedy answers. DPO tends to lengthen answers; a "
+        "large change deserves a look at the samples.",
+    ),
     "router_aux_loss": Meaning("router loss", "Load balance of a mixture-of-experts model's routers.", -1),
 }
 # Metrics of the short table that ends a run, in its order; the artifact shows all.
-HEADLINE = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "checker/pass_rate",
-            "answers/mean_words")
+HEADLINE = (
+    "loss",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+    "checker/pass_rate",
+    "answers/mean_words",
+)
 # A peer's second name for a value -> ours; metrics.jsonl has both, a table for people ours.
-SECOND_NAMES = {"train_loss": "loss", "rewards/accuracy": "rewards/accuracies", "rewards/margin": "rewards/margins"}
+SECOND_NAMES = {
+    "train_loss": "loss",
+    "rewards/accuracy": "rewards/accuracies",
+    "rewards/margin": "rewards/margins",
+}
 # The figures at the top of a report.
 TILES = ("rewards/accuracies", "checker/pass_rate", "rewards/margins", "answers/mean_words")
 # In the loss's own unit: no comparison between runs of different objectives or betas.
 OF_THE_LOSS = ("loss", "rewards/margins")
 # Of the last training step, where runs are compared.
-LAST_STEP = ("loss", "rewards/accuracies", "rewards/margins", "logps_per_token/chosen", "logps_per_token/rejected",
-             "grad_norm")
+LAST_STEP = (
+    "loss",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps_per_token/chosen",
+    "logps_per_token/rejected",
+    "grad_norm",
+)
 # Of a sweep's members, which may have several objectives.
-OF_MEMBERS = tuple(name for name in ("rewards/accuracies", "ranking/accuracies", "checker/pass_rate", "kl/per_token",
-                                     *HEADLINE) if name not in OF_THE_LOSS)
+OF_MEMBERS = tuple(
+    name
+    for name in ("rewards/accuracies", "ranking/accuracies", "checker/pass_rate", "kl/per_token", *HEADLINE)
+    if name not in OF_THE_LOSS
+)
 
 
 def tone_of(name: str, before: float | None, after: float | None) -> Literal["", "good", "bad"]:

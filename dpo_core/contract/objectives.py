@@ -6,8 +6,24 @@ Settings, plan, trainer and docs/losses.md (a test compares its table) all ask h
 from dataclasses import dataclass
 from typing import Literal
 
-LossName = Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "hinge", "robust", "exo_pair", "apo_zero", "apo_down",
-                   "sppo_hard", "nca_pair", "bco_pair", "aot", "aot_pair", "discopop"]
+LossName = Literal[
+    "dpo",
+    "dpo_norm",
+    "simpo",
+    "ipo",
+    "wpo",
+    "hinge",
+    "robust",
+    "exo_pair",
+    "apo_zero",
+    "apo_down",
+    "sppo_hard",
+    "nca_pair",
+    "bco_pair",
+    "aot",
+    "aot_pair",
+    "discopop",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +33,9 @@ class Traits:
     usual_beta: float
     beta_source: str
     smoothing: Literal["no", "yes", "required"] = "no"  # of labels
-    any_divergence: bool = False  # the prompt's term cancels, so that f-divergences other than reverse KL are defined
+    any_divergence: bool = (
+        False  # the prompt's term cancels, so that f-divergences other than reverse KL are defined
+    )
     needs_reference: bool = True
     per_token: bool = False  # rewards are means over an answer's tokens, not sums
     whole_batch: bool = False  # losses depend on all pairs of the optimizer step together
@@ -30,8 +48,14 @@ TRL_DEFAULT = "TRL's default; the paper names none"
 OBJECTIVES: dict[LossName, Traits] = {
     "dpo": Traits(0.1, "paper, appendix B", "yes", any_divergence=True),
     "dpo_norm": Traits(5.0, "Tulu 3 and OLMo 2", "yes", any_divergence=True, per_token=True),
-    "simpo": Traits(2.0, "paper, table 8: 2 to 2.5", "yes", needs_reference=False, per_token=True,
-                    own_settings=("gamma_beta_ratio",)),
+    "simpo": Traits(
+        2.0,
+        "paper, table 8: 2 to 2.5",
+        "yes",
+        needs_reference=False,
+        per_token=True,
+        own_settings=("gamma_beta_ratio",),
+    ),
     "ipo": Traits(0.1, TRL_DEFAULT, any_divergence=True, per_token=True),
     "wpo": Traits(0.01, "the authors' models", "yes", any_divergence=True, weights_pairs=True),
     "hinge": Traits(0.1, TRL_DEFAULT, any_divergence=True),

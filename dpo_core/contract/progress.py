@@ -53,8 +53,13 @@ class Progress:
     ``active=False`` (ranks other than 0) makes every call a no-op.
     """
 
-    def __init__(self, step: str, active: bool = True, interval_seconds: float = 1.0,
-                 sink: Callable[[ProgressEvent], None] = print_event) -> None:
+    def __init__(
+        self,
+        step: str,
+        active: bool = True,
+        interval_seconds: float = 1.0,
+        sink: Callable[[ProgressEvent], None] = print_event,
+    ) -> None:
         self.step, self.active, self.interval_seconds, self.sink = step, active, interval_seconds, sink
         self.begin(phase="", total=0, unit="")
 
@@ -69,8 +74,17 @@ class Progress:
         now = time.monotonic()
         if self.active and (self.done >= self.total or now - self._reported >= self.interval_seconds):
             self._reported = now
-            self.sink(ProgressEvent(step=self.step, done=self.done, total=self.total, unit=self.unit, phase=self.phase,
-                                    rate=self.rate(), metrics=metrics or {}))
+            self.sink(
+                ProgressEvent(
+                    step=self.step,
+                    done=self.done,
+                    total=self.total,
+                    unit=self.unit,
+                    phase=self.phase,
+                    rate=self.rate(),
+                    metrics=metrics or {},
+                )
+            )
 
     def rate(self) -> float:
         """Units per second since the phase began."""

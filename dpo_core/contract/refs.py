@@ -8,7 +8,9 @@ from dpo_core.contract.section import NotContent, Section
 
 Location = Annotated[Path, NotContent()]
 Label = Annotated[str, NotContent()]
-FileHashes = Annotated[dict[str, str], NotContent()]  # path relative to the value's own -> sha256; verified when reused
+FileHashes = Annotated[
+    dict[str, str], NotContent()
+]  # path relative to the value's own -> sha256; verified when reused
 
 
 class CheckpointRef(Section):

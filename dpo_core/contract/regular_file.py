@@ -14,7 +14,12 @@ from typing import BinaryIO
 from dpo_core.contract.errors import StoreError
 
 NO_TRAP = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-REFUSED = (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENODEV)  # link; pipe or socket without a peer; folder; device
+REFUSED = (
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.EISDIR,
+    errno.ENODEV,
+)  # link; pipe or socket without a peer; folder; device
 
 
 class NotRegular(OSError):
@@ -98,5 +103,7 @@ def everything_below(folder: Path) -> Iterator[Path]:
 
 
 def _refusal(path: Path, what: str) -> StoreError:
-    return StoreError(f"{path} {what}, where only a plain file belongs. It is left as it is; find out what made it, then "
-                      "remove it and start again.")
+    return StoreError(
+        f"{path} {what}, where only a plain file belongs. It is left as it is; find out what made it, then "
+        "remove it and start again."
+    )

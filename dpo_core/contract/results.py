@@ -3,7 +3,6 @@
 A step succeeded when it exited with 0 **and** ``result.json`` carries the job's fingerprint; see ``dpo_core.contract.job``.
 """
 
-
 from pydantic import ValidationError
 
 from dpo_core.contract.errors import StoreError
@@ -48,10 +47,14 @@ def read_result(job: Job[R]) -> R | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except StoreError as error:
-        raise StoreError(f"{error} {path} cannot be believed. Delete {job.out_dir} to have the step run again.") from error
+        raise StoreError(
+            f"{error} {path} cannot be believed. Delete {job.out_dir} to have the step run again."
+        ) from error
     except (OSError, ValueError) as error:
         what = in_short(error)
-        raise StoreError(f"{path} cannot be read ({what}). Delete {job.out_dir} to have the step run again.") from error
+        raise StoreError(
+            f"{path} cannot be read ({what}). Delete {job.out_dir} to have the step run again."
+        ) from error
     return result if result.job_fingerprint == job.fingerprint else None
 
 

@@ -14,8 +14,16 @@ class NotContent:
     """Marks a field that cannot change a step's output (a path, a name, a batch shape): it stays out of fingerprints."""
 
 
-_SPELLING = {"gguf": "GGUF", "kl": "KL", "sft": "SFT", "grpo": "GRPO", "ld": "LD", "rpo": "RPO", "gib": "GiB",
-             "wandb": "W&B"}
+_SPELLING = {
+    "gguf": "GGUF",
+    "kl": "KL",
+    "sft": "SFT",
+    "grpo": "GRPO",
+    "ld": "LD",
+    "rpo": "RPO",
+    "gib": "GiB",
+    "wandb": "W&B",
+}
 
 
 def _label(name: str, _: object) -> str:
@@ -28,8 +36,13 @@ class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
     # NaN and infinity (a metric of no rows) are written as text: as JSON's null they could not be read back.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", field_title_generator=_label,
-                              model_title_generator=lambda model: model.__name__.removesuffix("Config"))
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        ser_json_inf_nan="strings",
+        field_title_generator=_label,
+        model_title_generator=lambda model: model.__name__.removesuffix("Config"),
+    )
 
     def paths(self) -> Iterator[Path]:
         """Every path in it, however deep."""
@@ -37,7 +50,9 @@ class Section(BaseModel):
 
     def with_paths(self, changed: Callable[[Path], Path]) -> Self:
         """The same with each of its paths as ``changed`` gives it."""
-        return self.model_copy(update={name: _with_paths(getattr(self, name), changed) for name in type(self).model_fields})
+        return self.model_copy(
+            update={name: _with_paths(getattr(self, name), changed) for name in type(self).model_fields}
+        )
 
 
 def _paths_in(value: object) -> Iterator[Path]:
@@ -57,7 +72,11 @@ def _with_paths(value: Any, changed: Callable[[Path], Path]) -> Any:
         return value.with_paths(changed)
     if isinstance(value, dict):
         return {name: _with_paths(inner, changed) for name, inner in value.items()}
-    return type(value)(_with_paths(inner, changed) for inner in value) if isinstance(value, list | tuple) else value
+    return (
+        type(value)(_with_paths(inner, changed) for inner in value)
+        if isinstance(value, list | tuple)
+        else value
+    )
 
 
 def content_of(model: BaseModel) -> dict:
@@ -68,6 +87,9 @@ def content_of(model: BaseModel) -> dict:
             return content_of(value)
         return [content(item) for item in value] if isinstance(value, tuple | list) else value
 
-    kept = {name: getattr(model, name) for name, field in type(model).model_fields.items()
-            if not any(isinstance(mark, NotContent) for mark in field.metadata)}
+    kept = {
+        name: getattr(model, name)
+        for name, field in type(model).model_fields.items()
+        if not any(isinstance(mark, NotContent) for mark in field.metadata)
+    }
     return {name: content(value) for name, value in kept.items()}

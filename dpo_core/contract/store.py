@@ -63,7 +63,11 @@ def hash_files(folder: Path) -> dict[str, str]:
     """Relative POSIX path -> SHA-256 of every file below ``folder``, in sorted order. Dot files do not count."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     names = {p: p.relative_to(folder) for p in files}
-    return {n.as_posix(): sha256_file(p) for p, n in names.items() if not any(part.startswith(".") for part in n.parts)}
+    return {
+        n.as_posix(): sha256_file(p)
+        for p, n in names.items()
+        if not any(part.startswith(".") for part in n.parts)
+    }
 
 
 def verify_files(folder: Path, expected: dict[str, str]) -> None:
@@ -139,7 +143,9 @@ def new_directory(path: Path) -> Iterator[Path]:
             flush_to_disk(file)
         flush_to_disk(aside)
         if path.is_symlink():
-            raise StoreError(f"{path} is a link, which is not replaced. Remove it, or name the folder that it leads to.")
+            raise StoreError(
+                f"{path} is a link, which is not replaced. Remove it, or name the folder that it leads to."
+            )
         if path.exists():
             shutil.rmtree(path)
         os.replace(aside, path)
@@ -183,9 +189,11 @@ def wait_for_lock(file: TextIO, folder: Path, wait_seconds: float, shared: bool 
             if time.monotonic() >= deadline:
                 file.seek(0)
                 holder = file.read(LONGEST_HOLDER).strip() or "another process"
-                raise StoreBusy(f"{folder} is in use by {holder}: another run with the same settings is at work on "
-                                "this step. Wait for it and start again (its result will be reused), or give this "
-                                "run another `store.root`.") from None
+                raise StoreBusy(
+                    f"{folder} is in use by {holder}: another run with the same settings is at work on "
+                    "this step. Wait for it and start again (its result will be reused), or give this "
+                    "run another `store.root`."
+                ) from None
             time.sleep(0.2)
 
 

@@ -16,22 +16,39 @@ WANDB_KEY_FILE = "PAIRLINE_WANDB_KEY_FILE"  # names a file with the key, in a co
 class TrackingConfig(Section):
     """Experiment trackers beside ``metrics.jsonl``. They see the same numbers under the same names."""
 
-    trackers: tuple[Tracker, ...] = Field((), description="tensorboard, wandb (extra `trackers`). Their files lie in the "
-                                          "training's folder under tracking/. A training that is found done is not "
-                                          "tracked again.")
-    project: str = Field("pairline", min_length=1, pattern=r"^[^/\\#?%:\s]+$", description="Project in the tracker.")
-    run_name: str | None = Field(None, description="Name of the run in Weights & Biases; empty: it makes one.")
-    wandb_mode: Literal["offline", "online"] = Field("offline", description="offline writes files that `wandb sync` sends "
-                                                     "later; online sends while it trains, and falls back to offline.")
-    wandb_entity: str | None = Field(None, description="Team or user in Weights & Biases; empty: the key's own.")
-    wandb_key_block: str | None = Field(None, description="Name of the Prefect Secret block with the API key; empty: the "
-                                        "WANDB_API_KEY environment variable. Only online mode needs it.")
+    trackers: tuple[Tracker, ...] = Field(
+        (),
+        description="tensorboard, wandb (extra `trackers`). Their files lie in the "
+        "training's folder under tracking/. A training that is found done is not "
+        "tracked again.",
+    )
+    project: str = Field(
+        "pairline", min_length=1, pattern=r"^[^/\\#?%:\s]+$", description="Project in the tracker."
+    )
+    run_name: str | None = Field(
+        None, description="Name of the run in Weights & Biases; empty: it makes one."
+    )
+    wandb_mode: Literal["offline", "online"] = Field(
+        "offline",
+        description="offline writes files that `wandb sync` sends "
+        "later; online sends while it trains, and falls back to offline.",
+    )
+    wandb_entity: str | None = Field(
+        None, description="Team or user in Weights & Biases; empty: the key's own."
+    )
+    wandb_key_block: str | None = Field(
+        None,
+        description="Name of the Prefect Secret block with the API key; empty: the "
+        "WANDB_API_KEY environment variable. Only online mode needs it.",
+    )
 
     @model_validator(mode="after")
     def _key_is_used(self) -> "TrackingConfig":
         if self.wandb_key_block and not self.is_online:
-            raise ValueError("tracking.wandb_key_block is set, but only wandb in online mode uses a key; set "
-                             "tracking.trackers to [wandb] and tracking.wandb_mode to online, or leave it empty")
+            raise ValueError(
+                "tracking.wandb_key_block is set, but only wandb in online mode uses a key; set "
+                "tracking.trackers to [wandb] and tracking.wandb_mode to online, or leave it empty"
+            )
         return self
 
     @property
@@ -44,5 +61,7 @@ def check_trackers(config: TrackingConfig) -> None:
     """Raise ``ConfigError`` if a chosen tracker is not installed in this Python: accelerate would leave it out silently."""
     missing = [name for name in config.trackers if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"tracking.trackers names {', '.join(missing)}, not installed where the training runs. Install "
-                          "it there with `pip install 'pairline[trackers]'`, or leave it out of tracking.trackers.")
+        raise ConfigError(
+            f"tracking.trackers names {', '.join(missing)}, not installed where the training runs. Install "
+            "it there with `pip install 'pairline[trackers]'`, or leave it out of tracking.trackers."
+        )

@@ -13,7 +13,8 @@ STEERING = (
     "\u061c\u202a-\u202e\u2066-\u206f"  # reorder what follows; the marks U+200E and U+200F do not
     "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d\u2060-\u2065\u3164\ufeff\uffa0"  # without a shape
     "\ufe00-\ufe0f\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
-    "\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff")  # no characters: what is written with them cannot be read
+    "\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
+)  # no characters: what is written with them cannot be read
 LETTER = f"[^\x00-\x7f{STEERING}]"  # or emoji
 # Single ones of those without a shape stay where a script needs them.
 NEEDED = (
@@ -21,13 +22,16 @@ NEEDED = (
     f"|(?:(?<={LETTER})|(?<={LETTER}\ufe0f))[\u200c\u200d]"  # joins emoji; Persian and Indic spelling
     "|(?<=[\u1820-\u18aa])[\u180b-\u180f]"  # forms of Mongolian letters
     f"|(?<=[^\\s{STEERING}])[\ufe00-\ufe0f]"  # emoji or text
-    "|(?<=[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003fffd])[\U000e0100-\U000e01ef]")  # variants of Chinese characters
+    "|(?<=[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003fffd])[\U000e0100-\U000e01ef]"
+)  # variants of Chinese characters
 SHOWN, ANY = re.compile(f"({NEEDED})|[{STEERING}]"), re.compile(f"[{STEERING}]")
 
 
 def visible(text: str) -> str:
     """``text`` with everything that steers or hides shown as an escape. Lines and tabs stay. Twice is the same as once."""
-    return SHOWN.sub(_shown, text.replace("\r\n", "\n")) if ANY.search(text) else text  # the search alone: 10 times faster
+    return (
+        SHOWN.sub(_shown, text.replace("\r\n", "\n")) if ANY.search(text) else text
+    )  # the search alone: 10 times faster
 
 
 def one_line(text: str) -> str:

@@ -31,16 +31,30 @@ _TOOLS_TEXT = (
 def _template(header: str, end: str, last_answer_end: str, answer_end: str, opening: str = "") -> str:
     """A template of turns ``header + text + end``; ``ROLE`` in ``header`` stands for the role's name."""
     head, tail = header.split("ROLE")
-    turn = (f"{{{{- '{head}' + message['role'] + '{tail}' }}}}"
-            "{%- if loop.first and has_system and tools %}{{- tools_text() + '\n\n' }}{% endif -%}"
-            "{{- text_of(message) -}}")
-    tools_turn = ("{%- if tools and not has_system -%}" + f"{{{{- '{head}system{tail}' + tools_text() + {end} }}}}"
-                  "{%- endif -%}")
-    ending = (f"{{%- if message['role'] != 'assistant' %}}{{{{- {end} }}}}"
-              f"{{%- elif loop.last %}}{{{{- {last_answer_end} }}}}{{%- else %}}{{{{- {answer_end} }}}}{{%- endif -%}}")
+    turn = (
+        f"{{{{- '{head}' + message['role'] + '{tail}' }}}}"
+        "{%- if loop.first and has_system and tools %}{{- tools_text() + '\n\n' }}{% endif -%}"
+        "{{- text_of(message) -}}"
+    )
+    tools_turn = (
+        "{%- if tools and not has_system -%}" + f"{{{{- '{head}system{tail}' + tools_text() + {end} }}}}"
+        "{%- endif -%}"
+    )
+    ending = (
+        f"{{%- if message['role'] != 'assistant' %}}{{{{- {end} }}}}"
+        f"{{%- elif loop.last %}}{{{{- {last_answer_end} }}}}{{%- else %}}{{{{- {answer_end} }}}}{{%- endif -%}}"
+    )
     generation = f"{{%- if add_generation_prompt -%}}{{{{- '{head}assistant{tail}' }}}}{{%- endif -%}}"
-    return (_TOOLS_TEXT + opening + tools_turn + "{%- for message in messages -%}" + turn + ending
-            + "{%- endfor -%}" + generation)
+    return (
+        _TOOLS_TEXT
+        + opening
+        + tools_turn
+        + "{%- for message in messages -%}"
+        + turn
+        + ending
+        + "{%- endfor -%}"
+        + generation
+    )
 
 
 NAMED_TEMPLATES: dict[str, str] = {
@@ -59,7 +73,9 @@ def _known_names() -> str:
     return ", ".join(sorted(NAMED_TEMPLATES))
 
 
-def load_tokenizer(path: Path, named: str | None = None, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+def load_tokenizer(
+    path: Path, named: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
     """The tokenizer in the directory ``path`` with its own chat template, or the one ``named``.
 
     Raises ``ConfigError`` for an unknown name, ``CheckpointError`` for a tokenizer that cannot be loaded, has no
@@ -72,21 +88,31 @@ def load_tokenizer(path: Path, named: str | None = None, trust_remote_code: bool
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers raises many kinds here: OSError, ValueError, KeyError, tokenizers' own
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except (
+        Exception
+    ) as error:  # transformers raises many kinds here: OSError, ValueError, KeyError, tokenizers' own
         raise CheckpointError(f"The tokenizer in {path} cannot be loaded: {error}") from error
     if not tokenizer.is_fast:
-        raise CheckpointError(f"The tokenizer in {path} is not a \"fast\" one (tokenizer.json), which is needed to tell an "
-                              "answer's tokens from its prompt's. Convert it and save it with the checkpoint.")
+        raise CheckpointError(
+            f'The tokenizer in {path} is not a "fast" one (tokenizer.json), which is needed to tell an '
+            "answer's tokens from its prompt's. Convert it and save it with the checkpoint."
+        )
     if named is not None:
         tokenizer.chat_template = NAMED_TEMPLATES[named]
     if not tokenizer.chat_template:
-        raise CheckpointError(f"The tokenizer in {path} has no chat template. Name one with "
-                              f"`checkpoint.chat_template`: {_known_names()}.")
+        raise CheckpointError(
+            f"The tokenizer in {path} has no chat template. Name one with "
+            f"`checkpoint.chat_template`: {_known_names()}."
+        )
     for token in ("bos_token", "eos_token"):
         if named is not None and token in NAMED_TEMPLATES[named] and getattr(tokenizer, token) is None:
-            raise CheckpointError(f"The chat template `{named}` writes a {token}, and the tokenizer in {path} has "
-                                  "none. Choose another template.")
+            raise CheckpointError(
+                f"The chat template `{named}` writes a {token}, and the tokenizer in {path} has "
+                "none. Choose another template."
+            )
     return tokenizer
 
 
@@ -127,7 +153,9 @@ def _environment() -> "Environment":
 
 def _compiled(environment: "Environment", text: str) -> "Template":
     template = environment.from_string(text)
-    template.globals = dict(template.globals)  # every rendering copies them, from a chain of mappings three times as slowly
+    template.globals = dict(
+        template.globals
+    )  # every rendering copies them, from a chain of mappings three times as slowly
     return template
 
 
@@ -140,35 +168,49 @@ class Renderer:
         text = template_text(tokenizer)
         self.renders_tools = "tools" in text
         self.renders_tool_calls = "tool_calls" in text
-        self.opens_turn = "add_generation_prompt" in text  # else a prompt's rendering lacks the assistant's header
+        self.opens_turn = (
+            "add_generation_prompt" in text
+        )  # else a prompt's rendering lacks the assistant's header
 
     @cached_property
     def _template(self) -> "Template | None":
         try:
             environment = _environment()
         except (ImportError, AttributeError) as error:
-            log.warning("Templates are rendered by transformers itself, about half as fast, as its compiler of templates "
-                        "has moved: %s", error)
+            log.warning(
+                "Templates are rendered by transformers itself, about half as fast, as its compiler of templates "
+                "has moved: %s",
+                error,
+            )
             return None
-        template = self.limits.run(_compiled, environment, self.tokenizer.get_chat_template())  # constants are computed here
+        template = self.limits.run(
+            _compiled, environment, self.tokenizer.get_chat_template()
+        )  # constants are computed here
         if isinstance(template, Over):
-            raise CheckpointError(f"The chat template goes over its limits while it is compiled: {LIMITS}. Choose another "
-                                  "one (checkpoint.chat_template).")
+            raise CheckpointError(
+                f"The chat template goes over its limits while it is compiled: {LIMITS}. Choose another "
+                "one (checkpoint.chat_template)."
+            )
         return template
 
     @cached_property
     def _names(self) -> dict:
         return {"tools": None, "documents": None, **self.tokenizer.special_tokens_map}
 
-    def render(self, conversations: list[list[dict]], tools: list[list[dict] | None],
-               open_turn: bool = False) -> list[str | Over | None]:
+    def render(
+        self, conversations: list[list[dict]], tools: list[list[dict] | None], open_turn: bool = False
+    ) -> list[str | Over | None]:
         """Text of each conversation, with the assistant's header at the end for ``open_turn``.
 
         Raises ``CheckpointError`` for a template that goes over its limits again and again.
         """
         with self.limits.batch():
-            return [self.render_by_library(turns, of_turns, open_turn) if of_turns or not _is_plain(turns)
-                    else self._render_plain(turns, open_turn) for turns, of_turns in zip(conversations, tools, strict=True)]
+            return [
+                self.render_by_library(turns, of_turns, open_turn)
+                if of_turns or not _is_plain(turns)
+                else self._render_plain(turns, open_turn)
+                for turns, of_turns in zip(conversations, tools, strict=True)
+            ]
 
     def _render_plain(self, turns: list[dict], open_turn: bool) -> str | Over | None:
         """What ``render_by_library`` gives for turns of a role and a text, without the steps that such turns pass
@@ -180,7 +222,9 @@ class Renderer:
                 return self.render_by_library(turns, None, open_turn)
             limits.number += 1  # what limits.render does, without its calls: 1 us of 15
             try:
-                context = template.new_context({**self._names, "messages": turns, "add_generation_prompt": open_turn})
+                context = template.new_context(
+                    {**self._names, "messages": turns, "add_generation_prompt": open_turn}
+                )
                 text = "".join(template.root_render_func(context))
             finally:
                 limits.number += 1
@@ -192,11 +236,18 @@ class Renderer:
         except Exception:  # raise_exception, undefined names, type errors: the template's own code
             return None
 
-    def render_by_library(self, turns: list[dict], tools: list[dict] | None, open_turn: bool) -> str | Over | None:
+    def render_by_library(
+        self, turns: list[dict], tools: list[dict] | None, open_turn: bool
+    ) -> str | Over | None:
         """Text of one conversation, by transformers alone: the slow twin."""
+
         def text_of(prepared: list[dict]) -> str:
-            texts = self.tokenizer.apply_chat_template([prepared], tools=None if tools is None else [*tools], tokenize=False,
-                                                       add_generation_prompt=open_turn)
+            texts = self.tokenizer.apply_chat_template(
+                [prepared],
+                tools=None if tools is None else [*tools],
+                tokenize=False,
+                add_generation_prompt=open_turn,
+            )
             return cast(list[str], texts)[0]  # as many as conversations, and no ids without tokenize
 
         try:

@@ -25,7 +25,7 @@ def num_sentences(answer: str) -> int:
     """Runs of ``.!?`` before white space or the end, abbreviations apart; text after the last one is one more."""
     plain = ABBREVIATION.sub("x", answer.strip())
     ends = list(SENTENCE_END.finditer(plain))
-    tail = plain[ends[-1].end():] if ends else plain
+    tail = plain[ends[-1].end() :] if ends else plain
     return len(ends) + bool(tail.strip())
 
 
@@ -71,7 +71,7 @@ def no_digits(answer: str) -> bool:
 
 def starts_with(answer: str, phrase: str) -> bool:
     """Begins with ``phrase`` as written, not followed by more letters of the same word."""
-    return answer.startswith(phrase) and re.match(r"\w", answer[len(phrase):]) is None
+    return answer.startswith(phrase) and re.match(r"\w", answer[len(phrase) :]) is None
 
 
 def ends_with(answer: str, phrase: str) -> bool:
@@ -82,7 +82,10 @@ def ends_with(answer: str, phrase: str) -> bool:
 def contains(answer: str, word: str) -> bool:
     """Has ``word`` as a whole word, in any case."""
     # A longer word is not looked for: to compile one of megabytes takes minutes.
-    return len(word) <= len(answer) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, re.IGNORECASE) is not None
+    return (
+        len(word) <= len(answer)
+        and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, re.IGNORECASE) is not None
+    )
 
 
 def excludes(answer: str, word: str) -> bool:
@@ -97,8 +100,21 @@ def quoted(answer: str) -> bool:
 
 CHECKERS: dict[str, Callable[..., bool]] = {
     checker.__name__: checker
-    for checker in (one_sentence, max_words, min_words, lower_case, upper_case, no_list, no_commas, no_digits,
-                    starts_with, ends_with, contains, excludes, quoted)
+    for checker in (
+        one_sentence,
+        max_words,
+        min_words,
+        lower_case,
+        upper_case,
+        no_list,
+        no_commas,
+        no_digits,
+        starts_with,
+        ends_with,
+        contains,
+        excludes,
+        quoted,
+    )
 }
 
 
@@ -107,17 +123,22 @@ def check(answer: str, constraint: Mapping[str, object]) -> bool:
 
     Raises ``DataError`` for a name that is not in ``CHECKERS`` or arguments that the checker does not take.
     """
-    arguments = {key: value for key, value in constraint.items() if value is not None}  # Arrow fills absent keys
+    arguments = {
+        key: value for key, value in constraint.items() if value is not None
+    }  # Arrow fills absent keys
     name = arguments.pop("name", None)
     if name not in CHECKERS:
-        raise DataError(f"Constraint {dict(constraint)} names no known instruction: got name {name!r}, expected one of "
-                        f"{', '.join(sorted(CHECKERS))}. Correct the row's `constraints`.")
+        raise DataError(
+            f"Constraint {dict(constraint)} names no known instruction: got name {name!r}, expected one of "
+            f"{', '.join(sorted(CHECKERS))}. Correct the row's `constraints`."
+        )
     stripped = answer.strip()
     try:
         return bool(stripped) and CHECKERS[name](stripped, **arguments)
     except TypeError as error:
-        raise DataError(f"Constraint {dict(constraint)} does not fit {name}: {error}. Correct the row's "
-                        "`constraints`.") from error
+        raise DataError(
+            f"Constraint {dict(constraint)} does not fit {name}: {error}. Correct the row's `constraints`."
+        ) from error
 
 
 def passes(answer: str, constraints: Sequence[Mapping[str, object]]) -> bool:

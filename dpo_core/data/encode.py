@@ -68,7 +68,9 @@ class Encoder:
         self._backend.no_truncation()
         self._backend.no_padding()
         # Special tokens are found in the raw text, longest first, before normalisation.
-        special = [token for token in self._backend.get_added_tokens_decoder().values() if not token.normalized]
+        special = [
+            token for token in self._backend.get_added_tokens_decoder().values() if not token.normalized
+        ]
         # One that swallows blanks on its left or needs a word's edge looks at what stands before it.
         self._independent = {token.content for token in special if not token.lstrip and not token.single_word}
         longest_first = sorted((token.content for token in special), key=len, reverse=True)
@@ -79,8 +81,14 @@ class Encoder:
         """Where the last special token of ``prompt`` begins, 0 if there is none to cut at."""
         if self._special is None:
             return 0
-        return next((match.start() for match in reversed(list(self._special.finditer(prompt)))
-                     if match.group() in self._independent), 0)
+        return next(
+            (
+                match.start()
+                for match in reversed(list(self._special.finditer(prompt)))
+                if match.group() in self._independent
+            ),
+            0,
+        )
 
     def encode(self, texts: Sequence[str]) -> Sequence[WholeText | WordText]:
         """The tokens of texts."""
@@ -93,11 +101,14 @@ class Encoder:
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False) if texts else []
         return [WholeText(encoding) for encoding in encodings]
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]],
-                     prompts: Sequence[str]) -> list[tuple[EncodedText, EncodedText]]:
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], prompts: Sequence[str]
+    ) -> list[tuple[EncodedText, EncodedText]]:
         """Both texts of each pair. A ``prompt`` that both begin with is tokenised once; pass "" for none."""
-        shared = [left.startswith(prompt) and right.startswith(prompt)
-                  for (left, right), prompt in zip(pairs, prompts, strict=True)]
+        shared = [
+            left.startswith(prompt) and right.startswith(prompt)
+            for (left, right), prompt in zip(pairs, prompts, strict=True)
+        ]
         cuts = [self.cut_of(prompt) if both else 0 for prompt, both in zip(prompts, shared, strict=True)]
         heads = iter(self.encode([prompt[:cut] for prompt, cut in zip(prompts, cuts, strict=True) if cut]))
         tails = self.encode([text[cut:] for texts, cut in zip(pairs, cuts, strict=True) for text in texts])
@@ -105,7 +116,9 @@ class Encoder:
         for i, cut in enumerate(cuts):
             head = next(heads) if cut else None
             head_ids = _NO_IDS if head is None else head.ids
-            left, right = (EncodedText(np.concatenate([head_ids, tail.ids]), cut, len(head_ids), head, tail)
-                           for tail in tails[2 * i:2 * i + 2])
+            left, right = (
+                EncodedText(np.concatenate([head_ids, tail.ids]), cut, len(head_ids), head, tail)
+                for tail in tails[2 * i : 2 * i + 2]
+            )
             encoded.append((left, right))
         return encoded

@@ -55,8 +55,13 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
     except RowDropped as dropped:
         raise RowDropped(dropped.reason, dropped.detail, name) from None
     prompt = chosen[:-1]
-    return name, PreferencePair(prompt=prompt, chosen=chosen, rejected=[*prompt, rejected[-1]], tools=tools,
-                                constraints=constraint_list(row.get("constraints")))
+    return name, PreferencePair(
+        prompt=prompt,
+        chosen=chosen,
+        rejected=[*prompt, rejected[-1]],
+        tools=tools,
+        constraints=constraint_list(row.get("constraints")),
+    )
 
 
 def _check(row: dict, chosen: list[dict], rejected: list[dict]) -> None:
@@ -99,8 +104,10 @@ def _hh_turns(text: str | None) -> list[dict] | None:
     before, *parts = _HH_TURN.split("\n\n" + text.lstrip())
     if before.strip() or not parts:
         return None
-    return [{"role": _HH_ROLES[role], "content": content.strip()}
-            for role, content in zip(parts[::2], parts[1::2], strict=True)]
+    return [
+        {"role": _HH_ROLES[role], "content": content.strip()}
+        for role, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
 
 
 def _recognise(row: dict) -> tuple[FormatName, list[dict], list[dict]]:
@@ -117,7 +124,9 @@ def _recognise(row: dict) -> tuple[FormatName, list[dict], list[dict]]:
     return _from_texts(row, _text(chosen), _text(rejected))
 
 
-def _from_messages(row: dict, chosen: list[dict], rejected: list[dict]) -> tuple[FormatName, list[dict], list[dict]]:
+def _from_messages(
+    row: dict, chosen: list[dict], rejected: list[dict]
+) -> tuple[FormatName, list[dict], list[dict]]:
     if _holds_prompt(chosen) and _holds_prompt(rejected):
         before = message_list(_first(row, PROMPT_COLUMNS))
         if before and before[-1]["role"] == "system" and chosen[0]["role"] != "system":
@@ -131,7 +140,9 @@ def _from_messages(row: dict, chosen: list[dict], rejected: list[dict]) -> tuple
     return ("sharegpt" if name == "sharegpt" else "prompt_messages"), prompt + chosen, prompt + rejected
 
 
-def _from_texts(row: dict, chosen: str | None, rejected: str | None) -> tuple[FormatName, list[dict], list[dict]]:
+def _from_texts(
+    row: dict, chosen: str | None, rejected: str | None
+) -> tuple[FormatName, list[dict], list[dict]]:
     if chosen is None or rejected is None:
         raise RowDropped("not_a_preference_row", "an answer is neither text nor messages")
     chosen_turns, rejected_turns = _hh_turns(chosen), _hh_turns(rejected)
@@ -142,7 +153,9 @@ def _from_texts(row: dict, chosen: str | None, rejected: str | None) -> tuple[Fo
         raise RowDropped("not_a_preference_row", "answers are text and there is no prompt")
     if name == "hh_rlhf":
         chosen, rejected = (text.strip().removeprefix("Assistant:").strip() for text in (chosen, rejected))
-    with_chosen, with_rejected = ([*prompt, {"role": "assistant", "content": answer}] for answer in (chosen, rejected))
+    with_chosen, with_rejected = (
+        [*prompt, {"role": "assistant", "content": answer}] for answer in (chosen, rejected)
+    )
     return name, with_chosen, with_rejected
 
 
@@ -174,7 +187,9 @@ def _explicit_prompt(row: dict) -> tuple[FormatName, list[dict] | None]:
 
 def _without_answer(row: dict, conversation: list[dict]) -> list[dict]:
     """The conversation without a last turn that repeats one of the two answers."""
-    if len(conversation) < 2 or conversation[-1]["role"] == "user":  # a row with such an answer is dropped anyway
+    if (
+        len(conversation) < 2 or conversation[-1]["role"] == "user"
+    ):  # a row with such an answer is dropped anyway
         return conversation
     for side in (row["chosen"], row["rejected"]):
         answer = message_list(side, "assistant") or [{"role": "assistant", "content": _text(side) or ""}]

@@ -28,16 +28,25 @@ class SourceTally:
 
     def add(self, facts: pa.RecordBatch, times: np.ndarray) -> None:
         """Count the rows of a part of the pool (``POOL_SCHEMA``), each selected ``times`` times, int [n]."""
-        formats, reasons = facts.column("format").dictionary_encode(), facts.column("reason").dictionary_encode()
-        for name, count in zip(formats.dictionary.to_pylist(), _sums(formats.indices.to_numpy(), times), strict=True):
+        formats, reasons = (
+            facts.column("format").dictionary_encode(),
+            facts.column("reason").dictionary_encode(),
+        )
+        for name, count in zip(
+            formats.dictionary.to_pylist(), _sums(formats.indices.to_numpy(), times), strict=True
+        ):
             self.formats[name] += count
         is_kept = reasons.is_null().to_numpy(zero_copy_only=False)
         truncated = facts.column("truncated").to_numpy(zero_copy_only=False)
         self.kept += int(times[is_kept].sum())
         self.truncated += int(times[is_kept & truncated].sum())
         dropped = facts.filter(pa.array(~is_kept))
-        for reason, row, count in zip(dropped.column("reason").to_pylist(), dropped.column("row").to_pylist(),
-                                      times[~is_kept].tolist(), strict=True):
+        for reason, row, count in zip(
+            dropped.column("reason").to_pylist(),
+            dropped.column("row").to_pylist(),
+            times[~is_kept].tolist(),
+            strict=True,
+        ):
             self.dropped[reason] += count
             first = self.offenders.setdefault(reason, [])
             if len(first) < MAX_OFFENDERS:
@@ -52,10 +61,16 @@ class SourceTally:
         """The finished account of a source of which ``rows_selected`` rows were asked for."""
         assert self.rows_in == self.formats.total() == rows_selected, "a row was lost or counted twice"
         return SourceLedger(
-            label=self.source.label, content=self.source.content, format=dict(self.formats.most_common()),
-            available_rows=self.available_rows, rows_in=rows_selected, kept=self.kept, truncated=self.truncated,
+            label=self.source.label,
+            content=self.source.content,
+            format=dict(self.formats.most_common()),
+            available_rows=self.available_rows,
+            rows_in=rows_selected,
+            kept=self.kept,
+            truncated=self.truncated,
             dropped=dict(self.dropped.most_common()),
-            offenders={reason: tuple(rows) for reason, rows in self.offenders.items()})
+            offenders={reason: tuple(rows) for reason, rows in self.offenders.items()},
+        )
 
 
 def _sums(codes: np.ndarray, times: np.ndarray) -> list[int]:
@@ -65,31 +80,45 @@ def _sums(codes: np.ndarray, times: np.ndarray) -> list[int]:
 
 def describe(ledger: SourceLedger) -> str:
     """The drops of one source as a sentence, with the first row numbers."""
-    parts = [f"{count} {reason} ({MEANING[reason]}; rows {', '.join(map(str, ledger.offenders[reason][:5]))}"
-             f"{', ...' if count > 5 else ''})" for reason, count in ledger.dropped.items()]
-    return f"{ledger.label}: {sum(ledger.dropped.values())} of {ledger.rows_in} rows dropped: " + "; ".join(parts)
+    parts = [
+        f"{count} {reason} ({MEANING[reason]}; rows {', '.join(map(str, ledger.offenders[reason][:5]))}"
+        f"{', ...' if count > 5 else ''})"
+        for reason, count in ledger.dropped.items()
+    ]
+    return f"{ledger.label}: {sum(ledger.dropped.values())} of {ledger.rows_in} rows dropped: " + "; ".join(
+        parts
+    )
 
 
-def check_drops(ledgers: list[SourceLedger], max_dropped_fraction: float, columns: list[tuple[str, ...]]) -> None:
+def check_drops(
+    ledgers: list[SourceLedger], max_dropped_fraction: float, columns: list[tuple[str, ...]]
+) -> None:
     """Raise ``DataError`` if a source lost all its rows or more than ``max_dropped_fraction`` of them, or if no row of
     any source is left. ``columns`` are the sources' columns, for the message."""
     if not sum(ledger.rows_in for ledger in ledgers):
-        raise DataError("The mixture is empty: the amounts of all sources ask for 0 rows. Raise `amount` (\"1.0\" is "
-                        "all rows, \"1\" is one row).")
+        raise DataError(
+            'The mixture is empty: the amounts of all sources ask for 0 rows. Raise `amount` ("1.0" is '
+            'all rows, "1" is one row).'
+        )
     for ledger, names in zip(ledgers, columns, strict=True):
         dropped = sum(ledger.dropped.values())
         if not dropped or (ledger.kept and dropped <= max_dropped_fraction * ledger.rows_in):
             continue
-        what = ("No row is left" if not ledger.kept else
-                f"More rows were dropped than max_dropped_fraction = {max_dropped_fraction} allows")
-        raise DataError(f"{what}. {describe(ledger)}. The set's columns are {', '.join(names) or 'none'}. "
-                        f"{_advice(ledger)}")
+        what = (
+            "No row is left"
+            if not ledger.kept
+            else f"More rows were dropped than max_dropped_fraction = {max_dropped_fraction} allows"
+        )
+        raise DataError(
+            f"{what}. {describe(ledger)}. The set's columns are {', '.join(names) or 'none'}. "
+            f"{_advice(ledger)}"
+        )
 
 
 def _advice(ledger: SourceLedger) -> str:
     advice = {
         "not_a_preference_row": "Look at these rows; if the answers stand in other columns, name them with `columns`, "
-                                "e.g. {chosen: winner, rejected: loser, prompt: question}.",
+        "e.g. {chosen: winner, rejected: loser, prompt: question}.",
         "template_error": "Choose another chat template (`checkpoint.chat_template`) or repair these rows.",
         "over_limits": "Choose another chat template (`checkpoint.chat_template`), or remove these rows if they are long.",
         "template_without_tools": "Choose a chat template that renders tools (`checkpoint.chat_template`).",

@@ -18,10 +18,17 @@ def length_stats(splits: Sequence[PairDataset]) -> LengthStats:
     prompt, (chosen, rejected) = prefixes.mean(), answers.mean(axis=0)
     prompt_bin, answer_bin = bin_width(int(prefixes.max())), bin_width(int(answers.max()))
     return LengthStats(
-        mean_prompt=round(float(prompt), 1), mean_chosen=round(float(chosen), 1), mean_rejected=round(float(rejected), 1),
-        max_sequence=int(lengths.max()), total=int(lengths.sum()),
-        histograms={"prompt": histogram(prefixes, prompt_bin), "chosen": histogram(answers[:, 0], answer_bin),
-                    "rejected": histogram(answers[:, 1], answer_bin)})
+        mean_prompt=round(float(prompt), 1),
+        mean_chosen=round(float(chosen), 1),
+        mean_rejected=round(float(rejected), 1),
+        max_sequence=int(lengths.max()),
+        total=int(lengths.sum()),
+        histograms={
+            "prompt": histogram(prefixes, prompt_bin),
+            "chosen": histogram(answers[:, 0], answer_bin),
+            "rejected": histogram(answers[:, 1], answer_bin),
+        },
+    )
 
 
 def bin_width(longest: int) -> int:
@@ -37,5 +44,10 @@ def bin_width(longest: int) -> int:
 def histogram(lengths_N: np.ndarray, bin_tokens: int) -> LengthHistogram:
     """Counts per bin up to the longest, int [N] in."""
     counts = np.bincount(lengths_N // bin_tokens)
-    return LengthHistogram(bin_tokens=bin_tokens, counts=tuple(counts.tolist()), median=float(np.median(lengths_N)),
-                           p95=float(np.percentile(lengths_N, 95)), longest=int(lengths_N.max()))
+    return LengthHistogram(
+        bin_tokens=bin_tokens,
+        counts=tuple(counts.tolist()),
+        median=float(np.median(lengths_N)),
+        p95=float(np.percentile(lengths_N, 95)),
+        longest=int(lengths_N.max()),
+    )

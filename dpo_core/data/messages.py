@@ -10,17 +10,36 @@ from typing import Any
 from dpo_core.contract.drops import RowDropped
 
 ROLES = {
-    "human": "user", "user": "user", "prompter": "user", "customer": "user",
-    "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
-    "ai": "assistant", "chatbot": "assistant",
-    "system": "system", "developer": "system",
-    "observation": "tool", "tool": "tool", "function": "tool", "tool_response": "tool", "function_response": "tool",
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "customer": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    "chatbot": "assistant",
+    "system": "system",
+    "developer": "system",
+    "observation": "tool",
+    "tool": "tool",
+    "function": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
     "ipython": "tool",
-    "function_call": "function_call", "tool_call": "function_call",
+    "function_call": "function_call",
+    "tool_call": "function_call",
 }
 _PLAIN_ROLES = frozenset({"user", "assistant", "system", "tool"})  # those that are already in our spelling
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
-KEPT_KEYS = ("name", "tool_call_id", "reasoning_content", "thinking")  # what templates read beyond role and content
+KEPT_KEYS = (
+    "name",
+    "tool_call_id",
+    "reasoning_content",
+    "thinking",
+)  # what templates read beyond role and content
 
 
 def without_nulls(value: Any) -> Any:
@@ -91,7 +110,11 @@ def _plain(raw: Any) -> dict | None:
     if type(raw) is not dict or len(raw) != 2:
         return None
     role, content = raw.get("role"), raw.get("content")
-    return {"role": role, "content": content} if type(content) is type(role) is str and role in _PLAIN_ROLES else None
+    return (
+        {"role": role, "content": content}
+        if type(content) is type(role) is str and role in _PLAIN_ROLES
+        else None
+    )
 
 
 def is_message(raw: Any) -> bool:
@@ -110,7 +133,9 @@ def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None
             return plain
     parsed = from_json_text(raw)
     if isinstance(parsed, dict):
-        inner = next((parsed[key] for key in ("messages", "conversations") if isinstance(parsed.get(key), list)), None)
+        inner = next(
+            (parsed[key] for key in ("messages", "conversations") if isinstance(parsed.get(key), list)), None
+        )
         parsed = [parsed] if inner is None else inner
     if not isinstance(parsed, list) or not parsed or not all(is_message(item) for item in parsed):
         return None
@@ -126,8 +151,11 @@ def is_blank(turn: dict) -> bool:
 
 def same_turn(left: dict, right: dict) -> bool:
     """Whether two messages say the same, blanks at the ends aside."""
-    return (left["role"] == right["role"] and left["content"].strip() == right["content"].strip()
-            and left.get("tool_calls") == right.get("tool_calls"))
+    return (
+        left["role"] == right["role"]
+        and left["content"].strip() == right["content"].strip()
+        and left.get("tool_calls") == right.get("tool_calls")
+    )
 
 
 def same_turns(left: list[dict], right: list[dict]) -> bool:
@@ -146,8 +174,10 @@ def tool_list(raw: Any) -> list[dict] | None:
     tools = [from_json_text(tool) for tool in tools]
     if not all(isinstance(tool, dict) for tool in tools):
         raise RowDropped("bad_tools", "a tool is not an object")
-    return [{"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool
-            for tool in tools] or None
+    return [
+        {"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool
+        for tool in tools
+    ] or None
 
 
 def constraint_list(raw: Any) -> tuple[dict, ...]:

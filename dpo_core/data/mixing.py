@@ -19,9 +19,12 @@ def select_rows(amount: str, num_rows: int) -> np.ndarray:
     """Row numbers, int64 [num_selected]: whole passes in order, then a random choice without replacement."""
     wanted = num_selected(amount, num_rows)
     passes, rest = divmod(wanted, num_rows)
-    drawn: Sequence[int] | np.ndarray = \
+    drawn: Sequence[int] | np.ndarray = (
         np.random.RandomState(SELECTION_SEED).choice(num_rows, size=rest, replace=False) if rest else []
-    return np.concatenate([np.tile(np.arange(num_rows), passes), np.asarray(drawn, dtype=np.int64)]).astype(np.int64)
+    )
+    return np.concatenate([np.tile(np.arange(num_rows), passes), np.asarray(drawn, dtype=np.int64)]).astype(
+        np.int64
+    )
 
 
 def shuffle_order(num_rows: int, seed: int) -> np.ndarray:
@@ -45,7 +48,7 @@ def _by_hash(keys: np.ndarray, seed: int) -> np.ndarray:
     start = hashlib.sha256(f"{seed}:".encode())
     digests = np.empty(len(keys), dtype="S32")
     for first in range(0, len(keys), KEYS_AT_ONCE):
-        for i, key in enumerate(keys[first:first + KEYS_AT_ONCE].tolist(), first):
+        for i, key in enumerate(keys[first : first + KEYS_AT_ONCE].tolist(), first):
             digest = start.copy()
             digest.update(key)
             digests[i] = digest.digest()

@@ -55,8 +55,14 @@ class Microbatch:
     weights: tuple[float, ...]
 
 
-def cut_for_rank(rows: np.ndarray, lengths: np.ndarray, plan: BatchPlan, tokens_per_forward: int, rank: int,
-                 layout: ForwardLayout = "prefix_sharing") -> list[Microbatch]:
+def cut_for_rank(
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    plan: BatchPlan,
+    tokens_per_forward: int,
+    rank: int,
+    layout: ForwardLayout = "prefix_sharing",
+) -> list[Microbatch]:
     """This rank's microbatches of a global batch, every rank getting equally many and about as many tokens.
 
     A microbatch has at most ``plan.per_device_pairs`` pairs, and fewer where they are so long that they would exceed
@@ -70,14 +76,20 @@ def cut_for_rank(rows: np.ndarray, lengths: np.ndarray, plan: BatchPlan, tokens_
     return cuts + [filler] * (max(map(len, by_rank)) - len(cuts))
 
 
-def _cuts_by_rank(lengths: np.ndarray, plan: BatchPlan, tokens_per_forward: int,
-                  layout: ForwardLayout) -> list[list[list[int]]]:
+def _cuts_by_rank(
+    lengths: np.ndarray, plan: BatchPlan, tokens_per_forward: int, layout: ForwardLayout
+) -> list[list[list[int]]]:
     """Places of each rank's microbatches. A rank with fewer splits its largest while it can: that adds no work."""
     shares = deal(lengths, plan.num_processes)
     if layout == "packed":
-        by_rank = [balanced_batches(share, lengths, tokens_per_forward, plan.per_device_pairs) for share in shares]
+        by_rank = [
+            balanced_batches(share, lengths, tokens_per_forward, plan.per_device_pairs) for share in shares
+        ]
     else:
-        by_rank = [batches_by_tokens(share, lengths, tokens_per_forward, plan.per_device_pairs, layout) for share in shares]
+        by_rank = [
+            batches_by_tokens(share, lengths, tokens_per_forward, plan.per_device_pairs, layout)
+            for share in shares
+        ]
     rounds = max(map(len, by_rank))
     for cuts in by_rank:
         while len(cuts) < rounds and (splittable := [cut for cut in cuts if len(cut) > 1]):
@@ -87,7 +99,9 @@ def _cuts_by_rank(lengths: np.ndarray, plan: BatchPlan, tokens_per_forward: int,
     return by_rank
 
 
-def share_of_rank(batches: Sequence[Sequence[int]], rank: int, num_ranks: int, in_step: bool) -> list[Microbatch]:
+def share_of_rank(
+    batches: Sequence[Sequence[int]], rank: int, num_ranks: int, in_step: bool
+) -> list[Microbatch]:
     """This rank's batches of a pass without gradients. ``in_step``: every rank gets equally many, the last being repeated
     with weight 0 where they run out, as ranks that hold a part of each weight can only compute together."""
     mine = [Microbatch(tuple(rows), (1.0,) * len(rows)) for rows in batches[rank::num_ranks]]
@@ -106,7 +120,9 @@ def deal(lengths: np.ndarray, num_ranks: int) -> list[list[int]]:
     longest_first = np.argsort(-lengths, kind="stable").tolist()
     for start in range(0, len(longest_first), num_ranks):
         behind_first = sorted(range(num_ranks), key=tokens.__getitem__)
-        for rank, place in zip(behind_first, longest_first[start : start + num_ranks], strict=False):  # last round: fewer
+        for rank, place in zip(
+            behind_first, longest_first[start : start + num_ranks], strict=False
+        ):  # last round: fewer
             shares[rank].append(place)
             tokens[rank] += int(lengths[place])
     return shares
@@ -117,8 +133,13 @@ def batch_tokens(lengths: np.ndarray, layout: ForwardLayout) -> int:
     return int(lengths.sum()) if layout == "packed" else int(lengths.max()) * len(lengths)
 
 
-def batches_by_tokens(order: Sequence[int], lengths: np.ndarray, tokens_per_batch: int,
-                      rows_per_batch: int | None = None, layout: ForwardLayout = "prefix_sharing") -> list[list[int]]:
+def batches_by_tokens(
+    order: Sequence[int],
+    lengths: np.ndarray,
+    tokens_per_batch: int,
+    rows_per_batch: int | None = None,
+    layout: ForwardLayout = "prefix_sharing",
+) -> list[list[int]]:
     """Cut ``order`` into runs whose size in a forward stays within ``tokens_per_batch``; one row at least,
     ``rows_per_batch`` at most. The size is rows x longest, or the sum where rows are packed without padding."""
     batches: list[list[int]] = []
@@ -134,20 +155,26 @@ def batches_by_tokens(order: Sequence[int], lengths: np.ndarray, tokens_per_batc
     return batches
 
 
-def balanced_batches(longest_first: Sequence[int], lengths: np.ndarray, tokens_per_batch: int,
-                     rows_per_batch: int) -> list[list[int]]:
+def balanced_batches(
+    longest_first: Sequence[int], lengths: np.ndarray, tokens_per_batch: int, rows_per_batch: int
+) -> list[list[int]]:
     """Rows in batches of near equal sums of lengths, as few as bounds allow or nearly so; bounds as ``batches_by_tokens``.
 
     The longest row goes to the emptiest batch that has room for it (longest processing time first, Graham 1969).
     """
     total = int(lengths[np.asarray(longest_first, dtype=np.int64)].sum())
-    fewest = max(-(-len(longest_first) // rows_per_batch), min(-(-total // tokens_per_batch), len(longest_first)))
+    fewest = max(
+        -(-len(longest_first) // rows_per_batch), min(-(-total // tokens_per_batch), len(longest_first))
+    )
     batches: list[list[int]] = [[] for _ in range(fewest)]
     sizes = [0] * fewest
     for row in longest_first:
         length = int(lengths[row])
-        room = [at for at, batch in enumerate(batches)
-                if not batch or (len(batch) < rows_per_batch and sizes[at] + length <= tokens_per_batch)]
+        room = [
+            at
+            for at, batch in enumerate(batches)
+            if not batch or (len(batch) < rows_per_batch and sizes[at] + length <= tokens_per_batch)
+        ]
         if not room:
             room = [len(batches)]
             batches.append([])
@@ -158,8 +185,14 @@ def balanced_batches(longest_first: Sequence[int], lengths: np.ndarray, tokens_p
     return batches
 
 
-def largest_microbatch(lengths_N: np.ndarray, plan: BatchPlan, tokens_per_forward: int, seed: int, total_steps: int,
-                       layout: ForwardLayout = "prefix_sharing") -> tuple[int, ...]:
+def largest_microbatch(
+    lengths_N: np.ndarray,
+    plan: BatchPlan,
+    tokens_per_forward: int,
+    seed: int,
+    total_steps: int,
+    layout: ForwardLayout = "prefix_sharing",
+) -> tuple[int, ...]:
     """Rows of the microbatch that computes the most tokens in a whole run, on any rank: what memory must be enough for.
 
     ``lengths_N`` are ``forward_tokens`` of all rows. Among equals the one with the longest row, whose attention needs

@@ -44,13 +44,18 @@ class PairBatch:
     tokens_2B: Tensor  # float32, predicted tokens per sequence (chosen, rejected, chosen, ...)
     weight_B: Tensor  # float32, 1 for a pair, 0 for a filler that only keeps ranks in step
     row_B: Tensor  # int64, row numbers in the data set; on the host
-    parts_B3: Tensor  # int64, tokens of shared prefix, rest of chosen, rest of rejected; on the host; padded: none
+    parts_B3: (
+        Tensor  # int64, tokens of shared prefix, rest of chosen, rest of rejected; on the host; padded: none
+    )
     layout: ForwardLayout
 
     def to(self, device: torch.device) -> "PairBatch":
         """The same batch on a device. The host does not wait for a card."""
-        moved: dict[str, Any] = {f.name: to_device(getattr(self, f.name), device) for f in fields(self)
-                 if f.name not in (*ON_HOST, "layout")}
+        moved: dict[str, Any] = {
+            f.name: to_device(getattr(self, f.name), device)
+            for f in fields(self)
+            if f.name not in (*ON_HOST, "layout")
+        }
         return replace(self, **moved)
 
 
@@ -75,7 +80,9 @@ class _Rows:
     ids: list[np.ndarray] = field(default_factory=list)
     positions: list[np.ndarray] = field(default_factory=list)
     segments: list[np.ndarray] = field(default_factory=list)
-    predicted: list[tuple[int, np.ndarray, np.ndarray]] = field(default_factory=list)  # row, predictor, target; by sequence
+    predicted: list[tuple[int, np.ndarray, np.ndarray]] = field(
+        default_factory=list
+    )  # row, predictor, target; by sequence
     parts: list[tuple[int, int, int]] = field(default_factory=list)
 
     def predict(self, ids_T: np.ndarray, trained_T: np.ndarray, place_T: np.ndarray | None = None) -> None:
@@ -88,8 +95,11 @@ class _Rows:
 
 def _padded_rows(pairs: Sequence[TokenizedPair]) -> _Rows:
     rows = _Rows()
-    for ids, trained in (side for p in pairs for side in ((p.chosen_ids, p.chosen_trained),
-                                                          (p.rejected_ids, p.rejected_trained))):
+    for ids, trained in (
+        side
+        for p in pairs
+        for side in ((p.chosen_ids, p.chosen_trained), (p.rejected_ids, p.rejected_trained))
+    ):
         rows.ids.append(ids)
         rows.positions.append(np.arange(len(ids)))
         rows.segments.append(np.zeros(len(ids), np.int64))
@@ -117,12 +127,20 @@ def _packed_row(pairs: Sequence[TokenizedPair]) -> _Rows:
     rows = _shared_rows(pairs)
     starts = np.cumsum([0] + [len(ids) for ids in rows.ids])
     segments = [segment + PARTS * number for number, segment in enumerate(rows.segments)]
-    return _Rows([np.concatenate(rows.ids)], [np.concatenate(rows.positions)], [np.concatenate(segments)],
-                 [(0, predictor + starts[row], target) for row, predictor, target in rows.predicted], rows.parts)
+    return _Rows(
+        [np.concatenate(rows.ids)],
+        [np.concatenate(rows.positions)],
+        [np.concatenate(segments)],
+        [(0, predictor + starts[row], target) for row, predictor, target in rows.predicted],
+        rows.parts,
+    )
 
 
 LAYOUTS: dict[ForwardLayout, Callable[[Sequence[TokenizedPair]], _Rows]] = {
-    "padded": _padded_rows, "prefix_sharing": _shared_rows, "packed": _packed_row}
+    "padded": _padded_rows,
+    "prefix_sharing": _shared_rows,
+    "packed": _packed_row,
+}
 
 
 def _padded(rows: list[np.ndarray], filler: int) -> Tensor:
@@ -133,20 +151,33 @@ def _padded(rows: list[np.ndarray], filler: int) -> Tensor:
     return torch.from_numpy(out_RT)
 
 
-def collate(pairs: Sequence[TokenizedPair], row_numbers: Sequence[int], layout: ForwardLayout,
-            weights: Sequence[float] | None = None) -> PairBatch:
+def collate(
+    pairs: Sequence[TokenizedPair],
+    row_numbers: Sequence[int],
+    layout: ForwardLayout,
+    weights: Sequence[float] | None = None,
+) -> PairBatch:
     """Lay pairs out for one forward. ``weights`` are 1 for every pair unless given."""
     rows = LAYOUTS[layout](pairs)
     width = max(map(len, rows.ids))
     tokens_2B = np.array([len(target) for _, _, target in rows.predicted])
     shared_2B = np.repeat(tokens_2B.reshape(-1, 2).min(axis=1), 2)
-    tail_N = np.concatenate([np.arange(tokens) >= shared for tokens, shared in zip(tokens_2B, shared_2B, strict=True)])
+    tail_N = np.concatenate(
+        [np.arange(tokens) >= shared for tokens, shared in zip(tokens_2B, shared_2B, strict=True)]
+    )
     return PairBatch(
-        ids_RT=_padded(rows.ids, 0), position_ids_RT=_padded(rows.positions, 0), segment_RT=_padded(rows.segments, -1),
+        ids_RT=_padded(rows.ids, 0),
+        position_ids_RT=_padded(rows.positions, 0),
+        segment_RT=_padded(rows.segments, -1),
         predictor_N=torch.from_numpy(np.concatenate([row * width + at for row, at, _ in rows.predicted])),
-        target_N=torch.from_numpy(np.concatenate([target for _, _, target in rows.predicted]).astype(np.int64)),
+        target_N=torch.from_numpy(
+            np.concatenate([target for _, _, target in rows.predicted]).astype(np.int64)
+        ),
         sequence_N=torch.from_numpy(np.repeat(np.arange(2 * len(pairs)), tokens_2B)),
-        tail_N=torch.from_numpy(tail_N.astype(np.float32)), tokens_2B=torch.from_numpy(tokens_2B.astype(np.float32)),
+        tail_N=torch.from_numpy(tail_N.astype(np.float32)),
+        tokens_2B=torch.from_numpy(tokens_2B.astype(np.float32)),
         weight_B=torch.tensor([1.0] * len(pairs) if weights is None else list(weights), dtype=torch.float32),
-        row_B=torch.tensor(list(row_numbers)), parts_B3=torch.tensor(rows.parts, dtype=torch.int64).view(-1, PARTS),
-        layout=layout)
+        row_B=torch.tensor(list(row_numbers)),
+        parts_B3=torch.tensor(rows.parts, dtype=torch.int64).view(-1, PARTS),
+        layout=layout,
+    )

@@ -76,7 +76,9 @@ class PairDataset:
     def prompt(self, index: int) -> HeldOutPrompt:
         """The prompt of held-out row ``index``. The first rows are all of different prompts."""
         if self.split != "held_out":
-            raise ValueError("Prompts are kept for the held-out split only; open the mixture with split=\"held_out\".")
+            raise ValueError(
+                'Prompts are kept for the held-out split only; open the mixture with split="held_out".'
+            )
         prompts, index = self._prompts, int(index)
         constraints = json.loads(prompts.scalar("constraints", index))
         text = prompts.scalar("prompt_text", index)

@@ -24,20 +24,32 @@ KEY_TYPE = np.dtype("S32")  # of row and prompt keys in memory: 32 hexadecimal d
 # Mapped pages count as resident until given back: a run that reads a file at random would seem to hold all of it.
 BATCHES_BETWEEN_RELEASES, READS_BETWEEN_RELEASES = 64, 4096
 SIDES = ("chosen_ids", "chosen_trained", "rejected_ids", "rejected_trained")
-ROWS_SCHEMA = pa.schema([
-    ("row_key", pa.string()), ("prefix_length", pa.int32()),
-    ("chosen_length", pa.int32()), ("rejected_length", pa.int32()),
-    ("chosen_ids", pa.list_(pa.int32())), ("chosen_trained", pa.list_(pa.uint8())),
-    ("rejected_ids", pa.list_(pa.int32())), ("rejected_trained", pa.list_(pa.uint8())),
-])
-PROMPTS_SCHEMA = pa.schema([
-    ("prompt_ids", pa.list_(pa.int32())), ("prompt_text", pa.string()), ("constraints", pa.string()),
-])
+ROWS_SCHEMA = pa.schema(
+    [
+        ("row_key", pa.string()),
+        ("prefix_length", pa.int32()),
+        ("chosen_length", pa.int32()),
+        ("rejected_length", pa.int32()),
+        ("chosen_ids", pa.list_(pa.int32())),
+        ("chosen_trained", pa.list_(pa.uint8())),
+        ("rejected_ids", pa.list_(pa.int32())),
+        ("rejected_trained", pa.list_(pa.uint8())),
+    ]
+)
+PROMPTS_SCHEMA = pa.schema(
+    [
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("prompt_text", pa.string()),
+        ("constraints", pa.string()),
+    ]
+)
 
 
 def row_key(arrays: Iterable[np.ndarray]) -> str:
     """Content key (hex, 32 characters) of the four arrays of a pair, in the order of ``TokenizedPair``."""
-    content = b"".join([part for array in arrays for part in (len(array).to_bytes(8, "little"), array.tobytes())])
+    content = b"".join(
+        [part for array in arrays for part in (len(array).to_bytes(8, "little"), array.tobytes())]
+    )
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
@@ -58,13 +70,22 @@ def list_array(arrays: list[np.ndarray], dtype: type) -> pa.ListArray:
 
 def pairs_batch(pairs: list[TokenizedPair], prefix_lengths: list[int]) -> pa.RecordBatch:
     """Rows of ``ROWS_SCHEMA``."""
-    return pa.record_batch([
-        pa.array([pair.row_key for pair in pairs], pa.string()), pa.array(prefix_lengths, pa.int32()),
-        pa.array([len(pair.chosen_ids) for pair in pairs], pa.int32()),
-        pa.array([len(pair.rejected_ids) for pair in pairs], pa.int32()),
-        *(list_array([getattr(pair, side) for pair in pairs], np.uint8 if side.endswith("trained") else np.int32)
-          for side in SIDES),
-    ], schema=ROWS_SCHEMA)
+    return pa.record_batch(
+        [
+            pa.array([pair.row_key for pair in pairs], pa.string()),
+            pa.array(prefix_lengths, pa.int32()),
+            pa.array([len(pair.chosen_ids) for pair in pairs], pa.int32()),
+            pa.array([len(pair.rejected_ids) for pair in pairs], pa.int32()),
+            *(
+                list_array(
+                    [getattr(pair, side) for pair in pairs],
+                    np.uint8 if side.endswith("trained") else np.int32,
+                )
+                for side in SIDES
+            ),
+        ],
+        schema=ROWS_SCHEMA,
+    )
 
 
 class ArrowRows:
@@ -78,10 +99,13 @@ class ArrowRows:
             self._reader = pa.ipc.open_file(pa.py_buffer(self._map))
             sizes = [self._reader.get_batch(i).num_rows for i in range(self._reader.num_record_batches)]
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise StoreError(f"{path} cannot be read ({error}). Delete the step's folder to have it made "
-                             "again.") from error
+            raise StoreError(
+                f"{path} cannot be read ({error}). Delete the step's folder to have it made again."
+            ) from error
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self._list_views = lru_cache(maxsize=64)(self._views_of)  # batches whose buffers are mapped as numpy views
+        self._list_views = lru_cache(maxsize=64)(
+            self._views_of
+        )  # batches whose buffers are mapped as numpy views
         self._num_reads = 0
         self.release()
 
@@ -126,7 +150,7 @@ class ArrowRows:
         if self._num_reads % READS_BETWEEN_RELEASES == 0:
             self.release()
         offsets, values = self._list_views(batch, name)
-        return values[offsets[place]:offsets[place + 1]]
+        return values[offsets[place] : offsets[place + 1]]
 
     def scalar(self, name: str, index: int) -> Any:
         """Row ``index`` of a plain column, as the column's type has it."""
@@ -137,7 +161,7 @@ class ArrowRows:
 def _key_array(column: pa.StringArray) -> np.ndarray:
     """Texts as S32 [n]. Where all are 32 characters they lie so in the column's buffer."""
     _, offsets, data = column.buffers()
-    ends = np.frombuffer(offsets, np.int32)[column.offset:column.offset + len(column) + 1]
+    ends = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
     if len(column) and np.all(np.diff(ends) == KEY_TYPE.itemsize):
         return np.frombuffer(data, KEY_TYPE, len(column), int(ends[0])).copy()
     return np.array(column.to_pylist(), dtype=KEY_TYPE)

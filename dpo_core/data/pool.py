@@ -29,11 +29,19 @@ BYTES_PER_TOKEN = 5  # an int32 id and a label of 0 or 1
 
 _SORTED_JSON = json.JSONEncoder(sort_keys=True).encode
 # One row per converted row; its tokens lie in a file of their own. The key is empty, lengths are 0 for a dropped row.
-POOL_SCHEMA = pa.schema([
-    ("source", pa.int32()), ("row", pa.int64()), ("format", pa.string()), ("reason", pa.string()),
-    ("truncated", pa.bool_()), ("prompt_key", pa.string()), ("prefix_length", pa.int32()),
-    ("chosen_length", pa.int32()), ("rejected_length", pa.int32()),
-])
+POOL_SCHEMA = pa.schema(
+    [
+        ("source", pa.int32()),
+        ("row", pa.int64()),
+        ("format", pa.string()),
+        ("reason", pa.string()),
+        ("truncated", pa.bool_()),
+        ("prompt_key", pa.string()),
+        ("prefix_length", pa.int32()),
+        ("chosen_length", pa.int32()),
+        ("rejected_length", pa.int32()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +120,28 @@ def _tokenized_pair(chosen: TokenizedSide, rejected: TokenizedSide) -> Tokenized
 
 def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
     pairs = [outcome.pair for outcome in outcomes]
-    facts = pa.record_batch([
-        pa.array(np.full(len(outcomes), chunk.source, dtype=np.int32)), pa.array(chunk.rows),
-        pa.array([o.format for o in outcomes], pa.string()), pa.array([o.reason for o in outcomes], pa.string()),
-        pa.array([o.truncated for o in outcomes], pa.bool_()), pa.array([o.prompt_key for o in outcomes], pa.string()),
-        pa.array([common_prefix_length(p.chosen_ids, p.rejected_ids) if p else 0 for p in pairs], pa.int32()),
-        pa.array([len(p.chosen_ids) if p else 0 for p in pairs], pa.int32()),
-        pa.array([len(p.rejected_ids) if p else 0 for p in pairs], pa.int32()),
-    ], schema=POOL_SCHEMA)
-    tokens = [part for p in pairs if p
-              for part in (p.row_key.encode(), p.chosen_ids, p.rejected_ids, p.chosen_trained, p.rejected_trained)]
+    facts = pa.record_batch(
+        [
+            pa.array(np.full(len(outcomes), chunk.source, dtype=np.int32)),
+            pa.array(chunk.rows),
+            pa.array([o.format for o in outcomes], pa.string()),
+            pa.array([o.reason for o in outcomes], pa.string()),
+            pa.array([o.truncated for o in outcomes], pa.bool_()),
+            pa.array([o.prompt_key for o in outcomes], pa.string()),
+            pa.array(
+                [common_prefix_length(p.chosen_ids, p.rejected_ids) if p else 0 for p in pairs], pa.int32()
+            ),
+            pa.array([len(p.chosen_ids) if p else 0 for p in pairs], pa.int32()),
+            pa.array([len(p.rejected_ids) if p else 0 for p in pairs], pa.int32()),
+        ],
+        schema=POOL_SCHEMA,
+    )
+    tokens = [
+        part
+        for p in pairs
+        if p
+        for part in (p.row_key.encode(), p.chosen_ids, p.rejected_ids, p.chosen_trained, p.rejected_trained)
+    ]
     return PoolPart(facts, b"".join(tokens))  # type: ignore[arg-type]  # arrays are buffers; numpy says so from 3.12 on
 
 
@@ -129,10 +149,12 @@ def chunks_of(rows: list[np.ndarray]) -> Iterator[Chunk]:
     """Chunks of each source's row numbers, which are distinct and ascending."""
     for source, numbers in enumerate(rows):
         for first in range(0, len(numbers), ROWS_PER_CHUNK):
-            yield Chunk(source, numbers[first:first + ROWS_PER_CHUNK])
+            yield Chunk(source, numbers[first : first + ROWS_PER_CHUNK])
 
 
-def make_pool(maker: PoolMaker, chunks: Iterable[Chunk], num_rows: int, num_workers: int) -> Iterator[PoolPart]:
+def make_pool(
+    maker: PoolMaker, chunks: Iterable[Chunk], num_rows: int, num_workers: int
+) -> Iterator[PoolPart]:
     """Parts of ``chunks``, which hold ``num_rows`` rows, in order. The rows are the same for any number of workers.
 
     A row on which a worker is stuck, or that takes all memory, is dropped. Raises ``StepCrashed`` if a worker process dies
@@ -160,7 +182,11 @@ def make_pool(maker: PoolMaker, chunks: Iterable[Chunk], num_rows: int, num_work
 
 def _row_by_row(maker: PoolMaker, chunks: Iterable[Chunk]) -> Iterator[PoolPart]:
     """Parts of a row each. One that ends its process is dropped, and another process goes on behind it."""
-    left = deque(Chunk(chunk.source, chunk.rows[place:place + 1]) for chunk in chunks for place in range(len(chunk.rows)))
+    left = deque(
+        Chunk(chunk.source, chunk.rows[place : place + 1])
+        for chunk in chunks
+        for place in range(len(chunk.rows))
+    )
     for _ in range(MAX_ROWS_OVER):
         workers: Workers[Chunk, PoolPart] = Workers(maker, 1)
         taken, rows = deque[Chunk](), list(left)
@@ -173,7 +199,9 @@ def _row_by_row(maker: PoolMaker, chunks: Iterable[Chunk]) -> Iterator[PoolPart]
             if not workers.went_over():
                 raise workers.crashed() from error
         yield _part(left.popleft(), [_Outcome(reason="over_limits")])
-    raise CheckpointError(f"The tokenising process came to its end on each of {MAX_ROWS_OVER} rows: a row has "
-                          f"{SECONDS_PER_ROW:.0f} s of processor time and {MAX_MEMORY_BYTES >> 30} GiB. The checkpoint's "
-                          "tokenizer or chat template is not fit for use; choose another one (checkpoint.chat_template), or "
-                          "another checkpoint.")
+    raise CheckpointError(
+        f"The tokenising process came to its end on each of {MAX_ROWS_OVER} rows: a row has "
+        f"{SECONDS_PER_ROW:.0f} s of processor time and {MAX_MEMORY_BYTES >> 30} GiB. The checkpoint's "
+        "tokenizer or chat template is not fit for use; choose another one (checkpoint.chat_template), or "
+        "another checkpoint."
+    )

@@ -22,8 +22,11 @@ FACTS_FILE, TOKENS_FILE = "pool.arrow", "pool.tokens"
 @contextlib.contextmanager
 def open_pool(folder: Path) -> Iterator[Callable[[PoolPart], None]]:
     """Yield a function that appends a part to a new pool in ``folder``."""
-    with (pa.OSFile(str(folder / FACTS_FILE), "wb") as sink, pa.ipc.new_file(sink, POOL_SCHEMA) as facts,
-          (folder / TOKENS_FILE).open("wb") as tokens):
+    with (
+        pa.OSFile(str(folder / FACTS_FILE), "wb") as sink,
+        pa.ipc.new_file(sink, POOL_SCHEMA) as facts,
+        (folder / TOKENS_FILE).open("wb") as tokens,
+    ):
 
         def write(part: PoolPart) -> None:
             facts.write_batch(part.facts)
@@ -40,7 +43,9 @@ class PoolReader:
         self.sources = self._facts.column("source")  # int32 [N], ascending
         self.rows = self._facts.column("row")  # int64 [N], number in the source, ascending in each
         self.prefix_lengths = self._facts.column("prefix_length")  # int32 [N]
-        self._lengths_N2 = np.stack([self._facts.column("chosen_length"), self._facts.column("rejected_length")], axis=1)
+        self._lengths_N2 = np.stack(
+            [self._facts.column("chosen_length"), self._facts.column("rejected_length")], axis=1
+        )
         self.is_kept = self._lengths_N2[:, 0] > 0  # bool [N]
         sizes = self._lengths_N2.sum(axis=1, dtype=np.int64) * BYTES_PER_TOKEN + KEY_BYTES * self.is_kept
         self._ends = np.cumsum(sizes)
@@ -62,7 +67,9 @@ class PoolReader:
         assert len(content) == size, "the pool's tokens are cut off"
         ids = np.frombuffer(content, np.int32, tokens, KEY_BYTES)
         trained = np.frombuffer(content, np.uint8, tokens, KEY_BYTES + 4 * tokens)
-        return TokenizedPair(content[:KEY_BYTES].decode(), ids[:chosen], trained[:chosen], ids[chosen:], trained[chosen:])
+        return TokenizedPair(
+            content[:KEY_BYTES].decode(), ids[:chosen], trained[:chosen], ids[chosen:], trained[chosen:]
+        )
 
     def __enter__(self) -> "PoolReader":
         return self

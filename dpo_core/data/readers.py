@@ -23,9 +23,23 @@ MAX_OBJECT_CHARACTERS = 512 << 20
 WRAPPERS = ("data", "rows", "train", "examples", "instances")  # {"data": [...]} instead of [...]
 
 _SHARD = re.compile(r"^(?P<split>\w+(?:\.\w+)*?)-\d+-of-\d+")
-_NO_SPLITS = ("data", "part", "shard", "chunk", "file", "rows")  # what shards are called when they name no split
-_SPLIT_WORDS = {"train": "train", "test": "test", "eval": "test",
-                "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}
+_NO_SPLITS = (
+    "data",
+    "part",
+    "shard",
+    "chunk",
+    "file",
+    "rows",
+)  # what shards are called when they name no split
+_SPLIT_WORDS = {
+    "train": "train",
+    "test": "test",
+    "eval": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
 
 
 def is_supported(path: Path) -> bool:
@@ -38,13 +52,17 @@ def files_of(path: Path, split: str) -> list[Path]:
     if path.is_dir():
         return _files_of_directory(path, split)
     if not path.exists():
-        raise DataError(f"The data file {path} does not exist. Check `source`: a local file or directory, or org/name "
-                        "for a Hub data set.")
+        raise DataError(
+            f"The data file {path} does not exist. Check `source`: a local file or directory, or org/name "
+            "for a Hub data set."
+        )
     if not is_supported(path):
         raise DataError(f"{path} is no data file that can be read. Supported: {', '.join(SUPPORTED)}.")
     if split != "train":
-        raise DataError(f"{path} is a local file and has only the split `train`, got split `{split}`. Name the file "
-                        "that you want.")
+        raise DataError(
+            f"{path} is a local file and has only the split `train`, got split `{split}`. Name the file "
+            "that you want."
+        )
     return [path]
 
 
@@ -67,7 +85,9 @@ def _files_of_directory(folder: Path, split: str) -> list[Path]:
         wanted = [name for name in files if splits[name] is None]
     if not wanted:
         found = sorted({s or "train" for s in splits.values()})
-        raise DataError(f"{folder} has no split `{split}`; its files speak of {', '.join(found)}. Set `split`.")
+        raise DataError(
+            f"{folder} has no split `{split}`; its files speak of {', '.join(found)}. Set `split`."
+        )
     return [folder / name for name in wanted]
 
 
@@ -104,7 +124,9 @@ def _parquet_rows(path: Path) -> Iterator[dict]:
             for batch in file.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable Parquet file: {error}. Download or write it again.") from error
+        raise DataError(
+            f"{path} is no readable Parquet file: {error}. Download or write it again."
+        ) from error
 
 
 def _arrow_rows(path: Path) -> Iterator[dict]:
@@ -133,7 +155,9 @@ def _open_text(path: Path) -> TextIO:
 def _json_rows(path: Path) -> Iterator[RawRow]:
     """Rows of JSON text; what the text is (lines, an array, one object) is seen from its first characters."""
     with _open_text(path) as file:
-        first = next((text for text in iter(lambda: file.readline(MAX_ROW_CHARACTERS), "") if text.strip()), "")
+        first = next(
+            (text for text in iter(lambda: file.readline(MAX_ROW_CHARACTERS), "") if text.strip()), ""
+        )
     if first.lstrip()[:1] == "[":
         yield from map(RawRow, _array_rows(path))
     elif path.name.removesuffix(".gz").endswith(".json") and first and not _is_json(first):
@@ -167,9 +191,11 @@ def _line_rows(path: Path) -> Iterator[RawRow]:
                 continue
             except ValueError as error:
                 reason = getattr(error, "msg", str(error))
-                raise DataError(f"{path} line {number} is no complete JSON value ({reason}); it starts with "
-                                f"{line[:60]!r} and ends with {line.rstrip()[-30:]!r}. The file is cut off or damaged: "
-                                "write it again or remove the line.") from error
+                raise DataError(
+                    f"{path} line {number} is no complete JSON value ({reason}); it starts with "
+                    f"{line[:60]!r} and ends with {line.rstrip()[-30:]!r}. The file is cut off or damaged: "
+                    "write it again or remove the line."
+                ) from error
             # An escape may stand for half a character, which no UTF-8 text can hold.
             yield RawRow(row, None if "\\u" in line else line.strip())
 
@@ -201,19 +227,25 @@ def _array_rows(path: Path) -> Iterator[Any]:
                 # A number at the buffer's end may go on in the next block.
                 complete = end < len(buffer) or ended
             except RecursionError:
-                raise DataError(f"{path}: element {count} is nested too deeply for a row. Remove it.") from None
+                raise DataError(
+                    f"{path}: element {count} is nested too deeply for a row. Remove it."
+                ) from None
             except ValueError as error:
                 if ended:
-                    raise DataError(f"{path} is no complete JSON array: it breaks in element {count} "
-                                    f"({getattr(error, 'msg', error)}), near {buffer[start:start + 60]!r}. The file is "
-                                    "cut off or damaged: write it again.") from error
+                    raise DataError(
+                        f"{path} is no complete JSON array: it breaks in element {count} "
+                        f"({getattr(error, 'msg', error)}), near {buffer[start : start + 60]!r}. The file is "
+                        "cut off or damaged: write it again."
+                    ) from error
                 complete = False
             if complete:
                 yield row
                 position, count = end, count + 1
             elif len(buffer) - start > MAX_ROW_CHARACTERS:
-                raise DataError(f"{path}: element {count} is longer than {MAX_ROW_CHARACTERS >> 20} Mi characters, which no "
-                                "row is. Remove it.")
+                raise DataError(
+                    f"{path}: element {count} is longer than {MAX_ROW_CHARACTERS >> 20} Mi characters, which no "
+                    "row is. Remove it."
+                )
             else:
                 block = file.read(max(READ_CHARACTERS, len(buffer)))
                 buffer, position, ended = buffer[position:] + block, 0, not block
@@ -230,12 +262,18 @@ def _object_rows(path: Path) -> Iterator[Any]:
     with _open_text(path) as file:
         text = file.read(MAX_OBJECT_CHARACTERS + 1)
     if len(text) > MAX_OBJECT_CHARACTERS:
-        raise DataError(f"{path} is one JSON object of more than {MAX_OBJECT_CHARACTERS >> 20} Mi characters, which is read "
-                        "whole. Write its rows as JSON lines (.jsonl).")
+        raise DataError(
+            f"{path} is one JSON object of more than {MAX_OBJECT_CHARACTERS >> 20} Mi characters, which is read "
+            "whole. Write its rows as JSON lines (.jsonl)."
+        )
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is neither JSON lines nor one JSON value: {error}. The file is cut off or damaged: "
-                        "write it again.") from error
-    rows = next((value[key] for key in WRAPPERS if isinstance(value, dict) and isinstance(value.get(key), list)), None)
+        raise DataError(
+            f"{path} is neither JSON lines nor one JSON value: {error}. The file is cut off or damaged: "
+            "write it again."
+        ) from error
+    rows = next(
+        (value[key] for key in WRAPPERS if isinstance(value, dict) and isinstance(value.get(key), list)), None
+    )
     yield from [value] if rows is None else rows

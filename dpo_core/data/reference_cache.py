@@ -24,7 +24,9 @@ from dpo_core.data.pair_file import KEY_TYPE
 log = logging.getLogger(__name__)
 
 NAME_DIGITS = 32
-RowKeys = np.ndarray | Sequence[str] | Sequence[bytes]  # content keys; those of a data set are an array of bytes, S32
+RowKeys = (
+    np.ndarray | Sequence[str] | Sequence[bytes]
+)  # content keys; those of a data set are an array of bytes, S32
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,12 @@ class ReferenceRows:
     def concatenate(cls, parts: Sequence["ReferenceRows"]) -> "ReferenceRows":
         """The rows of all parts in order; no parts are no rows."""
         nothing = cls(*(np.zeros((0, 2), kind) for kind in (np.float32, np.int32, np.float32)))
-        return cls(*(np.concatenate([getattr(part, name) for part in (nothing, *parts)])
-                     for name in ("sums", "tokens", "tails")))
+        return cls(
+            *(
+                np.concatenate([getattr(part, name) for part in (nothing, *parts)])
+                for name in ("sums", "tokens", "tails")
+            )
+        )
 
     def __getitem__(self, places: np.ndarray | slice) -> "ReferenceRows":
         return ReferenceRows(self.sums[places], self.tokens[places], self.tails[places])
@@ -48,8 +54,13 @@ class ReferenceRows:
     def to_bytes(self, row_keys: RowKeys) -> bytes:
         """One ``.npz`` without pickle."""
         buffer = io.BytesIO()
-        np.savez(buffer, row_keys=np.asarray(row_keys, dtype=KEY_TYPE), sums=self.sums, tokens=self.tokens,
-                 tails=self.tails)
+        np.savez(
+            buffer,
+            row_keys=np.asarray(row_keys, dtype=KEY_TYPE),
+            sums=self.sums,
+            tokens=self.tokens,
+            tails=self.tails,
+        )
         return buffer.getvalue()
 
 
@@ -127,8 +138,12 @@ def read_aligned(folder: Path, split: str, row_keys: RowKeys) -> ReferenceRows:
         with np.load(path, allow_pickle=False) as file:
             keys, rows = file["row_keys"], _rows_in(file)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise StoreError(f"{path} cannot be read ({error}).", f"Delete {folder.parent} to have it made again.") from error
+        raise StoreError(
+            f"{path} cannot be read ({error}).", f"Delete {folder.parent} to have it made again."
+        ) from error
     if len(keys) != len(row_keys) or not np.array_equal(keys, np.asarray(row_keys, dtype=keys.dtype)):
-        raise StoreError(f"{path} is of another mixture: its rows are not those of the data.",
-                         f"Delete {folder.parent} to have it made again.")
+        raise StoreError(
+            f"{path} is of another mixture: its rows are not those of the data.",
+            f"Delete {folder.parent} to have it made again.",
+        )
     return rows

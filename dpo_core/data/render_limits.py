@@ -21,7 +21,9 @@ from dpo_core.contract.errors import CheckpointError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TICK_SECONDS = 1.0  # of processor time; a rendering that sees two ticks is over, so it has between one and two seconds
+TICK_SECONDS = (
+    1.0  # of processor time; a rendering that sees two ticks is over, so it has between one and two seconds
+)
 MAX_MEMORY_BYTES = 512 << 20  # beyond what the process holds when the batch begins
 MAX_TEXT_CHARACTERS = 16 << 20  # about four million tokens
 SHORT_CHARACTERS = 100_000  # texts of a whole batch, which need not be added up
@@ -117,13 +119,17 @@ class RenderLimits:
         """Count a rendering that went over its limits."""
         self.num_over += 1
         if self.num_over > MAX_ROWS_OVER:
-            raise CheckpointError(f"The chat template went over its limits on more than {MAX_ROWS_OVER} rows: {LIMITS}. "
-                                  "Choose another one (checkpoint.chat_template).")
+            raise CheckpointError(
+                f"The chat template went over its limits on more than {MAX_ROWS_OVER} rows: {LIMITS}. "
+                "Choose another one (checkpoint.chat_template)."
+            )
         return Over.LIMITS
 
 
-LIMITS = (f"a rendering has {2 * TICK_SECONDS:.0f} s of processor time, {MAX_MEMORY_BYTES >> 20} MiB and "
-          f"{MAX_TEXT_CHARACTERS} characters")
+LIMITS = (
+    f"a rendering has {2 * TICK_SECONDS:.0f} s of processor time, {MAX_MEMORY_BYTES >> 20} MiB and "
+    f"{MAX_TEXT_CHARACTERS} characters"
+)
 
 
 def rendered_by_library(tokenizer: "PreTrainedTokenizerBase", messages: list[dict], **settings: Any) -> str:
@@ -133,10 +139,14 @@ def rendered_by_library(tokenizer: "PreTrainedTokenizerBase", messages: list[dic
     """
     limits = RenderLimits()
     with limits.batch():
-        text = limits.render(lambda: cast(str, tokenizer.apply_chat_template(messages, tokenize=False, **settings)))
+        text = limits.render(
+            lambda: cast(str, tokenizer.apply_chat_template(messages, tokenize=False, **settings))
+        )
     if isinstance(text, Over):
-        raise CheckpointError(f"The checkpoint's chat template goes over its limits: {LIMITS}. Choose another one "
-                              "(checkpoint.chat_template), or do not use this checkpoint.")
+        raise CheckpointError(
+            f"The checkpoint's chat template goes over its limits: {LIMITS}. Choose another one "
+            "(checkpoint.chat_template), or do not use this checkpoint."
+        )
     return text
 
 

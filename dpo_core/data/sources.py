@@ -44,7 +44,9 @@ class RowStore:
             about = json.loads((folder / ABOUT_FILE).read_bytes())
             return cls(folder, about["num_rows"], tuple(about["columns"]))
         except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{folder} holds no readable rows ({error}).", "Delete it to have it made again.") from error
+            raise StoreError(
+                f"{folder} holds no readable rows ({error}).", "Delete it to have it made again."
+            ) from error
 
     @cached_property
     def _map(self) -> mmap.mmap:
@@ -67,7 +69,12 @@ class RowStore:
         ends = [*first[1:].tolist(), len(rows)]
         texts: list[str] = []
         for batch, start, end in zip(batches.tolist(), first.tolist(), ends, strict=True):
-            texts += self._reader.get_batch(batch).column(0).take(pa.array(rows[start:end] % ROWS_PER_BATCH)).to_pylist()
+            texts += (
+                self._reader.get_batch(batch)
+                .column(0)
+                .take(pa.array(rows[start:end] % ROWS_PER_BATCH))
+                .to_pylist()
+            )
         self._map.madvise(mmap.MADV_DONTNEED)  # else every process would come to hold the whole file
         try:
             return list(map(json.loads, texts))
@@ -81,7 +88,9 @@ def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
     Raises ``DataError`` for rows that cannot be read, for an empty set and for an unknown column; ``RemoteError`` when
     the Hub does not answer.
     """
-    key = fingerprint({"layout": LAYOUT, "content": source.content, "split": source.split, "subset": source.subset})
+    key = fingerprint(
+        {"layout": LAYOUT, "content": source.content, "split": source.split, "subset": source.subset}
+    )
     folder = cache_dir / "rows" / key[:32]
     if not (folder / ABOUT_FILE).is_file():
         with exclusive(cache_dir / "rows" / f".{key[:32]}.lock", wait_seconds=3600):
@@ -95,18 +104,24 @@ def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
 def _check_columns(source: ResolvedSource, rows: RowStore) -> None:
     for ours, theirs in source.columns.items():
         if ours not in OUR_COLUMNS:
-            raise DataError(f"`columns` of {source.label} names `{ours}`, which is none of ours: "
-                            f"{', '.join(OUR_COLUMNS)}. The map goes from our column to theirs, e.g. {{chosen: winner}}.")
+            raise DataError(
+                f"`columns` of {source.label} names `{ours}`, which is none of ours: "
+                f"{', '.join(OUR_COLUMNS)}. The map goes from our column to theirs, e.g. {{chosen: winner}}."
+            )
         if theirs not in rows.columns:
-            raise DataError(f"{source.label} has no column `{theirs}` (named in `columns` for `{ours}`). Its columns "
-                            f"are: {', '.join(rows.columns)}.")
+            raise DataError(
+                f"{source.label} has no column `{theirs}` (named in `columns` for `{ours}`). Its columns "
+                f"are: {', '.join(rows.columns)}."
+            )
 
 
 def _rows_of(source: ResolvedSource, cache_dir: Path) -> Iterator[RawRow]:
     if source.path is not None:
         if source.subset is not None:
-            raise DataError(f"{source.label} is a local path and has no subset `{source.subset}`. Remove `subset`, or "
-                            "name the directory of that subset.")
+            raise DataError(
+                f"{source.label} is a local path and has no subset `{source.subset}`. Remove `subset`, or "
+                "name the directory of that subset."
+            )
         for file in files_of(source.path, source.split):
             yield from _objects(file, read_rows(file))
         return
@@ -119,13 +134,22 @@ def _objects(file: Path, rows: Iterator[RawRow]) -> Iterator[RawRow]:
     """Pass rows on; a file whose first row is no object holds something else than rows."""
     for number, row in enumerate(rows):
         if number == 0 and not isinstance(row.value, dict):
-            raise DataError(f"{file} holds no rows: its first value is {_kind(row.value)}, expected an object such as "
-                            '{"chosen": ..., "rejected": ...}.')
+            raise DataError(
+                f"{file} holds no rows: its first value is {_kind(row.value)}, expected an object such as "
+                '{"chosen": ..., "rejected": ...}.'
+            )
         yield row
 
 
 def _kind(value: Any) -> str:
-    kinds = {list: "a list", str: "a text", bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
+    kinds = {
+        list: "a list",
+        str: "a text",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
     return kinds.get(type(value), type(value).__name__)
 
 
@@ -133,17 +157,28 @@ def _hub_rows(source: ResolvedSource, cache_dir: Path) -> Iterator[dict]:
     import datasets
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    named = f"{source.hub_id} (split `{source.split}`" + (f", subset `{source.subset}`)" if source.subset else ")")
+    named = f"{source.hub_id} (split `{source.split}`" + (
+        f", subset `{source.subset}`)" if source.subset else ")"
+    )
     try:
         # The Hub's own builder reads its Parquet files; rows stay on disk as Arrow.
-        dataset = datasets.load_dataset(source.hub_id, name=source.subset, split=source.split, revision=source.commit,
-                                        cache_dir=str(cache_dir / "hub"))
+        dataset = datasets.load_dataset(
+            source.hub_id,
+            name=source.subset,
+            split=source.split,
+            revision=source.commit,
+            cache_dir=str(cache_dir / "hub"),
+        )
     except (datasets.exceptions.DatasetNotFoundError, RepositoryNotFoundError, GatedRepoError) as error:
-        raise DataError(f"The Hub data set {named} does not exist, or the token may not read it: {error}") from error
+        raise DataError(
+            f"The Hub data set {named} does not exist, or the token may not read it: {error}"
+        ) from error
     except (ConnectionError, TimeoutError, HfHubHTTPError) as error:
         if getattr(getattr(error, "response", None), "status_code", None) in REFUSED:
             raise DataError(f"The Hub does not let this token read the data set {named}: {error}") from error
-        raise RemoteError(f"The Hub did not answer for {named}: {error}. Check the network and start again.") from error
+        raise RemoteError(
+            f"The Hub did not answer for {named}: {error}. Check the network and start again."
+        ) from error
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(f"The Hub data set {named} cannot be loaded: {error}") from error
     yield from dataset
@@ -191,5 +226,3 @@ def _json_text(row: Any) -> str:
 def _plain(value: Any) -> Any:
     """Columnar files hold dates, bytes, decimals; none is part of a preference, so their text will do."""
     return value.tolist() if isinstance(value, np.ndarray) else str(value)
-
-

@@ -62,15 +62,19 @@ class PairTokenizer:
 
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[str | Over | None]:
         """The prompts with the assistant's turn opened: what a model would be asked to continue."""
-        return self.renderer.render([pair.prompt for pair in pairs], [pair.tools for pair in pairs], open_turn=True)
+        return self.renderer.render(
+            [pair.prompt for pair in pairs], [pair.tools for pair in pairs], open_turn=True
+        )
 
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
         """Token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be tokenised."""
         texts = self.prompt_texts(pairs)
         rendered = [text for text in texts if isinstance(text, str)]
         if len(rendered) < len(texts):
-            raise CheckpointError("The chat template renders a conversation that it refuses the next time. Choose another "
-                                  "one (checkpoint.chat_template).")
+            raise CheckpointError(
+                "The chat template renders a conversation that it refuses the next time. Choose another "
+                "one (checkpoint.chat_template)."
+            )
         return [text.ids for text in self.encoder.encode(rendered)]
 
     def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | DropReason]:
@@ -88,8 +92,10 @@ class PairTokenizer:
                 results[i] = "over_limits"
             elif chosen is not None and rejected is not None and prompt is not None:
                 try:
-                    spans = [self._spans(pair, pair.chosen, chosen, prompt),
-                             self._spans(pair, pair.rejected, rejected, prompt)]
+                    spans = [
+                        self._spans(pair, pair.chosen, chosen, prompt),
+                        self._spans(pair, pair.rejected, rejected, prompt),
+                    ]
                 except RowDropped as dropped:
                     results[i] = dropped.reason
                     continue
@@ -104,7 +110,9 @@ class PairTokenizer:
 
     # ------------------------------------------------------------------------------------------------------- the text
 
-    def _rendered(self, pairs: list[PreferencePair]) -> tuple[list[str | Over | None], list[list[str | Over | None]]]:
+    def _rendered(
+        self, pairs: list[PreferencePair]
+    ) -> tuple[list[str | Over | None], list[list[str | Over | None]]]:
         """The prompts, and the chosen and rejected sides. A row whose limits are used up is rendered no further."""
         prompts = self.prompt_texts(pairs)
         sides, over = [], [text is Over.LIMITS for text in prompts]
@@ -138,12 +146,15 @@ class PairTokenizer:
         start = self._start(turns, last, text, prompt, pair.tools)
         return [*spans, Span(start[0], None, start[1])] if start is not None else []
 
-    def _turn_edges(self, turns: list[dict], index: int, tools: list[dict] | None) -> tuple[str | None, str | None]:
+    def _turn_edges(
+        self, turns: list[dict], index: int, tools: list[dict] | None
+    ) -> tuple[str | None, str | None]:
         opened = self._render_one(turns[:index], tools, open_turn=True) if index else None
         return opened, self._render_one(turns[: index + 1], tools)
 
-    def _start(self, turns: list[dict], index: int, text: str, opened: str | None,
-               tools: list[dict] | None) -> tuple[int, bool] | None:
+    def _start(
+        self, turns: list[dict], index: int, text: str, opened: str | None, tools: list[dict] | None
+    ) -> tuple[int, bool] | None:
         """Where the trained text of turn ``index`` begins and whether that is a header's exact end."""
         if self.renderer.opens_turn and opened is not None and text.startswith(opened):
             return len(opened), True
@@ -151,7 +162,7 @@ class PairTokenizer:
         # rendering another content in its place. Calls of tools have no content to replace.
         if "tool_calls" in turns[index]:
             return None
-        marked = [*turns[:index], {**turns[index], "content": SENTINEL}, *turns[index + 1:]]
+        marked = [*turns[:index], {**turns[index], "content": SENTINEL}, *turns[index + 1 :]]
         with_sentinel = self._render_one(marked, tools)
         if with_sentinel is None or SENTINEL not in with_sentinel:
             return None
@@ -160,8 +171,9 @@ class PairTokenizer:
 
     # ----------------------------------------------------------------------------------------------------- the tokens
 
-    def _label(self, encoded: tuple[EncodedText, EncodedText],
-               spans: list[list[Span]]) -> tuple[TokenizedSide, TokenizedSide] | DropReason:
+    def _label(
+        self, encoded: tuple[EncodedText, EncodedText], spans: list[list[Span]]
+    ) -> tuple[TokenizedSide, TokenizedSide] | DropReason:
         """Both sides of a pair, labelled and cut. A side must keep a token of its last turn: labels of earlier turns
         are the same on both sides and prefer neither."""
         limit, sides, has_answer = self.rules.max_length_tokens, [], True

@@ -28,16 +28,20 @@ MAX_WORDS = 1 << 15  # per dictionary, about 6 MB; beyond, it starts anew
 MAX_WORD_CHARACTERS = 40  # longer pieces hardly come twice
 SECOND_BLANK = "\0"  # stands for the second of two blanks, which belongs to the word behind them
 
-_CL100K = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-           r"|\s+(?!\S)|\s+")
+_CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
 _GPT2 = "gpt2"  # the expression inside ByteLevel(use_regex=True)
 _KNOWN_SPLITS = (_GPT2, _CL100K % "{1,3}", _CL100K % "")  # SmolLM2, Llama 3 and OLMo 2, Qwen 2 and 3
 
 # Characters that are letters, digits or marks to every reading of Unicode; the others of ASCII that are no apostrophe.
 _SOLID, _PUNCTUATION = r"!-~\w", r'!"#$%&()*+,\-./:;<=>?@\[\\\]^_`{|}~'
-_CUT = (rf"(?<=[{_SOLID}])(?= )"  # before a blank
-        rf"|(?<=[A-Za-z0-9])(?=[{_PUNCTUATION}\n])"  # after a word
-        rf"|(?<=[{_SOLID}]\n)(?=[{_SOLID}])")  # after a lone line break
+_CUT = (
+    rf"(?<=[{_SOLID}])(?= )"  # before a blank
+    rf"|(?<=[A-Za-z0-9])(?=[{_PUNCTUATION}\n])"  # after a word
+    rf"|(?<=[{_SOLID}]\n)(?=[{_SOLID}])"
+)  # after a lone line break
 # The first alternative is the second for the commonest pieces, and quicker.
 _CERTAIN_CUT = re.compile(_CUT)
 _SOLID_END = re.compile(rf"[{_SOLID}]\Z")
@@ -47,10 +51,16 @@ _PIECE = re.compile(rf" ?[A-Za-z]+(?=[ {_PUNCTUATION}\n])|(?s:.+?)(?:\Z|{_CUT})"
 def token_at(encoding: "Encoding", position: int, exact: bool) -> int:
     """First token that begins at or after character ``position``; with ``exact`` False, that reaches beyond it."""
     index = encoding.char_to_token(position)
-    if index is None:  # the tokenizer dropped this character, or it is the end of the text: look at all offsets
+    if (
+        index is None
+    ):  # the tokenizer dropped this character, or it is the end of the text: look at all offsets
         edges = [start if exact else end - 1 for start, end in encoding.offsets]
         return next((i for i, edge in enumerate(edges) if edge >= position), len(edges))
-    while exact and index < len(encoding) and ((span := encoding.token_to_chars(index)) is None or span[0] < position):
+    while (
+        exact
+        and index < len(encoding)
+        and ((span := encoding.token_to_chars(index)) is None or span[0] < position)
+    ):
         index += 1
     return index
 
@@ -124,7 +134,9 @@ class WordCache:
         self.backend, self._pieces = backend, _Pieces(backend)
         self._first, self._only = (_Words(self._pieces, "", ends) for ends in (False, True))
         self._words, self._last = (_Words(self._pieces, " ", ends) for ends in (False, True))
-        special = sorted((token.content for token in backend.get_added_tokens_decoder().values()), key=len, reverse=True)
+        special = sorted(
+            (token.content for token in backend.get_added_tokens_decoder().values()), key=len, reverse=True
+        )
         self._special = re.compile("(" + "|".join(map(re.escape, special)) + ")") if special else None
         self.num_tokens_before = _Headers(self, special)
 
@@ -181,12 +193,18 @@ class WordText:
     def token_at(self, position: int, exact: bool) -> int:
         """As ``token_at`` of the whole text's encoding."""
         end = len(self.text)
-        if position < end and not (self.text[position].isascii() and self.text[position].isprintable()
-                                   and self.text[position] != " "):
-            return self._token_of_whole(position, exact)  # offsets of blanks and composed characters may be trimmed
+        if position < end and not (
+            self.text[position].isascii() and self.text[position].isprintable() and self.text[position] != " "
+        ):
+            return self._token_of_whole(
+                position, exact
+            )  # offsets of blanks and composed characters may be trimmed
         if position >= end:
             return self._token_of_whole(position, exact) if self.text[-1:].isspace() else len(self.ids)
-        if _CERTAIN_CUT.match(self.text, position) and (before := self.cache.num_tokens_before[self.text[:position]]) >= 0:
+        if (
+            _CERTAIN_CUT.match(self.text, position)
+            and (before := self.cache.num_tokens_before[self.text[:position]]) >= 0
+        ):
             return before
         place = tokens = 0
         for piece, num_tokens in self.cache.pieces(self.text):
@@ -207,11 +225,18 @@ class WordText:
 def _is_known(backend: "Tokenizer") -> bool:
     from tokenizers import models, normalizers
 
-    plain_tokens = not any(token.single_word or token.lstrip or token.rstrip or token.normalized
-                           for token in backend.get_added_tokens_decoder().values())
-    return (isinstance(backend.model, models.BPE) and not backend.model.dropout and plain_tokens
-            and (backend.normalizer is None or isinstance(backend.normalizer, normalizers.NFC))
-            and not backend.encode_special_tokens and _splits(backend.pre_tokenizer) in _KNOWN_SPLITS)
+    plain_tokens = not any(
+        token.single_word or token.lstrip or token.rstrip or token.normalized
+        for token in backend.get_added_tokens_decoder().values()
+    )
+    return (
+        isinstance(backend.model, models.BPE)
+        and not backend.model.dropout
+        and plain_tokens
+        and (backend.normalizer is None or isinstance(backend.normalizer, normalizers.NFC))
+        and not backend.encode_special_tokens
+        and _splits(backend.pre_tokenizer) in _KNOWN_SPLITS
+    )
 
 
 def _splits(pre_tokenizer: "PreTokenizer | None") -> str | None:
@@ -222,7 +247,14 @@ def _splits(pre_tokenizer: "PreTokenizer | None") -> str | None:
         return None
     *before, bytes_step = steps
     if bytes_step["use_regex"]:
-        return _GPT2 if all(step == {"type": "Digits", "individual_digits": True} for step in before) else None
-    if len(before) == 1 and before[0]["type"] == "Split" and before[0]["behavior"] == "Isolated" and not before[0]["invert"]:
+        return (
+            _GPT2 if all(step == {"type": "Digits", "individual_digits": True} for step in before) else None
+        )
+    if (
+        len(before) == 1
+        and before[0]["type"] == "Split"
+        and before[0]["behavior"] == "Isolated"
+        and not before[0]["invert"]
+    ):
         return before[0]["pattern"].get("Regex")
     return None

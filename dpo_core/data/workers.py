@@ -86,7 +86,9 @@ def _work(item: Any, seconds: float) -> Any:
         except MemoryError:
             os._exit(EXIT_OVER)
         except BaseException as error:
-            if type(error).__name__ == "PanicException":  # Rust gave up, a length beyond all memory for instance
+            if (
+                type(error).__name__ == "PanicException"
+            ):  # Rust gave up, a length beyond all memory for instance
                 os._exit(EXIT_OVER)
             raise
 
@@ -97,8 +99,12 @@ class Workers(Generic[Item, Result]):
     def __init__(self, function: Callable[[Item], Result], num_workers: int) -> None:
         self.num_workers = num_workers
         self._processes: list[multiprocessing.Process] = []
-        self._executor = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("fork"),
-                                             initializer=_start_worker, initargs=(function, os.getpid()))
+        self._executor = ProcessPoolExecutor(
+            num_workers,
+            mp_context=multiprocessing.get_context("fork"),
+            initializer=_start_worker,
+            initargs=(function, os.getpid()),
+        )
 
     def results(self, items: Iterator[Item], left: deque[Item], seconds: float) -> Iterator[Result]:
         """The results, in order; ``seconds`` of processor time for each. ``left``: items that were taken and are not done.
@@ -131,13 +137,22 @@ class Workers(Generic[Item, Result]):
 
     def crashed(self) -> StepCrashed:
         """The error for the end of a worker that no limit explains."""
-        ends = sorted({code for process in self._processes if (code := process.exitcode) not in (None, 0, -signal.SIGTERM)})
-        return StepCrashed(f"One of {self.num_workers} tokenising processes died (exit codes {ends}; -9 is most often "
-                           "want of memory). Lower `num_workers` and start again.")
+        ends = sorted(
+            {
+                code
+                for process in self._processes
+                if (code := process.exitcode) not in (None, 0, -signal.SIGTERM)
+            }
+        )
+        return StepCrashed(
+            f"One of {self.num_workers} tokenising processes died (exit codes {ends}; -9 is most often "
+            "want of memory). Lower `num_workers` and start again."
+        )
 
 
-def one_after_the_other(function: Callable[[Item], Result], items: Iterator[Item], seconds: float,
-                        over: Exception) -> Iterator[Result]:
+def one_after_the_other(
+    function: Callable[[Item], Result], items: Iterator[Item], seconds: float, over: Exception
+) -> Iterator[Result]:
     """``function`` of each item, in one worker. Raises ``over`` if an item goes over a limit, ``StepCrashed``."""
     if not can_fork():
         yield from map(function, items)

@@ -103,12 +103,18 @@ def newest_checkpoint(root: Path, job_fingerprint: str) -> tuple[Path, RunState]
     for folder in sorted(root.glob("step-*"), reverse=True):
         try:
             manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
-            if not isinstance(manifest, dict) or not manifest.keys() >= {MODEL_FILE, OPTIMIZER_FILE, STATE_FILE}:
+            if not isinstance(manifest, dict) or not manifest.keys() >= {
+                MODEL_FILE,
+                OPTIMIZER_FILE,
+                STATE_FILE,
+            }:
                 raise StoreError(f"{MANIFEST_FILE} does not name all of its files.")
             verify_files(folder, manifest)
             state = RunState.model_validate_json((folder / STATE_FILE).read_bytes())
         except (OSError, ValueError, StoreError) as error:
-            why = error.problem if isinstance(error, StoreError) else error  # it is not made again, whatever is deleted
+            why = (
+                error.problem if isinstance(error, StoreError) else error
+            )  # it is not made again, whatever is deleted
             log.warning("checkpoint %s is damaged and not used: %s", folder.name, why)
             continue
         if state.job_fingerprint == job_fingerprint:

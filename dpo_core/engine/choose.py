@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 # Engines are imported where they are chosen: DeepSpeed's import takes seconds, and reads settings that must stand before.
 
 
-def start_engine(sharding: Sharding, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig) -> Engine:
+def start_engine(
+    sharding: Sharding, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig
+) -> Engine:
     """Hand a loaded scorer to its back end, with a new optimizer."""
     if sharding.kind == "none" and scorer.precision == "bf16_pure":
         return MasterEngine.start(accelerator, scorer, optim)

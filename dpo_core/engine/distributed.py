@@ -24,7 +24,13 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, NEVER = -1, -3, 2**31 - 1  # glibc malloc.h
 # How long ranks wait for one. Rank 0 hashes and writes a checkpoint alone, minutes for a large model; a rank that dies is
 # noticed at once, by its closed connections.
 EXCHANGE_TIMEOUT = timedelta(hours=1)
-GROUP_OF_ONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+GROUP_OF_ONE = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
 
 
 def start_accelerator(sharding: Sharding = NO_SHARDING, **more: Any) -> Accelerator:
@@ -51,9 +57,11 @@ def start_accelerator(sharding: Sharding = NO_SHARDING, **more: Any) -> Accelera
     else:
         rank, world = 0, 1
     if (accelerator.process_index, accelerator.num_processes) != (rank, world):
-        raise ConfigError(f"accelerate believes to be process {accelerator.process_index} of "
-                          f"{accelerator.num_processes}, torch.distributed says {rank} of {world}. Start the step with "
-                          "`accelerate launch` and without a user config file.")
+        raise ConfigError(
+            f"accelerate believes to be process {accelerator.process_index} of "
+            f"{accelerator.num_processes}, torch.distributed says {rank} of {world}. Start the step with "
+            "`accelerate launch` and without a user config file."
+        )
     return accelerator
 
 
@@ -77,7 +85,9 @@ def _start(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accel
         from dpo_core.engine.fsdp import start_fsdp_accelerator
 
         return start_fsdp_accelerator(sharding, arguments, on_cpu)
-    from dpo_core.engine.zero import start_zero_accelerator  # engines are imported by runs that use them: it takes seconds
+    from dpo_core.engine.zero import (
+        start_zero_accelerator,
+    )  # engines are imported by runs that use them: it takes seconds
 
     return start_zero_accelerator(sharding, arguments, on_cpu)
 
@@ -85,8 +95,10 @@ def _start(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accel
 def check_world_size(accelerator: Accelerator, expected: int) -> None:
     """Raise ``ConfigError`` unless the step runs with as many processes as its job was planned for."""
     if accelerator.num_processes != expected:
-        raise ConfigError(f"The job is planned for {expected} processes but {accelerator.num_processes} were started. "
-                          f"Use `accelerate launch --num_processes {expected}`.")
+        raise ConfigError(
+            f"The job is planned for {expected} processes but {accelerator.num_processes} were started. "
+            f"Use `accelerate launch --num_processes {expected}`."
+        )
 
 
 def from_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
@@ -105,7 +117,9 @@ def agreed(accelerator: Accelerator, name: str, value: T) -> T:
         dist.all_gather_object(values, value)
     if any(other != value for other in values):
         found = ", ".join(f"rank {rank} {other}" for rank, other in enumerate(values))
-        raise ConfigError(f"The processes of this step differ in {name}: {found}. Set {name} to the plainest of them.")
+        raise ConfigError(
+            f"The processes of this step differ in {name}: {found}. Set {name} to the plainest of them."
+        )
     return value
 
 

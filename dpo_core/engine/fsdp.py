@@ -42,17 +42,29 @@ def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu
     if on_cpu:
         os.environ.pop("ACCELERATE_USE_CPU", None)
     if sharding.offload != "none":
-        os.environ["FSDP_OFFLOAD_PARAMS"] = "true"  # accelerate then starts gloo beside nccl, for what lies on the CPU
+        os.environ["FSDP_OFFLOAD_PARAMS"] = (
+            "true"  # accelerate then starts gloo beside nccl, for what lies on the CPU
+        )
     offload = CPUOffloadPolicy(pin_memory=not on_cpu) if sharding.offload != "none" else None
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_offload=offload,
-                                            reshard_after_forward=True, cpu_ram_efficient_loading=False)
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        cpu_offload=offload,
+        reshard_after_forward=True,
+        cpu_ram_efficient_loading=False,
+    )
     accelerator = Accelerator(fsdp_plugin=plugin, **arguments)
     if not dist.is_initialized() or not (on_cpu or accelerator.is_fsdp2):
-        raise ConfigError(f"compute.sharding is fsdp2 but accelerate started {accelerator.distributed_type.value}. Start "
-                          "the step with `accelerate launch` and without a user config file.")
+        raise ConfigError(
+            f"compute.sharding is fsdp2 but accelerate started {accelerator.distributed_type.value}. Start "
+            "the step with `accelerate launch` and without a user config file."
+        )
     if on_cpu:
         accelerator.state.fsdp_plugin = plugin
-        for state in (accelerator.state, PartialState()):  # the second decides whether ranks wait and sum at all
+        for state in (
+            accelerator.state,
+            PartialState(),
+        ):  # the second decides whether ranks wait and sum at all
             state.distributed_type = DistributedType.FSDP
     return accelerator
 
@@ -98,8 +110,11 @@ class FsdpEngine:
         return {name: _stored(tensor.detach()) for name, tensor in self._parts().items()}
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
-        return {f"{name}::{key}": _stored(value) for name, parameter in self._parts().items()
-                for key, value in self.optimizer.state.get(parameter, {}).items()}
+        return {
+            f"{name}::{key}": _stored(value)
+            for name, parameter in self._parts().items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
 
     def load(self, folder: Path) -> None:
         tensors = self._parts()

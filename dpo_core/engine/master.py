@@ -69,11 +69,17 @@ class MasterEngine:
         self.optimizer.zero_grad(set_to_none=False)
 
     def model_tensors(self) -> dict[str, StoredTensor]:
-        return {name: whole(self.masters.get(name, tensor)) for name, tensor in model_tensors(self.scorer.model).items()}
+        return {
+            name: whole(self.masters.get(name, tensor))
+            for name, tensor in model_tensors(self.scorer.model).items()
+        }
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
-        return {f"{name}::{key}": whole(value) for name, master in self.masters.items()
-                for key, value in self.optimizer.state[master].items()}
+        return {
+            f"{name}::{key}": whole(value)
+            for name, master in self.masters.items()
+            for key, value in self.optimizer.state[master].items()
+        }
 
     @torch.no_grad()
     def load(self, folder: Path) -> None:

@@ -19,7 +19,11 @@ def learning_rate_at(step: int, total_steps: int, optim: OptimConfig) -> float:
     if step < warmup:
         return optim.learning_rate * step / warmup
     passed = (step - warmup) / max(1, total_steps - warmup)
-    shape = {"constant": 1.0, "linear": max(0.0, 1.0 - passed), "cosine": 0.5 * (1.0 + math.cos(math.pi * passed))}
+    shape = {
+        "constant": 1.0,
+        "linear": max(0.0, 1.0 - passed),
+        "cosine": 0.5 * (1.0 + math.cos(math.pi * passed)),
+    }
     return optim.learning_rate * shape[optim.schedule]
 
 
@@ -29,8 +33,10 @@ def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> t
     Raises ``ConfigError`` for 8 bits where there is no CUDA or no bitsandbytes; that path was never run on a GPU.
     """
     trainable = [p for p in parameters if p.requires_grad]
-    groups = [{"params": [p for p in trainable if p.dim() >= 2], "weight_decay": optim.weight_decay},
-              {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     betas = (optim.beta1, optim.beta2)
     if optim.optimizer == "adamw_8bit":
@@ -45,9 +51,11 @@ def create_moments(optimizer: torch.optim.Optimizer) -> None:
     """AdamW's state as its first step would make it: the memory is taken now, and there is something to restore into."""
     for group in optimizer.param_groups:
         for p in group["params"]:
-            optimizer.state[p] = {"step": torch.zeros((), dtype=torch.float32, device=p.device),
-                                  "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
-                                  "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format)}
+            optimizer.state[p] = {
+                "step": torch.zeros((), dtype=torch.float32, device=p.device),
+                "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
+            }
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

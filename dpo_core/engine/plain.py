@@ -60,17 +60,26 @@ class PlainEngine:
         return {name: whole(tensor) for name, tensor in model_tensors(self.scorer.model).items()}
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
-        return {f"{name}::{key}": whole(torch.as_tensor(value)) for name, parameter in self.scorer.model.named_parameters()
-                for key, value in self.optimizer.state.get(parameter, {}).items()}
+        return {
+            f"{name}::{key}": whole(torch.as_tensor(value))
+            for name, parameter in self.scorer.model.named_parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
 
     def load(self, folder: Path) -> None:
         load_weights(folder, self.scorer.model)
         tensors = load_file(folder / OPTIMIZER_FILE)
         for name, parameter in self.scorer.model.named_parameters():
-            state = {key.partition("::")[2]: value for key, value in tensors.items() if key.partition("::")[0] == name}
+            state = {
+                key.partition("::")[2]: value
+                for key, value in tensors.items()
+                if key.partition("::")[0] == name
+            }
             if state:
                 # The fused kernel wants its step counter on the parameter's device, too; bitsandbytes wants a number.
-                self.optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+                self.optimizer.state[parameter] = {
+                    key: value.to(parameter.device) for key, value in state.items()
+                }
                 if not isinstance(self.optimizer, torch.optim.AdamW):
                     self.optimizer.state[parameter]["step"] = int(state["step"])
 

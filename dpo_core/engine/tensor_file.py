@@ -16,8 +16,18 @@ from torch import Tensor
 
 from dpo_core.contract.errors import StoreError
 
-NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
-         torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +48,9 @@ def whole(tensor: Tensor) -> StoredTensor:
     return StoredTensor(tuple(tensor.shape), tensor.dtype, tensor.detach)
 
 
-def write_tensors(path: Path | None, tensors: dict[str, StoredTensor], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path | None, tensors: dict[str, StoredTensor], metadata: dict[str, str] | None = None
+) -> None:
     """Gather tensors one by one, in the file's order, and write them to ``path``; ranks with no path only take part."""
     # safetensors' order: wide numbers first, so that every tensor is aligned; then by name.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
@@ -68,7 +80,11 @@ def _header(ordered: list[tuple[str, StoredTensor]], metadata: dict[str, str] | 
     end = 0
     for name, tensor in ordered:
         start, end = end, end + tensor.num_bytes
-        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text

@@ -35,20 +35,31 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 # is told not to divide by this.
 ACCUMULATION = 2
 BUCKET_VALUES = 50_000_000  # exchanged at once, 0.2 GB; DeepSpeed's own 5e8 would take 2 GB on every rank
-PERSISTENT_PER_HIDDEN = 10  # weights up to 10 x hidden size (norms, biases) stay whole on every rank once gathered
+PERSISTENT_PER_HIDDEN = (
+    10  # weights up to 10 x hidden size (norms, biases) stay whole on every rank once gathered
+)
 
 
 def zero_config(sharding: Sharding) -> dict[str, Any]:
     """DeepSpeed's configuration of a back end, without what only the model and the optimizer tell."""
     to_cpu = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    zero: dict[str, Any] = {"stage": STAGES[sharding.kind], "memory_efficient_linear": False,
-                            "reduce_bucket_size": BUCKET_VALUES, "allgather_bucket_size": BUCKET_VALUES}
+    zero: dict[str, Any] = {
+        "stage": STAGES[sharding.kind],
+        "memory_efficient_linear": False,
+        "reduce_bucket_size": BUCKET_VALUES,
+        "allgather_bucket_size": BUCKET_VALUES,
+    }
     if sharding.offload != "none":
         zero["offload_optimizer"] = to_cpu
     if sharding.offload == "optimizer_and_parameters":
         zero["offload_param"] = to_cpu
-    return {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": ACCUMULATION, "zero_optimization": zero,
-            "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": ACCUMULATION,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
 
 
 def start_zero_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accelerator:
@@ -70,9 +81,11 @@ def start_zero_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu
     accelerator = Accelerator(deepspeed_plugin=plugin, gradient_accumulation_steps=ACCUMULATION, **arguments)
     unset_hf_deepspeed_config()  # else transformers would share weights out itself, while it reads them, on every rank
     if accelerator.distributed_type != DistributedType.DEEPSPEED:
-        raise ConfigError(f"compute.sharding is {sharding.kind} but accelerate started "
-                          f"{accelerator.distributed_type.value}. Start the step with `accelerate launch` and without a "
-                          "user config file.")
+        raise ConfigError(
+            f"compute.sharding is {sharding.kind} but accelerate started "
+            f"{accelerator.distributed_type.value}. Start the step with `accelerate launch` and without a "
+            "user config file."
+        )
     return accelerator
 
 
@@ -88,7 +101,9 @@ class ZeroEngine:
     @classmethod
     def start(cls, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig) -> "ZeroEngine":
         """Share a loaded scorer out; rank 0's weights count."""
-        optimizer = build_optimizer(scorer.parameters(), optim)  # first: shares have no shapes to tell matrices by
+        optimizer = build_optimizer(
+            scorer.parameters(), optim
+        )  # first: shares have no shapes to tell matrices by
         engine, _ = accelerator.prepare(*(share_weights(accelerator, scorer, optim.max_grad_norm), optimizer))
         new = cls(accelerator, scorer, engine, engine.zero_optimization_stage())
         new._create_moments()
@@ -120,9 +135,14 @@ class ZeroEngine:
             optimizer.all_grad_tensors, optimizer.averaged_gradients = {}, {}
 
     def model_tensors(self) -> dict[str, StoredTensor]:
-        return {name: StoredTensor(tuple(getattr(tensor, "ds_shape", tensor.shape)), tensor.dtype,
-                                   partial(self._gather_weight, tensor))
-                for name, tensor in stored_tensors(self.scorer.model).items()}
+        return {
+            name: StoredTensor(
+                tuple(getattr(tensor, "ds_shape", tensor.shape)),
+                tensor.dtype,
+                partial(self._gather_weight, tensor),
+            )
+            for name, tensor in stored_tensors(self.scorer.model).items()
+        }
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -132,8 +152,12 @@ class ZeroEngine:
         for name, p in self._trained():
             shape = tuple(getattr(p, "ds_shape", p.shape))
             stored[f"{name}::step"] = whole(step)
-            stored |= {f"{name}::{key}": StoredTensor(shape, torch.float32, partial(safe_get_full_optimizer_state, p, key))
-                       for key in MOMENTS}
+            stored |= {
+                f"{name}::{key}": StoredTensor(
+                    shape, torch.float32, partial(safe_get_full_optimizer_state, p, key)
+                )
+                for key in MOMENTS
+            }
         return stored
 
     def load(self, folder: Path) -> None:
@@ -157,9 +181,15 @@ class ZeroEngine:
     def _create_moments(self) -> None:
         """AdamW's state as its first step would make it, so that it can be restored and saved at any time."""
         optimizer = self.deepspeed.optimizer
-        for flat in optimizer.fp32_partitioned_groups_flat if self.stage == 3 else optimizer.single_partition_of_fp32_groups:
-            self._torch_optimizer.state[flat] = {"step": torch.zeros((), dtype=torch.float32, device=flat.device),
-                                                 **{key: torch.zeros_like(flat) for key in MOMENTS}}
+        for flat in (
+            optimizer.fp32_partitioned_groups_flat
+            if self.stage == 3
+            else optimizer.single_partition_of_fp32_groups
+        ):
+            self._torch_optimizer.state[flat] = {
+                "step": torch.zeros((), dtype=torch.float32, device=flat.device),
+                **{key: torch.zeros_like(flat) for key in MOMENTS},
+            }
         if self.stage < 3:
             optimizer._lazy_init_hp_params_optimizer_state()
 
@@ -178,7 +208,9 @@ class ZeroEngine:
         import deepspeed
 
         shared = hasattr(tensor, "ds_id")  # buffers are not, nor is anything below stage 3
-        return deepspeed.zero.GatheredParameters([tensor], modifier_rank) if shared else contextlib.nullcontext()
+        return (
+            deepspeed.zero.GatheredParameters([tensor], modifier_rank) if shared else contextlib.nullcontext()
+        )
 
     def _set_state(self, parameter: Any, value: Tensor, key: str | None) -> None:
         """Set this rank's part of the fp32 weight (no key) or of a moment.

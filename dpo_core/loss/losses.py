@@ -45,8 +45,14 @@ class PairLogps:
     def per_token(self) -> "PairLogps":
         """The same with means per token in place of sums (token counts become one)."""
         one = torch.ones_like(self.chosen_tokens_B)
-        return PairLogps(self.chosen_B / self.chosen_tokens_B, self.rejected_B / self.rejected_tokens_B, one, one,
-                         self.chosen_tail_B / self.chosen_tokens_B, self.rejected_tail_B / self.rejected_tokens_B)
+        return PairLogps(
+            self.chosen_B / self.chosen_tokens_B,
+            self.rejected_B / self.rejected_tokens_B,
+            one,
+            one,
+            self.chosen_tail_B / self.chosen_tokens_B,
+            self.rejected_tail_B / self.rejected_tokens_B,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +86,20 @@ def _alpha_divergence(log_ratio_B: Tensor, config: LossConfig) -> Tensor:
 
 
 DIVERGENCES: dict[str, Callable[[Tensor, LossConfig], Tensor]] = {
-    "reverse_kl": _reverse_kl, "forward_kl": _forward_kl, "js_divergence": _js_divergence,
-    "alpha_divergence": _alpha_divergence}
+    "reverse_kl": _reverse_kl,
+    "forward_kl": _forward_kl,
+    "js_divergence": _js_divergence,
+    "alpha_divergence": _alpha_divergence,
+}
 
 
 def _rewards(policy: PairLogps, reference: PairLogps, config: LossConfig) -> tuple[Tensor, Tensor]:
     """beta * f'(policy / reference) of chosen and rejected; of reverse KL that is beta * (policy - reference)."""
     score = DIVERGENCES[config.f_divergence]
-    return (config.beta * score(policy.chosen_B - reference.chosen_B, config),
-            config.beta * score(policy.rejected_B - reference.rejected_B, config))
+    return (
+        config.beta * score(policy.chosen_B - reference.chosen_B, config),
+        config.beta * score(policy.rejected_B - reference.rejected_B, config),
+    )
 
 
 def _rewards_per_token(policy: PairLogps, reference: PairLogps, config: LossConfig) -> tuple[Tensor, Tensor]:
@@ -169,8 +180,9 @@ def exo_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
     sigmoid(-m)), the reverse of the one that smoothed DPO minimises. beta is the paper's beta_pi, s its epsilon > 0."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     log_win_B, log_lose_B = logsigmoid(chosen_B - rejected_B), logsigmoid(rejected_B - chosen_B)
-    losses_B = (log_win_B.exp() * (log_win_B - math.log1p(-config.label_smoothing))
-                + log_lose_B.exp() * (log_lose_B - math.log(config.label_smoothing)))
+    losses_B = log_win_B.exp() * (log_win_B - math.log1p(-config.label_smoothing)) + log_lose_B.exp() * (
+        log_lose_B - math.log(config.label_smoothing)
+    )
     return _output(losses_B, chosen_B, rejected_B)
 
 
@@ -203,7 +215,9 @@ def nca_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
     return _output(losses_B, chosen_B, rejected_B)
 
 
-def bco_pair(policy: PairLogps, reference: PairLogps, config: LossConfig, mean_reward: float = 0.0) -> LossOutput:
+def bco_pair(
+    policy: PairLogps, reference: PairLogps, config: LossConfig, mean_reward: float = 0.0
+) -> LossOutput:
     """BCO (Jung et al. 2024, arXiv 2404.04656, section 4): -log sigmoid(r_c - d) - log sigmoid(-(r_r - d)), a classifier
     of chosen against rejected whose threshold d is the mean reward.
 
@@ -211,7 +225,9 @@ def bco_pair(policy: PairLogps, reference: PairLogps, config: LossConfig, mean_r
     steps (0 at first), so it is the same however a batch is cut.
     """
     chosen_B, rejected_B = _rewards(policy, reference, config)
-    return _output(-logsigmoid(chosen_B - mean_reward) - logsigmoid(mean_reward - rejected_B), chosen_B, rejected_B)
+    return _output(
+        -logsigmoid(chosen_B - mean_reward) - logsigmoid(mean_reward - rejected_B), chosen_B, rejected_B
+    )
 
 
 def aot(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
@@ -248,15 +264,30 @@ class Loss:
     function: Callable[..., LossOutput]
     traits: Traits
 
-    def __call__(self, policy: PairLogps, reference: PairLogps | None, config: LossConfig,
-                 mean_reward: float = 0.0) -> LossOutput:
+    def __call__(
+        self, policy: PairLogps, reference: PairLogps | None, config: LossConfig, mean_reward: float = 0.0
+    ) -> LossOutput:
         """Losses and rewards of B pairs. ``mean_reward`` is in the loss's units and read by ``bco_pair`` alone."""
         extra = {"mean_reward": mean_reward} if self.traits.mean_reward else {}
         return self.function(policy, reference, config, **extra)
 
 
 FUNCTIONS: dict[LossName, Callable[..., LossOutput]] = {
-    "dpo": dpo, "dpo_norm": dpo_norm, "simpo": simpo, "ipo": ipo, "wpo": wpo, "hinge": hinge, "robust": robust,
-    "exo_pair": exo_pair, "apo_zero": apo_zero, "apo_down": apo_down, "sppo_hard": sppo_hard, "nca_pair": nca_pair,
-    "bco_pair": bco_pair, "aot": aot, "aot_pair": aot_pair, "discopop": discopop}
+    "dpo": dpo,
+    "dpo_norm": dpo_norm,
+    "simpo": simpo,
+    "ipo": ipo,
+    "wpo": wpo,
+    "hinge": hinge,
+    "robust": robust,
+    "exo_pair": exo_pair,
+    "apo_zero": apo_zero,
+    "apo_down": apo_down,
+    "sppo_hard": sppo_hard,
+    "nca_pair": nca_pair,
+    "bco_pair": bco_pair,
+    "aot": aot,
+    "aot_pair": aot_pair,
+    "discopop": discopop,
+}
 LOSSES = {name: Loss(FUNCTIONS[name], traits) for name, traits in OBJECTIVES.items()}

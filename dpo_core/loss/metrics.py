@@ -14,13 +14,29 @@ from torch import Tensor
 from dpo_core.contract.metric_names import SECOND_NAMES
 from dpo_core.loss.losses import LossOutput, PairLogps
 
-SUMMED = ("loss", "logps/chosen", "logps/rejected", "logps_per_token/chosen", "logps_per_token/rejected",
-          "rewards/chosen", "rewards/rejected", "rewards/accuracies", "ranking/accuracies", "pairs", "tokens",
-          "router_aux_loss")
+SUMMED = (
+    "loss",
+    "logps/chosen",
+    "logps/rejected",
+    "logps_per_token/chosen",
+    "logps_per_token/rejected",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "ranking/accuracies",
+    "pairs",
+    "tokens",
+    "router_aux_loss",
+)
 
 
-def batch_sums(policy: PairLogps, output: LossOutput, weight_B: Tensor, ties_count_half: bool = False,
-               router_loss: Tensor | None = None) -> Tensor:
+def batch_sums(
+    policy: PairLogps,
+    output: LossOutput,
+    weight_B: Tensor,
+    ties_count_half: bool = False,
+    router_loss: Tensor | None = None,
+) -> Tensor:
     """Weighted sums over the pairs of one batch, float64 [len(SUMMED)], detached.
 
     ``rewards/accuracies`` is the share of pairs whose chosen reward is strictly higher, as peers count it. With
@@ -31,22 +47,38 @@ def batch_sums(policy: PairLogps, output: LossOutput, weight_B: Tensor, ties_cou
     mean = policy.per_token()
     margin_B = output.chosen_rewards_B - output.rejected_rewards_B
     wins_B = (margin_B > 0).double() + (0.5 * (margin_B == 0) if ties_count_half else 0.0)
-    columns = (output.losses_B, policy.chosen_B, policy.rejected_B, mean.chosen_B, mean.rejected_B,
-               output.chosen_rewards_B, output.rejected_rewards_B, wins_B, mean.chosen_B > mean.rejected_B,
-               torch.ones_like(weight_B), policy.chosen_tokens_B + policy.rejected_tokens_B)
+    columns = (
+        output.losses_B,
+        policy.chosen_B,
+        policy.rejected_B,
+        mean.chosen_B,
+        mean.rejected_B,
+        output.chosen_rewards_B,
+        output.rejected_rewards_B,
+        wins_B,
+        mean.chosen_B > mean.rejected_B,
+        torch.ones_like(weight_B),
+        policy.chosen_tokens_B + policy.rejected_tokens_B,
+    )
     router = weight_B.new_zeros(()) if router_loss is None else router_loss.detach()
-    return torch.stack([*((column.detach().double() * weight_B).sum() for column in columns), router.double()])
+    return torch.stack(
+        [*((column.detach().double() * weight_B).sum() for column in columns), router.double()]
+    )
 
 
 def averages(sums: Tensor) -> dict[str, float]:
     """Means over pairs of what ``batch_sums`` summed, with margins, averages and the peers' aliases added."""
     metrics = dict(zip(SUMMED, sums.tolist(), strict=True))
-    pairs, trained_tokens, router_loss = (metrics.pop(name) for name in ("pairs", "tokens", "router_aux_loss"))
+    pairs, trained_tokens, router_loss = (
+        metrics.pop(name) for name in ("pairs", "tokens", "router_aux_loss")
+    )
     metrics = {name: value / pairs for name, value in metrics.items()}
     metrics["rewards/margins"] = metrics["rewards/chosen"] - metrics["rewards/rejected"]
     metrics["rewards/average"] = (metrics["rewards/chosen"] + metrics["rewards/rejected"]) / 2
     metrics["trained_tokens_per_pair"] = trained_tokens / pairs
-    metrics |= {"router_aux_loss": router_loss} if router_loss else {}  # it is positive where there is a router
+    metrics |= (
+        {"router_aux_loss": router_loss} if router_loss else {}
+    )  # it is positive where there is a router
     return metrics | {alias: metrics[name] for alias, name in SECOND_NAMES.items()}
 
 

@@ -30,10 +30,16 @@ def length_desensitised(objective: Objective, alpha: float) -> Objective:
 
     Applied to policy and reference alike. Token counts stay, so means per token still divide by whole answers.
     """
+
     def shortened(logps: PairLogps) -> PairLogps:
-        return PairLogps(logps.chosen_B - (1 - alpha) * logps.chosen_tail_B,
-                         logps.rejected_B - (1 - alpha) * logps.rejected_tail_B, logps.chosen_tokens_B,
-                         logps.rejected_tokens_B, alpha * logps.chosen_tail_B, alpha * logps.rejected_tail_B)
+        return PairLogps(
+            logps.chosen_B - (1 - alpha) * logps.chosen_tail_B,
+            logps.rejected_B - (1 - alpha) * logps.rejected_tail_B,
+            logps.chosen_tokens_B,
+            logps.rejected_tokens_B,
+            alpha * logps.chosen_tail_B,
+            alpha * logps.rejected_tail_B,
+        )
 
     return lambda policy, reference: objective(shortened(policy), reference and shortened(reference))
 
@@ -43,6 +49,7 @@ def with_chosen_nll(objective: Objective, alpha: float) -> Objective:
 
     Per pair, so every pair weighs the same whatever its length. Rewards stay as they are.
     """
+
     def added(policy: PairLogps, reference: PairLogps | None) -> LossOutput:
         plain = objective(policy, reference)
         nll_B = -policy.chosen_B / policy.chosen_tokens_B
@@ -51,7 +58,9 @@ def with_chosen_nll(objective: Objective, alpha: float) -> Objective:
     return added
 
 
-def loss_and_gradient(objective: Objective, policy: PairLogps, reference: PairLogps | None) -> tuple[LossOutput, PairLogps]:
+def loss_and_gradient(
+    objective: Objective, policy: PairLogps, reference: PairLogps | None
+) -> tuple[LossOutput, PairLogps]:
     """Losses and rewards, and the slope of the summed losses by each of the policy's sums and tails, all detached.
 
     The slopes come as ``PairLogps`` of the same places, 0 for the token counts. With them a batch that must be seen whole
@@ -62,8 +71,12 @@ def loss_and_gradient(objective: Objective, policy: PairLogps, reference: PairLo
         output = objective(PairLogps(*inputs), reference)
         slopes = torch.autograd.grad(output.losses_B.sum(), inputs, allow_unused=True, materialize_grads=True)
     none = torch.zeros_like(slopes[0])
-    slope = PairLogps(*(none if name.endswith("tokens_B") else of for name, of in zip(PairLogps.__slots__, slopes,
-                                                                                    strict=True)))
+    slope = PairLogps(
+        *(
+            none if name.endswith("tokens_B") else of
+            for name, of in zip(PairLogps.__slots__, slopes, strict=True)
+        )
+    )
     return LossOutput(output.losses_B.detach(), output.chosen_rewards_B, output.rejected_rewards_B), slope
 
 
@@ -72,5 +85,9 @@ def surrogate(policy: PairLogps, slope: PairLogps) -> Tensor:
 
     Gradient caching (Gao et al. 2021, arXiv 2101.06983): by the chain rule the parts' gradients add up to the whole's.
     """
-    return (policy.chosen_B * slope.chosen_B + policy.rejected_B * slope.rejected_B
-            + policy.chosen_tail_B * slope.chosen_tail_B + policy.rejected_tail_B * slope.rejected_tail_B)
+    return (
+        policy.chosen_B * slope.chosen_B
+        + policy.rejected_B * slope.rejected_B
+        + policy.chosen_tail_B * slope.chosen_tail_B
+        + policy.rejected_tail_B * slope.rejected_tail_B
+    )

@@ -31,8 +31,13 @@ ADAPTER_FOLDER, WEIGHTS_FILE, CONFIG_FILE = "adapter", "adapter_model.safetensor
 PEFT_PREFIX = "base_model.model."  # what peft's own wrapper puts before the names of the model it wraps
 
 
-def load_policy(checkpoint: CheckpointRef, adapter: AdapterConfig, seed: int, device: torch.device | str = "cpu",
-                read_weights: bool = True) -> PreTrainedModel:
+def load_policy(
+    checkpoint: CheckpointRef,
+    adapter: AdapterConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+    read_weights: bool = True,
+) -> PreTrainedModel:
     """The policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for.
 
     Only what is trained requires gradients. A is drawn from ``seed`` on the CPU, so every rank and device starts alike.
@@ -49,39 +54,66 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, seed: int) -> Pr
     targets = target_names(model, adapter)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model.add_adapter(LoraConfig(
-            r=adapter.rank, lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
-            lora_dropout=0.0, bias="none", target_modules=targets, task_type="CAUSAL_LM"))
+        model.add_adapter(
+            LoraConfig(
+                r=adapter.rank,
+                lora_alpha=adapter.alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
+                lora_dropout=0.0,
+                bias="none",
+                target_modules=targets,
+                task_type="CAUSAL_LM",
+            )
+        )
     trained, total = count_parameters(model)
-    log.info("adapter of rank %d on %s: %d of %d parameters are trained (%.2f %%)", adapter.rank, ", ".join(targets),
-             trained, total, 100 * trained / total)
+    log.info(
+        "adapter of rank %d on %s: %d of %d parameters are trained (%.2f %%)",
+        adapter.rank,
+        ", ".join(targets),
+        trained,
+        total,
+        100 * trained / total,
+    )
     return model.eval()
 
 
 def target_names(model: PreTrainedModel, adapter: AdapterConfig) -> list[str]:
     """Last parts of the names of the layers that get an adapter, sorted. Raises ``ConfigError`` saying which do not fit."""
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    linear = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    }
     names = {name.rpartition(".")[2] for name, module in linear.items() if id(module) not in ends}
     fitting = sorted(name for name in names if not _stands_for_experts(name, model))
     if adapter.target_modules == "all-linear":
         return fitting
     for wanted in adapter.target_modules:
-        found = [(name, module) for name, module in model.named_modules() if name == wanted or name.endswith(f".{wanted}")]
+        found = [
+            (name, module)
+            for name, module in model.named_modules()
+            if name == wanted or name.endswith(f".{wanted}")
+        ]
         if not found:
-            raise ConfigError(f"adapter.target_modules names {wanted}, but {type(model).__name__} has no such layer. Name "
-                              f"some of {', '.join(fitting)}, or use all-linear.")
+            raise ConfigError(
+                f"adapter.target_modules names {wanted}, but {type(model).__name__} has no such layer. Name "
+                f"some of {', '.join(fitting)}, or use all-linear."
+            )
         if any(id(module) in ends for _, module in found):
-            raise ConfigError(f"adapter.target_modules names {wanted}, which is the embedding or the output head. They "
-                              "may be tied, and an adapter on one would change both. Name some of "
-                              f"{', '.join(fitting)}, or use all-linear.")
+            raise ConfigError(
+                f"adapter.target_modules names {wanted}, which is the embedding or the output head. They "
+                "may be tied, and an adapter on one would change both. Name some of "
+                f"{', '.join(fitting)}, or use all-linear."
+            )
         if _stands_for_experts(wanted, model):
-            raise ConfigError(f"adapter.target_modules names {wanted}, which peft takes for the stacked experts of "
-                              f"{type(model).__name__}; experts get no adapter here. Name some of {', '.join(fitting)}, or "
-                              "use all-linear.")
+            raise ConfigError(
+                f"adapter.target_modules names {wanted}, which peft takes for the stacked experts of "
+                f"{type(model).__name__}; experts get no adapter here. Name some of {', '.join(fitting)}, or "
+                "use all-linear."
+            )
         if other := [name for name, _ in found if name not in linear]:
-            raise ConfigError(f"adapter.target_modules names {wanted}, but {other[0]} is no linear layer. Name some of "
-                              f"{', '.join(fitting)}, or use all-linear.")
+            raise ConfigError(
+                f"adapter.target_modules names {wanted}, but {other[0]} is no linear layer. Name some of "
+                f"{', '.join(fitting)}, or use all-linear."
+            )
     return sorted(adapter.target_modules)
 
 
@@ -121,15 +153,20 @@ def adapter_disabled(model: PreTrainedModel) -> Iterator[None]:
 def save_adapter(model: PreTrainedModel, folder: Path, checkpoint: CheckpointRef) -> None:
     """Write the adapter in peft's format, for ``PeftModel.from_pretrained(base, folder)``. Equal models, equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {PEFT_PREFIX + name: tensor.detach().cpu().contiguous()
-               for name, tensor in model.get_adapter_state_dict().items()}
+    tensors = {
+        PEFT_PREFIX + name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.get_adapter_state_dict().items()
+    }
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = cast(LoraConfig, next(iter(model.peft_config.values()))).to_dict()
     # A path of this machine means nothing elsewhere; sets have no order, and a file's hash must not depend on one.
     on_hub = checkpoint.revision is not None
     config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
-    config |= {"base_model_name_or_path": checkpoint.source if on_hub else None, "revision": checkpoint.revision,
-               "inference_mode": True}
+    config |= {
+        "base_model_name_or_path": checkpoint.source if on_hub else None,
+        "revision": checkpoint.revision,
+        "inference_mode": True,
+    }
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

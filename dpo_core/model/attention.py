@@ -36,7 +36,10 @@ from dpo_core.model.varlen import Places, why_not_varlen
 
 log = logging.getLogger(__name__)
 
-PAIRWISE = {"sdpa": "sdpa_pairwise", "eager": "eager_pairwise"}  # kernel -> its name here where it runs pair by pair
+PAIRWISE = {
+    "sdpa": "sdpa_pairwise",
+    "eager": "eager_pairwise",
+}  # kernel -> its name here where it runs pair by pair
 MASKED_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -66,8 +69,11 @@ def layer_reach(config: PreTrainedConfig) -> dict[str, Callable[[Tensor, Tensor]
     A model without ``layer_types`` has one kind: sliding if the config says so (Mistral, Mixtral, Phi-3), else full.
     """
     window, chunk = getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)
-    reach = {"full_attention": None, "sliding_attention": window and (lambda query, key: query - key < window),
-             "chunked_attention": chunk and (lambda query, key: query // chunk == key // chunk)}
+    reach = {
+        "full_attention": None,
+        "sliding_attention": window and (lambda query, key: query - key < window),
+        "chunked_attention": chunk and (lambda query, key: query // chunk == key // chunk),
+    }
     alone = "sliding_attention" if window else "chunked_attention" if chunk else "full_attention"
     return {kind: reach[kind] for kind in sorted(set(getattr(config, "layer_types", None) or [alone]))}
 
@@ -95,8 +101,15 @@ def dense_mask(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | Non
 def block_mask(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | None) -> BlockMask:
     """The same visibility as blocks of 128 x 128 tokens, of which flex_attention skips the empty ones."""
     rows, width = batch.ids_RT.shape
-    return create_block_mask(visibility(batch, reach), rows, None, width, width, device=batch.ids_RT.device,
-                             _compile=batch.ids_RT.device.type != "cpu")
+    return create_block_mask(
+        visibility(batch, reach),
+        rows,
+        None,
+        width,
+        width,
+        device=batch.ids_RT.device,
+        _compile=batch.ids_RT.device.type != "cpu",
+    )
 
 
 def to_add(mask: Tensor) -> Tensor:
@@ -159,19 +172,28 @@ class PairSpans:
             return None
         shape = (queries, keys, window)
         if shape not in self.masks:
-            distance = (torch.arange(keys - queries, keys, device=self.device)[:, None]
-                        - torch.arange(keys, device=self.device))
+            distance = torch.arange(keys - queries, keys, device=self.device)[:, None] - torch.arange(
+                keys, device=self.device
+            )
             visible = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
             self.masks[shape] = (to_add(visible) if additive else visible)[None, None]
         return self.masks[shape]
 
 
-def _pairwise(stock: Callable, additive: bool, query: Tensor, key: Tensor, value: Tensor, spans: PairSpans,
-              window: int | None) -> Tensor:
+def _pairwise(
+    stock: Callable,
+    additive: bool,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    spans: PairSpans,
+    window: int | None,
+) -> Tensor:
     """Attention of a packed row, pair by pair: prefix and chosen as one causal sequence, then rejected over its prefix.
 
     query, key, value [1, H, T, D] -> [1, T, H, D]. No pair is compared with another and no mask has the row's width.
     """
+
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return stock(queries, keys, values, spans.mask(queries.shape[2], keys.shape[2], window, additive))[0]
 
@@ -183,19 +205,36 @@ def _pairwise(stock: Callable, additive: bool, query: Tensor, key: Tensor, value
         side = 2 * pair
         outputs.append(attend(queries[side], keys[side], values[side]))
         if rejected:
-            outputs.append(attend(queries[side + 1], *(torch.cat([states[side][:, :, :prefix], states[side + 1]], dim=2)
-                                                       for states in (keys, values))))
+            outputs.append(
+                attend(
+                    queries[side + 1],
+                    *(
+                        torch.cat([states[side][:, :, :prefix], states[side + 1]], dim=2)
+                        for states in (keys, values)
+                    ),
+                )
+            )
     return torch.cat(outputs, dim=1)
 
 
 @cache  # said once
 def _tell(how: str, is_fast: bool) -> None:
-    log.info("attention of packed rows: %s", how if is_fast else f"pair by pair, as of the variable-length kernel {how}")
+    log.info(
+        "attention of packed rows: %s",
+        how if is_fast else f"pair by pair, as of the variable-length kernel {how}",
+    )
 
 
-def sdpa_pairwise(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-                  pair_spans: PairSpans | None = None, sliding_window: int | None = None,
-                  **kwargs: Any) -> tuple[Tensor, None]:
+def sdpa_pairwise(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    pair_spans: PairSpans | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     """sdpa in transformers' terms; without ``pair_spans`` (other layouts, generation) it is the stock one."""
     if pair_spans is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -210,25 +249,37 @@ def sdpa_pairwise(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, 
         if reason is None:
             query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
             scale = kwargs.get("scaling")
-            return varlen.attend(query, key, value, pair_spans.places, scale, sliding_window, varlen.flash), None
+            return varlen.attend(
+                query, key, value, pair_spans.places, scale, sliding_window, varlen.flash
+            ), None
     if query.device.type == "cpu" and value.dtype == torch.bfloat16:
         # The CPU kernel's backward takes twice as long in bf16 as in fp32, casts included: 6.1 against 3.5 ms of one core
         # for 180 tokens and 9 heads of 64 (with AMX).
         with torch.autocast("cpu", enabled=False):
-            output = _pairwise(stock, False, query.float(), key.float(), value.float(), pair_spans, sliding_window)
+            output = _pairwise(
+                stock, False, query.float(), key.float(), value.float(), pair_spans, sliding_window
+            )
         return output.to(value.dtype), None
     return _pairwise(stock, False, query, key, value, pair_spans, sliding_window), None
 
 
-def eager_pairwise(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-                   pair_spans: PairSpans | None = None, sliding_window: int | None = None,
-                   **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+def eager_pairwise(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    pair_spans: PairSpans | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
     """The architecture's own eager attention (soft caps, sinks), likewise."""
     own = sys.modules[type(module).__module__].eager_attention_forward
     if pair_spans is None:
         return own(module, query, key, value, attention_mask, sliding_window=sliding_window, **kwargs)
-    return _pairwise(lambda *states: own(module, *states, **kwargs), True, query, key, value, pair_spans,
-                     sliding_window), None
+    return _pairwise(
+        lambda *states: own(module, *states, **kwargs), True, query, key, value, pair_spans, sliding_window
+    ), None
 
 
 def use_kernel(model: PreTrainedModel, kernel: AttentionKernel) -> None:
@@ -242,11 +293,15 @@ def use_kernel(model: PreTrainedModel, kernel: AttentionKernel) -> None:
     try:
         set_kernel(model, kernel)
     except (ValueError, ImportError) as error:
-        raise ConfigError(f"train.attention {kernel} does not work with {type(model).__name__}: {error} Use "
-                          "train.attention sdpa.") from error
+        raise ConfigError(
+            f"train.attention {kernel} does not work with {type(model).__name__}: {error} Use "
+            "train.attention sdpa."
+        ) from error
     if model.config._attn_implementation != kernel:
-        raise ConfigError(f"train.attention {kernel} does not work with {type(model).__name__}, whose attention cannot be "
-                          f"replaced. Use train.attention sdpa.")
+        raise ConfigError(
+            f"train.attention {kernel} does not work with {type(model).__name__}, whose attention cannot be "
+            f"replaced. Use train.attention sdpa."
+        )
 
 
 def set_kernel(model: PreTrainedModel, kernel: str) -> None:

@@ -22,7 +22,14 @@ from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.loss.losses import PairLogps
-from dpo_core.model.attention import PAIRWISE, attention_arguments, decoder_of, set_kernel, use_kernel, why_not_shared
+from dpo_core.model.attention import (
+    PAIRWISE,
+    attention_arguments,
+    decoder_of,
+    set_kernel,
+    use_kernel,
+    why_not_shared,
+)
 from dpo_core.model.logprobs import LogitRule, VocabularyHead, logps_from_logits, sum_by_sequence
 from dpo_core.model.router import RouterLoss
 
@@ -39,13 +46,17 @@ class SequenceScores(NamedTuple):
 
     sums_S: Tensor  # float32, sums of log-probabilities over the trained tokens
     tails_S: Tensor  # float32, their parts beyond the other side's length; see PairLogps
-    router_loss: Tensor  # float32 scalar, load-balancing loss of a mixture-of-experts model, 0 for a dense one
+    router_loss: (
+        Tensor  # float32 scalar, load-balancing loss of a mixture-of-experts model, 0 for a dense one
+    )
 
 
 class PairScorer(nn.Module):
     """Wraps a causal language model; ``forward`` is what DDP or a sharding engine sees."""
 
-    def __init__(self, model: PreTrainedModel, precision: Precision, router: RouterLoss | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, precision: Precision, router: RouterLoss | None = None
+    ) -> None:
         """``router``: the load-balancing loss to compute as well, in training of a mixture-of-experts model."""
         super().__init__()
         self.model, self.precision, self.router = model, precision, router
@@ -64,9 +75,15 @@ class PairScorer(nn.Module):
     def _scores(self, batch: PairBatch) -> SequenceScores:
         wanted = {"output_router_logits": True} if self.router else {}
         # No weight is used twice in a forward, so kept casts save nothing and are a second copy of the model: 14 GiB of 8B.
-        with torch.autocast(batch.ids_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False):
-            arguments = {"input_ids": batch.ids_RT, "use_cache": False, **attention_arguments(self.model.config, batch),
-                         **wanted}
+        with torch.autocast(
+            batch.ids_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False
+        ):
+            arguments = {
+                "input_ids": batch.ids_RT,
+                "use_cache": False,
+                **attention_arguments(self.model.config, batch),
+                **wanted,
+            }
             if batch.layout == "padded" and self.stock_logits:
                 outputs = self.model(**arguments)
                 logps_N = logps_from_logits(outputs.logits.flatten(0, 1)[batch.predictor_N], batch.target_N)
@@ -75,8 +92,11 @@ class PairScorer(nn.Module):
                 logps_N = self._answer_logps(outputs.last_hidden_state, batch)
             sums_S = sum_by_sequence(logps_N, batch.sequence_N, len(batch.tokens_2B))
             tails_S = sum_by_sequence(logps_N * batch.tail_N, batch.sequence_N, len(batch.tokens_2B))
-            router_loss = (self.router(outputs.router_logits, batch.segment_RT >= 0) if self.router
-                           else sums_S.new_zeros(()))
+            router_loss = (
+                self.router(outputs.router_logits, batch.segment_RT >= 0)
+                if self.router
+                else sums_S.new_zeros(())
+            )
             return SequenceScores(sums_S, tails_S, router_loss)
 
     def _answer_logps(self, hidden_RTH: Tensor, batch: PairBatch) -> Tensor:
@@ -93,10 +113,12 @@ def memory_for(batch: PairBatch) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         rows, tokens = batch.ids_RT.shape
-        raise OutOfMemory(f"Out of memory on a batch of {len(batch.weight_B)} pairs, {rows} rows of {tokens} tokens (data "
-                          f"rows {batch.row_B.tolist()}). Lower train.tokens_per_forward (in other steps "
-                          "reference.tokens_per_batch, evaluation.tokens_per_batch), turn on train.gradient_checkpointing, "
-                          "or lower data.max_length_tokens.") from error
+        raise OutOfMemory(
+            f"Out of memory on a batch of {len(batch.weight_B)} pairs, {rows} rows of {tokens} tokens (data "
+            f"rows {batch.row_B.tolist()}). Lower train.tokens_per_forward (in other steps "
+            "reference.tokens_per_batch, evaluation.tokens_per_batch), turn on train.gradient_checkpointing, "
+            "or lower data.max_length_tokens."
+        ) from error
 
 
 def vocabulary_head(model: PreTrainedModel) -> VocabularyHead:
@@ -104,7 +126,9 @@ def vocabulary_head(model: PreTrainedModel) -> VocabularyHead:
     config = model.config
     factor = getattr(config, "logit_scale", None) or 1.0
     factor /= getattr(config, "logits_scaling", None) or 1.0
-    return VocabularyHead(model.get_output_embeddings(), LogitRule(factor, getattr(config, "final_logit_softcapping", None)))
+    return VocabularyHead(
+        model.get_output_embeddings(), LogitRule(factor, getattr(config, "final_logit_softcapping", None))
+    )
 
 
 def pair_logps(scores: SequenceScores, tokens_2B: Tensor) -> PairLogps:
@@ -120,11 +144,14 @@ def probe_pairs(dataset: PairDataset) -> list[TokenizedPair]:
 
 
 @torch.no_grad()
-def largest_difference(scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: ForwardLayout,
-                       device: torch.device) -> float:
+def largest_difference(
+    scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: ForwardLayout, device: torch.device
+) -> float:
     """Largest |difference| per token between the fast way with all pairs and the plain one with each pair, in nats."""
     scorer.stock_logits = True
-    alone = [scorer(collate([pair], [0], "padded").to(device)).sums_S for pair in pairs]  # logits of all tokens: not at once
+    alone = [
+        scorer(collate([pair], [0], "padded").to(device)).sums_S for pair in pairs
+    ]  # logits of all tokens: not at once
     scorer.stock_logits = False
     together = collate(pairs, range(len(pairs)), layout).to(device)
     return float(((scorer(together).sums_S - torch.cat(alone)).abs() / together.tokens_2B.clamp(min=1)).max())
@@ -143,8 +170,13 @@ def _as_exact_as_weights_allow(scorer: PairScorer) -> Iterator[Precision]:
         scorer.precision = precision
 
 
-def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: ForwardLayout, device: torch.device,
-                  kernel: AttentionKernel = "sdpa") -> ForwardLayout:
+def choose_layout(
+    scorer: PairScorer,
+    pairs: Sequence[TokenizedPair],
+    wanted: ForwardLayout,
+    device: torch.device,
+    kernel: AttentionKernel = "sdpa",
+) -> ForwardLayout:
     """``wanted`` if it gives the plain forward's numbers on these real pairs, else the next plainer one, with a warning.
 
     Sets the model's attention to ``kernel``, and to what the layout needs of it. Raises ``ConfigError`` for a kernel that
@@ -153,12 +185,18 @@ def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: Fo
     use_kernel(scorer.model, kernel)
     architecture = type(scorer.model).__name__
     layouts: list[ForwardLayout] = ["packed", "prefix_sharing", "padded"]
-    layouts = layouts[layouts.index(wanted):]
+    layouts = layouts[layouts.index(wanted) :]
     if kernel == "flash_attention_2" and wanted != "padded":
-        log.info("flash_attention_2 takes no mask that hides one side of a pair from the other; using the padded forward")
+        log.info(
+            "flash_attention_2 takes no mask that hides one side of a pair from the other; using the padded forward"
+        )
         layouts = ["padded"]
     elif wanted != "padded" and (reason := why_not_shared(scorer.model)):
-        log.warning("%s cannot hold both sides of a pair in one row: %s; using the padded forward", architecture, reason)
+        log.warning(
+            "%s cannot hold both sides of a pair in one row: %s; using the padded forward",
+            architecture,
+            reason,
+        )
         layouts = ["padded"]
     for layout, fallback in zip(layouts, [*layouts[1:], "plain"], strict=True):
         stock_kernel = scorer.model.config._attn_implementation
@@ -170,8 +208,9 @@ def choose_layout(scorer: PairScorer, pairs: Sequence[TokenizedPair], wanted: Fo
     return "padded"
 
 
-def _why_not(scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: ForwardLayout,
-             device: torch.device) -> str | None:
+def _why_not(
+    scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: ForwardLayout, device: torch.device
+) -> str | None:
     """What keeps a layout from being used with this model, None (and a line in the log) if it agrees."""
     try:
         if layout == "packed" and (pairwise_kernel := PAIRWISE.get(scorer.model.config._attn_implementation)):
@@ -182,7 +221,10 @@ def _why_not(scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: Forward
             difference, allowed = largest_difference(scorer, pairs, layout, device), TOKEN_NOISE[precision]
         if device.type == "cuda" and precision != scorer.precision and difference <= allowed:
             # On a card half precision takes another kernel, which the comparison in fp32 has not seen.
-            in_training, bound = largest_difference(scorer, pairs, layout, device), TOKEN_NOISE[scorer.precision]
+            in_training, bound = (
+                largest_difference(scorer, pairs, layout, device),
+                TOKEN_NOISE[scorer.precision],
+            )
             if not in_training <= bound:
                 difference, allowed = in_training, bound
     except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError) as error:
@@ -192,5 +234,7 @@ def _why_not(scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: Forward
     if not difference <= allowed:  # a NaN agrees with nothing
         return f"differs from the plain one by {difference:.2e} nats a token (allowed {allowed:.0e})"
     scorer.layout_difference = difference
-    log.info("the %s forward agrees with the plain one: largest difference %.1e nats a token", layout, difference)
+    log.info(
+        "the %s forward agrees with the plain one: largest difference %.1e nats a token", layout, difference
+    )
     return None

@@ -17,7 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dpo_core.data.render_limits import rendered_by_library
 
 TURN_PROBE = "pairline turn end probe"
-Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]  # logits [R, V], number of each row's prompt, tokens so far
+Choose = Callable[
+    [torch.Tensor, list[int], int], torch.Tensor
+]  # logits [R, V], number of each row's prompt, tokens so far
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -38,37 +40,58 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Every id that ends an answer, ascending: the generation config's, the model's, the tokenizer's, the template's."""
     found: set[int] = set(turn_end_ids(tokenizer))
-    for value in (getattr(model.generation_config, "eos_token_id", None),
-                  getattr(model.config, "eos_token_id", None), tokenizer.eos_token_id):
+    for value in (
+        getattr(model.generation_config, "eos_token_id", None),
+        getattr(model.config, "eos_token_id", None),
+        tokenizer.eos_token_id,
+    ):
         if value is not None:
             found.update(value if isinstance(value, list | tuple) else [value])
     return tuple(sorted(found))
 
 
-def _left_padded(prompts: list[np.ndarray], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(
+    prompts: list[np.ndarray], pad_id: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts -> ids [R, P] and mask [R, P], padded on the left so that every row's next token is the last column."""
     width = max(len(ids) for ids in prompts)
     ids_RP = np.full((len(prompts), width), pad_id, dtype=np.int64)
     mask_RP = np.zeros_like(ids_RP)
     for row, ids in enumerate(prompts):
-        ids_RP[row, width - len(ids):], mask_RP[row, width - len(ids):] = ids, 1
+        ids_RP[row, width - len(ids) :], mask_RP[row, width - len(ids) :] = ids, 1
     return torch.from_numpy(ids_RP).to(device), torch.from_numpy(mask_RP).to(device)
 
 
-def _continue_batch(model: PreTrainedModel, prompts: list[np.ndarray], batch: list[int], ends: tuple[int, ...],
-                    max_new_tokens: int, choose: Choose) -> list[list[int]]:
+def _continue_batch(
+    model: PreTrainedModel,
+    prompts: list[np.ndarray],
+    batch: list[int],
+    ends: tuple[int, ...],
+    max_new_tokens: int,
+    choose: Choose,
+) -> list[list[int]]:
     """New token ids per prompt numbered in ``batch``, with the end token. Once half of the rows have ended they leave."""
-    ids_RP, mask_RP = _left_padded([prompts[number] for number in batch], ends[0] if ends else 0, model.device)
+    ids_RP, mask_RP = _left_padded(
+        [prompts[number] for number in batch], ends[0] if ends else 0, model.device
+    )
     # Logits of the last position only: a whole prompt's [R, P, V] would be the largest tensor of the run.
-    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    last_only = (
+        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    )
     answers: dict[int, list[int]] = {number: [] for number in batch}
     live = list(batch)  # live[i]: the prompt that row i continues
     running = torch.ones(len(batch), dtype=torch.bool)
     positions_RP = (mask_RP.cumsum(dim=1) - 1).clamp(min=0)
     cache = None
     for step in range(max_new_tokens):
-        output = model(input_ids=ids_RP, attention_mask=mask_RP, position_ids=positions_RP, past_key_values=cache,
-                       use_cache=True, **last_only)
+        output = model(
+            input_ids=ids_RP,
+            attention_mask=mask_RP,
+            position_ids=positions_RP,
+            past_key_values=cache,
+            use_cache=True,
+            **last_only,
+        )
         cache, next_R = output.past_key_values, choose(output.logits[:, -1], live, step)
         for row, token in enumerate(next_R.tolist()):
             if running[row]:
@@ -89,9 +112,14 @@ def _continue_batch(model: PreTrainedModel, prompts: list[np.ndarray], batch: li
 
 
 @torch.no_grad()
-def answer_greedily(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-                    prompts_ids: Sequence[np.ndarray | list[int]], max_new_tokens: int, batch_size: int,
-                    on_answers: Callable[[int], None] | None = None) -> list[str]:
+def answer_greedily(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts_ids: Sequence[np.ndarray | list[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    on_answers: Callable[[int], None] | None = None,
+) -> list[str]:
     """Answers to prompts given as token ids (template and generation prompt included), in the prompts' order.
 
     An answer ends at an id of ``end_token_ids`` or after ``max_new_tokens`` and is decoded without special tokens.
@@ -100,16 +128,29 @@ def answer_greedily(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     Raises ``ValueError`` for an empty prompt.
     """
     ends = end_token_ids(model, tokenizer)
-    answers_ids = continue_all(model, ends, prompts_ids, max_new_tokens, batch_size, on_answers,
-                                lambda logits_RV, rows, step: logits_RV.argmax(dim=-1))
+    answers_ids = continue_all(
+        model,
+        ends,
+        prompts_ids,
+        max_new_tokens,
+        batch_size,
+        on_answers,
+        lambda logits_RV, rows, step: logits_RV.argmax(dim=-1),
+    )
     texts = (ids[:-1] if ids[-1] in ends else ids for ids in answers_ids)
     return [cast(str, tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in texts]
 
 
 @torch.no_grad()
-def sample_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-                   prompts_ids: Sequence[np.ndarray | list[int]], draws: Sequence[np.random.Generator],
-                   max_new_tokens: int, batch_size: int, on_answers: Callable[[int], None] | None = None) -> list[list[int]]:
+def sample_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts_ids: Sequence[np.ndarray | list[int]],
+    draws: Sequence[np.random.Generator],
+    max_new_tokens: int,
+    batch_size: int,
+    on_answers: Callable[[int], None] | None = None,
+) -> list[list[int]]:
     """One answer a prompt, drawn from the model's own distribution (temperature 1, nothing cut off), as token ids with
     the end token unless it was cut at ``max_new_tokens``.
 
@@ -120,27 +161,43 @@ def sample_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     def invert(logits_RV: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:
         """The first token at which the cumulative distribution exceeds the prompt's uniform number."""
         cumulative_RV = logits_RV.double().softmax(dim=-1).cumsum(dim=-1)
-        uniform_R1 = torch.from_numpy(uniform_NT[rows, step]).to(logits_RV.device)[:, None] * cumulative_RV[:, -1:]
-        return torch.searchsorted(cumulative_RV, uniform_R1, right=True)[:, 0].clamp(max=logits_RV.shape[-1] - 1)
+        uniform_R1 = (
+            torch.from_numpy(uniform_NT[rows, step]).to(logits_RV.device)[:, None] * cumulative_RV[:, -1:]
+        )
+        return torch.searchsorted(cumulative_RV, uniform_R1, right=True)[:, 0].clamp(
+            max=logits_RV.shape[-1] - 1
+        )
 
-    return continue_all(model, end_token_ids(model, tokenizer), prompts_ids, max_new_tokens, batch_size, on_answers, invert)
+    return continue_all(
+        model, end_token_ids(model, tokenizer), prompts_ids, max_new_tokens, batch_size, on_answers, invert
+    )
 
 
-def continue_all(model: PreTrainedModel, ends: tuple[int, ...], prompts_ids: Sequence[np.ndarray | list[int]],
-                  max_new_tokens: int, batch_size: int, on_answers: Callable[[int], None] | None,
-                  choose: Choose) -> list[list[int]]:
+def continue_all(
+    model: PreTrainedModel,
+    ends: tuple[int, ...],
+    prompts_ids: Sequence[np.ndarray | list[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    on_answers: Callable[[int], None] | None,
+    choose: Choose,
+) -> list[list[int]]:
     """New token ids per prompt, with the end token, in the prompts' order."""
     prompts = [np.asarray(ids, dtype=np.int64) for ids in prompts_ids]
     for index, ids in enumerate(prompts):
         if not len(ids):
-            raise ValueError(f"prompt {index} of {len(prompts)} has no tokens; render it with the chat template first")
+            raise ValueError(
+                f"prompt {index} of {len(prompts)} has no tokens; render it with the chat template first"
+            )
     was_training = model.training
     model.eval()
     by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     answers: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(by_length), batch_size):
-        batch = by_length[start:start + batch_size]
-        for index, answer in zip(batch, _continue_batch(model, prompts, batch, ends, max_new_tokens, choose), strict=True):
+        batch = by_length[start : start + batch_size]
+        for index, answer in zip(
+            batch, _continue_batch(model, prompts, batch, ends, max_new_tokens, choose), strict=True
+        ):
             answers[index] = answer
         if on_answers:
             on_answers(len(batch))

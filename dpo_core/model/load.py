@@ -35,8 +35,12 @@ def _disable_dropout(model: nn.Module) -> None:
 def _in_four_bits(device: torch.device | str) -> dict:
     """QLoRA's settings: normal-float 4 bits, the scales quantised as well, matrix products in bf16."""
     check_cuda8bit(AdapterConfig(kind="qlora"), OptimConfig(), torch.cuda.device_count())
-    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                             bnb_4bit_compute_dtype=torch.bfloat16)
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
     return {"quantization_config": nf4, "device_map": {"": device}}
 
 
@@ -46,9 +50,13 @@ def with_loading_info(path: Path, **settings: Any) -> tuple[PreTrainedModel, dic
     return cast(tuple[PreTrainedModel, dict[str, Any]], both)  # its types know the model alone
 
 
-def load_model(checkpoint: CheckpointRef, device: torch.device | str = "cpu",
-               dtype: torch.dtype = torch.float32, base_weights: BaseWeights = "full",
-               read_weights: bool = True) -> PreTrainedModel:
+def load_model(
+    checkpoint: CheckpointRef,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    base_weights: BaseWeights = "full",
+    read_weights: bool = True,
+) -> PreTrainedModel:
     """Load a causal language model with its weights in ``dtype``, in eval mode, without dropout.
 
     ``nf4`` keeps the linear layers in 4 bits (QLoRA, arXiv 2305.14314) and needs bitsandbytes; never run on a GPU.
@@ -58,44 +66,66 @@ def load_model(checkpoint: CheckpointRef, device: torch.device | str = "cpu",
     quantised = _in_four_bits(device) if base_weights == "nf4" else {}
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=checkpoint.allow_remote_code)
-        for name in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop",
-                     "router_jitter_noise"):
+        for name in (
+            "attention_dropout",
+            "hidden_dropout",
+            "resid_pdrop",
+            "embd_pdrop",
+            "attn_pdrop",
+            "router_jitter_noise",
+        ):
             if getattr(config, name, 0):
                 setattr(config, name, 0.0)
         if read_weights:
             model, loading = with_loading_info(
-                checkpoint.path, config=config, dtype=dtype,
-                trust_remote_code=checkpoint.allow_remote_code, local_files_only=True, **quantised)
+                checkpoint.path,
+                config=config,
+                dtype=dtype,
+                trust_remote_code=checkpoint.allow_remote_code,
+                local_files_only=True,
+                **quantised,
+            )
         else:
             model, loading = _unwritten_model(checkpoint, config, dtype), {"missing_keys": ()}
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint.source} at {checkpoint.path} cannot be loaded as a causal language model: "
-                              f"{error}") from error
+        raise CheckpointError(
+            f"{checkpoint.source} at {checkpoint.path} cannot be loaded as a causal language model: {error}"
+        ) from error
     if missing := sorted(loading["missing_keys"]):
-        raise CheckpointError(f"{checkpoint.source} lacks weights that its config.json calls for: {', '.join(missing[:5])}"
-                              f"{' ...' if len(missing) > 5 else ''}. They would be random; use a complete checkpoint.")
+        raise CheckpointError(
+            f"{checkpoint.source} lacks weights that its config.json calls for: {', '.join(missing[:5])}"
+            f"{' ...' if len(missing) > 5 else ''}. They would be random; use a complete checkpoint."
+        )
     _disable_dropout(model)
     model.config.use_cache = False
     return model.eval() if quantised else model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps it and loses `self`
 
 
-def _unwritten_model(checkpoint: CheckpointRef, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _unwritten_model(
+    checkpoint: CheckpointRef, config: PreTrainedConfig, dtype: torch.dtype
+) -> PreTrainedModel:
     """The model with real buffers and parameters on the CPU that were never written to; tied ones stay tied."""
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=checkpoint.allow_remote_code)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=checkpoint.allow_remote_code
+        )
     model.tie_weights()  # the context gave each place a parameter of its own
     unwritten: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in unwritten:
-                unwritten[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+                unwritten[id(parameter)] = nn.Parameter(
+                    torch.empty_like(parameter, device="cpu"), parameter.requires_grad
+                )
             module._parameters[name] = parameter if parameter is None else unwritten[id(parameter)]
     if (checkpoint.path / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
     return model
 
 
-def load_in_full(checkpoint: CheckpointRef, base_weights: BaseWeights, device: torch.device | str) -> PreTrainedModel:
+def load_in_full(
+    checkpoint: CheckpointRef, base_weights: BaseWeights, device: torch.device | str
+) -> PreTrainedModel:
     """The model in float32 with the values that ``base_weights`` can hold: what an adapter was trained on."""
     model = load_model(checkpoint, device, base_weights=base_weights)
     return model.dequantize().float() if base_weights == "nf4" else model

@@ -107,15 +107,18 @@ class _How:
 
     def logits(self, hidden_nH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
         """Logits [n, V] by a weight that has ``dtype`` already."""
-        return self.rule(linear(hidden_nH.to(self.dtype), weight_VH, bias_V if bias_V is None else bias_V.to(self.dtype)))
+        return self.rule(
+            linear(hidden_nH.to(self.dtype), weight_VH, bias_V if bias_V is None else bias_V.to(self.dtype))
+        )
 
 
 class _TargetLogps(torch.autograd.Function):
     """(hidden states, weight, bias) -> log-probabilities; the logits of a single chunk are kept, of several made again."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor,
-                how: _How) -> Tensor:
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor, how: _How
+    ) -> Tensor:
         """-> float32 [N] (float64 for float64 weights)"""
         logps: list[Tensor] = []
         with torch.autocast(hidden_NH.device.type, enabled=False):
@@ -128,7 +131,9 @@ class _TargetLogps(torch.autograd.Function):
         logps_N = torch.cat(logps)
         if how.keep:
             ctx.how = how
-            ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, logps_N, logits_nV if len(pieces) == 1 else None)
+            ctx.save_for_backward(
+                hidden_NH, weight_VH, bias_V, targets_N, logps_N, logits_nV if len(pieces) == 1 else None
+            )
         return logps_N
 
     @staticmethod
@@ -157,8 +162,13 @@ class _TargetLogps(torch.autograd.Function):
                     by_weight.add(miss_nV.t(), (hidden_NH[at] * times_n1).to(how.dtype))
                 if by_bias is not None:
                     by_bias += (miss_nV.to(by_bias.dtype) * times_n1).sum(dim=0)
-        return (by_hidden, None if by_weight is None else by_weight.total,
-                None if by_bias is None else by_bias.to(bias_V.dtype), None, None)
+        return (
+            by_hidden,
+            None if by_weight is None else by_weight.total,
+            None if by_bias is None else by_bias.to(bias_V.dtype),
+            None,
+            None,
+        )
 
 
 class _WeightSlope:
@@ -176,7 +186,9 @@ class _WeightSlope:
             self.sum_VH = left_Vn @ right_nH
         elif left_Vn.dtype == self.sum_VH.dtype:
             self.sum_VH.addmm_(left_Vn, right_nH)
-        elif left_Vn.is_cuda:  # the product's own sums are fp32, and they are not rounded before they are added
+        elif (
+            left_Vn.is_cuda
+        ):  # the product's own sums are fp32, and they are not rounded before they are added
             torch.addmm(self.sum_VH, left_Vn, right_nH, out_dtype=self.sum_VH.dtype, out=self.sum_VH)
         else:
             self.sum_VH += left_Vn @ right_nH

@@ -48,10 +48,16 @@ def router_loss_of(model: PreTrainedModel, weight: float | None) -> RouterLoss |
     num_experts, per_token = (getattr(model, name, None) for name in ("num_experts", "num_experts_per_tok"))
     if not used:
         return None
-    if (function is None or num_experts is None or per_token is None
-            or not hasattr(model.config, "output_router_logits")):
+    if (
+        function is None
+        or num_experts is None
+        or per_token is None
+        or not hasattr(model.config, "output_router_logits")
+    ):
         if weight is None:
             return None
-        raise ConfigError(f"train.router_aux_loss_weight is {weight:g}, but {type(model).__name__} is no "
-                          "mixture-of-experts model with a load-balancing loss in transformers. Leave it empty.")
+        raise ConfigError(
+            f"train.router_aux_loss_weight is {weight:g}, but {type(model).__name__} is no "
+            "mixture-of-experts model with a load-balancing loss in transformers. Leave it empty."
+        )
     return RouterLoss(function, num_experts, per_token, used)

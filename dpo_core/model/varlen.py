@@ -65,13 +65,23 @@ class Places:
             at += first + rejected
 
         def moved(parts: list[np.ndarray]) -> Tensor:
-            return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *parts])).to(device, non_blocking=True)
+            return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *parts])).to(
+                device, non_blocking=True
+            )
 
         def ends(lengths: list[int]) -> Tensor:
             return moved([np.cumsum([0, *lengths])]).int()
 
-        return cls(ends(queries), ends(keys), max(queries), max(keys), moved(key_places), moved(own), moved(again),
-                   moved(prefixes))
+        return cls(
+            ends(queries),
+            ends(keys),
+            max(queries),
+            max(keys),
+            moved(key_places),
+            moved(own),
+            moved(again),
+            moved(prefixes),
+        )
 
 
 class _Laid(torch.autograd.Function):
@@ -94,14 +104,25 @@ class _Laid(torch.autograd.Function):
         return slope_THD.index_copy_(0, places.prefix_P, both_PHD), None
 
 
-def attend(query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, places: Places, scale: float | None,
-           window: int | None, kernel: Kernel) -> Tensor:
+def attend(
+    query_1HTD: Tensor,
+    key_1HTD: Tensor,
+    value_1HTD: Tensor,
+    places: Places,
+    scale: float | None,
+    window: int | None,
+    kernel: Kernel,
+) -> Tensor:
     """Attention of a packed row in transformers' shapes, [1, H, T, D] -> [1, T, H, D]; keys may have fewer heads.
 
     A query sees the ``window`` last tokens of its sequence, itself included; all where it is None.
     """
-    query_THD, key_THD, value_THD = (states[0].transpose(0, 1) for states in (query_1HTD, key_1HTD, value_1HTD))
-    output_THD = kernel(query_THD, _Laid.apply(key_THD, places), _Laid.apply(value_THD, places), places, scale, window)
+    query_THD, key_THD, value_THD = (
+        states[0].transpose(0, 1) for states in (query_1HTD, key_1HTD, value_1HTD)
+    )
+    output_THD = kernel(
+        query_THD, _Laid.apply(key_THD, places), _Laid.apply(value_THD, places), places, scale, window
+    )
     return output_THD[None]
 
 
@@ -128,8 +149,14 @@ def _varlen_attn() -> Callable[..., Any] | None:
     return varlen_attn
 
 
-def flash(query_THD: Tensor, key_KHD: Tensor, value_KHD: Tensor, places: Places, scale: float | None,
-          window: int | None) -> Tensor:
+def flash(
+    query_THD: Tensor,
+    key_KHD: Tensor,
+    value_KHD: Tensor,
+    places: Places,
+    scale: float | None,
+    window: int | None,
+) -> Tensor:
     """torch's variable-length flash attention. A ``Kernel``."""
     call = _varlen_attn()
     assert call is not None  # why_not_varlen has looked
@@ -146,5 +173,13 @@ def flash(query_THD: Tensor, key_KHD: Tensor, value_KHD: Tensor, places: Places,
     else:
         assert window is None, "a window needs a newer torch"
         options["is_causal"] = True
-    return call(query_THD, key_KHD, value_KHD, places.ends_q_S1, places.ends_k_S1, places.longest_q, places.longest_k,
-                **options)
+    return call(
+        query_THD,
+        key_KHD,
+        value_KHD,
+        places.ends_q_S1,
+        places.ends_k_S1,
+        places.longest_q,
+        places.longest_k,
+        **options,
+    )

@@ -22,12 +22,16 @@ def _load(job: AnswerJob) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=code, local_files_only=True)
         model, loading = with_loading_info(
-            path, dtype=torch.float32, trust_remote_code=code, local_files_only=True, use_safetensors=True)
+            path, dtype=torch.float32, trust_remote_code=code, local_files_only=True, use_safetensors=True
+        )
     except Exception as error:  # transformers raises nearly anything for files that do not fit together
-        raise CheckpointError(f"{path} cannot be loaded by transformers: {type(error).__name__}: {error}") from error
+        raise CheckpointError(
+            f"{path} cannot be loaded by transformers: {type(error).__name__}: {error}"
+        ) from error
     if missing := sorted(loading["missing_keys"]):
-        raise CheckpointError(f"{path} lacks weights that its config.json calls for: {', '.join(missing[:5])}. Export it "
-                              "again.")
+        raise CheckpointError(
+            f"{path} lacks weights that its config.json calls for: {', '.join(missing[:5])}. Export it again."
+        )
     if not tokenizer.chat_template:
         raise CheckpointError(f"{path} has no chat template, so no prompt can be asked. Export it again.")
     return model.eval(), tokenizer
@@ -36,8 +40,10 @@ def _load(job: AnswerJob) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 @torch.no_grad()
 def _check_finite(model: PreTrainedModel, prompt_ids: list[int], job: AnswerJob) -> None:
     if not torch.isfinite(model(input_ids=torch.tensor([prompt_ids])).logits).all():
-        raise CheckpointError(f"{job.checkpoint_path} answers with NaN or infinite logits: its weights are damaged, or "
-                              "training diverged. Look at the training metrics, lower the learning rate.")
+        raise CheckpointError(
+            f"{job.checkpoint_path} answers with NaN or infinite logits: its weights are damaged, or "
+            "training diverged. Look at the training metrics, lower the learning rate."
+        )
 
 
 def run(job: AnswerJob, progress: Progress) -> AnswerResult:
@@ -47,13 +53,23 @@ def run(job: AnswerJob, progress: Progress) -> AnswerResult:
     model, tokenizer = _load(job)
     prompts_ids = []
     for prompt in job.prompts:
-        text = rendered_by_library(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
+        text = rendered_by_library(
+            tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True
+        )
         prompts_ids.append(tokenizer.encode(text, add_special_tokens=False))
     if prompts_ids:
         _check_finite(model, prompts_ids[0], job)
-    answers = answer_greedily(model, tokenizer, prompts_ids, job.max_new_tokens, PROMPTS_PER_BATCH, progress.advance)
+    answers = answer_greedily(
+        model, tokenizer, prompts_ids, job.max_new_tokens, PROMPTS_PER_BATCH, progress.advance
+    )
     return AnswerResult(
-        job_fingerprint=job.fingerprint, answers=tuple(answers), pad_token_id=tokenizer.pad_token_id,
-        pad_token=tokenizer.pad_token, eos_token_ids=end_token_ids(model, tokenizer),
-        vocab_size=model.get_input_embeddings().get_parameter("weight").shape[0], tokenizer_size=len(tokenizer),
-        num_parameters=model.num_parameters(), prompts_ids=tuple(tuple(ids) for ids in prompts_ids))
+        job_fingerprint=job.fingerprint,
+        answers=tuple(answers),
+        pad_token_id=tokenizer.pad_token_id,
+        pad_token=tokenizer.pad_token,
+        eos_token_ids=end_token_ids(model, tokenizer),
+        vocab_size=model.get_input_embeddings().get_parameter("weight").shape[0],
+        tokenizer_size=len(tokenizer),
+        num_parameters=model.num_parameters(),
+        prompts_ids=tuple(tuple(ids) for ids in prompts_ids),
+    )

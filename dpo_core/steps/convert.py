@@ -51,11 +51,17 @@ def convert_gguf(source_dir: Path, gguf_file: str, target: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(source_dir, gguf_file=gguf_file)
         model = AutoModelForCausalLM.from_pretrained(source_dir, gguf_file=gguf_file, dtype=torch.float32)
     except ImportError as error:
-        raise CheckpointError(f"{path} needs the package `gguf` to be read: pip install gguf. ({error})") from error
-    except Exception as error:  # a cut or foreign file fails anywhere in the reader: IndexError, struct.error, ...
-        raise CheckpointError(f"{path} ({path.stat().st_size} bytes) cannot be read as a GGUF model that transformers "
-                              f"knows: {type(error).__name__}: {error}. Fetch the file again, or use a safetensors "
-                              "checkpoint.") from error
+        raise CheckpointError(
+            f"{path} needs the package `gguf` to be read: pip install gguf. ({error})"
+        ) from error
+    except (
+        Exception
+    ) as error:  # a cut or foreign file fails anywhere in the reader: IndexError, struct.error, ...
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) cannot be read as a GGUF model that transformers "
+            f"knows: {type(error).__name__}: {error}. Fetch the file again, or use a safetensors "
+            "checkpoint."
+        ) from error
     _without_quantization(model).save_pretrained(target)
     tokenizer.save_pretrained(target)
 
@@ -76,10 +82,16 @@ def convert_pickle(source_dir: Path, names: tuple[str, ...], target: Path, progr
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be loaded as plain weights: {error}. It is cut off, or it holds more "
-                                  "than tensors; use a safetensors checkpoint.") from error
-        if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-            raise CheckpointError(f"{path} holds no state dict (names -> tensors). Save model.state_dict() instead.")
+            raise CheckpointError(
+                f"{path} cannot be loaded as plain weights: {error}. It is cut off, or it holds more "
+                "than tensors; use a safetensors checkpoint."
+            ) from error
+        if not isinstance(loaded, dict) or not all(
+            isinstance(value, torch.Tensor) for value in loaded.values()
+        ):
+            raise CheckpointError(
+                f"{path} holds no state dict (names -> tensors). Save model.state_dict() instead."
+            )
         # safetensors knows no shared memory: tied weights become two equal tensors, which load the same.
         tensors = {key: value.clone(memory_format=torch.contiguous_format) for key, value in loaded.items()}
         save_file(tensors, target / _safetensors_name(name), metadata={"format": "pt"})
@@ -94,7 +106,11 @@ def convert_pickle(source_dir: Path, names: tuple[str, ...], target: Path, progr
 def _copy_small_files(source_dir: Path, target: Path) -> None:
     """Everything beside the pickle weights that describes the model: configs, tokenizer, template, code."""
     for path in sorted(source_dir.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".jinja", ".model", ".txt", ".py") and path.name != PICKLE_INDEX:
+        if (
+            path.is_file()
+            and path.suffix in (".json", ".jinja", ".model", ".txt", ".py")
+            and path.name != PICKLE_INDEX
+        ):
             shutil.copyfile(path, target / path.name)
 
 

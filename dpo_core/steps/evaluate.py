@@ -30,8 +30,15 @@ log = logging.getLogger(__name__)
 ANSWERS_PER_BATCH = 16
 
 
-def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRows | None, scorer: PairScorer,
-                 is_reference: bool, progress: Progress, accelerator: Accelerator) -> dict[str, float]:
+def pair_metrics(
+    job: EvaluateJob,
+    dataset: PairDataset,
+    reference: ReferenceRows | None,
+    scorer: PairScorer,
+    is_reference: bool,
+    progress: Progress,
+    accelerator: Accelerator,
+) -> dict[str, float]:
     """Loss, rewards, accuracies and mean log-probabilities over the held-out pairs, which the loss sees as one batch.
 
     A tie of rewards counts as half a win, so a policy that equals its reference scores 0.5. ``is_reference`` says that
@@ -40,13 +47,21 @@ def pair_metrics(job: EvaluateJob, dataset: PairDataset, reference: ReferenceRow
     """
     layout = agreed_layout(scorer, dataset, job, accelerator)
     policy = score_pairs(scorer, dataset, layout, job, accelerator, progress.advance)
-    cached = None if reference is None else reference_logps(reference, np.arange(len(dataset)), accelerator.device)
+    cached = (
+        None if reference is None else reference_logps(reference, np.arange(len(dataset)), accelerator.device)
+    )
     output = build_objective(job.loss)(policy, policy if is_reference else cached)
     return averages(batch_sums(policy, output, torch.ones_like(policy.chosen_B), ties_count_half=True))
 
 
-def greedy_answers(job: EvaluateJob, checkpoint: CheckpointRef, scorer: PairScorer, prompts: Sequence[HeldOutPrompt],
-                   progress: Progress, accelerator: Accelerator) -> list[str]:
+def greedy_answers(
+    job: EvaluateJob,
+    checkpoint: CheckpointRef,
+    scorer: PairScorer,
+    prompts: Sequence[HeldOutPrompt],
+    progress: Progress,
+    accelerator: Accelerator,
+) -> list[str]:
     """Answers to the held-out prompts, each rank taking its share. -> in the prompts' order, on every rank
 
     Ranks that hold a part of each weight can only compute together: there every rank gives all answers.
@@ -55,27 +70,46 @@ def greedy_answers(job: EvaluateJob, checkpoint: CheckpointRef, scorer: PairScor
     mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index % world :: world]]
     tokenizer = load_tokenizer(checkpoint.path, None, checkpoint.allow_remote_code)
     gather_ends(job.sharding, scorer)
-    answers = answer_greedily(scorer.model, tokenizer, mine, job.evaluation.max_new_tokens, ANSWERS_PER_BATCH,
-                              on_answers=progress.advance)
+    answers = answer_greedily(
+        scorer.model,
+        tokenizer,
+        mine,
+        job.evaluation.max_new_tokens,
+        ANSWERS_PER_BATCH,
+        on_answers=progress.advance,
+    )
     if world == 1:
         return answers
     by_rank = gather_object([answers])
     return [by_rank[number % world][number // world] for number in range(len(prompts))]
 
 
-def _evaluate(job: EvaluateJob, checkpoint: CheckpointRef, dataset: PairDataset, prompts: Sequence[HeldOutPrompt],
-              phase: str, progress: Progress, accelerator: Accelerator) -> tuple[dict[str, float], list[str]]:
+def _evaluate(
+    job: EvaluateJob,
+    checkpoint: CheckpointRef,
+    dataset: PairDataset,
+    prompts: Sequence[HeldOutPrompt],
+    phase: str,
+    progress: Progress,
+    accelerator: Accelerator,
+) -> tuple[dict[str, float], list[str]]:
     """Metrics on the held-out pairs and answers to the prompts, of one checkpoint."""
     progress.begin(phase, len(dataset) + len(prompts), "pairs and answers")
     if not len(dataset):
         return {}, []
     reference = read_reference(job.reference, "held_out", dataset.row_keys) if job.reference else None
     scorer = load_scorer(checkpoint, job.precision, job.sharding, accelerator)
-    is_reference = job.reference_checkpoint is not None and checkpoint.fingerprint == job.reference_checkpoint.fingerprint
+    is_reference = (
+        job.reference_checkpoint is not None
+        and checkpoint.fingerprint == job.reference_checkpoint.fingerprint
+    )
     metrics = pair_metrics(job, dataset, reference, scorer, is_reference, progress, accelerator)
     answers = greedy_answers(job, checkpoint, scorer, prompts, progress, accelerator)
-    judged = [passes(answer, prompt.constraints) for answer, prompt in zip(answers, prompts, strict=True)
-              if prompt.constraints]
+    judged = [
+        passes(answer, prompt.constraints)
+        for answer, prompt in zip(answers, prompts, strict=True)
+        if prompt.constraints
+    ]
     if judged:
         metrics |= {"checker/pass_rate": sum(judged) / len(judged), "checker/prompts": float(len(judged))}
     if answers:
@@ -107,8 +141,21 @@ def run(job: EvaluateJob, progress: Progress) -> EvaluateResult:
     def verdict(answer: str, prompt: HeldOutPrompt) -> bool | None:
         return passes(answer, prompt.constraints) if prompt.constraints else None
 
-    pairs = tuple(AnswerPair(prompt=prompt.text, before=old, after=new, before_passes=verdict(old, prompt),
-                             after_passes=verdict(new, prompt))
-                  for prompt, old, new in zip(prompts, answers_before, answers_after, strict=True))
-    return EvaluateResult(job_fingerprint=job.fingerprint, before=before, after=after, num_pairs=len(dataset),
-                          num_prompts=len(prompts), answers=pairs)
+    pairs = tuple(
+        AnswerPair(
+            prompt=prompt.text,
+            before=old,
+            after=new,
+            before_passes=verdict(old, prompt),
+            after_passes=verdict(new, prompt),
+        )
+        for prompt, old, new in zip(prompts, answers_before, answers_after, strict=True)
+    )
+    return EvaluateResult(
+        job_fingerprint=job.fingerprint,
+        before=before,
+        after=after,
+        num_pairs=len(dataset),
+        num_prompts=len(prompts),
+        answers=pairs,
+    )

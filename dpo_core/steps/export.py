@@ -54,12 +54,16 @@ def _check_loads(folder: Path, expected: PreTrainedModel, allow_remote_code: boo
     """Load the folder with stock transformers and compare every tensor."""
     loaded, info = with_loading_info(folder, dtype="auto", trust_remote_code=allow_remote_code)
     if info["missing_keys"] or info["unexpected_keys"]:
-        raise CheckpointError(f"The export does not load cleanly: missing {sorted(info['missing_keys'])[:5]}, unexpected "
-                              f"{sorted(info['unexpected_keys'])[:5]}. This is a defect of the export step.")
+        raise CheckpointError(
+            f"The export does not load cleanly: missing {sorted(info['missing_keys'])[:5]}, unexpected "
+            f"{sorted(info['unexpected_keys'])[:5]}. This is a defect of the export step."
+        )
     got = model_tensors(loaded)
     for name, tensor in model_tensors(expected).items():
         if not torch.equal(tensor, got[name]):
-            raise CheckpointError(f"The export changed {name} while writing it. Check the disk and run again.")
+            raise CheckpointError(
+                f"The export changed {name} while writing it. Check the disk and run again."
+            )
 
 
 def trained_model(job: ExportJob, aside: Path) -> PreTrainedModel:
@@ -73,7 +77,9 @@ def trained_model(job: ExportJob, aside: Path) -> PreTrainedModel:
     load_weights(job.weights_path, policy)
     save_adapter(policy, aside / ADAPTER_FOLDER, job.checkpoint)
     del policy
-    return merge_adapter(load_in_full(job.checkpoint, job.adapter.base_weights, device), aside / ADAPTER_FOLDER).cpu()
+    return merge_adapter(
+        load_in_full(job.checkpoint, job.adapter.base_weights, device), aside / ADAPTER_FOLDER
+    ).cpu()
 
 
 def run(job: ExportJob, progress: Progress) -> ExportResult:
@@ -98,6 +104,11 @@ def run(job: ExportJob, progress: Progress) -> ExportResult:
         files = hash_files(aside)
     progress.advance()
     adapter_path = None if job.adapter.kind == "none" else path / ADAPTER_FOLDER
-    return ExportResult(job_fingerprint=job.fingerprint, path=path, adapter_path=adapter_path, files=files,
-                        fingerprint=weights_fingerprint(json.loads((path / CONFIG).read_bytes()), files),
-                        tokenizer_fingerprint=tokenizer_fingerprint(files))
+    return ExportResult(
+        job_fingerprint=job.fingerprint,
+        path=path,
+        adapter_path=adapter_path,
+        files=files,
+        fingerprint=weights_fingerprint(json.loads((path / CONFIG).read_bytes()), files),
+        tokenizer_fingerprint=tokenizer_fingerprint(files),
+    )

@@ -66,8 +66,12 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     for source in job.sources:
         stores.append(load_source(source, job.cache_dir))
         progress.advance()
-    selections = [select_rows(source.amount, len(store)) for source, store in zip(job.sources, stores, strict=True)]
-    maker = PoolMaker(tuple(stores), tuple(source.columns for source in job.sources), PairTokenizer(tokenizer, rules))
+    selections = [
+        select_rows(source.amount, len(store)) for source, store in zip(job.sources, stores, strict=True)
+    ]
+    maker = PoolMaker(
+        tuple(stores), tuple(source.columns for source in job.sources), PairTokenizer(tokenizer, rules)
+    )
     with new_directory(job.out_dir / DATA_DIR) as aside:
         ledgers = _fill_pool(job, aside, maker, selections, progress)
         write_json(job.out_dir / LEDGER_FILE, [ledger.model_dump(mode="json") for ledger in ledgers])
@@ -82,18 +86,28 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
         content, lengths, files = _content(splits), length_stats(splits), hash_files(aside)
     return MixResult(
-        job_fingerprint=job.fingerprint, data=DatasetRef(path=job.out_dir / DATA_DIR, fingerprint=content, files=files),
-        train_rows=len(train), held_out_rows=len(held_out), per_source=tuple(ledgers), lengths=lengths,
-        chat_template_sha256=template_sha256(tokenizer))
+        job_fingerprint=job.fingerprint,
+        data=DatasetRef(path=job.out_dir / DATA_DIR, fingerprint=content, files=files),
+        train_rows=len(train),
+        held_out_rows=len(held_out),
+        per_source=tuple(ledgers),
+        lengths=lengths,
+        chat_template_sha256=template_sha256(tokenizer),
+    )
 
 
-def _fill_pool(job: MixJob, folder: Path, maker: PoolMaker, selections: list[np.ndarray],
-               progress: Progress) -> list[SourceLedger]:
+def _fill_pool(
+    job: MixJob, folder: Path, maker: PoolMaker, selections: list[np.ndarray], progress: Progress
+) -> list[SourceLedger]:
     """Tokenise every selected row once into a pool in ``folder``, counting each as often as it was selected."""
-    tallies = [SourceTally(source, len(store)) for source, store in zip(job.sources, maker.stores, strict=True)]
+    tallies = [
+        SourceTally(source, len(store)) for source, store in zip(job.sources, maker.stores, strict=True)
+    ]
     distinct = [np.unique(rows) for rows in selections]
-    counts = [np.bincount(np.searchsorted(rows, selection), minlength=len(rows)).astype(np.int32)
-              for rows, selection in zip(distinct, selections, strict=True)]
+    counts = [
+        np.bincount(np.searchsorted(rows, selection), minlength=len(rows)).astype(np.int32)
+        for rows, selection in zip(distinct, selections, strict=True)
+    ]
     num_rows = sum(map(len, distinct))
     progress.begin("tokenising", total=num_rows, unit="rows")
     with open_pool(folder) as write:
@@ -118,9 +132,11 @@ def _kept_rows(pool: PoolReader, selections: list[np.ndarray]) -> KeptRows:
 def _split(job: MixJob, prompt_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     num_prompts = len(np.unique(prompt_keys))
     if (wanted := num_held_out(job.held_out, num_prompts)) >= num_prompts:
-        raise DataError(f"held_out = {job.held_out} asks for {wanted} prompts, and the mixture has {num_prompts} "
-                        "different ones, so nothing would be left to train on. Lower `held_out` (\"0\" holds out none) "
-                        "or add data.")
+        raise DataError(
+            f"held_out = {job.held_out} asks for {wanted} prompts, and the mixture has {num_prompts} "
+            'different ones, so nothing would be left to train on. Lower `held_out` ("0" holds out none) '
+            "or add data."
+        )
     return split_rows(prompt_keys, job.held_out, job.seed)
 
 
@@ -129,35 +145,46 @@ def _gather(pool: PoolReader, places: np.ndarray, folder: Path, progress: Progre
     folder.mkdir()
     with pa.OSFile(str(folder / ROWS_FILE), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
         for first in range(0, len(places), ROWS_PER_BATCH):
-            batch = places[first:first + ROWS_PER_BATCH]
+            batch = places[first : first + ROWS_PER_BATCH]
             writer.write_batch(pairs_batch(pool.pairs(batch), pool.prefix_lengths[batch]))
             progress.advance(len(batch))
 
 
 def _write_prompts(maker: PoolMaker, pool: PoolReader, places: np.ndarray, folder: Path) -> None:
     """Write what the evaluation asks: the held-out rows' prompts with the assistant's turn opened."""
-    batches = (places[first:first + ROWS_PER_BATCH] for first in range(0, len(places), ROWS_PER_BATCH))
-    origins = (list(zip(pool.sources[batch].tolist(), pool.rows[batch].tolist(), strict=True)) for batch in batches)
-    over = CheckpointError("The tokenizer takes too much time or memory for prompts alone, though not for their rows. It is "
-                           "not fit for use; choose another checkpoint.")
-    with (pa.OSFile(str(folder / PROMPTS_FILE), "wb") as sink, pa.ipc.new_file(sink, PROMPTS_SCHEMA) as writer):
+    batches = (places[first : first + ROWS_PER_BATCH] for first in range(0, len(places), ROWS_PER_BATCH))
+    origins = (
+        list(zip(pool.sources[batch].tolist(), pool.rows[batch].tolist(), strict=True)) for batch in batches
+    )
+    over = CheckpointError(
+        "The tokenizer takes too much time or memory for prompts alone, though not for their rows. It is "
+        "not fit for use; choose another checkpoint."
+    )
+    with pa.OSFile(str(folder / PROMPTS_FILE), "wb") as sink, pa.ipc.new_file(sink, PROMPTS_SCHEMA) as writer:
         for batch in one_after_the_other(partial(_prompts, maker), origins, SECONDS_PER_CHUNK, over):
             writer.write_batch(batch)
 
 
 def _prompts(maker: PoolMaker, origins: list[tuple[int, int]]) -> pa.RecordBatch:
     pairs = [maker.pair(source, maker.stores[source][row])[1] for source, row in origins]
-    return pa.record_batch([
-        list_array(maker.pair_tokenizer.prompt_ids(pairs), np.int32),
-        pa.array([_readable(pair) for pair in pairs], pa.string()),
-        pa.array([json.dumps(list(pair.constraints), sort_keys=True) for pair in pairs], pa.string()),
-    ], schema=PROMPTS_SCHEMA)
+    return pa.record_batch(
+        [
+            list_array(maker.pair_tokenizer.prompt_ids(pairs), np.int32),
+            pa.array([_readable(pair) for pair in pairs], pa.string()),
+            pa.array([json.dumps(list(pair.constraints), sort_keys=True) for pair in pairs], pa.string()),
+        ],
+        schema=PROMPTS_SCHEMA,
+    )
 
 
 def _readable(pair: PreferencePair) -> str:
     """The user's last message, or the last turn that says something."""
     users = [turn["content"] for turn in pair.prompt if turn["role"] == "user" and turn["content"].strip()]
-    return users[-1] if users else next((turn["content"] for turn in reversed(pair.prompt) if turn["content"]), "")
+    return (
+        users[-1]
+        if users
+        else next((turn["content"] for turn in reversed(pair.prompt) if turn["content"]), "")
+    )
 
 
 def _content(splits: list[PairDataset]) -> str:
@@ -183,7 +210,7 @@ def _content(splits: list[PairDataset]) -> str:
     for number, split in enumerate(splits):
         digest.update(b",[" if number else b"[")
         for first in range(0, len(split), ROWS_PER_BATCH):
-            keys = split.row_keys[first:first + ROWS_PER_BATCH].tolist()
+            keys = split.row_keys[first : first + ROWS_PER_BATCH].tolist()
             digest.update(b'"' + b'","'.join(keys) + b'"' if first == 0 else b',"' + b'","'.join(keys) + b'"')
         digest.update(b"]")
     digest.update(b"]}")

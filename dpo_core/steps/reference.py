@@ -51,20 +51,35 @@ def _all_rows_to_compute(datasets: dict[Split, PairDataset], folder: Path) -> di
 
 
 @torch.inference_mode()
-def _compute(dataset: PairDataset, batches: list[Microbatch], scorer: PairScorer, layout: ForwardLayout, folder: Path,
-             job: ReferenceJob, progress: Progress, device: torch.device, num_ranks: int) -> None:
+def _compute(
+    dataset: PairDataset,
+    batches: list[Microbatch],
+    scorer: PairScorer,
+    layout: ForwardLayout,
+    folder: Path,
+    job: ReferenceJob,
+    progress: Progress,
+    device: torch.device,
+    num_ranks: int,
+) -> None:
     """Score batches and write a shard whenever ``rows_per_shard`` rows are done."""
     keys: list[bytes] = []
     done: list[ReferenceRows] = []
     for number, (rows, weights) in enumerate((cut.rows, cut.weights) for cut in batches):
         batch = collate([dataset[row] for row in rows], rows, layout).to(device)
         scores = scorer(batch)
-        scored = ReferenceRows(*(values.view(-1, 2).cpu().numpy()
-                                 for values in (scores.sums_S, batch.tokens_2B.int(), scores.tails_S)))
+        scored = ReferenceRows(
+            *(
+                values.view(-1, 2).cpu().numpy()
+                for values in (scores.sums_S, batch.tokens_2B.int(), scores.tails_S)
+            )
+        )
         if not np.isfinite(scored.sums).all():
             bad = [rows[i] for i in np.flatnonzero(~np.isfinite(scored.sums).all(axis=1))]
-            raise NonFinite(f"The reference model gives no finite log-probability for rows {bad[:10]} of {dataset.folder}. "
-                            "Check the checkpoint's weights, or use train.precision fp32.")
+            raise NonFinite(
+                f"The reference model gives no finite log-probability for rows {bad[:10]} of {dataset.folder}. "
+                "Check the checkpoint's weights, or use train.precision fp32."
+            )
         if any(weights):  # a filler's rows are another rank's
             keys += [dataset.row_keys[row] for row in rows]
             done.append(scored)
@@ -93,8 +108,17 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():
             mine = batches_of_rank(data, to_compute[split], layout, job, accelerator)
-            _compute(data, mine, scorer, layout, folder, job, progress, accelerator.device,
-                     accelerator.num_processes)
+            _compute(
+                data,
+                mine,
+                scorer,
+                layout,
+                folder,
+                job,
+                progress,
+                accelerator.device,
+                accelerator.num_processes,
+            )
     accelerator.wait_for_everyone()
     path, files = job.out_dir / "reference", {}
     if accelerator.is_main_process:
@@ -105,5 +129,11 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
             files = hash_files(aside)
     accelerator.wait_for_everyone()
     reference = ReferenceRef(path=path, fingerprint=job.fingerprint, files=files)
-    return ReferenceResult(job_fingerprint=job.fingerprint, reference=reference, rows=num_rows, rows_computed=num_missing,
-                           pairs_per_second=progress.rate(), forward=layout)
+    return ReferenceResult(
+        job_fingerprint=job.fingerprint,
+        reference=reference,
+        rows=num_rows,
+        rows_computed=num_missing,
+        pairs_per_second=progress.rate(),
+        forward=layout,
+    )

@@ -64,7 +64,9 @@ def _drop_metrics_after(path: Path, step: int) -> None:
             try:
                 if not line.endswith("\n") or json.loads(line)["step"] > step:
                     break
-            except ValueError:  # nothing below a checkpoint is unreadable: it is on the disk before the checkpoint is
+            except (
+                ValueError
+            ):  # nothing below a checkpoint is unreadable: it is on the disk before the checkpoint is
                 break
             kept.append(line)
         write_bytes(path, "".join(kept).encode())
@@ -111,7 +113,9 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
 
     figures: dict[str, float] = {}
     must_guard = reference is not None and job.reference_checkpoint is not None and not found
-    if must_guard and (other := _other_reference(job)):  # before the policy is loaded: one model in memory at a time
+    if must_guard and (
+        other := _other_reference(job)
+    ):  # before the policy is loaded: one model in memory at a time
         scorer = load_reference_scorer(other, job, accelerator)
         figures = guard(scorer, layout_for(scorer))
         del scorer
@@ -132,10 +136,20 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         tracking.replay(job.out_dir / METRICS_FILE)
     total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
     progress.begin("train", total, "steps", done=state.step)
-    trainer = Trainer(job=job, engine=engine, dataset=dataset, step_loss=choose_step_loss(job.loss, reference),
-                      layout=layout, progress=progress, state=state, total_steps=total, stop=stop, checks=checks,
-                      tracking=tracking,
-                      router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0)
+    trainer = Trainer(
+        job=job,
+        engine=engine,
+        dataset=dataset,
+        step_loss=choose_step_loss(job.loss, reference),
+        layout=layout,
+        progress=progress,
+        state=state,
+        total_steps=total,
+        stop=stop,
+        checks=checks,
+        tracking=tracking,
+        router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0,
+    )
     checks |= trainer.check_fit()
     return trainer
 
@@ -152,8 +166,16 @@ def check_base(trainer: Trainer) -> dict[str, float]:
     reference = read_reference(job.reference, "train", trainer.dataset.row_keys)
     scorer = trainer.engine.scorer
     with adapter_disabled(scorer.model):
-        return check_step_zero(scorer, trainer.dataset, reference, job.loss, trainer.layout, job.train.seed,
-                               trainer.accelerator.device, moment=AFTER_TRAINING)
+        return check_step_zero(
+            scorer,
+            trainer.dataset,
+            reference,
+            job.loss,
+            trainer.layout,
+            job.train.seed,
+            trainer.accelerator.device,
+            moment=AFTER_TRAINING,
+        )
 
 
 def run(job: TrainJob, progress: Progress) -> TrainResult:
@@ -168,19 +190,33 @@ def run(job: TrainJob, progress: Progress) -> TrainResult:
     finally:
         trainer.tracking.finish()
     base_check = check_base(trainer)
-    checks = trainer.checks | {"share_of_run": _verifying_seconds(trainer.checks) / (time.monotonic() - started)}
+    checks = trainer.checks | {
+        "share_of_run": _verifying_seconds(trainer.checks) / (time.monotonic() - started)
+    }
     log.info("checks of cache, layout and step 0: %.1f %% of this run's time", 100 * checks["share_of_run"])
     trained, total = count_parameters(trainer.engine.scorer)
     weights = job.out_dir / "weights"
     hashes = save_weights(weights, trainer.engine)
     trainer.accelerator.wait_for_everyone()
     return TrainResult(
-        job_fingerprint=job.fingerprint, weights_path=weights, weights_fingerprint=fingerprint(hashes.get(MODEL_FILE)),
-        weights_sha256=hashes, steps=trainer.total_steps, pairs=_pairs_seen(trainer), resumed_from_step=resumed_from,
-        metrics_path=job.out_dir / METRICS_FILE, first_metrics=trainer.state.first_metrics,
-        last_metrics=trainer.last_metrics, guard=trainer.state.guard, checks=checks,
-        base_check=base_check, adapter=job.adapter,
-        trained_parameters=trained, all_parameters=total, forward=trainer.layout)
+        job_fingerprint=job.fingerprint,
+        weights_path=weights,
+        weights_fingerprint=fingerprint(hashes.get(MODEL_FILE)),
+        weights_sha256=hashes,
+        steps=trainer.total_steps,
+        pairs=_pairs_seen(trainer),
+        resumed_from_step=resumed_from,
+        metrics_path=job.out_dir / METRICS_FILE,
+        first_metrics=trainer.state.first_metrics,
+        last_metrics=trainer.last_metrics,
+        guard=trainer.state.guard,
+        checks=checks,
+        base_check=base_check,
+        adapter=job.adapter,
+        trained_parameters=trained,
+        all_parameters=total,
+        forward=trainer.layout,
+    )
 
 
 def _verifying_seconds(checks: dict[str, float]) -> float:

@@ -52,8 +52,13 @@ class SampledPairs(list[TokenizedPair]):
         return np.array([common_prefix_length(pair.chosen_ids, pair.rejected_ids) for pair in self])
 
 
-def measure_kl(job: EvaluateJob, dataset: PairDataset, prompts: Sequence[HeldOutPrompt], progress: Progress,
-               accelerator: Accelerator) -> dict[str, float]:
+def measure_kl(
+    job: EvaluateJob,
+    dataset: PairDataset,
+    prompts: Sequence[HeldOutPrompt],
+    progress: Progress,
+    accelerator: Accelerator,
+) -> dict[str, float]:
     """``kl/per_token`` with its standard error, and ``kl/per_answer``, of ``job.after`` from its reference.
 
     The reference is the one that rewards are measured against, or ``job.before`` where the objective has none. One model
@@ -67,7 +72,9 @@ def measure_kl(job: EvaluateJob, dataset: PairDataset, prompts: Sequence[HeldOut
     pairs = SampledPairs(sampled_pairs(job, policy_scorer, prompts, progress, accelerator))
     policy = score_pairs(policy_scorer, pairs, layout, job, accelerator)
     del policy_scorer
-    reference_scorer = load_scorer(job.reference_checkpoint or job.before, job.precision, job.sharding, accelerator)
+    reference_scorer = load_scorer(
+        job.reference_checkpoint or job.before, job.precision, job.sharding, accelerator
+    )
     layout = agreed_layout(reference_scorer, dataset, job, accelerator)
     reference = score_pairs(reference_scorer, pairs, layout, job, accelerator)
     progress.advance(ANSWERS_PER_PROMPT * len(prompts))
@@ -94,8 +101,13 @@ def _both(first_N: Tensor, second_N: Tensor) -> Tensor:
     return first_N.double() + second_N.double()
 
 
-def sampled_pairs(job: EvaluateJob, scorer: PairScorer, prompts: Sequence[HeldOutPrompt], progress: Progress,
-                  accelerator: Accelerator) -> list[TokenizedPair]:
+def sampled_pairs(
+    job: EvaluateJob,
+    scorer: PairScorer,
+    prompts: Sequence[HeldOutPrompt],
+    progress: Progress,
+    accelerator: Accelerator,
+) -> list[TokenizedPair]:
     """Two sampled answers a prompt as a pair, every rank sampling for its share of prompts. -> all, on every rank
 
     Ranks that hold a part of each weight can only compute together: there every rank draws all answers, the same ones.
@@ -105,10 +117,19 @@ def sampled_pairs(job: EvaluateJob, scorer: PairScorer, prompts: Sequence[HeldOu
     asked = [(number, draw) for number in mine for draw in range(ANSWERS_PER_PROMPT)]
     tokenizer = load_tokenizer(job.after.path, None, job.after.allow_remote_code)
     gather_ends(job.sharding, scorer)
-    answers = sample_answers(scorer.model, tokenizer, [prompts[number].prompt_ids for number, _ in asked],
-                             [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
-                             job.evaluation.max_new_tokens, ANSWERS_PER_BATCH, on_answers=progress.advance)
-    found = {number: answers[at * ANSWERS_PER_PROMPT : (at + 1) * ANSWERS_PER_PROMPT] for at, number in enumerate(mine)}
+    answers = sample_answers(
+        scorer.model,
+        tokenizer,
+        [prompts[number].prompt_ids for number, _ in asked],
+        [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
+        job.evaluation.max_new_tokens,
+        ANSWERS_PER_BATCH,
+        on_answers=progress.advance,
+    )
+    found = {
+        number: answers[at * ANSWERS_PER_PROMPT : (at + 1) * ANSWERS_PER_PROMPT]
+        for at, number in enumerate(mine)
+    }
     everyone = [found] if world == 1 else gather_object([found])
     by_number = dict(chain.from_iterable(part.items() for part in everyone))
     return [_pair(prompts[number].prompt_ids, *by_number[number]) for number in range(len(prompts))]

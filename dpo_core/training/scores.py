@@ -39,33 +39,55 @@ class Pairs(Protocol):
     def __getitem__(self, index: int) -> TokenizedPair: ...
 
 
-def load_scorer(checkpoint: CheckpointRef, precision: Precision, sharding: Sharding, accelerator: Accelerator) -> PairScorer:
+def load_scorer(
+    checkpoint: CheckpointRef, precision: Precision, sharding: Sharding, accelerator: Accelerator
+) -> PairScorer:
     """A checkpoint ready for forwards without gradients, its weights shared out where the sharding splits them."""
     sharding = sharding.for_scoring
     scorer = PairScorer(load_model(checkpoint, **loading(sharding, accelerator)), precision)
     return share_for_scoring(sharding, accelerator, scorer)
 
 
-def agreed_layout(scorer: PairScorer, dataset: PairDataset, job: ReferenceJob | EvaluateJob | TrainConfig,
-                  accelerator: Accelerator) -> ForwardLayout:
+def agreed_layout(
+    scorer: PairScorer,
+    dataset: PairDataset,
+    job: ReferenceJob | EvaluateJob | TrainConfig,
+    accelerator: Accelerator,
+) -> ForwardLayout:
     """The layout for a job's forwards, tried on the set's own pairs. All ranks call it together: ranks that cut the same
     pairs for different layouts would each compute other pairs. Raises ``ConfigError`` naming each rank's."""
-    return agreed(accelerator, "train.forward", choose_layout(
-        scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention))
+    return agreed(
+        accelerator,
+        "train.forward",
+        choose_layout(scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention),
+    )
 
 
-def batches_of_rank(pairs: Pairs, rows: Sequence[int], layout: ForwardLayout, job: ReferenceJob | EvaluateJob,
-                    accelerator: Accelerator) -> list[Microbatch]:
+def batches_of_rank(
+    pairs: Pairs,
+    rows: Sequence[int],
+    layout: ForwardLayout,
+    job: ReferenceJob | EvaluateJob,
+    accelerator: Accelerator,
+) -> list[Microbatch]:
     """This rank's part of the forwards over ``rows``, cut in their order by the job's budget of tokens."""
     lengths = forward_tokens(pairs.lengths, pairs.prefix_lengths, layout)
     tokens = job.evaluation.tokens_per_batch if isinstance(job, EvaluateJob) else job.tokens_per_batch
     batches = batches_by_tokens(rows, lengths, tokens, layout=layout)
-    return share_of_rank(batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights)
+    return share_of_rank(
+        batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights
+    )
 
 
 @torch.no_grad()  # not inference mode: what FSDP2 gathers in it could not be gathered again outside it
-def score_pairs(scorer: PairScorer, pairs: Pairs, layout: ForwardLayout, job: EvaluateJob, accelerator: Accelerator,
-                on_scored: Callable[[int], None] = lambda _: None) -> PairLogps:
+def score_pairs(
+    scorer: PairScorer,
+    pairs: Pairs,
+    layout: ForwardLayout,
+    job: EvaluateJob,
+    accelerator: Accelerator,
+    on_scored: Callable[[int], None] = lambda _: None,
+) -> PairLogps:
     """Log-probabilities of all pairs in their order, longest first. All ranks call it together, with the agreed layout.
 
     ``on_scored`` is told how many pairs a forward of this rank had.
@@ -87,7 +109,9 @@ def places(rows_N: Tensor, row_B: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def score_all(scorer: PairScorer, accelerator: Accelerator, rows_N: Tensor, batches: Iterable[PairBatch]) -> PairLogps:
+def score_all(
+    scorer: PairScorer, accelerator: Accelerator, rows_N: Tensor, batches: Iterable[PairBatch]
+) -> PairLogps:
     """Every pair of the set, in the order of its distinct row numbers, without gradient. All ranks call it together.
 
     ``batches`` are this rank's; each pair is in one of some rank's. Each rank fills its places, a sum does the rest.

@@ -33,19 +33,25 @@ class Moment(NamedTuple):
 
 
 BEFORE_TRAINING = Moment(
-    "step-0 guard", "Before the first update policy and reference must agree",
+    "step-0 guard",
+    "Before the first update policy and reference must agree",
     "The reference cache is of another checkpoint, chat template or precision: delete the run's reference folder and run "
-    "again.")
+    "again.",
+)
 AFTER_TRAINING = Moment(
-    "base check", "After training an adapter the policy without it must still be the reference",
+    "base check",
+    "After training an adapter the policy without it must still be the reference",
     "The frozen weights were changed, so the adapter does not fit its base: this is a defect of the trainer. The "
-    "checkpoints hold the adapter alone.")
+    "checkpoints hold the adapter alone.",
+)
 
 
 def without_pair_terms(loss: LossConfig) -> LossConfig:
     """The part whose value at a zero margin is the same for every pair: wpo is dpo with weights that depend on the pair,
     and the likelihood that ``rpo_alpha`` adds does, too."""
-    return loss.model_copy(update={"name": "dpo" if loss.traits.weights_pairs else loss.name, "rpo_alpha": 0.0})
+    return loss.model_copy(
+        update={"name": "dpo" if loss.traits.weights_pairs else loss.name, "rpo_alpha": 0.0}
+    )
 
 
 def zero_margin_loss(loss: LossConfig) -> float:
@@ -57,15 +63,24 @@ def zero_margin_loss(loss: LossConfig) -> float:
 
 def reference_logps(rows: ReferenceRows, numbers: np.ndarray, device: torch.device) -> PairLogps:
     """Cached values of some rows as ``PairLogps``."""
-    sums, tokens, tails = (to_device(torch.from_numpy(values[numbers]).float(), device)
-                           for values in (rows.sums, rows.tokens, rows.tails))
+    sums, tokens, tails = (
+        to_device(torch.from_numpy(values[numbers]).float(), device)
+        for values in (rows.sums, rows.tokens, rows.tails)
+    )
     return PairLogps(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1], tails[:, 0], tails[:, 1])
 
 
 @torch.no_grad()
-def check_step_zero(scorer: PairScorer, dataset: PairDataset, reference: ReferenceRows, loss: LossConfig,
-                    layout: ForwardLayout, seed: int, device: torch.device,
-                    moment: Moment = BEFORE_TRAINING) -> dict[str, float]:
+def check_step_zero(
+    scorer: PairScorer,
+    dataset: PairDataset,
+    reference: ReferenceRows,
+    loss: LossConfig,
+    layout: ForwardLayout,
+    seed: int,
+    device: torch.device,
+    moment: Moment = BEFORE_TRAINING,
+) -> dict[str, float]:
     """Compare random rows with the cache. Returns the guard's figures; raises ``ReferenceMismatch`` saying what differs.
 
     ``scorer`` holds the model that the reference values are said to come from.
@@ -80,24 +95,46 @@ def check_step_zero(scorer: PairScorer, dataset: PairDataset, reference: Referen
         policy = pair_logps(scorer(batch), batch.tokens_2B)
         one = cached[position : position + 1]
         mean, cached_mean = policy.per_token(), one.per_token()
-        differences.append(torch.stack([getattr(mean, name) - getattr(cached_mean, name) for name in (
-            "chosen_B", "rejected_B", "chosen_tail_B", "rejected_tail_B")]))
-        if (policy.chosen_tokens_B != one.chosen_tokens_B) | (policy.rejected_tokens_B != one.rejected_tokens_B):
-            raise ReferenceMismatch(f"Row {number} trains {int(policy.chosen_tokens_B)} + {int(policy.rejected_tokens_B)} "
-                                    f"tokens, the reference cache counted {int(one.chosen_tokens_B)} + "
-                                    f"{int(one.rejected_tokens_B)}. The cache is of other labels: delete it and run again.")
+        differences.append(
+            torch.stack(
+                [
+                    getattr(mean, name) - getattr(cached_mean, name)
+                    for name in ("chosen_B", "rejected_B", "chosen_tail_B", "rejected_tail_B")
+                ]
+            )
+        )
+        if (policy.chosen_tokens_B != one.chosen_tokens_B) | (
+            policy.rejected_tokens_B != one.rejected_tokens_B
+        ):
+            raise ReferenceMismatch(
+                f"Row {number} trains {int(policy.chosen_tokens_B)} + {int(policy.rejected_tokens_B)} "
+                f"tokens, the reference cache counted {int(one.chosen_tokens_B)} + "
+                f"{int(one.rejected_tokens_B)}. The cache is of other labels: delete it and run again."
+            )
         outputs.append(objective(policy, one))
     worst_B = torch.cat(differences, dim=1).abs().amax(dim=0)
     rewards = torch.cat([torch.cat([o.chosen_rewards_B, o.rejected_rewards_B]) for o in outputs])
-    figures = {"rows": float(count), "largest_difference_per_token": float(worst_B.max()),
-               "largest_reward": float(rewards.abs().max()), "loss": float(torch.cat([o.losses_B for o in outputs]).mean()),
-               "zero_margin_loss": zero_margin_loss(loss), "allowed_difference_per_token": TOKEN_NOISE[scorer.precision]}
+    figures = {
+        "rows": float(count),
+        "largest_difference_per_token": float(worst_B.max()),
+        "largest_reward": float(rewards.abs().max()),
+        "loss": float(torch.cat([o.losses_B for o in outputs]).mean()),
+        "zero_margin_loss": zero_margin_loss(loss),
+        "allowed_difference_per_token": TOKEN_NOISE[scorer.precision],
+    }
     if not worst_B.max() <= TOKEN_NOISE[scorer.precision]:
         worst = int(worst_B.argmax())
         raise ReferenceMismatch(
             f"{moment.expectation}, but on row {numbers[worst]} they differ by "
             f"{float(worst_B[worst]):.3g} nats a token (allowed {TOKEN_NOISE[scorer.precision]:g}); the loss is "
-            f"{figures['loss']:.4f}, a zero margin gives {figures['zero_margin_loss']:.4f}. {moment.cure}")
-    log.info("%s: %d rows, loss %.6f (zero margin %.6f), largest difference %.1e nats a token", moment.name, count,
-             figures["loss"], figures["zero_margin_loss"], figures["largest_difference_per_token"])
+            f"{figures['loss']:.4f}, a zero margin gives {figures['zero_margin_loss']:.4f}. {moment.cure}"
+        )
+    log.info(
+        "%s: %d rows, loss %.6f (zero margin %.6f), largest difference %.1e nats a token",
+        moment.name,
+        count,
+        figures["loss"],
+        figures["zero_margin_loss"],
+        figures["largest_difference_per_token"],
+    )
     return figures

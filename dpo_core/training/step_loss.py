@@ -27,7 +27,9 @@ MicrobatchLoss = Callable[[PairLogps, PairBatch], tuple[Tensor, LossOutput]]
 class StepLoss(Protocol):
     """An objective over the steps of a run."""
 
-    def begin(self, engine: Engine, rows: Sequence[int], batches: Sequence[PairBatch], mean_reward: float) -> MicrobatchLoss:
+    def begin(
+        self, engine: Engine, rows: Sequence[int], batches: Sequence[PairBatch], mean_reward: float
+    ) -> MicrobatchLoss:
         """The loss of a step. ``rows`` are the global batch's, ``batches`` this rank's part. All ranks call it together."""
         ...
 
@@ -39,7 +41,9 @@ class PairByPair:
     loss: LossConfig
     reference: ReferenceRows | None
 
-    def begin(self, engine: Engine, rows: Sequence[int], batches: Sequence[PairBatch], mean_reward: float) -> MicrobatchLoss:
+    def begin(
+        self, engine: Engine, rows: Sequence[int], batches: Sequence[PairBatch], mean_reward: float
+    ) -> MicrobatchLoss:
         """See ``StepLoss``."""
         objective = build_objective(self.loss, mean_reward)
 
@@ -60,16 +64,23 @@ class WholeBatch:
     loss: LossConfig
     reference: ReferenceRows | None
 
-    def begin(self, engine: Engine, rows: Sequence[int], batches: Sequence[PairBatch], mean_reward: float) -> MicrobatchLoss:
+    def begin(
+        self, engine: Engine, rows: Sequence[int], batches: Sequence[PairBatch], mean_reward: float
+    ) -> MicrobatchLoss:
         """See ``StepLoss``."""
         rows_G = torch.as_tensor(rows, device=engine.accelerator.device)
         policy = score_all(engine.scorer, engine.accelerator, rows_G, batches)
-        whole, slope = loss_and_gradient(build_objective(self.loss, mean_reward), policy,
-                                         _reference_of(self.reference, torch.as_tensor(rows), policy))
+        whole, slope = loss_and_gradient(
+            build_objective(self.loss, mean_reward),
+            policy,
+            _reference_of(self.reference, torch.as_tensor(rows), policy),
+        )
 
         def of_microbatch(policy: PairLogps, batch: PairBatch) -> tuple[Tensor, LossOutput]:
             at_B = places(rows_G, batch.row_B)
-            output = LossOutput(whole.losses_B[at_B], whole.chosen_rewards_B[at_B], whole.rejected_rewards_B[at_B])
+            output = LossOutput(
+                whole.losses_B[at_B], whole.chosen_rewards_B[at_B], whole.rejected_rewards_B[at_B]
+            )
             return surrogate(policy, slope[at_B]), output
 
         return of_microbatch

@@ -27,8 +27,12 @@ log = logging.getLogger(__name__)
 
 TRACKING_DIR = "tracking"
 # wandb writes beside the run, too: all of it stays in the job's folder, which is what a container may write to.
-WANDB_FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_CONFIG_DIR": "config", "WANDB_DATA_DIR": "data",
-                 "WANDB_ARTIFACT_DIR": "artifacts"}
+WANDB_FOLDERS = {
+    "WANDB_CACHE_DIR": "cache",
+    "WANDB_CONFIG_DIR": "config",
+    "WANDB_DATA_DIR": "data",
+    "WANDB_ARTIFACT_DIR": "artifacts",
+}
 
 
 def accelerator_arguments(job: TrainJob) -> dict[str, Any]:
@@ -37,7 +41,10 @@ def accelerator_arguments(job: TrainJob) -> dict[str, Any]:
         return {}
     check_trackers(job.tracking)
     folder = str(job.out_dir / TRACKING_DIR)
-    return {"log_with": list(job.tracking.trackers), "project_config": ProjectConfiguration(folder, logging_dir=folder)}
+    return {
+        "log_with": list(job.tracking.trackers),
+        "project_config": ProjectConfiguration(folder, logging_dir=folder),
+    }
 
 
 class Tracking:
@@ -61,15 +68,22 @@ class Tracking:
             if (key_file := Path(os.environ.get(WANDB_KEY_FILE, ""))).is_file():
                 os.environ[WANDB_KEY] = key_file.read_text().strip()
         try:
-            self.accelerator.init_trackers(self.job.tracking.project, init_kwargs={"wandb": self._wandb(wandb_mode)})
+            self.accelerator.init_trackers(
+                self.job.tracking.project, init_kwargs={"wandb": self._wandb(wandb_mode)}
+            )
         except Exception as error:
             if wandb_mode == "offline" or not self.job.tracking.is_online:
                 raise
             if _is_refused(error):
-                raise ConfigError("Weights & Biases refuses the key or has none. Name a Prefect Secret block with it in "
-                                  "tracking.wandb_key_block, or set tracking.wandb_mode to offline.") from error
-            log.warning("Weights & Biases did not answer (%s): tracked offline. `wandb sync` sends it from %s.",
-                        type(error).__name__, folder)
+                raise ConfigError(
+                    "Weights & Biases refuses the key or has none. Name a Prefect Secret block with it in "
+                    "tracking.wandb_key_block, or set tracking.wandb_mode to offline."
+                ) from error
+            log.warning(
+                "Weights & Biases did not answer (%s): tracked offline. `wandb sync` sends it from %s.",
+                type(error).__name__,
+                folder,
+            )
             self._give_up_start()
             self._start("offline")
             return
@@ -94,16 +108,30 @@ class Tracking:
 
         tracking = self.job.tracking
         # The id is the job's: a resumed training goes on in the same run.
-        return {"mode": mode, "id": self.job.fingerprint[:16], "name": tracking.run_name, "entity": tracking.wandb_entity,
-                "dir": str(self.job.out_dir / TRACKING_DIR), "resume": "allow" if mode == "online" else None,
-                "config": self._settings(), "save_code": False,
-                "settings": Settings(console="off", disable_git=True, disable_code=True, silent=True)}
+        return {
+            "mode": mode,
+            "id": self.job.fingerprint[:16],
+            "name": tracking.run_name,
+            "entity": tracking.wandb_entity,
+            "dir": str(self.job.out_dir / TRACKING_DIR),
+            "resume": "allow" if mode == "online" else None,
+            "config": self._settings(),
+            "save_code": False,
+            "settings": Settings(console="off", disable_git=True, disable_code=True, silent=True),
+        }
 
     def _settings(self) -> dict[str, Any]:
         """What the training was asked to do: the job's content, without paths."""
-        sections = {name: content_of(getattr(self.job, name)) for name in ("loss", "optim", "train", "adapter", "batch")}
-        return {**sections, "data": self.job.data.fingerprint, "checkpoint": self.job.checkpoint.fingerprint,
-                "fingerprint": self.job.fingerprint}
+        sections = {
+            name: content_of(getattr(self.job, name))
+            for name in ("loss", "optim", "train", "adapter", "batch")
+        }
+        return {
+            **sections,
+            "data": self.job.data.fingerprint,
+            "checkpoint": self.job.checkpoint.fingerprint,
+            "fingerprint": self.job.fingerprint,
+        }
 
     def replay(self, history: Path) -> None:
         """Log the steps of a ``metrics.jsonl`` that earlier starts have done."""
@@ -115,8 +143,14 @@ class Tracking:
         """Log one step's metrics under their names in ``metrics.jsonl``."""
         step = int(metrics["step"])
         values = {name: value for name, value in metrics.items() if name != "step"}
-        self._each((tracker for tracker in self.accelerator.trackers if step >= self._first_step.get(tracker.name, 0)),
-                   lambda tracker: tracker.log(values, step=step))
+        self._each(
+            (
+                tracker
+                for tracker in self.accelerator.trackers
+                if step >= self._first_step.get(tracker.name, 0)
+            ),
+            lambda tracker: tracker.log(values, step=step),
+        )
 
     def finish(self) -> None:
         """Write out what is buffered and end. (``Accelerator.end_training`` would also end the process group.)"""
@@ -128,7 +162,11 @@ class Tracking:
             try:
                 call(tracker)
             except Exception as error:
-                log.warning("%s failed and is left out from here on; metrics.jsonl has everything: %s", tracker.name, error)
+                log.warning(
+                    "%s failed and is left out from here on; metrics.jsonl has everything: %s",
+                    tracker.name,
+                    error,
+                )
                 self.accelerator.trackers.remove(tracker)
 
 

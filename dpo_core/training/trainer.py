@@ -44,7 +44,6 @@ from dpo_core.training.tracking import Tracking
 log = logging.getLogger(__name__)
 
 
-
 @dataclass
 class Trainer:
     """Everything the loop touches. Shapes: B pairs of a microbatch."""
@@ -82,8 +81,17 @@ class Trainer:
             learning_rate = learning_rate_at(step, self.total_steps, self.job.optim)
             grad_norm = self.engine.step(learning_rate)
             self.check_finite(step, rows, sums, grad_norm)
-            self.record(step, rows, sums, {"grad_norm": grad_norm, "learning_rate": learning_rate,
-                                           "tokens/padding_share": padding_share(batches)}, started)
+            self.record(
+                step,
+                rows,
+                sums,
+                {
+                    "grad_norm": grad_norm,
+                    "learning_rate": learning_rate,
+                    "tokens/padding_share": padding_share(batches),
+                },
+                started,
+            )
             self.save_if_due(step + 1)
 
     def check_fit(self) -> dict[str, float]:
@@ -91,27 +99,51 @@ class Trainer:
         does not suffice the run ends here and not in hour six. Changes no state. -> figures"""
         started = time.monotonic()
         lengths = forward_tokens(self.dataset.lengths, self.dataset.prefix_lengths, self.layout)
-        rows = list(largest_microbatch(lengths, self.job.batch, self.job.train.tokens_per_forward, self.job.train.seed,
-                                       self.total_steps, self.layout))
+        rows = list(
+            largest_microbatch(
+                lengths,
+                self.job.batch,
+                self.job.train.tokens_per_forward,
+                self.job.train.seed,
+                self.total_steps,
+                self.layout,
+            )
+        )
         batch = collate([self.dataset[row] for row in rows], rows, self.layout)
         losses = self.step_loss.begin(self.engine, rows, [batch], self.state.mean_reward)
         with self.engine.accumulate(last=False):
             self.forward_backward(batch, losses, rows)
         self.engine.discard_gradients()
         tokens = batch_tokens(lengths[rows], self.layout)
-        log.info("fit check: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most", len(rows), tokens,
-                 peak_memory_gib())
-        return {"fit_seconds": time.monotonic() - started, "fit_pairs": float(len(rows)), "fit_tokens": float(tokens),
-                "fit_peak_gib": peak_memory_gib()}
+        log.info(
+            "fit check: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most",
+            len(rows),
+            tokens,
+            peak_memory_gib(),
+        )
+        return {
+            "fit_seconds": time.monotonic() - started,
+            "fit_pairs": float(len(rows)),
+            "fit_tokens": float(tokens),
+            "fit_peak_gib": peak_memory_gib(),
+        }
 
     def step_batches(self, step: int) -> tuple[list[int], list[PairBatch]]:
         """The global batch's row numbers and this rank's microbatches of them."""
         rows = step_rows(step, len(self.dataset), self.job.batch.global_pairs, self.job.train.seed)
         lengths = forward_tokens(self.dataset.lengths[rows], self.dataset.prefix_lengths[rows], self.layout)
-        cuts = cut_for_rank(rows, lengths, self.job.batch, self.job.train.tokens_per_forward,
-                            self.accelerator.process_index, self.layout)
-        return rows.tolist(), [collate([self.dataset[row] for row in cut.rows], cut.rows, self.layout, cut.weights)
-                               for cut in cuts]
+        cuts = cut_for_rank(
+            rows,
+            lengths,
+            self.job.batch,
+            self.job.train.tokens_per_forward,
+            self.accelerator.process_index,
+            self.layout,
+        )
+        return rows.tolist(), [
+            collate([self.dataset[row] for row in cut.rows], cut.rows, self.layout, cut.weights)
+            for cut in cuts
+        ]
 
     def forward_backward(self, batch: PairBatch, losses: MicrobatchLoss, rows: list[int]) -> Tensor:
         """Add a microbatch's share to the gradient; every pair of the global batch weighs the same. -> metric sums"""
@@ -122,47 +154,85 @@ class Trainer:
             policy = pair_logps(scores, batch.tokens_2B)
             terms_B, output = losses(policy, batch)
             router_loss = scores.router_loss * router_share
-            self.engine.backward((terms_B * batch.weight_B).sum() / len(rows) + self.router_weight * router_loss)
+            self.engine.backward(
+                (terms_B * batch.weight_B).sum() / len(rows) + self.router_weight * router_loss
+            )
         return batch_sums(policy, output, batch.weight_B, router_loss=router_loss)
 
     def share_of_tokens(self, batch: PairBatch, rows: list[int]) -> float:
         """The microbatch's part of the global batch's tokens, padding left out; 0 for a filler."""
-        mine, every = (real_tokens(self.dataset.lengths[some], self.dataset.prefix_lengths[some], self.layout).sum()
-                       for some in (batch.row_B[batch.weight_B > 0].numpy(), rows))
+        mine, every = (
+            real_tokens(self.dataset.lengths[some], self.dataset.prefix_lengths[some], self.layout).sum()
+            for some in (batch.row_B[batch.weight_B > 0].numpy(), rows)
+        )
         return float(mine / every)
 
     def check_finite(self, step: int, rows: list[int], sums: Tensor, grad_norm: float) -> None:
         """Raise ``NonFinite`` naming the batch's rows if loss or gradient is not a number."""
         if not (torch.isfinite(sums).all() and torch.isfinite(torch.tensor(grad_norm))):
             saved = self.state.step  # moves with checkpoints alone
-            kept = f"The checkpoint of step {saved} is good" if saved else "No checkpoint was written before it"
-            raise NonFinite(f"Step {step + 1}: loss {float(sums[0]) / len(rows):g}, gradient norm {grad_norm:g}. Rows of "
-                            f"the batch: {rows}. {kept}. Lower optim.learning_rate or loss.beta, or use train.precision "
-                            "fp32.")
+            kept = (
+                f"The checkpoint of step {saved} is good" if saved else "No checkpoint was written before it"
+            )
+            raise NonFinite(
+                f"Step {step + 1}: loss {float(sums[0]) / len(rows):g}, gradient norm {grad_norm:g}. Rows of "
+                f"the batch: {rows}. {kept}. Lower optim.learning_rate or loss.beta, or use train.precision "
+                "fp32."
+            )
 
-    def record(self, step: int, rows: list[int], sums: Tensor, extra: dict[str, float], started: float) -> None:
+    def record(
+        self, step: int, rows: list[int], sums: Tensor, extra: dict[str, float], started: float
+    ) -> None:
         """Append the step's metrics to ``metrics.jsonl``, print a line, advance the progress."""
         seconds = time.monotonic() - started
         tokens = int(self.dataset.lengths[rows].sum())
         steps_per_epoch = -(-len(self.dataset) // self.job.batch.global_pairs)
-        metrics = {"step": step + 1, "epoch": (step + 1) / steps_per_epoch, **averages(sums), **extra,
-                   "pairs": len(rows), "pairs_per_second": len(rows) / seconds, "tokens_per_second": tokens / seconds,
-                   "step_seconds": seconds, "memory/peak_gib": peak_memory_gib()}
+        metrics = {
+            "step": step + 1,
+            "epoch": (step + 1) / steps_per_epoch,
+            **averages(sums),
+            **extra,
+            "pairs": len(rows),
+            "pairs_per_second": len(rows) / seconds,
+            "tokens_per_second": tokens / seconds,
+            "step_seconds": seconds,
+            "memory/peak_gib": peak_memory_gib(),
+        }
         first, self.last_metrics = not self.last_metrics, metrics
-        self.state = self.state.model_copy(update={
-            "first_metrics": self.state.first_metrics or metrics, "num_rewards": self.state.num_rewards + 2 * len(rows),
-            "reward_sum": self.state.reward_sum + 2 * len(rows) * metrics["rewards/average"]})
+        self.state = self.state.model_copy(
+            update={
+                "first_metrics": self.state.first_metrics or metrics,
+                "num_rewards": self.state.num_rewards + 2 * len(rows),
+                "reward_sum": self.state.reward_sum + 2 * len(rows) * metrics["rewards/average"],
+            }
+        )
         if self.accelerator.is_main_process:
             with (self.job.out_dir / METRICS_FILE).open("a") as file:
-                of_this_start = {f"checks/{name}": value for name, value in self.checks.items()} if first else {}
+                of_this_start = (
+                    {f"checks/{name}": value for name, value in self.checks.items()} if first else {}
+                )
                 file.write(json.dumps(metrics | of_this_start) + "\n")
             self.tracking.log(metrics)
-            log.info("step %5d/%d  loss %8.4f  accuracy %5.3f  margin %8.4f  grad_norm %8.3f  lr %9.2e  %6.2f pairs/s  "
-                     "%5.1f GiB", step + 1, self.total_steps, metrics["loss"], metrics["rewards/accuracies"],
-                     metrics["rewards/margins"], extra["grad_norm"], extra["learning_rate"],
-                     metrics["pairs_per_second"], metrics["memory/peak_gib"])
-        self.progress.advance(1, {name: metrics[name] for name in
-                                  ("loss", "rewards/accuracies", "rewards/margins", "pairs_per_second")})
+            log.info(
+                "step %5d/%d  loss %8.4f  accuracy %5.3f  margin %8.4f  grad_norm %8.3f  lr %9.2e  %6.2f pairs/s  "
+                "%5.1f GiB",
+                step + 1,
+                self.total_steps,
+                metrics["loss"],
+                metrics["rewards/accuracies"],
+                metrics["rewards/margins"],
+                extra["grad_norm"],
+                extra["learning_rate"],
+                metrics["pairs_per_second"],
+                metrics["memory/peak_gib"],
+            )
+        self.progress.advance(
+            1,
+            {
+                name: metrics[name]
+                for name in ("loss", "rewards/accuracies", "rewards/margins", "pairs_per_second")
+            },
+        )
 
     def save_if_due(self, done_steps: int) -> None:
         """Write a checkpoint every N steps or at the end of an epoch, when the last one is too old by rank 0's clock, and
@@ -170,7 +240,9 @@ class Trainer:
         every, pairs = self.job.train.checkpoint_every, self.job.batch.global_pairs
         interval = -(-len(self.dataset) // pairs) if every == "epoch" else every
         minutes, old = self.job.train.checkpoint_every_minutes, False
-        if minutes is not None and self.accelerator.is_main_process:  # ranks by clocks of their own would not agree
+        if (
+            minutes is not None and self.accelerator.is_main_process
+        ):  # ranks by clocks of their own would not agree
             old = time.monotonic() - self.saved_at >= 60 * minutes
         asked = torch.tensor([float(self.stop.received), float(old)], device=self.accelerator.device)
         stopping, is_old = (bool(count) for count in sum_over_ranks(self.accelerator, asked))
@@ -178,12 +250,16 @@ class Trainer:
             return
         self.state = self.state.model_copy(update={"step": done_steps})
         if self.accelerator.is_main_process:
-            flush_to_disk(self.job.out_dir / METRICS_FILE)  # the metrics of every step that a checkpoint holds
+            flush_to_disk(
+                self.job.out_dir / METRICS_FILE
+            )  # the metrics of every step that a checkpoint holds
         save_checkpoint(checkpoints_of(self.job), self.engine, self.state, self.job.train.keep_checkpoints)
         self.accelerator.wait_for_everyone()
         self.saved_at = time.monotonic()
         if stopping:
-            raise Preempted(f"Asked to stop: a checkpoint of step {done_steps} is written. Start again to go on from it.")
+            raise Preempted(
+                f"Asked to stop: a checkpoint of step {done_steps} is written. Start again to go on from it."
+            )
 
 
 def checkpoints_of(job: TrainJob) -> Path:

@@ -43,8 +43,12 @@ def run_chain(folder: Path, seed: int, console: Console) -> bool:
 
     from tasks.events.chain import tagged_runs
 
-    first = run_deployment("trl-sft/chain-demo", timeout=0, as_subflow=False, parameters={
-        "inputs": str(folder), "target": str(folder / f"sft-{seed}"), "seed": seed})
+    first = run_deployment(
+        "trl-sft/chain-demo",
+        timeout=0,
+        as_subflow=False,
+        parameters={"inputs": str(folder), "target": str(folder / f"sft-{seed}"), "seed": seed},
+    )
     tell(console, f"trl-sft: {first.name} started with seed {seed}", is_cut=True)
     seen, deadline = {}, time.monotonic() + SECONDS_AT_MOST
     with get_client(sync_client=True) as client:
@@ -70,9 +74,15 @@ def show(runs: list, names: dict, console: Console, chain: str | None) -> None:
     """The chain as a table, with the addresses of its runs."""
     from prefect.utilities.urls import url_for
 
-    show_table(console, ("flow", "run", "state", "seconds"), [
-        (names[run.id], run.name, run.state.name, f"{run.total_run_time.total_seconds():.1f}") for run in runs],
-        f"The chain {chain}")
+    show_table(
+        console,
+        ("flow", "run", "state", "seconds"),
+        [
+            (names[run.id], run.name, run.state.name, f"{run.total_run_time.total_seconds():.1f}")
+            for run in runs
+        ],
+        f"The chain {chain}",
+    )
     for run in runs:
         tell(console, f"{names[run.id]:<10} {url_for(run)}")
 
@@ -80,8 +90,12 @@ def show(runs: list, names: dict, console: Console, chain: str | None) -> None:
 def main() -> int:
     """Exit status 0 if the whole chain completed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000,
-                        help="of the SFT run; another is another chain")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=int(time.time()) % 100_000,
+        help="of the SFT run; another is another chain",
+    )
     arguments = parser.parse_args()
     try:
         return 0 if run_chain(prepare(settings_from_environment()), arguments.seed, Console()) else 1

@@ -38,9 +38,15 @@ LOGIN_PAGE = f"""<!doctype html>
 """.encode()
 _SCRIPT_HASH = base64.b64encode(hashlib.sha256(LOGIN_SCRIPT.encode()).digest())
 LOGIN_HEADERS = [
-    (b"content-type", b"text/html; charset=utf-8"), (b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer"),
-    (b"content-security-policy", b"default-src 'none'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
-                                 b"script-src 'sha256-" + _SCRIPT_HASH + b"'")]
+    (b"content-type", b"text/html; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
+        b"script-src 'sha256-" + _SCRIPT_HASH + b"'",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,12 @@ class AllowedRequests:
         path: str = scope["path"]
         if not self._is_own_host(scope):
             names = ", ".join(_header(scope, b"host")) or "no name"
-            await _answer(send, 421, f"This server is {self.ui_url}, and was asked as {names}. Other names that it answers "
-                                     "to stand in PAIRLINE_ALLOWED_HOSTS when `pairline up` starts it.\n")
+            await _answer(
+                send,
+                421,
+                f"This server is {self.ui_url}, and was asked as {names}. Other names that it answers "
+                "to stand in PAIRLINE_ALLOWED_HOSTS when `pairline up` starts it.\n",
+            )
         elif path.startswith(DESCRIPTIONS) and not self._knows_the_password(scope):
             await _answer(send, 401, "Unauthorized\n")
         elif _host_name(_header(scope, b"host")[0]) in OWN_NAMES - {"127.0.0.1"} and _is_page(scope):
@@ -85,7 +95,9 @@ class AllowedRequests:
 
     def _is_own_host(self, scope: Scope) -> bool:
         asked = _header(scope, b"host")
-        return len(asked) == 1 and (_host_name(asked[0]) in OWN_NAMES | self.hosts or asked[0].lower() in self.hosts)
+        return len(asked) == 1 and (
+            _host_name(asked[0]) in OWN_NAMES | self.hosts or asked[0].lower() in self.hosts
+        )
 
     def _is_own_page(self, scope: Scope) -> bool:
         """Programs name no origin; browsers always do."""
@@ -93,7 +105,9 @@ class AllowedRequests:
 
     def _knows_the_password(self, scope: Scope) -> bool:
         right = b"Basic " + base64.b64encode(self.credential.encode())
-        return any(hmac.compare_digest(said.encode("latin-1"), right) for said in _header(scope, b"authorization"))
+        return any(
+            hmac.compare_digest(said.encode("latin-1"), right) for said in _header(scope, b"authorization")
+        )
 
 
 def _header(scope: Scope, name: bytes) -> list[str]:
@@ -108,8 +122,11 @@ def _host_name(host: str) -> str:
 
 def _is_page(scope: Scope) -> bool:
     """What a browser shows in a tab, as against what its pages and programs ask for."""
-    return scope["method"] == "GET" and not scope["path"].startswith("/api") and any(
-        "text/html" in accepted for accepted in _header(scope, b"accept"))
+    return (
+        scope["method"] == "GET"
+        and not scope["path"].startswith("/api")
+        and any("text/html" in accepted for accepted in _header(scope, b"accept"))
+    )
 
 
 def _unframed(send: Send) -> Send:
@@ -123,9 +140,20 @@ def _unframed(send: Send) -> Send:
     return send_unframed
 
 
-async def _answer(send: Send, status: int, body: str | bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+async def _answer(
+    send: Send, status: int, body: str | bytes, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
     content = body.encode() if isinstance(body, str) else body
     kind = headers if headers is not None else [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": status, "headers": [
-        *kind, (b"content-length", str(len(content)).encode()), (b"x-content-type-options", b"nosniff")]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                *kind,
+                (b"content-length", str(len(content)).encode()),
+                (b"x-content-type-options", b"nosniff"),
+            ],
+        }
+    )
     await send({"type": "http.response.body", "body": content})

@@ -42,9 +42,18 @@ class Background:
         if self.pid() is not None:
             return False
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab") as log:
-            child = subprocess.Popen(argv, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log,
-                                     stderr=subprocess.STDOUT, start_new_session=True)
+        with os.fdopen(
+            os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab"
+        ) as log:
+            child = subprocess.Popen(
+                argv,
+                env=environment,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         write_bytes(self.pid_file, f"{child.pid} {start_time(child.pid)}\n".encode())
         return True
 
@@ -70,8 +79,10 @@ class Background:
     def check_alive(self) -> None:
         """Raise ``PairlineError`` with the end of its log if it has ended."""
         if self.pid() is None:
-            raise PairlineError(f"The {self.name} ended by itself. Its log is {self.log}; its last lines:\n"
-                                f"{self.last_lines()}")
+            raise PairlineError(
+                f"The {self.name} ended by itself. Its log is {self.log}; its last lines:\n"
+                f"{self.last_lines()}"
+            )
 
 
 def start_time(pid: int) -> str:

@@ -45,15 +45,21 @@ def deployments_with_containers(file: dict[str, Any], folder: str, image: str) -
     try:
         ImageConfig(use=image)
     except ValidationError:
-        raise ConfigError(f"PAIRLINE_TRAINER_IMAGE is {image}, expected an id (sha256:...) or a digest "
-                          "(repository@sha256:...): a tag may be moved. `pairline image` prints it.") from None
-    return file | {"deployments": [_with_containers(deployment, folder, image) for deployment in file["deployments"]]}
+        raise ConfigError(
+            f"PAIRLINE_TRAINER_IMAGE is {image}, expected an id (sha256:...) or a digest "
+            "(repository@sha256:...): a tag may be moved. `pairline image` prints it."
+        ) from None
+    return file | {
+        "deployments": [_with_containers(deployment, folder, image) for deployment in file["deployments"]]
+    }
 
 
 def _with_containers(deployment: dict[str, Any], folder: str, image: str) -> dict[str, Any]:
     compute, use = {"launcher": "docker"}, {"use": image}
     parameters = dict(deployment.get("parameters", {}))
-    entrypoint = deployment["entrypoint"].replace(".py:", ".").replace("/", ".")  # a module's: the folder holds no code
+    entrypoint = (
+        deployment["entrypoint"].replace(".py:", ".").replace("/", ".")
+    )  # a module's: the folder holds no code
     if "config" in parameters:
         parameters["config"] = parameters["config"] | {"compute": compute, "image": use}
     if "overrides" in parameters:

@@ -40,8 +40,10 @@ def given_credential() -> str | None:
     """What the operator chose. Raises ``ConfigError`` if server and clients are told different things."""
     given = {os.environ[name] for name in (SERVER_VARIABLE, CLIENT_VARIABLE) if os.environ.get(name)}
     if len(given) > 1:
-        raise ConfigError(f"{SERVER_VARIABLE} and {CLIENT_VARIABLE} are set to different values, so nobody would get in. "
-                          "Set one of them, or neither: then `pairline up` makes a password.")
+        raise ConfigError(
+            f"{SERVER_VARIABLE} and {CLIENT_VARIABLE} are set to different values, so nobody would get in. "
+            "Set one of them, or neither: then `pairline up` makes a password."
+        )
     return given.pop() if given else None
 
 

@@ -12,7 +12,11 @@ WITHOUT_MIGRATIONS = {"PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false"}
 def is_of_this_prefect(prefect_home: Path) -> bool:
     """Whether the database is there and its tables are those of the installed Prefect."""
     marker = prefect_home / VERSION_FILE
-    return (prefect_home / DATABASE_FILE).is_file() and marker.is_file() and marker.read_text() == version("prefect")
+    return (
+        (prefect_home / DATABASE_FILE).is_file()
+        and marker.is_file()
+        and marker.read_text() == version("prefect")
+    )
 
 
 def remember_database(prefect_home: Path) -> None:

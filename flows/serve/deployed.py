@@ -32,10 +32,18 @@ def remember_deployed(folder: Path) -> None:
 def _seen() -> str:
     """A hash of both sides."""
     digest = hashlib.sha256(version("prefect").encode())
-    for file in (PROJECT / "prefect.yaml", *sorted(path for room in CODE for path in (PROJECT / room).rglob("*.py"))):
-        digest.update(f"{file.relative_to(PROJECT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    for file in (
+        PROJECT / "prefect.yaml",
+        *sorted(path for room in CODE for path in (PROJECT / room).rglob("*.py")),
+    ):
+        digest.update(
+            f"{file.relative_to(PROJECT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()
+        )
     with get_client(sync_client=True) as client:
-        deployments = [one.model_dump(mode="json", exclude=CHANGES_BY_ITSELF) for one in client.read_deployments(limit=200)]
+        deployments = [
+            one.model_dump(mode="json", exclude=CHANGES_BY_ITSELF)
+            for one in client.read_deployments(limit=200)
+        ]
         automations = client.request("POST", "/automations/filter", json={}).json()
     digest.update(json.dumps(sorted(deployments, key=lambda one: one["id"]), sort_keys=True).encode())
     digest.update(json.dumps(sorted((one["id"], one["updated"]) for one in automations)).encode())

@@ -89,7 +89,9 @@ def use_password(store_root: Path) -> None:
     configured: dict[str, str] = {}
     with contextlib.suppress(OSError, tomllib.TOMLDecodeError, AttributeError):
         profiles = tomllib.loads(_profiles().read_text())
-        configured = profiles.get("profiles", {}).get(os.environ.get("PREFECT_PROFILE") or profiles.get("active"), {})
+        configured = profiles.get("profiles", {}).get(
+            os.environ.get("PREFECT_PROFILE") or profiles.get("active"), {}
+        )
     url = os.environ.get("PREFECT_API_URL") or configured.get("PREFECT_API_URL")
     if url and CLIENT_VARIABLE not in configured:
         use_credential(url, serve_folder(store_root))
@@ -129,7 +131,10 @@ def prepare_prefect(store_root: Path) -> bool:
     settings = dict(QUIET_TERMINAL)
     temporary = not uses_configured_server()
     if temporary and (url := running_server(store_root)):
-        settings["PREFECT_API_URL"], temporary = url, False  # two servers on one database would lock each other out
+        settings["PREFECT_API_URL"], temporary = (
+            url,
+            False,
+        )  # two servers on one database would lock each other out
     if temporary:
         home = _home(store_root)
         try:
@@ -137,7 +142,11 @@ def prepare_prefect(store_root: Path) -> bool:
         except OSError as error:
             raise from_os_error(error, "making the store") from error
         password = given_credential() or new_credential()  # it listens on loopback, where anyone may ask
-        settings |= TEMPORARY_SERVER | {"PREFECT_HOME": str(home), SERVER_VARIABLE: password, CLIENT_VARIABLE: password}
+        settings |= TEMPORARY_SERVER | {
+            "PREFECT_HOME": str(home),
+            SERVER_VARIABLE: password,
+            CLIENT_VARIABLE: password,
+        }
         if database.is_of_this_prefect(home):
             settings |= database.WITHOUT_MIGRATIONS
     else:

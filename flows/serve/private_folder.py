@@ -13,8 +13,10 @@ def make_private(folder: Path) -> None:
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (owner := folder.stat().st_uid) != os.geteuid():
-        raise ConfigError(f"{folder} belongs to the user {owner} and you are {os.geteuid()}: what is kept there would be "
-                          "theirs. Choose a folder of your own with PAIRLINE_HOME, or change its owner: chown -R.")
+        raise ConfigError(
+            f"{folder} belongs to the user {owner} and you are {os.geteuid()}: what is kept there would be "
+            "theirs. Choose a folder of your own with PAIRLINE_HOME, or change its owner: chown -R."
+        )
     folder.chmod(0o700)
     for path in folder.iterdir():
         if not path.is_symlink():

@@ -17,12 +17,22 @@ def main(port: int) -> None:
 
     settings, own = get_current_settings().server, settings_from_environment()
     app = AllowedRequests(
-        create_app(final=True), own.model_copy(update={"port": port}).ui_url, frozenset(own.host_names),
-        frozenset(settings.api.cors_allowed_origins.split(",")), os.environ[SERVER_VARIABLE])
+        create_app(final=True),
+        own.model_copy(update={"port": port}).ui_url,
+        frozenset(own.host_names),
+        frozenset(settings.api.cors_allowed_origins.split(",")),
+        os.environ[SERVER_VARIABLE],
+    )
     os.umask(0o077)  # its database above all; the pages' files, unpacked above, are no secret
-    uvicorn.run(app, host=HOST, port=port, timeout_keep_alive=settings.api.keepalive_timeout,
-                ws_ping_interval=settings.api.websocket_ping_interval, ws_ping_timeout=settings.api.websocket_ping_timeout,
-                log_level=settings.logging_level.lower())
+    uvicorn.run(
+        app,
+        host=HOST,
+        port=port,
+        timeout_keep_alive=settings.api.keepalive_timeout,
+        ws_ping_interval=settings.api.websocket_ping_interval,
+        ws_ping_timeout=settings.api.websocket_ping_timeout,
+        log_level=settings.logging_level.lower(),
+    )
 
 
 if __name__ == "__main__":

@@ -22,10 +22,16 @@ ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 def make_pool(client: SyncPrefectClient, settings: ServeSettings) -> None:
     """The work pool, with its limit. It counts waiting runs, too, so it is larger than the number of training slots."""
     try:
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=settings.max_runs))
+        client.create_work_pool(
+            WorkPoolCreate(name=POOL, type="process", concurrency_limit=settings.max_runs)
+        )
     except ObjectAlreadyExists:
-        client.request("PATCH", "/work_pools/{name}", path_params={"name": POOL},
-                       json={"concurrency_limit": settings.max_runs})
+        client.request(
+            "PATCH",
+            "/work_pools/{name}",
+            path_params={"name": POOL},
+            json={"concurrency_limit": settings.max_runs},
+        )
 
 
 def make_training_queue(client: SyncPrefectClient, slots: int) -> None:
@@ -36,8 +42,12 @@ def make_training_queue(client: SyncPrefectClient, slots: int) -> None:
     """
     queues = {queue.name for queue in client.read_work_queues(work_pool_name=POOL)}
     if TRAINING_QUEUE in queues:
-        client.request("PATCH", "/work_pools/{work_pool_name}/queues/{name}",
-                       path_params={"work_pool_name": POOL, "name": TRAINING_QUEUE}, json={"concurrency_limit": slots})
+        client.request(
+            "PATCH",
+            "/work_pools/{work_pool_name}/queues/{name}",
+            path_params={"work_pool_name": POOL, "name": TRAINING_QUEUE},
+            json={"concurrency_limit": slots},
+        )
     else:
         client.create_work_queue(TRAINING_QUEUE, concurrency_limit=slots, work_pool_name=POOL)
 
@@ -51,15 +61,27 @@ def dead_runs(seconds: float = SECONDS_WITHOUT_HEARTBEAT) -> AutomationCore:
     """
     trigger = EventTrigger(
         after={"prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in ENDED),
-                "prefect.flow-run.Suspended", "prefect.flow-run.AwaitingRetry"},
+        expect={
+            "prefect.flow-run.heartbeat",
+            *(f"prefect.flow-run.{state}" for state in ENDED),
+            "prefect.flow-run.Suspended",
+            "prefect.flow-run.AwaitingRetry",
+        },
         match={"prefect.resource.id": "prefect.flow-run.*"},
         match_related={"prefect.resource.role": "flow", "prefect.resource.name": list(LONG_FLOWS)},
-        for_each={"prefect.resource.id"}, posture=Posture.Proactive, threshold=1,
-        within=timedelta(seconds=seconds))
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=seconds),
+    )
     why = f"No heartbeat for {seconds} s: its process was killed, or its machine is gone."
-    return AutomationCore(name=DEAD_RUNS, enabled=True, trigger=trigger, description=why,
-                          actions=[ChangeFlowRunState(state=StateType.CRASHED, message=why)])
+    return AutomationCore(
+        name=DEAD_RUNS,
+        enabled=True,
+        trigger=trigger,
+        description=why,
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=why)],
+    )
 
 
 def make_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
@@ -90,15 +112,22 @@ def prepare_limits_and_automations(settings: ServeSettings) -> str:
     """What needs the deployments. -> what the server now holds, in words"""
     accelerator = accelerator_name(this_machine())
     with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(accelerator, settings.training_slots)  # of a sweep's members
+        client.upsert_global_concurrency_limit_by_name(
+            accelerator, settings.training_slots
+        )  # of a sweep's members
         make_automation(client, dead_runs())
         names = sorted(f"{name}" for name in deployment_names(client))
         automations = len(client.read_automations())
-    return (f"{len(names)} deployments ({', '.join(names)}), {automations} automations, {settings.training_slots} training "
-            "at once")
+    return (
+        f"{len(names)} deployments ({', '.join(names)}), {automations} automations, {settings.training_slots} training "
+        "at once"
+    )
 
 
 def deployment_names(client: SyncPrefectClient) -> list[str]:
     """flow/deployment of all that the server holds."""
     flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
-    return [f"{flows.get(deployment.flow_id, '?')}/{deployment.name}" for deployment in client.read_deployments(limit=200)]
+    return [
+        f"{flows.get(deployment.flow_id, '?')}/{deployment.name}"
+        for deployment in client.read_deployments(limit=200)
+    ]

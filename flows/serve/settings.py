@@ -12,9 +12,14 @@ from flows.serve.credential import given_credential, kept_credential
 from flows.serve.database import WITHOUT_MIGRATIONS, is_of_this_prefect
 from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
 
-VARIABLES = {"home": "PAIRLINE_HOME", "port": "PAIRLINE_PORT", "database_url": "PAIRLINE_DATABASE_URL",
-             "max_runs": "PAIRLINE_MAX_RUNS", "training_slots": "PAIRLINE_TRAINING_SLOTS",
-             "allowed_hosts": "PAIRLINE_ALLOWED_HOSTS"}
+VARIABLES = {
+    "home": "PAIRLINE_HOME",
+    "port": "PAIRLINE_PORT",
+    "database_url": "PAIRLINE_DATABASE_URL",
+    "max_runs": "PAIRLINE_MAX_RUNS",
+    "training_slots": "PAIRLINE_TRAINING_SLOTS",
+    "allowed_hosts": "PAIRLINE_ALLOWED_HOSTS",
+}
 HEARTBEAT_SECONDS = 30  # Prefect's own lower bound
 # Of every run that talks to a server which outlives it, started from a form or from the command line.
 RUN_SETTINGS = {
@@ -23,16 +28,20 @@ RUN_SETTINGS = {
     # Waits of 2, 4, 8 ... s: a server may be away for eight minutes before a run gives it up.
     "PREFECT_CLIENT_MAX_RETRIES": "8",
     # What a server answers whose database does not; 429, 502 and 503 are waited for anyway.
-    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500"}
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
+}
 # Of the server: how long its database may take, as its disk may be kept busy by others (Prefect's own: 10, 5 and 30 s).
 DATABASE_PATIENCE = {
-    "PREFECT_SERVER_DATABASE_TIMEOUT": "300", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "300",
-    "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_TIMEOUT": "300"}
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "300",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "300",
+    "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_TIMEOUT": "300",
+}
 # What the server gets of the environment: the system's, the interpreter's and Prefect's own, and what its database's driver
 # and its webhooks need. Tokens of the Hub, of trackers and of clouds are for runs.
 SERVER_NEEDS = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHON\w+|DO_NOT_TRACK|PG\w+"
-    r"|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|(HTTP|HTTPS|NO)_PROXY|(http|https|no)_proxy|PREFECT_(?!API_KEY)\w+")
+    r"|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|(HTTP|HTTPS|NO)_PROXY|(http|https|no)_proxy|PREFECT_(?!API_KEY)\w+"
+)
 HOST = "127.0.0.1"
 POOL = "pairline"
 PROJECT = Path(__file__).resolve().parents[2]  # where prefect.yaml and the recipes are
@@ -45,11 +54,16 @@ class ServeSettings(BaseModel):
 
     home: Path = Field(Path(".pairline"), description="Folder of server and worker.")
     port: int = Field(4200, ge=1, le=65535, description="Port of server and UI, on loopback.")
-    database_url: str | None = Field(None, description="postgresql+asyncpg://user:password@host/name; empty: SQLite.")
+    database_url: str | None = Field(
+        None, description="postgresql+asyncpg://user:password@host/name; empty: SQLite."
+    )
     max_runs: int = Field(8, ge=1, description="Runs that the worker holds at once, waiting ones included.")
     training_slots: int = Field(1, ge=1, description="Runs that may train at once on this machine.")
-    allowed_hosts: str = Field("", description="Names with commas between, by which the server may be asked for beside "
-                                               "127.0.0.1 and localhost.")
+    allowed_hosts: str = Field(
+        "",
+        description="Names with commas between, by which the server may be asked for beside "
+        "127.0.0.1 and localhost.",
+    )
 
     @property
     def folder(self) -> Path:
@@ -81,8 +95,21 @@ class ServeSettings(BaseModel):
 
     def worker_argv(self, name: str) -> list[str]:
         """The command line of the worker that is called ``name`` on its server."""
-        return [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name,
-                "--limit", str(self.max_runs)]
+        return [
+            sys.executable,
+            "-m",
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            POOL,
+            "--type",
+            "process",
+            "--name",
+            name,
+            "--limit",
+            str(self.max_runs),
+        ]
 
     def server_environment(self) -> dict[str, str]:
         """The environment of the server, which alone may know the database's password, and no other secret than the two."""
@@ -93,7 +120,14 @@ class ServeSettings(BaseModel):
         own = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.ui_url}  # Prefect's own is any page
         needed = {name: value for name, value in self.environment().items() if SERVER_NEEDS.fullmatch(name)}
         fixed = {SERVER_VARIABLE: self.credential, VARIABLES["allowed_hosts"]: self.allowed_hosts}
-        return own | needed | DATABASE_PATIENCE | known | given | {name: value for name, value in fixed.items() if value}
+        return (
+            own
+            | needed
+            | DATABASE_PATIENCE
+            | known
+            | given
+            | {name: value for name, value in fixed.items() if value}
+        )
 
     def environment(self) -> dict[str, str]:
         """The environment of worker, deployment and so of every run.
@@ -102,15 +136,21 @@ class ServeSettings(BaseModel):
         """
         credential = self.credential
         fixed = {
-            "PREFECT_HOME": str(self.prefect_home), "PREFECT_API_URL": self.api_url,
+            "PREFECT_HOME": str(self.prefect_home),
+            "PREFECT_API_URL": self.api_url,
             "PREFECT_UI_API_URL": self.api_url,  # without it the pages ask port 4200 whatever the server's own is
-            "PREFECT_UI_URL": self.ui_url, "PREFECT_PROFILES_PATH": str(self.prefect_home / "profiles.toml"),
+            "PREFECT_UI_URL": self.ui_url,
+            "PREFECT_PROFILES_PATH": str(self.prefect_home / "profiles.toml"),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH", "")))),
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
-            **({CLIENT_VARIABLE: credential} if credential else {})}
+            **({CLIENT_VARIABLE: credential} if credential else {}),
+        }
         defaults = {
-            **RUN_SETTINGS, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
-            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false", "PREFECT_CLI_COLORS": "false",
+            **RUN_SETTINGS,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "PREFECT_CLI_COLORS": "false",
             # A run that is cancelled while its worker is away is Cancelled after this, not after 5 minutes.
             "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "90",
             # Who holds a slot is known after a restart of the server, too.
@@ -118,15 +158,21 @@ class ServeSettings(BaseModel):
             "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "flows.serve.event_order",
             "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # of runs that have not begun yet
             "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
-            "PREFECT_WORKER_QUERY_SECONDS": "5"}
-        given = {name: value for name, value in os.environ.items()
-                 if not names_the_database(name) and name != SERVER_VARIABLE}
+            "PREFECT_WORKER_QUERY_SECONDS": "5",
+        }
+        given = {
+            name: value
+            for name, value in os.environ.items()
+            if not names_the_database(name) and name != SERVER_VARIABLE
+        }
         return {**defaults, **given, **fixed}
 
 
 def names_the_database(variable: str) -> bool:
     """Whether an environment variable may hold the database's address with its password, or the password."""
-    return variable.startswith((VARIABLES["database_url"], "PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_"))
+    return variable.startswith(
+        (VARIABLES["database_url"], "PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_")
+    )
 
 
 def settings_from_environment() -> ServeSettings:
@@ -136,5 +182,7 @@ def settings_from_environment() -> ServeSettings:
         settings = ServeSettings.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{VARIABLES[str(first['loc'][0])]} is {first['input']!r}: {first['msg']}.") from None
+        raise ConfigError(
+            f"{VARIABLES[str(first['loc'][0])]} is {first['input']!r}: {first['msg']}."
+        ) from None
     return settings.model_copy(update={"home": settings.home.expanduser().resolve()})

@@ -56,14 +56,27 @@ def overlooked_crashes(client: SyncPrefectClient) -> list[FlowRun]:
     automation = client.find_automation(RESUME_AUTOMATION)
     if automation is None or not automation.enabled:
         return []
-    crashed = [run for run in runs_in(client, StateType.CRASHED) if run.deployment_id is not None
-               and _state(run).timestamp > datetime.now(UTC) - CRASHES_SINCE]
+    crashed = [
+        run
+        for run in runs_in(client, StateType.CRASHED)
+        if run.deployment_id is not None and _state(run).timestamp > datetime.now(UTC) - CRASHES_SINCE
+    ]
     if not crashed:
         return []
-    ours = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[client.read_deployment_by_name(RESUME).id]))
+    ours = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=[client.read_deployment_by_name(RESUME).id])
+    )
     looks = client.read_flow_runs(flow_run_filter=ours, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
-    return [run for run in crashed if not any(str(run.id) in str(look.parameters.get("flow_run_id")) and look.created
-                                              and look.created > _state(run).timestamp for look in looks)]
+    return [
+        run
+        for run in crashed
+        if not any(
+            str(run.id) in str(look.parameters.get("flow_run_id"))
+            and look.created
+            and look.created > _state(run).timestamp
+            for look in looks
+        )
+    ]
 
 
 def runs_in(client: SyncPrefectClient, *types: StateType) -> list[FlowRun]:
@@ -81,15 +94,23 @@ def _state(run: FlowRun) -> State:
 
 def other_workers(client: SyncPrefectClient, own_worker: str) -> list[str]:
     """Names of the pool's other workers that are online."""
-    workers = client.request("POST", "/work_pools/{work_pool_name}/workers/filter", path_params={"work_pool_name": POOL},
-                             json={}).json()
-    return [worker["name"] for worker in workers if worker["status"] == "ONLINE" and worker["name"] != own_worker]
+    workers = client.request(
+        "POST", "/work_pools/{work_pool_name}/workers/filter", path_params={"work_pool_name": POOL}, json={}
+    ).json()
+    return [
+        worker["name"] for worker in workers if worker["status"] == "ONLINE" and worker["name"] != own_worker
+    ]
 
 
 def stranded_runs(client: SyncPrefectClient) -> list[FlowRun]:
     """Runs of the pool that say they are at work and have no process here, and those that were asked to stop."""
-    return [run for run in runs_in(client, *LOOKED_AT) if had_process(_state(run)) and not processes_of_run(run.id)
-            and (_state(run).type != StateType.CRASHED or STOPPED in (_state(run).message or ""))]
+    return [
+        run
+        for run in runs_in(client, *LOOKED_AT)
+        if had_process(_state(run))
+        and not processes_of_run(run.id)
+        and (_state(run).type != StateType.CRASHED or STOPPED in (_state(run).message or ""))
+    ]
 
 
 def end_of(state: StateType) -> State | None:

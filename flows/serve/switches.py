@@ -9,7 +9,9 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
-Switches = dict[tuple[UUID, str | None], bool]  # (deployment, its schedule's slug; None: the whole of it) -> is it on
+Switches = dict[
+    tuple[UUID, str | None], bool
+]  # (deployment, its schedule's slug; None: the whole of it) -> is it on
 
 
 @contextmanager
@@ -27,8 +29,12 @@ def switches_kept() -> Iterator[None]:
 def switches(client: SyncPrefectClient) -> Switches:
     """Every switch of the server's deployments."""
     deployments = client.read_deployments(limit=200)
-    schedules = {(deployment.id, schedule.slug): schedule.active for deployment in deployments
-                 for schedule in deployment.schedules if schedule.slug}
+    schedules = {
+        (deployment.id, schedule.slug): schedule.active
+        for deployment in deployments
+        for schedule in deployment.schedules
+        if schedule.slug
+    }
     return schedules | {(deployment.id, None): not deployment.paused for deployment in deployments}
 
 
@@ -36,5 +42,7 @@ def _switch(client: SyncPrefectClient, deployment: UUID, slug: str | None, on: b
     if slug is None:
         client.set_deployment_paused_state(deployment, not on)
         return
-    (schedule,) = (schedule for schedule in client.read_deployment(deployment).schedules if schedule.slug == slug)
+    (schedule,) = (
+        schedule for schedule in client.read_deployment(deployment).schedules if schedule.slug == slug
+    )
     client.update_deployment_schedule(deployment, schedule.id, active=on)

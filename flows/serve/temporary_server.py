@@ -46,10 +46,15 @@ class TemporaryServer:
             if self._answers():
                 return
             time.sleep(POLL_SECONDS)
-        how = "takes too long to start" if self.child.poll() is None else f"ended with exit code {self.child.returncode}"
+        how = (
+            "takes too long to start"
+            if self.child.poll() is None
+            else f"ended with exit code {self.child.returncode}"
+        )
         lines = self.log.read_text(errors="replace").splitlines()[-15:]
-        raise PairlineError(f"The run's own Prefect server {how}. Its log is {self.log}; its last lines:\n"
-                            + "\n".join(lines))
+        raise PairlineError(
+            f"The run's own Prefect server {how}. Its log is {self.log}; its last lines:\n" + "\n".join(lines)
+        )
 
     def _answers(self) -> bool:
         asking = http.client.HTTPConnection(HOST, self.port, timeout=START_SECONDS)
@@ -74,16 +79,27 @@ class TemporaryServer:
 def start_temporary_server(home: Path) -> TemporaryServer:
     """Start it on a free port, with Prefect's settings as they are in the environment, to be stopped at exit: after what
     Prefect, which is imported later, has to send then. ``home``: Prefect's folder, where its log goes."""
-    environment = {name: value for name, value in os.environ.items() if SERVER_NEEDS.fullmatch(name)
-                   or names_the_database(name)}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if SERVER_NEEDS.fullmatch(name) or names_the_database(name)
+    }
     paths = (str(PROJECT), os.environ.get("PYTHONPATH", ""))
     log = home / LOG_FILE
-    with socket.create_server((HOST, 0), backlog=QUEUE) as listener, open(log, "wb", opener=_private) as output:
+    with (
+        socket.create_server((HOST, 0), backlog=QUEUE) as listener,
+        open(log, "wb", opener=_private) as output,
+    ):
         port = listener.getsockname()[1]
         child = subprocess.Popen(
             [sys.executable, "-m", "flows.serve.temporary_server", str(listener.fileno()), str(os.getpid())],
-            env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}, pass_fds=(listener.fileno(),),
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+            env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            pass_fds=(listener.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     server = TemporaryServer(child, port, log)
     atexit.register(server.stop)
     return server
@@ -106,8 +122,9 @@ def serve(descriptor: int, parent: int) -> None:
     os.umask(0o077)  # its database above all
     with socket.socket(fileno=descriptor) as listener:
         url = f"http://{HOST}:{listener.getsockname()[1]}"
-        app = AllowedRequests(create_app(ephemeral=True, final=True), url, frozenset(), frozenset(),
-                              os.environ[SERVER_VARIABLE])
+        app = AllowedRequests(
+            create_app(ephemeral=True, final=True), url, frozenset(), frozenset(), os.environ[SERVER_VARIABLE]
+        )
         uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on")).run(sockets=[listener])
 
 

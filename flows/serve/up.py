@@ -16,7 +16,13 @@ from pathlib import Path
 
 from dpo_core.contract.errors import ConfigError, PairlineError
 from flows.serve.background import Background, send
-from flows.serve.credential import API_URL_FILE, is_made_here, login_link, prepare_credential, without_credential
+from flows.serve.credential import (
+    API_URL_FILE,
+    is_made_here,
+    login_link,
+    prepare_credential,
+    without_credential,
+)
 from flows.serve.database import remember_database
 from flows.serve.private_folder import make_private
 from flows.serve.run_processes import processes_of_server
@@ -48,7 +54,9 @@ def bring_up(settings: ServeSettings, say: Say = terminal.say) -> None:
     environment = settings.environment()
     server = server_of(settings)
     if without_credential(credential, settings.api_url, server.pid(), worker_of(settings).pid()):
-        say("password what runs was started without it, and is started again; runs at work go on from their last checkpoint")
+        say(
+            "password what runs was started without it, and is started again; runs at work go on from their last checkpoint"
+        )
         bring_down(settings, say)
     if server.pid() is None:
         check_port(settings.port)
@@ -58,7 +66,9 @@ def bring_up(settings: ServeSettings, say: Say = terminal.say) -> None:
     remember_database(settings.prefect_home)
     (settings.folder / API_URL_FILE).write_text(settings.api_url)
     say(f"server   {'started' if started else 'runs'}  {settings.ui_url}  ({server.log})")
-    os.environ.update(environment)  # the client reads its settings when Prefect is imported, which happens here
+    os.environ.update(
+        environment
+    )  # the client reads its settings when Prefect is imported, which happens here
     from flows.serve.deployed import is_deployed, remember_deployed
     from flows.serve.server_objects import prepare_limits_and_automations, prepare_pool
     from flows.serve.stranded import resume_overlooked_crashes, settle_stranded_runs
@@ -82,11 +92,16 @@ def say_what_now(settings: ServeSettings, credential: str, say: Say) -> None:
     """Where to go on, with a link that logs in; a password that the operator chose is not shown."""
     made = is_made_here(credential)
     link = login_link(settings.ui_url, credential) if made else f"{settings.ui_url}/deployments"
-    login = ("The link logs a browser in, for later visits, too. Whoever has it can run programs as you: keep it safe."
-             if made else "It asks for the password that you have set.")
-    say(f"\nOpen {link} : choose dpo-stage/manual, Run, Custom run, and change what you like.\n{login}\n"
+    login = (
+        "The link logs a browser in, for later visits, too. Whoever has it can run programs as you: keep it safe."
+        if made
+        else "It asks for the password that you have set."
+    )
+    say(
+        f"\nOpen {link} : choose dpo-stage/manual, Run, Custom run, and change what you like.\n{login}\n"
         f"Tell of an SFT checkpoint: PREFECT_API_URL={settings.api_url} pairline emit-sft DIRECTORY\n"
-        "The whole chain on a tiny model: make demo-chain.  Stop everything: make down.")
+        "The whole chain on a tiny model: make demo-chain.  Stop everything: make down."
+    )
 
 
 def bring_down(settings: ServeSettings, say: Say = terminal.say) -> None:
@@ -136,8 +151,10 @@ def check_port(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise ConfigError(f"Port {port} on {HOST} is taken by another program ({error.strerror}). Stop it, or choose "
-                              "another port: PAIRLINE_PORT=4201 make up.") from error
+            raise ConfigError(
+                f"Port {port} on {HOST} is taken by another program ({error.strerror}). Stop it, or choose "
+                "another port: PAIRLINE_PORT=4201 make up."
+            ) from error
 
 
 def wait_until_healthy(settings: ServeSettings, server: Background) -> None:
@@ -151,8 +168,10 @@ def wait_until_healthy(settings: ServeSettings, server: Background) -> None:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(POLL_SECONDS)
-    raise PairlineError(f"The server did not answer on {settings.api_url} within {SECONDS_FOR_A_START} s. Its log is "
-                        f"{server.log}; its last lines:\n{server.last_lines()}")
+    raise PairlineError(
+        f"The server did not answer on {settings.api_url} within {SECONDS_FOR_A_START} s. Its log is "
+        f"{server.log}; its last lines:\n{server.last_lines()}"
+    )
 
 
 def deploy(environment: dict[str, str], file: Path = PROJECT / "prefect.yaml") -> None:
@@ -164,7 +183,17 @@ def deploy(environment: dict[str, str], file: Path = PROJECT / "prefect.yaml") -
 
     argv = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     with switches_kept():
-        done = subprocess.run(argv, cwd=PROJECT, env={**environment, "PWD": str(PROJECT)}, text=True, capture_output=True,
-                              check=False, stdin=subprocess.DEVNULL, timeout=SECONDS_FOR_A_START)
+        done = subprocess.run(
+            argv,
+            cwd=PROJECT,
+            env={**environment, "PWD": str(PROJECT)},
+            text=True,
+            capture_output=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=SECONDS_FOR_A_START,
+        )
     if done.returncode != 0:
-        raise PairlineError(f"The deployments of {file} were refused:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        raise PairlineError(
+            f"The deployments of {file} were refused:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        )

@@ -1,7 +1,7 @@
 """YAML within limits: a recipe may be anybody's, and few lines of YAML can stand for more than a machine holds.
 
-    a: &a [x, x, x, x, x, x, x, x, x, x]
-    b: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]     and so on: ten times as much a line, once it is checked or shown
+a: &a [x, x, x, x, x, x, x, x, x, x]
+b: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]     and so on: ten times as much a line, once it is checked or shown
 """
 
 from typing import Any, cast
@@ -44,14 +44,21 @@ class _BoundedLoader(yaml.SafeLoader):
         self.num_values += values
         self.deepest = max(self.deepest, self.depth + levels)
         if self.num_values > MAX_VALUES:
-            raise _refusal(f"more than {MAX_VALUES:,} values, counting each *reference as what it stands for", mark)
+            raise _refusal(
+                f"more than {MAX_VALUES:,} values, counting each *reference as what it stands for", mark
+            )
         if self.deepest >= MAX_DEPTH:
             raise _refusal(f"nested more than {MAX_DEPTH} levels deep", mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:  # 2026-13-41, !!bool maybe, 5000 digits
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+        ) as error:  # 2026-13-41, !!bool maybe, 5000 digits
             raise _refusal(f"{type(error).__name__}: {error}", node.start_mark) from error
 
 

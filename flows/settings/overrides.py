@@ -42,10 +42,14 @@ def load_yaml(path: Path) -> Values:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"The recipe {path} is not valid YAML: {where}{getattr(error, 'problem', error)}.") from error
+        raise ConfigError(
+            f"The recipe {path} is not valid YAML: {where}{getattr(error, 'problem', error)}."
+        ) from error
     if not isinstance(values, dict):
-        raise ConfigError(f"The recipe {path} holds {type(values).__name__}, expected sections such as `checkpoint:` and "
-                          "`data:`.")
+        raise ConfigError(
+            f"The recipe {path} holds {type(values).__name__}, expected sections such as `checkpoint:` and "
+            "`data:`."
+        )
     return values
 
 
@@ -58,8 +62,9 @@ def apply_overrides(values: Values, overrides: list[str]) -> Values:
         try:
             value = load_within_limits(text) if text else None
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override}: the value is not valid YAML "
-                              f"({getattr(error, 'problem', error)}).") from error
+            raise ConfigError(
+                f"--set {override}: the value is not valid YAML ({getattr(error, 'problem', error)})."
+            ) from error
         values = _with(values, dotted.strip().split("."), value, override)
     return values
 
@@ -69,8 +74,10 @@ def _with(values: Any, path: list[str], value: Any, override: str) -> Any:
     name, rest = path[0], path[1:]
     if isinstance(values, list):
         if not name.isdigit() or int(name) >= len(values):
-            raise ConfigError(f"--set {override}: {name!r} is no place in a list of {len(values)}; expected 0 to "
-                              f"{len(values) - 1}.")
+            raise ConfigError(
+                f"--set {override}: {name!r} is no place in a list of {len(values)}; expected 0 to "
+                f"{len(values) - 1}."
+            )
         old = values[int(name)]
         new = _with(old, rest, value, override) if rest else value
         return [*values[: int(name)], new, *values[int(name) + 1 :]]
@@ -93,8 +100,11 @@ def validated(values: Values, origin: str, kind: type[BaseModel] = StageConfig) 
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = [explain(problem, kind) for problem in error.errors(include_url=False)
-                    if problem["type"] != "default_factory_not_called"]  # follows from another problem of its section
+        problems = [
+            explain(problem, kind)
+            for problem in error.errors(include_url=False)
+            if problem["type"] != "default_factory_not_called"
+        ]  # follows from another problem of its section
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{origin} has {count}: " + "; ".join(problems)) from None
 
@@ -123,13 +133,16 @@ def _short(got: Any) -> str:
 
 
 def _suggestion(location: tuple[str | int, ...], kind: type[BaseModel]) -> str:
-    """" (did you mean ...?)" for a misspelt name, or the list of names that exist there."""
+    """ " (did you mean ...?)" for a misspelt name, or the list of names that exist there."""
     names = field_names(location[:-1], kind)
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     if close:
         return f" (did you mean {close[0]}?)"
-    elsewhere = [f"{section}.{location[-1]}" for section in field_names((), kind)
-                 if location[-1] in field_names((section,), kind)]
+    elsewhere = [
+        f"{section}.{location[-1]}"
+        for section in field_names((), kind)
+        if location[-1] in field_names((section,), kind)
+    ]
     if elsewhere:
         return f" (did you mean {elsewhere[0]}?)"
     return f"; known are {', '.join(names)}" if names else ""

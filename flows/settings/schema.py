@@ -20,7 +20,8 @@ INTRODUCTION = (
     "Every setting of a recipe, which is also the form of `dpo-stage/manual` and what `--set section.setting=value` takes.",
     "Made by `make reference` from the settings themselves. `pairline init` writes a first recipe. An editor completes and",
     "checks a recipe whose first line names the schema, as those in `recipes/` do:",
-    "`# yaml-language-server: $schema=../flows/settings/recipe.schema.json`.")
+    "`# yaml-language-server: $schema=../flows/settings/recipe.schema.json`.",
+)
 
 Schema = dict[str, Any]
 
@@ -51,12 +52,12 @@ def _with_numbers(schema: Any) -> Any:
 
 # ----------------------------------------------------------------------------------------------------------- the page
 
+
 def settings_page() -> str:
     """Every setting with its type, bounds, default and meaning, as Markdown."""
     whole = StageConfig.model_json_schema()
     sweep = SweepConfig.model_json_schema()
-    lines = ["# Settings", "", *INTRODUCTION, "",
-             *_section("", whole, whole, sections=False)]
+    lines = ["# Settings", "", *INTRODUCTION, "", *_section("", whole, whole, sections=False)]
     for name, field in whole["properties"].items():
         if section := _section_of(field, whole):
             lines += _section(name, section, whole)
@@ -67,8 +68,11 @@ def settings_page() -> str:
 def _section(name: str, section: Schema, whole: Schema, note: str = "", sections: bool = True) -> list[str]:
     """A section's table. ``sections``: settings that are sections themselves get a row, too."""
     required = section.get("required", [])
-    rows = [f"| `{setting}` | {_kind(field, whole)} | {_default(field, setting in required)} | {_meaning(field)} |"
-            for setting, field in section["properties"].items() if sections or _section_of(field, whole) is None]
+    rows = [
+        f"| `{setting}` | {_kind(field, whole)} | {_default(field, setting in required)} | {_meaning(field)} |"
+        for setting, field in section["properties"].items()
+        if sections or _section_of(field, whole) is None
+    ]
     head = [f"## {name}{note}", "", _cell(section["description"]), ""] if name else []
     lines = [*head, "| setting | is | default | |", "|---|---|---|---|", *rows, ""]
     for setting, field in section["properties"].items() if sections else ():
@@ -98,10 +102,17 @@ def _kind(field: Schema, whole: Schema) -> str:
         return "names with values"
     if field.get("pattern") == AMOUNT_PATTERN:
         return "proportion (`0.5`) or count (`40`)"
-    bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    bounds = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
     kind = {"string": "text", "boolean": "true or false"}.get(field["type"]) or str(field["type"])
     kind = "path" if field.get("format") == "path" else kind
-    return ", ".join([kind, *(f"{word} {field[bound]:g}" for bound, word in bounds.items() if bound in field)])
+    return ", ".join(
+        [kind, *(f"{word} {field[bound]:g}" for bound, word in bounds.items() if bound in field)]
+    )
 
 
 def _default(field: Schema, is_required: bool) -> str:

@@ -27,8 +27,12 @@ from tasks.launch.launchers import LAUNCHERS, LauncherSections
 class WhatIsTrained(Section):
     """The sections of a recipe that a form shows above those of the launchers."""
 
-    name: str = Field("dpo", pattern=r"^[a-z0-9][a-z0-9-]*$", description="Name of the run family: lower case, digits, "
-                      "dashes. It names artifacts and the uploaded model.")
+    name: str = Field(
+        "dpo",
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        description="Name of the run family: lower case, digits, "
+        "dashes. It names artifacts and the uploaded model.",
+    )
     checkpoint: CheckpointConfig
     data: DataConfig
     reference: ReferenceConfig = ReferenceConfig()
@@ -41,7 +45,9 @@ class WhatIsTrained(Section):
     compute: ComputeConfig = ComputeConfig()
 
 
-class StageConfig(LauncherSections, WhatIsTrained):  # of bases, pydantic lists the fields of the last one first
+class StageConfig(
+    LauncherSections, WhatIsTrained
+):  # of bases, pydantic lists the fields of the last one first
     """One run of the stage: SFT checkpoint and preference data in, aligned checkpoint and hand-off out."""
 
     image: ImageConfig = ImageConfig()
@@ -58,10 +64,13 @@ class StageConfig(LauncherSections, WhatIsTrained):  # of bases, pydantic lists 
 
     @model_validator(mode="after")
     def _pure_bf16_trains_all_weights(self) -> "StageConfig":
-        if self.train.precision == "bf16_pure" and (self.compute.sharding != "none" or self.adapter.kind != "none"
-                                                    or self.optim.optimizer != "adamw"):
-            raise ValueError("train.precision bf16_pure keeps fp32 masters of all weights on every process: it goes with "
-                             "compute.sharding none, adapter.kind none and optim.optimizer adamw. Use train.precision bf16")
+        if self.train.precision == "bf16_pure" and (
+            self.compute.sharding != "none" or self.adapter.kind != "none" or self.optim.optimizer != "adamw"
+        ):
+            raise ValueError(
+                "train.precision bf16_pure keeps fp32 masters of all weights on every process: it goes with "
+                "compute.sharding none, adapter.kind none and optim.optimizer adamw. Use train.precision bf16"
+            )
         return self
 
     @model_validator(mode="after")
@@ -72,9 +81,15 @@ class StageConfig(LauncherSections, WhatIsTrained):  # of bases, pydantic lists 
 
     @model_validator(mode="after")
     def _trackers_are_in_the_image(self) -> "StageConfig":
-        if self.tracking.trackers and self.image.use is None and LAUNCHERS[self.compute.launcher]().runs_in_image:
-            raise ValueError("the trainer image that Pairline builds holds no trackers; set image.use to an image that has "
-                             "them (requirements/trackers.txt), compute.launcher to process, or tracking.trackers to []")
+        if (
+            self.tracking.trackers
+            and self.image.use is None
+            and LAUNCHERS[self.compute.launcher]().runs_in_image
+        ):
+            raise ValueError(
+                "the trainer image that Pairline builds holds no trackers; set image.use to an image that has "
+                "them (requirements/trackers.txt), compute.launcher to process, or tracking.trackers to []"
+            )
         return self
 
     @model_validator(mode="after")

@@ -14,24 +14,41 @@ Setting = str | float | int
 # Rewards, margins and losses are in units of their own loss and beta, so members can be compared by these alone.
 ComparableMetric = Literal["rewards/accuracies", "ranking/accuracies", "checker/pass_rate"]
 # Dimension of the grid -> section and field that it sets, in the order in which members are counted.
-DIMENSIONS = {"loss": ("loss", "name"), "beta": ("loss", "beta"), "learning_rate": ("optim", "learning_rate"),
-              "seed": ("train", "seed")}
+DIMENSIONS = {
+    "loss": ("loss", "name"),
+    "beta": ("loss", "beta"),
+    "learning_rate": ("optim", "learning_rate"),
+    "seed": ("train", "seed"),
+}
 
 
 class GridConfig(Section):
     """Every combination of the values is a member. A dimension without values keeps the stage's own."""
 
     loss: tuple[LossName, ...] = Field((), description="Objectives (loss.name).")
-    beta: tuple[Annotated[float, Field(gt=0)], ...] = Field((), description="Values of loss.beta. Without any, "
-                                                            "loss.beta; where that is empty, each objective's usual one.")
-    learning_rate: tuple[Annotated[float, Field(gt=0)], ...] = Field((), description="Values of optim.learning_rate.")
-    seed: tuple[Annotated[int, Field(ge=0)], ...] = Field((), description="Values of train.seed: order of the second and "
-                                                          "later epochs, start of an adapter.")
-    metric: ComparableMetric = Field("rewards/accuracies", description="The winner has most of it on the held-out pairs or "
-                                     "prompts, among the members that pass the gate.")
-    accelerator: str | None = Field(None, pattern=r"^[\w.-]+$", description="Name of the Prefect global concurrency limit "
-                                    "that stands for the accelerators: as many members train at once as it has slots. "
-                                    "Empty: gpu or cpu, whichever is here.")
+    beta: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description="Values of loss.beta. Without any, "
+        "loss.beta; where that is empty, each objective's usual one.",
+    )
+    learning_rate: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (), description="Values of optim.learning_rate."
+    )
+    seed: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="Values of train.seed: order of the second and later epochs, start of an adapter."
+    )
+    metric: ComparableMetric = Field(
+        "rewards/accuracies",
+        description="The winner has most of it on the held-out pairs or "
+        "prompts, among the members that pass the gate.",
+    )
+    accelerator: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+$",
+        description="Name of the Prefect global concurrency limit "
+        "that stands for the accelerators: as many members train at once as it has slots. "
+        "Empty: gpu or cpu, whichever is here.",
+    )
 
     @model_validator(mode="after")
     def _a_grid(self) -> "GridConfig":
@@ -40,7 +57,9 @@ class GridConfig(Section):
             if len(set(values)) < len(values):
                 raise ValueError(f"sweep.{name} names a value twice; each member is trained once")
         if not any(getattr(self, name) for name in DIMENSIONS):
-            raise ValueError(f"the sweep has no values; give some for {', '.join(f'sweep.{name}' for name in DIMENSIONS)}")
+            raise ValueError(
+                f"the sweep has no values; give some for {', '.join(f'sweep.{name}' for name in DIMENSIONS)}"
+            )
         return self
 
 
@@ -52,8 +71,10 @@ class SweepConfig(StageConfig):
     @model_validator(mode="after")
     def _seeds_change_something(self) -> "SweepConfig":
         if len(self.sweep.seed) > 1 and self.train.num_epochs == 1 and self.adapter.kind == "none":
-            raise ValueError("sweep.seed would train the same model several times: train.seed orders the second and later "
-                             "epochs and starts an adapter. Set train.num_epochs above 1, or sweep something else")
+            raise ValueError(
+                "sweep.seed would train the same model several times: train.seed orders the second and later "
+                "epochs and starts an adapter. Set train.num_epochs above 1, or sweep something else"
+            )
         return self
 
     @model_validator(mode="after")
@@ -83,8 +104,10 @@ class Member:
 
 def label_of(settings: dict[str, Setting]) -> str:
     """A member in words."""
-    return ", ".join(f"{name.replace('_', ' ')} {value if isinstance(value, str) else f'{value:g}'}"
-                     for name, value in settings.items())
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value if isinstance(value, str) else f'{value:g}'}"
+        for name, value in settings.items()
+    )
 
 
 def members_of(config: SweepConfig) -> tuple[Member, ...]:
@@ -102,7 +125,9 @@ def _member_config(config: SweepConfig, number: int, settings: dict[str, Setting
     for name, value in settings.items():
         section, field = DIMENSIONS[name]
         known = sections[section]
-        written = known if isinstance(known, dict) else known.model_dump(exclude_unset=True)  # a beta left empty stays so
+        written = (
+            known if isinstance(known, dict) else known.model_dump(exclude_unset=True)
+        )  # a beta left empty stays so
         sections[section] = {**written, field: value}
     try:
         return StageConfig.model_validate({**sections, "name": f"{config.name}-{number:02d}"})

@@ -19,8 +19,10 @@ def answer_run(store: Path, run_name: str, decision: Verdict, name: str, reason:
     folder = find_run(run_name, store)
     run_name, record = folder.name, read_run(folder)
     if not (uses_configured_server() or running_server(store)):
-        raise ConfigError("No Prefect server is configured (PREFECT_API_URL) or runs here (`pairline up`). A run without "
-                          "one asks at its own terminal.")
+        raise ConfigError(
+            "No Prefect server is configured (PREFECT_API_URL) or runs here (`pairline up`). A run without "
+            "one asks at its own terminal."
+        )
     prepare_prefect(store)
     if record.flow_run_id is None:
         raise StoreError(f"{run_name} does not say which flow run it is; answer on its page.")
@@ -33,9 +35,13 @@ def answer_run(store: Path, run_name: str, decision: Verdict, name: str, reason:
         with get_client(sync_client=True) as client:
             response = client.resume_flow_run(UUID(record.flow_run_id), run_input=given)
     except HTTPError as error:
-        raise RemoteError(f"The Prefect server did not confirm the answer ({error}). The run's page shows whether it "
-                          "arrived; if the run still waits, answer again.") from error
+        raise RemoteError(
+            f"The Prefect server did not confirm the answer ({error}). The run's page shows whether it "
+            "arrived; if the run still waits, answer again."
+        ) from error
     if response.status != SetStateStatus.ACCEPT:
-        raise ConfigError(f"{run_name} takes no answer now: {getattr(response.details, 'reason', response.status)} A slow "
-                          "server may have taken this one before: the run's page shows who decided.")
+        raise ConfigError(
+            f"{run_name} takes no answer now: {getattr(response.details, 'reason', response.status)} A slow "
+            "server may have taken this one before: the run's page shows who decided."
+        )
     return f"{run_name}: {decision} by {given['name']}"

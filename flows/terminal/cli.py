@@ -28,25 +28,46 @@ if TYPE_CHECKING:  # it imports Prefect
 EXIT_INTERRUPTED = 130
 INTERNAL_ERROR_FILE = "internal-error.txt"
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Pairline: the DPO stage of LLM post-training. SFT checkpoint and preference data in, a "
-                       "verified checkpoint out that an RLVR run can start from.")
-Recipe = Annotated[Path, typer.Argument(help="YAML file with the settings of a run, e.g. recipes/quickstart.yaml.")]
-Overrides = Annotated[list[str], typer.Option("--set", help="Change a setting: section.field=value, e.g. loss.beta=0.1. "
-                                              "May be given several times.")]
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Pairline: the DPO stage of LLM post-training. SFT checkpoint and preference data in, a "
+    "verified checkpoint out that an RLVR run can start from.",
+)
+Recipe = Annotated[
+    Path, typer.Argument(help="YAML file with the settings of a run, e.g. recipes/quickstart.yaml.")
+]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set", help="Change a setting: section.field=value, e.g. loss.beta=0.1. May be given several times."
+    ),
+]
 
 
 @app.command()
-def run(recipe: Recipe, set_: Overrides = [],  # noqa: B006 (typer reads the default, nobody changes it)
-        again: Annotated[bool, typer.Option("--again", help="Run the flow also where an earlier run of these settings has "
-                                            "done it all, and nothing of it has changed since.")] = False) -> None:
+def run(
+    recipe: Recipe,
+    set_: Overrides = [],  # noqa: B006 (typer reads the default, nobody changes it)
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            help="Run the flow also where an earlier run of these settings has "
+            "done it all, and nothing of it has changed since.",
+        ),
+    ] = False,
+) -> None:
     """Run the stage; steps whose results are in the store are reused."""
     config = read_recipe(recipe, set_)
     from flows.serve.local_prefect import has_own_server, start_prefect
     from flows.terminal.finished_run import finished_run
 
     if not again and has_own_server(config.store.root) and (folder := finished_run(config)):
-        say("nothing to do: an earlier run of these settings is complete and unchanged (--again runs it again)")
+        say(
+            "nothing to do: an earlier run of these settings is complete and unchanged (--again runs it again)"
+        )
         show_end(folder, Console())
         return
     run_stage(config, Console(), start_prefect(config.store.root))
@@ -60,7 +81,9 @@ def run_stage(config: StageConfig, console: Console, wait_for_server: Callable[[
     from flows.terminal.release import show_gate
 
     wait_for_server()
-    show_end(run_flow(lambda audience: followed("dpo-stage", body, audience)(config), console, show_gate), console)
+    show_end(
+        run_flow(lambda audience: followed("dpo-stage", body, audience)(config), console, show_gate), console
+    )
 
 
 def show_end(folder: Path, console: Console) -> None:
@@ -77,8 +100,11 @@ def show_end(folder: Path, console: Console) -> None:
     say(f"handoff: {outputs['handoff']}")
 
 
-def run_flow(flow: "Callable[[Audience], object]", console: Console,
-             show_failed: Callable[[Console, Path | None], None]) -> Path:
+def run_flow(
+    flow: "Callable[[Audience], object]",
+    console: Console,
+    show_failed: Callable[[Console, Path | None], None],
+) -> Path:
     """Run ``flow`` with its steps, progress, retries and questions on the terminal. -> the run's folder
 
     ``show_failed`` shows what a run that ended in an error left in its folder, if it got one.
@@ -110,14 +136,24 @@ def show_evaluation(console: Console, folder: Path) -> None:
     from tasks.report.tables import metrics_rows
 
     result = EvaluateResult.model_validate_json(read_regular(folder / RESULT_FILE, LARGEST_RESULT_BYTES))
-    show_table(console, ("held out", "before", "after", "change"), [
-        list(map(str, row.values())) for row in metrics_rows(result, HEADLINE)],
-        f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts")
+    show_table(
+        console,
+        ("held out", "before", "after", "change"),
+        [list(map(str, row.values())) for row in metrics_rows(result, HEADLINE)],
+        f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts",
+    )
 
 
 @app.command()
-def sweep(recipe: Annotated[Path, typer.Argument(help="YAML file of a stage with a section `sweep`, e.g. "
-                                                 "recipes/sweep-quickstart.yaml.")], set_: Overrides = []) -> None:  # noqa: B006
+def sweep(
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            help="YAML file of a stage with a section `sweep`, e.g. recipes/sweep-quickstart.yaml."
+        ),
+    ],
+    set_: Overrides = [],  # noqa: B006
+) -> None:
     """Train every combination of a grid on shared data, and release the best. Finished members are reused."""
     from flows.settings.sweep_config import SweepConfig
 
@@ -146,10 +182,18 @@ def plan(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006
 
 
 @app.command()
-def image(recipe: Recipe, set_: Overrides = [],  # noqa: B006
-          only_wheelhouse: Annotated[bool, typer.Option("--only-wheelhouse", help="Gather the wheels and stop; prints their "
-                                                        "folder, to be carried to a host without a package index.")] = False
-          ) -> None:
+def image(
+    recipe: Recipe,
+    set_: Overrides = [],  # noqa: B006
+    only_wheelhouse: Annotated[
+        bool,
+        typer.Option(
+            "--only-wheelhouse",
+            help="Gather the wheels and stop; prints their "
+            "folder, to be carried to a host without a package index.",
+        ),
+    ] = False,
+) -> None:
     """Build or find the trainer image of this checkout; prints the reference that steps run by."""
     from flows.terminal.image_command import make_image
 
@@ -159,13 +203,22 @@ def image(recipe: Recipe, set_: Overrides = [],  # noqa: B006
 
 
 @app.command()
-def init(model: Annotated[str, typer.Option(help="The SFT checkpoint: a directory, org/name on the Hub, package:NAME.")],
-         data: Annotated[list[str], typer.Option(help="Preference data: a file, a directory, org/name on the Hub. May be "
-                                                 "given several times.")],
-         out: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
-         chat_template: Annotated[str, typer.Option(help="A named chat template (chatml, tulu, ...), for a checkpoint that "
-                                                    "has none.")] = "",
-         store: Store = Path(".pairline")) -> None:
+def init(
+    model: Annotated[
+        str, typer.Option(help="The SFT checkpoint: a directory, org/name on the Hub, package:NAME.")
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="Preference data: a file, a directory, org/name on the Hub. May be given several times."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
+    chat_template: Annotated[
+        str, typer.Option(help="A named chat template (chatml, tulu, ...), for a checkpoint that has none.")
+    ] = "",
+    store: Store = Path(".pairline"),
+) -> None:
     """Look at a model and at preference data, and write a first recipe for them, with the reason beside each setting."""
     from flows.terminal.first_recipe import write_first_recipe
 
@@ -173,8 +226,10 @@ def init(model: Annotated[str, typer.Option(help="The SFT checkpoint: a director
 
 
 @app.command()
-def schema(sweep: Annotated[bool, typer.Option("--sweep", help="Of a sweep's recipe.")] = False,
-           page: Annotated[bool, typer.Option("--page", help="As the page docs/settings.md.")] = False) -> None:
+def schema(
+    sweep: Annotated[bool, typer.Option("--sweep", help="Of a sweep's recipe.")] = False,
+    page: Annotated[bool, typer.Option("--page", help="As the page docs/settings.md.")] = False,
+) -> None:
     """Print the JSON Schema of a recipe: every setting with its type, bounds, default and description."""
     from flows.settings.schema import recipe_schema, settings_page, sweep_schema
 
@@ -182,8 +237,12 @@ def schema(sweep: Annotated[bool, typer.Option("--sweep", help="Of a sweep's rec
 
 
 @app.command()
-def status(store: Store = Path(".pairline"), run_name: Annotated[str, typer.Option("--run", help="One run in detail: "
-           "its folder's name, or `last`.")] = "") -> None:
+def status(
+    store: Store = Path(".pairline"),
+    run_name: Annotated[
+        str, typer.Option("--run", help="One run in detail: its folder's name, or `last`.")
+    ] = "",
+) -> None:
     """List the runs of a store with their steps, durations and results. Reads files only."""
     from flows.terminal.status import show_run, show_runs
 
@@ -206,11 +265,15 @@ def reap(dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would
 
 RunName = Annotated[str, typer.Option("--run", help="The waiting run: its folder's name, or `last`.")]
 Reason = Annotated[str, typer.Option(prompt=True, help="Why; it goes into the record.")]
-Name = Annotated[str, typer.Option(help="Who decides; it goes into the record. Empty: the name you are logged in with.")]
+Name = Annotated[
+    str, typer.Option(help="Who decides; it goes into the record. Empty: the name you are logged in with.")
+]
 
 
 @app.command()
-def approve(reason: Reason, run_name: RunName = "last", name: Name = "", store: Store = Path(".pairline")) -> None:
+def approve(
+    reason: Reason, run_name: RunName = "last", name: Name = "", store: Store = Path(".pairline")
+) -> None:
     """Approve the checkpoint of a run that waits on a Prefect server (gate.approval person)."""
     from flows.terminal.answer_run import answer_run
 
@@ -218,7 +281,9 @@ def approve(reason: Reason, run_name: RunName = "last", name: Name = "", store: 
 
 
 @app.command()
-def reject(reason: Reason, run_name: RunName = "last", name: Name = "", store: Store = Path(".pairline")) -> None:
+def reject(
+    reason: Reason, run_name: RunName = "last", name: Name = "", store: Store = Path(".pairline")
+) -> None:
     """Reject it: the run ends, nothing is uploaded."""
     from flows.terminal.answer_run import answer_run
 
@@ -226,8 +291,15 @@ def reject(reason: Reason, run_name: RunName = "last", name: Name = "", store: S
 
 
 @app.command()
-def report(run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder name in the store, its path, "
-           "`last`, or `last~1`.")] = "last", store: Store = Path(".pairline")) -> None:
+def report(
+    run_name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run's folder name in the store, its path, `last`, or `last~1`."
+        ),
+    ] = "last",
+    store: Store = Path(".pairline"),
+) -> None:
     """Write a run's report.html again, also of a run that failed or was killed. Reads files only."""
     from tasks.report.page import REPORT_FILE, write_report
     from tasks.run.find import find_run
@@ -238,18 +310,32 @@ def report(run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's 
 
 
 @app.command()
-def compare(runs: Annotated[list[str], typer.Argument(help="Two or more runs: folder names in the store, paths of run "
-                                                      "folders in any store, `last`, `last~1`.")],
-            store: Store = Path(".pairline"),
-            html: Annotated[Path | None, typer.Option(help="Also write a page with the curves.")] = None,
-            markdown: Annotated[Path | None, typer.Option(help="Also write it as Markdown.")] = None) -> None:
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more runs: folder names in the store, paths of run "
+            "folders in any store, `last`, `last~1`."
+        ),
+    ],
+    store: Store = Path(".pairline"),
+    html: Annotated[Path | None, typer.Option(help="Also write a page with the curves.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write it as Markdown.")] = None,
+) -> None:
     """Show what differs between runs: settings beside content, metrics, speed. Reads files only."""
     from flows.terminal.show_page import compare_runs
 
     compare_runs(runs, store, html, markdown, Console())
 
 
-for _command in (intake, signing_key, serve_commands.up, serve_commands.down, serve_commands.emit_sft, serve_commands.gc):
+for _command in (
+    intake,
+    signing_key,
+    serve_commands.up,
+    serve_commands.down,
+    serve_commands.emit_sft,
+    serve_commands.gc,
+):
     app.command()(_command)
 
 
@@ -263,8 +349,10 @@ def _internal(error: Exception, folder: Path | None) -> PairlineError:
     """A defect of ours: one sentence for the user, the traceback in a file."""
     path = (folder or Path.cwd()) / INTERNAL_ERROR_FILE
     path.write_text(visible("".join(traceback.format_exception(error))))
-    return PairlineError(f"Internal error, a defect of Pairline and not of your input: {type(error).__name__}: "
-                         f"{str(error)[:300]}. Please report it with {path}.")
+    return PairlineError(
+        f"Internal error, a defect of Pairline and not of your input: {type(error).__name__}: "
+        f"{str(error)[:300]}. Please report it with {path}."
+    )
 
 
 def main() -> None:

@@ -48,9 +48,14 @@ def finished_run(config: StageConfig) -> Path | None:
 def _is_all_here(config: StageConfig) -> bool:
     """Whether only files of this machine and the settings decide what comes out."""
     checkpoints = [source for source in (config.checkpoint.source, config.reference.source) if source]
-    return (config.upload.repo_id is None and config.gate.approval == "none"
-            and all(source.startswith(PACKAGE_PREFIX) or Path(source).expanduser().is_dir() for source in checkpoints)
-            and all(Path(source.source).expanduser().exists() for source in config.data.sources))
+    return (
+        config.upload.repo_id is None
+        and config.gate.approval == "none"
+        and all(
+            source.startswith(PACKAGE_PREFIX) or Path(source).expanduser().is_dir() for source in checkpoints
+        )
+        and all(Path(source.source).expanduser().exists() for source in config.data.sources)
+    )
 
 
 def _is_of(folder: Path, config: StageConfig) -> bool:
@@ -67,7 +72,9 @@ def _is_unchanged(config: StageConfig, record: RunRecord) -> bool:
     jobs = [read_job(Path(job.folder) / JOB_FILE) for job in record.jobs]
     folders = [found.folder for found in record.jobs]
     store = config.store.root.expanduser().resolve()
-    if folders != [str(job.out_dir) for job in jobs] or not all(Path(folder).is_relative_to(store) for folder in folders):
+    if folders != [str(job.out_dir) for job in jobs] or not all(
+        Path(folder).is_relative_to(store) for folder in folders
+    ):
         return False  # the store was copied or moved since
     if not all(map(reusable_result, jobs)):
         return False
@@ -97,6 +104,8 @@ def _is_still(config: StageConfig, checkpoint: CheckpointRef, jobs: Sequence[Job
     if located.weights.kind == "safetensors":
         names = checked_files(located.folder, located.weights.names, config.checkpoint)
         return hash_named(located.folder, names) == checkpoint.files
-    converted = [job for job in jobs if isinstance(job, ConvertJob) and job.gguf_file in located.weights.names]
+    converted = [
+        job for job in jobs if isinstance(job, ConvertJob) and job.gguf_file in located.weights.names
+    ]
     now = fingerprint(hash_named(located.folder, list(located.weights.names)))
     return bool(converted) and converted[0].source_sha256 == now and not converted[0].pickle_files

@@ -70,15 +70,28 @@ def look(checkpoint: CheckpointConfig, sources: tuple[DataSource, ...], store_ro
     names = checked_files(located.folder, (), checkpoint)
     some = tuple(source.model_copy(update={"amount": _some(source)}) for source in sources)
     job = MixJob(
-        sources=resolve_sources(some), tokenizer_path=located.folder,
+        sources=resolve_sources(some),
+        tokenizer_path=located.folder,
         tokenizer_fingerprint=tokenizer_fingerprint(hash_named(located.folder, names)),
-        chat_template=checkpoint.chat_template, held_out="0", max_length_tokens=LONGEST_LOOKED_AT,
-        max_dropped_fraction=1.0, cache_dir=store_root / "cache")
+        chat_template=checkpoint.chat_template,
+        held_out="0",
+        max_length_tokens=LONGEST_LOOKED_AT,
+        max_dropped_fraction=1.0,
+        cache_dir=store_root / "cache",
+    )
     fetch_rows([source for source in job.sources if source.hub_id is not None], job.cache_dir, place)
     mixed = place.run(job)
-    return Look(checkpoint=checkpoint, sources=sources, size=model_size(checkpoint),
-                template=_template(checkpoint, located.folder), context_tokens=_context(located.folder),
-                ledgers=mixed.per_source, lengths=mixed.lengths, machine=this_machine(), card_bytes=card_memory_bytes())
+    return Look(
+        checkpoint=checkpoint,
+        sources=sources,
+        size=model_size(checkpoint),
+        template=_template(checkpoint, located.folder),
+        context_tokens=_context(located.folder),
+        ledgers=mixed.per_source,
+        lengths=mixed.lengths,
+        machine=this_machine(),
+        card_bytes=card_memory_bytes(),
+    )
 
 
 def _some(source: DataSource) -> str:
@@ -104,7 +117,9 @@ def formats_of(ledger: SourceLedger) -> str:
     counts = Counter(ledger.format)
     if len(counts) == 1:
         return next(iter(counts))
-    return ", ".join(f"{name} {count / counts.total():.0%}".replace("%", " %") for name, count in counts.most_common())
+    return ", ".join(
+        f"{name} {count / counts.total():.0%}".replace("%", " %") for name, count in counts.most_common()
+    )
 
 
 def dropped_of(ledger: SourceLedger) -> str:

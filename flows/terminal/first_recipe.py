@@ -19,11 +19,17 @@ from tasks.launch.compute import solve_batch
 from tasks.text.terminal import say, tell
 
 GIB = 2**30
-FREE_SHARE = 0.8  # of the memory; the rest is for the system, the libraries and what the estimate does not know
+FREE_SHARE = (
+    0.8  # of the memory; the rest is for the system, the libraries and what the estimate does not know
+)
 LENGTH_STEP = 64  # lengths are rounded up to a multiple of it
 COMMENT_COLUMN = 44
 SMALL_MODEL, MIDDLE_MODEL = 5e8, 3e9  # parameters
-RATES = {"small": (2e-5, 2e-4), "middle": (2e-6, 5e-5), "large": (5e-7, 2e-5)}  # of all weights, of an adapter
+RATES = {
+    "small": (2e-5, 2e-4),
+    "middle": (2e-6, 5e-5),
+    "large": (5e-7, 2e-5),
+}  # of all weights, of an adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +47,28 @@ def first_values(look: Look, name: str) -> tuple[Values, Fit]:
     held_out = "0.1" if look.num_rows <= 2000 else "0.05" if look.num_rows <= 10_000 else "0.02"
     batch = 8 if look.num_rows < 2000 else 32 if look.num_rows < 20_000 else 128
     values: Values = {
-        "name": name, "checkpoint": look.checkpoint.model_dump(mode="json", exclude_defaults=True),
-        "data": {"sources": [{**source.model_dump(mode="json", exclude_defaults=True), "amount": source.amount}
-                             for source in look.sources],
-                 "held_out": held_out, "max_length_tokens": _longest(look)},
-        "optim": {}, "train": {"global_batch_pairs": -(-batch // processes) * processes, "num_epochs": 1,
-                               "precision": "bf16" if look.machine.num_gpus else "fp32"},
-        "evaluation": {"num_prompts": 64 if look.machine.num_gpus else 8, "max_new_tokens": _answer_tokens(look)},
-        "compute": {"num_processes": processes} if processes > 1 else {}}
+        "name": name,
+        "checkpoint": look.checkpoint.model_dump(mode="json", exclude_defaults=True),
+        "data": {
+            "sources": [
+                {**source.model_dump(mode="json", exclude_defaults=True), "amount": source.amount}
+                for source in look.sources
+            ],
+            "held_out": held_out,
+            "max_length_tokens": _longest(look),
+        },
+        "optim": {},
+        "train": {
+            "global_batch_pairs": -(-batch // processes) * processes,
+            "num_epochs": 1,
+            "precision": "bf16" if look.machine.num_gpus else "fp32",
+        },
+        "evaluation": {
+            "num_prompts": 64 if look.machine.num_gpus else 8,
+            "max_new_tokens": _answer_tokens(look),
+        },
+        "compute": {"num_processes": processes} if processes > 1 else {},
+    }
     if (look.size.num_parameters or SMALL_MODEL) < SMALL_MODEL:
         values["train"]["export_precision"] = "fp32"
     fit = _first_that_fits(look, values)
@@ -72,8 +92,11 @@ def _answer_tokens(look: Look) -> int:
 
 def _rate(look: Look, is_adapter: bool) -> float:
     parameters = look.size.num_parameters
-    kind = "large" if parameters is None or parameters >= MIDDLE_MODEL else (
-        "middle" if parameters >= SMALL_MODEL else "small")
+    kind = (
+        "large"
+        if parameters is None or parameters >= MIDDLE_MODEL
+        else ("middle" if parameters >= SMALL_MODEL else "small")
+    )
     return RATES[kind][is_adapter]
 
 
@@ -87,27 +110,38 @@ def _first_that_fits(look: Look, values: Values) -> Fit:
     fit = Fit({}, None, True)
     for settings in ways:
         needed = _memory(look, values, settings)
-        fit = Fit(settings, needed, needed is None or not look.memory_bytes or needed <= FREE_SHARE * look.memory_bytes)
+        fit = Fit(
+            settings,
+            needed,
+            needed is None or not look.memory_bytes or needed <= FREE_SHARE * look.memory_bytes,
+        )
         if fit.fits:
             break
     return fit
 
 
 def _memory(look: Look, values: Values, settings: Values) -> int | None:
-    together = {**values, **{section: {**values.get(section, {}), **more} for section, more in settings.items()}}
+    together = {
+        **values,
+        **{section: {**values.get(section, {}), **more} for section, more in settings.items()},
+    }
     config = validated(together, "the first recipe")
     batch = solve_batch(config.train.global_batch_pairs, None, config.compute.num_processes)
     return sum(training_memory(config, look.size, batch).values()) or None
 
 
-def write_first_recipe(model: str, data: list[str], path: Path, chat_template: str | None, store: Path,
-                       console: Console) -> None:
+def write_first_recipe(
+    model: str, data: list[str], path: Path, chat_template: str | None, store: Path, console: Console
+) -> None:
     """Look at model and data, write the recipe to ``path``, say what was found. Raises ``ConfigError`` if it is there."""
     if path.exists():
         raise ConfigError(f"{path} exists already. Remove it, or name another file with --out.")
     tell(console, "Looking at model and data with the model's own tokenizer ...")
-    found = look(CheckpointConfig(source=model, chat_template=chat_template),
-                 tuple(DataSource(source=source) for source in data), store)
+    found = look(
+        CheckpointConfig(source=model, chat_template=chat_template),
+        tuple(DataSource(source=source) for source in data),
+        store,
+    )
     values, fit = first_values(found, family_name(model))
     if store != StoreConfig().root:
         values["store"] = {"root": str(store)}
@@ -119,7 +153,10 @@ def write_first_recipe(model: str, data: list[str], path: Path, chat_template: s
     except OSError as error:
         raise from_os_error(error, f"writing {path}") from error
     for source, ledger in zip(found.sources, found.ledgers, strict=True):
-        tell(console, f"{source.source}: {ledger.available_rows:,} rows, format {formats_of(ledger)}, {dropped_of(ledger)}")
+        tell(
+            console,
+            f"{source.source}: {ledger.available_rows:,} rows, format {formats_of(ledger)}, {dropped_of(ledger)}",
+        )
     tell(console, f"{model}: {_parameters(found)}, {found.template}")
     tell(console, f"memory: {_why_memory(found, fit)}")
     say(f"recipe: {path}   (next: pairline plan {path})")
@@ -132,6 +169,7 @@ def family_name(model: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- the text
+
 
 def recipe_text(look: Look, values: Values, fit: Fit, path: Path) -> str:
     """The recipe as YAML with comments."""
@@ -153,7 +191,9 @@ def recipe_text(look: Look, values: Values, fit: Fit, path: Path) -> str:
         "  sources:",
         *_sources(look, data["sources"]),
         _line(2, "held_out", data["held_out"], "of the prompts, kept for the evaluation"),
-        _line(2, "max_length_tokens", data["max_length_tokens"], _why_length(look, data["max_length_tokens"])),
+        _line(
+            2, "max_length_tokens", data["max_length_tokens"], _why_length(look, data["max_length_tokens"])
+        ),
         f"  # tokens on average: prompt {lengths.mean_prompt:g}, chosen {lengths.mean_chosen:g}, rejected "
         f"{lengths.mean_rejected:g}",
         "",
@@ -165,20 +205,37 @@ def recipe_text(look: Look, values: Values, fit: Fit, path: Path) -> str:
         _line(2, "learning_rate", values["optim"]["learning_rate"], _why_rate(look, "adapter" in values)),
         "",
         "train:",
-        _line(2, "global_batch_pairs", train["global_batch_pairs"], f"about {steps:,} optimizer steps an epoch"),
+        _line(
+            2, "global_batch_pairs", train["global_batch_pairs"], f"about {steps:,} optimizer steps an epoch"
+        ),
         _line(2, "num_epochs", train["num_epochs"]),
-        _line(2, "precision", train["precision"], "autocast over fp32 weights" if look.machine.num_gpus else "no GPU here"),
-        *([_line(2, "gradient_checkpointing", True, "less memory, about a third slower")]
-          if train.get("gradient_checkpointing") else []),
-        *([_line(2, "export_precision", "fp32", "bf16 would round small updates of a small model away")]
-          if "export_precision" in train else []),
+        _line(
+            2,
+            "precision",
+            train["precision"],
+            "autocast over fp32 weights" if look.machine.num_gpus else "no GPU here",
+        ),
+        *(
+            [_line(2, "gradient_checkpointing", True, "less memory, about a third slower")]
+            if train.get("gradient_checkpointing")
+            else []
+        ),
+        *(
+            [_line(2, "export_precision", "fp32", "bf16 would round small updates of a small model away")]
+            if "export_precision" in train
+            else []
+        ),
         f"  # memory: {_why_memory(look, fit)}",
         *_section(values, "adapter"),
         "",
         "evaluation:",
         _line(2, "num_prompts", values["evaluation"]["num_prompts"], "answered before and after"),
-        _line(2, "max_new_tokens", values["evaluation"]["max_new_tokens"], "95 % of the answers in the data are no longer, "
-              "or 256"),
+        _line(
+            2,
+            "max_new_tokens",
+            values["evaluation"]["max_new_tokens"],
+            "95 % of the answers in the data are no longer, or 256",
+        ),
         *_section(values, "compute"),
         *_section(values, "store"),
         "",
@@ -196,20 +253,32 @@ def _line(indent: int, key: str, value: Any, comment: str = "") -> str:
 def _yaml(value: Any) -> str:
     """A value on one line."""
     if isinstance(value, float):
-        return re.sub(r"e-0(\d)", r"e-\1", f"{value:.1e}") if value < 1e-3 else f"{value:g}" if value % 1 else f"{value:.1f}"
+        return (
+            re.sub(r"e-0(\d)", r"e-\1", f"{value:.1e}")
+            if value < 1e-3
+            else f"{value:g}"
+            if value % 1
+            else f"{value:.1f}"
+        )
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
     return text.removesuffix("...\n").strip()
 
 
 def _section(values: Values, name: str) -> list[str]:
-    return ["", f"{name}:", *(_line(2, key, value) for key, value in values[name].items())] if values.get(name) else []
+    return (
+        ["", f"{name}:", *(_line(2, key, value) for key, value in values[name].items())]
+        if values.get(name)
+        else []
+    )
 
 
 def _sources(look: Look, sources: list[Values]) -> list[str]:
     lines = []
     for source, ledger in zip(sources, look.ledgers, strict=True):
-        lines += [f"    # {ledger.available_rows:,} rows; format {formats_of(ledger)}; {dropped_of(ledger)}",
-                  f"    - {_yaml(source)}"]
+        lines += [
+            f"    # {ledger.available_rows:,} rows; format {formats_of(ledger)}; {dropped_of(ledger)}",
+            f"    - {_yaml(source)}",
+        ]
     return lines
 
 
@@ -225,15 +294,19 @@ def _machine(look: Look) -> str:
 
 def _parameters(look: Look) -> str:
     parameters = look.size.num_parameters
-    return one_line(f"{parameters:,} parameters, {look.size.origin}" if parameters else f"parameters {look.size.origin}")
+    return one_line(
+        f"{parameters:,} parameters, {look.size.origin}" if parameters else f"parameters {look.size.origin}"
+    )
 
 
 def _why_length(look: Look, chosen: int) -> str:
     if look.cut_fraction or look.lengths.max_sequence > chosen:
         of_model = chosen == look.context_tokens
-        return (f"{'what the model was made for' if of_model else 'raise it if memory allows'}; the longest of "
-                f"{sum(one.kept for one in look.ledgers):,} looked at has "
-                f"{look.lengths.max_sequence:,}{' or more' if look.cut_fraction else ''}, longer ones are cut")
+        return (
+            f"{'what the model was made for' if of_model else 'raise it if memory allows'}; the longest of "
+            f"{sum(one.kept for one in look.ledgers):,} looked at has "
+            f"{look.lengths.max_sequence:,}{' or more' if look.cut_fraction else ''}, longer ones are cut"
+        )
     return f"the longest of those looked at has {look.lengths.max_sequence:,}; longer ones are cut"
 
 

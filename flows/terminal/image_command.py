@@ -23,6 +23,8 @@ def make_image(config: StageConfig, console: Console, only_wheelhouse: bool) -> 
     if only_wheelhouse:
         return str(fill_wheelhouse(config.image, store, say))
     image, record = trainer_image(config.image, store, load_login(config.image.registry_block), say)
-    say(f"{image.size_bytes / 1e9:.2f} GB, commit {(image.commit or 'unknown')[:12]}{' (dirty)' if image.dirty else ''}; "
-        f"record and list of packages: {record}")
+    say(
+        f"{image.size_bytes / 1e9:.2f} GB, commit {(image.commit or 'unknown')[:12]}{' (dirty)' if image.dirty else ''}; "
+        f"record and list of packages: {record}"
+    )
     return image.reference

@@ -33,7 +33,9 @@ def training_memory(config: StageConfig, size: ModelSize, batch: BatchPlan) -> d
         scale = 2 if config.train.precision == "fp32" else 1
         layer = 34 * scale * tokens * size.hidden_size
         kept = 2 * scale * tokens * size.hidden_size * size.num_layers + layer
-        memory["activations, at most"] = kept if config.train.gradient_checkpointing else layer * size.num_layers
+        memory["activations, at most"] = (
+            kept if config.train.gradient_checkpointing else layer * size.num_layers
+        )
         memory["logits, at most"] = 3 * 4 * tokens * size.vocab_size
     return memory
 
@@ -41,7 +43,9 @@ def training_memory(config: StageConfig, size: ModelSize, batch: BatchPlan) -> d
 def bytes_per_trained(config: StageConfig) -> float:
     """Bytes that a process holds of every trained parameter: weight, gradient, moments, DeepSpeed's second weight."""
     kind, offload, ranks = config.compute.sharding, config.compute.offload, config.compute.num_processes
-    weight = 6.0 if config.train.precision == "bf16_pure" else 4.0  # bf16_pure: a bf16 copy beside the fp32 master
+    weight = (
+        6.0 if config.train.precision == "bf16_pure" else 4.0
+    )  # bf16_pure: a bf16 copy beside the fp32 master
     gradient, moments = 4.0, float(MOMENTS_BYTES[config.optim.optimizer])
     second = 4.0 if kind.startswith("zero") else 0.0
     if kind != "none":
@@ -65,10 +69,16 @@ def _state(config: StageConfig, size: ModelSize, num_parameters: int) -> dict[st
     if adapter.kind == "none":
         return {f"weights, gradients, AdamW ({each:g} B a parameter)": int(each * num_parameters)}
     shares = config.compute.num_processes if config.compute.sharding in ("zero3", "fsdp2") else 1
-    frozen = 0.0 if config.compute.offload == "optimizer_and_parameters" else FROZEN_BYTES[adapter.base_weights] / shares
+    frozen = (
+        0.0
+        if config.compute.offload == "optimizer_and_parameters"
+        else FROZEN_BYTES[adapter.base_weights] / shares
+    )
     parts = {f"frozen weights ({frozen:g} B a parameter)": int(frozen * num_parameters)}
     if trained := size.adapter_parameters(adapter):
-        parts[f"adapter of rank {adapter.rank}: {trained:,} parameters ({each:g} B each)"] = int(each * trained)
+        parts[f"adapter of rank {adapter.rank}: {trained:,} parameters ({each:g} B each)"] = int(
+            each * trained
+        )
     return parts
 
 

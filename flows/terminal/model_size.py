@@ -13,7 +13,15 @@ from tasks.checkpoint.own_files import read_json_file
 from tasks.checkpoint.safetensors_header import read_header
 
 IN_A_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
-NO_ADAPTER = ("embed_tokens", "wte", "wpe", "lm_head", "embed_in", "embed_out", "gate")  # matrices that get none
+NO_ADAPTER = (
+    "embed_tokens",
+    "wte",
+    "wpe",
+    "lm_head",
+    "embed_in",
+    "embed_out",
+    "gate",
+)  # matrices that get none
 SHAPE_KEYS = {"num_layers": "num_hidden_layers", "hidden_size": "hidden_size", "vocab_size": "vocab_size"}
 MOST_OF_A_SHAPE = 10**9
 MOST_DIGITS = 12  # of the number before the unit
@@ -29,7 +37,9 @@ class ModelSize:
     num_layers: int | None = None
     hidden_size: int | None = None
     vocab_size: int | None = None
-    linear_sides: dict[str, int] = field(default_factory=dict)  # last part of a layer's name -> sum of its inputs + outputs
+    linear_sides: dict[str, int] = field(
+        default_factory=dict
+    )  # last part of a layer's name -> sum of its inputs + outputs
 
     def adapter_parameters(self, adapter: AdapterConfig) -> int | None:
         """Parameters of an adapter: rank x (inputs + outputs) of each target. None where the layers are not known."""
@@ -45,13 +55,25 @@ def model_size(checkpoint: CheckpointConfig) -> ModelSize:
         return _from_name(checkpoint.source)
     shape = _shape(folder)
     try:
-        shapes = {name: entry["shape"] for path in folder.glob("*.safetensors") for name, entry in read_header(path).items()}
+        shapes = {
+            name: entry["shape"]
+            for path in folder.glob("*.safetensors")
+            for name, entry in read_header(path).items()
+        }
     except CheckpointError:
         shapes = {}
     if shapes:
-        return ModelSize(sum(map(math.prod, shapes.values())), "counted in the weights", **shape,
-                         linear_sides=_linear_sides(shapes))
-    files = [checkpoint.gguf_file] if checkpoint.gguf_file else sorted(path.name for path in folder.glob("*.gguf"))
+        return ModelSize(
+            sum(map(math.prod, shapes.values())),
+            "counted in the weights",
+            **shape,
+            linear_sides=_linear_sides(shapes),
+        )
+    files = (
+        [checkpoint.gguf_file]
+        if checkpoint.gguf_file
+        else sorted(path.name for path in folder.glob("*.gguf"))
+    )
     return _from_name(files[0] if files else folder.name)
 
 
@@ -72,7 +94,9 @@ def _shape(folder: Path) -> dict[str, int | None]:
     except CheckpointError:
         return {}
     shape = {name: config.get(key) for name, key in SHAPE_KEYS.items()}
-    return {name: value for name, value in shape.items() if type(value) is int and 0 < value <= MOST_OF_A_SHAPE}
+    return {
+        name: value for name, value in shape.items() if type(value) is int and 0 < value <= MOST_OF_A_SHAPE
+    }
 
 
 def _linear_sides(shapes: dict[str, list[int]]) -> dict[str, int]:

@@ -55,12 +55,21 @@ class Plan:
 
 def plan_stage(config: StageConfig) -> Plan:
     """Raises ``ConfigError`` if the batch cannot be met."""
-    batch = solve_batch(config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes)
+    batch = solve_batch(
+        config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes
+    )
     sources = tuple(source_size(source) for source in config.data.sources)
     size = model_size(config.checkpoint)
-    return Plan(name=config.name, steps=tuple(_steps(config)), model=size, sources=sources, batch=batch,
-                num_steps=_num_steps(config, sources), memory_bytes=training_memory(config, size, batch),
-                disk_bytes=_disk(config, size))
+    return Plan(
+        name=config.name,
+        steps=tuple(_steps(config)),
+        model=size,
+        sources=sources,
+        batch=batch,
+        num_steps=_num_steps(config, sources),
+        memory_bytes=training_memory(config, size, batch),
+        disk_bytes=_disk(config, size),
+    )
 
 
 def source_size(source: DataSource) -> SourceSize:
@@ -87,7 +96,10 @@ def _rows_and_characters(path: Path) -> tuple[int | None, int]:
                 num_rows = num_characters = 0
                 for line in _lines(file):
                     if line.strip():
-                        num_rows, num_characters = num_rows + 1, num_characters + len(line.decode(errors="replace"))
+                        num_rows, num_characters = (
+                            num_rows + 1,
+                            num_characters + len(line.decode(errors="replace")),
+                        )
                 return num_rows, num_characters
     except (OSError, EOFError, zlib.error, ValueError, RecursionError):
         return None, 0
@@ -108,20 +120,34 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
     if config.upload.repo_id:
         upload = f"to {config.upload.repo_id} ({'private' if config.upload.private else 'PUBLIC'})"
     revision = f" at {config.checkpoint.revision}" if config.checkpoint.revision else ""
-    reference = f"with {config.reference.source or 'the SFT checkpoint'}" if config.loss.needs_reference else (
-        f"skipped: {config.loss.name} uses no reference")
+    reference = (
+        f"with {config.reference.source or 'the SFT checkpoint'}"
+        if config.loss.needs_reference
+        else (f"skipped: {config.loss.name} uses no reference")
+    )
     targets = config.adapter.target_modules
-    adapter = "" if config.adapter.kind == "none" else (
-        f", {config.adapter.kind} of rank {config.adapter.rank}, alpha {config.adapter.alpha:g} on "
-        f"{targets if isinstance(targets, str) else ', '.join(targets)}")
+    adapter = (
+        ""
+        if config.adapter.kind == "none"
+        else (
+            f", {config.adapter.kind} of rank {config.adapter.rank}, alpha {config.adapter.alpha:g} on "
+            f"{targets if isinstance(targets, str) else ', '.join(targets)}"
+        )
+    )
     return [
         ("fetch checkpoint", f"{config.checkpoint.source}{revision}"),
-        ("mix data", f"{counted(len(config.data.sources), 'source')}, {config.data.held_out} held out, at most "
-                     f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones"),
+        (
+            "mix data",
+            f"{counted(len(config.data.sources), 'source')}, {config.data.held_out} held out, at most "
+            f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones",
+        ),
         ("cache reference", reference),
-        ("train", f"{config.loss.name}, {_beta(config.loss)}, learning rate {config.optim.learning_rate:g} "
-                  f"{config.optim.schedule}, {counted(config.train.num_epochs, 'epoch')}, {config.train.precision}{adapter}"
-                  f"{_sharding(config)}"),
+        (
+            "train",
+            f"{config.loss.name}, {_beta(config.loss)}, learning rate {config.optim.learning_rate:g} "
+            f"{config.optim.schedule}, {counted(config.train.num_epochs, 'epoch')}, {config.train.precision}{adapter}"
+            f"{_sharding(config)}",
+        ),
         ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
         *_gate(config.gate),
         ("upload", upload),
@@ -135,8 +161,11 @@ def _beta(loss: LossConfig) -> str:
 
 
 def _gate(gate: GateConfig) -> list[tuple[str, str]]:
-    rules = [f"{name.replace('_', ' ')} {bound:g}" for name in ("accuracy_at_least", "length_ratio_at_most", "kl_at_most")
-             if (bound := getattr(gate, name)) is not None]
+    rules = [
+        f"{name.replace('_', ' ')} {bound:g}"
+        for name in ("accuracy_at_least", "length_ratio_at_most", "kl_at_most")
+        if (bound := getattr(gate, name)) is not None
+    ]
     rules += ["checker not below SFT"] if gate.checker_not_below_sft else []
     waits = "suspended" if gate.wait == "suspend" else "paused"
     asked = [("approve", f"a person decides within {gate.timeout_seconds:,} s; the run is {waits} meanwhile")]
@@ -164,10 +193,13 @@ def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
     model = size.num_parameters
     trained = model if config.adapter.kind == "none" else size.adapter_parameters(config.adapter) or 0
     checkpoint = (WEIGHTS_BYTES + MOMENTS_BYTES[config.optim.optimizer]) * trained
-    parts = {"snapshot of the SFT checkpoint": SNAPSHOT_BYTES * model,
-             f"checkpoints ({config.train.keep_checkpoints} kept, 1 being written)":
-                 checkpoint * (config.train.keep_checkpoints + 1),
-             "trained weights": WEIGHTS_BYTES * trained, "export": EXPORT_BYTES * model}
+    parts = {
+        "snapshot of the SFT checkpoint": SNAPSHOT_BYTES * model,
+        f"checkpoints ({config.train.keep_checkpoints} kept, 1 being written)": checkpoint
+        * (config.train.keep_checkpoints + 1),
+        "trained weights": WEIGHTS_BYTES * trained,
+        "export": EXPORT_BYTES * model,
+    }
     if config.upload.repo_id is None:
         parts["published copy"] = EXPORT_BYTES * model
     return parts
@@ -176,20 +208,29 @@ def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
 def show_plan(plan: Plan, console: Console) -> None:
     """Print the plan."""
     show_table(console, ("step", "what"), plan.steps, f"Plan of {plan.name}: nothing is started")
-    show_table(console, ("source", "amount", "rows", "tokens (about)"), [
-        (source.label, source.amount, _count(source.rows), _count(source.tokens)) for source in plan.sources])
+    show_table(
+        console,
+        ("source", "amount", "rows", "tokens (about)"),
+        [
+            (source.label, source.amount, _count(source.rows), _count(source.tokens))
+            for source in plan.sources
+        ],
+    )
     batch = plan.batch
     total = sum(plan.memory_bytes.values())
     lines = [
         f"Effective batch: {batch.global_pairs} pairs = {_processes(batch.num_processes)} x {batch.per_device_pairs} per "
         f"device x {batch.accumulation} accumulation",
-        "Optimizer steps: " + ("unknown until the data are mixed" if plan.num_steps is None else
-                               f"at most {plan.num_steps:,}"),
+        "Optimizer steps: "
+        + ("unknown until the data are mixed" if plan.num_steps is None else f"at most {plan.num_steps:,}"),
         f"Parameters: {_count(plan.model.num_parameters)} ({plan.model.origin})",
         *_amounts("Memory per training process", plan.memory_bytes, total),
-        *_amounts("Disk in the store", plan.disk_bytes, sum(plan.disk_bytes.values()))]
+        *_amounts("Disk in the store", plan.disk_bytes, sum(plan.disk_bytes.values())),
+    ]
     if plan.memory_bytes and plan.model.num_layers is None:
-        lines.append("Activations, logits and an adapter come on top; they are known once the checkpoint is here.")
+        lines.append(
+            "Activations, logits and an adapter come on top; they are known once the checkpoint is here."
+        )
     tell(console, "\n".join(lines))
 
 

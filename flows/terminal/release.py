@@ -63,8 +63,11 @@ def tell_where_to_answer(console: Console, hold_display: HoldDisplay) -> Ask:
 
         with hold_display():
             url = flow_run.get_flow_run_ui_url()
-            tell(console, f"The run waits for a person. Answer on its page{f' {url}' if url else ''} (Resume), or with "
-                          "`pairline approve` or `pairline reject`.")
+            tell(
+                console,
+                f"The run waits for a person. Answer on its page{f' {url}' if url else ''} (Resume), or with "
+                "`pairline approve` or `pairline reject`.",
+            )
 
     return ask
 

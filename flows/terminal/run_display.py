@@ -36,14 +36,17 @@ class RunDisplay(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class RetryNotices(logging.Handler):
     """Tells on the terminal what Prefect only logs: that a task failed and is tried again."""
 
-    RETRY = re.compile(r"exception: (?P<error>\w+).*Retry (?P<which>\d+/\d+) will start (?P<when>.*)$", re.DOTALL)
+    RETRY = re.compile(
+        r"exception: (?P<error>\w+).*Retry (?P<which>\d+/\d+) will start (?P<when>.*)$", re.DOTALL
+    )
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -65,8 +68,14 @@ def progress_text(event: ProgressEvent) -> str:
     """ "train 12/90 steps, 3.1 steps/s, loss 0.68" """
     parts = [f"{event.done:,}/{event.total:,} {event.unit}"]
     if event.rate:
-        parts.append(f"{event.rate:,.2f} {event.unit}/s" if event.rate < 10 else f"{event.rate:,.0f} {event.unit}/s")
-    parts += [f"{name.rsplit('/', 1)[-1]} {event.metrics[name]:.4g}" for name in SHOWN_METRICS if name in event.metrics]
+        parts.append(
+            f"{event.rate:,.2f} {event.unit}/s" if event.rate < 10 else f"{event.rate:,.0f} {event.unit}/s"
+        )
+    parts += [
+        f"{name.rsplit('/', 1)[-1]} {event.metrics[name]:.4g}"
+        for name in SHOWN_METRICS
+        if name in event.metrics
+    ]
     return one_line(", ".join(parts))
 
 
@@ -94,8 +103,9 @@ class LineDisplay:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
 
@@ -104,9 +114,14 @@ class BarDisplay:
 
     def __init__(self, console: Console) -> None:
         self.folder: Path | None = None
-        self._bars = Progress(TextColumn("{task.description:<18}", markup=False), BarColumn(bar_width=30),
-                              TimeElapsedColumn(), TimeRemainingColumn(compact=True),
-                              TextColumn("{task.fields[text]}", markup=False), console=console)
+        self._bars = Progress(
+            TextColumn("{task.description:<18}", markup=False),
+            BarColumn(bar_width=30),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[text]}", markup=False),
+            console=console,
+        )
         self._current: TaskID | None = None
 
     def step(self, folder: Path, record: StepRecord) -> None:
@@ -121,8 +136,12 @@ class BarDisplay:
 
     def progress(self, event: ProgressEvent) -> None:
         if self._current is not None:
-            self._bars.update(self._current, total=event.total or None, completed=event.done,
-                              text=one_line(f"{event.phase} {progress_text(event)}".strip()))
+            self._bars.update(
+                self._current,
+                total=event.total or None,
+                completed=event.done,
+                text=one_line(f"{event.phase} {progress_text(event)}".strip()),
+            )
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -136,6 +155,7 @@ class BarDisplay:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()

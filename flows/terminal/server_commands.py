@@ -38,13 +38,22 @@ def down() -> None:
     bring_down(settings_from_environment())
 
 
-def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id (org/name) of a finished SFT checkpoint.")],
-             revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit.")] = None,
-             recipe: Annotated[Path | None, typer.Option(help="Recipe for this checkpoint, in the deployment's folder of "
-                                                         "recipes; without it the deployment's own.")] = None,
-             name: Annotated[str, typer.Option(help="Name of the SFT run, shown with the event.")] = "sft",
-             attempt: Annotated[int, typer.Option(help="Raise it to have the same checkpoint processed again.")] = 0,
-             store: Store = Path(".pairline")) -> None:
+def emit_sft(
+    checkpoint: Annotated[
+        str, typer.Argument(help="Directory or Hub id (org/name) of a finished SFT checkpoint.")
+    ],
+    revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Recipe for this checkpoint, in the deployment's folder of "
+            "recipes; without it the deployment's own."
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the SFT run, shown with the event.")] = "sft",
+    attempt: Annotated[int, typer.Option(help="Raise it to have the same checkpoint processed again.")] = 0,
+    store: Store = Path(".pairline"),
+) -> None:
     """Verify an SFT checkpoint and tell the server of it, which starts dpo-stage/after-sft: for jobs outside Prefect."""
     use_server(store)
     from tasks.checkpoint.allowed_code import check_pinned
@@ -61,16 +70,28 @@ def emit_sft(checkpoint: Annotated[str, typer.Argument(help="Directory or Hub id
     check_pinned(config.allow_remote_code, str(used))
     found = verify_checkpoint(config, store)
     payload = SftCheckpointReady(
-        name=name, source=found.source, revision=found.revision, weights_fingerprint=found.weights_fingerprint,
-        tokenizer_fingerprint=found.tokenizer_fingerprint, chain=chain_tag(found.weights_fingerprint),
-        recipe=used.name if recipe and used else None, attempt=attempt)
+        name=name,
+        source=found.source,
+        revision=found.revision,
+        weights_fingerprint=found.weights_fingerprint,
+        tokenizer_fingerprint=found.tokenizer_fingerprint,
+        chain=chain_tag(found.weights_fingerprint),
+        recipe=used.name if recipe and used else None,
+        attempt=attempt,
+    )
     event, sent = announce_sft(payload)
     if sent:
-        again = f", attempt {event.attempt}: what was announced before started nothing" if event.attempt > attempt else ""
+        again = (
+            f", attempt {event.attempt}: what was announced before started nothing"
+            if event.attempt > attempt
+            else ""
+        )
         say(f"announced: {event.EVENT} {event.event_id} of {found.source}{again}")
     else:
-        say(f"known: {event.EVENT} {event.event_id}; its run is tagged {event.event_tag}. "
-              f"--attempt {event.attempt + 1} has it processed again.")
+        say(
+            f"known: {event.EVENT} {event.event_id}; its run is tagged {event.event_tag}. "
+            f"--attempt {event.attempt + 1} has it processed again."
+        )
 
 
 def parameters_of_deployment() -> dict[str, Any]:
@@ -97,16 +118,22 @@ def recipe_to_name(recipe: Path, parameters: dict[str, Any]) -> Path:
     folder = PROJECT / parameters.get("recipes_folder", "recipes")
     path = recipe if recipe.exists() else folder / recipe
     if folder.is_dir() and path.resolve().parent != folder.resolve():
-        raise ConfigError(f"{recipe} does not lie in {folder}, where dpo-stage/after-sft takes recipes from; an event names "
-                          "them by file name. Put it there, or set the deployment's parameter recipes_folder to its folder.")
+        raise ConfigError(
+            f"{recipe} does not lie in {folder}, where dpo-stage/after-sft takes recipes from; an event names "
+            "them by file name. Put it there, or set the deployment's parameter recipes_folder to its folder."
+        )
     return path
 
 
-def gc(store: Store = Path(".pairline"),
-       older_than_days: Annotated[float, typer.Option(min=0, help="Younger runs and results stay.")] = 30.0,
-       keep: Annotated[int, typer.Option(min=0, help="Newest completed runs of each name that stay anyway.")] = 1,
-       dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-       yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False) -> None:
+def gc(
+    store: Store = Path(".pairline"),
+    older_than_days: Annotated[float, typer.Option(min=0, help="Younger runs and results stay.")] = 30.0,
+    keep: Annotated[
+        int, typer.Option(min=0, help="Newest completed runs of each name that stay anyway.")
+    ] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
+) -> None:
     """Say which step results and snapshots of a store no kept run leads to, ask, and remove them. Published checkpoints
     stay."""
     from tasks.run.garbage import collect, in_words
@@ -123,7 +150,9 @@ def gc(store: Store = Path(".pairline"),
 def confirmed(question: str) -> bool:
     """A person's yes. Raises ``ConfigError`` where nobody can be asked."""
     if not sys.stdin.isatty():
-        raise ConfigError("Nobody is at this terminal to be asked, so nothing was removed. --yes removes without asking.")
+        raise ConfigError(
+            "Nobody is at this terminal to be asked, so nothing was removed. --yes removes without asking."
+        )
     return typer.confirm(question)
 
 
@@ -136,7 +165,9 @@ def use_server(store: Path) -> None:
 
     if not uses_configured_server():
         if (url := running_server(store)) is None:
-            raise ConfigError("There is no Prefect server to tell. Start one with `make up`, or set PREFECT_API_URL to "
-                              "yours.")
+            raise ConfigError(
+                "There is no Prefect server to tell. Start one with `make up`, or set PREFECT_API_URL to "
+                "yours."
+            )
         os.environ["PREFECT_API_URL"] = url
     use_password(store)

@@ -15,7 +15,9 @@ from tasks.run.find import find_run
 from tasks.text.terminal import show_table, tell
 
 
-def compare_runs(names: list[str], store: Path, html: Path | None, markdown: Path | None, console: Console) -> None:
+def compare_runs(
+    names: list[str], store: Path, html: Path | None, markdown: Path | None, console: Console
+) -> None:
     """``pairline compare``. Raises ``ConfigError`` for an unknown run or fewer than two."""
     if len(names) < 2:
         raise ConfigError("`pairline compare` needs two runs or more, e.g. `pairline compare last~1 last`.")
@@ -40,6 +42,14 @@ def show_page(page: Page, console: Console) -> None:
 def _show(block: Block, title: str, console: Console) -> None:
     if isinstance(block, Table):
         numbers = [place for place, column in enumerate(block.columns) if column.kind == "number"]
-        show_table(console, [column.title for column in block.columns], block.rows, title, "left", numbers, overflow="fold")
+        show_table(
+            console,
+            [column.title for column in block.columns],
+            block.rows,
+            title,
+            "left",
+            numbers,
+            overflow="fold",
+        )
     elif isinstance(block, Text):
         tell(console, f"{title}: {block.text}" if title else block.text, is_cut=True)

@@ -25,7 +25,9 @@ def show_runs(store: Path, console: Console) -> None:
     """One line a run, newest last. Raises ``ConfigError`` if there is no store."""
     for folder, record in _runs(store):
         steps = f"{current_step(record)}, {duration(record.seconds)}"
-        result = f"handoff: {record.outputs['handoff']}" if "handoff" in record.outputs else (record.error or "")
+        result = (
+            f"handoff: {record.outputs['handoff']}" if "handoff" in record.outputs else (record.error or "")
+        )
         first = result.splitlines()[0] if result else ""
         tell(console, one_line(f"{folder.name}  {run_state(record):<12}  {steps}  {first}"))
 
@@ -34,10 +36,15 @@ def show_run(store: Path, name: str, console: Console) -> None:
     """One run: its steps, results, error and log. Raises ``ConfigError`` for an unknown name."""
     folder = find_run(name, store)
     record = read_run(folder)
-    show_table(console, ("step", "state", "duration"), [
-        (step.name, step_state(step, record), duration(step.seconds)) for step in record.steps],
-        f"{folder.name}: {run_state(record)}")
-    lines = [one_line(f"{what}: {where}") for what, where in record.outputs.items()] + [f"log: {folder / RUN_LOG_FILE}"]
+    show_table(
+        console,
+        ("step", "state", "duration"),
+        [(step.name, step_state(step, record), duration(step.seconds)) for step in record.steps],
+        f"{folder.name}: {run_state(record)}",
+    )
+    lines = [one_line(f"{what}: {where}") for what, where in record.outputs.items()] + [
+        f"log: {folder / RUN_LOG_FILE}"
+    ]
     lines += [f"error: {record.error}"] if record.error else []
     tell(console, "\n".join(lines))
 

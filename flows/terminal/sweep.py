@@ -44,5 +44,7 @@ def show_sweep_table(console: Console, folder: Path | None) -> None:
         return
     outcome = SweepOutcome.model_validate_json(read_regular(folder / SWEEP_FILE, LARGEST_RESULT_BYTES))
     rows = sweep_rows(outcome)
-    show_table(console, list(rows[0]), [list(map(str, row.values())) for row in rows], f"sweep by {outcome.metric}")
+    show_table(
+        console, list(rows[0]), [list(map(str, row.values())) for row in rows], f"sweep by {outcome.metric}"
+    )
     tell(console, f"picture: {folder / PICTURE_FILE}\nrun: {folder}")

@@ -4,7 +4,17 @@ import importlib
 import shutil
 import sys
 
-PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft", "datasets", "gguf", "safetensors", "pydantic")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "deepspeed",
+    "peft",
+    "datasets",
+    "gguf",
+    "safetensors",
+    "pydantic",
+)
 COMPILERS = ("cc", "gcc", "g++", "clang", "nvcc")
 
 
@@ -18,8 +28,14 @@ def problems(variant: str) -> list[str]:
             found.append(f"{package} does not load: {error}")
     torch = sys.modules.get("torch")
     if torch is not None and (torch.version.cuda is not None) != (variant == "cuda"):
-        found.append(f"torch {torch.__version__} is not a build for {variant}; the wheelhouse holds another variant's.")
-    found += [f"{name} is on the PATH; take a base image without a compiler." for name in COMPILERS if shutil.which(name)]
+        found.append(
+            f"torch {torch.__version__} is not a build for {variant}; the wheelhouse holds another variant's."
+        )
+    found += [
+        f"{name} is on the PATH; take a base image without a compiler."
+        for name in COMPILERS
+        if shutil.which(name)
+    ]
     return found
 
 

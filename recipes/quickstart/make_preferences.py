@@ -59,16 +59,22 @@ def sample(model: AutoModelForCausalLM, tokenizer: AutoTokenizer, prompts: list[
     A prompt is computed once for all its samples, and a finished answer leaves the batch: a quarter of `generate`'s
     time. R rows (one per sample), T tokens, V vocabulary, K most likely tokens.
     """
-    texts = [tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
-                                           add_generation_prompt=True) for prompt in prompts]
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        for prompt in prompts
+    ]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
     mask_RT = inputs["attention_mask"]
     position_RT = (mask_RT.cumsum(dim=1) - 1).clamp(min=0)
     output = model(**inputs, position_ids=position_RT, use_cache=True, logits_to_keep=1)
     cache = output.past_key_values
     cache.batch_repeat_interleave(SAMPLES_PER_PROMPT)
-    logits_RV, mask_RT, position_R = (each.repeat_interleave(SAMPLES_PER_PROMPT, dim=0)
-                                      for each in (output.logits[:, -1], mask_RT, position_RT[:, -1]))
+    logits_RV, mask_RT, position_R = (
+        each.repeat_interleave(SAMPLES_PER_PROMPT, dim=0)
+        for each in (output.logits[:, -1], mask_RT, position_RT[:, -1])
+    )
     answers: list[list[int]] = [[] for _ in range(len(logits_RV))]
     row_R = torch.arange(len(logits_RV))
     for _ in range(MAX_NEW_TOKENS):
@@ -82,8 +88,13 @@ def sample(model: AutoModelForCausalLM, tokenizer: AutoTokenizer, prompts: list[
         row_R, next_R, position_R = row_R[live], next_R[live], position_R[live] + 1
         mask_RT = torch.cat([mask_RT[live], torch.ones(len(live), 1, dtype=mask_RT.dtype)], dim=1)
         cache.batch_select_indices(live)
-        logits_RV = model(next_R[:, None], attention_mask=mask_RT, position_ids=position_R[:, None],
-                          past_key_values=cache, use_cache=True).logits[:, -1]
+        logits_RV = model(
+            next_R[:, None],
+            attention_mask=mask_RT,
+            position_ids=position_R[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
     texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
     ended = [ids[-1] == tokenizer.eos_token_id for ids in answers]
     groups = range(0, len(answers), SAMPLES_PER_PROMPT)
@@ -102,10 +113,12 @@ def pairs_of(prompt: str, answers: list[str], constraints: list[dict]) -> Iterat
         chosen, rejected = max(product(kept, broken), key=lambda pair: likeness(*pair))
         kept.remove(chosen)
         broken.remove(rejected)
-        yield {"prompt": [{"role": "user", "content": prompt}],
-               "chosen": [{"role": "assistant", "content": chosen}],
-               "rejected": [{"role": "assistant", "content": rejected}],
-               "constraints": constraints}
+        yield {
+            "prompt": [{"role": "user", "content": prompt}],
+            "chosen": [{"role": "assistant", "content": chosen}],
+            "rejected": [{"role": "assistant", "content": rejected}],
+            "constraints": constraints,
+        }
 
 
 def likeness(one: str, other: str) -> float:
@@ -115,22 +128,30 @@ def likeness(one: str, other: str) -> float:
 
 def main() -> None:
     """Sample, sort, write, and print the counts per instruction."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("preferences.jsonl"))
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     questions = all_questions()
     random.Random(arguments.seed).shuffle(questions)
-    prompts = [(f"{question} {INSTRUCTIONS[number % len(INSTRUCTIONS)][0]}", INSTRUCTIONS[number % len(INSTRUCTIONS)])
-               for number, question in enumerate(questions)]
+    prompts = [
+        (
+            f"{question} {INSTRUCTIONS[number % len(INSTRUCTIONS)][0]}",
+            INSTRUCTIONS[number % len(INSTRUCTIONS)],
+        )
+        for number, question in enumerate(questions)
+    ]
     model, tokenizer = load_model()
     rows: list[dict] = []
     sampled, passed, paired = Counter(), Counter(), Counter()
     for start in range(0, len(prompts), PROMPTS_PER_BATCH):
-        batch = prompts[start:start + PROMPTS_PER_BATCH]
-        for (prompt, (text, constraints)), answers in zip(batch, sample(model, tokenizer, [p for p, _ in batch]),
-                                                          strict=True):
+        batch = prompts[start : start + PROMPTS_PER_BATCH]
+        for (prompt, (text, constraints)), answers in zip(
+            batch, sample(model, tokenizer, [p for p, _ in batch]), strict=True
+        ):
             new = list(pairs_of(prompt, answers, constraints))
             sampled[text] += len(answers)
             passed[text] += sum(passes(answer, constraints) for answer in answers)

@@ -22,6 +22,8 @@ def other_code(allowed: Iterable[str], files: Mapping[str, str]) -> list[str]:
 def check_pinned(allowed: Iterable[str], where: str) -> None:
     """Raise ``ConfigError`` if a file is allowed by its name alone. ``where``: the recipe"""
     if by_name := [entry for entry in allowed if PINNED not in entry]:
-        raise ConfigError(f"{where} allows {', '.join(by_name)} to run, whatever is in it, and an event says which "
-                          "checkpoint it comes from. Say which bytes you have read: checkpoint.allow_remote_code: "
-                          f"[{by_name[0]}{PINNED}<what sha256sum {by_name[0]} prints>].")
+        raise ConfigError(
+            f"{where} allows {', '.join(by_name)} to run, whatever is in it, and an event says which "
+            "checkpoint it comes from. Say which bytes you have read: checkpoint.allow_remote_code: "
+            f"[{by_name[0]}{PINNED}<what sha256sum {by_name[0]} prints>]."
+        )

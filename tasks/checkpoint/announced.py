@@ -28,20 +28,28 @@ def verify_checkpoint(config: CheckpointConfig, store_root: Path) -> VerifiedChe
     """
     located = locate(config, store_root)
     if located.weights.kind != "safetensors":
-        raise CheckpointError(f"{config.source} has its weights as {located.weights.kind}; an announced one must hold "
-                              "safetensors. Save it with save_pretrained, or start a run by hand, which converts "
-                              "it.")
+        raise CheckpointError(
+            f"{config.source} has its weights as {located.weights.kind}; an announced one must hold "
+            "safetensors. Save it with save_pretrained, or start a run by hand, which converts "
+            "it."
+        )
     files = hash_named(located.folder, checked_files(located.folder, located.weights.names, config))
     return VerifiedCheckpoint(
-        source=config.source if located.revision else str(located.folder.resolve()), revision=located.revision,
+        source=config.source if located.revision else str(located.folder.resolve()),
+        revision=located.revision,
         weights_fingerprint=weights_fingerprint(read_json_file(located.folder / CONFIG), files),
-        tokenizer_fingerprint=tokenizer_fingerprint(files))
+        tokenizer_fingerprint=tokenizer_fingerprint(files),
+    )
 
 
 def check_unchanged(found: VerifiedCheckpoint, weights: str, tokenizer: str) -> None:
     """Raise ``CheckpointError`` unless the fingerprints are those that were announced."""
-    for what, got, expected in (("weights", found.weights_fingerprint, weights),
-                                ("tokenizer", found.tokenizer_fingerprint, tokenizer)):
+    for what, got, expected in (
+        ("weights", found.weights_fingerprint, weights),
+        ("tokenizer", found.tokenizer_fingerprint, tokenizer),
+    ):
         if got != expected:
-            raise CheckpointError(f"{found.source} is not the checkpoint that was announced: its {what} have fingerprint "
-                                  f"{got[:12]}, expected {expected[:12]}. It was changed since; announce it again.")
+            raise CheckpointError(
+                f"{found.source} is not the checkpoint that was announced: its {what} have fingerprint "
+                f"{got[:12]}, expected {expected[:12]}. It was changed since; announce it again."
+            )

@@ -44,18 +44,24 @@ def weight_source(names: list[str], config: CheckpointConfig) -> WeightSource:
     ggufs = sorted(name for name in names if name.endswith(".gguf"))
     if config.gguf_file:
         if config.gguf_file not in ggufs:
-            raise CheckpointError(f"checkpoint.gguf_file is {config.gguf_file}, but {config.source} holds "
-                                  f"{', '.join(ggufs) or 'no .gguf file'}. Name one of its files.")
+            raise CheckpointError(
+                f"checkpoint.gguf_file is {config.gguf_file}, but {config.source} holds "
+                f"{', '.join(ggufs) or 'no .gguf file'}. Name one of its files."
+            )
         return WeightSource("gguf", (config.gguf_file,))
     safetensors = sorted(name for name in names if name.startswith("model") and name.endswith(".safetensors"))
     if safetensors or WEIGHTS_INDEX in names:
         return WeightSource("safetensors", tuple(safetensors))
     if "adapter_config.json" in names:
-        raise CheckpointError(f"{config.source} is an adapter (LoRA) without the full weights. Merge it into its base "
-                              "model (peft: merge_and_unload, save_pretrained) and use the merged checkpoint.")
+        raise CheckpointError(
+            f"{config.source} is an adapter (LoRA) without the full weights. Merge it into its base "
+            "model (peft: merge_and_unload, save_pretrained) and use the merged checkpoint."
+        )
     if len(ggufs) > 1:
-        raise CheckpointError(f"{config.source} holds several GGUF files: {', '.join(ggufs)}. Say which one with "
-                              "checkpoint.gguf_file.")
+        raise CheckpointError(
+            f"{config.source} holds several GGUF files: {', '.join(ggufs)}. Say which one with "
+            "checkpoint.gguf_file."
+        )
     if ggufs:
         return WeightSource("gguf", tuple(ggufs))
     return WeightSource("pickle", _allowed_pickles(names, config))
@@ -64,20 +70,26 @@ def weight_source(names: list[str], config: CheckpointConfig) -> WeightSource:
 def _allowed_pickles(names: list[str], config: CheckpointConfig) -> tuple[str, ...]:
     pickles = sorted(name for name in names if name.startswith("pytorch_model") and name.endswith(".bin"))
     if not pickles:
-        raise CheckpointError(f"{config.source} holds no weights: expected {WEIGHTS}, {WEIGHTS_INDEX} with its shards, "
-                              f"or a .gguf file; found {', '.join(sorted(names)[:12]) or 'nothing'}.")
+        raise CheckpointError(
+            f"{config.source} holds no weights: expected {WEIGHTS}, {WEIGHTS_INDEX} with its shards, "
+            f"or a .gguf file; found {', '.join(sorted(names)[:12]) or 'nothing'}."
+        )
     if refused := [name for name in pickles if name not in config.allow_pickle]:
         raise CheckpointError(
             f"{config.source} has its weights only as pickle ({', '.join(refused)}), which can run code when it is "
             "loaded. Use a checkpoint with safetensors, or, if you trust its author, allow the files by name: "
-            f"checkpoint.allow_pickle: [{', '.join(refused)}].")
+            f"checkpoint.allow_pickle: [{', '.join(refused)}]."
+        )
     return tuple(pickles)
 
 
 def files_for_conversion(folder: Path, weights: WeightSource) -> list[str]:
     """Weights and the small files beside them, which a conversion copies or reads along, sorted."""
     small = (".json", ".jinja", ".model", ".txt", ".py")
-    return sorted({path.name for path in folder.iterdir() if path.is_file() and path.suffix in small} | set(weights.names))
+    return sorted(
+        {path.name for path in folder.iterdir() if path.is_file() and path.suffix in small}
+        | set(weights.names)
+    )
 
 
 def check_safetensors(folder: Path, names: tuple[str, ...]) -> None:
@@ -87,22 +99,29 @@ def check_safetensors(folder: Path, names: tuple[str, ...]) -> None:
         return
     weight_map = read_json_file(folder / WEIGHTS_INDEX).get("weight_map", {})
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise CheckpointError(f"{folder / WEIGHTS_INDEX} holds no weight_map from tensors to files. Fetch the checkpoint "
-                              "again.")
+        raise CheckpointError(
+            f"{folder / WEIGHTS_INDEX} holds no weight_map from tensors to files. Fetch the checkpoint again."
+        )
     shards = sorted(set(weight_map.values()))
     if missing := [shard for shard in shards if shard not in tensors]:
-        raise CheckpointError(f"{folder / WEIGHTS_INDEX} names {len(shards)} weight files, of which {', '.join(missing)} "
-                              "are missing. Fetch the checkpoint again.")
+        raise CheckpointError(
+            f"{folder / WEIGHTS_INDEX} names {len(shards)} weight files, of which {', '.join(missing)} "
+            "are missing. Fetch the checkpoint again."
+        )
     lost = [f"{tensor} (in {shard})" for tensor, shard in weight_map.items() if tensor not in tensors[shard]]
     if lost:
-        raise CheckpointError(f"{folder / WEIGHTS_INDEX} promises tensors that the files lack: {', '.join(lost[:3])}. "
-                              "The shards are of different checkpoints; fetch it again.")
+        raise CheckpointError(
+            f"{folder / WEIGHTS_INDEX} promises tensors that the files lack: {', '.join(lost[:3])}. "
+            "The shards are of different checkpoints; fetch it again."
+        )
 
 
 def _check_tokenizer(folder: Path, config: CheckpointConfig) -> None:
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
-        raise CheckpointError(f"{config.source} has no tokenizer: expected one of {', '.join(VOCABULARY_FILES)} in "
-                              f"{folder}. Save it with the model (tokenizer.save_pretrained).")
+        raise CheckpointError(
+            f"{config.source} has no tokenizer: expected one of {', '.join(VOCABULARY_FILES)} in "
+            f"{folder}. Save it with the model (tokenizer.save_pretrained)."
+        )
     if config.chat_template or any((folder / name).is_file() for name in TEMPLATE_FILES):
         return
     in_config = folder / TOKENIZER_CONFIG
@@ -110,7 +129,8 @@ def _check_tokenizer(folder: Path, config: CheckpointConfig) -> None:
         raise CheckpointError(
             f"{config.source} has no chat template: neither chat_template.jinja nor `chat_template` in {in_config}. Name "
             "the template it was trained with (checkpoint.chat_template: chatml, tulu, ...), or add its "
-            "chat_template.jinja to the checkpoint.")
+            "chat_template.jinja to the checkpoint."
+        )
 
 
 def _references(auto_map: Any) -> Iterator[str]:
@@ -132,24 +152,37 @@ def check_remote_code(folder: Path, config: CheckpointConfig) -> None:
         auto_map = read_json_file(folder / name).get("auto_map") if (folder / name).is_file() else None
         for reference in _references(auto_map):
             repository, _, module = reference.rpartition("--")
-            wanted.add(f"{repository}--{module}" if repository else (module.rpartition(".")[0] or module) + ".py")
+            wanted.add(
+                f"{repository}--{module}" if repository else (module.rpartition(".")[0] or module) + ".py"
+            )
     allowed = code_names(config.allow_remote_code)
     if refused := sorted(wanted - set(allowed)):
         raise CheckpointError(
             f"{config.source} wants to run its own Python code: {', '.join(refused)} (auto_map). Use a version that stock "
             "transformers knows, or read that code and then allow it by name: "
-            f"checkpoint.allow_remote_code: [{', '.join(refused)}].")
+            f"checkpoint.allow_remote_code: [{', '.join(refused)}]."
+        )
     if missing := [name for name in allowed if not (folder / name).is_file()]:
-        raise CheckpointError(f"checkpoint.allow_remote_code names {', '.join(missing)}, which {config.source} does not "
-                              "have.")
+        raise CheckpointError(
+            f"checkpoint.allow_remote_code names {', '.join(missing)}, which {config.source} does not have."
+        )
 
 
 def checked_files(folder: Path, weights: tuple[str, ...], config: CheckpointConfig) -> list[str]:
     """Names (relative, sorted) of the files that make the snapshot, after every check. Raises ``CheckpointError``."""
     if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{config.source} has no {CONFIG} in {folder}, so its architecture is unknown. Save it with "
-                              "the model (model.save_pretrained).")
-    wanted = {CONFIG, GENERATION_CONFIG, WEIGHTS_INDEX, *TOKENIZER_FILES, *weights, *code_names(config.allow_remote_code)}
+        raise CheckpointError(
+            f"{config.source} has no {CONFIG} in {folder}, so its architecture is unknown. Save it with "
+            "the model (model.save_pretrained)."
+        )
+    wanted = {
+        CONFIG,
+        GENERATION_CONFIG,
+        WEIGHTS_INDEX,
+        *TOKENIZER_FILES,
+        *weights,
+        *code_names(config.allow_remote_code),
+    }
     names = sorted(name for name in wanted | extra_templates(folder) if (folder / name).is_file())
     check_inside(folder, names)
     read_json_file(folder / CONFIG)

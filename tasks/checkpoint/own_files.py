@@ -37,7 +37,10 @@ def _belongs(real: Path, folder: Path) -> bool:
         return False
     repository = folder.parent.parent
     of_cache = rf"blobs/(?:{HASH}|(?P<first>[0-9a-f]{{2}})/(?P=first)[0-9a-f]{{62}})"
-    where = next((real.relative_to(place) for place in (repository, repository.parent) if real.is_relative_to(place)), None)
+    where = next(
+        (real.relative_to(place) for place in (repository, repository.parent) if real.is_relative_to(place)),
+        None,
+    )
     return where is not None and re.fullmatch(of_cache, where.as_posix()) is not None
 
 
@@ -51,15 +54,20 @@ def opened_inside(folder: Path, name: str) -> Iterator[BinaryIO]:
     try:
         opened_file = opened(folder / name)
     except NotRegular:
-        raise CheckpointError(f"{folder / name} is no regular file, as those of a checkpoint are.", "Remove it.") from None
+        raise CheckpointError(
+            f"{folder / name} is no regular file, as those of a checkpoint are.", "Remove it."
+        ) from None
     except OSError as error:
         raise CheckpointError(f"{folder / name} cannot be read: {error.strerror}.") from error
     with opened_file as file:
         of_process = Path(f"/proc/self/fd/{file.fileno()}")
         real = of_process.readlink() if of_process.exists() else (folder / name).resolve()
         if not _leads_down(name) or not _belongs(real, folder.resolve()):
-            raise CheckpointError(f"{folder / name} is a link to {real}, outside the checkpoint, and what it leads to would "
-                                  "be published with it.", "If that is meant, put a copy of the file in the link's place.")
+            raise CheckpointError(
+                f"{folder / name} is a link to {real}, outside the checkpoint, and what it leads to would "
+                "be published with it.",
+                "If that is meant, put a copy of the file in the link's place.",
+            )
         yield file
 
 
@@ -87,7 +95,9 @@ def read_text_file(path: Path) -> str:
     except TooLong:
         raise _beyond(path, f"larger than {MAX_TEXT_BYTES >> 20} MiB") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as text ({error}). Fetch the checkpoint again.") from error
+        raise CheckpointError(
+            f"{path} cannot be read as text ({error}). Fetch the checkpoint again."
+        ) from error
 
 
 def read_json_file(path: Path) -> dict:
@@ -98,14 +108,17 @@ def read_json_file(path: Path) -> dict:
     except TooLong:
         raise _beyond(path, f"larger than {MAX_JSON_BYTES >> 20} MiB") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again.") from error
+        raise CheckpointError(
+            f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again."
+        ) from error
     except RecursionError:
         raise _beyond(path, _TOO_DEEP) from None
     if _is_deeper(value, MAX_JSON_DEPTH):
         raise _beyond(path, _TOO_DEEP)
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, expected an object. Fetch the checkpoint "
-                              "again.")
+        raise CheckpointError(
+            f"{path} holds a JSON {type(value).__name__}, expected an object. Fetch the checkpoint again."
+        )
     return value
 
 
@@ -119,8 +132,12 @@ def _beyond(path: Path, what: str) -> CheckpointError:
 def _is_deeper(value: Any, depth: int) -> bool:
     level = [value]
     for _ in range(depth):
-        level = [item for outer in level if isinstance(outer, dict | list)
-                 for item in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
         if not level:
             return False
     return True

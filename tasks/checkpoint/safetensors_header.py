@@ -14,11 +14,28 @@ from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.regular_file import NotRegular, opened
 
 LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 16 << 20  # 140 000 tensors in one file; the format's own limit of 100 MB takes 10 s and 1 GB to parse
+MAX_HEADER_BYTES = (
+    16 << 20
+)  # 140 000 tensors in one file; the format's own limit of 100 MB takes 10 s and 1 GB to parse
 MAX_DIMENSIONS = 64
 BITS = 8  # of a byte
-BYTES_OF = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1,
-            "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
+BYTES_OF = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+}
 
 
 def read_header(path: Path) -> dict[str, dict]:
@@ -29,25 +46,35 @@ def read_header(path: Path) -> dict[str, dict]:
             header_bytes = int.from_bytes(file.read(LENGTH_BYTES), "little")
             raw = file.read(header_bytes) if header_bytes <= MAX_HEADER_BYTES else b""
     except NotRegular:
-        raise CheckpointError(f"{path} is no regular file, as those of a checkpoint are. Remove it.") from None
+        raise CheckpointError(
+            f"{path} is no regular file, as those of a checkpoint are. Remove it."
+        ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     if size < LENGTH_BYTES or header_bytes > MAX_HEADER_BYTES:
-        raise CheckpointError(f"{path} ({size} bytes) is not a safetensors file with a header of at most "
-                              f"{MAX_HEADER_BYTES >> 20} MiB. Fetch the checkpoint again.")
+        raise CheckpointError(
+            f"{path} ({size} bytes) is not a safetensors file with a header of at most "
+            f"{MAX_HEADER_BYTES >> 20} MiB. Fetch the checkpoint again."
+        )
     if len(raw) < header_bytes:
-        raise CheckpointError(f"{path} is cut off within its header: expected more than {LENGTH_BYTES + header_bytes} "
-                              f"bytes, got {size}. Fetch the checkpoint again.")
+        raise CheckpointError(
+            f"{path} is cut off within its header: expected more than {LENGTH_BYTES + header_bytes} "
+            f"bytes, got {size}. Fetch the checkpoint again."
+        )
     try:
         header = json.loads(raw)
         header.pop("__metadata__", None)
         end = _end_of_tensors(header)
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} has no valid safetensors header ({error}). Fetch the checkpoint again.") from error
+        raise CheckpointError(
+            f"{path} has no valid safetensors header ({error}). Fetch the checkpoint again."
+        ) from error
     expected = LENGTH_BYTES + header_bytes + end
     if size != expected:
         what = "is cut off" if size < expected else "has bytes after its end"
-        raise CheckpointError(f"{path} {what}: expected {expected} bytes, got {size}. Fetch the checkpoint again.")
+        raise CheckpointError(
+            f"{path} {what}: expected {expected} bytes, got {size}. Fetch the checkpoint again."
+        )
     return header
 
 
@@ -58,7 +85,9 @@ def _end_of_tensors(header: dict[str, Any]) -> int:
     for name, entry in header.items():
         (begin, end), shape = entry["data_offsets"], entry["shape"]
         sizes = (begin, end, *shape)
-        if len(shape) > MAX_DIMENSIONS or not all(type(size) is int and 0 <= size < 1 << 63 for size in sizes):
+        if len(shape) > MAX_DIMENSIONS or not all(
+            type(size) is int and 0 <= size < 1 << 63 for size in sizes
+        ):
             raise ValueError(f"{name} has no sizes")
         num_values = math.prod(shape)
         num_bytes = num_values * BYTES_OF.get(entry["dtype"], 0)

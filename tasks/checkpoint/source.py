@@ -17,11 +17,23 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
-from dpo_core.contract.checkpoint_files import CONFIG, EXTRA_TEMPLATES, tokenizer_fingerprint, weights_fingerprint
+from dpo_core.contract.checkpoint_files import (
+    CONFIG,
+    EXTRA_TEMPLATES,
+    tokenizer_fingerprint,
+    weights_fingerprint,
+)
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError, RemoteError, StoreError, from_os_error
 from dpo_core.contract.refs import CheckpointRef
-from dpo_core.contract.store import HASH_CHUNK_BYTES, exclusive, fingerprint, new_directory, verify_files, write_json
+from dpo_core.contract.store import (
+    HASH_CHUNK_BYTES,
+    exclusive,
+    fingerprint,
+    new_directory,
+    verify_files,
+    write_json,
+)
 from tasks.checkpoint.allowed_code import code_names, other_code
 from tasks.checkpoint.files import (
     PICKLE_SUFFIXES,
@@ -79,17 +91,23 @@ def check_source(source: str) -> None:
     if folder.is_dir():
         return
     if folder.is_file():
-        raise CheckpointError(f"checkpoint.source {source} is a file, expected a directory. Give its directory "
-                              f"({folder.parent}); a GGUF among several is chosen with checkpoint.gguf_file.")
+        raise CheckpointError(
+            f"checkpoint.source {source} is a file, expected a directory. Give its directory "
+            f"({folder.parent}); a GGUF among several is chosen with checkpoint.gguf_file."
+        )
     if not HUB_ID.fullmatch(source) or source.startswith("."):
-        raise CheckpointError(f"checkpoint.source {source} does not exist as a directory and is no Hub id "
-                              "(org/name). Check the path.")
+        raise CheckpointError(
+            f"checkpoint.source {source} does not exist as a directory and is no Hub id "
+            "(org/name). Check the path."
+        )
 
 
 def _local(folder: Path, config: CheckpointConfig) -> Located:
     if config.revision:
-        raise CheckpointError(f"checkpoint.revision {config.revision} is for a Hub id, but {config.source} is a local "
-                              "directory, which is pinned by its contents. Remove checkpoint.revision.")
+        raise CheckpointError(
+            f"checkpoint.revision {config.revision} is for a Hub id, but {config.source} is a local "
+            "directory, which is pinned by its contents. Remove checkpoint.revision."
+        )
     try:
         names = sorted(path.name for path in folder.iterdir() if path.is_file())
     except OSError as error:
@@ -105,19 +123,32 @@ def _download(config: CheckpointConfig, store_root: Path, with_weights: bool) ->
     weights = weight_source(names, config)
     code = code_names(config.allow_remote_code)
     small = [name for name in names if not name.endswith((*WEIGHT_SUFFIXES, ".py")) or name in code]
-    missing = {name: sizes[name] for name in {*small, *weights.names}  # a mirror of the operator's may tell no sizes
-               if sizes[name] and try_to_load_from_cache(config.source, name, revision=commit) is None}
-    check_download(f"{config.source}@{commit}", missing, Path(constants.HF_HUB_CACHE), config.max_download_gib,
-                   "checkpoint.max_download_gib")
+    missing = {
+        name: sizes[name]
+        for name in {*small, *weights.names}  # a mirror of the operator's may tell no sizes
+        if sizes[name] and try_to_load_from_cache(config.source, name, revision=commit) is None
+    }
+    check_download(
+        f"{config.source}@{commit}",
+        missing,
+        Path(constants.HF_HUB_CACHE),
+        config.max_download_gib,
+        "checkpoint.max_download_gib",
+    )
     try:
         folder = Path(api.snapshot_download(config.source, revision=commit, allow_patterns=small))
         if weights.kind == "safetensors":
             checked_files(folder, (), config)
             if not with_weights:
                 return Located(folder, weights, commit, linkable=True)
-        return Located(Path(api.snapshot_download(config.source, revision=commit,
-                                                  allow_patterns=[*small, *weights.names])),
-                       weights, commit, linkable=True)
+        return Located(
+            Path(
+                api.snapshot_download(config.source, revision=commit, allow_patterns=[*small, *weights.names])
+            ),
+            weights,
+            commit,
+            linkable=True,
+        )
     except OSError as error:
         if error.errno is not None and not isinstance(error, ConnectionError):
             raise from_os_error(error, doing) from error
@@ -144,7 +175,11 @@ def _resolve(api: HfApi, config: CheckpointConfig, store_root: Path, doing: str)
         if not isinstance(failure, RemoteError) or not record.is_file():
             raise failure from None
         known = read_json_file(record)
-        log.warning("The Hub does not answer; going on with %s at %s, as resolved earlier.", config.source, known["commit"])
+        log.warning(
+            "The Hub does not answer; going on with %s at %s, as resolved earlier.",
+            config.source,
+            known["commit"],
+        )
         return known["commit"], known.get("sizes") or dict.fromkeys(known["files"])
     sizes, commit = dict(sorted(listed_sizes(info).items())), commit_of(info, doing)
     write_json(record, {**asked, "commit": commit, "sizes": sizes})
@@ -156,8 +191,10 @@ def snapshot(located: Located, config: CheckpointConfig, store_root: Path) -> Ch
     names = checked_files(located.folder, located.weights.names, config)
     files = hash_named(located.folder, names)
     if other := other_code(config.allow_remote_code, files):
-        raise CheckpointError(f"{config.source} has another {', '.join(other)} than the one that "
-                              "checkpoint.allow_remote_code allows by its sha256. Read it before you allow it.")
+        raise CheckpointError(
+            f"{config.source} has another {', '.join(other)} than the one that "
+            "checkpoint.allow_remote_code allows by its sha256. Read it before you allow it."
+        )
     path = store_root.resolve() / "checkpoints" / fingerprint(files)[:16]
     with exclusive(path.parent, wait_seconds=SECONDS_FOR_ANOTHER_RUN):
         if not _is_intact(path, files):
@@ -165,13 +202,19 @@ def snapshot(located: Located, config: CheckpointConfig, store_root: Path) -> Ch
                 for name in names:
                     _place(located, name, aside / name)
                 if hash_named(aside, names) != files:
-                    raise CheckpointError(f"{config.source} changed while it was copied. Let its writer finish, then "
-                                          "start again.")
+                    raise CheckpointError(
+                        f"{config.source} changed while it was copied. Let its writer finish, then "
+                        "start again."
+                    )
     return CheckpointRef(
-        path=path, fingerprint=weights_fingerprint(read_json_file(path / CONFIG), files),
+        path=path,
+        fingerprint=weights_fingerprint(read_json_file(path / CONFIG), files),
         tokenizer_fingerprint=tokenizer_fingerprint(files),
-        source=config.source, revision=located.revision, files=files,
-        allow_remote_code=any(name.endswith(".py") for name in files))
+        source=config.source,
+        revision=located.revision,
+        files=files,
+        allow_remote_code=any(name.endswith(".py") for name in files),
+    )
 
 
 def _is_intact(path: Path, files: dict[str, str]) -> bool:

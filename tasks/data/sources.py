@@ -37,8 +37,10 @@ def check_sources(sources: tuple[DataSource, ...]) -> None:
     """Raise ``DataError`` for a source that cannot be meant: cheap, so that it comes before a checkpoint is fetched."""
     for source in sources:
         if not Path(source.source).expanduser().exists() and not is_hub_id(source.source):
-            raise DataError(f"data.sources: {source.source} does not exist (looked in {Path.cwd()}). Give an existing "
-                            "file or directory, or org/name for a Hub data set.")
+            raise DataError(
+                f"data.sources: {source.source} does not exist (looked in {Path.cwd()}). Give an existing "
+                "file or directory, or org/name for a Hub data set."
+            )
 
 
 def is_hub_id(text: str) -> bool:
@@ -46,10 +48,24 @@ def is_hub_id(text: str) -> bool:
     return bool(HUB_ID.fullmatch(text)) and not text.endswith(DATA_SUFFIXES)
 
 
-def _resolved(source: DataSource, content: str, path: Path | None = None, hub_id: str | None = None,
-              commit: str | None = None) -> ResolvedSource:
-    return ResolvedSource(label=source.source, split=source.split, subset=source.subset, amount=source.amount,
-                          columns=source.columns, content=content, path=path, hub_id=hub_id, commit=commit)
+def _resolved(
+    source: DataSource,
+    content: str,
+    path: Path | None = None,
+    hub_id: str | None = None,
+    commit: str | None = None,
+) -> ResolvedSource:
+    return ResolvedSource(
+        label=source.source,
+        split=source.split,
+        subset=source.subset,
+        amount=source.amount,
+        columns=source.columns,
+        content=content,
+        path=path,
+        hub_id=hub_id,
+        commit=commit,
+    )
 
 
 def _local_content(path: Path) -> str:
@@ -60,8 +76,10 @@ def _local_content(path: Path) -> str:
     except OSError as error:
         raise from_os_error(error, f"reading {path}") from error
     if not files:
-        raise DataError(f"data.sources: the directory {path} is empty. Give one with .jsonl, .json, .jsonl.gz or .parquet "
-                        "files.")
+        raise DataError(
+            f"data.sources: the directory {path} is empty. Give one with .jsonl, .json, .jsonl.gz or .parquet "
+            "files."
+        )
     return fingerprint(files)
 
 

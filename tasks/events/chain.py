@@ -44,7 +44,13 @@ def announce_sft(payload: SftCheckpointReady) -> tuple[SftCheckpointReady, bool]
 
 
 def _log_sent(payload: CheckpointReady, sent: bool) -> None:
-    log.info("%s %s (%s, event %s)", "Told of" if sent else "Already told of", payload.name, payload.EVENT, payload.event_id)
+    log.info(
+        "%s %s (%s, event %s)",
+        "Told of" if sent else "Already told of",
+        payload.name,
+        payload.EVENT,
+        payload.event_id,
+    )
 
 
 def this_run() -> UUID | None:
@@ -72,32 +78,52 @@ def earlier_run(payload: CheckpointReady) -> FlowRun | None:
     with get_client(sync_client=True) as client:
         mine = client.read_flow_run(run_id)
         runs = tagged_runs(client, payload.event_tag)
-    earlier = [run for run in runs if run.id != run_id and (run.created, run.id) < (mine.created, mine.id)
-               and run.state and run.state.type not in ENDED_WITHOUT_RESULT and run.state.name != ALREADY_STARTED]
+    earlier = [
+        run
+        for run in runs
+        if run.id != run_id
+        and (run.created, run.id) < (mine.created, mine.id)
+        and run.state
+        and run.state.type not in ENDED_WITHOUT_RESULT
+        and run.state.name != ALREADY_STARTED
+    ]
     return earlier[0] if earlier else None
 
 
 def tagged_runs(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
     """Runs with a tag, oldest first."""
-    return client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])), limit=200,
-                                 sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+    return client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])),
+        limit=200,
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+    )
 
 
 @never_fails
 def show_chain(client: SyncPrefectClient, tag: str) -> None:
     """Artifact ``chain-<digits>``: every run of the chain so far, with its link; the newest version knows the most."""
     runs = tagged_runs(client, tag)
-    flows = {flow.id: flow.name for flow in client.read_flows(
-        flow_filter=FlowFilter(id=FlowFilterId(any_=list({run.flow_id for run in runs}))))}
+    flows = {
+        flow.id: flow.name
+        for flow in client.read_flows(
+            flow_filter=FlowFilter(id=FlowFilterId(any_=list({run.flow_id for run in runs})))
+        )
+    }
     page = chain_page(tag, [(flows.get(run.flow_id, ""), run, url_for(run) or "") for run in runs])
     markdown_artifact(page, tag.replace(":", "-"), "What this run follows and what follows it")
 
 
 def chain_page(tag: str, runs: Sequence[tuple[str, FlowRun, str]]) -> str:
     """Markdown of (name of the flow, run, its address), oldest first."""
-    rows = [[markdown_text(flow), markdown_link(run.name, address),
-             markdown_text((run.state.name if run.state else "") or ""),
-             f"{run.start_time:%Y-%m-%d %H:%M:%S}" if run.start_time else "", f"{run.total_run_time.total_seconds():.0f}"]
-            for flow, run, address in runs]
+    rows = [
+        [
+            markdown_text(flow),
+            markdown_link(run.name, address),
+            markdown_text((run.state.name if run.state else "") or ""),
+            f"{run.start_time:%Y-%m-%d %H:%M:%S}" if run.start_time else "",
+            f"{run.total_run_time.total_seconds():.0f}",
+        ]
+        for flow, run, address in runs
+    ]
     table = markdown_rows(("flow", "run", "state", "started", "seconds"), rows)
     return f"Runs with the tag {markdown_code(tag)}, oldest first.\n\n{table}\n"

@@ -29,12 +29,27 @@ Payload = TypeVar("Payload", bound=CheckpointReady)
 
 def event_of(payload: CheckpointReady) -> Event:
     """The event as the server keeps it; the run that made the checkpoint is related, so the UI links to it."""
-    related = [RelatedResource({"prefect.resource.id": f"prefect.tag.{payload.chain}", "prefect.resource.role": "tag"})]
+    related = [
+        RelatedResource(
+            {"prefect.resource.id": f"prefect.tag.{payload.chain}", "prefect.resource.role": "tag"}
+        )
+    ]
     if payload.flow_run_id:
-        related.append(RelatedResource({"prefect.resource.id": f"prefect.flow-run.{payload.flow_run_id}",
-                                        "prefect.resource.role": "flow-run"}))
-    return Event(id=payload.event_id, event=payload.EVENT, resource=payload.resource,
-                 related=related, payload=payload.model_dump(mode="json"))
+        related.append(
+            RelatedResource(
+                {
+                    "prefect.resource.id": f"prefect.flow-run.{payload.flow_run_id}",
+                    "prefect.resource.role": "flow-run",
+                }
+            )
+        )
+    return Event(
+        id=payload.event_id,
+        event=payload.EVENT,
+        resource=payload.resource,
+        related=related,
+        payload=payload.model_dump(mode="json"),
+    )
 
 
 def emit(payload: Payload) -> tuple[Payload, bool]:
@@ -53,9 +68,11 @@ def emit(payload: Payload) -> tuple[Payload, bool]:
             send(client, payload)
             return payload, True
     except Exception as error:
-        raise RemoteError(f"The event {payload.EVENT} of {payload.name} did not reach the Prefect server: "
-                          f"{type(error).__name__}: {error}. The checkpoint is complete; start again to tell of "
-                          "it.") from error
+        raise RemoteError(
+            f"The event {payload.EVENT} of {payload.name} did not reach the Prefect server: "
+            f"{type(error).__name__}: {error}. The checkpoint is complete; start again to tell of "
+            "it."
+        ) from error
 
 
 def send(client: SyncPrefectClient, payload: CheckpointReady) -> None:
@@ -84,16 +101,21 @@ def when_emitted(client: SyncPrefectClient, event_id: UUID) -> datetime | None:
 def is_awaited(client: SyncPrefectClient, payload: CheckpointReady) -> bool:
     """Whether an automation of the server waits for the event."""
     resource = Resource(payload.resource)
-    return any(automation.enabled and isinstance(automation.trigger, EventTrigger)
-               and payload.EVENT in automation.trigger.expect
-               and ResourceSpecification.model_validate(automation.trigger.match).matches(resource)
-               for automation in client.read_automations())
+    return any(
+        automation.enabled
+        and isinstance(automation.trigger, EventTrigger)
+        and payload.EVENT in automation.trigger.expect
+        and ResourceSpecification.model_validate(automation.trigger.match).matches(resource)
+        for automation in client.read_automations()
+    )
 
 
 def is_acted_on(client: SyncPrefectClient, payload: CheckpointReady) -> bool:
     """Whether the event has a run, or an automation did its work upon it."""
-    done = {"event": {"name": ["prefect.automation.action.executed"]},
-            "related": {"resources_in_roles": [[f"prefect.event.{payload.event_id}", "triggering-event"]]}}
+    done = {
+        "event": {"name": ["prefect.automation.action.executed"]},
+        "related": {"resources_in_roles": [[f"prefect.event.{payload.event_id}", "triggering-event"]]},
+    }
     runs = FlowRunFilter(tags=FlowRunFilterTags(all_=[payload.event_tag]))
     return bool(_events(client, done) or client.read_flow_runs(flow_run_filter=runs, limit=1))
 

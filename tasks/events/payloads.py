@@ -33,11 +33,17 @@ class CheckpointReady(Section):
 
     schema_version: Literal[1] = Field(1, description="Version of this payload; a reader refuses another.")
     name: str = Field(description="Name of the run family that made the checkpoint.")
-    weights_fingerprint: str = Field(min_length=16, description="Over the weights' contents and the architecture.")
-    chain: str = Field(pattern=r"^chain:[\w-]{1,64}$", description="Tag of all runs that this checkpoint's SFT checkpoint "
-                       "led to.")
+    weights_fingerprint: str = Field(
+        min_length=16, description="Over the weights' contents and the architecture."
+    )
+    chain: str = Field(
+        pattern=r"^chain:[\w-]{1,64}$",
+        description="Tag of all runs that this checkpoint's SFT checkpoint led to.",
+    )
     flow_run_id: UUID | None = Field(None, description="The Prefect run that made it, if one did.")
-    attempt: int = Field(0, ge=0, description="Raised to have the same checkpoint processed again on purpose.")
+    attempt: int = Field(
+        0, ge=0, description="Raised to have the same checkpoint processed again on purpose."
+    )
 
     def identity(self) -> tuple[str, ...]:
         """What tells this checkpoint from another."""
@@ -46,7 +52,9 @@ class CheckpointReady(Section):
     @property
     def event_id(self) -> UUID:
         """The same for the same content, whoever tells of it and however often."""
-        return uuid5(NAMESPACE, "/".join((self.EVENT, str(self.schema_version), *self.identity(), str(self.attempt))))
+        return uuid5(
+            NAMESPACE, "/".join((self.EVENT, str(self.schema_version), *self.identity(), str(self.attempt)))
+        )
 
     @property
     def event_tag(self) -> str:
@@ -56,8 +64,12 @@ class CheckpointReady(Section):
     @property
     def resource(self) -> dict[str, str]:
         """The event's resource, which triggers match."""
-        return {"prefect.resource.id": f"pairline.checkpoint.{self.weights_fingerprint[:16]}",
-                "prefect.resource.name": self.name, "pairline.name": self.name, "pairline.chain": self.chain}
+        return {
+            "prefect.resource.id": f"pairline.checkpoint.{self.weights_fingerprint[:16]}",
+            "prefect.resource.name": self.name,
+            "pairline.name": self.name,
+            "pairline.chain": self.chain,
+        }
 
 
 class SftCheckpointReady(CheckpointReady):
@@ -67,9 +79,15 @@ class SftCheckpointReady(CheckpointReady):
 
     source: str = Field(description="Hub id (org/name) or an absolute directory that the worker can read.")
     revision: str | None = Field(None, description="Hub commit; a directory is pinned by its fingerprints.")
-    tokenizer_fingerprint: str = Field(min_length=16, description="Over the tokenizer's files and the chat template.")
-    recipe: str | None = Field(None, max_length=200, description="File name of the stage's recipe for this checkpoint, in "
-                               "the folder that the deployment takes recipes from; empty: the deployment's own.")
+    tokenizer_fingerprint: str = Field(
+        min_length=16, description="Over the tokenizer's files and the chat template."
+    )
+    recipe: str | None = Field(
+        None,
+        max_length=200,
+        description="File name of the stage's recipe for this checkpoint, in "
+        "the folder that the deployment takes recipes from; empty: the deployment's own.",
+    )
 
     def identity(self) -> tuple[str, ...]:
         return (self.weights_fingerprint, self.tokenizer_fingerprint)
@@ -91,7 +109,13 @@ class DpoCheckpointReady(CheckpointReady):
     @classmethod
     def of(cls, handoff: RLVRHandoff, path: Path, flow_run_id: UUID | None) -> "DpoCheckpointReady":
         """The payload for a hand-off that was written to ``path``."""
-        return cls(name=handoff.name, weights_fingerprint=handoff.weights_fingerprint, flow_run_id=flow_run_id,
-                   chain=chain_tag(handoff.parent.fingerprint), handoff=path.resolve().as_uri(),
-                   handoff_fingerprint=handoff.fingerprint, uri=handoff.checkpoint.uri,
-                   revision=handoff.checkpoint.revision)
+        return cls(
+            name=handoff.name,
+            weights_fingerprint=handoff.weights_fingerprint,
+            flow_run_id=flow_run_id,
+            chain=chain_tag(handoff.parent.fingerprint),
+            handoff=path.resolve().as_uri(),
+            handoff_fingerprint=handoff.fingerprint,
+            uri=handoff.checkpoint.uri,
+            revision=handoff.checkpoint.revision,
+        )

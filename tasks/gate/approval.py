@@ -41,13 +41,22 @@ class Release(Section):
 
 def answered(decision: Verdict, name: str, reason: str, asked_in: Literal["prefect", "terminal"]) -> Approval:
     """An answer given now."""
-    return Approval(decision=decision, name=name.strip(), reason=reason.strip(), at=datetime.now(UTC), asked_in=asked_in)
+    return Approval(
+        decision=decision, name=name.strip(), reason=reason.strip(), at=datetime.now(UTC), asked_in=asked_in
+    )
 
 
-def approval_path(store_root: Path, export: ExportResult, evaluation: EvaluateResult, checks: Sequence[GateCheck]) -> Path:
+def approval_path(
+    store_root: Path, export: ExportResult, evaluation: EvaluateResult, checks: Sequence[GateCheck]
+) -> Path:
     """Where the approval of this checkpoint with this evaluation under these rules is kept."""
-    content = fingerprint({"export": export.fingerprint, "evaluation": evaluation.job_fingerprint,
-                           "checks": [check.model_dump() for check in checks]})
+    content = fingerprint(
+        {
+            "export": export.fingerprint,
+            "evaluation": evaluation.job_fingerprint,
+            "checks": [check.model_dump() for check in checks],
+        }
+    )
     return store_root / "approvals" / content[:16] / APPROVAL_FILE
 
 

@@ -13,29 +13,53 @@ Approver = Literal["none", "person"]
 class GateConfig(Section):
     """Rules over the held-out evaluation, and whether a person decides. All off by default. See docs/gates.md."""
 
-    accuracy_at_least: float | None = Field(None, ge=0, le=1, description="Share of held-out pairs whose chosen answer is "
-                                            "rewarded more (rewards/accuracies; an untrained policy has 0.5).")
-    length_ratio_at_most: float | None = Field(None, gt=0, description="Mean words of the greedy answers to held-out "
-                                               "prompts, divided by the SFT checkpoint's.")
-    kl_at_most: float | None = Field(None, gt=0, description="KL divergence from the reference in nats per token, measured "
-                                     "on sampled answers (kl/per_token). Needs evaluation.measure_kl.")
-    checker_not_below_sft: bool = Field(False, description="Share of greedy answers that keep their prompt's verifiable "
-                                        "constraints: not below the SFT checkpoint's.")
-    approval: Approver = Field("none", description="person: the run waits for someone to approve or reject the checkpoint.")
-    wait: Literal["pause", "suspend"] = Field("pause", description="How a run waits. pause keeps its process; suspend ends "
-                                              "it and frees the worker, and an answer starts it anew (deployments only).")
+    accuracy_at_least: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of held-out pairs whose chosen answer is "
+        "rewarded more (rewards/accuracies; an untrained policy has 0.5).",
+    )
+    length_ratio_at_most: float | None = Field(
+        None,
+        gt=0,
+        description="Mean words of the greedy answers to held-out prompts, divided by the SFT checkpoint's.",
+    )
+    kl_at_most: float | None = Field(
+        None,
+        gt=0,
+        description="KL divergence from the reference in nats per token, measured "
+        "on sampled answers (kl/per_token). Needs evaluation.measure_kl.",
+    )
+    checker_not_below_sft: bool = Field(
+        False,
+        description="Share of greedy answers that keep their prompt's verifiable "
+        "constraints: not below the SFT checkpoint's.",
+    )
+    approval: Approver = Field(
+        "none", description="person: the run waits for someone to approve or reject the checkpoint."
+    )
+    wait: Literal["pause", "suspend"] = Field(
+        "pause",
+        description="How a run waits. pause keeps its process; suspend ends "
+        "it and frees the worker, and an answer starts it anew (deployments only).",
+    )
     timeout_seconds: int = Field(86_400, ge=1, description="An approval that takes longer ends the run.")
 
     @property
     def has_rules(self) -> bool:
         """Whether any rule is on."""
         return self.checker_not_below_sft or any(
-            bound is not None for bound in (self.accuracy_at_least, self.length_ratio_at_most, self.kl_at_most))
+            bound is not None
+            for bound in (self.accuracy_at_least, self.length_ratio_at_most, self.kl_at_most)
+        )
 
     @model_validator(mode="after")
     def _waiting_is_for_a_person(self) -> "GateConfig":
         if self.wait == "suspend" and self.approval == "none":
-            raise ValueError("gate.wait suspend means nothing without gate.approval person; set it, or leave gate.wait out")
+            raise ValueError(
+                "gate.wait suspend means nothing without gate.approval person; set it, or leave gate.wait out"
+            )
         return self
 
 
@@ -43,7 +67,9 @@ def why_unmeasurable(gate: GateConfig, evaluation: EvaluationConfig, held_out: s
     """What would be missing in every evaluation, as a sentence; None where each rule that is on has its metric."""
     if gate.has_rules and float(held_out) == 0:
         return "the gate's rules are measured on held-out pairs; set data.held_out above 0"
-    asks_prompts = gate.length_ratio_at_most is not None or gate.checker_not_below_sft or gate.kl_at_most is not None
+    asks_prompts = (
+        gate.length_ratio_at_most is not None or gate.checker_not_below_sft or gate.kl_at_most is not None
+    )
     if asks_prompts and evaluation.num_prompts == 0:
         return "rules of the gate need answers to held-out prompts; set evaluation.num_prompts above 0"
     if gate.kl_at_most is not None and not evaluation.measure_kl:

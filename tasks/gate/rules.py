@@ -26,12 +26,21 @@ def check_rules(gate: GateConfig, before: Metrics, after: Metrics) -> tuple[Gate
     """The rules that are on, in the order of ``GateConfig``. ``before`` are the SFT checkpoint's metrics."""
     checks = []
     if gate.accuracy_at_least is not None:
-        checks.append(_at_least("held-out accuracy at least", after, "rewards/accuracies", gate.accuracy_at_least))
+        checks.append(
+            _at_least("held-out accuracy at least", after, "rewards/accuracies", gate.accuracy_at_least)
+        )
     if gate.length_ratio_at_most is not None:
         checks.append(_length_ratio(before, after, gate.length_ratio_at_most))
     if gate.kl_at_most is not None:
-        checks.append(_judged("KL to reference at most", after.get("kl/per_token"), gate.kl_at_most,
-                              lambda value, bound: value <= bound, "the evaluation measured no kl/per_token"))
+        checks.append(
+            _judged(
+                "KL to reference at most",
+                after.get("kl/per_token"),
+                gate.kl_at_most,
+                lambda value, bound: value <= bound,
+                "the evaluation measured no kl/per_token",
+            )
+        )
     if gate.checker_not_below_sft:
         name = "checker/pass_rate"
         checks.append(_at_least("checker pass rate not below SFT", after, name, before.get(name)))
@@ -48,14 +57,19 @@ def _at_least(rule: str, after: Metrics, name: str, bound: float | None) -> Gate
 def _length_ratio(before: Metrics, after: Metrics, bound: float) -> GateCheck:
     rule, name = "mean length ratio at most", "answers/mean_words"
     if name not in before or name not in after:
-        return GateCheck(rule=rule, value=None, bound=bound, passed=False, detail=f"the evaluation measured no {name}")
+        return GateCheck(
+            rule=rule, value=None, bound=bound, passed=False, detail=f"the evaluation measured no {name}"
+        )
     if not before[name] > 0:
-        return GateCheck(rule=rule, value=None, bound=bound, passed=False, detail="the SFT checkpoint's answers are empty")
+        return GateCheck(
+            rule=rule, value=None, bound=bound, passed=False, detail="the SFT checkpoint's answers are empty"
+        )
     return _judged(rule, after[name] / before[name], bound, lambda value, bound: value <= bound, "")
 
 
-def _judged(rule: str, value: float | None, bound: float | None, holds: Callable[[float, float], bool],
-            missing: str) -> GateCheck:
+def _judged(
+    rule: str, value: float | None, bound: float | None, holds: Callable[[float, float], bool], missing: str
+) -> GateCheck:
     """NaN holds against nothing: every comparison with it is false."""
     known = value is not None and bound is not None
     passed = value is not None and bound is not None and holds(value, bound)
@@ -65,14 +79,26 @@ def _judged(rule: str, value: float | None, bound: float | None, holds: Callable
 
 def failed_checks(checks: Sequence[GateCheck]) -> str:
     """The rules that do not hold, as a phrase; empty if all do."""
-    return "; ".join(f"{check.rule} {_number(check.bound)}: got {_number(check.value)}"
-                     + (f" ({check.detail})" if check.detail else "") for check in checks if not check.passed)
+    return "; ".join(
+        f"{check.rule} {_number(check.bound)}: got {_number(check.value)}"
+        + (f" ({check.detail})" if check.detail else "")
+        for check in checks
+        if not check.passed
+    )
 
 
 def check_table(checks: Sequence[GateCheck]) -> list[dict[str, str]]:
     """One row a rule, for artifacts, reports and the terminal."""
-    return [{"rule": check.rule, "value": _number(check.value), "bound": _number(check.bound),
-             "passed": "yes" if check.passed else "NO", "why": check.detail} for check in checks]
+    return [
+        {
+            "rule": check.rule,
+            "value": _number(check.value),
+            "bound": _number(check.bound),
+            "passed": "yes" if check.passed else "NO",
+            "why": check.detail,
+        }
+        for check in checks
+    ]
 
 
 def _number(value: float | None) -> str:

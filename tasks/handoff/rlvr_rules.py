@@ -48,11 +48,20 @@ def check_names(uploaded: UploadedCheckpoint) -> list[RuleCheck]:
         missing.append(f"{WEIGHTS} or {WEIGHTS_INDEX}")
     foreign = [name for name in files if name.endswith(PICKLE_SUFFIXES) or name.startswith("adapter_")]
     return [
-        RuleCheck(rule="required_files", passed=not missing,
-                  detail=f"missing: {', '.join(missing)}" if missing else f"{len(files)} files, all that are needed"),
-        RuleCheck(rule="full_weights_only", passed=not foreign,
-                  detail=f"not wanted: {', '.join(foreign)}" if foreign
-                  else "merged safetensors, no adapter to be applied, no pickle"),
+        RuleCheck(
+            rule="required_files",
+            passed=not missing,
+            detail=f"missing: {', '.join(missing)}"
+            if missing
+            else f"{len(files)} files, all that are needed",
+        ),
+        RuleCheck(
+            rule="full_weights_only",
+            passed=not foreign,
+            detail=f"not wanted: {', '.join(foreign)}"
+            if foreign
+            else "merged safetensors, no adapter to be applied, no pickle",
+        ),
         _check_revision(uploaded),
     ]
 
@@ -60,8 +69,11 @@ def check_names(uploaded: UploadedCheckpoint) -> list[RuleCheck]:
 def check_template(folder: Path) -> RuleCheck:
     """The rule that is seen by the files, before they are loaded."""
     present = bool(template_text(folder))
-    return RuleCheck(rule="chat_template", passed=present,
-                     detail="present" if present else "the checkpoint carries no chat template")
+    return RuleCheck(
+        rule="chat_template",
+        passed=present,
+        detail="present" if present else "the checkpoint carries no chat template",
+    )
 
 
 def _check_pad(folder: Path, answer: AnswerResult) -> list[RuleCheck]:
@@ -70,24 +82,39 @@ def _check_pad(folder: Path, answer: AnswerResult) -> list[RuleCheck]:
     in_text = bool(pad and pad in template_text(folder))
     return [
         RuleCheck(rule="pad_token_exists", passed=pad_id is not None, detail=f"{pad} = {pad_id}"),
-        RuleCheck(rule="pad_differs_from_eos", passed=pad_id is not None and pad_id not in answer.eos_token_ids,
-                  detail=f"pad {pad_id}, eos {list(answer.eos_token_ids)}"),
-        RuleCheck(rule="pad_is_no_template_token", passed=not rendered and not in_text,
-                  detail=f"the template writes {pad}, and pads are stripped from prompts" if rendered or in_text
-                  else "the chat template never writes it"),
+        RuleCheck(
+            rule="pad_differs_from_eos",
+            passed=pad_id is not None and pad_id not in answer.eos_token_ids,
+            detail=f"pad {pad_id}, eos {list(answer.eos_token_ids)}",
+        ),
+        RuleCheck(
+            rule="pad_is_no_template_token",
+            passed=not rendered and not in_text,
+            detail=f"the template writes {pad}, and pads are stripped from prompts"
+            if rendered or in_text
+            else "the chat template never writes it",
+        ),
     ]
 
 
 def _check_ids(folder: Path, answer: AnswerResult) -> list[RuleCheck]:
-    ids = {name: read_json_file(folder / name).get("pad_token_id") for name in (CONFIG, GENERATION_CONFIG)
-           if (folder / name).is_file()}
+    ids = {
+        name: read_json_file(folder / name).get("pad_token_id")
+        for name in (CONFIG, GENERATION_CONFIG)
+        if (folder / name).is_file()
+    }
     wrong = {name: value for name, value in ids.items() if value != answer.pad_token_id}
     where = ", ".join(f"{name} has {value}" for name, value in wrong.items()) or "everywhere"
     covered = answer.vocab_size >= answer.tokenizer_size
     return [
-        RuleCheck(rule="pad_ids_agree", passed=not wrong, detail=f"tokenizer: {answer.pad_token_id}, {where}"),
-        RuleCheck(rule="vocabulary_covers_tokenizer", passed=covered,
-                  detail=f"{answer.vocab_size} embedding rows, {answer.tokenizer_size} tokens"),
+        RuleCheck(
+            rule="pad_ids_agree", passed=not wrong, detail=f"tokenizer: {answer.pad_token_id}, {where}"
+        ),
+        RuleCheck(
+            rule="vocabulary_covers_tokenizer",
+            passed=covered,
+            detail=f"{answer.vocab_size} embedding rows, {answer.tokenizer_size} tokens",
+        ),
     ]
 
 
@@ -104,9 +131,18 @@ def check_rules(folder: Path, uploaded: UploadedCheckpoint, answer: AnswerResult
     """Every rule with pass or fail. ``folder``: the checkpoint as it was loaded; ``answer``: what the load reported."""
     answered = bool(answer.answers) and all(answer.answers)
     *of_files, of_revision = check_names(uploaded)
-    return (*of_files, check_template(folder), *_check_pad(folder, answer), *_check_ids(folder, answer), of_revision,
-            RuleCheck(rule="answers_a_prompt", passed=answered,
-                      detail=repr(answer.answers[0][:80]) if answered else "it answered the probe prompt with nothing"))
+    return (
+        *of_files,
+        check_template(folder),
+        *_check_pad(folder, answer),
+        *_check_ids(folder, answer),
+        of_revision,
+        RuleCheck(
+            rule="answers_a_prompt",
+            passed=answered,
+            detail=repr(answer.answers[0][:80]) if answered else "it answered the probe prompt with nothing",
+        ),
+    )
 
 
 def failed_rules(rules: tuple[RuleCheck, ...]) -> str:

@@ -82,10 +82,16 @@ class RLVRHandoff(Section):
     reference_fingerprint: str | None
     metrics_before: dict[str, float]
     metrics_after: dict[str, float]
-    release: Release = Field(Release(), description="The gate's rules with their values, and who approved; empty without.")
+    release: Release = Field(
+        Release(), description="The gate's rules with their values, and who approved; empty without."
+    )
     probe: Probe
-    grpo_command: str = Field(description="Ready-to-run open-instruct GRPO command that starts from this checkpoint.")
-    inputs_fingerprint: str = Field(description="Of what the hand-off was made from; the same inputs give the same.")
+    grpo_command: str = Field(
+        description="Ready-to-run open-instruct GRPO command that starts from this checkpoint."
+    )
+    inputs_fingerprint: str = Field(
+        description="Of what the hand-off was made from; the same inputs give the same."
+    )
     fingerprint: str = Field("", description="Of all other fields but the signature.")
     signature: Signature | None = Field(None, description="Of whoever wrote it, if the stage has a key.")
 
@@ -114,27 +120,38 @@ def read_handoff(path: Path) -> RLVRHandoff:
     except NotRegular:
         raise HandoffRefused(f"{path} is no regular file. Give the path of a handoff.json.") from None
     except TooLong:
-        raise HandoffRefused(f"{path} is larger than {MAX_HANDOFF_BYTES >> 20} MiB, which no hand-off is.") from None
+        raise HandoffRefused(
+            f"{path} is larger than {MAX_HANDOFF_BYTES >> 20} MiB, which no hand-off is."
+        ) from None
     except OSError as error:
-        raise HandoffRefused(f"{path} cannot be read: {error.strerror}. Give the path of a handoff.json.") from error
+        raise HandoffRefused(
+            f"{path} cannot be read: {error.strerror}. Give the path of a handoff.json."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise HandoffRefused(f"{path} is not JSON ({error}). Ask the DPO stage for it again.") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
-        raise HandoffRefused(f"{path} has schema_version {version}, expected {SCHEMA_VERSION}. Use the version of Pairline "
-                             "that wrote it, or have the stage run again with this one.")
+        raise HandoffRefused(
+            f"{path} has schema_version {version}, expected {SCHEMA_VERSION}. Use the version of Pairline "
+            "that wrote it, or have the stage run again with this one."
+        )
     try:
         handoff = RLVRHandoff.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise HandoffRefused(f"{path} does not follow the schema: {where}: {first['msg']}. Ask the DPO stage for it "
-                             "again.") from error
+        raise HandoffRefused(
+            f"{path} does not follow the schema: {where}: {first['msg']}. Ask the DPO stage for it again."
+        ) from error
     try:
         expected = handoff.own_fingerprint()
     except UnicodeEncodeError:  # half a character, as "\\ud800" in JSON
-        raise HandoffRefused(f"{path} holds text that no file can hold. Ask the DPO stage for it again.") from None
+        raise HandoffRefused(
+            f"{path} holds text that no file can hold. Ask the DPO stage for it again."
+        ) from None
     if handoff.fingerprint != expected:
-        raise HandoffRefused(f"{path} was changed after it was written: fingerprint {handoff.fingerprint[:12]}, expected "
-                             f"{expected[:12]}. Ask the DPO stage for it again.")
+        raise HandoffRefused(
+            f"{path} was changed after it was written: fingerprint {handoff.fingerprint[:12]}, expected "
+            f"{expected[:12]}. Ask the DPO stage for it again."
+        )
     return handoff

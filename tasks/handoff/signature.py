@@ -25,7 +25,9 @@ from tasks.hub.token import load_secret
 
 PREFIX = "ed25519:"
 MAX_KEY_BYTES = 1 << 14
-PURPOSE = b"pairline hand-off\n"  # a signature made for something else with the same key is none of a hand-off
+PURPOSE = (
+    b"pairline hand-off\n"  # a signature made for something else with the same key is none of a hand-off
+)
 
 
 def new_key() -> bytes:
@@ -40,8 +42,10 @@ def public_key_of(key: Ed25519PrivateKey) -> str:
 
 def read_key_file(path: Path) -> bytes:
     """The text of a key's file. Raises ``ConfigError`` for one that others can read, or that is none."""
-    refusal = ConfigError(f"The signing key {path} must be a file of yours that nobody else can read: chmod 600 {path}. If "
-                          "others could read it, make a new key (pairline signing-key).")
+    refusal = ConfigError(
+        f"The signing key {path} must be a file of yours that nobody else can read: chmod 600 {path}. If "
+        "others could read it, make a new key (pairline signing-key)."
+    )
     try:
         with opened(path) as file:
             status = os.fstat(file.fileno())
@@ -51,14 +55,17 @@ def read_key_file(path: Path) -> bytes:
     except (NotRegular, TooLong):
         raise refusal from None
     except OSError as error:
-        raise ConfigError(f"The signing key {path} cannot be read: {error.strerror}. Make one with `pairline "
-                          "signing-key`.") from error
+        raise ConfigError(
+            f"The signing key {path} cannot be read: {error.strerror}. Make one with `pairline signing-key`."
+        ) from error
 
 
 def write_key_file(path: Path) -> None:
     """A new key in a new file of mode 0600. Raises ``ConfigError`` if there is one, and the tree's errors of a disk."""
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        with os.fdopen(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
+        ) as file:
             file.write(new_key())
     except FileExistsError:
         raise ConfigError(f"{path} exists; a key is never overwritten. Give another path.") from None
@@ -73,15 +80,19 @@ def parsed_key(text: bytes, where: str) -> Ed25519PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"{where} holds no Ed25519 private key in PEM form without a password. `pairline signing-key` "
-                          "makes one.")
+        raise ConfigError(
+            f"{where} holds no Ed25519 private key in PEM form without a password. `pairline signing-key` "
+            "makes one."
+        )
     return key
 
 
 def signing_key(config: HandoffConfig) -> Ed25519PrivateKey | None:
     """The key that hand-offs are to be signed with; None where none is named. Raises ``ConfigError``."""
     if config.signing_key_file is not None:
-        return parsed_key(read_key_file(config.signing_key_file.expanduser()), f"The file {config.signing_key_file}")
+        return parsed_key(
+            read_key_file(config.signing_key_file.expanduser()), f"The file {config.signing_key_file}"
+        )
     if config.signing_key_block is not None:
         text = load_secret(config.signing_key_block, "handoff.signing_key_block", "handoff.signing_key_file")
         return parsed_key(text.encode(), f"The Prefect Secret block `{config.signing_key_block}`")
@@ -104,17 +115,25 @@ def check_signature(handoff: RLVRHandoff, trusted_keys: tuple[str, ...]) -> str 
     signature = handoff.signature
     if signature is None:
         if trusted_keys:
-            raise HandoffRefused("The hand-off is not signed, and trusted_keys lists who may sign. Have the stage sign it "
-                                 "(handoff.signing_key_file), or empty trusted_keys to take hand-offs of anybody.")
+            raise HandoffRefused(
+                "The hand-off is not signed, and trusted_keys lists who may sign. Have the stage sign it "
+                "(handoff.signing_key_file), or empty trusted_keys to take hand-offs of anybody."
+            )
         return None
     if trusted_keys and signature.public_key not in trusted_keys:
-        raise HandoffRefused(f"The hand-off is signed with {signature.public_key}, which trusted_keys does not list. If "
-                             "that is your stage's key, add it there.")
+        raise HandoffRefused(
+            f"The hand-off is signed with {signature.public_key}, which trusted_keys does not list. If "
+            "that is your stage's key, add it there."
+        )
     try:
         key = base64.b64decode(signature.public_key.removeprefix(PREFIX), validate=True)
         public = Ed25519PublicKey.from_public_bytes(key)
-        public.verify(base64.b64decode(signature.value, validate=True), PURPOSE + handoff.fingerprint.encode())
+        public.verify(
+            base64.b64decode(signature.value, validate=True), PURPOSE + handoff.fingerprint.encode()
+        )
     except (InvalidSignature, ValueError) as error:
-        raise HandoffRefused("The signature of the hand-off is not one of its contents: it was changed after it was signed. "
-                             "Ask the DPO stage for it again.") from error
+        raise HandoffRefused(
+            "The signature of the hand-off is not one of its contents: it was changed after it was signed. "
+            "Ask the DPO stage for it again."
+        ) from error
     return signature.public_key

@@ -8,6 +8,8 @@ from dpo_core.contract.errors import RemoteError
 def commit_of(info: ModelInfo | DatasetInfo, doing: str) -> str:
     """Raises ``RemoteError`` for an answer, met while ``doing``, that names none, as a mirror's may."""
     if not info.sha:
-        raise RemoteError(f"The server names no commit of {info.id}, met while {doing}, so nothing can be pinned by its "
-                          "answer. Check the endpoint (HF_ENDPOINT), or ask the Hub itself.")
+        raise RemoteError(
+            f"The server names no commit of {info.id}, met while {doing}, so nothing can be pinned by its "
+            "answer. Check the endpoint (HF_ENDPOINT), or ask the Hub itself."
+        )
     return info.sha

@@ -24,17 +24,25 @@ def check_download(what: str, sizes: Sizes, folder: Path, max_gib: float | None,
     """
     known = {name: size for name, size in sizes.items() if size is not None}
     if unknown := sorted(set(sizes) - set(known)):
-        raise CheckpointError(f"The Hub lists no size of {unknown[0]} in {what}, so nothing is fetched. Give a directory "
-                              "that holds the checkpoint instead.")
+        raise CheckpointError(
+            f"The Hub lists no size of {unknown[0]} in {what}, so nothing is fetched. Give a directory "
+            "that holds the checkpoint instead."
+        )
     total = sum(known.values())
     if max_gib is not None and total > max_gib * (1 << 30):
         largest = max(known, key=lambda name: known[name])
-        raise CheckpointError(f"{what} has {_gib(total)} to download in {len(known)} files (the largest, {largest}: "
-                              f"{_gib(known[largest])}), expected at most {max_gib:g} GiB. If it is meant, raise {setting}.")
-    free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+        raise CheckpointError(
+            f"{what} has {_gib(total)} to download in {len(known)} files (the largest, {largest}: "
+            f"{_gib(known[largest])}), expected at most {max_gib:g} GiB. If it is meant, raise {setting}."
+        )
+    free = shutil.disk_usage(
+        next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    ).free
     if total + SPARE_BYTES > free:
-        raise DiskFull(f"{what} has {_gib(total)} to download, and the disk of {folder} has {_gib(free)} left, of which "
-                       f"{_gib(SPARE_BYTES)} are kept free. Free some space, or use another disk.")
+        raise DiskFull(
+            f"{what} has {_gib(total)} to download, and the disk of {folder} has {_gib(free)} left, of which "
+            f"{_gib(SPARE_BYTES)} are kept free. Free some space, or use another disk."
+        )
 
 
 def _gib(num_bytes: int) -> str:

@@ -38,8 +38,10 @@ def block_value(block_name: str, setting: str, instead: str) -> object:
     try:
         return cast(Secret, Secret.load(block_name)).get()
     except ValueError:
-        raise ConfigError(f"{setting} names `{block_name}`, but there is no such Prefect Secret block. Create it in the UI "
-                          f"(Blocks, Secret), or leave {setting} empty and {instead}.") from None
+        raise ConfigError(
+            f"{setting} names `{block_name}`, but there is no such Prefect Secret block. Create it in the UI "
+            f"(Blocks, Secret), or leave {setting} empty and {instead}."
+        ) from None
 
 
 @contextlib.contextmanager

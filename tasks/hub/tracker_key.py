@@ -18,9 +18,17 @@ def with_tracker_key(place: Workplace, tracking: TrackingConfig) -> Iterator[Wor
         yield place
         return
     block = tracking.wandb_key_block
-    key = load_secret(block, "tracking.wandb_key_block", WANDB_KEY) if block else place.context.secret(WANDB_KEY)
+    key = (
+        load_secret(block, "tracking.wandb_key_block", WANDB_KEY)
+        if block
+        else place.context.secret(WANDB_KEY)
+    )
     if not key:
-        raise ConfigError("tracking.wandb_mode is online, but there is no key. Store one in a Prefect Secret block and name "
-                          f"it in tracking.wandb_key_block, set {WANDB_KEY}, or set tracking.wandb_mode to offline.")
+        raise ConfigError(
+            "tracking.wandb_mode is online, but there is no key. Store one in a Prefect Secret block and name "
+            f"it in tracking.wandb_key_block, set {WANDB_KEY}, or set tracking.wandb_mode to offline."
+        )
     with hidden_in_logs(key):
-        yield replace(place, context=replace(place.context, secrets={**place.context.secrets, WANDB_KEY: key}))
+        yield replace(
+            place, context=replace(place.context, secrets={**place.context.secrets, WANDB_KEY: key})
+        )

@@ -56,8 +56,14 @@ class BuildLog:
         return ConfigError(f"{text}\nIts last lines:\n{tail or '  | (it printed nothing)'}")
 
 
-def build(client: docker.DockerClient, context: IO[bytes], arguments: Mapping[str, str], labels: Mapping[str, str],
-          tag: str, say: OnLine) -> str:
+def build(
+    client: docker.DockerClient,
+    context: IO[bytes],
+    arguments: Mapping[str, str],
+    labels: Mapping[str, str],
+    tag: str,
+    say: OnLine,
+) -> str:
     """Build the tar ``context`` (its Dockerfile inside) and return the image's id.
 
     Steps have no network: everything is in the context. Raises ``ConfigError`` naming the step that failed with its last
@@ -66,13 +72,25 @@ def build(client: docker.DockerClient, context: IO[bytes], arguments: Mapping[st
     log = BuildLog(say)
     with engine_errors("building the trainer image"):
         events: Iterator[dict[str, Any]] = client.api.build(
-            fileobj=context, custom_context=True, decode=True, rm=True, forcerm=True, network_mode="none", timeout=None,
-            buildargs=dict(arguments), labels=dict(labels), tag=tag, use_config_proxy=False)
+            fileobj=context,
+            custom_context=True,
+            decode=True,
+            rm=True,
+            forcerm=True,
+            network_mode="none",
+            timeout=None,
+            buildargs=dict(arguments),
+            labels=dict(labels),
+            tag=tag,
+            use_config_proxy=False,
+        )
         for event in events:
             log.read(event)
     if log.image_id is None:
-        raise ConfigError("The engine ended the build of the trainer image without an image. Its last lines:\n"
-                          + "\n".join(f"  | {line}" for line in log.last_lines))
+        raise ConfigError(
+            "The engine ended the build of the trainer image without an image. Its last lines:\n"
+            + "\n".join(f"  | {line}" for line in log.last_lines)
+        )
     return log.image_id
 
 

@@ -14,36 +14,62 @@ from tasks.launch.compute import Machine
 class ImageConfig(Section):
     """The trainer image, used where the launcher runs steps in one."""
 
-    variant: Variant = Field("cpu", description="cpu, or cuda for NVIDIA GPUs: which lock file's packages are inside.")
-    base_image: str = Field("pairline-base:bookworm", min_length=1, description="Image to start from, with Python 3.11 "
-                            "as python3 and no compiler. `make base-image` makes the default one without a registry.")
+    variant: Variant = Field(
+        "cpu", description="cpu, or cuda for NVIDIA GPUs: which lock file's packages are inside."
+    )
+    base_image: str = Field(
+        "pairline-base:bookworm",
+        min_length=1,
+        description="Image to start from, with Python 3.11 "
+        "as python3 and no compiler. `make base-image` makes the default one without a registry.",
+    )
     dirty_tree: Literal["refuse", "tag"] = Field(
-        "refuse", description="Where files that go into the image differ from the commit: refuse, or build from the files "
-        "and mark the image as dirty.")
+        "refuse",
+        description="Where files that go into the image differ from the commit: refuse, or build from the files "
+        "and mark the image as dirty.",
+    )
     use: str | None = Field(
-        None, pattern=r"^([^@\s]+@)?sha256:[0-9a-f]{64}$", description="Run this image and build none: repository@sha256:..."
-        " (fetched if it is not there) or the id sha256:... of one that is. A tag may be moved, so it is not taken.")
-    repository: str = Field("pairline-trainer", pattern=r"^[a-z0-9][a-z0-9._:/-]*$", description="Name of the image, "
-                            "without a tag; with a registry's address (host:5000/team/trainer) it may be pushed.")
-    push: bool = Field(False, description="Push the image to its repository's registry; steps then run by digest.")
+        None,
+        pattern=r"^([^@\s]+@)?sha256:[0-9a-f]{64}$",
+        description="Run this image and build none: repository@sha256:..."
+        " (fetched if it is not there) or the id sha256:... of one that is. A tag may be moved, so it is not taken.",
+    )
+    repository: str = Field(
+        "pairline-trainer",
+        pattern=r"^[a-z0-9][a-z0-9._:/-]*$",
+        description="Name of the image, "
+        "without a tag; with a registry's address (host:5000/team/trainer) it may be pushed.",
+    )
+    push: bool = Field(
+        False, description="Push the image to its repository's registry; steps then run by digest."
+    )
     registry_block: str | None = Field(
-        None, description="Name of the Prefect Secret block with the registry's credentials: {\"username\": ..., "
-        "\"password\": ...}, or the text username:password. Empty: what `docker login` stored, if anything.")
-    wheelhouse: Path | None = Field(None, description="Folder of wheels to install from as it is (private or air-gapped "
-                                    "hosts). Empty: filled by this host's pip, kept in the store.")
+        None,
+        description='Name of the Prefect Secret block with the registry\'s credentials: {"username": ..., '
+        '"password": ...}, or the text username:password. Empty: what `docker login` stored, if anything.',
+    )
+    wheelhouse: Path | None = Field(
+        None,
+        description="Folder of wheels to install from as it is (private or air-gapped "
+        "hosts). Empty: filled by this host's pip, kept in the store.",
+    )
 
     @model_validator(mode="after")
     def _a_registry_to_push_to(self) -> "ImageConfig":
         host = self.repository.partition("/")[0]
         if self.push and not ("/" in self.repository and ("." in host or ":" in host or host == "localhost")):
-            raise ValueError(f"image.push needs a registry, but image.repository {self.repository} names none; set it to "
-                             "host/name or host:port/name, or image.push to false")
+            raise ValueError(
+                f"image.push needs a registry, but image.repository {self.repository} names none; set it to "
+                "host/name or host:port/name, or image.push to false"
+            )
         return self
 
 
 def check_variant(image: ImageConfig, machine: Machine) -> None:
     """Raise ``ConfigError`` where the image that would be built would train on the CPU of a machine that shows GPUs."""
     if image.use is None and image.variant == "cpu" and machine.num_gpus:
-        raise ConfigError(f"This machine shows {machine.num_gpus} GPUs, but image.variant cpu builds an image without CUDA, "
-                          "which would train on the CPU. Set image.variant to cuda, or hide the GPUs with "
-                          "CUDA_VISIBLE_DEVICES= to train on the CPU.")
+        raise ConfigError(
+            f"This machine shows {machine.num_gpus} GPUs, but image.variant cpu builds an image without CUDA, "
+            "which would train on the CPU. Set image.variant to cuda, or hide the GPUs with "
+            "CUDA_VISIBLE_DEVICES= to train on the CPU."
+        )

@@ -27,8 +27,11 @@ class SourceTree:
 
     def below(self, *paths: str) -> dict[str, bytes]:
         """The files of some folders and files."""
-        return {name: content for name, content in self.files.items()
-                if any(name == path or name.startswith(f"{path}/") for path in paths)}
+        return {
+            name: content
+            for name, content in self.files.items()
+            if any(name == path or name.startswith(f"{path}/") for path in paths)
+        }
 
 
 def read_sources(root: Path, dirty_tree: str = ImageConfig().dirty_tree) -> SourceTree:
@@ -42,9 +45,11 @@ def read_sources(root: Path, dirty_tree: str = ImageConfig().dirty_tree) -> Sour
     if not changed:
         return SourceTree(commit, revision, False, _committed(root, commit))
     if dirty_tree == "refuse":
-        raise ConfigError(f"{_listed(changed)} in {root} differ from commit {commit[:12]}, so no commit says what the "
-                          "trainer image would hold. Commit or stash them, or set image.dirty_tree to tag: then the image "
-                          "is built from the files as they are and marked as dirty.")
+        raise ConfigError(
+            f"{_listed(changed)} in {root} differ from commit {commit[:12]}, so no commit says what the "
+            "trainer image would hold. Commit or stash them, or set image.dirty_tree to tag: then the image "
+            "is built from the files as they are and marked as dirty."
+        )
     return SourceTree(commit, revision, True, _uncommitted(root))
 
 
@@ -77,17 +82,23 @@ def _commit(root: Path) -> str:
         commit = _git(root, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
         tracked = _git(root, "ls-files", "dpo_core/__init__.py")
     except ConfigError as error:
-        raise ConfigError(f"{root} is no git checkout, so no commit says what the trainer image would hold ({error}). Run "
-                          "from a checkout of the repository, or name a built image in image.use.") from None
+        raise ConfigError(
+            f"{root} is no git checkout, so no commit says what the trainer image would hold ({error}). Run "
+            "from a checkout of the repository, or name a built image in image.use."
+        ) from None
     if top.resolve() != root.resolve() or not tracked:
-        raise ConfigError(f"Pairline lies in {root}, which is no git checkout of its own (installed as a package?), so no "
-                          "commit says what the trainer image would hold. Run from a checkout of the repository, or name a "
-                          "built image in image.use.")
+        raise ConfigError(
+            f"Pairline lies in {root}, which is no git checkout of its own (installed as a package?), so no "
+            "commit says what the trainer image would hold. Run from a checkout of the repository, or name a "
+            "built image in image.use."
+        )
     return commit
 
 
 def _changed(root: Path) -> list[str]:
-    status = _git(root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *CODE, *BUILD)
+    status = _git(
+        root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", *CODE, *BUILD
+    )
     return [entry[3:] for entry in status.decode(errors="replace").split("\0") if entry]
 
 
@@ -101,7 +112,9 @@ def _committed(root: Path, commit: str) -> dict[str, bytes]:
                 assert content is not None  # it is a file
                 files[entry.name] = content.read()
             elif not entry.isdir():
-                raise ConfigError(f"{entry.name} in commit {commit[:12]} is a link; the trainer image takes files only.")
+                raise ConfigError(
+                    f"{entry.name} in commit {commit[:12]} is a link; the trainer image takes files only."
+                )
     return dict(sorted(files.items()))
 
 
@@ -119,10 +132,16 @@ def _listed(names: list[str], most: int = 5) -> str:
 def _git(root: Path, *arguments: str) -> bytes:
     """Run git in ``root``. Raises ``ConfigError`` with what it said."""
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False,
-                              timeout=GIT_TIMEOUT_SECONDS)
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            check=False,
+            timeout=GIT_TIMEOUT_SECONDS,
+        )
     except FileNotFoundError:
-        raise ConfigError("git is needed to build the trainer image from the commit, and it is not installed") from None
+        raise ConfigError(
+            "git is needed to build the trainer image from the commit, and it is not installed"
+        ) from None
     except subprocess.TimeoutExpired:
         raise ConfigError(f"git {arguments[0]} took longer than {GIT_TIMEOUT_SECONDS} s in {root}") from None
     if done.returncode:

@@ -26,7 +26,8 @@ def connected() -> Iterator[docker.DockerClient]:
     except (DockerException, RequestException) as error:
         raise silence(engine_address())(
             f"No Docker engine answers ({_one_line(error)}). Start it (`systemctl start docker`; as root `dockerd &`), "
-            "check DOCKER_HOST and that you may use it, or set compute.launcher to process.") from None
+            "check DOCKER_HOST and that you may use it, or set compute.launcher to process."
+        ) from None
     with contextlib.closing(client):
         yield client
 
@@ -44,11 +45,15 @@ def from_engine_error(error: Exception, doing: str) -> PairlineError:
     """The error of the tree: a full disk, an engine that went away (worth a retry), or a refusal."""
     text = _one_line(error)
     if NO_SPACE in text.lower():
-        return DiskFull(f"The engine has no space left, met while {doing}. Free some (`docker system df`, `docker image "
-                        f"prune`). ({text})")
+        return DiskFull(
+            f"The engine has no space left, met while {doing}. Free some (`docker system df`, `docker image "
+            f"prune`). ({text})"
+        )
     if isinstance(error, APIError) and not error.is_server_error():
         return ConfigError(f"The engine refused the request while {doing}: {text}")
-    return RemoteError(f"The engine did not answer as it should while {doing}; start again to go on. ({text})")
+    return RemoteError(
+        f"The engine did not answer as it should while {doing}; start again to go on. ({text})"
+    )
 
 
 def _one_line(error: Exception) -> str:

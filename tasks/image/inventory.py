@@ -16,12 +16,18 @@ def debian_packages(root: Path = Path("/")) -> list[dict[str, str]]:
     """Installed packages by dpkg's own record; none where there is no dpkg."""
     status = root / "var/lib/dpkg/status"
     found = []
-    for block in (status.read_text(errors="replace").split("\n\n") if status.is_file() else ()):
+    for block in status.read_text(errors="replace").split("\n\n") if status.is_file() else ():
         fields = dict(re.findall(r"^([\w-]+): (.*)$", block, re.MULTILINE))
         if fields.get("Status", "").endswith(" installed"):
-            found.append({"kind": "deb", "name": fields["Package"], "version": fields["Version"],
-                          "architecture": fields.get("Architecture", ""),
-                          "licence": debian_licence(root / "usr/share/doc" / fields["Package"] / "copyright")})
+            found.append(
+                {
+                    "kind": "deb",
+                    "name": fields["Package"],
+                    "version": fields["Version"],
+                    "architecture": fields.get("Architecture", ""),
+                    "licence": debian_licence(root / "usr/share/doc" / fields["Package"] / "copyright"),
+                }
+            )
     return found
 
 
@@ -30,8 +36,9 @@ def debian_licence(path: Path) -> str:
     if not path.is_file():
         return ""
     text = path.read_text(errors="replace")
-    names = (re.findall(r"^License: *(\S.*)$", text, re.MULTILINE)
-             or re.findall(r"/usr/share/common-licenses/([\w.-]*\w)", text))
+    names = re.findall(r"^License: *(\S.*)$", text, re.MULTILINE) or re.findall(
+        r"/usr/share/common-licenses/([\w.-]*\w)", text
+    )
     return " AND ".join(sorted({name.strip() for name in names}))
 
 
@@ -39,8 +46,14 @@ def python_packages(folders: list[str]) -> list[dict[str, str]]:
     """Installed distributions in these folders."""
     found = []
     for package in importlib.metadata.distributions(path=folders):
-        found.append({"kind": "pypi", "name": package.metadata["Name"], "version": package.version,
-                      "licence": python_licence(package.metadata)})
+        found.append(
+            {
+                "kind": "pypi",
+                "name": package.metadata["Name"],
+                "version": package.version,
+                "licence": python_licence(package.metadata),
+            }
+        )
     return found
 
 
@@ -48,7 +61,11 @@ def python_licence(metadata: "importlib.metadata.PackageMetadata") -> str:
     """The expression (PEP 639), else the classifiers, else the first line of the free text."""
     if expression := _field(metadata, "License-Expression"):
         return expression
-    named = [line.rsplit(" :: ", 1)[-1] for line in metadata.get_all("Classifier") or () if line.startswith(CLASSIFIER)]
+    named = [
+        line.rsplit(" :: ", 1)[-1]
+        for line in metadata.get_all("Classifier") or ()
+        if line.startswith(CLASSIFIER)
+    ]
     if named := [name for name in named if name != "OSI Approved"]:
         return " AND ".join(sorted(set(named)))
     lines = _field(metadata, "License").strip().splitlines()
@@ -60,5 +77,11 @@ def _field(metadata: "importlib.metadata.PackageMetadata", name: str) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"python": sys.version.split()[0],
-                      "packages": debian_packages() + python_packages([path for path in sys.path if path])}))
+    print(
+        json.dumps(
+            {
+                "python": sys.version.split()[0],
+                "packages": debian_packages() + python_packages([path for path in sys.path if path]),
+            }
+        )
+    )

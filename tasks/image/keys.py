@@ -42,9 +42,24 @@ def plan_build(sources: SourceTree, variant: Variant, base_id: str, given_hashes
             raise ConfigError(f"{name} is missing from the checkout; the trainer image is built from it.")
     dependency_stages, code_stage = split_dockerfile(sources.files[DOCKERFILE].decode())
     pins = trainer_pins(sources.files, variant)
-    dependency_key = fingerprint([dependency_stages, sources.files[VERIFY].decode(), [pin.line for pin in pins.values()],
-                                  variant, base_id, given_hashes])
+    dependency_key = fingerprint(
+        [
+            dependency_stages,
+            sources.files[VERIFY].decode(),
+            [pin.line for pin in pins.values()],
+            variant,
+            base_id,
+            given_hashes,
+        ]
+    )
     context = tar_bytes(sources.below(*CODE) | {"Dockerfile": code_stage.encode()})
     context_sha256 = hashlib.sha256(context).hexdigest()
-    return BuildPlan(pins, dependency_stages, sources.files[VERIFY], dependency_key, context, context_sha256,
-                     fingerprint([context_sha256, dependency_key, sources.dirty]))
+    return BuildPlan(
+        pins,
+        dependency_stages,
+        sources.files[VERIFY],
+        dependency_key,
+        context,
+        context_sha256,
+        fingerprint([context_sha256, dependency_key, sources.dirty]),
+    )

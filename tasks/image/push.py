@@ -12,8 +12,14 @@ from tasks.hub.redaction import redacted
 from tasks.image.engine import engine_errors
 from tasks.launch.launcher import OnLine
 
-REFUSALS = ("unauthorized", "authentication required", "no basic auth credentials", "denied", "forbidden",
-            "insufficient_scope")
+REFUSALS = (
+    "unauthorized",
+    "authentication required",
+    "no basic auth credentials",
+    "denied",
+    "forbidden",
+    "insufficient_scope",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,9 @@ def load_login(block_name: str | None) -> Login | None:
     what ``docker login`` stored counts. Raises ``ConfigError``."""
     if block_name is None:
         return None
-    from tasks.hub.token import block_value  # with Prefect, which takes seconds; most images are pushed nowhere
+    from tasks.hub.token import (
+        block_value,
+    )  # with Prefect, which takes seconds; most images are pushed nowhere
 
     return parse_login(block_value(block_name, "image.registry_block", "use `docker login`"), block_name)
 
@@ -46,12 +54,16 @@ def parse_login(secret: object, block_name: str) -> Login:
     else:
         username, _, password = str(secret or "").strip().partition(":")
     if not (isinstance(username, str) and isinstance(password, str) and username and password):
-        raise ConfigError(f"The Prefect Secret block `{block_name}` (image.registry_block) must hold {{\"username\": ..., "
-                          "\"password\": ...} or the text username:password.")
+        raise ConfigError(
+            f'The Prefect Secret block `{block_name}` (image.registry_block) must hold {{"username": ..., '
+            '"password": ...} or the text username:password.'
+        )
     return Login(username, password)
 
 
-def push(client: docker.DockerClient, image_id: str, repository: str, tag: str, login: Login | None, say: OnLine) -> str:
+def push(
+    client: docker.DockerClient, image_id: str, repository: str, tag: str, login: Login | None, say: OnLine
+) -> str:
     """Push the image and return repository@sha256:... as the registry knows it.
 
     Raises ``ConfigError`` where the registry refuses, ``RemoteError`` where it does not answer; the password is cut out.
@@ -75,13 +87,19 @@ def digest_of(events: Iterable[Mapping[str, Any]], repository: str, password: st
         if "progressDetail" not in event and event.get("status"):  # the bars of each layer are left out
             say(redacted(event["status"], password))
     if digest is None:
-        raise RemoteError(f"The push to {repository} ended without a digest, so the registry may not hold the image. Start "
-                          "again.")
+        raise RemoteError(
+            f"The push to {repository} ended without a digest, so the registry may not hold the image. Start "
+            "again."
+        )
     return digest
 
 
 def _refused(text: str, repository: str) -> PairlineError:
     if any(word in text.lower() for word in REFUSALS):
-        return ConfigError(f"The registry refused the push to {repository}: {text}. Check the credentials in "
-                           "image.registry_block (or `docker login`), and that they may write to it.")
-    return RemoteError(f"The push to {repository} failed: {text}. Check image.repository and that its registry runs.")
+        return ConfigError(
+            f"The registry refused the push to {repository}: {text}. Check the credentials in "
+            "image.registry_block (or `docker login`), and that they may write to it."
+        )
+    return RemoteError(
+        f"The push to {repository} failed: {text}. Check image.repository and that its registry runs."
+    )

@@ -16,7 +16,17 @@ from tasks.image.image_ref import Variant
 INSTALLER, INSTALLER_LOCK = "pip", "images/trainer/installer.txt"
 # The convert step reads GGUF files. From the quickstart's lock file, which also names the demo's model (that is mounted).
 GGUF_LOCK = "requirements/quickstart.txt"
-GGUF_PACKAGES = ("gguf", "requests", "urllib3", "charset-normalizer", "certifi", "idna", "numpy", "pyyaml", "tqdm")
+GGUF_PACKAGES = (
+    "gguf",
+    "requests",
+    "urllib3",
+    "charset-normalizer",
+    "certifi",
+    "idna",
+    "numpy",
+    "pyyaml",
+    "tqdm",
+)
 HASH = re.compile(r"\s--hash=sha256:([0-9a-f]{64})(?=\s|$)")
 
 
@@ -52,10 +62,14 @@ def trainer_pins(sources: Mapping[str, bytes], variant: Variant) -> dict[str, Pi
     pins, gguf = _read_pins(sources, f"requirements/train-{variant}.txt"), _read_pins(sources, GGUF_LOCK)
     for name in GGUF_PACKAGES:
         if name not in gguf:
-            raise ConfigError(f"{GGUF_LOCK} does not pin {name}, which reading GGUF files needs; `make lock` writes it.")
+            raise ConfigError(
+                f"{GGUF_LOCK} does not pin {name}, which reading GGUF files needs; `make lock` writes it."
+            )
         if name in pins and pins[name].specifier != gguf[name].specifier:
-            raise ConfigError(f"{name} is pinned to {pins[name].specifier} for the trainer and to {gguf[name].specifier} in "
-                              f"{GGUF_LOCK}; `make lock` gives all lock files one version.")
+            raise ConfigError(
+                f"{name} is pinned to {pins[name].specifier} for the trainer and to {gguf[name].specifier} in "
+                f"{GGUF_LOCK}; `make lock` gives all lock files one version."
+            )
         pins[name] = gguf[name]
     return dict(sorted(pins.items())) | _read_pins(sources, INSTALLER_LOCK)
 
@@ -72,7 +86,9 @@ def _read_pins(sources: Mapping[str, bytes], name: str) -> dict[str, Pin]:
                 raise ConfigError(f"{name} has a line that is no requirement: {text!r} ({error}).") from None
             hashes = frozenset(HASH.findall(text))
             if not hashes:
-                raise ConfigError(f"{name} pins {text} without the hashes of its files; `make lock` writes them.")
+                raise ConfigError(
+                    f"{name} pins {text} without the hashes of its files; `make lock` writes them."
+                )
             if not (requirement.marker and not requirement.marker.evaluate()):
                 pins[canonicalize_name(requirement.name)] = Pin(requirement, hashes)
     return pins
@@ -84,7 +100,9 @@ def package_of(file_name: str, pins: Pins) -> tuple[str, Version] | None:
         name, version, _, _ = parse_wheel_filename(file_name)
     except InvalidWheelFilename:
         return None
-    return (name, version) if name in pins and pins[name].specifier.contains(version, prereleases=True) else None
+    return (
+        (name, version) if name in pins and pins[name].specifier.contains(version, prereleases=True) else None
+    )
 
 
 def choose_wheels(file_names: Iterable[str], pins: Pins) -> tuple[dict[str, list[str]], list[str]]:
@@ -102,7 +120,11 @@ def hashed_requirements(chosen: Mapping[str, list[str]], sha256_of: Mapping[str,
     lines = []
     for name, file_names in sorted(chosen.items()):
         if name != INSTALLER:
-            version = parse_wheel_filename(file_names[0])[1]  # torch==2.13.0 may be served by 2.13.0+cpu: say which
+            version = parse_wheel_filename(file_names[0])[
+                1
+            ]  # torch==2.13.0 may be served by 2.13.0+cpu: say which
             hashes = sorted({sha256_of[file_name] for file_name in file_names})
-            lines.append(" ".join([f"{name}=={version}", *(f"--hash=sha256:{sha256}" for sha256 in hashes)]) + "\n")
+            lines.append(
+                " ".join([f"{name}=={version}", *(f"--hash=sha256:{sha256}" for sha256 in hashes)]) + "\n"
+            )
     return "".join(lines)

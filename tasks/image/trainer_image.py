@@ -33,8 +33,9 @@ DEPENDENCIES_LABEL, CODE_LABEL = "io.pairline.dependency-key", "io.pairline.code
 SECONDS_FOR_ANOTHER_BUILD = 3600.0
 
 
-def trainer_image(config: ImageConfig, store_root: Path, login: Login | None, say: OnLine,
-                  root: Path = CHECKOUT) -> tuple[ImageRef, Path]:
+def trainer_image(
+    config: ImageConfig, store_root: Path, login: Login | None, say: OnLine, root: Path = CHECKOUT
+) -> tuple[ImageRef, Path]:
     """The image and the folder of its record (``image.json``, ``sbom.cdx.json``).
 
     Raises ``ConfigError`` for a checkout, base, wheelhouse, build or registry that will not do, ``RemoteError`` where the
@@ -66,24 +67,33 @@ def fill_wheelhouse(config: ImageConfig, store_root: Path, say: OnLine, root: Pa
     return own_wheelhouse(prepare_store(store_root) / "images", pins, config.variant, say).folder
 
 
-def _built(client: docker.DockerClient, config: ImageConfig, sources: SourceTree, images: Path,
-           say: OnLine) -> tuple[ImageRef, str]:
+def _built(
+    client: docker.DockerClient, config: ImageConfig, sources: SourceTree, images: Path, say: OnLine
+) -> tuple[ImageRef, str]:
     """The image of these sources and its key."""
     base_id = _base_id(client, config, say)
     given = _given_wheelhouse(config, sources)
     plan = plan_build(sources, config.variant, base_id, given.hashes if given else None)
     image_id = _find(client, {CODE_LABEL: plan.code_key})
     if image_id is None:
-        dependencies = (_find(client, {DEPENDENCIES_LABEL: plan.dependency_key}, without=CODE_LABEL)
-                        or _build_dependencies(client, config, plan, base_id, given, images, say))
+        dependencies = _find(
+            client, {DEPENDENCIES_LABEL: plan.dependency_key}, without=CODE_LABEL
+        ) or _build_dependencies(client, config, plan, base_id, given, images, say)
         image_id = _build_code(client, config, sources, plan, base_id, dependencies, say)
     else:
         say(f"Nothing to build: {image_id[:19]} holds this code and these dependencies")
     with engine_errors("looking at the trainer image"):
         size_bytes = client.images.get(image_id).attrs["Size"]
-    return ImageRef(variant=config.variant, image_id=image_id, size_bytes=size_bytes, commit=sources.commit,
-                    dirty=sources.dirty, context_sha256=plan.context_sha256, dependency_key=plan.dependency_key,
-                    base_id=base_id), plan.code_key
+    return ImageRef(
+        variant=config.variant,
+        image_id=image_id,
+        size_bytes=size_bytes,
+        commit=sources.commit,
+        dirty=sources.dirty,
+        context_sha256=plan.context_sha256,
+        dependency_key=plan.dependency_key,
+        base_id=base_id,
+    ), plan.code_key
 
 
 def _base_id(client: docker.DockerClient, config: ImageConfig, say: OnLine) -> str:
@@ -91,14 +101,18 @@ def _base_id(client: docker.DockerClient, config: ImageConfig, say: OnLine) -> s
         try:
             base_id = client.images.get(config.base_image).id
             if not config.base_image.startswith(MADE_HERE) and "sha256:" not in config.base_image:
-                say(f"Warning: image.base_image {config.base_image} is a tag, which may be moved; it is {base_id} now. Name "
-                    "that id, or repository@sha256:..., to start from the same bits every time")
+                say(
+                    f"Warning: image.base_image {config.base_image} is a tag, which may be moved; it is {base_id} now. Name "
+                    "that id, or repository@sha256:..., to start from the same bits every time"
+                )
             return base_id
         except ImageNotFound:
             if "@sha256:" not in config.base_image:  # a name could be anybody's
-                raise ConfigError(f"There is no image {config.base_image} (image.base_image) on this engine. `make "
-                                  "base-image` makes pairline-base:bookworm from Debian packages; another one "
-                                  "you `docker pull`, or name by its digest (repository@sha256:...).") from None
+                raise ConfigError(
+                    f"There is no image {config.base_image} (image.base_image) on this engine. `make "
+                    "base-image` makes pairline-base:bookworm from Debian packages; another one "
+                    "you `docker pull`, or name by its digest (repository@sha256:...)."
+                ) from None
     pull(client, config.base_image, None, say)
     return client.images.get(config.base_image).id
 
@@ -118,26 +132,44 @@ def _find(client: docker.DockerClient, labels: Mapping[str, str], without: str =
     return max(found, key=lambda image: image["Created"])["Id"] if found else None
 
 
-def _build_dependencies(client: docker.DockerClient, config: ImageConfig, plan: BuildPlan, base_id: str,
-                        given: Wheelhouse | None, images: Path, say: OnLine) -> str:
+def _build_dependencies(
+    client: docker.DockerClient,
+    config: ImageConfig,
+    plan: BuildPlan,
+    base_id: str,
+    given: Wheelhouse | None,
+    images: Path,
+    say: OnLine,
+) -> str:
     """Base, wheels and the first stages -> the dependency image."""
     if given is None:
         _check_python(client, config.base_image, base_id)
     wheels = given or own_wheelhouse(images, plan.pins, config.variant, say)
     say(f"Building the dependency image from {config.base_image}: {len(wheels.file_names)} packages")
     contents: list[tuple[str, bytes | Path]] = [
-        ("Dockerfile", plan.dependency_stages.encode()), ("verify.py", plan.verify),
-        ("wheels/hashes.txt", wheels.hashes.encode()), ("wheels/installer.sha256", wheels.installer.encode()),
-        *((f"wheels/{name}", wheels.folder / name) for name in wheels.file_names)]
+        ("Dockerfile", plan.dependency_stages.encode()),
+        ("verify.py", plan.verify),
+        ("wheels/hashes.txt", wheels.hashes.encode()),
+        ("wheels/installer.sha256", wheels.installer.encode()),
+        *((f"wheels/{name}", wheels.folder / name) for name in wheels.file_names),
+    ]
     try:
         with tempfile.TemporaryFile(dir=images) as context:
             write_tar(context, contents)
             context.seek(0)
-            image_id = build(client, context, {"BASE_IMAGE": base_id, "VARIANT": config.variant,
-                                               "DEPENDENCY_KEY": plan.dependency_key},
-                             {DEPENDENCIES_LABEL: plan.dependency_key, "io.pairline.variant": config.variant,
-                              "io.pairline.base-id": base_id, "org.opencontainers.image.base.name": config.base_image},
-                             f"{config.repository}:dependencies-{plan.dependency_key[:12]}", say)
+            image_id = build(
+                client,
+                context,
+                {"BASE_IMAGE": base_id, "VARIANT": config.variant, "DEPENDENCY_KEY": plan.dependency_key},
+                {
+                    DEPENDENCIES_LABEL: plan.dependency_key,
+                    "io.pairline.variant": config.variant,
+                    "io.pairline.base-id": base_id,
+                    "org.opencontainers.image.base.name": config.base_image,
+                },
+                f"{config.repository}:dependencies-{plan.dependency_key[:12]}",
+                say,
+            )
     except OSError as error:
         raise from_os_error(error, "packing the wheels for the trainer image") from error
     remove_build_stages(client, plan.dependency_key)
@@ -150,23 +182,47 @@ def _check_python(client: docker.DockerClient, name: str, base_id: str) -> None:
     ask = ["-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])"]
     with engine_errors("asking the base image for its Python"):
         try:
-            there = client.containers.run(base_id, ask, entrypoint=["python3"], remove=True,
-                                          network_mode="none").decode().strip()
+            there = (
+                client.containers.run(base_id, ask, entrypoint=["python3"], remove=True, network_mode="none")
+                .decode()
+                .strip()
+            )
         except ContainerError as error:
-            raise ConfigError(f"The base image {name} has no usable python3: {error.stderr.decode()[-300:]}") from None
+            raise ConfigError(
+                f"The base image {name} has no usable python3: {error.stderr.decode()[-300:]}"
+            ) from None
     if there != here:
-        raise ConfigError(f"The base image {name} has Python {there}, this host {here}, so its pip would gather wheels that "
-                          f"do not fit. Take a base with Python {here}, run with Python {there}, or give image.wheelhouse.")
+        raise ConfigError(
+            f"The base image {name} has Python {there}, this host {here}, so its pip would gather wheels that "
+            f"do not fit. Take a base with Python {here}, run with Python {there}, or give image.wheelhouse."
+        )
 
 
-def _build_code(client: docker.DockerClient, config: ImageConfig, sources: SourceTree, plan: BuildPlan, base_id: str,
-                dependencies: str, say: OnLine) -> str:
+def _build_code(
+    client: docker.DockerClient,
+    config: ImageConfig,
+    sources: SourceTree,
+    plan: BuildPlan,
+    base_id: str,
+    dependencies: str,
+    say: OnLine,
+) -> str:
     """Dependency image and the commit's files -> the code image."""
     say(f"Building the code image of commit {sources.commit[:12]}{', with changes' if sources.dirty else ''}")
     tag = f"{config.repository}:{plan.code_key[:12]}{'-dirty' if sources.dirty else ''}"
     revision = sources.revision + ("-dirty" if sources.dirty else "")
-    labels = {CODE_LABEL: plan.code_key, "io.pairline.context-sha256": plan.context_sha256,
-              "io.pairline.dirty": str(sources.dirty).lower(), "org.opencontainers.image.base.digest": base_id}
+    labels = {
+        CODE_LABEL: plan.code_key,
+        "io.pairline.context-sha256": plan.context_sha256,
+        "io.pairline.dirty": str(sources.dirty).lower(),
+        "org.opencontainers.image.base.digest": base_id,
+    }
     version = tomllib.loads(sources.files["pyproject.toml"].decode())["project"]["version"]
-    return build(client, io.BytesIO(plan.code_context),
-                 {"DEPENDENCIES": dependencies, "REVISION": revision, "VERSION": version}, labels, tag, say)
+    return build(
+        client,
+        io.BytesIO(plan.code_context),
+        {"DEPENDENCIES": dependencies, "REVISION": revision, "VERSION": version},
+        labels,
+        tag,
+        say,
+    )

@@ -33,13 +33,26 @@ NUM_LAST_LINES = 15
 PIP_WHEEL = ("wheel", "--progress-bar", "off", "--disable-pip-version-check", "--no-deps", "--require-hashes")
 # What DeepSpeed's build imports; torch brings its own needs along.
 TORCH, DEEPSPEED = "torch", "deepspeed"
-DEEPSPEED_BUILD_NEEDS = ("torch", "setuptools", "numpy", "ninja", "packaging", "psutil", "py-cpuinfo", "hjson", "pydantic",
-                         "msgpack", "einops", "tqdm")
+DEEPSPEED_BUILD_NEEDS = (
+    "torch",
+    "setuptools",
+    "numpy",
+    "ninja",
+    "packaging",
+    "psutil",
+    "py-cpuinfo",
+    "hjson",
+    "pydantic",
+    "msgpack",
+    "einops",
+    "tqdm",
+)
 # On CPU the shared-memory operation is compiled into the wheel: DeepSpeed compiles it at first use otherwise, and the
 # image has no compiler. On CUDA nothing is: the trainer uses none of DeepSpeed's kernels.
 DEEPSPEED_SETTINGS: dict[Variant, dict[str, str]] = {
     "cpu": {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "DS_BUILD_SHM_COMM": "1"},
-    "cuda": {"DS_ACCELERATOR": "cuda", "DS_BUILD_OPS": "0"}}
+    "cuda": {"DS_ACCELERATOR": "cuda", "DS_BUILD_OPS": "0"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +88,36 @@ def read_wheelhouse(folder: Path, pins: Pins) -> Wheelhouse:
     Raises ``ConfigError`` that names the packages it lacks.
     """
     if not folder.is_dir():
-        raise ConfigError(f"image.wheelhouse {folder} is no folder. `make wheelhouse` on a host with a package index fills "
-                          "one; copy it here.")
+        raise ConfigError(
+            f"image.wheelhouse {folder} is no folder. `make wheelhouse` on a host with a package index fills "
+            "one; copy it here."
+        )
     there = {path.name for path in folder.glob("*.whl")}
     known = _read_sums(folder / SUMS_FILE)
     unlisted = set() if known is None else there - known.keys()
     packages = {name: found[0] for name in there - unlisted if (found := package_of(name, pins))}
     sums = {name: sha256_file(folder / name) for name in packages} if known is None else known
-    strange = {name for name, package in packages.items()
-               if package != DEEPSPEED and sums[name] not in pins[package].hashes}
+    strange = {
+        name
+        for name, package in packages.items()
+        if package != DEEPSPEED and sums[name] not in pins[package].hashes
+    }
     chosen, missing = choose_wheels(packages.keys() - strange, pins)
     if missing:
-        hint = f" {len(unlisted)} wheels are not in its {SUMS_FILE}, so they do not count." if unlisted else ""
+        hint = (
+            f" {len(unlisted)} wheels are not in its {SUMS_FILE}, so they do not count." if unlisted else ""
+        )
         if strange:
             names = ", ".join(sorted(strange)[:4]) + (" ..." if len(strange) > 4 else "")
-            hint += (f" {names} hash differently from all files that the lock files name, so they do not count; one you "
-                     "built yourself counts when its hash is added to its package's line.")
-        raise ConfigError(f"The wheelhouse {folder} lacks {len(missing)} of {len(pins)} packages that the lock files pin: "
-                          f"{', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}.{hint} `make wheelhouse` on a "
-                          "host with a package index fills one.")
+            hint += (
+                f" {names} hash differently from all files that the lock files name, so they do not count; one you "
+                "built yourself counts when its hash is added to its package's line."
+            )
+        raise ConfigError(
+            f"The wheelhouse {folder} lacks {len(missing)} of {len(pins)} packages that the lock files pin: "
+            f"{', '.join(missing[:8])}{' ...' if len(missing) > 8 else ''}.{hint} `make wheelhouse` on a "
+            "host with a package index fills one."
+        )
     file_names = tuple(sorted(name for names in chosen.values() for name in names))
     installer = "".join(f"{sums[name]}  {name}\n" for name in chosen[INSTALLER])
     return Wheelhouse(folder, file_names, hashed_requirements(chosen, sums), installer)
@@ -104,7 +128,9 @@ def _read_sums(path: Path) -> dict[str, str] | None:
         return None
     lines = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in path.read_text().splitlines()]
     if not all(lines):
-        raise ConfigError(f"{path} has a line that `sha256sum` did not write. Make it again: sha256sum *.whl > {path.name}")
+        raise ConfigError(
+            f"{path} has a line that `sha256sum` did not write. Make it again: sha256sum *.whl > {path.name}"
+        )
     return {line[2].removeprefix("./"): line[1] for line in lines if line}
 
 
@@ -115,7 +141,9 @@ def _fill(folder: Path, pins: Pins, variant: Variant, say: OnLine) -> None:
     say(f"Filling the wheelhouse for {variant}: {len(pins)} packages, by this host's pip")
     with tempfile.TemporaryDirectory() as scratch:
         listed = Path(scratch, "requirements.txt")
-        listed.write_text("".join(f"{pin.line}\n" for name, pin in pins.items() if name not in (DEEPSPEED, TORCH)))
+        listed.write_text(
+            "".join(f"{pin.line}\n" for name, pin in pins.items() if name not in (DEEPSPEED, TORCH))
+        )
         index = os.environ.get("TORCH_INDEX_URL")
         indexes = ["--extra-index-url", index] if index else []
         if TORCH in pins:
@@ -133,8 +161,21 @@ def _torch_of_here(pin: Pin, scratch: Path, indexes: list[str], say: OnLine) -> 
     """The line for the build of torch that pip takes (2.13.0+cpu, say): with hashes it would rather take a file whose hash
     an index tells than a newer version, and get CUDA's in place of the one on this machine's disk."""
     report = scratch / "torch.json"
-    _pip(["install", "--dry-run", "--ignore-installed", "--no-deps", "--quiet", "--disable-pip-version-check", "--report",
-          str(report), str(pin), *indexes], say)
+    _pip(
+        [
+            "install",
+            "--dry-run",
+            "--ignore-installed",
+            "--no-deps",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--report",
+            str(report),
+            str(pin),
+            *indexes,
+        ],
+        say,
+    )
     version = json.loads(report.read_text())["install"][0]["metadata"]["version"]
     return f"{replace(pin, requirement=Requirement(f'{TORCH}=={version}')).line}\n"
 
@@ -145,9 +186,11 @@ def check_can_compile(headers: Path) -> None:
     if not (headers / "Python.h").is_file():
         lacking[f"{headers / 'Python.h'}"] = "python3-dev"
     if lacking:
-        raise ConfigError(f"{' and '.join(lacking)} must be on this host to build DeepSpeed's shared-memory operation for "
-                          f"the trainer image. On Debian: apt-get install {' '.join(lacking.values())}. Or give a ready "
-                          "wheelhouse in image.wheelhouse.")
+        raise ConfigError(
+            f"{' and '.join(lacking)} must be on this host to build DeepSpeed's shared-memory operation for "
+            f"the trainer image. On Debian: apt-get install {' '.join(lacking.values())}. Or give a ready "
+            "wheelhouse in image.wheelhouse."
+        )
 
 
 def _build_deepspeed(folder: Path, pins: Pins, variant: Variant, scratch: Path, say: OnLine) -> None:
@@ -157,13 +200,41 @@ def _build_deepspeed(folder: Path, pins: Pins, variant: Variant, scratch: Path, 
     _run([sys.executable, "-m", "venv", "--without-pip", str(environment)], say)
     python = str(environment / "bin/python")
     needs = [str(pins[name]) for name in DEEPSPEED_BUILD_NEEDS if name in pins]
-    _pip(["--python", python, "install", "--no-index", "--find-links", str(folder), "--no-compile", "--quiet",
-          "--disable-pip-version-check", *needs], say)
+    _pip(
+        [
+            "--python",
+            python,
+            "install",
+            "--no-index",
+            "--find-links",
+            str(folder),
+            "--no-compile",
+            "--quiet",
+            "--disable-pip-version-check",
+            *needs,
+        ],
+        say,
+    )
     source = scratch / "deepspeed.txt"
     source.write_text(f"{pins[DEEPSPEED].line}\n")
-    _pip(["--python", python, *PIP_WHEEL, "--no-build-isolation", "--no-binary", DEEPSPEED, "--no-cache-dir",
-          "--wheel-dir", str(folder), "--requirement", str(source)], say,
-         DEEPSPEED_SETTINGS[variant] | {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"})
+    _pip(
+        [
+            "--python",
+            python,
+            *PIP_WHEEL,
+            "--no-build-isolation",
+            "--no-binary",
+            DEEPSPEED,
+            "--no-cache-dir",
+            "--wheel-dir",
+            str(folder),
+            "--requirement",
+            str(source),
+        ],
+        say,
+        DEEPSPEED_SETTINGS[variant]
+        | {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"},
+    )
 
 
 def _pip(arguments: Iterable[str], say: OnLine, env: dict[str, str] | None = None) -> None:
@@ -175,8 +246,15 @@ def _run(argv: list[str], say: OnLine, env: dict[str, str] | None = None) -> Non
     last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
     no_answer = False
     try:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                 text=True, errors="replace", env=os.environ | (env or {}))
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=os.environ | (env or {}),
+        )
     except OSError as error:
         raise StoreError(f"{argv[0]} cannot be started: {error.strerror}.") from error
     assert child.stdout is not None  # it is a pipe
@@ -193,5 +271,9 @@ def _run(argv: list[str], say: OnLine, env: dict[str, str] | None = None) -> Non
         child.wait()
     if child.returncode:
         failure = RemoteError if no_answer else ConfigError
-        raise failure("The wheelhouse was not filled: `" + " ".join(argv[1:4]) + f" ...` ended with {child.returncode}. Its "
-                      "last lines:\n" + "\n".join(f"  | {line}" for line in last_lines))
+        raise failure(
+            "The wheelhouse was not filled: `"
+            + " ".join(argv[1:4])
+            + f" ...` ended with {child.returncode}. Its "
+            "last lines:\n" + "\n".join(f"  | {line}" for line in last_lines)
+        )

@@ -22,8 +22,13 @@ def accelerate_settings(on_cpu: bool) -> dict[str, str | bool]:
 
     That one could turn on another distributed type or precision unseen. Counts are flags: the command shows them.
     """
-    return {"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "mixed_precision": "no",
-            "use_cpu": on_cpu, "debug": False}
+    return {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "NO",
+        "mixed_precision": "no",
+        "use_cpu": on_cpu,
+        "debug": False,
+    }
 
 
 def nodes_of(job: Job, compute: ComputeConfig) -> tuple[Node, ...]:
@@ -31,30 +36,60 @@ def nodes_of(job: Job, compute: ComputeConfig) -> tuple[Node, ...]:
     num_nodes = compute.machines if job.is_parallel else 1
     if num_nodes == 1:
         return (Node(),)
-    return tuple(Node(rank, num_nodes, NODE_NAME.format(rank=0), NODE_PORT, compute.join_timeout_seconds)
-                 for rank in range(num_nodes))
+    return tuple(
+        Node(rank, num_nodes, NODE_NAME.format(rank=0), NODE_PORT, compute.join_timeout_seconds)
+        for rank in range(num_nodes)
+    )
 
 
-def step_command(job: Job, compute: ComputeConfig, machine: Machine, python: str, node: Node = Node()) -> CommandSpec:  # noqa: B008
+def step_command(
+    job: Job, compute: ComputeConfig, machine: Machine, python: str, node: Node = Node()
+) -> CommandSpec:
     """The command that runs a node's part of ``job``; ``job.json`` and ``accelerate.json`` stand in the job's folder.
 
     Several processes need ``--multi_gpu`` on CPU, too: only then does accelerate start torchrun; otherwise it starts
     one process and leaves the others to MPI.
     """
     num_processes = compute.num_processes if job.is_parallel else 1
-    threads = threads_per_process(compute, machine, num_processes)  # containers as nodes share this machine's cores
+    threads = threads_per_process(
+        compute, machine, num_processes
+    )  # containers as nodes share this machine's cores
     several = tuple(_several(node)) if num_processes > 1 else ()
-    argv = (python, "-m", "accelerate.commands.launch",
-            "--config_file", str(job.out_dir / ACCELERATE_FILE),
-            "--num_machines", str(node.num_nodes), "--num_processes", str(num_processes), *several,
-            "--num_cpu_threads_per_process", str(threads), "--dynamo_backend", "no",
-            "-m", "dpo_core", job.step, "--job", str(job.out_dir / JOB_FILE))
-    return CommandSpec(argv=argv, folder=Path(job.out_dir), timeout_seconds=compute.step_timeout_seconds,
-                       env=_environment(threads, on_cpu=machine.num_gpus == 0) | compute.env, secrets=_secrets(job),
-                       step=job.step, job_fingerprint=job.fingerprint, inputs=inputs_of(job),
-                       named_by_people=named_by_people(job),
-                       writable=job.writes(),
-                       needs_network=isinstance(job, FetchJob) or _is_tracked_online(job), node=node)
+    argv = (
+        python,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(job.out_dir / ACCELERATE_FILE),
+        "--num_machines",
+        str(node.num_nodes),
+        "--num_processes",
+        str(num_processes),
+        *several,
+        "--num_cpu_threads_per_process",
+        str(threads),
+        "--dynamo_backend",
+        "no",
+        "-m",
+        "dpo_core",
+        job.step,
+        "--job",
+        str(job.out_dir / JOB_FILE),
+    )
+    return CommandSpec(
+        argv=argv,
+        folder=Path(job.out_dir),
+        timeout_seconds=compute.step_timeout_seconds,
+        env=_environment(threads, on_cpu=machine.num_gpus == 0) | compute.env,
+        secrets=_secrets(job),
+        step=job.step,
+        job_fingerprint=job.fingerprint,
+        inputs=inputs_of(job),
+        named_by_people=named_by_people(job),
+        writable=job.writes(),
+        needs_network=isinstance(job, FetchJob) or _is_tracked_online(job),
+        node=node,
+    )
 
 
 def _several(node: Node) -> Iterator[str]:
@@ -63,8 +98,18 @@ def _several(node: Node) -> Iterator[str]:
         yield from ("--main_process_port", "0")
         return
     # static: the c10d rendezvous may give ranks in another order than asked for.
-    yield from ("--machine_rank", str(node.rank), "--main_process_ip", node.address, "--main_process_port", str(node.port),
-                "--rdzv_backend", "static", "--rdzv_conf", f"timeout={node.join_timeout_seconds}")
+    yield from (
+        "--machine_rank",
+        str(node.rank),
+        "--main_process_ip",
+        node.address,
+        "--main_process_port",
+        str(node.port),
+        "--rdzv_backend",
+        "static",
+        "--rdzv_conf",
+        f"timeout={node.join_timeout_seconds}",
+    )
 
 
 def inputs_of(job: Job) -> tuple[Path, ...]:
@@ -83,10 +128,17 @@ def named_by_people(job: Job) -> tuple[Path, ...]:
 
 
 def _environment(threads: int, on_cpu: bool) -> dict[str, str]:
-    env = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
-           "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    env = {
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
     # Every microbatch has other sizes: a card's memory falls into pieces unless segments can grow.
-    return env | ({"ACCELERATE_USE_CPU": "true"} if on_cpu else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})
+    return env | (
+        {"ACCELERATE_USE_CPU": "true"} if on_cpu else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    )
 
 
 def _is_tracked_online(job: Job) -> bool:

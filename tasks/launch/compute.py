@@ -26,8 +26,11 @@ class Machine:
 @cache
 def this_machine() -> Machine:
     """Look at affinity, the cgroup's CPU quota, ``nvidia-smi`` and the memory."""
-    return Machine(num_cores=_num_cores(), num_gpus=_num_gpus(),
-                   memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return Machine(
+        num_cores=_num_cores(),
+        num_gpus=_num_gpus(),
+        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    )
 
 
 def _num_cores() -> int:
@@ -47,7 +50,9 @@ def _num_gpus() -> int:
     if shutil.which("nvidia-smi") is None:
         return 0
     try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
+        listing = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return 0
     cards = sum(line.startswith("GPU ") for line in listing.splitlines())
@@ -57,8 +62,13 @@ def _num_gpus() -> int:
 def card_memory_bytes() -> int:
     """Memory of the smallest NVIDIA card, 0 where there is none or it does not say."""
     try:
-        listing = subprocess.run(["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
-                                 capture_output=True, text=True, timeout=30, check=False).stdout
+        listing = subprocess.run(
+            ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return 0
     return min((int(line) << 20 for line in listing.split() if line.isdigit()), default=0)
@@ -75,8 +85,10 @@ def check_devices(compute: ComputeConfig, machine: Machine) -> None:
     each = compute.num_processes // compute.machines
     if 0 < machine.num_gpus < each:
         on = f" on {compute.machines} machines, {each} on each," if compute.machines > 1 else ""
-        raise ConfigError(f"compute.num_processes is {compute.num_processes}{on} but this machine shows {machine.num_gpus} "
-                          f"GPUs. Set compute.num_processes to {machine.num_gpus * compute.machines} or less.")
+        raise ConfigError(
+            f"compute.num_processes is {compute.num_processes}{on} but this machine shows {machine.num_gpus} "
+            f"GPUs. Set compute.num_processes to {machine.num_gpus * compute.machines} or less."
+        )
 
 
 def sharding_of(compute: ComputeConfig) -> Sharding:
@@ -98,19 +110,27 @@ def solve_batch(global_pairs: int, per_device_pairs: int | None, num_processes: 
         lower = global_pairs - global_pairs % num_processes
         choices = [str(n) for n in (lower, lower + num_processes) if n]
         fitting = [n for n in divisors(global_pairs) if n <= num_processes]
-        raise ConfigError(f"train.global_batch_pairs is {global_pairs}, which {num_processes} processes cannot share "
-                          f"equally. Set it to {' or '.join(choices)}, or compute.num_processes to one of "
-                          f"{', '.join(map(str, fitting))}.")
+        raise ConfigError(
+            f"train.global_batch_pairs is {global_pairs}, which {num_processes} processes cannot share "
+            f"equally. Set it to {' or '.join(choices)}, or compute.num_processes to one of "
+            f"{', '.join(map(str, fitting))}."
+        )
     share = global_pairs // num_processes
     fitting = divisors(share)
     if per_device_pairs is None:
         per_device_pairs = max(n for n in fitting if n <= LARGEST_DEFAULT_PER_DEVICE)
     elif per_device_pairs not in fitting:
-        raise ConfigError(f"train.per_device_batch_pairs is {per_device_pairs}, but each of {num_processes} processes "
-                          f"has {share} pairs of the global batch of {global_pairs}. Set it to one of "
-                          f"{', '.join(map(str, fitting))}, or leave it empty.")
-    return BatchPlan(global_pairs=global_pairs, per_device_pairs=per_device_pairs,
-                     accumulation=share // per_device_pairs, num_processes=num_processes)
+        raise ConfigError(
+            f"train.per_device_batch_pairs is {per_device_pairs}, but each of {num_processes} processes "
+            f"has {share} pairs of the global batch of {global_pairs}. Set it to one of "
+            f"{', '.join(map(str, fitting))}, or leave it empty."
+        )
+    return BatchPlan(
+        global_pairs=global_pairs,
+        per_device_pairs=per_device_pairs,
+        accumulation=share // per_device_pairs,
+        num_processes=num_processes,
+    )
 
 
 def divisors(number: int) -> list[int]:

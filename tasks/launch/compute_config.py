@@ -11,34 +11,67 @@ from tasks.launch.docker.config import MOVED_TO_DOCKER
 from tasks.launch.launchers import LAUNCHERS, LauncherName
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-SECRET = re.compile(r"TOKEN(?!IZERS)|SECRET|PASSW(OR)?D|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|AUTH(?!OR)", re.IGNORECASE)
+SECRET = re.compile(
+    r"TOKEN(?!IZERS)|SECRET|PASSW(OR)?D|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|AUTH(?!OR)", re.IGNORECASE
+)
 OFFLOADS: dict[ShardingKind, tuple[Offload, ...]] = {
-    "none": ("none",), "zero1": ("none", "optimizer"), "zero2": ("none", "optimizer"),
-    "zero3": ("none", "optimizer", "optimizer_and_parameters"), "fsdp2": ("none", "optimizer_and_parameters")}
+    "none": ("none",),
+    "zero1": ("none", "optimizer"),
+    "zero2": ("none", "optimizer"),
+    "zero3": ("none", "optimizer", "optimizer_and_parameters"),
+    "fsdp2": ("none", "optimizer_and_parameters"),
+}
 
 
 class ComputeConfig(Section):
     """Where and how the heavy steps run."""
 
-    launcher: LauncherName = Field("process", description="How a step is started: as a process of this machine, or in a "
-                                   "container built from the commit.")
+    launcher: LauncherName = Field(
+        "process",
+        description="How a step is started: as a process of this machine, or in a "
+        "container built from the commit.",
+    )
     num_processes: int = Field(1, ge=1, description="Processes (accelerators) of a step, over all machines.")
     sharding: ShardingKind = Field(
-        "none", description="What the processes share out: none (each holds all), zero1 (AdamW's moments), zero2 (and "
-        "gradients), zero3 (and weights), by DeepSpeed; fsdp2 (all three), by PyTorch. Same numbers but for rounding.")
-    offload: Offload = Field("none", description="What is kept in the machine's memory instead of the accelerator's: the "
-                             "optimizer (zero1 to zero3), or parameters, too (zero3, fsdp2). Slower.")
-    threads_per_process: int | None = Field(None, ge=1, description="CPU threads; empty: cores divided by processes.")
+        "none",
+        description="What the processes share out: none (each holds all), zero1 (AdamW's moments), zero2 (and "
+        "gradients), zero3 (and weights), by DeepSpeed; fsdp2 (all three), by PyTorch. Same numbers but for rounding.",
+    )
+    offload: Offload = Field(
+        "none",
+        description="What is kept in the machine's memory instead of the accelerator's: the "
+        "optimizer (zero1 to zero3), or parameters, too (zero3, fsdp2). Slower.",
+    )
+    threads_per_process: int | None = Field(
+        None, ge=1, description="CPU threads; empty: cores divided by processes."
+    )
     step_timeout_seconds: int = Field(86_400, ge=1, description="A step that runs longer is stopped.")
-    stop_grace_seconds: int = Field(30, ge=1, description="From being asked to stop to being killed. Training writes a "
-                                    "checkpoint in it: more than a step and a checkpoint take.")
-    folder_gib: float | None = Field(None, gt=0, description="The most that a step's own folder may hold, beyond which the "
-                                     "step is killed; empty: until the disk is nearly full.")
-    env: dict[str, str] = Field({}, description="Variables that steps get beside those of the system and of their libraries:"
-                                " a proxy, a cluster's own. No secrets.")
-    machines: int = Field(1, ge=1, description="Nodes that num_processes are spread over. With the docker launcher they are "
-                          "containers on this machine (for tests).")
-    join_timeout_seconds: int = Field(300, ge=5, description="How long nodes wait for one that is not there yet.")
+    stop_grace_seconds: int = Field(
+        30,
+        ge=1,
+        description="From being asked to stop to being killed. Training writes a "
+        "checkpoint in it: more than a step and a checkpoint take.",
+    )
+    folder_gib: float | None = Field(
+        None,
+        gt=0,
+        description="The most that a step's own folder may hold, beyond which the "
+        "step is killed; empty: until the disk is nearly full.",
+    )
+    env: dict[str, str] = Field(
+        {},
+        description="Variables that steps get beside those of the system and of their libraries:"
+        " a proxy, a cluster's own. No secrets.",
+    )
+    machines: int = Field(
+        1,
+        ge=1,
+        description="Nodes that num_processes are spread over. With the docker launcher they are "
+        "containers on this machine (for tests).",
+    )
+    join_timeout_seconds: int = Field(
+        300, ge=5, description="How long nodes wait for one that is not there yet."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -54,19 +87,25 @@ class ComputeConfig(Section):
             if not VARIABLE.fullmatch(name):
                 raise ValueError(f"{name!r} is no name of a variable: use letters, digits and underscores")
             if SECRET.search(name):
-                raise ValueError(f"{name} looks like a secret, and a recipe is written down in many places; steps get their "
-                                 "tokens from upload.token_block, HF_TOKEN and tracking.wandb_key_block")
+                raise ValueError(
+                    f"{name} looks like a secret, and a recipe is written down in many places; steps get their "
+                    "tokens from upload.token_block, HF_TOKEN and tracking.wandb_key_block"
+                )
         return env
 
     @model_validator(mode="after")
     def _machines_share_processes(self) -> "ComputeConfig":
         if self.machines > 1 and not LAUNCHERS[self.launcher]().spans_machines:
             spanning = [name for name, load in LAUNCHERS.items() if load().spans_machines]
-            raise ValueError(f"compute.machines is {self.machines}, but compute.launcher {self.launcher} starts a step on "
-                             f"this machine alone; set compute.launcher to {' or '.join(spanning)} or compute.machines to 1")
+            raise ValueError(
+                f"compute.machines is {self.machines}, but compute.launcher {self.launcher} starts a step on "
+                f"this machine alone; set compute.launcher to {' or '.join(spanning)} or compute.machines to 1"
+            )
         if self.num_processes % self.machines:
-            raise ValueError(f"compute.num_processes {self.num_processes} cannot be spread equally over {self.machines} "
-                             f"machines; set it to a multiple of {self.machines}")
+            raise ValueError(
+                f"compute.num_processes {self.num_processes} cannot be spread equally over {self.machines} "
+                f"machines; set it to a multiple of {self.machines}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -74,6 +113,8 @@ class ComputeConfig(Section):
         possible = OFFLOADS[self.sharding]
         if self.offload not in possible:
             fitting = [kind for kind, offloads in OFFLOADS.items() if self.offload in offloads]
-            raise ValueError(f"compute.offload {self.offload} does not go with compute.sharding {self.sharding}, which "
-                             f"takes {' or '.join(possible)}; set another offload, or sharding to {' or '.join(fitting)}")
+            raise ValueError(
+                f"compute.offload {self.offload} does not go with compute.sharding {self.sharding}, which "
+                f"takes {' or '.join(possible)}; set another offload, or sharding to {' or '.join(fitting)}"
+            )
         return self

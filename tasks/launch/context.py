@@ -47,7 +47,9 @@ class Context:
     run: RunName = RunName()
     on_progress: OnProgress | None = None  # the command line's bars
     lines: LineListener | None = None
-    on_job: OnJob | None = None  # the run's folder records the jobs that it uses, also those of a run that fails
+    on_job: OnJob | None = (
+        None  # the run's folder records the jobs that it uses, also those of a run that fails
+    )
     stop: threading.Event | None = None  # for threads: a signal reaches the main one alone
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the steps that name them
 

@@ -37,16 +37,20 @@ class FolderBound:
         bounded. Raises ``DiskFull``: then the step has to be killed, as it could write on while it is asked to stop."""
         free_bytes, free_files = _free(self.folder)
         if free_bytes < self.spare_bytes or free_files < self.spare_files:
-            raise DiskFull(f"The step was stopped, as the disk of {self.folder} is nearly full: {free_bytes / GIB:.2f} GiB "
-                           f"and {free_files:,.0f} files are left. Find out what took them, free some space, and start "
-                           "again, or move `store.root`.")
+            raise DiskFull(
+                f"The step was stopped, as the disk of {self.folder} is nearly full: {free_bytes / GIB:.2f} GiB "
+                f"and {free_files:,.0f} files are left. Find out what took them, free some space, and start "
+                "again, or move `store.root`."
+            )
         if self.max_gib is not None and time.monotonic() - self._listed > SECONDS_BETWEEN_LISTINGS:
             taken, num_files = _taken(self.folder)
             self._listed = time.monotonic()
             if taken > self.max_gib * GIB or num_files > MAX_FILES_LISTED:
-                raise DiskFull(f"The step was stopped, as {self.folder} holds {taken / GIB:.2f} GiB in {num_files:,} files, "
-                               f"expected at most {self.max_gib:g} GiB (compute.folder_gib) in {MAX_FILES_LISTED:,}. Raise "
-                               "it if that is meant; else look at what it wrote, and delete the folder.")
+                raise DiskFull(
+                    f"The step was stopped, as {self.folder} holds {taken / GIB:.2f} GiB in {num_files:,} files, "
+                    f"expected at most {self.max_gib:g} GiB (compute.folder_gib) in {MAX_FILES_LISTED:,}. Raise "
+                    "it if that is meant; else look at what it wrote, and delete the folder."
+                )
 
 
 def _free(folder: Path) -> tuple[int, float]:
@@ -73,6 +77,8 @@ def _taken(folder: Path) -> tuple[int, int]:
                             waiting.append(Path(entry.path))
         except FileNotFoundError:
             pass
-        except OSError:  # deeper than a path can say, or a folder that was made unreadable: it cannot be counted
+        except (
+            OSError
+        ):  # deeper than a path can say, or a folder that was made unreadable: it cannot be counted
             return taken, MAX_FILES_LISTED + 1
     return taken, num_files

@@ -55,7 +55,9 @@ class Ended:
     exit_code: int  # negative: killed by that signal
     out_of_memory: bool = False  # the kernel killed one of its processes for memory
     cause: str = ""  # why, where the launcher knows better than the step: another machine's part was killed
-    unseen: bool = False  # somebody removed it before its exit code was read; what it left in its folder decides
+    unseen: bool = (
+        False  # somebody removed it before its exit code was read; what it left in its folder decides
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,9 @@ class StepImage:
 class Launcher(Protocol):
     """Runs a command to its end, with the resources of ``compute``."""
 
-    runs_in_image: ClassVar[bool]  # an image with the step's packages, which is built first; else in this Python
+    runs_in_image: ClassVar[
+        bool
+    ]  # an image with the step's packages, which is built first; else in this Python
     spans_machines: ClassVar[bool]  # takes ``compute.machines`` above 1
 
     @classmethod
@@ -88,7 +92,9 @@ class Launcher(Protocol):
         """Interpreter on the side where the command runs."""
         ...
 
-    def run(self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart) -> Ended:
+    def run(
+        self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart
+    ) -> Ended:
         """Start a step's commands (one, or one for each of its nodes) and wait for their end.
 
         Every line they print goes to ``on_line``; ``context`` says for whom, and may stop them. ``before_start`` is
@@ -108,15 +114,22 @@ class Launcher(Protocol):
 
 def too_slow(command: CommandSpec) -> TimedOut:
     """The error of a step over its time."""
-    return TimedOut(f"The step ran longer than {command.timeout_seconds:g} s and was stopped. Start again to go on from "
-                    "its last checkpoint, or raise compute.step_timeout_seconds.")
+    return TimedOut(
+        f"The step ran longer than {command.timeout_seconds:g} s and was stopped. Start again to go on from "
+        "its last checkpoint, or raise compute.step_timeout_seconds."
+    )
 
 
-def launcher_for(compute: ComputeConfig, sections: LauncherSections = LauncherSections(),  # noqa: B008 (frozen)
-                 image: StepImage | None = None) -> Launcher:
+def launcher_for(
+    compute: ComputeConfig,
+    sections: LauncherSections = LauncherSections(),
+    image: StepImage | None = None,
+) -> Launcher:
     """The launcher that the recipe asks for. Raises ``ConfigError`` if it needs an image and none is given; see ``of``."""
     kind = LAUNCHERS[compute.launcher]()
     if kind.runs_in_image and image is None:
-        raise ConfigError(f"compute.launcher is {compute.launcher}, but this flow has no trainer image. Set "
-                          "compute.launcher to process.")
+        raise ConfigError(
+            f"compute.launcher is {compute.launcher}, but this flow has no trainer image. Set "
+            "compute.launcher to process."
+        )
     return kind.of(compute, sections, image)

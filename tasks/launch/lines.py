@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 LONGEST_LINE = 256 << 10  # characters; a progress line has some hundred
-MOST_WAITING = 500  # lines, so at most 128 MB of ASCII; then the step waits, as at a terminal that does not keep up
+MOST_WAITING = (
+    500  # lines, so at most 128 MB of ASCII; then the step waits, as at a terminal that does not keep up
+)
 T = TypeVar("T")
 
 
@@ -43,7 +45,7 @@ class LineSplitter:
         return [self._take()] if self._num_begun else []
 
     def _add(self, piece: str) -> None:
-        kept = piece[:LONGEST_LINE - self._num_begun]
+        kept = piece[: LONGEST_LINE - self._num_begun]
         self._num_begun += len(kept)
         self._num_cut += len(piece) - len(kept)
         if kept:

@@ -32,7 +32,9 @@ def make_own_folder(folder: Path) -> Path:
     try:
         own.mkdir(parents=True, exist_ok=True)
         if own.is_symlink() or own.parent.is_symlink():
-            raise StoreError(f"{own} is a link, where the run's own files belong. Remove it, then start again.")
+            raise StoreError(
+                f"{own} is a link, where the run's own files belong. Remove it, then start again."
+            )
     except OSError as error:
         raise from_os_error(error, f"making {own}") from error
     return own
@@ -47,7 +49,9 @@ def claim(folder: Path, wait_seconds: float = 0.0, shared: bool = False) -> Iter
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(_shared(folder) if shared else exclusive(make_own_folder(folder), wait_seconds))
+            stack.enter_context(
+                _shared(folder) if shared else exclusive(make_own_folder(folder), wait_seconds)
+            )
             if (lock := earlier_lock(folder)) is not None:
                 wait_for_lock(stack.enter_context(lock), folder, wait_seconds, shared)
         except StoreBusy as busy:

@@ -35,7 +35,9 @@ SIGNS_OF_A_KILL = ("SIGKILL", "exitcode: -9")
 
 def clean_environment(command: CommandSpec, context: Context) -> dict[str, str]:
     """The environment of the child: what it is known to need, plus the command's, plus the secrets it names."""
-    kept = inherited(command.needs_network) | {name: value for name in command.secrets if (value := context.secret(name))}
+    kept = inherited(command.needs_network) | {
+        name: value for name in command.secrets if (value := context.secret(name))
+    }
     path = os.pathsep.join(filter(None, [str(PACKAGES_FOLDER), kept.get("PYTHONPATH", "")]))
     return kept | {"PYTHONPATH": path, DIE_WITH_PARENT: "1"} | command.env
 
@@ -57,7 +59,9 @@ class ProcessLauncher:
     def clear(self, folder: Path, context: Context) -> None:
         """See ``Launcher.clear``: a process leaves nothing behind."""
 
-    def run(self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart) -> Ended:
+    def run(
+        self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart
+    ) -> Ended:
         """See ``Launcher.run``. Raises ``TimedOut``; ``StoreError`` if the program cannot be started."""
         (command,) = commands
         before_start()
@@ -76,15 +80,26 @@ class ProcessLauncher:
         libc = ctypes.CDLL(None)  # before the fork: nothing is loaded in the child
         try:
             child = subprocess.Popen(
-                command.argv, cwd=command.folder, env=clean_environment(command, context), stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
+                command.argv,
+                cwd=command.folder,
+                env=clean_environment(command, context),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+            )
         except OSError as error:
-            raise StoreError(f"{command.argv[0]} cannot be started in {command.folder}: {error.strerror}.") from error
+            raise StoreError(
+                f"{command.argv[0]} cannot be started in {command.folder}: {error.strerror}."
+            ) from error
         lines: Waiting[str] = Waiting()
         reader = threading.Thread(target=_read_lines, args=(child, lines), daemon=True)
         reader.start()
-        deadline, grace_seconds = time.monotonic() + command.timeout_seconds, float(self.compute.stop_grace_seconds)
+        deadline, grace_seconds = (
+            time.monotonic() + command.timeout_seconds,
+            float(self.compute.stop_grace_seconds),
+        )
         bound = FolderBound(command.folder, self.compute.folder_gib)
         try:
             while child.poll() is None:
@@ -105,7 +120,9 @@ class ProcessLauncher:
                 lines.nobody_listens()
 
 
-def stop_group(child: subprocess.Popen, grace_seconds: float, meanwhile: Callable[[], object] = lambda: None) -> None:
+def stop_group(
+    child: subprocess.Popen, grace_seconds: float, meanwhile: Callable[[], object] = lambda: None
+) -> None:
     """SIGTERM, then SIGKILL to what is left of the child's group. Ranks outlive a dead leader otherwise.
 
     ``meanwhile`` takes what it prints, or a child with much to say would wait for somebody to listen.

@@ -22,11 +22,15 @@ def check_result(result: Result, job: Job) -> None:
             _check_place(path, places)
         for folder, files in result.file_sets():
             if not files:
-                raise StoreError(f"No hash of {folder} stands in the result.",
-                                 f"Delete {job.out_dir} to have it made again.")
+                raise StoreError(
+                    f"No hash of {folder} stands in the result.",
+                    f"Delete {job.out_dir} to have it made again.",
+                )
             if wrong := next((name for name in files if "\0" in name), None):
-                raise StoreError(f"The result names {wrong[:200]!r} in {folder}, which is no name of a file.",
-                                 f"Delete {job.out_dir} to have it made again.")
+                raise StoreError(
+                    f"The result names {wrong[:200]!r} in {folder}, which is no name of a file.",
+                    f"Delete {job.out_dir} to have it made again.",
+                )
             _check_plain(folder, files, whole=folder.resolve() != places[0])
             verify_files(folder, files)
     except OSError as error:
@@ -39,8 +43,8 @@ def in_this_store(result: R, folder: Path) -> R:
     own = folder.parts[-2:]
 
     def here(path: Path) -> Path:
-        start = next((i for i in range(len(path.parts) - 1) if path.parts[i:i + 2] == own), None)
-        return path if start is None else folder.joinpath(*path.parts[start + 2:])
+        start = next((i for i in range(len(path.parts) - 1) if path.parts[i : i + 2] == own), None)
+        return path if start is None else folder.joinpath(*path.parts[start + 2 :])
 
     return result.with_paths(here)
 
@@ -52,8 +56,11 @@ def _check_place(path: Path, places: list[Path]) -> None:
     except (ValueError, RuntimeError) as error:  # a zero byte; links in a circle
         raise StoreError(f"The result names {str(path)[:200]!r}, which is no path.") from error
     if not inside:
-        raise StoreError(f"The result names {path}, which is not in {places[0]}, where the step's files belong. It is not "
-                         "used.", f"Delete {places[0]} to have the step run again.")
+        raise StoreError(
+            f"The result names {path}, which is not in {places[0]}, where the step's files belong. It is not "
+            "used.",
+            f"Delete {places[0]} to have the step run again.",
+        )
     if not path.exists():
         raise StoreError(f"{path} is missing.")
 
@@ -66,10 +73,14 @@ def _check_plain(folder: Path, files: dict[str, str], whole: bool) -> None:
         real = folder.resolve()
         found = [real / name for name in files]
         if linked := next((path for path in found if path.resolve() != path), None):
-            raise StoreError(f"{linked} is reached by a link. A step makes none.",
-                             f"Delete {folder} to have it made again.")
+            raise StoreError(
+                f"{linked} is reached by a link. A step makes none.",
+                f"Delete {folder} to have it made again.",
+            )
     for path in found:
         mode = path.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise StoreError(f"{path} is neither a file nor a folder. A step makes no links, and nothing else.",
-                             f"Delete {folder} to have it made again.")
+            raise StoreError(
+                f"{path} is neither a file nor a folder. A step makes no links, and nothing else.",
+                f"Delete {folder} to have it made again.",
+            )

@@ -47,7 +47,7 @@ def in_store(job: J, store_root: Path) -> J:
     return job.at(step_folder(store_root, job.step, job.fingerprint))
 
 
-def run_job(job: Job[R], launcher: Launcher, context: Context = Context()) -> R:  # noqa: B008 (frozen)
+def run_job(job: Job[R], launcher: Launcher, context: Context = Context()) -> R:
     """The result of ``job``: at once if a complete one is in its folder, else by running the step.
 
     Another run at work on the same job is waited for, and replaced if it dies; its result is this one's.
@@ -101,8 +101,10 @@ def claimed(job: Job, patience_seconds: float, context: Context) -> Iterator[Non
 def _run(job: Job[R], launcher: Launcher, context: Context) -> R:
     machine = this_machine()
     check_devices(launcher.compute, machine)
-    commands = tuple(step_command(job, launcher.compute, machine, launcher.python, node)
-                     for node in nodes_of(job, launcher.compute))
+    commands = tuple(
+        step_command(job, launcher.compute, machine, launcher.python, node)
+        for node in nodes_of(job, launcher.compute)
+    )
     forget_what_was(job.out_dir)
     with step_log(job.out_dir, context) as lines:
 
@@ -156,10 +158,15 @@ def reusable_result(job: Job[R]) -> R | None:
 def _failure(job: Job, ended: Ended, last_lines: list[str]) -> PairlineError:
     """The error of a step that left no result: what it reported itself, or that it died without a word."""
     report = read_error(job)
-    tail = "Its last lines:\n" + ("\n".join(f"  | {line}" for line in last_lines) or "  | (it printed nothing)")
-    if ended.out_of_memory and (report is None or report.kind == PairlineError.kind or ended.cause):  # or what follows it
-        error: PairlineError = OutOfMemory(f"Step {job.step} was killed by the kernel for lack of memory. "
-                                           f"{_what_to_lower(job)}")
+    tail = "Its last lines:\n" + (
+        "\n".join(f"  | {line}" for line in last_lines) or "  | (it printed nothing)"
+    )
+    if ended.out_of_memory and (
+        report is None or report.kind == PairlineError.kind or ended.cause
+    ):  # or what follows it
+        error: PairlineError = OutOfMemory(
+            f"Step {job.step} was killed by the kernel for lack of memory. {_what_to_lower(job)}"
+        )
     elif ended.cause:  # what the other nodes reported follows from it
         error = StepCrashed(f"Step {job.step}: {ended.cause} {tail}")
     elif report is not None:
@@ -174,6 +181,10 @@ def _failure(job: Job, ended: Ended, last_lines: list[str]) -> PairlineError:
 
 def _what_to_lower(job: Job) -> str:
     if isinstance(job, TrainJob):
-        return ("Lower train.tokens_per_forward or data.max_length_tokens, or turn on train.gradient_checkpointing; "
-                "`pairline plan` estimates what a run needs.")
-    return "Lower the step's tokens_per_batch or data.max_length_tokens, or run it where there is more memory."
+        return (
+            "Lower train.tokens_per_forward or data.max_length_tokens, or turn on train.gradient_checkpointing; "
+            "`pairline plan` estimates what a run needs."
+        )
+    return (
+        "Lower the step's tokens_per_batch or data.max_length_tokens, or run it where there is more memory."
+    )

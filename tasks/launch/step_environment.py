@@ -10,12 +10,17 @@ NEEDED = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|TERM|XDG_CACHE_HOME|LD_LIBRARY_PATH|LD_PRELOAD|VIRTUAL_ENV"
     r"|CONDA_PREFIX|CC|CXX|MAX_JOBS|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     r"|(PYTHON|MALLOC_|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_|NUMEXPR_|CUDA_|NVIDIA_|ROCR_|HIP_|NCCL_|GLOO_|UCX_|FI_"
-    r"|TORCH|PYTORCH_|TRITON_|DS_|DEEPSPEED_|ACCELERATE_|HF_|TRANSFORMERS_|TOKENIZERS_|SAFETENSORS_|WANDB_|TENSORBOARD_)\w*")
+    r"|TORCH|PYTORCH_|TRITON_|DS_|DEEPSPEED_|ACCELERATE_|HF_|TRANSFORMERS_|TOKENIZERS_|SAFETENSORS_|WANDB_|TENSORBOARD_)\w*"
+)
 # Of a step that has a network. A proxy's address may carry a password; so be it, as there is no other way to tell it.
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 
 def inherited(needs_network: bool) -> dict[str, str]:
     """This process's variables that a step gets, too. What else it needs stands in ``compute.env``."""
-    kept = {name: value for name, value in os.environ.items() if NEEDED.fullmatch(name) and not SECRET.search(name)}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if NEEDED.fullmatch(name) and not SECRET.search(name)
+    }
     return kept | {name: os.environ[name] for name in PROXIES if needs_network and name in os.environ}

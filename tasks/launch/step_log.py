@@ -19,7 +19,9 @@ from tasks.launch.own_folder import FULL_LOG, make_own_folder
 NUM_LAST_LINES = 50
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # some libraries paint their lines
 LONGEST_SHOWN = 2_000  # characters of a line that listeners and errors are told; log.txt has more
-LARGEST_LOG_BYTES = 256 << 20  # then it becomes log.1.txt, and the one before that is gone: months of progress lines
+LARGEST_LOG_BYTES = (
+    256 << 20
+)  # then it becomes log.1.txt, and the one before that is gone: months of progress lines
 
 
 class LogFile:
@@ -67,7 +69,7 @@ class StepLog:
             self._take(visible(COLOUR.sub("", part)))
 
     def _take(self, line: str) -> None:
-        self._write(line[:LONGEST_LINE + 100])
+        self._write(line[: LONGEST_LINE + 100])
         if (event := parse_line(line)) is not None:
             if self._on_progress is not None:
                 self._on_progress(event)
@@ -85,7 +87,9 @@ class StepLog:
             self._listener.end()
 
     def _write(self, line: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a full disk is reported by the step itself; closed by one before
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # a full disk is reported by the step itself; closed by one before
             self._file.write(line)
 
 

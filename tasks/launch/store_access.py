@@ -75,8 +75,10 @@ def check_readable(inputs: Iterable[Path], user: tuple[int, int]) -> None:
             raise StoreError(f"{path} is an input of the step and does not exist.")
         for file in (path, *_files(path)):
             if not _may_read(file, user):
-                raise StoreError(f"{file} cannot be read by the user {user[0]}, as whom the step runs in its container. "
-                                 f"Allow it (chmod o+r), or start the run as the file's owner.")
+                raise StoreError(
+                    f"{file} cannot be read by the user {user[0]}, as whom the step runs in its container. "
+                    f"Allow it (chmod o+r), or start the run as the file's owner."
+                )
 
 
 def _files(path: Path) -> Iterator[Path]:

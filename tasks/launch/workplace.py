@@ -22,7 +22,9 @@ class Workplace:
 
         ``folder``: where to run it instead of its place in the store.
         """
-        return run_job(in_store(job, self.store) if folder is None else job.at(folder), self.launcher, self.context)
+        return run_job(
+            in_store(job, self.store) if folder is None else job.at(folder), self.launcher, self.context
+        )
 
     def has_result(self, job: Job) -> bool:
         """Whether ``run`` would find a result that verifies. To ask is to read all of its files."""

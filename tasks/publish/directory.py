@@ -13,8 +13,15 @@ def content_revision(files: dict[str, str]) -> str:
     return fingerprint(files)
 
 
-def publish_directory(source: Path, files: dict[str, str], card: bytes, card_sha256: str, directory: Path | None,
-                      default_parent: Path, name: str) -> UploadedCheckpoint:
+def publish_directory(
+    source: Path,
+    files: dict[str, str],
+    card: bytes,
+    card_sha256: str,
+    directory: Path | None,
+    default_parent: Path,
+    name: str,
+) -> UploadedCheckpoint:
     """Copy ``files`` of ``source`` and the card to ``directory``, or to ``<default_parent>/<name>-<revision>``.
 
     Raises ``ConfigError`` if the named directory holds something else; a copy that was damaged in the default place is
@@ -23,15 +30,18 @@ def publish_directory(source: Path, files: dict[str, str], card: bytes, card_sha
     published = {**files, "README.md": card_sha256}
     revision = content_revision(published)
     target = (directory or default_parent / f"{name}-{revision[:12]}").expanduser().absolute()
-    place = UploadedCheckpoint(kind="directory", uri=target.as_uri(), revision=revision, files=published,
-                               directory=target)
+    place = UploadedCheckpoint(
+        kind="directory", uri=target.as_uri(), revision=revision, files=published, directory=target
+    )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         if target.is_dir() and hash_files(target) == published:
             return place.model_copy(update={"reused": True})
         if directory is not None:
-            raise ConfigError(f"upload.directory {target} exists and holds something other than this checkpoint. A "
-                              "published checkpoint is never changed, as runs may be reading it: name another directory, "
-                              "or delete this one.")
+            raise ConfigError(
+                f"upload.directory {target} exists and holds something other than this checkpoint. A "
+                "published checkpoint is never changed, as runs may be reading it: name another directory, "
+                "or delete this one."
+            )
     with new_directory(target) as aside:
         for file_name in files:
             _place(source / file_name, aside / file_name)

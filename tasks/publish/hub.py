@@ -46,16 +46,32 @@ def _agrees(api: HfApi, repo_id: str, revision: str, remote: RepoFile, local: Lo
     if remote.blob_id:
         return remote.blob_id == local.git_sha1()
     with tempfile.TemporaryDirectory() as folder:
-        return sha256_file(Path(api.hf_hub_download(repo_id, remote.path, revision=revision, local_dir=folder,
-                                                    force_download=True))) == local.sha256
+        return (
+            sha256_file(
+                Path(
+                    api.hf_hub_download(
+                        repo_id, remote.path, revision=revision, local_dir=folder, force_download=True
+                    )
+                )
+            )
+            == local.sha256
+        )
 
 
-def differing(api: HfApi, repo_id: str, revision: str, files: dict[str, LocalFile]) -> tuple[list[str], list[str]]:
+def differing(
+    api: HfApi, repo_id: str, revision: str, files: dict[str, LocalFile]
+) -> tuple[list[str], list[str]]:
     """(names whose content at ``revision`` is missing or other, names at ``revision`` that are not ours), sorted."""
-    remote = {entry.path: entry for entry in api.list_repo_tree(repo_id, revision=revision, recursive=True)
-              if isinstance(entry, RepoFile)}
-    wrong = [name for name, local in files.items()
-             if name not in remote or not _agrees(api, repo_id, revision, remote[name], local)]
+    remote = {
+        entry.path: entry
+        for entry in api.list_repo_tree(repo_id, revision=revision, recursive=True)
+        if isinstance(entry, RepoFile)
+    }
+    wrong = [
+        name
+        for name, local in files.items()
+        if name not in remote or not _agrees(api, repo_id, revision, remote[name], local)
+    ]
     return sorted(wrong), sorted(set(remote) - set(files))
 
 
@@ -67,8 +83,10 @@ def _head(api: HfApi, repo_id: str, private: bool) -> str:
         api.create_repo(repo_id, private=private, exist_ok=True)
         info = api.model_info(repo_id)
     if private and info.private is False:
-        raise ConfigError(f"{repo_id} is public, but upload.private is true, so nothing was uploaded. Make the repository "
-                          "private, choose another one, or set upload.private to false to publish.")
+        raise ConfigError(
+            f"{repo_id} is public, but upload.private is true, so nothing was uploaded. Make the repository "
+            "private, choose another one, or set upload.private to false to publish."
+        )
     return commit_of(info, f"uploading to {repo_id}")
 
 
@@ -77,17 +95,34 @@ def _tagged_commit(api: HfApi, repo_id: str, tag: str | None) -> str | None:
     return next((ref.target_commit for ref in refs if ref.name == tag), None)
 
 
-def _commit(api: HfApi, repo_id: str, parent: str, files: dict[str, LocalFile], names: list[str], stale: list[str],
-            message: str) -> str:
+def _commit(
+    api: HfApi,
+    repo_id: str,
+    parent: str,
+    files: dict[str, LocalFile],
+    names: list[str],
+    stale: list[str],
+    message: str,
+) -> str:
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(name, content if isinstance(content := files[name].content, bytes) else str(content))
-        for name in names]
+        CommitOperationAdd(
+            name, content if isinstance(content := files[name].content, bytes) else str(content)
+        )
+        for name in names
+    ]
     operations += [CommitOperationDelete(name) for name in stale]
     return api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent).oid
 
 
-def publish_hub(api: HfApi, repo_id: str, files: dict[str, LocalFile], private: bool, tag: str | None,
-                endpoint: str | None, message: str) -> UploadedCheckpoint:
+def publish_hub(
+    api: HfApi,
+    repo_id: str,
+    files: dict[str, LocalFile],
+    private: bool,
+    tag: str | None,
+    endpoint: str | None,
+    message: str,
+) -> UploadedCheckpoint:
     """Upload ``files`` (name in the repository -> local file) unless the newest commit holds them all.
 
     Raises ``ConfigError`` (public repository, tag taken), ``RemoteError`` if the server holds another content than was
@@ -98,14 +133,25 @@ def publish_hub(api: HfApi, repo_id: str, files: dict[str, LocalFile], private: 
     stale = [name for name in foreign if name.endswith(LOADED_SUFFIXES)]
     tagged = _tagged_commit(api, repo_id, tag)
     if tagged is not None and (tagged != head or wrong or stale):
-        raise ConfigError(f"upload.tag {tag} of {repo_id} already names commit {tagged[:12]} with another content. A tag "
-                          "is a promise; choose another one.")
+        raise ConfigError(
+            f"upload.tag {tag} of {repo_id} already names commit {tagged[:12]} with another content. A tag "
+            "is a promise; choose another one."
+        )
     commit = _commit(api, repo_id, head, files, wrong, stale, message) if wrong or stale else head
     if wrong and (broken := differing(api, repo_id, commit, files)[0]):
-        raise RemoteError(f"After the upload {repo_id} at {commit[:12]} holds another content for {', '.join(broken)}. "
-                          "Start again to upload them anew.")
+        raise RemoteError(
+            f"After the upload {repo_id} at {commit[:12]} holds another content for {', '.join(broken)}. "
+            "Start again to upload them anew."
+        )
     if tag and tagged is None:
         api.create_tag(repo_id, tag=tag, revision=commit)
-    return UploadedCheckpoint(kind="hub", uri=f"hf://{repo_id}@{commit}", revision=commit, repo_id=repo_id,
-                              endpoint=endpoint, tag=tag, reused=not (wrong or stale),
-                              files={name: local.sha256 for name, local in files.items()})
+    return UploadedCheckpoint(
+        kind="hub",
+        uri=f"hf://{repo_id}@{commit}",
+        revision=commit,
+        repo_id=repo_id,
+        endpoint=endpoint,
+        tag=tag,
+        reused=not (wrong or stale),
+        files={name: local.sha256 for name, local in files.items()},
+    )

@@ -46,14 +46,20 @@ def _table(header: list[str], rows: list[list[object]]) -> str:
 
 def _front_matter(card: CardInputs) -> str:
     """The YAML that the Hub reads."""
-    lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [dpo, preference-tuning, pairline]"]
+    lines = [
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [dpo, preference-tuning, pairline]",
+    ]
     if "/" in card.parent.source and card.parent.revision:
         lines.append(f"base_model: {yaml_text(card.parent.source)}")
     return "\n".join(["---", *lines, "---"])
 
 
 def _parent(card: CardInputs) -> str:
-    pinned = f"commit {markdown_code(card.parent.revision)}" if card.parent.revision else "pinned by its contents"
+    pinned = (
+        f"commit {markdown_code(card.parent.revision)}" if card.parent.revision else "pinned by its contents"
+    )
     source = card.parent.source if card.parent.revision else card.parent.source.rstrip("/").rpartition("/")[2]
     return f"{markdown_code(source)}, {pinned}; weights {markdown_code(card.parent.fingerprint)}."
 
@@ -61,24 +67,39 @@ def _parent(card: CardInputs) -> str:
 def adapter_settings(card: CardInputs) -> dict[str, object]:
     """Rows of the table of hyper-parameters."""
     adapter, targets = card.adapter, card.adapter.target_modules
-    return {"adapter": OurMarkdown(f"{adapter.kind}, merged into these weights; by itself in `adapter/`"),
-            "adapter rank": adapter.rank,
-            "adapter alpha": adapter.alpha, "adapter targets": targets if isinstance(targets, str) else ", ".join(targets),
-            "trained parameters": f"{card.trained_parameters:,} of {card.all_parameters:,}"}
+    return {
+        "adapter": OurMarkdown(f"{adapter.kind}, merged into these weights; by itself in `adapter/`"),
+        "adapter rank": adapter.rank,
+        "adapter alpha": adapter.alpha,
+        "adapter targets": targets if isinstance(targets, str) else ", ".join(targets),
+        "trained parameters": f"{card.trained_parameters:,} of {card.all_parameters:,}",
+    }
 
 
 def render_card(card: CardInputs) -> str:
     """The card as Markdown with the Hub's YAML header. Deterministic."""
-    mixture = _table(["source", "content", "rows", "kept", "truncated", "dropped"],
-                     [[s.label, s.content[:16], s.rows_in, s.kept, s.truncated, sum(s.dropped.values())]
-                      for s in card.sources])
+    mixture = _table(
+        ["source", "content", "rows", "kept", "truncated", "dropped"],
+        [
+            [s.label, s.content[:16], s.rows_in, s.kept, s.truncated, sum(s.dropped.values())]
+            for s in card.sources
+        ],
+    )
     settings: dict[str, object] = {
-                "loss": card.loss.name, "beta": card.loss.beta, "label smoothing": card.loss.label_smoothing,
-                "learning rate": card.optim.learning_rate, "schedule": card.optim.schedule,
-                "warm-up ratio": card.optim.warmup_ratio, "weight decay": card.optim.weight_decay,
-                "max gradient norm": card.optim.max_grad_norm, "global batch (pairs)": card.train.global_batch_pairs,
-                "epochs": card.train.num_epochs, "optimizer steps": card.steps, "precision": card.train.precision,
-                "seed": card.train.seed}
+        "loss": card.loss.name,
+        "beta": card.loss.beta,
+        "label smoothing": card.loss.label_smoothing,
+        "learning rate": card.optim.learning_rate,
+        "schedule": card.optim.schedule,
+        "warm-up ratio": card.optim.warmup_ratio,
+        "weight decay": card.optim.weight_decay,
+        "max gradient norm": card.optim.max_grad_norm,
+        "global batch (pairs)": card.train.global_batch_pairs,
+        "epochs": card.train.num_epochs,
+        "optimizer steps": card.steps,
+        "precision": card.train.precision,
+        "seed": card.train.seed,
+    }
     if card.adapter.kind != "none":
         settings |= adapter_settings(card)
     if card.optim.optimizer != "adamw":
@@ -87,17 +108,33 @@ def render_card(card: CardInputs) -> str:
         settings["router loss weight"] = card.train.router_aux_loss_weight
     if "gamma_beta_ratio" in card.loss.traits.own_settings:
         settings["gamma / beta"] = card.loss.gamma_beta_ratio
-    settings |= {f"loss.{name}": value for name, value in card.loss.model_dump(exclude_defaults=True).items()
-                 if name in EXTRAS_OF_A_LOSS}
+    settings |= {
+        f"loss.{name}": value
+        for name, value in card.loss.model_dump(exclude_defaults=True).items()
+        if name in EXTRAS_OF_A_LOSS
+    }
     names = [name for name in card.metrics_after if name in HEADLINE] or list(card.metrics_after)
-    metrics = _table(["held-out metric", "before", "after"],
-                     [[name, card.metrics_before.get(name, ""), card.metrics_after[name]] for name in names])
-    return "\n\n".join([
-        _front_matter(card), f"# {markdown_text(card.name)}",
-        "Aligned with direct preference optimization (DPO) from a supervised fine-tuned checkpoint.",
-        "## Parent model", _parent(card),
-        "## Data", f"{card.train_rows} pairs trained on, {card.held_out_rows} held out by prompt; mixture "
-        f"{markdown_code(card.data_fingerprint)}.", mixture,
-        "## Hyper-parameters", _table(["setting", "value"], [[name, value] for name, value in settings.items()]),
-        "## Results", metrics if card.metrics_after else "No evaluation was run.",
-    ]) + "\n"
+    metrics = _table(
+        ["held-out metric", "before", "after"],
+        [[name, card.metrics_before.get(name, ""), card.metrics_after[name]] for name in names],
+    )
+    return (
+        "\n\n".join(
+            [
+                _front_matter(card),
+                f"# {markdown_text(card.name)}",
+                "Aligned with direct preference optimization (DPO) from a supervised fine-tuned checkpoint.",
+                "## Parent model",
+                _parent(card),
+                "## Data",
+                f"{card.train_rows} pairs trained on, {card.held_out_rows} held out by prompt; mixture "
+                f"{markdown_code(card.data_fingerprint)}.",
+                mixture,
+                "## Hyper-parameters",
+                _table(["setting", "value"], [[name, value] for name, value in settings.items()]),
+                "## Results",
+                metrics if card.metrics_after else "No evaluation was run.",
+            ]
+        )
+        + "\n"
+    )

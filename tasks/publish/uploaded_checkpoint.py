@@ -13,7 +13,9 @@ class UploadedCheckpoint(Section):
 
     kind: Literal["hub", "directory"]
     uri: str = Field(description="hf://org/name@commit, or file:///absolute/path.")
-    revision: str = Field(description="The commit (40 hex digits), or for a directory the fingerprint of its files.")
+    revision: str = Field(
+        description="The commit (40 hex digits), or for a directory the fingerprint of its files."
+    )
     files: dict[str, str] = Field(description="Relative path -> sha256 of every published file.")
     repo_id: str | None = None
     endpoint: str | None = Field(None, description="The Hub's address if it is not the default.")

@@ -10,7 +10,9 @@ from typing import Any, Literal
 from tasks.report.svg import Chart
 
 Tone = Literal["", "good", "bad", "warn", "muted"]
-ColumnKind = Literal["text", "words", "number", "code"]  # words: long text; code: hashes, paths, names of settings
+ColumnKind = Literal[
+    "text", "words", "number", "code"
+]  # words: long text; code: hashes, paths, names of settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,13 @@ class Page:
     footer: str = ""
 
 
-def table_of(rows: Sequence[dict[str, Any]], kinds: dict[str, ColumnKind] | None = None, caption: str = "") -> Table:
+def table_of(
+    rows: Sequence[dict[str, Any]], kinds: dict[str, ColumnKind] | None = None, caption: str = ""
+) -> Table:
     """A table of rows as ``tables.py`` makes them; the first row's keys are the columns."""
     names = list(rows[0]) if rows else []
-    return Table(tuple(Column(name, (kinds or {}).get(name, "text")) for name in names),
-                 tuple(tuple(str(row.get(name, "")) for name in names) for row in rows), caption)
+    return Table(
+        tuple(Column(name, (kinds or {}).get(name, "text")) for name in names),
+        tuple(tuple(str(row.get(name, "")) for name in names) for row in rows),
+        caption,
+    )

@@ -18,35 +18,78 @@ from tasks.run.state import run_state
 
 COLOURS = ("blue", "orange", "green", "purple", "grey", "bad", "warn")
 NOT_SETTINGS = ("name", "store.root")  # where a run lies and what it is called change nothing in it
-OVERLAID = (("Loss", "loss"), ("Reward accuracy", "rewards/accuracies"), ("Reward margin", "rewards/margins"),
-            ("Gradient norm", "grad_norm"))
+OVERLAID = (
+    ("Loss", "loss"),
+    ("Reward accuracy", "rewards/accuracies"),
+    ("Reward margin", "rewards/margins"),
+    ("Gradient norm", "grad_norm"),
+)
 SAME = "="  # a cell that repeats the first run's value
 
 
 def compare_page(runs: Sequence[RunFiles]) -> Page:
     """The page of two or more runs, called A, B, C ... in it."""
-    sections = (settings_section(runs), fingerprints_section(runs), evaluation_section(runs), final_section(runs),
-                speed_section(runs), curves_section(runs), software_section(runs))
-    rows = tuple((label, run.folder.name, run_state(run.record), f"{run.record.started:%Y-%m-%d %H:%M}",
-                  str(run.folder.parent.parent)) for label, run in zip(labels(runs), runs, strict=True))
-    listed = Table((Column(""), Column("run"), Column("state"), Column("started (UTC)"), Column("store", "code")), rows)
-    return Page(title="Compared: " + ", ".join(run.folder.name for run in runs), subtitle=f"{len(runs)} runs",
-                badge=("comparison", ""), summary=(listed,),
-                sections=tuple(section for section in sections if section is not None),
-                footer=f"{SAME} means: as in A. Made from the runs' files by `pairline compare`.")
+    sections = (
+        settings_section(runs),
+        fingerprints_section(runs),
+        evaluation_section(runs),
+        final_section(runs),
+        speed_section(runs),
+        curves_section(runs),
+        software_section(runs),
+    )
+    rows = tuple(
+        (
+            label,
+            run.folder.name,
+            run_state(run.record),
+            f"{run.record.started:%Y-%m-%d %H:%M}",
+            str(run.folder.parent.parent),
+        )
+        for label, run in zip(labels(runs), runs, strict=True)
+    )
+    listed = Table(
+        (Column(""), Column("run"), Column("state"), Column("started (UTC)"), Column("store", "code")), rows
+    )
+    return Page(
+        title="Compared: " + ", ".join(run.folder.name for run in runs),
+        subtitle=f"{len(runs)} runs",
+        badge=("comparison", ""),
+        summary=(listed,),
+        sections=tuple(section for section in sections if section is not None),
+        footer=f"{SAME} means: as in A. Made from the runs' files by `pairline compare`.",
+    )
 
 
 def labels(runs: Sequence[RunFiles]) -> list[str]:
     """A, B, C, ... and numbers from the 27th on."""
-    return [ascii_uppercase[place] if place < len(ascii_uppercase) else str(place + 1) for place in range(len(runs))]
+    return [
+        ascii_uppercase[place] if place < len(ascii_uppercase) else str(place + 1)
+        for place in range(len(runs))
+    ]
 
 
-def _table(runs: Sequence[RunFiles], first: str, rows: Sequence[tuple[str, Sequence[str]]], kind: ColumnKind = "number",
-           caption: str = "") -> Table:
+def _table(
+    runs: Sequence[RunFiles],
+    first: str,
+    rows: Sequence[tuple[str, Sequence[str]]],
+    kind: ColumnKind = "number",
+    caption: str = "",
+) -> Table:
     """One column a run; what repeats A's value is only marked."""
     columns = (Column(first), *(Column(label, kind) for label in labels(runs)))
-    return Table(columns, tuple((name, cells[0] or "-", *(SAME if cell == cells[0] and cell else cell or "-"
-                                                          for cell in cells[1:])) for name, cells in rows), caption)
+    return Table(
+        columns,
+        tuple(
+            (
+                name,
+                cells[0] or "-",
+                *(SAME if cell == cells[0] and cell else cell or "-" for cell in cells[1:]),
+            )
+            for name, cells in rows
+        ),
+        caption,
+    )
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, str]:
@@ -57,7 +100,11 @@ def flat(values: Any, prefix: str = "") -> dict[str, str]:
         items = [(str(place), value) for place, value in enumerate(values)]
     else:
         return {prefix: values if isinstance(values, str) else json.dumps(values)}
-    return {name: value for key, inner in items for name, value in flat(inner, f"{prefix}.{key}" if prefix else key).items()}
+    return {
+        name: value
+        for key, inner in items
+        for name, value in flat(inner, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
 def settings_section(runs: Sequence[RunFiles]) -> Section:
@@ -91,19 +138,32 @@ def evaluation_section(runs: Sequence[RunFiles]) -> Section | None:
     results = [run.evaluation for run in runs]
     if not any(results):
         return None
-    names = dict.fromkeys(name for result in results if result for name in result.after if name not in SECOND_NAMES)
+    names = dict.fromkeys(
+        name for result in results if result for name in result.after if name not in SECOND_NAMES
+    )
     rows, best = [], []
     for name in names:
-        cells = [f"{number(result.before.get(name)) or '-'} → {number(result.after.get(name)) or '-'}"
-                 if result and name in {**result.before, **result.after} else "" for result in results]
+        cells = [
+            f"{number(result.before.get(name)) or '-'} → {number(result.after.get(name)) or '-'}"
+            if result and name in {**result.before, **result.after}
+            else ""
+            for result in results
+        ]
         rows.append((_label(name), cells))
         best.append(_best(name, [result.after.get(name) if result else None for result in results], runs))
     table = _table(runs, "held out, before → after", rows)
-    table = Table((*table.columns, Column("best")),
-                  tuple((*row, word) for row, word in zip(table.rows, best, strict=True)))
-    explanation = ("All are measured on the same held-out pairs." if _same_pairs(runs) else
-            "They are measured on different held-out pairs: none is called the best.")
-    explanation += "" if _same_loss(runs) else " Losses, rewards and margins have other units where loss or beta differ."
+    table = Table(
+        (*table.columns, Column("best")),
+        tuple((*row, word) for row, word in zip(table.rows, best, strict=True)),
+    )
+    explanation = (
+        "All are measured on the same held-out pairs."
+        if _same_pairs(runs)
+        else "They are measured on different held-out pairs: none is called the best."
+    )
+    explanation += (
+        "" if _same_loss(runs) else " Losses, rewards and margins have other units where loss or beta differ."
+    )
     return Section("Evaluation", "evaluation", (table, Text(explanation)))
 
 
@@ -114,8 +174,11 @@ def _label(name: str) -> str:
 def _best(name: str, values: Sequence[float | None], runs: Sequence[RunFiles]) -> str:
     """The label of the best run, where a metric has a direction and the runs differ."""
     better = MEANINGS[name].better if name in MEANINGS else 0
-    known = {label: value for label, value in zip(labels(runs), values, strict=True) if value is not None
-             and math.isfinite(value)}
+    known = {
+        label: value
+        for label, value in zip(labels(runs), values, strict=True)
+        if value is not None and math.isfinite(value)
+    }
     of_other_units = name in OF_THE_LOSS and not _same_loss(runs)
     if not better or not _same_pairs(runs) or of_other_units or len(set(known.values())) < 2:
         return ""
@@ -144,17 +207,40 @@ def speed_section(runs: Sequence[RunFiles]) -> Section:
     """Wall time by step of the pipeline, and the rates of the heavy jobs."""
     names = dict.fromkeys(step.name for run in runs for step in run.record.steps)
     rows = [("whole run", [duration(run.record.seconds) for run in runs])]
-    rows += [(name, [duration(next((step.seconds for step in reversed(run.record.steps) if step.name == name), None))
-                     for run in runs]) for name in names]
+    rows += [
+        (
+            name,
+            [
+                duration(
+                    next((step.seconds for step in reversed(run.record.steps) if step.name == name), None)
+                )
+                for run in runs
+            ],
+        )
+        for name in names
+    ]
     measures: tuple[tuple[str, Callable[[RunFiles], float]], ...] = (
         ("training, pairs/s", lambda run: _per_second(run, lambda step: step.get("pairs", math.nan))),
-        ("training, tokens/s", lambda run: _per_second(run, lambda step: step.get("tokens_per_second", math.nan)
-                                                       * step.get("step_seconds", math.nan))),
+        (
+            "training, tokens/s",
+            lambda run: _per_second(
+                run, lambda step: step.get("tokens_per_second", math.nan) * step.get("step_seconds", math.nan)
+            ),
+        ),
         ("reference, pairs/s", lambda run: run.reference.pairs_per_second if run.reference else math.nan),
-        ("training, peak GiB", lambda run: max((step.get("memory/peak_gib", math.nan) for step in run.metrics),
-                                               default=math.nan)))
+        (
+            "training, peak GiB",
+            lambda run: max(
+                (step.get("memory/peak_gib", math.nan) for step in run.metrics), default=math.nan
+            ),
+        ),
+    )
     rows += [(name, [_finite(measure(run)) for run in runs]) for name, measure in measures]
-    return Section("Time and speed", "speed", (_table(runs, "", rows, caption="Steps that were found done take no time."),))
+    return Section(
+        "Time and speed",
+        "speed",
+        (_table(runs, "", rows, caption="Steps that were found done take no time."),),
+    )
 
 
 def _per_second(run: RunFiles, amount: Callable[[dict[str, float]], float]) -> float:
@@ -177,7 +263,11 @@ def _overlaid(runs: Sequence[RunFiles], title: str, name: str) -> Chart:
     lines = []
     for place, (label, run) in enumerate(zip(labels(runs), runs, strict=True)):
         points = points_of(run.metrics, name)
-        lines += [Line(label, COLOURS[place % len(COLOURS)], smoothed(points) if is_long else points)] if points else []
+        lines += (
+            [Line(label, COLOURS[place % len(COLOURS)], smoothed(points) if is_long else points)]
+            if points
+            else []
+        )
     return line_chart(title, "optimizer step", "running mean" if is_long else "", lines)
 
 
@@ -187,16 +277,26 @@ def software_section(runs: Sequence[RunFiles]) -> Section | None:
     names = dict.fromkeys(name for run in known for name in run)
     rows = [(name, [run.get(name, "") for run in known]) for name in names]
     differ = [(name, cells) for name, cells in rows if len(set(cells)) > 1]
-    return Section("Software and machine that differ", "software", (_table(runs, "", differ, "words"),)) if differ else None
+    return (
+        Section("Software and machine that differ", "software", (_table(runs, "", differ, "words"),))
+        if differ
+        else None
+    )
 
 
 def _software(run: RunFiles) -> dict[str, str]:
     found: dict[str, str] = {}
     for step in run.steps.values():
         if step.environment:
-            found |= {**step.environment.packages, "trained on": step.environment.device,
-                      "processes": str(step.environment.num_processes)}
+            found |= {
+                **step.environment.packages,
+                "trained on": step.environment.device,
+                "processes": str(step.environment.num_processes),
+            }
     if run.environment:
-        found |= {"commit": (run.environment.commit or "")[:16], "python": run.environment.python,
-                  **run.environment.packages}
+        found |= {
+            "commit": (run.environment.commit or "")[:16],
+            "python": run.environment.python,
+            **run.environment.packages,
+        }
     return found

@@ -25,7 +25,7 @@ def points_of(metrics: Metrics, value: str | Callable[[dict[str, float]], float]
     read = value if callable(value) else lambda step: step.get(value, math.nan)
     points = [(float(step["step"]), float(read(step))) for step in metrics]
     piece = max(1, -(-len(points) // MAX_POINTS))
-    return [_mean(points[first:first + piece]) for first in range(0, len(points), piece)]
+    return [_mean(points[first : first + piece]) for first in range(0, len(points), piece)]
 
 
 def _mean(points: Sequence[Point]) -> Point:
@@ -45,7 +45,9 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
 
 def restarts(metrics: Metrics) -> list[tuple[float, str]]:
     """Steps at which a resumed run went on: the first step of each start carries what was checked before it."""
-    return [(step["step"], "resumed") for step in metrics[1:] if any(name.startswith("checks/") for name in step)]
+    return [
+        (step["step"], "resumed") for step in metrics[1:] if any(name.startswith("checks/") for name in step)
+    ]
 
 
 def training_charts(metrics: Metrics) -> tuple[Chart, ...]:
@@ -54,29 +56,62 @@ def training_charts(metrics: Metrics) -> tuple[Chart, ...]:
         return ()
     marks = restarts(metrics)
 
-    def chart(title: str, unit: str, series: Sequence[tuple[str, str, str | Callable[[dict[str, float]], float]]],
-              is_noisy: bool = True, level: tuple[float, str] | None = None,
-              y_bounds: tuple[float, float] | None = None) -> Chart:
-        return line_chart(title, "optimizer step", unit, _lines(metrics, series, is_noisy), marks, level, y_bounds)
+    def chart(
+        title: str,
+        unit: str,
+        series: Sequence[tuple[str, str, str | Callable[[dict[str, float]], float]]],
+        is_noisy: bool = True,
+        level: tuple[float, str] | None = None,
+        y_bounds: tuple[float, float] | None = None,
+    ) -> Chart:
+        return line_chart(
+            title, "optimizer step", unit, _lines(metrics, series, is_noisy), marks, level, y_bounds
+        )
 
     return (
         chart("Loss", "mean over pairs", [("", "blue", "loss")]),
-        chart("Reward accuracy", "share of pairs", [("", "green", "rewards/accuracies")], level=(0.5, "chance"),
-              y_bounds=(0.0, 1.0)),
-        chart("Reward margin", "chosen − rejected, loss's units", [("", "purple", "rewards/margins")], level=(0.0, "")),
-        chart("Rewards", "loss's units", [("chosen", "blue", "rewards/chosen"), ("rejected", "orange", "rewards/rejected")]),
-        chart("Log-probability per token", "nats", [("chosen", "blue", "logps_per_token/chosen"),
-                                                    ("rejected", "orange", "logps_per_token/rejected")]),
+        chart(
+            "Reward accuracy",
+            "share of pairs",
+            [("", "green", "rewards/accuracies")],
+            level=(0.5, "chance"),
+            y_bounds=(0.0, 1.0),
+        ),
+        chart(
+            "Reward margin",
+            "chosen − rejected, loss's units",
+            [("", "purple", "rewards/margins")],
+            level=(0.0, ""),
+        ),
+        chart(
+            "Rewards",
+            "loss's units",
+            [("chosen", "blue", "rewards/chosen"), ("rejected", "orange", "rewards/rejected")],
+        ),
+        chart(
+            "Log-probability per token",
+            "nats",
+            [
+                ("chosen", "blue", "logps_per_token/chosen"),
+                ("rejected", "orange", "logps_per_token/rejected"),
+            ],
+        ),
         chart("Gradient norm", "before clipping", [("", "grey", "grad_norm")]),
-        chart("Length", "tokens a pair", [("whole pair", "grey", tokens_per_pair),
-                                          ("trained", "purple", "trained_tokens_per_pair")]),
+        chart(
+            "Length",
+            "tokens a pair",
+            [("whole pair", "grey", tokens_per_pair), ("trained", "purple", "trained_tokens_per_pair")],
+        ),
         chart("Learning rate", "AdamW's step size", [("", "grey", "learning_rate")], is_noisy=False),
         chart("Throughput", "tokens a second", [("", "green", "tokens_per_second")]),
     )
 
 
-def _lines(metrics: Metrics, series: Sequence[tuple[str, str, str | Callable[[dict[str, float]], float]]],
-           is_noisy: bool) -> list[Line]:
+def _lines(
+    metrics: Metrics,
+    series: Sequence[tuple[str, str, str | Callable[[dict[str, float]], float]]],
+    is_noisy: bool,
+) -> list[Line]:
     lines = []
     for name, colour, value in series:
         points = points_of(metrics, value)

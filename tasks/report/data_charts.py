@@ -12,8 +12,21 @@ def length_charts(lengths: LengthStats) -> tuple[Chart, ...]:
     answers_end = max((part.bin_tokens * len(part.counts) for part in answers), default=0)
     charts = []
     for name, part in lengths.histograms.items():
-        marks = ((part.median, f"median {part.median:.0f}"), (part.p95, f"95 % within {part.p95:.0f}"),
-                 (float(part.longest), f"longest {part.longest}"))
-        charts.append(histogram(f"Length of {name}", "tokens", "pairs", part.bin_tokens, part.counts, COLOURS[name],
-                                marks, x_end=None if name == "prompt" else answers_end))
+        marks = (
+            (part.median, f"median {part.median:.0f}"),
+            (part.p95, f"95 % within {part.p95:.0f}"),
+            (float(part.longest), f"longest {part.longest}"),
+        )
+        charts.append(
+            histogram(
+                f"Length of {name}",
+                "tokens",
+                "pairs",
+                part.bin_tokens,
+                part.counts,
+                COLOURS[name],
+                marks,
+                x_end=None if name == "prompt" else answers_end,
+            )
+        )
     return tuple(charts)

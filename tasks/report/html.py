@@ -23,27 +23,35 @@ from tasks.text.escape import html_text
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 EMPTY = '<em class="muted">(empty)</em>'
 VERDICTS: dict[bool | None, tuple[str, str]] = {
-    True: ("✓ keeps its instruction", "good"), False: ("✗ breaks its instruction", "bad")}
+    True: ("✓ keeps its instruction", "good"),
+    False: ("✗ breaks its instruction", "bad"),
+}
 
 
 def render_html(page: Page) -> str:
     """The whole file."""
     word, tone = page.badge
-    links = " ".join(f'<a href="#{html_text(section.anchor)}">{html_text(section.title)}</a>' for section in page.sections)
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html_text(page.title)}</title>'
-            f'<meta name="viewport" content="width=device-width,initial-scale=1">'
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><style>{page_style()}</style></head>\n'
-            f'<body><main>'
-            f'<header><h1>{html_text(page.title)}<span class="badge {tone}">{html_text(word)}</span></h1>'
-            f'<p class="subtitle">{html_text(page.subtitle)}</p></header>\n'
-            f'<div class="summary">{_blocks(page.summary)}</div>\n<nav aria-label="Sections">{links}</nav>\n'
-            f'{"".join(map(_section, page.sections))}'
-            f'<footer><p>{html_text(page.footer)}</p></footer></main></body></html>\n')
+    links = " ".join(
+        f'<a href="#{html_text(section.anchor)}">{html_text(section.title)}</a>' for section in page.sections
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html_text(page.title)}</title>'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><style>{page_style()}</style></head>\n'
+        f"<body><main>"
+        f'<header><h1>{html_text(page.title)}<span class="badge {tone}">{html_text(word)}</span></h1>'
+        f'<p class="subtitle">{html_text(page.subtitle)}</p></header>\n'
+        f'<div class="summary">{_blocks(page.summary)}</div>\n<nav aria-label="Sections">{links}</nav>\n'
+        f"{''.join(map(_section, page.sections))}"
+        f"<footer><p>{html_text(page.footer)}</p></footer></main></body></html>\n"
+    )
 
 
 def _section(section: Section) -> str:
-    return (f'<section id="{html_text(section.anchor)}"><h2>{html_text(section.title)}</h2>'
-            f'{_blocks(section.blocks)}</section>\n')
+    return (
+        f'<section id="{html_text(section.anchor)}"><h2>{html_text(section.title)}</h2>'
+        f"{_blocks(section.blocks)}</section>\n"
+    )
 
 
 def _blocks(blocks: tuple[Block, ...]) -> str:
@@ -59,7 +67,9 @@ def _block(block: Block) -> str:
         case Table():
             return _table(block)
         case Charts(charts):
-            figures = "".join(f'<figure class="{"wide" if chart.is_wide else ""}">{chart.svg}</figure>' for chart in charts)
+            figures = "".join(
+                f'<figure class="{"wide" if chart.is_wide else ""}">{chart.svg}</figure>' for chart in charts
+            )
             return f'<div class="charts">{figures}</div>'
         case Code(text):
             return f"<pre>{html_text(text)}</pre>"
@@ -68,13 +78,17 @@ def _block(block: Block) -> str:
         case Samples(samples):
             return "".join(map(_sample, samples))
         case Notice(title, text, tone):
-            return f'<div class="notice {tone}"><strong>{html_text(title)}</strong><p>{_lines(text)}</p></div>'
+            return (
+                f'<div class="notice {tone}"><strong>{html_text(title)}</strong><p>{_lines(text)}</p></div>'
+            )
         case Details(title, blocks):
             return f"<details><summary>{html_text(title)}</summary>{_blocks(blocks)}</details>"
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col" class="{column.kind}">{html_text(column.title)}</th>' for column in table.columns)
+    head = "".join(
+        f'<th scope="col" class="{column.kind}">{html_text(column.title)}</th>' for column in table.columns
+    )
     tones = table.tones or ("",) * len(table.rows)
     body = "".join(_row(table, row, tone) for row, tone in zip(table.rows, tones, strict=True))
     caption = f"<caption>{html_text(table.caption)}</caption>" if table.caption else ""
@@ -83,22 +97,28 @@ def _table(table: Table) -> str:
 
 def _row(table: Table, row: tuple[str, ...], tone: str) -> str:
     toned = table.toned_column % len(row)
-    cells = (f'<td class="{column.kind} {tone if place == toned else ""}">{_lines(cell)}</td>'
-             for place, (column, cell) in enumerate(zip(table.columns, row, strict=True)))
+    cells = (
+        f'<td class="{column.kind} {tone if place == toned else ""}">{_lines(cell)}</td>'
+        for place, (column, cell) in enumerate(zip(table.columns, row, strict=True))
+    )
     return f"<tr>{''.join(cells)}</tr>"
 
 
 def _tile(tile: Tile) -> str:
     was = f'<span class="was">{html_text(tile.before)} → </span>' if tile.before else ""
     change = f'<div class="change {tile.tone}">{html_text(tile.change)}</div>' if tile.change else ""
-    return (f'<div class="tile"><div class="label">{html_text(tile.label)}</div>'
-            f'<div class="value">{was}{html_text(tile.after)}</div>{change}</div>')
+    return (
+        f'<div class="tile"><div class="label">{html_text(tile.label)}</div>'
+        f'<div class="value">{was}{html_text(tile.after)}</div>{change}</div>'
+    )
 
 
 def _sample(sample: Sample) -> str:
-    return (f'<article class="sample"><div class="prompt"><span class="who">prompt</span>{html_text(sample.prompt)}</div>'
-            f'<div class="answers">{_answer("before", sample.before, sample.before_passes)}'
-            f'{_answer("after", sample.after, sample.after_passes)}</div></article>')
+    return (
+        f'<article class="sample"><div class="prompt"><span class="who">prompt</span>{html_text(sample.prompt)}</div>'
+        f'<div class="answers">{_answer("before", sample.before, sample.before_passes)}'
+        f"{_answer('after', sample.after, sample.after_passes)}</div></article>"
+    )
 
 
 def _answer(who: str, answer: str, passes: bool | None) -> str:

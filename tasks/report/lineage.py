@@ -37,23 +37,55 @@ def lineage(run: RunFiles) -> list[Node]:
         reference_model = "reference model"
         nodes.append(Node(reference_model, "reference model", other.source, _pin(other), 0))
     if mixture := run.mixture:
-        sources = [Node(f"source {number}", "preference set", ledger.label, ledger.content, 0)
-                   for number, ledger in enumerate(mixture.per_source)]
-        nodes += [*sources, Node("mixture", "mixture", str(mixture.data.path), mixture.data.fingerprint, 1,
-                                 (*(source.name for source in sources), "policy"))]
+        sources = [
+            Node(f"source {number}", "preference set", ledger.label, ledger.content, 0)
+            for number, ledger in enumerate(mixture.per_source)
+        ]
+        nodes += [
+            *sources,
+            Node(
+                "mixture",
+                "mixture",
+                str(mixture.data.path),
+                mixture.data.fingerprint,
+                1,
+                (*(source.name for source in sources), "policy"),
+            ),
+        ]
     if run.reference:
         ref = run.reference.reference
-        nodes.append(Node("reference", "reference values", str(ref.path), ref.fingerprint, 2,
-                          ("mixture", reference_model)))
+        nodes.append(
+            Node(
+                "reference",
+                "reference values",
+                str(ref.path),
+                ref.fingerprint,
+                2,
+                ("mixture", reference_model),
+            )
+        )
     if trained := run.trained:
         before = ("reference", "mixture", "policy") if run.reference else ("mixture", "policy")
-        nodes.append(Node("weights", "trained weights", str(trained.weights_path), trained.weights_fingerprint, 3, before))
+        nodes.append(
+            Node(
+                "weights",
+                "trained weights",
+                str(trained.weights_path),
+                trained.weights_fingerprint,
+                3,
+                before,
+            )
+        )
     if exported := run.exported:
-        nodes.append(Node("export", "exported checkpoint", str(exported.path), exported.fingerprint, 4, ("weights",)))
+        nodes.append(
+            Node("export", "exported checkpoint", str(exported.path), exported.fingerprint, 4, ("weights",))
+        )
     if handoff := run.handoff:
         upload = handoff.checkpoint
-        nodes += [Node("upload", "uploaded checkpoint", upload.uri, upload.revision, 5, ("export",)),
-                  Node("handoff", "hand-off to RLVR", str(run.handoff_path), handoff.fingerprint, 6, ("upload",))]
+        nodes += [
+            Node("upload", "uploaded checkpoint", upload.uri, upload.revision, 5, ("export",)),
+            Node("handoff", "hand-off to RLVR", str(run.handoff_path), handoff.fingerprint, 6, ("upload",)),
+        ]
     return nodes
 
 
@@ -80,12 +112,25 @@ def lineage_chart(nodes: list[Node]) -> Chart | None:
     places = {node.name: _place(0, row) for row, node in enumerate(first)}
     places |= {node.name: _place(node.column, main_row) for node in nodes if node.column}
     width, height = _place(NUM_COLUMNS, 0)[0] - GAP_X + 4, _place(0, len(first))[1]
-    arrows = [_arrow(places[source], places[node.name]) for node in nodes for source in node.made_from if source in places]
+    arrows = [
+        _arrow(places[source], places[node.name])
+        for node in nodes
+        for source in node.made_from
+        if source in places
+    ]
     boxes = [_box(node, *places[node.name]) for node in nodes]
-    said = "; ".join(f"{node.what} {node.pin[:12]}" + (f" from {', '.join(node.made_from)}" if node.made_from else "")
-                     for node in nodes)
-    return framed(text(4, 16, TITLE, "title") + "".join(arrows + boxes), TITLE, f"Lineage: {said}", width, height,
-                  is_wide=True)
+    said = "; ".join(
+        f"{node.what} {node.pin[:12]}" + (f" from {', '.join(node.made_from)}" if node.made_from else "")
+        for node in nodes
+    )
+    return framed(
+        text(4, 16, TITLE, "title") + "".join(arrows + boxes),
+        TITLE,
+        f"Lineage: {said}",
+        width,
+        height,
+        is_wide=True,
+    )
 
 
 def _place(column: int, row: float) -> tuple[float, float]:
@@ -94,26 +139,39 @@ def _place(column: int, row: float) -> tuple[float, float]:
 
 def _arrow(source: tuple[float, float], target: tuple[float, float]) -> str:
     """Level until shortly before the target, then down or up to it, from below the others if it is on their level."""
-    x1, y1, x2, y2 = source[0] + NODE_WIDTH, source[1] + NODE_HEIGHT / 2, target[0], target[1] + NODE_HEIGHT / 2
+    x1, y1, x2, y2 = (
+        source[0] + NODE_WIDTH,
+        source[1] + NODE_HEIGHT / 2,
+        target[0],
+        target[1] + NODE_HEIGHT / 2,
+    )
     turn = x2 - GAP_X
     level = f"M{x1} {y1:.1f}L{turn} {y1:.1f}"
     if y1 == y2 and turn > x1:  # boxes stand between
         low = y1 + NODE_HEIGHT / 2 + GAP_Y / 2
-        level = (f"M{x1} {y1 + 8:.1f}C{x1 + GAP_X / 2} {y1 + 8:.1f} {x1 + 4} {low:.1f} {x1 + GAP_X} {low:.1f}"
-                 f"L{turn} {low:.1f}")
+        level = (
+            f"M{x1} {y1 + 8:.1f}C{x1 + GAP_X / 2} {y1 + 8:.1f} {x1 + 4} {low:.1f} {x1 + GAP_X} {low:.1f}"
+            f"L{turn} {low:.1f}"
+        )
         y1 = low
-    return (f'<path d="{level}C{turn + GAP_X * 0.6:.1f} {y1:.1f} {turn + GAP_X * 0.3:.1f} {y2:.1f} {x2 - 6} {y2:.1f}" '
-            f'class="edge"/><path d="M{x2 - 6} {y2 - 4:.1f}v8l6 -4z" class="arrow"/>')
+    return (
+        f'<path d="{level}C{turn + GAP_X * 0.6:.1f} {y1:.1f} {turn + GAP_X * 0.3:.1f} {y2:.1f} {x2 - 6} {y2:.1f}" '
+        f'class="edge"/><path d="M{x2 - 6} {y2 - 4:.1f}v8l6 -4z" class="arrow"/>'
+    )
 
 
 def _box(node: Node, x: float, y: float) -> str:
     name = node.where.rstrip("/").rsplit("/", 1)[-1] if "/" in node.where else node.where
     pin = node.pin.removeprefix("commit ")[:16]
-    return (f'<g><title>{html_text(node.where)}\n{html_text(node.pin)}</title>'
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{NODE_WIDTH}" height="{NODE_HEIGHT}" rx="8" class="node"/>'
-            + text(x + 9, y + 18, node.what, "") + text(x + 9, y + 34, _cut(name), "tick") + text(x + 9, y + 49, pin, "pin")
-            + "</g>")
+    return (
+        f"<g><title>{html_text(node.where)}\n{html_text(node.pin)}</title>"
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{NODE_WIDTH}" height="{NODE_HEIGHT}" rx="8" class="node"/>'
+        + text(x + 9, y + 18, node.what, "")
+        + text(x + 9, y + 34, _cut(name), "tick")
+        + text(x + 9, y + 49, pin, "pin")
+        + "</g>"
+    )
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= MAX_LETTERS else f"{name[:MAX_LETTERS - 8]}…{name[-7:]}"
+    return name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 8]}…{name[-7:]}"

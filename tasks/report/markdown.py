@@ -1,6 +1,5 @@
 """A page as Markdown for Prefect's UI, with its pictures inside: that UI cannot reach the store's files."""
 
-
 from tasks.report.blocks import (
     Block,
     Charts,
@@ -24,8 +23,11 @@ SIGNS = {True: "✓ ", False: "✗ ", None: ""}
 
 def render_markdown(page: Page) -> str:
     """The whole page."""
-    parts = [f"# {markdown_text(page.title)} · {markdown_text(page.badge[0])}", markdown_text(page.subtitle),
-             *map(_block, page.summary)]
+    parts = [
+        f"# {markdown_text(page.title)} · {markdown_text(page.badge[0])}",
+        markdown_text(page.subtitle),
+        *map(_block, page.summary),
+    ]
     parts += [part for section in page.sections for part in _section(section)]
     return "\n\n".join([*parts, markdown_text(page.footer)]) + "\n"
 
@@ -59,12 +61,22 @@ def _block(block: Block) -> str:
         case Code(text):
             return markdown_block(text)
         case Tiles(tiles):
-            return _table(["", "before", "after", "change"],
-                          tuple((tile.label, tile.before, tile.after, tile.change) for tile in tiles))
+            return _table(
+                ["", "before", "after", "change"],
+                tuple((tile.label, tile.before, tile.after, tile.change) for tile in tiles),
+            )
         case Samples(samples):
-            return _table(["prompt", "before", "after"], tuple(
-                (sample.prompt, SIGNS[sample.before_passes] + sample.before, SIGNS[sample.after_passes] + sample.after)
-                for sample in samples))
+            return _table(
+                ["prompt", "before", "after"],
+                tuple(
+                    (
+                        sample.prompt,
+                        SIGNS[sample.before_passes] + sample.before,
+                        SIGNS[sample.after_passes] + sample.after,
+                    )
+                    for sample in samples
+                ),
+            )
         case Notice(title, text):
             return f"**{markdown_text(title)}**\n\n{markdown_text(text)}"
         case Details(title, blocks):
@@ -72,7 +84,9 @@ def _block(block: Block) -> str:
 
 
 def _table(header: list[str], rows: tuple[tuple[str, ...], ...]) -> str:
-    return markdown_rows([markdown_text(title) for title in header], ([_cell(cell) for cell in row] for row in rows))
+    return markdown_rows(
+        [markdown_text(title) for title in header], ([_cell(cell) for cell in row] for row in rows)
+    )
 
 
 def _cell(text: str) -> str:

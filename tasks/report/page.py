@@ -22,11 +22,16 @@ from tasks.run.files import RunFiles, failed_log, read_run_files
 from tasks.run.state import run_state
 
 REPORT_FILE = "report.html"
-BADGES: dict[str, tuple[str, Tone]] = {"completed": ("completed", "good"), "failed": ("failed", "bad"),
-                                       "cancelled": ("cancelled", "warn"), "running": ("running", "warn"),
-                                       "killed": ("killed", "bad"), "suspended": ("waits for approval", "warn"),
-                                       "not released": ("not released", "bad")}
-RESUME = ("Start the same run again: steps that are done are reused, and training goes on from its newest checkpoint.")
+BADGES: dict[str, tuple[str, Tone]] = {
+    "completed": ("completed", "good"),
+    "failed": ("failed", "bad"),
+    "cancelled": ("cancelled", "warn"),
+    "running": ("running", "warn"),
+    "killed": ("killed", "bad"),
+    "suspended": ("waits for approval", "warn"),
+    "not released": ("not released", "bad"),
+}
+RESUME = "Start the same run again: steps that are done are reused, and training goes on from its newest checkpoint."
 
 
 def write_report(folder: Path) -> Page:
@@ -38,14 +43,26 @@ def write_report(folder: Path) -> Page:
 
 def report_page(run: RunFiles) -> Page:
     """The page of a run in any state."""
-    sections = (evaluation_section(run), samples_section(run), training_section(run), data_section(run), time_section(run),
-                lineage_section(run), rlvr_section(run), reproduce_section(run))
+    sections = (
+        evaluation_section(run),
+        samples_section(run),
+        training_section(run),
+        data_section(run),
+        time_section(run),
+        lineage_section(run),
+        rlvr_section(run),
+        reproduce_section(run),
+    )
     started = f"{run.record.started:%Y-%m-%d %H:%M} UTC"
     flow_run = f", flow run {run.record.flow_run_id}" if run.record.flow_run_id else ""
-    return Page(title=run.folder.name, subtitle=f"Pairline DPO stage, started {started}{flow_run}",
-                badge=BADGES[run_state(run.record)], summary=(*what_failed(run), *summary(run)),
-                sections=tuple(section for section in sections if section is not None),
-                footer=f"Made from the files of {run.folder}. `pairline report` makes it again.")
+    return Page(
+        title=run.folder.name,
+        subtitle=f"Pairline DPO stage, started {started}{flow_run}",
+        badge=BADGES[run_state(run.record)],
+        summary=(*what_failed(run), *summary(run)),
+        sections=tuple(section for section in sections if section is not None),
+        footer=f"Made from the files of {run.folder}. `pairline report` makes it again.",
+    )
 
 
 def summary(run: RunFiles) -> tuple[Block, ...]:
@@ -55,8 +72,12 @@ def summary(run: RunFiles) -> tuple[Block, ...]:
         blocks.append(Tiles(tiles))
     blocks += release_blocks(run)
     if run.handoff:
-        blocks.append(Text(f"Published as {run.handoff.checkpoint.uri}, revision {run.handoff.checkpoint.revision[:16]}; "
-                           f"hand-off for RLVR: {run.handoff_path}"))
+        blocks.append(
+            Text(
+                f"Published as {run.handoff.checkpoint.uri}, revision {run.handoff.checkpoint.revision[:16]}; "
+                f"hand-off for RLVR: {run.handoff_path}"
+            )
+        )
     return tuple(blocks)
 
 
@@ -87,8 +108,15 @@ def headline_tiles(run: RunFiles) -> tuple[Tile, ...]:
         if after is None:
             continue
         change = "" if before is None else f"{after - before:+.2f}"
-        tiles.append(Tile(f"held-out {MEANINGS[name].label}" if name.startswith("rewards") else MEANINGS[name].label,
-                          tile_number(before), tile_number(after), change, tone_of(name, before, after)))
+        tiles.append(
+            Tile(
+                f"held-out {MEANINGS[name].label}" if name.startswith("rewards") else MEANINGS[name].label,
+                tile_number(before),
+                tile_number(after),
+                change,
+                tone_of(name, before, after),
+            )
+        )
     return tuple(tiles)
 
 
@@ -101,15 +129,26 @@ def release_blocks(run: RunFiles) -> tuple[Block, ...]:
     """The gate's verdict and a person's, where the run has them."""
     blocks: list[Block] = []
     if run.gate:
-        rows = tuple((check.rule, number(check.value) or "-", number(check.bound) or "-",
-                      "holds" if check.passed else f"FAILS {check.detail}".strip()) for check in run.gate)
+        rows = tuple(
+            (
+                check.rule,
+                number(check.value) or "-",
+                number(check.bound) or "-",
+                "holds" if check.passed else f"FAILS {check.detail}".strip(),
+            )
+            for check in run.gate
+        )
         tones: tuple[Tone, ...] = tuple("good" if check.passed else "bad" for check in run.gate)
         columns = (Column("gate"), Column("value", "number"), Column("bound", "number"), Column("verdict"))
         blocks.append(Table(columns, rows, "", tones))
     if approval := run.approval:
         said = {"approve": "Approved", "reject": "Rejected"}[approval.decision]
-        blocks.append(Text(f"{said} by {approval.name} on {approval.at:%Y-%m-%d %H:%M} UTC: {approval.reason}",
-                           "good" if approval.decision == "approve" else "bad"))
+        blocks.append(
+            Text(
+                f"{said} by {approval.name} on {approval.at:%Y-%m-%d %H:%M} UTC: {approval.reason}",
+                "good" if approval.decision == "approve" else "bad",
+            )
+        )
     return tuple(blocks)
 
 
@@ -122,8 +161,10 @@ def what_failed(run: RunFiles) -> tuple[Block, ...]:
         return (Notice("Not released: nothing was uploaded or handed off", run.record.error or "", "bad"),)
     step = run.record.steps[-1].name if run.record.steps else "before the first step"
     path, lines = failed_log(run)
-    why = run.record.error or {"killed": "The process of the run is gone and left no word: it was killed, or the machine "
-                               "went down.", "cancelled": "It was stopped from outside."}.get(state, "")
+    why = run.record.error or {
+        "killed": "The process of the run is gone and left no word: it was killed, or the machine went down.",
+        "cancelled": "It was stopped from outside.",
+    }.get(state, "")
     blocks: list[Block] = [Notice(f"{state.capitalize()} in: {step}", why, BADGES[state][1])]
     if lines:
         blocks += [Text(f"Last lines of {path}:", "muted"), Code("\n".join(lines))]

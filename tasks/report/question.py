@@ -12,26 +12,46 @@ NUM_CHARACTERS = 400  # of a prompt or an answer
 ARTIFACTS = ("report", "gate", "evaluation", "samples", "training-curves")
 
 
-def question_markdown(name: str, candidate: str, checks: Sequence[GateCheck], evaluation: EvaluateResult, num_samples: int,
-                      ui_url: str | None) -> str:
+def question_markdown(
+    name: str,
+    candidate: str,
+    checks: Sequence[GateCheck],
+    evaluation: EvaluateResult,
+    num_samples: int,
+    ui_url: str | None,
+) -> str:
     """Gate, evaluation and samples. ``candidate``: where the checkpoint is; ``ui_url``: of Prefect's pages, if known."""
     gate = markdown_table(check_table(checks)) if checks else "No rule is set.\n"
-    links = " · ".join(markdown_link(key, f"{ui_url}/artifacts/key/{name}-{key}") for key in ARTIFACTS) if ui_url else ""
+    links = (
+        " · ".join(markdown_link(key, f"{ui_url}/artifacts/key/{name}-{key}") for key in ARTIFACTS)
+        if ui_url
+        else ""
+    )
     sections = {
         "Gate": gate,
-        f"{evaluation.num_pairs} held-out pairs, before and after": markdown_table(metrics_rows(evaluation, HEADLINE)),
+        f"{evaluation.num_pairs} held-out pairs, before and after": markdown_table(
+            metrics_rows(evaluation, HEADLINE)
+        ),
         "Samples": _samples(evaluation.answers[:num_samples]),
     }
     text = "\n".join(f"### {heading}\n\n{content}" for heading, content in sections.items())
-    return (f"## Release {markdown_text(name)}?\n\n{markdown_code(candidate)}\n\napprove: it is uploaded and handed off. "
-            f"reject: it stays there, and the run ends.\n\n{text}" + (f"\n{links}\n" if links else ""))
+    return (
+        f"## Release {markdown_text(name)}?\n\n{markdown_code(candidate)}\n\napprove: it is uploaded and handed off. "
+        f"reject: it stays there, and the run ends.\n\n{text}" + (f"\n{links}\n" if links else "")
+    )
 
 
 def _samples(answers: Sequence[AnswerPair]) -> str:
     """One below the other: the form that shows them is narrow."""
     signs = {True: " ✓", False: " ✗", None: ""}
-    return "\n".join(f"**{_cut(answer.prompt)}**\n\n- before{signs[answer.before_passes]}: {_cut(answer.before)}\n"
-                     f"- after{signs[answer.after_passes]}: {_cut(answer.after)}\n" for answer in answers) or "None.\n"
+    return (
+        "\n".join(
+            f"**{_cut(answer.prompt)}**\n\n- before{signs[answer.before_passes]}: {_cut(answer.before)}\n"
+            f"- after{signs[answer.after_passes]}: {_cut(answer.after)}\n"
+            for answer in answers
+        )
+        or "None.\n"
+    )
 
 
 def _cut(text: str) -> str:

@@ -37,13 +37,27 @@ def evaluation_section(run: RunFiles) -> Section | None:
     for row in sorted(metrics_rows(result), key=lambda row: row["metric"] not in TILES):
         name = row["metric"]
         meaning = MEANINGS.get(name)
-        rows.append((meaning.label if meaning else name, row["before"], row["after"], row["change"],
-                     meaning.explanation if meaning else ""))
+        rows.append(
+            (
+                meaning.label if meaning else name,
+                row["before"],
+                row["after"],
+                row["change"],
+                meaning.explanation if meaning else "",
+            )
+        )
         tones.append(tone_of(name, result.before.get(name), result.after.get(name)))
-    columns = (Column("metric"), Column("before", "number"), Column("after", "number"), Column("change", "number"),
-               Column("meaning", "words"))
-    words = (f"{counted(result.num_pairs, 'preference pair')} and {counted(result.num_prompts, 'prompt')} that training "
-            "never saw. Before is the SFT checkpoint, after is the exported one.")
+    columns = (
+        Column("metric"),
+        Column("before", "number"),
+        Column("after", "number"),
+        Column("change", "number"),
+        Column("meaning", "words"),
+    )
+    words = (
+        f"{counted(result.num_pairs, 'preference pair')} and {counted(result.num_prompts, 'prompt')} that training "
+        "never saw. Before is the SFT checkpoint, after is the exported one."
+    )
     caption = "Green and red: a change for the better or the worse, where a metric has such a direction."
     table = Table(columns, tuple(rows), caption, tuple(tones), toned_column=3)
     return Section("Held-out evaluation", "evaluation", (Text(words), table))
@@ -56,16 +70,38 @@ def samples_section(run: RunFiles) -> Section | None:
     answers = run.evaluation.answers
     shown = run.config.get("evaluation", {}).get("num_samples_shown", DEFAULT_SAMPLES)
     if not answers or not shown:
-        return Section("Samples", "samples", (Text("No held-out prompt was answered (evaluation.num_prompts, "
-                                                   "evaluation.num_samples_shown or data.held_out is 0)."),))
-    samples = tuple(Sample(answer.prompt, answer.before, answer.after, answer.before_passes, answer.after_passes)
-                    for answer in answers[:shown])
-    checked = "" if all(sample.before_passes is None for sample in samples) else (
-        " Where the prompt asks for something that code can check, the checker's verdict stands above the answer.")
-    return Section("Samples", "samples", (
-        Text(f"{len(samples)} of {counted(len(answers), 'held-out prompt')}, answered greedily by both "
-             f"checkpoints.{checked}"),
-        Samples(samples)))
+        return Section(
+            "Samples",
+            "samples",
+            (
+                Text(
+                    "No held-out prompt was answered (evaluation.num_prompts, "
+                    "evaluation.num_samples_shown or data.held_out is 0)."
+                ),
+            ),
+        )
+    samples = tuple(
+        Sample(answer.prompt, answer.before, answer.after, answer.before_passes, answer.after_passes)
+        for answer in answers[:shown]
+    )
+    checked = (
+        ""
+        if all(sample.before_passes is None for sample in samples)
+        else (
+            " Where the prompt asks for something that code can check, the checker's verdict stands above the answer."
+        )
+    )
+    return Section(
+        "Samples",
+        "samples",
+        (
+            Text(
+                f"{len(samples)} of {counted(len(answers), 'held-out prompt')}, answered greedily by both "
+                f"checkpoints.{checked}"
+            ),
+            Samples(samples),
+        ),
+    )
 
 
 def training_section(run: RunFiles) -> Section | None:
@@ -73,18 +109,29 @@ def training_section(run: RunFiles) -> Section | None:
     charts, result = training_charts(run.metrics), run.trained
     if not charts:
         return None
-    said = [f"{counted(result.steps, 'step')} over {counted(result.pairs, 'pair')}" if result else
-            f"{counted(len(run.metrics), 'step')} recorded"]
+    said = [
+        f"{counted(result.steps, 'step')} over {counted(result.pairs, 'pair')}"
+        if result
+        else f"{counted(len(run.metrics), 'step')} recorded"
+    ]
     if result and result.resumed_from_step:
         said.append(f"the last start went on from step {result.resumed_from_step}")
     faint = " Faint: each step; bold: the running mean." if len(run.metrics) >= 24 else ""
-    blocks: list[Block] = [Text(f"{'; '.join(said)}. Rewards and margins are in the loss's own units.{faint}"),
-                           Charts(charts)]
+    blocks: list[Block] = [
+        Text(f"{'; '.join(said)}. Rewards and margins are in the loss's own units.{faint}"),
+        Charts(charts),
+    ]
     if result:
-        rows = [{**row, "metric": MEANINGS[row["metric"]].label if row["metric"] in MEANINGS else row["metric"]}
-                for row in training_rows(result)]
-        blocks.append(Details("First and last step in numbers", (
-            table_of(rows, {"first step": "number", "last step": "number"}),)))
+        rows = [
+            {**row, "metric": MEANINGS[row["metric"]].label if row["metric"] in MEANINGS else row["metric"]}
+            for row in training_rows(result)
+        ]
+        blocks.append(
+            Details(
+                "First and last step in numbers",
+                (table_of(rows, {"first step": "number", "last step": "number"}),),
+            )
+        )
     return Section("Training", "training", tuple(blocks))
 
 
@@ -93,26 +140,58 @@ def data_section(run: RunFiles) -> Section | None:
     mixture = run.mixture
     if mixture is None:
         return None
-    rows = [{name: row[name] for name in ("source", "formats", "available", "in", "kept", "truncated", "dropped")}
-            for row in mixture_rows(mixture)]
-    dropped = [(ledger.label, reason.replace("_", " "), f"{count:,}", f"{count / max(1, ledger.rows_in):.1%}",
-                MEANING.get(reason, ""), ", ".join(map(str, ledger.offenders.get(reason, ())[:8])))
-               for ledger in mixture.per_source for reason, count in ledger.dropped.items() if count]
-    numbers: dict[str, ColumnKind] = {name: "number" for name in ("available", "in", "kept", "truncated", "dropped")}
+    rows = [
+        {name: row[name] for name in ("source", "formats", "available", "in", "kept", "truncated", "dropped")}
+        for row in mixture_rows(mixture)
+    ]
+    dropped = [
+        (
+            ledger.label,
+            reason.replace("_", " "),
+            f"{count:,}",
+            f"{count / max(1, ledger.rows_in):.1%}",
+            MEANING.get(reason, ""),
+            ", ".join(map(str, ledger.offenders.get(reason, ())[:8])),
+        )
+        for ledger in mixture.per_source
+        for reason, count in ledger.dropped.items()
+        if count
+    ]
+    numbers: dict[str, ColumnKind] = {
+        name: "number" for name in ("available", "in", "kept", "truncated", "dropped")
+    }
     lengths = mixture.lengths
     blocks: list[Block] = [
-        Text(f"{mixture.train_rows:,} pairs to train on, {mixture.held_out_rows:,} held out for the evaluation, "
-             f"{lengths.total:,} tokens; the longest sequence has {lengths.max_sequence:,}."),
-        table_of(rows, numbers, "available: rows in the set; in: rows its amount asks for; kept + dropped = in."),
-        Heading("Dropped rows")]
-    columns = (Column("source"), Column("reason"), Column("rows", "number"), Column("share", "number"),
-               Column("meaning", "words"), Column("first rows", "code"))
+        Text(
+            f"{mixture.train_rows:,} pairs to train on, {mixture.held_out_rows:,} held out for the evaluation, "
+            f"{lengths.total:,} tokens; the longest sequence has {lengths.max_sequence:,}."
+        ),
+        table_of(
+            rows, numbers, "available: rows in the set; in: rows its amount asks for; kept + dropped = in."
+        ),
+        Heading("Dropped rows"),
+    ]
+    columns = (
+        Column("source"),
+        Column("reason"),
+        Column("rows", "number"),
+        Column("share", "number"),
+        Column("meaning", "words"),
+        Column("first rows", "code"),
+    )
     blocks.append(Table(columns, tuple(dropped)) if dropped else Text("None."))
     charts = length_charts(lengths)
     words = "A pair's prompt is counted up to the token where its two sides part."
-    blocks += [Heading("Lengths"), Text(words) if charts else Text(
-        f"Means: prompt {lengths.mean_prompt:.0f}, chosen {lengths.mean_chosen:.0f}, rejected {lengths.mean_rejected:.0f} "
-        "tokens. This mixture was made before histograms were kept.")]
+    blocks += [
+        Heading("Lengths"),
+        Text(words)
+        if charts
+        else Text(
+            f"Means: prompt {lengths.mean_prompt:.0f}, chosen {lengths.mean_chosen:.0f}, "
+            f"rejected {lengths.mean_rejected:.0f} "
+            "tokens. This mixture was made before histograms were kept."
+        ),
+    ]
     return Section("Data", "data", (*blocks, *((Charts(charts),) if charts else ())))
 
 
@@ -126,8 +205,19 @@ def time_section(run: RunFiles) -> Section:
     blocks: list[Block] = [Text(words), *((Charts((chart,)),) if chart else ())]
     rows = _speed_rows(run)
     if rows:
-        columns = (Column("job"), Column("took", "number"), Column("speed", "number"), Column("notes", "words"))
-        blocks.append(Table(columns, rows, "The time a job took when it ran, which for a reused one was in an earlier run."))
+        columns = (
+            Column("job"),
+            Column("took", "number"),
+            Column("speed", "number"),
+            Column("notes", "words"),
+        )
+        blocks.append(
+            Table(
+                columns,
+                rows,
+                "The time a job took when it ran, which for a reused one was in an earlier run.",
+            )
+        )
     return Section("Time and speed", "time", tuple(blocks))
 
 
@@ -135,23 +225,47 @@ def _speed_rows(run: RunFiles) -> tuple[tuple[str, ...], ...]:
     rows = []
     if mixture := run.mixture:
         count = sum(ledger.rows_in for ledger in mixture.per_source)
-        rows.append(("mix", mixture.seconds, count / mixture.seconds if mixture.seconds else None, "rows/s", ""))
+        rows.append(
+            ("mix", mixture.seconds, count / mixture.seconds if mixture.seconds else None, "rows/s", "")
+        )
     if reference := run.reference:
         cached = reference.rows - reference.rows_computed
-        words = f"{reference.rows_computed:,} rows computed" + (f", {cached:,} were in the cache" if cached else "")
-        rows.append(("reference", reference.seconds, reference.pairs_per_second, "pairs/s",
-                     f"{words}; {reference.forward}"))
+        words = f"{reference.rows_computed:,} rows computed" + (
+            f", {cached:,} were in the cache" if cached else ""
+        )
+        rows.append(
+            (
+                "reference",
+                reference.seconds,
+                reference.pairs_per_second,
+                "pairs/s",
+                f"{words}; {reference.forward}",
+            )
+        )
     if trained := run.trained:
         pairs, seconds = _sum(run, "pairs"), _sum(run, "step_seconds")
         peak = max((step.get("memory/peak_gib", 0.0) for step in run.metrics), default=0.0)
-        tokens = sum(step.get("tokens_per_second", 0.0) * step.get("step_seconds", 0.0) for step in run.metrics)
-        rows.append(("train", trained.seconds, pairs / seconds if seconds else None, "pairs/s",
-                     f"{tokens / seconds:,.0f} tokens/s; peak memory {peak:.1f} GiB; {trained.forward}" if seconds else ""))
+        tokens = sum(
+            step.get("tokens_per_second", 0.0) * step.get("step_seconds", 0.0) for step in run.metrics
+        )
+        rows.append(
+            (
+                "train",
+                trained.seconds,
+                pairs / seconds if seconds else None,
+                "pairs/s",
+                f"{tokens / seconds:,.0f} tokens/s; peak memory {peak:.1f} GiB; {trained.forward}"
+                if seconds
+                else "",
+            )
+        )
     for name, result in (("export", run.exported), ("evaluate", run.evaluation)):
         if result:
             rows.append((name, result.seconds, None, "", ""))
-    return tuple((name, duration(took), f"{rate:,.2f} {unit}" if rate else "", notes)
-                 for name, took, rate, unit, notes in rows)
+    return tuple(
+        (name, duration(took), f"{rate:,.2f} {unit}" if rate else "", notes)
+        for name, took, rate, unit, notes in rows
+    )
 
 
 def _sum(run: RunFiles, name: str) -> float:
@@ -165,9 +279,17 @@ def lineage_section(run: RunFiles) -> Section | None:
     if chart is None:
         return None
     columns = (Column("what"), Column("where", "code"), Column("commit or fingerprint", "code"))
-    return Section("Lineage", "lineage", (
-        Text("Each artefact is named by its content: the same inputs give the same fingerprint, wherever they lie."),
-        Charts((chart,)), Table(columns, tuple((node.what, node.where, node.pin) for node in nodes))))
+    return Section(
+        "Lineage",
+        "lineage",
+        (
+            Text(
+                "Each artefact is named by its content: the same inputs give the same fingerprint, wherever they lie."
+            ),
+            Charts((chart,)),
+            Table(columns, tuple((node.what, node.where, node.pin) for node in nodes)),
+        ),
+    )
 
 
 def rlvr_section(run: RunFiles) -> Section | None:
@@ -177,8 +299,16 @@ def rlvr_section(run: RunFiles) -> Section | None:
         return None
     rows = tuple((check.rule, check.detail, "holds" if check.passed else "FAILS") for check in handoff.rules)
     tones: tuple[Tone, ...] = tuple("good" if check.passed else "bad" for check in handoff.rules)
-    return Section("Hand-off to RLVR", "handoff", (
-        Text(f"Written to {run.handoff_path} after the checkpoint was loaded from its final place. Asked "
-             f"“{handoff.probe.prompt}” it answered “{handoff.probe.answer}”."),
-        Table((Column("rule"), Column("found", "words"), Column("verdict")), rows, "", tones),
-        Heading("The command that starts RLVR from here"), Code(handoff.grpo_command)))
+    return Section(
+        "Hand-off to RLVR",
+        "handoff",
+        (
+            Text(
+                f"Written to {run.handoff_path} after the checkpoint was loaded from its final place. Asked "
+                f"“{handoff.probe.prompt}” it answered “{handoff.probe.answer}”."
+            ),
+            Table((Column("rule"), Column("found", "words"), Column("verdict")), rows, "", tones),
+            Heading("The command that starts RLVR from here"),
+            Code(handoff.grpo_command),
+        ),
+    )

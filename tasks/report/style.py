@@ -2,11 +2,19 @@
 
 # class -> (on light, on dark)
 CHART_COLOURS = {
-    "ink": ("#1b1f24", "#e6e9ee"), "muted": ("#5b6470", "#9aa4b2"), "hairline": ("#d9dee5", "#343b46"),
-    "page": ("#ffffff", "#14171c"), "panel": ("#f6f7f9", "#1c2027"),
-    "blue": ("#0067a5", "#5cb3ee"), "orange": ("#c65102", "#f5a15b"), "green": ("#00795a", "#4fc7a1"),
-    "purple": ("#8a4b9c", "#cf9ae0"), "grey": ("#6b7480", "#98a2b0"),
-    "good": ("#00694e", "#5fd3ac"), "bad": ("#b3261e", "#ff8f85"), "warn": ("#8a5a00", "#f0c05a"),
+    "ink": ("#1b1f24", "#e6e9ee"),
+    "muted": ("#5b6470", "#9aa4b2"),
+    "hairline": ("#d9dee5", "#343b46"),
+    "page": ("#ffffff", "#14171c"),
+    "panel": ("#f6f7f9", "#1c2027"),
+    "blue": ("#0067a5", "#5cb3ee"),
+    "orange": ("#c65102", "#f5a15b"),
+    "green": ("#00795a", "#4fc7a1"),
+    "purple": ("#8a4b9c", "#cf9ae0"),
+    "grey": ("#6b7480", "#98a2b0"),
+    "good": ("#00694e", "#5fd3ac"),
+    "bad": ("#b3261e", "#ff8f85"),
+    "warn": ("#8a5a00", "#f0c05a"),
 }
 
 CHART_STYLE = """
@@ -87,5 +95,7 @@ def page_style() -> str:
     """The whole sheet: light by default, dark where the reader's system asks for it, light again on paper."""
     light = "".join(f"--{name}:{colour};" for name, (colour, _) in CHART_COLOURS.items())
     dark = "".join(f"--{name}:{colour};" for name, (_, colour) in CHART_COLOURS.items())
-    return (f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
-            f"{CHART_STYLE}{PAGE_STYLE}")
+    return (
+        f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+        f"{CHART_STYLE}{PAGE_STYLE}"
+    )

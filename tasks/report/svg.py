@@ -50,8 +50,10 @@ class Plane:
 
     def at(self, x: float, y: float) -> Point:
         """Where a value lies."""
-        return (LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (self.width - LEFT - RIGHT),
-                self.height - BOTTOM - (y - self.y[0]) / (self.y[1] - self.y[0]) * (self.height - TOP - BOTTOM))
+        return (
+            LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (self.width - LEFT - RIGHT),
+            self.height - BOTTOM - (y - self.y[0]) / (self.y[1] - self.y[0]) * (self.height - TOP - BOTTOM),
+        )
 
 
 def ticks(low: float, high: float, count: int = NUM_TICKS, whole: bool = False) -> list[float]:
@@ -79,20 +81,37 @@ def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start"
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{html_text(content)}</text>'
 
 
-def framed(body: str, title: str, alt: str, width: float = WIDTH, height: float = HEIGHT, is_wide: bool = False) -> Chart:
+def framed(
+    body: str, title: str, alt: str, width: float = WIDTH, height: float = HEIGHT, is_wide: bool = False
+) -> Chart:
     """A chart from its drawing."""
-    svg = (f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
-           f'aria-label="{html_text(alt)}"><title>{html_text(title)}</title>{body}</svg>')
+    svg = (
+        f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{html_text(alt)}"><title>{html_text(title)}</title>{body}</svg>'
+    )
     return Chart(svg, alt, title, is_wide)
 
 
 def sheet(charts: Sequence[Chart], columns: int = 3) -> Chart:
     """Charts of the common size beside and below each other as one picture, for places that stack pictures."""
-    parts = [chart.svg.replace("<svg ", f'<svg x="{place % columns * WIDTH}" y="{place // columns * HEIGHT}" '
-                               f'width="{WIDTH}" height="{HEIGHT}" ', 1) for place, chart in enumerate(charts)]
+    parts = [
+        chart.svg.replace(
+            "<svg ",
+            f'<svg x="{place % columns * WIDTH}" y="{place // columns * HEIGHT}" '
+            f'width="{WIDTH}" height="{HEIGHT}" ',
+            1,
+        )
+        for place, chart in enumerate(charts)
+    ]
     rows = -(-len(charts) // columns)
-    return framed("".join(parts), ", ".join(chart.title for chart in charts), ". ".join(chart.alt for chart in charts),
-                  WIDTH * min(columns, len(charts)), HEIGHT * rows, is_wide=True)
+    return framed(
+        "".join(parts),
+        ", ".join(chart.title for chart in charts),
+        ". ".join(chart.alt for chart in charts),
+        WIDTH * min(columns, len(charts)),
+        HEIGHT * rows,
+        is_wide=True,
+    )
 
 
 def standalone(chart: Chart) -> str:
@@ -105,21 +124,34 @@ def standalone(chart: Chart) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(whole.encode()).decode()
 
 
-def axes(plane: Plane, title: str, x_label: str, y_label: str, x_ticks: Sequence[float], y_ticks: Sequence[float],
-         y_text: Callable[[float], str] = short) -> str:
+def axes(
+    plane: Plane,
+    title: str,
+    x_label: str,
+    y_label: str,
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[float],
+    y_text: Callable[[float], str] = short,
+) -> str:
     """Title, grid, tick labels and axis labels with their units."""
     bottom, right = plane.height - BOTTOM, plane.width - RIGHT
     parts = [text(8, 16, title, "title"), text(plane.width - RIGHT, 16, y_label, "unit", "end")]
     for value in y_ticks:
         y = plane.at(plane.x[0], value)[1]
-        parts += [f'<line x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>',
-                  text(LEFT - 6, y + 4, y_text(value), "tick", "end")]
+        parts += [
+            f'<line x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>',
+            text(LEFT - 6, y + 4, y_text(value), "tick", "end"),
+        ]
     for value in x_ticks:
         x = plane.at(value, plane.y[0])[0]
-        parts += [f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}" class="axis"/>',
-                  text(x, bottom + 16, short(value), "tick", "middle")]
-    parts += [f'<line x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}" class="axis"/>',
-              text((LEFT + right) / 2, plane.height - 8, x_label, "unit", "middle")]
+        parts += [
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}" class="axis"/>',
+            text(x, bottom + 16, short(value), "tick", "middle"),
+        ]
+    parts += [
+        f'<line x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}" class="axis"/>',
+        text((LEFT + right) / 2, plane.height - 8, x_label, "unit", "middle"),
+    ]
     return "".join(parts)
 
 
@@ -134,13 +166,23 @@ def path(plane: Plane, points: Sequence[Point], colour: str, is_faint: bool = Fa
     return f'<path d="{drawn}" class="{kind}"/>' + (dots if len(placed) <= 24 and not is_faint else "")
 
 
-def line_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], marks: Sequence[tuple[float, str]] = (),
-               level: tuple[float, str] | None = None, y_bounds: tuple[float, float] | None = None) -> Chart:
+def line_chart(
+    title: str,
+    x_label: str,
+    y_label: str,
+    lines: Sequence[Line],
+    marks: Sequence[tuple[float, str]] = (),
+    level: tuple[float, str] | None = None,
+    y_bounds: tuple[float, float] | None = None,
+) -> Chart:
     """Lines over whole numbers (steps). ``marks``: (x, word) of vertical lines; ``level``: (y, word) of a horizontal one."""
     points = [point for line in lines for point in line.points if math.isfinite(point[1])]
     if not points:
-        return framed(text(8, 16, title, "title") + text(WIDTH / 2, HEIGHT / 2, "no values", "unit", "middle"), title,
-                      f"{title}: no values")
+        return framed(
+            text(8, 16, title, "title") + text(WIDTH / 2, HEIGHT / 2, "no values", "unit", "middle"),
+            title,
+            f"{title}: no values",
+        )
     values = [y for _, y in points] + ([level[0]] if level else [])
     y_ticks = ticks(*(y_bounds or (min(values), max(values))))
     x_values = [x for x, _ in points]
@@ -150,12 +192,16 @@ def line_chart(title: str, x_label: str, y_label: str, lines: Sequence[Line], ma
     parts = [axes(plane, title, x_label, y_label, x_ticks or [low], y_ticks)]
     if level:
         (left, y), (right, _) = plane.at(plane.x[0], level[0]), plane.at(plane.x[1], level[0])
-        parts += [f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="level"/>',
-                  text(right - 2, y - 4, level[1], "tick", "end")]
+        parts += [
+            f'<line x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="level"/>',
+            text(right - 2, y - 4, level[1], "tick", "end"),
+        ]
     for number, (x, word) in enumerate(marks):
         place = plane.at(x, plane.y[0])[0]
-        parts += [f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" class="mark"/>',
-                  text(place + 3, HEIGHT - BOTTOM - 5, word if number == 0 else "", "tick")]
+        parts += [
+            f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" class="mark"/>',
+            text(place + 3, HEIGHT - BOTTOM - 5, word if number == 0 else "", "tick"),
+        ]
     parts += [path(plane, line.points, line.colour, line.is_faint) for line in lines]
     named = [line for line in lines if line.name]
     parts.append(legend([(line.name, line.colour) for line in named]) if len(named) > 1 else "")
@@ -167,8 +213,10 @@ def _said(title: str, unit: str, lines: Sequence[Line]) -> str:
     for line in lines:
         values = [y for _, y in line.points if math.isfinite(y)]
         if values:
-            parts.append(f"{line.name or title} from {values[0]:.4g} to {values[-1]:.4g} (lowest {min(values):.4g}, highest "
-                        f"{max(values):.4g})")
+            parts.append(
+                f"{line.name or title} from {values[0]:.4g} to {values[-1]:.4g} (lowest {min(values):.4g}, highest "
+                f"{max(values):.4g})"
+            )
     return f"{title} ({unit}): " + "; ".join(parts)
 
 
@@ -176,28 +224,54 @@ def legend(entries: Sequence[tuple[str, str]]) -> str:
     """Names in their colours, in a row between title and plot."""
     parts, x = [], float(LEFT)
     for name, colour in entries:
-        parts += [f'<rect x="{x:.1f}" y="24" width="9" height="9" rx="2" class="fill {colour}"/>',
-                  text(x + 13, 32.5, name, "tick")]
+        parts += [
+            f'<rect x="{x:.1f}" y="24" width="9" height="9" rx="2" class="fill {colour}"/>',
+            text(x + 13, 32.5, name, "tick"),
+        ]
         x += 24 + 6.2 * len(name)
     return "".join(parts)
 
 
-def histogram(title: str, x_label: str, y_label: str, bin_width: float, counts: Sequence[int], colour: str,
-              marks: Sequence[tuple[float, str]] = (), x_end: float | None = None) -> Chart:
+def histogram(
+    title: str,
+    x_label: str,
+    y_label: str,
+    bin_width: float,
+    counts: Sequence[int],
+    colour: str,
+    marks: Sequence[tuple[float, str]] = (),
+    x_end: float | None = None,
+) -> Chart:
     """Bars of equal width from 0. ``x_end``: a common end for histograms that are compared."""
     end = max(x_end or 0.0, bin_width * max(1, len(counts)))
     y_ticks = [tick for tick in ticks(0, max([1, *counts]), whole=True)]
     plane = Plane((0, end), (0, y_ticks[-1]))
-    parts = [axes(plane, title, x_label, y_label, [tick for tick in ticks(0, end, whole=True) if tick <= end], y_ticks)]
+    parts = [
+        axes(
+            plane,
+            title,
+            x_label,
+            y_label,
+            [tick for tick in ticks(0, end, whole=True) if tick <= end],
+            y_ticks,
+        )
+    ]
     for number, count in enumerate(counts):
-        (left, top), (right, bottom) = plane.at(number * bin_width, count), plane.at((number + 1) * bin_width, 0)
+        (left, top), (right, bottom) = (
+            plane.at(number * bin_width, count),
+            plane.at((number + 1) * bin_width, 0),
+        )
         said = f"{number * bin_width:g} to {(number + 1) * bin_width - 1:g}: {count}"
         if count:
-            parts.append(f'<rect x="{left + 0.4:.1f}" y="{top:.1f}" width="{max(right - left - 0.8, 0.6):.1f}" '
-                         f'height="{bottom - top:.1f}" class="fill {colour}"><title>{said}</title></rect>')
+            parts.append(
+                f'<rect x="{left + 0.4:.1f}" y="{top:.1f}" width="{max(right - left - 0.8, 0.6):.1f}" '
+                f'height="{bottom - top:.1f}" class="fill {colour}"><title>{said}</title></rect>'
+            )
     for x, _ in marks:
         place = plane.at(min(x, end), 0)[0]
-        parts.append(f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{TOP - 4}" y2="{HEIGHT - BOTTOM}" class="mark"/>')
+        parts.append(
+            f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{TOP - 4}" y2="{HEIGHT - BOTTOM}" class="mark"/>'
+        )
     said = ", ".join(word for _, word in marks)
     parts.append(text(LEFT, 32.5, said, "tick"))
     return framed("".join(parts), title, f"{title}: {sum(counts)} {y_label} in bins of {bin_width:g}; {said}")

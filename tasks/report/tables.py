@@ -15,41 +15,80 @@ Row = dict[str, Any]
 
 def checkpoint_rows(checkpoint: CheckpointRef) -> list[Row]:
     """One row a file, the pinned whole first."""
-    whole = {"file": f"{checkpoint.source} ({checkpoint.revision or 'pinned by its contents'})",
-             "sha256": checkpoint.fingerprint}
+    whole = {
+        "file": f"{checkpoint.source} ({checkpoint.revision or 'pinned by its contents'})",
+        "sha256": checkpoint.fingerprint,
+    }
     return [whole, *({"file": name, "sha256": sha256} for name, sha256 in checkpoint.files.items())]
 
 
 def mixture_rows(result: MixResult) -> list[Row]:
     """One row a source, and a total."""
-    rows: list[Row] = [{"source": ledger.label, "formats": ", ".join(f"{name} {n}" for name, n in ledger.format.items()),
-             "available": ledger.available_rows, "in": ledger.rows_in, "kept": ledger.kept,
-             "truncated": ledger.truncated, "dropped": sum(ledger.dropped.values()),
-             "dropped because": ", ".join(f"{reason} {n}" for reason, n in ledger.dropped.items() if n) or "-",
-             "first dropped rows": "; ".join(f"{reason}: {', '.join(map(str, numbers))}"
-                                             for reason, numbers in ledger.offenders.items() if numbers) or "-",
-             "content": ledger.content[:24]} for ledger in result.per_source]
-    total = {name: sum(row[name] for row in rows) for name in ("available", "in", "kept", "truncated", "dropped")}
-    return [*rows, {"source": "total", "formats": "", **total, "dropped because": "", "first dropped rows": "",
-                    "content": result.data.fingerprint[:24]}]
+    rows: list[Row] = [
+        {
+            "source": ledger.label,
+            "formats": ", ".join(f"{name} {n}" for name, n in ledger.format.items()),
+            "available": ledger.available_rows,
+            "in": ledger.rows_in,
+            "kept": ledger.kept,
+            "truncated": ledger.truncated,
+            "dropped": sum(ledger.dropped.values()),
+            "dropped because": ", ".join(f"{reason} {n}" for reason, n in ledger.dropped.items() if n) or "-",
+            "first dropped rows": "; ".join(
+                f"{reason}: {', '.join(map(str, numbers))}"
+                for reason, numbers in ledger.offenders.items()
+                if numbers
+            )
+            or "-",
+            "content": ledger.content[:24],
+        }
+        for ledger in result.per_source
+    ]
+    total = {
+        name: sum(row[name] for row in rows) for name in ("available", "in", "kept", "truncated", "dropped")
+    }
+    return [
+        *rows,
+        {
+            "source": "total",
+            "formats": "",
+            **total,
+            "dropped because": "",
+            "first dropped rows": "",
+            "content": result.data.fingerprint[:24],
+        },
+    ]
 
 
 def reference_rows(result: ReferenceResult) -> list[Row]:
     """One row."""
-    return [{"rows": result.rows, "computed now": result.rows_computed,
-             "from the cache": result.rows - result.rows_computed,
-             "pairs per second": round(result.pairs_per_second, 2), "forward": result.forward,
-             "fingerprint": result.reference.fingerprint[:24]}]
+    return [
+        {
+            "rows": result.rows,
+            "computed now": result.rows_computed,
+            "from the cache": result.rows - result.rows_computed,
+            "pairs per second": round(result.pairs_per_second, 2),
+            "forward": result.forward,
+            "fingerprint": result.reference.fingerprint[:24],
+        }
+    ]
 
 
 def training_rows(result: TrainResult) -> list[Row]:
     """One row a metric: its value in the first and in the last step; the guards' figures before them."""
-    guard = [{"metric": f"guard: {name}", "first step": number(value), "last step": ""}
-             for name, value in result.guard.items()]
-    guard += [{"metric": f"base without its adapter: {name}", "first step": "", "last step": number(value)}
-              for name, value in result.base_check.items()]
-    metrics = [{"metric": name, "first step": number(result.first_metrics.get(name)), "last step": number(value)}
-               for name, value in result.last_metrics.items() if name not in SECOND_NAMES]
+    guard = [
+        {"metric": f"guard: {name}", "first step": number(value), "last step": ""}
+        for name, value in result.guard.items()
+    ]
+    guard += [
+        {"metric": f"base without its adapter: {name}", "first step": "", "last step": number(value)}
+        for name, value in result.base_check.items()
+    ]
+    metrics = [
+        {"metric": name, "first step": number(result.first_metrics.get(name)), "last step": number(value)}
+        for name, value in result.last_metrics.items()
+        if name not in SECOND_NAMES
+    ]
     return guard + adapter_rows(result) + metrics
 
 
@@ -57,16 +96,23 @@ def adapter_rows(result: TrainResult) -> list[Row]:
     """What the adapter is and how much is trained; nothing where all weights are."""
     if result.adapter.kind == "none":
         return []
-    facts = {"adapter": result.adapter.kind, "adapter: rank": result.adapter.rank,
-            "adapter: alpha": number(result.adapter.alpha), "trained parameters": f"{result.trained_parameters:,}",
-            "all parameters": f"{result.all_parameters:,}"}
+    facts = {
+        "adapter": result.adapter.kind,
+        "adapter: rank": result.adapter.rank,
+        "adapter: alpha": number(result.adapter.alpha),
+        "trained parameters": f"{result.trained_parameters:,}",
+        "all parameters": f"{result.all_parameters:,}",
+    }
     return [{"metric": name, "first step": "", "last step": value} for name, value in facts.items()]
 
 
 def metrics_rows(result: EvaluateResult, only: Sequence[str] | None = None) -> list[Row]:
     """One row a metric, before and after, with the change. ``only`` chooses and orders metrics."""
-    names = only if only is not None else [name for name in dict.fromkeys([*result.before, *result.after])
-                                           if name not in SECOND_NAMES]
+    names = (
+        only
+        if only is not None
+        else [name for name in dict.fromkeys([*result.before, *result.after]) if name not in SECOND_NAMES]
+    )
     rows = []
     for name in names:
         before, after = result.before.get(name), result.after.get(name)
@@ -81,8 +127,14 @@ def samples_markdown(result: EvaluateResult, num_samples: int) -> str:
     """Prompts with both answers side by side, and the checker's verdict where the prompt has constraints."""
     if not result.answers:
         return "No held-out prompt was answered (evaluation.num_prompts or data.held_out is 0)."
-    rows = [{"prompt": answer.prompt, "before": SIGNS[answer.before_passes] + answer.before,
-             "after": SIGNS[answer.after_passes] + answer.after} for answer in result.answers[:num_samples]]
+    rows = [
+        {
+            "prompt": answer.prompt,
+            "before": SIGNS[answer.before_passes] + answer.before,
+            "after": SIGNS[answer.after_passes] + answer.after,
+        }
+        for answer in result.answers[:num_samples]
+    ]
     return markdown_table(rows)
 
 

@@ -23,9 +23,16 @@ class Span:
 
 def spans_of(record: RunRecord) -> list[Span]:
     """The steps of a run. A step is reused if all its jobs were found done in the store."""
-    return [Span(step.name, step.state, _since(record.started, step.started),
-                 None if step.seconds is None else _since(record.started, step.started) + step.seconds,
-                 _is_reused(record, step)) for step in record.steps]
+    return [
+        Span(
+            step.name,
+            step.state,
+            _since(record.started, step.started),
+            None if step.seconds is None else _since(record.started, step.started) + step.seconds,
+            _is_reused(record, step),
+        )
+        for step in record.steps
+    ]
 
 
 def _label(span: Span) -> str:
@@ -37,8 +44,12 @@ def _since(start: datetime, moment: datetime) -> float:
 
 
 def _is_reused(record: RunRecord, step: StepRecord) -> bool:
-    jobs = [job for job in record.jobs if job.started >= step.started
-            and (step.seconds is None or _since(step.started, job.started) <= step.seconds)]
+    jobs = [
+        job
+        for job in record.jobs
+        if job.started >= step.started
+        and (step.seconds is None or _since(step.started, job.started) <= step.seconds)
+    ]
     return bool(jobs) and all(job.reused for job in jobs)
 
 
@@ -66,17 +77,26 @@ def time_chart(record: RunRecord) -> Chart | None:
     for tick in ticks(0, total / seconds, 6):
         if tick <= total / seconds:
             x = NAMES + tick * seconds * scale
-            parts += [f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{bottom}" class="grid"/>',
-                      text(x, bottom + 14, f"{tick:g}", "tick", "middle")]
-    parts.append(text(NAMES + total * scale / 2, height - 6, f"since the run began ({unit})", "unit", "middle"))
+            parts += [
+                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{bottom}" class="grid"/>',
+                text(x, bottom + 14, f"{tick:g}", "tick", "middle"),
+            ]
+    parts.append(
+        text(NAMES + total * scale / 2, height - 6, f"since the run began ({unit})", "unit", "middle")
+    )
     for row, span in enumerate(spans):
         y, end = TOP + row * ROW, total if span.end is None else span.end
         colour = "grey" if span.is_reused else COLOURS[span.state]
         label = _label(span)
         label += ", reused" if span.is_reused else "" if span.state == "completed" else f", {span.state}"
         width = max(2.0, (end - span.start) * scale)
-        parts += [text(NAMES - 10, y + 13, span.name, "", "end"),
-                  f'<rect x="{NAMES + span.start * scale:.1f}" y="{y + 2:.1f}" width="{width:.1f}" height="15" rx="3" '
-                  f'class="fill {colour}"/>', text(NAMES + span.start * scale + width + 7, y + 13.5, label, "tick")]
+        parts += [
+            text(NAMES - 10, y + 13, span.name, "", "end"),
+            f'<rect x="{NAMES + span.start * scale:.1f}" y="{y + 2:.1f}" width="{width:.1f}" height="15" rx="3" '
+            f'class="fill {colour}"/>',
+            text(NAMES + span.start * scale + width + 7, y + 13.5, label, "tick"),
+        ]
     said = "; ".join(f"{span.name} {_label(span)}" for span in spans)
-    return framed("".join(parts), "Time of each step", f"Time of each step: {said}", WIDTH, height, is_wide=True)
+    return framed(
+        "".join(parts), "Time of each step", f"Time of each step: {said}", WIDTH, height, is_wide=True
+    )

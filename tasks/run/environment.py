@@ -30,7 +30,9 @@ class RunEnvironment(Section):
     num_cores: int
     num_gpus: int
     memory_gib: float
-    changed_settings: tuple[tuple[str, str, str], ...] = ()  # (setting, value, default) of what is not its default
+    changed_settings: tuple[
+        tuple[str, str, str], ...
+    ] = ()  # (setting, value, default) of what is not its default
 
 
 def run_environment(config: BaseModel) -> RunEnvironment:
@@ -38,26 +40,42 @@ def run_environment(config: BaseModel) -> RunEnvironment:
     machine = this_machine()
     commit, changed = source_commit(PACKAGES_FOLDER)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return RunEnvironment(directory=str(Path.cwd()), commit=commit, has_local_changes=changed,
-                          python=platform.python_version(), platform=platform.platform(), packages=installed(PACKAGES),
-                          processor=processor_name(), num_cores=machine.num_cores, num_gpus=machine.num_gpus,
-                          memory_gib=round(memory, 1),
-                          changed_settings=tuple(changed_settings(config)))
+    return RunEnvironment(
+        directory=str(Path.cwd()),
+        commit=commit,
+        has_local_changes=changed,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=installed(PACKAGES),
+        processor=processor_name(),
+        num_cores=machine.num_cores,
+        num_gpus=machine.num_gpus,
+        memory_gib=round(memory, 1),
+        changed_settings=tuple(changed_settings(config)),
+    )
 
 
 def source_commit(folder: Path) -> tuple[str | None, bool]:
     """(commit, whether tracked files were changed since) of the checkout at ``folder``; (None, False) if it is none."""
     if not (folder / ".git").exists():
         return None, False
-    commit, status = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--untracked-files=no")
+    commit, status = (
+        _git(folder, "rev-parse", "HEAD"),
+        _git(folder, "status", "--porcelain", "--untracked-files=no"),
+    )
     return (commit.strip() or None) if commit else None, bool(status and status.strip())
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git prints, or None where it is missing or refuses (a checkout of another user)."""
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False,
-                              timeout=GIT_SECONDS)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=GIT_SECONDS,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -67,12 +85,16 @@ def changed_settings(config: BaseModel, prefix: str = "") -> list[tuple[str, str
     """(setting, value, default) of what a config sets differently from its defaults, section by section."""
     rows = []
     for name, field in type(config).model_fields.items():
-        value, default = getattr(config, name), field.get_default(
-            call_default_factory=True, validated_data=dict(config))  # a default may follow from the fields before it
+        value, default = (
+            getattr(config, name),
+            field.get_default(call_default_factory=True, validated_data=dict(config)),
+        )  # a default may follow from the fields before it
         if isinstance(value, BaseModel):
             rows += changed_settings(value, f"{prefix}{name}.")
         elif field.is_required() or value != default:
-            rows.append((prefix + name, _written(value), "(none)" if field.is_required() else _written(default)))
+            rows.append(
+                (prefix + name, _written(value), "(none)" if field.is_required() else _written(default))
+            )
     return rows
 
 

@@ -94,15 +94,27 @@ def read_run_files(folder: Path) -> RunFiles:
     folder = folder.resolve()
     record, store = read_run(folder), folder.parent.parent
     recorded = {job.step: Path(job.folder) for job in record.jobs}
-    recorded |= {name: Path(path) for name, path in record.outputs.items() if name in JOBS and name not in recorded}
-    steps = {name: read_step(name, moved(path, store), _end_without_result(record)) for name, path in recorded.items()}
+    recorded |= {
+        name: Path(path) for name, path in record.outputs.items() if name in JOBS and name not in recorded
+    }
+    steps = {
+        name: read_step(name, moved(path, store), _end_without_result(record))
+        for name, path in recorded.items()
+    }
     handoff, path = _handoff(record, store)
     config = _json(folder / CONFIG_FILE)
     return RunFiles(
-        folder=folder, record=record, config=config if isinstance(config, dict) else {}, steps=steps, handoff=handoff,
-        environment=_model(folder / ENVIRONMENT_FILE, RunEnvironment), handoff_path=path, gate=_gate(folder),
+        folder=folder,
+        record=record,
+        config=config if isinstance(config, dict) else {},
+        steps=steps,
+        handoff=handoff,
+        environment=_model(folder / ENVIRONMENT_FILE, RunEnvironment),
+        handoff_path=path,
+        gate=_gate(folder),
         approval=_model(folder / APPROVAL_FILE, Approval),
-        metrics=read_metrics(steps["train"].folder / METRICS_FILE) if "train" in steps else [])
+        metrics=read_metrics(steps["train"].folder / METRICS_FILE) if "train" in steps else [],
+    )
 
 
 def moved(path: Path, store: Path) -> Path:
@@ -122,7 +134,9 @@ def read_step(name: str, folder: Path, until: datetime | None = None) -> StepFil
         job = read_job(folder / JOB_FILE)
     is_later = until and path.is_file() and path.stat().st_mtime > until.timestamp()
     result = None if is_later else _model(path, JOBS[name].result_class())
-    return StepFiles(folder, job, result, _model(folder / ENVIRONMENT_FILE, StepEnvironment, LARGEST_REPORT_BYTES))
+    return StepFiles(
+        folder, job, result, _model(folder / ENVIRONMENT_FILE, StepEnvironment, LARGEST_REPORT_BYTES)
+    )
 
 
 def last_lines(path: Path, count: int = NUM_LAST_LINES) -> list[str]:

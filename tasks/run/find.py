@@ -25,5 +25,7 @@ def find_run(name: str, store: Path) -> Path:
             return folders[-1 - place].resolve()
     found = [folder for folder in folders if folder.name == name]
     if not found:
-        raise ConfigError(f"There is no run {name!r} in {store}. `pairline status --store {store}` lists them.")
+        raise ConfigError(
+            f"There is no run {name!r} in {store}. `pairline status --store {store}` lists them."
+        )
     return found[0].resolve()

@@ -106,8 +106,9 @@ class RunFolder:
             last = next(record for record in reversed(self.record.jobs) if record.folder == str(job.out_dir))
             last.seconds = round((now - last.started).total_seconds(), 3)
         else:
-            self.record.jobs.append(JobRecord(step=job.step, folder=str(job.out_dir), started=now,
-                                              reused=moment == "reused"))
+            self.record.jobs.append(
+                JobRecord(step=job.step, folder=str(job.out_dir), started=now, reused=moment == "reused")
+            )
         self._write()
 
     def result(self, step: str, result: Result) -> None:
@@ -158,17 +159,26 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def recorded_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None = None,
-                 on_step: OnStep | None = None) -> Iterator[RunFolder]:
+def recorded_run(
+    store_root: Path,
+    name: str,
+    config: BaseModel,
+    flow_run_id: str | None = None,
+    on_step: OnStep | None = None,
+) -> Iterator[RunFolder]:
     """Make the run's folder, log into it, and record how the run ends. Raises ``StoreError`` or ``DiskFull``."""
-    folder, record = _resumed_run(store_root, name, flow_run_id) or _new_run(store_root, name, config, flow_run_id)
+    folder, record = _resumed_run(store_root, name, flow_run_id) or _new_run(
+        store_root, name, config, flow_run_id
+    )
     run = RunFolder(folder, record, on_step)
     run._write()
     with _log_file(run.folder / RUN_LOG_FILE):
         try:
             yield run
         except BaseException as error:
-            with contextlib.suppress(Exception):  # the disk may be what failed; the error that is on its way counts
+            with contextlib.suppress(
+                Exception
+            ):  # the disk may be what failed; the error that is on its way counts
                 run.end(run.state_after(error), error)
             raise
         run.end("completed")
@@ -182,7 +192,9 @@ def _resumed_run(store_root: Path, name: str, flow_run_id: str | None) -> tuple[
     return None
 
 
-def _new_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None) -> tuple[Path, RunRecord]:
+def _new_run(
+    store_root: Path, name: str, config: BaseModel, flow_run_id: str | None
+) -> tuple[Path, RunRecord]:
     started = datetime.now(UTC)
     folder = _new_folder(prepare_store(store_root) / "runs", f"{started:%Y%m%d-%H%M%S}-{name}")
     write_json(folder / CONFIG_FILE, config)
@@ -199,7 +211,9 @@ def _new_folder(parent: Path, name: str) -> Path:
             return folder
         except FileExistsError:
             if not parent.is_dir():
-                raise from_os_error(NotADirectoryError(20, "Not a directory", str(parent)), "making the store") from None
+                raise from_os_error(
+                    NotADirectoryError(20, "Not a directory", str(parent)), "making the store"
+                ) from None
         except OSError as error:
             raise from_os_error(error, "making the store") from error
     raise AssertionError("a thousand runs in one second")
@@ -237,7 +251,9 @@ def read_runs(store_root: Path) -> list[tuple[Path, RunRecord]]:
     runs = []
     for path in sorted((store_root / "runs").glob(f"*/{RUN_FILE}")):
         with contextlib.suppress(OSError, ValueError):
-            runs.append((path.parent, RunRecord.model_validate_json(read_regular(path, LARGEST_RESULT_BYTES))))
+            runs.append(
+                (path.parent, RunRecord.model_validate_json(read_regular(path, LARGEST_RESULT_BYTES)))
+            )
     return runs
 
 

@@ -57,16 +57,24 @@ class Collection:
         return sum(entry.num_bytes for entry in self.garbage)
 
 
-def collect(store_root: Path, older_than_days: float, keep_per_name: int = 1, dry_run: bool = True,
-            now: float | None = None) -> Collection:
+def collect(
+    store_root: Path,
+    older_than_days: float,
+    keep_per_name: int = 1,
+    dry_run: bool = True,
+    now: float | None = None,
+) -> Collection:
     """Find the garbage, and remove it unless ``dry_run``. Raises ``ConfigError`` if the folder is no store."""
     store = marked_store(store_root)
     now = time.time() if now is None else now
     oldest = now - older_than_days * SECONDS_PER_DAY
     entries = list(store_entries(store))
     needed = reachable(store, kept_runs(read_runs(store), oldest, keep_per_name), entries)
-    garbage = tuple(Entry(entry, size_of(entry), (now - last_used(entry)) / SECONDS_PER_DAY)
-                    for entry in entries if entry not in needed and last_used(entry) < oldest)
+    garbage = tuple(
+        Entry(entry, size_of(entry), (now - last_used(entry)) / SECONDS_PER_DAY)
+        for entry in entries
+        if entry not in needed and last_used(entry) < oldest
+    )
     removed = () if dry_run else tuple(entry.path for entry in garbage if remove(entry.path, oldest))
     return Collection(garbage, len(entries) - len(garbage), removed)
 
@@ -93,7 +101,12 @@ def store_entries(store: Path) -> Iterator[Path]:
 def reachable(store: Path, runs: list[RunRecord], entries: list[Path]) -> set[Path]:
     """Entries that a kept run, or a step at work, leads to."""
     known = set(entries)
-    waiting = [entry for record in runs for text in record.outputs.values() if (entry := entry_of(store, text)) in known]
+    waiting = [
+        entry
+        for record in runs
+        for text in record.outputs.values()
+        if (entry := entry_of(store, text)) in known
+    ]
     waiting += [entry for entry in entries if is_locked(entry)]
     found: set[Path] = set()
     while waiting:
@@ -194,7 +207,9 @@ def remove(entry: Path, oldest: float) -> bool:
     except (PairlineError, OSError):
         return False
     for removed in (aside, own_aside):
-        with contextlib.suppress(RecursionError):  # folders that a step nested a thousand deep; they stay, renamed
+        with contextlib.suppress(
+            RecursionError
+        ):  # folders that a step nested a thousand deep; they stay, renamed
             shutil.rmtree(removed, ignore_errors=True)  # follows no link, wherever one stands
     return True
 
@@ -202,7 +217,9 @@ def remove(entry: Path, oldest: float) -> bool:
 def in_words(found: Collection, dry_run: bool) -> str:
     """One sentence on a collection."""
     if dry_run:
-        return (f"{len(found.garbage)} entries of {found.num_bytes / GIB:.2f} GiB would be removed, {found.kept} stay. "
-                "Nothing was touched.")
+        return (
+            f"{len(found.garbage)} entries of {found.num_bytes / GIB:.2f} GiB would be removed, {found.kept} stay. "
+            "Nothing was touched."
+        )
     freed = sum(entry.num_bytes for entry in found.garbage if entry.path in found.removed)
     return f"{len(found.removed)} entries removed, {freed / GIB:.2f} GiB ({freed} bytes) freed, {found.kept} stay."

@@ -8,7 +8,9 @@ from dpo_core.contract.errors import ConfigError, from_os_error
 from dpo_core.contract.store import write_json
 from tasks.launch.store_access import STORE_MARKER as MARKER
 
-ENTRY_NAME = re.compile(r"[0-9a-f]{16}")  # of a step's result, of a snapshot: the first digits of its fingerprint
+ENTRY_NAME = re.compile(
+    r"[0-9a-f]{16}"
+)  # of a step's result, of a snapshot: the first digits of its fingerprint
 OURS = {"serve", "prefect", "chain-demo"}  # of `pairline up`, whose folder is the store's by default
 
 
@@ -33,9 +35,11 @@ def marked_store(root: Path) -> Path:
     """The folder, with its links resolved, if it is a store. Raises ``ConfigError`` that says why it is not."""
     store = root.expanduser().resolve()
     if not (store / MARKER).is_file() or (store / MARKER).is_symlink():
-        raise ConfigError(f"{store} is not marked as a store of Pairline's, so nothing in it is touched. Give the store.root"
-                          " of the recipe; a store of an earlier version is marked by its next run. A folder that held "
-                          f"other files before its first run is not; if it is a store all the same, make {store / MARKER}.")
+        raise ConfigError(
+            f"{store} is not marked as a store of Pairline's, so nothing in it is touched. Give the store.root"
+            " of the recipe; a store of an earlier version is marked by its next run. A folder that held "
+            f"other files before its first run is not; if it is a store all the same, make {store / MARKER}."
+        )
     return store
 
 

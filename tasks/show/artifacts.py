@@ -55,8 +55,10 @@ def never_fails(show: Callable[..., None]) -> Callable[..., None]:
 
 def table_artifact(rows: Sequence[dict[str, Any]], key: str, description: str) -> None:
     """A table artifact; cells and description are text of any origin."""
-    shown = [{one_line(name): markdown_text(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
-             for row in rows]
+    shown = [
+        {one_line(name): markdown_text(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+        for row in rows
+    ]
     create_table_artifact(shown, key=key, description=markdown_text(description))
 
 
@@ -73,10 +75,15 @@ def artifact_key(what: str, family: str) -> str:
 @never_fails
 def show_mixture(result: MixResult, family: str) -> None:
     """Table ``<name>-mixture``: per source what came in, what was kept, and why rows were dropped."""
-    table_artifact(mixture_rows(result), artifact_key("mixture", family), (
-        f"{result.train_rows} pairs to train on, {result.held_out_rows} held out, {result.lengths.total} tokens, mean "
-        f"lengths: prompt {result.lengths.mean_prompt:.0f}, chosen {result.lengths.mean_chosen:.0f}, rejected "
-        f"{result.lengths.mean_rejected:.0f}. Fingerprint {result.data.fingerprint[:16]}."))
+    table_artifact(
+        mixture_rows(result),
+        artifact_key("mixture", family),
+        (
+            f"{result.train_rows} pairs to train on, {result.held_out_rows} held out, {result.lengths.total} tokens, mean "
+            f"lengths: prompt {result.lengths.mean_prompt:.0f}, chosen {result.lengths.mean_chosen:.0f}, rejected "
+            f"{result.lengths.mean_rejected:.0f}. Fingerprint {result.data.fingerprint[:16]}."
+        ),
+    )
 
 
 @never_fails
@@ -89,28 +96,45 @@ def show_reference(result: ReferenceResult, family: str) -> None:
 def show_training(result: TrainResult, family: str) -> None:
     """Markdown ``<name>-training-curves`` with the pictures inside, table ``<name>-training-metrics``."""
     charts = Section("", "", (Charts(training_charts(read_metrics(result.metrics_path))),))
-    markdown_artifact(f"{render_section(charts)}\nIts numbers: {markdown_code(str(result.metrics_path))}.",
-                      artifact_key("training-curves", family), f"{result.steps} steps, {result.pairs} pairs")
+    markdown_artifact(
+        f"{render_section(charts)}\nIts numbers: {markdown_code(str(result.metrics_path))}.",
+        artifact_key("training-curves", family),
+        f"{result.steps} steps, {result.pairs} pairs",
+    )
     table_artifact(training_rows(result), artifact_key("training-metrics", family), "First and last step")
 
 
 @never_fails
 def show_evaluation(result: EvaluateResult, num_samples: int, family: str) -> None:
     """Table ``<name>-evaluation`` and markdown ``<name>-samples``, before beside after."""
-    table_artifact(metrics_rows(result), artifact_key("evaluation", family), (
-        f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts, before and after"))
-    markdown_artifact(samples_markdown(result, num_samples), artifact_key("samples", family),
-                      "Greedy answers to held-out prompts")
+    table_artifact(
+        metrics_rows(result),
+        artifact_key("evaluation", family),
+        (f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts, before and after"),
+    )
+    markdown_artifact(
+        samples_markdown(result, num_samples),
+        artifact_key("samples", family),
+        "Greedy answers to held-out prompts",
+    )
 
 
 @never_fails
 def show_image(image: ImageRef, record: Path, family: str) -> None:
     """Table ``<name>-image``: what the steps run in, and what it was made of."""
-    rows = [{"what": name, "value": "" if value is None else str(value)} for name, value in image.model_dump().items()]
+    rows = [
+        {"what": name, "value": "" if value is None else str(value)}
+        for name, value in image.model_dump().items()
+    ]
     dirty = ", built from a dirty tree" if image.dirty else ""
-    table_artifact(rows, artifact_key("image", family), (
-        f"Steps run in {image.reference}, {image.size_bytes / 1e9:.2f} GB{dirty}. Its packages, versions and licences: "
-        f"{record / SBOM_FILE}"))
+    table_artifact(
+        rows,
+        artifact_key("image", family),
+        (
+            f"Steps run in {image.reference}, {image.size_bytes / 1e9:.2f} GB{dirty}. Its packages, versions and licences: "
+            f"{record / SBOM_FILE}"
+        ),
+    )
 
 
 @never_fails
@@ -123,15 +147,19 @@ def show_checkpoint(checkpoint: CheckpointRef, family: str) -> None:
 def show_gate(checks: Sequence[GateCheck], family: str) -> None:
     """Table ``<name>-gate``: rule, value, bound."""
     failed = failed_checks(checks)
-    table_artifact(check_table(checks), artifact_key("gate", family),
-                   f"Not passed: {failed}" if failed else "Passed")
+    table_artifact(
+        check_table(checks), artifact_key("gate", family), f"Not passed: {failed}" if failed else "Passed"
+    )
 
 
 @never_fails
 def show_approval(approval: Approval, family: str) -> None:
     """Table ``<name>-approval``: who decided what, when and why."""
-    table_artifact([approval.model_dump(mode="json")], artifact_key("approval", family),
-                   f"{approval.decision} by {approval.name}")
+    table_artifact(
+        [approval.model_dump(mode="json")],
+        artifact_key("approval", family),
+        f"{approval.decision} by {approval.name}",
+    )
 
 
 @never_fails
@@ -146,6 +174,8 @@ def show_handoff(handoff: RLVRHandoff, path: Path, family: str) -> None:
     """Markdown ``<name>-handoff``: the rules that hold, the probe, and the command that starts RLVR."""
     rules = markdown_table([rule.model_dump() for rule in handoff.rules])
     asked, answer = markdown_text(repr(handoff.probe.prompt)), markdown_text(repr(handoff.probe.answer))
-    text = (f"{markdown_code(str(path))}\n\n{rules}\nAsked {asked} it answered {answer}.\n\n"
-            f"{markdown_block(handoff.grpo_command)}\n")
+    text = (
+        f"{markdown_code(str(path))}\n\n{rules}\nAsked {asked} it answered {answer}.\n\n"
+        f"{markdown_block(handoff.grpo_command)}\n"
+    )
     markdown_artifact(text, artifact_key("handoff", family), f"Hand-off of {handoff.checkpoint.uri}")

@@ -22,7 +22,11 @@ from tasks.text.escape import markdown_text
 
 MATERIALIZED, REFERENCED = "prefect.asset.materialization.succeeded", "prefect.asset.referenced"
 LONGEST_KEY, REFUSED_LETTERS = 500, re.compile(r"[^\w./:@+-]")  # of Prefect's asset keys
-STEPS = {"mixture": "mix", "reference": "reference", "export": "export"}  # node of the lineage -> job that makes it
+STEPS = {
+    "mixture": "mix",
+    "reference": "reference",
+    "export": "export",
+}  # node of the lineage -> job that makes it
 NAMES = {"mixture": "mixture", "reference": "reference", "export": "checkpoint"}
 
 
@@ -53,11 +57,18 @@ def materializations(run: RunFiles) -> list[Materialization]:
         node = nodes[name]
         url = uploaded if name == "export" else None
         place: dict[str, Any] = {"url": url} if url else {}  # an asset without one leaves the field unset
-        asset = Asset(key=asset_key(family, NAMES[name]), properties=AssetProperties(
-            name=f"{family} {NAMES[name]}", description=node.what, **place))
+        asset = Asset(
+            key=asset_key(family, NAMES[name]),
+            properties=AssetProperties(name=f"{family} {NAMES[name]}", description=node.what, **place),
+        )
         origins = _origins(nodes, node)
-        made.append(Materialization(asset, tuple(map(_upstream(family), origins)), {
-            "fingerprint": node.pin, "path": node.where, "uri": url, "run": run.folder.name}))
+        made.append(
+            Materialization(
+                asset,
+                tuple(map(_upstream(family), origins)),
+                {"fingerprint": node.pin, "path": node.where, "uri": url, "run": run.folder.name},
+            )
+        )
     return made
 
 
@@ -76,7 +87,9 @@ def _upstream(family: str) -> Callable[[Node], Asset]:
         if node.name in NAMES:
             return Asset(key=asset_key(family, NAMES[node.name]))
         where = node.where if "://" in node.where else f"source://{node.where.lstrip('/')}"
-        properties = AssetProperties(name=one_line(node.where), description=markdown_text(f"{node.what}, {node.pin}"))
+        properties = AssetProperties(
+            name=one_line(node.where), description=markdown_text(f"{node.what}, {node.pin}")
+        )
         return Asset(key=REFUSED_LETTERS.sub("-", where)[:LONGEST_KEY], properties=properties)
 
     return asset
@@ -88,5 +101,9 @@ def emit_assets(folder: Path) -> None:
     for made in materializations(read_run_files(folder)):
         for asset in made.made_from:
             emit_event(event=REFERENCED, resource=AssetContext.asset_as_resource(asset), related=[])
-        emit_event(event=MATERIALIZED, resource=AssetContext.asset_as_resource(made.asset), payload=made.metadata,
-                   related=[AssetContext.asset_as_related(asset) for asset in made.made_from])
+        emit_event(
+            event=MATERIALIZED,
+            resource=AssetContext.asset_as_resource(made.asset),
+            payload=made.metadata,
+            related=[AssetContext.asset_as_related(asset) for asset in made.made_from],
+        )

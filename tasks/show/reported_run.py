@@ -15,8 +15,13 @@ from tasks.show.run_log import make_logs_visible
 
 
 @contextmanager
-def reported_run(store_root: Path, name: str, config: BaseModel, flow_run_id: str | None = None,
-                 on_step: OnStep | None = None) -> Iterator[RunFolder]:
+def reported_run(
+    store_root: Path,
+    name: str,
+    config: BaseModel,
+    flow_run_id: str | None = None,
+    on_step: OnStep | None = None,
+) -> Iterator[RunFolder]:
     """``recorded_run``, and at its end the page, the artifact ``<name>-report`` and the assets; none of them can fail it."""
     make_logs_visible()
     folder: Path | None = None
@@ -34,5 +39,8 @@ def reported_run(store_root: Path, name: str, config: BaseModel, flow_run_id: st
 def show_report(folder: Path) -> None:
     """Write ``report.html`` from the run's files as they are now, and show the same as an artifact."""
     page = write_report(folder)
-    markdown_artifact(render_markdown(page), artifact_key("report", read_run(folder).name),
-                      f"{folder.name}: {page.badge[0]}. As a file: {folder / REPORT_FILE}")
+    markdown_artifact(
+        render_markdown(page),
+        artifact_key("report", read_run(folder).name),
+        f"{folder.name}: {page.badge[0]}. As a file: {folder / REPORT_FILE}",
+    )

@@ -27,7 +27,9 @@ def make_logs_visible() -> None:
 
     def visible_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        with contextlib.suppress(Exception):  # a message that does not fit its arguments is the handlers' to report
+        with contextlib.suppress(
+            Exception
+        ):  # a message that does not fit its arguments is the handlers' to report
             if (text := visible(said := record.getMessage())) != said:
                 record.msg, record.args = text, ()
         if record.exc_info and record.exc_info[0] is not None:
@@ -54,7 +56,9 @@ class ThinnedLines:
     _next_progress: float
     _num_dropped: int
 
-    def __init__(self, emit: Callable[[str], None] = to_run_logger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, emit: Callable[[str], None] = to_run_logger, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._emit, self._clock = emit, clock
         self._held: deque[str] = deque(maxlen=NUM_LAST_LINES)
         self._begin()
@@ -75,7 +79,9 @@ class ThinnedLines:
         if self._clock() >= self._next_progress:
             self._next_progress = self._clock() + SECONDS_BETWEEN_PROGRESS
             phase = f" ({event.phase})" if event.phase not in ("", event.step) else ""
-            self._emit(f"{event.step}{phase}: {event.done:,}/{event.total:,} {event.unit}, {event.rate:.3g} {event.unit}/s")
+            self._emit(
+                f"{event.step}{phase}: {event.done:,}/{event.total:,} {event.unit}, {event.rate:.3g} {event.unit}/s"
+            )
 
     def end(self) -> None:
         for line in self._held:

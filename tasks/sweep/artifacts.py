@@ -15,6 +15,11 @@ def show_sweep(outcome: SweepOutcome, folder: Path, family: str) -> None:
     winner = "no winner" if outcome.winner is None else outcome.members[outcome.winner - 1].label
     text = f"{len(outcome.members)} members by {outcome.metric}: {winner}"
     table_artifact(sweep_rows(outcome), artifact_key("sweep", family), text)
-    picture = base64.b64encode(draw_sweep(outcome, folder).read_bytes()).decode()  # Prefect's page cannot reach the file
-    markdown_artifact(f"![{markdown_text(text)}](data:image/png;base64,{picture})",
-                      artifact_key("sweep-picture", family), text)
+    picture = base64.b64encode(
+        draw_sweep(outcome, folder).read_bytes()
+    ).decode()  # Prefect's page cannot reach the file
+    markdown_artifact(
+        f"![{markdown_text(text)}](data:image/png;base64,{picture})",
+        artifact_key("sweep-picture", family),
+        text,
+    )

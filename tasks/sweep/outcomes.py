@@ -42,7 +42,9 @@ def judge(members: Sequence[MemberOutcome], metric: str) -> SweepOutcome:
     """The member with the most of ``metric`` wins, the first of equals; none if no one can, or if one was interrupted."""
     scored = [(score, -member.number) for member in members if (score := member.score(metric)) is not None]
     winner = -max(scored)[1] if scored and not any(member.interrupted for member in members) else None
-    return SweepOutcome(metric=metric, winner=winner, members=tuple(sorted(members, key=lambda member: member.number)))
+    return SweepOutcome(
+        metric=metric, winner=winner, members=tuple(sorted(members, key=lambda member: member.number))
+    )
 
 
 def why_nobody_won(outcome: SweepOutcome) -> str:
@@ -52,12 +54,23 @@ def why_nobody_won(outcome: SweepOutcome) -> str:
 
 def sweep_rows(outcome: SweepOutcome) -> list[Row]:
     """One row a member: its settings, metrics that can be compared, the gate's verdict, and what came of it."""
-    names = [name for name in dict.fromkeys((outcome.metric, *OF_MEMBERS))
-             if any(name in member.after for member in outcome.members)]
-    return [{"member": f"{member.number} ★" if member.number == outcome.winner else str(member.number), **member.settings,
-             **{name: number(member.after.get(name)) for name in names},
-             "outcome": "winner" if member.number == outcome.winner else _why_not(member, outcome.metric) or "trained",
-             "run": member.run} for member in outcome.members]
+    names = [
+        name
+        for name in dict.fromkeys((outcome.metric, *OF_MEMBERS))
+        if any(name in member.after for member in outcome.members)
+    ]
+    return [
+        {
+            "member": f"{member.number} ★" if member.number == outcome.winner else str(member.number),
+            **member.settings,
+            **{name: number(member.after.get(name)) for name in names},
+            "outcome": "winner"
+            if member.number == outcome.winner
+            else _why_not(member, outcome.metric) or "trained",
+            "run": member.run,
+        }
+        for member in outcome.members
+    ]
 
 
 def _why_not(member: MemberOutcome, metric: str) -> str:

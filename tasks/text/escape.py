@@ -16,11 +16,19 @@ from dpo_core.contract.visible import one_line, visible
 
 # What Markdown or HTML would act on: a prompt must not become a link, a picture, or a script. Prefect's first UI shows
 # numeric entities as they are written; backslashes and these three names both of its UIs understand.
-ACTIVE = {**{ord(letter): f"\\{letter}" for letter in "\\|`*[]!#~$"},
-          ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
+ACTIVE = {
+    **{ord(letter): f"\\{letter}" for letter in "\\|`*[]!#~$"},
+    ord("&"): "&amp;",
+    ord("<"): "&lt;",
+    ord(">"): "&gt;",
+}
 EMPHASIS = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # inside a word it is none: held_out
-ADDRESS = re.compile(r"\b(?:(https?|ftp)(?=://)|(www)(?=\.))(.)", re.IGNORECASE)  # GitHub's Markdown makes links of them
-LIST = re.compile(r"^(?:(?=[-+]\s)|(?=-\s*-\s*-[-\s]*$)|(\d{1,9})(?=[.)]\s))")  # or a rule, at the beginning of a paragraph
+ADDRESS = re.compile(
+    r"\b(?:(https?|ftp)(?=://)|(www)(?=\.))(.)", re.IGNORECASE
+)  # GitHub's Markdown makes links of them
+LIST = re.compile(
+    r"^(?:(?=[-+]\s)|(?=-\s*-\s*-[-\s]*$)|(\d{1,9})(?=[.)]\s))"
+)  # or a rule, at the beginning of a paragraph
 OF_AN_ADDRESS = "/:?#@!$&'*+,;=%~[]-._"
 
 
@@ -61,7 +69,9 @@ def html_text(text: str) -> str:
 
 def yaml_text(text: str) -> str:
     """A quoted scalar on one line."""
-    return yaml.safe_dump(visible(text), default_style='"', allow_unicode=True, width=float("inf")).rstrip("\n")
+    return yaml.safe_dump(visible(text), default_style='"', allow_unicode=True, width=float("inf")).rstrip(
+        "\n"
+    )
 
 
 def shell_word(text: str) -> str:
@@ -78,7 +88,9 @@ def _in_dollar_quotes(letter: str) -> str:
     if letter.isascii() and letter.isprintable():
         return letter
     is_byte = "\udc80" <= letter <= "\udcff"  # of a file's name that is no UTF-8
-    return "".join(f"\\{byte:03o}" for byte in letter.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass"))
+    return "".join(
+        f"\\{byte:03o}" for byte in letter.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
+    )
 
 
 def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

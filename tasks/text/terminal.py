@@ -26,13 +26,23 @@ def tell(console: Console, text: str, is_cut: bool = False) -> None:
     console.print(Text(visible(text)), soft_wrap=not is_cut)
 
 
-def show_table(console: Console, header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "",
-               title_justify: JustifyMethod = "center", numbers: Sequence[int] = (),
-               overflow: OverflowMethod = "ellipsis") -> None:
+def show_table(
+    console: Console,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    title: str = "",
+    title_justify: JustifyMethod = "center",
+    numbers: Sequence[int] = (),
+    overflow: OverflowMethod = "ellipsis",
+) -> None:
     """Print a table. ``numbers``: places of the columns that are aligned to the right."""
-    table = Table(title=Text(visible(title), style="table.title") if title else None, title_justify=title_justify)
+    table = Table(
+        title=Text(visible(title), style="table.title") if title else None, title_justify=title_justify
+    )
     for place, name in enumerate(header):
-        table.add_column(Text(visible(name)), justify="right" if place in numbers else "left", overflow=overflow)
+        table.add_column(
+            Text(visible(name)), justify="right" if place in numbers else "left", overflow=overflow
+        )
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))
     console.print(table)

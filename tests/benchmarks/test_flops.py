@@ -15,8 +15,14 @@ from tests.tiny_stage import TinyStage
 @pytest.fixture
 def model(tmp_path) -> Path:
     """2 layers, hidden 8, 2 heads of 4, 1 key head, inner size 16, vocabulary 50."""
-    config = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-              "intermediate_size": 16, "vocab_size": 50}
+    config = {
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 16,
+        "vocab_size": 50,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     return tmp_path
 

@@ -15,8 +15,14 @@ pytestmark = pytest.mark.integration
 
 def test_every_part_runs_and_is_written_down(tmp_path):
     figures = tmp_path / "figures.json"
-    ended = subprocess.run([sys.executable, "-m", "benchmarks.gpu", "--tiny", "--figures", str(figures)], check=False,
-                           capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--figures", str(figures)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
     assert "every part ran" in ended.stdout
     found = json.loads(figures.read_text())

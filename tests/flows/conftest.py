@@ -34,12 +34,20 @@ def client() -> Iterator[SyncPrefectClient]:
 def tiny_config(inputs: Path, store: Path, **sections: dict) -> StageConfig:
     """A run of 25 steps over the tiny inputs; keywords replace settings section by section."""
     values: dict = {
-        "name": "tiny", "checkpoint": {"source": str(inputs / "sft")},
-        "data": {"sources": [{"source": str(inputs / "pairs.jsonl")}], "held_out": "10", "max_length_tokens": 256,
-                 "num_workers": 1},
-        "optim": {"learning_rate": 1e-3}, "train": {"global_batch_pairs": 2},
-        "evaluation": {"num_prompts": 3, "max_new_tokens": 8}, "compute": {"threads_per_process": 1},
-        "store": {"root": str(store)}}
+        "name": "tiny",
+        "checkpoint": {"source": str(inputs / "sft")},
+        "data": {
+            "sources": [{"source": str(inputs / "pairs.jsonl")}],
+            "held_out": "10",
+            "max_length_tokens": 256,
+            "num_workers": 1,
+        },
+        "optim": {"learning_rate": 1e-3},
+        "train": {"global_batch_pairs": 2},
+        "evaluation": {"num_prompts": 3, "max_new_tokens": 8},
+        "compute": {"threads_per_process": 1},
+        "store": {"root": str(store)},
+    }
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
     return validated(values, "tiny")
@@ -73,6 +81,12 @@ def step_processes(folder: Path) -> list[int]:
 
 def pairline(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
     """The command line in a process of its own, with more variables in its environment."""
-    return subprocess.run([sys.executable, "-m", "flows.terminal", *arguments], cwd=cwd, text=True,
-                          capture_output=True, timeout=180, check=False,
-                          env=os.environ | {"PYTHONPATH": python_path()} | variables)
+    return subprocess.run(
+        [sys.executable, "-m", "flows.terminal", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=180,
+        check=False,
+        env=os.environ | {"PYTHONPATH": python_path()} | variables,
+    )

@@ -58,11 +58,15 @@ def truncated_weights(inputs: Path, scratch: Path) -> StageConfig:
 
 
 def batch_that_cannot_be_met(inputs: Path, scratch: Path) -> StageConfig:
-    return tiny_config(inputs, scratch / "store", train={"global_batch_pairs": 8, "per_device_batch_pairs": 3})
+    return tiny_config(
+        inputs, scratch / "store", train={"global_batch_pairs": 8, "per_device_batch_pairs": 3}
+    )
 
 
 def attention_that_is_not_here(inputs: Path, scratch: Path) -> StageConfig:
-    return tiny_config(inputs, scratch / "store", train={"attention": "flash_attention_2", "precision": "bf16"})
+    return tiny_config(
+        inputs, scratch / "store", train={"attention": "flash_attention_2", "precision": "bf16"}
+    )
 
 
 def four_bits_without_cuda(inputs: Path, scratch: Path) -> StageConfig:
@@ -76,16 +80,36 @@ def eight_bits_without_cuda(inputs: Path, scratch: Path) -> StageConfig:
 GOOD = json.dumps(ROW) + "\n"
 CASES: dict[str, tuple[Case, type[PairlineError], str]] = {
     "missing file": (missing_file, DataError, r"nowhere\.jsonl"),
-    "unknown column": (with_data(GOOD, columns={"chosen": "winner"}), DataError, r"winner.*prompt, chosen, rejected"),
+    "unknown column": (
+        with_data(GOOD, columns={"chosen": "winner"}),
+        DataError,
+        r"winner.*prompt, chosen, rejected",
+    ),
     "line cut in half": (with_data(GOOD * 3 + GOOD[:20]), DataError, r"rows\.jsonl.*line 4"),
     "empty data set": (with_data(""), DataError, r"rows\.jsonl.*(empty|no rows)"),
-    "all rows dropped": (with_data(json.dumps(ROW | {"rejected": ROW["chosen"]}) + "\n"), DataError, "identical_pair"),
+    "all rows dropped": (
+        with_data(json.dumps(ROW | {"rejected": ROW["chosen"]}) + "\n"),
+        DataError,
+        "identical_pair",
+    ),
     "no chat template": (no_template, CheckpointError, r"checkpoint\.chat_template"),
     "truncated weights": (truncated_weights, CheckpointError, r"model\.safetensors.*\d+ bytes"),
     "impossible batch": (batch_that_cannot_be_met, ConfigError, r"per_device_batch_pairs is 3.*1, 2, 4, 8"),
-    "4-bit weights without CUDA": (four_bits_without_cuda, ConfigError, "qlora needs a CUDA GPU.*Use adapter.kind lora"),
-    "8-bit moments without CUDA": (eight_bits_without_cuda, ConfigError, "adamw_8bit needs.*Use optim.optimizer adamw"),
-    "attention of another machine": (attention_that_is_not_here, ConfigError, r"flash_attention_2 needs .*(Use|install)"),
+    "4-bit weights without CUDA": (
+        four_bits_without_cuda,
+        ConfigError,
+        "qlora needs a CUDA GPU.*Use adapter.kind lora",
+    ),
+    "8-bit moments without CUDA": (
+        eight_bits_without_cuda,
+        ConfigError,
+        "adamw_8bit needs.*Use optim.optimizer adamw",
+    ),
+    "attention of another machine": (
+        attention_that_is_not_here,
+        ConfigError,
+        r"flash_attention_2 needs .*(Use|install)",
+    ),
 }
 
 
@@ -98,11 +122,18 @@ def test_bad_input_is_one_sentence_before_anything_is_trained(name, tiny_inputs,
     assert not (tmp_path / "store" / "train").exists()
 
 
-@pytest.mark.parametrize(("section", "value", "message"), [
-    ("loss", {"name": "dpoo"}, r"loss\.name.*dpo_norm"), ("loss", {"beta": 0}, r"loss\.beta.*greater than 0"),
-    ("loss", {"beta": -1}, r"loss\.beta"), ("train", {"global_batch_pairs": 0}, r"train\.global_batch_pairs"),
-])
-def test_a_setting_out_of_bounds_is_named_with_what_is_allowed(section, value, message, tiny_inputs, tmp_path):
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("loss", {"name": "dpoo"}, r"loss\.name.*dpo_norm"),
+        ("loss", {"beta": 0}, r"loss\.beta.*greater than 0"),
+        ("loss", {"beta": -1}, r"loss\.beta"),
+        ("train", {"global_batch_pairs": 0}, r"train\.global_batch_pairs"),
+    ],
+)
+def test_a_setting_out_of_bounds_is_named_with_what_is_allowed(
+    section, value, message, tiny_inputs, tmp_path
+):
     with pytest.raises(ConfigError, match=message):
         tiny_config(tiny_inputs, tmp_path, **{section: value})
 

@@ -43,8 +43,10 @@ def publish(folder: Path, store: Path, upload: UploadConfig) -> Path:
 def everything_prefect_keeps() -> str:
     """Logs, artifacts, flow runs and task runs of the server, as text."""
     with get_client(sync_client=True) as client:
-        found = [client.request("POST", f"/{what}/filter", json={"limit": 200}).json()
-                 for what in ("logs", "artifacts", "flow_runs", "task_runs")]
+        found = [
+            client.request("POST", f"/{what}/filter", json={"limit": 200}).json()
+            for what in ("logs", "artifacts", "flow_runs", "task_runs")
+        ]
     assert found[0]
     assert found[2]
     return repr(found)
@@ -53,7 +55,8 @@ def everything_prefect_keeps() -> str:
 @pytest.mark.integration
 @pytest.mark.usefixtures("prefect_server")
 def test_private_upload_with_a_secret_block_and_a_checked_intake(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
@@ -62,7 +65,11 @@ def test_private_upload_with_a_secret_block_and_a_checked_intake(
     with serve() as hub:
         hub.write_tokens = {TOKEN}
         with pytest.raises(ConfigError, match="no such Prefect Secret block"):
-            publish(folder, store, UploadConfig(repo_id="org/dpo", endpoint=hub.endpoint, token_block="no-such-block"))
+            publish(
+                folder,
+                store,
+                UploadConfig(repo_id="org/dpo", endpoint=hub.endpoint, token_block="no-such-block"),
+            )
         Secret(value=TOKEN).save(BLOCK)
         place = Workplace(store, launcher_for(ComputeConfig()))
         online = TrackingConfig(trackers=("wandb",), wandb_mode="online", wandb_key_block=BLOCK)
@@ -72,11 +79,15 @@ def test_private_upload_with_a_secret_block_and_a_checked_intake(
         path = publish(folder, store, upload)
         assert publish(folder, store, upload) == path
         assert hub.commits_made == 1
-        with pytest.raises(HandoffRefused, match=f"is on {hub.endpoint}, and hand-offs are taken from https://"):
+        with pytest.raises(
+            HandoffRefused, match=f"is on {hub.endpoint}, and hand-offs are taken from https://"
+        ):
             rlvr_intake(str(path), tmp_path / "receiver", token_block=BLOCK)
         receives = IntakeConfig(endpoint=hub.endpoint)
         accepted = rlvr_intake(str(path), tmp_path / "receiver", token_block=BLOCK, intake=receives)
-        assert accepted.checkpoint.files == hash_files(folder) | {"README.md": accepted.checkpoint.files["README.md"]}
+        assert accepted.checkpoint.files == hash_files(folder) | {
+            "README.md": accepted.checkpoint.files["README.md"]
+        }
         assert accepted.answer == read_handoff(path).probe.answer
 
         files = hub.repos["model", "org/dpo"].commits[accepted.checkpoint.revision]

@@ -27,8 +27,21 @@ from tests.tracker_files import tensorboard_steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 STEPS = ["fetch checkpoint", "mix data", "cache reference", "train", "evaluate", "upload", "hand off"]
-ARTIFACTS = {f"tiny-{what}" for what in ("checkpoint", "mixture", "reference", "training-curves", "training-metrics",
-                                         "evaluation", "samples", "upload", "handoff", "report")}
+ARTIFACTS = {
+    f"tiny-{what}"
+    for what in (
+        "checkpoint",
+        "mixture",
+        "reference",
+        "training-curves",
+        "training-metrics",
+        "evaluation",
+        "samples",
+        "upload",
+        "handoff",
+        "report",
+    )
+}
 
 
 def train_result(store: Path) -> TrainResult:
@@ -40,8 +53,12 @@ def train_result(store: Path) -> TrainResult:
 def finished(prefect_server, tiny_inputs, tmp_path_factory) -> tuple[StageConfig, Path, RLVRHandoff]:
     """A whole run: 100 steps with a checkpoint after each, so that it can be killed in the middle elsewhere."""
     store = tmp_path_factory.mktemp("finished") / "store"
-    config = tiny_config(tiny_inputs, store, train={"num_epochs": 4, "checkpoint_every": 1},
-                         tracking={"trackers": ["tensorboard"], "project": "tiny"})
+    config = tiny_config(
+        tiny_inputs,
+        store,
+        train={"num_epochs": 4, "checkpoint_every": 1},
+        tracking={"trackers": ["tensorboard"], "project": "tiny"},
+    )
     return config, store, dpo_stage(config)
 
 
@@ -60,7 +77,12 @@ def test_the_stage_goes_from_checkpoint_to_handoff(finished):
 @pytest.mark.usefixtures("cold_steps")
 def test_an_adapter_goes_through_the_whole_stage(tiny_inputs, tmp_path):
     store = tmp_path / "store"
-    adapter = {"kind": "lora", "rank": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]}
+    adapter = {
+        "kind": "lora",
+        "rank": 4,
+        "alpha": 8,
+        "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"],
+    }
     handoff = dpo_stage(tiny_config(tiny_inputs, store, adapter=adapter, optim={"learning_rate": 1e-2}))
     trained, published = train_result(store), handoff.checkpoint.directory
     num_trained = 4 * 2 * (32 + 32 + 32 + 16 + 2 * (32 + 64))  # two blocks: q, v, up, down
@@ -69,9 +91,14 @@ def test_an_adapter_goes_through_the_whole_stage(tiny_inputs, tmp_path):
     assert handoff.metrics_before["rewards/accuracies"] == 0.5
     assert handoff.metrics_after["loss"] < handoff.metrics_before["loss"]
     assert {"model.safetensors", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"} < set(
-        handoff.checkpoint.files)
+        handoff.checkpoint.files
+    )
     card = (published / "README.md").read_text()
-    for line in ("| adapter rank | 4 |", "| adapter alpha | 8 |", f"| trained parameters | {num_trained:,} of "):
+    for line in (
+        "| adapter rank | 4 |",
+        "| adapter alpha | 8 |",
+        f"| trained parameters | {num_trained:,} of ",
+    ):
         assert line in card
     report = re.sub(r"<[^>]+>", "|", (last_run(store)[0] / REPORT_FILE).read_text())
     for line in ("|adapter: rank||||4|", "|adapter: alpha||||8|", f"|trained parameters||||{num_trained:,}|"):
@@ -115,9 +142,11 @@ def test_a_second_run_starts_no_step(finished):
 def test_another_beta_shares_everything_before_the_training(finished, tmp_path):
     config, store, _ = finished
     shared = shutil.copytree(store, tmp_path / "store")
-    values = {"loss": config.loss.model_copy(update={"beta": 2.0}),
-              "train": config.train.model_copy(update={"max_steps": 2}),
-              "store": config.store.model_copy(update={"root": shared})}
+    values = {
+        "loss": config.loss.model_copy(update={"beta": 2.0}),
+        "train": config.train.model_copy(update={"max_steps": 2}),
+        "store": config.store.model_copy(update={"root": shared}),
+    }
     dpo_stage(config.model_copy(update=values))
     after = launches(shared)
     assert [len(list((shared / step).glob("[!.]*"))) for step in ("mix", "reference")] == [1, 1]
@@ -159,7 +188,8 @@ def test_a_trainer_killed_twice_ends_with_the_same_bits(finished, tmp_path, monk
     monkeypatch.setattr(flows.stage_parts, "train_dpo", at_once)
     kill = KillTrainer(again.resolve(), times=2)
     followed("dpo-stage", run_stage, Audience(on_progress=kill))(
-        config.model_copy(update={"store": config.store.model_copy(update={"root": again})}))
+        config.model_copy(update={"store": config.store.model_copy(update={"root": again})})
+    )
     assert len(kill.killed) == 2
     assert launches(again)["train"] == 3
     result = train_result(again)
@@ -170,7 +200,9 @@ def test_a_trainer_killed_twice_ends_with_the_same_bits(finished, tmp_path, monk
 
 def test_bad_data_fails_once_and_trains_nothing(tiny_inputs, tmp_path):
     (tmp_path / "cut.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejec')
-    config = tiny_config(tiny_inputs, tmp_path / "store", data={"sources": [{"source": str(tmp_path / "cut.jsonl")}]})
+    config = tiny_config(
+        tiny_inputs, tmp_path / "store", data={"sources": [{"source": str(tmp_path / "cut.jsonl")}]}
+    )
     with pytest.raises(DataError, match=r"cut\.jsonl"):
         dpo_stage(config)
     assert launches(tmp_path / "store") == {"mix": 1}

@@ -50,8 +50,11 @@ def sweep_config(inputs: Path, store: Path, grid: dict, **sections: dict) -> Swe
 
 def members_at_once(record: RunRecord) -> int:
     """The most members that were at work at the same time."""
-    spans = [(step.started.timestamp(), step.started.timestamp() + step.seconds) for step in record.steps
-             if step.name.startswith("member")]
+    spans = [
+        (step.started.timestamp(), step.started.timestamp() + step.seconds)
+        for step in record.steps
+        if step.name.startswith("member")
+    ]
     return max(sum(start <= moment < end for start, end in spans) for moment, _ in spans)
 
 
@@ -73,8 +76,17 @@ def test_what_members_share_is_done_once(swept):
     _, store, _ = swept
     counts = launches(store)
     assert {step: counts[step] for step in ("mix", "reference", "train", "export", "evaluate")} == {
-        "mix": 1, "reference": 1, "train": 4, "export": 2, "evaluate": 2}
-    assert [len(list((store / step).glob("*/result.json"))) for step in ("mix", "reference", "train")] == [1, 1, 2]
+        "mix": 1,
+        "reference": 1,
+        "train": 4,
+        "export": 2,
+        "evaluate": 2,
+    }
+    assert [len(list((store / step).glob("*/result.json"))) for step in ("mix", "reference", "train")] == [
+        1,
+        1,
+        2,
+    ]
 
 
 def test_a_member_that_fails_does_not_lose_the_others(swept):
@@ -87,7 +99,11 @@ def test_a_member_that_fails_does_not_lose_the_others(swept):
     assert [step.state for step in record.steps if step.name.startswith("member")].count("failed") == 2
     own = {run.name: run for _, run in read_runs(store) if run.name != "grid"}
     assert {name: run.state for name, run in own.items()} == {
-        "grid-01": "completed", "grid-02": "failed", "grid-03": "completed", "grid-04": "failed"}
+        "grid-01": "completed",
+        "grid-02": "failed",
+        "grid-03": "completed",
+        "grid-04": "failed",
+    }
     assert own["grid-02"].error_kind == "non_finite"
     assert [step.name for step in own["grid-01"].steps] == ["train", "evaluate"]
 
@@ -96,7 +112,9 @@ def test_only_the_winner_is_released(swept):
     _, store, handoff = swept
     folder, _ = run_of(store, "grid")
     outcome = SweepOutcome.model_validate_json((folder / "sweep.json").read_bytes())
-    scores = {member.number: member.after["rewards/accuracies"] for member in outcome.members if not member.error}
+    scores = {
+        member.number: member.after["rewards/accuracies"] for member in outcome.members if not member.error
+    }
     assert scores[outcome.winner] == max(scores.values())
     winner = run_of(store, f"grid-{outcome.winner:02d}")[1]
     assert handoff.weights_fingerprint in Path(winner.outputs["export"], "result.json").read_text()
@@ -126,8 +144,11 @@ def test_as_many_train_at_once_as_the_accelerator_has_slots(swept, tiny_inputs, 
         client.upsert_global_concurrency_limit_by_name("one-slot", 1)
     again = shutil.copytree(store, tmp_path / "store", symlinks=True)
     shutil.rmtree(again / "runs")
-    config = sweep_config(tiny_inputs, again, {"loss": ["simpo", "dpo_norm"], "learning_rate": [1e-3],
-                                               "accelerator": "one-slot"})
+    config = sweep_config(
+        tiny_inputs,
+        again,
+        {"loss": ["simpo", "dpo_norm"], "learning_rate": [1e-3], "accelerator": "one-slot"},
+    )
     before = launches(again)
     dpo_sweep(config)
     assert launches(again) == before  # all of it was there
@@ -138,8 +159,12 @@ def test_a_sweep_without_a_member_that_passes_the_gate_releases_nothing(swept, t
     again = shutil.copytree(swept[1], tmp_path / "store", symlinks=True)
     for place in ("runs", "published", "handoff"):
         shutil.rmtree(again / place)
-    config = sweep_config(tiny_inputs, again, {"loss": ["simpo", "dpo_norm"]}, gate={"length_ratio_at_most": 1e-9})
-    with pytest.raises(GateFailed, match=r"loss simpo: gate: mean length .*; loss dpo_norm: gate: mean length"):
+    config = sweep_config(
+        tiny_inputs, again, {"loss": ["simpo", "dpo_norm"]}, gate={"length_ratio_at_most": 1e-9}
+    )
+    with pytest.raises(
+        GateFailed, match=r"loss simpo: gate: mean length .*; loss dpo_norm: gate: mean length"
+    ):
         dpo_sweep(config)
     _, record = run_of(again, "grid")
     with get_client(sync_client=True) as client:
@@ -157,24 +182,54 @@ def test_a_limit_that_is_not_there_is_told_with_the_command_that_makes_it(tiny_i
 
 def test_where_all_members_fail_the_first_error_is_the_sweeps(tiny_inputs, tmp_path):
     config = sweep_config(tiny_inputs, tmp_path / "store", {"beta": [1.0, 2.0]})
-    failed = [MemberResult(member, MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="",
-                                                 error="oom: too large"), error=OutOfMemory(f"too large: {member.label}"))
-              for member in members_of(config)]
-    with recorded_run(tmp_path / "store", "grid", config) as run, pytest.raises(OutOfMemory, match="too large: beta 1"):
+    failed = [
+        MemberResult(
+            member,
+            MemberOutcome(
+                number=member.number,
+                label=member.label,
+                settings=member.settings,
+                run="",
+                error="oom: too large",
+            ),
+            error=OutOfMemory(f"too large: {member.label}"),
+        )
+        for member in members_of(config)
+    ]
+    with (
+        recorded_run(tmp_path / "store", "grid", config) as run,
+        pytest.raises(OutOfMemory, match="too large: beta 1"),
+    ):
         choose(failed, config, run)
 
 
 def test_where_a_member_was_interrupted_no_winner_is_chosen(tiny_inputs, tmp_path):
     config = sweep_config(tiny_inputs, tmp_path / "store", {"beta": [1.0, 2.0, 3.0]})
-    outcomes = [MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="",
-                              after={"rewards/accuracies": 0.9}) for member in members_of(config)]
+    outcomes = [
+        MemberOutcome(
+            number=member.number,
+            label=member.label,
+            settings=member.settings,
+            run="",
+            after={"rewards/accuracies": 0.9},
+        )
+        for member in members_of(config)
+    ]
     errors = [None, NonFinite("the loss is nan"), StepCrashed("killed by signal 9")]
-    results = [MemberResult(member, outcome, error=error)
-               for member, outcome, error in zip(members_of(config), outcomes, errors, strict=True)]
+    results = [
+        MemberResult(member, outcome, error=error)
+        for member, outcome, error in zip(members_of(config), outcomes, errors, strict=True)
+    ]
     assert [result.interrupted for result in results] == [False, False, True]
-    results[2] = replace(results[2], outcome=outcomes[2].model_copy(update={"error": "crashed", "interrupted": True}))
-    with recorded_run(tmp_path / "store", "grid", config) as run, \
-            pytest.raises(StepCrashed, match=r"1 of 3 members .* beta 3\. Start the sweep again.*killed by signal 9"):
+    results[2] = replace(
+        results[2], outcome=outcomes[2].model_copy(update={"error": "crashed", "interrupted": True})
+    )
+    with (
+        recorded_run(tmp_path / "store", "grid", config) as run,
+        pytest.raises(
+            StepCrashed, match=r"1 of 3 members .* beta 3\. Start the sweep again.*killed by signal 9"
+        ),
+    ):
         choose(results, config, run)
     folder, _ = run_of(tmp_path / "store", "grid")
     assert SweepOutcome.model_validate_json((folder / "sweep.json").read_bytes()).winner is None
@@ -183,12 +238,23 @@ def test_where_a_member_was_interrupted_no_winner_is_chosen(tiny_inputs, tmp_pat
 def test_a_member_logs_into_its_own_run_and_the_sweeps(swept):
     """Members are at work in one process at the same time."""
     _, store, _ = swept
-    logs = {name: (run_of(store, name)[0] / "run.log").read_text() for name in ("grid", "grid-01", "grid-02", "grid-03")}
+    logs = {
+        name: (run_of(store, name)[0] / "run.log").read_text()
+        for name in ("grid", "grid-01", "grid-02", "grid-03")
+    }
     exported = {name: Path(run_of(store, name)[1].outputs["export"]).name for name in ("grid-01", "grid-03")}
     assert {name: exported["grid-01"] in log for name, log in logs.items()} == {
-        "grid": True, "grid-01": True, "grid-02": False, "grid-03": False}
+        "grid": True,
+        "grid-01": True,
+        "grid-02": False,
+        "grid-03": False,
+    }
     assert {name: "NonFinite" in log for name, log in logs.items()} == {
-        "grid": True, "grid-01": False, "grid-02": True, "grid-03": False}
+        "grid": True,
+        "grid-01": False,
+        "grid-02": True,
+        "grid-03": False,
+    }
 
 
 def test_a_stage_waits_for_the_slot_that_a_member_of_a_sweep_holds(swept, tiny_inputs, tmp_path):
@@ -242,15 +308,21 @@ class CommandLine:
         self.starts += 1
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         with (self.folder / f"output-{self.starts}").open("w") as output:
-            return subprocess.Popen([sys.executable, "-m", "flows.terminal", "sweep", str(self.recipe)],
-                                    env=environment | {"PYTHONPATH": python_path()}, stdout=output, stderr=output,
-                                    start_new_session=True)
+            return subprocess.Popen(
+                [sys.executable, "-m", "flows.terminal", "sweep", str(self.recipe)],
+                env=environment | {"PYTHONPATH": python_path()},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     def output(self) -> str:
         return (self.folder / f"output-{self.starts}").read_text()
 
 
-def wait_for(process: subprocess.Popen, line: CommandLine, condition: Callable[[], object], what: str) -> None:
+def wait_for(
+    process: subprocess.Popen, line: CommandLine, condition: Callable[[], object], what: str
+) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert process.poll() is None, line.output()
@@ -262,15 +334,22 @@ def wait_for(process: subprocess.Popen, line: CommandLine, condition: Callable[[
 def test_interrupted_and_killed_it_goes_on_where_it_was(tiny_inputs, tmp_path):
     """Ctrl-C while the second member trains, then SIGKILL, then to the end. The first member is trained once."""
     store = tmp_path / "store"
-    config = sweep_config(tiny_inputs, store, {"beta": [1.0, 5.0], "accelerator": None},
-                          train={"num_epochs": 4, "max_steps": None, "checkpoint_every": 1})
+    config = sweep_config(
+        tiny_inputs,
+        store,
+        {"beta": [1.0, 5.0], "accelerator": None},
+        train={"num_epochs": 4, "max_steps": None, "checkpoint_every": 1},
+    )
     line = CommandLine(config, tmp_path)
     new_prefect_home(store / "prefect")
 
     def second_trains() -> bool:
-        going_on = [folder for folder in (store / "train").glob("[!.]*") if not (folder / "result.json").exists()]
-        return (len(list((store / "train").glob("[!.]*"))) == 2
-                and any(any(folder.glob("checkpoints/[!.]*")) for folder in going_on))
+        going_on = [
+            folder for folder in (store / "train").glob("[!.]*") if not (folder / "result.json").exists()
+        ]
+        return len(list((store / "train").glob("[!.]*"))) == 2 and any(
+            any(folder.glob("checkpoints/[!.]*")) for folder in going_on
+        )
 
     process = line.start()
     wait_for(process, line, second_trains, "the second member")
@@ -289,6 +368,9 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(tiny_inputs, tmp_path):
     assert line.output().splitlines()[-1].startswith("handoff: ")
     assert "winner" in line.output()
     first, second = (Path(run_of(store, f"grid-{number:02d}")[1].outputs["train"]) for number in (1, 2))
-    starts = {folder: (folder / "log.txt").read_text().count("accelerate.commands.launch") for folder in (first, second)}
+    starts = {
+        folder: (folder / "log.txt").read_text().count("accelerate.commands.launch")
+        for folder in (first, second)
+    }
     assert starts == {first: 1, second: 3}
     assert [launches(store)[step] for step in ("mix", "reference")] == [1, 1]

@@ -30,22 +30,50 @@ def folder(tmp_path: Path) -> Path:
 
 
 def event(recipe: str | None) -> SftCheckpointReady:
-    return SftCheckpointReady(name="sft", source="/models/sft", weights_fingerprint="a" * 64, chain="chain:" + "a" * 12,
-                              tokenizer_fingerprint="b" * 64, recipe=recipe)
+    return SftCheckpointReady(
+        name="sft",
+        source="/models/sft",
+        weights_fingerprint="a" * 64,
+        chain="chain:" + "a" * 12,
+        tokenizer_fingerprint="b" * 64,
+        recipe=recipe,
+    )
 
 
 def test_an_event_chooses_among_the_recipes_of_the_operator(folder: Path) -> None:
     assert config_after_sft(event(None), folder / "ours.yaml", [], folder).name == "ours"
-    chosen = config_after_sft(event("other-7b.yml"), folder / "ours.yaml", ["optim.learning_rate=1.0e-5"], folder)
-    assert (chosen.name, chosen.checkpoint.source, chosen.optim.learning_rate) == ("other", "/models/sft", 1e-5)
+    chosen = config_after_sft(
+        event("other-7b.yml"), folder / "ours.yaml", ["optim.learning_rate=1.0e-5"], folder
+    )
+    assert (chosen.name, chosen.checkpoint.source, chosen.optim.learning_rate) == (
+        "other",
+        "/models/sft",
+        1e-5,
+    )
 
 
-@pytest.mark.parametrize("recipe", ["../x/evil.yaml", "{tmp}/x/evil.yaml", "below/evil.yaml", "./ours.yaml", "..", "",
-                                    ".hidden.yaml", "ours.yaml\n", "file:///x/evil.yaml", "evil.json", "~/evil.yaml"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "../x/evil.yaml",
+        "{tmp}/x/evil.yaml",
+        "below/evil.yaml",
+        "./ours.yaml",
+        "..",
+        "",
+        ".hidden.yaml",
+        "ours.yaml\n",
+        "file:///x/evil.yaml",
+        "evil.json",
+        "~/evil.yaml",
+    ],
+)
 def test_no_path_is_a_name(folder: Path, tmp_path: Path, recipe: str) -> None:
     named = recipe.format(tmp=tmp_path)
     if not named:
-        assert config_after_sft(event(named), folder / "ours.yaml", [], folder).name == "ours"  # as if none were named
+        assert (
+            config_after_sft(event(named), folder / "ours.yaml", [], folder).name == "ours"
+        )  # as if none were named
         return
     with pytest.raises(ConfigError, match=r"expected the name of a \.yaml file in .*recipes, without a path"):
         config_after_sft(event(named), folder / "ours.yaml", [], folder)
@@ -54,16 +82,22 @@ def test_no_path_is_a_name(folder: Path, tmp_path: Path, recipe: str) -> None:
 def test_a_link_out_of_the_folder_is_no_recipe_of_it(folder: Path) -> None:
     with pytest.raises(ConfigError, match="is a link out of"):
         config_after_sft(event("link.yaml"), folder / "ours.yaml", [], folder)
-    with pytest.raises(ConfigError, match=r"none\.yaml does not exist.*other-7b|none\.yaml does not exist.*ours"):
+    with pytest.raises(
+        ConfigError, match=r"none\.yaml does not exist.*other-7b|none\.yaml does not exist.*ours"
+    ):
         config_after_sft(event("none.yaml"), folder / "ours.yaml", [], folder)
 
 
 def test_code_that_an_operator_allows_is_not_whatever_an_event_brings(folder: Path) -> None:
     (folder / "code.yaml").write_text(EVIL)
-    with pytest.raises(ConfigError, match=r"code\.yaml allows modeling_x\.py to run, whatever is in it.*@sha256:"):
+    with pytest.raises(
+        ConfigError, match=r"code\.yaml allows modeling_x\.py to run, whatever is in it.*@sha256:"
+    ):
         config_after_sft(event("code.yaml"), folder / "ours.yaml", [], folder)
     pinned = f"modeling_x.py@sha256:{'a' * 64}"
-    config = config_after_sft(event("code.yaml"), folder / "ours.yaml", [f"checkpoint.allow_remote_code=[{pinned}]"], folder)
+    config = config_after_sft(
+        event("code.yaml"), folder / "ours.yaml", [f"checkpoint.allow_remote_code=[{pinned}]"], folder
+    )
     assert config.checkpoint.allow_remote_code == (pinned,)
 
 

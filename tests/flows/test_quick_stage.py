@@ -18,23 +18,43 @@ def test_its_defaults_are_those_of_the_quickstart():
 
 
 def test_every_setting_lands_in_the_recipe_and_the_recipe_keeps_the_rest():
-    settings = QuickConfig(checkpoint="org/sft", data="org/pairs", objective="simpo", beta=2.0, learning_rate=1e-6,
-                           epochs=3, length=512, name="mine")
+    settings = QuickConfig(
+        checkpoint="org/sft",
+        data="org/pairs",
+        objective="simpo",
+        beta=2.0,
+        learning_rate=1e-6,
+        epochs=3,
+        length=512,
+        name="mine",
+    )
     config = quick_config(settings, QUICKSTART)
-    assert (config.checkpoint.source, [source.source for source in config.data.sources]) == ("org/sft", ["org/pairs"])
+    assert (config.checkpoint.source, [source.source for source in config.data.sources]) == (
+        "org/sft",
+        ["org/pairs"],
+    )
     assert (config.loss.name, config.loss.beta, config.optim.learning_rate) == ("simpo", 2.0, 1e-6)
     assert (config.train.num_epochs, config.data.max_length_tokens, config.name) == (3, 512, "mine")
-    assert (config.data.held_out, config.train.checkpoint_every, config.evaluation.num_prompts) == ("40", 10, 40)
+    assert (config.data.held_out, config.train.checkpoint_every, config.evaluation.num_prompts) == (
+        "40",
+        10,
+        40,
+    )
 
 
 def test_what_the_operator_sets_on_top_of_the_recipe_stays():
-    config = quick_config(QuickConfig(), QUICKSTART, ["compute.launcher=docker", f"image.use=sha256:{'a' * 64}"])
+    config = quick_config(
+        QuickConfig(), QUICKSTART, ["compute.launcher=docker", f"image.use=sha256:{'a' * 64}"]
+    )
     assert config.compute.launcher == "docker"
 
 
 def test_settings_of_another_objective_and_another_checkpoint_do_not_stay(tmp_path: Path):
-    values = {"checkpoint": {"source": "org/a", "revision": "v1"}, "data": {"sources": [{"source": "org/pairs"}]},
-              "loss": {"name": "simpo", "beta": 2.0, "gamma_beta_ratio": 0.5}}
+    values = {
+        "checkpoint": {"source": "org/a", "revision": "v1"},
+        "data": {"sources": [{"source": "org/pairs"}]},
+        "loss": {"name": "simpo", "beta": 2.0, "gamma_beta_ratio": 0.5},
+    }
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(values))
     same = quick_config(QuickConfig(checkpoint="org/a", objective="simpo", beta=3.0), recipe)

@@ -38,7 +38,12 @@ from tests.warm.started import python_path
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 PATIENCE_SECONDS = 600
-EVERY_RULE = {"accuracy_at_least": 0.1, "length_ratio_at_most": 100.0, "kl_at_most": 100.0, "checker_not_below_sft": True}
+EVERY_RULE = {
+    "accuracy_at_least": 0.1,
+    "length_ratio_at_most": 100.0,
+    "kl_at_most": 100.0,
+    "checker_not_below_sft": True,
+}
 APPROVE = {"decision": "approve", "name": "Ann", "reason": "better answers"}
 REJECT = {"decision": "reject", "name": "Ann", "reason": "too short"}
 MeasuredStore = Callable[..., StageConfig]
@@ -49,7 +54,9 @@ def measured(prefect_server, tiny_inputs, tmp_path_factory) -> Path:
     """The store of a run that went as far as its evaluation: a gate that nothing passes."""
     store = tmp_path_factory.mktemp("measured") / "store"
     gate = {"accuracy_at_least": 0.0, "kl_at_most": 1e-9}
-    config = tiny_config(tiny_inputs, store, gate=gate, evaluation={"measure_kl": True}, train={"max_steps": 4})
+    config = tiny_config(
+        tiny_inputs, store, gate=gate, evaluation={"measure_kl": True}, train={"max_steps": 4}
+    )
     with pytest.raises(GateFailed, match=r"KL to reference at most 1e-09: got 0\.\d+"):
         dpo_stage(config)
     return store
@@ -62,7 +69,9 @@ def gated(measured: Path, tiny_inputs, tmp_path) -> MeasuredStore:
     shutil.rmtree(store / "runs")
 
     def config(**gate: object) -> StageConfig:
-        return tiny_config(tiny_inputs, store, gate=gate, evaluation={"measure_kl": True}, train={"max_steps": 4})
+        return tiny_config(
+            tiny_inputs, store, gate=gate, evaluation={"measure_kl": True}, train={"max_steps": 4}
+        )
 
     return config
 
@@ -123,14 +132,20 @@ def test_a_gate_that_does_not_hold_ends_the_run_in_its_own_state(gated):
     assert launches(config.store.root) == before
     folder, record = last_run(config.store.root)
     assert (record.state, record.error_kind, record.steps[-1].name, record.steps[-1].state) == (
-        "failed", "gate", "gate", "failed")
+        "failed",
+        "gate",
+        "gate",
+        "failed",
+    )
     assert "mean length ratio at most" in record.error
     run = flow_run_of(config)
     assert (run.state.type, run.state.name) == (StateType.FAILED, "GateFailed")
     assert "mean length ratio at most" in run.state.message
     assert nothing_left_the_store(config)
     with get_client(sync_client=True) as client:
-        artifacts = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id])))
+        artifacts = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+        )
     (table,) = [artifact for artifact in artifacts if artifact.key.endswith("gate")]
     assert [passed in table.data for passed in ('"passed": "yes"', '"passed": "NO"')] == [True, True]
     assert '"rule": "mean length ratio at most"' in table.data
@@ -140,7 +155,11 @@ def test_a_gate_that_does_not_hold_ends_the_run_in_its_own_state(gated):
 def test_a_gate_that_holds_is_told_to_the_receiving_side(gated):
     handoff = dpo_stage(gated(**EVERY_RULE))
     assert [(check.rule.split()[0], check.passed) for check in handoff.release.checks] == [
-        ("held-out", True), ("mean", True), ("KL", True), ("checker", True)]
+        ("held-out", True),
+        ("mean", True),
+        ("KL", True),
+        ("checker", True),
+    ]
     assert handoff.release.approval is None
 
 
@@ -151,7 +170,11 @@ def test_an_approval_lets_it_go_is_recorded_and_asked_for_once(gated):
     assert replies == [SetStateStatus.ACCEPT]
     approval = handoff.release.approval
     assert (approval.decision, approval.name, approval.reason, approval.asked_in) == (
-        "approve", "Ann", "better answers", "prefect")
+        "approve",
+        "Ann",
+        "better answers",
+        "prefect",
+    )
     assert states_of(config)[-3:] == ["Paused", "Running", "Completed"]
     folder, record = last_run(config.store.root)
     assert '"Ann"' in (folder / "approval.json").read_text()
@@ -174,7 +197,10 @@ def test_the_person_sees_gate_numbers_and_samples(gated):
 def test_a_rejection_ends_the_run_in_its_own_state_and_the_next_run_asks_again(gated):
     config = gated(approval="person")
     for _ in range(2):
-        with answering(REJECT), pytest.raises(ApprovalRejected, match="Ann rejected the checkpoint: too short"):
+        with (
+            answering(REJECT),
+            pytest.raises(ApprovalRejected, match="Ann rejected the checkpoint: too short"),
+        ):
             dpo_stage(config)
         folder, record = last_run(config.store.root)
         assert (record.state, record.error_kind) == ("failed", "rejected")
@@ -184,7 +210,9 @@ def test_a_rejection_ends_the_run_in_its_own_state_and_the_next_run_asks_again(g
 
 
 def test_an_answer_without_a_reason_is_not_taken(gated):
-    with answering({"decision": "approve", "name": "Ann", "reason": ""}, {"decision": "maybe"}, {}, APPROVE) as replies:
+    with answering(
+        {"decision": "approve", "name": "Ann", "reason": ""}, {"decision": "maybe"}, {}, APPROVE
+    ) as replies:
         dpo_stage(gated(approval="person"))
     assert replies == [SetStateStatus.REJECT] * 3 + [SetStateStatus.ACCEPT]
 
@@ -210,8 +238,11 @@ def test_suspending_where_no_worker_would_start_it_again_is_refused_at_once(gate
 def served(tmp_path) -> Iterator[str]:
     """A process that starts the runs of a deployment, as a worker does. -> the deployment's name"""
     script = "from flows.dpo_stage import dpo_stage; dpo_stage.serve(name='suspending')"
-    environment = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": python_path(),
-                                "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+    environment = os.environ | {
+        "PREFECT_API_URL": PREFECT_API_URL.value(),
+        "PYTHONPATH": python_path(),
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+    }
     with (tmp_path / "served.log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=log, stderr=log)
     try:
@@ -233,6 +264,7 @@ def test_a_suspended_run_frees_its_process_and_goes_on_from_the_store(gated, ser
     config = gated(approval="person", wait="suspend", **EVERY_RULE)
     before = launches(config.store.root)
     with get_client(sync_client=True) as client:
+
         def deployment():
             try:
                 return client.read_deployment_by_name(served)
@@ -240,7 +272,9 @@ def test_a_suspended_run_frees_its_process_and_goes_on_from_the_store(gated, ser
                 return None
 
         deployed = wait_for(deployment, "the deployment")
-        run = client.create_flow_run_from_deployment(deployed.id, parameters={"config": config.model_dump(mode="json")})
+        run = client.create_flow_run_from_deployment(
+            deployed.id, parameters={"config": config.model_dump(mode="json")}
+        )
 
         def state(name: str) -> bool:
             return client.read_flow_run(run.id).state.name == name
@@ -248,7 +282,11 @@ def test_a_suspended_run_frees_its_process_and_goes_on_from_the_store(gated, ser
         wait_for(lambda: state("Suspended"), "the suspension")
         wait_for(lambda: not is_alive(last_run(config.store.root)[1]), "the end of the process")
         _, suspended = last_run(config.store.root)
-        assert (suspended.state, suspended.steps[-1].state, suspended.error) == ("suspended", "suspended", None)
+        assert (suspended.state, suspended.steps[-1].state, suspended.error) == (
+            "suspended",
+            "suspended",
+            None,
+        )
         assert nothing_left_the_store(config)
         assert client.resume_flow_run(run.id, run_input=APPROVE).status == SetStateStatus.ACCEPT
         wait_for(lambda: client.read_flow_run(run.id).state.is_final(), "the end")
@@ -269,7 +307,8 @@ def recipe_of(config: StageConfig, folder: Path) -> Path:
 
 def without_server() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
-        "PYTHONPATH": python_path()}
+        "PYTHONPATH": python_path()
+    }
 
 
 def test_without_terminal_and_server_it_is_refused_before_anything_runs(gated, tmp_path, monkeypatch):
@@ -289,12 +328,21 @@ def test_at_a_terminal_without_a_server_the_terminal_asks(gated, tmp_path, answe
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.terminal", "run", str(recipe_of(config, tmp_path))],
-        stdin=theirs, stdout=theirs, stderr=theirs, env=without_server() | {"COLUMNS": "150", "TERM": "dumb"}, cwd=tmp_path)
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=without_server() | {"COLUMNS": "150", "TERM": "dumb"},
+        cwd=tmp_path,
+    )
     os.close(theirs)
     seen = ""
     try:
-        for prompt, line in (("approve or reject?", "what"), ("approve or reject?", answer), ("your name", "Ann"),
-                             ("why?", "as I like")):
+        for prompt, line in (
+            ("approve or reject?", "what"),
+            ("approve or reject?", answer),
+            ("your name", "Ann"),
+            ("why?", "as I like"),
+        ):
             seen += read_until(ours, prompt)
             os.write(ours, (line + "\n").encode())
         seen += read_until(ours, None)
@@ -336,7 +384,9 @@ def test_the_command_line_answers_a_waiting_run_and_no_other(gated, monkeypatch)
             others = paused_runs(client)
             wait_for(lambda: paused_runs(client) - others, "the question")
         for _ in range(2):
-            answers.append(pairline("approve", "--reason", "fine", "--name", "Bo", "--store", str(config.store.root)))
+            answers.append(
+                pairline("approve", "--reason", "fine", "--name", "Bo", "--store", str(config.store.root))
+            )
 
     thread = threading.Thread(target=approve)
     thread.start()

@@ -14,9 +14,14 @@ def main() -> int:
     """As if its card had refused the packed forward."""
     cut_logits()
     if int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
-        choose, count, first = scores.choose_layout, itertools.count(1), int(os.environ.get("DIFFERS_FROM", "1"))
+        choose, count, first = (
+            scores.choose_layout,
+            itertools.count(1),
+            int(os.environ.get("DIFFERS_FROM", "1")),
+        )
         scores.choose_layout = lambda scorer, pairs, wanted, *more: choose(
-            scorer, pairs, "padded" if next(count) >= first else wanted, *more)
+            scorer, pairs, "padded" if next(count) >= first else wanted, *more
+        )
     return program.main(sys.argv[1:])
 
 

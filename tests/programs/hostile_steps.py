@@ -10,8 +10,20 @@ from pathlib import Path
 from dpo_core.contract.results import ERROR_FILE, RESULT_FILE
 
 # All names of the orchestrator's own files, of this version and the one before, and those that a step leaves for it to read.
-NAMES = (".lock", "log.txt", "log.1.txt", "log.earlier.txt", ".log-position.json", "log-position.json", ".claim", ERROR_FILE,
-         RESULT_FILE, "environment.json", "job.json", "accelerate.json")
+NAMES = (
+    ".lock",
+    "log.txt",
+    "log.1.txt",
+    "log.earlier.txt",
+    ".log-position.json",
+    "log-position.json",
+    ".claim",
+    ERROR_FILE,
+    RESULT_FILE,
+    "environment.json",
+    "job.json",
+    "accelerate.json",
+)
 SET_TRAPS = """
     import shutil
     print("a line of the step's", flush=True)
@@ -46,8 +58,17 @@ class Host:
 
     def _state(self) -> dict[str, tuple]:
         abouts = {str(path): path.lstat() for path in (self.root, *self.root.rglob("*"))}
-        return {name: (about.st_mode, about.st_uid, about.st_gid, about.st_size, about.st_mtime_ns, Path(name).is_dir()
-                       or Path(name).read_text()) for name, about in abouts.items()}
+        return {
+            name: (
+                about.st_mode,
+                about.st_uid,
+                about.st_gid,
+                about.st_size,
+                about.st_mtime_ns,
+                Path(name).is_dir() or Path(name).read_text(),
+            )
+            for name, about in abouts.items()
+        }
 
     @property
     def is_untouched(self) -> bool:
@@ -59,8 +80,11 @@ class Host:
         return SET_TRAPS.format(names=NAMES, trap=filled)
 
 
-def results_to_refuse(fingerprint: str, folder: Path, host: Path, good_sha256: str) -> dict[str, tuple[str, str]]:
+def results_to_refuse(
+    fingerprint: str, folder: Path, host: Path, good_sha256: str
+) -> dict[str, tuple[str, str]]:
     """What is wrong -> (code that leaves such a result, what the refusal says). A good result has a file ``weights``."""
+
     def left(path: Path | str, files: dict[str, str], before: str = "") -> str:
         result = {"job_fingerprint": fingerprint, "path": str(path), "files": files}
         return f"{before}\n    (folder / 'result.json').write_text({json.dumps(result)!r})"
@@ -81,14 +105,35 @@ def results_to_refuse(fingerprint: str, folder: Path, host: Path, good_sha256: s
         "a wrong hash": (left(folder, {"weights": "0" * 64}, made), "is damaged"),
         "a file outside": (left(folder, {f"../../../{host.name}/file": good_sha256}), "link|outside of"),
         "a file of the root": (left(folder, {"/etc/hostname": good_sha256}), "link|outside of|neither"),
-        "a link as its file": (left(folder, good, f"(folder / 'weights').symlink_to({str(host / 'file')!r})"),
-                               "reached by a link"),
-        "a link beside its files": (left(folder / "made", good, inside + f"""
-    (folder / 'made' / 'tokenizer.json').symlink_to({str(host / 'file')!r})"""), "neither a file nor a folder"),
-        "a pipe beside its files": (left(folder / "made", good, inside + "; os.mkfifo(folder / 'made' / 'config.json')"),
-                                    "neither a file nor a folder"),
+        "a link as its file": (
+            left(folder, good, f"(folder / 'weights').symlink_to({str(host / 'file')!r})"),
+            "reached by a link",
+        ),
+        "a link beside its files": (
+            left(
+                folder / "made",
+                good,
+                inside
+                + f"""
+    (folder / 'made' / 'tokenizer.json').symlink_to({str(host / "file")!r})""",
+            ),
+            "neither a file nor a folder",
+        ),
+        "a pipe beside its files": (
+            left(folder / "made", good, inside + "; os.mkfifo(folder / 'made' / 'config.json')"),
+            "neither a file nor a folder",
+        ),
         "a thousand nested lists": ("(folder / 'result.json').write_text('[' * 100_000)", "cannot be read"),
-        "a thousand nested objects": ("""(folder / 'result.json').write_text('{"path":' * 100_000)""", "cannot be read"),
-        "a terabyte": ("os.truncate(os.open(folder / 'result.json', os.O_CREAT | os.O_WRONLY), 1 << 40)", "longer than"),
-        "no JSON, but a secret of the step's": ("(folder / 'result.json').write_text('x' * 5000)", "cannot be read"),
+        "a thousand nested objects": (
+            """(folder / 'result.json').write_text('{"path":' * 100_000)""",
+            "cannot be read",
+        ),
+        "a terabyte": (
+            "os.truncate(os.open(folder / 'result.json', os.O_CREAT | os.O_WRONLY), 1 << 40)",
+            "longer than",
+        ),
+        "no JSON, but a secret of the step's": (
+            "(folder / 'result.json').write_text('x' * 5000)",
+            "cannot be read",
+        ),
     }

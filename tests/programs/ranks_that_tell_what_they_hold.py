@@ -19,12 +19,18 @@ def held(trainer: Trainer) -> dict:
     engine, parameters = trainer.engine, list(trainer.engine.scorer.parameters())
     optimizer = getattr(engine, "optimizer", None) or engine.deepspeed.optimizer.optimizer
     moments = [state[key] for state in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
-    return {"distributed_type": trainer.accelerator.distributed_type.value, "world": trainer.accelerator.num_processes,
-            "weights": sum(_local(p).numel() for p in parameters), "moments": sum(_local(m).numel() for m in moments),
-            "zero3_parameters": sum(hasattr(p, "ds_id") for p in parameters),
-            "dtensors": sum(isinstance(p, DTensor) for p in parameters),
-            "gradients_partitioned": getattr(getattr(getattr(engine, "deepspeed", None), "optimizer", None),
-                                             "partition_gradients", None), "offload": offload_of(engine)}
+    return {
+        "distributed_type": trainer.accelerator.distributed_type.value,
+        "world": trainer.accelerator.num_processes,
+        "weights": sum(_local(p).numel() for p in parameters),
+        "moments": sum(_local(m).numel() for m in moments),
+        "zero3_parameters": sum(hasattr(p, "ds_id") for p in parameters),
+        "dtensors": sum(isinstance(p, DTensor) for p in parameters),
+        "gradients_partitioned": getattr(
+            getattr(getattr(engine, "deepspeed", None), "optimizer", None), "partition_gradients", None
+        ),
+        "offload": offload_of(engine),
+    }
 
 
 def offload_of(engine: Engine) -> str:
@@ -33,8 +39,11 @@ def offload_of(engine: Engine) -> str:
         optimizer = engine.deepspeed.optimizer
         if getattr(optimizer, "offload_param", False):  # stage 3 alone has it
             return "optimizer_and_parameters"
-        return "optimizer" if getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False) \
+        return (
+            "optimizer"
+            if getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False)
             else "none"
+        )
     layers = [module for module in engine.scorer.modules() if isinstance(module, FSDPModule)]
     policies = [layer._get_fsdp_state()._fsdp_param_group.offload_policy for layer in layers]
     offloaded = bool(policies) and all(isinstance(policy, CPUOffloadPolicy) for policy in policies)

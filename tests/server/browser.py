@@ -41,12 +41,18 @@ class Page:
 
     def evaluate(self, script: str) -> object:
         """The value of a JavaScript expression."""
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"].get("value")
+        return self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)[
+            "result"
+        ].get("value")
 
     def text(self) -> str:
         """What a person can read on the page, values of fields included."""
-        return str(self.evaluate("document.body ? document.body.innerText + '\\n' + [...document.querySelectorAll("
-                                 "'input,textarea')].map(field => field.value).join('\\n') : ''"))
+        return str(
+            self.evaluate(
+                "document.body ? document.body.innerText + '\\n' + [...document.querySelectorAll("
+                "'input,textarea')].map(field => field.value).join('\\n') : ''"
+            )
+        )
 
     def wait_for(self, *texts: str, seconds: float = SECONDS_FOR_A_PAGE) -> str:
         """The page's text once all ``texts`` are on it (whatever their case). Fails with what was there instead."""
@@ -61,8 +67,12 @@ class Page:
 
     def click(self, label: str) -> None:
         """Press the button that says ``label``, once it is there."""
-        self._once(f"[...document.querySelectorAll('button')].find(button => button.innerText.trim() === '{label}' "
-                   "&& !button.disabled)", "element.click()", f"a button {label}")
+        self._once(
+            f"[...document.querySelectorAll('button')].find(button => button.innerText.trim() === '{label}' "
+            "&& !button.disabled)",
+            "element.click()",
+            f"a button {label}",
+        )
 
     def click_until(self, label: str, *texts: str) -> str:
         """Press the button until ``texts`` are on the page: one that was just drawn may not listen yet."""
@@ -77,10 +87,13 @@ class Page:
 
     def fill(self, selector: str, text: str, number: int = 0) -> None:
         """Give a field its value as typing or choosing would, once it is there. ``number``: which of those that fit."""
-        self._once(f"document.querySelectorAll('{selector}')[{number}]",
-                   "Object.getOwnPropertyDescriptor(Object.getPrototypeOf(element), 'value').set.call(element, "
-                   f"{json.dumps(text)}); for (const kind of ['input', 'change']) element.dispatchEvent(new Event(kind, "
-                   "{bubbles: true}))", selector)
+        self._once(
+            f"document.querySelectorAll('{selector}')[{number}]",
+            "Object.getOwnPropertyDescriptor(Object.getPrototypeOf(element), 'value').set.call(element, "
+            f"{json.dumps(text)}); for (const kind of ['input', 'change']) element.dispatchEvent(new Event(kind, "
+            "{bubbles: true}))",
+            selector,
+        )
 
     def submit(self, dialog: str) -> None:
         """Press the dialog's Submit until it is gone: a form hears of what was typed a moment later and refuses till
@@ -88,14 +101,18 @@ class Page:
         deadline = time.monotonic() + SECONDS_FOR_A_PAGE
         while self.evaluate(f"document.querySelector('{dialog}') !== null"):
             assert time.monotonic() < deadline, f"{dialog} does not go:\n{self.text()[-3000:]}"
-            self.evaluate(f"[...document.querySelectorAll('{dialog} button')].find(button => button.innerText.trim() === "
-                          "'Submit')?.click()")
+            self.evaluate(
+                f"[...document.querySelectorAll('{dialog} button')].find(button => button.innerText.trim() === "
+                "'Submit')?.click()"
+            )
             time.sleep(1)
 
     def _once(self, find: str, do: str, what: str) -> None:
         deadline = time.monotonic() + SECONDS_FOR_A_PAGE
         while time.monotonic() < deadline:
-            if self.evaluate(f"(() => {{ const element = {find}; if (!element) return false; {do}; return true }})()"):
+            if self.evaluate(
+                f"(() => {{ const element = {find}; if (!element) return false; {do}; return true }})()"
+            ):
                 return
             time.sleep(0.2)
         raise AssertionError(f"{what} is not on the page:\n{self.text()[:3000]}")
@@ -116,11 +133,21 @@ def browser(folder: Path, draws_timeline: bool = False) -> Iterator[Page]:
     """
     program = shutil.which("chromium")
     assert program, "chromium is not installed: apt-get install chromium"
-    argv = [program, *([] if draws_timeline else ["--disable-webgl"]),
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-            "--force-prefers-reduced-motion",
-            "--disable-background-networking", "--remote-debugging-port=0", "--window-size=1400,1600",
-            f"--user-data-dir={folder}", "about:blank"]
+    argv = [
+        program,
+        *([] if draws_timeline else ["--disable-webgl"]),
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--force-prefers-reduced-motion",
+        "--disable-background-networking",
+        "--remote-debugging-port=0",
+        "--window-size=1400,1600",
+        f"--user-data-dir={folder}",
+        "about:blank",
+    ]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             port = _port(folder / "DevToolsActivePort", process)

@@ -45,8 +45,15 @@ class Installation:
 
     def pairline(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         """The command line, talking to this server."""
-        return subprocess.run([sys.executable, "-m", "flows.terminal", *arguments], cwd=ROOT, text=True,
-                              env=self.environment | variables, capture_output=True, check=False, timeout=600)
+        return subprocess.run(
+            [sys.executable, "-m", "flows.terminal", *arguments],
+            cwd=ROOT,
+            text=True,
+            env=self.environment | variables,
+            capture_output=True,
+            check=False,
+            timeout=600,
+        )
 
     @property
     def password(self) -> str:
@@ -63,8 +70,13 @@ class Installation:
     @contextlib.contextmanager
     def of_this_server(self) -> Iterator[None]:
         """What Prefect's own code does inside, it does on this server."""
-        with temporary_settings({PREFECT_API_URL: self.settings.api_url, PREFECT_UI_URL: self.settings.ui_url,
-                                 PREFECT_API_AUTH_STRING: self.password}):
+        with temporary_settings(
+            {
+                PREFECT_API_URL: self.settings.api_url,
+                PREFECT_UI_URL: self.settings.ui_url,
+                PREFECT_API_AUTH_STRING: self.password,
+            }
+        ):
             yield
 
     @functools.cached_property
@@ -82,8 +94,14 @@ class Installation:
         """A new run of a deployment. ``cold_steps``: they start as users start them, which takes seconds each."""
         with self.client() as client:
             found = client.read_deployment_by_name(deployment)
-            variables = {"env": {**found.job_variables.get("env", {}), "PYTHONPATH": str(ROOT)}} if cold_steps else None
-            return client.create_flow_run_from_deployment(found.id, parameters=parameters or {}, job_variables=variables).id
+            variables = (
+                {"env": {**found.job_variables.get("env", {}), "PYTHONPATH": str(ROOT)}}
+                if cold_steps
+                else None
+            )
+            return client.create_flow_run_from_deployment(
+                found.id, parameters=parameters or {}, job_variables=variables
+            ).id
 
     def run(self, flow_run_id: UUID) -> FlowRun:
         with self.client() as client:
@@ -94,13 +112,18 @@ class Installation:
         with self.client() as client:
             found = client.read_deployment_by_name(deployment)
             runs = client.read_flow_runs(limit=200)
-        return sorted((run for run in runs if run.deployment_id == found.id and not run.auto_scheduled),
-                      key=lambda run: run.created)
+        return sorted(
+            (run for run in runs if run.deployment_id == found.id and not run.auto_scheduled),
+            key=lambda run: run.created,
+        )
 
     def wait_for_end(self, flow_run_id: UUID) -> FlowRun:
         """The run once it is over."""
-        return wait_until(lambda: (run := self.run(flow_run_id)).state and run.state.type.value in ENDED and run,
-                          f"the end of {flow_run_id}", lambda: f"{self.run(flow_run_id).state!r}")
+        return wait_until(
+            lambda: (run := self.run(flow_run_id)).state and run.state.type.value in ENDED and run,
+            f"the end of {flow_run_id}",
+            lambda: f"{self.run(flow_run_id).state!r}",
+        )
 
     @property
     def server(self) -> Background:
@@ -111,8 +134,12 @@ class Installation:
         return Background("worker", self.settings.folder)
 
 
-def wait_until(condition: Callable[[], object], what: str, tell: Callable[[], str] = lambda: "",
-               seconds: float = SECONDS_AT_MOST) -> object:
+def wait_until(
+    condition: Callable[[], object],
+    what: str,
+    tell: Callable[[], str] = lambda: "",
+    seconds: float = SECONDS_AT_MOST,
+) -> object:
     """The first true value of ``condition``. Fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -138,11 +165,23 @@ def log_in(installation: Installation, page: Page) -> None:
 def installed(home: Path, **variables: str) -> Iterator[Installation]:
     """What `pairline up` starts in ``home`` on a free port, stopped by `pairline down`."""
     settings = ServeSettings(home=home, port=free_port())
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
-    made = Installation(settings, own | {
-        "PAIRLINE_HOME": str(home), "PAIRLINE_PORT": str(settings.port), "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1",
-        "PREFECT_API_URL": settings.api_url, "PREFECT_HOME": str(settings.prefect_home),
-        "PREFECT_WORKER_QUERY_SECONDS": "2", **variables})
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))
+    }
+    made = Installation(
+        settings,
+        own
+        | {
+            "PAIRLINE_HOME": str(home),
+            "PAIRLINE_PORT": str(settings.port),
+            "PYTHONPATH": python_path(),
+            "OMP_NUM_THREADS": "1",
+            "PREFECT_API_URL": settings.api_url,
+            "PREFECT_HOME": str(settings.prefect_home),
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            **variables,
+        },
+    )
     if "PAIRLINE_DATABASE_URL" not in variables:
         new_prefect_home(settings.prefect_home)
     try:
@@ -165,8 +204,10 @@ def installation() -> Iterator[Installation]:
 
     Its home lies in memory, so that its database never waits for what other tests write to the disk.
     """
-    with (tempfile.TemporaryDirectory(prefix="home-", dir=folder_in_memory()) as home,
-          installed(Path(home), PAIRLINE_TRAINING_SLOTS="2", OPENAI_KEY="planted") as made):
+    with (
+        tempfile.TemporaryDirectory(prefix="home-", dir=folder_in_memory()) as home,
+        installed(Path(home), PAIRLINE_TRAINING_SLOTS="2", OPENAI_KEY="planted") as made,
+    ):
         yield made
 
 
@@ -179,20 +220,32 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_values(inputs: Path, store: Path, **sections: dict) -> dict:
     """The parameters of a run over the tiny inputs."""
     values: dict = {
-        "name": "tiny", "checkpoint": {"source": str(inputs / "sft")},
-        "data": {"sources": [{"source": str(inputs / "pairs.jsonl"), "amount": "1.0"}], "held_out": "10",
-                 "max_length_tokens": 256, "num_workers": 1},
-        "optim": {"learning_rate": 1e-3}, "train": {"global_batch_pairs": 2},
-        "evaluation": {"num_prompts": 3, "max_new_tokens": 8}, "compute": {"threads_per_process": 1},
-        "store": {"root": str(store)}}
+        "name": "tiny",
+        "checkpoint": {"source": str(inputs / "sft")},
+        "data": {
+            "sources": [{"source": str(inputs / "pairs.jsonl"), "amount": "1.0"}],
+            "held_out": "10",
+            "max_length_tokens": 256,
+            "num_workers": 1,
+        },
+        "optim": {"learning_rate": 1e-3},
+        "train": {"global_batch_pairs": 2},
+        "evaluation": {"num_prompts": 3, "max_new_tokens": 8},
+        "compute": {"threads_per_process": 1},
+        "store": {"root": str(store)},
+    }
     return values | {name: {**values.get(name, {}), **section} for name, section in sections.items()}
 
 
 @pytest.fixture(scope="session")
-def chain(installation: Installation, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def chain(
+    installation: Installation, inputs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
     """An SFT checkpoint told of twice by the command line. -> the store, the event's id"""
     store = tmp_path_factory.mktemp("chain") / "store"
-    sft = make_model(store.parent / "sft", seed=2)  # its own, as a chain is named after the checkpoint that it starts from
+    sft = make_model(
+        store.parent / "sft", seed=2
+    )  # its own, as a chain is named after the checkpoint that it starts from
     values = tiny_values(inputs, store)
     del values["checkpoint"]
     recipe = store.parent / "recipe.yaml"
@@ -201,8 +254,9 @@ def chain(installation: Installation, inputs: Path, tmp_path_factory: pytest.Tem
     assert "where dpo-stage/after-sft takes recipes from" in refused.stderr
     with installation.client() as client:
         found = client.read_deployment_by_name("dpo-stage/after-sft")
-        client.update_deployment(found.id, DeploymentUpdate(
-            parameters=found.parameters | {"recipes_folder": str(store.parent)}))
+        client.update_deployment(
+            found.id, DeploymentUpdate(parameters=found.parameters | {"recipes_folder": str(store.parent)})
+        )
     told = installation.pairline("emit-sft", str(sft), "--recipe", str(recipe), "--store", str(store))
     assert told.returncode == 0, told.stderr
     again = installation.pairline("emit-sft", str(sft), "--recipe", str(recipe), "--store", str(store))
@@ -212,8 +266,14 @@ def chain(installation: Installation, inputs: Path, tmp_path_factory: pytest.Tem
 
 def run_of_chain(installation: Installation, store: Path) -> FlowRun:
     """The run of dpo-stage/after-sft that the event of ``chain`` starts."""
-    (run,) = wait_until(lambda: [run for run in installation.runs_of("dpo-stage/after-sft")
-                                 if str(store.parent) in str(run.parameters)], "a run of dpo-stage/after-sft")
+    (run,) = wait_until(
+        lambda: [
+            run
+            for run in installation.runs_of("dpo-stage/after-sft")
+            if str(store.parent) in str(run.parameters)
+        ],
+        "a run of dpo-stage/after-sft",
+    )
     return run
 
 
@@ -221,7 +281,9 @@ def run_of_chain(installation: Installation, store: Path) -> FlowRun:
 def prepared(installation: Installation, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which everything before the training is done."""
     store = tmp_path_factory.mktemp("prepared") / "store"
-    run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train={"max_steps": 1})})
+    run = installation.start(
+        "dpo-stage/manual", {"config": tiny_values(inputs, store, train={"max_steps": 1})}
+    )
     done = installation.wait_for_end(run)
     assert done.state.is_completed(), done.state.message
     return without_training(store)

@@ -64,10 +64,27 @@ def cluster(password: str) -> Iterator[Cluster]:
 
     data = str(folder / "data")
     try:
-        as_user(str(bin_ / "initdb"), "--pgdata", data, "--username", USER, "--pwfile", str(folder / "password"),
-                "--auth", "scram-sha-256", "--no-sync")
-        as_user(str(bin_ / "pg_ctl"), "--pgdata", data, "--wait", "--options",
-                f"-p {port} -h 127.0.0.1 -k {folder} -F", "start")
+        as_user(
+            str(bin_ / "initdb"),
+            "--pgdata",
+            data,
+            "--username",
+            USER,
+            "--pwfile",
+            str(folder / "password"),
+            "--auth",
+            "scram-sha-256",
+            "--no-sync",
+        )
+        as_user(
+            str(bin_ / "pg_ctl"),
+            "--pgdata",
+            data,
+            "--wait",
+            "--options",
+            f"-p {port} -h 127.0.0.1 -k {folder} -F",
+            "start",
+        )
         try:
             yield Cluster(f"postgresql+asyncpg://{USER}:{password}@127.0.0.1:{port}/postgres", Path(data))
         finally:

@@ -29,39 +29,57 @@ def submitted(installation: Installation, page: Page, config: dict) -> UUID:
     known = {run.id for run in installation.runs_of("dpo-stage/manual")}
     with installation.client() as client:
         deployment = client.read_deployment_by_name("dpo-stage/manual").id
-    page.open(f"{installation.settings.ui_url}/deployments/deployment/{deployment}/run"
-              f"?parameters={quote(json.dumps({'config': config}))}")
+    page.open(
+        f"{installation.settings.ui_url}/deployments/deployment/{deployment}/run"
+        f"?parameters={quote(json.dumps({'config': config}))}"
+    )
     page.wait_for(config["store"]["root"])
     for _ in range(4):  # a busy server may refuse with "Oops", and a person presses again
         page.click("Submit")
         with contextlib.suppress(AssertionError):
-            (run,) = wait_until(lambda: {run.id for run in installation.runs_of("dpo-stage/manual")} - known,
-                                "a run of the form", seconds=30)
+            (run,) = wait_until(
+                lambda: {run.id for run in installation.runs_of("dpo-stage/manual")} - known,
+                "a run of the form",
+                seconds=30,
+            )
             return run
     raise AssertionError(f"Submit makes no run:\n{page.text()[-2000:]}")
 
 
-@pytest.mark.parametrize(("wait", "decision", "end"), [("pause", "reject", "ApprovalRejected"),
-                                                       ("suspend", "approve", "Completed")])
-def test_a_person_answers_on_the_runs_page(installation: Installation, page: Page, inputs: Path, prepared: Path,
-                                           wait: str, decision: str, end: str):
+@pytest.mark.parametrize(
+    ("wait", "decision", "end"),
+    [("pause", "reject", "ApprovalRejected"), ("suspend", "approve", "Completed")],
+)
+def test_a_person_answers_on_the_runs_page(
+    installation: Installation, page: Page, inputs: Path, prepared: Path, wait: str, decision: str, end: str
+):
     store = without_training(prepared)
     config = tiny_values(inputs, store, train={"max_steps": 1}, gate={"approval": "person", "wait": wait})
     run = submitted(installation, page, config)
     page.leave()
     waiting = {"pause": "Paused", "suspend": "Suspended"}[wait]
-    wait_until(lambda: installation.run(run).state.name == waiting, waiting, lambda: f"{installation.run(run).state!r}")
+    wait_until(
+        lambda: installation.run(run).state.name == waiting,
+        waiting,
+        lambda: f"{installation.run(run).state!r}",
+    )
     page.open(f"{installation.settings.ui_url}/runs/flow-run/{run}")
     page.click_until("Resume", "Release tiny?", "rewards/accuracies", "Why; it goes into the record.")
     page.fill("[role=dialog] select", decision)
     page.fill("[role=dialog] textarea", "Ada")
     page.fill("[role=dialog] textarea", 'It says "sea".', number=1)
     page.submit("[role=dialog]")
-    wait_until(lambda: installation.run(run).state.is_final(), "its end", lambda: f"{installation.run(run).state!r}")
+    wait_until(
+        lambda: installation.run(run).state.is_final(), "its end", lambda: f"{installation.run(run).state!r}"
+    )
     assert installation.run(run).state.name == end, installation.run(run).state.message
     (file,) = store.glob("runs/*/approval.json")
     approval = Approval.model_validate_json(file.read_bytes())
     assert (approval.decision, approval.name, approval.reason, approval.asked_in) == (
-        decision, "Ada", 'It says "sea".', "prefect")
+        decision,
+        "Ada",
+        'It says "sea".',
+        "prefect",
+    )
     kept = [read_handoff(path).release.approval for path in store.glob("handoff/*/handoff.json")]
     assert [one.name for one in kept] == (["Ada"] if decision == "approve" else [])

@@ -29,7 +29,13 @@ from tests.server.conftest import Installation, log_in, tiny_values, wait_until,
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 PLANTED, BLOCK, FLOW = "s3cret-of-a-block", "planted-for-a-page", "of-another-page"
 # Of Prefect's own protocol: a socket that sends, one that hears, and the worker's.
-SOCKETS = ("events/in", "events/out", "logs/out", "task_runs/subscriptions/scheduled", f"work_pools/{POOL}/workers/connect")
+SOCKETS = (
+    "events/in",
+    "events/out",
+    "logs/out",
+    "task_runs/subscriptions/scheduled",
+    f"work_pools/{POOL}/workers/connect",
+)
 # What a page can try: with a readable answer (CORS), blindly (no-cors; a body without a type counts as JSON), by a socket.
 ATTACK = """(async () => {
   const got = {}, json = {"content-type": "application/json"};
@@ -110,17 +116,37 @@ def attack(installation: Installation, page: Page, elsewhere: str) -> dict[str, 
     page.open(elsewhere)
     page.wait_for("another page")
     socket = f"ws://127.0.0.1:{settings.port}/api/events/out"
-    return json.loads(str(page.evaluate(ATTACK % {"api": settings.api_url, "flow": FLOW, "pool": POOL, "socket": socket,
-                                                  "deployment": deployment})))
+    return json.loads(
+        str(
+            page.evaluate(
+                ATTACK
+                % {
+                    "api": settings.api_url,
+                    "flow": FLOW,
+                    "pool": POOL,
+                    "socket": socket,
+                    "deployment": deployment,
+                }
+            )
+        )
+    )
 
 
-def answer(installation: Installation, path: str, method: str = "GET", **headers: str) -> tuple[int, str, dict[str, str]]:
+def answer(
+    installation: Installation, path: str, method: str = "GET", **headers: str
+) -> tuple[int, str, dict[str, str]]:
     """What a plain program gets. -> status, text, headers"""
     connection = http.client.HTTPConnection("127.0.0.1", installation.settings.port, timeout=60)
     with contextlib.closing(connection):
-        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        connection.request(
+            method, path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
         given = connection.getresponse()
-        return given.status, given.read().decode(), {name.lower(): value for name, value in given.getheaders()}
+        return (
+            given.status,
+            given.read().decode(),
+            {name.lower(): value for name, value in given.getheaders()},
+        )
 
 
 def basic(password: str) -> str:
@@ -139,7 +165,9 @@ def test_the_link_logs_a_browser_in_and_leaves_no_trace(installation: Installati
     entries = json.dumps(page.call("Page.getNavigationHistory"))
     assert "/deployments" in entries
     assert installation.login_link.rpartition("#")[2] not in entries
-    page.open(f"http://localhost:{settings.port}/deployments")  # a name whose pages would keep a password of their own
+    page.open(
+        f"http://localhost:{settings.port}/deployments"
+    )  # a name whose pages would keep a password of their own
     page.wait_for("nightly")
     assert page.evaluate("location.href") == f"{settings.ui_url}/deployments"
     page.leave()
@@ -153,20 +181,39 @@ def test_a_page_of_another_origin_gets_nothing(installation: Installation, page:
     assert not flows_of_the_attack(installation)
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1:{port}"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://127.0.0.1:{port}"]
+)
 def test_a_foreign_preflight_is_refused(installation: Installation, origin: str):
     own = installation.settings.ui_url
     for page, expected in ((origin.format(port=installation.settings.port), (400, None)), (own, (200, own))):
-        status, _, headers = answer(installation, "/api/flows/filter", "OPTIONS", Origin=page, **{
-            "Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "authorization"})
+        status, _, headers = answer(
+            installation,
+            "/api/flows/filter",
+            "OPTIONS",
+            Origin=page,
+            **{"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "authorization"},
+        )
         assert (status, headers.get("access-control-allow-origin")) == expected
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example:{port}",
-                                  "localhost.evil.example", "0.0.0.0:{port}", "127.0.0.1@evil.example"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:{port}",
+        "127.0.0.1.evil.example:{port}",
+        "localhost.evil.example",
+        "0.0.0.0:{port}",
+        "127.0.0.1@evil.example",
+    ],
+)
 def test_another_name_of_this_machine_gets_nothing(installation: Installation, host: str):
     """An attacker's name that leads to 127.0.0.1 is its page's own origin, to which a browser tells everything."""
-    told = {"Host": host.format(port=installation.settings.port), "Authorization": basic(installation.password)}
+    told = {
+        "Host": host.format(port=installation.settings.port),
+        "Authorization": basic(installation.password),
+    }
     for path in ("/", "/enter", "/api/health", "/api/admin/version", "/ui-settings"):
         assert answer(installation, path, **told)[0] == 421
     for host_of_ours in ("127.0.0.1:{port}", "localhost:{port}", "[::1]:{port}"):
@@ -175,8 +222,13 @@ def test_another_name_of_this_machine_gets_nothing(installation: Installation, h
 
 
 def test_without_the_password_there_is_health_and_the_pages_files(installation: Installation):
-    described = json.loads(answer(installation, "/openapi.json", Authorization=basic(installation.password))[1])
-    paths = {f"/api{path}".replace("/api/api/", "/api/").replace("{", "").replace("}", "") for path in described["paths"]}
+    described = json.loads(
+        answer(installation, "/openapi.json", Authorization=basic(installation.password))[1]
+    )
+    paths = {
+        f"/api{path}".replace("/api/api/", "/api/").replace("{", "").replace("}", "")
+        for path in described["paths"]
+    }
     assert len(paths) > 100
     paths |= {"/openapi.json", "/docs", "/redoc", "/api/openapi.json", "/api/docs", "/api/metrics"}
     assert {path for path in paths if answer(installation, path)[0] != 401} == {"/api/health", "/api/ready"}
@@ -217,7 +269,11 @@ def test_another_user_of_the_machine_reads_nothing(installation: Installation):
     folder = installation.settings.folder
     for path in (folder, installation.settings.prefect_home):
         assert path.stat().st_mode & 0o777 == 0o700
-    for path in (folder / "password", folder / "server.log", installation.settings.prefect_home / "prefect.db"):
+    for path in (
+        folder / "password",
+        folder / "server.log",
+        installation.settings.prefect_home / "prefect.db",
+    ):
         assert path.stat().st_mode & 0o777 == 0o600
     pids = [installation.server.pid(), installation.worker.pid()]
     shown = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
@@ -227,11 +283,23 @@ def test_another_user_of_the_machine_reads_nothing(installation: Installation):
     mode = home.stat().st_mode
     home.chmod(0o755)  # pytest's own protection is not what is tried
     try:
-        tried = [*(str(folder / name) for name in ("password", "server.log", "prefect/prefect.db", "worker.log")),
-                 *(f"/proc/{pid}/environ" for pid in pids)]
+        tried = [
+            *(str(folder / name) for name in ("password", "server.log", "prefect/prefect.db", "worker.log")),
+            *(f"/proc/{pid}/environ" for pid in pids),
+        ]
         script = f"ls {home}; for file in {' '.join(tried)} {folder}/* {folder}/prefect/*; do cat $file && echo READ; done"
-        done = subprocess.run(["sh", "-c", script], user="nobody", group="nogroup", extra_groups=[], env={}, cwd="/",
-                              text=True, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(
+            ["sh", "-c", script],
+            user="nobody",
+            group="nogroup",
+            extra_groups=[],
+            env={},
+            cwd="/",
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
     finally:
         home.chmod(mode)
     assert done.stdout.split() == ["serve"], done.stdout
@@ -253,37 +321,61 @@ def test_the_server_holds_no_token_and_up_keeps_the_password(installation: Insta
 @pytest.mark.parametrize("known", ["PAIRLINE_HOME", "URL", "localhost"])
 def test_another_terminal_gets_in_unasked(installation: Installation, tmp_path: Path, known: str):
     settings = installation.settings
-    name, value = {"PAIRLINE_HOME": ("PAIRLINE_HOME", str(settings.home)), "URL": ("PREFECT_API_URL", settings.api_url),
-                   "localhost": ("PREFECT_API_URL", f"http://localhost:{settings.port}/api/")}[known]
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
-    script = ("from pathlib import Path\nfrom flows.terminal.server_commands import use_server\n"
-              "use_server(Path('.pairline'))\n"
-              "from flows.terminal.server_commands import parameters_of_deployment as ask; ask(); import os\n"
-              "print(os.environ['PREFECT_API_URL'])")
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, text=True, capture_output=True, check=False,
-                          timeout=300, env=own | {name: value, "PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)})
+    name, value = {
+        "PAIRLINE_HOME": ("PAIRLINE_HOME", str(settings.home)),
+        "URL": ("PREFECT_API_URL", settings.api_url),
+        "localhost": ("PREFECT_API_URL", f"http://localhost:{settings.port}/api/"),
+    }[known]
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))
+    }
+    script = (
+        "from pathlib import Path\nfrom flows.terminal.server_commands import use_server\n"
+        "use_server(Path('.pairline'))\n"
+        "from flows.terminal.server_commands import parameters_of_deployment as ask; ask(); import os\n"
+        "print(os.environ['PREFECT_API_URL'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+        env=own | {name: value, "PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)},
+    )
     assert (done.returncode, done.stdout.strip()) == (0, settings.api_url), done.stderr
 
 
 def start_as_before(installation: Installation) -> None:
     """Server and worker as `pairline up` started them when it made no password."""
     settings = installation.settings
-    environment = {name: value for name, value in (settings.environment() | installation.environment).items()
-                   if name not in (SERVER_VARIABLE, CLIENT_VARIABLE)}
+    environment = {
+        name: value
+        for name, value in (settings.environment() | installation.environment).items()
+        if name not in (SERVER_VARIABLE, CLIENT_VARIABLE)
+    }
     python = [sys.executable, "-m", "prefect"]
-    installation.server.start([*python, "server", "start", "--host", "127.0.0.1", "--port", str(settings.port)],
-                              environment, PROJECT)
+    installation.server.start(
+        [*python, "server", "start", "--host", "127.0.0.1", "--port", str(settings.port)],
+        environment,
+        PROJECT,
+    )
     wait_until_healthy(settings, installation.server)
     name = f"{socket.gethostname()}-{settings.port}"  # one of another name would count as another machine's
-    installation.worker.start([*python, "worker", "start", "--pool", POOL, "--type", "process", "--name", name],
-                              environment, PROJECT)
+    installation.worker.start(
+        [*python, "worker", "start", "--pool", POOL, "--type", "process", "--name", name],
+        environment,
+        PROJECT,
+    )
     settings.folder.chmod(0o755)
     for path in (settings.prefect_home / "prefect.db", installation.server.log):
         path.chmod(0o644)
 
 
-def test_an_installation_from_before_is_closed_and_its_runs_go_on(installation: Installation, page: Page, elsewhere: str,
-                                                                  inputs: Path, prepared: Path):
+def test_an_installation_from_before_is_closed_and_its_runs_go_on(
+    installation: Installation, page: Page, elsewhere: str, inputs: Path, prepared: Path
+):
     store = without_training(prepared)
     assert installation.pairline("down").returncode == 0
     try:
@@ -296,8 +388,11 @@ def test_an_installation_from_before_is_closed_and_its_runs_go_on(installation: 
         known = {run.id for run in installation.runs_of("dpo-stage/manual")}
         train = {"num_epochs": 240, "checkpoint_every": 20}  # at work still when the command has started
         run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)})
-        wait_until(lambda: any(store.glob("train/*/checkpoints/[!.]*")), "a checkpoint",
-                   lambda: f"{installation.run(run).state!r}")
+        wait_until(
+            lambda: any(store.glob("train/*/checkpoints/[!.]*")),
+            "a checkpoint",
+            lambda: f"{installation.run(run).state!r}",
+        )
     finally:
         up = installation.pairline("up")
     assert up.returncode == 0, up.stderr
@@ -308,5 +403,9 @@ def test_an_installation_from_before_is_closed_and_its_runs_go_on(installation: 
     assert answer(installation, "/api/admin/version")[0] == 401
     assert installation.settings.folder.stat().st_mode & 0o777 == 0o700
     assert (installation.settings.prefect_home / "prefect.db").stat().st_mode & 0o777 == 0o600
-    wait_until(lambda: installation.run(run).state.is_completed(), "its end", lambda: f"{installation.run(run).state!r}")
+    wait_until(
+        lambda: installation.run(run).state.is_completed(),
+        "its end",
+        lambda: f"{installation.run(run).state!r}",
+    )
     assert {run.id for run in installation.runs_of("dpo-stage/manual")} == known | {run}

@@ -15,8 +15,14 @@ def test_an_sft_checkpoint_becomes_a_verified_start_of_rlvr(installation: Instal
     store, event_id = chain
     dpo = installation.wait_for_end(run_of_chain(installation, store).id)
     assert dpo.state.is_completed(), dpo.state.message
-    (rlvr,) = wait_until(lambda: [run for run in installation.runs_of("rlvr-intake/after-dpo")
-                                  if run.parameters["checkpoint"]["flow_run_id"] == str(dpo.id)], "its run of rlvr-intake")
+    (rlvr,) = wait_until(
+        lambda: [
+            run
+            for run in installation.runs_of("rlvr-intake/after-dpo")
+            if run.parameters["checkpoint"]["flow_run_id"] == str(dpo.id)
+        ],
+        "its run of rlvr-intake",
+    )
     rlvr = installation.wait_for_end(rlvr.id)
     assert rlvr.state.is_completed(), rlvr.state.message
     handoff = read_handoff(next(store.glob("handoff/*/handoff.json")))
@@ -26,7 +32,9 @@ def test_an_sft_checkpoint_becomes_a_verified_start_of_rlvr(installation: Instal
     assert f"event:{event_id}" in dpo.tags
     with installation.client() as client:
         assert [run.id for run in tagged_runs(client, tag)] == [dpo.id, rlvr.id]
-        pages = client.request("POST", "/artifacts/filter", json={"artifacts": {"key": {"any_": [tag.replace(":", "-")]}}})
+        pages = client.request(
+            "POST", "/artifacts/filter", json={"artifacts": {"key": {"any_": [tag.replace(":", "-")]}}}
+        )
     assert any(str(dpo.id) in page["data"] and str(rlvr.id) in page["data"] for page in pages.json())
     # Should the server forget that it acted on the event, a second run of it finds the first and does nothing.
     again = installation.wait_for_end(installation.start("rlvr-intake/after-dpo", rlvr.parameters))
@@ -35,11 +43,22 @@ def test_an_sft_checkpoint_becomes_a_verified_start_of_rlvr(installation: Instal
 
 
 def test_a_payload_that_does_not_fit_ends_as_a_red_run(installation: Installation):
-    event = {"id": str(uuid.uuid4()), "event": "sft.checkpoint.ready", "occurred": "2026-01-01T00:00:00Z",
-             "resource": {"prefect.resource.id": "pairline.checkpoint.broken"}, "payload": {"name": "no fingerprints"}}
+    event = {
+        "id": str(uuid.uuid4()),
+        "event": "sft.checkpoint.ready",
+        "occurred": "2026-01-01T00:00:00Z",
+        "resource": {"prefect.resource.id": "pairline.checkpoint.broken"},
+        "payload": {"name": "no fingerprints"},
+    }
     with installation.client() as client:
         client.request("POST", "/events", json=[event])
-    (red,) = wait_until(lambda: [run for run in installation.runs_of("failed-trigger/failed-trigger")
-                                 if run.state and run.state.is_failed()], "a failed run that tells of it")
+    (red,) = wait_until(
+        lambda: [
+            run
+            for run in installation.runs_of("failed-trigger/failed-trigger")
+            if run.state and run.state.is_failed()
+        ],
+        "a failed run that tells of it",
+    )
     assert "dpo-stage after an SFT checkpoint" in red.state.message
     assert "weights_fingerprint" in red.state.message

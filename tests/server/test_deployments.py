@@ -21,9 +21,18 @@ from tests.tiny_models import make_model
 
 pytestmark = pytest.mark.integration
 BOUNDS = {"const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
-DEPLOYMENTS = {"dpo-stage/manual", "dpo-stage/quick", "dpo-stage/nightly", "dpo-stage/after-sft", "rlvr-intake/after-dpo",
-               "store-gc/store-gc", "reap/reap", "failed-trigger/failed-trigger", "resume-crashed/resume-crashed",
-               "dpo-sweep/manual"}
+DEPLOYMENTS = {
+    "dpo-stage/manual",
+    "dpo-stage/quick",
+    "dpo-stage/nightly",
+    "dpo-stage/after-sft",
+    "rlvr-intake/after-dpo",
+    "store-gc/store-gc",
+    "reap/reap",
+    "failed-trigger/failed-trigger",
+    "resume-crashed/resume-crashed",
+    "dpo-sweep/manual",
+}
 
 
 def test_the_deployments_share_a_pool_and_the_training_ones_a_queue_with_a_limit(installation: Installation):
@@ -34,7 +43,12 @@ def test_the_deployments_share_a_pool_and_the_training_ones_a_queue_with_a_limit
         assert client.read_global_concurrency_limit_by_name("cpu").limit == 2
     assert queue.concurrency_limit == 2
     assert {name for name, deployment in found.items() if deployment.work_queue_name == TRAINING_QUEUE} == {
-        "dpo-stage/manual", "dpo-stage/quick", "dpo-stage/nightly", "dpo-stage/after-sft", "dpo-sweep/manual"}
+        "dpo-stage/manual",
+        "dpo-stage/quick",
+        "dpo-stage/nightly",
+        "dpo-stage/after-sft",
+        "dpo-sweep/manual",
+    }
     assert all(deployment.description for deployment in found.values())
 
 
@@ -43,8 +57,11 @@ def test_a_form_explains_every_field_and_bounds_every_number(installation: Insta
     with installation.client() as client:
         schema = client.read_deployment_by_name(name).parameter_openapi_schema
     sections = schema.get("definitions", {})
-    fields = {f"{section}.{field}": content for section, definition in {**sections, "": schema}.items()
-              for field, content in definition.get("properties", {}).items()}
+    fields = {
+        f"{section}.{field}": content
+        for section, definition in {**sections, "": schema}.items()
+        for field, content in definition.get("properties", {}).items()
+    }
     assert fields
     assert not [field for field, content in fields.items() if not is_explained(content, sections)]
     assert not [field for field, content in fields.items() if not is_bounded(content)]
@@ -52,12 +69,18 @@ def test_a_form_explains_every_field_and_bounds_every_number(installation: Insta
 
 def is_explained(field: dict, sections: dict) -> bool:
     """Whether a field, or the one section that it is, has a description."""
-    return bool(field.get("description") or sections.get(field.get("$ref", "").split("/")[-1], {}).get("description"))
+    return bool(
+        field.get("description") or sections.get(field.get("$ref", "").split("/")[-1], {}).get("description")
+    )
 
 
 def is_bounded(field: dict) -> bool:
     """Whether every kind of number that a field may be has a bound."""
-    kinds = [field, *field.get("anyOf", ()), *([field["items"]] if isinstance(field.get("items"), dict) else ())]
+    kinds = [
+        field,
+        *field.get("anyOf", ()),
+        *([field["items"]] if isinstance(field.get("items"), dict) else ()),
+    ]
     return all(BOUNDS & set(kind) for kind in kinds if kind.get("type") in ("number", "integer"))
 
 
@@ -76,13 +99,21 @@ def of_the_form(installation: Installation, tmp_path_factory: pytest.TempPathFac
         config = client.read_deployment_by_name("dpo-stage/manual").parameters["config"]
     folder = tmp_path_factory.mktemp("form")
     make_model(folder / "sft", seed=1)  # not the one of the tests' chain
-    return {"config": config | {
-        "checkpoint": {"source": str(folder / "sft")}, "train": config["train"] | {"max_steps": 1},
-        "evaluation": config["evaluation"] | {"num_prompts": 4, "max_new_tokens": 8},
-        "compute": {"threads_per_process": 1}, "store": {"root": str(folder / "store")}}}
+    return {
+        "config": config
+        | {
+            "checkpoint": {"source": str(folder / "sft")},
+            "train": config["train"] | {"max_steps": 1},
+            "evaluation": config["evaluation"] | {"num_prompts": 4, "max_new_tokens": 8},
+            "compute": {"threads_per_process": 1},
+            "store": {"root": str(folder / "store")},
+        }
+    }
 
 
-def test_the_values_of_the_form_run_and_the_nightly_run_reuses_them(installation: Installation, of_the_form: dict):
+def test_the_values_of_the_form_run_and_the_nightly_run_reuses_them(
+    installation: Installation, of_the_form: dict
+):
     """The run of the night is the one that the schedule laid; it is only started before its time."""
     done = installation.wait_for_end(installation.start("dpo-stage/manual", of_the_form))
     assert done.state.is_completed(), done.state.message
@@ -94,9 +125,13 @@ def test_the_values_of_the_form_run_and_the_nightly_run_reuses_them(installation
         assert deployment.parameters == client.read_deployment_by_name("dpo-stage/manual").parameters
         client.update_deployment(deployment.id, DeploymentUpdate(parameters=of_the_form))
         try:
-            laid = wait_until(lambda: [run for run in ahead(client, deployment.id) if run.parameters == of_the_form],
-                              "a scheduled run")
-            client.set_flow_run_state(laid[-1].id, Scheduled(), force=True)  # the last, as a night is laid once
+            laid = wait_until(
+                lambda: [run for run in ahead(client, deployment.id) if run.parameters == of_the_form],
+                "a scheduled run",
+            )
+            client.set_flow_run_state(
+                laid[-1].id, Scheduled(), force=True
+            )  # the last, as a night is laid once
             night = installation.wait_for_end(laid[-1].id)
         finally:
             client.update_deployment(deployment.id, DeploymentUpdate(parameters=deployment.parameters))
@@ -106,23 +141,43 @@ def test_the_values_of_the_form_run_and_the_nightly_run_reuses_them(installation
 
 
 def test_the_quick_form_shows_eight_settings_and_runs_the_same_stage(
-        installation: Installation, of_the_form: dict, tmp_path: Path):
+    installation: Installation, of_the_form: dict, tmp_path: Path
+):
     with installation.client() as client:
         schema = client.read_deployment_by_name("dpo-stage/quick").parameter_openapi_schema
     assert set(schema["definitions"]["QuickConfig"]["properties"]) == {
-        "checkpoint", "data", "objective", "beta", "learning_rate", "epochs", "length", "name"}
+        "checkpoint",
+        "data",
+        "objective",
+        "beta",
+        "learning_rate",
+        "epochs",
+        "length",
+        "name",
+    }
     config = of_the_form["config"]
-    (tmp_path / "recipe.yaml").write_text(json.dumps({key: value for key, value in config.items() if key != "name"}))
+    (tmp_path / "recipe.yaml").write_text(
+        json.dumps({key: value for key, value in config.items() if key != "name"})
+    )
     data = config["data"]
-    settings = {"checkpoint": config["checkpoint"]["source"], "data": data["sources"][0]["source"], "name": "quick",
-                "length": data["max_length_tokens"], "learning_rate": config["optim"]["learning_rate"]}
+    settings = {
+        "checkpoint": config["checkpoint"]["source"],
+        "data": data["sources"][0]["source"],
+        "name": "quick",
+        "length": data["max_length_tokens"],
+        "learning_rate": config["optim"]["learning_rate"],
+    }
     store = Path(config["store"]["root"])
     before = {log: log.read_text() for log in store.glob("train/*/log.txt")}
-    run = installation.start("dpo-stage/quick", {"settings": settings, "recipe": str(tmp_path / "recipe.yaml")})
+    run = installation.start(
+        "dpo-stage/quick", {"settings": settings, "recipe": str(tmp_path / "recipe.yaml")}
+    )
     done = installation.wait_for_end(run)
     assert done.state.is_completed(), done.state.message
     assert before
-    assert {log: log.read_text() for log in store.glob("train/*/log.txt")} == before  # the result of `manual` is its own
+    assert {
+        log: log.read_text() for log in store.glob("train/*/log.txt")
+    } == before  # the result of `manual` is its own
 
 
 def test_garbage_is_collected_by_the_worker(installation: Installation, of_the_form: dict):
@@ -138,7 +193,9 @@ def test_garbage_is_collected_by_the_worker(installation: Installation, of_the_f
 
 
 @pytest.mark.parametrize(("section", "wrong"), [("optim", {"learning_rate": -1}), ("loss", {"bta": 0.1})])
-def test_a_wrong_value_is_refused_when_a_run_is_created(installation: Installation, section: str, wrong: dict):
+def test_a_wrong_value_is_refused_when_a_run_is_created(
+    installation: Installation, section: str, wrong: dict
+):
     with installation.client() as client:
         config = client.read_deployment_by_name("dpo-stage/manual").parameters["config"]
     with pytest.raises(PrefectHTTPStatusError, match="409"):
@@ -154,8 +211,17 @@ def test_garbage_of_the_future_is_refused(installation: Installation, wrong: dic
 def ahead(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
     """The runs that a deployment's schedule has laid, the next one first."""
     runs = client.read_flow_runs(limit=200)
-    return sorted((run for run in runs if run.deployment_id == deployment and run.state and run.auto_scheduled
-                   and run.state.type == StateType.SCHEDULED), key=lambda run: run.expected_start_time)
+    return sorted(
+        (
+            run
+            for run in runs
+            if run.deployment_id == deployment
+            and run.state
+            and run.auto_scheduled
+            and run.state.type == StateType.SCHEDULED
+        ),
+        key=lambda run: run.expected_start_time,
+    )
 
 
 def test_the_cron_schedule_gives_a_scheduled_run_at_night(installation: Installation):
@@ -171,11 +237,15 @@ def test_up_again_changes_nothing_that_runs_and_nothing_that_was_switched(instal
     def state() -> tuple:
         with installation.client() as client:
             automations = client.request("POST", "/automations/filter", json={}).json()
-            return (installation.server.pid(), installation.worker.pid(),
-                    sorted(automation["name"] for automation in automations),
-                    # of this one: an update would forget whose heartbeats it waits for
-                    [automation["updated"] for automation in automations if automation["name"] == DEAD_RUNS],
-                    sorted(str(deployment.id) for deployment in client.read_deployments()), switches(client))
+            return (
+                installation.server.pid(),
+                installation.worker.pid(),
+                sorted(automation["name"] for automation in automations),
+                # of this one: an update would forget whose heartbeats it waits for
+                [automation["updated"] for automation in automations if automation["name"] == DEAD_RUNS],
+                sorted(str(deployment.id) for deployment in client.read_deployments()),
+                switches(client),
+            )
 
     def switch(nightly: bool, hourly: bool, paused: bool) -> None:
         with installation.client() as client:
@@ -199,9 +269,13 @@ def test_up_again_changes_nothing_that_runs_and_nothing_that_was_switched(instal
 
 def test_up_again_leaves_deployments_alone_that_are_those_of_the_code(installation: Installation):
     """Deploying makes their automations anew, which would miss the events of that moment."""
+
     def made() -> set[str]:
         with installation.client() as client:
-            return {automation["id"] for automation in client.request("POST", "/automations/filter", json={}).json()}
+            return {
+                automation["id"]
+                for automation in client.request("POST", "/automations/filter", json={}).json()
+            }
 
     def switch_off(paused: bool) -> None:
         with installation.client() as client:

@@ -40,12 +40,20 @@ def kill_and_start(installation: Installation, *parts: Background) -> None:
     assert again.returncode == 0, again.stderr
 
 
-def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_dies_in: set[str], kills: int,
-                    *others: Background) -> tuple[UUID, list[str]]:
+def run_under_kills(
+    installation: Installation,
+    inputs: Path,
+    store: Path,
+    flow_dies_in: set[str],
+    kills: int,
+    *others: Background,
+) -> tuple[UUID, list[str]]:
     """Flow or ``others`` die in the step that is at work when the last kill is over, ``kills`` times. -> the run, those
     steps"""
     train = {"num_epochs": 8, "checkpoint_every": 10}
-    run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)}, cold_steps=True)
+    run = installation.start(
+        "dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)}, cold_steps=True
+    )
     met: list[str] = []
 
     def next_step() -> str | None:
@@ -55,13 +63,18 @@ def run_under_kills(installation: Installation, inputs: Path, store: Path, flow_
         at_work = [step for step in steps_begun(store)[-1:] if step in STEPS and step not in met]
         return at_work[0] if at_work and len(met) < kills else None
 
-    while (step := wait_until(next_step, f"a step after {met}", lambda: f"{installation.run(run).state!r}")) != "over":
+    while (
+        step := wait_until(next_step, f"a step after {met}", lambda: f"{installation.run(run).state!r}")
+    ) != "over":
         met.append(step)
         if step in flow_dies_in:
             num_runs = len(read_runs(store))
             kill(processes_of_run(run))
-            wait_until(lambda num_runs=num_runs: len(read_runs(store)) > num_runs, "its return",
-                       lambda: f"{installation.run(run).state!r}")
+            wait_until(
+                lambda num_runs=num_runs: len(read_runs(store)) > num_runs,
+                "its return",
+                lambda: f"{installation.run(run).state!r}",
+            )
         else:
             kill_and_start(installation, *others)
     assert installation.run(run).state.is_completed(), installation.run(run).state
@@ -82,8 +95,11 @@ def test_whatever_is_killed_at_whichever_step_ends_in_one_complete_result(instal
         assert sum(started[name] for name in PROGRAMS) <= len(PROGRAMS) + len(flow_dies_in), started
         assert max(started.values()) <= 2, started
         assert len(list(store.glob("handoff/*/handoff.json"))) == 1
-        wait_until(lambda run=run, store=store: not processes_of_run(run) and not step_processes(store), "its end",
-                   seconds=30)
+        wait_until(
+            lambda run=run, store=store: not processes_of_run(run) and not step_processes(store),
+            "its end",
+            seconds=30,
+        )
         (result,) = store.glob(f"train/*/{RESULT_FILE}")
         weights.append(TrainResult.model_validate_json(result.read_bytes()).weights_sha256)
     assert weights[0] == weights[1]

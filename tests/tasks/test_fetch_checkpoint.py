@@ -75,6 +75,8 @@ def test_a_link_beside_what_is_converted_reaches_no_step(checkpoint: Path, tmp_p
     (checkpoint / "chat_template.jinja").unlink()
     (checkpoint / "chat_template.jinja").symlink_to(tmp_path / "own")
     launcher = LaunchHere()
-    with pytest.raises(CheckpointError, match=r"chat_template\.jinja is a link to .*/own, outside the checkpoint"):
+    with pytest.raises(
+        CheckpointError, match=r"chat_template\.jinja is a link to .*/own, outside the checkpoint"
+    ):
         fetch(checkpoint, tmp_path / "store", launcher, allow_pickle=("pytorch_model.bin",))
     assert launcher.steps == []

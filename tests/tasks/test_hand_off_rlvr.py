@@ -71,13 +71,17 @@ def test_nothing_is_written_when_a_rule_fails(checkpoint: Path, tmp_path: Path) 
         (checkpoint / name).write_text(json.dumps(values))  # SmolLM2's pad = eos
     store = tmp_path / "store"
     inputs = publish(checkpoint, store)
-    with pytest.raises(HandoffRefused, match=r"cannot start an RLVR run: pad_differs_from_eos \(pad 2, eos \[2\]\)"):
+    with pytest.raises(
+        HandoffRefused, match=r"cannot start an RLVR run: pad_differs_from_eos \(pad 2, eos \[2\]\)"
+    ):
         hand_off(inputs, store)
     assert not handoff_path(store, inputs, CONFIG).exists()
 
 
 def test_nothing_is_written_when_the_checkpoint_does_not_load(checkpoint: Path, tmp_path: Path) -> None:
-    (checkpoint / "config.json").write_text('{"model_type": "llama", "hidden_size": 48, "num_attention_heads": 4}')
+    (checkpoint / "config.json").write_text(
+        '{"model_type": "llama", "hidden_size": 48, "num_attention_heads": 4}'
+    )
     store = tmp_path / "store"
     inputs = publish(checkpoint, store)
     with pytest.raises(Exception, match="cannot be loaded by transformers"):
@@ -115,18 +119,25 @@ def test_the_intake_believes_its_own_eyes(checkpoint: Path, tmp_path: Path) -> N
     store = tmp_path / "store"
     inputs = publish(checkpoint, store)
     handoff = hand_off(inputs, store)
-    lying = handoff.model_copy(update={"tokens": handoff.tokens.model_copy(update={"vocab_size": 4096})}).sealed()
+    lying = handoff.model_copy(
+        update={"tokens": handoff.tokens.model_copy(update={"vocab_size": 4096})}
+    ).sealed()
     write_json(tmp_path / "handoff.json", lying)
-    with pytest.raises(HandoffRefused, match="has another vocab_size than was handed off: 351, expected 4096"):
+    with pytest.raises(
+        HandoffRefused, match="has another vocab_size than was handed off: 351, expected 4096"
+    ):
         accept(tmp_path / "handoff.json", Workplace(tmp_path / "other", LaunchHere()))
-    moving = handoff.model_copy(update={"checkpoint": handoff.checkpoint.model_copy(update={"revision": "main"})}).sealed()
+    moving = handoff.model_copy(
+        update={"checkpoint": handoff.checkpoint.model_copy(update={"revision": "main"})}
+    ).sealed()
     write_json(tmp_path / "handoff.json", moving)
     with pytest.raises(HandoffRefused, match="revision_is_immutable"):
         accept(tmp_path / "handoff.json", Workplace(tmp_path / "other", LaunchHere()))
 
 
 def test_a_hub_checkpoint_is_downloaded_afresh_by_both_sides(
-        checkpoint: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_writetoken")
     store = tmp_path / "store"
     inputs = publish(checkpoint, store, repo_id="org/dpo", endpoint=hub.endpoint)
@@ -145,7 +156,8 @@ def test_a_hub_checkpoint_is_downloaded_afresh_by_both_sides(
 
 
 def test_a_hub_that_serves_another_file_is_refused(
-        checkpoint: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_writetoken")
     store = tmp_path / "store"
     inputs = publish(checkpoint, store, repo_id="org/dpo", endpoint=hub.endpoint)
@@ -167,8 +179,12 @@ def test_versions_without_signatures_and_this_one_read_each_other(checkpoint: Pa
     fields = {key: value for key, value in written.items() if key != "fingerprint"}
     assert written["fingerprint"] == fingerprint(fields)
     # Where the hand-off of the same inputs lies must not change either, else every finished run would hand off again.
-    before = {"grpo_dataset": CONFIG.grpo_dataset, "grpo_beta": CONFIG.grpo_beta, "probe_prompt": CONFIG.probe_prompt,
-              "grpo_learning_rate": CONFIG.grpo_learning_rate}
+    before = {
+        "grpo_dataset": CONFIG.grpo_dataset,
+        "grpo_beta": CONFIG.grpo_beta,
+        "probe_prompt": CONFIG.probe_prompt,
+        "grpo_learning_rate": CONFIG.grpo_learning_rate,
+    }
     assert content_of(CONFIG) == before == content_of(HandoffConfig(signing_key_file="key.pem"))
 
 
@@ -178,7 +194,9 @@ def test_a_finished_hand_off_is_signed_when_a_key_is_set(checkpoint: Path, tmp_p
     unsigned = hand_off(inputs, store, launcher)
     write_key_file(tmp_path / "key.pem")
     with disable_run_logger():
-        signed = hand_off_rlvr.fn(inputs, HandoffConfig(signing_key_file=tmp_path / "key.pem"), Workplace(store, launcher))
+        signed = hand_off_rlvr.fn(
+            inputs, HandoffConfig(signing_key_file=tmp_path / "key.pem"), Workplace(store, launcher)
+        )
     assert launcher.steps == ["answer"]
     assert signed.signature
     assert signed.fingerprint == unsigned.fingerprint  # so its event is known

@@ -30,11 +30,20 @@ def data(hub, monkeypatch) -> DataConfig:
     """Half of a private set of 60 rows, twice."""
     files = {"data/train-00000-of-00001.parquet": parquet(make_rows(60))}
     commit = hub.add_repo("org/prefs", files, "dataset", private=True)
-    for name, value in {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_readtoken", "HF_HUB_DISABLE_XET": "1"}.items():
+    for name, value in {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_TOKEN": "hf_readtoken",
+        "HF_HUB_DISABLE_XET": "1",
+    }.items():
         monkeypatch.setenv(name, value)
     source = {"source": "org/prefs", "revision": commit}
-    return DataConfig.model_validate({"sources": [source | {"amount": "0.5"}, source | {"amount": "30"}], "held_out": "5",
-                                      "num_workers": 1})
+    return DataConfig.model_validate(
+        {
+            "sources": [source | {"amount": "0.5"}, source | {"amount": "30"}],
+            "held_out": "5",
+            "num_workers": 1,
+        }
+    )
 
 
 def test_rows_of_a_private_set_are_fetched_once_and_mixed_without_the_token(hub, data, checkpoint, tmp_path):
@@ -43,8 +52,9 @@ def test_rows_of_a_private_set_are_fetched_once_and_mixed_without_the_token(hub,
 
     def mixed(**other):
         with disable_run_logger():
-            return mix_data.fn(data.model_copy(update=other), CheckpointConfig(source="x"), checkpoint_ref(checkpoint),
-                               place)
+            return mix_data.fn(
+                data.model_copy(update=other), CheckpointConfig(source="x"), checkpoint_ref(checkpoint), place
+            )
 
     first = mixed()
     assert [ledger.rows_in for ledger in first.per_source] == [30, 30]
@@ -52,12 +62,24 @@ def test_rows_of_a_private_set_are_fetched_once_and_mixed_without_the_token(hub,
     hub.read_tokens.clear()  # nobody may read it any more
     again = mixed(held_out="6")
     assert (again.held_out_rows, again.train_rows) != (first.held_out_rows, first.train_rows)
-    assert Counter(path.parent.parent.name for path in store.glob("*/*/result.json")) == {"fetch": 1, "mix": 2}
+    assert Counter(path.parent.parent.name for path in store.glob("*/*/result.json")) == {
+        "fetch": 1,
+        "mix": 2,
+    }
 
 
-def test_a_set_that_the_token_may_not_read_stops_before_the_mixing(hub, data, checkpoint, tmp_path, monkeypatch):
+def test_a_set_that_the_token_may_not_read_stops_before_the_mixing(
+    hub, data, checkpoint, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HF_TOKEN", "hf_other")
-    with disable_run_logger(), pytest.raises(DataError, match="does not let this token read the data set org/prefs"):
-        mix_data.fn(data, CheckpointConfig(source="x"), checkpoint_ref(checkpoint),
-                    Workplace(tmp_path / "store", ProcessLauncher(ComputeConfig(threads_per_process=1))))
+    with (
+        disable_run_logger(),
+        pytest.raises(DataError, match="does not let this token read the data set org/prefs"),
+    ):
+        mix_data.fn(
+            data,
+            CheckpointConfig(source="x"),
+            checkpoint_ref(checkpoint),
+            Workplace(tmp_path / "store", ProcessLauncher(ComputeConfig(threads_per_process=1))),
+        )
     assert not list((tmp_path / "store").glob("mix/[!.]*"))

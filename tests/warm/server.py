@@ -23,11 +23,23 @@ from dpo_core.contract.process_group import ask_to_stop
 
 LAUNCHER = "accelerate.commands.launch"
 IMPORTED = (
-    "accelerate.commands.launch", "torch.distributed.run", "dpo_core.steps.train", "dpo_core.steps.reference",
-    "dpo_core.steps.evaluate", "dpo_core.steps.export", "dpo_core.steps.answer", "dpo_core.steps.mix",
-    "dpo_core.steps.convert", "dpo_core.engine.plain", "dpo_core.contract.environment",
-    "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "pandas", "pyarrow.compute",
-    "deepspeed")
+    "accelerate.commands.launch",
+    "torch.distributed.run",
+    "dpo_core.steps.train",
+    "dpo_core.steps.reference",
+    "dpo_core.steps.evaluate",
+    "dpo_core.steps.export",
+    "dpo_core.steps.answer",
+    "dpo_core.steps.mix",
+    "dpo_core.steps.convert",
+    "dpo_core.engine.plain",
+    "dpo_core.contract.environment",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto",
+    "pandas",
+    "pyarrow.compute",
+    "deepspeed",
+)
 LARGEST_REQUEST = 1 << 20
 PR_SET_PDEATHSIG = 1
 

@@ -24,16 +24,22 @@ def python_path() -> str:
 @contextlib.contextmanager
 def warm_server() -> Iterator[subprocess.Popen]:
     """Set PYTHONPATH so that steps are handed over. -> the server; it ends with the ``with`` block, or with this process."""
-    with tempfile.TemporaryDirectory(prefix="warm-") as folder, socket.socket(
-            socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    with (
+        tempfile.TemporaryDirectory(prefix="warm-") as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+    ):
         for file in (HERE / "site").glob("*.py"):
             shutil.copy(file, folder)
         Path(folder, "root").symlink_to(ROOT)
         listener.bind(f"{folder}/socket")
         listener.listen(64)
-        server = subprocess.Popen([sys.executable, "-m", "tests.warm.server", str(listener.fileno())], cwd=ROOT,
-                                  env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-                                  stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.warm.server", str(listener.fileno())],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            pass_fds=[listener.fileno()],
+        )
         listener.close()  # the server's alone: once it is dead, nobody waits for it
         try:
             with pytest.MonkeyPatch.context() as patched:

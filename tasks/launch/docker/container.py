@@ -22,11 +22,15 @@ SCRATCH, SCRATCH_BYTES = "/tmp", 4 * GIB  # counts as the container's memory
 # What the engine keeps of a container's output until it is removed: the newest LOG_FILES files. The orchestrator copies it
 # as it comes; only what is printed faster than it reads, by more than this, or while it is away, is lost to log.txt.
 LOG_FILE_BYTES, LOG_FILES = 32 << 20, 4
-USER_OF_ROOTS_STORE = (10001, 10001)  # steps never run as root, so root's store is handed to this user while they do
+USER_OF_ROOTS_STORE = (
+    10001,
+    10001,
+)  # steps never run as root, so root's store is handed to this user while they do
 SECRETS_FOLDER = Path("/run/secrets")
 LABEL = "pairline"  # "1" on everything that is ours
-RUN, STEP, JOB, FOLDER, DEADLINE, GRACE = (f"{LABEL}.{name}" for name in
-                                           ("run", "step", "job", "folder", "deadline", "grace"))
+RUN, STEP, JOB, FOLDER, DEADLINE, GRACE = (
+    f"{LABEL}.{name}" for name in ("run", "step", "job", "folder", "deadline", "grace")
+)
 FLOW_RUN, NODE = f"{LABEL}.flow-run", f"{LABEL}.node"
 NETWORK = f"{LABEL}.network"  # on a network that steps may be put into
 # Of the orchestrator's environment, for the one step that has a network.
@@ -86,12 +90,23 @@ class Setup:
     machine: Machine
 
 
-def container_spec(command: CommandSpec, setup: Setup, user: tuple[int, int], run: RunName, deadline: float,
-                   environ: Mapping[str, str]) -> ContainerSpec:
+def container_spec(
+    command: CommandSpec,
+    setup: Setup,
+    user: tuple[int, int],
+    run: RunName,
+    deadline: float,
+    environ: Mapping[str, str],
+) -> ContainerSpec:
     """``deadline``: when the step is over time, Unix seconds; ``environ``: the orchestrator's own environment."""
     compute, docker, machine = setup.compute, setup.docker, setup.machine
-    env = {"HOME": SCRATCH, "TMPDIR": SCRATCH, "HF_HOME": f"{SCRATCH}/huggingface", "PYTHONDONTWRITEBYTECODE": "1",
-           "USER": "pairline"}  # PyTorch asks who it is, and not every user has a name in the image
+    env = {
+        "HOME": SCRATCH,
+        "TMPDIR": SCRATCH,
+        "HF_HOME": f"{SCRATCH}/huggingface",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "USER": "pairline",
+    }  # PyTorch asks who it is, and not every user has a name in the image
     network, reads = "none", set(command.inputs)
     if command.needs_network:
         network = docker.network
@@ -108,22 +123,41 @@ def container_spec(command: CommandSpec, setup: Setup, user: tuple[int, int], ru
         env[WANDB_KEY_FILE] = str(SECRETS_FOLDER / WANDB_KEY)
     memory = docker.memory_gib * GIB if docker.memory_gib else machine.memory_bytes * SHARE_OF_MEMORY
     return ContainerSpec(
-        name=container_name(command), image=setup.image, folder=command.folder, env=env | command.env,
+        name=container_name(command),
+        image=setup.image,
+        folder=command.folder,
+        env=env | command.env,
         argv=(command.argv[0], "-m", "dpo_core.in_container", *command.argv),
-        mounts=(*(Mount(path) for path in sorted(reads)),
-                *(Mount(path, writable=True) for path in (command.folder, *command.writable))),
-        secrets=command.secrets, labels=labels_of(command, run, deadline, compute.stop_grace_seconds), user=user,
-        network=network, hostname=f"node-{command.node.rank}" if command.node.num_nodes > 1 else None,
-        memory_bytes=int(memory) or None, shared_memory_bytes=int(docker.shared_memory_gib * GIB),
-        max_processes=docker.max_processes, gpus=_gpus(compute, machine, environ),
-        stop_grace_seconds=compute.stop_grace_seconds)
+        mounts=(
+            *(Mount(path) for path in sorted(reads)),
+            *(Mount(path, writable=True) for path in (command.folder, *command.writable)),
+        ),
+        secrets=command.secrets,
+        labels=labels_of(command, run, deadline, compute.stop_grace_seconds),
+        user=user,
+        network=network,
+        hostname=f"node-{command.node.rank}" if command.node.num_nodes > 1 else None,
+        memory_bytes=int(memory) or None,
+        shared_memory_bytes=int(docker.shared_memory_gib * GIB),
+        max_processes=docker.max_processes,
+        gpus=_gpus(compute, machine, environ),
+        stop_grace_seconds=compute.stop_grace_seconds,
+    )
 
 
 def labels_of(command: CommandSpec, run: RunName, deadline: float, grace_seconds: int) -> dict[str, str]:
     """What `docker inspect` and `pairline reap` are told."""
-    return {LABEL: "1", STEP: command.step, JOB: command.job_fingerprint, FOLDER: str(command.folder), RUN: run.name,
-            FLOW_RUN: run.flow_run_id, DEADLINE: f"{deadline:.0f}", GRACE: str(grace_seconds),
-            **({NODE: str(command.node.rank)} if command.node.num_nodes > 1 else {})}
+    return {
+        LABEL: "1",
+        STEP: command.step,
+        JOB: command.job_fingerprint,
+        FOLDER: str(command.folder),
+        RUN: run.name,
+        FLOW_RUN: run.flow_run_id,
+        DEADLINE: f"{deadline:.0f}",
+        GRACE: str(grace_seconds),
+        **({NODE: str(command.node.rank)} if command.node.num_nodes > 1 else {}),
+    }
 
 
 def line_prefix(labels: Mapping[str, str]) -> str:

@@ -91,7 +91,9 @@ class ContainerEngine:
     @cached_property
     def _api(self) -> docker.APIClient:
         """Made at the first call, as it asks the engine for its version."""
-        return docker.from_env(timeout=CALL_SECONDS, environment=os.environ | {"DOCKER_HOST": self.address}).api
+        return docker.from_env(
+            timeout=CALL_SECONDS, environment=os.environ | {"DOCKER_HOST": self.address}
+        ).api
 
     def check(self) -> None:
         """Raise ``ConfigError`` if there is no engine, ``RemoteError`` if there is one that may be restarting."""
@@ -101,7 +103,8 @@ class ContainerEngine:
         except (EngineLost, StoreError) as error:
             raise silence(self.address)(
                 f"compute.launcher is docker, but no engine answers at {self.address} ({error}). Start it (Debian: apt-get "
-                "install docker.io), join the group docker, or set compute.launcher to process.") from error
+                "install docker.io), join the group docker, or set compute.launcher to process."
+            ) from error
 
     def find(self, name_or_id: str) -> Seen | None:
         """The container, or None if there is none (any more: one that is being removed tells nothing of its end)."""
@@ -113,9 +116,17 @@ class ContainerEngine:
         state, config = found["State"], found["Config"]
         if state["Status"] == "removing":
             return None
-        return Seen(id=found["Id"], name=found["Name"].lstrip("/"), image=found["Image"], labels=config["Labels"] or {},
-                    running=state["Running"], exit_code=state["ExitCode"], out_of_memory=state["OOMKilled"],
-                    error=state["Error"], mounts=frozenset(mount["Destination"] for mount in found["Mounts"]))
+        return Seen(
+            id=found["Id"],
+            name=found["Name"].lstrip("/"),
+            image=found["Image"],
+            labels=config["Labels"] or {},
+            running=state["Running"],
+            exit_code=state["ExitCode"],
+            out_of_memory=state["OOMKilled"],
+            error=state["Error"],
+            mounts=frozenset(mount["Destination"] for mount in found["Mounts"]),
+        )
 
     def ours(self) -> list[Seen]:
         """Every container with our label, running or not."""
@@ -127,27 +138,57 @@ class ContainerEngine:
         """Create a container; returns its id. Raises ``NameTaken``, ``PathUnseen``; ``ConfigError`` if the image is not
         there."""
         mounts = [Mount(str(m.path), str(m.path), type="bind", read_only=not m.writable) for m in spec.mounts]
-        mounts += [Mount(str(SECRETS_FOLDER / name), str(path), type="bind", read_only=True)
-                   for name, path in secret_files.items()]
+        mounts += [
+            Mount(str(SECRETS_FOLDER / name), str(path), type="bind", read_only=True)
+            for name, path in secret_files.items()
+        ]
         with _answers("creating a container"):
             host = self._api.create_host_config(
-                mounts=mounts, tmpfs={SCRATCH: f"size={SCRATCH_BYTES},mode=1777"}, read_only=True, cap_drop=["ALL"],
-                security_opt=["no-new-privileges:true"], network_mode=spec.network, init=True,
-                pids_limit=spec.max_processes, mem_limit=spec.memory_bytes, memswap_limit=spec.memory_bytes,
-                shm_size=spec.shared_memory_bytes, device_requests=_device_requests(spec.gpus),
+                mounts=mounts,
+                tmpfs={SCRATCH: f"size={SCRATCH_BYTES},mode=1777"},
+                read_only=True,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges:true"],
+                network_mode=spec.network,
+                init=True,
+                pids_limit=spec.max_processes,
+                mem_limit=spec.memory_bytes,
+                memswap_limit=spec.memory_bytes,
+                shm_size=spec.shared_memory_bytes,
+                device_requests=_device_requests(spec.gpus),
                 ulimits=[Ulimit(name="core", soft=0, hard=0)],  # a core would hold the step's tokens and data
-                log_config=LogConfig(type="json-file", config={"max-size": f"{LOG_FILE_BYTES}", "max-file": f"{LOG_FILES}"}))
-            networking = None if spec.hostname is None else self._api.create_networking_config(
-                {spec.network: self._api.create_endpoint_config(aliases=[spec.hostname])})
+                log_config=LogConfig(
+                    type="json-file", config={"max-size": f"{LOG_FILE_BYTES}", "max-file": f"{LOG_FILES}"}
+                ),
+            )
+            networking = (
+                None
+                if spec.hostname is None
+                else self._api.create_networking_config(
+                    {spec.network: self._api.create_endpoint_config(aliases=[spec.hostname])}
+                )
+            )
             try:
                 return self._api.create_container(
-                    spec.image, entrypoint=list(spec.argv[:1]), command=list(spec.argv[1:]), name=spec.name,
-                    labels=spec.labels, environment=spec.env, user=":".join(map(str, spec.user)), hostname=spec.hostname,
-                    working_dir=str(spec.folder), host_config=host, networking_config=networking, stop_signal="SIGTERM",
-                    stop_timeout=spec.stop_grace_seconds)["Id"]
+                    spec.image,
+                    entrypoint=list(spec.argv[:1]),
+                    command=list(spec.argv[1:]),
+                    name=spec.name,
+                    labels=spec.labels,
+                    environment=spec.env,
+                    user=":".join(map(str, spec.user)),
+                    hostname=spec.hostname,
+                    working_dir=str(spec.folder),
+                    host_config=host,
+                    networking_config=networking,
+                    stop_signal="SIGTERM",
+                    stop_timeout=spec.stop_grace_seconds,
+                )["Id"]
             except ImageNotFound as error:
-                raise ConfigError(f"The trainer image {spec.image} is not on the engine at {self.address}. Have it built "
-                                  "there, or give its digest in a registry.") from error
+                raise ConfigError(
+                    f"The trainer image {spec.image} is not on the engine at {self.address}. Have it built "
+                    "there, or give its digest in a registry."
+                ) from error
             except APIError as error:
                 if error.status_code == CONFLICT:
                     raise NameTaken(spec.name) from error
@@ -162,10 +203,14 @@ class ContainerEngine:
                 self._api.start(container_id)
             except APIError as error:
                 if NO_GPU_RUNTIME in str(error.explanation):
-                    raise ConfigError("This machine shows GPUs, but its container engine cannot give them to containers "
-                                      f"({error.explanation}). Install nvidia-container-toolkit and run `nvidia-ctk runtime "
-                                      "configure`, or set compute.launcher to process.") from error
-                raise StoreError(f"The engine could not start the step's container: {error.explanation}") from error
+                    raise ConfigError(
+                        "This machine shows GPUs, but its container engine cannot give them to containers "
+                        f"({error.explanation}). Install nvidia-container-toolkit and run `nvidia-ctk runtime "
+                        "configure`, or set compute.launcher to process."
+                    ) from error
+                raise StoreError(
+                    f"The engine could not start the step's container: {error.explanation}"
+                ) from error
 
     def log(self, container_id: str, since: str, follow: bool) -> Iterator[tuple[str, str]]:
         """(time, line) of what the container printed after ``since``, a time as given here; "" for all.
@@ -174,8 +219,9 @@ class ContainerEngine:
         """
         with _answers("reading a log"):
             try:
-                stream = self._api.logs(container_id, stream=True, follow=follow, timestamps=True,
-                                        since=_unix_seconds(since))
+                stream = self._api.logs(
+                    container_id, stream=True, follow=follow, timestamps=True, since=_unix_seconds(since)
+                )
                 yield from _lines(stream, since)
             except NotFound:
                 return
@@ -190,7 +236,9 @@ class ContainerEngine:
                 self._api.kill(container_id, signal=name)
             except APIError as error:
                 if error.status_code not in (CONFLICT, 404):  # not running; gone
-                    raise StoreError(f"The engine could not signal a container: {error.explanation}") from error
+                    raise StoreError(
+                        f"The engine could not signal a container: {error.explanation}"
+                    ) from error
 
     def remove(self, container_id: str) -> None:
         """Remove a container, running or not; one that is gone already is fine."""
@@ -199,7 +247,9 @@ class ContainerEngine:
                 self._api.remove_container(container_id, force=True, v=True)
             except APIError as error:
                 if error.status_code not in (CONFLICT, 404):  # being removed; gone
-                    raise StoreError(f"The engine could not remove a container: {error.explanation}") from error
+                    raise StoreError(
+                        f"The engine could not remove a container: {error.explanation}"
+                    ) from error
 
     def make_network(self, name: str, labels: dict[str, str]) -> None:
         """A private network without a way out, unless it is there."""
@@ -213,18 +263,29 @@ class ContainerEngine:
         with _answers("looking for a network"):
             found = [network for network in self._api.networks(names=[name]) if network["Name"] == name]
             if not found and name == OWN_NETWORK:
-                with contextlib.suppress(APIError):  # another orchestrator was faster; what else is wrong shows at the start
-                    self._api.create_network(name, driver="bridge", labels={NETWORK: "1"}, check_duplicate=True,
-                                             options={"com.docker.network.bridge.enable_icc": "false"})
+                with contextlib.suppress(
+                    APIError
+                ):  # another orchestrator was faster; what else is wrong shows at the start
+                    self._api.create_network(
+                        name,
+                        driver="bridge",
+                        labels={NETWORK: "1"},
+                        check_duplicate=True,
+                        options={"com.docker.network.bridge.enable_icc": "false"},
+                    )
                 return
-        advice = (f"Leave compute.network out, or make one: docker network create --label {NETWORK} NAME")
+        advice = f"Leave compute.network out, or make one: docker network create --label {NETWORK} NAME"
         if not found:
-            raise ConfigError(f"There is no network {name} (compute.network) on the engine at {self.address}. {advice}")
+            raise ConfigError(
+                f"There is no network {name} (compute.network) on the engine at {self.address}. {advice}"
+            )
         labels = found[0]["Labels"] or {}
         if NETWORK not in labels:
             whose = f"compose project {labels[COMPOSE]}'s" if COMPOSE in labels else "somebody else's"
-            raise ConfigError(f"The network {name} (compute.network) is {whose}, as it lacks the label {NETWORK}: a step "
-                              f"in it could reach what runs there. {advice}")
+            raise ConfigError(
+                f"The network {name} (compute.network) is {whose}, as it lacks the label {NETWORK}: a step "
+                f"in it could reach what runs there. {advice}"
+            )
 
     def remove_network(self, name: str) -> None:
         """Remove a network; one that is gone or in use stays as it is."""

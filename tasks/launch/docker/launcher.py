@@ -43,7 +43,9 @@ from tasks.launch.log_position import forget_position, go_back_to_position, save
 from tasks.launch.store_access import check_readable, hand_over, let_read, with_link_targets
 
 log = logging.getLogger(__name__)
-ENGINE_PATIENCE_SECONDS = 300.0  # a restarted engine is back within seconds; an update of its machine takes minutes
+ENGINE_PATIENCE_SECONDS = (
+    300.0  # a restarted engine is back within seconds; an update of its machine takes minutes
+)
 NUM_TRIES, SECONDS_TO_START = 3, 3.0  # where another orchestrator takes the name first
 
 
@@ -68,15 +70,21 @@ class DockerLauncher:
         ContainerEngine().check()
         return cls(compute, image.reference, image.python, sections.docker)
 
-    def run(self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart) -> Ended:
+    def run(
+        self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart
+    ) -> Ended:
         """See ``Launcher.run``. Raises ``ConfigError``, ``StoreError``, ``TimedOut``; ``EngineLost`` (retried) if the engine
         stays away: then the containers run on and the next start attaches to them."""
         engine = ContainerEngine(self.engine_address)
-        commands = tuple(replace(command, inputs=with_link_targets(command.inputs, command.named_by_people))
-                         for command in commands)
+        commands = tuple(
+            replace(command, inputs=with_link_targets(command.inputs, command.named_by_people))
+            for command in commands
+        )
         deadline, members = self._attach_or_start(engine, commands, context, before_start)
         try:
-            limits = Limits(deadline, self.compute.stop_grace_seconds, self.patience_seconds, self.compute.folder_gib)
+            limits = Limits(
+                deadline, self.compute.stop_grace_seconds, self.patience_seconds, self.compute.folder_gib
+            )
             return Watch(engine, commands[0], members, limits, context, on_line).until_the_end()
         finally:
             with contextlib.suppress(PairlineError):
@@ -89,31 +97,49 @@ class DockerLauncher:
             return
         with contextlib.suppress(PairlineError):  # `pairline reap` will do it
             engine = ContainerEngine(self.engine_address)
-            left = [seen for one in known if (seen := engine.find(one)) is not None and seen.labels.get(LABEL) == "1"]
+            left = [
+                seen
+                for one in known
+                if (seen := engine.find(one)) is not None and seen.labels.get(LABEL) == "1"
+            ]
             put_away(engine, folder, left, context)
             forget_position(folder)
 
-    def _attach_or_start(self, engine: ContainerEngine, commands: tuple[CommandSpec, ...], context: Context,
-                         before_start: BeforeStart) -> tuple[float, list[Member]]:
+    def _attach_or_start(
+        self,
+        engine: ContainerEngine,
+        commands: tuple[CommandSpec, ...],
+        context: Context,
+        before_start: BeforeStart,
+    ) -> tuple[float, list[Member]]:
         for _ in range(NUM_TRIES):
             if found := patiently(lambda: self._running(engine, commands, context), self.patience_seconds):
                 return found
             before_start()
             try:
                 return self._start(engine, commands, context)
-            except NameTaken:  # by an orchestrator that does not see this store's locks: attach to what it starts
+            except (
+                NameTaken
+            ):  # by an orchestrator that does not see this store's locks: attach to what it starts
                 time.sleep(SECONDS_TO_START)
-        raise ConfigError(f"The containers of step {commands[0].step} are started and removed by someone else at the same "
-                          "time. Give this run another `store.root`.")
+        raise ConfigError(
+            f"The containers of step {commands[0].step} are started and removed by someone else at the same "
+            "time. Give this run another `store.root`."
+        )
 
-    def specs(self, commands: tuple[CommandSpec, ...], context: Context, deadline: float) -> list[ContainerSpec]:
+    def specs(
+        self, commands: tuple[CommandSpec, ...], context: Context, deadline: float
+    ) -> list[ContainerSpec]:
         """The containers of a step."""
         user = container_user(os.getuid(), os.getgid())
         setup = Setup(self.image, self.compute, self.docker, self.machine)
-        return [container_spec(command, setup, user, context.run, deadline, os.environ) for command in commands]
+        return [
+            container_spec(command, setup, user, context.run, deadline, os.environ) for command in commands
+        ]
 
-    def _running(self, engine: ContainerEngine, commands: tuple[CommandSpec, ...],
-                 context: Context) -> tuple[float, list[Member]] | None:
+    def _running(
+        self, engine: ContainerEngine, commands: tuple[CommandSpec, ...], context: Context
+    ) -> tuple[float, list[Member]] | None:
         """Deadline and containers of the step if all of them run; what is left of an earlier start is put away."""
         specs = self.specs(commands, context, deadline=0)
         found = [seen for spec in specs if (seen := engine.find(spec.name)) is not None]
@@ -126,11 +152,14 @@ class DockerLauncher:
             return None
         log.info("Attaching to %s, which runs already.", specs[0].name)
         times = go_back_to_position(commands[0].folder, [seen.id for seen in found])
-        members = [Member(seen.id, seen.name, line_prefix(seen.labels), times.get(seen.id, "")) for seen in found]
+        members = [
+            Member(seen.id, seen.name, line_prefix(seen.labels), times.get(seen.id, "")) for seen in found
+        ]
         return float(found[0].labels[DEADLINE]), members
 
-    def _start(self, engine: ContainerEngine, commands: tuple[CommandSpec, ...],
-               context: Context) -> tuple[float, list[Member]]:
+    def _start(
+        self, engine: ContainerEngine, commands: tuple[CommandSpec, ...], context: Context
+    ) -> tuple[float, list[Member]]:
         deadline = time.time() + commands[0].timeout_seconds
         specs, members = self.specs(commands, context, deadline), list[Member]()
         hand_over({mount.path for spec in specs for mount in spec.mounts if mount.writable}, specs[0].user)
@@ -152,12 +181,16 @@ class DockerLauncher:
         save_position(commands[0].folder, {member.id: "" for member in members})
         return deadline, members
 
-    def _remove_network(self, engine: ContainerEngine, commands: tuple[CommandSpec, ...], context: Context) -> None:
+    def _remove_network(
+        self, engine: ContainerEngine, commands: tuple[CommandSpec, ...], context: Context
+    ) -> None:
         if commands[0].node.num_nodes > 1:
             engine.remove_network(self.specs(commands, context, deadline=0)[0].network)
 
 
-def _create_and_start(engine: ContainerEngine, spec: ContainerSpec, members: list[Member], context: Context) -> None:
+def _create_and_start(
+    engine: ContainerEngine, spec: ContainerSpec, members: list[Member], context: Context
+) -> None:
     """Add the container to ``members`` as soon as there is one."""
     *others, last = places_for_secrets(spec)
     for place in (*others, last):
@@ -168,13 +201,17 @@ def _create_and_start(engine: ContainerEngine, spec: ContainerSpec, members: lis
                 return
         except PathUnseen as unseen:
             if place == last:
-                raise StoreError(f"The engine at {engine.address} does not see {unseen}, which the step needs. Start the "
-                                 "engine on this machine, or give `store.root` a path that both see.") from unseen
+                raise StoreError(
+                    f"The engine at {engine.address} does not see {unseen}, which the step needs. Start the "
+                    "engine on this machine, or give `store.root` a path that both see."
+                ) from unseen
 
 
 def _check_ours(seen: Seen, spec: ContainerSpec) -> None:
     ours = seen.labels.get(LABEL) == "1"
     if not ours or seen.labels.get(JOB) != spec.labels[JOB]:
         whose = f"belongs to job {seen.labels.get(JOB, '')[:16]}" if ours else "is not Pairline's"
-        raise ConfigError(f"There is a container named {seen.name} that {whose}, expected none or one of job "
-                          f"{spec.labels[JOB][:16]}. Rename or remove it (docker rename, docker rm), then start again.")
+        raise ConfigError(
+            f"There is a container named {seen.name} that {whose}, expected none or one of job "
+            f"{spec.labels[JOB][:16]}. Rename or remove it (docker rename, docker rm), then start again."
+        )

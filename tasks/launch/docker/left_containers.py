@@ -47,7 +47,10 @@ def _copy_rest_of_log(engine: ContainerEngine, folder: Path, left: Sequence[Seen
         return
     others = saved_times(folder)
     times = go_back_to_position(folder, [seen.id for seen in left])
-    with contextlib.suppress(OSError), contextlib.closing(LogFile(folder)) as file:  # full disks: told by steps
+    with (
+        contextlib.suppress(OSError),
+        contextlib.closing(LogFile(folder)) as file,
+    ):  # full disks: told by steps
         for seen in left:
             for stamp, line in engine.log(seen.id, times.get(seen.id, ""), follow=False):
                 file.write(line if line.startswith("{") else line_prefix(seen.labels) + line)

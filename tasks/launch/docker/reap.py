@@ -46,14 +46,24 @@ class Verdict:
     claimed: Path | None = None  # the job's folder if its claim is ours now, so that its log may be completed
 
 
-def reap(engine: ContainerEngine, dry_run: bool = False, state_of: StateOf = lambda flow_run_id: "unknown") -> list[Reaped]:
+def reap(
+    engine: ContainerEngine, dry_run: bool = False, state_of: StateOf = lambda flow_run_id: "unknown"
+) -> list[Reaped]:
     """Go through all containers with our label. ``state_of``: for whoever can ask Prefect."""
     found = []
     for seen in engine.ours():
         with _judged(seen, state_of) as verdict:
             done = _end(engine, seen, verdict, dry_run) if verdict.nobodys else f"left alone: {verdict.left}"
-        found.append(Reaped(seen.name, seen.labels.get(STEP, ""), seen.labels.get(RUN, ""), seen.labels.get(FOLDER, ""),
-                            verdict.nobodys, done))
+        found.append(
+            Reaped(
+                seen.name,
+                seen.labels.get(STEP, ""),
+                seen.labels.get(RUN, ""),
+                seen.labels.get(FOLDER, ""),
+                verdict.nobodys,
+                done,
+            )
+        )
     if not dry_run:
         engine.remove_unused_networks()
     return found
@@ -64,8 +74,11 @@ def _judged(seen: Seen, state_of: StateOf) -> Iterator[Verdict]:
     """Inside the block no run can become the container's owner."""
     assert seen.labels.get(LABEL) == "1"
     folder = _folder_here(seen)
-    seconds_over = (time.time() - float(seen.labels.get(DEADLINE) or 0)
-                    - float(seen.labels.get(GRACE) or DEFAULT_GRACE_SECONDS))
+    seconds_over = (
+        time.time()
+        - float(seen.labels.get(DEADLINE) or 0)
+        - float(seen.labels.get(GRACE) or DEFAULT_GRACE_SECONDS)
+    )
     overdue = seconds_over > SECONDS_FOR_ITS_RUN
     if folder is None:
         yield _judged_from_afar(seen, seconds_over, state_of)
@@ -74,12 +87,21 @@ def _judged(seen: Seen, state_of: StateOf) -> Iterator[Verdict]:
         try:
             stack.enter_context(claim(folder))
         except StoreBusy:
-            yield (Verdict("its deadline has passed, and its run does not end it") if overdue
-                   else Verdict(left="a live run owns it"))
+            yield (
+                Verdict("its deadline has passed, and its run does not end it")
+                if overdue
+                else Verdict(left="a live run owns it")
+            )
             return
-        except (PairlineError, OSError) as error:  # another user's, a broken disk: the rest is still looked at
-            yield (Verdict("its deadline has passed, and its claim cannot be looked at") if overdue
-                   else Verdict(left=f"its claim cannot be looked at: {error}"))
+        except (
+            PairlineError,
+            OSError,
+        ) as error:  # another user's, a broken disk: the rest is still looked at
+            yield (
+                Verdict("its deadline has passed, and its claim cannot be looked at")
+                if overdue
+                else Verdict(left=f"its claim cannot be looked at: {error}")
+            )
             return
         if not overdue and state_of(seen.labels.get(FLOW_RUN, "")) == "live":
             yield Verdict(left="its run has not ended, and may be between two attempts")

@@ -44,7 +44,9 @@ def secret_files(spec: ContainerSpec, place: Path, context: Context) -> Iterator
         yield {}
         return
     if not _is_ours(place):
-        raise StoreError(f"{place} is not this user's alone, so no secret is written there. Remove it, then start again.")
+        raise StoreError(
+            f"{place} is not this user's alone, so no secret is written there. Remove it, then start again."
+        )
     with exclusive(place, wait_seconds=SECONDS_FOR_ANOTHER_START):
         _empty(place)
         try:

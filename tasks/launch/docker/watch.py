@@ -65,7 +65,9 @@ def patiently(ask: Callable[[], T], seconds: float) -> T:
             if time.monotonic() > until:
                 raise
             if not warned:
-                log.warning("%s Waiting %.0f s for it. With live-restore a step runs on meanwhile.", lost, seconds)
+                log.warning(
+                    "%s Waiting %.0f s for it. With live-restore a step runs on meanwhile.", lost, seconds
+                )
                 warned = True
             time.sleep(POLL_SECONDS)
 
@@ -73,8 +75,15 @@ def patiently(ask: Callable[[], T], seconds: float) -> T:
 class Watch:
     """Watches the containers of one step."""
 
-    def __init__(self, engine: ContainerEngine, command: CommandSpec, members: list[Member], limits: Limits,
-                 context: Context, on_line: OnLine) -> None:
+    def __init__(
+        self,
+        engine: ContainerEngine,
+        command: CommandSpec,
+        members: list[Member],
+        limits: Limits,
+        context: Context,
+        on_line: OnLine,
+    ) -> None:
         self.engine, self.command, self.members, self.limits = engine, command, members, limits
         self.context, self.on_line = context, on_line
         self.bound = FolderBound(command.folder, limits.folder_gib)
@@ -92,7 +101,9 @@ class Watch:
                     raise too_slow(self.command)
             return self._how_it_ended()
         except EngineLost:
-            log.warning("Left running: %s. Start again to attach to it.", ", ".join(m.name for m in self._alive()))
+            log.warning(
+                "Left running: %s. Start again to attach to it.", ", ".join(m.name for m in self._alive())
+            )
             raise
         except BaseException as error:
             self._stop(0.0 if isinstance(error, DiskFull) else self.limits.grace_seconds)
@@ -117,13 +128,17 @@ class Watch:
                 self._record_end(member, seen)
                 self._pass_rest_on(member)
             elif not follows:
-                member.follower = threading.Thread(target=self._follow, args=(member, member.read_until), daemon=True)
+                member.follower = threading.Thread(
+                    target=self._follow, args=(member, member.read_until), daemon=True
+                )
                 member.follower.start()
         if self.first_failure and time.monotonic() - self.first_failure > SECONDS_FOR_OTHER_NODES:
             self._stop(grace_seconds=0)
 
     def _record_end(self, member: Member, seen: Seen | None) -> None:
-        gone = Seen(member.id, member.name, "", {}, running=False, exit_code=SIGNAL_EXIT + 9, error="was removed")
+        gone = Seen(
+            member.id, member.name, "", {}, running=False, exit_code=SIGNAL_EXIT + 9, error="was removed"
+        )
         member.ended, member.removed = seen or gone, seen is None
         if member.ended.exit_code and not self.first_failure:
             self.first_failure = time.monotonic()
@@ -131,12 +146,17 @@ class Watch:
     def _how_it_ended(self) -> Ended:
         states = [member.ended for member in self.members if member.ended is not None]
         unseen = any(m.removed for m in self.members) and all(
-            m.removed or (m.ended is not None and not m.ended.exit_code) for m in self.members)
+            m.removed or (m.ended is not None and not m.ended.exit_code) for m in self.members
+        )
         code = next((state.exit_code for state in states if state.exit_code), 0)
         signal = code - SIGNAL_EXIT
         cause = next(filter(None, map(_cause, self.members)), "") if len(self.members) > 1 else ""
-        return Ended(-signal if 0 < signal <= LARGEST_SIGNAL else code,
-                     out_of_memory=any(state.out_of_memory for state in states), cause=cause, unseen=unseen)
+        return Ended(
+            -signal if 0 < signal <= LARGEST_SIGNAL else code,
+            out_of_memory=any(state.out_of_memory for state in states),
+            cause=cause,
+            unseen=unseen,
+        )
 
     def _stop(self, grace_seconds: float) -> None:
         """SIGTERM and the time to write a checkpoint, then SIGKILL."""
@@ -167,8 +187,11 @@ class Watch:
             if not self._alive():
                 forget_position(self.command.folder)
         except PairlineError as error:
-            log.warning("A container of step %s could not be removed; `pairline reap` will do it. %s", self.command.step,
-                        error)
+            log.warning(
+                "A container of step %s could not be removed; `pairline reap` will do it. %s",
+                self.command.step,
+                error,
+            )
 
     def _follow(self, member: Member, since: str) -> None:
         """Runs in a thread: a blocking read in the waiting loop would make the step impossible to cancel."""
@@ -193,7 +216,9 @@ class Watch:
             for stamp, line in self.engine.log(member.id, member.read_until, follow=False):
                 self._take(member, stamp, line)
                 if time.monotonic() > until:
-                    self.on_line(f"{member.prefix}(It printed more than could be copied in {SECONDS_FOR_UNREAD:.0f} s.)")
+                    self.on_line(
+                        f"{member.prefix}(It printed more than could be copied in {SECONDS_FOR_UNREAD:.0f} s.)"
+                    )
                     break
         self._save_position()
 

@@ -45,4 +45,6 @@ def client(own_engine) -> Iterator[docker.DockerClient]:
 
 @pytest.fixture
 def make(own_engine, image, client, tmp_path) -> Callable[..., ContainerStep]:
-    return lambda body="succeed()", **compute: ContainerStep(tmp_path, own_engine.address, image, body, **compute)
+    return lambda body="succeed()", **compute: ContainerStep(
+        tmp_path, own_engine.address, image, body, **compute
+    )

@@ -21,8 +21,17 @@ class PrivateEngine:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.address = folder, f"unix://{folder}/docker.sock"
-        self._containerd = self._program("containerd", "--root", folder / "c/root", "--state", folder / "c/state",
-                                         "--address", folder / "c.sock", "--config", "/dev/null")
+        self._containerd = self._program(
+            "containerd",
+            "--root",
+            folder / "c/root",
+            "--state",
+            folder / "c/state",
+            "--address",
+            folder / "c.sock",
+            "--config",
+            "/dev/null",
+        )
         self._daemon: subprocess.Popen | None = None
         self._wait_until((folder / "c.sock").exists, self._containerd)
 
@@ -30,9 +39,23 @@ class PrivateEngine:
         """Start and wait until it answers. It has a network of its own: without a bridge it would delete the machine's
         docker0, which is another engine's."""
         self._daemon = self._program(
-            "unshare", "--net", "dockerd", "--data-root", self.folder / "data", "--exec-root", self.folder / "exec",
-            "--pidfile", self.folder / "pid", "--host", self.address, "--containerd", self.folder / "c.sock",
-            "--bridge=none", "--iptables=false", *(["--live-restore"] if live_restore else []))
+            "unshare",
+            "--net",
+            "dockerd",
+            "--data-root",
+            self.folder / "data",
+            "--exec-root",
+            self.folder / "exec",
+            "--pidfile",
+            self.folder / "pid",
+            "--host",
+            self.address,
+            "--containerd",
+            self.folder / "c.sock",
+            "--bridge=none",
+            "--iptables=false",
+            *(["--live-restore"] if live_restore else []),
+        )
         self._wait_until(self._answers, self._daemon)
 
     def _program(self, *argv: str | Path) -> subprocess.Popen:
@@ -59,7 +82,10 @@ class PrivateEngine:
 
     def close(self) -> None:
         """End everything and leave nothing on the disk."""
-        with contextlib.suppress(DockerException, RequestException), contextlib.closing(self.client()) as client:
+        with (
+            contextlib.suppress(DockerException, RequestException),
+            contextlib.closing(self.client()) as client,
+        ):
             for container in client.containers.list(all=True):
                 container.remove(force=True)
         for program in filter(None, (self._daemon, self._containerd)):
@@ -72,7 +98,10 @@ class PrivateEngine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _answers(self) -> bool:
-        with contextlib.suppress(DockerException, RequestException), contextlib.closing(self.client()) as client:
+        with (
+            contextlib.suppress(DockerException, RequestException),
+            contextlib.closing(self.client()) as client,
+        ):
             return client.ping()
         return False
 

@@ -51,9 +51,12 @@ TRAINER = """
 
 def build_stand_in(client: docker.DockerClient, base: str) -> str:
     """Build the image; returns its id."""
-    files = {"Dockerfile": f"FROM {base}\nCOPY . /opt/stand-in\nENV PYTHONPATH=/opt/stand-in\n",
-             "accelerate/__init__.py": "", "accelerate/commands/__init__.py": "",
-             "accelerate/commands/launch.py": textwrap.dedent(LAUNCH)}
+    files = {
+        "Dockerfile": f"FROM {base}\nCOPY . /opt/stand-in\nENV PYTHONPATH=/opt/stand-in\n",
+        "accelerate/__init__.py": "",
+        "accelerate/commands/__init__.py": "",
+        "accelerate/commands/launch.py": textwrap.dedent(LAUNCH),
+    }
     files |= {name: (ROOT / name).read_text() for name in FIRST_PROGRAM}
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as tar:
@@ -77,25 +80,38 @@ class ContainerStep:
         self.folder = self.job.out_dir
         if body:
             self._write(body)
-        own = {"memory_gib": 1} | {name: settings.pop(name) for name in list(settings) if name in DockerConfig.model_fields}
+        own = {"memory_gib": 1} | {
+            name: settings.pop(name) for name in list(settings) if name in DockerConfig.model_fields
+        }
         compute = {"launcher": "docker", "stop_grace_seconds": 10, "step_timeout_seconds": 120} | settings
-        self.launcher = DockerLauncher(ComputeConfig(**compute), image, "python3", DockerConfig(**own),
-                                       engine_address=address)
+        self.launcher = DockerLauncher(
+            ComputeConfig(**compute), image, "python3", DockerConfig(**own), engine_address=address
+        )
 
     def _write(self, body: str) -> None:
         self.folder.mkdir(parents=True)
         (self.root / "expected").write_text("weights")
-        good = {"job_fingerprint": self.job.fingerprint, "path": str(self.folder),
-                "files": {"weights": sha256_file(self.root / "expected")}}
+        good = {
+            "job_fingerprint": self.job.fingerprint,
+            "path": str(self.folder),
+            "files": {"weights": sha256_file(self.root / "expected")},
+        }
         (self.folder / "good-result").write_text(json.dumps(good))
         (self.folder / "trainer.py").write_text(textwrap.dedent(TRAINER) + textwrap.dedent(body))
 
-    def run(self, context: Context = Context()) -> ConvertResult:  # noqa: B008 (frozen)
+    def run(self, context: Context = Context()) -> ConvertResult:
         return run_job(self.job, self.launcher, context)
 
     def orchestrator(self) -> list[str]:
         """The same run as a program of its own, that can be killed."""
-        return [sys.executable, "-m", "tests.containers.launch.stand_in", str(self.root), self.address, self.image]
+        return [
+            sys.executable,
+            "-m",
+            "tests.containers.launch.stand_in",
+            str(self.root),
+            self.address,
+            self.image,
+        ]
 
     @property
     def num_starts(self) -> int:

@@ -34,7 +34,8 @@ FLOOD = f"""
 
 
 def test_the_engines_copy_of_a_log_is_bounded_and_ours_lacks_no_line(
-        make: Callable[..., ContainerStep], client: docker.DockerClient, own_engine: PrivateEngine, monkeypatch):
+    make: Callable[..., ContainerStep], client: docker.DockerClient, own_engine: PrivateEngine, monkeypatch
+):
     """What is followed goes on where the engine begins a new file, and what the engine then repeats is not doubled."""
     monkeypatch.setattr(engine_module, "LOG_FILE_BYTES", KEPT_BYTES)
     monkeypatch.setattr(engine_module, "LOG_FILES", KEPT_FILES)
@@ -56,12 +57,18 @@ def test_the_engines_copy_of_a_log_is_bounded_and_ours_lacks_no_line(
 def test_a_step_that_fills_its_folder_is_killed(make: Callable[..., ContainerStep], monkeypatch):
     """And not asked, as it could write on meanwhile. The container is gone, which the fixture checks."""
     monkeypatch.setattr(folder_bound, "SECONDS_BETWEEN_LISTINGS", 0.2)
-    step = make("""
+    step = make(
+        """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         (folder / "large").write_bytes(bytes(20 << 20))
-        time.sleep(100)""", folder_gib=0.01, stop_grace_seconds=60)
+        time.sleep(100)""",
+        folder_gib=0.01,
+        stop_grace_seconds=60,
+    )
     started = time.monotonic()
-    with pytest.raises(DiskFull, match=rf"{step.folder} holds .* expected at most 0\.01 GiB \(compute\.folder_gib\)"):
+    with pytest.raises(
+        DiskFull, match=rf"{step.folder} holds .* expected at most 0\.01 GiB \(compute\.folder_gib\)"
+    ):
         step.run()
     assert time.monotonic() - started < 50
 
@@ -85,7 +92,9 @@ def network(shared_engine: docker.DockerClient) -> Iterator[Network]:
 
 def test_a_network_of_somebody_else_is_refused_by_name(network: Network, base_image: str):
     engine = ContainerEngine()
-    with pytest.raises(ConfigError, match=r"no network not-there .*docker network create --label pairline\.network NAME"):
+    with pytest.raises(
+        ConfigError, match=r"no network not-there .*docker network create --label pairline\.network NAME"
+    ):
         engine.find_network("not-there")
     with pytest.raises(ConfigError, match=r"is compose project shop's, .* could reach what runs there"):
         engine.find_network(network(**{"com.docker.compose.project": "shop"}))
@@ -99,13 +108,17 @@ def test_no_step_is_started_in_a_network_of_somebody_else(make, client: docker.D
     try:
         step = make("succeed()", network=foreign.name)
         with pytest.raises(ConfigError, match="is somebody else's"):
-            step.launcher.run((replace(command_of(step), needs_network=True),), Context(), print, lambda: None)
+            step.launcher.run(
+                (replace(command_of(step), needs_network=True),), Context(), print, lambda: None
+            )
         assert step.num_starts == 0
     finally:
         foreign.remove()
 
 
-def test_steps_share_a_network_of_their_own_and_cannot_reach_each_other(shared_engine: docker.DockerClient, base_image: str):
+def test_steps_share_a_network_of_their_own_and_cannot_reach_each_other(
+    shared_engine: docker.DockerClient, base_image: str
+):
     ContainerEngine().find_network(OWN_NETWORK)
     ContainerEngine().find_network(OWN_NETWORK)
     (found,) = [one for one in shared_engine.networks.list() if one.name == OWN_NETWORK]
@@ -125,7 +138,12 @@ def ask(address, port):
     except OSError as error:
         return type(error).__name__
 print(ask({address!r}, 80), ask({gateway!r}, 1))"""
-        out = shared_engine.containers.run(base_image, ["python3", "-c", ask], network=OWN_NETWORK, remove=True)
-        assert out.decode().split() == ["TimeoutError", "ConnectionRefusedError"]  # the way out is there: it was answered
+        out = shared_engine.containers.run(
+            base_image, ["python3", "-c", ask], network=OWN_NETWORK, remove=True
+        )
+        assert out.decode().split() == [
+            "TimeoutError",
+            "ConnectionRefusedError",
+        ]  # the way out is there: it was answered
     finally:
         server.remove(force=True)

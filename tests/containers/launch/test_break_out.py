@@ -87,17 +87,26 @@ def test_a_step_cannot_break_out(make: Callable[..., ContainerStep], planted):
     *attempts, facts = step.log_lines
     assert [line for line in attempts if not line.startswith("refused: ")] == []
     assert len(attempts) == body.count("attempt(") - 1 + 9  # the definition is none, the first is ten
-    assert json.loads(facts) == {"Uid": str(os.getuid() or 10001), "CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1",
-                                 "Seccomp": "2"}
+    assert json.loads(facts) == {
+        "Uid": str(os.getuid() or 10001),
+        "CapEff": "0" * 16,
+        "CapBnd": "0" * 16,
+        "NoNewPrivs": "1",
+        "Seccomp": "2",
+    }
     assert (Path(source) / "model").read_text() == "weights"
 
 
 def test_the_running_container_shows_its_settings(make, client: docker.DockerClient):
-    step = make("""
+    step = make(
+        """
         import resource
         print(resource.getrlimit(resource.RLIMIT_NOFILE)[1] <= 65536, resource.getrlimit(resource.RLIMIT_CORE), flush=True)
         time.sleep(2)
-        succeed()""", shared_memory_gib=0.5, max_processes=100)
+        succeed()""",
+        shared_memory_gib=0.5,
+        max_processes=100,
+    )
     with ThreadPoolExecutor() as pool:
         run = pool.submit(step.run)
         wait_for(lambda: step.log_lines)
@@ -108,15 +117,28 @@ def test_the_running_container_shows_its_settings(make, client: docker.DockerCli
     user = os.getuid() or 10001
     assert config["User"].startswith(f"{user}:")
     expected = {
-        "ReadonlyRootfs": True, "Privileged": False, "NetworkMode": "none", "CapAdd": None, "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges:true"], "Init": True, "PidsLimit": 100, "Memory": GIB, "MemorySwap": GIB,
-        "ShmSize": GIB // 2, "AutoRemove": False, "Binds": None,
+        "ReadonlyRootfs": True,
+        "Privileged": False,
+        "NetworkMode": "none",
+        "CapAdd": None,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true"],
+        "Init": True,
+        "PidsLimit": 100,
+        "Memory": GIB,
+        "MemorySwap": GIB,
+        "ShmSize": GIB // 2,
+        "AutoRemove": False,
+        "Binds": None,
         "Ulimits": [{"Name": "core", "Hard": 0, "Soft": 0}],
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": "33554432", "max-file": "4"}}}
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "33554432", "max-file": "4"}},
+    }
     assert {name: host[name] for name in expected} == expected
     assert host["Tmpfs"] == {"/tmp": "size=4294967296,mode=1777"}
     assert {mount["Destination"]: mount["RW"] for mount in container.attrs["Mounts"]} == {
-        str(step.root / "source"): False, str(step.folder): True}
+        str(step.root / "source"): False,
+        str(step.folder): True,
+    }
     assert config["StopSignal"] == "SIGTERM"
     assert config["StopTimeout"] == 10
     assert config["Labels"]["pairline.job"] == step.job.fingerprint
@@ -140,7 +162,11 @@ def test_a_token_is_a_file_of_the_step_that_needs_one_and_of_no_other(make, clie
         run = pool.submit(step.launcher.run, (with_token,), Context(), lines.append, lambda: None)
         wait_for(lambda: lines)
         shown = json.dumps(container_of(client, step).attrs)
-        left = [path for path in step.root.rglob("*") if path.is_file() and TOKEN in path.read_text(errors="replace")]
+        left = [
+            path
+            for path in step.root.rglob("*")
+            if path.is_file() and TOKEN in path.read_text(errors="replace")
+        ]
         assert run.result().exit_code == 0
     assert lines == ["True", "0o400", "[]"]
     assert TOKEN not in shown
@@ -163,8 +189,13 @@ def test_an_engine_that_does_not_see_our_memory_gets_the_token_from_the_store(ma
     """As where the orchestrator is itself in a container."""
     step = make("print(len(Path(os.environ['HF_TOKEN_PATH']).read_text())); succeed()")
     apart = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
-    run = subprocess.run([*apart, sys.executable, "-c", WITH_TOKEN, step.root, step.address, step.image], text=True,
-                         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_TOKEN": TOKEN}, capture_output=True, check=False)
+    run = subprocess.run(
+        [*apart, sys.executable, "-c", WITH_TOKEN, step.root, step.address, step.image],
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_TOKEN": TOKEN},
+        capture_output=True,
+        check=False,
+    )
     assert (run.returncode, run.stdout) == (0, f"{len(TOKEN)}\n"), run.stderr
     assert not list(step.folder.parent.rglob("HF_TOKEN"))
 

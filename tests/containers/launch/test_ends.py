@@ -59,10 +59,13 @@ def test_a_step_that_dies_is_a_crash_with_its_last_lines(make):
 
 
 def test_the_memory_limit_is_told_from_the_containers_state(make):
-    step = make("""
+    step = make(
+        """
         import subprocess
         print("exit code", subprocess.run([sys.executable, "-c", "bytearray(400 << 20)"]).returncode, flush=True)
-        sys.exit(1)""", memory_gib=0.125)
+        sys.exit(1)""",
+        memory_gib=0.125,
+    )
     with pytest.raises(OutOfMemory, match="killed by the kernel for lack of memory") as caught:
         step.run()
     assert step.log_lines == ["exit code -9"]
@@ -77,8 +80,11 @@ def test_a_step_over_its_time_is_asked_first(make):
 
 
 def test_a_step_that_does_not_listen_is_killed(make):
-    step = make("signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)", step_timeout_seconds=2,
-                stop_grace_seconds=1)
+    step = make(
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)",
+        step_timeout_seconds=2,
+        stop_grace_seconds=1,
+    )
     started = time.monotonic()
     with pytest.raises(TimedOut):
         step.run()
@@ -109,7 +115,9 @@ def test_cancelling_the_wait_stops_the_step(make):
 
 
 def test_without_an_engine_the_error_says_what_to_do(tmp_path):
-    with pytest.raises(ConfigError, match=r"no engine answers at unix:///no/such\.sock.*set compute.launcher to process"):
+    with pytest.raises(
+        ConfigError, match=r"no engine answers at unix:///no/such\.sock.*set compute.launcher to process"
+    ):
         ContainerEngine("unix:///no/such.sock").check()
 
 

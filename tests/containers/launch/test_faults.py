@@ -103,7 +103,9 @@ def test_a_container_that_somebody_removed_is_judged_by_what_it_left(make, clien
         assert (run.result().path / "weights").read_text() == "weights"
 
 
-def test_a_container_whose_inputs_lie_elsewhere_by_now_writes_its_checkpoint_before_another_starts(make, client, tmp_path):
+def test_a_container_whose_inputs_lie_elsewhere_by_now_writes_its_checkpoint_before_another_starts(
+    make, client, tmp_path
+):
     step = make("""
         def checkpoint(*_):
             print("asked", flush=True)
@@ -167,7 +169,9 @@ def test_a_daemon_that_stays_away_leaves_the_step_to_the_next_start(make, own_en
     assert step.log_lines == [f"line {number}" for number in range(60)]
 
 
-def test_a_daemon_without_live_restore_ends_its_containers_and_a_retry_resumes(make, own_engine, record_property):
+def test_a_daemon_without_live_restore_ends_its_containers_and_a_retry_resumes(
+    make, own_engine, record_property
+):
     step = make(RESUMES)
     own_engine.kill()
     own_engine.start(live_restore=False)
@@ -220,8 +224,13 @@ def test_when_the_first_of_two_runs_is_killed_the_second_takes_its_container_ove
 
 def test_reap_ends_what_no_live_run_owns_and_nothing_else(make, client, own_engine):
     step = make(CHECKPOINTS_WHEN_ASKED)
-    foreign = client.containers.run(step.image, ["sleep", "600"], detach=True, network_mode="none",
-                                    labels={"pairline.step": "train", "other": "1"})
+    foreign = client.containers.run(
+        step.image,
+        ["sleep", "600"],
+        detach=True,
+        network_mode="none",
+        labels={"pairline.step": "train", "other": "1"},
+    )
     try:
         with ThreadPoolExecutor() as pool:
             run = pool.submit(step.run)
@@ -244,7 +253,10 @@ def test_reap_ends_what_no_live_run_owns_and_nothing_else(make, client, own_engi
         assert container_of(client, step).status == "running"
         (done,) = reap(ContainerEngine(own_engine.address))
         assert (done.container, done.done, done.reason) == (
-            container_name(command_of(step)), "stopped and removed", "no live run owns it")
+            container_name(command_of(step)),
+            "stopped and removed",
+            "no live run owns it",
+        )
         assert (step.folder / "checkpoint").exists()
         assert step.log_lines == ["up"]
         assert [container.id for container in client.containers.list(all=True)] == [foreign.id]

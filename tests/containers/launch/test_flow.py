@@ -44,13 +44,23 @@ def prefect_log() -> list[str]:
 def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, trainer: ImageRef, tmp_path):
     """One container for the training, the weights of the process launcher to the bit, and the step's log in Prefect."""
     store = tmp_path / "store"
-    config = tiny_config(tiny_inputs, store, train={"num_epochs": 30}, image={"use": trainer.reference},
-                         compute={"launcher": "docker"}, docker={"memory_gib": 4})
+    config = tiny_config(
+        tiny_inputs,
+        store,
+        train={"num_epochs": 30},
+        image={"use": trainer.reference},
+        compute={"launcher": "docker"},
+        docker={"memory_gib": 4},
+    )
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(config.model_dump_json())  # JSON is YAML
     new_prefect_home(store / "prefect")
-    flow = subprocess.Popen([sys.executable, "-m", "flows.terminal", "run", str(recipe)],
-                            env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, start_new_session=True)
+    flow = subprocess.Popen(
+        [sys.executable, "-m", "flows.terminal", "run", str(recipe)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     wait_for(lambda: len(metrics(store)) > 3 or flow.poll() is not None, seconds=300)
     os.killpg(flow.pid, signal.SIGKILL)
     flow.wait()
@@ -72,8 +82,14 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
 
 
 def test_two_flows_that_need_one_job_run_it_once(tiny_inputs, trainer: ImageRef, tmp_path):
-    config = tiny_config(tiny_inputs, tmp_path / "store", train={"max_steps": 4}, image={"use": trainer.reference},
-                         compute={"launcher": "docker"}, docker={"memory_gib": 4})
+    config = tiny_config(
+        tiny_inputs,
+        tmp_path / "store",
+        train={"max_steps": 4},
+        image={"use": trainer.reference},
+        compute={"launcher": "docker"},
+        docker={"memory_gib": 4},
+    )
     with ThreadPoolExecutor() as pool, contextlib.closing(docker.from_env()) as client:
         first, second = (pool.submit(dpo_stage, config) for _ in range(2))
         assert first.result() == second.result()

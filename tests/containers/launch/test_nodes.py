@@ -33,8 +33,14 @@ from tests.step_process import metrics_of
 from tests.tiny_stage import TinyStage
 
 pytestmark = pytest.mark.integration
-COMPUTE = ComputeConfig(launcher="docker", machines=2, num_processes=2, sharding="zero3", threads_per_process=1,
-                        join_timeout_seconds=120)
+COMPUTE = ComputeConfig(
+    launcher="docker",
+    machines=2,
+    num_processes=2,
+    sharding="zero3",
+    threads_per_process=1,
+    join_timeout_seconds=120,
+)
 SECONDS_TO_END = 15
 
 
@@ -52,14 +58,17 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> TinyStage:
 
 @pytest.fixture
 def job(stage: TinyStage, tmp_path: Path):
-    made = stage.train_job(Path("unset"), processes=2, per_device=1, num_epochs=50, max_steps=6,
-                           sharding=Sharding(kind="zero3"))
+    made = stage.train_job(
+        Path("unset"), processes=2, per_device=1, num_epochs=50, max_steps=6, sharding=Sharding(kind="zero3")
+    )
     return in_store(made, tmp_path)
 
 
 def commands_of(job, launcher: DockerLauncher) -> tuple[CommandSpec, ...]:
     compute = launcher.compute
-    return tuple(step_command(job, compute, launcher.machine, PYTHON, node) for node in nodes_of(job, compute))
+    return tuple(
+        step_command(job, compute, launcher.machine, PYTHON, node) for node in nodes_of(job, compute)
+    )
 
 
 def prepare(job: TrainJob) -> None:
@@ -80,12 +89,16 @@ def test_a_late_node_joins_and_both_are_ranks_of_one_world(launcher, job):
         two = pool.submit(launcher.run, (second,), Context(), lines.append, lambda: None)
         ends = (one.result(), two.result())
     assert [end.exit_code for end in ends] == [0, 0], "\n".join(lines)
-    assert len(metrics_of(job.out_dir)) == 6  # every step's global batch was shared by both; the trainer checks its world
+    assert (
+        len(metrics_of(job.out_dir)) == 6
+    )  # every step's global batch was shared by both; the trainer checks its world
     assert any(line.startswith("[node 0] ") for line in lines)
 
 
 def test_a_killed_node_ends_the_other_with_one_error_that_names_it(launcher, job, record_property):
-    job = job.model_copy(update={"train": job.train.model_copy(update={"max_steps": 2000, "num_epochs": 500})})
+    job = job.model_copy(
+        update={"train": job.train.model_copy(update={"max_steps": 2000, "num_epochs": 500})}
+    )
     name = container_name(commands_of(job, launcher)[1])
     with ThreadPoolExecutor() as pool, contextlib.closing(docker.from_env()) as client:
         run = pool.submit(run_job, job, launcher)
@@ -113,4 +126,6 @@ def test_an_absent_node_is_waited_for_as_long_as_was_said(launcher, job, record_
     record_property("seconds until it gave up", seconds)
     assert ended.exit_code != 0
     assert 10 <= seconds < 10 + 60  # imports on a busy machine
-    assert re.search(r"Timed out after 1\d seconds waiting for clients\. 1/2 clients joined", lines[-1])  # torch
+    assert re.search(
+        r"Timed out after 1\d seconds waiting for clients\. 1/2 clients joined", lines[-1]
+    )  # torch

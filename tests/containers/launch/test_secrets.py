@@ -54,23 +54,40 @@ def own_network(client: docker.DockerClient) -> str:
     return client.networks.list(names=[f"^{OWN_NETWORK}$"])[0].attrs["IPAM"]["Config"][0]["Gateway"]
 
 
-def test_tokens_show_nowhere_after_a_stage_in_containers(tiny_inputs, trainer: ImageRef, tmp_path, monkeypatch):
+def test_tokens_show_nowhere_after_a_stage_in_containers(
+    tiny_inputs, trainer: ImageRef, tmp_path, monkeypatch
+):
     store = tmp_path / "store"
     Secret(value=WRITING).save("planted-for-writing")
-    with contextlib.closing(docker.from_env()) as client, serve(own_network(client)) as hub, seen_settings(client) as seen:
+    with (
+        contextlib.closing(docker.from_env()) as client,
+        serve(own_network(client)) as hub,
+        seen_settings(client) as seen,
+    ):
         hub.read_tokens, hub.write_tokens = {READING}, {WRITING}
         rows = b""  # not of a size that the hub sends elsewhere for
         for row in (tiny_inputs / "pairs.jsonl").read_bytes().splitlines(keepends=True):
             rows += row if len(rows) + len(row) < LFS_FROM_BYTES else b""
         commit = hub.add_repo("org/prefs", {"rows.jsonl": rows}, "dataset", private=True)
-        for name, value in {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": READING}.items():
+        for name, value in {
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": READING,
+        }.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # read from the environment at import only
-        dpo_stage(tiny_config(
-            tiny_inputs, store, train={"max_steps": 2}, image={"use": trainer.reference},
-            data={"sources": [{"source": "org/prefs", "revision": commit}]},
-            upload={"repo_id": "org/dpo", "endpoint": hub.endpoint, "token_block": "planted-for-writing"},
-            compute={"launcher": "docker"}, docker={"memory_gib": 4}))
+        dpo_stage(
+            tiny_config(
+                tiny_inputs,
+                store,
+                train={"max_steps": 2},
+                image={"use": trainer.reference},
+                data={"sources": [{"source": "org/prefs", "revision": commit}]},
+                upload={"repo_id": "org/dpo", "endpoint": hub.endpoint, "token_block": "planted-for-writing"},
+                compute={"launcher": "docker"},
+                docker={"memory_gib": 4},
+            )
+        )
         assert hub.commits_made == 1
     assert set(seen) >= {"fetch", "mix", "reference", "train", "export", "evaluate"}
     networks = {step: "'NetworkMode': 'pairline'" in settings for step, settings in seen.items()}

@@ -67,17 +67,28 @@ def run(job: Job, launcher: Launcher, store: Path) -> Result:
     return run_job(in_store(job, store), launcher)
 
 
-def mix_and_reference(launcher: Launcher, checkpoint: CheckpointRef, rows: Path,
-                      store: Path) -> tuple[MixResult, ReferenceResult]:
+def mix_and_reference(
+    launcher: Launcher, checkpoint: CheckpointRef, rows: Path, store: Path
+) -> tuple[MixResult, ReferenceResult]:
     mixed = run(mix_job(rows, checkpoint, store), launcher, store)
-    scored = run(reference_job(Path("unset"), mixed.data, checkpoint, cache_dir=store / "reference-rows"), launcher, store)
+    scored = run(
+        reference_job(Path("unset"), mixed.data, checkpoint, cache_dir=store / "reference-rows"),
+        launcher,
+        store,
+    )
     return mixed, scored
 
 
 def mix_job(rows: Path, checkpoint: CheckpointRef, store: Path) -> MixJob:
     source = ResolvedSource(label="rows", path=rows, content=sha256_file(rows))
-    return MixJob(sources=(source,), tokenizer_path=checkpoint.path, held_out="20", num_workers=2,
-                  tokenizer_fingerprint=checkpoint.tokenizer_fingerprint, cache_dir=store / "cache")
+    return MixJob(
+        sources=(source,),
+        tokenizer_path=checkpoint.path,
+        held_out="20",
+        num_workers=2,
+        tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
+        cache_dir=store / "cache",
+    )
 
 
 def values_in(folder: Path) -> dict[str, bytes]:
@@ -96,19 +107,33 @@ def test_data_and_reference_values_are_the_processs(in_containers, as_processes,
     for launcher in (as_processes, in_containers):
         store = tmp_path / launcher.compute.launcher
         mixed, scored = mix_and_reference(launcher, checkpoint, rows, store)
-        made[launcher.compute.launcher] = (mixed.data.files, mixed.data.fingerprint, values_in(scored.reference.path))
+        made[launcher.compute.launcher] = (
+            mixed.data.files,
+            mixed.data.fingerprint,
+            values_in(scored.reference.path),
+        )
     assert made["docker"] == made["process"]
 
 
-def test_trained_and_exported_weights_are_the_processs_bit_for_bit(in_containers, as_processes, stage, tmp_path):
+def test_trained_and_exported_weights_are_the_processs_bit_for_bit(
+    in_containers, as_processes, stage, tmp_path
+):
     trained = {}
     for launcher in (as_processes, in_containers):
         store = tmp_path / launcher.compute.launcher
         weights = run(stage.train_job(Path("unset")), launcher, store)
-        exported = run(ExportJob(weights_path=weights.weights_path, checkpoint=stage.checkpoint,
-                                 weights_fingerprint=weights.weights_fingerprint), launcher, store)
-        answer = run(AnswerJob(checkpoint_path=exported.path, files=exported.files, prompts=("sky",)),
-                     launcher, store)
+        exported = run(
+            ExportJob(
+                weights_path=weights.weights_path,
+                checkpoint=stage.checkpoint,
+                weights_fingerprint=weights.weights_fingerprint,
+            ),
+            launcher,
+            store,
+        )
+        answer = run(
+            AnswerJob(checkpoint_path=exported.path, files=exported.files, prompts=("sky",)), launcher, store
+        )
         trained[launcher.compute.launcher] = (weights.weights_sha256, exported.files, answer.answers)
     assert trained["docker"] == trained["process"]
 
@@ -148,6 +173,10 @@ def test_a_full_store_is_told_by_the_step_itself_and_leaves_nothing_behind(in_co
 
 
 def test_two_processes_share_weights_out_in_one_container(in_containers, stage, tmp_path):
-    launcher = replace(in_containers, compute=COMPUTE.model_copy(update={"num_processes": 2, "sharding": "zero3"}))
-    job = stage.train_job(Path("unset"), processes=2, per_device=1, max_steps=3, sharding=Sharding(kind="zero3"))
+    launcher = replace(
+        in_containers, compute=COMPUTE.model_copy(update={"num_processes": 2, "sharding": "zero3"})
+    )
+    job = stage.train_job(
+        Path("unset"), processes=2, per_device=1, max_steps=3, sharding=Sharding(kind="zero3")
+    )
     assert run(job, launcher, tmp_path).steps == 3

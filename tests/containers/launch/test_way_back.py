@@ -35,7 +35,9 @@ def host(tmp_path: Path) -> Host:
 
 
 @pytest.mark.parametrize("trap", TRAPS)
-def test_no_trap_in_its_folder_leads_the_orchestrator_out(make: Callable[..., ContainerStep], tmp_path, host, trap):
+def test_no_trap_in_its_folder_leads_the_orchestrator_out(
+    make: Callable[..., ContainerStep], tmp_path, host, trap
+):
     """The step is retried, reported on, and collected as garbage: each looks into its folder."""
     prepare_store(tmp_path / "store")
     step = make(host.attack(TRAPS[trap]))
@@ -51,9 +53,13 @@ def test_no_trap_in_its_folder_leads_the_orchestrator_out(make: Callable[..., Co
     assert host.is_untouched
 
 
-def test_a_trap_set_while_nobody_watches_leads_neither_who_attaches_nor_reap_out(make, client, own_engine, host):
+def test_a_trap_set_while_nobody_watches_leads_neither_who_attaches_nor_reap_out(
+    make, client, own_engine, host
+):
     """The old attack: position and log of a container that runs on are looked at by whoever comes next."""
-    set_traps = host.attack(TRAPS["symbolic links"]).replace("sys.exit(3)", "print('set', flush=True); time.sleep(600)")
+    set_traps = host.attack(TRAPS["symbolic links"]).replace(
+        "sys.exit(3)", "print('set', flush=True); time.sleep(600)"
+    )
     step = make(set_traps)
     killed_orchestrator(step, lines=1)
     wait_for(lambda: (step.folder / "accelerate.json").is_symlink())
@@ -84,11 +90,21 @@ def test_no_result_is_believed_that_leads_elsewhere_or_has_no_hashes(make, tmp_p
     step = make("exec((folder / 'leave').read_text())")
     made = results_to_refuse(step.job.fingerprint, step.folder, host.root, sha256_file(tmp_path / "expected"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for what in ("another folder", "a link", "no hashes", "a link as its file", "a link beside its files", "a terabyte",
-                 "a thousand nested lists", "a file outside"):
+    for what in (
+        "another folder",
+        "a link",
+        "no hashes",
+        "a link as its file",
+        "a link beside its files",
+        "a terabyte",
+        "a thousand nested lists",
+        "a file outside",
+    ):
         code, refusal = made[what]
-        clean = "for name in ('out', 'weights', 'result.json'): (folder / name).unlink(missing_ok=True)\n" \
-                "import shutil; shutil.rmtree(folder / 'made', ignore_errors=True)\n"
+        clean = (
+            "for name in ('out', 'weights', 'result.json'): (folder / name).unlink(missing_ok=True)\n"
+            "import shutil; shutil.rmtree(folder / 'made', ignore_errors=True)\n"
+        )
         (step.folder / "leave").write_text(clean + "\n".join(line.strip() for line in code.splitlines()))
         (step.folder / "result.json").unlink(missing_ok=True)
         with pytest.raises(StoreError, match=refusal):
@@ -126,10 +142,14 @@ def test_a_container_that_runs_on_is_ended_before_its_result_is_believed(make, c
 
 
 def test_a_container_that_prints_without_end_is_stopped_in_time(make, tmp_path):
-    step = make("""
+    step = make(
+        """
         sys.stdout.write("a" * 30_000_000)
         while True:
-            print("b" * 5_000)""", step_timeout_seconds=4, stop_grace_seconds=1)
+            print("b" * 5_000)""",
+        step_timeout_seconds=4,
+        stop_grace_seconds=1,
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(TimedOut):
         step.run()
@@ -142,7 +162,7 @@ def test_a_file_of_the_host_is_not_to_be_had_by_a_hard_link(make, tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "model").write_text("weights")
     step = make(f"""
-        for source in ({str(tmp_path / 'source' / 'model')!r}, "/etc/passwd", "/proc/1/environ"):
+        for source in ({str(tmp_path / "source" / "model")!r}, "/etc/passwd", "/proc/1/environ"):
             for name in (".lock", "log.txt", "stolen"):
                 (folder / name).unlink(missing_ok=True)
                 try:

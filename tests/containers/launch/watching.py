@@ -44,8 +44,11 @@ def wait_for(reached: Callable[[], object], seconds: float = PATIENCE_SECONDS) -
 
 def containers_of(store: Path, client: docker.DockerClient) -> list[Container]:
     """Those of jobs below ``store``, ended ones included."""
-    return [one for one in client.containers.list(all=True, filters={"label": "pairline=1"})
-            if one.labels["pairline.folder"].startswith(f"{store}/")]
+    return [
+        one
+        for one in client.containers.list(all=True, filters={"label": "pairline=1"})
+        if one.labels["pairline.folder"].startswith(f"{store}/")
+    ]
 
 
 def container_of(client: docker.DockerClient, step: ContainerStep) -> Container:

@@ -16,7 +16,9 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("kernel", ["flex_attention", "flash_attention_2"])
 def test_a_kernel_for_gpus_is_refused_without_one(kernel):
-    with pytest.raises(ConfigError, match=rf"train.attention {kernel} needs a CUDA GPU.*Use train.attention sdpa"):
+    with pytest.raises(
+        ConfigError, match=rf"train.attention {kernel} needs a CUDA GPU.*Use train.attention sdpa"
+    ):
         check_gpu_attention(kernel, num_gpus=0)
     with pytest.raises(ConfigError, match="needs a CUDA GPU"):
         choose_layout(PairScorer(tiny(PACKED["llama"]), "fp32"), some_pairs(), "packed", CPU, kernel)

@@ -5,44 +5,130 @@ import pytest
 from dpo_core.contract.config import AdapterConfig, EvaluationConfig, LossConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import ConvertJob, FetchJob, MixJob
 from dpo_core.contract.job import Job
-from dpo_core.contract.jobs import AnswerJob, BatchPlan, EvaluateJob, ExportJob, ReferenceJob, Sharding, TrainJob
+from dpo_core.contract.jobs import (
+    AnswerJob,
+    BatchPlan,
+    EvaluateJob,
+    ExportJob,
+    ReferenceJob,
+    Sharding,
+    TrainJob,
+)
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, ReferenceRef, ResolvedSource
 
-SFT = CheckpointRef(path="/s/checkpoints/a", fingerprint="a" * 64, tokenizer_fingerprint="b" * 64, source="org/sft",
-                    revision="abc", files={"model.safetensors": "c" * 64}, allow_remote_code=True)
-DPO = CheckpointRef(path="/s/export/b", fingerprint="d" * 64, tokenizer_fingerprint="b" * 64, source="/s/export/b")
+SFT = CheckpointRef(
+    path="/s/checkpoints/a",
+    fingerprint="a" * 64,
+    tokenizer_fingerprint="b" * 64,
+    source="org/sft",
+    revision="abc",
+    files={"model.safetensors": "c" * 64},
+    allow_remote_code=True,
+)
+DPO = CheckpointRef(
+    path="/s/export/b", fingerprint="d" * 64, tokenizer_fingerprint="b" * 64, source="/s/export/b"
+)
 DATA = DatasetRef(path="/s/mix/c/data", fingerprint="e" * 64, files={"train/a": "f" * 64})
 REFERENCE = ReferenceRef(path="/s/reference/d", fingerprint="1" * 64)
-SOURCE = ResolvedSource(label="set", hub_id="org/set", commit="2" * 40, content="org/set@" + "2" * 40, subset="a",
-                        amount="0.5", columns={"chosen": "winner"})
+SOURCE = ResolvedSource(
+    label="set",
+    hub_id="org/set",
+    commit="2" * 40,
+    content="org/set@" + "2" * 40,
+    subset="a",
+    amount="0.5",
+    columns={"chosen": "winner"},
+)
 LOSS = LossConfig(name="dpo", beta=0.1, label_smoothing=0.1)
 JOBS: dict[str, tuple[type[Job], dict, str]] = {
-    "convert a GGUF": (ConvertJob, {"source_dir": "/models", "source_sha256": "3" * 64, "gguf_file": "a.gguf"},
-            "d700d033a0427b3af5ee0d096d3f24ffc3b98139c9eb1523f4f9a7d0cd2c507f"),
-    "convert a pickle": (ConvertJob, {"source_dir": "/models", "source_sha256": "3" * 64, "pickle_files": ("a.bin",)},
-            "4a59cc631897cb992884acb332d0b2a0deb09fc0ade52201dcece7e276e2d38d"),
-    "fetch": (FetchJob, {"source": SOURCE, "cache_dir": "/s/cache"},
-            "56fa1641f8a6e993ed96d92b39debaeec3ed17f5310cc2aeff84b8c5c8e9701e"),
-    "mix": (MixJob, {"sources": (SOURCE,), "tokenizer_path": "/s/checkpoints/a", "tokenizer_fingerprint": "b" * 64,
-                     "chat_template": "tulu", "held_out": "64", "seed": 3, "cache_dir": "/s/cache"},
-            "b99d2b7f80b0532d5c7e2528262137a4aaa20182d6fd01f3ed6e0e65d424d8aa"),
-    "reference": (ReferenceJob, {"data": DATA, "checkpoint": SFT, "precision": "bf16", "forward": "padded",
-                                 "sharding": Sharding(kind="zero3"), "cache_dir": "/s/reference-rows"},
-            "0af041846e5a9b263ced30f94f39ffa2cf1c9459c73dd57acfcaa0991ccbb134"),
-    "train": (TrainJob, {"data": DATA, "checkpoint": SFT, "reference": REFERENCE, "reference_checkpoint": SFT, "loss": LOSS,
-                         "optim": OptimConfig(learning_rate=1e-5), "train": TrainConfig(num_epochs=2, precision="bf16"),
-                         "adapter": AdapterConfig(kind="lora", rank=8),
-                         "batch": BatchPlan(global_pairs=8, per_device_pairs=2, accumulation=2, num_processes=2)},
-            "869ce8e6b7a343dd4cb44e586d26b3f7b9d27061714bdcb00a8165f463429c9a"),
-    "export": (ExportJob, {"weights_path": "/s/train/e/weights", "weights_fingerprint": "4" * 64, "checkpoint": SFT,
-                           "chat_template": "tulu", "precision": "fp32"},
-            "45963b66bde7721881411aa7e04498ea1d1ef9004fb278d15068fc02fc118ced"),
-    "evaluate": (EvaluateJob, {"data": DATA, "reference": REFERENCE, "reference_checkpoint": SFT, "before": SFT,
-                               "after": DPO, "loss": LOSS, "evaluation": EvaluationConfig(num_prompts=4)},
-            "860d5900f4a90ad92f1ca766d7480dbe6844295d4327cd245116463d6e847a31"),
-    "answer": (AnswerJob, {"checkpoint_path": "/s/published/a", "files": {"model.safetensors": "c" * 64},
-                           "prompts": ("Hello?",)},
-            "226a3107a5409e3b44880d4406a6170fcbbed2d1d2086129f8a44b49d5683cf9"),
+    "convert a GGUF": (
+        ConvertJob,
+        {"source_dir": "/models", "source_sha256": "3" * 64, "gguf_file": "a.gguf"},
+        "d700d033a0427b3af5ee0d096d3f24ffc3b98139c9eb1523f4f9a7d0cd2c507f",
+    ),
+    "convert a pickle": (
+        ConvertJob,
+        {"source_dir": "/models", "source_sha256": "3" * 64, "pickle_files": ("a.bin",)},
+        "4a59cc631897cb992884acb332d0b2a0deb09fc0ade52201dcece7e276e2d38d",
+    ),
+    "fetch": (
+        FetchJob,
+        {"source": SOURCE, "cache_dir": "/s/cache"},
+        "56fa1641f8a6e993ed96d92b39debaeec3ed17f5310cc2aeff84b8c5c8e9701e",
+    ),
+    "mix": (
+        MixJob,
+        {
+            "sources": (SOURCE,),
+            "tokenizer_path": "/s/checkpoints/a",
+            "tokenizer_fingerprint": "b" * 64,
+            "chat_template": "tulu",
+            "held_out": "64",
+            "seed": 3,
+            "cache_dir": "/s/cache",
+        },
+        "b99d2b7f80b0532d5c7e2528262137a4aaa20182d6fd01f3ed6e0e65d424d8aa",
+    ),
+    "reference": (
+        ReferenceJob,
+        {
+            "data": DATA,
+            "checkpoint": SFT,
+            "precision": "bf16",
+            "forward": "padded",
+            "sharding": Sharding(kind="zero3"),
+            "cache_dir": "/s/reference-rows",
+        },
+        "0af041846e5a9b263ced30f94f39ffa2cf1c9459c73dd57acfcaa0991ccbb134",
+    ),
+    "train": (
+        TrainJob,
+        {
+            "data": DATA,
+            "checkpoint": SFT,
+            "reference": REFERENCE,
+            "reference_checkpoint": SFT,
+            "loss": LOSS,
+            "optim": OptimConfig(learning_rate=1e-5),
+            "train": TrainConfig(num_epochs=2, precision="bf16"),
+            "adapter": AdapterConfig(kind="lora", rank=8),
+            "batch": BatchPlan(global_pairs=8, per_device_pairs=2, accumulation=2, num_processes=2),
+        },
+        "869ce8e6b7a343dd4cb44e586d26b3f7b9d27061714bdcb00a8165f463429c9a",
+    ),
+    "export": (
+        ExportJob,
+        {
+            "weights_path": "/s/train/e/weights",
+            "weights_fingerprint": "4" * 64,
+            "checkpoint": SFT,
+            "chat_template": "tulu",
+            "precision": "fp32",
+        },
+        "45963b66bde7721881411aa7e04498ea1d1ef9004fb278d15068fc02fc118ced",
+    ),
+    "evaluate": (
+        EvaluateJob,
+        {
+            "data": DATA,
+            "reference": REFERENCE,
+            "reference_checkpoint": SFT,
+            "before": SFT,
+            "after": DPO,
+            "loss": LOSS,
+            "evaluation": EvaluationConfig(num_prompts=4),
+        },
+        "860d5900f4a90ad92f1ca766d7480dbe6844295d4327cd245116463d6e847a31",
+    ),
+    "answer": (
+        AnswerJob,
+        {
+            "checkpoint_path": "/s/published/a",
+            "files": {"model.safetensors": "c" * 64},
+            "prompts": ("Hello?",),
+        },
+        "226a3107a5409e3b44880d4406a6170fcbbed2d1d2086129f8a44b49d5683cf9",
+    ),
 }
 
 

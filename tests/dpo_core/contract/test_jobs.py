@@ -13,8 +13,11 @@ WITHOUT_HASHES = {"fetch"}
 def names_paths(model: type[BaseModel]) -> bool:
     """Whether a value of the model, or of one inside it, holds a path."""
     return "Path" in str(model.model_fields) or any(
-        isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and names_paths(field.annotation)
-        for field in model.model_fields.values())
+        isinstance(field.annotation, type)
+        and issubclass(field.annotation, BaseModel)
+        and names_paths(field.annotation)
+        for field in model.model_fields.values()
+    )
 
 
 @pytest.mark.parametrize("job", [pytest.param(job, id=step) for step, job in JOBS.items()])

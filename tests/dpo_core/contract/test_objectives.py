@@ -11,17 +11,26 @@ HASH = "a" * 64
 
 
 def training(**loss: object) -> TrainJob:
-    return TrainJob(out_dir="/o", data=DatasetRef(path="/d", fingerprint=HASH), loss=LossConfig(**loss),
-                    checkpoint=CheckpointRef(path="/c", fingerprint=HASH, tokenizer_fingerprint=HASH, source="org/m"),
-                    optim=OptimConfig(), train=TrainConfig(),
-                    batch=BatchPlan(global_pairs=8, per_device_pairs=4, accumulation=2, num_processes=1))
+    return TrainJob(
+        out_dir="/o",
+        data=DatasetRef(path="/d", fingerprint=HASH),
+        loss=LossConfig(**loss),
+        checkpoint=CheckpointRef(path="/c", fingerprint=HASH, tokenizer_fingerprint=HASH, source="org/m"),
+        optim=OptimConfig(),
+        train=TrainConfig(),
+        batch=BatchPlan(global_pairs=8, per_device_pairs=4, accumulation=2, num_processes=1),
+    )
 
 
-@pytest.mark.parametrize(("name", "beta", "recorded"), [  # as stores hold them, from before beta could be left empty
-    ("dpo_norm", 5, "bda42098f23b8b970e373576d7dadb8822e2069b6ec235ea764bbbdc68a7f06d"),
-    ("dpo", 0.1, "271cce6519f9e9a97ed6ffa77127016abcdee31b7b61dce8b725c4ed45eaaba4"),
-    ("simpo", 2, "f51e3c40bbcf7644b85a88a550f94584f985effdd85137a2d382b7c2c65d7ef9"),
-    ("sppo_hard", 0.001, "ebc0d64d0f0dba78b58b1759bcdd1392c2b74df59dd6457e2a89ad36eadc1311")])
+@pytest.mark.parametrize(
+    ("name", "beta", "recorded"),
+    [  # as stores hold them, from before beta could be left empty
+        ("dpo_norm", 5, "bda42098f23b8b970e373576d7dadb8822e2069b6ec235ea764bbbdc68a7f06d"),
+        ("dpo", 0.1, "271cce6519f9e9a97ed6ffa77127016abcdee31b7b61dce8b725c4ed45eaaba4"),
+        ("simpo", 2, "f51e3c40bbcf7644b85a88a550f94584f985effdd85137a2d382b7c2c65d7ef9"),
+        ("sppo_hard", 0.001, "ebc0d64d0f0dba78b58b1759bcdd1392c2b74df59dd6457e2a89ad36eadc1311"),
+    ],
+)
 def test_a_beta_that_is_written_and_one_that_is_left_empty_are_one_training(name, beta, recorded):
     jobs = [training(name=name, beta=beta), training(name=name), training(name=name, beta=None)]
     assert [job.fingerprint for job in jobs] == [recorded] * 3
@@ -33,5 +42,8 @@ def test_every_objective_has_a_usual_beta_and_the_form_may_leave_it_empty():
         smoothing = {"label_smoothing": 0.001} if traits.smoothing == "required" else {}
         assert LossConfig(name=name, **smoothing).beta == traits.usual_beta
     schema = LossConfig.model_json_schema()
-    assert schema["properties"]["beta"]["anyOf"] == [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]
+    assert schema["properties"]["beta"]["anyOf"] == [
+        {"type": "number", "exclusiveMinimum": 0},
+        {"type": "null"},
+    ]
     assert "required" not in schema

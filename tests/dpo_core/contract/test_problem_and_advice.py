@@ -14,8 +14,16 @@ from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 def test_problem_and_advice_make_the_message_and_survive_a_process():
     error = StoreError("x is missing.", "Delete y.")
     for each in (error, pickle.loads(pickle.dumps(error))):
-        assert (str(each), each.problem, each.advice) == ("x is missing. Delete y.", "x is missing.", "Delete y.")
-    assert (str(StoreError("All in one.")), StoreError("All in one.").advice, str(StoreError())) == ("All in one.", "", "")
+        assert (str(each), each.problem, each.advice) == (
+            "x is missing. Delete y.",
+            "x is missing.",
+            "Delete y.",
+        )
+    assert (str(StoreError("All in one.")), StoreError("All in one.").advice, str(StoreError())) == (
+        "All in one.",
+        "",
+        "",
+    )
 
 
 def test_a_damaged_training_checkpoint_is_not_said_to_be_made_again(tmp_path, caplog):
@@ -35,8 +43,13 @@ def test_a_place_that_is_not_what_was_handed_off_has_one_advice(tmp_path):
     place.mkdir()
     (tmp_path / "elsewhere").write_text("weights")
     (place / "model.safetensors").symlink_to(tmp_path / "elsewhere")
-    uploaded = UploadedCheckpoint(kind="directory", uri=place.as_uri(), directory=place, revision="r",
-                                  files={"model.safetensors": "0" * 64})
+    uploaded = UploadedCheckpoint(
+        kind="directory",
+        uri=place.as_uri(),
+        directory=place,
+        revision="r",
+        files={"model.safetensors": "0" * 64},
+    )
     with pytest.raises(HandoffRefused) as caught:
         verify_place(place, uploaded)
     assert "is a link to" in str(caught.value)

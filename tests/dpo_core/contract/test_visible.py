@@ -18,16 +18,36 @@ def test_whatever_it_is_it_is_only_shown(text):
     assert visible(one_line(text)) == one_line(text)
 
 
-@pytest.mark.parametrize("text", [
-    *ORDINARY, "two\nlines\tand a tab", "🏳️‍🌈 👨‍👩‍👧‍👦 🏴‍☠️",
-    "\u200eleft\u200f", "ᠮᠤᠩᠭᠣᠯ ᠬᠡᠯᠡ", "한국어", "Ελληνικά", "ไทย"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *ORDINARY,
+        "two\nlines\tand a tab",
+        "🏳️‍🌈 👨‍👩‍👧‍👦 🏴‍☠️",
+        "\u200eleft\u200f",
+        "ᠮᠤᠩᠭᠣᠯ ᠬᠡᠯᠡ",
+        "한국어",
+        "Ελληνικά",
+        "ไทย",
+    ],
+)
 def test_what_is_ordinary_stays(text):
     assert visible(text) == text
 
 
-@pytest.mark.parametrize(("text", "seen"), [
-    ("\x1b[2J", "\\x1b[2J"), ("\x9b31m", "\\x9b31m"), ("a\rb", "a\\x0db"), ("a\r\nb", "a\nb"), ("\u202ex", "\\u202ex"),
-    ("pay\u200dpal", "pay\\u200dpal"), ("x\U000e0068", "x\\U000e0068"), ("\ud800", "\\ud800")])
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\rb", "a\\x0db"),
+        ("a\r\nb", "a\nb"),
+        ("\u202ex", "\\u202ex"),
+        ("pay\u200dpal", "pay\\u200dpal"),
+        ("x\U000e0068", "x\\U000e0068"),
+        ("\ud800", "\\ud800"),
+    ],
+)
 def test_what_steers_or_hides_is_seen(text, seen):
     assert visible(text) == seen
 

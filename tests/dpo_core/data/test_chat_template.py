@@ -10,16 +10,21 @@ from dpo_core.contract.errors import CheckpointError, ConfigError
 from dpo_core.data.chat_template import NAMED_TEMPLATES, Renderer, load_tokenizer, template_sha256
 from tests.tiny_models import CHATML, make_tokenizer
 
-TURNS = [{"role": "system", "content": "S"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
-         {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
+TURNS = [
+    {"role": "system", "content": "S"},
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "b"},
+    {"role": "user", "content": "c"},
+    {"role": "assistant", "content": "d"},
+]
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
 EXPECTED = {
     "tulu": "<|system|>\nS\n<|user|>\na\n<|assistant|>\nb<|im_end|>\n<|user|>\nc\n<|assistant|>\nd<|im_end|>",
     "olmo": "<|im_start|><|system|>\nS\n<|user|>\na\n<|assistant|>\nb<|im_end|>\n<|user|>\nc\n<|assistant|>\nd<|im_end|>",
     "chatml": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
-              "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>\n",
+    "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>\n",
     "zephyr": "<|system|>\nS<|im_end|>\n<|user|>\na<|im_end|>\n<|assistant|>\nb<|im_end|>\n<|user|>\nc<|im_end|>\n"
-              "<|assistant|>\nd<|im_end|>\n",
+    "<|assistant|>\nd<|im_end|>\n",
 }
 
 
@@ -41,28 +46,44 @@ def test_named_templates_render_as_the_models_do(name):
 @pytest.mark.parametrize("name", NAMED_TEMPLATES)
 def test_an_opened_turn_is_a_prefix_of_the_whole(name):
     renderer = _named(name)
-    whole, prompt = renderer.render([TURNS], [None])[0], renderer.render([TURNS[:-1]], [None], open_turn=True)[0]
+    whole, prompt = (
+        renderer.render([TURNS], [None])[0],
+        renderer.render([TURNS[:-1]], [None], open_turn=True)[0],
+    )
     assert whole.removeprefix(prompt).startswith("d<|im_end|>")
 
 
 @pytest.mark.parametrize("name", NAMED_TEMPLATES)
 @pytest.mark.parametrize("first", [0, 1])
 def test_named_templates_render_tools_calls_and_results(name, first):
-    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}
-    text = _named(name).render([[*TURNS[first:2], call, {"role": "tool", "content": "42"}]], [TOOLS], open_turn=True)[0]
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}],
+    }
+    text = _named(name).render(
+        [[*TURNS[first:2], call, {"role": "tool", "content": "42"}]], [TOOLS], open_turn=True
+    )[0]
     assert text.count(json.dumps(TOOLS[0])) == 1
     assert '{"name": "add", "arguments": {"a": 1}}' in text
     assert "tool" in text.split("42")[0]
 
 
 def test_a_template_without_calls_gets_them_as_text():
-    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": {}}}]}
-    assert '{"name": "add", "arguments": {}}<|im_end|>' in Renderer(make_tokenizer()).render([[call]], [None])[0]
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "add", "arguments": {}}}],
+    }
+    assert (
+        '{"name": "add", "arguments": {}}<|im_end|>' in Renderer(make_tokenizer()).render([[call]], [None])[0]
+    )
 
 
 def test_one_refused_conversation_does_not_spoil_the_batch():
-    refusing = CHATML.replace("{% for", "{% if messages[0]['role'] == 'tool' %}{{ raise_exception('no') }}{% endif %}"
-                              "{% for", 1)
+    refusing = CHATML.replace(
+        "{% for", "{% if messages[0]['role'] == 'tool' %}{{ raise_exception('no') }}{% endif %}{% for", 1
+    )
     renderer = Renderer(make_tokenizer(refusing))
     good, bad = TURNS[1:2], [{"role": "tool", "content": "x"}]
     texts = renderer.render([good, bad, good], [None] * 3)
@@ -71,27 +92,39 @@ def test_one_refused_conversation_does_not_spoil_the_batch():
 
 
 # What templates in the wild do: namespaces, macros, loop counters, conditions on the last turn and on content, trimming.
-WILD = ("{% macro head(role) %}<|im_start|>{{ role | trim }}\n{% endmacro %}{% set ns = namespace(last=0) %}"
-        "{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
-        "{{ bos_token }}{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ head('system') }}Be good.\n"
-        "{% endif %}{{ head(m['role']) }}{% if '</think>' in m.content and loop.index0 < ns.last %}"
-        "{{ m.content.split('</think>')[-1].lstrip('\n') }}{% else %}{{ m.content }}{% endif %}"
-        "{% if not loop.last or m.role != 'assistant' %}<|im_end|>{{ '\n' }}{% else %}{{ eos_token }}{% endif %}"
-        "{{ loop.length if loop.index > 3 else '' }}{{ m.name or '' }}{% if tools %}T{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}{{ head('assistant') }}{% endif %}")
+WILD = (
+    "{% macro head(role) %}<|im_start|>{{ role | trim }}\n{% endmacro %}{% set ns = namespace(last=0) %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ head('system') }}Be good.\n"
+    "{% endif %}{{ head(m['role']) }}{% if '</think>' in m.content and loop.index0 < ns.last %}"
+    "{{ m.content.split('</think>')[-1].lstrip('\n') }}{% else %}{{ m.content }}{% endif %}"
+    "{% if not loop.last or m.role != 'assistant' %}<|im_end|>{{ '\n' }}{% else %}{{ eos_token }}{% endif %}"
+    "{{ loop.length if loop.index > 3 else '' }}{{ m.name or '' }}{% if tools %}T{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ head('assistant') }}{% endif %}"
+)
 ROLES = st.sampled_from(["system", "user", "assistant", "tool", " odd "])
-WORDS = st.lists(st.sampled_from(["a", " ", "\n", "{{ x }}", "<|im_end|>", "é", "</think>", "<think>"]),
-                 max_size=4).map("".join)
+WORDS = st.lists(
+    st.sampled_from(["a", " ", "\n", "{{ x }}", "<|im_end|>", "é", "</think>", "<think>"]), max_size=4
+).map("".join)
 
 
-RENDERERS = {name: _with_bos(template) for name, template in {**NAMED_TEMPLATES, "CHATML": CHATML, "WILD": WILD}.items()}
+RENDERERS = {
+    name: _with_bos(template)
+    for name, template in {**NAMED_TEMPLATES, "CHATML": CHATML, "WILD": WILD}.items()
+}
 
 
 @pytest.mark.parametrize("name", RENDERERS)
 @settings(deadline=None)
-@given(turns=st.lists(st.fixed_dictionaries({"role": ROLES, "content": WORDS},
-                                            optional={"name": WORDS, "reasoning_content": WORDS}), max_size=5),
-       open_turn=st.booleans())
+@given(
+    turns=st.lists(
+        st.fixed_dictionaries(
+            {"role": ROLES, "content": WORDS}, optional={"name": WORDS, "reasoning_content": WORDS}
+        ),
+        max_size=5,
+    ),
+    open_turn=st.booleans(),
+)
 def test_the_quick_rendering_is_the_librarys(name, turns, open_turn):
     renderer = RENDERERS[name]
     assert renderer.render([turns], [None], open_turn) == [renderer.render_by_library(turns, None, open_turn)]
@@ -100,14 +133,20 @@ def test_the_quick_rendering_is_the_librarys(name, turns, open_turn):
 def test_without_the_librarys_compiler_the_library_renders(monkeypatch, caplog):
     quick = Renderer(make_tokenizer()).render([TURNS], [None])
     monkeypatch.delattr("transformers.utils.chat_template_utils._compile_jinja_template")
-    monkeypatch.setattr(Renderer, "render_by_library", lambda self, turns, tools, open_turn: f"library: {len(turns)} turns")
+    monkeypatch.setattr(
+        Renderer, "render_by_library", lambda self, turns, tools, open_turn: f"library: {len(turns)} turns"
+    )
     assert Renderer(make_tokenizer()).render([TURNS], [None]) == ["library: 5 turns"] != quick
     assert "rendered by transformers itself" in caplog.text
 
 
 def test_a_template_cannot_leave_the_sandbox():
-    for attack in ("{{ messages.__class__.__mro__ }}", "{{ loop.__init__.__globals__ }}", "{{ messages.append(1) }}",
-                   "{% for m in messages %}{{ loop._iterator.__class__ }}{{ loop.first.__class__ }}{% endfor %}"):
+    for attack in (
+        "{{ messages.__class__.__mro__ }}",
+        "{{ loop.__init__.__globals__ }}",
+        "{{ messages.append(1) }}",
+        "{% for m in messages %}{{ loop._iterator.__class__ }}{{ loop.first.__class__ }}{% endfor %}",
+    ):
         renderer = Renderer(make_tokenizer(attack))
         assert not renderer.render([TURNS], [None])[0]
         assert not renderer.render_by_library(TURNS, None, False)
@@ -117,7 +156,9 @@ def test_load_tokenizer_keeps_its_own_template_or_takes_the_named_one(tmp_path):
     make_tokenizer().save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path, None).chat_template == CHATML
     assert load_tokenizer(tmp_path, "zephyr").chat_template == NAMED_TEMPLATES["zephyr"]
-    assert template_sha256(load_tokenizer(tmp_path, None)) != template_sha256(load_tokenizer(tmp_path, "chatml"))
+    assert template_sha256(load_tokenizer(tmp_path, None)) != template_sha256(
+        load_tokenizer(tmp_path, "chatml")
+    )
 
 
 def test_load_tokenizer_refuses_with_the_known_names(tmp_path):

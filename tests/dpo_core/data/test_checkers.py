@@ -8,8 +8,13 @@ from dpo_core.contract.errors import DataError
 from dpo_core.data.checkers import CHECKERS, check, num_sentences, num_words, passes
 
 KEPT = {
-    "one_sentence": [({}, "Bread rises because yeast makes gas."), ({}, "Ask Dr. Lee, e.g. by letter!"),
-                     ({}, "Really?"), ({}, 'She said "no."'), ({}, "Pi is about 3.14 and that is enough.")],
+    "one_sentence": [
+        ({}, "Bread rises because yeast makes gas."),
+        ({}, "Ask Dr. Lee, e.g. by letter!"),
+        ({}, "Really?"),
+        ({}, 'She said "no."'),
+        ({}, "Pi is about 3.14 and that is enough."),
+    ],
     "max_words": [({"limit": 3}, "One well-known word"), ({"limit": 2}, "don't - stop!")],
     "min_words": [({"limit": 2}, "two words"), ({"limit": 2}, "and three words")],
     "lower_case": [({}, "small letters, and 3 digits."), ({}, "ça va")],
@@ -24,17 +29,30 @@ KEPT = {
     "quoted": [({}, '"Slow and steady."')],
 }
 BROKEN = {
-    "one_sentence": [({}, "One. Two."), ({}, "No end"), ({}, "First line\nand second."), ({}, "Done. And then"),
-                     ({}, "It is 5. Then 6.")],
+    "one_sentence": [
+        ({}, "One. Two."),
+        ({}, "No end"),
+        ({}, "First line\nand second."),
+        ({}, "Done. And then"),
+        ({}, "It is 5. Then 6."),
+    ],
     "max_words": [({"limit": 3}, "One two three four")],
     "min_words": [({"limit": 3}, "two words")],
     "lower_case": [({}, "Almost small"), ({}, "123")],
     "upper_case": [({}, "ALMOST LOUd"), ({}, "123")],
-    "no_list": [({}, "Buy:\n- milk"), ({}, "1. milk\n2. bread"), ({}, "So:\n  * milk"), ({}, "So:\n 3) milk")],
+    "no_list": [
+        ({}, "Buy:\n- milk"),
+        ({}, "1. milk\n2. bread"),
+        ({}, "So:\n  * milk"),
+        ({}, "So:\n 3) milk"),
+    ],
     "no_commas": [({}, "Short, plain.")],
     "no_digits": [({}, "The 1st.")],
-    "starts_with": [({"phrase": "Yes"}, "Yesterday it did."), ({"phrase": "Yes"}, "Oh, Yes"),
-                    ({"phrase": "Yes"}, "yes")],
+    "starts_with": [
+        ({"phrase": "Yes"}, "Yesterday it did."),
+        ({"phrase": "Yes"}, "Oh, Yes"),
+        ({"phrase": "Yes"}, "yes"),
+    ],
     "ends_with": [({"phrase": "Any questions?"}, "Any questions? No.")],
     "contains": [({"word": "water"}, "The waters rose.")],
     "excludes": [({"word": "very"}, "Very fine.")],
@@ -43,8 +61,11 @@ BROKEN = {
 
 
 def _cases(table: dict) -> list:
-    return [pytest.param(name, arguments, answer, id=f"{name}-{answer[:20]!r}")
-            for name, cases in table.items() for arguments, answer in cases]
+    return [
+        pytest.param(name, arguments, answer, id=f"{name}-{answer[:20]!r}")
+        for name, cases in table.items()
+        for arguments, answer in cases
+    ]
 
 
 @pytest.mark.parametrize(("name", "arguments", "answer"), _cases(KEPT))
@@ -75,7 +96,9 @@ def test_counts_by_hand() -> None:
     assert num_sentences("One. Two! Three?! And a tail") == 4
 
 
-@pytest.mark.parametrize(("name", "argument"), [("contains", "word"), ("excludes", "word"), ("starts_with", "phrase")])
+@pytest.mark.parametrize(
+    ("name", "argument"), [("contains", "word"), ("excludes", "word"), ("starts_with", "phrase")]
+)
 def test_a_word_of_megabytes_takes_no_time(name: str, argument: str) -> None:
     started = time.process_time()
     assert passes("a" * 1000, [{"name": name, argument: "a" * 5_000_000}]) == (name == "excludes")
@@ -100,8 +123,15 @@ def test_an_unknown_instruction_lists_the_known() -> None:
         passes("Yes.", [{"name": "haiku"}])
 
 
-@pytest.mark.parametrize("constraint", [{"name": "max_words"}, {"name": "max_words", "limit": "ten"},
-                                        {"name": "one_sentence", "limit": 3}, {"name": "starts_with", "phrase": 5}])
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        {"name": "max_words"},
+        {"name": "max_words", "limit": "ten"},
+        {"name": "one_sentence", "limit": 3},
+        {"name": "starts_with", "phrase": 5},
+    ],
+)
 def test_wrong_arguments_are_named(constraint: dict) -> None:
     with pytest.raises(DataError, match=constraint["name"]):
         passes("Yes.", [constraint])

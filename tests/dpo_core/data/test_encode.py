@@ -28,8 +28,30 @@ TOKENIZERS = {
     "first": _sentencepiece_like("first"),
     "always": _sentencepiece_like("always"),
 }
-PIECES = st.lists(st.sampled_from(["<|im_start|>", "<|im_end|>", "<|s|>", "<|s|>a", "</s>", "<|", "s|>", "<|im_", " ", "\n",
-                                   "a", "ab", " b", "é", "😀", "the sea", "ﬁ"]), max_size=8).map("".join)
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            "<|im_start|>",
+            "<|im_end|>",
+            "<|s|>",
+            "<|s|>a",
+            "</s>",
+            "<|",
+            "s|>",
+            "<|im_",
+            " ",
+            "\n",
+            "a",
+            "ab",
+            " b",
+            "é",
+            "😀",
+            "the sea",
+            "ﬁ",
+        ]
+    ),
+    max_size=8,
+).map("".join)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -39,7 +61,10 @@ def test_halves_have_the_ids_and_offsets_of_the_whole(name, prompt, chosen, reje
     encoder = Encoder(TOKENIZERS[name])
     texts = (prompt + chosen, prompt + rejected)
     for text, encoded in zip(texts, encoder.encode_pairs([texts], [prompt])[0], strict=True):
-        whole, plain = encoder.encode_pairs([(text, text)], [""])[0][0], TOKENIZERS[name](text, add_special_tokens=False)
+        whole, plain = (
+            encoder.encode_pairs([(text, text)], [""])[0][0],
+            TOKENIZERS[name](text, add_special_tokens=False),
+        )
         assert encoded.ids.tolist() == whole.ids.tolist() == plain["input_ids"]
         for position in range(len(text) + 1):
             assert encoded.token_at(position) == whole.token_at(position)
@@ -54,7 +79,9 @@ def test_the_prompt_is_cut_before_its_last_special_token():
 
 def test_a_token_that_swallows_blanks_on_its_left_is_no_place_to_cut():
     tokenizer = make_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<mask>", lstrip=True, special=True)]})
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken("<mask>", lstrip=True, special=True)]}
+    )
     encoder = Encoder(tokenizer)
     assert encoder.cut_of("<|im_start|>a  <mask>") == 0
     assert encoder.cut_of("b<|im_start|>a  <mask>") == 1

@@ -20,38 +20,105 @@ def _parts(row):
 
 EXPECTED_ROWS = {
     "open-instruct": ("messages", {"chosen": [USER, GOOD], "rejected": [USER, BAD], "id": "x"}),
-    "ultrafeedback": ("messages", {"prompt": "Hi?", "prompt_id": "9", "chosen": [USER, GOOD], "rejected": [USER, BAD],
-                                   "messages": [USER, GOOD], "score_chosen": 8.0, "score_rejected": None}),
-    "prompt repeated as messages": ("messages", {"prompt": [USER], "chosen": [USER, GOOD], "rejected": [USER, BAD]}),
-    "json text of messages": ("messages", {"chosen": json.dumps([USER, GOOD]), "rejected": json.dumps([USER, BAD])}),
-    "wrapped messages": ("messages", {"chosen": {"messages": [USER, GOOD]}, "rejected": {"messages": [USER, BAD]}}),
-    "from and value inside": ("messages", {"chosen": [SHARE_USER, {"from": "gpt", "value": "Yes."}],
-                                           "rejected": [SHARE_USER, {"from": "gpt", "value": "No."}]}),
-    "text parts": ("messages", {"chosen": [{"role": "user", "content": [{"type": "text", "text": "Hi?"}]}, GOOD],
-                                "rejected": [USER, BAD]}),
-    "blanks differ in the prompt": ("messages", {"chosen": [USER, GOOD],
-                                                 "rejected": [{"role": "user", "content": "Hi? \n"}, BAD]}),
+    "ultrafeedback": (
+        "messages",
+        {
+            "prompt": "Hi?",
+            "prompt_id": "9",
+            "chosen": [USER, GOOD],
+            "rejected": [USER, BAD],
+            "messages": [USER, GOOD],
+            "score_chosen": 8.0,
+            "score_rejected": None,
+        },
+    ),
+    "prompt repeated as messages": (
+        "messages",
+        {"prompt": [USER], "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+    ),
+    "json text of messages": (
+        "messages",
+        {"chosen": json.dumps([USER, GOOD]), "rejected": json.dumps([USER, BAD])},
+    ),
+    "wrapped messages": (
+        "messages",
+        {"chosen": {"messages": [USER, GOOD]}, "rejected": {"messages": [USER, BAD]}},
+    ),
+    "from and value inside": (
+        "messages",
+        {
+            "chosen": [SHARE_USER, {"from": "gpt", "value": "Yes."}],
+            "rejected": [SHARE_USER, {"from": "gpt", "value": "No."}],
+        },
+    ),
+    "text parts": (
+        "messages",
+        {
+            "chosen": [{"role": "user", "content": [{"type": "text", "text": "Hi?"}]}, GOOD],
+            "rejected": [USER, BAD],
+        },
+    ),
+    "blanks differ in the prompt": (
+        "messages",
+        {"chosen": [USER, GOOD], "rejected": [{"role": "user", "content": "Hi? \n"}, BAD]},
+    ),
     "explicit messages": ("prompt_messages", {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}),
     "explicit, answers as objects": ("prompt_messages", {"prompt": [USER], "chosen": GOOD, "rejected": BAD}),
-    "text prompt, answers as messages": ("prompt_messages", {"prompt": "Hi?", "chosen": [GOOD], "rejected": [BAD]}),
-    "answers without role": ("prompt_messages", {"prompt": "Hi?", "chosen": {"content": "Yes."},
-                                                 "rejected": {"content": "No."}}),
+    "text prompt, answers as messages": (
+        "prompt_messages",
+        {"prompt": "Hi?", "chosen": [GOOD], "rejected": [BAD]},
+    ),
+    "answers without role": (
+        "prompt_messages",
+        {"prompt": "Hi?", "chosen": {"content": "Yes."}, "rejected": {"content": "No."}},
+    ),
     "explicit text": ("prompt_text", {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."}),
     "answers in lists of one": ("prompt_text", {"prompt": "Hi?", "chosen": ["Yes."], "rejected": ["No."]}),
-    "question column": ("prompt_text", {"question": "Hi?", "chosen": "Yes.", "rejected": "No.", "system": None}),
-    "hh-rlhf": ("hh_rlhf", {"chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.",
-                            "rejected": "\n\nHuman: Hi?\n\nAssistant: No.\n"}),
-    "hh-rlhf prompt apart": ("hh_rlhf", {"prompt": "\n\nHuman: Hi?\n\nAssistant:", "chosen": " Yes.", "rejected": " No."}),
-    "hh-rlhf prompt apart, marker repeated": ("hh_rlhf", {"prompt": "\n\nHuman: Hi?", "chosen": "\n\nAssistant: Yes.",
-                                                          "rejected": "\n\nAssistant: No."}),
-    "sharegpt": ("sharegpt", {"conversations": [SHARE_USER], "chosen": {"from": "gpt", "value": "Yes."},
-                              "rejected": {"from": "gpt", "value": "No."}}),
-    "sharegpt, answers in lists": ("sharegpt", {"conversations": [SHARE_USER], "chosen": [{"from": "gpt", "value": "Yes."}],
-                                                "rejected": [{"from": "gpt", "value": "No."}], "system": ""}),
-    "sharegpt, answers as text": ("sharegpt", {"conversations": [SHARE_USER], "chosen": "Yes.", "rejected": "No."}),
+    "question column": (
+        "prompt_text",
+        {"question": "Hi?", "chosen": "Yes.", "rejected": "No.", "system": None},
+    ),
+    "hh-rlhf": (
+        "hh_rlhf",
+        {"chosen": "\n\nHuman: Hi?\n\nAssistant: Yes.", "rejected": "\n\nHuman: Hi?\n\nAssistant: No.\n"},
+    ),
+    "hh-rlhf prompt apart": (
+        "hh_rlhf",
+        {"prompt": "\n\nHuman: Hi?\n\nAssistant:", "chosen": " Yes.", "rejected": " No."},
+    ),
+    "hh-rlhf prompt apart, marker repeated": (
+        "hh_rlhf",
+        {"prompt": "\n\nHuman: Hi?", "chosen": "\n\nAssistant: Yes.", "rejected": "\n\nAssistant: No."},
+    ),
+    "sharegpt": (
+        "sharegpt",
+        {
+            "conversations": [SHARE_USER],
+            "chosen": {"from": "gpt", "value": "Yes."},
+            "rejected": {"from": "gpt", "value": "No."},
+        },
+    ),
+    "sharegpt, answers in lists": (
+        "sharegpt",
+        {
+            "conversations": [SHARE_USER],
+            "chosen": [{"from": "gpt", "value": "Yes."}],
+            "rejected": [{"from": "gpt", "value": "No."}],
+            "system": "",
+        },
+    ),
+    "sharegpt, answers as text": (
+        "sharegpt",
+        {"conversations": [SHARE_USER], "chosen": "Yes.", "rejected": "No."},
+    ),
     "sharegpt, conversation ends with chosen": (
-        "sharegpt", {"conversations": [SHARE_USER, {"from": "gpt", "value": "Yes."}],
-                     "chosen": {"from": "gpt", "value": "Yes."}, "rejected": {"from": "gpt", "value": "No."}}),
+        "sharegpt",
+        {
+            "conversations": [SHARE_USER, {"from": "gpt", "value": "Yes."}],
+            "chosen": {"from": "gpt", "value": "Yes."},
+            "rejected": {"from": "gpt", "value": "No."},
+        },
+    ),
     "conversation under messages": ("sharegpt", {"messages": [USER], "chosen": GOOD, "rejected": BAD}),
 }
 
@@ -64,9 +131,14 @@ def test_every_format_gives_the_same_pair(case):
 
 def test_multi_turn_hh_keeps_turns_and_inner_text():
     before = "\n\nHuman: a\n\nline\n\nAssistant: b\n\nHuman: c: d"
-    _, prompt, chosen, _ = _parts({"chosen": before + "\n\nAssistant: e", "rejected": before + "\n\nAssistant: f"})
-    assert [(turn["role"], turn["content"]) for turn in prompt] == [("user", "a\n\nline"), ("assistant", "b"),
-                                                                   ("user", "c: d")]
+    _, prompt, chosen, _ = _parts(
+        {"chosen": before + "\n\nAssistant: e", "rejected": before + "\n\nAssistant: f"}
+    )
+    assert [(turn["role"], turn["content"]) for turn in prompt] == [
+        ("user", "a\n\nline"),
+        ("assistant", "b"),
+        ("user", "c: d"),
+    ]
     assert chosen == "e"
 
 
@@ -75,11 +147,22 @@ def test_answer_text_keeps_its_blanks():
     assert chosen == " Yes. \n"
 
 
-@pytest.mark.parametrize("answers", [('{"text": "a"}', '{"text": "b"}'), ("[1]", "[2]"), ("[not json", "{neither"),
-                                     ('[{"role": "assistant", "content": "a"}]', "plain")])
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ('{"text": "a"}', '{"text": "b"}'),
+        ("[1]", "[2]"),
+        ("[not json", "{neither"),
+        ('[{"role": "assistant", "content": "a"}]', "plain"),
+    ],
+)
 def test_an_answer_that_is_json_stays_text(answers):
     chosen, rejected = answers
-    assert _parts({"prompt": "Hi?", "chosen": chosen, "rejected": rejected}) == ("prompt_text", [USER], *answers)
+    assert _parts({"prompt": "Hi?", "chosen": chosen, "rejected": rejected}) == (
+        "prompt_text",
+        [USER],
+        *answers,
+    )
 
 
 def test_system_prompts_stand_first():
@@ -98,9 +181,17 @@ def test_alpaca_style_input_joins_the_instruction():
 def test_function_calls_and_observations_become_tool_turns():
     call = {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 1}}'}
     tools = '[{"name": "add", "parameters": {}}]'
-    _, pair = to_pair({"conversations": [SHARE_USER, call, {"from": "observation", "value": "2"}], "tools": tools,
-                       "chosen": {"from": "gpt", "value": "2"}, "rejected": {"from": "gpt", "value": "3"}})
-    assert pair.prompt[1]["tool_calls"] == [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
+    _, pair = to_pair(
+        {
+            "conversations": [SHARE_USER, call, {"from": "observation", "value": "2"}],
+            "tools": tools,
+            "chosen": {"from": "gpt", "value": "2"},
+            "rejected": {"from": "gpt", "value": "3"},
+        }
+    )
+    assert pair.prompt[1]["tool_calls"] == [
+        {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    ]
     assert pair.prompt[2] == {"role": "tool", "content": "2"}
     assert pair.tools == [{"type": "function", "function": {"name": "add", "parameters": {}}}]
 
@@ -110,14 +201,17 @@ def test_no_tools(tools):
     assert to_pair({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "tools": tools})[1].tools is None
 
 
-@pytest.mark.parametrize(("column", "expected"), [
-    ([{"name": "lowercase", "args": None}], ({"name": "lowercase"},)),
-    ('[{"name": "max_words", "n": 5}]', ({"name": "max_words", "n": 5},)),
-    ({"name": "lowercase"}, ({"name": "lowercase"},)),
-    (["answer in lower case"], ()),
-    (None, ()),
-    ("free text", ()),
-])
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ([{"name": "lowercase", "args": None}], ({"name": "lowercase"},)),
+        ('[{"name": "max_words", "n": 5}]', ({"name": "max_words", "n": 5},)),
+        ({"name": "lowercase"}, ({"name": "lowercase"},)),
+        (["answer in lower case"], ()),
+        (None, ()),
+        ("free text", ()),
+    ],
+)
 def test_constraints_are_carried_where_they_are_named(column, expected):
     row = {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "constraints": column}
     assert to_pair(row)[1].constraints == expected
@@ -132,23 +226,55 @@ ODD_ROWS = {
     "numbers": ("not_a_preference_row", {"prompt": "Hi?", "chosen": 1, "rejected": 2}),
     "text without prompt": ("not_a_preference_row", {"chosen": "Yes.", "rejected": "No."}),
     "messages against text": ("not_a_preference_row", {"chosen": [USER, GOOD], "rejected": "No."}),
-    "an image column": ("not_text", {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "images": ["a.jpg"]}),
-    "an image": ("not_text", {"chosen": [{"role": "user", "content": [{"type": "image", "image": "x"}]}, GOOD],
-                                          "rejected": [USER, BAD]}),
+    "an image column": (
+        "not_text",
+        {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "images": ["a.jpg"]},
+    ),
+    "an image": (
+        "not_text",
+        {
+            "chosen": [{"role": "user", "content": [{"type": "image", "image": "x"}]}, GOOD],
+            "rejected": [USER, BAD],
+        },
+    ),
     "empty list": ("not_a_preference_row", {"prompt": "Hi?", "chosen": [], "rejected": []}),
-    "ends with the user": ("last_turn_not_assistant", {"chosen": [USER, GOOD, USER], "rejected": [USER, BAD, USER]}),
-    "hh ends with the user": ("last_turn_not_assistant", {"chosen": HH + " a\n\nHuman: b", "rejected": HH + " a"}),
-    "other prompts": ("prompt_mismatch", {"chosen": [USER, GOOD], "rejected": [{"role": "user", "content": "Ho?"}, BAD]}),
-    "other number of turns": ("prompt_mismatch", {"chosen": [USER, GOOD, USER, GOOD], "rejected": [USER, BAD]}),
-    "hh with other prompts": ("prompt_mismatch", {"chosen": HH + " a", "rejected": "\n\nHuman: Ho?\n\nAssistant: b"}),
+    "ends with the user": (
+        "last_turn_not_assistant",
+        {"chosen": [USER, GOOD, USER], "rejected": [USER, BAD, USER]},
+    ),
+    "hh ends with the user": (
+        "last_turn_not_assistant",
+        {"chosen": HH + " a\n\nHuman: b", "rejected": HH + " a"},
+    ),
+    "other prompts": (
+        "prompt_mismatch",
+        {"chosen": [USER, GOOD], "rejected": [{"role": "user", "content": "Ho?"}, BAD]},
+    ),
+    "other number of turns": (
+        "prompt_mismatch",
+        {"chosen": [USER, GOOD, USER, GOOD], "rejected": [USER, BAD]},
+    ),
+    "hh with other prompts": (
+        "prompt_mismatch",
+        {"chosen": HH + " a", "rejected": "\n\nHuman: Ho?\n\nAssistant: b"},
+    ),
     "no prompt": ("empty_prompt", {"chosen": [GOOD], "rejected": [BAD]}),
     "blank prompt": ("empty_prompt", {"prompt": " \n", "chosen": "Yes.", "rejected": "No."}),
-    "system alone": ("empty_prompt", {"prompt": [{"role": "system", "content": "S"}], "chosen": [GOOD], "rejected": [BAD]}),
+    "system alone": (
+        "empty_prompt",
+        {"prompt": [{"role": "system", "content": "S"}], "chosen": [GOOD], "rejected": [BAD]},
+    ),
     "empty chosen": ("empty_answer", {"prompt": "Hi?", "chosen": " ", "rejected": "No."}),
-    "null content": ("empty_answer", {"chosen": [USER, {"role": "assistant", "content": None}], "rejected": [USER, BAD]}),
+    "null content": (
+        "empty_answer",
+        {"chosen": [USER, {"role": "assistant", "content": None}], "rejected": [USER, BAD]},
+    ),
     "hh without answer": ("empty_answer", {"chosen": HH, "rejected": HH + " No."}),
     "identical": ("identical_pair", {"prompt": "Hi?", "chosen": "Yes.", "rejected": "Yes. "}),
-    "tools are text": ("bad_tools", {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "tools": "a calculator"}),
+    "tools are text": (
+        "bad_tools",
+        {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "tools": "a calculator"},
+    ),
 }
 
 
@@ -161,6 +287,8 @@ def test_odd_rows_are_dropped_with_a_reason(case):
 
 
 def test_columns_are_renamed_from_theirs_to_ours():
-    row = rename_columns({"q": "Hi?", "winner": "Yes.", "loser": "No.", "conversations": [USER, USER]},
-                         {"prompt": "q", "chosen": "winner", "rejected": "loser"})
+    row = rename_columns(
+        {"q": "Hi?", "winner": "Yes.", "loser": "No.", "conversations": [USER, USER]},
+        {"prompt": "q", "chosen": "winner", "rejected": "loser"},
+    )
     assert _parts(row) == ("prompt_text", [USER], "Yes.", "No.")

@@ -17,8 +17,14 @@ COLUMNS = ("chosen", "rejected")
 def _add(tally, *rows):
     """Add one part of the pool: (row, times, format, reason or None, truncated) each."""
     numbers, times, formats, reasons, truncated = zip(*rows, strict=True)
-    facts = pa.record_batch({"row": pa.array(numbers, pa.int64()), "format": pa.array(formats, pa.string()),
-                             "reason": pa.array(reasons, pa.string()), "truncated": pa.array(truncated, pa.bool_())})
+    facts = pa.record_batch(
+        {
+            "row": pa.array(numbers, pa.int64()),
+            "format": pa.array(formats, pa.string()),
+            "reason": pa.array(reasons, pa.string()),
+            "truncated": pa.array(truncated, pa.bool_()),
+        }
+    )
     tally.add(facts, np.array(times))
 
 
@@ -47,8 +53,16 @@ def test_rows_in_is_kept_plus_dropped_with_repetitions():
     assert ledger.format == {"messages": 5, "unrecognised": 1}
 
 
-FATES = st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["messages", "hh_rlhf"]),
-                           st.sampled_from([None, None, *MEANING]), st.booleans()), min_size=1, max_size=60)
+FATES = st.lists(
+    st.tuples(
+        st.integers(1, 3),
+        st.sampled_from(["messages", "hh_rlhf"]),
+        st.sampled_from([None, None, *MEANING]),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=60,
+)
 
 
 @given(FATES, st.integers(1, 30))
@@ -56,12 +70,14 @@ def test_counting_by_parts_is_counting_row_by_row(fates, rows_per_part):
     rows = [(number, *fate) for number, fate in enumerate(fates)]
     by_part, by_row = _tally(), _tally()
     for first in range(0, len(rows), rows_per_part):
-        _add(by_part, *rows[first:first + rows_per_part])
+        _add(by_part, *rows[first : first + rows_per_part])
     for row in rows:
         _add(by_row, row)
     assert by_part == by_row
     assert by_part.kept == sum(times for _, times, _, reason, _ in rows if reason is None)
-    assert by_part.truncated == sum(times for _, times, _, reason, truncated in rows if reason is None and truncated)
+    assert by_part.truncated == sum(
+        times for _, times, _, reason, truncated in rows if reason is None and truncated
+    )
     for reason, offenders in by_part.offenders.items():
         assert offenders == [number for number, *_, found, _ in rows if found == reason][:MAX_OFFENDERS]
 
@@ -81,7 +97,9 @@ def test_only_the_first_offenders_are_kept():
 
 def test_the_threshold_holds_per_source():
     check_drops([_ledger(5, 5), _ledger(9, 0)], 0.5, [COLUMNS] * 2)
-    with pytest.raises(DataError, match=r"bad: 6 of 10 rows dropped: 6 prompt_mismatch .*rows 4, 5, 6, 7, 8, \.\.\."):
+    with pytest.raises(
+        DataError, match=r"bad: 6 of 10 rows dropped: 6 prompt_mismatch .*rows 4, 5, 6, 7, 8, \.\.\."
+    ):
         check_drops([_ledger(90), _ledger(4, 6, label="bad")], 0.5, [COLUMNS] * 2)
 
 

@@ -28,7 +28,7 @@ def _split_slowly(prompts, amount, seed):
     """The split by dictionaries, row by row."""
     distinct = set(prompts)
     ranked = sorted(distinct, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())
-    rank = {key: place for place, key in enumerate(ranked[:num_held_out(amount, len(distinct))])}
+    rank = {key: place for place, key in enumerate(ranked[: num_held_out(amount, len(distinct))])}
     train = np.array([i for i, key in enumerate(prompts) if key not in rank], dtype=np.int64)
     seen, held_out = {}, []
     for i, key in enumerate(prompts):
@@ -38,8 +38,20 @@ def _split_slowly(prompts, amount, seed):
     return train[shuffle_order(len(train), seed)].tolist(), [i for _, _, i in sorted(held_out)]
 
 
-@pytest.mark.parametrize(("amount", "rows"), [("1.0", 10), ("1", 1), ("0.5", 5), (".25", 2), ("3.", 30), ("2.55", 25),
-                                             ("13", 13), ("0", 0), ("0.0", 0)])
+@pytest.mark.parametrize(
+    ("amount", "rows"),
+    [
+        ("1.0", 10),
+        ("1", 1),
+        ("0.5", 5),
+        (".25", 2),
+        ("3.", 30),
+        ("2.55", 25),
+        ("13", 13),
+        ("0", 0),
+        ("0.0", 0),
+    ],
+)
 def test_a_dot_makes_a_proportion_and_its_absence_a_count(amount, rows):
     assert num_selected(amount, 10) == rows == len(select_rows(amount, 10))
 
@@ -51,8 +63,8 @@ def test_selection_is_whole_passes_then_a_draw_without_repetition(amount, num_ro
     passes, rest = divmod(wanted, num_rows)
     assert rows.dtype == np.int64
     assert len(rows) == wanted
-    assert rows[:passes * num_rows].tolist() == list(range(num_rows)) * passes
-    drawn = rows[passes * num_rows:].tolist()
+    assert rows[: passes * num_rows].tolist() == list(range(num_rows)) * passes
+    drawn = rows[passes * num_rows :].tolist()
     assert len(set(drawn)) == len(drawn) == rest
     assert drawn == np.random.RandomState(42).choice(num_rows, size=rest, replace=False).tolist()[:rest]
 
@@ -93,7 +105,7 @@ def test_the_held_out_prompts_depend_on_seed_and_content_not_on_order(prompts, s
 @given(PROMPTS, st.integers(0, 99))
 def test_another_row_only_displaces_what_was_drawn_last(prompts, seed):
     before, after = _drawn(prompts, "3", seed), _drawn([*prompts, "z"], "3", seed)
-    assert [prompt for prompt in after if prompt != "z"] == before[:len(after) - ("z" in after)]
+    assert [prompt for prompt in after if prompt != "z"] == before[: len(after) - ("z" in after)]
 
 
 @given(PROMPTS, st.integers(1, 10), st.integers(0, 99))
@@ -104,9 +116,18 @@ def test_the_first_held_out_rows_are_different_prompts(prompts, wanted, seed):
     assert len(set(drawn[:distinct])) == distinct
 
 
-@pytest.mark.parametrize(("amount", "prompts", "expected"), [("0", 50, 0), ("0.0", 50, 0), ("0.05", 100, 5), ("0.05", 4, 1),
-                                                            ("0.05", 1, 0), ("1.0", 1, 1),
-                                                            ("7", 50, 7)])
+@pytest.mark.parametrize(
+    ("amount", "prompts", "expected"),
+    [
+        ("0", 50, 0),
+        ("0.0", 50, 0),
+        ("0.05", 100, 5),
+        ("0.05", 4, 1),
+        ("0.05", 1, 0),
+        ("1.0", 1, 1),
+        ("7", 50, 7),
+    ],
+)
 def test_amount_of_held_out_prompts(amount, prompts, expected):
     assert num_held_out(amount, prompts) == expected
 

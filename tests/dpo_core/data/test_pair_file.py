@@ -16,8 +16,14 @@ IDS = st.lists(st.integers(0, 5), max_size=8)
 def _pair(seed):
     draw = np.random.default_rng(seed)
     lengths = draw.integers(1, 9, size=2)
-    arrays = [kind(size) for size in lengths for kind in (lambda n: draw.integers(0, 99, n).astype(np.int32),
-                                                        lambda n: draw.integers(0, 2, n).astype(bool))]
+    arrays = [
+        kind(size)
+        for size in lengths
+        for kind in (
+            lambda n: draw.integers(0, 99, n).astype(np.int32),
+            lambda n: draw.integers(0, 2, n).astype(bool),
+        )
+    ]
     return TokenizedPair(row_key(arrays), *arrays)
 
 
@@ -26,7 +32,7 @@ def test_rows_of_several_batches_are_read_by_number(tmp_path):
     prefixes = list(range(23))
     with pa.OSFile(str(tmp_path / "rows"), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
         for first in range(0, 23, 5):
-            writer.write_batch(pairs_batch(pairs[first:first + 5], prefixes[first:first + 5]))
+            writer.write_batch(pairs_batch(pairs[first : first + 5], prefixes[first : first + 5]))
     rows = ArrowRows(tmp_path / "rows")
     assert len(rows) == 23
     for i in (22, 0, 4, 5, 19, 20):
@@ -65,11 +71,14 @@ def test_keys_may_be_empty_and_batches_sliced(tmp_path):
 def test_common_prefix(left, right):
     length = common_prefix_length(np.array(left), np.array(right))
     assert left[:length] == right[:length]
-    assert left[length:length + 1] != right[length:length + 1] or length == min(len(left), len(right))
+    assert left[length : length + 1] != right[length : length + 1] or length == min(len(left), len(right))
 
 
 def test_row_keys_tell_contents_apart():
     a, b = np.array([1, 2], dtype=np.int32), np.array([True, False])
-    keys = {row_key(arrays) for arrays in ((a, b, a, b), (a, ~b, a, b), (a, b, a[:1], b[:1]), (a[:1], b[:1], a, b))}
+    keys = {
+        row_key(arrays)
+        for arrays in ((a, b, a, b), (a, ~b, a, b), (a, b, a[:1], b[:1]), (a[:1], b[:1], a, b))
+    }
     assert len(keys) == 4
     assert row_key((a, b, a, b)) == row_key((a.copy(), b.copy(), a.copy(), b.copy()))

@@ -88,10 +88,13 @@ def impatient(monkeypatch):
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(("stuck", "num_workers", "rows_for_several"), [((0,), 2, 1), ((5, 59), 2, 1), ((5,), 1, 1),
-                                                                    ((5,), 2, 1024)])
+@pytest.mark.parametrize(
+    ("stuck", "num_workers", "rows_for_several"),
+    [((0,), 2, 1), ((5, 59), 2, 1), ((5,), 1, 1), ((5,), 2, 1024)],
+)
 def test_a_row_that_no_handler_can_end_is_dropped_and_all_others_are_there(
-        stuck, num_workers, rows_for_several, monkeypatch):
+    stuck, num_workers, rows_for_several, monkeypatch
+):
     monkeypatch.setattr(pool, "MIN_ROWS_FOR_SEVERAL", rows_for_several)
     assert _reasons(_stuck_on(*stuck), 60, num_workers) == dict.fromkeys(stuck, "over_limits")
 
@@ -127,8 +130,9 @@ def test_a_row_that_takes_a_tokenizer_too_much_memory_is_dropped(monkeypatch):
 def test_a_tokenizers_expression_without_end_costs_the_row():
     tokenizer = make_tokenizer()
     backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex("(?:a|aa)+!"), "isolated"),
-                                                     backend.pre_tokenizer])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("(?:a|aa)+!"), "isolated"), backend.pre_tokenizer]
+    )
     texts = ["a", "a" * 60, "b"]
     assert _reasons(_tokenizing(texts, tokenizer), len(texts), 1) == {1: "over_limits"}
 
@@ -171,5 +175,14 @@ def test_chunks_cover_every_selected_row_once(monkeypatch):
 def test_blanks_at_the_ends_of_turns_make_no_other_prompt():
     turn = {"role": "user", "content": "Hi?"}
     assert prompt_key([turn]) == prompt_key([{**turn, "content": " Hi?\n"}])
-    assert len({prompt_key([turn]), prompt_key([turn, turn]), prompt_key([{**turn, "role": "system"}]),
-                prompt_key([{**turn, "content": "H i?"}])}) == 4
+    assert (
+        len(
+            {
+                prompt_key([turn]),
+                prompt_key([turn, turn]),
+                prompt_key([{**turn, "role": "system"}]),
+                prompt_key([{**turn, "content": "H i?"}]),
+            }
+        )
+        == 4
+    )

@@ -24,14 +24,20 @@ from dpo_core.steps.answer import run as answer
 from tests.tiny_models import CHATML, make_model, make_tokenizer
 
 BAD = "evil"
-LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}" + "{% endfor %}" * 3
+LOOPS = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}" + "{% endfor %}" * 3
+)
 DOUBLING = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}"
 SQUARING = "{% set ns = namespace(x=7) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x % 3 }}"
 ATTACKS = {
-    "loops": LOOPS, "doubling": DOUBLING, "squaring": SQUARING, "power": "{{ 7 ** (messages | length * 9999999) % 3 }}",
+    "loops": LOOPS,
+    "doubling": DOUBLING,
+    "squaring": SQUARING,
+    "power": "{{ 7 ** (messages | length * 9999999) % 3 }}",
     "product": "{{ 'a' * (messages | length * 4000000000) }}",
     "list": "{{ ([0] * (messages | length * 4000000000)) | length }}",
-    "method": "{{ 'a'.ljust(4000000000) | length }}", "format": "{{ '%4000000000d' % messages | length }}",
+    "method": "{{ 'a'.ljust(4000000000) | length }}",
+    "format": "{{ '%4000000000d' % messages | length }}",
     "rounded": "{{ (messages | length) | round(99999999, 'floor') }}",
     "output": "{% for a in range(99999) %}{% for b in range(99999) %}0123456789{% endfor %}{% endfor %}",
     "long": "{{ 'a' * (messages | length * 17000000) }}",
@@ -74,8 +80,15 @@ def test_the_memory_of_this_process_stays_what_it_was() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 700 << 10  # KiB
 
 
-@pytest.mark.parametrize("attack", ["{{ 7 ** 9999999 % 3 }}", "{{ ('a' * 4000000000) | length }}",
-                                    "{{ 'a' | center(4000000000) }}", "{{ 5 | round(99999999, 'floor') }}"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "{{ 7 ** 9999999 % 3 }}",
+        "{{ ('a' * 4000000000) | length }}",
+        "{{ 'a' | center(4000000000) }}",
+        "{{ 5 | round(99999999, 'floor') }}",
+    ],
+)
 def test_constants_are_not_computed_without_limits_either(attack: str) -> None:
     """The compiler of templates computes them, before any row is rendered."""
     started = time.process_time()
@@ -90,7 +103,9 @@ def test_constants_are_not_computed_without_limits_either(attack: str) -> None:
 
 def test_a_template_that_is_over_for_every_row_is_given_up() -> None:
     renderer = Renderer(make_tokenizer(attacked(ATTACKS["product"])))
-    with pytest.raises(CheckpointError, match=r"on more than 32 rows: a rendering has .*checkpoint\.chat_template"):
+    with pytest.raises(
+        CheckpointError, match=r"on more than 32 rows: a rendering has .*checkpoint\.chat_template"
+    ):
         renderer.render([conversation(BAD)] * 40, [None] * 40)
 
 
@@ -126,17 +141,24 @@ def test_outside_the_main_thread_memory_and_length_are_limited() -> None:
 
 # ----------------------------------------------------------------------------------------------------------- where it counts
 
+
 def pair(text: str, answer: str = "yes") -> PreferencePair:
     prompt = conversation(text)
-    return PreferencePair(prompt, [*prompt, {"role": "assistant", "content": answer}],
-                          [*prompt, {"role": "assistant", "content": "no"}])
+    return PreferencePair(
+        prompt,
+        [*prompt, {"role": "assistant", "content": answer}],
+        [*prompt, {"role": "assistant", "content": "no"}],
+    )
 
 
 @pytest.mark.parametrize("name", ["loops", "product"])
 def test_a_dropped_row_has_its_reason(name: str) -> None:
     template = attacked(ATTACKS[name])
     in_answer = template.replace("messages[0]", "messages[-1]")
-    for text, rows in ((template, [pair("a"), pair(BAD), pair("b")]), (in_answer, [pair("a"), pair("c", BAD), pair("b")])):
+    for text, rows in (
+        (template, [pair("a"), pair(BAD), pair("b")]),
+        (in_answer, [pair("a"), pair("c", BAD), pair("b")]),
+    ):
         results = PairTokenizer(make_tokenizer(text), TokenizeRules(64))(rows)
         assert results[1] == "over_limits"
         plain = PairTokenizer(make_tokenizer(), TokenizeRules(64))([rows[0], rows[2]])
@@ -155,19 +177,27 @@ class Rows:
 
 
 def test_tokenising_processes_have_the_limits_too() -> None:
-    rows = [{"prompt": BAD if number == 700 else "a", "chosen": "yes", "rejected": "no"} for number in range(1100)]
+    rows = [
+        {"prompt": BAD if number == 700 else "a", "chosen": "yes", "rejected": "no"} for number in range(1100)
+    ]
     maker = PoolMaker((Rows(rows),), ({},), PairTokenizer(make_tokenizer(attacked(LOOPS)), TokenizeRules(64)))
     chunks = chunks_of([np.arange(len(rows))])
-    reasons = [reason for part in make_pool(maker, chunks, len(rows), num_workers=2)
-               for reason in part.facts.column("reason").to_pylist()]
+    reasons = [
+        reason
+        for part in make_pool(maker, chunks, len(rows), num_workers=2)
+        for reason in part.facts.column("reason").to_pylist()
+    ]
     assert [number for number, reason in enumerate(reasons) if reason] == [700]
     assert reasons[700] == "over_limits"
 
 
 def test_probes_and_exports_say_what_is_wrong_with_the_template(tmp_path) -> None:
     tokenizer = make_tokenizer(LOOPS)
-    for rendering in (lambda: rendered_by_library(tokenizer, conversation("a")), lambda: turn_end_ids(tokenizer),
-                      lambda: choose_pad_token(tokenizer, None, 400)):
+    for rendering in (
+        lambda: rendered_by_library(tokenizer, conversation("a")),
+        lambda: turn_end_ids(tokenizer),
+        lambda: choose_pad_token(tokenizer, None, 400),
+    ):
         with pytest.raises(CheckpointError, match="The checkpoint's chat template goes over its limits"):
             rendering()
     folder = make_model(tmp_path / "model", make_tokenizer(LOOPS))

@@ -18,7 +18,9 @@ MIXED = [{"chosen": "a"}, {"chosen": ["a", 1]}, {"chosen": {"x": None}, "other":
 
 
 def _load(path, cache, **settings):
-    return load_source(ResolvedSource(label="set", path=path, content=f"{path}{settings}", **settings), cache / "cache")
+    return load_source(
+        ResolvedSource(label="set", path=path, content=f"{path}{settings}", **settings), cache / "cache"
+    )
 
 
 def _lines(rows):
@@ -34,7 +36,9 @@ def _write_arrow(path, rows):
 WRITERS = {
     "a.jsonl": lambda path: path.write_text(_lines(ROWS)),
     "lines.json": lambda path: path.write_text(_lines(ROWS)),
-    "blank-lines.jsonl": lambda path: path.write_text("\ufeff" + "\n" + _lines(ROWS).replace("\n", "\r\n\n") + "\n"),
+    "blank-lines.jsonl": lambda path: path.write_text(
+        "\ufeff" + "\n" + _lines(ROWS).replace("\n", "\r\n\n") + "\n"
+    ),
     "array.json": lambda path: path.write_text(json.dumps(ROWS)),
     "pretty.json": lambda path: path.write_text(json.dumps(ROWS, indent=2)),
     "wrapped.json": lambda path: path.write_text(json.dumps({"version": 1, "data": ROWS}, indent=1)),
@@ -64,16 +68,24 @@ def test_a_line_longer_than_a_row_may_be_is_passed_by(tmp_path, monkeypatch, nam
     text = "\n".join(lines).encode()
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
     if place == 0:
-        with pytest.raises(DataError, match=r"its first value is null, expected an object|is neither JSON lines nor"):
+        with pytest.raises(
+            DataError, match=r"its first value is null, expected an object|is neither JSON lines nor"
+        ):
             _load(tmp_path / name, tmp_path)
         return
     rows = _load(tmp_path / name, tmp_path)
-    assert [rows[i] and rows[i]["rejected"] for i in range(3)] == (["0", None, "1"] if place == 1 else ["0", "1", None])
+    assert [rows[i] and rows[i]["rejected"] for i in range(3)] == (
+        ["0", None, "1"] if place == 1 else ["0", "1", None]
+    )
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ('[{"chosen": "a"}, {"chosen": "' + "b" * 5000 + '"}]', "element 1 is longer than"),
-    ('{"data":\n [' + '{"chosen": "a"},' * 500 + '{"chosen": "a"}]}', "one JSON object of more than")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"chosen": "a"}, {"chosen": "' + "b" * 5000 + '"}]', "element 1 is longer than"),
+        ('{"data":\n [' + '{"chosen": "a"},' * 500 + '{"chosen": "a"}]}', "one JSON object of more than"),
+    ],
+)
 def test_json_longer_than_is_read_whole_is_refused(tmp_path, monkeypatch, text, message):
     monkeypatch.setattr(readers, "MAX_ROW_CHARACTERS", 1000)
     monkeypatch.setattr(readers, "MAX_OBJECT_CHARACTERS", 1000)
@@ -85,7 +97,9 @@ def test_json_longer_than_is_read_whole_is_refused(tmp_path, monkeypatch, text, 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_rows_need_not_agree_on_columns_or_types(tmp_path, name):
-    (tmp_path / name).write_text(_lines(MIXED) if name.endswith("l") else json.dumps(MIXED, ensure_ascii=False))
+    (tmp_path / name).write_text(
+        _lines(MIXED) if name.endswith("l") else json.dumps(MIXED, ensure_ascii=False)
+    )
     rows = _load(tmp_path / name, tmp_path)
     assert [rows[i] for i in range(len(rows))] == MIXED
     assert rows.columns == ("chosen", "other")
@@ -93,7 +107,7 @@ def test_rows_need_not_agree_on_columns_or_types(tmp_path, name):
 
 def test_an_array_longer_than_the_read_buffer_is_read_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "READ_CHARACTERS", 7)
-    values = [{"n": 12345678901234567890, "s": "]},[ \" é"}, 1234567, {"l": [[], {}]}, "x" * 50, -1.5e3, None]
+    values = [{"n": 12345678901234567890, "s": ']},[ " é'}, 1234567, {"l": [[], {}]}, "x" * 50, -1.5e3, None]
     (tmp_path / "a.json").write_text(json.dumps(values, indent=1))
     assert [row.value for row in readers.read_rows(tmp_path / "a.json")] == values
 
@@ -202,8 +216,10 @@ def test_a_column_map_the_wrong_way_round_is_explained(tmp_path):
         _load(tmp_path / "a.jsonl", tmp_path, columns={"winner": "chosen"})
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"split": "test"}, "only the split `train`"),
-                                                  ({"subset": "en"}, "no subset `en`")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"split": "test"}, "only the split `train`"), ({"subset": "en"}, "no subset `en`")],
+)
 def test_a_local_file_has_neither_splits_nor_subsets(tmp_path, settings, message):
     (tmp_path / "a.jsonl").write_text(_lines(ROWS[:2]))
     with pytest.raises(DataError, match=message):

@@ -10,20 +10,28 @@ from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from tests.tiny_models import CHATML, make_tokenizer
 
-PROMPT = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "first answer"},
-          {"role": "user", "content": "b?"}]
+PROMPT = [
+    {"role": "user", "content": "a?"},
+    {"role": "assistant", "content": "first answer"},
+    {"role": "user", "content": "b?"},
+]
 # A generation prompt that opens a thought which no finished turn has, as some reasoning models' templates do.
 THINKING = CHATML.replace("<|im_start|>assistant\n{% endif", "<|im_start|>assistant\n<think>\n{% endif")
-WITHOUT_OPENING = "{% for message in messages %}### {{ message['role'] }}: {{ message['content'] }}<|im_end|>\n{% endfor %}"
+WITHOUT_OPENING = (
+    "{% for message in messages %}### {{ message['role'] }}: {{ message['content'] }}<|im_end|>\n{% endfor %}"
+)
 # Earlier answers lose their text once another turn follows: no prefix of the rendering is stable.
-FORGETFUL = ("{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-             "{% if loop.last or message['role'] != 'assistant' %}{{ message['content'] }}{% else %}...{% endif %}"
-             "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+FORGETFUL = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if loop.last or message['role'] != 'assistant' %}{{ message['content'] }}{% else %}...{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def _pair(chosen="yes", rejected="no way", prompt=PROMPT, tools=None):
     def whole(answer):
         return [*prompt, {"role": "assistant", "content": answer}]
+
     return PreferencePair(prompt=prompt, chosen=whole(chosen), rejected=whole(rejected), tools=tools)
 
 
@@ -34,7 +42,10 @@ def _tokenizer(template=CHATML, limit=1000, **rules):
 def _trained_texts(tokenizer, side):
     """The stretches of text that carry the loss."""
     edges = np.flatnonzero(np.diff([0, *side.trained.astype(int), 0]))
-    return [tokenizer.tokenizer.decode(side.ids[start:end]) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    return [
+        tokenizer.tokenizer.decode(side.ids[start:end])
+        for start, end in zip(edges[::2], edges[1::2], strict=True)
+    ]
 
 
 def _results(tokenizer, pair):
@@ -43,16 +54,26 @@ def _results(tokenizer, pair):
     return [_trained_texts(tokenizer, side) for side in result]
 
 
-@pytest.mark.parametrize(("template", "end"), [(CHATML, "<|im_end|>\n"), (NAMED_TEMPLATES["tulu"], "<|im_end|>"),
-                                              (NAMED_TEMPLATES["zephyr"], "<|im_end|>\n"), (THINKING, "<|im_end|>\n"),
-                                              (WITHOUT_OPENING, "<|im_end|>\n"), (FORGETFUL, "<|im_end|>\n")])
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (CHATML, "<|im_end|>\n"),
+        (NAMED_TEMPLATES["tulu"], "<|im_end|>"),
+        (NAMED_TEMPLATES["zephyr"], "<|im_end|>\n"),
+        (THINKING, "<|im_end|>\n"),
+        (WITHOUT_OPENING, "<|im_end|>\n"),
+        (FORGETFUL, "<|im_end|>\n"),
+    ],
+)
 def test_the_last_turn_is_trained_without_header_and_with_its_end(template, end):
     chosen, rejected = _results(_tokenizer(template), _pair())
     assert [text.strip(" ") for text in chosen] == ["yes" + end]
     assert [text.strip(" ") for text in rejected] == ["no way" + end]
 
 
-@pytest.mark.parametrize(("template", "end"), [(CHATML, "<|im_end|>\n"), (NAMED_TEMPLATES["tulu"], "<|im_end|>")])
+@pytest.mark.parametrize(
+    ("template", "end"), [(CHATML, "<|im_end|>\n"), (NAMED_TEMPLATES["tulu"], "<|im_end|>")]
+)
 def test_all_turns_trains_every_assistant_turn(template, end):
     chosen, _ = _results(_tokenizer(template, train_on="all_turns"), _pair())
     assert chosen == ["first answer" + end, "yes" + end]
@@ -71,7 +92,10 @@ def test_turns_that_cannot_be_told_apart_are_a_template_error():
 def test_a_conversation_that_the_template_refuses_is_a_template_error():
     refusing = "{% if messages[-1]['content'] == 'bad' %}{{ raise_exception('no') }}{% endif %}" + CHATML
     asks_nothing = "{% if add_generation_prompt %}{{ raise_exception('no') }}{% endif %}" + CHATML
-    assert [isinstance(result, str) for result in _tokenizer(refusing)([_pair("bad"), _pair()])] == [True, False]
+    assert [isinstance(result, str) for result in _tokenizer(refusing)([_pair("bad"), _pair()])] == [
+        True,
+        False,
+    ]
     assert _tokenizer(refusing)([_pair("bad")]) == _tokenizer(asks_nothing)([_pair()]) == ["template_error"]
 
 
@@ -101,8 +125,11 @@ def test_the_mask_agrees_with_counting_the_prompts_tokens(question, chosen, reje
 
 
 def test_a_token_that_reaches_into_the_header_is_not_trained():
-    tokenizer = _tokenizer(CHATML.replace("assistant\n{%", "assistant: {%")
-                           .replace("{{ message['role'] }}\n", "{{ message['role'] }}: "))
+    tokenizer = _tokenizer(
+        CHATML.replace("assistant\n{%", "assistant: {%").replace(
+            "{{ message['role'] }}\n", "{{ message['role'] }}: "
+        )
+    )
     chosen, _ = _results(tokenizer, _pair("the sea"))
     # The byte-level BPE merges the header's blank with "the": " the" belongs to both and stays out.
     assert chosen == [" sea<|im_end|>\n"]
@@ -133,7 +160,10 @@ def test_tools_are_rendered_and_a_template_without_them_drops_the_row():
     with_tools, without = tokenizer([_pair(tools=tools), _pair()])
     assert '"name": "add"' in tokenizer.tokenizer.decode(with_tools[0].ids)
     assert '"name": "add"' not in tokenizer.tokenizer.decode(without[0].ids)
-    assert [_trained_texts(tokenizer, side) for side in with_tools] == [["yes<|im_end|>\n"], ["no way<|im_end|>\n"]]
+    assert [_trained_texts(tokenizer, side) for side in with_tools] == [
+        ["yes<|im_end|>\n"],
+        ["no way<|im_end|>\n"],
+    ]
     assert _tokenizer()([_pair(tools=tools)]) == ["template_without_tools"]
 
 

@@ -22,7 +22,9 @@ from tests.tiny_stage import TinyStage, reference_job, run_here
 def reference(stage, tmp_path_factory) -> ReferenceRef:
     """Values of the rounded weights."""
     folder = tmp_path_factory.mktemp("reference")
-    return run_here(reference_job(folder / "run", stage.data, stage.checkpoint, precision="bf16_pure")).reference
+    return run_here(
+        reference_job(folder / "run", stage.data, stage.checkpoint, precision="bf16_pure")
+    ).reference
 
 
 def pure_job(stage: TinyStage, folder, reference: ReferenceRef, **settings) -> TrainJob:
@@ -31,11 +33,17 @@ def pure_job(stage: TinyStage, folder, reference: ReferenceRef, **settings) -> T
 
 def started(stage: TinyStage) -> MasterEngine:
     scorer = PairScorer(load_model(stage.checkpoint), "bf16_pure")
-    return MasterEngine.start(start_accelerator(Sharding()), scorer, OptimConfig(learning_rate=1e-3, max_grad_norm=1e9))
+    return MasterEngine.start(
+        start_accelerator(Sharding()), scorer, OptimConfig(learning_rate=1e-3, max_grad_norm=1e9)
+    )
 
 
 def loss_of(engine_or_scorer, batch) -> torch.Tensor:
-    scores = engine_or_scorer.scores(batch) if isinstance(engine_or_scorer, MasterEngine) else engine_or_scorer(batch)
+    scores = (
+        engine_or_scorer.scores(batch)
+        if isinstance(engine_or_scorer, MasterEngine)
+        else engine_or_scorer(batch)
+    )
     return scores.sums_S[0::2].sum() - scores.sums_S[1::2].sum()
 
 

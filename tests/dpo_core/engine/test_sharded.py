@@ -36,28 +36,52 @@ pytestmark = pytest.mark.integration
 # fp32 sums in another order; 18 AdamW steps at 1e-3 turn 1e-7 of a gradient into at most this much of a weight.
 WEIGHT_NOISE = 2e-6
 PLAIN = Sharding()
-BACK_ENDS = {"zero1": Sharding(kind="zero1"), "zero2-offload": Sharding(kind="zero2", offload="optimizer"),
-             "zero3": Sharding(kind="zero3"), "fsdp2": Sharding(kind="fsdp2"),
-             "zero3-offload": Sharding(kind="zero3", offload="optimizer_and_parameters")}
+BACK_ENDS = {
+    "zero1": Sharding(kind="zero1"),
+    "zero2-offload": Sharding(kind="zero2", offload="optimizer"),
+    "zero3": Sharding(kind="zero3"),
+    "fsdp2": Sharding(kind="fsdp2"),
+    "zero3-offload": Sharding(kind="zero3", offload="optimizer_and_parameters"),
+}
 SPLITTING = ("zero3", "fsdp2")
 # Two plain processes, and what is offloaded in another way: no whole run of their own is compared with one process.
-SHARDINGS = {"plain": PLAIN, **BACK_ENDS, "zero1-offload": Sharding(kind="zero1", offload="optimizer"),
-             "zero3-optimizer-offload": Sharding(kind="zero3", offload="optimizer"),
-             "fsdp2-offload": Sharding(kind="fsdp2", offload="optimizer_and_parameters")}
+SHARDINGS = {
+    "plain": PLAIN,
+    **BACK_ENDS,
+    "zero1-offload": Sharding(kind="zero1", offload="optimizer"),
+    "zero3-optimizer-offload": Sharding(kind="zero3", offload="optimizer"),
+    "fsdp2-offload": Sharding(kind="fsdp2", offload="optimizer_and_parameters"),
+}
 
 
 def job_in(stage: TinyStage, folder: Path, sharding: Sharding = PLAIN, processes: int = 2) -> TrainJob:
     """18 steps of 4 pairs, two microbatches a process and step, a checkpoint after every fifth step. In the last batch of an
     epoch, of 2 pairs, each process has one pair."""
-    return stage.train_job(folder, "dpo", per_device=1, processes=processes, num_epochs=2, checkpoint_every=5,
-                           keep_checkpoints=9, gradient_checkpointing=True, sharding=sharding)
+    return stage.train_job(
+        folder,
+        "dpo",
+        per_device=1,
+        processes=processes,
+        num_epochs=2,
+        checkpoint_every=5,
+        keep_checkpoints=9,
+        gradient_checkpointing=True,
+        sharding=sharding,
+    )
 
 
 @pytest.fixture(scope="module")
 def odd_stage(tmp_path_factory) -> TinyStage:
     """A model whose sizes two ranks cannot share equally: odd hidden and inner sizes, embeddings not tied."""
-    return TinyStage.make(tmp_path_factory.mktemp("odd"), hidden_size=33, intermediate_size=51, head_dim=8,
-                          num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=False)
+    return TinyStage.make(
+        tmp_path_factory.mktemp("odd"),
+        hidden_size=33,
+        intermediate_size=51,
+        head_dim=8,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+    )
 
 
 @dataclass
@@ -86,10 +110,18 @@ def assert_near(result: TrainResult, expected: TrainResult, weight_noise: float 
     ours, theirs = (load_file(run.weights_path / "model.safetensors") for run in (result, expected))
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=weight_noise, msg=lambda text: f"{name}: {text}")  # noqa: B023
+        torch.testing.assert_close(
+            tensor,
+            theirs[name],
+            rtol=0,
+            atol=weight_noise,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
     ours, theirs = (metrics_of(run.metrics_path.parent) for run in (result, expected))
     for name in ("step", "pairs", "loss", "grad_norm", "learning_rate", "rewards/margins", "logps/chosen"):
-        assert [step[name] for step in ours] == pytest.approx([step[name] for step in theirs], rel=1e-4, abs=1e-5), name
+        assert [step[name] for step in ours] == pytest.approx(
+            [step[name] for step in theirs], rel=1e-4, abs=1e-5
+        ), name
 
 
 @pytest.mark.parametrize("name", BACK_ENDS)
@@ -99,7 +131,10 @@ def test_the_weights_are_those_of_one_process(runs, name):
     assert_near(result, alone)
     assert result.guard["largest_difference_per_token"] < 1e-5
     assert result.checks["fit_tokens"] == alone.checks["fit_tokens"] > 0
-    assert (result.trained_parameters, result.all_parameters) == (alone.trained_parameters, alone.all_parameters)
+    assert (result.trained_parameters, result.all_parameters) == (
+        alone.trained_parameters,
+        alone.all_parameters,
+    )
 
 
 @pytest.mark.parametrize("name", BACK_ENDS)
@@ -130,8 +165,9 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(stage, runs, tm
 
 
 @pytest.mark.parametrize("name", SPLITTING)
-def test_killed_while_it_writes_a_checkpoint_or_the_last_weights_it_gives_the_same_bits(stage, runs, tmp_path, monkeypatch,
-                                                                                      name):
+def test_killed_while_it_writes_a_checkpoint_or_the_last_weights_it_gives_the_same_bits(
+    stage, runs, tmp_path, monkeypatch, name
+):
     """kill -9 of the rank that writes, at a random touch of its files; the other rank is left in a collective."""
     job = job_in(stage, tmp_path, SHARDINGS[name])
     monkeypatch.setenv(KILL_AT, "0")
@@ -168,10 +204,14 @@ def kill_at_some_moment(job: TrainJob, moments: random.Random) -> None:
     pytest.fail("the run was over before the kill, time after time")
 
 
-def continued(stage: TinyStage, runs: Runs, folder: Path, begun_with: str, sharding: Sharding, processes: int) -> TrainJob:
+def continued(
+    stage: TinyStage, runs: Runs, folder: Path, begun_with: str, sharding: Sharding, processes: int
+) -> TrainJob:
     """A job that finds the checkpoint of step 10 that another back end wrote."""
-    shutil.copytree(runs[begun_with].weights_path.parent / "checkpoints" / "step-00000010",
-                    folder / "checkpoints" / "step-00000010")
+    shutil.copytree(
+        runs[begun_with].weights_path.parent / "checkpoints" / "step-00000010",
+        folder / "checkpoints" / "step-00000010",
+    )
     return job_in(stage, folder, sharding, processes)
 
 
@@ -184,18 +224,31 @@ def test_a_sharded_run_goes_on_in_one_plain_process(stage, runs, tmp_path):
         assert_near(result, runs["alone"])
 
 
-@pytest.mark.parametrize(("begun_with", "name", "processes"), [
-    ("alone", "zero3-optimizer-offload", 2), ("zero3", "fsdp2-offload", 2), ("fsdp2", "zero2-offload", 2),
-    ("zero2-offload", "zero1-offload", 2), ("zero3", "zero3", 1)])
-def test_a_run_goes_on_with_another_back_end_or_number_of_processes(stage, runs, tmp_path, begun_with, name, processes):
+@pytest.mark.parametrize(
+    ("begun_with", "name", "processes"),
+    [
+        ("alone", "zero3-optimizer-offload", 2),
+        ("zero3", "fsdp2-offload", 2),
+        ("fsdp2", "zero2-offload", 2),
+        ("zero2-offload", "zero1-offload", 2),
+        ("zero3", "zero3", 1),
+    ],
+)
+def test_a_run_goes_on_with_another_back_end_or_number_of_processes(
+    stage, runs, tmp_path, begun_with, name, processes
+):
     job = continued(stage, runs, tmp_path, begun_with, SHARDINGS[name], processes)
     (tmp_path / "metrics.jsonl").write_bytes(runs[begun_with].metrics_path.read_bytes())
     result = run_ranks(job, processes, module="tests.programs.ranks_that_tell_what_they_hold")
     assert result.resumed_from_step == 10
     assert_near(result, runs["alone"])
-    ours, theirs = (run.weights_path.parent / "checkpoints" / "step-00000015" for run in (result, runs["alone"]))
+    ours, theirs = (
+        run.weights_path.parent / "checkpoints" / "step-00000015" for run in (result, runs["alone"])
+    )
     for file in (MODEL_FILE, OPTIMIZER_FILE):
-        torch.testing.assert_close(load_file(ours / file), load_file(theirs / file), rtol=1e-4, atol=WEIGHT_NOISE)
+        torch.testing.assert_close(
+            load_file(ours / file), load_file(theirs / file), rtol=1e-4, atol=WEIGHT_NOISE
+        )
     assert json.loads((tmp_path / "held-0.json").read_text())["offload"] == SHARDINGS[name].offload
 
 
@@ -206,10 +259,17 @@ def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path, monke
     alone = run_here(job_in(odd_stage, tmp_path / "alone", processes=1))
     result = run_ranks(job_in(odd_stage, tmp_path / "sharded", SHARDINGS[name]))
     assert_near(result, alone)
-    export = run_here(ExportJob(weights_path=result.weights_path,
-                                weights_fingerprint=result.weights_fingerprint, checkpoint=odd_stage.checkpoint,
-                                precision="fp32").at(tmp_path / "export"))
-    exported = load_model(CheckpointRef(path=export.path, fingerprint="x", tokenizer_fingerprint="x", source="export"))
+    export = run_here(
+        ExportJob(
+            weights_path=result.weights_path,
+            weights_fingerprint=result.weights_fingerprint,
+            checkpoint=odd_stage.checkpoint,
+            precision="fp32",
+        ).at(tmp_path / "export")
+    )
+    exported = load_model(
+        CheckpointRef(path=export.path, fingerprint="x", tokenizer_fingerprint="x", source="export")
+    )
     trained = load_file(result.weights_path / "model.safetensors")
     for key, parameter in exported.named_parameters():
         assert torch.equal(parameter, trained[key][: len(parameter)]), key
@@ -218,12 +278,16 @@ def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path, monke
 @pytest.mark.parametrize("name", SPLITTING)
 def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_path, name):
     sharding = BACK_ENDS[name]
-    job = reference_job(tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8, sharding=sharding)
+    job = reference_job(
+        tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8, sharding=sharding
+    )
     result = run_ranks(job)
     assert (result.rows, result.rows_computed) == (40, 40)
     for split in ("train", "held_out"):
         keys = PairDataset.open(stage.data.path, split).row_keys
-        ours, theirs = (read_aligned(Path(run.reference.path), split, keys) for run in (result, stage.reference))
+        ours, theirs = (
+            read_aligned(Path(run.reference.path), split, keys) for run in (result, stage.reference)
+        )
         np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5)
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
@@ -242,12 +306,23 @@ def test_an_adapter_is_trained_by_an_objective_over_the_whole_batch(stage, tmp_p
 
     Few steps: the last bit of a weight decides how values are rounded to bf16, and from then on runs drift apart.
     """
-    settings = {"adapter": AdapterConfig(kind="lora", rank=4), "per_device": 1, "precision": "bf16", "checkpoint_every": 2,
-                "max_steps": 3}
-    values = run_here(reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")).reference
+    settings = {
+        "adapter": AdapterConfig(kind="lora", rank=4),
+        "per_device": 1,
+        "precision": "bf16",
+        "checkpoint_every": 2,
+        "max_steps": 3,
+    }
+    values = run_here(
+        reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")
+    ).reference
     alone = run_here(stage.train_job(tmp_path / "alone", "aot", reference=values, **settings))
-    job = stage.train_job(tmp_path / "sharded", "aot", processes=2, reference=values, sharding=BACK_ENDS[name], **settings)
+    job = stage.train_job(
+        tmp_path / "sharded", "aot", processes=2, reference=values, sharding=BACK_ENDS[name], **settings
+    )
     result = run_ranks(job)
     assert_near(result, alone, weight_noise=2e-5)
-    assert result.trained_parameters == alone.trained_parameters < alone.all_parameters == result.all_parameters
+    assert (
+        result.trained_parameters == alone.trained_parameters < alone.all_parameters == result.all_parameters
+    )
     assert result.base_check["largest_difference_per_token"] < 1e-3

@@ -24,8 +24,9 @@ def test_a_weight_that_is_not_finite_ends_as_its_own_kind(stage, tmp_path):
         model.model.norm.weight[0] = float("inf")
     folder = make_model(tmp_path / "model")
     model.save_pretrained(folder)
-    job = stage.train_job(tmp_path / "run", "simpo", processes=2, checkpoint=checkpoint_ref(folder),
-                          sharding=SHARDINGS["fsdp2"])
+    job = stage.train_job(
+        tmp_path / "run", "simpo", processes=2, checkpoint=checkpoint_ref(folder), sharding=SHARDINGS["fsdp2"]
+    )
     assert start_ranks(job, 2).wait(PATIENCE_SECONDS) != 0
     error = read_error(job)
     assert error.kind == "non_finite", error.message
@@ -34,7 +35,9 @@ def test_a_weight_that_is_not_finite_ends_as_its_own_kind(stage, tmp_path):
 
 
 @pytest.mark.parametrize("name", SPLITTING)
-def test_an_infinite_gradient_on_one_rank_ends_as_its_own_kind_and_the_checkpoint_before_it_is_good(stage, tmp_path, name):
+def test_an_infinite_gradient_on_one_rank_ends_as_its_own_kind_and_the_checkpoint_before_it_is_good(
+    stage, tmp_path, name
+):
     job = job_in(stage, tmp_path, SHARDINGS[name])
     assert start_ranks(job, 2, "tests.programs.overflowing_ranks").wait(PATIENCE_SECONDS) != 0
     error = read_error(job)

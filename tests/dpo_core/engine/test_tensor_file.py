@@ -7,15 +7,26 @@ from safetensors.torch import save_file
 from dpo_core.contract.errors import StoreError
 from dpo_core.engine.tensor_file import StoredTensor, open_tensors, whole, write_tensors
 
-TENSORS = {"weight": torch.arange(6.0).view(2, 3), "b": torch.ones(3, dtype=torch.bfloat16), "a.é": torch.zeros(1),
-           "step": torch.tensor(7.0), "big": torch.arange(4), "flag": torch.tensor([True]),
-           "turned": torch.arange(6.0).view(2, 3).t(), "empty": torch.zeros(0, 5)}
+TENSORS = {
+    "weight": torch.arange(6.0).view(2, 3),
+    "b": torch.ones(3, dtype=torch.bfloat16),
+    "a.é": torch.zeros(1),
+    "step": torch.tensor(7.0),
+    "big": torch.arange(4),
+    "flag": torch.tensor([True]),
+    "turned": torch.arange(6.0).view(2, 3).t(),
+    "empty": torch.zeros(0, 5),
+}
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_the_bytes_are_those_of_safetensors(tmp_path, metadata):
     write_tensors(tmp_path / "ours", {name: whole(tensor) for name, tensor in TENSORS.items()}, metadata)
-    save_file({name: tensor.contiguous() for name, tensor in TENSORS.items()}, tmp_path / "theirs", metadata=metadata)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in TENSORS.items()},
+        tmp_path / "theirs",
+        metadata=metadata,
+    )
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
 
@@ -46,6 +57,8 @@ def test_every_rank_gathers_in_the_files_order_and_one_writes(tmp_path):
 
 def test_a_file_of_other_tensors_is_refused(tmp_path):
     write_tensors(tmp_path / "file", {"a": whole(torch.zeros(1)), "b": whole(torch.zeros(1))})
-    with pytest.raises(StoreError, match=r"holds other tensors than the run: \['b', 'c'\]"), \
-            open_tensors(tmp_path / "file", ["a", "c"]):
+    with (
+        pytest.raises(StoreError, match=r"holds other tensors than the run: \['b', 'c'\]"),
+        open_tensors(tmp_path / "file", ["a", "c"]),
+    ):
         pass

@@ -27,8 +27,13 @@ NUM_PAIRS, LONGEST, PROMPT = 8, 12, 3
 def table(logps_ST: Tensor):
     """A model that answers with these log-probabilities per token, whatever it is asked."""
     zeros_ST = torch.zeros_like(logps_ST)
-    return lambda **inputs: SimpleNamespace(log_probs=logps_ST, entropy=zeros_ST, mean_logits=zeros_ST, is_top1=zeros_ST > 0,
-                                            log_sum_sq_probs=zeros_ST)
+    return lambda **inputs: SimpleNamespace(
+        log_probs=logps_ST,
+        entropy=zeros_ST,
+        mean_logits=zeros_ST,
+        is_top1=zeros_ST > 0,
+        log_sum_sq_probs=zeros_ST,
+    )
 
 
 class Untouched(torch.nn.Module):
@@ -37,21 +42,46 @@ class Untouched(torch.nn.Module):
     is_gradient_checkpointing = False
 
 
-def trl_loss(policy_ST: Tensor, reference_ST: Tensor, trained_ST: Tensor, beta: float, loss_types: list[str],
-             weights: list[float], **settings: object) -> Tensor:
+def trl_loss(
+    policy_ST: Tensor,
+    reference_ST: Tensor,
+    trained_ST: Tensor,
+    beta: float,
+    loss_types: list[str],
+    weights: list[float],
+    **settings: object,
+) -> Tensor:
     """The mean loss of a batch, chosen answers first, then rejected; S = 2 * NUM_PAIRS sequences."""
     trainer = DPOTrainer.__new__(DPOTrainer)
     defaults = {
-        "accelerator": start_accelerator(), "model": Untouched(),
-        "args": SimpleNamespace(discopop_tau=settings.pop("discopop_tau", 0.05), gradient_checkpointing_kwargs=None),
-        "ref_model": table(reference_ST), "precompute_ref_logps": False, "aux_loss_enabled": False, "beta": beta,
-        "loss_types": loss_types, "loss_weights": weights, "ld_alpha": None, "f_divergence_type": "reverse_kl",
-        "f_alpha_divergence_coef": 0.5, "label_smoothing": 0.0, "use_weighting": False, "_tp_size": 1,
-        "_total_train_tokens": 0, "_metrics": {"train": defaultdict(list)}}
+        "accelerator": start_accelerator(),
+        "model": Untouched(),
+        "args": SimpleNamespace(
+            discopop_tau=settings.pop("discopop_tau", 0.05), gradient_checkpointing_kwargs=None
+        ),
+        "ref_model": table(reference_ST),
+        "precompute_ref_logps": False,
+        "aux_loss_enabled": False,
+        "beta": beta,
+        "loss_types": loss_types,
+        "loss_weights": weights,
+        "ld_alpha": None,
+        "f_divergence_type": "reverse_kl",
+        "f_alpha_divergence_coef": 0.5,
+        "label_smoothing": 0.0,
+        "use_weighting": False,
+        "_tp_size": 1,
+        "_total_train_tokens": 0,
+        "_metrics": {"train": defaultdict(list)},
+    }
     for name, value in (defaults | settings).items():
         setattr(trainer, name, value)
     mask_ST = torch.nn.functional.pad(trained_ST, (1, 0))  # the first token is predicted by nothing
-    inputs = {"input_ids": torch.zeros_like(mask_ST), "attention_mask": torch.ones_like(mask_ST), "completion_mask": mask_ST}
+    inputs = {
+        "input_ids": torch.zeros_like(mask_ST),
+        "attention_mask": torch.ones_like(mask_ST),
+        "completion_mask": mask_ST,
+    }
     return trainer._compute_loss(table(policy_ST), inputs, return_outputs=False)
 
 
@@ -62,23 +92,42 @@ def pair_logps(logps_ST: Tensor, trained_ST: Tensor) -> PairLogps:
     shorter_B = torch.minimum(*counts_S.chunk(2))
     is_tail_ST = trained_ST.cumsum(dim=1) > torch.cat([shorter_B, shorter_B])[:, None]
     chosen_tail_BT, rejected_tail_BT = (logps_ST * is_tail_ST).chunk(2)
-    return PairLogps(chosen_BT.sum(1), rejected_BT.sum(1), *counts_S.float().chunk(2), chosen_tail_BT.sum(1),
-                     rejected_tail_BT.sum(1))
+    return PairLogps(
+        chosen_BT.sum(1),
+        rejected_BT.sum(1),
+        *counts_S.float().chunk(2),
+        chosen_tail_BT.sum(1),
+        rejected_tail_BT.sum(1),
+    )
 
 
 def trl_simpo_loss(logits_STV: Tensor, trained_ST: Tensor, config: LossConfig) -> Tensor:
     """The mean loss that TRL's CPOTrainer takes from a model's logits; each trained token is word 0."""
     trainer = CPOTrainer.__new__(CPOTrainer)
-    for name, value in {"accelerator": start_accelerator(), "is_encoder_decoder": False, "pad_token_id": 0,
-                        "aux_loss_enabled": False, "cpo_alpha": 0.0, "alpha": 0.0, "loss_type": "simpo", "beta": config.beta,
-                        "simpo_gamma": config.beta * config.gamma_beta_ratio,
-                        "label_smoothing": config.label_smoothing}.items():
+    for name, value in {
+        "accelerator": start_accelerator(),
+        "is_encoder_decoder": False,
+        "pad_token_id": 0,
+        "aux_loss_enabled": False,
+        "cpo_alpha": 0.0,
+        "alpha": 0.0,
+        "loss_type": "simpo",
+        "beta": config.beta,
+        "simpo_gamma": config.beta * config.gamma_beta_ratio,
+        "label_smoothing": config.label_smoothing,
+    }.items():
         setattr(trainer, name, value)
     labels_ST = torch.nn.functional.pad(torch.where(trained_ST > 0, 0, -100), (1, 0), value=-100)
     logits_STV = torch.nn.functional.pad(logits_STV, (0, 0, 0, 1))  # the last token predicts nothing
-    batch = {f"{side}_{name}": values for name, both in (("labels", labels_ST), ("input_ids", torch.zeros_like(labels_ST)),
-                                                         ("attention_mask", torch.ones_like(labels_ST)))
-             for side, values in zip(("chosen", "rejected"), both.chunk(2), strict=True)}
+    batch = {
+        f"{side}_{name}": values
+        for name, both in (
+            ("labels", labels_ST),
+            ("input_ids", torch.zeros_like(labels_ST)),
+            ("attention_mask", torch.ones_like(labels_ST)),
+        )
+        for side, values in zip(("chosen", "rejected"), both.chunk(2), strict=True)
+    }
     return trainer.get_batch_loss_metrics(lambda ids, **others: SimpleNamespace(logits=logits_STV), batch)[0]
 
 
@@ -101,38 +150,71 @@ CASES = [
     (LossConfig(name="aot_pair", beta=0.1, label_smoothing=0.1), "aot", {"label_smoothing": 0.1}),
     (LossConfig(name="discopop", beta=0.05), "discopop", {}),
     (LossConfig(name="discopop", beta=0.05, discopop_tau=0.5), "discopop", {"discopop_tau": 0.5}),
-    *((LossConfig(name=ours, beta=0.1, f_divergence=divergence, **smoothing), theirs,
-       {"f_divergence_type": divergence} | smoothing)
-      for ours, theirs, smoothing in (("dpo", "sigmoid", {}), ("dpo_norm", "sigmoid_norm", {}), ("ipo", "ipo", {}),
-                                      ("hinge", "hinge", {}), ("robust", "robust", {"label_smoothing": 0.1}),
-                                      ("exo_pair", "exo_pair", {"label_smoothing": 0.01}), ("discopop", "discopop", {}))
-      for divergence in ("forward_kl", "js_divergence", "alpha_divergence")),
-    (LossConfig(name="dpo", beta=0.1, f_divergence="alpha_divergence", alpha_divergence_coef=0.2), "sigmoid",
-     {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.8}),  # theirs is 1 - ours
-    *((LossConfig(name=ours, beta=0.1, ld_alpha=alpha), theirs, {"ld_alpha": alpha})
-      for ours, theirs in (("dpo", "sigmoid"), ("dpo_norm", "sigmoid_norm"), ("aot", "aot_unpaired"),
-                           ("sppo_hard", "sppo_hard"))
-      for alpha in (0.0, 0.4)),
+    *(
+        (
+            LossConfig(name=ours, beta=0.1, f_divergence=divergence, **smoothing),
+            theirs,
+            {"f_divergence_type": divergence} | smoothing,
+        )
+        for ours, theirs, smoothing in (
+            ("dpo", "sigmoid", {}),
+            ("dpo_norm", "sigmoid_norm", {}),
+            ("ipo", "ipo", {}),
+            ("hinge", "hinge", {}),
+            ("robust", "robust", {"label_smoothing": 0.1}),
+            ("exo_pair", "exo_pair", {"label_smoothing": 0.01}),
+            ("discopop", "discopop", {}),
+        )
+        for divergence in ("forward_kl", "js_divergence", "alpha_divergence")
+    ),
+    (
+        LossConfig(name="dpo", beta=0.1, f_divergence="alpha_divergence", alpha_divergence_coef=0.2),
+        "sigmoid",
+        {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.8},
+    ),  # theirs is 1 - ours
+    *(
+        (LossConfig(name=ours, beta=0.1, ld_alpha=alpha), theirs, {"ld_alpha": alpha})
+        for ours, theirs in (
+            ("dpo", "sigmoid"),
+            ("dpo_norm", "sigmoid_norm"),
+            ("aot", "aot_unpaired"),
+            ("sppo_hard", "sppo_hard"),
+        )
+        for alpha in (0.0, 0.4)
+    ),
 ]
 
 
 def draw(seed: int, equally_long: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Random log-probabilities of policy and reference, and the mask of trained tokens, all [S, T]."""
     generator = torch.Generator().manual_seed(seed)
-    counts_S = torch.full((2 * NUM_PAIRS,), 5) if equally_long else torch.randint(1, LONGEST, (2 * NUM_PAIRS,),
-                                                                                   generator=generator)
+    counts_S = (
+        torch.full((2 * NUM_PAIRS,), 5)
+        if equally_long
+        else torch.randint(1, LONGEST, (2 * NUM_PAIRS,), generator=generator)
+    )
     places_T = torch.arange(PROMPT + LONGEST)
     trained_ST = ((places_T >= PROMPT) & (places_T < PROMPT + counts_S[:, None])).long()
-    policy_ST, reference_ST = (-3 * torch.rand(trained_ST.shape, generator=generator) * trained_ST for _ in range(2))
+    policy_ST, reference_ST = (
+        -3 * torch.rand(trained_ST.shape, generator=generator) * trained_ST for _ in range(2)
+    )
     return policy_ST, reference_ST, trained_ST
 
 
-def both(config: LossConfig, seed: int, equally_long: bool, loss_types: list[str], weights: list[float],
-         **settings: object) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def both(
+    config: LossConfig,
+    seed: int,
+    equally_long: bool,
+    loss_types: list[str],
+    weights: list[float],
+    **settings: object,
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """(loss, gradient by every trained token's log-probability) of ours and theirs."""
     policy_ST, reference_ST, trained_ST = draw(seed, equally_long)
     policy_ST.requires_grad_()
-    ours = build_objective(config)(pair_logps(policy_ST, trained_ST), pair_logps(reference_ST, trained_ST)).losses_B.mean()
+    ours = build_objective(config)(
+        pair_logps(policy_ST, trained_ST), pair_logps(reference_ST, trained_ST)
+    ).losses_B.mean()
     theirs = trl_loss(policy_ST, reference_ST, trained_ST, config.beta, loss_types, weights, **settings)
     return tuple((loss, torch.autograd.grad(loss, policy_ST)[0][trained_ST > 0]) for loss in (ours, theirs))
 
@@ -142,9 +224,15 @@ def test_every_objective_is_compared():
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("config", "loss_type", "settings"), CASES, ids=lambda value: "-".join(
-    f"{name}={setting}" for name, setting in value.model_dump(exclude_defaults=True).items())
-    if isinstance(value, LossConfig) else "")
+@pytest.mark.parametrize(
+    ("config", "loss_type", "settings"),
+    CASES,
+    ids=lambda value: (
+        "-".join(f"{name}={setting}" for name, setting in value.model_dump(exclude_defaults=True).items())
+        if isinstance(value, LossConfig)
+        else ""
+    ),
+)
 def test_loss_and_gradient_are_trls(config, loss_type, settings, seed):
     (ours, slope), (theirs, their_slope) = both(config, seed, False, [loss_type], [1.0], **settings)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -157,7 +245,9 @@ def test_loss_and_gradient_are_trls(config, loss_type, settings, seed):
 def test_simpo_and_its_gradient_are_trls(settings, seed):
     config = LossConfig(name="simpo", beta=2.0, **settings)
     logps_ST, _, trained_ST = draw(seed)
-    logits_STV = torch.stack([logps_ST, torch.zeros_like(logps_ST)], dim=-1).requires_grad_()  # a vocabulary of two words
+    logits_STV = torch.stack(
+        [logps_ST, torch.zeros_like(logps_ST)], dim=-1
+    ).requires_grad_()  # a vocabulary of two words
     ours_ST = logits_STV.log_softmax(dim=-1)[..., 0] * trained_ST
     ours = build_objective(config)(pair_logps(ours_ST, trained_ST), None).losses_B.mean()
     theirs = trl_simpo_loss(logits_STV, trained_ST, config)

@@ -12,37 +12,58 @@ def column(*values: float) -> torch.Tensor:
 
 
 # Three pairs: won, lost, tied; the tie's policy finds chosen likelier per token (-1 against -2).
-POLICY = PairLogps(column(-10, -20, -6), column(-12, -8, -4), column(5, 4, 6), column(4, 8, 2),
-                   column(0, 0, 0), column(0, 0, 0))
+POLICY = PairLogps(
+    column(-10, -20, -6),
+    column(-12, -8, -4),
+    column(5, 4, 6),
+    column(4, 8, 2),
+    column(0, 0, 0),
+    column(0, 0, 0),
+)
 OUTPUT = LossOutput(column(0.5, 1.5, 0.7), column(2, -1, 0.25), column(1, 1, 0.25))
 
 
 def test_averages_by_hand():
     metrics = averages(batch_sums(POLICY, OUTPUT, column(1, 1, 1)))
-    assert {name: metrics[name] for name in sorted(metrics)} == pytest.approx({
-        "loss": 2.7 / 3, "train_loss": 2.7 / 3,
-        "logps/chosen": -36 / 3, "logps/rejected": -24 / 3,
-        "logps_per_token/chosen": (-2 - 5 - 1) / 3, "logps_per_token/rejected": (-3 - 1 - 2) / 3,
-        "rewards/chosen": 1.25 / 3, "rewards/rejected": 2.25 / 3,
-        "rewards/margins": -1 / 3, "rewards/margin": -1 / 3, "rewards/average": 3.5 / 6,
-        "rewards/accuracies": 1 / 3, "rewards/accuracy": 1 / 3,
-        "ranking/accuracies": 2 / 3,  # -2 > -3, -5 < -1, -1 > -2
-        "trained_tokens_per_pair": (9 + 12 + 8) / 3,
-    }, rel=1e-6)
+    assert {name: metrics[name] for name in sorted(metrics)} == pytest.approx(
+        {
+            "loss": 2.7 / 3,
+            "train_loss": 2.7 / 3,
+            "logps/chosen": -36 / 3,
+            "logps/rejected": -24 / 3,
+            "logps_per_token/chosen": (-2 - 5 - 1) / 3,
+            "logps_per_token/rejected": (-3 - 1 - 2) / 3,
+            "rewards/chosen": 1.25 / 3,
+            "rewards/rejected": 2.25 / 3,
+            "rewards/margins": -1 / 3,
+            "rewards/margin": -1 / 3,
+            "rewards/average": 3.5 / 6,
+            "rewards/accuracies": 1 / 3,
+            "rewards/accuracy": 1 / 3,
+            "ranking/accuracies": 2 / 3,  # -2 > -3, -5 < -1, -1 > -2
+            "trained_tokens_per_pair": (9 + 12 + 8) / 3,
+        },
+        rel=1e-6,
+    )
 
 
 def test_a_tie_counts_half_only_where_asked():
     sums = batch_sums(POLICY, OUTPUT, column(1, 1, 1), ties_count_half=True)
     assert averages(sums)["rewards/accuracies"] == pytest.approx(1.5 / 3)
     untrained = LossOutput(column(0.7, 0.7, 0.7), torch.zeros(3), torch.zeros(3))
-    assert averages(batch_sums(POLICY, untrained, column(1, 1, 1), ties_count_half=True))["rewards/accuracies"] == 0.5
+    assert (
+        averages(batch_sums(POLICY, untrained, column(1, 1, 1), ties_count_half=True))["rewards/accuracies"]
+        == 0.5
+    )
     assert averages(batch_sums(POLICY, untrained, column(1, 1, 1)))["rewards/accuracies"] == 0.0
 
 
 def test_fillers_do_not_count():
     with_filler = averages(batch_sums(POLICY, OUTPUT, column(1, 1, 0)))
-    first, second = ([values[:2] for values in (getattr(group, name) for name in type(group).__slots__)]
-                     for group in (POLICY, OUTPUT))
+    first, second = (
+        [values[:2] for values in (getattr(group, name) for name in type(group).__slots__)]
+        for group in (POLICY, OUTPUT)
+    )
     assert with_filler == averages(batch_sums(PairLogps(*first), LossOutput(*second), column(1, 1)))
 
 

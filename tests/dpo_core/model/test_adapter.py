@@ -38,7 +38,9 @@ NUM_TRAINED = 4 * 2 * (2 * 64 + 2 * 48 + 3 * 96)
 
 
 def lora_job(stage, folder, **settings):
-    return stage.train_job(folder, "dpo", **({"adapter": LORA, "learning_rate": LEARNING_RATE, "num_epochs": 2} | settings))
+    return stage.train_job(
+        folder, "dpo", **({"adapter": LORA, "learning_rate": LEARNING_RATE, "num_epochs": 2} | settings)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +50,20 @@ def trained(stage, tmp_path_factory):
 
 
 def export(stage, trained, folder, **settings):
-    return run_here(ExportJob(**({"weights_path": trained.weights_path, "adapter": LORA,
-                                  "precision": "fp32", "weights_fingerprint": trained.weights_fingerprint,
-                                  "checkpoint": stage.checkpoint} | settings)).at(folder))
+    return run_here(
+        ExportJob(
+            **(
+                {
+                    "weights_path": trained.weights_path,
+                    "adapter": LORA,
+                    "precision": "fp32",
+                    "weights_fingerprint": trained.weights_fingerprint,
+                    "checkpoint": stage.checkpoint,
+                }
+                | settings
+            )
+        ).at(folder)
+    )
 
 
 def policy_of(stage, trained):
@@ -71,10 +84,15 @@ def test_only_the_adapter_is_trained_and_kept(stage, trained):
         assert sum(tensor.numel() for tensor in tensors.values()) == NUM_TRAINED
         assert all(".lora_" in name for name in tensors)
     moments = load_file(checkpoint / "optimizer.safetensors")
-    assert sum(tensor.numel() for name, tensor in moments.items() if name.endswith("::exp_avg")) == NUM_TRAINED
+    assert (
+        sum(tensor.numel() for name, tensor in moments.items() if name.endswith("::exp_avg")) == NUM_TRAINED
+    )
     assert all(".lora_" in name for name in moments)
-    assert any(tensor.abs().max() > 0 for name, tensor in load_file(trained.weights_path / "model.safetensors").items()
-               if "lora_B" in name)
+    assert any(
+        tensor.abs().max() > 0
+        for name, tensor in load_file(trained.weights_path / "model.safetensors").items()
+        if "lora_B" in name
+    )
 
 
 def test_it_starts_as_the_reference_and_learns(stage, trained):
@@ -99,8 +117,14 @@ def test_without_its_adapter_the_trained_policy_is_the_cached_reference(stage, t
 
 
 def test_frozen_weights_get_no_gradient_and_no_moments(stage, tmp_path):
-    trainer = set_up(lora_job(stage, tmp_path, max_steps=2), Progress("train", sink=lambda event: None), StopRequest())
-    before = {name: p.detach().clone() for name, p in trainer.engine.scorer.named_parameters() if not p.requires_grad}
+    trainer = set_up(
+        lora_job(stage, tmp_path, max_steps=2), Progress("train", sink=lambda event: None), StopRequest()
+    )
+    before = {
+        name: p.detach().clone()
+        for name, p in trainer.engine.scorer.named_parameters()
+        if not p.requires_grad
+    }
     trainer.train()
     for name, parameter in trainer.engine.scorer.named_parameters():
         if name in before:
@@ -116,7 +140,9 @@ def test_a_base_that_training_changed_is_found(stage, tmp_path):
     assert check_base(trainer)["largest_difference_per_token"] < 1e-5
     with torch.no_grad():
         trainer.engine.scorer.model.model.layers[0].mlp.up_proj.base_layer.weight.mul_(1.05)
-    with pytest.raises(ReferenceMismatch, match="After training an adapter the policy without it must still be the ref"):
+    with pytest.raises(
+        ReferenceMismatch, match="After training an adapter the policy without it must still be the ref"
+    ):
         check_base(trainer)
 
 
@@ -125,17 +151,23 @@ def test_another_models_values_are_refused_with_an_adapter_too(stage, tmp_path):
     values = run_here(reference_job(tmp_path / "reference", stage.data, other)).reference
     with pytest.raises(ReferenceMismatch, match="Before the first update"):
         run_here(lora_job(stage, tmp_path / "run", reference=values))
-    result = run_here(lora_job(stage, tmp_path / "named", reference=values, reference_checkpoint=other, max_steps=2))
+    result = run_here(
+        lora_job(stage, tmp_path / "named", reference=values, reference_checkpoint=other, max_steps=2)
+    )
     assert result.guard["largest_difference_per_token"] < 1e-5
     assert result.base_check == {}
 
 
 def test_the_base_is_checked_in_bf16_too(stage, tmp_path):
-    values = run_here(reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")).reference
+    values = run_here(
+        reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")
+    ).reference
     result = run_here(lora_job(stage, tmp_path / "run", reference=values, precision="bf16"))
     assert result.base_check["allowed_difference_per_token"] == 0.05
     assert result.base_check["largest_difference_per_token"] < 0.01
-    assert {tensor.dtype for tensor in load_file(result.weights_path / "model.safetensors").values()} == {torch.float32}
+    assert {tensor.dtype for tensor in load_file(result.weights_path / "model.safetensors").values()} == {
+        torch.float32
+    }
 
 
 def test_a_loss_without_a_reference_needs_no_check(stage, tmp_path):
@@ -176,7 +208,9 @@ def test_the_adapter_is_kept_in_pefts_format(stage, trained, tmp_path):
     exported = export(stage, trained, tmp_path)
     assert exported.adapter_path == exported.path / "adapter"
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} < exported.files.keys()
-    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(stage.checkpoint.path), exported.adapter_path)
+    loaded = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(stage.checkpoint.path), exported.adapter_path
+    )
     with torch.no_grad():
         assert torch.equal(loaded(IDS).logits, policy_of(stage, trained)(IDS).logits)
     config = json.loads((exported.adapter_path / "adapter_config.json").read_text())
@@ -187,27 +221,47 @@ def test_the_adapter_is_kept_in_pefts_format(stage, trained, tmp_path):
 def test_the_same_adapter_gives_the_same_files_and_names_a_hub_parent(stage, trained, tmp_path):
     once, again = (export(stage, trained, tmp_path / name) for name in ("once", "again"))
     assert once.files == again.files
-    plain = export(stage, trained, tmp_path / "hub", checkpoint=stage.checkpoint.model_copy(
-        update={"source": "org/sft", "revision": "c" * 40}))
+    plain = export(
+        stage,
+        trained,
+        tmp_path / "hub",
+        checkpoint=stage.checkpoint.model_copy(update={"source": "org/sft", "revision": "c" * 40}),
+    )
     config = json.loads((plain.adapter_path / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("org/sft", "c" * 40)
-    assert plain.fingerprint == once.fingerprint  # the merged weights are the checkpoint; the adapter is beside it
+    assert (
+        plain.fingerprint == once.fingerprint
+    )  # the merged weights are the checkpoint; the adapter is beside it
 
 
 def test_named_targets_get_adapters_and_others_do_not(stage, tmp_path):
-    model = load_policy(stage.checkpoint, LORA.model_copy(update={"target_modules": ("q_proj", "v_proj")}), seed=0)
-    assert {name.split(".")[-4] for name, p in model.named_parameters() if p.requires_grad} == {"q_proj", "v_proj"}
+    model = load_policy(
+        stage.checkpoint, LORA.model_copy(update={"target_modules": ("q_proj", "v_proj")}), seed=0
+    )
+    assert {name.split(".")[-4] for name, p in model.named_parameters() if p.requires_grad} == {
+        "q_proj",
+        "v_proj",
+    }
     everything = add_adapter(load_model(stage.checkpoint), LORA, seed=0)
     assert count_parameters(everything)[0] == NUM_TRAINED
 
 
-@pytest.mark.parametrize(("targets", "message"), [
-    (("q_proj", "query"), "names query, but LlamaForCausalLM has no such layer. Name some of down_proj, gate_proj, k_proj"),
-    (("lm_head",), "names lm_head, which is the embedding or the output head. They may be tied"),
-    (("embed_tokens",), "names embed_tokens, which is the embedding or the output head"),
-    (("input_layernorm",), r"names input_layernorm, but model.layers.0.input_layernorm is no linear layer"),
-    (("mlp",), "is no linear layer"),
-])
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (
+            ("q_proj", "query"),
+            "names query, but LlamaForCausalLM has no such layer. Name some of down_proj, gate_proj, k_proj",
+        ),
+        (("lm_head",), "names lm_head, which is the embedding or the output head. They may be tied"),
+        (("embed_tokens",), "names embed_tokens, which is the embedding or the output head"),
+        (
+            ("input_layernorm",),
+            r"names input_layernorm, but model.layers.0.input_layernorm is no linear layer",
+        ),
+        (("mlp",), "is no linear layer"),
+    ],
+)
 def test_targets_that_cannot_have_an_adapter_are_refused(stage, tmp_path, targets, message):
     with pytest.raises(ConfigError, match=message):
         run_here(lora_job(stage, tmp_path, adapter=LORA.model_copy(update={"target_modules": targets})))
@@ -216,11 +270,28 @@ def test_targets_that_cannot_have_an_adapter_are_refused(stage, tmp_path, target
 
 def test_untied_heads_get_no_adapter_by_all_linear(tmp_path):
     model = load_model(checkpoint_ref(make_model(tmp_path, tie_word_embeddings=False)))
-    assert target_names(model, LORA) == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    assert target_names(model, LORA) == [
+        "down_proj",
+        "gate_proj",
+        "k_proj",
+        "o_proj",
+        "q_proj",
+        "up_proj",
+        "v_proj",
+    ]
 
 
-@pytest.mark.parametrize("settings", [{"dropout": 0.1}, {"target_modules": []}, {"rank": 0}, {"alpha": 0},
-                                      {"modules_to_save": ["lm_head"]}, {"kind": "dora"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dropout": 0.1},
+        {"target_modules": []},
+        {"rank": 0},
+        {"alpha": 0},
+        {"modules_to_save": ["lm_head"]},
+        {"kind": "dora"},
+    ],
+)
 def test_settings_that_mean_nothing_here_are_refused(settings):
     with pytest.raises(ValidationError):
         AdapterConfig(**({"kind": "lora"} | settings))
@@ -230,11 +301,16 @@ QLORA, EIGHT_BIT = AdapterConfig(kind="qlora"), OptimConfig(optimizer="adamw_8bi
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="refusals of a machine without CUDA")
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"adapter": QLORA, "precision": "bf16"},
-     "adapter.kind qlora needs a CUDA GPU, and this machine shows none. Use adapter.kind lora"),
-    ({"optim": EIGHT_BIT}, "optim.optimizer adamw_8bit needs a CUDA GPU, .* Use optim.optimizer adamw,"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"adapter": QLORA, "precision": "bf16"},
+            "adapter.kind qlora needs a CUDA GPU, and this machine shows none. Use adapter.kind lora",
+        ),
+        ({"optim": EIGHT_BIT}, "optim.optimizer adamw_8bit needs a CUDA GPU, .* Use optim.optimizer adamw,"),
+    ],
+)
 def test_8_bit_settings_are_refused_without_cuda(stage, tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message):
         run_here(stage.train_job(tmp_path, **settings))
@@ -242,7 +318,9 @@ def test_8_bit_settings_are_refused_without_cuda(stage, tmp_path, settings, mess
 
 def test_with_a_gpu_the_missing_package_is_named():
     for adapter, optim in ((QLORA, OptimConfig()), (AdapterConfig(), EIGHT_BIT)):
-        with pytest.raises(ConfigError, match=r"needs the package bitsandbytes, .* pip install 'pairline\[cuda8bit\]'"):
+        with pytest.raises(
+            ConfigError, match=r"needs the package bitsandbytes, .* pip install 'pairline\[cuda8bit\]'"
+        ):
             check_cuda8bit(adapter, optim, num_gpus=1)
         check_cuda8bit(adapter, optim, num_gpus=1, package_is_here=False)  # a container brings its own
     check_cuda8bit(LORA, OptimConfig(), num_gpus=0)
@@ -251,11 +329,16 @@ def test_with_a_gpu_the_missing_package_is_named():
 def test_settings_that_8_bits_do_not_go_with_are_named(stage, tmp_path):
     sections = {"checkpoint": {"source": "x"}, "data": {"sources": [{"source": "y"}]}}
     for more, message in (
-            ({"adapter": {"kind": "qlora"}}, "qlora computes in bf16, but train.precision is fp32"),
-            ({"adapter": {"kind": "qlora"}, "train": {"precision": "bf16"}, "compute": {"sharding": "zero3"}},
-             "adapter.kind qlora does not go with compute.sharding zero3"),
-            ({"optim": {"optimizer": "adamw_8bit"}, "compute": {"sharding": "fsdp2"}},
-             "optim.optimizer adamw_8bit does not go with compute.sharding fsdp2")):
+        ({"adapter": {"kind": "qlora"}}, "qlora computes in bf16, but train.precision is fp32"),
+        (
+            {"adapter": {"kind": "qlora"}, "train": {"precision": "bf16"}, "compute": {"sharding": "zero3"}},
+            "adapter.kind qlora does not go with compute.sharding zero3",
+        ),
+        (
+            {"optim": {"optimizer": "adamw_8bit"}, "compute": {"sharding": "fsdp2"}},
+            "optim.optimizer adamw_8bit does not go with compute.sharding fsdp2",
+        ),
+    ):
         with pytest.raises(ValidationError, match=message):
             StageConfig.model_validate(sections | more)
     with pytest.raises(ConfigError, match="qlora computes in bf16"):
@@ -271,7 +354,9 @@ def test_4_bit_reference_values_are_refused_without_cuda(stage, tmp_path):
 
 def test_equal_seeds_start_alike_and_others_do_not(stage):
     starts = [load_policy(stage.checkpoint, LORA, seed) for seed in (1, 1, 2)]
-    a, b, c = (dict(model.named_parameters())["model.layers.0.mlp.up_proj.lora_A.default.weight"] for model in starts)
+    a, b, c = (
+        dict(model.named_parameters())["model.layers.0.mlp.up_proj.lora_A.default.weight"] for model in starts
+    )
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert sha256_file(stage.checkpoint.path / "model.safetensors") == stage.checkpoint.fingerprint

@@ -82,13 +82,22 @@ def stock_and_packing(name: str) -> tuple[PairScorer, PairScorer]:
     return scorer_of(PACKED[name]), packing(scorer_of(PACKED[name]))
 
 
-@given(lengths=st.lists(st.tuples(*[st.integers(0, 8)] * 3).filter(lambda pair: pair[0] or min(pair[1:])), min_size=1,
-                        max_size=4), name=st.sampled_from(["llama", "mistral"]), seed=st.integers(0, 9))
+@given(
+    lengths=st.lists(
+        st.tuples(*[st.integers(0, 8)] * 3).filter(lambda pair: pair[0] or min(pair[1:])),
+        min_size=1,
+        max_size=4,
+    ),
+    name=st.sampled_from(["llama", "mistral"]),
+    seed=st.integers(0, 9),
+)
 @settings(max_examples=30, deadline=None)
 def test_pairs_of_any_shape_fit(lengths, name, seed):
     """No common token, an answer that is empty, one that begins the other, two that are equal, a single token."""
     rng = np.random.default_rng(seed)
-    pairs = [make_pair(rng, *pair, vocab=3, train_prompt_turn=True) for pair in lengths]  # 3 words: prefixes grow by chance
+    pairs = [
+        make_pair(rng, *pair, vocab=3, train_prompt_turn=True) for pair in lengths
+    ]  # 3 words: prefixes grow by chance
     stock, packs = stock_and_packing(name)
     with torch.no_grad():
         padded = tuple(stock(collate(pairs, range(len(pairs)), "padded")))
@@ -124,8 +133,14 @@ def test_packing_agrees_when_activations_are_recomputed(name):
     assert_same(scores_and_gradients(scorer, pairs, "packed"), padded)
 
 
-@pytest.mark.parametrize("name", [name for name, config in SHARED.items() if "full_attention" not in layer_reach(config)
-                                  or len(layer_reach(config)) > 1])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, config in SHARED.items()
+        if "full_attention" not in layer_reach(config) or len(layer_reach(config)) > 1
+    ],
+)
 def test_the_windows_of_these_models_are_narrower_than_their_rows(name):
     """Else the tests above would not meet a window: another window, other numbers."""
     config, pairs = SHARED[name], some_pairs()
@@ -136,15 +151,28 @@ def test_the_windows_of_these_models_are_narrower_than_their_rows(name):
 
 def test_a_window_counts_positions_and_no_part_sees_the_other():
     """Prompt 1 2 3, chosen 4 5, rejected 6 7, a window of 3 positions; then a pair of one token each side, packed."""
+
     def pair(prompt: list[int], chosen: list[int], rejected: list[int]) -> TokenizedPair:
         sides = (np.array(prompt + answer, dtype=np.int32) for answer in (chosen, rejected))
-        return TokenizedPair("k", *(array for ids in sides for array in (ids, np.arange(len(ids)) >= len(prompt))))
+        return TokenizedPair(
+            "k", *(array for ids in sides for array in (ids, np.arange(len(ids)) >= len(prompt)))
+        )
 
     batch = collate([pair([1, 2, 3], [4, 5], [6, 7]), pair([8], [9], [10])], [0, 1], "packed")
     assert batch.ids_RT.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
     assert batch.position_ids_RT.tolist() == [[0, 1, 2, 3, 4, 3, 4, 0, 1, 1]]
-    sees = {1: [1], 2: [1, 2], 3: [1, 2, 3], 4: [2, 3, 4], 5: [3, 4, 5], 6: [2, 3, 6], 7: [3, 6, 7], 8: [8], 9: [8, 9],
-            10: [8, 10]}
+    sees = {
+        1: [1],
+        2: [1, 2],
+        3: [1, 2, 3],
+        4: [2, 3, 4],
+        5: [3, 4, 5],
+        6: [2, 3, 6],
+        7: [3, 6, 7],
+        8: [8],
+        9: [8, 9],
+        10: [8, 10],
+    }
     (reach,) = layer_reach(MistralConfig(**SIZES, sliding_window=3)).values()
     visible = dense_mask(batch, reach)[0, 0]
     assert {token: [key for key in range(1, 11) if visible[token - 1, key - 1]] for token in sees} == sees
@@ -165,11 +193,17 @@ def test_the_block_mask_of_flex_attention_is_the_dense_mask(layout):
     for reach in (None, *layer_reach(MistralConfig(**SIZES, sliding_window=WINDOW)).values()):
         rows, width = batch.ids_RT.shape
         mask, expected = block_mask(batch, reach), dense_mask(batch, reach)[:, 0]
-        row, query, key = torch.meshgrid(torch.arange(rows), torch.arange(width), torch.arange(width), indexing="ij")
+        row, query, key = torch.meshgrid(
+            torch.arange(rows), torch.arange(width), torch.arange(width), indexing="ij"
+        )
         assert torch.equal(mask.mask_mod(row, torch.zeros_like(row), query, key), expected)
         blocks = mask.to_dense()[:, 0].bool()
         for block_row, block_query, block_key in np.ndindex(*blocks.shape):
-            tile = expected[block_row, block_query * 128 : (block_query + 1) * 128, block_key * 128 : (block_key + 1) * 128]
+            tile = expected[
+                block_row,
+                block_query * 128 : (block_query + 1) * 128,
+                block_key * 128 : (block_key + 1) * 128,
+            ]
             assert bool(blocks[block_row, block_query, block_key]) == bool(tile.any())
 
 
@@ -195,9 +229,14 @@ def one_by_one(model: PreTrainedModel, pairs: list[TokenizedPair]) -> Numbers:
     """What ``scores_and_gradients`` gives, by stock calls on one sequence at a time: no batch, no mask, no padding."""
     model.zero_grad()
     sums = []
-    for side, (ids, trained) in enumerate(side for p in pairs for side in ((p.chosen_ids, p.chosen_trained),
-                                                                           (p.rejected_ids, p.rejected_trained))):
-        logps_TV = model(torch.from_numpy(ids)[None].long(), use_cache=False).logits[0].float().log_softmax(-1)
+    for side, (ids, trained) in enumerate(
+        side
+        for p in pairs
+        for side in ((p.chosen_ids, p.chosen_trained), (p.rejected_ids, p.rejected_trained))
+    ):
+        logps_TV = (
+            model(torch.from_numpy(ids)[None].long(), use_cache=False).logits[0].float().log_softmax(-1)
+        )
         at = torch.tensor([t for t in range(1, len(ids)) if trained[t]])
         total = logps_TV[at - 1, torch.from_numpy(ids).long()[at]].sum()
         (total if side % 2 == 0 else -0.5 * total).backward()
@@ -212,15 +251,21 @@ def test_what_fits_no_mask_falls_back_to_padded_and_trains_right(name, caplog):
     assert choose_layout(scorer, pairs, "packed", CPU) == "padded"
     assert reason in caplog.text
     assert "using the padded forward" in caplog.text
-    assert not scorer.stock_logits  # the vocabulary projection of answer tokens only, as in the shared layouts
+    assert (
+        not scorer.stock_logits
+    )  # the vocabulary projection of answer tokens only, as in the shared layouts
     # 1e-4: linear attention sums in chunks, whose number depends on the batch's width.
-    assert_same(scores_and_gradients(scorer, pairs, "padded"), one_by_one(tiny(config), pairs), gradient_noise=1e-4)
+    assert_same(
+        scores_and_gradients(scorer, pairs, "padded"), one_by_one(tiny(config), pairs), gradient_noise=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "olmoe"])
 def test_the_padded_twin_is_what_single_sequences_give(name):
     pairs = some_pairs()
-    assert_same(scores_and_gradients(scorer_of(PACKED[name]), pairs, "padded"), one_by_one(tiny(PACKED[name]), pairs))
+    assert_same(
+        scores_and_gradients(scorer_of(PACKED[name]), pairs, "padded"), one_by_one(tiny(PACKED[name]), pairs)
+    )
 
 
 def test_a_layout_that_gives_other_numbers_is_found_and_left(caplog, monkeypatch):
@@ -234,8 +279,10 @@ def test_a_layout_that_gives_other_numbers_is_found_and_left(caplog, monkeypatch
 
 def test_a_head_that_is_not_understood_keeps_the_stock_logits(caplog, monkeypatch):
     """As if the architecture scaled its logits in a way of its own."""
-    monkeypatch.setattr("dpo_core.model.forward.vocabulary_head",
-                        lambda model: lambda hidden_NH: 2 * model.get_output_embeddings()(hidden_NH))
+    monkeypatch.setattr(
+        "dpo_core.model.forward.vocabulary_head",
+        lambda model: lambda hidden_NH: 2 * model.get_output_embeddings()(hidden_NH),
+    )
     scorer, pairs = scorer_of(PACKED["llama"]), some_pairs()
     assert choose_layout(scorer, pairs, "packed", CPU) == "padded"
     assert scorer.stock_logits
@@ -262,7 +309,9 @@ def test_flex_attention_with_its_block_mask_agrees(monkeypatch):
         with torch.no_grad():
             padded = scorer_of(PACKED[name])(collate(pairs, range(5), "padded")).sums_S
             scorer = scorer_of(PACKED[name], "flex_attention")
-            torch.testing.assert_close(scorer(collate(pairs, range(5), layout)).sums_S, padded, rtol=1e-5, atol=0)
+            torch.testing.assert_close(
+                scorer(collate(pairs, range(5), layout)).sums_S, padded, rtol=1e-5, atol=0
+            )
 
 
 def test_a_mask_that_is_wrong_shows_in_bf16_as_it_does_in_fp32(monkeypatch):
@@ -271,6 +320,12 @@ def test_a_mask_that_is_wrong_shows_in_bf16_as_it_does_in_fp32(monkeypatch):
     scorer = PairScorer(tiny(PACKED["mistral"]), "bf16")
     assert choose_layout(scorer, some_pairs(), "packed", CPU) == "packed"
     assert scorer.precision == "bf16"
-    monkeypatch.setattr(PairSpans, "mask", lambda self, queries, keys, window, additive: seen(self, queries, keys, None,
-                                                                                              additive))
-    assert choose_layout(PairScorer(tiny(PACKED["mistral"]), "bf16"), some_pairs(), "packed", CPU) == "prefix_sharing"
+    monkeypatch.setattr(
+        PairSpans,
+        "mask",
+        lambda self, queries, keys, window, additive: seen(self, queries, keys, None, additive),
+    )
+    assert (
+        choose_layout(PairScorer(tiny(PACKED["mistral"]), "bf16"), some_pairs(), "packed", CPU)
+        == "prefix_sharing"
+    )

@@ -23,11 +23,24 @@ from dpo_core.model import forward, logprobs
 from dpo_core.model.forward import PairScorer, pair_logps
 from tests.tiny_pairs import make_pair
 
-SIZES = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": 0}
-FAMILIES = {"llama": LlamaConfig(**SIZES), "qwen2": Qwen2Config(**SIZES), "qwen3": Qwen3Config(**SIZES, head_dim=8),
-            "olmo2": Olmo2Config(**SIZES), "mistral": MistralConfig(**SIZES, sliding_window=None),
-            "gemma2": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=3.0)}
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+}
+FAMILIES = {
+    "llama": LlamaConfig(**SIZES),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES, head_dim=8),
+    "olmo2": Olmo2Config(**SIZES),
+    "mistral": MistralConfig(**SIZES, sliding_window=None),
+    "gemma2": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=3.0),
+}
 
 
 def tiny(config) -> PreTrainedModel:
@@ -53,13 +66,19 @@ def test_both_layouts_give_the_sums_computed_by_hand(family):
     model, pairs = tiny(FAMILIES[family]), some_pairs()
     sides = [((p.chosen_ids, p.chosen_trained), (p.rejected_ids, p.rejected_trained)) for p in pairs]
     expected = [by_hand(model, *side) for both in sides for side in both]
-    tails = [by_hand(model, *side, skip=min(trained.sum() for _, trained in both)) for both in sides for side in both]
+    tails = [
+        by_hand(model, *side, skip=min(trained.sum() for _, trained in both))
+        for both in sides
+        for side in both
+    ]
     for layout in ("padded", "prefix_sharing", "packed"):
         batch = collate(pairs, range(5), layout)
         with torch.no_grad():
             scores = PairScorer(model, "fp32")(batch)
         for got, wanted in ((scores.sums_S, expected), (scores.tails_S, tails)):
-            torch.testing.assert_close(got.double(), torch.tensor(wanted, dtype=torch.float64), rtol=1e-5, atol=1e-4)
+            torch.testing.assert_close(
+                got.double(), torch.tensor(wanted, dtype=torch.float64), rtol=1e-5, atol=1e-4
+            )
 
 
 def test_training_on_earlier_turns_counts_the_shared_tokens_on_both_sides():
@@ -141,4 +160,6 @@ def test_on_a_card_the_layout_is_not_left_for_an_error_after_which_nothing_works
 
     monkeypatch.setattr(forward, "largest_difference", broken)
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        forward.choose_layout(PairScorer(tiny(FAMILIES["llama"]), "fp32"), some_pairs(), "packed", torch.device("cpu"))
+        forward.choose_layout(
+            PairScorer(tiny(FAMILIES["llama"]), "fp32"), some_pairs(), "packed", torch.device("cpu")
+        )

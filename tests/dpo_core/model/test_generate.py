@@ -9,7 +9,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dpo_core.model.generate import answer_greedily, end_token_ids, turn_end_ids
 from tests.tiny_models import make_model, make_tokenizer
 
-QUESTIONS = ("hi", "What is the capital of France?", "x " * 60, "sea", "Write a list of three things about the sky.")
+QUESTIONS = (
+    "hi",
+    "What is the capital of France?",
+    "x " * 60,
+    "sea",
+    "Write a list of three things about the sky.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +26,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def loaded(folder: Path):
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-    prompts = [tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)["input_ids"]
-               for text in QUESTIONS]
+    prompts = [
+        tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)[
+            "input_ids"
+        ]
+        for text in QUESTIONS
+    ]
     return model, tokenizer, prompts
 
 
 def stock_answer(model, tokenizer, ids: list[int], tokens: int) -> str:
-    output = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-                            max_new_tokens=tokens, do_sample=False, pad_token_id=0)
-    return tokenizer.decode(output[0, len(ids):], skip_special_tokens=True).strip()
+    output = model.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True).strip()
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])

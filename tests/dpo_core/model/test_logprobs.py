@@ -11,8 +11,12 @@ from dpo_core.model import logprobs
 from dpo_core.model.logprobs import LogitRule, VocabularyHead, logps_from_logits
 
 TOKENS, HIDDEN, VOCABULARY = 23, 6, 40
-RULES = {"plain": LogitRule(), "capped": LogitRule(cap=1.5), "scaled": LogitRule(factor=0.4),
-         "both": LogitRule(factor=3.0, cap=2.0)}
+RULES = {
+    "plain": LogitRule(),
+    "capped": LogitRule(cap=1.5),
+    "scaled": LogitRule(factor=0.4),
+    "both": LogitRule(factor=3.0, cap=2.0),
+}
 
 
 @pytest.fixture
@@ -123,7 +127,7 @@ def test_frozen_weights_get_no_slope_and_a_head_of_another_kind_its_own_forward(
     head, (hidden_NH, targets_N, slope_N) = head_of(LogitRule()), some_tokens()
     expected = slopes(head, slow_twin(head, hidden_NH, targets_N), hidden_NH, slope_N)[0]
     head.projection.requires_grad_(False)
-    of_hidden, = torch.autograd.grad(head.target_logps(hidden_NH, targets_N), [hidden_NH], slope_N)
+    (of_hidden,) = torch.autograd.grad(head.target_logps(hidden_NH, targets_N), [hidden_NH], slope_N)
     torch.testing.assert_close(of_hidden, expected, rtol=1e-5, atol=1e-5)
 
     class Doubling(nn.Linear):
@@ -131,7 +135,9 @@ def test_frozen_weights_get_no_slope_and_a_head_of_another_kind_its_own_forward(
             return 2 * super().forward(hidden_NH)
 
     other = VocabularyHead(Doubling(HIDDEN, VOCABULARY), LogitRule())
-    torch.testing.assert_close(other.target_logps(hidden_NH, targets_N), slow_twin(other, hidden_NH, targets_N))
+    torch.testing.assert_close(
+        other.target_logps(hidden_NH, targets_N), slow_twin(other, hidden_NH, targets_N)
+    )
 
 
 class Memory(TorchDispatchMode):
@@ -162,7 +168,9 @@ def test_no_more_than_a_chunk_of_logits_is_made_and_held_at_once(monkeypatch, wi
         hidden_NH = torch.randn(tokens, hidden, requires_grad=with_gradient)
         head = torch.nn.Linear(hidden, vocabulary, bias=False)
         with Memory() as seen, torch.set_grad_enabled(with_gradient):
-            logps_N = VocabularyHead(head, LogitRule()).target_logps(hidden_NH, torch.arange(tokens) % vocabulary)
+            logps_N = VocabularyHead(head, LogitRule()).target_logps(
+                hidden_NH, torch.arange(tokens) % vocabulary
+            )
             if with_gradient:
                 logps_N.sum().backward()
         assert logps_N.shape == (tokens,)
@@ -172,5 +180,9 @@ def test_no_more_than_a_chunk_of_logits_is_made_and_held_at_once(monkeypatch, wi
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", chunk + 3)
     chunked = memory()
     assert chunked.largest == chunk
-    others = 2 * hidden * (tokens + vocabulary) + 3 * tokens  # hidden states, weight, both gradients; values per token
-    assert chunked.peak <= 4 * chunk + others  # a chunk's logits and log-probabilities, and the gradient of each
+    others = (
+        2 * hidden * (tokens + vocabulary) + 3 * tokens
+    )  # hidden states, weight, both gradients; values per token
+    assert (
+        chunked.peak <= 4 * chunk + others
+    )  # a chunk's logits and log-probabilities, and the gradient of each

@@ -24,7 +24,11 @@ print(faults() - before)
 
 
 def faults(how: str) -> int:
-    return int(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout)
+    return int(
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other C libraries are left as they are")

@@ -57,6 +57,8 @@ def test_a_new_token_takes_a_spare_row_or_grows_the_vocabulary() -> None:
 def test_the_choice_satisfies_a_rendered_prompt() -> None:
     tokenizer = make_tokenizer(pad_token="<|im_end|>")
     tokenizer.pad_token = chosen(tokenizer).token
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True)["input_ids"]
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True)[
+        "input_ids"
+    ]
     assert tokenizer.pad_token_id not in ids
     assert tokenizer.pad_token_id != tokenizer.eos_token_id

@@ -38,7 +38,11 @@ WITH_ROUTERS = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "gpt_oss")
 def make_moe(folder: Path) -> Path:
     """Save a tiny OLMoE of 4 experts, 2 a token, with its tokenizer."""
     tokenizer = make_tokenizer()
-    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ids = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     config = OlmoeConfig(**{**SIZES, **EXPERTS, **ids, "vocab_size": len(tokenizer)})
     tiny(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -71,7 +75,9 @@ def by_hand(model: PreTrainedModel, pairs: list[TokenizedPair], layout: str) -> 
         prefix = 0 if layout == "padded" else common_prefix_length(pair.chosen_ids, pair.rejected_ids)
         for ids, skip in ((pair.chosen_ids, 0), (pair.rejected_ids, prefix)):
             out = model(input_ids=torch.tensor(ids)[None].long(), output_router_logits=True)
-            probabilities += [logits.reshape(len(ids), -1)[skip:].double().softmax(-1) for logits in out.router_logits]
+            probabilities += [
+                logits.reshape(len(ids), -1)[skip:].double().softmax(-1) for logits in out.router_logits
+            ]
     every = torch.cat(probabilities)
     chosen = one_hot(every.topk(2, dim=-1).indices, every.shape[1]).sum(dim=1).double()
     return (every.shape[1] * (chosen.mean(dim=0) * every.mean(dim=0)).sum()).item()
@@ -82,7 +88,9 @@ def test_padded_it_is_the_value_of_transformers(family):
     model, pairs = tiny(PACKED[family]), some_pairs(3)
     batch = collate(pairs, range(3), "padded")
     with torch.no_grad():
-        own = model(input_ids=batch.ids_RT, attention_mask=(batch.segment_RT >= 0).long(), output_router_logits=True)
+        own = model(
+            input_ids=batch.ids_RT, attention_mask=(batch.segment_RT >= 0).long(), output_router_logits=True
+        )
         assert float(router_value(model, pairs, "padded")) == float(own.aux_loss)
     assert own.aux_loss > 0
 
@@ -113,12 +121,16 @@ def test_its_weight_is_the_models_own_unless_another_is_given():
     dense, without = tiny(PACKED["llama"]), tiny(PACKED["deepseek_v3"])
     assert router_loss_of(dense, None) is router_loss_of(dense, 0.0) is router_loss_of(without, None) is None
     for model in (dense, without):
-        with pytest.raises(ConfigError, match=f"{type(model).__name__} is no mixture-of-experts model with a load-bal"):
+        with pytest.raises(
+            ConfigError, match=f"{type(model).__name__} is no mixture-of-experts model with a load-bal"
+        ):
             router_loss_of(model, 0.1)
 
 
 def test_a_dense_model_with_a_weight_is_refused(stage, tmp_path):
-    with pytest.raises(ConfigError, match=r"train\.router_aux_loss_weight is 0\.1, but LlamaForCausalLM is no mixture"):
+    with pytest.raises(
+        ConfigError, match=r"train\.router_aux_loss_weight is 0\.1, but LlamaForCausalLM is no mixture"
+    ):
         run_here(stage.train_job(tmp_path, router_aux_loss_weight=0.1))
     assert "router_aux_loss" not in run_here(stage.train_job(tmp_path, max_steps=1)).last_metrics
 
@@ -156,34 +168,59 @@ def test_a_steps_gradient_is_that_of_the_token_weighted_mean(moe_stage, tmp_path
 
 @pytest.mark.parametrize("layout", ["padded", "prefix_sharing", "packed"])
 def test_shares_of_all_ranks_sum_to_one_and_fillers_have_none(moe_stage, tmp_path, layout):
-    trainer = set_up(moe_stage.train_job(tmp_path, forward=layout), Progress("train", sink=lambda event: None),
-                     StopRequest())
+    trainer = set_up(
+        moe_stage.train_job(tmp_path, forward=layout),
+        Progress("train", sink=lambda event: None),
+        StopRequest(),
+    )
     assert trainer.layout == layout
     rows = np.arange(5, 10)
     lengths = forward_tokens(trainer.dataset.lengths[rows], trainer.dataset.prefix_lengths[rows], layout)
     plan = BatchPlan(global_pairs=5, per_device_pairs=2, accumulation=1, num_processes=3)
     cuts = [cut for rank in range(3) for cut in cut_for_rank(rows, lengths, plan, 64, rank, layout)]
-    batches = [collate([trainer.dataset[row] for row in cut.rows], cut.rows, layout, cut.weights) for cut in cuts]
+    batches = [
+        collate([trainer.dataset[row] for row in cut.rows], cut.rows, layout, cut.weights) for cut in cuts
+    ]
     shares = [trainer.share_of_tokens(batch, rows.tolist()) for batch in batches]
     assert sum(shares) == pytest.approx(1)
     assert [share == 0 for share in shares] == [cut.weights == (0.0,) for cut in cuts]
-    num_tokens = [int((batch.segment_RT >= 0).sum()) for batch, share in zip(batches, shares, strict=True) if share]
-    assert [share for share in shares if share] == pytest.approx([num / sum(num_tokens) for num in num_tokens])
+    num_tokens = [
+        int((batch.segment_RT >= 0).sum()) for batch, share in zip(batches, shares, strict=True) if share
+    ]
+    assert [share for share in shares if share] == pytest.approx(
+        [num / sum(num_tokens) for num in num_tokens]
+    )
 
 
 def test_balance_is_learned_where_it_weighs_and_its_weight_is_content(moe_stage, tmp_path):
-    runs = {weight: moe_stage.train_job(tmp_path / str(weight), LossConfig(name="dpo", beta=0.01), learning_rate=3e-3,
-                                        router_aux_loss_weight=weight, num_epochs=4) for weight in (0.0, 1.0)}
+    runs = {
+        weight: moe_stage.train_job(
+            tmp_path / str(weight),
+            LossConfig(name="dpo", beta=0.01),
+            learning_rate=3e-3,
+            router_aux_loss_weight=weight,
+            num_epochs=4,
+        )
+        for weight in (0.0, 1.0)
+    }
     assert runs[0.0].fingerprint != runs[1.0].fingerprint
     off, on = (run_here(job) for job in runs.values())
     assert "router_aux_loss" not in off.last_metrics
-    first, last = (metrics["router_aux_loss"] - 2 for metrics in (on.first_metrics, on.last_metrics))  # 2: balanced
+    first, last = (
+        metrics["router_aux_loss"] - 2 for metrics in (on.first_metrics, on.last_metrics)
+    )  # 2: balanced
     assert 0 < last < first / 3
 
 
 def test_recomputing_activations_gives_the_same_weights(moe_stage, tmp_path):
-    plain, recomputed = (run_here(moe_stage.train_job(tmp_path / str(on), "dpo", gradient_checkpointing=on, max_steps=4,
-                                                      router_aux_loss_weight=0.5)) for on in (False, True))
+    plain, recomputed = (
+        run_here(
+            moe_stage.train_job(
+                tmp_path / str(on), "dpo", gradient_checkpointing=on, max_steps=4, router_aux_loss_weight=0.5
+            )
+        )
+        for on in (False, True)
+    )
     expected = load_file(plain.weights_path / "model.safetensors")
     for name, tensor in load_file(recomputed.weights_path / "model.safetensors").items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
@@ -197,22 +234,38 @@ def test_experts_get_no_adapter_and_their_names_are_refused(family):
     shared = family == "qwen2_moe"  # an expert for all tokens, of linear layers that peft leaves their names
     assert ({"gate_proj", "up_proj", "down_proj"} <= set(names)) == shared
     add_adapter(model, AdapterConfig(kind="lora", rank=2), seed=0)
-    adapted = {name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad}
+    adapted = {
+        name.split(".lora_")[0].rpartition(".")[2] for name, p in model.named_parameters() if p.requires_grad
+    }
     assert adapted == set(names)
     assert not any(".experts." in name for name, p in model.named_parameters() if p.requires_grad)
     if family == "deepseek_v3":  # its first block is dense and has layers of these names
-        with pytest.raises(ConfigError, match="names up_proj, which peft takes for the stacked experts of DeepseekV3"):
-            target_names(tiny(PACKED[family]), AdapterConfig(kind="lora", target_modules=("o_proj", "up_proj")))
+        with pytest.raises(
+            ConfigError, match="names up_proj, which peft takes for the stacked experts of DeepseekV3"
+        ):
+            target_names(
+                tiny(PACKED[family]), AdapterConfig(kind="lora", target_modules=("o_proj", "up_proj"))
+            )
 
 
 def test_an_adapter_goes_with_experts(moe_stage, tmp_path):
-    result = run_here(moe_stage.train_job(tmp_path, "dpo", adapter=AdapterConfig(kind="lora", rank=2), learning_rate=1e-2))
+    result = run_here(
+        moe_stage.train_job(tmp_path, "dpo", adapter=AdapterConfig(kind="lora", rank=2), learning_rate=1e-2)
+    )
     assert result.base_check["largest_difference_per_token"] < 1e-5
-    assert result.trained_parameters == 2 * 2 * (2 * 64 + 2 * 48)  # attention: experts and routers stay as they are
+    assert result.trained_parameters == 2 * 2 * (
+        2 * 64 + 2 * 48
+    )  # attention: experts and routers stay as they are
     assert result.last_metrics["router_aux_loss"] > 1
-    exported = run_here(ExportJob(weights_path=result.weights_path, adapter=result.adapter,
-                                  weights_fingerprint=result.weights_fingerprint, checkpoint=moe_stage.checkpoint,
-                                  precision="fp32").at(tmp_path / "export"))
+    exported = run_here(
+        ExportJob(
+            weights_path=result.weights_path,
+            adapter=result.adapter,
+            weights_fingerprint=result.weights_fingerprint,
+            checkpoint=moe_stage.checkpoint,
+            precision="fp32",
+        ).at(tmp_path / "export")
+    )
     policy = load_policy(moe_stage.checkpoint, result.adapter, seed=0)
     load_weights(result.weights_path, policy)
     ids = torch.arange(3, 40)[None]

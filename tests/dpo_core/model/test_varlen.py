@@ -11,12 +11,24 @@ from dpo_core.model import varlen
 from dpo_core.model.varlen import Places
 
 HEADS, KEY_HEADS, SIZE = 4, 2, 8
-SPANS = {"ordinary": [(5, 3, 4), (2, 6, 1), (7, 1, 9)], "one": [(4, 3, 2)], "nothing rejected": [(5, 3, 0), (2, 2, 3)],
-         "nothing shared": [(0, 4, 5), (3, 2, 2)], "all shared": [(6, 0, 4), (3, 0, 0)], "alone": [(3, 2, 0)]}
+SPANS = {
+    "ordinary": [(5, 3, 4), (2, 6, 1), (7, 1, 9)],
+    "one": [(4, 3, 2)],
+    "nothing rejected": [(5, 3, 0), (2, 2, 3)],
+    "nothing shared": [(0, 4, 5), (3, 2, 2)],
+    "all shared": [(6, 0, 4), (3, 0, 0)],
+    "alone": [(3, 2, 0)],
+}
 
 
-def twin(query_THD: Tensor, key_KHD: Tensor, value_KHD: Tensor, places: Places, scale: float | None,
-         window: int | None) -> Tensor:
+def twin(
+    query_THD: Tensor,
+    key_KHD: Tensor,
+    value_KHD: Tensor,
+    places: Places,
+    scale: float | None,
+    window: int | None,
+) -> Tensor:
     """Sequence by sequence as flash attention's definition has it: causality is aligned at the end."""
     outputs = []
     ends = list(zip(places.ends_q_S1.tolist(), places.ends_k_S1.tolist(), strict=True))
@@ -25,7 +37,10 @@ def twin(query_THD: Tensor, key_KHD: Tensor, value_KHD: Tensor, places: Places, 
         assert k_end - k <= places.longest_k
         behind = torch.arange(k_end - k - (q_end - q), k_end - k)[:, None] - torch.arange(k_end - k)
         mask = (behind >= 0) if window is None else (behind >= 0) & (behind < window)
-        states = (states.transpose(0, 1)[None] for states in (query_THD[q:q_end], key_KHD[k:k_end], value_KHD[k:k_end]))
+        states = (
+            states.transpose(0, 1)[None]
+            for states in (query_THD[q:q_end], key_KHD[k:k_end], value_KHD[k:k_end])
+        )
         output = scaled_dot_product_attention(*states, attn_mask=mask, scale=scale, enable_gqa=True)
         outputs.append(output[0].transpose(0, 1))
     return torch.cat(outputs)
@@ -33,11 +48,18 @@ def twin(query_THD: Tensor, key_KHD: Tensor, value_KHD: Tensor, places: Places, 
 
 def dense(states: tuple[Tensor, ...], spans: list[tuple[int, int, int]], window: int | None) -> Tensor:
     """All keys, and a mask made token by token: own part or the pair's prefix, not later, within the window by positions."""
-    tokens = [(pair, part, position) for pair, (prefix, chosen, rejected) in enumerate(spans)
-              for part, first, count in ((0, 0, prefix), (1, prefix, chosen), (2, prefix, rejected))
-              for position in range(first, first + count)]
-    mask = torch.tensor([[q[0] == k[0] and k[1] in (0, q[1]) and 0 <= q[2] - k[2] < (window or 999) for k in tokens]
-                         for q in tokens])
+    tokens = [
+        (pair, part, position)
+        for pair, (prefix, chosen, rejected) in enumerate(spans)
+        for part, first, count in ((0, 0, prefix), (1, prefix, chosen), (2, prefix, rejected))
+        for position in range(first, first + count)
+    ]
+    mask = torch.tensor(
+        [
+            [q[0] == k[0] and k[1] in (0, q[1]) and 0 <= q[2] - k[2] < (window or 999) for k in tokens]
+            for q in tokens
+        ]
+    )
     return scaled_dot_product_attention(*states, attn_mask=mask, scale=0.3, enable_gqa=True).transpose(1, 2)
 
 
@@ -46,13 +68,17 @@ def dense(states: tuple[Tensor, ...], spans: list[tuple[int, int, int]], window:
 def test_a_row_as_sequences_is_the_row_under_its_mask(name, window):
     spans, generator = SPANS[name], torch.Generator().manual_seed(0)
     length = sum(map(sum, spans))
-    states = tuple(torch.randn(1, heads, length, SIZE, generator=generator, dtype=torch.float64, requires_grad=True)
-                   for heads in (HEADS, KEY_HEADS, KEY_HEADS))
+    states = tuple(
+        torch.randn(1, heads, length, SIZE, generator=generator, dtype=torch.float64, requires_grad=True)
+        for heads in (HEADS, KEY_HEADS, KEY_HEADS)
+    )
     ours = varlen.attend(*states, Places.of(spans, torch.device("cpu")), 0.3, window, twin)
     theirs = dense(states, spans, window)
     torch.testing.assert_close(ours, theirs)
     slope = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
-    torch.testing.assert_close(torch.autograd.grad(ours, states, slope), torch.autograd.grad(theirs, states, slope))
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, states, slope), torch.autograd.grad(theirs, states, slope)
+    )
 
 
 def test_a_prefix_is_laid_out_twice_and_nothing_else():
@@ -63,6 +89,8 @@ def test_a_prefix_is_laid_out_twice_and_nothing_else():
     assert (places.longest_q, places.longest_k) == (3, 4)
 
 
-@pytest.mark.parametrize(("dtype", "reason"), [(torch.bfloat16, "needs a CUDA card"), (torch.float32, "needs a CUDA card")])
+@pytest.mark.parametrize(
+    ("dtype", "reason"), [(torch.bfloat16, "needs a CUDA card"), (torch.float32, "needs a CUDA card")]
+)
 def test_without_a_card_it_says_why_not(dtype, reason):
     assert reason in varlen.why_not_varlen(torch.empty(1, HEADS, 3, SIZE), dtype)

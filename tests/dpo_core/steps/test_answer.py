@@ -14,8 +14,9 @@ from tests.tiny_stage import run_here
 
 
 def answer_job(folder: Path, out_dir: Path) -> AnswerJob:
-    return AnswerJob(checkpoint_path=folder, files=hash_files(folder), prompts=("hello", "the sea"),
-                     max_new_tokens=6).at(out_dir)
+    return AnswerJob(
+        checkpoint_path=folder, files=hash_files(folder), prompts=("hello", "the sea"), max_new_tokens=6
+    ).at(out_dir)
 
 
 def test_it_answers_and_reports_what_the_rules_need(tmp_path: Path) -> None:
@@ -25,7 +26,9 @@ def test_it_answers_and_reports_what_the_rules_need(tmp_path: Path) -> None:
     assert all(result.answers)
     assert (result.pad_token, result.pad_token_id, result.eos_token_ids) == ("<|endoftext|>", 0, (2,))
     assert result.vocab_size == result.tokenizer_size == len(tokenizer)
-    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hello"}], add_generation_prompt=True
+    )
     assert list(result.prompts_ids[0]) == rendered["input_ids"]
 
 

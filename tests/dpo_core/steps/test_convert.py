@@ -21,7 +21,9 @@ def test_gguf_becomes_a_float32_checkpoint(tmp_path: Path) -> None:
     source = tmp_path / "gguf"
     source.mkdir()
     embedding = make_gguf(source / "tiny.gguf")
-    result = run_here(ConvertJob(source_dir=source, source_sha256="s", gguf_file="tiny.gguf").at(tmp_path / "a"))
+    result = run_here(
+        ConvertJob(source_dir=source, source_sha256="s", gguf_file="tiny.gguf").at(tmp_path / "a")
+    )
     model = AutoModelForCausalLM.from_pretrained(result.path)
     tokenizer = AutoTokenizer.from_pretrained(result.path)
     np.testing.assert_array_equal(model.get_input_embeddings().weight.detach().numpy(), embedding)
@@ -29,30 +31,40 @@ def test_gguf_becomes_a_float32_checkpoint(tmp_path: Path) -> None:
     assert getattr(model.config, "quantization_config", None) is None
     assert tokenizer.chat_template == CHATML
     assert tokenizer.decode(tokenizer.encode("The sea, the sky: naïve!")) == "The sea, the sky: naïve!"
-    again = run_here(ConvertJob(source_dir=source, source_sha256="s", gguf_file="tiny.gguf").at(tmp_path / "b"))
+    again = run_here(
+        ConvertJob(source_dir=source, source_sha256="s", gguf_file="tiny.gguf").at(tmp_path / "b")
+    )
     assert again.files == result.files
-    assert (result.path / "model.safetensors").stat().st_mode & 0o044 == 0o044  # readable for a step's other user
+    assert (
+        result.path / "model.safetensors"
+    ).stat().st_mode & 0o044 == 0o044  # readable for a step's other user
 
 
 def test_a_cut_gguf_is_named(tmp_path: Path) -> None:
     make_gguf(tmp_path / "tiny.gguf")
     whole = (tmp_path / "tiny.gguf").read_bytes()
-    (tmp_path / "tiny.gguf").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "tiny.gguf").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=r"tiny\.gguf \(\d+ bytes\) cannot be read as a GGUF"):
-        run_here(ConvertJob(source_dir=tmp_path, source_sha256="s", gguf_file="tiny.gguf").at(tmp_path / "out"))
+        run_here(
+            ConvertJob(source_dir=tmp_path, source_sha256="s", gguf_file="tiny.gguf").at(tmp_path / "out")
+        )
 
 
-@pytest.mark.parametrize("names", [("pytorch_model.bin",),
-                                   ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")])
+@pytest.mark.parametrize(
+    "names",
+    [("pytorch_model.bin",), ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")],
+)
 def test_pickle_becomes_safetensors_with_the_same_numbers(tmp_path: Path, names: tuple[str, ...]) -> None:
     source = make_model(tmp_path / "model")
     expected = load_file(source / "model.safetensors")
     expected["lm_head.weight"] = expected["model.embed_tokens.weight"]  # tied: one storage under two names
     keys = sorted(expected)
     for number, name in enumerate(names):
-        torch.save({key: expected[key] for key in keys[number::len(names)]}, source / name)
+        torch.save({key: expected[key] for key in keys[number :: len(names)]}, source / name)
     (source / "model.safetensors").unlink()
-    result = run_here(ConvertJob(source_dir=source, source_sha256="s", pickle_files=names).at(tmp_path / "out"))
+    result = run_here(
+        ConvertJob(source_dir=source, source_sha256="s", pickle_files=names).at(tmp_path / "out")
+    )
     model = AutoModelForCausalLM.from_pretrained(result.path)
     for key, value in model.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
@@ -71,9 +83,14 @@ class RunsCode:
 
 
 def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": RunsCode(tmp_path / "planted")}, protocol=2))
+    (tmp_path / "pytorch_model.bin").write_bytes(
+        pickle.dumps({"weight": RunsCode(tmp_path / "planted")}, protocol=2)
+    )
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin cannot be loaded as plain weights"):
-        run_here(ConvertJob(source_dir=tmp_path, source_sha256="s",
-                            pickle_files=("pytorch_model.bin",)).at(tmp_path / "out"))
+        run_here(
+            ConvertJob(source_dir=tmp_path, source_sha256="s", pickle_files=("pytorch_model.bin",)).at(
+                tmp_path / "out"
+            )
+        )
     assert not (tmp_path / "planted").exists()
     assert not (tmp_path / "out" / "snapshot").exists()

@@ -29,20 +29,34 @@ def trained(stage, tmp_path_factory) -> CheckpointRef:
 
 @pytest.fixture(scope="module")
 def evaluation(stage, trained, tmp_path_factory):
-    return run_here(stage.evaluate_job(tmp_path_factory.mktemp("evaluation"), trained, num_prompts=4, max_new_tokens=12))
+    return run_here(
+        stage.evaluate_job(tmp_path_factory.mktemp("evaluation"), trained, num_prompts=4, max_new_tokens=12)
+    )
 
 
 def held_out_by_hand(stage: TinyStage, checkpoint: CheckpointRef) -> dict[str, float]:
     """Metrics of the held-out pairs, one sequence at a time through stock logits."""
     dataset, model = PairDataset.open(stage.data.path, "held_out"), load_model(checkpoint)
     reference = read_aligned(stage.reference.reference.path, "held_out", dataset.row_keys)
-    sums = np.array([[by_hand(model, pair.chosen_ids, pair.chosen_trained),
-                      by_hand(model, pair.rejected_ids, pair.rejected_trained)] for pair in dataset])
+    sums = np.array(
+        [
+            [
+                by_hand(model, pair.chosen_ids, pair.chosen_trained),
+                by_hand(model, pair.rejected_ids, pair.rejected_trained),
+            ]
+            for pair in dataset
+        ]
+    )
     means, rewards = sums / reference.tokens, 0.5 * (sums - reference.sums)  # beta 0.5
     margins = rewards[:, 0] - rewards[:, 1]
-    return {"loss": np.log1p(np.exp(-margins)).mean(), "logps/chosen": sums[:, 0].mean(),
-            "logps_per_token/chosen": means[:, 0].mean(), "logps_per_token/rejected": means[:, 1].mean(),
-            "rewards/margins": margins.mean(), "ranking/accuracies": (means[:, 0] > means[:, 1]).mean()}
+    return {
+        "loss": np.log1p(np.exp(-margins)).mean(),
+        "logps/chosen": sums[:, 0].mean(),
+        "logps_per_token/chosen": means[:, 0].mean(),
+        "logps_per_token/rejected": means[:, 1].mean(),
+        "rewards/margins": margins.mean(),
+        "ranking/accuracies": (means[:, 0] > means[:, 1]).mean(),
+    }
 
 
 def test_metrics_after_training_are_those_computed_by_hand(stage, trained, evaluation):
@@ -64,10 +78,14 @@ def test_before_training_the_policy_is_its_reference(stage, evaluation):
 def test_the_last_bits_of_the_cache_decide_no_tie(stage, tmp_path):
     keys = PairDataset.open(stage.data.path, "held_out").row_keys
     rows = read_aligned(stage.reference.reference.path, "held_out", keys)
-    other_bits = np.nextafter(rows.sums, np.float32([0, -np.inf]))  # as another batch composition could have left them
+    other_bits = np.nextafter(
+        rows.sums, np.float32([0, -np.inf])
+    )  # as another batch composition could have left them
     write_aligned(tmp_path / "held_out.npz", keys, ReferenceRows(other_bits, rows.tokens, rows.tails))
     job = stage.evaluate_job(tmp_path / "run", stage.checkpoint, num_prompts=0)
-    before = run_here(job.model_copy(update={"reference": ReferenceRef(path=tmp_path, fingerprint="other")})).before
+    before = run_here(
+        job.model_copy(update={"reference": ReferenceRef(path=tmp_path, fingerprint="other")})
+    ).before
     assert (before["rewards/accuracies"], before["rewards/margins"]) == (0.5, 0.0)
 
 
@@ -81,14 +99,21 @@ def test_answers_are_greedy_stand_side_by_side_and_are_judged(stage, trained, ev
     prompts = [dataset.prompt(row) for row in range(4)]  # every row of this stage has its own prompt
     tokenizer = make_tokenizer()
     for name, checkpoint in (("before", stage.checkpoint), ("after", trained)):
-        expected = [answer_greedily(load_model(checkpoint), tokenizer, [prompt.prompt_ids], 12, 1)[0] for prompt in prompts]
+        expected = [
+            answer_greedily(load_model(checkpoint), tokenizer, [prompt.prompt_ids], 12, 1)[0]
+            for prompt in prompts
+        ]
         assert [getattr(answer, name) for answer in evaluation.answers] == expected
-        verdicts = [passes(answer, prompt.constraints) for answer, prompt in zip(expected, prompts, strict=True)]
+        verdicts = [
+            passes(answer, prompt.constraints) for answer, prompt in zip(expected, prompts, strict=True)
+        ]
         assert [getattr(answer, f"{name}_passes") for answer in evaluation.answers] == verdicts
         metrics = getattr(evaluation, name)
         assert metrics["checker/pass_rate"] == pytest.approx(sum(verdicts) / 4)
         assert metrics["checker/prompts"] == 4
-        assert metrics["answers/mean_words"] == pytest.approx(np.mean([len(answer.split()) for answer in expected]))
+        assert metrics["answers/mean_words"] == pytest.approx(
+            np.mean([len(answer.split()) for answer in expected])
+        )
     assert [answer.prompt for answer in evaluation.answers] == [prompt.text for prompt in prompts]
     assert any(answer.before != answer.after for answer in evaluation.answers)
 
@@ -107,9 +132,17 @@ def test_a_prompt_that_stands_twice_is_asked_once(stage, tmp_path):
 def test_without_held_out_rows_there_is_nothing_to_measure(stage, tmp_path):
     data = mix(make_rows(6), stage.checkpoint, tmp_path / "data", held_out="0")
     reference = run_here(reference_job(tmp_path / "reference", data, stage.checkpoint)).reference
-    job = stage.evaluate_job(tmp_path / "run", stage.checkpoint).model_copy(update={"data": data, "reference": reference})
+    job = stage.evaluate_job(tmp_path / "run", stage.checkpoint).model_copy(
+        update={"data": data, "reference": reference}
+    )
     result = run_here(job)
-    assert (result.before, result.after, result.num_pairs, result.num_prompts, result.answers) == ({}, {}, 0, 0, ())
+    assert (result.before, result.after, result.num_pairs, result.num_prompts, result.answers) == (
+        {},
+        {},
+        0,
+        0,
+        (),
+    )
 
 
 def test_an_objective_without_reference_is_measured_without_one(stage, trained, tmp_path):
@@ -123,6 +156,8 @@ def test_an_objective_without_reference_is_measured_without_one(stage, trained, 
 
 def test_the_token_budget_changes_no_number(stage, trained, tmp_path, evaluation):
     for budget in (1, 100_000):
-        result = run_here(stage.evaluate_job(tmp_path / str(budget), trained, num_prompts=0, tokens_per_batch=budget))
+        result = run_here(
+            stage.evaluate_job(tmp_path / str(budget), trained, num_prompts=0, tokens_per_batch=budget)
+        )
         shared = {name: value for name, value in result.after.items() if name in evaluation.after}
         assert shared == pytest.approx({name: evaluation.after[name] for name in shared}, rel=1e-4, abs=1e-5)

@@ -21,7 +21,12 @@ from tests.tiny_models import CHATML, make_tokenizer
 
 
 def _row(i, **extra):
-    return {"prompt": f"Question {i}?", "chosen": f"Good answer {i}.", "rejected": f"Bad answer {i}.", **extra}
+    return {
+        "prompt": f"Question {i}?",
+        "chosen": f"Good answer {i}.",
+        "rejected": f"Bad answer {i}.",
+        **extra,
+    }
 
 
 def _source(tmp_path, rows, name="set.jsonl", **settings):
@@ -34,8 +39,13 @@ def _job(tmp_path, *sources, out="out", **settings):
     tokenizer_path = tmp_path / "tokenizer"
     if not tokenizer_path.exists():
         make_tokenizer().save_pretrained(tokenizer_path)
-    return MixJob(sources=sources, tokenizer_path=tokenizer_path, tokenizer_fingerprint="t",
-                  cache_dir=tmp_path / "cache", **{"held_out": "0", **settings}).at(tmp_path / out)
+    return MixJob(
+        sources=sources,
+        tokenizer_path=tokenizer_path,
+        tokenizer_fingerprint="t",
+        cache_dir=tmp_path / "cache",
+        **{"held_out": "0", **settings},
+    ).at(tmp_path / out)
 
 
 def _run(job):
@@ -82,10 +92,22 @@ def test_a_pair_is_stored_as_it_was_tokenised(tmp_path):
 
 
 def test_the_ledger_accounts_for_every_row(tmp_path):
-    rows = [_row(i) for i in range(6)] + [{"note": "x"}, 7, _row(8, chosen=""), _row(9, chosen="Same", rejected="Same"),
-                                         _row(10, chosen="long " * 200)]
-    result, _ = _run(_job(tmp_path, _source(tmp_path, rows, amount="2.0"), max_length_tokens=64, held_out="2",
-                          max_dropped_fraction=0.9))
+    rows = [_row(i) for i in range(6)] + [
+        {"note": "x"},
+        7,
+        _row(8, chosen=""),
+        _row(9, chosen="Same", rejected="Same"),
+        _row(10, chosen="long " * 200),
+    ]
+    result, _ = _run(
+        _job(
+            tmp_path,
+            _source(tmp_path, rows, amount="2.0"),
+            max_length_tokens=64,
+            held_out="2",
+            max_dropped_fraction=0.9,
+        )
+    )
     ledger = result.per_source[0]
     assert ledger.dropped == {"not_a_preference_row": 4, "empty_answer": 2, "identical_pair": 2}
     assert ledger.offenders == {"not_a_preference_row": (6, 7), "empty_answer": (8,), "identical_pair": (9,)}
@@ -97,7 +119,10 @@ def test_the_ledger_accounts_for_every_row(tmp_path):
 
 
 def test_held_out_rows_have_prompts_that_training_never_sees(tmp_path):
-    rows = [_row(i % 12, chosen=f"Variant {i}", constraints=[{"name": "max_words", "n": i % 12}]) for i in range(40)]
+    rows = [
+        _row(i % 12, chosen=f"Variant {i}", constraints=[{"name": "max_words", "n": i % 12}])
+        for i in range(40)
+    ]
     result, _ = _run(_job(tmp_path, _source(tmp_path, rows), held_out="0.25"))
     train, held_out = (PairDataset.open(result.data.path, split) for split in ("train", "held_out"))
     assert not set(_questions(train)) & set(_questions(held_out))
@@ -107,7 +132,7 @@ def test_held_out_rows_have_prompts_that_training_never_sees(tmp_path):
     prompt = held_out.prompt(0)
     expected = f"<|im_start|>user\nQuestion {question}?<|im_end|>\n<|im_start|>assistant\n"
     assert make_tokenizer().decode(prompt.prompt_ids) == expected
-    assert held_out[0].chosen_ids[:len(prompt.prompt_ids)].tolist() == prompt.prompt_ids.tolist()
+    assert held_out[0].chosen_ids[: len(prompt.prompt_ids)].tolist() == prompt.prompt_ids.tolist()
     assert prompt.text == f"Question {question}?"
     assert prompt.constraints == ({"name": "max_words", "n": question},)
     with pytest.raises(ValueError, match="held-out split only"):
@@ -129,7 +154,9 @@ def test_the_same_content_gives_the_same_fingerprint_wherever_it_lies(tmp_path):
     rows = [_row(i) for i in range(20)]
     here, _ = _run(_job(tmp_path, _source(tmp_path, rows, "a.jsonl"), held_out="2"))
     there, _ = _run(_job(tmp_path, _source(tmp_path, rows, "b.jsonl"), held_out="2", out="other"))
-    other_seed, _ = _run(_job(tmp_path, _source(tmp_path, rows, "a.jsonl"), held_out="2", out="third", seed=9))
+    other_seed, _ = _run(
+        _job(tmp_path, _source(tmp_path, rows, "a.jsonl"), held_out="2", out="third", seed=9)
+    )
     assert here.data.fingerprint == there.data.fingerprint != other_seed.data.fingerprint
     assert here.data.path != there.data.path
 
@@ -139,15 +166,27 @@ def test_the_fingerprint_is_that_of_the_whole_content(tmp_path):
     result, _ = _run(_job(tmp_path, _source(tmp_path, rows), held_out="3"))
     splits = [PairDataset.open(result.data.path, split) for split in ("train", "held_out")]
     prompts = [splits[1].prompt(i) for i in range(3)]
-    assert result.data.fingerprint == fingerprint({
-        "rows": [[split[i].row_key for i in range(len(split))] for split in splits],
-        "prompts": [prompt.prompt_ids.tolist() for prompt in prompts],
-        "constraints": [prompt.constraints for prompt in prompts]})
+    assert result.data.fingerprint == fingerprint(
+        {
+            "rows": [[split[i].row_key for i in range(len(split))] for split in splits],
+            "prompts": [prompt.prompt_ids.tolist() for prompt in prompts],
+            "constraints": [prompt.constraints for prompt in prompts],
+        }
+    )
 
 
 def test_constraints_are_part_of_the_fingerprint(tmp_path):
-    results = [_run(_job(tmp_path, _source(tmp_path, [_row(i, constraints=[{"name": name}]) for i in range(4)], name),
-                         held_out="1", out=f"out-{name}"))[0] for name in ("a.jsonl", "b.jsonl")]
+    results = [
+        _run(
+            _job(
+                tmp_path,
+                _source(tmp_path, [_row(i, constraints=[{"name": name}]) for i in range(4)], name),
+                held_out="1",
+                out=f"out-{name}",
+            )
+        )[0]
+        for name in ("a.jsonl", "b.jsonl")
+    ]
     assert results[0].data.fingerprint != results[1].data.fingerprint
 
 
@@ -155,7 +194,10 @@ def test_several_processes_write_what_one_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "MIN_ROWS_FOR_SEVERAL", 10)
     rows = [_row(i) if i % 7 else {"note": i} for i in range(700)]
     pq.write_table(pa.Table.from_pylist([_row(i) for i in range(300)]), tmp_path / "set.parquet")
-    sources = [_source(tmp_path, rows), ResolvedSource(label="parquet", path=tmp_path / "set.parquet", content="p")]
+    sources = [
+        _source(tmp_path, rows),
+        ResolvedSource(label="parquet", path=tmp_path / "set.parquet", content="p"),
+    ]
     one, _ = _run(_job(tmp_path, *sources, num_workers=1, held_out="3"))
     two, _ = _run(_job(tmp_path, *sources, num_workers=2, held_out="3", out="two"))
     assert one.data.fingerprint == two.data.fingerprint
@@ -177,9 +219,19 @@ def test_a_run_replaces_what_an_earlier_one_left(tmp_path):
 
 
 BAD = {
-    "all rows dropped": ([{"note": 1}, {"note": 2}], {}, DataError, r"No row is left.*rows 0, 1.*columns are note"),
+    "all rows dropped": (
+        [{"note": 1}, {"note": 2}],
+        {},
+        DataError,
+        r"No row is left.*rows 0, 1.*columns are note",
+    ),
     "too many dropped": ([_row(1), {"note": 2}, {"note": 2}], {}, DataError, "max_dropped_fraction = 0.5"),
-    "nothing left to train": ([_row(1), _row(2)], {"held_out": "2"}, DataError, "nothing would be left to train on"),
+    "nothing left to train": (
+        [_row(1), _row(2)],
+        {"held_out": "2"},
+        DataError,
+        "nothing would be left to train on",
+    ),
     "nothing asked for": ([_row(1)], {"amount": "0"}, DataError, "ask for 0 rows"),
     "unknown column": ([_row(1)], {"columns": {"chosen": "best"}}, DataError, "no column `best`"),
     "unknown template": ([_row(1)], {"chat_template": "vicuna"}, ConfigError, "Known names"),

@@ -31,8 +31,10 @@ def test_values_are_those_computed_by_hand(stage):
         assert reference.sums.shape == reference.tokens.shape == (count, 2)
         for row in range(0, count, 5):
             pair = dataset[row]
-            expected = [by_hand(model, pair.chosen_ids, pair.chosen_trained),
-                        by_hand(model, pair.rejected_ids, pair.rejected_trained)]
+            expected = [
+                by_hand(model, pair.chosen_ids, pair.chosen_trained),
+                by_hand(model, pair.rejected_ids, pair.rejected_trained),
+            ]
             np.testing.assert_allclose(reference.sums[row], expected, rtol=1e-5)
             assert reference.tokens[row].tolist() == [pair.chosen_trained.sum(), pair.rejected_trained.sum()]
 
@@ -40,7 +42,9 @@ def test_values_are_those_computed_by_hand(stage):
 @pytest.mark.integration
 def test_a_killed_pass_goes_on_where_it_stopped_and_gives_the_same_bits(stage, tmp_path):
     data = mix(make_rows(300), stage.checkpoint, tmp_path / "data", held_out="40")
-    job = reference_job(tmp_path / "killed" / "run", data, stage.checkpoint, rows_per_shard=2, tokens_per_batch=64)
+    job = reference_job(
+        tmp_path / "killed" / "run", data, stage.checkpoint, rows_per_shard=2, tokens_per_batch=64
+    )
     kill_when(start(job), lambda: len(shards(job)) >= 4)
     survived = {path: path.stat().st_mtime_ns for path in shards(job)}
     rows_survived = sum(len(np.load(path)["row_keys"]) for path in survived)
@@ -57,16 +61,22 @@ def test_a_killed_pass_goes_on_where_it_stopped_and_gives_the_same_bits(stage, t
 
 def test_a_changed_mixture_computes_only_its_new_rows(stage, tmp_path):
     first = mix(make_rows(30), stage.checkpoint, tmp_path / "first", held_out="3")
-    second = mix(make_rows(20) + make_rows(8, seed=99), stage.checkpoint, tmp_path / "second", held_out="5", seed=1)
+    second = mix(
+        make_rows(20) + make_rows(8, seed=99), stage.checkpoint, tmp_path / "second", held_out="5", seed=1
+    )
     one = run_here(reference_job(tmp_path / "one", first, stage.checkpoint))
     two = run_here(reference_job(tmp_path / "two", second, stage.checkpoint))
     assert (one.rows, one.rows_computed) == (30, 30)
     assert (two.rows, two.rows_computed) == (28, 8)
-    alone = run_here(reference_job(tmp_path / "alone", second, stage.checkpoint, cache_dir=tmp_path / "alone-cache"))
+    alone = run_here(
+        reference_job(tmp_path / "alone", second, stage.checkpoint, cache_dir=tmp_path / "alone-cache")
+    )
     for split in ("train", "held_out"):
         keys = PairDataset.open(second.path, split).row_keys
         shared, fresh = (read_aligned(result.reference.path, split, keys) for result in (two, alone))
-        np.testing.assert_allclose(shared.sums, fresh.sums, rtol=1e-5)  # batched with other rows: the last bits may differ
+        np.testing.assert_allclose(
+            shared.sums, fresh.sums, rtol=1e-5
+        )  # batched with other rows: the last bits may differ
         np.testing.assert_array_equal(shared.tokens, fresh.tokens)
 
 
@@ -98,9 +108,14 @@ def test_a_damaged_shard_is_reported_and_its_rows_are_computed_again(stage, tmp_
 
 def test_each_checkpoint_and_precision_has_its_own_cache(stage, tmp_path):
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
-    jobs = [reference_job(tmp_path / name, stage.data, checkpoint, precision=precision)
-            for name, checkpoint, precision in (("a", stage.checkpoint, "fp32"), ("b", other, "fp32"),
-                                                ("c", stage.checkpoint, "bf16"))]
+    jobs = [
+        reference_job(tmp_path / name, stage.data, checkpoint, precision=precision)
+        for name, checkpoint, precision in (
+            ("a", stage.checkpoint, "fp32"),
+            ("b", other, "fp32"),
+            ("c", stage.checkpoint, "bf16"),
+        )
+    ]
     results = [run_here(job) for job in jobs]
     assert [result.rows_computed for result in results] == [40, 40, 40]
     assert len({model_cache_folder(job) for job in jobs}) == 3

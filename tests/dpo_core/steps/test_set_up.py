@@ -32,13 +32,21 @@ def test_the_probe_runs_the_largest_microbatch_and_changes_nothing(stage, tmp_pa
     assert lengths.max() <= probed.checks["fit_tokens"] <= 2 * lengths.max()
     assert 1 <= probed.checks["fit_pairs"] <= 2
     assert probed.checks["fit_peak_gib"] > 0
-    again = run_here(stage.train_job(tmp_path / "probed", "dpo", checkpoint_every=4))  # resumed from step 8, probed again
+    again = run_here(
+        stage.train_job(tmp_path / "probed", "dpo", checkpoint_every=4)
+    )  # resumed from step 8, probed again
     assert again.resumed_from_step == 8
     monkeypatch.setattr(Trainer, "probe", lambda self: {})
-    assert weights_hash(probed) == weights_hash(again) == weights_hash(run_here(stage.train_job(tmp_path / "not", "dpo")))
+    assert (
+        weights_hash(probed)
+        == weights_hash(again)
+        == weights_hash(run_here(stage.train_job(tmp_path / "not", "dpo")))
+    )
 
 
-def test_too_little_memory_for_the_largest_microbatch_ends_the_run_before_its_first_step(stage, tmp_path, monkeypatch):
+def test_too_little_memory_for_the_largest_microbatch_ends_the_run_before_its_first_step(
+    stage, tmp_path, monkeypatch
+):
     calls = []
 
     def scores_without_memory(self, batch):
@@ -46,7 +54,9 @@ def test_too_little_memory_for_the_largest_microbatch_ends_the_run_before_its_fi
         torch.empty(1 << 50)  # a real failure of the allocator
 
     monkeypatch.setattr(PlainEngine, "scores", scores_without_memory)
-    with pytest.raises(OutOfMemory, match=r"Out of memory on a batch of \d pairs.*Lower train.tokens_per_forward"):
+    with pytest.raises(
+        OutOfMemory, match=r"Out of memory on a batch of \d pairs.*Lower train.tokens_per_forward"
+    ):
         run_here(stage.train_job(tmp_path, "dpo"))
     assert len(calls) == 1
     assert metrics_of(tmp_path) == []
@@ -95,7 +105,9 @@ def test_sigterm_after_set_up_waits_for_the_step(stop):
 def test_a_model_whose_weights_are_not_read_is_the_model_in_all_else(stage):
     """What ranks other than 0 start from: the same parameters by name and shape, ties, buffers, settings."""
     read, unread = load_model(stage.checkpoint), load_model(stage.checkpoint, read_weights=False)
-    shapes = [{name: parameter.shape for name, parameter in model.named_parameters()} for model in (read, unread)]
+    shapes = [
+        {name: parameter.shape for name, parameter in model.named_parameters()} for model in (read, unread)
+    ]
     assert shapes[0] == shapes[1]
     assert unread.get_input_embeddings().weight is unread.get_output_embeddings().weight
     for (name, ours), (their_name, theirs) in zip(unread.named_buffers(), read.named_buffers(), strict=True):
@@ -120,5 +132,7 @@ try:
 except ConfigError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
     assert f"compute.sharding is {kind} but accelerate started NO" in done.stdout, done.stderr[-2000:]

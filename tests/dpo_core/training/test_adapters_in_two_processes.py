@@ -31,7 +31,10 @@ def test_an_adapter_is_trained_as_by_one_process_and_resumed(stage, alone, tmp_p
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5)
     ours, theirs = ([step["loss"] for step in metrics_of(run.metrics_path.parent)] for run in (result, alone))
     assert ours == pytest.approx(theirs, abs=1e-5)
-    assert (result.trained_parameters, result.all_parameters) == (alone.trained_parameters, alone.all_parameters)
+    assert (result.trained_parameters, result.all_parameters) == (
+        alone.trained_parameters,
+        alone.all_parameters,
+    )
     assert result.base_check["largest_difference_per_token"] < 1e-5
     (tmp_path / RESULT_FILE).unlink()  # go on from the checkpoint of step 15
     again = run_ranks(job)

@@ -25,7 +25,9 @@ ACCUMULATIONS = (1, 2)
 
 def job_in(stage: TinyStage, folder: Path, accumulation: int) -> TrainJob:
     """6 steps of 4 pairs, a checkpoint after every second one, one kept."""
-    job = stage.train_job(folder, "dpo", per_device=4 // accumulation, max_steps=6, checkpoint_every=2, keep_checkpoints=1)
+    job = stage.train_job(
+        folder, "dpo", per_device=4 // accumulation, max_steps=6, checkpoint_every=2, keep_checkpoints=1
+    )
     job.write()
     return job
 
@@ -47,7 +49,9 @@ def test_a_run_touches_its_files_often_enough_to_be_killed_anywhere(left_alone):
 
 @settings(max_examples=12, deadline=None, print_blob=True)
 @given(accumulation=st.sampled_from(ACCUMULATIONS), moments=st.lists(st.floats(0, 1), min_size=1, max_size=3))
-def test_killed_anywhere_it_ends_with_the_same_bits(stage, tmp_path_factory, left_alone, accumulation, moments):
+def test_killed_anywhere_it_ends_with_the_same_bits(
+    stage, tmp_path_factory, left_alone, accumulation, moments
+):
     """``moments`` are shares of a whole run's touches; a resumed run may end before a late one."""
     expected, touches = left_alone[accumulation]
     job = job_in(stage, tmp_path_factory.mktemp("killed"), accumulation)

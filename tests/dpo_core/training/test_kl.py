@@ -27,7 +27,9 @@ def other(tmp_path_factory):
 
 def prompt_logps(checkpoint, prompt_ids) -> torch.Tensor:
     with torch.no_grad():
-        return load_model(checkpoint)(torch.tensor([prompt_ids.tolist()])).logits[0, -1].double().log_softmax(-1)
+        return (
+            load_model(checkpoint)(torch.tensor([prompt_ids.tolist()])).logits[0, -1].double().log_softmax(-1)
+        )
 
 
 def test_it_is_the_mean_log_ratio_of_sampled_answers(stage: TinyStage, other, tmp_path):
@@ -36,9 +38,14 @@ def test_it_is_the_mean_log_ratio_of_sampled_answers(stage: TinyStage, other, tm
     dataset = PairDataset.open(stage.data.path, "held_out")
     prompts = [dataset.prompt(row) for row in range(4)]
     policy, reference = load_model(other), load_model(stage.checkpoint)
-    pairs = sampled_pairs(job, PairScorer(policy, "fp32"), prompts, Progress("evaluate", active=False), start_accelerator())
-    sides = [side for pair in pairs for side in ((pair.chosen_ids, pair.chosen_trained),
-                                                 (pair.rejected_ids, pair.rejected_trained))]
+    pairs = sampled_pairs(
+        job, PairScorer(policy, "fp32"), prompts, Progress("evaluate", active=False), start_accelerator()
+    )
+    sides = [
+        side
+        for pair in pairs
+        for side in ((pair.chosen_ids, pair.chosen_trained), (pair.rejected_ids, pair.rejected_trained))
+    ]
     ratios = np.array([by_hand(policy, *side) - by_hand(reference, *side) for side in sides])
     tokens = np.array([trained.sum() for _, trained in sides])
     assert after["kl/per_answer"] == pytest.approx(ratios.mean(), rel=1e-4)
@@ -56,10 +63,18 @@ def test_answers_end_where_the_model_ends_them_and_their_end_counts(stage: TinyS
     job = stage.evaluate_job(tmp_path, stage.checkpoint, max_new_tokens=40)
     dataset, model = PairDataset.open(stage.data.path, "held_out"), load_model(stage.checkpoint)
     prompts = [dataset.prompt(row) for row in range(6)]
-    pairs = sampled_pairs(job, PairScorer(model, "fp32"), prompts, Progress("evaluate", active=False), start_accelerator())
+    pairs = sampled_pairs(
+        job, PairScorer(model, "fp32"), prompts, Progress("evaluate", active=False), start_accelerator()
+    )
     ends = end_token_ids(model, make_tokenizer())
-    answers = [ids[trained] for pair in pairs for ids, trained in ((pair.chosen_ids, pair.chosen_trained),
-                                                                   (pair.rejected_ids, pair.rejected_trained))]
+    answers = [
+        ids[trained]
+        for pair in pairs
+        for ids, trained in (
+            (pair.chosen_ids, pair.chosen_trained),
+            (pair.rejected_ids, pair.rejected_trained),
+        )
+    ]
     ended = [answer for answer in answers if answer[-1] in ends]
     assert ended, "no sampled answer came to its end: raise max_new_tokens"
     assert all(not set(answer[:-1]) & set(ends) for answer in answers)
@@ -82,12 +97,18 @@ def test_samples_follow_the_model_and_their_mean_is_the_exact_divergence(stage: 
 
 
 def test_a_sample_does_not_depend_on_its_batch(stage: TinyStage):
-    dataset, model, tokenizer = PairDataset.open(stage.data.path, "held_out"), load_model(stage.checkpoint), make_tokenizer()
+    dataset, model, tokenizer = (
+        PairDataset.open(stage.data.path, "held_out"),
+        load_model(stage.checkpoint),
+        make_tokenizer(),
+    )
     prompts = [dataset.prompt(row).prompt_ids for row in range(6)]
 
     def sampled(batch_size: int, numbers: list[int]) -> dict[int, list[int]]:
         draws = [np.random.default_rng([3, number]) for number in numbers]
-        answers = sample_answers(model, tokenizer, [prompts[number] for number in numbers], draws, 16, batch_size)
+        answers = sample_answers(
+            model, tokenizer, [prompts[number] for number in numbers], draws, 16, batch_size
+        )
         return dict(zip(numbers, answers, strict=True))
 
     together = sampled(6, [0, 1, 2, 3, 4, 5])
@@ -98,7 +119,9 @@ def test_a_sample_does_not_depend_on_its_batch(stage: TinyStage):
 def test_the_standard_error_counts_prompts():
     def logps(first: list[float], second: list[float], tokens: list[float]) -> PairLogps:
         sums = torch.tensor([first, second])
-        return PairLogps(sums[0], sums[1], torch.tensor(tokens), torch.tensor(tokens), *torch.zeros(2, len(tokens)))
+        return PairLogps(
+            sums[0], sums[1], torch.tensor(tokens), torch.tensor(tokens), *torch.zeros(2, len(tokens))
+        )
 
     policy, reference = logps([1.0, 3.0], [1.0, 3.0], [2.0, 2.0]), logps([0.0, 0.0], [0.0, 0.0], [2.0, 2.0])
     metrics = kl_metrics(policy, reference)  # log ratios of prompts: 2 and 6 over 4 tokens each

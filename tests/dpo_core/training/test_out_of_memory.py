@@ -26,7 +26,9 @@ def test_out_of_memory_says_what_to_lower(stage):
         raise RuntimeError("shapes differ")
 
 
-def test_memory_that_a_comparison_of_layouts_lacks_is_not_taken_for_a_layout_that_does_not_work(stage, monkeypatch):
+def test_memory_that_a_comparison_of_layouts_lacks_is_not_taken_for_a_layout_that_does_not_work(
+    stage, monkeypatch
+):
     dataset = PairDataset.open(stage.data.path, "train")
     scorer = PairScorer(load_model(stage.checkpoint), "fp32")
     monkeypatch.setattr(type(scorer.model), "forward", refuse_memory)
@@ -34,11 +36,19 @@ def test_memory_that_a_comparison_of_layouts_lacks_is_not_taken_for_a_layout_tha
         choose_layout(scorer, probe_pairs(dataset), "packed", torch.device("cpu"))
 
 
-@pytest.mark.parametrize(("place", "told"), [("dpo_core.steps.reference.PairScorer._scores", "data rows"),
-                                             ("dpo_core.engine.plain.PlainEngine.step", "outside of a forward")])
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("dpo_core.steps.reference.PairScorer._scores", "data rows"),
+        ("dpo_core.engine.plain.PlainEngine.step", "outside of a forward"),
+    ],
+)
 def test_memory_that_is_refused_anywhere_in_a_step_is_an_oom(stage, tmp_path, monkeypatch, place, told):
-    job = (reference_job(tmp_path, stage.data, stage.checkpoint) if "reference" in place
-           else stage.train_job(tmp_path, "simpo"))
+    job = (
+        reference_job(tmp_path, stage.data, stage.checkpoint)
+        if "reference" in place
+        else stage.train_job(tmp_path, "simpo")
+    )
     monkeypatch.setattr(place, refuse_memory)
     job.write()
     assert main([job.step, "--job", str(job.out_dir / "job.json")]) == OutOfMemory.exit_code

@@ -20,7 +20,9 @@ from dpo_core.model.load import load_model
 from tests.step_process import kill_when, metrics_of, signal_when, start
 from tests.tiny_stage import run_here
 
-SAVED_AND_GONE_SECONDS = 10  # a checkpoint of 30 k weights and Python's end, on a busy core; all other steps take 87
+SAVED_AND_GONE_SECONDS = (
+    10  # a checkpoint of 30 k weights and Python's end, on a busy core; all other steps take 87
+)
 TIMINGS = ("pairs_per_second", "tokens_per_second", "step_seconds", "memory/peak_gib")
 
 
@@ -35,13 +37,21 @@ def uninterrupted(stage, tmp_path_factory) -> TrainResult:
 
 
 def untimed(metrics: dict) -> dict:
-    return {name: value for name, value in metrics.items() if name not in TIMINGS and not name.startswith("checks/")}
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name not in TIMINGS and not name.startswith("checks/")
+    }
 
 
 def assert_same_run(result: TrainResult, expected: TrainResult) -> None:
-    assert sha256_file(result.weights_path / "model.safetensors") == sha256_file(expected.weights_path / "model.safetensors")
+    assert sha256_file(result.weights_path / "model.safetensors") == sha256_file(
+        expected.weights_path / "model.safetensors"
+    )
     assert result.weights_fingerprint == expected.weights_fingerprint
-    ours, theirs = ([untimed(step) for step in metrics_of(run.metrics_path.parent)] for run in (result, expected))
+    ours, theirs = (
+        [untimed(step) for step in metrics_of(run.metrics_path.parent)] for run in (result, expected)
+    )
     assert ours == theirs
     assert [step["step"] for step in ours] == list(range(1, result.steps + 1))
     assert untimed(result.first_metrics) == untimed(expected.first_metrics)
@@ -55,9 +65,17 @@ def checkpoints(job: TrainJob) -> list[str]:
 
 @pytest.mark.integration
 def test_killed_with_checkpoints_by_the_clock_alone_gives_the_same_bits(stage, tmp_path, uninterrupted):
-    job = stage.train_job(tmp_path, "dpo", num_epochs=10, checkpoint_every=1000, checkpoint_every_minutes=1e-9,
-                          learning_rate=1e-4)
-    assert job.fingerprint == job_in(stage, tmp_path).fingerprint  # when checkpoints are written changes nothing
+    job = stage.train_job(
+        tmp_path,
+        "dpo",
+        num_epochs=10,
+        checkpoint_every=1000,
+        checkpoint_every_minutes=1e-9,
+        learning_rate=1e-4,
+    )
+    assert (
+        job.fingerprint == job_in(stage, tmp_path).fingerprint
+    )  # when checkpoints are written changes nothing
     kill_when(start(job), lambda: len(metrics_of(tmp_path)) >= 7)
     assert newest_checkpoint(tmp_path / "checkpoints", job.fingerprint)[1].step >= 5
     result = run_here(job)
@@ -88,8 +106,9 @@ def test_killed_twice_and_resumed_gives_the_same_bits(stage, tmp_path, uninterru
 
 @pytest.mark.integration
 def test_asked_to_stop_it_writes_a_checkpoint_and_says_so(stage, tmp_path, uninterrupted):
-    job = job_in(stage, tmp_path).model_copy(update={"train": job_in(stage, tmp_path).train.model_copy(
-        update={"checkpoint_every": "epoch"})})
+    job = job_in(stage, tmp_path).model_copy(
+        update={"train": job_in(stage, tmp_path).train.model_copy(update={"checkpoint_every": "epoch"})}
+    )
     assert job.fingerprint == uninterrupted.job_fingerprint
     seen, asked = 0, 0.0
 
@@ -98,7 +117,9 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_says_so(stage, tmp_path, unint
         seen, asked = len(metrics_of(tmp_path)), time.monotonic()
         return seen >= 2
 
-    assert signal_when(start(job, module="tests.programs.slow_steps"), signal.SIGTERM, two_steps_are_done) == 20
+    assert (
+        signal_when(start(job, module="tests.programs.slow_steps"), signal.SIGTERM, two_steps_are_done) == 20
+    )
     seconds = time.monotonic() - asked
     done, step_seconds = len(metrics_of(tmp_path)), metrics_of(tmp_path)[-1]["step_seconds"]
     assert step_seconds >= 1
@@ -136,8 +157,10 @@ def test_an_epoch_ends_with_a_checkpoint(stage, tmp_path):
     assert checkpoints(job) == ["step-00000009", "step-00000018"]
 
 
-@pytest.mark.parametrize("damage", ["flipped byte", "missing file", "no manifest", "torn manifest", "empty manifest",
-                                    "list for a manifest"])
+@pytest.mark.parametrize(
+    "damage",
+    ["flipped byte", "missing file", "no manifest", "torn manifest", "empty manifest", "list for a manifest"],
+)
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(stage, tmp_path, caplog, damage):
     job = stage.train_job(tmp_path, checkpoint_every=2, keep_checkpoints=2)
     whole = run_here(job)
@@ -181,8 +204,11 @@ def test_a_torn_line_of_metrics_is_forgotten_with_the_steps_that_run_again(stage
 
 
 def new_engine(stage) -> PlainEngine:
-    return PlainEngine.start(start_accelerator(), PairScorer(load_model(stage.checkpoint), "fp32"),
-                             OptimConfig(learning_rate=0.01, weight_decay=0.1))
+    return PlainEngine.start(
+        start_accelerator(),
+        PairScorer(load_model(stage.checkpoint), "fp32"),
+        OptimConfig(learning_rate=0.01, weight_decay=0.1),
+    )
 
 
 @pytest.fixture

@@ -28,10 +28,20 @@ from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, reference_job, run_here
 
 LOG2 = math.log(2)
-BEYOND_A_PAIR = [*(LossConfig(name=name, beta=0.5) for name in ("aot", "aot_pair", "bco_pair")),
-                 LossConfig(name="aot", beta=0.5, label_smoothing=0.1, ld_alpha=0.3, rpo_alpha=0.2)]
+BEYOND_A_PAIR = [
+    *(LossConfig(name=name, beta=0.5) for name in ("aot", "aot_pair", "bco_pair")),
+    LossConfig(name="aot", beta=0.5, label_smoothing=0.1, ld_alpha=0.3, rpo_alpha=0.2),
+]
 NUM_STEPS = 12
-COMPARED = ("loss", "grad_norm", "rewards/margins", "rewards/accuracies", "rewards/average", "logps/chosen", "pairs")
+COMPARED = (
+    "loss",
+    "grad_norm",
+    "rewards/margins",
+    "rewards/accuracies",
+    "rewards/average",
+    "logps/chosen",
+    "pairs",
+)
 
 
 def name_of(loss: LossConfig) -> str:
@@ -67,7 +77,9 @@ def assert_same_within_noise(result: TrainResult, folder, expected: TrainResult,
     ours, theirs = metrics_of(folder), metrics_of(expected_folder)
     assert len(ours) == len(theirs) == NUM_STEPS
     for name in COMPARED:
-        assert [step[name] for step in ours] == pytest.approx([step[name] for step in theirs], rel=1e-3, abs=2e-5), name
+        assert [step[name] for step in ours] == pytest.approx(
+            [step[name] for step in theirs], rel=1e-3, abs=2e-5
+        ), name
     weights = load_file(expected.weights_path / "model.safetensors")
     for name, tensor in load_file(result.weights_path / "model.safetensors").items():
         torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=1e-4)
@@ -76,8 +88,10 @@ def assert_same_within_noise(result: TrainResult, folder, expected: TrainResult,
 @pytest.mark.parametrize("loss", BEYOND_A_PAIR, ids=name_of)
 def test_the_cut_of_a_batch_does_not_show(other, tmp_path, loss):
     """Global batches of 11 pairs in forwards of 11, 4, 2 and 1 at most."""
-    results = {at_once: run_here(job_of(other, tmp_path / f"{at_once}", loss, per_device=at_once))
-               for at_once in (11, 4, 2, 1)}
+    results = {
+        at_once: run_here(job_of(other, tmp_path / f"{at_once}", loss, per_device=at_once))
+        for at_once in (11, 4, 2, 1)
+    }
     for at_once in (4, 2, 1):
         assert_same_within_noise(results[at_once], tmp_path / f"{at_once}", results[11], tmp_path / "11")
 
@@ -90,7 +104,10 @@ def test_sorting_what_one_forward_holds_would_show(other, tmp_path, name):
     trainer = trainer_of(job_of(other, tmp_path / "parts", loss, per_device=1), StopRequest())
     trainer.step_loss = PairByPair(loss, trainer.step_loss.reference)
     trainer.train()
-    differences = [abs(a - b) for a, b in zip(loss_curve(tmp_path / "whole"), loss_curve(tmp_path / "parts"), strict=True)]
+    differences = [
+        abs(a - b)
+        for a, b in zip(loss_curve(tmp_path / "whole"), loss_curve(tmp_path / "parts"), strict=True)
+    ]
     assert max(differences) > 0.01
 
 
@@ -134,14 +151,29 @@ def test_interrupted_after_every_step_it_ends_with_the_same_bits(other, tmp_path
             trainer.train()
     parts = run_here(job)
     assert parts.resumed_from_step == NUM_STEPS - 1
-    assert sha256_file(parts.weights_path / "model.safetensors") == sha256_file(whole.weights_path / "model.safetensors")
+    assert sha256_file(parts.weights_path / "model.safetensors") == sha256_file(
+        whole.weights_path / "model.safetensors"
+    )
     assert loss_curve(tmp_path / "parts") == loss_curve(tmp_path / "whole")
 
 
 # What the first step must show, the policy being the reference still: the loss of a zero margin by hand, beta 0.5.
-AT_THE_START = {"dpo": LOG2, "dpo_norm": LOG2, "ipo": 1.0, "hinge": 1.0, "robust": LOG2, "apo_zero": 1.0, "apo_down": 1.0,
-                "exo_pair": -LOG2 - math.log(0.1 * 0.9) / 2, "sppo_hard": 2.0, "nca_pair": 2 * LOG2, "bco_pair": 2 * LOG2,
-                "aot": LOG2, "aot_pair": LOG2, "discopop": (LOG2 + 1) / 2}
+AT_THE_START = {
+    "dpo": LOG2,
+    "dpo_norm": LOG2,
+    "ipo": 1.0,
+    "hinge": 1.0,
+    "robust": LOG2,
+    "apo_zero": 1.0,
+    "apo_down": 1.0,
+    "exo_pair": -LOG2 - math.log(0.1 * 0.9) / 2,
+    "sppo_hard": 2.0,
+    "nca_pair": 2 * LOG2,
+    "bco_pair": 2 * LOG2,
+    "aot": LOG2,
+    "aot_pair": LOG2,
+    "discopop": (LOG2 + 1) / 2,
+}
 
 
 def test_every_objective_that_starts_at_a_known_loss_is_listed():
@@ -161,7 +193,9 @@ def test_the_guard_and_the_first_step_find_the_loss_of_a_zero_margin(stage, tmp_
 
 def test_the_guard_leaves_an_added_likelihood_out(stage, tmp_path):
     plain = run_here(stage.train_job(tmp_path / "plain", LossConfig(name="dpo", beta=0.5), max_steps=1))
-    added = run_here(stage.train_job(tmp_path / "added", LossConfig(name="dpo", beta=0.5, rpo_alpha=0.5), max_steps=1))
+    added = run_here(
+        stage.train_job(tmp_path / "added", LossConfig(name="dpo", beta=0.5, rpo_alpha=0.5), max_steps=1)
+    )
     assert added.guard == plain.guard
     nll = -plain.first_metrics["logps_per_token/chosen"]
     assert added.first_metrics["loss"] == pytest.approx(LOG2 + 0.5 * nll, rel=1e-4)
@@ -171,9 +205,14 @@ def test_the_guard_refuses_tails_that_were_changed(stage, tmp_path):
     """ld_alpha trains on them, and no sum would show it."""
     keys = PairDataset.open(stage.data.path, "train").row_keys
     rows = read_aligned(stage.reference.reference.path, "train", keys)
-    write_aligned(tmp_path / "train.npz", keys, ReferenceRows(rows.sums, rows.tokens, rows.tails - np.float32(0.5)))
-    job = stage.train_job(tmp_path / "run", LossConfig(name="dpo", beta=0.5, ld_alpha=0.5),
-                          reference=ReferenceRef(path=tmp_path, fingerprint="changed"))
+    write_aligned(
+        tmp_path / "train.npz", keys, ReferenceRows(rows.sums, rows.tokens, rows.tails - np.float32(0.5))
+    )
+    job = stage.train_job(
+        tmp_path / "run",
+        LossConfig(name="dpo", beta=0.5, ld_alpha=0.5),
+        reference=ReferenceRef(path=tmp_path, fingerprint="changed"),
+    )
     with pytest.raises(ReferenceMismatch, match=r"on row \d+ they differ by"):
         run_here(job)
 
@@ -187,10 +226,19 @@ def test_held_out_pairs_are_judged_as_one_batch(stage, tmp_path, name):
     checkpoint, dataset = checkpoint_ref(folder), PairDataset.open(stage.data.path, "held_out")
     reference = read_aligned(stage.reference.reference.path, "held_out", dataset.row_keys)
     model = load_model(checkpoint)
-    sums = np.array([[by_hand(model, pair.chosen_ids, pair.chosen_trained),
-                      by_hand(model, pair.rejected_ids, pair.rejected_trained)] for pair in dataset])
-    compared = {"aot": (sums - reference.sums).T,
-                "aot_pair": [values[:, 0] - values[:, 1] for values in (sums, reference.sums)]}[name]
+    sums = np.array(
+        [
+            [
+                by_hand(model, pair.chosen_ids, pair.chosen_trained),
+                by_hand(model, pair.rejected_ids, pair.rejected_trained),
+            ]
+            for pair in dataset
+        ]
+    )
+    compared = {
+        "aot": (sums - reference.sums).T,
+        "aot_pair": [values[:, 0] - values[:, 1] for values in (sums, reference.sums)],
+    }[name]
     margins = 0.5 * (np.sort(compared[0]) - np.sort(compared[1]))
     for budget in (1, 100_000):
         job = stage.evaluate_job(tmp_path / str(budget), checkpoint, num_prompts=0, tokens_per_batch=budget)

@@ -33,7 +33,9 @@ def assert_tracked_once(folder: Path, steps: int = 6) -> None:
     shown = tensorboard_steps(folder)
     for name in ("loss", "rewards/accuracies", "grad_norm", "learning_rate"):
         assert [step for step, _ in shown[name]] == list(range(1, steps + 1)), name
-        assert [value for _, value in shown[name]] == pytest.approx([step[name] for step in recorded], rel=1e-6)
+        assert [value for _, value in shown[name]] == pytest.approx(
+            [step[name] for step in recorded], rel=1e-6
+        )
     sent = history(folder / TRACKING_DIR)
     assert [step["step"] for step in sent] == list(range(1, steps + 1))
     assert [step["loss"] for step in sent] == [step["loss"] for step in recorded]
@@ -48,7 +50,9 @@ def test_both_trackers_get_every_step_and_change_nothing(stage, tmp_path):
     assert_tracked_once(job.out_dir)
     assert_same_run(read_result(job), read_result(plain))
     assert not (plain.out_dir / TRACKING_DIR).exists()
-    assert {path.name for path in job.out_dir.iterdir()} - {path.name for path in plain.out_dir.iterdir()} == {TRACKING_DIR}
+    assert {path.name for path in job.out_dir.iterdir()} - {
+        path.name for path in plain.out_dir.iterdir()
+    } == {TRACKING_DIR}
 
 
 @pytest.mark.integration
@@ -111,8 +115,11 @@ def test_a_server_that_does_not_answer_leaves_an_offline_run(stage, tmp_path, mo
     job = tracked_job(stage, tmp_path / "run", online)
     assert run_child(job) == 0
     assert_tracked_once(job.out_dir)
-    assert "0123456789" * 4 not in "".join(path.read_text(errors="replace") for path in job.out_dir.rglob("*")
-                                           if path.is_file() and path.suffix in (".json", ".txt", ".log", ".jsonl", ".yaml"))
+    assert "0123456789" * 4 not in "".join(
+        path.read_text(errors="replace")
+        for path in job.out_dir.rglob("*")
+        if path.is_file() and path.suffix in (".json", ".txt", ".log", ".jsonl", ".yaml")
+    )
 
 
 @pytest.mark.integration

@@ -42,7 +42,9 @@ def other_checkpoint(tmp_path_factory) -> CheckpointRef:
 @pytest.fixture(scope="module")
 def other_reference(stage, other_checkpoint, tmp_path_factory) -> ReferenceRef:
     """That model's values of the stage's rows."""
-    return run_here(reference_job(tmp_path_factory.mktemp("other-run"), stage.data, other_checkpoint)).reference
+    return run_here(
+        reference_job(tmp_path_factory.mktemp("other-run"), stage.data, other_checkpoint)
+    ).reference
 
 
 @pytest.mark.parametrize("name", ["dpo", "dpo_norm", "ipo", "wpo", "simpo"])
@@ -53,10 +55,13 @@ def test_the_first_loss_is_that_of_an_untrained_policy(stage, tmp_path, name):
     result = run_here(job)
     rows = reference_rows(stage)
     means = rows.sums[:4] / rows.tokens[:4]
-    expected = {"dpo": LOG2, "dpo_norm": LOG2,
-                "ipo": (1 / (2 * 2.0)) ** 2,
-                "wpo": (np.exp(means.sum(axis=1)) * LOG2).mean(),
-                "simpo": np.log1p(np.exp(-2.0 * (means[:, 0] - means[:, 1] - 0.3))).mean()}[name]
+    expected = {
+        "dpo": LOG2,
+        "dpo_norm": LOG2,
+        "ipo": (1 / (2 * 2.0)) ** 2,
+        "wpo": (np.exp(means.sum(axis=1)) * LOG2).mean(),
+        "simpo": np.log1p(np.exp(-2.0 * (means[:, 0] - means[:, 1] - 0.3))).mean(),
+    }[name]
     first, last = result.first_metrics, result.last_metrics
     assert first["loss"] == pytest.approx(expected, rel=1e-5)
     assert first["logps/chosen"] == pytest.approx(rows.sums[:4, 0].mean(), rel=1e-5)
@@ -86,7 +91,9 @@ def test_metrics_have_the_names_of_both_peers(stage, tmp_path):
         assert step["train_loss"] == step["loss"]
         assert step["rewards/accuracy"] == step["rewards/accuracies"]
         assert step["rewards/margin"] == step["rewards/margins"]
-        assert step["rewards/average"] == pytest.approx((step["rewards/chosen"] + step["rewards/rejected"]) / 2)
+        assert step["rewards/average"] == pytest.approx(
+            (step["rewards/chosen"] + step["rewards/rejected"]) / 2
+        )
         assert min(step["grad_norm"], step["tokens_per_second"], step["memory/peak_gib"], step["epoch"]) > 0
         assert step["learning_rate"] >= 0
 
@@ -100,9 +107,14 @@ def tampered(stage: TinyStage, folder, rows: ReferenceRows) -> ReferenceRef:
 @pytest.mark.parametrize("loss", ["dpo", "dpo_norm", "ipo", "wpo"])
 def test_the_guard_refuses_values_that_were_changed(stage, tmp_path, loss):
     rows = reference_rows(stage)
-    changed = tampered(stage, tmp_path / "reference", ReferenceRows(rows.sums - np.float32(0.01) * rows.tokens, rows.tokens,
-                                                                   rows.tails))
-    with pytest.raises(ReferenceMismatch, match=r"on row \d+ they differ by 0\.01 nats a token .*allowed 0\.0001"):
+    changed = tampered(
+        stage,
+        tmp_path / "reference",
+        ReferenceRows(rows.sums - np.float32(0.01) * rows.tokens, rows.tokens, rows.tails),
+    )
+    with pytest.raises(
+        ReferenceMismatch, match=r"on row \d+ they differ by 0\.01 nats a token .*allowed 0\.0001"
+    ):
         run_here(stage.train_job(tmp_path / "run", loss, reference=changed))
     assert not list((tmp_path / "run").glob("*/model.safetensors"))
     assert metrics_of(tmp_path / "run") == []
@@ -111,7 +123,9 @@ def test_the_guard_refuses_values_that_were_changed(stage, tmp_path, loss):
 def test_the_guard_refuses_values_of_other_labels(stage, tmp_path):
     rows = reference_rows(stage)
     changed = tampered(stage, tmp_path / "reference", ReferenceRows(rows.sums, rows.tokens + 1, rows.tails))
-    with pytest.raises(ReferenceMismatch, match=r"Row \d+ trains \d+ \+ \d+ tokens, the reference cache counted"):
+    with pytest.raises(
+        ReferenceMismatch, match=r"Row \d+ trains \d+ \+ \d+ tokens, the reference cache counted"
+    ):
         run_here(stage.train_job(tmp_path / "run", reference=changed))
 
 
@@ -142,19 +156,25 @@ def test_infinite_weights_stop_the_run_and_name_the_rows(stage, tmp_path):
         model.model.norm.weight[0] = float("inf")
     folder = make_model(tmp_path / "model")
     model.save_pretrained(folder)
-    with pytest.raises(NonFinite, match=r"Step 1: loss nan, .*Rows of the batch: \[0, 1, 2, 3\]\. No checkpoint was"):
+    with pytest.raises(
+        NonFinite, match=r"Step 1: loss nan, .*Rows of the batch: \[0, 1, 2, 3\]\. No checkpoint was"
+    ):
         run_here(stage.train_job(tmp_path / "run", "simpo", checkpoint=checkpoint_ref(folder)))
     assert metrics_of(tmp_path / "run") == []
 
 
-def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_and_the_checkpoint_before_it_is_good(stage, tmp_path):
+def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_and_the_checkpoint_before_it_is_good(
+    stage, tmp_path
+):
     """Step 6 has already changed the weights in memory when its gradient is found out; nothing of that is written."""
     whole = run_here(stage.train_job(tmp_path / "whole"))
     job = stage.train_job(tmp_path / "run", checkpoint_every=2)
     job.write()
     trainer = set_up(job, Progress("train", sink=lambda event: None), StopRequest())
     overflow(trainer)
-    with pytest.raises(NonFinite, match=r"Step 6: loss 0\.\d+, gradient norm (nan|inf)\. Rows .*: \[20, 21, 22, 23\]"):
+    with pytest.raises(
+        NonFinite, match=r"Step 6: loss 0\.\d+, gradient norm (nan|inf)\. Rows .*: \[20, 21, 22, 23\]"
+    ):
         trainer.train()
     assert len(metrics_of(job.out_dir)) == 5
     assert sorted(folder.name for folder in (job.out_dir / "checkpoints").iterdir())[-1] == "step-00000004"
@@ -165,7 +185,9 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_run_and_the_checkpoint_
 
 def test_bf16_stays_near_fp32_and_keeps_fp32_weights(stage, tmp_path):
     fp32 = run_here(stage.train_job(tmp_path / "fp32", "dpo"))
-    values = run_here(reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")).reference
+    values = run_here(
+        reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")
+    ).reference
     bf16 = run_here(stage.train_job(tmp_path / "bf16", "dpo", reference=values, precision="bf16"))
     assert bf16.guard["allowed_difference_per_token"] == 0.05
     assert bf16.guard["loss"] == pytest.approx(LOG2, abs=0.05)
@@ -192,8 +214,7 @@ def test_gradient_checkpointing_gives_the_same_weights(stage, tmp_path):
     recomputed = run_here(job)
     for name, tensor in weights_of(recomputed).items():
         torch.testing.assert_close(tensor, weights_of(plain)[name], rtol=1e-5, atol=1e-6)
-    trainer = set_up(job.at(tmp_path), Progress("train", sink=lambda event: None),
-                     StopRequest())
+    trainer = set_up(job.at(tmp_path), Progress("train", sink=lambda event: None), StopRequest())
     assert all(layer.gradient_checkpointing for layer in trainer.engine.scorer.model.model.layers)
 
 
@@ -202,8 +223,11 @@ def test_tied_and_untied_embeddings_are_trained_and_written_once(stage, tmp_path
         root = tmp_path / f"tied-{tied}"
         checkpoint = checkpoint_ref(make_model(root / "model", tie_word_embeddings=tied))
         values = run_here(reference_job(root / "reference", stage.data, checkpoint)).reference
-        result = run_here(stage.train_job(root / "run", "dpo", checkpoint=checkpoint, reference=values,
-                                          reference_checkpoint=checkpoint))
+        result = run_here(
+            stage.train_job(
+                root / "run", "dpo", checkpoint=checkpoint, reference=values, reference_checkpoint=checkpoint
+            )
+        )
         assert ("lm_head.weight" in weights_of(result)) is not tied
 
 

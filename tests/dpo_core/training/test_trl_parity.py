@@ -28,11 +28,20 @@ from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, mix, referenc
 pytestmark = pytest.mark.integration
 
 NUM_ROWS, BATCH, SEED, LEARNING_RATE = 86, 4, 8, 1e-3
-OURS = {"dpo": LossConfig(name="dpo", beta=0.1), "dpo_norm": LossConfig(name="dpo_norm", beta=5.0),
-        "ipo": LossConfig(name="ipo", beta=0.5), "ld_dpo": LossConfig(name="dpo", beta=0.1, ld_alpha=0.3),
-        "aot": LossConfig(name="aot", beta=0.1)}
-THEIRS = {"dpo": {"loss_type": "sigmoid"}, "dpo_norm": {"loss_type": "sigmoid_norm"}, "ipo": {"loss_type": "ipo"},
-          "ld_dpo": {"loss_type": "sigmoid", "ld_alpha": 0.3}, "aot": {"loss_type": "aot_unpaired"}}
+OURS = {
+    "dpo": LossConfig(name="dpo", beta=0.1),
+    "dpo_norm": LossConfig(name="dpo_norm", beta=5.0),
+    "ipo": LossConfig(name="ipo", beta=0.5),
+    "ld_dpo": LossConfig(name="dpo", beta=0.1, ld_alpha=0.3),
+    "aot": LossConfig(name="aot", beta=0.1),
+}
+THEIRS = {
+    "dpo": {"loss_type": "sigmoid"},
+    "dpo_norm": {"loss_type": "sigmoid_norm"},
+    "ipo": {"loss_type": "ipo"},
+    "ld_dpo": {"loss_type": "sigmoid", "ld_alpha": 0.3},
+    "aot": {"loss_type": "aot_unpaired"},
+}
 NUM_STEPS = -(-NUM_ROWS // BATCH)  # 22, the last of two pairs
 
 
@@ -45,26 +54,61 @@ def stage(tmp_path_factory) -> TinyStage:
     return TinyStage(root, checkpoint, data, run_here(reference_job(root / "reference", data, checkpoint)))
 
 
-def trl_trainer(checkpoint: CheckpointRef, loss: str, out_dir: Path, num_rows: int = NUM_ROWS,
-                peft_config: LoraConfig | None = None, **settings: object) -> DPOTrainer:
+def trl_trainer(
+    checkpoint: CheckpointRef,
+    loss: str,
+    out_dir: Path,
+    num_rows: int = NUM_ROWS,
+    peft_config: LoraConfig | None = None,
+    **settings: object,
+) -> DPOTrainer:
     """TRL's trainer over the raw rows in the mixture's order, with this trainer's defaults for AdamW and clipping.
 
     ``settings`` replace those of ``DPOConfig``.
     """
     rows = make_rows(num_rows)
     columns = ("prompt", "chosen", "rejected")
-    ordered = Dataset.from_list([{name: rows[i][name] for name in columns} for i in shuffle_order(num_rows, SEED)])
+    ordered = Dataset.from_list(
+        [{name: rows[i][name] for name in columns} for i in shuffle_order(num_rows, SEED)]
+    )
     AcceleratorState._reset_state(reset_partial_state=True)
     return DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float32),
-        processing_class=AutoTokenizer.from_pretrained(checkpoint.path), train_dataset=ordered,
-        peft_config=peft_config, args=DPOConfig(**{**dict(
-            output_dir=str(out_dir), beta=OURS[loss].beta, **THEIRS[loss], learning_rate=LEARNING_RATE,
-            lr_scheduler_type="linear", warmup_steps=0.1, weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999,
-            adam_epsilon=1e-8, max_grad_norm=1.0, num_train_epochs=1, per_device_train_batch_size=BATCH, max_length=None,
-            train_sampling_strategy="sequential", precompute_ref_log_probs=True, gradient_checkpointing=False,
-            bf16=False, use_cpu=True, logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
-            dataloader_pin_memory=False), **settings}))
+        processing_class=AutoTokenizer.from_pretrained(checkpoint.path),
+        train_dataset=ordered,
+        peft_config=peft_config,
+        args=DPOConfig(
+            **{
+                **dict(
+                    output_dir=str(out_dir),
+                    beta=OURS[loss].beta,
+                    **THEIRS[loss],
+                    learning_rate=LEARNING_RATE,
+                    lr_scheduler_type="linear",
+                    warmup_steps=0.1,
+                    weight_decay=0.0,
+                    adam_beta1=0.9,
+                    adam_beta2=0.999,
+                    adam_epsilon=1e-8,
+                    max_grad_norm=1.0,
+                    num_train_epochs=1,
+                    per_device_train_batch_size=BATCH,
+                    max_length=None,
+                    train_sampling_strategy="sequential",
+                    precompute_ref_log_probs=True,
+                    gradient_checkpointing=False,
+                    bf16=False,
+                    use_cpu=True,
+                    logging_steps=1,
+                    save_strategy="no",
+                    report_to=[],
+                    disable_tqdm=True,
+                    dataloader_pin_memory=False,
+                ),
+                **settings,
+            }
+        ),
+    )
 
 
 @dataclass
@@ -85,7 +129,9 @@ def runs(request, stage, tmp_path_factory) -> BothRuns:
     trainer.train()
     theirs = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     AcceleratorState._reset_state(reset_partial_state=True)
-    run_here(stage.train_job(out_dir / "ours", OURS[request.param], per_device=2, learning_rate=LEARNING_RATE))
+    run_here(
+        stage.train_job(out_dir / "ours", OURS[request.param], per_device=2, learning_rate=LEARNING_RATE)
+    )
     return BothRuns(metrics_of(out_dir / "ours"), theirs)
 
 
@@ -107,7 +153,9 @@ def test_step_losses_agree(runs):
     ours, theirs = runs.of("loss")
     assert len(ours) == NUM_STEPS
     assert ours == pytest.approx(theirs, abs=1e-4)
-    assert max(ours) - min(ours) > 0.1  # something was learned: agreement says more than that both stood still
+    assert (
+        max(ours) - min(ours) > 0.1
+    )  # something was learned: agreement says more than that both stood still
 
 
 def test_learning_rates_and_gradient_norms_agree(runs):

@@ -43,7 +43,9 @@ def lora_runs(tmp_path_factory) -> BothRuns:
     """The adapter on every linear layer; TRL gets our A and B."""
     root = tmp_path_factory.mktemp("lora")
     stage = make_stage(root, make_model)
-    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     trainer = trl_trainer(stage.checkpoint, "dpo", root / "trl", NUM_ROWS, config, learning_rate=1e-2)
     start = dict(load_policy(stage.checkpoint, LORA, seed=SEED).named_parameters())
     trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
@@ -70,8 +72,15 @@ def expert_runs(request, tmp_path_factory) -> tuple[float | None, BothRuns]:
     root = tmp_path_factory.mktemp("experts")
     stage = make_stage(root, make_moe)
     trainer = trl_trainer(stage.checkpoint, "dpo", root / "trl", NUM_ROWS, router_aux_loss_coef=request.param)
-    return request.param, both(stage, root / "ours", trainer, per_device=BATCH, forward="padded", seed=SEED,
-                               router_aux_loss_weight=request.param)
+    return request.param, both(
+        stage,
+        root / "ours",
+        trainer,
+        per_device=BATCH,
+        forward="padded",
+        seed=SEED,
+        router_aux_loss_weight=request.param,
+    )
 
 
 def test_losses_and_gradients_of_experts_agree(expert_runs):

@@ -20,7 +20,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 def test_training_gives_the_weights_of_one_process(stage, tmp_path):
     """34 rows in global batches of 4, 2 pairs a process: in the last batch, of 2, one process has a filler only."""
     one = run_here(stage.train_job(tmp_path / "one", "dpo", per_device=2, num_epochs=2))
-    job = stage.train_job(tmp_path / "two", "dpo", per_device=2, processes=2, num_epochs=2, checkpoint_every=5)
+    job = stage.train_job(
+        tmp_path / "two", "dpo", per_device=2, processes=2, num_epochs=2, checkpoint_every=5
+    )
     two = run_ranks(job)
     assert two.job_fingerprint == one.job_fingerprint
     assert (two.steps, two.pairs) == (18, 68)
@@ -30,9 +32,13 @@ def test_training_gives_the_weights_of_one_process(stage, tmp_path):
     ours, theirs = metrics_of(tmp_path / "two"), metrics_of(tmp_path / "one")
     assert len(ours) == len(theirs) == 18  # one line a step: the main process's
     for name in ("loss", "grad_norm", "rewards/margins", "rewards/accuracies", "logps/chosen", "pairs"):
-        assert [step[name] for step in ours] == pytest.approx([step[name] for step in theirs], rel=1e-3, abs=1e-5), name
+        assert [step[name] for step in ours] == pytest.approx(
+            [step[name] for step in theirs], rel=1e-3, abs=1e-5
+        ), name
     assert [folder.name for folder in sorted((tmp_path / "two" / "checkpoints").iterdir())] == [
-        "step-00000010", "step-00000015"]
+        "step-00000010",
+        "step-00000015",
+    ]
 
 
 def test_the_reference_pass_and_the_evaluation_are_shared(stage, tmp_path):
@@ -40,7 +46,9 @@ def test_the_reference_pass_and_the_evaluation_are_shared(stage, tmp_path):
     assert (two.rows, two.rows_computed) == (40, 40)
     for split in ("train", "held_out"):
         keys = PairDataset.open(stage.data.path, split).row_keys
-        ours, theirs = (read_aligned(Path(result.reference.path), split, keys) for result in (two, stage.reference))
+        ours, theirs = (
+            read_aligned(Path(result.reference.path), split, keys) for result in (two, stage.reference)
+        )
         np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5)
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
@@ -64,7 +72,9 @@ def test_ranks_that_find_different_layouts_say_so_and_do_not_wait_for_each_other
 
 @pytest.mark.parametrize("first", [1, 3, 4])  # of before and after, then of KL's policy and its reference
 def test_so_do_those_of_an_evaluation_and_of_its_kl(stage, tmp_path, monkeypatch, first):
-    job = stage.evaluate_job(tmp_path / "evaluation", stage.checkpoint, num_prompts=2, max_new_tokens=4, measure_kl=True)
+    job = stage.evaluate_job(
+        tmp_path / "evaluation", stage.checkpoint, num_prompts=2, max_new_tokens=4, measure_kl=True
+    )
     monkeypatch.setenv("DIFFERS_FROM", str(first))
     assert start_ranks(job, 2, "tests.programs.differing_ranks").wait(PATIENCE_SECONDS) != 0
     error = read_error(job)
@@ -74,7 +84,9 @@ def test_so_do_those_of_an_evaluation_and_of_its_kl(stage, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(("fast", "written"), [(0, 2), (1, 0)])
 def test_ranks_write_checkpoints_by_the_first_one_s_clock(stage, tmp_path, monkeypatch, fast, written):
-    job = stage.train_job(tmp_path, "dpo", per_device=2, processes=2, max_steps=3, checkpoint_every=1000)  # 10 minutes
+    job = stage.train_job(
+        tmp_path, "dpo", per_device=2, processes=2, max_steps=3, checkpoint_every=1000
+    )  # 10 minutes
     monkeypatch.setenv("FAST_RANK", str(fast))
     run_ranks(job, module="tests.programs.fast_clock")
     assert len(list(tmp_path.glob("checkpoints/step-*"))) == written

@@ -19,7 +19,9 @@ FOLDER, IMAGE = "/srv/somewhere", "sha256:" + "7" * 64
 
 @pytest.fixture(scope="module")
 def deployments() -> list[dict]:
-    return deployments_with_containers(yaml.safe_load((PROJECT / "prefect.yaml").read_text()), FOLDER, IMAGE)["deployments"]
+    return deployments_with_containers(yaml.safe_load((PROJECT / "prefect.yaml").read_text()), FOLDER, IMAGE)[
+        "deployments"
+    ]
 
 
 def test_all_runs_start_in_the_folder_from_installed_code(deployments):
@@ -27,7 +29,9 @@ def test_all_runs_start_in_the_folder_from_installed_code(deployments):
     for deployment in deployments:
         module, _, name = deployment["entrypoint"].rpartition(".")
         assert hasattr(import_module(module), name)
-        assert deployment["pull"] == [{"prefect.deployments.steps.set_working_directory": {"directory": FOLDER}}]
+        assert deployment["pull"] == [
+            {"prefect.deployments.steps.set_working_directory": {"directory": FOLDER}}
+        ]
 
 
 def test_all_steps_are_containers_of_the_named_image(deployments):
@@ -35,7 +39,9 @@ def test_all_steps_are_containers_of_the_named_image(deployments):
     for deployment in deployments:
         parameters = deployment["parameters"]
         if "config" in parameters:
-            config = (SweepConfig if "sweep" in parameters["config"] else StageConfig).model_validate(parameters["config"])
+            config = (SweepConfig if "sweep" in parameters["config"] else StageConfig).model_validate(
+                parameters["config"]
+            )
         elif "recipe" in parameters:
             values = yaml.safe_load((PROJECT / parameters["recipe"]).read_text())
             config = validated(apply_overrides(values, parameters["overrides"]), "recipe")
@@ -51,8 +57,11 @@ def test_all_steps_are_containers_of_the_named_image(deployments):
 
 def test_server_worker_and_runs_have_the_settings_of_make_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("os.environ", {})
-    of_make_up = {name: value for name, value in ServeSettings(home=tmp_path).server_environment().items()
-                  if name.startswith(("PREFECT_SERVER_", "PREFECT_WORKER_", "PREFECT_FLOWS_", "PREFECT_CLIENT_"))}
+    of_make_up = {
+        name: value
+        for name, value in ServeSettings(home=tmp_path).server_environment().items()
+        if name.startswith(("PREFECT_SERVER_", "PREFECT_WORKER_", "PREFECT_FLOWS_", "PREFECT_CLIENT_"))
+    }
     del of_make_up["PREFECT_SERVER_ANALYTICS_ENABLED"]  # stands in the image
     services = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())["services"]
     cors = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
@@ -77,16 +86,27 @@ def test_every_service_of_the_file_is_locked_in_and_has_limits():
         assert service.get("network_mode", "none") == "none"
         assert service["image"].startswith("${PAIRLINE_")
     assert {name: service["cap_add"] for name, service in services.items() if "cap_add" in service} == {
-        "database": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"], "folder": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]}
-    assert [name for name, service in services.items() if "/var/run/docker.sock" in str(service)] == ["worker"]
-    assert all(port.startswith("127.0.0.1:") for service in services.values() for port in service.get("ports", ()))
+        "database": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"],
+        "folder": ["CHOWN", "DAC_OVERRIDE", "FOWNER"],
+    }
+    assert [name for name, service in services.items() if "/var/run/docker.sock" in str(service)] == [
+        "worker"
+    ]
+    assert all(
+        port.startswith("127.0.0.1:") for service in services.values() for port in service.get("ports", ())
+    )
 
 
 def test_only_the_server_reaches_the_database_and_a_network_has_no_way_out():
     file = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())
     networks = {name: service.get("networks") for name, service in file["services"].items()}
-    assert networks == {"database": ["database"], "server": ["api", "database"], "folder": None, "deploy": ["api"],
-                        "worker": ["api"]}
+    assert networks == {
+        "database": ["database"],
+        "server": ["api", "database"],
+        "folder": None,
+        "deploy": ["api"],
+        "worker": ["api"],
+    }
     assert file["networks"] == {"api": None, "database": {"internal": True}}
 
 
@@ -97,7 +117,11 @@ def test_the_database_is_named_by_its_digest():
 
 def test_what_starts_by_an_event_still_does(deployments):
     assert {deployment["name"] for deployment in deployments if deployment.get("triggers")} == {
-        "after-sft", "after-dpo", "failed-trigger", "resume-crashed"}
+        "after-sft",
+        "after-dpo",
+        "failed-trigger",
+        "resume-crashed",
+    }
 
 
 def test_an_image_by_its_tag_is_refused():
@@ -107,6 +131,17 @@ def test_an_image_by_its_tag_is_refused():
 
 def test_the_worker_s_command_line_has_one_owner():
     """`pairline up` and the worker's service start the same; no other module spells it out."""
-    assert ServeSettings(max_runs=3).worker_argv("w")[-6:] == ["--type", "process", "--name", "w", "--limit", "3"]
-    spelt = [path.name for path in (PROJECT / "flows/serve").glob("*.py") if '"worker", "start"' in path.read_text()]
+    assert ServeSettings(max_runs=3).worker_argv("w")[-6:] == [
+        "--type",
+        "process",
+        "--name",
+        "w",
+        "--limit",
+        "3",
+    ]
+    spelt = [
+        path.name
+        for path in (PROJECT / "flows/serve").glob("*.py")
+        if '"worker", "start"' in path.read_text()
+    ]
     assert spelt == ["settings.py"]

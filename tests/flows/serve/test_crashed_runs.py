@@ -9,7 +9,17 @@ from uuid import UUID, uuid4
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.states import AwaitingRetry, Completed, Crashed, Paused, Pending, Running, Scheduled, State, Suspended
+from prefect.states import (
+    AwaitingRetry,
+    Completed,
+    Crashed,
+    Paused,
+    Pending,
+    Running,
+    Scheduled,
+    State,
+    Suspended,
+)
 
 from flows.serve.crashed_runs import go_on
 from flows.serve.run_processes import RUN_VARIABLE
@@ -36,11 +46,13 @@ def deployed(client: SyncPrefectClient) -> UUID:
 
 def run_with(client: SyncPrefectClient, deployment: UUID | None, *states: State) -> UUID:
     """A run that was in these states, and not by force."""
-    run = client.create_flow_run_from_deployment(deployment) if deployment else client.create_flow_run(goes_on)
+    run = (
+        client.create_flow_run_from_deployment(deployment) if deployment else client.create_flow_run(goes_on)
+    )
     for state in states:
         client.set_flow_run_state(run.id, state)
     names = [state.name for state in client.read_flow_run_states(run.id)]
-    assert names[-len(states):] == [state.name for state in states]
+    assert names[-len(states) :] == [state.name for state in states]
     return run.id
 
 
@@ -71,8 +83,10 @@ def test_a_crashed_run_of_a_deployment_is_handed_out_again_up_to_the_limit(clien
 
 def test_tasks_that_died_with_their_run_are_not_shown_as_running(client, deployed):
     run = run_with(client, deployed, Pending(), Running(), Crashed())
-    done, at_work = (client.create_task_run(a_task, run, dynamic_key=f"{number}", state=state).id
-                     for number, state in enumerate((Completed(), Running())))
+    done, at_work = (
+        client.create_task_run(a_task, run, dynamic_key=f"{number}", state=state).id
+        for number, state in enumerate((Completed(), Running()))
+    )
     go_on(client, run)
     assert client.read_task_run(done).state.is_completed()
     assert client.read_task_run(at_work).state.is_crashed()
@@ -90,6 +104,7 @@ def test_a_run_inside_another_is_left_to_it(prefect_server, client):
     @flow(name="inner")
     def inner() -> None:
         from prefect.runtime import flow_run
+
         seen.append(UUID(flow_run.get_id()))
         raise KeyboardInterrupt
 
@@ -104,15 +119,21 @@ def test_a_run_inside_another_is_left_to_it(prefect_server, client):
     assert state_of(client, seen[0]).is_crashed()
 
 
-@pytest.mark.parametrize("before", [Suspended(timeout_seconds=3600, pause_key=KEY), AwaitingRetry()], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "before", [Suspended(timeout_seconds=3600, pause_key=KEY), AwaitingRetry()], ids=lambda s: s.name
+)
 def test_what_had_no_process_gets_its_state_back_and_counts_as_no_crash(client, deployed, before):
     first = (Pending(), Running()) if before.name == "Suspended" else (Pending(), Running(), Crashed())
     run = run_with(client, deployed, *first, before, Crashed(message="No heartbeat"))
     details = before.state_details
     assert f"is {before.name} as before" in go_on(client, run, max_crashes=0).message
     now = state_of(client, run)
-    assert (now.name, now.state_details.pause_key, now.state_details.pause_timeout, now.state_details.pause_reschedule) == (
-        before.name, details.pause_key, details.pause_timeout, details.pause_reschedule)
+    assert (
+        now.name,
+        now.state_details.pause_key,
+        now.state_details.pause_timeout,
+        now.state_details.pause_reschedule,
+    ) == (before.name, details.pause_key, details.pause_timeout, details.pause_reschedule)
 
 
 def test_a_suspended_run_that_was_called_dead_can_still_be_answered(client, deployed):
@@ -123,12 +144,16 @@ def test_a_suspended_run_that_was_called_dead_can_still_be_answered(client, depl
     assert state_of(client, run).is_scheduled()
     for state in (Pending(), Running(), Suspended(timeout_seconds=3600, pause_key=KEY)):
         answer = client.set_flow_run_state(run, state)
-    assert answer.details.reason == "This suspend has already fired."  # so the answer is read, and not asked for again
+    assert (
+        answer.details.reason == "This suspend has already fired."
+    )  # so the answer is read, and not asked for again
     assert client.read_flow_run(run).run_count == 1
 
 
 def test_a_paused_run_whose_process_died_asks_anew(client, deployed):
-    run = run_with(client, deployed, Pending(), Running(), Paused(timeout_seconds=3600, pause_key=KEY), Crashed())
+    run = run_with(
+        client, deployed, Pending(), Running(), Paused(timeout_seconds=3600, pause_key=KEY), Crashed()
+    )
     assert "goes on after crash 1" in go_on(client, run).message
     for state in (Scheduled(), Pending(), Running()):
         client.set_flow_run_state(run, state)
@@ -136,7 +161,9 @@ def test_a_paused_run_whose_process_died_asks_anew(client, deployed):
     assert client.set_flow_run_state(run, Paused(timeout_seconds=3600, pause_key=KEY)).status == "ACCEPT"
 
 
-@pytest.mark.parametrize("before", [Running(), Paused(timeout_seconds=3600, pause_key=KEY)], ids=lambda state: state.name)
+@pytest.mark.parametrize(
+    "before", [Running(), Paused(timeout_seconds=3600, pause_key=KEY)], ids=lambda state: state.name
+)
 def test_a_run_whose_process_lives_gets_its_state_back(client, deployed, before):
     states = (Pending(), Running()) if before.name == "Running" else (Pending(), Running(), before)
     run = run_with(client, deployed, *states, Crashed(message="No heartbeat"))

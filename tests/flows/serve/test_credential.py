@@ -8,7 +8,13 @@ import pytest
 
 from dpo_core.contract.errors import ConfigError
 from flows.serve.background import Background
-from flows.serve.credential import API_URL_FILE, CREDENTIAL_FILE, kept_credential, prepare_credential, use_credential
+from flows.serve.credential import (
+    API_URL_FILE,
+    CREDENTIAL_FILE,
+    kept_credential,
+    prepare_credential,
+    use_credential,
+)
 from flows.serve.private_folder import make_private
 from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
 
@@ -19,7 +25,9 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """This process's, without Prefect's names."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))
+    }
     monkeypatch.setattr("os.environ", kept)
     return kept
 
@@ -49,17 +57,28 @@ def test_two_different_ones_are_refused(environment, tmp_path: Path):
         prepare_credential(tmp_path)
 
 
-@pytest.mark.parametrize(("asked", "told"), [
-    (URL, True), (f"{URL}/", True), ("http://localhost:4999/api", True), ("http://127.0.0.1:4998/api", False),
-    ("https://127.0.0.1:4999/api", False), ("http://127.0.0.1:4999/api/../other", False),
-    ("http://evil.example/http://127.0.0.1:4999/api", False), ("http://127.0.0.1:4999@evil.example/api", False)])
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (URL, True),
+        (f"{URL}/", True),
+        ("http://localhost:4999/api", True),
+        ("http://127.0.0.1:4998/api", False),
+        ("https://127.0.0.1:4999/api", False),
+        ("http://127.0.0.1:4999/api/../other", False),
+        ("http://evil.example/http://127.0.0.1:4999/api", False),
+        ("http://127.0.0.1:4999@evil.example/api", False),
+    ],
+)
 def test_only_its_own_server_hears_it(environment, tmp_path: Path, asked: str, told: bool):
     made = prepare_credential(tmp_path)
     (tmp_path / API_URL_FILE).write_text(URL)
     environment["PREFECT_API_URL"] = asked
     use_credential(asked, tmp_path)
     assert environment.get(CLIENT_VARIABLE) == (made if told else None)
-    assert environment["PREFECT_API_URL"] == (URL if told else asked)  # what is called localhost may be another's
+    assert environment["PREFECT_API_URL"] == (
+        URL if told else asked
+    )  # what is called localhost may be another's
 
 
 def test_it_is_found_without_the_folder_while_the_server_lives(environment, tmp_path: Path):
@@ -91,7 +110,11 @@ def test_a_folder_from_before_is_closed_and_a_link_in_it_is_not_followed(tmp_pat
     folder.chmod(0o755)
     make_private(folder)
     assert {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())} == {
-        "serve": 0o700, "prefect": 0o700, "server.log": 0o600, "link": 0o644}
+        "serve": 0o700,
+        "prefect": 0o700,
+        "server.log": 0o600,
+        "link": 0o644,
+    }
 
 
 def test_another_users_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

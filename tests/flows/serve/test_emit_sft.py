@@ -27,13 +27,17 @@ def own_code(tmp_path: Path) -> Path:
     folder = make_model(tmp_path / "sft")
     (folder / "modeling_x.py").write_text("class X: ...\n")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"auto_map": {"AutoModelForCausalLM": "modeling_x.X"}})
+    )
     return folder
 
 
 def deploy(recipe: Path) -> UUID:
     with get_client(sync_client=True) as client:
-        return client.create_deployment(client.create_flow(stage), "after-sft", parameters={"recipe": str(recipe)})
+        return client.create_deployment(
+            client.create_flow(stage), "after-sft", parameters={"recipe": str(recipe)}
+        )
 
 
 def test_the_checkpoint_section_of_the_deployments_recipe_counts(own_code, tmp_path, monkeypatch, capsys):

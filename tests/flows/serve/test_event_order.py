@@ -26,8 +26,14 @@ def servers_order(monkeypatch: pytest.MonkeyPatch, tmp_path):
 def crash(seconds_ago: float) -> ReceivedEvent:
     """A crash that follows a state from before the server's start."""
     moment = datetime.now(UTC) - timedelta(seconds=seconds_ago)
-    return ReceivedEvent(occurred=moment, received=moment, event="prefect.flow-run.Crashed", id=uuid4(), follows=uuid4(),
-                         resource=Resource({"prefect.resource.id": "prefect.flow-run.1"}))
+    return ReceivedEvent(
+        occurred=moment,
+        received=moment,
+        event="prefect.flow-run.Crashed",
+        id=uuid4(),
+        follows=uuid4(),
+        resource=Resource({"prefect.resource.id": "prefect.flow-run.1"}),
+    )
 
 
 async def acted_on(event: ReceivedEvent) -> bool:

@@ -51,7 +51,10 @@ def test_a_run_on_a_server_that_watches_it_gives_signs_of_life_in_time(no_prefec
 
 
 def test_a_heartbeat_that_is_set_stays(no_prefect_settings, tmp_path):
-    no_prefect_settings |= {"PREFECT_API_URL": "http://127.0.0.1:4200/api", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "45"}
+    no_prefect_settings |= {
+        "PREFECT_API_URL": "http://127.0.0.1:4200/api",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "45",
+    }
     prepare_prefect(tmp_path / "store")
     assert no_prefect_settings["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "45"
 
@@ -96,7 +99,9 @@ def test_a_profile_that_names_the_server_of_up_gets_in(no_prefect_settings, tmp_
     (folder / API_URL_FILE).write_text(url)
     (folder / CREDENTIAL_FILE).write_text("pairline:made\n")
     no_prefect_settings["PREFECT_HOME"] = str(tmp_path)
-    (tmp_path / "profiles.toml").write_text(f'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "{url}"\n{more}\n')
+    (tmp_path / "profiles.toml").write_text(
+        f'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "{url}"\n{more}\n'
+    )
     assert not prepare_prefect(tmp_path / "store")
     assert no_prefect_settings.get(CLIENT_VARIABLE) == ("pairline:made" if told else None)
 
@@ -124,10 +129,18 @@ with get_client(sync_client=True) as client:
 def test_the_temporary_server_answers_its_run_alone(tmp_path):
     """It listens on loopback, where any page and any user may ask."""
     new_prefect_home(tmp_path / "store" / "prefect")
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
-    done = subprocess.run([sys.executable, "-c", AS_A_RUN, str(tmp_path / "store")], capture_output=True, text=True,
-                          env=own | {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}, cwd=tmp_path, check=False,
-                          timeout=300)
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", AS_A_RUN, str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        env=own | {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        check=False,
+        timeout=300,
+    )
     assert done.stdout.splitlines() == ["401 None", "401 None", "400 None"], done.stderr
     assert (tmp_path / "store/prefect").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "store/prefect/prefect.db").stat().st_mode & 0o777 == 0o600
@@ -149,8 +162,11 @@ def servers_of(run: subprocess.Popen) -> list[int]:
     """Ids of the live processes that were started as the run's server."""
     asked = b"flows.serve.temporary_server\0"
     found = Path("/proc").glob("[0-9]*/cmdline")
-    return [int(path.parent.name) for path in found if asked in (line := read_or_nothing(path))
-            and line.split(b"\0")[-2] == str(run.pid).encode()]
+    return [
+        int(path.parent.name)
+        for path in found
+        if asked in (line := read_or_nothing(path)) and line.split(b"\0")[-2] == str(run.pid).encode()
+    ]
 
 
 def read_or_nothing(path: Path) -> bytes:
@@ -164,9 +180,15 @@ def read_or_nothing(path: Path) -> bytes:
 @pytest.mark.parametrize("moment", ["starts", "answers"])
 def test_the_temporary_server_dies_with_its_run_however_that_dies(tmp_path, moment):
     new_prefect_home(tmp_path / "store" / "prefect")
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
-    with subprocess.Popen([sys.executable, "-c", HOLDS_A_SERVER, str(tmp_path / "store"), moment], stdout=subprocess.PIPE,
-                          env=own | {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}, cwd=tmp_path) as run:
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS_A_SERVER, str(tmp_path / "store"), moment],
+        stdout=subprocess.PIPE,
+        env=own | {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+    ) as run:
         assert run.stdout.readline() == b"held\n"
         assert len(servers_of(run)) == 1
         run.kill()

@@ -32,14 +32,19 @@ def deployed(client: SyncPrefectClient) -> UUID:
     return client.create_deployment(client.create_flow(stranded), f"pooled-{uuid4()}", work_pool_name=POOL)
 
 
-@pytest.mark.parametrize(("states", "settled"), [
-    ((Pending(),), "Scheduled"), ((Pending(), Running()), "AwaitingRetry"),
-    ((Pending(), Running(), Paused(timeout_seconds=3600, pause_key="approval-1")), "AwaitingRetry"),
-    ((Pending(), Running(), Suspended(timeout_seconds=3600, pause_key="approval-1")), "Suspended"),
-    ((Pending(), Running(), Cancelling()), "Cancelled"),
-    ((Pending(), Running(), Crashed(message=f"a {STOPPED}")), "AwaitingRetry"),
-    ((Pending(), Running(), Crashed(message="a defect")), "Crashed")],
-    ids=lambda value: value if isinstance(value, str) else value[-1].name)
+@pytest.mark.parametrize(
+    ("states", "settled"),
+    [
+        ((Pending(),), "Scheduled"),
+        ((Pending(), Running()), "AwaitingRetry"),
+        ((Pending(), Running(), Paused(timeout_seconds=3600, pause_key="approval-1")), "AwaitingRetry"),
+        ((Pending(), Running(), Suspended(timeout_seconds=3600, pause_key="approval-1")), "Suspended"),
+        ((Pending(), Running(), Cancelling()), "Cancelled"),
+        ((Pending(), Running(), Crashed(message=f"a {STOPPED}")), "AwaitingRetry"),
+        ((Pending(), Running(), Crashed(message="a defect")), "Crashed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[-1].name,
+)
 def test_a_run_without_a_process_is_settled(client, deployed, states: tuple[State, ...], settled: str):
     run = client.create_flow_run_from_deployment(deployed)
     for state in states:
@@ -53,24 +58,38 @@ def test_a_run_without_a_process_is_settled(client, deployed, states: tuple[Stat
 def resumer(client: SyncPrefectClient, deployed: UUID) -> Iterator[UUID]:
     """The id of the deployment resume-crashed; its automation is on, and does nothing here."""
     trigger = EventTrigger(expect={"nothing"}, posture=Posture.Reactive, threshold=1)
-    automation = client.create_automation(AutomationCore(name=RESUME_AUTOMATION, trigger=trigger, actions=[DoNothing()]))
+    automation = client.create_automation(
+        AutomationCore(name=RESUME_AUTOMATION, trigger=trigger, actions=[DoNothing()])
+    )
     yield client.create_deployment(client.create_flow(resume_crashed), "resume-crashed", work_pool_name=POOL)
     client.delete_automation(automation)
 
 
-@pytest.mark.parametrize(("num_crashes", "is_looked_at", "is_on", "left"), [
-    (1, False, True, "AwaitingRetry"), (1, True, True, "Crashed"), (1, False, False, "Crashed"),
-    (MAX_CRASHES + 1, False, True, "Crashed")], ids=["overlooked", "looked at", "automation off", "too often"])
-def test_a_crash_that_nobody_saw_is_found(client, deployed, resumer, num_crashes: int, is_looked_at: bool, is_on: bool,
-                                          left: str):
+@pytest.mark.parametrize(
+    ("num_crashes", "is_looked_at", "is_on", "left"),
+    [
+        (1, False, True, "AwaitingRetry"),
+        (1, True, True, "Crashed"),
+        (1, False, False, "Crashed"),
+        (MAX_CRASHES + 1, False, True, "Crashed"),
+    ],
+    ids=["overlooked", "looked at", "automation off", "too often"],
+)
+def test_a_crash_that_nobody_saw_is_found(
+    client, deployed, resumer, num_crashes: int, is_looked_at: bool, is_on: bool, left: str
+):
     run = client.create_flow_run_from_deployment(deployed)
     for _ in range(num_crashes):
         for state in (Pending(), Running(), Crashed(message="a kill")):
             client.set_flow_run_state(run.id, state, force=True)
     if is_looked_at:
-        client.create_flow_run_from_deployment(resumer, parameters={"flow_run_id": f"prefect.flow-run.{run.id}"})
+        client.create_flow_run_from_deployment(
+            resumer, parameters={"flow_run_id": f"prefect.flow-run.{run.id}"}
+        )
     if not is_on:
-        client.request("PATCH", f"/automations/{client.find_automation(RESUME_AUTOMATION).id}", json={"enabled": False})
+        client.request(
+            "PATCH", f"/automations/{client.find_automation(RESUME_AUTOMATION).id}", json={"enabled": False}
+        )
     resume_overlooked_crashes()
     assert client.read_flow_run(run.id).state.name == left
 

@@ -13,8 +13,14 @@ ROOT = Path(__file__).parents[3]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))  # that of the chain gets its checkpoint from an event
 
 
-@pytest.mark.parametrize(("path", "made"), [
-    (RECIPE_SCHEMA, recipe_schema), (SWEEP_SCHEMA, sweep_schema), (ROOT / "docs/settings.md", settings_page)])
+@pytest.mark.parametrize(
+    ("path", "made"),
+    [
+        (RECIPE_SCHEMA, recipe_schema),
+        (SWEEP_SCHEMA, sweep_schema),
+        (ROOT / "docs/settings.md", settings_page),
+    ],
+)
 def test_what_is_made_of_the_settings_is_as_they_are(path: Path, made):
     assert path.read_text() == made() + "\n", "run `make reference`"
 
@@ -35,9 +41,17 @@ def test_an_editor_finds_the_schema_of_a_recipe_and_nothing_wrong_with_it(path: 
     assert problems(values, schema) == []
 
 
-@pytest.mark.parametrize(("section", "wrong"), [
-    ("loss", {"bta": 1}), ("loss", {"name": "dp"}), ("optim", {"learning_rate": 0}), ("data", {"held_out": "half"}),
-    ("train", {"num_epochs": 1.5}), ("los", {})])
+@pytest.mark.parametrize(
+    ("section", "wrong"),
+    [
+        ("loss", {"bta": 1}),
+        ("loss", {"name": "dp"}),
+        ("optim", {"learning_rate": 0}),
+        ("data", {"held_out": "half"}),
+        ("train", {"num_epochs": 1.5}),
+        ("los", {}),
+    ],
+)
 def test_an_editor_underlines_what_a_run_would_refuse(section: str, wrong: dict):
     values = yaml.safe_load((ROOT / "recipes/quickstart.yaml").read_text())
     assert problems({**values, section: {**values.get(section, {}), **wrong}}, RECIPE_SCHEMA)

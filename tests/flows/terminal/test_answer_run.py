@@ -28,8 +28,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_answer_that_no_server_takes_can_be_given_again(store: Path):
-    with (temporary_settings({PREFECT_API_URL: NOBODY, PREFECT_CLIENT_MAX_RETRIES: 0}),
-          pytest.raises(RemoteError, match="answer again")):
+    with (
+        temporary_settings({PREFECT_API_URL: NOBODY, PREFECT_CLIENT_MAX_RETRIES: 0}),
+        pytest.raises(RemoteError, match="answer again"),
+    ):
         answer_run(store, "last", "approve", "Ann", "fine")
 
 
@@ -41,6 +43,8 @@ def test_an_answer_to_a_run_that_is_not_there_says_where_to_look(store: Path):
 @pytest.mark.parametrize("name", ["last", "last~0", "20260101-000000-tiny"])
 def test_a_run_is_found_by_every_name_that_a_report_takes(store: Path, name: str):
     assert find_run(name, store).name == "20260101-000000-tiny"
-    with (temporary_settings({PREFECT_API_URL: NOBODY, PREFECT_CLIENT_MAX_RETRIES: 0}),
-          pytest.raises(RemoteError, match="answer again")):
+    with (
+        temporary_settings({PREFECT_API_URL: NOBODY, PREFECT_CLIENT_MAX_RETRIES: 0}),
+        pytest.raises(RemoteError, match="answer again"),
+    ):
         answer_run(store, name, "approve", "Ann", "fine")

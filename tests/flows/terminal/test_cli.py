@@ -11,13 +11,24 @@ from flows.terminal.run_display import LineDisplay, RetryNotices, progress_text
 from tests.flows.conftest import RECIPES, pairline
 
 
-@pytest.mark.parametrize(("arguments", "code", "message"), [
-    (("run", "nope.yaml"), 10, "Error: The recipe nope.yaml does not exist."),
-    (("plan", str(RECIPES / "tulu3-8b.yaml"), "--set", "loss.bta=1"), 10, "loss.bta is not known (did you mean beta?)"),
-    (("plan", str(RECIPES / "tulu3-8b.yaml"), "--set", "train.global_batch_pairs=9"), 10, "cannot share equally"),
-    (("status", "--store", "nowhere"), 10, "Error: There is no store at nowhere."),
-    (("bogus",), 2, "No such command"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("run", "nope.yaml"), 10, "Error: The recipe nope.yaml does not exist."),
+        (
+            ("plan", str(RECIPES / "tulu3-8b.yaml"), "--set", "loss.bta=1"),
+            10,
+            "loss.bta is not known (did you mean beta?)",
+        ),
+        (
+            ("plan", str(RECIPES / "tulu3-8b.yaml"), "--set", "train.global_batch_pairs=9"),
+            10,
+            "cannot share equally",
+        ),
+        (("status", "--store", "nowhere"), 10, "Error: There is no store at nowhere."),
+        (("bogus",), 2, "No such command"),
+    ],
+)
 def test_an_error_is_a_sentence_with_an_exit_code(tmp_path, arguments, code, message):
     done = pairline(*arguments, cwd=tmp_path)
     assert done.returncode == code
@@ -27,7 +38,9 @@ def test_an_error_is_a_sentence_with_an_exit_code(tmp_path, arguments, code, mes
 
 def test_the_schema_describes_every_setting():
     schema = json.loads(pairline("schema").stdout)
-    fields = [field for section in schema["$defs"].values() for field in section.get("properties", {}).values()]
+    fields = [
+        field for section in schema["$defs"].values() for field in section.get("properties", {}).values()
+    ]
     assert len(fields) > 50
     assert all("description" in field for field in fields)
 
@@ -40,8 +53,14 @@ def test_the_plan_starts_nothing(tmp_path):
 
 
 def test_progress_is_told_with_its_rate():
-    event = ProgressEvent(step="train", done=1200, total=9000, unit="steps", rate=3.14159,
-                          metrics={"loss": 0.68123, "rewards/accuracies": 0.75, "other": 1})
+    event = ProgressEvent(
+        step="train",
+        done=1200,
+        total=9000,
+        unit="steps",
+        rate=3.14159,
+        metrics={"loss": 0.68123, "rewards/accuracies": 0.75, "other": 1},
+    )
     assert progress_text(event) == "1,200/9,000 steps, 3.14 steps/s, loss 0.6812, accuracies 0.75"
 
 
@@ -56,6 +75,8 @@ def test_a_retry_is_told_in_one_line(capsys):
     notices = RetryNotices(Console(width=200))
     log = logging.getLogger("test.retries")
     log.addHandler(notices)
-    log.warning("Task run failed with exception: StepCrashed('a\nb') - Retry 1/6 will start 5 second(s) from now")
+    log.warning(
+        "Task run failed with exception: StepCrashed('a\nb') - Retry 1/6 will start 5 second(s) from now"
+    )
     log.warning("Finished in state Completed()")
     assert capsys.readouterr().out == "  failed (StepCrashed), retry 1/6 starts 5 second(s) from now\n"

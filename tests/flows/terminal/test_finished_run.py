@@ -47,7 +47,9 @@ def config(prefect_server, tmp_path_factory) -> StageConfig:
 
 def changed(config: StageConfig, **sections: dict) -> StageConfig:
     values = config.model_dump()
-    return StageConfig.model_validate({**values, **{name: {**values[name], **new} for name, new in sections.items()}})
+    return StageConfig.model_validate(
+        {**values, **{name: {**values[name], **new} for name, new in sections.items()}}
+    )
 
 
 def test_a_complete_run_is_found_without_prefect_and_starts_nothing(config):
@@ -59,9 +61,17 @@ def test_a_complete_run_is_found_without_prefect_and_starts_nothing(config):
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("sections", [
-    {"loss": {"beta": 0.5}}, {"optim": {"learning_rate": 2e-3}}, {"gate": {"approval": "person"}},
-    {"upload": {"repo_id": "org/model"}}, {"evaluation": {"num_prompts": 2}}], ids=lambda sections: next(iter(sections)))
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"loss": {"beta": 0.5}},
+        {"optim": {"learning_rate": 2e-3}},
+        {"gate": {"approval": "person"}},
+        {"upload": {"repo_id": "org/model"}},
+        {"evaluation": {"num_prompts": 2}},
+    ],
+    ids=lambda sections: next(iter(sections)),
+)
 def test_other_settings_are_another_run(config, sections):
     assert finished_run(changed(config, **sections)) is None
 
@@ -74,12 +84,21 @@ def of_store(pattern: str) -> Callable[[StageConfig], Path]:
     return lambda config: next(path for path in sorted(config.store.root.glob(pattern)) if path.is_file())
 
 
-@pytest.mark.parametrize("place", [
-    lambda config: Path(config.data.sources[0].source), lambda config: Path(config.checkpoint.source) / "model.safetensors",
-    of_store("checkpoints/*/model.safetensors"), of_store("export/*/checkpoint/model.safetensors"),
-    of_store("published/*/model.safetensors"), of_store("published/*/README.md"), of_store("handoff/*/handoff.json"),
-    of_store("mix/*/data/train/*"), of_store("reference/*/reference/*")],
-    ids=["data", "checkpoint", "snapshot", "export", "published", "card", "hand-off", "mixture", "reference"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda config: Path(config.data.sources[0].source),
+        lambda config: Path(config.checkpoint.source) / "model.safetensors",
+        of_store("checkpoints/*/model.safetensors"),
+        of_store("export/*/checkpoint/model.safetensors"),
+        of_store("published/*/model.safetensors"),
+        of_store("published/*/README.md"),
+        of_store("handoff/*/handoff.json"),
+        of_store("mix/*/data/train/*"),
+        of_store("reference/*/reference/*"),
+    ],
+    ids=["data", "checkpoint", "snapshot", "export", "published", "card", "hand-off", "mixture", "reference"],
+)
 @pytest.mark.parametrize("change", [flipped, lambda content: None], ids=["changed", "gone"])
 def test_whatever_was_touched_since_is_looked_at_again(config, place, change):
     path = place(config)
@@ -105,13 +124,21 @@ def test_the_command_line_says_so_and_ends_with_the_same_lines(config, tmp_path)
     """Where no checkout is known to be without local changes it runs again, as with ``--again``."""
     recipe = tmp_path / RECIPE
     recipe.write_text(json.dumps(config.model_dump(mode="json")))
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))}
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PAIRLINE_"))
+    }
     own |= {"PYTHONPATH": python_path(), "HOME": str(tmp_path)}
     new_prefect_home(config.store.root / "prefect")
 
     def lines(*options: str) -> list[str]:
-        done = subprocess.run([sys.executable, "-m", "flows.terminal", "run", str(recipe), *options], env=own, text=True,
-                              capture_output=True, check=False, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.terminal", "run", str(recipe), *options],
+            env=own,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 

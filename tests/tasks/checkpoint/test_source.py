@@ -35,7 +35,9 @@ def test_a_snapshot_is_named_by_content_and_made_once(checkpoint: Path, tmp_path
     assert hash_files(first.path) == first.files
 
 
-def test_other_weights_and_other_templates_change_their_own_fingerprint(checkpoint: Path, tmp_path: Path) -> None:
+def test_other_weights_and_other_templates_change_their_own_fingerprint(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     first = fetch(checkpoint, tmp_path / "store")
     (checkpoint / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     template = fetch(checkpoint, tmp_path / "store")
@@ -61,7 +63,9 @@ def test_overwriting_the_source_leaves_the_snapshot_alone(checkpoint: Path, tmp_
     assert hash_files(first.path) == first.files
 
 
-def test_a_package_is_found_without_running_it(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_is_found_without_running_it(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = shutil.copytree(checkpoint, tmp_path / "site" / "tiny_sft_package")
     (package / "__init__.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path / "site")
@@ -72,12 +76,22 @@ def test_a_package_is_found_without_running_it(checkpoint: Path, tmp_path: Path,
 
 
 def test_a_package_below_another_is_found_without_running_either(
-        checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = shutil.copytree(checkpoint, tmp_path / "site" / "tiny_outer_package" / "inner").parent
     (package / "__init__.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    assert fetch("package:tiny_outer_package.inner", tmp_path / "store").files == fetch(checkpoint, tmp_path / "store").files
-    for name in ("tiny_outer_package.none", "tiny_outer_package...inner", "tiny_outer_package/inner", "../site", ""):
+    assert (
+        fetch("package:tiny_outer_package.inner", tmp_path / "store").files
+        == fetch(checkpoint, tmp_path / "store").files
+    )
+    for name in (
+        "tiny_outer_package.none",
+        "tiny_outer_package...inner",
+        "tiny_outer_package/inner",
+        "../site",
+        "",
+    ):
         with pytest.raises(CheckpointError, match="no installed Python package"):
             fetch(f"package:{name}", tmp_path / "store")
 
@@ -85,10 +99,20 @@ def test_a_package_below_another_is_found_without_running_either(
 NOT_OURS = "what the owner of this machine wrote"
 
 
-@pytest.mark.parametrize("name", ["additional_chat_templates/rag.jinja", "chat_template.jinja", "special_tokens_map.json",
-                                  "generation_config.json", "modeling_x.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "additional_chat_templates/rag.jinja",
+        "chat_template.jinja",
+        "special_tokens_map.json",
+        "generation_config.json",
+        "modeling_x.py",
+    ],
+)
 @pytest.mark.parametrize("through", ["link", "link to a link", "folder"])
-def test_a_link_out_of_the_checkpoint_publishes_nothing(checkpoint: Path, tmp_path: Path, name: str, through: str) -> None:
+def test_a_link_out_of_the_checkpoint_publishes_nothing(
+    checkpoint: Path, tmp_path: Path, name: str, through: str
+) -> None:
     own = tmp_path / "own"
     own.mkdir()
     target = own / Path(name).name
@@ -104,8 +128,14 @@ def test_a_link_out_of_the_checkpoint_publishes_nothing(checkpoint: Path, tmp_pa
             target = checkpoint / "README.md"
         link.symlink_to(target)
     with pytest.raises(CheckpointError, match=rf"{name} is a link to {own}/.*, outside the checkpoint"):
-        fetch(checkpoint, tmp_path / "store", allow_remote_code=("modeling_x.py",) if name == "modeling_x.py" else ())
-    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file() and NOT_OURS in path.read_text()]
+        fetch(
+            checkpoint,
+            tmp_path / "store",
+            allow_remote_code=("modeling_x.py",) if name == "modeling_x.py" else (),
+        )
+    assert not [
+        path for path in (tmp_path / "store").rglob("*") if path.is_file() and NOT_OURS in path.read_text()
+    ]
 
 
 def test_code_that_is_allowed_by_its_content_is_that_content(checkpoint: Path, tmp_path: Path) -> None:
@@ -118,7 +148,8 @@ def test_code_that_is_allowed_by_its_content_is_that_content(checkpoint: Path, t
 
 
 def test_a_link_put_in_place_while_files_are_copied_publishes_nothing(
-        checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "own").write_text(NOT_OURS)
     real_check = checkpoint_files.check_inside
 
@@ -164,7 +195,9 @@ def cached(checkpoint: Path, cache: Path, shared: bool) -> Path:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_links_of_the_hubs_cache_are_followed_and_no_others(checkpoint: Path, tmp_path: Path, shared: bool) -> None:
+def test_links_of_the_hubs_cache_are_followed_and_no_others(
+    checkpoint: Path, tmp_path: Path, shared: bool
+) -> None:
     folder = cached(checkpoint, tmp_path / "cache", shared)
     assert fetch(folder, tmp_path / "store").files == fetch(checkpoint, tmp_path / "store").files
     (tmp_path / "cache" / "token").write_text(NOT_OURS)  # the client keeps one beside its cache
@@ -183,13 +216,18 @@ def test_links_within_a_checkpoint_are_its_own(checkpoint: Path, tmp_path: Path)
     assert fetch(tmp_path / "by-a-link", tmp_path / "store").files == before
 
 
-@pytest.mark.parametrize(("source", "fields", "message"), [
-    ("package:no_such_package_here", {}, "no installed Python package"),
-    ("./no/such/folder", {}, "does not exist as a directory and is no Hub id"),
-    ("{checkpoint}/config.json", {}, "is a file, expected a directory"),
-    ("{checkpoint}", {"revision": "main"}, "revision main is for a Hub id"),
-])
-def test_sources_that_are_none(checkpoint: Path, tmp_path: Path, source: str, fields: dict, message: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "fields", "message"),
+    [
+        ("package:no_such_package_here", {}, "no installed Python package"),
+        ("./no/such/folder", {}, "does not exist as a directory and is no Hub id"),
+        ("{checkpoint}/config.json", {}, "is a file, expected a directory"),
+        ("{checkpoint}", {"revision": "main"}, "revision main is for a Hub id"),
+    ],
+)
+def test_sources_that_are_none(
+    checkpoint: Path, tmp_path: Path, source: str, fields: dict, message: str
+) -> None:
     with pytest.raises(CheckpointError, match=message):
         fetch(source.format(checkpoint=checkpoint), tmp_path / "store", **fields)
 
@@ -199,12 +237,17 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_branch_is_resolved_to_its_commit(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
-    commit = hub.add_repo("org/sft", contents(checkpoint) | {"training_args.bin": b"pickle", "notes.pdf": b"?"})
+    commit = hub.add_repo(
+        "org/sft", contents(checkpoint) | {"training_args.bin": b"pickle", "notes.pdf": b"?"}
+    )
     found = fetch("org/sft", tmp_path / "store", revision="main")
     local = fetch(checkpoint, tmp_path / "store")
     assert found.revision == commit
     assert (found.fingerprint, found.tokenizer_fingerprint, found.path) == (
-        local.fingerprint, local.tokenizer_fingerprint, local.path)
+        local.fingerprint,
+        local.tokenizer_fingerprint,
+        local.path,
+    )
     assert not any("training_args.bin" in request for request in hub.requests)  # neither fetched nor kept
     newer = hub.add_repo("org/sft", contents(make_model(tmp_path / "seed1", seed=1)))
     moved = fetch("org/sft", tmp_path / "store", revision="main")
@@ -230,7 +273,9 @@ def test_an_answer_without_a_commit_pins_nothing(checkpoint: Path, tmp_path: Pat
     assert fetch("org/sft", tmp_path / "store").revision == commit  # nothing was recorded in its place
 
 
-def test_weights_are_not_downloaded_when_the_small_files_are_wrong(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
+def test_weights_are_not_downloaded_when_the_small_files_are_wrong(
+    checkpoint: Path, tmp_path: Path, hub: Hub
+) -> None:
     files = contents(checkpoint)
     del files["chat_template.jinja"]
     hub.add_repo("org/sft", files)
@@ -243,7 +288,9 @@ def test_no_more_is_downloaded_than_the_recipe_lets(checkpoint: Path, tmp_path: 
     """An event names the checkpoint that a run of a recipe starts from."""
     commit = hub.add_repo("org/sft", contents(checkpoint) | {"notes.pdf": b"?"})
     hub.claims = {"model.safetensors": 1 << 60, "other.bin": 9 << 40}
-    with pytest.raises(CheckpointError, match=rf"org/sft@{commit} has 1073741824.*raise checkpoint\.max_download_gib"):
+    with pytest.raises(
+        CheckpointError, match=rf"org/sft@{commit} has 1073741824.*raise checkpoint\.max_download_gib"
+    ):
         locate(CheckpointConfig(source="org/sft"), tmp_path / "store")
     with pytest.raises(DiskFull, match="has 1073741824"):
         locate(CheckpointConfig(source="org/sft", max_download_gib=1e12), tmp_path / "store")
@@ -254,7 +301,9 @@ def test_no_more_is_downloaded_than_the_recipe_lets(checkpoint: Path, tmp_path: 
     assert locate(CheckpointConfig(source="org/sft"), tmp_path / "store").revision == commit
 
 
-def test_a_private_or_missing_repository_or_revision_says_so(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
+def test_a_private_or_missing_repository_or_revision_says_so(
+    checkpoint: Path, tmp_path: Path, hub: Hub
+) -> None:
     hub.add_repo("org/private", contents(checkpoint), private=True)
     hub.add_repo("org/sft", contents(checkpoint))
     with pytest.raises(ConfigError, match=r"\(401\).*fetching org/private"):

@@ -10,7 +10,9 @@ from tasks.data.sources import is_hub_id, resolve_source
 def test_a_file_is_pinned_by_its_bytes_wherever_it_lies(tmp_path):
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text('{"x": 1}\n')
-    first, second = (resolve_source(DataSource(source=str(tmp_path / name))) for name in ("a.jsonl", "b.jsonl"))
+    first, second = (
+        resolve_source(DataSource(source=str(tmp_path / name))) for name in ("a.jsonl", "b.jsonl")
+    )
     assert first.content == second.content
     (tmp_path / "a.jsonl").write_text('{"x": 2}\n')
     assert resolve_source(DataSource(source=str(tmp_path / "a.jsonl"))).content != first.content
@@ -31,7 +33,9 @@ def test_an_existing_path_wins_over_a_hub_id(tmp_path, monkeypatch):
     assert (found.path, found.hub_id) == (tmp_path / "org" / "name", None)
 
 
-@pytest.mark.parametrize("source", ["missing.jsonl", "data/missing.jsonl", "./org/name", "/no/where", "~/x", "a/b/c"])
+@pytest.mark.parametrize(
+    "source", ["missing.jsonl", "data/missing.jsonl", "./org/name", "/no/where", "~/x", "a/b/c"]
+)
 def test_what_looks_like_a_path_is_never_looked_up_on_the_hub(source):
     with pytest.raises(DataError, match="does not exist"):
         resolve_source(DataSource(source=source))
@@ -44,7 +48,9 @@ def test_an_empty_directory_is_refused(tmp_path):
 
 def test_a_commit_needs_no_network_and_is_recorded():
     commit = "0123456789abcdef0123456789abcdef01234567"
-    found = resolve_source(DataSource(source="org/name", revision=commit, amount=100, split="test", subset="en"))
+    found = resolve_source(
+        DataSource(source="org/name", revision=commit, amount=100, split="test", subset="en")
+    )
     assert (found.hub_id, found.commit, found.content) == ("org/name", commit, f"org/name@{commit}")
     assert (found.amount, found.split, found.subset) == ("100", "test", "en")
 
@@ -57,7 +63,9 @@ def test_a_data_set_that_the_hub_does_not_have(hub):
 def test_an_answer_without_a_commit_pins_nothing(hub):
     hub.add_repo("org/pairs", {"a.jsonl": b"{}\n"}, kind="dataset")
     hub.names_commits = False
-    with pytest.raises(RemoteError, match="names no commit of org/pairs, met while looking up the data set org/pairs@main"):
+    with pytest.raises(
+        RemoteError, match="names no commit of org/pairs, met while looking up the data set org/pairs@main"
+    ):
         resolve_source(DataSource(source="org/pairs", revision="main"))
 
 

@@ -28,17 +28,28 @@ def client() -> Iterator[SyncPrefectClient]:
 def payload() -> SftCheckpointReady:
     """Of a checkpoint of its own."""
     weights = uuid4().hex
-    return SftCheckpointReady(name="sft", source="/models/sft", weights_fingerprint=weights, chain=chain_tag(weights),
-                              tokenizer_fingerprint="b" * 64)
+    return SftCheckpointReady(
+        name="sft",
+        source="/models/sft",
+        weights_fingerprint=weights,
+        chain=chain_tag(weights),
+        tokenizer_fingerprint="b" * 64,
+    )
 
 
 @contextmanager
 def awaiting(client: SyncPrefectClient, *payloads: SftCheckpointReady) -> Iterator[None]:
     """An automation waits for the events of these checkpoints."""
     resources = [payload.resource["prefect.resource.id"] for payload in payloads]
-    trigger = EventTrigger(expect={SftCheckpointReady.EVENT}, match={"prefect.resource.id": resources},
-                           posture=Posture.Reactive, threshold=1)
-    made = client.create_automation(AutomationCore(name=f"awaits {uuid4()}", trigger=trigger, actions=[DoNothing()]))
+    trigger = EventTrigger(
+        expect={SftCheckpointReady.EVENT},
+        match={"prefect.resource.id": resources},
+        posture=Posture.Reactive,
+        threshold=1,
+    )
+    made = client.create_automation(
+        AutomationCore(name=f"awaits {uuid4()}", trigger=trigger, actions=[DoNothing()])
+    )
     try:
         yield
     finally:
@@ -85,9 +96,19 @@ def test_an_event_that_the_server_took_and_forgot_is_sent_again(client, monkeypa
 def test_an_event_that_came_to_nothing_is_told_again_as_the_next_attempt_and_one_that_did_is_not(client):
     nothing, another, has_a_run, acted_on = (payload() for _ in range(4))
     # What the server itself writes after an action; tests/server sees a real one.
-    acted = {"id": str(uuid4()), "event": "prefect.automation.action.executed", "occurred": AN_HOUR_AGO.isoformat(),
-             "resource": {"prefect.resource.id": f"prefect.automation.{uuid4()}"}, "payload": {}, "related": [
-                 {"prefect.resource.id": f"prefect.event.{acted_on.event_id}", "prefect.resource.role": "triggering-event"}]}
+    acted = {
+        "id": str(uuid4()),
+        "event": "prefect.automation.action.executed",
+        "occurred": AN_HOUR_AGO.isoformat(),
+        "resource": {"prefect.resource.id": f"prefect.automation.{uuid4()}"},
+        "payload": {},
+        "related": [
+            {
+                "prefect.resource.id": f"prefect.event.{acted_on.event_id}",
+                "prefect.resource.role": "triggering-event",
+            }
+        ],
+    }
     record(client, acted, *(lost(each) for each in (nothing, another, has_a_run, acted_on)))
     client.create_flow_run(flow(lambda: None, name="has-a-run"), tags=[has_a_run.event_tag])
     with awaiting(client, nothing, has_a_run, acted_on):  # from now on, as the server does act on events

@@ -8,16 +8,30 @@ CHECK = GateCheck(rule="held-out accuracy at least", value=0.85, bound=0.7, pass
 
 
 def question(ui_url: str | None = None, **answer: object) -> str:
-    shown = AnswerPair(**{"prompt": "p", "before": "b", "after": "a", "before_passes": None, "after_passes": None} | answer)
-    result = EvaluateResult(job_fingerprint="x", before={"rewards/accuracies": 0.5}, after={"rewards/accuracies": 0.85},
-                            num_pairs=40, num_prompts=2, answers=(shown, shown))
+    shown = AnswerPair(
+        **{"prompt": "p", "before": "b", "after": "a", "before_passes": None, "after_passes": None} | answer
+    )
+    result = EvaluateResult(
+        job_fingerprint="x",
+        before={"rewards/accuracies": 0.5},
+        after={"rewards/accuracies": 0.85},
+        num_pairs=40,
+        num_prompts=2,
+        answers=(shown, shown),
+    )
     return question_markdown("mine", "/export/1", [CHECK], result, 1, ui_url)
 
 
 def test_rules_numbers_samples_and_where_the_checkpoint_is():
     text = question(before_passes=False, after_passes=True)
-    for part in ("Release mine?", "`/export/1`", "| held-out accuracy at least | 0.85 | 0.7 | yes |",
-                 "| rewards/accuracies | 0.5 | 0.85 | +0.35 |", "- before ✗: b", "- after ✓: a"):
+    for part in (
+        "Release mine?",
+        "`/export/1`",
+        "| held-out accuracy at least | 0.85 | 0.7 | yes |",
+        "| rewards/accuracies | 0.5 | 0.85 | +0.35 |",
+        "- before ✗: b",
+        "- after ✓: a",
+    ):
         assert part in text
     assert text.count("- after") == 1  # one sample was asked for
 

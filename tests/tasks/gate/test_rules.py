@@ -12,8 +12,18 @@ from tasks.gate.config import GateConfig, why_unmeasurable
 from tasks.gate.rules import check_rules, check_table, failed_checks
 
 BEFORE = {"rewards/accuracies": 0.5, "answers/mean_words": 20.0, "checker/pass_rate": 0.3}
-AFTER = {"rewards/accuracies": 0.8, "answers/mean_words": 30.0, "checker/pass_rate": 0.3, "kl/per_token": 0.02}
-ALL = {"accuracy_at_least": 0.75, "length_ratio_at_most": 1.5, "kl_at_most": 0.05, "checker_not_below_sft": True}
+AFTER = {
+    "rewards/accuracies": 0.8,
+    "answers/mean_words": 30.0,
+    "checker/pass_rate": 0.3,
+    "kl/per_token": 0.02,
+}
+ALL = {
+    "accuracy_at_least": 0.75,
+    "length_ratio_at_most": 1.5,
+    "kl_at_most": 0.05,
+    "checker_not_below_sft": True,
+}
 
 
 def test_without_rules_nothing_is_checked():
@@ -25,13 +35,23 @@ def test_without_rules_nothing_is_checked():
 def test_every_rule_tells_value_and_bound():
     checks = check_rules(GateConfig(**ALL), BEFORE, AFTER)
     assert [(check.value, check.bound, check.passed) for check in checks] == [
-        (0.8, 0.75, True), (1.5, 1.5, True), (0.02, 0.05, True), (0.3, 0.3, True)]
+        (0.8, 0.75, True),
+        (1.5, 1.5, True),
+        (0.02, 0.05, True),
+        (0.3, 0.3, True),
+    ]
     assert failed_checks(checks) == ""
 
 
-@pytest.mark.parametrize(("rule", "metric", "value"), [
-    ("accuracy_at_least", "rewards/accuracies", 0.7499), ("length_ratio_at_most", "answers/mean_words", 30.1),
-    ("kl_at_most", "kl/per_token", 0.0501), ("checker_not_below_sft", "checker/pass_rate", 0.2999)])
+@pytest.mark.parametrize(
+    ("rule", "metric", "value"),
+    [
+        ("accuracy_at_least", "rewards/accuracies", 0.7499),
+        ("length_ratio_at_most", "answers/mean_words", 30.1),
+        ("kl_at_most", "kl/per_token", 0.0501),
+        ("checker_not_below_sft", "checker/pass_rate", 0.2999),
+    ],
+)
 def test_each_rule_fails_by_itself_and_says_by_how_much(rule, metric, value):
     checks = check_rules(GateConfig(**ALL), BEFORE, AFTER | {metric: value})
     (failed,) = [check for check in checks if not check.passed]
@@ -40,10 +60,15 @@ def test_each_rule_fails_by_itself_and_says_by_how_much(rule, metric, value):
     assert [row["passed"] for row in check_table(checks)].count("NO") == 1
 
 
-@pytest.mark.parametrize(("rule", "reason"), [
-    ("accuracy_at_least", "measured no rewards/accuracies"), ("length_ratio_at_most", "measured no answers/mean_words"),
-    ("kl_at_most", "measured no kl/per_token"),
-    ("checker_not_below_sft", "no held-out prompt that was answered has constraints")])
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ("accuracy_at_least", "measured no rewards/accuracies"),
+        ("length_ratio_at_most", "measured no answers/mean_words"),
+        ("kl_at_most", "measured no kl/per_token"),
+        ("checker_not_below_sft", "no held-out prompt that was answered has constraints"),
+    ],
+)
 def test_what_was_not_measured_fails_with_a_reason(rule, reason):
     (check,) = check_rules(GateConfig(**{rule: ALL[rule]}), {}, {})
     assert not check.passed
@@ -52,7 +77,9 @@ def test_what_was_not_measured_fails_with_a_reason(rule, reason):
 
 
 def test_empty_answers_of_the_sft_checkpoint_are_no_measure():
-    (check,) = check_rules(GateConfig(length_ratio_at_most=2.0), {"answers/mean_words": 0.0}, {"answers/mean_words": 3.0})
+    (check,) = check_rules(
+        GateConfig(length_ratio_at_most=2.0), {"answers/mean_words": 0.0}, {"answers/mean_words": 3.0}
+    )
     assert (check.passed, check.value) == (False, None)
     assert "the SFT checkpoint's answers are empty" in check.detail
 
@@ -60,15 +87,20 @@ def test_empty_answers_of_the_sft_checkpoint_are_no_measure():
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
 
 
-@given(after=st.fixed_dictionaries({}, optional=dict.fromkeys(AFTER, NUMBERS)),
-       before=st.fixed_dictionaries({}, optional=dict.fromkeys(BEFORE, NUMBERS)))
+@given(
+    after=st.fixed_dictionaries({}, optional=dict.fromkeys(AFTER, NUMBERS)),
+    before=st.fixed_dictionaries({}, optional=dict.fromkeys(BEFORE, NUMBERS)),
+)
 def test_what_passes_is_a_number_within_its_bound(before, after):
     """Nothing that is missing or NaN passes, and no rule is left out."""
     checks = check_rules(GateConfig(**ALL), before, after)
     assert len(checks) == len(ALL)
     for check in checks:
-        within = check.value is not None and check.bound is not None and (
-            check.value <= check.bound if check.rule.endswith("most") else check.value >= check.bound)
+        within = (
+            check.value is not None
+            and check.bound is not None
+            and (check.value <= check.bound if check.rule.endswith("most") else check.value >= check.bound)
+        )
         assert check.passed == within
         assert check.passed or (check.detail or not math.isnan(check.value))
     assert (failed_checks(checks) == "") == all(check.passed for check in checks)
@@ -77,16 +109,23 @@ def test_what_passes_is_a_number_within_its_bound(before, after):
 @given(value=st.floats(0, 1), better=st.floats(0, 1), bound=st.floats(0, 1))
 def test_a_better_accuracy_never_turns_a_pass_into_a_fail(value, better, bound):
     gate = GateConfig(accuracy_at_least=bound)
-    worse, best = (check_rules(gate, {}, {"rewards/accuracies": number})[0].passed for number in sorted((value, better)))
+    worse, best = (
+        check_rules(gate, {}, {"rewards/accuracies": number})[0].passed for number in sorted((value, better))
+    )
     assert best or not worse
 
 
-@pytest.mark.parametrize(("gate", "evaluation", "held_out", "reason"), [
-    ({"accuracy_at_least": 0.6}, {}, "0", "set data.held_out above 0"),
-    ({"length_ratio_at_most": 2}, {"num_prompts": 0}, "8", "set evaluation.num_prompts above 0"),
-    ({"kl_at_most": 2}, {}, "8", "needs evaluation.measure_kl"),
-    ({"kl_at_most": 2}, {"measure_kl": True}, "0.05", None), ({"accuracy_at_least": 0.6}, {"num_prompts": 0}, "8", None),
-    ({}, {"num_prompts": 0}, "0", None)])
+@pytest.mark.parametrize(
+    ("gate", "evaluation", "held_out", "reason"),
+    [
+        ({"accuracy_at_least": 0.6}, {}, "0", "set data.held_out above 0"),
+        ({"length_ratio_at_most": 2}, {"num_prompts": 0}, "8", "set evaluation.num_prompts above 0"),
+        ({"kl_at_most": 2}, {}, "8", "needs evaluation.measure_kl"),
+        ({"kl_at_most": 2}, {"measure_kl": True}, "0.05", None),
+        ({"accuracy_at_least": 0.6}, {"num_prompts": 0}, "8", None),
+        ({}, {"num_prompts": 0}, "0", None),
+    ],
+)
 def test_a_rule_that_nothing_would_measure_is_refused_before_the_run(gate, evaluation, held_out, reason):
     found = why_unmeasurable(GateConfig(**gate), EvaluationConfig(**evaluation), held_out)
     assert found is None if reason is None else reason in found

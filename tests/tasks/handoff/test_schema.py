@@ -15,18 +15,41 @@ from tasks.handoff.schema import Parent, Probe, RLVRHandoff, Tokens, read_handof
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 FLAGS = Path(__file__).with_name("grpo_flags.txt")
-HUB = UploadedCheckpoint(kind="hub", uri=f"hf://org/dpo@{'a' * 40}", revision="a" * 40, repo_id="org/dpo", files={"x": "y"})
+HUB = UploadedCheckpoint(
+    kind="hub", uri=f"hf://org/dpo@{'a' * 40}", revision="a" * 40, repo_id="org/dpo", files={"x": "y"}
+)
 
 
 def make_handoff(**fields: object) -> RLVRHandoff:
-    tokens = Tokens(tokenizer_fingerprint="t", chat_template_sha256="c", pad_token="<pad>", pad_token_id=1,
-                    eos_token_ids=(2,), tokenizer_size=8, vocab_size=8, num_parameters=1000)
+    tokens = Tokens(
+        tokenizer_fingerprint="t",
+        chat_template_sha256="c",
+        pad_token="<pad>",
+        pad_token_id=1,
+        eos_token_ids=(2,),
+        tokenizer_size=8,
+        vocab_size=8,
+        num_parameters=1000,
+    )
     parent = Parent(source="org/sft", revision="b" * 40, fingerprint="f", tokenizer_fingerprint="t")
-    return RLVRHandoff(**{"name": "tiny", "checkpoint": HUB, "weights_fingerprint": "w", "tokens": tokens, "rules": (),
-                          "parent": parent, "data_fingerprint": "d", "reference_fingerprint": None,
-                          "metrics_before": {"loss": 0.7}, "metrics_after": {"loss": float("nan")},
-                          "probe": Probe(prompt="p", answer="\x08 naïve \U0001f642"), "grpo_command": "python",
-                          "inputs_fingerprint": "i"} | fields).sealed()
+    return RLVRHandoff(
+        **{
+            "name": "tiny",
+            "checkpoint": HUB,
+            "weights_fingerprint": "w",
+            "tokens": tokens,
+            "rules": (),
+            "parent": parent,
+            "data_fingerprint": "d",
+            "reference_fingerprint": None,
+            "metrics_before": {"loss": 0.7},
+            "metrics_after": {"loss": float("nan")},
+            "probe": Probe(prompt="p", answer="\x08 naïve \U0001f642"),
+            "grpo_command": "python",
+            "inputs_fingerprint": "i",
+        }
+        | fields
+    ).sealed()
 
 
 def test_it_reads_back_what_was_written(tmp_path: Path) -> None:
@@ -45,41 +68,62 @@ def edited(path: Path, **fields: object) -> Path:
 HALF_A_CHARACTER = "/a\ud800"
 
 
-@pytest.mark.parametrize("fields", [
-    {"name": HALF_A_CHARACTER}, {"metrics_before": {HALF_A_CHARACTER: 0.5}},
-    {"checkpoint": {**HUB.model_dump(mode="json"), "directory": HALF_A_CHARACTER}},
-    {"probe": {"prompt": HALF_A_CHARACTER, "answer": ""}}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"name": HALF_A_CHARACTER},
+        {"metrics_before": {HALF_A_CHARACTER: 0.5}},
+        {"checkpoint": {**HUB.model_dump(mode="json"), "directory": HALF_A_CHARACTER}},
+        {"probe": {"prompt": HALF_A_CHARACTER, "answer": ""}},
+    ],
+)
 def test_half_a_character_is_refused(tmp_path: Path, fields: dict) -> None:
     with pytest.raises(HandoffRefused):
         read_handoff(edited(tmp_path / "handoff.json", **fields))
 
 
-@pytest.mark.parametrize("address", ["http://[x", "file://[x", "~nobody-has-this-name/handoff.json", "hf://org/dpo",
-                                     "file://elsewhere.example/etc/passwd"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://[x",
+        "file://[x",
+        "~nobody-has-this-name/handoff.json",
+        "hf://org/dpo",
+        "file://elsewhere.example/etc/passwd",
+    ],
+)
 def test_what_is_no_path_is_refused_as_one(address: str) -> None:
     with pytest.raises(HandoffRefused, match="a hand-off is read from a path"):
         local_path(address)
 
 
 def test_a_path_may_be_given_as_an_address() -> None:
-    assert local_path("file:///a%20b/handoff.json") == local_path("file://localhost/a%20b/handoff.json") == Path(
-        "/a b/handoff.json")
+    assert (
+        local_path("file:///a%20b/handoff.json")
+        == local_path("file://localhost/a%20b/handoff.json")
+        == Path("/a b/handoff.json")
+    )
     assert local_path("a b/handoff.json") == Path("a b/handoff.json")
 
 
-@pytest.mark.parametrize(("fields", "message"), [
-    ({"schema_version": 1}, "schema_version 1, expected 2"),
-    ({"schema_version": None}, "schema_version None, expected 2"),
-    ({"data_fingerprint": "other"}, "was changed after it was written"),
-    ({"parent": 3}, "does not follow the schema: parent"),
-    ({"surprise": 3}, "does not follow the schema: surprise"),
-])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"schema_version": 1}, "schema_version 1, expected 2"),
+        ({"schema_version": None}, "schema_version None, expected 2"),
+        ({"data_fingerprint": "other"}, "was changed after it was written"),
+        ({"parent": 3}, "does not follow the schema: parent"),
+        ({"surprise": 3}, "does not follow the schema: surprise"),
+    ],
+)
 def test_an_edited_one_is_refused(tmp_path: Path, fields: dict, message: str) -> None:
     with pytest.raises(HandoffRefused, match=message):
         read_handoff(edited(tmp_path / "handoff.json", **fields))
 
 
-@pytest.mark.parametrize(("text", "message"), [('{"schema_version": 2', "is not JSON"), ("[1]", "schema_version None")])
+@pytest.mark.parametrize(
+    ("text", "message"), [('{"schema_version": 2', "is not JSON"), ("[1]", "schema_version None")]
+)
 def test_a_cut_or_foreign_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "handoff.json").write_text(text)
     with pytest.raises(HandoffRefused, match=message):
@@ -119,11 +163,18 @@ def test_open_instruct_knows_every_flag_of_the_grpo_command() -> None:
 def test_the_grpo_command_names_the_commit_or_the_path() -> None:
     command = grpo_command(HUB, HandoffConfig(), "tiny")
     assert command.startswith("python open_instruct/grpo_fast.py \\\n")
-    for option in ("--model_name_or_path org/dpo", f"--model_revision {'a' * 40}", "--beta 0.01", "--learning_rate 5e-07",
-                   "--dataset_mixer_list allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 1.0",
-                   "--dataset_mixer_eval_list allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 16"):
+    for option in (
+        "--model_name_or_path org/dpo",
+        f"--model_revision {'a' * 40}",
+        "--beta 0.01",
+        "--learning_rate 5e-07",
+        "--dataset_mixer_list allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 1.0",
+        "--dataset_mixer_eval_list allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 16",
+    ):
         assert f"    {option}" in command
     assert "chat_template_name" not in command  # else GRPO would replace the template that DPO trained with
-    local = UploadedCheckpoint(kind="directory", uri="file:///a%20b", revision="r", directory=Path("/a b"), files={})
+    local = UploadedCheckpoint(
+        kind="directory", uri="file:///a%20b", revision="r", directory=Path("/a b"), files={}
+    )
     assert "--model_name_or_path '/a b'" in grpo_command(local, HandoffConfig(), "tiny")
     assert "--model_revision" not in grpo_command(local, HandoffConfig(), "tiny")

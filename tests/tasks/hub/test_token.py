@@ -21,15 +21,25 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Secret, "load", load)
 
 
-@pytest.mark.parametrize(("load", "setting", "instead"), [
-    (load_token, "upload.token_block", "set HF_TOKEN"), (load_login, "image.registry_block", "use `docker login`"),
-    (lambda name: load_secret(name, "handoff.signing_key_block", "handoff.signing_key_file"), "handoff.signing_key_block",
-     "set handoff.signing_key_file")])
+@pytest.mark.parametrize(
+    ("load", "setting", "instead"),
+    [
+        (load_token, "upload.token_block", "set HF_TOKEN"),
+        (load_login, "image.registry_block", "use `docker login`"),
+        (
+            lambda name: load_secret(name, "handoff.signing_key_block", "handoff.signing_key_file"),
+            "handoff.signing_key_block",
+            "set handoff.signing_key_file",
+        ),
+    ],
+)
 def test_a_block_that_is_not_there_is_refused_in_the_same_words(load, setting, instead):
     with pytest.raises(ConfigError) as caught:
         load("none")
-    assert str(caught.value) == (f"{setting} names `none`, but there is no such Prefect Secret block. Create it in the UI "
-                                 f"(Blocks, Secret), or leave {setting} empty and {instead}.")
+    assert str(caught.value) == (
+        f"{setting} names `none`, but there is no such Prefect Secret block. Create it in the UI "
+        f"(Blocks, Secret), or leave {setting} empty and {instead}."
+    )
 
 
 def test_what_a_block_holds_is_read():

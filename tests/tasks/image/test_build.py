@@ -17,9 +17,16 @@ def read(*events: dict) -> tuple[BuildLog, list[str]]:
 
 
 def test_lines_come_whole_and_without_progress_bars():
-    log, said = read({"stream": f"{STEP}\n"}, {"stream": " ---> Running in 0123456789ab\n"},
-                     {"stream": "half"}, {"stream": " a line\n10%\r50%\r\x1b[91mdone\n\x1b[0m\n"}, {"status": "x"},
-                     {"aux": {"ID": "sha256:1"}}, {"aux": {"ID": "sha256:2"}}, {"stream": "\n"})
+    log, said = read(
+        {"stream": f"{STEP}\n"},
+        {"stream": " ---> Running in 0123456789ab\n"},
+        {"stream": "half"},
+        {"stream": " a line\n10%\r50%\r\x1b[91mdone\n\x1b[0m\n"},
+        {"status": "x"},
+        {"aux": {"ID": "sha256:1"}},
+        {"aux": {"ID": "sha256:2"}},
+        {"stream": "\n"},
+    )
     assert said == [STEP, "half a line", "done"]
     assert log.image_id == "sha256:2"
 
@@ -28,9 +35,17 @@ def test_a_failing_step_is_one_error_with_its_own_last_lines():
     long_before = [{"stream": f"earlier {number}\n"} for number in range(5)]
     lines = [{"stream": f"line {number}\n"} for number in range(NUM_LAST_LINES + 5)]
     with pytest.raises(ConfigError) as caught:
-        read({"stream": "Step 2/9 : COPY a b\n"}, *long_before, {"stream": f"{STEP}\n"}, *lines,
-             {"stream": "no newline at the end"},
-             {"error": "The command '/bin/sh -c make wheels' returned a non-zero code: 3", "errorDetail": {"code": 3}})
+        read(
+            {"stream": "Step 2/9 : COPY a b\n"},
+            *long_before,
+            {"stream": f"{STEP}\n"},
+            *lines,
+            {"stream": "no newline at the end"},
+            {
+                "error": "The command '/bin/sh -c make wheels' returned a non-zero code: 3",
+                "errorDetail": {"code": 3},
+            },
+        )
     text = str(caught.value)
     assert f"{STEP} failed: The command '/bin/sh -c make wheels' returned a non-zero code: 3" in text
     assert text.count("  | ") == NUM_LAST_LINES

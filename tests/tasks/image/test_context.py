@@ -32,12 +32,17 @@ def test_a_tar_tells_neither_time_nor_owner(tmp_path):
         entries = tar.getmembers()
         assert tar.extractfile("b").read() == b"large"
     assert [(e.name, e.mtime, e.uid, e.gid, e.uname, e.mode) for e in entries] == [
-        (name, 0, 0, 0, "", 0o644) for name in ("a", "b")]
+        (name, 0, 0, 0, "", 0o644) for name in ("a", "b")
+    ]
 
 
 def test_only_what_the_image_holds_is_packed(checkout):
     sources = read_sources(checkout)
-    assert sorted(sources.below(*CODE)) == ["dpo_core/__init__.py", "dpo_core/loss/losses.py", "pyproject.toml"]
+    assert sorted(sources.below(*CODE)) == [
+        "dpo_core/__init__.py",
+        "dpo_core/loss/losses.py",
+        "pyproject.toml",
+    ]
     assert not any(name.startswith("flows") for name in sources.files)
     assert sources.commit == sources.revision == git(checkout, "rev-parse", "HEAD")
 
@@ -51,22 +56,33 @@ def test_a_commit_elsewhere_changes_the_commit_and_not_the_revision(checkout):
     assert (after.revision, after.files) == (before.revision, before.files)
 
 
-@pytest.mark.parametrize("path", ["dpo_core/loss/losses.py", "dpo_core/new.py", "images/trainer/Dockerfile",
-                                  "requirements/train-cpu.txt"])
+@pytest.mark.parametrize(
+    "path",
+    ["dpo_core/loss/losses.py", "dpo_core/new.py", "images/trainer/Dockerfile", "requirements/train-cpu.txt"],
+)
 def test_a_dirty_tree_is_refused_by_name(checkout, path):
     write(checkout, **{path: "changed\n"})
     with pytest.raises(ConfigError, match=rf"{path} in .*image\.dirty_tree"):
         read_sources(checkout)
 
 
-@pytest.mark.parametrize("path", ["flows/dpo_stage.py", "notes.txt", "dpo_core/__pycache__/losses.cpython-311.pyc"])
+@pytest.mark.parametrize(
+    "path", ["flows/dpo_stage.py", "notes.txt", "dpo_core/__pycache__/losses.cpython-311.pyc"]
+)
 def test_what_is_not_in_the_image_may_be_dirty(checkout, path):
     write(checkout, **{path: "changed\n"})
     assert not read_sources(checkout).dirty
 
 
 def test_a_dirty_tree_is_taken_as_it_is_by_choice(checkout):
-    write(checkout, **{"dpo_core/loss/losses.py": "BETA = 9\n", "dpo_core/new.py": "", "dpo_core/__pycache__/x.pyc": "no"})
+    write(
+        checkout,
+        **{
+            "dpo_core/loss/losses.py": "BETA = 9\n",
+            "dpo_core/new.py": "",
+            "dpo_core/__pycache__/x.pyc": "no",
+        },
+    )
     (checkout / "dpo_core/__init__.py").unlink()
     sources = read_sources(checkout, dirty_tree="tag")
     assert sources.dirty

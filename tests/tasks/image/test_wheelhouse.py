@@ -23,8 +23,12 @@ WHEELS = (("alpha", "1.0"), ("beta-two", "2.1.5"), ("pip", "26.3"))
 
 def published(folder: Path, *wheels: tuple[str, str]) -> dict[str, Pin]:
     """What a lock file says of packages after their wheels were published."""
-    return {name: Pin(Requirement(f"{name}=={version}"), frozenset({sha256_file(make_wheel(folder, name, version))}))
-            for name, version in wheels}
+    return {
+        name: Pin(
+            Requirement(f"{name}=={version}"), frozenset({sha256_file(make_wheel(folder, name, version))})
+        )
+        for name, version in wheels
+    }
 
 
 @pytest.fixture
@@ -38,7 +42,11 @@ def index(tmp_path, monkeypatch):
     """A folder that is all that pip on this host knows of."""
     folder = tmp_path / "index"
     published(folder, *WHEELS)
-    for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(folder)), ("PIP_CONFIG_FILE", "/dev/null")):
+    for name, value in (
+        ("PIP_NO_INDEX", "1"),
+        ("PIP_FIND_LINKS", str(folder)),
+        ("PIP_CONFIG_FILE", "/dev/null"),
+    ):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TORCH_INDEX_URL", raising=False)
     return folder
@@ -75,34 +83,51 @@ def test_every_line_of_every_lock_file_has_the_hashes_of_its_files():
         lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         assert lines
         for line in lines:
-            assert re.fullmatch(r"[\w.-]+(\[[\w,]+\])?==[\w.]+( ; [^-]+)?( --hash=sha256:[0-9a-f]{64})+", line), line[:200]
+            assert re.fullmatch(
+                r"[\w.-]+(\[[\w,]+\])?==[\w.]+( ; [^-]+)?( --hash=sha256:[0-9a-f]{64})+", line
+            ), line[:200]
 
 
 def test_nothing_is_installed_without_hashes():
     """But this project itself; and what only asks which build of torch there is."""
-    for name in ("Makefile", "images/orchestrator/build.sh", "images/orchestrator/Dockerfile", "images/trainer/Dockerfile"):
+    for name in (
+        "Makefile",
+        "images/orchestrator/build.sh",
+        "images/orchestrator/Dockerfile",
+        "images/trainer/Dockerfile",
+    ):
         text = (CHECKOUT / name).read_text().replace("\\\n", " ")
         installs = re.compile(r"-m pip (install|download|wheel)|\$\(PIP_INSTALL\w*\)")
         commands = [line for line in text.splitlines() if installs.search(line)]
         assert commands
         for command in commands:
             if not command.startswith("PIP_INSTALL :="):
-                assert re.search(r"--require-hashes|PIP_INSTALL_LOCKED|--editable \.", command), f"{name}: {command}"
+                assert re.search(r"--require-hashes|PIP_INSTALL_LOCKED|--editable \.", command), (
+                    f"{name}: {command}"
+                )
     setup = (CHECKOUT / "Makefile").read_text()
     assert "PIP_INSTALL_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps\n" in setup
 
 
 def test_a_lock_file_without_hashes_is_refused():
-    with pytest.raises(ConfigError, match=r"train-cpu\.txt pins numpy==2\.4\.6 without the hashes .*make lock"):
+    with pytest.raises(
+        ConfigError, match=r"train-cpu\.txt pins numpy==2\.4\.6 without the hashes .*make lock"
+    ):
         trainer_pins(SOURCES | {"requirements/train-cpu.txt": b"numpy==2.4.6\n"}, "cpu")
     with pytest.raises(ConfigError, match=r"train-cpu\.txt has a line that is no requirement"):
         trainer_pins(SOURCES | {"requirements/train-cpu.txt": b"numpy==2.4.6 --hash=sha256:abc\n"}, "cpu")
 
 
 def test_a_wheel_is_chosen_by_name_and_version(pins):
-    names = ["alpha-0.9-py3-none-any.whl", "alpha-1.0-cp311-cp311-linux_x86_64.whl",
-             "alpha-1.0+cpu-cp311-cp311-linux_x86_64.whl", "beta_two-2.1.5-py3-none-any.whl",
-             "beta_two-2.1.5-cp311-cp311-linux_x86_64.whl", "notes.txt", "strange.whl"]
+    names = [
+        "alpha-0.9-py3-none-any.whl",
+        "alpha-1.0-cp311-cp311-linux_x86_64.whl",
+        "alpha-1.0+cpu-cp311-cp311-linux_x86_64.whl",
+        "beta_two-2.1.5-py3-none-any.whl",
+        "beta_two-2.1.5-cp311-cp311-linux_x86_64.whl",
+        "notes.txt",
+        "strange.whl",
+    ]
     pins["beta-two"] = Pin(Requirement("beta-two==2.1.*"), frozenset())
     chosen, missing = choose_wheels(names, pins)
     assert chosen["alpha"] == ["alpha-1.0+cpu-cp311-cp311-linux_x86_64.whl"]
@@ -113,11 +138,16 @@ def test_a_wheel_is_chosen_by_name_and_version(pins):
 def test_pip_fills_the_wheelhouse_once(index, pins, tmp_path):
     said = []
     wheels = own_wheelhouse(tmp_path / "store", pins, "cpu", said.append)
-    assert wheels.file_names == tuple(f"{name}-py3-none-any.whl" for name in ("alpha-1.0", "beta_two-2.1.5", "pip-26.3"))
+    assert wheels.file_names == tuple(
+        f"{name}-py3-none-any.whl" for name in ("alpha-1.0", "beta_two-2.1.5", "pip-26.3")
+    )
     assert wheels.hashes.splitlines() == [
         f"alpha==1.0 --hash=sha256:{sha256_file(index / 'alpha-1.0-py3-none-any.whl')}",
-        f"beta-two==2.1.5 --hash=sha256:{sha256_file(index / 'beta_two-2.1.5-py3-none-any.whl')}"]
-    assert wheels.installer == f"{sha256_file(index / 'pip-26.3-py3-none-any.whl')}  pip-26.3-py3-none-any.whl\n"
+        f"beta-two==2.1.5 --hash=sha256:{sha256_file(index / 'beta_two-2.1.5-py3-none-any.whl')}",
+    ]
+    assert (
+        wheels.installer == f"{sha256_file(index / 'pip-26.3-py3-none-any.whl')}  pip-26.3-py3-none-any.whl\n"
+    )
     assert any("alpha" in line for line in said)
     for path in index.iterdir():
         path.unlink()  # no second look at the index
@@ -128,14 +158,18 @@ def test_pip_fills_the_wheelhouse_once(index, pins, tmp_path):
 
 def test_a_package_that_the_index_lacks_is_one_error_and_leaves_nothing(index, pins, tmp_path):
     (index / "alpha-1.0-py3-none-any.whl").unlink()
-    with pytest.raises(ConfigError, match=r"(?s)wheelhouse was not filled.*No matching distribution found for alpha==1\.0"):
+    with pytest.raises(
+        ConfigError, match=r"(?s)wheelhouse was not filled.*No matching distribution found for alpha==1\.0"
+    ):
         own_wheelhouse(tmp_path / "store", pins, "cpu", lambda line: None)
     assert not list((tmp_path / "store").rglob("*.whl"))
 
 
 def test_a_host_that_cannot_compile_is_told_all_that_it_lacks(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=rf"g\+\+ and {tmp_path}/Python\.h must be .* apt-get install g\+\+ python3-dev\."):
+    with pytest.raises(
+        ConfigError, match=rf"g\+\+ and {tmp_path}/Python\.h must be .* apt-get install g\+\+ python3-dev\."
+    ):
         check_can_compile(tmp_path)
     compiler = tmp_path / "g++"
     compiler.touch(mode=0o755)
@@ -156,11 +190,15 @@ def test_what_was_exchanged_in_a_folder_does_not_count_whatever_its_sums_say(ind
     """The folder was carried here; who exchanged a wheel wrote its hash, too."""
     make_wheel(index, "alpha", "1.0", content="print('exchanged')\n")
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"lacks 1 of 3 .*alpha-1\.0-py3-none-any\.whl hash differently from all"):
+        with pytest.raises(
+            ConfigError, match=r"lacks 1 of 3 .*alpha-1\.0-py3-none-any\.whl hash differently from all"
+        ):
             read_wheelhouse(index, pins)
         sums = "".join(f"{sha256_file(path)}  {path.name}\n" for path in sorted(index.glob("*.whl")))
         (index / SUMS_FILE).write_text(sums)
-    pins["alpha"] = Pin(pins["alpha"].requirement, frozenset({sha256_file(index / "alpha-1.0-py3-none-any.whl")}))
+    pins["alpha"] = Pin(
+        pins["alpha"].requirement, frozenset({sha256_file(index / "alpha-1.0-py3-none-any.whl")})
+    )
     assert "alpha==1.0" in read_wheelhouse(index, pins).hashes
 
 
@@ -178,12 +216,24 @@ def test_a_given_wheelhouse_is_used_as_it_is(index, pins):
 
 
 def test_a_wheel_exchanged_after_it_was_hashed_is_refused_by_pip(index, pins, tmp_path):
-    (index / SUMS_FILE).write_text("".join(f"{sha256_file(path)}  {path.name}\n" for path in sorted(index.glob("*.whl"))))
+    (index / SUMS_FILE).write_text(
+        "".join(f"{sha256_file(path)}  {path.name}\n" for path in sorted(index.glob("*.whl")))
+    )
     make_wheel(index, "alpha", "1.0", content="print('exchanged')\n")
     listed = tmp_path / "hashes.txt"
     listed.write_text(read_wheelhouse(index, pins).hashes)
-    install = [sys.executable, "-m", "pip", "install", "--require-hashes", "--no-deps", "--target",
-               str(tmp_path / "installed"), "-r", str(listed)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--require-hashes",
+        "--no-deps",
+        "--target",
+        str(tmp_path / "installed"),
+        "-r",
+        str(listed),
+    ]
     refused = subprocess.run(install, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert "THESE PACKAGES DO NOT MATCH THE HASHES" in refused.stderr
@@ -194,13 +244,17 @@ def test_a_wheel_exchanged_after_it_was_hashed_is_refused_by_pip(index, pins, tm
 
 
 def test_a_wheel_that_was_put_beside_the_hashed_ones_does_not_count(index, pins):
-    (index / SUMS_FILE).write_text("".join(f"{sha256_file(path)}  ./{path.name}\n" for path in sorted(index.glob("*.whl"))))
+    (index / SUMS_FILE).write_text(
+        "".join(f"{sha256_file(path)}  ./{path.name}\n" for path in sorted(index.glob("*.whl")))
+    )
     before = read_wheelhouse(index, pins)
     make_wheel(index, "beta-two", "2.1.9")
     make_wheel(index, "alpha", "1.0+local")
     assert read_wheelhouse(index, pins) == before
     (index / SUMS_FILE).write_text("")
-    with pytest.raises(ConfigError, match=r"lacks 3 of 3 .* 5 wheels are not in its SHA256SUMS, so they do not count"):
+    with pytest.raises(
+        ConfigError, match=r"lacks 3 of 3 .* 5 wheels are not in its SHA256SUMS, so they do not count"
+    ):
         read_wheelhouse(index, pins)
 
 

@@ -19,8 +19,11 @@ from tasks.launch.compute import (
 from tasks.launch.compute_config import ComputeConfig
 
 
-@given(global_pairs=st.integers(1, 4096), num_processes=st.integers(1, 64),
-       per_device=st.none() | st.integers(1, 64))
+@given(
+    global_pairs=st.integers(1, 4096),
+    num_processes=st.integers(1, 64),
+    per_device=st.none() | st.integers(1, 64),
+)
 def test_a_solved_batch_multiplies_back_to_the_global_batch(global_pairs, num_processes, per_device):
     try:
         plan = solve_batch(global_pairs, per_device, num_processes)
@@ -29,7 +32,8 @@ def test_a_solved_batch_multiplies_back_to_the_global_batch(global_pairs, num_pr
         return
     assert plan.per_device_pairs * plan.accumulation * plan.num_processes == plan.global_pairs == global_pairs
     assert plan.per_device_pairs == per_device or (
-        per_device is None and plan.per_device_pairs <= LARGEST_DEFAULT_PER_DEVICE)
+        per_device is None and plan.per_device_pairs <= LARGEST_DEFAULT_PER_DEVICE
+    )
 
 
 @given(global_pairs=st.integers(1, 512), num_processes=st.integers(1, 32), per_device=st.integers(1, 32))
@@ -56,8 +60,11 @@ def test_published_batches_are_solved():
 
 
 def test_the_refusal_of_an_impossible_batch_names_the_setting():
-    with pytest.raises(ConfigError, match=r"train\.global_batch_pairs is 10, which 4 processes cannot share "
-                                          r"equally\. Set it to 8 or 12, or compute\.num_processes to one of 1, 2\."):
+    with pytest.raises(
+        ConfigError,
+        match=r"train\.global_batch_pairs is 10, which 4 processes cannot share "
+        r"equally\. Set it to 8 or 12, or compute\.num_processes to one of 1, 2\.",
+    ):
         solve_batch(10, None, 4)
 
 
@@ -75,7 +82,9 @@ def test_more_processes_than_cards_are_refused_but_a_cpu_takes_any_number():
 def test_processes_are_counted_for_each_machine():
     nodes = {"launcher": "docker", "machines": 4}
     check_devices(ComputeConfig(num_processes=32, **nodes), Machine(num_cores=8, num_gpus=8))
-    with pytest.raises(ConfigError, match=r"16 on each, but this machine shows 8 GPUs\. Set compute.num_processes to 32 or"):
+    with pytest.raises(
+        ConfigError, match=r"16 on each, but this machine shows 8 GPUs\. Set compute.num_processes to 32 or"
+    ):
         check_devices(ComputeConfig(num_processes=64, **nodes), Machine(num_cores=8, num_gpus=8))
 
 

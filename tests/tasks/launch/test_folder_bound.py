@@ -42,18 +42,25 @@ def folder() -> Iterator[Path]:
 
 
 def run(folder: Path, script: str, folder_gib: float | None = None) -> int:
-    body = "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + textwrap.dedent(script)
+    body = "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + textwrap.dedent(
+        script
+    )
     launcher = ProcessLauncher(ComputeConfig(stop_grace_seconds=30, folder_gib=folder_gib))
-    return launcher.run((CommandSpec((sys.executable, "-c", body), folder, 60),), Context(), print, lambda: None).exit_code
+    return launcher.run(
+        (CommandSpec((sys.executable, "-c", body), folder, 60),), Context(), print, lambda: None
+    ).exit_code
 
 
 def writing(how: str, num_mib: int) -> str:
-    return textwrap.dedent(WRITERS[how]) + (f"\nfor _ in range({num_mib}):\n    out.write(bytes({MIB})); out.flush()\n"
-                                            "time.sleep(60)")
+    return textwrap.dedent(WRITERS[how]) + (
+        f"\nfor _ in range({num_mib}):\n    out.write(bytes({MIB})); out.flush()\ntime.sleep(60)"
+    )
 
 
 @pytest.mark.parametrize("how", WRITERS)
-def test_a_step_is_killed_before_the_disk_is_full(how: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_killed_before_the_disk_is_full(
+    how: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free, _ = folder_bound._free(folder)
     monkeypatch.setattr(folder_bound, "SPARE_BYTES", free)
     monkeypatch.setattr(folder_bound, "SPARE_SHARE", (free - 100 * MIB) / free)
@@ -78,14 +85,17 @@ def test_files_are_counted_too(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(("at_first", "least"), [(1_000_000, 10_000), (50_000, 5_000), (20, 2)])
-def test_the_last_files_of_a_disk_are_not_a_steps(folder: Path, monkeypatch: pytest.MonkeyPatch, at_first: int,
-                                                  least: int) -> None:
+def test_the_last_files_of_a_disk_are_not_a_steps(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, at_first: int, least: int
+) -> None:
     """10,000, or a tenth of what there was; a file system that counts none has no end."""
     left = [at_first]
 
     def with_files(path: Path) -> SimpleNamespace:
         now = os_statvfs(path)
-        return SimpleNamespace(f_bavail=now.f_bavail, f_frsize=now.f_frsize, f_favail=left[0], f_files=at_first)
+        return SimpleNamespace(
+            f_bavail=now.f_bavail, f_frsize=now.f_frsize, f_favail=left[0], f_files=at_first
+        )
 
     os_statvfs = os.statvfs
     monkeypatch.setattr(folder_bound.os, "statvfs", with_files)

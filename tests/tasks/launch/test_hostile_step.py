@@ -54,7 +54,9 @@ NAMES_OF_RESULTS = list(results_to_refuse("", Path("/a"), Path("/b"), ""))
 @pytest.mark.parametrize("what", NAMES_OF_RESULTS)
 def test_a_result_that_cannot_be_believed_is_refused_at_once_and_later(tmp_path, host, what):
     step = Step(tmp_path, "pass")
-    code, refusal = results_to_refuse(step.job.fingerprint, step.folder, host.root, sha256_file(tmp_path / "expected"))[what]
+    code, refusal = results_to_refuse(
+        step.job.fingerprint, step.folder, host.root, sha256_file(tmp_path / "expected")
+    )[what]
     program = Path(step.launcher.python)
     program.write_text(program.read_text() + "\n" + "\n".join(line.strip() for line in code.splitlines()))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -68,19 +70,28 @@ def test_a_result_that_cannot_be_believed_is_refused_at_once_and_later(tmp_path,
     assert host.is_untouched
 
 
-@pytest.mark.parametrize("leave", ["os.mkfifo(folder / 'error.json')", "(folder / 'error.json').write_text('[' * 100_000)",
-                                   "os.truncate(os.open(folder / 'error.json', os.O_CREAT | os.O_WRONLY), 1 << 40)",
-                                   "(folder / 'error.json').symlink_to('/dev/zero')"])
+@pytest.mark.parametrize(
+    "leave",
+    [
+        "os.mkfifo(folder / 'error.json')",
+        "(folder / 'error.json').write_text('[' * 100_000)",
+        "os.truncate(os.open(folder / 'error.json', os.O_CREAT | os.O_WRONLY), 1 << 40)",
+        "(folder / 'error.json').symlink_to('/dev/zero')",
+    ],
+)
 def test_an_error_report_that_cannot_be_read_is_none(tmp_path, leave):
     with pytest.raises(StepCrashed, match="exit code 3"):
         Step(tmp_path, f"{leave}; sys.exit(3)").run()
 
 
 def test_a_report_that_talks_too_much_is_cut(tmp_path):
-    step = Step(tmp_path, """
+    step = Step(
+        tmp_path,
+        """
         (folder / "error.json").write_text(json.dumps({"kind": "data", "message": "a" * 500_000, "step": "convert",
                                                        "job_fingerprint": fingerprint}))
-        sys.exit(1)""")
+        sys.exit(1)""",
+    )
     with pytest.raises(PairlineError) as caught:
         step.run()
     assert len(str(caught.value)) <= 10_000
@@ -88,12 +99,15 @@ def test_a_report_that_talks_too_much_is_cut(tmp_path):
 
 
 def test_a_line_without_end_is_cut_wherever_it_goes(tmp_path):
-    step = Step(tmp_path, """
+    step = Step(
+        tmp_path,
+        """
         for _ in range(400):
             sys.stdout.write('{"pairline": "progress", "step": "' + "a" * 100_000)
         print()
         print("next")
-        succeed()""")
+        succeed()""",
+    )
     heard, events = Heard(), []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step.run(Context(lines=heard, on_progress=events.append))
@@ -113,9 +127,13 @@ def test_a_crash_of_long_lines_is_told_in_short(tmp_path):
 
 def test_a_step_that_prints_without_end_is_stopped_in_time_and_its_log_has_a_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(step_log_module, "LARGEST_LOG_BYTES", 1 << 20)
-    step = Step(tmp_path, """
+    step = Step(
+        tmp_path,
+        """
         while True:
-            print("all work and no play " * 4)""", timeout_seconds=3)
+            print("all work and no play " * 4)""",
+        timeout_seconds=3,
+    )
     started = time.monotonic()
     with pytest.raises(TimedOut):
         step.run()
@@ -126,13 +144,17 @@ def test_a_step_that_prints_without_end_is_stopped_in_time_and_its_log_has_a_bou
     assert "Goes on from log.1.txt" in logs[1].read_text()
 
 
-@pytest.mark.parametrize("line", [
-    '{"pairline": "progress", "step": "a", "done": 1e400, "total": 2, "unit": "a"}',
-    '{"pairline": "progress", "step": "a", "done": ' + "9" * 4000 + ', "total": 2, "unit": "a"}',
-    '{"pairline": "progress", "step": "a", "done": -1, "total": 2, "unit": "a"}',
-    '{"pairline": "progress", "step": "' + "a" * 5000 + '", "done": 1, "total": 2, "unit": "a"}',
-    '{"pairline": ' + "[" * 60_000,
-    '{"pairline": "progress", "step": "a", "done": 1, "total": 2, "unit": "a", "metrics": {"loss": [[1]]}}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"pairline": "progress", "step": "a", "done": 1e400, "total": 2, "unit": "a"}',
+        '{"pairline": "progress", "step": "a", "done": ' + "9" * 4000 + ', "total": 2, "unit": "a"}',
+        '{"pairline": "progress", "step": "a", "done": -1, "total": 2, "unit": "a"}',
+        '{"pairline": "progress", "step": "' + "a" * 5000 + '", "done": 1, "total": 2, "unit": "a"}',
+        '{"pairline": ' + "[" * 60_000,
+        '{"pairline": "progress", "step": "a", "done": 1, "total": 2, "unit": "a", "metrics": {"loss": [[1]]}}',
+    ],
+)
 def test_progress_that_is_none_is_a_line_of_the_log(line):
     assert parse_line(line) is None
 
@@ -142,7 +164,11 @@ def test_lines_are_what_they_were_however_they_come():
     for size in (1, 2, 3, 7, 100):
         for any_end in (True, False):
             splitter, content = LineSplitter(any_end), text.encode()
-            lines = [line for start in range(0, len(content), size) for line in splitter.feed(content[start:start + size])]
+            lines = [
+                line
+                for start in range(0, len(content), size)
+                for line in splitter.feed(content[start : start + size])
+            ]
             expected = text.replace("\r\n", "\n").replace("\r", "\n") if any_end else text
             assert lines + splitter.rest() == expected.split("\n")
     assert LineSplitter().rest() == []
@@ -152,11 +178,18 @@ def test_lines_are_what_they_were_however_they_come():
     assert splitter.feed(b"whole\n") == ["whole"]
 
 
-@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_APPEND | os.O_CREAT])
+@pytest.mark.parametrize(
+    "flags", [os.O_RDONLY, os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_APPEND | os.O_CREAT]
+)
 def test_only_a_plain_file_is_opened_and_nothing_is_waited_for(tmp_path, host, flags):
     place = tmp_path / "place"
-    for make in (lambda: place.symlink_to(host.root / "file"), lambda: place.symlink_to(tmp_path / "new"), place.mkdir,
-                 lambda: os.mkfifo(place), lambda: place.symlink_to("/dev/zero")):
+    for make in (
+        lambda: place.symlink_to(host.root / "file"),
+        lambda: place.symlink_to(tmp_path / "new"),
+        place.mkdir,
+        lambda: os.mkfifo(place),
+        lambda: place.symlink_to("/dev/zero"),
+    ):
         make()
         with pytest.raises(StoreError, match=f"{place} is"):
             open_regular(place, flags)
@@ -192,7 +225,11 @@ def test_what_an_earlier_version_left_goes_on(tmp_path):
     """Its log lies in the job's folder; its claim, while it lives, is respected."""
     step = Step(tmp_path, "print('now'); succeed()")
     (step.folder / LOG_FILE).write_text("then\n")
-    with exclusive(step.folder / EARLIER_CLAIM), pytest.raises(PairlineError, match="in use by process"), claim(step.folder):
+    with (
+        exclusive(step.folder / EARLIER_CLAIM),
+        pytest.raises(PairlineError, match="in use by process"),
+        claim(step.folder),
+    ):
         pytest.fail("both at once")
     step.run()
     assert (step.folder / EARLIER_LOG).read_text() == "then\n"
@@ -217,14 +254,19 @@ def test_what_is_cleared_away_is_no_links_target(tmp_path, host):
     remove_unfinished(tmp_path / "job")
     assert not list((tmp_path / "job").iterdir())
     (tmp_path / "job" / "weights").symlink_to(host.root / "folder")
-    with pytest.raises(StoreError, match="is a link, which is not replaced"), new_directory(tmp_path / "job" / "weights"):
+    with (
+        pytest.raises(StoreError, match="is a link, which is not replaced"),
+        new_directory(tmp_path / "job" / "weights"),
+    ):
         pass
     assert [path.name for path in (tmp_path / "job").iterdir()] == ["weights"]
     assert host.is_untouched
 
 
-@pytest.mark.parametrize(("umask", "file_mode", "folder_mode"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700),
-                                                                 (0o002, 0o664, 0o775)])
+@pytest.mark.parametrize(
+    ("umask", "file_mode", "folder_mode"),
+    [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)],
+)
 def test_files_have_the_modes_that_the_umask_leaves(tmp_path, umask, file_mode, folder_mode):
     program = f"""
 import json, os

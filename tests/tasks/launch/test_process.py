@@ -23,7 +23,9 @@ def python_command(folder, script: str, timeout_seconds: float = 30, **more) -> 
 
 def run(command: CommandSpec) -> tuple[int, list[str]]:
     lines: list[str] = []
-    ended = ProcessLauncher(ComputeConfig(stop_grace_seconds=2)).run((command,), Context(), lines.append, no_preparation)
+    ended = ProcessLauncher(ComputeConfig(stop_grace_seconds=2)).run(
+        (command,), Context(), lines.append, no_preparation
+    )
     return ended.exit_code, lines
 
 
@@ -46,12 +48,17 @@ def wait_until_dead(pid: int, seconds: float = 5) -> bool:
 
 
 def test_both_streams_arrive_line_by_line_with_the_exit_code(tmp_path):
-    code, lines = run(python_command(tmp_path, """
+    code, lines = run(
+        python_command(
+            tmp_path,
+            """
         import os, sys
         print(os.getcwd(), flush=True)
         print("to stderr", file=sys.stderr, flush=True)
         print("last, without newline", end="")
-        sys.exit(7)"""))
+        sys.exit(7)""",
+        )
+    )
     assert code == 7
     assert lines == [str(tmp_path), "to stderr", "last, without newline"]
 
@@ -68,7 +75,8 @@ def test_bytes_that_are_no_text_do_not_stop_the_log(tmp_path):
 
 def test_a_step_over_its_time_is_asked_first_then_stopped_with_all_its_children(tmp_path):
     """The leader stands for `accelerate launch`: it dies of SIGTERM, and with it (by PDEATHSIG) would the trainer."""
-    (tmp_path / "trainer.py").write_text(textwrap.dedent("""
+    (tmp_path / "trainer.py").write_text(
+        textwrap.dedent("""
         import ctypes, os, signal, time
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         open("trainer", "w").write(str(os.getpid()))
@@ -77,28 +85,46 @@ def test_a_step_over_its_time_is_asked_first_then_stopped_with_all_its_children(
             open("checkpoint", "w").close()
         signal.signal(signal.SIGTERM, checkpoint)
         while True:
-            time.sleep(0.1)"""))
+            time.sleep(0.1)""")
+    )
     with pytest.raises(TimedOut, match="longer than 2 s"):
-        run(python_command(tmp_path, """
+        run(
+            python_command(
+                tmp_path,
+                """
             import subprocess, sys
-            subprocess.run([sys.executable, "trainer.py"])""", timeout_seconds=2))
+            subprocess.run([sys.executable, "trainer.py"])""",
+                timeout_seconds=2,
+            )
+        )
     assert (tmp_path / "checkpoint").exists()
     assert wait_until_dead(int((tmp_path / "trainer").read_text()))
 
 
 def test_a_single_process_is_asked_first(tmp_path):
     with pytest.raises(TimedOut):
-        run(python_command(tmp_path, """
+        run(
+            python_command(
+                tmp_path,
+                """
             import signal, sys, time
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(open("asked", "w").close()))
-            time.sleep(600)""", timeout_seconds=2))
+            time.sleep(600)""",
+                timeout_seconds=2,
+            )
+        )
     assert (tmp_path / "asked").exists()
 
 
 def test_what_a_finished_step_leaves_running_is_stopped(tmp_path):
-    code, lines = run(python_command(tmp_path, """
+    code, lines = run(
+        python_command(
+            tmp_path,
+            """
         import subprocess
-        print(subprocess.Popen(["sleep", "600"]).pid)"""))
+        print(subprocess.Popen(["sleep", "600"]).pid)""",
+        )
+    )
     assert code == 0
     assert wait_until_dead(int(lines[0]))
 
@@ -108,27 +134,51 @@ def test_cancelling_the_wait_stops_the_step(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run((python_command(tmp_path, """
+        ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run(
+            (
+                python_command(
+                    tmp_path,
+                    """
             import os, time
             open("pid", "w").write(str(os.getpid()))
             print("up", flush=True)
-            time.sleep(600)"""),), Context(), cancel, no_preparation)
+            time.sleep(600)""",
+                ),
+            ),
+            Context(),
+            cancel,
+            no_preparation,
+        )
     assert wait_until_dead(int((tmp_path / "pid").read_text()))
 
 
 def test_a_step_in_a_thread_is_stopped_by_its_event(tmp_path):
     stop = threading.Event()
     with pytest.raises(Stopped):
-        ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run((python_command(tmp_path, """
+        ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run(
+            (
+                python_command(
+                    tmp_path,
+                    """
             import os, time
             open("pid", "w").write(str(os.getpid()))
             print("up", flush=True)
-            time.sleep(600)"""),), Context(stop=stop), lambda line: stop.set(), no_preparation)
+            time.sleep(600)""",
+                ),
+            ),
+            Context(stop=stop),
+            lambda line: stop.set(),
+            no_preparation,
+        )
     assert wait_until_dead(int((tmp_path / "pid").read_text()))
 
 
 def test_killing_the_orchestrator_kills_the_step(tmp_path):
-    orchestrator = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
+    orchestrator = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(f"""
         import sys
         from pathlib import Path
         from tasks.launch.compute_config import ComputeConfig
@@ -137,8 +187,11 @@ def test_killing_the_orchestrator_kills_the_step(tmp_path):
         from tasks.launch.process import ProcessLauncher
         script = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'
         command = CommandSpec((sys.executable, "-c", script), Path({str(tmp_path)!r}), 600)
-        ProcessLauncher(ComputeConfig()).run((command,), Context(), lambda line: print(line, flush=True), lambda: None)""")],
-        stdout=subprocess.PIPE, text=True)
+        ProcessLauncher(ComputeConfig()).run((command,), Context(), lambda line: print(line, flush=True), lambda: None)"""),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     step = int(orchestrator.stdout.readline())
     orchestrator.kill()
     orchestrator.wait()
@@ -148,8 +201,21 @@ def test_killing_the_orchestrator_kills_the_step(tmp_path):
 
 def test_secrets_stay_out_of_a_step_that_does_not_name_them(tmp_path, monkeypatch):
     """What is not known to be needed stays out as well, whatever it is called."""
-    for name in ("HF_TOKEN", "WANDB_API_KEY", "PREFECT_API_URL", "MY_PASSWORD", "OPENAI_KEY", "DB_PASS", "SSH_PRIVATE_KEY",
-                 "GITHUB_PAT", "DATABASE_URL", "PAIRLINE_DATABASE_URL", "PIP_INDEX_URL", "AWS_SESSION", "HTTPS_PROXY"):
+    for name in (
+        "HF_TOKEN",
+        "WANDB_API_KEY",
+        "PREFECT_API_URL",
+        "MY_PASSWORD",
+        "OPENAI_KEY",
+        "DB_PASS",
+        "SSH_PRIVATE_KEY",
+        "GITHUB_PAT",
+        "DATABASE_URL",
+        "PAIRLINE_DATABASE_URL",
+        "PIP_INDEX_URL",
+        "AWS_SESSION",
+        "HTTPS_PROXY",
+    ):
         monkeypatch.setenv(name, "planted")
     monkeypatch.setenv("OMP_TEST_PLAIN", "seen")
     script = "import os; print(sorted(k for k, v in os.environ.items() if v in ('planted', 'seen', 'given')))"

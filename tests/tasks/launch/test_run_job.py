@@ -86,7 +86,7 @@ class Step:
         compute = ComputeConfig(stop_grace_seconds=1, step_timeout_seconds=timeout_seconds)
         self.launcher = ClearingLauncher(compute, python=str(program))
 
-    def run(self, context: Context = Context()) -> ConvertResult:  # noqa: B008 (frozen)
+    def run(self, context: Context = Context()) -> ConvertResult:
         return run_job(self.job, self.launcher, context)
 
     @property
@@ -142,12 +142,15 @@ def test_runs_that_reuse_a_result_at_once_do_not_wait_for_each_other(tmp_path):
 
 def test_a_result_of_a_step_at_work_is_not_taken_before_its_end(tmp_path):
     """It could put a link in the place of what was looked at."""
-    step = Step(tmp_path, """
+    step = Step(
+        tmp_path,
+        """
         import time
         succeed()
         time.sleep(2)
         (folder / "weights").unlink()
-        (folder / "weights").symlink_to("/etc/hostname")""")
+        (folder / "weights").symlink_to("/etc/hostname")""",
+    )
     with ThreadPoolExecutor() as pool:
         first = pool.submit(step.run)
         deadline = time.monotonic() + 20
@@ -193,10 +196,13 @@ def test_a_result_with_a_failing_exit_is_no_success(tmp_path):
 
 
 def test_the_reported_error_comes_back_as_its_class_with_the_log(tmp_path):
-    step = Step(tmp_path, """
+    step = Step(
+        tmp_path,
+        """
         (folder / "error.json").write_text(json.dumps({"kind": "data", "message": "row 3 is empty", "step": "convert",
                                                        "job_fingerprint": fingerprint}))
-        sys.exit(1)""")
+        sys.exit(1)""",
+    )
     with pytest.raises(DataError, match="row 3 is empty") as caught:
         step.run()
     assert caught.value.__notes__ == [f"Full log: {own_folder(step.folder) / LOG_FILE}"]
@@ -206,24 +212,34 @@ def test_a_reported_kind_is_the_class_that_defines_it_whatever_was_derived_from_
     import tasks.launch.docker.engine  # noqa: F401  its EngineLost is a RemoteError, too
 
     assert [error_of_kind(cls.kind) for cls in (DataError, RemoteError, StoreError, PairlineError)] == [
-        DataError, RemoteError, StoreError, PairlineError]
+        DataError,
+        RemoteError,
+        StoreError,
+        PairlineError,
+    ]
     assert error_of_kind("of a newer version") is PairlineError
 
 
 def test_an_error_report_of_an_earlier_attempt_is_not_believed(tmp_path):
     step = Step(tmp_path, "os.kill(os.getpid(), 9)")
-    (step.folder / ERROR_FILE).write_text(json.dumps(
-        {"kind": "data", "message": "old", "step": "convert", "job_fingerprint": step.job.fingerprint}))
+    (step.folder / ERROR_FILE).write_text(
+        json.dumps(
+            {"kind": "data", "message": "old", "step": "convert", "job_fingerprint": step.job.fingerprint}
+        )
+    )
     with pytest.raises(StepCrashed, match="killed by signal 9"):
         step.run()
 
 
 def test_the_crash_shows_the_last_50_lines_without_progress(tmp_path):
-    step = Step(tmp_path, """
+    step = Step(
+        tmp_path,
+        """
         for n in range(80):
             print(f"line {n}")
             print('{"pairline": "progress", "step": "train", "done": 1, "total": 2, "unit": "pairs"}')
-        sys.exit(1)""")
+        sys.exit(1)""",
+    )
     with pytest.raises(StepCrashed) as caught:
         step.run()
     shown = [line for line in str(caught.value).splitlines() if line.startswith("  | ")]
@@ -244,10 +260,13 @@ def test_a_log_that_finds_no_room_fails_no_step(tmp_path):
 
 
 def test_progress_reaches_the_listener(tmp_path):
-    step = Step(tmp_path, """
+    step = Step(
+        tmp_path,
+        """
         print('{"pairline": "progress", "step": "train", "done": 1, "total": 2, "unit": "pairs"}')
         print('{"pairline": broken')
-        succeed()""")
+        succeed()""",
+    )
     events = []
     step.run(Context(on_progress=events.append))
     assert [(event.step, event.done, event.total) for event in events] == [("train", 1, 2)]
@@ -299,12 +318,19 @@ def test_two_runs_of_one_job_share_its_work(tmp_path):
 
 
 def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
-    step = Step(tmp_path, """
+    step = Step(
+        tmp_path,
+        """
         import time
         if (folder / "calls").read_text().count("call") == 1:
             time.sleep(600)
-        succeed()""")
-    other = subprocess.Popen([sys.executable, "-c", textwrap.dedent(f"""
+        succeed()""",
+    )
+    other = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(f"""
         from pathlib import Path
         from tasks.launch.compute_config import ComputeConfig
         from dpo_core.contract.data_jobs import ConvertJob
@@ -312,8 +338,10 @@ def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
         from tasks.launch.run_job import in_store, run_job
         job = ConvertJob(source_dir="/models", source_sha256="abc")
         launcher = ProcessLauncher(ComputeConfig(), python={step.launcher.python!r})
-        run_job(in_store(job, Path({str(tmp_path / "store")!r})), launcher)""")],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])})
+        run_job(in_store(job, Path({str(tmp_path / "store")!r})), launcher)"""),
+        ],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
     deadline = time.monotonic() + 60
     while not (step.folder / "calls").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -352,10 +380,13 @@ def memory_group() -> Iterator[Path]:
 
 
 def test_a_step_that_the_kernel_kills_for_memory_is_not_retried(tmp_path, memory_group):
-    step = Step(tmp_path, f"""
+    step = Step(
+        tmp_path,
+        f"""
         Path({str(memory_group / "cgroup.procs")!r}).write_text(str(os.getpid()))
         bytearray(200 << 20)
-    """)
+    """,
+    )
     with pytest.raises(OutOfMemory, match="killed by the kernel for lack of memory") as caught:
         step.run()
     assert not caught.value.retryable

@@ -92,7 +92,9 @@ def test_a_folder_that_a_step_replaces_by_a_link_meanwhile_leads_nowhere(tmp_pat
 
 
 @pytest.mark.parametrize(("marked", "expected"), [(True, 0o640), (False, 0o600)])
-def test_roots_own_files_in_its_store_are_readable_for_the_step_whatever_the_umask(tmp_path, marked, expected):
+def test_roots_own_files_in_its_store_are_readable_for_the_step_whatever_the_umask(
+    tmp_path, marked, expected
+):
     if os.geteuid() != 0:
         pytest.skip("only root has another user's steps")
     snapshot = tmp_path / "store" / "checkpoints" / "ab"
@@ -109,7 +111,9 @@ def test_roots_own_files_in_its_store_are_readable_for_the_step_whatever_the_uma
     assert (snapshot / "file").stat().st_mode & 0o777 == expected
     assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
     (snapshot / "link").unlink()
-    with contextlib.nullcontext() if marked else pytest.raises(StoreError, match="cannot be read by the user"):
+    with (
+        contextlib.nullcontext() if marked else pytest.raises(StoreError, match="cannot be read by the user")
+    ):
         check_readable((snapshot,), SOMEONE)
 
 

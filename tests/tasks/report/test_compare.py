@@ -20,8 +20,13 @@ from tests.tasks.report.test_page import Reader
 def pair(tmp_path) -> tuple[Path, Path]:
     """Two runs in two stores that differ in beta, batch and outcome."""
     one = make_run(tmp_path / "one", loss={"beta": 5.0})
-    other = make_run(tmp_path / "other", loss={"beta": 2.0}, train={"global_batch_pairs": 16}, steps=20,
-                     after=AFTER | {"rewards/accuracies": 0.7, "checker/pass_rate": 0.9})
+    other = make_run(
+        tmp_path / "other",
+        loss={"beta": 2.0},
+        train={"global_batch_pairs": 16},
+        steps=20,
+        after=AFTER | {"rewards/accuracies": 0.7, "checker/pass_rate": 0.9},
+    )
     return one, other
 
 
@@ -67,19 +72,30 @@ def test_terminal_html_and_markdown_show_the_same(pair, tmp_path, capsys):
     for text in (capsys.readouterr().out, page.text, markdown.read_text().replace("\\", "")):
         for fact in ("loss.beta", "0.5 → 0.85", "Time and speed", "best"):
             assert fact in text
-    assert "A from" in page.text or any("A from" in value for _, name, value in page.attributes if name == "aria-label")
+    assert "A from" in page.text or any(
+        "A from" in value for _, name, value in page.attributes if name == "aria-label"
+    )
 
 
 def test_brackets_in_a_setting_are_no_markup(tmp_path, capsys):
-    folders = [make_run(tmp_path / name, checkpoint={"source": source}) for name, source in (
-        ("a", "[bold]model[/bold]"), ("b", "other"))]
+    folders = [
+        make_run(tmp_path / name, checkpoint={"source": source})
+        for name, source in (("a", "[bold]model[/bold]"), ("b", "other"))
+    ]
     show_page(page_of(*folders), Console(width=160))
     assert "[bold]model[/bold]" in capsys.readouterr().out
 
 
 def test_nested_settings_become_dotted_names():
-    assert flat({"data": {"sources": [{"source": "a", "columns": {}}], "seed": 8}, "x": [1, 2], "y": None}) == {
-        "data.sources.0.source": "a", "data.sources.0.columns": "{}", "data.seed": "8", "x": "[1, 2]", "y": "null"}
+    assert flat(
+        {"data": {"sources": [{"source": "a", "columns": {}}], "seed": 8}, "x": [1, 2], "y": None}
+    ) == {
+        "data.sources.0.source": "a",
+        "data.sources.0.columns": "{}",
+        "data.seed": "8",
+        "x": "[1, 2]",
+        "y": "null",
+    }
 
 
 def test_runs_are_found_by_name_place_and_age(tmp_path):

@@ -22,9 +22,11 @@ from tasks.run.files import read_run_files
 from tasks.run.folder import RUN_FILE, read_run
 from tests.tasks.report.made_run import config_of, make_run
 
-HOSTILE = ('<script>alert(1)</script><img src=x onerror=alert(2)> ![p](http://evil.example/a.png) '
-           '[go](javascript:alert(3))\n'
-           '| a | b |\n``` </pre><svg onload=alert(4)> " onmouseover="alert(5)')
+HOSTILE = (
+    "<script>alert(1)</script><img src=x onerror=alert(2)> ![p](http://evil.example/a.png) "
+    "[go](javascript:alert(3))\n"
+    '| a | b |\n``` </pre><svg onload=alert(4)> " onmouseover="alert(5)'
+)
 VOID = {"meta", "br", "img", "input", "hr"}
 LOADING = {"src", "href", "xlink:href", "srcset", "action", "data", "poster", "background"}
 
@@ -68,13 +70,36 @@ def page_of(folder: Path) -> Reader:
 
 def test_a_full_run_shows_every_section(tmp_path):
     page = page_of(make_run(tmp_path / "store"))
-    for title in ("Held-out evaluation", "Samples", "Training", "Data", "Dropped rows", "Time and speed", "Lineage",
-                  "Hand-off to RLVR", "Reproduce"):
+    for title in (
+        "Held-out evaluation",
+        "Samples",
+        "Training",
+        "Data",
+        "Dropped rows",
+        "Time and speed",
+        "Lineage",
+        "Hand-off to RLVR",
+        "Reproduce",
+    ):
         assert title in page.text, title
-    for fact in ("identical pair", "no label left", "truncation left no token", "median 11", "The Baltic",
-                 "✓ keeps its instruction", "✗ breaks its instruction", "hf://org/dpo@", "python grpo.py", "resumed",
-                 "pairline run", "Learning rate", "tokens a pair", "0.50 → 0.85", "torch ",
-                 "10 rows computed, 90 were in the cache"):
+    for fact in (
+        "identical pair",
+        "no label left",
+        "truncation left no token",
+        "median 11",
+        "The Baltic",
+        "✓ keeps its instruction",
+        "✗ breaks its instruction",
+        "hf://org/dpo@",
+        "python grpo.py",
+        "resumed",
+        "pairline run",
+        "Learning rate",
+        "tokens a pair",
+        "0.50 → 0.85",
+        "torch ",
+        "10 rows computed, 90 were in the cache",
+    ):
         assert fact in page.text, fact
 
 
@@ -83,7 +108,9 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
     assert not page.tags & {"script", "link", "iframe", "object", "embed", "base", "form", "img"}
     assert {value[:1] for _, name, value in page.attributes if name in LOADING} == {"#"}
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
-    assert "url(" not in (page_text := render_html(report_page(read_run_files(next((tmp_path / "store/runs").iterdir())))))
+    assert "url(" not in (
+        page_text := render_html(report_page(read_run_files(next((tmp_path / "store/runs").iterdir()))))
+    )
     assert "@import" not in page_text
     assert "default-src 'none'" in POLICY
     assert POLICY in page_text
@@ -93,7 +120,10 @@ def test_every_chart_is_told_in_words(tmp_path):
     page = page_of(make_run(tmp_path / "store"))
     pictures = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"]
     assert len(pictures) == 9 + 3 + 1 + 1  # curves, lengths, time, lineage
-    assert any(picture.startswith("Reward accuracy (share of pairs): ") and "to 0.9" in picture for picture in pictures)
+    assert any(
+        picture.startswith("Reward accuracy (share of pairs): ") and "to 0.9" in picture
+        for picture in pictures
+    )
     assert all(("svg", "role", "img") in page.attributes for _ in pictures)
 
 
@@ -115,8 +145,15 @@ def test_hostile_text_stays_text(tmp_path):
 def test_a_failed_run_says_where_why_and_how_to_go_on(tmp_path):
     folder = make_run(tmp_path / "store", fails=StepCrashed("Step train ended with <exit> code 1"))
     page = page_of(folder)
-    for fact in ("Failed in: train", "Step train ended with <exit> code 1", "Traceback: out of cheese <b>", "log.txt",
-                 "goes on from its newest checkpoint", f"pairline run {folder / 'config.json'}", "40 steps recorded"):
+    for fact in (
+        "Failed in: train",
+        "Step train ended with <exit> code 1",
+        "Traceback: out of cheese <b>",
+        "log.txt",
+        "goes on from its newest checkpoint",
+        f"pairline run {folder / 'config.json'}",
+        "40 steps recorded",
+    ):
         assert fact in page.text, fact
     assert '{"pairline"' not in page.text
     assert "Held-out evaluation" not in page.text
@@ -124,15 +161,27 @@ def test_a_failed_run_says_where_why_and_how_to_go_on(tmp_path):
 
 def test_the_gate_and_the_approval_stand_on_top(tmp_path):
     folder = make_run(tmp_path / "store")
-    checks = [GateCheck(rule="held-out accuracy at least", value=0.85, bound=0.6, passed=True),
-              GateCheck(rule="KL to reference at most", value=None, bound=0.1, passed=False, detail="was not measured")]
+    checks = [
+        GateCheck(rule="held-out accuracy at least", value=0.85, bound=0.6, passed=True),
+        GateCheck(
+            rule="KL to reference at most", value=None, bound=0.1, passed=False, detail="was not measured"
+        ),
+    ]
     write_json(folder / GATE_FILE, [check.model_dump() for check in checks])
     write_json(folder / APPROVAL_FILE, answered("reject", "A. Reader", "answers are <b>odd</b>", "terminal"))
-    record = read_run(folder).model_copy(update={"state": "failed", "error": "A rule fails", "error_kind": "gate"})
+    record = read_run(folder).model_copy(
+        update={"state": "failed", "error": "A rule fails", "error_kind": "gate"}
+    )
     write_json(folder / RUN_FILE, record)
     summary = page_of(folder).text.split("Held-out evaluation")[0]
-    for fact in ("not released", "nothing was uploaded", "held-out accuracy at least", "FAILS was not measured",
-                 "Rejected by A. Reader", "answers are <b>odd</b>"):
+    for fact in (
+        "not released",
+        "nothing was uploaded",
+        "held-out accuracy at least",
+        "FAILS was not measured",
+        "Rejected by A. Reader",
+        "answers are <b>odd</b>",
+    ):
         assert fact in summary, fact
 
 
@@ -151,8 +200,18 @@ def test_a_killed_run_says_so(tmp_path):
     child.wait()
     record = read_run(folder)
     last = record.steps[-1].model_copy(update={"state": "running", "seconds": None})
-    write_json(folder / RUN_FILE, record.model_copy(update={"state": "running", "pid": child.pid, "seconds": None,
-                                                            "error": None, "steps": [*record.steps[:-1], last]}))
+    write_json(
+        folder / RUN_FILE,
+        record.model_copy(
+            update={
+                "state": "running",
+                "pid": child.pid,
+                "seconds": None,
+                "error": None,
+                "steps": [*record.steps[:-1], last],
+            }
+        ),
+    )
     page = page_of(folder)
     assert "Killed in: train" in page.text
     assert "did not end" in page.text
@@ -181,8 +240,14 @@ def test_what_is_no_run_is_refused(tmp_path):
 
 def test_reading_a_report_again_needs_neither_prefect_nor_torch(tmp_path):
     folder = make_run(tmp_path / "store")
-    script = ("import sys; from pathlib import Path; from tasks.report.page import write_report; "
-              f"write_report(Path({str(folder)!r})); sys.exit('prefect' in sys.modules or 'torch' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
-                          check=False, timeout=120)
+    script = (
+        "import sys; from pathlib import Path; from tasks.report.page import write_report; "
+        f"write_report(Path({str(folder)!r})); sys.exit('prefect' in sys.modules or 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0

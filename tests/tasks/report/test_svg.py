@@ -13,9 +13,16 @@ from tasks.report.svg import Line, Plane, histogram, line_chart, short, standalo
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [
-    (0.0, 1.0, [0.0, 0.5, 1.0]), (0.3, 17.0, [0, 5, 10, 15, 20]), (-0.2, 0.4, [-0.2, 0.0, 0.2, 0.4]),
-    (5.0, 5.0, [4, 6]), (0.0, 0.0, [0.0, 0.5])])
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.0, 1.0, [0.0, 0.5, 1.0]),
+        (0.3, 17.0, [0, 5, 10, 15, 20]),
+        (-0.2, 0.4, [-0.2, 0.0, 0.2, 0.4]),
+        (5.0, 5.0, [4, 6]),
+        (0.0, 0.0, [0.0, 0.5]),
+    ],
+)
 def test_ticks_are_round_and_enclose_the_values(low, high, expected):
     assert ticks(low, high)[0] <= low
     assert ticks(low, high)[-1] >= high
@@ -23,8 +30,10 @@ def test_ticks_are_round_and_enclose_the_values(low, high, expected):
         assert ticks(low, high) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("value", "label"), [(5e-7, "5e-7"), (0.05, "0.05"), (20000, "20k"), (3e6, "3M"), (0, "0"),
-                                              (-1.5, "-1.5")])
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(5e-7, "5e-7"), (0.05, "0.05"), (20000, "20k"), (3e6, "3M"), (0, "0"), (-1.5, "-1.5")],
+)
 def test_labels_are_short(value, label):
     assert short(value) == label
 
@@ -90,8 +99,17 @@ def test_a_cut_off_last_line_is_left_out(tmp_path):
     assert read_metrics(tmp_path / "absent") == []
 
 
-@pytest.mark.parametrize("line", ['{"step": ' + "[" * 100_000, "[1]", "7", '{"loss": 1}', '{"step": "</svg>"}',
-                                  '{"step": ' + "9" * 4000 + "}"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": ' + "[" * 100_000,
+        "[1]",
+        "7",
+        '{"loss": 1}',
+        '{"step": "</svg>"}',
+        '{"step": ' + "9" * 4000 + "}",
+    ],
+)
 def test_what_is_no_step_is_not_read_nor_what_follows(tmp_path, line):
     """A step of dpo_core writes the file, and may be made to write anything."""
     path = tmp_path / "metrics.jsonl"

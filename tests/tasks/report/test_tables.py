@@ -7,8 +7,17 @@ from tasks.report.tables import markdown_table, metrics_rows, mixture_rows, samp
 
 
 def evaluation(**more) -> EvaluateResult:
-    return EvaluateResult(**{"job_fingerprint": "f", "before": {"loss": 0.7, "old": 1.0}, "after": {"loss": 0.5, "new": 2.0},
-                             "num_pairs": 3, "num_prompts": 1, "answers": (), **more})
+    return EvaluateResult(
+        **{
+            "job_fingerprint": "f",
+            "before": {"loss": 0.7, "old": 1.0},
+            "after": {"loss": 0.5, "new": 2.0},
+            "num_pairs": 3,
+            "num_prompts": 1,
+            "answers": (),
+            **more,
+        }
+    )
 
 
 def test_metrics_stand_side_by_side_with_their_change():
@@ -19,12 +28,26 @@ def test_metrics_stand_side_by_side_with_their_change():
 
 
 def test_no_row_of_the_mixture_is_missing_from_its_table():
-    ledger = SourceLedger(label="a|b", content="c" * 64, format={"messages": 9, "text": 1}, available_rows=20, rows_in=10,
-                          kept=7, truncated=2, dropped={"identical pair": 2, "empty answer": 1, "none": 0},
-                          offenders={"identical pair": (3, 5)})
-    result = MixResult(job_fingerprint="f", data=DatasetRef(path="/d", fingerprint="d" * 64), train_rows=6, held_out_rows=1,
-                       per_source=(ledger, ledger), chat_template_sha256="t", lengths=LengthStats(
-                           mean_prompt=1, mean_chosen=1, mean_rejected=1, max_sequence=3, total=9))
+    ledger = SourceLedger(
+        label="a|b",
+        content="c" * 64,
+        format={"messages": 9, "text": 1},
+        available_rows=20,
+        rows_in=10,
+        kept=7,
+        truncated=2,
+        dropped={"identical pair": 2, "empty answer": 1, "none": 0},
+        offenders={"identical pair": (3, 5)},
+    )
+    result = MixResult(
+        job_fingerprint="f",
+        data=DatasetRef(path="/d", fingerprint="d" * 64),
+        train_rows=6,
+        held_out_rows=1,
+        per_source=(ledger, ledger),
+        chat_template_sha256="t",
+        lengths=LengthStats(mean_prompt=1, mean_chosen=1, mean_rejected=1, max_sequence=3, total=9),
+    )
     first, _, total = mixture_rows(result)
     assert first["dropped because"] == "identical pair 2, empty answer 1"
     assert first["first dropped rows"] == "identical pair: 3, 5"
@@ -32,7 +55,9 @@ def test_no_row_of_the_mixture_is_missing_from_its_table():
 
 
 def test_an_answer_cannot_break_out_of_its_table():
-    answer = AnswerPair(prompt="a | b\nc", before="<script>", after="x" * 5000, before_passes=False, after_passes=True)
+    answer = AnswerPair(
+        prompt="a | b\nc", before="<script>", after="x" * 5000, before_passes=False, after_passes=True
+    )
     table = samples_markdown(evaluation(answers=(answer,)), 8)
     assert table.splitlines()[2].startswith("| a \\| b<br>c | ✗ &lt;script&gt; | ✓ xxx")
     assert len(table.splitlines()) == 3

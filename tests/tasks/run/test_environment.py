@@ -7,17 +7,26 @@ from tests.tasks.report.made_run import config_of
 
 
 def test_only_what_is_not_a_default_is_told(tmp_path):
-    config = config_of(tmp_path, loss={"beta": 0.1}, data={"sources": [{"source": "o/d", "amount": 100}], "seed": 8})
+    config = config_of(
+        tmp_path, loss={"beta": 0.1}, data={"sources": [{"source": "o/d", "amount": 100}], "seed": 8}
+    )
     assert changed_settings(config) == [
-        ("name", "demo", "dpo"), ("checkpoint.source", "org/sft", "(none)"),
-        ("data.sources", "[{source: o/d, amount: 100}]", "(none)"), ("loss.beta", "0.1", "5.0"),
-        ("store.root", str(tmp_path), ".pairline")]
+        ("name", "demo", "dpo"),
+        ("checkpoint.source", "org/sft", "(none)"),
+        ("data.sources", "[{source: o/d, amount: 100}]", "(none)"),
+        ("loss.beta", "0.1", "5.0"),
+        ("store.root", str(tmp_path), ".pairline"),
+    ]
 
 
 def test_the_commit_and_local_changes_are_told(tmp_path):
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
-                              check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
 
     assert source_commit(tmp_path) == (None, False)
     git("init", "-q")

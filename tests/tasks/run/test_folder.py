@@ -14,7 +14,9 @@ from flows.terminal.status import duration, show_run, show_runs
 from tasks.run.folder import CONFIG_FILE, RUN_FILE, is_alive, read_run, read_runs, recorded_run
 from tasks.run.state import run_state
 
-CONFIG = StageConfig.model_validate({"checkpoint": {"source": "o/m"}, "data": {"sources": [{"source": "o/d"}]}})
+CONFIG = StageConfig.model_validate(
+    {"checkpoint": {"source": "o/m"}, "data": {"sources": [{"source": "o/d"}]}}
+)
 
 
 def shown(function, *arguments) -> str:
@@ -26,8 +28,13 @@ def shown(function, *arguments) -> str:
 def test_a_finished_run_records_its_steps_results_and_config(tmp_path):
     (tmp_path / "mix" / "ab").mkdir(parents=True)
     told = []
-    with recorded_run(tmp_path, "demo", CONFIG, "flow-run-id",
-                      on_step=lambda folder, step: told.append((step.name, step.state))) as run:
+    with recorded_run(
+        tmp_path,
+        "demo",
+        CONFIG,
+        "flow-run-id",
+        on_step=lambda folder, step: told.append((step.name, step.state)),
+    ) as run:
         assert read_run(run.folder).state == "running"
         with run.step("mix data"):
             pass
@@ -39,8 +46,9 @@ def test_a_finished_run_records_its_steps_results_and_config(tmp_path):
     assert StageConfig.model_validate_json((run.folder / CONFIG_FILE).read_bytes()) == CONFIG
 
 
-@pytest.mark.parametrize("place", [lambda path: path.symlink_to("/dev/zero"), os.mkfifo,
-                                   lambda path: path.write_text("[" * 9999)])
+@pytest.mark.parametrize(
+    "place", [lambda path: path.symlink_to("/dev/zero"), os.mkfifo, lambda path: path.write_text("[" * 9999)]
+)
 def test_a_record_that_is_none_is_left_out_and_not_waited_for(tmp_path, place):
     with recorded_run(tmp_path, "demo", CONFIG) as run:
         pass
@@ -87,10 +95,15 @@ def test_a_killed_run_shows_as_killed(tmp_path):
 
 def test_a_store_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "store").write_text("")
-    with pytest.raises(StoreError, match="making the store"), recorded_run(tmp_path / "store", "demo", CONFIG):
+    with (
+        pytest.raises(StoreError, match="making the store"),
+        recorded_run(tmp_path / "store", "demo", CONFIG),
+    ):
         pass
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(None, "-"), (4.21, "4.2 s"), (200, "3 min 20 s"), (3720, "1 h 02 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (4.21, "4.2 s"), (200, "3 min 20 s"), (3720, "1 h 02 min")]
+)
 def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text

@@ -34,7 +34,9 @@ class Store:
     def entry(self, number: int, names: list[Path], age_days: float) -> Path:
         path = self.root / STEPS[number % len(STEPS)] / f"{number:016x}"
         path.mkdir(parents=True)
-        (path / "job.json").write_text(json.dumps({"data": {"path": [str(other / "rows.bin") for other in names]}}))
+        (path / "job.json").write_text(
+            json.dumps({"data": {"path": [str(other / "rows.bin") for other in names]}})
+        )
         (path / "weights").write_bytes(b"x" * 1000)
         self.age(path, age_days)
         return path
@@ -44,10 +46,23 @@ class Store:
         for file in (*path.rglob("*"), path):
             os.utime(file, (when, when))
 
-    def run(self, number: int, outputs: list[Path], age_days: float, state: str, pid: int = NOBODY, name: str = "a") -> None:
+    def run(
+        self,
+        number: int,
+        outputs: list[Path],
+        age_days: float,
+        state: str,
+        pid: int = NOBODY,
+        name: str = "a",
+    ) -> None:
         started = datetime.now(UTC) - timedelta(days=age_days)
-        record = RunRecord(name=name, state=state, started=started, pid=pid,
-                           outputs={f"step{n}": str(path) for n, path in enumerate(outputs)})
+        record = RunRecord(
+            name=name,
+            state=state,
+            started=started,
+            pid=pid,
+            outputs={f"step{n}": str(path) for n, path in enumerate(outputs)},
+        )
         write_json(self.root / "runs" / f"{started:%Y%m%d-%H%M%S}-{number}" / "run.json", record)
 
     def entries(self) -> set[Path]:
@@ -57,25 +72,44 @@ class Store:
 # Not on the edge itself: time goes on while the test runs. Runs begin on days of their own, as their order counts.
 age_days = st.floats(0, DAYS - 0.1) | st.floats(DAYS + 0.1, 100)
 run_days = st.integers(0, int(DAYS) - 1) | st.integers(int(DAYS) + 1, 100)
-run_specs = st.lists(st.tuples(st.sets(st.integers(0, 9), max_size=3), run_days, st.booleans(),
-                               st.sampled_from(["completed", "failed", "running", "cancelled"])),
-                     max_size=5, unique_by=lambda run: run[1])
+run_specs = st.lists(
+    st.tuples(
+        st.sets(st.integers(0, 9), max_size=3),
+        run_days,
+        st.booleans(),
+        st.sampled_from(["completed", "failed", "running", "cancelled"]),
+    ),
+    max_size=5,
+    unique_by=lambda run: run[1],
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(ages=st.lists(age_days, min_size=10, max_size=10), runs=run_specs, keep=st.integers(0, 2),
-       links=st.lists(st.sets(st.integers(0, 9), max_size=3), min_size=10, max_size=10))
+@given(
+    ages=st.lists(age_days, min_size=10, max_size=10),
+    runs=run_specs,
+    keep=st.integers(0, 2),
+    links=st.lists(st.sets(st.integers(0, 9), max_size=3), min_size=10, max_size=10),
+)
 def test_what_a_kept_run_leads_to_stays_and_old_orphans_go(tmp_path_factory, ages, runs, keep, links):
     store = Store(tmp_path_factory.mktemp("store").resolve())
     entries: list[Path] = []
     for number in range(10):  # an entry names only earlier ones, as a step's inputs are there before it
-        entries.append(store.entry(number, [entries[other] for other in links[number] if other < number], ages[number]))
+        entries.append(
+            store.entry(number, [entries[other] for other in links[number] if other < number], ages[number])
+        )
     for number, (outputs, age, alive, state) in enumerate(runs):
         store.run(number, [entries[n] for n in outputs], age, state, os.getpid() if alive else NOBODY)
 
-    newest = sorted((n for n, run in enumerate(runs) if run[3] == "completed"), key=lambda n: runs[n][1])[:keep]
-    roots = {number for n, (outputs, age, alive, state) in enumerate(runs) for number in outputs
-             if age <= DAYS or (state == "running" and alive) or n in newest}
+    newest = sorted((n for n, run in enumerate(runs) if run[3] == "completed"), key=lambda n: runs[n][1])[
+        :keep
+    ]
+    roots = {
+        number
+        for n, (outputs, age, alive, state) in enumerate(runs)
+        for number in outputs
+        if age <= DAYS or (state == "running" and alive) or n in newest
+    }
     while more := {other for n in roots for other in links[n] if other < n} - roots:
         roots |= more
     expected = {entries[n] for n in range(10) if n in roots or ages[n] <= DAYS}
@@ -83,7 +117,9 @@ def test_what_a_kept_run_leads_to_stays_and_old_orphans_go(tmp_path_factory, age
     found = collect(store.root, DAYS, keep, dry_run=True)
     assert store.entries() == set(entries)
     assert {entry.path for entry in found.garbage} == set(entries) - expected
-    assert collect(store.root, DAYS, keep, dry_run=False).removed == tuple(entry.path for entry in found.garbage)
+    assert collect(store.root, DAYS, keep, dry_run=False).removed == tuple(
+        entry.path for entry in found.garbage
+    )
     assert store.entries() == expected
 
 
@@ -127,8 +163,9 @@ TRAPS = {
     "a result that is a pipe": lambda entry, host: os.mkfifo(entry / "result.json"),
     "a result that is a link": lambda entry, host: (entry / "result.json").symlink_to("/dev/zero"),
     "a result that is nested deep": lambda entry, host: (entry / "result.json").write_text("[" * 100_000),
-    "a result that is huge": lambda entry, host: os.truncate(os.open(entry / "result.json", os.O_CREAT | os.O_WRONLY),
-                                                                     1 << 40),
+    "a result that is huge": lambda entry, host: os.truncate(
+        os.open(entry / "result.json", os.O_CREAT | os.O_WRONLY), 1 << 40
+    ),
     "folders that are nested deep": lambda entry, host: nest(entry, 1500),
 }
 
@@ -165,8 +202,10 @@ def test_what_a_step_left_in_an_entry_stops_no_collection_and_leads_nowhere(stor
 
 
 def test_products_records_and_caches_are_never_touched(store):
-    kept = [store.root / name / "0123" for name in ("published", "handoff", "runs", "cache", "reference-rows", "prefect",
-                                                     "serve")] + [store.root / "checkpoints" / "resolved"]
+    kept = [
+        store.root / name / "0123"
+        for name in ("published", "handoff", "runs", "cache", "reference-rows", "prefect", "serve")
+    ] + [store.root / "checkpoints" / "resolved"]
     for path in kept:
         path.mkdir(parents=True)
         (path / "file").write_text("x")
@@ -184,7 +223,9 @@ def test_it_says_what_it_frees_and_counts_links_as_nothing(store):
     assert (store.root / "elsewhere").stat().st_size == 1000
 
 
-@pytest.mark.parametrize("name", ["runs/events.out", "checkpoints/my-sft-7b/model.safetensors", "train/0123456789abcdef/x"])
+@pytest.mark.parametrize(
+    "name", ["runs/events.out", "checkpoints/my-sft-7b/model.safetensors", "train/0123456789abcdef/x"]
+)
 def test_a_folder_that_is_no_store_is_refused_and_never_becomes_one(tmp_path, name):
     """Somebody's own folder, in which a run was made: not even what has a name of ours is touched."""
     (tmp_path / name).parent.mkdir(parents=True)
@@ -213,7 +254,9 @@ def test_a_store_of_an_earlier_version_is_known_by_its_runs(store):
     assert len(collect(store.root, DAYS).garbage) == 1
 
 
-@pytest.mark.parametrize("name", ["my-sft-7b", "images", "0123456789ABCDEF", "0123456789abcde", "0123456789abcdef0"])
+@pytest.mark.parametrize(
+    "name", ["my-sft-7b", "images", "0123456789ABCDEF", "0123456789abcde", "0123456789abcdef0"]
+)
 def test_what_has_another_name_is_not_ours(store, name):
     path = store.root / "checkpoints" / name
     path.mkdir(parents=True)
@@ -255,4 +298,7 @@ def test_nothing_is_removed_where_a_link_stands_in_the_way_to_it(store, tmp_path
         own.symlink_to(theirs)
     assert collect(store.root, DAYS, dry_run=False).removed == ()
     assert entry.is_dir()
-    assert {path.name: path.read_text() for path in theirs.iterdir()} == {"thesis.tex": "years of work", ".lock": "theirs"}
+    assert {path.name: path.read_text() for path in theirs.iterdir()} == {
+        "thesis.tex": "years of work",
+        ".lock": "theirs",
+    }

@@ -11,14 +11,23 @@ from tests.tasks.report.made_run import HEX, make_run
 
 
 def test_a_run_tells_of_what_it_made(tmp_path):
-    made = {one.asset.key: one for one in materializations(read_run_files(make_run(tmp_path, label="my set.jsonl")))}
+    made = {
+        one.asset.key: one
+        for one in materializations(read_run_files(make_run(tmp_path, label="my set.jsonl")))
+    }
     assert set(made) == {"pairline://demo/mixture", "pairline://demo/reference", "pairline://demo/checkpoint"}
     checkpoint = made["pairline://demo/checkpoint"]
     assert checkpoint.metadata["fingerprint"] == HEX
     assert checkpoint.asset.properties.url.startswith("hf://org/dpo@")
     assert {asset.key for asset in checkpoint.made_from} == {
-        "pairline://demo/reference", "pairline://demo/mixture", "source://org/sft"}
-    assert {asset.key for asset in made["pairline://demo/mixture"].made_from} == {"source://my-set.jsonl", "source://org/sft"}
+        "pairline://demo/reference",
+        "pairline://demo/mixture",
+        "source://org/sft",
+    }
+    assert {asset.key for asset in made["pairline://demo/mixture"].made_from} == {
+        "source://my-set.jsonl",
+        "source://org/sft",
+    }
 
 
 def test_a_failed_run_tells_of_what_it_had_made(tmp_path):
@@ -29,8 +38,10 @@ def test_a_failed_run_tells_of_what_it_had_made(tmp_path):
 def test_what_was_found_done_is_not_told_again(tmp_path):
     folder = make_run(tmp_path)
     record = read_run(folder)
-    write_json(folder / RUN_FILE, record.model_copy(update={"jobs": [job.model_copy(update={"reused": True})
-                                                                     for job in record.jobs]}))
+    write_json(
+        folder / RUN_FILE,
+        record.model_copy(update={"jobs": [job.model_copy(update={"reused": True}) for job in record.jobs]}),
+    )
     assert materializations(read_run_files(folder)) == []
 
 
@@ -38,7 +49,9 @@ def test_the_events_are_those_of_prefects_own_assets(tmp_path, monkeypatch):
     sent = []
     monkeypatch.setattr("tasks.show.assets.emit_event", lambda **event: sent.append(event))
     emit_assets(make_run(tmp_path))
-    by_kind = {kind: [event for event in sent if event["event"] == kind] for kind in (MATERIALIZED, REFERENCED)}
+    by_kind = {
+        kind: [event for event in sent if event["event"] == kind] for kind in (MATERIALIZED, REFERENCED)
+    }
     assert len(by_kind[MATERIALIZED]) == 3
     assert len(by_kind[MATERIALIZED]) + len(by_kind[REFERENCED]) == len(sent)
     for event in sent:

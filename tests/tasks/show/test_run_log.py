@@ -65,6 +65,8 @@ def test_empty_lines_cost_nothing():
 def test_progress_is_told_every_ten_seconds():
     listener = Listener()
     for done in range(30):
-        listener.progress(ProgressEvent(step="train", done=done, total=1200, unit="steps", rate=1.0, phase="probe"))
+        listener.progress(
+            ProgressEvent(step="train", done=done, total=1200, unit="steps", rate=1.0, phase="probe")
+        )
         listener.now += 1
     assert listener.heard == [f"train (probe): {done}/1,200 steps, 1 steps/s" for done in (0, 10, 20)]

@@ -34,7 +34,8 @@ def test_a_paragraph_of_markdown_is_the_text(text):
     harmless_markdown(written)
     assert not WEB_ADDRESS.search(written)
     assert [token.type for token in MARKDOWN.parse(written)] == (
-        ["paragraph_open", "inline", "paragraph_close"] if written else [])
+        ["paragraph_open", "inline", "paragraph_close"] if written else []
+    )
     parts = inline_tokens(written)
     assert {part.type for part in parts} <= PLAIN
     assert words(shown(parts)) == words(visible(text))
@@ -63,8 +64,11 @@ def test_code_in_a_line_ends_where_it_should(text):
 @FEW
 @given(TEXTS)
 def test_a_block_of_code_ends_where_it_should(text):
-    before, block, after = (token for token in MARKDOWN.parse(f"before\n\n{markdown_block(text)}\n\nafter")
-                            if token.type in ("fence", "inline"))
+    before, block, after = (
+        token
+        for token in MARKDOWN.parse(f"before\n\n{markdown_block(text)}\n\nafter")
+        if token.type in ("fence", "inline")
+    )
     assert (before.content, after.content) == ("before", "after")
     assert block.content == visible(text) + "\n"
     assert not block.info
@@ -90,10 +94,20 @@ def test_only_the_web_is_linked_to(text):
 
 
 def test_ordinary_text_is_written_as_it_is():
-    for text in ("rewards/accuracies", "held_out 0.7", "-", "+0.35", "file:///store/published/tiny-1a2b", "hf://org/dpo@abab"):
+    for text in (
+        "rewards/accuracies",
+        "held_out 0.7",
+        "-",
+        "+0.35",
+        "file:///store/published/tiny-1a2b",
+        "hf://org/dpo@abab",
+    ):
         assert markdown_text(text) == text
     assert markdown_code("/store/export/1") == "`/store/export/1`"
-    assert markdown_link("report", "http://here/artifacts/key/mine-report") == "[report](http://here/artifacts/key/mine-report)"
+    assert (
+        markdown_link("report", "http://here/artifacts/key/mine-report")
+        == "[report](http://here/artifacts/key/mine-report)"
+    )
     assert yaml_text("org/sft: v2") == '"org/sft: v2"'
     assert shell_word("org/sft") == "org/sft"
 
@@ -113,7 +127,11 @@ def test_html_is_the_text(text):
 def test_yaml_is_the_text_on_one_line(text):
     written = yaml_text(text)
     assert re.fullmatch('"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*"', written)
-    assert yaml.safe_load(f"---\nbefore: 1\nname: {written}\nafter: 2\n") == {"before": 1, "name": visible(text), "after": 2}
+    assert yaml.safe_load(f"---\nbefore: 1\nname: {written}\nafter: 2\n") == {
+        "before": 1,
+        "name": visible(text),
+        "after": 2,
+    }
 
 
 @FEW
@@ -127,7 +145,9 @@ def test_a_word_of_a_command_is_one_word(text):
 
 
 @settings(FEW, max_examples=20)
-@given(st.lists(TEXTS.filter(lambda text: not re.search("[\x00\ud800-\udfff]", text)), min_size=20, max_size=20))
+@given(
+    st.lists(TEXTS.filter(lambda text: not re.search("[\x00\ud800-\udfff]", text)), min_size=20, max_size=20)
+)
 def test_a_shell_reads_the_word_back(texts):
     command = f"printf '%s\\0' {' '.join(map(shell_word, texts))}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, check=True, stdin=subprocess.DEVNULL)

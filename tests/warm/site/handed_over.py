@@ -38,7 +38,9 @@ def run(address: str, argv: list[str]) -> None:
         for number in asked:
             server.send(json.dumps(number).encode())
         answer = server.recv(64)
-    code = json.loads(answer) if answer else -signal.SIGKILL  # no answer: the server was killed, and what it forked
+    code = (
+        json.loads(answer) if answer else -signal.SIGKILL
+    )  # no answer: the server was killed, and what it forked
     if code < 0:
         signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
         os.kill(os.getpid(), -code)

@@ -4,10 +4,19 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SOCKET, ROOT = f"{HERE}/socket", f"{HERE}/root"  # the server's socket, and a link to the checkout whose code it has
-PROGRAMS = ("accelerate.commands.launch", "dpo_core", "tests.programs.ranks_that_tell_what_they_hold",
-            "tests.programs.killed_ranks", "tests.programs.overflowing_ranks", "tests.programs.starved_ranks",
-            "tests.programs.slow_steps")
+SOCKET, ROOT = (
+    f"{HERE}/socket",
+    f"{HERE}/root",
+)  # the server's socket, and a link to the checkout whose code it has
+PROGRAMS = (
+    "accelerate.commands.launch",
+    "dpo_core",
+    "tests.programs.ranks_that_tell_what_they_hold",
+    "tests.programs.killed_ranks",
+    "tests.programs.overflowing_ranks",
+    "tests.programs.starved_ranks",
+    "tests.programs.slow_steps",
+)
 
 
 def program(argv: list[str]) -> int:
@@ -15,7 +24,7 @@ def program(argv: list[str]) -> int:
     place = 1
     while place < len(argv) and argv[place] in ("-u", "-B"):
         place += 1
-    wanted = argv[place:place + 1] == ["-m"] and argv[place + 1] in PROGRAMS and "fetch" not in argv
+    wanted = argv[place : place + 1] == ["-m"] and argv[place + 1] in PROGRAMS and "fetch" not in argv
     return place + 1 if wanted else 0
 
 

@@ -7,25 +7,46 @@ from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import RunName
 from tasks.launch.docker.config import DockerConfig
-from tasks.launch.docker.container import ContainerSpec, Mount, Setup, container_name, container_spec, container_user
+from tasks.launch.docker.container import (
+    ContainerSpec,
+    Mount,
+    Setup,
+    container_name,
+    container_spec,
+    container_user,
+)
 from tasks.launch.launcher import CommandSpec, Node
 
 MACHINE = Machine(num_cores=8, num_gpus=0, memory_bytes=10 << 30)
-COMMAND = CommandSpec(argv=("python", "-m", "x"), folder=Path("/s/train/ab"), timeout_seconds=60, step="train",
-                      job_fingerprint="f" * 64, env={"OMP_NUM_THREADS": "8"},
-                      inputs=(Path("/s/mix/cd/data"), Path("/models/a")))
+COMMAND = CommandSpec(
+    argv=("python", "-m", "x"),
+    folder=Path("/s/train/ab"),
+    timeout_seconds=60,
+    step="train",
+    job_fingerprint="f" * 64,
+    env={"OMP_NUM_THREADS": "8"},
+    inputs=(Path("/s/mix/cd/data"), Path("/models/a")),
+)
 COMPUTE = ComputeConfig(launcher="docker")
 
 
-def spec(command: CommandSpec = COMMAND, docker: DockerConfig = DockerConfig(), machine: Machine = MACHINE,  # noqa: B008
-         **environ: str) -> ContainerSpec:
+def spec(
+    command: CommandSpec = COMMAND,
+    docker: DockerConfig = DockerConfig(),
+    machine: Machine = MACHINE,
+    **environ: str,
+) -> ContainerSpec:
     setup = Setup("sha256:abc", COMPUTE, docker, machine)
     return container_spec(command, setup, (1000, 1000), RunName("run-1", "flow-1"), 1234.5, environ)
 
 
 def test_only_the_steps_own_folders_can_be_written():
     own, cache = Path("/s/train/ab"), Path("/s/reference-rows")
-    assert spec().mounts == (Mount(Path("/models/a")), Mount(Path("/s/mix/cd/data")), Mount(own, writable=True))
+    assert spec().mounts == (
+        Mount(Path("/models/a")),
+        Mount(Path("/s/mix/cd/data")),
+        Mount(own, writable=True),
+    )
     with_cache = spec(replace(COMMAND, writable=(cache,)))
     assert [mount.path for mount in with_cache.mounts if mount.writable] == [own, cache]
 
@@ -35,7 +56,12 @@ def test_the_first_program_passes_sigterm_on():
 
 
 def test_nothing_of_the_orchestrators_environment_gets_in_without_need():
-    hidden = {"HF_TOKEN": "planted", "AWS_SECRET_ACCESS_KEY": "planted", "HTTPS_PROXY": "planted", "PATH": "planted"}
+    hidden = {
+        "HF_TOKEN": "planted",
+        "AWS_SECRET_ACCESS_KEY": "planted",
+        "HTTPS_PROXY": "planted",
+        "PATH": "planted",
+    }
     assert "planted" not in repr(spec(**hidden))
     assert spec().env["HF_HUB_OFFLINE"] == "1"
     assert spec().env["OMP_NUM_THREADS"] == "8"
@@ -72,17 +98,32 @@ def test_gpus_are_those_that_the_orchestrator_sees():
 
 def test_a_name_stands_for_a_job_in_a_place():
     assert container_name(COMMAND) == container_name(replace(COMMAND, timeout_seconds=5, env={}))
-    names = {container_name(one) for one in (
-        COMMAND, replace(COMMAND, folder=Path("/t/train/ab")), replace(COMMAND, job_fingerprint="e" * 64),
-        replace(COMMAND, step="mix"), replace(COMMAND, node=Node(0, 2)), replace(COMMAND, node=Node(1, 2)))}
+    names = {
+        container_name(one)
+        for one in (
+            COMMAND,
+            replace(COMMAND, folder=Path("/t/train/ab")),
+            replace(COMMAND, job_fingerprint="e" * 64),
+            replace(COMMAND, step="mix"),
+            replace(COMMAND, node=Node(0, 2)),
+            replace(COMMAND, node=Node(1, 2)),
+        )
+    }
     assert len(names) == 6
     assert all(len(name) <= 63 for name in names)  # it is a host name on the nodes' network
 
 
 def test_labels_say_whose_it_is():
     assert spec().labels == {
-        "pairline": "1", "pairline.step": "train", "pairline.job": "f" * 64, "pairline.folder": "/s/train/ab",
-        "pairline.run": "run-1", "pairline.flow-run": "flow-1", "pairline.deadline": "1234", "pairline.grace": "30"}
+        "pairline": "1",
+        "pairline.step": "train",
+        "pairline.job": "f" * 64,
+        "pairline.folder": "/s/train/ab",
+        "pairline.run": "run-1",
+        "pairline.flow-run": "flow-1",
+        "pairline.deadline": "1234",
+        "pairline.grace": "30",
+    }
 
 
 def test_no_step_runs_as_root():

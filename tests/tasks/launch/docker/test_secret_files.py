@@ -78,7 +78,10 @@ def test_no_secret_is_written_where_others_may_read(spec, memory, tmp_path):
     (tmp_path / "theirs").mkdir(mode=0o755)
     for make in (lambda: in_store.mkdir(mode=0o755), lambda: in_store.symlink_to(tmp_path / "theirs")):
         make()
-        with pytest.raises(StoreError, match="is not this user's alone"), secret_files(spec, in_store, Context()):
+        with (
+            pytest.raises(StoreError, match="is not this user's alone"),
+            secret_files(spec, in_store, Context()),
+        ):
             pytest.fail("written")
         in_store.unlink() if in_store.is_symlink() else in_store.rmdir()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -86,11 +89,19 @@ def test_no_secret_is_written_where_others_may_read(spec, memory, tmp_path):
 
 def test_what_a_killed_run_left_is_swept_by_the_next(spec, tmp_path):
     place = tmp_path / "place"
-    killed = subprocess.run([sys.executable, "-c", (
-        "import os; from pathlib import Path\n"
-        "from tests.tasks.launch.docker.test_secret_files import Context, Spec, secret_files\n"
-        f"with secret_files(Spec(Path({str(tmp_path)!r})), Path({str(place)!r}), Context()): os.kill(os.getpid(), 9)")],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}, check=False)
+    killed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            (
+                "import os; from pathlib import Path\n"
+                "from tests.tasks.launch.docker.test_secret_files import Context, Spec, secret_files\n"
+                f"with secret_files(Spec(Path({str(tmp_path)!r})), Path({str(place)!r}), Context()): os.kill(os.getpid(), 9)"
+            ),
+        ],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])},
+        check=False,
+    )
     assert killed.returncode == -9
     assert (place / "HF_TOKEN").read_text() == TOKEN
     with secret_files(Spec(tmp_path, secrets=("OTHER",)), place, Context()) as files:
