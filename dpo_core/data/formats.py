@@ -14,14 +14,7 @@ import re
 from typing import Any
 
 from dpo_core.contract.drops import FormatName, RowDropped
-from dpo_core.data.messages import (
-    constraint_list,
-    is_blank,
-    message_list,
-    same_turn,
-    same_turns,
-    tool_list,
-)
+from dpo_core.data.messages import constraint_list, is_blank, message_list, same_turn, same_turns, tool_list
 from dpo_core.data.pairs import PreferencePair
 
 OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations", "system", "tools", "constraints")

@@ -37,11 +37,7 @@ ROWS_SCHEMA = pa.schema(
     ]
 )
 PROMPTS_SCHEMA = pa.schema(
-    [
-        ("prompt_ids", pa.list_(pa.int32())),
-        ("prompt_text", pa.string()),
-        ("constraints", pa.string()),
-    ]
+    [("prompt_ids", pa.list_(pa.int32())), ("prompt_text", pa.string()), ("constraints", pa.string())]
 )
 
 

@@ -35,12 +35,7 @@ from dpo_core.contract.store import (
     write_json,
 )
 from tasks.checkpoint.allowed_code import code_names, other_code
-from tasks.checkpoint.files import (
-    PICKLE_SUFFIXES,
-    WeightSource,
-    checked_files,
-    weight_source,
-)
+from tasks.checkpoint.files import PICKLE_SUFFIXES, WeightSource, checked_files, weight_source
 from tasks.checkpoint.known_packages import PACKAGE_PREFIX, check_known_package, package_folder
 from tasks.checkpoint.own_files import hash_named, opened_inside, read_json_file
 from tasks.hub.commit import commit_of

@@ -121,9 +121,7 @@ def too_slow(command: CommandSpec) -> TimedOut:
 
 
 def launcher_for(
-    compute: ComputeConfig,
-    sections: LauncherSections = LauncherSections(),
-    image: StepImage | None = None,
+    compute: ComputeConfig, sections: LauncherSections = LauncherSections(), image: StepImage | None = None
 ) -> Launcher:
     """The launcher that the recipe asks for. Raises ``ConfigError`` if it needs an image and none is given; see ``of``."""
     kind = LAUNCHERS[compute.launcher]()

@@ -111,11 +111,7 @@ def assert_near(result: TrainResult, expected: TrainResult, weight_noise: float 
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         torch.testing.assert_close(
-            tensor,
-            theirs[name],
-            rtol=0,
-            atol=weight_noise,
-            msg=lambda text, name=name: f"{name}: {text}",
+            tensor, theirs[name], rtol=0, atol=weight_noise, msg=lambda text, name=name: f"{name}: {text}"
         )
     ours, theirs = (metrics_of(run.metrics_path.parent) for run in (result, expected))
     for name in ("step", "pairs", "loss", "grad_norm", "learning_rate", "rewards/margins", "logps/chosen"):
