@@ -24,7 +24,8 @@ import torch
 from benchmarks.flops import forward_flops, matmul_peak, padded_flops
 from benchmarks.preparation import prepare_model, prepare_pairs
 from benchmarks.train_peers import Run, Work, run_pairline, run_trl
-from dpo_core.contract.config import ForwardLayout, LossConfig, Precision
+from dpo_core.contract.config import ForwardLayout, Precision
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.data.order import batches_by_tokens, forward_tokens
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.process_tree import run_measured
-from dpo_core.contract.config import LossConfig, OptimConfig, Precision, TrainConfig
+from dpo_core.contract.config import OptimConfig, Precision, TrainConfig
 from dpo_core.contract.job import Job
 from dpo_core.contract.jobs import ReferenceJob, ReferenceResult, TrainJob, TrainResult
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef, DatasetRef
 from dpo_core.contract.results import read_result
 from tasks.launch.compute import solve_batch

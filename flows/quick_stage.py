@@ -9,14 +9,8 @@ from pathlib import Path
 from prefect import State, flow
 from pydantic import Field
 
-from dpo_core.contract.config import (
-    CheckpointConfig,
-    DataConfig,
-    DataSource,
-    LossConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from dpo_core.contract.config import CheckpointConfig, DataConfig, DataSource, OptimConfig, TrainConfig
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.objectives import LossName
 from dpo_core.contract.section import Section
 from flows.dpo_stage import dpo_stage

@@ -3,8 +3,9 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.contract.config import EvaluationConfig, LossConfig, TrainConfig
+from dpo_core.contract.config import EvaluationConfig, TrainConfig
 from dpo_core.contract.jobs import EvaluateJob, EvaluateResult, ExportResult
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef
 from tasks.launch.compute import sharding_of
 from tasks.launch.workplace import Workplace

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.contract.config import AdapterConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import MixResult
 from dpo_core.contract.jobs import ExportJob, ExportResult, ReferenceResult, TrainJob, TrainResult
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.hub.tracker_key import with_tracker_key

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from dpo_core.__main__ import run_step
-from dpo_core.contract.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import EvaluationConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.job import Job, Result
 from dpo_core.contract.jobs import BatchPlan, EvaluateJob, ReferenceJob, ReferenceResult, TrainJob
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, ResolvedSource
 from dpo_core.contract.results import read_result

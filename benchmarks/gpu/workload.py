@@ -17,8 +17,9 @@ import torch
 from accelerate import Accelerator
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dpo_core.contract.config import AttentionKernel, LossConfig, OptimConfig, Precision
+from dpo_core.contract.config import AttentionKernel, OptimConfig, Precision
 from dpo_core.contract.jobs import Sharding
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import start_engine

@@ -19,7 +19,6 @@ from dpo_core.contract.config import (
     EvaluationConfig,
     ExportPrecision,
     ForwardLayout,
-    LossConfig,
     Offload,
     OptimConfig,
     Precision,
@@ -28,6 +27,7 @@ from dpo_core.contract.config import (
 )
 from dpo_core.contract.errors import StoreError
 from dpo_core.contract.job import LARGEST_JOB_BYTES, Job, Result
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, Location, ReferenceRef
 from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.section import NotContent, Section, content_of

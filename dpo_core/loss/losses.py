@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dpo_core.contract.config import LossConfig
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.objectives import OBJECTIVES, LossName, Traits
 
 # e^88.7 overflows float32, and ipo squares: an infinite score gives a well-separated pair a NaN gradient.

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dpo_core.contract.config import LossConfig
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.loss.losses import LOSSES, LossOutput, PairLogps
 
 Objective = Callable[[PairLogps, PairLogps | None], LossOutput]

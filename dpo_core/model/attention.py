@@ -16,7 +16,6 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -32,7 +31,8 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.gpu_attention import check_gpu_attention
 from dpo_core.data.pair_batch import PARTS, PairBatch
 from dpo_core.model import varlen
-from dpo_core.model.varlen import Places, why_not_varlen
+from dpo_core.model.pair_spans import PairSpans, pairwise, to_add
+from dpo_core.model.varlen import why_not_varlen
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +112,6 @@ def block_mask(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | Non
     )
 
 
-def to_add(mask: Tensor) -> Tensor:
-    """For eager attention, which adds its mask instead of selecting by it."""
-    return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
-
-
 def attention_arguments(config: PreTrainedConfig, batch: PairBatch) -> dict:
     """What the model's forward must be given so that its attention treats the batch's rows right."""
     if batch.layout == "padded":
@@ -137,84 +132,6 @@ def attention_arguments(config: PreTrainedConfig, batch: PairBatch) -> dict:
         adds = kernel in ("eager", PAIRWISE["eager"])
         masks = {kind: to_add(mask) for kind, mask in dense.items()} if adds else dense
     return {"attention_mask": masks if len(masks) > 1 else next(iter(masks.values())), **extra}
-
-
-@dataclass(slots=True)
-class PairSpans:
-    """Where the pairs of one packed row lie, and the masks that attention inside a pair needs (same for all layers)."""
-
-    lengths: list[tuple[int, int, int]]  # tokens of prefix, rest of chosen, rest of rejected, pair after pair
-    device: torch.device
-    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
-    laid: Places | None = None
-
-    @property
-    def places(self) -> Places:
-        """The same pairs as sequences; made once a forward."""
-        if self.laid is None:
-            self.laid = Places.of(self.lengths, self.device)
-        return self.laid
-
-    @classmethod
-    def of(cls, batch: PairBatch) -> "PairSpans":
-        """The spans of a packed batch, which is one row."""
-        return cls([tuple(pair) for pair in batch.parts_B3.tolist()], batch.ids_RT.device)
-
-    def mask(self, queries: int, keys: int, window: int | None, additive: bool) -> Tensor | None:
-        """Causal mask [1, 1, queries, keys] of the last ``queries`` of ``keys`` tokens; None where sdpa's own causality says
-        it.
-
-        ``additive``: as eager attention wants it, which knows no causality of its own.
-        """
-        if window is not None and keys <= window:
-            window = None
-        if queries == keys and window is None and not additive:
-            return None
-        shape = (queries, keys, window)
-        if shape not in self.masks:
-            distance = torch.arange(keys - queries, keys, device=self.device)[:, None] - torch.arange(
-                keys, device=self.device
-            )
-            visible = (distance >= 0) if window is None else (distance >= 0) & (distance < window)
-            self.masks[shape] = (to_add(visible) if additive else visible)[None, None]
-        return self.masks[shape]
-
-
-def _pairwise(
-    stock: Callable,
-    additive: bool,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    spans: PairSpans,
-    window: int | None,
-) -> Tensor:
-    """Attention of a packed row, pair by pair: prefix and chosen as one causal sequence, then rejected over its prefix.
-
-    query, key, value [1, H, T, D] -> [1, T, H, D]. No pair is compared with another and no mask has the row's width.
-    """
-
-    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return stock(queries, keys, values, spans.mask(queries.shape[2], keys.shape[2], window, additive))[0]
-
-    # One split: its backward is one concatenation, while each slice's would write zeros of the whole row.
-    sizes = [size for prefix, chosen, rejected in spans.lengths for size in (prefix + chosen, rejected)]
-    queries, keys, values = (states.split(sizes, dim=2) for states in (query, key, value))
-    outputs = []
-    for pair, (prefix, _, rejected) in enumerate(spans.lengths):
-        side = 2 * pair
-        outputs.append(attend(queries[side], keys[side], values[side]))
-        if rejected:
-            outputs.append(
-                attend(
-                    queries[side + 1],
-                    *(
-                        torch.cat([states[side][:, :, :prefix], states[side + 1]], dim=2)
-                        for states in (keys, values)
-                    ),
-                )
-            )
-    return torch.cat(outputs, dim=1)
 
 
 @cache  # said once
@@ -256,11 +173,11 @@ def sdpa_pairwise(
         # The CPU kernel's backward takes twice as long in bf16 as in fp32, casts included: 6.1 against 3.5 ms of one core
         # for 180 tokens and 9 heads of 64 (with AMX).
         with torch.autocast("cpu", enabled=False):
-            output = _pairwise(
+            output = pairwise(
                 stock, False, query.float(), key.float(), value.float(), pair_spans, sliding_window
             )
         return output.to(value.dtype), None
-    return _pairwise(stock, False, query, key, value, pair_spans, sliding_window), None
+    return pairwise(stock, False, query, key, value, pair_spans, sliding_window), None
 
 
 def eager_pairwise(
@@ -277,7 +194,7 @@ def eager_pairwise(
     own = sys.modules[type(module).__module__].eager_attention_forward
     if pair_spans is None:
         return own(module, query, key, value, attention_mask, sliding_window=sliding_window, **kwargs)
-    return _pairwise(
+    return pairwise(
         lambda *states: own(module, *states, **kwargs), True, query, key, value, pair_spans, sliding_window
     ), None
 

@@ -115,6 +115,11 @@ def choose_pad_token(
                 vocab_size,
                 f"an unused special token, as pad was {tokenizer.pad_token}",
             )
+    return _new_pad_token(tokenizer, vocab_size)
+
+
+def _new_pad_token(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> PadToken:
+    """A token that the vocabulary does not have, in a row that the embedding has already where there is one."""
     token = NEW_PAD_TOKEN
     while token in tokenizer.get_vocab():
         token = token.replace(">", "_>")

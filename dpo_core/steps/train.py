@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from dpo_core.contract.config import ForwardLayout
+from dpo_core.contract.config import ForwardLayout, TrainConfig
 from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.jobs import TrainJob, TrainResult
@@ -24,6 +24,7 @@ from dpo_core.data.reference_cache import read_reference
 from dpo_core.engine.checkpoint import MODEL_FILE, RunState, newest_checkpoint, save_weights
 from dpo_core.engine.choose import loading, share_for_scoring, start_engine
 from dpo_core.engine.distributed import check_world_size, from_main, start_accelerator
+from dpo_core.engine.engine import Engine
 from dpo_core.model.adapter import adapter_disabled, count_parameters, load_policy
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
@@ -80,6 +81,51 @@ def timed(checks: dict[str, float], name: str) -> Iterator[None]:
     checks[f"{name}_seconds"] = checks.get(f"{name}_seconds", 0.0) + time.monotonic() - started
 
 
+def _metrics_until(job: TrainJob, step: int) -> Path:
+    """The job's metrics up to ``step``."""
+    path = job.out_dir / METRICS_FILE
+    _drop_metrics_after(path, step)
+    return path
+
+
+def _layout_for(
+    scorer: PairScorer,
+    dataset: PairDataset,
+    job: TrainJob,
+    accelerator: Accelerator,
+    checks: dict[str, float],
+) -> ForwardLayout:
+    """The layout that all processes agree on; what the choice took goes into ``checks``."""
+    with timed(checks, "layout"):
+        layout = agreed_layout(scorer, dataset, job.train, accelerator)
+    checks["layout_difference"] = scorer.layout_difference
+    return layout
+
+
+def _rows_of(job: TrainJob) -> PairDataset:
+    """The rows to train on. Raises ``DataError`` if there are none."""
+    dataset = PairDataset.open(job.data.path, "train")
+    if not len(dataset):
+        raise DataError(f"{job.data.path} has no rows to train on. Lower data.held_out or add data.")
+    return dataset
+
+
+def _make_ready(scorer: PairScorer, train: TrainConfig) -> None:
+    if train.gradient_checkpointing:
+        scorer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    scorer.train()
+
+
+def _resumed(engine: Engine, found: tuple[Path, RunState] | None) -> RunState | None:
+    """Load the checkpoint that was found, if any."""
+    if found is None:
+        return None
+    folder, state = found
+    engine.load(folder)
+    log.info("resuming from %s", folder.name)
+    return state
+
+
 def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update, and
     the fit check of the largest microbatch."""
@@ -88,52 +134,37 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     tracking = Tracking(accelerator, job)
     check_world_size(accelerator, job.batch.num_processes)
     torch.manual_seed(job.train.seed)
-    device = accelerator.device
     checks: dict[str, float] = {}
-    dataset = PairDataset.open(job.data.path, "train")
-    if not len(dataset):
-        raise DataError(f"{job.data.path} has no rows to train on. Lower data.held_out or add data.")
+    dataset = _rows_of(job)
     with timed(checks, "reference_cache"):
         reference = read_reference(job.reference, "train", dataset.row_keys) if job.reference else None
     found = from_main(accelerator, lambda: newest_checkpoint(checkpoints_of(job), job.fingerprint))
-
-    def layout_for(scorer: PairScorer) -> ForwardLayout:
-        with timed(checks, "layout"):
-            layout = agreed_layout(scorer, dataset, job.train, accelerator)
-        checks["layout_difference"] = scorer.layout_difference
-        return layout
 
     def guard(scorer: PairScorer, layout: ForwardLayout) -> dict[str, float]:
         """Score rows again with the model that the reference values are said to come from."""
         assert reference is not None  # else nothing must be guarded
         with timed(checks, "guard"):
-            figures = check_step_zero(scorer, dataset, reference, job.loss, layout, job.train.seed, device)
+            figures = check_step_zero(
+                scorer, dataset, reference, job.loss, layout, job.train.seed, accelerator.device
+            )
         checks.update({f"guard_{name}": value for name, value in figures.items()})
         return figures
 
     figures: dict[str, float] = {}
     must_guard = reference is not None and job.reference_checkpoint is not None and not found
-    if must_guard and (
-        other := _other_reference(job)
-    ):  # before the policy is loaded: one model in memory at a time
+    if must_guard and (other := _other_reference(job)):
+        # Before the policy is loaded: one model in memory at a time.
         scorer = load_reference_scorer(other, job, accelerator)
-        figures = guard(scorer, layout_for(scorer))
+        figures = guard(scorer, _layout_for(scorer, dataset, job, accelerator, checks))
         del scorer
     engine = start_engine(job.sharding, accelerator, load_policy_scorer(job, accelerator), job.optim)
-    layout = layout_for(engine.scorer)
+    layout = _layout_for(engine.scorer, dataset, job, accelerator, checks)
     if must_guard and not _other_reference(job):
         figures = guard(engine.scorer, layout)
-    if job.train.gradient_checkpointing:
-        engine.scorer.model.gradient_checkpointing_enable({"use_reentrant": False})
-    engine.scorer.train()
-    state = RunState(step=0, job_fingerprint=job.fingerprint, guard=figures)
-    if found:
-        folder, state = found
-        engine.load(folder)
-        log.info("resuming from %s", folder.name)
+    _make_ready(engine.scorer, job.train)
+    state = _resumed(engine, found) or RunState(step=0, job_fingerprint=job.fingerprint, guard=figures)
     if accelerator.is_main_process:
-        _drop_metrics_after(job.out_dir / METRICS_FILE, state.step)
-        tracking.replay(job.out_dir / METRICS_FILE)
+        tracking.replay(_metrics_until(job, state.step))
     total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
     progress.begin("train", total, "steps", done=state.step)
     trainer = Trainer(

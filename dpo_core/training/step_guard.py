@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from dpo_core.contract.config import ForwardLayout, LossConfig
+from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.errors import ReferenceMismatch
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.data.pair_batch import collate, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows
@@ -70,6 +72,28 @@ def reference_logps(rows: ReferenceRows, numbers: np.ndarray, device: torch.devi
     return PairLogps(sums[:, 0], sums[:, 1], tokens[:, 0], tokens[:, 1], tails[:, 0], tails[:, 1])
 
 
+def _differences(policy: PairLogps, cached: PairLogps) -> Tensor:
+    """Nats a token, of both sides and of their tails. -> [4, B]"""
+    mean, cached_mean = policy.per_token(), cached.per_token()
+    return torch.stack(
+        [
+            getattr(mean, name) - getattr(cached_mean, name)
+            for name in ("chosen_B", "rejected_B", "chosen_tail_B", "rejected_tail_B")
+        ]
+    )
+
+
+def _check_labels(number: int, policy: PairLogps, cached: PairLogps) -> None:
+    """Raise ``ReferenceMismatch`` if the cache counted other tokens of the one pair."""
+    ours = (int(policy.chosen_tokens_B), int(policy.rejected_tokens_B))
+    theirs = (int(cached.chosen_tokens_B), int(cached.rejected_tokens_B))
+    if ours != theirs:
+        raise ReferenceMismatch(
+            f"Row {number} trains {ours[0]} + {ours[1]} tokens, the reference cache counted {theirs[0]} + "
+            f"{theirs[1]}. The cache is of other labels: delete it and run again."
+        )
+
+
 @torch.no_grad()
 def check_step_zero(
     scorer: PairScorer,
@@ -94,23 +118,8 @@ def check_step_zero(
         batch = collate([dataset[int(number)]], [int(number)], layout).to(device)
         policy = pair_logps(scorer(batch), batch.tokens_2B)
         one = cached[position : position + 1]
-        mean, cached_mean = policy.per_token(), one.per_token()
-        differences.append(
-            torch.stack(
-                [
-                    getattr(mean, name) - getattr(cached_mean, name)
-                    for name in ("chosen_B", "rejected_B", "chosen_tail_B", "rejected_tail_B")
-                ]
-            )
-        )
-        if (policy.chosen_tokens_B != one.chosen_tokens_B) | (
-            policy.rejected_tokens_B != one.rejected_tokens_B
-        ):
-            raise ReferenceMismatch(
-                f"Row {number} trains {int(policy.chosen_tokens_B)} + {int(policy.rejected_tokens_B)} "
-                f"tokens, the reference cache counted {int(one.chosen_tokens_B)} + "
-                f"{int(one.rejected_tokens_B)}. The cache is of other labels: delete it and run again."
-            )
+        _check_labels(int(number), policy, one)
+        differences.append(_differences(policy, one))
         outputs.append(objective(policy, one))
     worst_B = torch.cat(differences, dim=1).abs().amax(dim=0)
     rewards = torch.cat([torch.cat([o.chosen_rewards_B, o.rejected_rewards_B]) for o in outputs])

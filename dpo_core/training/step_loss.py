@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dpo_core.contract.config import LossConfig
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.data.pair_batch import PairBatch
 from dpo_core.data.reference_cache import ReferenceRows
 from dpo_core.engine.engine import Engine

@@ -7,7 +7,6 @@ from dpo_core.contract.config import (
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
-    LossConfig,
     OptimConfig,
     ReferenceConfig,
     StoreConfig,
@@ -15,6 +14,7 @@ from dpo_core.contract.config import (
     UploadConfig,
 )
 from dpo_core.contract.cuda8bit import check_8bit_fits
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.section import Section
 from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.gate.config import GateConfig, why_unmeasurable

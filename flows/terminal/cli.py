@@ -1,9 +1,7 @@
 """The command line: ``pairline run recipe.yaml --set loss.beta=0.2``, ``plan``, ``schema``, ``status``, ..."""
 
-import logging
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,22 +9,18 @@ import typer
 from rich.console import Console
 
 from dpo_core.contract.errors import PairlineError
-from dpo_core.contract.jobs import EvaluateResult
-from dpo_core.contract.regular_file import read_regular
-from dpo_core.contract.results import LARGEST_RESULT_BYTES, RESULT_FILE
-from dpo_core.contract.visible import one_line, visible
+from dpo_core.contract.visible import one_line
 from flows.settings.overrides import read_recipe
-from flows.settings.stage_config import StageConfig
 from flows.terminal import server_commands as serve_commands
 from flows.terminal.handoff_commands import intake, signing_key
+from flows.terminal.run_here import run_flow, run_stage, show_end
 from flows.terminal.server_commands import Store
-from tasks.text.terminal import say, show_table, tell
+from tasks.text.terminal import say
 
 if TYPE_CHECKING:  # it imports Prefect
-    from flows.audience import Audience
+    pass
 
 EXIT_INTERRUPTED = 130
-INTERNAL_ERROR_FILE = "internal-error.txt"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,77 +65,6 @@ def run(
         show_end(folder, Console())
         return
     run_stage(config, Console(), start_prefect(config.store.root))
-
-
-def run_stage(config: StageConfig, console: Console, wait_for_server: Callable[[], None]) -> None:
-    """Run the flow with its progress on ``console``; the last line is the path of the hand-off."""
-    # Prefect reads its settings when it is imported, so nothing above imports it.
-    from flows.audience import followed
-    from flows.dpo_stage import run_stage as body
-    from flows.terminal.release import show_gate
-
-    wait_for_server()
-    show_end(
-        run_flow(lambda audience: followed("dpo-stage", body, audience)(config), console, show_gate), console
-    )
-
-
-def show_end(folder: Path, console: Console) -> None:
-    """What a complete run came to; the last line is the path of the hand-off."""
-    from flows.terminal.release import show_gate
-    from tasks.report.page import REPORT_FILE
-    from tasks.run.folder import read_run
-
-    outputs = read_run(folder).outputs
-    show_evaluation(console, Path(outputs["evaluate"]))
-    show_gate(console, folder)
-    tell(console, f"report: {folder / REPORT_FILE}")
-    tell(console, f"run: {folder}")
-    say(f"handoff: {outputs['handoff']}")
-
-
-def run_flow(
-    flow: "Callable[[Audience], object]",
-    console: Console,
-    show_failed: Callable[[Console, Path | None], None],
-) -> Path:
-    """Run ``flow`` with its steps, progress, retries and questions on the terminal. -> the run's folder
-
-    ``show_failed`` shows what a run that ended in an error left in its folder, if it got one.
-    """
-    from flows.audience import Audience
-    from flows.terminal.release import ask_here
-    from flows.terminal.run_display import RetryNotices, run_display
-
-    display, notices = run_display(console), RetryNotices(console)
-    logging.getLogger("prefect.task_runs").addHandler(notices)
-    try:
-        with display:
-            flow(Audience(display.step, display.progress, ask_here(console, display.held)))
-    except PairlineError as error:
-        show_failed(console, display.folder)
-        _tell_where(error, display.folder)
-        raise
-    except Exception as error:
-        raise _internal(error, display.folder) from error
-    finally:
-        logging.getLogger("prefect.task_runs").removeHandler(notices)
-    assert display.folder is not None
-    return display.folder
-
-
-def show_evaluation(console: Console, folder: Path) -> None:
-    """The table before/after that ends a run."""
-    from dpo_core.contract.metric_names import HEADLINE
-    from tasks.report.tables import metrics_rows
-
-    result = EvaluateResult.model_validate_json(read_regular(folder / RESULT_FILE, LARGEST_RESULT_BYTES))
-    show_table(
-        console,
-        ("held out", "before", "after", "change"),
-        [list(map(str, row.values())) for row in metrics_rows(result, HEADLINE)],
-        f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts",
-    )
 
 
 @app.command()
@@ -337,22 +260,6 @@ for _command in (
     serve_commands.gc,
 ):
     app.command()(_command)
-
-
-def _tell_where(error: PairlineError, folder: Path | None) -> None:
-    """Add the run's folder to an error that names no log of its own."""
-    if folder is not None and not getattr(error, "__notes__", []):
-        error.add_note(f"Log of the run: {folder / 'run.log'}")
-
-
-def _internal(error: Exception, folder: Path | None) -> PairlineError:
-    """A defect of ours: one sentence for the user, the traceback in a file."""
-    path = (folder or Path.cwd()) / INTERNAL_ERROR_FILE
-    path.write_text(visible("".join(traceback.format_exception(error))))
-    return PairlineError(
-        f"Internal error, a defect of Pairline and not of your input: {type(error).__name__}: "
-        f"{str(error)[:300]}. Please report it with {path}."
-    )
 
 
 def main() -> None:

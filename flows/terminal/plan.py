@@ -12,8 +12,9 @@ from typing import BinaryIO
 from rich.console import Console
 
 from dpo_core.contract.amount import is_count, num_held_out, num_selected
-from dpo_core.contract.config import DataSource, LossConfig
+from dpo_core.contract.config import DataSource
 from dpo_core.contract.jobs import BatchPlan
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.regular_file import TooLong, opened
 from flows.settings.stage_config import StageConfig
 from flows.terminal.memory import MOMENTS_BYTES, training_memory

@@ -1,7 +1,8 @@
 """The model card (README.md) of an uploaded checkpoint: where it comes from, how it was made, what it measured."""
 
-from dpo_core.contract.config import AdapterConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import SourceLedger
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.metric_names import HEADLINE
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.section import Section
@@ -76,15 +77,8 @@ def adapter_settings(card: CardInputs) -> dict[str, object]:
     }
 
 
-def render_card(card: CardInputs) -> str:
-    """The card as Markdown with the Hub's YAML header. Deterministic."""
-    mixture = _table(
-        ["source", "content", "rows", "kept", "truncated", "dropped"],
-        [
-            [s.label, s.content[:16], s.rows_in, s.kept, s.truncated, sum(s.dropped.values())]
-            for s in card.sources
-        ],
-    )
+def _settings(card: CardInputs) -> dict[str, object]:
+    """What was set, as far as it says something of this run."""
     settings: dict[str, object] = {
         "loss": card.loss.name,
         "beta": card.loss.beta,
@@ -113,6 +107,18 @@ def render_card(card: CardInputs) -> str:
         for name, value in card.loss.model_dump(exclude_defaults=True).items()
         if name in EXTRAS_OF_A_LOSS
     }
+    return settings
+
+
+def render_card(card: CardInputs) -> str:
+    """The card as Markdown with the Hub's YAML header. Deterministic."""
+    mixture = _table(
+        ["source", "content", "rows", "kept", "truncated", "dropped"],
+        [
+            [s.label, s.content[:16], s.rows_in, s.kept, s.truncated, sum(s.dropped.values())]
+            for s in card.sources
+        ],
+    )
     names = [name for name in card.metrics_after if name in HEADLINE] or list(card.metrics_after)
     metrics = _table(
         ["held-out metric", "before", "after"],
@@ -131,7 +137,7 @@ def render_card(card: CardInputs) -> str:
                 f"{markdown_code(card.data_fingerprint)}.",
                 mixture,
                 "## Hyper-parameters",
-                _table(["setting", "value"], [[name, value] for name, value in settings.items()]),
+                _table(["setting", "value"], [[name, value] for name, value in _settings(card).items()]),
                 "## Results",
                 metrics if card.metrics_after else "No evaluation was run.",
             ]

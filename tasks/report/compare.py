@@ -8,6 +8,7 @@ from typing import Any
 
 from dpo_core.contract.metric_names import LAST_STEP, MEANINGS, OF_THE_LOSS, SECOND_NAMES
 from tasks.report.blocks import Block, Charts, Column, ColumnKind, Page, Section, Table, Text
+from tasks.report.compared_software import software_of
 from tasks.report.curves import STEPS_TO_SMOOTH, points_of, smoothed
 from tasks.report.lineage import lineage
 from tasks.report.svg import Chart, Line, line_chart
@@ -273,7 +274,7 @@ def _overlaid(runs: Sequence[RunFiles], title: str, name: str) -> Chart:
 
 def software_section(runs: Sequence[RunFiles]) -> Section | None:
     """Commit, machine and versions that differ."""
-    known = [_software(run) for run in runs]
+    known = [software_of(run) for run in runs]
     names = dict.fromkeys(name for run in known for name in run)
     rows = [(name, [run.get(name, "") for run in known]) for name in names]
     differ = [(name, cells) for name, cells in rows if len(set(cells)) > 1]
@@ -282,21 +283,3 @@ def software_section(runs: Sequence[RunFiles]) -> Section | None:
         if differ
         else None
     )
-
-
-def _software(run: RunFiles) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for step in run.steps.values():
-        if step.environment:
-            found |= {
-                **step.environment.packages,
-                "trained on": step.environment.device,
-                "processes": str(step.environment.num_processes),
-            }
-    if run.environment:
-        found |= {
-            "commit": (run.environment.commit or "")[:16],
-            "python": run.environment.python,
-            **run.environment.packages,
-        }
-    return found

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dpo_core.contract.data_jobs import MixResult
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.refs import CheckpointRef
 from tasks.report.svg import Chart, framed, text
@@ -24,6 +25,15 @@ class Node:
     made_from: tuple[str, ...] = ()
 
 
+def _of_data(mixture: MixResult) -> list[Node]:
+    sources = [
+        Node(f"source {number}", "preference set", ledger.label, ledger.content, 0)
+        for number, ledger in enumerate(mixture.per_source)
+    ]
+    before = (*(source.name for source in sources), "policy")
+    return [*sources, Node("mixture", "mixture", str(mixture.data.path), mixture.data.fingerprint, 1, before)]
+
+
 def lineage(run: RunFiles) -> list[Node]:
     """From the sources to the hand-off, as far as the run has come."""
     nodes: list[Node] = []
@@ -37,21 +47,7 @@ def lineage(run: RunFiles) -> list[Node]:
         reference_model = "reference model"
         nodes.append(Node(reference_model, "reference model", other.source, _pin(other), 0))
     if mixture := run.mixture:
-        sources = [
-            Node(f"source {number}", "preference set", ledger.label, ledger.content, 0)
-            for number, ledger in enumerate(mixture.per_source)
-        ]
-        nodes += [
-            *sources,
-            Node(
-                "mixture",
-                "mixture",
-                str(mixture.data.path),
-                mixture.data.fingerprint,
-                1,
-                (*(source.name for source in sources), "policy"),
-            ),
-        ]
+        nodes += _of_data(mixture)
     if run.reference:
         ref = run.reference.reference
         nodes.append(

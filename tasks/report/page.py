@@ -13,10 +13,10 @@ from tasks.report.sections import (
     lineage_section,
     rlvr_section,
     samples_section,
-    time_section,
     training_section,
 )
 from tasks.report.tables import counted, number
+from tasks.report.time_section import time_section
 from tasks.report.timeline import duration
 from tasks.run.files import RunFiles, failed_log, read_run_files
 from tasks.run.state import run_state

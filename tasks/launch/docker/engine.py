@@ -6,21 +6,16 @@ that says what to do.
 
 import contextlib
 import os
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, ImageNotFound, NotFound
 from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
-from requests.exceptions import RequestException
-from urllib3.exceptions import HTTPError
 
-from dpo_core.contract.errors import ConfigError, RemoteError, StoreError
+from dpo_core.contract.errors import ConfigError, StoreError
 from tasks.launch.docker.config import OWN_NETWORK
 from tasks.launch.docker.container import (
     LABEL,
@@ -33,53 +28,21 @@ from tasks.launch.docker.container import (
     ContainerSpec,
 )
 from tasks.launch.docker.engine_address import engine_address, silence
-from tasks.launch.lines import LineSplitter
+from tasks.launch.docker.engine_answers import (
+    EngineLost,
+    NameTaken,
+    PathUnseen,
+    Seen,
+    answers,
+    log_lines,
+    unix_seconds,
+)
 
 CONFLICT = 409
 CALL_SECONDS = 60  # for one answer of the engine
 UNSEEN = "bind source path does not exist"
 COMPOSE = "com.docker.compose.project"
 NO_GPU_RUNTIME = "could not select device driver"
-
-
-class EngineLost(RemoteError):
-    """The engine does not answer; what it runs may run on."""
-
-
-class NameTaken(Exception):
-    """Another container has the name. Caught by who asked for it."""
-
-
-class PathUnseen(Exception):
-    """A path to be mounted is not there for the engine, which may live in another world. Caught by who named it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A container as the engine sees it now."""
-
-    id: str
-    name: str
-    image: str
-    labels: dict[str, str]
-    running: bool
-    exit_code: int = 0
-    out_of_memory: bool = False
-    error: str = ""
-    mounts: frozenset[str] = frozenset()  # paths inside
-
-
-@contextlib.contextmanager
-def _answers(doing: str) -> Iterator[None]:
-    """Translate what docker-py and what lies below it raise."""
-    try:
-        yield
-    except APIError as error:
-        if error.is_server_error():  # it is shutting down, or broken for now
-            raise EngineLost(f"The container engine failed while {doing}: {error.explanation}") from error
-        raise StoreError(f"The container engine refused {doing}: {error.explanation}") from error
-    except (RequestException, HTTPError, DockerException, OSError, struct.error) as error:
-        raise EngineLost(f"The container engine did not answer while {doing}: {error}") from error
 
 
 class ContainerEngine:
@@ -98,7 +61,7 @@ class ContainerEngine:
     def check(self) -> None:
         """Raise ``ConfigError`` if there is no engine, ``RemoteError`` if there is one that may be restarting."""
         try:
-            with _answers("starting"):
+            with answers("starting"):
                 self._api.ping()
         except (EngineLost, StoreError) as error:
             raise silence(self.address)(
@@ -108,7 +71,7 @@ class ContainerEngine:
 
     def find(self, name_or_id: str) -> Seen | None:
         """The container, or None if there is none (any more: one that is being removed tells nothing of its end)."""
-        with _answers("looking for a container"):
+        with answers("looking for a container"):
             try:
                 found = self._api.inspect_container(name_or_id)
             except NotFound:
@@ -130,37 +93,15 @@ class ContainerEngine:
 
     def ours(self) -> list[Seen]:
         """Every container with our label, running or not."""
-        with _answers("listing containers"):
+        with answers("listing containers"):
             listed = self._api.containers(all=True, filters={"label": f"{LABEL}=1"})
         return [seen for one in listed if (seen := self.find(one["Id"])) and seen.labels.get(LABEL) == "1"]
 
     def create(self, spec: ContainerSpec, secret_files: dict[str, Path]) -> str:
         """Create a container; returns its id. Raises ``NameTaken``, ``PathUnseen``; ``ConfigError`` if the image is not
         there."""
-        mounts = [Mount(str(m.path), str(m.path), type="bind", read_only=not m.writable) for m in spec.mounts]
-        mounts += [
-            Mount(str(SECRETS_FOLDER / name), str(path), type="bind", read_only=True)
-            for name, path in secret_files.items()
-        ]
-        with _answers("creating a container"):
-            host = self._api.create_host_config(
-                mounts=mounts,
-                tmpfs={SCRATCH: f"size={SCRATCH_BYTES},mode=1777"},
-                read_only=True,
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges:true"],
-                network_mode=spec.network,
-                init=True,
-                pids_limit=spec.max_processes,
-                mem_limit=spec.memory_bytes,
-                memswap_limit=spec.memory_bytes,
-                shm_size=spec.shared_memory_bytes,
-                device_requests=_device_requests(spec.gpus),
-                ulimits=[Ulimit(name="core", soft=0, hard=0)],  # a core would hold the step's tokens and data
-                log_config=LogConfig(
-                    type="json-file", config={"max-size": f"{LOG_FILE_BYTES}", "max-file": f"{LOG_FILES}"}
-                ),
-            )
+        with answers("creating a container"):
+            host = self._host_config(spec, secret_files)
             networking = (
                 None
                 if spec.hostname is None
@@ -196,9 +137,35 @@ class ContainerEngine:
                     raise PathUnseen(str(error.explanation).rpartition(UNSEEN)[2].strip(" :")) from error
                 raise StoreError(f"The engine refused to create {spec.name}: {error.explanation}") from error
 
+    def _host_config(self, spec: ContainerSpec, secret_files: dict[str, Path]) -> dict[str, Any]:
+        """What the container may take and see."""
+        mounts = [Mount(str(m.path), str(m.path), type="bind", read_only=not m.writable) for m in spec.mounts]
+        mounts += [
+            Mount(str(SECRETS_FOLDER / name), str(path), type="bind", read_only=True)
+            for name, path in secret_files.items()
+        ]
+        return self._api.create_host_config(
+            mounts=mounts,
+            tmpfs={SCRATCH: f"size={SCRATCH_BYTES},mode=1777"},
+            read_only=True,
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges:true"],
+            network_mode=spec.network,
+            init=True,
+            pids_limit=spec.max_processes,
+            mem_limit=spec.memory_bytes,
+            memswap_limit=spec.memory_bytes,
+            shm_size=spec.shared_memory_bytes,
+            device_requests=_device_requests(spec.gpus),
+            ulimits=[Ulimit(name="core", soft=0, hard=0)],  # a core would hold the step's tokens and data
+            log_config=LogConfig(
+                type="json-file", config={"max-size": f"{LOG_FILE_BYTES}", "max-file": f"{LOG_FILES}"}
+            ),
+        )
+
     def start(self, container_id: str) -> None:
         """Start a created container. Raises ``ConfigError`` if it cannot be; the container object stays."""
-        with _answers("starting a container"):
+        with answers("starting a container"):
             try:
                 self._api.start(container_id)
             except APIError as error:
@@ -217,12 +184,12 @@ class ContainerEngine:
 
         With ``follow`` it ends when the container does. Raises ``EngineLost``; a container that is gone printed nothing.
         """
-        with _answers("reading a log"):
+        with answers("reading a log"):
             try:
                 stream = self._api.logs(
-                    container_id, stream=True, follow=follow, timestamps=True, since=_unix_seconds(since)
+                    container_id, stream=True, follow=follow, timestamps=True, since=unix_seconds(since)
                 )
-                yield from _lines(stream, since)
+                yield from log_lines(stream, since)
             except NotFound:
                 return
             except APIError as error:
@@ -231,7 +198,7 @@ class ContainerEngine:
 
     def signal(self, container_id: str, name: str) -> None:
         """Signal the container's first process; one that has ended is left alone."""
-        with _answers("signalling a container"):
+        with answers("signalling a container"):
             try:
                 self._api.kill(container_id, signal=name)
             except APIError as error:
@@ -242,7 +209,7 @@ class ContainerEngine:
 
     def remove(self, container_id: str) -> None:
         """Remove a container, running or not; one that is gone already is fine."""
-        with _answers("removing a container"):
+        with answers("removing a container"):
             try:
                 self._api.remove_container(container_id, force=True, v=True)
             except APIError as error:
@@ -253,14 +220,14 @@ class ContainerEngine:
 
     def make_network(self, name: str, labels: dict[str, str]) -> None:
         """A private network without a way out, unless it is there."""
-        with _answers("making a network"):
+        with answers("making a network"):
             if not self._api.networks(names=[f"^{name}$"]):
                 self._api.create_network(name, driver="bridge", internal=True, labels=labels)
 
     def find_network(self, name: str) -> None:
         """See that steps may be put into a network: `pairline` is made if it is not there, any other one must carry our
         label. It stays, for the next step; `docker network rm pairline` removes it. Raises ``ConfigError``."""
-        with _answers("looking for a network"):
+        with answers("looking for a network"):
             found = [network for network in self._api.networks(names=[name]) if network["Name"] == name]
             if not found and name == OWN_NETWORK:
                 with contextlib.suppress(
@@ -274,27 +241,27 @@ class ContainerEngine:
                         options={"com.docker.network.bridge.enable_icc": "false"},
                     )
                 return
-        advice = f"Leave compute.network out, or make one: docker network create --label {NETWORK} NAME"
+        advice = f"Leave docker.network out, or make one: docker network create --label {NETWORK} NAME"
         if not found:
             raise ConfigError(
-                f"There is no network {name} (compute.network) on the engine at {self.address}. {advice}"
+                f"There is no network {name} (docker.network) on the engine at {self.address}. {advice}"
             )
         labels = found[0]["Labels"] or {}
         if NETWORK not in labels:
             whose = f"compose project {labels[COMPOSE]}'s" if COMPOSE in labels else "somebody else's"
             raise ConfigError(
-                f"The network {name} (compute.network) is {whose}, as it lacks the label {NETWORK}: a step "
+                f"The network {name} (docker.network) is {whose}, as it lacks the label {NETWORK}: a step "
                 f"in it could reach what runs there. {advice}"
             )
 
     def remove_network(self, name: str) -> None:
         """Remove a network; one that is gone or in use stays as it is."""
-        with _answers("removing a network"), contextlib.suppress(APIError):
+        with answers("removing a network"), contextlib.suppress(APIError):
             self._api.remove_network(name)
 
     def remove_unused_networks(self) -> None:
         """Remove the networks with our label that no container is in."""
-        with _answers("listing networks"):
+        with answers("listing networks"):
             names = [network["Name"] for network in self._api.networks(filters={"label": f"{LABEL}=1"})]
         for name in names:
             self.remove_network(name)
@@ -305,22 +272,3 @@ def _device_requests(gpus: tuple[str, ...] | int) -> list[DeviceRequest]:
         return []
     which: dict[str, Any] = {"count": gpus} if isinstance(gpus, int) else {"device_ids": list(gpus)}
     return [DeviceRequest(capabilities=[["gpu"]], **which)]
-
-
-def _unix_seconds(time: str) -> float | None:
-    """The engine's "2026-01-31T12:00:00.123456789Z" in seconds, cut to what a float holds exactly enough."""
-    return datetime.fromisoformat(f"{time[:26]}+00:00").timestamp() if time else None
-
-
-def _lines(messages: Iterator[bytes], since: str) -> Iterator[tuple[str, str]]:
-    """Log messages -> (time, line) after ``since``. A message is a line, or a part of one longer than 16 KB."""
-    stamp, splitter = "", LineSplitter()
-    for message in messages:
-        time, _, content = message.partition(b" ")
-        stamp = time.decode()
-        if stamp <= since:  # the engine repeats what came at that very time
-            continue
-        for line in splitter.feed(content):
-            yield stamp, line
-    for line in splitter.rest():
-        yield stamp, line

@@ -33,7 +33,8 @@ from tasks.launch.docker.container import (
     container_user,
     line_prefix,
 )
-from tasks.launch.docker.engine import ContainerEngine, NameTaken, PathUnseen, Seen
+from tasks.launch.docker.engine import ContainerEngine
+from tasks.launch.docker.engine_answers import NameTaken, PathUnseen, Seen
 from tasks.launch.docker.left_containers import put_away
 from tasks.launch.docker.secret_files import places_for_secrets, secret_files
 from tasks.launch.docker.watch import Limits, Member, Watch, patiently

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tasks.launch.context import Context
 from tasks.launch.docker.container import GRACE, line_prefix
-from tasks.launch.docker.engine import ContainerEngine, Seen
+from tasks.launch.docker.engine import ContainerEngine
+from tasks.launch.docker.engine_answers import Seen
 from tasks.launch.log_position import go_back_to_position, save_position, saved_times
 from tasks.launch.step_log import LogFile
 

@@ -15,7 +15,8 @@ from typing import Literal
 
 from dpo_core.contract.errors import PairlineError, StoreBusy
 from tasks.launch.docker.container import DEADLINE, FLOW_RUN, FOLDER, GRACE, LABEL, RUN, STEP
-from tasks.launch.docker.engine import ContainerEngine, Seen
+from tasks.launch.docker.engine import ContainerEngine
+from tasks.launch.docker.engine_answers import Seen
 from tasks.launch.docker.left_containers import DEFAULT_GRACE_SECONDS, put_away, stop
 from tasks.launch.own_folder import claim
 

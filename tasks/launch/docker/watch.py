@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from dpo_core.contract.errors import DiskFull, PairlineError
 from tasks.launch.context import Context
-from tasks.launch.docker.engine import ContainerEngine, EngineLost, Seen
+from tasks.launch.docker.engine import ContainerEngine
+from tasks.launch.docker.engine_answers import EngineLost, Seen
 from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.lines import Waiting

@@ -14,7 +14,8 @@ import pytest
 
 from dpo_core.contract.errors import StepCrashed
 from tasks.launch.docker.container import container_name
-from tasks.launch.docker.engine import ContainerEngine, EngineLost
+from tasks.launch.docker.engine import ContainerEngine
+from tasks.launch.docker.engine_answers import EngineLost
 from tasks.launch.docker.reap import reap
 from tasks.launch.own_folder import own_folder
 from tasks.launch.run_job import run_job

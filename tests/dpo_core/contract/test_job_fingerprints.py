@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpo_core.contract.config import AdapterConfig, EvaluationConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import AdapterConfig, EvaluationConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import ConvertJob, FetchJob, MixJob
 from dpo_core.contract.job import Job
 from dpo_core.contract.jobs import (
@@ -14,6 +14,7 @@ from dpo_core.contract.jobs import (
     Sharding,
     TrainJob,
 )
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, ReferenceRef, ResolvedSource
 
 SFT = CheckpointRef(

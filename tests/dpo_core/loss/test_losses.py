@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dpo_core.contract.config import LossConfig
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.objectives import OBJECTIVES, LossName, names_where
 from dpo_core.loss.losses import DIVERGENCES, LOSSES, LossOutput, PairLogps
 from dpo_core.loss.objective import build_objective, loss_and_gradient, surrogate

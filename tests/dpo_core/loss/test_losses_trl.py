@@ -14,7 +14,7 @@ from torch import Tensor
 from trl import DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 
-from dpo_core.contract.config import LossConfig
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.engine.distributed import start_accelerator
 from dpo_core.loss.losses import LOSSES, PairLogps
 from dpo_core.loss.objective import build_objective

@@ -13,8 +13,9 @@ from transformers import MistralConfig, PreTrainedConfig, PreTrainedModel
 
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pairs import TokenizedPair
-from dpo_core.model.attention import PAIRWISE, PairSpans, block_mask, dense_mask, layer_reach, set_kernel
+from dpo_core.model.attention import PAIRWISE, block_mask, dense_mask, layer_reach, set_kernel
 from dpo_core.model.forward import PairScorer, choose_layout
+from dpo_core.model.pair_spans import PairSpans
 from tests.tiny_architectures import ONE_PAIR_A_ROW, PACKED, PADDED_ONLY, SIZES, WINDOW, tiny
 from tests.tiny_pairs import make_pair
 

@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from torch.nn.functional import one_hot
 from transformers import AutoConfig, AutoModelForCausalLM, OlmoeConfig, PreTrainedModel
 
-from dpo_core.contract.config import AdapterConfig, LossConfig
+from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import BatchPlan, ExportJob
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.progress import Progress
 from dpo_core.data.order import cut_for_rank, forward_tokens
 from dpo_core.data.pair_batch import collate

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dpo_core.contract.config import LossConfig
 from dpo_core.contract.jobs import EvaluateJob
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef, ReferenceRef
 from dpo_core.data.checkers import passes
 from dpo_core.data.pair_dataset import PairDataset

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpo_core.contract.config import LossConfig
 from dpo_core.contract.errors import Preempted, ReferenceMismatch
 from dpo_core.contract.jobs import TrainJob, TrainResult
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import ReferenceRef
 from dpo_core.contract.store import sha256_file

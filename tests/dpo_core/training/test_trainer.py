@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dpo_core.contract.config import LossConfig
 from dpo_core.contract.errors import ConfigError, NonFinite, ReferenceMismatch, StoreError
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef, ReferenceRef
 from dpo_core.data.pair_dataset import PairDataset

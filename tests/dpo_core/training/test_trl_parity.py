@@ -16,7 +16,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from dpo_core.contract.config import LossConfig
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.mixing import shuffle_order
 from dpo_core.data.pair_dataset import PairDataset

@@ -12,7 +12,8 @@ from dpo_core.contract.data_jobs import LengthHistogram, LengthStats, SourceLedg
 from flows.dpo_stage import dpo_stage
 from flows.settings.overrides import read_recipe, validated
 from flows.terminal.first_look import Look
-from flows.terminal.first_recipe import family_name, first_values, recipe_text
+from flows.terminal.first_recipe import family_name, first_values
+from flows.terminal.first_recipe_text import recipe_text
 from flows.terminal.model_size import ModelSize
 from flows.terminal.plan import plan_stage
 from tasks.launch.compute import Machine

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dpo_core.contract.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import EvaluationConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import FetchJob, MixJob
 from dpo_core.contract.jobs import AnswerJob, BatchPlan, EvaluateJob, ReferenceJob, TrainJob
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, ReferenceRef, ResolvedSource
 from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.launch.command import accelerate_settings, inputs_of, nodes_of, step_command

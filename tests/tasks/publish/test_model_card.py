@@ -2,8 +2,9 @@
 
 import yaml
 
-from dpo_core.contract.config import AdapterConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import SourceLedger
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef
 from tasks.publish.model_card import CardInputs, render_card
 

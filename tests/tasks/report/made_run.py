@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dpo_core.contract.config import EvaluationConfig, LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import EvaluationConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import LengthHistogram, LengthStats, MixJob, MixResult, SourceLedger
 from dpo_core.contract.environment import step_environment
 from dpo_core.contract.job import Job, Result
@@ -22,6 +22,7 @@ from dpo_core.contract.jobs import (
     TrainJob,
     TrainResult,
 )
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, ReferenceRef, ResolvedSource
 from dpo_core.contract.results import ENVIRONMENT_FILE, RESULT_FILE
 from dpo_core.contract.store import write_json
