@@ -46,9 +46,10 @@ def prepare(bench: Bench) -> Work:
         ordered.write_text("".join(json.dumps(rows[place]) + "\n" for place in shuffle_order(len(rows), SEED)))
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = ResolvedSource(label="rows", path=file, content=sha256_file(file))
-    mixture = _run(MixJob(out_dir=folder / "mix", sources=(source,), tokenizer_path=checkpoint.path,
+    mixture = _run(MixJob(sources=(source,), tokenizer_path=checkpoint.path,
                           tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
-                          held_out="0", max_length_tokens=LONGEST, seed=SEED, num_workers=1, cache_dir=folder / "cache"))
+                          held_out="0", max_length_tokens=LONGEST, seed=SEED, num_workers=1,
+                          cache_dir=folder / "cache").at(folder / "mix"))
     return Work(checkpoint, mixture.data, ordered, "bf16", 4 if bench.tiny else PAIRS_PER_STEP, LONGEST, None)
 
 
@@ -91,19 +92,20 @@ def _checkpoint(bench: Bench, folder: Path) -> CheckpointRef:
 
 
 def _reference(bench: Bench, work: Work, precision: Precision = "bf16") -> object:
-    return _run(ReferenceJob(out_dir=bench.folder / f"reference-{precision}", data=work.data, checkpoint=work.checkpoint,
-                             precision=precision, cache_dir=bench.folder / "references", tokens_per_batch=16_384))
+    job = ReferenceJob(data=work.data, checkpoint=work.checkpoint, precision=precision, tokens_per_batch=16_384,
+                       cache_dir=bench.folder / "references")
+    return _run(job.at(bench.folder / f"reference-{precision}"))
 
 
 def _job(bench: Bench, work: Work, name: str, kind: ShardingKind = "none", precision: Precision = "bf16") -> TrainJob:
     pairs = work.pairs_per_step
     train = TrainConfig(global_batch_pairs=pairs, precision=precision, max_steps=3 if bench.tiny else STEPS,
                         tokens_per_forward=16_384, checkpoint_every=2)
-    return TrainJob(out_dir=bench.folder / name, data=work.data, checkpoint=work.checkpoint,
+    return TrainJob(data=work.data, checkpoint=work.checkpoint,
                     reference=_reference(bench, work, precision).reference, reference_checkpoint=work.checkpoint,
                     loss=LossConfig(name="dpo", beta=0.1), optim=OptimConfig(learning_rate=1e-5), train=train,
                     batch=BatchPlan(global_pairs=pairs, per_device_pairs=pairs, num_processes=1, accumulation=1),
-                    sharding=Sharding(kind=kind))
+                    sharding=Sharding(kind=kind)).at(bench.folder / name)
 
 
 def _start(job: Job) -> subprocess.Popen:

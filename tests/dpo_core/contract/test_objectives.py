@@ -11,7 +11,7 @@ HASH = "a" * 64
 
 
 def training(**loss: object) -> TrainJob:
-    return TrainJob(out_dir="/o", data=DatasetRef(path="/d", fingerprint=HASH), loss=LossConfig(**loss),
+    return TrainJob(data=DatasetRef(path="/d", fingerprint=HASH), loss=LossConfig(**loss),
                     checkpoint=CheckpointRef(path="/c", fingerprint=HASH, tokenizer_fingerprint=HASH, source="org/m"),
                     optim=OptimConfig(), train=TrainConfig(),
                     batch=BatchPlan(global_pairs=8, per_device_pairs=4, accumulation=2, num_processes=1))
