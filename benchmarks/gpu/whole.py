@@ -18,11 +18,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from benchmarks.gpu.workload import ANSWER, LONGEST, PROMPT, SPREAD, Bench, Figure, Training
 from benchmarks.train_peers import ROOT, Work, run_trl
 from dpo_core.__main__ import run_step
-from dpo_core.contract.config import OptimConfig, Precision, ShardingKind, TrainConfig
+from dpo_core.contract.config import LossConfig, OptimConfig, Precision, ShardingKind, TrainConfig
 from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.job import Job
 from dpo_core.contract.jobs import BatchPlan, ReferenceJob, Sharding, TrainJob
-from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
 from dpo_core.contract.results import read_error, read_result
@@ -58,7 +57,6 @@ def prepare(bench: Bench) -> Work:
     source = ResolvedSource(label="rows", path=file, content=sha256_file(file))
     mixture = _run(
         MixJob(
-            out_dir=folder / "mix",
             sources=(source,),
             tokenizer_path=checkpoint.path,
             tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
@@ -67,7 +65,7 @@ def prepare(bench: Bench) -> Work:
             seed=SEED,
             num_workers=1,
             cache_dir=folder / "cache",
-        )
+        ).at(folder / "mix")
     )
     return Work(checkpoint, mixture.data, ordered, "bf16", 4 if bench.tiny else PAIRS_PER_STEP, LONGEST, None)
 
@@ -135,16 +133,14 @@ def _checkpoint(bench: Bench, folder: Path) -> CheckpointRef:
 
 
 def _reference(bench: Bench, work: Work, precision: Precision = "bf16") -> object:
-    return _run(
-        ReferenceJob(
-            out_dir=bench.folder / f"reference-{precision}",
-            data=work.data,
-            checkpoint=work.checkpoint,
-            precision=precision,
-            cache_dir=bench.folder / "references",
-            tokens_per_batch=16_384,
-        )
+    job = ReferenceJob(
+        data=work.data,
+        checkpoint=work.checkpoint,
+        precision=precision,
+        tokens_per_batch=16_384,
+        cache_dir=bench.folder / "references",
     )
+    return _run(job.at(bench.folder / f"reference-{precision}"))
 
 
 def _job(
@@ -159,7 +155,6 @@ def _job(
         checkpoint_every=2,
     )
     return TrainJob(
-        out_dir=bench.folder / name,
         data=work.data,
         checkpoint=work.checkpoint,
         reference=_reference(bench, work, precision).reference,
@@ -169,7 +164,7 @@ def _job(
         train=train,
         batch=BatchPlan(global_pairs=pairs, per_device_pairs=pairs, num_processes=1, accumulation=1),
         sharding=Sharding(kind=kind),
-    )
+    ).at(bench.folder / name)
 
 
 def _start(job: Job) -> subprocess.Popen:

@@ -2,9 +2,8 @@
 
 import pytest
 
-from dpo_core.contract.config import OptimConfig, TrainConfig
+from dpo_core.contract.config import LossConfig, OptimConfig, TrainConfig
 from dpo_core.contract.jobs import BatchPlan, TrainJob
-from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.objectives import OBJECTIVES
 from dpo_core.contract.refs import CheckpointRef, DatasetRef
 
@@ -13,7 +12,6 @@ HASH = "a" * 64
 
 def training(**loss: object) -> TrainJob:
     return TrainJob(
-        out_dir="/o",
         data=DatasetRef(path="/d", fingerprint=HASH),
         loss=LossConfig(**loss),
         checkpoint=CheckpointRef(path="/c", fingerprint=HASH, tokenizer_fingerprint=HASH, source="org/m"),

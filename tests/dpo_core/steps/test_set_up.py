@@ -36,7 +36,7 @@ def test_the_probe_runs_the_largest_microbatch_and_changes_nothing(stage, tmp_pa
         stage.train_job(tmp_path / "probed", "dpo", checkpoint_every=4)
     )  # resumed from step 8, probed again
     assert again.resumed_from_step == 8
-    monkeypatch.setattr(Trainer, "probe", lambda self: {})
+    monkeypatch.setattr(Trainer, "check_fit", lambda self: {})
     assert (
         weights_hash(probed)
         == weights_hash(again)
