@@ -79,8 +79,9 @@ test: $(INSTALLED)  ## unit tests, then integration tests (ARGS="-k name" choose
 bench: $(INSTALLED)  ## measure beside the peers, alone on the machine; writes benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-lint: $(INSTALLED)  ## ruff, and the types by mypy
+lint: $(INSTALLED)  ## ruff, its layout of the code, and the types by mypy
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/python -m mypy
 
 lock: $(INSTALLED)  ## write requirements/*.txt from what is installed in .venv, with the hashes that the indexes publish

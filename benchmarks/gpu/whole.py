@@ -18,10 +18,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from benchmarks.gpu.workload import ANSWER, LONGEST, PROMPT, SPREAD, Bench, Figure, Training
 from benchmarks.train_peers import ROOT, Work, run_trl
 from dpo_core.__main__ import run_step
-from dpo_core.contract.config import LossConfig, OptimConfig, Precision, ShardingKind, TrainConfig
+from dpo_core.contract.config import OptimConfig, Precision, ShardingKind, TrainConfig
 from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.job import Job
 from dpo_core.contract.jobs import BatchPlan, ReferenceJob, Sharding, TrainJob
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
 from dpo_core.contract.results import read_error, read_result

@@ -2,8 +2,9 @@
 
 import pytest
 
-from dpo_core.contract.config import LossConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import OptimConfig, TrainConfig
 from dpo_core.contract.jobs import BatchPlan, TrainJob
+from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.objectives import OBJECTIVES
 from dpo_core.contract.refs import CheckpointRef, DatasetRef
 
