@@ -37,9 +37,9 @@ TEMPORARY_SERVER = {
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",  # it is stopped at exit and would complain about it
     "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
 }
-# Bars and the closing table are what the terminal shows; the log is in the run's folder and in Prefect.
 # Set where the server of PREFECT_API_URL ends with the run: nobody can answer on its pages, or find the run there later.
 ENDS_WITH_THE_RUN = "PAIRLINE_SERVER_ENDS_WITH_THE_RUN"
+# Bars and the closing table are what the terminal shows; the log is in the run's folder and in Prefect.
 QUIET_TERMINAL = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_CLI_COLORS": "false"}
 
 
@@ -131,10 +131,8 @@ def prepare_prefect(store_root: Path) -> bool:
     settings = dict(QUIET_TERMINAL)
     temporary = not uses_configured_server()
     if temporary and (url := running_server(store_root)):
-        settings["PREFECT_API_URL"], temporary = (
-            url,
-            False,
-        )  # two servers on one database would lock each other out
+        # Two servers on one database would lock each other out.
+        settings["PREFECT_API_URL"], temporary = url, False
     if temporary:
         home = _home(store_root)
         try:

@@ -8,7 +8,7 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dpo_core.contract.data_jobs import ConvertJob, MixJob
 from dpo_core.contract.errors import PairlineError
@@ -39,8 +39,11 @@ def finished_run(config: StageConfig) -> Path | None:
     if not _is_all_here(config):
         return None
     with contextlib.suppress(PairlineError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        code = run_environment(config).model_dump(mode="json")  # asks git; once, however many runs there are
+        if code["has_local_changes"]:
+            return None
         for folder, record in reversed(read_runs(config.store.root)):
-            if record.name == config.name and record.state == "completed" and _is_of(folder, config):
+            if record.name == config.name and record.state == "completed" and _is_of(folder, config, code):
                 return folder.resolve() if _is_unchanged(config, record) else None
     return None
 
@@ -58,13 +61,12 @@ def _is_all_here(config: StageConfig) -> bool:
     )
 
 
-def _is_of(folder: Path, config: StageConfig) -> bool:
-    """Whether the run in ``folder`` had these settings, and code that is known to be this one."""
+def _is_of(folder: Path, config: StageConfig, code: dict[str, Any]) -> bool:
+    """Whether the run in ``folder`` had these settings and this ``code``."""
     if json.loads(read_regular(folder / CONFIG_FILE, LARGEST_RECORD_BYTES)) != config.model_dump(mode="json"):
         return False
     then = json.loads(read_regular(folder / ENVIRONMENT_FILE, LARGEST_RECORD_BYTES))
-    now = run_environment(config).model_dump(mode="json")
-    return not now["has_local_changes"] and all(then[name] == now[name] for name in OF_THE_CODE)
+    return all(then[name] == code[name] for name in OF_THE_CODE)
 
 
 def _is_unchanged(config: StageConfig, record: RunRecord) -> bool:
