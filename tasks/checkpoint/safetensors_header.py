@@ -78,6 +78,11 @@ def read_header(path: Path) -> dict[str, dict]:
     return header
 
 
+def count_values(path: Path) -> int:
+    """Values of all tensors of a file. Raises ``CheckpointError``."""
+    return sum(math.prod(entry["shape"]) for entry in read_header(path).values())
+
+
 def _end_of_tensors(header: dict[str, Any]) -> int:
     """Where the last tensor ends, in bytes after the header. Raises ``ValueError`` and its like for tensors that overlap,
     leave gaps, or have another size than their shape."""
