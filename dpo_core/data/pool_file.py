@@ -52,11 +52,11 @@ class PoolReader:
         self._tokens = os.open(folder / TOKENS_FILE, os.O_RDONLY)
 
     def prompt_keys(self) -> np.ndarray:
-        """Keys of the prompts, bytes S32 [N]."""
+        """Return keys of the prompts, bytes S32 [N]."""
         return self._facts.keys("prompt_key")
 
     def pairs(self, places: np.ndarray) -> list[TokenizedPair]:
-        """The kept rows at ``places``."""
+        """Return the kept rows at ``places``."""
         ends, lengths = self._ends[places].tolist(), self._lengths_N2[places].tolist()
         return [self._pair(end, *sides) for end, sides in zip(ends, lengths, strict=True)]
 
