@@ -112,21 +112,7 @@ class ServeSettings(BaseModel):
 
     def worker_argv(self, name: str) -> list[str]:
         """The command line of the worker that is called ``name`` on its server."""
-        return [
-            sys.executable,
-            "-m",
-            "prefect",
-            "worker",
-            "start",
-            "--pool",
-            POOL,
-            "--type",
-            "process",
-            "--name",
-            name,
-            "--limit",
-            str(self.max_runs),
-        ]
+        return [sys.executable, "-m", "flows.serve.worker", "--name", name, "--limit", str(self.max_runs)]
 
     def server_environment(self) -> dict[str, str]:
         """The environment of the server, which alone may know the database's password, and no other secret than the two."""

@@ -167,17 +167,11 @@ def test_an_image_by_its_tag_is_refused():
 
 def test_the_worker_s_command_line_has_one_owner():
     """`pairline up` and the worker's service start the same; no other module spells it out."""
-    assert ServeSettings(max_runs=3).worker_argv("w")[-6:] == [
-        "--type",
-        "process",
-        "--name",
-        "w",
-        "--limit",
-        "3",
-    ]
+    program = ["flows.serve.worker", "--name", "w", "--limit", "3"]
+    assert ServeSettings(max_runs=3).worker_argv("w")[-5:] == program
     spelt = [
         path.name
         for path in (PROJECT / "flows/serve").glob("*.py")
-        if '"worker","start"' in "".join(path.read_text().split())
+        if '"flows.serve.worker"' in path.read_text()
     ]
     assert spelt == ["settings.py"]
