@@ -28,8 +28,8 @@ PACKAGES = (
 
 
 def step_environment() -> StepEnvironment:
-    """Describe the environment of this process; call it when the step's libraries are imported, so that the accelerator
-    has a name.
+    """Describe the environment of this process; call it when the step's libraries are imported, so that the
+    accelerator has a name.
     """
     threads = os.environ.get("OMP_NUM_THREADS", "")
     return StepEnvironment(

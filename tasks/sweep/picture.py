@@ -39,8 +39,8 @@ def lines_of(outcome: SweepOutcome, along: str) -> dict[str, dict[Setting, list[
 
 
 def draw_sweep(outcome: SweepOutcome, folder: Path) -> Path:
-    """Draw ``sweep.png`` in ``folder``: a dot a member, a line through the means over seeds; a cross where the gate is
-    not passed, a star for the winner. Members that failed are named below. -> its path"""
+    """Draw ``sweep.png`` in ``folder``: a dot a member, a line through the means over seeds; a cross where the
+    gate is not passed, a star for the winner. Members that failed are named below. -> its path"""
     from matplotlib.figure import (
         Figure,
     )  # here: a second is spent on this import only where a picture is drawn
