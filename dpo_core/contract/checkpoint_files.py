@@ -25,8 +25,9 @@ VOLATILE_CONFIG_KEYS = frozenset({"_name_or_path", "transformers_version"})
 
 
 def weights_fingerprint(config: dict, files: dict[str, str]) -> str:
-    """Fingerprint of weight contents, architecture and remote code; of no name. ``config``: what config.json holds;
-    ``files``: relative path -> sha256. What lies in folders (an adapter by itself) is none of the model's weights."""
+    """Return the fingerprint of weight contents, architecture and remote code; of no name. ``config``: what config.json
+    holds; ``files``: relative path -> sha256. What lies in folders (an adapter by itself) is none of the model's
+    weights."""
     kept = {key: value for key, value in config.items() if key not in VOLATILE_CONFIG_KEYS}
     contents = sorted(
         sha for name, sha in files.items() if name.endswith((".safetensors", ".py")) and "/" not in name
@@ -35,7 +36,7 @@ def weights_fingerprint(config: dict, files: dict[str, str]) -> str:
 
 
 def tokenizer_fingerprint(files: dict[str, str]) -> str:
-    """Fingerprint of the tokenizer's files, chat template included. ``files``: relative path -> sha256."""
+    """Return the fingerprint of the tokenizer's files, chat template included. ``files``: relative path -> sha256."""
     return fingerprint(
         {
             name: sha
@@ -52,19 +53,19 @@ _PART = re.compile(r"(.+)\.part-(\d{5})-of-(\d{5})\.safetensors")
 
 
 def part_of(file: str, rank: int, ranks: int) -> str:
-    """The name of what one of ``ranks`` writes of a file: of one alone, the file itself."""
+    """Return the name of what one of ``ranks`` writes of a file: of one alone, the file itself."""
     stem = file.removesuffix(".safetensors")
     return file if ranks == 1 else f"{stem}.part-{rank + 1:05d}-of-{ranks:05d}.safetensors"
 
 
 def shard_of(file: str, number: int, count: int) -> str:
-    """The name of one of ``count`` files that hold whole tensors, as libraries name them: of one alone, the file itself."""
+    """Return the name of one of ``count`` files that hold whole tensors, as libraries name them: of one, the file itself."""
     stem = file.removesuffix(".safetensors")
     return file if count == 1 else f"{stem}-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
 def is_complete(file: str, names: Collection[str]) -> bool:
-    """Whether ``names`` have a file whole or all of its parts."""
+    """Tell whether ``names`` have a file whole or all of its parts."""
     parts = [
         match for name in names if (match := _PART.fullmatch(name)) and f"{match[1]}.safetensors" == file
     ]
@@ -72,7 +73,7 @@ def is_complete(file: str, names: Collection[str]) -> bool:
 
 
 def files_of(folder: Path, file: str) -> list[Path]:
-    """What holds a file's tensors in a folder: it, its shards or its parts. The file itself where there is nothing."""
+    """Return what holds a file's tensors in a folder: it, its shards or its parts; itself where there is nothing."""
     stem = re.escape(file.removesuffix(".safetensors"))
     pieces = re.compile(stem + r"(\.part)?-\d{5}-of-\d{5}\.safetensors")
     found = sorted(path for path in folder.glob("*.safetensors") if pieces.fullmatch(path.name))

@@ -56,8 +56,8 @@ class RunState(BaseModel):
 
 
 def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a run changes and a checkpoint holds: every parameter and persistent buffer once; tied weights appear under
-    their first name. Of a model with frozen weights the trained parameters alone: its adapter."""
+    """Return what a run changes and a checkpoint holds: every parameter and persistent buffer once; tied weights appear
+    under their first name. Of a model with frozen weights the trained parameters alone: its adapter."""
     parameters = dict(model.named_parameters())
     trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     persistent = model.state_dict().keys() if len(trained) == len(parameters) else ()
@@ -66,11 +66,12 @@ def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """``stored_tensors`` without gradients."""
+    """Return ``stored_tensors`` without gradients."""
     return {name: tensor.detach() for name, tensor in stored_tensors(model).items()}
 
 
 def checkpoint_folder(root: Path, step: int) -> Path:
+    """Return the folder of a step's checkpoint."""
     return root / f"step-{step:08d}"
 
 
@@ -89,7 +90,8 @@ def keep_newest(root: Path, folder: Path, keep: int) -> None:
 def newest_checkpoint(
     root: Path, job_fingerprint: str, accelerator: Accelerator | None = None
 ) -> tuple[Path, RunState] | None:
-    """The newest checkpoint of this job whose files match their manifest; damaged ones are reported and passed over.
+    """Return the newest checkpoint of this job whose files match their manifest; damaged ones are reported and passed
+    over.
 
     With an accelerator all ranks look together: rank 0 at the folder, each at its share of the files' content.
     """

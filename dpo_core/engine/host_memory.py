@@ -15,7 +15,7 @@ GROUP_LIMITS = (  # version 2, as a container sees its own; version 1
 
 
 def free_bytes() -> int:
-    """Bytes that this rank may take without the machine's running out, if every rank on it takes as many."""
+    """Return the bytes that this rank may take without the machine's running out, if every rank on it takes as many."""
     ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return min([_available(), *_left_in_group()]) // ranks
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from dpo_core.engine.host_memory import free_bytes
 from dpo_core.engine.stored_tensor import StoredTensor, parts_metadata
-from dpo_core.engine.tensor_file import Entry, TensorFile, in_file_order
+from dpo_core.engine.tensor_file import HeaderEntry, TensorFile, in_file_order
 
 CHUNK_BYTES = 1 << 25  # what an update may have to wait for: 32 MiB take some tens of milliseconds
 SHARE_OF_FREE_MEMORY = 0.5  # that copies may take; the rest is for the next forward and backward
 
 
-class Chunk:
+class LiveChunk:
     """Some values of one tensor: the run's own until they are copied or written."""
 
     def __init__(self, values: Tensor) -> None:
@@ -31,7 +31,7 @@ class Chunk:
         self.is_live = True  # the run may not change the values yet
 
     def write_to(self, file: TensorFile) -> None:
-        """Called once, by the writer, in the file's order."""
+        """Write the values; called once, by the writer, in the file's order."""
         with self._lock:
             assert self._values is not None
             file.add(_on_host(self._values))
@@ -48,20 +48,20 @@ class Snapshot:
     """What this rank writes of some tensors. One thread writes; the run calls ``hold`` before it changes a value."""
 
     def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, HeaderEntry] = {}
         parts: dict[str, tuple[int, tuple[int, ...]]] = {}
         chunks: dict[str, tuple[Tensor, ...]] = {}
         for name, tensor in tensors.items():
             start, values = tensor.written_here()
             if values.nbytes == tensor.num_bytes:  # an empty tensor is written by every rank that has it
-                self.entries[name] = Entry(tensor.shape, tensor.dtype)
+                self.entries[name] = HeaderEntry(tensor.shape, tensor.dtype)
             elif len(values):
-                self.entries[name] = Entry((len(values),), tensor.dtype)
+                self.entries[name] = HeaderEntry((len(values),), tensor.dtype)
                 parts[name] = (start, tensor.shape)
             else:
                 continue
             chunks[name] = values.split(CHUNK_BYTES // tensor.dtype.itemsize)
-        self.chunks = [Chunk(values) for name in in_file_order(self.entries) for values in chunks[name]]
+        self.chunks = [LiveChunk(values) for name in in_file_order(self.entries) for values in chunks[name]]
         self.metadata = parts_metadata(parts) if parts else {}
         self._progress, self._is_over = threading.Condition(), False
         self._ready = _now()
@@ -79,7 +79,7 @@ class Snapshot:
                     self._progress.notify_all()
 
     def end(self) -> None:
-        """Nothing is going to be written any more, whether all was or not."""
+        """Let nobody wait any more: nothing is going to be written, whether all was or not."""
         with self._progress:
             self._is_over = True
             self._progress.notify_all()

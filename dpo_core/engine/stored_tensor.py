@@ -33,21 +33,21 @@ class StoredTensor:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def written_here(self) -> tuple[int, Tensor]:
-        """What this rank writes: ranks that hold the same values write a part each. -> first value, flat values"""
+        """Return what this rank writes: ranks that hold the same values write a part each. -> first value, flat values"""
         flat = self.held.detach().contiguous().view(-1)
         first, last = (flat.numel() * number // self.copies for number in (self.copy, self.copy + 1))
         return self.start + first, flat[first:last]
 
 
 def whole(tensor: Tensor, copy: int = 0, copies: int = 1) -> StoredTensor:
-    """A tensor that this rank holds whole, as ``copies`` ranks do."""
+    """Return a tensor that this rank holds whole, as ``copies`` ranks do."""
     return StoredTensor(
         tuple(tensor.shape), tensor.dtype, tensor.detach(), tensor.detach, copy=copy, copies=copies
     )
 
 
 def parts_metadata(parts: Mapping[str, tuple[int, tuple[int, ...]]]) -> dict[str, str]:
-    """Metadata of a file of pieces. ``parts``: name -> first value, whole shape."""
+    """Return the metadata of a file of pieces. ``parts``: name -> first value, whole shape."""
     return {PARTS: json.dumps({name: [start, list(shape)] for name, (start, shape) in parts.items()})}
 
 

@@ -20,7 +20,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HeaderEntry:
     """What a file's header says of a tensor."""
 
     shape: tuple[int, ...]
@@ -31,15 +31,17 @@ class Entry:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def in_file_order(entries: Mapping[str, Entry]) -> list[str]:
-    """Names as safetensors orders them: wide numbers first, so that every tensor is aligned; then by name."""
+def in_file_order(entries: Mapping[str, HeaderEntry]) -> list[str]:
+    """Return names as safetensors orders them: wide numbers first, so that every tensor is aligned; then by name."""
     return sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
 
 
 class TensorFile:
     """A file being written. Tensors come in the file's order, each whole or in pieces one after the other."""
 
-    def __init__(self, path: Path, entries: Mapping[str, Entry], metadata: dict[str, str] | None = None):
+    def __init__(
+        self, path: Path, entries: Mapping[str, HeaderEntry], metadata: dict[str, str] | None = None
+    ):
         """Create the file, which must not be there, and write its header."""
         self._file = path.open("xb")
         self._digest = hashlib.sha256()
@@ -53,14 +55,14 @@ class TensorFile:
         self._file.close()
 
     def add(self, values: Tensor) -> None:
-        """The next values, on the CPU."""
+        """Write the next values, on the CPU."""
         content = values.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
         self._left -= content.nbytes
         assert self._left >= 0
         self._write(content)
 
     def finish(self) -> str:
-        """Flush to the disk. -> sha256 of the file"""
+        """Push everything to the disk. -> sha256 of the file"""
         assert self._left == 0
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -68,12 +70,12 @@ class TensorFile:
 
     def _write(self, content: object) -> None:
         self._digest.update(content)  # type: ignore[arg-type]  # arrays are buffers; numpy says so from Python 3.12 on
-        self._file.write(content)  # type: ignore[arg-type]
+        self._file.write(content)  # type: ignore[arg-type]  # as above
 
 
 def write_tensors(
     path: Path,
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, HeaderEntry],
     values: Callable[[str], Tensor],
     metadata: dict[str, str] | None = None,
 ) -> str:
@@ -84,7 +86,7 @@ def write_tensors(
         return file.finish()
 
 
-def _header(entries: Mapping[str, Entry], metadata: dict[str, str] | None) -> bytes:
+def _header(entries: Mapping[str, HeaderEntry], metadata: dict[str, str] | None) -> bytes:
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     end = 0
     for name in in_file_order(entries):

@@ -18,7 +18,7 @@ from dpo_core.contract.store import make_aside, put_in_place, write_json
 from dpo_core.engine.distributed import by_every_rank, from_main
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.stored_tensor import StoredTensor
-from dpo_core.engine.tensor_file import Entry, TensorFile, in_file_order
+from dpo_core.engine.tensor_file import HeaderEntry, TensorFile, in_file_order
 
 FILE_BYTES = 1 << 30
 # A larger tensor is written before the next is gathered: one in memory at a time.
@@ -30,7 +30,9 @@ def save_weights(folder: Path, engine: Engine) -> dict[str, str]:
     accelerator = engine.accelerator
     rank, ranks = accelerator.process_index, accelerator.num_processes
     tensors = engine.model_tensors()
-    files = cut_into_files({name: Entry(tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+    files = cut_into_files(
+        {name: HeaderEntry(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+    )
     names = [shard_of(RUN_WEIGHTS, number, len(files)) for number in range(len(files))]
     aside = from_main(accelerator, lambda: make_aside(folder))
     hashes: dict[str, str] = {}
@@ -59,9 +61,9 @@ def save_weights(folder: Path, engine: Engine) -> dict[str, str]:
     return hashes
 
 
-def cut_into_files(entries: Mapping[str, Entry]) -> list[dict[str, Entry]]:
-    """Tensors in the file's order, a new file where one would become longer than ``FILE_BYTES``."""
-    files: list[dict[str, Entry]] = [{}]
+def cut_into_files(entries: Mapping[str, HeaderEntry]) -> list[dict[str, HeaderEntry]]:
+    """Cut tensors in the file's order, a new file where one would become longer than ``FILE_BYTES``."""
+    files: list[dict[str, HeaderEntry]] = [{}]
     size = 0
     for name in in_file_order(entries):
         size += entries[name].num_bytes
@@ -103,7 +105,7 @@ class _Behind:
 
 def _gather(
     tensors: Mapping[str, StoredTensor],
-    wave: Sequence[Mapping[str, Entry]],
+    wave: Sequence[Mapping[str, HeaderEntry]],
     rank: int,
     writer: _Behind | None,
 ) -> None:

@@ -46,7 +46,7 @@ def _in_four_bits(device: torch.device | str) -> dict:
 
 
 def with_loading_info(path: Path, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """transformers' ``from_pretrained`` and what it says of missing and unexpected keys."""
+    """Return transformers' ``from_pretrained`` and what it says of missing and unexpected keys."""
     both = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
     return cast(tuple[PreTrainedModel, dict[str, Any]], both)  # its types know the model alone
 
@@ -66,6 +66,7 @@ def load_model(
     0's. ``in_parts`` leaves them so on every rank where an engine can read each rank's own from the files. Raises
     ``CheckpointError`` if transformers cannot build it or weights are missing from the files.
     """
+    loading: dict[str, Any]
     quantised = _in_four_bits(device) if base_weights == "nf4" else {}
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=checkpoint.allow_remote_code)
@@ -81,7 +82,7 @@ def load_model(
                 setattr(config, name, 0.0)
         unread = in_parts and not quantised and _left_unread(checkpoint, config, dtype)
         if unread:
-            model, loading = unread, {"missing_keys": ()}
+            model, loading = unread, {"missing_keys": []}
         elif read_weights:
             model, loading = with_loading_info(
                 checkpoint.path,
@@ -145,6 +146,6 @@ def _unwritten_model(
 def load_in_full(
     checkpoint: CheckpointRef, base_weights: BaseWeights, device: torch.device | str
 ) -> PreTrainedModel:
-    """The model in float32 with the values that ``base_weights`` can hold: what an adapter was trained on."""
+    """Return the model in float32 with the values that ``base_weights`` can hold: what an adapter was trained on."""
     model = load_model(checkpoint, device, base_weights=base_weights)
     return model.dequantize().float() if base_weights == "nf4" else model

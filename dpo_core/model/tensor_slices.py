@@ -78,7 +78,7 @@ class TensorSlices:
         self._files.close()
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Values ``start`` to ``stop`` of the flattened tensor; all of it by default. -> [stop - start] on the CPU"""
+        """Read values ``start`` to ``stop`` of the flattened tensor; all of it by default. -> [stop - start] on the CPU"""
         slices = self.tensors[name]
         stop = slices.num_values if stop is None else stop
         values = torch.empty(stop - start, dtype=slices.dtype)

@@ -37,7 +37,7 @@ class UnreadWeights:
 
 
 def leave_unread(model: PreTrainedModel, folder: Path) -> bool:
-    """Remember where the weights of a model that were not read lie. -> whether its files hold them as they are in memory"""
+    """Keep where the weights of a model that were not read lie. -> whether its files hold them as they are in memory"""
     if get_model_conversion_mapping(model, add_legacy=False):
         return False
     try:
@@ -53,7 +53,7 @@ def leave_unread(model: PreTrainedModel, folder: Path) -> bool:
 
 
 def take_unread(model: PreTrainedModel) -> UnreadWeights | None:
-    """What ``leave_unread`` remembered, for the one who reads it; the model forgets it."""
+    """Return what ``leave_unread`` remembered, for the one who reads it; the model forgets it."""
     unread = getattr(model, ATTRIBUTE, None)
     if unread:
         delattr(model, ATTRIBUTE)

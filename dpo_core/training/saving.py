@@ -104,8 +104,8 @@ class Saving:
         ):  # by clocks of their own ranks would not agree
             is_old = time.monotonic() - self.begun_at >= 60 * minutes
         written = self.pending is not None and self.pending.is_written
-        told = torch.tensor([float(self.stop.received), is_old, written], device=accelerator.device)
-        stopping, old, num_written = sum_over_ranks(accelerator, told).tolist()
+        flags = torch.tensor([float(self.stop.received), is_old, written], device=accelerator.device)
+        stopping, old, num_written = sum_over_ranks(accelerator, flags).tolist()
         return stopping > 0, old > 0, num_written == accelerator.num_processes
 
     def _flush_metrics(self) -> None:
@@ -120,5 +120,5 @@ class Saving:
 
 
 def checkpoints_of(job: TrainJob) -> Path:
-    """Where a run's checkpoints lie."""
+    """Return where a run's checkpoints lie."""
     return job.out_dir / "checkpoints"

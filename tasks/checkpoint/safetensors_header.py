@@ -39,7 +39,9 @@ BYTES_OF = {
 
 
 def read_header(path: Path) -> dict[str, dict]:
-    """Tensor name -> {dtype, shape, data_offsets}. Raises ``CheckpointError`` with expected and found size in bytes."""
+    """Return tensor name -> {dtype, shape, data_offsets}. Raises ``CheckpointError`` with expected and found size in
+    bytes.
+    """
     try:
         with opened(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -76,11 +78,6 @@ def read_header(path: Path) -> dict[str, dict]:
             f"{path} {what}: expected {expected} bytes, got {size}. Fetch the checkpoint again."
         )
     return header
-
-
-def count_values(path: Path) -> int:
-    """Values of all tensors of a file. Raises ``CheckpointError``."""
-    return sum(math.prod(entry["shape"]) for entry in read_header(path).values())
 
 
 def _end_of_tensors(header: dict[str, Any]) -> int:

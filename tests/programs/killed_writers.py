@@ -28,7 +28,7 @@ def main() -> int:
     rank, chunk = map(int, (os.environ.get(KILL) or "-1:0").split(":"))
     saving.WRITTEN_AT_ONCE_BYTES, snapshot.CHUNK_BYTES = 0, CHUNK_BYTES
     write, before_update, seen = (
-        snapshot.Chunk.write_to,
+        snapshot.LiveChunk.write_to,
         saving.Saving.before_update,
         {"chunks": 0, "behind": 0},
     )
@@ -44,7 +44,7 @@ def main() -> int:
         before_update(self)
         seen["behind"] += self.pending is not None and not self.pending.is_written
 
-    snapshot.Chunk.write_to, saving.Saving.before_update = slow_write, counted
+    snapshot.LiveChunk.write_to, saving.Saving.before_update = slow_write, counted
     code = program.main(sys.argv[1:])
     (Path(sys.argv[-1]).parent / f"behind-{os.environ['RANK']}.json").write_text(json.dumps(seen))
     return code

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from dpo_core.contract.store import sha256_file
-from dpo_core.engine.tensor_file import Entry, TensorFile, in_file_order
+from dpo_core.engine.tensor_file import HeaderEntry, TensorFile, in_file_order
 
 TENSORS = {
     "weight": torch.arange(6.0).view(2, 3),
@@ -17,7 +17,7 @@ TENSORS = {
     "turned": torch.arange(6.0).view(2, 3).t(),
     "empty": torch.zeros(0, 5),
 }
-ENTRIES = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in TENSORS.items()}
+ENTRIES = {name: HeaderEntry(tuple(tensor.shape), tensor.dtype) for name, tensor in TENSORS.items()}
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
