@@ -67,8 +67,10 @@ def agreed_layout(
 
 
 def generation_of(job: EvaluateJob, accelerator: Accelerator) -> Generation:
-    """Return how a job's answers are computed. Ranks that hold a part of each weight go on with what rank 0 chose: two cards may
-    differ in the last bit of a logit."""
+    """Return how a job's answers are computed.
+
+    Ranks that hold a part of each weight go on with what rank 0 chose: two cards may differ in the last bit of a logit.
+    """
     together = {"agree": tokens_of_main(accelerator)} if job.sharding.splits_weights else {}
     return Generation(job.evaluation.max_new_tokens, ANSWERS_PER_BATCH, **together)
 
