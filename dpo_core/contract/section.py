@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 
 class NotContent:
     """Marks a field that cannot change a step's output (a path, a name, a batch shape): it stays out of fingerprints."""
+
+
+class Later:
+    """Marks a content field that stores were made without: at its default it stays out of fingerprints, as it then means
+    what was meant before there was one. Such a default must never change."""
 
 
 _SPELLING = {
@@ -21,6 +27,9 @@ _SPELLING = {
     "grpo": "GRPO",
     "ld": "LD",
     "rpo": "RPO",
+    "wpo": "WPO",
+    "dpop": "DPOP",
+    "bco": "BCO",
     "gib": "GiB",
     "wandb": "W&B",
 }
@@ -80,16 +89,17 @@ def _with_paths(value: Any, changed: Callable[[Path], Path]) -> Any:
 
 
 def content_of(model: BaseModel) -> dict:
-    """The part of a model that can change a step's output: its fields without those marked ``NotContent``."""
+    """The part of a model that can change a step's output: its fields without those marked ``NotContent``, and without
+    those marked ``Later`` that have their default."""
 
     def content(value: object) -> object:
         if isinstance(value, BaseModel):
             return content_of(value)
         return [content(item) for item in value] if isinstance(value, tuple | list) else value
 
-    kept = {
-        name: getattr(model, name)
-        for name, field in type(model).model_fields.items()
-        if not any(isinstance(mark, NotContent) for mark in field.metadata)
-    }
-    return {name: content(value) for name, value in kept.items()}
+    def counts(name: str, field: FieldInfo) -> bool:
+        kinds = {type(mark) for mark in field.metadata}
+        return NotContent not in kinds and not (Later in kinds and getattr(model, name) == field.default)
+
+    fields = type(model).model_fields
+    return {name: content(getattr(model, name)) for name, field in fields.items() if counts(name, field)}
