@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dpo_core.contract.objectives import OBJECTIVES, REFUSED, LossName, Traits, names_where, owner_of
-from dpo_core.contract.section import Later, Section
+from dpo_core.contract.section import NotContentAt, Section
 
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
@@ -94,15 +94,15 @@ class LossConfig(Objectives):
         description="Weight of an added mean negative log-likelihood per token of the "
         "chosen answer (RPO); 0 is off.",
     )
-    wpo_weighting: Annotated[bool, Later()] = Field(
+    wpo_weighting: Annotated[bool, NotContentAt(False)] = Field(
         False,
         description="Weigh each pair by how likely the policy finds its two answers (WPO), under any objective that "
         "does not sort a batch.",
     )
-    dpop_lambda: Annotated[float, Later()] = Field(
+    dpop_lambda: Annotated[float, NotContentAt(50.0)] = Field(
         50.0, ge=0, description="dpop only: weight of what the chosen answer has lost against the reference."
     )
-    bco_threshold: Annotated[float | None, Later()] = Field(
+    bco_threshold: Annotated[float | None, NotContentAt(None)] = Field(
         None, description="bco_pair only: a threshold that stays (TRL has 0). Empty: the mean reward so far."
     )
 

@@ -4,20 +4,23 @@
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
-from pydantic.fields import FieldInfo
 
 
 class NotContent:
     """Marks a field that cannot change a step's output (a path, a name, a batch shape): it stays out of fingerprints."""
 
 
-class Later:
-    """Marks a content field that stores were made without: at its default it stays out of fingerprints, as it then means
-    what was meant before there was one. Such a default must never change."""
+@dataclass(frozen=True)
+class NotContentAt:
+    """Marks a field that was added later: at ``value`` a step does what it did before there was the field, and its
+    fingerprint is that of before."""
+
+    value: object
 
 
 _SPELLING = {
@@ -89,17 +92,21 @@ def _with_paths(value: Any, changed: Callable[[Path], Path]) -> Any:
 
 
 def content_of(model: BaseModel) -> dict:
-    """The part of a model that can change a step's output: its fields without those marked ``NotContent``, and without
-    those marked ``Later`` that have their default."""
+    """The part of a model that can change a step's output: its fields without those marked ``NotContent``, or marked
+    ``NotContentAt`` the value that they have."""
 
     def content(value: object) -> object:
         if isinstance(value, BaseModel):
             return content_of(value)
         return [content(item) for item in value] if isinstance(value, tuple | list) else value
 
-    def counts(name: str, field: FieldInfo) -> bool:
-        kinds = {type(mark) for mark in field.metadata}
-        return NotContent not in kinds and not (Later in kinds and getattr(model, name) == field.default)
-
-    fields = type(model).model_fields
-    return {name: content(getattr(model, name)) for name, field in fields.items() if counts(name, field)}
+    kept = {
+        name: getattr(model, name)
+        for name, field in type(model).model_fields.items()
+        if not any(
+            isinstance(mark, NotContent)
+            or (isinstance(mark, NotContentAt) and mark.value == getattr(model, name))
+            for mark in field.metadata
+        )
+    }
+    return {name: content(value) for name, value in kept.items()}
