@@ -28,7 +28,7 @@ class Objectives(Section):
         raise NotImplementedError
 
     def any_is(self, trait: str) -> bool:
-        """Whether one of the objectives has a trait."""
+        """Return whether one of the objectives has a trait."""
         return any(getattr(part.traits, trait) for _, part in self.parts)
 
     @property

@@ -55,19 +55,22 @@ def _smoothed_logistic(margin_B: Tensor, label_smoothing: float) -> Tensor:
 
 
 def dpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7): -log sigmoid(m)."""
+    """Compute DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7): -log sigmoid(m)."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     return _output(_smoothed_logistic(chosen_B - rejected_B, config.label_smoothing), chosen_B, rejected_B)
 
 
 def dpo_norm(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Length-normalised DPO (Tulu 3, arXiv 2411.15124, section 5.1.2, eq. 6): -log sigmoid(m), rewards per token."""
+    """Compute length-normalised DPO (Tulu 3, arXiv 2411.15124, section 5.1.2, eq. 6): -log sigmoid(m), rewards per
+    token.
+    """
     chosen_B, rejected_B = _rewards_per_token(policy, reference, config)
     return _output(_smoothed_logistic(chosen_B - rejected_B, config.label_smoothing), chosen_B, rejected_B)
 
 
 def simpo(policy: PairLogps, reference: PairLogps | None, config: LossConfig) -> LossOutput:
-    """SimPO (Meng et al. 2024, arXiv 2405.14734, eq. 6): -log sigmoid(beta * (mean_chosen - mean_rejected) - gamma).
+    """Compute SimPO (Meng et al. 2024, arXiv 2405.14734, eq. 6): -log sigmoid(beta * (mean_chosen - mean_rejected) -
+    gamma).
 
     No reference; ``gamma_beta_ratio`` is gamma / beta. Rewards are beta * mean log-probability per token.
     """
@@ -78,7 +81,8 @@ def simpo(policy: PairLogps, reference: PairLogps | None, config: LossConfig) ->
 
 
 def ipo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """IPO (Azar et al. 2023, arXiv 2310.12036, eq. 17): (m / beta - 1 / (2 beta))^2, beta being the paper's tau.
+    """Compute IPO (Azar et al. 2023, arXiv 2310.12036, eq. 17): (m / beta - 1 / (2 beta))^2, beta being the paper's
+    tau.
 
     Deviates from the printed equation by rewards per token, as its authors' results did and as peers do.
     """
@@ -87,13 +91,14 @@ def ipo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutp
 
 
 def policy_weights(policy: PairLogps) -> Tensor:
-    """How likely the policy finds a pair's answers: exp of their mean log-probabilities, multiplied, detached. [B]"""
+    """Return how likely the policy finds a pair's answers: exp of their mean log-probabilities, multiplied, detached. [B]"""
     mean = policy.per_token()
     return torch.exp(mean.chosen_B + mean.rejected_B).detach()
 
 
 def wpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """WPO (Zhou et al. 2024, arXiv 2406.11827, eq. 2): DPO, each pair weighted by how likely the policy finds it.
+    """Compute WPO (Zhou et al. 2024, arXiv 2406.11827, eq. 2): DPO, each pair weighted by how likely the policy finds
+    it.
 
     The paper's weight alignment (its section 3.2), a correction that needs more than log-probabilities, is left out.
     """
@@ -102,15 +107,15 @@ def wpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutp
 
 
 def hinge(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Hinge (SLiC-HF, Zhao et al. 2023, arXiv 2305.10425, section 2, with DPO's rewards as in RSO, Liu et al. 2023,
-    arXiv 2309.06657): max(0, 1 - m)."""
+    """Compute the hinge loss (SLiC-HF, Zhao et al. 2023, arXiv 2305.10425, section 2, with DPO's rewards as in RSO, Liu
+    et al. 2023, arXiv 2309.06657): max(0, 1 - m)."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     return _output(torch.relu(1 - (chosen_B - rejected_B)), chosen_B, rejected_B)
 
 
 def robust(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Robust DPO (Chowdhury et al. 2024, arXiv 2403.00409, section 3.1): the loss whose mean over flips of labels with
-    probability s is DPO's, (-(1 - s) log sigmoid(m) + s log sigmoid(-m)) / (1 - 2s). Not bounded below."""
+    """Compute robust DPO (Chowdhury et al. 2024, arXiv 2403.00409, section 3.1): the loss whose mean over flips of
+    labels with probability s is DPO's, (-(1 - s) log sigmoid(m) + s log sigmoid(-m)) / (1 - 2s). Not bounded below."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     s, margin_B = config.label_smoothing, chosen_B - rejected_B
     losses_B = (-(1 - s) * logsigmoid(margin_B) + s * logsigmoid(-margin_B)) / (1 - 2 * s)
@@ -118,8 +123,9 @@ def robust(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossO
 
 
 def exo_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """EXO on pairs (Ji et al. 2024, arXiv 2402.00856, eq. 16): the KL divergence from (1 - s, s) of (sigmoid(m),
-    sigmoid(-m)), the reverse of the one that smoothed DPO minimises. beta is the paper's beta_pi, s its epsilon > 0."""
+    """Compute EXO on pairs (Ji et al. 2024, arXiv 2402.00856, eq. 16): the KL divergence from (1 - s, s) of
+    (sigmoid(m), sigmoid(-m)), the reverse of the one that smoothed DPO minimises. beta is the paper's beta_pi, s its
+    epsilon > 0."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     log_win_B, log_lose_B = logsigmoid(chosen_B - rejected_B), logsigmoid(rejected_B - chosen_B)
     losses_B = log_win_B.exp() * (log_win_B - math.log1p(-config.label_smoothing)) + log_lose_B.exp() * (
@@ -129,28 +135,28 @@ def exo_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
 
 
 def apo_zero(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """APO-zero (D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 7): sigmoid(-r_c) + sigmoid(r_r), for chosen answers
-    better than the policy's own. The printed equation has -sigmoid(r_c), the same less a constant 1."""
+    """Compute APO-zero (D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 7): sigmoid(-r_c) + sigmoid(r_r), for chosen
+    answers better than the policy's own. The printed equation has -sigmoid(r_c), the same less a constant 1."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     return _output(torch.sigmoid(-chosen_B) + torch.sigmoid(rejected_B), chosen_B, rejected_B)
 
 
 def apo_down(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """APO-down (D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 8): sigmoid(r_c) + sigmoid(-m), for chosen answers
-    worse than the policy's own. The printed equation has -sigmoid(m), the same less a constant 1."""
+    """Compute APO-down (D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 8): sigmoid(r_c) + sigmoid(-m), for chosen
+    answers worse than the policy's own. The printed equation has -sigmoid(m), the same less a constant 1."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     return _output(torch.sigmoid(chosen_B) + torch.sigmoid(rejected_B - chosen_B), chosen_B, rejected_B)
 
 
 def sppo_hard(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """SPPO (Wu et al. 2024, arXiv 2405.00675, eq. 4.7) with win probabilities 1 and 0: each log ratio is pulled to plus
-    or minus 1 / (2 beta), ((r_c - 1/2)^2 + (r_r + 1/2)^2) / beta^2. beta is the paper's 1 / eta."""
+    """Compute SPPO (Wu et al. 2024, arXiv 2405.00675, eq. 4.7) with win probabilities 1 and 0: each log ratio is pulled
+    to plus or minus 1 / (2 beta), ((r_c - 1/2)^2 + (r_r + 1/2)^2) / beta^2. beta is the paper's 1 / eta."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     return _output(((chosen_B - 0.5) ** 2 + (rejected_B + 0.5) ** 2) / config.beta**2, chosen_B, rejected_B)
 
 
 def nca_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """NCA on pairs (Chen et al. 2024, arXiv 2402.05369, section 4.1): -log sigmoid(r_c) - (log sigmoid(-r_c)
+    """Compute NCA on pairs (Chen et al. 2024, arXiv 2402.05369, section 4.1): -log sigmoid(r_c) - (log sigmoid(-r_c)
     + log sigmoid(-r_r)) / 2. It looks at each reward by itself, so the chosen answer does not get less likely."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     losses_B = -logsigmoid(chosen_B) - 0.5 * (logsigmoid(-chosen_B) + logsigmoid(-rejected_B))
@@ -160,8 +166,8 @@ def nca_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
 def bco_pair(
     policy: PairLogps, reference: PairLogps, config: LossConfig, mean_reward: float = 0.0
 ) -> LossOutput:
-    """BCO (Jung et al. 2024, arXiv 2404.04656, section 4): -log sigmoid(r_c - d) - log sigmoid(-(r_r - d)), a classifier
-    of chosen against rejected whose threshold d is the mean reward, unless ``bco_threshold`` is given.
+    """Compute BCO (Jung et al. 2024, arXiv 2404.04656, section 4): -log sigmoid(r_c - d) - log sigmoid(-(r_r - d)), a
+    classifier of chosen against rejected whose threshold d is the mean reward, unless ``bco_threshold`` is given.
 
     Deviates from the paper, whose running mean includes the batch at hand: d is the mean over all answers of earlier
     steps (0 at first), so it is the same however a batch is cut.
@@ -172,16 +178,16 @@ def bco_pair(
 
 
 def aot(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Unpaired AOT (Melnyk et al. 2024, arXiv 2406.05882, section 3): -log sigmoid(m) between the k-th smallest reward
-    of the chosen and the k-th smallest of the rejected answers of a batch."""
+    """Compute unpaired AOT (Melnyk et al. 2024, arXiv 2406.05882, section 3): -log sigmoid(m) between the k-th smallest
+    reward of the chosen and the k-th smallest of the rejected answers of a batch."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     margin_B = chosen_B.sort(stable=True).values - rejected_B.sort(stable=True).values
     return _output(_smoothed_logistic(margin_B, config.label_smoothing), chosen_B, rejected_B)
 
 
 def aot_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Paired AOT (Melnyk et al. 2024, arXiv 2406.05882, section 3): -log sigmoid(beta * d), d between the k-th smallest
-    log-probability margin of the policy and the k-th smallest of the reference in a batch."""
+    """Compute paired AOT (Melnyk et al. 2024, arXiv 2406.05882, section 3): -log sigmoid(beta * d), d between the k-th
+    smallest log-probability margin of the policy and the k-th smallest of the reference in a batch."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     own_B, theirs_B = policy.chosen_B - policy.rejected_B, reference.chosen_B - reference.rejected_B
     margin_B = config.beta * (own_B.sort(stable=True).values - theirs_B.sort(stable=True).values)
@@ -189,8 +195,9 @@ def aot_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
 
 
 def discopop(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """DiscoPOP (Lu et al. 2024, arXiv 2406.08414, eq. 5): (1 - g) * -log sigmoid(m) + g * exp(-m), g = sigmoid(m / tau),
-    tau being ``discopop_tau``. g * exp(-m) is computed as one exponential, else it is infinity times 0 at m = -100."""
+    """Compute DiscoPOP (Lu et al. 2024, arXiv 2406.08414, eq. 5): (1 - g) * -log sigmoid(m) + g * exp(-m), g =
+    sigmoid(m / tau), tau being ``discopop_tau``. g * exp(-m) is computed as one exponential, else it is infinity times
+    0 at m = -100."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     margin_B = chosen_B - rejected_B
     gate_B = margin_B / config.discopop_tau
@@ -199,8 +206,8 @@ def discopop(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
 
 
 def dpop(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """DPO-Positive (Pal et al. 2024, arXiv 2402.13228): -log sigmoid(m - beta * lambda * max(0, reference_c - policy_c)),
-    dpo that pays for a chosen answer less likely than the reference finds it. lambda is ``dpop_lambda``."""
+    """Compute DPO-Positive (Pal et al. 2024, arXiv 2402.13228): -log sigmoid(m - beta * lambda *
+    max(0, reference_c - policy_c)), dpo that pays for a chosen answer less likely than the reference finds it. lambda is ``dpop_lambda``."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     lost_B = config.dpop_lambda * torch.relu(-chosen_B)
     return _output(-logsigmoid(chosen_B - rejected_B - lost_B), chosen_B, rejected_B)
@@ -212,8 +219,8 @@ def sft(
     config: LossConfig,
     chosen_tokens: float | Tensor | None = None,
 ) -> LossOutput:
-    """Negative log-likelihood of the chosen answers, averaged over their tokens: -policy_c / n, where n is the optimizer
-    step's mean number of chosen tokens a pair (``chosen_tokens``; else of the pairs at hand), so that the mean over pairs
+    """Compute the negative log-likelihood of the chosen answers, averaged over their tokens: -policy_c / n, where n is
+    the optimizer step's mean number of chosen tokens a pair (``chosen_tokens``; else of the pairs at hand), so that the mean over pairs
     is the one over all the step's chosen tokens. Long answers weigh more. Rewards as in simpo."""
     mean = policy.per_token()
     losses_B = -policy.chosen_B / (policy.chosen_tokens_B.mean() if chosen_tokens is None else chosen_tokens)
@@ -234,7 +241,7 @@ NO_STEP = StepFacts()
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class LossRow:
     """A row of ``LOSSES``: an objective's function and its traits."""
 
     function: Callable[..., LossOutput]
@@ -243,7 +250,7 @@ class Loss:
     def __call__(
         self, policy: PairLogps, reference: PairLogps | None, config: LossConfig, step: StepFacts = NO_STEP
     ) -> LossOutput:
-        """Losses and rewards of B pairs. An objective is told what its traits say it takes."""
+        """Return losses and rewards of B pairs. An objective is told what its traits say it takes."""
         extra: dict[str, object] = {"mean_reward": step.mean_reward} if self.traits.mean_reward else {}
         extra |= {"chosen_tokens": step.chosen_tokens} if self.traits.token_mean else {}
         return self.function(policy, reference, config, **extra)
@@ -269,4 +276,4 @@ FUNCTIONS: dict[LossName, Callable[..., LossOutput]] = {
     "dpop": dpop,
     "sft": sft,
 }
-LOSSES = {name: Loss(FUNCTIONS[name], traits) for name, traits in OBJECTIVES.items()}
+LOSSES = {name: LossRow(FUNCTIONS[name], traits) for name, traits in OBJECTIVES.items()}

@@ -18,7 +18,8 @@ Objective = Callable[[PairLogps, PairLogps | None], LossOutput]
 
 
 def build_objective(loss: Loss, step: StepFacts = NO_STEP) -> Objective:
-    """(policy, reference) -> losses and rewards: of one objective, or of a weighted sum with the rewards of one of them."""
+    """Build (policy, reference) -> losses and rewards: of one objective, or of a weighted sum with the rewards of one of
+    them."""
     if isinstance(loss, LossConfig):
         return _one_objective(loss, step)
     terms = [(weight, _one_objective(part, step)) for weight, part in loss.parts]
@@ -37,7 +38,7 @@ def _one_objective(config: LossConfig, step: StepFacts) -> Objective:
 
 
 def weighted_sum(terms: list[tuple[float, Objective]], rewarding: int) -> Objective:
-    """Sum of weight times loss (MPO, Wang et al. 2024, arXiv 2411.10442, eq. 1), with the rewards of one term.
+    """Return the sum of weight times loss (MPO, Wang et al. 2024, arXiv 2411.10442, eq. 1), with the rewards of one term.
 
     A term that sorts a batch gives its losses by rank, so only the sum over all pairs means something then.
     """
@@ -54,7 +55,7 @@ def weighted_sum(terms: list[tuple[float, Objective]], rewarding: int) -> Object
 
 
 def weighted_by_policy(objective: Objective) -> Objective:
-    """WPO's weights (Zhou et al. 2024, arXiv 2406.11827, eq. 2) of whole answers on any objective; rewards stay."""
+    """Put WPO's weights (Zhou et al. 2024, arXiv 2406.11827, eq. 2) of whole answers on any objective; rewards stay."""
 
     def weighted(policy: PairLogps, reference: PairLogps | None) -> LossOutput:
         plain = objective(policy, reference)
@@ -64,7 +65,8 @@ def weighted_by_policy(objective: Objective) -> Objective:
 
 
 def length_desensitised(objective: Objective, alpha: float) -> Objective:
-    """LD-DPO (Liu et al. 2024, arXiv 2409.06411, section 3.3): tokens beyond the other answer's length weigh ``alpha``.
+    """Return an objective with LD-DPO (Liu et al. 2024, arXiv 2409.06411, section 3.3): tokens beyond the other
+    answer's length weigh ``alpha``.
 
     Applied to policy and reference alike. Token counts stay, so means per token still divide by whole answers.
     """
@@ -83,7 +85,8 @@ def length_desensitised(objective: Objective, alpha: float) -> Objective:
 
 
 def with_chosen_nll(objective: Objective, alpha: float) -> Objective:
-    """RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1): plus ``alpha`` times chosen's negative log-likelihood per token.
+    """Return an objective with RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1): plus ``alpha`` times chosen's negative
+    log-likelihood per token.
 
     Per pair, so every pair weighs the same whatever its length. Rewards stay as they are.
     """
@@ -99,7 +102,8 @@ def with_chosen_nll(objective: Objective, alpha: float) -> Objective:
 def loss_and_gradient(
     objective: Objective, policy: PairLogps, reference: PairLogps | None
 ) -> tuple[LossOutput, PairLogps]:
-    """Losses and rewards, and the slope of the summed losses by each of the policy's sums and tails, all detached.
+    """Return losses and rewards, and the slope of the summed losses by each of the policy's sums and tails, all
+    detached.
 
     The slopes come as ``PairLogps`` of the same places, 0 for the token counts. With them a batch that must be seen whole
     can be trained in parts: see ``surrogate``.
@@ -119,7 +123,8 @@ def loss_and_gradient(
 
 
 def surrogate(policy: PairLogps, slope: PairLogps) -> Tensor:
-    """Sum of log-probabilities times slopes, [B]: has the gradient of the loss that the slopes belong to, not its value.
+    """Return the sum of log-probabilities times slopes, [B]: has the gradient of the loss that the slopes belong to, not
+    its value.
 
     Gradient caching (Gao et al. 2021, arXiv 2101.06983): by the chain rule the parts' gradients add up to the whole's.
     """

@@ -32,7 +32,9 @@ class StepLoss(Protocol):
     def begin(
         self, engine: Engine, rows: Sequence[int], batches: Sequence[PairBatch], mean_reward: float
     ) -> MicrobatchLoss:
-        """The loss of a step. ``rows`` are the global batch's, ``batches`` this rank's part. All ranks call it together."""
+        """Return the loss of a step. ``rows`` are the global batch's, ``batches`` this rank's part. All ranks call it
+        together.
+        """
         ...
 
 
@@ -90,7 +92,7 @@ class WholeBatch:
 
 
 def choose_step_loss(loss: Loss, reference: ReferenceRows | None) -> StepLoss:
-    """What the objective's traits ask for."""
+    """Return what the objective's traits ask for."""
     return (WholeBatch if loss.any_is("whole_batch") else PairByPair)(loss, reference)
 
 
