@@ -207,7 +207,8 @@ def discopop(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
 
 def dpop(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
     """Compute DPO-Positive (Pal et al. 2024, arXiv 2402.13228): -log sigmoid(m - beta * lambda *
-    max(0, reference_c - policy_c)), dpo that pays for a chosen answer less likely than the reference finds it. lambda is ``dpop_lambda``."""
+    max(0, reference_c - policy_c)), dpo that pays for a chosen answer less likely than the reference finds
+    it. lambda is ``dpop_lambda``."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     lost_B = config.dpop_lambda * torch.relu(-chosen_B)
     return _output(-logsigmoid(chosen_B - rejected_B - lost_B), chosen_B, rejected_B)
@@ -220,8 +221,8 @@ def sft(
     chosen_tokens: float | Tensor | None = None,
 ) -> LossOutput:
     """Compute the negative log-likelihood of the chosen answers, averaged over their tokens: -policy_c / n, where n is
-    the optimizer step's mean number of chosen tokens a pair (``chosen_tokens``; else of the pairs at hand), so that the mean over pairs
-    is the one over all the step's chosen tokens. Long answers weigh more. Rewards as in simpo."""
+    the optimizer step's mean number of chosen tokens a pair (``chosen_tokens``; else of the pairs at hand), so that
+    the mean over pairs is the one over all the step's chosen tokens. Long answers weigh more. Rewards as in simpo."""
     mean = policy.per_token()
     losses_B = -policy.chosen_B / (policy.chosen_tokens_B.mean() if chosen_tokens is None else chosen_tokens)
     return _output(losses_B, config.beta * mean.chosen_B, config.beta * mean.rejected_B)
