@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from typing import Any, cast
 
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
@@ -61,7 +62,8 @@ class Heartbeat(threading.Thread):
     def _join_group(self) -> None:
         if dist.is_initialized():
             # A connection of its own: what the step waits for on the group's would hold the beats up.
-            self._store = distributed_c10d._get_default_store().clone()
+            store: Any = distributed_c10d._get_default_store()
+            self._store = cast(dist.Store, store.clone())  # which torch's stubs leave out
             self._store.set_timeout(timedelta(seconds=SILENCE_SECONDS))
             self._rank, world = dist.get_rank(), dist.get_world_size()
             self._watched = (self._rank + 1) % world
