@@ -109,6 +109,16 @@ def from_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
     return cast(T, made[0])  # the broadcast has put it there
 
 
+def tokens_of_main(accelerator: Accelerator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function of next tokens, int64 [R], that gives every rank those of rank 0; all ranks call it together."""
+
+    def agree(next_R: torch.Tensor) -> torch.Tensor:
+        dist.broadcast(next_R, 0)
+        return next_R
+
+    return agree if accelerator.num_processes > 1 else lambda next_R: next_R
+
+
 def agreed(accelerator: Accelerator, name: str, value: T) -> T:
     """Return ``value`` if every rank has the same. Raises ``ConfigError`` naming each rank's: they would wait for each
     other for ever, each with another idea of the work."""
