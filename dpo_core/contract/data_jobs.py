@@ -55,7 +55,14 @@ class SourceLedger(Section):
     kept: int
     truncated: int
     dropped: dict[str, int]  # reason -> rows
-    offenders: dict[str, tuple[int, ...]]  # reason -> first row numbers (0-based in the source)
+    offenders: dict[
+        str, tuple[int, ...]
+    ]  # reason, or left_out_in_part -> first row numbers (0-based in the source)
+    # None in mixtures before version 3:
+    left_out_in_part: int = 0  # kept rows with an answer of which the chat template leaves out a part
+    details: dict[
+        str, tuple[str, ...]
+    ] = {}  # reason -> what was found, for template_error the template's own sentences
 
 
 class LengthHistogram(Section):
