@@ -89,7 +89,7 @@ def prepare(config: StageConfig, run: StageRun) -> TrainingInputs:
         policy = fetch_checkpoint(config.checkpoint, place)
         show_checkpoint(policy, place.context.run.family)
     with folder.step("mix data"):
-        mixture = mix_data(config.data, config.checkpoint, policy, place)
+        mixture = mix_data(config.data, config.quality, config.checkpoint, policy, place)
         folder.result("mix", mixture)
     reference = reference_model = None
     if config.loss.needs_reference:

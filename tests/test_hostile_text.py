@@ -24,7 +24,7 @@ from hypothesis import example, given, settings
 from rich.console import Console
 
 from dpo_core.contract.config import AdapterConfig
-from dpo_core.contract.data_jobs import LengthStats, MixResult, SourceLedger
+from dpo_core.contract.data_jobs import Finding, LengthStats, MixResult, SourceLedger
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.jobs import AnswerPair, BatchPlan, EvaluateResult
@@ -120,6 +120,10 @@ def ledger(text: str) -> SourceLedger:
         truncated=1,
         dropped={text: 2},
         offenders={text: (3, 5)},
+        counted={text: 1},
+        findings=(
+            Finding(reason=text, row=1, like=text, like_row=0, similarity=1.0, text=text, is_dropped=False),
+        ),
     )
 
 

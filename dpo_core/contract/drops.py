@@ -19,6 +19,7 @@ DropReason = Literal[
     "no_label_left",
     "identical_tokens",
     "answer_left_out",
+    "exact_duplicate",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 
@@ -39,6 +40,7 @@ MEANING: dict[str, str] = {  # by reason
     "no_label_left": "truncation left no token to train on",
     "identical_tokens": "both sides are the same tokens: what differs was cut off, or the chat template leaves it out",
     "answer_left_out": "the chat template writes nothing of an answer",
+    "exact_duplicate": "another row is the same tokens (quality.exact_duplicates)",
 }
 assert set(MEANING) == set(get_args(DropReason))
 

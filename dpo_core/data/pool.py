@@ -40,6 +40,7 @@ POOL_SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
         ("left_out", pa.bool_()),
         ("prompt_key", pa.string()),
+        ("row_key", pa.string()),
         ("prefix_length", pa.int32()),
         ("chosen_length", pa.int32()),
         ("rejected_length", pa.int32()),
@@ -143,6 +144,7 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
             pa.array([o.truncated for o in outcomes], pa.bool_()),
             pa.array([o.left_out for o in outcomes], pa.bool_()),
             pa.array([o.prompt_key for o in outcomes], pa.string()),
+            pa.array([p.row_key if p else "" for p in pairs], pa.string()),
             pa.array(
                 [common_prefix_length(p.chosen_ids, p.rejected_ids) if p else 0 for p in pairs], pa.int32()
             ),

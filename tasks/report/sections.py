@@ -21,6 +21,7 @@ from tasks.report.blocks import (
 from tasks.report.curves import training_charts
 from tasks.report.data_charts import length_charts
 from tasks.report.lineage import lineage, lineage_chart
+from tasks.report.quality import quality_blocks
 from tasks.report.tables import counted, metrics_rows, mixture_rows, training_rows
 from tasks.run.files import RunFiles
 
@@ -179,6 +180,7 @@ def data_section(run: RunFiles) -> Section | None:
         Column("first rows", "code"),
     )
     blocks.append(Table(columns, tuple(dropped)) if dropped else Text("None."))
+    blocks += quality_blocks(mixture)
     charts = length_charts(lengths)
     words = "A pair's prompt is counted up to the token where its two sides part."
     blocks += [

@@ -9,6 +9,7 @@ from dpo_core.contract.metric_names import SECOND_NAMES
 from dpo_core.contract.refs import CheckpointRef
 from tasks.report.blocks import table_of
 from tasks.report.markdown import SIGNS, render_table
+from tasks.report.quality import share_text
 
 Row = dict[str, Any]
 
@@ -40,6 +41,8 @@ def mixture_rows(result: MixResult) -> list[Row]:
                 if numbers
             )
             or "-",
+            "found and kept": ", ".join(f"{reason} {n}" for reason, n in ledger.counted.items() if n) or "-",
+            "longer answer chosen": share_text((ledger,)),
             "content": ledger.content[:24],
         }
         for ledger in result.per_source
@@ -55,6 +58,8 @@ def mixture_rows(result: MixResult) -> list[Row]:
             **total,
             "dropped because": "",
             "first dropped rows": "",
+            "found and kept": "",
+            "longer answer chosen": share_text(result.per_source),
             "content": result.data.fingerprint[:24],
         },
     ]
