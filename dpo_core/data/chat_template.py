@@ -3,21 +3,26 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from dpo_core.contract.errors import CheckpointError, ConfigError
 from dpo_core.data import turn_forms
-from dpo_core.data.render_limits import LIMITS, SHORT_CHARACTERS, Over, RenderLimits, TimeIsUp
+from dpo_core.data.render_limits import (
+    LIMITS,
+    SHORT_CHARACTERS,
+    Over,
+    Refused,
+    Rendered,
+    RenderLimits,
+    TimeIsUp,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
     from transformers import PreTrainedTokenizerBase
 
-CALLS = ("tool_calls", "function_calls")
-MAX_SENTENCE_CHARACTERS = 300
 
 log = logging.getLogger(__name__)
 
@@ -164,23 +169,6 @@ def _compiled(environment: "Environment", text: str) -> "Template":
     return template
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """In place of a text: the template refuses the conversation, for the reason that it gives."""
-
-    sentence: str
-
-    @classmethod
-    def by(cls, error: Exception) -> "Refused":
-        """What a template raised: by ``raise_exception`` its own sentence, else an error of its code."""
-        words = " ".join(str(error).split()) or "no reason given"
-        own = type(error).__name__ == "TemplateError"
-        return cls((words if own else f"{type(error).__name__}: {words}")[:MAX_SENTENCE_CHARACTERS])
-
-
-Rendered = str | Over | Refused
-
-
 class Renderer:
     """Renders conversations with a tokenizer's template, within limits (``render_limits``). A conversation that the template
     refuses becomes ``Refused``, one that it goes over its limits with ``Over.LIMITS``."""
@@ -189,8 +177,8 @@ class Renderer:
         self.tokenizer, self.limits = tokenizer, RenderLimits()
         text = template_text(tokenizer)
         self.renders_tools = "tools" in text
-        self.unread_calls = tuple(name for name in CALLS if not turn_forms.reads(text, name))
-        self.unread_tools = tuple(name for name in ("functions", "tools") if not turn_forms.reads(text, name))
+        self.unread_calls = turn_forms.unread(text, "tool_calls", "function_calls")
+        self.unread_tools = turn_forms.unread(text, "functions", "tools")
         self.opens_turn = (
             "add_generation_prompt" in text
         )  # else a prompt's rendering lacks the assistant's header

@@ -24,6 +24,7 @@ class SourceTally:
     kept: int = 0
     truncated: int = 0
     left_out_in_part: int = 0
+    left_out_rows: list[int] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     offenders: dict[str, list[int]] = field(default_factory=dict)
     details: dict[str, list[str]] = field(default_factory=dict)
@@ -47,7 +48,7 @@ class SourceTally:
         self.truncated += int(times[is_kept & truncated].sum())
         left_out = facts.column("left_out").to_numpy(zero_copy_only=False)
         self.left_out_in_part += int(times[is_kept & left_out].sum())
-        self._note("left_out_in_part", facts.column("row").to_numpy()[is_kept & left_out].tolist())
+        _note(self.left_out_rows, facts.column("row").to_numpy()[is_kept & left_out].tolist())
         dropped = facts.filter(pa.array(~is_kept))
         for reason, row, detail, count in zip(
             dropped.column("reason").to_pylist(),
@@ -57,15 +58,10 @@ class SourceTally:
             strict=True,
         ):
             self.dropped[reason] += count
-            self._note(reason, [row])
+            _note(self.offenders.setdefault(reason, []), [row])
             said = self.details.setdefault(reason, [])
             if detail and detail not in said and len(said) < MAX_DETAILS:
                 said.append(detail)
-
-    def _note(self, reason: str, rows: list[int]) -> None:
-        if rows:
-            first = self.offenders.setdefault(reason, [])
-            first += rows[: MAX_OFFENDERS - len(first)]
 
     def find(self, reason: str, rows: np.ndarray, times: np.ndarray, truncated: np.ndarray | None) -> None:
         """Count kept rows that a check of quality found, int64 [n], each selected ``times`` times. They are dropped where it
@@ -103,12 +99,17 @@ class SourceTally:
             dropped=dict(self.dropped.most_common()),
             offenders={reason: tuple(rows) for reason, rows in self.offenders.items()},
             left_out_in_part=self.left_out_in_part,
+            left_out_rows=tuple(self.left_out_rows),
             details={reason: tuple(said) for reason, said in self.details.items() if said},
             longer_chosen=self.longer[0],
             longer_rejected=self.longer[1],
             counted=dict(self.counted.most_common()),
             findings=tuple(self.findings),
         )
+
+
+def _note(first: list[int], rows: list[int]) -> None:
+    first += rows[: MAX_OFFENDERS - len(first)]
 
 
 def _sums(codes: np.ndarray, times: np.ndarray) -> list[int]:

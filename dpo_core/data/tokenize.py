@@ -15,11 +15,11 @@ import numpy as np
 
 from dpo_core.contract.drops import RowDropped
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.data.chat_template import Refused, Rendered, Renderer
+from dpo_core.data.chat_template import Renderer
 from dpo_core.data.encode import EncodedText, Encoder
 from dpo_core.data.left_out import is_all_there, left_out
 from dpo_core.data.pairs import PreferencePair
-from dpo_core.data.render_limits import Over
+from dpo_core.data.render_limits import Over, Refused, Rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,7 +89,7 @@ class PairTokenizer:
                 )
             except RowDropped:
                 start = None
-            if start is None:
+            if start is None or not isinstance(text, str):
                 raise CheckpointError(
                     "The chat template renders a conversation that it refuses the next time. Choose another "
                     "one (checkpoint.chat_template)."

@@ -11,9 +11,9 @@ from typing import Any
 from dpo_core.data.messages import KEPT_KEYS
 
 
-def reads(template: str, field: str) -> bool:
-    """Whether a template's text names a field of a message: ``message.functions``, ``message['functions']``."""
-    return re.search(rf"\.{field}\b|['\"]{field}['\"]", template) is not None
+def unread(template: str, *fields: str) -> tuple[str, ...]:
+    """The fields of a message that a template's text does not name: ``message.functions``, ``message['functions']``."""
+    return tuple(name for name in fields if not re.search(rf"\.{name}\b|['\"]{name}['\"]", template))
 
 
 def calls_as_text(turn: dict, field: str) -> dict:

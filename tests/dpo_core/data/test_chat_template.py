@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_core.contract.errors import CheckpointError, ConfigError
-from dpo_core.data.chat_template import NAMED_TEMPLATES, Refused, Renderer, load_tokenizer, template_sha256
+from dpo_core.data.chat_template import NAMED_TEMPLATES, Renderer, load_tokenizer, template_sha256
+from dpo_core.data.render_limits import Refused
 from tests.tiny_models import CHATML, make_tokenizer
 
 TURNS = [

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from dpo_core.data.chat_template import Refused, Renderer
+from dpo_core.data.chat_template import Renderer
 from dpo_core.data.formats import to_pair
+from dpo_core.data.render_limits import Refused
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from tests.tiny_models import CHATML, make_tokenizer
 
