@@ -86,7 +86,7 @@ def _known_names() -> str:
 def load_tokenizer(
     path: Path, named: str | None = None, trust_remote_code: bool = False
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer in the directory ``path`` with its own chat template, or the one ``named``.
+    """Return the tokenizer in the directory ``path`` with its own chat template, or the one ``named``.
 
     Raises ``ConfigError`` for an unknown name, ``CheckpointError`` for a tokenizer that cannot be loaded, has no
     template, or lacks a token that the template writes.
@@ -127,13 +127,13 @@ def load_tokenizer(
 
 
 def template_text(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The template as one string; several templates under names become JSON of them."""
+    """Return the template as one string; several templates under names become JSON of them."""
     template = tokenizer.chat_template
     return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
 
 
 def template_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """SHA-256 (hex) of the template's text."""
+    """Return SHA-256 (hex) of the template's text."""
     return hashlib.sha256(template_text(tokenizer).encode()).hexdigest()
 
 
@@ -211,7 +211,7 @@ class Renderer:
     def render(
         self, conversations: list[list[dict]], tools: list[list[dict] | None], open_turn: bool = False
     ) -> list[Rendered]:
-        """Text of each conversation, with the assistant's header at the end for ``open_turn``.
+        """Return text of each conversation, with the assistant's header at the end for ``open_turn``.
 
         Raises ``CheckpointError`` for a template that goes over its limits again and again.
         """
@@ -248,7 +248,7 @@ class Renderer:
             return Refused.by(error)
 
     def render_by_library(self, turns: list[dict], tools: list[dict] | None, open_turn: bool) -> Rendered:
-        """Text of one conversation, by transformers alone: the slow twin.
+        """Return text of one conversation, by transformers alone: the slow twin.
 
         Objects that the template cannot take, or writes in Python's spelling, are tried as JSON text.
         """
@@ -286,7 +286,7 @@ class Renderer:
         return turns
 
     def leaves_out_tools(self, turns: list[dict], tools: list[dict] | None) -> bool:
-        """Whether tools of the row, or of its turns, are nothing that the template reads."""
+        """Return whether tools of the row, or of its turns, are nothing that the template reads."""
         if tools and not self.renders_tools:
             return True
         return any(turn.get(name) for name in self.unread_tools for turn in turns)

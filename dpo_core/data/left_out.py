@@ -15,7 +15,7 @@ LeftOut = Literal["nothing", "part", "all"]
 
 
 def said_by(turn: dict) -> Iterator[str]:
-    """The texts that an answer consists of."""
+    """Return the texts that an answer consists of."""
     yield turn["content"]
     for key in SPOKEN_KEYS:
         if value := turn.get(key):
@@ -26,7 +26,7 @@ def said_by(turn: dict) -> Iterator[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The words in a value, as they stand in JSON or in any other spelling of it."""
+    """Return the words in a value, as they stand in JSON or in any other spelling of it."""
     if isinstance(value, str):
         parsed = _object(value)
         yield from [value] if parsed is None else _texts(parsed)
@@ -51,7 +51,7 @@ def _object(text: str) -> Any:
 
 
 def is_all_there(turn: dict, rendered: str) -> bool:
-    """Whether the text rendered for a turn, its header aside, holds all that the turn says, letter by letter."""
+    """Return whether the text rendered for a turn, its header aside, holds all that the turn says, letter by letter."""
     texts = [turn["content"]] if len(turn) == 2 else list(said_by(turn))
     if all(text.strip() in rendered for text in texts):
         return True
@@ -60,7 +60,7 @@ def is_all_there(turn: dict, rendered: str) -> bool:
 
 
 def left_out(turn: dict, rendered: str, frame: str) -> LeftOut:
-    """How much of a turn is missing in ``rendered``, of which ``frame`` is there whatever the turn says.
+    """Return how much of a turn is missing in ``rendered``, of which ``frame`` is there whatever the turn says.
 
     Letters are counted, so that escapes and other orders are no loss.
     """

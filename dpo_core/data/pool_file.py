@@ -52,15 +52,15 @@ class PoolReader:
         self._tokens = os.open(folder / TOKENS_FILE, os.O_RDONLY)
 
     def prompt_keys(self) -> np.ndarray:
-        """Keys of the prompts, bytes S32 [N]."""
+        """Return keys of the prompts, bytes S32 [N]."""
         return self._facts.keys("prompt_key")
 
     def row_keys(self) -> np.ndarray:
-        """Content keys of the rows, bytes S32 [N]; empty for a dropped one."""
+        """Return content keys of the rows, bytes S32 [N]; empty for a dropped one."""
         return self._facts.keys("row_key")
 
     def truncated(self) -> np.ndarray:
-        """Whether a side of the row was cut, bool [N]."""
+        """Return whether a side of the row was cut, bool [N]."""
         return self._facts.column("truncated")
 
     def leave_out(self, places: np.ndarray) -> None:
@@ -68,7 +68,7 @@ class PoolReader:
         self.is_kept[places] = False
 
     def pairs(self, places: np.ndarray) -> list[TokenizedPair]:
-        """The kept rows at ``places``."""
+        """Return the kept rows at ``places``."""
         ends, lengths = self._ends[places].tolist(), self.lengths_N2[places].tolist()
         return [self._pair(end, *sides) for end, sides in zip(ends, lengths, strict=True)]
 

@@ -16,7 +16,7 @@ ROLE = "system"
 
 
 def system_turns(raw: Any) -> list[dict]:
-    """The one system turn that ``raw`` means, several of them as one; none for what is empty.
+    """Return the one system turn that ``raw`` means, several of them as one; none for what is empty.
 
     Raises ``RowDropped`` for anything that is no system prompt.
     """
@@ -24,7 +24,7 @@ def system_turns(raw: Any) -> list[dict]:
 
 
 def leading_system(conversation: Iterable[dict]) -> list[dict]:
-    """The system turns with which a conversation begins, as one; none if it begins otherwise."""
+    """Return the system turns with which a conversation begins, as one; none if it begins otherwise."""
     return system_turns(list(takewhile(lambda turn: turn["role"] == ROLE, conversation)))
 
 

@@ -66,13 +66,13 @@ class PairTokenizer:
         self.renderer, self.encoder = Renderer(tokenizer), Encoder(tokenizer)
 
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[Rendered]:
-        """The prompts with the assistant's turn opened: what a model would be asked to continue."""
+        """Return the prompts with the assistant's turn opened: what a model would be asked to continue."""
         return self.renderer.render(
             [pair.prompt for pair in pairs], [pair.tools for pair in pairs], open_turn=True
         )
 
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
-        """Token ids int32 [T] of what stands before the answers of pairs that could be tokenised: what the model was
+        """Return token ids int32 [T] of what stands before the answers of pairs that could be tokenised: what the model was
         trained behind is what it is asked with.
 
         That is the prompt with the assistant's turn opened. A template that opens the turn otherwise than it renders it
@@ -98,7 +98,7 @@ class PairTokenizer:
         return [text.ids for text in self.encoder.encode(contexts)]
 
     def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | RowDropped]:
-        """Chosen and rejected side of each pair, or why the pair is dropped."""
+        """Return chosen and rejected side of each pair, or why the pair is dropped."""
         results: list[tuple[TokenizedSide, TokenizedSide] | RowDropped] = [NOT_TOLD_APART] * len(pairs)
         prompts, rendered = self._rendered(pairs)
         usable: list[tuple[int, list[list[Span]], list[bool]]] = []

@@ -12,7 +12,7 @@ from dpo_core.data.messages import KEPT_KEYS
 
 
 def unread(template: str, *fields: str) -> tuple[str, ...]:
-    """The fields of a message that a template's text does not name: ``message.functions``, ``message['functions']``."""
+    """Return the fields of a message that a template's text does not name: ``message.functions``, ``message['functions']``."""
     return tuple(name for name in fields if not re.search(rf"\.{name}\b|['\"]{name}['\"]", template))
 
 
@@ -28,14 +28,14 @@ def calls_as_text(turn: dict, field: str) -> dict:
 
 
 def objects_of(turns: list[dict]) -> list[Any]:
-    """What the turns hold as objects that might as well be JSON text."""
+    """Return what the turns hold as objects that might as well be JSON text."""
     found = [call["function"]["arguments"] for turn in turns for call in turn.get("tool_calls") or ()]
     found += [turn[key] for turn in turns if len(turn) > 2 for key in KEPT_KEYS if key in turn]
     return [value for value in found if isinstance(value, dict | list)]
 
 
 def with_json_text(turns: list[dict]) -> list[dict]:
-    """The turns with their ``objects_of`` as JSON text."""
+    """Return the turns with their ``objects_of`` as JSON text."""
     made = []
     for turn in turns:
         changed = {key: _json_text(turn[key]) for key in KEPT_KEYS if key in turn}
@@ -56,7 +56,7 @@ def _json_text(value: Any) -> Any:
 
 
 def prints_objects(text: str, turns: list[dict]) -> bool:
-    """Whether a rendered text holds an object of the turns in Python's spelling, ``{'city': 'Oslo'}``."""
+    """Return whether a rendered text holds an object of the turns in Python's spelling, ``{'city': 'Oslo'}``."""
     said = "\n".join(turn["content"] for turn in turns)
     return any(
         text.count(spelling) > said.count(spelling)

@@ -78,6 +78,15 @@ class SweepConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _the_grid_changes_the_objective(self) -> "SweepConfig":
+        if self.losses and (self.sweep.loss or self.sweep.beta):
+            raise ValueError(
+                "sweep.loss and sweep.beta are values of loss, which losses takes the place of; remove losses, or sweep "
+                "something else"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _members_are_runs(self) -> "SweepConfig":
         members_of(self)
         return self
@@ -103,7 +112,7 @@ class Member:
 
 
 def label_of(settings: dict[str, Setting]) -> str:
-    """A member in words."""
+    """Return a member in words."""
     return ", ".join(
         f"{name.replace('_', ' ')} {value if isinstance(value, str) else f'{value:g}'}"
         for name, value in settings.items()
@@ -111,7 +120,7 @@ def label_of(settings: dict[str, Setting]) -> str:
 
 
 def members_of(config: SweepConfig) -> tuple[Member, ...]:
-    """All combinations. Raises ``ValueError`` that names the first one that is no valid run."""
+    """Return all combinations. Raises ``ValueError`` that names the first one that is no valid run."""
     named = {name: values for name in DIMENSIONS if (values := getattr(config.sweep, name))}
     members = []
     for number, values in enumerate(product(*named.values()), start=1):
