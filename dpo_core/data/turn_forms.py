@@ -12,7 +12,7 @@ from dpo_core.data.messages import KEPT_KEYS
 
 
 def unread(template: str, *fields: str) -> tuple[str, ...]:
-    """Return the fields of a message that a template's text names nowhere: ``message.functions``, ``message['functions']``."""
+    """Return the fields that a template names nowhere as a message's: ``message.functions``, ``message['functions']``."""
     return tuple(name for name in fields if not re.search(rf"\.{name}\b|['\"]{name}['\"]", template))
 
 
