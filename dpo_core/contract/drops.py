@@ -17,7 +17,9 @@ DropReason = Literal[
     "too_long",
     "no_label_left",
     "identical_tokens",
+    "contaminated",
     "exact_duplicate",
+    "near_duplicate",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 
@@ -36,7 +38,9 @@ MEANING: dict[str, str] = {  # by reason
     "too_long": "longer than max_length_tokens",
     "no_label_left": "truncation left no token to train on",
     "identical_tokens": "both sides are the same tokens: what differs was cut off, or the chat template leaves it out",
+    "contaminated": "the prompt holds an instance of an evaluation set (quality.evaluation_sets)",
     "exact_duplicate": "another row is the same tokens (quality.exact_duplicates)",
+    "near_duplicate": "another row is nearly the same words (quality.near_duplicates)",
 }
 assert set(MEANING) == set(get_args(DropReason))
 

@@ -139,6 +139,16 @@ def check_drops(
         )
 
 
+def check_left(ledgers: list[SourceLedger]) -> None:
+    """Raise ``DataError`` if checks of quality have left no row at all."""
+    if not any(ledger.kept for ledger in ledgers):
+        raise DataError(
+            "The checks of quality have left no row: "
+            + "; ".join(map(describe, ledgers))
+            + ". Loosen the rules in `quality`, or add data."
+        )
+
+
 def _advice(ledger: SourceLedger) -> str:
     advice = {
         "not_a_preference_row": "Look at these rows; if the answers stand in other columns, name them with `columns`, "
