@@ -59,7 +59,7 @@ def mix_job(
     checkpoint: CheckpointRef,
     cache_dir: Path,
 ) -> MixJob:
-    """The job of these settings, its sources pinned. Raises ``DataError``, ``ConfigError``, ``RemoteError``."""
+    """Return the job of these settings, its sources pinned. Raises ``DataError``, ``ConfigError``, ``RemoteError``."""
     return MixJob(
         sources=resolve_sources(data.sources),
         tokenizer_path=checkpoint.path,

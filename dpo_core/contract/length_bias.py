@@ -12,8 +12,8 @@ BIASED_SHARE = 0.6  # or as little as the rest of it
 
 
 def longer_is_chosen(ledgers: Iterable[SourceLedger]) -> tuple[float | None, int]:
-    """Share of the pairs of unequal length whose longer answer is the chosen one, in tokens, and how many such pairs there
-    are; no share of no pairs (mixtures made before this was counted have none)."""
+    """Return the share of the pairs of unequal length whose longer answer is the chosen one, in tokens, and how many such
+    pairs there are; no share of no pairs (mixtures made before this was counted have none)."""
     ledgers = tuple(ledgers)
     chosen = sum(ledger.longer_chosen for ledger in ledgers)
     pairs = chosen + sum(ledger.longer_rejected for ledger in ledgers)
@@ -21,7 +21,7 @@ def longer_is_chosen(ledgers: Iterable[SourceLedger]) -> tuple[float | None, int
 
 
 def length_bias_warning(ledgers: Iterable[SourceLedger]) -> str | None:
-    """What to do about a length bias, overall or in a source; None where there is none to speak of."""
+    """Return what to do about a length bias, overall or in a source; None where there is none to speak of."""
     ledgers = tuple(ledgers)
     named = [("all sources", ledgers), *((ledger.label, (ledger,)) for ledger in ledgers)]
     biased = []

@@ -33,7 +33,10 @@ class EvaluationIndex:
     def __init__(self, instances: Iterable[list[str]], n: int, bound: float) -> None:
         """``instances``: the fields' texts of each."""
         self.n, self.bound, self._hashes = n, bound, WordHashes()
-        runs, fields, places, self._lengths, self._instance, self._num_fields = [], [], [], [], [], []
+        self._lengths: list[int] = []  # by field, words
+        self._instance: list[int] = []  # by field
+        self._num_fields: list[int] = []  # by instance
+        runs, fields, places = [], [], []
         self.too_short: list[int] = []
         for number, texts in enumerate(instances):
             self._num_fields.append(len(texts))
@@ -54,7 +57,7 @@ class EvaluationIndex:
         self.num_instances = len(self._num_fields)
 
     def overlaps(self, pair: PreferencePair) -> Overlaps:
-        """With the user's turns of the prompt, each for itself."""
+        """Look for instances in the user's turns of the prompt, each for itself."""
         best: dict[int, float] = {}
         for turn in pair.prompt:
             if turn["role"] == "user":

@@ -9,8 +9,8 @@ import numpy as np
 def exact_duplicates(
     keys: np.ndarray, looked_at: np.ndarray, groups: np.ndarray, keep_last: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the rows whose key and group an earlier row has (a later one for ``keep_last``), ascending, and for each the
-    place of the row that stays, int64 [n] both.
+    """Return places of the rows whose key and group an earlier row has (a later one for ``keep_last``), ascending, and
+    for each the place of the row that stays, int64 [n] both.
 
     ``keys``: bytes S [N]; ``looked_at``: bool [N]; ``groups``: int [N], rows of different groups are never the same.
     """

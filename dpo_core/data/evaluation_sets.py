@@ -45,13 +45,13 @@ class EvaluationSets:
             self._rows[number] += 1
 
     def instance(self, instance: int) -> tuple[str, int, str]:
-        """The set, the row number and the text of an instance."""
+        """Return the set, the row number and the text of an instance."""
         number, row = self._place(instance)
         one = self._sets[number]
         return one.label, row, "\n".join(_texts(self._stores[number][row], one.fields))
 
     def overlaps(self) -> tuple[EvaluationOverlap, ...]:
-        """What was counted of each set."""
+        """Say what was counted of each set."""
         short = [self._place(instance)[0] for instance in self.index.too_short]
         return tuple(
             EvaluationOverlap(

@@ -24,7 +24,7 @@ class Examiner:
     index: EvaluationIndex | None
 
     def __call__(self, pairs: Sequence[PreferencePair | None]) -> pa.RecordBatch:
-        """What there is to know of rows by ``EXAMINED_SCHEMA``; nothing of those that were dropped (None)."""
+        """Look at rows, giving ``EXAMINED_SCHEMA``; nothing of those that were dropped (None)."""
         there = [pair for pair in pairs if pair is not None]
         bands = iter(self.sketcher.bands(there)) if self.sketcher else None
         overlaps = [

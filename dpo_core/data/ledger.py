@@ -78,7 +78,7 @@ class SourceTally:
         return self.kept + self.dropped.total()
 
     def close(self, rows_selected: int) -> SourceLedger:
-        """The account of a source of which ``rows_selected`` rows were asked for."""
+        """Return the account of a source of which ``rows_selected`` rows were asked for."""
         assert self.rows_in == self.formats.total() == rows_selected, "a row was lost or counted twice"
         return SourceLedger(
             label=self.source.label,
@@ -103,7 +103,7 @@ def _sums(codes: np.ndarray, times: np.ndarray) -> list[int]:
 
 
 def describe(ledger: SourceLedger) -> str:
-    """The drops of one source as a sentence, with the first row numbers."""
+    """Return the drops of one source as a sentence, with the first row numbers."""
     parts = [
         f"{count} {reason} ({MEANING[reason]}; rows {', '.join(map(str, ledger.offenders[reason][:5]))}"
         f"{', ...' if count > 5 else ''})"

@@ -33,7 +33,7 @@ _PARTS = tuple(
 
 
 def bands_for(similarity: float) -> tuple[int, int]:
-    """Number of bands and of hashes in each: the most selective that find ``FEWEST_FOUND`` of the pairs at the bound."""
+    """Choose the bands and the hashes in each: the most selective that find ``FEWEST_FOUND`` of the pairs at the bound."""
     for rows in range(NUM_HASHES, 1, -1):
         bands = NUM_HASHES // rows
         if 1 - (1 - similarity**rows) ** bands >= FEWEST_FOUND:
@@ -51,17 +51,17 @@ class Sketcher:
     _hashes: WordHashes = field(default_factory=WordHashes)
 
     def parts(self, pair: PreferencePair) -> tuple[np.ndarray, ...]:
-        """The runs of words of prompt, chosen and rejected answer, each ascending uint64."""
+        """Return the runs of words of prompt, chosen and rejected answer, each ascending uint64."""
         prompt = "\n".join(map(_said, pair.prompt))
         texts = [prompt] if self.prompt_alone else [prompt, _said(pair.chosen[-1]), _said(pair.rejected[-1])]
         return tuple(self._hashes.shingles(text, self.n) for text in texts)
 
     def likeness(self, left: PreferencePair, right: PreferencePair) -> float:
-        """Of the parts that are least alike, 0 to 1."""
+        """Compare the parts that are least alike, 0 to 1."""
         return min(map(jaccard, self.parts(left), self.parts(right)))
 
     def bands(self, pairs: Sequence[PreferencePair]) -> np.ndarray:
-        """A hash per band and row, uint64 [rows, bands]: rows that share one are worth comparing."""
+        """Make a hash per band and row, uint64 [rows, bands]: rows that share one are worth comparing."""
         num_bands, rows = bands_for(self.similarity)
         hashes = np.stack([self._signature(pair) for pair in pairs]) if pairs else np.zeros((0, NUM_HASHES))
         hashes = hashes[:, : num_bands * rows].astype(np.uint64)
@@ -76,7 +76,7 @@ class Sketcher:
 
 
 def minhash(values: np.ndarray) -> np.ndarray:
-    """The least of each of ``NUM_HASHES`` permutations of hashes, uint64 [k] -> uint64 [NUM_HASHES].
+    """Take the least of each of ``NUM_HASHES`` permutations of hashes, uint64 [k] -> uint64 [NUM_HASHES].
 
     Two sets share a place of it with the chance of their Jaccard similarity. A permutation is a h + b mod 2^64, a odd.
     """
@@ -100,8 +100,9 @@ def near_duplicates(
     similarity: float,
     groups: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places that are at least ``similarity`` alike to an earlier one in ``order`` that stays: the places ascending and the
-    ones that they are like, int64 [n], and how alike they are, float32 [n].
+    """Find places that are at least ``similarity`` alike to an earlier one in ``order`` that stays.
+
+    Returns the places ascending and the ones that they are like, int64 [n], and how alike they are, float32 [n].
 
     ``bands(i)``: band i of the places in ``order``, uint64 [len(order)]; ``groups``: int [len(order)], places of different
     groups are not compared.

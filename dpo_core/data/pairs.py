@@ -22,7 +22,7 @@ class PreferencePair:
 
 
 def readable_prompt(pair: PreferencePair) -> str:
-    """The user's last message, or the last turn that says something."""
+    """Return the user's last message, or the last turn that says something."""
     users = [turn["content"] for turn in pair.prompt if turn["role"] == "user" and turn["content"].strip()]
     return (
         users[-1]

@@ -75,7 +75,7 @@ class _Outcome:
 
 
 def prompt_key(prompt: list[dict]) -> str:
-    """Key (hex) of a prompt's turns; blanks at the ends of turns do not make another prompt."""
+    """Return the key (hex) of a prompt's turns; blanks at the ends of turns do not make another prompt."""
     turns = [(turn["role"], turn["content"].strip(), turn.get("tool_calls")) for turn in prompt]
     return hashlib.blake2b(_SORTED_JSON(turns).encode(), digest_size=16).hexdigest()
 
@@ -90,7 +90,7 @@ class PoolMaker:
     examiner: Examiner | None = None  # for checks of quality
 
     def pair(self, source: int, raw: Any) -> tuple[FormatName, PreferencePair]:
-        """A converted raw row. Raises ``RowDropped``."""
+        """Return a converted raw row. Raises ``RowDropped``."""
         return to_pair(rename_columns(raw, self.columns[source]) if isinstance(raw, dict) else raw)
 
     def __call__(self, chunk: Chunk) -> PoolPart:
@@ -118,7 +118,7 @@ class PoolMaker:
         return self.part(chunk, outcomes)
 
     def part(self, chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
-        """The rows of a chunk as they turned out."""
+        """Make the part of a chunk's rows as they turned out."""
         part = _part(chunk, outcomes)
         if self.examiner is None:
             return part
@@ -159,7 +159,7 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
 
 
 def chunks_of(rows: list[np.ndarray]) -> Iterator[Chunk]:
-    """Chunks of each source's row numbers, which are distinct and ascending."""
+    """Yield chunks of each source's row numbers, which are distinct and ascending."""
     for source, numbers in enumerate(rows):
         for first in range(0, len(numbers), ROWS_PER_CHUNK):
             yield Chunk(source, numbers[first : first + ROWS_PER_CHUNK])
@@ -168,7 +168,8 @@ def chunks_of(rows: list[np.ndarray]) -> Iterator[Chunk]:
 def make_pool(
     maker: PoolMaker, chunks: Iterable[Chunk], num_rows: int, num_workers: int
 ) -> Iterator[PoolPart]:
-    """Parts of ``chunks``, which hold ``num_rows`` rows, in order. The rows are the same for any number of workers.
+    """Yield parts of ``chunks``, which hold ``num_rows`` rows, in order. The rows are the same for any number of
+    workers.
 
     A row on which a worker is stuck, or that takes all memory, is dropped. Raises ``StepCrashed`` if a worker process dies
     otherwise, and ``CheckpointError`` if many rows are such.

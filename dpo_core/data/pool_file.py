@@ -62,11 +62,11 @@ class PoolReader:
         self._tokens = os.open(folder / TOKENS_FILE, os.O_RDONLY)
 
     def prompt_keys(self) -> np.ndarray:
-        """Keys of the prompts, bytes S32 [N]."""
+        """Return keys of the prompts, bytes S32 [N]."""
         return self._facts.keys("prompt_key")
 
     def row_keys(self) -> np.ndarray:
-        """Content keys of the rows, bytes S32 [N]; empty for a dropped one."""
+        """Return content keys of the rows, bytes S32 [N]; empty for a dropped one."""
         return self._facts.keys("row_key")
 
     @cached_property
@@ -74,12 +74,12 @@ class PoolReader:
         return ArrowRows(self._folder / EXAMINED_FILE)
 
     def band(self, number: int) -> np.ndarray:
-        """Hashes of one band of all rows, uint64 [N]; 0 for a dropped row."""
+        """Return hashes of one band of all rows, uint64 [N]; 0 for a dropped row."""
         parts = [_band(batch.column("bands"), number) for batch in self._examined.batches()]
         return np.concatenate(parts)
 
     def overlaps(self) -> Iterator[tuple[int, float, list[int]]]:
-        """Places of rows that overlap with evaluation instances, the largest share, and the instances, most first."""
+        """Yield places of rows that overlap with evaluation instances, the largest share, and the instances, most first."""
         first = 0
         for batch in self._examined.batches():
             lists = batch.column("instances")
@@ -88,7 +88,7 @@ class PoolReader:
             first += batch.num_rows
 
     def truncated(self) -> np.ndarray:
-        """Whether a side of the row was cut, bool [N]."""
+        """Return whether a side of the row was cut, bool [N]."""
         return self._facts.column("truncated")
 
     def leave_out(self, places: np.ndarray) -> None:
@@ -96,7 +96,7 @@ class PoolReader:
         self.is_kept[places] = False
 
     def pairs(self, places: np.ndarray) -> list[TokenizedPair]:
-        """The kept rows at ``places``."""
+        """Return the kept rows at ``places``."""
         ends, lengths = self._ends[places].tolist(), self.lengths_N2[places].tolist()
         return [self._pair(end, *sides) for end, sides in zip(ends, lengths, strict=True)]
 

@@ -27,7 +27,7 @@ PAIRS_HELD = 4096  # rows that near duplicates are compared with, read once
 
 
 def examiner_for(rules: QualityRules, sets: EvaluationSets | None) -> Examiner | None:
-    """What looks at each row while it is converted; None where nothing needs it."""
+    """Make what looks at each row while it is converted; None where nothing needs it."""
     sketcher = (
         Sketcher(rules.near_ngram_words, rules.near_similarity, rules.duplicates_of == "prompt")
         if rules.near_duplicates != "keep"
@@ -117,7 +117,7 @@ class Looks:
 
 
 def pair_at(maker: PoolMaker, pool: PoolReader, place: int) -> PreferencePair:
-    """A kept row of the pool as it was converted."""
+    """Read a kept row of the pool as it was converted."""
     source, row = int(pool.sources[place]), int(pool.rows[place])
     return maker.pair(source, maker.stores[source][row])[1]
 
@@ -173,7 +173,7 @@ class Accounts:
         return self.sources[int(pool.sources[like])].label, int(pool.rows[like]), _short(text)
 
     def overlaps(self) -> tuple[EvaluationOverlap, ...]:
-        """What there is to say of each evaluation set."""
+        """Say what was counted of each evaluation set."""
         return self.sets.overlaps() if self.sets else ()
 
     def compare_lengths(self, pool: PoolReader) -> None:

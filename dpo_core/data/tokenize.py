@@ -61,13 +61,15 @@ class PairTokenizer:
         self.renderer, self.encoder = Renderer(tokenizer), Encoder(tokenizer)
 
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[str | Over | None]:
-        """The prompts with the assistant's turn opened: what a model would be asked to continue."""
+        """Return the prompts with the assistant's turn opened: what a model would be asked to continue."""
         return self.renderer.render(
             [pair.prompt for pair in pairs], [pair.tools for pair in pairs], open_turn=True
         )
 
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
-        """Token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be tokenised."""
+        """Return token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be
+        tokenised.
+        """
         texts = self.prompt_texts(pairs)
         rendered = [text for text in texts if isinstance(text, str)]
         if len(rendered) < len(texts):
@@ -78,7 +80,7 @@ class PairTokenizer:
         return [text.ids for text in self.encoder.encode(rendered)]
 
     def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | DropReason]:
-        """Chosen and rejected side of each pair, or why the pair is dropped."""
+        """Return chosen and rejected side of each pair, or why the pair is dropped."""
         results: list[tuple[TokenizedSide, TokenizedSide] | DropReason] = ["template_error"] * len(pairs)
         prompts, rendered = self._rendered(pairs)
         usable: list[tuple[int, list[list[Span]]]] = []

@@ -17,7 +17,7 @@ FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, from the golden ratio
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text; for a text of signs alone its signs are one word, so that "!" is not "?"."""
+    """Split a text into words; for a text of signs alone its signs are one word, so that "!" is not "?"."""
     lower = text.lower()
     words = (_ASCII_WORD if lower.isascii() else _WORD).findall(lower)
     return words or list(filter(None, [lower.strip()]))
@@ -36,7 +36,7 @@ class WordHashes(dict[str, int]):
         return value
 
     def ngrams(self, words: list[str], n: int) -> np.ndarray:
-        """Hashes of each run of ``n`` words, uint64 [max(0, number of words - n + 1)]."""
+        """Return hashes of each run of ``n`` words, uint64 [max(0, number of words - n + 1)]."""
         count = len(words) - n + 1
         if count <= 0:
             return np.zeros(0, dtype=np.uint64)
@@ -47,13 +47,13 @@ class WordHashes(dict[str, int]):
         return runs ^ (runs >> np.uint64(29))
 
     def shingles(self, text: str, n: int) -> np.ndarray:
-        """The different runs of ``n`` words of a text, as ascending hashes uint64 [k]; a shorter text is one run."""
+        """Return the different runs of ``n`` words of a text, as ascending hashes uint64 [k]; a shorter text is one run."""
         words = words_of(text)
         return np.unique(self.ngrams(words, min(n, len(words)) or 1))
 
 
 def jaccard(left: np.ndarray, right: np.ndarray) -> float:
-    """Shared part of two sets of different hashes; 1 of two empty ones."""
+    """Return the shared part of two sets of different hashes; 1 of two empty ones."""
     shared = len(np.intersect1d(left, right, assume_unique=True))
     union = len(left) + len(right) - shared
     return shared / union if union else 1.0

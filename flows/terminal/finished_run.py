@@ -34,8 +34,8 @@ OF_THE_CODE = ("directory", "commit", "has_local_changes", "python", "packages")
 
 
 def finished_run(config: StageConfig) -> Path | None:
-    """The folder of the newest complete run of these settings by this code, if all that it read and made is there,
-    unchanged: sources, checkpoint, each step's files, what was published, the hand-off. Else None."""
+    """Return the folder of the newest complete run of these settings by this code, if all that it read and made is
+    there, unchanged: sources, checkpoint, each step's files, what was published, the hand-off. Else None."""
     if not _is_all_here(config):
         return None
     with contextlib.suppress(PairlineError, OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -57,11 +57,14 @@ def _is_all_here(config: StageConfig) -> bool:
         and all(
             source.startswith(PACKAGE_PREFIX) or Path(source).expanduser().is_dir() for source in checkpoints
         )
-        and all(
-            Path(source.source).expanduser().exists()
-            for source in (*config.data.sources, *config.quality.evaluation_sets)
-        )
+        and all(Path(name).expanduser().exists() for name in _sets(config))
     )
+
+
+def _sets(config: StageConfig) -> list[str]:
+    return [one.source for one in config.data.sources] + [
+        one.source for one in config.quality.evaluation_sets
+    ]
 
 
 def _is_of(folder: Path, config: StageConfig, code: dict[str, Any]) -> bool:

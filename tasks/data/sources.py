@@ -20,12 +20,14 @@ DATA_SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".arrow", ".csv", ".txt")
 
 
 def resolve_sources(sources: tuple[DataSource, ...]) -> tuple[ResolvedSource, ...]:
-    """Each source with its content pinned. Raises ``DataError``, ``ConfigError``, ``RemoteError``."""
+    """Return each source with its content pinned. Raises ``DataError``, ``ConfigError``, ``RemoteError``."""
     return tuple(resolve_source(source) for source in sources)
 
 
 def resolve_source(source: DataSource) -> ResolvedSource:
-    """An existing path is local, whatever else it could be; ``org/name`` is a Hub data set; the rest is refused."""
+    """Return where a source lies: an existing path is local, whatever else it could be; ``org/name`` is a Hub data set;
+    the rest is refused.
+    """
     path = Path(source.source).expanduser()
     if path.exists():
         return _resolved(source, content=_local_content(path), path=path.resolve())
@@ -35,7 +37,7 @@ def resolve_source(source: DataSource) -> ResolvedSource:
 
 
 def resolve_evaluation_sets(sets: tuple[EvaluationSet, ...]) -> tuple[ResolvedEvaluationSet, ...]:
-    """As ``resolve_sources``; a local file has only the split `train`, whatever is asked for."""
+    """Look sets up as ``resolve_sources`` does; a local file has only the split `train`, whatever is asked for."""
     resolved = []
     for one in sets:
         path = Path(one.source).expanduser()
@@ -60,7 +62,7 @@ def check_sources(
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a source that is no existing path can be meant as a Hub data set."""
+    """Return whether a source that is no existing path can be meant as a Hub data set."""
     return bool(HUB_ID.fullmatch(text)) and not text.endswith(DATA_SUFFIXES)
 
 

@@ -8,12 +8,12 @@ ROWS_SHOWN = 60  # of found rows; the ledger holds the first of each source and 
 
 
 def quality_blocks(mixture: MixResult) -> list[Block]:
-    """Length bias, and found rows where rows were looked for."""
+    """Return length bias, overlap with evaluation sets, and found rows where rows were looked for."""
     return [*_length_bias(mixture), *_evaluation_sets(mixture), *_found_rows(mixture)]
 
 
 def share_text(ledgers: tuple[SourceLedger, ...]) -> str:
-    """ "61.2% of 1,200 pairs": how often the longer answer is the chosen one; a dash where that was not counted."""
+    """Return "61.2% of 1,200 pairs": how often the longer answer is the chosen one; a dash where that was not counted."""
     share, pairs = longer_is_chosen(ledgers)
     return "–" if share is None else f"{share:.1%} of {pairs:,} pairs"
 

@@ -4,7 +4,8 @@ import pytest
 
 from dpo_core.contract.config import DataSource
 from dpo_core.contract.errors import ConfigError, DataError, RemoteError
-from tasks.data.sources import is_hub_id, resolve_source
+from dpo_core.contract.quality_config import EvaluationSet
+from tasks.data.sources import check_sources, is_hub_id, resolve_evaluation_sets, resolve_source
 
 
 def test_a_file_is_pinned_by_its_bytes_wherever_it_lies(tmp_path):
