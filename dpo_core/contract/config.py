@@ -5,11 +5,12 @@ once. Torch-free. Defaults run on a laptop and publish nothing.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from dpo_core.contract.amount import Amount
+from dpo_core.contract.objectives import REFUSED
 from dpo_core.contract.section import NotContent, Section
 
 Precision = Literal["fp32", "bf16", "bf16_pure"]
@@ -103,7 +104,7 @@ class DataConfig(Section):
 
 
 class ReferenceConfig(Section):
-    """The model that rewards are measured against."""
+    """The model that rewards are measured against. It stays as it is while the policy is trained."""
 
     source: str | None = Field(
         None, description="Another checkpoint as the reference; empty means the SFT checkpoint."
@@ -115,6 +116,15 @@ class ReferenceConfig(Section):
     rows_per_shard: int = Field(
         1024, ge=1, description="Rows written at once; at most this much work is lost on a kill."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _does_not_move(cls, values: Any) -> Any:
+        """TR-DPO's settings by the names that people bring along."""
+        moving = {"sync_ref_model", "ref_model_sync_steps", "ref_model_mixup_alpha"}
+        if isinstance(values, dict) and (named := sorted(moving & set(values))):
+            raise ValueError(f"{', '.join(named)}: {REFUSED['tr_dpo']}")
+        return values
 
 
 class AdapterConfig(Section):
