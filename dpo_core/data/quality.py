@@ -134,7 +134,7 @@ class Accounts:
 
     def tell(self, found: Found, pool: PoolReader) -> None:
         """Count found rows in their sources' tallies and show the first of each."""
-        truncated = pool.truncated() if found.is_dropped else None
+        marks = pool.marks() if found.is_dropped else None
         for source, tally in enumerate(self.tallies):
             start, end = np.searchsorted(pool.sources, [source, source + 1])
             here = slice(*np.searchsorted(found.places, [start, end]))
@@ -142,7 +142,7 @@ class Accounts:
             if not len(places):
                 continue
             rows, times = pool.rows[places], self.times[source][places - start]
-            tally.find(found.reason, rows, times, None if truncated is None else truncated[places])
+            tally.find(found.reason, rows, times, marks and (marks[0][places], marks[1][places]))
             for place, like, similarity in zip(
                 places[:MAX_OFFENDERS].tolist(),
                 found.like[here][:MAX_OFFENDERS].tolist(),
