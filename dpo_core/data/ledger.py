@@ -68,7 +68,7 @@ class SourceTally:
     ) -> None:
         """Count kept rows that a check of quality found, int64 [n], each selected ``times`` times.
 
-        They are dropped where their marks are given: which of them are truncated, and of which a part was left out, bool [n].
+        They are dropped where ``marks`` tell which are truncated, and of which a part was left out, bool [n].
         """
         count = int(times.sum())
         if marks is None:
