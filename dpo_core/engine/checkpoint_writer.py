@@ -46,7 +46,7 @@ class PendingCheckpoint:
     def begin(
         cls, root: Path, engine: Engine, state: RunState, before: Callable[[], None] = lambda: None
     ) -> "PendingCheckpoint":
-        """Start to write what engine and run are at this moment."""
+        """Begin to write what engine and run are at this moment."""
         folder = checkpoint_folder(root, state.step)
         aside = from_main(engine.accelerator, lambda: make_aside(folder))
         tensors = {RUN_WEIGHTS: engine.model_tensors(), RUN_OPTIMIZER: engine.optimizer_tensors()}
