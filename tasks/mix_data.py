@@ -5,9 +5,11 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from dpo_core.contract.chat_templates import OLMO_NOTE
 from dpo_core.contract.config import CheckpointConfig, DataConfig
 from dpo_core.contract.data_jobs import FetchJob, MixJob, MixResult
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
+from tasks.checkpoint.chosen_template import chosen_template
 from tasks.data.sources import resolve_sources
 from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
@@ -30,11 +32,15 @@ def mix_data(
 
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template, ``RemoteError``.
     """
+    chosen = chosen_template(template)
+    if chosen.template == "olmo":
+        get_run_logger().warning(OLMO_NOTE)
     job = MixJob(
         sources=resolve_sources(data.sources),
         tokenizer_path=checkpoint.path,
         tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
-        chat_template=template.chat_template,
+        chat_template=chosen.template,
+        add_bos=chosen.add_bos,
         cache_dir=place.store / "cache",
         **data.model_dump(
             include={
@@ -67,5 +73,5 @@ def mix_data(
 def fetch_rows(sources: list[ResolvedSource], cache_dir: Path, place: Workplace) -> None:
     """Bring the rows of Hub data sets into the cache; what becomes of them there is not the fetching's business."""
     for source in sources:
-        whole = ResolvedSource(**source.model_dump(exclude={"amount", "columns"}))
+        whole = ResolvedSource(**source.model_dump(exclude={"amount", "columns", "chat_template_kwargs"}))
         place.run(FetchJob(source=whole, cache_dir=cache_dir))

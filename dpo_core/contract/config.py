@@ -5,11 +5,12 @@ once. Torch-free. Defaults run on a laptop and publish nothing.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dpo_core.contract.amount import Amount
+from dpo_core.contract.chat_templates import MAX_TEMPLATE_CHARACTERS, check_choice, check_template_arguments
 from dpo_core.contract.section import NotContent, Section
 
 Precision = Literal["fp32", "bf16", "bf16_pure"]
@@ -36,8 +37,15 @@ class CheckpointConfig(Section):
     )
     chat_template: str | None = Field(
         None,
-        description="Use this named chat template instead of the checkpoint's own; "
-        "it is also saved with the result.",
+        max_length=MAX_TEMPLATE_CHARACTERS,
+        description="Use this chat template instead of the checkpoint's own: a name (docs/data.md), a file (.jinja, or "
+        ".json with a `chat_template`; a relative path starts at the working directory), or the template's own text. It "
+        "is also saved with the result.",
+    )
+    add_bos: bool = Field(
+        False,
+        description="Begin every conversation with the tokenizer's bos token; a template that writes it anyway is left "
+        "as it is.",
     )
     allow_pickle: tuple[str, ...] = Field(
         (),
@@ -53,6 +61,11 @@ class CheckpointConfig(Section):
     max_download_gib: float = Field(
         1000.0, gt=0, description="The most that is downloaded of a Hub id; more is refused before it begins."
     )
+
+    @field_validator("chat_template")
+    @classmethod
+    def _a_template_or_none(cls, value: str | None) -> str | None:
+        return check_choice(value) if value else None
 
 
 class DataSource(Section):
@@ -75,8 +88,18 @@ class DataSource(Section):
     columns: dict[str, str] = Field(
         {},
         description="Our column -> the set's column, e.g. {chosen: winner}. Ours are "
-        "prompt, chosen, rejected, conversations, tools, constraints.",
+        "prompt, chosen, rejected, conversations, tools, constraints, chat_template_kwargs.",
     )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {},
+        description="Variables that the chat template is given for this set's rows, e.g. {enable_thinking: false}. A "
+        "row's own column chat_template_kwargs goes before it, name by name.",
+    )
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _free_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_template_arguments(value)
 
 
 class DataConfig(Section):

@@ -11,6 +11,7 @@ DropReason = Literal[
     "empty_answer",
     "identical_pair",
     "bad_tools",
+    "bad_template_kwargs",
     "template_without_tools",
     "template_error",
     "over_limits",
@@ -28,6 +29,8 @@ MEANING: dict[str, str] = {  # by reason
     "empty_answer": "an answer is empty",
     "identical_pair": "chosen and rejected are the same text",
     "bad_tools": "the tools column is neither a list of tools nor JSON of one",
+    "bad_template_kwargs": "the chat_template_kwargs column is no object of variables for the chat template, or names "
+    "what every rendering is told",
     "template_without_tools": "the row has tools, which the chat template would leave out",
     "template_error": "the chat template refuses the conversation or its turns cannot be told apart",
     "over_limits": "the chat template or the tokenizer takes more time, memory or text for the conversation than a row may",

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,21 @@ from pydantic import BaseModel, ConfigDict
 
 class NotContent:
     """Marks a field that cannot change a step's output (a path, a name, a batch shape): it stays out of fingerprints."""
+
+
+@dataclass(frozen=True)
+class NotContentAt:
+    """Marks a field that was added later: at ``value`` a step does what it did before there was the field, and its
+    fingerprint is that of before."""
+
+    value: object
+
+
+@dataclass(frozen=True)
+class ContentAs:
+    """Marks a field that stands in fingerprints as ``written`` gives it."""
+
+    written: Callable[[Any], object]
 
 
 _SPELLING = {
@@ -80,16 +96,23 @@ def _with_paths(value: Any, changed: Callable[[Path], Path]) -> Any:
 
 
 def content_of(model: BaseModel) -> dict:
-    """The part of a model that can change a step's output: its fields without those marked ``NotContent``."""
+    """The part of a model that can change a step's output: its fields without those marked ``NotContent``, or marked
+    ``NotContentAt`` the value that they have."""
 
     def content(value: object) -> object:
         if isinstance(value, BaseModel):
             return content_of(value)
         return [content(item) for item in value] if isinstance(value, tuple | list) else value
 
-    kept = {
-        name: getattr(model, name)
-        for name, field in type(model).model_fields.items()
-        if not any(isinstance(mark, NotContent) for mark in field.metadata)
-    }
-    return {name: content(value) for name, value in kept.items()}
+    kept = {}
+    for name, field in type(model).model_fields.items():
+        value, marks = getattr(model, name), field.metadata
+        if any(
+            isinstance(mark, NotContent) or (isinstance(mark, NotContentAt) and mark.value == value)
+            for mark in marks
+        ):
+            continue
+        for mark in marks:
+            value = mark.written(value) if isinstance(mark, ContentAs) else value
+        kept[name] = content(value)
+    return kept

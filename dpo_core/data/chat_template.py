@@ -1,4 +1,4 @@
-"""Chat templates: the named ones, the tokenizer that carries one, and conversations rendered to text in batches."""
+"""Chat templates: the tokenizer that carries one, and conversations rendered to text in batches."""
 
 import hashlib
 import json
@@ -7,7 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from dpo_core.contract.chat_templates import TEMPLATE_NAMES, is_template_text
 from dpo_core.contract.errors import CheckpointError, ConfigError
+from dpo_core.data.named_templates import NAMED_TEMPLATES
 from dpo_core.data.render_limits import LIMITS, SHORT_CHARACTERS, Over, RenderLimits, TimeIsUp
 
 if TYPE_CHECKING:
@@ -16,75 +18,53 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A system turn that lists the tools, shared by the named templates; calls and results are rendered as JSON.
-_TOOLS_TEXT = (
-    "{%- macro tools_text() -%}You can call these tools. To call one, answer with JSON: "
-    '{"name": ..., "arguments": {...}}\\n{% for tool in tools %}{{ tool | tojson }}{% if not loop.last %}\\n{% endif %}'
-    "{% endfor %}{%- endmacro -%}"
-    "{%- macro text_of(message) -%}{{ message['content'] }}{% if message['tool_calls'] %}"
-    "{% for call in message['tool_calls'] %}{{ call['function'] | tojson }}{% if not loop.last %}\\n{% endif %}"
-    "{% endfor %}{% endif %}{%- endmacro -%}"
-    "{%- set has_system = messages[0]['role'] == 'system' -%}"
-).replace("\\n", "\n")
-
-
-def _template(header: str, end: str, last_answer_end: str, answer_end: str, opening: str = "") -> str:
-    """A template of turns ``header + text + end``; ``ROLE`` in ``header`` stands for the role's name."""
-    head, tail = header.split("ROLE")
-    turn = (
-        f"{{{{- '{head}' + message['role'] + '{tail}' }}}}"
-        "{%- if loop.first and has_system and tools %}{{- tools_text() + '\n\n' }}{% endif -%}"
-        "{{- text_of(message) -}}"
-    )
-    tools_turn = (
-        "{%- if tools and not has_system -%}" + f"{{{{- '{head}system{tail}' + tools_text() + {end} }}}}"
-        "{%- endif -%}"
-    )
-    ending = (
-        f"{{%- if message['role'] != 'assistant' %}}{{{{- {end} }}}}"
-        f"{{%- elif loop.last %}}{{{{- {last_answer_end} }}}}{{%- else %}}{{{{- {answer_end} }}}}{{%- endif -%}}"
-    )
-    generation = f"{{%- if add_generation_prompt -%}}{{{{- '{head}assistant{tail}' }}}}{{%- endif -%}}"
-    return (
-        _TOOLS_TEXT
-        + opening
-        + tools_turn
-        + "{%- for message in messages -%}"
-        + turn
-        + ending
-        + "{%- endfor -%}"
-        + generation
-    )
-
-
-NAMED_TEMPLATES: dict[str, str] = {
-    # Tulu 3: <|user|>\n...\n<|assistant|>\n...<eos>, and a line break before a further turn
-    "tulu": _template("<|ROLE|>\n", "'\n'", "eos_token", "eos_token + '\n'"),
-    # OLMo 2: Tulu's turns after a bos token
-    "olmo": _template("<|ROLE|>\n", "'\n'", "eos_token", "eos_token + '\n'", opening="{{- bos_token -}}"),
-    # ChatML: <|im_start|>user\n...<|im_end|>\n
-    "chatml": _template("<|im_start|>ROLE\n", "'<|im_end|>\n'", "'<|im_end|>\n'", "'<|im_end|>\n'"),
-    # Zephyr: <|user|>\n...<eos>\n
-    "zephyr": _template("<|ROLE|>\n", "eos_token + '\n'", "eos_token + '\n'", "eos_token + '\n'"),
-}
-
-
-def _known_names() -> str:
-    return ", ".join(sorted(NAMED_TEMPLATES))
+BOS = "{{ bos_token }}"  # as open-instruct begins a template with --add_bos
 
 
 def load_tokenizer(
-    path: Path, named: str | None = None, trust_remote_code: bool = False
+    path: Path, chosen: str | None = None, trust_remote_code: bool = False, add_bos: bool = False
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer in the directory ``path`` with its own chat template, or the one ``named``.
+    """The tokenizer in the directory ``path`` with its own chat template, or the one ``chosen``: a name, or a template's
+    text. With ``add_bos`` the template begins with the bos token.
 
     Raises ``ConfigError`` for an unknown name, ``CheckpointError`` for a tokenizer that cannot be loaded, has no
     template, or lacks a token that the template writes.
     """
-    if named is not None and named not in NAMED_TEMPLATES:
-        raise ConfigError(f"There is no chat template named `{named}`. Known names: {_known_names()}.")
+    template = _template_text(chosen) if chosen else None
     if not Path(path).is_dir():
         raise CheckpointError(f"{path} is not a directory; a tokenizer was expected there.")
+    tokenizer = _fast_tokenizer(path, trust_remote_code)
+    if template is not None:
+        tokenizer.chat_template = template
+    if not tokenizer.chat_template:
+        raise CheckpointError(
+            f"The tokenizer in {path} has no chat template. Name one with "
+            f"`checkpoint.chat_template`: {', '.join(TEMPLATE_NAMES)}."
+        )
+    if add_bos:
+        _begin_with_bos(tokenizer, path)
+    for token in ("bos_token", "eos_token"):
+        if template is not None and token in template and getattr(tokenizer, token) is None:
+            named = f"`{chosen}`" if chosen in NAMED_TEMPLATES else "of checkpoint.chat_template"
+            raise CheckpointError(
+                f"The chat template {named} writes a {token}, and the tokenizer in {path} has "
+                "none. Choose another template."
+            )
+    return tokenizer
+
+
+def _template_text(chosen: str) -> str:
+    """The text of a chosen template. Raises ``ConfigError`` for a name that nobody knows."""
+    if is_template_text(chosen):
+        return chosen
+    if chosen not in NAMED_TEMPLATES:
+        raise ConfigError(
+            f"There is no chat template named `{chosen}`. Known names: {', '.join(TEMPLATE_NAMES)}."
+        )
+    return NAMED_TEMPLATES[chosen]
+
+
+def _fast_tokenizer(path: Path, trust_remote_code: bool) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
@@ -100,20 +80,47 @@ def load_tokenizer(
             f'The tokenizer in {path} is not a "fast" one (tokenizer.json), which is needed to tell an '
             "answer's tokens from its prompt's. Convert it and save it with the checkpoint."
         )
-    if named is not None:
-        tokenizer.chat_template = NAMED_TEMPLATES[named]
-    if not tokenizer.chat_template:
-        raise CheckpointError(
-            f"The tokenizer in {path} has no chat template. Name one with "
-            f"`checkpoint.chat_template`: {_known_names()}."
-        )
-    for token in ("bos_token", "eos_token"):
-        if named is not None and token in NAMED_TEMPLATES[named] and getattr(tokenizer, token) is None:
-            raise CheckpointError(
-                f"The chat template `{named}` writes a {token}, and the tokenizer in {path} has "
-                "none. Choose another template."
-            )
     return tokenizer
+
+
+def _begin_with_bos(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None:
+    """Have the tokenizer's templates write its bos token first, each that does not do so anyway.
+
+    OLMo's first tokenizer (GPT-NeoX's) has none: its eos token serves, as in open-instruct.
+    """
+    if tokenizer.bos_token is None and "GPTNeoX" in type(tokenizer).__name__:
+        tokenizer.bos_token = tokenizer.eos_token
+    bos = tokenizer.bos_token
+    if bos is None:
+        raise CheckpointError(
+            f"checkpoint.add_bos is set, and the tokenizer in {path} has no bos token. Leave add_bos out, or "
+            "take another tokenizer."
+        )
+    texts = tokenizer.chat_template
+    begun = {
+        name: text if _writes_first(bos, text, tokenizer) else _with_bos(text)
+        for name, text in (texts if isinstance(texts, dict) else {"": texts}).items()
+    }
+    tokenizer.chat_template = begun if isinstance(texts, dict) else begun[""]
+
+
+def _writes_first(bos: str, template: str, tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether a conversation rendered with ``template`` begins with the text ``bos``."""
+    if template.startswith((BOS, bos)):
+        return True
+    own = tokenizer.chat_template
+    tokenizer.chat_template = template
+    try:
+        turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]
+        text = Renderer(tokenizer).render([turns], [None])[0]
+    finally:
+        tokenizer.chat_template = own
+    return isinstance(text, str) and text.startswith(bos)
+
+
+def _with_bos(template: str) -> str:
+    """Blanks that open a template are taken away in front of a block, and must stay at a line's start for that."""
+    return BOS + ("{% if true %}{% endif %}\n" if template[:1].isspace() else "") + template
 
 
 def template_text(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -198,32 +205,39 @@ class Renderer:
         return {"tools": None, "documents": None, **self.tokenizer.special_tokens_map}
 
     def render(
-        self, conversations: list[list[dict]], tools: list[list[dict] | None], open_turn: bool = False
+        self,
+        conversations: list[list[dict]],
+        tools: list[list[dict] | None],
+        open_turn: bool = False,
+        arguments: list[dict] | None = None,
     ) -> list[str | Over | None]:
-        """Text of each conversation, with the assistant's header at the end for ``open_turn``.
+        """Text of each conversation, with the assistant's header at the end for ``open_turn``. ``arguments``: further
+        variables of the template, for each conversation its own (``enable_thinking``).
 
         Raises ``CheckpointError`` for a template that goes over its limits again and again.
         """
         with self.limits.batch():
             return [
-                self.render_by_library(turns, of_turns, open_turn)
+                self.render_by_library(turns, of_turns, open_turn, given)
                 if of_turns or not _is_plain(turns)
-                else self._render_plain(turns, open_turn)
-                for turns, of_turns in zip(conversations, tools, strict=True)
+                else self._render_plain(turns, open_turn, given)
+                for turns, of_turns, given in zip(
+                    conversations, tools, arguments or [{}] * len(conversations), strict=True
+                )
             ]
 
-    def _render_plain(self, turns: list[dict], open_turn: bool) -> str | Over | None:
+    def _render_plain(self, turns: list[dict], open_turn: bool, arguments: dict) -> str | Over | None:
         """What ``render_by_library`` gives for turns of a role and a text, without the steps that such turns pass
         unchanged."""
         limits = self.limits
         try:
             template = self._template
             if template is None:
-                return self.render_by_library(turns, None, open_turn)
+                return self.render_by_library(turns, None, open_turn, arguments)
             limits.number += 1  # what limits.render does, without its calls: 1 us of 15
             try:
                 context = template.new_context(
-                    {**self._names, "messages": turns, "add_generation_prompt": open_turn}
+                    {**self._names, **arguments, "messages": turns, "add_generation_prompt": open_turn}
                 )
                 text = "".join(template.root_render_func(context))
             finally:
@@ -237,7 +251,7 @@ class Renderer:
             return None
 
     def render_by_library(
-        self, turns: list[dict], tools: list[dict] | None, open_turn: bool
+        self, turns: list[dict], tools: list[dict] | None, open_turn: bool, arguments: dict | None = None
     ) -> str | Over | None:
         """Text of one conversation, by transformers alone: the slow twin."""
 
@@ -247,6 +261,7 @@ class Renderer:
                 tools=None if tools is None else [*tools],
                 tokenize=False,
                 add_generation_prompt=open_turn,
+                **(arguments or {}),
             )
             return cast(list[str], texts)[0]  # as many as conversations, and no ids without tokenize
 

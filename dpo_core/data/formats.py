@@ -14,10 +14,27 @@ import re
 from typing import Any
 
 from dpo_core.contract.drops import FormatName, RowDropped
-from dpo_core.data.messages import constraint_list, is_blank, message_list, same_turn, same_turns, tool_list
+from dpo_core.data.messages import (
+    constraint_list,
+    is_blank,
+    message_list,
+    same_turn,
+    same_turns,
+    template_arguments,
+    tool_list,
+)
 from dpo_core.data.pairs import PreferencePair
 
-OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations", "system", "tools", "constraints")
+OUR_COLUMNS = (
+    "prompt",
+    "chosen",
+    "rejected",
+    "conversations",
+    "system",
+    "tools",
+    "constraints",
+    "chat_template_kwargs",
+)
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
 CONVERSATION_COLUMNS = ("conversations", "conversation")
@@ -45,6 +62,7 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
         chosen, rejected = _with_system(row, chosen), _with_system(row, rejected)
         _check(row, chosen, rejected)
         tools = tool_list(row.get("tools"))
+        arguments = template_arguments(row.get("chat_template_kwargs"))
     except RowDropped as dropped:
         raise RowDropped(dropped.reason, dropped.detail, name) from None
     prompt = chosen[:-1]
@@ -54,6 +72,7 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
         rejected=[*prompt, rejected[-1]],
         tools=tools,
         constraints=constraint_list(row.get("constraints")),
+        template_kwargs=arguments,
     )
 
 

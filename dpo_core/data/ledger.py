@@ -122,6 +122,7 @@ def _advice(ledger: SourceLedger) -> str:
         "template_error": "Choose another chat template (`checkpoint.chat_template`) or repair these rows.",
         "over_limits": "Choose another chat template (`checkpoint.chat_template`), or remove these rows if they are long.",
         "template_without_tools": "Choose a chat template that renders tools (`checkpoint.chat_template`).",
+        "bad_template_kwargs": "Repair these rows, or name another column with `columns` (chat_template_kwargs: other).",
         "too_long": "Raise `max_length_tokens`, or set `when_too_long: truncate`.",
         "no_label_left": "Raise `max_length_tokens`.",
     }

@@ -63,7 +63,10 @@ class PairTokenizer:
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[str | Over | None]:
         """The prompts with the assistant's turn opened: what a model would be asked to continue."""
         return self.renderer.render(
-            [pair.prompt for pair in pairs], [pair.tools for pair in pairs], open_turn=True
+            [pair.prompt for pair in pairs],
+            [pair.tools for pair in pairs],
+            open_turn=True,
+            arguments=[pair.template_kwargs for pair in pairs],
         )
 
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
@@ -118,15 +121,20 @@ class PairTokenizer:
         sides, over = [], [text is Over.LIMITS for text in prompts]
         for turns in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs]):
             within = [i for i, is_over in enumerate(over) if not is_over]
-            made = self.renderer.render([turns[i] for i in within], [pairs[i].tools for i in within])
+            made = self.renderer.render(
+                [turns[i] for i in within],
+                [pairs[i].tools for i in within],
+                arguments=[pairs[i].template_kwargs for i in within],
+            )
             texts: list[str | Over | None] = [Over.LIMITS] * len(pairs)
             for i, text in zip(within, made, strict=True):
                 texts[i], over[i] = text, text is Over.LIMITS
             sides.append(texts)
         return prompts, sides
 
-    def _render_one(self, turns: list[dict], tools: list[dict] | None, open_turn: bool = False) -> str | None:
-        text = self.renderer.render([turns], [tools], open_turn)[0]
+    def _render_one(self, turns: list[dict], pair: PreferencePair, open_turn: bool = False) -> str | None:
+        """Text of ``turns`` with the tools and the variables of ``pair``."""
+        text = self.renderer.render([turns], [pair.tools], open_turn, [pair.template_kwargs])[0]
         if isinstance(text, Over):
             raise RowDropped(text.value)
         return text
@@ -138,22 +146,22 @@ class PairTokenizer:
         if self.rules.train_on == "all_turns":
             earlier = [index for index, turn in enumerate(turns[:-1]) if turn["role"] == "assistant"]
             for index in earlier:
-                opened, closed = self._turn_edges(turns, index, pair.tools)
-                start = self._start(turns, index, text, opened, pair.tools)
+                opened, closed = self._turn_edges(turns, index, pair)
+                start = self._start(turns, index, text, opened, pair)
                 if start is None or closed is None or not text.startswith(closed):
                     return []
                 spans.append(Span(start[0], len(closed), start[1]))
-        start = self._start(turns, last, text, prompt, pair.tools)
+        start = self._start(turns, last, text, prompt, pair)
         return [*spans, Span(start[0], None, start[1])] if start is not None else []
 
     def _turn_edges(
-        self, turns: list[dict], index: int, tools: list[dict] | None
+        self, turns: list[dict], index: int, pair: PreferencePair
     ) -> tuple[str | None, str | None]:
-        opened = self._render_one(turns[:index], tools, open_turn=True) if index else None
-        return opened, self._render_one(turns[: index + 1], tools)
+        opened = self._render_one(turns[:index], pair, open_turn=True) if index else None
+        return opened, self._render_one(turns[: index + 1], pair)
 
     def _start(
-        self, turns: list[dict], index: int, text: str, opened: str | None, tools: list[dict] | None
+        self, turns: list[dict], index: int, text: str, opened: str | None, pair: PreferencePair
     ) -> tuple[int, bool] | None:
         """Where the trained text of turn ``index`` begins and whether that is a header's exact end."""
         if self.renderer.opens_turn and opened is not None and text.startswith(opened):
@@ -163,7 +171,7 @@ class PairTokenizer:
         if "tool_calls" in turns[index]:
             return None
         marked = [*turns[:index], {**turns[index], "content": SENTINEL}, *turns[index + 1 :]]
-        with_sentinel = self._render_one(marked, tools)
+        with_sentinel = self._render_one(marked, pair)
         if with_sentinel is None or SENTINEL not in with_sentinel:
             return None
         header = with_sentinel[: with_sentinel.index(SENTINEL)]

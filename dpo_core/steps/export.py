@@ -86,7 +86,9 @@ def run(job: ExportJob, progress: Progress) -> ExportResult:
     """Write the export and verify that it loads."""
     progress.begin("export", 3, "parts")
     transformers_logging.disable_progress_bar()
-    tokenizer = load_tokenizer(job.checkpoint.path, job.chat_template, job.checkpoint.allow_remote_code)
+    tokenizer = load_tokenizer(
+        job.checkpoint.path, job.chat_template, job.checkpoint.allow_remote_code, job.add_bos
+    )
     path = job.out_dir / "checkpoint"
     with new_directory(path) as aside:
         model = trained_model(job, aside)

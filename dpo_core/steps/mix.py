@@ -59,7 +59,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` and ``ConfigError`` for the tokenizer and its
     template, ``RemoteError`` when the Hub does not answer.
     """
-    tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template)
+    tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template, add_bos=job.add_bos)
     rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on)
     progress.begin("reading", total=len(job.sources), unit="sources")
     stores = []
@@ -70,7 +70,10 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         select_rows(source.amount, len(store)) for source, store in zip(job.sources, stores, strict=True)
     ]
     maker = PoolMaker(
-        tuple(stores), tuple(source.columns for source in job.sources), PairTokenizer(tokenizer, rules)
+        tuple(stores),
+        tuple(source.columns for source in job.sources),
+        PairTokenizer(tokenizer, rules),
+        tuple(source.chat_template_kwargs for source in job.sources),
     )
     with new_directory(job.out_dir / DATA_DIR) as aside:
         ledgers = _fill_pool(job, aside, maker, selections, progress)
