@@ -32,10 +32,28 @@ def mix_data(
 
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template, ``RemoteError``.
     """
+    job = _job(data, template, checkpoint, place)
+    from_hub = [source for source in job.sources if source.hub_id is not None]
+    if from_hub and not place.has_result(
+        job
+    ):  # asked where it matters: to verify a mixture is to read all of it
+        fetch_rows(from_hub, job.cache_dir, place)
+    result = place.run(job)
+    get_run_logger().info(
+        "%d pairs to train on, %d held out, %d tokens",
+        result.train_rows,
+        result.held_out_rows,
+        result.lengths.total,
+    )
+    show_mixture(result, place.context.run.family)
+    return result
+
+
+def _job(data: DataConfig, template: CheckpointConfig, checkpoint: CheckpointRef, place: Workplace) -> MixJob:
     chosen = chosen_template(template)
     if chosen.template == "olmo":
         get_run_logger().warning(OLMO_NOTE)
-    job = MixJob(
+    return MixJob(
         sources=resolve_sources(data.sources),
         tokenizer_path=checkpoint.path,
         tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
@@ -54,20 +72,6 @@ def mix_data(
             }
         ),
     )
-    from_hub = [source for source in job.sources if source.hub_id is not None]
-    if from_hub and not place.has_result(
-        job
-    ):  # asked where it matters: to verify a mixture is to read all of it
-        fetch_rows(from_hub, job.cache_dir, place)
-    result = place.run(job)
-    get_run_logger().info(
-        "%d pairs to train on, %d held out, %d tokens",
-        result.train_rows,
-        result.held_out_rows,
-        result.lengths.total,
-    )
-    show_mixture(result, place.context.run.family)
-    return result
 
 
 def fetch_rows(sources: list[ResolvedSource], cache_dir: Path, place: Workplace) -> None:

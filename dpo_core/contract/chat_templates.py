@@ -2,7 +2,9 @@
 ``dpo_core/data/named_templates.py``."""
 
 from pathlib import PurePath
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator
 
 TemplateName = Literal[
     "assistant_message_only",
@@ -71,8 +73,10 @@ def template_content(chosen: str | None) -> str | None:
     return {"olmo2": "olmo", "olmo": "olmo of open-instruct"}.get(chosen, chosen) if chosen else chosen
 
 
-def check_choice(value: str) -> str:
+def check_choice(value: str | None) -> str | None:
     """``value`` where it can be a template: a known name, a file's path, a template's text. Raises ``ValueError``."""
+    if not value:
+        return None
     if value in TEMPLATE_NAMES or is_template_text(value) or PurePath(value).suffix or "/" in value:
         return value
     raise ValueError(
@@ -94,3 +98,7 @@ def check_template_arguments(value: dict[str, Any]) -> dict[str, Any]:
                 )
             )
     return value
+
+
+TemplateChoice = Annotated[str | None, AfterValidator(check_choice)]
+TemplateArguments = Annotated[dict[str, Any], AfterValidator(check_template_arguments)]

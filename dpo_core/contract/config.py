@@ -5,12 +5,12 @@ once. Torch-free. Defaults run on a laptop and publish nothing.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from dpo_core.contract.amount import Amount
-from dpo_core.contract.chat_templates import MAX_TEMPLATE_CHARACTERS, check_choice, check_template_arguments
+from dpo_core.contract.chat_templates import MAX_TEMPLATE_CHARACTERS, TemplateArguments, TemplateChoice
 from dpo_core.contract.section import NotContent, Section
 
 Precision = Literal["fp32", "bf16", "bf16_pure"]
@@ -35,7 +35,7 @@ class CheckpointConfig(Section):
     gguf_file: str | None = Field(
         None, description="File name of the GGUF inside the directory, if it holds several."
     )
-    chat_template: str | None = Field(
+    chat_template: TemplateChoice = Field(
         None,
         max_length=MAX_TEMPLATE_CHARACTERS,
         description="Use this chat template instead of the checkpoint's own: a name (docs/data.md), a file (.jinja, or "
@@ -62,11 +62,6 @@ class CheckpointConfig(Section):
         1000.0, gt=0, description="The most that is downloaded of a Hub id; more is refused before it begins."
     )
 
-    @field_validator("chat_template")
-    @classmethod
-    def _a_template_or_none(cls, value: str | None) -> str | None:
-        return check_choice(value) if value else None
-
 
 class DataSource(Section):
     """One preference set of the mixture."""
@@ -90,16 +85,11 @@ class DataSource(Section):
         description="Our column -> the set's column, e.g. {chosen: winner}. Ours are "
         "prompt, chosen, rejected, conversations, tools, constraints, chat_template_kwargs.",
     )
-    chat_template_kwargs: dict[str, Any] = Field(
+    chat_template_kwargs: TemplateArguments = Field(
         {},
         description="Variables that the chat template is given for this set's rows, e.g. {enable_thinking: false}. A "
         "row's own column chat_template_kwargs goes before it, name by name.",
     )
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _free_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return check_template_arguments(value)
 
 
 class DataConfig(Section):

@@ -98,7 +98,7 @@ class MixResult(Result):
 class MixJob(Job[MixResult]):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
-    VERSION = 2  # length histograms; the mixture itself is that of version 1, and so is its fingerprint
+    VERSION = 3  # files are read to their ends; pairs of the same tokens are dropped
     step = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location

@@ -17,6 +17,7 @@ DropReason = Literal[
     "over_limits",
     "too_long",
     "no_label_left",
+    "identical_tokens",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 
@@ -36,6 +37,7 @@ MEANING: dict[str, str] = {  # by reason
     "over_limits": "the chat template or the tokenizer takes more time, memory or text for the conversation than a row may",
     "too_long": "longer than max_length_tokens",
     "no_label_left": "truncation left no token to train on",
+    "identical_tokens": "both sides are the same tokens: what differs was cut off, or the chat template leaves it out",
 }
 assert set(MEANING) == set(get_args(DropReason))
 

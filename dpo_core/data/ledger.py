@@ -125,6 +125,8 @@ def _advice(ledger: SourceLedger) -> str:
         "bad_template_kwargs": "Repair these rows, or name another column with `columns` (chat_template_kwargs: other).",
         "too_long": "Raise `max_length_tokens`, or set `when_too_long: truncate`.",
         "no_label_left": "Raise `max_length_tokens`.",
+        "identical_tokens": "Raise `max_length_tokens` if the answers differ behind it, or choose a chat template that "
+        "renders what differs (`checkpoint.chat_template`).",
     }
     worst = max(ledger.dropped, key=lambda reason: ledger.dropped[reason])
     return advice.get(worst, "Repair these rows, or raise `max_dropped_fraction` if they may go.")

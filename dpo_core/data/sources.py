@@ -19,13 +19,14 @@ from dpo_core.contract.errors import DataError, RemoteError, StoreError
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.contract.store import exclusive, fingerprint, new_directory, write_json
 from dpo_core.data.formats import OUR_COLUMNS
-from dpo_core.data.readers import RawRow, files_of, read_rows
+from dpo_core.data.json_rows import RawRow
+from dpo_core.data.readers import files_of, read_rows
 
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
 ROWS_PER_BATCH = 512
 MAX_COLUMNS_KEPT = 200
 REFUSED = (401, 403)  # statuses that trying again does not change
-LAYOUT = 1  # raised when the stored form of rows changes
+LAYOUT = 2  # raised when the stored form of rows, or which rows of a file are stored, changes
 _SCHEMA = pa.schema([("row", pa.large_string())])
 
 

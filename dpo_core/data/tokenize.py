@@ -196,4 +196,7 @@ class PairTokenizer:
                 return "too_long"
             has_answer &= start < min(end, limit)  # of the last span
             sides.append(TokenizedSide(text.ids[:limit], trained[:limit], truncated=length > limit))
-        return (sides[0], sides[1]) if has_answer else "no_label_left"
+        if not has_answer:
+            return "no_label_left"
+        # The answers differ as text; as inputs of a model they need not, and then the loss is ln 2 whatever it learns.
+        return (sides[0], sides[1]) if not np.array_equal(sides[0].ids, sides[1].ids) else "identical_tokens"

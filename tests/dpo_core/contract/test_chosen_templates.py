@@ -10,7 +10,9 @@ from dpo_core.contract.jobs import ExportJob
 from tests.dpo_core.contract.test_job_fingerprints import JOBS, SOURCE
 
 
-@pytest.mark.parametrize("value", ["olmo2", "{{ messages }}", "{% for m in messages %}x{% endfor %}", "./a", "a.jinja"])
+@pytest.mark.parametrize(
+    "value", ["olmo2", "{{ messages }}", "{% for m in messages %}x{% endfor %}", "./a", "a.jinja"]
+)
 def test_a_name_a_text_and_a_path_are_taken(value):
     assert CheckpointConfig(source="a", chat_template=value).chat_template == value
 
@@ -33,15 +35,21 @@ def test_what_every_rendering_is_told_is_refused(name):
 @pytest.mark.parametrize(("kind", "name"), [(MixJob, "mix"), (ExportJob, "export")])
 def test_the_renamed_template_is_found_again_and_no_other(kind, name):
     fields = JOBS[name][1]
-    made = {chosen: kind(**{**fields, "chat_template": chosen}).fingerprint for chosen in ("olmo", "olmo2", "tulu", None)}
+    made = {
+        chosen: kind(**{**fields, "chat_template": chosen}).fingerprint
+        for chosen in ("olmo", "olmo2", "tulu", None)
+    }
     assert len(set(made.values())) == 4
     # As a job of that name was written when `olmo` was OLMo 2's template.
-    before = {"mix": "76b7af576b386da05540720d63c2eabe124c034c0ddc8ae6cee2a692c3c55db9", "export": "c0b9095ad6ca79fda55b4e833af550a5d6915eabf39d01095230deb120b5b62b"}
+    before = {
+        "mix": "76b7af576b386da05540720d63c2eabe124c034c0ddc8ae6cee2a692c3c55db9",
+        "export": "c0b9095ad6ca79fda55b4e833af550a5d6915eabf39d01095230deb120b5b62b",
+    }
     assert made["olmo2"] == before[name]
 
 
 def test_bos_and_variables_are_content():
     fields = JOBS["mix"][1]
-    plain = MixJob(**fields).fingerprint
     thinking = SOURCE.model_copy(update={"chat_template_kwargs": {"enable_thinking": True}})
-    assert len({plain, MixJob(**fields, add_bos=True).fingerprint, MixJob(**{**fields, "sources": (thinking,)}).fingerprint}) == 3
+    jobs = (MixJob(**fields), MixJob(**fields, add_bos=True), MixJob(**{**fields, "sources": (thinking,)}))
+    assert len({job.fingerprint for job in jobs}) == 3
