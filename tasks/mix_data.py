@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from dpo_core.contract.chat_templates import OLMO_NOTE
 from dpo_core.contract.config import CheckpointConfig, DataConfig
 from dpo_core.contract.data_jobs import FetchJob, MixJob, MixResult
+from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
 from tasks.checkpoint.chosen_template import chosen_template
 from tasks.data.sources import resolve_sources
@@ -26,13 +27,19 @@ from tasks.show.artifacts import show_mixture
     persist_result=False,
 )
 def mix_data(
-    data: DataConfig, template: CheckpointConfig, checkpoint: CheckpointRef, place: Workplace
+    data: DataConfig,
+    quality: QualityConfig,
+    template: CheckpointConfig,
+    checkpoint: CheckpointRef,
+    place: Workplace,
 ) -> MixResult:
     """Run step ``mix``, and before it ``fetch`` for every Hub data set.
 
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template, ``RemoteError``.
     """
-    job = _job(data, template, checkpoint, place)
+    job = mix_job(data, quality, template, checkpoint, place.store / "cache")
+    if job.chat_template == "olmo":
+        get_run_logger().warning(OLMO_NOTE)
     from_hub = [source for source in job.sources if source.hub_id is not None]
     if from_hub and not place.has_result(
         job
@@ -49,17 +56,23 @@ def mix_data(
     return result
 
 
-def _job(data: DataConfig, template: CheckpointConfig, checkpoint: CheckpointRef, place: Workplace) -> MixJob:
+def mix_job(
+    data: DataConfig,
+    quality: QualityConfig,
+    template: CheckpointConfig,
+    checkpoint: CheckpointRef,
+    cache_dir: Path,
+) -> MixJob:
+    """Return the job of these settings, its sources pinned. Raises ``DataError``, ``ConfigError``, ``RemoteError``."""
     chosen = chosen_template(template)
-    if chosen.template == "olmo":
-        get_run_logger().warning(OLMO_NOTE)
     return MixJob(
         sources=resolve_sources(data.sources),
         tokenizer_path=checkpoint.path,
         tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
         chat_template=chosen.template,
         add_bos=chosen.add_bos,
-        cache_dir=place.store / "cache",
+        cache_dir=cache_dir,
+        quality=quality,
         **data.model_dump(
             include={
                 "held_out",

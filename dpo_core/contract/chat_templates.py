@@ -37,7 +37,7 @@ OLMO_NOTE = (
     "`olmo` is Olmo 3's ChatML with functions, as in open-instruct. OLMo 2's template (<|user|>, <|assistant|> behind a "
     "bos token), which had this name here before, is now `olmo2`: set checkpoint.chat_template to olmo2 if that is meant."
 )
-# What a rendering is told anyway: nobody's to set beside the conversation.
+# What a rendering is told anyway, and so cannot be set beside the conversation.
 RESERVED_ARGUMENTS = frozenset(
     {
         "messages",
@@ -60,12 +60,12 @@ RESERVED_ARGUMENTS = frozenset(
 
 
 def is_template_text(value: str) -> bool:
-    """Whether a template's own text is meant: it writes something or does something, which no name and no path does."""
+    """Tell whether a template's own text is meant: it writes something or does something, which no name and no path does."""
     return "{{" in value or "{%" in value
 
 
 def template_content(chosen: str | None) -> str | None:
-    """What stands for a chosen template in fingerprints.
+    """Return what stands for a chosen template in fingerprints.
 
     What is called ``olmo2`` was called ``olmo`` when the first of them were made, and is found again under that name; what
     is called ``olmo`` now must not be.
@@ -74,7 +74,7 @@ def template_content(chosen: str | None) -> str | None:
 
 
 def check_choice(value: str | None) -> str | None:
-    """``value`` where it can be a template: a known name, a file's path, a template's text. Raises ``ValueError``."""
+    """Return ``value`` where it can be a template: a known name, a file's path, a template's text. Raises ``ValueError``."""
     if not value:
         return None
     if value in TEMPLATE_NAMES or is_template_text(value) or PurePath(value).suffix or "/" in value:
@@ -86,7 +86,7 @@ def check_choice(value: str | None) -> str | None:
 
 
 def check_template_arguments(value: dict[str, Any]) -> dict[str, Any]:
-    """``value`` where each name may be a variable of a template. Raises ``ValueError``."""
+    """Return ``value`` where each name may be a variable of a template. Raises ``ValueError``."""
     for name in value:
         if name in RESERVED_ARGUMENTS or not name.isidentifier():
             raise ValueError(

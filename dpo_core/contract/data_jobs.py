@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from dpo_core.contract.amount import Amount
 from dpo_core.contract.chat_templates import template_content
 from dpo_core.contract.job import Job, Result
+from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.refs import DatasetRef, Location, ResolvedSource
 from dpo_core.contract.section import ContentAs, NotContent, NotContentAt, Section
 
@@ -45,6 +46,18 @@ class FetchJob(Job[FetchResult]):
         return (self.cache_dir,)
 
 
+class Finding(Section):
+    """A row that a check of quality found, and what it is like."""
+
+    reason: str
+    row: int  # 0-based in its source
+    like: str  # label of the source or the evaluation set that holds the other one
+    like_row: int
+    similarity: float  # 0 to 1
+    text: str  # the beginning of the row's prompt
+    is_dropped: bool
+
+
 class SourceLedger(Section):
     """Where every row of one source went: ``rows_in = kept + sum(dropped.values())``."""
 
@@ -57,6 +70,10 @@ class SourceLedger(Section):
     truncated: int
     dropped: dict[str, int]  # reason -> rows
     offenders: dict[str, tuple[int, ...]]  # reason -> first row numbers (0-based in the source)
+    longer_chosen: int = 0  # kept rows whose chosen side has more tokens than the rejected one
+    longer_rejected: int = 0  # the other way round; rows with both sides cut to one length are neither
+    counted: dict[str, int] = {}  # reason -> rows that a check of quality found, and that stay
+    findings: tuple[Finding, ...] = ()  # the first rows that checks of quality found, dropped or not
 
 
 class LengthHistogram(Section):
@@ -112,6 +129,7 @@ class MixJob(Job[MixResult]):
     max_dropped_fraction: Annotated[float, NotContent()] = 0.5
     seed: int = 8
     num_workers: Annotated[int, NotContent()] = 2
+    quality: Annotated[QualityConfig, NotContentAt(QualityConfig())] = QualityConfig()
     cache_dir: Location  # Arrow files of sources and Hub downloads
 
     def writes(self) -> tuple[Path, ...]:

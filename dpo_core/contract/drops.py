@@ -18,6 +18,7 @@ DropReason = Literal[
     "too_long",
     "no_label_left",
     "identical_tokens",
+    "exact_duplicate",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 
@@ -38,6 +39,7 @@ MEANING: dict[str, str] = {  # by reason
     "too_long": "longer than max_length_tokens",
     "no_label_left": "truncation left no token to train on",
     "identical_tokens": "both sides are the same tokens: what differs was cut off, or the chat template leaves it out",
+    "exact_duplicate": "another row is the same tokens (quality.exact_duplicates)",
 }
 assert set(MEANING) == set(get_args(DropReason))
 

@@ -61,11 +61,11 @@ class Section(BaseModel):
     )
 
     def paths(self) -> Iterator[Path]:
-        """Every path in it, however deep."""
+        """Return every path in it, however deep."""
         return _paths_in([getattr(self, name) for name in type(self).model_fields])
 
     def with_paths(self, changed: Callable[[Path], Path]) -> Self:
-        """The same with each of its paths as ``changed`` gives it."""
+        """Return the same with each of its paths as ``changed`` gives it."""
         return self.model_copy(
             update={name: _with_paths(getattr(self, name), changed) for name in type(self).model_fields}
         )
@@ -96,8 +96,8 @@ def _with_paths(value: Any, changed: Callable[[Path], Path]) -> Any:
 
 
 def content_of(model: BaseModel) -> dict:
-    """The part of a model that can change a step's output: its fields without those marked ``NotContent``, or marked
-    ``NotContentAt`` the value that they have."""
+    """Return the part of a model that can change a step's output: its fields without those marked ``NotContent``, or
+    marked ``NotContentAt`` the value that they have."""
 
     def content(value: object) -> object:
         if isinstance(value, BaseModel):

@@ -24,8 +24,8 @@ BOS = "{{ bos_token }}"  # as open-instruct begins a template with --add_bos
 def load_tokenizer(
     path: Path, chosen: str | None = None, trust_remote_code: bool = False, add_bos: bool = False
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer in the directory ``path`` with its own chat template, or the one ``chosen``: a name, or a template's
-    text. With ``add_bos`` the template begins with the bos token.
+    """Return the tokenizer in the directory ``path`` with its own chat template, or the one ``chosen``: a name, or a
+    template's text. With ``add_bos`` the template begins with the bos token.
 
     Raises ``ConfigError`` for an unknown name, ``CheckpointError`` for a tokenizer that cannot be loaded, has no
     template, or lacks a token that the template writes.
@@ -54,7 +54,7 @@ def load_tokenizer(
 
 
 def _template_text(chosen: str) -> str:
-    """The text of a chosen template. Raises ``ConfigError`` for a name that nobody knows."""
+    """Return the text of a chosen template. Raises ``ConfigError`` for a name that nobody knows."""
     if is_template_text(chosen):
         return chosen
     if chosen not in NAMED_TEMPLATES:
@@ -105,7 +105,7 @@ def _begin_with_bos(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None:
 
 
 def _writes_first(bos: str, template: str, tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether a conversation rendered with ``template`` begins with the text ``bos``."""
+    """Tell whether a conversation rendered with ``template`` begins with the text ``bos``."""
     if template.startswith((BOS, bos)):
         return True
     own = tokenizer.chat_template
@@ -119,18 +119,19 @@ def _writes_first(bos: str, template: str, tokenizer: "PreTrainedTokenizerBase")
 
 
 def _with_bos(template: str) -> str:
-    """Blanks that open a template are taken away in front of a block, and must stay at a line's start for that."""
+    """Put the bos token first. Blanks that a template opens with are taken away in front of a block, and must stay at a
+    line's start for that."""
     return BOS + ("{% if true %}{% endif %}\n" if template[:1].isspace() else "") + template
 
 
 def template_text(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The template as one string; several templates under names become JSON of them."""
+    """Return the template as one string; several templates under names become JSON of them."""
     template = tokenizer.chat_template
     return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
 
 
 def template_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """SHA-256 (hex) of the template's text."""
+    """Return SHA-256 (hex) of the template's text."""
     return hashlib.sha256(template_text(tokenizer).encode()).hexdigest()
 
 
@@ -211,7 +212,7 @@ class Renderer:
         open_turn: bool = False,
         arguments: list[dict] | None = None,
     ) -> list[str | Over | None]:
-        """Text of each conversation, with the assistant's header at the end for ``open_turn``. ``arguments``: further
+        """Return text of each conversation, with the assistant's header at the end for ``open_turn``. ``arguments``: further
         variables of the template, for each conversation its own (``enable_thinking``).
 
         Raises ``CheckpointError`` for a template that goes over its limits again and again.
@@ -253,7 +254,7 @@ class Renderer:
     def render_by_library(
         self, turns: list[dict], tools: list[dict] | None, open_turn: bool, arguments: dict | None = None
     ) -> str | Over | None:
-        """Text of one conversation, by transformers alone: the slow twin."""
+        """Return text of one conversation, by transformers alone: the slow twin."""
 
         def text_of(prepared: list[dict]) -> str:
             texts = self.tokenizer.apply_chat_template(

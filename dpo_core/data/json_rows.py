@@ -36,7 +36,7 @@ class RawRow(NamedTuple):
 
 
 def json_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
-    """The rows of ``file``, which is that of ``path``. Raises ``DataError`` where it is no JSON."""
+    """Yield the rows of ``file``, which is that of ``path``. Raises ``DataError`` where it is no JSON."""
     is_document = path.name.removesuffix(".gz").endswith(".json")
     number = 0
     while line := file.readline(min(READ_CHARACTERS, MAX_ROW_CHARACTERS)):

@@ -26,7 +26,7 @@ _TOOLS_TEXT = (
 
 
 def _template(header: str, end: str, last_answer_end: str, answer_end: str, opening: str = "") -> str:
-    """A template of turns ``header + text + end``; ``ROLE`` in ``header`` stands for the role's name."""
+    """Return a template of turns ``header + text + end``; ``ROLE`` in ``header`` stands for the role's name."""
     head, tail = header.split("ROLE")
     turn = (
         f"{{{{- '{head}' + message['role'] + '{tail}' }}}}"
@@ -58,7 +58,7 @@ def _template(header: str, end: str, last_answer_end: str, answer_end: str, open
 
 
 def _of_turns(turn: str, before: str = "", opened: str = "") -> str:
-    """``before``, then ``turn`` for each message; ``opened`` (a text) where the assistant is to go on."""
+    """Write ``before``, then ``turn`` for each message; ``opened`` (a text) where the assistant is to go on."""
     opening = (
         f"{{% if loop.last and add_generation_prompt %}}{{{{ '{opened}' }}}}{{% endif %}}" if opened else ""
     )
@@ -66,7 +66,7 @@ def _of_turns(turn: str, before: str = "", opened: str = "") -> str:
 
 
 def _joined(separator: str, text: str) -> str:
-    """Texts with a separator between them and the end of text behind the last."""
+    """Join texts with a separator between them and the end of text behind the last."""
     return _of_turns(
         f"{{% if not loop.first %}}{{{{ '{separator}' }}}}{{% endif %}}{{{{ {text} }}}}"
         "{% if loop.last and not add_generation_prompt %}{{ eos_token }}{% endif %}"
@@ -74,7 +74,7 @@ def _joined(separator: str, text: str) -> str:
 
 
 def _by_role(**turns: str) -> str:
-    """One turn by its role; other roles are left out."""
+    """Render one turn by its role; other roles are left out."""
     cases = [f"if message['role'] == '{role}' %}}{turn}" for role, turn in turns.items()]
     return "{% " + "{% el".join(cases) + "{% endif %}"
 
@@ -114,8 +114,8 @@ _THINKING_OF_THE_LAST_TURN_ONLY = (
 
 
 def _olmo(system: str, opened: str = "", content_changed: str = "") -> str:
-    """ChatML with Ai2's functions, as Olmo 3 was trained with. ``system``: what is said where a conversation has no system
-    turn; ``opened``: how an answer begins; ``content_changed``: what becomes of an answer's ``content``."""
+    """Return ChatML with Ai2's functions, as Olmo 3 was trained with. ``system``: what is said where a conversation has no
+    system turn; ``opened``: how an answer begins; ``content_changed``: what becomes of an answer's ``content``."""
     return _of_turns(
         _by_role(
             system="{{ '<|im_start|>system\n' + message['content'] }}"
@@ -164,7 +164,7 @@ _BOXED = (
 
 
 def _r1(before: str, opened: str, request: str = "") -> str:
-    """Turns named by their capitalised roles, each behind ``request``."""
+    """Render turns named by their capitalised roles, each behind ``request``."""
     return _of_turns(
         "{% if not loop.first %}{{ '\n\n' }}{% endif %}"
         f"{{{{ message['role'].capitalize() + ': {request}' + message['content'] + '\n' }}}}",
@@ -174,7 +174,7 @@ def _r1(before: str, opened: str, request: str = "") -> str:
 
 
 def _rlzero(before: str, opened: str) -> str:
-    """Turns without their roles."""
+    """Render turns without their roles."""
     return _of_turns(
         "{% if not loop.first %}{{ '\n\n' }}{% endif %}{{ message['content'] + '\n' }}", before, opened
     )

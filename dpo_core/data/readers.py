@@ -52,12 +52,12 @@ _SEVERAL = (
 
 
 def is_supported(path: Path) -> bool:
-    """Whether the file's name says that it holds rows."""
+    """Return whether the file's name says that it holds rows."""
     return path.name.endswith(SUPPORTED) and path.name not in NOT_ROWS
 
 
 def files_of(path: Path, split: str) -> list[Path]:
-    """The data files of a local source in reading order. Raises ``DataError`` if there is none."""
+    """Return the data files of a local source in reading order. Raises ``DataError`` if there is none."""
     if path.is_dir():
         return _files_of_directory(path, split)
     if not path.exists():
@@ -76,7 +76,7 @@ def files_of(path: Path, split: str) -> list[Path]:
 
 
 def split_of(path: Path) -> str | None:
-    """The split that a file's name or folder speaks of, None if of none. ``path`` is relative to the source."""
+    """Return the split that a file's name or folder speaks of, None if of none. ``path`` is relative to the source."""
     if (shard := _SHARD.match(path.name)) and shard["split"] not in _NO_SPLITS:
         return shard["split"]
     words = re.split(r"[^a-z]+", f"{path.parent.name}/{path.name}".lower())

@@ -65,7 +65,7 @@ class RowStore:
         return self.values(np.array([index]))[0]
 
     def values(self, rows: np.ndarray) -> list[Any]:
-        """The values of ascending row numbers, int64 [n]."""
+        """Return the values of ascending row numbers, int64 [n]."""
         batches, first = np.unique(rows // ROWS_PER_BATCH, return_index=True)
         ends = [*first[1:].tolist(), len(rows)]
         texts: list[str] = []
@@ -84,7 +84,7 @@ class RowStore:
 
 
 def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
-    """Rows of ``source``, read once and kept below ``cache_dir``.
+    """Return rows of ``source``, read once and kept below ``cache_dir``.
 
     Raises ``DataError`` for rows that cannot be read, for an empty set and for an unknown column; ``RemoteError`` when
     the Hub does not answer.

@@ -61,7 +61,7 @@ class PairTokenizer:
         self.renderer, self.encoder = Renderer(tokenizer), Encoder(tokenizer)
 
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[str | Over | None]:
-        """The prompts with the assistant's turn opened: what a model would be asked to continue."""
+        """Return the prompts with the assistant's turn opened: what a model would be asked to continue."""
         return self.renderer.render(
             [pair.prompt for pair in pairs],
             [pair.tools for pair in pairs],
@@ -70,7 +70,9 @@ class PairTokenizer:
         )
 
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
-        """Token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be tokenised."""
+        """Return token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be
+        tokenised.
+        """
         texts = self.prompt_texts(pairs)
         rendered = [text for text in texts if isinstance(text, str)]
         if len(rendered) < len(texts):
@@ -81,7 +83,7 @@ class PairTokenizer:
         return [text.ids for text in self.encoder.encode(rendered)]
 
     def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | DropReason]:
-        """Chosen and rejected side of each pair, or why the pair is dropped."""
+        """Return chosen and rejected side of each pair, or why the pair is dropped."""
         results: list[tuple[TokenizedSide, TokenizedSide] | DropReason] = ["template_error"] * len(pairs)
         prompts, rendered = self._rendered(pairs)
         usable: list[tuple[int, list[list[Span]]]] = []
@@ -133,7 +135,7 @@ class PairTokenizer:
         return prompts, sides
 
     def _render_one(self, turns: list[dict], pair: PreferencePair, open_turn: bool = False) -> str | None:
-        """Text of ``turns`` with the tools and the variables of ``pair``."""
+        """Return text of ``turns`` with the tools and the variables of ``pair``."""
         text = self.renderer.render([turns], [pair.tools], open_turn, [pair.template_kwargs])[0]
         if isinstance(text, Over):
             raise RowDropped(text.value)

@@ -22,12 +22,10 @@ from dpo_core.loss.objective import build_objective
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import answer_greedily
 from dpo_core.training.kl import measure_kl
-from dpo_core.training.scores import agreed_layout, load_scorer, score_pairs
+from dpo_core.training.scores import agreed_layout, generation_of, load_scorer, score_pairs
 from dpo_core.training.step_guard import reference_logps
 
 log = logging.getLogger(__name__)
-
-ANSWERS_PER_BATCH = 16
 
 
 def pair_metrics(
@@ -39,7 +37,8 @@ def pair_metrics(
     progress: Progress,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Loss, rewards, accuracies and mean log-probabilities over the held-out pairs, which the loss sees as one batch.
+    """Return loss, rewards, accuracies and mean log-probabilities over the held-out pairs, which the loss sees as one
+    batch.
 
     A tie of rewards counts as half a win, so a policy that equals its reference scores 0.5. ``is_reference`` says that
     the scorer's model is the reference: it is measured against itself, as the cached values were computed in other
@@ -62,21 +61,16 @@ def greedy_answers(
     progress: Progress,
     accelerator: Accelerator,
 ) -> list[str]:
-    """Answers to the held-out prompts, each rank taking its share. -> in the prompts' order, on every rank
+    """Return answers to the held-out prompts, each rank taking its share. -> in the prompts' order, on every rank
 
-    Ranks that hold a part of each weight can only compute together: there every rank gives all answers.
+    Ranks that hold a part of each weight can only compute together: there every rank gives all answers, which are rank 0's.
     """
     world = 1 if job.sharding.splits_weights else accelerator.num_processes
     mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index % world :: world]]
     tokenizer = load_tokenizer(checkpoint.path, None, checkpoint.allow_remote_code)
     gather_ends(job.sharding, scorer)
     answers = answer_greedily(
-        scorer.model,
-        tokenizer,
-        mine,
-        job.evaluation.max_new_tokens,
-        ANSWERS_PER_BATCH,
-        on_answers=progress.advance,
+        scorer.model, tokenizer, mine, generation_of(job, accelerator), on_answers=progress.advance
     )
     if world == 1:
         return answers

@@ -29,12 +29,11 @@ from dpo_core.engine.choose import gather_ends
 from dpo_core.loss.losses import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import sample_answers
-from dpo_core.training.scores import agreed_layout, load_scorer, score_pairs
+from dpo_core.training.scores import agreed_layout, generation_of, load_scorer, score_pairs
 
 log = logging.getLogger(__name__)
 
 ANSWERS_PER_PROMPT = 2
-ANSWERS_PER_BATCH = 16
 SEED = 8
 
 
@@ -59,7 +58,7 @@ def measure_kl(
     progress: Progress,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """``kl/per_token`` with its standard error, and ``kl/per_answer``, of ``job.after`` from its reference.
+    """Return ``kl/per_token`` with its standard error, and ``kl/per_answer``, of ``job.after`` from its reference.
 
     The reference is the one that rewards are measured against, or ``job.before`` where the objective has none. One model
     in memory at a time. Empty without prompts.
@@ -84,7 +83,9 @@ def measure_kl(
 
 
 def kl_metrics(policy: PairLogps, reference: PairLogps) -> dict[str, float]:
-    """k1 over the sampled answers. Prompts are the independent draws that the standard error counts; one has none."""
+    """Return k1 over the sampled answers. Prompts are the independent draws that the standard error counts; one has
+    none.
+    """
     ratio_N = _both(policy.chosen_B, policy.rejected_B) - _both(reference.chosen_B, reference.rejected_B)
     tokens_N = _both(policy.chosen_tokens_B, policy.rejected_tokens_B)
     per_token = float(ratio_N.sum() / tokens_N.sum())
@@ -108,9 +109,10 @@ def sampled_pairs(
     progress: Progress,
     accelerator: Accelerator,
 ) -> list[TokenizedPair]:
-    """Two sampled answers a prompt as a pair, every rank sampling for its share of prompts. -> all, on every rank
+    """Return two sampled answers a prompt as a pair, every rank sampling for its share of prompts. -> all, on every
+    rank
 
-    Ranks that hold a part of each weight can only compute together: there every rank draws all answers, the same ones.
+    Ranks that hold a part of each weight can only compute together: there every rank draws all answers, which are rank 0's.
     """
     world = 1 if job.sharding.splits_weights else accelerator.num_processes
     mine = list(range(accelerator.process_index % world, len(prompts), world))
@@ -122,8 +124,7 @@ def sampled_pairs(
         tokenizer,
         [prompts[number].prompt_ids for number, _ in asked],
         [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
-        job.evaluation.max_new_tokens,
-        ANSWERS_PER_BATCH,
+        generation_of(job, accelerator),
         on_answers=progress.advance,
     )
     found = {

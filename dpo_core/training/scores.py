@@ -19,10 +19,13 @@ from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import loading, share_for_scoring
-from dpo_core.engine.distributed import agreed, sum_over_ranks
+from dpo_core.engine.distributed import agreed, sum_over_ranks, tokens_of_main
 from dpo_core.loss.losses import PairLogps
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
+from dpo_core.model.generate import Generation
 from dpo_core.model.load import load_model
+
+ANSWERS_PER_BATCH = 16
 
 
 class Pairs(Protocol):
@@ -42,7 +45,7 @@ class Pairs(Protocol):
 def load_scorer(
     checkpoint: CheckpointRef, precision: Precision, sharding: Sharding, accelerator: Accelerator
 ) -> PairScorer:
-    """A checkpoint ready for forwards without gradients, its weights shared out where the sharding splits them."""
+    """Return a checkpoint ready for forwards without gradients, its weights shared out where the sharding splits them."""
     sharding = sharding.for_scoring
     scorer = PairScorer(load_model(checkpoint, **loading(sharding, accelerator)), precision)
     return share_for_scoring(sharding, accelerator, scorer)
@@ -54,13 +57,22 @@ def agreed_layout(
     job: ReferenceJob | EvaluateJob | TrainConfig,
     accelerator: Accelerator,
 ) -> ForwardLayout:
-    """The layout for a job's forwards, tried on the set's own pairs. All ranks call it together: ranks that cut the same
-    pairs for different layouts would each compute other pairs. Raises ``ConfigError`` naming each rank's."""
+    """Return the layout for a job's forwards, tried on the set's own pairs. All ranks call it together: ranks that cut
+    the same pairs for different layouts would each compute other pairs. Raises ``ConfigError`` naming each rank's."""
     return agreed(
         accelerator,
         "train.forward",
         choose_layout(scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention),
     )
+
+
+def generation_of(job: EvaluateJob, accelerator: Accelerator) -> Generation:
+    """Return how a job's answers are computed.
+
+    Ranks that hold a part of each weight go on with what rank 0 chose: two cards may differ in the last bit of a logit.
+    """
+    together = {"agree": tokens_of_main(accelerator)} if job.sharding.splits_weights else {}
+    return Generation(job.evaluation.max_new_tokens, ANSWERS_PER_BATCH, **together)
 
 
 def batches_of_rank(
@@ -70,7 +82,7 @@ def batches_of_rank(
     job: ReferenceJob | EvaluateJob,
     accelerator: Accelerator,
 ) -> list[Microbatch]:
-    """This rank's part of the forwards over ``rows``, cut in their order by the job's budget of tokens."""
+    """Return this rank's part of the forwards over ``rows``, cut in their order by the job's budget of tokens."""
     lengths = forward_tokens(pairs.lengths, pairs.prefix_lengths, layout)
     tokens = job.evaluation.tokens_per_batch if isinstance(job, EvaluateJob) else job.tokens_per_batch
     batches = batches_by_tokens(rows, lengths, tokens, layout=layout)
@@ -88,7 +100,8 @@ def score_pairs(
     accelerator: Accelerator,
     on_scored: Callable[[int], None] = lambda _: None,
 ) -> PairLogps:
-    """Log-probabilities of all pairs in their order, longest first. All ranks call it together, with the agreed layout.
+    """Return log-probabilities of all pairs in their order, longest first. All ranks call it together, with the agreed
+    layout.
 
     ``on_scored`` is told how many pairs a forward of this rank had.
     """
@@ -104,7 +117,7 @@ def score_pairs(
 
 
 def places(rows_N: Tensor, row_B: Tensor) -> Tensor:
-    """Where rows stand among distinct ``rows_N``, int64 [B], on the device of those."""
+    """Return where rows stand among distinct ``rows_N``, int64 [B], on the device of those."""
     return (row_B.to(rows_N.device, non_blocking=True)[:, None] == rows_N).int().argmax(dim=1)
 
 
@@ -112,7 +125,8 @@ def places(rows_N: Tensor, row_B: Tensor) -> Tensor:
 def score_all(
     scorer: PairScorer, accelerator: Accelerator, rows_N: Tensor, batches: Iterable[PairBatch]
 ) -> PairLogps:
-    """Every pair of the set, in the order of its distinct row numbers, without gradient. All ranks call it together.
+    """Return every pair of the set, in the order of its distinct row numbers, without gradient. All ranks call it
+    together.
 
     ``batches`` are this rank's; each pair is in one of some rank's. Each rank fills its places, a sum does the rest.
     """

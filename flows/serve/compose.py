@@ -45,14 +45,15 @@ SETTINGS = {  # by the command; the services know nothing of each other
 
 
 def required(environment: Mapping[str, str], name: str) -> str:
-    """A variable's value. Raises ``ConfigError``."""
+    """Return a variable's value. Raises ``ConfigError``."""
     if not (value := environment.get(name)):
         raise ConfigError(f"{name} is not set; images/compose.yaml sets it.")
     return value
 
 
 def deployments_with_containers(file: dict[str, Any], folder: str, image: str) -> dict[str, Any]:
-    """The contents of prefect.yaml for runs that start in ``folder`` and whose steps are containers of ``image``.
+    """Return the contents of prefect.yaml for runs that start in ``folder`` and whose steps are containers of
+    ``image``.
 
     Raises ``ConfigError`` unless the image is named by an id or digest.
     """
@@ -91,7 +92,7 @@ def serve() -> int:
 
 
 def deploy_all() -> int:
-    """Pool, deployments, limits, automations. Raises ``PairlineError``."""
+    """Bring pool, deployments, limits, automations. Raises ``PairlineError``."""
     from flows.serve.server_objects import prepare_limits_and_automations, prepare_pool
 
     folder, image = (required(os.environ, name) for name in ("PAIRLINE_FOLDER", "PAIRLINE_TRAINER_IMAGE"))
@@ -107,7 +108,8 @@ def deploy_all() -> int:
 
 
 def work() -> int:
-    """The worker, until SIGTERM: then its runs are asked to write a checkpoint and end, and the next start has them go on.
+    """Run the worker until SIGTERM: then its runs are asked to write a checkpoint and end, and the next start has them
+    go on.
 
     -> the worker's exit status if it ends by itself
     """

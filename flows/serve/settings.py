@@ -111,11 +111,13 @@ class ServeSettings(BaseModel):
         return given_credential() or kept_credential(self.folder)
 
     def worker_argv(self, name: str) -> list[str]:
-        """The command line of the worker that is called ``name`` on its server."""
+        """Return the command line of the worker that is called ``name`` on its server."""
         return [sys.executable, "-m", "flows.serve.worker", "--name", name, "--limit", str(self.max_runs)]
 
     def server_environment(self) -> dict[str, str]:
-        """The environment of the server, which alone may know the database's password, and no other secret than the two."""
+        """Return the environment of the server, which alone may know the database's password, and no other secret than
+        the two.
+        """
         given = {name: value for name, value in os.environ.items() if names_the_database(name)}
         if self.database_url:
             given["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self.database_url
@@ -133,7 +135,7 @@ class ServeSettings(BaseModel):
         )
 
     def environment(self) -> dict[str, str]:
-        """The environment of worker, deployment and so of every run.
+        """Return the environment of worker, deployment and so of every run.
 
         A variable that is set already wins, except those that decide where things are.
         """
@@ -158,14 +160,14 @@ class ServeSettings(BaseModel):
 
 
 def names_the_database(variable: str) -> bool:
-    """Whether an environment variable may hold the database's address with its password, or the password."""
+    """Return whether an environment variable may hold the database's address with its password, or the password."""
     return variable.startswith(
         (VARIABLES["database_url"], "PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_")
     )
 
 
 def settings_from_environment() -> ServeSettings:
-    """The settings of this machine. Raises ``ConfigError`` that names the variable."""
+    """Return the settings of this machine. Raises ``ConfigError`` that names the variable."""
     given = {name: os.environ[variable] for name, variable in VARIABLES.items() if os.environ.get(variable)}
     try:
         settings = ServeSettings.model_validate(given)

@@ -35,7 +35,7 @@ class EnduringWorker(ProcessWorker):
         return "pairline-process"  # Prefect's registry of types keeps its own class; the pool's type stays "process"
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """The runs that are started now; none where the server cannot say."""
+        """Return the runs that are started now; none where the server cannot say."""
         return await self._enduring(super().get_and_submit_flow_runs, otherwise=[])
 
     async def _sync_and_initialize(self) -> None:

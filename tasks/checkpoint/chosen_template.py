@@ -18,7 +18,7 @@ class ChosenTemplate:
 
 
 def chosen_template(config: CheckpointConfig) -> ChosenTemplate:
-    """What ``checkpoint.chat_template`` and ``add_bos`` mean, a file read. Raises ``ConfigError`` for one that is none."""
+    """Return what ``checkpoint.chat_template`` and ``add_bos`` mean. Raises ``ConfigError`` for a file that is none."""
     chosen = config.chat_template
     if chosen is None or chosen in TEMPLATE_NAMES or is_template_text(chosen):
         return ChosenTemplate(chosen, config.add_bos)

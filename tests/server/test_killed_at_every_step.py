@@ -23,7 +23,7 @@ PROGRAMS = ("mix", "reference", "train", "export", "evaluate")
 def steps_begun(store: Path) -> list[str]:
     """Steps of the newest run in the store, the last of them at work."""
     runs = read_runs(store)
-    return [step.name for step in runs[-1][1].steps] if runs else []
+    return [task.name for task in runs[-1][1].tasks] if runs else []
 
 
 def kill(pids: list[int]) -> None:

@@ -297,6 +297,16 @@ def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_pat
 
 
 @pytest.mark.parametrize("name", SPLITTING)
+def test_rank_0_says_where_answers_end(stage, tmp_path, name):
+    """A rank that stopped by a choice of its own would leave the others waiting for its part of the weights."""
+    other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
+    job = stage.evaluate_job(tmp_path / "alone", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
+    alone = run_here(job)
+    job = job.at(tmp_path / "shared").model_copy(update={"sharding": BACK_ENDS[name]})
+    assert run_ranks(job, module="tests.programs.stopping_ranks").answers == alone.answers
+
+
+@pytest.mark.parametrize("name", SPLITTING)
 def test_an_adapter_is_trained_by_an_objective_over_the_whole_batch(stage, tmp_path, name):
     """Frozen weights shared out beside trained ones; a pass without gradients before each step's forwards; bf16.
 
