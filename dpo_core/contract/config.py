@@ -4,13 +4,13 @@ The UI form, the CLI's ``--set``, the recipes and the jobs derive from these mod
 once. Torch-free. Defaults run on a laptop and publish nothing.
 """
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from dpo_core.contract.amount import Amount
 from dpo_core.contract.chat_templates import MAX_TEMPLATE_CHARACTERS, TemplateArguments, TemplateChoice
+from dpo_core.contract.objectives import REFUSED
 from dpo_core.contract.section import NotContent, Section
 
 Precision = Literal["fp32", "bf16", "bf16_pure"]
@@ -116,7 +116,7 @@ class DataConfig(Section):
 
 
 class ReferenceConfig(Section):
-    """The model that rewards are measured against."""
+    """The model that rewards are measured against. It stays as it is while the policy is trained."""
 
     source: str | None = Field(
         None, description="Another checkpoint as the reference; empty means the SFT checkpoint."
@@ -128,6 +128,15 @@ class ReferenceConfig(Section):
     rows_per_shard: int = Field(
         1024, ge=1, description="Rows written at once; at most this much work is lost on a kill."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _does_not_move(cls, values: Any) -> Any:
+        """TR-DPO's settings by the names that people bring along."""
+        moving = {"sync_ref_model", "ref_model_sync_steps", "ref_model_mixup_alpha"}
+        if isinstance(values, dict) and (named := sorted(moving & set(values))):
+            raise ValueError(f"{', '.join(named)}: {REFUSED['tr_dpo']}")
+        return values
 
 
 class AdapterConfig(Section):
@@ -258,36 +267,3 @@ class EvaluationConfig(Section):
     tokens_per_batch: Annotated[int, NotContent()] = Field(
         2048, ge=1, description="Token budget of a forward batch."
     )
-
-
-class UploadConfig(Section):
-    """Where the checkpoint goes. A local directory by default; nothing is published unless a repository is named."""
-
-    repo_id: str | None = Field(None, description="Hub repository (org/name). Empty: a local directory.")
-    directory: Path | None = Field(
-        None, description="Local destination when no repo_id is given; empty: inside the store."
-    )
-    endpoint: str | None = Field(
-        None,
-        description="Address of a server that speaks the Hub's protocol. "
-        "One without xet storage needs HF_HUB_DISABLE_XET=1 in the environment.",
-    )
-    private: bool = Field(True, description="Create the repository as private.")
-    tag: str | None = Field(None, description="Tag set on the uploaded commit.")
-    token_block: str | None = Field(
-        None,
-        description="Name of the Prefect Secret block with the token; empty: the "
-        "HF_TOKEN environment variable.",
-    )
-
-    @model_validator(mode="after")
-    def _one_destination(self) -> "UploadConfig":
-        if self.repo_id and self.directory:
-            raise ValueError("upload.repo_id and upload.directory exclude each other; give one destination")
-        return self
-
-
-class StoreConfig(Section):
-    """Where everything is kept: content-addressed step results that runs share."""
-
-    root: Path = Field(Path(".pairline"), description="Folder of the store.")

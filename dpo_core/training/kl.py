@@ -26,7 +26,7 @@ from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import gather_ends
-from dpo_core.loss.losses import PairLogps
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import sample_answers
 from dpo_core.training.scores import agreed_layout, generation_of, load_scorer, score_pairs

@@ -20,7 +20,7 @@ from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import loading, share_for_scoring
 from dpo_core.engine.distributed import agreed, sum_over_ranks, tokens_of_main
-from dpo_core.loss.losses import PairLogps
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
 from dpo_core.model.generate import Generation
 from dpo_core.model.load import load_model

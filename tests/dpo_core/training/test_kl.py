@@ -9,7 +9,7 @@ import torch
 from dpo_core.contract.progress import Progress
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.distributed import start_accelerator
-from dpo_core.loss.losses import PairLogps
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import Generation, end_token_ids, sample_answers
 from dpo_core.model.load import load_model
