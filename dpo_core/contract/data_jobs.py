@@ -70,6 +70,10 @@ class SourceLedger(Section):
     truncated: int
     dropped: dict[str, int]  # reason -> rows
     offenders: dict[str, tuple[int, ...]]  # reason -> first row numbers (0-based in the source)
+    left_out_in_part: int = 0  # kept rows with an answer of which the chat template leaves out a part
+    left_out_rows: tuple[int, ...] = ()  # the first of them
+    # reason -> what was found, for template_error the template's own sentences
+    details: dict[str, tuple[str, ...]] = {}
     longer_chosen: int = 0  # kept rows whose chosen side has more tokens than the rejected one
     longer_rejected: int = 0  # the other way round; rows with both sides cut to one length are neither
     counted: dict[str, int] = {}  # reason -> rows that a check of quality found, and that stay

@@ -12,12 +12,14 @@ DropReason = Literal[
     "identical_pair",
     "bad_tools",
     "bad_template_kwargs",
+    "bad_system",
     "template_without_tools",
     "template_error",
     "over_limits",
     "too_long",
     "no_label_left",
     "identical_tokens",
+    "answer_left_out",
     "exact_duplicate",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
@@ -33,12 +35,14 @@ MEANING: dict[str, str] = {  # by reason
     "bad_tools": "the tools column is neither a list of tools nor JSON of one",
     "bad_template_kwargs": "the chat_template_kwargs column is no object of variables for the chat template, or names "
     "what every rendering is told",
+    "bad_system": "the system prompt beside the conversation is no text or message, or another than its own",
     "template_without_tools": "the row has tools, which the chat template would leave out",
     "template_error": "the chat template refuses the conversation or its turns cannot be told apart",
     "over_limits": "the chat template or the tokenizer takes more time, memory or text for the conversation than a row may",
     "too_long": "longer than max_length_tokens",
     "no_label_left": "truncation left no token to train on",
     "identical_tokens": "both sides are the same tokens: what differs was cut off, or the chat template leaves it out",
+    "answer_left_out": "the chat template writes nothing of an answer",
     "exact_duplicate": "another row is the same tokens (quality.exact_duplicates)",
 }
 assert set(MEANING) == set(get_args(DropReason))

@@ -1,127 +1,29 @@
-"""Chat templates: the tokenizer that carries one, and conversations rendered to text in batches."""
+"""Conversations rendered to text in batches, with the chat template that a tokenizer carries."""
 
 import hashlib
 import json
 import logging
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from dpo_core.contract.chat_templates import TEMPLATE_NAMES, is_template_text
-from dpo_core.contract.errors import CheckpointError, ConfigError
-from dpo_core.data.named_templates import NAMED_TEMPLATES
-from dpo_core.data.render_limits import LIMITS, SHORT_CHARACTERS, Over, RenderLimits, TimeIsUp
+from dpo_core.contract.errors import CheckpointError
+from dpo_core.data import turn_forms
+from dpo_core.data.render_limits import (
+    LIMITS,
+    SHORT_CHARACTERS,
+    Over,
+    Refused,
+    Rendered,
+    RenderLimits,
+    TimeIsUp,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
     from transformers import PreTrainedTokenizerBase
 
+
 log = logging.getLogger(__name__)
-
-BOS = "{{ bos_token }}"  # as open-instruct begins a template with --add_bos
-
-
-def load_tokenizer(
-    path: Path, chosen: str | None = None, trust_remote_code: bool = False, add_bos: bool = False
-) -> "PreTrainedTokenizerBase":
-    """Return the tokenizer in the directory ``path`` with its own chat template, or the one ``chosen``: a name, or a
-    template's text. With ``add_bos`` the template begins with the bos token.
-
-    Raises ``ConfigError`` for an unknown name, ``CheckpointError`` for a tokenizer that cannot be loaded, has no
-    template, or lacks a token that the template writes.
-    """
-    template = _template_text(chosen) if chosen else None
-    if not Path(path).is_dir():
-        raise CheckpointError(f"{path} is not a directory; a tokenizer was expected there.")
-    tokenizer = _fast_tokenizer(path, trust_remote_code)
-    if template is not None:
-        tokenizer.chat_template = template
-    if not tokenizer.chat_template:
-        raise CheckpointError(
-            f"The tokenizer in {path} has no chat template. Name one with "
-            f"`checkpoint.chat_template`: {', '.join(TEMPLATE_NAMES)}."
-        )
-    if add_bos:
-        _begin_with_bos(tokenizer, path)
-    for token in ("bos_token", "eos_token"):
-        if template is not None and token in template and getattr(tokenizer, token) is None:
-            named = f"`{chosen}`" if chosen in NAMED_TEMPLATES else "of checkpoint.chat_template"
-            raise CheckpointError(
-                f"The chat template {named} writes a {token}, and the tokenizer in {path} has "
-                "none. Choose another template."
-            )
-    return tokenizer
-
-
-def _template_text(chosen: str) -> str:
-    """Return the text of a chosen template. Raises ``ConfigError`` for a name that nobody knows."""
-    if is_template_text(chosen):
-        return chosen
-    if chosen not in NAMED_TEMPLATES:
-        raise ConfigError(
-            f"There is no chat template named `{chosen}`. Known names: {', '.join(TEMPLATE_NAMES)}."
-        )
-    return NAMED_TEMPLATES[chosen]
-
-
-def _fast_tokenizer(path: Path, trust_remote_code: bool) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except (
-        Exception
-    ) as error:  # transformers raises many kinds here: OSError, ValueError, KeyError, tokenizers' own
-        raise CheckpointError(f"The tokenizer in {path} cannot be loaded: {error}") from error
-    if not tokenizer.is_fast:
-        raise CheckpointError(
-            f'The tokenizer in {path} is not a "fast" one (tokenizer.json), which is needed to tell an '
-            "answer's tokens from its prompt's. Convert it and save it with the checkpoint."
-        )
-    return tokenizer
-
-
-def _begin_with_bos(tokenizer: "PreTrainedTokenizerBase", path: Path) -> None:
-    """Have the tokenizer's templates write its bos token first, each that does not do so anyway.
-
-    OLMo's first tokenizer (GPT-NeoX's) has none: its eos token serves, as in open-instruct.
-    """
-    if tokenizer.bos_token is None and "GPTNeoX" in type(tokenizer).__name__:
-        tokenizer.bos_token = tokenizer.eos_token
-    bos = tokenizer.bos_token
-    if bos is None:
-        raise CheckpointError(
-            f"checkpoint.add_bos is set, and the tokenizer in {path} has no bos token. Leave add_bos out, or "
-            "take another tokenizer."
-        )
-    texts = tokenizer.chat_template
-    begun = {
-        name: text if _writes_first(bos, text, tokenizer) else _with_bos(text)
-        for name, text in (texts if isinstance(texts, dict) else {"": texts}).items()
-    }
-    tokenizer.chat_template = begun if isinstance(texts, dict) else begun[""]
-
-
-def _writes_first(bos: str, template: str, tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Tell whether a conversation rendered with ``template`` begins with the text ``bos``."""
-    if template.startswith((BOS, bos)):
-        return True
-    own = tokenizer.chat_template
-    tokenizer.chat_template = template
-    try:
-        turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]
-        text = Renderer(tokenizer).render([turns], [None])[0]
-    finally:
-        tokenizer.chat_template = own
-    return isinstance(text, str) and text.startswith(bos)
-
-
-def _with_bos(template: str) -> str:
-    """Put the bos token first. Blanks that a template opens with are taken away in front of a block, and must stay at a
-    line's start for that."""
-    return BOS + ("{% if true %}{% endif %}\n" if template[:1].isspace() else "") + template
 
 
 def template_text(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -169,13 +71,14 @@ def _compiled(environment: "Environment", text: str) -> "Template":
 
 class Renderer:
     """Renders conversations with a tokenizer's template, within limits (``render_limits``). A conversation that the template
-    refuses becomes None, one that it goes over its limits with ``Over.LIMITS``."""
+    refuses becomes ``Refused``, one that it goes over its limits with ``Over.LIMITS``."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.tokenizer, self.limits = tokenizer, RenderLimits()
         text = template_text(tokenizer)
         self.renders_tools = "tools" in text
-        self.renders_tool_calls = "tool_calls" in text
+        self.unread_calls = turn_forms.unread(text, "tool_calls", "function_calls")
+        self.unread_tools = turn_forms.unread(text, "functions", "tools")
         self.opens_turn = (
             "add_generation_prompt" in text
         )  # else a prompt's rendering lacks the assistant's header
@@ -211,7 +114,7 @@ class Renderer:
         tools: list[list[dict] | None],
         open_turn: bool = False,
         arguments: list[dict] | None = None,
-    ) -> list[str | Over | None]:
+    ) -> list[Rendered]:
         """Return text of each conversation, with the assistant's header at the end for ``open_turn``. ``arguments``: further
         variables of the template, for each conversation its own (``enable_thinking``).
 
@@ -227,7 +130,7 @@ class Renderer:
                 )
             ]
 
-    def _render_plain(self, turns: list[dict], open_turn: bool, arguments: dict) -> str | Over | None:
+    def _render_plain(self, turns: list[dict], open_turn: bool, arguments: dict) -> Rendered:
         """What ``render_by_library`` gives for turns of a role and a text, without the steps that such turns pass
         unchanged."""
         limits = self.limits
@@ -248,37 +151,57 @@ class Renderer:
             return limits.over()
         except CheckpointError:
             raise
-        except Exception:  # raise_exception, undefined names, type errors: the template's own code
-            return None
+        except Exception as error:  # raise_exception, undefined names, type errors: the template's own code
+            return Refused.by(error)
 
     def render_by_library(
         self, turns: list[dict], tools: list[dict] | None, open_turn: bool, arguments: dict | None = None
-    ) -> str | Over | None:
-        """Return text of one conversation, by transformers alone: the slow twin."""
+    ) -> Rendered:
+        """Return text of one conversation, by transformers alone: the slow twin.
 
+        Objects that the template cannot take, or writes in Python's spelling, are tried as JSON text.
+        """
+        prepared = self._prepare(turns)
+        text = self._by_library(prepared, tools, open_turn, arguments or {})
+        if isinstance(text, Over) or not turn_forms.objects_of(prepared):
+            return text
+        if isinstance(text, str) and not turn_forms.prints_objects(text, prepared):
+            return text
+        other = self._by_library(turn_forms.with_json_text(prepared), tools, open_turn, arguments or {})
+        return other if isinstance(other, str) else text
+
+    def _by_library(
+        self, turns: list[dict], tools: list[dict] | None, open_turn: bool, arguments: dict
+    ) -> Rendered:
         def text_of(prepared: list[dict]) -> str:
             texts = self.tokenizer.apply_chat_template(
                 [prepared],
                 tools=None if tools is None else [*tools],
                 tokenize=False,
                 add_generation_prompt=open_turn,
-                **(arguments or {}),
+                **arguments,
             )
             return cast(list[str], texts)[0]  # as many as conversations, and no ids without tokenize
 
         try:
             with self.limits.batch():
-                return self.limits.render(text_of, self._prepare(turns))
+                return self.limits.render(text_of, turns)
         except CheckpointError:
             raise
-        except Exception:  # as above
-            return None
+        except Exception as error:  # as above
+            return Refused.by(error)
 
     def _prepare(self, turns: list[dict]) -> list[dict]:
         """Calls become text for a template that knows none, so that they are not left out."""
-        if self.renders_tool_calls or not any("tool_calls" in turn for turn in turns):
-            return turns
-        return [_calls_as_text(turn) if "tool_calls" in turn else turn for turn in turns]
+        for field in self.unread_calls:
+            turns = [turn_forms.calls_as_text(turn, field) if turn.get(field) else turn for turn in turns]
+        return turns
+
+    def leaves_out_tools(self, turns: list[dict], tools: list[dict] | None) -> bool:
+        """Return whether tools of the row, or of its turns, are nothing that the template reads."""
+        if tools and not self.renders_tools:
+            return True
+        return any(turn.get(name) for name in self.unread_tools for turn in turns)
 
 
 def _is_plain(turns: list[dict]) -> bool:
@@ -287,9 +210,3 @@ def _is_plain(turns: list[dict]) -> bool:
         if len(turn) != 2 or type(turn.get("content")) is not str or type(turn.get("role")) is not str:
             return False
     return bool(turns)
-
-
-def _calls_as_text(turn: dict) -> dict:
-    calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn["tool_calls"]]
-    kept = {key: value for key, value in turn.items() if key != "tool_calls"}
-    return {**kept, "content": "\n".join(filter(None, [turn["content"], *calls]))}

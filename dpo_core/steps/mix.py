@@ -21,7 +21,7 @@ from dpo_core.contract.errors import CheckpointError, DataError
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import DatasetRef
 from dpo_core.contract.store import canonical_json, hash_files, new_directory, write_json
-from dpo_core.data.chat_template import load_tokenizer, template_sha256
+from dpo_core.data.chat_template import template_sha256
 from dpo_core.data.ledger import SourceTally, check_drops
 from dpo_core.data.lengths import length_stats
 from dpo_core.data.mixing import select_rows, split_rows
@@ -41,6 +41,7 @@ from dpo_core.data.pool_file import PoolReader, open_pool
 from dpo_core.data.quality import Accounts, look
 from dpo_core.data.sources import load_source
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
+from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.data.workers import one_after_the_other
 
 LEDGER_FILE, DATA_DIR = "ledger.json", "data"

@@ -16,8 +16,8 @@ from tests.dpo_core.data.open_instruct_rows import function_conversations, pairs
 from tests.tiny_models import make_tokenizer
 
 THEIRS = json.loads(Path(__file__).with_name("open_instruct_templates.json").read_text())["templates"]
-# These two render more than open-instruct's where a conversation has functions, which theirs leave out.
-RENDER_MORE = ("tulu", "zephyr")
+# The others leave functions and calls out; ours write the calls as text.
+WITH_FUNCTIONS = [name for name in THEIRS if "function_calls" in NAMED_TEMPLATES[name]]
 
 
 def _sha(value) -> str:
@@ -26,13 +26,14 @@ def _sha(value) -> str:
 
 def test_every_name_of_open_instruct_is_known():
     assert len(THEIRS) == 21
+    assert len(WITH_FUNCTIONS) == 6
     assert set(NAMED_TEMPLATES) - set(THEIRS) == {"chatml", "olmo2"}
 
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_a_named_template_renders_what_open_instructs_does(name):
     renderer = Renderer(make_tokenizer(NAMED_TEMPLATES[name]))
-    conversations = plain_conversations() + (function_conversations() if name not in RENDER_MORE else [])
+    conversations = plain_conversations() + (function_conversations() if name in WITH_FUNCTIONS else [])
     rendered = [
         renderer.render([turns], [None], open_turn)[0]
         for turns in conversations
