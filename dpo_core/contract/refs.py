@@ -54,3 +54,9 @@ class ResolvedSource(Section):
     amount: Amount = "1.0"
     columns: dict[str, str] = {}
     chat_template_kwargs: Annotated[dict[str, Any], NotContentAt({})] = {}
+
+
+class ResolvedEvaluationSet(ResolvedSource):
+    """An evaluation set whose content is pinned, and the columns that hold an instance's text."""
+
+    fields: tuple[str, ...]
