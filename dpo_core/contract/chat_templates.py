@@ -64,6 +64,15 @@ def is_template_text(value: str) -> bool:
     return "{{" in value or "{%" in value
 
 
+def named_in_plan(chosen: str | None) -> str:
+    """Return what a plan tells of a chosen template, behind its other settings of the data."""
+    if chosen is None:
+        return ""
+    if is_template_text(chosen):
+        return ", chat template given in the recipe"
+    return f", chat template {chosen}" + (f". {OLMO_NOTE}" if chosen == "olmo" else "")
+
+
 def template_content(chosen: str | None) -> str | None:
     """Return what stands for a chosen template in fingerprints.
 

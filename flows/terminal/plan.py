@@ -12,7 +12,7 @@ from typing import BinaryIO
 from rich.console import Console
 
 from dpo_core.contract.amount import is_count, num_held_out, num_selected
-from dpo_core.contract.chat_templates import OLMO_NOTE, is_template_text
+from dpo_core.contract.chat_templates import named_in_plan
 from dpo_core.contract.config import DataSource
 from dpo_core.contract.jobs import BatchPlan
 from dpo_core.contract.loss_config import Loss, LossConfig
@@ -150,7 +150,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         (
             "mix data",
             f"{counted(len(config.data.sources), 'source')}, {config.data.held_out} held out, at most "
-            f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones{_template(config)}",
+            f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones{named_in_plan(config.checkpoint.chat_template)}",
         ),
         ("cache reference", reference),
         (
@@ -164,15 +164,6 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         ("upload", upload),
         ("hand off", "load it from there, have it answer, write handoff.json"),
     ]
-
-
-def _template(config: StageConfig) -> str:
-    chosen = config.checkpoint.chat_template
-    if chosen is None:
-        return ""
-    if is_template_text(chosen):
-        return ", chat template given in the recipe"
-    return f", chat template {chosen}" + (f". {OLMO_NOTE}" if chosen == "olmo" else "")
 
 
 def _objective(loss: Loss) -> str:
