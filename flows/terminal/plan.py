@@ -150,7 +150,8 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         (
             "mix data",
             f"{counted(len(config.data.sources), 'source')}, {config.data.held_out} held out, at most "
-            f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones{named_in_plan(config.checkpoint.chat_template)}",
+            f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones"
+            + named_in_plan(config.checkpoint.chat_template),
         ),
         ("cache reference", reference),
         (
