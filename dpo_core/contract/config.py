@@ -76,7 +76,8 @@ class DataSource(Section):
     columns: dict[str, str] = Field(
         {},
         description="Our column -> the set's column, e.g. {chosen: winner}. Ours are "
-        "prompt, chosen, rejected, conversations, tools, constraints.",
+        "prompt, chosen, rejected, conversations, tools, constraints; weight and margin are numbers of a pair that are "
+        "used where they are named here (docs/losses.md).",
     )
 
 

@@ -18,6 +18,9 @@ DropReason = Literal[
     "no_label_left",
     "identical_tokens",
     "exact_duplicate",
+    "bad_weight",
+    "zero_weight",
+    "bad_margin",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 
@@ -37,6 +40,9 @@ MEANING: dict[str, str] = {  # by reason
     "no_label_left": "truncation left no token to train on",
     "identical_tokens": "both sides are the same tokens: what differs was cut off, or the chat template leaves it out",
     "exact_duplicate": "another row is the same tokens (quality.exact_duplicates)",
+    "bad_weight": "the weight column holds no number from 0.000001 to 1,000,000",
+    "zero_weight": "the weight is 0, so the pair would train nothing",
+    "bad_margin": "the margin column holds no number from 0 to 1,000,000",
 }
 assert set(MEANING) == set(get_args(DropReason))
 

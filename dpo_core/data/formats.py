@@ -17,7 +17,17 @@ from dpo_core.contract.drops import FormatName, RowDropped
 from dpo_core.data.messages import constraint_list, is_blank, message_list, same_turn, same_turns, tool_list
 from dpo_core.data.pairs import PreferencePair
 
-OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations", "system", "tools", "constraints")
+OUR_COLUMNS = (
+    "prompt",
+    "chosen",
+    "rejected",
+    "conversations",
+    "system",
+    "tools",
+    "constraints",
+    "weight",
+    "margin",
+)
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
 CONVERSATION_COLUMNS = ("conversations", "conversation")

@@ -15,6 +15,7 @@ from dpo_core.contract.drops import DropReason, FormatName, RowDropped
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.data.formats import rename_columns, to_pair
 from dpo_core.data.pair_file import common_prefix_length, row_key
+from dpo_core.data.pair_numbers import NO_MARGIN, NO_WEIGHT, pair_numbers
 from dpo_core.data.pairs import PreferencePair, TokenizedPair
 from dpo_core.data.sources import RowStore
 from dpo_core.data.tokenize import PairTokenizer, TokenizedSide
@@ -41,6 +42,8 @@ POOL_SCHEMA = pa.schema(
         ("prefix_length", pa.int32()),
         ("chosen_length", pa.int32()),
         ("rejected_length", pa.int32()),
+        ("weight", pa.float32()),
+        ("margin", pa.float32()),
     ]
 )
 
@@ -69,6 +72,8 @@ class _Outcome:
     truncated: bool = False
     prompt_key: str = ""
     pair: TokenizedPair | None = None
+    weight: float = NO_WEIGHT
+    margin: float = NO_MARGIN
 
 
 def prompt_key(prompt: list[dict]) -> str:
@@ -96,6 +101,7 @@ class PoolMaker:
             outcomes.append(outcome)
             try:
                 outcome.format, pair = self.pair(chunk.source, raw)
+                outcome.weight, outcome.margin = pair_numbers(raw, self.columns[chunk.source], outcome.format)
                 outcome.prompt_key = prompt_key(pair.prompt)
             except RowDropped as dropped:
                 outcome.format, outcome.reason = dropped.format, dropped.reason
@@ -135,6 +141,8 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
             ),
             pa.array([len(p.chosen_ids) if p else 0 for p in pairs], pa.int32()),
             pa.array([len(p.rejected_ids) if p else 0 for p in pairs], pa.int32()),
+            pa.array([o.weight for o in outcomes], pa.float32()),
+            pa.array([o.margin for o in outcomes], pa.float32()),
         ],
         schema=POOL_SCHEMA,
     )
