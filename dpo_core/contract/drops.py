@@ -11,16 +11,20 @@ DropReason = Literal[
     "empty_answer",
     "identical_pair",
     "bad_tools",
+    "bad_system",
     "template_without_tools",
     "template_error",
     "over_limits",
     "too_long",
     "no_label_left",
     "identical_tokens",
+    "answer_left_out",
+    "contaminated",
     "exact_duplicate",
     "bad_weight",
     "zero_weight",
     "bad_margin",
+    "near_duplicate",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 
@@ -33,16 +37,20 @@ MEANING: dict[str, str] = {  # by reason
     "empty_answer": "an answer is empty",
     "identical_pair": "chosen and rejected are the same text",
     "bad_tools": "the tools column is neither a list of tools nor JSON of one",
+    "bad_system": "the system prompt beside the conversation is no text or message, or another than its own",
     "template_without_tools": "the row has tools, which the chat template would leave out",
     "template_error": "the chat template refuses the conversation or its turns cannot be told apart",
     "over_limits": "the chat template or the tokenizer takes more time, memory or text for the conversation than a row may",
     "too_long": "longer than max_length_tokens",
     "no_label_left": "truncation left no token to train on",
     "identical_tokens": "both sides are the same tokens: what differs was cut off, or the chat template leaves it out",
+    "answer_left_out": "the chat template writes nothing of an answer",
+    "contaminated": "the prompt holds an instance of an evaluation set (quality.evaluation_sets)",
     "exact_duplicate": "another row is the same tokens (quality.exact_duplicates)",
     "bad_weight": "the weight column holds no number from 0.000001 to 1,000,000",
     "zero_weight": "the weight is 0, so the pair would train nothing",
     "bad_margin": "the margin column holds no number from 0 to 1,000,000",
+    "near_duplicate": "another row is nearly the same words (quality.near_duplicates)",
 }
 assert set(MEANING) == set(get_args(DropReason))
 

@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 NO_SHARDING = Sharding()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, NEVER = -1, -3, 2**31 - 1  # glibc malloc.h
-# How long ranks wait for one. Rank 0 hashes and writes a checkpoint alone, minutes for a large model; a rank that dies is
-# noticed at once, by its closed connections.
+# How long ranks wait for one. Rank 0 hashes and writes a checkpoint alone, minutes for a large model; a rank that is lost is
+# noticed by `heartbeat`.
 EXCHANGE_TIMEOUT = timedelta(hours=1)
 GROUP_OF_ONE = {
     "RANK": "0",

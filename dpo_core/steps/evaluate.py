@@ -18,6 +18,7 @@ from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.reference_cache import ReferenceRows, read_reference
 from dpo_core.engine.choose import gather_ends
 from dpo_core.engine.distributed import start_accelerator
+from dpo_core.engine.heartbeat import watched_ranks
 from dpo_core.loss.losses import StepFacts
 from dpo_core.loss.metrics import averages, batch_sums, source_averages, source_sums
 from dpo_core.loss.objective import build_objective
@@ -150,6 +151,11 @@ def _distinct_prompts(dataset: PairDataset, limit: int) -> list[int]:
 
 def run(job: EvaluateJob, progress: Progress) -> EvaluateResult:
     """Evaluate ``before`` and ``after`` on the same rows."""
+    with watched_ranks(job):
+        return _evaluate_both(job, progress)
+
+
+def _evaluate_both(job: EvaluateJob, progress: Progress) -> EvaluateResult:
     accelerator = start_accelerator(job.sharding.for_scoring)
     dataset = PairDataset.open(job.data.path, "held_out")
     prompts = [dataset.prompt(row) for row in _distinct_prompts(dataset, job.evaluation.num_prompts)]

@@ -1,6 +1,7 @@
 """ZeRO-1, 2, 3 and FSDP2, with offload, each as two real processes over gloo: one process's run from shared-out parts.
 
-Two plain processes are killed here as well; what they compute is in ``test_two_processes``.
+Two plain processes are killed here as well, and share a reference pass and an evaluation; their training is in
+``test_two_processes``.
 """
 
 import json
@@ -8,6 +9,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +19,17 @@ import torch
 from safetensors.torch import load_file
 
 from dpo_core.contract.config import AdapterConfig
+from dpo_core.contract.errors import StepCrashed
 from dpo_core.contract.jobs import ExportJob, Sharding, TrainJob, TrainResult
 from dpo_core.contract.refs import CheckpointRef
-from dpo_core.contract.results import read_result
+from dpo_core.contract.results import read_error, read_result
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_aligned
 from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, newest_checkpoint
 from dpo_core.model.load import load_model
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.programs.killed_ranks import KILL_AT
+from tests.programs.lost_ranks import LOSE_BY
 from tests.random_moments import chance
 from tests.step_process import PATIENCE_SECONDS, metrics_of, run_ranks, start_ranks
 from tests.tiny_models import make_model
@@ -180,6 +184,29 @@ def test_killed_while_it_writes_a_checkpoint_or_the_last_weights_it_gives_the_sa
     assert not list(job.out_dir.rglob("*.aside")), "a half-written file was left behind"
 
 
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGSTOP"])
+def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(
+    stage, tmp_path, monkeypatch, signal_name
+):
+    """Neither a defect of ours, nor an hour's wait: a rank that stands still keeps its connections open."""
+    monkeypatch.setenv(LOSE_BY, signal_name)
+    job = job_in(stage, tmp_path, BACK_ENDS["fsdp2"])
+    leader = start_ranks(job, 2, "tests.programs.lost_ranks")
+    wait_until(lambda: read_error(job) is not None)
+    assert leader.wait(PATIENCE_SECONDS) != 0
+    report = read_error(job)
+    assert report.kind == StepCrashed.kind, report.message
+    if signal_name == "SIGSTOP":
+        assert "Process 1 of this step has not been heard of for 10 s" in report.message
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def kill_at_some_moment(job: TrainJob, moments: random.Random) -> None:
     """kill -9 at a random moment of 18 steps. A run that was over by then, on a busy machine, is begun anew and killed
     earlier."""
@@ -271,9 +298,9 @@ def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path, monke
         assert torch.equal(parameter, trained[key][: len(parameter)]), key
 
 
-@pytest.mark.parametrize("name", SPLITTING)
+@pytest.mark.parametrize("name", ["plain", *SPLITTING])
 def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_path, name):
-    sharding = BACK_ENDS[name]
+    sharding = SHARDINGS[name]
     job = reference_job(
         tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8, sharding=sharding
     )
@@ -291,6 +318,7 @@ def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_pat
     alone = run_here(job.at(tmp_path / "alone"))
     shared = run_ranks(job.model_copy(update={"sharding": sharding}))
     assert shared.answers == alone.answers
+    assert len(shared.answers) == 5
     assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
     assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
     assert shared.after["kl/per_token"] > 0.1
