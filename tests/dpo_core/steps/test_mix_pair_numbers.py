@@ -3,10 +3,12 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dpo_core.contract.progress import Progress
 from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.data.pair_file import ROWS_FILE, ROWS_SCHEMA
 from dpo_core.steps import mix
 from tests.dpo_core.steps.test_mix import _job, _questions, _row, _source
 
@@ -66,3 +68,18 @@ def test_numbers_are_part_of_the_fingerprint_where_they_say_something(tmp_path):
 def test_a_column_that_a_set_does_not_have_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no column `w`"):
         mixed(_job(tmp_path, numbered(tmp_path, [{}] * 4, weight="w")))
+
+
+def test_a_mixture_of_an_earlier_version_has_no_numbers_and_no_sources(tmp_path):
+    """Its rows lack the columns; every pair counts the same."""
+    data = mixed(_job(tmp_path, numbered(tmp_path, [{}] * 4)))[1]
+    path = data.folder / ROWS_FILE
+    old = pa.schema([field for field in ROWS_SCHEMA if field.name not in ("source", "weight", "margin")])
+    with pa.ipc.open_file(path) as reader:
+        table = reader.read_all().select(old.names)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, old) as writer:
+        writer.write_table(table)
+    data = PairDataset.open(data.folder.parent, "train")
+    assert data.weights.tolist() == [1] * len(data)
+    assert np.isnan(data.margins).all()
+    assert data.source_names == ()
