@@ -14,7 +14,15 @@ import re
 from typing import Any
 
 from dpo_core.contract.drops import FormatName, RowDropped
-from dpo_core.data.messages import constraint_list, is_blank, message_list, same_turn, same_turns, tool_list
+from dpo_core.data.messages import (
+    constraint_list,
+    is_blank,
+    message_list,
+    same_turn,
+    same_turns,
+    template_arguments,
+    tool_list,
+)
 from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.system_prompt import SYSTEM_COLUMNS, leading_system, system_turns, with_system
 
@@ -26,6 +34,7 @@ OUR_COLUMNS = (
     "system",
     "tools",
     "constraints",
+    "chat_template_kwargs",
     "weight",
     "margin",
 )
@@ -56,6 +65,7 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
         chosen, rejected = with_system(system, chosen), with_system(system, rejected)
         _check(row, chosen, rejected)
         tools = tool_list(row.get("tools"))
+        arguments = template_arguments(row.get("chat_template_kwargs"))
     except RowDropped as dropped:
         raise RowDropped(dropped.reason, dropped.detail, name) from None
     prompt = chosen[:-1]
@@ -65,6 +75,7 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
         rejected=[*prompt, rejected[-1]],
         tools=tools,
         constraints=constraint_list(row.get("constraints")),
+        template_kwargs=arguments,
     )
 
 
