@@ -60,16 +60,22 @@ def test_a_worker_that_dies_is_a_crash_that_is_worth_a_retry(monkeypatch):
 def _stuck_on(*rows):
     """A maker that some rows keep in a library for ever, where no handler of a signal runs."""
     haystack, needle = "a" * 1_000_000, "ab" + "a" * 500_000
-    return _failing_on(rows, lambda: haystack.rfind(needle))
+    return _Failing(rows, lambda: haystack.rfind(needle))
 
 
-def _failing_on(rows, fail):
-    def make(chunk):
-        if set(rows) & set(chunk.rows.tolist()):
-            fail()
-        return _part(chunk, [_Outcome() for _ in chunk.rows])
+class _Failing:
+    """A maker that fails at some rows."""
 
-    return make
+    def __init__(self, rows, fail):
+        self.rows, self.fail = set(rows), fail
+
+    def __call__(self, chunk):
+        if self.rows & set(chunk.rows.tolist()):
+            self.fail()
+        return self.part(chunk, [_Outcome() for _ in chunk.rows])
+
+    def part(self, chunk, outcomes):
+        return _part(chunk, outcomes)
 
 
 def _reasons(maker, num_rows, num_workers):
@@ -103,7 +109,7 @@ def test_a_row_that_no_handler_can_end_is_dropped_and_all_others_are_there(
 @pytest.mark.parametrize("fail", [lambda: b"a" * (1 << 46), lambda: ctypes.string_at(0), os.abort])
 def test_a_row_that_ends_its_process_is_dropped(fail):
     faulthandler.disable()  # pytest's, which would print this process's stack
-    assert _reasons(_failing_on((5,), fail), 20, 1) == {5: "over_limits"}
+    assert _reasons(_Failing((5,), fail), 20, 1) == {5: "over_limits"}
 
 
 def _tokenizing(texts, tokenizer):
