@@ -28,6 +28,15 @@ class ConvertJob(Job[ConvertResult]):
     pickle_files: tuple[str, ...] = ()
 
 
+class DequantiseJob(Job[ConvertResult]):
+    """Safetensors weights in 8-bit floats with scales -> a safetensors snapshot in float32."""
+
+    step = "dequantise"
+    source_dir: Location
+    source_sha256: str  # of the weight files and of what lies beside them
+    weight_files: tuple[str, ...]
+
+
 class FetchResult(Result):
     rows_path: Path
     num_rows: int

@@ -11,9 +11,11 @@ DropReason = Literal[
     "empty_answer",
     "identical_pair",
     "bad_tools",
+    "bad_constraints",
     "template_without_tools",
     "template_error",
     "over_limits",
+    "token_without_row",
     "too_long",
     "no_label_left",
 ]
@@ -28,9 +30,11 @@ MEANING: dict[str, str] = {  # by reason
     "empty_answer": "an answer is empty",
     "identical_pair": "chosen and rejected are the same text",
     "bad_tools": "the tools column is neither a list of tools nor JSON of one",
+    "bad_constraints": "a constraint names no known instruction, or has other arguments than it takes",
     "template_without_tools": "the row has tools, which the chat template would leave out",
     "template_error": "the chat template refuses the conversation or its turns cannot be told apart",
     "over_limits": "the chat template or the tokenizer takes more time, memory or text for the conversation than a row may",
+    "token_without_row": "a token of the row has no row in the model's embedding, which was not resized for it",
     "too_long": "longer than max_length_tokens",
     "no_label_left": "truncation left no token to train on",
 }

@@ -45,15 +45,12 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
         chosen, rejected = _with_system(row, chosen), _with_system(row, rejected)
         _check(row, chosen, rejected)
         tools = tool_list(row.get("tools"))
+        constraints = constraint_list(row.get("constraints"))
     except RowDropped as dropped:
         raise RowDropped(dropped.reason, dropped.detail, name) from None
     prompt = chosen[:-1]
     return name, PreferencePair(
-        prompt=prompt,
-        chosen=chosen,
-        rejected=[*prompt, rejected[-1]],
-        tools=tools,
-        constraints=constraint_list(row.get("constraints")),
+        prompt=prompt, chosen=chosen, rejected=[*prompt, rejected[-1]], tools=tools, constraints=constraints
     )
 
 

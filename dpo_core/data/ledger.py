@@ -122,6 +122,9 @@ def _advice(ledger: SourceLedger) -> str:
         "template_error": "Choose another chat template (`checkpoint.chat_template`) or repair these rows.",
         "over_limits": "Choose another chat template (`checkpoint.chat_template`), or remove these rows if they are long.",
         "template_without_tools": "Choose a chat template that renders tools (`checkpoint.chat_template`).",
+        "bad_constraints": "Correct the rows' `constraints` (docs/data.md), or rename that column if it is another's.",
+        "token_without_row": "Call model.resize_token_embeddings(len(tokenizer)) where the tokens are added, train them, "
+        "and save the checkpoint again; or choose another template (`checkpoint.chat_template`).",
         "too_long": "Raise `max_length_tokens`, or set `when_too_long: truncate`.",
         "no_label_left": "Raise `max_length_tokens`.",
     }

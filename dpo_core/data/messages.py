@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from dpo_core.contract.drops import RowDropped
+from dpo_core.data.checkers import is_meant, misfit
 
 ROLES = {
     "human": "user",
@@ -54,7 +55,10 @@ def from_json_text(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
-        except ValueError:
+        except (
+            ValueError,
+            RecursionError,
+        ):  # or nested beyond what the parser follows: "[[[[ ...", no JSON of anybody's
             return value
     return value
 
@@ -181,11 +185,16 @@ def tool_list(raw: Any) -> list[dict] | None:
 
 
 def constraint_list(raw: Any) -> tuple[dict, ...]:
-    """Verifiable constraints (``{"name": ..., arguments}``); empty where the column holds something else."""
+    """Verifiable constraints (``{"name": ..., arguments}``); empty where the column holds something else, as the
+    rules of another program do. Raises ``RowDropped`` for one of ours that no answer could be held to."""
     found = without_nulls(from_json_text(raw))
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list):
         return ()
     found = [from_json_text(item) for item in found]
     named = all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in found)
-    return tuple(found) if named else ()
+    if not named or not any(map(is_meant, found)):
+        return ()
+    if wrong := next(filter(None, map(misfit, found)), None):
+        raise RowDropped("bad_constraints", wrong)
+    return tuple(found)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from dpo_core.contract.errors import DataError
+from dpo_core.data.columnar_rows import rows_of
 
 SUPPORTED = (".jsonl", ".json", ".parquet", ".arrow", ".jsonl.gz", ".json.gz")
 NOT_ROWS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
@@ -122,7 +123,7 @@ def _parquet_rows(path: Path) -> Iterator[dict]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
+                yield from rows_of(batch)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path} is no readable Parquet file: {error}. Download or write it again."
@@ -142,7 +143,7 @@ def _arrow_rows(path: Path) -> Iterator[dict]:
             else:
                 batches = iter(pa.ipc.open_stream(source))
             for batch in batches:
-                yield from batch.to_pylist()
+                yield from rows_of(batch)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable Arrow file: {error}. Download or write it again.") from error
 

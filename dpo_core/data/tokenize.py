@@ -51,6 +51,7 @@ class TokenizeRules:
     max_length_tokens: int
     when_too_long: Literal["truncate", "drop"] = "truncate"
     train_on: Literal["last_turn", "all_turns"] = "last_turn"
+    num_rows: int | None = None  # of the model's embedding, where the tokenizer has ids beyond them
 
 
 class PairTokenizer:
@@ -179,6 +180,8 @@ class PairTokenizer:
         limit, sides, has_answer = self.rules.max_length_tokens, [], True
         for text, side_spans in zip(encoded, spans, strict=True):
             length = len(text.ids)
+            if self.rules.num_rows is not None and (text.ids[:limit] >= self.rules.num_rows).any():
+                return "token_without_row"
             trained = np.zeros(length, dtype=bool)
             for span in side_spans:
                 start = text.token_at(span.start, span.exact_start)

@@ -22,6 +22,7 @@ from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import DatasetRef
 from dpo_core.contract.store import canonical_json, hash_files, new_directory, write_json
 from dpo_core.data.chat_template import load_tokenizer, template_sha256
+from dpo_core.data.known_tokens import rows_fewer_than_tokens
 from dpo_core.data.ledger import SourceTally, check_drops
 from dpo_core.data.lengths import length_stats
 from dpo_core.data.mixing import select_rows, split_rows
@@ -60,7 +61,8 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     template, ``RemoteError`` when the Hub does not answer.
     """
     tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template)
-    rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on)
+    num_rows = rows_fewer_than_tokens(tokenizer, job.tokenizer_path)
+    rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on, num_rows)
     progress.begin("reading", total=len(job.sources), unit="sources")
     stores = []
     for source in job.sources:
