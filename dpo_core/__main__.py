@@ -113,7 +113,7 @@ def show_log() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code that ``dpo_core.contract.errors`` documents."""
+    """Run a step; return the exit code that ``dpo_core.contract.errors`` documents."""
     die_with_parent()
     parser = argparse.ArgumentParser(prog="dpo_core", description=__doc__)
     parser.add_argument("step", choices=sorted(JOBS))

@@ -18,7 +18,7 @@ SIGNAL_EXIT = 128  # a shell's exit code for a child that a signal killed is thi
 
 
 def bound_open_files() -> None:
-    """At most ``MAX_OPEN_FILES``, and all of these without asking for them, for whatever is started from here."""
+    """Allow at most ``MAX_OPEN_FILES``, and all of these without asking for them, for whatever is started from here."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = MAX_OPEN_FILES if most == resource.RLIM_INFINITY else min(most, MAX_OPEN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

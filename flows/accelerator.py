@@ -24,7 +24,9 @@ LEASE_SECONDS = 60  # a slot whose holder was killed is free again after this; P
 
 
 def num_slots(name: str) -> int:
-    """How many may train at once. Raises ``ConfigError`` that says how to make a limit that is not there or lets none in."""
+    """Return how many may train at once. Raises ``ConfigError`` that says how to make a limit that is not there or lets
+    none in.
+    """
     with get_client(sync_client=True) as client:
         try:
             limit = client.read_global_concurrency_limit_by_name(name)
@@ -43,7 +45,9 @@ def num_slots(name: str) -> int:
 
 
 def make_own_limit(name: str) -> None:
-    """One slot, free, on a temporary server, which nobody else uses: what an earlier, killed run held there is free."""
+    """Make one slot, free, on a temporary server, which nobody else uses: what an earlier, killed run held there is
+    free.
+    """
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(name, 1)
         client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))

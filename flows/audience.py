@@ -13,7 +13,7 @@ from prefect import flow
 from dpo_core.contract.section import Section
 from tasks.gate.approval import Ask
 from tasks.launch.context import OnProgress
-from tasks.run.folder import OnStep
+from tasks.run.folder import OnTask
 
 C = TypeVar("C", bound=Section)
 
@@ -22,7 +22,7 @@ C = TypeVar("C", bound=Section)
 class Audience:
     """A terminal, as a rule: hears of tasks, of the progress of steps, and is asked for approvals."""
 
-    on_step: OnStep | None = None
+    on_task: OnTask | None = None
     on_progress: OnProgress | None = None
     ask: Ask | None = None
 
@@ -31,7 +31,7 @@ NOBODY = Audience()  # where a worker starts the run
 
 
 def followed(name: str, body: Callable[[C, Audience], Any], audience: Audience) -> Callable[[C], Any]:
-    """``body`` as the flow ``name``, followed by ``audience``."""
+    """Return ``body`` as the flow ``name``, followed by ``audience``."""
 
     @flow(name=name, persist_result=False)
     def for_audience(config: Any) -> Any:

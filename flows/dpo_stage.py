@@ -19,12 +19,14 @@ from tasks.launch.compute import accelerator_name, this_machine
 
 @flow(name="dpo-stage", persist_result=False)
 def dpo_stage(config: StageConfig) -> RLVRHandoff | State:
-    """build image -> fetch checkpoint -> mix data -> cache reference -> train -> evaluate -> gate -> upload -> hand off."""
+    """Run build image -> fetch checkpoint -> mix data -> cache reference -> train -> evaluate -> gate -> upload -> hand
+    off.
+    """
     return run_stage(config)
 
 
 def run_stage(config: StageConfig, audience: Audience = NOBODY) -> RLVRHandoff | State:
-    """The body of the flow."""
+    """Run the body of the flow."""
     check_before_start(config)
     signing_key(config.handoff)
     check_somebody_can_answer(config.gate, audience)

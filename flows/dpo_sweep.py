@@ -22,13 +22,13 @@ from tasks.sweep.outcomes import SWEEP_FILE, judge, why_nobody_won
 
 @flow(name="dpo-sweep", persist_result=False)
 def dpo_sweep(config: SweepConfig) -> RLVRHandoff | State:
-    """fetch checkpoint -> mix data -> cache reference -> members: train -> evaluate -> winner: gate, approve -> upload ->
-    hand off."""
+    """Run fetch checkpoint -> mix data -> cache reference -> members: train -> evaluate -> winner: gate, approve ->
+    upload -> hand off."""
     return run_sweep(config)
 
 
 def run_sweep(config: SweepConfig, audience: Audience = NOBODY) -> RLVRHandoff | State:
-    """The body of the flow."""
+    """Run the body of the flow."""
     members = members_of(config)
     for member in members:
         check_before_start(member.config)
@@ -49,19 +49,20 @@ def run_sweep(config: SweepConfig, audience: Audience = NOBODY) -> RLVRHandoff |
 
 
 def shared_settings(members: tuple[Member, ...]) -> StageConfig:
-    """A member whose preparation serves all: one that needs the reference, if any does."""
+    """Return a member whose preparation serves all: one that needs the reference, if any does."""
     return next(
         (member.config for member in members if member.config.loss.needs_reference), members[0].config
     )
 
 
 def choose(results: list[MemberResult], config: SweepConfig, run: RunFolder) -> tuple[StageConfig, Candidate]:
-    """The winner's settings, under the sweep's own name, and its checkpoint. Leaves ``sweep.json``, table and picture.
+    """Return the winner's settings, under the sweep's own name, and its checkpoint. Leaves ``sweep.json``, table and
+    picture.
 
     Raises ``GateFailed`` if no member passes the gate; the error of the first member if all failed; an error of the kind
     that interrupted a member, if one was: a winner of part of the grid is none.
     """
-    with run.step("choose winner"):
+    with run.task("choose winner"):
         outcome = judge([result.outcome for result in results], config.sweep.metric)
         write_json(run.folder / SWEEP_FILE, outcome)
         run.output("sweep", run.folder / SWEEP_FILE)

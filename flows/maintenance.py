@@ -76,7 +76,7 @@ def reap(dry_run: bool = False) -> str:
 
 
 def state_of(flow_run_id: str) -> RunState:
-    """What the server says of the run."""
+    """Return what the server says of the run."""
     with get_client(sync_client=True) as client:
         try:
             state = client.read_flow_run(UUID(flow_run_id)).state
@@ -87,7 +87,7 @@ def state_of(flow_run_id: str) -> RunState:
 
 @flow(name="failed-trigger", persist_result=False)
 def failed_trigger(automation: str, reason: str, event: str = "") -> State:
-    """A red run for an automation whose action failed: without it nobody sees that an event started nothing.
+    """Leave a red run for an automation whose action failed: without it nobody sees that an event started nothing.
 
     Args:
         automation: Name of the automation.

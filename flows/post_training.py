@@ -33,7 +33,9 @@ RECIPES = Path("recipes")  # of the folder that deployments run in
 
 
 def named_recipe(name: str, folder: Path) -> Path:
-    """The recipe that an event names, a file of the operator's ``folder``. Raises ``ConfigError`` for anything else."""
+    """Return the recipe that an event names, a file of the operator's ``folder``. Raises ``ConfigError`` for anything
+    else.
+    """
     path = folder / name
     if not RECIPE_NAME.fullmatch(name):
         raise ConfigError(
@@ -51,7 +53,7 @@ def named_recipe(name: str, folder: Path) -> Path:
 def config_after_sft(
     checkpoint: SftCheckpointReady, recipe: Path, overrides: list[str], recipes_folder: Path = RECIPES
 ) -> StageConfig:
-    """The recipe (the payload's own wins) with the announced checkpoint in it. Raises ``ConfigError``."""
+    """Return the recipe (the payload's own wins) with the announced checkpoint in it. Raises ``ConfigError``."""
     path = named_recipe(checkpoint.recipe, recipes_folder) if checkpoint.recipe else recipe
     values = apply_overrides(load_yaml(path), overrides)
     place = {"source": checkpoint.source, "revision": checkpoint.revision}
@@ -81,7 +83,7 @@ def dpo_after_sft(
     overrides: list[str] = [],  # noqa: B006 (read only; the form shows it)
     recipes_folder: Path = RECIPES,
 ) -> RLVRHandoff | State:
-    """The stage on an announced SFT checkpoint.
+    """Run the stage on an announced SFT checkpoint.
 
     Args:
         checkpoint: The event's payload.

@@ -43,7 +43,7 @@ class QuickConfig(Section):
 
 
 def quick_config(settings: QuickConfig, recipe: Path, overrides: Sequence[str] = ()) -> StageConfig:
-    """The recipe, with ``overrides`` on top, with the eight settings in it. Raises ``ConfigError``.
+    """Return the recipe, with ``overrides`` on top, with the eight settings in it. Raises ``ConfigError``.
 
     An objective that the recipe does not have loses the recipe's own settings of the loss, which may mean nothing to it.
     """
@@ -81,7 +81,7 @@ def dpo_quick(
     recipe: Path = Path("recipes/quickstart.yaml"),
     overrides: list[str] = [],  # noqa: B006
 ) -> RLVRHandoff | State:
-    """The stage with a few settings.
+    """Run the stage with a few settings.
 
     Args:
         settings: What most people change.

@@ -52,7 +52,7 @@ class Decision(RunInput):
 
 
 def check_somebody_can_answer(gate: GateConfig, audience: Audience) -> None:
-    """Before hours of training: an approval must be possible where this run will wait. Raises ``ConfigError``."""
+    """Check, before hours of training, that an approval is possible where this run will wait. Raises ``ConfigError``."""
     if gate.approval == "none" or (audience.ask and gate.wait == "pause"):
         return
     if gate.wait == "suspend" and deployment.get_id() is None:
@@ -69,23 +69,23 @@ def check_somebody_can_answer(gate: GateConfig, audience: Audience) -> None:
 
 
 def release(config: StageConfig, candidate: Candidate, run: StageRun) -> Release:
-    """gate -> approve. Raises ``NotReleased``: a rule does not hold, or a person says no or nothing."""
+    """Run gate -> approve. Raises ``NotReleased``: a rule does not hold, or a person says no or nothing."""
     checks = check_rules(config.gate, candidate.evaluation.before, candidate.evaluation.after)
     if checks:
-        with run.folder.step("gate"):
+        with run.folder.task("gate"):
             write_json(run.folder.folder / GATE_FILE, [check.model_dump() for check in checks])
             run.folder.output("gate", run.folder.folder / GATE_FILE)
             check_gate(checks, str(candidate.exported.path), config.name)
     if config.gate.approval == "none":
         return Release(checks=checks)
-    with run.folder.step("approve"):
+    with run.folder.task("approve"):
         return Release(checks=checks, approval=approve(config, candidate, checks, run))
 
 
 def approve(
     config: StageConfig, candidate: Candidate, checks: tuple[GateCheck, ...], run: StageRun
 ) -> Approval:
-    """A person's approval of this checkpoint, an earlier one of the same included. Raises ``NotReleased``."""
+    """Return a person's approval of this checkpoint, an earlier one of the same included. Raises ``NotReleased``."""
     kept = approval_path(run.place.store, candidate.exported, candidate.evaluation, checks)
     approval = read_approval(kept)
     if approval is None:
@@ -147,7 +147,9 @@ def _own_id() -> UUID:
 
 
 def state_of_the_end(error: NotReleased) -> State:
-    """The state for a flow to end in: failed, and named like the error, so that lists and events tell it from a defect."""
+    """Return the state for a flow to end in: failed, and named like the error, so that lists and events tell it from a
+    defect.
+    """
     state: State = Failed(name=type(error).__name__, message=str(error), data=error)
     if isinstance(
         error, ApprovalTimedOut

@@ -19,7 +19,7 @@ from tasks.show.run_log import make_logs_visible
 
 
 def local_path(handoff: str) -> Path:
-    """A path or ``file://`` address as a path. Raises ``HandoffRefused`` for another kind of address."""
+    """Return a path or ``file://`` address as a path. Raises ``HandoffRefused`` for another kind of address."""
     try:
         address = urlsplit(handoff)
         if address.scheme == "file" and address.netloc in ("", "localhost"):

@@ -59,15 +59,15 @@ class Candidate:
     evaluation: EvaluateResult
 
     def results(self) -> dict[str, Result]:
-        """Step -> its result, as a run's folder records them."""
+        """Return step -> its result, as a run's folder records them."""
         return {"train": self.trained, "export": self.exported, "evaluate": self.evaluation}
 
 
 @contextmanager
 def stage_run(config: StageConfig, audience: Audience) -> Iterator[StageRun]:
-    """One run, recorded from here to its end."""
+    """Record one run from here to its end."""
     store = config.store.root.expanduser().resolve()
-    with reported_run(store, config.name, config, flow_run.get_id(), audience.on_step) as folder:
+    with reported_run(store, config.name, config, flow_run.get_id(), audience.on_task) as folder:
         context = folder.context(Context(on_progress=audience.on_progress, lines=ThinnedLines()))
         yield StageRun(Workplace(store, _launcher(config, store, folder), context), folder, audience)
 
@@ -76,7 +76,7 @@ def _launcher(config: StageConfig, store: Path, folder: RunFolder) -> Launcher:
     """What starts the steps; for one that runs them in an image, that is built or found first."""
     if not LAUNCHERS[config.compute.launcher]().runs_in_image:
         return launcher_for(config.compute, config)
-    with folder.step("build image"):
+    with folder.task("build image"):
         image, record = build_image(config.image, store)
         folder.output("image", record)
         show_image(image, record, config.name)
@@ -84,18 +84,18 @@ def _launcher(config: StageConfig, store: Path, folder: RunFolder) -> Launcher:
 
 
 def prepare(config: StageConfig, run: StageRun) -> TrainingInputs:
-    """fetch checkpoint -> mix data -> cache reference: all that does not depend on how the policy is trained."""
+    """Run fetch checkpoint -> mix data -> cache reference: all that does not depend on how the policy is trained."""
     folder, place = run.folder, run.place
-    with folder.step("fetch checkpoint"):
+    with folder.task("fetch checkpoint"):
         policy = fetch_checkpoint(config.checkpoint, place)
         show_checkpoint(policy, place.context.run.family)
         rehearse_export(config.checkpoint, config.train.export_precision, config.handoff, policy, place)
-    with folder.step("mix data"):
-        mixture = mix_data(config.data, config.checkpoint, policy, place)
+    with folder.task("mix data"):
+        mixture = mix_data(config.data, config.quality, config.checkpoint, policy, place)
         folder.result("mix", mixture)
     reference = reference_model = None
     if config.loss.needs_reference:
-        with folder.step("cache reference"):
+        with folder.task("cache reference"):
             reference_model = _fetch_reference_model(config, policy, place)
             same = (
                 reference_model.fingerprint == policy.fingerprint
@@ -125,7 +125,7 @@ def _fetch_reference_model(config: StageConfig, policy: CheckpointRef, place: Wo
 
 
 def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRun) -> Candidate:
-    """train -> evaluate."""
+    """Run train -> evaluate."""
     folder = run.folder
     settings = TrainingSettings(
         config.loss,
@@ -135,11 +135,11 @@ def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRu
         config.tracking,
         config.checkpoint.chat_template,
     )
-    with folder.step("train"):
+    with folder.task("train"):
         trained, exported = train_dpo(inputs, settings, run.place)
         folder.result("train", trained)
         folder.result("export", exported)
-    with folder.step("evaluate"):
+    with folder.task("evaluate"):
         evaluation = evaluate(inputs, exported, config.loss, config.train, config.evaluation, run.place)
         folder.result("evaluate", evaluation)
     return Candidate(trained, exported, evaluation)
@@ -148,13 +148,13 @@ def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRu
 def publish(
     config: StageConfig, inputs: TrainingInputs, candidate: Candidate, released: Release, run: StageRun
 ) -> tuple[RLVRHandoff, Path]:
-    """upload -> hand off. -> the hand-off and its file"""
+    """Run upload -> hand off. -> the hand-off and its file"""
     folder, place, evaluation = run.folder, run.place, candidate.evaluation
-    with folder.step("upload"):
+    with folder.task("upload"):
         card = _card_inputs(config, inputs, candidate)
         uploaded = upload_checkpoint(candidate.exported, config.upload, place.store, card)
         show_upload(uploaded, config.name)
-    with folder.step("hand off"):
+    with folder.task("hand off"):
         reference = inputs.reference
         handoff_inputs = HandoffInputs(
             name=config.name,

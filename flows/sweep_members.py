@@ -46,8 +46,8 @@ class MemberResult:
 def run_members(
     members: Sequence[Member], inputs: TrainingInputs, sweep: StageRun, accelerator: str, num_at_once: int
 ) -> list[MemberResult]:
-    """All members' results, in their order. Each trains in a thread of its own, so that the flow's can be cancelled: then
-    the steps at work are asked to stop, and what they have done so far is kept."""
+    """Return all members' results, in their order. Each trains in a thread of its own, so that the flow's can be
+    cancelled: then the steps at work are asked to stop, and what they have done so far is kept."""
     stop = threading.Event()
     sweep = replace(sweep, place=replace(sweep.place, context=replace(sweep.place.context, stop=stop)))
     with ThreadPoolExecutor(max_workers=min(num_at_once, len(members)), thread_name_prefix="member") as pool:
@@ -81,7 +81,7 @@ def _run_member(member: Member, inputs: TrainingInputs, sweep: StageRun, acceler
     try:
         with (
             slot(accelerator, sweep.place.context),
-            sweep.folder.step(f"member {member.number}: {member.label}"),
+            sweep.folder.task(f"member {member.number}: {member.label}"),
             _own_run(member, sweep) as run,
         ):
             outcome = outcome.model_copy(update={"run": run.folder.folder.name})

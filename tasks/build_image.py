@@ -22,7 +22,9 @@ from tasks.run.retry_policy import worth_a_retry
     persist_result=False,
 )
 def build_image(config: ImageConfig, store_root: Path) -> tuple[ImageRef, Path]:
-    """The image, and the folder with its record and its list of packages. The build's output is the task's log."""
+    """Build the image, or find it, and the folder with its record and its list of packages. The build's output is the
+    task's log.
+    """
     log = get_run_logger()
     image, record = trainer_image(config, store_root, load_login(config.registry_block), log.info)
     log.info(

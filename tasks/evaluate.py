@@ -15,7 +15,7 @@ from tasks.train_dpo import TrainingInputs
 
 
 def checkpoint_of(export: ExportResult, parent: CheckpointRef) -> CheckpointRef:
-    """The exported model as a checkpoint like the one it came from."""
+    """Return the exported model as a checkpoint like the one it came from."""
     return CheckpointRef(
         path=export.path,
         fingerprint=export.fingerprint,

@@ -54,7 +54,7 @@ def _converted(result: ConvertResult, located: Located) -> Located:
     persist_result=False,
 )
 def fetch_checkpoint(config: CheckpointConfig, place: Workplace) -> CheckpointRef:
-    """The checkpoint as ``<store>/checkpoints/<id>/``: safetensors, tokenizer, chat template, hashes of contents.
+    """Fetch the checkpoint as ``<store>/checkpoints/<id>/``: safetensors, tokenizer, chat template, hashes of contents.
 
     Retried because a download may break off; what arrived stays in the Hub's cache. Raises ``CheckpointError`` for a
     checkpoint that cannot be used, ``ConfigError`` for a refused access, ``RemoteError`` when the Hub does not answer.

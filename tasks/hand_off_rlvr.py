@@ -45,7 +45,9 @@ class HandoffInputs(Section):
     token_block: str | None = None
 
     def content_fingerprint(self, config: HandoffConfig) -> str:
-        """Of all that reaches the hand-off; not of how long a step took or whether it was reused."""
+        """Return the fingerprint of all that reaches the hand-off; not of how long a step took or whether it was
+        reused.
+        """
         return fingerprint(
             {
                 "schema": SCHEMA_VERSION,
@@ -64,13 +66,13 @@ class HandoffInputs(Section):
 
 
 def handoff_path(store_root: Path, inputs: HandoffInputs, config: HandoffConfig) -> Path:
-    """Where the hand-off of these inputs lives."""
+    """Return where the hand-off of these inputs lives."""
     return store_root.resolve() / "handoff" / inputs.content_fingerprint(config)[:16] / HANDOFF_FILE
 
 
 def reusable(path: Path, inputs: HandoffInputs, config: HandoffConfig) -> RLVRHandoff | None:
-    """An earlier hand-off of the same inputs, if it is whole and a local checkpoint is still what it says. A commit
-    cannot change."""
+    """Return an earlier hand-off of the same inputs, if it is whole and a local checkpoint is still what it says. A
+    commit cannot change."""
     try:
         handoff = read_handoff(path)
         if inputs.uploaded.directory is not None:
@@ -81,7 +83,7 @@ def reusable(path: Path, inputs: HandoffInputs, config: HandoffConfig) -> RLVRHa
 
 
 def compose(inputs: HandoffInputs, config: HandoffConfig, folder: Path, answer: AnswerResult) -> RLVRHandoff:
-    """The hand-off for a checkpoint that was loaded from ``folder`` and answered. Raises ``HandoffRefused``."""
+    """Return the hand-off for a checkpoint that was loaded from ``folder`` and answered. Raises ``HandoffRefused``."""
     rules = check_rules(folder, inputs.uploaded, answer)
     if failed := failed_rules(rules):
         raise HandoffRefused(

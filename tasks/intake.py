@@ -146,7 +146,7 @@ def verify_handoff(
     token_block: str | None = None,
     settings: IntakeConfig = IntakeConfig(),
 ) -> AcceptedHandoff:
-    """``accept`` as a task; retried because a download may break off."""
+    """Run ``accept`` as a task; retried because a download may break off."""
     accepted = accept(handoff_path, place, token_block, settings)
     get_run_logger().info(
         "Accepted %s, %s; it answers %r", accepted.checkpoint.uri, who_wrote(accepted), accepted.answer
@@ -155,7 +155,7 @@ def verify_handoff(
 
 
 def who_wrote(accepted: AcceptedHandoff) -> str:
-    """In words."""
+    """Say in words who wrote a hand-off."""
     if accepted.signed_by is None:
         return "unsigned: parent, data and metrics are the word of whoever wrote the file"
     return f"signed by {accepted.signed_by}, whose word parent, data and metrics are"

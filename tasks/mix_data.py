@@ -7,6 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from dpo_core.contract.config import CheckpointConfig, DataConfig
 from dpo_core.contract.data_jobs import FetchJob, MixJob, MixResult
+from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
 from tasks.data.sources import resolve_sources
 from tasks.launch.workplace import Workplace
@@ -24,30 +25,17 @@ from tasks.show.artifacts import show_mixture
     persist_result=False,
 )
 def mix_data(
-    data: DataConfig, template: CheckpointConfig, checkpoint: CheckpointRef, place: Workplace
+    data: DataConfig,
+    quality: QualityConfig,
+    template: CheckpointConfig,
+    checkpoint: CheckpointRef,
+    place: Workplace,
 ) -> MixResult:
     """Run step ``mix``, and before it ``fetch`` for every Hub data set.
 
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template, ``RemoteError``.
     """
-    job = MixJob(
-        sources=resolve_sources(data.sources),
-        tokenizer_path=checkpoint.path,
-        tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
-        chat_template=template.chat_template,
-        cache_dir=place.store / "cache",
-        **data.model_dump(
-            include={
-                "held_out",
-                "max_length_tokens",
-                "when_too_long",
-                "train_on",
-                "max_dropped_fraction",
-                "seed",
-                "num_workers",
-            }
-        ),
-    )
+    job = mix_job(data, quality, template, checkpoint, place.store / "cache")
     from_hub = [source for source in job.sources if source.hub_id is not None]
     if from_hub and not place.has_result(
         job
@@ -62,6 +50,35 @@ def mix_data(
     )
     show_mixture(result, place.context.run.family)
     return result
+
+
+def mix_job(
+    data: DataConfig,
+    quality: QualityConfig,
+    template: CheckpointConfig,
+    checkpoint: CheckpointRef,
+    cache_dir: Path,
+) -> MixJob:
+    """Return the job of these settings, its sources pinned. Raises ``DataError``, ``ConfigError``, ``RemoteError``."""
+    return MixJob(
+        sources=resolve_sources(data.sources),
+        tokenizer_path=checkpoint.path,
+        tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
+        chat_template=template.chat_template,
+        cache_dir=cache_dir,
+        quality=quality,
+        **data.model_dump(
+            include={
+                "held_out",
+                "max_length_tokens",
+                "when_too_long",
+                "train_on",
+                "max_dropped_fraction",
+                "seed",
+                "num_workers",
+            }
+        ),
+    )
 
 
 def fetch_rows(sources: list[ResolvedSource], cache_dir: Path, place: Workplace) -> None:

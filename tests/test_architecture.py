@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -12,6 +13,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 300, 60, 6
 VAGUE_NAMES = {"utils", "common", "helpers", "manager", "base", "misc"}
+# What a function's summary begins with. A verb that is missing belongs here; a noun ("Rows of ...") does not.
+IMPERATIVES = set(
+    re.findall(
+        r"\w+",
+        """
+        Add Allow Answer Append Apply Approve Ask Be Become Begin Bring Build Call Change Check Choose Clip Close
+        Compare Compute Convert Copy Count Create Cut Delete Describe Do Draw Drop Emit End Evaluate Exit Fetch
+        Fill Find Forget Freeze Gather Give Go Hand Have Hold Join Keep Lay Leave Let Link List Load Lock Log Look
+        Make Measure Note Open Pass Prepare Print Publish Push Put Raise Read Recognise Record Reject Remove
+        Restore Return Round Run Say Score See Send Serve Set Share Show Signal Split Start Stop Sum Take Tell
+        Tokenise Train Translate Turn Upload Verify Wait Work Write Yield
+        """,
+    )
+)
 SOURCES = sorted(
     path for package in ("flows", "tasks", "dpo_core") for path in (ROOT / package).rglob("*.py")
 )
@@ -260,6 +275,35 @@ def test_modules_are_named_for_what_they_answer():
     assert not [path for path in SOURCES if path.stem in VAGUE_NAMES]
 
 
+def test_a_class_s_name_means_one_thing():
+    """``Member`` once was a sweep's and a step's container, ``Section`` part of a page and of a recipe."""
+    places: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert len(places) > 200
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+def test_words_are_those_of_the_glossary():
+    """Docker's engine is the ``ContainerEngine``; a container without a run is orphaned, and never "nobody's"."""
+    classes = {
+        path.relative_to(ROOT).parts[:2]
+        for path in SOURCES
+        for node in tree_of(path).body
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Engine") and node.name != "ContainerEngine"
+    }
+    assert classes == {("dpo_core", "engine")}
+    texts = [*SOURCES, *(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "prefect.yaml"]
+    assert not [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in texts
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"nobody'?s\b", line, re.IGNORECASE)
+    ]
+
+
 def test_variables_are_named_for_what_they_hold():
     """``told`` once stood for a text, a dict, an error, a flag and a value of Prefect's."""
     assert not [
@@ -267,6 +311,39 @@ def test_variables_are_named_for_what_they_hold():
         for path in SOURCES
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Name) and node.id == "told"
+    ]
+
+
+def public_functions(
+    body: list[ast.stmt], owner: str = ""
+) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Yield functions of a module and methods of its classes, by name, that others may call. Properties are values."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body, f"{node.name}.")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            is_value = any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+            if not is_value and (not node.name.startswith("_") or node.name == "__call__"):
+                yield owner + node.name, node
+
+
+def test_summaries_of_public_functions_are_imperative():
+    """``Return the rows ...``, ``Write ...``: what it does, and not only what comes out."""
+    summaries = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {name}": docstring
+        for path in SOURCES
+        for name, node in public_functions(tree_of(path).body)
+        if (docstring := ast.get_docstring(node))
+    }
+    assert len(summaries) > 900
+    # A verb of the list may be a noun, too: "Score of a pair".
+    noun = re.compile(
+        r"(Answer|Count|Cut|Link|List|Log|Record|Run|Score|Set|Share|Start|Stop|Sum)s? (of|to|for)\b"
+    )
+    assert not [
+        f"{where}: {text.splitlines()[0]}"
+        for where, text in summaries.items()
+        if re.split(r"\W", text, maxsplit=1)[0] not in IMPERATIVES or noun.match(text)
     ]
 
 

@@ -24,7 +24,7 @@ from hypothesis import example, given, settings
 from rich.console import Console
 
 from dpo_core.contract.config import AdapterConfig
-from dpo_core.contract.data_jobs import LengthStats, MixResult, SourceLedger
+from dpo_core.contract.data_jobs import Finding, LengthStats, MixResult, SourceLedger
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.jobs import AnswerPair, BatchPlan, EvaluateResult
@@ -59,9 +59,9 @@ from tasks.report.blocks import (
     Heading,
     Notice,
     Page,
+    PageSection,
     Sample,
     Samples,
-    Section,
     Table,
     Text,
     Tile,
@@ -69,14 +69,14 @@ from tasks.report.blocks import (
 )
 from tasks.report.compare import compare_page
 from tasks.report.html import render_html
-from tasks.report.lineage import Node, lineage_chart
+from tasks.report.lineage import LineageNode, lineage_chart
 from tasks.report.markdown import render_markdown
 from tasks.report.page import report_page
 from tasks.report.question import question_markdown
 from tasks.report.svg import Line, line_chart
 from tasks.report.tables import samples_markdown
 from tasks.run.files import read_run_files
-from tasks.run.folder import RUN_FILE, RunRecord, StepRecord, recorded_run
+from tasks.run.folder import RUN_FILE, RunRecord, TaskRecord, recorded_run
 from tasks.show import artifacts
 from tasks.show.run_log import make_logs_visible
 from tasks.sweep.artifacts import show_sweep
@@ -120,6 +120,10 @@ def ledger(text: str) -> SourceLedger:
         truncated=1,
         dropped={text: 2},
         offenders={text: (3, 5)},
+        counted={text: 1},
+        findings=(
+            Finding(reason=text, row=1, like=text, like_row=0, similarity=1.0, text=text, is_dropped=False),
+        ),
     )
 
 
@@ -136,7 +140,9 @@ def sweep_of(text: str) -> SweepOutcome:
 
 
 def page_of(text: str) -> Page:
-    chart = lineage_chart([Node("a", text, text, text, 0), Node("b", text, text, text, 1, ("a",))])
+    chart = lineage_chart(
+        [LineageNode("a", text, text, text, 0), LineageNode("b", text, text, text, 1, ("a",))]
+    )
     curve = line_chart(
         text, text, text, [Line(text, "blue", [(1, 2.0), (2, 3.0)]), Line(text, "green", [(1, 2.0)])]
     )
@@ -156,15 +162,15 @@ def page_of(text: str) -> Page:
         subtitle=text,
         badge=(text, "good"),
         summary=blocks,
-        sections=(Section(text, "a", blocks),),
+        sections=(PageSection(text, "a", blocks),),
         footer=text,
     )
 
 
 def record_of(text: str) -> RunRecord:
     steps = [
-        StepRecord(name=text, state="completed", started=NOW, seconds=1.0),
-        StepRecord(name=text, started=NOW),
+        TaskRecord(name=text, state="completed", started=NOW, seconds=1.0),
+        TaskRecord(name=text, started=NOW),
     ]
     return RunRecord(
         name="demo", state="failed", started=NOW, pid=1, steps=steps, outputs={text: text}, error=text
@@ -227,7 +233,7 @@ def show_displays(text: str, console: Console) -> None:
     for display in (LineDisplay(console), BarDisplay(console)):
         with display:
             for ended in ({}, {"state": "failed", "seconds": 1.0}):
-                display.step(Path("/run"), StepRecord(name=text, started=NOW, **ended))
+                display.task(Path("/run"), TaskRecord(name=text, started=NOW, **ended))
                 if isinstance(display, LineDisplay):
                     display._last_line = 0.0
                 display.progress(event)

@@ -16,16 +16,18 @@ Amount = Annotated[str, StringConstraints(pattern=AMOUNT_PATTERN), BeforeValidat
 
 
 def is_count(amount: str) -> bool:
-    """Whether the amount says by itself how many rows it means."""
+    """Return whether the amount says by itself how many rows it means."""
     return "." not in amount
 
 
 def num_selected(amount: str, num_rows: int) -> int:
-    """Rows that ``amount`` asks for: with a "." a proportion of ``num_rows`` (rounded down), else a count."""
+    """Return rows that ``amount`` asks for: with a "." a proportion of ``num_rows`` (rounded down), else a count."""
     return int(amount) if is_count(amount) else int(float(amount) * num_rows)
 
 
 def num_held_out(amount: str, num_prompts: int) -> int:
-    """Prompts to hold out of ``num_prompts``. A proportion above 0 holds out at least one where there are several."""
+    """Return prompts to hold out of ``num_prompts``. A proportion above 0 holds out at least one where there are
+    several.
+    """
     fewest = 1 if not is_count(amount) and float(amount) > 0 and num_prompts > 1 else 0
     return max(num_selected(amount, num_prompts), fewest)

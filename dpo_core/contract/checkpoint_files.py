@@ -19,8 +19,9 @@ VOLATILE_CONFIG_KEYS = frozenset({"_name_or_path", "transformers_version"})
 
 
 def weights_fingerprint(config: dict, files: dict[str, str]) -> str:
-    """Fingerprint of weight contents, architecture and remote code; of no name. ``config``: what config.json holds;
-    ``files``: relative path -> sha256. What lies in folders (an adapter by itself) is none of the model's weights."""
+    """Return the fingerprint of weight contents, architecture and remote code; of no name. ``config``: what config.json
+    holds; ``files``: relative path -> sha256. What lies in folders (an adapter by itself) is none of the model's
+    weights."""
     kept = {key: value for key, value in config.items() if key not in VOLATILE_CONFIG_KEYS}
     contents = sorted(
         sha for name, sha in files.items() if name.endswith((".safetensors", ".py")) and "/" not in name
@@ -29,7 +30,7 @@ def weights_fingerprint(config: dict, files: dict[str, str]) -> str:
 
 
 def tokenizer_fingerprint(files: dict[str, str]) -> str:
-    """Fingerprint of the tokenizer's files, chat template included. ``files``: relative path -> sha256."""
+    """Return the fingerprint of the tokenizer's files, chat template included. ``files``: relative path -> sha256."""
     return fingerprint(
         {
             name: sha

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from dpo_core.contract.amount import Amount
 from dpo_core.contract.job import Job, Result
+from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.refs import DatasetRef, Location, ResolvedSource
-from dpo_core.contract.section import NotContent, Section
+from dpo_core.contract.section import NotContent, NotContentAt, Section
 
 
 class ConvertResult(Result):
@@ -53,6 +54,18 @@ class FetchJob(Job[FetchResult]):
         return (self.cache_dir,)
 
 
+class Finding(Section):
+    """A row that a check of quality found, and what it is like."""
+
+    reason: str
+    row: int  # 0-based in its source
+    like: str  # label of the source or the evaluation set that holds the other one
+    like_row: int
+    similarity: float  # 0 to 1
+    text: str  # the beginning of the row's prompt
+    is_dropped: bool
+
+
 class SourceLedger(Section):
     """Where every row of one source went: ``rows_in = kept + sum(dropped.values())``."""
 
@@ -65,6 +78,10 @@ class SourceLedger(Section):
     truncated: int
     dropped: dict[str, int]  # reason -> rows
     offenders: dict[str, tuple[int, ...]]  # reason -> first row numbers (0-based in the source)
+    longer_chosen: int = 0  # kept rows whose chosen side has more tokens than the rejected one
+    longer_rejected: int = 0  # the other way round; rows with both sides cut to one length are neither
+    counted: dict[str, int] = {}  # reason -> rows that a check of quality found, and that stay
+    findings: tuple[Finding, ...] = ()  # the first rows that checks of quality found, dropped or not
 
 
 class LengthHistogram(Section):
@@ -106,7 +123,7 @@ class MixResult(Result):
 class MixJob(Job[MixResult]):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
-    VERSION = 2  # length histograms; the mixture itself is that of version 1, and so is its fingerprint
+    VERSION = 3  # files are read to their ends; pairs of the same tokens are dropped
     step = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location
@@ -119,6 +136,7 @@ class MixJob(Job[MixResult]):
     max_dropped_fraction: Annotated[float, NotContent()] = 0.5
     seed: int = 8
     num_workers: Annotated[int, NotContent()] = 2
+    quality: Annotated[QualityConfig, NotContentAt(QualityConfig())] = QualityConfig()
     cache_dir: Location  # Arrow files of sources and Hub downloads
 
     def writes(self) -> tuple[Path, ...]:

@@ -18,6 +18,8 @@ DropReason = Literal[
     "token_without_row",
     "too_long",
     "no_label_left",
+    "identical_tokens",
+    "exact_duplicate",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 
@@ -37,6 +39,8 @@ MEANING: dict[str, str] = {  # by reason
     "token_without_row": "a token of the row has no row in the model's embedding, which was not resized for it",
     "too_long": "longer than max_length_tokens",
     "no_label_left": "truncation left no token to train on",
+    "identical_tokens": "both sides are the same tokens: what differs was cut off, or the chat template leaves it out",
+    "exact_duplicate": "another row is the same tokens (quality.exact_duplicates)",
 }
 assert set(MEANING) == set(get_args(DropReason))
 

@@ -28,7 +28,9 @@ PACKAGES = (
 
 
 def step_environment() -> StepEnvironment:
-    """Of this process; call it when the step's libraries are imported, so that the accelerator has a name."""
+    """Describe the environment of this process; call it when the step's libraries are imported, so that the
+    accelerator has a name.
+    """
     threads = os.environ.get("OMP_NUM_THREADS", "")
     return StepEnvironment(
         python=platform.python_version(),
@@ -41,7 +43,7 @@ def step_environment() -> StepEnvironment:
 
 
 def installed(names: tuple[str, ...]) -> dict[str, str]:
-    """Name -> version of those that are installed. Imports none of them."""
+    """Return name -> version of those that are installed. Imports none of them."""
     found = {}
     for name in names:
         try:
@@ -59,7 +61,7 @@ def _device() -> str:
 
 
 def processor_name() -> str:
-    """As the kernel tells it, e.g. "AMD EPYC 7B13"; the architecture where it does not."""
+    """Return the processor's name as the kernel tells it, e.g. "AMD EPYC 7B13"; the architecture where it does not."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

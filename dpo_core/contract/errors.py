@@ -140,7 +140,7 @@ def _leaves(cls: type[PairlineError]) -> list[type[PairlineError]]:
 
 
 def error_of_kind(kind: str) -> type[PairlineError]:
-    """The class that ``error.json`` names; an unknown kind (a newer trainer) is a plain ``PairlineError``."""
+    """Return the class that ``error.json`` names; an unknown kind (a newer trainer) is a plain ``PairlineError``."""
     return next((cls for cls in _leaves(PairlineError) if vars(cls).get("kind") == kind), PairlineError)
 
 
@@ -157,15 +157,17 @@ MEMORY_REFUSED = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was refused: by torch's allocator (a type of its own on a card, words on a CPU) or by a library that
-    allocates beside it (CUDA itself, cuBLAS, cuDNN, NCCL: words alone)."""
+    """Return whether memory was refused: by torch's allocator (a type of its own on a card, words on a CPU) or by a
+    library that allocates beside it (CUDA itself, cuBLAS, cuDNN, NCCL: words alone)."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY_REFUSED)
 
 
 def is_card_failure(error: BaseException) -> bool:
-    """Whether the card's driver reports an error after which every further call fails, so that nothing can be tried."""
+    """Return whether the card's driver reports an error after which every further call fails, so that nothing can be
+    tried.
+    """
     failed = type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
     return failed and not is_out_of_memory(error)
 

@@ -29,7 +29,7 @@ class Result(Section):
     seconds: float = 0.0
 
     def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
-        """Each folder that is hashed, with the sha256 of its files: all that a later step may be given to read."""
+        """Return each folder that is hashed, with the sha256 of its files: all that a later step may be given to read."""
         return iter(())
 
 
@@ -50,7 +50,7 @@ class Job(Section, Generic[R]):
 
     @classmethod
     def result_class(cls) -> type[R]:
-        """What stands in the brackets: ``ReferenceResult`` for a ``Job[ReferenceResult]``."""
+        """Return what stands in the brackets: ``ReferenceResult`` for a ``Job[ReferenceResult]``."""
         return next(
             args[0]
             for base in cls.__mro__
@@ -58,7 +58,7 @@ class Job(Section, Generic[R]):
         )
 
     def writes(self) -> tuple[Path, ...]:
-        """Folders beside ``out_dir`` that the step writes to: a cache that it shares with other jobs."""
+        """Return folders beside ``out_dir`` that the step writes to: a cache that it shares with other jobs."""
         return ()
 
     @property
@@ -67,7 +67,7 @@ class Job(Section, Generic[R]):
         return fingerprint({"version": self.VERSION, "step": self.step, **content_of(self)})
 
     def at(self, out_dir: Path) -> Self:
-        """The same job, to be run in ``out_dir``."""
+        """Return the same job, to be run in ``out_dir``."""
         placed = self.model_copy()
         placed._out_dir = out_dir
         return placed

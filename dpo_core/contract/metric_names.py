@@ -107,7 +107,7 @@ OF_MEMBERS = tuple(
 
 
 def tone_of(name: str, before: float | None, after: float | None) -> Literal["", "good", "bad"]:
-    """ "good" or "bad" where a metric moved in a direction that means one of them, else nothing."""
+    """Return "good" or "bad" where a metric moved in a direction that means one of them, else nothing."""
     better = MEANINGS[name].better if name in MEANINGS else 0
     if not better or before is None or after is None or after == before:
         return ""

@@ -14,8 +14,8 @@ LARGEST_NUMBER = 1 << 63
 
 
 def read_metrics(path: Path) -> Metrics:
-    """The steps of a ``metrics.jsonl``, oldest first; none if it is not there. From the first line on that is not one (cut
-    off, or not of our writing) nothing is read, nor what comes after ``LARGEST_METRICS_BYTES``."""
+    """Return the steps of a ``metrics.jsonl``, oldest first; none if it is not there. From the first line on that is
+    not one (cut off, or not of our writing) nothing is read, nor what comes after ``LARGEST_METRICS_BYTES``."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             lines = file.read(LARGEST_METRICS_BYTES).decode(errors="replace").splitlines()

@@ -73,10 +73,10 @@ OBJECTIVES: dict[LossName, Traits] = {
 
 
 def names_where(trait: str) -> list[LossName]:
-    """The objectives that have a trait, sorted; for the advice of an error."""
+    """Return the objectives that have a trait, sorted; for the advice of an error."""
     return sorted(name for name, traits in OBJECTIVES.items() if getattr(traits, trait) not in (False, "no"))
 
 
 def owner_of(setting: str) -> LossName:
-    """The one objective that a setting of its own belongs to."""
+    """Return the one objective that a setting of its own belongs to."""
     return next(name for name, traits in OBJECTIVES.items() if setting in traits.own_settings)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def group_members(group: int) -> set[int]:
-    """Live processes of a process group."""
+    """Return live processes of a process group."""
     members = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -18,7 +18,7 @@ def group_members(group: int) -> set[int]:
 
 
 def ask_to_stop(leader: int) -> None:
-    """SIGTERM to the members of the leader's group, so that a trainer writes a checkpoint.
+    """Send SIGTERM to the members of the leader's group, so that a trainer writes a checkpoint.
 
     The leader, `accelerate launch`, gets none while it has children: it would die at once and take the trainer with it.
     It ends by itself after them.

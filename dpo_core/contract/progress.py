@@ -33,13 +33,13 @@ class ProgressEvent(BaseModel):
 
 
 def print_event(event: ProgressEvent) -> None:
-    """The default sink: one line on stdout."""
+    """Print the event, as the default sink: one line on stdout."""
     sys.stdout.write(json.dumps({MARK: "progress", **event.model_dump()}) + "\n")
     sys.stdout.flush()
 
 
 def parse_line(line: str) -> ProgressEvent | None:
-    """The event that a line of a step's stdout carries, or None for a line of log."""
+    """Return the event that a line of a step's stdout carries, or None for a line of log."""
     if not line.startswith('{"' + MARK + '"'):
         return None
     try:
@@ -88,5 +88,5 @@ class Progress:
             )
 
     def rate(self) -> float:
-        """Units per second since the phase began."""
+        """Return units per second since the phase began."""
         return (self.done - self._done_at_start) / max(time.monotonic() - self._started, 1e-9)

@@ -31,13 +31,13 @@ class TooLong(ValueError):
 
 
 def opened(path: Path) -> BinaryIO:
-    """The regular file ``path``, to be read; links are followed, which a person may have made. What was opened is what was
-    looked at. Raises ``NotRegular`` and other kinds of ``OSError``."""
+    """Return the regular file ``path``, to be read; links are followed, which a person may have made. What was opened
+    is what was looked at. Raises ``NotRegular`` and other kinds of ``OSError``."""
     return os.fdopen(_open(path, os.O_RDONLY | NO_TRAP & ~os.O_NOFOLLOW), "rb")
 
 
 def read_at_most(file: BinaryIO, max_bytes: int) -> bytes:
-    """What is left in ``file``. Raises ``TooLong``."""
+    """Return what is left in ``file``. Raises ``TooLong``."""
     content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise TooLong(f"is longer than {max_bytes:,} bytes")
@@ -53,7 +53,8 @@ def _open(path: Path, flags: int) -> int:
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of the file ``path``; ``flags`` as of ``os.open``, where a new file gets the mode that the umask leaves.
+    """Return a descriptor of the file ``path``; ``flags`` as of ``os.open``, where a new file gets the mode that the
+    umask leaves.
 
     The folder's own path may hold links. Raises ``StoreError`` if ``path`` is a link, no regular file, or, opened to
     write, a file that has another name, too; ``OSError`` otherwise.
@@ -75,7 +76,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
-    """The content of a regular file. Raises ``StoreError`` if it is longer, and as ``open_regular`` does."""
+    """Return the content of a regular file. Raises ``StoreError`` if it is longer, and as ``open_regular`` does."""
     with os.fdopen(open_regular(path), "rb") as file:
         try:
             return read_at_most(file, max_bytes)
@@ -84,7 +85,7 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
 
 
 def is_plain_file(path: Path) -> bool:
-    """Whether ``path`` itself is a regular file, no link to one. Tells nothing about what it is in a moment."""
+    """Return whether ``path`` itself is a regular file, no link to one. Tells nothing about what it is in a moment."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -92,7 +93,7 @@ def is_plain_file(path: Path) -> bool:
 
 
 def everything_below(folder: Path) -> Iterator[Path]:
-    """All files, folders and links below ``folder``, however deep; none is followed. Raises ``OSError``."""
+    """Yield all files, folders and links below ``folder``, however deep; none is followed. Raises ``OSError``."""
     waiting = [folder]
     while waiting:
         with os.scandir(waiting.pop()) as entries:

@@ -37,7 +37,7 @@ class ErrorReport(Section):
 
 
 def read_result(job: Job[R]) -> R | None:
-    """The result of ``job`` if ``out_dir`` holds one with the job's fingerprint, else None.
+    """Return the result of ``job`` if ``out_dir`` holds one with the job's fingerprint, else None.
 
     Raises ``StoreError`` when a ``result.json`` is there but cannot be read, is no plain file, or too long.
     """
@@ -59,7 +59,7 @@ def read_result(job: Job[R]) -> R | None:
 
 
 def read_error(job: Job) -> ErrorReport | None:
-    """The error report in ``out_dir``, or None if there is none or it is of another job."""
+    """Return the error report in ``out_dir``, or None if there is none or it is of another job."""
     path = job.out_dir / ERROR_FILE
     try:
         report = ErrorReport.model_validate_json(read_regular(path, LARGEST_REPORT_BYTES))
@@ -69,7 +69,7 @@ def read_error(job: Job) -> ErrorReport | None:
 
 
 def in_short(error: Exception) -> str:
-    """What is wrong with a file, without what stands in it: that is a step's, and may be long."""
+    """Return what is wrong with a file, without what stands in it: that is a step's, and may be long."""
     if not isinstance(error, ValidationError):
         return str(error)
     first, count = error.errors(include_input=False, include_url=False)[0], error.error_count()

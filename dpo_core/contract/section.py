@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,14 @@ from pydantic import BaseModel, ConfigDict
 
 class NotContent:
     """Marks a field that cannot change a step's output (a path, a name, a batch shape): it stays out of fingerprints."""
+
+
+@dataclass(frozen=True)
+class NotContentAt:
+    """Marks a field that was added later: at ``value`` a step does what it did before there was the field, and its
+    fingerprint is that of before."""
+
+    value: object
 
 
 _SPELLING = {
@@ -45,11 +54,11 @@ class Section(BaseModel):
     )
 
     def paths(self) -> Iterator[Path]:
-        """Every path in it, however deep."""
+        """Return every path in it, however deep."""
         return _paths_in([getattr(self, name) for name in type(self).model_fields])
 
     def with_paths(self, changed: Callable[[Path], Path]) -> Self:
-        """The same with each of its paths as ``changed`` gives it."""
+        """Return the same with each of its paths as ``changed`` gives it."""
         return self.model_copy(
             update={name: _with_paths(getattr(self, name), changed) for name in type(self).model_fields}
         )
@@ -80,7 +89,8 @@ def _with_paths(value: Any, changed: Callable[[Path], Path]) -> Any:
 
 
 def content_of(model: BaseModel) -> dict:
-    """The part of a model that can change a step's output: its fields without those marked ``NotContent``."""
+    """Return the part of a model that can change a step's output: its fields without those marked ``NotContent``, or
+    marked ``NotContentAt`` the value that they have."""
 
     def content(value: object) -> object:
         if isinstance(value, BaseModel):
@@ -90,6 +100,10 @@ def content_of(model: BaseModel) -> dict:
     kept = {
         name: getattr(model, name)
         for name, field in type(model).model_fields.items()
-        if not any(isinstance(mark, NotContent) for mark in field.metadata)
+        if not any(
+            isinstance(mark, NotContent)
+            or (isinstance(mark, NotContentAt) and mark.value == getattr(model, name))
+            for mark in field.metadata
+        )
     }
     return {name: content(value) for name, value in kept.items()}

@@ -28,7 +28,7 @@ ASIDE = ".aside"  # ends the names of files and folders that are still being wri
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with one spelling per value: sorted keys, no spaces, models dumped; the input of every fingerprint."""
+    """Return JSON with one spelling per value: sorted keys, no spaces, models dumped; the input of every fingerprint."""
 
     def plain(item: Any) -> Any:
         if isinstance(item, BaseModel):
@@ -41,18 +41,18 @@ def canonical_json(value: Any) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 (hex, 64 characters) of the canonical JSON of ``value``."""
+    """Return SHA-256 (hex, 64 characters) of the canonical JSON of ``value``."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 (hex) of a regular file's bytes."""
+    """Return SHA-256 (hex) of a regular file's bytes."""
     with opened(path) as file:
         return sha256_of(file)
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """SHA-256 (hex) of what is left to read of an open file."""
+    """Return SHA-256 (hex) of what is left to read of an open file."""
     digest = hashlib.sha256()
     while chunk := file.read(HASH_CHUNK_BYTES):
         digest.update(chunk)
@@ -60,7 +60,7 @@ def sha256_of(file: BinaryIO) -> str:
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """Relative POSIX path -> SHA-256 of every file below ``folder``, in sorted order. Dot files do not count."""
+    """Return relative POSIX path -> SHA-256 of every file below ``folder``, in sorted order. Dot files do not count."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     names = {p: p.relative_to(folder) for p in files}
     return {
@@ -157,7 +157,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def give_usual_modes(folder: Path) -> None:
-    """What is below a folder that this process made gets the mode that the umask leaves, which the folder's own shows.
+    """Give what is below a folder that this process made the mode that the umask leaves, which the folder's own shows.
 
     A library may write private files whatever the umask says (safetensors: 0600), which a step that runs as another user
     could not read. Links are left alone, and so are files that have another name, as theirs is somebody's, too.

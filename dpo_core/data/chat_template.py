@@ -76,7 +76,7 @@ def _known_names() -> str:
 def load_tokenizer(
     path: Path, named: str | None = None, trust_remote_code: bool = False
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer in the directory ``path`` with its own chat template, or the one ``named``.
+    """Return the tokenizer in the directory ``path`` with its own chat template, or the one ``named``.
 
     Raises ``ConfigError`` for an unknown name, ``CheckpointError`` for a tokenizer that cannot be loaded, has no
     template, or lacks a token that the template writes.
@@ -117,13 +117,13 @@ def load_tokenizer(
 
 
 def template_text(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The template as one string; several templates under names become JSON of them."""
+    """Return the template as one string; several templates under names become JSON of them."""
     template = tokenizer.chat_template
     return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
 
 
 def template_sha256(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """SHA-256 (hex) of the template's text."""
+    """Return SHA-256 (hex) of the template's text."""
     return hashlib.sha256(template_text(tokenizer).encode()).hexdigest()
 
 
@@ -200,7 +200,7 @@ class Renderer:
     def render(
         self, conversations: list[list[dict]], tools: list[list[dict] | None], open_turn: bool = False
     ) -> list[str | Over | None]:
-        """Text of each conversation, with the assistant's header at the end for ``open_turn``.
+        """Return text of each conversation, with the assistant's header at the end for ``open_turn``.
 
         Raises ``CheckpointError`` for a template that goes over its limits again and again.
         """
@@ -239,7 +239,7 @@ class Renderer:
     def render_by_library(
         self, turns: list[dict], tools: list[dict] | None, open_turn: bool
     ) -> str | Over | None:
-        """Text of one conversation, by transformers alone: the slow twin."""
+        """Return text of one conversation, by transformers alone: the slow twin."""
 
         def text_of(prepared: list[dict]) -> str:
             texts = self.tokenizer.apply_chat_template(

@@ -20,12 +20,12 @@ WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 
 
 def num_words(answer: str) -> int:
-    """Words are runs of letters and digits; an inner apostrophe or hyphen joins ("don't" is one)."""
+    """Count words: runs of letters and digits; an inner apostrophe or hyphen joins ("don't" is one)."""
     return len(WORD.findall(answer))
 
 
 def num_sentences(answer: str) -> int:
-    """Runs of ``.!?`` before white space or the end, abbreviations apart; text after the last one is one more."""
+    """Count runs of ``.!?`` before white space or the end, abbreviations apart; text after the last one is one more."""
     plain = ABBREVIATION.sub("x", answer.strip())
     ends = list(SENTENCE_END.finditer(plain))
     tail = plain[ends[-1].end() :] if ends else plain
@@ -33,57 +33,57 @@ def num_sentences(answer: str) -> int:
 
 
 def one_sentence(answer: str) -> bool:
-    """Exactly one sentence, closed by ``.``, ``!`` or ``?``, on one line."""
+    """Return whether it is exactly one sentence, closed by ``.``, ``!`` or ``?``, on one line."""
     return "\n" not in answer and num_sentences(answer) == 1 and SENTENCE_END.search(answer) is not None
 
 
 def max_words(answer: str, limit: int) -> bool:
-    """At most ``limit`` words."""
+    """Return whether it has at most ``limit`` words."""
     return num_words(answer) <= limit
 
 
 def min_words(answer: str, limit: int) -> bool:
-    """At least ``limit`` words."""
+    """Return whether it has at least ``limit`` words."""
     return num_words(answer) >= limit
 
 
 def lower_case(answer: str) -> bool:
-    """No capital letter, and some letter."""
+    """Return whether it has no capital letter, and some letter."""
     return answer == answer.lower() and answer != answer.upper()
 
 
 def upper_case(answer: str) -> bool:
-    """No small letter, and some letter."""
+    """Return whether it has no small letter, and some letter."""
     return answer == answer.upper() and answer != answer.lower()
 
 
 def no_list(answer: str) -> bool:
-    """No line that begins as a bullet or a numbered item."""
+    """Return whether it has no line that begins as a bullet or a numbered item."""
     return LIST_ITEM.search(answer) is None
 
 
 def no_commas(answer: str) -> bool:
-    """No comma."""
+    """Return whether it has no comma."""
     return "," not in answer
 
 
 def no_digits(answer: str) -> bool:
-    """No digit."""
+    """Return whether it has no digit."""
     return not any(letter.isdigit() for letter in answer)
 
 
 def starts_with(answer: str, phrase: str) -> bool:
-    """Begins with ``phrase`` as written, not followed by more letters of the same word."""
+    """Return whether it begins with ``phrase`` as written, not followed by more letters of the same word."""
     return answer.startswith(phrase) and re.match(r"\w", answer[len(phrase) :]) is None
 
 
 def ends_with(answer: str, phrase: str) -> bool:
-    """Ends with ``phrase`` as written."""
+    """Return whether it ends with ``phrase`` as written."""
     return answer.endswith(phrase)
 
 
 def contains(answer: str, word: str) -> bool:
-    """Has ``word`` as a whole word, in any case."""
+    """Return whether it has ``word`` as a whole word, in any case."""
     # A longer word is not looked for: to compile one of megabytes takes minutes.
     return (
         len(word) <= len(answer)
@@ -92,12 +92,12 @@ def contains(answer: str, word: str) -> bool:
 
 
 def excludes(answer: str, word: str) -> bool:
-    """Does not have ``word`` as a whole word, in any case."""
+    """Return whether it does not have ``word`` as a whole word, in any case."""
     return not contains(answer, word)
 
 
 def quoted(answer: str) -> bool:
-    """The whole answer stands in one pair of double quotation marks."""
+    """Return whether the whole answer stands in one pair of double quotation marks."""
     return len(answer) > 2 and answer[0] == answer[-1] == '"' and '"' not in answer[1:-1]
 
 
@@ -152,7 +152,8 @@ def is_meant(constraint: Mapping[str, object]) -> bool:
 
 
 def check(answer: str, constraint: Mapping[str, object]) -> bool:
-    """Whether ``answer`` keeps one constraint. An empty answer keeps none. An argument that is None counts as absent.
+    """Return whether ``answer`` keeps one constraint. An empty answer keeps none. An argument that is None counts as
+    absent.
 
     Raises ``DataError`` for a name that is not in ``CHECKERS`` or arguments that the checker does not take.
     """
@@ -175,5 +176,5 @@ def check(answer: str, constraint: Mapping[str, object]) -> bool:
 
 
 def passes(answer: str, constraints: Sequence[Mapping[str, object]]) -> bool:
-    """Whether ``answer`` keeps every constraint (so with none, always). Raises ``DataError`` like ``check``."""
+    """Return whether ``answer`` keeps every constraint (so with none, always). Raises ``DataError`` like ``check``."""
     return all([check(answer, constraint) for constraint in constraints])

@@ -35,7 +35,7 @@ class WholeText:
         return np.array(self.encoding.ids, dtype=np.int32)
 
     def token_at(self, position: int, exact: bool) -> int:
-        """First token that begins at or after a character; with ``exact`` False, that reaches beyond it."""
+        """Return the first token that begins at or after a character; with ``exact`` False, that reaches beyond it."""
         return token_at(self.encoding, position, exact)
 
 
@@ -50,7 +50,8 @@ class EncodedText:
     tail: WholeText | WordText
 
     def token_at(self, position: int, exact: bool = True) -> int:
-        """First token that begins at or after character ``position``; with ``exact`` False, that reaches beyond it.
+        """Return the first token that begins at or after character ``position``; with ``exact`` False, that reaches beyond
+        it.
 
         Returns T if there is none.
         """
@@ -78,7 +79,7 @@ class Encoder:
         self._words = WordCache.of(self._backend)
 
     def cut_of(self, prompt: str) -> int:
-        """Where the last special token of ``prompt`` begins, 0 if there is none to cut at."""
+        """Return where the last special token of ``prompt`` begins, 0 if there is none to cut at."""
         if self._special is None:
             return 0
         return next(
@@ -91,20 +92,20 @@ class Encoder:
         )
 
     def encode(self, texts: Sequence[str]) -> Sequence[WholeText | WordText]:
-        """The tokens of texts."""
+        """Return the tokens of texts."""
         if self._words is not None:
             return [self._words.encode(text) for text in texts]
         return self.encode_whole(texts)
 
     def encode_whole(self, texts: Sequence[str]) -> list[WholeText]:
-        """The tokens of texts, by the tokenizer alone: the slow twin."""
+        """Return the tokens of texts, by the tokenizer alone: the slow twin."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False) if texts else []
         return [WholeText(encoding) for encoding in encodings]
 
     def encode_pairs(
         self, pairs: Sequence[tuple[str, str]], prompts: Sequence[str]
     ) -> list[tuple[EncodedText, EncodedText]]:
-        """Both texts of each pair. A ``prompt`` that both begin with is tokenised once; pass "" for none."""
+        """Return both texts of each pair. A ``prompt`` that both begin with is tokenised once; pass "" for none."""
         shared = [
             left.startswith(prompt) and right.startswith(prompt)
             for (left, right), prompt in zip(pairs, prompts, strict=True)

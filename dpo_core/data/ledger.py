@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from dpo_core.contract.data_jobs import SourceLedger
+from dpo_core.contract.data_jobs import Finding, SourceLedger
 from dpo_core.contract.drops import MEANING
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.refs import ResolvedSource
@@ -25,6 +25,9 @@ class SourceTally:
     truncated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     offenders: dict[str, list[int]] = field(default_factory=dict)
+    longer: tuple[int, int] = (0, 0)  # kept rows whose chosen, whose rejected side is the longer one
+    counted: Counter[str] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
 
     def add(self, facts: pa.RecordBatch, times: np.ndarray) -> None:
         """Count the rows of a part of the pool (``POOL_SCHEMA``), each selected ``times`` times, int [n]."""
@@ -52,13 +55,30 @@ class SourceTally:
             if len(first) < MAX_OFFENDERS:
                 first.append(row)
 
+    def find(self, reason: str, rows: np.ndarray, times: np.ndarray, truncated: np.ndarray | None) -> None:
+        """Count kept rows that a check of quality found, int64 [n], each selected ``times`` times. They are dropped where it
+        is told which of them are ``truncated``, bool [n]."""
+        count = int(times.sum())
+        if truncated is None:
+            self.counted[reason] += count
+            return
+        self.kept -= count
+        self.truncated -= int(times[truncated].sum())
+        self.dropped[reason] += count
+        self.offenders[reason] = rows[:MAX_OFFENDERS].tolist()
+
+    def compare_lengths(self, lengths_N2: np.ndarray, times: np.ndarray) -> None:
+        """Count which side of the kept rows is longer, int [n, 2], each selected ``times`` times."""
+        chosen, rejected = lengths_N2.T
+        self.longer = int(times[chosen > rejected].sum()), int(times[rejected > chosen].sum())
+
     @property
     def rows_in(self) -> int:
         """Rows counted so far, repetitions included."""
         return self.kept + self.dropped.total()
 
     def close(self, rows_selected: int) -> SourceLedger:
-        """The finished account of a source of which ``rows_selected`` rows were asked for."""
+        """Return the account of a source of which ``rows_selected`` rows were asked for."""
         assert self.rows_in == self.formats.total() == rows_selected, "a row was lost or counted twice"
         return SourceLedger(
             label=self.source.label,
@@ -70,6 +90,10 @@ class SourceTally:
             truncated=self.truncated,
             dropped=dict(self.dropped.most_common()),
             offenders={reason: tuple(rows) for reason, rows in self.offenders.items()},
+            longer_chosen=self.longer[0],
+            longer_rejected=self.longer[1],
+            counted=dict(self.counted.most_common()),
+            findings=tuple(self.findings),
         )
 
 
@@ -79,7 +103,7 @@ def _sums(codes: np.ndarray, times: np.ndarray) -> list[int]:
 
 
 def describe(ledger: SourceLedger) -> str:
-    """The drops of one source as a sentence, with the first row numbers."""
+    """Return the drops of one source as a sentence, with the first row numbers."""
     parts = [
         f"{count} {reason} ({MEANING[reason]}; rows {', '.join(map(str, ledger.offenders[reason][:5]))}"
         f"{', ...' if count > 5 else ''})"
@@ -127,6 +151,8 @@ def _advice(ledger: SourceLedger) -> str:
         "and save the checkpoint again; or choose another template (`checkpoint.chat_template`).",
         "too_long": "Raise `max_length_tokens`, or set `when_too_long: truncate`.",
         "no_label_left": "Raise `max_length_tokens`.",
+        "identical_tokens": "Raise `max_length_tokens` if the answers differ behind it, or choose a chat template that "
+        "renders what differs (`checkpoint.chat_template`).",
     }
     worst = max(ledger.dropped, key=lambda reason: ledger.dropped[reason])
     return advice.get(worst, "Repair these rows, or raise `max_dropped_fraction` if they may go.")

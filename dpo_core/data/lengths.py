@@ -11,7 +11,7 @@ MAX_BINS = 40
 
 
 def length_stats(splits: Sequence[PairDataset]) -> LengthStats:
-    """Over both splits. A pair's prompt is counted up to where its two sides part."""
+    """Measure lengths over both splits. A pair's prompt is counted up to where its two sides part."""
     lengths = np.concatenate([split.lengths for split in splits]).astype(np.int64)
     prefixes = np.concatenate([split.prefix_lengths for split in splits]).astype(np.int64)
     answers = lengths - prefixes[:, None]
@@ -32,7 +32,7 @@ def length_stats(splits: Sequence[PairDataset]) -> LengthStats:
 
 
 def bin_width(longest: int) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50, ... that covers 0 to ``longest`` with at most ``MAX_BINS`` bins."""
+    """Return the smallest of 1, 2, 5, 10, 20, 50, ... that covers 0 to ``longest`` with at most ``MAX_BINS`` bins."""
     power = 1
     while True:
         for width in (power, 2 * power, 5 * power):
@@ -42,7 +42,7 @@ def bin_width(longest: int) -> int:
 
 
 def histogram(lengths_N: np.ndarray, bin_tokens: int) -> LengthHistogram:
-    """Counts per bin up to the longest, int [N] in."""
+    """Return counts per bin up to the longest, int [N] in."""
     counts = np.bincount(lengths_N // bin_tokens)
     return LengthHistogram(
         bin_tokens=bin_tokens,

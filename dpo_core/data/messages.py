@@ -51,7 +51,7 @@ def without_nulls(value: Any) -> Any:
 
 
 def from_json_text(value: Any) -> Any:
-    """The value that a string of JSON holds if it is an object or a list, else ``value`` itself."""
+    """Return the value that a string of JSON holds if it is an object or a list, else ``value`` itself."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
@@ -90,7 +90,7 @@ def _tool_call(call: Any) -> dict:
 
 
 def message(raw: Any, default_role: str | None = None) -> dict:
-    """One message in our spelling. Raises ``RowDropped`` where it is none."""
+    """Return one message in our spelling. Raises ``RowDropped`` where it is none."""
     if not isinstance(raw, dict):
         raise RowDropped("not_a_preference_row", "a message is not an object")
     role = next((raw[key] for key in ROLE_KEYS if isinstance(raw.get(key), str)), default_role)
@@ -122,12 +122,13 @@ def _plain(raw: Any) -> dict | None:
 
 
 def is_message(raw: Any) -> bool:
-    """Whether a raw value has the shape of a message: an object with a role or a content."""
+    """Return whether a raw value has the shape of a message: an object with a role or a content."""
     return isinstance(raw, dict) and any(key in raw for key in (*ROLE_KEYS, *CONTENT_KEYS, "tool_calls"))
 
 
 def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None:
-    """Messages of a list, a single message, ``{"messages": [...]}``, or JSON text of these; None for anything else.
+    """Return messages of a list, a single message, ``{"messages": [...]}``, or JSON text of these; None for anything
+    else.
 
     Text is taken for JSON of messages only if each names its role: an answer may well be JSON itself.
     """
@@ -149,12 +150,12 @@ def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None
 
 
 def is_blank(turn: dict) -> bool:
-    """Whether a turn says nothing."""
+    """Return whether a turn says nothing."""
     return not turn["content"].strip() and not turn.get("tool_calls")
 
 
 def same_turn(left: dict, right: dict) -> bool:
-    """Whether two messages say the same, blanks at the ends aside."""
+    """Return whether two messages say the same, blanks at the ends aside."""
     return (
         left["role"] == right["role"]
         and left["content"].strip() == right["content"].strip()
@@ -163,12 +164,12 @@ def same_turn(left: dict, right: dict) -> bool:
 
 
 def same_turns(left: list[dict], right: list[dict]) -> bool:
-    """Whether two conversations say the same, blanks at the ends of turns aside."""
+    """Return whether two conversations say the same, blanks at the ends of turns aside."""
     return len(left) == len(right) and all(map(same_turn, left, right))
 
 
 def tool_list(raw: Any) -> list[dict] | None:
-    """Tools as JSON schemas (``{"type": "function", "function": {...}}``), None for none. Raises ``RowDropped``."""
+    """Return tools as JSON schemas (``{"type": "function", "function": {...}}``), None for none. Raises ``RowDropped``."""
     if raw is None or (isinstance(raw, str) and not raw.strip()):
         return None
     tools = without_nulls(from_json_text(raw))
@@ -185,8 +186,9 @@ def tool_list(raw: Any) -> list[dict] | None:
 
 
 def constraint_list(raw: Any) -> tuple[dict, ...]:
-    """Verifiable constraints (``{"name": ..., arguments}``); empty where the column holds something else, as the
-    rules of another program do. Raises ``RowDropped`` for one of ours that no answer could be held to."""
+    """Return verifiable constraints (``{"name": ..., arguments}``); empty where the column holds something else, as the
+    rules of another program do. Raises ``RowDropped`` for one of ours that no answer could be held to.
+    """
     found = without_nulls(from_json_text(raw))
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list):

@@ -16,7 +16,7 @@ SELECTION_SEED = 42  # open-instruct's dataset_config_seed; not the mixture's se
 
 
 def select_rows(amount: str, num_rows: int) -> np.ndarray:
-    """Row numbers, int64 [num_selected]: whole passes in order, then a random choice without replacement."""
+    """Return row numbers, int64 [num_selected]: whole passes in order, then a random choice without replacement."""
     wanted = num_selected(amount, num_rows)
     passes, rest = divmod(wanted, num_rows)
     drawn: Sequence[int] | np.ndarray = (
@@ -28,12 +28,12 @@ def select_rows(amount: str, num_rows: int) -> np.ndarray:
 
 
 def shuffle_order(num_rows: int, seed: int) -> np.ndarray:
-    """Permutation int64 [num_rows] that ``datasets.Dataset.shuffle(seed)`` applies."""
+    """Return the permutation int64 [num_rows] that ``datasets.Dataset.shuffle(seed)`` applies."""
     return np.random.default_rng(seed).permutation(num_rows)
 
 
 def held_out_prompts(prompt_keys: np.ndarray, amount: str, seed: int) -> np.ndarray:
-    """The distinct prompts to hold out, in the order in which they were drawn, of the keys' type.
+    """Return the distinct prompts to hold out, in the order in which they were drawn, of the keys' type.
 
     The draw is by hash of seed and prompt: it depends neither on the rows' order nor, for a prompt drawn early, on what
     else the mixture holds.
@@ -56,7 +56,8 @@ def _by_hash(keys: np.ndarray, seed: int) -> np.ndarray:
 
 
 def split_rows(prompt_keys: np.ndarray, amount: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (int64) of the training rows, shuffled, and of the held-out rows; ``prompt_keys`` are bytes, S [N].
+    """Return positions (int64) of the training rows, shuffled, and of the held-out rows; ``prompt_keys`` are bytes, S
+    [N].
 
     Held-out rows come prompt by prompt in the order drawn, every prompt once before any a second time, so that the
     first n rows are n different prompts.

@@ -16,25 +16,25 @@ from dpo_core.contract.jobs import BatchPlan
 
 
 def forward_tokens(lengths_N2: np.ndarray, prefix_lengths_N: np.ndarray, layout: ForwardLayout) -> np.ndarray:
-    """Tokens that one pair occupies in a forward of this layout, int [N]."""
+    """Return tokens that one pair occupies in a forward of this layout, int [N]."""
     if layout == "padded":
         return 2 * lengths_N2.max(axis=1, initial=0)
     return lengths_N2.sum(axis=1) - prefix_lengths_N
 
 
 def real_tokens(lengths_N2: np.ndarray, prefix_lengths_N: np.ndarray, layout: ForwardLayout) -> np.ndarray:
-    """Tokens of each pair that a forward of this layout computes, padding left out, int [N]."""
+    """Return tokens of each pair that a forward of this layout computes, padding left out, int [N]."""
     return lengths_N2.sum(axis=1) - (0 if layout == "padded" else prefix_lengths_N)
 
 
 def num_steps(num_rows: int, global_pairs: int, num_epochs: int, max_steps: int | None) -> int:
-    """Optimizer steps of a run; the last batch of an epoch may be smaller."""
+    """Return optimizer steps of a run; the last batch of an epoch may be smaller."""
     steps = num_epochs * -(-num_rows // global_pairs)
     return steps if max_steps is None else min(steps, max_steps)
 
 
 def step_rows(step: int, num_rows: int, global_pairs: int, seed: int) -> np.ndarray:
-    """Row numbers of optimizer step ``step`` (0-based), int64 [<= global_pairs]."""
+    """Return row numbers of optimizer step ``step`` (0-based), int64 [<= global_pairs]."""
     steps_per_epoch = -(-num_rows // global_pairs)
     epoch, position = divmod(step, steps_per_epoch)
     return _epoch_order(num_rows, epoch, seed)[position * global_pairs : (position + 1) * global_pairs]
@@ -63,7 +63,7 @@ def cut_for_rank(
     rank: int,
     layout: ForwardLayout = "prefix_sharing",
 ) -> list[Microbatch]:
-    """This rank's microbatches of a global batch, every rank getting equally many and about as many tokens.
+    """Return this rank's microbatches of a global batch, every rank getting equally many and about as many tokens.
 
     A microbatch has at most ``plan.per_device_pairs`` pairs, and fewer where they are so long that they would exceed
     ``tokens_per_forward`` (one pair at least). Pairs of like length go together, so padding is rare; where nothing is
@@ -102,15 +102,16 @@ def _cuts_by_rank(
 def share_of_rank(
     batches: Sequence[Sequence[int]], rank: int, num_ranks: int, in_step: bool
 ) -> list[Microbatch]:
-    """This rank's batches of a pass without gradients. ``in_step``: every rank gets equally many, the last being repeated
-    with weight 0 where they run out, as ranks that hold a part of each weight can only compute together."""
+    """Return this rank's batches of a pass without gradients. ``in_step``: every rank gets equally many, the last being
+    repeated with weight 0 where they run out, as ranks that hold a part of each weight can only compute together."""
     mine = [Microbatch(tuple(rows), (1.0,) * len(rows)) for rows in batches[rank::num_ranks]]
     left_out = in_step and rank >= len(batches) % num_ranks > 0
     return [*mine, Microbatch(tuple(batches[-1]), (0.0,) * len(batches[-1]))] if left_out else mine
 
 
 def deal(lengths: np.ndarray, num_ranks: int) -> list[list[int]]:
-    """Each rank's places in ``lengths``, longest first; their tokens differ between ranks by the longest pair at most.
+    """Return each rank's places in ``lengths``, longest first; their tokens differ between ranks by the longest pair at
+    most.
 
     Dealt in rounds of one pair a rank, a round's longest to the rank with the fewest tokens so far: within a round a
     rank that was behind gains on one that was ahead, so the gap never exceeds that of the pairs in some one round.
@@ -129,7 +130,7 @@ def deal(lengths: np.ndarray, num_ranks: int) -> list[list[int]]:
 
 
 def batch_tokens(lengths: np.ndarray, layout: ForwardLayout) -> int:
-    """Tokens that a forward of pairs of these lengths computes, padding included."""
+    """Return tokens that a forward of pairs of these lengths computes, padding included."""
     return int(lengths.sum()) if layout == "packed" else int(lengths.max()) * len(lengths)
 
 
@@ -158,7 +159,8 @@ def batches_by_tokens(
 def balanced_batches(
     longest_first: Sequence[int], lengths: np.ndarray, tokens_per_batch: int, rows_per_batch: int
 ) -> list[list[int]]:
-    """Rows in batches of near equal sums of lengths, as few as bounds allow or nearly so; bounds as ``batches_by_tokens``.
+    """Return rows in batches of near equal sums of lengths, as few as bounds allow or nearly so; bounds as
+    ``batches_by_tokens``.
 
     The longest row goes to the emptiest batch that has room for it (longest processing time first, Graham 1969).
     """
@@ -193,7 +195,8 @@ def largest_microbatch(
     total_steps: int,
     layout: ForwardLayout = "prefix_sharing",
 ) -> tuple[int, ...]:
-    """Rows of the microbatch that computes the most tokens in a whole run, on any rank: what memory must be enough for.
+    """Return rows of the microbatch that computes the most tokens in a whole run, on any rank: what memory must be
+    enough for.
 
     ``lengths_N`` are ``forward_tokens`` of all rows. Among equals the one with the longest row, whose attention needs
     most. All steps are cut as the run will cut them, at a few microseconds a pair.

@@ -50,7 +50,7 @@ class PairBatch:
     layout: ForwardLayout
 
     def to(self, device: torch.device) -> "PairBatch":
-        """The same batch on a device. The host does not wait for a card."""
+        """Return the same batch on a device. The host does not wait for a card."""
         moved: dict[str, Any] = {
             f.name: to_device(getattr(self, f.name), device)
             for f in fields(self)
@@ -60,14 +60,16 @@ class PairBatch:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor there. From memory that may be paged out a card copies only while the host waits, so it is pinned."""
+    """Return the tensor there. From memory that may be paged out a card copies only while the host waits, so it is
+    pinned.
+    """
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def padding_share(batches: Sequence[PairBatch]) -> float:
-    """Fraction of the tokens of these forwards that are padding."""
+    """Return the fraction of the tokens of these forwards that are padding."""
     computed = sum(batch.segment_RT.numel() for batch in batches)
     return sum(int((batch.segment_RT < 0).sum()) for batch in batches) / computed
 

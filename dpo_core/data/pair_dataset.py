@@ -74,7 +74,7 @@ class PairDataset:
         return self._rows.column("prefix_length")
 
     def prompt(self, index: int) -> HeldOutPrompt:
-        """The prompt of held-out row ``index``. The first rows are all of different prompts."""
+        """Return the prompt of held-out row ``index``. The first rows are all of different prompts."""
         if self.split != "held_out":
             raise ValueError(
                 'Prompts are kept for the held-out split only; open the mixture with split="held_out".'

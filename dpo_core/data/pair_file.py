@@ -42,7 +42,7 @@ PROMPTS_SCHEMA = pa.schema(
 
 
 def row_key(arrays: Iterable[np.ndarray]) -> str:
-    """Content key (hex, 32 characters) of the four arrays of a pair, in the order of ``TokenizedPair``."""
+    """Return the content key (hex, 32 characters) of the four arrays of a pair, in the order of ``TokenizedPair``."""
     content = b"".join(
         [part for array in arrays for part in (len(array).to_bytes(8, "little"), array.tobytes())]
     )
@@ -50,14 +50,14 @@ def row_key(arrays: Iterable[np.ndarray]) -> str:
 
 
 def common_prefix_length(left: np.ndarray, right: np.ndarray) -> int:
-    """Length of the longest common prefix of two id arrays."""
+    """Return the length of the longest common prefix of two id arrays."""
     shorter = min(len(left), len(right))
     differing = np.flatnonzero(left[:shorter] != right[:shorter])
     return int(differing[0]) if len(differing) else shorter
 
 
 def list_array(arrays: list[np.ndarray], dtype: type) -> pa.ListArray:
-    """Arrow list column of 1-D arrays."""
+    """Return Arrow list column of 1-D arrays."""
     offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
     np.cumsum([len(array) for array in arrays], out=offsets[1:])
     values = np.concatenate(arrays) if arrays else np.zeros(0)
@@ -65,7 +65,7 @@ def list_array(arrays: list[np.ndarray], dtype: type) -> pa.ListArray:
 
 
 def pairs_batch(pairs: list[TokenizedPair], prefix_lengths: list[int]) -> pa.RecordBatch:
-    """Rows of ``ROWS_SCHEMA``."""
+    """Return rows of ``ROWS_SCHEMA``."""
     return pa.record_batch(
         [
             pa.array([pair.row_key for pair in pairs], pa.string()),
@@ -113,19 +113,19 @@ class ArrowRows:
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The file's record batches in order; pages are given back in between."""
+        """Yield the file's record batches in order; pages are given back in between."""
         for i in range(self._reader.num_record_batches):
             yield self._reader.get_batch(i)
             if i % BATCHES_BETWEEN_RELEASES == 0:
                 self.release()
 
     def column(self, name: str) -> np.ndarray:
-        """A numeric or boolean column of all rows, [N]."""
+        """Return a numeric or boolean column of all rows, [N]."""
         parts = [batch.column(name).to_numpy(zero_copy_only=False).copy() for batch in self.batches()]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
 
     def keys(self, name: str) -> np.ndarray:
-        """A text column of all rows whose texts are keys or empty, as bytes S32 [N]."""
+        """Return a text column of all rows whose texts are keys or empty, as bytes S32 [N]."""
         parts = [_key_array(batch.column(name)) for batch in self.batches()]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=KEY_TYPE)
 
@@ -140,7 +140,7 @@ class ArrowRows:
         return column.offsets.to_numpy(), column.values.to_numpy()
 
     def ragged(self, name: str, index: int) -> np.ndarray:
-        """Row ``index`` of a list column as a view on the mapped file."""
+        """Return row ``index`` of a list column as a view on the mapped file."""
         batch, place = self._place(index)
         self._num_reads += 1
         if self._num_reads % READS_BETWEEN_RELEASES == 0:
@@ -149,7 +149,7 @@ class ArrowRows:
         return values[offsets[place] : offsets[place + 1]]
 
     def scalar(self, name: str, index: int) -> Any:
-        """Row ``index`` of a plain column, as the column's type has it."""
+        """Return row ``index`` of a plain column, as the column's type has it."""
         batch, place = self._place(index)
         return self._reader.get_batch(batch).column(name)[place].as_py()
 

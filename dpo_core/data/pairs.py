@@ -21,6 +21,16 @@ class PreferencePair:
     constraints: tuple[dict, ...] = ()
 
 
+def readable_prompt(pair: PreferencePair) -> str:
+    """Return the user's last message, or the last turn that says something."""
+    users = [turn["content"] for turn in pair.prompt if turn["role"] == "user" and turn["content"].strip()]
+    return (
+        users[-1]
+        if users
+        else next((turn["content"] for turn in reversed(pair.prompt) if turn["content"]), "")
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizedPair:
     """A pair as token ids, each side tokenised whole. ``*_trained[t]`` tells whether token t carries the loss."""

@@ -37,6 +37,7 @@ POOL_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("truncated", pa.bool_()),
         ("prompt_key", pa.string()),
+        ("row_key", pa.string()),
         ("prefix_length", pa.int32()),
         ("chosen_length", pa.int32()),
         ("rejected_length", pa.int32()),
@@ -71,7 +72,7 @@ class _Outcome:
 
 
 def prompt_key(prompt: list[dict]) -> str:
-    """Key (hex) of a prompt's turns; blanks at the ends of turns do not make another prompt."""
+    """Return the key (hex) of a prompt's turns; blanks at the ends of turns do not make another prompt."""
     turns = [(turn["role"], turn["content"].strip(), turn.get("tool_calls")) for turn in prompt]
     return hashlib.blake2b(_SORTED_JSON(turns).encode(), digest_size=16).hexdigest()
 
@@ -85,7 +86,7 @@ class PoolMaker:
     pair_tokenizer: PairTokenizer
 
     def pair(self, source: int, raw: Any) -> tuple[FormatName, PreferencePair]:
-        """A converted raw row. Raises ``RowDropped``."""
+        """Return a converted raw row. Raises ``RowDropped``."""
         return to_pair(rename_columns(raw, self.columns[source]) if isinstance(raw, dict) else raw)
 
     def __call__(self, chunk: Chunk) -> PoolPart:
@@ -128,6 +129,7 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
             pa.array([o.reason for o in outcomes], pa.string()),
             pa.array([o.truncated for o in outcomes], pa.bool_()),
             pa.array([o.prompt_key for o in outcomes], pa.string()),
+            pa.array([p.row_key if p else "" for p in pairs], pa.string()),
             pa.array(
                 [common_prefix_length(p.chosen_ids, p.rejected_ids) if p else 0 for p in pairs], pa.int32()
             ),
@@ -146,7 +148,7 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
 
 
 def chunks_of(rows: list[np.ndarray]) -> Iterator[Chunk]:
-    """Chunks of each source's row numbers, which are distinct and ascending."""
+    """Yield chunks of each source's row numbers, which are distinct and ascending."""
     for source, numbers in enumerate(rows):
         for first in range(0, len(numbers), ROWS_PER_CHUNK):
             yield Chunk(source, numbers[first : first + ROWS_PER_CHUNK])
@@ -155,7 +157,8 @@ def chunks_of(rows: list[np.ndarray]) -> Iterator[Chunk]:
 def make_pool(
     maker: PoolMaker, chunks: Iterable[Chunk], num_rows: int, num_workers: int
 ) -> Iterator[PoolPart]:
-    """Parts of ``chunks``, which hold ``num_rows`` rows, in order. The rows are the same for any number of workers.
+    """Yield parts of ``chunks``, which hold ``num_rows`` rows, in order. The rows are the same for any number of
+    workers.
 
     A row on which a worker is stuck, or that takes all memory, is dropped. Raises ``StepCrashed`` if a worker process dies
     otherwise, and ``CheckpointError`` if many rows are such.

@@ -43,21 +43,33 @@ class PoolReader:
         self.sources = self._facts.column("source")  # int32 [N], ascending
         self.rows = self._facts.column("row")  # int64 [N], number in the source, ascending in each
         self.prefix_lengths = self._facts.column("prefix_length")  # int32 [N]
-        self._lengths_N2 = np.stack(
+        self.lengths_N2 = np.stack(  # int32; 0 for a dropped row
             [self._facts.column("chosen_length"), self._facts.column("rejected_length")], axis=1
         )
-        self.is_kept = self._lengths_N2[:, 0] > 0  # bool [N]
-        sizes = self._lengths_N2.sum(axis=1, dtype=np.int64) * BYTES_PER_TOKEN + KEY_BYTES * self.is_kept
+        self.is_kept = self.lengths_N2[:, 0] > 0  # bool [N]
+        sizes = self.lengths_N2.sum(axis=1, dtype=np.int64) * BYTES_PER_TOKEN + KEY_BYTES * self.is_kept
         self._ends = np.cumsum(sizes)
         self._tokens = os.open(folder / TOKENS_FILE, os.O_RDONLY)
 
     def prompt_keys(self) -> np.ndarray:
-        """Keys of the prompts, bytes S32 [N]."""
+        """Return keys of the prompts, bytes S32 [N]."""
         return self._facts.keys("prompt_key")
 
+    def row_keys(self) -> np.ndarray:
+        """Return content keys of the rows, bytes S32 [N]; empty for a dropped one."""
+        return self._facts.keys("row_key")
+
+    def truncated(self) -> np.ndarray:
+        """Return whether a side of the row was cut, bool [N]."""
+        return self._facts.column("truncated")
+
+    def leave_out(self, places: np.ndarray) -> None:
+        """Keep the rows at ``places`` no longer."""
+        self.is_kept[places] = False
+
     def pairs(self, places: np.ndarray) -> list[TokenizedPair]:
-        """The kept rows at ``places``."""
-        ends, lengths = self._ends[places].tolist(), self._lengths_N2[places].tolist()
+        """Return the kept rows at ``places``."""
+        ends, lengths = self._ends[places].tolist(), self.lengths_N2[places].tolist()
         return [self._pair(end, *sides) for end, sides in zip(ends, lengths, strict=True)]
 
     def _pair(self, end: int, chosen: int, rejected: int) -> TokenizedPair:

@@ -39,7 +39,7 @@ class ReferenceRows:
 
     @classmethod
     def concatenate(cls, parts: Sequence["ReferenceRows"]) -> "ReferenceRows":
-        """The rows of all parts in order; no parts are no rows."""
+        """Return the rows of all parts in order; no parts are no rows."""
         nothing = cls(*(np.zeros((0, 2), kind) for kind in (np.float32, np.int32, np.float32)))
         return cls(
             *(
@@ -52,7 +52,7 @@ class ReferenceRows:
         return ReferenceRows(self.sums[places], self.tokens[places], self.tails[places])
 
     def to_bytes(self, row_keys: RowKeys) -> bytes:
-        """One ``.npz`` without pickle."""
+        """Return one ``.npz`` without pickle."""
         buffer = io.BytesIO()
         np.savez(
             buffer,
@@ -108,11 +108,11 @@ class ReferenceCache:
         return places, self._keys[places] == row_keys
 
     def is_missing(self, row_keys: RowKeys) -> np.ndarray:
-        """Which rows no shard holds, bool [n]."""
+        """Return which rows no shard holds, bool [n]."""
         return ~self._places(row_keys)[1]
 
     def look_up(self, row_keys: RowKeys) -> ReferenceRows:
-        """The values of these rows in this order. Raises ``StoreError`` if one is not there."""
+        """Return the values of these rows in this order. Raises ``StoreError`` if one is not there."""
         places, is_there = self._places(row_keys)
         if gone := int((~is_there).sum()):
             raise StoreError(f"{self.folder} lacks {gone} reference rows. Run the reference step again.")
@@ -125,14 +125,14 @@ def write_aligned(path: Path, row_keys: RowKeys, rows: ReferenceRows) -> None:
 
 
 def read_reference(reference: ReferenceRef, split: str, row_keys: RowKeys) -> ReferenceRows:
-    """``read_aligned`` of a file whose bytes are those that the reference step wrote. Raises ``StoreError``."""
+    """Return ``read_aligned`` of a file whose bytes are those that the reference step wrote. Raises ``StoreError``."""
     name = f"{split}.npz"
     verify_files(reference.path, {name: reference.files[name]} if name in reference.files else {})
     return read_aligned(reference.path, split, row_keys)
 
 
 def read_aligned(folder: Path, split: str, row_keys: RowKeys) -> ReferenceRows:
-    """Reference rows of a split. Raises ``StoreError`` unless they are of exactly these rows in this order."""
+    """Return reference rows of a split. Raises ``StoreError`` unless they are of exactly these rows in this order."""
     path = folder / f"{split}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -89,7 +89,7 @@ class RenderLimits:
         self._number_at_tick = self.number
 
     def run(self, call: Callable[..., Result], *arguments: Any) -> Result | Over:
-        """``call(*arguments)`` inside a batch. What it raises is passed on."""
+        """Return ``call(*arguments)`` inside a batch. What it raises is passed on."""
         self.number += 1
         try:
             return call(*arguments)
@@ -99,7 +99,7 @@ class RenderLimits:
             self.number += 1
 
     def render(self, rendering: Callable[..., str], *arguments: Any) -> str | Over:
-        """The text that ``rendering(*arguments)`` gives inside a batch. What it raises is passed on.
+        """Return the text that ``rendering(*arguments)`` gives inside a batch. What it raises is passed on.
 
         Raises ``CheckpointError`` when too many renderings went over their limits.
         """
@@ -107,7 +107,7 @@ class RenderLimits:
         return self.over() if isinstance(text, Over) else self.admitted(text)
 
     def admitted(self, text: str) -> str | Over:
-        """A rendered text, if it is not too long."""
+        """Return a rendered text, if it is not too long."""
         if len(text) > MAX_TEXT_CHARACTERS:
             return self.over()
         self._characters_made += len(text)
@@ -133,7 +133,7 @@ LIMITS = (
 
 
 def rendered_by_library(tokenizer: "PreTrainedTokenizerBase", messages: list[dict], **settings: Any) -> str:
-    """One conversation's text within limits, by transformers' ``apply_chat_template`` with its ``settings``.
+    """Return one conversation's text within limits, by transformers' ``apply_chat_template`` with its ``settings``.
 
     What that raises is passed on; ``CheckpointError`` for a template that goes over the limits.
     """

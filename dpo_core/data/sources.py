@@ -20,12 +20,13 @@ from dpo_core.contract.refs import ResolvedSource
 from dpo_core.contract.store import exclusive, fingerprint, new_directory, write_json
 from dpo_core.data.formats import OUR_COLUMNS
 from dpo_core.data.hub_rows import hub_rows
-from dpo_core.data.readers import RawRow, files_of, read_rows
+from dpo_core.data.json_rows import RawRow
+from dpo_core.data.readers import files_of, read_rows
 
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
 ROWS_PER_BATCH = 512
 MAX_COLUMNS_KEPT = 200
-LAYOUT = 1  # raised when the stored form of rows changes
+LAYOUT = 2  # raised when the stored form of rows, or which rows of a file are stored, changes
 _SCHEMA = pa.schema([("row", pa.large_string())])
 
 
@@ -64,7 +65,7 @@ class RowStore:
         return self.values(np.array([index]))[0]
 
     def values(self, rows: np.ndarray) -> list[Any]:
-        """The values of ascending row numbers, int64 [n]."""
+        """Return the values of ascending row numbers, int64 [n]."""
         batches, first = np.unique(rows // ROWS_PER_BATCH, return_index=True)
         ends = [*first[1:].tolist(), len(rows)]
         texts: list[str] = []
@@ -83,7 +84,7 @@ class RowStore:
 
 
 def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
-    """Rows of ``source``, read once and kept below ``cache_dir``.
+    """Return rows of ``source``, read once and kept below ``cache_dir``.
 
     Raises ``DataError`` for rows that cannot be read, for an empty set and for an unknown column; ``RemoteError`` when
     the Hub does not answer.

@@ -62,13 +62,15 @@ class PairTokenizer:
         self.renderer, self.encoder = Renderer(tokenizer), Encoder(tokenizer)
 
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[str | Over | None]:
-        """The prompts with the assistant's turn opened: what a model would be asked to continue."""
+        """Return the prompts with the assistant's turn opened: what a model would be asked to continue."""
         return self.renderer.render(
             [pair.prompt for pair in pairs], [pair.tools for pair in pairs], open_turn=True
         )
 
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
-        """Token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be tokenised."""
+        """Return token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be
+        tokenised.
+        """
         texts = self.prompt_texts(pairs)
         rendered = [text for text in texts if isinstance(text, str)]
         if len(rendered) < len(texts):
@@ -79,7 +81,7 @@ class PairTokenizer:
         return [text.ids for text in self.encoder.encode(rendered)]
 
     def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | DropReason]:
-        """Chosen and rejected side of each pair, or why the pair is dropped."""
+        """Return chosen and rejected side of each pair, or why the pair is dropped."""
         results: list[tuple[TokenizedSide, TokenizedSide] | DropReason] = ["template_error"] * len(pairs)
         prompts, rendered = self._rendered(pairs)
         usable: list[tuple[int, list[list[Span]]]] = []
@@ -191,4 +193,7 @@ class PairTokenizer:
                 return "too_long"
             has_answer &= start < min(end, limit)  # of the last span
             sides.append(TokenizedSide(text.ids[:limit], trained[:limit], truncated=length > limit))
-        return (sides[0], sides[1]) if has_answer else "no_label_left"
+        if not has_answer:
+            return "no_label_left"
+        # The answers differ as text; as inputs of a model they need not, and then the loss is ln 2 whatever it learns.
+        return (sides[0], sides[1]) if not np.array_equal(sides[0].ids, sides[1].ids) else "identical_tokens"

@@ -49,7 +49,7 @@ _PIECE = re.compile(rf" ?[A-Za-z]+(?=[ {_PUNCTUATION}\n])|(?s:.+?)(?:\Z|{_CUT})"
 
 
 def token_at(encoding: "Encoding", position: int, exact: bool) -> int:
-    """First token that begins at or after character ``position``; with ``exact`` False, that reaches beyond it."""
+    """Return the first token that begins at or after character ``position``; or, not ``exact``, that reaches beyond it."""
     index = encoding.char_to_token(position)
     if (
         index is None
@@ -142,7 +142,7 @@ class WordCache:
 
     @classmethod
     def of(cls, backend: "Tokenizer") -> "WordCache | None":
-        """A cache for this tokenizer, None if its way of splitting is not one that is known to be safe."""
+        """Return a cache for this tokenizer, None if its way of splitting is not one that is known to be safe."""
         return cls(backend) if _is_known(backend) else None
 
     def _parts(self, text: str) -> list[str]:
@@ -150,13 +150,13 @@ class WordCache:
         return self._special.split(text) if self._special is not None else [text]
 
     def pieces(self, text: str) -> Iterator[tuple[str, int]]:
-        """The pieces of ``text``, in order and without gaps, and how many tokens each has."""
+        """Yield the pieces of ``text``, in order and without gaps, and how many tokens each has."""
         for number, part in enumerate(self._parts(text)):
             for piece in [part] if number % 2 else (match.group() for match in _PIECE.finditer(part)):
                 yield piece, len(self._pieces[piece]) // 4
 
     def ids(self, text: str) -> np.ndarray:
-        """Token ids of ``text``, int32 [T], read-only."""
+        """Return token ids of ``text``, int32 [T], read-only."""
         found: list[bytes] = []
         for number, part in enumerate(self._parts(text)):
             if number % 2:
@@ -178,7 +178,7 @@ class WordCache:
         return list(map(self._pieces.__getitem__, _PIECE.findall(part)))
 
     def encode(self, text: str) -> "WordText":
-        """The tokens of ``text``."""
+        """Return the tokens of ``text``."""
         return WordText(self.ids(text), text, self)
 
 
@@ -191,7 +191,7 @@ class WordText:
     cache: WordCache
 
     def token_at(self, position: int, exact: bool) -> int:
-        """As ``token_at`` of the whole text's encoding."""
+        """Return what ``token_at`` says of the whole text's encoding."""
         end = len(self.text)
         if position < end and not (
             self.text[position].isascii() and self.text[position].isprintable() and self.text[position] != " "

@@ -34,7 +34,7 @@ _function: Callable[[Any], Any] | None = None  # of a worker process
 
 
 def can_fork() -> bool:
-    """Whether this system has worker processes."""
+    """Return whether this system has worker processes."""
     return "fork" in multiprocessing.get_all_start_methods()
 
 
@@ -107,7 +107,8 @@ class Workers(Generic[Item, Result]):
         )
 
     def results(self, items: Iterator[Item], left: deque[Item], seconds: float) -> Iterator[Result]:
-        """The results, in order; ``seconds`` of processor time for each. ``left``: items that were taken and are not done.
+        """Yield the results, in order; ``seconds`` of processor time for each. ``left``: items that were taken and are
+        not done.
 
         Raises ``BrokenProcessPool``.
         """
@@ -131,12 +132,12 @@ class Workers(Generic[Item, Result]):
                 self._processes = list((executor._processes or {}).values())
 
     def went_over(self) -> bool:
-        """Whether one of them, once all are over, was ended by a limit."""
+        """Return whether one of them, once all are over, was ended by a limit."""
         ends = {EXIT_OVER, *(-number for number in SIGNALS_OF_LIMITS)}
         return any(process.exitcode in ends for process in self._processes)
 
     def crashed(self) -> StepCrashed:
-        """The error for the end of a worker that no limit explains."""
+        """Return the error for the end of a worker that no limit explains."""
         ends = sorted(
             {
                 code
@@ -153,7 +154,7 @@ class Workers(Generic[Item, Result]):
 def one_after_the_other(
     function: Callable[[Item], Result], items: Iterator[Item], seconds: float, over: Exception
 ) -> Iterator[Result]:
-    """``function`` of each item, in one worker. Raises ``over`` if an item goes over a limit, ``StepCrashed``."""
+    """Yield ``function`` of each item, in one worker. Raises ``over`` if an item goes over a limit, ``StepCrashed``."""
     if not can_fork():
         yield from map(function, items)
         return

@@ -47,8 +47,8 @@ class RunState(BaseModel):
 
 
 def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a run changes and a checkpoint holds: every parameter and persistent buffer once; tied weights appear under
-    their first name. Of a model with frozen weights the trained parameters alone: its adapter."""
+    """Return what a run changes and a checkpoint holds: every parameter and persistent buffer once; tied weights appear
+    under their first name. Of a model with frozen weights the trained parameters alone: its adapter."""
     parameters = dict(model.named_parameters())
     trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     persistent = model.state_dict().keys() if len(trained) == len(parameters) else ()
@@ -57,7 +57,7 @@ def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """``stored_tensors`` without gradients."""
+    """Return ``stored_tensors`` without gradients."""
     return {name: tensor.detach().contiguous() for name, tensor in stored_tensors(model).items()}
 
 
@@ -99,7 +99,9 @@ def _written_by_main(folder: Path, engine: Engine) -> contextlib.AbstractContext
 
 
 def newest_checkpoint(root: Path, job_fingerprint: str) -> tuple[Path, RunState] | None:
-    """The newest checkpoint of this job whose files match their manifest; damaged ones are reported and passed over."""
+    """Return the newest checkpoint of this job whose files match their manifest; damaged ones are reported and passed
+    over.
+    """
     for folder in sorted(root.glob("step-*"), reverse=True):
         try:
             manifest = json.loads((folder / MANIFEST_FILE).read_bytes())

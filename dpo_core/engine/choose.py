@@ -36,7 +36,9 @@ def start_engine(
 
 
 def share_for_scoring(sharding: Sharding, accelerator: Accelerator, scorer: PairScorer) -> PairScorer:
-    """A loaded scorer for forwards without gradients: its weights shared out where the back end splits them, in place."""
+    """Return a loaded scorer for forwards without gradients: its weights shared out where the back end splits them, in
+    place.
+    """
     if not sharding.splits_weights:
         return scorer
     if sharding.kind == "fsdp2":
@@ -62,7 +64,9 @@ class Loading(TypedDict, total=False):
 
 
 def loading(sharding: Sharding, accelerator: Accelerator) -> Loading:
-    """Arguments of ``load_model`` for this rank: where weights are split, rank 0 reads them to the CPU, the others not."""
+    """Return arguments of ``load_model`` for this rank: where weights are split, rank 0 reads them to the CPU, the
+    others not.
+    """
     if not sharding.splits_weights:
         return {"device": accelerator.device}
     return {"device": "cpu", "read_weights": accelerator.is_main_process}

@@ -34,7 +34,7 @@ GROUP_OF_ONE = {
 
 
 def start_accelerator(sharding: Sharding = NO_SHARDING, **more: Any) -> Accelerator:
-    """The accelerator of this process; ``more`` goes to its constructor.
+    """Return the accelerator of this process; ``more`` goes to its constructor.
 
     Raises ``ConfigError`` if accelerate and torch disagree on rank or world size.
 
@@ -102,7 +102,7 @@ def check_world_size(accelerator: Accelerator, expected: int) -> None:
 
 
 def from_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
-    """What rank 0 makes, on every rank: one looks at the disk, all act on what it saw."""
+    """Return what rank 0 makes, on every rank: one looks at the disk, all act on what it saw."""
     made = [make() if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:
         dist.broadcast_object_list(made, src=0, device=accelerator.device)
@@ -110,8 +110,8 @@ def from_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
 
 
 def agreed(accelerator: Accelerator, name: str, value: T) -> T:
-    """``value`` if every rank has the same. Raises ``ConfigError`` naming each rank's: they would wait for each other for
-    ever, each with another idea of the work."""
+    """Return ``value`` if every rank has the same. Raises ``ConfigError`` naming each rank's: they would wait for each
+    other for ever, each with another idea of the work."""
     values: list[Any] = [value] * accelerator.num_processes
     if accelerator.num_processes > 1:
         dist.all_gather_object(values, value)
@@ -124,5 +124,5 @@ def agreed(accelerator: Accelerator, name: str, value: T) -> T:
 
 
 def sum_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
-    """Elementwise sum of a tensor over all ranks."""
+    """Return the elementwise sum of a tensor over all ranks."""
     return accelerator.reduce(values, reduction="sum") if accelerator.num_processes > 1 else values

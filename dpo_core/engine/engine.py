@@ -26,11 +26,11 @@ class Engine(Protocol):
     scorer: PairScorer  # the policy, for forwards without gradients
 
     def scores(self, batch: PairBatch) -> SequenceScores:
-        """Forward of a microbatch on this rank's device, with gradients."""
+        """Run the forward of a microbatch on this rank's device, with gradients."""
         ...
 
     def accumulate(self, last: bool) -> AbstractContextManager:
-        """Holds around one microbatch; ranks exchange gradients where it is the ``last`` of a step."""
+        """Hold around one microbatch; ranks exchange gradients where it is the ``last`` of a step."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -47,11 +47,11 @@ class Engine(Protocol):
         ...
 
     def model_tensors(self) -> dict[str, StoredTensor]:
-        """Every parameter and persistent buffer once; tied weights appear under their first name."""
+        """Return every parameter and persistent buffer once; tied weights appear under their first name."""
         ...
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
-        """``<parameter>::<key>`` -> optimizer state, as torch's AdamW has it: exp_avg, exp_avg_sq, step."""
+        """Return ``<parameter>::<key>`` -> optimizer state, as torch's AdamW has it: exp_avg, exp_avg_sq, step."""
         ...
 
     def load(self, folder: Path) -> None:

@@ -34,7 +34,7 @@ from dpo_core.model.forward import PairScorer, SequenceScores
 
 
 def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accelerator:
-    """The accelerator of an FSDP2 run. Raises ``ConfigError`` if accelerate took another back end.
+    """Return the accelerator of an FSDP2 run. Raises ``ConfigError`` if accelerate took another back end.
 
     accelerate drops the plugin without a word where there is no card, though torch's FSDP2 itself runs on a CPU; there it
     is put back.
@@ -163,6 +163,6 @@ def share_weights(accelerator: Accelerator, scorer: PairScorer) -> None:
 
 
 def share_for_scoring(accelerator: Accelerator, scorer: PairScorer) -> PairScorer:
-    """A scorer for forwards without gradients, its weights shared out, in place."""
+    """Return a scorer for forwards without gradients, its weights shared out, in place."""
     share_weights(accelerator, scorer)
     return scorer

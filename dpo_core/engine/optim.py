@@ -11,7 +11,8 @@ from dpo_core.contract.cuda8bit import check_cuda8bit
 
 
 def learning_rate_at(step: int, total_steps: int, optim: OptimConfig) -> float:
-    """Learning rate of optimizer step ``step`` (0-based) of ``total_steps``, as transformers' schedulers give it.
+    """Return the learning rate of optimizer step ``step`` (0-based) of ``total_steps``, as transformers' schedulers give
+    it.
 
     Warm-up takes ceil(warmup_ratio * total_steps) steps and starts at 0; then linear or half-cosine to 0, or constant.
     """
@@ -28,7 +29,8 @@ def learning_rate_at(step: int, total_steps: int, optim: OptimConfig) -> float:
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
-    """Fused AdamW, or bitsandbytes' with moments in 8 bits; weight decay (decoupled) on matrices, not on biases and norms.
+    """Build fused AdamW, or bitsandbytes' with moments in 8 bits; weight decay (decoupled) on matrices, not on biases
+    and norms.
 
     Raises ``ConfigError`` for 8 bits where there is no CUDA or no bitsandbytes; that path was never run on a GPU.
     """
@@ -48,7 +50,9 @@ def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> t
 
 
 def create_moments(optimizer: torch.optim.Optimizer) -> None:
-    """AdamW's state as its first step would make it: the memory is taken now, and there is something to restore into."""
+    """Create AdamW's state as its first step would make it: the memory is taken now, and there is something to restore
+    into.
+    """
     for group in optimizer.param_groups:
         for p in group["params"]:
             optimizer.state[p] = {

@@ -85,5 +85,5 @@ class PlainEngine:
 
 
 def trainable(module: nn.Module) -> Iterable[nn.Parameter]:
-    """The parameters that get gradients."""
+    """Return the parameters that get gradients."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -44,7 +44,7 @@ class StoredTensor:
 
 
 def whole(tensor: Tensor) -> StoredTensor:
-    """A tensor that this rank holds whole."""
+    """Return a tensor that this rank holds whole."""
     return StoredTensor(tuple(tensor.shape), tensor.dtype, tensor.detach)
 
 
@@ -68,7 +68,9 @@ def write_tensors(
 
 @contextlib.contextmanager
 def open_tensors(path: Path, names: Iterable[str]) -> Iterator[Callable[[str], Tensor]]:
-    """A function that reads one tensor of a file by name. Raises ``StoreError`` unless the file holds just ``names``."""
+    """Yield a function that reads one tensor of a file by name. Raises ``StoreError`` unless the file holds just
+    ``names``.
+    """
     with safe_open(path, "pt") as file:
         if differing := set(file.keys()) ^ set(names):
             raise StoreError(f"{path} holds other tensors than the run: {sorted(differing)[:5]}.")

@@ -41,7 +41,7 @@ PERSISTENT_PER_HIDDEN = (
 
 
 def zero_config(sharding: Sharding) -> dict[str, Any]:
-    """DeepSpeed's configuration of a back end, without what only the model and the optimizer tell."""
+    """Return DeepSpeed's configuration of a back end, without what only the model and the optimizer tell."""
     to_cpu = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     zero: dict[str, Any] = {
         "stage": STAGES[sharding.kind],
@@ -63,7 +63,7 @@ def zero_config(sharding: Sharding) -> dict[str, Any]:
 
 
 def start_zero_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accelerator:
-    """The accelerator of a ZeRO run. Raises ``ConfigError`` if accelerate took another back end.
+    """Return the accelerator of a ZeRO run. Raises ``ConfigError`` if accelerate took another back end.
 
     It drops DeepSpeed without a word where it is told to use the CPU, so it is not told: without a card there is nothing
     else to use.
@@ -227,7 +227,7 @@ class ZeroEngine:
 
 
 def share_weights(accelerator: Accelerator, scorer: PairScorer, max_grad_norm: float = 1.0) -> PairScorer:
-    """Under ZeRO-3 leave this rank its part of every weight, one weight at a time; rank 0's values count. In place."""
+    """Leave, under ZeRO-3, this rank its part of every weight, one weight at a time; rank 0's values count. In place."""
     accelerator.free_memory()  # of a model that was scored before: accelerate and DeepSpeed would keep it
     config = accelerator.state.deepspeed_plugin.deepspeed_config
     config["gradient_clipping"] = max_grad_norm
@@ -242,6 +242,6 @@ def share_weights(accelerator: Accelerator, scorer: PairScorer, max_grad_norm: f
 
 
 def share_for_scoring(accelerator: Accelerator, scorer: PairScorer) -> PairScorer:
-    """A scorer for forwards without gradients, its weights shared out, in place."""
+    """Return a scorer for forwards without gradients, its weights shared out, in place."""
     accelerator.prepare(share_weights(accelerator, scorer))
     return scorer

@@ -43,7 +43,7 @@ class PairLogps:
         return PairLogps(*(getattr(self, name)[places] for name in self.__slots__))
 
     def per_token(self) -> "PairLogps":
-        """The same with means per token in place of sums (token counts become one)."""
+        """Return the same with means per token in place of sums (token counts become one)."""
         one = torch.ones_like(self.chosen_tokens_B)
         return PairLogps(
             self.chosen_B / self.chosen_tokens_B,
@@ -117,19 +117,22 @@ def _smoothed_logistic(margin_B: Tensor, label_smoothing: float) -> Tensor:
 
 
 def dpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7): -log sigmoid(m)."""
+    """Compute DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7): -log sigmoid(m)."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     return _output(_smoothed_logistic(chosen_B - rejected_B, config.label_smoothing), chosen_B, rejected_B)
 
 
 def dpo_norm(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Length-normalised DPO (Tulu 3, arXiv 2411.15124, section 5.1.2, eq. 6): -log sigmoid(m), rewards per token."""
+    """Compute length-normalised DPO (Tulu 3, arXiv 2411.15124, section 5.1.2, eq. 6): -log sigmoid(m), rewards per
+    token.
+    """
     chosen_B, rejected_B = _rewards_per_token(policy, reference, config)
     return _output(_smoothed_logistic(chosen_B - rejected_B, config.label_smoothing), chosen_B, rejected_B)
 
 
 def simpo(policy: PairLogps, reference: PairLogps | None, config: LossConfig) -> LossOutput:
-    """SimPO (Meng et al. 2024, arXiv 2405.14734, eq. 6): -log sigmoid(beta * (mean_chosen - mean_rejected) - gamma).
+    """Compute SimPO (Meng et al. 2024, arXiv 2405.14734, eq. 6): -log sigmoid(beta * (mean_chosen - mean_rejected) -
+    gamma).
 
     No reference; ``gamma_beta_ratio`` is gamma / beta. Rewards are beta * mean log-probability per token.
     """
@@ -140,7 +143,8 @@ def simpo(policy: PairLogps, reference: PairLogps | None, config: LossConfig) ->
 
 
 def ipo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """IPO (Azar et al. 2023, arXiv 2310.12036, eq. 17): (m / beta - 1 / (2 beta))^2, beta being the paper's tau.
+    """Compute IPO (Azar et al. 2023, arXiv 2310.12036, eq. 17): (m / beta - 1 / (2 beta))^2, beta being the paper's
+    tau.
 
     Deviates from the printed equation by rewards per token, as its authors' results did and as peers do.
     """
@@ -149,7 +153,8 @@ def ipo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutp
 
 
 def wpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """WPO (Zhou et al. 2024, arXiv 2406.11827, eq. 2): DPO, each pair weighted by how likely the policy finds it.
+    """Compute WPO (Zhou et al. 2024, arXiv 2406.11827, eq. 2): DPO, each pair weighted by how likely the policy finds
+    it.
 
     The weight is exp(mean log-probability) of chosen times that of rejected, detached. The paper's weight alignment
     (its section 3.2), a correction that needs more than log-probabilities, is left out.
@@ -160,15 +165,15 @@ def wpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutp
 
 
 def hinge(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Hinge (SLiC-HF, Zhao et al. 2023, arXiv 2305.10425, section 2, with DPO's rewards as in RSO, Liu et al. 2023,
-    arXiv 2309.06657): max(0, 1 - m)."""
+    """Compute the hinge loss (SLiC-HF, Zhao et al. 2023, arXiv 2305.10425, section 2, with DPO's rewards as in RSO, Liu
+    et al. 2023, arXiv 2309.06657): max(0, 1 - m)."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     return _output(torch.relu(1 - (chosen_B - rejected_B)), chosen_B, rejected_B)
 
 
 def robust(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Robust DPO (Chowdhury et al. 2024, arXiv 2403.00409, section 3.1): the loss whose mean over flips of labels with
-    probability s is DPO's, (-(1 - s) log sigmoid(m) + s log sigmoid(-m)) / (1 - 2s). Not bounded below."""
+    """Compute robust DPO (Chowdhury et al. 2024, arXiv 2403.00409, section 3.1): the loss whose mean over flips of
+    labels with probability s is DPO's, (-(1 - s) log sigmoid(m) + s log sigmoid(-m)) / (1 - 2s). Not bounded below."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     s, margin_B = config.label_smoothing, chosen_B - rejected_B
     losses_B = (-(1 - s) * logsigmoid(margin_B) + s * logsigmoid(-margin_B)) / (1 - 2 * s)
@@ -176,8 +181,9 @@ def robust(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossO
 
 
 def exo_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """EXO on pairs (Ji et al. 2024, arXiv 2402.00856, eq. 16): the KL divergence from (1 - s, s) of (sigmoid(m),
-    sigmoid(-m)), the reverse of the one that smoothed DPO minimises. beta is the paper's beta_pi, s its epsilon > 0."""
+    """Compute EXO on pairs (Ji et al. 2024, arXiv 2402.00856, eq. 16): the KL divergence from (1 - s, s) of
+    (sigmoid(m), sigmoid(-m)), the reverse of the one that smoothed DPO minimises. beta is the paper's beta_pi, s its
+    epsilon > 0."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     log_win_B, log_lose_B = logsigmoid(chosen_B - rejected_B), logsigmoid(rejected_B - chosen_B)
     losses_B = log_win_B.exp() * (log_win_B - math.log1p(-config.label_smoothing)) + log_lose_B.exp() * (
@@ -187,28 +193,28 @@ def exo_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
 
 
 def apo_zero(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """APO-zero (D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 7): sigmoid(-r_c) + sigmoid(r_r), for chosen answers
-    better than the policy's own. The printed equation has -sigmoid(r_c), the same less a constant 1."""
+    """Compute APO-zero (D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 7): sigmoid(-r_c) + sigmoid(r_r), for chosen
+    answers better than the policy's own. The printed equation has -sigmoid(r_c), the same less a constant 1."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     return _output(torch.sigmoid(-chosen_B) + torch.sigmoid(rejected_B), chosen_B, rejected_B)
 
 
 def apo_down(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """APO-down (D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 8): sigmoid(r_c) + sigmoid(-m), for chosen answers
-    worse than the policy's own. The printed equation has -sigmoid(m), the same less a constant 1."""
+    """Compute APO-down (D'Oosterlinck et al. 2024, arXiv 2408.06266, eq. 8): sigmoid(r_c) + sigmoid(-m), for chosen
+    answers worse than the policy's own. The printed equation has -sigmoid(m), the same less a constant 1."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     return _output(torch.sigmoid(chosen_B) + torch.sigmoid(rejected_B - chosen_B), chosen_B, rejected_B)
 
 
 def sppo_hard(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """SPPO (Wu et al. 2024, arXiv 2405.00675, eq. 4.7) with win probabilities 1 and 0: each log ratio is pulled to plus
-    or minus 1 / (2 beta), ((r_c - 1/2)^2 + (r_r + 1/2)^2) / beta^2. beta is the paper's 1 / eta."""
+    """Compute SPPO (Wu et al. 2024, arXiv 2405.00675, eq. 4.7) with win probabilities 1 and 0: each log ratio is pulled
+    to plus or minus 1 / (2 beta), ((r_c - 1/2)^2 + (r_r + 1/2)^2) / beta^2. beta is the paper's 1 / eta."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     return _output(((chosen_B - 0.5) ** 2 + (rejected_B + 0.5) ** 2) / config.beta**2, chosen_B, rejected_B)
 
 
 def nca_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """NCA on pairs (Chen et al. 2024, arXiv 2402.05369, section 4.1): -log sigmoid(r_c) - (log sigmoid(-r_c)
+    """Compute NCA on pairs (Chen et al. 2024, arXiv 2402.05369, section 4.1): -log sigmoid(r_c) - (log sigmoid(-r_c)
     + log sigmoid(-r_r)) / 2. It looks at each reward by itself, so the chosen answer does not get less likely."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     losses_B = -logsigmoid(chosen_B) - 0.5 * (logsigmoid(-chosen_B) + logsigmoid(-rejected_B))
@@ -218,8 +224,8 @@ def nca_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
 def bco_pair(
     policy: PairLogps, reference: PairLogps, config: LossConfig, mean_reward: float = 0.0
 ) -> LossOutput:
-    """BCO (Jung et al. 2024, arXiv 2404.04656, section 4): -log sigmoid(r_c - d) - log sigmoid(-(r_r - d)), a classifier
-    of chosen against rejected whose threshold d is the mean reward.
+    """Compute BCO (Jung et al. 2024, arXiv 2404.04656, section 4): -log sigmoid(r_c - d) - log sigmoid(-(r_r - d)), a
+    classifier of chosen against rejected whose threshold d is the mean reward.
 
     Deviates from the paper, whose running mean includes the batch at hand: d is the mean over all answers of earlier
     steps (0 at first), so it is the same however a batch is cut.
@@ -231,16 +237,16 @@ def bco_pair(
 
 
 def aot(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Unpaired AOT (Melnyk et al. 2024, arXiv 2406.05882, section 3): -log sigmoid(m) between the k-th smallest reward
-    of the chosen and the k-th smallest of the rejected answers of a batch."""
+    """Compute unpaired AOT (Melnyk et al. 2024, arXiv 2406.05882, section 3): -log sigmoid(m) between the k-th smallest
+    reward of the chosen and the k-th smallest of the rejected answers of a batch."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     margin_B = chosen_B.sort(stable=True).values - rejected_B.sort(stable=True).values
     return _output(_smoothed_logistic(margin_B, config.label_smoothing), chosen_B, rejected_B)
 
 
 def aot_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Paired AOT (Melnyk et al. 2024, arXiv 2406.05882, section 3): -log sigmoid(beta * d), d between the k-th smallest
-    log-probability margin of the policy and the k-th smallest of the reference in a batch."""
+    """Compute paired AOT (Melnyk et al. 2024, arXiv 2406.05882, section 3): -log sigmoid(beta * d), d between the k-th
+    smallest log-probability margin of the policy and the k-th smallest of the reference in a batch."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     own_B, theirs_B = policy.chosen_B - policy.rejected_B, reference.chosen_B - reference.rejected_B
     margin_B = config.beta * (own_B.sort(stable=True).values - theirs_B.sort(stable=True).values)
@@ -248,8 +254,9 @@ def aot_pair(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
 
 
 def discopop(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """DiscoPOP (Lu et al. 2024, arXiv 2406.08414, eq. 5): (1 - g) * -log sigmoid(m) + g * exp(-m), g = sigmoid(m / tau),
-    tau being ``discopop_tau``. g * exp(-m) is computed as one exponential, else it is infinity times 0 at m = -100."""
+    """Compute DiscoPOP (Lu et al. 2024, arXiv 2406.08414, eq. 5): (1 - g) * -log sigmoid(m) + g * exp(-m), g =
+    sigmoid(m / tau), tau being ``discopop_tau``. g * exp(-m) is computed as one exponential, else it is infinity times
+    0 at m = -100."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
     margin_B = chosen_B - rejected_B
     gate_B = margin_B / config.discopop_tau
@@ -267,7 +274,7 @@ class Loss:
     def __call__(
         self, policy: PairLogps, reference: PairLogps | None, config: LossConfig, mean_reward: float = 0.0
     ) -> LossOutput:
-        """Losses and rewards of B pairs. ``mean_reward`` is in the loss's units and read by ``bco_pair`` alone."""
+        """Return losses and rewards of B pairs. ``mean_reward`` is in the loss's units and read by ``bco_pair`` alone."""
         extra = {"mean_reward": mean_reward} if self.traits.mean_reward else {}
         return self.function(policy, reference, config, **extra)
 

@@ -37,7 +37,7 @@ def batch_sums(
     ties_count_half: bool = False,
     router_loss: Tensor | None = None,
 ) -> Tensor:
-    """Weighted sums over the pairs of one batch, float64 [len(SUMMED)], detached.
+    """Return weighted sums over the pairs of one batch, float64 [len(SUMMED)], detached.
 
     ``rewards/accuracies`` is the share of pairs whose chosen reward is strictly higher, as peers count it. With
     ``ties_count_half`` a tie counts one half, so that an untrained policy, whose rewards are all 0, scores 0.5.
@@ -67,7 +67,7 @@ def batch_sums(
 
 
 def averages(sums: Tensor) -> dict[str, float]:
-    """Means over pairs of what ``batch_sums`` summed, with margins, averages and the peers' aliases added."""
+    """Return means over pairs of what ``batch_sums`` summed, with margins, averages and the peers' aliases added."""
     metrics = dict(zip(SUMMED, sums.tolist(), strict=True))
     pairs, trained_tokens, router_loss = (
         metrics.pop(name) for name in ("pairs", "tokens", "router_aux_loss")
@@ -83,7 +83,7 @@ def averages(sums: Tensor) -> dict[str, float]:
 
 
 def peak_memory_gib() -> float:
-    """Peak memory of this process so far in GiB: of the accelerator if there is one, else resident."""
+    """Return the peak memory of this process so far in GiB: of the accelerator if there is one, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, KiB on Linux

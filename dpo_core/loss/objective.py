@@ -16,7 +16,7 @@ Objective = Callable[[PairLogps, PairLogps | None], LossOutput]
 
 
 def build_objective(config: LossConfig, mean_reward: float = 0.0) -> Objective:
-    """(policy, reference) -> losses and rewards. ``mean_reward`` of earlier steps is read by ``bco_pair`` alone."""
+    """Build (policy, reference) -> losses and rewards. ``mean_reward`` of earlier steps is read by ``bco_pair`` alone."""
     objective: Objective = partial(LOSSES[config.name], config=config, mean_reward=mean_reward)
     if config.ld_alpha < 1:
         objective = length_desensitised(objective, config.ld_alpha)
@@ -26,7 +26,8 @@ def build_objective(config: LossConfig, mean_reward: float = 0.0) -> Objective:
 
 
 def length_desensitised(objective: Objective, alpha: float) -> Objective:
-    """LD-DPO (Liu et al. 2024, arXiv 2409.06411, section 3.3): tokens beyond the other answer's length weigh ``alpha``.
+    """Return an objective with LD-DPO (Liu et al. 2024, arXiv 2409.06411, section 3.3): tokens beyond the other
+    answer's length weigh ``alpha``.
 
     Applied to policy and reference alike. Token counts stay, so means per token still divide by whole answers.
     """
@@ -45,7 +46,8 @@ def length_desensitised(objective: Objective, alpha: float) -> Objective:
 
 
 def with_chosen_nll(objective: Objective, alpha: float) -> Objective:
-    """RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1): plus ``alpha`` times chosen's negative log-likelihood per token.
+    """Return an objective with RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1): plus ``alpha`` times chosen's negative
+    log-likelihood per token.
 
     Per pair, so every pair weighs the same whatever its length. Rewards stay as they are.
     """
@@ -61,7 +63,8 @@ def with_chosen_nll(objective: Objective, alpha: float) -> Objective:
 def loss_and_gradient(
     objective: Objective, policy: PairLogps, reference: PairLogps | None
 ) -> tuple[LossOutput, PairLogps]:
-    """Losses and rewards, and the slope of the summed losses by each of the policy's sums and tails, all detached.
+    """Return losses and rewards, and the slope of the summed losses by each of the policy's sums and tails, all
+    detached.
 
     The slopes come as ``PairLogps`` of the same places, 0 for the token counts. With them a batch that must be seen whole
     can be trained in parts: see ``surrogate``.
@@ -81,7 +84,8 @@ def loss_and_gradient(
 
 
 def surrogate(policy: PairLogps, slope: PairLogps) -> Tensor:
-    """Sum of log-probabilities times slopes, [B]: has the gradient of the loss that the slopes belong to, not its value.
+    """Return the sum of log-probabilities times slopes, [B]: has the gradient of the loss that the slopes belong to, not
+    its value.
 
     Gradient caching (Gao et al. 2021, arXiv 2101.06983): by the chain rule the parts' gradients add up to the whole's.
     """

@@ -38,7 +38,7 @@ def load_policy(
     device: torch.device | str = "cpu",
     read_weights: bool = True,
 ) -> PreTrainedModel:
-    """The policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for.
+    """Return the policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for.
 
     Only what is trained requires gradients. A is drawn from ``seed`` on the CPU, so every rank and device starts alike.
     """
@@ -77,7 +77,9 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, seed: int) -> Pr
 
 
 def target_names(model: PreTrainedModel, adapter: AdapterConfig) -> list[str]:
-    """Last parts of the names of the layers that get an adapter, sorted. Raises ``ConfigError`` saying which do not fit."""
+    """Return the last parts of the names of the layers that get an adapter, sorted. Raises ``ConfigError`` saying which do
+    not fit.
+    """
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     linear = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
@@ -129,7 +131,9 @@ def _stands_for_experts(name: str, model: PreTrainedModel) -> bool:
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(trained, all) parameters, the adapter's included; tied ones count once, shared-out (ZeRO-3) and 4-bit ones whole."""
+    """Count (trained, all) parameters, the adapter's included; tied ones count once, shared-out (ZeRO-3) and 4-bit ones
+    whole.
+    """
     sizes = [(_num_values(parameter), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
@@ -142,7 +146,7 @@ def _num_values(parameter: nn.Parameter) -> int:
 
 @contextmanager
 def adapter_disabled(model: PreTrainedModel) -> Iterator[None]:
-    """Within it the model computes what its base does: the reference."""
+    """Have the model compute inside what its base does: the reference."""
     model.disable_adapters()
     try:
         yield
@@ -171,5 +175,5 @@ def save_adapter(model: PreTrainedModel, folder: Path, checkpoint: CheckpointRef
 
 
 def merge_adapter(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """``base`` with the adapter of ``folder`` added to its weights: W + (alpha / rank) B A, a plain model again."""
+    """Return ``base`` with the adapter of ``folder`` added to its weights: W + (alpha / rank) B A, a plain model again."""
     return PeftModel.from_pretrained(base, folder).merge_and_unload(safe_merge=True).requires_grad_(True)

@@ -49,13 +49,15 @@ def text_config(model: PreTrainedModel) -> PreTrainedConfig:
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
-    """The part of a causal language model that gives hidden states; an adapter's wrapper passes the question on."""
+    """Return the part of a causal language model that gives hidden states; an adapter's wrapper passes the question on."""
     decoder = model.get_decoder()
     return decoder if decoder is not model else model.model
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
-    """Why an architecture cannot hold two sequences in one row, as far as its definition tells; None if it does not."""
+    """Return why an architecture cannot hold two sequences in one row, as far as its definition tells; None if it does
+    not.
+    """
     config = text_config(model)
     if getattr(model, "_is_stateful", False):
         return "its recurrent (state-space) layers read a row from left to right, past every mask"
@@ -69,7 +71,7 @@ def why_not_shared(model: PreTrainedModel) -> str | None:
 
 
 def layer_reach(config: PreTrainedConfig) -> dict[str, Callable[[Tensor, Tensor], Tensor] | None]:
-    """Kind of layer -> which (query position, key position) its window admits, None for all of them.
+    """Return kind of layer -> which (query position, key position) its window admits, None for all of them.
 
     A model without ``layer_types`` has one kind: sliding if the config says so (Mistral, Mixtral, Phi-3), else full.
     """
@@ -84,7 +86,7 @@ def layer_reach(config: PreTrainedConfig) -> dict[str, Callable[[Tensor, Tensor]
 
 
 def visibility(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | None) -> Callable[..., Tensor]:
-    """-> f(row, head, query, key), True where the query's token sees the key's; works on indices that broadcast."""
+    """Return f(row, head, query, key), True where the query's token sees the key's; works on indices that broadcast."""
     segment_RT, position_RT = batch.segment_RT, batch.position_ids_RT
 
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -96,7 +98,7 @@ def visibility(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | Non
 
 
 def dense_mask(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
-    """-> bool [R, 1, T, T], True = visible."""
+    """Return the mask, bool [R, 1, T, T], True = visible."""
     rows, width = batch.ids_RT.shape
     place = torch.arange(width, device=batch.ids_RT.device)
     row = torch.arange(rows, device=batch.ids_RT.device)
@@ -104,7 +106,7 @@ def dense_mask(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | Non
 
 
 def block_mask(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | None) -> BlockMask:
-    """The same visibility as blocks of 128 x 128 tokens, of which flex_attention skips the empty ones."""
+    """Return the same visibility as blocks of 128 x 128 tokens, of which flex_attention skips the empty ones."""
     rows, width = batch.ids_RT.shape
     return create_block_mask(
         visibility(batch, reach),
@@ -118,7 +120,7 @@ def block_mask(batch: PairBatch, reach: Callable[[Tensor, Tensor], Tensor] | Non
 
 
 def attention_arguments(config: PreTrainedConfig, batch: PairBatch) -> dict:
-    """What the model's forward must be given so that its attention treats the batch's rows right."""
+    """Return what the model's forward must be given so that its attention treats the batch's rows right."""
     if batch.layout == "padded":
         # No position ids: filled up on the right they are the default, and some architectures have none.
         return {"attention_mask": (batch.segment_RT >= 0).long()}
@@ -157,7 +159,7 @@ def sdpa_pairwise(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """sdpa in transformers' terms; without ``pair_spans`` (other layouts, generation) it is the stock one."""
+    """Run sdpa in transformers' terms; without ``pair_spans`` (other layouts, generation) it is the stock one."""
     if pair_spans is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
@@ -195,7 +197,7 @@ def eager_pairwise(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """The architecture's own eager attention (soft caps, sinks), likewise."""
+    """Return the architecture's own eager attention (soft caps, sinks), likewise."""
     own = sys.modules[type(module).__module__].eager_attention_forward
     if pair_spans is None:
         return own(module, query, key, value, attention_mask, sliding_window=sliding_window, **kwargs)

@@ -69,7 +69,7 @@ class PairScorer(nn.Module):
         self.stock_logits, self.layout_difference = True, 0.0
 
     def forward(self, batch: PairBatch) -> SequenceScores:
-        """Log-probabilities per sequence. Raises ``OutOfMemory`` with the batch's shape."""
+        """Return log-probabilities per sequence. Raises ``OutOfMemory`` with the batch's shape."""
         with memory_for(batch):
             return self._scores(batch)
 
@@ -107,7 +107,7 @@ class PairScorer(nn.Module):
 
 @contextlib.contextmanager
 def memory_for(batch: PairBatch) -> Iterator[None]:
-    """Out of memory inside the block is an ``OutOfMemory`` that names the batch's shape and what to change."""
+    """Turn out of memory inside the block into an ``OutOfMemory`` that names the batch's shape and what to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -123,7 +123,7 @@ def memory_for(batch: PairBatch) -> Iterator[None]:
 
 
 def vocabulary_head(model: PreTrainedModel) -> VocabularyHead:
-    """Hidden states -> logits as the architecture defines it, with its scaling and soft cap."""
+    """Return hidden states -> logits as the architecture defines it, with its scaling and soft cap."""
     config = text_config(model)
     factor = getattr(config, "logit_scale", None) or 1.0
     factor /= getattr(config, "logits_scaling", None) or 1.0
@@ -139,7 +139,9 @@ def pair_logps(scores: SequenceScores, tokens_2B: Tensor) -> PairLogps:
 
 
 def probe_pairs(dataset: PairDataset) -> list[TokenizedPair]:
-    """The pairs that layouts are compared on: one of median length and the longest (where a sliding window would show)."""
+    """Return the pairs that layouts are compared on: one of median length and the longest (where a sliding window would
+    show).
+    """
     by_length = np.argsort(dataset.lengths.sum(axis=1), kind="stable")
     return [dataset[int(row)] for row in (by_length[len(by_length) // 2], by_length[-1])]
 
@@ -148,7 +150,9 @@ def probe_pairs(dataset: PairDataset) -> list[TokenizedPair]:
 def largest_difference(
     scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: ForwardLayout, device: torch.device
 ) -> float:
-    """Largest |difference| per token between the fast way with all pairs and the plain one with each pair, in nats."""
+    """Return the largest |difference| per token between the fast way with all pairs and the plain one with each pair, in
+    nats.
+    """
     scorer.stock_logits = True
     alone = [
         scorer(collate([pair], [0], "padded").to(device)).sums_S for pair in pairs
@@ -178,7 +182,8 @@ def choose_layout(
     device: torch.device,
     kernel: AttentionKernel = "sdpa",
 ) -> ForwardLayout:
-    """``wanted`` if it gives the plain forward's numbers on these real pairs, else the next plainer one, with a warning.
+    """Return ``wanted`` if it gives the plain forward's numbers on these real pairs, else the next plainer one, with a
+    warning.
 
     Sets the model's attention to ``kernel``, and to what the layout needs of it. Raises ``ConfigError`` for a kernel that
     the model or the machine does not have.

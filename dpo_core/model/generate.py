@@ -23,7 +23,7 @@ Choose = Callable[
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The special token with which the chat template closes an assistant's turn, as ids; empty if it uses none.
+    """Return the special token with which the chat template closes an assistant's turn, as ids; empty if it uses none.
 
     A base model's eos (``<|endoftext|>``) often differs from it (``<|im_end|>``); an answer ends at either.
     """
@@ -38,7 +38,9 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every id that ends an answer, ascending: the generation config's, the model's, the tokenizer's, the template's."""
+    """Return every id that ends an answer, ascending: the generation config's, the model's, the tokenizer's, the
+    template's.
+    """
     found: set[int] = set(turn_end_ids(tokenizer))
     for value in (
         getattr(model.generation_config, "eos_token_id", None),
@@ -127,7 +129,7 @@ def answer_greedily(
     batch_size: int,
     on_answers: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Answers to prompts given as token ids (template and generation prompt included), in the prompts' order.
+    """Return answers to prompts given as token ids (template and generation prompt included), in the prompts' order.
 
     An answer ends at an id of ``end_token_ids`` or after ``max_new_tokens`` and is decoded without special tokens.
     ``on_answers(n)`` is called after each batch with its number of prompts. Prompts are batched by length, so little
@@ -158,8 +160,8 @@ def sample_answers(
     batch_size: int,
     on_answers: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
-    """One answer a prompt, drawn from the model's own distribution (temperature 1, nothing cut off), as token ids with
-    the end token unless it was cut at ``max_new_tokens``.
+    """Return one answer a prompt, drawn from the model's own distribution (temperature 1, nothing cut off), as token
+    ids with the end token unless it was cut at ``max_new_tokens``.
 
     Each prompt has its own source of random numbers, so an answer depends neither on its batch nor on who else is asked.
     """
@@ -189,7 +191,7 @@ def continue_all(
     on_answers: Callable[[int], None] | None,
     choose: Choose,
 ) -> list[list[int]]:
-    """New token ids per prompt, with the end token, in the prompts' order."""
+    """Return new token ids per prompt, with the end token, in the prompts' order."""
     prompts = [np.asarray(ids, dtype=np.int64) for ids in prompts_ids]
     for index, ids in enumerate(prompts):
         if not len(ids):

@@ -45,7 +45,7 @@ def _in_four_bits(device: torch.device | str) -> dict:
 
 
 def with_loading_info(path: Path, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """transformers' ``from_pretrained`` and what it says of missing and unexpected keys."""
+    """Return transformers' ``from_pretrained`` and what it says of missing and unexpected keys."""
     both = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
     return cast(tuple[PreTrainedModel, dict[str, Any]], both)  # its types know the model alone
 
@@ -127,6 +127,6 @@ def _unwritten_model(
 def load_in_full(
     checkpoint: CheckpointRef, base_weights: BaseWeights, device: torch.device | str
 ) -> PreTrainedModel:
-    """The model in float32 with the values that ``base_weights`` can hold: what an adapter was trained on."""
+    """Return the model in float32 with the values that ``base_weights`` can hold: what an adapter was trained on."""
     model = load_model(checkpoint, device, base_weights=base_weights)
     return model.dequantize().float() if base_weights == "nf4" else model

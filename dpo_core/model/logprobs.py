@@ -24,7 +24,7 @@ CARD_CHUNK_LOGITS = 1 << 28  # on a card, where small products waste it
 
 
 def logps_from_logits(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    """log softmax(logits)[target], computed in fp32 at least. -> float32 [N]"""
+    """Return log softmax(logits)[target], computed in fp32 at least. -> float32 [N]"""
     exact = torch.promote_types(logits_NV.dtype, torch.float32)
     return -cross_entropy(logits_NV.to(exact), targets_N, reduction="none")
 
@@ -37,14 +37,16 @@ class LogitRule:
     cap: float | None = None
 
     def __call__(self, product_NV: Tensor) -> Tensor:
-        """Logits of a product; in fp32 at least where there is something to do, as 1 - tanh^2 near 0 has no bits in bf16."""
+        """Return logits of a product; in fp32 at least where there is something to do, as 1 - tanh^2 near 0 has no bits
+        in bf16.
+        """
         if self == PLAIN:
             return product_NV
         product_NV = product_NV.to(torch.promote_types(product_NV.dtype, torch.float32)) * self.factor
         return product_NV if self.cap is None else torch.tanh(product_NV / self.cap) * self.cap
 
     def slope(self, slope_NV: Tensor, logits_NV: Tensor) -> Tensor:
-        """The slope in the product, of the slope in the logits."""
+        """Return the slope in the product, of the slope in the logits."""
         if self.cap is not None:
             slope_NV = slope_NV * (1 - (logits_NV / self.cap).square())
         return slope_NV if self.factor == 1 else slope_NV * self.factor
@@ -61,7 +63,7 @@ class VocabularyHead:
     rule: LogitRule
 
     def target_logps(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
-        """Log-probability of each target given the hidden state that predicts it. -> float32 [N]
+        """Return the log-probability of each target given the hidden state that predicts it. -> float32 [N]
 
         Memory does not grow with N x V where the projection is a plain linear layer; of another kind (4 bits, say) all
         logits are made at once.

@@ -68,8 +68,8 @@ def choose_pad_token(
     vocab_size: int,
     eos_token_ids: tuple[int, ...] = (),
 ) -> PadToken:
-    """The pad token for a checkpoint: its own if it satisfies the rules above, else an unused special token, else a new
-    ``<pad>``. Changes nothing: the caller applies it.
+    """Return the pad token for a checkpoint: its own if it satisfies the rules above, else an unused special token,
+    else a new ``<pad>``. Changes nothing: the caller applies it.
 
     ``chat_template``: the template text that is handed over (None: the tokenizer's own). ``vocab_size``: rows of the
     embedding. ``eos_token_ids``: further ids that end an answer (generation config), beside the tokenizer's eos.

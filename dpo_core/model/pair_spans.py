@@ -14,7 +14,7 @@ from dpo_core.model.varlen import Places
 
 
 def to_add(mask: Tensor) -> Tensor:
-    """For eager attention, which adds its mask instead of selecting by it."""
+    """Return the mask for eager attention, which adds its mask instead of selecting by it."""
     return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
 
 
@@ -36,12 +36,12 @@ class PairSpans:
 
     @classmethod
     def of(cls, batch: PairBatch) -> "PairSpans":
-        """The spans of a packed batch, which is one row."""
+        """Return the spans of a packed batch, which is one row."""
         return cls([tuple(pair) for pair in batch.parts_B3.tolist()], batch.ids_RT.device)
 
     def mask(self, queries: int, keys: int, window: int | None, additive: bool) -> Tensor | None:
-        """Causal mask [1, 1, queries, keys] of the last ``queries`` of ``keys`` tokens; None where sdpa's own causality says
-        it.
+        """Return the causal mask [1, 1, queries, keys] of the last ``queries`` of ``keys`` tokens; None where sdpa's own
+        causality says it.
 
         ``additive``: as eager attention wants it, which knows no causality of its own.
         """
@@ -68,7 +68,8 @@ def pairwise(
     spans: PairSpans,
     window: int | None,
 ) -> Tensor:
-    """Attention of a packed row, pair by pair: prefix and chosen as one causal sequence, then rejected over its prefix.
+    """Return attention of a packed row, pair by pair: prefix and chosen as one causal sequence, then rejected over its
+    prefix.
 
     query, key, value [1, H, T, D] -> [1, T, H, D]. No pair is compared with another and no mask has the row's width.
     """

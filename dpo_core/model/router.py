@@ -35,12 +35,13 @@ class RouterLoss:
 
 
 def own_weight(model: PreTrainedModel) -> float:
-    """The weight that the model's config states, 0 for a dense model."""
+    """Return the weight that the model's config states, 0 for a dense model."""
     return float(getattr(text_config(model), "router_aux_loss_coef", 0.0) or 0.0)
 
 
 def router_loss_of(model: PreTrainedModel, weight: float | None) -> RouterLoss | None:
-    """The model's router loss with ``weight`` or, if that is None, the model's own weight; None where either is nothing.
+    """Return the model's router loss with ``weight`` or, if that is None, the model's own weight; None where either is
+    nothing.
 
     Raises ``ConfigError`` for a weight that the model has no use for.
     """

@@ -44,7 +44,7 @@ class Places:
 
     @classmethod
     def of(cls, spans: Spans, device: torch.device) -> "Places":
-        """Of a packed row of pairs with these tokens of prefix, rest of chosen and rest of rejected."""
+        """Return the places of a packed row of pairs with these tokens of prefix, rest of chosen and rest of rejected."""
         queries, keys, key_places, own, again, prefixes = [], [], [], [], [], []
         at = at_key = 0
         for prefix, chosen, rejected in spans:
@@ -113,7 +113,8 @@ def attend(
     window: int | None,
     kernel: Kernel,
 ) -> Tensor:
-    """Attention of a packed row in transformers' shapes, [1, H, T, D] -> [1, T, H, D]; keys may have fewer heads.
+    """Return attention of a packed row in transformers' shapes, [1, H, T, D] -> [1, T, H, D]; keys may have fewer
+    heads.
 
     A query sees the ``window`` last tokens of its sequence, itself included; all where it is None.
     """
@@ -127,7 +128,7 @@ def attend(
 
 
 def why_not_varlen(query: Tensor, dtype: torch.dtype) -> str | None:
-    """Why a row cannot go through the kernel; None if it can. ``dtype``: what products are computed in."""
+    """Return why a row cannot go through the kernel; None if it can. ``dtype``: what products are computed in."""
     if not query.is_cuda:
         return "it needs a CUDA card"
     if dtype not in HALF:
@@ -157,7 +158,7 @@ def flash(
     scale: float | None,
     window: int | None,
 ) -> Tensor:
-    """torch's variable-length flash attention. A ``Kernel``."""
+    """Run torch's variable-length flash attention. A ``Kernel``."""
     call = _varlen_attn()
     assert call is not None  # why_not_varlen has looked
     known = inspect.signature(call).parameters

@@ -39,7 +39,8 @@ def pair_metrics(
     progress: Progress,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Loss, rewards, accuracies and mean log-probabilities over the held-out pairs, which the loss sees as one batch.
+    """Return loss, rewards, accuracies and mean log-probabilities over the held-out pairs, which the loss sees as one
+    batch.
 
     A tie of rewards counts as half a win, so a policy that equals its reference scores 0.5. ``is_reference`` says that
     the scorer's model is the reference: it is measured against itself, as the cached values were computed in other
@@ -62,7 +63,7 @@ def greedy_answers(
     progress: Progress,
     accelerator: Accelerator,
 ) -> list[str]:
-    """Answers to the held-out prompts, each rank taking its share. -> in the prompts' order, on every rank
+    """Return answers to the held-out prompts, each rank taking its share. -> in the prompts' order, on every rank
 
     Ranks that hold a part of each weight can only compute together: there every rank gives all answers.
     """

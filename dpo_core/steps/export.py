@@ -44,7 +44,9 @@ def _check_loads(folder: Path, expected: PreTrainedModel, allow_remote_code: boo
 
 
 def trained_model(job: ExportJob, aside: Path) -> PreTrainedModel:
-    """The trained model as a plain one in float32. An adapter is written to ``aside/adapter`` and merged from there."""
+    """Return the trained model as a plain one in float32. An adapter is written to ``aside/adapter`` and merged from
+    there.
+    """
     if job.adapter.kind == "none":
         model = load_model(job.checkpoint)
         load_weights(job.weights_path, model)

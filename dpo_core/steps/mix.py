@@ -36,9 +36,10 @@ from dpo_core.data.pair_file import (
     list_array,
     pairs_batch,
 )
-from dpo_core.data.pairs import PreferencePair
+from dpo_core.data.pairs import readable_prompt
 from dpo_core.data.pool import SECONDS_PER_CHUNK, PoolMaker, chunks_of, make_pool
 from dpo_core.data.pool_file import PoolReader, open_pool
+from dpo_core.data.quality import Accounts, look
 from dpo_core.data.sources import load_source
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.data.workers import one_after_the_other
@@ -75,10 +76,16 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         tuple(stores), tuple(source.columns for source in job.sources), PairTokenizer(tokenizer, rules)
     )
     with new_directory(job.out_dir / DATA_DIR) as aside:
-        ledgers = _fill_pool(job, aside, maker, selections, progress)
-        write_json(job.out_dir / LEDGER_FILE, [ledger.model_dump(mode="json") for ledger in ledgers])
+        counts = [np.unique(rows, return_counts=True) for rows in selections]
+        tallies = _fill_pool(job, aside, maker, counts, progress)
+        ledgers = _write_ledger(job, tallies, selections)
         check_drops(ledgers, job.max_dropped_fraction, [store.columns for store in stores])
         with PoolReader(aside) as pool:
+            accounts = Accounts(job.sources, tallies, [times for _, times in counts], maker)
+            for found in look(job.quality, pool):
+                accounts.tell(found, pool)
+            accounts.compare_lengths(pool)
+            ledgers = _write_ledger(job, tallies, selections)
             kept = _kept_rows(pool, selections)
             train, held_out = (kept.pool[places] for places in _split(job, kept.prompt_keys))
             progress.begin("writing", total=len(train) + len(held_out), unit="pairs")
@@ -98,27 +105,38 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     )
 
 
-def _fill_pool(
-    job: MixJob, folder: Path, maker: PoolMaker, selections: list[np.ndarray], progress: Progress
+def _write_ledger(
+    job: MixJob, tallies: list[SourceTally], selections: list[np.ndarray]
 ) -> list[SourceLedger]:
-    """Tokenise every selected row once into a pool in ``folder``, counting each as often as it was selected."""
+    ledgers = [tally.close(len(rows)) for tally, rows in zip(tallies, selections, strict=True)]
+    write_json(job.out_dir / LEDGER_FILE, [ledger.model_dump(mode="json") for ledger in ledgers])
+    return ledgers
+
+
+def _fill_pool(
+    job: MixJob,
+    folder: Path,
+    maker: PoolMaker,
+    counts: list[tuple[np.ndarray, np.ndarray]],
+    progress: Progress,
+) -> list[SourceTally]:
+    """Tokenise every selected row once into a pool in ``folder``, counting each as often as it was selected.
+
+    ``counts``: per source the distinct row numbers, ascending, and how often each was selected, int64 [n] both.
+    """
     tallies = [
         SourceTally(source, len(store)) for source, store in zip(job.sources, maker.stores, strict=True)
     ]
-    distinct = [np.unique(rows) for rows in selections]
-    counts = [
-        np.bincount(np.searchsorted(rows, selection), minlength=len(rows)).astype(np.int32)
-        for rows, selection in zip(distinct, selections, strict=True)
-    ]
-    num_rows = sum(map(len, distinct))
+    num_rows = sum(len(rows) for rows, _ in counts)
     progress.begin("tokenising", total=num_rows, unit="rows")
     with open_pool(folder) as write:
-        for part in make_pool(maker, chunks_of(distinct), num_rows, job.num_workers):
+        for part in make_pool(maker, chunks_of([rows for rows, _ in counts]), num_rows, job.num_workers):
             write(part)
             source, numbers = part.facts.column("source")[0].as_py(), part.facts.column("row").to_numpy()
-            tallies[source].add(part.facts, counts[source][np.searchsorted(distinct[source], numbers)])
+            rows, times = counts[source]
+            tallies[source].add(part.facts, times[np.searchsorted(rows, numbers)])
             progress.advance(len(numbers))
-    return [tally.close(len(rows)) for tally, rows in zip(tallies, selections, strict=True)]
+    return tallies
 
 
 def _kept_rows(pool: PoolReader, selections: list[np.ndarray]) -> KeptRows:
@@ -172,20 +190,10 @@ def _prompts(maker: PoolMaker, origins: list[tuple[int, int]]) -> pa.RecordBatch
     return pa.record_batch(
         [
             list_array(maker.pair_tokenizer.prompt_ids(pairs), np.int32),
-            pa.array([_readable(pair) for pair in pairs], pa.string()),
+            pa.array([readable_prompt(pair) for pair in pairs], pa.string()),
             pa.array([json.dumps(list(pair.constraints), sort_keys=True) for pair in pairs], pa.string()),
         ],
         schema=PROMPTS_SCHEMA,
-    )
-
-
-def _readable(pair: PreferencePair) -> str:
-    """The user's last message, or the last turn that says something."""
-    users = [turn["content"] for turn in pair.prompt if turn["role"] == "user" and turn["content"].strip()]
-    return (
-        users[-1]
-        if users
-        else next((turn["content"] for turn in reversed(pair.prompt) if turn["content"]), "")
     )
 
 

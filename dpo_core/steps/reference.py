@@ -33,7 +33,7 @@ SPLITS: tuple[Split, ...] = ("train", "held_out")
 
 
 def model_cache_folder(job: ReferenceJob) -> Path:
-    """The cache folder of this model, these numerics and this version of the step."""
+    """Return the cache folder of this model, these numerics and this version of the step."""
     return job.cache_dir / fingerprint(job.scores_content)[:16]
 
 

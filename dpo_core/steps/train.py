@@ -40,13 +40,13 @@ log = logging.getLogger(__name__)
 
 
 def load_policy_scorer(job: TrainJob, accelerator: Accelerator) -> PairScorer:
-    """The policy as it starts, with its adapter and its routers' loss if it has them."""
+    """Return the policy as it starts, with its adapter and its routers' loss if it has them."""
     policy = load_policy(job.checkpoint, job.adapter, job.train.seed, **loading(job.sharding, accelerator))
     return PairScorer(policy, job.train.precision, router_loss_of(policy, job.train.router_aux_loss_weight))
 
 
 def load_reference_scorer(checkpoint: CheckpointRef, job: TrainJob, accelerator: Accelerator) -> PairScorer:
-    """Another model than the policy's start, for forwards only."""
+    """Load another model than the policy's start, for forwards only."""
     scorer = PairScorer(load_model(checkpoint, **loading(job.sharding, accelerator)), job.train.precision)
     return share_for_scoring(job.sharding, accelerator, scorer)
 
@@ -186,7 +186,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
 
 
 def check_base(trainer: Trainer) -> dict[str, float]:
-    """After training an adapter: with it switched off the policy must still be its cached reference.
+    """Check, after training an adapter, that with it switched off the policy is still its cached reference.
 
     Returns the guard's figures; none where all weights are trained or the reference is another model. Raises
     ``ReferenceMismatch``.

@@ -59,7 +59,7 @@ def measure_kl(
     progress: Progress,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """``kl/per_token`` with its standard error, and ``kl/per_answer``, of ``job.after`` from its reference.
+    """Return ``kl/per_token`` with its standard error, and ``kl/per_answer``, of ``job.after`` from its reference.
 
     The reference is the one that rewards are measured against, or ``job.before`` where the objective has none. One model
     in memory at a time. Empty without prompts.
@@ -84,7 +84,9 @@ def measure_kl(
 
 
 def kl_metrics(policy: PairLogps, reference: PairLogps) -> dict[str, float]:
-    """k1 over the sampled answers. Prompts are the independent draws that the standard error counts; one has none."""
+    """Return k1 over the sampled answers. Prompts are the independent draws that the standard error counts; one has
+    none.
+    """
     ratio_N = _both(policy.chosen_B, policy.rejected_B) - _both(reference.chosen_B, reference.rejected_B)
     tokens_N = _both(policy.chosen_tokens_B, policy.rejected_tokens_B)
     per_token = float(ratio_N.sum() / tokens_N.sum())
@@ -108,7 +110,8 @@ def sampled_pairs(
     progress: Progress,
     accelerator: Accelerator,
 ) -> list[TokenizedPair]:
-    """Two sampled answers a prompt as a pair, every rank sampling for its share of prompts. -> all, on every rank
+    """Return two sampled answers a prompt as a pair, every rank sampling for its share of prompts. -> all, on every
+    rank
 
     Ranks that hold a part of each weight can only compute together: there every rank draws all answers, the same ones.
     """

@@ -42,7 +42,7 @@ class Pairs(Protocol):
 def load_scorer(
     checkpoint: CheckpointRef, precision: Precision, sharding: Sharding, accelerator: Accelerator
 ) -> PairScorer:
-    """A checkpoint ready for forwards without gradients, its weights shared out where the sharding splits them."""
+    """Return a checkpoint ready for forwards without gradients, its weights shared out where the sharding splits them."""
     sharding = sharding.for_scoring
     scorer = PairScorer(load_model(checkpoint, **loading(sharding, accelerator)), precision)
     return share_for_scoring(sharding, accelerator, scorer)
@@ -54,8 +54,8 @@ def agreed_layout(
     job: ReferenceJob | EvaluateJob | TrainConfig,
     accelerator: Accelerator,
 ) -> ForwardLayout:
-    """The layout for a job's forwards, tried on the set's own pairs. All ranks call it together: ranks that cut the same
-    pairs for different layouts would each compute other pairs. Raises ``ConfigError`` naming each rank's."""
+    """Return the layout for a job's forwards, tried on the set's own pairs. All ranks call it together: ranks that cut
+    the same pairs for different layouts would each compute other pairs. Raises ``ConfigError`` naming each rank's."""
     return agreed(
         accelerator,
         "train.forward",
@@ -70,7 +70,7 @@ def batches_of_rank(
     job: ReferenceJob | EvaluateJob,
     accelerator: Accelerator,
 ) -> list[Microbatch]:
-    """This rank's part of the forwards over ``rows``, cut in their order by the job's budget of tokens."""
+    """Return this rank's part of the forwards over ``rows``, cut in their order by the job's budget of tokens."""
     lengths = forward_tokens(pairs.lengths, pairs.prefix_lengths, layout)
     tokens = job.evaluation.tokens_per_batch if isinstance(job, EvaluateJob) else job.tokens_per_batch
     batches = batches_by_tokens(rows, lengths, tokens, layout=layout)
@@ -88,7 +88,8 @@ def score_pairs(
     accelerator: Accelerator,
     on_scored: Callable[[int], None] = lambda _: None,
 ) -> PairLogps:
-    """Log-probabilities of all pairs in their order, longest first. All ranks call it together, with the agreed layout.
+    """Return log-probabilities of all pairs in their order, longest first. All ranks call it together, with the agreed
+    layout.
 
     ``on_scored`` is told how many pairs a forward of this rank had.
     """
@@ -104,7 +105,7 @@ def score_pairs(
 
 
 def places(rows_N: Tensor, row_B: Tensor) -> Tensor:
-    """Where rows stand among distinct ``rows_N``, int64 [B], on the device of those."""
+    """Return where rows stand among distinct ``rows_N``, int64 [B], on the device of those."""
     return (row_B.to(rows_N.device, non_blocking=True)[:, None] == rows_N).int().argmax(dim=1)
 
 
@@ -112,7 +113,8 @@ def places(rows_N: Tensor, row_B: Tensor) -> Tensor:
 def score_all(
     scorer: PairScorer, accelerator: Accelerator, rows_N: Tensor, batches: Iterable[PairBatch]
 ) -> PairLogps:
-    """Every pair of the set, in the order of its distinct row numbers, without gradient. All ranks call it together.
+    """Return every pair of the set, in the order of its distinct row numbers, without gradient. All ranks call it
+    together.
 
     ``batches`` are this rank's; each pair is in one of some rank's. Each rank fills its places, a sum does the rest.
     """

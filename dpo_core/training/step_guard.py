@@ -49,22 +49,24 @@ AFTER_TRAINING = Moment(
 
 
 def without_pair_terms(loss: LossConfig) -> LossConfig:
-    """The part whose value at a zero margin is the same for every pair: wpo is dpo with weights that depend on the pair,
-    and the likelihood that ``rpo_alpha`` adds does, too."""
+    """Return the part whose value at a zero margin is the same for every pair: wpo is dpo with weights that depend on
+    the pair, and the likelihood that ``rpo_alpha`` adds does, too."""
     return loss.model_copy(
         update={"name": "dpo" if loss.traits.weights_pairs else loss.name, "rpo_alpha": 0.0}
     )
 
 
 def zero_margin_loss(loss: LossConfig) -> float:
-    """Loss of a pair whose rewards are both 0, by the objective itself (log 2 for dpo), without terms of the pair."""
+    """Return the loss of a pair whose rewards are both 0, by the objective itself (log 2 for dpo), without terms of the
+    pair.
+    """
     none, one = torch.zeros(1), torch.ones(1)
     zero = PairLogps(none, none, one, one, none, none)
     return float(build_objective(without_pair_terms(loss))(zero, zero).losses_B)
 
 
 def reference_logps(rows: ReferenceRows, numbers: np.ndarray, device: torch.device) -> PairLogps:
-    """Cached values of some rows as ``PairLogps``."""
+    """Return cached values of some rows as ``PairLogps``."""
     sums, tokens, tails = (
         to_device(torch.from_numpy(values[numbers]).float(), device)
         for values in (rows.sums, rows.tokens, rows.tails)

@@ -30,7 +30,9 @@ class StepLoss(Protocol):
     def begin(
         self, engine: Engine, rows: Sequence[int], batches: Sequence[PairBatch], mean_reward: float
     ) -> MicrobatchLoss:
-        """The loss of a step. ``rows`` are the global batch's, ``batches`` this rank's part. All ranks call it together."""
+        """Return the loss of a step. ``rows`` are the global batch's, ``batches`` this rank's part. All ranks call it
+        together.
+        """
         ...
 
 
@@ -87,7 +89,7 @@ class WholeBatch:
 
 
 def choose_step_loss(loss: LossConfig, reference: ReferenceRows | None) -> StepLoss:
-    """What the objective's traits ask for."""
+    """Return what the objective's traits ask for."""
     return (WholeBatch if loss.traits.whole_batch else PairByPair)(loss, reference)
 
 

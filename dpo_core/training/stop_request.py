@@ -19,7 +19,9 @@ class StopRequest:
         signal.signal(signal.SIGTERM, self._receive)
 
     def set_up_is_over(self) -> None:
-        """Later signals wait for the step. Raises ``Preempted`` if one came that a library's ``except`` has swallowed."""
+        """Let later signals wait for the step. Raises ``Preempted`` if one came that a library's ``except`` has
+        swallowed.
+        """
         self.setting_up = False
         if self.received:
             self._stop_now()

@@ -36,7 +36,7 @@ WANDB_FOLDERS = {
 
 
 def accelerator_arguments(job: TrainJob) -> dict[str, Any]:
-    """What ``Accelerator`` is given for the job's trackers; nothing if it has none. Raises ``ConfigError``."""
+    """Return what ``Accelerator`` is given for the job's trackers; nothing if it has none. Raises ``ConfigError``."""
     if not job.tracking.trackers:
         return {}
     check_trackers(job.tracking)

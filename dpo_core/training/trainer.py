@@ -95,8 +95,8 @@ class Trainer:
             self.save_if_due(step + 1)
 
     def check_fit(self) -> dict[str, float]:
-        """One forward and backward of the run's largest microbatch, by every rank, the gradient thrown away: where memory
-        does not suffice the run ends here and not in hour six. Changes no state. -> figures"""
+        """Run one forward and backward of the run's largest microbatch, by every rank, the gradient thrown away: where
+        memory does not suffice the run ends here and not in hour six. Changes no state. -> figures"""
         started = time.monotonic()
         lengths = forward_tokens(self.dataset.lengths, self.dataset.prefix_lengths, self.layout)
         rows = list(
@@ -129,7 +129,7 @@ class Trainer:
         }
 
     def step_batches(self, step: int) -> tuple[list[int], list[PairBatch]]:
-        """The global batch's row numbers and this rank's microbatches of them."""
+        """Return the global batch's row numbers and this rank's microbatches of them."""
         rows = step_rows(step, len(self.dataset), self.job.batch.global_pairs, self.job.train.seed)
         lengths = forward_tokens(self.dataset.lengths[rows], self.dataset.prefix_lengths[rows], self.layout)
         cuts = cut_for_rank(
@@ -160,7 +160,7 @@ class Trainer:
         return batch_sums(policy, output, batch.weight_B, router_loss=router_loss)
 
     def share_of_tokens(self, batch: PairBatch, rows: list[int]) -> float:
-        """The microbatch's part of the global batch's tokens, padding left out; 0 for a filler."""
+        """Return the microbatch's part of the global batch's tokens, padding left out; 0 for a filler."""
         mine, every = (
             real_tokens(self.dataset.lengths[some], self.dataset.prefix_lengths[some], self.layout).sum()
             for some in (batch.row_B[batch.weight_B > 0].numpy(), rows)
@@ -263,5 +263,5 @@ class Trainer:
 
 
 def checkpoints_of(job: TrainJob) -> Path:
-    """Where a run's checkpoints lie."""
+    """Return where a run's checkpoints lie."""
     return job.out_dir / "checkpoints"

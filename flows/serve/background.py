@@ -30,7 +30,7 @@ class Background:
         return self.folder / f"{self.name}.log"
 
     def pid(self) -> int | None:
-        """Its process id if it lives. Another process that got the same number later is not mistaken for it."""
+        """Return its process id if it lives. Another process that got the same number later is not mistaken for it."""
         try:
             pid, started = self.pid_file.read_text().split()
             return int(pid) if start_time(int(pid)) == started else None
@@ -58,7 +58,7 @@ class Background:
         return True
 
     def stop(self, grace_seconds: float) -> bool:
-        """SIGTERM, and SIGKILL after ``grace_seconds``. -> whether it lived"""
+        """Send SIGTERM, and SIGKILL after ``grace_seconds``. -> whether it lived"""
         pid = self.pid()
         if pid is not None:
             send(pid, signal.SIGTERM)
@@ -71,7 +71,7 @@ class Background:
         return pid is not None
 
     def last_lines(self, count: int = 15) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         with contextlib.suppress(OSError):
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
         return "(no log)"
@@ -86,7 +86,9 @@ class Background:
 
 
 def start_time(pid: int) -> str:
-    """Clock ticks from the machine's start to the process's, as text. Raises ``OSError`` if it is gone or a zombie."""
+    """Return clock ticks from the machine's start to the process's, as text. Raises ``OSError`` if it is gone or a
+    zombie.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     if fields[0] == "Z":
         raise ProcessLookupError(f"process {pid} has ended")
@@ -94,6 +96,6 @@ def start_time(pid: int) -> str:
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """A signal to a process that may have ended."""
+    """Send a signal to a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)

@@ -1,7 +1,7 @@
-"""What two services of images/compose.yaml do: `deploy` brings everything to the server of PREFECT_API_URL, `work` runs the
-worker.
+"""What three services of images/compose.yaml do: `serve` is Prefect's server, `deploy` brings everything to the one of
+PREFECT_API_URL, `work` runs the worker. Each with the settings of `make up`, but where the environment says otherwise.
 
-`pairline up` and `down` do the same beside starting and stopping a server. Here steps run as containers of
+`pairline up` and `down` do the same on one machine. Here steps run as containers of
 PAIRLINE_TRAINER_IMAGE, since the orchestrator's image has no torch, and runs start in PAIRLINE_FOLDER, since the engine,
 which is the host's, mounts for a step only what has the same path there.
 """
@@ -22,23 +22,38 @@ from pydantic import ValidationError
 
 from dpo_core.contract.errors import ConfigError, PairlineError
 from dpo_core.contract.visible import one_line
-from flows.serve.settings import PROJECT, settings_from_environment
+from flows.serve.settings import (
+    DATABASE_PATIENCE,
+    OF_ALL,
+    PROJECT,
+    RUN_SETTINGS,
+    SERVER_SETTINGS,
+    WORKER_SETTINGS,
+    settings_from_environment,
+)
 from flows.serve.up import POLL_SECONDS, deploy, stop_runs
 from tasks.image.config import ImageConfig
 from tasks.text.terminal import say
 
 AFTER_DPO = "flows.post_training.rlvr_after_dpo"
+PORT = 4200  # inside; images/compose.yaml says which of the host's leads to it
+SETTINGS = {  # by the command; the services know nothing of each other
+    "serve": SERVER_SETTINGS | DATABASE_PATIENCE | OF_ALL,
+    "deploy": RUN_SETTINGS | OF_ALL,
+    "work": RUN_SETTINGS | WORKER_SETTINGS | OF_ALL,
+}
 
 
 def required(environment: Mapping[str, str], name: str) -> str:
-    """A variable's value. Raises ``ConfigError``."""
+    """Return a variable's value. Raises ``ConfigError``."""
     if not (value := environment.get(name)):
         raise ConfigError(f"{name} is not set; images/compose.yaml sets it.")
     return value
 
 
 def deployments_with_containers(file: dict[str, Any], folder: str, image: str) -> dict[str, Any]:
-    """The contents of prefect.yaml for runs that start in ``folder`` and whose steps are containers of ``image``.
+    """Return the contents of prefect.yaml for runs that start in ``folder`` and whose steps are containers of
+    ``image``.
 
     Raises ``ConfigError`` unless the image is named by an id or digest.
     """
@@ -70,8 +85,14 @@ def _with_containers(deployment: dict[str, Any], folder: str, image: str) -> dic
     return deployment | {"entrypoint": entrypoint, "parameters": parameters, "pull": pull}
 
 
+def serve() -> int:
+    """Become Prefect's server, for whoever reaches the container: its password guards the API."""
+    argv = [sys.executable, "-m", "prefect", "server", "start", "--host", "0.0.0.0", "--port", str(PORT)]
+    os.execv(argv[0], argv)
+
+
 def deploy_all() -> int:
-    """Pool, deployments, limits, automations. Raises ``PairlineError``."""
+    """Bring pool, deployments, limits, automations. Raises ``PairlineError``."""
     from flows.serve.server_objects import prepare_limits_and_automations, prepare_pool
 
     folder, image = (required(os.environ, name) for name in ("PAIRLINE_FOLDER", "PAIRLINE_TRAINER_IMAGE"))
@@ -87,7 +108,8 @@ def deploy_all() -> int:
 
 
 def work() -> int:
-    """The worker, until SIGTERM: then its runs are asked to write a checkpoint and end, and the next start has them go on.
+    """Run the worker until SIGTERM: then its runs are asked to write a checkpoint and end, and the next start has them
+    go on.
 
     -> the worker's exit status if it ends by itself
     """
@@ -113,7 +135,7 @@ def work() -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[], int]] = {"deploy": deploy_all, "work": work}
+COMMANDS: dict[str, Callable[[], int]] = {"serve": serve, "deploy": deploy_all, "work": work}
 
 
 def main(argv: list[str]) -> int:
@@ -121,6 +143,8 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2 or argv[1] not in COMMANDS:
         say(f"usage: python -m flows.serve.compose {'|'.join(COMMANDS)}", sys.stderr)
         return ConfigError.exit_code
+    # Before Prefect is imported, which reads them then; runs and the worker inherit them.
+    os.environ |= {name: value for name, value in SETTINGS[argv[1]].items() if name not in os.environ}
     try:
         return COMMANDS[argv[1]]()
     except PairlineError as error:

@@ -83,14 +83,16 @@ def end_task_runs(client: SyncPrefectClient, run_id: UUID) -> None:
 
 
 def had_process(state: State) -> bool:
-    """Whether a run in this state is at work in a process. A scheduled one is not yet, a suspended one no longer."""
+    """Return whether a run in this state is at work in a process. A scheduled one is not yet, a suspended one no
+    longer.
+    """
     suspended = state.type == StateType.PAUSED and state.state_details.pause_reschedule
     return state.type != StateType.SCHEDULED and not suspended
 
 
 def num_crashes(states: list[State]) -> int:
-    """How often a run was Crashed, oldest state first. Being asked to stop (`pairline down`) and being called dead by a late
-    heartbeat are none."""
+    """Return how often a run was Crashed, oldest state first. Being asked to stop (`pairline down`) and being called
+    dead by a late heartbeat are none."""
     return sum(
         state.type == StateType.CRASHED
         and STOPPED not in (state.message or "")

@@ -27,17 +27,17 @@ LOGIN_PATH = "/enter"  # /login is a page of Prefect's own
 
 
 def new_credential() -> str:
-    """288 random bits behind a name: as many as need no padding in a link."""
+    """Return 288 random bits behind a name: as many as need no padding in a link."""
     return MADE_HERE + secrets.token_urlsafe(36)
 
 
 def is_made_here(credential: str) -> bool:
-    """Whether nobody chose it."""
+    """Return whether nobody chose it."""
     return credential.startswith(MADE_HERE)
 
 
 def given_credential() -> str | None:
-    """What the operator chose. Raises ``ConfigError`` if server and clients are told different things."""
+    """Return what the operator chose. Raises ``ConfigError`` if server and clients are told different things."""
     given = {os.environ[name] for name in (SERVER_VARIABLE, CLIENT_VARIABLE) if os.environ.get(name)}
     if len(given) > 1:
         raise ConfigError(
@@ -48,14 +48,16 @@ def given_credential() -> str | None:
 
 
 def kept_credential(folder: Path) -> str | None:
-    """That of the server whose folder it is; None if there is none or it is another user's."""
+    """Return that of the server whose folder it is; None if there is none or it is another user's."""
     with contextlib.suppress(OSError):
         return (folder / CREDENTIAL_FILE).read_text().strip() or None
     return None
 
 
 def prepare_credential(folder: Path) -> str:
-    """What the operator chose, or what was made before, or a new one; kept in ``folder``, which must be private already."""
+    """Return what the operator chose, or what was made before, or a new one; kept in ``folder``, which must be private
+    already.
+    """
     known, given = kept_credential(folder), given_credential()
     credential = given or known or new_credential()
     if credential != known:
@@ -66,12 +68,16 @@ def prepare_credential(folder: Path) -> str:
 
 
 def login_link(ui_url: str, credential: str) -> str:
-    """The address that logs a browser in. What stands behind # is never sent, so no log of a server or proxy holds it."""
+    """Return the address that logs a browser in. What stands behind # is never sent, so no log of a server or proxy
+    holds it.
+    """
     return f"{ui_url}{LOGIN_PATH}#{base64.b64encode(credential.encode()).decode()}"
 
 
 def credential_for(api_url: str, folder: Path) -> str | None:
-    """That of the server at ``api_url`` if it is the one of ``folder``, or one that this user started in another."""
+    """Return that of the server at ``api_url`` if it is the one of ``folder``, or one that this user started in
+    another.
+    """
     with contextlib.suppress(OSError):
         if (folder / API_URL_FILE).read_text().strip() == api_url:
             return kept_credential(folder)
@@ -95,8 +101,8 @@ def use_credential(api_url: str, folder: Path) -> None:
 
 
 def without_credential(credential: str, api_url: str, *pids: int | None) -> list[int]:
-    """Which of these processes, and of the runs of the server at ``api_url``, do not hold the password: they were started
-    before there was one, or it was another."""
+    """Return which of these processes, and of the runs of the server at ``api_url``, do not hold the password: they
+    were started before there was one, or it was another."""
     missing = []
     for pid in filter(None, (*pids, *processes_of_server(api_url))):
         with contextlib.suppress(OSError):  # it has just ended

@@ -10,7 +10,7 @@ WITHOUT_MIGRATIONS = {"PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false"}
 
 
 def is_of_this_prefect(prefect_home: Path) -> bool:
-    """Whether the database is there and its tables are those of the installed Prefect."""
+    """Return whether the database is there and its tables are those of the installed Prefect."""
     marker = prefect_home / VERSION_FILE
     return (
         (prefect_home / DATABASE_FILE).is_file()
@@ -20,6 +20,6 @@ def is_of_this_prefect(prefect_home: Path) -> bool:
 
 
 def remember_database(prefect_home: Path) -> None:
-    """To be called once a server has answered, whose database is there; nothing to remember where it has another."""
+    """Note whose database this is, once a server has answered; nothing where it has another one."""
     if (prefect_home / DATABASE_FILE).is_file():
         (prefect_home / VERSION_FILE).write_text(version("prefect"))

@@ -19,13 +19,13 @@ CHANGES_BY_ITSELF = {"updated", "last_polled", "status"}  # with each look of a 
 
 
 def is_deployed(folder: Path) -> bool:
-    """Whether neither the code nor what the server holds has changed since ``remember_deployed``."""
+    """Return whether neither the code nor what the server holds has changed since ``remember_deployed``."""
     file = folder / DEPLOYED_FILE
     return file.is_file() and file.read_text() == _seen()
 
 
 def remember_deployed(folder: Path) -> None:
-    """To be called once they are all there."""
+    """Note that they are all there."""
     write_bytes(folder / DEPLOYED_FILE, _seen().encode())
 
 

@@ -62,19 +62,21 @@ def start_prefect(store_root: Path) -> Callable[[], None]:
 
 
 def has_own_server(store_root: Path) -> bool:
-    """Whether a run from here would get a temporary server: nobody configured one, and none of `pairline up` lives."""
+    """Return whether a run from here would get a temporary server: nobody configured one, and none of `pairline up`
+    lives.
+    """
     return not uses_configured_server() and running_server(store_root) is None
 
 
 def server_outlives_the_run() -> bool:
-    """Whether the run's server is one that people and other runs know. Imports Prefect."""
+    """Return whether the run's server is one that people and other runs know. Imports Prefect."""
     from prefect.settings import PREFECT_API_URL
 
     return PREFECT_API_URL.value() is not None and ENDS_WITH_THE_RUN not in os.environ
 
 
 def uses_configured_server() -> bool:
-    """Whether the user has a Prefect server or profile of their own."""
+    """Return whether the user has a Prefect server or profile of their own."""
     if "PREFECT_API_URL" in os.environ or "PREFECT_PROFILE" in os.environ:
         return True
     return _profiles().is_file() and "PREFECT_API_URL" in _profiles().read_text()
@@ -98,12 +100,12 @@ def use_password(store_root: Path) -> None:
 
 
 def serve_folder(store_root: Path) -> Path:
-    """Where `pairline up` keeps its server's state: beside the store unless PAIRLINE_HOME says where else."""
+    """Return where `pairline up` keeps its server's state: beside the store unless PAIRLINE_HOME says where else."""
     return Path(os.environ.get(VARIABLES["home"]) or store_root).expanduser().resolve() / "serve"
 
 
 def running_server(store_root: Path) -> str | None:
-    """The API address of the server that `pairline up` started, if it lives."""
+    """Return the API address of the server that `pairline up` started, if it lives."""
     folder = serve_folder(store_root)
     if Background("server", folder).pid() is None or not (folder / API_URL_FILE).is_file():
         return None
@@ -157,5 +159,5 @@ def prepare_prefect(store_root: Path) -> bool:
 
 
 def remember_database(store_root: Path) -> None:
-    """After a run with a temporary server: its database is that of the installed Prefect."""
+    """Note, after a run with a temporary server, that its database is that of the installed Prefect."""
     database.remember_database(_home(store_root))

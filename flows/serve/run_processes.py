@@ -13,21 +13,21 @@ SERVER_VARIABLE, CLIENT_VARIABLE = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_AP
 
 
 def processes_of_run(flow_run_id: UUID) -> list[int]:
-    """Ids of live processes that run the flow. Those of other users and machines cannot be seen."""
+    """Return ids of live processes that run the flow. Those of other users and machines cannot be seen."""
     return _processes(
         lambda environment: environment.get(RUN_VARIABLE) in (str(flow_run_id), flow_run_id.hex)
     )
 
 
 def processes_of_server(api_url: str) -> list[int]:
-    """Ids of live processes that run a flow of the server at ``api_url``."""
+    """Return ids of live processes that run a flow of the server at ``api_url``."""
     return _processes(
         lambda environment: RUN_VARIABLE in environment and environment.get(API_VARIABLE) == api_url
     )
 
 
 def servers_at(api_url: str) -> list[int]:
-    """Ids of this user's live servers that `pairline up` started for ``api_url``."""
+    """Return ids of this user's live servers that `pairline up` started for ``api_url``."""
     servers = _processes(
         lambda environment: SERVER_VARIABLE in environment and environment.get(API_VARIABLE) == api_url
     )
@@ -35,7 +35,7 @@ def servers_at(api_url: str) -> list[int]:
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    """What a process was started with. Raises ``OSError`` if it is gone or another user's."""
+    """Return what a process was started with. Raises ``OSError`` if it is gone or another user's."""
     lines = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
     return dict(line.split("=", 1) for line in lines if "=" in line)
 

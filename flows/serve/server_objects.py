@@ -20,7 +20,9 @@ ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
 def make_pool(client: SyncPrefectClient, settings: ServeSettings) -> None:
-    """The work pool, with its limit. It counts waiting runs, too, so it is larger than the number of training slots."""
+    """Make the work pool, with its limit. It counts waiting runs, too, so it is larger than the number of training
+    slots.
+    """
     try:
         client.create_work_pool(
             WorkPoolCreate(name=POOL, type="process", concurrency_limit=settings.max_runs)
@@ -35,7 +37,7 @@ def make_pool(client: SyncPrefectClient, settings: ServeSettings) -> None:
 
 
 def make_training_queue(client: SyncPrefectClient, slots: int) -> None:
-    """The queue of all deployments that train: as many of their runs are at work as there are slots.
+    """Make the queue of all deployments that train: as many of their runs are at work as there are slots.
 
     A limit of a deployment spans no other. A global limit set on deployments would: but bringing a deployment to the
     server again deletes it, and the runs that hold a slot then end as crashed (seen with Prefect 3.8.8).
@@ -53,7 +55,8 @@ def make_training_queue(client: SyncPrefectClient, slots: int) -> None:
 
 
 def dead_runs(seconds: float = SECONDS_WITHOUT_HEARTBEAT) -> AutomationCore:
-    """A run whose heartbeats stay away, without having ended, is Crashed: its process was killed, or its machine.
+    """Return an automation: a run whose heartbeats stay away, without having ended, is Crashed: its process was killed,
+    or its machine.
 
     A heartbeat may reach the server after the end of its run, as it travels another way; setting the state then fails, as
     it should, and tells nothing. After a suspension it succeeds; `resume-crashed` then gives the run its state back. A
@@ -102,14 +105,14 @@ def _content(automation: AutomationCore) -> dict:
 
 
 def prepare_pool(settings: ServeSettings) -> None:
-    """What deployments need to be there before them."""
+    """Make what deployments need to be there before them."""
     with get_client(sync_client=True) as client:
         make_pool(client, settings)
         make_training_queue(client, settings.training_slots)
 
 
 def prepare_limits_and_automations(settings: ServeSettings) -> str:
-    """What needs the deployments. -> what the server now holds, in words"""
+    """Make what needs the deployments. -> what the server now holds, in words"""
     accelerator = accelerator_name(this_machine())
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(
@@ -125,7 +128,7 @@ def prepare_limits_and_automations(settings: ServeSettings) -> str:
 
 
 def deployment_names(client: SyncPrefectClient) -> list[str]:
-    """flow/deployment of all that the server holds."""
+    """Return flow/deployment of all that the server holds."""
     flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
     return [
         f"{flows.get(deployment.flow_id, '?')}/{deployment.name}"

@@ -21,7 +21,8 @@ VARIABLES = {
     "allowed_hosts": "PAIRLINE_ALLOWED_HOSTS",
 }
 HEARTBEAT_SECONDS = 30  # Prefect's own lower bound
-# Of every run that talks to a server which outlives it, started from a form or from the command line.
+# What Pairline sets of Prefect: `pairline up` and images/compose.yaml start their processes with it, and what the
+# environment says wins. Of every run that talks to a server which outlives it, from a form or from the command line:
 RUN_SETTINGS = {
     # A dead run is told by heartbeats that stay away (flows/serve/server_objects.py). Prefect's own 180 s would be too late.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
@@ -36,6 +37,22 @@ DATABASE_PATIENCE = {
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "300",
     "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_TIMEOUT": "300",
 }
+SERVER_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    # A run that is cancelled while its worker is away is Cancelled after this, not after 5 minutes.
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "90",
+    # Who holds a slot is known after a restart of the server, too.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "flows.serve.lease_storage",
+    # A crash is acted on after a restart, too.
+    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "flows.serve.event_order",
+}
+WORKER_SETTINGS = {
+    "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # of runs that have not begun yet
+    "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
+    "PREFECT_WORKER_QUERY_SECONDS": "5",
+}
+OF_ALL = {"DO_NOT_TRACK": "1", "PREFECT_CLI_COLORS": "false"}
 # What the server gets of the environment: the system's, the interpreter's and Prefect's own, and what its database's driver
 # and its webhooks need. Tokens of the Hub, of trackers and of clouds are for runs.
 SERVER_NEEDS = re.compile(
@@ -98,25 +115,13 @@ class ServeSettings(BaseModel):
         return given_credential() or kept_credential(self.folder)
 
     def worker_argv(self, name: str) -> list[str]:
-        """The command line of the worker that is called ``name`` on its server."""
-        return [
-            sys.executable,
-            "-m",
-            "prefect",
-            "worker",
-            "start",
-            "--pool",
-            POOL,
-            "--type",
-            "process",
-            "--name",
-            name,
-            "--limit",
-            str(self.max_runs),
-        ]
+        """Return the command line of the worker that is called ``name`` on its server."""
+        return [sys.executable, "-m", "flows.serve.worker", "--name", name, "--limit", str(self.max_runs)]
 
     def server_environment(self) -> dict[str, str]:
-        """The environment of the server, which alone may know the database's password, and no other secret than the two."""
+        """Return the environment of the server, which alone may know the database's password, and no other secret than
+        the two.
+        """
         given = {name: value for name, value in os.environ.items() if names_the_database(name)}
         if self.database_url:
             given["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self.database_url
@@ -134,7 +139,7 @@ class ServeSettings(BaseModel):
         )
 
     def environment(self) -> dict[str, str]:
-        """The environment of worker, deployment and so of every run.
+        """Return the environment of worker, deployment and so of every run.
 
         A variable that is set already wins, except those that decide where things are.
         """
@@ -149,21 +154,7 @@ class ServeSettings(BaseModel):
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
             **({CLIENT_VARIABLE: credential} if credential else {}),
         }
-        defaults = {
-            **RUN_SETTINGS,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            "PREFECT_CLI_COLORS": "false",
-            # A run that is cancelled while its worker is away is Cancelled after this, not after 5 minutes.
-            "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "90",
-            # Who holds a slot is known after a restart of the server, too.
-            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "flows.serve.lease_storage",
-            "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "flows.serve.event_order",
-            "PREFECT_WORKER_ENABLE_CANCELLATION": "true",  # of runs that have not begun yet
-            "PREFECT_WORKER_CANCELLATION_POLL_SECONDS": "5",
-            "PREFECT_WORKER_QUERY_SECONDS": "5",
-        }
+        defaults = RUN_SETTINGS | SERVER_SETTINGS | WORKER_SETTINGS | OF_ALL
         given = {
             name: value
             for name, value in os.environ.items()
@@ -173,14 +164,14 @@ class ServeSettings(BaseModel):
 
 
 def names_the_database(variable: str) -> bool:
-    """Whether an environment variable may hold the database's address with its password, or the password."""
+    """Return whether an environment variable may hold the database's address with its password, or the password."""
     return variable.startswith(
         (VARIABLES["database_url"], "PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_")
     )
 
 
 def settings_from_environment() -> ServeSettings:
-    """The settings of this machine. Raises ``ConfigError`` that names the variable."""
+    """Return the settings of this machine. Raises ``ConfigError`` that names the variable."""
     given = {name: os.environ[variable] for name, variable in VARIABLES.items() if os.environ.get(variable)}
     try:
         settings = ServeSettings.model_validate(given)

@@ -52,7 +52,9 @@ def _resume(client: SyncPrefectClient) -> list[str]:
 
 
 def overlooked_crashes(client: SyncPrefectClient) -> list[FlowRun]:
-    """Runs that crashed during the last day and were not looked at since; none while the automation is switched off."""
+    """Return runs that crashed during the last day and were not looked at since; none while the automation is switched
+    off.
+    """
     automation = client.find_automation(RESUME_AUTOMATION)
     if automation is None or not automation.enabled:
         return []
@@ -80,7 +82,7 @@ def overlooked_crashes(client: SyncPrefectClient) -> list[FlowRun]:
 
 
 def runs_in(client: SyncPrefectClient, *types: StateType) -> list[FlowRun]:
-    """The pool's newest runs whose state is of one of these types."""
+    """Return the pool's newest runs whose state is of one of these types."""
     states = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
     runs = client.read_flow_runs(flow_run_filter=states, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
     return [run for run in runs if run.work_pool_name == POOL]
@@ -93,7 +95,7 @@ def _state(run: FlowRun) -> State:
 
 
 def other_workers(client: SyncPrefectClient, own_worker: str) -> list[str]:
-    """Names of the pool's other workers that are online."""
+    """Return names of the pool's other workers that are online."""
     workers = client.request(
         "POST", "/work_pools/{work_pool_name}/workers/filter", path_params={"work_pool_name": POOL}, json={}
     ).json()
@@ -103,7 +105,7 @@ def other_workers(client: SyncPrefectClient, own_worker: str) -> list[str]:
 
 
 def stranded_runs(client: SyncPrefectClient) -> list[FlowRun]:
-    """Runs of the pool that say they are at work and have no process here, and those that were asked to stop."""
+    """Return runs of the pool that say they are at work and have no process here, and those that were asked to stop."""
     return [
         run
         for run in runs_in(client, *LOOKED_AT)
@@ -114,7 +116,7 @@ def stranded_runs(client: SyncPrefectClient) -> list[FlowRun]:
 
 
 def end_of(state: StateType) -> State | None:
-    """The state that a run without a process gets first; None for one that has said its last word."""
+    """Return the state that a run without a process gets first; None for one that has said its last word."""
     match state:
         case StateType.CANCELLING:
             return Cancelled(message="Its process had ended when its worker was away.")

@@ -16,7 +16,7 @@ Switches = dict[
 
 @contextmanager
 def switches_kept() -> Iterator[None]:
-    """Whatever happens to deployments inside: those that were there before are on or off as they were."""
+    """Leave deployments that are there on or off as they were, whatever happens to them inside."""
     with get_client(sync_client=True) as client:
         before = switches(client)
         yield
@@ -27,7 +27,7 @@ def switches_kept() -> Iterator[None]:
 
 
 def switches(client: SyncPrefectClient) -> Switches:
-    """Every switch of the server's deployments."""
+    """Return every switch of the server's deployments."""
     deployments = client.read_deployments(limit=200)
     schedules = {
         (deployment.id, schedule.slug): schedule.active

@@ -67,7 +67,7 @@ class TemporaryServer:
             asking.close()
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that does not end it."""
+        """Send SIGTERM, and SIGKILL if that does not end it."""
         self.child.terminate()
         try:
             self.child.wait(STOP_SECONDS)

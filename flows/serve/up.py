@@ -37,12 +37,12 @@ Say = Callable[[str], None]
 
 
 def server_of(settings: ServeSettings) -> Background:
-    """The Prefect server of this installation."""
+    """Return the Prefect server of this installation."""
     return Background("server", settings.folder)
 
 
 def worker_of(settings: ServeSettings) -> Background:
-    """Its worker."""
+    """Return its worker."""
     return Background("worker", settings.folder)
 
 
@@ -89,7 +89,7 @@ def bring_up(settings: ServeSettings, say: Say = terminal.say) -> None:
 
 
 def say_what_now(settings: ServeSettings, credential: str, say: Say) -> None:
-    """Where to go on, with a link that logs in; a password that the operator chose is not shown."""
+    """Say where to go on, with a link that logs in; a password that the operator chose is not shown."""
     made = is_made_here(credential)
     link = login_link(settings.ui_url, credential) if made else f"{settings.ui_url}/deployments"
     login = (

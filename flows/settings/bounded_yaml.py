@@ -67,7 +67,7 @@ def _refusal(problem: str, mark: yaml.Mark | None = None) -> yaml.MarkedYAMLErro
 
 
 def load_within_limits(text: str) -> Any:
-    """The value of a YAML text. Raises ``yaml.YAMLError`` for what is none, or goes over the limits."""
+    """Return the value of a YAML text. Raises ``yaml.YAMLError`` for what is none, or goes over the limits."""
     if len(text) > MAX_CHARACTERS:
         raise _refusal(f"longer than {MAX_CHARACTERS:,} characters")
     loader = _BoundedLoader(text)

@@ -24,12 +24,12 @@ def read_recipe(path: Path, overrides: list[str], kind: type[Config]) -> Config:
 
 
 def read_recipe(path: Path, overrides: list[str], kind: type[BaseModel] = StageConfig) -> BaseModel:
-    """The recipe with the overrides applied. Raises ``ConfigError``."""
+    """Return the recipe with the overrides applied. Raises ``ConfigError``."""
     return validated(apply_overrides(load_yaml(path), overrides), str(path), kind)
 
 
 def load_yaml(path: Path) -> Values:
-    """A YAML file as a dict. Raises ``ConfigError`` that says where it breaks."""
+    """Return a YAML file as a dict. Raises ``ConfigError`` that says where it breaks."""
     try:
         with path.open(encoding="utf-8") as file:
             values = load_within_limits(file.read(MAX_CHARACTERS + 1))
@@ -54,7 +54,7 @@ def load_yaml(path: Path) -> Values:
 
 
 def apply_overrides(values: Values, overrides: list[str]) -> Values:
-    """A copy of ``values`` with each ``a.b=value`` set; the value is read as YAML. Raises ``ConfigError``."""
+    """Return a copy of ``values`` with each ``a.b=value`` set; the value is read as YAML. Raises ``ConfigError``."""
     for override in overrides:
         dotted, separator, text = override.partition("=")
         if not separator or not dotted.strip():
@@ -96,7 +96,7 @@ def validated(values: Values, origin: str, kind: type[Config]) -> Config: ...
 
 
 def validated(values: Values, origin: str, kind: type[BaseModel] = StageConfig) -> BaseModel:
-    """The checked config. Raises ``ConfigError`` with one line a problem: field, what was got, what is allowed."""
+    """Return the checked config. Raises ``ConfigError`` with one line a problem: field, what was got, what is allowed."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -110,7 +110,7 @@ def validated(values: Values, origin: str, kind: type[BaseModel] = StageConfig) 
 
 
 def explain(problem: Any, kind: type[BaseModel] = StageConfig) -> str:
-    """One of pydantic's problems in words for a user."""
+    """Return one of pydantic's problems in words for a user."""
     field = ".".join(str(part) for part in problem["loc"])
     got, context = problem["input"], problem.get("ctx", {})
     match problem["type"]:
@@ -149,7 +149,7 @@ def _suggestion(location: tuple[str | int, ...], kind: type[BaseModel]) -> str:
 
 
 def field_names(location: tuple[str | int, ...], kind: type[BaseModel] = StageConfig) -> list[str]:
-    """Names of the settings at a place of the config."""
+    """Return names of the settings at a place of the config."""
     model: type[BaseModel] | None = kind
     for part in location:
         if isinstance(part, int):

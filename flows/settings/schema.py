@@ -27,12 +27,12 @@ Schema = dict[str, Any]
 
 
 def recipe_schema() -> str:
-    """The JSON Schema of a recipe."""
+    """Return the JSON Schema of a recipe."""
     return _text(StageConfig)
 
 
 def sweep_schema() -> str:
-    """The JSON Schema of a sweep's recipe."""
+    """Return the JSON Schema of a sweep's recipe."""
     return _text(SweepConfig)
 
 
@@ -54,7 +54,7 @@ def _with_numbers(schema: Any) -> Any:
 
 
 def settings_page() -> str:
-    """Every setting with its type, bounds, default and meaning, as Markdown."""
+    """Return every setting with its type, bounds, default and meaning, as Markdown."""
     whole = StageConfig.model_json_schema()
     sweep = SweepConfig.model_json_schema()
     lines = ["# Settings", "", *INTRODUCTION, "", *_section("", whole, whole, sections=False)]

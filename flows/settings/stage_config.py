@@ -15,6 +15,7 @@ from dpo_core.contract.config import (
 )
 from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.section import Section
 from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.gate.config import GateConfig, why_unmeasurable
@@ -35,6 +36,7 @@ class WhatIsTrained(Section):
     )
     checkpoint: CheckpointConfig
     data: DataConfig
+    quality: QualityConfig = QualityConfig()
     reference: ReferenceConfig = ReferenceConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()

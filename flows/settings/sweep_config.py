@@ -102,7 +102,7 @@ class Member:
 
 
 def label_of(settings: dict[str, Setting]) -> str:
-    """A member in words."""
+    """Return a member in words."""
     return ", ".join(
         f"{name.replace('_', ' ')} {value if isinstance(value, str) else f'{value:g}'}"
         for name, value in settings.items()
@@ -110,7 +110,7 @@ def label_of(settings: dict[str, Setting]) -> str:
 
 
 def members_of(config: SweepConfig) -> tuple[Member, ...]:
-    """All combinations. Raises ``ValueError`` that names the first one that is no valid run."""
+    """Return all combinations. Raises ``ValueError`` that names the first one that is no valid run."""
     named = {name: values for name in DIMENSIONS if (values := getattr(config.sweep, name))}
     members = []
     for number, values in enumerate(product(*named.values()), start=1):

@@ -263,7 +263,7 @@ for _command in (
 
 
 def main() -> None:
-    """Entry point: every error is a sentence, its notes say where more stands, its kind is the exit code."""
+    """Run the command line: every error is a sentence, its notes say where more stands, its kind is the exit code."""
     try:
         app()
     except PairlineError as error:

@@ -34,8 +34,8 @@ OF_THE_CODE = ("directory", "commit", "has_local_changes", "python", "packages")
 
 
 def finished_run(config: StageConfig) -> Path | None:
-    """The folder of the newest complete run of these settings by this code, if all that it read and made is there,
-    unchanged: sources, checkpoint, each step's files, what was published, the hand-off. Else None."""
+    """Return the folder of the newest complete run of these settings by this code, if all that it read and made is
+    there, unchanged: sources, checkpoint, each step's files, what was published, the hand-off. Else None."""
     if not _is_all_here(config):
         return None
     with contextlib.suppress(PairlineError, OSError, ValueError, KeyError, TypeError, RecursionError):

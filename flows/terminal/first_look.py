@@ -113,7 +113,7 @@ def _context(folder: Path) -> int | None:
 
 
 def formats_of(ledger: SourceLedger) -> str:
-    """ "messages", or several with their shares: "messages 90 %, prompt_text 10 %"."""
+    """Return "messages", or several with their shares: "messages 90 %, prompt_text 10 %"."""
     counts = Counter(ledger.format)
     if len(counts) == 1:
         return next(iter(counts))
@@ -123,7 +123,7 @@ def formats_of(ledger: SourceLedger) -> str:
 
 
 def dropped_of(ledger: SourceLedger) -> str:
-    """ "2 of 60 rows looked at would be dropped (empty_answer 2)", or "all usable"."""
+    """Return "2 of 60 rows looked at would be dropped (empty_answer 2)", or "all usable"."""
     dropped = sum(ledger.dropped.values())
     if not dropped:
         return "all usable"

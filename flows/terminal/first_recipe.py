@@ -28,7 +28,7 @@ RATES = {
 
 
 def first_values(look: Look, name: str) -> tuple[Values, Fit]:
-    """The settings of the first recipe, and how they fit here."""
+    """Return the settings of the first recipe, and how they fit here."""
     processes = max(1, look.machine.num_gpus)
     held_out = "0.1" if look.num_rows <= 2000 else "0.05" if look.num_rows <= 10_000 else "0.02"
     batch = 8 if look.num_rows < 2000 else 32 if look.num_rows < 20_000 else 128
@@ -149,7 +149,7 @@ def write_first_recipe(
 
 
 def family_name(model: str) -> str:
-    """A run family's name made of the model's: its last part, lower case, digits and dashes."""
+    """Return a run family's name made of the model's: its last part, lower case, digits and dashes."""
     last = re.split(r"[/:]", model.rstrip("/"))[-1].lower()
     return re.sub(r"[^a-z0-9]+", "-", last).strip("-") + "-dpo" if re.search(r"[a-z0-9]", last) else "dpo"
 

@@ -28,7 +28,7 @@ class Fit:
 
 
 def recipe_text(look: Look, values: Values, fit: Fit, path: Path) -> str:
-    """The recipe as YAML with comments."""
+    """Return the recipe as YAML with comments."""
     data, train = values["data"], values["train"]
     steps = -(-round(look.num_rows * (1 - float(data["held_out"]))) // train["global_batch_pairs"])
     lengths = look.lengths

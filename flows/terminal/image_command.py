@@ -12,7 +12,7 @@ from tasks.text.terminal import tell
 
 
 def make_image(config: StageConfig, console: Console, only_wheelhouse: bool) -> str:
-    """The image's reference, or the folder of the wheels. Raises what ``trainer_image`` raises."""
+    """Return the image's reference, or the folder of the wheels. Raises what ``trainer_image`` raises."""
 
     def say(line: str) -> None:
         tell(console, line)

@@ -23,7 +23,7 @@ LIVE_VALUES_ZERO3 = 10**9  # DeepSpeed's stage3_max_live_parameters
 
 
 def training_memory(config: StageConfig, size: ModelSize, batch: BatchPlan) -> dict[str, int]:
-    """Part -> bytes of one training process; nothing where the model's size is not known."""
+    """Return part -> bytes of one training process; nothing where the model's size is not known."""
     if size.num_parameters is None:
         return {}
     memory = _state(config, size, size.num_parameters) | _gathered(config, size, size.num_parameters)
@@ -41,7 +41,9 @@ def training_memory(config: StageConfig, size: ModelSize, batch: BatchPlan) -> d
 
 
 def bytes_per_trained(config: StageConfig) -> float:
-    """Bytes that a process holds of every trained parameter: weight, gradient, moments, DeepSpeed's second weight."""
+    """Return bytes that a process holds of every trained parameter: weight, gradient, moments, DeepSpeed's second
+    weight.
+    """
     kind, offload, ranks = config.compute.sharding, config.compute.offload, config.compute.num_processes
     weight = (
         6.0 if config.train.precision == "bf16_pure" else 4.0

@@ -42,14 +42,16 @@ class ModelSize:
     )  # last part of a layer's name -> sum of its inputs + outputs
 
     def adapter_parameters(self, adapter: AdapterConfig) -> int | None:
-        """Parameters of an adapter: rank x (inputs + outputs) of each target. None where the layers are not known."""
+        """Return parameters of an adapter: rank x (inputs + outputs) of each target. None where the layers are not
+        known.
+        """
         names = self.linear_sides if adapter.target_modules == "all-linear" else adapter.target_modules
         sides = sum(self.linear_sides.get(name.rpartition(".")[2], 0) for name in names)
         return adapter.rank * sides if sides else None
 
 
 def model_size(checkpoint: CheckpointConfig) -> ModelSize:
-    """From the weights' headers of a local directory, else from the name ("Llama-3.1-Tulu-3-8B-SFT")."""
+    """Find it out from the weights' headers of a local directory, else from the name ("Llama-3.1-Tulu-3-8B-SFT")."""
     folder = _local_folder(checkpoint.source)
     if folder is None:
         return _from_name(checkpoint.source)

@@ -55,7 +55,7 @@ class Plan:
 
 
 def plan_stage(config: StageConfig) -> Plan:
-    """Raises ``ConfigError`` if the batch cannot be met."""
+    """Work out what a run would do. Raises ``ConfigError`` if the batch cannot be met."""
     batch = solve_batch(
         config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes
     )
@@ -74,7 +74,7 @@ def plan_stage(config: StageConfig) -> Plan:
 
 
 def source_size(source: DataSource) -> SourceSize:
-    """Rows and tokens after ``amount``; counted in local JSON lines, told from nothing else."""
+    """Return rows and tokens after ``amount``; counted in local JSON lines, told from nothing else."""
     path = Path(source.source).expanduser()
     rows, characters = _rows_and_characters(path)
     chosen = num_selected(source.amount, rows or 0) if is_count(source.amount) or rows is not None else None

@@ -21,7 +21,7 @@ VERDICTS: dict[str, Verdict] = {"approve": "approve", "a": "approve", "reject": 
 
 
 def show_gate(console: Console, folder: Path | None) -> None:
-    """The gate's table of a run; nothing where it had no rule or did not get there."""
+    """Show the gate's table of a run; nothing where it had no rule or did not get there."""
     if folder is None or not (folder / GATE_FILE).is_file():
         return
     checks = json.loads(read_regular(folder / GATE_FILE, LARGEST_RESULT_BYTES))
@@ -30,7 +30,7 @@ def show_gate(console: Console, folder: Path | None) -> None:
 
 
 def ask_at_terminal(console: Console, hold_display: HoldDisplay) -> Ask:
-    """Shows the question and reads the answer from the terminal."""
+    """Show the question and read the answer from the terminal."""
 
     def ask(question: str) -> Approval:
         with hold_display():
@@ -56,7 +56,7 @@ def _line(console: Console, prompt: str) -> str:
 
 
 def tell_where_to_answer(console: Console, hold_display: HoldDisplay) -> Ask:
-    """Says where the run, which will wait on the user's own server, is answered."""
+    """Say where the run, which will wait on the user's own server, is answered."""
 
     def ask(question: str) -> None:
         from prefect.runtime import flow_run
@@ -73,8 +73,8 @@ def tell_where_to_answer(console: Console, hold_display: HoldDisplay) -> Ask:
 
 
 def ask_here(console: Console, hold_display: HoldDisplay) -> Ask | None:
-    """How approvals are asked for: on the page of the user's own server, or, as a temporary one has no page that could be
-    answered on, at the terminal. None where there is neither: then the flow refuses to start."""
+    """Return how approvals are asked for: on the page of the user's own server, or, as a temporary one has no page that
+    could be answered on, at the terminal. None where there is neither: then the flow refuses to start."""
     if server_outlives_the_run():
         return tell_where_to_answer(console, hold_display)
     return ask_at_terminal(console, hold_display) if sys.stdin.isatty() else None

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from dpo_core.contract.progress import ProgressEvent
 from dpo_core.contract.visible import one_line
-from tasks.run.folder import StepRecord
+from tasks.run.folder import TaskRecord
 from tasks.text.terminal import tell
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -22,16 +22,16 @@ SHOWN_METRICS = ("loss", "rewards/accuracies")
 
 
 class RunDisplay(Protocol):
-    """Told of steps and their progress. ``folder`` is the run's own, known from the first step on."""
+    """Told of tasks and their progress. ``folder`` is the run's own, known from the first task on."""
 
     folder: Path | None
 
-    def step(self, folder: Path, record: StepRecord) -> None: ...
+    def task(self, folder: Path, record: TaskRecord) -> None: ...
 
     def progress(self, event: ProgressEvent) -> None: ...
 
     def held(self) -> AbstractContextManager[None]:
-        """Nothing is drawn inside the ``with`` block, where a person is asked something."""
+        """Draw nothing inside the ``with`` block, where a person is asked something."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -60,12 +60,12 @@ class RetryNotices(logging.Handler):
 
 
 def run_display(console: Console) -> RunDisplay:
-    """Bars for a terminal, lines for a pipe or a file."""
+    """Return bars for a terminal, lines for a pipe or a file."""
     return BarDisplay(console) if console.is_terminal else LineDisplay(console)
 
 
 def progress_text(event: ProgressEvent) -> str:
-    """ "train 12/90 steps, 3.1 steps/s, loss 0.68" """
+    """Return "train 12/90 steps, 3.1 steps/s, loss 0.68" """
     parts = [f"{event.done:,}/{event.total:,} {event.unit}"]
     if event.rate:
         parts.append(
@@ -80,13 +80,13 @@ def progress_text(event: ProgressEvent) -> str:
 
 
 class LineDisplay:
-    """One line when a step starts and ends, and at most one in ten seconds between."""
+    """One line when a task starts and ends, and at most one in ten seconds between."""
 
     def __init__(self, console: Console) -> None:
         self.console, self._last_line = console, 0.0
         self.folder: Path | None = None
 
-    def step(self, folder: Path, record: StepRecord) -> None:
+    def task(self, folder: Path, record: TaskRecord) -> None:
         self.folder, self._last_line = folder, time.monotonic()
         ended = "" if record.seconds is None else f" in {record.seconds:.1f} s"
         tell(self.console, one_line(f"{record.name}: {record.state}{ended}"), is_cut=True)
@@ -110,7 +110,7 @@ class LineDisplay:
 
 
 class BarDisplay:
-    """A bar per step; a step that reports no progress pulses."""
+    """A bar per task; one that reports no progress pulses."""
 
     def __init__(self, console: Console) -> None:
         self.folder: Path | None = None
@@ -124,7 +124,7 @@ class BarDisplay:
         )
         self._current: TaskID | None = None
 
-    def step(self, folder: Path, record: StepRecord) -> None:
+    def task(self, folder: Path, record: TaskRecord) -> None:
         self.folder = folder
         if record.state == "running":
             self._current = self._bars.add_task(one_line(record.name), total=None, text="")

@@ -36,7 +36,7 @@ def run_stage(config: StageConfig, console: Console, wait_for_server: Callable[[
 
 
 def show_end(folder: Path, console: Console) -> None:
-    """What a complete run came to; the last line is the path of the hand-off."""
+    """Show what a complete run came to; the last line is the path of the hand-off."""
     from flows.terminal.release import show_gate
     from tasks.report.page import REPORT_FILE
     from tasks.run.folder import read_run
@@ -66,7 +66,7 @@ def run_flow(
     logging.getLogger("prefect.task_runs").addHandler(notices)
     try:
         with display:
-            flow(Audience(display.step, display.progress, ask_here(console, display.held)))
+            flow(Audience(display.task, display.progress, ask_here(console, display.held)))
     except PairlineError as error:
         show_failed(console, display.folder)
         _tell_where(error, display.folder)
@@ -80,7 +80,7 @@ def run_flow(
 
 
 def show_evaluation(console: Console, folder: Path) -> None:
-    """The table before/after that ends a run."""
+    """Show the table before/after that ends a run."""
     from dpo_core.contract.metric_names import HEADLINE
     from tasks.report.tables import metrics_rows
 

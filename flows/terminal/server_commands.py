@@ -97,7 +97,7 @@ def emit_sft(
 
 
 def parameters_of_deployment() -> dict[str, Any]:
-    """Those of dpo-stage/after-sft, which the event will start; none where the server does not have it."""
+    """Return those of dpo-stage/after-sft, which the event will start; none where the server does not have it."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -109,14 +109,14 @@ def parameters_of_deployment() -> dict[str, Any]:
 
 
 def recipe_of_deployment(parameters: dict[str, Any]) -> Path | None:
-    """The recipe by which it takes a checkpoint whose event names none; None if it is not known here."""
+    """Return the recipe by which it takes a checkpoint whose event names none; None if it is not known here."""
     recipe = parameters.get("recipe")
     path = PROJECT / recipe if recipe else None  # deployments run in the project's folder
     return path if path is not None and path.is_file() else None
 
 
 def recipe_to_name(recipe: Path, parameters: dict[str, Any]) -> Path:
-    """The recipe, if an event can name it: the deployment looks it up in its folder. Raises ``ConfigError``."""
+    """Return the recipe, if an event can name it: the deployment looks it up in its folder. Raises ``ConfigError``."""
     folder = PROJECT / parameters.get("recipes_folder", "recipes")
     path = recipe if recipe.exists() else folder / recipe
     if folder.is_dir() and path.resolve().parent != folder.resolve():
@@ -152,7 +152,7 @@ def gc(
 
 
 def confirmed(question: str) -> bool:
-    """A person's yes. Raises ``ConfigError`` where nobody can be asked."""
+    """Return a person's yes. Raises ``ConfigError`` where nobody can be asked."""
     if not sys.stdin.isatty():
         raise ConfigError(
             "Nobody is at this terminal to be asked, so nothing was removed. --yes removes without asking."

@@ -18,7 +18,7 @@ from tasks.text.terminal import show_table, tell
 def compare_runs(
     names: list[str], store: Path, html: Path | None, markdown: Path | None, console: Console
 ) -> None:
-    """``pairline compare``. Raises ``ConfigError`` for an unknown run or fewer than two."""
+    """Run ``pairline compare``. Raises ``ConfigError`` for an unknown run or fewer than two."""
     if len(names) < 2:
         raise ConfigError("`pairline compare` needs two runs or more, e.g. `pairline compare last~1 last`.")
     page = compare_page([read_run_files(find_run(name, store)) for name in names])

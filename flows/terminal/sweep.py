@@ -39,7 +39,7 @@ def sweep_at_terminal(config: SweepConfig, console: Console, run_flow: RunFlow) 
 
 
 def show_sweep_table(console: Console, folder: Path | None) -> None:
-    """The members of a sweep, and where the picture is; nothing where it did not get there."""
+    """Show the members of a sweep, and where the picture is; nothing where it did not get there."""
     if folder is None or not (folder / SWEEP_FILE).is_file():
         return
     outcome = SweepOutcome.model_validate_json(read_regular(folder / SWEEP_FILE, LARGEST_RESULT_BYTES))

@@ -9,12 +9,12 @@ PINNED = "@sha256:"
 
 
 def code_names(allowed: Iterable[str]) -> tuple[str, ...]:
-    """The names of the files, without hashes."""
+    """Return the names of the files, without hashes."""
     return tuple(entry.partition(PINNED)[0] for entry in allowed)
 
 
 def other_code(allowed: Iterable[str], files: Mapping[str, str]) -> list[str]:
-    """Names of ``files`` (name -> sha256) that are allowed with another content than theirs."""
+    """Return names of ``files`` (name -> sha256) that are allowed with another content than theirs."""
     pins = [(name, pin) for name, _, pin in (entry.partition(PINNED) for entry in allowed) if pin]
     return sorted(name for name, pin in pins if name in files and files[name] != pin)
 

@@ -97,7 +97,7 @@ def _allowed_pickles(names: list[str], config: CheckpointConfig) -> tuple[str, .
 
 
 def files_for_conversion(folder: Path, weights: WeightSource) -> list[str]:
-    """Weights and the small files beside them, which a conversion copies or reads along, sorted."""
+    """Return weights and the small files beside them, which a conversion copies or reads along, sorted."""
     small = (".json", ".jinja", ".model", ".txt", ".py")
     return sorted(
         {path.name for path in folder.iterdir() if path.is_file() and path.suffix in small}
@@ -205,7 +205,9 @@ def check_remote_code(folder: Path, config: CheckpointConfig) -> None:
 
 
 def checked_files(folder: Path, weights: tuple[str, ...], config: CheckpointConfig) -> list[str]:
-    """Names (relative, sorted) of the files that make the snapshot, after every check. Raises ``CheckpointError``."""
+    """Return names (relative, sorted) of the files that make the snapshot, after every check. Raises
+    ``CheckpointError``.
+    """
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"{config.source} has no {CONFIG} in {folder}, so its architecture is unknown. Save it with "
@@ -229,5 +231,5 @@ def checked_files(folder: Path, weights: tuple[str, ...], config: CheckpointConf
 
 
 def extra_templates(folder: Path) -> set[str]:
-    """The templates beside the main one, by their paths in the folder."""
+    """Return the templates beside the main one, by their paths in the folder."""
     return {path.relative_to(folder).as_posix() for path in folder.glob(f"{EXTRA_TEMPLATES}/*.jinja")}

@@ -21,7 +21,9 @@ KNOWN_PACKAGES: dict[str, dict[str, str]] = {
 
 
 def package_folder(name: str) -> Path:
-    """The folder of the installed package ``name``, found without importing anything. Raises ``CheckpointError``."""
+    """Return the folder of the installed package ``name``, found without importing anything. Raises
+    ``CheckpointError``.
+    """
     package, *below = name.split(".")
     try:
         # Finds without importing, so that the package's code does not run; to find a.b by its name would import a.

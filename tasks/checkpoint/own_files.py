@@ -46,7 +46,7 @@ def _belongs(real: Path, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def opened_inside(folder: Path, name: str) -> Iterator[BinaryIO]:
-    """The file ``name`` of a checkpoint's folder, to be read.
+    """Open the file ``name`` of a checkpoint's folder, to be read.
 
     What was opened is what is looked at, so a link that is put in its place meanwhile helps nobody. Raises
     ``CheckpointError`` for a file that lies elsewhere or is none (a pipe, a device).
@@ -79,7 +79,7 @@ def check_inside(folder: Path, names: list[str]) -> None:
 
 
 def hash_named(folder: Path, names: list[str]) -> dict[str, str]:
-    """Relative path -> sha256 of the named files. Raises ``CheckpointError`` for one that lies elsewhere."""
+    """Return relative path -> sha256 of the named files. Raises ``CheckpointError`` for one that lies elsewhere."""
     hashes = {}
     for name in names:
         with opened_inside(folder, name) as file:
@@ -88,7 +88,7 @@ def hash_named(folder: Path, names: list[str]) -> dict[str, str]:
 
 
 def read_text_file(path: Path) -> str:
-    """The text of a checkpoint's small file, with line breaks as Python reads them. Raises ``CheckpointError``."""
+    """Return the text of a checkpoint's small file, with line breaks as Python reads them. Raises ``CheckpointError``."""
     try:
         with opened(path) as file:
             return io.TextIOWrapper(io.BytesIO(read_at_most(file, MAX_TEXT_BYTES)), encoding="utf-8").read()
@@ -101,7 +101,7 @@ def read_text_file(path: Path) -> str:
 
 
 def read_json_file(path: Path) -> dict:
-    """A JSON object from a checkpoint's file. Raises ``CheckpointError`` naming the file."""
+    """Return a JSON object from a checkpoint's file. Raises ``CheckpointError`` naming the file."""
     try:
         with opened(path) as file:
             value = json.loads(read_at_most(file, MAX_JSON_BYTES))

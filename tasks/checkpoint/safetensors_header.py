@@ -39,7 +39,9 @@ BYTES_OF = {
 
 
 def read_header(path: Path) -> dict[str, dict]:
-    """Tensor name -> {dtype, shape, data_offsets}. Raises ``CheckpointError`` with expected and found size in bytes."""
+    """Return tensor name -> {dtype, shape, data_offsets}. Raises ``CheckpointError`` with expected and found size in
+    bytes.
+    """
     try:
         with opened(path) as file:
             size = os.fstat(file.fileno()).st_size

@@ -19,12 +19,14 @@ DATA_SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".arrow", ".csv", ".txt")
 
 
 def resolve_sources(sources: tuple[DataSource, ...]) -> tuple[ResolvedSource, ...]:
-    """Each source with its content pinned. Raises ``DataError``, ``ConfigError``, ``RemoteError``."""
+    """Return each source with its content pinned. Raises ``DataError``, ``ConfigError``, ``RemoteError``."""
     return tuple(resolve_source(source) for source in sources)
 
 
 def resolve_source(source: DataSource) -> ResolvedSource:
-    """An existing path is local, whatever else it could be; ``org/name`` is a Hub data set; the rest is refused."""
+    """Return where a source lies: an existing path is local, whatever else it could be; ``org/name`` is a Hub data set;
+    the rest is refused.
+    """
     path = Path(source.source).expanduser()
     if path.exists():
         return _resolved(source, content=_local_content(path), path=path.resolve())
@@ -44,7 +46,7 @@ def check_sources(sources: tuple[DataSource, ...]) -> None:
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether a source that is no existing path can be meant as a Hub data set."""
+    """Return whether a source that is no existing path can be meant as a Hub data set."""
     return bool(HUB_ID.fullmatch(text)) and not text.endswith(DATA_SUFFIXES)
 
 

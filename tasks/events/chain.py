@@ -54,7 +54,7 @@ def _log_sent(payload: CheckpointReady, sent: bool) -> None:
 
 
 def this_run() -> UUID | None:
-    """The id of the flow run that this code is part of."""
+    """Return the id of the flow run that this code is part of."""
     return UUID(flow_run.get_id()) if flow_run.get_id() else None
 
 
@@ -71,7 +71,7 @@ def join_chain(*tags: str) -> None:
 
 
 def earlier_run(payload: CheckpointReady) -> FlowRun | None:
-    """Another run that the same event started before this one and that is at work or done."""
+    """Return another run that the same event started before this one and that is at work or done."""
     run_id = this_run()
     if run_id is None:
         return None
@@ -91,7 +91,7 @@ def earlier_run(payload: CheckpointReady) -> FlowRun | None:
 
 
 def tagged_runs(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
-    """Runs with a tag, oldest first."""
+    """Return runs with a tag, oldest first."""
     return client.read_flow_runs(
         flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])),
         limit=200,
@@ -101,7 +101,9 @@ def tagged_runs(client: SyncPrefectClient, tag: str) -> list[FlowRun]:
 
 @never_fails
 def show_chain(client: SyncPrefectClient, tag: str) -> None:
-    """Artifact ``chain-<digits>``: every run of the chain so far, with its link; the newest version knows the most."""
+    """Make the artifact ``chain-<digits>``: every run of the chain so far, with its link; the newest version knows the
+    most.
+    """
     runs = tagged_runs(client, tag)
     flows = {
         flow.id: flow.name
@@ -114,7 +116,7 @@ def show_chain(client: SyncPrefectClient, tag: str) -> None:
 
 
 def chain_page(tag: str, runs: Sequence[tuple[str, FlowRun, str]]) -> str:
-    """Markdown of (name of the flow, run, its address), oldest first."""
+    """Return Markdown of (name of the flow, run, its address), oldest first."""
     rows = [
         [
             markdown_text(flow),

@@ -28,7 +28,7 @@ Payload = TypeVar("Payload", bound=CheckpointReady)
 
 
 def event_of(payload: CheckpointReady) -> Event:
-    """The event as the server keeps it; the run that made the checkpoint is related, so the UI links to it."""
+    """Return the event as the server keeps it; the run that made the checkpoint is related, so the UI links to it."""
     related = [
         RelatedResource(
             {"prefect.resource.id": f"prefect.tag.{payload.chain}", "prefect.resource.role": "tag"}
@@ -93,13 +93,15 @@ def send(client: SyncPrefectClient, payload: CheckpointReady) -> None:
 
 
 def when_emitted(client: SyncPrefectClient, event_id: UUID) -> datetime | None:
-    """When the event occurred, if the records hold it (they go back as far as PREFECT_SERVER_EVENTS_RETENTION_PERIOD)."""
+    """Return when the event occurred, if the records hold it (they go back as far as
+    PREFECT_SERVER_EVENTS_RETENTION_PERIOD).
+    """
     found = _events(client, {"id": {"id": [str(event_id)]}})
     return datetime.fromisoformat(found[0]["occurred"]) if found else None
 
 
 def is_awaited(client: SyncPrefectClient, payload: CheckpointReady) -> bool:
-    """Whether an automation of the server waits for the event."""
+    """Return whether an automation of the server waits for the event."""
     resource = Resource(payload.resource)
     return any(
         automation.enabled
@@ -111,7 +113,7 @@ def is_awaited(client: SyncPrefectClient, payload: CheckpointReady) -> bool:
 
 
 def is_acted_on(client: SyncPrefectClient, payload: CheckpointReady) -> bool:
-    """Whether the event has a run, or an automation did its work upon it."""
+    """Return whether the event has a run, or an automation did its work upon it."""
     done = {
         "event": {"name": ["prefect.automation.action.executed"]},
         "related": {"resources_in_roles": [[f"prefect.event.{payload.event_id}", "triggering-event"]]},
@@ -121,7 +123,7 @@ def is_acted_on(client: SyncPrefectClient, payload: CheckpointReady) -> bool:
 
 
 def was_acted_on(client: SyncPrefectClient, payload: CheckpointReady, sent: datetime) -> bool:
-    """The same, and waits while an automation may be about to."""
+    """Do the same, and wait while an automation may be about to."""
     while True:
         if is_acted_on(client, payload):
             return True

@@ -23,7 +23,7 @@ MAX_ATTEMPT = 1_000_000
 
 
 def chain_tag(sft_fingerprint: str) -> str:
-    """The tag that all runs of one chain carry: the chain is named by the SFT checkpoint it began with."""
+    """Return the tag that all runs of one chain carry: the chain is named by the SFT checkpoint it began with."""
     return f"chain:{sft_fingerprint[:CHAIN_DIGITS]}"
 
 
@@ -47,7 +47,7 @@ class CheckpointReady(Section):
     )
 
     def identity(self) -> tuple[str, ...]:
-        """What tells this checkpoint from another."""
+        """Return what tells this checkpoint from another."""
         raise NotImplementedError
 
     @property
@@ -109,7 +109,7 @@ class DpoCheckpointReady(CheckpointReady):
 
     @classmethod
     def of(cls, handoff: RLVRHandoff, path: Path, flow_run_id: UUID | None) -> "DpoCheckpointReady":
-        """The payload for a hand-off that was written to ``path``."""
+        """Return the payload for a hand-off that was written to ``path``."""
         return cls(
             name=handoff.name,
             weights_fingerprint=handoff.weights_fingerprint,

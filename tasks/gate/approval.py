@@ -40,7 +40,7 @@ class Release(Section):
 
 
 def answered(decision: Verdict, name: str, reason: str, asked_in: Literal["prefect", "terminal"]) -> Approval:
-    """An answer given now."""
+    """Return an answer given now."""
     return Approval(
         decision=decision, name=name.strip(), reason=reason.strip(), at=datetime.now(UTC), asked_in=asked_in
     )
@@ -49,7 +49,7 @@ def answered(decision: Verdict, name: str, reason: str, asked_in: Literal["prefe
 def approval_path(
     store_root: Path, export: ExportResult, evaluation: EvaluateResult, checks: Sequence[GateCheck]
 ) -> Path:
-    """Where the approval of this checkpoint with this evaluation under these rules is kept."""
+    """Return where the approval of this checkpoint with this evaluation under these rules is kept."""
     content = fingerprint(
         {
             "export": export.fingerprint,
@@ -61,7 +61,7 @@ def approval_path(
 
 
 def read_approval(path: Path) -> Approval | None:
-    """An earlier approval, if there is one. Raises ``StoreError`` for a file that cannot be read as one."""
+    """Return an earlier approval, if there is one. Raises ``StoreError`` for a file that cannot be read as one."""
     try:
         return Approval.model_validate_json(read_regular(path, LARGEST_APPROVAL_BYTES))
     except FileNotFoundError:

@@ -67,7 +67,7 @@ class GateConfig(Section):
 
 
 def why_unmeasurable(gate: GateConfig, evaluation: EvaluationConfig, held_out: str) -> str | None:
-    """What would be missing in every evaluation, as a sentence; None where each rule that is on has its metric."""
+    """Return what would be missing in every evaluation, as a sentence; None where each rule that is on has its metric."""
     if gate.has_rules and float(held_out) == 0:
         return "the gate's rules are measured on held-out pairs; set data.held_out above 0"
     asks_prompts = (

@@ -23,7 +23,7 @@ class GateCheck(Section):
 
 
 def check_rules(gate: GateConfig, before: Metrics, after: Metrics) -> tuple[GateCheck, ...]:
-    """The rules that are on, in the order of ``GateConfig``. ``before`` are the SFT checkpoint's metrics."""
+    """Return the rules that are on, in the order of ``GateConfig``. ``before`` are the SFT checkpoint's metrics."""
     checks = []
     if gate.accuracy_at_least is not None:
         checks.append(
@@ -78,7 +78,7 @@ def _judged(
 
 
 def failed_checks(checks: Sequence[GateCheck]) -> str:
-    """The rules that do not hold, as a phrase; empty if all do."""
+    """Return the rules that do not hold, as a phrase; empty if all do."""
     return "; ".join(
         f"{check.rule} {_number(check.bound)}: got {_number(check.value)}"
         + (f" ({check.detail})" if check.detail else "")
@@ -88,7 +88,7 @@ def failed_checks(checks: Sequence[GateCheck]) -> str:
 
 
 def check_table(checks: Sequence[GateCheck]) -> list[dict[str, str]]:
-    """One row a rule, for artifacts, reports and the terminal."""
+    """Return one row a rule, for artifacts, reports and the terminal."""
     return [
         {
             "rule": check.rule,

@@ -28,7 +28,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def place_to_open(claimed: UploadedCheckpoint, settings: IntakeConfig) -> UploadedCheckpoint:
-    """The place as the receiver opens it, made anew from what has the right form. Raises ``HandoffRefused``."""
+    """Return the place as the receiver opens it, made anew from what has the right form. Raises ``HandoffRefused``."""
     if len(claimed.files) > MAX_FILES:
         raise HandoffRefused(
             f"The hand-off lists {len(claimed.files)} files, at most {MAX_FILES} are looked at."
@@ -89,7 +89,7 @@ def _check_endpoint(claimed: str | None, own: str | None) -> None:
 
 
 def check_before_load(folder: Path, place: UploadedCheckpoint, settings: IntakeConfig) -> None:
-    """The rules that files can break without being loaded: template, configuration, code, headers of the weights.
+    """Check the rules that files can break without being loaded: template, configuration, code, headers of the weights.
 
     Raises ``HandoffRefused``.
     """

@@ -109,7 +109,7 @@ def _others(folder: Path, names: set[str]) -> Iterator[str]:
 def opened(
     uploaded: UploadedCheckpoint, token_block: str | None, work_dir: Path, max_gib: float | None = None
 ) -> Iterator[Path]:
-    """The checkpoint as a verified local folder; a download lives under ``work_dir`` until the block ends.
+    """Open the checkpoint as a verified local folder; a download lives under ``work_dir`` until the block ends.
 
     Raises ``HandoffRefused``, also for more than ``max_gib`` to download; ``DiskFull`` where the disk has no room for it.
     """

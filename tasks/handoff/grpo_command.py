@@ -20,7 +20,9 @@ def _eval_mixer(mixer_list: str) -> str:
 
 
 def grpo_command(uploaded: UploadedCheckpoint, config: GrpoConfig, name: str) -> str:
-    """The command as one shell text, one option a line. A Hub checkpoint is named with its commit, a directory by path."""
+    """Return the command as one shell text, one option a line. A Hub checkpoint is named with its commit, a directory
+    by path.
+    """
     where = str(uploaded.directory) if uploaded.kind == "directory" else str(uploaded.repo_id)
     prefix = f"HF_ENDPOINT={shell_word(uploaded.endpoint)} " if uploaded.endpoint else ""
     options = [f"--exp_name {shell_word(name + '-grpo')}", f"--model_name_or_path {shell_word(where)}"]

@@ -26,7 +26,7 @@ REQUIRED_FILES = (CONFIG, GENERATION_CONFIG, "tokenizer.json", TOKENIZER_CONFIG)
 
 
 def template_text(folder: Path) -> str:
-    """The chat template's text in a checkpoint folder, "" if it has none. Raises ``CheckpointError``."""
+    """Return the chat template's text in a checkpoint folder, "" if it has none. Raises ``CheckpointError``."""
     if (folder / "chat_template.jinja").is_file():
         return read_text_file(folder / "chat_template.jinja")
     if not (folder / TOKENIZER_CONFIG).is_file():
@@ -36,12 +36,12 @@ def template_text(folder: Path) -> str:
 
 
 def template_sha256(folder: Path) -> str:
-    """SHA-256 (hex) of the template's text."""
+    """Return SHA-256 (hex) of the template's text."""
     return hashlib.sha256(template_text(folder).encode()).hexdigest()
 
 
 def check_names(uploaded: UploadedCheckpoint) -> list[RuleCheck]:
-    """The rules that are seen by the names of the files and the revision, before anything is fetched."""
+    """Return the rules that are seen by the names of the files and the revision, before anything is fetched."""
     files = uploaded.files
     missing = [name for name in REQUIRED_FILES if name not in files]
     if WEIGHTS not in files and WEIGHTS_INDEX not in files:
@@ -67,7 +67,7 @@ def check_names(uploaded: UploadedCheckpoint) -> list[RuleCheck]:
 
 
 def check_template(folder: Path) -> RuleCheck:
-    """The rule that is seen by the files, before they are loaded."""
+    """Return the rule that is seen by the files, before they are loaded."""
     present = bool(template_text(folder))
     return RuleCheck(
         rule="chat_template",
@@ -142,7 +142,9 @@ def check_before_training(folder: Path, files: dict[str, str], loaded: AnswerRes
 
 
 def check_rules(folder: Path, uploaded: UploadedCheckpoint, answer: AnswerResult) -> tuple[RuleCheck, ...]:
-    """Every rule with pass or fail. ``folder``: the checkpoint as it was loaded; ``answer``: what the load reported."""
+    """Return every rule with pass or fail. ``folder``: the checkpoint as it was loaded; ``answer``: what the load
+    reported.
+    """
     answered = bool(answer.answers) and all(answer.answers)
     *of_files, of_revision = check_names(uploaded)
     return (
@@ -160,5 +162,5 @@ def check_rules(folder: Path, uploaded: UploadedCheckpoint, answer: AnswerResult
 
 
 def failed_rules(rules: tuple[RuleCheck, ...]) -> str:
-    """The failing rules as one text, "" if all hold."""
+    """Return the failing rules as one text, "" if all hold."""
     return "; ".join(f"{check.rule} ({check.detail})" for check in rules if not check.passed)

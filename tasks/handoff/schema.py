@@ -105,11 +105,11 @@ class RLVRHandoff(Section):
         return values
 
     def own_fingerprint(self) -> str:
-        """What ``fingerprint`` must be."""
+        """Return what ``fingerprint`` must be."""
         return fingerprint(self.model_dump(mode="json", exclude={"fingerprint", "signature"}))
 
     def sealed(self) -> "RLVRHandoff":
-        """The same with its fingerprint filled in."""
+        """Return the same with its fingerprint filled in."""
         return self.model_copy(update={"fingerprint": self.own_fingerprint()})
 
 

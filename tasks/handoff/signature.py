@@ -31,17 +31,17 @@ PURPOSE = (
 
 
 def new_key() -> bytes:
-    """A private key as PEM text."""
+    """Return a private key as PEM text."""
     return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def public_key_of(key: Ed25519PrivateKey) -> str:
-    """What a receiver lists in ``trusted_keys``."""
+    """Return what a receiver lists in ``trusted_keys``."""
     return PREFIX + base64.b64encode(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
 
 
 def read_key_file(path: Path) -> bytes:
-    """The text of a key's file. Raises ``ConfigError`` for one that others can read, or that is none."""
+    """Return the text of a key's file. Raises ``ConfigError`` for one that others can read, or that is none."""
     refusal = ConfigError(
         f"The signing key {path} must be a file of yours that nobody else can read: chmod 600 {path}. If "
         "others could read it, make a new key (pairline signing-key)."
@@ -61,7 +61,9 @@ def read_key_file(path: Path) -> bytes:
 
 
 def write_key_file(path: Path) -> None:
-    """A new key in a new file of mode 0600. Raises ``ConfigError`` if there is one, and the tree's errors of a disk."""
+    """Write a new key in a new file of mode 0600. Raises ``ConfigError`` if there is one, and the tree's errors of a
+    disk.
+    """
     try:
         with os.fdopen(
             os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
@@ -74,7 +76,7 @@ def write_key_file(path: Path) -> None:
 
 
 def parsed_key(text: bytes, where: str) -> Ed25519PrivateKey:
-    """The private key in a PEM text. Raises ``ConfigError`` without a word of it."""
+    """Return the private key in a PEM text. Raises ``ConfigError`` without a word of it."""
     try:
         key = load_pem_private_key(text, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -88,7 +90,7 @@ def parsed_key(text: bytes, where: str) -> Ed25519PrivateKey:
 
 
 def signing_key(config: HandoffConfig) -> Ed25519PrivateKey | None:
-    """The key that hand-offs are to be signed with; None where none is named. Raises ``ConfigError``."""
+    """Return the key that hand-offs are to be signed with; None where none is named. Raises ``ConfigError``."""
     if config.signing_key_file is not None:
         return parsed_key(
             read_key_file(config.signing_key_file.expanduser()), f"The file {config.signing_key_file}"
@@ -100,7 +102,7 @@ def signing_key(config: HandoffConfig) -> Ed25519PrivateKey | None:
 
 
 def signed(handoff: RLVRHandoff, key: Ed25519PrivateKey | None) -> RLVRHandoff:
-    """The sealed hand-off with its signature, or without one."""
+    """Return the sealed hand-off with its signature, or without one."""
     if key is None:
         return handoff.model_copy(update={"signature": None})
     value = base64.b64encode(key.sign(PURPOSE + handoff.fingerprint.encode())).decode()
@@ -108,7 +110,8 @@ def signed(handoff: RLVRHandoff, key: Ed25519PrivateKey | None) -> RLVRHandoff:
 
 
 def check_signature(handoff: RLVRHandoff, trusted_keys: tuple[str, ...]) -> str | None:
-    """-> the key that signed the hand-off, None for an unsigned one where no key is listed. Raises ``HandoffRefused``.
+    """Return the key that signed the hand-off, None for an unsigned one where no key is listed. Raises
+    ``HandoffRefused``.
 
     The fingerprint must have been checked against the fields before (``read_handoff`` does).
     """

@@ -6,7 +6,9 @@ from dpo_core.contract.errors import RemoteError
 
 
 def commit_of(info: ModelInfo | DatasetInfo, doing: str) -> str:
-    """Raises ``RemoteError`` for an answer, met while ``doing``, that names none, as a mirror's may."""
+    """Return the commit of an upload. Raises ``RemoteError`` for an answer, met while ``doing``, that names none, as a
+    mirror's may.
+    """
     if not info.sha:
         raise RemoteError(
             f"The server names no commit of {info.id}, met while {doing}, so nothing can be pinned by its "

@@ -13,7 +13,7 @@ Sizes = Mapping[str, int | None]  # file name -> bytes; None: the Hub does not s
 
 
 def listed_sizes(info: ModelInfo) -> dict[str, int | None]:
-    """What an info that was asked for with ``files_metadata`` says of its files."""
+    """Return what an info that was asked for with ``files_metadata`` says of its files."""
     return {file.rfilename: file.size for file in info.siblings or []}
 
 

@@ -23,7 +23,7 @@ def _status(error: Exception) -> int | None:
 
 
 def from_hub_error(error: Exception, doing: str, token: str | None = None) -> PairlineError:
-    """The error of the tree for a failure met while ``doing`` (a phrase such as "uploading to org/name").
+    """Return the error of the tree for a failure met while ``doing`` (a phrase such as "uploading to org/name").
 
     Use as ``raise from_hub_error(...) from None``: a chained exception would carry the unredacted text.
     """

@@ -2,5 +2,5 @@
 
 
 def redacted(text: str, secret: str | None) -> str:
-    """``text`` without the secret, wherever it comes from."""
+    """Return ``text`` without the secret, wherever it comes from."""
     return text.replace(secret, "<token>") if secret else text

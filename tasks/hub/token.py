@@ -17,15 +17,17 @@ from tasks.hub.redaction import redacted
 
 
 def load_token(block_name: str | None) -> str | None:
-    """The token, or None where none is set. Raises ``ConfigError`` if the named block does not exist or is empty."""
+    """Return the token, or None where none is set. Raises ``ConfigError`` if the named block does not exist or is
+    empty.
+    """
     if block_name is None:
         return os.environ.get("HF_TOKEN") or get_token()
     return load_secret(block_name, "upload.token_block", "HF_TOKEN")
 
 
 def load_secret(block_name: str, setting: str, variable: str) -> str:
-    """The text in a Prefect Secret block that ``setting`` names; ``variable`` is what could be set instead. Raises
-    ``ConfigError``."""
+    """Return the text in a Prefect Secret block that ``setting`` names; ``variable`` is what could be set instead.
+    Raises ``ConfigError``."""
     value = block_value(block_name, setting, f"set {variable}")
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"The Prefect Secret block `{block_name}` holds no text; store the token in it.")
@@ -33,8 +35,8 @@ def load_secret(block_name: str, setting: str, variable: str) -> str:
 
 
 def block_value(block_name: str, setting: str, instead: str) -> object:
-    """What a Prefect Secret block that ``setting`` names holds: a text, or what its JSON says. ``instead``: what to do where
-    the setting is left empty. Raises ``ConfigError`` if there is no such block."""
+    """Return what a Prefect Secret block that ``setting`` names holds: a text, or what its JSON says. ``instead``: what
+    to do where the setting is left empty. Raises ``ConfigError`` if there is no such block."""
     try:
         return cast(Secret, Secret.load(block_name)).get()
     except ValueError:

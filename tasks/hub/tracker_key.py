@@ -12,8 +12,8 @@ from tasks.launch.workplace import Workplace
 
 @contextmanager
 def with_tracker_key(place: Workplace, tracking: TrackingConfig) -> Iterator[Workplace]:
-    """The place with WANDB_API_KEY for the step that names it (``CommandSpec.secrets``) and no other, if tracking is online.
-    Raises ``ConfigError`` if there is none."""
+    """Yield the place with WANDB_API_KEY for the step that names it (``CommandSpec.secrets``) and no other, if tracking
+    is online. Raises ``ConfigError`` if there is none."""
     if not tracking.is_online:
         yield place
         return

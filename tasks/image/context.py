@@ -26,7 +26,7 @@ class SourceTree:
     files: dict[str, bytes]  # by POSIX path relative to the checkout, sorted
 
     def below(self, *paths: str) -> dict[str, bytes]:
-        """The files of some folders and files."""
+        """Return the files of some folders and files."""
         return {
             name: content
             for name, content in self.files.items()
@@ -35,7 +35,7 @@ class SourceTree:
 
 
 def read_sources(root: Path, dirty_tree: str = ImageConfig().dirty_tree) -> SourceTree:
-    """The sources of the checkout at ``root``.
+    """Return the sources of the checkout at ``root``.
 
     Raises ``ConfigError`` where there is no checkout, or where files differ from the commit and that is refused.
     """
@@ -69,7 +69,7 @@ def write_tar(file: IO[bytes], contents: Iterable[tuple[str, bytes | Path]]) -> 
 
 
 def tar_bytes(files: Mapping[str, bytes]) -> bytes:
-    """``write_tar`` in memory, for small contexts."""
+    """Return what ``write_tar`` writes, in memory, for small contexts."""
     buffer = io.BytesIO()
     write_tar(buffer, files.items())
     return buffer.getvalue()

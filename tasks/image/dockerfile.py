@@ -12,7 +12,8 @@ CODE_STAGE = "trainer"
 
 
 def split_dockerfile(text: str) -> tuple[str, str]:
-    """(stages of the dependency image, stage of the code image), each with the arguments that stand above all stages.
+    """Return (stages of the dependency image, stage of the code image), each with the arguments that stand above all
+    stages.
 
     Comments are cut out: they build nothing, so changing one must not build anything again. Raises ``ConfigError``.
     """

@@ -16,7 +16,7 @@ NO_SPACE = "no space left on device"
 
 @contextlib.contextmanager
 def connected() -> Iterator[docker.DockerClient]:
-    """A client of the engine that DOCKER_HOST names, or of this machine's.
+    """Yield a client of the engine that DOCKER_HOST names, or of this machine's.
 
     Raises ``ConfigError`` if there is none, ``RemoteError`` if there is one that may be restarting.
     """
@@ -42,7 +42,7 @@ def engine_errors(doing: str) -> Iterator[None]:
 
 
 def from_engine_error(error: Exception, doing: str) -> PairlineError:
-    """The error of the tree: a full disk, an engine that went away (worth a retry), or a refusal."""
+    """Return the error of the tree: a full disk, an engine that went away (worth a retry), or a refusal."""
     text = _one_line(error)
     if NO_SPACE in text.lower():
         return DiskFull(

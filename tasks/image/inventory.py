@@ -13,7 +13,7 @@ CLASSIFIER = "License :: "
 
 
 def debian_packages(root: Path = Path("/")) -> list[dict[str, str]]:
-    """Installed packages by dpkg's own record; none where there is no dpkg."""
+    """Return installed packages by dpkg's own record; none where there is no dpkg."""
     status = root / "var/lib/dpkg/status"
     found = []
     for block in status.read_text(errors="replace").split("\n\n") if status.is_file() else ():
@@ -32,7 +32,9 @@ def debian_packages(root: Path = Path("/")) -> list[dict[str, str]]:
 
 
 def debian_licence(path: Path) -> str:
-    """Short names in a machine-readable copyright file, in prose the licences of Debian's own folder that it points at."""
+    """Return short names in a machine-readable copyright file, in prose the licences of Debian's own folder that it
+    points at.
+    """
     if not path.is_file():
         return ""
     text = path.read_text(errors="replace")
@@ -43,7 +45,7 @@ def debian_licence(path: Path) -> str:
 
 
 def python_packages(folders: list[str]) -> list[dict[str, str]]:
-    """Installed distributions in these folders."""
+    """Return installed distributions in these folders."""
     found = []
     for package in importlib.metadata.distributions(path=folders):
         found.append(
@@ -58,7 +60,7 @@ def python_packages(folders: list[str]) -> list[dict[str, str]]:
 
 
 def python_licence(metadata: "importlib.metadata.PackageMetadata") -> str:
-    """The expression (PEP 639), else the classifiers, else the first line of the free text."""
+    """Return the expression (PEP 639), else the classifiers, else the first line of the free text."""
     if expression := _field(metadata, "License-Expression"):
         return expression
     named = [

@@ -33,7 +33,8 @@ class BuildPlan:
 
 
 def plan_build(sources: SourceTree, variant: Variant, base_id: str, given_hashes: str | None) -> BuildPlan:
-    """``given_hashes``: the list of hashes of a wheelhouse that the user named, None for our own.
+    """Work out the keys of a build. ``given_hashes``: the list of hashes of a wheelhouse that the user named,
+    None for our own.
 
     Raises ``ConfigError`` for sources that lack a file or contradict themselves.
     """

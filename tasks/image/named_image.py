@@ -14,7 +14,9 @@ from tasks.launch.launcher import OnLine
 def named_image(
     client: docker.DockerClient, config: ImageConfig, login: Login | None, say: OnLine
 ) -> ImageRef:
-    """The image that ``config.use`` names, fetched if it is given by digest and not there. Raises ``ConfigError``."""
+    """Return the image that ``config.use`` names, fetched if it is given by digest and not there. Raises
+    ``ConfigError``.
+    """
     assert config.use is not None
     by_digest = "@" in config.use
     with engine_errors(f"looking for {config.use}"):

@@ -31,8 +31,8 @@ class Login:
 
 
 def load_login(block_name: str | None) -> Login | None:
-    """The credentials in a Prefect Secret block, which nobody passes on as a parameter; None where no block is named: then
-    what ``docker login`` stored counts. Raises ``ConfigError``."""
+    """Return the credentials in a Prefect Secret block, which nobody passes on as a parameter; None where no block is
+    named: then what ``docker login`` stored counts. Raises ``ConfigError``."""
     if block_name is None:
         return None
     from tasks.hub.token import (
@@ -43,7 +43,9 @@ def load_login(block_name: str | None) -> Login | None:
 
 
 def parse_login(secret: object, block_name: str) -> Login:
-    """What a Secret block holds: a mapping with username and password (or its JSON), or the text username:password."""
+    """Return what a Secret block holds: a mapping with username and password (or its JSON), or the text
+    username:password.
+    """
     if isinstance(secret, str) and secret.lstrip().startswith("{"):
         try:
             secret = json.loads(secret)

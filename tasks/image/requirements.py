@@ -55,7 +55,7 @@ Pins = Mapping[str, Pin]
 
 
 def trainer_pins(sources: Mapping[str, bytes], variant: Variant) -> dict[str, Pin]:
-    """Canonical name -> pinned requirement of everything in the image, and of its installer.
+    """Return canonical name -> pinned requirement of everything in the image, and of its installer.
 
     ``sources`` holds the lock files by path. Raises ``ConfigError`` for one that is missing or says something else.
     """
@@ -95,7 +95,7 @@ def _read_pins(sources: Mapping[str, bytes], name: str) -> dict[str, Pin]:
 
 
 def package_of(file_name: str, pins: Pins) -> tuple[str, Version] | None:
-    """The pinned package, and the version of it, that a file is a wheel of by its name."""
+    """Return the pinned package, and the version of it, that a file is a wheel of by its name."""
     try:
         name, version, _, _ = parse_wheel_filename(file_name)
     except InvalidWheelFilename:
@@ -106,7 +106,9 @@ def package_of(file_name: str, pins: Pins) -> tuple[str, Version] | None:
 
 
 def choose_wheels(file_names: Iterable[str], pins: Pins) -> tuple[dict[str, list[str]], list[str]]:
-    """Per pinned package its wheels (of the newest version that fits; one file a platform), and the pins without any."""
+    """Return per pinned package its wheels (of the newest version that fits; one file a platform), and the pins without
+    any.
+    """
     found: dict[str, dict[Version, list[str]]] = {name: {} for name in pins}
     for file_name in sorted(file_names):
         if package := package_of(file_name, pins):
@@ -116,7 +118,7 @@ def choose_wheels(file_names: Iterable[str], pins: Pins) -> tuple[dict[str, list
 
 
 def hashed_requirements(chosen: Mapping[str, list[str]], sha256_of: Mapping[str, str]) -> str:
-    """The list for ``pip install --require-hashes``, without the installer. ``sha256_of``: by file name."""
+    """Return the list for ``pip install --require-hashes``, without the installer. ``sha256_of``: by file name."""
     lines = []
     for name, file_names in sorted(chosen.items()):
         if name != INSTALLER:

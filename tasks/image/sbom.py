@@ -37,7 +37,7 @@ def take_inventory(client: docker.DockerClient, image_id: str) -> dict[str, Any]
 
 
 def cyclonedx(found: dict[str, Any], image: ImageRef) -> dict[str, Any]:
-    """The document. The same image gives the same bytes: no time, no random number."""
+    """Return the document. The same image gives the same bytes: no time, no random number."""
     packages = {
         (package["kind"], package["name"], package["version"]): package for package in found["packages"]
     }

@@ -36,7 +36,7 @@ SECONDS_FOR_ANOTHER_BUILD = 3600.0
 def trainer_image(
     config: ImageConfig, store_root: Path, login: Login | None, say: OnLine, root: Path = CHECKOUT
 ) -> tuple[ImageRef, Path]:
-    """The image and the folder of its record (``image.json``, ``sbom.cdx.json``).
+    """Return the image and the folder of its record (``image.json``, ``sbom.cdx.json``).
 
     Raises ``ConfigError`` for a checkout, base, wheelhouse, build or registry that will not do, ``RemoteError`` where the
     engine, a package index or a registry does not answer, ``DiskFull``, ``StoreError``, ``StoreBusy``.
@@ -62,7 +62,7 @@ def trainer_image(
 
 
 def fill_wheelhouse(config: ImageConfig, store_root: Path, say: OnLine, root: Path = CHECKOUT) -> Path:
-    """Our own wheelhouse for the checkout's lock files, to be carried to hosts without an index. Needs no engine."""
+    """Fill our own wheelhouse for the checkout's lock files, to be carried to hosts without an index. Needs no engine."""
     pins = trainer_pins(read_sources(root, config.dirty_tree).files, config.variant)
     return own_wheelhouse(prepare_store(store_root) / "images", pins, config.variant, say).folder
 

@@ -66,7 +66,7 @@ class Wheelhouse:
 
 
 def own_wheelhouse(store_root: Path, pins: Pins, variant: Variant, say: OnLine) -> Wheelhouse:
-    """The wheelhouse in the store for these pins, filled now if it is not there.
+    """Return the wheelhouse in the store for these pins, filled now if it is not there.
 
     Raises ``ConfigError`` or ``RemoteError`` with pip's last lines, ``StoreError``, ``DiskFull``.
     """
@@ -82,8 +82,9 @@ def own_wheelhouse(store_root: Path, pins: Pins, variant: Variant, say: OnLine) 
 
 
 def read_wheelhouse(folder: Path, pins: Pins) -> Wheelhouse:
-    """A filled folder. Only wheels that the lock files name by their hash count, and DeepSpeed's, which is built; with a
-    ``SHA256SUMS`` in the folder only those that are listed there, too, and without one they are hashed now.
+    """Return a filled folder. Only wheels that the lock files name by their hash count, and DeepSpeed's, which is
+    built; with a ``SHA256SUMS`` in the folder only those that are listed there, too, and without one they are hashed
+    now.
 
     Raises ``ConfigError`` that names the packages it lacks.
     """

@@ -18,7 +18,7 @@ NODE_NAME, NODE_PORT = "node-{rank}", 29500  # nodes have a network of their own
 
 
 def accelerate_settings(on_cpu: bool) -> dict[str, str | bool]:
-    """What `accelerate launch` reads instead of the user's own default_config.yaml.
+    """Return what `accelerate launch` reads instead of the user's own default_config.yaml.
 
     That one could turn on another distributed type or precision unseen. Counts are flags: the command shows them.
     """
@@ -32,7 +32,7 @@ def accelerate_settings(on_cpu: bool) -> dict[str, str | bool]:
 
 
 def nodes_of(job: Job, compute: ComputeConfig) -> tuple[Node, ...]:
-    """The nodes of a step; one where it is one process."""
+    """Return the nodes of a step; one where it is one process."""
     num_nodes = compute.machines if job.is_parallel else 1
     if num_nodes == 1:
         return (Node(),)
@@ -45,7 +45,8 @@ def nodes_of(job: Job, compute: ComputeConfig) -> tuple[Node, ...]:
 def step_command(
     job: Job, compute: ComputeConfig, machine: Machine, python: str, node: Node = Node()
 ) -> CommandSpec:
-    """The command that runs a node's part of ``job``; ``job.json`` and ``accelerate.json`` stand in the job's folder.
+    """Return the command that runs a node's part of ``job``; ``job.json`` and ``accelerate.json`` stand in the job's
+    folder.
 
     Several processes need ``--multi_gpu`` on CPU, too: only then does accelerate start torchrun; otherwise it starts
     one process and leaves the others to MPI.
@@ -113,14 +114,14 @@ def _several(node: Node) -> Iterator[str]:
 
 
 def inputs_of(job: Job) -> tuple[Path, ...]:
-    """Every file and folder that a job names and does not write to, none of them inside another."""
+    """Return every file and folder that a job names and does not write to, none of them inside another."""
     named = set(job.paths()) - set(job.writes())
     return tuple(sorted(path for path in named if not any(other in path.parents for other in named)))
 
 
 def named_by_people(job: Job) -> tuple[Path, ...]:
-    """The inputs that a recipe names as they are: data sets, and a checkpoint that is to be converted. All others are our
-    own snapshots, which hold no links, or what an earlier step left."""
+    """Return the inputs that a recipe names as they are: data sets, and a checkpoint that is to be converted. All
+    others are our own snapshots, which hold no links, or what an earlier step left."""
     if isinstance(job, ConvertJob):
         return (job.source_dir,)
     sources = job.sources if isinstance(job, MixJob) else ()

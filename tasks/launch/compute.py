@@ -60,7 +60,7 @@ def _num_gpus() -> int:
 
 
 def card_memory_bytes() -> int:
-    """Memory of the smallest NVIDIA card, 0 where there is none or it does not say."""
+    """Return the memory of the smallest NVIDIA card, 0 where there is none or it does not say."""
     try:
         listing = subprocess.run(
             ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
@@ -75,7 +75,7 @@ def card_memory_bytes() -> int:
 
 
 def accelerator_name(machine: Machine) -> str:
-    """What training occupies here; names the limit on how many runs may do so at once."""
+    """Return what training occupies here; names the limit on how many runs may do so at once."""
     return "gpu" if machine.num_gpus else "cpu"
 
 
@@ -92,12 +92,12 @@ def check_devices(compute: ComputeConfig, machine: Machine) -> None:
 
 
 def sharding_of(compute: ComputeConfig) -> Sharding:
-    """How a step's processes share the model out."""
+    """Return how a step's processes share the model out."""
     return Sharding(kind=compute.sharding, offload=compute.offload)
 
 
 def threads_per_process(compute: ComputeConfig, machine: Machine, num_processes: int) -> int:
-    """CPU threads of each of a step's processes. torchrun would give one, accelerate likewise."""
+    """Return CPU threads of each of a step's processes. torchrun would give one, accelerate likewise."""
     return compute.threads_per_process or max(1, machine.num_cores // num_processes)
 
 
@@ -134,6 +134,6 @@ def solve_batch(global_pairs: int, per_device_pairs: int | None, num_processes: 
 
 
 def divisors(number: int) -> list[int]:
-    """All positive divisors, ascending."""
+    """Return all positive divisors, ascending."""
     small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
     return sorted({*small, *(number // n for n in small)})

@@ -31,13 +31,13 @@ class LineListener(Protocol):
     """Hears the log lines of steps while they run."""
 
     def line(self, line: str) -> None:
-        """A line that the step printed."""
+        """Take a line that the step printed."""
 
     def progress(self, event: ProgressEvent) -> None:
-        """Where the step stands."""
+        """Take where the step stands."""
 
     def end(self) -> None:
-        """The step has ended."""
+        """Take that the step has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +54,22 @@ class Context:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the steps that name them
 
     def secret(self, name: str) -> str | None:
-        """The value given in this context, else the environment's. Nothing else that the process starts inherits it."""
+        """Return the value given in this context, else the environment's. Nothing else that the process starts inherits
+        it.
+        """
         return self.secrets.get(name) or os.environ.get(name)
 
     def raise_if_stopped(self) -> None:
-        """Called by whoever waits. Raises ``Stopped``."""
+        """Raise ``Stopped``."""
         if self.stop is not None and self.stop.is_set():
             raise Stopped("the run is being stopped")
 
     def tell_job(self, job: Job, moment: Moment) -> None:
-        """Called where jobs run."""
+        """Tell of a job, where jobs run."""
         if self.on_job is not None:
             self.on_job(job, moment)
 
     def tell_line(self, line: str) -> None:
-        """A line of our own among the step's."""
+        """Tell a line of our own among the step's."""
         if self.lines is not None:
             self.lines.line(line)

@@ -33,8 +33,9 @@ class FolderBound:
         self._listed = 0.0
 
     def check(self) -> None:
-        """To be called while the step runs; takes microseconds, and a listing of the folder now and then if that is
-        bounded. Raises ``DiskFull``: then the step has to be killed, as it could write on while it is asked to stop."""
+        """Check the bound while the step runs; it takes microseconds, and a listing of the folder now and then if that
+        is bounded. Raises ``DiskFull``: then the step has to be killed, as it could write on while it is asked to stop.
+        """
         free_bytes, free_files = _free(self.folder)
         if free_bytes < self.spare_bytes or free_files < self.spare_files:
             raise DiskFull(

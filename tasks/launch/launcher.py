@@ -78,7 +78,7 @@ class Launcher(Protocol):
 
     @classmethod
     def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
-        """The launcher that a recipe asks for; ``image`` for one that runs in it.
+        """Return the launcher that a recipe asks for; ``image`` for one that runs in it.
 
         Raises ``ConfigError`` or ``RemoteError`` where what it needs is not there.
         """
@@ -113,7 +113,7 @@ class Launcher(Protocol):
 
 
 def too_slow(command: CommandSpec) -> TimedOut:
-    """The error of a step over its time."""
+    """Return the error of a step over its time."""
     return TimedOut(
         f"The step ran longer than {command.timeout_seconds:g} s and was stopped. Start again to go on from "
         "its last checkpoint, or raise compute.step_timeout_seconds."
@@ -123,7 +123,9 @@ def too_slow(command: CommandSpec) -> TimedOut:
 def launcher_for(
     compute: ComputeConfig, sections: LauncherSections = LauncherSections(), image: StepImage | None = None
 ) -> Launcher:
-    """The launcher that the recipe asks for. Raises ``ConfigError`` if it needs an image and none is given; see ``of``."""
+    """Return the launcher that the recipe asks for. Raises ``ConfigError`` if it needs an image and none is given; see
+    ``of``.
+    """
     kind = LAUNCHERS[compute.launcher]()
     if kind.runs_in_image and image is None:
         raise ConfigError(

@@ -30,7 +30,7 @@ class LineSplitter:
         self._begun, self._num_begun, self._num_cut = [""], 0, 0
 
     def feed(self, content: bytes) -> list[str]:
-        """The lines that end in ``content``."""
+        """Return the lines that end in ``content``."""
         *ended, begun = self._decoder.decode(content).split("\n")
         lines = []
         for piece in ended:
@@ -40,7 +40,7 @@ class LineSplitter:
         return lines
 
     def rest(self) -> list[str]:
-        """The last line if it has no end. Nothing comes any more."""
+        """Return the last line if it has no end. Nothing comes any more."""
         self._add(self._decoder.decode(b"", final=True))
         return [self._take()] if self._num_begun else []
 
@@ -85,5 +85,5 @@ class Waiting(Generic[T]):
         return count
 
     def nobody_listens(self) -> None:
-        """Whoever puts more does not wait any more."""
+        """Let whoever puts more not wait any more."""
         self._nobody_listens.set()

@@ -16,8 +16,8 @@ LARGEST_POSITION_BYTES = 1 << 20
 
 
 def save_position(folder: Path, times: Mapping[str, str]) -> None:
-    """Everything up to ``times`` (container id -> time of its last line, "" for none) stands in the log of the job in
-    ``folder``."""
+    """Record that everything up to ``times`` (container id -> time of its last line, "" for none) stands in the log of
+    the job in ``folder``."""
     own = own_folder(folder)
     with contextlib.suppress(OSError, PairlineError):  # a full disk: lines may be repeated later
         num_bytes = (own / LOG_FILE).lstat().st_size if is_plain_file(own / LOG_FILE) else 0
@@ -25,7 +25,9 @@ def save_position(folder: Path, times: Mapping[str, str]) -> None:
 
 
 def saved_times(folder: Path) -> dict[str, str]:
-    """As saved, for all containers whose log was being copied when its orchestrator ended; none where all was read."""
+    """Return what was saved, for all containers whose log was being copied when its orchestrator ended; none where all
+    was read.
+    """
     try:
         return dict(_saved(folder)["times"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -33,7 +35,7 @@ def saved_times(folder: Path) -> dict[str, str]:
 
 
 def forget_position(folder: Path) -> None:
-    """The containers are gone."""
+    """Forget it, as the containers are gone."""
     with contextlib.suppress(OSError):
         (own_folder(folder) / POSITION_FILE).unlink(missing_ok=True)
 

@@ -22,12 +22,12 @@ EARLIER_LOG, FULL_LOG, POSITION_FILE = "log.earlier.txt", "log.1.txt", "log-posi
 
 
 def own_folder(folder: Path) -> Path:
-    """Where the orchestrator's files of the job in ``folder`` are, or would be."""
+    """Return where the orchestrator's files of the job in ``folder`` are, or would be."""
     return folder.parent / OWN / folder.name
 
 
 def make_own_folder(folder: Path) -> Path:
-    """The same, made if it is not there. Raises ``StoreError`` if a link is in its place, or ``DiskFull``."""
+    """Return the same, made if it is not there. Raises ``StoreError`` if a link is in its place, or ``DiskFull``."""
     own = own_folder(folder)
     try:
         own.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,9 @@ def _shared(folder: Path) -> Iterator[None]:
 
 
 def earlier_lock(folder: Path) -> TextIO | None:
-    """The lock of an earlier version if there is one. A step at work could put a link in its place at any moment."""
+    """Return the lock of an earlier version if there is one. A step at work could put a link in its place at any
+    moment.
+    """
     with contextlib.suppress(OSError, StoreError):
         place = os.open(folder / EARLIER_CLAIM, os.O_RDONLY | os.O_DIRECTORY | NO_TRAP)
         try:
@@ -80,7 +82,7 @@ def earlier_lock(folder: Path) -> TextIO | None:
 
 
 def forget_what_was(folder: Path) -> None:
-    """For who holds the claim: where somebody deleted the job's folder, its log begins anew, too."""
+    """Begin the log anew where somebody deleted the job's folder; for who holds the claim."""
     if not folder.exists():
         for name in (LOG_FILE, FULL_LOG, POSITION_FILE):
             with contextlib.suppress(OSError):
@@ -88,7 +90,7 @@ def forget_what_was(folder: Path) -> None:
 
 
 def show_log(folder: Path) -> None:
-    """Link to the log from the job's folder, for people. What was there under the name gets another one."""
+    """Link the log from the job's folder, for people. What was there under the name gets another one."""
     place, target = folder / LOG_FILE, os.path.relpath(own_folder(folder) / LOG_FILE, folder)
     with contextlib.suppress(OSError):  # a file system without links
         if place.is_symlink() and os.readlink(place) == target:

@@ -34,7 +34,7 @@ SIGNS_OF_A_KILL = ("SIGKILL", "exitcode: -9")
 
 
 def clean_environment(command: CommandSpec, context: Context) -> dict[str, str]:
-    """The environment of the child: what it is known to need, plus the command's, plus the secrets it names."""
+    """Return the environment of the child: what it is known to need, plus the command's, plus the secrets it names."""
     kept = inherited(command.needs_network) | {
         name: value for name in command.secrets if (value := context.secret(name))
     }
@@ -123,7 +123,7 @@ class ProcessLauncher:
 def stop_group(
     child: subprocess.Popen, grace_seconds: float, meanwhile: Callable[[], object] = lambda: None
 ) -> None:
-    """SIGTERM, then SIGKILL to what is left of the child's group. Ranks outlive a dead leader otherwise.
+    """Send SIGTERM, then SIGKILL to what is left of the child's group. Ranks outlive a dead leader otherwise.
 
     ``meanwhile`` takes what it prints, or a child with much to say would wait for somebody to listen.
     """
@@ -141,7 +141,7 @@ def stop_group(
 
 
 def out_of_memory_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
-    """Processes that the kernel has killed for lack of memory since it started; 0 where it does not tell."""
+    """Return processes that the kernel has killed for lack of memory since it started; 0 where it does not tell."""
     try:
         counts = dict(line.split() for line in vmstat.read_text().splitlines())
     except OSError:

@@ -38,8 +38,8 @@ def check_result(result: Result, job: Job) -> None:
 
 
 def in_this_store(result: R, folder: Path) -> R:
-    """A result of the job in ``folder`` with its paths there, as a store may have been copied or moved since. The names of
-    step and job, which are the same everywhere, tell which part of a path that is."""
+    """Return a result of the job in ``folder`` with its paths there, as a store may have been copied or moved since.
+    The names of step and job, which are the same everywhere, tell which part of a path that is."""
     own = folder.parts[-2:]
 
     def here(path: Path) -> Path:

@@ -38,17 +38,17 @@ LONGEST_REPORT = 10_000  # characters of what a step says went wrong; error.json
 
 
 def step_folder(store_root: Path, step: str, fingerprint: str) -> Path:
-    """Where a step's result lives. The store's layout is this line: <store>/<step>/<fingerprint>/."""
+    """Return where a step's result lives. The store's layout is this line: <store>/<step>/<fingerprint>/."""
     return store_root.resolve() / step / fingerprint[:16]
 
 
 def in_store(job: J, store_root: Path) -> J:
-    """The job at its place in the store. Its fingerprint does not depend on places."""
+    """Return the job at its place in the store. Its fingerprint does not depend on places."""
     return job.at(step_folder(store_root, job.step, job.fingerprint))
 
 
 def run_job(job: Job[R], launcher: Launcher, context: Context = Context()) -> R:
-    """The result of ``job``: at once if a complete one is in its folder, else by running the step.
+    """Return the result of ``job``: at once if a complete one is in its folder, else by running the step.
 
     Another run at work on the same job is waited for, and replaced if it dies; its result is this one's.
     Raises the error that the step
@@ -139,7 +139,9 @@ def _remove_report(job: Job) -> None:
 
 
 def reusable_result(job: Job[R]) -> R | None:
-    """The job's earlier result if its files are all there and undamaged; a damaged one is set aside and made again."""
+    """Return the job's earlier result if its files are all there and undamaged; a damaged one is set aside and made
+    again.
+    """
     result = read_result(job)
     if result is None:
         return None

@@ -17,7 +17,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy",
 
 
 def inherited(needs_network: bool) -> dict[str, str]:
-    """This process's variables that a step gets, too. What else it needs stands in ``compute.env``."""
+    """Return this process's variables that a step gets, too. What else it needs stands in ``compute.env``."""
     kept = {
         name: value
         for name, value in os.environ.items()

@@ -37,7 +37,7 @@ class LogFile:
         self._file = os.fdopen(handle, "a", encoding="utf-8", errors="replace", buffering=1)
 
     def write(self, line: str) -> None:
-        """Raises ``OSError``."""
+        """Append to the log. Raises ``OSError``."""
         self._file.write(line + "\n")
         self._num_bytes += len(line) + 1  # characters: near enough
         if self._num_bytes > LARGEST_LOG_BYTES:
@@ -47,7 +47,7 @@ class LogFile:
             self._file.write(f"# Goes on from {FULL_LOG}, which was full at {LARGEST_LOG_BYTES:,} bytes.\n")
 
     def close(self) -> None:
-        """Raises ``OSError``."""
+        """Close the log. Raises ``OSError``."""
         self._file.close()
 
 
@@ -82,7 +82,7 @@ class StepLog:
             self._listener.line(shown)
 
     def end(self) -> None:
-        """Nothing comes any more."""
+        """Take that nothing comes any more."""
         if self._listener is not None:
             self._listener.end()
 

@@ -37,7 +37,7 @@ def _give(name: str, place: int, user: tuple[int, int]) -> None:
 
 
 def let_read(inputs: Iterable[Path], user: tuple[int, int]) -> None:
-    """Where root's umask hides files of its own store from ``user``, allow the user's group to read them.
+    """Allow, where root's umask hides files of its own store from ``user``, the user's group to read them.
 
     What lies outside of a store, is another user's, or has another name, too, is not ours to change. Raises ``StoreError``.
     """
@@ -56,7 +56,7 @@ def let_read(inputs: Iterable[Path], user: tuple[int, int]) -> None:
 
 
 def with_link_targets(inputs: Iterable[Path], named_by_people: Iterable[Path]) -> tuple[Path, ...]:
-    """The inputs, and the files outside of them that links inside point to, as in the Hub's cache.
+    """Return the inputs, and the files outside of them that links inside point to, as in the Hub's cache.
 
     Only for what a person's configuration names: a link in what a step left says where a step wants to read.
     """

@@ -18,7 +18,8 @@ class Workplace:
     context: Context = field(default_factory=Context)
 
     def run(self, job: Job[R], folder: Path | None = None) -> R:
-        """The verified result of ``job``, reused where it is in the store already; see ``run_job`` for what it raises.
+        """Return the verified result of ``job``, reused where it is in the store already; see ``run_job`` for what it
+        raises.
 
         ``folder``: where to run it instead of its place in the store.
         """
@@ -27,5 +28,5 @@ class Workplace:
         )
 
     def has_result(self, job: Job) -> bool:
-        """Whether ``run`` would find a result that verifies. To ask is to read all of its files."""
+        """Return whether ``run`` would find a result that verifies. To ask is to read all of its files."""
         return reusable_result(in_store(job, self.store)) is not None

@@ -9,7 +9,7 @@ from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
 
 def content_revision(files: dict[str, str]) -> str:
-    """The immutable revision of a directory: a fingerprint of its file names and contents."""
+    """Return the immutable revision of a directory: a fingerprint of its file names and contents."""
     return fingerprint(files)
 
 

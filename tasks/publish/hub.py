@@ -30,7 +30,7 @@ class LocalFile:
     sha256: str
 
     def git_sha1(self) -> str:
-        """The name that git gives this content: sha1 of ``blob <size>\\0<content>``."""
+        """Return the name that git gives this content: sha1 of ``blob <size>\\0<content>``."""
         if isinstance(self.content, bytes):
             return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
         digest = hashlib.sha1(b"blob %d\0" % self.content.stat().st_size)
@@ -61,7 +61,9 @@ def _agrees(api: HfApi, repo_id: str, revision: str, remote: RepoFile, local: Lo
 def differing(
     api: HfApi, repo_id: str, revision: str, files: dict[str, LocalFile]
 ) -> tuple[list[str], list[str]]:
-    """(names whose content at ``revision`` is missing or other, names at ``revision`` that are not ours), sorted."""
+    """Return (names whose content at ``revision`` is missing or other, names at ``revision`` that are not ours),
+    sorted.
+    """
     remote = {
         entry.path: entry
         for entry in api.list_repo_tree(repo_id, revision=revision, recursive=True)

@@ -66,7 +66,7 @@ def _parent(card: CardInputs) -> str:
 
 
 def adapter_settings(card: CardInputs) -> dict[str, object]:
-    """Rows of the table of hyper-parameters."""
+    """Return rows of the table of hyper-parameters."""
     adapter, targets = card.adapter, card.adapter.target_modules
     return {
         "adapter": OurMarkdown(f"{adapter.kind}, merged into these weights; by itself in `adapter/`"),
@@ -111,7 +111,7 @@ def _settings(card: CardInputs) -> dict[str, object]:
 
 
 def render_card(card: CardInputs) -> str:
-    """The card as Markdown with the Hub's YAML header. Deterministic."""
+    """Return the card as Markdown with the Hub's YAML header. Deterministic."""
     mixture = _table(
         ["source", "content", "rows", "kept", "truncated", "dropped"],
         [

@@ -110,7 +110,7 @@ Block = Text | Table | Charts | Code | Tiles | Samples | Notice | Details | Head
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class PageSection:
     title: str
     anchor: str
     blocks: tuple[Block, ...]
@@ -124,14 +124,14 @@ class Page:
     subtitle: str
     badge: tuple[str, Tone]
     summary: tuple[Block, ...]
-    sections: tuple[Section, ...]
+    sections: tuple[PageSection, ...]
     footer: str = ""
 
 
 def table_of(
     rows: Sequence[dict[str, Any]], kinds: dict[str, ColumnKind] | None = None, caption: str = ""
 ) -> Table:
-    """A table of rows as ``tables.py`` makes them; the first row's keys are the columns."""
+    """Return a table of rows as ``tables.py`` makes them; the first row's keys are the columns."""
     names = list(rows[0]) if rows else []
     return Table(
         tuple(Column(name, (kinds or {}).get(name, "text")) for name in names),

@@ -7,7 +7,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from dpo_core.contract.metric_names import LAST_STEP, MEANINGS, OF_THE_LOSS, SECOND_NAMES
-from tasks.report.blocks import Block, Charts, Column, ColumnKind, Page, Section, Table, Text
+from tasks.report.blocks import Block, Charts, Column, ColumnKind, Page, PageSection, Table, Text
 from tasks.report.compared_software import software_of
 from tasks.report.curves import STEPS_TO_SMOOTH, points_of, smoothed
 from tasks.report.lineage import lineage
@@ -29,7 +29,7 @@ SAME = "="  # a cell that repeats the first run's value
 
 
 def compare_page(runs: Sequence[RunFiles]) -> Page:
-    """The page of two or more runs, called A, B, C ... in it."""
+    """Return the page of two or more runs, called A, B, C ... in it."""
     sections = (
         settings_section(runs),
         fingerprints_section(runs),
@@ -63,7 +63,7 @@ def compare_page(runs: Sequence[RunFiles]) -> Page:
 
 
 def labels(runs: Sequence[RunFiles]) -> list[str]:
-    """A, B, C, ... and numbers from the 27th on."""
+    """Return A, B, C, ... and numbers from the 27th on."""
     return [
         ascii_uppercase[place] if place < len(ascii_uppercase) else str(place + 1)
         for place in range(len(runs))
@@ -94,7 +94,7 @@ def _table(
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, str]:
-    """A nested config as dotted names -> JSON of the value."""
+    """Return a nested config as dotted names -> JSON of the value."""
     if isinstance(values, dict) and values:
         items = [(str(name), value) for name, value in values.items()]
     elif isinstance(values, list) and any(isinstance(item, dict) for item in values):
@@ -108,18 +108,18 @@ def flat(values: Any, prefix: str = "") -> dict[str, str]:
     }
 
 
-def settings_section(runs: Sequence[RunFiles]) -> Section:
-    """Settings that are not the same in all runs."""
+def settings_section(runs: Sequence[RunFiles]) -> PageSection:
+    """Return settings that are not the same in all runs."""
     configs = [flat(run.config) for run in runs]
     names = dict.fromkeys(name for config in configs for name in config if name not in NOT_SETTINGS)
     rows = [(name, [config.get(name, "(not set)") for config in configs]) for name in names]
     differ = [(name, cells) for name, cells in rows if len(set(cells)) > 1]
     block = _table(runs, "setting", differ, "words") if differ else Text("The settings are the same.")
-    return Section("Settings that differ", "settings", (block,))
+    return PageSection("Settings that differ", "settings", (block,))
 
 
-def fingerprints_section(runs: Sequence[RunFiles]) -> Section:
-    """Which of the artefacts have other content, and which are the same."""
+def fingerprints_section(runs: Sequence[RunFiles]) -> PageSection:
+    """Return which of the artefacts have other content, and which are the same."""
     pins = [{_named(node.what, node.where): node.pin for node in lineage(run)} for run in runs]
     names = dict.fromkeys(name for run in pins for name in run)
     rows = [(name, [run.get(name, "").removeprefix("commit ")[:16] for run in pins]) for name in names]
@@ -127,15 +127,15 @@ def fingerprints_section(runs: Sequence[RunFiles]) -> Section:
     same = [f"{name} {cells[0]}" for name, cells in rows if len(set(cells)) == 1]
     blocks: list[Block] = [_table(runs, "artefact", differ, "code")] if differ else []
     blocks.append(Text(f"The same in all: {'; '.join(same) or 'nothing'}."))
-    return Section("Content that differs", "content", tuple(blocks))
+    return PageSection("Content that differs", "content", tuple(blocks))
 
 
 def _named(what: str, where: str) -> str:
     return f"{what} {where.rstrip('/').rsplit('/', 1)[-1]}" if what == "preference set" else what
 
 
-def evaluation_section(runs: Sequence[RunFiles]) -> Section | None:
-    """Held-out metrics, before and after."""
+def evaluation_section(runs: Sequence[RunFiles]) -> PageSection | None:
+    """Return held-out metrics, before and after."""
     results = [run.evaluation for run in runs]
     if not any(results):
         return None
@@ -165,7 +165,7 @@ def evaluation_section(runs: Sequence[RunFiles]) -> Section | None:
     explanation += (
         "" if _same_loss(runs) else " Losses, rewards and margins have other units where loss or beta differ."
     )
-    return Section("Evaluation", "evaluation", (table, Text(explanation)))
+    return PageSection("Evaluation", "evaluation", (table, Text(explanation)))
 
 
 def _label(name: str) -> str:
@@ -194,26 +194,26 @@ def _same_loss(runs: Sequence[RunFiles]) -> bool:
     return len({json.dumps(run.config.get("loss"), sort_keys=True) for run in runs}) == 1
 
 
-def final_section(runs: Sequence[RunFiles]) -> Section | None:
-    """The last training step."""
+def final_section(runs: Sequence[RunFiles]) -> PageSection | None:
+    """Return the last training step."""
     if not any(run.metrics for run in runs):
         return None
     last = [run.metrics[-1] if run.metrics else {} for run in runs]
     rows = [("step", [f"{step['step']:g}" if step else "" for step in last])]
     rows += [(_label(name), [number(step.get(name)) for step in last]) for name in LAST_STEP]
-    return Section("Last training step", "final", (_table(runs, "metric", rows),))
+    return PageSection("Last training step", "final", (_table(runs, "metric", rows),))
 
 
-def speed_section(runs: Sequence[RunFiles]) -> Section:
-    """Wall time by step of the pipeline, and the rates of the heavy jobs."""
-    names = dict.fromkeys(step.name for run in runs for step in run.record.steps)
+def speed_section(runs: Sequence[RunFiles]) -> PageSection:
+    """Return wall time by step of the pipeline, and the rates of the heavy jobs."""
+    names = dict.fromkeys(task.name for run in runs for task in run.record.tasks)
     rows = [("whole run", [duration(run.record.seconds) for run in runs])]
     rows += [
         (
             name,
             [
                 duration(
-                    next((step.seconds for step in reversed(run.record.steps) if step.name == name), None)
+                    next((task.seconds for task in reversed(run.record.tasks) if task.name == name), None)
                 )
                 for run in runs
             ],
@@ -237,7 +237,7 @@ def speed_section(runs: Sequence[RunFiles]) -> Section:
         ),
     )
     rows += [(name, [_finite(measure(run)) for run in runs]) for name, measure in measures]
-    return Section(
+    return PageSection(
         "Time and speed",
         "speed",
         (_table(runs, "", rows, caption="Steps that were found done take no time."),),
@@ -253,10 +253,10 @@ def _finite(value: float) -> str:
     return number(value) if math.isfinite(value) else ""
 
 
-def curves_section(runs: Sequence[RunFiles]) -> Section | None:
-    """The training curves over each other."""
+def curves_section(runs: Sequence[RunFiles]) -> PageSection | None:
+    """Return the training curves over each other."""
     charts = tuple(_overlaid(runs, title, name) for title, name in OVERLAID)
-    return Section("Curves", "curves", (Charts(charts),)) if any(run.metrics for run in runs) else None
+    return PageSection("Curves", "curves", (Charts(charts),)) if any(run.metrics for run in runs) else None
 
 
 def _overlaid(runs: Sequence[RunFiles], title: str, name: str) -> Chart:
@@ -272,14 +272,14 @@ def _overlaid(runs: Sequence[RunFiles], title: str, name: str) -> Chart:
     return line_chart(title, "optimizer step", "running mean" if is_long else "", lines)
 
 
-def software_section(runs: Sequence[RunFiles]) -> Section | None:
-    """Commit, machine and versions that differ."""
+def software_section(runs: Sequence[RunFiles]) -> PageSection | None:
+    """Return commit, machine and versions that differ."""
     known = [software_of(run) for run in runs]
     names = dict.fromkeys(name for run in known for name in run)
     rows = [(name, [run.get(name, "") for run in known]) for name in names]
     differ = [(name, cells) for name, cells in rows if len(set(cells)) > 1]
     return (
-        Section("Software and machine that differ", "software", (_table(runs, "", differ, "words"),))
+        PageSection("Software and machine that differ", "software", (_table(runs, "", differ, "words"),))
         if differ
         else None
     )

@@ -4,7 +4,7 @@ from tasks.run.files import RunFiles
 
 
 def software_of(run: RunFiles) -> dict[str, str]:
-    """Name -> version, commit, device."""
+    """Return name -> version, commit, device."""
     found: dict[str, str] = {}
     for step in run.steps.values():
         if step.environment:

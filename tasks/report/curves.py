@@ -12,7 +12,7 @@ SMOOTHING = 12  # the running mean weighs about the last n-th part of the run
 
 
 def tokens_of(step: dict[str, float]) -> float:
-    """Tokens of the step's batch, prompts counted with both answers."""
+    """Return tokens of the step's batch, prompts counted with both answers."""
     return step.get("tokens_per_second", math.nan) * step.get("step_seconds", math.nan)
 
 
@@ -21,7 +21,7 @@ def tokens_per_pair(step: dict[str, float]) -> float:
 
 
 def points_of(metrics: Metrics, value: str | Callable[[dict[str, float]], float]) -> list[Point]:
-    """(step, value) of a metric, thinned to what a chart can show."""
+    """Return (step, value) of a metric, thinned to what a chart can show."""
     read = value if callable(value) else lambda step: step.get(value, math.nan)
     points = [(float(step["step"]), float(read(step))) for step in metrics]
     piece = max(1, -(-len(points) // MAX_POINTS))
@@ -34,7 +34,7 @@ def _mean(points: Sequence[Point]) -> Point:
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """The running mean, exponential, without the pull towards zero at its start."""
+    """Return the running mean, exponential, without the pull towards zero at its start."""
     keep, mean, weight, out = 1 - 1 / max(2.0, len(points) / SMOOTHING), 0.0, 0.0, []
     for x, y in points:
         if math.isfinite(y):
@@ -44,14 +44,14 @@ def smoothed(points: Sequence[Point]) -> list[Point]:
 
 
 def restarts(metrics: Metrics) -> list[tuple[float, str]]:
-    """Steps at which a resumed run went on: the first step of each start carries what was checked before it."""
+    """Return steps at which a resumed run went on: the first step of each start carries what was checked before it."""
     return [
         (step["step"], "resumed") for step in metrics[1:] if any(name.startswith("checks/") for name in step)
     ]
 
 
 def training_charts(metrics: Metrics) -> tuple[Chart, ...]:
-    """Loss, accuracy, margin, rewards, gradient norm, length, learning rate, throughput; none without a step."""
+    """Return loss, accuracy, margin, rewards, gradient norm, length, learning rate, throughput; none without a step."""
     if not metrics:
         return ()
     marks = restarts(metrics)

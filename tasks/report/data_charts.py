@@ -7,7 +7,7 @@ COLOURS = {"prompt": "grey", "chosen": "blue", "rejected": "orange"}
 
 
 def length_charts(lengths: LengthStats) -> tuple[Chart, ...]:
-    """Prompt, chosen, rejected; the two answers over one scale. None for a mixture that has no histograms."""
+    """Return prompt, chosen, rejected; the two answers over one scale. None for a mixture that has no histograms."""
     answers = [lengths.histograms[name] for name in ("chosen", "rejected") if name in lengths.histograms]
     answers_end = max((part.bin_tokens * len(part.counts) for part in answers), default=0)
     charts = []

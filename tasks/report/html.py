@@ -8,9 +8,9 @@ from tasks.report.blocks import (
     Heading,
     Notice,
     Page,
+    PageSection,
     Sample,
     Samples,
-    Section,
     Table,
     Text,
     Tile,
@@ -29,7 +29,7 @@ VERDICTS: dict[bool | None, tuple[str, str]] = {
 
 
 def render_html(page: Page) -> str:
-    """The whole file."""
+    """Return the whole file."""
     word, tone = page.badge
     links = " ".join(
         f'<a href="#{html_text(section.anchor)}">{html_text(section.title)}</a>' for section in page.sections
@@ -47,7 +47,7 @@ def render_html(page: Page) -> str:
     )
 
 
-def _section(section: Section) -> str:
+def _section(section: PageSection) -> str:
     return (
         f'<section id="{html_text(section.anchor)}"><h2>{html_text(section.title)}</h2>'
         f"{_blocks(section.blocks)}</section>\n"

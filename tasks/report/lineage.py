@@ -14,7 +14,7 @@ MAX_LETTERS, TITLE = 18, "What this checkpoint is made of"
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class LineageNode:
     """One artefact. ``pin`` fixes its content: a commit or a fingerprint; ``column`` is its place from left to right."""
 
     name: str
@@ -25,33 +25,36 @@ class Node:
     made_from: tuple[str, ...] = ()
 
 
-def _of_data(mixture: MixResult) -> list[Node]:
+def _of_data(mixture: MixResult) -> list[LineageNode]:
     sources = [
-        Node(f"source {number}", "preference set", ledger.label, ledger.content, 0)
+        LineageNode(f"source {number}", "preference set", ledger.label, ledger.content, 0)
         for number, ledger in enumerate(mixture.per_source)
     ]
     before = (*(source.name for source in sources), "policy")
-    return [*sources, Node("mixture", "mixture", str(mixture.data.path), mixture.data.fingerprint, 1, before)]
+    return [
+        *sources,
+        LineageNode("mixture", "mixture", str(mixture.data.path), mixture.data.fingerprint, 1, before),
+    ]
 
 
-def lineage(run: RunFiles) -> list[Node]:
-    """From the sources to the hand-off, as far as the run has come."""
-    nodes: list[Node] = []
+def lineage(run: RunFiles) -> list[LineageNode]:
+    """Return from the sources to the hand-off, as far as the run has come."""
+    nodes: list[LineageNode] = []
     train = run.steps["train"].job if "train" in run.steps else None
     policy = _policy(run)
     if policy:
-        nodes.append(Node("policy", "SFT checkpoint", policy.source, _pin(policy), 0))
+        nodes.append(LineageNode("policy", "SFT checkpoint", policy.source, _pin(policy), 0))
     other = train.reference_checkpoint if isinstance(train, TrainJob) else None
     reference_model = "policy"
     if other and policy and other.fingerprint != policy.fingerprint:
         reference_model = "reference model"
-        nodes.append(Node(reference_model, "reference model", other.source, _pin(other), 0))
+        nodes.append(LineageNode(reference_model, "reference model", other.source, _pin(other), 0))
     if mixture := run.mixture:
         nodes += _of_data(mixture)
     if run.reference:
         ref = run.reference.reference
         nodes.append(
-            Node(
+            LineageNode(
                 "reference",
                 "reference values",
                 str(ref.path),
@@ -63,7 +66,7 @@ def lineage(run: RunFiles) -> list[Node]:
     if trained := run.trained:
         before = ("reference", "mixture", "policy") if run.reference else ("mixture", "policy")
         nodes.append(
-            Node(
+            LineageNode(
                 "weights",
                 "trained weights",
                 str(trained.weights_path),
@@ -74,13 +77,17 @@ def lineage(run: RunFiles) -> list[Node]:
         )
     if exported := run.exported:
         nodes.append(
-            Node("export", "exported checkpoint", str(exported.path), exported.fingerprint, 4, ("weights",))
+            LineageNode(
+                "export", "exported checkpoint", str(exported.path), exported.fingerprint, 4, ("weights",)
+            )
         )
     if handoff := run.handoff:
         upload = handoff.checkpoint
         nodes += [
-            Node("upload", "uploaded checkpoint", upload.uri, upload.revision, 5, ("export",)),
-            Node("handoff", "hand-off to RLVR", str(run.handoff_path), handoff.fingerprint, 6, ("upload",)),
+            LineageNode("upload", "uploaded checkpoint", upload.uri, upload.revision, 5, ("export",)),
+            LineageNode(
+                "handoff", "hand-off to RLVR", str(run.handoff_path), handoff.fingerprint, 6, ("upload",)
+            ),
         ]
     return nodes
 
@@ -97,9 +104,9 @@ def _pin(checkpoint: CheckpointRef) -> str:
     return f"commit {checkpoint.revision}" if checkpoint.revision else checkpoint.fingerprint
 
 
-def lineage_chart(nodes: list[Node]) -> Chart | None:
-    """Boxes from left to right; an arrow from each to what is made of it. The SFT checkpoint stands on top, where its
-    arrows pass above the mixture."""
+def lineage_chart(nodes: list[LineageNode]) -> Chart | None:
+    """Return boxes from left to right; an arrow from each to what is made of it. The SFT checkpoint stands on top,
+    where its arrows pass above the mixture."""
     if not nodes:
         return None
     first = [node for node in nodes if node.column == 0]
@@ -156,7 +163,7 @@ def _arrow(source: tuple[float, float], target: tuple[float, float]) -> str:
     )
 
 
-def _box(node: Node, x: float, y: float) -> str:
+def _box(node: LineageNode, x: float, y: float) -> str:
     name = node.where.rstrip("/").rsplit("/", 1)[-1] if "/" in node.where else node.where
     pin = node.pin.removeprefix("commit ")[:16]
     return (

@@ -8,8 +8,8 @@ from tasks.report.blocks import (
     Heading,
     Notice,
     Page,
+    PageSection,
     Samples,
-    Section,
     Table,
     Text,
     Tiles,
@@ -22,7 +22,7 @@ SIGNS = {True: "✓ ", False: "✗ ", None: ""}
 
 
 def render_markdown(page: Page) -> str:
-    """The whole page."""
+    """Return the whole page."""
     parts = [
         f"# {markdown_text(page.title)} · {markdown_text(page.badge[0])}",
         markdown_text(page.subtitle),
@@ -32,17 +32,17 @@ def render_markdown(page: Page) -> str:
     return "\n\n".join([*parts, markdown_text(page.footer)]) + "\n"
 
 
-def render_section(section: Section) -> str:
-    """One section without its title."""
+def render_section(section: PageSection) -> str:
+    """Return one section without its title."""
     return "\n\n".join(_section(section)[1:]) + "\n"
 
 
-def _section(section: Section) -> list[str]:
+def _section(section: PageSection) -> list[str]:
     return [f"## {markdown_text(section.title)}", *map(_block, section.blocks)]
 
 
 def render_table(table: Table) -> str:
-    """A GitHub table; cells are cut, and cannot break out of it."""
+    """Return a GitHub table; cells are cut, and cannot break out of it."""
     return _table([column.title for column in table.columns], table.rows)
 
 

@@ -42,7 +42,7 @@ def write_report(folder: Path) -> Page:
 
 
 def report_page(run: RunFiles) -> Page:
-    """The page of a run in any state."""
+    """Return the page of a run in any state."""
     sections = (
         evaluation_section(run),
         samples_section(run),
@@ -66,7 +66,7 @@ def report_page(run: RunFiles) -> Page:
 
 
 def summary(run: RunFiles) -> tuple[Block, ...]:
-    """What it was, what came out, where it is."""
+    """Return what it was, what came out, where it is."""
     blocks: list[Block] = [Text(what_it_is(run))]
     if tiles := headline_tiles(run):
         blocks.append(Tiles(tiles))
@@ -82,7 +82,7 @@ def summary(run: RunFiles) -> tuple[Block, ...]:
 
 
 def what_it_is(run: RunFiles) -> str:
-    """One sentence: objective, model, data, length."""
+    """Say in one sentence: objective, model, data, length."""
     loss, model = run.config.get("loss", {}), run.config.get("checkpoint", {}).get("source", "?")
     adapter = run.config.get("adapter", {}).get("kind", "none")
     what = f"{loss.get('name', 'DPO')} (beta {loss.get('beta', '?')}) on {model}"
@@ -98,7 +98,7 @@ def what_it_is(run: RunFiles) -> str:
 
 
 def headline_tiles(run: RunFiles) -> tuple[Tile, ...]:
-    """The verdict: held-out numbers before and after."""
+    """Return the verdict: held-out numbers before and after."""
     result = run.evaluation
     if result is None:
         return ()
@@ -121,12 +121,12 @@ def headline_tiles(run: RunFiles) -> tuple[Tile, ...]:
 
 
 def tile_number(value: float | None) -> str:
-    """Two decimals for what is small, whole numbers for what is large."""
+    """Return two decimals for what is small, whole numbers for what is large."""
     return "" if value is None else f"{value:.2f}" if abs(value) < 10 else f"{value:,.0f}"
 
 
 def release_blocks(run: RunFiles) -> tuple[Block, ...]:
-    """The gate's verdict and a person's, where the run has them."""
+    """Return the gate's verdict and a person's, where the run has them."""
     blocks: list[Block] = []
     if run.gate:
         rows = tuple(
@@ -153,13 +153,13 @@ def release_blocks(run: RunFiles) -> tuple[Block, ...]:
 
 
 def what_failed(run: RunFiles) -> tuple[Block, ...]:
-    """For a run that did not end well: where, why, the log's end, and how to go on."""
+    """Return, for a run that did not end well: where, why, the log's end, and how to go on."""
     state = run_state(run.record)
     if state in ("completed", "running", "suspended"):
         return ()
     if state == "not released":
         return (Notice("Not released: nothing was uploaded or handed off", run.record.error or "", "bad"),)
-    step = run.record.steps[-1].name if run.record.steps else "before the first step"
+    step = run.record.tasks[-1].name if run.record.tasks else "before the first task"
     path, lines = failed_log(run)
     why = run.record.error or {
         "killed": "The process of the run is gone and left no word: it was killed, or the machine went down.",

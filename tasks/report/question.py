@@ -20,7 +20,9 @@ def question_markdown(
     num_samples: int,
     ui_url: str | None,
 ) -> str:
-    """Gate, evaluation and samples. ``candidate``: where the checkpoint is; ``ui_url``: of Prefect's pages, if known."""
+    """Return gate, evaluation and samples. ``candidate``: where the checkpoint is; ``ui_url``: of Prefect's pages, if
+    known.
+    """
     gate = markdown_table(check_table(checks)) if checks else "No rule is set.\n"
     links = (
         " · ".join(markdown_link(key, f"{ui_url}/artifacts/key/{name}-{key}") for key in ARTIFACTS)

@@ -1,6 +1,6 @@
 """How to make the same run again, and what it ran on."""
 
-from tasks.report.blocks import Block, Code, Column, Details, Section, Table, Text
+from tasks.report.blocks import Block, Code, Column, Details, PageSection, Table, Text
 from tasks.report.tables import counted
 from tasks.run.files import RunFiles
 from tasks.run.folder import CONFIG_FILE
@@ -8,7 +8,7 @@ from tasks.text.escape import shell_word
 
 
 def commands(run: RunFiles) -> str:
-    """The shell commands; relative paths of the config start in the run's working directory."""
+    """Return the shell commands; relative paths of the config start in the run's working directory."""
     environment, lines = run.environment, []
     if environment and environment.commit:
         lines.append(
@@ -22,8 +22,8 @@ def commands(run: RunFiles) -> str:
     return "\n".join([*lines, f"pairline run {shell_word(str(run.folder / CONFIG_FILE))}"])
 
 
-def reproduce_section(run: RunFiles) -> Section:
-    """Commands, settings, software and machine."""
+def reproduce_section(run: RunFiles) -> PageSection:
+    """Return commands, settings, software and machine."""
     same_bits = (
         "On the same machine and versions the weights come out with the same bits on a CPU; elsewhere they agree "
         "but for rounding. Steps that are in the store already are reused."
@@ -40,7 +40,7 @@ def reproduce_section(run: RunFiles) -> Section:
     ]
     if machine := _machine(run):
         blocks.append(Table((Column("machine and software"), Column("", "words")), machine))
-    return Section("Reproduce", "reproduce", (*blocks, *_software(run)))
+    return PageSection("Reproduce", "reproduce", (*blocks, *_software(run)))
 
 
 def _machine(run: RunFiles) -> tuple[tuple[str, str], ...]:

@@ -10,9 +10,9 @@ from tasks.report.blocks import (
     ColumnKind,
     Details,
     Heading,
+    PageSection,
     Sample,
     Samples,
-    Section,
     Table,
     Text,
     Tone,
@@ -21,14 +21,15 @@ from tasks.report.blocks import (
 from tasks.report.curves import training_charts
 from tasks.report.data_charts import length_charts
 from tasks.report.lineage import lineage, lineage_chart
+from tasks.report.quality import quality_blocks
 from tasks.report.tables import counted, metrics_rows, mixture_rows, training_rows
 from tasks.run.files import RunFiles
 
 DEFAULT_SAMPLES = 8
 
 
-def evaluation_section(run: RunFiles) -> Section | None:
-    """Every metric before and after, with what it means."""
+def evaluation_section(run: RunFiles) -> PageSection | None:
+    """Return every metric before and after, with what it means."""
     result = run.evaluation
     if result is None:
         return None
@@ -59,17 +60,17 @@ def evaluation_section(run: RunFiles) -> Section | None:
     )
     caption = "Green and red: a change for the better or the worse, where a metric has such a direction."
     table = Table(columns, tuple(rows), caption, tuple(tones), toned_column=3)
-    return Section("Held-out evaluation", "evaluation", (Text(words), table))
+    return PageSection("Held-out evaluation", "evaluation", (Text(words), table))
 
 
-def samples_section(run: RunFiles) -> Section | None:
-    """Greedy answers side by side."""
+def samples_section(run: RunFiles) -> PageSection | None:
+    """Return greedy answers side by side."""
     if run.evaluation is None:
         return None
     answers = run.evaluation.answers
     shown = run.config.get("evaluation", {}).get("num_samples_shown", DEFAULT_SAMPLES)
     if not answers or not shown:
-        return Section(
+        return PageSection(
             "Samples",
             "samples",
             (
@@ -90,7 +91,7 @@ def samples_section(run: RunFiles) -> Section | None:
             " Where the prompt asks for something that code can check, the checker's verdict stands above the answer."
         )
     )
-    return Section(
+    return PageSection(
         "Samples",
         "samples",
         (
@@ -103,8 +104,8 @@ def samples_section(run: RunFiles) -> Section | None:
     )
 
 
-def training_section(run: RunFiles) -> Section | None:
-    """The curves and the first and the last step."""
+def training_section(run: RunFiles) -> PageSection | None:
+    """Return the curves and the first and the last step."""
     charts, result = training_charts(run.metrics), run.trained
     if not charts:
         return None
@@ -131,11 +132,11 @@ def training_section(run: RunFiles) -> Section | None:
                 (table_of(rows, {"first step": "number", "last step": "number"}),),
             )
         )
-    return Section("Training", "training", tuple(blocks))
+    return PageSection("Training", "training", tuple(blocks))
 
 
-def data_section(run: RunFiles) -> Section | None:
-    """The mixture, its drops by source and reason, and how long its pairs are."""
+def data_section(run: RunFiles) -> PageSection | None:
+    """Return the mixture, its drops by source and reason, and how long its pairs are."""
     mixture = run.mixture
     if mixture is None:
         return None
@@ -179,6 +180,7 @@ def data_section(run: RunFiles) -> Section | None:
         Column("first rows", "code"),
     )
     blocks.append(Table(columns, tuple(dropped)) if dropped else Text("None."))
+    blocks += quality_blocks(mixture)
     charts = length_charts(lengths)
     words = "A pair's prompt is counted up to the token where its two sides part."
     blocks += [
@@ -191,17 +193,17 @@ def data_section(run: RunFiles) -> Section | None:
             "tokens. This mixture was made before histograms were kept."
         ),
     ]
-    return Section("Data", "data", (*blocks, *((Charts(charts),) if charts else ())))
+    return PageSection("Data", "data", (*blocks, *((Charts(charts),) if charts else ())))
 
 
-def lineage_section(run: RunFiles) -> Section | None:
-    """From source revision to uploaded commit."""
+def lineage_section(run: RunFiles) -> PageSection | None:
+    """Return from source revision to uploaded commit."""
     nodes = lineage(run)
     chart = lineage_chart(nodes)
     if chart is None:
         return None
     columns = (Column("what"), Column("where", "code"), Column("commit or fingerprint", "code"))
-    return Section(
+    return PageSection(
         "Lineage",
         "lineage",
         (
@@ -214,14 +216,14 @@ def lineage_section(run: RunFiles) -> Section | None:
     )
 
 
-def rlvr_section(run: RunFiles) -> Section | None:
-    """What the next stage is promised, and its command."""
+def rlvr_section(run: RunFiles) -> PageSection | None:
+    """Return what the next stage is promised, and its command."""
     handoff = run.handoff
     if handoff is None:
         return None
     rows = tuple((check.rule, check.detail, "holds" if check.passed else "FAILS") for check in handoff.rules)
     tones: tuple[Tone, ...] = tuple("good" if check.passed else "bad" for check in handoff.rules)
-    return Section(
+    return PageSection(
         "Hand-off to RLVR",
         "handoff",
         (

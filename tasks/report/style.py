@@ -92,7 +92,7 @@ tr:hover td{background:none}}
 
 
 def page_style() -> str:
-    """The whole sheet: light by default, dark where the reader's system asks for it, light again on paper."""
+    """Return the whole sheet: light by default, dark where the reader's system asks for it, light again on paper."""
     light = "".join(f"--{name}:{colour};" for name, (colour, _) in CHART_COLOURS.items())
     dark = "".join(f"--{name}:{colour};" for name, (_, colour) in CHART_COLOURS.items())
     return (

@@ -49,7 +49,7 @@ class Plane:
     height: float = HEIGHT
 
     def at(self, x: float, y: float) -> Point:
-        """Where a value lies."""
+        """Return where a value lies."""
         return (
             LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (self.width - LEFT - RIGHT),
             self.height - BOTTOM - (y - self.y[0]) / (self.y[1] - self.y[0]) * (self.height - TOP - BOTTOM),
@@ -67,7 +67,7 @@ def ticks(low: float, high: float, count: int = NUM_TICKS, whole: bool = False) 
 
 
 def short(value: float) -> str:
-    """A tick's label: 0.05, 1.2k, 3M, 5e-07."""
+    """Return a tick's label: 0.05, 1.2k, 3M, 5e-07."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e9):
         return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
     for size, letter in ((1e6, "M"), (1e4, "k")):
@@ -77,14 +77,14 @@ def short(value: float) -> str:
 
 
 def text(x: float, y: float, content: str, kind: str = "", anchor: str = "start") -> str:
-    """A line of text; ``kind`` is a class of the style sheet."""
+    """Return a line of text; ``kind`` is a class of the style sheet."""
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{html_text(content)}</text>'
 
 
 def framed(
     body: str, title: str, alt: str, width: float = WIDTH, height: float = HEIGHT, is_wide: bool = False
 ) -> Chart:
-    """A chart from its drawing."""
+    """Return a chart from its drawing."""
     svg = (
         f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-label="{html_text(alt)}"><title>{html_text(title)}</title>{body}</svg>'
@@ -93,7 +93,7 @@ def framed(
 
 
 def sheet(charts: Sequence[Chart], columns: int = 3) -> Chart:
-    """Charts of the common size beside and below each other as one picture, for places that stack pictures."""
+    """Return charts of the common size beside and below each other as one picture, for places that stack pictures."""
     parts = [
         chart.svg.replace(
             "<svg ",
@@ -115,7 +115,7 @@ def sheet(charts: Sequence[Chart], columns: int = 3) -> Chart:
 
 
 def standalone(chart: Chart) -> str:
-    """The same as a picture by itself, in light colours on white, as a ``data:`` address."""
+    """Return the same as a picture by itself, in light colours on white, as a ``data:`` address."""
     opening, rest = chart.svg.split(">", 1)
     size = opening.split('viewBox="0 0 ')[1].split('"')[0].split()
     colours = "".join(f"svg{{--{name}:{light}}}" for name, (light, _) in CHART_COLOURS.items())
@@ -133,7 +133,7 @@ def axes(
     y_ticks: Sequence[float],
     y_text: Callable[[float], str] = short,
 ) -> str:
-    """Title, grid, tick labels and axis labels with their units."""
+    """Return title, grid, tick labels and axis labels with their units."""
     bottom, right = plane.height - BOTTOM, plane.width - RIGHT
     parts = [text(8, 16, title, "title"), text(plane.width - RIGHT, 16, y_label, "unit", "end")]
     for value in y_ticks:
@@ -156,7 +156,7 @@ def axes(
 
 
 def path(plane: Plane, points: Sequence[Point], colour: str, is_faint: bool = False) -> str:
-    """A line through the finite points; a dot for each where they are few."""
+    """Return a line through the finite points; a dot for each where they are few."""
     placed = [plane.at(x, y) for x, y in points if math.isfinite(y)]
     if not placed:
         return ""
@@ -175,7 +175,9 @@ def line_chart(
     level: tuple[float, str] | None = None,
     y_bounds: tuple[float, float] | None = None,
 ) -> Chart:
-    """Lines over whole numbers (steps). ``marks``: (x, word) of vertical lines; ``level``: (y, word) of a horizontal one."""
+    """Return lines over whole numbers (steps). ``marks``: (x, word) of vertical lines; ``level``: (y, word) of a
+    horizontal one.
+    """
     points = [point for line in lines for point in line.points if math.isfinite(point[1])]
     if not points:
         return framed(
@@ -221,7 +223,7 @@ def _said(title: str, unit: str, lines: Sequence[Line]) -> str:
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> str:
-    """Names in their colours, in a row between title and plot."""
+    """Return names in their colours, in a row between title and plot."""
     parts, x = [], float(LEFT)
     for name, colour in entries:
         parts += [
@@ -242,7 +244,7 @@ def histogram(
     marks: Sequence[tuple[float, str]] = (),
     x_end: float | None = None,
 ) -> Chart:
-    """Bars of equal width from 0. ``x_end``: a common end for histograms that are compared."""
+    """Return bars of equal width from 0. ``x_end``: a common end for histograms that are compared."""
     end = max(x_end or 0.0, bin_width * max(1, len(counts)))
     y_ticks = [tick for tick in ticks(0, max([1, *counts]), whole=True)]
     plane = Plane((0, end), (0, y_ticks[-1]))

@@ -9,12 +9,13 @@ from dpo_core.contract.metric_names import SECOND_NAMES
 from dpo_core.contract.refs import CheckpointRef
 from tasks.report.blocks import table_of
 from tasks.report.markdown import SIGNS, render_table
+from tasks.report.quality import share_text
 
 Row = dict[str, Any]
 
 
 def checkpoint_rows(checkpoint: CheckpointRef) -> list[Row]:
-    """One row a file, the pinned whole first."""
+    """Return one row a file, the pinned whole first."""
     whole = {
         "file": f"{checkpoint.source} ({checkpoint.revision or 'pinned by its contents'})",
         "sha256": checkpoint.fingerprint,
@@ -23,7 +24,7 @@ def checkpoint_rows(checkpoint: CheckpointRef) -> list[Row]:
 
 
 def mixture_rows(result: MixResult) -> list[Row]:
-    """One row a source, and a total."""
+    """Return one row a source, and a total."""
     rows: list[Row] = [
         {
             "source": ledger.label,
@@ -40,6 +41,8 @@ def mixture_rows(result: MixResult) -> list[Row]:
                 if numbers
             )
             or "-",
+            "found and kept": ", ".join(f"{reason} {n}" for reason, n in ledger.counted.items() if n) or "-",
+            "longer answer chosen": share_text((ledger,)),
             "content": ledger.content[:24],
         }
         for ledger in result.per_source
@@ -55,13 +58,15 @@ def mixture_rows(result: MixResult) -> list[Row]:
             **total,
             "dropped because": "",
             "first dropped rows": "",
+            "found and kept": "",
+            "longer answer chosen": share_text(result.per_source),
             "content": result.data.fingerprint[:24],
         },
     ]
 
 
 def reference_rows(result: ReferenceResult) -> list[Row]:
-    """One row."""
+    """Return one row."""
     return [
         {
             "rows": result.rows,
@@ -75,7 +80,7 @@ def reference_rows(result: ReferenceResult) -> list[Row]:
 
 
 def training_rows(result: TrainResult) -> list[Row]:
-    """One row a metric: its value in the first and in the last step; the guards' figures before them."""
+    """Return one row a metric: its value in the first and in the last step; the guards' figures before them."""
     guard = [
         {"metric": f"guard: {name}", "first step": number(value), "last step": ""}
         for name, value in result.guard.items()
@@ -93,7 +98,7 @@ def training_rows(result: TrainResult) -> list[Row]:
 
 
 def adapter_rows(result: TrainResult) -> list[Row]:
-    """What the adapter is and how much is trained; nothing where all weights are."""
+    """Return what the adapter is and how much is trained; nothing where all weights are."""
     if result.adapter.kind == "none":
         return []
     facts = {
@@ -107,7 +112,7 @@ def adapter_rows(result: TrainResult) -> list[Row]:
 
 
 def metrics_rows(result: EvaluateResult, only: Sequence[str] | None = None) -> list[Row]:
-    """One row a metric, before and after, with the change. ``only`` chooses and orders metrics."""
+    """Return one row a metric, before and after, with the change. ``only`` chooses and orders metrics."""
     names = (
         only
         if only is not None
@@ -124,7 +129,7 @@ def metrics_rows(result: EvaluateResult, only: Sequence[str] | None = None) -> l
 
 
 def samples_markdown(result: EvaluateResult, num_samples: int) -> str:
-    """Prompts with both answers side by side, and the checker's verdict where the prompt has constraints."""
+    """Return prompts with both answers side by side, and the checker's verdict where the prompt has constraints."""
     if not result.answers:
         return "No held-out prompt was answered (evaluation.num_prompts or data.held_out is 0)."
     rows = [
@@ -139,15 +144,15 @@ def samples_markdown(result: EvaluateResult, num_samples: int) -> str:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """A GitHub table; cells are cut, and cannot break out of it."""
+    """Return a GitHub table; cells are cut, and cannot break out of it."""
     return render_table(table_of(rows)) + "\n" if rows else ""
 
 
 def counted(count: int, what: str) -> str:
-    """ "1 step", "2,000 steps" """
+    """Return "1 step", "2,000 steps" """
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def number(value: float | None) -> str:
-    """Four significant digits; empty for None."""
+    """Return four significant digits; empty for None."""
     return "" if value is None else f"{value:.4g}"

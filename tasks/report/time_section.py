@@ -1,17 +1,17 @@
 """Where the time of a run went, and how fast it was."""
 
-from tasks.report.blocks import Block, Charts, Column, Section, Table, Text
+from tasks.report.blocks import Block, Charts, Column, PageSection, Table, Text
 from tasks.report.timeline import duration, spans_of, time_chart
 from tasks.run.files import RunFiles
 
 
-def time_section(run: RunFiles) -> Section:
-    """Wall time of each step, speed of each job, what was reused."""
+def time_section(run: RunFiles) -> PageSection:
+    """Return wall time of each step, speed of each job, what was reused."""
     spans, chart = spans_of(run.record), time_chart(run.record)
     reused = sum(span.is_reused for span in spans)
     seconds = run.record.seconds
     words = "The run has not ended" if seconds is None else f"{duration(seconds)} from start to end"
-    words += f"; {reused} of {len(spans)} steps were found done in the store (grey)." if reused else "."
+    words += f"; {reused} of {len(spans)} tasks were found done in the store (grey)." if reused else "."
     blocks: list[Block] = [Text(words), *((Charts((chart,)),) if chart else ())]
     rows = _speed_rows(run)
     if rows:
@@ -28,7 +28,7 @@ def time_section(run: RunFiles) -> Section:
                 "The time a job took when it ran, which for a reused one was in an earlier run.",
             )
         )
-    return Section("Time and speed", "time", tuple(blocks))
+    return PageSection("Time and speed", "time", tuple(blocks))
 
 
 def _speed_rows(run: RunFiles) -> tuple[tuple[str, ...], ...]:

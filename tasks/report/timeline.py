@@ -1,18 +1,18 @@
-"""Where the time of a run went: its steps on one axis, one below the other."""
+"""Where the time of a run went: its tasks on one axis, one below the other."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 from tasks.report.svg import Chart, framed, text, ticks
-from tasks.run.folder import RunRecord, StepRecord
+from tasks.run.folder import RunRecord, TaskRecord
 
 WIDTH, NAMES, ROW, TOP, BOTTOM = 900.0, 150.0, 26.0, 34.0, 34.0
 COLOURS = {"completed": "blue", "failed": "bad", "cancelled": "warn", "running": "green"}
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """A step on the axis, in seconds since the run began. ``end`` is None while it goes on or if it was killed."""
+class TaskSpan:
+    """A task on the axis, in seconds since the run began. ``end`` is None while it goes on or if it was killed."""
 
     name: str
     state: str
@@ -21,21 +21,21 @@ class Span:
     is_reused: bool
 
 
-def spans_of(record: RunRecord) -> list[Span]:
-    """The steps of a run. A step is reused if all its jobs were found done in the store."""
+def spans_of(record: RunRecord) -> list[TaskSpan]:
+    """Return the tasks of a run. One is reused if all its jobs were found done in the store."""
     return [
-        Span(
-            step.name,
-            step.state,
-            _since(record.started, step.started),
-            None if step.seconds is None else _since(record.started, step.started) + step.seconds,
-            _is_reused(record, step),
+        TaskSpan(
+            task.name,
+            task.state,
+            _since(record.started, task.started),
+            None if task.seconds is None else _since(record.started, task.started) + task.seconds,
+            _is_reused(record, task),
         )
-        for step in record.steps
+        for task in record.tasks
     ]
 
 
-def _label(span: Span) -> str:
+def _label(span: TaskSpan) -> str:
     return "did not end" if span.end is None else duration(span.end - span.start)
 
 
@@ -43,18 +43,18 @@ def _since(start: datetime, moment: datetime) -> float:
     return (moment - start).total_seconds()
 
 
-def _is_reused(record: RunRecord, step: StepRecord) -> bool:
+def _is_reused(record: RunRecord, task: TaskRecord) -> bool:
     jobs = [
         job
         for job in record.jobs
-        if job.started >= step.started
-        and (step.seconds is None or _since(step.started, job.started) <= step.seconds)
+        if job.started >= task.started
+        and (task.seconds is None or _since(task.started, job.started) <= task.seconds)
     ]
     return bool(jobs) and all(job.reused for job in jobs)
 
 
 def duration(seconds: float | None) -> str:
-    """ "1 h 02 min", "3 min 20 s", "4.2 s" """
+    """Return "1 h 02 min", "3 min 20 s", "4.2 s" """
     if seconds is None:
         return "-"
     if seconds < 60:
@@ -64,7 +64,7 @@ def duration(seconds: float | None) -> str:
 
 
 def time_chart(record: RunRecord) -> Chart | None:
-    """A bar a step with its duration beside it."""
+    """Return a bar a task with its duration beside it."""
     spans = spans_of(record)
     if not spans:
         return None

@@ -36,7 +36,7 @@ class RunEnvironment(Section):
 
 
 def run_environment(config: BaseModel) -> RunEnvironment:
-    """Of this process and its machine, for a run of ``config``."""
+    """Describe the environment of this process and its machine, for a run of ``config``."""
     machine = this_machine()
     commit, changed = source_commit(PACKAGES_FOLDER)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -56,7 +56,9 @@ def run_environment(config: BaseModel) -> RunEnvironment:
 
 
 def source_commit(folder: Path) -> tuple[str | None, bool]:
-    """(commit, whether tracked files were changed since) of the checkout at ``folder``; (None, False) if it is none."""
+    """Return (commit, whether tracked files were changed since) of the checkout at ``folder``; (None, False) if it is
+    none.
+    """
     if not (folder / ".git").exists():
         return None, False
     commit, status = (
@@ -82,7 +84,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def changed_settings(config: BaseModel, prefix: str = "") -> list[tuple[str, str, str]]:
-    """(setting, value, default) of what a config sets differently from its defaults, section by section."""
+    """Return (setting, value, default) of what a config sets differently from its defaults, section by section."""
     rows = []
     for name, field in type(config).model_fields.items():
         value, default = (

@@ -90,7 +90,7 @@ class RunFiles:
 
 
 def read_run_files(folder: Path) -> RunFiles:
-    """The run in ``folder``. Raises ``StoreError`` if it holds no run."""
+    """Return the run in ``folder``. Raises ``StoreError`` if it holds no run."""
     folder = folder.resolve()
     record, store = read_run(folder), folder.parent.parent
     recorded = {job.step: Path(job.folder) for job in record.jobs}
@@ -118,7 +118,7 @@ def read_run_files(folder: Path) -> RunFiles:
 
 
 def moved(path: Path, store: Path) -> Path:
-    """Where a path of the store is now: a store may have been moved or copied since the run."""
+    """Return where a path of the store is now: a store may have been moved or copied since the run."""
     return path if path.exists() else store.joinpath(*path.parts[-2:])
 
 
@@ -128,7 +128,7 @@ def _end_without_result(record: RunRecord) -> datetime | None:
 
 
 def read_step(name: str, folder: Path, until: datetime | None = None) -> StepFiles:
-    """What the folder of a step holds, without a result that came after ``until``."""
+    """Return what the folder of a step holds, without a result that came after ``until``."""
     job, path = None, folder / RESULT_FILE
     with contextlib.suppress(StoreError):
         job = read_job(folder / JOB_FILE)
@@ -140,7 +140,7 @@ def read_step(name: str, folder: Path, until: datetime | None = None) -> StepFil
 
 
 def last_lines(path: Path, count: int = NUM_LAST_LINES) -> list[str]:
-    """The end of a log, without the lines that carry progress."""
+    """Return the end of a log, without the lines that carry progress."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
@@ -151,14 +151,14 @@ def last_lines(path: Path, count: int = NUM_LAST_LINES) -> list[str]:
 
 
 def failed_log(run: RunFiles) -> tuple[Path, list[str]]:
-    """(path, last lines) of the log that tells most of how a run ended: its last step's if that left no result."""
+    """Return (path, last lines) of the log that tells most of how a run ended: its last step's if that left no result."""
     logs = [log_of(step.folder) for step in run.steps.values() if step.result is None]
     path = next((log for log in reversed(logs) if is_plain_file(log)), run.folder / RUN_LOG_FILE)
     return path, last_lines(path)
 
 
 def log_of(folder: Path) -> Path:
-    """The log of a step: the orchestrator's own; of an earlier version, in the step's folder."""
+    """Return the log of a step: the orchestrator's own; of an earlier version, in the step's folder."""
     own = own_folder(folder) / LOG_FILE
     return own if own.exists() else folder / LOG_FILE
 

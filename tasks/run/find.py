@@ -10,7 +10,8 @@ LAST = re.compile(r"last(?:~(\d+))?")
 
 
 def find_run(name: str, store: Path) -> Path:
-    """The folder of a run: the path of one in any store, ``last``, ``last~1`` (the one before), or a name in ``store``.
+    """Return the folder of a run: the path of one in any store, ``last``, ``last~1`` (the one before), or a name in
+    ``store``.
 
     Raises ``ConfigError`` if there is none.
     """

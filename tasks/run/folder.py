@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel, Field
 
 from dpo_core.contract.errors import StoreError, from_os_error
 from dpo_core.contract.job import Job, Result
@@ -33,7 +33,7 @@ State = Literal["running", "completed", "failed", "cancelled", "suspended"]
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "tasks", "flows")
 
 
-class StepRecord(BaseModel):
+class TaskRecord(BaseModel):
     """One task of the run."""
 
     name: str
@@ -62,14 +62,15 @@ class RunRecord(BaseModel):
     seconds: float | None = None  # at work; of a suspended run, since it went on
     pid: int
     flow_run_id: str | None = None
-    steps: list[StepRecord] = []
+    # "steps" in records of earlier versions
+    tasks: list[TaskRecord] = Field([], validation_alias=AliasChoices("tasks", "steps"))
     jobs: list[JobRecord] = []
     outputs: dict[str, str] = {}
     error: str | None = None
     error_kind: str | None = None  # of the error tree (dpo_core/contract/errors.py)
 
 
-OnStep = Callable[[Path, StepRecord], None]  # gets the run's folder
+OnTask = Callable[[Path, TaskRecord], None]  # gets the run's folder
 # The one thing here that is looked up and not handed on: a record comes from any logger of the process (Prefect's own, too),
 # and says nothing of the run that it belongs to. What says it is the context that it is logged in, a thread's or a task's.
 _logs: ContextVar[tuple[Path, ...]] = ContextVar("log files", default=())  # a sweep's, then its member's
@@ -78,26 +79,26 @@ _logs: ContextVar[tuple[Path, ...]] = ContextVar("log files", default=())  # a s
 class RunFolder:
     """Records one run while it goes on."""
 
-    def __init__(self, folder: Path, record: RunRecord, on_step: OnStep | None = None) -> None:
+    def __init__(self, folder: Path, record: RunRecord, on_task: OnTask | None = None) -> None:
         self.folder, self.record, self._clock, self._suspended = folder, record, time.monotonic(), False
-        self._on_step = on_step
-        self._writing = threading.Lock()  # members of a sweep end their steps in threads
+        self._on_task = on_task
+        self._writing = threading.Lock()  # members of a sweep end their tasks in threads
 
     @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def task(self, name: str) -> Iterator[None]:
         """Record the task run inside the ``with`` block."""
-        step, clock = StepRecord(name=name, started=datetime.now(UTC)), time.monotonic()
-        self.record.steps.append(step)
-        self._tell(step)
+        task, clock = TaskRecord(name=name, started=datetime.now(UTC)), time.monotonic()
+        self.record.tasks.append(task)
+        self._tell(task)
         try:
             yield
-            step.state = "completed"
+            task.state = "completed"
         except BaseException as error:
-            step.state = self.state_after(error)
+            task.state = self.state_after(error)
             raise
         finally:
-            step.seconds = round(time.monotonic() - clock, 3)
-            self._tell(step)
+            task.seconds = round(time.monotonic() - clock, 3)
+            self._tell(task)
 
     def job(self, job: Job, moment: Moment) -> None:
         """Record a job when it starts and when it ends, so that also a failed run knows where its files are."""
@@ -125,16 +126,16 @@ class RunFolder:
         self._write()
 
     def context(self, outer: Context) -> Context:
-        """Of the run's steps: they belong to it, and their jobs are recorded in it."""
+        """Return the context of the run's steps: they belong to it, and their jobs are recorded in it."""
         name = RunName(self.folder.name, self.record.flow_run_id or "", self.record.name)
         return replace(outer, run=name, on_job=self.job)
 
     def suspend(self) -> None:
-        """The process ends now, and the run goes on in another one once it is resumed."""
+        """Record that the process ends now, and the run goes on in another one once it is resumed."""
         self._suspended = True
 
     def state_after(self, error: BaseException) -> State:
-        """How a step or run ended that ``error`` left."""
+        """Return how a task or run ended that ``error`` left."""
         if self._suspended:
             return "suspended"
         return "failed" if isinstance(error, Exception) else "cancelled"
@@ -148,10 +149,10 @@ class RunFolder:
         self.record.error_kind = getattr(reason, "kind", None)
         self._write()
 
-    def _tell(self, step: StepRecord) -> None:
+    def _tell(self, task: TaskRecord) -> None:
         self._write()
-        if self._on_step is not None:
-            self._on_step(self.folder, step)
+        if self._on_task is not None:
+            self._on_task(self.folder, task)
 
     def _write(self) -> None:
         with self._writing:
@@ -164,13 +165,13 @@ def recorded_run(
     name: str,
     config: BaseModel,
     flow_run_id: str | None = None,
-    on_step: OnStep | None = None,
+    on_task: OnTask | None = None,
 ) -> Iterator[RunFolder]:
     """Make the run's folder, log into it, and record how the run ends. Raises ``StoreError`` or ``DiskFull``."""
     folder, record = _resumed_run(store_root, name, flow_run_id) or _new_run(
         store_root, name, config, flow_run_id
     )
-    run = RunFolder(folder, record, on_step)
+    run = RunFolder(folder, record, on_task)
     run._write()
     with _log_file(run.folder / RUN_LOG_FILE):
         try:
@@ -247,7 +248,7 @@ def _log_file(path: Path) -> Iterator[None]:
 
 
 def read_runs(store_root: Path) -> list[tuple[Path, RunRecord]]:
-    """All runs of a store, oldest first; folders that hold no readable record are left out."""
+    """Return all runs of a store, oldest first; folders that hold no readable record are left out."""
     runs = []
     for path in sorted((store_root / "runs").glob(f"*/{RUN_FILE}")):
         with contextlib.suppress(OSError, ValueError):
@@ -258,7 +259,7 @@ def read_runs(store_root: Path) -> list[tuple[Path, RunRecord]]:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The record in a run's folder. Raises ``StoreError`` if there is none."""
+    """Return the record in a run's folder. Raises ``StoreError`` if there is none."""
     try:
         return RunRecord.model_validate_json(read_regular(folder / RUN_FILE, LARGEST_RESULT_BYTES))
     except (OSError, ValueError) as error:
@@ -266,7 +267,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def is_alive(record: RunRecord) -> bool:
-    """Whether the process of a run that says "running" is still there (it may have been killed)."""
+    """Return whether the process of a run that says "running" is still there (it may have been killed)."""
     try:
         os.kill(record.pid, 0)
     except ProcessLookupError:

@@ -80,7 +80,7 @@ def collect(
 
 
 def kept_runs(runs: list[tuple[Path, RunRecord]], oldest: float, keep_per_name: int) -> list[RunRecord]:
-    """The runs whose results stay. ``runs``: oldest first; ``oldest``: seconds since the epoch."""
+    """Return the runs whose results stay. ``runs``: oldest first; ``oldest``: seconds since the epoch."""
     kept, completed = [], dict[str, int]()
     for _, record in reversed(runs):
         newest = False
@@ -94,12 +94,12 @@ def kept_runs(runs: list[tuple[Path, RunRecord]], oldest: float, keep_per_name: 
 
 
 def store_entries(store: Path) -> Iterator[Path]:
-    """Every folder that may be garbage."""
+    """Return every folder that may be garbage."""
     return (path for step in COLLECTED for path in entries_below(store, step))
 
 
 def reachable(store: Path, runs: list[RunRecord], entries: list[Path]) -> set[Path]:
-    """Entries that a kept run, or a step at work, leads to."""
+    """Return entries that a kept run, or a step at work, leads to."""
     known = set(entries)
     waiting = [
         entry
@@ -118,7 +118,7 @@ def reachable(store: Path, runs: list[RunRecord], entries: list[Path]) -> set[Pa
 
 
 def named_in(store: Path, entry: Path) -> Iterator[Path]:
-    """Entries whose paths stand in the job and the result of ``entry``."""
+    """Yield entries whose paths stand in the job and the result of ``entry``."""
     for name in (JOB_FILE, RESULT_FILE):
         with contextlib.suppress(OSError, ValueError, RecursionError):
             for text in texts_in(json.loads(read_regular(entry / name, LARGEST_RESULT_BYTES))):
@@ -127,7 +127,7 @@ def named_in(store: Path, entry: Path) -> Iterator[Path]:
 
 
 def texts_in(value: Any) -> Iterator[str]:
-    """Every string in a JSON value."""
+    """Yield every string in a JSON value."""
     if isinstance(value, str):
         yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -135,7 +135,7 @@ def texts_in(value: Any) -> Iterator[str]:
 
 
 def entry_of(store: Path, text: str) -> Path | None:
-    """The entry that a path below the store lies in, or None."""
+    """Return the entry that a path below the store lies in, or None."""
     if not text.startswith(f"{store}{os.sep}"):
         return None
     parts = Path(text).relative_to(store).parts
@@ -159,7 +159,7 @@ def held(entry: Path) -> Iterator[None]:
 
 
 def is_locked(entry: Path) -> bool:
-    """Whether somebody is at work in the folder."""
+    """Return whether somebody is at work in the folder."""
     try:
         with held(entry):
             return False
@@ -168,7 +168,9 @@ def is_locked(entry: Path) -> bool:
 
 
 def last_used(entry: Path) -> float:
-    """Seconds since the epoch of the newest change to the folder or a file in it; reusing a result touches its folder."""
+    """Return seconds since the epoch of the newest change to the folder or a file in it; reusing a result touches its
+    folder.
+    """
     times = [entry.stat().st_mtime]
     with contextlib.suppress(OSError):
         for path in everything_below(entry):
@@ -179,7 +181,7 @@ def last_used(entry: Path) -> float:
 
 
 def size_of(entry: Path) -> int:
-    """Bytes that removing the folder frees."""
+    """Return bytes that removing the folder frees."""
     sizes = []
     for folder in (entry, own_folder(entry)):
         with contextlib.suppress(OSError):
@@ -215,7 +217,7 @@ def remove(entry: Path, oldest: float) -> bool:
 
 
 def in_words(found: Collection, dry_run: bool) -> str:
-    """One sentence on a collection."""
+    """Say in one sentence what came of a collection."""
     if dry_run:
         return (
             f"{len(found.garbage)} entries of {found.num_bytes / GIB:.2f} GiB would be removed, {found.kept} stay. "

@@ -8,7 +8,7 @@ from dpo_core.contract.errors import PairlineError
 
 
 def worth_a_retry(task: Any, task_run: Any, state: State) -> bool:
-    """Prefect's ``retry_condition_fn``: whether the failed task should be tried again.
+    """Return, as Prefect's ``retry_condition_fn``, whether the failed task should be tried again.
 
     An error from outside the tree is a defect of ours: it would fail the same way again.
     """

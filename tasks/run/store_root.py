@@ -32,7 +32,7 @@ def prepare_store(root: Path) -> Path:
 
 
 def marked_store(root: Path) -> Path:
-    """The folder, with its links resolved, if it is a store. Raises ``ConfigError`` that says why it is not."""
+    """Return the folder, with its links resolved, if it is a store. Raises ``ConfigError`` that says why it is not."""
     store = root.expanduser().resolve()
     if not (store / MARKER).is_file() or (store / MARKER).is_symlink():
         raise ConfigError(
@@ -44,7 +44,9 @@ def marked_store(root: Path) -> Path:
 
 
 def entries_below(store: Path, step: str) -> Iterator[Path]:
-    """The folders <store>/<step>/<16 hexadecimal digits>. Neither a link nor what is named otherwise is ours to remove."""
+    """Yield the folders <store>/<step>/<16 hexadecimal digits>. Neither a link nor what is named otherwise is ours to
+    remove.
+    """
     folder = store / step
     if folder.is_dir() and not folder.is_symlink():
         for path in sorted(folder.iterdir()):

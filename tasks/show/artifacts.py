@@ -23,7 +23,7 @@ from tasks.gate.rules import GateCheck, check_table, failed_checks
 from tasks.handoff.schema import RLVRHandoff
 from tasks.image.image_ref import SBOM_FILE, ImageRef
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
-from tasks.report.blocks import Charts, Section
+from tasks.report.blocks import Charts, PageSection
 from tasks.report.curves import training_charts
 from tasks.report.markdown import render_section
 from tasks.report.tables import (
@@ -54,7 +54,7 @@ def never_fails(show: Callable[..., None]) -> Callable[..., None]:
 
 
 def table_artifact(rows: Sequence[dict[str, Any]], key: str, description: str) -> None:
-    """A table artifact; cells and description are text of any origin."""
+    """Make a table artifact; cells and description are text of any origin."""
     shown = [
         {one_line(name): markdown_text(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
         for row in rows
@@ -63,18 +63,20 @@ def table_artifact(rows: Sequence[dict[str, Any]], key: str, description: str) -
 
 
 def markdown_artifact(markdown: str, key: str, description: str) -> None:
-    """A Markdown artifact; ``description`` is text of any origin, what ``markdown`` holds of others is escaped already."""
+    """Make a Markdown artifact; ``description`` is text of any origin, what ``markdown`` holds of others is escaped
+    already.
+    """
     create_markdown_artifact(visible(markdown), key=key, description=markdown_text(description))
 
 
 def artifact_key(what: str, family: str) -> str:
-    """The key of an artifact of a run family (``config.name``)."""
+    """Return the key of an artifact of a run family (``config.name``)."""
     return f"{family}-{what}"
 
 
 @never_fails
 def show_mixture(result: MixResult, family: str) -> None:
-    """Table ``<name>-mixture``: per source what came in, what was kept, and why rows were dropped."""
+    """Make table ``<name>-mixture``: per source what came in, what was kept, and why rows were dropped."""
     table_artifact(
         mixture_rows(result),
         artifact_key("mixture", family),
@@ -88,14 +90,14 @@ def show_mixture(result: MixResult, family: str) -> None:
 
 @never_fails
 def show_reference(result: ReferenceResult, family: str) -> None:
-    """Table ``<name>-reference``: rows, cache hits, speed."""
+    """Make table ``<name>-reference``: rows, cache hits, speed."""
     table_artifact(reference_rows(result), artifact_key("reference", family), "Reference log-probabilities")
 
 
 @never_fails
 def show_training(result: TrainResult, family: str) -> None:
-    """Markdown ``<name>-training-curves`` with the pictures inside, table ``<name>-training-metrics``."""
-    charts = Section("", "", (Charts(training_charts(read_metrics(result.metrics_path))),))
+    """Make Markdown ``<name>-training-curves`` with the pictures inside, table ``<name>-training-metrics``."""
+    charts = PageSection("", "", (Charts(training_charts(read_metrics(result.metrics_path))),))
     markdown_artifact(
         f"{render_section(charts)}\nIts numbers: {markdown_code(str(result.metrics_path))}.",
         artifact_key("training-curves", family),
@@ -106,7 +108,7 @@ def show_training(result: TrainResult, family: str) -> None:
 
 @never_fails
 def show_evaluation(result: EvaluateResult, num_samples: int, family: str) -> None:
-    """Table ``<name>-evaluation`` and markdown ``<name>-samples``, before beside after."""
+    """Make table ``<name>-evaluation`` and markdown ``<name>-samples``, before beside after."""
     table_artifact(
         metrics_rows(result),
         artifact_key("evaluation", family),
@@ -121,7 +123,7 @@ def show_evaluation(result: EvaluateResult, num_samples: int, family: str) -> No
 
 @never_fails
 def show_image(image: ImageRef, record: Path, family: str) -> None:
-    """Table ``<name>-image``: what the steps run in, and what it was made of."""
+    """Make table ``<name>-image``: what the steps run in, and what it was made of."""
     rows = [
         {"what": name, "value": "" if value is None else str(value)}
         for name, value in image.model_dump().items()
@@ -139,13 +141,13 @@ def show_image(image: ImageRef, record: Path, family: str) -> None:
 
 @never_fails
 def show_checkpoint(checkpoint: CheckpointRef, family: str) -> None:
-    """Table ``<name>-checkpoint``: where the SFT checkpoint came from and what pins it."""
+    """Make table ``<name>-checkpoint``: where the SFT checkpoint came from and what pins it."""
     table_artifact(checkpoint_rows(checkpoint), artifact_key("checkpoint", family), "The SFT checkpoint")
 
 
 @never_fails
 def show_gate(checks: Sequence[GateCheck], family: str) -> None:
-    """Table ``<name>-gate``: rule, value, bound."""
+    """Make table ``<name>-gate``: rule, value, bound."""
     failed = failed_checks(checks)
     table_artifact(
         check_table(checks), artifact_key("gate", family), f"Not passed: {failed}" if failed else "Passed"
@@ -154,7 +156,7 @@ def show_gate(checks: Sequence[GateCheck], family: str) -> None:
 
 @never_fails
 def show_approval(approval: Approval, family: str) -> None:
-    """Table ``<name>-approval``: who decided what, when and why."""
+    """Make table ``<name>-approval``: who decided what, when and why."""
     table_artifact(
         [approval.model_dump(mode="json")],
         artifact_key("approval", family),
@@ -164,14 +166,14 @@ def show_approval(approval: Approval, family: str) -> None:
 
 @never_fails
 def show_upload(uploaded: UploadedCheckpoint, family: str) -> None:
-    """Table ``<name>-upload``: the published files and their hashes."""
+    """Make table ``<name>-upload``: the published files and their hashes."""
     rows = [{"file": name, "sha256": sha256} for name, sha256 in uploaded.files.items()]
     table_artifact(rows, artifact_key("upload", family), f"{uploaded.uri}, revision {uploaded.revision}")
 
 
 @never_fails
 def show_handoff(handoff: RLVRHandoff, path: Path, family: str) -> None:
-    """Markdown ``<name>-handoff``: the rules that hold, the probe, and the command that starts RLVR."""
+    """Make Markdown ``<name>-handoff``: the rules that hold, the probe, and the command that starts RLVR."""
     rules = markdown_table([rule.model_dump() for rule in handoff.rules])
     asked, answer = markdown_text(repr(handoff.probe.prompt)), markdown_text(repr(handoff.probe.answer))
     text = (

@@ -15,7 +15,7 @@ from prefect.context import AssetContext
 from prefect.events import emit_event
 
 from dpo_core.contract.visible import one_line
-from tasks.report.lineage import Node, lineage
+from tasks.report.lineage import LineageNode, lineage
 from tasks.run.files import RunFiles, read_run_files
 from tasks.show.artifacts import never_fails
 from tasks.text.escape import markdown_text
@@ -40,12 +40,12 @@ class Materialization:
 
 
 def asset_key(family: str, name: str) -> str:
-    """Stable over the runs of a family, as an asset's history is kept by key: pairline://<name>/mixture."""
+    """Return a key, stable over the runs of a family, as an asset's history is kept by key: pairline://<name>/mixture."""
     return f"pairline://{family}/{name}"
 
 
 def materializations(run: RunFiles) -> list[Materialization]:
-    """The assets that the run made itself."""
+    """Return the assets that the run made itself."""
     nodes = {node.name: node for node in lineage(run)}
     started = {job.step for job in run.record.jobs if not job.reused}
     family = run.record.name
@@ -72,9 +72,9 @@ def materializations(run: RunFiles) -> list[Materialization]:
     return made
 
 
-def _origins(nodes: dict[str, Node], node: Node) -> list[Node]:
+def _origins(nodes: dict[str, LineageNode], node: LineageNode) -> list[LineageNode]:
     """The nearest assets or sources that a node was made from."""
-    found: list[Node] = []
+    found: list[LineageNode] = []
     for name in node.made_from:
         if name in nodes:
             origin = nodes[name]
@@ -82,8 +82,8 @@ def _origins(nodes: dict[str, Node], node: Node) -> list[Node]:
     return found
 
 
-def _upstream(family: str) -> Callable[[Node], Asset]:
-    def asset(node: Node) -> Asset:
+def _upstream(family: str) -> Callable[[LineageNode], Asset]:
+    def asset(node: LineageNode) -> Asset:
         if node.name in NAMES:
             return Asset(key=asset_key(family, NAMES[node.name]))
         where = node.where if "://" in node.where else f"source://{node.where.lstrip('/')}"

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from tasks.report.markdown import render_markdown
 from tasks.report.page import REPORT_FILE, write_report
-from tasks.run.folder import OnStep, RunFolder, read_run, recorded_run
+from tasks.run.folder import OnTask, RunFolder, read_run, recorded_run
 from tasks.show.artifacts import artifact_key, markdown_artifact, never_fails
 from tasks.show.assets import emit_assets
 from tasks.show.run_log import make_logs_visible
@@ -20,13 +20,15 @@ def reported_run(
     name: str,
     config: BaseModel,
     flow_run_id: str | None = None,
-    on_step: OnStep | None = None,
+    on_task: OnTask | None = None,
 ) -> Iterator[RunFolder]:
-    """``recorded_run``, and at its end the page, the artifact ``<name>-report`` and the assets; none of them can fail it."""
+    """Do what ``recorded_run`` does, and at its end the page, the artifact ``<name>-report`` and the assets; none of
+    them can fail it.
+    """
     make_logs_visible()
     folder: Path | None = None
     try:
-        with recorded_run(store_root, name, config, flow_run_id, on_step) as run:
+        with recorded_run(store_root, name, config, flow_run_id, on_task) as run:
             folder = run.folder
             yield run
     finally:

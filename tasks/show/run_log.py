@@ -19,8 +19,8 @@ NUM_LAST_LINES = 10
 
 
 def make_logs_visible() -> None:
-    """From now on nothing in this process's log records steers who shows them, tracebacks included: Prefect's command line
-    and pages, a worker's terminal. For good: what a flow raises is logged after its end."""
+    """Let nothing in this process's log records, from now on, steer who shows them, tracebacks included: Prefect's
+    command line and pages, a worker's terminal. For good: what a flow raises is logged after its end."""
     make = logging.getLogRecordFactory()
     if getattr(make, "makes_visible", False):
         return

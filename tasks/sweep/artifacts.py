@@ -11,7 +11,7 @@ from tasks.text.escape import markdown_text
 
 @never_fails
 def show_sweep(outcome: SweepOutcome, folder: Path, family: str) -> None:
-    """Table ``<name>-sweep``, markdown ``<name>-sweep-picture``; the picture is also in ``folder``."""
+    """Show table ``<name>-sweep``, markdown ``<name>-sweep-picture``; the picture is also in ``folder``."""
     winner = "no winner" if outcome.winner is None else outcome.members[outcome.winner - 1].label
     text = f"{len(outcome.members)} members by {outcome.metric}: {winner}"
     table_artifact(sweep_rows(outcome), artifact_key("sweep", family), text)

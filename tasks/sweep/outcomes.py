@@ -24,7 +24,9 @@ class MemberOutcome(Section):
     interrupted: bool = False  # the error is not of its settings' making: started again, it may win
 
     def score(self, metric: str) -> float | None:
-        """What it is compared by; None if it cannot win: it failed, breaks a rule of the gate, or has no such number."""
+        """Return what it is compared by; None if it cannot win: it failed, breaks a rule of the gate, or has no such
+        number.
+        """
         value = self.after.get(metric)
         out = self.error is not None or value is None or value != value or failed_checks(self.checks)
         return None if out else value
@@ -39,7 +41,9 @@ class SweepOutcome(Section):
 
 
 def judge(members: Sequence[MemberOutcome], metric: str) -> SweepOutcome:
-    """The member with the most of ``metric`` wins, the first of equals; none if no one can, or if one was interrupted."""
+    """Return the member with the most of ``metric``, the first of equals; none if no one can, or if one was
+    interrupted.
+    """
     scored = [(score, -member.number) for member in members if (score := member.score(metric)) is not None]
     winner = -max(scored)[1] if scored and not any(member.interrupted for member in members) else None
     return SweepOutcome(
@@ -48,12 +52,12 @@ def judge(members: Sequence[MemberOutcome], metric: str) -> SweepOutcome:
 
 
 def why_nobody_won(outcome: SweepOutcome) -> str:
-    """Each member's reason, as a phrase."""
+    """Return each member's reason, as a phrase."""
     return "; ".join(f"{member.label}: {_why_not(member, outcome.metric)}" for member in outcome.members)
 
 
 def sweep_rows(outcome: SweepOutcome) -> list[Row]:
-    """One row a member: its settings, metrics that can be compared, the gate's verdict, and what came of it."""
+    """Return one row a member: its settings, metrics that can be compared, the gate's verdict, and what came of it."""
     names = [
         name
         for name in dict.fromkeys((outcome.metric, *OF_MEMBERS))

@@ -19,13 +19,13 @@ Setting = str | int | float
 
 
 def axis_of(outcome: SweepOutcome) -> str:
-    """The dimension to draw along."""
+    """Return the dimension to draw along."""
     varied = [name for name in ALONG if len({member.settings.get(name) for member in outcome.members}) > 1]
     return varied[0] if varied else next(iter(outcome.members[0].settings))
 
 
 def lines_of(outcome: SweepOutcome, along: str) -> dict[str, dict[Setting, list[MemberOutcome]]]:
-    """Line (the other settings but the seed, in words) -> place on the axis -> the members there, one a seed."""
+    """Return line (the other settings but the seed, in words) -> place on the axis -> the members there, one a seed."""
     lines: dict[str, dict[Setting, list[MemberOutcome]]] = defaultdict(lambda: defaultdict(list))
     for member in outcome.members:
         if member.error is None and outcome.metric in member.after:
@@ -39,8 +39,8 @@ def lines_of(outcome: SweepOutcome, along: str) -> dict[str, dict[Setting, list[
 
 
 def draw_sweep(outcome: SweepOutcome, folder: Path) -> Path:
-    """``sweep.png`` in ``folder``: a dot a member, a line through the means over seeds; a cross where the gate is not
-    passed, a star for the winner. Members that failed are named below. -> its path"""
+    """Draw ``sweep.png`` in ``folder``: a dot a member, a line through the means over seeds; a cross where the
+    gate is not passed, a star for the winner. Members that failed are named below. -> its path"""
     from matplotlib.figure import (
         Figure,
     )  # here: a second is spent on this import only where a picture is drawn

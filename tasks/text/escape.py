@@ -33,14 +33,14 @@ OF_AN_ADDRESS = "/:?#@!$&'*+,;=%~[]-._"
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, on one line: a paragraph, a part of one, or the cell of a table."""
+    """Return text that Markdown shows as it is, on one line: a paragraph, a part of one, or the cell of a table."""
     shown = visible(text).strip(" \t\n").translate(ACTIVE)
     shown = ADDRESS.sub(r"\1\2\\\3", EMPHASIS.sub(r"\\_", shown))
     return LIST.sub(r"\1\\", shown).replace("\n", "<br>")
 
 
 def markdown_code(text: str) -> str:
-    """The same in the type of code. Not for cells of tables."""
+    """Return the same in the type of code. Not for cells of tables."""
     shown = one_line(text)
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     room = " " if not shown or shown[0] in "` " or shown[-1] in "` " else ""
@@ -48,7 +48,7 @@ def markdown_code(text: str) -> str:
 
 
 def markdown_block(text: str) -> str:
-    """A block of code; its fence is longer than any in the text."""
+    """Return a block of code; its fence is longer than any in the text."""
     shown, fence = visible(text), "```"
     while fence in shown:
         fence += "`"
@@ -56,27 +56,27 @@ def markdown_block(text: str) -> str:
 
 
 def markdown_link(text: str, address: str) -> str:
-    """A link, if the address is one of the web; else the text alone."""
+    """Return a link, if the address is one of the web; else the text alone."""
     if not re.match(r"https?://", address):
         return markdown_text(text)
     return f"[{markdown_text(text)}]({quote(visible(address), safe=OF_AN_ADDRESS)})"
 
 
 def html_text(text: str) -> str:
-    """Text of an element or of a quoted attribute, of SVG, too."""
+    """Return text of an element or of a quoted attribute, of SVG, too."""
     return html.escape(visible(text))
 
 
 def yaml_text(text: str) -> str:
-    """A quoted scalar on one line."""
+    """Return a quoted scalar on one line."""
     return yaml.safe_dump(visible(text), default_style='"', allow_unicode=True, width=float("inf")).rstrip(
         "\n"
     )
 
 
 def shell_word(text: str) -> str:
-    """One word of a command that a person will copy. Control characters are spelled out as bash, zsh and ksh read them: a
-    terminal would act on them when they are shown, and again when they are pasted."""
+    """Return one word of a command that a person will copy. Control characters are spelled out as bash, zsh and ksh
+    read them: a terminal would act on them when they are shown, and again when they are pasted."""
     if one_line(text) == text:
         return shlex.quote(text)
     return "$'" + "".join(_in_dollar_quotes(letter) for letter in text) + "'"
@@ -94,5 +94,5 @@ def _in_dollar_quotes(letter: str) -> str:
 
 
 def markdown_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A GitHub table of cells that are Markdown already."""
+    """Return a GitHub table of cells that are Markdown already."""
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))

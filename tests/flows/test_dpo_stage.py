@@ -65,7 +65,7 @@ def finished(prefect_server, tiny_inputs, tmp_path_factory) -> tuple[StageConfig
 def test_the_stage_goes_from_checkpoint_to_handoff(finished):
     _, store, handoff = finished
     folder, record = last_run(store)
-    assert [(step.name, step.state) for step in record.steps] == [(name, "completed") for name in STEPS]
+    assert [(step.name, step.state) for step in record.tasks] == [(name, "completed") for name in STEPS]
     assert record.state == "completed"
     assert read_handoff(Path(record.outputs["handoff"])) == handoff
     assert (folder / REPORT_FILE).read_text().count("<h2>") == 8
@@ -210,4 +210,4 @@ def test_bad_data_fails_once_and_trains_nothing(tiny_inputs, tmp_path):
     assert record.state == "failed"
     assert "cut.jsonl" in record.error
     assert "Failed in: mix data" in (folder / REPORT_FILE).read_text()
-    assert [step.state for step in record.steps] == ["completed", "failed"]
+    assert [step.state for step in record.tasks] == ["completed", "failed"]

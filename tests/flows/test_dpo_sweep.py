@@ -52,7 +52,7 @@ def members_at_once(record: RunRecord) -> int:
     """The most members that were at work at the same time."""
     spans = [
         (step.started.timestamp(), step.started.timestamp() + step.seconds)
-        for step in record.steps
+        for step in record.tasks
         if step.name.startswith("member")
     ]
     return max(sum(start <= moment < end for start, end in spans) for moment, _ in spans)
@@ -96,7 +96,7 @@ def test_a_member_that_fails_does_not_lose_the_others(swept):
     assert [member.error is None for member in outcome.members] == [True, False, True, False]
     assert all(member.error.startswith("non_finite: ") for member in outcome.members if member.error)
     assert record.state == "completed"
-    assert [step.state for step in record.steps if step.name.startswith("member")].count("failed") == 2
+    assert [step.state for step in record.tasks if step.name.startswith("member")].count("failed") == 2
     own = {run.name: run for _, run in read_runs(store) if run.name != "grid"}
     assert {name: run.state for name, run in own.items()} == {
         "grid-01": "completed",
@@ -294,7 +294,7 @@ def test_a_slot_that_cannot_be_given_back_ends_nobody(caplog):
 
 def steps_of(store: Path, name: str) -> list[str]:
     """The steps that a run has begun."""
-    return [step.name for _, record in read_runs(store) if record.name == name for step in record.steps]
+    return [step.name for _, record in read_runs(store) if record.name == name for step in record.tasks]
 
 
 class CommandLine:

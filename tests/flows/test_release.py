@@ -131,7 +131,7 @@ def test_a_gate_that_does_not_hold_ends_the_run_in_its_own_state(gated):
         dpo_stage(config)
     assert launches(config.store.root) == before
     folder, record = last_run(config.store.root)
-    assert (record.state, record.error_kind, record.steps[-1].name, record.steps[-1].state) == (
+    assert (record.state, record.error_kind, record.tasks[-1].name, record.tasks[-1].state) == (
         "failed",
         "gate",
         "gate",
@@ -293,7 +293,7 @@ def test_a_suspended_run_frees_its_process_and_goes_on_from_the_store(gated, ser
         assert state("Completed"), client.read_flow_run(run.id).state
     ((_, record),) = read_runs(config.store.root)  # one run, one folder
     assert record.state == "completed"
-    assert [step.name for step in record.steps].count("approve") == 2
+    assert [step.name for step in record.tasks].count("approve") == 2
     after = launches(config.store.root)
     assert {step: after[step] - before[step] for step in before} == dict.fromkeys(before, 0)
     assert (config.store.root / "handoff").is_dir()

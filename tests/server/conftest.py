@@ -122,8 +122,13 @@ class Installation:
         return wait_until(
             lambda: (run := self.run(flow_run_id)).state and run.state.type.value in ENDED and run,
             f"the end of {flow_run_id}",
-            lambda: f"{self.run(flow_run_id).state!r}",
+            lambda: self.describe(flow_run_id),
         )
+
+    def describe(self, flow_run_id: UUID) -> str:
+        """Why a run may not go on: its state, and what its worker said last."""
+        worker = "lives" if self.worker.pid() else "has ended"
+        return f"{self.run(flow_run_id).state!r}; the worker {worker}:\n{self.worker.last_lines()}"
 
     @property
     def server(self) -> Background:

@@ -59,9 +59,7 @@ def test_a_person_answers_on_the_runs_page(
     page.leave()
     waiting = {"pause": "Paused", "suspend": "Suspended"}[wait]
     wait_until(
-        lambda: installation.run(run).state.name == waiting,
-        waiting,
-        lambda: f"{installation.run(run).state!r}",
+        lambda: installation.run(run).state.name == waiting, waiting, lambda: installation.describe(run)
     )
     page.open(f"{installation.settings.ui_url}/runs/flow-run/{run}")
     page.click_until("Resume", "Release tiny?", "rewards/accuracies", "Why; it goes into the record.")
@@ -69,9 +67,7 @@ def test_a_person_answers_on_the_runs_page(
     page.fill("[role=dialog] textarea", "Ada")
     page.fill("[role=dialog] textarea", 'It says "sea".', number=1)
     page.submit("[role=dialog]")
-    wait_until(
-        lambda: installation.run(run).state.is_final(), "its end", lambda: f"{installation.run(run).state!r}"
-    )
+    wait_until(lambda: installation.run(run).state.is_final(), "its end", lambda: installation.describe(run))
     assert installation.run(run).state.name == end, installation.run(run).state.message
     (file,) = store.glob("runs/*/approval.json")
     approval = Approval.model_validate_json(file.read_bytes())

@@ -391,7 +391,7 @@ def test_an_installation_from_before_is_closed_and_its_runs_go_on(
         wait_until(
             lambda: any(store.glob("train/*/checkpoints/[!.]*")),
             "a checkpoint",
-            lambda: f"{installation.run(run).state!r}",
+            lambda: installation.describe(run),
         )
     finally:
         up = installation.pairline("up")
@@ -404,8 +404,6 @@ def test_an_installation_from_before_is_closed_and_its_runs_go_on(
     assert installation.settings.folder.stat().st_mode & 0o777 == 0o700
     assert (installation.settings.prefect_home / "prefect.db").stat().st_mode & 0o777 == 0o600
     wait_until(
-        lambda: installation.run(run).state.is_completed(),
-        "its end",
-        lambda: f"{installation.run(run).state!r}",
+        lambda: installation.run(run).state.is_completed(), "its end", lambda: installation.describe(run)
     )
     assert {run.id for run in installation.runs_of("dpo-stage/manual")} == known | {run}

@@ -23,7 +23,7 @@ PROGRAMS = ("mix", "reference", "train", "export", "evaluate")
 def steps_begun(store: Path) -> list[str]:
     """Steps of the newest run in the store, the last of them at work."""
     runs = read_runs(store)
-    return [step.name for step in runs[-1][1].steps] if runs else []
+    return [task.name for task in runs[-1][1].tasks] if runs else []
 
 
 def kill(pids: list[int]) -> None:
@@ -64,7 +64,7 @@ def run_under_kills(
         return at_work[0] if at_work and len(met) < kills else None
 
     while (
-        step := wait_until(next_step, f"a step after {met}", lambda: f"{installation.run(run).state!r}")
+        step := wait_until(next_step, f"a step after {met}", lambda: installation.describe(run))
     ) != "over":
         met.append(step)
         if step in flow_dies_in:
@@ -73,7 +73,7 @@ def run_under_kills(
             wait_until(
                 lambda num_runs=num_runs: len(read_runs(store)) > num_runs,
                 "its return",
-                lambda: f"{installation.run(run).state!r}",
+                lambda: installation.describe(run),
             )
         else:
             kill_and_start(installation, *others)

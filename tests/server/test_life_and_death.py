@@ -40,7 +40,7 @@ def training(installation: Installation, inputs: Path, prepared: Path) -> Callab
         wait_until(
             lambda: any(store.glob("train/*/checkpoints/[!.]*")),
             "a checkpoint",
-            lambda: f"{installation.run(run).state!r}",
+            lambda: installation.describe(run),
         )
         assert not installation.run(run).state.is_final()
         return run, store
@@ -55,7 +55,7 @@ def check_one_result(installation: Installation, run: UUID, store: Path, launche
         wait_until(
             lambda: installation.run(run).state.is_completed(),
             "its completion",
-            lambda: f"{installation.run(run).state!r}",
+            lambda: installation.describe(run),
         )
     (result,) = store.glob(f"train/*/{RESULT_FILE}")
     resumed = TrainResult.model_validate_json(result.read_bytes()).resumed_from_step

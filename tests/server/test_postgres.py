@@ -22,9 +22,7 @@ def environment_of(pid: int) -> str:
 def run_beside_a_stall(made: Installation, database: Cluster, inputs: Path, store: Path) -> FlowRun:
     """A stage during whose training the database answers nothing for longer than Prefect's own 10 s. -> the run"""
     run = made.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train={"num_epochs": 4})})
-    wait_until(
-        lambda: list(store.glob("train/*/metrics.jsonl")), "its training", lambda: f"{made.run(run).state!r}"
-    )
+    wait_until(lambda: list(store.glob("train/*/metrics.jsonl")), "its training", lambda: made.describe(run))
     with database.stalled():
         time.sleep(SECONDS_OF_STALL)
     done = made.wait_for_end(run)

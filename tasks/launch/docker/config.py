@@ -58,8 +58,8 @@ class DockerConfig(Section):
 
 
 def from_compute(values: Any) -> Any:
-    """A recipe of an earlier version with its container settings in their own section. Raises ``ValueError`` for one that
-    is set in both."""
+    """Return a recipe of an earlier version with its container settings in their own section. Raises ``ValueError`` for
+    one that is set in both."""
     compute = values.get("compute") if isinstance(values, dict) else None
     if not isinstance(compute, dict) or not any(name in compute for name in MOVED_TO_DOCKER):
         return values

@@ -69,14 +69,14 @@ class ContainerSpec:
 
 
 def container_name(command: CommandSpec) -> str:
-    """The same for every start of the same job in the same place, so that the engine admits one of it."""
+    """Return the same for every start of the same job in the same place, so that the engine admits one of it."""
     place = hashlib.sha256(str(command.folder).encode()).hexdigest()[:8]
     node = f"-{command.node.rank}" if command.node.num_nodes > 1 else ""
     return f"pairline-{command.step}-{command.job_fingerprint[:16]}-{place}{node}"
 
 
 def container_user(uid: int, gid: int) -> tuple[int, int]:
-    """The user that a step runs as: the one who started it, so that the results are theirs; never root."""
+    """Return the user that a step runs as: the one who started it, so that the results are theirs; never root."""
     return (uid, gid) if uid else USER_OF_ROOTS_STORE
 
 
@@ -98,7 +98,9 @@ def container_spec(
     deadline: float,
     environ: Mapping[str, str],
 ) -> ContainerSpec:
-    """``deadline``: when the step is over time, Unix seconds; ``environ``: the orchestrator's own environment."""
+    """Describe the container of a step. ``deadline``: when the step is over time, Unix seconds; ``environ``: the
+    orchestrator's own environment.
+    """
     compute, docker, machine = setup.compute, setup.docker, setup.machine
     env = {
         "HOME": SCRATCH,
@@ -146,7 +148,7 @@ def container_spec(
 
 
 def labels_of(command: CommandSpec, run: RunName, deadline: float, grace_seconds: int) -> dict[str, str]:
-    """What `docker inspect` and `pairline reap` are told."""
+    """Return what `docker inspect` and `pairline reap` are told."""
     return {
         LABEL: "1",
         STEP: command.step,
@@ -161,12 +163,12 @@ def labels_of(command: CommandSpec, run: RunName, deadline: float, grace_seconds
 
 
 def line_prefix(labels: Mapping[str, str]) -> str:
-    """What log lines of a container begin with: nothing, or the node where there are several."""
+    """Return what log lines of a container begin with: nothing, or the node where there are several."""
     return f"[node {labels[NODE]}] " if NODE in labels else ""
 
 
 def network_of_nodes(command: CommandSpec) -> str:
-    """The private network of a step's nodes."""
+    """Return the private network of a step's nodes."""
     return container_name(command).removesuffix(f"-{command.node.rank}")
 
 

@@ -70,7 +70,9 @@ class ContainerEngine:
             ) from error
 
     def find(self, name_or_id: str) -> Seen | None:
-        """The container, or None if there is none (any more: one that is being removed tells nothing of its end)."""
+        """Return the container, or None if there is none (any more: one that is being removed tells nothing of its
+        end).
+        """
         with answers("looking for a container"):
             try:
                 found = self._api.inspect_container(name_or_id)
@@ -92,7 +94,7 @@ class ContainerEngine:
         )
 
     def ours(self) -> list[Seen]:
-        """Every container with our label, running or not."""
+        """Return every container with our label, running or not."""
         with answers("listing containers"):
             listed = self._api.containers(all=True, filters={"label": f"{LABEL}=1"})
         return [seen for one in listed if (seen := self.find(one["Id"])) and seen.labels.get(LABEL) == "1"]
@@ -180,7 +182,7 @@ class ContainerEngine:
                 ) from error
 
     def log(self, container_id: str, since: str, follow: bool) -> Iterator[tuple[str, str]]:
-        """(time, line) of what the container printed after ``since``, a time as given here; "" for all.
+        """Yield (time, line) of what the container printed after ``since``, a time as given here; "" for all.
 
         With ``follow`` it ends when the container does. Raises ``EngineLost``; a container that is gone printed nothing.
         """
@@ -219,7 +221,7 @@ class ContainerEngine:
                     ) from error
 
     def make_network(self, name: str, labels: dict[str, str]) -> None:
-        """A private network without a way out, unless it is there."""
+        """Make a private network without a way out, unless it is there."""
         with answers("making a network"):
             if not self._api.networks(names=[f"^{name}$"]):
                 self._api.create_network(name, driver="bridge", internal=True, labels=labels)

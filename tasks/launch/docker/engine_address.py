@@ -9,13 +9,13 @@ LOCAL = "unix:///var/run/docker.sock"
 
 
 def engine_address() -> str:
-    """What DOCKER_HOST names, or this machine's engine."""
+    """Return what DOCKER_HOST names, or this machine's engine."""
     return os.environ.get("DOCKER_HOST") or LOCAL
 
 
 def silence(address: str) -> type[PairlineError]:
-    """The error of an engine that does not answer: ``RemoteError`` if it may be restarting, so that a retry may find it;
-    ``ConfigError`` if there is none at the address, or none that this user may speak to."""
+    """Return the error of an engine that does not answer: ``RemoteError`` if it may be restarting, so that a retry may
+    find it; ``ConfigError`` if there is none at the address, or none that this user may speak to."""
     place = urlsplit(address)
     if place.scheme == "unix":
         return RemoteError if os.access(place.path, os.R_OK | os.W_OK) else ConfigError

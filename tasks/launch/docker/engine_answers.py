@@ -55,7 +55,7 @@ def answers(doing: str) -> Iterator[None]:
 
 
 def unix_seconds(time: str) -> float | None:
-    """The engine's "2026-01-31T12:00:00.123456789Z" in seconds, cut to what a float holds exactly enough."""
+    """Return the engine's "2026-01-31T12:00:00.123456789Z" in seconds, cut to what a float holds exactly enough."""
     return datetime.fromisoformat(f"{time[:26]}+00:00").timestamp() if time else None
 
 

@@ -37,7 +37,7 @@ from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.docker.engine_answers import NameTaken, PathUnseen, Seen
 from tasks.launch.docker.left_containers import put_away
 from tasks.launch.docker.secret_files import places_for_secrets, secret_files
-from tasks.launch.docker.watch import Limits, Member, Watch, patiently
+from tasks.launch.docker.watch import Limits, Watch, Watched, patiently
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
@@ -112,7 +112,7 @@ class DockerLauncher:
         commands: tuple[CommandSpec, ...],
         context: Context,
         before_start: BeforeStart,
-    ) -> tuple[float, list[Member]]:
+    ) -> tuple[float, list[Watched]]:
         for _ in range(NUM_TRIES):
             if found := patiently(lambda: self._running(engine, commands, context), self.patience_seconds):
                 return found
@@ -131,7 +131,7 @@ class DockerLauncher:
     def specs(
         self, commands: tuple[CommandSpec, ...], context: Context, deadline: float
     ) -> list[ContainerSpec]:
-        """The containers of a step."""
+        """Return the containers of a step."""
         user = container_user(os.getuid(), os.getgid())
         setup = Setup(self.image, self.compute, self.docker, self.machine)
         return [
@@ -140,7 +140,7 @@ class DockerLauncher:
 
     def _running(
         self, engine: ContainerEngine, commands: tuple[CommandSpec, ...], context: Context
-    ) -> tuple[float, list[Member]] | None:
+    ) -> tuple[float, list[Watched]] | None:
         """Deadline and containers of the step if all of them run; what is left of an earlier start is put away."""
         specs = self.specs(commands, context, deadline=0)
         found = [seen for spec in specs if (seen := engine.find(spec.name)) is not None]
@@ -154,15 +154,15 @@ class DockerLauncher:
         log.info("Attaching to %s, which runs already.", specs[0].name)
         times = go_back_to_position(commands[0].folder, [seen.id for seen in found])
         members = [
-            Member(seen.id, seen.name, line_prefix(seen.labels), times.get(seen.id, "")) for seen in found
+            Watched(seen.id, seen.name, line_prefix(seen.labels), times.get(seen.id, "")) for seen in found
         ]
         return float(found[0].labels[DEADLINE]), members
 
     def _start(
         self, engine: ContainerEngine, commands: tuple[CommandSpec, ...], context: Context
-    ) -> tuple[float, list[Member]]:
+    ) -> tuple[float, list[Watched]]:
         deadline = time.time() + commands[0].timeout_seconds
-        specs, members = self.specs(commands, context, deadline), list[Member]()
+        specs, members = self.specs(commands, context, deadline), list[Watched]()
         hand_over({mount.path for spec in specs for mount in spec.mounts if mount.writable}, specs[0].user)
         let_read(commands[0].inputs, specs[0].user)
         check_readable(commands[0].inputs, specs[0].user)
@@ -190,14 +190,14 @@ class DockerLauncher:
 
 
 def _create_and_start(
-    engine: ContainerEngine, spec: ContainerSpec, members: list[Member], context: Context
+    engine: ContainerEngine, spec: ContainerSpec, members: list[Watched], context: Context
 ) -> None:
     """Add the container to ``members`` as soon as there is one."""
     *others, last = places_for_secrets(spec)
     for place in (*others, last):
         try:
             with secret_files(spec, place, context) as files:
-                members.append(Member(engine.create(spec, files), spec.name, line_prefix(spec.labels)))
+                members.append(Watched(engine.create(spec, files), spec.name, line_prefix(spec.labels)))
                 engine.start(members[-1].id)
                 return
         except PathUnseen as unseen:

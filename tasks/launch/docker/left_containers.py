@@ -14,11 +14,13 @@ from tasks.launch.step_log import LogFile
 
 POLL_SECONDS = 0.2
 DEFAULT_GRACE_SECONDS = 30.0
-NOBODYS = Context()
+OF_NO_RUN = Context()
 
 
-def put_away(engine: ContainerEngine, folder: Path, left: Sequence[Seen], context: Context = NOBODYS) -> None:
-    """For who holds the claim on the job's ``folder``.
+def put_away(
+    engine: ContainerEngine, folder: Path, left: Sequence[Seen], context: Context = OF_NO_RUN
+) -> None:
+    """End what is left, for who holds the claim on the job's ``folder``.
 
     Raises ``EngineLost``, ``StoreError``; called again, it goes on without a gap or a repeat in the log.
     """
@@ -28,8 +30,8 @@ def put_away(engine: ContainerEngine, folder: Path, left: Sequence[Seen], contex
         engine.remove(seen.id)
 
 
-def stop(engine: ContainerEngine, containers: Sequence[Seen], context: Context = NOBODYS) -> None:
-    """As their launcher would: SIGTERM, a checkpoint, SIGKILL."""
+def stop(engine: ContainerEngine, containers: Sequence[Seen], context: Context = OF_NO_RUN) -> None:
+    """Stop them as their launcher would: SIGTERM, a checkpoint, SIGKILL."""
     running = [seen for seen in containers if seen.running]
     for seen in running:
         engine.signal(seen.id, "SIGTERM")

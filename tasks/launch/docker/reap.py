@@ -42,7 +42,7 @@ class Reaped:
 class Verdict:
     """Either why a container is orphaned, or why it is left alone."""
 
-    nobodys: str = ""
+    orphaned: str = ""
     left: str = ""
     claimed: Path | None = None  # the job's folder if its claim is ours now, so that its log may be completed
 
@@ -54,14 +54,14 @@ def reap(
     found = []
     for seen in engine.ours():
         with _judged(seen, state_of) as verdict:
-            done = _end(engine, seen, verdict, dry_run) if verdict.nobodys else f"left alone: {verdict.left}"
+            done = _end(engine, seen, verdict, dry_run) if verdict.orphaned else f"left alone: {verdict.left}"
         found.append(
             Reaped(
                 seen.name,
                 seen.labels.get(STEP, ""),
                 seen.labels.get(RUN, ""),
                 seen.labels.get(FOLDER, ""),
-                verdict.nobodys,
+                verdict.orphaned,
                 done,
             )
         )

@@ -21,7 +21,7 @@ SECONDS_FOR_ANOTHER_START = 120.0
 
 
 def places_for_secrets(spec: ContainerSpec) -> list[Path]:
-    """Folders that may hold them, best first. An engine in another world than ours sees the store alone."""
+    """Return folders that may hold them, best first. An engine in another world than ours sees the store alone."""
     name = f"pairline-secrets-{os.geteuid()}"
     in_memory, in_store = MEMORY / name, spec.folder.parent / f".{name}"
     return [in_memory, in_store] if _is_ours(in_memory) else [in_store]
@@ -38,7 +38,7 @@ def _is_ours(place: Path) -> bool:
 
 @contextlib.contextmanager
 def secret_files(spec: ContainerSpec, place: Path, context: Context) -> Iterator[dict[str, Path]]:
-    """Files that only the step's user may read, gone once the container has them mounted. Raises ``StoreBusy``."""
+    """Make files that only the step's user may read, gone once the container has them mounted. Raises ``StoreBusy``."""
     values = {name: value for name in spec.secrets if (value := _secret(name, context))}
     if not values:
         yield {}

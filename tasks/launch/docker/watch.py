@@ -32,7 +32,7 @@ SIGNAL_EXIT, LARGEST_SIGNAL = 128, 64
 
 
 @dataclass
-class Member:
+class Watched:
     """One container of the step: how far its log was read, and how it ended."""
 
     id: str
@@ -57,7 +57,9 @@ class Limits:
 
 
 def patiently(ask: Callable[[], T], seconds: float) -> T:
-    """The engine's answer, also if it is away for a while. Raises ``EngineLost`` if it does not come back in time."""
+    """Return the engine's answer, also if it is away for a while. Raises ``EngineLost`` if it does not come back in
+    time.
+    """
     until, warned = time.monotonic() + seconds, False
     while True:
         try:
@@ -80,7 +82,7 @@ class Watch:
         self,
         engine: ContainerEngine,
         command: CommandSpec,
-        members: list[Member],
+        members: list[Watched],
         limits: Limits,
         context: Context,
         on_line: OnLine,
@@ -88,7 +90,7 @@ class Watch:
         self.engine, self.command, self.members, self.limits = engine, command, members, limits
         self.context, self.on_line = context, on_line
         self.bound = FolderBound(command.folder, limits.folder_gib)
-        self.lines: Waiting[tuple[Member, str, str]] = Waiting()
+        self.lines: Waiting[tuple[Watched, str, str]] = Waiting()
         self.position_saved, self.first_failure = 0.0, 0.0
 
     def until_the_end(self) -> Ended:
@@ -113,7 +115,7 @@ class Watch:
             self.lines.nobody_listens()
             self._remove_ended()
 
-    def _alive(self) -> list[Member]:
+    def _alive(self) -> list[Watched]:
         return [member for member in self.members if member.ended is None]
 
     def _turn(self) -> None:
@@ -136,7 +138,7 @@ class Watch:
         if self.first_failure and time.monotonic() - self.first_failure > SECONDS_FOR_OTHER_NODES:
             self._stop(grace_seconds=0)
 
-    def _record_end(self, member: Member, seen: Seen | None) -> None:
+    def _record_end(self, member: Watched, seen: Seen | None) -> None:
         gone = Seen(
             member.id, member.name, "", {}, running=False, exit_code=SIGNAL_EXIT + 9, error="was removed"
         )
@@ -194,7 +196,7 @@ class Watch:
                 error,
             )
 
-    def _follow(self, member: Member, since: str) -> None:
+    def _follow(self, member: Watched, since: str) -> None:
         """Runs in a thread: a blocking read in the waiting loop would make the step impossible to cancel."""
         with contextlib.suppress(PairlineError):
             for stamp, line in self.engine.log(member.id, since, follow=True):
@@ -206,7 +208,7 @@ class Watch:
         if time.monotonic() - self.position_saved > SECONDS_BETWEEN_LOOKS:
             self._save_position()
 
-    def _pass_rest_on(self, member: Member) -> None:
+    def _pass_rest_on(self, member: Watched) -> None:
         """What an ended container printed and nobody has read."""
         until = time.monotonic() + SECONDS_FOR_LAST_LINES
         while member.follower is not None and member.follower.is_alive() and time.monotonic() < until:
@@ -223,7 +225,7 @@ class Watch:
                     break
         self._save_position()
 
-    def _take(self, member: Member, stamp: str, line: str) -> None:
+    def _take(self, member: Watched, stamp: str, line: str) -> None:
         if stamp > member.read_until:  # a log that is followed anew may begin with what was read
             member.read_until = stamp
             self.on_line(line if line.startswith("{") else f"{member.prefix}{line}")
@@ -237,7 +239,7 @@ class Watch:
         return patiently(lambda: ask(container_id), min(self.limits.patience_seconds, left))
 
 
-def _cause(member: Member) -> str:
+def _cause(member: Watched) -> str:
     """Why a step of several nodes ended, if a node was killed; empty if it reported an error or was stopped by us."""
     state = member.ended
     if state is None or member.stopped or state.exit_code <= SIGNAL_EXIT:

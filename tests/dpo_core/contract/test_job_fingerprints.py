@@ -68,7 +68,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "seed": 3,
             "cache_dir": "/s/cache",
         },
-        "b99d2b7f80b0532d5c7e2528262137a4aaa20182d6fd01f3ed6e0e65d424d8aa",
+        "2aa7a5927d94182dee9c1541d8d921e8f0522a9966188fc1547b5e871748d412",
     ),
     "reference": (
         ReferenceJob,

@@ -10,7 +10,7 @@ import pytest
 
 from dpo_core.contract.errors import DataError, StoreError
 from dpo_core.contract.refs import ResolvedSource
-from dpo_core.data import readers
+from dpo_core.data import json_rows, readers
 from dpo_core.data.sources import load_source
 
 ROWS = [{"chosen": f"c{i}", "rejected": f"r{i}", "score": i if i % 2 else None} for i in range(1100)]
@@ -62,7 +62,7 @@ def test_every_kind_of_file_gives_its_rows_by_number(tmp_path, name):
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_line_longer_than_a_row_may_be_is_passed_by(tmp_path, monkeypatch, name, place):
     """It is counted as a row that is none, also where the file ends in it; a packed one may hold gigabytes."""
-    monkeypatch.setattr(readers, "MAX_ROW_CHARACTERS", 1000)
+    monkeypatch.setattr(json_rows, "MAX_ROW_CHARACTERS", 1000)
     lines = [json.dumps({"chosen": "a", "rejected": str(i)}) for i in range(2)]
     lines.insert(place, json.dumps({"chosen": "a", "rejected": "b" * 5000}))
     text = "\n".join(lines).encode()
@@ -87,9 +87,9 @@ def test_a_line_longer_than_a_row_may_be_is_passed_by(tmp_path, monkeypatch, nam
     ],
 )
 def test_json_longer_than_is_read_whole_is_refused(tmp_path, monkeypatch, text, message):
-    monkeypatch.setattr(readers, "MAX_ROW_CHARACTERS", 1000)
-    monkeypatch.setattr(readers, "MAX_OBJECT_CHARACTERS", 1000)
-    monkeypatch.setattr(readers, "READ_CHARACTERS", 100)
+    monkeypatch.setattr(json_rows, "MAX_ROW_CHARACTERS", 1000)
+    monkeypatch.setattr(json_rows, "MAX_OBJECT_CHARACTERS", 1000)
+    monkeypatch.setattr(json_rows, "READ_CHARACTERS", 100)
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=message):
         _load(tmp_path / "a.json", tmp_path)
@@ -106,7 +106,7 @@ def test_rows_need_not_agree_on_columns_or_types(tmp_path, name):
 
 
 def test_an_array_longer_than_the_read_buffer_is_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "READ_CHARACTERS", 7)
+    monkeypatch.setattr(json_rows, "READ_CHARACTERS", 7)
     values = [{"n": 12345678901234567890, "s": ']},[ " é'}, 1234567, {"l": [[], {}]}, "x" * 50, -1.5e3, None]
     (tmp_path / "a.json").write_text(json.dumps(values, indent=1))
     assert [row.value for row in readers.read_rows(tmp_path / "a.json")] == values

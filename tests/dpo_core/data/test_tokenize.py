@@ -118,7 +118,7 @@ def test_the_mask_agrees_with_counting_the_prompts_tokens(question, chosen, reje
     """Open-instruct's way: everything after as many tokens as the opened prompt has. Exact where the boundary is a
     token boundary, which ChatML's line break is unless the answer begins with one."""
     tokenizer = _tokenizer()
-    pair = _pair("." + chosen, "." + rejected, prompt=[{"role": "user", "content": question}])
+    pair = _pair("." + chosen, "!" + rejected, prompt=[{"role": "user", "content": question}])
     num_prompt = len(tokenizer.prompt_ids([pair])[0])
     for side in tokenizer([pair])[0]:
         assert side.trained.tolist() == [False] * num_prompt + [True] * (len(side.ids) - num_prompt)
@@ -152,6 +152,18 @@ def test_a_row_without_a_trained_token_of_its_answer_is_dropped(train_on):
     assert _tokenizer(limit=num_prompt, train_on=train_on)([_pair()]) == ["no_label_left"]
     kept = _tokenizer(limit=num_prompt + 1, train_on="last_turn")([_pair()])[0]
     assert [side.trained.sum() for side in kept] == [1, 1]
+
+
+@pytest.mark.parametrize("train_on", ["last_turn", "all_turns"])
+def test_sides_of_the_same_tokens_prefer_nothing_and_are_dropped(train_on):
+    """What differs stands behind the cut, or the template leaves it out: a loss of ln 2 for ever."""
+    long = "the sea and the sky " * 8
+    pair = _pair(long + "this ending is right.", long + "wrong end.")
+    cut = len(_tokenizer().prompt_ids([pair])[0]) + 20
+    assert _tokenizer(limit=cut, train_on=train_on)([pair]) == ["identical_tokens"]
+    assert not isinstance(_tokenizer(train_on=train_on)([pair])[0], str)
+    trims = CHATML.replace("message['content'] }}", "(message['content'] | string).split('|')[-1] }}")
+    assert _tokenizer(trims)([_pair("a guess|4", "a sum|4")]) == ["identical_tokens"]
 
 
 def test_tools_are_rendered_and_a_template_without_them_drops_the_row():

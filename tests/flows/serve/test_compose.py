@@ -1,6 +1,9 @@
 """The deployments as images/compose.yaml brings them to its server."""
 
+import json
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import yaml
 
 from dpo_core.contract.errors import ConfigError
 from flows.serve.compose import AFTER_DPO, deployments_with_containers
-from flows.serve.settings import PROJECT, ServeSettings
+from flows.serve.settings import PROJECT, RUN_SETTINGS, ServeSettings
 from flows.settings.overrides import apply_overrides, validated
 from flows.settings.stage_config import StageConfig
 from flows.settings.sweep_config import SweepConfig
@@ -55,21 +58,54 @@ def test_all_steps_are_containers_of_the_named_image(deployments):
     assert launched == ["manual", "quick", "nightly", "after-sft", "manual"]
 
 
+def environment_within(command: str, variables: dict[str, str]) -> dict[str, str]:
+    """What a service's command hands on to Prefect: its environment where the program that it starts begins."""
+    script = (
+        "import os, json, sys; from flows.serve import compose; "
+        "compose.COMMANDS[sys.argv[1]] = lambda: print(json.dumps(dict(os.environ)), "
+        "'prefect' in sys.modules) or 0; sys.exit(compose.main(['', sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, command],
+        cwd=PROJECT,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    environment, _, imported = done.stdout.strip().rpartition(" ")
+    assert imported == "False", "Prefect would have read its settings already"
+    return json.loads(environment)
+
+
 def test_server_worker_and_runs_have_the_settings_of_make_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("os.environ", {})
+    kinds = ("PREFECT_SERVER_", "PREFECT_WORKER_", "PREFECT_FLOWS_", "PREFECT_CLIENT_", "DO_NOT_TRACK")
     of_make_up = {
         name: value
         for name, value in ServeSettings(home=tmp_path).server_environment().items()
-        if name.startswith(("PREFECT_SERVER_", "PREFECT_WORKER_", "PREFECT_FLOWS_", "PREFECT_CLIENT_"))
+        if name.startswith(kinds)
     }
-    del of_make_up["PREFECT_SERVER_ANALYTICS_ENABLED"]  # stands in the image
     services = yaml.safe_load((PROJECT / "images/compose.yaml").read_text())["services"]
     cors = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"
     own_page = of_make_up.pop(cors)
-    told = services["server"]["environment"] | services["worker"]["environment"]
-    assert {name: told.get(name) for name in of_make_up} == of_make_up
-    assert len(of_make_up) > 8
     assert services["server"]["environment"][cors] == f"${{PAIRLINE_PUBLIC_URL:-{own_page}}}"
+    for name, service in services.items():
+        # Stands there what is set here as well, the two may say different things.
+        assert not of_make_up.keys() & service.get("environment", {}).keys(), name
+    commands = {name: services[name]["command"][-1] for name in ("server", "deploy", "worker")}
+    assert commands == {"server": "serve", "deploy": "deploy", "worker": "work"}
+    held = {name: environment_within(command, {}) for name, command in commands.items()}
+    assert {name: (held["server"] | held["worker"]).get(name) for name in of_make_up} == of_make_up
+    assert len(of_make_up) > 10
+    for name in RUN_SETTINGS:
+        assert held["deploy"][name] == held["worker"][name] == of_make_up[name]
+
+
+def test_what_the_file_says_wins_over_the_settings_of_make_up():
+    name = "PREFECT_SERVER_DATABASE_TIMEOUT"
+    assert environment_within("serve", {name: "20"})[name] == "20"
 
 
 def test_every_service_of_the_file_is_locked_in_and_has_limits():
@@ -131,17 +167,11 @@ def test_an_image_by_its_tag_is_refused():
 
 def test_the_worker_s_command_line_has_one_owner():
     """`pairline up` and the worker's service start the same; no other module spells it out."""
-    assert ServeSettings(max_runs=3).worker_argv("w")[-6:] == [
-        "--type",
-        "process",
-        "--name",
-        "w",
-        "--limit",
-        "3",
-    ]
+    program = ["flows.serve.worker", "--name", "w", "--limit", "3"]
+    assert ServeSettings(max_runs=3).worker_argv("w")[-5:] == program
     spelt = [
         path.name
         for path in (PROJECT / "flows/serve").glob("*.py")
-        if '"worker","start"' in "".join(path.read_text().split())
+        if '"flows.serve.worker"' in path.read_text()
     ]
     assert spelt == ["settings.py"]

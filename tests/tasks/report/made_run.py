@@ -104,7 +104,7 @@ def _steps(
         store,
     )
     data = DatasetRef(path=mix.out_dir / "data", fingerprint="d" + HEX[1:])
-    with run.step("mix data"):
+    with run.task("mix data"):
         run.result(
             "mix",
             finish(
@@ -121,7 +121,7 @@ def _steps(
         )
     cached = in_store(ReferenceJob(data=data, checkpoint=POLICY, cache_dir=store), store)
     reference = ReferenceRef(path=cached.out_dir / "reference", fingerprint="e" + HEX[1:])
-    with run.step("cache reference"):
+    with run.task("cache reference"):
         run.result(
             "reference",
             finish(
@@ -149,7 +149,7 @@ def _steps(
         ),
         store,
     )
-    with run.step("train"):
+    with run.task("train"):
         metrics = write_metrics(train.out_dir / "metrics.jsonl", steps, config.loss)
         if fails is not None:
             run.job(train, "started")
@@ -206,7 +206,7 @@ def _steps(
         ),
         store,
     )
-    with run.step("evaluate"):
+    with run.task("evaluate"):
         answers = (
             answer
             or AnswerPair(
@@ -230,7 +230,7 @@ def _steps(
                 answers=answers,
             ),
         )
-    with run.step("hand off"):
+    with run.task("hand off"):
         path = store / "handoff" / HEX[:16] / "handoff.json"
         write_json(path, handoff(config.name))
         run.output("handoff", path)

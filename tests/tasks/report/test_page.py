@@ -199,7 +199,7 @@ def test_a_killed_run_says_so(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     record = read_run(folder)
-    last = record.steps[-1].model_copy(update={"state": "running", "seconds": None})
+    last = record.tasks[-1].model_copy(update={"state": "running", "seconds": None})
     write_json(
         folder / RUN_FILE,
         record.model_copy(
@@ -208,7 +208,7 @@ def test_a_killed_run_says_so(tmp_path):
                 "pid": child.pid,
                 "seconds": None,
                 "error": None,
-                "steps": [*record.steps[:-1], last],
+                "tasks": [*record.tasks[:-1], last],
             }
         ),
     )
@@ -222,7 +222,7 @@ def test_a_run_without_a_step_still_has_a_page(tmp_path):
 
     with pytest.raises(RuntimeError), recorded_run(tmp_path, "demo", config_of(tmp_path)) as run:
         raise RuntimeError("too early")
-    assert "before the first step" in page_of(run.folder).text
+    assert "before the first task" in page_of(run.folder).text
 
 
 def test_a_moved_store_still_gives_the_whole_page(tmp_path):

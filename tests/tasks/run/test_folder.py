@@ -1,6 +1,7 @@
 """A run's own files tell its story, also of a run that failed or was killed."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -33,10 +34,10 @@ def test_a_finished_run_records_its_steps_results_and_config(tmp_path):
         "demo",
         CONFIG,
         "flow-run-id",
-        on_step=lambda folder, step: told.append((step.name, step.state)),
+        on_task=lambda folder, task: told.append((task.name, task.state)),
     ) as run:
         assert read_run(run.folder).state == "running"
-        with run.step("mix data"):
+        with run.task("mix data"):
             pass
         run.output("mix", tmp_path / "mix" / "ab")
     record = read_run(run.folder)
@@ -60,21 +61,30 @@ def test_a_record_that_is_none_is_left_out_and_not_waited_for(tmp_path, place):
 
 
 def test_a_failed_run_records_where_and_why(tmp_path):
-    with pytest.raises(DataError), recorded_run(tmp_path, "demo", CONFIG) as run, run.step("mix data"):
+    with pytest.raises(DataError), recorded_run(tmp_path, "demo", CONFIG) as run, run.task("mix data"):
         raise DataError("no rows")
     record = read_run(run.folder)
-    assert (record.state, record.error, record.steps[0].state) == ("failed", "no rows", "failed")
+    assert (record.state, record.error, record.tasks[0].state) == ("failed", "no rows", "failed")
     text = shown(show_runs, tmp_path)
     assert "failed" in text
     assert "mix data (failed)" in text
     assert "error: no rows" in shown(show_run, tmp_path, "last")
 
 
+def test_a_record_of_an_earlier_version_calls_its_tasks_steps(tmp_path):
+    with recorded_run(tmp_path, "demo", CONFIG) as run, run.task("train"):
+        pass
+    record = json.loads((run.folder / RUN_FILE).read_text())
+    record["steps"] = record.pop("tasks")
+    (run.folder / RUN_FILE).write_text(json.dumps(record))
+    assert [task.name for task in read_run(run.folder).tasks] == ["train"]
+
+
 def test_a_cancelled_run_is_told_from_a_failed_one(tmp_path):
-    with pytest.raises(KeyboardInterrupt), recorded_run(tmp_path, "demo", CONFIG) as run, run.step("train"):
+    with pytest.raises(KeyboardInterrupt), recorded_run(tmp_path, "demo", CONFIG) as run, run.task("train"):
         raise KeyboardInterrupt
     record = read_run(run.folder)
-    assert (record.state, record.steps[0].state) == ("cancelled", "cancelled")
+    assert (record.state, record.tasks[0].state) == ("cancelled", "cancelled")
 
 
 def test_two_runs_in_one_second_have_two_folders(tmp_path):
