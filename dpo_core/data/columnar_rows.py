@@ -5,6 +5,7 @@ that Python knows become its own; the others, and all of their column, whole num
 text are counted, not copied.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,8 +22,7 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 def _values(column: pa.Array) -> list[Any]:
     try:
-        values = column.to_pylist()
-        return [_without_bytes(value) for value in values] if _holds_bytes(column.type) else values
+        return _plain(column)
     except (
         Exception
     ):  # of a date beyond Python's years, a zone that it does not know, nanoseconds: each its own
@@ -32,7 +32,7 @@ def _values(column: pa.Array) -> list[Any]:
 def _stored(column: pa.Array) -> list[Any]:
     """The column with dates and times as the numbers that are stored; nulls where not even that can be told."""
     try:
-        return [_without_bytes(value) for value in column.cast(_without_times(column.type)).to_pylist()]
+        return _plain(column.cast(_without_times(column.type)))
     except Exception:
         return [None] * len(column)
 
@@ -53,18 +53,43 @@ def _without_times(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+def _plain(column: pa.Array) -> list[Any]:
+    values = column.to_pylist()
+    return [_read(value, column.type) for value in values] if _is_coded(column.type) else values
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _is_json(kind: pa.DataType) -> bool:
+    """Whether it is JSON text, as `datasets` keeps a column whose values are of several kinds."""
+    return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.json"
+
+
+def _is_coded(kind: pa.DataType) -> bool:
+    """Whether bytes or JSON text stand anywhere in it."""
+    if _is_bytes(kind) or _is_json(kind):
         return True
-    return any(_holds_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    return any(_is_coded(kind.field(number).type) for number in range(kind.num_fields))
 
 
-def _without_bytes(value: Any) -> Any:
-    if isinstance(value, bytes):
+def _read(value: Any, kind: pa.DataType) -> Any:
+    """A value without bytes and JSON text: text where bytes are such, else their number."""
+    if value is None:
+        return None
+    if _is_bytes(kind):
         try:
             return value.decode()  # some writers call no text a text
         except UnicodeDecodeError:
             return {"num_bytes": len(value)}
-    if isinstance(value, dict):
-        return {name: _without_bytes(inner) for name, inner in value.items()}
-    return [_without_bytes(inner) for inner in value] if isinstance(value, list) else value
+    if _is_json(kind):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    if pa.types.is_struct(kind):
+        return {field.name: _read(value.get(field.name), field.type) for field in kind}
+    if isinstance(value, list) and not pa.types.is_map(kind):
+        return [_read(inner, kind.field(0).type) for inner in value]
+    return value

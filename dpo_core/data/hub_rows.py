@@ -75,7 +75,8 @@ def _why(error: Exception, causes: list[BaseException]) -> str:
             f"README.md is stale or files are missing. Set `revision: {CONVERTED}`, where the Hub counts for itself, have "
             f"the README.md corrected, or download the files and name their directory. {text}"
         )
-    if _any(causes, exceptions.DatasetGenerationCastError):
+    other_columns = any("column names don't match" in str(cause) for cause in causes)
+    if other_columns or _any(causes, exceptions.DatasetGenerationCastError):
         return (
             "its files do not have the same columns, and one table is made of them. Name the subset or split of the files "
             "that belong together, or download them and name their directory: rows of local files may differ. "

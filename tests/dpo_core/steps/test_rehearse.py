@@ -76,7 +76,7 @@ def exported(folder: Path, checkpoint: Path) -> Path:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_weights_of_every_known_architecture_come_back_by_their_names(name: str, tmp_path: Path):
     config = copy.deepcopy(CONFIGS[name])
-    config.vocab_size = 360  # a row for each of the tokenizer's tokens
+    config.get_text_config().vocab_size = 360  # a row for each of the tokenizer's tokens
     model = tiny(config)
     model.save_pretrained(tmp_path / "sft")
     make_tokenizer().save_pretrained(tmp_path / "sft")
