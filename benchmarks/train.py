@@ -29,7 +29,8 @@ from dpo_core.contract.loss_config import LossConfig
 from dpo_core.data.order import batches_by_tokens, forward_tokens
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.loss.losses import LOSSES, PairLogps
+from dpo_core.loss.losses import LOSSES
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
 from dpo_core.model.load import load_model
 

@@ -13,24 +13,22 @@ import os
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 
 from dpo_core.contract.environment import step_environment
-from dpo_core.contract.errors import OutOfMemory, PairlineError, StoreBusy, from_os_error, is_out_of_memory
+from dpo_core.contract.errors import (
+    OutOfMemory,
+    PairlineError,
+    StepCrashed,
+    from_os_error,
+    is_out_of_memory,
+    is_peer_lost,
+)
 from dpo_core.contract.job import Job
 from dpo_core.contract.jobs import JOBS, read_job
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.results import (
-    ENVIRONMENT_FILE,
-    ERROR_FILE,
-    RESULT_FILE,
-    ErrorReport,
-    read_error,
-    read_result,
-)
+from dpo_core.contract.results import ENVIRONMENT_FILE, ERROR_FILE, RESULT_FILE, read_result, report_error
 from dpo_core.contract.store import exclusive, remove_unfinished, write_json
-from dpo_core.contract.visible import visible
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -66,28 +64,14 @@ def as_pairline_error(error: BaseException, step: str) -> PairlineError:
             "step's tokens_per_batch or data.max_length_tokens, or share weights and optimizer out "
             "(compute.sharding)."
         )
+    if is_peer_lost(error):
+        return StepCrashed(
+            f"Another process of step {step} is gone: {str(error)[:300]}",
+            "If it left no error of its own, it was killed. The step is started again and goes on from what it has kept.",
+        )
     internal = PairlineError(f"{type(error).__name__}: {error}")
     internal.__cause__ = error
     return internal
-
-
-def report_error(job: Job, error: PairlineError) -> None:
-    """Write ``error.json``; a disk that refuses even that still leaves the message on stderr.
-
-    The first rank to fail is the one that knows why: the others then fail on its silence. A folder that another live
-    run holds is not written to.
-    """
-    trace = "".join(traceback.format_exception(error))
-    report = ErrorReport(
-        kind=error.kind, message=str(error), step=job.step, job_fingerprint=job.fingerprint, traceback=trace
-    )
-    print(visible(trace), file=sys.stderr)
-    if isinstance(error, StoreBusy) or read_error(job) is not None:
-        return
-    try:
-        write_json(job.out_dir / ERROR_FILE, report)
-    except PairlineError as unwritable:
-        print(f"error.json could not be written: {unwritable}", file=sys.stderr)
 
 
 def die_with_parent() -> None:

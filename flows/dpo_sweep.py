@@ -51,7 +51,7 @@ def run_sweep(config: SweepConfig, audience: Audience = NOBODY) -> RLVRHandoff |
 def shared_settings(members: tuple[Member, ...]) -> StageConfig:
     """Return a member whose preparation serves all: one that needs the reference, if any does."""
     return next(
-        (member.config for member in members if member.config.loss.needs_reference), members[0].config
+        (member.config for member in members if member.config.objective.needs_reference), members[0].config
     )
 
 

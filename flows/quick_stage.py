@@ -60,6 +60,7 @@ def quick_config(settings: QuickConfig, recipe: Path, overrides: Sequence[str] =
             **values,
             "name": settings.name,
             "loss": loss,
+            "losses": [],
             "checkpoint": section("checkpoint", source=settings.checkpoint)
             if _source_of(values) == settings.checkpoint
             else {"source": settings.checkpoint},

@@ -94,7 +94,7 @@ def prepare(config: StageConfig, run: StageRun) -> TrainingInputs:
         mixture = mix_data(config.data, config.quality, config.checkpoint, policy, place)
         folder.result("mix", mixture)
     reference = reference_model = None
-    if config.loss.needs_reference:
+    if config.objective.needs_reference:
         with folder.task("cache reference"):
             reference_model = _fetch_reference_model(config, policy, place)
             same = (
@@ -128,7 +128,7 @@ def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRu
     """Run train -> evaluate."""
     folder = run.folder
     settings = TrainingSettings(
-        config.loss,
+        config.objective,
         config.optim,
         config.train,
         config.adapter,
@@ -140,7 +140,7 @@ def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRu
         folder.result("train", trained)
         folder.result("export", exported)
     with folder.task("evaluate"):
-        evaluation = evaluate(inputs, exported, config.loss, config.train, config.evaluation, run.place)
+        evaluation = evaluate(inputs, exported, config.objective, config.train, config.evaluation, run.place)
         folder.result("evaluate", evaluation)
     return Candidate(trained, exported, evaluation)
 
@@ -186,7 +186,7 @@ def _card_inputs(config: StageConfig, inputs: TrainingInputs, candidate: Candida
         train_rows=mixture.train_rows,
         held_out_rows=mixture.held_out_rows,
         data_fingerprint=mixture.data.fingerprint,
-        loss=config.loss,
+        loss=config.objective,
         optim=config.optim,
         train=config.train,
         adapter=config.adapter,

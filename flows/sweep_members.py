@@ -76,7 +76,7 @@ def _results(futures: Sequence[Future]) -> list[MemberResult]:
 
 def _run_member(member: Member, inputs: TrainingInputs, sweep: StageRun, accelerator: str) -> MemberResult:
     outcome = MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="")
-    if not member.config.loss.needs_reference:
+    if not member.config.objective.needs_reference:
         inputs = replace(inputs, reference=None, reference_checkpoint=None)
     try:
         with (

@@ -5,7 +5,7 @@ from prefect.cache_policies import NO_CACHE
 
 from dpo_core.contract.config import EvaluationConfig, TrainConfig
 from dpo_core.contract.jobs import EvaluateJob, EvaluateResult, ExportResult
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.refs import CheckpointRef
 from tasks.launch.compute import sharding_of
 from tasks.launch.workplace import Workplace
@@ -38,7 +38,7 @@ def checkpoint_of(export: ExportResult, parent: CheckpointRef) -> CheckpointRef:
 def evaluate(
     inputs: TrainingInputs,
     export: ExportResult,
-    loss: LossConfig,
+    loss: Loss,
     train: TrainConfig,
     evaluation: EvaluationConfig,
     place: Workplace,

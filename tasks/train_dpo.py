@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import MixResult
 from dpo_core.contract.jobs import ExportJob, ExportResult, ReferenceResult, TrainJob, TrainResult
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.hub.tracker_key import with_tracker_key
@@ -32,7 +32,7 @@ class TrainingInputs:
 class TrainingSettings:
     """How it is trained. ``chat_template``: the one saved with the result instead of the checkpoint's own."""
 
-    loss: LossConfig
+    loss: Loss
     optim: OptimConfig
     train: TrainConfig
     adapter: AdapterConfig

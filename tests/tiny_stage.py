@@ -12,7 +12,7 @@ from dpo_core.contract.config import EvaluationConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.job import Job, Result
 from dpo_core.contract.jobs import BatchPlan, EvaluateJob, ReferenceJob, ReferenceResult, TrainJob
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, ResolvedSource
 from dpo_core.contract.results import read_result
@@ -124,7 +124,7 @@ class TinyStage:
     def train_job(
         self,
         out_dir: Path,
-        loss: str | LossConfig = "dpo",
+        loss: str | Loss = "dpo",
         per_device: int = 2,
         processes: int = 1,
         learning_rate: float = 1e-3,

@@ -16,7 +16,7 @@ from dpo_core.model import attention as attention_kernels
 from dpo_core.model import logprobs
 from dpo_core.model.attention import PAIRWISE, set_kernel
 from dpo_core.model.forward import PairScorer, largest_difference, vocabulary_head
-from dpo_core.model.generate import continue_all
+from dpo_core.model.generate import Generation, continue_all
 
 PAIRS = 16
 # Kernel names begin or contain these; the first that fits counts.
@@ -288,6 +288,5 @@ def generate(bench: Bench) -> list[Figure]:
 
 @torch.no_grad()
 def _greedy(model: torch.nn.Module, prompts: list[np.ndarray], tokens: int) -> None:
-    continue_all(
-        model, (), prompts, tokens, len(prompts), None, lambda logits_RV, rows, step: logits_RV.argmax(dim=-1)
-    )
+    generation = Generation(tokens, len(prompts))
+    continue_all(model, (), prompts, generation, None, lambda logits_RV, rows, step: logits_RV.argmax(dim=-1))

@@ -25,8 +25,8 @@ from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import start_engine
 from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.engine import Engine
-from dpo_core.loss.losses import PairLogps
 from dpo_core.loss.objective import build_objective
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.attention import PAIRWISE, set_kernel, use_kernel
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps
 

@@ -5,12 +5,13 @@ once. Torch-free. Defaults run on a laptop and publish nothing.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from dpo_core.contract.amount import Amount
-from dpo_core.contract.quantities import GiB, LearningRate, LengthTokens, NumEpochs, Seed, TokenBudget
+from dpo_core.contract.objectives import REFUSED
+from dpo_core.contract.quantities import Count, GiB, LearningRate, LengthTokens, NumEpochs, Seed, TokenBudget
 from dpo_core.contract.section import NotContent, Section
 
 Precision = Literal["fp32", "bf16", "bf16_pure"]
@@ -106,7 +107,7 @@ class DataConfig(Section):
 
 
 class ReferenceConfig(Section):
-    """The model that rewards are measured against."""
+    """The model that rewards are measured against. It stays as it is while the policy is trained."""
 
     source: str | None = Field(
         None, description="Another checkpoint as the reference; empty means the SFT checkpoint."
@@ -115,12 +116,18 @@ class ReferenceConfig(Section):
     tokens_per_batch: TokenBudget = Field(
         2048, description="Token budget of a forward batch in the reference pass."
     )
-    rows_per_shard: int = Field(
-        1024,
-        ge=1,
-        le=10_000_000,
-        description="Rows written at once; at most this much work is lost on a kill.",
+    rows_per_shard: Count = Field(
+        1024, description="Rows written at once; at most this much work is lost on a kill."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _does_not_move(cls, values: Any) -> Any:
+        """TR-DPO's settings by the names that people bring along."""
+        moving = {"sync_ref_model", "ref_model_sync_steps", "ref_model_mixup_alpha"}
+        if isinstance(values, dict) and (named := sorted(moving & set(values))):
+            raise ValueError(f"{', '.join(named)}: {REFUSED['tr_dpo']}")
+        return values
 
 
 class AdapterConfig(Section):
@@ -174,13 +181,9 @@ class OptimConfig(Section):
 class TrainConfig(Section):
     """Batches, epochs, numerics, checkpoints."""
 
-    global_batch_pairs: int = Field(
-        8, ge=1, le=10_000_000, description="Pairs per optimizer step over all processes."
-    )
-    per_device_batch_pairs: Annotated[int | None, NotContent()] = Field(
+    global_batch_pairs: Count = Field(8, description="Pairs per optimizer step over all processes.")
+    per_device_batch_pairs: Annotated[Count | None, NotContent()] = Field(
         None,
-        ge=1,
-        le=1_000_000,
         description="Pairs per forward and process; empty: the largest that fits the global batch, up to 4.",
     )
     tokens_per_forward: Annotated[TokenBudget, NotContent()] = Field(
@@ -218,9 +221,7 @@ class TrainConfig(Section):
         le=1_000_000,
         description="Also a checkpoint once so long has passed since the last one. Empty: by steps alone.",
     )
-    keep_checkpoints: Annotated[int, NotContent()] = Field(
-        2, ge=1, le=1_000_000, description="Newest checkpoints kept."
-    )
+    keep_checkpoints: Annotated[Count, NotContent()] = Field(2, description="Newest checkpoints kept.")
     export_precision: Annotated[ExportPrecision, NotContent()] = Field(
         "bf16", description="Number format of exported weights."
     )
@@ -249,7 +250,7 @@ class EvaluationConfig(Section):
     num_prompts: int = Field(
         8, ge=0, le=10_000_000, description="Held-out prompts answered greedily by both models."
     )
-    max_new_tokens: int = Field(128, ge=1, le=10_000_000, description="Longest answer in tokens.")
+    max_new_tokens: Count = Field(128, description="Longest answer in tokens.")
     measure_kl: bool = Field(
         False,
         description="Also sample two answers a prompt and measure the KL divergence from the "

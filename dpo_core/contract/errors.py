@@ -164,6 +164,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in MEMORY_REFUSED)
 
 
+# As gloo, NCCL, torch's own exchange of objects and its store say it.
+PEER_GONE = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "socket closed",
+    "broken pipe",
+    "ncclremoteerror",
+    "remote process exited",
+    "connection was likely closed",
+    "failed to recv, got 0 bytes",
+)
+
+
+def is_peer_lost(error: BaseException) -> bool:
+    """Return whether an exchange between a step's processes failed because another of them is gone."""
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in PEER_GONE)
+
+
 def is_card_failure(error: BaseException) -> bool:
     """Return whether the card's driver reports an error after which every further call fails, so that nothing can be
     tried.

@@ -27,7 +27,7 @@ from dpo_core.contract.config import (
 )
 from dpo_core.contract.errors import StoreError
 from dpo_core.contract.job import LARGEST_JOB_BYTES, Job, Result
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, Location, ReferenceRef
 from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.section import NotContent, Section, content_of
@@ -144,7 +144,7 @@ class TrainJob(Job[TrainResult]):
     reference_checkpoint: CheckpointRef | None = (
         None  # what computed `reference`; the step-0 guard recomputes rows
     )
-    loss: LossConfig
+    loss: Loss
     optim: OptimConfig
     train: TrainConfig
     adapter: AdapterConfig = AdapterConfig()
@@ -206,7 +206,7 @@ class EvaluateJob(Job[EvaluateResult]):
     reference_checkpoint: CheckpointRef | None = None  # what computed `reference`
     before: CheckpointRef
     after: CheckpointRef
-    loss: LossConfig
+    loss: Loss
     evaluation: EvaluationConfig
     precision: Precision = "fp32"
     forward: Annotated[ForwardLayout, NotContent()] = "packed"

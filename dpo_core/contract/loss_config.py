@@ -1,12 +1,15 @@
-"""``LossConfig``: the objective and its settings, held to what the objective is like (``objectives``)."""
+"""``LossConfig``: the objective and its settings, held to what the objective is like (``objectives``); ``LossSum``: several.
 
-from typing import Any, Literal
+A job holds a ``Loss``, which is one of the two. What both can be asked is a ``Loss``'s own.
+"""
+
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dpo_core.contract.objectives import OBJECTIVES, LossName, Traits, names_where, owner_of
+from dpo_core.contract.objectives import OBJECTIVES, REFUSED, LossName, Traits, names_where, owner_of
 from dpo_core.contract.quantities import Beta
-from dpo_core.contract.section import Section
+from dpo_core.contract.section import NotContentAt, Section
 
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
@@ -17,7 +20,40 @@ def _may_be_empty(schema: dict[str, Any]) -> None:
     schema.update(anyOf=[number, {"type": "null"}], default=None)
 
 
-class LossConfig(Section):
+class Objectives(Section):
+    """What one objective and a weighted sum of several can both be asked."""
+
+    @property
+    def parts(self) -> "tuple[tuple[float, LossConfig], ...]":
+        """(weight, objective) of each."""
+        raise NotImplementedError
+
+    def any_is(self, trait: str) -> bool:
+        """Return whether one of the objectives has a trait."""
+        return any(getattr(part.traits, trait) for _, part in self.parts)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether an objective compares with reference log-probabilities."""
+        return self.any_is("needs_reference")
+
+    @property
+    def rewarding(self) -> "LossConfig":
+        """The objective whose rewards are reported: bco_pair, whose threshold is their mean, else the first that compares
+        two answers."""
+        parts = [part for _, part in self.parts]
+        compared = [part for part in parts if not part.traits.token_mean] or parts
+        return next((part for part in parts if part.traits.mean_reward), compared[0])
+
+    @property
+    def title(self) -> str:
+        """ "dpo", or "0.8 dpo + 0.2 sft"."""
+        if len(self.parts) == 1:
+            return self.parts[0][1].name
+        return " + ".join(f"{weight:g} {part.name}" for weight, part in self.parts)
+
+
+class LossConfig(Objectives):
     """The objective. Units of rewards and margins are the loss's own (see docs/losses.md)."""
 
     name: LossName = Field(
@@ -61,6 +97,23 @@ class LossConfig(Section):
         description="Weight of an added mean negative log-likelihood per token of the "
         "chosen answer (RPO); 0 is off.",
     )
+    wpo_weighting: Annotated[bool, NotContentAt(False)] = Field(
+        False,
+        description="Weigh each pair by how likely the policy finds its two answers (WPO), under any objective that "
+        "does not sort a batch.",
+    )
+    dpop_lambda: Annotated[float, NotContentAt(50.0)] = Field(
+        50.0,
+        ge=0,
+        le=1_000_000,
+        description="dpop only: weight of what the chosen answer has lost against the reference.",
+    )
+    bco_threshold: Annotated[float | None, NotContentAt(None)] = Field(
+        None,
+        ge=-1_000_000,
+        le=1_000_000,
+        description="bco_pair only: a threshold that stays (TRL has 0). Empty: the mean reward so far.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -68,6 +121,13 @@ class LossConfig(Section):
         """Resolved here and not in the loss: a job states the number, so its fingerprint is that of a recipe that does."""
         is_empty = isinstance(values, dict) and values.get("beta", 0) is None
         return {name: value for name, value in values.items() if name != "beta"} if is_empty else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refused_by_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and (reason := REFUSED.get(str(values.get("name")))):
+            raise ValueError(reason)
+        return values
 
     @model_validator(mode="after")
     def _settings_fit_the_objective(self) -> "LossConfig":
@@ -91,6 +151,17 @@ class LossConfig(Section):
                 f"{name} weights pairs by whole answers, which loss.ld_alpha would change; set loss.ld_alpha "
                 "to 1 or choose dpo"
             )
+        if traits.token_mean and self.ld_alpha < 1:
+            raise ValueError(
+                f"{name} looks at one answer alone, so loss.ld_alpha means nothing to it; leave it out"
+            )
+        if self.wpo_weighting and (traits.whole_batch or traits.weights_pairs):
+            why = (
+                "weighs pairs so by itself"
+                if traits.weights_pairs
+                else "sorts a batch, so that its losses are no pair's"
+            )
+            raise ValueError(f"{name} {why}; leave loss.wpo_weighting out or choose another objective")
         if self._is_set("alpha_divergence_coef") and self.f_divergence != "alpha_divergence":
             raise ValueError(
                 f"loss.alpha_divergence_coef means nothing to {self.f_divergence}; leave it out or set "
@@ -115,6 +186,34 @@ class LossConfig(Section):
         return OBJECTIVES[self.name]
 
     @property
-    def needs_reference(self) -> bool:
-        """Whether the objective compares with reference log-probabilities."""
-        return self.traits.needs_reference
+    def parts(self) -> "tuple[tuple[float, LossConfig], ...]":
+        """Itself."""
+        return ((1.0, self),)
+
+
+class LossTerm(LossConfig):
+    """A term of a weighted sum: an objective with settings of its own."""
+
+    weight: float = Field(1.0, gt=0, le=1e6, description="What the objective is multiplied with.")
+
+
+class LossSum(Objectives):
+    """A weighted sum of objectives (MPO, arXiv 2411.10442, eq. 1)."""
+
+    terms: tuple[LossTerm, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> "LossSum":
+        if sum(part.traits.mean_reward for _, part in self.parts) > 1:
+            raise ValueError(
+                "losses names bco_pair twice; its threshold is the mean of one set of rewards, keep one"
+            )
+        return self
+
+    @property
+    def parts(self) -> tuple[tuple[float, LossConfig], ...]:
+        """Its terms."""
+        return tuple((term.weight, term) for term in self.terms)
+
+
+Loss = LossConfig | LossSum

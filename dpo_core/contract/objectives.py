@@ -23,6 +23,8 @@ LossName = Literal[
     "aot",
     "aot_pair",
     "discopop",
+    "dpop",
+    "sft",
 ]
 
 
@@ -41,6 +43,9 @@ class Traits:
     whole_batch: bool = False  # losses depend on all pairs of the optimizer step together
     mean_reward: bool = False  # takes the mean reward of earlier steps
     weights_pairs: bool = False  # dpo, times a weight of the pair that whole answers give
+    token_mean: bool = (
+        False  # a mean over the chosen answers' tokens of the optimizer step, not over its pairs
+    )
     own_settings: tuple[str, ...] = ()  # of LossConfig, that mean something to this objective alone
 
 
@@ -65,10 +70,20 @@ OBJECTIVES: dict[LossName, Traits] = {
     "apo_down": Traits(0.1, "paper, section 5.2"),
     "sppo_hard": Traits(0.001, "paper, section C: eta 1000"),
     "nca_pair": Traits(0.01, "paper, section C"),
-    "bco_pair": Traits(0.01, "paper, section C", mean_reward=True),
+    "bco_pair": Traits(0.01, "paper, section C", mean_reward=True, own_settings=("bco_threshold",)),
     "aot": Traits(0.1, TRL_DEFAULT, "yes", whole_batch=True),
     "aot_pair": Traits(0.1, TRL_DEFAULT, "yes", whole_batch=True),
     "discopop": Traits(0.05, "paper, section B.1", any_divergence=True, own_settings=("discopop_tau",)),
+    "dpop": Traits(0.3, "the authors' models", own_settings=("dpop_lambda",)),
+    "sft": Traits(
+        1.0, "of the reported rewards alone", needs_reference=False, per_token=True, token_mean=True
+    ),
+}
+# Names that people look for, and why there is no such objective.
+REFUSED = {
+    "tr_dpo": "TR-DPO moves the reference while the policy is trained, and the reference's log-probabilities are computed "
+    "once, before training, and kept; after the first move they would be those of another model. Train in rounds "
+    "instead: a second run whose checkpoint.source is the first one's result starts with that as its reference"
 }
 
 

@@ -3,12 +3,17 @@
 A step succeeded when it exited with 0 **and** ``result.json`` carries the job's fingerprint; see ``dpo_core.contract.job``.
 """
 
+import sys
+import traceback
+
 from pydantic import ValidationError
 
-from dpo_core.contract.errors import StoreError
+from dpo_core.contract.errors import PairlineError, StoreBusy, StoreError
 from dpo_core.contract.job import Job, R
 from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.section import Section
+from dpo_core.contract.store import write_json
+from dpo_core.contract.visible import visible
 
 RESULT_FILE, ERROR_FILE, ENVIRONMENT_FILE = "result.json", "error.json", "environment.json"
 LARGEST_RESULT_BYTES, LARGEST_REPORT_BYTES = 64 << 20, 1 << 20  # a thousand long answers take 10 MB
@@ -75,3 +80,22 @@ def in_short(error: Exception) -> str:
     first, count = error.errors(include_input=False, include_url=False)[0], error.error_count()
     place = ".".join(map(str, first["loc"]))[:100]
     return f"{place or 'the whole'}: {first['msg'][:200]}" + (f", and {count - 1} more" if count > 1 else "")
+
+
+def report_error(job: Job, error: PairlineError) -> None:
+    """Write ``error.json``; a disk that refuses even that still leaves the message on stderr.
+
+    The first rank to fail is the one that knows why: the others then fail on its silence. A folder that another live
+    run holds is not written to.
+    """
+    trace = "".join(traceback.format_exception(error))
+    report = ErrorReport(
+        kind=error.kind, message=str(error), step=job.step, job_fingerprint=job.fingerprint, traceback=trace
+    )
+    print(visible(trace), file=sys.stderr)
+    if isinstance(error, StoreBusy) or read_error(job) is not None:
+        return
+    try:
+        write_json(job.out_dir / ERROR_FILE, report)
+    except PairlineError as unwritable:
+        print(f"error.json could not be written: {unwritable}", file=sys.stderr)

@@ -30,6 +30,9 @@ _SPELLING = {
     "grpo": "GRPO",
     "ld": "LD",
     "rpo": "RPO",
+    "wpo": "WPO",
+    "dpop": "DPOP",
+    "bco": "BCO",
     "gib": "GiB",
     "wandb": "W&B",
 }

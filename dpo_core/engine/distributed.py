@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 NO_SHARDING = Sharding()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, NEVER = -1, -3, 2**31 - 1  # glibc malloc.h
-# How long ranks wait for one. Rank 0 hashes and writes a checkpoint alone, minutes for a large model; a rank that dies is
-# noticed at once, by its closed connections.
+# How long ranks wait for one. Rank 0 hashes and writes a checkpoint alone, minutes for a large model; a rank that is lost is
+# noticed by `heartbeat`.
 EXCHANGE_TIMEOUT = timedelta(hours=1)
 GROUP_OF_ONE = {
     "RANK": "0",
@@ -107,6 +107,16 @@ def from_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
     if accelerator.num_processes > 1:
         dist.broadcast_object_list(made, src=0, device=accelerator.device)
     return cast(T, made[0])  # the broadcast has put it there
+
+
+def tokens_of_main(accelerator: Accelerator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function of next tokens, int64 [R], that gives every rank those of rank 0; all ranks call it together."""
+
+    def agree(next_R: torch.Tensor) -> torch.Tensor:
+        dist.broadcast(next_R, 0)
+        return next_R
+
+    return agree if accelerator.num_processes > 1 else lambda next_R: next_R
 
 
 def agreed(accelerator: Accelerator, name: str, value: T) -> T:

@@ -10,7 +10,7 @@ Below, r_c and r_r are the rewards of chosen and rejected, m = r_c - r_r is thei
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,41 +18,8 @@ from torch.nn.functional import logsigmoid
 
 from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.objectives import OBJECTIVES, LossName, Traits
-
-# e^88.7 overflows float32, and ipo squares: an infinite score gives a well-separated pair a NaN gradient.
-LARGEST_EXPONENT = 40.0
-
-
-@dataclass(frozen=True, slots=True)
-class PairLogps:
-    """Sums of log-probabilities over the trained tokens of each side, and how many tokens that are. All float [B].
-
-    A tail is the part of a sum that lies beyond the other side's length: over the trained tokens after the first
-    min(chosen_tokens, rejected_tokens). It is 0 on the shorter side.
-    """
-
-    chosen_B: Tensor
-    rejected_B: Tensor
-    chosen_tokens_B: Tensor
-    rejected_tokens_B: Tensor
-    chosen_tail_B: Tensor
-    rejected_tail_B: Tensor
-
-    def __getitem__(self, places: Tensor | slice) -> "PairLogps":
-        """Some of the pairs."""
-        return PairLogps(*(getattr(self, name)[places] for name in self.__slots__))
-
-    def per_token(self) -> "PairLogps":
-        """Return the same with means per token in place of sums (token counts become one)."""
-        one = torch.ones_like(self.chosen_tokens_B)
-        return PairLogps(
-            self.chosen_B / self.chosen_tokens_B,
-            self.rejected_B / self.rejected_tokens_B,
-            one,
-            one,
-            self.chosen_tail_B / self.chosen_tokens_B,
-            self.rejected_tail_B / self.rejected_tokens_B,
-        )
+from dpo_core.loss.divergences import DIVERGENCES
+from dpo_core.loss.pair_logps import PairLogps
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,35 +29,6 @@ class LossOutput:
     losses_B: Tensor
     chosen_rewards_B: Tensor
     rejected_rewards_B: Tensor
-
-
-# f'(u) of the f-divergences that f-DPO admits, as functions of log u, u = policy / reference (Wang et al. 2023,
-# arXiv 2309.16240, table 1). Each is shifted by a constant, which cancels in a pair, to be 0 at u = 1. [B] -> [B]
-
-
-def _reverse_kl(log_ratio_B: Tensor, config: LossConfig) -> Tensor:
-    return log_ratio_B
-
-
-def _forward_kl(log_ratio_B: Tensor, config: LossConfig) -> Tensor:
-    return 1 - torch.exp((-log_ratio_B).clamp(max=LARGEST_EXPONENT))
-
-
-def _js_divergence(log_ratio_B: Tensor, config: LossConfig) -> Tensor:
-    return math.log(2) + logsigmoid(log_ratio_B)
-
-
-def _alpha_divergence(log_ratio_B: Tensor, config: LossConfig) -> Tensor:
-    alpha = config.alpha_divergence_coef
-    return -torch.expm1((-alpha * log_ratio_B).clamp(max=LARGEST_EXPONENT)) / alpha
-
-
-DIVERGENCES: dict[str, Callable[[Tensor, LossConfig], Tensor]] = {
-    "reverse_kl": _reverse_kl,
-    "forward_kl": _forward_kl,
-    "js_divergence": _js_divergence,
-    "alpha_divergence": _alpha_divergence,
-}
 
 
 def _rewards(policy: PairLogps, reference: PairLogps, config: LossConfig) -> tuple[Tensor, Tensor]:
@@ -152,16 +90,20 @@ def ipo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutp
     return _output(((chosen_B - rejected_B - 0.5) / config.beta) ** 2, chosen_B, rejected_B)
 
 
+def policy_weights(policy: PairLogps) -> Tensor:
+    """Return how likely the policy finds a pair's answers: exp of their mean log-probabilities, multiplied, detached. [B]"""
+    mean = policy.per_token()
+    return torch.exp(mean.chosen_B + mean.rejected_B).detach()
+
+
 def wpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
     """Compute WPO (Zhou et al. 2024, arXiv 2406.11827, eq. 2): DPO, each pair weighted by how likely the policy finds
     it.
 
-    The weight is exp(mean log-probability) of chosen times that of rejected, detached. The paper's weight alignment
-    (its section 3.2), a correction that needs more than log-probabilities, is left out.
+    The paper's weight alignment (its section 3.2), a correction that needs more than log-probabilities, is left out.
     """
-    mean, plain = policy.per_token(), dpo(policy, reference, config)
-    weight_B = torch.exp(mean.chosen_B + mean.rejected_B).detach()
-    return LossOutput(weight_B * plain.losses_B, plain.chosen_rewards_B, plain.rejected_rewards_B)
+    plain = dpo(policy, reference, config)
+    return replace(plain, losses_B=policy_weights(policy) * plain.losses_B)
 
 
 def hinge(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
@@ -225,15 +167,14 @@ def bco_pair(
     policy: PairLogps, reference: PairLogps, config: LossConfig, mean_reward: float = 0.0
 ) -> LossOutput:
     """Compute BCO (Jung et al. 2024, arXiv 2404.04656, section 4): -log sigmoid(r_c - d) - log sigmoid(-(r_r - d)), a
-    classifier of chosen against rejected whose threshold d is the mean reward.
+    classifier of chosen against rejected whose threshold d is the mean reward, unless ``bco_threshold`` is given.
 
     Deviates from the paper, whose running mean includes the batch at hand: d is the mean over all answers of earlier
     steps (0 at first), so it is the same however a batch is cut.
     """
     chosen_B, rejected_B = _rewards(policy, reference, config)
-    return _output(
-        -logsigmoid(chosen_B - mean_reward) - logsigmoid(mean_reward - rejected_B), chosen_B, rejected_B
-    )
+    d = mean_reward if config.bco_threshold is None else config.bco_threshold
+    return _output(-logsigmoid(chosen_B - d) - logsigmoid(d - rejected_B), chosen_B, rejected_B)
 
 
 def aot(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
@@ -264,18 +205,55 @@ def discopop(policy: PairLogps, reference: PairLogps, config: LossConfig) -> Los
     return _output(losses_B, chosen_B, rejected_B)
 
 
+def dpop(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+    """Compute DPO-Positive (Pal et al. 2024, arXiv 2402.13228): -log sigmoid(m - beta * lambda *
+    max(0, reference_c - policy_c)), dpo that pays for a chosen answer less likely than the reference finds
+    it. lambda is ``dpop_lambda``."""
+    chosen_B, rejected_B = _rewards(policy, reference, config)
+    lost_B = config.dpop_lambda * torch.relu(-chosen_B)
+    return _output(-logsigmoid(chosen_B - rejected_B - lost_B), chosen_B, rejected_B)
+
+
+def sft(
+    policy: PairLogps,
+    reference: PairLogps | None,
+    config: LossConfig,
+    chosen_tokens: float | Tensor | None = None,
+) -> LossOutput:
+    """Compute the negative log-likelihood of the chosen answers, averaged over their tokens: -policy_c / n, where n is
+    the optimizer step's mean number of chosen tokens a pair (``chosen_tokens``; else of the pairs at hand), so that
+    the mean over pairs is the one over all the step's chosen tokens. Long answers weigh more. Rewards as in simpo."""
+    mean = policy.per_token()
+    losses_B = -policy.chosen_B / (policy.chosen_tokens_B.mean() if chosen_tokens is None else chosen_tokens)
+    return _output(losses_B, config.beta * mean.chosen_B, config.beta * mean.rejected_B)
+
+
 @dataclass(frozen=True, slots=True)
-class Loss:
+class StepFacts:
+    """What an objective may need to know of its optimizer step besides pairs."""
+
+    mean_reward: float = 0.0  # over all answers of earlier steps, in the loss's units; for bco_pair
+    chosen_tokens: float | None = (
+        None  # trained tokens of a chosen answer, mean over the step's pairs; for sft
+    )
+
+
+NO_STEP = StepFacts()
+
+
+@dataclass(frozen=True, slots=True)
+class LossRow:
     """A row of ``LOSSES``: an objective's function and its traits."""
 
     function: Callable[..., LossOutput]
     traits: Traits
 
     def __call__(
-        self, policy: PairLogps, reference: PairLogps | None, config: LossConfig, mean_reward: float = 0.0
+        self, policy: PairLogps, reference: PairLogps | None, config: LossConfig, step: StepFacts = NO_STEP
     ) -> LossOutput:
-        """Return losses and rewards of B pairs. ``mean_reward`` is in the loss's units and read by ``bco_pair`` alone."""
-        extra = {"mean_reward": mean_reward} if self.traits.mean_reward else {}
+        """Return losses and rewards of B pairs. An objective is told what its traits say it takes."""
+        extra: dict[str, object] = {"mean_reward": step.mean_reward} if self.traits.mean_reward else {}
+        extra |= {"chosen_tokens": step.chosen_tokens} if self.traits.token_mean else {}
         return self.function(policy, reference, config, **extra)
 
 
@@ -296,5 +274,7 @@ FUNCTIONS: dict[LossName, Callable[..., LossOutput]] = {
     "aot": aot,
     "aot_pair": aot_pair,
     "discopop": discopop,
+    "dpop": dpop,
+    "sft": sft,
 }
-LOSSES = {name: Loss(FUNCTIONS[name], traits) for name, traits in OBJECTIVES.items()}
+LOSSES = {name: LossRow(FUNCTIONS[name], traits) for name, traits in OBJECTIVES.items()}

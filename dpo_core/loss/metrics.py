@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dpo_core.contract.metric_names import SECOND_NAMES
-from dpo_core.loss.losses import LossOutput, PairLogps
+from dpo_core.loss.losses import LossOutput
+from dpo_core.loss.pair_logps import PairLogps
 
 SUMMED = (
     "loss",

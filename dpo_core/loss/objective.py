@@ -1,28 +1,67 @@
-"""The objective of a run: a row of ``LOSSES`` bound to its settings, with what can be added to any of them. Shapes: B pairs.
+"""The objective of a run: rows of ``LOSSES`` bound to their settings, with what can be added to any. Shapes: B pairs.
 
 Chosen once, in set-up: what is off is not in the chain.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from dpo_core.contract.loss_config import LossConfig
-from dpo_core.loss.losses import LOSSES, LossOutput, PairLogps
+from dpo_core.contract.loss_config import Loss, LossConfig
+from dpo_core.loss.losses import LOSSES, NO_STEP, LossOutput, StepFacts, policy_weights
+from dpo_core.loss.pair_logps import PairLogps
 
 Objective = Callable[[PairLogps, PairLogps | None], LossOutput]
 
 
-def build_objective(config: LossConfig, mean_reward: float = 0.0) -> Objective:
-    """Build (policy, reference) -> losses and rewards. ``mean_reward`` of earlier steps is read by ``bco_pair`` alone."""
-    objective: Objective = partial(LOSSES[config.name], config=config, mean_reward=mean_reward)
+def build_objective(loss: Loss, step: StepFacts = NO_STEP) -> Objective:
+    """Build (policy, reference) -> losses and rewards: of one objective, or of a weighted sum with the rewards of one of
+    them."""
+    if isinstance(loss, LossConfig):
+        return _one_objective(loss, step)
+    terms = [(weight, _one_objective(part, step)) for weight, part in loss.parts]
+    return weighted_sum(terms, [part for _, part in loss.parts].index(loss.rewarding))
+
+
+def _one_objective(config: LossConfig, step: StepFacts) -> Objective:
+    objective: Objective = partial(LOSSES[config.name], config=config, step=step)
     if config.ld_alpha < 1:
         objective = length_desensitised(objective, config.ld_alpha)
+    if config.wpo_weighting:
+        objective = weighted_by_policy(objective)
     if config.rpo_alpha:
         objective = with_chosen_nll(objective, config.rpo_alpha)
     return objective
+
+
+def weighted_sum(terms: list[tuple[float, Objective]], rewarding: int) -> Objective:
+    """Return the sum of weight times loss (MPO, Wang et al. 2024, arXiv 2411.10442, eq. 1), with the rewards of one term.
+
+    A term that sorts a batch gives its losses by rank, so only the sum over all pairs means something then.
+    """
+
+    def summed(policy: PairLogps, reference: PairLogps | None) -> LossOutput:
+        outputs = [objective(policy, reference) for _, objective in terms]
+        losses_B = sum(
+            (weight * output.losses_B for (weight, _), output in zip(terms, outputs, strict=True)),
+            start=torch.zeros_like(policy.chosen_B),
+        )
+        return replace(outputs[rewarding], losses_B=losses_B)
+
+    return summed
+
+
+def weighted_by_policy(objective: Objective) -> Objective:
+    """Put WPO's weights (Zhou et al. 2024, arXiv 2406.11827, eq. 2) of whole answers on any objective; rewards stay."""
+
+    def weighted(policy: PairLogps, reference: PairLogps | None) -> LossOutput:
+        plain = objective(policy, reference)
+        return replace(plain, losses_B=policy_weights(policy) * plain.losses_B)
+
+    return weighted
 
 
 def length_desensitised(objective: Objective, alpha: float) -> Objective:
@@ -55,7 +94,7 @@ def with_chosen_nll(objective: Objective, alpha: float) -> Objective:
     def added(policy: PairLogps, reference: PairLogps | None) -> LossOutput:
         plain = objective(policy, reference)
         nll_B = -policy.chosen_B / policy.chosen_tokens_B
-        return LossOutput(plain.losses_B + alpha * nll_B, plain.chosen_rewards_B, plain.rejected_rewards_B)
+        return replace(plain, losses_B=plain.losses_B + alpha * nll_B)
 
     return added
 

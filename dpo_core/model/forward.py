@@ -21,7 +21,7 @@ from dpo_core.contract.errors import OutOfMemory, is_card_failure, is_out_of_mem
 from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
-from dpo_core.loss.losses import PairLogps
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.attention import (
     PAIRWISE,
     attention_arguments,

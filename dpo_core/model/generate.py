@@ -8,6 +8,7 @@ Shapes: R rows of a batch, P tokens of its longest prompt, V vocabulary.
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -20,6 +21,24 @@ TURN_PROBE = "pairline turn end probe"
 Choose = Callable[
     [torch.Tensor, list[int], int], torch.Tensor
 ]  # logits [R, V], number of each row's prompt, tokens so far
+
+
+def own_choice(next_R: torch.Tensor) -> torch.Tensor:
+    """Return what this process has chosen, where it computes alone."""
+    return next_R
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How answers are computed: at most ``max_new_tokens`` each, ``batch_size`` prompts at a time.
+
+    ``agree`` gives the next tokens, int64 [R], that this process goes on with. Processes that compute one answer together
+    need it: each would stop by its own choice, and one that differs in one token leaves the others waiting for it.
+    """
+
+    max_new_tokens: int
+    batch_size: int
+    agree: Callable[[torch.Tensor], torch.Tensor] = own_choice
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -76,7 +95,7 @@ def _continue_batch(
     prompts: list[np.ndarray],
     batch: list[int],
     ends: tuple[int, ...],
-    max_new_tokens: int,
+    generation: Generation,
     choose: Choose,
 ) -> list[list[int]]:
     """New token ids per prompt numbered in ``batch``, with the end token. Once half of the rows have ended they leave."""
@@ -92,7 +111,7 @@ def _continue_batch(
     running = torch.ones(len(batch), dtype=torch.bool)
     positions_RP = (mask_RP.cumsum(dim=1) - 1).clamp(min=0)
     cache = None
-    for step in range(max_new_tokens):
+    for step in range(generation.max_new_tokens):
         output = model(
             input_ids=ids_RP,
             attention_mask=mask_RP,
@@ -101,7 +120,8 @@ def _continue_batch(
             use_cache=True,
             **last_only,
         )
-        cache, next_R = output.past_key_values, choose(output.logits[:, -1], live, step)
+        cache = output.past_key_values
+        next_R = generation.agree(choose(output.logits[:, -1], live, step))
         for row, token in enumerate(next_R.tolist()):
             if running[row]:
                 answers[live[row]].append(token)
@@ -125,8 +145,7 @@ def answer_greedily(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts_ids: Sequence[np.ndarray | list[int]],
-    max_new_tokens: int,
-    batch_size: int,
+    generation: Generation,
     on_answers: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Return answers to prompts given as token ids (template and generation prompt included), in the prompts' order.
@@ -141,8 +160,7 @@ def answer_greedily(
         model,
         ends,
         prompts_ids,
-        max_new_tokens,
-        batch_size,
+        generation,
         on_answers,
         lambda logits_RV, rows, step: logits_RV.argmax(dim=-1),
     )
@@ -156,16 +174,15 @@ def sample_answers(
     tokenizer: PreTrainedTokenizerBase,
     prompts_ids: Sequence[np.ndarray | list[int]],
     draws: Sequence[np.random.Generator],
-    max_new_tokens: int,
-    batch_size: int,
+    generation: Generation,
     on_answers: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Return one answer a prompt, drawn from the model's own distribution (temperature 1, nothing cut off), as token
-    ids with the end token unless it was cut at ``max_new_tokens``.
+    ids with the end token unless it was cut at ``generation.max_new_tokens``.
 
     Each prompt has its own source of random numbers, so an answer depends neither on its batch nor on who else is asked.
     """
-    uniform_NT = np.stack([draw.random(max_new_tokens) for draw in draws])
+    uniform_NT = np.stack([draw.random(generation.max_new_tokens) for draw in draws])
 
     def invert(logits_RV: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:
         """The first token at which the cumulative distribution exceeds the prompt's uniform number."""
@@ -177,17 +194,14 @@ def sample_answers(
             max=logits_RV.shape[-1] - 1
         )
 
-    return continue_all(
-        model, end_token_ids(model, tokenizer), prompts_ids, max_new_tokens, batch_size, on_answers, invert
-    )
+    return continue_all(model, end_token_ids(model, tokenizer), prompts_ids, generation, on_answers, invert)
 
 
 def continue_all(
     model: PreTrainedModel,
     ends: tuple[int, ...],
     prompts_ids: Sequence[np.ndarray | list[int]],
-    max_new_tokens: int,
-    batch_size: int,
+    generation: Generation,
     on_answers: Callable[[int], None] | None,
     choose: Choose,
 ) -> list[list[int]]:
@@ -202,10 +216,10 @@ def continue_all(
     model.eval()
     by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     answers: list[list[int]] = [[] for _ in prompts]
-    for start in range(0, len(by_length), batch_size):
-        batch = by_length[start : start + batch_size]
+    for start in range(0, len(by_length), generation.batch_size):
+        batch = by_length[start : start + generation.batch_size]
         for index, answer in zip(
-            batch, _continue_batch(model, prompts, batch, ends, max_new_tokens, choose), strict=True
+            batch, _continue_batch(model, prompts, batch, ends, generation, choose), strict=True
         ):
             answers[index] = answer
         if on_answers:

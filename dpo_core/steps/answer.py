@@ -11,7 +11,7 @@ from dpo_core.contract.jobs import AnswerJob, AnswerResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.store import verify_files
 from dpo_core.data.render_limits import rendered_by_library
-from dpo_core.model.generate import answer_greedily, end_token_ids
+from dpo_core.model.generate import Generation, answer_greedily, end_token_ids
 from dpo_core.model.load import with_loading_info
 
 PROMPTS_PER_BATCH = 8
@@ -59,9 +59,8 @@ def run(job: AnswerJob, progress: Progress) -> AnswerResult:
         prompts_ids.append(tokenizer.encode(text, add_special_tokens=False))
     if prompts_ids:
         _check_finite(model, prompts_ids[0], job)
-    answers = answer_greedily(
-        model, tokenizer, prompts_ids, job.max_new_tokens, PROMPTS_PER_BATCH, progress.advance
-    )
+    generation = Generation(job.max_new_tokens, PROMPTS_PER_BATCH)
+    answers = answer_greedily(model, tokenizer, prompts_ids, generation, progress.advance)
     return AnswerResult(
         job_fingerprint=job.fingerprint,
         answers=tuple(answers),

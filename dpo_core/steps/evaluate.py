@@ -17,17 +17,16 @@ from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.reference_cache import ReferenceRows, read_reference
 from dpo_core.engine.choose import gather_ends
 from dpo_core.engine.distributed import start_accelerator
+from dpo_core.engine.heartbeat import watched_ranks
 from dpo_core.loss.metrics import averages, batch_sums
 from dpo_core.loss.objective import build_objective
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import answer_greedily
 from dpo_core.training.kl import measure_kl
-from dpo_core.training.scores import agreed_layout, load_scorer, score_pairs
+from dpo_core.training.scores import agreed_layout, generation_of, load_scorer, score_pairs
 from dpo_core.training.step_guard import reference_logps
 
 log = logging.getLogger(__name__)
-
-ANSWERS_PER_BATCH = 16
 
 
 def pair_metrics(
@@ -65,19 +64,14 @@ def greedy_answers(
 ) -> list[str]:
     """Return answers to the held-out prompts, each rank taking its share. -> in the prompts' order, on every rank
 
-    Ranks that hold a part of each weight can only compute together: there every rank gives all answers.
+    Ranks that hold a part of each weight can only compute together: there every rank gives all answers, which are rank 0's.
     """
     world = 1 if job.sharding.splits_weights else accelerator.num_processes
     mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index % world :: world]]
     tokenizer = load_tokenizer(checkpoint.path, None, checkpoint.allow_remote_code)
     gather_ends(job.sharding, scorer)
     answers = answer_greedily(
-        scorer.model,
-        tokenizer,
-        mine,
-        job.evaluation.max_new_tokens,
-        ANSWERS_PER_BATCH,
-        on_answers=progress.advance,
+        scorer.model, tokenizer, mine, generation_of(job, accelerator), on_answers=progress.advance
     )
     if world == 1:
         return answers
@@ -131,6 +125,11 @@ def _distinct_prompts(dataset: PairDataset, limit: int) -> list[int]:
 
 def run(job: EvaluateJob, progress: Progress) -> EvaluateResult:
     """Evaluate ``before`` and ``after`` on the same rows."""
+    with watched_ranks(job):
+        return _evaluate_both(job, progress)
+
+
+def _evaluate_both(job: EvaluateJob, progress: Progress) -> EvaluateResult:
     accelerator = start_accelerator(job.sharding.for_scoring)
     dataset = PairDataset.open(job.data.path, "held_out")
     prompts = [dataset.prompt(row) for row in _distinct_prompts(dataset, job.evaluation.num_prompts)]

@@ -23,6 +23,7 @@ from dpo_core.data.pair_dataset import PairDataset, Split
 from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
 from dpo_core.engine.choose import loading, share_for_scoring
 from dpo_core.engine.distributed import from_main, start_accelerator
+from dpo_core.engine.heartbeat import watched_ranks
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
 from dpo_core.training.scores import agreed_layout, batches_of_rank
@@ -91,6 +92,11 @@ def _compute(
 
 def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     """Fill the cache for both splits and write the values aligned with the mixture's rows."""
+    with watched_ranks(job):
+        return _fill_and_align(job, progress)
+
+
+def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     sharding = job.sharding.for_scoring
     accelerator = start_accelerator(sharding)
     datasets = {split: PairDataset.open(job.data.path, split) for split in SPLITS}

@@ -25,6 +25,7 @@ from dpo_core.engine.checkpoint import MODEL_FILE, RunState, newest_checkpoint, 
 from dpo_core.engine.choose import loading, share_for_scoring, start_engine
 from dpo_core.engine.distributed import check_world_size, from_main, start_accelerator
 from dpo_core.engine.engine import Engine
+from dpo_core.engine.heartbeat import watched_ranks
 from dpo_core.model.adapter import adapter_disabled, count_parameters, load_policy
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
@@ -211,6 +212,11 @@ def check_base(trainer: Trainer) -> dict[str, float]:
 
 def run(job: TrainJob, progress: Progress) -> TrainResult:
     """Train and write the final weights."""
+    with watched_ranks(job):
+        return _train(job, progress)
+
+
+def _train(job: TrainJob, progress: Progress) -> TrainResult:
     started, stop = time.monotonic(), StopRequest()
     stop.listen()  # before the set-up, which may take minutes
     trainer = set_up(job, progress, stop)

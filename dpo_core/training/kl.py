@@ -26,15 +26,14 @@ from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import gather_ends
-from dpo_core.loss.losses import PairLogps
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import sample_answers
-from dpo_core.training.scores import agreed_layout, load_scorer, score_pairs
+from dpo_core.training.scores import agreed_layout, generation_of, load_scorer, score_pairs
 
 log = logging.getLogger(__name__)
 
 ANSWERS_PER_PROMPT = 2
-ANSWERS_PER_BATCH = 16
 SEED = 8
 
 
@@ -113,7 +112,7 @@ def sampled_pairs(
     """Return two sampled answers a prompt as a pair, every rank sampling for its share of prompts. -> all, on every
     rank
 
-    Ranks that hold a part of each weight can only compute together: there every rank draws all answers, the same ones.
+    Ranks that hold a part of each weight can only compute together: there every rank draws all answers, which are rank 0's.
     """
     world = 1 if job.sharding.splits_weights else accelerator.num_processes
     mine = list(range(accelerator.process_index % world, len(prompts), world))
@@ -125,8 +124,7 @@ def sampled_pairs(
         tokenizer,
         [prompts[number].prompt_ids for number, _ in asked],
         [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
-        job.evaluation.max_new_tokens,
-        ANSWERS_PER_BATCH,
+        generation_of(job, accelerator),
         on_answers=progress.advance,
     )
     found = {

@@ -19,10 +19,13 @@ from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import loading, share_for_scoring
-from dpo_core.engine.distributed import agreed, sum_over_ranks
-from dpo_core.loss.losses import PairLogps
+from dpo_core.engine.distributed import agreed, sum_over_ranks, tokens_of_main
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
+from dpo_core.model.generate import Generation
 from dpo_core.model.load import load_model
+
+ANSWERS_PER_BATCH = 16
 
 
 class Pairs(Protocol):
@@ -61,6 +64,15 @@ def agreed_layout(
         "train.forward",
         choose_layout(scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention),
     )
+
+
+def generation_of(job: EvaluateJob, accelerator: Accelerator) -> Generation:
+    """Return how a job's answers are computed.
+
+    Ranks that hold a part of each weight go on with what rank 0 chose: two cards may differ in the last bit of a logit.
+    """
+    together = {"agree": tokens_of_main(accelerator)} if job.sharding.splits_weights else {}
+    return Generation(job.evaluation.max_new_tokens, ANSWERS_PER_BATCH, **together)
 
 
 def batches_of_rank(

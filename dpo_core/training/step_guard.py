@@ -13,12 +13,12 @@ from torch import Tensor
 
 from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.errors import ReferenceMismatch
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import Loss, LossSum
 from dpo_core.data.pair_batch import collate, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows
-from dpo_core.loss.losses import PairLogps
 from dpo_core.loss.objective import build_objective
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import TOKEN_NOISE, PairScorer, pair_logps
 
 log = logging.getLogger(__name__)
@@ -48,18 +48,19 @@ AFTER_TRAINING = Moment(
 )
 
 
-def without_pair_terms(loss: LossConfig) -> LossConfig:
+def without_pair_terms(loss: Loss) -> Loss:
     """Return the part whose value at a zero margin is the same for every pair: wpo is dpo with weights that depend on
-    the pair, and the likelihood that ``rpo_alpha`` adds does, too."""
-    return loss.model_copy(
-        update={"name": "dpo" if loss.traits.weights_pairs else loss.name, "rpo_alpha": 0.0}
-    )
+    the pair, and the likelihood that ``rpo_alpha`` or sft adds does, too."""
+    if isinstance(loss, LossSum):
+        terms = [term for term in loss.terms if not term.traits.token_mean]
+        return loss.model_copy(update={"terms": tuple(map(without_pair_terms, terms))}) if terms else loss
+    name = "dpo" if loss.traits.weights_pairs else loss.name
+    return loss.model_copy(update={"name": name, "rpo_alpha": 0.0, "wpo_weighting": False})
 
 
-def zero_margin_loss(loss: LossConfig) -> float:
-    """Return the loss of a pair whose rewards are both 0, by the objective itself (log 2 for dpo), without terms of the
-    pair.
-    """
+def zero_margin_loss(loss: Loss) -> float:
+    """Return the loss of a pair whose rewards are both 0, by the objective itself (log 2 for dpo), without terms of
+    the pair."""
     none, one = torch.zeros(1), torch.ones(1)
     zero = PairLogps(none, none, one, one, none, none)
     return float(build_objective(without_pair_terms(loss))(zero, zero).losses_B)
@@ -101,7 +102,7 @@ def check_step_zero(
     scorer: PairScorer,
     dataset: PairDataset,
     reference: ReferenceRows,
-    loss: LossConfig,
+    loss: Loss,
     layout: ForwardLayout,
     seed: int,
     device: torch.device,

@@ -11,12 +11,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import Loss
 from dpo_core.data.pair_batch import PairBatch
 from dpo_core.data.reference_cache import ReferenceRows
+from dpo_core.engine.distributed import sum_over_ranks
 from dpo_core.engine.engine import Engine
-from dpo_core.loss.losses import LossOutput, PairLogps
+from dpo_core.loss.losses import LossOutput, StepFacts
 from dpo_core.loss.objective import build_objective, loss_and_gradient, surrogate
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.training.scores import places, score_all
 from dpo_core.training.step_guard import reference_logps
 
@@ -40,14 +42,15 @@ class StepLoss(Protocol):
 class PairByPair:
     """A pair's loss is a matter of its own log-probabilities."""
 
-    loss: LossConfig
+    loss: Loss
     reference: ReferenceRows | None
 
     def begin(
         self, engine: Engine, rows: Sequence[int], batches: Sequence[PairBatch], mean_reward: float
     ) -> MicrobatchLoss:
         """See ``StepLoss``."""
-        objective = build_objective(self.loss, mean_reward)
+        tokens = _chosen_tokens(engine, batches) if self.loss.any_is("token_mean") else None
+        objective = build_objective(self.loss, StepFacts(mean_reward, tokens))
 
         def of_microbatch(policy: PairLogps, batch: PairBatch) -> tuple[Tensor, LossOutput]:
             output = objective(policy, _reference_of(self.reference, batch.row_B, policy))
@@ -63,7 +66,7 @@ class WholeBatch:
     Gradient caching (Gao et al. 2021, arXiv 2101.06983). Costs one more forward pass over the batch.
     """
 
-    loss: LossConfig
+    loss: Loss
     reference: ReferenceRows | None
 
     def begin(
@@ -73,7 +76,7 @@ class WholeBatch:
         rows_G = torch.as_tensor(rows, device=engine.accelerator.device)
         policy = score_all(engine.scorer, engine.accelerator, rows_G, batches)
         whole, slope = loss_and_gradient(
-            build_objective(self.loss, mean_reward),
+            build_objective(self.loss, StepFacts(mean_reward)),
             policy,
             _reference_of(self.reference, torch.as_tensor(rows), policy),
         )
@@ -88,11 +91,21 @@ class WholeBatch:
         return of_microbatch
 
 
-def choose_step_loss(loss: LossConfig, reference: ReferenceRows | None) -> StepLoss:
+def choose_step_loss(loss: Loss, reference: ReferenceRows | None) -> StepLoss:
     """Return what the objective's traits ask for."""
-    return (WholeBatch if loss.traits.whole_batch else PairByPair)(loss, reference)
+    return (WholeBatch if loss.any_is("whole_batch") else PairByPair)(loss, reference)
 
 
 def _reference_of(reference: ReferenceRows | None, row_B: Tensor, policy: PairLogps) -> PairLogps | None:
     """The cached values beside ``policy``'s; ``row_B`` is on the host."""
     return None if reference is None else reference_logps(reference, row_B.numpy(), policy.chosen_B.device)
+
+
+def _chosen_tokens(engine: Engine, batches: Sequence[PairBatch]) -> float:
+    """Trained tokens of a chosen answer, mean over the global batch: the same on every rank, whatever the cut. Counts are
+    whole numbers, so no order of adding them shows."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in batches:  # a filler has weight 0
+        sums += torch.stack([(batch.weight_B * batch.tokens_2B[::2]).sum(), batch.weight_B.sum()]).double()
+    tokens, pairs = sum_over_ranks(engine.accelerator, sums.to(engine.accelerator.device)).tolist()
+    return tokens / pairs

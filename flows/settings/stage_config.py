@@ -1,5 +1,7 @@
 """``StageConfig``: everything one DPO stage needs to know. Recipes, the CLI, the UI form and the jobs derive from it."""
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from dpo_core.contract.config import (
@@ -14,7 +16,7 @@ from dpo_core.contract.config import (
     UploadConfig,
 )
 from dpo_core.contract.cuda8bit import check_8bit_fits
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import Loss, LossConfig, LossSum, LossTerm
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.section import Section
 from dpo_core.contract.tracking_config import TrackingConfig
@@ -39,6 +41,11 @@ class WhatIsTrained(Section):
     quality: QualityConfig = QualityConfig()
     reference: ReferenceConfig = ReferenceConfig()
     loss: LossConfig = LossConfig()
+    losses: tuple[LossTerm, ...] = Field(
+        (),
+        description="A weighted sum of objectives in place of loss, e.g. [{name: dpo, weight: 0.8}, {name: sft, weight: "
+        "0.2}]. Each has settings of its own; those that name no beta take loss.beta where it is set.",
+    )
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     adapter: AdapterConfig = AdapterConfig()
@@ -58,11 +65,46 @@ class StageConfig(
     tracking: TrackingConfig = TrackingConfig()
     store: StoreConfig = StoreConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_beta_for_all_losses(cls, values: Any) -> Any:
+        """Resolved here, so that the terms, which are what a job states, say it."""
+        if not isinstance(values, dict) or not isinstance(values.get("losses"), list | tuple):
+            return values
+        loss = values.get("loss")
+        if not isinstance(loss, dict) or loss.get("beta") is None:
+            return values
+        terms = [
+            {**term, "beta": loss["beta"]} if isinstance(term, dict) and term.get("beta") is None else term
+            for term in values["losses"]
+        ]
+        return {**values, "losses": terms}
+
+    @model_validator(mode="after")
+    def _either_loss_or_losses(self) -> "StageConfig":
+        if not self.losses:
+            return self
+        LossSum(terms=self.losses)  # its own rules
+        other = self.loss.model_dump(exclude={"beta"}).items() - LossConfig().model_dump().items()
+        if other:
+            raise ValueError(
+                f"losses takes the place of loss, so loss.{', loss.'.join(sorted(dict(other)))} would mean nothing. Remove "
+                "it, or give it to a term of losses (loss.beta alone is for all terms without one)"
+            )
+        return self
+
     @model_validator(mode="after")
     def _reference_only_where_used(self) -> "StageConfig":
-        if self.reference.source and not self.loss.needs_reference:
-            raise ValueError(f"loss.name {self.loss.name} uses no reference; remove reference.source")
+        if self.reference.source and not self.objective.needs_reference:
+            raise ValueError(
+                f"the objective {self.objective.title} uses no reference; remove reference.source"
+            )
         return self
+
+    @property
+    def objective(self) -> Loss:
+        """What is minimised: ``loss``, or the sum of ``losses``."""
+        return LossSum(terms=self.losses) if self.losses else self.loss
 
     @model_validator(mode="after")
     def _pure_bf16_trains_all_weights(self) -> "StageConfig":

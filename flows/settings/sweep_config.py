@@ -77,6 +77,15 @@ class SweepConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _the_grid_changes_the_objective(self) -> "SweepConfig":
+        if self.losses and (self.sweep.loss or self.sweep.beta):
+            raise ValueError(
+                "sweep.loss and sweep.beta are values of loss, which losses takes the place of; remove losses, or sweep "
+                "something else"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _members_are_runs(self) -> "SweepConfig":
         members_of(self)
         return self

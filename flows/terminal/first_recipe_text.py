@@ -53,7 +53,7 @@ def recipe_text(look: Look, values: Values, fit: Fit, path: Path) -> str:
         f"  # tokens on average: prompt {lengths.mean_prompt:g}, chosen {lengths.mean_chosen:g}, rejected "
         f"{lengths.mean_rejected:g}",
         "",
-        "loss:   # docs/losses.md has sixteen; set beta together with the name",
+        "loss:   # docs/losses.md has eighteen; set beta together with the name",
         _line(2, "name", "dpo_norm", "DPO on log-probabilities per token, as Tulu 3 and OLMo 2"),
         _line(2, "beta", 5.0, "usual for dpo_norm; 0.1 for dpo, 2 for simpo"),
         "",

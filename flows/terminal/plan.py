@@ -14,7 +14,7 @@ from rich.console import Console
 from dpo_core.contract.amount import is_count, num_held_out, num_selected
 from dpo_core.contract.config import DataSource
 from dpo_core.contract.jobs import BatchPlan
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.regular_file import TooLong, opened
 from flows.settings.stage_config import StageConfig
 from flows.terminal.memory import MOMENTS_BYTES, training_memory
@@ -123,8 +123,8 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
     revision = f" at {config.checkpoint.revision}" if config.checkpoint.revision else ""
     reference = (
         f"with {config.reference.source or 'the SFT checkpoint'}"
-        if config.loss.needs_reference
-        else (f"skipped: {config.loss.name} uses no reference")
+        if config.objective.needs_reference
+        else (f"skipped: {config.objective.title} uses no reference")
     )
     targets = config.adapter.target_modules
     adapter = (
@@ -145,7 +145,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         ("cache reference", reference),
         (
             "train",
-            f"{config.loss.name}, {_beta(config.loss)}, learning rate {config.optim.learning_rate:g} "
+            f"{_objective(config.objective)}, learning rate {config.optim.learning_rate:g} "
             f"{config.optim.schedule}, {counted(config.train.num_epochs, 'epoch')}, {config.train.precision}{adapter}"
             f"{_sharding(config)}",
         ),
@@ -156,7 +156,16 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
     ]
 
 
+def _objective(loss: Loss) -> str:
+    """ "dpo, beta 0.1 (usual)", or each term of a sum so."""
+    if isinstance(loss, LossConfig):
+        return f"{loss.name}, {_beta(loss)}"
+    return " + ".join(f"{weight:g} {part.name} ({_beta(part)})" for weight, part in loss.parts)
+
+
 def _beta(loss: LossConfig) -> str:
+    if loss.traits.token_mean:
+        return "no beta"
     usual = loss.traits.usual_beta
     return f"beta {loss.beta:g} ({'usual' if loss.beta == usual else f'usual for {loss.name}: {usual:g}'})"
 

@@ -2,13 +2,22 @@
 
 from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import SourceLedger
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.metric_names import HEADLINE
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.section import Section
 from tasks.text.escape import markdown_code, markdown_rows, markdown_text, yaml_text
 
-EXTRAS_OF_A_LOSS = ("f_divergence", "alpha_divergence_coef", "discopop_tau", "ld_alpha", "rpo_alpha")
+EXTRAS_OF_A_LOSS = (
+    "wpo_weighting",
+    "dpop_lambda",
+    "bco_threshold",
+    "f_divergence",
+    "alpha_divergence_coef",
+    "discopop_tau",
+    "ld_alpha",
+    "rpo_alpha",
+)
 
 
 class CardInputs(Section):
@@ -20,7 +29,7 @@ class CardInputs(Section):
     train_rows: int = 0
     held_out_rows: int = 0
     data_fingerprint: str = ""
-    loss: LossConfig = LossConfig()
+    loss: Loss = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     adapter: AdapterConfig = AdapterConfig()
@@ -77,12 +86,43 @@ def adapter_settings(card: CardInputs) -> dict[str, object]:
     }
 
 
+def _objective(loss: Loss) -> dict[str, object]:
+    """Rows of what was minimised; of a sum, one for each term."""
+    if isinstance(loss, LossConfig):
+        settings: dict[str, object] = {
+            "loss": loss.name,
+            "beta": loss.beta,
+            "label smoothing": loss.label_smoothing,
+        }
+        if "gamma_beta_ratio" in loss.traits.own_settings:
+            settings["gamma / beta"] = loss.gamma_beta_ratio
+        return settings | {f"loss.{name}": value for name, value in _extras(loss).items()}
+    settings = {"loss": loss.title}
+    for number, (_, part) in enumerate(loss.parts, start=1):
+        said = {"beta": part.beta} | {
+            name: value
+            for name, value in part.model_dump(exclude_defaults=True).items()
+            if name not in ("name", "beta", "weight")
+        }
+        settings[f"loss, term {number}: {part.name}"] = ", ".join(
+            f"{name} {value}" for name, value in said.items()
+        )
+    return settings
+
+
+def _extras(loss: LossConfig) -> dict[str, object]:
+    """Settings of the objective that have a row where they are not as usual."""
+    return {
+        name: value
+        for name, value in loss.model_dump(exclude_defaults=True).items()
+        if name in EXTRAS_OF_A_LOSS
+    }
+
+
 def _settings(card: CardInputs) -> dict[str, object]:
     """What was set, as far as it says something of this run."""
     settings: dict[str, object] = {
-        "loss": card.loss.name,
-        "beta": card.loss.beta,
-        "label smoothing": card.loss.label_smoothing,
+        **_objective(card.loss),
         "learning rate": card.optim.learning_rate,
         "schedule": card.optim.schedule,
         "warm-up ratio": card.optim.warmup_ratio,
@@ -100,13 +140,6 @@ def _settings(card: CardInputs) -> dict[str, object]:
         settings["optimizer"] = card.optim.optimizer
     if card.train.router_aux_loss_weight is not None:
         settings["router loss weight"] = card.train.router_aux_loss_weight
-    if "gamma_beta_ratio" in card.loss.traits.own_settings:
-        settings["gamma / beta"] = card.loss.gamma_beta_ratio
-    settings |= {
-        f"loss.{name}": value
-        for name, value in card.loss.model_dump(exclude_defaults=True).items()
-        if name in EXTRAS_OF_A_LOSS
-    }
     return settings
 
 

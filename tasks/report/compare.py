@@ -191,7 +191,8 @@ def _same_pairs(runs: Sequence[RunFiles]) -> bool:
 
 
 def _same_loss(runs: Sequence[RunFiles]) -> bool:
-    return len({json.dumps(run.config.get("loss"), sort_keys=True) for run in runs}) == 1
+    objectives = ([run.config.get("losses"), run.config.get("loss")] for run in runs)
+    return len({json.dumps(objective, sort_keys=True) for objective in objectives}) == 1
 
 
 def final_section(runs: Sequence[RunFiles]) -> PageSection | None:

@@ -83,9 +83,9 @@ def summary(run: RunFiles) -> tuple[Block, ...]:
 
 def what_it_is(run: RunFiles) -> str:
     """Say in one sentence: objective, model, data, length."""
-    loss, model = run.config.get("loss", {}), run.config.get("checkpoint", {}).get("source", "?")
+    model = run.config.get("checkpoint", {}).get("source", "?")
     adapter = run.config.get("adapter", {}).get("kind", "none")
-    what = f"{loss.get('name', 'DPO')} (beta {loss.get('beta', '?')}) on {model}"
+    what = f"{_objective(run)} on {model}"
     what += f" with {adapter}" if adapter != "none" else ""
     if run.mixture:
         sets = counted(len(run.mixture.per_source), "preference set")
@@ -95,6 +95,18 @@ def what_it_is(run: RunFiles) -> str:
     if run.record.seconds is not None:
         what += f", {run_state(run.record)} after {duration(run.record.seconds)}"
     return what + "."
+
+
+def _objective(run: RunFiles) -> str:
+    """ "dpo (beta 0.1)", or each term of a sum so."""
+
+    def named(loss: dict) -> str:
+        return f"{loss.get('name', 'DPO')} (beta {loss.get('beta', '?')})"
+
+    terms = run.config.get("losses") or ()
+    return " + ".join(f"{term.get('weight', 1):g} {named(term)}" for term in terms) or named(
+        run.config.get("loss", {})
+    )
 
 
 def headline_tiles(run: RunFiles) -> tuple[Tile, ...]:

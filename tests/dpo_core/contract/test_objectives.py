@@ -4,7 +4,7 @@ import pytest
 
 from dpo_core.contract.config import OptimConfig, TrainConfig
 from dpo_core.contract.jobs import BatchPlan, TrainJob
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import LossConfig, LossSum, LossTerm
 from dpo_core.contract.objectives import OBJECTIVES
 from dpo_core.contract.refs import CheckpointRef, DatasetRef
 
@@ -35,6 +35,23 @@ def test_a_beta_that_is_written_and_one_that_is_left_empty_are_one_training(name
     jobs = [training(name=name, beta=beta), training(name=name), training(name=name, beta=None)]
     assert [job.fingerprint for job in jobs] == [recorded] * 3
     assert TrainJob.model_validate_json(jobs[1].model_dump_json()) == jobs[1]
+
+
+def test_a_setting_that_came_later_changes_no_fingerprint_until_it_is_set():
+    plain = training(name="dpo", beta=0.1).fingerprint
+    assert training(name="dpo", beta=0.1, wpo_weighting=False).fingerprint == plain
+    assert training(name="dpo", beta=0.1, wpo_weighting=True).fingerprint != plain
+    dpop = [training(name="dpop", **own).fingerprint for own in ({}, {"dpop_lambda": 50}, {"dpop_lambda": 5})]
+    assert dpop[0] == dpop[1] != dpop[2]
+
+
+def test_a_job_with_a_sum_of_losses_is_read_back_and_has_a_fingerprint_of_all_of_it():
+    def of(*weights: float) -> TrainJob:
+        terms = tuple(LossTerm(name=name, weight=w) for name, w in zip(("dpo", "sft"), weights, strict=True))
+        return training(name="dpo").model_copy(update={"loss": LossSum(terms=terms)})
+
+    assert TrainJob.model_validate_json(of(0.8, 0.2).model_dump_json()) == of(0.8, 0.2)
+    assert len({of(0.8, 0.2).fingerprint, of(0.8, 0.3).fingerprint, training(name="dpo").fingerprint}) == 3
 
 
 def test_every_objective_has_a_usual_beta_and_the_form_may_leave_it_empty():

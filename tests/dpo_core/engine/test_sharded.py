@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +18,17 @@ import torch
 from safetensors.torch import load_file
 
 from dpo_core.contract.config import AdapterConfig
+from dpo_core.contract.errors import StepCrashed
 from dpo_core.contract.jobs import ExportJob, Sharding, TrainJob, TrainResult
 from dpo_core.contract.refs import CheckpointRef
-from dpo_core.contract.results import read_result
+from dpo_core.contract.results import read_error, read_result
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_aligned
 from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, newest_checkpoint
 from dpo_core.model.load import load_model
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.programs.killed_ranks import KILL_AT
+from tests.programs.lost_ranks import LOSE_BY
 from tests.random_moments import chance
 from tests.step_process import PATIENCE_SECONDS, metrics_of, run_ranks, start_ranks
 from tests.tiny_models import make_model
@@ -180,6 +183,29 @@ def test_killed_while_it_writes_a_checkpoint_or_the_last_weights_it_gives_the_sa
     assert not list(job.out_dir.rglob("*.aside")), "a half-written file was left behind"
 
 
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGSTOP"])
+def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(
+    stage, tmp_path, monkeypatch, signal_name
+):
+    """Neither a defect of ours, nor an hour's wait: a rank that stands still keeps its connections open."""
+    monkeypatch.setenv(LOSE_BY, signal_name)
+    job = job_in(stage, tmp_path, BACK_ENDS["fsdp2"])
+    leader = start_ranks(job, 2, "tests.programs.lost_ranks")
+    wait_until(lambda: read_error(job) is not None)
+    assert leader.wait(PATIENCE_SECONDS) != 0
+    report = read_error(job)
+    assert report.kind == StepCrashed.kind, report.message
+    if signal_name == "SIGSTOP":
+        assert "Process 1 of this step has not been heard of for 10 s" in report.message
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def kill_at_some_moment(job: TrainJob, moments: random.Random) -> None:
     """kill -9 at a random moment of 18 steps. A run that was over by then, on a busy machine, is begun anew and killed
     earlier."""
@@ -294,6 +320,16 @@ def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_pat
     assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
     assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
     assert shared.after["kl/per_token"] > 0.1
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_rank_0_says_where_answers_end(stage, tmp_path, name):
+    """A rank that stopped by a choice of its own would leave the others waiting for its part of the weights."""
+    other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
+    job = stage.evaluate_job(tmp_path / "alone", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
+    alone = run_here(job)
+    job = job.at(tmp_path / "shared").model_copy(update={"sharding": BACK_ENDS[name]})
+    assert run_ranks(job, module="tests.programs.stopping_ranks").answers == alone.answers
 
 
 @pytest.mark.parametrize("name", SPLITTING)

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import LossConfig, LossSum, LossTerm
 from dpo_core.contract.objectives import OBJECTIVES, LossName, names_where
-from dpo_core.loss.losses import DIVERGENCES, LOSSES, LossOutput, PairLogps
+from dpo_core.loss.divergences import DIVERGENCES
+from dpo_core.loss.losses import LOSSES, LossOutput, StepFacts
 from dpo_core.loss.objective import build_objective, loss_and_gradient, surrogate
+from dpo_core.loss.pair_logps import PairLogps
 
 LOG2 = math.log(2)
 
@@ -44,6 +46,11 @@ POLICY, REFERENCE = logps(-8, -15, rejected_tail=-4), logps(-10, -14, rejected_t
 def settings(name: str, **others: float) -> LossConfig:
     """The objective with what it cannot do without."""
     return LossConfig(name=name, **({"label_smoothing": 0.1} if name == "exo_pair" else {}) | others)
+
+
+sums = st.floats(-300, -0.01)
+counts = st.integers(1, 200)
+sides = st.builds(logps, sums, sums, counts, counts)
 
 
 def values(output: LossOutput) -> tuple[float, float, float]:
@@ -107,6 +114,18 @@ def softplus(x: float) -> float:
         (LossConfig(name="discopop", beta=0.1), 0.740357, 0.2, -0.1),
         # gate sigmoid(0.3 / 0.3 = 1) = 0.731059: 0.268941 * 0.554355 + 0.731059 * 0.740818 = 0.149089 + 0.541582
         (LossConfig(name="discopop", beta=0.1, discopop_tau=0.3), 0.690671, 0.2, -0.1),
+        # the chosen answer is likelier than the reference finds it, so dpo's value with nothing to pay
+        (LossConfig(name="dpop", beta=0.1), 0.554355, 0.2, -0.1),
+        # chosen's negative log-likelihood is 2 a token; rewards are the means
+        (LossConfig(name="sft"), 2.0, -2.0, -3.0),
+        # a threshold that stays: log(1 + e^-0.1) + log(1 + e^-0.2), whatever the mean reward
+        (LossConfig(name="bco_pair", beta=0.1, bco_threshold=0.1), 1.242536, 0.2, -0.1),
+        # weight exp(-2 - 3) = 0.00673795 on hinge's 0.7 and on dpo's 0.554355, not on the likelihood that is added
+        (LossConfig(name="hinge", beta=0.1, wpo_weighting=True), 0.00471657, 0.2, -0.1),
+        (LossConfig(name="dpo", beta=0.1, wpo_weighting=True), 0.00373522, 0.2, -0.1),
+        (LossConfig(name="dpo", beta=0.1, wpo_weighting=True, rpo_alpha=0.2), 0.40373522, 0.2, -0.1),
+        # the weight is that of whole answers also where the loss looks at less: 0.00673795 * 0.575939
+        (LossConfig(name="dpo", beta=0.1, wpo_weighting=True, ld_alpha=0.5), 0.00388065, 0.2, -0.05),
         # the shorter rejected answer's end counts half: log ratio -15 + 2 - (-14 + 1.5) = -0.5; margin 0.1 * 2.5;
         # log(1 + e^-0.25) = log(1.778801)
         (LossConfig(name="dpo", beta=0.1, ld_alpha=0.5), 0.575939, 0.2, -0.05),
@@ -190,7 +209,7 @@ def test_what_is_sorted_is_compared_by_rank(name, losses):
 def test_bco_classifies_against_the_mean_reward():
     # rewards 0.2 and -0.1 against a threshold of 0.05: 0.15 on either side; 2 * log(1 + e^-0.15) = 2 * 0.620957
     output = values(
-        build_objective(LossConfig(name="bco_pair", beta=0.1), mean_reward=0.05)(POLICY, REFERENCE)
+        build_objective(LossConfig(name="bco_pair", beta=0.1), StepFacts(mean_reward=0.05))(POLICY, REFERENCE)
     )
     assert output == pytest.approx((1.241914, 0.2, -0.1), abs=1e-6)
 
@@ -198,7 +217,9 @@ def test_bco_classifies_against_the_mean_reward():
 def test_only_bco_reads_the_mean_reward():
     for name, row in LOSSES.items():
         moved = [
-            values(build_objective(settings(name, beta=0.4), mean)(POLICY, REFERENCE))[0]
+            values(build_objective(settings(name, beta=0.4), StepFacts(mean_reward=mean))(POLICY, REFERENCE))[
+                0
+            ]
             for mean in (0.0, 0.3)
         ]
         assert (moved[0] != moved[1]) == row.traits.mean_reward == (name == "bco_pair")
@@ -222,6 +243,7 @@ def test_only_bco_reads_the_mean_reward():
         ("aot", LOG2),
         ("aot_pair", LOG2),
         ("discopop", (LOG2 + 1) / 2),
+        ("dpop", LOG2),
     ],
 )
 def test_a_policy_that_is_the_reference_has_no_rewards_and_the_loss_of_a_zero_margin(name, expected):
@@ -252,6 +274,66 @@ def test_the_alpha_divergence_lies_between_the_two_kl(coefficient, limit):
 def test_simpo_needs_no_reference(extra):
     objective = build_objective(LossConfig(name="simpo", beta=2.0, **extra))
     assert values(objective(POLICY, None)) == values(objective(POLICY, REFERENCE))
+
+
+def test_dpop_pays_for_a_chosen_answer_that_was_lost():
+    # log ratios -2 and 1, margin 0.1 * -3; lost 2 nats, 0.1 * 5 * 2 = 1: log(1 + e^1.3) = log(4.669297) = 1.541008
+    lost = LossConfig(name="dpop", beta=0.1, dpop_lambda=5.0)
+    output = values(LOSSES["dpop"](REFERENCE, POLICY, lost))
+    assert output == pytest.approx((1.541008, -0.2, 0.1), abs=2e-6)
+    free = lost.model_copy(update={"dpop_lambda": 0.0})
+    assert values(LOSSES["dpop"](REFERENCE, POLICY, free)) == values(
+        LOSSES["dpo"](REFERENCE, POLICY, LossConfig(name="dpo", beta=0.1))
+    )
+
+
+def test_sft_averages_over_tokens_and_not_over_pairs():
+    """Two answers of 2 nats a token over 4 tokens and 1 nat a token over 16: 24 nats over 20 tokens, not 1.5."""
+    pairs = batch(logps(-8, -1), logps(-16, -1, chosen_tokens=16))
+    output = LOSSES["sft"](pairs, None, LossConfig(name="sft"))
+    assert float(output.losses_B.mean()) == pytest.approx(24 / 20)
+    in_parts = [
+        LOSSES["sft"](pairs[i : i + 1], None, LossConfig(name="sft"), StepFacts(chosen_tokens=10)).losses_B
+        for i in range(2)
+    ]
+    assert torch.cat(in_parts).tolist() == output.losses_B.tolist()
+
+
+MPO = LossSum(
+    terms=(
+        LossTerm(name="dpo", beta=0.1, weight=0.8),
+        LossTerm(name="bco_pair", beta=0.1, weight=0.2),
+        LossTerm(name="sft", weight=0.5),
+    )
+)
+
+
+def test_a_sum_of_losses_by_hand():
+    # 0.8 * 0.554355 + 0.2 * 1.242536 + 0.5 * 2, and the threshold reaches its term: 0.2 * (1.241914 - 1.242536) less
+    assert values(build_objective(MPO)(POLICY, REFERENCE)) == pytest.approx((1.691991, 0.2, -0.1), abs=2e-6)
+    later = values(build_objective(MPO, StepFacts(mean_reward=0.05))(POLICY, REFERENCE))
+    assert later == pytest.approx((1.691867, 0.2, -0.1), abs=2e-6)
+
+
+def test_a_sum_needs_and_is_what_its_terms_need_and_are():
+    assert MPO.needs_reference
+    assert MPO.title == "0.8 dpo + 0.2 bco_pair + 0.5 sft"
+    assert not LossSum(terms=(LossTerm(name="simpo"), LossTerm(name="sft"))).needs_reference
+    assert LossSum(terms=(LossTerm(name="dpo"), LossTerm(name="aot"))).any_is("whole_batch")
+    first = LossSum(terms=(LossTerm(name="sft"), LossTerm(name="dpo_norm"), LossTerm(name="dpo")))
+    assert first.rewarding.name == "dpo_norm"
+    assert MPO.rewarding.name == "bco_pair"  # its threshold is the mean of what is reported
+    with pytest.raises(ValidationError, match="names bco_pair twice"):
+        LossSum(terms=(LossTerm(name="bco_pair"), LossTerm(name="bco_pair", beta=1.0)))
+
+
+@given(policy=sides, reference=sides, weight=st.floats(0.01, 10), name=st.sampled_from(sorted(LOSSES)))
+def test_a_sum_of_one_term_is_the_objective_times_its_weight(policy, reference, weight, name):
+    config = settings(name)
+    term = LossTerm(**config.model_dump(), weight=weight)
+    plain = values(build_objective(config)(policy, reference))
+    summed = values(build_objective(LossSum(terms=(term,)))(policy, reference))
+    assert summed == pytest.approx((weight * plain[0], *plain[1:]), rel=1e-12)
 
 
 def test_robust_without_flips_is_dpo():
@@ -324,7 +406,7 @@ FINITE_DIFFERENCES = [
     "config", FINITE_DIFFERENCES, ids=lambda of: f"{of.name}-{of.f_divergence}-{of.ld_alpha}"
 )
 def test_gradients_are_those_of_finite_differences(config):
-    objective = build_objective(config, mean_reward=0.1)
+    objective = build_objective(config, StepFacts(mean_reward=0.1))
     policy, reference = THREE
 
     def losses(chosen_B, rejected_B, chosen_tail_B, rejected_tail_B):
@@ -398,11 +480,6 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(config):
     assert expected.abs().min() > 0.01
 
 
-sums = st.floats(-300, -0.01)
-counts = st.integers(1, 200)
-sides = st.builds(logps, sums, sums, counts, counts)
-
-
 def swapped(side: PairLogps) -> PairLogps:
     return PairLogps(
         side.rejected_B,
@@ -470,7 +547,8 @@ def test_extreme_margins_stay_finite_with_a_finite_gradient(name, divergence):
         loss.sum().backward()
         assert torch.isfinite(loss).all()
         assert torch.isfinite(policy.chosen_B.grad).all()
-        assert torch.isfinite(policy.rejected_B.grad).all()
+        if name != "sft":  # which looks at the chosen answer alone
+            assert torch.isfinite(policy.rejected_B.grad).all()
 
 
 @pytest.mark.parametrize(
@@ -499,6 +577,15 @@ def test_extreme_margins_stay_finite_with_a_finite_gradient(name, divergence):
             {"name": "dpo", "gamma_beta_ratio": 0.5},
             "gamma_beta_ratio means nothing to dpo; leave it out or choose simpo",
         ),
+        (
+            {"name": "dpo", "dpop_lambda": 5.0},
+            "dpop_lambda means nothing to dpo; leave it out or choose dpop",
+        ),
+        ({"name": "dpo", "bco_threshold": 0.0}, "bco_threshold means nothing to dpo; .* choose bco_pair"),
+        ({"name": "sft", "ld_alpha": 0.5}, "sft looks at one answer alone"),
+        ({"name": "aot", "wpo_weighting": True}, "aot sorts a batch, so that its losses are no pair's"),
+        ({"name": "wpo", "wpo_weighting": True}, "wpo weighs pairs so by itself"),
+        ({"name": "tr_dpo"}, "TR-DPO moves the reference .* Train in rounds instead"),
         (
             {"name": "dpo", "discopop_tau": 0.5},
             "discopop_tau means nothing to dpo; leave it out or choose discopop",
@@ -547,10 +634,12 @@ def test_the_functions_have_the_traits_that_are_told_of_them():
             )
             assert plain != smoothed
         with_other_values = {setting: 0.7 for setting in traits.own_settings}
-        assert (
-            values(LOSSES[name](POLICY, REFERENCE, settings(name, beta=0.4, **with_other_values)))[0]
-            != values(LOSSES[name](POLICY, REFERENCE, config))[0]
-        ) == bool(traits.own_settings)
+        # dpop's setting is the price of a chosen answer that was lost, as it is the other way round
+        plain, other = (
+            values(LOSSES[name](REFERENCE, POLICY, settings(name, beta=0.4, **own)))[0]
+            for own in ({}, with_other_values)
+        )
+        assert (plain != other) == bool(traits.own_settings)
 
 
 def test_the_table_of_the_docs_is_that_of_the_traits():

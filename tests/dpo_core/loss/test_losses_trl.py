@@ -14,10 +14,11 @@ from torch import Tensor
 from trl import DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import LossConfig, LossSum, LossTerm
 from dpo_core.engine.distributed import start_accelerator
-from dpo_core.loss.losses import LOSSES, PairLogps
+from dpo_core.loss.losses import LOSSES
 from dpo_core.loss.objective import build_objective
+from dpo_core.loss.pair_logps import PairLogps
 
 pytestmark = pytest.mark.integration
 
@@ -148,6 +149,7 @@ CASES = [
     (LossConfig(name="aot", beta=0.1, label_smoothing=0.1), "aot_unpaired", {"label_smoothing": 0.1}),
     (LossConfig(name="aot_pair", beta=0.1), "aot", {}),
     (LossConfig(name="aot_pair", beta=0.1, label_smoothing=0.1), "aot", {"label_smoothing": 0.1}),
+    (LossConfig(name="sft"), "sft", {}),
     (LossConfig(name="discopop", beta=0.05), "discopop", {}),
     (LossConfig(name="discopop", beta=0.05, discopop_tau=0.5), "discopop", {"discopop_tau": 0.5}),
     *(
@@ -202,7 +204,7 @@ def draw(seed: int, equally_long: bool = False) -> tuple[Tensor, Tensor, Tensor]
 
 
 def both(
-    config: LossConfig,
+    config: LossConfig | LossSum,
     seed: int,
     equally_long: bool,
     loss_types: list[str],
@@ -215,12 +217,15 @@ def both(
     ours = build_objective(config)(
         pair_logps(policy_ST, trained_ST), pair_logps(reference_ST, trained_ST)
     ).losses_B.mean()
-    theirs = trl_loss(policy_ST, reference_ST, trained_ST, config.beta, loss_types, weights, **settings)
+    theirs = trl_loss(
+        policy_ST, reference_ST, trained_ST, config.rewarding.beta, loss_types, weights, **settings
+    )
     return tuple((loss, torch.autograd.grad(loss, policy_ST)[0][trained_ST > 0]) for loss in (ours, theirs))
 
 
 def test_every_objective_is_compared():
-    assert {config.name for config, _, _ in CASES} == set(LOSSES) - {"simpo"}  # a trainer of its own, below
+    """simpo has a trainer of its own, below; TRL has no dpop."""
+    assert {config.name for config, _, _ in CASES} == set(LOSSES) - {"simpo", "dpop"}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -255,6 +260,61 @@ def test_simpo_and_its_gradient_are_trls(settings, seed):
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(slope, their_slope, rtol=1e-4, atol=1e-7)
     assert slope.abs().max() > 1e-5
+
+
+def sum_of(*terms: tuple[str, float], beta: float = 0.1, **settings: object) -> LossSum:
+    """Terms by name and weight with one beta, as TRL's all have; sft has none."""
+    return LossSum(
+        terms=tuple(
+            LossTerm(name=name, weight=weight, **({} if name == "sft" else {"beta": beta} | settings))
+            for name, weight in terms
+        )
+    )
+
+
+SUMS = {
+    "mpo": (
+        sum_of(("dpo", 0.8), ("bco_pair", 0.2), ("sft", 1.0)),
+        ["sigmoid", "bco_pair", "sft"],
+        [0.8, 0.2, 1.0],
+    ),
+    "dpo and sft": (sum_of(("dpo", 0.8), ("sft", 0.2)), ["sigmoid", "sft"], [0.8, 0.2]),
+    "sft first": (sum_of(("sft", 0.5), ("dpo_norm", 2.0)), ["sft", "sigmoid_norm"], [0.5, 2.0]),
+    "sorted, too": (
+        sum_of(("aot", 0.5), ("ipo", 0.1), ("sft", 0.2)),
+        ["aot_unpaired", "ipo", "sft"],
+        [0.5, 0.1, 0.2],
+    ),
+    "one twice": (sum_of(("hinge", 0.5), ("hinge", 1.5)), ["hinge", "hinge"], [0.5, 1.5]),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", SUMS)
+def test_a_weighted_sum_is_trls(name, seed):
+    (ours, slope), (theirs, their_slope) = both(SUMS[name][0], seed, False, *SUMS[name][1:])
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(slope, their_slope, rtol=1e-4, atol=1e-7)
+    assert slope.abs().max() > 1e-3
+
+
+def test_a_weighted_sum_of_shortened_answers_is_trls():
+    """Theirs shortens what is compared and not what sft averages, as ours does for the terms that are told to."""
+    ours = sum_of(("dpo", 0.8), ("sft", 0.2), ld_alpha=0.4)
+    (loss, slope), (theirs, their_slope) = both(ours, 0, False, ["sigmoid", "sft"], [0.8, 0.2], ld_alpha=0.4)
+    torch.testing.assert_close(loss, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(slope, their_slope, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["dpo", "ipo", "apo_zero", "nca_pair"])
+def test_wpo_weights_are_trls_on_any_objective(name):
+    """Its own weights subtract the log of the sum of squared probabilities, which the table of tokens has as 0. (Its
+    hinge cannot be weighted: the weights are multiplied in place, which the gradient of relu does not survive.)"""
+    config = LossConfig(name=name, beta=0.1, wpo_weighting=True)
+    theirs_name = {"dpo": "sigmoid"}.get(name, name)
+    (ours, slope), (theirs, their_slope) = both(config, 0, False, [theirs_name], [1.0], use_weighting=True)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(slope, their_slope, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("others", [{}, {"ld_alpha": 0.4}])

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from dpo_core.loss.losses import LossOutput, PairLogps
+from dpo_core.loss.losses import LossOutput
 from dpo_core.loss.metrics import averages, batch_sums, peak_memory_gib
+from dpo_core.loss.pair_logps import PairLogps
 
 
 def column(*values: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dpo_core.model.generate import answer_greedily, end_token_ids, turn_end_ids
+from dpo_core.model.generate import Generation, answer_greedily, end_token_ids, turn_end_ids
 from tests.tiny_models import make_model, make_tokenizer
 
 QUESTIONS = (
@@ -51,18 +51,18 @@ def test_answers_are_those_of_stock_generate_whatever_the_batch(loaded, batch_si
     model, tokenizer, prompts = loaded
     expected = [stock_answer(model, tokenizer, ids, 24) for ids in prompts]
     assert len(set(expected)) == len(expected)  # else order could not be told
-    assert answer_greedily(model, tokenizer, prompts, 24, batch_size) == expected
+    assert answer_greedily(model, tokenizer, prompts, Generation(24, batch_size)) == expected
 
 
 def test_rows_that_end_leave_the_batch_and_the_others_go_on(loaded) -> None:
     model, tokenizer, prompts = loaded
-    firsts = [answer_greedily(model, tokenizer, [ids], 3, 1) for ids in prompts]
+    firsts = [answer_greedily(model, tokenizer, [ids], Generation(3, 1)) for ids in prompts]
     with torch.no_grad():
         ending = [int(model(torch.tensor([ids])).logits[0, -1].argmax()) for ids in prompts]
     chosen = ending[0]  # the first token of answer 0 becomes an end: that row (and its likes) end at once
     model.generation_config.eos_token_id = chosen
     try:
-        answers = answer_greedily(model, tokenizer, prompts, 3, 5)
+        answers = answer_greedily(model, tokenizer, prompts, Generation(3, 5))
     finally:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
     assert answers[0] == ""
@@ -73,10 +73,10 @@ def test_rows_that_end_leave_the_batch_and_the_others_go_on(loaded) -> None:
 
 def test_sampling_settings_of_the_checkpoint_do_not_matter(loaded) -> None:
     model, tokenizer, prompts = loaded
-    before = answer_greedily(model, tokenizer, prompts, 8, 4)
+    before = answer_greedily(model, tokenizer, prompts, Generation(8, 4))
     model.generation_config.repetition_penalty = 5.0
     try:
-        assert answer_greedily(model, tokenizer, prompts, 8, 4) == before
+        assert answer_greedily(model, tokenizer, prompts, Generation(8, 4)) == before
     finally:
         model.generation_config.repetition_penalty = None
 
@@ -93,4 +93,4 @@ def test_an_answer_ends_at_eos_and_at_the_end_of_the_turn(loaded) -> None:
 def test_an_empty_prompt_is_refused(loaded) -> None:
     model, tokenizer, prompts = loaded
     with pytest.raises(ValueError, match="prompt 1 of 2 has no tokens"):
-        answer_greedily(model, tokenizer, [prompts[0], []], 4, 2)
+        answer_greedily(model, tokenizer, [prompts[0], []], Generation(4, 2))

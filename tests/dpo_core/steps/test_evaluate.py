@@ -9,7 +9,7 @@ from dpo_core.contract.refs import CheckpointRef, ReferenceRef
 from dpo_core.data.checkers import passes
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows, read_aligned, write_aligned
-from dpo_core.model.generate import answer_greedily
+from dpo_core.model.generate import Generation, answer_greedily
 from dpo_core.model.load import load_model
 from dpo_core.steps.evaluate import _distinct_prompts
 from tests.dpo_core.model.test_forward import by_hand
@@ -100,7 +100,7 @@ def test_answers_are_greedy_stand_side_by_side_and_are_judged(stage, trained, ev
     tokenizer = make_tokenizer()
     for name, checkpoint in (("before", stage.checkpoint), ("after", trained)):
         expected = [
-            answer_greedily(load_model(checkpoint), tokenizer, [prompt.prompt_ids], 12, 1)[0]
+            answer_greedily(load_model(checkpoint), tokenizer, [prompt.prompt_ids], Generation(12, 1))[0]
             for prompt in prompts
         ]
         assert [getattr(answer, name) for answer in evaluation.answers] == expected

@@ -9,9 +9,9 @@ import torch
 from dpo_core.contract.progress import Progress
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.distributed import start_accelerator
-from dpo_core.loss.losses import PairLogps
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
-from dpo_core.model.generate import end_token_ids, sample_answers
+from dpo_core.model.generate import Generation, end_token_ids, sample_answers
 from dpo_core.model.load import load_model
 from dpo_core.training.kl import kl_metrics, sampled_pairs
 from tests.dpo_core.model.test_forward import by_hand
@@ -86,7 +86,9 @@ def test_samples_follow_the_model_and_their_mean_is_the_exact_divergence(stage: 
     prompt_ids = PairDataset.open(stage.data.path, "held_out").prompt(0).prompt_ids
     logps, reference = prompt_logps(other, prompt_ids), prompt_logps(stage.checkpoint, prompt_ids)
     draws = [np.random.default_rng([1, number]) for number in range(4000)]
-    answers = sample_answers(load_model(other), make_tokenizer(), [prompt_ids] * 4000, draws, 1, 500)
+    answers = sample_answers(
+        load_model(other), make_tokenizer(), [prompt_ids] * 4000, draws, Generation(1, 500)
+    )
     tokens = torch.tensor([answer[0] for answer in answers])
     ratios = (logps - reference)[tokens]
     exact = float((logps.exp() * (logps - reference)).sum())
@@ -107,7 +109,7 @@ def test_a_sample_does_not_depend_on_its_batch(stage: TinyStage):
     def sampled(batch_size: int, numbers: list[int]) -> dict[int, list[int]]:
         draws = [np.random.default_rng([3, number]) for number in numbers]
         answers = sample_answers(
-            model, tokenizer, [prompts[number] for number in numbers], draws, 16, batch_size
+            model, tokenizer, [prompts[number] for number in numbers], draws, Generation(16, batch_size)
         )
         return dict(zip(numbers, answers, strict=True))
 

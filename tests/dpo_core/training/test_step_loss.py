@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from dpo_core.contract.errors import Preempted, ReferenceMismatch
 from dpo_core.contract.jobs import TrainJob, TrainResult
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import Loss, LossConfig, LossSum, LossTerm
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import ReferenceRef
 from dpo_core.contract.store import sha256_file
@@ -30,7 +30,15 @@ from tests.tiny_stage import checkpoint_ref, reference_job, run_here
 LOG2 = math.log(2)
 BEYOND_A_PAIR = [
     *(LossConfig(name=name, beta=0.5) for name in ("aot", "aot_pair", "bco_pair")),
+    LossSum(
+        terms=(
+            LossTerm(name="dpo", beta=0.5, weight=0.8),
+            LossTerm(name="bco_pair", beta=0.5, weight=0.2),
+            LossTerm(name="sft"),
+        )
+    ),
     LossConfig(name="aot", beta=0.5, label_smoothing=0.1, ld_alpha=0.3, rpo_alpha=0.2),
+    LossSum(terms=(LossTerm(name="aot", beta=0.5), LossTerm(name="sft", weight=0.3))),
 ]
 NUM_STEPS = 12
 COMPARED = (
@@ -44,8 +52,8 @@ COMPARED = (
 )
 
 
-def name_of(loss: LossConfig) -> str:
-    return loss.name + "-and-more" * (loss.rpo_alpha > 0)
+def name_of(loss: Loss) -> str:
+    return loss.title + "-and-more" * (isinstance(loss, LossConfig) and loss.rpo_alpha > 0)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +65,7 @@ def other(stage, tmp_path_factory) -> dict:
     return {"stage": stage, "reference": values.reference, "reference_checkpoint": checkpoint}
 
 
-def job_of(other: dict, folder, loss: LossConfig, **others) -> TrainJob:
+def job_of(other: dict, folder, loss: Loss, **others) -> TrainJob:
     """Steps of 11 pairs, the last of every epoch of 1: of two processes one has a filler only."""
     fields = {name: value for name, value in other.items() if name != "stage"}
     return other["stage"].train_job(folder, loss, num_epochs=3, global_pairs=11, **fields, **others)
@@ -173,11 +181,12 @@ AT_THE_START = {
     "aot": LOG2,
     "aot_pair": LOG2,
     "discopop": (LOG2 + 1) / 2,
+    "dpop": LOG2,
 }
 
 
 def test_every_objective_that_starts_at_a_known_loss_is_listed():
-    assert set(AT_THE_START) == set(LOSSES) - {"simpo", "wpo"}  # no reference; weights by pair
+    assert set(AT_THE_START) == set(LOSSES) - {"simpo", "sft", "wpo"}  # no reference; weights by pair
 
 
 @pytest.mark.parametrize("name", sorted(AT_THE_START))
@@ -199,6 +208,17 @@ def test_the_guard_leaves_an_added_likelihood_out(stage, tmp_path):
     assert added.guard == plain.guard
     nll = -plain.first_metrics["logps_per_token/chosen"]
     assert added.first_metrics["loss"] == pytest.approx(LOG2 + 0.5 * nll, rel=1e-4)
+
+
+def test_the_guard_takes_what_a_sum_compares(stage, tmp_path):
+    terms = (
+        LossTerm(name="dpo", beta=0.5, weight=0.8),
+        LossTerm(name="hinge", weight=2),
+        LossTerm(name="sft"),
+    )
+    result = run_here(stage.train_job(tmp_path, LossSum(terms=terms), max_steps=1))
+    assert result.guard["zero_margin_loss"] == pytest.approx(0.8 * LOG2 + 2)
+    assert result.guard["loss"] == pytest.approx(0.8 * LOG2 + 2, rel=1e-4)
 
 
 def test_the_guard_refuses_tails_that_were_changed(stage, tmp_path):
@@ -248,7 +268,7 @@ def test_held_out_pairs_are_judged_as_one_batch(stage, tmp_path, name):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("loss", BEYOND_A_PAIR[:3], ids=name_of)
+@pytest.mark.parametrize("loss", BEYOND_A_PAIR[:4], ids=name_of)
 def test_two_processes_train_what_one_does(other, tmp_path, loss):
     one = run_here(job_of(other, tmp_path / "one", loss, per_device=11))
     two = run_ranks(job_of(other, tmp_path / "two", loss, per_device=1, processes=2))

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import LossConfig, LossSum, LossTerm
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.mixing import shuffle_order
 from dpo_core.data.pair_dataset import PairDataset
@@ -34,6 +34,13 @@ OURS = {
     "ipo": LossConfig(name="ipo", beta=0.5),
     "ld_dpo": LossConfig(name="dpo", beta=0.1, ld_alpha=0.3),
     "aot": LossConfig(name="aot", beta=0.1),
+    "mpo": LossSum(
+        terms=(
+            LossTerm(name="dpo", beta=0.1, weight=0.8),
+            LossTerm(name="bco_pair", beta=0.1, weight=0.2, bco_threshold=0.0),
+            LossTerm(name="sft", weight=1.0),
+        )
+    ),
 }
 THEIRS = {
     "dpo": {"loss_type": "sigmoid"},
@@ -41,6 +48,7 @@ THEIRS = {
     "ipo": {"loss_type": "ipo"},
     "ld_dpo": {"loss_type": "sigmoid", "ld_alpha": 0.3},
     "aot": {"loss_type": "aot_unpaired"},
+    "mpo": {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
 }
 NUM_STEPS = -(-NUM_ROWS // BATCH)  # 22, the last of two pairs
 
@@ -81,7 +89,7 @@ def trl_trainer(
             **{
                 **dict(
                     output_dir=str(out_dir),
-                    beta=OURS[loss].beta,
+                    beta=OURS[loss].rewarding.beta,
                     **THEIRS[loss],
                     learning_rate=LEARNING_RATE,
                     lr_scheduler_type="linear",
@@ -123,7 +131,8 @@ class BothRuns:
 
 @pytest.fixture(scope="module", params=sorted(OURS))
 def runs(request, stage, tmp_path_factory) -> BothRuns:
-    """One run of each trainer. Ours takes the batch of 4 in microbatches of 2, TRL in one, which matters to aot."""
+    """One run of each trainer. Ours takes the batch of 4 in microbatches of 2, TRL in one, which matters to aot and to
+    mpo's sft."""
     out_dir = tmp_path_factory.mktemp(request.param)
     trainer = trl_trainer(stage.checkpoint, request.param, out_dir / "trl")
     trainer.train()
@@ -168,7 +177,7 @@ def test_metrics_agree(runs, request):
     names, of = ["rewards/accuracies"], request.node.callspec.params["runs"]
     if of != "ld_dpo":  # TRL reports log-probabilities as ld_alpha weighs them
         names += ["logps/chosen", "logps/rejected"]
-    if of in ("dpo", "ld_dpo", "aot"):  # and rewards of sums whatever the loss
+    if of in ("dpo", "ld_dpo", "aot", "mpo"):  # and rewards of sums whatever the loss
         names += ["rewards/chosen", "rewards/rejected", "rewards/margins"]
     for name in names:
         ours, theirs = runs.of(name)

@@ -1,6 +1,17 @@
-"""The form that is made of the settings."""
+"""The form that is made of the settings, and the objective that they name."""
 
+import pytest
+
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.loss_config import LossConfig, LossSum
+from flows.settings.overrides import validated
 from flows.settings.stage_config import StageConfig
+
+
+def config(**sections: object) -> StageConfig:
+    """A recipe with these sections."""
+    needed = {"checkpoint": {"source": "org/sft"}, "data": {"sources": [{"source": "org/set"}]}}
+    return validated(needed | sections, "recipe.yaml", StageConfig)
 
 
 def test_a_form_spells_settings_as_the_field_does_and_explains_all_of_them():
@@ -21,3 +32,44 @@ def test_a_form_spells_settings_as_the_field_does_and_explains_all_of_them():
         if not field.get("description")
     ]
     assert silent == []
+
+
+SUM = [{"name": "dpo", "weight": 0.8}, {"name": "sft", "weight": 0.2}]
+
+
+def test_losses_take_the_place_of_loss():
+    objective = config(losses=SUM).objective
+    assert isinstance(objective, LossSum)
+    assert [(weight, part.name, part.beta) for weight, part in objective.parts] == [
+        (0.8, "dpo", 0.1),
+        (0.2, "sft", 1.0),
+    ]
+    assert config(loss={"name": "hinge"}).objective == LossConfig(name="hinge")
+
+
+def test_one_beta_is_that_of_the_terms_that_name_none():
+    both = config(loss={"beta": 0.3}, losses=[{"name": "dpo"}, {"name": "ipo", "beta": 0.7}])
+    assert [part.beta for _, part in both.objective.parts] == [0.3, 0.7]
+    again = StageConfig.model_validate_json(both.model_dump_json())  # as a server hands it on
+    assert again.objective == both.objective
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"loss": {"name": "hinge", "rpo_alpha": 0.1}, "losses": SUM},
+            "so loss.name, loss.rpo_alpha would mean nothing",
+        ),
+        ({"losses": [{"name": "dpo", "weight": 0}]}, "losses.0.weight is 0"),
+        ({"losses": [{"name": "dpo", "weight": "nan"}]}, "losses.0.weight"),
+        ({"losses": [{"name": "bco_pair"}] * 2}, "names bco_pair twice"),
+        ({"losses": [{"name": "sft"}], "reference": {"source": "org/other"}}, "sft uses no reference"),
+        ({"loss": {"name": "tr_dpo"}}, "TR-DPO moves the reference"),
+        ({"losses": [{"name": "tr_dpo"}]}, "TR-DPO moves the reference"),
+        ({"reference": {"sync_ref_model": True}}, "sync_ref_model: TR-DPO moves the reference"),
+    ],
+)
+def test_what_is_no_objective_is_refused_with_a_sentence(sections, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**sections)

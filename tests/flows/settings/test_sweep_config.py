@@ -86,6 +86,7 @@ def test_a_member_in_words():
         ({"metric": "rewards/margins", "beta": [1]}, {}, "expected one of 'rewards/accuracies'"),
         ({"seed": [1, 2]}, {"train": {"num_epochs": 1}}, "would train the same model several times"),
         ({"loss": ["dpo", "exo_pair"]}, {}, "the member with loss exo_pair is no valid run"),
+        ({"beta": [0.1]}, {"losses": [{"name": "dpo"}]}, "sweep.loss and sweep.beta are values of loss"),
         ({"loss": ["simpo"]}, {"reference": {"source": "org/other"}}, "simpo uses no reference"),
     ],
 )

@@ -274,6 +274,15 @@ def test_beta_is_shown_beside_the_usual_one(loss, shown):
     assert dict(plan.steps)["train"].startswith(shown)
 
 
+def test_a_sum_of_losses_is_planned():
+    terms = [{"name": "dpo", "weight": 0.8, "beta": 0.2}, {"name": "sft", "weight": 0.2}]
+    steps = dict(plan_stage(StageConfig.model_validate(values(losses=terms))).steps)
+    assert steps["train"].startswith("0.8 dpo (beta 0.2 (usual for dpo: 0.1)) + 0.2 sft (no beta), ")
+    assert steps["cache reference"] == "with the SFT checkpoint"
+    alone = dict(plan_stage(StageConfig.model_validate(values(losses=[{"name": "sft"}]))).steps)
+    assert alone["cache reference"] == "skipped: sft uses no reference"
+
+
 def test_a_small_share_that_is_held_out_is_planned_as_it_is_mixed(tmp_path):
     """Of nine prompts a twentieth is none, but one is held out: eight are left, one step and not two."""
     line = json.dumps({"prompt": "p", "chosen": "c", "rejected": "r"}) + "\n"

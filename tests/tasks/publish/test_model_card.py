@@ -4,7 +4,7 @@ import yaml
 
 from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import SourceLedger
-from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.loss_config import LossConfig, LossSum, LossTerm
 from dpo_core.contract.refs import CheckpointRef
 from tasks.publish.model_card import CardInputs, render_card
 
@@ -77,6 +77,13 @@ def test_what_is_added_to_the_objective_is_told() -> None:
     )
     assert "| loss.f_divergence | js_divergence |" in text
     assert "| loss.rpo_alpha | 0.2 |" in text
+
+
+def test_every_term_of_a_sum_is_told() -> None:
+    terms = (LossTerm(name="dpo", weight=0.8), LossTerm(name="sft", weight=0.2, rpo_alpha=0.5))
+    text = render_card(CARD.model_copy(update={"loss": LossSum(terms=terms)}))
+    assert "| loss | 0.8 dpo + 0.2 sft |" in text.replace("\\", "")
+    assert "| loss, term 2: sft | beta 1.0, rpo_alpha 0.5 |" in text.replace("\\", "")
 
 
 def test_an_adapter_is_told_with_its_size() -> None:
