@@ -38,7 +38,7 @@ FLOWS: tuple[Flow, ...] = (
     resume_crashed,
 )
 HOLDS_64_BITS = (1 << 63) - 1
-BOUNDS = {"maximum", "exclusiveMaximum"}
+UPPER, LOWER = {"maximum", "exclusiveMaximum"}, {"minimum", "exclusiveMinimum"}
 TYPES = {"type", "anyOf", "allOf", "oneOf", "$ref", "enum", "const"}
 
 
@@ -58,8 +58,10 @@ def unbounded(schema: dict[str, Any], where: str, definitions: dict[str, Any]) -
         yield from unbounded(definitions[name], where, others) if name in definitions else ()
         return
     if schema.get("type") in ("integer", "number"):
-        bound = max((schema[name] for name in BOUNDS & set(schema)), default=float("inf"))
-        yield from [f"{where}: at most {bound}"] if bound > HOLDS_64_BITS else []
+        largest = max((schema[name] for name in UPPER & set(schema)), default=float("inf"))
+        smallest = min((schema[name] for name in LOWER & set(schema)), default=float("-inf"))
+        if largest > HOLDS_64_BITS or smallest < -HOLDS_64_BITS:
+            yield f"{where}: from {smallest} to {largest}"
     if not TYPES & set(schema) or schema.get("additionalProperties") is True:
         yield f"{where}: anything"
     for name, inner in schema.get("properties", {}).items():
