@@ -12,6 +12,7 @@ DropReason = Literal[
     "identical_pair",
     "bad_tools",
     "bad_constraints",
+    "bad_system",
     "template_without_tools",
     "template_error",
     "over_limits",
@@ -19,7 +20,10 @@ DropReason = Literal[
     "too_long",
     "no_label_left",
     "identical_tokens",
+    "answer_left_out",
+    "contaminated",
     "exact_duplicate",
+    "near_duplicate",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 
@@ -33,6 +37,7 @@ MEANING: dict[str, str] = {  # by reason
     "identical_pair": "chosen and rejected are the same text",
     "bad_tools": "the tools column is neither a list of tools nor JSON of one",
     "bad_constraints": "a constraint names no known instruction, or has other arguments than it takes",
+    "bad_system": "the system prompt beside the conversation is no text or message, or another than its own",
     "template_without_tools": "the row has tools, which the chat template would leave out",
     "template_error": "the chat template refuses the conversation or its turns cannot be told apart",
     "over_limits": "the chat template or the tokenizer takes more time, memory or text for the conversation than a row may",
@@ -40,7 +45,10 @@ MEANING: dict[str, str] = {  # by reason
     "too_long": "longer than max_length_tokens",
     "no_label_left": "truncation left no token to train on",
     "identical_tokens": "both sides are the same tokens: what differs was cut off, or the chat template leaves it out",
+    "answer_left_out": "the chat template writes nothing of an answer",
+    "contaminated": "the prompt holds an instance of an evaluation set (quality.evaluation_sets)",
     "exact_duplicate": "another row is the same tokens (quality.exact_duplicates)",
+    "near_duplicate": "another row is nearly the same words (quality.near_duplicates)",
 }
 assert set(MEANING) == set(get_args(DropReason))
 

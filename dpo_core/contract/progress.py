@@ -70,7 +70,7 @@ class Progress:
         self._started, self._done_at_start, self._reported = time.monotonic(), done, 0.0
 
     def advance(self, units: int = 1, metrics: dict[str, float] | None = None) -> None:
-        """Stored ``units`` more as done."""
+        """Count ``units`` more as done."""
         self.done += units
         now = time.monotonic()
         if self.active and (self.done >= self.total or now - self._reported >= self.interval_seconds):

@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from dpo_core.contract.errors import CheckpointError, ConfigError
-from dpo_core.data.render_limits import LIMITS, SHORT_CHARACTERS, Over, RenderLimits, TimeIsUp
+from dpo_core.data import turn_forms
+from dpo_core.data.render_limits import (
+    LIMITS,
+    SHORT_CHARACTERS,
+    Over,
+    Refused,
+    Rendered,
+    RenderLimits,
+    TimeIsUp,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
     from transformers import PreTrainedTokenizerBase
+
 
 log = logging.getLogger(__name__)
 
@@ -161,13 +171,14 @@ def _compiled(environment: "Environment", text: str) -> "Template":
 
 class Renderer:
     """Renders conversations with a tokenizer's template, within limits (``render_limits``). A conversation that the template
-    refuses becomes None, one that it goes over its limits with ``Over.LIMITS``."""
+    refuses becomes ``Refused``, one that it goes over its limits with ``Over.LIMITS``."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.tokenizer, self.limits = tokenizer, RenderLimits()
         text = template_text(tokenizer)
         self.renders_tools = "tools" in text
-        self.renders_tool_calls = "tool_calls" in text
+        self.unread_calls = turn_forms.unread(text, "tool_calls", "function_calls")
+        self.unread_tools = turn_forms.unread(text, "functions", "tools")
         self.opens_turn = (
             "add_generation_prompt" in text
         )  # else a prompt's rendering lacks the assistant's header
@@ -199,7 +210,7 @@ class Renderer:
 
     def render(
         self, conversations: list[list[dict]], tools: list[list[dict] | None], open_turn: bool = False
-    ) -> list[str | Over | None]:
+    ) -> list[Rendered]:
         """Return text of each conversation, with the assistant's header at the end for ``open_turn``.
 
         Raises ``CheckpointError`` for a template that goes over its limits again and again.
@@ -212,7 +223,7 @@ class Renderer:
                 for turns, of_turns in zip(conversations, tools, strict=True)
             ]
 
-    def _render_plain(self, turns: list[dict], open_turn: bool) -> str | Over | None:
+    def _render_plain(self, turns: list[dict], open_turn: bool) -> Rendered:
         """What ``render_by_library`` gives for turns of a role and a text, without the steps that such turns pass
         unchanged."""
         limits = self.limits
@@ -233,14 +244,24 @@ class Renderer:
             return limits.over()
         except CheckpointError:
             raise
-        except Exception:  # raise_exception, undefined names, type errors: the template's own code
-            return None
+        except Exception as error:  # raise_exception, undefined names, type errors: the template's own code
+            return Refused.by(error)
 
-    def render_by_library(
-        self, turns: list[dict], tools: list[dict] | None, open_turn: bool
-    ) -> str | Over | None:
-        """Return text of one conversation, by transformers alone: the slow twin."""
+    def render_by_library(self, turns: list[dict], tools: list[dict] | None, open_turn: bool) -> Rendered:
+        """Return text of one conversation, by transformers alone: the slow twin.
 
+        Objects that the template cannot take, or writes in Python's spelling, are tried as JSON text.
+        """
+        prepared = self._prepare(turns)
+        text = self._by_library(prepared, tools, open_turn)
+        if isinstance(text, Over) or not turn_forms.objects_of(prepared):
+            return text
+        if isinstance(text, str) and not turn_forms.prints_objects(text, prepared):
+            return text
+        other = self._by_library(turn_forms.with_json_text(prepared), tools, open_turn)
+        return other if isinstance(other, str) else text
+
+    def _by_library(self, turns: list[dict], tools: list[dict] | None, open_turn: bool) -> Rendered:
         def text_of(prepared: list[dict]) -> str:
             texts = self.tokenizer.apply_chat_template(
                 [prepared],
@@ -252,17 +273,23 @@ class Renderer:
 
         try:
             with self.limits.batch():
-                return self.limits.render(text_of, self._prepare(turns))
+                return self.limits.render(text_of, turns)
         except CheckpointError:
             raise
-        except Exception:  # as above
-            return None
+        except Exception as error:  # as above
+            return Refused.by(error)
 
     def _prepare(self, turns: list[dict]) -> list[dict]:
         """Calls become text for a template that knows none, so that they are not left out."""
-        if self.renders_tool_calls or not any("tool_calls" in turn for turn in turns):
-            return turns
-        return [_calls_as_text(turn) if "tool_calls" in turn else turn for turn in turns]
+        for field in self.unread_calls:
+            turns = [turn_forms.calls_as_text(turn, field) if turn.get(field) else turn for turn in turns]
+        return turns
+
+    def leaves_out_tools(self, turns: list[dict], tools: list[dict] | None) -> bool:
+        """Return whether tools of the row, or of its turns, are nothing that the template reads."""
+        if tools and not self.renders_tools:
+            return True
+        return any(turn.get(name) for name in self.unread_tools for turn in turns)
 
 
 def _is_plain(turns: list[dict]) -> bool:
@@ -271,9 +298,3 @@ def _is_plain(turns: list[dict]) -> bool:
         if len(turn) != 2 or type(turn.get("content")) is not str or type(turn.get("role")) is not str:
             return False
     return bool(turns)
-
-
-def _calls_as_text(turn: dict) -> dict:
-    calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn["tool_calls"]]
-    kept = {key: value for key, value in turn.items() if key != "tool_calls"}
-    return {**kept, "content": "\n".join(filter(None, [turn["content"], *calls]))}

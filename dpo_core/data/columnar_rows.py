@@ -13,7 +13,7 @@ import pyarrow as pa
 
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """The batch's rows, one after the other."""
+    """Yield the batch's rows, one after the other."""
     columns = [_values(batch.column(number)) for number in range(batch.num_columns)]
     names = batch.schema.names
     for row in zip(*columns, strict=True) if columns else ({} for _ in range(batch.num_rows)):

@@ -16,12 +16,12 @@ from typing import Any
 from dpo_core.contract.drops import FormatName, RowDropped
 from dpo_core.data.messages import constraint_list, is_blank, message_list, same_turn, same_turns, tool_list
 from dpo_core.data.pairs import PreferencePair
+from dpo_core.data.system_prompt import SYSTEM_COLUMNS, leading_system, system_turns, with_system
 
 OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations", "system", "tools", "constraints")
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
 CONVERSATION_COLUMNS = ("conversations", "conversation")
-SYSTEM_COLUMNS = ("system", "system_prompt")
 MEDIA_COLUMNS = ("images", "image", "videos", "audios")
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -42,7 +42,8 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
         raise RowDropped("not_a_preference_row", "the row is not an object")
     name, chosen, rejected = _recognise(row)
     try:
-        chosen, rejected = _with_system(row, chosen), _with_system(row, rejected)
+        system = next(filter(None, (system_turns(row.get(column)) for column in SYSTEM_COLUMNS)), [])
+        chosen, rejected = with_system(system, chosen), with_system(system, rejected)
         _check(row, chosen, rejected)
         tools = tool_list(row.get("tools"))
         constraints = constraint_list(row.get("constraints"))
@@ -71,13 +72,6 @@ def _check(row: dict, chosen: list[dict], rejected: list[dict]) -> None:
 
 def _first(row: dict, names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if row.get(name) is not None), None)
-
-
-def _with_system(row: dict, conversation: list[dict]) -> list[dict]:
-    system = _first(row, SYSTEM_COLUMNS)
-    if not isinstance(system, str) or not system.strip() or conversation[0]["role"] == "system":
-        return conversation
-    return [{"role": "system", "content": system}, *conversation]
 
 
 def _text(value: Any) -> str | None:
@@ -119,8 +113,10 @@ def _from_messages(
 ) -> tuple[FormatName, list[dict], list[dict]]:
     if _holds_prompt(chosen) and _holds_prompt(rejected):
         before = message_list(_first(row, PROMPT_COLUMNS))
-        if before and before[-1]["role"] == "system" and chosen[0]["role"] != "system":
-            return "prompt_messages", before + chosen, before + rejected
+        system = leading_system(before or ())
+        if before and before[-1]["role"] == "system":
+            return "prompt_messages", with_system(system, chosen), with_system(system, rejected)
+        chosen, rejected = with_system(system, chosen), with_system(system, rejected)
         return "messages", chosen, rejected
     name, prompt = _explicit_prompt(row)
     if prompt is None:

@@ -15,7 +15,7 @@ MAX_CAUSE_CHARACTERS = 700
 
 
 def hub_rows(source: ResolvedSource, cache_dir: Path) -> Iterator[dict[str, Any]]:
-    """Every row. Raises ``DataError`` for a set that cannot be read, ``RemoteError`` when the Hub does not answer."""
+    """Yield every row. Raises ``DataError`` for a set that cannot be read, ``RemoteError`` when the Hub does not answer."""
     import datasets
 
     try:

@@ -163,7 +163,7 @@ class _Values:
             self._fill()
 
     def _is_certain(self, error: ValueError) -> bool:
-        """Whether reading on cannot mend it."""
+        """Return whether reading on cannot mend it."""
         if not isinstance(error, json.JSONDecodeError) or error.msg.startswith("Invalid control character"):
             return True
         return (

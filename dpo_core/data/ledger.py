@@ -11,7 +11,7 @@ from dpo_core.contract.drops import MEANING
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.refs import ResolvedSource
 
-MAX_OFFENDERS = 20
+MAX_OFFENDERS, MAX_DETAILS = 20, 3
 
 
 @dataclass
@@ -23,8 +23,11 @@ class SourceTally:
     formats: Counter[str] = field(default_factory=Counter)
     kept: int = 0
     truncated: int = 0
+    left_out_in_part: int = 0
+    left_out_rows: list[int] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     offenders: dict[str, list[int]] = field(default_factory=dict)
+    details: dict[str, list[str]] = field(default_factory=dict)
     longer: tuple[int, int] = (0, 0)  # kept rows whose chosen, whose rejected side is the longer one
     counted: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
@@ -43,27 +46,37 @@ class SourceTally:
         truncated = facts.column("truncated").to_numpy(zero_copy_only=False)
         self.kept += int(times[is_kept].sum())
         self.truncated += int(times[is_kept & truncated].sum())
+        left_out = facts.column("left_out").to_numpy(zero_copy_only=False)
+        self.left_out_in_part += int(times[is_kept & left_out].sum())
+        _note(self.left_out_rows, facts.column("row").to_numpy()[is_kept & left_out].tolist())
         dropped = facts.filter(pa.array(~is_kept))
-        for reason, row, count in zip(
+        for reason, row, detail, count in zip(
             dropped.column("reason").to_pylist(),
             dropped.column("row").to_pylist(),
+            dropped.column("detail").to_pylist(),
             times[~is_kept].tolist(),
             strict=True,
         ):
             self.dropped[reason] += count
-            first = self.offenders.setdefault(reason, [])
-            if len(first) < MAX_OFFENDERS:
-                first.append(row)
+            _note(self.offenders.setdefault(reason, []), [row])
+            said = self.details.setdefault(reason, [])
+            if detail and detail not in said and len(said) < MAX_DETAILS:
+                said.append(detail)
 
-    def find(self, reason: str, rows: np.ndarray, times: np.ndarray, truncated: np.ndarray | None) -> None:
-        """Count kept rows that a check of quality found, int64 [n], each selected ``times`` times. They are dropped where it
-        is told which of them are ``truncated``, bool [n]."""
+    def find(
+        self, reason: str, rows: np.ndarray, times: np.ndarray, marks: tuple[np.ndarray, np.ndarray] | None
+    ) -> None:
+        """Count kept rows that a check of quality found, int64 [n], each selected ``times`` times.
+
+        They are dropped where ``marks`` tell which are truncated, and of which a part was left out, bool [n].
+        """
         count = int(times.sum())
-        if truncated is None:
+        if marks is None:
             self.counted[reason] += count
             return
         self.kept -= count
-        self.truncated -= int(times[truncated].sum())
+        self.truncated -= int(times[marks[0]].sum())
+        self.left_out_in_part -= int(times[marks[1]].sum())
         self.dropped[reason] += count
         self.offenders[reason] = rows[:MAX_OFFENDERS].tolist()
 
@@ -90,6 +103,9 @@ class SourceTally:
             truncated=self.truncated,
             dropped=dict(self.dropped.most_common()),
             offenders={reason: tuple(rows) for reason, rows in self.offenders.items()},
+            left_out_in_part=self.left_out_in_part,
+            left_out_rows=tuple(self.left_out_rows),
+            details={reason: tuple(said) for reason, said in self.details.items() if said},
             longer_chosen=self.longer[0],
             longer_rejected=self.longer[1],
             counted=dict(self.counted.most_common()),
@@ -97,16 +113,25 @@ class SourceTally:
         )
 
 
+def _note(first: list[int], rows: list[int]) -> None:
+    first += rows[: MAX_OFFENDERS - len(first)]
+
+
 def _sums(codes: np.ndarray, times: np.ndarray) -> list[int]:
     """Sum of ``times`` per code 0, 1, ..."""
     return np.bincount(codes, weights=times).astype(np.int64).tolist()
 
 
+def _said(ledger: SourceLedger, reason: str) -> str:
+    """What was found in the rows, or what the template said itself."""
+    return "".join(f": “{detail}”" for detail in ledger.details.get(reason, ())[:1])
+
+
 def describe(ledger: SourceLedger) -> str:
     """Return the drops of one source as a sentence, with the first row numbers."""
     parts = [
-        f"{count} {reason} ({MEANING[reason]}; rows {', '.join(map(str, ledger.offenders[reason][:5]))}"
-        f"{', ...' if count > 5 else ''})"
+        f"{count} {reason} ({MEANING[reason]}{_said(ledger, reason)}; "
+        f"rows {', '.join(map(str, ledger.offenders[reason][:5]))}{', ...' if count > 5 else ''})"
         for reason, count in ledger.dropped.items()
     ]
     return f"{ledger.label}: {sum(ledger.dropped.values())} of {ledger.rows_in} rows dropped: " + "; ".join(
@@ -139,12 +164,24 @@ def check_drops(
         )
 
 
+def check_left(ledgers: list[SourceLedger]) -> None:
+    """Raise ``DataError`` if checks of quality have left no row at all."""
+    if not any(ledger.kept for ledger in ledgers):
+        raise DataError(
+            "The checks of quality have left no row: "
+            + "; ".join(map(describe, ledgers))
+            + ". Loosen the rules in `quality`, or add data."
+        )
+
+
 def _advice(ledger: SourceLedger) -> str:
     advice = {
         "not_a_preference_row": "Look at these rows; if the answers stand in other columns, name them with `columns`, "
         "e.g. {chosen: winner, rejected: loser, prompt: question}.",
         "template_error": "Choose another chat template (`checkpoint.chat_template`) or repair these rows.",
         "over_limits": "Choose another chat template (`checkpoint.chat_template`), or remove these rows if they are long.",
+        "answer_left_out": "Choose a chat template that renders the answers as these rows have them "
+        "(`checkpoint.chat_template`).",
         "template_without_tools": "Choose a chat template that renders tools (`checkpoint.chat_template`).",
         "bad_constraints": "Correct the rows' `constraints` (docs/data.md), or rename that column if it is another's.",
         "token_without_row": "Call model.resize_token_embeddings(len(tokenizer)) where the tokens are added, train them, "

@@ -35,12 +35,9 @@ ROLES = {
 }
 _PLAIN_ROLES = frozenset({"user", "assistant", "system", "tool"})  # those that are already in our spelling
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
-KEPT_KEYS = (
-    "name",
-    "tool_call_id",
-    "reasoning_content",
-    "thinking",
-)  # what templates read beyond role and content
+# What templates read beyond role, content and tool_calls. Said by the assistant, and so part of an answer:
+SPOKEN_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan", "function_calls")
+KEPT_KEYS = ("name", "tool_call_id", *SPOKEN_KEYS, "functions", "tools")  # the last two: of a system turn
 
 
 def without_nulls(value: Any) -> Any:
@@ -96,7 +93,11 @@ def message(raw: Any, default_role: str | None = None) -> dict:
     role = next((raw[key] for key in ROLE_KEYS if isinstance(raw.get(key), str)), default_role)
     content_key = next((key for key in CONTENT_KEYS if raw.get(key) is not None), None)
     calls = from_json_text(raw.get("tool_calls")) or []
-    if role is None or (content_key is None and not calls and not any(key in raw for key in CONTENT_KEYS)):
+    single = from_json_text(raw.get("function_call"))  # OpenAI's older form
+    calls = calls or ([single] if isinstance(single, dict) else [])
+    kept = _kept(raw)
+    has_content = any(key in raw for key in CONTENT_KEYS) or calls or any(key in kept for key in SPOKEN_KEYS)
+    if role is None or not has_content:
         raise RowDropped("not_a_preference_row", "a message has no role or no content")
     content = _content(raw.get(content_key)) if content_key else ""
     role = ROLES.get(role.strip().lower(), role.strip().lower())
@@ -106,7 +107,16 @@ def message(raw: Any, default_role: str | None = None) -> dict:
     made = {"role": role, "content": content}
     if calls:
         made["tool_calls"] = [_tool_call(call) for call in (calls if isinstance(calls, list) else [calls])]
-    return {**made, **{key: raw[key] for key in KEPT_KEYS if isinstance(raw.get(key), str)}}
+    return {**made, **kept}
+
+
+def _kept(raw: dict) -> dict:
+    """What else templates read, as it is; objects without the nulls that columnar files fill in."""
+    return {
+        key: without_nulls(value) if isinstance(value, dict | list) else value
+        for key in KEPT_KEYS
+        if isinstance(value := raw.get(key), str) or (isinstance(value, dict | list) and value)
+    }
 
 
 def _plain(raw: Any) -> dict | None:
@@ -123,7 +133,8 @@ def _plain(raw: Any) -> dict | None:
 
 def is_message(raw: Any) -> bool:
     """Return whether a raw value has the shape of a message: an object with a role or a content."""
-    return isinstance(raw, dict) and any(key in raw for key in (*ROLE_KEYS, *CONTENT_KEYS, "tool_calls"))
+    shape = (*ROLE_KEYS, *CONTENT_KEYS, "tool_calls", "function_calls")
+    return isinstance(raw, dict) and any(key in raw for key in shape)
 
 
 def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None:
@@ -151,7 +162,16 @@ def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None
 
 def is_blank(turn: dict) -> bool:
     """Return whether a turn says nothing."""
-    return not turn["content"].strip() and not turn.get("tool_calls")
+    return not turn["content"].strip() and not turn.get("tool_calls") and not any(map(turn.get, SPOKEN_KEYS))
+
+
+def beyond_text(turn: dict) -> dict:
+    """Return what a turn says beside its role, its content and its calls, blanks at the ends aside; no blank values."""
+    if len(turn) == 2:
+        return {}
+    found = {key: turn[key] for key in KEPT_KEYS if key in turn}
+    bare = {key: value.strip() if isinstance(value, str) else value for key, value in found.items()}
+    return {key: value for key, value in bare.items() if value}
 
 
 def same_turn(left: dict, right: dict) -> bool:
@@ -160,6 +180,7 @@ def same_turn(left: dict, right: dict) -> bool:
         left["role"] == right["role"]
         and left["content"].strip() == right["content"].strip()
         and left.get("tool_calls") == right.get("tool_calls")
+        and beyond_text(left) == beyond_text(right)
     )
 
 

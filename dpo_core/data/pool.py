@@ -13,7 +13,9 @@ import pyarrow as pa
 
 from dpo_core.contract.drops import DropReason, FormatName, RowDropped
 from dpo_core.contract.errors import CheckpointError
+from dpo_core.data.examine import Examiner
 from dpo_core.data.formats import rename_columns, to_pair
+from dpo_core.data.messages import beyond_text
 from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pairs import PreferencePair, TokenizedPair
 from dpo_core.data.sources import RowStore
@@ -35,7 +37,9 @@ POOL_SCHEMA = pa.schema(
         ("row", pa.int64()),
         ("format", pa.string()),
         ("reason", pa.string()),
+        ("detail", pa.string()),
         ("truncated", pa.bool_()),
+        ("left_out", pa.bool_()),
         ("prompt_key", pa.string()),
         ("row_key", pa.string()),
         ("prefix_length", pa.int32()),
@@ -60,20 +64,30 @@ class PoolPart:
 
     facts: pa.RecordBatch
     tokens: bytes
+    examined: pa.RecordBatch | None = None  # by ``EXAMINED_SCHEMA``, where checks of quality need it
 
 
 @dataclass(slots=True)
 class _Outcome:
     format: FormatName = "unrecognised"
     reason: DropReason | None = None
+    detail: str = ""
     truncated: bool = False
+    left_out: bool = False
     prompt_key: str = ""
     pair: TokenizedPair | None = None
+    said: PreferencePair | None = None  # of the same rows as ``pair``
+
+    def drop(self, dropped: RowDropped) -> None:
+        self.reason, self.detail = dropped.reason, dropped.detail
 
 
 def prompt_key(prompt: list[dict]) -> str:
-    """Return the key (hex) of a prompt's turns; blanks at the ends of turns do not make another prompt."""
-    turns = [(turn["role"], turn["content"].strip(), turn.get("tool_calls")) for turn in prompt]
+    """Return the key (hex) of all that a prompt's turns say; blanks at the ends of turns do not make another prompt."""
+    turns = [
+        (turn["role"], turn["content"].strip(), turn.get("tool_calls"), *filter(None, [beyond_text(turn)]))
+        for turn in prompt
+    ]
     return hashlib.blake2b(_SORTED_JSON(turns).encode(), digest_size=16).hexdigest()
 
 
@@ -84,6 +98,7 @@ class PoolMaker:
     stores: tuple[RowStore, ...]
     columns: tuple[dict[str, str], ...]  # per source, ours -> theirs
     pair_tokenizer: PairTokenizer
+    examiner: Examiner | None = None  # for checks of quality
 
     def pair(self, source: int, raw: Any) -> tuple[FormatName, PreferencePair]:
         """Return a converted raw row. Raises ``RowDropped``."""
@@ -98,20 +113,29 @@ class PoolMaker:
                 outcome.format, pair = self.pair(chunk.source, raw)
                 outcome.prompt_key = prompt_key(pair.prompt)
             except RowDropped as dropped:
-                outcome.format, outcome.reason = dropped.format, dropped.reason
+                outcome.format = dropped.format
+                outcome.drop(dropped)
                 continue
             except RecursionError:  # JSON of a thousand levels
                 outcome.reason = "over_limits"
                 continue
             converted.append((outcome, pair))
         results = self.pair_tokenizer([pair for _, pair in converted])
-        for (outcome, _), result in zip(converted, results, strict=True):
-            if isinstance(result, str):
-                outcome.reason = result
+        for (outcome, pair), result in zip(converted, results, strict=True):
+            if isinstance(result, RowDropped):
+                outcome.drop(result)
             else:
                 outcome.truncated = any(side.truncated for side in result)
-                outcome.pair = _tokenized_pair(*result)
-        return _part(chunk, outcomes)
+                outcome.left_out = any(side.left_out for side in result)
+                outcome.pair, outcome.said = _tokenized_pair(*result), pair
+        return self.part(chunk, outcomes)
+
+    def part(self, chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
+        """Make the part of a chunk's rows as they turned out."""
+        part = _part(chunk, outcomes)
+        if self.examiner is None:
+            return part
+        return PoolPart(part.facts, part.tokens, self.examiner([outcome.said for outcome in outcomes]))
 
 
 def _tokenized_pair(chosen: TokenizedSide, rejected: TokenizedSide) -> TokenizedPair:
@@ -127,7 +151,9 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
             pa.array(chunk.rows),
             pa.array([o.format for o in outcomes], pa.string()),
             pa.array([o.reason for o in outcomes], pa.string()),
+            pa.array([_storable(o.detail) for o in outcomes], pa.string()),
             pa.array([o.truncated for o in outcomes], pa.bool_()),
+            pa.array([o.left_out for o in outcomes], pa.bool_()),
             pa.array([o.prompt_key for o in outcomes], pa.string()),
             pa.array([p.row_key if p else "" for p in pairs], pa.string()),
             pa.array(
@@ -145,6 +171,11 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
         for part in (p.row_key.encode(), p.chosen_ids, p.rejected_ids, p.chosen_trained, p.rejected_trained)
     ]
     return PoolPart(facts, b"".join(tokens))  # type: ignore[arg-type]  # arrays are buffers; numpy says so from 3.12 on
+
+
+def _storable(text: str) -> str:
+    """A sentence that may quote half a character."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def chunks_of(rows: list[np.ndarray]) -> Iterator[Chunk]:
@@ -201,7 +232,7 @@ def _row_by_row(maker: PoolMaker, chunks: Iterable[Chunk]) -> Iterator[PoolPart]
         except BrokenProcessPool as error:
             if not workers.went_over():
                 raise workers.crashed() from error
-        yield _part(left.popleft(), [_Outcome(reason="over_limits")])
+        yield maker.part(left.popleft(), [_Outcome(reason="over_limits")])
     raise CheckpointError(
         f"The tokenising process came to its end on each of {MAX_ROWS_OVER} rows: a row has "
         f"{SECONDS_PER_ROW:.0f} s of processor time and {MAX_MEMORY_BYTES >> 30} GiB. The checkpoint's "

@@ -12,6 +12,7 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -27,6 +28,7 @@ TICK_SECONDS = (
 MAX_MEMORY_BYTES = 512 << 20  # beyond what the process holds when the batch begins
 MAX_TEXT_CHARACTERS = 16 << 20  # about four million tokens
 SHORT_CHARACTERS = 100_000  # texts of a whole batch, which need not be added up
+MAX_SENTENCE_CHARACTERS = 300
 MAX_ROWS_OVER = 32  # a template that takes so long on so many rows would take days on all
 Result = TypeVar("Result")
 PAGE_BYTES = resource.getpagesize()
@@ -36,6 +38,23 @@ class Over(Enum):
     """In place of a text: the rendering went over its limits."""
 
     LIMITS = "over_limits"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """In place of a text: the template refuses the conversation, for the reason that it gives."""
+
+    sentence: str
+
+    @classmethod
+    def by(cls, error: Exception) -> "Refused":
+        """Return what a template raised: by ``raise_exception`` its own sentence, else an error of its code."""
+        words = " ".join(str(error).split()) or "no reason given"
+        own = type(error).__name__ == "TemplateError"
+        return cls((words if own else f"{type(error).__name__}: {words}")[:MAX_SENTENCE_CHARACTERS])
+
+
+Rendered = str | Over | Refused
 
 
 class TimeIsUp(BaseException):

@@ -13,18 +13,22 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from dpo_core.contract.drops import DropReason, RowDropped
+from dpo_core.contract.drops import RowDropped
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.data.chat_template import Renderer
 from dpo_core.data.encode import EncodedText, Encoder
+from dpo_core.data.left_out import is_all_there, left_out
 from dpo_core.data.pairs import PreferencePair
-from dpo_core.data.render_limits import Over
+from dpo_core.data.render_limits import Over, Refused, Rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Stands in for an answer where a template's prompt rendering is no prefix of the whole: unlikely in any real text.
 SENTINEL = "\ue000answer\ue001"
+NOT_TOLD_APART = RowDropped(
+    "template_error", "a prompt's rendering is not how the whole begins, so its turns cannot be told apart"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class TokenizedSide:
     ids: np.ndarray  # int32 [T]
     trained: np.ndarray  # bool [T]
     truncated: bool
+    left_out: bool = False  # the template leaves out a part of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,78 +66,88 @@ class PairTokenizer:
         self.tokenizer, self.rules = tokenizer, rules
         self.renderer, self.encoder = Renderer(tokenizer), Encoder(tokenizer)
 
-    def prompt_texts(self, pairs: list[PreferencePair]) -> list[str | Over | None]:
+    def prompt_texts(self, pairs: list[PreferencePair]) -> list[Rendered]:
         """Return the prompts with the assistant's turn opened: what a model would be asked to continue."""
         return self.renderer.render(
             [pair.prompt for pair in pairs], [pair.tools for pair in pairs], open_turn=True
         )
 
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
-        """Return token ids int32 [T] of the prompts with the assistant's turn opened, for pairs that could be
-        tokenised.
-        """
-        texts = self.prompt_texts(pairs)
-        rendered = [text for text in texts if isinstance(text, str)]
-        if len(rendered) < len(texts):
-            raise CheckpointError(
-                "The chat template renders a conversation that it refuses the next time. Choose another "
-                "one (checkpoint.chat_template)."
-            )
-        return [text.ids for text in self.encoder.encode(rendered)]
+        """Return token ids int32 [T] of what stands before the answers of pairs that could be tokenised: what the model was
+        trained behind is what it is asked with.
 
-    def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | DropReason]:
+        That is the prompt with the assistant's turn opened. A template that opens the turn otherwise than it renders it
+        (``<think>`` for a prompt, reasoning cut off in a finished turn), or not at all, gives the turn's own header.
+        """
+        contexts = []
+        for pair, opened in zip(pairs, self.prompt_texts(pairs), strict=True):
+            text = self.renderer.render([pair.chosen], [pair.tools])[0]
+            try:
+                start = (
+                    self._start(pair.chosen, len(pair.chosen) - 1, text, opened, pair.tools)
+                    if isinstance(text, str) and isinstance(opened, str)
+                    else None
+                )
+            except RowDropped:
+                start = None
+            if start is None or not isinstance(text, str):
+                raise CheckpointError(
+                    "The chat template renders a conversation that it refuses the next time. Choose another "
+                    "one (checkpoint.chat_template)."
+                )
+            contexts.append(text[: start[0]])
+        return [text.ids for text in self.encoder.encode(contexts)]
+
+    def __call__(self, pairs: list[PreferencePair]) -> list[tuple[TokenizedSide, TokenizedSide] | RowDropped]:
         """Return chosen and rejected side of each pair, or why the pair is dropped."""
-        results: list[tuple[TokenizedSide, TokenizedSide] | DropReason] = ["template_error"] * len(pairs)
+        results: list[tuple[TokenizedSide, TokenizedSide] | RowDropped] = [NOT_TOLD_APART] * len(pairs)
         prompts, rendered = self._rendered(pairs)
-        usable: list[tuple[int, list[list[Span]]]] = []
+        usable: list[tuple[int, list[list[Span]], list[bool]]] = []
         texts: list[tuple[str, str]] = []
         opened: list[str] = []
         for i, pair in enumerate(pairs):
             chosen, rejected, prompt = rendered[0][i], rendered[1][i], prompts[i]
-            if pair.tools and not self.renderer.renders_tools:
-                results[i] = "template_without_tools"
-            elif isinstance(chosen, Over) or isinstance(rejected, Over) or isinstance(prompt, Over):
-                results[i] = "over_limits"
-            elif chosen is not None and rejected is not None and prompt is not None:
-                try:
-                    spans = [
-                        self._spans(pair, pair.chosen, chosen, prompt),
-                        self._spans(pair, pair.rejected, rejected, prompt),
-                    ]
-                except RowDropped as dropped:
-                    results[i] = dropped.reason
-                    continue
+            if self.renderer.leaves_out_tools(pair.prompt, pair.tools):
+                results[i] = RowDropped("template_without_tools")
+                continue
+            try:
+                chosen, rejected, prompt = _text(chosen), _text(rejected), _text(prompt)
+                spans = [
+                    self._spans(pair, pair.chosen, chosen, prompt),
+                    self._spans(pair, pair.rejected, rejected, prompt),
+                ]
                 if all(spans):
-                    usable.append((i, spans))
+                    parts = self._left_out(pair, (chosen, rejected), spans)
+                    usable.append((i, spans, parts))
                     texts.append((chosen, rejected))
                     opened.append(prompt)
+            except RowDropped as dropped:
+                results[i] = dropped
         encoded = self.encoder.encode_pairs(texts, opened)
-        for (i, spans), sides in zip(usable, encoded, strict=True):
-            results[i] = self._label(sides, spans)
+        for (i, spans, parts), sides in zip(usable, encoded, strict=True):
+            try:
+                results[i] = self._label(sides, spans, parts)
+            except RowDropped as dropped:
+                results[i] = dropped
         return results
 
     # ------------------------------------------------------------------------------------------------------- the text
 
-    def _rendered(
-        self, pairs: list[PreferencePair]
-    ) -> tuple[list[str | Over | None], list[list[str | Over | None]]]:
+    def _rendered(self, pairs: list[PreferencePair]) -> tuple[list[Rendered], list[list[Rendered]]]:
         """The prompts, and the chosen and rejected sides. A row whose limits are used up is rendered no further."""
         prompts = self.prompt_texts(pairs)
         sides, over = [], [text is Over.LIMITS for text in prompts]
         for turns in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs]):
             within = [i for i, is_over in enumerate(over) if not is_over]
             made = self.renderer.render([turns[i] for i in within], [pairs[i].tools for i in within])
-            texts: list[str | Over | None] = [Over.LIMITS] * len(pairs)
+            texts: list[Rendered] = [Over.LIMITS] * len(pairs)
             for i, text in zip(within, made, strict=True):
                 texts[i], over[i] = text, text is Over.LIMITS
             sides.append(texts)
         return prompts, sides
 
-    def _render_one(self, turns: list[dict], tools: list[dict] | None, open_turn: bool = False) -> str | None:
-        text = self.renderer.render([turns], [tools], open_turn)[0]
-        if isinstance(text, Over):
-            raise RowDropped(text.value)
-        return text
+    def _render_one(self, turns: list[dict], tools: list[dict] | None, open_turn: bool = False) -> str:
+        return _text(self.renderer.render([turns], [tools], open_turn)[0])
 
     def _spans(self, pair: PreferencePair, turns: list[dict], text: str, prompt: str | None) -> list[Span]:
         """Trained spans of one rendered side; empty if the turns cannot be told apart."""
@@ -143,15 +158,13 @@ class PairTokenizer:
             for index in earlier:
                 opened, closed = self._turn_edges(turns, index, pair.tools)
                 start = self._start(turns, index, text, opened, pair.tools)
-                if start is None or closed is None or not text.startswith(closed):
+                if start is None or not text.startswith(closed):
                     return []
                 spans.append(Span(start[0], len(closed), start[1]))
         start = self._start(turns, last, text, prompt, pair.tools)
         return [*spans, Span(start[0], None, start[1])] if start is not None else []
 
-    def _turn_edges(
-        self, turns: list[dict], index: int, tools: list[dict] | None
-    ) -> tuple[str | None, str | None]:
+    def _turn_edges(self, turns: list[dict], index: int, tools: list[dict] | None) -> tuple[str | None, str]:
         opened = self._render_one(turns[:index], tools, open_turn=True) if index else None
         return opened, self._render_one(turns[: index + 1], tools)
 
@@ -162,25 +175,49 @@ class PairTokenizer:
         if self.renderer.opens_turn and opened is not None and text.startswith(opened):
             return len(opened), True
         # The template opens a turn differently for a prompt (or not at all): find where the turn's content begins by
-        # rendering another content in its place. Calls of tools have no content to replace.
-        if "tool_calls" in turns[index]:
-            return None
-        marked = [*turns[:index], {**turns[index], "content": SENTINEL}, *turns[index + 1 :]]
-        with_sentinel = self._render_one(marked, tools)
-        if with_sentinel is None or SENTINEL not in with_sentinel:
-            return None
-        header = with_sentinel[: with_sentinel.index(SENTINEL)]
+        # rendering a text in its place.
+        header, _ = self._frame(turns, index, tools)
         return (len(header), False) if text.startswith(header) else None
+
+    def _frame(self, turns: list[dict], index: int, tools: list[dict] | None) -> tuple[str, str]:
+        """What stands before and behind turn ``index`` whatever it says. Raises ``RowDropped``, also where the template
+        does not write its text."""
+        said = {"role": turns[index]["role"], "content": SENTINEL}
+        text = self._render_one([*turns[:index], said, *turns[index + 1 :]], tools)
+        before, found, behind = text.partition(SENTINEL)
+        if not found:
+            raise RowDropped("answer_left_out", "the chat template does not write a turn's text")
+        return before, behind
+
+    def _left_out(self, pair: PreferencePair, texts: tuple[str, str], spans: list[list[Span]]) -> list[bool]:
+        """Whether the template leaves out a part of each side's answer. Raises ``RowDropped`` for one left out wholly."""
+        parts = []
+        for turns, text, side_spans in zip((pair.chosen, pair.rejected), texts, spans, strict=True):
+            rendered = text[side_spans[-1].start :]
+            if is_all_there(turns[-1], rendered):
+                parts.append(False)
+                continue
+            try:
+                before, behind = self._frame(turns, len(turns) - 1, pair.tools)
+            except RowDropped:
+                if len(turns[-1]) == 2:  # a text, and no text is written
+                    raise
+                before = behind = ""  # of calls, nothing of what is there is frame for certain
+            missing = left_out(turns[-1], rendered, before[side_spans[-1].start :] + behind)
+            if missing == "all":
+                raise RowDropped("answer_left_out", "the chat template writes nothing of an answer")
+            parts.append(missing == "part")
+        return parts
 
     # ----------------------------------------------------------------------------------------------------- the tokens
 
     def _label(
-        self, encoded: tuple[EncodedText, EncodedText], spans: list[list[Span]]
-    ) -> tuple[TokenizedSide, TokenizedSide] | DropReason:
+        self, encoded: tuple[EncodedText, EncodedText], spans: list[list[Span]], parts: list[bool]
+    ) -> tuple[TokenizedSide, TokenizedSide]:
         """Both sides of a pair, labelled and cut. A side must keep a token of its last turn: labels of earlier turns
-        are the same on both sides and prefer neither."""
+        are the same on both sides and prefer neither. Raises ``RowDropped``."""
         limit, sides, has_answer = self.rules.max_length_tokens, [], True
-        for text, side_spans in zip(encoded, spans, strict=True):
+        for text, side_spans, part in zip(encoded, spans, parts, strict=True):
             length = len(text.ids)
             if self.rules.num_rows is not None and (text.ids[:limit] >= self.rules.num_rows).any():
                 return "token_without_row"
@@ -190,10 +227,21 @@ class PairTokenizer:
                 end = length if span.end is None else text.token_at(span.end)
                 trained[start:end] = True
             if length > limit and self.rules.when_too_long == "drop":
-                return "too_long"
+                raise RowDropped("too_long")
             has_answer &= start < min(end, limit)  # of the last span
-            sides.append(TokenizedSide(text.ids[:limit], trained[:limit], truncated=length > limit))
+            sides.append(TokenizedSide(text.ids[:limit], trained[:limit], length > limit, part))
         if not has_answer:
-            return "no_label_left"
+            raise RowDropped("no_label_left")
         # The answers differ as text; as inputs of a model they need not, and then the loss is ln 2 whatever it learns.
-        return (sides[0], sides[1]) if not np.array_equal(sides[0].ids, sides[1].ids) else "identical_tokens"
+        if np.array_equal(sides[0].ids, sides[1].ids):
+            raise RowDropped("identical_tokens")
+        return sides[0], sides[1]
+
+
+def _text(rendered: Rendered) -> str:
+    """A rendered text. Raises ``RowDropped`` where there is none."""
+    if isinstance(rendered, Over):
+        raise RowDropped(rendered.value)
+    if isinstance(rendered, Refused):
+        raise RowDropped("template_error", rendered.sentence)
+    return rendered

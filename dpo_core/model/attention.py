@@ -44,7 +44,7 @@ MASKED_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def text_config(model: PreTrainedModel) -> PreTrainedConfig:
-    """The part of the config that is about text: all of it but for models that see, too, as Gemma 3, which nest it."""
+    """Return the part of the config that is about text: all but for models that see, too, as Gemma 3, which nest it."""
     return model.config.get_text_config()
 
 

@@ -16,12 +16,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def num_embedding_rows(model: PreTrainedModel) -> int:
-    """Tokens that the model knows."""
+    """Return how many tokens the model knows."""
     return cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
 
 
 def tokens_without_row(tokenizer: PreTrainedTokenizerBase, num_rows: int) -> dict[str, int]:
-    """Tokens whose ids lie beyond an embedding of ``num_rows`` rows, with the ids, ascending."""
+    """Return tokens whose ids lie beyond an embedding of ``num_rows`` rows, with the ids, ascending."""
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= num_rows}
     return dict(sorted(beyond.items(), key=lambda item: item[1]))
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def why_unwritable(config: GenerationConfig) -> str | None:
-    """The library's reason not to write ``config``, None if it would."""
+    """Return the library's reason not to write ``config``, None if it would."""
     try:
         config.validate(strict=True)
     except Exception as error:  # a value of a wrong type fails anywhere in there
@@ -24,7 +24,7 @@ def why_unwritable(config: GenerationConfig) -> str | None:
 
 
 def writable(config: GenerationConfig) -> GenerationConfig:
-    """``config`` itself if it can be written; else the same with sampling switched on, as settings for sampling mean it;
+    """Return ``config`` itself if it can be written; else the same with sampling switched on, as settings for sampling mean it;
     else that without the settings that are in the way, each of which is logged."""
     if (reason := why_unwritable(config)) is None:
         return config

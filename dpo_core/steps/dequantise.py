@@ -37,7 +37,7 @@ EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def dequantised(weight: torch.Tensor, scale: torch.Tensor, block: tuple[int, int] | None) -> torch.Tensor:
-    """``weight`` [..., R, C] times ``scale`` in float32. Raises ``ValueError`` for a scale of a shape that fits none.
+    """Return ``weight`` [..., R, C] times ``scale`` in float32. Raises ``ValueError`` for a scale of a shape that fits none.
 
     ``block``: rows and columns that share a scale, as the config says; None: told by the shapes.
     """

@@ -22,8 +22,9 @@ from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import DatasetRef
 from dpo_core.contract.store import canonical_json, hash_files, new_directory, write_json
 from dpo_core.data.chat_template import load_tokenizer, template_sha256
+from dpo_core.data.evaluation_sets import EvaluationSets
 from dpo_core.data.known_tokens import rows_fewer_than_tokens
-from dpo_core.data.ledger import SourceTally, check_drops
+from dpo_core.data.ledger import SourceTally, check_drops, check_left
 from dpo_core.data.lengths import length_stats
 from dpo_core.data.mixing import select_rows, split_rows
 from dpo_core.data.pair_dataset import PairDataset
@@ -39,7 +40,7 @@ from dpo_core.data.pair_file import (
 from dpo_core.data.pairs import readable_prompt
 from dpo_core.data.pool import SECONDS_PER_CHUNK, PoolMaker, chunks_of, make_pool
 from dpo_core.data.pool_file import PoolReader, open_pool
-from dpo_core.data.quality import Accounts, look
+from dpo_core.data.quality import Accounts, Looks, examiner_for
 from dpo_core.data.sources import load_source
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.data.workers import one_after_the_other
@@ -72,8 +73,12 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     selections = [
         select_rows(source.amount, len(store)) for source, store in zip(job.sources, stores, strict=True)
     ]
+    sets = EvaluationSets(job.evaluation_sets, job.quality, job.cache_dir) if job.evaluation_sets else None
     maker = PoolMaker(
-        tuple(stores), tuple(source.columns for source in job.sources), PairTokenizer(tokenizer, rules)
+        tuple(stores),
+        tuple(source.columns for source in job.sources),
+        PairTokenizer(tokenizer, rules),
+        examiner_for(job.quality, sets),
     )
     with new_directory(job.out_dir / DATA_DIR) as aside:
         counts = [np.unique(rows, return_counts=True) for rows in selections]
@@ -81,11 +86,12 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         ledgers = _write_ledger(job, tallies, selections)
         check_drops(ledgers, job.max_dropped_fraction, [store.columns for store in stores])
         with PoolReader(aside) as pool:
-            accounts = Accounts(job.sources, tallies, [times for _, times in counts], maker)
-            for found in look(job.quality, pool):
+            accounts = Accounts(job.sources, tallies, [times for _, times in counts], maker, sets)
+            for found in Looks(job.quality, maker, sets)(pool):
                 accounts.tell(found, pool)
             accounts.compare_lengths(pool)
             ledgers = _write_ledger(job, tallies, selections)
+            check_left(ledgers)
             kept = _kept_rows(pool, selections)
             train, held_out = (kept.pool[places] for places in _split(job, kept.prompt_keys))
             progress.begin("writing", total=len(train) + len(held_out), unit="pairs")
@@ -102,6 +108,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         per_source=tuple(ledgers),
         lengths=lengths,
         chat_template_sha256=template_sha256(tokenizer),
+        evaluation_sets=accounts.overlaps(),
     )
 
 

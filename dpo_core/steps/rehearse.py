@@ -165,7 +165,7 @@ def _check_names(model: PreTrainedModel, folder: Path, job: RehearseJob) -> None
 
 
 def write_hollow(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """A safetensors file of these names, types and shapes whose values are a hole: it takes a header of disk."""
+    """Write a safetensors file of these names, types and shapes whose values are a hole: it takes a header of disk."""
     header, end = {}, 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.numel() * tensor.element_size()

@@ -27,7 +27,7 @@ OFTEN = "the checkpoint that it was made from, which its model card names as a r
 
 
 def quantisation_mark(folder: Path) -> dict[str, Any] | None:
-    """What the config says of quantised weights, in any of the places where libraries write it."""
+    """Return what the config says of quantised weights, in any of the places where libraries write it."""
     config = read_json_file(folder / CONFIG)
     nested = [value for value in config.values() if isinstance(value, dict)]
     found = (
@@ -37,7 +37,7 @@ def quantisation_mark(folder: Path) -> dict[str, Any] | None:
 
 
 def holds_fp8(tensors: dict[str, dict]) -> bool:
-    """Whether weights are in 8-bit floats. ``tensors``: the headers' entries by name."""
+    """Tell whether weights are in 8-bit floats. ``tensors``: the headers' entries by name."""
     return any(entry["dtype"] in FP8 for entry in tensors.values())
 
 

@@ -128,7 +128,7 @@ def _check_revision(uploaded: UploadedCheckpoint) -> RuleCheck:
 
 
 def check_before_training(folder: Path, files: dict[str, str], loaded: AnswerResult) -> tuple[RuleCheck, ...]:
-    """The rules that can be told of an export without weights: before a run trains what could not be handed off.
+    """Check the rules that can be told of an export without weights: before a run trains what could not be handed off.
 
     ``folder``, ``files``: as it was rehearsed; ``loaded``: what the load of that reported.
     """

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dpo_core.contract.errors import CheckpointError, ConfigError
 from dpo_core.data.chat_template import NAMED_TEMPLATES, Renderer, load_tokenizer, template_sha256
+from dpo_core.data.render_limits import Refused
 from tests.tiny_models import CHATML, make_tokenizer
 
 TURNS = [
@@ -87,7 +88,7 @@ def test_one_refused_conversation_does_not_spoil_the_batch():
     renderer = Renderer(make_tokenizer(refusing))
     good, bad = TURNS[1:2], [{"role": "tool", "content": "x"}]
     texts = renderer.render([good, bad, good], [None] * 3)
-    assert texts[1] is None
+    assert texts[1] == Refused("no")
     assert texts[0] == texts[2] == "<|im_start|>user\na<|im_end|>\n"
 
 
@@ -148,8 +149,8 @@ def test_a_template_cannot_leave_the_sandbox():
         "{% for m in messages %}{{ loop._iterator.__class__ }}{{ loop.first.__class__ }}{% endfor %}",
     ):
         renderer = Renderer(make_tokenizer(attack))
-        assert not renderer.render([TURNS], [None])[0]
-        assert not renderer.render_by_library(TURNS, None, False)
+        for text in (*renderer.render([TURNS], [None]), renderer.render_by_library(TURNS, None, False)):
+            assert text == "" or isinstance(text, Refused)
 
 
 def test_load_tokenizer_keeps_its_own_template_or_takes_the_named_one(tmp_path):

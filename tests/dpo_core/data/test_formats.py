@@ -6,6 +6,7 @@ import pytest
 
 from dpo_core.contract.drops import RowDropped
 from dpo_core.data.formats import rename_columns, to_pair
+from dpo_core.data.pool import prompt_key
 
 USER = {"role": "user", "content": "Hi?"}
 GOOD, BAD = {"role": "assistant", "content": "Yes."}, {"role": "assistant", "content": "No."}
@@ -288,6 +289,26 @@ ODD_ROWS = {
     ),
     "hh without answer": ("empty_answer", {"chosen": HH, "rejected": HH + " No."}),
     "identical": ("identical_pair", {"prompt": "Hi?", "chosen": "Yes.", "rejected": "Yes. "}),
+    "a system prompt that is a number": (
+        "bad_system",
+        {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "system": 7},
+    ),
+    "a system prompt of other things": (
+        "bad_system",
+        {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "system": {"style": "brief"}},
+    ),
+    "a system prompt that a user says": (
+        "bad_system",
+        {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "system": [USER]},
+    ),
+    "another system prompt inside": (
+        "bad_system",
+        {
+            "system": "Be brief.",
+            "chosen": [{"role": "system", "content": "Be long."}, USER, GOOD],
+            "rejected": [{"role": "system", "content": "Be long."}, USER, BAD],
+        },
+    ),
     "tools are text": (
         "bad_tools",
         {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "tools": "a calculator"},
@@ -309,3 +330,87 @@ def test_columns_are_renamed_from_theirs_to_ours():
         {"prompt": "q", "chosen": "winner", "rejected": "loser"},
     )
     assert _parts(row) == ("prompt_text", [USER], "Yes.", "No.")
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+SYSTEM_FORMS = {
+    "a text": "Be brief.",
+    "a message": SYSTEM,
+    "a message without a role": {"content": "Be brief."},
+    "ShareGPT's message": {"from": "system", "value": "Be brief."},
+    "a list of messages": [SYSTEM],
+    "a list of texts": ["Be brief."],
+    "JSON text of messages": '[{"role": "system", "content": "Be brief."}]',
+    "JSON text of texts": '["Be brief."]',
+    "content in parts": {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+    "a developer's message": {"role": "developer", "content": "Be brief."},
+}
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt", "system_message", "system_instruction"])
+@pytest.mark.parametrize("form", SYSTEM_FORMS)
+def test_a_system_prompt_beside_the_conversation_stands_first_in_any_form(form, column):
+    for row in (
+        {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."},
+        {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]},
+        {"prompt": [SYSTEM, USER], "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+    ):
+        assert _parts({column: SYSTEM_FORMS[form], **row})[1] == [SYSTEM, USER]
+
+
+def test_several_system_texts_are_one_turn():
+    for system in (["Be brief.", "Be kind."], [SYSTEM, {"role": "system", "content": "Be kind."}]):
+        _, prompt, *_ = _parts({"system": system, "prompt": "Hi?", "chosen": "Yes.", "rejected": "No."})
+        assert prompt == [{"role": "system", "content": "Be brief.\n\nBe kind."}, USER]
+
+
+@pytest.mark.parametrize(
+    "system", [None, "", " \n", [], {}, [""], {"content": None}, {"role": "system", "content": ""}]
+)
+def test_no_system_prompt(system):
+    assert _parts({"system": system, "prompt": "Hi?", "chosen": "Yes.", "rejected": "No."})[1] == [USER]
+
+
+def test_a_system_prompt_of_the_prompt_column_is_not_lost_beside_whole_conversations():
+    """Chosen and rejected hold the prompt themselves, though without its system turn."""
+    row = {"prompt": [SYSTEM, USER], "chosen": [USER, GOOD], "rejected": [USER, BAD]}
+    assert _parts(row)[1] == [SYSTEM, USER]
+
+
+@pytest.mark.parametrize(
+    "field", ["reasoning_content", "reasoning", "thinking", "tool_plan", "function_calls", "name"]
+)
+def test_a_field_that_templates_read_is_kept_and_compared(field):
+    """It makes another answer, another prompt, another key for the split."""
+    said = {"role": "assistant", "content": "4", field: "add them"}
+    other = {"role": "assistant", "content": "4", field: "guess"}
+    pair = to_pair({"chosen": [USER, said], "rejected": [USER, other]})[1]
+    assert (pair.chosen[-1], pair.rejected[-1]) == (said, other)
+    with pytest.raises(RowDropped, match="identical_pair"):
+        to_pair({"chosen": [USER, said], "rejected": [USER, {**said, field: " add them\n", "score": 3}]})
+    with pytest.raises(RowDropped, match="prompt_mismatch"):
+        to_pair({"chosen": [USER, said, USER, GOOD], "rejected": [USER, other, USER, BAD]})
+    plain = {"role": "assistant", "content": "4", field: None}
+    keys = {
+        prompt_key(to_pair({"chosen": [USER, one, USER, GOOD], "rejected": [USER, one, USER, BAD]})[1].prompt)
+        for one in (said, other, plain)
+    }
+    assert len(keys) == 3
+    assert prompt_key([USER, {"role": "assistant", "content": "4"}, USER]) in keys
+
+
+def test_an_answer_may_be_reasoning_or_calls_alone():
+    said = {"role": "assistant", "function_calls": "weather()"}
+    pair = to_pair(
+        {"chosen": [USER, said], "rejected": [USER, {"role": "assistant", "content": None, "thinking": "hm"}]}
+    )[1]
+    assert pair.chosen[-1] == {"role": "assistant", "content": "", "function_calls": "weather()"}
+    assert pair.rejected[-1] == {"role": "assistant", "content": "", "thinking": "hm"}
+
+
+def test_the_older_form_of_a_call_is_a_call():
+    old = {"role": "assistant", "content": None, "function_call": {"name": "add", "arguments": '{"a": 1}'}}
+    pair = to_pair({"chosen": [USER, old], "rejected": [USER, BAD]})[1]
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    assert pair.chosen[-1] == {"role": "assistant", "content": "", "tool_calls": [call]}

@@ -15,7 +15,8 @@ COLUMNS = ("chosen", "rejected")
 
 
 def _add(tally, *rows):
-    """Add one part of the pool: (row, times, format, reason or None, truncated) each."""
+    """Add one part of the pool: (row, times, format, reason or None, truncated) each. Of every third row a part of an
+    answer is left out; a dropped row's detail is its reason in capitals."""
     numbers, times, formats, reasons, truncated = zip(*rows, strict=True)
     facts = pa.record_batch(
         {
@@ -23,6 +24,8 @@ def _add(tally, *rows):
             "format": pa.array(formats, pa.string()),
             "reason": pa.array(reasons, pa.string()),
             "truncated": pa.array(truncated, pa.bool_()),
+            "left_out": pa.array([number % 3 == 0 for number in numbers], pa.bool_()),
+            "detail": pa.array([(reason or "").upper() for reason in reasons], pa.string()),
         }
     )
     tally.add(facts, np.array(times))
@@ -51,6 +54,11 @@ def test_rows_in_is_kept_plus_dropped_with_repetitions():
     assert ledger.rows_in == ledger.kept + sum(ledger.dropped.values())
     assert ledger.offenders == {"empty_answer": (2,), "not_a_preference_row": (4,)}
     assert ledger.format == {"messages": 5, "unrecognised": 1}
+    assert (ledger.left_out_in_part, ledger.left_out_rows) == (3, (0,))
+    assert ledger.details == {
+        "empty_answer": ("EMPTY_ANSWER",),
+        "not_a_preference_row": ("NOT_A_PREFERENCE_ROW",),
+    }
 
 
 FATES = st.lists(
@@ -78,6 +86,9 @@ def test_counting_by_parts_is_counting_row_by_row(fates, rows_per_part):
     assert by_part.truncated == sum(
         times for _, times, _, reason, truncated in rows if reason is None and truncated
     )
+    left_out = [(number, times) for number, times, _, reason, _ in rows if reason is None and number % 3 == 0]
+    assert by_part.left_out_in_part == sum(times for _, times in left_out)
+    assert by_part.left_out_rows == [number for number, _ in left_out][:MAX_OFFENDERS]
     for reason, offenders in by_part.offenders.items():
         assert offenders == [number for number, *_, found, _ in rows if found == reason][:MAX_OFFENDERS]
 
@@ -98,7 +109,8 @@ def test_only_the_first_offenders_are_kept():
 def test_the_threshold_holds_per_source():
     check_drops([_ledger(5, 5), _ledger(9, 0)], 0.5, [COLUMNS] * 2)
     with pytest.raises(
-        DataError, match=r"bad: 6 of 10 rows dropped: 6 prompt_mismatch .*rows 4, 5, 6, 7, 8, \.\.\."
+        DataError,
+        match=r"bad: 6 of 10 rows dropped: 6 prompt_mismatch .*: “PROMPT_MISMATCH”; rows 4, 5, 6, 7, 8, \.\.\.",
     ):
         check_drops([_ledger(90), _ledger(4, 6, label="bad")], 0.5, [COLUMNS] * 2)
 

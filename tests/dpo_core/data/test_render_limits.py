@@ -160,7 +160,7 @@ def test_a_dropped_row_has_its_reason(name: str) -> None:
         (in_answer, [pair("a"), pair("c", BAD), pair("b")]),
     ):
         results = PairTokenizer(make_tokenizer(text), TokenizeRules(64))(rows)
-        assert results[1] == "over_limits"
+        assert results[1].reason == "over_limits"
         plain = PairTokenizer(make_tokenizer(), TokenizeRules(64))([rows[0], rows[2]])
         for got, expected in zip((results[0], results[2]), plain, strict=True):
             assert [side.ids.tolist() for side in got] == [side.ids.tolist() for side in expected]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpo_core.contract.drops import RowDropped
 from dpo_core.data.chat_template import NAMED_TEMPLATES
 from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
@@ -39,6 +40,11 @@ def _tokenizer(template=CHATML, limit=1000, **rules):
     return PairTokenizer(make_tokenizer(template), TokenizeRules(limit, **rules))
 
 
+def _reasons(tokenizer, pair):
+    """Why a pair is dropped, None for one that is kept."""
+    return getattr(tokenizer([pair])[0], "reason", None)
+
+
 def _trained_texts(tokenizer, side):
     """The stretches of text that carry the loss."""
     edges = np.flatnonzero(np.diff([0, *side.trained.astype(int), 0]))
@@ -50,7 +56,7 @@ def _trained_texts(tokenizer, side):
 
 def _results(tokenizer, pair):
     result = tokenizer([pair])[0]
-    assert not isinstance(result, str), result
+    assert not isinstance(result, RowDropped), result
     return [_trained_texts(tokenizer, side) for side in result]
 
 
@@ -86,17 +92,19 @@ def test_an_assistant_that_speaks_first_is_trained_without_its_header():
 
 
 def test_turns_that_cannot_be_told_apart_are_a_template_error():
-    assert _tokenizer(FORGETFUL, train_on="all_turns")([_pair()]) == ["template_error"]
+    assert _reasons(_tokenizer(FORGETFUL, train_on="all_turns"), _pair()) == "template_error"
 
 
 def test_a_conversation_that_the_template_refuses_is_a_template_error():
     refusing = "{% if messages[-1]['content'] == 'bad' %}{{ raise_exception('no') }}{% endif %}" + CHATML
     asks_nothing = "{% if add_generation_prompt %}{{ raise_exception('no') }}{% endif %}" + CHATML
-    assert [isinstance(result, str) for result in _tokenizer(refusing)([_pair("bad"), _pair()])] == [
+    assert [isinstance(result, RowDropped) for result in _tokenizer(refusing)([_pair("bad"), _pair()])] == [
         True,
         False,
     ]
-    assert _tokenizer(refusing)([_pair("bad")]) == _tokenizer(asks_nothing)([_pair()]) == ["template_error"]
+    for template, pair in ((refusing, _pair("bad")), (asks_nothing, _pair())):
+        dropped = _tokenizer(template)([pair])[0]
+        assert (dropped.reason, dropped.detail) == ("template_error", "no")
 
 
 def test_a_side_is_tokenised_as_the_template_renders_it_whole():
@@ -143,13 +151,13 @@ def test_truncation_is_on_the_right_and_counted():
     assert [side.truncated for side in cut] == [False, True]
     assert cut[1].ids.tolist() == whole[1].ids[:limit].tolist()
     assert cut[1].trained.tolist() == whole[1].trained[:limit].tolist()
-    assert _tokenizer(limit=limit, when_too_long="drop")([_pair("yes", "no " * 50)]) == ["too_long"]
+    assert _reasons(_tokenizer(limit=limit, when_too_long="drop"), _pair("yes", "no " * 50)) == "too_long"
 
 
 @pytest.mark.parametrize("train_on", ["last_turn", "all_turns"])
 def test_a_row_without_a_trained_token_of_its_answer_is_dropped(train_on):
     num_prompt = len(_tokenizer().prompt_ids([_pair()])[0])
-    assert _tokenizer(limit=num_prompt, train_on=train_on)([_pair()]) == ["no_label_left"]
+    assert _reasons(_tokenizer(limit=num_prompt, train_on=train_on), _pair()) == "no_label_left"
     kept = _tokenizer(limit=num_prompt + 1, train_on="last_turn")([_pair()])[0]
     assert [side.trained.sum() for side in kept] == [1, 1]
 
@@ -160,10 +168,10 @@ def test_sides_of_the_same_tokens_prefer_nothing_and_are_dropped(train_on):
     long = "the sea and the sky " * 8
     pair = _pair(long + "this ending is right.", long + "wrong end.")
     cut = len(_tokenizer().prompt_ids([pair])[0]) + 20
-    assert _tokenizer(limit=cut, train_on=train_on)([pair]) == ["identical_tokens"]
-    assert not isinstance(_tokenizer(train_on=train_on)([pair])[0], str)
+    assert _reasons(_tokenizer(limit=cut, train_on=train_on), pair) == "identical_tokens"
+    assert _reasons(_tokenizer(train_on=train_on), pair) is None
     trims = CHATML.replace("message['content'] }}", "(message['content'] | string).split('|')[-1] }}")
-    assert _tokenizer(trims)([_pair("a guess|4", "a sum|4")]) == ["identical_tokens"]
+    assert _reasons(_tokenizer(trims), _pair("a guess|4", "a sum|4")) == "identical_tokens"
 
 
 def test_tools_are_rendered_and_a_template_without_them_drops_the_row():
@@ -176,7 +184,7 @@ def test_tools_are_rendered_and_a_template_without_them_drops_the_row():
         ["yes<|im_end|>\n"],
         ["no way<|im_end|>\n"],
     ]
-    assert _tokenizer()([_pair(tools=tools)]) == ["template_without_tools"]
+    assert _reasons(_tokenizer(), _pair(tools=tools)) == "template_without_tools"
 
 
 def test_a_batch_gives_what_single_rows_give():
