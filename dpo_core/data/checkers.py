@@ -122,7 +122,7 @@ CHECKERS: dict[str, Callable[..., bool]] = {
 
 
 def misfit(constraint: Mapping[str, object]) -> str | None:
-    """Return why ``check`` could not tell whether an answer keeps this constraint, None if it could. An argument that is None
+    """Say why ``check`` could not tell if an answer keeps this constraint, None if it could. An argument that is None
     counts as absent."""
     arguments = {key: value for key, value in constraint.items() if value is not None and key != "name"}
     name = constraint.get("name")
@@ -146,7 +146,7 @@ def _is(value: object, kind: type) -> bool:
 
 
 def is_meant(constraint: Mapping[str, object]) -> bool:
-    """Tell whether a constraint is one of ours, perhaps misspelt: data sets have columns of that name for rules of their own."""
+    """Tell whether a constraint is one of ours, perhaps misspelt: sets have columns of that name for rules of their own."""
     name = str(constraint.get("name"))
     return name in CHECKERS or bool(difflib.get_close_matches(name, CHECKERS, n=1, cutoff=CLOSE))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def rows_fewer_than_tokens(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> int | None:
-    """Return the embedding's rows, as ``config.json`` in ``folder`` says, if ids of the tokenizer reach beyond; else None."""
+    """Return the embedding's rows, as ``config.json`` in ``folder`` says, if the tokenizer's ids reach beyond; else None."""
     try:
         config = json.loads((folder / CONFIG).read_bytes())
     except (OSError, ValueError):

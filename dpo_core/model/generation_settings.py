@@ -24,7 +24,7 @@ def why_unwritable(config: GenerationConfig) -> str | None:
 
 
 def writable(config: GenerationConfig) -> GenerationConfig:
-    """Return ``config`` itself if it can be written; else the same with sampling switched on, as settings for sampling mean it;
+    """Return ``config`` if it can be written; else the same with sampling switched on, as settings for sampling mean it;
     else that without the settings that are in the way, each of which is logged."""
     if (reason := why_unwritable(config)) is None:
         return config

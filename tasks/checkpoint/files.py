@@ -72,7 +72,7 @@ def weight_source(names: list[str], config: CheckpointConfig) -> WeightSource:
 
 
 def in_its_format(folder: Path, weights: WeightSource) -> WeightSource:
-    """Return the same, told apart by the files' headers: safetensors may hold 8-bit floats, which must be converted first."""
+    """Return the same, told apart by headers: safetensors may hold 8-bit floats, which must be converted first."""
     if weights.kind != "safetensors" or not any(
         holds_fp8(read_header(folder / name)) for name in weights.names
     ):
