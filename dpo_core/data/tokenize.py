@@ -220,7 +220,7 @@ class PairTokenizer:
         for text, side_spans, part in zip(encoded, spans, parts, strict=True):
             length = len(text.ids)
             if self.rules.num_rows is not None and (text.ids[:limit] >= self.rules.num_rows).any():
-                return "token_without_row"
+                raise RowDropped("token_without_row")
             trained = np.zeros(length, dtype=bool)
             for span in side_spans:
                 start = text.token_at(span.start, span.exact_start)
