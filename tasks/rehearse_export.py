@@ -7,6 +7,7 @@ from dpo_core.contract.config import CheckpointConfig, ExportPrecision
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.jobs import RehearseJob
 from dpo_core.contract.refs import CheckpointRef
+from tasks.checkpoint.chosen_template import chosen_template
 from tasks.handoff.config import HandoffConfig
 from tasks.handoff.rlvr_rules import check_before_training, failed_rules
 from tasks.launch.workplace import Workplace
@@ -30,10 +31,12 @@ def rehearse_export(
     place: Workplace,
 ) -> None:
     """Run step ``rehearse`` and hold what it wrote to the hand-off's rules. Raises ``CheckpointError``."""
+    chosen = chosen_template(config)
     result = place.run(
         RehearseJob(
             checkpoint=checkpoint,
-            chat_template=config.chat_template,
+            chat_template=chosen.template,
+            add_bos=chosen.add_bos,
             precision=precision,
             probe_prompt=handoff.probe_prompt,
         )

@@ -12,6 +12,7 @@ DropReason = Literal[
     "identical_pair",
     "bad_tools",
     "bad_constraints",
+    "bad_template_kwargs",
     "bad_system",
     "template_without_tools",
     "template_error",
@@ -37,6 +38,8 @@ MEANING: dict[str, str] = {  # by reason
     "identical_pair": "chosen and rejected are the same text",
     "bad_tools": "the tools column is neither a list of tools nor JSON of one",
     "bad_constraints": "a constraint names no known instruction, or has other arguments than it takes",
+    "bad_template_kwargs": "the chat_template_kwargs column is no object of variables for the chat template, or names "
+    "what every rendering is told",
     "bad_system": "the system prompt beside the conversation is no text or message, or another than its own",
     "template_without_tools": "the row has tools, which the chat template would leave out",
     "template_error": "the chat template refuses the conversation or its turns cannot be told apart",

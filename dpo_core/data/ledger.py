@@ -186,6 +186,7 @@ def _advice(ledger: SourceLedger) -> str:
         "bad_constraints": "Correct the rows' `constraints` (docs/data.md), or rename that column if it is another's.",
         "token_without_row": "Call model.resize_token_embeddings(len(tokenizer)) where the tokens are added, train them, "
         "and save the checkpoint again; or choose another template (`checkpoint.chat_template`).",
+        "bad_template_kwargs": "Repair these rows, or name another column with `columns` (chat_template_kwargs: other).",
         "too_long": "Raise `max_length_tokens`, or set `when_too_long: truncate`.",
         "no_label_left": "Raise `max_length_tokens`.",
         "identical_tokens": "Raise `max_length_tokens` if the answers differ behind it, or choose a chat template that "

@@ -19,8 +19,8 @@ from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.jobs import AnswerResult, RehearseJob, RehearseResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.store import hash_files, new_directory
-from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.data.render_limits import rendered_by_library
+from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.model.export_form import DTYPES, apply_pad_token, num_embedding_rows, tokens_without_row
 from dpo_core.model.generate import end_token_ids
 from dpo_core.model.generation_settings import check_ids, writable
@@ -35,7 +35,9 @@ def run(job: RehearseJob, progress: Progress) -> RehearseResult:
     """Write ``checkpoint/`` without weights (see ``jobs.RehearseJob``). Raises ``CheckpointError`` for what would fail."""
     progress.begin("rehearse", 3, "parts")
     transformers_logging.disable_progress_bar()
-    tokenizer = load_tokenizer(job.checkpoint.path, job.chat_template, job.checkpoint.allow_remote_code)
+    tokenizer = load_tokenizer(
+        job.checkpoint.path, job.chat_template, job.checkpoint.allow_remote_code, job.add_bos
+    )
     model = _model_without_memory(job)
     _check_template(tokenizer, num_embedding_rows(model), job)
     progress.advance()
