@@ -15,6 +15,8 @@ NumEpochs = Annotated[int, Field(ge=1, le=1_000_000)]
 LengthTokens = Annotated[int, Field(ge=8, le=10_000_000)]
 TokenBudget = Annotated[int, Field(ge=1, le=100_000_000)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
+Whole = Annotated[int, Field(ge=-(1 << 53), le=1 << 53)]
+Real = Annotated[float, Field(ge=-1e15, le=1e15)]
 GiB = Annotated[float, Field(gt=0, le=1_000_000)]
 Seconds = Annotated[int, Field(ge=1, le=315_360_000)]  # ten years
 Stored = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
