@@ -9,6 +9,7 @@ from dpo_core.contract.config import CheckpointConfig, DataConfig
 from dpo_core.contract.data_jobs import FetchJob, MixJob, MixResult
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
+from tasks.checkpoint.template_date import template_date
 from tasks.data.sources import resolve_sources
 from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
@@ -48,6 +49,8 @@ def mix_data(
         result.held_out_rows,
         result.lengths.total,
     )
+    for warning in result.warnings:
+        get_run_logger().warning("%s", warning)
     show_mixture(result, place.context.run.family)
     return result
 
@@ -65,6 +68,7 @@ def mix_job(
         tokenizer_path=checkpoint.path,
         tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
         chat_template=template.chat_template,
+        template_date=template_date(checkpoint.path, template.chat_template, data.template_date),
         cache_dir=cache_dir,
         quality=quality,
         **data.model_dump(

@@ -16,9 +16,11 @@ from dpo_core.contract.config import DataSource
 from dpo_core.contract.jobs import BatchPlan
 from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.regular_file import TooLong, opened
+from dpo_core.contract.row_warnings import all_of, amount_warning, truncation_warning
 from flows.settings.stage_config import StageConfig
 from flows.terminal.memory import MOMENTS_BYTES, training_memory
 from flows.terminal.model_size import ModelSize, model_size
+from tasks.checkpoint.end_mark import end_mark_warning
 from tasks.gate.config import GateConfig
 from tasks.launch.compute import solve_batch
 from tasks.report.tables import counted
@@ -38,6 +40,8 @@ class SourceSize:
     amount: str
     rows: int | None
     tokens: int | None
+    available: int | None = None  # rows that the source has
+    long_fraction: float = 0.0  # about how many of them are longer than the bound asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Plan:
     num_steps: int | None
     memory_bytes: dict[str, int]  # part -> bytes per training process
     disk_bytes: dict[str, int]
+    warnings: tuple[str, ...] = ()  # what the mixture's ledger will say, as far as it is known here
 
 
 def plan_stage(config: StageConfig) -> Plan:
@@ -59,7 +64,7 @@ def plan_stage(config: StageConfig) -> Plan:
     batch = solve_batch(
         config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes
     )
-    sources = tuple(source_size(source) for source in config.data.sources)
+    sources = tuple(source_size(source, config.data.max_length_tokens) for source in config.data.sources)
     size = model_size(config.checkpoint)
     return Plan(
         name=config.name,
@@ -70,40 +75,54 @@ def plan_stage(config: StageConfig) -> Plan:
         num_steps=_num_steps(config, sources),
         memory_bytes=training_memory(config, size, batch),
         disk_bytes=_disk(config, size),
+        warnings=tuple(_warnings(config, sources)),
     )
 
 
-def source_size(source: DataSource) -> SourceSize:
+def _warnings(config: StageConfig, sources: tuple[SourceSize, ...]) -> Iterator[str]:
+    folder = Path(config.checkpoint.source).expanduser()
+    cuts = config.data.when_too_long == "truncate"
+    yield from all_of(
+        end_mark_warning(folder, config.checkpoint.chat_template) if folder.is_dir() else None,
+        *(amount_warning(one.label, one.amount, one.available) for one in sources),
+        *(truncation_warning(one.label, one.long_fraction, is_estimate=True) for one in sources if cuts),
+    )
+
+
+def source_size(source: DataSource, max_length_tokens: int | None = None) -> SourceSize:
     """Return rows and tokens after ``amount``; counted in local JSON lines, told from nothing else."""
     path = Path(source.source).expanduser()
-    rows, characters = _rows_and_characters(path)
+    lengths = _row_lengths(path)
+    rows, characters = (None, 0) if lengths is None else (len(lengths), sum(lengths))
     chosen = num_selected(source.amount, rows or 0) if is_count(source.amount) or rows is not None else None
     tokens = None if not rows or chosen is None else int(characters / CHARACTERS_PER_TOKEN * chosen / rows)
-    return SourceSize(source.source, source.amount, chosen, tokens)
+    bound = 2 * CHARACTERS_PER_TOKEN * (max_length_tokens or float("inf"))  # a row has two sides
+    num_long = sum(length > bound for length in lengths or ())
+    return SourceSize(source.source, source.amount, chosen, tokens, rows, num_long / max(1, rows or 0))
 
 
-def _rows_and_characters(path: Path) -> tuple[int | None, int]:
-    """None for what holds no JSON, cannot be read, or is longer, unpacked, than is read for a plan."""
+def _row_lengths(path: Path) -> list[int] | None:
+    """Characters of each row, about. None for what holds no JSON, cannot be read, or is longer, unpacked, than is read for a
+    plan."""
     if not path.name.endswith((".jsonl", ".jsonl.gz", ".json")):
-        return None, 0
+        return None
     try:
         with opened(path) as packed:
             if os.fstat(packed.fileno()).st_size > BIGGEST_FILE_READ_BYTES:
-                return None, 0
+                return None
             if path.suffix == ".json":
                 rows = json.load(packed)
-                return (len(rows), path.stat().st_size) if isinstance(rows, list) else (None, 0)
+                return [len(json.dumps(row)) for row in rows] if isinstance(rows, list) else None
             with gzip.open(packed) if path.suffix == ".gz" else packed as file:
-                num_rows = num_characters = 0
+                lengths = []
                 for line in _lines(file):
+                    if line.lstrip()[:1] == b"[":  # an array: its rows are not its lines
+                        return None
                     if line.strip():
-                        num_rows, num_characters = (
-                            num_rows + 1,
-                            num_characters + len(line.decode(errors="replace")),
-                        )
-                return num_rows, num_characters
+                        lengths.append(len(line.decode(errors="replace")))
+                return lengths
     except (OSError, EOFError, zlib.error, ValueError, RecursionError):
-        return None, 0
+        return None
 
 
 def _lines(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
@@ -241,6 +260,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         lines.append(
             "Activations, logits and an adapter come on top; they are known once the checkpoint is here."
         )
+    lines += [f"Warning: {warning}" for warning in plan.warnings]
     tell(console, "\n".join(lines))
 
 
