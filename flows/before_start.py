@@ -14,6 +14,7 @@ from tasks.launch.launchers import LAUNCHERS
 def check_before_start(config: StageConfig) -> None:
     """Raise ``ConfigError``, ``DataError``, ``CheckpointError`` for what cannot work on this machine."""
     check_sources(config.data.sources)
+    check_sources(config.quality.evaluation_sets, "quality.evaluation_sets")
     for source in (config.checkpoint.source, config.reference.source):
         if source is not None:
             check_source(source)

@@ -10,7 +10,7 @@ from dpo_core.contract.data_jobs import FetchJob, MixJob, MixResult
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
 from tasks.checkpoint.template_date import template_date
-from tasks.data.sources import resolve_sources
+from tasks.data.sources import resolve_evaluation_sets, resolve_sources
 from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
 from tasks.show.artifacts import show_mixture
@@ -37,7 +37,7 @@ def mix_data(
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template, ``RemoteError``.
     """
     job = mix_job(data, quality, template, checkpoint, place.store / "cache")
-    from_hub = [source for source in job.sources if source.hub_id is not None]
+    from_hub = [one for one in (*job.sources, *job.evaluation_sets) if one.hub_id is not None]
     if from_hub and not place.has_result(
         job
     ):  # asked where it matters: to verify a mixture is to read all of it
@@ -70,7 +70,8 @@ def mix_job(
         chat_template=template.chat_template,
         template_date=template_date(checkpoint.path, template.chat_template, data.template_date),
         cache_dir=cache_dir,
-        quality=quality,
+        quality=quality.rules,
+        evaluation_sets=resolve_evaluation_sets(quality.evaluation_sets),
         **data.model_dump(
             include={
                 "held_out",
@@ -88,5 +89,5 @@ def mix_job(
 def fetch_rows(sources: list[ResolvedSource], cache_dir: Path, place: Workplace) -> None:
     """Bring the rows of Hub data sets into the cache; what becomes of them there is not the fetching's business."""
     for source in sources:
-        whole = ResolvedSource(**source.model_dump(exclude={"amount", "columns"}))
+        whole = ResolvedSource(**source.model_dump(exclude={"amount", "columns", "fields"}))
         place.run(FetchJob(source=whole, cache_dir=cache_dir))

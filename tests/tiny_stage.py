@@ -62,6 +62,27 @@ def write_inputs(folder: Path) -> Path:
     return folder
 
 
+def tiny_values(inputs: Path, store: Path, **sections: dict) -> dict:
+    """The settings of a run of 25 steps over ``write_inputs``, as a recipe or form gives them; keywords replace settings
+    section by section."""
+    values: dict = {
+        "name": "tiny",
+        "checkpoint": {"source": str(inputs / "sft")},
+        "data": {
+            "sources": [{"source": str(inputs / "pairs.jsonl")}],
+            "held_out": "10",
+            "max_length_tokens": 256,
+            "num_workers": 1,
+        },
+        "optim": {"learning_rate": 1e-3},
+        "train": {"global_batch_pairs": 2},
+        "evaluation": {"num_prompts": 3, "max_new_tokens": 8},
+        "compute": {"threads_per_process": 1},
+        "store": {"root": str(store)},
+    }
+    return values | {name: {**values.get(name, {}), **section} for name, section in sections.items()}
+
+
 def checkpoint_ref(folder: Path) -> CheckpointRef:
     """A pinned reference to a model folder, as fetching it would give."""
     return CheckpointRef(

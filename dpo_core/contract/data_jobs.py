@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from dpo_core.contract.amount import Amount
 from dpo_core.contract.job import Job, Result
-from dpo_core.contract.quality_config import QualityConfig
-from dpo_core.contract.refs import DatasetRef, Location, ResolvedSource
+from dpo_core.contract.quality_config import QualityRules
+from dpo_core.contract.refs import DatasetRef, Location, ResolvedEvaluationSet, ResolvedSource
 from dpo_core.contract.section import NotContent, NotContentAt, Section
 
 
@@ -54,6 +54,7 @@ class Finding(Section):
     like_row: int
     similarity: float  # 0 to 1
     text: str  # the beginning of the row's prompt
+    like_text: str = ""  # the same of the other one
     is_dropped: bool
 
 
@@ -78,6 +79,16 @@ class SourceLedger(Section):
     longer_rejected: int = 0  # the other way round; rows with both sides cut to one length are neither
     counted: dict[str, int] = {}  # reason -> rows that a check of quality found, and that stay
     findings: tuple[Finding, ...] = ()  # the first rows that checks of quality found, dropped or not
+
+
+class EvaluationOverlap(Section):
+    """How much of an evaluation set stands in the prompts of the rows, before rows were dropped for it."""
+
+    label: str
+    instances: int
+    too_short: int  # instances shorter than a run of words, which match nothing
+    overlapping: int  # instances that a row overlaps with
+    rows: int  # rows that overlap with it
 
 
 class LengthHistogram(Section):
@@ -113,6 +124,7 @@ class MixResult(Result):
     chat_template_sha256: str
     template_date: str | None = None  # the day that the chat template writes, where it writes one
     warnings: tuple[str, ...] = ()  # of all sources, and of the chat template
+    evaluation_sets: tuple[EvaluationOverlap, ...] = ()
 
     def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
         yield self.data.path, self.data.files
@@ -135,7 +147,8 @@ class MixJob(Job[MixResult]):
     max_dropped_fraction: Annotated[float, NotContent()] = 0.5
     seed: int = 8
     num_workers: Annotated[int, NotContent()] = 2
-    quality: Annotated[QualityConfig, NotContentAt(QualityConfig())] = QualityConfig()
+    quality: Annotated[QualityRules, NotContentAt(QualityRules())] = QualityRules()
+    evaluation_sets: Annotated[tuple[ResolvedEvaluationSet, ...], NotContentAt(())] = ()
     cache_dir: Location  # Arrow files of sources and Hub downloads
 
     def writes(self) -> tuple[Path, ...]:

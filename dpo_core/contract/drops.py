@@ -19,7 +19,9 @@ DropReason = Literal[
     "no_label_left",
     "identical_tokens",
     "answer_left_out",
+    "contaminated",
     "exact_duplicate",
+    "near_duplicate",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 
@@ -40,7 +42,9 @@ MEANING: dict[str, str] = {  # by reason
     "no_label_left": "truncation left no token to train on",
     "identical_tokens": "both sides are the same tokens: what differs was cut off, or the chat template leaves it out",
     "answer_left_out": "the chat template writes nothing of an answer",
+    "contaminated": "the prompt holds an instance of an evaluation set (quality.evaluation_sets)",
     "exact_duplicate": "another row is the same tokens (quality.exact_duplicates)",
+    "near_duplicate": "another row is nearly the same words (quality.near_duplicates)",
 }
 assert set(MEANING) == set(get_args(DropReason))
 

@@ -53,3 +53,9 @@ class ResolvedSource(Section):
     subset: str | None = None
     amount: Amount = "1.0"
     columns: dict[str, str] = {}
+
+
+class ResolvedEvaluationSet(ResolvedSource):
+    """An evaluation set whose content is pinned, and the columns that hold an instance's text."""
+
+    fields: tuple[str, ...]

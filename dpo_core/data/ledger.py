@@ -65,15 +65,20 @@ class SourceTally:
             if detail and detail not in said and len(said) < MAX_DETAILS:
                 said.append(detail)
 
-    def find(self, reason: str, rows: np.ndarray, times: np.ndarray, truncated: np.ndarray | None) -> None:
-        """Count kept rows that a check of quality found, int64 [n], each selected ``times`` times. They are dropped where it
-        is told which of them are ``truncated``, bool [n]."""
+    def find(
+        self, reason: str, rows: np.ndarray, times: np.ndarray, marks: tuple[np.ndarray, np.ndarray] | None
+    ) -> None:
+        """Count kept rows that a check of quality found, int64 [n], each selected ``times`` times.
+
+        They are dropped where ``marks`` tell which are truncated, and of which a part was left out, bool [n].
+        """
         count = int(times.sum())
-        if truncated is None:
+        if marks is None:
             self.counted[reason] += count
             return
         self.kept -= count
-        self.truncated -= int(times[truncated].sum())
+        self.truncated -= int(times[marks[0]].sum())
+        self.left_out_in_part -= int(times[marks[1]].sum())
         self.dropped[reason] += count
         self.offenders[reason] = rows[:MAX_OFFENDERS].tolist()
 
@@ -170,6 +175,16 @@ def check_drops(
         raise DataError(
             f"{what}. {describe(ledger)}. The set's columns are {', '.join(names) or 'none'}. "
             f"{_advice(ledger)}"
+        )
+
+
+def check_left(ledgers: list[SourceLedger]) -> None:
+    """Raise ``DataError`` if checks of quality have left no row at all."""
+    if not any(ledger.kept for ledger in ledgers):
+        raise DataError(
+            "The checks of quality have left no row: "
+            + "; ".join(map(describe, ledgers))
+            + ". Loosen the rules in `quality`, or add data."
         )
 
 

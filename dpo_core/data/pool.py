@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dpo_core.contract.drops import DropReason, FormatName, RowDropped
 from dpo_core.contract.errors import CheckpointError
+from dpo_core.data.examine import Examiner
 from dpo_core.data.formats import rename_columns, to_pair
 from dpo_core.data.messages import beyond_text
 from dpo_core.data.pair_file import common_prefix_length, row_key
@@ -63,6 +64,7 @@ class PoolPart:
 
     facts: pa.RecordBatch
     tokens: bytes
+    examined: pa.RecordBatch | None = None  # by ``EXAMINED_SCHEMA``, where checks of quality need it
 
 
 @dataclass(slots=True)
@@ -74,6 +76,7 @@ class _Outcome:
     left_out: bool = False
     prompt_key: str = ""
     pair: TokenizedPair | None = None
+    said: PreferencePair | None = None  # of the same rows as ``pair``
 
     def drop(self, dropped: RowDropped) -> None:
         self.reason, self.detail = dropped.reason, dropped.detail
@@ -95,6 +98,7 @@ class PoolMaker:
     stores: tuple[RowStore, ...]
     columns: tuple[dict[str, str], ...]  # per source, ours -> theirs
     pair_tokenizer: PairTokenizer
+    examiner: Examiner | None = None  # for checks of quality
 
     def pair(self, source: int, raw: Any) -> tuple[FormatName, PreferencePair]:
         """Return a converted raw row. Raises ``RowDropped``."""
@@ -117,14 +121,21 @@ class PoolMaker:
                 continue
             converted.append((outcome, pair))
         results = self.pair_tokenizer([pair for _, pair in converted])
-        for (outcome, _), result in zip(converted, results, strict=True):
+        for (outcome, pair), result in zip(converted, results, strict=True):
             if isinstance(result, RowDropped):
                 outcome.drop(result)
             else:
                 outcome.truncated = any(side.truncated for side in result)
                 outcome.left_out = any(side.left_out for side in result)
-                outcome.pair = _tokenized_pair(*result)
-        return _part(chunk, outcomes)
+                outcome.pair, outcome.said = _tokenized_pair(*result), pair
+        return self.part(chunk, outcomes)
+
+    def part(self, chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
+        """Make the part of a chunk's rows as they turned out."""
+        part = _part(chunk, outcomes)
+        if self.examiner is None:
+            return part
+        return PoolPart(part.facts, part.tokens, self.examiner([outcome.said for outcome in outcomes]))
 
 
 def _tokenized_pair(chosen: TokenizedSide, rejected: TokenizedSide) -> TokenizedPair:
@@ -221,7 +232,7 @@ def _row_by_row(maker: PoolMaker, chunks: Iterable[Chunk]) -> Iterator[PoolPart]
         except BrokenProcessPool as error:
             if not workers.went_over():
                 raise workers.crashed() from error
-        yield _part(left.popleft(), [_Outcome(reason="over_limits")])
+        yield maker.part(left.popleft(), [_Outcome(reason="over_limits")])
     raise CheckpointError(
         f"The tokenising process came to its end on each of {MAX_ROWS_OVER} rows: a row has "
         f"{SECONDS_PER_ROW:.0f} s of processor time and {MAX_MEMORY_BYTES >> 30} GiB. The checkpoint's "

@@ -7,30 +7,40 @@ A row's tokens lie together, so that the mixture's random order costs one read a
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from dpo_core.data.examine import EXAMINED_SCHEMA
 from dpo_core.data.pair_file import ArrowRows
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.data.pool import BYTES_PER_TOKEN, KEY_BYTES, POOL_SCHEMA, PoolPart
 
-FACTS_FILE, TOKENS_FILE = "pool.arrow", "pool.tokens"
+FACTS_FILE, TOKENS_FILE, EXAMINED_FILE = "pool.arrow", "pool.tokens", "pool.examined.arrow"
 
 
 @contextlib.contextmanager
 def open_pool(folder: Path) -> Iterator[Callable[[PoolPart], None]]:
     """Yield a function that appends a part to a new pool in ``folder``."""
     with (
+        contextlib.ExitStack() as opened,
         pa.OSFile(str(folder / FACTS_FILE), "wb") as sink,
         pa.ipc.new_file(sink, POOL_SCHEMA) as facts,
         (folder / TOKENS_FILE).open("wb") as tokens,
     ):
+        examined = None
 
         def write(part: PoolPart) -> None:
+            nonlocal examined
             facts.write_batch(part.facts)
             tokens.write(part.tokens)
+            if part.examined is not None:
+                if examined is None:
+                    file = opened.enter_context(pa.OSFile(str(folder / EXAMINED_FILE), "wb"))
+                    examined = opened.enter_context(pa.ipc.new_file(file, EXAMINED_SCHEMA))
+                examined.write_batch(part.examined)
 
         yield write
 
@@ -59,9 +69,27 @@ class PoolReader:
         """Return content keys of the rows, bytes S32 [N]; empty for a dropped one."""
         return self._facts.keys("row_key")
 
-    def truncated(self) -> np.ndarray:
-        """Return whether a side of the row was cut, bool [N]."""
-        return self._facts.column("truncated")
+    @cached_property
+    def _examined(self) -> ArrowRows:
+        return ArrowRows(self._folder / EXAMINED_FILE)
+
+    def band(self, number: int) -> np.ndarray:
+        """Return hashes of one band of all rows, uint64 [N]; 0 for a dropped row."""
+        parts = [_band(batch.column("bands"), number) for batch in self._examined.batches()]
+        return np.concatenate(parts)
+
+    def overlaps(self) -> Iterator[tuple[int, float, list[int]]]:
+        """Yield places of rows that overlap with evaluation instances, the largest share, and the instances, most first."""
+        first = 0
+        for batch in self._examined.batches():
+            lists = batch.column("instances")
+            for i in np.flatnonzero(np.diff(lists.offsets.to_numpy())).tolist():
+                yield first + i, batch.column("share")[i].as_py(), lists[i].as_py()
+            first += batch.num_rows
+
+    def marks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return whether a side of the row was cut, and whether a part of an answer was left out, bool [N] both."""
+        return self._facts.column("truncated"), self._facts.column("left_out")
 
     def leave_out(self, places: np.ndarray) -> None:
         """Keep the rows at ``places`` no longer."""
@@ -89,5 +117,15 @@ class PoolReader:
     def __exit__(self, *error: object) -> None:
         """Remove the pool from the disk."""
         os.close(self._tokens)
-        for name in (FACTS_FILE, TOKENS_FILE):
-            (self._folder / name).unlink()
+        for name in (FACTS_FILE, TOKENS_FILE, EXAMINED_FILE):
+            (self._folder / name).unlink(missing_ok=True)
+
+
+def _band(column: pa.BinaryArray, number: int) -> np.ndarray:
+    _, offsets, data = column.buffers()
+    starts = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    there = np.diff(starts) > 0
+    values = np.zeros(len(column), dtype=np.uint64)
+    if there.any():
+        values[there] = np.frombuffer(data, np.uint64)[starts[:-1][there] // 8 + number]
+    return values

@@ -5,20 +5,35 @@ The looks go from the surest to the vaguest; a row that goes is no longer there 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from dpo_core.contract.data_jobs import Finding
+from dpo_core.contract.data_jobs import EvaluationOverlap, Finding
 from dpo_core.contract.drops import DropReason
-from dpo_core.contract.quality_config import QualityConfig
+from dpo_core.contract.quality_config import QualityRules
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.data.duplicates import exact_duplicates
+from dpo_core.data.evaluation_sets import EvaluationSets
+from dpo_core.data.examine import Examiner
 from dpo_core.data.ledger import MAX_OFFENDERS, SourceTally
-from dpo_core.data.pairs import readable_prompt
+from dpo_core.data.near_duplicates import Sketcher, bands_for, near_duplicates
+from dpo_core.data.pairs import PreferencePair, readable_prompt
 from dpo_core.data.pool import PoolMaker
 from dpo_core.data.pool_file import PoolReader
 
 TEXT_CHARACTERS = 160
+PAIRS_HELD = 4096  # rows that near duplicates are compared with, read once
+
+
+def examiner_for(rules: QualityRules, sets: EvaluationSets | None) -> Examiner | None:
+    """Make what looks at each row while it is converted; None where nothing needs it."""
+    sketcher = (
+        Sketcher(rules.near_ngram_words, rules.near_similarity, rules.duplicates_of == "prompt")
+        if rules.near_duplicates != "keep"
+        else None
+    )
+    return Examiner(sketcher, sets.index if sets else None) if sketcher or sets else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +42,84 @@ class Found:
 
     reason: DropReason
     places: np.ndarray  # int64 [n], ascending
-    like: np.ndarray  # int64 [n], place of the row that each is like
+    like: np.ndarray  # int64 [n]: place of the row, or number of the evaluation instance, that each is like
     similarity: np.ndarray  # float32 [n]
     is_dropped: bool
 
 
-def look(config: QualityConfig, pool: PoolReader) -> Iterator[Found]:
-    """Find rows, and leave those out of ``pool`` that are to go."""
-    if config.exact_duplicates != "keep":
-        keys = pool.row_keys() if config.duplicates_of == "pair" else pool.prompt_keys()
-        groups = pool.sources if config.duplicates_across == "each_source" else np.zeros_like(pool.sources)
-        places, like = exact_duplicates(keys, pool.is_kept, groups, config.duplicate_kept == "last")
-        found = Found(
-            "exact_duplicate",
-            places,
-            like,
-            np.ones(len(places), np.float32),
-            config.exact_duplicates == "drop",
+@dataclass(frozen=True)
+class Looks:
+    """The looks that rules ask for."""
+
+    rules: QualityRules
+    maker: PoolMaker
+    sets: EvaluationSets | None
+
+    def __call__(self, pool: PoolReader) -> Iterator[Found]:
+        """Find rows, and leave those out of ``pool`` that are to go."""
+        looks = [(self.sets is not None, self._contaminated)]
+        looks += [(self.rules.exact_duplicates != "keep", self._exact)]
+        looks += [(self.rules.near_duplicates != "keep", self._near)]
+        for is_asked, look in looks:
+            if is_asked:
+                found = look(pool)
+                if found.is_dropped:
+                    pool.leave_out(found.places)
+                yield found
+
+    def _groups(self, pool: PoolReader) -> np.ndarray:
+        return pool.sources if self.rules.duplicates_across == "each_source" else np.zeros_like(pool.sources)
+
+    def _contaminated(self, pool: PoolReader) -> Found:
+        assert self.sets is not None
+        places, like, shares = [], [], []
+        for place, share, instances in pool.overlaps():
+            self.sets.count(instances)
+            places.append(place)
+            like.append(instances[0])
+            shares.append(share)
+        return Found(
+            "contaminated",
+            np.array(places, dtype=np.int64),
+            np.array(like, dtype=np.int64),
+            np.array(shares, dtype=np.float32),
+            self.rules.contaminated == "drop",
         )
-        if found.is_dropped:
-            pool.leave_out(places)
-        yield found
+
+    def _exact(self, pool: PoolReader) -> Found:
+        keys = pool.row_keys() if self.rules.duplicates_of == "pair" else pool.prompt_keys()
+        places, like = exact_duplicates(
+            keys, pool.is_kept, self._groups(pool), self.rules.duplicate_kept == "last"
+        )
+        same = np.ones(len(places), dtype=np.float32)
+        return Found("exact_duplicate", places, like, same, self.rules.exact_duplicates == "drop")
+
+    def _near(self, pool: PoolReader) -> Found:
+        assert self.maker.examiner is not None
+        sketcher = self.maker.examiner.sketcher
+        assert sketcher is not None
+
+        @lru_cache(PAIRS_HELD)
+        def pair(place: int) -> PreferencePair:
+            return pair_at(self.maker, pool, place)
+
+        order = np.flatnonzero(pool.is_kept)
+        order = order[::-1] if self.rules.duplicate_kept == "last" else order
+        places, like, similarity = near_duplicates(
+            lambda number: pool.band(number)[order],
+            bands_for(self.rules.near_similarity)[0],
+            order,
+            lambda left, right: sketcher.likeness(pair(left), pair(right)),
+            self.rules.near_similarity,
+            self._groups(pool)[order],
+        )
+        return Found("near_duplicate", places, like, similarity, self.rules.near_duplicates == "drop")
+
+
+def pair_at(maker: PoolMaker, pool: PoolReader, place: int) -> PreferencePair:
+    """Read a kept row of the pool as it was converted."""
+    source, row = int(pool.sources[place]), int(pool.rows[place])
+    return maker.pair(source, maker.stores[source][row])[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +130,11 @@ class Accounts:
     tallies: list[SourceTally]
     times: list[np.ndarray]  # per source, how often each of its rows in the pool was selected, int [n]
     maker: PoolMaker
+    sets: EvaluationSets | None
 
     def tell(self, found: Found, pool: PoolReader) -> None:
         """Count found rows in their sources' tallies and show the first of each."""
-        truncated = pool.truncated() if found.is_dropped else None
+        marks = pool.marks() if found.is_dropped else None
         for source, tally in enumerate(self.tallies):
             start, end = np.searchsorted(pool.sources, [source, source + 1])
             here = slice(*np.searchsorted(found.places, [start, end]))
@@ -69,24 +142,39 @@ class Accounts:
             if not len(places):
                 continue
             rows, times = pool.rows[places], self.times[source][places - start]
-            tally.find(found.reason, rows, times, None if truncated is None else truncated[places])
+            tally.find(found.reason, rows, times, marks and (marks[0][places], marks[1][places]))
             for place, like, similarity in zip(
                 places[:MAX_OFFENDERS].tolist(),
                 found.like[here][:MAX_OFFENDERS].tolist(),
                 found.similarity[here].tolist(),
                 strict=False,
             ):
+                name, row, text = self._other(found.reason, like, pool)
                 tally.findings.append(
                     Finding(
                         reason=found.reason,
                         row=int(pool.rows[place]),
-                        like=self.sources[int(pool.sources[like])].label,
-                        like_row=int(pool.rows[like]),
+                        like=name,
+                        like_row=row,
                         similarity=round(similarity, 3),
-                        text=self._text(source, int(pool.rows[place])),
+                        text=_short(readable_prompt(pair_at(self.maker, pool, place))),
+                        like_text=text,
                         is_dropped=found.is_dropped,
                     )
                 )
+
+    def _other(self, reason: DropReason, like: int, pool: PoolReader) -> tuple[str, int, str]:
+        """Set, row number and text of what a row is like."""
+        if reason == "contaminated":
+            assert self.sets is not None
+            name, row, text = self.sets.instance(like)
+            return name, row, _short(text)
+        text = readable_prompt(pair_at(self.maker, pool, like))
+        return self.sources[int(pool.sources[like])].label, int(pool.rows[like]), _short(text)
+
+    def overlaps(self) -> tuple[EvaluationOverlap, ...]:
+        """Say what was counted of each evaluation set."""
+        return self.sets.overlaps() if self.sets else ()
 
     def compare_lengths(self, pool: PoolReader) -> None:
         """Count in the tallies how often the longer answer of a kept row is the chosen one."""
@@ -95,7 +183,7 @@ class Accounts:
             kept = pool.is_kept[start:end]
             tally.compare_lengths(pool.lengths_N2[start:end][kept], self.times[source][kept])
 
-    def _text(self, source: int, row: int) -> str:
-        pair = self.maker.pair(source, self.maker.stores[source][row])[1]
-        text = " ".join(readable_prompt(pair).split())
-        return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 3] + "..."
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 3] + "..."

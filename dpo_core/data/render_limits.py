@@ -48,7 +48,7 @@ class Refused:
 
     @classmethod
     def by(cls, error: Exception) -> "Refused":
-        """What a template raised: by ``raise_exception`` its own sentence, else an error of its code."""
+        """Return what a template raised: by ``raise_exception`` its own sentence, else an error of its code."""
         words = " ".join(str(error).split()) or "no reason given"
         own = type(error).__name__ == "TemplateError"
         return cls((words if own else f"{type(error).__name__}: {words}")[:MAX_SENTENCE_CHARACTERS])

@@ -70,7 +70,7 @@ def _joined(turns: list[dict]) -> dict | None:
 
 
 def with_system(system: list[dict], conversation: list[dict]) -> list[dict]:
-    """``conversation`` behind the system turn beside it. Raises ``RowDropped`` if it has another one of its own."""
+    """Return ``conversation`` behind the system turn beside it. Raises ``RowDropped`` if it has another one of its own."""
     if not system:
         return conversation
     if not (own := leading_system(conversation)):

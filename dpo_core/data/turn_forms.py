@@ -17,7 +17,7 @@ def unread(template: str, *fields: str) -> tuple[str, ...]:
 
 
 def calls_as_text(turn: dict, field: str) -> dict:
-    """``tool_calls`` or ``function_calls`` behind the content, for a template that knows none."""
+    """Write ``tool_calls`` or ``function_calls`` behind the content, for a template that knows none."""
     calls = turn[field]
     if field == "tool_calls":
         texts = [json.dumps(call["function"], ensure_ascii=False) for call in calls]

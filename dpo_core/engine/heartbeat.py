@@ -46,7 +46,7 @@ class Heartbeat(threading.Thread):
         self._ended.set()
 
     def run(self) -> None:
-        """Poll until ``stop``, or until the program's main thread is over."""
+        """Run until ``stop``, or until the program's main thread is over."""
         beats = 0
         while not self._ended.wait(BEAT_SECONDS) and threading.main_thread().is_alive():
             if self._store is None:

@@ -26,7 +26,7 @@ class PairLogps:
         return PairLogps(*(getattr(self, name)[places] for name in self.__slots__))
 
     def per_token(self) -> "PairLogps":
-        """The same with means per token in place of sums (token counts become one)."""
+        """Return the same with means per token in place of sums (token counts become one)."""
         one = torch.ones_like(self.chosen_tokens_B)
         return PairLogps(
             self.chosen_B / self.chosen_tokens_B,

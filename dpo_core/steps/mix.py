@@ -25,7 +25,8 @@ from dpo_core.contract.row_warnings import all_of
 from dpo_core.contract.store import canonical_json, hash_files, new_directory, write_json
 from dpo_core.data.chat_template import load_tokenizer, template_sha256
 from dpo_core.data.end_mark import end_mark_warning
-from dpo_core.data.ledger import SourceTally, check_drops
+from dpo_core.data.evaluation_sets import EvaluationSets
+from dpo_core.data.ledger import SourceTally, check_drops, check_left
 from dpo_core.data.lengths import length_stats
 from dpo_core.data.mixing import select_rows, split_rows
 from dpo_core.data.pair_dataset import PairDataset
@@ -41,7 +42,7 @@ from dpo_core.data.pair_file import (
 from dpo_core.data.pairs import readable_prompt
 from dpo_core.data.pool import SECONDS_PER_CHUNK, PoolMaker, chunks_of, make_pool
 from dpo_core.data.pool_file import PoolReader, open_pool
-from dpo_core.data.quality import Accounts, look
+from dpo_core.data.quality import Accounts, Looks, examiner_for
 from dpo_core.data.sources import load_source
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.data.workers import one_after_the_other
@@ -75,18 +76,25 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     selections = [
         select_rows(source.amount, len(store)) for source, store in zip(job.sources, stores, strict=True)
     ]
-    maker = PoolMaker(tuple(stores), tuple(source.columns for source in job.sources), pair_tokenizer)
+    sets = EvaluationSets(job.evaluation_sets, job.quality, job.cache_dir) if job.evaluation_sets else None
+    maker = PoolMaker(
+        tuple(stores),
+        tuple(source.columns for source in job.sources),
+        pair_tokenizer,
+        examiner_for(job.quality, sets),
+    )
     with new_directory(job.out_dir / DATA_DIR) as aside:
         counts = [np.unique(rows, return_counts=True) for rows in selections]
         tallies = _fill_pool(job, aside, maker, counts, progress)
         ledgers = _write_ledger(job, tallies, selections)
         check_drops(ledgers, job.max_dropped_fraction, [store.columns for store in stores])
         with PoolReader(aside) as pool:
-            accounts = Accounts(job.sources, tallies, [times for _, times in counts], maker)
-            for found in look(job.quality, pool):
+            accounts = Accounts(job.sources, tallies, [times for _, times in counts], maker, sets)
+            for found in Looks(job.quality, maker, sets)(pool):
                 accounts.tell(found, pool)
             accounts.compare_lengths(pool)
             ledgers = _write_ledger(job, tallies, selections)
+            check_left(ledgers)
             kept = _kept_rows(pool, selections)
             train, held_out = (kept.pool[places] for places in _split(job, kept.prompt_keys))
             progress.begin("writing", total=len(train) + len(held_out), unit="pairs")
@@ -105,6 +113,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         chat_template_sha256=template_sha256(tokenizer),
         template_date=day.isoformat() if pair_tokenizer.renderer.clock else None,
         warnings=tuple(dict.fromkeys(said for ledger in ledgers for said in ledger.warnings)),
+        evaluation_sets=accounts.overlaps(),
     )
 
 

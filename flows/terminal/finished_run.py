@@ -22,7 +22,7 @@ from flows.settings.stage_config import StageConfig
 from tasks.checkpoint.files import checked_files
 from tasks.checkpoint.own_files import hash_named
 from tasks.checkpoint.source import PACKAGE_PREFIX, locate
-from tasks.data.sources import resolve_sources
+from tasks.data.sources import resolve_evaluation_sets, resolve_sources
 from tasks.handoff.schema import read_handoff
 from tasks.launch.run_job import reusable_result
 from tasks.run.environment import run_environment
@@ -57,8 +57,14 @@ def _is_all_here(config: StageConfig) -> bool:
         and all(
             source.startswith(PACKAGE_PREFIX) or Path(source).expanduser().is_dir() for source in checkpoints
         )
-        and all(Path(source.source).expanduser().exists() for source in config.data.sources)
+        and all(Path(name).expanduser().exists() for name in _sets(config))
     )
+
+
+def _sets(config: StageConfig) -> list[str]:
+    return [one.source for one in config.data.sources] + [
+        one.source for one in config.quality.evaluation_sets
+    ]
 
 
 def _is_of(folder: Path, config: StageConfig, code: dict[str, Any]) -> bool:
@@ -82,6 +88,8 @@ def _is_unchanged(config: StageConfig, record: RunRecord) -> bool:
         return False
     mixed, trained = _only(jobs, MixJob), _only(jobs, TrainJob)
     if resolve_sources(config.data.sources) != mixed.sources:
+        return False
+    if resolve_evaluation_sets(config.quality.evaluation_sets) != mixed.evaluation_sets:
         return False
     if not _is_still(config, trained.checkpoint, jobs):
         return False

@@ -8,7 +8,8 @@ from huggingface_hub import HfApi
 
 from dpo_core.contract.config import DataSource
 from dpo_core.contract.errors import DataError, from_os_error
-from dpo_core.contract.refs import ResolvedSource
+from dpo_core.contract.quality_config import EvaluationSet
+from dpo_core.contract.refs import ResolvedEvaluationSet, ResolvedSource
 from dpo_core.contract.store import fingerprint, hash_files, sha256_file
 from tasks.hub.commit import commit_of
 from tasks.hub.errors import from_hub_error
@@ -35,12 +36,27 @@ def resolve_source(source: DataSource) -> ResolvedSource:
     return _resolved(source, content=f"{source.source}@{commit}", hub_id=source.source, commit=commit)
 
 
-def check_sources(sources: tuple[DataSource, ...]) -> None:
+def resolve_evaluation_sets(sets: tuple[EvaluationSet, ...]) -> tuple[ResolvedEvaluationSet, ...]:
+    """Look sets up as ``resolve_sources`` does; a local file has only the split `train`, whatever is asked for."""
+    resolved = []
+    for one in sets:
+        path = Path(one.source).expanduser()
+        split = "train" if path.is_file() else one.split
+        source = resolve_source(
+            DataSource(source=one.source, split=split, revision=one.revision, subset=one.subset)
+        )
+        resolved.append(ResolvedEvaluationSet(**source.model_dump(), fields=one.fields))
+    return tuple(resolved)
+
+
+def check_sources(
+    sources: tuple[DataSource, ...] | tuple[EvaluationSet, ...], setting: str = "data.sources"
+) -> None:
     """Raise ``DataError`` for a source that cannot be meant: cheap, so that it comes before a checkpoint is fetched."""
     for source in sources:
         if not Path(source.source).expanduser().exists() and not is_hub_id(source.source):
             raise DataError(
-                f"data.sources: {source.source} does not exist (looked in {Path.cwd()}). Give an existing "
+                f"{setting}: {source.source} does not exist (looked in {Path.cwd()}). Give an existing "
                 "file or directory, or org/name for a Hub data set."
             )
 

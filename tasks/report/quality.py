@@ -8,8 +8,8 @@ ROWS_SHOWN = 60  # of found rows; the ledger holds the first of each source and 
 
 
 def quality_blocks(mixture: MixResult) -> list[Block]:
-    """Return length bias, and found rows where rows were looked for."""
-    return [*_length_bias(mixture), *_found_rows(mixture)]
+    """Return length bias, overlap with evaluation sets, and found rows where rows were looked for."""
+    return [*_length_bias(mixture), *_evaluation_sets(mixture), *_found_rows(mixture)]
 
 
 def share_text(ledgers: tuple[SourceLedger, ...]) -> str:
@@ -31,6 +31,32 @@ def _length_bias(mixture: MixResult) -> list[Block]:
     return blocks
 
 
+def _evaluation_sets(mixture: MixResult) -> list[Block]:
+    if not mixture.evaluation_sets:
+        return []
+    columns = (
+        Column("evaluation set"),
+        Column("instances", "number"),
+        Column("too short to match", "number"),
+        Column("met in a row", "number"),
+        Column("share", "number"),
+        Column("rows", "number"),
+    )
+    rows = tuple(
+        (
+            one.label,
+            f"{one.instances:,}",
+            f"{one.too_short:,}",
+            f"{one.overlapping:,}",
+            f"{one.overlapping / max(1, one.instances):.1%}",
+            f"{one.rows:,}",
+        )
+        for one in mixture.evaluation_sets
+    )
+    said = "Tulu 3 calls a training set contaminated from 2 % of a set's instances on."
+    return [Heading("Overlap with evaluation sets"), Table(columns, rows, said)]
+
+
 def _found_rows(mixture: MixResult) -> list[Block]:
     found = [(ledger, finding) for ledger in mixture.per_source for finding in ledger.findings]
     if not found:
@@ -44,6 +70,7 @@ def _found_rows(mixture: MixResult) -> list[Block]:
             f"{finding.similarity:.2f}",
             "dropped" if finding.is_dropped else "counted",
             finding.text,
+            finding.like_text,
         )
         for ledger, finding in found[:ROWS_SHOWN]
     )
@@ -63,6 +90,7 @@ def _found_rows(mixture: MixResult) -> list[Block]:
         Column("similarity", "number"),
         Column("and is"),
         Column("its prompt", "words"),
+        Column("the other's", "words"),
     )
     return [
         Heading("Rows found by checks of quality"),

@@ -24,10 +24,10 @@ from prefect.states import Cancelling
 from tasks.image.image_ref import USER_ID, ImageRef
 from tasks.image.trainer_image import CHECKOUT
 from tests.containers.postgres_image import build_postgres
-from tests.server.conftest import ENDED, free_port, tiny_values, wait_until
+from tests.server.conftest import ENDED, free_port, wait_until
 from tests.server.test_deployments import DEPLOYMENTS
 from tests.server.test_life_and_death import newest_checkpoint
-from tests.tiny_stage import write_inputs
+from tests.tiny_stage import tiny_values, write_inputs
 
 pytestmark = pytest.mark.integration
 AUTH = "ada:not-a-secret"

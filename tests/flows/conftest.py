@@ -12,7 +12,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from flows.settings.overrides import validated
 from flows.settings.stage_config import StageConfig
 from tasks.run.folder import RunRecord, read_runs
-from tests.tiny_stage import write_inputs
+from tests.tiny_stage import tiny_values, write_inputs
 from tests.warm.started import python_path
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -33,24 +33,7 @@ def client() -> Iterator[SyncPrefectClient]:
 
 def tiny_config(inputs: Path, store: Path, **sections: dict) -> StageConfig:
     """A run of 25 steps over the tiny inputs; keywords replace settings section by section."""
-    values: dict = {
-        "name": "tiny",
-        "checkpoint": {"source": str(inputs / "sft")},
-        "data": {
-            "sources": [{"source": str(inputs / "pairs.jsonl")}],
-            "held_out": "10",
-            "max_length_tokens": 256,
-            "num_workers": 1,
-        },
-        "optim": {"learning_rate": 1e-3},
-        "train": {"global_batch_pairs": 2},
-        "evaluation": {"num_prompts": 3, "max_new_tokens": 8},
-        "compute": {"threads_per_process": 1},
-        "store": {"root": str(store)},
-    }
-    for name, section in sections.items():
-        values[name] = {**values.get(name, {}), **section}
-    return validated(values, "tiny")
+    return validated(tiny_values(inputs, store, **sections), "tiny")
 
 
 def last_run(store: Path) -> tuple[Path, RunRecord]:

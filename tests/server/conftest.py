@@ -28,7 +28,7 @@ from tests.left_behind import folder_in_memory
 from tests.prefect_database import new_prefect_home
 from tests.server.browser import Page
 from tests.tiny_models import make_model
-from tests.tiny_stage import write_inputs
+from tests.tiny_stage import tiny_values, write_inputs
 from tests.warm.started import python_path
 
 ROOT = Path(__file__).parents[2]
@@ -220,26 +220,6 @@ def installation() -> Iterator[Installation]:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a 2-layer model in ``sft/`` and 60 pairs in ``pairs.jsonl``."""
     return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-def tiny_values(inputs: Path, store: Path, **sections: dict) -> dict:
-    """The parameters of a run over the tiny inputs."""
-    values: dict = {
-        "name": "tiny",
-        "checkpoint": {"source": str(inputs / "sft")},
-        "data": {
-            "sources": [{"source": str(inputs / "pairs.jsonl"), "amount": "1.0"}],
-            "held_out": "10",
-            "max_length_tokens": 256,
-            "num_workers": 1,
-        },
-        "optim": {"learning_rate": 1e-3},
-        "train": {"global_batch_pairs": 2},
-        "evaluation": {"num_prompts": 3, "max_new_tokens": 8},
-        "compute": {"threads_per_process": 1},
-        "store": {"root": str(store)},
-    }
-    return values | {name: {**values.get(name, {}), **section} for name, section in sections.items()}
 
 
 @pytest.fixture(scope="session")

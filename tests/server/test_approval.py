@@ -12,7 +12,8 @@ import pytest
 from tasks.gate.approval import Approval
 from tasks.handoff.schema import read_handoff
 from tests.server.browser import Page, browser
-from tests.server.conftest import Installation, log_in, tiny_values, wait_until, without_training
+from tests.server.conftest import Installation, log_in, wait_until, without_training
+from tests.tiny_stage import tiny_values
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 

@@ -24,7 +24,8 @@ from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE, environm
 from flows.serve.settings import POOL, PROJECT
 from flows.serve.up import wait_until_healthy
 from tests.server.browser import Page, browser
-from tests.server.conftest import Installation, log_in, tiny_values, wait_until, without_training
+from tests.server.conftest import Installation, log_in, wait_until, without_training
+from tests.tiny_stage import tiny_values
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 PLANTED, BLOCK, FLOW = "s3cret-of-a-block", "planted-for-a-page", "of-another-page"

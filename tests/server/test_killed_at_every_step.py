@@ -13,7 +13,8 @@ from flows.serve.background import Background
 from flows.serve.run_processes import processes_of_run
 from tasks.run.folder import read_runs
 from tests.flows.conftest import launches, step_processes
-from tests.server.conftest import Installation, tiny_values, wait_until
+from tests.server.conftest import Installation, wait_until
+from tests.tiny_stage import tiny_values
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 STEPS = ("fetch checkpoint", "mix data", "cache reference", "train", "evaluate", "hand off")

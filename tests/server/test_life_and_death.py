@@ -17,7 +17,8 @@ from flows.serve.run_processes import processes_of_run
 from flows.serve.server_objects import DEAD_RUNS, SECONDS_WITHOUT_HEARTBEAT, dead_runs, make_automation
 from flows.serve.settings import HEARTBEAT_SECONDS
 from tests.flows.conftest import launches, step_processes
-from tests.server.conftest import Installation, tiny_values, wait_until, without_training
+from tests.server.conftest import Installation, wait_until, without_training
+from tests.tiny_stage import tiny_values
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 STEPS_BEFORE = ("mix", "reference")

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from tests.server.conftest import Installation, installed, tiny_values, wait_until
+from tests.server.conftest import Installation, installed, wait_until
 from tests.server.postgres import Cluster, cluster
 from tests.server.test_deployments import DEPLOYMENTS
+from tests.tiny_stage import tiny_values
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 PASSWORD = "planted-5up3r-s3cret"

@@ -8,7 +8,8 @@ import pytest
 from prefect.blocks.system import Secret
 
 from tests.hub_server import serve
-from tests.server.conftest import Installation, tiny_values, without_training
+from tests.server.conftest import Installation, without_training
+from tests.tiny_stage import tiny_values
 
 pytestmark = pytest.mark.integration
 TOKEN, BLOCK = "hf_planted_9f8e7d6c5b4a", "planted-hub-token"

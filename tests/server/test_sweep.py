@@ -8,7 +8,8 @@ import pytest
 
 from tasks.sweep.outcomes import SweepOutcome
 from tests.flows.conftest import launches
-from tests.server.conftest import Installation, tiny_values
+from tests.server.conftest import Installation
+from tests.tiny_stage import tiny_values
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 

@@ -1,6 +1,7 @@
 """ZeRO-1, 2, 3 and FSDP2, with offload, each as two real processes over gloo: one process's run from shared-out parts.
 
-Two plain processes are killed here as well; what they compute is in ``test_two_processes``.
+Two plain processes are killed here as well, and share a reference pass and an evaluation; their training is in
+``test_two_processes``.
 """
 
 import json
@@ -297,9 +298,9 @@ def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path, monke
         assert torch.equal(parameter, trained[key][: len(parameter)]), key
 
 
-@pytest.mark.parametrize("name", SPLITTING)
+@pytest.mark.parametrize("name", ["plain", *SPLITTING])
 def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_path, name):
-    sharding = BACK_ENDS[name]
+    sharding = SHARDINGS[name]
     job = reference_job(
         tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8, sharding=sharding
     )
@@ -317,6 +318,7 @@ def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_pat
     alone = run_here(job.at(tmp_path / "alone"))
     shared = run_ranks(job.model_copy(update={"sharding": sharding}))
     assert shared.answers == alone.answers
+    assert len(shared.answers) == 5
     assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
     assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
     assert shared.after["kl/per_token"] > 0.1

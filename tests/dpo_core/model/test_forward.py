@@ -21,18 +21,9 @@ from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.model import forward, logprobs
 from dpo_core.model.forward import PairScorer, pair_logps
+from tests.tiny_architectures import SIZES
 from tests.tiny_pairs import make_pair
 
-SIZES = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-}
 FAMILIES = {
     "llama": LlamaConfig(**SIZES),
     "qwen2": Qwen2Config(**SIZES),

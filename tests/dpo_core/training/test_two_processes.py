@@ -1,18 +1,15 @@
-"""Two processes over gloo, started as the launcher starts them, against one: the same values from half the work each."""
+"""Two processes over gloo, started as the launcher starts them, against one: the same values from half the work each.
 
-from pathlib import Path
+Their reference pass and evaluation: ``engine/test_sharded.py``, beside those of back ends that split the weights.
+"""
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from dpo_core.contract.results import read_error
-from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.data.reference_cache import read_aligned
 from tests.step_process import PATIENCE_SECONDS, metrics_of, run_ranks, start_ranks
-from tests.tiny_models import make_model
-from tests.tiny_stage import checkpoint_ref, reference_job, run_here
+from tests.tiny_stage import run_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 
@@ -42,27 +39,6 @@ def test_training_gives_the_weights_of_one_process(stage, tmp_path):
         "step-00000010",
         "step-00000015",
     ]
-
-
-def test_the_reference_pass_and_the_evaluation_are_shared(stage, tmp_path):
-    two = run_ranks(reference_job(tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8))
-    assert (two.rows, two.rows_computed) == (40, 40)
-    for split in ("train", "held_out"):
-        keys = PairDataset.open(stage.data.path, split).row_keys
-        ours, theirs = (
-            read_aligned(Path(result.reference.path), split, keys) for result in (two, stage.reference)
-        )
-        np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5)
-        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
-    other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
-    job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
-    alone = run_here(job.at(tmp_path / "alone"))
-    shared = run_ranks(job)
-    assert shared.answers == alone.answers
-    assert len(shared.answers) == 5
-    assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
-    assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
-    assert shared.after["kl/per_token"] > 0.1
 
 
 def test_ranks_that_find_different_layouts_say_so_and_do_not_wait_for_each_other(stage, tmp_path):

@@ -4,7 +4,8 @@ import pytest
 
 from dpo_core.contract.config import DataSource
 from dpo_core.contract.errors import ConfigError, DataError, RemoteError
-from tasks.data.sources import is_hub_id, resolve_source
+from dpo_core.contract.quality_config import EvaluationSet
+from tasks.data.sources import check_sources, is_hub_id, resolve_evaluation_sets, resolve_source
 
 
 def test_a_file_is_pinned_by_its_bytes_wherever_it_lies(tmp_path):
@@ -73,3 +74,17 @@ def test_hub_ids():
     assert is_hub_id("allenai/llama-3.1-tulu-3-8b-preference-mixture")
     assert not is_hub_id("org/file.parquet")
     assert not is_hub_id("single-name")
+
+
+def test_a_local_evaluation_set_is_read_whole_whatever_its_split(tmp_path):
+    (tmp_path / "eval.jsonl").write_text('{"question": "Why?"}\n')
+    (one,) = resolve_evaluation_sets(
+        (EvaluationSet(source=str(tmp_path / "eval.jsonl"), fields=("question",)),)
+    )
+    assert (one.split, one.fields, one.path) == ("train", ("question",), tmp_path / "eval.jsonl")
+    assert len(one.content) == 64
+
+
+def test_an_evaluation_set_that_cannot_be_meant_is_refused_by_its_setting():
+    with pytest.raises(DataError, match=r"quality\.evaluation_sets: eval\.jsonl does not exist"):
+        check_sources((EvaluationSet(source="eval.jsonl"),), "quality.evaluation_sets")

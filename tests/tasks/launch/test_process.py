@@ -7,6 +7,8 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -129,48 +131,34 @@ def test_what_a_finished_step_leaves_running_is_stopped(tmp_path):
     assert wait_until_dead(int(lines[0]))
 
 
+def is_stopped_as_soon_as_it_is_up(folder: Path, context: Context, on_line: Callable[[str], None]) -> bool:
+    """Run a step that would sleep; it says when it is up."""
+    sleeping = python_command(
+        folder,
+        """
+        import os, time
+        open("pid", "w").write(str(os.getpid()))
+        print("up", flush=True)
+        time.sleep(600)""",
+    )
+    with pytest.raises((KeyboardInterrupt, Stopped)) as stopped:
+        ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run(
+            (sleeping,), context, on_line, no_preparation
+        )
+    assert isinstance(stopped.value, Stopped) == (context.stop is not None)
+    return wait_until_dead(int((folder / "pid").read_text()))
+
+
 def test_cancelling_the_wait_stops_the_step(tmp_path):
     def cancel(line: str) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run(
-            (
-                python_command(
-                    tmp_path,
-                    """
-            import os, time
-            open("pid", "w").write(str(os.getpid()))
-            print("up", flush=True)
-            time.sleep(600)""",
-                ),
-            ),
-            Context(),
-            cancel,
-            no_preparation,
-        )
-    assert wait_until_dead(int((tmp_path / "pid").read_text()))
+    assert is_stopped_as_soon_as_it_is_up(tmp_path, Context(), cancel)
 
 
 def test_a_step_in_a_thread_is_stopped_by_its_event(tmp_path):
     stop = threading.Event()
-    with pytest.raises(Stopped):
-        ProcessLauncher(ComputeConfig(stop_grace_seconds=1)).run(
-            (
-                python_command(
-                    tmp_path,
-                    """
-            import os, time
-            open("pid", "w").write(str(os.getpid()))
-            print("up", flush=True)
-            time.sleep(600)""",
-                ),
-            ),
-            Context(stop=stop),
-            lambda line: stop.set(),
-            no_preparation,
-        )
-    assert wait_until_dead(int((tmp_path / "pid").read_text()))
+    assert is_stopped_as_soon_as_it_is_up(tmp_path, Context(stop=stop), lambda line: stop.set())
 
 
 def test_killing_the_orchestrator_kills_the_step(tmp_path):

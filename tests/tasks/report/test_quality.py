@@ -1,6 +1,6 @@
 """The report's words on length bias and on rows that checks of quality found."""
 
-from dpo_core.contract.data_jobs import Finding, MixResult
+from dpo_core.contract.data_jobs import EvaluationOverlap, Finding, MixResult
 from dpo_core.contract.refs import DatasetRef
 from tasks.report.blocks import Table, Text
 from tasks.report.quality import quality_blocks, share_text
@@ -43,6 +43,7 @@ def test_found_rows_are_shown_beside_what_they_are_like():
         like_row=3,
         similarity=1.0,
         text="Why?",
+        like_text="Why!",
         is_dropped=True,
     )
     found = ledger("a").model_copy(
@@ -50,5 +51,11 @@ def test_found_rows_are_shown_beside_what_they_are_like():
     )
     table = quality_blocks(mixture(found))[-1]
     assert isinstance(table, Table)
-    assert table.rows == (("a", "7", "exact duplicate", "other row 3", "1.00", "dropped", "Why?"),)
+    assert table.rows == (("a", "7", "exact duplicate", "other row 3", "1.00", "dropped", "Why?", "Why!"),)
     assert table.caption == "1 of 42 rows."
+
+
+def test_each_evaluation_set_has_its_share():
+    overlap = EvaluationOverlap(label="gsm8k", instances=1000, too_short=3, overlapping=25, rows=31)
+    mixed = mixture(ledger("a")).model_copy(update={"evaluation_sets": (overlap,)})
+    assert quality_blocks(mixed)[1].rows == (("gsm8k", "1,000", "3", "25", "2.5%", "31"),)

@@ -1,0 +1,145 @@
+"""Near duplicates: rows whose prompts, chosen and rejected answers are each nearly the same words.
+
+Rows are like each other by the share of their runs of words that both have (Jaccard), the least share of the three
+parts: a long prompt with other answers is no duplicate. MinHash with bands (Broder 1997) finds the rows that are worth
+comparing, and those are compared in full, so every row found is one. Of two rows just at the bound a comparison is made
+with a chance of 99.5 % or more, of closer ones nearly always.
+
+MinHash itself is the ten lines of ``minhash``. A library for them would be the larger part: datasketch brings scipy (100 MB
+in every image), and hashes that change with a library's version would change which rows are found.
+
+Rows are gone through in order and each is compared with those that stay, so the result depends on nothing but the rows.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dpo_core.data.pairs import PreferencePair
+from dpo_core.data.words import FACTOR, WordHashes, jaccard
+
+NUM_HASHES, SEED = 128, 1
+FEWEST_FOUND = 0.995  # of pairs whose similarity is just the bound
+MAX_COMPARED = 64  # rows that stay and that one row is compared with; in practice it is one or two
+VALUES_AT_ONCE = 512  # half a MB of products
+_PERMUTATIONS = np.random.RandomState(SEED).randint(0, 1 << 63, (2, NUM_HASHES)).astype(np.uint64)
+_FACTORS, _TERMS = _PERMUTATIONS[0] * np.uint64(2) + np.uint64(1), _PERMUTATIONS[1]
+_PARTS = tuple(
+    np.uint64(int.from_bytes(hashlib.blake2b(bytes([i]), digest_size=8).digest(), "little")) for i in range(3)
+)
+
+
+def bands_for(similarity: float) -> tuple[int, int]:
+    """Choose the bands and the hashes in each: the most selective that find ``FEWEST_FOUND`` of the pairs at the bound."""
+    for rows in range(NUM_HASHES, 1, -1):
+        bands = NUM_HASHES // rows
+        if 1 - (1 - similarity**rows) ** bands >= FEWEST_FOUND:
+            return bands, rows
+    return NUM_HASHES, 1
+
+
+@dataclass(frozen=True)
+class Sketcher:
+    """Rows -> their words in runs of ``n``, and short sketches of those."""
+
+    n: int
+    similarity: float
+    prompt_alone: bool
+    _hashes: WordHashes = field(default_factory=WordHashes)
+
+    def parts(self, pair: PreferencePair) -> tuple[np.ndarray, ...]:
+        """Return the runs of words of prompt, chosen and rejected answer, each ascending uint64."""
+        prompt = "\n".join(map(_said, pair.prompt))
+        texts = [prompt] if self.prompt_alone else [prompt, _said(pair.chosen[-1]), _said(pair.rejected[-1])]
+        return tuple(self._hashes.shingles(text, self.n) for text in texts)
+
+    def likeness(self, left: PreferencePair, right: PreferencePair) -> float:
+        """Compare the parts that are least alike, 0 to 1."""
+        return min(map(jaccard, self.parts(left), self.parts(right)))
+
+    def bands(self, pairs: Sequence[PreferencePair]) -> np.ndarray:
+        """Make a hash per band and row, uint64 [rows, bands]: rows that share one are worth comparing."""
+        num_bands, rows = bands_for(self.similarity)
+        hashes = np.stack([self._signature(pair) for pair in pairs]) if pairs else np.zeros((0, NUM_HASHES))
+        hashes = hashes[:, : num_bands * rows].astype(np.uint64)
+        by_band = np.zeros((len(pairs), num_bands), dtype=np.uint64)
+        for i in range(rows):
+            by_band = by_band * FACTOR + hashes[:, i::rows]
+        return by_band
+
+    def _signature(self, pair: PreferencePair) -> np.ndarray:
+        tagged = [part ^ tag for part, tag in zip(self.parts(pair), _PARTS, strict=False)]
+        return minhash(np.concatenate(tagged))
+
+
+def minhash(values: np.ndarray) -> np.ndarray:
+    """Take the least of each of ``NUM_HASHES`` permutations of hashes, uint64 [k] -> uint64 [NUM_HASHES].
+
+    Two sets share a place of it with the chance of their Jaccard similarity. A permutation is a h + b mod 2^64, a odd.
+    """
+    least = np.full(NUM_HASHES, np.iinfo(np.uint64).max)
+    for first in range(0, len(values), VALUES_AT_ONCE):
+        some = values[first : first + VALUES_AT_ONCE, None]
+        np.minimum(least, (some * _FACTORS + _TERMS).min(axis=0), out=least)
+    return least
+
+
+def _said(turn: dict) -> str:
+    calls = turn.get("tool_calls")
+    return turn["content"] + (json.dumps(calls, sort_keys=True, ensure_ascii=False) if calls else "")
+
+
+def near_duplicates(
+    bands: Callable[[int], np.ndarray],
+    num_bands: int,
+    order: np.ndarray,
+    likeness: Callable[[int, int], float],
+    similarity: float,
+    groups: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find places that are at least ``similarity`` alike to an earlier one in ``order`` that stays.
+
+    Returns the places ascending and the ones that they are like, int64 [n], and how alike they are, float32 [n].
+
+    ``bands(i)``: band i of the places in ``order``, uint64 [len(order)]; ``groups``: int [len(order)], places of different
+    groups are not compared.
+    """
+    shared = _shared_buckets(bands, num_bands, groups)
+    stays: dict[int, list[int]] = {}  # bucket -> places in it that stay
+    found: list[tuple[int, int, float]] = []
+    for position in np.flatnonzero((shared >= 0).any(axis=0)).tolist():
+        place, buckets = int(order[position]), [b for b in shared[:, position].tolist() if b >= 0]
+        earlier = {other: None for bucket in buckets for other in stays.get(bucket, ())}
+        for other in list(earlier)[:MAX_COMPARED]:
+            if (alike := likeness(place, other)) >= similarity:
+                found.append((place, other, alike))
+                break
+        else:
+            for bucket in buckets:
+                stays.setdefault(bucket, []).append(place)
+    found.sort()
+    places, like, alike_by = zip(*found, strict=True) if found else ((), (), ())
+    return (
+        np.array(places, dtype=np.int64),
+        np.array(like, dtype=np.int64),
+        np.array(alike_by, dtype=np.float32),
+    )
+
+
+def _shared_buckets(bands: Callable[[int], np.ndarray], num_bands: int, groups: np.ndarray) -> np.ndarray:
+    """Number of each band's and position's bucket where several share it, else -1, int32 [bands, positions]."""
+    shared = np.full((num_bands, len(groups)), -1, dtype=np.int32)
+    next_bucket = 0
+    for i in range(num_bands):
+        values = bands(i)
+        order = np.lexsort((values, groups))
+        begins = np.ones(len(order), dtype=bool)
+        begins[1:] = (values[order[1:]] != values[order[:-1]]) | (groups[order[1:]] != groups[order[:-1]])
+        bucket = np.cumsum(begins) - 1
+        several = np.bincount(bucket, minlength=1)[bucket] > 1 if len(bucket) else np.zeros(0, dtype=bool)
+        shared[i, order[several]] = next_bucket + bucket[several]
+        next_bucket += int(bucket[-1]) + 1 if len(bucket) else 0
+    return shared
