@@ -236,7 +236,7 @@ def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
 
 def show_plan(plan: Plan, console: Console) -> None:
     """Print the plan."""
-    show_table(console, ("step", "what"), plan.steps, f"Plan of {plan.name}: nothing is started")
+    show_table(console, ("task", "what"), plan.steps, f"Plan of {plan.name}: nothing is started")
     show_table(
         console,
         ("source", "amount", "rows", "tokens (about)"),
