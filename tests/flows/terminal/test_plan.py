@@ -17,7 +17,7 @@ from dpo_core.contract.config import CheckpointConfig, DataSource
 from dpo_core.contract.errors import ConfigError, PairlineError
 from flows.settings.overrides import read_recipe, validated
 from flows.settings.stage_config import StageConfig
-from flows.terminal import plan as planning
+from flows.terminal import source_size as sizes
 from flows.terminal.cli import app
 from flows.terminal.memory import bytes_per_trained
 from flows.terminal.model_size import model_size
@@ -192,9 +192,9 @@ def test_a_model_of_an_impossible_size_has_none(tmp_path):
     ],
 )
 def test_rows_that_cannot_be_counted_within_limits_are_not_known(tmp_path, monkeypatch, name, make):
-    monkeypatch.setattr(planning, "BIGGEST_FILE_READ_BYTES", 2_000_000)
+    monkeypatch.setattr(sizes, "BIGGEST_FILE_READ_BYTES", 2_000_000)
     make(tmp_path / name)
-    size = planning.source_size(DataSource(source=str(tmp_path / name), amount="1.0"))
+    size = sizes.source_size(DataSource(source=str(tmp_path / name), amount="1.0"))
     assert (size.rows, size.tokens) == (None, None)
 
 
