@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dpo_core.contract.amount import num_held_out
+from dpo_core.contract.chat_templates import named_in_plan
 from dpo_core.contract.jobs import BatchPlan
 from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.row_warnings import all_of, amount_warning, truncation_warning
@@ -102,7 +103,8 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         (
             "mix data",
             f"{counted(len(config.data.sources), 'source')}, {config.data.held_out} held out, at most "
-            f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones",
+            f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones"
+            + named_in_plan(config.checkpoint.chat_template),
         ),
         ("cache reference", reference),
         (

@@ -17,6 +17,7 @@ from dpo_core.contract.config import CheckpointConfig, DataSource
 from dpo_core.contract.errors import ConfigError, PairlineError
 from flows.settings.overrides import read_recipe, validated
 from flows.settings.stage_config import StageConfig
+from flows.terminal import plan as module
 from flows.terminal import source_size as sizes
 from flows.terminal.cli import app
 from flows.terminal.memory import bytes_per_trained
@@ -330,3 +331,26 @@ def test_a_plan_of_ordinary_rows_warns_of_nothing(tmp_path):
         checkpoint={"source": str(model)}, data={"sources": [{"source": str(tmp_path / "rows.jsonl")}]}
     )
     assert plan_stage(validated(config, "recipe")).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("compute", "expected"),
+    [
+        ({}, "Asked to stop, training is killed after 114 s (a step and two checkpoints)"),
+        (
+            {"stop_grace_seconds": 7},
+            "Asked to stop, training is killed after 7 s (compute.stop_grace_seconds)",
+        ),
+    ],
+)
+def test_a_checkpoint_s_time_follows_from_the_disk_s_speed(tmp_path, monkeypatch, compute, expected):
+    """7B: 84 GB, 42 s at 2 GB/s; the store's folder is not there yet."""
+    measured = []
+    monkeypatch.setattr(module, "write_bytes_per_second", lambda folder: measured.append(folder) or 2e9)
+    config = validated(values(compute=compute, store={"root": str(tmp_path / "not" / "there")}), "recipe")
+    console = Console(record=True, width=200)
+    module.show_plan(plan_stage(config), console)
+    text = console.export_text()
+    assert "A checkpoint: 84.0 GB, written behind the training in 0.7 min by the 2.0 GB/s" in text
+    assert expected in text
+    assert measured == [tmp_path]
