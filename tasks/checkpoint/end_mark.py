@@ -14,6 +14,8 @@ def end_mark_warning(folder: Path, chosen: str | None) -> str | None:
 
     The tokens that open a turn are no end mark; they stand where the template opens the assistant's.
     """
+    if chosen and "{" not in chosen:  # a name or a file: the mixture's ledger will say
+        return None
     try:
         texts = template_texts(folder, chosen)
         special = set(_special_tokens(read_json_file(folder / "tokenizer_config.json")))

@@ -43,6 +43,7 @@ def test_a_template_without_any_end_mark_is_told_from_its_text(tmp_path):
     own(tmp_path, CHATML.replace("<|im_end|>", ""))
     assert "no special token" in (end_mark_warning(tmp_path, None) or "")
     assert end_mark_warning(tmp_path, "{{ eos_token }}") is None
+    assert end_mark_warning(tmp_path, "tulu") is None
     own(tmp_path, CHATML)
     assert end_mark_warning(tmp_path, None) is None
     assert end_mark_warning(tmp_path / "none", None) is None
