@@ -4,6 +4,7 @@ The UI form, the CLI's ``--set``, the recipes and the jobs derive from these mod
 once. Torch-free. Defaults run on a laptop and publish nothing.
 """
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -84,7 +85,8 @@ class DataSource(Section):
     columns: dict[str, str] = Field(
         {},
         description="Our column -> the set's column, e.g. {chosen: winner}. Ours are "
-        "prompt, chosen, rejected, conversations, tools, constraints, chat_template_kwargs.",
+        "prompt, chosen, rejected, conversations, tools, constraints, chat_template_kwargs; weight and margin are "
+        "numbers of a pair that are used where they are named here (docs/losses.md).",
     )
     chat_template_kwargs: TemplateArguments = Field(
         {},
@@ -107,6 +109,11 @@ class DataConfig(Section):
     )
     when_too_long: Literal["truncate", "drop"] = Field(
         "truncate", description="Cut on the right, like the Tulu workflow, or drop the row."
+    )
+    template_date: date | None = Field(
+        None,
+        description="The day, e.g. 2026-01-31, for a chat template that writes today's date (`strftime_now`: Llama 3.2, "
+        "SmolLM3, Granite). Empty: the day on which the run mixes its data, so a run of another day trains other tokens.",
     )
     train_on: Literal["last_turn", "all_turns"] = Field(
         "last_turn", description="Assistant turns that carry the loss."

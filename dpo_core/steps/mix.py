@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ import pyarrow as pa
 from dpo_core.contract.amount import num_held_out
 from dpo_core.contract.data_jobs import MixJob, MixResult, SourceLedger
 from dpo_core.contract.errors import CheckpointError, DataError
+from dpo_core.contract.metric_names import source_names
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import DatasetRef
-from dpo_core.contract.store import canonical_json, hash_files, new_directory, write_json
+from dpo_core.contract.row_warnings import all_of
+from dpo_core.contract.store import canonical_json, fingerprint, hash_files, new_directory, write_json
 from dpo_core.data.chat_template import template_sha256
+from dpo_core.data.end_mark import end_mark_warning
 from dpo_core.data.evaluation_sets import EvaluationSets
 from dpo_core.data.known_tokens import rows_fewer_than_tokens
 from dpo_core.data.ledger import SourceTally, check_drops, check_left
@@ -34,9 +38,11 @@ from dpo_core.data.pair_file import (
     ROWS_FILE,
     ROWS_PER_BATCH,
     ROWS_SCHEMA,
+    SOURCES_FILE,
     list_array,
     pairs_batch,
 )
+from dpo_core.data.pair_numbers import NO_WEIGHT
 from dpo_core.data.pairs import readable_prompt
 from dpo_core.data.pool import SECONDS_PER_CHUNK, PoolMaker, chunks_of, make_pool
 from dpo_core.data.pool_file import PoolReader, open_pool
@@ -66,6 +72,8 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template, add_bos=job.add_bos)
     num_rows = rows_fewer_than_tokens(tokenizer, job.tokenizer_path)
     rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on, num_rows)
+    day = date.fromisoformat(job.template_date) if job.template_date else date.today()
+    pair_tokenizer = PairTokenizer(tokenizer, rules, day)
     progress.begin("reading", total=len(job.sources), unit="sources")
     stores = []
     for source in job.sources:
@@ -78,7 +86,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     maker = PoolMaker(
         tuple(stores),
         tuple(source.columns for source in job.sources),
-        PairTokenizer(tokenizer, rules),
+        pair_tokenizer,
         examiner_for(job.quality, sets),
         template_kwargs=tuple(source.chat_template_kwargs for source in job.sources),
     )
@@ -100,6 +108,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
             _gather(pool, train, aside / "train", progress)
             _gather(pool, held_out, aside / "held_out", progress)
             _write_prompts(maker, pool, held_out, aside / "held_out")
+            write_json(aside / SOURCES_FILE, _source_names(job))
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
         content, lengths, files = _content(splits), length_stats(splits), hash_files(aside)
     return MixResult(
@@ -110,6 +119,8 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         per_source=tuple(ledgers),
         lengths=lengths,
         chat_template_sha256=template_sha256(tokenizer),
+        template_date=day.isoformat() if pair_tokenizer.renderer.clock else None,
+        warnings=tuple(dict.fromkeys(said for ledger in ledgers for said in ledger.warnings)),
         evaluation_sets=accounts.overlaps(),
     )
 
@@ -133,8 +144,10 @@ def _fill_pool(
 
     ``counts``: per source the distinct row numbers, ascending, and how often each was selected, int64 [n] both.
     """
+    notes = tuple(all_of(end_mark_warning(maker.pair_tokenizer)))
     tallies = [
-        SourceTally(source, len(store)) for source, store in zip(job.sources, maker.stores, strict=True)
+        SourceTally(source, len(store), notes)
+        for source, store in zip(job.sources, maker.stores, strict=True)
     ]
     num_rows = sum(len(rows) for rows, _ in counts)
     progress.begin("tokenising", total=num_rows, unit="rows")
@@ -175,7 +188,15 @@ def _gather(pool: PoolReader, places: np.ndarray, folder: Path, progress: Progre
     with pa.OSFile(str(folder / ROWS_FILE), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
         for first in range(0, len(places), ROWS_PER_BATCH):
             batch = places[first : first + ROWS_PER_BATCH]
-            writer.write_batch(pairs_batch(pool.pairs(batch), pool.prefix_lengths[batch]))
+            writer.write_batch(
+                pairs_batch(
+                    pool.pairs(batch),
+                    pool.prefix_lengths[batch],
+                    pool.sources[batch],
+                    pool.weights[batch],
+                    pool.margins[batch],
+                )
+            )
             progress.advance(len(batch))
 
 
@@ -206,8 +227,14 @@ def _prompts(maker: PoolMaker, origins: list[tuple[int, int]]) -> pa.RecordBatch
     )
 
 
+def _source_names(job: MixJob) -> list[str]:
+    """What metrics call the sources; of a local file its name alone, as metrics may be sent elsewhere."""
+    return source_names([source.path.name if source.path else source.label for source in job.sources])
+
+
 def _content(splits: list[PairDataset]) -> str:
-    """Fingerprint over the row keys of both splits in order and what the held-out prompts ask and verify.
+    """Fingerprint over the row keys of both splits in order and what the held-out prompts ask and verify, with the pairs'
+    weights and margins where any differ from none.
 
     That is ``fingerprint({"rows": [[key, ...], [key, ...]], "prompts": [ids, ...], "constraints": [[...], ...]})``,
     hashed piece by piece.
@@ -233,4 +260,13 @@ def _content(splits: list[PairDataset]) -> str:
             digest.update(b'"' + b'","'.join(keys) + b'"' if first == 0 else b',"' + b'","'.join(keys) + b'"')
         digest.update(b"]")
     digest.update(b"]}")
-    return digest.hexdigest()
+    rows = digest.hexdigest()
+    numbers = {
+        name: np.concatenate([getattr(split, name) for split in splits]).astype("<f4")
+        for name in ("weights", "margins")
+    }
+    if np.all(numbers["weights"] == NO_WEIGHT) and np.all(np.isnan(numbers["margins"])):
+        return rows
+    return fingerprint(
+        {"rows": rows, **{name: hashlib.sha256(of.tobytes()).hexdigest() for name, of in numbers.items()}}
+    )
