@@ -28,7 +28,8 @@ from dpo_core.contract.refs import CheckpointRef, ResolvedSource
 from dpo_core.contract.results import read_error, read_result
 from dpo_core.contract.store import hash_files, sha256_file
 from dpo_core.data.mixing import shuffle_order
-from dpo_core.engine.checkpoint import RunState, save_checkpoint
+from dpo_core.engine.checkpoint import RunState
+from dpo_core.engine.checkpoint_writer import save_checkpoint
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

@@ -1,4 +1,10 @@
-"""Which files make a checkpoint, and its two fingerprints: one formula for what is fetched and for what is exported."""
+"""Which files make a checkpoint, and its two fingerprints: one formula for what is fetched and for what is exported.
+
+What a run writes for itself, checkpoints and its last weights, has its names here, too."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
 
 from dpo_core.contract.store import fingerprint
 
@@ -38,3 +44,37 @@ def tokenizer_fingerprint(files: dict[str, str]) -> str:
             if name in TOKENIZER_FILES or name.startswith(f"{EXTRA_TEMPLATES}/")
         }
     )
+
+
+# Of a run: whole, or a part by each rank, or (the last weights of a large model) whole tensors in several files.
+RUN_WEIGHTS, RUN_OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+RUN_STATE, RUN_MANIFEST = "state.json", "manifest.json"
+_PART = re.compile(r"(.+)\.part-(\d{5})-of-(\d{5})\.safetensors")
+
+
+def part_of(file: str, rank: int, ranks: int) -> str:
+    """Return the name of what one of ``ranks`` writes of a file: of one alone, the file itself."""
+    stem = file.removesuffix(".safetensors")
+    return file if ranks == 1 else f"{stem}.part-{rank + 1:05d}-of-{ranks:05d}.safetensors"
+
+
+def shard_of(file: str, number: int, count: int) -> str:
+    """Return the name of one of ``count`` files that hold whole tensors, as libraries name them: of one, the file itself."""
+    stem = file.removesuffix(".safetensors")
+    return file if count == 1 else f"{stem}-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def is_complete(file: str, names: Collection[str]) -> bool:
+    """Tell whether ``names`` have a file whole or all of its parts."""
+    parts = [
+        match for name in names if (match := _PART.fullmatch(name)) and f"{match[1]}.safetensors" == file
+    ]
+    return file in names or (bool(parts) and all(len(parts) == int(part[3]) for part in parts))
+
+
+def files_of(folder: Path, file: str) -> list[Path]:
+    """Return what holds a file's tensors in a folder: it, its shards or its parts; itself where there is nothing."""
+    stem = re.escape(file.removesuffix(".safetensors"))
+    pieces = re.compile(stem + r"(\.part)?-\d{5}-of-\d{5}\.safetensors")
+    found = sorted(path for path in folder.glob("*.safetensors") if pieces.fullmatch(path.name))
+    return [folder / file] if (folder / file).exists() or not found else found

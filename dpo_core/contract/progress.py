@@ -37,9 +37,14 @@ def print_event(event: ProgressEvent) -> None:
     sys.stdout.flush()
 
 
+def carries_event(line: str) -> bool:
+    """Return whether a line of a step's stdout is meant as progress, and not as log."""
+    return line.startswith('{"' + MARK + '"')
+
+
 def parse_line(line: str) -> ProgressEvent | None:
     """Return the event that a line of a step's stdout carries, or None for a line of log."""
-    if not line.startswith('{"' + MARK + '"'):
+    if not carries_event(line):
         return None
     try:
         return ProgressEvent.model_validate_json(line)

@@ -123,33 +123,45 @@ def write_json(path: Path, value: BaseModel | dict | list) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
-@contextlib.contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path``; on success it is flushed and renamed to ``path``, replacing an old one.
-
-    Modes are what the umask leaves. A link in the place of ``path`` is an error, and what it leads to is left alone.
-    Raises ``DiskFull`` or ``StoreError`` for failures of the file system, and leaves nothing behind.
-    """
+def make_aside(path: Path) -> Path:
+    """Make an empty folder beside ``path``, for ``put_in_place``. Raises ``DiskFull`` or ``StoreError``."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = _aside(path)
         aside.mkdir()
     except OSError as error:
         raise from_os_error(error, f"writing {path.name}") from error
+    return aside
+
+
+def put_in_place(aside: Path, path: Path) -> None:
+    """Turn a folder, flushed, into ``path``, replacing an old one. Modes are what the umask leaves. A link in the place
+    of ``path`` is an error, and what it leads to is left alone. Raises ``StoreError`` and ``OSError``."""
+    give_usual_modes(aside)
+    for file in aside.rglob("*"):
+        flush_to_disk(file)
+    flush_to_disk(aside)
+    if path.is_symlink():
+        raise StoreError(
+            f"{path} is a link, which is not replaced. Remove it, or name the folder that it leads to."
+        )
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(aside, path)
+    flush_to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``; on success it is flushed and renamed to ``path``, replacing an old one.
+
+    As ``put_in_place`` says. Raises ``DiskFull`` or ``StoreError`` for failures of the file system, and leaves nothing
+    behind.
+    """
+    aside = make_aside(path)
     try:
         yield aside
-        give_usual_modes(aside)
-        for file in aside.rglob("*"):
-            flush_to_disk(file)
-        flush_to_disk(aside)
-        if path.is_symlink():
-            raise StoreError(
-                f"{path} is a link, which is not replaced. Remove it, or name the folder that it leads to."
-            )
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(aside, path)
-        flush_to_disk(path.parent)
+        put_in_place(aside, path)
     except OSError as error:
         raise from_os_error(error, f"writing {path.name}") from error
     finally:

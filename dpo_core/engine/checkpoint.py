@@ -2,29 +2,38 @@
 
     checkpoints/step-00000040/   model.safetensors   optimizer.safetensors   state.json   manifest.json (sha256 per file)
 
-``step`` is the number of finished optimizer steps, so the run goes on with step ``step`` (0-based).
+Several processes each write a part: ``model.part-00001-of-00002.safetensors`` and so on. What was written by any number of
+them, by any back end, is read by any other. ``step`` is the number of finished optimizer steps, so the run goes on with
+step ``step`` (0-based).
 """
 
-import contextlib
 import json
 import logging
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from dpo_core.contract.checkpoint_files import (
+    RUN_MANIFEST,
+    RUN_OPTIMIZER,
+    RUN_STATE,
+    RUN_WEIGHTS,
+    files_of,
+    is_complete,
+)
 from dpo_core.contract.errors import StoreError
-from dpo_core.contract.store import hash_files, new_directory, verify_files, write_json
-from dpo_core.engine.engine import Engine
-from dpo_core.engine.tensor_file import open_tensors, write_tensors
+from dpo_core.contract.store import verify_files
+from dpo_core.engine.distributed import by_every_rank, from_main
+from dpo_core.model.tensor_slices import open_slices
 
 log = logging.getLogger(__name__)
 
-MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
-STATE_FILE, MANIFEST_FILE = "state.json", "manifest.json"
 CHECKPOINT_NAME = re.compile(r"step-\d{8,}")
 
 
@@ -58,76 +67,81 @@ def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def model_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return ``stored_tensors`` without gradients."""
-    return {name: tensor.detach().contiguous() for name, tensor in stored_tensors(model).items()}
+    return {name: tensor.detach() for name, tensor in stored_tensors(model).items()}
 
 
-def save_weights(folder: Path, engine: Engine) -> dict[str, str]:
-    """Write the policy's tensors and a manifest as ``folder``, atomically, by rank 0. Returns sha256 per file there."""
-    hashes: dict[str, str] = {}
-    with _written_by_main(folder, engine) as aside:
-        write_tensors(aside and aside / MODEL_FILE, engine.model_tensors(), {"format": "pt"})
-        if aside:
-            hashes = hash_files(aside)
-            write_json(aside / MANIFEST_FILE, hashes)
-    return hashes
+def checkpoint_folder(root: Path, step: int) -> Path:
+    """Return the folder of a step's checkpoint."""
+    return root / f"step-{step:08d}"
 
 
-def save_checkpoint(root: Path, engine: Engine, state: RunState, keep: int) -> Path:
-    """Write a checkpoint by rank 0 and delete all but the newest ``keep``.
+def keep_newest(root: Path, folder: Path, keep: int) -> None:
+    """Delete all checkpoints but ``folder`` and the newest ones before it, ``keep`` in all.
 
     A later one than this is damaged or of another job, else the run would have gone on from it: it goes, too.
     """
-    folder = root / f"step-{state.step:08d}"
-    with _written_by_main(folder, engine) as aside:
-        write_tensors(aside and aside / MODEL_FILE, engine.model_tensors(), {"format": "pt"})
-        write_tensors(aside and aside / OPTIMIZER_FILE, engine.optimizer_tensors())
-        if aside:
-            write_json(aside / STATE_FILE, state)
-            write_json(aside / MANIFEST_FILE, hash_files(aside))
-    if engine.accelerator.is_main_process:
-        folders = sorted(root.glob("step-*"))
-        place = folders.index(folder)
-        for unwanted in folders[: max(0, place + 1 - keep)] + folders[place + 1 :]:
-            if CHECKPOINT_NAME.fullmatch(unwanted.name) and not unwanted.is_symlink():  # else it is not ours
-                shutil.rmtree(unwanted)
-    return folder
+    folders = sorted(root.glob("step-*"))
+    place = folders.index(folder)
+    for unwanted in folders[: max(0, place + 1 - keep)] + folders[place + 1 :]:
+        if CHECKPOINT_NAME.fullmatch(unwanted.name) and not unwanted.is_symlink():  # else it is not ours
+            shutil.rmtree(unwanted)
 
 
-def _written_by_main(folder: Path, engine: Engine) -> contextlib.AbstractContextManager[Path | None]:
-    """``new_directory`` on rank 0; the other ranks only take part in gathering."""
-    return new_directory(folder) if engine.accelerator.is_main_process else contextlib.nullcontext()
-
-
-def newest_checkpoint(root: Path, job_fingerprint: str) -> tuple[Path, RunState] | None:
+def newest_checkpoint(
+    root: Path, job_fingerprint: str, accelerator: Accelerator | None = None
+) -> tuple[Path, RunState] | None:
     """Return the newest checkpoint of this job whose files match their manifest; damaged ones are reported and passed
     over.
+
+    With an accelerator all ranks look together: rank 0 at the folder, each at its share of the files' content.
     """
-    for folder in sorted(root.glob("step-*"), reverse=True):
-        try:
-            manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
-            if not isinstance(manifest, dict) or not manifest.keys() >= {
-                MODEL_FILE,
-                OPTIMIZER_FILE,
-                STATE_FILE,
-            }:
-                raise StoreError(f"{MANIFEST_FILE} does not name all of its files.")
-            verify_files(folder, manifest)
-            state = RunState.model_validate_json((folder / STATE_FILE).read_bytes())
-        except (OSError, ValueError, StoreError) as error:
-            why = (
-                error.problem if isinstance(error, StoreError) else error
-            )  # it is not made again, whatever is deleted
-            log.warning("checkpoint %s is damaged and not used: %s", folder.name, why)
+    names = from_main(accelerator, lambda: sorted(folder.name for folder in root.glob("step-*")))
+    for folder in (root / name for name in reversed(names)):
+        found = from_main(accelerator, partial(_described, folder))
+        problem = found if isinstance(found, str) else _damage(folder, found[0], accelerator)
+        if isinstance(found, str) or problem:
+            log.warning("checkpoint %s is damaged and not used: %s", folder.name, problem)
             continue
-        if state.job_fingerprint == job_fingerprint:
-            return folder, state
+        if found[1].job_fingerprint == job_fingerprint:
+            return folder, found[1]
         log.warning("checkpoint %s belongs to another job and is not used", folder.name)
     return None
 
 
+def _described(folder: Path) -> tuple[dict[str, str], RunState] | str:
+    """The manifest and the state of a checkpoint, or what is wrong with them."""
+    try:
+        manifest = json.loads((folder / RUN_MANIFEST).read_bytes())
+        named = isinstance(manifest, dict) and RUN_STATE in manifest
+        if not named or not all(is_complete(file, manifest) for file in (RUN_WEIGHTS, RUN_OPTIMIZER)):
+            return f"{RUN_MANIFEST} does not name all of its files."
+        verify_files(folder, {RUN_STATE: manifest[RUN_STATE]})
+        return manifest, RunState.model_validate_json((folder / RUN_STATE).read_bytes())
+    except (OSError, ValueError, StoreError) as error:
+        return _problem(error)
+
+
+def _damage(folder: Path, manifest: dict[str, str], accelerator: Accelerator | None) -> str:
+    """What is wrong with the files of a checkpoint; nothing if they match. Each rank reads its share of them."""
+
+    def look(rank: int, ranks: int) -> str:
+        try:
+            verify_files(folder, dict(sorted(manifest.items())[rank::ranks]))
+        except (OSError, StoreError) as error:
+            return _problem(error)
+        return ""
+
+    return next(filter(None, by_every_rank(accelerator, look)), "")
+
+
+def _problem(error: Exception) -> str:
+    # Without its advice: the checkpoint is not made again, whatever is deleted.
+    return error.problem if isinstance(error, StoreError) else str(error)
+
+
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Copy ``model.safetensors`` of a folder into the model. Raises ``StoreError`` if names differ."""
+    """Copy the weights of a folder into a model that is whole here. Raises ``StoreError`` if names differ."""
     own = model_tensors(model)
-    with open_tensors(folder / MODEL_FILE, own) as read, torch.no_grad():
+    with open_slices(files_of(folder, RUN_WEIGHTS), own) as slices:
         for name, tensor in own.items():
-            tensor.copy_(read(name))
+            slices.fill(name, tensor)

@@ -61,12 +61,13 @@ class Loading(TypedDict, total=False):
 
     device: Required[torch.device | str]
     read_weights: bool
+    in_parts: bool
 
 
 def loading(sharding: Sharding, accelerator: Accelerator) -> Loading:
-    """Return arguments of ``load_model`` for this rank: where weights are split, rank 0 reads them to the CPU, the
-    others not.
+    """Return arguments of ``load_model`` for this rank: where weights are split, each reads its part later, from the
+    engine; where that cannot be, rank 0 reads them all to the CPU, the others none.
     """
     if not sharding.splits_weights:
         return {"device": accelerator.device}
-    return {"device": "cpu", "read_weights": accelerator.is_main_process}
+    return {"device": "cpu", "read_weights": accelerator.is_main_process, "in_parts": True}

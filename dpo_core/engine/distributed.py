@@ -101,12 +101,26 @@ def check_world_size(accelerator: Accelerator, expected: int) -> None:
         )
 
 
-def from_main(accelerator: Accelerator, make: Callable[[], T]) -> T:
-    """Return what rank 0 makes, on every rank: one looks at the disk, all act on what it saw."""
+def from_main(accelerator: Accelerator | None, make: Callable[[], T]) -> T:
+    """Return what rank 0 makes, on every rank: one looks at the disk, all act on what it saw. Without an accelerator there
+    is one process."""
+    if accelerator is None:
+        return make()
     made = [make() if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:
         dist.broadcast_object_list(made, src=0, device=accelerator.device)
     return cast(T, made[0])  # the broadcast has put it there
+
+
+def by_every_rank(accelerator: Accelerator | None, make: Callable[[int, int], T]) -> list[T]:
+    """Return what each rank makes of its number and the number of ranks, on every rank, in their order."""
+    if accelerator is None:
+        return [make(0, 1)]
+    made: list[Any] = [make(accelerator.process_index, accelerator.num_processes)]
+    if accelerator.num_processes > 1:
+        mine, made = made[0], made * accelerator.num_processes
+        dist.all_gather_object(made, mine)
+    return made
 
 
 def tokens_of_main(accelerator: Accelerator) -> Callable[[torch.Tensor], torch.Tensor]:

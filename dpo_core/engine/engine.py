@@ -3,8 +3,8 @@ bf16 weights), DeepSpeed ZeRO, FSDP2.
 
 The loop gives a loss that is a sum over this rank's pairs divided by the pairs of the whole global batch; an engine's
 ``backward`` and ``step`` see to it that the gradient is the sum over ranks and microbatches, so every pair weighs the
-same on every back end. Checkpoints hold whole tensors by name, whatever the back end: a run may go on with another
-number of processes or another back end.
+same on every back end. A checkpoint holds tensors by name, each rank's ranges of them: a run may go on with another number
+of processes or another back end.
 """
 
 from contextlib import AbstractContextManager
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dpo_core.data.pair_batch import PairBatch
-from dpo_core.engine.tensor_file import StoredTensor
+from dpo_core.engine.stored_tensor import StoredTensor
 from dpo_core.model.forward import PairScorer, SequenceScores
 
 
@@ -47,7 +47,8 @@ class Engine(Protocol):
         ...
 
     def model_tensors(self) -> dict[str, StoredTensor]:
-        """Return every parameter and persistent buffer once; tied weights appear under their first name."""
+        """Return every parameter and persistent buffer once; tied weights appear under their first name. What a ``step``
+        changes, it changes in the memory that these name."""
         ...
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:

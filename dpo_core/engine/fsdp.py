@@ -9,7 +9,6 @@ weights, as everywhere in this program.
 import contextlib
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,17 +19,19 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
+from dpo_core.contract.checkpoint_files import RUN_OPTIMIZER, RUN_WEIGHTS
 from dpo_core.contract.config import OptimConfig
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import Sharding
 from dpo_core.data.pair_batch import PairBatch
-from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, stored_tensors
+from dpo_core.engine.checkpoint import stored_tensors
 from dpo_core.engine.optim import build_optimizer, create_moments, set_learning_rate
 from dpo_core.engine.plain import trainable
-from dpo_core.engine.tensor_file import StoredTensor, open_tensors
-from dpo_core.model.forward import PairScorer, SequenceScores
+from dpo_core.engine.stored_tensor import StoredTensor, fill_from, whole
+from dpo_core.model.forward import OF_SCORER, PairScorer, SequenceScores
+from dpo_core.model.unread_weights import take_unread
 
 
 def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accelerator:
@@ -107,24 +108,23 @@ class FsdpEngine:
         self.optimizer.zero_grad(set_to_none=True)
 
     def model_tensors(self) -> dict[str, StoredTensor]:
-        return {name: _stored(tensor.detach()) for name, tensor in self._parts().items()}
+        return {name: self._stored(tensor.detach()) for name, tensor in self._parts().items()}
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
         return {
-            f"{name}::{key}": _stored(value)
+            f"{name}::{key}": self._stored(value)
             for name, parameter in self._parts().items()
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
 
     def load(self, folder: Path) -> None:
-        tensors = self._parts()
-        with open_tensors(folder / MODEL_FILE, tensors) as read:
-            for name, tensor in tensors.items():
-                _set(tensor, read(name))
-        with open_tensors(folder / OPTIMIZER_FILE, self.optimizer_tensors()) as read:
-            for name, parameter in tensors.items():
-                for key, value in self.optimizer.state.get(parameter, {}).items():
-                    _set(value, read(f"{name}::{key}"))
+        fill_from(folder, RUN_WEIGHTS, self.model_tensors())
+        fill_from(folder, RUN_OPTIMIZER, self.optimizer_tensors())
+
+    def _stored(self, tensor: Tensor) -> StoredTensor:
+        if isinstance(tensor, DTensor):
+            return _part(tensor)
+        return whole(tensor, self.accelerator.process_index, self.accelerator.num_processes)
 
     def _parts(self) -> dict[str, Tensor]:
         """What a checkpoint holds, as this rank's parts: after a forward without backward some would still be whole."""
@@ -134,32 +134,43 @@ class FsdpEngine:
         return stored_tensors(self.scorer.model)
 
 
-def _stored(tensor: Tensor) -> StoredTensor:
-    return StoredTensor(tuple(tensor.shape), tensor.dtype, partial(_gather, tensor))
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def _part(tensor: DTensor) -> StoredTensor:
+    """Rows as FSDP2 deals them out: equally many to each rank, fewer or none to the last ones; the same rows to ranks that
+    are replicas of each other."""
+    mesh, start, copy, copies = tensor.device_mesh, 0, 0, 1
+    for dimension, placement in enumerate(tensor.placements):
+        number, ranks = mesh.get_local_rank(dimension), mesh.size(dimension)
+        if placement.is_shard(0):
+            assert not start  # one sharded dimension
+            rows = min(number * -(-tensor.shape[0] // ranks), tensor.shape[0])
+            start = rows * torch.Size(tensor.shape[1:]).numel()
+        else:
+            assert placement.is_replicate()
+            copy, copies = copy * ranks + number, copies * ranks
+    held = tensor.to_local()
+    return StoredTensor(tuple(tensor.shape), tensor.dtype, held, tensor.full_tensor, start, copy, copies)
 
 
 @torch.no_grad()
-def _set(tensor: Tensor, value: Tensor) -> None:
-    """Copy this rank's part of ``value``, which every rank gives whole."""
-    if isinstance(tensor, DTensor):
-        value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()
-        tensor = tensor.to_local()
-    tensor.copy_(value)
-
-
 def share_weights(accelerator: Accelerator, scorer: PairScorer) -> None:
-    """Leave this rank its part of every weight, in place; rank 0's values count and are sent one weight at a time."""
-    whole = {name: parameter.detach() for name, parameter in scorer.named_parameters()}
+    """Leave this rank its part of every weight, in place. What the checkpoint's files hold is read from there, by every rank
+    its own part; of anything else rank 0's values count and are sent one weight at a time."""
+    whole_here = {name: parameter.detach() for name, parameter in scorer.named_parameters()}
+    unread = take_unread(scorer.model)
     accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = list(scorer.model._no_split_modules or ())
     fsdp2_prepare_model(accelerator, scorer)
     for name, parameter in scorer.named_parameters():
-        value = whole.pop(name).to(accelerator.device)
-        dist.broadcast(value, 0)
-        _set(parameter, value)
+        value = whole_here.pop(name)
+        part = cast(DTensor, parameter.detach())
+        stored = _part(part)
+        if not (unread and unread.fill(name.removeprefix(OF_SCORER), stored.held, stored.start)):
+            value = value.to(accelerator.device)
+            dist.broadcast(value, 0)
+            stored.held.copy_(value.view(-1)[stored.start :][: stored.held.numel()].view(stored.held.shape))
+    if unread:
+        for name, buffer in scorer.named_buffers():
+            unread.fill(name.removeprefix(OF_SCORER), buffer)
+        unread.slices.close()
 
 
 def share_for_scoring(accelerator: Accelerator, scorer: PairScorer) -> PairScorer:

@@ -15,11 +15,12 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from dpo_core.contract.checkpoint_files import RUN_OPTIMIZER, RUN_WEIGHTS
 from dpo_core.contract.config import OptimConfig
 from dpo_core.data.pair_batch import PairBatch
-from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, model_tensors
+from dpo_core.engine.checkpoint import model_tensors
 from dpo_core.engine.optim import build_optimizer, create_moments, set_learning_rate
-from dpo_core.engine.tensor_file import StoredTensor, open_tensors, whole
+from dpo_core.engine.stored_tensor import StoredTensor, fill_from, whole
 from dpo_core.model.forward import PairScorer, SequenceScores
 
 
@@ -70,28 +71,24 @@ class MasterEngine:
 
     def model_tensors(self) -> dict[str, StoredTensor]:
         return {
-            name: whole(self.masters.get(name, tensor))
+            name: self._whole(self.masters.get(name, tensor))
             for name, tensor in model_tensors(self.scorer.model).items()
         }
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
         return {
-            f"{name}::{key}": whole(value)
+            f"{name}::{key}": self._whole(value)
             for name, master in self.masters.items()
             for key, value in self.optimizer.state[master].items()
         }
 
-    @torch.no_grad()
     def load(self, folder: Path) -> None:
-        own = model_tensors(self.scorer.model)
-        with open_tensors(folder / MODEL_FILE, own) as read:
-            for name, tensor in own.items():
-                self.masters.get(name, tensor).copy_(read(name))
-        with open_tensors(folder / OPTIMIZER_FILE, self.optimizer_tensors()) as read:
-            for name, master in self.masters.items():
-                for key, value in self.optimizer.state[master].items():
-                    value.copy_(read(f"{name}::{key}"))
+        fill_from(folder, RUN_WEIGHTS, self.model_tensors())
+        fill_from(folder, RUN_OPTIMIZER, self.optimizer_tensors())
         self._round()
+
+    def _whole(self, tensor: Tensor) -> StoredTensor:
+        return whole(tensor, self.accelerator.process_index, self.accelerator.num_processes)
 
     @torch.no_grad()
     def _round(self) -> None:

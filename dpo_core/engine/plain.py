@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dpo_core.contract.checkpoint_files import RUN_OPTIMIZER, files_of
 from dpo_core.contract.config import OptimConfig
 from dpo_core.data.pair_batch import PairBatch
-from dpo_core.engine.checkpoint import OPTIMIZER_FILE, load_weights, model_tensors
+from dpo_core.engine.checkpoint import load_weights, model_tensors
 from dpo_core.engine.optim import build_optimizer, create_moments, set_learning_rate
-from dpo_core.engine.tensor_file import StoredTensor, whole
+from dpo_core.engine.stored_tensor import StoredTensor, whole
 from dpo_core.model.forward import PairScorer, SequenceScores
+from dpo_core.model.tensor_slices import open_slices
 
 
 @dataclass
@@ -57,31 +58,29 @@ class PlainEngine:
         self.optimizer.zero_grad(set_to_none=True)
 
     def model_tensors(self) -> dict[str, StoredTensor]:
-        return {name: whole(tensor) for name, tensor in model_tensors(self.scorer.model).items()}
+        return {name: self._whole(tensor) for name, tensor in model_tensors(self.scorer.model).items()}
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
         return {
-            f"{name}::{key}": whole(torch.as_tensor(value))
+            f"{name}::{key}": self._whole(torch.as_tensor(value))
             for name, parameter in self.scorer.model.named_parameters()
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
 
     def load(self, folder: Path) -> None:
         load_weights(folder, self.scorer.model)
-        tensors = load_file(folder / OPTIMIZER_FILE)
-        for name, parameter in self.scorer.model.named_parameters():
-            state = {
-                key.partition("::")[2]: value
-                for key, value in tensors.items()
-                if key.partition("::")[0] == name
-            }
-            if state:
+        parameters = dict(self.scorer.model.named_parameters())
+        with open_slices(files_of(folder, RUN_OPTIMIZER)) as slices:
+            for stored, about in slices.tensors.items():
+                name, _, key = stored.partition("::")
                 # The fused kernel wants its step counter on the parameter's device, too; bitsandbytes wants a number.
-                self.optimizer.state[parameter] = {
-                    key: value.to(parameter.device) for key, value in state.items()
-                }
-                if not isinstance(self.optimizer, torch.optim.AdamW):
-                    self.optimizer.state[parameter]["step"] = int(state["step"])
+                value = torch.empty(about.shape, dtype=about.dtype, device=parameters[name].device)
+                slices.fill(stored, value)
+                as_number = key == "step" and not isinstance(self.optimizer, torch.optim.AdamW)
+                self.optimizer.state[parameters[name]][key] = int(value) if as_number else value
+
+    def _whole(self, tensor: Tensor) -> StoredTensor:
+        return whole(tensor, self.accelerator.process_index, self.accelerator.num_processes)
 
 
 def trainable(module: nn.Module) -> Iterable[nn.Parameter]:

@@ -1,90 +1,99 @@
-"""Safetensors files written tensor by tensor: one whole tensor in memory at a time, however large the model is.
+"""Safetensors files written tensor by tensor, hashed while they are written.
 
 The bytes are those that ``safetensors.torch.save_file`` writes of the same tensors.
 """
 
-import contextlib
+import hashlib
 import json
+import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from dpo_core.contract.errors import StoreError
+from dpo_core.model.tensor_slices import DTYPES
 
-NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A whole tensor that may lie in parts on several ranks."""
+class HeaderEntry:
+    """What a file's header says of a tensor."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    gather: Callable[[], Tensor]  # called by every rank at once; the whole tensor counts on rank 0 only
 
     @property
     def num_bytes(self) -> int:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def whole(tensor: Tensor) -> StoredTensor:
-    """Return a tensor that this rank holds whole."""
-    return StoredTensor(tuple(tensor.shape), tensor.dtype, tensor.detach)
+def in_file_order(entries: Mapping[str, HeaderEntry]) -> list[str]:
+    """Return names as safetensors orders them: wide numbers first, so that every tensor is aligned; then by name."""
+    return sorted(entries, key=lambda name: (-entries[name].dtype.itemsize, name))
+
+
+class TensorFile:
+    """A file being written. Tensors come in the file's order, each whole or in pieces one after the other."""
+
+    def __init__(
+        self, path: Path, entries: Mapping[str, HeaderEntry], metadata: dict[str, str] | None = None
+    ):
+        """Create the file, which must not be there, and write its header."""
+        self._file = path.open("xb")
+        self._digest = hashlib.sha256()
+        self._left = sum(entry.num_bytes for entry in entries.values())
+        self._write(_header(entries, metadata))
+
+    def __enter__(self) -> "TensorFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, values: Tensor) -> None:
+        """Write the next values, on the CPU."""
+        content = values.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        self._left -= content.nbytes
+        assert self._left >= 0
+        self._write(content)
+
+    def finish(self) -> str:
+        """Push everything to the disk. -> sha256 of the file"""
+        assert self._left == 0
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._digest.hexdigest()
+
+    def _write(self, content: object) -> None:
+        self._digest.update(content)  # type: ignore[arg-type]  # arrays are buffers; numpy says so from Python 3.12 on
+        self._file.write(content)  # type: ignore[arg-type]  # as above
 
 
 def write_tensors(
-    path: Path | None, tensors: dict[str, StoredTensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Gather tensors one by one, in the file's order, and write them to ``path``; ranks with no path only take part."""
-    # safetensors' order: wide numbers first, so that every tensor is aligned; then by name.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-    if path is None:
-        for _, tensor in ordered:
-            tensor.gather()
-        return
-    with path.open("wb") as file:
-        file.write(_header(ordered, metadata))
-        for _, tensor in ordered:
-            content = tensor.gather().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            assert content.nbytes == tensor.num_bytes
-            file.write(content)  # type: ignore[arg-type]  # arrays are buffers; numpy says so from Python 3.12 on
+    path: Path,
+    entries: Mapping[str, HeaderEntry],
+    values: Callable[[str], Tensor],
+    metadata: dict[str, str] | None = None,
+) -> str:
+    """Write a file whose tensors are asked for one by one, in the file's order. -> its sha256"""
+    with TensorFile(path, entries, metadata) as file:
+        for name in in_file_order(entries):
+            file.add(values(name).cpu())
+        return file.finish()
 
 
-@contextlib.contextmanager
-def open_tensors(path: Path, names: Iterable[str]) -> Iterator[Callable[[str], Tensor]]:
-    """Yield a function that reads one tensor of a file by name. Raises ``StoreError`` unless the file holds just
-    ``names``.
-    """
-    with safe_open(path, "pt") as file:
-        if differing := set(file.keys()) ^ set(names):
-            raise StoreError(f"{path} holds other tensors than the run: {sorted(differing)[:5]}.")
-        yield file.get_tensor
-
-
-def _header(ordered: list[tuple[str, StoredTensor]], metadata: dict[str, str] | None) -> bytes:
+def _header(entries: Mapping[str, HeaderEntry], metadata: dict[str, str] | None) -> bytes:
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     end = 0
-    for name, tensor in ordered:
-        start, end = end, end + tensor.num_bytes
+    for name in in_file_order(entries):
+        start, end = end, end + entries[name].num_bytes
         header[name] = {
-            "dtype": NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
+            "dtype": NAMES[entries[name].dtype],
+            "shape": list(entries[name].shape),
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()

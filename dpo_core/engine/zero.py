@@ -7,7 +7,7 @@ kernels, so nothing is compiled. bf16 is autocast inside the forward, as everywh
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,17 +17,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from dpo_core.contract.checkpoint_files import RUN_OPTIMIZER, RUN_WEIGHTS
 from dpo_core.contract.config import OptimConfig
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import Sharding
 from dpo_core.data.pair_batch import PairBatch
-from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, stored_tensors
+from dpo_core.engine.checkpoint import stored_tensors
 from dpo_core.engine.optim import build_optimizer, set_learning_rate
-from dpo_core.engine.tensor_file import StoredTensor, open_tensors, whole
-from dpo_core.model.forward import PairScorer, SequenceScores
+from dpo_core.engine.stored_tensor import StoredTensor, fill_from, whole
+from dpo_core.model.forward import OF_SCORER, PairScorer, SequenceScores
+from dpo_core.model.unread_weights import UnreadWeights, take_unread
 
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -135,41 +136,23 @@ class ZeroEngine:
             optimizer.all_grad_tensors, optimizer.averaged_gradients = {}, {}
 
     def model_tensors(self) -> dict[str, StoredTensor]:
-        return {
-            name: StoredTensor(
-                tuple(getattr(tensor, "ds_shape", tensor.shape)),
-                tensor.dtype,
-                partial(self._gather_weight, tensor),
-            )
-            for name, tensor in stored_tensors(self.scorer.model).items()
-        }
+        return {name: self._weight(tensor) for name, tensor in stored_tensors(self.scorer.model).items()}
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
-        from deepspeed.utils import safe_get_full_optimizer_state
-
         step = next(iter(self._torch_optimizer.state.values()))["step"]
         stored = {}
-        for name, p in self._trained():
-            shape = tuple(getattr(p, "ds_shape", p.shape))
-            stored[f"{name}::step"] = whole(step)
-            stored |= {
-                f"{name}::{key}": StoredTensor(
-                    shape, torch.float32, partial(safe_get_full_optimizer_state, p, key)
-                )
-                for key in MOMENTS
-            }
+        for name, parameter in self._trained():
+            stored[f"{name}::step"] = self._whole(step)
+            stored |= {f"{name}::{key}": self._moment(parameter, key) for key in MOMENTS}
         return stored
 
     def load(self, folder: Path) -> None:
-        with open_tensors(folder / MODEL_FILE, self.model_tensors()) as read:
-            for name, tensor in stored_tensors(self.scorer.model).items():
-                self._set_weight(tensor, read(name))
-        with open_tensors(folder / OPTIMIZER_FILE, self.optimizer_tensors()) as read:
-            for name, parameter in self._trained():
-                for key in MOMENTS:
-                    self._set_state(parameter, read(f"{name}::{key}"), key)
-            for state in self._torch_optimizer.state.values():
-                state["step"].copy_(read(f"{name}::step"))
+        fill_from(folder, RUN_WEIGHTS, self.model_tensors())
+        fill_from(folder, RUN_OPTIMIZER, self.optimizer_tensors())
+        step = next(iter(self._torch_optimizer.state.values()))["step"]
+        for state in self._torch_optimizer.state.values():
+            state["step"].copy_(step)
+        self._spread_weights()
 
     @property
     def _torch_optimizer(self) -> torch.optim.Optimizer:
@@ -193,37 +176,59 @@ class ZeroEngine:
         if self.stage < 3:
             optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _gather_weight(self, tensor: Tensor) -> Tensor:
-        with self._whole(tensor):
-            return tensor.detach().clone()
+    def _whole(self, tensor: Tensor) -> StoredTensor:
+        return whole(tensor, self.accelerator.process_index, self.accelerator.num_processes)
 
-    def _set_weight(self, tensor: Tensor, value: Tensor) -> None:
-        """Every rank gives the whole value."""
-        with self._whole(tensor, modifier_rank=0), torch.no_grad():
-            tensor.copy_(value)
-        if tensor.requires_grad:
-            self._set_state(tensor, value, None)
+    def _weight(self, tensor: Any) -> StoredTensor:
+        """Of a trained weight the optimizer's fp32 values; of anything else the only ones."""
+        if not hasattr(tensor, "ds_id"):  # buffers are not shared out, nor is anything below stage 3
+            return self._whole(tensor)
+        held = self._hp_part(tensor, None) if tensor.requires_grad else tensor.ds_tensor
+        return self._shared(tensor, held, partial(_gathered, tensor))
 
-    def _whole(self, tensor: Tensor, modifier_rank: int | None = None) -> contextlib.AbstractContextManager:
-        import deepspeed
+    def _moment(self, parameter: Any, key: str) -> StoredTensor:
+        from deepspeed.utils import safe_get_full_optimizer_state
 
-        shared = hasattr(tensor, "ds_id")  # buffers are not, nor is anything below stage 3
-        return (
-            deepspeed.zero.GatheredParameters([tensor], modifier_rank) if shared else contextlib.nullcontext()
-        )
+        gather = partial(safe_get_full_optimizer_state, parameter, key)
+        if self.stage == 3:
+            return self._shared(parameter, self._hp_part(parameter, key), gather)
+        mapping = parameter._hp_mapping  # None where other ranks have all of it
+        held = torch.empty(0) if mapping is None else mapping.get_hp_fragment(key)
+        start = 0 if mapping is None else mapping.lp_fragment_address.start
+        return StoredTensor(tuple(parameter.shape), torch.float32, held, gather, start)
 
-    def _set_state(self, parameter: Any, value: Tensor, key: str | None) -> None:
-        """Set this rank's part of the fp32 weight (no key) or of a moment.
+    def _shared(self, parameter: Any, held: Tensor, gather: Callable[[], Tensor]) -> StoredTensor:
+        start, held = _range(parameter, held, self.accelerator.process_index)
+        return StoredTensor(tuple(parameter.ds_shape), held.dtype, held, gather, start)
 
-        ``parameter`` is an ``nn.Parameter`` with what DeepSpeed attaches to it.
-        """
+    def _hp_part(self, parameter: Any, key: str | None) -> Tensor:
+        """DeepSpeed's own memory of an fp32 weight (no key) or a moment, padding included."""
+        part, _ = parameter._z3_optimizer._get_fp32_opt_state_partition(parameter, False, key)
+        return part
+
+    @torch.no_grad()
+    def _spread_weights(self) -> None:
+        """After the values that this rank stores have changed: bring the other copies of them in line."""
+        parameters: list[Any] = [parameter for _, parameter in self._trained()]
         if self.stage < 3:
-            parameter.set_full_hp_param(value, key)
+            for parameter in parameters:
+                if parameter._hp_mapping is not None:
+                    parameter._hp_mapping.update_hp()
             return
-        share = parameter.ds_tensor.ds_numel
-        rank = self.accelerator.process_index
-        padded = pad(value.flatten(), (0, share * self.accelerator.num_processes - value.numel()))
-        parameter._z3_optimizer.set_local_hp_param(padded[rank * share : (rank + 1) * share], parameter, key)
+        gathered = [p for p in parameters if p.ds_status.name == "AVAILABLE"]  # small weights stay whole
+        if gathered:
+            gathered[0].partition(gathered)
+        for parameter in parameters:
+            parameter.ds_tensor.copy_(self._hp_part(parameter, None).view_as(parameter.ds_tensor))
+        if gathered:
+            gathered[0].all_gather(gathered)
+
+
+def _gathered(parameter: Any) -> Tensor:
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().clone()
 
 
 def share_weights(accelerator: Accelerator, scorer: PairScorer, max_grad_norm: float = 1.0) -> PairScorer:
@@ -237,8 +242,42 @@ def share_weights(accelerator: Accelerator, scorer: PairScorer, max_grad_norm: f
         hidden = cast(nn.Embedding, scorer.model.get_input_embeddings()).embedding_dim
         config["zero_optimization"]["stage3_param_persistence_threshold"] = PERSISTENT_PER_HIDDEN * hidden
         batch = {"train_batch_size": ACCUMULATION * accelerator.num_processes}
-        deepspeed.zero.Init(module=scorer, config_dict_or_path=config | batch)
+        unread = take_unread(scorer.model)
+        init = _without_broadcast() if unread else deepspeed.zero.Init
+        init(module=scorer, config_dict_or_path=config | batch)
+        if unread:
+            _fill_parts(scorer, unread, accelerator.process_index)
     return scorer
+
+
+def _without_broadcast() -> Any:
+    """DeepSpeed's way to share a model out, less the sending of rank 0's weights, which nobody has read yet."""
+    import deepspeed
+
+    class InitInPlace(deepspeed.zero.Init):
+        def _zero_init_param(self, param: Any) -> None:
+            self._convert_to_deepspeed_param(param)
+            param.partition()
+
+    return InitInPlace
+
+
+@torch.no_grad()
+def _fill_parts(scorer: PairScorer, unread: UnreadWeights, rank: int) -> None:
+    """Read this rank's part of every weight from the checkpoint's files."""
+    for name, parameter in scorer.named_parameters():
+        start, held = _range(parameter, cast(Any, parameter).ds_tensor, rank)
+        unread.fill(name.removeprefix(OF_SCORER), held, start)
+    for name, buffer in scorer.named_buffers():
+        unread.fill(name.removeprefix(OF_SCORER), buffer)
+    unread.slices.close()
+
+
+def _range(parameter: Any, held: Tensor, rank: int) -> tuple[int, Tensor]:
+    """A rank's part under ZeRO-3 less the padding of the last ones. -> first value, flat values"""
+    share, size = parameter.ds_tensor.ds_numel, parameter.ds_numel
+    start = min(rank * share, size)
+    return start, held.detach().view(-1)[: min(share, size - start)]
 
 
 def share_for_scoring(accelerator: Accelerator, scorer: PairScorer) -> PairScorer:

@@ -37,15 +37,18 @@ def load_policy(
     seed: int,
     device: torch.device | str = "cpu",
     read_weights: bool = True,
+    in_parts: bool = False,
 ) -> PreTrainedModel:
     """Return the policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for.
 
     Only what is trained requires gradients. A is drawn from ``seed`` on the CPU, so every rank and device starts alike.
     """
     if adapter.kind == "none":
-        return load_model(checkpoint, device, read_weights=read_weights)
+        return load_model(checkpoint, device, read_weights=read_weights, in_parts=in_parts)
     at = device if adapter.base_weights == "nf4" else "cpu"  # 4-bit weights are made on the card
-    model = load_model(checkpoint, at, base_weights=adapter.base_weights, read_weights=read_weights)
+    model = load_model(
+        checkpoint, at, base_weights=adapter.base_weights, read_weights=read_weights, in_parts=in_parts
+    )
     return add_adapter(model, adapter, seed).to(device)  # type: ignore[arg-type]  # transformers wraps it and loses `self`
 
 

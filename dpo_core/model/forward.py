@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 # differ in order only (1e-6 was measured); bf16 keeps 8 bits of mantissa.
 TOKEN_NOISE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2, "bf16_pure": 5e-2}
 
+OF_SCORER = "model."  # what a scorer puts before its model's names of parameters
+
 
 class SequenceScores(NamedTuple):
     """What a forward gives, per sequence of S = 2B (chosen, rejected, chosen, ...). A tuple, so that sharding engines find

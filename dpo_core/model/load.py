@@ -21,6 +21,7 @@ from dpo_core.contract.config import AdapterConfig, BaseWeights, OptimConfig
 from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.refs import CheckpointRef
+from dpo_core.model.unread_weights import leave_unread
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +57,16 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     base_weights: BaseWeights = "full",
     read_weights: bool = True,
+    in_parts: bool = False,
 ) -> PreTrainedModel:
     """Load a causal language model with its weights in ``dtype``, in eval mode, without dropout.
 
     ``nf4`` keeps the linear layers in 4 bits (QLoRA, arXiv 2305.14314) and needs bitsandbytes; never run on a GPU.
     Without ``read_weights`` the weights are memory that nothing was written to, which costs none: an engine fills in rank
-    0's. Raises ``CheckpointError`` if transformers cannot build it or weights are missing from the files.
+    0's. ``in_parts`` leaves them so on every rank where an engine can read each rank's own from the files. Raises
+    ``CheckpointError`` if transformers cannot build it or weights are missing from the files.
     """
+    loading: dict[str, Any]
     quantised = _in_four_bits(device) if base_weights == "nf4" else {}
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=checkpoint.allow_remote_code)
@@ -76,7 +80,10 @@ def load_model(
         ):
             if getattr(config, name, 0):
                 setattr(config, name, 0.0)
-        if read_weights:
+        unread = in_parts and not quantised and _left_unread(checkpoint, config, dtype)
+        if unread:
+            model, loading = unread, {"missing_keys": []}
+        elif read_weights:
             model, loading = with_loading_info(
                 checkpoint.path,
                 config=config,
@@ -99,6 +106,19 @@ def load_model(
     _disable_dropout(model)
     model.config.use_cache = False
     return model.eval() if quantised else model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps it and loses `self`
+
+
+def _left_unread(
+    checkpoint: CheckpointRef, config: PreTrainedConfig, dtype: torch.dtype
+) -> PreTrainedModel | None:
+    """The unwritten model if the files hold its weights as they are in memory."""
+    model = _unwritten_model(checkpoint, config, dtype)
+    if leave_unread(model, Path(checkpoint.path)):
+        return model
+    log.info(
+        "the checkpoint's files hold other tensors than the model: rank 0 reads all, the others get theirs"
+    )
+    return None
 
 
 def _unwritten_model(

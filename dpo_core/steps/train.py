@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from dpo_core.contract.checkpoint_files import RUN_WEIGHTS
 from dpo_core.contract.config import ForwardLayout, TrainConfig
 from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.errors import DataError
@@ -21,21 +22,23 @@ from dpo_core.contract.store import fingerprint, write_bytes
 from dpo_core.data.order import num_steps
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_reference
-from dpo_core.engine.checkpoint import MODEL_FILE, RunState, newest_checkpoint, save_weights
+from dpo_core.engine.checkpoint import RunState, newest_checkpoint
 from dpo_core.engine.choose import loading, share_for_scoring, start_engine
-from dpo_core.engine.distributed import check_world_size, from_main, start_accelerator
+from dpo_core.engine.distributed import check_world_size, start_accelerator
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.heartbeat import watched_ranks
+from dpo_core.engine.weights_file import save_weights
 from dpo_core.model.adapter import adapter_disabled, count_parameters, load_policy
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
 from dpo_core.model.router import router_loss_of
+from dpo_core.training.saving import Saving, checkpoints_of
 from dpo_core.training.scores import agreed_layout
 from dpo_core.training.step_guard import AFTER_TRAINING, check_step_zero
 from dpo_core.training.step_loss import choose_step_loss
 from dpo_core.training.stop_request import StopRequest
 from dpo_core.training.tracking import Tracking, accelerator_arguments
-from dpo_core.training.trainer import Trainer, checkpoints_of
+from dpo_core.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +130,12 @@ def _resumed(engine: Engine, found: tuple[Path, RunState] | None) -> RunState | 
     return state
 
 
+def _saving(job: TrainJob, engine: Engine, stop: StopRequest, num_rows: int, step: int) -> Saving:
+    every = job.train.checkpoint_every
+    interval = -(-num_rows // job.batch.global_pairs) if every == "epoch" else every
+    return Saving(job, engine, stop, interval, saved_step=step)
+
+
 def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     """Load data, reference and policy; resume from the newest complete checkpoint; run the guard before a first update, and
     the fit check of the largest microbatch."""
@@ -139,7 +148,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     dataset = _rows_of(job)
     with timed(checks, "reference_cache"):
         reference = read_reference(job.reference, "train", dataset.row_keys) if job.reference else None
-    found = from_main(accelerator, lambda: newest_checkpoint(checkpoints_of(job), job.fingerprint))
+    found = newest_checkpoint(checkpoints_of(job), job.fingerprint, accelerator)
 
     def guard(scorer: PairScorer, layout: ForwardLayout) -> dict[str, float]:
         """Score rows again with the model that the reference values are said to come from."""
@@ -177,7 +186,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         progress=progress,
         state=state,
         total_steps=total,
-        stop=stop,
+        saving=_saving(job, engine, stop, len(dataset), state.step),
         checks=checks,
         tracking=tracking,
         router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0,
@@ -227,9 +236,11 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
     finally:
         trainer.tracking.finish()
     base_check = check_base(trainer)
-    checks = trainer.checks | {
-        "share_of_run": _verifying_seconds(trainer.checks) / (time.monotonic() - started)
-    }
+    checks = (
+        trainer.checks
+        | trainer.saving.figures
+        | {"share_of_run": _verifying_seconds(trainer.checks) / (time.monotonic() - started)}
+    )
     log.info("checks of cache, layout and step 0: %.1f %% of this run's time", 100 * checks["share_of_run"])
     trained, total = count_parameters(trainer.engine.scorer)
     weights = job.out_dir / "weights"
@@ -238,7 +249,7 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
     return TrainResult(
         job_fingerprint=job.fingerprint,
         weights_path=weights,
-        weights_fingerprint=fingerprint(hashes.get(MODEL_FILE)),
+        weights_fingerprint=_weights_fingerprint(hashes),
         weights_sha256=hashes,
         steps=trainer.total_steps,
         pairs=_pairs_seen(trainer),
@@ -254,6 +265,10 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
         all_parameters=total,
         forward=trainer.layout,
     )
+
+
+def _weights_fingerprint(hashes: dict[str, str]) -> str:
+    return fingerprint(hashes[RUN_WEIGHTS] if len(hashes) == 1 else sorted(hashes.items()))
 
 
 def _verifying_seconds(checks: dict[str, float]) -> float:

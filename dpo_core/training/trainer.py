@@ -9,18 +9,16 @@ import json
 import logging
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from dpo_core.contract.config import ForwardLayout
-from dpo_core.contract.errors import NonFinite, Preempted
+from dpo_core.contract.errors import NonFinite
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.metrics_file import METRICS_FILE
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.store import flush_to_disk
 from dpo_core.data.order import (
     batch_tokens,
     cut_for_rank,
@@ -31,14 +29,14 @@ from dpo_core.data.order import (
 )
 from dpo_core.data.pair_batch import PairBatch, collate, padding_share
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.engine.checkpoint import RunState, save_checkpoint
+from dpo_core.engine.checkpoint import RunState
 from dpo_core.engine.distributed import sum_over_ranks
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.optim import learning_rate_at
 from dpo_core.loss.metrics import SUMMED, averages, batch_sums, peak_memory_gib
 from dpo_core.model.forward import memory_for, pair_logps
+from dpo_core.training.saving import Saving
 from dpo_core.training.step_loss import MicrobatchLoss, StepLoss
-from dpo_core.training.stop_request import StopRequest
 from dpo_core.training.tracking import Tracking
 
 log = logging.getLogger(__name__)
@@ -56,12 +54,11 @@ class Trainer:
     progress: Progress
     state: RunState
     total_steps: int
-    stop: StopRequest
+    saving: Saving
     router_weight: float  # of the routers' load-balancing loss; 0 where there is none
     tracking: Tracking  # experiment trackers
     checks: dict[str, float]  # figures and seconds of what was checked before the first step
     last_metrics: dict[str, float] = field(default_factory=dict)
-    saved_at: float = field(default_factory=time.monotonic)  # of the last checkpoint, else of the start
 
     @property
     def accelerator(self) -> Accelerator:
@@ -79,6 +76,7 @@ class Trainer:
                     sums += self.forward_backward(batch, losses, rows)
             sums = sum_over_ranks(self.accelerator, sums)
             learning_rate = learning_rate_at(step, self.total_steps, self.job.optim)
+            self.saving.before_update()
             grad_norm = self.engine.step(learning_rate)
             self.check_finite(step, rows, sums, grad_norm)
             self.record(
@@ -92,7 +90,9 @@ class Trainer:
                 },
                 started,
             )
-            self.save_if_due(step + 1)
+            self.state = self.state.model_copy(update={"step": step + 1})
+            self.saving.after_step(self.state, self.total_steps)
+        self.saving.finish()
 
     def check_fit(self) -> dict[str, float]:
         """Run one forward and backward of the run's largest microbatch, by every rank, the gradient thrown away: where
@@ -170,7 +170,8 @@ class Trainer:
     def check_finite(self, step: int, rows: list[int], sums: Tensor, grad_norm: float) -> None:
         """Raise ``NonFinite`` naming the batch's rows if loss or gradient is not a number."""
         if not (torch.isfinite(sums).all() and torch.isfinite(torch.tensor(grad_norm))):
-            saved = self.state.step  # moves with checkpoints alone
+            self.saving.finish()
+            saved = self.saving.saved_step
             kept = (
                 f"The checkpoint of step {saved} is good" if saved else "No checkpoint was written before it"
             )
@@ -233,35 +234,3 @@ class Trainer:
                 for name in ("loss", "rewards/accuracies", "rewards/margins", "pairs_per_second")
             },
         )
-
-    def save_if_due(self, done_steps: int) -> None:
-        """Write a checkpoint every N steps or at the end of an epoch, when the last one is too old by rank 0's clock, and
-        when asked to stop; not after the last step."""
-        every, pairs = self.job.train.checkpoint_every, self.job.batch.global_pairs
-        interval = -(-len(self.dataset) // pairs) if every == "epoch" else every
-        minutes, old = self.job.train.checkpoint_every_minutes, False
-        if (
-            minutes is not None and self.accelerator.is_main_process
-        ):  # ranks by clocks of their own would not agree
-            old = time.monotonic() - self.saved_at >= 60 * minutes
-        asked = torch.tensor([float(self.stop.received), float(old)], device=self.accelerator.device)
-        stopping, is_old = (bool(count) for count in sum_over_ranks(self.accelerator, asked))
-        if done_steps == self.total_steps or not (stopping or is_old or done_steps % interval == 0):
-            return
-        self.state = self.state.model_copy(update={"step": done_steps})
-        if self.accelerator.is_main_process:
-            flush_to_disk(
-                self.job.out_dir / METRICS_FILE
-            )  # the metrics of every step that a checkpoint holds
-        save_checkpoint(checkpoints_of(self.job), self.engine, self.state, self.job.train.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
-        self.saved_at = time.monotonic()
-        if stopping:
-            raise Preempted(
-                f"Asked to stop: a checkpoint of step {done_steps} is written. Start again to go on from it."
-            )
-
-
-def checkpoints_of(job: TrainJob) -> Path:
-    """Return where a run's checkpoints lie."""
-    return job.out_dir / "checkpoints"

@@ -16,8 +16,8 @@ Logits: 3 fp32 copies of answer tokens x vocabulary.
 from dpo_core.contract.jobs import BatchPlan
 from flows.settings.stage_config import StageConfig
 from flows.terminal.model_size import ModelSize
+from tasks.launch.stop_grace import MOMENTS_BYTES
 
-MOMENTS_BYTES = {"adamw": 8, "adamw_8bit": 2}
 FROZEN_BYTES = {"full": 4.0, "nf4": 0.6}
 LIVE_VALUES_ZERO3 = 10**9  # DeepSpeed's stage3_max_live_parameters
 

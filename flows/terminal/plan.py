@@ -17,17 +17,18 @@ from dpo_core.contract.jobs import BatchPlan
 from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.regular_file import TooLong, opened
 from flows.settings.stage_config import StageConfig
-from flows.terminal.memory import MOMENTS_BYTES, training_memory
+from flows.terminal.memory import training_memory
 from flows.terminal.model_size import ModelSize, model_size
 from tasks.gate.config import GateConfig
 from tasks.launch.compute import solve_batch
+from tasks.launch.stop_grace import WEIGHT_BYTES, checkpoint_bytes, grace_seconds, write_bytes_per_second
 from tasks.report.tables import counted
 from tasks.text.terminal import show_table, tell
 
 GIB = 2**30
 CHARACTERS_PER_TOKEN = 4.0
 BIGGEST_FILE_READ_BYTES = 200_000_000
-SNAPSHOT_BYTES, WEIGHTS_BYTES, EXPORT_BYTES = 4, 4, 2  # per parameter
+SNAPSHOT_BYTES, EXPORT_BYTES = 4, 2  # per parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,9 @@ class Plan:
     num_steps: int | None
     memory_bytes: dict[str, int]  # part -> bytes per training process
     disk_bytes: dict[str, int]
+    checkpoint_bytes: int | None = None
+    store: Path = Path()
+    stop_grace_seconds: int | None = None  # as the recipe says
 
 
 def plan_stage(config: StageConfig) -> Plan:
@@ -70,6 +74,11 @@ def plan_stage(config: StageConfig) -> Plan:
         num_steps=_num_steps(config, sources),
         memory_bytes=training_memory(config, size, batch),
         disk_bytes=_disk(config, size),
+        checkpoint_bytes=None
+        if size.num_parameters is None
+        else checkpoint_bytes(_trained(config, size), config.optim),
+        store=config.store.root.expanduser().absolute(),
+        stop_grace_seconds=config.compute.stop_grace_seconds,
     )
 
 
@@ -197,17 +206,39 @@ def _num_steps(config: StageConfig, sources: tuple[SourceSize, ...]) -> int | No
     return min(steps, config.train.max_steps or steps)
 
 
+def _trained(config: StageConfig, size: ModelSize) -> int:
+    """Parameters that are trained, where the model's size is known."""
+    whole = size.num_parameters or 0
+    return whole if config.adapter.kind == "none" else size.adapter_parameters(config.adapter) or 0
+
+
+def _writing(plan: Plan) -> Iterator[str]:
+    """What a checkpoint takes, by the speed of the store's disk, which is measured where the store is or will be."""
+    root = next(place for place in (plan.store, *plan.store.parents) if place.is_dir())
+    if plan.checkpoint_bytes is None or not (speed := write_bytes_per_second(root)):
+        return
+    asked = plan.stop_grace_seconds
+    grace = asked or grace_seconds(plan.checkpoint_bytes, speed)
+    yield (
+        f"A checkpoint: {plan.checkpoint_bytes / 1e9:,.1f} GB, written behind the training in "
+        f"{plan.checkpoint_bytes / speed / 60:,.1f} min by the {speed / 1e9:.1f} GB/s that this disk took just now"
+    )
+    yield (
+        f"Asked to stop, training is killed after {grace:,} s"
+        f" ({'compute.stop_grace_seconds' if asked else 'a step and two checkpoints'})"
+    )
+
+
 def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
     if size.num_parameters is None:
         return {}
-    model = size.num_parameters
-    trained = model if config.adapter.kind == "none" else size.adapter_parameters(config.adapter) or 0
-    checkpoint = (WEIGHTS_BYTES + MOMENTS_BYTES[config.optim.optimizer]) * trained
+    model, trained = size.num_parameters, _trained(config, size)
+    checkpoint = checkpoint_bytes(trained, config.optim)
     parts = {
         "snapshot of the SFT checkpoint": SNAPSHOT_BYTES * model,
         f"checkpoints ({config.train.keep_checkpoints} kept, 1 being written)": checkpoint
         * (config.train.keep_checkpoints + 1),
-        "trained weights": WEIGHTS_BYTES * trained,
+        "trained weights": WEIGHT_BYTES * trained,
         "export": EXPORT_BYTES * model,
     }
     if config.upload.repo_id is None:
@@ -217,7 +248,7 @@ def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
 
 def show_plan(plan: Plan, console: Console) -> None:
     """Print the plan."""
-    show_table(console, ("step", "what"), plan.steps, f"Plan of {plan.name}: nothing is started")
+    show_table(console, ("task", "what"), plan.steps, f"Plan of {plan.name}: nothing is started")
     show_table(
         console,
         ("source", "amount", "rows", "tokens (about)"),
@@ -236,6 +267,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         f"Parameters: {_count(plan.model.num_parameters)} ({plan.model.origin})",
         *_amounts("Memory per training process", plan.memory_bytes, total),
         *_amounts("Disk in the store", plan.disk_bytes, sum(plan.disk_bytes.values())),
+        *_writing(plan),
     ]
     if plan.memory_bytes and plan.model.num_layers is None:
         lines.append(

@@ -1,4 +1,4 @@
-"""The exact command of a step. Pure: a job and the machine in, argv, environment and needs out."""
+"""The exact command of a step: a job and the machine in, argv, environment and needs out."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +10,7 @@ from dpo_core.contract.tracking_config import WANDB_KEY
 from tasks.launch.compute import Machine, threads_per_process
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import CommandSpec, Node
+from tasks.launch.stop_grace import LEAST_SECONDS, grace_of
 
 ACCELERATE_FILE = "accelerate.json"
 DIE_WITH_PARENT = "PAIRLINE_DIE_WITH_PARENT"  # read by dpo_core.__main__
@@ -90,7 +91,12 @@ def step_command(
         writable=job.writes(),
         needs_network=isinstance(job, FetchJob) or _is_tracked_online(job),
         node=node,
+        stop_grace_seconds=compute.stop_grace_seconds or _grace(job),
     )
+
+
+def _grace(job: Job) -> int:
+    return grace_of(job) if isinstance(job, TrainJob) else LEAST_SECONDS
 
 
 def _several(node: Node) -> Iterator[str]:

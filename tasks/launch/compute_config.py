@@ -46,11 +46,11 @@ class ComputeConfig(Section):
         None, ge=1, description="CPU threads; empty: cores divided by processes."
     )
     step_timeout_seconds: int = Field(86_400, ge=1, description="A step that runs longer is stopped.")
-    stop_grace_seconds: int = Field(
-        30,
+    stop_grace_seconds: int | None = Field(
+        None,
         ge=1,
-        description="From being asked to stop to being killed. Training writes a "
-        "checkpoint in it: more than a step and a checkpoint take.",
+        description="From being asked to stop to being killed; training finishes its step and writes a checkpoint in it. "
+        "Empty: 30, and for training the time of two checkpoints, from their size and the disk's measured speed.",
     )
     folder_gib: float | None = Field(
         None,

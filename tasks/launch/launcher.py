@@ -9,6 +9,7 @@ from dpo_core.contract.errors import ConfigError, TimedOut
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
 from tasks.launch.launchers import LAUNCHERS, LauncherSections
+from tasks.launch.stop_grace import LEAST_SECONDS
 
 OnLine = Callable[[str], None]
 BeforeStart = Callable[[], None]
@@ -46,6 +47,9 @@ class CommandSpec:
     writable: tuple[Path, ...] = ()  # folders beside ``folder`` that are written to
     needs_network: bool = False
     node: Node = Node()
+    stop_grace_seconds: int = (
+        LEAST_SECONDS  # from being asked to stop to being killed, unless a recipe says another
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ class ProcessLauncher:
         reader.start()
         deadline, grace_seconds = (
             time.monotonic() + command.timeout_seconds,
-            float(self.compute.stop_grace_seconds),
+            float(self.compute.stop_grace_seconds or command.stop_grace_seconds),
         )
         bound = FolderBound(command.folder, self.compute.folder_gib)
         try:

@@ -18,6 +18,7 @@ from dpo_core.contract.errors import HandoffRefused, StoreError
 from dpo_core.contract.job import JOB_FILE, LOG_FILE, Job, Result
 from dpo_core.contract.jobs import JOBS, EvaluateResult, ExportResult, ReferenceResult, TrainResult, read_job
 from dpo_core.contract.metrics_file import METRICS_FILE, Metrics, read_metrics
+from dpo_core.contract.progress import carries_event
 from dpo_core.contract.regular_file import is_plain_file, open_regular, read_regular
 from dpo_core.contract.results import (
     ENVIRONMENT_FILE,
@@ -147,7 +148,7 @@ def last_lines(path: Path, count: int = NUM_LAST_LINES) -> list[str]:
             lines = file.read(LOG_BYTES).decode(errors="replace").splitlines()
     except (OSError, StoreError):
         return []
-    return [line for line in lines if not line.startswith('{"pairline"')][-count:]
+    return [line for line in lines if not carries_event(line)][-count:]
 
 
 def failed_log(run: RunFiles) -> tuple[Path, list[str]]:

@@ -124,6 +124,7 @@ def container_spec(
     if WANDB_KEY in command.secrets:
         env[WANDB_KEY_FILE] = str(SECRETS_FOLDER / WANDB_KEY)
     memory = docker.memory_gib * GIB if docker.memory_gib else machine.memory_bytes * SHARE_OF_MEMORY
+    grace = compute.stop_grace_seconds or command.stop_grace_seconds
     return ContainerSpec(
         name=container_name(command),
         image=setup.image,
@@ -135,7 +136,7 @@ def container_spec(
             *(Mount(path, writable=True) for path in (command.folder, *command.writable)),
         ),
         secrets=command.secrets,
-        labels=labels_of(command, run, deadline, compute.stop_grace_seconds),
+        labels=labels_of(command, run, deadline, grace),
         user=user,
         network=network,
         hostname=f"node-{command.node.rank}" if command.node.num_nodes > 1 else None,
@@ -143,7 +144,7 @@ def container_spec(
         shared_memory_bytes=int(docker.shared_memory_gib * GIB),
         max_processes=docker.max_processes,
         gpus=_gpus(compute, machine, environ),
-        stop_grace_seconds=compute.stop_grace_seconds,
+        stop_grace_seconds=grace,
     )
 
 

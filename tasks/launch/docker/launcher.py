@@ -83,9 +83,8 @@ class DockerLauncher:
         )
         deadline, members = self._attach_or_start(engine, commands, context, before_start)
         try:
-            limits = Limits(
-                deadline, self.compute.stop_grace_seconds, self.patience_seconds, self.compute.folder_gib
-            )
+            grace = self.compute.stop_grace_seconds or commands[0].stop_grace_seconds
+            limits = Limits(deadline, grace, self.patience_seconds, self.compute.folder_gib)
             return Watch(engine, commands[0], members, limits, context, on_line).until_the_end()
         finally:
             with contextlib.suppress(PairlineError):

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dpo_core.contract.checkpoint_files import RUN_OPTIMIZER, RUN_WEIGHTS, files_of, part_of
 from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.errors import StepCrashed
 from dpo_core.contract.jobs import ExportJob, Sharding, TrainJob, TrainResult
@@ -25,7 +26,7 @@ from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.results import read_error, read_result
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_aligned
-from dpo_core.engine.checkpoint import MODEL_FILE, OPTIMIZER_FILE, newest_checkpoint
+from dpo_core.engine.checkpoint import newest_checkpoint
 from dpo_core.model.load import load_model
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.programs.killed_ranks import KILL_AT
@@ -34,6 +35,7 @@ from tests.random_moments import chance
 from tests.step_process import PATIENCE_SECONDS, metrics_of, run_ranks, start_ranks
 from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
+from tests.whole_tensors import whole_tensors
 
 pytestmark = pytest.mark.integration
 
@@ -268,9 +270,11 @@ def test_a_run_goes_on_with_another_back_end_or_number_of_processes(
     ours, theirs = (
         run.weights_path.parent / "checkpoints" / "step-00000015" for run in (result, runs["alone"])
     )
-    for file in (MODEL_FILE, OPTIMIZER_FILE):
+    for file in (RUN_WEIGHTS, RUN_OPTIMIZER):
+        parts = {part_of(file, rank, processes) for rank in range(processes)}
+        assert {path.name for path in files_of(ours, file)} == parts, "every rank writes, and only its own"
         torch.testing.assert_close(
-            load_file(ours / file), load_file(theirs / file), rtol=1e-4, atol=WEIGHT_NOISE
+            whole_tensors(ours, file), load_file(theirs / file), rtol=1e-4, atol=WEIGHT_NOISE
         )
     assert json.loads((tmp_path / "held-0.json").read_text())["offload"] == SHARDINGS[name].offload
 

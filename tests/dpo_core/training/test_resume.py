@@ -12,7 +12,8 @@ from dpo_core.contract.config import OptimConfig
 from dpo_core.contract.jobs import TrainJob, TrainResult
 from dpo_core.contract.results import read_error, read_result
 from dpo_core.contract.store import sha256_file
-from dpo_core.engine.checkpoint import RunState, newest_checkpoint, save_checkpoint
+from dpo_core.engine.checkpoint import RunState, newest_checkpoint
+from dpo_core.engine.checkpoint_writer import save_checkpoint
 from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.plain import PlainEngine
 from dpo_core.model.forward import PairScorer

@@ -1,0 +1,166 @@
+"""Ranges of values out of safetensors files: a rank reads what it needs and no more.
+
+Files are read, not mapped: pages of a mapped file count as the process's own memory once they were touched.
+
+A tensor may lie in one piece, as everywhere in the field, or in pieces of its flattened values in several files. A file
+of pieces says in its metadata which they are: ``parts``: JSON of name -> [first value, shape of the whole tensor].
+"""
+
+import contextlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dpo_core.contract.errors import StoreError, from_os_error
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+PARTS = "parts"
+MOST_READ_AT_ONCE = 1 << 24  # values copied to where they belong before more are read: 64 MiB in float32
+LONGEST_HEADER = 100_000_000  # bytes, the format's own bound
+MOST_BYTES_A_READ = 1 << 30  # the kernel gives at most 2 GiB at once
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Piece:
+    """Values ``start`` to ``stop`` of a flattened tensor, from byte ``offset`` of an open file on."""
+
+    start: int
+    stop: int
+    file: int
+    offset: int
+
+
+@dataclass(slots=True)
+class Slices:
+    """One tensor: its dtype and shape, and where its values lie."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    pieces: list[Piece] = field(default_factory=list)
+
+    @property
+    def num_values(self) -> int:
+        return torch.Size(self.shape).numel()
+
+
+class TensorSlices:
+    """The tensors of open safetensors files, by name."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Raises ``StoreError`` for what is no safetensors file, and for a tensor whose pieces do not make a whole."""
+        self._files = contextlib.ExitStack()
+        self.tensors: dict[str, Slices] = {}
+        with self._files:
+            for path in paths:
+                self._add(path)
+            for name, slices in self.tensors.items():
+                _check_whole(name, slices)
+            self._files = self._files.pop_all()
+
+    def close(self) -> None:
+        self._files.close()
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Read values ``start`` to ``stop`` of the flattened tensor; all of it by default. -> [stop - start] on the CPU"""
+        slices = self.tensors[name]
+        stop = slices.num_values if stop is None else stop
+        values = torch.empty(stop - start, dtype=slices.dtype)
+        content = memoryview(values.view(torch.uint8).numpy())  # type: ignore[arg-type]  # see tensor_file
+        size = slices.dtype.itemsize
+        for piece in slices.pieces:
+            first, last = max(start, piece.start), min(stop, piece.stop)
+            if first < last:
+                place = content[(first - start) * size : (last - start) * size]
+                _read_exactly(piece.file, place, piece.offset + (first - piece.start) * size)
+        return values
+
+    @torch.no_grad()
+    def fill(self, name: str, target: Tensor, start: int = 0) -> None:
+        """Copy the values from ``start`` on into ``target``, whatever its dtype and device, some at a time."""
+        if not target.is_contiguous():  # it has no flat view
+            target.copy_(self.read(name, start, start + target.numel()).view(target.shape))
+            return
+        flat = target.view(-1)
+        for first in range(0, flat.numel(), MOST_READ_AT_ONCE):
+            part = flat[first : first + MOST_READ_AT_ONCE]
+            part.copy_(self.read(name, start + first, start + first + part.numel()))
+
+    def _add(self, path: Path) -> None:
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._files.callback(os.close, file)
+            header, data = _read_header(file, path)
+        except OSError as error:
+            raise from_os_error(error, f"reading {path}") from error
+        parts = json.loads(header.pop("__metadata__", {}).get(PARTS, "{}"))
+        for name, about in header.items():
+            begin, end = about["data_offsets"]
+            if (dtype := DTYPES.get(about["dtype"])) is None:
+                raise StoreError(f"{path} holds {name} as {about['dtype']}, which is not read here.")
+            start, shape = parts.get(name, (0, about["shape"]))
+            slices = self.tensors.setdefault(name, Slices(dtype, tuple(shape)))
+            if (slices.dtype, slices.shape) != (dtype, tuple(shape)):
+                raise StoreError(f"{path.parent} holds pieces of {name} that do not belong together.")
+            stop = start + (end - begin) // dtype.itemsize
+            slices.pieces.append(Piece(start, stop, file, data + begin))
+
+
+@contextlib.contextmanager
+def open_slices(paths: Iterable[Path], names: Iterable[str] | None = None) -> Iterator[TensorSlices]:
+    """Open files for the time of the context. Raises ``StoreError`` unless they hold just ``names``, where given."""
+    paths = list(paths)
+    slices = TensorSlices(paths)
+    with contextlib.closing(slices):
+        if names is not None and (differing := slices.tensors.keys() ^ set(names)):
+            raise StoreError(f"{paths[0]} holds other tensors than the run: {sorted(differing)[:5]}.")
+        yield slices
+
+
+def _read_header(file: int, path: Path) -> tuple[dict, int]:
+    """The header of a safetensors file and where its values begin."""
+    head = os.pread(file, 8, 0)
+    length = struct.unpack("<Q", head)[0] if len(head) == 8 else LONGEST_HEADER + 1
+    try:
+        header = json.loads(os.pread(file, length, 8)) if length <= LONGEST_HEADER else None
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise StoreError(f"{path} is no safetensors file.")
+    return header, 8 + length
+
+
+def _check_whole(name: str, slices: Slices) -> None:
+    slices.pieces.sort()
+    ends = [0, *(piece.stop for piece in slices.pieces)]
+    starts = [*(piece.start for piece in slices.pieces), slices.num_values]
+    if ends != starts:
+        held = sum(piece.stop - piece.start for piece in slices.pieces)
+        raise StoreError(
+            f"The files hold {name} with a gap or an overlap: {held:,} of its {slices.num_values:,} values."
+        )
+
+
+def _read_exactly(file: int, place: memoryview, offset: int) -> None:
+    read: Callable[[int, list[memoryview], int], int] = os.preadv
+    while place:
+        got = read(file, [place[:MOST_BYTES_A_READ]], offset)
+        if not got:
+            raise StoreError("A safetensors file ends before its last tensor does.")
+        place, offset = place[got:], offset + got

@@ -1,0 +1,122 @@
+"""A snapshot keeps the values of its moment, however slow its writer is, and an update waits no longer than it must."""
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from dpo_core.engine import snapshot as module
+from dpo_core.engine.snapshot import Snapshot
+from dpo_core.engine.stored_tensor import StoredTensor, whole
+from dpo_core.engine.tensor_file import TensorFile
+from dpo_core.model.tensor_slices import open_slices
+
+
+class GatedFile(TensorFile):
+    """Writes a chunk whenever it is let through the gate."""
+
+    def __init__(self, path, taken: Snapshot) -> None:
+        super().__init__(path, taken.entries, taken.metadata)
+        self.gate, self.started = threading.Semaphore(0), threading.Semaphore(0)
+
+    def add(self, values) -> None:
+        self.started.release()
+        self.gate.acquire()
+        super().add(values)
+
+
+def writing(file: TensorFile, taken: Snapshot) -> threading.Thread:
+    def write() -> None:
+        with file:
+            taken.write_to(file)
+            file.finish()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("written", [0, 1, 3])
+def test_an_update_after_hold_does_not_reach_the_file(tmp_path, monkeypatch, written):
+    monkeypatch.setattr(module, "CHUNK_BYTES", 16)
+    values = torch.arange(16.0)  # four chunks
+    expected = values.clone()
+    taken = Snapshot({"a": whole(values)})
+    file = GatedFile(tmp_path / "file", taken)
+    thread = writing(file, taken)
+    for _ in range(written):
+        file.gate.release()
+    for _ in range(written + 1):
+        file.started.acquire()
+    file.gate.release()  # the chunk at hand, which hold would wait for
+    taken.hold()
+    values.zero_()
+    for _ in range(4):
+        file.gate.release()
+    thread.join()
+    assert torch.equal(load_file(tmp_path / "file")["a"], expected)
+
+
+def test_without_memory_for_copies_an_update_waits_for_the_writer(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(module, "free_bytes", lambda: 0)
+    values = torch.arange(8.0)
+    expected = values.clone()
+    taken = Snapshot({"a": whole(values)})
+    file = GatedFile(tmp_path / "file", taken)
+    thread = writing(file, taken)
+
+    def update() -> None:
+        taken.hold()
+        values.zero_()
+
+    updating = threading.Thread(target=update)
+    updating.start()
+    updating.join(0.2)
+    assert updating.is_alive()
+    for _ in range(2):
+        file.gate.release()
+    updating.join(10)
+    thread.join(10)
+    assert torch.equal(load_file(tmp_path / "file")["a"], expected)
+    assert not values.any()
+
+
+def test_a_writer_that_has_failed_holds_nobody_up(monkeypatch):
+    monkeypatch.setattr(module, "free_bytes", lambda: 0)
+    taken = Snapshot({"a": whole(torch.ones(4))})
+    taken.end()
+    taken.hold()
+
+
+@given(data=st.data())
+def test_what_any_number_of_ranks_wrote_is_read_by_any_other_in_ranges(tmp_path_factory, data):
+    """Ranges as ZeRO cuts them, rows as FSDP2 does, and whole copies dealt out, all in one set of files."""
+    folder, ranks = tmp_path_factory.mktemp("parts"), data.draw(st.integers(1, 5))
+    shape = tuple(data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=3)))
+    tensor = torch.arange(float(torch.Size(shape).numel())).view(shape)
+    cuts = sorted(data.draw(st.lists(st.integers(0, tensor.numel()), min_size=ranks - 1, max_size=ranks - 1)))
+    bounds = [0, *cuts, tensor.numel()]
+    paths = []
+    for rank in range(ranks):
+        held = tensor.view(-1)[bounds[rank] : bounds[rank + 1]]
+        stored = {
+            "cut": StoredTensor(shape, tensor.dtype, held, tensor.clone, bounds[rank]),
+            "dealt": whole(tensor, rank, ranks),
+            "scalar": whole(torch.tensor(7.0), rank, ranks),
+        }
+        taken, path = Snapshot(stored), folder / f"{rank}.safetensors"
+        with TensorFile(path, taken.entries, taken.metadata) as file:
+            taken.write_to(file)
+            file.finish()
+        paths.append(path)
+    first = data.draw(st.integers(0, tensor.numel()))
+    last = data.draw(st.integers(first, tensor.numel()))
+    with open_slices(paths, ["cut", "dealt", "scalar"]) as slices:
+        for name in ("cut", "dealt"):
+            assert slices.tensors[name].shape == shape
+            assert torch.equal(slices.read(name, first, last), tensor.view(-1)[first:last])
+        assert float(slices.read("scalar")) == 7.0

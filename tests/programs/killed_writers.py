@@ -1,0 +1,54 @@
+"""``python -m tests.programs.killed_writers train --job ...``: checkpoints written slowly behind the training, and a rank
+that is killed in the middle of one.
+
+``KILL`` in the environment is "rank:chunk": who is killed when it is about to write its n-th chunk of values; empty: nobody.
+Each rank leaves in ``behind-<rank>.json`` of the job's folder how many steps' updates came while it wrote.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from dpo_core import __main__ as program
+from dpo_core.engine import snapshot
+from dpo_core.training import saving
+from tests.programs.small_chunks import cut_logits
+
+KILL = "PAIRLINE_TEST_KILL_WRITER"
+CHUNK_SECONDS = 0.01
+CHUNK_BYTES = 4096
+
+
+def main() -> int:
+    """Slow the writer down, then what the program does."""
+    cut_logits()
+    rank, chunk = map(int, (os.environ.get(KILL) or "-1:0").split(":"))
+    saving.WRITTEN_AT_ONCE_BYTES, snapshot.CHUNK_BYTES = 0, CHUNK_BYTES
+    write, before_update, seen = (
+        snapshot.LiveChunk.write_to,
+        saving.Saving.before_update,
+        {"chunks": 0, "behind": 0},
+    )
+
+    def slow_write(self, file):
+        seen["chunks"] += 1
+        if seen["chunks"] == chunk and os.environ["RANK"] == str(rank):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(CHUNK_SECONDS)
+        write(self, file)
+
+    def counted(self):
+        before_update(self)
+        seen["behind"] += self.pending is not None and not self.pending.is_written
+
+    snapshot.LiveChunk.write_to, saving.Saving.before_update = slow_write, counted
+    code = program.main(sys.argv[1:])
+    (Path(sys.argv[-1]).parent / f"behind-{os.environ['RANK']}.json").write_text(json.dumps(seen))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
