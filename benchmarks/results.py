@@ -313,6 +313,7 @@ def _memory(figures: dict) -> str:
         + said
         + (
             f"Mixing grows to {growth['rss']:.2f} times ({_verdict(growth['rss'], GROWTH_BAR, at_most=True)}; without "
-            f"mapped files {growth['anon']:.2f}). Readers: the mixture, the reference values and the order, opened for training.\n\n"
+            f"mapped files {growth['anon']:.2f}). Readers: the mixture, the reference values and the order, opened for "
+            "training.\n\n"
         )
     )

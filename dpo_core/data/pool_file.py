@@ -100,7 +100,8 @@ class PoolReader:
         but no array made of any row."""
         sides = self.lengths_N2[places]
         ends, lengths = self._ends[places].tolist(), sides.tolist()
-        keys, *parts = columns = [], [], [], [], []
+        columns: list[list[bytes]] = [[], [], [], [], []]
+        keys, *parts = columns
         for end, (chosen, rejected) in zip(ends, lengths, strict=True):
             num_tokens = chosen + rejected
             content = self._content(end, num_tokens)
