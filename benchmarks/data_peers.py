@@ -39,8 +39,9 @@ def pairline(work: Work) -> Prepared:
     from dpo_core.contract.data_jobs import MixJob
     from dpo_core.contract.progress import Progress
     from dpo_core.contract.refs import ResolvedSource
-    from dpo_core.data.chat_template import Renderer, load_tokenizer
+    from dpo_core.data.chat_template import Renderer
     from dpo_core.data.pair_dataset import PairDataset
+    from dpo_core.data.tokenizer import load_tokenizer
     from dpo_core.steps import mix
 
     source = ResolvedSource(label="rows", path=work.rows, content=str(work.rows))

@@ -12,11 +12,11 @@ from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, ResolvedSource
 from dpo_core.contract.results import read_result
 from dpo_core.contract.store import fingerprint, sha256_file
-from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.data.formats import to_pair
 from dpo_core.data.mixing import shuffle_order
 from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
+from dpo_core.data.tokenizer import load_tokenizer
 
 SEED = 8
 

@@ -4,6 +4,7 @@ from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.gpu_attention import check_gpu_attention
 from dpo_core.contract.tracking_config import check_trackers
 from flows.settings.stage_config import StageConfig
+from tasks.checkpoint.chosen_template import chosen_template
 from tasks.checkpoint.source import check_source
 from tasks.data.sources import check_sources
 from tasks.image.config import check_variant
@@ -18,6 +19,7 @@ def check_before_start(config: StageConfig) -> None:
     for source in (config.checkpoint.source, config.reference.source):
         if source is not None:
             check_source(source)
+    chosen_template(config.checkpoint)
     machine = this_machine()
     check_devices(config.compute, machine)
     check_cuda8bit(config.adapter, config.optim, machine.num_gpus)

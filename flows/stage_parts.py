@@ -19,6 +19,7 @@ from flows.audience import Audience
 from flows.settings.stage_config import StageConfig
 from tasks.build_image import build_image
 from tasks.cache_reference import cache_reference
+from tasks.checkpoint.chosen_template import chosen_template
 from tasks.evaluate import evaluate
 from tasks.events.chain import announce_handoff
 from tasks.fetch_checkpoint import fetch_checkpoint
@@ -131,7 +132,7 @@ def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRu
         config.train,
         config.adapter,
         config.tracking,
-        config.checkpoint.chat_template,
+        chosen_template(config.checkpoint),
     )
     with folder.task("train"):
         trained, exported = train_dpo(inputs, settings, run.place)

@@ -5,10 +5,12 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from dpo_core.contract.chat_templates import OLMO_NOTE
 from dpo_core.contract.config import CheckpointConfig, DataConfig
 from dpo_core.contract.data_jobs import FetchJob, MixJob, MixResult
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
+from tasks.checkpoint.chosen_template import chosen_template
 from tasks.data.sources import resolve_evaluation_sets, resolve_sources
 from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
@@ -36,6 +38,8 @@ def mix_data(
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template, ``RemoteError``.
     """
     job = mix_job(data, quality, template, checkpoint, place.store / "cache")
+    if job.chat_template == "olmo":
+        get_run_logger().warning(OLMO_NOTE)
     from_hub = [one for one in (*job.sources, *job.evaluation_sets) if one.hub_id is not None]
     if from_hub and not place.has_result(
         job
@@ -60,11 +64,13 @@ def mix_job(
     cache_dir: Path,
 ) -> MixJob:
     """Return the job of these settings, its sources pinned. Raises ``DataError``, ``ConfigError``, ``RemoteError``."""
+    chosen = chosen_template(template)
     return MixJob(
         sources=resolve_sources(data.sources),
         tokenizer_path=checkpoint.path,
         tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
-        chat_template=template.chat_template,
+        chat_template=chosen.template,
+        add_bos=chosen.add_bos,
         cache_dir=cache_dir,
         quality=quality.rules,
         evaluation_sets=resolve_evaluation_sets(quality.evaluation_sets),
@@ -85,5 +91,7 @@ def mix_job(
 def fetch_rows(sources: list[ResolvedSource], cache_dir: Path, place: Workplace) -> None:
     """Bring the rows of Hub data sets into the cache; what becomes of them there is not the fetching's business."""
     for source in sources:
-        whole = ResolvedSource(**source.model_dump(exclude={"amount", "columns", "fields"}))
+        whole = ResolvedSource(
+            **source.model_dump(exclude={"amount", "columns", "fields", "chat_template_kwargs"})
+        )
         place.run(FetchJob(source=whole, cache_dir=cache_dir))

@@ -11,6 +11,7 @@ from dpo_core.contract.jobs import ExportJob, ExportResult, ReferenceResult, Tra
 from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.tracking_config import TrackingConfig
+from tasks.checkpoint.chosen_template import ChosenTemplate
 from tasks.hub.tracker_key import with_tracker_key
 from tasks.launch.compute import sharding_of, solve_batch
 from tasks.launch.workplace import Workplace
@@ -30,14 +31,14 @@ class TrainingInputs:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How it is trained. ``chat_template``: the one saved with the result instead of the checkpoint's own."""
+    """How it is trained. ``template``: what is saved with the result instead of the checkpoint's own."""
 
     loss: Loss
     optim: OptimConfig
     train: TrainConfig
     adapter: AdapterConfig
     tracking: TrackingConfig
-    chat_template: str | None
+    template: ChosenTemplate
 
 
 # Retried because machines are lost in long runs: the trainer resumes from its newest complete checkpoint, so each retry
@@ -79,7 +80,8 @@ def train_dpo(
             checkpoint=inputs.policy,
             adapter=settings.adapter,
             weights_fingerprint=trained.weights_fingerprint,
-            chat_template=settings.chat_template,
+            chat_template=settings.template.template,
+            add_bos=settings.template.add_bos,
             precision=train.export_precision,
         )
     )

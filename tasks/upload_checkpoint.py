@@ -7,7 +7,7 @@ from huggingface_hub import HfApi
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.contract.config import UploadConfig
+from dpo_core.contract.destination_config import UploadConfig
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import ExportResult
 from dpo_core.contract.store import exclusive, verify_files

@@ -14,8 +14,8 @@ from dpo_core.contract.drops import MEANING
 from dpo_core.contract.job import Result
 from dpo_core.contract.jobs import JOBS
 from dpo_core.contract.tracking_config import Tracker
-from dpo_core.data.chat_template import NAMED_TEMPLATES
 from dpo_core.data.formats import FormatName
+from dpo_core.data.named_templates import NAMED_TEMPLATES
 from flows.settings.overrides import validated
 from flows.terminal.cli import app
 from tasks.gate.config import GateConfig

@@ -4,12 +4,12 @@ The UI form, the CLI's ``--set``, the recipes and the jobs derive from these mod
 once. Torch-free. Defaults run on a laptop and publish nothing.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from dpo_core.contract.amount import Amount
+from dpo_core.contract.chat_templates import MAX_TEMPLATE_CHARACTERS, TemplateArguments, TemplateChoice
 from dpo_core.contract.objectives import REFUSED
 from dpo_core.contract.section import NotContent, Section
 
@@ -35,10 +35,17 @@ class CheckpointConfig(Section):
     gguf_file: str | None = Field(
         None, description="File name of the GGUF inside the directory, if it holds several."
     )
-    chat_template: str | None = Field(
+    chat_template: TemplateChoice = Field(
         None,
-        description="Use this named chat template instead of the checkpoint's own; "
-        "it is also saved with the result.",
+        max_length=MAX_TEMPLATE_CHARACTERS,
+        description="Use this chat template instead of the checkpoint's own: a name (docs/data.md), a file (.jinja, or "
+        ".json with a `chat_template`; a relative path starts at the working directory), or the template's own text. It "
+        "is also saved with the result.",
+    )
+    add_bos: bool = Field(
+        False,
+        description="Begin every conversation with the tokenizer's bos token; a template that writes it anyway is left "
+        "as it is.",
     )
     allow_pickle: tuple[str, ...] = Field(
         (),
@@ -76,7 +83,12 @@ class DataSource(Section):
     columns: dict[str, str] = Field(
         {},
         description="Our column -> the set's column, e.g. {chosen: winner}. Ours are "
-        "prompt, chosen, rejected, conversations, tools, constraints.",
+        "prompt, chosen, rejected, conversations, tools, constraints, chat_template_kwargs.",
+    )
+    chat_template_kwargs: TemplateArguments = Field(
+        {},
+        description="Variables that the chat template is given for this set's rows, e.g. {enable_thinking: false}. A "
+        "row's own column chat_template_kwargs goes before it, name by name.",
     )
 
 
@@ -255,36 +267,3 @@ class EvaluationConfig(Section):
     tokens_per_batch: Annotated[int, NotContent()] = Field(
         2048, ge=1, description="Token budget of a forward batch."
     )
-
-
-class UploadConfig(Section):
-    """Where the checkpoint goes. A local directory by default; nothing is published unless a repository is named."""
-
-    repo_id: str | None = Field(None, description="Hub repository (org/name). Empty: a local directory.")
-    directory: Path | None = Field(
-        None, description="Local destination when no repo_id is given; empty: inside the store."
-    )
-    endpoint: str | None = Field(
-        None,
-        description="Address of a server that speaks the Hub's protocol. "
-        "One without xet storage needs HF_HUB_DISABLE_XET=1 in the environment.",
-    )
-    private: bool = Field(True, description="Create the repository as private.")
-    tag: str | None = Field(None, description="Tag set on the uploaded commit.")
-    token_block: str | None = Field(
-        None,
-        description="Name of the Prefect Secret block with the token; empty: the "
-        "HF_TOKEN environment variable.",
-    )
-
-    @model_validator(mode="after")
-    def _one_destination(self) -> "UploadConfig":
-        if self.repo_id and self.directory:
-            raise ValueError("upload.repo_id and upload.directory exclude each other; give one destination")
-        return self
-
-
-class StoreConfig(Section):
-    """Where everything is kept: content-addressed step results that runs share."""
-
-    root: Path = Field(Path(".pairline"), description="Folder of the store.")

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dpo_core.contract.amount import Amount
+from dpo_core.contract.chat_templates import template_content
 from dpo_core.contract.job import Job, Result
 from dpo_core.contract.quality_config import QualityRules
 from dpo_core.contract.refs import DatasetRef, Location, ResolvedEvaluationSet, ResolvedSource
-from dpo_core.contract.section import NotContent, NotContentAt, Section
+from dpo_core.contract.section import ContentAs, NotContent, NotContentAt, Section
 
 
 class ConvertResult(Result):
@@ -135,7 +136,8 @@ class MixJob(Job[MixResult]):
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location
     tokenizer_fingerprint: str
-    chat_template: str | None = None
+    chat_template: Annotated[str | None, ContentAs(template_content)] = None  # a name, or its text
+    add_bos: Annotated[bool, NotContentAt(False)] = False
     held_out: Amount = "0.05"
     max_length_tokens: int = 2048
     when_too_long: Literal["truncate", "drop"] = "truncate"

@@ -11,6 +11,7 @@ DropReason = Literal[
     "empty_answer",
     "identical_pair",
     "bad_tools",
+    "bad_template_kwargs",
     "bad_system",
     "template_without_tools",
     "template_error",
@@ -34,6 +35,8 @@ MEANING: dict[str, str] = {  # by reason
     "empty_answer": "an answer is empty",
     "identical_pair": "chosen and rejected are the same text",
     "bad_tools": "the tools column is neither a list of tools nor JSON of one",
+    "bad_template_kwargs": "the chat_template_kwargs column is no object of variables for the chat template, or names "
+    "what every rendering is told",
     "bad_system": "the system prompt beside the conversation is no text or message, or another than its own",
     "template_without_tools": "the row has tools, which the chat template would leave out",
     "template_error": "the chat template refuses the conversation or its turns cannot be told apart",

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 import dpo_core.contract.data_jobs  # noqa: F401 (its jobs are among JOBS)
+from dpo_core.contract.chat_templates import template_content
 from dpo_core.contract.config import (
     AdapterConfig,
     AttentionKernel,
@@ -30,7 +31,7 @@ from dpo_core.contract.job import LARGEST_JOB_BYTES, Job, Result
 from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, Location, ReferenceRef
 from dpo_core.contract.regular_file import read_regular
-from dpo_core.contract.section import NotContent, Section, content_of
+from dpo_core.contract.section import ContentAs, NotContent, NotContentAt, Section, content_of
 from dpo_core.contract.tracking_config import TrackingConfig
 
 
@@ -174,7 +175,8 @@ class ExportJob(Job[ExportResult]):
     weights_fingerprint: str
     checkpoint: CheckpointRef  # config, tokenizer and template come from here, and the weights that an adapter changes
     adapter: AdapterConfig = AdapterConfig()
-    chat_template: str | None = None
+    chat_template: Annotated[str | None, ContentAs(template_content)] = None  # a name, or its text
+    add_bos: Annotated[bool, NotContentAt(False)] = False
     precision: ExportPrecision = "bf16"  # number format of the exported weights
 
 

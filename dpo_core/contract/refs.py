@@ -1,10 +1,10 @@
 """What jobs and results name each other by: pinned checkpoints, data, reference values. Content beside places."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from dpo_core.contract.amount import Amount
-from dpo_core.contract.section import NotContent, Section
+from dpo_core.contract.section import NotContent, NotContentAt, Section
 
 Location = Annotated[Path, NotContent()]
 Label = Annotated[str, NotContent()]
@@ -53,6 +53,7 @@ class ResolvedSource(Section):
     subset: str | None = None
     amount: Amount = "1.0"
     columns: dict[str, str] = {}
+    chat_template_kwargs: Annotated[dict[str, Any], NotContentAt({})] = {}
 
 
 class ResolvedEvaluationSet(ResolvedSource):

@@ -23,6 +23,13 @@ class NotContentAt:
     value: object
 
 
+@dataclass(frozen=True)
+class ContentAs:
+    """Marks a field that stands in fingerprints as ``written`` gives it."""
+
+    written: Callable[[Any], object]
+
+
 _SPELLING = {
     "gguf": "GGUF",
     "kl": "KL",
@@ -100,13 +107,15 @@ def content_of(model: BaseModel) -> dict:
             return content_of(value)
         return [content(item) for item in value] if isinstance(value, tuple | list) else value
 
-    kept = {
-        name: getattr(model, name)
-        for name, field in type(model).model_fields.items()
-        if not any(
-            isinstance(mark, NotContent)
-            or (isinstance(mark, NotContentAt) and mark.value == getattr(model, name))
-            for mark in field.metadata
-        )
-    }
-    return {name: content(value) for name, value in kept.items()}
+    kept = {}
+    for name, field in type(model).model_fields.items():
+        value, marks = getattr(model, name), field.metadata
+        if any(
+            isinstance(mark, NotContent) or (isinstance(mark, NotContentAt) and mark.value == value)
+            for mark in marks
+        ):
+            continue
+        for mark in marks:
+            value = mark.written(value) if isinstance(mark, ContentAs) else value
+        kept[name] = content(value)
+    return kept

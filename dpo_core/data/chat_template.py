@@ -1,13 +1,12 @@
-"""Chat templates: the named ones, the tokenizer that carries one, and conversations rendered to text in batches."""
+"""Conversations rendered to text in batches, with the chat template that a tokenizer carries."""
 
 import hashlib
 import json
 import logging
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from dpo_core.contract.errors import CheckpointError, ConfigError
+from dpo_core.contract.errors import CheckpointError
 from dpo_core.data import turn_forms
 from dpo_core.data.render_limits import (
     LIMITS,
@@ -25,105 +24,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-
-# A system turn that lists the tools, shared by the named templates; calls and results are rendered as JSON.
-_TOOLS_TEXT = (
-    "{%- macro tools_text() -%}You can call these tools. To call one, answer with JSON: "
-    '{"name": ..., "arguments": {...}}\\n{% for tool in tools %}{{ tool | tojson }}{% if not loop.last %}\\n{% endif %}'
-    "{% endfor %}{%- endmacro -%}"
-    "{%- macro text_of(message) -%}{{ message['content'] }}{% if message['tool_calls'] %}"
-    "{% for call in message['tool_calls'] %}{{ call['function'] | tojson }}{% if not loop.last %}\\n{% endif %}"
-    "{% endfor %}{% endif %}{%- endmacro -%}"
-    "{%- set has_system = messages[0]['role'] == 'system' -%}"
-).replace("\\n", "\n")
-
-
-def _template(header: str, end: str, last_answer_end: str, answer_end: str, opening: str = "") -> str:
-    """A template of turns ``header + text + end``; ``ROLE`` in ``header`` stands for the role's name."""
-    head, tail = header.split("ROLE")
-    turn = (
-        f"{{{{- '{head}' + message['role'] + '{tail}' }}}}"
-        "{%- if loop.first and has_system and tools %}{{- tools_text() + '\n\n' }}{% endif -%}"
-        "{{- text_of(message) -}}"
-    )
-    tools_turn = (
-        "{%- if tools and not has_system -%}" + f"{{{{- '{head}system{tail}' + tools_text() + {end} }}}}"
-        "{%- endif -%}"
-    )
-    ending = (
-        f"{{%- if message['role'] != 'assistant' %}}{{{{- {end} }}}}"
-        f"{{%- elif loop.last %}}{{{{- {last_answer_end} }}}}{{%- else %}}{{{{- {answer_end} }}}}{{%- endif -%}}"
-    )
-    generation = f"{{%- if add_generation_prompt -%}}{{{{- '{head}assistant{tail}' }}}}{{%- endif -%}}"
-    return (
-        _TOOLS_TEXT
-        + opening
-        + tools_turn
-        + "{%- for message in messages -%}"
-        + turn
-        + ending
-        + "{%- endfor -%}"
-        + generation
-    )
-
-
-NAMED_TEMPLATES: dict[str, str] = {
-    # Tulu 3: <|user|>\n...\n<|assistant|>\n...<eos>, and a line break before a further turn
-    "tulu": _template("<|ROLE|>\n", "'\n'", "eos_token", "eos_token + '\n'"),
-    # OLMo 2: Tulu's turns after a bos token
-    "olmo": _template("<|ROLE|>\n", "'\n'", "eos_token", "eos_token + '\n'", opening="{{- bos_token -}}"),
-    # ChatML: <|im_start|>user\n...<|im_end|>\n
-    "chatml": _template("<|im_start|>ROLE\n", "'<|im_end|>\n'", "'<|im_end|>\n'", "'<|im_end|>\n'"),
-    # Zephyr: <|user|>\n...<eos>\n
-    "zephyr": _template("<|ROLE|>\n", "eos_token + '\n'", "eos_token + '\n'", "eos_token + '\n'"),
-}
-
-
-def _known_names() -> str:
-    return ", ".join(sorted(NAMED_TEMPLATES))
-
-
-def load_tokenizer(
-    path: Path, named: str | None = None, trust_remote_code: bool = False
-) -> "PreTrainedTokenizerBase":
-    """Return the tokenizer in the directory ``path`` with its own chat template, or the one ``named``.
-
-    Raises ``ConfigError`` for an unknown name, ``CheckpointError`` for a tokenizer that cannot be loaded, has no
-    template, or lacks a token that the template writes.
-    """
-    if named is not None and named not in NAMED_TEMPLATES:
-        raise ConfigError(f"There is no chat template named `{named}`. Known names: {_known_names()}.")
-    if not Path(path).is_dir():
-        raise CheckpointError(f"{path} is not a directory; a tokenizer was expected there.")
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except (
-        Exception
-    ) as error:  # transformers raises many kinds here: OSError, ValueError, KeyError, tokenizers' own
-        raise CheckpointError(f"The tokenizer in {path} cannot be loaded: {error}") from error
-    if not tokenizer.is_fast:
-        raise CheckpointError(
-            f'The tokenizer in {path} is not a "fast" one (tokenizer.json), which is needed to tell an '
-            "answer's tokens from its prompt's. Convert it and save it with the checkpoint."
-        )
-    if named is not None:
-        tokenizer.chat_template = NAMED_TEMPLATES[named]
-    if not tokenizer.chat_template:
-        raise CheckpointError(
-            f"The tokenizer in {path} has no chat template. Name one with "
-            f"`checkpoint.chat_template`: {_known_names()}."
-        )
-    for token in ("bos_token", "eos_token"):
-        if named is not None and token in NAMED_TEMPLATES[named] and getattr(tokenizer, token) is None:
-            raise CheckpointError(
-                f"The chat template `{named}` writes a {token}, and the tokenizer in {path} has "
-                "none. Choose another template."
-            )
-    return tokenizer
 
 
 def template_text(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -209,32 +109,39 @@ class Renderer:
         return {"tools": None, "documents": None, **self.tokenizer.special_tokens_map}
 
     def render(
-        self, conversations: list[list[dict]], tools: list[list[dict] | None], open_turn: bool = False
+        self,
+        conversations: list[list[dict]],
+        tools: list[list[dict] | None],
+        open_turn: bool = False,
+        arguments: list[dict] | None = None,
     ) -> list[Rendered]:
-        """Return text of each conversation, with the assistant's header at the end for ``open_turn``.
+        """Return text of each conversation, with the assistant's header at the end for ``open_turn``. ``arguments``: further
+        variables of the template, for each conversation its own (``enable_thinking``).
 
         Raises ``CheckpointError`` for a template that goes over its limits again and again.
         """
         with self.limits.batch():
             return [
-                self.render_by_library(turns, of_turns, open_turn)
+                self.render_by_library(turns, of_turns, open_turn, given)
                 if of_turns or not _is_plain(turns)
-                else self._render_plain(turns, open_turn)
-                for turns, of_turns in zip(conversations, tools, strict=True)
+                else self._render_plain(turns, open_turn, given)
+                for turns, of_turns, given in zip(
+                    conversations, tools, arguments or [{}] * len(conversations), strict=True
+                )
             ]
 
-    def _render_plain(self, turns: list[dict], open_turn: bool) -> Rendered:
+    def _render_plain(self, turns: list[dict], open_turn: bool, arguments: dict) -> Rendered:
         """What ``render_by_library`` gives for turns of a role and a text, without the steps that such turns pass
         unchanged."""
         limits = self.limits
         try:
             template = self._template
             if template is None:
-                return self.render_by_library(turns, None, open_turn)
+                return self.render_by_library(turns, None, open_turn, arguments)
             limits.number += 1  # what limits.render does, without its calls: 1 us of 15
             try:
                 context = template.new_context(
-                    {**self._names, "messages": turns, "add_generation_prompt": open_turn}
+                    {**self._names, **arguments, "messages": turns, "add_generation_prompt": open_turn}
                 )
                 text = "".join(template.root_render_func(context))
             finally:
@@ -247,27 +154,32 @@ class Renderer:
         except Exception as error:  # raise_exception, undefined names, type errors: the template's own code
             return Refused.by(error)
 
-    def render_by_library(self, turns: list[dict], tools: list[dict] | None, open_turn: bool) -> Rendered:
+    def render_by_library(
+        self, turns: list[dict], tools: list[dict] | None, open_turn: bool, arguments: dict | None = None
+    ) -> Rendered:
         """Return text of one conversation, by transformers alone: the slow twin.
 
         Objects that the template cannot take, or writes in Python's spelling, are tried as JSON text.
         """
         prepared = self._prepare(turns)
-        text = self._by_library(prepared, tools, open_turn)
+        text = self._by_library(prepared, tools, open_turn, arguments or {})
         if isinstance(text, Over) or not turn_forms.objects_of(prepared):
             return text
         if isinstance(text, str) and not turn_forms.prints_objects(text, prepared):
             return text
-        other = self._by_library(turn_forms.with_json_text(prepared), tools, open_turn)
+        other = self._by_library(turn_forms.with_json_text(prepared), tools, open_turn, arguments or {})
         return other if isinstance(other, str) else text
 
-    def _by_library(self, turns: list[dict], tools: list[dict] | None, open_turn: bool) -> Rendered:
+    def _by_library(
+        self, turns: list[dict], tools: list[dict] | None, open_turn: bool, arguments: dict
+    ) -> Rendered:
         def text_of(prepared: list[dict]) -> str:
             texts = self.tokenizer.apply_chat_template(
                 [prepared],
                 tools=None if tools is None else [*tools],
                 tokenize=False,
                 add_generation_prompt=open_turn,
+                **arguments,
             )
             return cast(list[str], texts)[0]  # as many as conversations, and no ids without tokenize
 

@@ -14,11 +14,28 @@ import re
 from typing import Any
 
 from dpo_core.contract.drops import FormatName, RowDropped
-from dpo_core.data.messages import constraint_list, is_blank, message_list, same_turn, same_turns, tool_list
+from dpo_core.data.messages import (
+    constraint_list,
+    is_blank,
+    message_list,
+    same_turn,
+    same_turns,
+    template_arguments,
+    tool_list,
+)
 from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.system_prompt import SYSTEM_COLUMNS, leading_system, system_turns, with_system
 
-OUR_COLUMNS = ("prompt", "chosen", "rejected", "conversations", "system", "tools", "constraints")
+OUR_COLUMNS = (
+    "prompt",
+    "chosen",
+    "rejected",
+    "conversations",
+    "system",
+    "tools",
+    "constraints",
+    "chat_template_kwargs",
+)
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
 CONVERSATION_COLUMNS = ("conversations", "conversation")
@@ -46,6 +63,7 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
         chosen, rejected = with_system(system, chosen), with_system(system, rejected)
         _check(row, chosen, rejected)
         tools = tool_list(row.get("tools"))
+        arguments = template_arguments(row.get("chat_template_kwargs"))
     except RowDropped as dropped:
         raise RowDropped(dropped.reason, dropped.detail, name) from None
     prompt = chosen[:-1]
@@ -55,6 +73,7 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
         rejected=[*prompt, rejected[-1]],
         tools=tools,
         constraints=constraint_list(row.get("constraints")),
+        template_kwargs=arguments,
     )
 
 

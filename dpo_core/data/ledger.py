@@ -183,6 +183,7 @@ def _advice(ledger: SourceLedger) -> str:
         "answer_left_out": "Choose a chat template that renders the answers as these rows have them "
         "(`checkpoint.chat_template`).",
         "template_without_tools": "Choose a chat template that renders tools (`checkpoint.chat_template`).",
+        "bad_template_kwargs": "Repair these rows, or name another column with `columns` (chat_template_kwargs: other).",
         "too_long": "Raise `max_length_tokens`, or set `when_too_long: truncate`.",
         "no_label_left": "Raise `max_length_tokens`.",
         "identical_tokens": "Raise `max_length_tokens` if the answers differ behind it, or choose a chat template that "

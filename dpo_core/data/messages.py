@@ -7,6 +7,7 @@ tool, and ``tool_calls`` where the assistant calls one.
 import json
 from typing import Any
 
+from dpo_core.contract.chat_templates import check_template_arguments
 from dpo_core.contract.drops import RowDropped
 
 ROLES = {
@@ -211,3 +212,17 @@ def constraint_list(raw: Any) -> tuple[dict, ...]:
     found = [from_json_text(item) for item in found]
     named = all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in found)
     return tuple(found) if named else ()
+
+
+def template_arguments(raw: Any) -> dict:
+    """Return a row's own variables for the chat template (``{"enable_thinking": false}``); empty for none. Raises
+    ``RowDropped``."""
+    if raw is None or (isinstance(raw, str) and not raw.strip()):
+        return {}
+    found = without_nulls(from_json_text(raw))
+    if not isinstance(found, dict):
+        raise RowDropped("bad_template_kwargs", "chat_template_kwargs is not an object")
+    try:
+        return check_template_arguments(found)
+    except ValueError as error:
+        raise RowDropped("bad_template_kwargs", str(error)) from None

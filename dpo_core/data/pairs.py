@@ -1,6 +1,6 @@
 """The values that flow from rows to batches. Shapes: T tokens of one sequence."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,7 +11,8 @@ class PreferencePair:
 
     ``prompt`` is the conversation before the last assistant turn; ``chosen`` and ``rejected`` are whole conversations,
     prompt included. A message is ``{"role": ..., "content": ..., ...}``. ``constraints`` are the verifiable
-    instructions of the prompt (``dpo_core.data.checkers``), empty where the row has none.
+    instructions of the prompt (``dpo_core.data.checkers``), empty where the row has none. ``template_kwargs`` are further
+    variables for the chat template.
     """
 
     prompt: list[dict]
@@ -19,6 +20,7 @@ class PreferencePair:
     rejected: list[dict]
     tools: list[dict] | None = None
     constraints: tuple[dict, ...] = ()
+    template_kwargs: dict = field(default_factory=dict)
 
 
 def readable_prompt(pair: PreferencePair) -> str:

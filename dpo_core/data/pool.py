@@ -5,7 +5,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,10 +99,13 @@ class PoolMaker:
     columns: tuple[dict[str, str], ...]  # per source, ours -> theirs
     pair_tokenizer: PairTokenizer
     examiner: Examiner | None = None  # for checks of quality
+    template_kwargs: tuple[dict, ...] = ()  # per source, what its rows' own go before; none for no source
 
     def pair(self, source: int, raw: Any) -> tuple[FormatName, PreferencePair]:
         """Return a converted raw row. Raises ``RowDropped``."""
-        return to_pair(rename_columns(raw, self.columns[source]) if isinstance(raw, dict) else raw)
+        name, pair = to_pair(rename_columns(raw, self.columns[source]) if isinstance(raw, dict) else raw)
+        given = self.template_kwargs[source] if self.template_kwargs else {}
+        return name, replace(pair, template_kwargs={**given, **pair.template_kwargs}) if given else pair
 
     def __call__(self, chunk: Chunk) -> PoolPart:
         outcomes, converted = [], []

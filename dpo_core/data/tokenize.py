@@ -68,7 +68,10 @@ class PairTokenizer:
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[Rendered]:
         """Return the prompts with the assistant's turn opened: what a model would be asked to continue."""
         return self.renderer.render(
-            [pair.prompt for pair in pairs], [pair.tools for pair in pairs], open_turn=True
+            [pair.prompt for pair in pairs],
+            [pair.tools for pair in pairs],
+            open_turn=True,
+            arguments=[pair.template_kwargs for pair in pairs],
         )
 
     def prompt_ids(self, pairs: list[PreferencePair]) -> list[np.ndarray]:
@@ -80,10 +83,10 @@ class PairTokenizer:
         """
         contexts = []
         for pair, opened in zip(pairs, self.prompt_texts(pairs), strict=True):
-            text = self.renderer.render([pair.chosen], [pair.tools])[0]
+            text = self.renderer.render([pair.chosen], [pair.tools], False, [pair.template_kwargs])[0]
             try:
                 start = (
-                    self._start(pair.chosen, len(pair.chosen) - 1, text, opened, pair.tools)
+                    self._start(pair.chosen, len(pair.chosen) - 1, text, opened, pair)
                     if isinstance(text, str) and isinstance(opened, str)
                     else None
                 )
@@ -138,15 +141,20 @@ class PairTokenizer:
         sides, over = [], [text is Over.LIMITS for text in prompts]
         for turns in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs]):
             within = [i for i, is_over in enumerate(over) if not is_over]
-            made = self.renderer.render([turns[i] for i in within], [pairs[i].tools for i in within])
+            made = self.renderer.render(
+                [turns[i] for i in within],
+                [pairs[i].tools for i in within],
+                arguments=[pairs[i].template_kwargs for i in within],
+            )
             texts: list[Rendered] = [Over.LIMITS] * len(pairs)
             for i, text in zip(within, made, strict=True):
                 texts[i], over[i] = text, text is Over.LIMITS
             sides.append(texts)
         return prompts, sides
 
-    def _render_one(self, turns: list[dict], tools: list[dict] | None, open_turn: bool = False) -> str:
-        return _text(self.renderer.render([turns], [tools], open_turn)[0])
+    def _render_one(self, turns: list[dict], pair: PreferencePair, open_turn: bool = False) -> str:
+        """Text of ``turns`` with the tools and the variables of ``pair``."""
+        return _text(self.renderer.render([turns], [pair.tools], open_turn, [pair.template_kwargs])[0])
 
     def _spans(self, pair: PreferencePair, turns: list[dict], text: str, prompt: str | None) -> list[Span]:
         """Trained spans of one rendered side; empty if the turns cannot be told apart."""
@@ -155,34 +163,34 @@ class PairTokenizer:
         if self.rules.train_on == "all_turns":
             earlier = [index for index, turn in enumerate(turns[:-1]) if turn["role"] == "assistant"]
             for index in earlier:
-                opened, closed = self._turn_edges(turns, index, pair.tools)
-                start = self._start(turns, index, text, opened, pair.tools)
+                opened, closed = self._turn_edges(turns, index, pair)
+                start = self._start(turns, index, text, opened, pair)
                 if start is None or not text.startswith(closed):
                     return []
                 spans.append(Span(start[0], len(closed), start[1]))
-        start = self._start(turns, last, text, prompt, pair.tools)
+        start = self._start(turns, last, text, prompt, pair)
         return [*spans, Span(start[0], None, start[1])] if start is not None else []
 
-    def _turn_edges(self, turns: list[dict], index: int, tools: list[dict] | None) -> tuple[str | None, str]:
-        opened = self._render_one(turns[:index], tools, open_turn=True) if index else None
-        return opened, self._render_one(turns[: index + 1], tools)
+    def _turn_edges(self, turns: list[dict], index: int, pair: PreferencePair) -> tuple[str | None, str]:
+        opened = self._render_one(turns[:index], pair, open_turn=True) if index else None
+        return opened, self._render_one(turns[: index + 1], pair)
 
     def _start(
-        self, turns: list[dict], index: int, text: str, opened: str | None, tools: list[dict] | None
+        self, turns: list[dict], index: int, text: str, opened: str | None, pair: PreferencePair
     ) -> tuple[int, bool] | None:
         """Where the trained text of turn ``index`` begins and whether that is a header's exact end."""
         if self.renderer.opens_turn and opened is not None and text.startswith(opened):
             return len(opened), True
         # The template opens a turn differently for a prompt (or not at all): find where the turn's content begins by
         # rendering a text in its place.
-        header, _ = self._frame(turns, index, tools)
+        header, _ = self._frame(turns, index, pair)
         return (len(header), False) if text.startswith(header) else None
 
-    def _frame(self, turns: list[dict], index: int, tools: list[dict] | None) -> tuple[str, str]:
+    def _frame(self, turns: list[dict], index: int, pair: PreferencePair) -> tuple[str, str]:
         """What stands before and behind turn ``index`` whatever it says. Raises ``RowDropped``, also where the template
         does not write its text."""
         said = {"role": turns[index]["role"], "content": SENTINEL}
-        text = self._render_one([*turns[:index], said, *turns[index + 1 :]], tools)
+        text = self._render_one([*turns[:index], said, *turns[index + 1 :]], pair)
         before, found, behind = text.partition(SENTINEL)
         if not found:
             raise RowDropped("answer_left_out", "the chat template does not write a turn's text")
@@ -197,7 +205,7 @@ class PairTokenizer:
                 parts.append(False)
                 continue
             try:
-                before, behind = self._frame(turns, len(turns) - 1, pair.tools)
+                before, behind = self._frame(turns, len(turns) - 1, pair)
             except RowDropped:
                 if len(turns[-1]) == 2:  # a text, and no text is written
                     raise

@@ -11,10 +11,10 @@ from accelerate.utils import gather_object
 from dpo_core.contract.jobs import AnswerPair, EvaluateJob, EvaluateResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef
-from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.data.checkers import passes
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.reference_cache import ReferenceRows, read_reference
+from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.engine.choose import gather_ends
 from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.heartbeat import watched_ranks

@@ -22,7 +22,7 @@ from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.jobs import ExportJob, ExportResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.store import hash_files, new_directory
-from dpo_core.data.chat_template import load_tokenizer
+from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.engine.checkpoint import load_weights, model_tensors
 from dpo_core.model.adapter import ADAPTER_FOLDER, load_policy, merge_adapter, save_adapter
 from dpo_core.model.generate import end_token_ids
@@ -88,7 +88,9 @@ def run(job: ExportJob, progress: Progress) -> ExportResult:
     """Write the export and verify that it loads."""
     progress.begin("export", 3, "parts")
     transformers_logging.disable_progress_bar()
-    tokenizer = load_tokenizer(job.checkpoint.path, job.chat_template, job.checkpoint.allow_remote_code)
+    tokenizer = load_tokenizer(
+        job.checkpoint.path, job.chat_template, job.checkpoint.allow_remote_code, job.add_bos
+    )
     path = job.out_dir / "checkpoint"
     with new_directory(path) as aside:
         model = trained_model(job, aside)

@@ -21,7 +21,7 @@ from dpo_core.contract.errors import CheckpointError, DataError
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import DatasetRef
 from dpo_core.contract.store import canonical_json, hash_files, new_directory, write_json
-from dpo_core.data.chat_template import load_tokenizer, template_sha256
+from dpo_core.data.chat_template import template_sha256
 from dpo_core.data.evaluation_sets import EvaluationSets
 from dpo_core.data.ledger import SourceTally, check_drops, check_left
 from dpo_core.data.lengths import length_stats
@@ -41,6 +41,7 @@ from dpo_core.data.pool_file import PoolReader, open_pool
 from dpo_core.data.quality import Accounts, Looks, examiner_for
 from dpo_core.data.sources import load_source
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
+from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.data.workers import one_after_the_other
 
 LEDGER_FILE, DATA_DIR = "ledger.json", "data"
@@ -60,7 +61,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` and ``ConfigError`` for the tokenizer and its
     template, ``RemoteError`` when the Hub does not answer.
     """
-    tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template)
+    tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template, add_bos=job.add_bos)
     rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on)
     progress.begin("reading", total=len(job.sources), unit="sources")
     stores = []
@@ -76,6 +77,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         tuple(source.columns for source in job.sources),
         PairTokenizer(tokenizer, rules),
         examiner_for(job.quality, sets),
+        template_kwargs=tuple(source.chat_template_kwargs for source in job.sources),
     )
     with new_directory(job.out_dir / DATA_DIR) as aside:
         counts = [np.unique(rows, return_counts=True) for rows in selections]

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from dpo_core.contract.jobs import EvaluateJob
 from dpo_core.contract.progress import Progress
-from dpo_core.data.chat_template import load_tokenizer
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
+from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.engine.choose import gather_ends
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer

@@ -11,11 +11,10 @@ from dpo_core.contract.config import (
     EvaluationConfig,
     OptimConfig,
     ReferenceConfig,
-    StoreConfig,
     TrainConfig,
-    UploadConfig,
 )
 from dpo_core.contract.cuda8bit import check_8bit_fits
+from dpo_core.contract.destination_config import StoreConfig, UploadConfig
 from dpo_core.contract.loss_config import Loss, LossConfig, LossSum, LossTerm
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.section import Section

@@ -7,11 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpo_core.contract.chat_templates import is_template_text
 from dpo_core.contract.checkpoint_files import tokenizer_fingerprint
 from dpo_core.contract.config import CheckpointConfig, DataSource
 from dpo_core.contract.data_jobs import LengthStats, MixJob, SourceLedger
 from flows.terminal.model_size import ModelSize, model_size
 from flows.terminal.plan import source_size
+from tasks.checkpoint.chosen_template import chosen_template
 from tasks.checkpoint.files import CONFIG, TEMPLATE_FILES, checked_files
 from tasks.checkpoint.own_files import hash_named, read_json_file
 from tasks.checkpoint.source import locate
@@ -69,11 +71,13 @@ def look(checkpoint: CheckpointConfig, sources: tuple[DataSource, ...], store_ro
     located = convert(locate(checkpoint, store_root, with_weights=False), place)
     names = checked_files(located.folder, (), checkpoint)
     some = tuple(source.model_copy(update={"amount": _some(source)}) for source in sources)
+    chosen = chosen_template(checkpoint)
     job = MixJob(
         sources=resolve_sources(some),
         tokenizer_path=located.folder,
         tokenizer_fingerprint=tokenizer_fingerprint(hash_named(located.folder, names)),
-        chat_template=checkpoint.chat_template,
+        chat_template=chosen.template,
+        add_bos=chosen.add_bos,
         held_out="0",
         max_length_tokens=LONGEST_LOOKED_AT,
         max_dropped_fraction=1.0,
@@ -102,7 +106,11 @@ def _some(source: DataSource) -> str:
 
 def _template(checkpoint: CheckpointConfig, folder: Path) -> str:
     if checkpoint.chat_template:
-        return f"the named chat template {checkpoint.chat_template}"
+        return (
+            "the chat template given"
+            if is_template_text(checkpoint.chat_template)
+            else f"the chat template {checkpoint.chat_template}"
+        )
     found = [name for name in TEMPLATE_FILES if (folder / name).is_file()] or ["tokenizer_config.json"]
     return f"its own chat template ({found[0]})"
 

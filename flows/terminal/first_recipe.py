@@ -6,7 +6,8 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from dpo_core.contract.config import CheckpointConfig, DataSource, StoreConfig
+from dpo_core.contract.config import CheckpointConfig, DataSource
+from dpo_core.contract.destination_config import StoreConfig
 from dpo_core.contract.errors import ConfigError, from_os_error
 from flows.settings.overrides import Values, validated
 from flows.terminal.first_look import LONGEST_LOOKED_AT, Look, dropped_of, formats_of, look

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from rich.console import Console
 
 from dpo_core.contract.amount import is_count, num_held_out, num_selected
+from dpo_core.contract.chat_templates import named_in_plan
 from dpo_core.contract.config import DataSource
 from dpo_core.contract.jobs import BatchPlan
 from dpo_core.contract.loss_config import Loss, LossConfig
@@ -149,7 +150,8 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         (
             "mix data",
             f"{counted(len(config.data.sources), 'source')}, {config.data.held_out} held out, at most "
-            f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones",
+            f"{config.data.max_length_tokens} tokens, {config.data.when_too_long} longer ones"
+            + named_in_plan(config.checkpoint.chat_template),
         ),
         ("cache reference", reference),
         (

@@ -79,6 +79,7 @@ def _resolved(
         subset=source.subset,
         amount=source.amount,
         columns=source.columns,
+        chat_template_kwargs=source.chat_template_kwargs,
         content=content,
         path=path,
         hub_id=hub_id,

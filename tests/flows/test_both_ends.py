@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 
-from dpo_core.contract.config import UploadConfig
+from dpo_core.contract.destination_config import UploadConfig
 from dpo_core.contract.errors import ConfigError, HandoffRefused
 from dpo_core.contract.store import hash_files
 from dpo_core.contract.tracking_config import WANDB_KEY, TrackingConfig

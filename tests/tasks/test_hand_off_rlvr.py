@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from dpo_core.contract.config import UploadConfig
+from dpo_core.contract.destination_config import UploadConfig
 from dpo_core.contract.errors import ConfigError, HandoffRefused, RemoteError
 from dpo_core.contract.section import content_of
 from dpo_core.contract.store import fingerprint, write_json

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from dpo_core.contract.config import UploadConfig
+from dpo_core.contract.destination_config import UploadConfig
 from dpo_core.contract.errors import ConfigError, DiskFull, HandoffRefused
 from dpo_core.contract.store import hash_files, write_json
 from flows import post_training, rlvr_intake

@@ -10,7 +10,8 @@ from peft import PeftConfig
 from prefect.logging import disable_run_logger
 from transformers import AutoModelForCausalLM
 
-from dpo_core.contract.config import AdapterConfig, CheckpointConfig, UploadConfig
+from dpo_core.contract.config import AdapterConfig, CheckpointConfig
+from dpo_core.contract.destination_config import UploadConfig
 from dpo_core.contract.errors import ConfigError, PairlineError, RemoteError, StoreError
 from dpo_core.contract.store import hash_files
 from dpo_core.model.adapter import load_policy, save_adapter

@@ -315,6 +315,29 @@ def test_columns_are_renamed_from_theirs_to_ours():
     assert _parts(row) == ("prompt_text", [USER], "Yes.", "No.")
 
 
+ROW_OF_TEXTS = {"prompt": "a", "chosen": "b", "rejected": "c"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, {}),
+        ("", {}),
+        ({"enable_thinking": False, "other": None}, {"enable_thinking": False}),
+        ('{"enable_thinking": true}', {"enable_thinking": True}),
+    ],
+)
+def test_a_row_has_variables_for_the_template(given, expected):
+    assert to_pair({**ROW_OF_TEXTS, "chat_template_kwargs": given})[1].template_kwargs == expected
+
+
+@pytest.mark.parametrize("given", [["a"], 1, "no", '["a"]', {"tools": []}, {"messages": []}, {"no name": 1}])
+def test_other_variables_are_a_reason(given):
+    with pytest.raises(RowDropped) as dropped:
+        to_pair({**ROW_OF_TEXTS, "chat_template_kwargs": given})
+    assert dropped.value.reason == "bad_template_kwargs"
+
+
 SYSTEM = {"role": "system", "content": "Be brief."}
 SYSTEM_FORMS = {
     "a text": "Be brief.",

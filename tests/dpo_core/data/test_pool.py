@@ -186,3 +186,15 @@ def test_blanks_at_the_ends_of_turns_make_no_other_prompt():
         )
         == 4
     )
+
+
+def test_a_rows_variables_go_before_its_sets():
+    answers = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    rows = [{**answers}, {**answers, "chat_template_kwargs": {"thinks": True, "n": 2}}]
+    template = "{% for m in messages %}{{ thinks }}{{ n }}{{ m.content }}{% endfor %}"
+    tokenizer = PairTokenizer(make_tokenizer(template), TokenizeRules(64))
+    maker = PoolMaker((Texts([]),), ({},), tokenizer, template_kwargs=({"thinks": False},))
+    pairs = [maker.pair(0, row)[1] for row in rows]
+    assert [pair.template_kwargs for pair in pairs] == [{"thinks": False}, {"thinks": True, "n": 2}]
+    chosen = [sides[0] for sides in tokenizer(pairs)]
+    assert [tokenizer.tokenizer.decode(side.ids) for side in chosen] == ["FalseaFalseb", "True2aTrue2b"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpo_core.contract.drops import RowDropped
-from dpo_core.data.chat_template import NAMED_TEMPLATES
+from dpo_core.data.named_templates import NAMED_TEMPLATES
 from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from tests.tiny_models import CHATML, make_tokenizer

@@ -17,6 +17,7 @@ from dpo_core.contract.config import CheckpointConfig, DataSource
 from dpo_core.contract.errors import ConfigError, PairlineError
 from flows.settings.overrides import read_recipe, validated
 from flows.settings.stage_config import StageConfig
+from flows.terminal import plan as module
 from flows.terminal import plan as planning
 from flows.terminal.cli import app
 from flows.terminal.memory import bytes_per_trained
@@ -296,3 +297,26 @@ def test_a_small_share_that_is_held_out_is_planned_as_it_is_mixed(tmp_path):
     )
     assert num_held_out("0.05", 9) == 1
     assert plan_stage(config).num_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("compute", "expected"),
+    [
+        ({}, "Asked to stop, training is killed after 114 s (a step and two checkpoints)"),
+        (
+            {"stop_grace_seconds": 7},
+            "Asked to stop, training is killed after 7 s (compute.stop_grace_seconds)",
+        ),
+    ],
+)
+def test_a_checkpoint_s_time_follows_from_the_disk_s_speed(tmp_path, monkeypatch, compute, expected):
+    """7B: 84 GB, 42 s at 2 GB/s; the store's folder is not there yet."""
+    measured = []
+    monkeypatch.setattr(module, "write_bytes_per_second", lambda folder: measured.append(folder) or 2e9)
+    config = validated(values(compute=compute, store={"root": str(tmp_path / "not" / "there")}), "recipe")
+    console = Console(record=True, width=200)
+    module.show_plan(plan_stage(config), console)
+    text = console.export_text()
+    assert "A checkpoint: 84.0 GB, written behind the training in 0.7 min by the 2.0 GB/s" in text
+    assert expected in text
+    assert measured == [tmp_path]

@@ -1,0 +1,54 @@
+"""Named templates against open-instruct's: texts, ids and masks that its own code gave once, as hashes.
+
+The hashes were made with its ``CHAT_TEMPLATES`` and its tokenising functions at the commit that the file names.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from dpo_core.data.chat_template import Renderer
+from dpo_core.data.named_templates import NAMED_TEMPLATES
+from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
+from tests.dpo_core.data.open_instruct_rows import function_conversations, pairs, plain_conversations
+from tests.tiny_models import make_tokenizer
+
+THEIRS = json.loads(Path(__file__).with_name("open_instruct_templates.json").read_text())["templates"]
+# The others leave functions and calls out; ours write the calls as text.
+WITH_FUNCTIONS = [name for name in THEIRS if "function_calls" in NAMED_TEMPLATES[name]]
+
+
+def _sha(value) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def test_every_name_of_open_instruct_is_known():
+    assert len(THEIRS) == 21
+    assert len(WITH_FUNCTIONS) == 6
+    assert set(NAMED_TEMPLATES) - set(THEIRS) == {"chatml", "olmo2"}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_a_named_template_renders_what_open_instructs_does(name):
+    renderer = Renderer(make_tokenizer(NAMED_TEMPLATES[name]))
+    conversations = plain_conversations() + (function_conversations() if name in WITH_FUNCTIONS else [])
+    rendered = [
+        renderer.render([turns], [None], open_turn)[0]
+        for turns in conversations
+        for open_turn in (False, True)
+    ]
+    assert _sha(rendered) == THEIRS[name]["rendered"]
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_ids_and_masks_are_open_instructs(name):
+    """Where its filter keeps a row; where it drops one, as it cannot tell the answer's tokens, the ids alone."""
+    results = PairTokenizer(make_tokenizer(NAMED_TEMPLATES[name]), TokenizeRules(2048))(pairs())
+    assert len(results) == len(THEIRS[name]["rows"])
+    for sides, expected in zip(results, THEIRS[name]["rows"], strict=True):
+        assert not isinstance(sides, str), sides
+        assert _sha([side.ids.tolist() for side in sides]) == expected["ids"]
+        if expected["trained"] is not None:
+            assert _sha([side.trained.astype(int).tolist() for side in sides]) == expected["trained"]
