@@ -22,6 +22,9 @@ DropReason = Literal[
     "answer_left_out",
     "contaminated",
     "exact_duplicate",
+    "bad_weight",
+    "zero_weight",
+    "bad_margin",
     "near_duplicate",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
@@ -47,6 +50,9 @@ MEANING: dict[str, str] = {  # by reason
     "answer_left_out": "the chat template writes nothing of an answer",
     "contaminated": "the prompt holds an instance of an evaluation set (quality.evaluation_sets)",
     "exact_duplicate": "another row is the same tokens (quality.exact_duplicates)",
+    "bad_weight": "the weight column holds no number from 0.000001 to 1,000,000",
+    "zero_weight": "the weight is 0, so the pair would train nothing",
+    "bad_margin": "the margin column holds no number from 0 to 1,000,000",
     "near_duplicate": "another row is nearly the same words (quality.near_duplicates)",
 }
 assert set(MEANING) == set(get_args(DropReason))

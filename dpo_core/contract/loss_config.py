@@ -37,6 +37,16 @@ class Objectives(Section):
         return self.any_is("needs_reference")
 
     @property
+    def ignores_weights(self) -> bool:
+        """Whether a pair has no loss of its own that could weigh more or less than another's."""
+        return self.any_is("whole_batch")
+
+    @property
+    def ignores_margins(self) -> bool:
+        """Whether no objective aims at a margin whose place a pair's own could take."""
+        return self.any_is("whole_batch") or all(part.traits.target is None for _, part in self.parts)
+
+    @property
     def rewarding(self) -> "LossConfig":
         """The objective whose rewards are reported: bco_pair, whose threshold is their mean, else the first that compares
         two answers."""

@@ -106,6 +106,31 @@ OF_MEMBERS = tuple(
 )
 
 
+BY_SOURCE = "by_source"
+OF_A_SOURCE = ("rewards/accuracies", "rewards/margins")
+
+
+def of_source(source: str, name: str) -> str:
+    """Return what a metric over one source's pairs is called; trackers put those of all sources on one page."""
+    return f"{BY_SOURCE}/{source}/{name}"
+
+
+def split_by_source(name: str) -> tuple[str, str] | None:
+    """Return the source and the metric that ``of_source`` has put together; None for another name."""
+    for metric in OF_A_SOURCE:
+        if name.startswith(f"{BY_SOURCE}/") and name.endswith(f"/{metric}"):
+            return name.removeprefix(f"{BY_SOURCE}/").removesuffix(f"/{metric}"), metric
+    return None
+
+
+def source_names(labels: list[str]) -> list[str]:
+    """Return a name for each source of a mixture, its label: the second of a label has "#2" behind it."""
+    return [
+        label if (before := labels[:number].count(label)) == 0 else f"{label}#{before + 1}"
+        for number, label in enumerate(labels)
+    ]
+
+
 def tone_of(name: str, before: float | None, after: float | None) -> Literal["", "good", "bad"]:
     """Return "good" or "bad" where a metric moved in a direction that means one of them, else nothing."""
     better = MEANINGS[name].better if name in MEANINGS else 0

@@ -43,6 +43,7 @@ class Traits:
     whole_batch: bool = False  # losses depend on all pairs of the optimizer step together
     mean_reward: bool = False  # takes the mean reward of earlier steps
     weights_pairs: bool = False  # dpo, times a weight of the pair that whole answers give
+    target: float | None = None  # the margin that it aims at, whose place a pair's own can take
     token_mean: bool = (
         False  # a mean over the chosen answers' tokens of the optimizer step, not over its pairs
     )
@@ -51,8 +52,8 @@ class Traits:
 
 TRL_DEFAULT = "TRL's default; the paper names none"
 OBJECTIVES: dict[LossName, Traits] = {
-    "dpo": Traits(0.1, "paper, appendix B", "yes", any_divergence=True),
-    "dpo_norm": Traits(5.0, "Tulu 3 and OLMo 2", "yes", any_divergence=True, per_token=True),
+    "dpo": Traits(0.1, "paper, appendix B", "yes", any_divergence=True, target=0.0),
+    "dpo_norm": Traits(5.0, "Tulu 3 and OLMo 2", "yes", any_divergence=True, per_token=True, target=0.0),
     "simpo": Traits(
         2.0,
         "paper, table 8: 2 to 2.5",
@@ -61,9 +62,9 @@ OBJECTIVES: dict[LossName, Traits] = {
         per_token=True,
         own_settings=("gamma_beta_ratio",),
     ),
-    "ipo": Traits(0.1, TRL_DEFAULT, any_divergence=True, per_token=True),
+    "ipo": Traits(0.1, TRL_DEFAULT, any_divergence=True, per_token=True, target=0.5),
     "wpo": Traits(0.01, "the authors' models", "yes", any_divergence=True, weights_pairs=True),
-    "hinge": Traits(0.1, TRL_DEFAULT, any_divergence=True),
+    "hinge": Traits(0.1, TRL_DEFAULT, any_divergence=True, target=1.0),
     "robust": Traits(0.01, "paper, section B", "yes", any_divergence=True),
     "exo_pair": Traits(0.1, "paper, section B", "required", any_divergence=True),
     "apo_zero": Traits(0.1, "paper, section 5.2"),
@@ -89,7 +90,11 @@ REFUSED = {
 
 def names_where(trait: str) -> list[LossName]:
     """Return the objectives that have a trait, sorted; for the advice of an error."""
-    return sorted(name for name, traits in OBJECTIVES.items() if getattr(traits, trait) not in (False, "no"))
+
+    def has(value: object) -> bool:  # a target of 0 is one
+        return value is not False and value is not None and value != "no"
+
+    return sorted(name for name, traits in OBJECTIVES.items() if has(getattr(traits, trait)))
 
 
 def owner_of(setting: str) -> LossName:

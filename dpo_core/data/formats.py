@@ -35,6 +35,8 @@ OUR_COLUMNS = (
     "tools",
     "constraints",
     "chat_template_kwargs",
+    "weight",
+    "margin",
 )
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dpo_core.data.pair_file import PROMPTS_FILE, ROWS_FILE, ArrowRows
+from dpo_core.data.pair_file import PROMPTS_FILE, ROWS_FILE, SOURCES_FILE, ArrowRows
 from dpo_core.data.pairs import TokenizedPair
 
 Split = Literal["train", "held_out"]
@@ -73,6 +73,30 @@ class PairDataset:
     def prefix_lengths(self) -> np.ndarray:
         """Tokens of the longest common prefix of the two sequences, int32 [N]."""
         return self._rows.column("prefix_length")
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """A pair's share of the gradient against that of others, float32 [N]; 1 where its source names no such column."""
+        rows = self._rows
+        return rows.column("weight") if rows.has("weight") else np.ones(len(self), np.float32)
+
+    @cached_property
+    def margins(self) -> np.ndarray:
+        """The margin that a pair is to reach, float32 [N]; NaN where its source names no such column."""
+        rows = self._rows
+        return rows.column("margin") if rows.has("margin") else np.full(len(self), np.nan, np.float32)
+
+    @cached_property
+    def sources(self) -> np.ndarray:
+        """The number of each pair's source, int32 [N]."""
+        rows = self._rows
+        return rows.column("source") if rows.has("source") else np.zeros(len(self), np.int32)
+
+    @cached_property
+    def source_names(self) -> tuple[str, ...]:
+        """What the sources are called, by number; none in mixtures that do not say so."""
+        file = self.folder.parent / SOURCES_FILE
+        return tuple(json.loads(file.read_text())) if file.is_file() and self._rows.has("source") else ()
 
     def prompt(self, index: int) -> HeldOutPrompt:
         """Return the prompt of held-out row ``index``. The first rows are all of different prompts."""

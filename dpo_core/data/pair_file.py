@@ -1,7 +1,8 @@
 """How tokenised pairs lie on disk: Arrow IPC files, memory-mapped when read. The one place that knows the columns.
 
 ``rows.arrow``: row_key, prefix_length, chosen_length, rejected_length, chosen_ids, chosen_trained (0 or 1 per token),
-rejected_ids, rejected_trained. ``prompts.arrow`` (held-out split): prompt_ids, prompt_text, constraints (JSON text).
+rejected_ids, rejected_trained, source (its number in ``sources.json``), weight, margin (NaN: none); mixtures of versions
+before 3 lack the last three. ``prompts.arrow`` (held-out split): prompt_ids, prompt_text, constraints (JSON text).
 Shapes: T tokens of one sequence, N rows.
 """
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 from dpo_core.contract.errors import StoreError
 from dpo_core.data.pairs import TokenizedPair
 
-ROWS_FILE, PROMPTS_FILE = "rows.arrow", "prompts.arrow"
+ROWS_FILE, PROMPTS_FILE, SOURCES_FILE = "rows.arrow", "prompts.arrow", "sources.json"
 ROWS_PER_BATCH = 512
 KEY_TYPE = np.dtype("S32")  # of row and prompt keys in memory: 32 hexadecimal digits
 # Mapped pages count as resident until given back: a run that reads a file at random would seem to hold all of it.
@@ -34,6 +35,9 @@ ROWS_SCHEMA = pa.schema(
         ("chosen_trained", pa.list_(pa.uint8())),
         ("rejected_ids", pa.list_(pa.int32())),
         ("rejected_trained", pa.list_(pa.uint8())),
+        ("source", pa.int32()),
+        ("weight", pa.float32()),
+        ("margin", pa.float32()),
     ]
 )
 PROMPTS_SCHEMA = pa.schema(
@@ -64,7 +68,13 @@ def list_array(arrays: list[np.ndarray], dtype: type) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.astype(dtype, copy=False)))
 
 
-def pairs_batch(pairs: list[TokenizedPair], prefix_lengths: list[int]) -> pa.RecordBatch:
+def pairs_batch(
+    pairs: list[TokenizedPair],
+    prefix_lengths: list[int],
+    sources: np.ndarray,
+    weights: np.ndarray,
+    margins: np.ndarray,
+) -> pa.RecordBatch:
     """Return rows of ``ROWS_SCHEMA``."""
     return pa.record_batch(
         [
@@ -79,6 +89,9 @@ def pairs_batch(pairs: list[TokenizedPair], prefix_lengths: list[int]) -> pa.Rec
                 )
                 for side in SIDES
             ),
+            pa.array(sources, pa.int32()),
+            pa.array(weights, pa.float32()),
+            pa.array(margins, pa.float32()),
         ],
         schema=ROWS_SCHEMA,
     )
@@ -123,6 +136,10 @@ class ArrowRows:
         """Return a numeric or boolean column of all rows, [N]."""
         parts = [batch.column(name).to_numpy(zero_copy_only=False).copy() for batch in self.batches()]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
+
+    def has(self, name: str) -> bool:
+        """Return whether the file has a column."""
+        return name in self._reader.schema.names
 
     def keys(self, name: str) -> np.ndarray:
         """Return a text column of all rows whose texts are keys or empty, as bytes S32 [N]."""

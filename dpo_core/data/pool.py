@@ -17,6 +17,7 @@ from dpo_core.data.examine import Examiner
 from dpo_core.data.formats import rename_columns, to_pair
 from dpo_core.data.messages import beyond_text
 from dpo_core.data.pair_file import common_prefix_length, row_key
+from dpo_core.data.pair_numbers import NO_MARGIN, NO_WEIGHT, pair_numbers
 from dpo_core.data.pairs import PreferencePair, TokenizedPair
 from dpo_core.data.sources import RowStore
 from dpo_core.data.tokenize import PairTokenizer, TokenizedSide
@@ -45,6 +46,8 @@ POOL_SCHEMA = pa.schema(
         ("prefix_length", pa.int32()),
         ("chosen_length", pa.int32()),
         ("rejected_length", pa.int32()),
+        ("weight", pa.float32()),
+        ("margin", pa.float32()),
     ]
 )
 
@@ -76,6 +79,8 @@ class _Outcome:
     left_out: bool = False
     prompt_key: str = ""
     pair: TokenizedPair | None = None
+    weight: float = NO_WEIGHT
+    margin: float = NO_MARGIN
     said: PreferencePair | None = None  # of the same rows as ``pair``
 
     def drop(self, dropped: RowDropped) -> None:
@@ -114,6 +119,7 @@ class PoolMaker:
             outcomes.append(outcome)
             try:
                 outcome.format, pair = self.pair(chunk.source, raw)
+                outcome.weight, outcome.margin = pair_numbers(raw, self.columns[chunk.source], outcome.format)
                 outcome.prompt_key = prompt_key(pair.prompt)
             except RowDropped as dropped:
                 outcome.format = dropped.format
@@ -164,6 +170,8 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
             ),
             pa.array([len(p.chosen_ids) if p else 0 for p in pairs], pa.int32()),
             pa.array([len(p.rejected_ids) if p else 0 for p in pairs], pa.int32()),
+            pa.array([o.weight for o in outcomes], pa.float32()),
+            pa.array([o.margin for o in outcomes], pa.float32()),
         ],
         schema=POOL_SCHEMA,
     )

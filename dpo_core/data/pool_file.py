@@ -1,7 +1,7 @@
 """How the pool of converted rows lies on disk while the mixture is made: facts as Arrow, tokens as plain bytes beside them.
 
 A row's tokens lie together, so that the mixture's random order costs one read a row and maps no pages. Memory holds about
-35 bytes a row. Shapes: N rows of the pool.
+43 bytes a row. Shapes: N rows of the pool.
 """
 
 import contextlib
@@ -53,6 +53,9 @@ class PoolReader:
         self.sources = self._facts.column("source")  # int32 [N], ascending
         self.rows = self._facts.column("row")  # int64 [N], number in the source, ascending in each
         self.prefix_lengths = self._facts.column("prefix_length")  # int32 [N]
+        self.weights, self.margins = (
+            self._facts.column(name) for name in ("weight", "margin")
+        )  # float32 [N]
         self.lengths_N2 = np.stack(  # int32; 0 for a dropped row
             [self._facts.column("chosen_length"), self._facts.column("rejected_length")], axis=1
         )
@@ -125,6 +128,9 @@ class PoolReader:
                 pa.array(self.prefix_lengths[places], pa.int32()),
                 *(pa.array(column, pa.int32()) for column in sides.T),
                 *lists,
+                pa.array(self.sources[places], pa.int32()),
+                pa.array(self.weights[places], pa.float32()),
+                pa.array(self.margins[places], pa.float32()),
             ],
             schema=ROWS_SCHEMA,
         )

@@ -54,18 +54,25 @@ def _smoothed_logistic(margin_B: Tensor, label_smoothing: float) -> Tensor:
     return -logsigmoid(margin_B) * (1 - label_smoothing) - logsigmoid(-margin_B) * label_smoothing
 
 
-def dpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Compute DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7): -log sigmoid(m)."""
+def dpo(
+    policy: PairLogps, reference: PairLogps, config: LossConfig, target: Tensor | float = 0.0
+) -> LossOutput:
+    """Compute DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7): -log sigmoid(m - d) with target d = 0, or
+    a pair's own (ODPO, Amini et al. 2024, arXiv 2402.10571)."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
-    return _output(_smoothed_logistic(chosen_B - rejected_B, config.label_smoothing), chosen_B, rejected_B)
+    margin_B = chosen_B - rejected_B - target
+    return _output(_smoothed_logistic(margin_B, config.label_smoothing), chosen_B, rejected_B)
 
 
-def dpo_norm(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Compute length-normalised DPO (Tulu 3, arXiv 2411.15124, section 5.1.2, eq. 6): -log sigmoid(m), rewards per
-    token.
+def dpo_norm(
+    policy: PairLogps, reference: PairLogps, config: LossConfig, target: Tensor | float = 0.0
+) -> LossOutput:
+    """Compute length-normalised DPO (Tulu 3, arXiv 2411.15124, section 5.1.2, eq. 6): -log sigmoid(m - d), target d as in
+    dpo, rewards per token.
     """
     chosen_B, rejected_B = _rewards_per_token(policy, reference, config)
-    return _output(_smoothed_logistic(chosen_B - rejected_B, config.label_smoothing), chosen_B, rejected_B)
+    margin_B = chosen_B - rejected_B - target
+    return _output(_smoothed_logistic(margin_B, config.label_smoothing), chosen_B, rejected_B)
 
 
 def simpo(policy: PairLogps, reference: PairLogps | None, config: LossConfig) -> LossOutput:
@@ -80,14 +87,16 @@ def simpo(policy: PairLogps, reference: PairLogps | None, config: LossConfig) ->
     return _output(losses_B, config.beta * mean.chosen_B, config.beta * mean.rejected_B)
 
 
-def ipo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
-    """Compute IPO (Azar et al. 2023, arXiv 2310.12036, eq. 17): (m / beta - 1 / (2 beta))^2, beta being the paper's
-    tau.
+def ipo(
+    policy: PairLogps, reference: PairLogps, config: LossConfig, target: Tensor | float = 0.5
+) -> LossOutput:
+    """Compute IPO (Azar et al. 2023, arXiv 2310.12036, eq. 17): ((m - d) / beta)^2, beta being the paper's tau,
+    with target d = 1/2, or a pair's own: regression to a known difference of rewards.
 
     Deviates from the printed equation by rewards per token, as its authors' results did and as peers do.
     """
     chosen_B, rejected_B = _rewards_per_token(policy, reference, config)
-    return _output(((chosen_B - rejected_B - 0.5) / config.beta) ** 2, chosen_B, rejected_B)
+    return _output(((chosen_B - rejected_B - target) / config.beta) ** 2, chosen_B, rejected_B)
 
 
 def policy_weights(policy: PairLogps) -> Tensor:
@@ -106,11 +115,13 @@ def wpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutp
     return replace(plain, losses_B=policy_weights(policy) * plain.losses_B)
 
 
-def hinge(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
+def hinge(
+    policy: PairLogps, reference: PairLogps, config: LossConfig, target: Tensor | float = 1.0
+) -> LossOutput:
     """Compute the hinge loss (SLiC-HF, Zhao et al. 2023, arXiv 2305.10425, section 2, with DPO's rewards as in RSO, Liu
-    et al. 2023, arXiv 2309.06657): max(0, 1 - m)."""
+    et al. 2023, arXiv 2309.06657): max(0, d - m), target d = 1 or a pair's own."""
     chosen_B, rejected_B = _rewards(policy, reference, config)
-    return _output(torch.relu(1 - (chosen_B - rejected_B)), chosen_B, rejected_B)
+    return _output(torch.relu(target - (chosen_B - rejected_B)), chosen_B, rejected_B)
 
 
 def robust(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
@@ -249,11 +260,19 @@ class LossRow:
     traits: Traits
 
     def __call__(
-        self, policy: PairLogps, reference: PairLogps | None, config: LossConfig, step: StepFacts = NO_STEP
+        self,
+        policy: PairLogps,
+        reference: PairLogps | None,
+        config: LossConfig,
+        step: StepFacts = NO_STEP,
+        margin_B: Tensor | None = None,
     ) -> LossOutput:
-        """Return losses and rewards of B pairs. An objective is told what its traits say it takes."""
+        """Return losses and rewards of B pairs. An objective is told what its traits say it takes.
+        ``margin_B`` takes the place of the margin that it aims at, except where it is NaN."""
         extra: dict[str, object] = {"mean_reward": step.mean_reward} if self.traits.mean_reward else {}
         extra |= {"chosen_tokens": step.chosen_tokens} if self.traits.token_mean else {}
+        if margin_B is not None and self.traits.target is not None:
+            extra["target"] = margin_B.nan_to_num(nan=self.traits.target)
         return self.function(policy, reference, config, **extra)
 
 

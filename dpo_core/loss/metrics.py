@@ -7,11 +7,12 @@ Rewards and margins are in the loss's own units.
 
 import resource
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from dpo_core.contract.metric_names import SECOND_NAMES
+from dpo_core.contract.metric_names import OF_A_SOURCE, SECOND_NAMES, of_source
 from dpo_core.loss.losses import LossOutput
 from dpo_core.loss.pair_logps import PairLogps
 
@@ -47,7 +48,7 @@ def batch_sums(
     """
     mean = policy.per_token()
     margin_B = output.chosen_rewards_B - output.rejected_rewards_B
-    wins_B = (margin_B > 0).double() + (0.5 * (margin_B == 0) if ties_count_half else 0.0)
+    wins_B = _wins(margin_B, ties_count_half)
     columns = (
         output.losses_B,
         policy.chosen_B,
@@ -81,6 +82,34 @@ def averages(sums: Tensor) -> dict[str, float]:
         {"router_aux_loss": router_loss} if router_loss else {}
     )  # it is positive where there is a router
     return metrics | {alias: metrics[name] for alias, name in SECOND_NAMES.items()}
+
+
+def _wins(margin_B: Tensor, ties_count_half: bool) -> Tensor:
+    return (margin_B > 0).double() + (0.5 * (margin_B == 0) if ties_count_half else 0.0)
+
+
+OF_A_PAIR = 3  # sums of a source: pairs, wins, margins
+
+
+def source_sums(
+    output: LossOutput, weight_B: Tensor, source_B: Tensor, num_sources: int, ties_count_half: bool = False
+) -> Tensor:
+    """Return sums over the pairs of each source, float64 [num_sources, OF_A_PAIR], detached: how many, in how many of them
+    chosen's reward is higher (see ``batch_sums``), and their margins. Fillers have weight 0."""
+    margin_B = (output.chosen_rewards_B - output.rejected_rewards_B).detach().double()
+    columns_B3 = torch.stack([torch.ones_like(margin_B), _wins(margin_B, ties_count_half), margin_B], dim=1)
+    sums = torch.zeros(num_sources, OF_A_PAIR, dtype=torch.float64, device=margin_B.device)
+    return sums.index_add_(0, source_B, columns_B3 * weight_B.double()[:, None])
+
+
+def source_averages(sums: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Return accuracy and margin by source of what ``source_sums`` summed; nothing of a source without a pair."""
+    return {
+        of_source(source, metric): value / pairs
+        for source, (pairs, *values) in zip(names, sums.tolist(), strict=True)
+        if pairs
+        for metric, value in zip(OF_A_SOURCE, values, strict=True)
+    }
 
 
 def peak_memory_gib() -> float:

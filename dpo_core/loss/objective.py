@@ -3,9 +3,8 @@
 Chosen once, in set-up: what is off is not in the chain.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +13,13 @@ from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.loss.losses import LOSSES, NO_STEP, LossOutput, StepFacts, policy_weights
 from dpo_core.loss.pair_logps import PairLogps
 
-Objective = Callable[[PairLogps, PairLogps | None], LossOutput]
+
+class Objective(Protocol):
+    """(policy, reference) -> losses and rewards. ``margin_B``: pairs' own target margins, NaN where a pair has none."""
+
+    def __call__(
+        self, policy: PairLogps, reference: PairLogps | None, margin_B: Tensor | None = None, /
+    ) -> LossOutput: ...
 
 
 def build_objective(loss: Loss, step: StepFacts = NO_STEP) -> Objective:
@@ -27,7 +32,15 @@ def build_objective(loss: Loss, step: StepFacts = NO_STEP) -> Objective:
 
 
 def _one_objective(config: LossConfig, step: StepFacts) -> Objective:
-    objective: Objective = partial(LOSSES[config.name], config=config, step=step)
+    def objective(
+        policy: PairLogps, reference: PairLogps | None, margin_B: Tensor | None = None, /
+    ) -> LossOutput:
+        return LOSSES[config.name](policy, reference, config, step, margin_B)
+
+    return _with_additions(objective, config)
+
+
+def _with_additions(objective: Objective, config: LossConfig) -> Objective:
     if config.ld_alpha < 1:
         objective = length_desensitised(objective, config.ld_alpha)
     if config.wpo_weighting:
@@ -43,8 +56,10 @@ def weighted_sum(terms: list[tuple[float, Objective]], rewarding: int) -> Object
     A term that sorts a batch gives its losses by rank, so only the sum over all pairs means something then.
     """
 
-    def summed(policy: PairLogps, reference: PairLogps | None) -> LossOutput:
-        outputs = [objective(policy, reference) for _, objective in terms]
+    def summed(
+        policy: PairLogps, reference: PairLogps | None, margin_B: Tensor | None = None, /
+    ) -> LossOutput:
+        outputs = [objective(policy, reference, margin_B) for _, objective in terms]
         losses_B = sum(
             (weight * output.losses_B for (weight, _), output in zip(terms, outputs, strict=True)),
             start=torch.zeros_like(policy.chosen_B),
@@ -57,8 +72,10 @@ def weighted_sum(terms: list[tuple[float, Objective]], rewarding: int) -> Object
 def weighted_by_policy(objective: Objective) -> Objective:
     """Put WPO's weights (Zhou et al. 2024, arXiv 2406.11827, eq. 2) of whole answers on any objective; rewards stay."""
 
-    def weighted(policy: PairLogps, reference: PairLogps | None) -> LossOutput:
-        plain = objective(policy, reference)
+    def weighted(
+        policy: PairLogps, reference: PairLogps | None, margin_B: Tensor | None = None, /
+    ) -> LossOutput:
+        plain = objective(policy, reference, margin_B)
         return replace(plain, losses_B=policy_weights(policy) * plain.losses_B)
 
     return weighted
@@ -81,7 +98,9 @@ def length_desensitised(objective: Objective, alpha: float) -> Objective:
             alpha * logps.rejected_tail_B,
         )
 
-    return lambda policy, reference: objective(shortened(policy), reference and shortened(reference))
+    return lambda policy, reference, margin_B=None, /: objective(
+        shortened(policy), reference and shortened(reference), margin_B
+    )
 
 
 def with_chosen_nll(objective: Objective, alpha: float) -> Objective:
@@ -91,8 +110,10 @@ def with_chosen_nll(objective: Objective, alpha: float) -> Objective:
     Per pair, so every pair weighs the same whatever its length. Rewards stay as they are.
     """
 
-    def added(policy: PairLogps, reference: PairLogps | None) -> LossOutput:
-        plain = objective(policy, reference)
+    def added(
+        policy: PairLogps, reference: PairLogps | None, margin_B: Tensor | None = None, /
+    ) -> LossOutput:
+        plain = objective(policy, reference, margin_B)
         nll_B = -policy.chosen_B / policy.chosen_tokens_B
         return replace(plain, losses_B=plain.losses_B + alpha * nll_B)
 

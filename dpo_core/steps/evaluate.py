@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,13 +19,16 @@ from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.engine.choose import gather_ends
 from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.heartbeat import watched_ranks
-from dpo_core.loss.metrics import averages, batch_sums
+from dpo_core.loss.losses import StepFacts
+from dpo_core.loss.metrics import averages, batch_sums, source_averages, source_sums
 from dpo_core.loss.objective import build_objective
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import answer_greedily
 from dpo_core.training.kl import measure_kl
 from dpo_core.training.scores import agreed_layout, generation_of, load_scorer, score_pairs
 from dpo_core.training.step_guard import reference_logps
+from dpo_core.training.step_loss import PairNumbers, check_numbers
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +54,30 @@ def pair_metrics(
     cached = (
         None if reference is None else reference_logps(reference, np.arange(len(dataset)), accelerator.device)
     )
-    output = build_objective(job.loss)(policy, policy if is_reference else cached)
-    return averages(batch_sums(policy, output, torch.ones_like(policy.chosen_B), ties_count_half=True))
+    numbers = PairNumbers.of(dataset)
+    check_numbers(job.loss, numbers)
+    rows = np.arange(len(dataset))
+    shares = numbers.shares(range(len(dataset)))
+    share_B = None if shares is None else torch.from_numpy(shares).to(accelerator.device)
+    objective = build_objective(job.loss, StepFacts(chosen_tokens=_chosen_tokens(policy, share_B)))
+    output = objective(
+        policy, policy if is_reference else cached, numbers.margins_of(rows, accelerator.device)
+    )
+    if share_B is not None:
+        output = replace(output, losses_B=share_B * output.losses_B)
+    one_B, names = torch.ones_like(policy.chosen_B), dataset.source_names
+    metrics = averages(batch_sums(policy, output, one_B, ties_count_half=True))
+    if len(names) < 2:
+        return metrics
+    source_B = torch.from_numpy(dataset.sources).to(accelerator.device)
+    sums = source_sums(output, one_B, source_B, len(names), ties_count_half=True)
+    return metrics | source_averages(sums, names)
+
+
+def _chosen_tokens(policy: PairLogps, share_B: torch.Tensor | None) -> float:
+    """Tokens of a chosen answer, mean over the pairs, each counting its share."""
+    counts_B = policy.chosen_tokens_B.double()
+    return float((counts_B if share_B is None else share_B * counts_B).mean())
 
 
 def greedy_answers(

@@ -18,9 +18,10 @@ import pyarrow as pa
 from dpo_core.contract.amount import num_held_out
 from dpo_core.contract.data_jobs import MixJob, MixResult, SourceLedger
 from dpo_core.contract.errors import CheckpointError, DataError
+from dpo_core.contract.metric_names import source_names
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import DatasetRef
-from dpo_core.contract.store import canonical_json, hash_files, new_directory, write_json
+from dpo_core.contract.store import canonical_json, fingerprint, hash_files, new_directory, write_json
 from dpo_core.data.chat_template import template_sha256
 from dpo_core.data.evaluation_sets import EvaluationSets
 from dpo_core.data.ledger import SourceTally, check_drops, check_left
@@ -33,8 +34,10 @@ from dpo_core.data.pair_file import (
     ROWS_FILE,
     ROWS_PER_BATCH,
     ROWS_SCHEMA,
+    SOURCES_FILE,
     list_array,
 )
+from dpo_core.data.pair_numbers import NO_WEIGHT
 from dpo_core.data.pairs import readable_prompt
 from dpo_core.data.pool import SECONDS_PER_CHUNK, PoolMaker, chunks_of, make_pool
 from dpo_core.data.pool_file import PoolReader, open_pool
@@ -97,6 +100,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
             _gather(pool, train, aside / "train", progress)
             _gather(pool, held_out, aside / "held_out", progress)
             _write_prompts(maker, pool, held_out, aside / "held_out")
+            write_json(aside / SOURCES_FILE, _source_names(job))
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
         content, lengths, files = _content(splits), length_stats(splits), hash_files(aside)
     return MixResult(
@@ -203,8 +207,14 @@ def _prompts(maker: PoolMaker, origins: list[tuple[int, int]]) -> pa.RecordBatch
     )
 
 
+def _source_names(job: MixJob) -> list[str]:
+    """What metrics call the sources; of a local file its name alone, as metrics may be sent elsewhere."""
+    return source_names([source.path.name if source.path else source.label for source in job.sources])
+
+
 def _content(splits: list[PairDataset]) -> str:
-    """Fingerprint over the row keys of both splits in order and what the held-out prompts ask and verify.
+    """Fingerprint over the row keys of both splits in order and what the held-out prompts ask and verify, with the pairs'
+    weights and margins where any differ from none.
 
     That is ``fingerprint({"rows": [[key, ...], [key, ...]], "prompts": [ids, ...], "constraints": [[...], ...]})``,
     hashed piece by piece.
@@ -230,4 +240,13 @@ def _content(splits: list[PairDataset]) -> str:
             digest.update(b'"' + b'","'.join(keys) + b'"' if first == 0 else b',"' + b'","'.join(keys) + b'"')
         digest.update(b"]")
     digest.update(b"]}")
-    return digest.hexdigest()
+    rows = digest.hexdigest()
+    numbers = {
+        name: np.concatenate([getattr(split, name) for split in splits]).astype("<f4")
+        for name in ("weights", "margins")
+    }
+    if np.all(numbers["weights"] == NO_WEIGHT) and np.all(np.isnan(numbers["margins"])):
+        return rows
+    return fingerprint(
+        {"rows": rows, **{name: hashlib.sha256(of.tobytes()).hexdigest() for name, of in numbers.items()}}
+    )

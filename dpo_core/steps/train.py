@@ -181,7 +181,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         job=job,
         engine=engine,
         dataset=dataset,
-        step_loss=choose_step_loss(job.loss, reference),
+        step_loss=choose_step_loss(job.loss, reference, dataset),
         layout=layout,
         progress=progress,
         state=state,

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from accelerate import Accelerator
@@ -27,13 +28,21 @@ from dpo_core.data.order import (
     real_tokens,
     step_rows,
 )
-from dpo_core.data.pair_batch import PairBatch, collate, padding_share
+from dpo_core.data.pair_batch import PairBatch, collate, padding_share, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.checkpoint import RunState
 from dpo_core.engine.distributed import sum_over_ranks
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.optim import learning_rate_at
-from dpo_core.loss.metrics import SUMMED, averages, batch_sums, peak_memory_gib
+from dpo_core.loss.metrics import (
+    OF_A_PAIR,
+    SUMMED,
+    averages,
+    batch_sums,
+    peak_memory_gib,
+    source_averages,
+    source_sums,
+)
 from dpo_core.model.forward import memory_for, pair_logps
 from dpo_core.training.saving import Saving
 from dpo_core.training.step_loss import MicrobatchLoss, StepLoss
@@ -60,6 +69,12 @@ class Trainer:
     checks: dict[str, float]  # figures and seconds of what was checked before the first step
     last_metrics: dict[str, float] = field(default_factory=dict)
 
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """The sources whose metrics are told apart; none where there is one alone."""
+        names = self.dataset.source_names
+        return names if len(names) > 1 else ()
+
     @property
     def accelerator(self) -> Accelerator:
         return self.engine.accelerator
@@ -70,7 +85,8 @@ class Trainer:
             started = time.monotonic()
             rows, batches = self.step_batches(step)
             losses = self.step_loss.begin(self.engine, rows, batches, self.state.mean_reward)
-            sums = torch.zeros(len(SUMMED), dtype=torch.float64, device=self.accelerator.device)
+            size = len(SUMMED) + OF_A_PAIR * len(self.sources)
+            sums = torch.zeros(size, dtype=torch.float64, device=self.accelerator.device)
             for number, batch in enumerate(batches):
                 with self.engine.accumulate(last=number == len(batches) - 1):
                     sums += self.forward_backward(batch, losses, rows)
@@ -157,7 +173,12 @@ class Trainer:
             self.engine.backward(
                 (terms_B * batch.weight_B).sum() / len(rows) + self.router_weight * router_loss
             )
-        return batch_sums(policy, output, batch.weight_B, router_loss=router_loss)
+        sums = batch_sums(policy, output, batch.weight_B, router_loss=router_loss)
+        if not self.sources:
+            return sums
+        source_B = to_device(torch.from_numpy(self.dataset.sources[batch.row_B.numpy()]), sums.device)
+        by_source = source_sums(output, batch.weight_B, source_B, len(self.sources))
+        return torch.cat([sums, by_source.flatten()])
 
     def share_of_tokens(self, batch: PairBatch, rows: list[int]) -> float:
         """Return the microbatch's part of the global batch's tokens, padding left out; 0 for a filler."""
@@ -191,7 +212,8 @@ class Trainer:
         metrics = {
             "step": step + 1,
             "epoch": (step + 1) / steps_per_epoch,
-            **averages(sums),
+            **averages(sums[: len(SUMMED)]),
+            **source_averages(sums[len(SUMMED) :].view(-1, OF_A_PAIR), self.sources),
             **extra,
             "pairs": len(rows),
             "pairs_per_second": len(rows) / seconds,

@@ -16,6 +16,7 @@ from dpo_core.contract.config import (
 from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.destination_config import StoreConfig, UploadConfig
 from dpo_core.contract.loss_config import Loss, LossConfig, LossSum, LossTerm
+from dpo_core.contract.objectives import names_where
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.section import Section
 from dpo_core.contract.tracking_config import TrackingConfig
@@ -98,6 +99,25 @@ class StageConfig(
             raise ValueError(
                 f"the objective {self.objective.title} uses no reference; remove reference.source"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_of_pairs_are_used(self) -> "StageConfig":
+        objective = self.objective
+        aims = ", ".join(names_where("target"))
+        reasons = {
+            "weight": "sorts a batch, so that its losses are no pair's"
+            if objective.ignores_weights
+            else None,
+            "margin": f"takes no margin of a pair's own ({aims} do)" if objective.ignores_margins else None,
+        }
+        for number, source in enumerate(self.data.sources):
+            for column, reason in reasons.items():
+                if column in source.columns and reason:
+                    raise ValueError(
+                        f"data.sources.{number}.columns names {column}, and {objective.title} {reason}. Remove "
+                        "the column, or choose another objective"
+                    )
         return self
 
     @property

@@ -1,7 +1,8 @@
 """What the report says of a run, section by section. Each takes the run's files and gives a section, or None."""
 
 from dpo_core.contract.drops import MEANING
-from dpo_core.contract.metric_names import MEANINGS, TILES, tone_of
+from dpo_core.contract.jobs import EvaluateResult
+from dpo_core.contract.metric_names import MEANINGS, OF_A_SOURCE, TILES, of_source, split_by_source, tone_of
 from tasks.report.blocks import (
     Block,
     Charts,
@@ -22,7 +23,7 @@ from tasks.report.curves import training_charts
 from tasks.report.data_charts import length_charts
 from tasks.report.lineage import lineage, lineage_chart
 from tasks.report.quality import quality_blocks
-from tasks.report.tables import counted, metrics_rows, mixture_rows, training_rows
+from tasks.report.tables import counted, metrics_rows, mixture_rows, number, training_rows
 from tasks.run.files import RunFiles
 
 DEFAULT_SAMPLES = 8
@@ -36,6 +37,8 @@ def evaluation_section(run: RunFiles) -> PageSection | None:
     rows, tones = [], []
     for row in sorted(metrics_rows(result), key=lambda row: row["metric"] not in TILES):
         name = row["metric"]
+        if split_by_source(name):
+            continue
         meaning = MEANINGS.get(name)
         rows.append(
             (
@@ -60,7 +63,30 @@ def evaluation_section(run: RunFiles) -> PageSection | None:
     )
     caption = "Green and red: a change for the better or the worse, where a metric has such a direction."
     table = Table(columns, tuple(rows), caption, tuple(tones), toned_column=3)
-    return PageSection("Held-out evaluation", "evaluation", (Text(words), table))
+    return PageSection("Held-out evaluation", "evaluation", (Text(words), table, *by_source_blocks(result)))
+
+
+def by_source_blocks(result: EvaluateResult) -> tuple[Block, ...]:
+    """Return accuracy and margin of each source's held-out pairs, where a mixture has several."""
+    sources = dict.fromkeys(found[0] for name in result.after if (found := split_by_source(name)))
+    if not sources:
+        return ()
+    rows, tones = [], []
+    for source in sources:
+        names = [of_source(source, metric) for metric in OF_A_SOURCE]
+        values = [number(values.get(name)) for name in names for values in (result.before, result.after)]
+        rows.append((source, *values))
+        tones.append(tone_of(OF_A_SOURCE[0], result.before.get(names[0]), result.after.get(names[0])))
+    columns = (
+        Column("source"),
+        *(
+            Column(f"{MEANINGS[metric].label}, {when}", "number")
+            for metric in OF_A_SOURCE
+            for when in ("before", "after")
+        ),
+    )
+    caption = "Of each source's held-out pairs; a source without one is not listed."
+    return Heading("By source"), Table(columns, tuple(rows), caption, tuple(tones), toned_column=2)
 
 
 def samples_section(run: RunFiles) -> PageSection | None:

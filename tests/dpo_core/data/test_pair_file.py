@@ -13,6 +13,12 @@ from dpo_core.data.pairs import TokenizedPair
 IDS = st.lists(st.integers(0, 5), max_size=8)
 
 
+def batch_of(pairs, prefixes) -> pa.RecordBatch:
+    """Rows of one source without numbers of their own."""
+    size = len(pairs)
+    return pairs_batch(pairs, prefixes, np.zeros(size, np.int32), np.ones(size), np.full(size, np.nan))
+
+
 def _pair(seed):
     draw = np.random.default_rng(seed)
     lengths = draw.integers(1, 9, size=2)
@@ -32,7 +38,7 @@ def test_rows_of_several_batches_are_read_by_number(tmp_path):
     prefixes = list(range(23))
     with pa.OSFile(str(tmp_path / "rows"), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
         for first in range(0, 23, 5):
-            writer.write_batch(pairs_batch(pairs[first : first + 5], prefixes[first : first + 5]))
+            writer.write_batch(batch_of(pairs[first : first + 5], prefixes[first : first + 5]))
     rows = ArrowRows(tmp_path / "rows")
     assert len(rows) == 23
     for i in (22, 0, 4, 5, 19, 20):
@@ -50,7 +56,7 @@ def test_rows_stay_valid_when_their_pages_are_given_back(tmp_path, monkeypatch):
     monkeypatch.setattr(pair_file, "READS_BETWEEN_RELEASES", 3)
     pairs = [_pair(seed) for seed in range(20)]
     with pa.OSFile(str(tmp_path / "rows"), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
-        writer.write_batch(pairs_batch(pairs, [0] * 20))
+        writer.write_batch(batch_of(pairs, [0] * 20))
     rows = ArrowRows(tmp_path / "rows")
     views = [rows.ragged("chosen_ids", i) for i in range(20)]
     rows.release()

@@ -299,6 +299,56 @@ def test_sft_averages_over_tokens_and_not_over_pairs():
     assert torch.cat(in_parts).tolist() == output.losses_B.tolist()
 
 
+@pytest.mark.parametrize(
+    ("config", "margin", "loss"),
+    [
+        # margin 0.3 against 0.5: log(1 + e^0.2); smoothing 0.1: 0.9 * that + 0.1 * log(1 + e^-0.2)
+        (LossConfig(name="dpo", beta=0.1), 0.5, 0.798139),
+        (LossConfig(name="dpo", beta=0.1, label_smoothing=0.1), 0.5, 0.778139),
+        (LossConfig(name="dpo", beta=0.1), 0.0, 0.554355),
+        # 3.5 against 3.3: log(1 + e^-0.2)
+        (LossConfig(name="dpo_norm", beta=5.0), 3.3, 0.598139),
+        # 0.5 - 0.3, and a margin that is reached
+        (LossConfig(name="hinge", beta=0.1), 0.5, 0.2),
+        (LossConfig(name="hinge", beta=0.1), 0.25, 0.0),
+        # 0.35 against 0.25, by beta 0.5: 0.2^2; without one 0.35 against 1/2
+        (LossConfig(name="ipo", beta=0.5), 0.25, 0.04),
+        (LossConfig(name="ipo", beta=0.5), math.nan, 0.09),
+        (LossConfig(name="hinge", beta=0.1), math.nan, 0.7),
+        (LossConfig(name="dpo_norm", beta=5.0), math.nan, 0.029750),
+        # a sum: the terms that aim at a margin take it. 0.798139 + 2 * 2
+        (LossSum(terms=(LossTerm(name="dpo", beta=0.1), LossTerm(name="sft", weight=2))), 0.5, 4.798139),
+        # what is added is added to that: 0.798139 + 0.2 * 2; weighted by 0.00673795; a shortened 0.25 against 0.45
+        (LossConfig(name="dpo", beta=0.1, rpo_alpha=0.2), 0.5, 1.198139),
+        (LossConfig(name="dpo", beta=0.1, wpo_weighting=True), 0.5, 0.00537782),
+        (LossConfig(name="dpo", beta=0.1, ld_alpha=0.5), 0.45, 0.798139),
+    ],
+    ids=str,
+)
+def test_a_margin_of_a_pair_s_own_takes_the_place_of_the_objective_s(config, margin, loss):
+    output = build_objective(config)(POLICY, REFERENCE, torch.tensor([margin], dtype=torch.float64))
+    plain = build_objective(config)(POLICY, REFERENCE)
+    assert values(output)[0] == pytest.approx(loss, abs=2e-6)
+    assert values(output)[1:] == values(plain)[1:]  # rewards stay as they are
+
+
+def test_the_objectives_that_take_a_margin_are_those_of_the_table():
+    taken = names_where("target")
+    assert taken == ["dpo", "dpo_norm", "hinge", "ipo"]
+    for name in LOSSES:
+        config = settings(name, beta=0.4)
+        moved = values(build_objective(config)(POLICY, REFERENCE, torch.tensor([9.0])))[0]
+        assert (moved != values(build_objective(config)(POLICY, REFERENCE))[0]) == (name in taken)
+        assert config.ignores_margins == (name not in taken)
+        if name in taken:  # the traits' figure is the function's own
+            own = torch.tensor([OBJECTIVES[name].target], dtype=torch.float64)
+            assert values(build_objective(config)(POLICY, REFERENCE, own)) == values(
+                build_objective(config)(POLICY, REFERENCE)
+            )
+    text = " ".join(Path("docs/losses.md").read_text().split())
+    assert all(f"| `{name}` | $" in text for name in taken)
+
+
 MPO = LossSum(
     terms=(
         LossTerm(name="dpo", beta=0.1, weight=0.8),

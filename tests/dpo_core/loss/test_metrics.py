@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from dpo_core.contract.metric_names import source_names, split_by_source
 from dpo_core.loss.losses import LossOutput
-from dpo_core.loss.metrics import averages, batch_sums, peak_memory_gib
+from dpo_core.loss.metrics import averages, batch_sums, peak_memory_gib, source_averages, source_sums
 from dpo_core.loss.pair_logps import PairLogps
 
 
@@ -82,3 +83,24 @@ def test_memory_is_measured_in_gib():
     held = torch.ones(1 << 26)  # 256 MiB, every page touched
     assert 0.25 < peak_memory_gib() < 64
     assert held.numel() * held.element_size() == 2**28
+
+
+def test_metrics_by_source_by_hand():
+    """Pairs of sources 0, 2, 2; source 1 has none and is left out. Fillers count nothing, parts add up."""
+    names, source = ("a", "org/b", "c"), torch.tensor([0, 2, 2])
+    sums = source_sums(OUTPUT, column(1, 1, 1), source, 3, ties_count_half=True)
+    assert source_averages(sums, names) == {
+        "by_source/a/rewards/accuracies": 1.0,
+        "by_source/a/rewards/margins": 1.0,
+        "by_source/c/rewards/accuracies": 0.25,
+        "by_source/c/rewards/margins": -1.0,
+    }
+    parts = [source_sums(OUTPUT, column(*real), source, 3) for real in ((1, 0, 1), (0, 1, 0))]
+    assert torch.equal(sum(parts), source_sums(OUTPUT, column(1, 1, 1), source, 3))
+    assert source_averages(parts[1], names) == {
+        "by_source/c/rewards/accuracies": 0.0,
+        "by_source/c/rewards/margins": -2.0,
+    }
+    assert split_by_source("by_source/org/b/rewards/margins") == ("org/b", "rewards/margins")
+    assert split_by_source("rewards/margins") is None
+    assert source_names(["a", "b", "a"]) == ["a", "b", "a#2"]

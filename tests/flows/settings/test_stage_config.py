@@ -54,6 +54,17 @@ def test_one_beta_is_that_of_the_terms_that_name_none():
     assert again.objective == both.objective
 
 
+def weighing(name: str, column: str) -> dict:
+    """Sections with an objective and a source that names a column of numbers."""
+    return {"loss": {"name": name}, "data": {"sources": [{"source": "org/set", "columns": {column: "x"}}]}}
+
+
+def test_columns_of_numbers_go_with_objectives_that_use_them():
+    for name, column in (("dpo", "margin"), ("ipo", "margin"), ("bco_pair", "weight"), ("sft", "weight")):
+        config(**weighing(name, column))
+    config(**weighing("dpo_norm", "margin") | {"loss": {}, "losses": SUM})
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
@@ -65,6 +76,12 @@ def test_one_beta_is_that_of_the_terms_that_name_none():
         ({"losses": [{"name": "dpo", "weight": "nan"}]}, "losses.0.weight"),
         ({"losses": [{"name": "bco_pair"}] * 2}, "names bco_pair twice"),
         ({"losses": [{"name": "sft"}], "reference": {"source": "org/other"}}, "sft uses no reference"),
+        (weighing("aot", "weight"), "sources.0.columns names weight, and aot sorts a batch"),
+        (
+            weighing("aot_pair", "margin"),
+            "sources.0.columns names margin, and aot_pair takes no margin .*dpo, dpo_norm",
+        ),
+        (weighing("apo_zero", "margin"), "apo_zero takes no margin of a pair's own"),
         ({"loss": {"name": "tr_dpo"}}, "TR-DPO moves the reference"),
         ({"losses": [{"name": "tr_dpo"}]}, "TR-DPO moves the reference"),
         ({"reference": {"sync_ref_model": True}}, "sync_ref_model: TR-DPO moves the reference"),
