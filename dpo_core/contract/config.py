@@ -4,6 +4,7 @@ The UI form, the CLI's ``--set``, the recipes and the jobs derive from these mod
 once. Torch-free. Defaults run on a laptop and publish nothing.
 """
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -105,6 +106,11 @@ class DataConfig(Section):
     max_length_tokens: int = Field(2048, ge=8, description="Longest sequence (prompt and answer) in tokens.")
     when_too_long: Literal["truncate", "drop"] = Field(
         "truncate", description="Cut on the right, like the Tulu workflow, or drop the row."
+    )
+    template_date: date | None = Field(
+        None,
+        description="The day, e.g. 2026-01-31, for a chat template that writes today's date (`strftime_now`: Llama 3.2, "
+        "SmolLM3, Granite). Empty: the day on which the run mixes its data, so a run of another day trains other tokens.",
     )
     train_on: Literal["last_turn", "all_turns"] = Field(
         "last_turn", description="Assistant turns that carry the loss."

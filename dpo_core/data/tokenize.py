@@ -9,6 +9,7 @@ Shapes: T tokens of one sequence.
 """
 
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -61,9 +62,11 @@ class TokenizeRules:
 class PairTokenizer:
     """Tokenises pairs by ``rules`` with the tokenizer's chat template."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", rules: TokenizeRules) -> None:
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", rules: TokenizeRules, day: date | None = None
+    ) -> None:
         self.tokenizer, self.rules = tokenizer, rules
-        self.renderer, self.encoder = Renderer(tokenizer), Encoder(tokenizer)
+        self.renderer, self.encoder = Renderer(tokenizer, day), Encoder(tokenizer)
 
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[Rendered]:
         """Return the prompts with the assistant's turn opened: what a model would be asked to continue."""

@@ -38,7 +38,7 @@ class UnreadWeights:
 
 def leave_unread(model: PreTrainedModel, folder: Path) -> bool:
     """Keep where the weights of a model that were not read lie. -> whether its files hold them as they are in memory"""
-    if get_model_conversion_mapping(model, add_legacy=False):
+    if is_converted(model):
         return False
     try:
         slices = TensorSlices(files_of(folder, RUN_WEIGHTS))
@@ -50,6 +50,11 @@ def leave_unread(model: PreTrainedModel, folder: Path) -> bool:
         return False
     setattr(model, ATTRIBUTE, UnreadWeights(slices, keys))
     return True
+
+
+def is_converted(model: PreTrainedModel) -> bool:
+    """Tell whether transformers turns a checkpoint's tensors into others when it reads them for such a model."""
+    return bool(get_model_conversion_mapping(model, add_legacy=False))
 
 
 def take_unread(model: PreTrainedModel) -> UnreadWeights | None:

@@ -28,6 +28,7 @@ from dpo_core.model.adapter import ADAPTER_FOLDER, load_policy, merge_adapter, s
 from dpo_core.model.generate import end_token_ids
 from dpo_core.model.load import load_in_full, load_model, with_loading_info
 from dpo_core.model.pad_token import choose_pad_token
+from dpo_core.model.unread_weights import is_converted
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,13 @@ def _check_loads(folder: Path, expected: PreTrainedModel, allow_remote_code: boo
 
 
 def trained_model(job: ExportJob, aside: Path) -> PreTrainedModel:
-    """Return the trained model as a plain one in float32. An adapter is written to ``aside/adapter`` and merged from
-    there.
+    """Return the trained model as a plain one, in the export's precision where all weights were trained, which are read one
+    at a time; else in float32: an adapter is written to ``aside/adapter`` and merged from there.
     """
     if job.adapter.kind == "none":
-        model = load_model(job.checkpoint)
+        model = load_model(job.checkpoint, dtype=DTYPES[job.precision], read_weights=False)
+        if is_converted(model):  # the reading notes how the files' own form is written again
+            model = load_model(job.checkpoint)
         load_weights(job.weights_path, model)
         return model
     device = "cuda" if job.adapter.base_weights == "nf4" and torch.cuda.is_available() else "cpu"

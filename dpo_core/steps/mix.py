@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from dpo_core.contract.errors import CheckpointError, DataError
 from dpo_core.contract.metric_names import source_names
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import DatasetRef
+from dpo_core.contract.row_warnings import all_of
 from dpo_core.contract.store import canonical_json, fingerprint, hash_files, new_directory, write_json
 from dpo_core.data.chat_template import template_sha256
+from dpo_core.data.end_mark import end_mark_warning
 from dpo_core.data.evaluation_sets import EvaluationSets
 from dpo_core.data.ledger import SourceTally, check_drops, check_left
 from dpo_core.data.lengths import length_stats
@@ -66,6 +69,8 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     """
     tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template, add_bos=job.add_bos)
     rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on)
+    day = date.fromisoformat(job.template_date) if job.template_date else date.today()
+    pair_tokenizer = PairTokenizer(tokenizer, rules, day)
     progress.begin("reading", total=len(job.sources), unit="sources")
     stores = []
     for source in job.sources:
@@ -78,7 +83,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     maker = PoolMaker(
         tuple(stores),
         tuple(source.columns for source in job.sources),
-        PairTokenizer(tokenizer, rules),
+        pair_tokenizer,
         examiner_for(job.quality, sets),
         template_kwargs=tuple(source.chat_template_kwargs for source in job.sources),
     )
@@ -111,6 +116,8 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         per_source=tuple(ledgers),
         lengths=lengths,
         chat_template_sha256=template_sha256(tokenizer),
+        template_date=day.isoformat() if pair_tokenizer.renderer.clock else None,
+        warnings=tuple(dict.fromkeys(said for ledger in ledgers for said in ledger.warnings)),
         evaluation_sets=accounts.overlaps(),
     )
 
@@ -134,8 +141,10 @@ def _fill_pool(
 
     ``counts``: per source the distinct row numbers, ascending, and how often each was selected, int64 [n] both.
     """
+    notes = tuple(all_of(end_mark_warning(maker.pair_tokenizer)))
     tallies = [
-        SourceTally(source, len(store)) for source, store in zip(job.sources, maker.stores, strict=True)
+        SourceTally(source, len(store), notes)
+        for source, store in zip(job.sources, maker.stores, strict=True)
     ]
     num_rows = sum(len(rows) for rows, _ in counts)
     progress.begin("tokenising", total=num_rows, unit="rows")
