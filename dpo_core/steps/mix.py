@@ -40,7 +40,6 @@ from dpo_core.data.pair_file import (
     ROWS_SCHEMA,
     SOURCES_FILE,
     list_array,
-    pairs_batch,
 )
 from dpo_core.data.pair_numbers import NO_WEIGHT
 from dpo_core.data.pairs import readable_prompt
@@ -188,15 +187,7 @@ def _gather(pool: PoolReader, places: np.ndarray, folder: Path, progress: Progre
     with pa.OSFile(str(folder / ROWS_FILE), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
         for first in range(0, len(places), ROWS_PER_BATCH):
             batch = places[first : first + ROWS_PER_BATCH]
-            writer.write_batch(
-                pairs_batch(
-                    pool.pairs(batch),
-                    pool.prefix_lengths[batch],
-                    pool.sources[batch],
-                    pool.weights[batch],
-                    pool.margins[batch],
-                )
-            )
+            writer.write_batch(pool.batch(batch))
             progress.advance(len(batch))
 
 
@@ -249,9 +240,9 @@ def _content(splits: list[PairDataset]) -> str:
         digest.update(b"]")
 
     digest.update(b'{"constraints":')
-    add_list(held_out.prompt(i).constraints for i in range(len(held_out)))
+    add_list(map(json.loads, held_out.prompt_column("constraints")))
     digest.update(b',"prompts":')
-    add_list(held_out.prompt(i).prompt_ids.tolist() for i in range(len(held_out)))
+    add_list(held_out.prompt_column("prompt_ids"))
     digest.update(b',"rows":[')
     for number, split in enumerate(splits):
         digest.update(b",[" if number else b"[")
