@@ -2,7 +2,7 @@
 
     python -m benchmarks.data                                   20 000 rows, all peers, 1 process each and 2 each
     python -m benchmarks.data --rows 2000 --peers pairline trl
-    python -m benchmarks.data --memory                          peak memory at 20 000 and 400 000 rows, ours alone
+    python -m benchmarks.data --memory                          memory and speed at 20 000 and a million rows, ours alone
 
 Same machine, same rows, same tokenizer, same number of processes, in turn (A B C A B C); the median of the repeats counts.
 Every run is a process of its own. The rows are real ones, repeated, each with its number in the first turn of its prompt.
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 REAL_ROWS = Path("../shared/data/hh-harmless-512.jsonl")
 TIMED = ("pairline", "trl", "per_row")
 MAX_LENGTH_TOKENS = 1024
-MEMORY_ROWS = (20_000, 400_000)
+MEMORY_ROWS = (20_000, 1_000_000)
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -148,8 +148,12 @@ def measure(
 
 
 def measure_memory(rows: tuple[int, ...] = MEMORY_ROWS, num_workers: int = 2) -> dict:
-    """Peak memory of our step and of what later steps hold, per number of rows: ``{"20000": {"pairline": ..., "readers":
-    ...}, ..., "growth": {"pairline": {"rss": ..., "anon": ...}, ...}}``, growth from the fewest rows to the most."""
+    """Measure peak memory of our step and of what later steps hold, per number of rows.
+
+    ``{"20000": {"pairline": ..., "readers": ...}, ..., "growth": {"pairline": {"rss": ..., "anon": ...}, ...}, "speed":
+    {"seconds": ..., "cpu_seconds": ...}}``: growth from the fewest rows to the most; speed is rows a second of the most,
+    divided by those of the fewest.
+    """
     figures: dict = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -171,6 +175,16 @@ def measure_memory(rows: tuple[int, ...] = MEMORY_ROWS, num_workers: int = 2) ->
             for kind in ("rss", "anon")
         }
         for peer in first
+    }
+    figures["speed"] = {
+        kind: round(
+            last["pairline"]["rows"]
+            / last["pairline"][kind]
+            * first["pairline"][kind]
+            / first["pairline"]["rows"],
+            3,
+        )
+        for kind in ("seconds", "cpu_seconds")
     }
     return figures
 

@@ -11,7 +11,7 @@ TRAINING_BARS = {
 }
 DATA_BARS = {"trl": 5, "per_row": 10}
 CONTAINER_BAR_SECONDS = 3
-LONG_MEMORY_BAR_GIB, EQUALITY_BAR, GROWTH_BAR = 8, 1e-5, 1.10
+LONG_MEMORY_BAR_GIB, EQUALITY_BAR, GROWTH_BAR, SPEED_BAR = 8, 1e-5, 1.10, 0.90
 TITLES = {
     "short fp32": "Short answers, fp32",
     "short bf16": "Short answers, bf16 autocast",
@@ -287,13 +287,33 @@ def _data(figures: dict) -> str:
 
 def _memory(figures: dict) -> str:
     rows = [
-        (f"{int(count):,}", peer, f"{values['peak_rss_mb']:.0f}", f"{values['peak_anon_mb']:.0f}")
+        (
+            f"{int(count):,}",
+            peer,
+            f"{values['peak_rss_mb']:.0f}",
+            f"{values['peak_anon_mb']:.0f}",
+            f"{values['rows_per_second']:.0f}" if peer == "pairline" else "",
+            f"{values['cpu_seconds'] / values['rows'] * 1e6:.0f}" if peer == "pairline" else "",
+        )
         for count, peers in figures.items()
         if count.isdigit()
         for peer, values in peers.items()
     ]
     growth = figures["growth"]["pairline"]
-    return _table(("rows", "what", "resident, MB", "without mapped files, MB"), rows) + (
-        f"Mixing grows to {growth['rss']:.2f} times ({_verdict(growth['rss'], GROWTH_BAR, at_most=True)}; without mapped "
-        f"files {growth['anon']:.2f}). Readers: the mixture, the reference values and the order, opened for training.\n\n"
+    header = ("rows", "what", "resident, MB", "without mapped files, MB", "rows/s", "CPU us a row")
+    speed = figures.get("speed")
+    said = (
+        f"Rows a second at the most rows are {speed['seconds']:.2f} of those at the fewest by the clock, "
+        f"{speed['cpu_seconds']:.2f} by processor time ({_verdict(speed['cpu_seconds'], SPEED_BAR)}). "
+        if speed
+        else ""
+    )
+    return (
+        _table(header, rows)
+        + said
+        + (
+            f"Mixing grows to {growth['rss']:.2f} times ({_verdict(growth['rss'], GROWTH_BAR, at_most=True)}; without "
+            f"mapped files {growth['anon']:.2f}). Readers: the mixture, the reference values and the order, opened for "
+            "training.\n\n"
+        )
     )

@@ -1,7 +1,7 @@
 """Flows that keep a team's server and store in order. Their deployments stand in prefect.yaml."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -19,8 +19,8 @@ from tasks.run.garbage import collect, in_words
 from tasks.show.artifacts import table_artifact
 from tasks.show.run_log import make_logs_visible
 
-Days = Annotated[float, Field(ge=0)]  # a form's descriptions come from docstrings
-Count = Annotated[int, Field(ge=0)]
+Days = Annotated[float, Field(ge=0, le=100_000)]  # a form's descriptions come from docstrings
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 @flow(name="store-gc", persist_result=False)
@@ -86,13 +86,13 @@ def state_of(flow_run_id: str) -> RunState:
 
 
 @flow(name="failed-trigger", persist_result=False)
-def failed_trigger(automation: str, reason: str, event: dict[str, Any] | None = None) -> State:
+def failed_trigger(automation: str, reason: str, event: str = "") -> State:
     """Leave a red run for an automation whose action failed: without it nobody sees that an event started nothing.
 
     Args:
         automation: Name of the automation.
         reason: Why its action failed.
-        event: What the server tells of it.
+        event: What the server tells of it, as JSON text: it may hold what a run's parameters may not.
     """
     make_logs_visible()
     get_run_logger().error(

@@ -12,6 +12,7 @@ from pydantic import Field
 from dpo_core.contract.config import CheckpointConfig, DataConfig, DataSource, OptimConfig, TrainConfig
 from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.objectives import LossName
+from dpo_core.contract.quantities import Beta, LearningRate, LengthTokens, NumEpochs
 from dpo_core.contract.section import Section
 from flows.dpo_stage import dpo_stage
 from flows.settings.overrides import Values, apply_overrides, load_yaml, validated
@@ -34,10 +35,10 @@ class QuickConfig(Section):
         "recipes/quickstart/preferences.jsonl", min_length=1, description=_described(DataSource, "source")
     )
     objective: LossName = Field("dpo_norm", description=_described(LossConfig, "name"))
-    beta: float = Field(5.0, gt=0, description=_described(LossConfig, "beta"))
-    learning_rate: float = Field(2e-5, gt=0, description=_described(OptimConfig, "learning_rate"))
-    epochs: int = Field(1, ge=1, description=_described(TrainConfig, "num_epochs"))
-    length: int = Field(160, ge=8, description=_described(DataConfig, "max_length_tokens"))
+    beta: Beta = Field(5.0, description=_described(LossConfig, "beta"))
+    learning_rate: LearningRate = Field(2e-5, description=_described(OptimConfig, "learning_rate"))
+    epochs: NumEpochs = Field(1, description=_described(TrainConfig, "num_epochs"))
+    length: LengthTokens = Field(160, description=_described(DataConfig, "max_length_tokens"))
     name: str = Field("quick", pattern=r"^[a-z0-9][a-z0-9-]*$", description=_described(StageConfig, "name"))
 
 

@@ -33,6 +33,7 @@ from tasks.launch.launchers import LAUNCHERS
 from tasks.launch.workplace import Workplace
 from tasks.mix_data import mix_data
 from tasks.publish.model_card import CardInputs
+from tasks.rehearse_export import rehearse_export
 from tasks.run.folder import RunFolder
 from tasks.show.artifacts import show_checkpoint, show_handoff, show_image, show_upload
 from tasks.show.reported_run import reported_run
@@ -89,6 +90,7 @@ def prepare(config: StageConfig, run: StageRun) -> TrainingInputs:
     with folder.task("fetch checkpoint"):
         policy = fetch_checkpoint(config.checkpoint, place)
         show_checkpoint(policy, place.context.run.family)
+        rehearse_export(config.checkpoint, config.train.export_precision, config.handoff, policy, place)
     with folder.task("mix data"):
         mixture = mix_data(config.data, config.quality, config.checkpoint, policy, place)
         folder.result("mix", mixture)

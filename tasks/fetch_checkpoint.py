@@ -4,10 +4,10 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.contract.config import CheckpointConfig
-from dpo_core.contract.data_jobs import ConvertJob
+from dpo_core.contract.data_jobs import ConvertJob, ConvertResult, DequantiseJob
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import fingerprint
-from tasks.checkpoint.files import WeightSource, extra_templates, files_for_conversion
+from tasks.checkpoint.files import WeightSource, check_safetensors, extra_templates, files_for_conversion
 from tasks.checkpoint.own_files import check_inside, hash_named
 from tasks.checkpoint.source import Located, locate, snapshot
 from tasks.launch.workplace import Workplace
@@ -15,7 +15,7 @@ from tasks.run.retry_policy import worth_a_retry
 
 
 def convert(located: Located, place: Workplace) -> Located:
-    """Run the step that turns GGUF or allowed pickle weights into safetensors; what is there already is left alone."""
+    """Run the step that makes safetensors of GGUF and allowed pickle, and plain weights of 8-bit floats."""
     weights = located.weights
     if weights.kind == "safetensors":
         return located
@@ -23,13 +23,24 @@ def convert(located: Located, place: Workplace) -> Located:
     check_inside(located.folder, [*together, *sorted(extra_templates(located.folder))])
     # A GGUF file says all; pickle weights need the configuration and tokenizer beside them.
     names = list(weights.names) if weights.kind == "gguf" else together
+    if weights.kind == "fp8":
+        check_safetensors(located.folder, weights.names)
+        dequantise = DequantiseJob(
+            source_dir=located.folder,
+            source_sha256=fingerprint(hash_named(located.folder, together)),
+            weight_files=weights.names,
+        )
+        return _converted(place.run(dequantise), located)
     job = ConvertJob(
         source_dir=located.folder,
         source_sha256=fingerprint(hash_named(located.folder, names)),
         gguf_file=weights.names[0] if weights.kind == "gguf" else None,
         pickle_files=weights.names if weights.kind == "pickle" else (),
     )
-    result = place.run(job)
+    return _converted(place.run(job), located)
+
+
+def _converted(result: ConvertResult, located: Located) -> Located:
     safetensors = tuple(sorted(name for name in result.files if name.endswith(".safetensors")))
     return Located(result.path, WeightSource("safetensors", safetensors), located.revision, linkable=True)
 

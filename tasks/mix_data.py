@@ -11,6 +11,7 @@ from dpo_core.contract.data_jobs import FetchJob, MixJob, MixResult
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
 from tasks.checkpoint.chosen_template import chosen_template
+from tasks.checkpoint.template_date import template_date
 from tasks.data.sources import resolve_evaluation_sets, resolve_sources
 from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
@@ -52,6 +53,8 @@ def mix_data(
         result.held_out_rows,
         result.lengths.total,
     )
+    for warning in result.warnings:
+        get_run_logger().warning("%s", warning)
     show_mixture(result, place.context.run.family)
     return result
 
@@ -71,6 +74,7 @@ def mix_job(
         tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
         chat_template=chosen.template,
         add_bos=chosen.add_bos,
+        template_date=template_date(checkpoint.path, chosen.template, data.template_date),
         cache_dir=cache_dir,
         quality=quality.rules,
         evaluation_sets=resolve_evaluation_sets(quality.evaluation_sets),

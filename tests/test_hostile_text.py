@@ -34,9 +34,10 @@ from dpo_core.contract.store import write_json
 from flows.terminal import cli
 from flows.terminal import release as terminal_release
 from flows.terminal.model_size import ModelSize
-from flows.terminal.plan import Plan, SourceSize, show_plan
+from flows.terminal.plan import Plan, show_plan
 from flows.terminal.run_display import BarDisplay, LineDisplay, RetryNotices
 from flows.terminal.show_page import show_page
+from flows.terminal.source_size import SourceSize
 from flows.terminal.status import show_run, show_runs
 from flows.terminal.sweep import show_sweep_table
 from tasks.events import chain

@@ -12,6 +12,7 @@ from transformers import (
     DeepseekV3Config,
     FalconConfig,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
@@ -55,6 +56,14 @@ SIZES = {
     "pad_token_id": 0,
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+SIGHT = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 14,
+    "patch_size": 7,
+}
 MIXED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 
 # Both sides of a pair fit in one row, and several pairs as well.
@@ -71,6 +80,12 @@ PACKED: dict[str, PreTrainedConfig] = {
         **SIZES, **MIXED, head_dim=8, final_logit_softcapping=3.0, attn_logit_softcapping=2.0
     ),
     "gemma3": Gemma3TextConfig(**SIZES, **MIXED, head_dim=8),
+    "gemma3_that_sees": Gemma3Config(  # the text's config is nested; its soft cap is on to see that it is found there
+        text_config={**SIZES, **MIXED, "head_dim": 8, "final_logit_softcapping": 3.0},
+        vision_config=SIGHT,
+        mm_tokens_per_image=4,
+        image_token_index=299,
+    ),
     "olmo2": Olmo2Config(**SIZES),
     "olmo3": Olmo3Config(**SIZES, **MIXED),
     "smollm3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0]),

@@ -10,7 +10,7 @@ def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-AMOUNT_PATTERN = r"^(\d+|\d*\.\d+|\d+\.)$"
+AMOUNT_PATTERN = r"^([0-9]{1,12}|[0-9]{0,12}\.[0-9]{1,24}|[0-9]{1,12}\.)$"
 Amount = Annotated[str, StringConstraints(pattern=AMOUNT_PATTERN), BeforeValidator(_as_text)]
 """With a "." a proportion of the split ("0.5" = half, "3.0" = three times), without one a count of rows ("100")."""
 

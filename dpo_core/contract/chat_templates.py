@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator
 
+from dpo_core.contract.quantities import Real, Whole
+
 TemplateName = Literal[
     "assistant_message_only",
     "chatml",
@@ -110,4 +112,7 @@ def check_template_arguments(value: dict[str, Any]) -> dict[str, Any]:
 
 
 TemplateChoice = Annotated[str | None, AfterValidator(check_choice)]
-TemplateArguments = Annotated[dict[str, Any], AfterValidator(check_template_arguments)]
+Plain = None | bool | Whole | Real | str
+TemplateArguments = Annotated[
+    dict[str, Plain | list[Plain] | dict[str, Plain]], AfterValidator(check_template_arguments)
+]

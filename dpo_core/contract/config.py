@@ -4,6 +4,7 @@ The UI form, the CLI's ``--set``, the recipes and the jobs derive from these mod
 once. Torch-free. Defaults run on a laptop and publish nothing.
 """
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +12,7 @@ from pydantic import Field, model_validator
 from dpo_core.contract.amount import Amount
 from dpo_core.contract.chat_templates import MAX_TEMPLATE_CHARACTERS, TemplateArguments, TemplateChoice
 from dpo_core.contract.objectives import REFUSED
+from dpo_core.contract.quantities import Count, GiB, LearningRate, LengthTokens, NumEpochs, Seed, TokenBudget
 from dpo_core.contract.section import NotContent, Section
 
 Precision = Literal["fp32", "bf16", "bf16_pure"]
@@ -58,8 +60,8 @@ class CheckpointConfig(Section):
         "by name (modeling_x.py) or by name and content (modeling_x.py@sha256:...). "
         "Read them first.",
     )
-    max_download_gib: float = Field(
-        1000.0, gt=0, description="The most that is downloaded of a Hub id; more is refused before it begins."
+    max_download_gib: GiB = Field(
+        1000.0, description="The most that is downloaded of a Hub id; more is refused before it begins."
     )
 
 
@@ -102,9 +104,16 @@ class DataConfig(Section):
         description="Prompts kept for evaluation only: a proportion (0.05) or a count (64). "
         '"0" holds out none. No prompt stands on both sides.',
     )
-    max_length_tokens: int = Field(2048, ge=8, description="Longest sequence (prompt and answer) in tokens.")
+    max_length_tokens: LengthTokens = Field(
+        2048, description="Longest sequence (prompt and answer) in tokens."
+    )
     when_too_long: Literal["truncate", "drop"] = Field(
         "truncate", description="Cut on the right, like the Tulu workflow, or drop the row."
+    )
+    template_date: date | None = Field(
+        None,
+        description="The day, e.g. 2026-01-31, for a chat template that writes today's date (`strftime_now`: Llama 3.2, "
+        "SmolLM3, Granite). Empty: the day on which the run mixes its data, so a run of another day trains other tokens.",
     )
     train_on: Literal["last_turn", "all_turns"] = Field(
         "last_turn", description="Assistant turns that carry the loss."
@@ -112,8 +121,8 @@ class DataConfig(Section):
     max_dropped_fraction: float = Field(
         0.5, ge=0, le=1, description="More dropped rows than this is an error."
     )
-    seed: int = Field(8, ge=0, description="Shuffles the mixture and chooses the held-out prompts.")
-    num_workers: int = Field(2, ge=1, description="Processes that tokenise.")
+    seed: Seed = Field(8, description="Shuffles the mixture and chooses the held-out prompts.")
+    num_workers: int = Field(2, ge=1, le=4096, description="Processes that tokenise.")
 
 
 class ReferenceConfig(Section):
@@ -123,11 +132,11 @@ class ReferenceConfig(Section):
         None, description="Another checkpoint as the reference; empty means the SFT checkpoint."
     )
     revision: str | None = Field(None, description="Hub branch, tag or commit of that checkpoint.")
-    tokens_per_batch: int = Field(
-        2048, ge=1, description="Token budget of a forward batch in the reference pass."
+    tokens_per_batch: TokenBudget = Field(
+        2048, description="Token budget of a forward batch in the reference pass."
     )
-    rows_per_shard: int = Field(
-        1024, ge=1, description="Rows written at once; at most this much work is lost on a kill."
+    rows_per_shard: Count = Field(
+        1024, description="Rows written at once; at most this much work is lost on a kill."
     )
 
     @model_validator(mode="before")
@@ -148,8 +157,8 @@ class AdapterConfig(Section):
         description="none trains every weight; lora an adapter; qlora an "
         "adapter over 4-bit weights (CUDA only, extra cuda8bit).",
     )
-    rank: int = Field(16, ge=1, description="Rank of each update.")
-    alpha: float = Field(32.0, gt=0, description="An update is scaled by alpha / rank.")
+    rank: int = Field(16, ge=1, le=1_000_000, description="Rank of each update.")
+    alpha: float = Field(32.0, gt=0, le=1_000_000_000, description="An update is scaled by alpha / rank.")
     dropout: float = Field(
         0.0,
         ge=0,
@@ -174,36 +183,36 @@ class OptimConfig(Section):
     optimizer: Literal["adamw", "adamw_8bit"] = Field(
         "adamw", description="adamw_8bit keeps moments in 8 bits (CUDA only, extra cuda8bit)."
     )
-    learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate.")
+    learning_rate: LearningRate = Field(5e-7, description="Peak learning rate.")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="Shape after the warm-up."
     )
     warmup_ratio: float = Field(
         0.1, ge=0, lt=1, description="Fraction of all steps with a rising learning rate."
     )
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled; not applied to biases and norms.")
+    weight_decay: float = Field(0.0, ge=0, le=1000, description="Decoupled; not applied to biases and norms.")
     beta1: float = Field(0.9, ge=0, lt=1, description="First moment decay.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Second moment decay.")
-    epsilon: float = Field(1e-8, gt=0, description="Added to the denominator.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this global norm.")
+    epsilon: float = Field(1e-8, gt=0, le=1000, description="Added to the denominator.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e15, description="Gradients are clipped to this global norm.")
 
 
 class TrainConfig(Section):
     """Batches, epochs, numerics, checkpoints."""
 
-    global_batch_pairs: int = Field(8, ge=1, description="Pairs per optimizer step over all processes.")
-    per_device_batch_pairs: Annotated[int | None, NotContent()] = Field(
+    global_batch_pairs: Count = Field(8, description="Pairs per optimizer step over all processes.")
+    per_device_batch_pairs: Annotated[Count | None, NotContent()] = Field(
         None,
-        ge=1,
         description="Pairs per forward and process; empty: the largest that fits the global batch, up to 4.",
     )
-    tokens_per_forward: Annotated[int, NotContent()] = Field(
+    tokens_per_forward: Annotated[TokenBudget, NotContent()] = Field(
         2048,
-        ge=1,
         description="Tokens of a forward, padding included; long pairs make it hold fewer pairs (one at least).",
     )
-    num_epochs: int = Field(1, ge=1, description="Passes over the mixture.")
-    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
+    num_epochs: NumEpochs = Field(1, description="Passes over the mixture.")
+    max_steps: int | None = Field(
+        None, ge=1, le=1_000_000_000, description="Stop after this many optimizer steps."
+    )
     precision: Precision = Field(
         "fp32",
         description="bf16 is autocast over fp32 weights; bf16_pure computes with bf16 "
@@ -222,25 +231,27 @@ class TrainConfig(Section):
     gradient_checkpointing: Annotated[bool, NotContent()] = Field(
         False, description="Recompute activations: less memory, about a third slower."
     )
-    checkpoint_every: Annotated[Literal["epoch"] | Annotated[int, Field(ge=1)], NotContent()] = Field(
-        200, description="Optimizer steps between checkpoints, or `epoch`: at the end of each."
-    )
+    checkpoint_every: Annotated[
+        Literal["epoch"] | Annotated[int, Field(ge=1, le=1_000_000_000)], NotContent()
+    ] = Field(200, description="Optimizer steps between checkpoints, or `epoch`: at the end of each.")
     checkpoint_every_minutes: Annotated[float | None, NotContent()] = Field(
         10.0,
         gt=0,
+        le=1_000_000,
         description="Also a checkpoint once so long has passed since the last one. Empty: by steps alone.",
     )
-    keep_checkpoints: Annotated[int, NotContent()] = Field(2, ge=1, description="Newest checkpoints kept.")
+    keep_checkpoints: Annotated[Count, NotContent()] = Field(2, description="Newest checkpoints kept.")
     export_precision: Annotated[ExportPrecision, NotContent()] = Field(
         "bf16", description="Number format of exported weights."
     )
     router_aux_loss_weight: float | None = Field(
         None,
         ge=0,
+        le=1_000_000,
         description="Mixture-of-experts models: weight of the router's "
         "load-balancing loss. Empty: the model's own; 0: none.",
     )
-    seed: int = Field(8, ge=0, description="Order of the second and later epochs; start of an adapter.")
+    seed: Seed = Field(8, description="Order of the second and later epochs; start of an adapter.")
 
     @model_validator(mode="after")
     def _flash_attention_has_its_numbers(self) -> "TrainConfig":
@@ -255,16 +266,18 @@ class TrainConfig(Section):
 class EvaluationConfig(Section):
     """What is measured on the held-out prompts, before and after."""
 
-    num_prompts: int = Field(8, ge=0, description="Held-out prompts answered greedily by both models.")
-    max_new_tokens: int = Field(128, ge=1, description="Longest answer in tokens.")
+    num_prompts: int = Field(
+        8, ge=0, le=10_000_000, description="Held-out prompts answered greedily by both models."
+    )
+    max_new_tokens: Count = Field(128, description="Longest answer in tokens.")
     measure_kl: bool = Field(
         False,
         description="Also sample two answers a prompt and measure the KL divergence from the "
         "reference on them. Takes about as long as the greedy answers, and loads both models again.",
     )
     num_samples_shown: Annotated[int, NotContent()] = Field(
-        8, ge=0, description="Answers shown side by side in the report."
+        8, ge=0, le=1_000_000, description="Answers shown side by side in the report."
     )
-    tokens_per_batch: Annotated[int, NotContent()] = Field(
-        2048, ge=1, description="Token budget of a forward batch."
+    tokens_per_batch: Annotated[TokenBudget, NotContent()] = Field(
+        2048, description="Token budget of a forward batch."
     )

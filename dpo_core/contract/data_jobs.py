@@ -30,6 +30,15 @@ class ConvertJob(Job[ConvertResult]):
     pickle_files: tuple[str, ...] = ()
 
 
+class DequantiseJob(Job[ConvertResult]):
+    """Safetensors weights in 8-bit floats with scales -> a safetensors snapshot in float32."""
+
+    step = "dequantise"
+    source_dir: Location
+    source_sha256: str  # of the weight files and of what lies beside them
+    weight_files: tuple[str, ...]
+
+
 class FetchResult(Result):
     rows_path: Path
     num_rows: int
@@ -73,6 +82,7 @@ class SourceLedger(Section):
     offenders: dict[str, tuple[int, ...]]  # reason -> first row numbers (0-based in the source)
     left_out_in_part: int = 0  # kept rows with an answer of which the chat template leaves out a part
     left_out_rows: tuple[int, ...] = ()  # the first of them
+    warnings: tuple[str, ...] = ()  # what is worth a second look, in sentences
     # reason -> what was found, for template_error the template's own sentences
     details: dict[str, tuple[str, ...]] = {}
     longer_chosen: int = 0  # kept rows whose chosen side has more tokens than the rejected one
@@ -122,6 +132,8 @@ class MixResult(Result):
     per_source: tuple[SourceLedger, ...]
     lengths: LengthStats
     chat_template_sha256: str
+    template_date: str | None = None  # the day that the chat template writes, where it writes one
+    warnings: tuple[str, ...] = ()  # of all sources, and of the chat template
     evaluation_sets: tuple[EvaluationOverlap, ...] = ()
 
     def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
@@ -138,6 +150,7 @@ class MixJob(Job[MixResult]):
     tokenizer_fingerprint: str
     chat_template: Annotated[str | None, ContentAs(template_content)] = None  # a name, or its text
     add_bos: Annotated[bool, NotContentAt(False)] = False
+    template_date: Annotated[str | None, NotContentAt(None)] = None  # the day for templates that write one
     held_out: Amount = "0.05"
     max_length_tokens: int = 2048
     when_too_long: Literal["truncate", "drop"] = "truncate"

@@ -227,6 +227,26 @@ class AnswerResult(Result):
     prompts_ids: tuple[tuple[int, ...], ...] = ()  # the prompts as rendered by the chat template
 
 
+class RehearseResult(Result):
+    path: Path  # what an export writes, without the weights
+    files: dict[str, str]
+    loaded: AnswerResult  # what a load of it reports; it answers nothing
+
+    def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
+        yield self.path, self.files
+
+
+class RehearseJob(Job[RehearseResult]):
+    """Before anything is trained: write all of an export but its weights, and read it again."""
+
+    step = "rehearse"
+    checkpoint: CheckpointRef
+    chat_template: Annotated[str | None, ContentAs(template_content)] = None  # a name, or its text
+    add_bos: bool = False
+    precision: ExportPrecision = "bf16"
+    probe_prompt: str = "What is the capital of France?"
+
+
 class AnswerJob(Job[AnswerResult]):
     """Load a checkpoint from its final place with stock transformers and answer prompts greedily."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dpo_core.contract.objectives import OBJECTIVES, REFUSED, LossName, Traits, names_where, owner_of
+from dpo_core.contract.quantities import Beta
 from dpo_core.contract.section import NotContentAt, Section
 
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
@@ -15,7 +16,7 @@ Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_diverge
 
 def _may_be_empty(schema: dict[str, Any]) -> None:
     """A form's field that may be left empty, as of the settings whose default is None."""
-    number = {name: schema.pop(name) for name in ("type", "exclusiveMinimum")}
+    number = {name: schema.pop(name) for name in ("type", "exclusiveMinimum", "maximum")}
     schema.update(anyOf=[number, {"type": "null"}], default=None)
 
 
@@ -68,13 +69,14 @@ class LossConfig(Objectives):
     name: LossName = Field(
         "dpo_norm", description="dpo_norm is DPO on mean log-probabilities per token (Tulu 3)."
     )
-    beta: float = Field(
+    beta: Beta = Field(
         default_factory=lambda others: OBJECTIVES[others["name"]].usual_beta,
-        gt=0,
         json_schema_extra=_may_be_empty,
         description="Inverse temperature. Empty: the objective's usual one, 5 for dpo_norm, 0.1 for dpo, 2 for simpo ...",
     )
-    gamma_beta_ratio: float = Field(0.3, ge=0, description="simpo only: target margin divided by beta.")
+    gamma_beta_ratio: float = Field(
+        0.3, ge=0, le=1_000_000, description="simpo only: target margin divided by beta."
+    )
     label_smoothing: float = Field(
         0.0,
         ge=0,
@@ -101,6 +103,7 @@ class LossConfig(Objectives):
     rpo_alpha: float = Field(
         0.0,
         ge=0,
+        le=1_000_000,
         description="Weight of an added mean negative log-likelihood per token of the "
         "chosen answer (RPO); 0 is off.",
     )
@@ -110,10 +113,16 @@ class LossConfig(Objectives):
         "does not sort a batch.",
     )
     dpop_lambda: Annotated[float, NotContentAt(50.0)] = Field(
-        50.0, ge=0, description="dpop only: weight of what the chosen answer has lost against the reference."
+        50.0,
+        ge=0,
+        le=1_000_000,
+        description="dpop only: weight of what the chosen answer has lost against the reference.",
     )
     bco_threshold: Annotated[float | None, NotContentAt(None)] = Field(
-        None, description="bco_pair only: a threshold that stays (TRL has 0). Empty: the mean reward so far."
+        None,
+        ge=-1_000_000,
+        le=1_000_000,
+        description="bco_pair only: a threshold that stays (TRL has 0). Empty: the mean reward so far.",
     )
 
     @model_validator(mode="before")

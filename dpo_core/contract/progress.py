@@ -12,9 +12,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dpo_core.contract.quantities import Stored
+
 MARK = "pairline"
 Name = Annotated[str, Field(max_length=200)]
-Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class ProgressEvent(BaseModel):
@@ -23,8 +24,8 @@ class ProgressEvent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     step: Name
-    done: Count
-    total: Count
+    done: Stored
+    total: Stored
     unit: Name
     rate: float = 0.0
     phase: Name = ""

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import logging
+from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.data import turn_forms
+from dpo_core.data import template_clock, turn_forms
 from dpo_core.data.render_limits import (
     LIMITS,
     SHORT_CHARACTERS,
@@ -73,9 +74,10 @@ class Renderer:
     """Renders conversations with a tokenizer's template, within limits (``render_limits``). A conversation that the template
     refuses becomes ``Refused``, one that it goes over its limits with ``Over.LIMITS``."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", day: date | None = None) -> None:
         self.tokenizer, self.limits = tokenizer, RenderLimits()
         text = template_text(tokenizer)
+        self.clock = template_clock.clock(text, day)
         self.renders_tools = "tools" in text
         self.unread_calls = turn_forms.unread(text, "tool_calls", "function_calls")
         self.unread_tools = turn_forms.unread(text, "functions", "tools")
@@ -106,7 +108,7 @@ class Renderer:
 
     @cached_property
     def _names(self) -> dict:
-        return {"tools": None, "documents": None, **self.tokenizer.special_tokens_map}
+        return {"tools": None, "documents": None, **self.clock, **self.tokenizer.special_tokens_map}
 
     def render(
         self,
@@ -123,7 +125,7 @@ class Renderer:
         with self.limits.batch():
             return [
                 self.render_by_library(turns, of_turns, open_turn, given)
-                if of_turns or not _is_plain(turns)
+                if of_turns or not turn_forms.is_plain(turns)
                 else self._render_plain(turns, open_turn, given)
                 for turns, of_turns, given in zip(
                     conversations, tools, arguments or [{}] * len(conversations), strict=True
@@ -184,12 +186,16 @@ class Renderer:
             return cast(list[str], texts)[0]  # as many as conversations, and no ids without tokenize
 
         try:
-            with self.limits.batch():
+            with self.limits.batch(), template_clock.in_library(self._texts(), self.clock):
                 return self.limits.render(text_of, turns)
         except CheckpointError:
             raise
         except Exception as error:  # as above
             return Refused.by(error)
+
+    def _texts(self) -> list[str]:
+        texts = self.tokenizer.chat_template
+        return list(texts.values()) if isinstance(texts, dict) else [texts]
 
     def _prepare(self, turns: list[dict]) -> list[dict]:
         """Calls become text for a template that knows none, so that they are not left out."""
@@ -202,11 +208,3 @@ class Renderer:
         if tools and not self.renders_tools:
             return True
         return any(turn.get(name) for name in self.unread_tools for turn in turns)
-
-
-def _is_plain(turns: list[dict]) -> bool:
-    """Whether there are turns, and each is a role and a text: nothing that the library would rename, drop or convert."""
-    for turn in turns:
-        if len(turn) != 2 or type(turn.get("content")) is not str or type(turn.get("role")) is not str:
-            return False
-    return bool(turns)

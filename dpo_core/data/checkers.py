@@ -5,6 +5,8 @@ of preference data carries the constraints of its prompt, so that answers can be
 without a judge model. Each checker is a pure function of the answer with surrounding white space removed.
 """
 
+import difflib
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,6 +15,7 @@ from dpo_core.contract.errors import DataError
 SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)")
 ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|etc|e\.g|i\.e|[A-Z])\.(?=\s+\S)")
 LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", re.MULTILINE)
+CLOSE = 0.85  # of difflib's ratio: "max_word" and "lowercase", not "length_constraints:number_words"
 WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 
 
@@ -116,6 +119,36 @@ CHECKERS: dict[str, Callable[..., bool]] = {
         quoted,
     )
 }
+
+
+def misfit(constraint: Mapping[str, object]) -> str | None:
+    """Say why ``check`` could not tell if an answer keeps this constraint, None if it could. An argument that is None
+    counts as absent."""
+    arguments = {key: value for key, value in constraint.items() if value is not None and key != "name"}
+    name = constraint.get("name")
+    if name not in CHECKERS:
+        return f"{name!r} is no known instruction"
+    parameters = list(inspect.signature(CHECKERS[name]).parameters.values())[1:]  # the first is the answer
+    wanted = {parameter.name: parameter.annotation for parameter in parameters}
+    if set(arguments) != set(wanted):
+        return f"{name} takes {', '.join(wanted) or 'no arguments'}, got {', '.join(arguments) or 'none'}"
+    wrong = [key for key, value in arguments.items() if not _is(value, wanted[key])]
+    return (
+        f"{name}: {wrong[0]} is {arguments[wrong[0]]!r}, expected {wanted[wrong[0]].__name__}"
+        if wrong
+        else None
+    )
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether a value is of a kind; a whole number may come as 15.0 from a column with nulls."""
+    return type(value) is kind or (kind is int and isinstance(value, float) and value.is_integer())
+
+
+def is_meant(constraint: Mapping[str, object]) -> bool:
+    """Tell whether a constraint is one of ours, perhaps misspelt: sets have columns of that name for rules of their own."""
+    name = str(constraint.get("name"))
+    return name in CHECKERS or bool(difflib.get_close_matches(name, CHECKERS, n=1, cutoff=CLOSE))
 
 
 def check(answer: str, constraint: Mapping[str, object]) -> bool:

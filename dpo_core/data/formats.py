@@ -65,6 +65,7 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
         chosen, rejected = with_system(system, chosen), with_system(system, rejected)
         _check(row, chosen, rejected)
         tools = tool_list(row.get("tools"))
+        constraints = constraint_list(row.get("constraints"))
         arguments = template_arguments(row.get("chat_template_kwargs"))
     except RowDropped as dropped:
         raise RowDropped(dropped.reason, dropped.detail, name) from None
@@ -74,7 +75,7 @@ def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
         chosen=chosen,
         rejected=[*prompt, rejected[-1]],
         tools=tools,
-        constraints=constraint_list(row.get("constraints")),
+        constraints=constraints,
         template_kwargs=arguments,
     )
 

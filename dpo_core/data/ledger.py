@@ -10,6 +10,7 @@ from dpo_core.contract.data_jobs import Finding, SourceLedger
 from dpo_core.contract.drops import MEANING
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.refs import ResolvedSource
+from dpo_core.contract.row_warnings import all_of, amount_warning, left_out_warning, truncation_warning
 
 MAX_OFFENDERS, MAX_DETAILS = 20, 3
 
@@ -20,6 +21,7 @@ class SourceTally:
 
     source: ResolvedSource
     available_rows: int
+    notes: tuple[str, ...] = ()  # warnings of the whole mixture
     formats: Counter[str] = field(default_factory=Counter)
     kept: int = 0
     truncated: int = 0
@@ -90,6 +92,17 @@ class SourceTally:
         """Rows counted so far, repetitions included."""
         return self.kept + self.dropped.total()
 
+    def _warnings(self) -> tuple[str, ...]:
+        label = self.source.label
+        return tuple(
+            all_of(
+                *self.notes,
+                amount_warning(label, self.source.amount, self.available_rows),
+                truncation_warning(label, self.truncated / max(1, self.kept)),
+                left_out_warning(label, self.left_out_in_part, tuple(self.left_out_rows)),
+            )
+        )
+
     def close(self, rows_selected: int) -> SourceLedger:
         """Return the account of a source of which ``rows_selected`` rows were asked for."""
         assert self.rows_in == self.formats.total() == rows_selected, "a row was lost or counted twice"
@@ -105,6 +118,7 @@ class SourceTally:
             offenders={reason: tuple(rows) for reason, rows in self.offenders.items()},
             left_out_in_part=self.left_out_in_part,
             left_out_rows=tuple(self.left_out_rows),
+            warnings=self._warnings(),
             details={reason: tuple(said) for reason, said in self.details.items() if said},
             longer_chosen=self.longer[0],
             longer_rejected=self.longer[1],
@@ -183,6 +197,9 @@ def _advice(ledger: SourceLedger) -> str:
         "answer_left_out": "Choose a chat template that renders the answers as these rows have them "
         "(`checkpoint.chat_template`).",
         "template_without_tools": "Choose a chat template that renders tools (`checkpoint.chat_template`).",
+        "bad_constraints": "Correct the rows' `constraints` (docs/data.md), or rename that column if it is another's.",
+        "token_without_row": "Call model.resize_token_embeddings(len(tokenizer)) where the tokens are added, train them, "
+        "and save the checkpoint again; or choose another template (`checkpoint.chat_template`).",
         "bad_template_kwargs": "Repair these rows, or name another column with `columns` (chat_template_kwargs: other).",
         "too_long": "Raise `max_length_tokens`, or set `when_too_long: truncate`.",
         "no_label_left": "Raise `max_length_tokens`.",

@@ -9,6 +9,7 @@ from typing import Any
 
 from dpo_core.contract.chat_templates import check_template_arguments
 from dpo_core.contract.drops import RowDropped
+from dpo_core.data.checkers import is_meant, misfit
 
 ROLES = {
     "human": "user",
@@ -52,7 +53,10 @@ def from_json_text(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
-        except ValueError:
+        except (
+            ValueError,
+            RecursionError,
+        ):  # or nested beyond what the parser follows: "[[[[ ...", no JSON of anybody's
             return value
     return value
 
@@ -204,14 +208,20 @@ def tool_list(raw: Any) -> list[dict] | None:
 
 
 def constraint_list(raw: Any) -> tuple[dict, ...]:
-    """Return verifiable constraints (``{"name": ..., arguments}``); empty where the column holds something else."""
+    """Return verifiable constraints (``{"name": ..., arguments}``); empty where the column holds something else, as the
+    rules of another program do. Raises ``RowDropped`` for one of ours that no answer could be held to.
+    """
     found = without_nulls(from_json_text(raw))
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list):
         return ()
     found = [from_json_text(item) for item in found]
     named = all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in found)
-    return tuple(found) if named else ()
+    if not named or not any(map(is_meant, found)):
+        return ()
+    if wrong := next(filter(None, map(misfit, found)), None):
+        raise RowDropped("bad_constraints", wrong)
+    return tuple(found)
 
 
 def template_arguments(raw: Any) -> dict:

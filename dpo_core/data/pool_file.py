@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from dpo_core.data.examine import EXAMINED_SCHEMA
-from dpo_core.data.pair_file import ArrowRows
+from dpo_core.data.pair_file import ROWS_SCHEMA, ArrowRows
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.data.pool import BYTES_PER_TOKEN, KEY_BYTES, POOL_SCHEMA, PoolPart
 
@@ -98,6 +98,43 @@ class PoolReader:
         """Keep the rows at ``places`` no longer."""
         self.is_kept[places] = False
 
+    def batch(self, places: np.ndarray) -> pa.RecordBatch:
+        """Make the rows of ``ROWS_SCHEMA`` at ``places``: what ``pairs_batch`` makes of ``pairs``, with bytes cut and joined
+        but no array made of any row."""
+        sides = self.lengths_N2[places]
+        ends, lengths = self._ends[places].tolist(), sides.tolist()
+        columns: list[list[bytes]] = [[], [], [], [], []]
+        keys, *parts = columns
+        for end, (chosen, rejected) in zip(ends, lengths, strict=True):
+            num_tokens = chosen + rejected
+            content = self._content(end, num_tokens)
+            ids, labels = KEY_BYTES + 4 * chosen, KEY_BYTES + 4 * num_tokens
+            keys.append(content[:KEY_BYTES])
+            parts[0].append(content[KEY_BYTES:ids])
+            parts[1].append(content[labels : labels + chosen])
+            parts[2].append(content[ids:labels])
+            parts[3].append(content[labels + chosen :])
+        joined = [pa.py_buffer(b"".join(column)) for column in columns]
+        key_ends = pa.py_buffer(np.arange(len(places) + 1, dtype=np.int32) * KEY_BYTES)
+        lists = [
+            _list_array(
+                np.cumsum(sides[:, number // 2]), joined[1 + number], pa.uint8() if number % 2 else pa.int32()
+            )
+            for number in range(4)
+        ]
+        return pa.record_batch(
+            [
+                pa.Array.from_buffers(pa.string(), len(places), [None, key_ends, joined[0]]),
+                pa.array(self.prefix_lengths[places], pa.int32()),
+                *(pa.array(column, pa.int32()) for column in sides.T),
+                *lists,
+                pa.array(self.sources[places], pa.int32()),
+                pa.array(self.weights[places], pa.float32()),
+                pa.array(self.margins[places], pa.float32()),
+            ],
+            schema=ROWS_SCHEMA,
+        )
+
     def pairs(self, places: np.ndarray) -> list[TokenizedPair]:
         """Return the kept rows at ``places``."""
         ends, lengths = self._ends[places].tolist(), self.lengths_N2[places].tolist()
@@ -105,14 +142,19 @@ class PoolReader:
 
     def _pair(self, end: int, chosen: int, rejected: int) -> TokenizedPair:
         tokens = chosen + rejected
-        size = KEY_BYTES + tokens * BYTES_PER_TOKEN
-        content = os.pread(self._tokens, size, end - size)
-        assert len(content) == size, "the pool's tokens are cut off"
+        content = self._content(end, tokens)
         ids = np.frombuffer(content, np.int32, tokens, KEY_BYTES)
         trained = np.frombuffer(content, np.uint8, tokens, KEY_BYTES + 4 * tokens)
         return TokenizedPair(
             content[:KEY_BYTES].decode(), ids[:chosen], trained[:chosen], ids[chosen:], trained[chosen:]
         )
+
+    def _content(self, end: int, num_tokens: int) -> bytes:
+        """A row's key, ids and labels, as ``PoolPart`` has them."""
+        size = KEY_BYTES + num_tokens * BYTES_PER_TOKEN
+        content = os.pread(self._tokens, size, end - size)
+        assert len(content) == size, "the pool's tokens are cut off"
+        return content
 
     def __enter__(self) -> "PoolReader":
         return self
@@ -122,6 +164,12 @@ class PoolReader:
         os.close(self._tokens)
         for name in (FACTS_FILE, TOKENS_FILE, EXAMINED_FILE):
             (self._folder / name).unlink(missing_ok=True)
+
+
+def _list_array(ends: np.ndarray, values: pa.Buffer, kind: pa.DataType) -> pa.ListArray:
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
+    of_all = pa.Array.from_buffers(kind, int(offsets[-1]), [None, values])
+    return pa.ListArray.from_arrays(pa.array(offsets), of_all)
 
 
 def _band(column: pa.BinaryArray, number: int) -> np.ndarray:

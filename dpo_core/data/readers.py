@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from dpo_core.contract.errors import DataError
+from dpo_core.data.columnar_rows import rows_of
 from dpo_core.data.json_rows import RawRow, json_rows
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _parquet_rows(path: Path) -> Iterator[dict]:
         with pq.ParquetFile(path) as file:
             _refuse_two_parquet_files(path, file.metadata)
             for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
+                yield from rows_of(batch)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path} is no readable Parquet file: {error}. Download or write it again."
@@ -163,7 +164,7 @@ def _arrow_rows(path: Path) -> Iterator[dict]:
             source.seek(8 if is_file else 0)  # behind its mark a file holds a stream, then its directory
             while True:
                 for batch in pa.ipc.open_stream(source):
-                    yield from batch.to_pylist()
+                    yield from rows_of(batch)
                 if is_file:
                     _refuse_two_arrow_files(path, source)
                     return

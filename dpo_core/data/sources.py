@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dpo_core.contract.errors import DataError, RemoteError, StoreError
+from dpo_core.contract.errors import DataError, StoreError
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.contract.store import exclusive, fingerprint, new_directory, write_json
 from dpo_core.data.formats import OUR_COLUMNS
+from dpo_core.data.hub_rows import hub_rows
 from dpo_core.data.json_rows import RawRow
 from dpo_core.data.readers import files_of, read_rows
 
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
 ROWS_PER_BATCH = 512
 MAX_COLUMNS_KEPT = 200
-REFUSED = (401, 403)  # statuses that trying again does not change
 LAYOUT = 2  # raised when the stored form of rows, or which rows of a file are stored, changes
 _SCHEMA = pa.schema([("row", pa.large_string())])
 
@@ -128,7 +128,7 @@ def _rows_of(source: ResolvedSource, cache_dir: Path) -> Iterator[RawRow]:
         return
     if source.hub_id is None:
         raise DataError(f"{source.label} names neither a local path nor a Hub data set.")
-    yield from map(RawRow, _hub_rows(source, cache_dir))
+    yield from map(RawRow, hub_rows(source, cache_dir))
 
 
 def _objects(file: Path, rows: Iterator[RawRow]) -> Iterator[RawRow]:
@@ -152,37 +152,6 @@ def _kind(value: Any) -> str:
         type(None): "null",
     }
     return kinds.get(type(value), type(value).__name__)
-
-
-def _hub_rows(source: ResolvedSource, cache_dir: Path) -> Iterator[dict]:
-    import datasets
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    named = f"{source.hub_id} (split `{source.split}`" + (
-        f", subset `{source.subset}`)" if source.subset else ")"
-    )
-    try:
-        # The Hub's own builder reads its Parquet files; rows stay on disk as Arrow.
-        dataset = datasets.load_dataset(
-            source.hub_id,
-            name=source.subset,
-            split=source.split,
-            revision=source.commit,
-            cache_dir=str(cache_dir / "hub"),
-        )
-    except (datasets.exceptions.DatasetNotFoundError, RepositoryNotFoundError, GatedRepoError) as error:
-        raise DataError(
-            f"The Hub data set {named} does not exist, or the token may not read it: {error}"
-        ) from error
-    except (ConnectionError, TimeoutError, HfHubHTTPError) as error:
-        if getattr(getattr(error, "response", None), "status_code", None) in REFUSED:
-            raise DataError(f"The Hub does not let this token read the data set {named}: {error}") from error
-        raise RemoteError(
-            f"The Hub did not answer for {named}: {error}. Check the network and start again."
-        ) from error
-    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
-        raise DataError(f"The Hub data set {named} cannot be loaded: {error}") from error
-    yield from dataset
 
 
 def _store(rows: Iterator[RawRow], folder: Path, label: str) -> None:

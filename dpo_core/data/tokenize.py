@@ -9,6 +9,7 @@ Shapes: T tokens of one sequence.
 """
 
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -56,14 +57,17 @@ class TokenizeRules:
     max_length_tokens: int
     when_too_long: Literal["truncate", "drop"] = "truncate"
     train_on: Literal["last_turn", "all_turns"] = "last_turn"
+    num_rows: int | None = None  # of the model's embedding, where the tokenizer has ids beyond them
 
 
 class PairTokenizer:
     """Tokenises pairs by ``rules`` with the tokenizer's chat template."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", rules: TokenizeRules) -> None:
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", rules: TokenizeRules, day: date | None = None
+    ) -> None:
         self.tokenizer, self.rules = tokenizer, rules
-        self.renderer, self.encoder = Renderer(tokenizer), Encoder(tokenizer)
+        self.renderer, self.encoder = Renderer(tokenizer, day), Encoder(tokenizer)
 
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[Rendered]:
         """Return the prompts with the assistant's turn opened: what a model would be asked to continue."""
@@ -226,6 +230,8 @@ class PairTokenizer:
         limit, sides, has_answer = self.rules.max_length_tokens, [], True
         for text, side_spans, part in zip(encoded, spans, parts, strict=True):
             length = len(text.ids)
+            if self.rules.num_rows is not None and (text.ids[:limit] >= self.rules.num_rows).any():
+                raise RowDropped("token_without_row")
             trained = np.zeros(length, dtype=bool)
             for span in side_spans:
                 start = text.token_at(span.start, span.exact_start)

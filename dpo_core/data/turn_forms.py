@@ -63,3 +63,11 @@ def prints_objects(text: str, turns: list[dict]) -> bool:
         for value in objects_of(turns)
         if value and (spelling := str(value)) != _json_text(value)
     )
+
+
+def is_plain(turns: list[dict]) -> bool:
+    """Return whether there are turns, each a role and a text: nothing that the library would rename, drop or convert."""
+    for turn in turns:
+        if len(turn) != 2 or type(turn.get("content")) is not str or type(turn.get("role")) is not str:
+            return False
+    return bool(turns)

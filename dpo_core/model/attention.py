@@ -43,6 +43,11 @@ PAIRWISE = {
 MASKED_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
+def text_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """Return the part of the config that is about text: all but for models that see, too, as Gemma 3, which nest it."""
+    return model.config.get_text_config()
+
+
 def decoder_of(model: PreTrainedModel) -> nn.Module:
     """Return the part of a causal language model that gives hidden states; an adapter's wrapper passes the question on."""
     decoder = model.get_decoder()
@@ -53,7 +58,7 @@ def why_not_shared(model: PreTrainedModel) -> str | None:
     """Return why an architecture cannot hold two sequences in one row, as far as its definition tells; None if it does
     not.
     """
-    config = model.config
+    config = text_config(model)
     if getattr(model, "_is_stateful", False):
         return "its recurrent (state-space) layers read a row from left to right, past every mask"
     if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
@@ -216,7 +221,7 @@ def use_kernel(model: PreTrainedModel, kernel: AttentionKernel) -> None:
             f"train.attention {kernel} does not work with {type(model).__name__}: {error} Use "
             "train.attention sdpa."
         ) from error
-    if model.config._attn_implementation != kernel:
+    if text_config(model)._attn_implementation != kernel:
         raise ConfigError(
             f"train.attention {kernel} does not work with {type(model).__name__}, whose attention cannot be "
             f"replaced. Use train.attention sdpa."

@@ -27,6 +27,7 @@ from dpo_core.model.attention import (
     attention_arguments,
     decoder_of,
     set_kernel,
+    text_config,
     use_kernel,
     why_not_shared,
 )
@@ -83,7 +84,7 @@ class PairScorer(nn.Module):
             arguments = {
                 "input_ids": batch.ids_RT,
                 "use_cache": False,
-                **attention_arguments(self.model.config, batch),
+                **attention_arguments(text_config(self.model), batch),
                 **wanted,
             }
             if batch.layout == "padded" and self.stock_logits:
@@ -125,7 +126,7 @@ def memory_for(batch: PairBatch) -> Iterator[None]:
 
 def vocabulary_head(model: PreTrainedModel) -> VocabularyHead:
     """Return hidden states -> logits as the architecture defines it, with its scaling and soft cap."""
-    config = model.config
+    config = text_config(model)
     factor = getattr(config, "logit_scale", None) or 1.0
     factor /= getattr(config, "logits_scaling", None) or 1.0
     return VocabularyHead(
@@ -168,7 +169,7 @@ def _as_exact_as_weights_allow(scorer: PairScorer) -> Iterator[Precision]:
     """Compute without autocast where weights are fp32: what a wrong mask changes may hide in the noise of bf16. ->
     the precision meant. flash attention knows no fp32."""
     precision = scorer.precision
-    if precision == "bf16" and scorer.model.config._attn_implementation != "flash_attention_2":
+    if precision == "bf16" and text_config(scorer.model)._attn_implementation != "flash_attention_2":
         scorer.precision = "fp32"
     try:
         yield scorer.precision
@@ -206,7 +207,7 @@ def choose_layout(
         )
         layouts = ["padded"]
     for layout, fallback in zip(layouts, [*layouts[1:], "plain"], strict=True):
-        stock_kernel = scorer.model.config._attn_implementation
+        stock_kernel = text_config(scorer.model)._attn_implementation
         if not (reason := _why_not(scorer, pairs, layout, device)):
             return layout
         set_kernel(scorer.model, stock_kernel)
@@ -220,9 +221,11 @@ def _why_not(
 ) -> str | None:
     """What keeps a layout from being used with this model, None (and a line in the log) if it agrees."""
     try:
-        if layout == "packed" and (pairwise_kernel := PAIRWISE.get(scorer.model.config._attn_implementation)):
+        if layout == "packed" and (
+            pairwise_kernel := PAIRWISE.get(text_config(scorer.model)._attn_implementation)
+        ):
             set_kernel(scorer.model, pairwise_kernel)
-            if scorer.model.config._attn_implementation != pairwise_kernel:
+            if text_config(scorer.model)._attn_implementation != pairwise_kernel:
                 return "needs attention that can be replaced, else a mask as wide as all pairs together"
         with _as_exact_as_weights_allow(scorer) as precision:
             difference, allowed = largest_difference(scorer, pairs, layout, device), TOKEN_NOISE[precision]

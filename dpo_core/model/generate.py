@@ -63,7 +63,14 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     found: set[int] = set(turn_end_ids(tokenizer))
     for value in (
         getattr(model.generation_config, "eos_token_id", None),
-        getattr(model.config, "eos_token_id", None),
+        next(
+            (
+                value
+                for config in (model.config, model.config.get_text_config())
+                if (value := getattr(config, "eos_token_id", None)) is not None
+            ),
+            None,
+        ),
         tokenizer.eos_token_id,
     ):
         if value is not None:

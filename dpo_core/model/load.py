@@ -78,8 +78,9 @@ def load_model(
             "attn_pdrop",
             "router_jitter_noise",
         ):
-            if getattr(config, name, 0):
-                setattr(config, name, 0.0)
+            for part in (config, config.get_text_config()):
+                if getattr(part, name, 0):
+                    setattr(part, name, 0.0)
         unread = in_parts and not quantised and _left_unread(checkpoint, config, dtype)
         if unread:
             model, loading = unread, {"missing_keys": []}
@@ -104,7 +105,7 @@ def load_model(
             f"{' ...' if len(missing) > 5 else ''}. They would be random; use a complete checkpoint."
         )
     _disable_dropout(model)
-    model.config.use_cache = False
+    model.config.get_text_config().use_cache = model.config.use_cache = False
     return model.eval() if quantised else model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps it and loses `self`
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dpo_core.contract.errors import ConfigError
+from dpo_core.model.attention import text_config
 
 FUNCTION = "load_balancing_loss_func"
 
@@ -35,7 +36,7 @@ class RouterLoss:
 
 def own_weight(model: PreTrainedModel) -> float:
     """Return the weight that the model's config states, 0 for a dense model."""
-    return float(getattr(model.config, "router_aux_loss_coef", 0.0) or 0.0)
+    return float(getattr(text_config(model), "router_aux_loss_coef", 0.0) or 0.0)
 
 
 def router_loss_of(model: PreTrainedModel, weight: float | None) -> RouterLoss | None:
@@ -53,7 +54,7 @@ def router_loss_of(model: PreTrainedModel, weight: float | None) -> RouterLoss |
         function is None
         or num_experts is None
         or per_token is None
-        or not hasattr(model.config, "output_router_logits")
+        or not hasattr(text_config(model), "output_router_logits")
     ):
         if weight is None:
             return None

@@ -7,14 +7,11 @@ An adapter is merged into the weights, and stands by itself in ``adapter/`` as w
 """
 
 import json
-import logging
 import shutil
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from dpo_core.contract.checkpoint_files import CONFIG, tokenizer_fingerprint, weights_fingerprint
@@ -25,30 +22,10 @@ from dpo_core.contract.store import hash_files, new_directory
 from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.engine.checkpoint import load_weights, model_tensors
 from dpo_core.model.adapter import ADAPTER_FOLDER, load_policy, merge_adapter, save_adapter
-from dpo_core.model.generate import end_token_ids
+from dpo_core.model.export_form import DTYPES, apply_pad_token
+from dpo_core.model.generation_settings import writable
 from dpo_core.model.load import load_in_full, load_model, with_loading_info
-from dpo_core.model.pad_token import choose_pad_token
 from dpo_core.model.unread_weights import is_converted
-
-log = logging.getLogger(__name__)
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def _apply_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make pad and eos the same everywhere a reader looks: tokenizer, config, generation config."""
-    ends = end_token_ids(model, tokenizer)
-    vocab_size = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
-    pad = choose_pad_token(tokenizer, None, vocab_size, ends)
-    if pad.is_new:
-        tokenizer.add_special_tokens({"pad_token": pad.token})
-    tokenizer.pad_token = pad.token
-    if pad.vocab_size > vocab_size:
-        model.resize_token_embeddings(pad.vocab_size, mean_resizing=False)
-    model.generation_config = model.generation_config or GenerationConfig()
-    model.config.pad_token_id = model.generation_config.pad_token_id = pad.token_id
-    model.generation_config.eos_token_id = list(ends) if len(ends) > 1 else ends[0] if ends else None
-    log.info("pad token %s (%s)", pad.token, pad.why)
 
 
 def _check_loads(folder: Path, expected: PreTrainedModel, allow_remote_code: bool) -> None:
@@ -97,9 +74,11 @@ def run(job: ExportJob, progress: Progress) -> ExportResult:
     path = job.out_dir / "checkpoint"
     with new_directory(path) as aside:
         model = trained_model(job, aside)
-        model.config.use_cache = True
+        model.config.get_text_config().use_cache = model.config.use_cache = True
         model.to(DTYPES[job.precision])  # type: ignore[arg-type]  # transformers wraps it and loses `self`
-        _apply_pad_token(model, tokenizer)
+        if model.generation_config is not None:
+            model.generation_config = writable(model.generation_config)
+        apply_pad_token(model, tokenizer)
         progress.advance()
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from dpo_core.contract.errors import CheckpointError, DataError
 from dpo_core.contract.metric_names import source_names
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import DatasetRef
+from dpo_core.contract.row_warnings import all_of
 from dpo_core.contract.store import canonical_json, fingerprint, hash_files, new_directory, write_json
 from dpo_core.data.chat_template import template_sha256
+from dpo_core.data.end_mark import end_mark_warning
 from dpo_core.data.evaluation_sets import EvaluationSets
+from dpo_core.data.known_tokens import rows_fewer_than_tokens
 from dpo_core.data.ledger import SourceTally, check_drops, check_left
 from dpo_core.data.lengths import length_stats
 from dpo_core.data.mixing import select_rows, split_rows
@@ -36,7 +40,6 @@ from dpo_core.data.pair_file import (
     ROWS_SCHEMA,
     SOURCES_FILE,
     list_array,
-    pairs_batch,
 )
 from dpo_core.data.pair_numbers import NO_WEIGHT
 from dpo_core.data.pairs import readable_prompt
@@ -66,7 +69,10 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     template, ``RemoteError`` when the Hub does not answer.
     """
     tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template, add_bos=job.add_bos)
-    rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on)
+    num_rows = rows_fewer_than_tokens(tokenizer, job.tokenizer_path)
+    rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on, num_rows)
+    day = date.fromisoformat(job.template_date) if job.template_date else date.today()
+    pair_tokenizer = PairTokenizer(tokenizer, rules, day)
     progress.begin("reading", total=len(job.sources), unit="sources")
     stores = []
     for source in job.sources:
@@ -79,7 +85,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     maker = PoolMaker(
         tuple(stores),
         tuple(source.columns for source in job.sources),
-        PairTokenizer(tokenizer, rules),
+        pair_tokenizer,
         examiner_for(job.quality, sets),
         template_kwargs=tuple(source.chat_template_kwargs for source in job.sources),
     )
@@ -112,6 +118,8 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         per_source=tuple(ledgers),
         lengths=lengths,
         chat_template_sha256=template_sha256(tokenizer),
+        template_date=day.isoformat() if pair_tokenizer.renderer.clock else None,
+        warnings=tuple(dict.fromkeys(said for ledger in ledgers for said in ledger.warnings)),
         evaluation_sets=accounts.overlaps(),
     )
 
@@ -135,8 +143,10 @@ def _fill_pool(
 
     ``counts``: per source the distinct row numbers, ascending, and how often each was selected, int64 [n] both.
     """
+    notes = tuple(all_of(end_mark_warning(maker.pair_tokenizer)))
     tallies = [
-        SourceTally(source, len(store)) for source, store in zip(job.sources, maker.stores, strict=True)
+        SourceTally(source, len(store), notes)
+        for source, store in zip(job.sources, maker.stores, strict=True)
     ]
     num_rows = sum(len(rows) for rows, _ in counts)
     progress.begin("tokenising", total=num_rows, unit="rows")
@@ -177,15 +187,7 @@ def _gather(pool: PoolReader, places: np.ndarray, folder: Path, progress: Progre
     with pa.OSFile(str(folder / ROWS_FILE), "wb") as sink, pa.ipc.new_file(sink, ROWS_SCHEMA) as writer:
         for first in range(0, len(places), ROWS_PER_BATCH):
             batch = places[first : first + ROWS_PER_BATCH]
-            writer.write_batch(
-                pairs_batch(
-                    pool.pairs(batch),
-                    pool.prefix_lengths[batch],
-                    pool.sources[batch],
-                    pool.weights[batch],
-                    pool.margins[batch],
-                )
-            )
+            writer.write_batch(pool.batch(batch))
             progress.advance(len(batch))
 
 
@@ -238,9 +240,9 @@ def _content(splits: list[PairDataset]) -> str:
         digest.update(b"]")
 
     digest.update(b'{"constraints":')
-    add_list(held_out.prompt(i).constraints for i in range(len(held_out)))
+    add_list(map(json.loads, held_out.prompt_column("constraints")))
     digest.update(b',"prompts":')
-    add_list(held_out.prompt(i).prompt_ids.tolist() for i in range(len(held_out)))
+    add_list(held_out.prompt_column("prompt_ids"))
     digest.update(b',"rows":[')
     for number, split in enumerate(splits):
         digest.update(b",[" if number else b"[")

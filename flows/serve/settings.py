@@ -74,8 +74,12 @@ class ServeSettings(BaseModel):
     database_url: str | None = Field(
         None, description="postgresql+asyncpg://user:password@host/name; empty: SQLite."
     )
-    max_runs: int = Field(8, ge=1, description="Runs that the worker holds at once, waiting ones included.")
-    training_slots: int = Field(1, ge=1, description="Runs that may train at once on this machine.")
+    max_runs: int = Field(
+        8, ge=1, le=100_000, description="Runs that the worker holds at once, waiting ones included."
+    )
+    training_slots: int = Field(
+        1, ge=1, le=100_000, description="Runs that may train at once on this machine."
+    )
     allowed_hosts: str = Field(
         "",
         description="Names with commas between, by which the server may be asked for beside "

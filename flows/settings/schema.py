@@ -111,8 +111,12 @@ def _kind(field: Schema, whole: Schema) -> str:
     kind = {"string": "text", "boolean": "true or false"}.get(field["type"]) or str(field["type"])
     kind = "path" if field.get("format") == "path" else kind
     return ", ".join(
-        [kind, *(f"{word} {field[bound]:g}" for bound, word in bounds.items() if bound in field)]
+        [kind, *(f"{word} {_number(field[bound])}" for bound, word in bounds.items() if bound in field)]
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) or 1000 <= value < 1e12 else f"{value:g}"
 
 
 def _default(field: Schema, is_required: bool) -> str:

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from dpo_core.contract.objectives import LossName
+from dpo_core.contract.quantities import Beta, LearningRate, Seed
 from dpo_core.contract.section import Section
 from flows.settings.stage_config import StageConfig
 
@@ -26,15 +27,13 @@ class GridConfig(Section):
     """Every combination of the values is a member. A dimension without values keeps the stage's own."""
 
     loss: tuple[LossName, ...] = Field((), description="Objectives (loss.name).")
-    beta: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    beta: tuple[Beta, ...] = Field(
         (),
         description="Values of loss.beta. Without any, "
         "loss.beta; where that is empty, each objective's usual one.",
     )
-    learning_rate: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (), description="Values of optim.learning_rate."
-    )
-    seed: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    learning_rate: tuple[LearningRate, ...] = Field((), description="Values of optim.learning_rate.")
+    seed: tuple[Seed, ...] = Field(
         (), description="Values of train.seed: order of the second and later epochs, start of an adapter."
     )
     metric: ComparableMetric = Field(

@@ -12,7 +12,7 @@ from dpo_core.contract.checkpoint_files import tokenizer_fingerprint
 from dpo_core.contract.config import CheckpointConfig, DataSource
 from dpo_core.contract.data_jobs import LengthStats, MixJob, SourceLedger
 from flows.terminal.model_size import ModelSize, model_size
-from flows.terminal.plan import source_size
+from flows.terminal.source_size import source_size
 from tasks.checkpoint.chosen_template import chosen_template
 from tasks.checkpoint.files import CONFIG, TEMPLATE_FILES, checked_files
 from tasks.checkpoint.own_files import hash_named, read_json_file

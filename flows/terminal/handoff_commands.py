@@ -26,7 +26,9 @@ def intake(
             "without it HF_ENDPOINT, or the Hugging Face Hub."
         ),
     ] = None,
-    max_download_gib: Annotated[float, typer.Option(help="The most that is downloaded.")] = 1000.0,
+    max_download_gib: Annotated[
+        float, typer.Option(min=0, max=1_000_000, help="The most that is downloaded.")
+    ] = 1000.0,
     trusted_key: Annotated[
         list[str],
         typer.Option(

@@ -95,6 +95,8 @@ def _shape(folder: Path) -> dict[str, int | None]:
         config = read_json_file(folder / "config.json")
     except CheckpointError:
         return {}
+    of_text = config.get("text_config")  # of a model that sees, too
+    config = of_text if isinstance(of_text, dict) else config
     shape = {name: config.get(key) for name, key in SHAPE_KEYS.items()}
     return {
         name: value for name, value in shape.items() if type(value) is int and 0 < value <= MOST_OF_A_SHAPE

@@ -1,25 +1,21 @@
 """``pairline plan``: what a run would do, from the recipe and local files alone. Nothing is started or fetched."""
 
-import gzip
-import json
-import os
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from rich.console import Console
 
-from dpo_core.contract.amount import is_count, num_held_out, num_selected
+from dpo_core.contract.amount import num_held_out
 from dpo_core.contract.chat_templates import named_in_plan
-from dpo_core.contract.config import DataSource
 from dpo_core.contract.jobs import BatchPlan
 from dpo_core.contract.loss_config import Loss, LossConfig
-from dpo_core.contract.regular_file import TooLong, opened
+from dpo_core.contract.row_warnings import all_of, amount_warning, truncation_warning
 from flows.settings.stage_config import StageConfig
 from flows.terminal.memory import training_memory
 from flows.terminal.model_size import ModelSize, model_size
+from flows.terminal.source_size import SourceSize, source_size
+from tasks.checkpoint.end_mark import end_mark_warning
 from tasks.gate.config import GateConfig
 from tasks.launch.compute import solve_batch
 from tasks.launch.stop_grace import WEIGHT_BYTES, checkpoint_bytes, grace_seconds, write_bytes_per_second
@@ -27,19 +23,7 @@ from tasks.report.tables import counted
 from tasks.text.terminal import show_table, tell
 
 GIB = 2**30
-CHARACTERS_PER_TOKEN = 4.0
-BIGGEST_FILE_READ_BYTES = 200_000_000
 SNAPSHOT_BYTES, EXPORT_BYTES = 4, 2  # per parameter
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSize:
-    """Rows that a source gives and tokens in them (chosen and rejected, prompt in both); None where it is not known."""
-
-    label: str
-    amount: str
-    rows: int | None
-    tokens: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +38,7 @@ class Plan:
     num_steps: int | None
     memory_bytes: dict[str, int]  # part -> bytes per training process
     disk_bytes: dict[str, int]
+    warnings: tuple[str, ...] = ()  # what the mixture's ledger will say, as far as it is known here
     checkpoint_bytes: int | None = None
     store: Path = Path()
     stop_grace_seconds: int | None = None  # as the recipe says
@@ -64,7 +49,7 @@ def plan_stage(config: StageConfig) -> Plan:
     batch = solve_batch(
         config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes
     )
-    sources = tuple(source_size(source) for source in config.data.sources)
+    sources = tuple(source_size(source, config.data.max_length_tokens) for source in config.data.sources)
     size = model_size(config.checkpoint)
     return Plan(
         name=config.name,
@@ -75,6 +60,7 @@ def plan_stage(config: StageConfig) -> Plan:
         num_steps=_num_steps(config, sources),
         memory_bytes=training_memory(config, size, batch),
         disk_bytes=_disk(config, size),
+        warnings=tuple(_warnings(config, sources)),
         checkpoint_bytes=None
         if size.num_parameters is None
         else checkpoint_bytes(_trained(config, size), config.optim),
@@ -83,47 +69,14 @@ def plan_stage(config: StageConfig) -> Plan:
     )
 
 
-def source_size(source: DataSource) -> SourceSize:
-    """Return rows and tokens after ``amount``; counted in local JSON lines, told from nothing else."""
-    path = Path(source.source).expanduser()
-    rows, characters = _rows_and_characters(path)
-    chosen = num_selected(source.amount, rows or 0) if is_count(source.amount) or rows is not None else None
-    tokens = None if not rows or chosen is None else int(characters / CHARACTERS_PER_TOKEN * chosen / rows)
-    return SourceSize(source.source, source.amount, chosen, tokens)
-
-
-def _rows_and_characters(path: Path) -> tuple[int | None, int]:
-    """None for what holds no JSON, cannot be read, or is longer, unpacked, than is read for a plan."""
-    if not path.name.endswith((".jsonl", ".jsonl.gz", ".json")):
-        return None, 0
-    try:
-        with opened(path) as packed:
-            if os.fstat(packed.fileno()).st_size > BIGGEST_FILE_READ_BYTES:
-                return None, 0
-            if path.suffix == ".json":
-                rows = json.load(packed)
-                return (len(rows), path.stat().st_size) if isinstance(rows, list) else (None, 0)
-            with gzip.open(packed) if path.suffix == ".gz" else packed as file:
-                num_rows = num_characters = 0
-                for line in _lines(file):
-                    if line.strip():
-                        num_rows, num_characters = (
-                            num_rows + 1,
-                            num_characters + len(line.decode(errors="replace")),
-                        )
-                return num_rows, num_characters
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError):
-        return None, 0
-
-
-def _lines(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
-    """The lines of ``file``. Raises ``TooLong``."""
-    left = BIGGEST_FILE_READ_BYTES
-    while line := file.readline(left + 1):
-        left -= len(line)
-        if left < 0:
-            raise TooLong(f"is longer than {BIGGEST_FILE_READ_BYTES:,} bytes")
-        yield line
+def _warnings(config: StageConfig, sources: tuple[SourceSize, ...]) -> Iterator[str]:
+    folder = Path(config.checkpoint.source).expanduser()
+    cuts = config.data.when_too_long == "truncate"
+    yield from all_of(
+        end_mark_warning(folder, config.checkpoint.chat_template) if folder.is_dir() else None,
+        *(amount_warning(one.label, one.amount, one.available) for one in sources),
+        *(truncation_warning(one.label, one.long_fraction, is_estimate=True) for one in sources if cuts),
+    )
 
 
 def _steps(config: StageConfig) -> list[tuple[str, str]]:
@@ -275,6 +228,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         lines.append(
             "Activations, logits and an adapter come on top; they are known once the checkpoint is here."
         )
+    lines += [f"Warning: {warning}" for warning in plan.warnings]
     tell(console, "\n".join(lines))
 
 

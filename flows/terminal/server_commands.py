@@ -51,7 +51,9 @@ def emit_sft(
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the SFT run, shown with the event.")] = "sft",
-    attempt: Annotated[int, typer.Option(help="Raise it to have the same checkpoint processed again.")] = 0,
+    attempt: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help="Raise it to have the same checkpoint processed again.")
+    ] = 0,
     store: Store = Path(".pairline"),
 ) -> None:
     """Verify an SFT checkpoint and tell the server of it, which starts dpo-stage/after-sft: for jobs outside Prefect."""
@@ -127,9 +129,11 @@ def recipe_to_name(recipe: Path, parameters: dict[str, Any]) -> Path:
 
 def gc(
     store: Store = Path(".pairline"),
-    older_than_days: Annotated[float, typer.Option(min=0, help="Younger runs and results stay.")] = 30.0,
+    older_than_days: Annotated[
+        float, typer.Option(min=0, max=100_000, help="Younger runs and results stay.")
+    ] = 30.0,
     keep: Annotated[
-        int, typer.Option(min=0, help="Newest completed runs of each name that stay anyway.")
+        int, typer.Option(min=0, max=1_000_000, help="Newest completed runs of each name that stay anyway.")
     ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,

@@ -4,6 +4,7 @@
 with the file, what is wrong with it and what to do.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +23,20 @@ from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
 from tasks.checkpoint.allowed_code import code_names
 from tasks.checkpoint.own_files import check_inside, read_json_file
+from tasks.checkpoint.quantised import check_full_weights, holds_fp8
 from tasks.checkpoint.safetensors_header import read_header
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD = re.compile(r"model-(?P<number>\d{1,9})-of-(?P<of>\d{1,9})\.safetensors")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """Where the weights are: ``names`` (relative) of ``kind``. Only safetensors go into a snapshot as they are."""
+    """Where the weights are: ``names`` (relative) of ``kind``. Only safetensors go into a snapshot as they are;
+    fp8 are such files whose values are 8-bit floats with scales beside them."""
 
-    kind: Literal["safetensors", "gguf", "pickle"]
+    kind: Literal["safetensors", "fp8", "gguf", "pickle"]
     names: tuple[str, ...]
 
 
@@ -67,6 +71,15 @@ def weight_source(names: list[str], config: CheckpointConfig) -> WeightSource:
     return WeightSource("pickle", _allowed_pickles(names, config))
 
 
+def in_its_format(folder: Path, weights: WeightSource) -> WeightSource:
+    """Return the same, told apart by headers: safetensors may hold 8-bit floats, which must be converted first."""
+    if weights.kind != "safetensors" or not any(
+        holds_fp8(read_header(folder / name)) for name in weights.names
+    ):
+        return weights
+    return WeightSource("fp8", weights.names)
+
+
 def _allowed_pickles(names: list[str], config: CheckpointConfig) -> tuple[str, ...]:
     pickles = sorted(name for name in names if name.startswith("pytorch_model") and name.endswith(".bin"))
     if not pickles:
@@ -95,7 +108,11 @@ def files_for_conversion(folder: Path, weights: WeightSource) -> list[str]:
 def check_safetensors(folder: Path, names: tuple[str, ...]) -> None:
     """Raise ``CheckpointError`` for a cut or foreign safetensors file, a missing shard, or a tensor not in its shard."""
     tensors = {name: read_header(folder / name) for name in names}
+    check_full_weights(
+        folder, str(folder), {name: entry for held in tensors.values() for name, entry in held.items()}
+    )
     if not (folder / WEIGHTS_INDEX).is_file():
+        _check_one_file(folder, names)
         return
     weight_map = read_json_file(folder / WEIGHTS_INDEX).get("weight_map", {})
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
@@ -114,6 +131,25 @@ def check_safetensors(folder: Path, names: tuple[str, ...]) -> None:
             f"{folder / WEIGHTS_INDEX} promises tensors that the files lack: {', '.join(lost[:3])}. "
             "The shards are of different checkpoints; fetch it again."
         )
+
+
+def _check_one_file(folder: Path, names: tuple[str, ...]) -> None:
+    """Raise ``CheckpointError`` for shards that no index tells of: what reads them asks the index which to open."""
+    if WEIGHTS in names or not names:
+        return
+    shards = [found for name in names if (found := SHARD.fullmatch(name))]
+    wanted = {int(found["of"]) for found in shards}
+    there = {int(found["number"]) for found in shards}
+    lost = [number for number in range(1, max(wanted, default=0) + 1) if number not in there]
+    raise CheckpointError(
+        f"{folder} holds its weights in {', '.join(names[:3])} and no {WEIGHTS_INDEX}, which says what is in "
+        + (
+            f"which; of {max(wanted)} shards {', '.join(map(str, lost[:5]))} are missing, too"
+            if lost
+            else "which"
+        )
+        + ". Fetch the checkpoint again with all of its files, or save it again with save_pretrained."
+    )
 
 
 def _check_tokenizer(folder: Path, config: CheckpointConfig) -> None:

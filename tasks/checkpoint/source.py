@@ -35,7 +35,7 @@ from dpo_core.contract.store import (
     write_json,
 )
 from tasks.checkpoint.allowed_code import code_names, other_code
-from tasks.checkpoint.files import PICKLE_SUFFIXES, WeightSource, checked_files, weight_source
+from tasks.checkpoint.files import PICKLE_SUFFIXES, WeightSource, checked_files, in_its_format, weight_source
 from tasks.checkpoint.known_packages import PACKAGE_PREFIX, check_known_package, package_folder
 from tasks.checkpoint.own_files import hash_named, opened_inside, read_json_file
 from tasks.hub.commit import commit_of
@@ -107,7 +107,7 @@ def _local(folder: Path, config: CheckpointConfig) -> Located:
         names = sorted(path.name for path in folder.iterdir() if path.is_file())
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
-    return Located(folder.resolve(), weight_source(names, config))
+    return Located(folder.resolve(), in_its_format(folder, weight_source(names, config)))
 
 
 def _download(config: CheckpointConfig, store_root: Path, with_weights: bool) -> Located:
@@ -136,14 +136,9 @@ def _download(config: CheckpointConfig, store_root: Path, with_weights: bool) ->
             checked_files(folder, (), config)
             if not with_weights:
                 return Located(folder, weights, commit, linkable=True)
-        return Located(
-            Path(
-                api.snapshot_download(config.source, revision=commit, allow_patterns=[*small, *weights.names])
-            ),
-            weights,
-            commit,
-            linkable=True,
-        )
+        wanted = [*small, *weights.names]
+        folder = Path(api.snapshot_download(config.source, revision=commit, allow_patterns=wanted))
+        return Located(folder, in_its_format(folder, weights), commit, linkable=True)
     except OSError as error:
         if error.errno is not None and not isinstance(error, ConnectionError):
             raise from_os_error(error, doing) from error

@@ -19,6 +19,7 @@ from tasks.handoff.schema import RLVRHandoff
 
 NAMESPACE = uuid5(NAMESPACE_URL, "https://pairline/events")
 CHAIN_DIGITS = 12
+MAX_ATTEMPT = 1_000_000
 
 
 def chain_tag(sft_fingerprint: str) -> str:
@@ -42,7 +43,7 @@ class CheckpointReady(Section):
     )
     flow_run_id: UUID | None = Field(None, description="The Prefect run that made it, if one did.")
     attempt: int = Field(
-        0, ge=0, description="Raised to have the same checkpoint processed again on purpose."
+        0, ge=0, le=MAX_ATTEMPT, description="Raised to have the same checkpoint processed again on purpose."
     )
 
     def identity(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from dpo_core.contract.config import EvaluationConfig
+from dpo_core.contract.quantities import Seconds
 from dpo_core.contract.section import Section
 
 Approver = Literal["none", "person"]
@@ -23,11 +24,13 @@ class GateConfig(Section):
     length_ratio_at_most: float | None = Field(
         None,
         gt=0,
+        le=1_000_000,
         description="Mean words of the greedy answers to held-out prompts, divided by the SFT checkpoint's.",
     )
     kl_at_most: float | None = Field(
         None,
         gt=0,
+        le=1_000_000,
         description="KL divergence from the reference in nats per token, measured "
         "on sampled answers (kl/per_token). Needs evaluation.measure_kl.",
     )
@@ -44,7 +47,7 @@ class GateConfig(Section):
         description="How a run waits. pause keeps its process; suspend ends "
         "it and frees the worker, and an answer starts it anew (deployments only).",
     )
-    timeout_seconds: int = Field(86_400, ge=1, description="An approval that takes longer ends the run.")
+    timeout_seconds: Seconds = Field(86_400, description="An approval that takes longer ends the run.")
 
     @property
     def has_rules(self) -> bool:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from dpo_core.contract.quantities import LearningRate
 from dpo_core.contract.section import NotContent, Section
 
 
@@ -14,8 +15,8 @@ class GrpoConfig(Section):
     grpo_dataset: str = Field(
         "allenai/RLVR-GSM-MATH-IF-Mixed-Constraints 1.0", description="Mixer list of the command."
     )
-    grpo_beta: float = Field(0.01, ge=0, description="KL coefficient of the GRPO command.")
-    grpo_learning_rate: float = Field(5e-7, gt=0, description="Learning rate of the GRPO command.")
+    grpo_beta: float = Field(0.01, ge=0, le=1_000_000, description="KL coefficient of the GRPO command.")
+    grpo_learning_rate: LearningRate = Field(5e-7, description="Learning rate of the GRPO command.")
 
 
 class HandoffConfig(GrpoConfig):

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from dpo_core.contract.quantities import GiB
 from tasks.handoff.config import GrpoConfig
 
 PublicKey = Annotated[str, StringConstraints(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]
@@ -23,9 +24,8 @@ class IntakeConfig(GrpoConfig):
         "(modeling_x.py) or by name and content (modeling_x.py@sha256:...). "
         "Read them first.",
     )
-    max_download_gib: float = Field(
+    max_download_gib: GiB = Field(
         1000.0,
-        gt=0,
         description="The most that is downloaded of a checkpoint; a larger one is refused before it begins.",
     )
     trusted_keys: tuple[PublicKey, ...] = Field(

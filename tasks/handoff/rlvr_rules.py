@@ -127,6 +127,20 @@ def _check_revision(uploaded: UploadedCheckpoint) -> RuleCheck:
     return RuleCheck(rule="revision_is_immutable", passed=passed, detail=detail)
 
 
+def check_before_training(folder: Path, files: dict[str, str], loaded: AnswerResult) -> tuple[RuleCheck, ...]:
+    """Check the rules that can be told of an export without weights: before a run trains what could not be handed off.
+
+    ``folder``, ``files``: as it was rehearsed; ``loaded``: what the load of that reported.
+    """
+    missing = [name for name in REQUIRED_FILES if name not in files]
+    return (
+        RuleCheck(rule="required_files", passed=not missing, detail=f"missing: {', '.join(missing)}"),
+        check_template(folder),
+        *_check_pad(folder, loaded),
+        *_check_ids(folder, loaded),
+    )
+
+
 def check_rules(folder: Path, uploaded: UploadedCheckpoint, answer: AnswerResult) -> tuple[RuleCheck, ...]:
     """Return every rule with pass or fail. ``folder``: the checkpoint as it was loaded; ``answer``: what the load
     reported.

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from dpo_core.contract.errors import HandoffRefused
+from dpo_core.contract.quantities import Stored
 from dpo_core.contract.regular_file import NotRegular, TooLong, opened, read_at_most
 from dpo_core.contract.section import Section
 from dpo_core.contract.store import fingerprint
@@ -37,11 +38,11 @@ class Tokens(Section):
     tokenizer_fingerprint: str = Field(description="Over the tokenizer's files and the chat template.")
     chat_template_sha256: str = Field(description="Of the template's text.")
     pad_token: str | None
-    pad_token_id: int | None
-    eos_token_ids: tuple[int, ...]
-    tokenizer_size: int = Field(description="Tokens that the tokenizer can produce.")
-    vocab_size: int = Field(description="Rows of the embedding.")
-    num_parameters: int
+    pad_token_id: Stored | None
+    eos_token_ids: tuple[Stored, ...]
+    tokenizer_size: Stored = Field(description="Tokens that the tokenizer can produce.")
+    vocab_size: Stored = Field(description="Rows of the embedding.")
+    num_parameters: Stored
 
 
 class Parent(Section):

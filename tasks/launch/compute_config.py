@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from dpo_core.contract.config import Offload, ShardingKind
+from dpo_core.contract.quantities import Seconds
 from dpo_core.contract.section import Section
 from tasks.launch.docker.config import MOVED_TO_DOCKER
 from tasks.launch.launchers import LAUNCHERS, LauncherName
@@ -31,7 +32,9 @@ class ComputeConfig(Section):
         description="How a step is started: as a process of this machine, or in a "
         "container built from the commit.",
     )
-    num_processes: int = Field(1, ge=1, description="Processes (accelerators) of a step, over all machines.")
+    num_processes: int = Field(
+        1, ge=1, le=1_000_000, description="Processes (accelerators) of a step, over all machines."
+    )
     sharding: ShardingKind = Field(
         "none",
         description="What the processes share out: none (each holds all), zero1 (AdamW's moments), zero2 (and "
@@ -43,18 +46,18 @@ class ComputeConfig(Section):
         "optimizer (zero1 to zero3), or parameters, too (zero3, fsdp2). Slower.",
     )
     threads_per_process: int | None = Field(
-        None, ge=1, description="CPU threads; empty: cores divided by processes."
+        None, ge=1, le=65_536, description="CPU threads; empty: cores divided by processes."
     )
-    step_timeout_seconds: int = Field(86_400, ge=1, description="A step that runs longer is stopped.")
-    stop_grace_seconds: int | None = Field(
+    step_timeout_seconds: Seconds = Field(86_400, description="A step that runs longer is stopped.")
+    stop_grace_seconds: Seconds | None = Field(
         None,
-        ge=1,
         description="From being asked to stop to being killed; training finishes its step and writes a checkpoint in it. "
         "Empty: 30, and for training the time of two checkpoints, from their size and the disk's measured speed.",
     )
     folder_gib: float | None = Field(
         None,
         gt=0,
+        le=1_000_000_000,
         description="The most that a step's own folder may hold, beyond which the "
         "step is killed; empty: until the disk is nearly full.",
     )
@@ -66,11 +69,12 @@ class ComputeConfig(Section):
     machines: int = Field(
         1,
         ge=1,
+        le=100_000,
         description="Nodes that num_processes are spread over. With the docker launcher they are "
         "containers on this machine (for tests).",
     )
     join_timeout_seconds: int = Field(
-        300, ge=5, description="How long nodes wait for one that is not there yet."
+        300, ge=5, le=31_536_000, description="How long nodes wait for one that is not there yet."
     )
 
     @model_validator(mode="before")

@@ -176,7 +176,7 @@ def data_section(run: RunFiles) -> PageSection | None:
             reason.replace("_", " "),
             f"{count:,}",
             f"{count / max(1, ledger.rows_in):.1%}",
-            MEANING.get(reason, ""),
+            ": ".join(filter(None, (MEANING.get(reason, ""), " · ".join(ledger.details.get(reason, ()))))),
             ", ".join(map(str, ledger.offenders.get(reason, ())[:8])),
         )
         for ledger in mixture.per_source
@@ -192,6 +192,7 @@ def data_section(run: RunFiles) -> PageSection | None:
             f"{mixture.train_rows:,} pairs to train on, {mixture.held_out_rows:,} held out for the evaluation, "
             f"{lengths.total:,} tokens; the longest sequence has {lengths.max_sequence:,}."
         ),
+        *(Text(warning, "warn") for warning in mixture.warnings),
         table_of(
             rows, numbers, "available: rows in the set; in: rows its amount asks for; kept + dropped = in."
         ),

@@ -83,7 +83,8 @@ def show_mixture(result: MixResult, family: str) -> None:
         (
             f"{result.train_rows} pairs to train on, {result.held_out_rows} held out, {result.lengths.total} tokens, mean "
             f"lengths: prompt {result.lengths.mean_prompt:.0f}, chosen {result.lengths.mean_chosen:.0f}, rejected "
-            f"{result.lengths.mean_rejected:.0f}. Fingerprint {result.data.fingerprint[:16]}."
+            f"{result.lengths.mean_rejected:.0f}. Fingerprint {result.data.fingerprint[:16]}. "
+            + " ".join(result.warnings)
         ),
     )
 

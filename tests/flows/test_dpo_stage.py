@@ -205,7 +205,7 @@ def test_bad_data_fails_once_and_trains_nothing(tiny_inputs, tmp_path):
     )
     with pytest.raises(DataError, match=r"cut\.jsonl"):
         dpo_stage(config)
-    assert launches(tmp_path / "store") == {"mix": 1}
+    assert launches(tmp_path / "store") == {"rehearse": 1, "mix": 1}
     folder, record = last_run(tmp_path / "store")
     assert record.state == "failed"
     assert "cut.jsonl" in record.error

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from dpo_core.contract.quantities import GiB
 from dpo_core.contract.section import Section
 
 NETWORK = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -24,15 +25,12 @@ MOVED_TO_DOCKER = (
 class DockerConfig(Section):
     """What a step's container may take and reach, where ``compute.launcher`` is docker."""
 
-    memory_gib: float | None = Field(
+    memory_gib: GiB | None = Field(
         None,
-        gt=0,
         description="Memory of a step, beyond which it ends as `oom`; empty: nine tenths of the machine's.",
     )
-    shared_memory_gib: float = Field(
-        2.0, gt=0, description="/dev/shm, through which processes exchange tensors."
-    )
-    max_processes: int = Field(4096, ge=16, description="Processes and threads, all together.")
+    shared_memory_gib: GiB = Field(2.0, description="/dev/shm, through which processes exchange tensors.")
+    max_processes: int = Field(4096, ge=16, le=4_194_304, description="Processes and threads, all together.")
     network: str = Field(
         OWN_NETWORK,
         max_length=128,

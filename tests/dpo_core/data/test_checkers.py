@@ -5,7 +5,7 @@ import time
 import pytest
 
 from dpo_core.contract.errors import DataError
-from dpo_core.data.checkers import CHECKERS, check, num_sentences, num_words, passes
+from dpo_core.data.checkers import CHECKERS, check, is_meant, misfit, num_sentences, num_words, passes
 
 KEPT = {
     "one_sentence": [
@@ -135,3 +135,45 @@ def test_an_unknown_instruction_lists_the_known() -> None:
 def test_wrong_arguments_are_named(constraint: dict) -> None:
     with pytest.raises(DataError, match=constraint["name"]):
         passes("Yes.", [constraint])
+
+
+@pytest.mark.parametrize(
+    ("constraint", "reason"),
+    [
+        ({"name": "max_words", "limit": 5}, None),
+        ({"name": "max_words", "limit": 5.0, "phrase": None}, None),
+        ({"name": "no_commas"}, None),
+        ({"name": "contains", "word": "sea"}, None),
+        ({"name": "haiku"}, "'haiku' is no known instruction"),
+        ({"limit": 5}, "None is no known instruction"),
+        ({"name": "max_words", "n": 5}, "max_words takes limit, got n"),
+        ({"name": "max_words", "limit": "5"}, "limit is '5', expected int"),
+        ({"name": "max_words", "limit": True}, "limit is True"),
+        ({"name": "max_words", "limit": 5.5}, "limit is 5.5"),
+        ({"name": "one_sentence", "limit": 3}, "takes no arguments, got limit"),
+        ({"name": "starts_with", "phrase": 5}, "phrase is 5, expected str"),
+        ({"name": "contains", "word": ["a"]}, "expected str"),
+    ],
+)
+def test_what_can_be_checked_is_told_without_an_answer(constraint: dict, reason: str | None) -> None:
+    found = misfit(constraint)
+    if reason is None:
+        assert found is None
+        assert isinstance(passes("The sea is blue.", [constraint]), bool)
+    else:
+        assert found is not None
+        assert reason in found
+
+
+def test_instructions_of_another_program_are_none_of_ours_and_misspelt_ones_are() -> None:
+    foreign = (
+        "detectable_format:title",
+        "length_constraints:number_words",
+        "keywords:existence",
+        "haiku",
+        "",
+    )
+    assert not any(is_meant({"name": name}) for name in foreign)
+    assert all(
+        is_meant({"name": name}) for name in ("max_word", "maxwords", "one-sentence", "lowercase", *CHECKERS)
+    )

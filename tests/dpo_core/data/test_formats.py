@@ -205,9 +205,11 @@ def test_no_tools(tools):
 @pytest.mark.parametrize(
     ("column", "expected"),
     [
-        ([{"name": "lowercase", "args": None}], ({"name": "lowercase"},)),
-        ('[{"name": "max_words", "n": 5}]', ({"name": "max_words", "n": 5},)),
-        ({"name": "lowercase"}, ({"name": "lowercase"},)),
+        ([{"name": "lower_case", "args": None}], ({"name": "lower_case"},)),
+        ('[{"name": "max_words", "limit": 5}]', ({"name": "max_words", "limit": 5},)),
+        ({"name": "lower_case"}, ({"name": "lower_case"},)),
+        ([{"name": "detectable_format:title", "kwargs": {}}], ()),
+        ([{"name": "haiku"}], ()),
         (["answer in lower case"], ()),
         (None, ()),
         ("free text", ()),
@@ -216,6 +218,21 @@ def test_no_tools(tools):
 def test_constraints_are_carried_where_they_are_named(column, expected):
     row = {"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "constraints": column}
     assert to_pair(row)[1].constraints == expected
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        '[{"name": "max_words", "n": 5}]',
+        [{"name": "max_words", "limit": "5"}],
+        [{"name": "no_commas"}, {"name": "haiku"}],
+        {"name": "max_word", "limit": 5},
+    ],
+)
+def test_a_constraint_that_no_answer_could_be_held_to_is_named_before_anything_is_trained(column):
+    with pytest.raises(RowDropped) as caught:
+        to_pair({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No.", "constraints": column})
+    assert (caught.value.reason, caught.value.format) == ("bad_constraints", "prompt_text")
 
 
 HH = "\n\nHuman: Hi?\n\nAssistant:"

@@ -18,12 +18,12 @@ from dpo_core.contract.errors import ConfigError, PairlineError
 from flows.settings.overrides import read_recipe, validated
 from flows.settings.stage_config import StageConfig
 from flows.terminal import plan as module
-from flows.terminal import plan as planning
+from flows.terminal import source_size as sizes
 from flows.terminal.cli import app
 from flows.terminal.memory import bytes_per_trained
 from flows.terminal.model_size import model_size
 from flows.terminal.plan import plan_stage, show_plan
-from tests.tiny_models import make_model
+from tests.tiny_models import CHATML, make_model, make_tokenizer
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -193,9 +193,9 @@ def test_a_model_of_an_impossible_size_has_none(tmp_path):
     ],
 )
 def test_rows_that_cannot_be_counted_within_limits_are_not_known(tmp_path, monkeypatch, name, make):
-    monkeypatch.setattr(planning, "BIGGEST_FILE_READ_BYTES", 2_000_000)
+    monkeypatch.setattr(sizes, "BIGGEST_FILE_READ_BYTES", 2_000_000)
     make(tmp_path / name)
-    size = planning.source_size(DataSource(source=str(tmp_path / name), amount="1.0"))
+    size = sizes.source_size(DataSource(source=str(tmp_path / name), amount="1.0"))
     assert (size.rows, size.tokens) == (None, None)
 
 
@@ -297,6 +297,40 @@ def test_a_small_share_that_is_held_out_is_planned_as_it_is_mixed(tmp_path):
     )
     assert num_held_out("0.05", 9) == 1
     assert plan_stage(config).num_steps == 1
+
+
+def test_what_a_mixture_would_be_warned_of_stands_in_the_plan(tmp_path):
+    model = make_model(tmp_path / "model", make_tokenizer(CHATML.replace("<|im_end|>", "")))
+    rows = [
+        json.dumps({"prompt": "p", "chosen": "c" * (4000 if i < 12 else 10), "rejected": "r"})
+        for i in range(100)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    sources = [{"source": str(tmp_path / "rows.jsonl")}, {"source": "org/set", "amount": 1}]
+    config = values(checkpoint={"source": str(model)}, data={"sources": sources, "max_length_tokens": 256})
+    plan = plan_stage(validated(config, "recipe"))
+    for warning, expected in zip(
+        plan.warnings,
+        (
+            "closes an answer with no special token",
+            "org/set: amount 1 takes 1 row",
+            "about 12 % of the pairs would be cut",
+        ),
+        strict=True,
+    ):
+        assert expected in warning
+    console = Console(file=io.StringIO(), width=200)
+    show_plan(plan, console)
+    assert console.file.getvalue().count("Warning: ") == 3
+
+
+def test_a_plan_of_ordinary_rows_warns_of_nothing(tmp_path):
+    model = make_model(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "p", "chosen": "c", "rejected": "r"}\n' * 100)
+    config = values(
+        checkpoint={"source": str(model)}, data={"sources": [{"source": str(tmp_path / "rows.jsonl")}]}
+    )
+    assert plan_stage(validated(config, "recipe")).warnings == ()
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
-from tasks.checkpoint.files import checked_files, weight_source
+from tasks.checkpoint.files import checked_files, in_its_format, weight_source
 from tasks.checkpoint.safetensors_header import read_header
 
 WEIGHTS = ("model.safetensors",)
@@ -274,3 +275,86 @@ def test_pickle_is_refused_unless_every_file_is_allowed_by_name() -> None:
 def test_weights_that_cannot_be_chosen(names: list[str], fields: dict, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         weight_source(names, config(**fields))
+
+
+QUANTISED = {
+    "gptq": (
+        {"quant_method": "gptq", "bits": 4},
+        {"qweight": torch.int32, "scales": torch.float16},
+        "packed integers",
+    ),
+    "awq": ({"quant_method": "awq"}, {"qweight": torch.int32, "qzeros": torch.int32}, r"quantised \(awq\)"),
+    "bitsandbytes, 4 bits": (
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"weight": torch.uint8, "weight.absmax": torch.float32},
+        r"quantised \(bitsandbytes\)",
+    ),
+    "bitsandbytes, 8 bits": (
+        {"quant_method": "bitsandbytes"},
+        {"weight": torch.int8, "SCB": torch.float32},
+        "packed",
+    ),
+    "mxfp4": ({"quant_method": "mxfp4"}, {"down_proj_blocks": torch.uint8}, r"quantised \(mxfp4\)"),
+    "packed without a mark": (None, {"qweight": torch.int32}, "no method that its config names"),
+    "8-bit floats without scales": (
+        {"quant_method": "fp8"},
+        {"weight": torch.float8_e4m3fn},
+        "without a scale",
+    ),
+    "a mark on full weights": (
+        {"quant_method": "gptq"},
+        {"weight": torch.float16},
+        "remove `quantization_config`",
+    ),
+    "an 8-bit mark on full weights": (
+        {"quant_method": "fp8"},
+        {"weight": torch.bfloat16},
+        "the mark is wrong",
+    ),
+}
+
+
+@pytest.mark.parametrize(("mark", "tensors", "sentence"), QUANTISED.values(), ids=QUANTISED)
+def test_weights_that_cannot_be_trained_are_told_by_their_headers(
+    checkpoint: Path, mark: dict | None, tensors: dict[str, torch.dtype], sentence: str
+) -> None:
+    for place in ({"quantization_config": mark}, {"text_config": {"quantization_config": mark}}):
+        edit_json(checkpoint / "config.json", **(place if mark else {}))
+        layer = "model.layers.0.mlp.up_proj"
+        save_file(
+            {f"{layer}.{name}": torch.zeros(4, 4, dtype=dtype) for name, dtype in tensors.items()},
+            checkpoint / "model.safetensors",
+        )
+        with pytest.raises(CheckpointError, match=sentence):
+            checked_files(checkpoint, WEIGHTS, config())
+
+
+def test_a_mark_alone_is_refused_before_the_weights_are_downloaded(checkpoint: Path) -> None:
+    edit_json(checkpoint / "config.json", quantization_config={"quant_method": "gptq"})
+    with pytest.raises(CheckpointError, match=r"quantised \(gptq\)"):
+        checked_files(checkpoint, (), config())
+    edit_json(checkpoint / "config.json", quantization_config={"quant_method": "fp8"})
+    assert "config.json" in checked_files(checkpoint, (), config())
+
+
+def test_8_bit_floats_with_scales_are_weights_to_convert(checkpoint: Path) -> None:
+    edit_json(checkpoint / "config.json", quantization_config={"quant_method": "fp8"})
+    weight = {
+        "a.weight": torch.zeros(4, 4, dtype=torch.float8_e4m3fn),
+        "a.weight_scale_inv": torch.ones(1, 1),
+    }
+    save_file(weight, checkpoint / "model.safetensors")
+    found = in_its_format(checkpoint, weight_source(["model.safetensors"], config()))
+    assert (found.kind, found.names) == ("fp8", WEIGHTS)
+
+
+@pytest.mark.parametrize(("shards", "missing"), [((1, 2), ""), ((1, 3), "of 3 shards 2 are missing, too")])
+def test_shards_that_no_index_tells_of_are_refused(
+    checkpoint: Path, shards: tuple[int, ...], missing: str
+) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    names = tuple(f"model-{number:05}-of-{shards[-1]:05}.safetensors" for number in shards)
+    for name in names:
+        save_file({name: torch.zeros(1)}, checkpoint / name)
+    with pytest.raises(CheckpointError, match=rf"no model\.safetensors\.index\.json.*{missing}"):
+        checked_files(checkpoint, names, config())

@@ -1,0 +1,55 @@
+"""What is worth a second look in a source's rows, as sentences: plan, ledger and report say the same ones."""
+
+from collections.abc import Iterator
+
+from dpo_core.contract.amount import is_count
+
+FEW_ROWS, LARGE_SET = 3, 100  # "1", "2", "3" of a hundred rows or more: most often meant as a proportion
+MANY_TRUNCATED = 0.1
+
+
+def amount_warning(label: str, amount: str, available_rows: int | None) -> str | None:
+    """Return what is odd about a source's amount; ``available_rows`` None: the set's size is not known."""
+    if not is_count(amount) or not 1 <= int(amount) <= FEW_ROWS:
+        return None
+    if available_rows is not None and available_rows < LARGE_SET:
+        return None
+    rows = "1 row" if int(amount) == 1 else f"{int(amount)} rows"
+    of = "the set, however large it is" if available_rows is None else f"{available_rows:,}"
+    return (
+        f"{label}: amount {amount} takes {rows} of {of}. A proportion has a dot: write {int(amount)}.0 for "
+        + ("all of them." if int(amount) == 1 else f"{int(amount)} times all of them.")
+    )
+
+
+def truncation_warning(label: str, fraction: float, is_estimate: bool = False) -> str | None:
+    """Return what a share of cut pairs means, None below ``MANY_TRUNCATED``."""
+    if fraction < MANY_TRUNCATED:
+        return None
+    share = f"{fraction:.0%}".replace("%", " %")
+    return (
+        f"{label}: {'about ' if is_estimate else ''}{share} of the pairs {'would be' if is_estimate else 'are'} cut at "
+        "data.max_length_tokens, so answers end without their ends. Raise it, or set data.when_too_long: drop."
+    )
+
+
+def left_out_warning(label: str, count: int, rows: tuple[int, ...]) -> str | None:
+    """Return what it means that the chat template writes some answers in part, None if there are none."""
+    if not count:
+        return None
+    return (
+        f"{label}: the chat template leaves out a part of the answers of {count:,} pairs (rows "
+        f"{', '.join(map(str, rows[:5]))}{', ...' if count > 5 else ''}), thinking for instance; what it writes is "
+        "trained, and the evaluation asks in that context. `pairline show-rows` shows them."
+    )
+
+
+NO_END_MARK = (
+    "The chat template closes an answer with no special token{found}, so nothing teaches the model to stop, and "
+    "answers run on until evaluation.max_new_tokens. Choose another one (checkpoint.chat_template)."
+)
+
+
+def all_of(*found: str | None) -> Iterator[str]:
+    """Yield the warnings that there are."""
+    yield from filter(None, found)

@@ -1,0 +1,95 @@
+"""Rows of an Arrow batch as Python values, whatever stands in columns that no preference is made of.
+
+Such a column may hold what Python cannot: a date of the year 12000, a time in nanoseconds, a picture of megabytes. Dates
+that Python knows become its own; the others, and all of their column, whole numbers as they are stored. Bytes that are no
+text are counted, not copied.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+
+def rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """Yield the batch's rows, one after the other."""
+    columns = [_values(batch.column(number)) for number in range(batch.num_columns)]
+    names = batch.schema.names
+    for row in zip(*columns, strict=True) if columns else ({} for _ in range(batch.num_rows)):
+        yield dict(zip(names, row, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    try:
+        return _plain(column)
+    except (
+        Exception
+    ):  # of a date beyond Python's years, a zone that it does not know, nanoseconds: each its own
+        return _stored(column)
+
+
+def _stored(column: pa.Array) -> list[Any]:
+    """The column with dates and times as the numbers that are stored; nulls where not even that can be told."""
+    try:
+        return _plain(column.cast(_without_times(column.type)))
+    except Exception:
+        return [None] * len(column)
+
+
+def _without_times(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_temporal(kind):
+        return pa.int32() if kind.bit_width == 32 else pa.int64()
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _without_times(field.type)) for field in kind])
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_without_times(kind.value_type), kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_without_times(kind.value_type))
+    if pa.types.is_list(kind):
+        return pa.list_(_without_times(kind.value_type))
+    if pa.types.is_map(kind):
+        return pa.map_(_without_times(kind.key_type), _without_times(kind.item_type))
+    return kind
+
+
+def _plain(column: pa.Array) -> list[Any]:
+    values = column.to_pylist()
+    return [_read(value, column.type) for value in values] if _is_coded(column.type) else values
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _is_json(kind: pa.DataType) -> bool:
+    """Whether it is JSON text, as `datasets` keeps a column whose values are of several kinds."""
+    return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.json"
+
+
+def _is_coded(kind: pa.DataType) -> bool:
+    """Whether bytes or JSON text stand anywhere in it."""
+    if _is_bytes(kind) or _is_json(kind):
+        return True
+    return any(_is_coded(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _read(value: Any, kind: pa.DataType) -> Any:
+    """A value without bytes and JSON text: text where bytes are such, else their number."""
+    if value is None:
+        return None
+    if _is_bytes(kind):
+        try:
+            return value.decode()  # some writers call no text a text
+        except UnicodeDecodeError:
+            return {"num_bytes": len(value)}
+    if _is_json(kind):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    if pa.types.is_struct(kind):
+        return {field.name: _read(value.get(field.name), field.type) for field in kind}
+    if isinstance(value, list) and not pa.types.is_map(kind):
+        return [_read(inner, kind.field(0).type) for inner in value]
+    return value

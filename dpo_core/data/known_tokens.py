@@ -1,0 +1,26 @@
+"""Whether the model has a row of its embedding for every token that its tokenizer may give.
+
+An SFT job that adds tokens and does not resize leaves ids beyond the embedding, which end a forward with an index error.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dpo_core.contract.checkpoint_files import CONFIG
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def rows_fewer_than_tokens(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> int | None:
+    """Return the embedding's rows, as ``config.json`` in ``folder`` says, if the tokenizer's ids reach beyond; else None."""
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return None  # a tokenizer by itself
+    of_text = next((config[name] for name in ("text_config", "llm_config") if name in config), config)
+    rows = of_text.get("vocab_size") if isinstance(of_text, dict) else None
+    if type(rows) is not int:
+        return None
+    return rows if max(tokenizer.get_vocab().values(), default=0) >= rows else None

@@ -1,0 +1,70 @@
+"""A checkpoint's own settings for generating (``generation_config.json``), made such that they can be written.
+
+transformers reads settings that it refuses to write: ``do_sample: false`` beside a temperature (Llama 2's own), a ``top_p``
+above 1. Kept as they are they would end a run when it saves its result, and so would every run that starts from that one.
+"""
+
+import logging
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedModel
+
+from dpo_core.contract.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+
+def why_unwritable(config: GenerationConfig) -> str | None:
+    """Return the library's reason not to write ``config``, None if it would."""
+    try:
+        config.validate(strict=True)
+    except Exception as error:  # a value of a wrong type fails anywhere in there
+        return " ".join(str(error).split())[:300]
+    return None
+
+
+def writable(config: GenerationConfig) -> GenerationConfig:
+    """Return ``config`` if it can be written; else the same with sampling switched on, as settings for sampling mean it;
+    else that without the settings that are in the way, each of which is logged."""
+    if (reason := why_unwritable(config)) is None:
+        return config
+    settings = config.to_diff_dict()
+    sampling = _made({**settings, "do_sample": True})
+    if sampling is not None:
+        log.warning(
+            "generation_config.json cannot be written as it is (%s): do_sample is set to true", reason
+        )
+        return sampling
+    kept: dict[str, Any] = {}
+    for name in sorted(
+        settings, key=lambda name: (not name.endswith("_token_id"), name != "num_beams", name)
+    ):
+        if _made({**kept, name: settings[name]}) is not None:
+            kept[name] = settings[name]
+        elif name != "do_sample" and _made({**kept, name: settings[name], "do_sample": True}) is not None:
+            kept |= {name: settings[name], "do_sample": True}
+    left_out = sorted(name for name in settings if name not in kept)
+    log.warning(
+        "generation_config.json cannot be written as it is (%s): without %s", reason, ", ".join(left_out)
+    )
+    return _made(kept) or GenerationConfig()
+
+
+def _made(settings: dict[str, Any]) -> GenerationConfig | None:
+    try:
+        made = GenerationConfig.from_dict(settings)
+    except Exception:  # of a wrong type
+        return None
+    return made if why_unwritable(made) is None else None
+
+
+def check_ids(model: PreTrainedModel, source: str) -> None:
+    """Raise ``CheckpointError`` for an end of text that is no token's number, in either configuration."""
+    for file, config in (("config.json", model.config), ("generation_config.json", model.generation_config)):
+        value = getattr(config, "eos_token_id", None)
+        ids = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        if not all(type(one) is int and one >= 0 for one in ids):
+            raise CheckpointError(
+                f"{file} of {source} has eos_token_id {value!r}, expected a token's number or a list of them. "
+                "Correct it in the checkpoint."
+            )

@@ -1,0 +1,120 @@
+"""Rows that hold more than a parser follows, and columns that Python cannot hold: text, or a drop that is named."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from dpo_core.contract.data_jobs import MixJob, MixResult
+from dpo_core.contract.refs import ResolvedSource
+from dpo_core.data.columnar_rows import rows_of
+from dpo_core.data.messages import constraint_list, from_json_text
+from tests.tiny_models import make_tokenizer
+from tests.tiny_stage import run_here
+
+GOOD = [{"prompt": f"p {number}", "chosen": "yes it is", "rejected": "no"} for number in range(3)]
+DEPTHS = (500, 900, 1200, 5000, 200_000)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def mixed(file: Path, tokenizer: Path) -> MixResult:
+    source = ResolvedSource(label="rows", path=file, content=file.name)
+    job = MixJob(
+        sources=(source,),
+        tokenizer_path=tokenizer,
+        tokenizer_fingerprint="t",
+        held_out="0",
+        num_workers=1,
+        max_length_tokens=8192,
+        max_dropped_fraction=1.0,
+        cache_dir=file.parent / "cache",
+    )
+    return run_here(job.at(file.parent / "mix"))
+
+
+def mixed_rows(rows: list[dict], folder: Path, tokenizer: Path) -> MixResult:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return mixed(file, tokenizer)
+
+
+DEEP = {
+    **{f"an answer that loops, {depth}": {"rejected": "[" * depth} for depth in DEPTHS},
+    "an answer that loops in braces": {"rejected": '{"a":' * 3000},
+    "an answer that closes them": {"rejected": "[" * 3000 + "]" * 3000},
+    "a number of 6000 digits in an answer": {"rejected": "[" + "9" * 6000 + "]"},
+    "a question about brackets": {"prompt": "[" * 3000 + " how many?", "rejected": "two"},
+}
+
+
+@pytest.mark.parametrize("deep", DEEP.values(), ids=DEEP)
+def test_text_that_looks_like_deep_json_is_text(deep: dict, tmp_path: Path, tokenizer_folder: Path):
+    (ledger,) = mixed_rows(
+        [*GOOD, {"prompt": "nest", "chosen": "[1]", "rejected": "no", **deep}], tmp_path, tokenizer_folder
+    ).per_source
+    assert (ledger.rows_in, ledger.kept) == (4, 4)
+
+
+@pytest.mark.parametrize("column", ["tools", "constraints", "system", "anything"])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_deep_column_beside_the_answers_never_ends_the_mixture(
+    column: str, depth: int, tmp_path: Path, tokenizer_folder: Path
+):
+    rows = [*GOOD, {"prompt": "x", "chosen": "a b", "rejected": "b", column: "[" * depth}]
+    (ledger,) = mixed_rows(rows, tmp_path, tokenizer_folder).per_source
+    assert ledger.rows_in == 4 == ledger.kept + sum(ledger.dropped.values())
+    assert ledger.kept >= 3
+    assert set(ledger.dropped) <= {"bad_tools", "bad_system", "no_label_left", "over_limits"}
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, '{"a":' * 5000, "[" + "9" * 6000 + "]"])
+def test_what_no_parser_follows_stays_text(text: str):
+    assert from_json_text(text) is text
+    assert constraint_list(text) == ()
+
+
+BEYOND = pa.array([10**15, 1], pa.timestamp("s"))  # about the year 31,690,000
+STRANGE: dict[str, pa.Array] = {
+    "a time beyond Python's years": BEYOND,
+    "a date beyond them": pa.array([3_000_000, None], pa.date32()),
+    "a time of a zone that nobody knows": pa.array([1, 2], pa.timestamp("us", "Mars/Base")),
+    "nanoseconds": pa.array([1, 2], pa.timestamp("ns")),
+    "times in a list": pa.array([[10**15], []], pa.list_(pa.int64())).cast(pa.list_(pa.timestamp("s"))),
+    "times in a message": pa.StructArray.from_arrays([BEYOND, pa.array(["a", "b"])], ["at", "by"]),
+    "lengths of time": pa.array([1 << 62, 2], pa.duration("s")),
+    "a picture": pa.array([b"\xff\xd8\xff", None], pa.binary()),
+}
+
+
+@pytest.mark.parametrize("column", STRANGE.values(), ids=STRANGE)
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_column_that_no_preference_is_made_of_does_not_end_the_run(
+    column: pa.Array, ending: str, tmp_path: Path, tokenizer_folder: Path
+):
+    table = pa.table({**{name: [row[name] for row in GOOD[:2]] for name in GOOD[0]}, "extra": column})
+    file = tmp_path / f"rows.{ending}"
+    if ending == "parquet":
+        pq.write_table(table, file)
+    else:
+        pyarrow.feather.write_feather(table, file, compression="uncompressed")
+    (ledger,) = mixed(file, tokenizer_folder).per_source
+    assert (ledger.rows_in, ledger.kept) == (2, 2)
+
+
+def test_an_answer_beside_a_strange_time_is_read_and_text_in_bytes_is_text():
+    message = pa.StructArray.from_arrays([BEYOND, pa.array(["hello", "é"])], ["at", "content"])
+    batch = pa.record_batch({"chosen": message, "rejected": [b"no", "né".encode()], "image": [b"\xff", None]})
+    assert list(rows_of(batch)) == [
+        {"chosen": {"at": 10**15, "content": "hello"}, "rejected": "no", "image": {"num_bytes": 1}},
+        {"chosen": {"at": 1, "content": "é"}, "rejected": "né", "image": None},
+    ]
+    assert list(rows_of(pa.record_batch({"a": pa.array([], pa.int8())}))) == []

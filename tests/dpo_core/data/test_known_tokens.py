@@ -1,0 +1,59 @@
+"""Tokens that were added to a tokenizer and not to its model: a row that writes one is dropped by name, no index error."""
+
+from pathlib import Path
+
+import pytest
+
+from dpo_core.contract.data_jobs import MixJob
+from dpo_core.contract.errors import DataError
+from dpo_core.contract.job import Result
+from dpo_core.contract.refs import ResolvedSource
+from dpo_core.data.known_tokens import rows_fewer_than_tokens
+from tests.tiny_models import CHATML, make_model, make_tokenizer
+from tests.tiny_stage import run_here
+
+TOKEN = "<|turn|>"
+
+
+def checkpoint(folder: Path, chat_template: str = CHATML) -> Path:
+    """A model, and a tokenizer with a token more than it has rows."""
+    make_model(folder)
+    tokenizer = make_tokenizer(chat_template)
+    tokenizer.add_special_tokens({"additional_special_tokens": [TOKEN]})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def mixed(folder: Path, tokenizer: Path) -> Result:
+    rows = [
+        '{"prompt": "Where is the sea?", "chosen": "There.", "rejected": "No."}',
+        f'{{"prompt": "Where is the {TOKEN}?", "chosen": "There.", "rejected": "No."}}',
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(rows))
+    job = MixJob(
+        sources=(ResolvedSource(label="rows", path=folder / "rows.jsonl", content="c"),),
+        tokenizer_path=tokenizer,
+        tokenizer_fingerprint="t",
+        held_out="0",
+        num_workers=1,
+        cache_dir=folder / "cache",
+    )
+    return run_here(job.at(folder / "mix"))
+
+
+def test_a_row_that_writes_such_a_token_is_dropped_by_name(tmp_path: Path):
+    (ledger,) = mixed(tmp_path, checkpoint(tmp_path / "sft")).per_source
+    assert (ledger.kept, dict(ledger.dropped)) == (1, {"token_without_row": 1})
+
+
+def test_a_template_that_writes_it_leaves_no_row(tmp_path: Path):
+    template = CHATML.replace("<|im_start|>", TOKEN)
+    with pytest.raises(DataError, match=r"No row is left.*resize_token_embeddings"):
+        mixed(tmp_path, checkpoint(tmp_path / "sft", template))
+
+
+def test_a_tokenizer_that_its_model_covers_is_not_looked_at_further(tmp_path: Path):
+    folder = make_model(tmp_path / "sft")
+    assert rows_fewer_than_tokens(make_tokenizer(), folder) is None
+    (folder / "config.json").unlink()
+    assert rows_fewer_than_tokens(make_tokenizer(), folder) is None
