@@ -10,6 +10,7 @@ from prefect.logging import disable_run_logger
 
 from dpo_core.contract.config import CheckpointConfig, DataConfig
 from dpo_core.contract.errors import DataError
+from dpo_core.contract.quality_config import QualityConfig
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.workplace import Workplace
@@ -53,7 +54,11 @@ def test_rows_of_a_private_set_are_fetched_once_and_mixed_without_the_token(hub,
     def mixed(**other):
         with disable_run_logger():
             return mix_data.fn(
-                data.model_copy(update=other), CheckpointConfig(source="x"), checkpoint_ref(checkpoint), place
+                data.model_copy(update=other),
+                QualityConfig(),
+                CheckpointConfig(source="x"),
+                checkpoint_ref(checkpoint),
+                place,
             )
 
     first = mixed()
@@ -78,6 +83,7 @@ def test_a_set_that_the_token_may_not_read_stops_before_the_mixing(
     ):
         mix_data.fn(
             data,
+            QualityConfig(),
             CheckpointConfig(source="x"),
             checkpoint_ref(checkpoint),
             Workplace(tmp_path / "store", ProcessLauncher(ComputeConfig(threads_per_process=1))),
