@@ -1,5 +1,6 @@
 """Task: preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -16,6 +17,14 @@ from tasks.data.sources import resolve_evaluation_sets, resolve_sources
 from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
 from tasks.show.artifacts import show_mixture
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedTokenizer:
+    """A checkpoint's tokenizer and chat template, named by their content."""
+
+    path: Path
+    fingerprint: str
 
 
 # Retried because a download may break off; sources that arrived and rows that were tokenised are kept.
@@ -38,7 +47,8 @@ def mix_data(
 
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template, ``RemoteError``.
     """
-    job = mix_job(data, quality, template, checkpoint, place.store / "cache")
+    tokenizer = PinnedTokenizer(checkpoint.path, checkpoint.tokenizer_fingerprint)
+    job = mix_job(data, quality, template, tokenizer, place.store / "cache")
     if job.chat_template == "olmo":
         get_run_logger().warning(OLMO_NOTE)
     from_hub = [one for one in (*job.sources, *job.evaluation_sets) if one.hub_id is not None]
@@ -63,18 +73,18 @@ def mix_job(
     data: DataConfig,
     quality: QualityConfig,
     template: CheckpointConfig,
-    checkpoint: CheckpointRef,
+    tokenizer: PinnedTokenizer,
     cache_dir: Path,
 ) -> MixJob:
     """Return the job of these settings, its sources pinned. Raises ``DataError``, ``ConfigError``, ``RemoteError``."""
     chosen = chosen_template(template)
     return MixJob(
         sources=resolve_sources(data.sources),
-        tokenizer_path=checkpoint.path,
-        tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
+        tokenizer_path=tokenizer.path,
+        tokenizer_fingerprint=tokenizer.fingerprint,
         chat_template=chosen.template,
         add_bos=chosen.add_bos,
-        template_date=template_date(checkpoint.path, chosen.template, data.template_date),
+        template_date=template_date(tokenizer.path, chosen.template, data.template_date),
         cache_dir=cache_dir,
         quality=quality.rules,
         evaluation_sets=resolve_evaluation_sets(quality.evaluation_sets),

@@ -80,8 +80,8 @@ PACKED: dict[str, PreTrainedConfig] = {
         **SIZES, **MIXED, head_dim=8, final_logit_softcapping=3.0, attn_logit_softcapping=2.0
     ),
     "gemma3": Gemma3TextConfig(**SIZES, **MIXED, head_dim=8),
-    "gemma3_that_sees": Gemma3Config(  # the text's config is nested; its soft cap is on to see that it is found there
-        text_config={**SIZES, **MIXED, "head_dim": 8, "final_logit_softcapping": 3.0},
+    "gemma3_that_sees": Gemma3Config(  # the text's config is nested; no soft cap, which stock transformers leaves out here
+        text_config={**SIZES, **MIXED, "head_dim": 8},
         vision_config=SIGHT,
         mm_tokens_per_image=4,
         image_token_index=299,

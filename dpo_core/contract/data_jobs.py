@@ -125,6 +125,21 @@ class LengthStats(Section):
     ] = {}  # none in mixtures of version 1
 
 
+class TextSpan(Section):
+    """Consecutive tokens of a sequence as text, special tokens written out."""
+
+    kind: Literal["prompt", "trained", "untrained"]  # prompt: before the first token that is trained
+    text: str
+
+
+class RowSample(Section):
+    """A pair as the trainer sees it."""
+
+    source: str
+    chosen: tuple[TextSpan, ...]
+    rejected: tuple[TextSpan, ...]
+
+
 class MixResult(Result):
     data: DatasetRef
     train_rows: int
@@ -135,6 +150,7 @@ class MixResult(Result):
     template_date: str | None = None  # the day that the chat template writes, where it writes one
     warnings: tuple[str, ...] = ()  # of all sources, and of the chat template
     evaluation_sets: tuple[EvaluationOverlap, ...] = ()
+    samples: tuple[RowSample, ...] = ()  # the first rows to train on
 
     def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
         yield self.data.path, self.data.files

@@ -46,7 +46,8 @@ from dpo_core.data.pairs import readable_prompt
 from dpo_core.data.pool import SECONDS_PER_CHUNK, PoolMaker, chunks_of, make_pool
 from dpo_core.data.pool_file import PoolReader, open_pool
 from dpo_core.data.quality import Accounts, Looks, examiner_for
-from dpo_core.data.sources import load_source
+from dpo_core.data.row_samples import row_samples
+from dpo_core.data.sources import RowStore, load_source
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.data.workers import one_after_the_other
@@ -73,11 +74,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on, num_rows)
     day = date.fromisoformat(job.template_date) if job.template_date else date.today()
     pair_tokenizer = PairTokenizer(tokenizer, rules, day)
-    progress.begin("reading", total=len(job.sources), unit="sources")
-    stores = []
-    for source in job.sources:
-        stores.append(load_source(source, job.cache_dir))
-        progress.advance()
+    stores = _stores(job, progress)
     selections = [
         select_rows(source.amount, len(store)) for source, store in zip(job.sources, stores, strict=True)
     ]
@@ -110,6 +107,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
             write_json(aside / SOURCES_FILE, _source_names(job))
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
         content, lengths, files = _content(splits), length_stats(splits), hash_files(aside)
+        samples = tuple(row_samples(tokenizer, splits[0], _source_names(job)))
     return MixResult(
         job_fingerprint=job.fingerprint,
         data=DatasetRef(path=job.out_dir / DATA_DIR, fingerprint=content, files=files),
@@ -121,7 +119,17 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         template_date=day.isoformat() if pair_tokenizer.renderer.clock else None,
         warnings=tuple(dict.fromkeys(said for ledger in ledgers for said in ledger.warnings)),
         evaluation_sets=accounts.overlaps(),
+        samples=samples,
     )
+
+
+def _stores(job: MixJob, progress: Progress) -> list[RowStore]:
+    progress.begin("reading", total=len(job.sources), unit="sources")
+    stores = []
+    for source in job.sources:
+        stores.append(load_source(source, job.cache_dir))
+        progress.advance()
+    return stores
 
 
 def _write_ledger(

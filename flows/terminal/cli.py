@@ -138,7 +138,10 @@ def init(
     ],
     out: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
     chat_template: Annotated[
-        str, typer.Option(help="A named chat template (chatml, tulu, ...), for a checkpoint that has none.")
+        str,
+        typer.Option(
+            help="A chat template's name (chatml, tulu, ...), file or text, for a checkpoint that has none."
+        ),
     ] = "",
     store: Store = Path(".pairline"),
 ) -> None:
@@ -146,6 +149,18 @@ def init(
     from flows.terminal.first_recipe import write_first_recipe
 
     write_first_recipe(model, data, out, chat_template or None, store, Console())
+
+
+@app.command("show-rows")
+def show_rows(
+    recipe: Recipe,
+    count: Annotated[int, typer.Option("--n", min=1, max=20, help="How many pairs.")] = 3,
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """Show pairs as the trainer sees them: what the chat template made of them, and which tokens are trained."""
+    from flows.terminal.show_rows import show_rows as show
+
+    show(read_recipe(recipe, set_), count, Console())
 
 
 @app.command()

@@ -10,7 +10,8 @@ from pathlib import Path
 from dpo_core.contract.chat_templates import is_template_text
 from dpo_core.contract.checkpoint_files import tokenizer_fingerprint
 from dpo_core.contract.config import CheckpointConfig, DataSource
-from dpo_core.contract.data_jobs import LengthStats, MixJob, SourceLedger
+from dpo_core.contract.data_jobs import LengthStats, MixJob, MixResult, SourceLedger
+from flows.settings.stage_config import StageConfig
 from flows.terminal.model_size import ModelSize, model_size
 from flows.terminal.source_size import source_size
 from tasks.checkpoint.chosen_template import chosen_template
@@ -23,9 +24,10 @@ from tasks.launch.compute import Machine, card_memory_bytes, this_machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import launcher_for
 from tasks.launch.workplace import Workplace
-from tasks.mix_data import fetch_rows
+from tasks.mix_data import PinnedTokenizer, fetch_rows, mix_job
 
 ROWS_LOOKED_AT = 2000  # of each source; two seconds of tokenising
+ROWS_SHOWN_OF = 100  # the same, where a few rows are shown
 LONGEST_LOOKED_AT = 2048  # tokens; longer pairs are counted as cut
 
 
@@ -68,14 +70,13 @@ def look(checkpoint: CheckpointConfig, sources: tuple[DataSource, ...], store_ro
     store_root = store_root.expanduser().resolve()
     check_sources(sources)
     place = Workplace(store_root, launcher_for(ComputeConfig()))
-    located = convert(locate(checkpoint, store_root, with_weights=False), place)
-    names = checked_files(located.folder, (), checkpoint)
-    some = tuple(source.model_copy(update={"amount": _some(source)}) for source in sources)
+    tokenizer = pinned_tokenizer(checkpoint, place)
+    some = tuple(source.model_copy(update={"amount": _some(source, ROWS_LOOKED_AT)}) for source in sources)
     chosen = chosen_template(checkpoint)
     job = MixJob(
         sources=resolve_sources(some),
-        tokenizer_path=located.folder,
-        tokenizer_fingerprint=tokenizer_fingerprint(hash_named(located.folder, names)),
+        tokenizer_path=tokenizer.path,
+        tokenizer_fingerprint=tokenizer.fingerprint,
         chat_template=chosen.template,
         add_bos=chosen.add_bos,
         held_out="0",
@@ -89,8 +90,8 @@ def look(checkpoint: CheckpointConfig, sources: tuple[DataSource, ...], store_ro
         checkpoint=checkpoint,
         sources=sources,
         size=model_size(checkpoint),
-        template=_template(checkpoint, located.folder),
-        context_tokens=_context(located.folder),
+        template=_template(checkpoint, tokenizer.path),
+        context_tokens=_context(tokenizer.path),
         ledgers=mixed.per_source,
         lengths=mixed.lengths,
         machine=this_machine(),
@@ -98,10 +99,38 @@ def look(checkpoint: CheckpointConfig, sources: tuple[DataSource, ...], store_ro
     )
 
 
-def _some(source: DataSource) -> str:
+def look_at_rows(config: StageConfig) -> tuple[MixResult, bool]:
+    """Return a recipe's mixture, if the store has it, else one of its sources' first rows; and whether it is the first.
+
+    Raises as ``look`` does, and ``ConfigError``.
+    """
+    store_root = config.store.root.expanduser().resolve()
+    place = Workplace(store_root, launcher_for(ComputeConfig()))
+    tokenizer, cache = pinned_tokenizer(config.checkpoint, place), store_root / "cache"
+    whole = mix_job(config.data, config.quality, config.checkpoint, tokenizer, cache)
+    if place.has_result(whole):
+        return place.run(whole), True
+    sources = tuple(
+        source.model_copy(update={"amount": _some(source, ROWS_SHOWN_OF)}) for source in config.data.sources
+    )
+    some = config.data.model_copy(update={"sources": sources, "held_out": "0", "max_dropped_fraction": 1.0})
+    job = mix_job(some, config.quality, config.checkpoint, tokenizer, cache)
+    from_hub = [one for one in (*job.sources, *job.evaluation_sets) if one.hub_id is not None]
+    fetch_rows(from_hub, job.cache_dir, place)
+    return place.run(job), False
+
+
+def pinned_tokenizer(checkpoint: CheckpointConfig, place: Workplace) -> PinnedTokenizer:
+    """Return a checkpoint's tokenizer without fetching its weights. Raises ``CheckpointError``, ``RemoteError``."""
+    located = convert(locate(checkpoint, place.store, with_weights=False), place)
+    names = checked_files(located.folder, (), checkpoint)
+    return PinnedTokenizer(located.folder, tokenizer_fingerprint(hash_named(located.folder, names)))
+
+
+def _some(source: DataSource, most: int) -> str:
     """An amount that takes every row of a small set, as far as its size is known, and the same number of any other."""
     rows = source_size(source).rows
-    return "1.0" if rows is not None and rows <= ROWS_LOOKED_AT else str(ROWS_LOOKED_AT)
+    return "1.0" if rows is not None and rows <= most else str(most)
 
 
 def _template(checkpoint: CheckpointConfig, folder: Path) -> str:

@@ -85,6 +85,14 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
+class Marked:
+    """A text of parts, each told apart by its kind: prompt, trained, untrained."""
+
+    title: str
+    parts: tuple[tuple[str, str], ...]  # kind, text
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """Something that must be seen."""
 
@@ -106,7 +114,7 @@ class Heading:
     text: str
 
 
-Block = Text | Table | Charts | Code | Tiles | Samples | Notice | Details | Heading
+Block = Text | Table | Charts | Code | Tiles | Samples | Marked | Notice | Details | Heading
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from tasks.report.blocks import (
     Code,
     Details,
     Heading,
+    Marked,
     Notice,
     Page,
     PageSection,
@@ -77,6 +78,9 @@ def _block(block: Block) -> str:
             return f'<div class="tiles">{"".join(map(_tile, tiles))}</div>'
         case Samples(samples):
             return "".join(map(_sample, samples))
+        case Marked(title, parts):
+            marked = "".join(f'<span class="{kind}">{html_text(text)}</span>' for kind, text in parts)
+            return f'<div class="marked"><span class="who">{html_text(title)}</span>{marked}</div>'
         case Notice(title, text, tone):
             return (
                 f'<div class="notice {tone}"><strong>{html_text(title)}</strong><p>{_lines(text)}</p></div>'

@@ -6,6 +6,7 @@ from tasks.report.blocks import (
     Code,
     Details,
     Heading,
+    Marked,
     Notice,
     Page,
     PageSection,
@@ -16,6 +17,7 @@ from tasks.report.blocks import (
 )
 from tasks.report.svg import sheet, standalone
 from tasks.text.escape import markdown_block, markdown_rows, markdown_text
+from tasks.text.marks import marked
 
 LONGEST_CELL = 700
 SIGNS = {True: "✓ ", False: "✗ ", None: ""}
@@ -77,6 +79,9 @@ def _block(block: Block) -> str:
                     for sample in samples
                 ),
             )
+        case Marked(title, parts):
+            text = "".join(marked(kind, part) for kind, part in parts)
+            return f"**{markdown_text(title)}**\n\n{markdown_block(text)}"
         case Notice(title, text):
             return f"**{markdown_text(title)}**\n\n{markdown_text(text)}"
         case Details(title, blocks):

@@ -24,6 +24,7 @@ from tasks.report.data_charts import length_charts
 from tasks.report.lineage import lineage, lineage_chart
 from tasks.report.quality import quality_blocks
 from tasks.report.tables import counted, metrics_rows, mixture_rows, number, training_rows
+from tasks.report.trained_rows import row_blocks
 from tasks.run.files import RunFiles
 
 DEFAULT_SAMPLES = 8
@@ -207,7 +208,7 @@ def data_section(run: RunFiles) -> PageSection | None:
         Column("first rows", "code"),
     )
     blocks.append(Table(columns, tuple(dropped)) if dropped else Text("None."))
-    blocks += quality_blocks(mixture)
+    blocks += [*quality_blocks(mixture), *row_blocks(mixture)]
     charts = length_charts(lengths)
     words = "A pair's prompt is counted up to the token where its two sides part."
     blocks += [

@@ -79,6 +79,10 @@ svg.chart{display:block;width:100%;height:auto}
 .answers>div{padding:10px 14px;white-space:pre-wrap;overflow-wrap:anywhere}
 .answers>div+div{border-left:1px solid var(--hairline)}
 .who{display:block;font-size:.8rem;color:var(--muted);margin-bottom:2px}
+.marked{border:1px solid var(--hairline);border-radius:10px;margin:10px 0;padding:10px 14px;white-space:pre-wrap;
+overflow-wrap:anywhere}.marked .prompt{color:var(--muted)}
+.marked .trained{background:color-mix(in srgb,var(--green) 18%,transparent);font-weight:550}
+.marked .untrained{background:color-mix(in srgb,var(--warn) 18%,transparent);font-style:italic}
 details{margin:10px 0}summary{cursor:pointer;color:var(--blue)}
 footer{margin-top:48px;color:var(--muted);font-size:.875rem}
 @media(max-width:640px){main{padding:16px 12px 40px}.answers{grid-template-columns:1fr}

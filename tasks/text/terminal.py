@@ -48,6 +48,14 @@ def show_table(
     console.print(table)
 
 
+def show_styled(console: Console, parts: Iterable[tuple[str, str]]) -> None:
+    """Print texts one behind the other, each in its Rich style."""
+    text = Text()
+    for part, style in parts:
+        text.append(visible(part), style=style)
+    console.print(text, soft_wrap=True)
+
+
 def show_markdown(console: Console, markdown: str) -> None:
     """Print Markdown whose parts of others are escaped already (``tasks/text/escape.py``)."""
     console.print(Markdown(visible(markdown)))

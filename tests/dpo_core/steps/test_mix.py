@@ -120,7 +120,7 @@ def test_the_ledger_accounts_for_every_row(tmp_path):
 
 def test_held_out_rows_have_prompts_that_training_never_sees(tmp_path):
     rows = [
-        _row(i % 12, chosen=f"Variant {i}", constraints=[{"name": "max_words", "n": i % 12}])
+        _row(i % 12, chosen=f"Variant {i}", constraints=[{"name": "max_words", "limit": i % 12 + 1}])
         for i in range(40)
     ]
     result, _ = _run(_job(tmp_path, _source(tmp_path, rows), held_out="0.25"))
@@ -134,7 +134,7 @@ def test_held_out_rows_have_prompts_that_training_never_sees(tmp_path):
     assert make_tokenizer().decode(prompt.prompt_ids) == expected
     assert held_out[0].chosen_ids[: len(prompt.prompt_ids)].tolist() == prompt.prompt_ids.tolist()
     assert prompt.text == f"Question {question}?"
-    assert prompt.constraints == ({"name": "max_words", "n": question},)
+    assert prompt.constraints == ({"name": "max_words", "limit": question + 1},)
     with pytest.raises(ValueError, match="held-out split only"):
         train.prompt(0)
 
@@ -162,7 +162,7 @@ def test_the_same_content_gives_the_same_fingerprint_wherever_it_lies(tmp_path):
 
 
 def test_the_fingerprint_is_that_of_the_whole_content(tmp_path):
-    rows = [_row(i, constraints=[{"name": "é", "n": i}]) for i in range(1100)]
+    rows = [_row(i, constraints=[{"name": "contains", "word": f"é {i}"}]) for i in range(1100)]
     result, _ = _run(_job(tmp_path, _source(tmp_path, rows), held_out="3"))
     splits = [PairDataset.open(result.data.path, split) for split in ("train", "held_out")]
     prompts = [splits[1].prompt(i) for i in range(3)]
@@ -180,12 +180,12 @@ def test_constraints_are_part_of_the_fingerprint(tmp_path):
         _run(
             _job(
                 tmp_path,
-                _source(tmp_path, [_row(i, constraints=[{"name": name}]) for i in range(4)], name),
+                _source(tmp_path, [_row(i, constraints=[{"name": name}]) for i in range(4)], f"{name}.jsonl"),
                 held_out="1",
                 out=f"out-{name}",
             )
         )[0]
-        for name in ("a.jsonl", "b.jsonl")
+        for name in ("no_commas", "no_digits")
     ]
     assert results[0].data.fingerprint != results[1].data.fingerprint
 
