@@ -287,13 +287,13 @@ def test_weights_are_not_downloaded_when_the_small_files_are_wrong(
 def test_no_more_is_downloaded_than_the_recipe_lets(checkpoint: Path, tmp_path: Path, hub: Hub) -> None:
     """An event names the checkpoint that a run of a recipe starts from."""
     commit = hub.add_repo("org/sft", contents(checkpoint) | {"notes.pdf": b"?"})
-    hub.claims = {"model.safetensors": 1 << 60, "other.bin": 9 << 40}
+    hub.claims = {"model.safetensors": 1 << 49, "other.bin": 9 << 40}
     with pytest.raises(
-        CheckpointError, match=rf"org/sft@{commit} has 1073741824.*raise checkpoint\.max_download_gib"
+        CheckpointError, match=rf"org/sft@{commit} has 524288.*raise checkpoint\.max_download_gib"
     ):
         locate(CheckpointConfig(source="org/sft"), tmp_path / "store")
-    with pytest.raises(DiskFull, match="has 1073741824"):
-        locate(CheckpointConfig(source="org/sft", max_download_gib=1e12), tmp_path / "store")
+    with pytest.raises(DiskFull, match="has 524288"):
+        locate(CheckpointConfig(source="org/sft", max_download_gib=1e6), tmp_path / "store")
     assert not any("resolve" in request for request in hub.requests)
     hub.claims = {}
     locate(CheckpointConfig(source="org/sft"), tmp_path / "store")
