@@ -14,12 +14,7 @@ from tasks.launch.launchers import LAUNCHERS
 
 def check_before_start(config: StageConfig) -> None:
     """Raise ``ConfigError``, ``DataError``, ``CheckpointError`` for what cannot work on this machine."""
-    check_sources(config.data.sources)
-    check_sources(config.quality.evaluation_sets, "quality.evaluation_sets")
-    for source in (config.checkpoint.source, config.reference.source):
-        if source is not None:
-            check_source(source)
-    chosen_template(config.checkpoint)
+    check_inputs(config)
     machine = this_machine()
     check_devices(config.compute, machine)
     check_cuda8bit(config.adapter, config.optim, machine.num_gpus)
@@ -31,3 +26,13 @@ def check_before_start(config: StageConfig) -> None:
     solve_batch(
         config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes
     )
+
+
+def check_inputs(config: StageConfig) -> None:
+    """Raise ``DataError``, ``CheckpointError`` for data, checkpoints and templates that are not there."""
+    check_sources(config.data.sources)
+    check_sources(config.quality.evaluation_sets, "quality.evaluation_sets")
+    for source in (config.checkpoint.source, config.reference.source):
+        if source is not None:
+            check_source(source)
+    chosen_template(config.checkpoint)

@@ -84,7 +84,7 @@ def _launcher(config: StageConfig, store: Path, folder: RunFolder) -> Launcher:
     return launcher_for(config.compute, config, StepImage(image.reference, PYTHON))
 
 
-def prepare(config: StageConfig, run: StageRun) -> TrainingInputs:
+def prepare(config: StageConfig, run: StageRun, with_reference: bool = True) -> TrainingInputs:
     """Run fetch checkpoint -> mix data -> cache reference: all that does not depend on how the policy is trained."""
     folder, place = run.folder, run.place
     with folder.task("fetch checkpoint"):
@@ -95,7 +95,7 @@ def prepare(config: StageConfig, run: StageRun) -> TrainingInputs:
         mixture = mix_data(config.data, config.quality, config.checkpoint, policy, place)
         folder.result("mix", mixture)
     reference = reference_model = None
-    if config.objective.needs_reference:
+    if with_reference and config.objective.needs_reference:
         with folder.task("cache reference"):
             reference_model = _fetch_reference_model(config, policy, place)
             same = (

@@ -12,7 +12,9 @@ from dpo_core.contract.errors import PairlineError
 from dpo_core.contract.visible import one_line
 from flows.settings.overrides import read_recipe
 from flows.terminal import server_commands as serve_commands
+from flows.terminal.data_commands import prepare, show_rows
 from flows.terminal.handoff_commands import intake, signing_key
+from flows.terminal.recipe_options import Overrides, Recipe
 from flows.terminal.run_here import run_flow, run_stage, show_end
 from flows.terminal.server_commands import Store
 from tasks.text.terminal import say
@@ -29,15 +31,6 @@ app = typer.Typer(
     help="Pairline: the DPO stage of LLM post-training. SFT checkpoint and preference data in, a "
     "verified checkpoint out that an RLVR run can start from.",
 )
-Recipe = Annotated[
-    Path, typer.Argument(help="YAML file with the settings of a run, e.g. recipes/quickstart.yaml.")
-]
-Overrides = Annotated[
-    list[str],
-    typer.Option(
-        "--set", help="Change a setting: section.field=value, e.g. loss.beta=0.1. May be given several times."
-    ),
-]
 
 
 @app.command()
@@ -52,9 +45,17 @@ def run(
             "done it all, and nothing of it has changed since.",
         ),
     ] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--from", help="What `pairline prepare --export` wrote, to take into the store."),
+    ] = None,
 ) -> None:
     """Run the stage; steps whose results are in the store are reused."""
     config = read_recipe(recipe, set_)
+    if bundle is not None:
+        from flows.terminal.data_commands import take_in
+
+        take_in(bundle, config.store.root)
     from flows.serve.local_prefect import has_own_server, start_prefect
     from flows.terminal.finished_run import finished_run
 
@@ -149,18 +150,6 @@ def init(
     from flows.terminal.first_recipe import write_first_recipe
 
     write_first_recipe(model, data, out, chat_template or None, store, Console())
-
-
-@app.command("show-rows")
-def show_rows(
-    recipe: Recipe,
-    count: Annotated[int, typer.Option("--n", min=1, max=20, help="How many pairs.")] = 3,
-    set_: Overrides = [],  # noqa: B006
-) -> None:
-    """Show pairs as the trainer sees them: what the chat template made of them, and which tokens are trained."""
-    from flows.terminal.show_rows import show_rows as show
-
-    show(read_recipe(recipe, set_), count, Console())
 
 
 @app.command()
@@ -266,7 +255,9 @@ def compare(
     compare_runs(runs, store, html, markdown, Console())
 
 
+app.command("show-rows")(show_rows)
 for _command in (
+    prepare,
     intake,
     signing_key,
     serve_commands.up,

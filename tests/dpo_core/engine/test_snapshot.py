@@ -54,7 +54,9 @@ def test_an_update_after_hold_does_not_reach_the_file(tmp_path, monkeypatch, wri
     holding = threading.Thread(target=taken.hold)
     holding.start()
     holding.join(0.1)  # time to copy what the writer has not begun
-    while holding.is_alive():  # it waits for the chunk at hand, which may be the next one by the time it looks
+    while (
+        holding.is_alive()
+    ):  # it waits for the chunk at hand, which may be the next one by the time it looks
         file.gate.release()
         holding.join(0.05)
     values.zero_()

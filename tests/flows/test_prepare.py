@@ -1,0 +1,51 @@
+"""Prepared on one host, run on another: by a shared store, or by a bundle, whose odd forms are in
+``tests/tasks/run/test_bundle.py``."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.flows.conftest import last_run, launches, pairline
+from tests.prefect_database import new_prefect_home
+from tests.tiny_stage import tiny_values
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def recipe(tiny_inputs: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tiny_values(tiny_inputs, tmp_path / "store", train={"max_steps": 1})))
+    new_prefect_home(tmp_path / "store" / "prefect")
+    return path
+
+
+def test_a_run_finds_what_was_prepared_in_its_store(recipe, tmp_path):
+    # More cards than there are: the host that prepares the data need not be the trainer's.
+    prepared = pairline("prepare", str(recipe), "--set", "compute.num_processes=64")
+    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+    store = tmp_path / "store"
+    _, record = last_run(store)
+    assert (record.name, record.state) == ("tiny-prepared", "completed")
+    assert launches(store).keys() >= {"mix"}
+    assert not launches(store).keys() & {"reference", "train"}
+
+    run = pairline("run", str(recipe))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert launches(store)["mix"] == 1
+    assert launches(store)["train"] == 1
+
+
+def test_the_reference_pass_is_prepared_where_it_is_asked_for(recipe, tmp_path):
+    bundle = tmp_path / "bundle.tar"
+    prepared = pairline("prepare", str(recipe), "--reference", "--export", str(bundle))
+    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+    assert "(2 results)" in prepared.stdout
+    other = tmp_path / "other"
+    new_prefect_home(other / "prefect")
+    run = pairline("run", str(recipe), "--set", f"store.root={other}", "--from", str(bundle))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "bundle: reference is in" in run.stdout
+    assert not launches(other).keys() & {"mix", "reference"}
+    assert launches(other)["train"] == 1
