@@ -116,7 +116,8 @@ class ServeSettings(BaseModel):
 
     def worker_argv(self, name: str) -> list[str]:
         """Return the command line of the worker that is called ``name`` on its server."""
-        return [sys.executable, "-m", "flows.serve.worker", "--name", name, "--limit", str(self.max_runs)]
+        own = ["--pool", POOL, "--name", name, "--limit", str(self.max_runs)]
+        return [sys.executable, "-m", "flows.serve.worker", *own]
 
     def server_environment(self) -> dict[str, str]:
         """Return the environment of the server, which alone may know the database's password, and no other secret than

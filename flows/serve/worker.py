@@ -19,7 +19,6 @@ from prefect.utilities.processutils import setup_signal_handlers_worker
 from prefect.workers.process import ProcessWorker
 
 from dpo_core.contract.visible import one_line
-from flows.serve.settings import POOL
 from tasks.text.terminal import say
 
 FAILED = object()
@@ -73,11 +72,12 @@ class EnduringWorker(ProcessWorker):
 def main(argv: list[str]) -> int:
     """Work until SIGTERM or SIGINT, then let the runs of this worker end."""
     parser = argparse.ArgumentParser(prog="python -m flows.serve.worker")
+    parser.add_argument("--pool", required=True, help="whose runs it starts")
     parser.add_argument("--name", required=True)
     parser.add_argument("--limit", type=int, required=True, help="runs at a time")
     given = parser.parse_args(argv)
     worker = EnduringWorker(
-        POOL,
+        given.pool,
         name=given.name,
         limit=given.limit,
         heartbeat_interval_seconds=int(get_current_settings().worker.heartbeat_seconds),

@@ -7,13 +7,13 @@ import time
 from types import SimpleNamespace
 
 from dpo_core import __main__ as program
-from dpo_core.training import trainer
+from dpo_core.training import saving
 
 
 def main() -> int:
     """The clock that the training loop looks at, no other."""
     if os.environ["RANK"] == os.environ["FAST_RANK"]:
-        trainer.time = SimpleNamespace(monotonic=lambda: 1e6 * time.monotonic())
+        saving.time = SimpleNamespace(monotonic=lambda: 1e6 * time.monotonic())
     return program.main(sys.argv[1:])
 
 

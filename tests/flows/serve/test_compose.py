@@ -167,8 +167,8 @@ def test_an_image_by_its_tag_is_refused():
 
 def test_the_worker_s_command_line_has_one_owner():
     """`pairline up` and the worker's service start the same; no other module spells it out."""
-    program = ["flows.serve.worker", "--name", "w", "--limit", "3"]
-    assert ServeSettings(max_runs=3).worker_argv("w")[-5:] == program
+    program = ["flows.serve.worker", "--pool", "pairline", "--name", "w", "--limit", "3"]
+    assert ServeSettings(max_runs=3).worker_argv("w")[-7:] == program
     spelt = [
         path.name
         for path in (PROJECT / "flows/serve").glob("*.py")
