@@ -282,7 +282,7 @@ def test_a_suspended_run_frees_its_process_and_goes_on_from_the_store(gated, ser
         wait_for(lambda: state("Suspended"), "the suspension")
         wait_for(lambda: not is_alive(last_run(config.store.root)[1]), "the end of the process")
         _, suspended = last_run(config.store.root)
-        assert (suspended.state, suspended.steps[-1].state, suspended.error) == (
+        assert (suspended.state, suspended.tasks[-1].state, suspended.error) == (
             "suspended",
             "suspended",
             None,
