@@ -51,11 +51,10 @@ def mix_data(
     job = mix_job(data, quality, template, tokenizer, place.store / "cache")
     if job.chat_template == "olmo":
         get_run_logger().warning(OLMO_NOTE)
-    from_hub = [one for one in (*job.sources, *job.evaluation_sets) if one.hub_id is not None]
-    if from_hub and not place.has_result(
+    if hub_sets(job) and not place.has_result(
         job
     ):  # asked where it matters: to verify a mixture is to read all of it
-        fetch_rows(from_hub, job.cache_dir, place)
+        fetch_rows(job, place)
     result = place.run(job)
     get_run_logger().info(
         "%d pairs to train on, %d held out, %d tokens",
@@ -102,10 +101,15 @@ def mix_job(
     )
 
 
-def fetch_rows(sources: list[ResolvedSource], cache_dir: Path, place: Workplace) -> None:
+def hub_sets(job: MixJob) -> list[ResolvedSource]:
+    """Return the data sets of a mixture that lie on the Hub, those that prompts are compared with among them."""
+    return [one for one in (*job.sources, *job.evaluation_sets) if one.hub_id is not None]
+
+
+def fetch_rows(job: MixJob, place: Workplace) -> None:
     """Bring the rows of Hub data sets into the cache; what becomes of them there is not the fetching's business."""
-    for source in sources:
+    for source in hub_sets(job):
         whole = ResolvedSource(
             **source.model_dump(exclude={"amount", "columns", "fields", "chat_template_kwargs"})
         )
-        place.run(FetchJob(source=whole, cache_dir=cache_dir))
+        place.run(FetchJob(source=whole, cache_dir=job.cache_dir))

@@ -53,10 +53,9 @@ class Heartbeat(threading.Thread):
                 self._join_group()
                 continue
             beats += 1
+            # It ends later than the others have read of the loss: the store may go with this process.
             if (lost := self._poll(self._store, beats)) and not self._ended.wait(2 * BEAT_SECONDS):
-                self._on_loss(
-                    lost
-                )  # later than the others have read of it: the store may go with this process
+                self._on_loss(lost)
                 return
 
     def _join_group(self) -> None:

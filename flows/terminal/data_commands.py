@@ -1,5 +1,6 @@
 """`pairline prepare`, `show-rows`: what comes before the training, alone. Prefect is imported when one runs."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,8 +32,6 @@ def prepare(
     from flows.serve.local_prefect import start_prefect
 
     wait_for_server = start_prefect(config.store.root)
-    from functools import partial
-
     from flows.audience import followed
     from flows.prepare import prepare_stage
     from tasks.run.bundle import write_bundle

@@ -23,6 +23,7 @@ from tasks.fetch_checkpoint import convert
 from tasks.launch.compute import Machine, card_memory_bytes, this_machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import launcher_for
+from tasks.launch.run_job import in_store, reusable_result
 from tasks.launch.workplace import Workplace
 from tasks.mix_data import PinnedTokenizer, fetch_rows, mix_job
 
@@ -84,7 +85,7 @@ def look(checkpoint: CheckpointConfig, sources: tuple[DataSource, ...], store_ro
         max_dropped_fraction=1.0,
         cache_dir=store_root / "cache",
     )
-    fetch_rows([source for source in job.sources if source.hub_id is not None], job.cache_dir, place)
+    fetch_rows(job, place)
     mixed = place.run(job)
     return Look(
         checkpoint=checkpoint,
@@ -108,15 +109,14 @@ def look_at_rows(config: StageConfig) -> tuple[MixResult, bool]:
     place = Workplace(store_root, launcher_for(ComputeConfig()))
     tokenizer, cache = pinned_tokenizer(config.checkpoint, place), store_root / "cache"
     whole = mix_job(config.data, config.quality, config.checkpoint, tokenizer, cache)
-    if place.has_result(whole):
-        return place.run(whole), True
+    if made := reusable_result(in_store(whole, store_root)):
+        return made, True
     sources = tuple(
         source.model_copy(update={"amount": _some(source, ROWS_SHOWN_OF)}) for source in config.data.sources
     )
     some = config.data.model_copy(update={"sources": sources, "held_out": "0", "max_dropped_fraction": 1.0})
     job = mix_job(some, config.quality, config.checkpoint, tokenizer, cache)
-    from_hub = [one for one in (*job.sources, *job.evaluation_sets) if one.hub_id is not None]
-    fetch_rows(from_hub, job.cache_dir, place)
+    fetch_rows(job, place)
     return place.run(job), False
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from dpo_core.contract.errors import PairlineError, StoreError, from_os_error
 from dpo_core.contract.job import JOB_FILE
 from dpo_core.contract.jobs import read_job
-from dpo_core.contract.regular_file import everything_below
 from dpo_core.contract.results import RESULT_FILE, read_result
 from dpo_core.contract.store import make_aside, put_in_place
 from tasks.launch.result_check import check_result, in_this_store
@@ -108,7 +107,6 @@ def _check(path: Path, folder: Path) -> None:
         if place != folder or result is None:
             raise StoreError(f"{folder.parent.name}/{folder.name} is not the result of the job in it.")
         check_result(in_this_store(result, folder), job)
-        list(everything_below(folder))
     except PairlineError as error:
         raise _not_a_bundle(path, error.problem) from error
 
