@@ -14,9 +14,12 @@ INSTALLED := $(VENV)/installed
 BUILD := requirements/build.txt
 LOCKS := $(addprefix requirements/,train-cpu.txt flows.txt dev.txt trackers.txt)
 LAUNCHER ?= process
+# Of the demo as Slurm jobs: on two nodes, of a private cluster if none answers (docs/cluster.md).
+BESIDE = $(if $(filter slurm,$(LAUNCHER)),$(BIN)/python -m examples.slurm.run)
+SPREAD = $(if $(filter slurm,$(LAUNCHER)),--set compute.machines=2 --set compute.num_processes=2)
 RECIPE ?= recipes/quickstart.yaml
 ARGS ?=
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 # Every file that is installed has a hash in a lock file; pip refuses any other one. Only this project itself has none.
 # On a machine where pip's own index would give torch's CUDA build, name an index that holds the CPU build.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile \
@@ -53,7 +56,7 @@ $(INSTALLED): $(BUILD) $(LOCKS) requirements/quickstart.txt pyproject.toml
 
 demo: $(INSTALLED)  ## run the whole stage on SmolLM2-135M; a second call reuses every step
 	@$(if $(filter docker,$(LAUNCHER)),docker image inspect pairline-base:bookworm >/dev/null 2>&1 || images/base/build.sh)
-	@PYTHONUNBUFFERED=1 $(BIN)/pairline run $(RECIPE) --set compute.launcher=$(LAUNCHER) $(ARGS)
+	@PYTHONUNBUFFERED=1 $(BESIDE) $(BIN)/pairline run $(RECIPE) --set compute.launcher=$(LAUNCHER) $(SPREAD) $(ARGS)
 
 up: $(INSTALLED)  ## start server, deployments and worker on this machine (PAIRLINE_PORT, PAIRLINE_HOME, PAIRLINE_DATABASE_URL)
 	@$(BIN)/pairline up
@@ -96,6 +99,6 @@ preferences: $(INSTALLED)  ## sample the quickstart preference set again (15 min
 	@$(BIN)/python recipes/quickstart/make_preferences.py
 
 clean:  ## remove .venv, and after a question the store .pairline
-	@[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
+	@[ ! -f "$(VENV)/pyvenv.cfg" ] || rm -rf "$(VENV)"
 	@[ ! -f .pairline/.pairline-store ] || { read -rp "Remove .pairline with all its runs, models and its server? [y/N] " yes && \
 		[ "$$yes" = y ] && rm -rf .pairline; } || echo ".pairline stays."

@@ -13,11 +13,11 @@ import json
 import os
 from pathlib import Path
 
-from benchmarks import containers, data, profile, results, train
+from benchmarks import containers, data, opstream, profile, results, train
 from benchmarks.machine import machine
 
 FIGURES = Path(__file__).with_name("results.json")
-SECTIONS = (*results.TRAINING_BARS, "data", "memory", "profile", "containers")
+SECTIONS = (*results.TRAINING_BARS, "data", "memory", "profile", "containers", "opstream")
 TURNS_OF_STEPS = 7  # they take seconds
 
 
@@ -30,6 +30,8 @@ def measured(section: str, turns: int, max_steps: int | None) -> dict:
         return profile.measure()
     if section == "containers":
         return containers.measure(max(turns, TURNS_OF_STEPS))
+    if section == "opstream":
+        return opstream.measure()
     return data.measure(20_000, turns) if section == "data" else data.measure_memory()
 
 

@@ -1,10 +1,12 @@
-"""``python -m benchmarks.checkpoints --millions 200 --ranks 2``: loading in parts and checkpoints written behind a step.
+"""``python -m benchmarks.checkpoints --millions 200 --ranks 2``: loading in parts, checkpoints behind a step, the export.
 
-Ranks over gloo, a Llama shape with random weights, on this machine's disk. What a rank takes at most while it loads, in
-resident bytes; seconds of writing, seconds that training waited; the same state through ``torch.distributed.checkpoint``.
+Ranks over gloo, a Llama shape with random weights, on this machine's disk. What a rank takes at most while it loads, saves
+and exports, in resident bytes; seconds of writing, seconds that training waited; the same state through
+``torch.distributed.checkpoint``.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -31,8 +33,11 @@ from dpo_core.engine.checkpoint_writer import PendingCheckpoint
 from dpo_core.engine.choose import loading, start_engine
 from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.engine import Engine
+from dpo_core.engine.hub_files import write_weights
+from dpo_core.engine.weights_file import save_weights
 from dpo_core.model.forward import PairScorer
-from dpo_core.model.load import load_model
+from dpo_core.model.load import WITHOUT_MEMORY, load_model
+from dpo_core.model.trained_weights import trained_in
 
 VOCABULARY, TOKENS = 32_000, 64
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -144,6 +149,11 @@ def _be_a_rank(folder: Path, sharding_kind: str) -> None:
         with _Peak() as peak:
             figures |= _with_torch(engine, folder / "theirs")
         figures["DCP: resident GB more at most"] = peak.more / 1e9
+    with _Peak() as peak:
+        save_weights(folder / "weights", engine)
+    figures["resident GB more at most while the last weights are written"] = peak.more / 1e9
+    if accelerator.is_main_process:
+        figures |= _exported(checkpoint, folder)
     for rank in range(accelerator.num_processes):
         if rank == accelerator.process_index:
             print(f"rank {rank}", json.dumps(figures, indent=1), flush=True)
@@ -185,6 +195,14 @@ def _behind(engine: Engine, root: Path) -> dict[str, float]:
         "meanwhile forward and backward, s": work,
         "update, s": step,
     }
+
+
+def _exported(checkpoint: CheckpointRef, folder: Path) -> dict[str, float]:
+    model = load_model(checkpoint, device=WITHOUT_MEMORY, dtype=torch.bfloat16)
+    (folder / "export").mkdir()
+    with _Peak() as peak, contextlib.closing(trained_in(folder / "weights", model)) as weights:
+        seconds = _timed(lambda: write_weights(model, weights, folder / "export"))
+    return {"export, s": seconds, "resident GB more at most while exporting": peak.more / 1e9}
 
 
 def _with_torch(engine: Engine, root: Path) -> dict[str, float]:

@@ -143,9 +143,7 @@ def equality(work: Work) -> dict[str, float]:
         for rows in batches_by_tokens(longest_first, lengths, tokens):
             batch = collate([dataset[row] for row in rows], rows, wanted)
             parts.append(pair_logps(scorer(batch), batch.tokens_2B))
-        return PairLogps(
-            *(torch.cat([getattr(part, name) for part in parts]) for name in PairLogps.__slots__)
-        )
+        return PairLogps.joined(parts)
 
     slow = scored("padded", 4096)
     return {

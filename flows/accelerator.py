@@ -16,7 +16,9 @@ from prefect.exceptions import ObjectNotFound
 
 from dpo_core.contract.errors import ConfigError
 from flows.serve.local_prefect import server_outlives_the_run
+from tasks.launch.compute import accelerator_name, this_machine
 from tasks.launch.context import Context
+from tasks.launch.launcher import Launcher
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 5  # how long a stopped member goes on waiting at most
@@ -42,6 +44,14 @@ def num_slots(name: str) -> int:
             "--limit 1"
         )
     return limit.limit
+
+
+def limit_of_members(accelerator: str | None, launcher: type[Launcher]) -> str | None:
+    """Return the limit whose slots a sweep's members take: the one that is named, else this machine's accelerator; None
+    where a cluster's queue does that."""
+    if accelerator is None and launcher.queues:
+        return None
+    return accelerator or accelerator_name(this_machine())
 
 
 def make_own_limit(name: str) -> None:
@@ -79,11 +89,12 @@ def _held(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def slot(name: str, context: Context) -> Iterator[None]:
-    """Hold a slot, after waiting for it. A server that goes away for a while does not end who holds one."""
+def slot(name: str | None, context: Context) -> Iterator[None]:
+    """Hold a slot, after waiting for it; none where there is no limit. A server that goes away for a while does not end who
+    holds one."""
     with ExitStack() as stack:
         waits = False
-        while True:
+        while name is not None:
             context.raise_if_stopped()
             with suppress(TimeoutError):
                 stack.enter_context(_held(name))
@@ -95,10 +106,12 @@ def slot(name: str, context: Context) -> Iterator[None]:
 
 
 @contextmanager
-def slot_if_limited(name: str, context: Context) -> Iterator[None]:
-    """Hold a slot if the server has this limit. A temporary one is nobody else's, so what its database holds of it, from a
-    sweep that was killed, is not waited for."""
-    if not server_outlives_the_run() or not _is_limited(name):
+def slot_of(launcher: Launcher, context: Context) -> Iterator[None]:
+    """Hold a slot of this machine's accelerator if the server limits it and the launcher's steps take it: what waits in a
+    cluster's queue occupies nothing here. A temporary server is nobody else's, so what its database holds of a limit,
+    from a sweep that was killed, is not waited for."""
+    name = accelerator_name(this_machine())
+    if launcher.queues or not server_outlives_the_run() or not _is_limited(name):
         yield
         return
     with slot(name, context):

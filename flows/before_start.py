@@ -2,24 +2,26 @@
 
 from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.gpu_attention import check_gpu_attention
+from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.tracking_config import check_trackers
 from flows.settings.stage_config import StageConfig
 from tasks.checkpoint.chosen_template import chosen_template
 from tasks.checkpoint.source import check_source
 from tasks.data.sources import check_sources
 from tasks.image.config import check_variant
-from tasks.launch.compute import check_devices, solve_batch, this_machine
-from tasks.launch.launchers import LAUNCHERS
+from tasks.launch.compute import check_devices, solve_batch
+from tasks.launch.launcher import kind_of
 
 
 def check_before_start(config: StageConfig) -> None:
-    """Raise ``ConfigError``, ``DataError``, ``CheckpointError`` for what cannot work on this machine."""
+    """Raise ``ConfigError``, ``DataError``, ``CheckpointError`` for what cannot work on the machine of the training."""
     check_inputs(config)
-    machine = this_machine()
+    launcher = kind_of(config.compute)
+    machine = launcher.target(config.compute, config, TrainJob.step)
     check_devices(config.compute, machine)
     check_cuda8bit(config.adapter, config.optim, machine.num_gpus)
     check_gpu_attention(config.train.attention, machine.num_gpus)
-    if LAUNCHERS[config.compute.launcher]().runs_in_image:
+    if launcher.runs_in_image:
         check_variant(config.image, machine)
     else:  # an image has its own packages; the step in it looks for itself
         check_trackers(config.tracking)
@@ -35,4 +37,6 @@ def check_inputs(config: StageConfig) -> None:
     for source in (config.checkpoint.source, config.reference.source):
         if source is not None:
             check_source(source)
+    if config.checkpoint.tokenizer is not None:
+        check_source(config.checkpoint.tokenizer, "checkpoint.tokenizer")
     chosen_template(config.checkpoint)

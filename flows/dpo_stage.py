@@ -6,15 +6,14 @@ The order of the steps; each part stands in ``flows/stage_parts.py`` and ``flows
 from prefect import State, flow
 
 from dpo_core.contract.errors import NotReleased
-from flows.accelerator import slot_if_limited
+from flows.accelerator import slot_of
 from flows.audience import NOBODY, Audience
 from flows.before_start import check_before_start
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.settings.stage_config import StageConfig
-from flows.stage_parts import prepare, publish, stage_run, train_and_evaluate
+from flows.stage_parts import prepare, publish, stage_run, train_and_evaluate, try_directories, try_upload
 from tasks.handoff.schema import RLVRHandoff
 from tasks.handoff.signature import signing_key
-from tasks.launch.compute import accelerator_name, this_machine
 
 
 @flow(name="dpo-stage", persist_result=False)
@@ -32,10 +31,10 @@ def run_stage(config: StageConfig, audience: Audience = NOBODY) -> RLVRHandoff |
     check_somebody_can_answer(config.gate, audience)
     try:
         with stage_run(config, audience) as run:
+            try_upload([config], config.name, run)
             inputs = prepare(config, run)
-            with slot_if_limited(
-                accelerator_name(this_machine()), run.place.context
-            ):  # shared with the members of sweeps
+            try_directories([config], config.name, inputs)
+            with slot_of(run.place.launcher, run.place.context):  # shared with the members of sweeps
                 candidate = train_and_evaluate(config, inputs, run)
             released = release(config, candidate, run)
             handoff, _ = publish(config, inputs, candidate, released, run)

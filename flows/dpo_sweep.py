@@ -4,17 +4,17 @@ from prefect import State, flow
 
 from dpo_core.contract.errors import GateFailed, NotReleased, PairlineError
 from dpo_core.contract.store import write_json
-from flows.accelerator import num_slots
+from flows.accelerator import limit_of_members, num_slots
 from flows.audience import NOBODY, Audience
 from flows.before_start import check_before_start
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.settings.stage_config import StageConfig
 from flows.settings.sweep_config import Member, SweepConfig, members_of
-from flows.stage_parts import Candidate, prepare, publish, stage_run
+from flows.stage_parts import Candidate, prepare, publish, stage_run, try_directories, try_upload
 from flows.sweep_members import MemberResult, run_members
 from tasks.handoff.schema import RLVRHandoff
 from tasks.handoff.signature import signing_key
-from tasks.launch.compute import accelerator_name, this_machine
+from tasks.launch.launcher import kind_of
 from tasks.run.folder import RunFolder
 from tasks.sweep.artifacts import show_sweep
 from tasks.sweep.outcomes import SWEEP_FILE, judge, why_nobody_won
@@ -34,11 +34,14 @@ def run_sweep(config: SweepConfig, audience: Audience = NOBODY) -> RLVRHandoff |
         check_before_start(member.config)
         signing_key(member.config.handoff)
     check_somebody_can_answer(config.gate, audience)
-    accelerator = config.sweep.accelerator or accelerator_name(this_machine())
-    num_at_once = num_slots(accelerator)
+    accelerator = limit_of_members(config.sweep.accelerator, kind_of(config.compute))
+    num_at_once = num_slots(accelerator) if accelerator else len(members)
     try:
         with stage_run(config, audience) as run:
+            configs = [member.config for member in members]
+            try_upload(configs, config.name, run)
             inputs = prepare(shared_settings(members), run)
+            try_directories(configs, config.name, inputs)
             results = run_members(members, inputs, run, accelerator, num_at_once)
             winner, candidate = choose(results, config, run.folder)
             released = release(winner, candidate, run)

@@ -12,9 +12,7 @@ from pydantic import Field
 
 from dpo_core.contract.visible import visible
 from flows.serve.crashed_runs import MAX_CRASHES, go_on
-from tasks.launch.docker.engine import ContainerEngine
-from tasks.launch.docker.reap import RunState
-from tasks.launch.docker.reap import reap as reap_containers
+from tasks.launch.reaped import RunState, reap_all
 from tasks.run.garbage import collect, in_words
 from tasks.show.artifacts import table_artifact
 from tasks.show.run_log import make_logs_visible
@@ -58,21 +56,19 @@ def store_gc(
 
 @flow(name="reap", persist_result=False)
 def reap(dry_run: bool = False) -> str:
-    """Stop and remove the containers of this machine that no live run owns (see ``tasks/launch/docker/reap.py``).
+    """End the containers of this machine and the Slurm jobs of this user that no live run owns (see ``reap_all``).
 
     Args:
         dry_run: Only say which would go.
     """
     make_logs_visible()
-    engine = ContainerEngine()
-    engine.check()
-    found = reap_containers(engine, dry_run, state_of)
+    found = reap_all(dry_run, state_of)
     rows = [
-        {"container": one.container, "step": one.step, "run": one.run, "why": one.reason, "done": one.done}
+        {"name": one.name, "step": one.step, "run": one.run, "why": one.reason, "done": one.done}
         for one in found
     ]
-    table_artifact(rows, "reap", "Containers with Pairline's label")
-    return f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them orphaned"
+    table_artifact(rows, "reap", "Containers and jobs of Pairline's")
+    return f"{len(found)} containers and jobs, {sum(bool(one.reason) for one in found)} of them orphaned"
 
 
 def state_of(flow_run_id: str) -> RunState:

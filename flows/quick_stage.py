@@ -9,11 +9,12 @@ from pathlib import Path
 from prefect import State, flow
 from pydantic import Field
 
-from dpo_core.contract.config import CheckpointConfig, DataConfig, DataSource, OptimConfig, TrainConfig
+from dpo_core.contract.config import CheckpointConfig, DataConfig, OptimConfig, TrainConfig
 from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.objectives import LossName
 from dpo_core.contract.quantities import Beta, LearningRate, LengthTokens, NumEpochs
 from dpo_core.contract.section import Section
+from dpo_core.contract.source_config import DataSource
 from flows.dpo_stage import dpo_stage
 from flows.settings.overrides import Values, apply_overrides, load_yaml, validated
 from flows.settings.stage_config import StageConfig

@@ -75,7 +75,7 @@ def release(config: StageConfig, candidate: Candidate, run: StageRun) -> Release
         with run.folder.task("gate"):
             write_json(run.folder.folder / GATE_FILE, [check.model_dump() for check in checks])
             run.folder.output("gate", run.folder.folder / GATE_FILE)
-            check_gate(checks, str(candidate.exported.path), config.name)
+            check_gate(checks, candidate.place, config.name)
     if config.gate.approval == "none":
         return Release(checks=checks)
     with run.folder.task("approve"):
@@ -92,7 +92,7 @@ def approve(
         show_report(run.folder.folder)  # what the person is to judge
         question = question_markdown(
             config.name,
-            str(candidate.exported.path),
+            candidate.place,
             checks,
             candidate.evaluation,
             config.evaluation.num_samples_shown,

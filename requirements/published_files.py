@@ -46,7 +46,7 @@ class PublishedFiles:
         self._files: dict[str, list[tuple[str, str]]] = {}
 
     def locked(self, line: str) -> str:
-        """A requirement with its version exact and its hashes added, in pip's own form."""
+        """A requirement with its version exact and its hashes added, in pip's own form. ``===``: of no local version."""
         requirement = Requirement(line)
         found: dict[Version, dict[bool, set[str]]] = {}
         for sha256, file_name in self._files_of(canonicalize_name(requirement.name)):
@@ -65,8 +65,9 @@ class PublishedFiles:
         hashes = found[newest].get(True) or found[newest][False]
         extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
         marker = f" ; {requirement.marker}" if requirement.marker else ""
+        equal = "===" if any(one.operator == "===" for one in requirement.specifier) else "=="
         options = (f"--hash=sha256:{sha256}" for sha256 in sorted(hashes))
-        return " ".join([f"{requirement.name}{extras}=={newest}{marker}", *options])
+        return " ".join([f"{requirement.name}{extras}{equal}{newest}{marker}", *options])
 
     def _files_of(self, name: str) -> list[tuple[str, str]]:
         """(sha256, file name) of everything there is of a package."""

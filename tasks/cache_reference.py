@@ -31,20 +31,7 @@ def cache_reference(
     place: Workplace,
 ) -> ReferenceResult:
     """Run step ``reference`` with ``checkpoint`` as the reference model, in the numerics of the training."""
-    result = place.run(
-        ReferenceJob(
-            data=mixture.data,
-            checkpoint=checkpoint,
-            base_weights=base_weights,
-            precision=train.precision,
-            forward=train.forward,
-            attention=train.attention,
-            tokens_per_batch=reference.tokens_per_batch,
-            rows_per_shard=reference.rows_per_shard,
-            cache_dir=place.store / "reference-rows",
-            sharding=sharding_of(place.launcher.compute),
-        )
-    )
+    result = place.run(reference_job(reference, train, checkpoint, base_weights, mixture, place))
     get_run_logger().info(
         "%d rows, %d of them computed now, %.1f pairs/s",
         result.rows,
@@ -53,3 +40,26 @@ def cache_reference(
     )
     show_reference(result, place.context.run.family)
     return result
+
+
+def reference_job(
+    reference: ReferenceConfig,
+    train: TrainConfig,
+    checkpoint: CheckpointRef,
+    base_weights: BaseWeights,
+    mixture: MixResult,
+    place: Workplace,
+) -> ReferenceJob:
+    """Return the job of the reference pass."""
+    return ReferenceJob(
+        data=mixture.data,
+        checkpoint=checkpoint,
+        base_weights=base_weights,
+        precision=train.precision,
+        forward=train.forward,
+        attention=train.attention,
+        tokens_per_batch=reference.tokens_per_batch,
+        rows_per_shard=reference.rows_per_shard,
+        cache_dir=place.store / "reference-rows",
+        sharding=sharding_of(place.launcher.compute),
+    )

@@ -3,7 +3,8 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from dpo_core.contract.config import EvaluationConfig, TrainConfig
+from dpo_core.contract.config import TrainConfig
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import EvaluateJob, EvaluateResult, ExportResult
 from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.refs import CheckpointRef

@@ -8,6 +8,7 @@ from dpo_core.contract.data_jobs import ConvertJob, ConvertResult, DequantiseJob
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import fingerprint
 from tasks.checkpoint.files import WeightSource, check_safetensors, extra_templates, files_for_conversion
+from tasks.checkpoint.other_tokenizer import with_tokenizer
 from tasks.checkpoint.own_files import check_inside, hash_named
 from tasks.checkpoint.source import Located, locate, snapshot
 from tasks.launch.workplace import Workplace
@@ -59,8 +60,8 @@ def fetch_checkpoint(config: CheckpointConfig, place: Workplace) -> CheckpointRe
     Retried because a download may break off; what arrived stays in the Hub's cache. Raises ``CheckpointError`` for a
     checkpoint that cannot be used, ``ConfigError`` for a refused access, ``RemoteError`` when the Hub does not answer.
     """
-    located = locate(config, place.store)
-    checkpoint = snapshot(convert(located, place), config, place.store)
+    located = with_tokenizer(convert(locate(config, place.store), place), config, place.store)
+    checkpoint = snapshot(located, config, place.store)
     pinned = f"commit {checkpoint.revision}" if checkpoint.revision else "its contents"
     get_run_logger().info(
         "%s, pinned by %s: weights %s, tokenizer %s, in %s",

@@ -7,6 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from dpo_core.contract.errors import HandoffRefused
 from dpo_core.contract.jobs import AnswerResult, ExportResult
+from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.section import Section, content_of
 from dpo_core.contract.store import exclusive, fingerprint, write_json
@@ -42,12 +43,16 @@ class HandoffInputs(Section):
     metrics_before: dict[str, float] = {}
     metrics_after: dict[str, float] = {}
     release: Release = Release()
+    best: BestStep | None = None
     token_block: str | None = None
 
     def content_fingerprint(self, config: HandoffConfig) -> str:
         """Return the fingerprint of all that reaches the hand-off; not of how long a step took or whether it was
         reused.
         """
+        of_best = (
+            {"best": self.best} if self.best else {}
+        )  # else the fingerprint is that of before there was one
         return fingerprint(
             {
                 "schema": SCHEMA_VERSION,
@@ -61,6 +66,7 @@ class HandoffInputs(Section):
                 "reference": self.reference_fingerprint,
                 "metrics": [self.metrics_before, self.metrics_after],
                 "release": self.release,
+                **of_best,
             }
         )
 
@@ -114,6 +120,7 @@ def compose(inputs: HandoffInputs, config: HandoffConfig, folder: Path, answer: 
         metrics_before=inputs.metrics_before,
         metrics_after=inputs.metrics_after,
         release=inputs.release,
+        best=inputs.best,
         probe=Probe(prompt=config.probe_prompt, answer=answer.answers[0]),
         grpo_command=grpo_command(inputs.uploaded, config, inputs.name),
         inputs_fingerprint=inputs.content_fingerprint(config),

@@ -110,6 +110,6 @@ def fetch_rows(job: MixJob, place: Workplace) -> None:
     """Bring the rows of Hub data sets into the cache; what becomes of them there is not the fetching's business."""
     for source in hub_sets(job):
         whole = ResolvedSource(
-            **source.model_dump(exclude={"amount", "columns", "fields", "chat_template_kwargs"})
+            **source.model_dump(exclude={"amount", "columns", "fields", "chat_template_kwargs", "pairs"})
         )
         place.run(FetchJob(source=whole, cache_dir=job.cache_dir))

@@ -1,12 +1,14 @@
 """Task: policy, mixture and reference -> trained weights, exported as a checkpoint that stock transformers loads."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import MixResult
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import ExportJob, ExportResult, ReferenceResult, TrainJob, TrainResult
 from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.refs import CheckpointRef
@@ -14,6 +16,7 @@ from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.checkpoint.chosen_template import ChosenTemplate
 from tasks.hub.tracker_key import with_tracker_key
 from tasks.launch.compute import sharding_of, solve_batch
+from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
 from tasks.show.artifacts import show_training
@@ -38,6 +41,7 @@ class TrainingSettings:
     train: TrainConfig
     adapter: AdapterConfig
     tracking: TrackingConfig
+    evaluation: EvaluationConfig
     template: ChosenTemplate
 
 
@@ -55,36 +59,59 @@ def train_dpo(
     inputs: TrainingInputs, settings: TrainingSettings, place: Workplace
 ) -> tuple[TrainResult, ExportResult]:
     """Run the steps ``train`` and ``export``."""
-    reference, train = inputs.reference.reference if inputs.reference else None, settings.train
-    compute = place.launcher.compute
-    batch = solve_batch(train.global_batch_pairs, train.per_device_batch_pairs, compute.num_processes)
+    job = train_job(inputs, settings, place.launcher.compute)
     with with_tracker_key(place, settings.tracking) as its_place:
-        trained = its_place.run(
-            TrainJob(
-                data=inputs.mixture.data,
-                checkpoint=inputs.policy,
-                reference=reference,
-                reference_checkpoint=inputs.reference_checkpoint,
-                loss=settings.loss,
-                optim=settings.optim,
-                train=train,
-                adapter=settings.adapter,
-                batch=batch,
-                sharding=sharding_of(compute),
-                tracking=settings.tracking,
-            )
-        )
+        trained = its_place.run(job)
     exported = place.run(
-        ExportJob(
-            weights_path=trained.weights_path,
-            checkpoint=inputs.policy,
-            adapter=settings.adapter,
-            weights_fingerprint=trained.weights_fingerprint,
-            chat_template=settings.template.template,
-            add_bos=settings.template.add_bos,
-            precision=train.export_precision,
+        export_job(
+            (trained.weights_path, trained.weights_fingerprint),
+            inputs.policy,
+            settings.adapter,
+            settings.train,
+            settings.template,
         )
     )
     get_run_logger().info("%d steps, %d pairs; exported to %s", trained.steps, trained.pairs, exported.path)
+    if trained.best:
+        get_run_logger().info("exported are %s", trained.best.in_words)
     show_training(trained, place.context.run.family)
     return trained, exported
+
+
+def export_job(
+    weights: tuple[Path, str],
+    policy: CheckpointRef,
+    adapter: AdapterConfig,
+    train: TrainConfig,
+    template: ChosenTemplate,
+) -> ExportJob:
+    """Return the export of weights: their folder and fingerprint."""
+    path, weights_fingerprint = weights
+    return ExportJob(
+        weights_path=path,
+        checkpoint=policy,
+        adapter=adapter,
+        weights_fingerprint=weights_fingerprint,
+        chat_template=template.template,
+        add_bos=template.add_bos,
+        precision=train.export_precision,
+    )
+
+
+def train_job(inputs: TrainingInputs, settings: TrainingSettings, compute: ComputeConfig) -> TrainJob:
+    """Return the training's job. Raises ``ConfigError`` if the batch cannot be cut for the processes."""
+    train = settings.train
+    return TrainJob(
+        data=inputs.mixture.data,
+        checkpoint=inputs.policy,
+        reference=inputs.reference.reference if inputs.reference else None,
+        reference_checkpoint=inputs.reference_checkpoint,
+        loss=settings.loss,
+        optim=settings.optim,
+        train=train,
+        adapter=settings.adapter,
+        batch=solve_batch(train.global_batch_pairs, train.per_device_batch_pairs, compute.num_processes),
+        sharding=sharding_of(compute),
+        tracking=settings.tracking,
+        evaluation=settings.evaluation,
+    )

@@ -8,14 +8,14 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.contract.destination_config import UploadConfig
-from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import ExportResult
 from dpo_core.contract.store import exclusive, verify_files
 from tasks.hub.errors import from_hub_error
-from tasks.hub.token import hidden_in_logs, load_token
+from tasks.hub.token import hidden_in_logs
 from tasks.publish.directory import publish_directory
 from tasks.publish.hub import LocalFile, publish_hub
 from tasks.publish.model_card import CardInputs, render_card
+from tasks.publish.upload_rights import upload_token
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 from tasks.run.retry_policy import worth_a_retry
 
@@ -25,12 +25,7 @@ SECONDS_FOR_ANOTHER_RUN = 600.0
 def to_hub(export: ExportResult, upload: UploadConfig, card: bytes, card_sha256: str) -> UploadedCheckpoint:
     """Publish to ``upload.repo_id``. Every failure comes out as an error of the tree, with the token cut out."""
     assert upload.repo_id is not None
-    token = load_token(upload.token_block)
-    if token is None:
-        raise ConfigError(
-            f"No Hub token to upload to {upload.repo_id} with. Store one in a Prefect Secret block and name "
-            "it in upload.token_block, or set HF_TOKEN."
-        )
+    token = upload_token(upload)
     files = {name: LocalFile(export.path / name, sha256) for name, sha256 in export.files.items()}
     files["README.md"] = LocalFile(card, card_sha256)
     try:

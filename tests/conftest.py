@@ -18,7 +18,15 @@ from tests.warm.started import ROOT, warm_server
 
 pytest_plugins = ["tests.left_behind"]
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairline-tests"  # outlives a run
-TOGETHER = ("containers", "server")  # folders; they take longest and mostly wait, so they begin first
+# Groups that share an engine or an installation of `pairline up`, by the beginnings of their paths. They take longest and
+# mostly wait, so they begin first; each is about a quarter of an hour of one worker.
+TOGETHER = {
+    "engine of its own": ("tests/containers/launch/",),
+    "engine": ("tests/containers/",),
+    "runs that die": ("tests/server/test_killed", "tests/server/test_life", "tests/server/test_postgres"),
+    "server": ("tests/server/",),
+    "cluster": ("tests/slurm_cluster/",),
+}
 
 
 def pytest_configure() -> None:
@@ -34,9 +42,9 @@ def pytest_configure() -> None:
 
 
 def _together(node_id: str) -> str:
-    """What one worker runs: a file, or a folder of ``TOGETHER``."""
-    file = PurePosixPath(node_id.partition("::")[0])
-    return next((part for part in file.parts if part in TOGETHER), str(file))
+    """What one worker runs: a file, or a group of ``TOGETHER``."""
+    groups = (group for group, beginnings in TOGETHER.items() if node_id.startswith(beginnings))
+    return next(groups, node_id.partition("::")[0])
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 from urllib.parse import unquote, urlsplit
 
 LFS_FROM_BYTES = 10_000
+SECONDS_TO_STOP = 0.02  # at most; the default of half a second was most of what a short test took
 REPOSITORY = r"(?P<kind>model|dataset)s/(?P<repo>[^/]+/[^/]+)"
 
 
@@ -67,6 +68,7 @@ class Hub:
         default_factory=dict
     )  # path -> size that is listed in place of the real one
     names_commits: bool = True  # False: information about a repository lacks its commit, as a mirror's may
+    accounts: dict[str, dict] = field(default_factory=dict)  # token -> what its account tells of itself
     spoil: set[str] = field(default_factory=set)  # paths that arrive damaged
 
     def add_repo(self, name: str, files: dict[str, bytes], kind: str = "model", private: bool = False) -> str:
@@ -125,6 +127,11 @@ class Handler(BaseHTTPRequestHandler):
             )
 
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
+
+    def whoami(self) -> None:
+        if self.token not in self.hub.write_tokens | self.hub.read_tokens:
+            raise Refused(401, "Invalid credentials in Authorization header")
+        self.answer(self.hub.accounts.get(self.token, {"name": "tester", "type": "user"}))
 
     def find(self, kind: str, repo: str, write: bool = False) -> Repo:
         known = self.token in self.hub.write_tokens | self.hub.read_tokens
@@ -313,7 +320,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 ROUTES = {
-    ("GET", "/api/whoami-v2"): lambda self: self.answer({"name": "tester", "type": "user"}),
+    ("GET", "/api/whoami-v2"): Handler.whoami,
     ("POST", "/api/validate-yaml"): lambda self: self.answer({"errors": [], "warnings": []}),
     ("POST", "/api/repos/create"): Handler.create,
     ("GET", f"/api/{REPOSITORY}"): Handler.info,
@@ -345,7 +352,7 @@ def serve(address: str = "127.0.0.1") -> Iterator[Hub]:
         "localhost" if address == "127.0.0.1" else int(IPv4Address(address))
     )  # 2886795265 is 172.17.0.1
     hub.elsewhere = f"http://{other_name}:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(SECONDS_TO_STOP,), daemon=True)
     thread.start()
     try:
         yield hub

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from dpo_core.__main__ import main
+from tasks.launch.compute import Machine, this_machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage
 from tasks.launch.launchers import LauncherSections
+from tasks.launch.reaped import Reaped, StateOf
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,31 @@ class LaunchHere:
 
     runs_in_image: ClassVar[bool] = False
     spans_machines: ClassVar[bool] = False
+    queues: ClassVar[bool] = False
 
     @classmethod
     def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
         """See ``Launcher.of``."""
         return cls(compute)
+
+    @classmethod
+    def target(cls, compute: ComputeConfig, sections: LauncherSections, step: str) -> Machine:
+        """See ``Launcher.target``: this one."""
+        return this_machine()
+
+    def machine_for(self, step: str) -> Machine:
+        """See ``Launcher.machine_for``: this one."""
+        return this_machine()
+
+    @classmethod
+    def preview(cls, compute: ComputeConfig, sections: LauncherSections, command: CommandSpec) -> str:
+        """See ``Launcher.preview``: the command."""
+        return ""
+
+    @classmethod
+    def reap(cls, dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
+        """See ``Launcher.reap``: a step dies with its orchestrator."""
+        return None
 
     def clear(self, folder: Path, context: Context) -> None:
         """See ``Launcher.clear``: a process leaves nothing behind."""

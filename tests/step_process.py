@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from dpo_core.contract.job import Job, Result
 from dpo_core.contract.results import read_error, read_result
+from tests.waiting import PATIENCE_SECONDS, wait_until
 from tests.warm.started import python_path
 
 ONE_THREAD = {
@@ -19,7 +19,6 @@ ONE_THREAD = {
     "ACCELERATE_USE_CPU": "true",
     "PAIRLINE_DIE_WITH_PARENT": "1",
 }
-PATIENCE_SECONDS = 180
 SMALL_CHUNKS = "tests.programs.small_chunks"
 
 
@@ -82,11 +81,7 @@ def run_child(job: Job, *launcher: str) -> int:
 
 def signal_when(process: subprocess.Popen, signal_number: int, reached: Callable[[], bool]) -> int:
     """Send a signal as soon as ``reached()`` holds. -> exit code. Fails if the process ends before that."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not reached():
-        assert process.poll() is None, f"the step ended with {process.returncode} before it was to be stopped"
-        assert time.monotonic() < deadline, "the step never got to where it was to be stopped"
-        time.sleep(0.002)
+    wait_until(reached, "the moment to stop the step", of=process, pause=0.002)
     process.send_signal(signal_number)
     return process.wait(PATIENCE_SECONDS)
 
@@ -98,6 +93,14 @@ def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
 
 def metrics_of(out_dir: Path) -> list[dict]:
     """Complete lines of a run's metrics so far."""
-    file = out_dir / "metrics.jsonl"
+    return _lines(out_dir / "metrics.jsonl")
+
+
+def evaluations_in(out_dir: Path) -> list[dict]:
+    """The same of the held-out pairs, measured while it trains."""
+    return _lines(out_dir / "evaluations.jsonl")
+
+
+def _lines(file: Path) -> list[dict]:
     lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]

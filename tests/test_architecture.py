@@ -158,6 +158,7 @@ def test_text_of_others_is_shown_by_the_functions_made_for_it():
         "tasks/text/terminal.py": {"print", ".print"},
         "tasks/text/escape.py": {"html.escape", "shlex.quote", "quote"},
         "tasks/show/artifacts.py": {"create_table_artifact", "create_markdown_artifact"},
+        "tasks/launch/slurm/batch.py": {"shlex.quote"},  # a script, which bash reads
         "tasks/image/inventory.py": {"print"},  # a program of its own, whose JSON an engine reads
         "examples/chain/rlvr_flow.py": {"create_table_artifact"},
     }  # a neighbour's, of numbers
@@ -358,3 +359,9 @@ def test_a_type_error_that_is_ignored_has_a_code_and_a_reason():
     ]
     assert ignored
     assert not unexplained
+
+
+def test_one_function_alone_copies_without_waiting():
+    """From memory that may be paged out a copy waits for the card, whatever ``non_blocking`` says: ``to_device`` pins."""
+    copying = [path.name for path in files_in("dpo_core") if "non_blocking=" in path.read_text()]
+    assert copying == ["pair_batch.py"]

@@ -4,19 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.left_behind import MARK, MEMORY, Run
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[1]
-PATIENCE_SECONDS = (
-    240  # what is left gets 20 s to end by itself; a busy machine takes five times what an idle one does
-)
 FORGETFUL = """
 import os, subprocess, time
 from tests.left_behind import folder_in_memory
@@ -60,15 +56,8 @@ def started(folder: Path, seconds: int) -> tuple[subprocess.Popen, Run]:
             start_new_session=True,
             env={name: value for name, value in os.environ.items() if name not in (MARK, "TMPDIR")},
         )
-    wait_for(report.exists)
+    wait_until(report.exists)
     return process, Run(Path(report.read_text()))
-
-
-def wait_for(reached: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def is_gone(run: Run) -> bool:
@@ -92,4 +81,4 @@ def test_nothing_outlives_a_run_that_is_interrupted_or_killed(tmp_path, number):
     assert len(run.left()) >= 3
     process.send_signal(number)
     process.wait(PATIENCE_SECONDS)
-    wait_for(lambda: is_gone(run))
+    wait_until(lambda: is_gone(run))

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from dpo_core.__main__ import run_step
-from dpo_core.contract.config import EvaluationConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import MixJob
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.job import Job, Result
 from dpo_core.contract.jobs import BatchPlan, EvaluateJob, ReferenceJob, ReferenceResult, TrainJob
 from dpo_core.contract.loss_config import Loss, LossConfig

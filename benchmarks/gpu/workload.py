@@ -26,7 +26,6 @@ from dpo_core.engine.choose import start_engine
 from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.engine import Engine
 from dpo_core.loss.objective import build_objective
-from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.attention import PAIRWISE, set_kernel, use_kernel
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps
 
@@ -217,8 +216,7 @@ class Training:
         batch = batch.to(self.device)
         policy = pair_logps(self.engine.scores(batch), batch.tokens_2B)
         with torch.no_grad():  # a reference that differs, so that there is a gradient
-            reference = PairLogps(*(getattr(policy, name) for name in PairLogps.__slots__))
-            reference = dataclasses.replace(reference, chosen_B=1.01 * reference.chosen_B)
+            reference = dataclasses.replace(policy, chosen_B=1.01 * policy.chosen_B)
         output = build_objective(LossConfig())(policy, reference)
         self.engine.backward(output.losses_B.mean())
 

@@ -37,13 +37,12 @@ def weights_fingerprint(config: dict, files: dict[str, str]) -> str:
 
 def tokenizer_fingerprint(files: dict[str, str]) -> str:
     """Return the fingerprint of the tokenizer's files, chat template included. ``files``: relative path -> sha256."""
-    return fingerprint(
-        {
-            name: sha
-            for name, sha in files.items()
-            if name in TOKENIZER_FILES or name.startswith(f"{EXTRA_TEMPLATES}/")
-        }
-    )
+    return fingerprint({name: sha for name, sha in files.items() if is_tokenizer_file(name)})
+
+
+def is_tokenizer_file(name: str) -> bool:
+    """Tell whether a file of a checkpoint, by its relative path, is its tokenizer's; chat templates are."""
+    return name in TOKENIZER_FILES or name.startswith(f"{EXTRA_TEMPLATES}/")
 
 
 # Of a run: whole, or a part by each rank, or (the last weights of a large model) whole tensors in several files.

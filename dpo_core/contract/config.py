@@ -10,10 +10,21 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from dpo_core.contract.amount import Amount
-from dpo_core.contract.chat_templates import MAX_TEMPLATE_CHARACTERS, TemplateArguments, TemplateChoice
+from dpo_core.contract.chat_templates import MAX_TEMPLATE_CHARACTERS, TemplateChoice
+from dpo_core.contract.keep_best import KeepBest
 from dpo_core.contract.objectives import REFUSED
-from dpo_core.contract.quantities import Count, GiB, LearningRate, LengthTokens, NumEpochs, Seed, TokenBudget
-from dpo_core.contract.section import NotContent, Section
+from dpo_core.contract.quantities import (
+    Count,
+    ForwardBudget,
+    GiB,
+    LearningRate,
+    LengthTokens,
+    NumEpochs,
+    Seed,
+    TokenBudget,
+)
+from dpo_core.contract.section import NotContent, NotContentAt, Section
+from dpo_core.contract.source_config import DataSource
 
 Precision = Literal["fp32", "bf16", "bf16_pure"]
 ExportPrecision = Literal["fp32", "bf16"]
@@ -36,6 +47,15 @@ class CheckpointConfig(Section):
     )
     gguf_file: str | None = Field(
         None, description="File name of the GGUF inside the directory, if it holds several."
+    )
+    tokenizer: str | None = Field(
+        None,
+        description="Another tokenizer than the checkpoint's own: Hub id, directory or `package:NAME`. Its files, chat "
+        "template and special tokens take the place of the checkpoint's, and are saved with the result.",
+    )
+    tokenizer_revision: str | None = Field(
+        None,
+        description="Hub branch, tag or commit of that tokenizer; resolved to a commit once and recorded.",
     )
     chat_template: TemplateChoice = Field(
         None,
@@ -64,35 +84,13 @@ class CheckpointConfig(Section):
         1000.0, description="The most that is downloaded of a Hub id; more is refused before it begins."
     )
 
-
-class DataSource(Section):
-    """One preference set of the mixture."""
-
-    source: str = Field(
-        description="Hub data set id, or a local .jsonl, .json, .jsonl.gz, .parquet file or directory. A "
-        "relative path starts at the working directory."
-    )
-    amount: Amount = Field(
-        "1.0",
-        description="With a dot a proportion of the split (0.5, 1.0, 3.0), without one a "
-        "number of rows (100).",
-    )
-    split: str = Field("train", description="Split of a Hub data set; local files have only `train`.")
-    revision: str | None = Field(
-        None, description="Hub branch, tag or commit; resolved to a commit and recorded."
-    )
-    subset: str | None = Field(None, description="Configuration name of a Hub data set.")
-    columns: dict[str, str] = Field(
-        {},
-        description="Our column -> the set's column, e.g. {chosen: winner}. Ours are "
-        "prompt, chosen, rejected, conversations, tools, constraints, chat_template_kwargs; weight and margin are "
-        "numbers of a pair that are used where they are named here (docs/losses.md).",
-    )
-    chat_template_kwargs: TemplateArguments = Field(
-        {},
-        description="Variables that the chat template is given for this set's rows, e.g. {enable_thinking: false}. A "
-        "row's own column chat_template_kwargs goes before it, name by name.",
-    )
+    @model_validator(mode="after")
+    def _revision_is_of_a_tokenizer(self) -> "CheckpointConfig":
+        if self.tokenizer_revision and not self.tokenizer:
+            raise ValueError(
+                "checkpoint.tokenizer_revision is set without checkpoint.tokenizer; name the tokenizer"
+            )
+        return self
 
 
 class DataConfig(Section):
@@ -203,11 +201,13 @@ class TrainConfig(Section):
     global_batch_pairs: Count = Field(8, description="Pairs per optimizer step over all processes.")
     per_device_batch_pairs: Annotated[Count | None, NotContent()] = Field(
         None,
-        description="Pairs per forward and process; empty: the largest that fits the global batch, up to 4.",
+        description="Pairs per forward and process; empty: the largest that fits the global batch, up to 4; on a card with "
+        "tokens_per_forward auto no limit but that.",
     )
-    tokens_per_forward: Annotated[TokenBudget, NotContent()] = Field(
-        2048,
-        description="Tokens of a forward, padding included; long pairs make it hold fewer pairs (one at least).",
+    tokens_per_forward: Annotated[ForwardBudget, NotContent()] = Field(
+        "auto",
+        description="Tokens of a forward, padding included; long pairs make it hold fewer pairs (one at least). auto: on a "
+        "card as many as its memory holds, tried before the first step; on a CPU 2048.",
     )
     num_epochs: NumEpochs = Field(1, description="Passes over the mixture.")
     max_steps: int | None = Field(
@@ -215,8 +215,8 @@ class TrainConfig(Section):
     )
     precision: Precision = Field(
         "fp32",
-        description="bf16 is autocast over fp32 weights; bf16_pure computes with bf16 "
-        "weights and keeps fp32 ones for the optimizer: less memory, a little faster.",
+        description="bf16 is autocast over fp32 weights (with sharding fsdp2: bf16 weights gathered from fp32 parts); "
+        "bf16_pure computes with bf16 weights and keeps fp32 ones for the optimizer: less memory, a little faster.",
     )
     forward: Annotated[ForwardLayout, NotContent()] = Field(
         "packed",
@@ -231,6 +231,18 @@ class TrainConfig(Section):
     gradient_checkpointing: Annotated[bool, NotContent()] = Field(
         False, description="Recompute activations: less memory, about a third slower."
     )
+    activation_budget_gib: Annotated[float, NotContent()] = Field(
+        0.0,
+        ge=0,
+        le=10_000,
+        description="With gradient_checkpointing: GiB of a forward's matrix products and attention outputs that are kept "
+        "instead of being computed again. Where all of them fit, recomputing costs little time. Same numbers.",
+    )
+    compile_regions: Annotated[bool, NotContent()] = Field(
+        False,
+        description="On a card, compile norms and gated MLPs, which needs a C compiler and a minute at each start. Same "
+        "numbers but for rounding.",
+    )
     checkpoint_every: Annotated[
         Literal["epoch"] | Annotated[int, Field(ge=1, le=1_000_000_000)], NotContent()
     ] = Field(200, description="Optimizer steps between checkpoints, or `epoch`: at the end of each.")
@@ -241,6 +253,11 @@ class TrainConfig(Section):
         description="Also a checkpoint once so long has passed since the last one. Empty: by steps alone.",
     )
     keep_checkpoints: Annotated[Count, NotContent()] = Field(2, description="Newest checkpoints kept.")
+    keep_best: Annotated[KeepBest | None, NotContentAt(None)] = Field(
+        None,
+        description="Also keep the checkpoint of the best evaluation while training, and export, judge and publish that. "
+        "Needs evaluation.every. Empty: the last step's weights.",
+    )
     export_precision: Annotated[ExportPrecision, NotContent()] = Field(
         "bf16", description="Number format of exported weights."
     )
@@ -254,30 +271,15 @@ class TrainConfig(Section):
     seed: Seed = Field(8, description="Order of the second and later epochs; start of an adapter.")
 
     @model_validator(mode="after")
-    def _flash_attention_has_its_numbers(self) -> "TrainConfig":
+    def _settings_agree(self) -> "TrainConfig":
+        if self.activation_budget_gib and not self.gradient_checkpointing:
+            raise ValueError(
+                "train.activation_budget_gib says what train.gradient_checkpointing may keep, which is off, so that "
+                "everything is kept. Turn it on, or leave the budget at 0"
+            )
         if self.attention == "flash_attention_2" and self.precision == "fp32":
             raise ValueError(
                 "train.attention flash_attention_2 computes in bf16 only; set train.precision to bf16, or "
                 "train.attention to sdpa"
             )
         return self
-
-
-class EvaluationConfig(Section):
-    """What is measured on the held-out prompts, before and after."""
-
-    num_prompts: int = Field(
-        8, ge=0, le=10_000_000, description="Held-out prompts answered greedily by both models."
-    )
-    max_new_tokens: Count = Field(128, description="Longest answer in tokens.")
-    measure_kl: bool = Field(
-        False,
-        description="Also sample two answers a prompt and measure the KL divergence from the "
-        "reference on them. Takes about as long as the greedy answers, and loads both models again.",
-    )
-    num_samples_shown: Annotated[int, NotContent()] = Field(
-        8, ge=0, le=1_000_000, description="Answers shown side by side in the report."
-    )
-    tokens_per_batch: Annotated[TokenBudget, NotContent()] = Field(
-        2048, description="Token budget of a forward batch."
-    )

@@ -75,7 +75,7 @@ class SourceLedger(Section):
     content: str
     format: dict[str, int]  # format name -> rows recognised as it
     available_rows: int  # rows in the split before selection
-    rows_in: int  # rows selected by `amount` (upsampling counts a row each time)
+    rows_in: int  # rows selected by `amount` (upsampling counts a row each time), and `extra_pairs`
     kept: int
     truncated: int
     dropped: dict[str, int]  # reason -> rows
@@ -88,6 +88,7 @@ class SourceLedger(Section):
     longer_chosen: int = 0  # kept rows whose chosen side has more tokens than the rejected one
     longer_rejected: int = 0  # the other way round; rows with both sides cut to one length are neither
     counted: dict[str, int] = {}  # reason -> rows that a check of quality found, and that stay
+    extra_pairs: int = 0  # pairs beyond the first that a row gave (pairs: all), which rows_in counts
     findings: tuple[Finding, ...] = ()  # the first rows that checks of quality found, dropped or not
 
 
@@ -159,7 +160,7 @@ class MixResult(Result):
 class MixJob(Job[MixResult]):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
-    VERSION = 3  # files are read to their ends; pairs of the same tokens are dropped
+    VERSION = 4  # all that a template reads of a message counts; of two system columns neither is taken
     step = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location

@@ -28,6 +28,9 @@ DropReason = Literal[
     "zero_weight",
     "bad_margin",
     "near_duplicate",
+    "bad_answers",
+    "tied_answers",
+    "repeated_name",
 ]
 FormatName = Literal["messages", "prompt_messages", "prompt_text", "hh_rlhf", "sharegpt", "unrecognised"]
 
@@ -58,6 +61,9 @@ MEANING: dict[str, str] = {  # by reason
     "zero_weight": "the weight is 0, so the pair would train nothing",
     "bad_margin": "the margin column holds no number from 0 to 1,000,000",
     "near_duplicate": "another row is nearly the same words (quality.near_duplicates)",
+    "bad_answers": "the row has no two answers with a number each, as `pairs` needs them",
+    "tied_answers": "no answer of the row is better than another",
+    "repeated_name": "a column, or an object in one, has one name with several values, and nobody can tell which is meant",
 }
 assert set(MEANING) == set(get_args(DropReason))
 

@@ -13,6 +13,7 @@
     ├── ReferenceMismatch          mismatch      18    no       the step-0 guard: policy and reference cache disagree
     ├── HandoffRefused             refused       19    no       the receiving side does not accept a checkpoint
     ├── TimedOut                   timeout       23    no       a step ran longer than compute.step_timeout_seconds
+    ├── Cancelled              cancelled     27    no       a person ended the step, not the run that it belongs to
     ├── NotReleased                                             trained and measured, but neither uploaded nor handed off
     │   ├── GateFailed             gate          24    no       a rule of the gate does not hold
     │   ├── ApprovalRejected       rejected      25    no       a person said no
@@ -105,6 +106,10 @@ class HandoffRefused(PairlineError):
 
 class TimedOut(PairlineError):
     kind, exit_code = "timeout", 23
+
+
+class Cancelled(PairlineError):
+    kind, exit_code = "cancelled", 27
 
 
 class NotReleased(PairlineError):

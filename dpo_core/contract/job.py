@@ -46,7 +46,13 @@ class Job(Section, Generic[R]):
     VERSION: ClassVar[int] = 1  # raised when the step's code changes what it writes
     step: ClassVar[str]  # its name: of the program dpo_core.steps.<step>, of its folder in a store
     is_parallel: ClassVar[bool] = False  # the others are one process whatever compute.num_processes says
+    is_one_on_card: ClassVar[bool] = False  # one process that computes with the model all the same
     _out_dir: Path | None = PrivateAttr(None)
+
+    @classmethod
+    def uses_cards(cls) -> bool:
+        """Return whether it computes with the model, as all do that several processes run."""
+        return cls.is_parallel or cls.is_one_on_card
 
     @classmethod
     def result_class(cls) -> type[R]:
@@ -62,9 +68,14 @@ class Job(Section, Generic[R]):
         return ()
 
     @property
+    def content(self) -> dict:
+        """What can change the step's output."""
+        return content_of(self)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the step, its version and the job's content."""
-        return fingerprint({"version": self.VERSION, "step": self.step, **content_of(self)})
+        return fingerprint({"version": self.VERSION, "step": self.step, **self.content})
 
     def at(self, out_dir: Path) -> Self:
         """Return the same job, to be run in ``out_dir``."""

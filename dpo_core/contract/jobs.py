@@ -17,7 +17,6 @@ from dpo_core.contract.config import (
     AdapterConfig,
     AttentionKernel,
     BaseWeights,
-    EvaluationConfig,
     ExportPrecision,
     ForwardLayout,
     Offload,
@@ -27,7 +26,9 @@ from dpo_core.contract.config import (
     TrainConfig,
 )
 from dpo_core.contract.errors import StoreError
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.job import LARGEST_JOB_BYTES, Job, Result
+from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, Location, ReferenceRef
 from dpo_core.contract.regular_file import read_regular
@@ -38,12 +39,15 @@ from dpo_core.contract.tracking_config import TrackingConfig
 class Sharding(Section):
     """How the processes of a step share a model out (see ``ComputeConfig``).
 
-    Not content: back ends differ in the order of sums only, as numbers of processes do, and checkpoints hold whole
-    tensors by name, so that a run may go on with another one.
+    Not content: back ends differ in the order of sums, as numbers of processes do, and in bf16 in what is rounded before a
+    sum; checkpoints hold whole tensors by name, so that a run may go on with another one.
     """
 
     kind: ShardingKind = "none"
     offload: Offload = "none"
+    degree: int | None = (
+        None  # processes that share one copy out, the others being replicas; None: all share one
+    )
 
     @property
     def splits_weights(self) -> bool:
@@ -129,6 +133,7 @@ class TrainResult(Result):
     trained_parameters: int = 0
     all_parameters: int = 0  # the adapter's included
     forward: ForwardLayout
+    best: BestStep | None = None  # whose weights these are; None: the last step's
 
     def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
         yield self.weights_path, self.weights_sha256
@@ -152,6 +157,13 @@ class TrainJob(Job[TrainResult]):
     batch: BatchPlan
     sharding: Annotated[Sharding, NotContent()] = Sharding()
     tracking: Annotated[TrackingConfig, NotContent()] = TrackingConfig()
+    evaluation: Annotated[EvaluationConfig, NotContent()] = EvaluationConfig()  # while it trains
+
+    @property
+    def content(self) -> dict:
+        """Where the best evaluation decides which weights come out, what is evaluated is content, too."""
+        content = super().content
+        return content | {"evaluation": self.evaluation.while_training} if self.train.keep_best else content
 
 
 class ExportResult(Result):
@@ -256,6 +268,7 @@ class AnswerJob(Job[AnswerResult]):
     prompts: tuple[str, ...]
     max_new_tokens: int = 32
     allow_remote_code: bool = False
+    is_one_on_card = True
 
 
 JOBS: dict[str, type[Job]] = {

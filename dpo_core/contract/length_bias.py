@@ -4,14 +4,26 @@ Where it is often so, a policy learns to write longer answers (Singhal et al., A
 """
 
 from collections.abc import Iterable
-
-from dpo_core.contract.data_jobs import SourceLedger
+from typing import Protocol
 
 FEWEST_PAIRS = 100  # of unequal lengths; below, 60 % may well be chance
 BIASED_SHARE = 0.6  # or as little as the rest of it
 
 
-def longer_is_chosen(ledgers: Iterable[SourceLedger]) -> tuple[float | None, int]:
+class Compared(Protocol):
+    """A source whose pairs were compared: a ledger's, or a plan's first rows."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def longer_chosen(self) -> int: ...
+
+    @property
+    def longer_rejected(self) -> int: ...
+
+
+def longer_is_chosen(ledgers: Iterable[Compared]) -> tuple[float | None, int]:
     """Return the share of the pairs of unequal length whose longer answer is the chosen one, in tokens, and how many such
     pairs there are; no share of no pairs (mixtures made before this was counted have none)."""
     ledgers = tuple(ledgers)
@@ -20,7 +32,7 @@ def longer_is_chosen(ledgers: Iterable[SourceLedger]) -> tuple[float | None, int
     return (chosen / pairs if pairs else None), pairs
 
 
-def length_bias_warning(ledgers: Iterable[SourceLedger]) -> str | None:
+def length_bias_warning(ledgers: Iterable[Compared]) -> str | None:
     """Return what to do about a length bias, overall or in a source; None where there is none to speak of."""
     ledgers = tuple(ledgers)
     named = [("all sources", ledgers), *((ledger.label, (ledger,)) for ledger in ledgers)]

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from dpo_core.contract.objectives import OBJECTIVES, REFUSED, LossName, Traits, names_where, owner_of
 from dpo_core.contract.quantities import Beta
-from dpo_core.contract.section import NotContentAt, Section
+from dpo_core.contract.section import ContentAs, NotContentAt, Section
 
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
@@ -18,6 +18,11 @@ def _may_be_empty(schema: dict[str, Any]) -> None:
     """A form's field that may be left empty, as of the settings whose default is None."""
     number = {name: schema.pop(name) for name in ("type", "exclusiveMinimum", "maximum")}
     schema.update(anyOf=[number, {"type": "null"}], default=None)
+
+
+def _with_alignment(value: object) -> object:
+    """What weighs by the policy, apart from what did so before weights were aligned."""
+    return [value, "aligned"] if value in ("wpo", True) else value
 
 
 class Objectives(Section):
@@ -36,6 +41,11 @@ class Objectives(Section):
     def needs_reference(self) -> bool:
         """Whether an objective compares with reference log-probabilities."""
         return self.any_is("needs_reference")
+
+    @property
+    def weighs_by_policy(self) -> bool:
+        """Whether an objective weighs pairs by how likely the policy finds them (WPO)."""
+        return any(part.wpo_weighting or part.traits.weights_pairs for _, part in self.parts)
 
     @property
     def ignores_weights(self) -> bool:
@@ -66,7 +76,7 @@ class Objectives(Section):
 class LossConfig(Objectives):
     """The objective. Units of rewards and margins are the loss's own (see docs/losses.md)."""
 
-    name: LossName = Field(
+    name: Annotated[LossName, ContentAs(_with_alignment)] = Field(
         "dpo_norm", description="dpo_norm is DPO on mean log-probabilities per token (Tulu 3)."
     )
     beta: Beta = Field(
@@ -107,7 +117,7 @@ class LossConfig(Objectives):
         description="Weight of an added mean negative log-likelihood per token of the "
         "chosen answer (RPO); 0 is off.",
     )
-    wpo_weighting: Annotated[bool, NotContentAt(False)] = Field(
+    wpo_weighting: Annotated[bool, NotContentAt(False), ContentAs(_with_alignment)] = Field(
         False,
         description="Weigh each pair by how likely the policy finds its two answers (WPO), under any objective that "
         "does not sort a batch.",

@@ -1,5 +1,6 @@
 """What metrics are called and mean, for a reader who has not trained with preferences before; which of them come first."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,9 +111,37 @@ BY_SOURCE = "by_source"
 OF_A_SOURCE = ("rewards/accuracies", "rewards/margins")
 
 
+# Of the held-out pairs, while training and before and after it; beside these, metrics by source where there are several.
+EVALUATED = (
+    "loss",
+    "rewards/accuracies",
+    "rewards/margins",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/average",
+    "ranking/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "logps_per_token/chosen",
+    "logps_per_token/rejected",
+)
+
+
+def direction_of(name: str) -> int:
+    """Return the sign of a wanted change of a metric, by source as well; 0 where neither is good by itself."""
+    found = split_by_source(name)
+    meaning = MEANINGS.get(found[1] if found else name)
+    return meaning.better if meaning else 0
+
+
 def of_source(source: str, name: str) -> str:
     """Return what a metric over one source's pairs is called; trackers put those of all sources on one page."""
     return f"{BY_SOURCE}/{source}/{name}"
+
+
+def as_evaluated(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics of held-out pairs under the names that tell trackers so, ``step`` apart."""
+    return {name if name == "step" else f"eval/{name}": value for name, value in metrics.items()}
 
 
 def split_by_source(name: str) -> tuple[str, str] | None:

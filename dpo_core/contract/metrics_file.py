@@ -1,4 +1,5 @@
-"""``metrics.jsonl``: one JSON object an optimizer step, which training writes and the report reads."""
+"""``metrics.jsonl``: one JSON object an optimizer step, which training writes and the report reads. ``evaluations.jsonl``:
+the same of the held-out pairs, one object an evaluation."""
 
 import json
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 from dpo_core.contract.errors import StoreError
 from dpo_core.contract.regular_file import open_regular
 
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE, EVALUATIONS_FILE = "metrics.jsonl", "evaluations.jsonl"
 Metrics = list[dict[str, float]]
 LARGEST_METRICS_BYTES = 64 << 20  # a hundred thousand steps
 LARGEST_NUMBER = 1 << 63

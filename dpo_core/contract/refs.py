@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from dpo_core.contract.amount import Amount
 from dpo_core.contract.section import NotContent, NotContentAt, Section
+from dpo_core.contract.source_config import PairRule
 
 Location = Annotated[Path, NotContent()]
 Label = Annotated[str, NotContent()]
@@ -23,6 +24,10 @@ class CheckpointRef(Section):
     revision: Annotated[str | None, NotContent()] = None  # the commit, for a hub id
     files: FileHashes = {}
     allow_remote_code: bool = False
+    tokenizer_source: Annotated[str | None, NotContent()] = (
+        None  # where another than its own tokenizer is from
+    )
+    tokenizer_revision: Annotated[str | None, NotContent()] = None  # the commit of that, for a hub id
 
 
 class DatasetRef(Section):
@@ -54,6 +59,7 @@ class ResolvedSource(Section):
     amount: Amount = "1.0"
     columns: dict[str, str] = {}
     chat_template_kwargs: Annotated[dict[str, Any], NotContentAt({})] = {}
+    pairs: Annotated[PairRule | None, NotContentAt(None)] = None
 
 
 class ResolvedEvaluationSet(ResolvedSource):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.data import template_clock, turn_forms
+from dpo_core.data.messages import NOTHING_ELSE
 from dpo_core.data.render_limits import (
     LIMITS,
     SHORT_CHARACTERS,
@@ -18,6 +19,7 @@ from dpo_core.data.render_limits import (
     RenderLimits,
     TimeIsUp,
 )
+from dpo_core.data.template_fields import message_fields
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -105,6 +107,14 @@ class Renderer:
                 "one (checkpoint.chat_template)."
             )
         return template
+
+    @cached_property
+    def message_fields(self) -> frozenset[str]:
+        """What the template reads of a message."""
+        try:
+            return message_fields(_environment().parse(self.tokenizer.get_chat_template()))
+        except Exception:  # no template, or one that renders nothing either, of which each row says why
+            return NOTHING_ELSE
 
     @cached_property
     def _names(self) -> dict:

@@ -5,24 +5,36 @@ that Python knows become its own; the others, and all of their column, whole num
 text are counted, not copied.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
+from dpo_core.data.repeated_names import SEVERAL_VALUES, marked, value_of
+
+BYTES_AT_ONCE = 64 << 20  # of a batch that become Python values together
+
 
 def rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """Yield the batch's rows, one after the other."""
+    """Yield the batch's rows, one after the other. Raises ``MemoryError``."""
+    num_rows = max(1, batch.num_rows * BYTES_AT_ONCE // max(BYTES_AT_ONCE, batch.nbytes))
+    for first in range(0, batch.num_rows, num_rows):
+        yield from _rows(batch.slice(first, num_rows))
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     columns = [_values(batch.column(number)) for number in range(batch.num_columns)]
     names = batch.schema.names
+    object_of = dict if len(set(names)) == len(names) else marked
     for row in zip(*columns, strict=True) if columns else ({} for _ in range(batch.num_rows)):
-        yield dict(zip(names, row, strict=True))
+        yield object_of(zip(names, row, strict=True))
 
 
 def _values(column: pa.Array) -> list[Any]:
     try:
         return _plain(column)
+    except MemoryError:
+        raise
     except (
         Exception
     ):  # of a date beyond Python's years, a zone that it does not know, nanoseconds: each its own
@@ -31,10 +43,22 @@ def _values(column: pa.Array) -> list[Any]:
 
 def _stored(column: pa.Array) -> list[Any]:
     """The column with dates and times as the numbers that are stored; nulls where not even that can be told."""
+    if _has_repeated_names(column.type):
+        return [SEVERAL_VALUES] * len(column)
     try:
         return _plain(column.cast(_without_times(column.type)))
+    except MemoryError:
+        raise
     except Exception:
         return [None] * len(column)
+
+
+def _has_repeated_names(kind: pa.DataType) -> bool:
+    """Whether objects in it have several fields of one name, which no Python object has."""
+    fields = [kind.field(number) for number in range(kind.num_fields)]
+    return len({field.name for field in fields}) < len(fields) or any(
+        _has_repeated_names(field.type) for field in fields
+    )
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:
@@ -85,7 +109,7 @@ def _read(value: Any, kind: pa.DataType) -> Any:
             return {"num_bytes": len(value)}
     if _is_json(kind):
         try:
-            return json.loads(value)
+            return value_of(value)
         except (ValueError, RecursionError):
             return value
     if pa.types.is_struct(kind):

@@ -14,7 +14,9 @@ import re
 from typing import Any
 
 from dpo_core.contract.drops import FormatName, RowDropped
+from dpo_core.data.deep_json import TOO_DEEP
 from dpo_core.data.messages import (
+    NOTHING_ELSE,
     constraint_list,
     is_blank,
     message_list,
@@ -24,7 +26,8 @@ from dpo_core.data.messages import (
     tool_list,
 )
 from dpo_core.data.pairs import PreferencePair
-from dpo_core.data.system_prompt import SYSTEM_COLUMNS, leading_system, system_turns, with_system
+from dpo_core.data.repeated_names import SEVERAL_VALUES
+from dpo_core.data.system_prompt import SYSTEM_COLUMNS, leading_system, system_beside, with_system
 
 OUR_COLUMNS = (
     "prompt",
@@ -37,31 +40,54 @@ OUR_COLUMNS = (
     "chat_template_kwargs",
     "weight",
     "margin",
+    "answers",
+    "scores",
+    "ranks",
 )
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
 CONVERSATION_COLUMNS = ("conversations", "conversation")
 MEDIA_COLUMNS = ("images", "image", "videos", "audios")
+# By these names a row is recognised without a column map; no other column is looked at.
+READ_COLUMNS = frozenset(
+    {
+        *("chosen", "rejected", "messages", "input", "tools", "constraints", "chat_template_kwargs"),
+        *PROMPT_COLUMNS,
+        *CONVERSATION_COLUMNS,
+        *MEDIA_COLUMNS,
+        *SYSTEM_COLUMNS,
+    }
+)
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def rename_columns(row: dict, columns: dict[str, str]) -> dict:
-    """Apply a source's column map (ours -> theirs). A prompt named there goes before a conversation found by its name."""
+    """Apply a source's column map (ours -> theirs). A prompt or a system prompt named there goes before one found by its
+    name."""
     if not columns:
         return row
-    found = set() if "prompt" not in columns else set(CONVERSATION_COLUMNS)
+    found = set(CONVERSATION_COLUMNS) if "prompt" in columns else set()
+    found |= set(SYSTEM_COLUMNS) if "system" in columns else set()
     kept = {name: value for name, value in row.items() if name not in found}
     return {**kept, **{ours: row.get(theirs) for ours, theirs in columns.items()}}
 
 
-def to_pair(row: Any) -> tuple[FormatName, PreferencePair]:
-    """Recognise a raw row and convert it. Raises ``RowDropped`` with the reason and the format found so far."""
+def to_pair(row: Any, fields: frozenset[str] = NOTHING_ELSE) -> tuple[FormatName, PreferencePair]:
+    """Recognise a raw row and convert it; ``fields`` of its messages are kept beside the usual ones.
+
+    Raises ``RowDropped`` with the reason and the format found so far.
+    """
     if not isinstance(row, dict):
         raise RowDropped("not_a_preference_row", "the row is not an object")
-    name, chosen, rejected = _recognise(row)
+    for column in sorted(READ_COLUMNS & row.keys()):
+        if row[column] == TOO_DEEP:
+            raise RowDropped("not_a_preference_row", f"{column} is {next(iter(TOO_DEEP))}")
+        if row[column] == SEVERAL_VALUES:
+            raise RowDropped("repeated_name", f"{column} holds {next(iter(SEVERAL_VALUES))}")
+    name, chosen, rejected = _recognise(row, fields)
     try:
-        system = next(filter(None, (system_turns(row.get(column)) for column in SYSTEM_COLUMNS)), [])
+        system = system_beside(row, fields)
         chosen, rejected = with_system(system, chosen), with_system(system, rejected)
         _check(row, chosen, rejected)
         tools = tool_list(row.get("tools"))
@@ -119,31 +145,31 @@ def _hh_turns(text: str | None) -> list[dict] | None:
     ]
 
 
-def _recognise(row: dict) -> tuple[FormatName, list[dict], list[dict]]:
+def _recognise(row: dict, fields: frozenset[str]) -> tuple[FormatName, list[dict], list[dict]]:
     """The format's name and the two conversations, prompt included."""
     chosen, rejected = row.get("chosen"), row.get("rejected")
     if chosen is None or rejected is None:
         missing = " and ".join(name for name in ("chosen", "rejected") if row.get(name) is None)
         raise RowDropped("not_a_preference_row", f"no {missing}")
-    chosen_turns, rejected_turns = message_list(chosen, "assistant"), message_list(rejected, "assistant")
+    chosen_turns, rejected_turns = (message_list(side, "assistant", fields) for side in (chosen, rejected))
     if chosen_turns is not None and rejected_turns is not None:
-        return _from_messages(row, chosen_turns, rejected_turns)
+        return _from_messages(row, chosen_turns, rejected_turns, fields)
     if not (isinstance(chosen, str) and isinstance(rejected, str)) and (chosen_turns or rejected_turns):
         raise RowDropped("not_a_preference_row", "one answer is messages, the other is not")
-    return _from_texts(row, _text(chosen), _text(rejected))
+    return _from_texts(row, _text(chosen), _text(rejected), fields)
 
 
 def _from_messages(
-    row: dict, chosen: list[dict], rejected: list[dict]
+    row: dict, chosen: list[dict], rejected: list[dict], fields: frozenset[str]
 ) -> tuple[FormatName, list[dict], list[dict]]:
     if _holds_prompt(chosen) and _holds_prompt(rejected):
-        before = message_list(_first(row, PROMPT_COLUMNS))
+        before = message_list(_first(row, PROMPT_COLUMNS), None, fields)
         system = leading_system(before or ())
         if before and before[-1]["role"] == "system":
             return "prompt_messages", with_system(system, chosen), with_system(system, rejected)
         chosen, rejected = with_system(system, chosen), with_system(system, rejected)
         return "messages", chosen, rejected
-    name, prompt = _explicit_prompt(row)
+    name, prompt = _explicit_prompt(row, fields)
     if prompt is None:
         if _holds_prompt(chosen) or _holds_prompt(rejected):
             raise RowDropped("prompt_mismatch", format="messages")
@@ -152,14 +178,14 @@ def _from_messages(
 
 
 def _from_texts(
-    row: dict, chosen: str | None, rejected: str | None
+    row: dict, chosen: str | None, rejected: str | None, fields: frozenset[str]
 ) -> tuple[FormatName, list[dict], list[dict]]:
     if chosen is None or rejected is None:
         raise RowDropped("not_a_preference_row", "an answer is neither text nor messages")
     chosen_turns, rejected_turns = _hh_turns(chosen), _hh_turns(rejected)
     if chosen_turns and rejected_turns and chosen_turns[0]["role"] == rejected_turns[0]["role"] == "user":
         return "hh_rlhf", chosen_turns, rejected_turns
-    name, prompt = _explicit_prompt(row)
+    name, prompt = _explicit_prompt(row, fields)
     if prompt is None:
         raise RowDropped("not_a_preference_row", "answers are text and there is no prompt")
     if name == "hh_rlhf":
@@ -174,16 +200,16 @@ def _holds_prompt(turns: list[dict]) -> bool:
     return any(turn["role"] not in ("assistant", "system") for turn in turns[:-1])
 
 
-def _explicit_prompt(row: dict) -> tuple[FormatName, list[dict] | None]:
+def _explicit_prompt(row: dict, fields: frozenset[str]) -> tuple[FormatName, list[dict] | None]:
     """The prompt that stands beside the answers, and the format that this makes the row."""
     raw = _first(row, PROMPT_COLUMNS)
     columns = CONVERSATION_COLUMNS if raw is not None else (*CONVERSATION_COLUMNS, "messages")
-    conversation = message_list(_first(row, columns))
+    conversation = message_list(_first(row, columns), None, fields)
     if conversation is not None:
-        return "sharegpt", _without_answer(row, conversation)
-    prompt = message_list(raw, "user")
+        return "sharegpt", _without_answer(row, conversation, fields)
+    prompt = message_list(raw, "user", fields)
     if prompt is not None:
-        return "prompt_messages", _without_answer(row, prompt)
+        return "prompt_messages", _without_answer(row, prompt, fields)
     text = _text(raw)
     if text is None:
         return "prompt_text", None
@@ -196,14 +222,15 @@ def _explicit_prompt(row: dict) -> tuple[FormatName, list[dict] | None]:
     return "prompt_text", [{"role": "user", "content": text}]
 
 
-def _without_answer(row: dict, conversation: list[dict]) -> list[dict]:
+def _without_answer(row: dict, conversation: list[dict], fields: frozenset[str]) -> list[dict]:
     """The conversation without a last turn that repeats one of the two answers."""
     if (
         len(conversation) < 2 or conversation[-1]["role"] == "user"
     ):  # a row with such an answer is dropped anyway
         return conversation
     for side in (row["chosen"], row["rejected"]):
-        answer = message_list(side, "assistant") or [{"role": "assistant", "content": _text(side) or ""}]
+        answer = message_list(side, "assistant", fields)
+        answer = answer or [{"role": "assistant", "content": _text(side) or ""}]
         if same_turn(conversation[-1], answer[-1]):
             return conversation[:-1]
     return conversation

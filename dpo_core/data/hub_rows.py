@@ -1,37 +1,97 @@
 """The rows of a Hub data set at its commit; what the Hub and the library refuse, each in a sentence with its cause."""
 
-from collections.abc import Iterator
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpo_core.contract.errors import DataError, PairlineError, RemoteError
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.data.columnar_rows import rows_of
 
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
+
 ROWS_PER_BATCH = 1024
 REFUSED = (401, 403)  # statuses that trying again does not change
 CONVERTED = "refs/convert/parquet"  # where the Hub itself keeps the rows of a public set as Parquet
 MAX_CAUSE_CHARACTERS = 700
+_OF_CONVERTED = re.compile(r"/(?P<subset>[^/]+)/(?P<partial>partial-)?[\w.-]+/\d{4}\.parquet$")
 
 
 def hub_rows(source: ResolvedSource, cache_dir: Path) -> Iterator[dict[str, Any]]:
     """Yield every row. Raises ``DataError`` for a set that cannot be read, ``RemoteError`` when the Hub does not answer."""
-    import datasets
 
     try:
         # The Hub's own builder reads its Parquet files; rows stay on disk as Arrow.
-        dataset = datasets.load_dataset(
-            source.hub_id,
-            name=source.subset,
-            split=source.split,
-            revision=source.commit,
-            cache_dir=str(cache_dir / "hub"),
-        )
+        builder = _builder(source, str(cache_dir / "hub"))
+        _check_own_files(builder.config.data_files or {}, source)
+        _check_converted((builder.config.data_files or {}).get(source.split, ()), source)
+        builder.download_and_prepare()
+        dataset = builder.as_dataset(split=source.split)
+    except DataError:
+        raise
     except Exception as error:  # the library raises nearly anything, and wraps what it was told
         raise _in_words(error, source) from error
     for table in dataset.with_format("arrow").iter(ROWS_PER_BATCH):
         for batch in table.to_batches():
             yield from rows_of(batch)
+
+
+def _builder(source: ResolvedSource, cache_dir: str) -> "DatasetBuilder":
+    """What makes the rows. Among the Hub's own Parquet files a subset is a folder, and no README.md tells of it."""
+    import datasets
+
+    asked: dict[str, Any] = {"path": source.hub_id, "revision": source.commit, "cache_dir": cache_dir}
+    try:
+        return datasets.load_dataset_builder(**asked, name=source.subset)
+    except ValueError as error:
+        if source.subset is None or "BuilderConfig" not in str(error):
+            raise
+        try:
+            return datasets.load_dataset_builder(**asked, data_dir=source.subset)
+        except Exception:
+            raise error from None
+
+
+def _check_converted(files: Iterable[str], source: ResolvedSource) -> None:
+    """Raise ``DataError`` for the Hub's own Parquet files if they are of several subsets, of which the library makes one set
+    without a word, or not all that there are."""
+    names = [str(file) for file in files]
+    found = [match for name in names if (match := _OF_CONVERTED.search(name))]
+    if len(found) < len(names):
+        return
+    subsets = sorted({match["subset"] for match in found})
+    if len(subsets) > 1:
+        raise DataError(
+            f"The Hub data set {source.hub_id} holds the subsets {', '.join(subsets)} at this revision, one in each folder. "
+            "Name one with `subset`."
+        )
+    if any(match["partial"] for match in found):
+        raise DataError(
+            f"The Hub has converted only the first part of the data set {source.hub_id} to Parquet (its files lie in "
+            f"partial-{source.split}). Download the set's own files and name their directory."
+        )
+
+
+def _check_own_files(data_files: Mapping[str, Iterable[str]], source: ResolvedSource) -> None:
+    """Raise ``DataError`` if rows would come from elsewhere.
+
+    A README.md lists a set's files by patterns, and the library follows them anywhere: to this machine's own files, to
+    private sets that the token may read, to any address.
+    """
+    own = re.compile(
+        rf"hf://datasets/{re.escape(str(source.hub_id))}(@[^/]+)?/|{re.escape(str(Path(str(source.hub_id)).resolve()))}/",
+        re.IGNORECASE,
+    )
+    for path in itertools.chain.from_iterable(data_files.values()):
+        where = path.rpartition("::")[2]  # "zip://rows.csv::<where the archive lies>"
+        if not own.match(where) or ".." in where.split("/"):
+            raise DataError(
+                f"The Hub data set {source.hub_id} names {where} in its README.md as one of its files, which it is not. "
+                "It is not read: use another set, or download it and name the files that you want."
+            )
 
 
 def _in_words(error: Exception, source: ResolvedSource) -> PairlineError:

@@ -10,29 +10,31 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from dpo_core.contract.errors import DataError
+from dpo_core.data.deep_json import TOKEN, TOO_DEEP, end_of_brackets, members_of
+from dpo_core.data.json_line import DECODER, QUICK, RawRow, row_of_line
+from dpo_core.data.repeated_names import SEVERAL_VALUES, RepeatedName
 
 READ_CHARACTERS = 1 << 20
 MAX_ROW_CHARACTERS = 64 << 20  # a few kB packed can be a line of gigabytes
-MAX_OBJECT_CHARACTERS = 512 << 20
+MAX_WHOLE_CHARACTERS = 4 << 20  # of an object that may wrap all rows; ``[],`` takes twenty times its length
 WRAPPERS = ("data", "rows", "train", "examples", "instances")  # {"data": [...]} instead of [...]
 # Beside JSON's own: marks that editors and Windows leave at the beginning of files, RFC 7464's record separator.
 BLANKS = " \t\r\n\ufeff\x1e"
+LONG = object()
+_WRAPS = re.compile(rf'{{\s*"(?:{"|".join(WRAPPERS)})"\s*:\s*\[')
 SHORTEST_CERTAIN = 16  # characters behind an error that no cut-off token explains: "-Infinity", "\\u00e9"
 
-_DECODER = json.JSONDecoder()
 _BLANKS = re.compile(f"[{BLANKS}]*")
 _BETWEEN = re.compile(f"[,{BLANKS}]*")
-_TOKEN = re.compile(r'[^"\[\]{}]+|"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
-class RawRow(NamedTuple):
-    """A row's value, and its JSON text where the file holds one that can be kept as it is."""
-
-    value: Any
-    text: str | None = None
+_SEVERAL_LISTS = (
+    "{path} is one object with several lists of rows, {names}. Write the rows that you want as JSON lines "
+    "(.jsonl)."
+)
 
 
 def json_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
@@ -44,7 +46,7 @@ def json_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
         text = line.strip(BLANKS)
         if not text:
             continue
-        if text[0] == "[":
+        if text[0] == "[" or (is_document and number == 1 and len(line) >= READ_CHARACTERS):
             yield from _Values(path, file, line, number).rows()
             return
         if not line.endswith("\n"):
@@ -56,23 +58,19 @@ def json_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
                 pass
             yield RawRow(None)  # it is counted, and dropped as no preference row
             continue
-        row = None if is_cut else _row_of_line(text)
-        if row is None or (is_document and number == 1 and _wrapped(path, row.value) is not None):
+        is_wrapper = is_document and number == 1 and _WRAPS.match(text) is not None
+        row = None if is_cut or is_wrapper else row_of_line(text)
+        if row is None or (is_document and number == 1 and _may_wrap(path, row.value)):
             yield from _Values(path, file, line, number).rows()
             return
         yield row
 
 
-def _row_of_line(text: str) -> RawRow | None:
-    """The row that a line is; None for one that is not one whole value."""
-    try:
-        value = json.loads(text)
-    except RecursionError:  # as one that is too long
-        return RawRow(None)
-    except ValueError:
-        return None
-    # An escape may stand for half a character, which no UTF-8 text can hold.
-    return RawRow(value, None if "\\u" in text else text)
+def _may_wrap(path: Path, value: Any) -> bool:
+    """Return whether it is an object that wraps rows, or one whose rows cannot be told all together."""
+    if _wrapped(path, value) is not None:
+        return True
+    return isinstance(value, dict) and any(value.get(key) in (TOO_DEEP, SEVERAL_VALUES) for key in WRAPPERS)
 
 
 def _wrapped(path: Path, value: Any) -> list | None:
@@ -81,10 +79,7 @@ def _wrapped(path: Path, value: Any) -> list | None:
         return None
     found = [key for key in WRAPPERS if isinstance(value.get(key), list)]
     if len(found) > 1:
-        raise DataError(
-            f"{path} is one object with several lists of rows, {' and '.join(found)}. Write the rows that you "
-            "want as JSON lines (.jsonl)."
-        )
+        raise DataError(_SEVERAL_LISTS.format(path=path, names=" and ".join(found)))
     return value[found[0]] if found else None
 
 
@@ -105,14 +100,41 @@ class _Values:
                 yield from map(RawRow, self._elements())
                 continue
             start = self.position
-            value = self._value(MAX_OBJECT_CHARACTERS if is_first else MAX_ROW_CHARACTERS)
-            length = self.position - start
-            rows = _wrapped(self.path, value) if is_first and not self._next(_BLANKS) else None
-            if rows is None:
-                yield RawRow(value if length <= MAX_ROW_CHARACTERS else None)
-            else:
-                yield from map(RawRow, rows)
+            is_wrapper = is_first and first == "{"
+            value = self._value(MAX_WHOLE_CHARACTERS if is_wrapper else MAX_ROW_CHARACTERS, is_wrapper)
+            if value is LONG:
+                yield from map(RawRow, self._members())
+                return
+            row = value if self.position - start <= MAX_ROW_CHARACTERS else None
+            rows = _wrapped(self.path, value) if is_wrapper and not self._next(_BLANKS) else None
+            yield from map(RawRow, [row] if rows is None else rows)
             is_first = False
+
+    def _members(self) -> Iterator[Any]:
+        """The rows in the object that begins here, which is longer than a row and wraps all rows, member by member."""
+        self.position += 1
+        wrappers = []
+        while (first := self._next(_BETWEEN)) != "}":
+            key = self._value(MAX_ROW_CHARACTERS) if first == '"' else self._fail("a name is expected", "")
+            if self._next(_BLANKS) != ":":
+                self._fail("a colon is expected", "")
+            self.position += 1
+            if self._next(_BLANKS) == "[" and key in WRAPPERS:
+                wrappers.append(key)
+                yield from self._elements()
+            else:
+                self._value(MAX_ROW_CHARACTERS)
+            if key in ("chosen", "rejected") or len(wrappers) > 1:
+                break
+        if len(wrappers) > 1:
+            raise DataError(_SEVERAL_LISTS.format(path=self.path, names=" and ".join(wrappers)))
+        self.position += 1
+        if first != "}" or len(wrappers) != 1 or self._next(_BLANKS):
+            raise DataError(
+                f"{self.path} begins with an object that is too long for a row (more than {MAX_WHOLE_CHARACTERS >> 20} Mi "
+                "characters) or gives a name several values, and that does not wrap all rows of the file in one list "
+                f"({', '.join(WRAPPERS)}). Write its rows as JSON lines (.jsonl)."
+            )
 
     def _elements(self) -> Iterator[Any]:
         self.position += 1
@@ -144,23 +166,40 @@ class _Values:
         self.line += self.buffer.count("\n", 0, self.position)
         self.buffer, self.position, self.ended = self.buffer[self.position :] + block, 0, not block
 
-    def _value(self, limit: int) -> Any:
-        """The value that begins here; None for one that is nested too deeply to be a row."""
+    def _value(self, limit: int, is_wrapper: bool = False) -> Any:
+        """The value that begins here; None for one that is nested too deeply to be a row. ``is_wrapper``: it may be longer
+        than the limit, which ``LONG`` says."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.buffer, self.position)
+                value, end = self._decoded()
                 # A number at the buffer's end may go on in the next block: "-0", ".", "5".
                 if self.ended or (end < len(self.buffer) and self.buffer[end] not in ".eE"):
                     self.position = end
                     return value
-            except RecursionError:
-                return self._skip()
+            except (RecursionError, RepeatedName):
+                if not is_wrapper:
+                    return members_of(self._skip(), DECODER)
+                end = end_of_brackets(self.buffer, self.position)
+                if end < len(self.buffer) or self.ended:
+                    found = members_of(self.buffer[self.position : end], DECODER)
+                    return LONG if _may_wrap(self.path, found) else members_of(self._skip(), DECODER)
             except ValueError as error:
                 if self.ended or self._is_certain(error):
                     self._fail(getattr(error, "msg", str(error)), error)
             if len(self.buffer) - self.position > limit:
+                if is_wrapper:
+                    return LONG
                 self._refuse_length(limit)
             self._fill()
+
+    def _decoded(self) -> tuple[Any, int]:
+        """The value that begins here, and where it ends."""
+        try:
+            return QUICK.raw_decode(self.buffer, self.position)
+        except (json.JSONDecodeError, RepeatedName):
+            raise
+        except ValueError:
+            return DECODER.raw_decode(self.buffer, self.position)
 
     def _is_certain(self, error: ValueError) -> bool:
         """Return whether reading on cannot mend it."""
@@ -171,11 +210,11 @@ class _Values:
             and error.pos < len(self.buffer) - SHORTEST_CERTAIN
         )
 
-    def _skip(self) -> None:
-        """Pass a value by, by its brackets."""
-        depth = 0
+    def _skip(self) -> str:
+        """Pass a value by, by its brackets. -> its text, if it is no longer than a row may be"""
+        depth, pieces, length = 0, [], 0
         while True:
-            found = _TOKEN.match(self.buffer, self.position)
+            found = TOKEN.match(self.buffer, self.position)
             if found is None:
                 if self.ended:
                     self._fail("a bracket is not closed", "")
@@ -184,9 +223,12 @@ class _Values:
                 self._fill()
                 continue
             self.position = found.end()
+            length += len(found[0])
+            if length <= MAX_ROW_CHARACTERS:
+                pieces.append(found[0])
             depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
             if not depth:
-                return
+                return "".join(pieces)
 
     def _refuse_length(self, limit: int) -> NoReturn:
         if self.element is not None:
@@ -196,7 +238,7 @@ class _Values:
             )
         raise DataError(
             f"{self.path} line {self._line()} begins one JSON object of more than {limit >> 20} Mi characters, "
-            "which is read whole. Write its rows as JSON lines (.jsonl)."
+            "which no row is. Write its rows as JSON lines (.jsonl)."
         )
 
     def _fail(self, reason: str, cause: ValueError | str) -> NoReturn:

@@ -33,6 +33,7 @@ class SourceTally:
     longer: tuple[int, int] = (0, 0)  # kept rows whose chosen, whose rejected side is the longer one
     counted: Counter[str] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
+    extra_pairs: int = 0
 
     def add(self, facts: pa.RecordBatch, times: np.ndarray) -> None:
         """Count the rows of a part of the pool (``POOL_SCHEMA``), each selected ``times`` times, int [n]."""
@@ -44,6 +45,7 @@ class SourceTally:
             formats.dictionary.to_pylist(), _sums(formats.indices.to_numpy(), times), strict=True
         ):
             self.formats[name] += count
+        self.extra_pairs += int(times[facts.column("number").to_numpy() > 0].sum())
         is_kept = reasons.is_null().to_numpy(zero_copy_only=False)
         truncated = facts.column("truncated").to_numpy(zero_copy_only=False)
         self.kept += int(times[is_kept].sum())
@@ -105,13 +107,14 @@ class SourceTally:
 
     def close(self, rows_selected: int) -> SourceLedger:
         """Return the account of a source of which ``rows_selected`` rows were asked for."""
-        assert self.rows_in == self.formats.total() == rows_selected, "a row was lost or counted twice"
+        counted = rows_selected + self.extra_pairs
+        assert self.rows_in == self.formats.total() == counted, "a row was lost or counted twice"
         return SourceLedger(
             label=self.source.label,
             content=self.source.content,
             format=dict(self.formats.most_common()),
             available_rows=self.available_rows,
-            rows_in=rows_selected,
+            rows_in=counted,
             kept=self.kept,
             truncated=self.truncated,
             dropped=dict(self.dropped.most_common()),
@@ -124,6 +127,7 @@ class SourceTally:
             longer_rejected=self.longer[1],
             counted=dict(self.counted.most_common()),
             findings=tuple(self.findings),
+            extra_pairs=self.extra_pairs,
         )
 
 

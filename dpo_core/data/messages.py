@@ -10,6 +10,7 @@ from typing import Any
 from dpo_core.contract.chat_templates import check_template_arguments
 from dpo_core.contract.drops import RowDropped
 from dpo_core.data.checkers import is_meant, misfit
+from dpo_core.data.repeated_names import RepeatedName, value_of
 
 ROLES = {
     "human": "user",
@@ -36,9 +37,13 @@ ROLES = {
 }
 _PLAIN_ROLES = frozenset({"user", "assistant", "system", "tool"})  # those that are already in our spelling
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
-# What templates read beyond role, content and tool_calls. Said by the assistant, and so part of an answer:
+# What many templates read beyond role, content and tool_calls. Said by the assistant, and so part of an answer:
 SPOKEN_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan", "function_calls")
 KEPT_KEYS = ("name", "tool_call_id", *SPOKEN_KEYS, "functions", "tools")  # the last two: of a system turn
+NOTHING_ELSE: frozenset[str] = (
+    frozenset()
+)  # fields that the template at hand reads, too (``template_fields``)
+_BROUGHT_INTO_OURS = frozenset({*ROLE_KEYS, *CONTENT_KEYS, "tool_calls", "function_call", *KEPT_KEYS})
 
 
 def without_nulls(value: Any) -> Any:
@@ -48,17 +53,37 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def from_json_text(value: Any) -> Any:
-    """Return the value that a string of JSON holds if it is an object or a list, else ``value`` itself."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+def of_json_text(value: Any) -> tuple[Any, bool]:
+    """Return what a string of JSON holds if it is an object or a list, else ``value`` itself; and whether a name has several
+    values in it, so that another value than the one returned may be meant."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value, False
+    for parse, is_repeated in ((value_of, False), (json.loads, True)):
         try:
-            return json.loads(value)
+            return parse(value), is_repeated
+        except RepeatedName:
+            continue
         except (
             ValueError,
             RecursionError,
         ):  # or nested beyond what the parser follows: "[[[[ ...", no JSON of anybody's
-            return value
-    return value
+            break
+    return value, False
+
+
+def from_json_text(value: Any) -> Any:
+    """Return the value that a string of JSON holds if it is an object or a list, else ``value`` itself: also where a name
+    has several values, which the text keeps."""
+    found, is_repeated = of_json_text(value)
+    return value if is_repeated else found
+
+
+def unambiguous(value: Any) -> Any:
+    """Return what a string of JSON holds, or ``value`` itself. Raises ``RowDropped`` where a name has several values."""
+    found, is_repeated = of_json_text(value)
+    if is_repeated:
+        raise RowDropped("repeated_name", f"one name with several values in {value[:60]!r}")
+    return found
 
 
 def _content(value: Any) -> str:
@@ -78,7 +103,7 @@ def _content(value: Any) -> str:
 
 
 def _tool_call(call: Any) -> dict:
-    call = without_nulls(from_json_text(call))
+    call = without_nulls(unambiguous(call))
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise RowDropped("not_a_preference_row", "a tool call has no function name")
@@ -87,23 +112,24 @@ def _tool_call(call: Any) -> dict:
     return {**identity, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
-def message(raw: Any, default_role: str | None = None) -> dict:
-    """Return one message in our spelling. Raises ``RowDropped`` where it is none."""
+def message(raw: Any, default_role: str | None = None, fields: frozenset[str] = NOTHING_ELSE) -> dict:
+    """Return one message in our spelling, with what it has of ``fields`` beside what is always kept. Raises
+    ``RowDropped`` where it is none."""
     if not isinstance(raw, dict):
         raise RowDropped("not_a_preference_row", "a message is not an object")
     role = next((raw[key] for key in ROLE_KEYS if isinstance(raw.get(key), str)), default_role)
     content_key = next((key for key in CONTENT_KEYS if raw.get(key) is not None), None)
-    calls = from_json_text(raw.get("tool_calls")) or []
-    single = from_json_text(raw.get("function_call"))  # OpenAI's older form
+    calls = unambiguous(raw.get("tool_calls")) or []
+    single = unambiguous(raw.get("function_call"))  # OpenAI's older form
     calls = calls or ([single] if isinstance(single, dict) else [])
-    kept = _kept(raw)
+    kept = _kept(raw, fields)
     has_content = any(key in raw for key in CONTENT_KEYS) or calls or any(key in kept for key in SPOKEN_KEYS)
     if role is None or not has_content:
         raise RowDropped("not_a_preference_row", "a message has no role or no content")
     content = _content(raw.get(content_key)) if content_key else ""
     role = ROLES.get(role.strip().lower(), role.strip().lower())
     if role == "function_call":
-        called = from_json_text(content)
+        called = unambiguous(content)
         role, content, calls = "assistant", "", called if isinstance(called, list) else [called]
     made = {"role": role, "content": content}
     if calls:
@@ -111,13 +137,15 @@ def message(raw: Any, default_role: str | None = None) -> dict:
     return {**made, **kept}
 
 
-def _kept(raw: dict) -> dict:
+def _kept(raw: dict, fields: frozenset[str]) -> dict:
     """What else templates read, as it is; objects without the nulls that columnar files fill in."""
-    return {
+    kept = {
         key: without_nulls(value) if isinstance(value, dict | list) else value
         for key in KEPT_KEYS
         if isinstance(value := raw.get(key), str) or (isinstance(value, dict | list) and value)
     }
+    others = sorted((fields & raw.keys()) - _BROUGHT_INTO_OURS)
+    return kept | {key: without_nulls(raw[key]) for key in others if raw[key] not in (None, "", [], {})}
 
 
 def _plain(raw: Any) -> dict | None:
@@ -138,7 +166,9 @@ def is_message(raw: Any) -> bool:
     return isinstance(raw, dict) and any(key in raw for key in shape)
 
 
-def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None:
+def message_list(
+    raw: Any, default_role: str | None = None, fields: frozenset[str] = NOTHING_ELSE
+) -> list[dict] | None:
     """Return messages of a list, a single message, ``{"messages": [...]}``, or JSON text of these; None for anything
     else.
 
@@ -148,7 +178,7 @@ def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None
         plain = [turn for item in raw if (turn := _plain(item)) is not None]
         if len(plain) == len(raw):
             return plain
-    parsed = from_json_text(raw)
+    parsed, is_repeated = of_json_text(raw)
     if isinstance(parsed, dict):
         inner = next(
             (parsed[key] for key in ("messages", "conversations") if isinstance(parsed.get(key), list)), None
@@ -158,7 +188,7 @@ def message_list(raw: Any, default_role: str | None = None) -> list[dict] | None
         return None
     if isinstance(raw, str) and not all(any(key in item for key in ROLE_KEYS) for item in parsed):
         return None
-    return [message(item, default_role) for item in parsed]
+    return [message(item, default_role, fields) for item in (unambiguous(raw) if is_repeated else parsed)]
 
 
 def is_blank(turn: dict) -> bool:
@@ -170,7 +200,8 @@ def beyond_text(turn: dict) -> dict:
     """Return what a turn says beside its role, its content and its calls, blanks at the ends aside; no blank values."""
     if len(turn) == 2:
         return {}
-    found = {key: turn[key] for key in KEPT_KEYS if key in turn}
+    first = [key for key in KEPT_KEYS if key in turn]
+    found = {key: turn[key] for key in [*first, *(turn.keys() - _BROUGHT_INTO_OURS)]}
     bare = {key: value.strip() if isinstance(value, str) else value for key, value in found.items()}
     return {key: value for key, value in bare.items() if value}
 
@@ -194,11 +225,11 @@ def tool_list(raw: Any) -> list[dict] | None:
     """Return tools as JSON schemas (``{"type": "function", "function": {...}}``), None for none. Raises ``RowDropped``."""
     if raw is None or (isinstance(raw, str) and not raw.strip()):
         return None
-    tools = without_nulls(from_json_text(raw))
+    tools = without_nulls(unambiguous(raw))
     tools = [tools] if isinstance(tools, dict) else tools
     if not isinstance(tools, list):
         raise RowDropped("bad_tools", "tools are not a list")
-    tools = [from_json_text(tool) for tool in tools]
+    tools = [unambiguous(tool) for tool in tools]
     if not all(isinstance(tool, dict) for tool in tools):
         raise RowDropped("bad_tools", "a tool is not an object")
     return [
@@ -211,11 +242,11 @@ def constraint_list(raw: Any) -> tuple[dict, ...]:
     """Return verifiable constraints (``{"name": ..., arguments}``); empty where the column holds something else, as the
     rules of another program do. Raises ``RowDropped`` for one of ours that no answer could be held to.
     """
-    found = without_nulls(from_json_text(raw))
+    found = without_nulls(unambiguous(raw))
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list):
         return ()
-    found = [from_json_text(item) for item in found]
+    found = [unambiguous(item) for item in found]
     named = all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in found)
     if not named or not any(map(is_meant, found)):
         return ()
@@ -229,7 +260,7 @@ def template_arguments(raw: Any) -> dict:
     ``RowDropped``."""
     if raw is None or (isinstance(raw, str) and not raw.strip()):
         return {}
-    found = without_nulls(from_json_text(raw))
+    found = without_nulls(unambiguous(raw))
     if not isinstance(found, dict):
         raise RowDropped("bad_template_kwargs", "chat_template_kwargs is not an object")
     try:

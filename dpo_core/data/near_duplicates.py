@@ -56,10 +56,6 @@ class Sketcher:
         texts = [prompt] if self.prompt_alone else [prompt, _said(pair.chosen[-1]), _said(pair.rejected[-1])]
         return tuple(self._hashes.shingles(text, self.n) for text in texts)
 
-    def likeness(self, left: PreferencePair, right: PreferencePair) -> float:
-        """Compare the parts that are least alike, 0 to 1."""
-        return min(map(jaccard, self.parts(left), self.parts(right)))
-
     def bands(self, pairs: Sequence[PreferencePair]) -> np.ndarray:
         """Make a hash per band and row, uint64 [rows, bands]: rows that share one are worth comparing."""
         num_bands, rows = bands_for(self.similarity)
@@ -73,6 +69,20 @@ class Sketcher:
     def _signature(self, pair: PreferencePair) -> np.ndarray:
         tagged = [part ^ tag for part, tag in zip(self.parts(pair), _PARTS, strict=False)]
         return minhash(np.concatenate(tagged))
+
+
+def likeness(left: Sequence[np.ndarray], right: Sequence[np.ndarray], bound: float = 0.0) -> float:
+    """Compare two rows by the parts of theirs that are least alike, 0 to 1; below ``bound`` by the first that is below it,
+    which is enough to tell them apart."""
+    least = 1.0
+    for parts in zip(left, right, strict=True):
+        fewer, more = sorted(map(len, parts))
+        if more and fewer / more < bound:  # no more than that can be shared
+            return fewer / more
+        least = min(least, jaccard(*parts))
+        if least < bound:
+            break
+    return least
 
 
 def minhash(values: np.ndarray) -> np.ndarray:

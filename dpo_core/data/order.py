@@ -27,16 +27,20 @@ def real_tokens(lengths_N2: np.ndarray, prefix_lengths_N: np.ndarray, layout: Fo
     return lengths_N2.sum(axis=1) - (0 if layout == "padded" else prefix_lengths_N)
 
 
+def steps_per_epoch(num_rows: int, global_pairs: int) -> int:
+    """Return optimizer steps that see every row once; the last one's batch may be smaller."""
+    return -(-num_rows // global_pairs)
+
+
 def num_steps(num_rows: int, global_pairs: int, num_epochs: int, max_steps: int | None) -> int:
     """Return optimizer steps of a run; the last batch of an epoch may be smaller."""
-    steps = num_epochs * -(-num_rows // global_pairs)
+    steps = num_epochs * steps_per_epoch(num_rows, global_pairs)
     return steps if max_steps is None else min(steps, max_steps)
 
 
 def step_rows(step: int, num_rows: int, global_pairs: int, seed: int) -> np.ndarray:
     """Return row numbers of optimizer step ``step`` (0-based), int64 [<= global_pairs]."""
-    steps_per_epoch = -(-num_rows // global_pairs)
-    epoch, position = divmod(step, steps_per_epoch)
+    epoch, position = divmod(step, steps_per_epoch(num_rows, global_pairs))
     return _epoch_order(num_rows, epoch, seed)[position * global_pairs : (position + 1) * global_pairs]
 
 

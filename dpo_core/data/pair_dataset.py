@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 
 from dpo_core.data.pair_file import PROMPTS_FILE, ROWS_FILE, SOURCES_FILE, ArrowRows
 from dpo_core.data.pairs import TokenizedPair
@@ -73,6 +74,13 @@ class PairDataset:
     def prefix_lengths(self) -> np.ndarray:
         """Tokens of the longest common prefix of the two sequences, int32 [N]."""
         return self._rows.column("prefix_length")
+
+    def largest_id(self) -> int:
+        """Return the largest token id of all rows, -1 of none."""
+        sides = (
+            batch.column(name) for batch in self._rows.batches() for name in ("chosen_ids", "rejected_ids")
+        )
+        return max((pc.max(side.values).as_py() for side in sides if len(side.values)), default=-1)
 
     @cached_property
     def weights(self) -> np.ndarray:

@@ -19,6 +19,7 @@ from dpo_core.data.messages import beyond_text
 from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pair_numbers import NO_MARGIN, NO_WEIGHT, pair_numbers
 from dpo_core.data.pairs import PreferencePair, TokenizedPair
+from dpo_core.data.ranked_answers import RankedAnswers
 from dpo_core.data.sources import RowStore
 from dpo_core.data.tokenize import PairTokenizer, TokenizedSide
 from dpo_core.data.workers import MAX_MEMORY_BYTES, Workers, can_fork, ended_if_stuck
@@ -36,6 +37,7 @@ POOL_SCHEMA = pa.schema(
     [
         ("source", pa.int32()),
         ("row", pa.int64()),
+        ("number", pa.int32()),  # of the pair among those of its row
         ("format", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
@@ -72,6 +74,8 @@ class PoolPart:
 
 @dataclass(slots=True)
 class _Outcome:
+    row: int
+    number: int = 0
     format: FormatName = "unrecognised"
     reason: DropReason | None = None
     detail: str = ""
@@ -105,30 +109,61 @@ class PoolMaker:
     pair_tokenizer: PairTokenizer
     examiner: Examiner | None = None  # for checks of quality
     template_kwargs: tuple[dict, ...] = ()  # per source, what its rows' own go before; none for no source
+    ranked: tuple[
+        RankedAnswers | None, ...
+    ] = ()  # per source, where a row holds several answers; none for no source
 
     def pair(self, source: int, raw: Any) -> tuple[FormatName, PreferencePair]:
         """Return a converted raw row. Raises ``RowDropped``."""
-        name, pair = to_pair(rename_columns(raw, self.columns[source]) if isinstance(raw, dict) else raw)
+        named = rename_columns(raw, self.columns[source]) if isinstance(raw, dict) else raw
+        name, pair = to_pair(named, self.pair_tokenizer.renderer.message_fields)
         given = self.template_kwargs[source] if self.template_kwargs else {}
         return name, replace(pair, template_kwargs={**given, **pair.template_kwargs}) if given else pair
 
+    def pair_at(self, source: int, row: int, number: int) -> PreferencePair:
+        """Read a pair of the pool again, as it was converted: ``number`` of those of its row."""
+        raw = self.stores[source][row]
+        ranked = self.ranked[source] if self.ranked else None
+        return self.pair(source, raw if ranked is None else ranked.rows(raw, row)[number])[1]
+
+    def _rows_of(self, source: int, raw: Any, row: int) -> list[Any]:
+        """The row as often as it gives pairs. Raises ``RowDropped``."""
+        ranked = self.ranked[source] if self.ranked else None
+        return [raw] if ranked is None or not isinstance(raw, dict) else ranked.rows(raw, row)
+
+    def _outcomes(self, chunk: Chunk) -> Iterator[tuple[_Outcome, PreferencePair | None]]:
+        values = self.stores[chunk.source].values(chunk.rows)
+        for row, raw in zip(chunk.rows.tolist(), values, strict=True):
+            try:
+                rows = self._rows_of(chunk.source, raw, row)
+            except RowDropped as dropped:
+                yield _Outcome(row, reason=dropped.reason, detail=dropped.detail), None
+                continue
+            for number, one in enumerate(rows):
+                outcome = _Outcome(row, number)
+                yield outcome, self._converted(chunk.source, one, outcome)
+
+    def _converted(self, source: int, raw: Any, outcome: _Outcome) -> PreferencePair | None:
+        """The pair, told of in ``outcome``; None for a dropped one."""
+        try:
+            outcome.format, pair = self.pair(source, raw)
+            outcome.weight, outcome.margin = pair_numbers(raw, self.columns[source], outcome.format)
+            outcome.prompt_key = prompt_key(pair.prompt)
+        except RowDropped as dropped:
+            outcome.format = dropped.format
+            outcome.drop(dropped)
+            return None
+        except RecursionError:  # JSON of a thousand levels
+            outcome.reason = "over_limits"
+            return None
+        return pair
+
     def __call__(self, chunk: Chunk) -> PoolPart:
         outcomes, converted = [], []
-        for raw in self.stores[chunk.source].values(chunk.rows):
-            outcome = _Outcome()
+        for outcome, pair in self._outcomes(chunk):
             outcomes.append(outcome)
-            try:
-                outcome.format, pair = self.pair(chunk.source, raw)
-                outcome.weight, outcome.margin = pair_numbers(raw, self.columns[chunk.source], outcome.format)
-                outcome.prompt_key = prompt_key(pair.prompt)
-            except RowDropped as dropped:
-                outcome.format = dropped.format
-                outcome.drop(dropped)
-                continue
-            except RecursionError:  # JSON of a thousand levels
-                outcome.reason = "over_limits"
-                continue
-            converted.append((outcome, pair))
+            if pair is not None:
+                converted.append((outcome, pair))
         results = self.pair_tokenizer([pair for _, pair in converted])
         for (outcome, pair), result in zip(converted, results, strict=True):
             if isinstance(result, RowDropped):
@@ -157,7 +192,8 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
     facts = pa.record_batch(
         [
             pa.array(np.full(len(outcomes), chunk.source, dtype=np.int32)),
-            pa.array(chunk.rows),
+            pa.array([o.row for o in outcomes], pa.int64()),
+            pa.array([o.number for o in outcomes], pa.int32()),
             pa.array([o.format for o in outcomes], pa.string()),
             pa.array([o.reason for o in outcomes], pa.string()),
             pa.array([_storable(o.detail) for o in outcomes], pa.string()),
@@ -243,7 +279,8 @@ def _row_by_row(maker: PoolMaker, chunks: Iterable[Chunk]) -> Iterator[PoolPart]
         except BrokenProcessPool as error:
             if not workers.went_over():
                 raise workers.crashed() from error
-        yield maker.part(left.popleft(), [_Outcome(reason="over_limits")])
+        over = left.popleft()
+        yield maker.part(over, [_Outcome(int(over.rows[0]), reason="over_limits")])
     raise CheckpointError(
         f"The tokenising process came to its end on each of {MAX_ROWS_OVER} rows: a row has "
         f"{SECONDS_PER_ROW:.0f} s of processor time and {MAX_MEMORY_BYTES >> 30} GiB. The checkpoint's "

@@ -68,6 +68,20 @@ class PoolReader:
         """Return keys of the prompts, bytes S32 [N]."""
         return self._facts.keys("prompt_key")
 
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """Number of each pair among those of its row, int32 [N]."""
+        return self._facts.column("number")
+
+    def places_of(self, source: int, rows: np.ndarray) -> np.ndarray:
+        """Return the places of all pairs of a source's rows, int64 [n], in the order of ``rows``; a row's stand together."""
+        start, end = np.searchsorted(self.sources, [source, source + 1])
+        numbers = self.rows[start:end]
+        first = np.searchsorted(numbers, rows)
+        counts = np.searchsorted(numbers, rows, side="right") - first
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return start + np.repeat(first, counts) + within
+
     def row_keys(self) -> np.ndarray:
         """Return content keys of the rows, bytes S32 [N]; empty for a dropped one."""
         return self._facts.keys("row_key")

@@ -17,7 +17,7 @@ from dpo_core.data.duplicates import exact_duplicates
 from dpo_core.data.evaluation_sets import EvaluationSets
 from dpo_core.data.examine import Examiner
 from dpo_core.data.ledger import MAX_OFFENDERS, SourceTally
-from dpo_core.data.near_duplicates import Sketcher, bands_for, near_duplicates
+from dpo_core.data.near_duplicates import Sketcher, bands_for, likeness, near_duplicates
 from dpo_core.data.pairs import PreferencePair, readable_prompt
 from dpo_core.data.pool import PoolMaker
 from dpo_core.data.pool_file import PoolReader
@@ -100,8 +100,8 @@ class Looks:
         assert sketcher is not None
 
         @lru_cache(PAIRS_HELD)
-        def pair(place: int) -> PreferencePair:
-            return pair_at(self.maker, pool, place)
+        def parts(place: int) -> tuple[np.ndarray, ...]:
+            return sketcher.parts(pair_at(self.maker, pool, place))
 
         order = np.flatnonzero(pool.is_kept)
         order = order[::-1] if self.rules.duplicate_kept == "last" else order
@@ -109,7 +109,7 @@ class Looks:
             lambda number: pool.band(number)[order],
             bands_for(self.rules.near_similarity)[0],
             order,
-            lambda left, right: sketcher.likeness(pair(left), pair(right)),
+            lambda left, right: likeness(parts(left), parts(right), self.rules.near_similarity),
             self.rules.near_similarity,
             self._groups(pool)[order],
         )
@@ -118,8 +118,8 @@ class Looks:
 
 def pair_at(maker: PoolMaker, pool: PoolReader, place: int) -> PreferencePair:
     """Read a kept row of the pool as it was converted."""
-    source, row = int(pool.sources[place]), int(pool.rows[place])
-    return maker.pair(source, maker.stores[source][row])[1]
+    source, row, number = (int(of[place]) for of in (pool.sources, pool.rows, pool.numbers))
+    return maker.pair_at(source, row, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Accounts:
 
     sources: tuple[ResolvedSource, ...]
     tallies: list[SourceTally]
-    times: list[np.ndarray]  # per source, how often each of its rows in the pool was selected, int [n]
+    times: list[np.ndarray]  # per source, how often each of its pairs in the pool was selected, int [n]
     maker: PoolMaker
     sets: EvaluationSets | None
 

@@ -1,10 +1,10 @@
-"""Raw rows of local files, one at a time: JSON (``json_rows``), gzip, Parquet, Arrow. Memory is flat in the rows, but for
-a JSON object that wraps all of them, which is parsed whole.
+"""Raw rows of local files, one at a time: JSON (``json_rows``), gzip, Parquet, Arrow. Memory is flat in the rows.
 
 Rows are Python values and need not share columns or types. A file is read to its last byte: one that cannot be, or that
 holds something behind its rows, is a ``DataError`` that says where it breaks.
 """
 
+import contextlib
 import gzip
 import io
 import os
@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from dpo_core.contract.errors import DataError
-from dpo_core.data.columnar_rows import rows_of
-from dpo_core.data.json_rows import RawRow, json_rows
+from dpo_core.data.columnar_rows import BYTES_AT_ONCE, rows_of
+from dpo_core.data.json_line import RawRow
+from dpo_core.data.json_rows import json_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-SUPPORTED = (".jsonl", ".json", ".parquet", ".arrow", ".jsonl.gz", ".json.gz")
+JSON_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+SUPPORTED = (*JSON_ENDINGS, ".parquet", ".arrow")
 NOT_ROWS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
 ARROW_MAGIC, PARQUET_MAGIC = b"ARROW1", b"PAR1"
+ROWS_AT_ONCE = 1024
 
 _SHARD = re.compile(r"^(?P<split>\w+(?:\.\w+)*?)-\d+-of-\d+")
 _NO_SPLITS = (
@@ -50,6 +53,16 @@ _SEVERAL = (
     "{path} is more than one {kind} file, or something stands behind its rows. Put files side by side into a "
     "directory, or write their rows into one."
 )
+
+_BEGINNINGS = {
+    b"\x1f\x8b": ("gzip-compressed", "Name it .jsonl.gz or .json.gz."),
+    b"\x28\xb5\x2f\xfd": ("compressed (zstd)", "Unpack it, or pack it as .gz."),
+    b"\xfd7zXZ": ("compressed (xz)", "Unpack it, or pack it as .gz."),
+    b"BZh": ("compressed (bzip2)", "Unpack it, or pack it as .gz."),
+    b"PK\x03\x04": ("a zip archive", "Unpack it."),
+    PARQUET_MAGIC: ("a Parquet file", "Name it .parquet."),
+    ARROW_MAGIC: ("an Arrow file", "Name it .arrow."),
+}  # first bytes -> what a file is, and what helps
 
 
 def is_supported(path: Path) -> bool:
@@ -101,37 +114,71 @@ def _files_of_directory(folder: Path, split: str) -> list[Path]:
     return [folder / name for name in wanted]
 
 
-def read_rows(path: Path) -> Iterator[RawRow]:
-    """Yield the raw rows of one file. Raises ``DataError`` for a file that is damaged or holds no rows."""
+def read_rows(path: Path, wanted: frozenset[str] | None = None) -> Iterator[RawRow]:
+    """Yield the raw rows of one file. Raises ``DataError`` for a file that is damaged or holds no rows.
+
+    Of columnar files the ``wanted`` columns alone are read, if any are named. Rows of JSON are whole: their text is kept.
+    """
     try:
         if path.name.endswith(".parquet"):
-            yield from map(RawRow, _parquet_rows(path))
+            yield from _parquet_rows(path, wanted)
         elif path.name.endswith(".arrow"):
-            yield from map(RawRow, _arrow_rows(path))
+            yield from _arrow_rows(path, wanted)
         else:
             with _open_text(path) as file:
                 yield from json_rows(path, file)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason}). Convert it to UTF-8.") from error
+        raise DataError(f"{path} {_no_text(path, error)}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged: {error}. Download or write it again.") from error
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Make it readable.") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[dict]:
-    import pyarrow as pa
+def _no_text(path: Path, error: UnicodeDecodeError) -> str:
+    """What a file that is no text may be, by how it begins."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    for magic, (kind, cure) in _BEGINNINGS.items():
+        if head.startswith(magic):
+            return f"is {kind}, whatever its name says. {cure}"
+    return f"is not UTF-8 text ({error.reason}). Convert it to UTF-8."
+
+
+def _parquet_rows(path: Path, wanted: frozenset[str] | None) -> Iterator[RawRow]:
     import pyarrow.parquet as pq
 
+    with _readable(path, "Parquet"), pq.ParquetFile(path) as file:
+        _refuse_two_parquet_files(path, file.metadata)
+        names = file.schema_arrow.names
+        read = names if wanted is None else [name for name in names if name in wanted]
+        unread = tuple(name for name in names if name not in read)
+        for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata), columns=read):
+            for row in rows_of(batch):
+                yield RawRow(row, unread=unread)
+
+
+@contextlib.contextmanager
+def _readable(path: Path, kind: str) -> Iterator[None]:
+    """Raise ``DataError`` for what the library raises of a file, which is nearly anything; but for want of memory."""
     try:
-        with pq.ParquetFile(path) as file:
-            _refuse_two_parquet_files(path, file.metadata)
-            for batch in file.iter_batches(batch_size=1024):
-                yield from rows_of(batch)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path} is no readable Parquet file: {error}. Download or write it again."
-        ) from error
+        yield
+    except (DataError, MemoryError):  # of Arrow's own, too
+        raise
+    except Exception as error:
+        raise DataError(f"{path} is no readable {kind} file: {error}. Download or write it again.") from error
+
+
+def _rows_at_once(about: "pq.FileMetaData") -> int:
+    """Fewer of long rows, as far as the file is honest about them."""
+    longest = max(
+        (
+            about.row_group(i).total_byte_size // max(1, about.row_group(i).num_rows)
+            for i in range(about.num_row_groups)
+        ),
+        default=0,
+    )
+    return min(ROWS_AT_ONCE, max(1, BYTES_AT_ONCE // max(1, longest)))
 
 
 def _refuse_two_parquet_files(path: Path, about: "pq.FileMetaData") -> None:
@@ -154,24 +201,25 @@ def _refuse_two_parquet_files(path: Path, about: "pq.FileMetaData") -> None:
             raise DataError(_SEVERAL.format(path=path, kind="Parquet"))
 
 
-def _arrow_rows(path: Path) -> Iterator[dict]:
+def _arrow_rows(path: Path, wanted: frozenset[str] | None) -> Iterator[RawRow]:
     """Rows of an Arrow file, or of one or more streams behind each other."""
     import pyarrow as pa
 
-    try:
-        with pa.memory_map(str(path)) as source:
-            is_file = source.read(len(ARROW_MAGIC)) == ARROW_MAGIC
-            source.seek(8 if is_file else 0)  # behind its mark a file holds a stream, then its directory
-            while True:
-                for batch in pa.ipc.open_stream(source):
-                    yield from rows_of(batch)
-                if is_file:
-                    _refuse_two_arrow_files(path, source)
-                    return
-                if source.tell() >= source.size():
-                    return
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable Arrow file: {error}. Download or write it again.") from error
+    with _readable(path, "Arrow"), pa.memory_map(str(path)) as source:
+        is_file = source.read(len(ARROW_MAGIC)) == ARROW_MAGIC
+        source.seek(8 if is_file else 0)  # behind its mark a file holds a stream, then its directory
+        while True:
+            for batch in pa.ipc.open_stream(source):
+                names = batch.schema.names
+                read = [number for number, name in enumerate(names) if wanted is None or name in wanted]
+                unread = tuple(name for number, name in enumerate(names) if number not in read)
+                for row in rows_of(batch.select(read)):
+                    yield RawRow(row, unread=unread)
+            if is_file:
+                _refuse_two_arrow_files(path, source)
+                return
+            if source.tell() >= source.size():
+                return
 
 
 def _refuse_two_arrow_files(path: Path, source: "pa.MemoryMappedFile") -> None:

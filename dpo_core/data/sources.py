@@ -8,7 +8,7 @@ import json
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,19 @@ import numpy as np
 import pyarrow as pa
 
 from dpo_core.contract.errors import DataError, StoreError
-from dpo_core.contract.refs import ResolvedSource
+from dpo_core.contract.refs import ResolvedEvaluationSet, ResolvedSource
 from dpo_core.contract.store import exclusive, fingerprint, new_directory, write_json
-from dpo_core.data.formats import OUR_COLUMNS
+from dpo_core.data.formats import OUR_COLUMNS, READ_COLUMNS
 from dpo_core.data.hub_rows import hub_rows
-from dpo_core.data.json_rows import RawRow
-from dpo_core.data.readers import files_of, read_rows
+from dpo_core.data.json_line import RawRow
+from dpo_core.data.ranked_answers import RANKED_COLUMNS
+from dpo_core.data.read_limits import bounded_texts, read_within_limits
+from dpo_core.data.readers import JSON_ENDINGS, files_of, read_rows
 
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
 ROWS_PER_BATCH = 512
 MAX_COLUMNS_KEPT = 200
-LAYOUT = 2  # raised when the stored form of rows, or which rows of a file are stored, changes
+LAYOUT = 3  # raised when the stored form of rows, or which rows of a file are stored, changes
 _SCHEMA = pa.schema([("row", pa.large_string())])
 
 
@@ -89,17 +91,31 @@ def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
     Raises ``DataError`` for rows that cannot be read, for an empty set and for an unknown column; ``RemoteError`` when
     the Hub does not answer.
     """
+    named = sorted(_named_columns(source) - READ_COLUMNS) if _is_columnar(source) else []
     key = fingerprint(
         {"layout": LAYOUT, "content": source.content, "split": source.split, "subset": source.subset}
+        | ({"columns": named} if named else {})
     )
     folder = cache_dir / "rows" / key[:32]
     if not (folder / ABOUT_FILE).is_file():
         with exclusive(cache_dir / "rows" / f".{key[:32]}.lock", wait_seconds=3600):
             if not (folder / ABOUT_FILE).is_file():
-                _store(_rows_of(source, cache_dir), folder, source.label)
+                read_within_limits(source, partial(_store, source, folder, cache_dir))
     rows = RowStore.open(folder)
     _check_columns(source, rows)
     return rows
+
+
+def _named_columns(source: ResolvedSource) -> frozenset[str]:
+    """The set's columns that a recipe names, whole and to their first dot."""
+    fields = source.fields if isinstance(source, ResolvedEvaluationSet) else ()
+    names = {*source.columns.values(), *fields}
+    return frozenset(names | {name.partition(".")[0] for name in names})
+
+
+def _is_columnar(source: ResolvedSource) -> bool:
+    """Whether it may hold files of which columns are read one by one."""
+    return source.path is not None and not source.path.name.endswith(JSON_ENDINGS)
 
 
 def _check_columns(source: ResolvedSource, rows: RowStore) -> None:
@@ -109,7 +125,9 @@ def _check_columns(source: ResolvedSource, rows: RowStore) -> None:
                 f"`columns` of {source.label} names `{ours}`, which is none of ours: "
                 f"{', '.join(OUR_COLUMNS)}. The map goes from our column to theirs, e.g. {{chosen: winner}}."
             )
-        if theirs not in rows.columns:
+        if theirs not in rows.columns and not (
+            ours in RANKED_COLUMNS and theirs.partition(".")[0] in rows.columns
+        ):
             raise DataError(
                 f"{source.label} has no column `{theirs}` (named in `columns` for `{ours}`). Its columns "
                 f"are: {', '.join(rows.columns)}."
@@ -124,7 +142,7 @@ def _rows_of(source: ResolvedSource, cache_dir: Path) -> Iterator[RawRow]:
                 "name the directory of that subset."
             )
         for file in files_of(source.path, source.split):
-            yield from _objects(file, read_rows(file))
+            yield from _objects(file, read_rows(file, READ_COLUMNS | _named_columns(source)))
         return
     if source.hub_id is None:
         raise DataError(f"{source.label} names neither a local path nor a Hub data set.")
@@ -154,17 +172,15 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), type(value).__name__)
 
 
-def _store(rows: Iterator[RawRow], folder: Path, label: str) -> None:
-    """Write rows as JSON text into ``folder``, atomically."""
+def _store(source: ResolvedSource, folder: Path, cache_dir: Path) -> None:
+    """Write a source's rows as JSON text into ``folder``, atomically."""
     columns: dict[str, None] = {}
     with new_directory(folder) as aside:
         count = 0
         with pa.OSFile(str(aside / ROWS_FILE), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
             texts: list[str] = []
-            for row in rows:
-                if isinstance(row.value, dict) and len(columns) < MAX_COLUMNS_KEPT:
-                    columns.update(dict.fromkeys(row.value))
-                texts.append(_json_text(row.value) if row.text is None else row.text)
+            for text in bounded_texts(_texts(_rows_of(source, cache_dir), columns), source):
+                texts.append(text)
                 count += 1
                 if len(texts) == ROWS_PER_BATCH:
                     writer.write_batch(pa.record_batch([pa.array(texts, pa.large_string())], schema=_SCHEMA))
@@ -172,8 +188,16 @@ def _store(rows: Iterator[RawRow], folder: Path, label: str) -> None:
             if texts:
                 writer.write_batch(pa.record_batch([pa.array(texts, pa.large_string())], schema=_SCHEMA))
         if count == 0:
-            raise DataError(f"{label} is empty: it holds no row. Check `source` and `split`.")
+            raise DataError(f"{source.label} is empty: it holds no row. Check `source` and `split`.")
         write_json(aside / ABOUT_FILE, {"num_rows": count, "columns": list(columns)})
+
+
+def _texts(rows: Iterator[RawRow], columns: dict[str, None]) -> Iterator[str]:
+    """Yield each row's JSON text, and note its columns."""
+    for row in rows:
+        if isinstance(row.value, dict) and len(columns) < MAX_COLUMNS_KEPT:
+            columns.update(dict.fromkeys((*row.value, *row.unread)))
+        yield _json_text(row.value) if row.text is None else row.text
 
 
 def _value(text: str) -> Any:

@@ -9,43 +9,62 @@ from itertools import takewhile
 from typing import Any
 
 from dpo_core.contract.drops import RowDropped
-from dpo_core.data.messages import beyond_text, from_json_text, is_message, message
+from dpo_core.data.messages import (
+    NOTHING_ELSE,
+    beyond_text,
+    is_message,
+    message,
+    of_json_text,
+    same_turns,
+    unambiguous,
+)
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message", "system_instruction")
 ROLE = "system"
 
 
-def system_turns(raw: Any) -> list[dict]:
+def system_turns(raw: Any, fields: frozenset[str] = NOTHING_ELSE) -> list[dict]:
     """Return the one system turn that ``raw`` means, several of them as one; none for what is empty.
 
     Raises ``RowDropped`` for anything that is no system prompt.
     """
-    return [joined] if (joined := _joined(_turns(raw))) is not None else []
+    return [joined] if (joined := _joined(_turns(raw, fields))) is not None else []
+
+
+def system_beside(row: dict, fields: frozenset[str] = NOTHING_ELSE) -> list[dict]:
+    """Return the system turn of a row's own columns, none without one. Raises ``RowDropped`` where two of them differ."""
+    found = [turns for column in SYSTEM_COLUMNS if (turns := system_turns(row.get(column), fields))]
+    if any(not same_turns(found[0], other) for other in found[1:]):
+        raise RowDropped(
+            "bad_system", "two columns hold different system prompts; name the right one with `columns`"
+        )
+    return found[0] if found else []
 
 
 def leading_system(conversation: Iterable[dict]) -> list[dict]:
     """Return the system turns with which a conversation begins, as one; none if it begins otherwise."""
-    return system_turns(list(takewhile(lambda turn: turn["role"] == ROLE, conversation)))
+    turns = list(takewhile(lambda turn: turn["role"] == ROLE, conversation))
+    return [joined] if (joined := _joined(turns)) is not None else []
 
 
-def _turns(raw: Any) -> list[dict]:
+def _turns(raw: Any, fields: frozenset[str]) -> list[dict]:
     if raw is None:
         return []
     if isinstance(raw, str):
-        parsed = from_json_text(raw)
+        parsed, is_repeated = of_json_text(raw)
         items = parsed if isinstance(parsed, list) else [parsed]
         if parsed is not raw and items and all(isinstance(item, str) or is_message(item) for item in items):
-            return _turns(items)
+            return _turns(unambiguous(raw) if is_repeated else items, fields)
         return [{"role": ROLE, "content": raw}]
     if isinstance(raw, list):
-        return [turn for item in raw for turn in _turns(item)]
+        return [turn for item in raw for turn in _turns(item, fields)]
     if isinstance(raw, dict) and not any(value not in (None, "", [], {}) for value in raw.values()):
         return []
     if not is_message(raw):
         raise RowDropped(
             "bad_system", f"the system prompt is {type(raw).__name__}, expected a text or messages"
         )
-    turn = message(raw, ROLE)
+    turn = message(raw, ROLE, fields)
     if turn["role"] != ROLE:
         raise RowDropped(
             "bad_system", f"a message of the role {turn['role']} stands where the system prompt is"

@@ -48,6 +48,8 @@ class RunState(BaseModel):
     first_metrics: dict[str, float] = {}
     reward_sum: float = 0.0
     num_rewards: int = 0
+    num_tokens: int = 0  # of both sides of all pairs so far
+    best_step: int = 0  # of the best evaluation so far, whose checkpoint stays; 0: none is chosen
 
     @property
     def mean_reward(self) -> float:
@@ -75,36 +77,49 @@ def checkpoint_folder(root: Path, step: int) -> Path:
     return root / f"step-{step:08d}"
 
 
-def keep_newest(root: Path, folder: Path, keep: int) -> None:
-    """Delete all checkpoints but ``folder`` and the newest ones before it, ``keep`` in all.
+def keep_newest(root: Path, folder: Path, keep: int, best_step: int = 0) -> None:
+    """Delete all checkpoints but ``folder`` and the newest ones before it, ``keep`` in all, and that of ``best_step``.
 
     A later one than this is damaged or of another job, else the run would have gone on from it: it goes, too.
     """
     folders = sorted(root.glob("step-*"))
-    place = folders.index(folder)
+    place, best = folders.index(folder), checkpoint_folder(root, best_step)
     for unwanted in folders[: max(0, place + 1 - keep)] + folders[place + 1 :]:
+        if unwanted == best and best_step:
+            continue
         if CHECKPOINT_NAME.fullmatch(unwanted.name) and not unwanted.is_symlink():  # else it is not ours
             shutil.rmtree(unwanted)
 
 
 def newest_checkpoint(
-    root: Path, job_fingerprint: str, accelerator: Accelerator | None = None
+    root: Path, job_fingerprint: str, accelerator: Accelerator | None = None, before: int | None = None
 ) -> tuple[Path, RunState] | None:
-    """Return the newest checkpoint of this job whose files match their manifest; damaged ones are reported and passed
-    over.
+    """Return the newest checkpoint of this job whose files match their manifest, of a step ``before`` that if given;
+    damaged ones are reported and passed over.
 
     With an accelerator all ranks look together: rank 0 at the folder, each at its share of the files' content.
     """
     names = from_main(accelerator, lambda: sorted(folder.name for folder in root.glob("step-*")))
     for folder in (root / name for name in reversed(names)):
-        found = from_main(accelerator, partial(_described, folder))
-        problem = found if isinstance(found, str) else _damage(folder, found[0], accelerator)
-        if isinstance(found, str) or problem:
-            log.warning("checkpoint %s is damaged and not used: %s", folder.name, problem)
+        if before is not None and folder >= checkpoint_folder(root, before):
             continue
-        if found[1].job_fingerprint == job_fingerprint:
-            return folder, found[1]
-        log.warning("checkpoint %s belongs to another job and is not used", folder.name)
+        if state := whole_checkpoint(folder, job_fingerprint, accelerator):
+            return folder, state
+    return None
+
+
+def whole_checkpoint(
+    folder: Path, job_fingerprint: str, accelerator: Accelerator | None = None
+) -> RunState | None:
+    """Return the state of a checkpoint of this job whose files match their manifest; another is reported."""
+    found = from_main(accelerator, partial(_described, folder))
+    problem = found if isinstance(found, str) else _damage(folder, found[0], accelerator)
+    if isinstance(found, str) or problem:
+        log.warning("checkpoint %s is damaged and not used: %s", folder.name, problem)
+        return None
+    if found[1].job_fingerprint == job_fingerprint:
+        return found[1]
+    log.warning("checkpoint %s belongs to another job and is not used", folder.name)
     return None
 
 

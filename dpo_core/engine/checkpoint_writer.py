@@ -73,8 +73,8 @@ class PendingCheckpoint:
             snapshot.hold()
 
     def commit(self, keep: int) -> Path:
-        """Wait for all ranks' parts, make the folder a checkpoint, and delete all but the newest ``keep``. Raises on every
-        rank what any rank's writing raised; then nothing is left of it."""
+        """Wait for all ranks' parts, make the folder a checkpoint, and delete all but the newest ``keep`` and the best.
+        Raises on every rank what any rank's writing raised; then nothing is left of it."""
         if self._thread:
             self._thread.join()
         written = by_every_rank(self.engine.accelerator, lambda *_: (self.hashes, _as_words(self.failure)))
@@ -89,7 +89,7 @@ class PendingCheckpoint:
                 hashes[RUN_STATE] = sha256_file(self.aside / RUN_STATE)
                 write_json(self.aside / RUN_MANIFEST, dict(sorted(hashes.items())))
                 put_in_place(self.aside, self.folder)
-                keep_newest(self.folder.parent, self.folder, keep)
+                keep_newest(self.folder.parent, self.folder, keep, self.state.best_step)
             except OSError as error:
                 raise from_os_error(error, f"writing {self.folder.name}") from error
         return self.folder

@@ -1,16 +1,21 @@
 """The job's sharding -> the engine. The one place that knows them all."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Required, TypedDict, cast
 
 import torch
 from accelerate import Accelerator
 
-from dpo_core.contract.config import OptimConfig
+from dpo_core.contract.config import BaseWeights, OptimConfig, Precision
 from dpo_core.contract.jobs import Sharding
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.master import MasterEngine
 from dpo_core.engine.plain import PlainEngine
+from dpo_core.model.adapter import halve_frozen
 from dpo_core.model.forward import PairScorer
+from dpo_core.model.load import load_model
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
@@ -35,6 +40,29 @@ def start_engine(
     return ZeroEngine.start(accelerator, scorer, optim)
 
 
+def load_for_scoring(
+    checkpoint: CheckpointRef,
+    precision: Precision,
+    sharding: Sharding,
+    accelerator: Accelerator,
+    base_weights: BaseWeights = "full",
+) -> PairScorer:
+    """Return a checkpoint ready for forwards without gradients, its weights shared out where the back end splits them.
+
+    In bf16 a card never holds its matrices in float32: they are read by the host and sent in bf16, as autocast would have
+    them anyway, with the same numbers.
+    """
+    where = loading(sharding, accelerator)
+    in_half = precision != "fp32" and base_weights == "full" and not sharding.splits_weights
+    model = load_model(
+        checkpoint, base_weights=base_weights, **({"device": "cpu"} if in_half else where)
+    ).requires_grad_(False)
+    if in_half and precision == "bf16":
+        halve_frozen(model)
+    scorer = PairScorer(model, precision)  # casts by itself what is bf16 altogether
+    return share_for_scoring(sharding, accelerator, scorer.to(accelerator.device) if in_half else scorer)
+
+
 def share_for_scoring(sharding: Sharding, accelerator: Accelerator, scorer: PairScorer) -> PairScorer:
     """Return a loaded scorer for forwards without gradients: its weights shared out where the back end splits them, in
     place.
@@ -50,10 +78,14 @@ def share_for_scoring(sharding: Sharding, accelerator: Accelerator, scorer: Pair
     return zero.share_for_scoring(accelerator, scorer)
 
 
-def gather_ends(sharding: Sharding, scorer: PairScorer) -> None:
-    """Have what FSDP2 gathers in the scorer's own forward (embeddings, head) whole where the model inside is called."""
+@contextlib.contextmanager
+def calling_the_model(sharding: Sharding, scorer: PairScorer, device: torch.device) -> Iterator[None]:
+    """Let the model inside the scorer be called by itself, without gradients, in the scorer's arithmetic: what FSDP2 gathers
+    in the scorer's own forward (embeddings, head) is whole."""
     if sharding.kind == "fsdp2":
         cast("FSDPModule", scorer).unshard()  # what fully_shard makes of a module
+    with scorer.arithmetic(device):
+        yield
 
 
 class Loading(TypedDict, total=False):

@@ -2,8 +2,12 @@
 
 Every parameter is a DTensor split along its first dimension; a decoder layer is gathered for its forward and its backward,
 embeddings and head for the whole forward and backward. Gradients are exchanged in every microbatch: kept whole until the
-step's last one they would take as much memory as the weights do unshared. bf16 is autocast inside the forward over fp32
-weights, as everywhere in this program.
+step's last one they would take as much memory as the weights do unshared. With a degree, ranks form groups of so many
+neighbours, each with a copy of its own (HSDP): weights are gathered within a group, gradients summed over all.
+
+bf16 means that what is gathered is bf16, of fp32 parts that the optimizer updates, and that gradients are reduced in fp32:
+8 bytes a parameter and microbatch on the wire, where fp32 weights under autocast take 12 and a cast at every use. What is
+not trained has no update to be exact for: its parts are bf16 themselves.
 """
 
 import contextlib
@@ -14,11 +18,11 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator, ParallelismConfig, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import Tensor, nn
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 from dpo_core.contract.checkpoint_files import RUN_OPTIMIZER, RUN_WEIGHTS
@@ -27,11 +31,17 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import Sharding
 from dpo_core.data.pair_batch import PairBatch
 from dpo_core.engine.checkpoint import stored_tensors
+from dpo_core.engine.frozen import hold_in_half
 from dpo_core.engine.optim import build_optimizer, create_moments, set_learning_rate
 from dpo_core.engine.plain import trainable
 from dpo_core.engine.stored_tensor import StoredTensor, fill_from, whole
 from dpo_core.model.forward import OF_SCORER, PairScorer, SequenceScores
 from dpo_core.model.unread_weights import take_unread
+
+# The model's own code casts between layers; inputs that are exact (a mask, angles of positions) stay so.
+IN_HALF = MixedPrecisionPolicy(
+    param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+)
 
 
 def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accelerator:
@@ -54,6 +64,9 @@ def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu
         reshard_after_forward=True,
         cpu_ram_efficient_loading=False,
     )
+    replicas = _replicas(sharding)
+    if not on_cpu:
+        arguments = {**arguments, "parallelism_config": replicas}
     accelerator = Accelerator(fsdp_plugin=plugin, **arguments)
     if not dist.is_initialized() or not (on_cpu or accelerator.is_fsdp2):
         raise ConfigError(
@@ -62,12 +75,28 @@ def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu
         )
     if on_cpu:
         accelerator.state.fsdp_plugin = plugin
+        if replicas:  # accelerate refuses them on a CPU, as it does FSDP
+            accelerator.state.parallelism_config = replicas
+            accelerator.state.device_mesh = replicas.get_device_mesh("cpu")
         for state in (
             accelerator.state,
             PartialState(),
         ):  # the second decides whether ranks wait and sum at all
             state.distributed_type = DistributedType.FSDP
     return accelerator
+
+
+def _replicas(sharding: Sharding) -> ParallelismConfig | None:
+    """Groups of ``degree`` ranks; nothing where one group is all. Raises ``ConfigError`` for a rest."""
+    world, degree = int(os.environ.get("WORLD_SIZE", "1")), sharding.degree
+    if degree is None or degree == world:
+        return None
+    if world % degree:
+        raise ConfigError(
+            f"compute.shard_degree is {degree}, but {world} processes were started, which cannot form groups of so many. "
+            "Set it to a divisor of compute.num_processes."
+        )
+    return ParallelismConfig(dp_replicate_size=world // degree, dp_shard_size=degree)
 
 
 @dataclass
@@ -155,9 +184,15 @@ def _part(tensor: DTensor) -> StoredTensor:
 def share_weights(accelerator: Accelerator, scorer: PairScorer) -> None:
     """Leave this rank its part of every weight, in place. What the checkpoint's files hold is read from there, by every rank
     its own part; of anything else rank 0's values count and are sent one weight at a time."""
-    whole_here = {name: parameter.detach() for name, parameter in scorer.named_parameters()}
     unread = take_unread(scorer.model)
-    accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = list(scorer.model._no_split_modules or ())
+    plugin = accelerator.state.fsdp_plugin
+    plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    if scorer.precision == "bf16":
+        hold_in_half(scorer.parameters(), have_values=accelerator.is_main_process and not unread)
+        scorer.has_half_weights = True
+        plugin.mixed_precision_policy = IN_HALF
+    whole_here = {name: parameter.detach() for name, parameter in scorer.named_parameters()}
+    plugin.transformer_cls_names_to_wrap = list(scorer.model._no_split_modules or ())
     fsdp2_prepare_model(accelerator, scorer)
     for name, parameter in scorer.named_parameters():
         value = whole_here.pop(name)
@@ -175,5 +210,6 @@ def share_weights(accelerator: Accelerator, scorer: PairScorer) -> None:
 
 def share_for_scoring(accelerator: Accelerator, scorer: PairScorer) -> PairScorer:
     """Return a scorer for forwards without gradients, its weights shared out, in place."""
+    scorer.requires_grad_(False)
     share_weights(accelerator, scorer)
     return scorer

@@ -2,7 +2,8 @@
 
 What each rank holds is a part of AdamW's moments (1), of the gradients as well (2), and of the weights as well (3).
 The optimizer is torch's fused AdamW at every stage, offloaded or not: one set of numbers, and none of DeepSpeed's own
-kernels, so nothing is compiled. bf16 is autocast inside the forward, as everywhere in this program, over fp32 weights.
+kernels, so nothing is compiled. bf16 is autocast inside the forward over fp32 weights. Stage 3 sends matrices as bf16 then,
+which autocast makes of them anyway, and reduces gradients in fp32: 8 bytes a parameter and microbatch on the wire.
 """
 
 import contextlib
@@ -22,9 +23,11 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from dpo_core.contract.checkpoint_files import RUN_OPTIMIZER, RUN_WEIGHTS
 from dpo_core.contract.config import OptimConfig
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.exchange_memory import BUCKET_VALUES
 from dpo_core.contract.jobs import Sharding
 from dpo_core.data.pair_batch import PairBatch
 from dpo_core.engine.checkpoint import stored_tensors
+from dpo_core.engine.frozen import hold_matrices_in_half
 from dpo_core.engine.optim import build_optimizer, set_learning_rate
 from dpo_core.engine.stored_tensor import StoredTensor, fill_from, whole
 from dpo_core.model.forward import OF_SCORER, PairScorer, SequenceScores
@@ -35,7 +38,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 # Any number but 1 makes DeepSpeed ready to accumulate; where a step ends is told to it microbatch by microbatch, and it
 # is told not to divide by this.
 ACCUMULATION = 2
-BUCKET_VALUES = 50_000_000  # exchanged at once, 0.2 GB; DeepSpeed's own 5e8 would take 2 GB on every rank
 PERSISTENT_PER_HIDDEN = (
     10  # weights up to 10 x hidden size (norms, biases) stay whole on every rank once gathered
 )
@@ -180,11 +182,13 @@ class ZeroEngine:
         return whole(tensor, self.accelerator.process_index, self.accelerator.num_processes)
 
     def _weight(self, tensor: Any) -> StoredTensor:
-        """Of a trained weight the optimizer's fp32 values; of anything else the only ones."""
+        """The optimizer's fp32 values: those that forwards gather may be rounded."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
         if not hasattr(tensor, "ds_id"):  # buffers are not shared out, nor is anything below stage 3
             return self._whole(tensor)
-        held = self._hp_part(tensor, None) if tensor.requires_grad else tensor.ds_tensor
-        return self._shared(tensor, held, partial(_gathered, tensor))
+        assert tensor.requires_grad  # what is frozen is not stored
+        return self._shared(tensor, self._hp_part(tensor, None), partial(safe_get_full_fp32_param, tensor))
 
     def _moment(self, parameter: Any, key: str) -> StoredTensor:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -224,13 +228,6 @@ class ZeroEngine:
             gathered[0].all_gather(gathered)
 
 
-def _gathered(parameter: Any) -> Tensor:
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([parameter]):
-        return parameter.detach().clone()
-
-
 def share_weights(accelerator: Accelerator, scorer: PairScorer, max_grad_norm: float = 1.0) -> PairScorer:
     """Leave, under ZeRO-3, this rank its part of every weight, one weight at a time; rank 0's values count. In place."""
     accelerator.free_memory()  # of a model that was scored before: accelerate and DeepSpeed would keep it
@@ -243,11 +240,25 @@ def share_weights(accelerator: Accelerator, scorer: PairScorer, max_grad_norm: f
         config["zero_optimization"]["stage3_param_persistence_threshold"] = PERSISTENT_PER_HIDDEN * hidden
         batch = {"train_batch_size": ACCUMULATION * accelerator.num_processes}
         unread = take_unread(scorer.model)
+        if scorer.precision == "bf16":
+            _send_in_half(scorer, have_values=accelerator.is_main_process and not unread)
         init = _without_broadcast() if unread else deepspeed.zero.Init
         init(module=scorer, config_dict_or_path=config | batch)
         if unread:
             _fill_parts(scorer, unread, accelerator.process_index)
     return scorer
+
+
+def _send_in_half(scorer: PairScorer, have_values: bool) -> None:
+    """Have matrices gathered as bf16. Autocast rounds all but embeddings at every use anyway.
+
+    The mark is that of DeepSpeed's setting ``torch_autocast``, which would reduce gradients in bf16 as well; without the
+    setting they are reduced in fp32.
+    """
+    from deepspeed.runtime.torch_autocast import PARAM_COMM_DTYPE_ATTR_NAME
+
+    for parameter in hold_matrices_in_half(scorer, have_values):
+        setattr(parameter, PARAM_COMM_DTYPE_ATTR_NAME, torch.bfloat16)
 
 
 def _without_broadcast() -> Any:
@@ -282,5 +293,6 @@ def _range(parameter: Any, held: Tensor, rank: int) -> tuple[int, Tensor]:
 
 def share_for_scoring(accelerator: Accelerator, scorer: PairScorer) -> PairScorer:
     """Return a scorer for forwards without gradients, its weights shared out, in place."""
+    scorer.requires_grad_(False)
     accelerator.prepare(share_weights(accelerator, scorer))
     return scorer

@@ -19,7 +19,7 @@ from torch.nn.functional import logsigmoid
 from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.objectives import OBJECTIVES, LossName, Traits
 from dpo_core.loss.divergences import DIVERGENCES
-from dpo_core.loss.pair_logps import PairLogps
+from dpo_core.loss.pair_logps import PairLogps, policy_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +99,9 @@ def ipo(
     return _output(((chosen_B - rejected_B - target) / config.beta) ** 2, chosen_B, rejected_B)
 
 
-def policy_weights(policy: PairLogps) -> Tensor:
-    """Return how likely the policy finds a pair's answers: exp of their mean log-probabilities, multiplied, detached. [B]"""
-    mean = policy.per_token()
-    return torch.exp(mean.chosen_B + mean.rejected_B).detach()
-
-
 def wpo(policy: PairLogps, reference: PairLogps, config: LossConfig) -> LossOutput:
     """Compute WPO (Zhou et al. 2024, arXiv 2406.11827, eq. 2): DPO, each pair weighted by how likely the policy finds
-    it.
-
-    The paper's weight alignment (its section 3.2), a correction that needs more than log-probabilities, is left out.
-    """
+    it."""
     plain = dpo(policy, reference, config)
     return replace(plain, losses_B=policy_weights(policy) * plain.losses_B)
 

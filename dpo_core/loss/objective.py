@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dpo_core.contract.loss_config import Loss, LossConfig
-from dpo_core.loss.losses import LOSSES, NO_STEP, LossOutput, StepFacts, policy_weights
-from dpo_core.loss.pair_logps import PairLogps
+from dpo_core.loss.losses import LOSSES, NO_STEP, LossOutput, StepFacts
+from dpo_core.loss.pair_logps import PairLogps, policy_weights
 
 
 class Objective(Protocol):
@@ -129,16 +129,13 @@ def loss_and_gradient(
     The slopes come as ``PairLogps`` of the same places, 0 for the token counts. With them a batch that must be seen whole
     can be trained in parts: see ``surrogate``.
     """
-    inputs = [getattr(policy, name).detach().requires_grad_() for name in PairLogps.__slots__]
+    inputs = [getattr(policy, name).detach().requires_grad_() for name in policy.names]
     with torch.enable_grad():
         output = objective(PairLogps(*inputs), reference)
         slopes = torch.autograd.grad(output.losses_B.sum(), inputs, allow_unused=True, materialize_grads=True)
     none = torch.zeros_like(slopes[0])
     slope = PairLogps(
-        *(
-            none if name.endswith("tokens_B") else of
-            for name, of in zip(PairLogps.__slots__, slopes, strict=True)
-        )
+        *(none if name.endswith("tokens_B") else of for name, of in zip(policy.names, slopes, strict=True))
     )
     return LossOutput(output.losses_B.detach(), output.chosen_rewards_B, output.rejected_rewards_B), slope
 

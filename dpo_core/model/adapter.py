@@ -38,8 +38,10 @@ def load_policy(
     device: torch.device | str = "cpu",
     read_weights: bool = True,
     in_parts: bool = False,
+    frozen_in_half: bool = False,
 ) -> PreTrainedModel:
-    """Return the policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for.
+    """Return the policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for; ``frozen_in_half``
+    holds the matrices beside it in bf16, as autocast would have them anyway.
 
     Only what is trained requires gradients. A is drawn from ``seed`` on the CPU, so every rank and device starts alike.
     """
@@ -49,7 +51,37 @@ def load_policy(
     model = load_model(
         checkpoint, at, base_weights=adapter.base_weights, read_weights=read_weights, in_parts=in_parts
     )
-    return add_adapter(model, adapter, seed).to(device)  # type: ignore[arg-type]  # transformers wraps it and loses `self`
+    add_adapter(model, adapter, seed)
+    if frozen_in_half and adapter.base_weights == "full":
+        halve_frozen(model)
+    return model.to(device)  # type: ignore[arg-type]  # transformers wraps it and loses `self`
+
+
+def halve_frozen(model: PreTrainedModel) -> None:
+    """Hold the frozen matrices of linears in bf16, half of the memory, and those of embeddings that lose nothing by it. For
+    forwards under autocast, which casts a linear's weight at every use anyway; what an embedding gives is float32 again. So
+    the numbers are the same."""
+    frozen = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.requires_grad
+    ]
+    exact = {
+        id(module.weight)
+        for module in frozen
+        if isinstance(module, nn.Embedding)
+        and not torch.equal(module.weight.bfloat16().float(), module.weight)
+    }  # as is, a head that is tied to one likewise
+    for module in frozen:
+        if id(module.weight) not in exact:
+            module.weight.data = module.weight.data.to(torch.bfloat16)
+            if isinstance(module, nn.Embedding):
+                module.register_forward_hook(in_full)
+
+
+def in_full(module: nn.Module, arguments: object, output: torch.Tensor) -> torch.Tensor:
+    """Have an embedding that is held in bf16 give float32, as autocast leaves the first residual. A forward hook."""
+    return output.float()
 
 
 def add_adapter(model: PreTrainedModel, adapter: AdapterConfig, seed: int) -> PreTrainedModel:

@@ -145,7 +145,7 @@ def attention_arguments(config: PreTrainedConfig, batch: PairBatch) -> dict:
 def _tell(how: str, is_fast: bool) -> None:
     log.info(
         "attention of packed rows: %s",
-        how if is_fast else f"pair by pair, as of the variable-length kernel {how}",
+        how if is_fast else f"pair by pair; of the variable-length kernel: {how}",
     )
 
 
@@ -166,16 +166,16 @@ def sdpa_pairwise(
     def stock(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, None]:
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else value.dtype
-    if query.is_cuda and not (kwargs.get("softcap") or kwargs.get("s_aux") is not None):
-        reason = why_not_varlen(query, dtype)
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    has_more = kwargs.get("softcap") or kwargs.get("s_aux") is not None
+    reason = "knows no soft caps and sinks" if has_more else why_not_varlen(query, dtype)
+    if device != "cpu":
         _tell(reason or "one variable-length flash call a layer", reason is None)
-        if reason is None:
-            query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
-            scale = kwargs.get("scaling")
-            return varlen.attend(
-                query, key, value, pair_spans.places, scale, sliding_window, varlen.flash
-            ), None
+    if reason is None:
+        query, key, value = (tensor.to(dtype) for tensor in (query, key, value))
+        scale = kwargs.get("scaling")
+        return varlen.attend(query, key, value, pair_spans.places, scale, sliding_window, varlen.flash), None
     if query.device.type == "cpu" and value.dtype == torch.bfloat16:
         # The CPU kernel's backward takes twice as long in bf16 as in fp32, casts included: 6.1 against 3.5 ms of one core
         # for 180 tokens and 9 heads of 64 (with AMX).

@@ -31,7 +31,13 @@ from dpo_core.model.attention import (
     use_kernel,
     why_not_shared,
 )
-from dpo_core.model.logprobs import LogitRule, VocabularyHead, logps_from_logits, sum_by_sequence
+from dpo_core.model.logprobs import (
+    LogitRule,
+    TokenScores,
+    VocabularyHead,
+    scores_from_logits,
+    sum_by_sequence,
+)
 from dpo_core.model.router import RouterLoss
 
 log = logging.getLogger(__name__)
@@ -52,6 +58,7 @@ class SequenceScores(NamedTuple):
     router_loss: (
         Tensor  # float32 scalar, load-balancing loss of a mixture-of-experts model, 0 for a dense one
     )
+    squares_S: Tensor  # float32, sums of log sum_v p(v)^2; see PairLogps. [0] where they are not asked for
 
 
 class PairScorer(nn.Module):
@@ -63,24 +70,31 @@ class PairScorer(nn.Module):
         """``router``: the load-balancing loss to compute as well, in training of a mixture-of-experts model."""
         super().__init__()
         self.model, self.precision, self.router = model, precision, router
+        self.has_half_weights = (
+            False  # whether a back end hands the forward bf16 weights, so that nothing is cast
+        )
         if precision == "bf16_pure":  # buffers stay: rotary frequencies need fp32
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(torch.bfloat16)
         # ``choose_layout`` sets both: whether padded rows are given the stock logits, not the fast way's; how far the chosen
         # layout is from the plain way, nats per token.
         self.stock_logits, self.layout_difference = True, 0.0
+        self.with_squares = False  # whether what WPO's weights need is computed as well
 
     def forward(self, batch: PairBatch) -> SequenceScores:
         """Return log-probabilities per sequence. Raises ``OutOfMemory`` with the batch's shape."""
         with memory_for(batch):
             return self._scores(batch)
 
+    def arithmetic(self, device: torch.device) -> contextlib.AbstractContextManager:
+        """Return a context in which the model computes as ``precision`` says."""
+        # No weight is used twice in a forward, so kept casts save nothing and are a second copy of the model: 14 GiB of 8B.
+        casts = self.precision == "bf16" and not self.has_half_weights
+        return torch.autocast(device.type, torch.bfloat16, enabled=casts, cache_enabled=False)
+
     def _scores(self, batch: PairBatch) -> SequenceScores:
         wanted = {"output_router_logits": True} if self.router else {}
-        # No weight is used twice in a forward, so kept casts save nothing and are a second copy of the model: 14 GiB of 8B.
-        with torch.autocast(
-            batch.ids_RT.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False
-        ):
+        with self.arithmetic(batch.ids_RT.device):
             arguments = {
                 "input_ids": batch.ids_RT,
                 "use_cache": False,
@@ -89,22 +103,29 @@ class PairScorer(nn.Module):
             }
             if batch.layout == "padded" and self.stock_logits:
                 outputs = self.model(**arguments)
-                logps_N = logps_from_logits(outputs.logits.flatten(0, 1)[batch.predictor_N], batch.target_N)
+                logits_NV = outputs.logits.flatten(0, 1)[batch.predictor_N]
+                logps_N, squares_N = scores_from_logits(logits_NV, batch.target_N, self.with_squares)
             else:
                 outputs = decoder_of(self.model)(**arguments)
-                logps_N = self._answer_logps(outputs.last_hidden_state, batch)
-            sums_S = sum_by_sequence(logps_N, batch.sequence_N, len(batch.tokens_2B))
-            tails_S = sum_by_sequence(logps_N * batch.tail_N, batch.sequence_N, len(batch.tokens_2B))
+                logps_N, squares_N = self._answer_scores(outputs.last_hidden_state, batch)
+            num_sequences = len(batch.tokens_2B)
+            sums_S = sum_by_sequence(logps_N, batch.sequence_N, num_sequences)
+            tails_S = sum_by_sequence(logps_N * batch.tail_N, batch.sequence_N, num_sequences)
+            squares_S = (
+                sum_by_sequence(squares_N, batch.sequence_N, num_sequences)
+                if self.with_squares
+                else squares_N
+            )
             router_loss = (
                 self.router(outputs.router_logits, batch.segment_RT >= 0)
                 if self.router
                 else sums_S.new_zeros(())
             )
-            return SequenceScores(sums_S, tails_S, router_loss)
+            return SequenceScores(sums_S, tails_S, router_loss, squares_S)
 
-    def _answer_logps(self, hidden_RTH: Tensor, batch: PairBatch) -> Tensor:
+    def _answer_scores(self, hidden_RTH: Tensor, batch: PairBatch) -> TokenScores:
         hidden_NH = hidden_RTH.flatten(0, 1)[batch.predictor_N]
-        return vocabulary_head(self.model).target_logps(hidden_NH, batch.target_N)
+        return vocabulary_head(self.model).token_scores(hidden_NH, batch.target_N, self.with_squares)
 
 
 @contextlib.contextmanager
@@ -136,8 +157,9 @@ def vocabulary_head(model: PreTrainedModel) -> VocabularyHead:
 
 def pair_logps(scores: SequenceScores, tokens_2B: Tensor) -> PairLogps:
     """Split interleaved scores and counts [2B] by side."""
-    sums, tails = scores.sums_S, scores.tails_S
-    return PairLogps(sums[0::2], sums[1::2], tokens_2B[0::2], tokens_2B[1::2], tails[0::2], tails[1::2])
+    fields = [scores.sums_S, tokens_2B, scores.tails_S]
+    fields += [scores.squares_S] if len(scores.squares_S) else []
+    return PairLogps(*(field[side::2] for field in fields for side in (0, 1)))
 
 
 def probe_pairs(dataset: PairDataset) -> list[TokenizedPair]:
@@ -169,7 +191,12 @@ def _as_exact_as_weights_allow(scorer: PairScorer) -> Iterator[Precision]:
     """Compute without autocast where weights are fp32: what a wrong mask changes may hide in the noise of bf16. ->
     the precision meant. flash attention knows no fp32."""
     precision = scorer.precision
-    if precision == "bf16" and text_config(scorer.model)._attn_implementation != "flash_attention_2":
+    are_exact = not scorer.has_half_weights and all(p.dtype == torch.float32 for p in scorer.parameters())
+    if (
+        precision == "bf16"
+        and are_exact
+        and text_config(scorer.model)._attn_implementation != "flash_attention_2"
+    ):
         scorer.precision = "fp32"
     try:
         yield scorer.precision

@@ -30,7 +30,8 @@ def own_choice(next_R: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """How answers are computed: at most ``max_new_tokens`` each, ``batch_size`` prompts at a time.
+    """How answers are computed: at most ``max_new_tokens`` each, ``batch_size`` prompts at a time, or as many as
+    ``prompt_tokens`` allow, padding included.
 
     ``agree`` gives the next tokens, int64 [R], that this process goes on with. Processes that compute one answer together
     need it: each would stop by its own choice, and one that differs in one token leaves the others waiting for it.
@@ -39,6 +40,12 @@ class Generation:
     max_new_tokens: int
     batch_size: int
     agree: Callable[[torch.Tensor], torch.Tensor] = own_choice
+    prompt_tokens: int | None = None
+
+    def rows(self, longest: int) -> int:
+        """Return how many prompts of at most ``longest`` tokens are answered at a time."""
+        allowed = self.batch_size if self.prompt_tokens is None else self.prompt_tokens // longest
+        return max(1, min(self.batch_size, allowed))
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -216,8 +223,9 @@ def continue_all(
     model.eval()
     by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     answers: list[list[int]] = [[] for _ in prompts]
-    for start in range(0, len(by_length), generation.batch_size):
-        batch = by_length[start : start + generation.batch_size]
+    while by_length:
+        rows = generation.rows(len(prompts[by_length[0]]))
+        batch, by_length = by_length[:rows], by_length[rows:]
         for index, answer in zip(
             batch, _continue_batch(model, prompts, batch, ends, generation, choose), strict=True
         ):

@@ -2,12 +2,16 @@
 
 transformers reads settings that it refuses to write: ``do_sample: false`` beside a temperature (Llama 2's own), a ``top_p``
 above 1. Kept as they are they would end a run when it saves its result, and so would every run that starts from that one.
+Others it refuses to read as well: ``num_return_sequences: 4`` without sampling or beams.
 """
 
+import json
 import logging
+from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from dpo_core.contract.errors import CheckpointError
 
@@ -23,12 +27,35 @@ def why_unwritable(config: GenerationConfig) -> str | None:
     return None
 
 
+def read_settings(folder: Path) -> GenerationConfig | None:
+    """Return a checkpoint's own settings, made such that they can be read; None where there are none. Raises
+    ``CheckpointError`` for a file that holds something else."""
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except OSError:  # no file, or no JSON in it: the library goes by config.json then
+        return None
+    except Exception as error:  # of settings that contradict each other, or of a wrong type
+        reason = " ".join(str(error).split())[:300]
+        try:
+            settings = json.loads((folder / GENERATION_CONFIG_NAME).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):  # a number of thousands of digits, or nested as deeply
+            settings = None
+        if not isinstance(settings, dict):
+            raise CheckpointError(
+                f"{folder / GENERATION_CONFIG_NAME} holds no settings ({reason}). Correct it, or take it away."
+            ) from error
+        return _fit(settings, reason)
+
+
 def writable(config: GenerationConfig) -> GenerationConfig:
-    """Return ``config`` if it can be written; else the same with sampling switched on, as settings for sampling mean it;
-    else that without the settings that are in the way, each of which is logged."""
-    if (reason := why_unwritable(config)) is None:
-        return config
-    settings = config.to_diff_dict()
+    """Return ``config`` if it can be written; else as ``_fit`` makes it."""
+    reason = why_unwritable(config)
+    return config if reason is None else _fit(config.to_diff_dict(), reason)
+
+
+def _fit(settings: dict[str, Any], reason: str) -> GenerationConfig:
+    """Return settings with sampling switched on, as settings for sampling mean it; else that without those that are in the
+    way, each of which is logged."""
     sampling = _made({**settings, "do_sample": True})
     if sampling is not None:
         log.warning(

@@ -11,19 +11,20 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import GENERATION_CONFIG_NAME
 
 from dpo_core.contract.config import AdapterConfig, BaseWeights, OptimConfig
 from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.refs import CheckpointRef
+from dpo_core.model.generation_settings import read_settings
 from dpo_core.model.unread_weights import leave_unread
 
 log = logging.getLogger(__name__)
+
+WITHOUT_MEMORY = "meta"  # PyTorch's device of tensors that have a shape and no values
 
 
 def _disable_dropout(model: nn.Module) -> None:
@@ -47,7 +48,9 @@ def _in_four_bits(device: torch.device | str) -> dict:
 
 def with_loading_info(path: Path, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Return transformers' ``from_pretrained`` and what it says of missing and unexpected keys."""
-    both = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **settings)
+    both = AutoModelForCausalLM.from_pretrained(
+        path, output_loading_info=True, generation_config=read_settings(path), **settings
+    )
     return cast(tuple[PreTrainedModel, dict[str, Any]], both)  # its types know the model alone
 
 
@@ -62,12 +65,14 @@ def load_model(
     """Load a causal language model with its weights in ``dtype``, in eval mode, without dropout.
 
     ``nf4`` keeps the linear layers in 4 bits (QLoRA, arXiv 2305.14314) and needs bitsandbytes; never run on a GPU.
-    Without ``read_weights`` the weights are memory that nothing was written to, which costs none: an engine fills in rank
-    0's. ``in_parts`` leaves them so on every rank where an engine can read each rank's own from the files. Raises
-    ``CheckpointError`` if transformers cannot build it or weights are missing from the files.
+    On the device ``meta`` names and shapes are looked at and no values read. Without ``read_weights`` the weights are memory
+    that nothing was written to, which costs none: an engine fills in rank 0's. ``in_parts`` leaves them so on every rank
+    where an engine can read each rank's own from the files. Raises ``CheckpointError`` if transformers cannot build it or
+    weights are missing from the files.
     """
     loading: dict[str, Any]
     quantised = _in_four_bits(device) if base_weights == "nf4" else {}
+    placed = {"device_map": WITHOUT_MEMORY} if device == WITHOUT_MEMORY else quantised
     try:
         config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=checkpoint.allow_remote_code)
         for name in (
@@ -91,7 +96,7 @@ def load_model(
                 dtype=dtype,
                 trust_remote_code=checkpoint.allow_remote_code,
                 local_files_only=True,
-                **quantised,
+                **placed,
             )
         else:
             model, loading = _unwritten_model(checkpoint, config, dtype), {"missing_keys": ()}
@@ -139,8 +144,8 @@ def _unwritten_model(
                     torch.empty_like(parameter, device="cpu"), parameter.requires_grad
                 )
             module._parameters[name] = parameter if parameter is None else unwritten[id(parameter)]
-    if (checkpoint.path / GENERATION_CONFIG_NAME).is_file():
-        model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
+    if (settings := read_settings(Path(checkpoint.path))) is not None:
+        model.generation_config = settings
     return model
 
 

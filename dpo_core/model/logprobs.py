@@ -5,6 +5,7 @@ The head **module** is entered once a forward whatever the number of chunks: bac
 in a module's hooks, and ranks whose chunks differ in number would wait for each other for ever.
 
     log p(t) = z_t - log sum_v exp z_v,   z = W h + b        d log p(t) / dz = onehot(t) - softmax(z)
+    log sum_v p(v)^2, without a gradient, where it is asked for
 
 Shapes: N predicted tokens, n those of a chunk, H hidden size, V vocabulary, S sequences.
 """
@@ -12,21 +13,43 @@ Shapes: N predicted tokens, n those of a chunk, H hidden size, V vocabulary, S s
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, linear
 
+from dpo_core.contract.step_memory import CARD_CHUNK_LOGITS
+
 CHUNK_LOGITS = 1 << 25  # logits held at once on a CPU: 128 MiB in fp32, and as much again in the backward
-CARD_CHUNK_LOGITS = 1 << 28  # on a card, where small products waste it
 
 
 def logps_from_logits(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
     """Return log softmax(logits)[target], computed in fp32 at least. -> float32 [N]"""
     exact = torch.promote_types(logits_NV.dtype, torch.float32)
     return -cross_entropy(logits_NV.to(exact), targets_N, reduction="none")
+
+
+@torch.no_grad()
+def squares_from_logits(logits_NV: Tensor) -> Tensor:
+    """Return log sum_v p(v)^2 of p = softmax(logits), in fp32 at least: the log of the probability that a token drawn from p
+    has on average. -> float32 [N]"""
+    exact = torch.promote_types(logits_NV.dtype, torch.float32)
+    return logits_NV.log_softmax(dim=-1, dtype=exact).mul_(2).logsumexp(dim=-1)
+
+
+class TokenScores(NamedTuple):
+    """What the head says of the tokens."""
+
+    logps_N: Tensor  # float32, of the targets
+    squares_N: Tensor  # float32, see ``squares_from_logits``; [0] where they were not asked for
+
+
+def scores_from_logits(logits_NV: Tensor, targets_N: Tensor, squares: bool) -> TokenScores:
+    """Return both of logits that are all there."""
+    logps_N = logps_from_logits(logits_NV, targets_N)
+    return TokenScores(logps_N, squares_from_logits(logits_NV) if squares else logps_N.new_zeros(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +86,33 @@ class VocabularyHead:
     rule: LogitRule
 
     def target_logps(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
-        """Return the log-probability of each target given the hidden state that predicts it. -> float32 [N]
+        """Return the log-probability of each target given the hidden state that predicts it. -> float32 [N]"""
+        return self.token_scores(hidden_NH, targets_N, squares=False).logps_N
+
+    def token_scores(self, hidden_NH: Tensor, targets_N: Tensor, squares: bool) -> TokenScores:
+        """Return the log-probability of each target given the hidden state that predicts it, and the squares if asked for.
 
         Memory does not grow with N x V where the projection is a plain linear layer; of another kind (4 bits, say) all
         logits are made at once.
         """
         projection, device = self.projection, hidden_NH.device.type
         if not isinstance(projection, nn.Linear) or type(projection).forward is not nn.Linear.forward:
-            return logps_from_logits(self.rule(projection(hidden_NH)), targets_N)
+            return scores_from_logits(self.rule(projection(hidden_NH)), targets_N, squares)
         autocast = torch.is_autocast_enabled(device)
 
-        def of_weight(hidden_NH: Tensor) -> Tensor:
+        def of_weight(hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
             weight_VH, bias_V = projection.weight, projection.bias  # whole inside the module's call alone
             dtype = torch.get_autocast_dtype(device) if autocast else weight_VH.dtype
             chunk = max(1, (CHUNK_LOGITS if device == "cpu" else CARD_CHUNK_LOGITS) // weight_VH.shape[0])
-            how = _How(self.rule, dtype, chunk, torch.is_grad_enabled())
+            how = _How(self.rule, dtype, chunk, torch.is_grad_enabled(), squares)
             return _TargetLogps.apply(hidden_NH, weight_VH, bias_V, targets_N, how)
 
         with _forward_of(projection, of_weight):
-            return projection(hidden_NH)
+            return TokenScores(*projection(hidden_NH))
 
 
 @contextmanager
-def _forward_of(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _forward_of(module: nn.Module, forward: Callable[[Tensor], object]) -> Iterator[None]:
     """Within it a call of the module computes ``forward`` between its hooks."""
     own = vars(module).get("forward")
     module.forward = forward
@@ -106,6 +133,7 @@ class _How:
     dtype: torch.dtype
     chunk: int
     keep: bool
+    squares: bool = False
 
     def logits(self, hidden_nH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
         """Logits [n, V] by a weight that has ``dtype`` already."""
@@ -115,32 +143,36 @@ class _How:
 
 
 class _TargetLogps(torch.autograd.Function):
-    """(hidden states, weight, bias) -> log-probabilities; the logits of a single chunk are kept, of several made again."""
+    """(hidden states, weight, bias) -> log-probabilities and squares; the logits of a single chunk are kept, of several
+    made again."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor, how: _How
-    ) -> Tensor:
-        """-> float32 [N] (float64 for float64 weights)"""
-        logps: list[Tensor] = []
+    ) -> tuple[Tensor, Tensor]:
+        """-> float32 [N] each (float64 for float64 weights), the second one [0] where it was not asked for"""
+        scored: list[TokenScores] = []
         with torch.autocast(hidden_NH.device.type, enabled=False):
             weight = weight_VH.to(how.dtype)
             pieces = list(zip(hidden_NH.split(how.chunk), targets_N.split(how.chunk), strict=True))
             for hidden_nH, targets_n in pieces:
                 logits_nV = None  # of the chunk before: two would not fit
                 logits_nV = how.logits(hidden_nH, weight, bias_V)
-                logps.append(logps_from_logits(logits_nV, targets_n))
-        logps_N = torch.cat(logps)
+                scored.append(scores_from_logits(logits_nV, targets_n, how.squares))
+        logps_N, squares_N = map(torch.cat, zip(*scored, strict=True))
+        ctx.mark_non_differentiable(squares_N)
         if how.keep:
             ctx.how = how
             ctx.save_for_backward(
                 hidden_NH, weight_VH, bias_V, targets_N, logps_N, logits_nV if len(pieces) == 1 else None
             )
-        return logps_N
+        return logps_N, squares_N
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope_N: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(
+        ctx: Any, slope_N: Tensor, _: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         """Slopes in hidden states, weight and bias; the weight's is summed over chunks in fp32."""
         hidden_NH, weight_VH, bias_V, targets_N, logps_N, kept_NV = ctx.saved_tensors
         how, (of_hidden, of_weight, of_bias) = ctx.how, ctx.needs_input_grad[:3]

@@ -31,7 +31,8 @@ class RouterLoss:
     weight: float
 
     def __call__(self, logits_by_layer: tuple[Tensor, ...], real_RT: Tensor) -> Tensor:
-        return self.function(logits_by_layer, self.num_experts, self.experts_per_token, real_RT)
+        exact = tuple(logits.float() for logits in logits_by_layer)  # bf16 where weights are
+        return self.function(exact, self.num_experts, self.experts_per_token, real_RT)
 
 
 def own_weight(model: PreTrainedModel) -> float:

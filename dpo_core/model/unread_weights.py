@@ -23,7 +23,7 @@ ADAPTED = ".base_layer"  # what peft puts into the name of a layer's own weight 
 
 @dataclass(frozen=True, slots=True)
 class UnreadWeights:
-    """Open files, and under which name they hold each parameter and persistent buffer of the model."""
+    """Open files, and under which name they hold each parameter and persistent buffer of the model (tied: all names)."""
 
     slices: TensorSlices
     keys: Mapping[str, str]
@@ -38,18 +38,23 @@ class UnreadWeights:
 
 def leave_unread(model: PreTrainedModel, folder: Path) -> bool:
     """Keep where the weights of a model that were not read lie. -> whether its files hold them as they are in memory"""
-    if is_converted(model):
-        return False
+    unread = None if is_converted(model) else weights_in(folder, model)
+    if unread:
+        setattr(model, ATTRIBUTE, unread)
+    return unread is not None
+
+
+def weights_in(folder: Path, model: PreTrainedModel) -> UnreadWeights | None:
+    """Return where a folder's files hold the tensors of a model, whose values are not looked at; None if they do not."""
     try:
         slices = TensorSlices(files_of(folder, RUN_WEIGHTS))
     except StoreError:
-        return False
+        return None
     keys = _keys(model, slices.tensors)
     if keys is None:
         slices.close()
-        return False
-    setattr(model, ATTRIBUTE, UnreadWeights(slices, keys))
-    return True
+        return None
+    return UnreadWeights(slices, keys)
 
 
 def is_converted(model: PreTrainedModel) -> bool:
@@ -71,11 +76,8 @@ def _keys(model: PreTrainedModel, stored: Mapping[str, Slices]) -> dict[str, str
     names: dict[int, list[str]] = {}
     for name, tensor in persistent.items():
         names.setdefault(id(tensor), []).append(name)
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
     keys = {}
-    for name, tensor in own.items():
-        if name not in persistent:
-            continue
+    for name, tensor in persistent.items():
         key = next(
             (other for other in names[id(tensor)] if other in stored), None
         )  # tied ones have several names

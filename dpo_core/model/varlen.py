@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dpo_core.data.pair_batch import to_device
+
 HALF = (torch.bfloat16, torch.float16)
 LARGEST_HEAD, HEAD_MULTIPLE = 256, 8
 FIRST_CAPABILITY = (8, 0)  # Ampere
@@ -65,9 +67,7 @@ class Places:
             at += first + rejected
 
         def moved(parts: list[np.ndarray]) -> Tensor:
-            return torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *parts])).to(
-                device, non_blocking=True
-            )
+            return to_device(torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *parts])), device)
 
         def ends(lengths: list[int]) -> Tensor:
             return moved([np.cumsum([0, *lengths])]).int()

@@ -2,10 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -14,70 +11,36 @@ from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.checkers import passes
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
-from dpo_core.data.reference_cache import ReferenceRows, read_reference
 from dpo_core.data.tokenizer import load_tokenizer
-from dpo_core.engine.choose import gather_ends
+from dpo_core.engine.choose import calling_the_model
 from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.heartbeat import watched_ranks
-from dpo_core.loss.losses import StepFacts
-from dpo_core.loss.metrics import averages, batch_sums, source_averages, source_sums
-from dpo_core.loss.objective import build_objective
-from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import answer_greedily
+from dpo_core.training.held_out import held_out_reference, pair_metrics
 from dpo_core.training.kl import measure_kl
 from dpo_core.training.scores import agreed_layout, generation_of, load_scorer, score_pairs
-from dpo_core.training.step_guard import reference_logps
-from dpo_core.training.step_loss import PairNumbers, check_numbers
 
 log = logging.getLogger(__name__)
 
 
-def pair_metrics(
+def _score(
     job: EvaluateJob,
     dataset: PairDataset,
-    reference: ReferenceRows | None,
     scorer: PairScorer,
     is_reference: bool,
     progress: Progress,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Return loss, rewards, accuracies and mean log-probabilities over the held-out pairs, which the loss sees as one
-    batch.
+    """Metrics over the held-out pairs.
 
-    A tie of rewards counts as half a win, so a policy that equals its reference scores 0.5. ``is_reference`` says that
-    the scorer's model is the reference: it is measured against itself, as the cached values were computed in other
-    batches and would leave float noise in place of every tie.
+    ``is_reference`` says that the scorer's model is the reference: it is measured against itself, as the cached values were
+    computed in other batches and would leave float noise in place of every tie.
     """
     layout = agreed_layout(scorer, dataset, job, accelerator)
     policy = score_pairs(scorer, dataset, layout, job, accelerator, progress.advance)
-    cached = (
-        None if reference is None else reference_logps(reference, np.arange(len(dataset)), accelerator.device)
-    )
-    numbers = PairNumbers.of(dataset)
-    check_numbers(job.loss, numbers)
-    rows = np.arange(len(dataset))
-    shares = numbers.shares(range(len(dataset)))
-    share_B = None if shares is None else torch.from_numpy(shares).to(accelerator.device)
-    objective = build_objective(job.loss, StepFacts(chosen_tokens=_chosen_tokens(policy, share_B)))
-    output = objective(
-        policy, policy if is_reference else cached, numbers.margins_of(rows, accelerator.device)
-    )
-    if share_B is not None:
-        output = replace(output, losses_B=share_B * output.losses_B)
-    one_B, names = torch.ones_like(policy.chosen_B), dataset.source_names
-    metrics = averages(batch_sums(policy, output, one_B, ties_count_half=True))
-    if len(names) < 2:
-        return metrics
-    source_B = torch.from_numpy(dataset.sources).to(accelerator.device)
-    sums = source_sums(output, one_B, source_B, len(names), ties_count_half=True)
-    return metrics | source_averages(sums, names)
-
-
-def _chosen_tokens(policy: PairLogps, share_B: torch.Tensor | None) -> float:
-    """Tokens of a chosen answer, mean over the pairs, each counting its share."""
-    counts_B = policy.chosen_tokens_B.double()
-    return float((counts_B if share_B is None else share_B * counts_B).mean())
+    cached = held_out_reference(job.reference, dataset, accelerator)
+    return pair_metrics(job.loss, dataset, policy, policy if is_reference else cached)
 
 
 def greedy_answers(
@@ -95,10 +58,10 @@ def greedy_answers(
     world = 1 if job.sharding.splits_weights else accelerator.num_processes
     mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index % world :: world]]
     tokenizer = load_tokenizer(checkpoint.path, None, checkpoint.allow_remote_code)
-    gather_ends(job.sharding, scorer)
-    answers = answer_greedily(
-        scorer.model, tokenizer, mine, generation_of(job, accelerator), on_answers=progress.advance
-    )
+    with calling_the_model(job.sharding, scorer, accelerator.device):
+        answers = answer_greedily(
+            scorer.model, tokenizer, mine, generation_of(job, accelerator), on_answers=progress.advance
+        )
     if world == 1:
         return answers
     by_rank = gather_object([answers])
@@ -118,13 +81,13 @@ def _evaluate(
     progress.begin(phase, len(dataset) + len(prompts), "pairs and answers")
     if not len(dataset):
         return {}, []
-    reference = read_reference(job.reference, "held_out", dataset.row_keys) if job.reference else None
     scorer = load_scorer(checkpoint, job.precision, job.sharding, accelerator)
+    scorer.with_squares = job.loss.weighs_by_policy
     is_reference = (
         job.reference_checkpoint is not None
         and checkpoint.fingerprint == job.reference_checkpoint.fingerprint
     )
-    metrics = pair_metrics(job, dataset, reference, scorer, is_reference, progress, accelerator)
+    metrics = _score(job, dataset, scorer, is_reference, progress, accelerator)
     answers = greedy_answers(job, checkpoint, scorer, prompts, progress, accelerator)
     judged = [
         passes(answer, prompt.constraints)

@@ -1,11 +1,14 @@
 """Step ``export``: trained weights and the parent's tokenizer -> a folder that stock transformers loads.
 
-The folder holds safetensors weights, config, generation config, tokenizer and chat template; no optimizer state. It is
-loaded again before it counts as written. The pad token is made fit for RLVR (``dpo_core.model.pad_token``).
+The folder holds safetensors weights, config, generation config, tokenizer and chat template; no optimizer state. Weights go
+from file to file one tensor at a time, so memory follows from the largest tensor and not from the model. What was written is
+read again, and loaded by its names and shapes, before it counts. The pad token is made fit for RLVR
+(``dpo_core.model.pad_token``).
 
 An adapter is merged into the weights, and stands by itself in ``adapter/`` as well, in peft's format for the parent model.
 """
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -20,48 +23,58 @@ from dpo_core.contract.jobs import ExportJob, ExportResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.store import hash_files, new_directory
 from dpo_core.data.tokenizer import load_tokenizer
-from dpo_core.engine.checkpoint import load_weights, model_tensors
+from dpo_core.engine.checkpoint import load_weights
+from dpo_core.engine.hub_files import write_weights
 from dpo_core.model.adapter import ADAPTER_FOLDER, load_policy, merge_adapter, save_adapter
 from dpo_core.model.export_form import DTYPES, apply_pad_token
 from dpo_core.model.generation_settings import writable
-from dpo_core.model.load import load_in_full, load_model, with_loading_info
-from dpo_core.model.unread_weights import is_converted
+from dpo_core.model.load import WITHOUT_MEMORY, load_in_full, load_model, with_loading_info
+from dpo_core.model.trained_weights import HeldWeights, StoredWeights, TrainedWeights, trained_in, updates_of
+from dpo_core.model.unread_weights import is_converted, weights_in
 
 
 def _check_loads(folder: Path, expected: PreTrainedModel, allow_remote_code: bool) -> None:
-    """Load the folder with stock transformers and compare every tensor."""
-    loaded, info = with_loading_info(folder, dtype="auto", trust_remote_code=allow_remote_code)
-    if info["missing_keys"] or info["unexpected_keys"]:
+    """Have stock transformers look at the folder, without values, and compare names, shapes and number formats."""
+    loaded, info = with_loading_info(
+        folder, dtype="auto", device_map=WITHOUT_MEMORY, trust_remote_code=allow_remote_code
+    )
+    wrong = {kind: sorted(map(str, info[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
+    got, wanted = (
+        {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()}
+        for model in (loaded, expected)
+    )
+    wrong["changed"] = sorted(name for name in got | wanted if got.get(name) != wanted.get(name))
+    if any(wrong.values()):
+        said = ", ".join(f"{kind} {names[:5]}" for kind, names in wrong.items() if names)
         raise CheckpointError(
-            f"The export does not load cleanly: missing {sorted(info['missing_keys'])[:5]}, unexpected "
-            f"{sorted(info['unexpected_keys'])[:5]}. This is a defect of the export step."
+            f"The export does not load cleanly: {said}. This is a defect of the export step."
         )
-    got = model_tensors(loaded)
-    for name, tensor in model_tensors(expected).items():
-        if not torch.equal(tensor, got[name]):
-            raise CheckpointError(
-                f"The export changed {name} while writing it. Check the disk and run again."
-            )
 
 
-def trained_model(job: ExportJob, aside: Path) -> PreTrainedModel:
-    """Return the trained model as a plain one, in the export's precision where all weights were trained, which are read one
-    at a time; else in float32: an adapter is written to ``aside/adapter`` and merged from there.
+def trained_weights(job: ExportJob, model: PreTrainedModel, aside: Path) -> TrainedWeights:
+    """Return what was trained, for a model without values; an adapter is written to ``aside/adapter`` first.
+
+    The checkpoint's weights are in memory as a whole where an adapter goes with 4-bit weights, or with files that hold other
+    tensors than the model.
     """
     if job.adapter.kind == "none":
-        model = load_model(job.checkpoint, dtype=DTYPES[job.precision], read_weights=False)
-        if is_converted(model):  # the reading notes how the files' own form is written again
-            model = load_model(job.checkpoint)
-        load_weights(job.weights_path, model)
-        return model
-    device = "cuda" if job.adapter.base_weights == "nf4" and torch.cuda.is_available() else "cpu"
-    policy = load_policy(job.checkpoint, job.adapter, seed=0, device=device)
+        return trained_in(job.weights_path, model)
+    in_files = job.adapter.base_weights == "full" and not is_converted(model)
+    files = weights_in(job.checkpoint.path, model) if in_files else None
+    policy = load_policy(
+        job.checkpoint,
+        job.adapter.model_copy(update={"base_weights": "full"}),  # which play no part in what is written
+        seed=0,
+        read_weights=False,
+    )
     load_weights(job.weights_path, policy)
     save_adapter(policy, aside / ADAPTER_FOLDER, job.checkpoint)
+    if files:
+        return StoredWeights(files, updates_of(policy))
     del policy
-    return merge_adapter(
-        load_in_full(job.checkpoint, job.adapter.base_weights, device), aside / ADAPTER_FOLDER
-    ).cpu()
+    device = "cuda" if job.adapter.base_weights == "nf4" and torch.cuda.is_available() else "cpu"
+    whole = load_in_full(job.checkpoint, job.adapter.base_weights, device)
+    return HeldWeights(merge_adapter(whole, aside / ADAPTER_FOLDER).state_dict())
 
 
 def run(job: ExportJob, progress: Progress) -> ExportResult:
@@ -73,14 +86,16 @@ def run(job: ExportJob, progress: Progress) -> ExportResult:
     )
     path = job.out_dir / "checkpoint"
     with new_directory(path) as aside:
-        model = trained_model(job, aside)
-        model.config.get_text_config().use_cache = model.config.use_cache = True
+        model = load_model(job.checkpoint, device=WITHOUT_MEMORY, dtype=DTYPES[job.precision])
         model.to(DTYPES[job.precision])  # type: ignore[arg-type]  # transformers wraps it and loses `self`
-        if model.generation_config is not None:
-            model.generation_config = writable(model.generation_config)
-        apply_pad_token(model, tokenizer)
-        progress.advance()
-        model.save_pretrained(aside)
+        with contextlib.closing(trained_weights(job, model, aside)) as weights:
+            model.config.get_text_config().use_cache = model.config.use_cache = True
+            if model.generation_config is not None:
+                model.generation_config = writable(model.generation_config)
+            apply_pad_token(model, tokenizer)
+            progress.advance()
+            model.save_pretrained(aside, state_dict={})  # all but the weights
+            hashes = write_weights(model, weights, aside)
         tokenizer.save_pretrained(aside)
         if job.checkpoint.allow_remote_code:
             for source in Path(job.checkpoint.path).glob("*.py"):
@@ -88,6 +103,10 @@ def run(job: ExportJob, progress: Progress) -> ExportResult:
         progress.advance()
         _check_loads(aside, model, job.checkpoint.allow_remote_code)
         files = hash_files(aside)
+        if changed := sorted(name for name in hashes if files.get(name) != hashes[name]):
+            raise CheckpointError(
+                f"The export changed {changed[0]} while writing it. Check the disk and run again."
+            )
     progress.advance()
     adapter_path = None if job.adapter.kind == "none" else path / ADAPTER_FOLDER
     return ExportResult(

@@ -46,6 +46,7 @@ from dpo_core.data.pairs import readable_prompt
 from dpo_core.data.pool import SECONDS_PER_CHUNK, PoolMaker, chunks_of, make_pool
 from dpo_core.data.pool_file import PoolReader, open_pool
 from dpo_core.data.quality import Accounts, Looks, examiner_for
+from dpo_core.data.ranked_answers import ranked_answers
 from dpo_core.data.row_samples import row_samples
 from dpo_core.data.sources import RowStore, load_source
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
@@ -85,6 +86,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         pair_tokenizer,
         examiner_for(job.quality, sets),
         template_kwargs=tuple(source.chat_template_kwargs for source in job.sources),
+        ranked=tuple(ranked_answers(source, job.seed) for source in job.sources),
     )
     with new_directory(job.out_dir / DATA_DIR) as aside:
         counts = [np.unique(rows, return_counts=True) for rows in selections]
@@ -92,7 +94,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         ledgers = _write_ledger(job, tallies, selections)
         check_drops(ledgers, job.max_dropped_fraction, [store.columns for store in stores])
         with PoolReader(aside) as pool:
-            accounts = Accounts(job.sources, tallies, [times for _, times in counts], maker, sets)
+            accounts = Accounts(job.sources, tallies, _times_of_pairs(pool, counts), maker, sets)
             for found in Looks(job.quality, maker, sets)(pool):
                 accounts.tell(found, pool)
             accounts.compare_lengths(pool)
@@ -164,16 +166,24 @@ def _fill_pool(
             source, numbers = part.facts.column("source")[0].as_py(), part.facts.column("row").to_numpy()
             rows, times = counts[source]
             tallies[source].add(part.facts, times[np.searchsorted(rows, numbers)])
-            progress.advance(len(numbers))
+            progress.advance(int(np.count_nonzero(part.facts.column("number").to_numpy() == 0)))
     return tallies
+
+
+def _times_of_pairs(pool: PoolReader, counts: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """Per source how often each of its pairs in the pool was selected: as often as its row, int64 [n]."""
+    ends = np.searchsorted(pool.sources, np.arange(len(counts) + 1))
+    return [
+        times[np.searchsorted(rows, pool.rows[start:end])]
+        for (rows, times), start, end in zip(counts, ends[:-1], ends[1:], strict=True)
+    ]
 
 
 def _kept_rows(pool: PoolReader, selections: list[np.ndarray]) -> KeptRows:
     places = []
     for source, selection in enumerate(selections):
-        start, end = np.searchsorted(pool.sources, [source, source + 1])
-        place = start + np.searchsorted(pool.rows[start:end], selection)
-        places.append(place[pool.is_kept[place]] if len(place) else place)
+        place = pool.places_of(source, selection)
+        places.append(place[pool.is_kept[place]])
     pool_places = np.concatenate(places).astype(np.int64)
     return KeptRows(pool_places, pool.prompt_keys()[pool_places])
 
@@ -203,7 +213,8 @@ def _write_prompts(maker: PoolMaker, pool: PoolReader, places: np.ndarray, folde
     """Write what the evaluation asks: the held-out rows' prompts with the assistant's turn opened."""
     batches = (places[first : first + ROWS_PER_BATCH] for first in range(0, len(places), ROWS_PER_BATCH))
     origins = (
-        list(zip(pool.sources[batch].tolist(), pool.rows[batch].tolist(), strict=True)) for batch in batches
+        list(zip(*(of[batch].tolist() for of in (pool.sources, pool.rows, pool.numbers)), strict=True))
+        for batch in batches
     )
     over = CheckpointError(
         "The tokenizer takes too much time or memory for prompts alone, though not for their rows. It is "
@@ -214,8 +225,8 @@ def _write_prompts(maker: PoolMaker, pool: PoolReader, places: np.ndarray, folde
             writer.write_batch(batch)
 
 
-def _prompts(maker: PoolMaker, origins: list[tuple[int, int]]) -> pa.RecordBatch:
-    pairs = [maker.pair(source, maker.stores[source][row])[1] for source, row in origins]
+def _prompts(maker: PoolMaker, origins: list[tuple[int, int, int]]) -> pa.RecordBatch:
+    pairs = [maker.pair_at(*origin) for origin in origins]
     return pa.record_batch(
         [
             list_array(maker.pair_tokenizer.prompt_ids(pairs), np.int32),

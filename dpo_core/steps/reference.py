@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from dpo_core.contract.config import ForwardLayout
-from dpo_core.contract.errors import NonFinite
+from dpo_core.contract.errors import CheckpointError, NonFinite
 from dpo_core.contract.jobs import ReferenceJob, ReferenceResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import ReferenceRef
@@ -21,11 +22,11 @@ from dpo_core.data.order import Microbatch
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset, Split
 from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
-from dpo_core.engine.choose import loading, share_for_scoring
+from dpo_core.engine.choose import load_for_scoring
 from dpo_core.engine.distributed import from_main, start_accelerator
 from dpo_core.engine.heartbeat import watched_ranks
+from dpo_core.model.export_form import num_embedding_rows
 from dpo_core.model.forward import PairScorer
-from dpo_core.model.load import load_model
 from dpo_core.training.scores import agreed_layout, batches_of_rank
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,17 @@ def _rows_to_compute(dataset: PairDataset, cache: ReferenceCache) -> list[int]:
     _, first = np.unique(dataset.row_keys[missing], return_index=True)
     rows = missing[np.sort(first)]
     return rows[np.argsort(-dataset.lengths[rows].sum(axis=1), kind="stable")].tolist()
+
+
+def _check_ids(datasets: dict[Split, PairDataset], model: PreTrainedModel, job: ReferenceJob) -> None:
+    """Raise ``CheckpointError`` for a row with a token that the model has no row for: on a card its forward would end in an
+    assertion that names nothing."""
+    largest, rows = max(data.largest_id() for data in datasets.values()), num_embedding_rows(model)
+    if largest >= rows:
+        raise CheckpointError(
+            f"The mixture has the token {largest}, and the embedding of {job.checkpoint.source} has {rows} rows. The "
+            "reference must read what the policy reads: name a checkpoint with its tokenizer (reference.source)."
+        )
 
 
 def _all_rows_to_compute(datasets: dict[Split, PairDataset], folder: Path) -> dict[Split, list[int]]:
@@ -108,8 +120,8 @@ def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
     layout: ForwardLayout = job.forward
     if num_missing:
-        model = load_model(job.checkpoint, base_weights=job.base_weights, **loading(sharding, accelerator))
-        scorer = share_for_scoring(sharding, accelerator, PairScorer(model, job.precision))
+        scorer = load_for_scoring(job.checkpoint, job.precision, sharding, accelerator, job.base_weights)
+        _check_ids(datasets, scorer.model, job)
         layout = agreed_layout(scorer, datasets["train"], job, accelerator)
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():

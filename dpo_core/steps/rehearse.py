@@ -24,9 +24,8 @@ from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.model.export_form import DTYPES, apply_pad_token, num_embedding_rows, tokens_without_row
 from dpo_core.model.generate import end_token_ids
 from dpo_core.model.generation_settings import check_ids, writable
-from dpo_core.model.load import with_loading_info
+from dpo_core.model.load import WITHOUT_MEMORY, with_loading_info
 
-WITHOUT_MEMORY = "meta"
 WEIGHTS = "model.safetensors"
 NAMES_OF = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 

@@ -1,7 +1,6 @@
 """Step ``train``: set-up, the loop (``dpo_core.training.trainer``), the final weights."""
 
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -18,21 +17,27 @@ from dpo_core.contract.jobs import TrainJob, TrainResult
 from dpo_core.contract.metrics_file import METRICS_FILE
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef
-from dpo_core.contract.store import fingerprint, write_bytes
-from dpo_core.data.order import num_steps
+from dpo_core.contract.step_memory import holds_frozen_in_half
+from dpo_core.contract.store import fingerprint
+from dpo_core.data.order import num_steps, steps_per_epoch
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_reference
-from dpo_core.engine.checkpoint import RunState, newest_checkpoint
-from dpo_core.engine.choose import loading, share_for_scoring, start_engine
+from dpo_core.engine.checkpoint import RunState
+from dpo_core.engine.choose import load_for_scoring, loading, start_engine
 from dpo_core.engine.distributed import check_world_size, start_accelerator
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.heartbeat import watched_ranks
 from dpo_core.engine.weights_file import save_weights
 from dpo_core.model.adapter import adapter_disabled, count_parameters, load_policy
 from dpo_core.model.forward import PairScorer
-from dpo_core.model.load import load_model
+from dpo_core.model.recompute import checkpoint_layers
+from dpo_core.model.regions import are_compiled, compile_regions
 from dpo_core.model.router import router_loss_of
-from dpo_core.training.saving import Saving, checkpoints_of
+from dpo_core.training.best import checkpoint_to_resume, take_best
+from dpo_core.training.fit_check import check_fit, choose_cut
+from dpo_core.training.held_out import evaluations_while_training
+from dpo_core.training.history import metrics_until
+from dpo_core.training.saving import Saving
 from dpo_core.training.scores import agreed_layout
 from dpo_core.training.step_guard import AFTER_TRAINING, check_step_zero
 from dpo_core.training.step_loss import choose_step_loss
@@ -45,14 +50,18 @@ log = logging.getLogger(__name__)
 
 def load_policy_scorer(job: TrainJob, accelerator: Accelerator) -> PairScorer:
     """Return the policy as it starts, with its adapter and its routers' loss if it has them."""
-    policy = load_policy(job.checkpoint, job.adapter, job.train.seed, **loading(job.sharding, accelerator))
-    return PairScorer(policy, job.train.precision, router_loss_of(policy, job.train.router_aux_loss_weight))
-
-
-def load_reference_scorer(checkpoint: CheckpointRef, job: TrainJob, accelerator: Accelerator) -> PairScorer:
-    """Load another model than the policy's start, for forwards only."""
-    scorer = PairScorer(load_model(checkpoint, **loading(job.sharding, accelerator)), job.train.precision)
-    return share_for_scoring(job.sharding, accelerator, scorer)
+    policy = load_policy(
+        job.checkpoint,
+        job.adapter,
+        job.train.seed,
+        **loading(job.sharding, accelerator),
+        frozen_in_half=holds_frozen_in_half(job.adapter, job.train.precision)
+        and not job.sharding.splits_weights,  # else the engine does it, part by part
+    )
+    router = router_loss_of(policy, job.train.router_aux_loss_weight)
+    scorer = PairScorer(policy, job.train.precision, router)
+    scorer.with_squares = job.loss.weighs_by_policy
+    return scorer
 
 
 def _other_reference(job: TrainJob) -> CheckpointRef | None:
@@ -61,35 +70,12 @@ def _other_reference(job: TrainJob) -> CheckpointRef | None:
     return other if other and other.fingerprint != job.checkpoint.fingerprint else None
 
 
-def _drop_metrics_after(path: Path, step: int) -> None:
-    """Forget metrics of steps that are about to be run again, and what a power failure made of their lines."""
-    if path.is_file():
-        kept = []
-        for line in path.read_text(errors="replace").splitlines(keepends=True):
-            try:
-                if not line.endswith("\n") or json.loads(line)["step"] > step:
-                    break
-            except (
-                ValueError
-            ):  # nothing below a checkpoint is unreadable: it is on the disk before the checkpoint is
-                break
-            kept.append(line)
-        write_bytes(path, "".join(kept).encode())
-
-
 @contextlib.contextmanager
 def timed(checks: dict[str, float], name: str) -> Iterator[None]:
     """Add the block's seconds to ``checks``."""
     started = time.monotonic()
     yield
     checks[f"{name}_seconds"] = checks.get(f"{name}_seconds", 0.0) + time.monotonic() - started
-
-
-def _metrics_until(job: TrainJob, step: int) -> Path:
-    """The job's metrics up to ``step``."""
-    path = job.out_dir / METRICS_FILE
-    _drop_metrics_after(path, step)
-    return path
 
 
 def _layout_for(
@@ -114,9 +100,11 @@ def _rows_of(job: TrainJob) -> PairDataset:
     return dataset
 
 
-def _make_ready(scorer: PairScorer, train: TrainConfig) -> None:
+def _make_ready(scorer: PairScorer, train: TrainConfig, compiles: bool) -> None:
     if train.gradient_checkpointing:
-        scorer.model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_layers(scorer.model, round(train.activation_budget_gib * 2**30))
+    if compiles:
+        compile_regions(scorer.model)
     scorer.train()
 
 
@@ -132,7 +120,7 @@ def _resumed(engine: Engine, found: tuple[Path, RunState] | None) -> RunState | 
 
 def _saving(job: TrainJob, engine: Engine, stop: StopRequest, num_rows: int, step: int) -> Saving:
     every = job.train.checkpoint_every
-    interval = -(-num_rows // job.batch.global_pairs) if every == "epoch" else every
+    interval = steps_per_epoch(num_rows, job.batch.global_pairs) if every == "epoch" else every
     return Saving(job, engine, stop, interval, saved_step=step)
 
 
@@ -143,12 +131,13 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     accelerator = start_accelerator(job.sharding, **accelerator_arguments(job))
     tracking = Tracking(accelerator, job)
     check_world_size(accelerator, job.batch.num_processes)
+    compiles = job.train.compile_regions and are_compiled(accelerator.device, job.sharding.kind)
     torch.manual_seed(job.train.seed)
     checks: dict[str, float] = {}
     dataset = _rows_of(job)
     with timed(checks, "reference_cache"):
         reference = read_reference(job.reference, "train", dataset.row_keys) if job.reference else None
-    found = newest_checkpoint(checkpoints_of(job), job.fingerprint, accelerator)
+    found = checkpoint_to_resume(job, accelerator)
 
     def guard(scorer: PairScorer, layout: ForwardLayout) -> dict[str, float]:
         """Score rows again with the model that the reference values are said to come from."""
@@ -164,17 +153,17 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     must_guard = reference is not None and job.reference_checkpoint is not None and not found
     if must_guard and (other := _other_reference(job)):
         # Before the policy is loaded: one model in memory at a time.
-        scorer = load_reference_scorer(other, job, accelerator)
+        scorer = load_for_scoring(other, job.train.precision, job.sharding, accelerator)
         figures = guard(scorer, _layout_for(scorer, dataset, job, accelerator, checks))
         del scorer
     engine = start_engine(job.sharding, accelerator, load_policy_scorer(job, accelerator), job.optim)
     layout = _layout_for(engine.scorer, dataset, job, accelerator, checks)
     if must_guard and not _other_reference(job):
         figures = guard(engine.scorer, layout)
-    _make_ready(engine.scorer, job.train)
+    _make_ready(engine.scorer, job.train, compiles)
     state = _resumed(engine, found) or RunState(step=0, job_fingerprint=job.fingerprint, guard=figures)
     if accelerator.is_main_process:
-        tracking.replay(_metrics_until(job, state.step))
+        tracking.replay(*metrics_until(job, state.step))
     total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
     progress.begin("train", total, "steps", done=state.step)
     trainer = Trainer(
@@ -183,15 +172,17 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         dataset=dataset,
         step_loss=choose_step_loss(job.loss, reference, dataset),
         layout=layout,
+        cut=choose_cut(job, engine),
         progress=progress,
         state=state,
         total_steps=total,
         saving=_saving(job, engine, stop, len(dataset), state.step),
         checks=checks,
         tracking=tracking,
+        evaluations=evaluations_while_training(job, engine, layout, (len(dataset), total), (stop, tracking)),
         router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0,
     )
-    checks |= trainer.check_fit()
+    checks |= check_fit(trainer)
     return trainer
 
 
@@ -235,7 +226,7 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
         trainer.train()
     finally:
         trainer.tracking.finish()
-    base_check = check_base(trainer)
+    base_check, best = check_base(trainer), take_best(trainer)
     checks = (
         trainer.checks
         | trainer.saving.figures
@@ -251,7 +242,7 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
         weights_path=weights,
         weights_fingerprint=_weights_fingerprint(hashes),
         weights_sha256=hashes,
-        steps=trainer.total_steps,
+        steps=trainer.state.step,
         pairs=_pairs_seen(trainer),
         resumed_from_step=resumed_from,
         metrics_path=job.out_dir / METRICS_FILE,
@@ -264,6 +255,7 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
         trained_parameters=trained,
         all_parameters=total,
         forward=trainer.layout,
+        best=best,
     )
 
 
@@ -278,5 +270,5 @@ def _verifying_seconds(checks: dict[str, float]) -> float:
 
 def _pairs_seen(trainer: Trainer) -> int:
     pairs, rows = trainer.job.batch.global_pairs, len(trainer.dataset)
-    full_epochs, rest = divmod(trainer.total_steps, -(-rows // pairs))
+    full_epochs, rest = divmod(trainer.state.step, steps_per_epoch(rows, pairs))
     return full_epochs * rows + min(rest * pairs, rows)

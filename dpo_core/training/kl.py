@@ -25,7 +25,7 @@ from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.data.tokenizer import load_tokenizer
-from dpo_core.engine.choose import gather_ends
+from dpo_core.engine.choose import calling_the_model
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import sample_answers
@@ -118,15 +118,15 @@ def sampled_pairs(
     mine = list(range(accelerator.process_index % world, len(prompts), world))
     asked = [(number, draw) for number in mine for draw in range(ANSWERS_PER_PROMPT)]
     tokenizer = load_tokenizer(job.after.path, None, job.after.allow_remote_code)
-    gather_ends(job.sharding, scorer)
-    answers = sample_answers(
-        scorer.model,
-        tokenizer,
-        [prompts[number].prompt_ids for number, _ in asked],
-        [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
-        generation_of(job, accelerator),
-        on_answers=progress.advance,
-    )
+    with calling_the_model(job.sharding, scorer, accelerator.device):
+        answers = sample_answers(
+            scorer.model,
+            tokenizer,
+            [prompts[number].prompt_ids for number, _ in asked],
+            [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
+            generation_of(job, accelerator),
+            on_answers=progress.advance,
+        )
     found = {
         number: answers[at * ANSWERS_PER_PROMPT : (at + 1) * ANSWERS_PER_PROMPT]
         for at, number in enumerate(mine)

@@ -15,7 +15,7 @@ import torch
 
 from dpo_core.contract.errors import Preempted
 from dpo_core.contract.jobs import TrainJob
-from dpo_core.contract.metrics_file import METRICS_FILE
+from dpo_core.contract.metrics_file import EVALUATIONS_FILE, METRICS_FILE
 from dpo_core.contract.store import flush_to_disk
 from dpo_core.engine.checkpoint import RunState
 from dpo_core.engine.checkpoint_writer import PendingCheckpoint
@@ -43,6 +43,7 @@ class Saving:
     begun_at: float = field(default_factory=time.monotonic)  # the last checkpoint, else the start
     pending: PendingCheckpoint | None = None
     blocked_seconds: float = 0.0  # of training, by the checkpoint under way
+    waited_seconds: float = 0.0  # of training, by any, since last asked
 
     def before_update(self) -> None:
         """Return once weights and moments may change."""
@@ -50,13 +51,15 @@ class Saving:
             with self._blocked():
                 self.pending.hold()
 
-    def after_step(self, state: RunState, total_steps: int) -> None:
-        """Write a checkpoint every N steps or at the end of an epoch, when the last one is too old by rank 0's clock, and
-        when asked to stop; not after the last step. ``state``: with the number of finished steps."""
+    def after_step(self, state: RunState, last_step: int) -> None:
+        """Write a checkpoint every N steps or at the end of an epoch, after the best evaluation so far, when the last one is
+        too old by rank 0's clock, and when asked to stop; not after the last step. ``state``: with the number of finished
+        steps."""
         stopping, is_old, all_written = self._agreed_on()
         if self.pending and all_written:
             self.finish()
-        if state.step == total_steps or not (stopping or is_old or state.step % self.interval == 0):
+        is_due = stopping or is_old or state.step % self.interval == 0 or state.step == state.best_step
+        if state.step == last_step or not is_due:
             return
         self.finish()
         with self._blocked():
@@ -95,6 +98,11 @@ class Saving:
         )
         self.blocked_seconds = 0.0
 
+    def take_waited(self) -> float:
+        """Return the seconds that training waited for checkpoints since this was last asked."""
+        seconds, self.waited_seconds = self.waited_seconds, 0.0
+        return seconds
+
     def _agreed_on(self) -> tuple[bool, bool, bool]:
         """Asked to stop, the last checkpoint too old, the one under way written by every rank."""
         accelerator, minutes = self.engine.accelerator, self.job.train.checkpoint_every_minutes
@@ -109,14 +117,18 @@ class Saving:
         return stopping > 0, old > 0, num_written == accelerator.num_processes
 
     def _flush_metrics(self) -> None:
-        """The metrics of every step that a checkpoint holds are on the disk before it is."""
-        flush_to_disk(self.job.out_dir / METRICS_FILE)
+        """The metrics and evaluations of every step that a checkpoint holds are on the disk before it is."""
+        for name in (METRICS_FILE, EVALUATIONS_FILE):
+            if (path := self.job.out_dir / name).exists():
+                flush_to_disk(path)
 
     @contextmanager
     def _blocked(self) -> Iterator[None]:
         started = time.monotonic()
         yield
-        self.blocked_seconds += time.monotonic() - started
+        seconds = time.monotonic() - started
+        self.blocked_seconds += seconds
+        self.waited_seconds += seconds
 
 
 def checkpoints_of(job: TrainJob) -> Path:

@@ -12,20 +12,18 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dpo_core.contract.config import ForwardLayout, Precision, TrainConfig
-from dpo_core.contract.jobs import EvaluateJob, ReferenceJob, Sharding
+from dpo_core.contract.jobs import EvaluateJob, ReferenceJob, Sharding, TrainJob
+from dpo_core.contract.quantities import ANSWERS_PER_BATCH
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
-from dpo_core.data.pair_batch import PairBatch, collate
+from dpo_core.data.pair_batch import PairBatch, collate, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
-from dpo_core.engine.choose import loading, share_for_scoring
+from dpo_core.engine.choose import load_for_scoring
 from dpo_core.engine.distributed import agreed, sum_over_ranks, tokens_of_main
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
 from dpo_core.model.generate import Generation
-from dpo_core.model.load import load_model
-
-ANSWERS_PER_BATCH = 16
 
 
 class Pairs(Protocol):
@@ -46,9 +44,7 @@ def load_scorer(
     checkpoint: CheckpointRef, precision: Precision, sharding: Sharding, accelerator: Accelerator
 ) -> PairScorer:
     """Return a checkpoint ready for forwards without gradients, its weights shared out where the sharding splits them."""
-    sharding = sharding.for_scoring
-    scorer = PairScorer(load_model(checkpoint, **loading(sharding, accelerator)), precision)
-    return share_for_scoring(sharding, accelerator, scorer)
+    return load_for_scoring(checkpoint, precision, sharding.for_scoring, accelerator)
 
 
 def agreed_layout(
@@ -72,19 +68,20 @@ def generation_of(job: EvaluateJob, accelerator: Accelerator) -> Generation:
     Ranks that hold a part of each weight go on with what rank 0 chose: two cards may differ in the last bit of a logit.
     """
     together = {"agree": tokens_of_main(accelerator)} if job.sharding.splits_weights else {}
-    return Generation(job.evaluation.max_new_tokens, ANSWERS_PER_BATCH, **together)
+    tokens = job.evaluation.tokens_per_batch
+    return Generation(job.evaluation.max_new_tokens, ANSWERS_PER_BATCH, prompt_tokens=tokens, **together)
 
 
 def batches_of_rank(
     pairs: Pairs,
     rows: Sequence[int],
     layout: ForwardLayout,
-    job: ReferenceJob | EvaluateJob,
+    job: ReferenceJob | EvaluateJob | TrainJob,
     accelerator: Accelerator,
 ) -> list[Microbatch]:
     """Return this rank's part of the forwards over ``rows``, cut in their order by the job's budget of tokens."""
     lengths = forward_tokens(pairs.lengths, pairs.prefix_lengths, layout)
-    tokens = job.evaluation.tokens_per_batch if isinstance(job, EvaluateJob) else job.tokens_per_batch
+    tokens = job.tokens_per_batch if isinstance(job, ReferenceJob) else job.evaluation.tokens_per_batch
     batches = batches_by_tokens(rows, lengths, tokens, layout=layout)
     return share_of_rank(
         batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights
@@ -96,29 +93,31 @@ def score_pairs(
     scorer: PairScorer,
     pairs: Pairs,
     layout: ForwardLayout,
-    job: EvaluateJob,
+    job: EvaluateJob | TrainJob,
     accelerator: Accelerator,
     on_scored: Callable[[int], None] = lambda _: None,
+    rows: np.ndarray | None = None,
 ) -> PairLogps:
-    """Return log-probabilities of all pairs in their order, longest first. All ranks call it together, with the agreed
-    layout.
+    """Return log-probabilities of all pairs, or of ``rows`` (int64), in their order; scored longest first. All ranks call it
+    together, with the agreed layout.
 
     ``on_scored`` is told how many pairs a forward of this rank had.
     """
+    rows_N = np.arange(len(pairs)) if rows is None else rows
     lengths = forward_tokens(pairs.lengths, pairs.prefix_lengths, layout)
-    longest_first = np.argsort(-lengths, kind="stable").tolist()
+    longest_first = rows_N[np.argsort(-lengths[rows_N], kind="stable")].tolist()
 
     def collated() -> Iterable[PairBatch]:
         for cut in batches_of_rank(pairs, longest_first, layout, job, accelerator):
             yield collate([pairs[row] for row in cut.rows], cut.rows, layout, cut.weights)
             on_scored(len(cut.rows))
 
-    return score_all(scorer, accelerator, torch.arange(len(pairs), device=accelerator.device), collated())
+    return score_all(scorer, accelerator, torch.from_numpy(rows_N).to(accelerator.device), collated())
 
 
 def places(rows_N: Tensor, row_B: Tensor) -> Tensor:
     """Return where rows stand among distinct ``rows_N``, int64 [B], on the device of those."""
-    return (row_B.to(rows_N.device, non_blocking=True)[:, None] == rows_N).int().argmax(dim=1)
+    return (to_device(row_B, rows_N.device)[:, None] == rows_N).int().argmax(dim=1)
 
 
 @torch.no_grad()
@@ -130,11 +129,11 @@ def score_all(
 
     ``batches`` are this rank's; each pair is in one of some rank's. Each rank fills its places, a sum does the rest.
     """
-    fields = PairLogps.__slots__
-    filled = torch.zeros(len(fields), len(rows_N), dtype=torch.float64, device=accelerator.device)
+    names = PairLogps.__slots__ if scorer.with_squares else PairLogps.__slots__[:-2]
+    filled = torch.zeros(len(names), len(rows_N), dtype=torch.float64, device=accelerator.device)
     for batch in batches:
         batch = batch.to(accelerator.device)
         policy = pair_logps(scorer(batch), batch.tokens_2B)
         at_B, real_B = places(rows_N, batch.row_B), batch.weight_B > 0  # a filler repeats another rank's row
-        filled[:, at_B[real_B]] = torch.stack([getattr(policy, name) for name in fields]).double()[:, real_B]
+        filled[:, at_B[real_B]] = torch.stack([getattr(policy, name) for name in names]).double()[:, real_B]
     return PairLogps(*sum_over_ranks(accelerator, filled).float())

@@ -20,6 +20,8 @@ from accelerate.utils import ProjectConfiguration
 
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.metric_names import as_evaluated
+from dpo_core.contract.metrics_file import Metrics
 from dpo_core.contract.section import content_of
 from dpo_core.contract.tracking_config import WANDB_KEY, WANDB_KEY_FILE, check_trackers
 
@@ -133,11 +135,12 @@ class Tracking:
             "fingerprint": self.job.fingerprint,
         }
 
-    def replay(self, history: Path) -> None:
-        """Log the steps of a ``metrics.jsonl`` that earlier starts have done."""
-        if self.accelerator.trackers and history.is_file():
-            for line in history.read_text().splitlines():
-                self.log(json.loads(line))
+    def replay(self, metrics: Metrics, evaluations: Metrics) -> None:
+        """Log the steps that earlier starts have done, and what was measured after them."""
+        if self.accelerator.trackers:
+            every = [*metrics, *map(as_evaluated, evaluations)]
+            for line in sorted(every, key=lambda line: line["step"]):
+                self.log(line)
 
     def log(self, metrics: dict[str, float]) -> None:
         """Log one step's metrics under their names in ``metrics.jsonl``."""

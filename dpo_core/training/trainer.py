@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -18,16 +19,10 @@ from torch import Tensor
 from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.errors import NonFinite
 from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.metrics_file import METRICS_FILE
 from dpo_core.contract.progress import Progress
-from dpo_core.data.order import (
-    batch_tokens,
-    cut_for_rank,
-    forward_tokens,
-    largest_microbatch,
-    real_tokens,
-    step_rows,
-)
+from dpo_core.data.order import cut_for_rank, forward_tokens, real_tokens, step_rows, steps_per_epoch
 from dpo_core.data.pair_batch import PairBatch, collate, padding_share, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.checkpoint import RunState
@@ -44,8 +39,11 @@ from dpo_core.loss.metrics import (
     source_sums,
 )
 from dpo_core.model.forward import memory_for, pair_logps
+from dpo_core.training.fit_check import Cut
+from dpo_core.training.held_out import Evaluations
 from dpo_core.training.saving import Saving
 from dpo_core.training.step_loss import MicrobatchLoss, StepLoss
+from dpo_core.training.throughput import CHECKPOINT, DATA, StepClock, Work
 from dpo_core.training.tracking import Tracking
 
 log = logging.getLogger(__name__)
@@ -60,12 +58,14 @@ class Trainer:
     dataset: PairDataset
     step_loss: StepLoss
     layout: ForwardLayout
+    cut: Cut
     progress: Progress
     state: RunState
     total_steps: int
     saving: Saving
     router_weight: float  # of the routers' load-balancing loss; 0 where there is none
     tracking: Tracking  # experiment trackers
+    evaluations: Evaluations | None  # None: the held-out pairs are not measured while training
     checks: dict[str, float]  # figures and seconds of what was checked before the first step
     last_metrics: dict[str, float] = field(default_factory=dict)
 
@@ -75,22 +75,36 @@ class Trainer:
         names = self.dataset.source_names
         return names if len(names) > 1 else ()
 
+    @cached_property
+    def work(self) -> Work:
+        """What a step computes."""
+        return Work.of(
+            self.engine.scorer.model,
+            self.job.train.precision,
+            self.accelerator.device,
+            self.accelerator.num_processes,
+        )
+
     @property
     def accelerator(self) -> Accelerator:
         return self.engine.accelerator
 
     def train(self) -> None:
         """Run from ``state.step`` to the end."""
-        for step in range(self.state.step, self.total_steps):
+        clock = StepClock(self.accelerator.device)
+        self.evaluate()  # what a request to stop has cut off
+        while (step := self.state.step) < self.last_step:
             started = time.monotonic()
-            rows, batches = self.step_batches(step)
+            with clock.part(DATA):
+                rows, batches = self.step_batches(step)
             losses = self.step_loss.begin(self.engine, rows, batches, self.state.mean_reward)
             size = len(SUMMED) + OF_A_PAIR * len(self.sources)
             sums = torch.zeros(size, dtype=torch.float64, device=self.accelerator.device)
             for number, batch in enumerate(batches):
                 with self.engine.accumulate(last=number == len(batches) - 1):
                     sums += self.forward_backward(batch, losses, rows)
-            sums = sum_over_ranks(self.accelerator, sums)
+            with clock.exchange():
+                sums = sum_over_ranks(self.accelerator, sums)
             learning_rate = learning_rate_at(step, self.total_steps, self.job.optim)
             self.saving.before_update()
             grad_norm = self.engine.step(learning_rate)
@@ -103,56 +117,46 @@ class Trainer:
                     "grad_norm": grad_norm,
                     "learning_rate": learning_rate,
                     "tokens/padding_share": padding_share(batches),
+                    **clock.take(),
+                    CHECKPOINT: self.saving.take_waited(),
                 },
                 started,
             )
             self.state = self.state.model_copy(update={"step": step + 1})
-            self.saving.after_step(self.state, self.total_steps)
+            self.evaluate()
+            self.saving.after_step(self.state, self.last_step)
         self.saving.finish()
 
-    def check_fit(self) -> dict[str, float]:
-        """Run one forward and backward of the run's largest microbatch, by every rank, the gradient thrown away: where
-        memory does not suffice the run ends here and not in hour six. Changes no state. -> figures"""
-        started = time.monotonic()
-        lengths = forward_tokens(self.dataset.lengths, self.dataset.prefix_lengths, self.layout)
-        rows = list(
-            largest_microbatch(
-                lengths,
-                self.job.batch,
-                self.job.train.tokens_per_forward,
-                self.job.train.seed,
-                self.total_steps,
-                self.layout,
-            )
-        )
-        batch = collate([self.dataset[row] for row in rows], rows, self.layout)
-        losses = self.step_loss.begin(self.engine, rows, [batch], self.state.mean_reward)
-        with self.engine.accumulate(last=False):
-            self.forward_backward(batch, losses, rows)
-        self.engine.discard_gradients()
-        tokens = batch_tokens(lengths[rows], self.layout)
-        log.info(
-            "fit check: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most",
-            len(rows),
-            tokens,
-            peak_memory_gib(),
-        )
-        return {
-            "fit_seconds": time.monotonic() - started,
-            "fit_pairs": float(len(rows)),
-            "fit_tokens": float(tokens),
-            "fit_peak_gib": peak_memory_gib(),
-        }
+    @property
+    def last_step(self) -> int:
+        """The planned one, or this one where the evaluations say that it is enough."""
+        return self.state.step if self.evaluations and self.evaluations.are_enough else self.total_steps
+
+    @property
+    def best(self) -> BestStep | None:
+        """The best evaluation so far, where one is to be kept."""
+        return self.evaluations.best if self.evaluations else None
+
+    def evaluate(self) -> None:
+        """Measure the held-out pairs, where that is due, and note which step is the best by then."""
+        if self.evaluations:
+            self.evaluations.after_step(self.state.step)
+        if best := self.best:
+            self.state = self.state.model_copy(update={"best_step": best.step})
+
+    @cached_property
+    def pair_tokens(self) -> np.ndarray:
+        """Tokens that each row occupies in a forward, int [N]."""
+        return forward_tokens(self.dataset.lengths, self.dataset.prefix_lengths, self.layout)
 
     def step_batches(self, step: int) -> tuple[list[int], list[PairBatch]]:
         """Return the global batch's row numbers and this rank's microbatches of them."""
         rows = step_rows(step, len(self.dataset), self.job.batch.global_pairs, self.job.train.seed)
-        lengths = forward_tokens(self.dataset.lengths[rows], self.dataset.prefix_lengths[rows], self.layout)
         cuts = cut_for_rank(
             rows,
-            lengths,
-            self.job.batch,
-            self.job.train.tokens_per_forward,
+            self.pair_tokens[rows],
+            self.cut.plan,
+            self.cut.tokens,
             self.accelerator.process_index,
             self.layout,
         )
@@ -202,29 +206,36 @@ class Trainer:
                 "fp32."
             )
 
+    def speed_of(self, rows: list[int], trained_tokens: float, seconds: float) -> dict[str, float]:
+        """Return a step's metrics of tokens and operations a second."""
+        lengths = self.dataset.lengths[rows]
+        operations = self.work.operations(lengths, self.dataset.prefix_lengths[rows], trained_tokens)
+        return self.work.figures(int(lengths.sum()), operations, seconds)
+
     def record(
         self, step: int, rows: list[int], sums: Tensor, extra: dict[str, float], started: float
     ) -> None:
         """Append the step's metrics to ``metrics.jsonl``, print a line, advance the progress."""
         seconds = time.monotonic() - started
         tokens = int(self.dataset.lengths[rows].sum())
-        steps_per_epoch = -(-len(self.dataset) // self.job.batch.global_pairs)
         metrics = {
             "step": step + 1,
-            "epoch": (step + 1) / steps_per_epoch,
+            "epoch": (step + 1) / steps_per_epoch(len(self.dataset), self.job.batch.global_pairs),
             **averages(sums[: len(SUMMED)]),
             **source_averages(sums[len(SUMMED) :].view(-1, OF_A_PAIR), self.sources),
             **extra,
             "pairs": len(rows),
             "pairs_per_second": len(rows) / seconds,
-            "tokens_per_second": tokens / seconds,
             "step_seconds": seconds,
+            "tokens/total": self.state.num_tokens + tokens,
             "memory/peak_gib": peak_memory_gib(),
         }
+        metrics |= self.speed_of(rows, metrics["trained_tokens_per_pair"] * len(rows), seconds)
         first, self.last_metrics = not self.last_metrics, metrics
         self.state = self.state.model_copy(
             update={
                 "first_metrics": self.state.first_metrics or metrics,
+                "num_tokens": self.state.num_tokens + tokens,
                 "num_rewards": self.state.num_rewards + 2 * len(rows),
                 "reward_sum": self.state.reward_sum + 2 * len(rows) * metrics["rewards/average"],
             }

@@ -50,6 +50,20 @@ class _BoundedLoader(yaml.SafeLoader):
         if self.deepest >= MAX_DEPTH:
             raise _refusal(f"nested more than {MAX_DEPTH} levels deep", mark)
 
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Names may stand once: of two values PyYAML takes the last, and nobody hears of the first."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if (name := (key.tag, key.value)) in seen:
+                raise _refusal(
+                    f"`{key.value}` stands here a second time; remove one of the two", key.start_mark
+                )
+            seen.add(name)
+        return node
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)

@@ -77,12 +77,14 @@ def _section(name: str, section: Schema, whole: Schema, note: str = "", sections
     lines = [*head, "| setting | is | default | |", "|---|---|---|---|", *rows, ""]
     for setting, field in section["properties"].items() if sections else ():
         if (inner := _section_of(field.get("items", field), whole)) is not None:
-            lines += _section(f"{name}.{setting}[]", inner, whole)
+            lines += _section(f"{name}.{setting}{'[]' if 'items' in field else ''}", inner, whole)
     return lines
 
 
 def _section_of(field: Schema, whole: Schema) -> Schema | None:
-    """The section that a field is, None for a plain setting."""
+    """The section that a field is, or may be left out; None for a plain setting."""
+    if any(option.get("type") == "null" for option in field.get("anyOf", ())):
+        field = field["anyOf"][0]
     return whole["$defs"][field["$ref"].rpartition("/")[2]] if "$ref" in field else None
 
 
@@ -90,6 +92,8 @@ def _kind(field: Schema, whole: Schema) -> str:
     """Type and bounds in words: "integer, at least 1"."""
     if "anyOf" in field:
         return " or ".join(_kind(option, whole) for option in field["anyOf"] if option.get("type") != "null")
+    if "$ref" in field:
+        return "see below"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:

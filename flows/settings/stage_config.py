@@ -8,13 +8,14 @@ from dpo_core.contract.config import (
     AdapterConfig,
     CheckpointConfig,
     DataConfig,
-    EvaluationConfig,
     OptimConfig,
     ReferenceConfig,
     TrainConfig,
 )
 from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.destination_config import StoreConfig, UploadConfig
+from dpo_core.contract.evaluation_config import EvaluationConfig
+from dpo_core.contract.keep_best import check_metric
 from dpo_core.contract.loss_config import Loss, LossConfig, LossSum, LossTerm
 from dpo_core.contract.objectives import names_where
 from dpo_core.contract.quality_config import QualityConfig
@@ -24,6 +25,7 @@ from tasks.gate.config import GateConfig, why_unmeasurable
 from tasks.handoff.config import HandoffConfig
 from tasks.image.config import ImageConfig
 from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.job_spec.config import BeakerConfig, KubernetesConfig
 from tasks.launch.launchers import LAUNCHERS, LauncherSections
 
 
@@ -64,6 +66,8 @@ class StageConfig(
     handoff: HandoffConfig = HandoffConfig()
     tracking: TrackingConfig = TrackingConfig()
     store: StoreConfig = StoreConfig()
+    kubernetes: KubernetesConfig = KubernetesConfig()
+    beaker: BeakerConfig = BeakerConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -140,6 +144,20 @@ class StageConfig(
     def _gate_is_measured(self) -> "StageConfig":
         if reason := why_unmeasurable(self.gate, self.evaluation, self.data.held_out):
             raise ValueError(reason)
+        return self
+
+    @model_validator(mode="after")
+    def _evaluations_have_pairs(self) -> "StageConfig":
+        if self.evaluation.every is not None and float(self.data.held_out) == 0:
+            raise ValueError("evaluation.every measures the held-out pairs; set data.held_out above 0")
+        if (keep := self.train.keep_best) is not None:
+            if self.evaluation.every is None:
+                raise ValueError(
+                    "train.keep_best chooses by evaluations while training; set evaluation.every to epoch, or to a number "
+                    "of optimizer steps"
+                )
+            check_metric(keep)
+            keep.direction  # noqa: B018 (one that has none is refused)
         return self
 
     @model_validator(mode="after")

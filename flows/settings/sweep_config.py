@@ -46,7 +46,7 @@ class GridConfig(Section):
         pattern=r"^[\w.-]+$",
         description="Name of the Prefect global concurrency limit "
         "that stands for the accelerators: as many members train at once as it has slots. "
-        "Empty: gpu or cpu, whichever is here.",
+        "Empty: gpu or cpu, whichever is here; none for steps that wait in a cluster's queue.",
     )
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,14 +13,14 @@ from dpo_core.contract.visible import one_line
 from flows.settings.overrides import read_recipe
 from flows.terminal import server_commands as serve_commands
 from flows.terminal.data_commands import prepare, show_rows
+from flows.terminal.export_command import export
 from flows.terminal.handoff_commands import intake, signing_key
+from flows.terminal.job_spec_command import job_spec
+from flows.terminal.plan_command import plan
 from flows.terminal.recipe_options import Overrides, Recipe
 from flows.terminal.run_here import run_flow, run_stage, show_end
 from flows.terminal.server_commands import Store
 from tasks.text.terminal import say
-
-if TYPE_CHECKING:  # it imports Prefect
-    pass
 
 EXIT_INTERRUPTED = 130
 
@@ -92,20 +92,6 @@ def sweep(
 
 
 @app.command()
-def plan(recipe: Recipe, set_: Overrides = []) -> None:  # noqa: B006
-    """Show what a run would do: steps, tokens, batch, memory, disk. Starts nothing and needs no network."""
-    from flows.before_start import check_before_start
-    from flows.terminal.plan import plan_stage, show_plan
-
-    config = read_recipe(recipe, set_)
-    show_plan(plan_stage(config), Console())
-    try:
-        check_before_start(config)
-    except PairlineError as error:
-        raise type(error)(f"On this machine a run would be refused: {error}") from error
-
-
-@app.command()
 def image(
     recipe: Recipe,
     set_: Overrides = [],  # noqa: B006
@@ -117,13 +103,22 @@ def image(
             "folder, to be carried to a host without a package index.",
         ),
     ] = False,
+    sqsh: Annotated[
+        Path | None, typer.Option(help="Write the image to this file for Pyxis, by enroot; prints its path.")
+    ] = None,
+    sif: Annotated[
+        Path | None, typer.Option(help="Write the image to this file for Apptainer; prints its path.")
+    ] = None,
 ) -> None:
-    """Build or find the trainer image of this checkout; prints the reference that steps run by."""
+    """Build or find the trainer image of this checkout; prints the reference that steps run by, or a cluster's file."""
     from flows.terminal.image_command import make_image
+    from tasks.image.cluster_image import SIF, SQUASHFS
 
+    if (sqsh and sif) or (only_wheelhouse and (sqsh or sif)):
+        raise typer.BadParameter("give one of --sqsh, --sif and --only-wheelhouse")
     config = read_recipe(recipe, set_)
-
-    say(make_image(config, Console(stderr=True), only_wheelhouse))
+    file = (SQUASHFS, sqsh) if sqsh else (SIF, sif) if sif else None
+    say(make_image(config, Console(stderr=True), only_wheelhouse, file))
 
 
 @app.command()
@@ -178,16 +173,13 @@ def status(
 
 @app.command()
 def reap(dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False) -> None:
-    """Stop and remove the containers that no live run owns. Touches nothing without Pairline's label."""
-    from tasks.launch.docker.engine import ContainerEngine
-    from tasks.launch.docker.reap import reap as reap_containers
+    """End the containers and Slurm jobs that no live run owns. Touches nothing without Pairline's mark."""
+    from tasks.launch.reaped import reap_all
 
-    engine = ContainerEngine()
-    engine.check()
-    found = reap_containers(engine, dry_run)
+    found = reap_all(dry_run)
     for one in found:
-        say(one_line(f"{one.container}: {one.done}" + (f" ({one.reason})" if one.reason else "")))
-    say(f"{len(found)} containers, {sum(bool(one.reason) for one in found)} of them orphaned")
+        say(one_line(f"{one.name}: {one.done}" + (f" ({one.reason})" if one.reason else "")))
+    say(f"{len(found)} containers and jobs, {sum(bool(one.reason) for one in found)} of them orphaned")
 
 
 RunName = Annotated[str, typer.Option("--run", help="The waiting run: its folder's name, or `last`.")]
@@ -256,8 +248,11 @@ def compare(
 
 
 app.command("show-rows")(show_rows)
+app.command("job-spec")(job_spec)
 for _command in (
+    plan,
     prepare,
+    export,
     intake,
     signing_key,
     serve_commands.up,

@@ -33,7 +33,7 @@ def prepare(
 
     wait_for_server = start_prefect(config.store.root)
     from flows.audience import followed
-    from flows.prepare import prepare_stage
+    from flows.prepare import NEXT, prepare_stage
     from tasks.run.bundle import write_bundle
     from tasks.run.folder import read_run
 
@@ -43,9 +43,12 @@ def prepare(
     folder = run_flow(
         lambda audience: followed("dpo-prepare", body, audience)(config), console, lambda *_: None
     )
-    made = [Path(job.folder) for job in read_run(folder).jobs]
+    record = read_run(folder)
+    made = [Path(job.folder) for job in record.jobs]
     for path in made:
         say(one_line(f"ready: {path}"))
+    if following := record.outputs.get(NEXT):
+        say(one_line(f"next: {following} (pairline job-spec {recipe} --for ENGINE --job {following})"))
     if export is not None:
         count = write_bundle(export, config.store.root, made)
         say(

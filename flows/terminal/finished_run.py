@@ -19,7 +19,7 @@ from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.results import ENVIRONMENT_FILE
 from dpo_core.contract.store import fingerprint, hash_files, verify_files
 from flows.settings.stage_config import StageConfig
-from tasks.checkpoint.files import checked_files
+from tasks.checkpoint.other_tokenizer import with_tokenizer
 from tasks.checkpoint.own_files import hash_named
 from tasks.checkpoint.source import PACKAGE_PREFIX, locate
 from tasks.data.sources import resolve_evaluation_sets, resolve_sources
@@ -50,7 +50,11 @@ def finished_run(config: StageConfig) -> Path | None:
 
 def _is_all_here(config: StageConfig) -> bool:
     """Whether only files of this machine and the settings decide what comes out."""
-    checkpoints = [source for source in (config.checkpoint.source, config.reference.source) if source]
+    checkpoints = [
+        source
+        for source in (config.checkpoint.source, config.checkpoint.tokenizer, config.reference.source)
+        if source
+    ]
     return (
         config.upload.repo_id is None
         and config.gate.approval == "none"
@@ -112,8 +116,10 @@ def _is_still(config: StageConfig, checkpoint: CheckpointRef, jobs: Sequence[Job
     located = locate(config.checkpoint, config.store.root)
     verify_files(checkpoint.path, checkpoint.files)
     if located.weights.kind == "safetensors":
-        names = checked_files(located.folder, located.weights.names, config.checkpoint)
-        return hash_named(located.folder, names) == checkpoint.files
+        whole = with_tokenizer(located, config.checkpoint, config.store.root)
+        return whole.hashes(config.checkpoint) == checkpoint.files
+    if config.checkpoint.tokenizer:
+        return False  # what it is put together with is known after the conversion
     converted = [
         job for job in jobs if isinstance(job, ConvertJob) and job.gguf_file in located.weights.names
     ]

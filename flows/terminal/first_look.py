@@ -4,19 +4,21 @@ The looking is step ``mix`` over some rows, with the model's own tokenizer: it d
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dpo_core.contract.chat_templates import is_template_text
 from dpo_core.contract.checkpoint_files import tokenizer_fingerprint
-from dpo_core.contract.config import CheckpointConfig, DataSource
+from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.data_jobs import LengthStats, MixJob, MixResult, SourceLedger
+from dpo_core.contract.source_config import DataSource
 from flows.settings.stage_config import StageConfig
 from flows.terminal.model_size import ModelSize, model_size
 from flows.terminal.source_size import source_size
 from tasks.checkpoint.chosen_template import chosen_template
-from tasks.checkpoint.files import CONFIG, TEMPLATE_FILES, checked_files
-from tasks.checkpoint.own_files import hash_named, read_json_file
+from tasks.checkpoint.files import CONFIG, TEMPLATE_FILES, WeightSource
+from tasks.checkpoint.other_tokenizer import with_tokenizer
+from tasks.checkpoint.own_files import read_json_file
 from tasks.checkpoint.source import locate
 from tasks.data.sources import check_sources, resolve_sources
 from tasks.fetch_checkpoint import convert
@@ -29,6 +31,7 @@ from tasks.mix_data import PinnedTokenizer, fetch_rows, mix_job
 
 ROWS_LOOKED_AT = 2000  # of each source; two seconds of tokenising
 ROWS_SHOWN_OF = 100  # the same, where a few rows are shown
+NO_WEIGHTS = WeightSource("safetensors", ())
 LONGEST_LOOKED_AT = 2048  # tokens; longer pairs are counted as cut
 
 
@@ -49,7 +52,9 @@ class Look:
     @property
     def num_rows(self) -> int:
         """About how many rows of all sources a mixture keeps."""
-        return sum(round(one.available_rows * one.kept / one.rows_in) for one in self.ledgers)
+        return sum(
+            round(one.available_rows * one.kept / (one.rows_in - one.extra_pairs)) for one in self.ledgers
+        )
 
     @property
     def cut_fraction(self) -> float:
@@ -123,8 +128,9 @@ def look_at_rows(config: StageConfig) -> tuple[MixResult, bool]:
 def pinned_tokenizer(checkpoint: CheckpointConfig, place: Workplace) -> PinnedTokenizer:
     """Return a checkpoint's tokenizer without fetching its weights. Raises ``CheckpointError``, ``RemoteError``."""
     located = convert(locate(checkpoint, place.store, with_weights=False), place)
-    names = checked_files(located.folder, (), checkpoint)
-    return PinnedTokenizer(located.folder, tokenizer_fingerprint(hash_named(located.folder, names)))
+    located = with_tokenizer(replace(located, weights=NO_WEIGHTS), checkpoint, place.store)
+    files = located.hashes(checkpoint)
+    return PinnedTokenizer(located.small or located.folder, tokenizer_fingerprint(files))
 
 
 def _some(source: DataSource, most: int) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from dpo_core.contract.config import CheckpointConfig, DataSource
+from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.destination_config import StoreConfig
 from dpo_core.contract.errors import ConfigError, from_os_error
+from dpo_core.contract.source_config import DataSource
 from flows.settings.overrides import Values, validated
 from flows.terminal.first_look import LONGEST_LOOKED_AT, Look, dropped_of, formats_of, look
 from flows.terminal.first_recipe_text import Fit, parameters_of, recipe_text, why_memory

@@ -6,13 +6,17 @@ from rich.console import Console
 
 from flows.serve.local_prefect import start_prefect
 from flows.settings.stage_config import StageConfig
+from tasks.image.cluster_image import FileKind, write_cluster_image
 from tasks.image.push import load_login
 from tasks.image.trainer_image import fill_wheelhouse, trainer_image
 from tasks.text.terminal import tell
 
 
-def make_image(config: StageConfig, console: Console, only_wheelhouse: bool) -> str:
-    """Return the image's reference, or the folder of the wheels. Raises what ``trainer_image`` raises."""
+def make_image(
+    config: StageConfig, console: Console, only_wheelhouse: bool, file: tuple[FileKind, Path] | None = None
+) -> str:
+    """Return the image's reference, the folder of the wheels, or the ``file`` of a cluster's. Raises what ``trainer_image``
+    and ``write_cluster_image`` raise."""
 
     def say(line: str) -> None:
         tell(console, line)
@@ -27,4 +31,6 @@ def make_image(config: StageConfig, console: Console, only_wheelhouse: bool) -> 
         f"{image.size_bytes / 1e9:.2f} GB, commit {(image.commit or 'unknown')[:12]}{' (dirty)' if image.dirty else ''}; "
         f"record and list of packages: {record}"
     )
+    if file is not None:
+        return str(write_cluster_image(file[0], image.image_id, file[1], say))
     return image.reference

@@ -1,93 +1,152 @@
-"""How much memory a training process needs, in bytes, told from the recipe and the model's size. All are estimates.
+"""How much memory a training process needs, in bytes, told from the recipe and the model's shape. All are estimates.
 
 State, per trained parameter: 4 weights + 4 gradients + 8 AdamW moments (2 with 8-bit moments), as bf16 is autocast over
-fp32 weights; per frozen one 4 (in 4 bits about 0.6). Sharding over N processes divides by N: zero1 the moments, zero2 the
-gradients as well, zero3 and fsdp2 the weights as well; DeepSpeed keeps a second copy of the weights, 4 / N, which
-it updates. Offloaded parts are in the machine's memory and not counted.
+fp32 weights; per frozen one 4 (beside a lora in bf16 2, in 4 bits about 0.6). Sharding over N processes divides by N: zero1
+the moments, zero2 the gradients as well, zero3 and fsdp2 the weights as well; DeepSpeed keeps a second copy of the weights,
+4 / N, which it updates. Offloaded parts are in the machine's memory and not counted.
 
 Gathered at a time where weights are shared out: DeepSpeed's limit of 1e9 values (ZeRO-3); two decoder layers, embeddings and
-head (FSDP2).
+head (FSDP2, in bf16 with precision bf16). Not yet exchanged: the gradients of the head and of two layers, whole, and one
+layer's as they are sent (FSDP2); DeepSpeed's buckets and the head's gradient; DDP's buckets, a second copy of all gradients.
 
-Activations per token of a microbatch and layer: 34 x hidden bytes in bf16 (Korthikanti et al. 2022, arXiv 2205.05198, eq. 1
-without the attention matrix), twice that in fp32; with gradient checkpointing 2 (4) x hidden a layer and one whole layer.
-Logits: 3 fp32 copies of answer tokens x vocabulary.
+Activations and the vocabulary head: ``dpo_core.contract.step_memory``.
+
+The reference pass and the evaluation hold weights alone, in bf16 2 bytes each (shared out 2 / N), what is gathered of them,
+a forward, and keys and values of the answers that are being given.
 """
 
+from dpo_core.contract.config import AdapterConfig
+from dpo_core.contract.exchange_memory import exchange_parts
 from dpo_core.contract.jobs import BatchPlan
+from dpo_core.contract.quantities import ANSWERS_PER_BATCH, AUTO_ON_CPU
+from dpo_core.contract.step_memory import StepMemory, arithmetic_of, holds_frozen_in_half
 from flows.settings.stage_config import StageConfig
 from flows.terminal.model_size import ModelSize
 from tasks.launch.stop_grace import MOMENTS_BYTES
 
 FROZEN_BYTES = {"full": 4.0, "nf4": 0.6}
-LIVE_VALUES_ZERO3 = 10**9  # DeepSpeed's stage3_max_live_parameters
+HALF_BYTES = 2.0
+CONTEXT_BYTES = 2 << 30  # CUDA's context, cuBLAS' and NCCL's buffers, what the allocator cannot use
 
 
-def training_memory(config: StageConfig, size: ModelSize, batch: BatchPlan) -> dict[str, int]:
-    """Return part -> bytes of one training process; nothing where the model's size is not known."""
+def training_memory(
+    config: StageConfig, size: ModelSize, batch: BatchPlan, tokens: int | None = None
+) -> dict[str, int]:
+    """Return part -> bytes of one training process, for forwards of ``tokens`` (the recipe's, if empty); nothing where the
+    model's size is not known."""
     if size.num_parameters is None:
         return {}
-    memory = _state(config, size, size.num_parameters) | _gathered(config, size, size.num_parameters)
-    if size.num_layers and size.hidden_size and size.vocab_size:
-        one_pair = 2 * config.data.max_length_tokens
-        tokens = max(one_pair, min(one_pair * batch.per_device_pairs, config.train.tokens_per_forward))
-        scale = 2 if config.train.precision == "fp32" else 1
-        layer = 34 * scale * tokens * size.hidden_size
-        kept = 2 * scale * tokens * size.hidden_size * size.num_layers + layer
-        memory["activations, at most"] = (
-            kept if config.train.gradient_checkpointing else layer * size.num_layers
+    memory = state(config, size, size.num_parameters) | exchange(config, size, size.num_parameters)
+    if size.shape:
+        tokens = tokens or tokens_of_forward(config, batch)
+        step = step_memory(config, size)
+        memory[f"activations of {tokens:,} tokens"] = step.activations(tokens)
+        memory["a layer's backward, or the head's logits and gradient"] = max(
+            step.layer_work(tokens), step.head_work(tokens)
         )
-        memory["logits, at most"] = 3 * 4 * tokens * size.vocab_size
     return memory
 
 
-def bytes_per_trained(config: StageConfig) -> float:
-    """Return bytes that a process holds of every trained parameter: weight, gradient, moments, DeepSpeed's second
-    weight.
-    """
-    kind, offload, ranks = config.compute.sharding, config.compute.offload, config.compute.num_processes
-    weight = (
-        6.0 if config.train.precision == "bf16_pure" else 4.0
-    )  # bf16_pure: a bf16 copy beside the fp32 master
-    gradient, moments = 4.0, float(MOMENTS_BYTES[config.optim.optimizer])
-    second = 4.0 if kind.startswith("zero") else 0.0
-    if kind != "none":
-        moments, second = moments / ranks, second / ranks
-    if kind in ("zero2", "zero3", "fsdp2"):
-        gradient /= ranks
-    if kind in ("zero3", "fsdp2"):
-        weight /= ranks
+def scoring_memory(config: StageConfig, size: ModelSize) -> dict[str, int]:
+    """Return part -> bytes of one process of the reference pass or the evaluation; nothing where the shape is not known."""
+    if size.num_parameters is None or size.shape is None:
+        return {}
+    compute, train, shape = config.compute, config.train, size.shape
+    splits = compute.sharding in ("zero3", "fsdp2")
+    each = 4.0 if train.precision == "fp32" else HALF_BYTES
+    each = FROZEN_BYTES["nf4"] if config.adapter.base_weights == "nf4" else each
+    each = (
+        0.0 if compute.offload == "optimizer_and_parameters" else each / (compute.num_shards if splits else 1)
+    )
+    kind = compute.sharding if splits else "none"
+    shared = exchange_parts(kind, shape, size.num_parameters, 0, splits, train.precision)
+    # Weights are what an adapter's frozen ones are.
+    step = StepMemory(shape, arithmetic_of(AdapterConfig(kind="lora"), train.precision, kind), False)
+    tokens = max(2 * config.data.max_length_tokens, config.reference.tokens_per_batch)
+    tokens = max(tokens, config.evaluation.tokens_per_batch)
+    answers = tokens + ANSWERS_PER_BATCH * config.evaluation.max_new_tokens
+    return {
+        f"weights ({each:.3g} B a parameter)": int(each * size.num_parameters),
+        **shared,
+        f"a forward of {tokens:,} tokens": step.forward_alone(tokens),
+        "keys and values of answers": step.keys_and_values(answers),
+    }
+
+
+def step_memory(config: StageConfig, size: ModelSize) -> StepMemory:
+    """Return what forwards and backwards of this recipe take. The model's shape is known."""
+    assert size.shape  # the caller has looked
+    arithmetic = arithmetic_of(config.adapter, config.train.precision, config.compute.sharding)
+    trains_all = config.adapter.kind == "none"
+    train = config.train
+    return StepMemory(
+        size.shape,
+        arithmetic,
+        train.gradient_checkpointing,
+        trains_all,
+        round(train.activation_budget_gib * 2**30),
+    )
+
+
+def tokens_of_forward(config: StageConfig, batch: BatchPlan) -> int:
+    """Return the tokens that a forward has at most: the budget, or one pair of two longest sides where that is more."""
+    one_pair = 2 * config.data.max_length_tokens
+    budget = config.train.tokens_per_forward
+    return max(one_pair, min(one_pair * batch.per_device_pairs, AUTO_ON_CPU if budget == "auto" else budget))
+
+
+def bytes_per_trained(config: StageConfig) -> dict[str, float]:
+    """Return part -> bytes that a process holds of every trained parameter."""
+    kind, offload, ranks = config.compute.sharding, config.compute.offload, config.compute.num_shards
+    parts = {
+        "weights": 4.0,
+        "gradients": 4.0,
+        "AdamW's moments": float(MOMENTS_BYTES[config.optim.optimizer]),
+    }
+    if config.train.precision == "bf16_pure":
+        parts["bf16 weights beside their masters"] = 2.0
+    if kind.startswith("zero"):
+        parts["DeepSpeed's second weights"] = 4.0
+    shared = {
+        "none": (),
+        "zero1": ("AdamW's moments", "DeepSpeed's second weights"),
+        "zero2": ("AdamW's moments", "DeepSpeed's second weights", "gradients"),
+    }.get(kind, tuple(parts))
+    parts = {name: each / ranks if name in shared else each for name, each in parts.items()}
     if offload != "none":
-        moments = second = 0.0
-    if offload == "optimizer_and_parameters":
-        weight = 0.0
-    if kind == "fsdp2" and offload != "none":
-        gradient = 0.0
-    return weight + gradient + moments + second
+        gone = ["AdamW's moments", "DeepSpeed's second weights"]
+        gone += ["weights"] if offload == "optimizer_and_parameters" else []
+        gone += ["gradients"] if kind == "fsdp2" else []
+        parts = {name: each for name, each in parts.items() if name not in gone}
+    return parts
 
 
-def _state(config: StageConfig, size: ModelSize, num_parameters: int) -> dict[str, int]:
-    """Weights, gradients and moments; an adapter whose size is not known yet is left out, as it is small."""
+def state(config: StageConfig, size: ModelSize, num_parameters: int) -> dict[str, int]:
+    """Return part -> bytes of weights, gradients and moments; an adapter whose size is not known yet is left out, as it is
+    small."""
     each, adapter = bytes_per_trained(config), config.adapter
     if adapter.kind == "none":
-        return {f"weights, gradients, AdamW ({each:g} B a parameter)": int(each * num_parameters)}
-    shares = config.compute.num_processes if config.compute.sharding in ("zero3", "fsdp2") else 1
-    frozen = (
-        0.0
-        if config.compute.offload == "optimizer_and_parameters"
-        else FROZEN_BYTES[adapter.base_weights] / shares
-    )
-    parts = {f"frozen weights ({frozen:g} B a parameter)": int(frozen * num_parameters)}
+        return {
+            f"{name} ({value:.3g} B a parameter)": int(value * num_parameters) for name, value in each.items()
+        }
+    shares = config.compute.num_shards if config.compute.sharding in ("zero3", "fsdp2") else 1
+    half = holds_frozen_in_half(adapter, config.train.precision)
+    frozen = (HALF_BYTES if half else FROZEN_BYTES[adapter.base_weights]) / shares
+    frozen = 0.0 if config.compute.offload == "optimizer_and_parameters" else frozen
+    parts = {f"frozen weights ({frozen:.3g} B a parameter)": int(frozen * num_parameters)}
     if trained := size.adapter_parameters(adapter):
-        parts[f"adapter of rank {adapter.rank}: {trained:,} parameters ({each:g} B each)"] = int(
-            each * trained
+        of_all = sum(each.values())
+        parts[f"adapter of rank {adapter.rank}: {trained:,} parameters ({of_all:.3g} B each)"] = int(
+            of_all * trained
         )
     return parts
 
 
-def _gathered(config: StageConfig, size: ModelSize, num_parameters: int) -> dict[str, int]:
-    if config.compute.sharding == "zero3":
-        return {"gathered weights, at most": 4 * min(LIVE_VALUES_ZERO3, num_parameters)}
-    if config.compute.sharding == "fsdp2" and size.num_layers and size.hidden_size and size.vocab_size:
-        ends = min(2 * size.vocab_size * size.hidden_size, num_parameters)
-        return {"gathered weights, at most": 4 * (ends + 2 * (num_parameters - ends) // size.num_layers)}
-    return {}
+def exchange(config: StageConfig, size: ModelSize, num_parameters: int) -> dict[str, int]:
+    """Return part -> bytes that exist because processes share something out."""
+    trained = (
+        num_parameters if config.adapter.kind == "none" else size.adapter_parameters(config.adapter) or 0
+    )
+    precision = config.train.precision
+    several = config.compute.num_processes > 1 and precision != "bf16_pure"
+    return exchange_parts(config.compute.sharding, size.shape, num_parameters, trained, several, precision)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from dpo_core.contract.config import AdapterConfig, CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.model_shape import ModelShape
+from flows.terminal.known_models import KNOWN
 from tasks.checkpoint.known_packages import PACKAGE_PREFIX, package_folder
 from tasks.checkpoint.own_files import read_json_file
 from tasks.checkpoint.safetensors_header import read_header
@@ -22,21 +24,18 @@ NO_ADAPTER = (
     "embed_out",
     "gate",
 )  # matrices that get none
-SHAPE_KEYS = {"num_layers": "num_hidden_layers", "hidden_size": "hidden_size", "vocab_size": "vocab_size"}
-MOST_OF_A_SHAPE = 10**9
 MOST_DIGITS = 12  # of the number before the unit
 UNITS = {"b": 1e9, "m": 1e6}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """``num_parameters`` is None where nothing tells it. The shape is known for local checkpoints only."""
+    """``num_parameters`` is None where nothing tells it. The shape is known of local checkpoints and of the models that the
+    shipped recipes name."""
 
     num_parameters: int | None
     origin: str  # how it is known
-    num_layers: int | None = None
-    hidden_size: int | None = None
-    vocab_size: int | None = None
+    shape: ModelShape | None = None
     linear_sides: dict[str, int] = field(
         default_factory=dict
     )  # last part of a layer's name -> sum of its inputs + outputs
@@ -51,10 +50,16 @@ class ModelSize:
 
 
 def model_size(checkpoint: CheckpointConfig) -> ModelSize:
-    """Find it out from the weights' headers of a local directory, else from the name ("Llama-3.1-Tulu-3-8B-SFT")."""
+    """Find it out from the weights' headers of a local directory, from the shapes that are shipped, or from the name
+    ("Qwen2.5-7B")."""
     folder = _local_folder(checkpoint.source)
     if folder is None:
-        return _from_name(checkpoint.source)
+        known = KNOWN.get(checkpoint.source)
+        if known is None:
+            return _from_name(checkpoint.source)
+        return ModelSize(
+            known.num_parameters, f"the shape of {checkpoint.source} is known", known, known.linear_sides
+        )
     shape = _shape(folder)
     try:
         shapes = {
@@ -68,7 +73,7 @@ def model_size(checkpoint: CheckpointConfig) -> ModelSize:
         return ModelSize(
             sum(map(math.prod, shapes.values())),
             "counted in the weights",
-            **shape,
+            shape,
             linear_sides=_linear_sides(shapes),
         )
     files = (
@@ -89,18 +94,14 @@ def _local_folder(source: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _shape(folder: Path) -> dict[str, int | None]:
+def _shape(folder: Path) -> ModelShape | None:
     """What the configuration says of the shape, where that can be true."""
     try:
         config = read_json_file(folder / "config.json")
     except CheckpointError:
-        return {}
+        return None
     of_text = config.get("text_config")  # of a model that sees, too
-    config = of_text if isinstance(of_text, dict) else config
-    shape = {name: config.get(key) for name, key in SHAPE_KEYS.items()}
-    return {
-        name: value for name, value in shape.items() if type(value) is int and 0 < value <= MOST_OF_A_SHAPE
-    }
+    return ModelShape.of(of_text if isinstance(of_text, dict) else config)
 
 
 def _linear_sides(shapes: dict[str, list[int]]) -> dict[str, int]:

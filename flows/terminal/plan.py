@@ -9,11 +9,14 @@ from rich.console import Console
 from dpo_core.contract.amount import num_held_out
 from dpo_core.contract.chat_templates import named_in_plan
 from dpo_core.contract.jobs import BatchPlan
+from dpo_core.contract.keep_best import EXTREME
+from dpo_core.contract.length_bias import length_bias_warning
 from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.row_warnings import all_of, amount_warning, truncation_warning
 from flows.settings.stage_config import StageConfig
 from flows.terminal.memory import training_memory
 from flows.terminal.model_size import ModelSize, model_size
+from flows.terminal.on_cards import Cluster, lines_of, on_cards
 from flows.terminal.source_size import SourceSize, source_size
 from tasks.checkpoint.end_mark import end_mark_warning
 from tasks.gate.config import GateConfig
@@ -42,23 +45,27 @@ class Plan:
     checkpoint_bytes: int | None = None
     store: Path = Path()
     stop_grace_seconds: int | None = None  # as the recipe says
+    on_cards: tuple[str, ...] = ()  # whether it fits on the cards that were asked for, and what it takes
 
 
-def plan_stage(config: StageConfig) -> Plan:
-    """Work out what a run would do. Raises ``ConfigError`` if the batch cannot be met."""
+def plan_stage(config: StageConfig, cluster: Cluster | None = None, pair_tokens: int | None = None) -> Plan:
+    """Work out what a run would do, on a cluster's cards where one is given, for pairs of ``pair_tokens`` distinct tokens.
+    Raises ``ConfigError`` if the batch cannot be met."""
     batch = solve_batch(
         config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes
     )
     sources = tuple(source_size(source, config.data.max_length_tokens) for source in config.data.sources)
     size = model_size(config.checkpoint)
+    num_steps = _num_steps(config, sources)
+    found = on_cards(config, size, cluster) if cluster else None
     return Plan(
         name=config.name,
         steps=tuple(_steps(config)),
         model=size,
         sources=sources,
         batch=batch,
-        num_steps=_num_steps(config, sources),
-        memory_bytes=training_memory(config, size, batch),
+        num_steps=num_steps,
+        memory_bytes=found.memory if found else training_memory(config, size, batch),
         disk_bytes=_disk(config, size),
         warnings=tuple(_warnings(config, sources)),
         checkpoint_bytes=None
@@ -66,15 +73,25 @@ def plan_stage(config: StageConfig) -> Plan:
         else checkpoint_bytes(_trained(config, size), config.optim),
         store=config.store.root.expanduser().absolute(),
         stop_grace_seconds=config.compute.stop_grace_seconds,
+        on_cards=tuple(lines_of(config, size, cluster, num_steps, pair_tokens or _pair_tokens(sources)))
+        if cluster
+        else (),
     )
 
 
+def _pair_tokens(sources: tuple[SourceSize, ...]) -> int | None:
+    """Tokens of a pair on average; None if a source does not tell."""
+    rows, tokens = sum(source.rows or 0 for source in sources), [source.tokens for source in sources]
+    return None if None in tokens or not rows else sum(filter(None, tokens)) // rows or None
+
+
 def _warnings(config: StageConfig, sources: tuple[SourceSize, ...]) -> Iterator[str]:
-    folder = Path(config.checkpoint.source).expanduser()
+    folder = Path(config.checkpoint.tokenizer or config.checkpoint.source).expanduser()
     cuts = config.data.when_too_long == "truncate"
     yield from all_of(
         end_mark_warning(folder, config.checkpoint.chat_template) if folder.is_dir() else None,
         *(amount_warning(one.label, one.amount, one.available) for one in sources),
+        length_bias_warning(sources),
         *(truncation_warning(one.label, one.long_fraction, is_estimate=True) for one in sources if cuts),
     )
 
@@ -84,6 +101,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
     if config.upload.repo_id:
         upload = f"to {config.upload.repo_id} ({'private' if config.upload.private else 'PUBLIC'})"
     revision = f" at {config.checkpoint.revision}" if config.checkpoint.revision else ""
+    tokenizer = f", the tokenizer of {config.checkpoint.tokenizer}" if config.checkpoint.tokenizer else ""
     reference = (
         f"with {config.reference.source or 'the SFT checkpoint'}"
         if config.objective.needs_reference
@@ -99,7 +117,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         )
     )
     return [
-        ("fetch checkpoint", f"{config.checkpoint.source}{revision}"),
+        ("fetch checkpoint", f"{config.checkpoint.source}{revision}{tokenizer}"),
         (
             "mix data",
             f"{counted(len(config.data.sources), 'source')}, {config.data.held_out} held out, at most "
@@ -111,13 +129,28 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
             "train",
             f"{_objective(config.objective)}, learning rate {config.optim.learning_rate:g} "
             f"{config.optim.schedule}, {counted(config.train.num_epochs, 'epoch')}, {config.train.precision}{adapter}"
-            f"{_sharding(config)}",
+            f"{_sharding(config)}{_while_training(config)}",
         ),
         ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
         *_gate(config.gate),
         ("upload", upload),
         ("hand off", "load it from there, have it answer, write handoff.json"),
     ]
+
+
+def _while_training(config: StageConfig) -> str:
+    every, keep = config.evaluation.every, config.train.keep_best
+    if every is None:
+        return ""
+    chosen = ""
+    if keep:
+        patient = (
+            f", stop after {counted(keep.patience, 'evaluation')} without a better one"
+            if keep.patience
+            else ""
+        )
+        chosen = f", the step with the {EXTREME[keep.direction]} {keep.metric} exported{patient}"
+    return f", held-out pairs measured every {every if every == 'epoch' else counted(int(every), 'step')}{chosen}"
 
 
 def _objective(loss: Loss) -> str:
@@ -147,8 +180,11 @@ def _gate(gate: GateConfig) -> list[tuple[str, str]]:
 
 
 def _sharding(config: StageConfig) -> str:
-    kind, offload = config.compute.sharding, config.compute.offload
-    return "" if kind == "none" else f", {kind}" + ("" if offload == "none" else f" with {offload} offloaded")
+    kind, offload, degree = config.compute.sharding, config.compute.offload, config.compute.shard_degree
+    if kind == "none":
+        return ""
+    copies = f" in copies over {degree} processes each" if degree else ""
+    return f", {kind}{copies}" + ("" if offload == "none" else f" with {offload} offloaded")
 
 
 def _num_steps(config: StageConfig, sources: tuple[SourceSize, ...]) -> int | None:
@@ -188,11 +224,13 @@ def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
     if size.num_parameters is None:
         return {}
     model, trained = size.num_parameters, _trained(config, size)
-    checkpoint = checkpoint_bytes(trained, config.optim)
+    checkpoint, kept = (
+        checkpoint_bytes(trained, config.optim),
+        config.train.keep_checkpoints + bool(config.train.keep_best),
+    )
     parts = {
         "snapshot of the SFT checkpoint": SNAPSHOT_BYTES * model,
-        f"checkpoints ({config.train.keep_checkpoints} kept, 1 being written)": checkpoint
-        * (config.train.keep_checkpoints + 1),
+        f"checkpoints ({kept} kept, 1 being written)": checkpoint * (kept + 1),
         "trained weights": WEIGHT_BYTES * trained,
         "export": EXPORT_BYTES * model,
     }
@@ -223,8 +261,9 @@ def show_plan(plan: Plan, console: Console) -> None:
         *_amounts("Memory per training process", plan.memory_bytes, total),
         *_amounts("Disk in the store", plan.disk_bytes, sum(plan.disk_bytes.values())),
         *_writing(plan),
+        *plan.on_cards,
     ]
-    if plan.memory_bytes and plan.model.num_layers is None:
+    if plan.memory_bytes and plan.model.shape is None:
         lines.append(
             "Activations, logits and an adapter come on top; they are known once the checkpoint is here."
         )

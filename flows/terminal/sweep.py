@@ -7,12 +7,12 @@ from rich.console import Console
 
 from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.results import LARGEST_RESULT_BYTES
-from flows.accelerator import make_own_limit
+from flows.accelerator import limit_of_members, make_own_limit
 from flows.audience import Audience, followed
 from flows.dpo_sweep import run_sweep
 from flows.serve.local_prefect import server_outlives_the_run
 from flows.settings.sweep_config import SweepConfig
-from tasks.launch.compute import accelerator_name, this_machine
+from tasks.launch.launcher import kind_of
 from tasks.run.folder import read_run
 from tasks.sweep.outcomes import SWEEP_FILE, SweepOutcome, sweep_rows
 from tasks.sweep.picture import PICTURE_FILE
@@ -29,8 +29,9 @@ def sweep_at_terminal(config: SweepConfig, console: Console, run_flow: RunFlow) 
     """
 
     def flow(audience: Audience) -> None:
-        if not server_outlives_the_run():
-            make_own_limit(config.sweep.accelerator or accelerator_name(this_machine()))
+        limit = limit_of_members(config.sweep.accelerator, kind_of(config.compute))
+        if limit is not None and not server_outlives_the_run():
+            make_own_limit(limit)
         followed("dpo-sweep", run_sweep, audience)(config)
 
     folder = run_flow(flow, console, show_sweep_table)

@@ -6,8 +6,7 @@ from pathlib import Path
 from dpo_core.contract.checkpoint_files import CONFIG, tokenizer_fingerprint, weights_fingerprint
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
-from tasks.checkpoint.files import checked_files
-from tasks.checkpoint.own_files import hash_named, read_json_file
+from tasks.checkpoint.own_files import read_json_file
 from tasks.checkpoint.source import locate
 
 
@@ -26,6 +25,7 @@ def verify_checkpoint(config: CheckpointConfig, store_root: Path) -> VerifiedChe
 
     Raises ``CheckpointError``, ``ConfigError``, ``RemoteError``.
     """
+    config = config.model_copy(update={"tokenizer": None, "tokenizer_revision": None})  # that is the recipe's
     located = locate(config, store_root)
     if located.weights.kind != "safetensors":
         raise CheckpointError(
@@ -33,7 +33,7 @@ def verify_checkpoint(config: CheckpointConfig, store_root: Path) -> VerifiedChe
             "safetensors. Save it with save_pretrained, or start a run by hand, which converts "
             "it."
         )
-    files = hash_named(located.folder, checked_files(located.folder, located.weights.names, config))
+    files = located.hashes(config)
     return VerifiedCheckpoint(
         source=config.source if located.revision else str(located.folder.resolve()),
         revision=located.revision,

@@ -4,6 +4,7 @@
 with the file, what is wrong with it and what to do.
 """
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dpo_core.contract.checkpoint_files import (
     TOKENIZER_CONFIG,
     TOKENIZER_FILES,
     VOCABULARY_FILES,
+    is_tokenizer_file,
 )
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
@@ -25,6 +27,8 @@ from tasks.checkpoint.allowed_code import code_names
 from tasks.checkpoint.own_files import check_inside, read_json_file
 from tasks.checkpoint.quantised import check_full_weights, holds_fp8
 from tasks.checkpoint.safetensors_header import read_header
+
+log = logging.getLogger(__name__)
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-(?P<number>\d{1,9})-of-(?P<of>\d{1,9})\.safetensors")
@@ -69,6 +73,30 @@ def weight_source(names: list[str], config: CheckpointConfig) -> WeightSource:
     if ggufs:
         return WeightSource("gguf", tuple(ggufs))
     return WeightSource("pickle", _allowed_pickles(names, config))
+
+
+def named_by_index(folder: Path, weights: WeightSource) -> WeightSource:
+    """Return the files that loaders open: those that the index names, else ``model.safetensors`` alone where it is.
+
+    What else lies there (a variant in half precision, a shard of an earlier save) is left behind. Raises ``CheckpointError``
+    for a whole file beside an index that does not name it, of which loaders read the one or the other.
+    """
+    if weights.kind != "safetensors":
+        return weights
+    if not (folder / WEIGHTS_INDEX).is_file():
+        return WeightSource("safetensors", (WEIGHTS,)) if WEIGHTS in weights.names else weights
+    weight_map = read_json_file(folder / WEIGHTS_INDEX).get("weight_map")
+    named = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+    if not named:
+        return weights  # which is said where they are checked
+    if WEIGHTS in weights.names and WEIGHTS not in named:
+        raise CheckpointError(
+            f"{folder} holds {WEIGHTS} and, beside it, an index of shards that does not name it: the weights of two "
+            f"saves. Remove {WEIGHTS}, or the index with its shards."
+        )
+    if stray := [name for name in weights.names if name not in named]:
+        log.warning("%s: %s left behind, which %s does not name", folder, ", ".join(stray[:5]), WEIGHTS_INDEX)
+    return WeightSource("safetensors", tuple(name for name in weights.names if name in named))
 
 
 def in_its_format(folder: Path, weights: WeightSource) -> WeightSource:
@@ -122,7 +150,7 @@ def check_safetensors(folder: Path, names: tuple[str, ...]) -> None:
     shards = sorted(set(weight_map.values()))
     if missing := [shard for shard in shards if shard not in tensors]:
         raise CheckpointError(
-            f"{folder / WEIGHTS_INDEX} names {len(shards)} weight files, of which {', '.join(missing)} "
+            f"{folder / WEIGHTS_INDEX} names {len(shards)} weight files, of which {', '.join(missing[:8])} "
             "are missing. Fetch the checkpoint again."
         )
     lost = [f"{tensor} (in {shard})" for tensor, shard in weight_map.items() if tensor not in tensors[shard]]
@@ -153,9 +181,10 @@ def _check_one_file(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def _check_tokenizer(folder: Path, config: CheckpointConfig) -> None:
+    source = config.tokenizer or config.source
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise CheckpointError(
-            f"{config.source} has no tokenizer: expected one of {', '.join(VOCABULARY_FILES)} in "
+            f"{source} has no tokenizer: expected one of {', '.join(VOCABULARY_FILES)} in "
             f"{folder}. Save it with the model (tokenizer.save_pretrained)."
         )
     if config.chat_template or any((folder / name).is_file() for name in TEMPLATE_FILES):
@@ -163,9 +192,9 @@ def _check_tokenizer(folder: Path, config: CheckpointConfig) -> None:
     in_config = folder / TOKENIZER_CONFIG
     if not (in_config.is_file() and read_json_file(in_config).get("chat_template")):
         raise CheckpointError(
-            f"{config.source} has no chat template: neither chat_template.jinja nor `chat_template` in {in_config}. Name "
+            f"{source} has no chat template: neither chat_template.jinja nor `chat_template` in {in_config}. Name "
             "the template it was trained with (checkpoint.chat_template: chatml, tulu, ...), or add its "
-            "chat_template.jinja to the checkpoint."
+            "chat_template.jinja to it."
         )
 
 
@@ -184,7 +213,7 @@ def check_remote_code(folder: Path, config: CheckpointConfig) -> None:
     Other Python files of a checkpoint never run and stay behind.
     """
     wanted: set[str] = set()
-    for name in (CONFIG, TOKENIZER_CONFIG):
+    for name in (CONFIG,) if config.tokenizer else (CONFIG, TOKENIZER_CONFIG):
         auto_map = read_json_file(folder / name).get("auto_map") if (folder / name).is_file() else None
         for reference in _references(auto_map):
             repository, _, module = reference.rpartition("--")
@@ -204,10 +233,17 @@ def check_remote_code(folder: Path, config: CheckpointConfig) -> None:
         )
 
 
-def checked_files(folder: Path, weights: tuple[str, ...], config: CheckpointConfig) -> list[str]:
+def checked_files(
+    folder: Path, weights: tuple[str, ...], config: CheckpointConfig, small: Path | None = None
+) -> list[str]:
     """Return names (relative, sorted) of the files that make the snapshot, after every check. Raises
     ``CheckpointError``.
+
+    Those for which ``is_small`` holds lie in ``small`` where another tokenizer is used; until it is put together they
+    are not looked at.
     """
+    checks_tokenizer = config.tokenizer is None or small is not None
+    weights_folder, folder = folder, small or folder
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"{config.source} has no {CONFIG} in {folder}, so its architecture is unknown. Save it with "
@@ -221,13 +257,21 @@ def checked_files(folder: Path, weights: tuple[str, ...], config: CheckpointConf
         *weights,
         *code_names(config.allow_remote_code),
     }
-    names = sorted(name for name in wanted | extra_templates(folder) if (folder / name).is_file())
-    check_inside(folder, names)
+    places = {name: folder if is_small(name) else weights_folder for name in wanted | extra_templates(folder)}
+    names = sorted(name for name, place in places.items() if (place / name).is_file())
+    for place in {folder, weights_folder}:
+        check_inside(place, [name for name in names if places[name] == place])
     read_json_file(folder / CONFIG)
-    _check_tokenizer(folder, config)
-    check_remote_code(folder, config)
-    check_safetensors(folder, weights)
+    if checks_tokenizer:
+        _check_tokenizer(folder, config)
+    check_remote_code(weights_folder, config)
+    check_safetensors(weights_folder, weights)
     return names
+
+
+def is_small(name: str) -> bool:
+    """Tell whether a file of a snapshot is one that another tokenizer may replace or change."""
+    return name in (CONFIG, GENERATION_CONFIG) or is_tokenizer_file(name)
 
 
 def extra_templates(folder: Path) -> set[str]:

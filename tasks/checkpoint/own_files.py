@@ -8,12 +8,12 @@ Hub client's cache is made of such links, and they lead to one place:
 
 import contextlib
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from dpo_core.contract.bounded_json import MAX_MARKS, bounded_json
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.regular_file import NotRegular, TooLong, opened, read_at_most
 from dpo_core.contract.store import sha256_of
@@ -104,9 +104,9 @@ def read_json_file(path: Path) -> dict:
     """Return a JSON object from a checkpoint's file. Raises ``CheckpointError`` naming the file."""
     try:
         with opened(path) as file:
-            value = json.loads(read_at_most(file, MAX_JSON_BYTES))
+            value = bounded_json(read_at_most(file, MAX_JSON_BYTES))
     except TooLong:
-        raise _beyond(path, f"larger than {MAX_JSON_BYTES >> 20} MiB") from None
+        raise _beyond(path, f"larger than {MAX_JSON_BYTES >> 20} MiB or {MAX_MARKS:,} values") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again."

@@ -30,9 +30,8 @@ def quantisation_mark(folder: Path) -> dict[str, Any] | None:
     """Return what the config says of quantised weights, in any of the places where libraries write it."""
     config = read_json_file(folder / CONFIG)
     nested = [value for value in config.values() if isinstance(value, dict)]
-    found = (
-        holder[mark] for holder in (config, *nested) for mark in MARKS if isinstance(holder.get(mark), dict)
-    )
+    marks = (holder[mark] for holder in (config, *nested) for mark in MARKS if holder.get(mark) is not None)
+    found = (mark if isinstance(mark, dict) else {"quant_method": str(mark)[:60]} for mark in marks)
     return next(found, None)
 
 

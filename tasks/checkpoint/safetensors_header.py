@@ -4,12 +4,12 @@ Format (huggingface/safetensors): 8 bytes little-endian length N, N bytes of JSO
 then the tensors' bytes, without gaps, to the end of the file.
 """
 
-import json
 import math
 import os
 from pathlib import Path
 from typing import Any
 
+from dpo_core.contract.bounded_json import bounded_json
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.regular_file import NotRegular, opened
 
@@ -64,7 +64,7 @@ def read_header(path: Path) -> dict[str, dict]:
             f"bytes, got {size}. Fetch the checkpoint again."
         )
     try:
-        header = json.loads(raw)
+        header = bounded_json(raw)
         header.pop("__metadata__", None)
         end = _end_of_tensors(header)
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:

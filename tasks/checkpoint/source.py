@@ -20,6 +20,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from dpo_core.contract.checkpoint_files import (
     CONFIG,
     EXTRA_TEMPLATES,
+    is_tokenizer_file,
     tokenizer_fingerprint,
     weights_fingerprint,
 )
@@ -35,7 +36,15 @@ from dpo_core.contract.store import (
     write_json,
 )
 from tasks.checkpoint.allowed_code import code_names, other_code
-from tasks.checkpoint.files import PICKLE_SUFFIXES, WeightSource, checked_files, in_its_format, weight_source
+from tasks.checkpoint.files import (
+    PICKLE_SUFFIXES,
+    WeightSource,
+    checked_files,
+    in_its_format,
+    is_small,
+    named_by_index,
+    weight_source,
+)
 from tasks.checkpoint.known_packages import PACKAGE_PREFIX, check_known_package, package_folder
 from tasks.checkpoint.own_files import hash_named, opened_inside, read_json_file
 from tasks.hub.commit import commit_of
@@ -58,6 +67,24 @@ class Located:
     weights: WeightSource
     revision: str | None = None
     linkable: bool = False
+    small: Path | None = None  # where the small files are that go with another tokenizer
+    tokenizer_revision: str | None = None
+
+    def folder_of(self, name: str) -> Path:
+        """Return the folder that holds a file of the snapshot."""
+        return self.small if self.small and is_small(name) else self.folder
+
+    def hashes(self, config: CheckpointConfig) -> dict[str, str]:
+        """Return relative path -> sha256 of all that makes the snapshot, after every check. Raises ``CheckpointError``."""
+        names = checked_files(self.folder, self.weights.names, config, self.small)
+        hashed = {
+            name: sha
+            for folder in {self.folder, self.small or self.folder}
+            for name, sha in hash_named(
+                folder, [one for one in names if self.folder_of(one) == folder]
+            ).items()
+        }
+        return {name: hashed[name] for name in names}
 
 
 def locate(config: CheckpointConfig, store_root: Path, with_weights: bool = True) -> Located:
@@ -77,7 +104,7 @@ def locate(config: CheckpointConfig, store_root: Path, with_weights: bool = True
     return _download(config, store_root, with_weights)
 
 
-def check_source(source: str) -> None:
+def check_source(source: str, setting: str = "checkpoint.source") -> None:
     """Raise ``CheckpointError`` for a source that cannot be meant: cheap, so that it comes before anything else."""
     if source.startswith(PACKAGE_PREFIX):
         package_folder(source.removeprefix(PACKAGE_PREFIX))
@@ -87,13 +114,12 @@ def check_source(source: str) -> None:
         return
     if folder.is_file():
         raise CheckpointError(
-            f"checkpoint.source {source} is a file, expected a directory. Give its directory "
+            f"{setting} {source} is a file, expected a directory. Give its directory "
             f"({folder.parent}); a GGUF among several is chosen with checkpoint.gguf_file."
         )
     if not HUB_ID.fullmatch(source) or source.startswith("."):
         raise CheckpointError(
-            f"checkpoint.source {source} does not exist as a directory and is no Hub id "
-            "(org/name). Check the path."
+            f"{setting} {source} does not exist as a directory and is no Hub id (org/name). Check the path."
         )
 
 
@@ -107,7 +133,8 @@ def _local(folder: Path, config: CheckpointConfig) -> Located:
         names = sorted(path.name for path in folder.iterdir() if path.is_file())
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
-    return Located(folder.resolve(), in_its_format(folder, weight_source(names, config)))
+    weights = named_by_index(folder, weight_source(names, config))
+    return Located(folder.resolve(), in_its_format(folder, weights))
 
 
 def _download(config: CheckpointConfig, store_root: Path, with_weights: bool) -> Located:
@@ -133,6 +160,7 @@ def _download(config: CheckpointConfig, store_root: Path, with_weights: bool) ->
     try:
         folder = Path(api.snapshot_download(config.source, revision=commit, allow_patterns=small))
         if weights.kind == "safetensors":
+            weights = named_by_index(folder, weights)
             checked_files(folder, (), config)
             if not with_weights:
                 return Located(folder, weights, commit, linkable=True)
@@ -176,10 +204,39 @@ def _resolve(api: HfApi, config: CheckpointConfig, store_root: Path, doing: str)
     return commit, sizes
 
 
+def tokenizer_folder(config: CheckpointConfig, store_root: Path) -> tuple[Path, str | None]:
+    """Find or download the files of ``checkpoint.tokenizer``. -> their folder, and the commit of a Hub id
+
+    Raises ``CheckpointError``, ``ConfigError``, ``RemoteError``.
+    """
+    source, revision = str(config.tokenizer), config.tokenizer_revision
+    check_source(source, "checkpoint.tokenizer")
+    if source.startswith(PACKAGE_PREFIX):
+        name = source.removeprefix(PACKAGE_PREFIX)
+        folder = package_folder(name)
+        check_known_package(name, folder)
+    else:
+        folder = Path(source).expanduser()
+    if folder.is_dir():
+        if revision:
+            raise CheckpointError(
+                f"checkpoint.tokenizer_revision {revision} is for a Hub id, but {source} is a local directory, which is "
+                "pinned by its contents. Remove checkpoint.tokenizer_revision."
+            )
+        return folder.resolve(), None
+    asked = CheckpointConfig(source=source, revision=revision)
+    api, doing = HfApi(), f"fetching the tokenizer {source}" + (f" at {revision}" if revision else "")
+    commit, sizes = _resolve(api, asked, store_root, doing)
+    names = [name for name in sizes if is_tokenizer_file(name)]
+    try:
+        return Path(api.snapshot_download(source, revision=commit, allow_patterns=names)), commit
+    except Exception as error:
+        raise from_hub_error(error, doing) from None
+
+
 def snapshot(located: Located, config: CheckpointConfig, store_root: Path) -> CheckpointRef:
     """Check the files and keep them as ``<store>/checkpoints/<id>/``; an undamaged earlier snapshot is reused."""
-    names = checked_files(located.folder, located.weights.names, config)
-    files = hash_named(located.folder, names)
+    files = located.hashes(config)
     if other := other_code(config.allow_remote_code, files):
         raise CheckpointError(
             f"{config.source} has another {', '.join(other)} than the one that "
@@ -187,11 +244,11 @@ def snapshot(located: Located, config: CheckpointConfig, store_root: Path) -> Ch
         )
     path = store_root.resolve() / "checkpoints" / fingerprint(files)[:16]
     with exclusive(path.parent, wait_seconds=SECONDS_FOR_ANOTHER_RUN):
-        if not _is_intact(path, files):
+        if not is_intact(path, files):
             with new_directory(path) as aside:
-                for name in names:
+                for name in files:
                     _place(located, name, aside / name)
-                if hash_named(aside, names) != files:
+                if hash_named(aside, list(files)) != files:
                     raise CheckpointError(
                         f"{config.source} changed while it was copied. Let its writer finish, then "
                         "start again."
@@ -204,10 +261,13 @@ def snapshot(located: Located, config: CheckpointConfig, store_root: Path) -> Ch
         revision=located.revision,
         files=files,
         allow_remote_code=any(name.endswith(".py") for name in files),
+        tokenizer_source=config.tokenizer,
+        tokenizer_revision=located.tokenizer_revision,
     )
 
 
-def _is_intact(path: Path, files: dict[str, str]) -> bool:
+def is_intact(path: Path, files: dict[str, str]) -> bool:
+    """Tell whether an earlier snapshot in ``path`` is there, undamaged."""
     if not (path / CONFIG).is_file():
         return False
     try:
@@ -222,10 +282,11 @@ def _is_intact(path: Path, files: dict[str, str]) -> bool:
 def _place(located: Located, name: str, target: Path) -> None:
     """Link a file that nobody writes in place; copy one that its owner may overwrite, and where links cannot reach."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with opened_inside(located.folder, name) as source:
-        if located.linkable:
+    folder = located.folder_of(name)
+    with opened_inside(folder, name) as source:
+        if located.linkable and folder == located.folder:
             try:
-                os.link((located.folder / name).resolve(), target)
+                os.link((folder / name).resolve(), target)
                 return
             except OSError:
                 pass  # another file system

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from dpo_core.contract.config import DataSource
 from dpo_core.contract.errors import DataError, from_os_error
 from dpo_core.contract.quality_config import EvaluationSet
 from dpo_core.contract.refs import ResolvedEvaluationSet, ResolvedSource
+from dpo_core.contract.source_config import DataSource
 from dpo_core.contract.store import fingerprint, hash_files, sha256_file
 from tasks.hub.commit import commit_of
 from tasks.hub.errors import from_hub_error
@@ -80,6 +80,7 @@ def _resolved(
         amount=source.amount,
         columns=source.columns,
         chat_template_kwargs=source.chat_template_kwargs,
+        pairs=source.pairs,
         content=content,
         path=path,
         hub_id=hub_id,

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dpo_core.contract.config import EvaluationConfig
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.quantities import Seconds
 from dpo_core.contract.section import Section
 

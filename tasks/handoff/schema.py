@@ -5,13 +5,14 @@ itself, which tells a damaged one; whoever changes it on purpose can make the fi
 a signature alone (``signature.py``).
 """
 
-import json
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from dpo_core.contract.bounded_json import MAX_MARKS, bounded_json
 from dpo_core.contract.errors import HandoffRefused
+from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.quantities import Stored
 from dpo_core.contract.regular_file import NotRegular, TooLong, opened, read_at_most
 from dpo_core.contract.section import Section
@@ -86,6 +87,9 @@ class RLVRHandoff(Section):
     release: Release = Field(
         Release(), description="The gate's rules with their values, and who approved; empty without."
     )
+    best: BestStep | None = Field(
+        None, description="The step whose weights these are, and why; without one, the training's last."
+    )
     probe: Probe
     grpo_command: str = Field(
         description="Ready-to-run open-instruct GRPO command that starts from this checkpoint."
@@ -97,12 +101,14 @@ class RLVRHandoff(Section):
     signature: Signature | None = Field(None, description="Of whoever wrote it, if the stage has a key.")
 
     @model_serializer(mode="wrap")
-    def _unsigned_as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a signature the file is that of versions that knew none, so they can read it."""
+    def _plain_as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a signature or a best step the file is that of versions that knew none, so they can read it."""
         values = handler(self)
-        if values.get("signature", ...) is None:
-            del values["signature"]
-        return values
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in ("signature", "best") or value is not None
+        }
 
     def own_fingerprint(self) -> str:
         """Return what ``fingerprint`` must be."""
@@ -117,12 +123,12 @@ def read_handoff(path: Path) -> RLVRHandoff:
     """Read and check a ``handoff.json``. Raises ``HandoffRefused`` for a file that is missing, foreign or edited."""
     try:
         with opened(path) as file:
-            raw = json.loads(read_at_most(file, MAX_HANDOFF_BYTES))
+            raw = bounded_json(read_at_most(file, MAX_HANDOFF_BYTES))
     except NotRegular:
         raise HandoffRefused(f"{path} is no regular file. Give the path of a handoff.json.") from None
     except TooLong:
         raise HandoffRefused(
-            f"{path} is larger than {MAX_HANDOFF_BYTES >> 20} MiB, which no hand-off is."
+            f"{path} is larger than {MAX_HANDOFF_BYTES >> 20} MiB or {MAX_MARKS:,} values, which no hand-off is."
         ) from None
     except OSError as error:
         raise HandoffRefused(

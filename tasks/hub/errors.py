@@ -56,7 +56,8 @@ def from_hub_error(error: Exception, doing: str, token: str | None = None) -> Pa
         )
     if status == 403:
         return ConfigError(
-            f"The token may not do this (403) while {doing}. Use a token with write access to it. ({text})"
+            f"The token may not do this (403) while {doing}. Use one whose account is let in and whose own rights reach as "
+            f"far: read access to fetch, write access to upload. ({text})"
         )
     if isinstance(error, RepositoryNotFoundError) or status == 404:
         return ConfigError(

@@ -10,11 +10,9 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from packaging.requirements import Requirement
 from dpo_core.contract.errors import ConfigError, RemoteError, StoreError
 from dpo_core.contract.store import exclusive, fingerprint, new_directory, sha256_file
 from tasks.image.image_ref import Variant
+from tasks.image.program import run_program
 from tasks.image.requirements import INSTALLER, Pin, Pins, choose_wheels, hashed_requirements, package_of
 from tasks.launch.launcher import OnLine
 
@@ -160,7 +159,11 @@ def _fill(folder: Path, pins: Pins, variant: Variant, say: OnLine) -> None:
 
 def _torch_of_here(pin: Pin, scratch: Path, indexes: list[str], say: OnLine) -> str:
     """The line for the build of torch that pip takes (2.13.0+cpu, say): with hashes it would rather take a file whose hash
-    an index tells than a newer version, and get CUDA's in place of the one on this machine's disk."""
+    an index tells than a newer version, and get CUDA's in place of the one on this machine's disk. The line for CUDA names
+    its build itself (``===``).
+    """
+    if any(one.operator == "===" for one in pin.specifier):
+        return f"{pin.line}\n"
     report = scratch / "torch.json"
     _pip(
         [
@@ -244,37 +247,20 @@ def _pip(arguments: Iterable[str], say: OnLine, env: dict[str, str] | None = Non
 
 def _run(argv: list[str], say: OnLine, env: dict[str, str] | None = None) -> None:
     """Run a program, its output to ``say``. Raises ``ConfigError`` (or ``RemoteError``) with its last lines."""
-    last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
     no_answer = False
+
+    def heard(line: str) -> None:
+        nonlocal no_answer
+        no_answer = no_answer or "Retrying (" in line  # pip's word for a network that fails
+        say(line)
+
     try:
-        child = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=os.environ | (env or {}),
-        )
+        code, last_lines = run_program(argv, heard, env)
     except OSError as error:
         raise StoreError(f"{argv[0]} cannot be started: {error.strerror}.") from error
-    assert child.stdout is not None  # it is a pipe
-    try:
-        with child.stdout:
-            for line in child.stdout:
-                last_lines.append(line.rstrip())
-                no_answer = no_answer or "Retrying (" in line  # pip's word for a network that fails
-                say(line.rstrip())
-    except BaseException:
-        child.kill()
-        raise
-    finally:
-        child.wait()
-    if child.returncode:
+    if code:
         failure = RemoteError if no_answer else ConfigError
         raise failure(
-            "The wheelhouse was not filled: `"
-            + " ".join(argv[1:4])
-            + f" ...` ended with {child.returncode}. Its "
-            "last lines:\n" + "\n".join(f"  | {line}" for line in last_lines)
+            "The wheelhouse was not filled: `" + " ".join(argv[1:4]) + f" ...` ended with {code}. Its "
+            "last lines:\n" + "\n".join(f"  | {line}" for line in last_lines[-NUM_LAST_LINES:])
         )

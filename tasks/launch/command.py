@@ -1,11 +1,12 @@
 """The exact command of a step: a job and the machine in, argv, environment and needs out."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from dpo_core.contract.data_jobs import ConvertJob, FetchJob, MixJob
 from dpo_core.contract.job import JOB_FILE, Job
-from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.jobs import JOBS, TrainJob
 from dpo_core.contract.tracking_config import WANDB_KEY
 from tasks.launch.compute import Machine, threads_per_process
 from tasks.launch.compute_config import ComputeConfig
@@ -53,35 +54,15 @@ def step_command(
     one process and leaves the others to MPI.
     """
     num_processes = compute.num_processes if job.is_parallel else 1
-    threads = threads_per_process(
-        compute, machine, num_processes
-    )  # containers as nodes share this machine's cores
-    several = tuple(_several(node)) if num_processes > 1 else ()
-    argv = (
-        python,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(job.out_dir / ACCELERATE_FILE),
-        "--num_machines",
-        str(node.num_nodes),
-        "--num_processes",
-        str(num_processes),
-        *several,
-        "--num_cpu_threads_per_process",
-        str(threads),
-        "--dynamo_backend",
-        "no",
-        "-m",
-        "dpo_core",
-        job.step,
-        "--job",
-        str(job.out_dir / JOB_FILE),
-    )
+    threads = threads_per_process(compute, machine, num_processes // node.num_nodes)
+    program = ("-m", "dpo_core", job.step, "--job", str(job.out_dir / JOB_FILE))
+    argv = launch_argv(python, job.out_dir, node, num_processes, threads, program)
     return CommandSpec(
         argv=argv,
         folder=Path(job.out_dir),
         timeout_seconds=compute.step_timeout_seconds,
+        program=program,
+        num_processes=num_processes,
         env=_environment(threads, on_cpu=machine.num_gpus == 0) | compute.env,
         secrets=_secrets(job),
         step=job.step,
@@ -92,6 +73,48 @@ def step_command(
         needs_network=isinstance(job, FetchJob) or _is_tracked_online(job),
         node=node,
         stop_grace_seconds=compute.stop_grace_seconds or _grace(job),
+    )
+
+
+def launch_argv(
+    python: str, folder: Path, node: Node, num_processes: int, threads: int, program: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return what starts a node's processes: ``num_processes`` are those of all nodes, ``threads`` of each of them."""
+    return (
+        python,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(folder / ACCELERATE_FILE),
+        "--num_machines",
+        str(node.num_nodes),
+        "--num_processes",
+        str(num_processes),
+        *(_several(node) if num_processes > 1 else ()),
+        "--num_cpu_threads_per_process",
+        str(threads),
+        "--dynamo_backend",
+        "no",
+        *program,
+    )
+
+
+def typical_command(step: str, compute: ComputeConfig, machine: Machine, store: Path) -> CommandSpec:
+    """Return the command of a step whose job is not known yet, for a plan: its fingerprint and its inputs are left open."""
+    folder = store / step / "FINGERPRINT"
+    num_processes, num_nodes = (compute.num_processes, compute.machines) if JOBS[step].is_parallel else (1, 1)
+    threads = threads_per_process(compute, machine, num_processes // num_nodes)
+    return CommandSpec(
+        argv=("python", "-m", "dpo_core", step),
+        folder=folder,
+        timeout_seconds=compute.step_timeout_seconds,
+        program=("-m", "dpo_core", step, "--job", str(folder / JOB_FILE)),
+        num_processes=num_processes,
+        env=_environment(threads, on_cpu=machine.num_gpus == 0) | compute.env,
+        step=step,
+        job_fingerprint="FINGERPRINT",
+        node=Node(num_nodes=num_nodes),
+        stop_grace_seconds=compute.stop_grace_seconds or LEAST_SECONDS,
     )
 
 
@@ -137,6 +160,8 @@ def named_by_people(job: Job) -> tuple[Path, ...]:
 def _environment(threads: int, on_cpu: bool) -> dict[str, str]:
     env = {
         "OMP_NUM_THREADS": str(threads),
+        # Threads that spin while they wait take the core from the one they wait for, where others use the machine.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -16,7 +16,7 @@ LARGEST_DEFAULT_PER_DEVICE = 4  # 8 are no faster (docs/engine.md) and take a qu
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Cores this process may use, NVIDIA cards it can see, and memory (0: unknown)."""
+    """Cores that a step may use, NVIDIA cards that it can see, and memory, of one node (0: unknown)."""
 
     num_cores: int
     num_gpus: int
@@ -86,14 +86,14 @@ def check_devices(compute: ComputeConfig, machine: Machine) -> None:
     if 0 < machine.num_gpus < each:
         on = f" on {compute.machines} machines, {each} on each," if compute.machines > 1 else ""
         raise ConfigError(
-            f"compute.num_processes is {compute.num_processes}{on} but this machine shows {machine.num_gpus} "
+            f"compute.num_processes is {compute.num_processes}{on} but a machine shows {machine.num_gpus} "
             f"GPUs. Set compute.num_processes to {machine.num_gpus * compute.machines} or less."
         )
 
 
 def sharding_of(compute: ComputeConfig) -> Sharding:
     """Return how a step's processes share the model out."""
-    return Sharding(kind=compute.sharding, offload=compute.offload)
+    return Sharding(kind=compute.sharding, offload=compute.offload, degree=compute.shard_degree)
 
 
 def threads_per_process(compute: ComputeConfig, machine: Machine, num_processes: int) -> int:

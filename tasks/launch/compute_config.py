@@ -40,6 +40,13 @@ class ComputeConfig(Section):
         description="What the processes share out: none (each holds all), zero1 (AdamW's moments), zero2 (and "
         "gradients), zero3 (and weights), by DeepSpeed; fsdp2 (all three), by PyTorch. Same numbers but for rounding.",
     )
+    shard_degree: int | None = Field(
+        None,
+        ge=2,
+        le=1_000_000,
+        description="Processes that share one copy of the model out (fsdp2; usually those of a node); the others hold "
+        "replicas, which exchange gradients alone. Empty: all share one.",
+    )
     offload: Offload = Field(
         "none",
         description="What is kept in the machine's memory instead of the accelerator's: the "
@@ -109,6 +116,27 @@ class ComputeConfig(Section):
             raise ValueError(
                 f"compute.num_processes {self.num_processes} cannot be spread equally over {self.machines} "
                 f"machines; set it to a multiple of {self.machines}"
+            )
+        return self
+
+    @property
+    def num_shards(self) -> int:
+        """Processes that share one copy out."""
+        return self.shard_degree or self.num_processes
+
+    @model_validator(mode="after")
+    def _replicas_are_whole(self) -> "ComputeConfig":
+        if self.shard_degree is None:
+            return self
+        if self.sharding != "fsdp2":
+            raise ValueError(
+                f"compute.shard_degree does not go with compute.sharding {self.sharding}; set sharding to fsdp2, or "
+                "leave shard_degree empty"
+            )
+        if self.num_processes % self.shard_degree:
+            raise ValueError(
+                f"compute.num_processes {self.num_processes} cannot form copies of {self.shard_degree} processes each; "
+                f"set compute.shard_degree to a divisor of {self.num_processes}, or leave it empty"
             )
         return self
 

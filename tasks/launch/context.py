@@ -8,8 +8,10 @@ from typing import Literal, Protocol
 
 from dpo_core.contract.job import Job
 from dpo_core.contract.progress import ProgressEvent
+from tasks.launch.cluster_job import ClusterJob
 
 OnProgress = Callable[[ProgressEvent], None]
+OnClusterJob = Callable[[ClusterJob], None]
 Moment = Literal["reused", "started", "ended"]
 OnJob = Callable[[Job, Moment], None]
 
@@ -50,6 +52,7 @@ class Context:
     on_job: OnJob | None = (
         None  # the run's folder records the jobs that it uses, also those of a run that fails
     )
+    on_cluster_job: OnClusterJob | None = None  # the run's page: where a step that is queued elsewhere stands
     stop: threading.Event | None = None  # for threads: a signal reaches the main one alone
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the steps that name them
 
@@ -68,6 +71,11 @@ class Context:
         """Tell of a job, where jobs run."""
         if self.on_job is not None:
             self.on_job(job, moment)
+
+    def tell_cluster_job(self, seen: ClusterJob) -> None:
+        """Tell where a job on a cluster stands, whenever that changes."""
+        if self.on_cluster_job is not None:
+            self.on_cluster_job(seen)
 
     def tell_line(self, line: str) -> None:
         """Tell a line of our own among the step's."""

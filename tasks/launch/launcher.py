@@ -1,15 +1,20 @@
-"""What starts a step: pure data in, how it ended out. Processes and containers implement the same protocol."""
+"""What starts a step: pure data in, how it ended out. Processes, containers and a cluster's jobs have one protocol."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 from dpo_core.contract.errors import ConfigError, TimedOut
+from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
 from tasks.launch.launchers import LAUNCHERS, LauncherSections
 from tasks.launch.stop_grace import LEAST_SECONDS
+
+if TYPE_CHECKING:
+    from tasks.launch.reaped import Reaped, StateOf
 
 OnLine = Callable[[str], None]
 BeforeStart = Callable[[], None]
@@ -35,9 +40,11 @@ class CommandSpec:
     ``needs_network``.
     """
 
-    argv: tuple[str, ...]
+    argv: tuple[str, ...]  # starts all processes of a node, for a launcher that does not start them itself
     folder: Path
     timeout_seconds: float
+    program: tuple[str, ...] = ()  # what each process is, after its interpreter; the job's file comes last
+    num_processes: int = 1  # of all nodes together
     env: dict[str, str] = field(default_factory=dict)  # added to the launcher's clean environment
     secrets: tuple[str, ...] = ()  # names of the secret variables that this step may see; usually none
     step: str = ""
@@ -50,6 +57,17 @@ class CommandSpec:
     stop_grace_seconds: int = (
         LEAST_SECONDS  # from being asked to stop to being killed, unless a recipe says another
     )
+
+    @property
+    def name(self) -> str:
+        """The same for every start of the same job in the same place, so that there is one of it."""
+        return job_name(self.step, self.job_fingerprint, str(self.folder))
+
+
+def job_name(step: str, job_fingerprint: str, folder: str) -> str:
+    """Return what launchers call a job's start, in an engine's list or a cluster's queue."""
+    place = hashlib.sha256(folder.encode()).hexdigest()[:8]
+    return f"pairline-{step}-{job_fingerprint[:16]}-{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +97,7 @@ class Launcher(Protocol):
         bool
     ]  # an image with the step's packages, which is built first; else in this Python
     spans_machines: ClassVar[bool]  # takes ``compute.machines`` above 1
+    queues: ClassVar[bool]  # its steps wait for their machines by themselves, for as long as it takes
 
     @classmethod
     def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
@@ -86,6 +105,28 @@ class Launcher(Protocol):
 
         Raises ``ConfigError`` or ``RemoteError`` where what it needs is not there.
         """
+        ...
+
+    @classmethod
+    def target(cls, compute: ComputeConfig, sections: LauncherSections, step: str) -> Machine:
+        """Return the machine that a step will run on, each of them where there are several, as far as the recipe says."""
+        ...
+
+    def machine_for(self, step: str) -> Machine:
+        """Return the same, known: its cores and cards decide about threads, devices and refusals, not the orchestrator's.
+
+        Raises ``ConfigError`` or ``RemoteError`` where it cannot be found out.
+        """
+        ...
+
+    @classmethod
+    def preview(cls, compute: ComputeConfig, sections: LauncherSections, command: CommandSpec) -> str:
+        """Return how a step would be started, for a plan; empty where the command says it all."""
+        ...
+
+    @classmethod
+    def reap(cls, dry_run: bool, state_of: "StateOf") -> "list[Reaped] | None":
+        """End what no live run owns (see ``reap_all``); None where this launcher leaves nothing, or is not installed."""
         ...
 
     @property
@@ -124,13 +165,18 @@ def too_slow(command: CommandSpec) -> TimedOut:
     )
 
 
+def kind_of(compute: ComputeConfig) -> type[Launcher]:
+    """Return the class of the launcher that the recipe asks for."""
+    return LAUNCHERS[compute.launcher]()
+
+
 def launcher_for(
     compute: ComputeConfig, sections: LauncherSections = LauncherSections(), image: StepImage | None = None
 ) -> Launcher:
     """Return the launcher that the recipe asks for. Raises ``ConfigError`` if it needs an image and none is given; see
     ``of``.
     """
-    kind = LAUNCHERS[compute.launcher]()
+    kind = kind_of(compute)
     if kind.runs_in_image and image is None:
         raise ConfigError(
             f"compute.launcher is {compute.launcher}, but this flow has no trainer image. Set "

@@ -10,17 +10,19 @@ from pydantic import model_validator
 
 from dpo_core.contract.section import Section
 from tasks.launch.docker.config import DockerConfig, from_compute
+from tasks.launch.slurm.config import SlurmConfig
 
 if TYPE_CHECKING:
     from tasks.launch.launcher import Launcher
 
-LauncherName = Literal["process", "docker"]
+LauncherName = Literal["process", "docker", "slurm"]
 
 
 class LauncherSections(Section):
     """The launchers' own settings: sections of a recipe beside ``compute``."""
 
     docker: DockerConfig = DockerConfig()
+    slurm: SlurmConfig = SlurmConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -40,4 +42,14 @@ def _docker() -> "type[Launcher]":
     return DockerLauncher
 
 
-LAUNCHERS: "dict[LauncherName, Callable[[], type[Launcher]]]" = {"process": _process, "docker": _docker}
+def _slurm() -> "type[Launcher]":
+    from tasks.launch.slurm.launcher import SlurmLauncher
+
+    return SlurmLauncher
+
+
+LAUNCHERS: "dict[LauncherName, Callable[[], type[Launcher]]]" = {
+    "process": _process,
+    "docker": _docker,
+    "slurm": _slurm,
+}

@@ -17,18 +17,20 @@ from typing import ClassVar, Self
 from dpo_core.contract.errors import DiskFull, StoreError
 from dpo_core.contract.process_group import ask_to_stop
 from tasks.launch.command import DIE_WITH_PARENT
+from tasks.launch.compute import Machine, this_machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
 from tasks.launch.folder_bound import FolderBound
+from tasks.launch.killed_rank import KilledRank
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage, too_slow
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.lines import LineSplitter, Waiting
-from tasks.launch.step_environment import inherited
+from tasks.launch.reaped import Reaped, StateOf
+from tasks.launch.step_environment import PACKAGES_FOLDER, inherited
 
 POLL_SECONDS = 0.2
 SECONDS_FOR_LAST_LINES = 5.0
 PR_SET_PDEATHSIG = 1
-PACKAGES_FOLDER = Path(__file__).resolve().parents[2]  # where dpo_core lies, installed or not
 # accelerate ends with 1 whatever its child died of, so the signal stands only in what it prints.
 SIGNS_OF_A_KILL = ("SIGKILL", "exitcode: -9")
 
@@ -48,6 +50,7 @@ class ProcessLauncher:
 
     runs_in_image: ClassVar[bool] = False
     spans_machines: ClassVar[bool] = False
+    queues: ClassVar[bool] = False
     compute: ComputeConfig
     python: str = sys.executable
 
@@ -55,6 +58,25 @@ class ProcessLauncher:
     def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
         """See ``Launcher.of``: it needs nothing."""
         return cls(compute)
+
+    @classmethod
+    def target(cls, compute: ComputeConfig, sections: LauncherSections, step: str) -> Machine:
+        """See ``Launcher.target``: this one."""
+        return this_machine()
+
+    def machine_for(self, step: str) -> Machine:
+        """See ``Launcher.machine_for``: this one."""
+        return this_machine()
+
+    @classmethod
+    def preview(cls, compute: ComputeConfig, sections: LauncherSections, command: CommandSpec) -> str:
+        """See ``Launcher.preview``: the command."""
+        return ""
+
+    @classmethod
+    def reap(cls, dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
+        """See ``Launcher.reap``: a step dies with its orchestrator."""
+        return None
 
     def clear(self, folder: Path, context: Context) -> None:
         """See ``Launcher.clear``: a process leaves nothing behind."""
@@ -65,16 +87,21 @@ class ProcessLauncher:
         """See ``Launcher.run``. Raises ``TimedOut``; ``StoreError`` if the program cannot be started."""
         (command,) = commands
         before_start()
-        kills_before, was_killed = out_of_memory_kills(), False
+        kills_before, was_killed, killed_rank = out_of_memory_kills(), False, KilledRank()
 
         def watch(line: str) -> None:
             nonlocal was_killed
+            killed_rank.take(line)
             was_killed = was_killed or any(sign in line for sign in SIGNS_OF_A_KILL)
             on_line(line)
 
         exit_code = self._run(command, context, watch)
         was_killed = was_killed or exit_code == -signal.SIGKILL
-        return Ended(exit_code, out_of_memory=was_killed and out_of_memory_kills() > kills_before)
+        return Ended(
+            exit_code,
+            out_of_memory=was_killed and out_of_memory_kills() > kills_before,
+            cause=killed_rank.cause() if exit_code else "",
+        )
 
     def _run(self, command: CommandSpec, context: Context, on_line: OnLine) -> int:
         libc = ctypes.CDLL(None)  # before the fork: nothing is loaded in the child

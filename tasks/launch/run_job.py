@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.results import ERROR_FILE, RESULT_FILE, read_error, read_result
 from dpo_core.contract.store import exclusive, write_json
 from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, nodes_of, step_command
-from tasks.launch.compute import check_devices, this_machine
+from tasks.launch.compute import check_devices
 from tasks.launch.context import Context
 from tasks.launch.launcher import Ended, Launcher
 from tasks.launch.log_position import saved_times
@@ -59,7 +60,8 @@ def run_job(job: Job[R], launcher: Launcher, context: Context = Context()) -> R:
         _clear_unless_watched(job, launcher, context)
         context.tell_job(job, "reused")
         return result
-    with claimed(job, launcher.compute.step_timeout_seconds, context):
+    patience = math.inf if launcher.queues else launcher.compute.step_timeout_seconds
+    with claimed(job, patience, context):
         if read_result(job) is not None:
             launcher.clear(job.out_dir, context)
         if result := reusable_result(job):
@@ -99,7 +101,7 @@ def claimed(job: Job, patience_seconds: float, context: Context) -> Iterator[Non
 
 
 def _run(job: Job[R], launcher: Launcher, context: Context) -> R:
-    machine = this_machine()
+    machine = launcher.machine_for(job.step)
     check_devices(launcher.compute, machine)
     commands = tuple(
         step_command(job, launcher.compute, machine, launcher.python, node)

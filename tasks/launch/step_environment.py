@@ -2,8 +2,10 @@
 
 import os
 import re
+from pathlib import Path
 
 from tasks.launch.compute_config import SECRET
+from tasks.launch.launcher import CommandSpec
 
 # The system's, the interpreter's, and the settings of the libraries that a step is made of.
 NEEDED = re.compile(
@@ -24,3 +26,26 @@ def inherited(needs_network: bool) -> dict[str, str]:
         if NEEDED.fullmatch(name) and not SECRET.search(name)
     }
     return kept | {name: os.environ[name] for name in PROXIES if needs_network and name in os.environ}
+
+
+# What is a machine's own, or its scheduler's to set: a node has these by itself.
+OF_THIS_MACHINE = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TMPDIR|TERM|XDG_CACHE_HOME|LD_LIBRARY_PATH|LD_PRELOAD|CUDA_VISIBLE_DEVICES|NVIDIA_\w+"
+    r"|ROCR_VISIBLE_DEVICES|HIP_VISIBLE_DEVICES|CC|CXX|HF_TOKEN_PATH"
+)
+PACKAGES_FOLDER = Path(__file__).resolve().parents[2]  # where dpo_core lies, installed or not
+
+
+def for_other_machines(command: CommandSpec) -> dict[str, str]:
+    """Return the environment that a step's command gets on a machine that shares this one's file system. Without a
+    proxy, whose address may carry a password: others can read what a scheduler is given."""
+    kept = {
+        name: value
+        for name, value in inherited(needs_network=False).items()
+        if not OF_THIS_MACHINE.fullmatch(name)
+    }
+    path = os.pathsep.join(filter(None, [str(PACKAGES_FOLDER), kept.get("PYTHONPATH", "")]))
+    offline = (
+        {} if command.needs_network else {"HF_HUB_OFFLINE": "1"}
+    )  # an answer at once where a library would ask
+    return kept | offline | {"PYTHONPATH": path} | command.env

@@ -2,6 +2,7 @@
 
 from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import SourceLedger
+from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.metric_names import HEADLINE
 from dpo_core.contract.refs import CheckpointRef
@@ -24,7 +25,7 @@ class CardInputs(Section):
     """What the card tells. Nothing that differs between two identical runs: the card is part of what is published."""
 
     name: str
-    parent: CheckpointRef
+    parent: CheckpointRef | None = None  # known once it is fetched
     sources: tuple[SourceLedger, ...] = ()
     train_rows: int = 0
     held_out_rows: int = 0
@@ -36,6 +37,7 @@ class CardInputs(Section):
     trained_parameters: int = 0
     all_parameters: int = 0
     steps: int = 0
+    best: BestStep | None = None  # whose weights these are; None: the last step's
     metrics_before: dict[str, float] = {}
     metrics_after: dict[str, float] = {}
 
@@ -54,24 +56,22 @@ def _table(header: list[str], rows: list[list[object]]) -> str:
     return markdown_rows(header, ([_cell(value) for value in row] for row in rows))
 
 
-def _front_matter(card: CardInputs) -> str:
+def _front_matter(parent: CheckpointRef) -> str:
     """The YAML that the Hub reads."""
     lines = [
         "library_name: transformers",
         "pipeline_tag: text-generation",
         "tags: [dpo, preference-tuning, pairline]",
     ]
-    if "/" in card.parent.source and card.parent.revision:
-        lines.append(f"base_model: {yaml_text(card.parent.source)}")
+    if "/" in parent.source and parent.revision:
+        lines.append(f"base_model: {yaml_text(parent.source)}")
     return "\n".join(["---", *lines, "---"])
 
 
-def _parent(card: CardInputs) -> str:
-    pinned = (
-        f"commit {markdown_code(card.parent.revision)}" if card.parent.revision else "pinned by its contents"
-    )
-    source = card.parent.source if card.parent.revision else card.parent.source.rstrip("/").rpartition("/")[2]
-    return f"{markdown_code(source)}, {pinned}; weights {markdown_code(card.parent.fingerprint)}."
+def _parent(parent: CheckpointRef) -> str:
+    pinned = f"commit {markdown_code(parent.revision)}" if parent.revision else "pinned by its contents"
+    source = parent.source if parent.revision else parent.source.rstrip("/").rpartition("/")[2]
+    return f"{markdown_code(source)}, {pinned}; weights {markdown_code(parent.fingerprint)}."
 
 
 def adapter_settings(card: CardInputs) -> dict[str, object]:
@@ -143,8 +143,27 @@ def _settings(card: CardInputs) -> dict[str, object]:
     return settings
 
 
+def _chosen(card: CardInputs) -> list[str]:
+    """Which step's weights these are, where one was chosen."""
+    return (
+        [f"The weights are {markdown_text(card.best.in_words.removeprefix('the weights '))}."]
+        if card.best
+        else []
+    )
+
+
+def known_before_training(card: CardInputs) -> list[str]:
+    """Return what stands in the card whatever the training gives: its title, what it starts from and its settings."""
+    unknown = {"optimizer steps", "trained parameters"}
+    rows = [[name, value] for name, value in _settings(card).items() if name not in unknown]
+    settings = _table(["setting", "value"], rows).splitlines()
+    inputs = [card.parent.fingerprint if card.parent else "", card.data_fingerprint]
+    return [f"# {markdown_text(card.name)}", *(markdown_code(mark) for mark in inputs if mark), *settings]
+
+
 def render_card(card: CardInputs) -> str:
     """Return the card as Markdown with the Hub's YAML header. Deterministic."""
+    assert card.parent
     mixture = _table(
         ["source", "content", "rows", "kept", "truncated", "dropped"],
         [
@@ -160,17 +179,18 @@ def render_card(card: CardInputs) -> str:
     return (
         "\n\n".join(
             [
-                _front_matter(card),
+                _front_matter(card.parent),
                 f"# {markdown_text(card.name)}",
                 "Aligned with direct preference optimization (DPO) from a supervised fine-tuned checkpoint.",
                 "## Parent model",
-                _parent(card),
+                _parent(card.parent),
                 "## Data",
                 f"{card.train_rows} pairs trained on, {card.held_out_rows} held out by prompt; mixture "
                 f"{markdown_code(card.data_fingerprint)}.",
                 mixture,
                 "## Hyper-parameters",
                 _table(["setting", "value"], [[name, value] for name, value in _settings(card).items()]),
+                *_chosen(card),
                 "## Results",
                 metrics if card.metrics_after else "No evaluation was run.",
             ]

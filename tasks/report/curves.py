@@ -1,14 +1,21 @@
 """The training curves: ``metrics.jsonl`` -> charts."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
+from dpo_core.contract.metric_names import OF_A_SOURCE, of_source, split_by_source
 from dpo_core.contract.metrics_file import Metrics
 from tasks.report.svg import Chart, Line, Point, line_chart
 
 MAX_POINTS = 240  # of a line; more are averaged in equal pieces
 STEPS_TO_SMOOTH = 24  # from here on a noisy line gets its running mean
+SOURCE_COLOURS = ("blue", "orange", "green", "purple", "grey")  # those with values at most steps have a line
+HELD_OUT_COLOUR = "orange"
 SMOOTHING = 12  # the running mean weighs about the last n-th part of the run
+
+
+Series = tuple[str, str, str | Callable[[dict[str, float]], float]]  # name, colour, metric
 
 
 def tokens_of(step: dict[str, float]) -> float:
@@ -50,39 +57,21 @@ def restarts(metrics: Metrics) -> list[tuple[float, str]]:
     ]
 
 
-def training_charts(metrics: Metrics) -> tuple[Chart, ...]:
-    """Return loss, accuracy, margin, rewards, gradient norm, length, learning rate, throughput; none without a step."""
+def training_charts(metrics: Metrics, evaluations: Metrics | None = None) -> tuple[Chart, ...]:
+    """Return loss, accuracy, margin, rewards, gradient norm, length, learning rate, throughput, and accuracy and margin by
+    source where a mixture has several; none without a step.
+
+    ``evaluations``: the same of the held-out pairs, drawn beside the training's loss, accuracy and margin.
+    """
     if not metrics:
         return ()
     marks = restarts(metrics)
 
-    def chart(
-        title: str,
-        unit: str,
-        series: Sequence[tuple[str, str, str | Callable[[dict[str, float]], float]]],
-        is_noisy: bool = True,
-        level: tuple[float, str] | None = None,
-        y_bounds: tuple[float, float] | None = None,
-    ) -> Chart:
-        return line_chart(
-            title, "optimizer step", unit, _lines(metrics, series, is_noisy), marks, level, y_bounds
-        )
+    def chart(title: str, unit: str, series: Sequence[Series], is_noisy: bool = True) -> Chart:
+        return line_chart(title, "optimizer step", unit, _lines(metrics, series, is_noisy), marks)
 
     return (
-        chart("Loss", "mean over pairs", [("", "blue", "loss")]),
-        chart(
-            "Reward accuracy",
-            "share of pairs",
-            [("", "green", "rewards/accuracies")],
-            level=(0.5, "chance"),
-            y_bounds=(0.0, 1.0),
-        ),
-        chart(
-            "Reward margin",
-            "chosen − rejected, loss's units",
-            [("", "purple", "rewards/margins")],
-            level=(0.0, ""),
-        ),
+        *_held_out_charts(metrics, evaluations or [], marks),
         chart(
             "Rewards",
             "loss's units",
@@ -104,14 +93,54 @@ def training_charts(metrics: Metrics) -> tuple[Chart, ...]:
         ),
         chart("Learning rate", "AdamW's step size", [("", "grey", "learning_rate")], is_noisy=False),
         chart("Throughput", "tokens a second", [("", "green", "tokens_per_second")]),
+        *_source_charts(metrics, marks),
     )
 
 
-def _lines(
-    metrics: Metrics,
-    series: Sequence[tuple[str, str, str | Callable[[dict[str, float]], float]]],
-    is_noisy: bool,
-) -> list[Line]:
+def _held_out_charts(
+    metrics: Metrics, evaluations: Metrics, marks: list[tuple[float, str]]
+) -> Iterator[Chart]:
+    """Loss, accuracy and margin in training, and beside them those of the held-out pairs where they were measured."""
+    for title, unit, colour, name, level, y_bounds in (
+        ("Loss", "mean over pairs", "blue", "loss", None, None),
+        ("Reward accuracy", "share of pairs", "green", "rewards/accuracies", (0.5, "chance"), (0.0, 1.0)),
+        ("Reward margin", "chosen − rejected, loss's units", "purple", "rewards/margins", (0.0, ""), None),
+    ):
+        lines = _lines(metrics, [("training" if evaluations else "", colour, name)], is_noisy=True)
+        if evaluations:
+            lines.append(Line("held out", HELD_OUT_COLOUR, points_of(evaluations, name)))
+        yield line_chart(title, "optimizer step", unit, lines, marks, level, y_bounds)
+
+
+def _source_charts(metrics: Metrics, marks: list[tuple[float, str]]) -> tuple[Chart, ...]:
+    """Accuracy and margin, a line for each source; none where a mixture has one source, and so no such metrics."""
+    steps = Counter(found[0] for step in metrics for name in step if (found := split_by_source(name)))
+    shown = [source for source, _ in steps.most_common(len(SOURCE_COLOURS))]
+    if not shown:
+        return ()
+    some = "" if len(shown) == len(steps) else f", {len(shown)} of {len(steps)} sources"
+    charts = []
+    for metric, unit in zip(OF_A_SOURCE, ("share of pairs", "chosen − rejected, loss's units"), strict=True):
+        series = [
+            (source, colour, of_source(source, metric))
+            for source, colour in zip(shown, SOURCE_COLOURS, strict=False)
+        ]
+        is_share = metric == OF_A_SOURCE[0]
+        charts.append(
+            line_chart(
+                f"{'Reward accuracy' if is_share else 'Reward margin'} by source{some}",
+                "optimizer step",
+                unit,
+                _lines(metrics, series, is_noisy=True),
+                marks,
+                (0.5, "chance") if is_share else (0.0, ""),
+                (0.0, 1.0) if is_share else None,
+            )
+        )
+    return tuple(charts)
+
+
+def _lines(metrics: Metrics, series: Sequence[Series], is_noisy: bool) -> list[Line]:
     lines = []
     for name, colour, value in series:
         points = points_of(metrics, value)

@@ -92,6 +92,8 @@ def what_it_is(run: RunFiles) -> str:
         what += f", {counted(run.mixture.train_rows, 'pair')} from {sets}"
     if run.trained:
         what += f", {counted(run.trained.steps, 'step')}"
+    if run.trained and run.trained.best:
+        what += f" ({run.trained.best.in_words})"
     if run.record.seconds is not None:
         what += f", {run_state(run.record)} after {duration(run.record.seconds)}"
     return what + "."

@@ -133,7 +133,7 @@ def samples_section(run: RunFiles) -> PageSection | None:
 
 def training_section(run: RunFiles) -> PageSection | None:
     """Return the curves and the first and the last step."""
-    charts, result = training_charts(run.metrics), run.trained
+    charts, result = training_charts(run.metrics, run.evaluations), run.trained
     if not charts:
         return None
     said = [
@@ -141,6 +141,8 @@ def training_section(run: RunFiles) -> PageSection | None:
         if result
         else f"{counted(len(run.metrics), 'step')} recorded"
     ]
+    if result and result.best:
+        said.append(f"exported are {result.best.in_words}")
     if result and result.resumed_from_step:
         said.append(f"the last start went on from step {result.resumed_from_step}")
     faint = " Faint: each step; bold: the running mean." if len(run.metrics) >= 24 else ""

@@ -4,7 +4,6 @@ A run may be going on, failed, killed, or made by an older version: what is miss
 """
 
 import contextlib
-import json
 import os
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,11 +12,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from dpo_core.contract.bounded_json import bounded_json
 from dpo_core.contract.data_jobs import MixResult
 from dpo_core.contract.errors import HandoffRefused, StoreError
 from dpo_core.contract.job import JOB_FILE, LOG_FILE, Job, Result
 from dpo_core.contract.jobs import JOBS, EvaluateResult, ExportResult, ReferenceResult, TrainResult, read_job
-from dpo_core.contract.metrics_file import METRICS_FILE, Metrics, read_metrics
+from dpo_core.contract.metrics_file import EVALUATIONS_FILE, METRICS_FILE, Metrics, read_metrics
 from dpo_core.contract.progress import carries_event
 from dpo_core.contract.regular_file import is_plain_file, open_regular, read_regular
 from dpo_core.contract.results import (
@@ -64,6 +64,7 @@ class RunFiles:
     gate: tuple[GateCheck, ...] = ()  # none if the run has no rule or did not come to it
     approval: Approval | None = None
     metrics: Metrics = field(default_factory=list)
+    evaluations: Metrics = field(default_factory=list)  # of the held-out pairs, while it trained
 
     @property
     def mixture(self) -> MixResult | None:
@@ -115,6 +116,7 @@ def read_run_files(folder: Path) -> RunFiles:
         gate=_gate(folder),
         approval=_model(folder / APPROVAL_FILE, Approval),
         metrics=read_metrics(steps["train"].folder / METRICS_FILE) if "train" in steps else [],
+        evaluations=read_metrics(steps["train"].folder / EVALUATIONS_FILE) if "train" in steps else [],
     )
 
 
@@ -183,7 +185,7 @@ def _gate(folder: Path) -> tuple[GateCheck, ...]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(read_regular(path, LARGEST_RESULT_BYTES))
+        return bounded_json(read_regular(path, LARGEST_RESULT_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -11,7 +11,6 @@ about to record it. Runs (small), published checkpoints and hand-offs stay for e
 """
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpo_core.contract.bounded_json import bounded_json
 from dpo_core.contract.errors import PairlineError, StoreError
 from dpo_core.contract.job import JOB_FILE
 from dpo_core.contract.jobs import JOBS
@@ -121,7 +121,7 @@ def named_in(store: Path, entry: Path) -> Iterator[Path]:
     """Yield entries whose paths stand in the job and the result of ``entry``."""
     for name in (JOB_FILE, RESULT_FILE):
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            for text in texts_in(json.loads(read_regular(entry / name, LARGEST_RESULT_BYTES))):
+            for text in texts_in(bounded_json(read_regular(entry / name, LARGEST_RESULT_BYTES))):
                 if other := entry_of(store, text):
                     yield other
 

@@ -9,13 +9,16 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 
 from dpo_core.contract.data_jobs import MixResult
 from dpo_core.contract.jobs import EvaluateResult, ReferenceResult, TrainResult
-from dpo_core.contract.metrics_file import read_metrics
+from dpo_core.contract.metrics_file import EVALUATIONS_FILE, read_metrics
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.visible import one_line, visible
 from tasks.gate.approval import Approval
@@ -62,11 +65,19 @@ def table_artifact(rows: Sequence[dict[str, Any]], key: str, description: str) -
     create_table_artifact(shown, key=key, description=markdown_text(description))
 
 
-def markdown_artifact(markdown: str, key: str, description: str) -> None:
+def markdown_artifact(markdown: str, key: str, description: str) -> UUID:
     """Make a Markdown artifact; ``description`` is text of any origin, what ``markdown`` holds of others is escaped
     already.
     """
-    create_markdown_artifact(visible(markdown), key=key, description=markdown_text(description))
+    made = create_markdown_artifact(visible(markdown), key=key, description=markdown_text(description))
+    return cast(UUID, made)  # to be awaited only where an event loop runs
+
+
+def change_artifact(artifact: UUID, markdown: str, description: str) -> None:
+    """Let a Markdown artifact say something else in the same place."""
+    update = ArtifactUpdate(data=visible(markdown), description=markdown_text(description))
+    with get_client(sync_client=True) as client:
+        client.update_artifact(artifact, update)
 
 
 def artifact_key(what: str, family: str) -> str:
@@ -98,11 +109,13 @@ def show_reference(result: ReferenceResult, family: str) -> None:
 @never_fails
 def show_training(result: TrainResult, family: str) -> None:
     """Make Markdown ``<name>-training-curves`` with the pictures inside, table ``<name>-training-metrics``."""
-    charts = PageSection("", "", (Charts(training_charts(read_metrics(result.metrics_path))),))
+    evaluations = read_metrics(result.metrics_path.with_name(EVALUATIONS_FILE))
+    charts = PageSection("", "", (Charts(training_charts(read_metrics(result.metrics_path), evaluations)),))
     markdown_artifact(
         f"{render_section(charts)}\nIts numbers: {markdown_code(str(result.metrics_path))}.",
         artifact_key("training-curves", family),
-        f"{result.steps} steps, {result.pairs} pairs",
+        f"{result.steps} steps, {result.pairs} pairs"
+        + (f"; exported are {result.best.in_words}" if result.best else ""),
     )
     table_artifact(training_rows(result), artifact_key("training-metrics", family), "First and last step")
 

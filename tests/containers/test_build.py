@@ -86,14 +86,18 @@ def test_a_failing_step_is_one_error_and_leaves_no_container(build, shared_engin
     dockerfile = tmp_path / "checkout/images/trainer/Dockerfile"
     dockerfile.write_text(dockerfile.read_text() + FAILING)
     commit(tmp_path / "checkout")
-    before = {container.id for container in shared_engine.containers.list(all=True)}
+    before = {container.id for container in shared_engine.containers.list(all=True, ignore_removed=True)}
     with pytest.raises(ConfigError) as caught:
         build()
     text = str(caught.value)
     assert f"RUN echo one; echo two >&2; exit 3 failed: The command '/bin/sh -c {FAILING[4:-1]}'" in text
     tail = text.rpartition("returned a non-zero code: 3\nIts last lines:\n")[2].splitlines()
     assert sorted(tail) == ["  | one", "  | two"]  # two streams, which the engine joins in either order
-    ours = [container for container in shared_engine.containers.list(all=True) if container.id not in before]
+    ours = [
+        container
+        for container in shared_engine.containers.list(all=True, ignore_removed=True)
+        if container.id not in before
+    ]
     assert not [container for container in ours if "exit 3" in str(container.attrs["Config"]["Cmd"])]
 
 

@@ -18,6 +18,7 @@ from tasks.image.config import ImageConfig
 from tasks.image.image_ref import SBOM_FILE, ImageRef
 from tasks.image.trainer_image import trainer_image
 from tasks.show.artifacts import show_image
+from tasks.text.escape import markdown_text
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 
@@ -61,7 +62,7 @@ def test_the_build_is_the_tasks_log_and_its_record_an_artifact(build, tmp_path, 
         image.commit,
         image.context_sha256,
     )
-    assert str(record / SBOM_FILE) in newest.description
+    assert markdown_text(str(record / SBOM_FILE)) in newest.description
 
 
 def test_the_credentials_come_from_a_block(build, registry, tmp_path, caplog):

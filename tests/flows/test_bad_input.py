@@ -77,6 +77,11 @@ def eight_bits_without_cuda(inputs: Path, scratch: Path) -> StageConfig:
     return tiny_config(inputs, scratch / "store", optim={"optimizer": "adamw_8bit"})
 
 
+def token_that_is_nowhere(inputs: Path, scratch: Path) -> StageConfig:
+    upload = {"repo_id": "org/dpo", "token_block": "no-such-block"}
+    return tiny_config(inputs, scratch / "store", upload=upload)
+
+
 GOOD = json.dumps(ROW) + "\n"
 CASES: dict[str, tuple[Case, type[PairlineError], str]] = {
     "missing file": (missing_file, DataError, r"nowhere\.jsonl"),
@@ -95,6 +100,7 @@ CASES: dict[str, tuple[Case, type[PairlineError], str]] = {
     "no chat template": (no_template, CheckpointError, r"checkpoint\.chat_template"),
     "truncated weights": (truncated_weights, CheckpointError, r"model\.safetensors.*\d+ bytes"),
     "impossible batch": (batch_that_cannot_be_met, ConfigError, r"per_device_batch_pairs is 3.*1, 2, 4, 8"),
+    "a token that is nowhere": (token_that_is_nowhere, ConfigError, "no such Prefect Secret block"),
     "4-bit weights without CUDA": (
         four_bits_without_cuda,
         ConfigError,

@@ -74,7 +74,6 @@ def test_the_stage_goes_from_checkpoint_to_handoff(finished):
     assert train_result(store).steps == 100
 
 
-@pytest.mark.usefixtures("cold_steps")
 def test_an_adapter_goes_through_the_whole_stage(tiny_inputs, tmp_path):
     store = tmp_path / "store"
     adapter = {

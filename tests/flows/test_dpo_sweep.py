@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import copy_context
@@ -36,10 +35,11 @@ from tasks.run.folder import RunRecord, read_runs, recorded_run
 from tasks.sweep.outcomes import MemberOutcome, SweepOutcome
 from tests.flows.conftest import launches, step_processes, tiny_config
 from tests.prefect_database import new_prefect_home
+from tests.waiting import PATIENCE_SECONDS, wait_until
 from tests.warm.started import python_path
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
-LIMIT, PATIENCE_SECONDS = "sweep-tests", 600
+LIMIT = "sweep-tests"
 
 
 def sweep_config(inputs: Path, store: Path, grid: dict, **sections: dict) -> SweepConfig:
@@ -320,16 +320,6 @@ class CommandLine:
         return (self.folder / f"output-{self.starts}").read_text()
 
 
-def wait_for(
-    process: subprocess.Popen, line: CommandLine, condition: Callable[[], object], what: str
-) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert process.poll() is None, line.output()
-        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s for {what}: {line.output()}"
-        time.sleep(0.1)
-
-
 @pytest.mark.timeout(1500)
 def test_interrupted_and_killed_it_goes_on_where_it_was(tiny_inputs, tmp_path):
     """Ctrl-C while the second member trains, then SIGKILL, then to the end. The first member is trained once."""
@@ -352,14 +342,14 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(tiny_inputs, tmp_path):
         )
 
     process = line.start()
-    wait_for(process, line, second_trains, "the second member")
+    wait_until(second_trains, "the second member", line.output, of=process)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == EXIT_INTERRUPTED, line.output()
     assert step_processes(store) == []
     assert run_of(store, "grid")[1].state == run_of(store, "grid-02")[1].state == "cancelled"
 
     process = line.start()
-    wait_for(process, line, lambda: step_processes(store / "train"), "the second member again")
+    wait_until(lambda: step_processes(store / "train"), "the second member again", line.output, of=process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

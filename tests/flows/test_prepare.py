@@ -1,11 +1,18 @@
 """Prepared on one host, run on another: by a shared store, or by a bundle, whose odd forms are in
 ``tests/tasks/run/test_bundle.py``."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.job import Job
+from dpo_core.contract.jobs import read_job
+from flows.settings.overrides import read_recipe
+from flows.terminal.job_spec_command import spec_text
+from tasks.launch.job_spec.config import KubernetesConfig
 from tests.flows.conftest import last_run, launches, pairline
 from tests.prefect_database import new_prefect_home
 from tests.tiny_stage import tiny_values
@@ -21,6 +28,19 @@ def recipe(tiny_inputs: Path, tmp_path: Path) -> Path:
     return path
 
 
+ENGINE = {"image.use": f"registry.example.org/trainer@sha256:{'ab' * 32}"}
+
+
+def on_cluster(volume: Path) -> KubernetesConfig:
+    return KubernetesConfig(namespace="n", volume_claim="v", mount_path=volume, cpus_per_node=1, memory_gib=1)
+
+
+def next_job(stdout: str) -> Job:
+    """The job that `prepare` wrote down for whatever runs it."""
+    (folder,) = re.findall(r"(?m)^next: (\S+)", stdout)
+    return read_job(Path(folder) / "job.json")
+
+
 def test_a_run_finds_what_was_prepared_in_its_store(recipe, tmp_path):
     # More cards than there are: the host that prepares the data need not be the trainer's.
     prepared = pairline("prepare", str(recipe), "--set", "compute.num_processes=64")
@@ -30,6 +50,7 @@ def test_a_run_finds_what_was_prepared_in_its_store(recipe, tmp_path):
     assert (record.name, record.state) == ("tiny-prepared", "completed")
     assert launches(store).keys() >= {"mix"}
     assert not launches(store).keys() & {"reference", "train"}
+    assert next_job(prepared.stdout).step == "reference"
 
     run = pairline("run", str(recipe))
     assert run.returncode == 0, run.stdout + run.stderr
@@ -42,6 +63,18 @@ def test_the_reference_pass_is_prepared_where_it_is_asked_for(recipe, tmp_path):
     prepared = pairline("prepare", str(recipe), "--reference", "--export", str(bundle))
     assert prepared.returncode == 0, prepared.stdout + prepared.stderr
     assert "(2 results)" in prepared.stdout
+    training = next_job(prepared.stdout)
+    assert training.step == "train"
+    config = read_recipe(recipe, [f"{name}={value}" for name, value in ENGINE.items()])
+    text = spec_text(
+        config.model_copy(update={"kubernetes": on_cluster(tmp_path)}),
+        "kubernetes",
+        "train",
+        training.out_dir,
+    )
+    assert str(training.out_dir / "job.json") in text
+    with pytest.raises(ConfigError, match="another loss than the recipe's"):
+        spec_text(read_recipe(recipe, ["loss.beta=0.7"]), "kubernetes", "train", training.out_dir)
     other = tmp_path / "other"
     new_prefect_home(other / "prefect")
     run = pairline("run", str(recipe), "--set", f"store.root={other}", "--from", str(bundle))

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +33,10 @@ from flows.settings.stage_config import StageConfig
 from tasks.run.folder import is_alive, read_runs
 from tests.flows.conftest import last_run, launches, pairline, tiny_config
 from tests.prefect_database import new_prefect_home
+from tests.waiting import PATIENCE_SECONDS, wait_until
 from tests.warm.started import python_path
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
-PATIENCE_SECONDS = 600
 EVERY_RULE = {
     "accuracy_at_least": 0.1,
     "length_ratio_at_most": 100.0,
@@ -252,14 +251,6 @@ def served(tmp_path) -> Iterator[str]:
         process.wait(PATIENCE_SECONDS)
 
 
-def wait_for(condition: Callable[[], object], what: str) -> object:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS} s for {what}"
-        time.sleep(0.3)
-    return found
-
-
 def test_a_suspended_run_frees_its_process_and_goes_on_from_the_store(gated, served):
     config = gated(approval="person", wait="suspend", **EVERY_RULE)
     before = launches(config.store.root)
@@ -271,7 +262,7 @@ def test_a_suspended_run_frees_its_process_and_goes_on_from_the_store(gated, ser
             except Exception:
                 return None
 
-        deployed = wait_for(deployment, "the deployment")
+        deployed = wait_until(deployment, "the deployment")
         run = client.create_flow_run_from_deployment(
             deployed.id, parameters={"config": config.model_dump(mode="json")}
         )
@@ -279,8 +270,8 @@ def test_a_suspended_run_frees_its_process_and_goes_on_from_the_store(gated, ser
         def state(name: str) -> bool:
             return client.read_flow_run(run.id).state.name == name
 
-        wait_for(lambda: state("Suspended"), "the suspension")
-        wait_for(lambda: not is_alive(last_run(config.store.root)[1]), "the end of the process")
+        wait_until(lambda: state("Suspended"), "the suspension")
+        wait_until(lambda: not is_alive(last_run(config.store.root)[1]), "the end of the process")
         _, suspended = last_run(config.store.root)
         assert (suspended.state, suspended.tasks[-1].state, suspended.error) == (
             "suspended",
@@ -289,7 +280,7 @@ def test_a_suspended_run_frees_its_process_and_goes_on_from_the_store(gated, ser
         )
         assert nothing_left_the_store(config)
         assert client.resume_flow_run(run.id, run_input=APPROVE).status == SetStateStatus.ACCEPT
-        wait_for(lambda: client.read_flow_run(run.id).state.is_final(), "the end")
+        wait_until(lambda: client.read_flow_run(run.id).state.is_final(), "the end")
         assert state("Completed"), client.read_flow_run(run.id).state
     ((_, record),) = read_runs(config.store.root)  # one run, one folder
     assert record.state == "completed"
@@ -382,7 +373,7 @@ def test_the_command_line_answers_a_waiting_run_and_no_other(gated, monkeypatch)
     def approve() -> None:
         with get_client(sync_client=True) as client:
             others = paused_runs(client)
-            wait_for(lambda: paused_runs(client) - others, "the question")
+            wait_until(lambda: paused_runs(client) - others, "the question")
         for _ in range(2):
             answers.append(
                 pairline("approve", "--reason", "fine", "--name", "Bo", "--store", str(config.store.root))

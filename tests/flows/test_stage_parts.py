@@ -13,7 +13,9 @@ RECIPE = CHECKOUT / "recipes/quickstart.yaml"
 
 def test_an_image_without_cuda_is_refused_on_a_machine_with_gpus(monkeypatch):
     monkeypatch.chdir(CHECKOUT)
-    monkeypatch.setattr("flows.before_start.this_machine", lambda: Machine(num_cores=8, num_gpus=1))
+    one_card = Machine(num_cores=8, num_gpus=1)
+    monkeypatch.setattr("tasks.launch.docker.launcher.this_machine", lambda: one_card)
+    monkeypatch.setattr("tasks.launch.process.this_machine", lambda: one_card)
     with pytest.raises(ConfigError, match=r"Set image\.variant to cuda"):
         check_before_start(read_recipe(RECIPE, ["compute.launcher=docker"]))
     check_before_start(read_recipe(RECIPE, ["compute.launcher=docker", "image.variant=cuda"]))

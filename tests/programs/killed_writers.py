@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dpo_core import __main__ as program
 from dpo_core.engine import snapshot
 from dpo_core.training import saving
 from tests.programs.small_chunks import cut_logits
+from tests.waiting import PATIENCE_SECONDS
 
 KILL = "PAIRLINE_TEST_KILL_WRITER"
 CHUNK_SECONDS = 0.01
@@ -27,22 +29,22 @@ def main() -> int:
     cut_logits()
     rank, chunk = map(int, (os.environ.get(KILL) or "-1:0").split(":"))
     saving.WRITTEN_AT_ONCE_BYTES, snapshot.CHUNK_BYTES = 0, CHUNK_BYTES
-    write, before_update, seen = (
-        snapshot.LiveChunk.write_to,
-        saving.Saving.before_update,
-        {"chunks": 0, "behind": 0},
-    )
+    write, before_update = snapshot.LiveChunk.write_to, saving.Saving.before_update
+    seen, update_came = {"chunks": 0, "behind": 0}, threading.Event()
 
     def slow_write(self, file):
         seen["chunks"] += 1
         if seen["chunks"] == chunk and os.environ["RANK"] == str(rank):
             os.kill(os.getpid(), signal.SIGKILL)
+        update_came.wait(PATIENCE_SECONDS)  # the first checkpoint's writer; however slow the steps are
         time.sleep(CHUNK_SECONDS)
         write(self, file)
 
     def counted(self):
         before_update(self)
-        seen["behind"] += self.pending is not None and not self.pending.is_written
+        if self.pending is not None and not self.pending.is_written:
+            seen["behind"] += 1
+            update_came.set()
 
     snapshot.LiveChunk.write_to, saving.Saving.before_update = slow_write, counted
     code = program.main(sys.argv[1:])

@@ -23,6 +23,7 @@ def held(trainer: Trainer) -> dict:
         "distributed_type": trainer.accelerator.distributed_type.value,
         "world": trainer.accelerator.num_processes,
         "weights": sum(_local(p).numel() for p in parameters),
+        "half_weights": sum(_local(p).numel() for p in parameters if _local(p).dtype == torch.bfloat16),
         "moments": sum(_local(m).numel() for m in moments),
         "zero3_parameters": sum(hasattr(p, "ds_id") for p in parameters),
         "dtensors": sum(isinstance(p, DTensor) for p in parameters),

@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -24,6 +23,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_U
 from flows.serve.background import Background
 from flows.serve.credential import kept_credential, login_link
 from flows.serve.settings import ServeSettings
+from tests import waiting
 from tests.left_behind import folder_in_memory
 from tests.prefect_database import new_prefect_home
 from tests.server.browser import Page
@@ -32,7 +32,7 @@ from tests.tiny_stage import tiny_values, write_inputs
 from tests.warm.started import python_path
 
 ROOT = Path(__file__).parents[2]
-SECONDS_AT_MOST = 540  # a busy machine takes five times what an idle one does
+wait_until = functools.partial(waiting.wait_until, pause=0.5)
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
@@ -90,18 +90,11 @@ class Installation:
         """Of this server. It is closed with the process."""
         yield self._client
 
-    def start(self, deployment: str, parameters: dict | None = None, cold_steps: bool = False) -> UUID:
-        """A new run of a deployment. ``cold_steps``: they start as users start them, which takes seconds each."""
+    def start(self, deployment: str, parameters: dict | None = None) -> UUID:
+        """A new run of a deployment."""
         with self.client() as client:
             found = client.read_deployment_by_name(deployment)
-            variables = (
-                {"env": {**found.job_variables.get("env", {}), "PYTHONPATH": str(ROOT)}}
-                if cold_steps
-                else None
-            )
-            return client.create_flow_run_from_deployment(
-                found.id, parameters=parameters or {}, job_variables=variables
-            ).id
+            return client.create_flow_run_from_deployment(found.id, parameters=parameters or {}).id
 
     def run(self, flow_run_id: UUID) -> FlowRun:
         with self.client() as client:
@@ -137,21 +130,6 @@ class Installation:
     @property
     def worker(self) -> Background:
         return Background("worker", self.settings.folder)
-
-
-def wait_until(
-    condition: Callable[[], object],
-    what: str,
-    tell: Callable[[], str] = lambda: "",
-    seconds: float = SECONDS_AT_MOST,
-) -> object:
-    """The first true value of ``condition``. Fails after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.5)
-    raise AssertionError(f"Waited {seconds} s in vain for {what}. {tell()}")
 
 
 def free_port() -> int:

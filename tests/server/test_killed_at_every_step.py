@@ -52,9 +52,7 @@ def run_under_kills(
     """Flow or ``others`` die in the step that is at work when the last kill is over, ``kills`` times. -> the run, those
     steps"""
     train = {"num_epochs": 8, "checkpoint_every": 10}
-    run = installation.start(
-        "dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)}, cold_steps=True
-    )
+    run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)})
     met: list[str] = []
 
     def next_step() -> str | None:
@@ -97,9 +95,7 @@ def test_whatever_is_killed_at_whichever_step_ends_in_one_complete_result(instal
         assert max(started.values()) <= 2, started
         assert len(list(store.glob("handoff/*/handoff.json"))) == 1
         wait_until(
-            lambda run=run, store=store: not processes_of_run(run) and not step_processes(store),
-            "its end",
-            seconds=30,
+            lambda run=run, store=store: not processes_of_run(run) and not step_processes(store), "its end"
         )
         (result,) = store.glob(f"train/*/{RESULT_FILE}")
         weights.append(TrainResult.model_validate_json(result.read_bytes()).weights_sha256)

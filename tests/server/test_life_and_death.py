@@ -66,11 +66,7 @@ def check_one_result(installation: Installation, run: UUID, store: Path, launche
     assert [counted.get(step, 0) for step in STEPS_BEFORE] == [0, 0]
     assert {counted[step] for step in ("export", "evaluate")} == {1}
     assert len(list(store.glob("handoff/*/handoff.json"))) == 1
-    wait_until(
-        lambda: not processes_of_run(run) and not step_processes(store),
-        "the end of its processes",
-        seconds=30,
-    )
+    wait_until(lambda: not processes_of_run(run) and not step_processes(store), "the end of its processes")
 
 
 def test_cancelling_stops_the_trainer_with_a_checkpoint_and_leaves_nothing(installation, training):
@@ -101,7 +97,7 @@ def test_a_killed_flow_process_is_resumed_by_itself(installation, training):
     run, store = training(num_epochs=24)
     for pid in processes_of_run(run):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not step_processes(store), "the end of the trainer", seconds=30)
+    wait_until(lambda: not step_processes(store), "the end of the trainer")
     wait_until(lambda: installation.run(run).state.name != "Running", "a new state")
     check_one_result(installation, run, store, launches_of_train=2)
     with installation.client() as client:
@@ -134,9 +130,7 @@ def test_a_run_that_dies_with_its_worker_is_missed_by_the_server_and_goes_on_wit
     for pid in (worker, *processes_of_run(run)):
         os.kill(pid, signal.SIGKILL)
     killed = time.monotonic()
-    wait_until(
-        lambda: not step_processes(store) and installation.worker.pid() is None, "their end", seconds=30
-    )
+    wait_until(lambda: not step_processes(store) and installation.worker.pid() is None, "their end")
     assert installation.run(run).state.is_running()
     wait_until(
         lambda: installation.run(run).state.is_crashed(), "being missed", seconds=bound + SECONDS_TO_ACT

@@ -47,4 +47,8 @@ def warm_server() -> Iterator[subprocess.Popen]:
                 yield server
         finally:
             server.stdin.close()
-            server.wait(timeout=60)
+            try:
+                server.wait(timeout=10)
+            except subprocess.TimeoutExpired:  # it imports still, has started nothing, and hears of nothing
+                server.kill()
+                server.wait()

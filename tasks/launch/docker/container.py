@@ -3,17 +3,17 @@
 Everything is mounted at the path that it has outside, so ``job.json`` means the same on both sides.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpo_core.contract.rank_container import START
 from dpo_core.contract.tracking_config import WANDB_KEY, WANDB_KEY_FILE
 from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import RunName
 from tasks.launch.docker.config import DockerConfig
-from tasks.launch.launcher import CommandSpec
+from tasks.launch.launcher import CommandSpec, job_name
 from tasks.launch.step_environment import PROXIES
 
 GIB = 2**30
@@ -44,6 +44,12 @@ class Mount:
 
     path: Path
     writable: bool = False
+    inside: Path | None = None  # elsewhere inside, where that is not the same
+
+    @property
+    def target(self) -> Path:
+        """Where it is to be seen inside."""
+        return self.inside or self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +75,28 @@ class ContainerSpec:
 
 
 def container_name(command: CommandSpec) -> str:
-    """Return the same for every start of the same job in the same place, so that the engine admits one of it."""
-    place = hashlib.sha256(str(command.folder).encode()).hexdigest()[:8]
-    node = f"-{command.node.rank}" if command.node.num_nodes > 1 else ""
-    return f"pairline-{command.step}-{command.job_fingerprint[:16]}-{place}{node}"
+    """Return what the engine admits one of."""
+    return _on_node(command.name, identity_of(command))
+
+
+def identity_of(command: CommandSpec) -> dict[str, str]:
+    """Return the labels that a container's name is made of."""
+    return {
+        STEP: command.step,
+        JOB: command.job_fingerprint,
+        FOLDER: str(command.folder),
+        **({NODE: str(command.node.rank)} if command.node.num_nodes > 1 else {}),
+    }
+
+
+def name_by_labels(labels: Mapping[str, str]) -> str:
+    """Return the name of the container that has these labels. One that has them of its image has another name."""
+    name = job_name(labels.get(STEP, ""), labels.get(JOB, ""), labels.get(FOLDER, ""))
+    return f"{name}-{labels[START]}" if START in labels else _on_node(name, labels)
+
+
+def _on_node(name: str, labels: Mapping[str, str]) -> str:
+    return f"{name}-{labels[NODE]}" if NODE in labels else name
 
 
 def container_user(uid: int, gid: int) -> tuple[int, int]:
@@ -152,14 +176,11 @@ def labels_of(command: CommandSpec, run: RunName, deadline: float, grace_seconds
     """Return what `docker inspect` and `pairline reap` are told."""
     return {
         LABEL: "1",
-        STEP: command.step,
-        JOB: command.job_fingerprint,
-        FOLDER: str(command.folder),
+        **identity_of(command),
         RUN: run.name,
         FLOW_RUN: run.flow_run_id,
         DEADLINE: f"{deadline:.0f}",
         GRACE: str(grace_seconds),
-        **({NODE: str(command.node.rank)} if command.node.num_nodes > 1 else {}),
     }
 
 

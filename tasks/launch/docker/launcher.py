@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from dpo_core.contract.errors import ConfigError, PairlineError, StoreError
+from dpo_core.contract.jobs import JOBS
 from tasks.launch.compute import Machine, this_machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
@@ -36,11 +37,13 @@ from tasks.launch.docker.container import (
 from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.docker.engine_answers import NameTaken, PathUnseen, Seen
 from tasks.launch.docker.left_containers import put_away
+from tasks.launch.docker.reap import reap as reap_containers
 from tasks.launch.docker.secret_files import places_for_secrets, secret_files
 from tasks.launch.docker.watch import Limits, Watch, Watched, patiently
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
+from tasks.launch.reaped import Reaped, StateOf
 from tasks.launch.store_access import check_readable, hand_over, let_read, with_link_targets
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ class DockerLauncher:
 
     runs_in_image: ClassVar[bool] = True
     spans_machines: ClassVar[bool] = True  # as containers of this one, for tests
+    queues: ClassVar[bool] = False
     compute: ComputeConfig
     image: str
     python: str
@@ -70,6 +74,28 @@ class DockerLauncher:
         assert image is not None, "it runs in an image"
         ContainerEngine().check()
         return cls(compute, image.reference, image.python, sections.docker)
+
+    @classmethod
+    def target(cls, compute: ComputeConfig, sections: LauncherSections, step: str) -> Machine:
+        """See ``Launcher.target``: this one."""
+        return this_machine()
+
+    def machine_for(self, step: str) -> Machine:
+        """See ``Launcher.machine_for``: this one, of which each of several containers of a step has its share."""
+        sharing = self.compute.machines if JOBS[step].is_parallel else 1
+        return replace(self.machine, num_cores=max(1, self.machine.num_cores // sharing))
+
+    @classmethod
+    def preview(cls, compute: ComputeConfig, sections: LauncherSections, command: CommandSpec) -> str:
+        """See ``Launcher.preview``: the command."""
+        return ""
+
+    @classmethod
+    def reap(cls, dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
+        """See ``Launcher.reap``. Raises ``ConfigError`` where there is no engine."""
+        engine = ContainerEngine()
+        engine.check()
+        return reap_containers(engine, dry_run, state_of)
 
     def run(
         self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart

@@ -2,40 +2,30 @@
 
 A run that starts or watches a container holds the claim on its job's folder; the kernel drops it when the run dies. So a
 container whose claim is free is orphaned, unless Prefect knows its run as not ended: it may be between two attempts. Where
-the folder is not to be seen from here, the container's own deadline decides. What has no label of ours is never touched.
+the folder is not to be seen from here, the container's own deadline decides. A container in a job of a cluster belongs to
+the task that started it, on the node where it runs. What has no label of ours, or not the name
+that its labels make, is never touched: every container has the labels of its image, which anybody may have made.
 """
 
 import contextlib
 import logging
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from dpo_core.contract.errors import PairlineError, StoreBusy
-from tasks.launch.docker.container import DEADLINE, FLOW_RUN, FOLDER, GRACE, LABEL, RUN, STEP
+from dpo_core.contract.rank_container import DRIVER, process_mark
+from tasks.launch.docker.container import DEADLINE, FLOW_RUN, FOLDER, GRACE, LABEL, RUN, STEP, name_by_labels
 from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.docker.engine_answers import Seen
 from tasks.launch.docker.left_containers import DEFAULT_GRACE_SECONDS, put_away, stop
 from tasks.launch.own_folder import claim
+from tasks.launch.reaped import Reaped, StateOf
 
 log = logging.getLogger(__name__)
 SECONDS_FOR_ITS_RUN = 120.0  # to stop a container over its time by itself
-RunState = Literal["live", "over", "unknown"]
-StateOf = Callable[[str], RunState]  # of a flow run, by its id
-
-
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """What was found and done (or would be: dry run)."""
-
-    container: str
-    step: str
-    run: str
-    folder: str
-    reason: str  # why it is orphaned; empty if it is left alone
-    done: str  # "stopped and removed", "removed", "left alone: ...", "failed: ..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +64,12 @@ def reap(
 def _judged(seen: Seen, state_of: StateOf) -> Iterator[Verdict]:
     """Inside the block no run can become the container's owner."""
     assert seen.labels.get(LABEL) == "1"
+    if seen.name != name_by_labels(seen.labels):
+        yield Verdict(left="it has our labels, perhaps of its image, and not the name that they make")
+        return
+    if DRIVER in seen.labels:
+        yield _judged_by_its_task(seen)
+        return
     folder = _folder_here(seen)
     seconds_over = (
         time.time()
@@ -108,6 +104,18 @@ def _judged(seen: Seen, state_of: StateOf) -> Iterator[Verdict]:
             yield Verdict(left="its run has not ended, and may be between two attempts")
         else:
             yield Verdict("no live run owns it", claimed=folder)
+
+
+def _judged_by_its_task(seen: Seen) -> Verdict:
+    """A rank's container in a job of a cluster, which its task on the same node starts and ends. Only what a task left that
+    was killed at the wrong moment is orphaned; a claim on the folder may be another machine's, and not be seen here."""
+    host, _, rest = seen.labels[DRIVER].partition(":")
+    if host != socket.gethostname():
+        return Verdict(left=f"it is of a Slurm task on {host or 'another machine'}")
+    pid = rest.partition(":")[0]
+    if pid.isdigit() and process_mark(int(pid)) == seen.labels[DRIVER]:
+        return Verdict(left="its Slurm task is at work")
+    return Verdict("its Slurm task has ended")
 
 
 def _judged_from_afar(seen: Seen, seconds_over: float, state_of: StateOf) -> Verdict:

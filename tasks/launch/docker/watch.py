@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dpo_core.contract.errors import DiskFull, PairlineError
@@ -17,6 +17,7 @@ from tasks.launch.context import Context
 from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.docker.engine_answers import EngineLost, Seen
 from tasks.launch.folder_bound import FolderBound
+from tasks.launch.killed_rank import KilledRank
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.lines import Waiting
 from tasks.launch.log_position import forget_position, save_position
@@ -44,6 +45,7 @@ class Watched:
     stopped: bool = False  # by us
     ended: Seen | None = None
     removed: bool = False  # by somebody else, so its exit code is not known
+    killed_rank: KilledRank = field(default_factory=KilledRank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class Watch:
         code = next((state.exit_code for state in states if state.exit_code), 0)
         signal = code - SIGNAL_EXIT
         cause = next(filter(None, map(_cause, self.members)), "") if len(self.members) > 1 else ""
+        cause = cause or (next(filter(None, map(_killed_rank, self.members)), "") if code else "")
         return Ended(
             -signal if 0 < signal <= LARGEST_SIGNAL else code,
             out_of_memory=any(state.out_of_memory for state in states),
@@ -228,6 +231,7 @@ class Watch:
     def _take(self, member: Watched, stamp: str, line: str) -> None:
         if stamp > member.read_until:  # a log that is followed anew may begin with what was read
             member.read_until = stamp
+            member.killed_rank.take(line)
             self.on_line(line if line.startswith("{") else f"{member.prefix}{line}")
 
     def _save_position(self) -> None:
@@ -246,3 +250,10 @@ def _cause(member: Watched) -> str:
         return ""
     how = state.error or f"was killed by signal {state.exit_code - SIGNAL_EXIT}"
     return f"{member.prefix.strip(' []')} ({member.name}) {how}; the others were stopped."
+
+
+def _killed_rank(member: Watched) -> str:
+    """Which of a container's ranks was killed; empty if none was, or by us."""
+    cause = "" if member.stopped else member.killed_rank.cause()
+    where = member.prefix.strip(" []")
+    return f"{where}: {cause}" if cause and where else cause

@@ -37,7 +37,7 @@ def client(own_engine) -> Iterator[docker.DockerClient]:
     """Fails the test that leaves a container behind."""
     with contextlib.closing(own_engine.client()) as connected:
         yield connected
-        left = connected.containers.list(all=True)
+        left = connected.containers.list(all=True, ignore_removed=True)
         for container in left:
             container.remove(force=True)
         assert not left

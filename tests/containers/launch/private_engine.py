@@ -4,7 +4,6 @@ import contextlib
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import docker
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 
-PATIENCE_SECONDS = 90
+from tests.waiting import wait_until
 
 
 class PrivateEngine:
@@ -63,11 +62,12 @@ class PrivateEngine:
             return subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
 
     def _wait_until(self, ready: Callable[[], bool], program: subprocess.Popen) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not ready():
-            assert program.poll() is None, (self.folder / "log").read_text()[-2000:]
-            assert time.monotonic() < deadline, f"{program.args[0]} does not answer"
-            time.sleep(0.1)
+        wait_until(
+            ready,
+            f"an answer of {program.args[0]}",
+            of=program,
+            tell=lambda: (self.folder / "log").read_text()[-2000:],
+        )
 
     def kill(self) -> None:
         """kill -9 of the daemon alone; what it runs runs on."""
@@ -86,7 +86,7 @@ class PrivateEngine:
             contextlib.suppress(DockerException, RequestException),
             contextlib.closing(self.client()) as client,
         ):
-            for container in client.containers.list(all=True):
+            for container in client.containers.list(all=True, ignore_removed=True):
                 container.remove(force=True)
         for program in filter(None, (self._daemon, self._containerd)):
             if program.poll() is None:

@@ -17,6 +17,7 @@ import docker
 from dpo_core.contract.data_jobs import ConvertJob, ConvertResult
 from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.store import sha256_file
+from tasks.image.image_ref import PYTHON
 from tasks.launch.command import step_command
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
@@ -27,7 +28,13 @@ from tasks.launch.run_job import in_store, run_job
 
 ROOT = Path(__file__).parents[3]
 NAME = "pairline-stand-in:test"
-FIRST_PROGRAM = ("dpo_core/__init__.py", "dpo_core/in_container.py", "dpo_core/contract/process_group.py")
+FIRST_PROGRAM = (
+    *("dpo_core/__init__.py", "dpo_core/in_container.py"),
+    *(
+        f"dpo_core/contract/{name}.py"
+        for name in ("process_group", "rank_container", "reported_code", "errors", "visible")
+    ),
+)
 # Like accelerate's: starts the trainer as its child, dies of SIGTERM at once, ends with 1 whatever the child died of.
 LAUNCH = """
     import subprocess, sys
@@ -52,7 +59,7 @@ TRAINER = """
 def build_stand_in(client: docker.DockerClient, base: str) -> str:
     """Build the image; returns its id."""
     files = {
-        "Dockerfile": f"FROM {base}\nCOPY . /opt/stand-in\nENV PYTHONPATH=/opt/stand-in\n",
+        "Dockerfile": f"FROM {base}\nCOPY . /opt/stand-in\nCOPY bin {Path(PYTHON).parent}\nENV PYTHONPATH=/opt/stand-in\n",
         "accelerate/__init__.py": "",
         "accelerate/commands/__init__.py": "",
         "accelerate/commands/launch.py": textwrap.dedent(LAUNCH),
@@ -64,6 +71,9 @@ def build_stand_in(client: docker.DockerClient, base: str) -> str:
             about = tarfile.TarInfo(name)
             about.size, about.mode = len(text.encode()), 0o644
             tar.addfile(about, io.BytesIO(text.encode()))
+        link = tarfile.TarInfo(f"bin/{Path(PYTHON).name}")
+        link.type, link.linkname = tarfile.SYMTYPE, "/usr/bin/python3"
+        tar.addfile(link)
     context.seek(0)
     image, _ = client.images.build(fileobj=context, custom_context=True, tag=NAME, rm=True)
     return image.id

@@ -19,7 +19,8 @@ from tasks.launch.docker.container import NETWORK
 from tasks.launch.docker.engine import ContainerEngine
 from tests.containers.launch.private_engine import PrivateEngine
 from tests.containers.launch.stand_in import ContainerStep, command_of
-from tests.containers.launch.watching import container_of, wait_for
+from tests.containers.launch.watching import container_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 KEPT_BYTES, KEPT_FILES = 300_000, 4  # 3600 lines of those below
@@ -43,7 +44,7 @@ def test_the_engines_copy_of_a_log_is_bounded_and_ours_lacks_no_line(
     (step.folder / "heard").write_text("0")
     with ThreadPoolExecutor() as pool:
         run = pool.submit(step.run)
-        wait_for(lambda: step.log_lines or run.done())
+        wait_until(lambda: step.log_lines or run.done())
         folder = own_engine.folder / "data/containers" / container_of(client, step).id
         while not run.done():
             (step.folder / "heard").write_text(str(len(step.log_lines)))

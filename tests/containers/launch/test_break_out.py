@@ -14,7 +14,8 @@ import pytest
 
 from tasks.launch.context import Context
 from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
-from tests.containers.launch.watching import container_of, wait_for
+from tests.containers.launch.watching import container_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 GIB = 2**30
@@ -109,7 +110,7 @@ def test_the_running_container_shows_its_settings(make, client: docker.DockerCli
     )
     with ThreadPoolExecutor() as pool:
         run = pool.submit(step.run)
-        wait_for(lambda: step.log_lines)
+        wait_until(lambda: step.log_lines)
         container = container_of(client, step)
         run.result()
     assert step.log_lines == ["True (0, 0)"]
@@ -160,7 +161,7 @@ def test_a_token_is_a_file_of_the_step_that_needs_one_and_of_no_other(make, clie
     with_token = replace(command_of(step), secrets=("HF_TOKEN",))
     with ThreadPoolExecutor() as pool:
         run = pool.submit(step.launcher.run, (with_token,), Context(), lines.append, lambda: None)
-        wait_for(lambda: lines)
+        wait_until(lambda: lines)
         shown = json.dumps(container_of(client, step).attrs)
         left = [
             path

@@ -13,7 +13,8 @@ from tasks.launch.docker.container import container_name
 from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import command_of
-from tests.containers.launch.watching import CHECKPOINTS_WHEN_ASKED, Heard, container_of, wait_for
+from tests.containers.launch.watching import CHECKPOINTS_WHEN_ASKED, Heard, container_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -35,7 +36,7 @@ def test_lines_come_while_the_step_runs(make):
     step = make("print('early', flush=True); (folder / 'go-on').exists() or time.sleep(3); succeed()")
     with ThreadPoolExecutor() as pool:
         run = pool.submit(step.run)
-        wait_for(lambda: step.log_lines == ["early"])
+        wait_until(lambda: step.log_lines == ["early"])
         assert not run.done()
         run.result()
 
@@ -95,7 +96,7 @@ def test_docker_stop_lets_the_trainer_write_its_checkpoint_too(make, client):
     step = make(CHECKPOINTS_WHEN_ASKED)
     with ThreadPoolExecutor() as pool:
         run = pool.submit(step.run)
-        wait_for(lambda: step.log_lines)
+        wait_until(lambda: step.log_lines)
         container_of(client, step).stop()
         with pytest.raises(StepCrashed):
             run.result()

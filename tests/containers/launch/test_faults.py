@@ -27,8 +27,8 @@ from tests.containers.launch.watching import (
     container_of,
     killed_orchestrator,
     run_and_hear,
-    wait_for,
 )
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -46,7 +46,7 @@ def test_docker_kill_in_mid_step_is_a_crash_and_a_retry_resumes(make, client, re
     step = make(RESUMES)
     with ThreadPoolExecutor() as pool:
         run = pool.submit(step.run)
-        wait_for(lambda: "checkpoint" in step.log_lines)
+        wait_until(lambda: "checkpoint" in step.log_lines)
         container_of(client, step).kill()
         killed = time.monotonic()
         with pytest.raises(StepCrashed, match="killed by signal 9") as caught:
@@ -66,7 +66,7 @@ def test_a_killed_orchestrators_container_is_adopted_without_a_lost_line(make, c
     heard, started = Heard(), time.monotonic()
     with ThreadPoolExecutor() as pool:
         run = pool.submit(run_and_hear, step, heard)
-        wait_for(lambda: heard.lines)
+        wait_until(lambda: heard.lines)
         record_property("seconds until attached", time.monotonic() - started)
         run.result()
     assert step.num_starts == 1
@@ -81,7 +81,7 @@ def test_what_ended_while_nobody_watched_is_reused_or_started_anew(make, client)
         if (folder / "starts").read_text().count("start") == 2:
             succeed()""")
     killed_orchestrator(step, lines=1)
-    wait_for(lambda: container_of(client, step).status == "exited")
+    wait_until(lambda: container_of(client, step).status == "exited")
     step.run()
     assert step.num_starts == 2
     assert step.log_lines == ["up", "unseen"] * 2
@@ -96,7 +96,7 @@ def test_a_container_that_somebody_removed_is_judged_by_what_it_left(make, clien
     with ThreadPoolExecutor() as pool:
         for start in (1, 2):
             run = pool.submit(step.run)
-            wait_for(lambda number=start: len(step.log_lines) == number)
+            wait_until(lambda number=start: len(step.log_lines) == number)
             container_of(client, step).remove(force=True)
             if start == 1:
                 with pytest.raises(StepCrashed, match="killed by signal 9"):
@@ -129,11 +129,13 @@ def test_a_container_that_succeeded_while_nobody_watched_is_removed_when_its_res
     step = make('print("up", flush=True); time.sleep(2); print("unseen", flush=True); succeed()')
     killed_orchestrator(step, lines=1)
     left = container_of(client, step)
-    wait_for(lambda: client.containers.get(left.id).status == "exited")
+    wait_until(lambda: client.containers.get(left.id).status == "exited")
     step.run()
     assert step.num_starts == 1
     assert step.log_lines == ["up", "unseen"]
-    assert left.id not in {container.id for container in client.containers.list(all=True)}
+    assert left.id not in {
+        container.id for container in client.containers.list(all=True, ignore_removed=True)
+    }
 
 
 def test_a_killed_daemon_costs_nothing(make, own_engine, record_property):
@@ -141,13 +143,13 @@ def test_a_killed_daemon_costs_nothing(make, own_engine, record_property):
 
     with ThreadPoolExecutor() as pool:
         running = pool.submit(run_and_hear, step, heard)
-        wait_for(lambda: len(heard.lines) >= 20)
+        wait_until(lambda: len(heard.lines) >= 20)
         own_engine.kill()
         time.sleep(2)
         already = len(heard.lines)
         own_engine.start()
         back = time.monotonic()
-        wait_for(lambda: len(heard.lines) > already)
+        wait_until(lambda: len(heard.lines) > already)
         record_property("seconds from the daemon's return to the next line", time.monotonic() - back)
         running.result()
     assert step.num_starts == 1
@@ -159,7 +161,7 @@ def test_a_daemon_that_stays_away_leaves_the_step_to_the_next_start(make, own_en
     impatient = replace(step.launcher, patience_seconds=1)
     with ThreadPoolExecutor() as pool:
         running = pool.submit(run_job, step.job, impatient)
-        wait_for(lambda: len(step.log_lines) >= 10)
+        wait_until(lambda: len(step.log_lines) >= 10)
         own_engine.kill()
         with pytest.raises(EngineLost) as caught:
             running.result()
@@ -179,7 +181,7 @@ def test_a_daemon_without_live_restore_ends_its_containers_and_a_retry_resumes(
     try:
         with ThreadPoolExecutor() as pool:
             run = pool.submit(step.run)
-            wait_for(lambda: "checkpoint" in step.log_lines)
+            wait_until(lambda: "checkpoint" in step.log_lines)
             own_engine.kill()
             own_engine.start(live_restore=False)
             back = time.monotonic()
@@ -199,7 +201,7 @@ def test_two_runs_of_one_job_share_one_container(make):
 
     with ThreadPoolExecutor() as pool:
         first = pool.submit(step.run)
-        wait_for(lambda: step.log_lines)
+        wait_until(lambda: step.log_lines)
         assert pool.submit(run_and_hear, step, heard).result() == first.result()
     assert step.num_starts == 1
     assert "waits for another run" in heard.lines[0]
@@ -210,13 +212,13 @@ def test_when_the_first_of_two_runs_is_killed_the_second_takes_its_container_ove
 
     process = subprocess.Popen(step.orchestrator(), env=os.environ | {"PYTHONPATH": str(ROOT)})
     with ThreadPoolExecutor() as pool:
-        wait_for(lambda: len(step.log_lines) >= 5)
+        wait_until(lambda: len(step.log_lines) >= 5)
         run = pool.submit(run_and_hear, step, heard)
-        wait_for(lambda: heard.lines)
+        wait_until(lambda: heard.lines)
         process.kill()
         killed = time.monotonic()
         process.wait()
-        wait_for(lambda: len(heard.lines) > 1)
+        wait_until(lambda: len(heard.lines) > 1)
         record_property("seconds until taken over", time.monotonic() - killed)
         run.result()
     assert step.num_starts == 1
@@ -235,7 +237,7 @@ def test_reap_ends_what_no_live_run_owns_and_nothing_else(make, client, own_engi
     try:
         with ThreadPoolExecutor() as pool:
             run = pool.submit(step.run)
-            wait_for(lambda: step.log_lines)
+            wait_until(lambda: step.log_lines)
             (owned,) = reap(ContainerEngine(own_engine.address))
             assert (owned.done, owned.reason) == ("left alone: a live run owns it", "")
             away = step.folder.rename(step.folder.with_name("away"))
@@ -253,13 +255,15 @@ def test_reap_ends_what_no_live_run_owns_and_nothing_else(make, client, own_engi
         assert would.done == "would be stopped and removed"
         assert container_of(client, step).status == "running"
         (done,) = reap(ContainerEngine(own_engine.address))
-        assert (done.container, done.done, done.reason) == (
+        assert (done.name, done.done, done.reason) == (
             container_name(command_of(step)),
             "stopped and removed",
             "no live run owns it",
         )
         assert (step.folder / "checkpoint").exists()
         assert step.log_lines == ["up"]
-        assert [container.id for container in client.containers.list(all=True)] == [foreign.id]
+        assert [container.id for container in client.containers.list(all=True, ignore_removed=True)] == [
+            foreign.id
+        ]
     finally:
         foreign.remove(force=True)

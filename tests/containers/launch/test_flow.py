@@ -22,10 +22,11 @@ from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import ROOT
-from tests.containers.launch.watching import containers_of, wait_for
+from tests.containers.launch.watching import containers_of
 from tests.flows.conftest import last_run, launches, tiny_config, tiny_inputs
 from tests.prefect_database import new_prefect_home
 from tests.step_process import metrics_of
+from tests.waiting import wait_until
 
 __all__ = ["tiny_inputs"]  # a fixture
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server", "cold_steps")]
@@ -61,7 +62,7 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_for(lambda: len(metrics(store)) > 3 or flow.poll() is not None, seconds=300)
+    wait_until(lambda: len(metrics(store)) > 3 or flow.poll() is not None, seconds=300)
     os.killpg(flow.pid, signal.SIGKILL)
     flow.wait()
     with contextlib.closing(docker.from_env()) as client:

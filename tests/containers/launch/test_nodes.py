@@ -28,9 +28,9 @@ from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.run_job import in_store, run_job
 from tests.containers.launch.test_steps import allow_reading
-from tests.containers.launch.watching import wait_for
 from tests.step_process import metrics_of
 from tests.tiny_stage import TinyStage
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 COMPUTE = ComputeConfig(
@@ -102,14 +102,16 @@ def test_a_killed_node_ends_the_other_with_one_error_that_names_it(launcher, job
     name = container_name(commands_of(job, launcher)[1])
     with ThreadPoolExecutor() as pool, contextlib.closing(docker.from_env()) as client:
         run = pool.submit(run_job, job, launcher)
-        wait_for(lambda: len(metrics_of(job.out_dir)) > 2 or run.done())
+        wait_until(lambda: len(metrics_of(job.out_dir)) > 2 or run.done())
         client.containers.get(name).kill()
         killed = time.monotonic()
         with pytest.raises(StepCrashed, match=rf"node 1 \({name}\) was killed by signal 9") as caught:
             run.result()
         seconds = time.monotonic() - killed
         record_property("seconds until the other ended", seconds)
-        assert not client.containers.list(all=True, filters={"label": f"pairline.job={job.fingerprint}"})
+        assert not client.containers.list(
+            all=True, ignore_removed=True, filters={"label": f"pairline.job={job.fingerprint}"}
+        )
         assert not client.networks.list(filters={"label": f"pairline.job={job.fingerprint}"})
     assert seconds < SECONDS_TO_END
     assert caught.value.retryable

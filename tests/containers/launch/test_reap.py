@@ -1,17 +1,21 @@
 """Which containers `pairline reap` takes for orphaned, on a real engine."""
 
+import os
+import socket
 import time
 from collections.abc import Callable
 
 import pytest
 
+from dpo_core.contract.rank_container import process_mark
+from tasks.launch.docker.container import name_by_labels
 from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.docker.reap import SECONDS_FOR_ITS_RUN, Reaped, reap
 from tasks.launch.own_folder import claim, make_own_folder, own_folder
 
 pytestmark = pytest.mark.integration
 FLOW_RUNS = {"live-run": "live", "ended-run": "over"}
-GRACE_SECONDS = 5
+GRACE_SECONDS = 300  # a busy machine may take minutes to come to the look
 
 
 @pytest.fixture
@@ -22,22 +26,29 @@ def reaped(client, own_engine, image) -> Callable[[dict[str, dict[str, object]]]
         for name, labels in containers.items():
             told = {
                 "pairline": "1",
+                "pairline.step": name,
                 "pairline.grace": str(GRACE_SECONDS),
                 "pairline.deadline": str(time.time() + 600),
             }
             told |= {f"pairline.{label.replace('_', '-')}": str(value) for label, value in labels.items()}
             client.containers.run(
-                image, ["sleep", "600"], name=name, labels=told, init=True, detach=True, network_mode="none"
+                image,
+                ["sleep", "600"],
+                name=name_by_labels(told),
+                labels=told,
+                init=True,
+                detach=True,
+                network_mode="none",
             )
         try:
             found = reap(
                 ContainerEngine(own_engine.address), state_of=lambda one: FLOW_RUNS.get(one, "unknown")
             )
-            left = {container.name for container in client.containers.list()}
-            assert left == {one.container for one in found if not one.reason}
-            return {one.container: one for one in found}
+            left = {container.name for container in client.containers.list(ignore_removed=True)}
+            assert left == {one.name for one in found if not one.reason}
+            return {one.step: one for one in found}
         finally:
-            for container in client.containers.list():
+            for container in client.containers.list(ignore_removed=True):
                 container.remove(force=True)
 
     return run
@@ -89,6 +100,18 @@ def test_a_claim_that_is_free_held_or_broken(reaped, tmp_path):
                 },
                 "run-ended": {"folder": tmp_path / "free", "flow_run": "ended-run"},
                 "without-prefect": {"folder": tmp_path / "free"},
+                # of Slurm tasks, which a claim says nothing of: it may be held on another machine
+                "task-at-work": {
+                    "folder": tmp_path / "free",
+                    "start": "key.0-1",
+                    "driver": process_mark(os.getpid()),
+                },
+                "task-ended": {
+                    "folder": tmp_path / "held",
+                    "start": "key.0-0",
+                    "driver": f"{socket.gethostname()}:{os.getpid()}:1",
+                },
+                "task-elsewhere": {"folder": tmp_path / "free", "start": "key.0-2", "driver": "n9:1:1"},
             }
         )
     assert {name: one.reason for name, one in done.items()} == {
@@ -100,8 +123,31 @@ def test_a_claim_that_is_free_held_or_broken(reaped, tmp_path):
         "over-between-attempts": "no live run owns it",
         "run-ended": "no live run owns it",
         "without-prefect": "no live run owns it",
+        "task-at-work": "",
+        "task-ended": "its Slurm task has ended",
+        "task-elsewhere": "",
     }
+    assert done["task-elsewhere"].done == "left alone: it is of a Slurm task on n9"
     assert done["broken"].done.startswith("left alone: its claim cannot be looked at: ")
     assert (
         done["between-attempts"].done == "left alone: its run has not ended, and may be between two attempts"
     )
+
+
+def test_a_container_with_our_labels_of_its_image_is_somebodys(client, own_engine, image, tmp_path):
+    """Anybody may write them into an image, and with them a folder to be written to and a deadline long ago."""
+    (tmp_path / "of-a-person").mkdir()
+    labels = {"pairline": "1", "pairline.folder": str(tmp_path / "of-a-person"), "pairline.deadline": "0"}
+    container = client.containers.run(
+        image, ["sleep", "600"], name="somebodys", labels=labels, init=True, detach=True, network_mode="none"
+    )
+    try:
+        (found,) = reap(ContainerEngine(own_engine.address))
+        assert found.done == (
+            "left alone: it has our labels, perhaps of its image, and not the name that they make"
+        )
+        container.reload()
+        assert container.status == "running"
+        assert [path.name for path in tmp_path.rglob("*")] == ["of-a-person"]
+    finally:
+        container.remove(force=True)

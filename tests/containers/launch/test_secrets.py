@@ -35,7 +35,9 @@ def seen_settings(client: docker.DockerClient) -> Iterator[dict[str, str]]:
     def look() -> None:
         while not over.is_set():
             with contextlib.suppress(APIError):  # gone meanwhile
-                for one in client.containers.list(all=True, filters={"label": "pairline=1"}):
+                for one in client.containers.list(
+                    all=True, ignore_removed=True, filters={"label": "pairline=1"}
+                ):
                     seen[one.labels["pairline.step"]] = str(client.api.inspect_container(one.id))
             time.sleep(0.05)
 

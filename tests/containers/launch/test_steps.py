@@ -27,10 +27,10 @@ from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import Launcher
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.run_job import in_store, run_job
-from tests.containers.launch.watching import wait_for
 from tests.step_process import metrics_of
 from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, reference_job
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 COMPUTE = ComputeConfig(launcher="docker", threads_per_process=1)
@@ -145,7 +145,7 @@ def test_a_training_whose_container_is_stopped_goes_on_with_the_same_bits(in_con
     name = container_name(step_command(resumed, COMPUTE, in_containers.machine, PYTHON))
     with ThreadPoolExecutor() as pool, contextlib.closing(docker.from_env()) as client:
         first = pool.submit(run_job, resumed, in_containers)
-        wait_for(lambda: len(metrics_of(resumed.out_dir)) > 5 or first.done())
+        wait_until(lambda: len(metrics_of(resumed.out_dir)) > 5 or first.done())
         client.containers.get(name).stop()
         with pytest.raises(Preempted, match="a checkpoint of step"):
             first.result()
@@ -167,7 +167,9 @@ def test_a_full_store_is_told_by_the_step_itself_and_leaves_nothing_behind(in_co
         assert read_error(job).kind == "disk_full"
         assert not (job.out_dir / "data").exists()
         with contextlib.closing(docker.from_env()) as client:
-            assert not client.containers.list(all=True, filters={"label": f"pairline.job={job.fingerprint}"})
+            assert not client.containers.list(
+                all=True, ignore_removed=True, filters={"label": f"pairline.job={job.fingerprint}"}
+            )
     finally:
         subprocess.run(["umount", small], check=True)
 

@@ -23,8 +23,9 @@ from tasks.run.files import read_step
 from tasks.run.garbage import collect
 from tasks.run.store_root import prepare_store
 from tests.containers.launch.stand_in import ContainerStep, command_of
-from tests.containers.launch.watching import container_of, killed_orchestrator, wait_for
+from tests.containers.launch.watching import container_of, killed_orchestrator
 from tests.programs.hostile_steps import TRAPS, Host, results_to_refuse
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -62,12 +63,12 @@ def test_a_trap_set_while_nobody_watches_leads_neither_who_attaches_nor_reap_out
     )
     step = make(set_traps)
     killed_orchestrator(step, lines=1)
-    wait_for(lambda: (step.folder / "accelerate.json").is_symlink())
+    wait_until(lambda: (step.folder / "accelerate.json").is_symlink())
     (done,) = reap(ContainerEngine(own_engine.address))
     assert done.done == "stopped and removed"
     assert host.is_untouched
     killed_orchestrator(replace_body(step, set_traps), lines=1)
-    wait_for(lambda: "set" in container_of(client, step).logs().decode())
+    wait_until(lambda: "set" in container_of(client, step).logs().decode())
     container_of(client, step).kill()
     with pytest.raises(PairlineError):
         step.run()
@@ -138,7 +139,7 @@ def test_a_container_that_runs_on_is_ended_before_its_result_is_believed(make, c
     assert container_of(client, step).status == "running"
     step.run()
     assert step.num_starts == 1
-    assert client.containers.list(all=True) == []
+    assert client.containers.list(all=True, ignore_removed=True) == []
 
 
 def test_a_container_that_prints_without_end_is_stopped_in_time(make, tmp_path):

@@ -3,8 +3,6 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import docker
@@ -15,8 +13,8 @@ from dpo_core.contract.progress import ProgressEvent
 from tasks.launch.context import Context
 from tasks.launch.docker.container import container_name
 from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
+from tests.waiting import wait_until
 
-PATIENCE_SECONDS = 90
 # Two programs in the trainer's place.
 COUNTING = """
     for number in range({count}):
@@ -34,19 +32,11 @@ CHECKPOINTS_WHEN_ASKED = """
         time.sleep(0.1)"""
 
 
-def wait_for(reached: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-    """Until it holds; fails if it never does."""
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.02)
-
-
 def containers_of(store: Path, client: docker.DockerClient) -> list[Container]:
     """Those of jobs below ``store``, ended ones included."""
     return [
         one
-        for one in client.containers.list(all=True, filters={"label": "pairline=1"})
+        for one in client.containers.list(all=True, ignore_removed=True, filters={"label": "pairline=1"})
         if one.labels["pairline.folder"].startswith(f"{store}/")
     ]
 
@@ -78,6 +68,6 @@ def run_and_hear(step: ContainerStep, heard: Heard) -> Result:
 def killed_orchestrator(step: ContainerStep, lines: int) -> None:
     """Start the run as a program of its own and kill -9 it when the step has printed ``lines``."""
     process = subprocess.Popen(step.orchestrator(), env=os.environ | {"PYTHONPATH": str(ROOT)})
-    wait_for(lambda: len(step.log_lines) >= lines)
+    wait_until(lambda: len(step.log_lines) >= lines)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -2,8 +2,9 @@
 
 import pytest
 
-from dpo_core.contract.config import AdapterConfig, EvaluationConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import ConvertJob, FetchJob, MixJob
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.job import Job
 from dpo_core.contract.jobs import (
     AnswerJob,
@@ -68,7 +69,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "seed": 3,
             "cache_dir": "/s/cache",
         },
-        "2aa7a5927d94182dee9c1541d8d921e8f0522a9966188fc1547b5e871748d412",
+        "a7effb5174edff17f255d2aa8d3b50bf488fed8d1550df5467c7246733233e28",
     ),
     "reference": (
         ReferenceJob,

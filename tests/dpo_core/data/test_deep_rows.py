@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.feather
@@ -26,8 +27,8 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def mixed(file: Path, tokenizer: Path) -> MixResult:
-    source = ResolvedSource(label="rows", path=file, content=file.name)
+def mixed(file: Path, tokenizer: Path, **of_source: Any) -> MixResult:
+    source = ResolvedSource(label="rows", path=file, content=file.name, **of_source)
     job = MixJob(
         sources=(source,),
         tokenizer_path=tokenizer,
@@ -76,6 +77,36 @@ def test_a_deep_column_beside_the_answers_never_ends_the_mixture(
     assert set(ledger.dropped) <= {"bad_tools", "bad_system", "no_label_left", "over_limits"}
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        "prompt",
+        "chosen",
+        "rejected",
+        "messages",
+        "tools",
+        "constraints",
+        "system",
+        "chat_template_kwargs",
+        "weight",
+    ],
+)
+def test_a_column_that_counts_and_is_too_deep_costs_its_row(
+    column: str, tmp_path: Path, tokenizer_folder: Path
+):
+    """It is not taken for one that the row does not have."""
+    deep = json.dumps({"prompt": "x", "chosen": "a b", "rejected": "b", column: "HERE"})
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        "".join(json.dumps({**row, "weight": 1}) + "\n" for row in GOOD)
+        + deep.replace('"HERE"', "[" * 5000 + "]" * 5000)
+    )
+    (ledger,) = mixed(
+        file, tokenizer_folder, columns={"weight": "weight"} if column == "weight" else {}
+    ).per_source
+    assert (ledger.rows_in, ledger.kept, sum(ledger.dropped.values())) == (4, 3, 1)
+
+
 @pytest.mark.parametrize("text", ["[" * 5000, '{"a":' * 5000, "[" + "9" * 6000 + "]"])
 def test_what_no_parser_follows_stays_text(text: str):
     assert from_json_text(text) is text
@@ -118,3 +149,30 @@ def test_an_answer_beside_a_strange_time_is_read_and_text_in_bytes_is_text():
         {"chosen": {"at": 1, "content": "é"}, "rejected": "né", "image": None},
     ]
     assert list(rows_of(pa.record_batch({"a": pa.array([], pa.int8())}))) == []
+
+
+UNREAD = {
+    "300 levels": "[" * 300 + "]" * 300,
+    "3000 levels": "[" * 3000 + "]" * 3000,
+    "3000 levels of objects": '{"a": "}", "b": [' * 3000 + "1" + "]}" * 3000,
+    "a number of 70 bits": str(1 << 70),
+    "a number of 5000 digits": "9" * 5000,
+    "half a character": '"\\ud83d"',
+    "no number": "NaN",
+    "a date of the year 12000": '"12000-01-01"',
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("rows.jsonl", "{}\n"), ("rows.json", "[{}]"), ("rows.json", '{{"data": [{}]}}')]
+)
+def test_json_in_a_column_that_nobody_reads_does_not_matter(
+    name: str, form: str, tmp_path: Path, tokenizer_folder: Path
+):
+    rows = [
+        json.dumps(GOOD[0] | {"prompt": kind})[:-1] + f', "extra": {text}}}' for kind, text in UNREAD.items()
+    ]
+    file = tmp_path / name
+    file.write_text(form.format(("\n" if name == "rows.jsonl" else ",\n").join(rows)))
+    (ledger,) = mixed(file, tokenizer_folder).per_source
+    assert (ledger.rows_in, ledger.kept) == (len(UNREAD), len(UNREAD))

@@ -437,3 +437,12 @@ def test_the_older_form_of_a_call_is_a_call():
     pair = to_pair({"chosen": [USER, old], "rejected": [USER, BAD]})[1]
     call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
     assert pair.chosen[-1] == {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+def test_two_columns_with_different_system_prompts_drop_the_row_unless_one_is_named():
+    row = {**ROW_OF_TEXTS, "system": "Be kind.", "system_prompt": "Be rude."}
+    with pytest.raises(RowDropped, match="bad_system"):
+        to_pair(row)
+    assert to_pair({**row, "system_prompt": [" Be kind. "]})[1].prompt[0]["content"] == "Be kind."
+    named = rename_columns(row, {"system": "system_prompt"})
+    assert to_pair(named)[1].prompt[0]["content"] == "Be rude."

@@ -2,6 +2,8 @@
 
 import io
 import json
+import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +12,7 @@ import pytest
 
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.refs import ResolvedSource
+from dpo_core.data.hub_rows import _check_own_files
 from dpo_core.data.sources import RowStore, load_source
 
 STALE = """---
@@ -74,15 +77,65 @@ REFUSED = {
         },
         "Config name is missing",
     ),
+    "converted, several subsets": (
+        {"a/train/0000.parquet": ROWS, "b/train/0000.parquet": ROWS, "b/train/0001.parquet": ROWS},
+        "loaded|holds the subsets a, b at this revision.*Name one with `subset`",
+    ),
+    "converted in part": (
+        {"default/partial-train/0000.parquet": ROWS},
+        "loaded|only the first part.*partial-train",
+    ),
 }
 
 
 @pytest.mark.parametrize(("files", "sentence"), REFUSED.values(), ids=REFUSED)
 def test_a_set_that_cannot_be_read_says_why(files: dict[str, bytes], sentence: str, tmp_path: Path):
     with pytest.raises(
-        DataError, match=f"(?s)cannot be loaded.*{sentence}" if "loaded" not in sentence else sentence
+        DataError,
+        match=sentence.removeprefix("loaded|")
+        if "loaded" in sentence
+        else f"(?s)cannot be loaded.*{sentence}",
     ):
         loaded(tmp_path, files)
+
+
+ELSEWHERE = (
+    "{outside}/secrets.json",
+    "{outside}/*.json",
+    "../secrets.json",
+    "zip://secrets.json::{outside}/a.zip",
+)
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+def test_files_that_are_not_the_sets_own_are_not_read(path: str, tmp_path: Path):
+    """The library follows a README.md to any file that this user may read."""
+    (tmp_path / "secrets.json").write_bytes(lines(row(0)))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "secrets.json", "secrets.json")
+    about = f"---\nconfigs:\n- {{config_name: default, data_files: '{path.format(outside=tmp_path)}'}}\n---\n"
+    with pytest.raises(DataError, match="as one of its files, which it is not"):
+        loaded(tmp_path, {"README.md": about.encode(), "train.jsonl": lines(row(1))})
+
+
+@pytest.mark.parametrize(
+    ("path", "is_own"),
+    [
+        ("hf://datasets/org/set@0123abc/data/a.parquet", True),
+        ("hf://datasets/Org/Set@refs%2Fconvert%2Fparquet/a.parquet", True),
+        ("zip://a.csv::hf://datasets/org/set@0123abc/a.zip", True),
+        ("hf://datasets/org/set-private@0123abc/a.parquet", False),
+        ("hf://datasets/org/set@0123abc/../other@1/a.parquet", False),
+        ("hf://datasets/me/private@main/a.parquet", False),
+        ("hf://buckets/org/set/a.parquet", False),
+        ("https://internal.example/rows.json", False),
+        ("s3://bucket/org/set/a.parquet", False),
+    ],
+)
+def test_whose_file_an_address_names(path: str, is_own: bool):
+    source = ResolvedSource(label="org/set", hub_id="org/set", content="x")
+    with nullcontext() if is_own else pytest.raises(DataError, match="which it is not"):
+        _check_own_files({"train": [path]}, source)
 
 
 def test_a_time_that_python_does_not_know_ends_nothing(tmp_path: Path):
@@ -100,3 +153,17 @@ def test_values_of_several_kinds_in_a_column_are_what_the_file_holds(tmp_path: P
     mixed = [row(0), {**row(1), "chosen": messages}, {**row(2), "chosen": None}]
     rows = loaded(tmp_path, {"train.jsonl": lines(*mixed)})
     assert [rows[number] for number in range(3)] == mixed
+
+
+def test_a_subset_of_the_hubs_own_parquet_files_is_read_by_its_folder(tmp_path: Path):
+    other = parquet(pa.Table.from_pylist([row(7)]))
+    files = {"a/train/0000.parquet": ROWS, "b/train/0000.parquet": other, "b/test/0000.parquet": ROWS}
+    assert [loaded(tmp_path, files, subset="b")[0]["prompt"]] == ["p 7"]
+    with pytest.raises(DataError, match="BuilderConfig 'c' not found"):
+        loaded(tmp_path, files, subset="c")
+
+
+def test_the_one_subset_of_the_hubs_own_files_needs_no_name(tmp_path: Path):
+    assert (
+        len(loaded(tmp_path, {"default/train/0000.parquet": ROWS, "default/train/0001.parquet": ROWS})) == 6
+    )

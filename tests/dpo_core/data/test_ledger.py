@@ -21,6 +21,7 @@ def _add(tally, *rows):
     facts = pa.record_batch(
         {
             "row": pa.array(numbers, pa.int64()),
+            "number": pa.array([0] * len(rows), pa.int32()),
             "format": pa.array(formats, pa.string()),
             "reason": pa.array(reasons, pa.string()),
             "truncated": pa.array(truncated, pa.bool_()),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo_core.data.near_duplicates import Sketcher, bands_for, minhash, near_duplicates
+from dpo_core.data.near_duplicates import Sketcher, bands_for, likeness, minhash, near_duplicates
 from dpo_core.data.pairs import PreferencePair
 
 WORDS = [f"word{i}" for i in range(400)]
@@ -26,17 +26,22 @@ def found_among(pairs, similarity=0.8, n=3, groups=None, prompt_alone=False, kee
         lambda number: bands[order, number],
         bands_for(similarity)[0],
         order,
-        lambda left, right: sketcher.likeness(pairs[left], pairs[right]),
+        lambda left, right: likeness(sketcher.parts(pairs[left]), sketcher.parts(pairs[right]), similarity),
         similarity,
         groups[order],
     )
+
+
+def compared(sketcher: Sketcher, left: PreferencePair, right: PreferencePair) -> float:
+    """In full, whatever the bound."""
+    return likeness(sketcher.parts(left), sketcher.parts(right))
 
 
 def each_with_each(pairs, similarity, n=3):
     """The slow twin."""
     sketcher, stays, gone = Sketcher(n, similarity, False), [], []
     for place, one in enumerate(pairs):
-        if any(sketcher.likeness(one, pairs[other]) >= similarity for other in stays):
+        if any(compared(sketcher, one, pairs[other]) >= similarity for other in stays):
             gone.append(place)
         else:
             stays.append(place)
@@ -64,7 +69,7 @@ def test_what_is_clearly_alike_is_found_as_by_comparing_each_with_each(drawn, se
     for place, other, alike in zip(places.tolist(), like.tolist(), similarity.tolist(), strict=True):
         assert other < place
         assert other not in places
-        assert alike == pytest.approx(sketcher.likeness(pairs[place], pairs[other]))
+        assert alike == pytest.approx(compared(sketcher, pairs[place], pairs[other]))
         assert alike > 0.799999
 
 
@@ -125,3 +130,13 @@ def test_signatures_agree_as_often_as_the_sets_do(shared):
         agreed.append(np.mean(minhash(values[:1000]) == minhash(values[1000 - shared :])))
     similarity = shared / (2000 - shared)
     assert np.mean(agreed) == pytest.approx(similarity, abs=4 * np.sqrt(0.25 / 128 / 20))
+
+
+@given(st.tuples(*[st.sets(st.integers(0, 9), max_size=8)] * 6), st.sampled_from([0.5, 0.7, 0.8, 1.0]))
+def test_rows_that_are_told_apart_early_are_those_below_the_bound(parts, bound):
+    left, right = (
+        [np.array(sorted(part), dtype=np.uint64) for part in some] for some in (parts[:3], parts[3:])
+    )
+    whole, early = likeness(left, right), likeness(left, right, bound)
+    assert (early >= bound) == (whole >= bound)
+    assert early == whole or early < bound

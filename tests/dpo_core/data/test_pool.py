@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from dpo_core.data.pool import Chunk, PoolMaker, _Outcome, _part, chunks_of, mak
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.data.workers import one_after_the_other
 from tests.tiny_models import make_tokenizer
+from tests.waiting import wait_until
 
 SLEEPING_POOL = """
 import os, pathlib, sys, time
@@ -36,13 +36,6 @@ def _die(chunk):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _wait_until(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
 def _is_alive(pid):
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
@@ -50,6 +43,7 @@ def _is_alive(pid):
         return False
 
 
+@pytest.mark.integration
 def test_a_worker_that_dies_is_a_crash_that_is_worth_a_retry(monkeypatch):
     monkeypatch.setattr(pool, "MIN_ROWS_FOR_SEVERAL", 1)
     with pytest.raises(StepCrashed, match="num_workers") as raised:
@@ -72,7 +66,7 @@ class _Failing:
     def __call__(self, chunk):
         if self.rows & set(chunk.rows.tolist()):
             self.fail()
-        return self.part(chunk, [_Outcome() for _ in chunk.rows])
+        return self.part(chunk, [_Outcome(row) for row in chunk.rows.tolist()])
 
     def part(self, chunk, outcomes):
         return _part(chunk, outcomes)
@@ -93,6 +87,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(pool, "SECONDS_PER_ROW", 0.5)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("stuck", "num_workers", "rows_for_several"),
@@ -105,6 +100,7 @@ def test_a_row_that_no_handler_can_end_is_dropped_and_all_others_are_there(
     assert _reasons(_stuck_on(*stuck), 60, num_workers) == dict.fromkeys(stuck, "over_limits")
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("fail", [lambda: b"a" * (1 << 46), lambda: ctypes.string_at(0), os.abort])
 def test_a_row_that_ends_its_process_is_dropped(fail):
@@ -126,6 +122,7 @@ class Texts:
         return [{"prompt": self.texts[row], "chosen": "yes", "rejected": "no"} for row in rows]
 
 
+@pytest.mark.integration
 def test_a_row_that_takes_a_tokenizer_too_much_memory_is_dropped(monkeypatch):
     """Rust ends its process where an allocation fails, and no exception tells."""
     monkeypatch.setattr(workers, "MAX_MEMORY_BYTES", 256 << 20)
@@ -133,6 +130,7 @@ def test_a_row_that_takes_a_tokenizer_too_much_memory_is_dropped(monkeypatch):
     assert _reasons(_tokenizing(texts, make_tokenizer()), len(texts), 1) == {7: "over_limits"}
 
 
+@pytest.mark.integration
 def test_a_tokenizers_expression_without_end_costs_the_row():
     tokenizer = make_tokenizer()
     backend = tokenizer.backend_tokenizer
@@ -153,6 +151,7 @@ def test_a_prompt_that_is_stuck_without_its_answers_is_told():
         list(made)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("impatient")
 def test_a_tokenizer_that_is_stuck_on_every_row_is_given_up(monkeypatch):
     monkeypatch.setattr(pool, "MAX_ROWS_OVER", 2)
@@ -160,16 +159,17 @@ def test_a_tokenizer_that_is_stuck_on_every_row_is_given_up(monkeypatch):
         list(make_pool(_stuck_on(*range(8)), chunks_of([np.arange(8)]), 8, 2))
 
 
+@pytest.mark.integration
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     parent = subprocess.Popen([sys.executable, "-c", SLEEPING_POOL, str(tmp_path)])
     try:
-        _wait_until(lambda: len(list(tmp_path.iterdir())) == 2, seconds=60)
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
         workers = [int(path.name) for path in tmp_path.iterdir()]
         assert all(map(_is_alive, workers))
     finally:
         parent.kill()
         parent.wait()
-    _wait_until(lambda: not any(map(_is_alive, workers)), seconds=20)
+    wait_until(lambda: not any(map(_is_alive, workers)))
 
 
 def test_chunks_cover_every_selected_row_once(monkeypatch):

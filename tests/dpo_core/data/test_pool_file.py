@@ -14,15 +14,15 @@ SIDE = st.integers(1, 9)
 ROWS = st.lists(st.none() | st.tuples(SIDE, SIDE), min_size=1, max_size=20)
 
 
-def _outcome(sides, random) -> _Outcome:
+def _outcome(row, sides, random) -> _Outcome:
     if sides is None:
-        return _Outcome(reason="empty_answer")
+        return _Outcome(row, reason="empty_answer")
     arrays = [
         part
         for length in sides
         for part in (random.randint(0, 9, length).astype(np.int32), random.rand(length) < 0.5)
     ]
-    return _Outcome(prompt_key="0" * 32, pair=TokenizedPair(row_key(arrays), *arrays))
+    return _Outcome(row, prompt_key="0" * 32, pair=TokenizedPair(row_key(arrays), *arrays))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 @given(ROWS, st.integers(0, 2**32 - 1))
 def test_rows_as_bytes_are_the_rows_as_arrays(folder, rows, seed):
     random = np.random.RandomState(seed)
-    outcomes = [_outcome(sides, random) for sides in rows]
+    outcomes = [_outcome(row, sides, random) for row, sides in enumerate(rows)]
     with open_pool(folder) as write:
         for first in range(0, len(rows), 7):
             numbers = np.arange(first, min(first + 7, len(rows)))

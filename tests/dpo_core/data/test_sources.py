@@ -1,5 +1,6 @@
 """Rows of real files, random access to them, and every kind of unreadable input."""
 
+import contextlib
 import gzip
 import json
 
@@ -8,12 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dpo_core.contract.drops import RowDropped
 from dpo_core.contract.errors import DataError, StoreError
-from dpo_core.contract.refs import ResolvedSource
+from dpo_core.contract.refs import ResolvedEvaluationSet, ResolvedSource
 from dpo_core.data import json_rows, readers
+from dpo_core.data.formats import READ_COLUMNS, to_pair
 from dpo_core.data.sources import load_source
 
-ROWS = [{"chosen": f"c{i}", "rejected": f"r{i}", "score": i if i % 2 else None} for i in range(1100)]
+ROWS = [{"chosen": f"c{i}", "rejected": f"r{i}", "input": i if i % 2 else None} for i in range(1100)]
 MIXED = [{"chosen": "a"}, {"chosen": ["a", 1]}, {"chosen": {"x": None}, "other": 2.5}, {"chosen": "é😀"}]
 
 
@@ -54,7 +57,7 @@ def test_every_kind_of_file_gives_its_rows_by_number(tmp_path, name):
     WRITERS[name](tmp_path / name)
     rows = _load(tmp_path / name, tmp_path)
     assert len(rows) == len(ROWS)
-    assert rows.columns == ("chosen", "rejected", "score")
+    assert rows.columns == ("chosen", "rejected", "input")
     assert [rows[i] for i in (1099, 0, 512, 511)] == [ROWS[i] for i in (1099, 0, 512, 511)]
 
 
@@ -63,6 +66,7 @@ def test_every_kind_of_file_gives_its_rows_by_number(tmp_path, name):
 def test_a_line_longer_than_a_row_may_be_is_passed_by(tmp_path, monkeypatch, name, place):
     """It is counted as a row that is none, also where the file ends in it; a packed one may hold gigabytes."""
     monkeypatch.setattr(json_rows, "MAX_ROW_CHARACTERS", 1000)
+    monkeypatch.setattr(json_rows, "MAX_WHOLE_CHARACTERS", 1000)
     lines = [json.dumps({"chosen": "a", "rejected": str(i)}) for i in range(2)]
     lines.insert(place, json.dumps({"chosen": "a", "rejected": "b" * 5000}))
     text = "\n".join(lines).encode()
@@ -83,16 +87,34 @@ def test_a_line_longer_than_a_row_may_be_is_passed_by(tmp_path, monkeypatch, nam
     ("text", "message"),
     [
         ('[{"chosen": "a"}, {"chosen": "' + "b" * 5000 + '"}]', "element 1 is longer than"),
-        ('{"data":\n [' + '{"chosen": "a"},' * 500 + '{"chosen": "a"}]}', "one JSON object of more than"),
+        ('{"chosen": "a"} {"chosen":\n "' + "b" * 5000 + '"}', "one JSON object of more than"),
+        ('{"chosen":\n "a", "data": [' + "1, " * 500 + "1]}", "too long for a row"),
+        ('{"data":\n [' + '{"a": 1}, ' * 500 + '{}], "rejected": "b"}', "too long for a row"),
+        ('{"data":\n [' + '{"a": 1}, ' * 500 + '{}], "rows": []}', "several lists of rows"),
+        ('{"data":\n [' + '{"a": 1}, ' * 500 + "{}]} 1", "too long for a row"),
+        ('{"other":\n ["' + "b" * 900 + '", 0], "more": ["' + "b" * 900 + '"]}', "too long for a row"),
+        ('{"data":\n [' + '{"a": 1}, ' * 500 + "{}], 1}", "a name is expected"),
+        ('{"data":\n [' + '{"a": 1}, ' * 500 + '{}], "b", 1}', "a colon is expected"),
     ],
 )
 def test_json_longer_than_is_read_whole_is_refused(tmp_path, monkeypatch, text, message):
     monkeypatch.setattr(json_rows, "MAX_ROW_CHARACTERS", 1000)
-    monkeypatch.setattr(json_rows, "MAX_OBJECT_CHARACTERS", 1000)
+    monkeypatch.setattr(json_rows, "MAX_WHOLE_CHARACTERS", 1000)
     monkeypatch.setattr(json_rows, "READ_CHARACTERS", 100)
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=message):
         _load(tmp_path / "a.json", tmp_path)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_rows_of_an_object_that_is_longer_than_one_may_be_are_read_one_by_one(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(json_rows, "MAX_ROW_CHARACTERS", 1000)
+    monkeypatch.setattr(json_rows, "MAX_WHOLE_CHARACTERS", 1000)
+    monkeypatch.setattr(json_rows, "READ_CHARACTERS", size)
+    whole = {"version": [1, {"a": 2}], "data": ROWS, "license": "x", "deep": {"data": [3]}}
+    for indent in (None, 1):
+        (tmp_path / "a.json").write_text(json.dumps(whole, indent=indent))
+        assert [row.value for row in readers.read_rows(tmp_path / "a.json")] == ROWS
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -189,6 +211,15 @@ UNREADABLE = {
     "empty.json": (lambda path: path.write_text("[]"), "is empty"),
     "numbers.json": (lambda path: path.write_text("[1, 2]"), "first value is a number"),
     "texts.jsonl": (lambda path: path.write_text('"a"\n"b"\n'), "first value is a text"),
+    "packed.jsonl": (
+        lambda path: path.write_bytes(gzip.compress(b"{}\n")),
+        "gzip-compressed.* Name it .jsonl.gz",
+    ),
+    "zstd.json": (lambda path: path.write_bytes(b"\x28\xb5\x2f\xfd\xff"), "compressed .zstd.* Unpack it"),
+    "table.jsonl": (
+        lambda path: pq.write_table(pa.table({"a": [1]}), path),
+        "a Parquet file.* Name it .parquet",
+    ),
     "latin1.jsonl": (lambda path: path.write_bytes(b'{"chosen": "\xe9"}\n'), "not UTF-8"),
     "directory.jsonl": (lambda path: path.mkdir(), "holds no data file"),
 }
@@ -206,7 +237,7 @@ def test_unreadable_input_is_an_error_that_says_where(tmp_path, name):
 
 def test_an_unknown_column_is_named_beside_the_existing_ones(tmp_path):
     (tmp_path / "a.jsonl").write_text(_lines(ROWS[:2]))
-    with pytest.raises(DataError, match=r"no column `winner`.*chosen, rejected, score"):
+    with pytest.raises(DataError, match=r"no column `winner`.*chosen, rejected, input"):
         _load(tmp_path / "a.jsonl", tmp_path, columns={"chosen": "winner"})
 
 
@@ -232,3 +263,85 @@ def test_damaged_stored_rows_are_an_error(tmp_path):
     next((tmp_path / "cache").glob("rows/*/about.json")).write_text("{")
     with pytest.raises(StoreError, match="Delete it"):
         _load(tmp_path / "a.jsonl", tmp_path)
+
+
+WIDE = [
+    {"prompt": "p", "chosen": f"c{i}", "rejected": "r", "winner": "w", "a.b": i, "extra": [i]}
+    for i in range(3)
+]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "folder"])
+def test_columns_that_are_not_asked_for_are_not_read(tmp_path, ending):
+    path = tmp_path / ("folder/rows.parquet" if ending == "folder" else f"rows.{ending}")
+    path.parent.mkdir(exist_ok=True)
+    (
+        _write_arrow
+        if ending == "arrow"
+        else lambda path, rows: pq.write_table(pa.Table.from_pylist(rows), path)
+    )(path, WIDE)
+    source = path.parent if ending == "folder" else path
+    plain = _load(source, tmp_path)
+    assert plain[1] == {"prompt": "p", "chosen": "c1", "rejected": "r"}
+    assert plain.columns == ("prompt", "chosen", "rejected", "winner", "a.b", "extra")  # told of in errors
+    mapped = load_source(
+        ResolvedSource(
+            label="set", path=source, content=f"{source}{{}}", columns={"chosen": "winner", "weight": "a.b"}
+        ),
+        tmp_path / "cache",
+    )
+    assert mapped[2] == {"prompt": "p", "chosen": "c2", "rejected": "r", "winner": "w", "a.b": 2}
+    fields = ResolvedEvaluationSet(label="set", path=source, content=f"{source}{{}}", fields=("extra",))
+    assert load_source(fields, tmp_path / "cache")[0]["extra"] == [0]
+
+
+def test_a_column_that_cannot_be_read_is_not_missed(tmp_path):
+    """Its pages are spoilt: whoever reads them gets nonsense or an error."""
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist([row | {"extra": row["chosen"] * 99} for row in WIDE]), path)
+    column = pq.ParquetFile(path).metadata.row_group(0).column(5)
+    content = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset
+    content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="page header"):
+        pq.read_table(path)
+    assert len(_load(path, tmp_path)) == 3
+
+
+class _Watched(dict):
+    """A row that notes what is looked at."""
+
+    def __init__(self, row, seen):
+        super().__init__(row)
+        self.seen = seen
+
+    def get(self, name, default=None):
+        self.seen.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name):
+        self.seen.add(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "chosen": "c", "rejected": "r"},
+        {"instruction": "p", "input": "i", "chosen": "c", "rejected": "r"},
+        {
+            "chosen": [{"role": "user", "content": "p"}] * 2,
+            "rejected": [{"role": "user", "content": "p"}] * 2,
+        },
+        {"messages": [{"role": "user", "content": "p"}], "chosen": "c", "rejected": "r"},
+        {"conversations": [{"from": "human", "value": "p"}], "chosen": "c", "rejected": "r", "system": "s"},
+        {"chosen": "\n\nHuman: p\n\nAssistant: c", "rejected": "\n\nHuman: p\n\nAssistant: r"},
+        {},
+    ],
+)
+def test_no_row_is_recognised_by_a_column_that_is_not_read(row):
+    seen = set()
+    with contextlib.suppress(RowDropped):
+        to_pair(_Watched(row, seen))
+    assert seen <= READ_COLUMNS

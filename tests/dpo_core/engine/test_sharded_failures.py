@@ -1,7 +1,6 @@
 """What ends a sharded run early: numbers that are not finite, a rank without memory, a request to stop. Two processes."""
 
 import re
-import time
 
 import pytest
 import torch
@@ -11,9 +10,10 @@ from dpo_core.engine.checkpoint import newest_checkpoint
 from dpo_core.model.load import load_model
 from tasks.launch.process import stop_group
 from tests.dpo_core.engine.test_sharded import SHARDINGS, SPLITTING, job_in
-from tests.step_process import PATIENCE_SECONDS, metrics_of, start_ranks
+from tests.step_process import metrics_of, start_ranks
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -64,11 +64,7 @@ def test_asked_to_stop_it_writes_a_checkpoint(stage, tmp_path, name):
     """SIGTERM to the ranks, as the launcher sends it: to all but their leader."""
     job = job_in(stage, tmp_path, SHARDINGS[name])
     leader = start_ranks(job, 2)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while len(metrics_of(tmp_path)) < 2:
-        assert leader.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(metrics_of(tmp_path)) >= 2, "two steps", of=leader, pause=0.01)
     stop_group(leader, grace_seconds=60)
     error = read_error(job)
     assert error.kind == "preempted", error.message

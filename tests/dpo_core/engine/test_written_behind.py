@@ -14,7 +14,8 @@ from tests.dpo_core.engine.test_sharded import SHARDINGS, job_in
 from tests.dpo_core.training.test_resume import assert_same_run, checkpoints
 from tests.programs.killed_writers import KILL
 from tests.random_moments import chance
-from tests.step_process import PATIENCE_SECONDS, run_ranks, start_ranks
+from tests.step_process import run_ranks, start_ranks
+from tests.waiting import PATIENCE_SECONDS
 from tests.whole_tensors import whole_tensors
 
 pytestmark = pytest.mark.integration

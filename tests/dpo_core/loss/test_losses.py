@@ -1,6 +1,7 @@
 """Losses against values worked out by hand, and the properties that define them."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -27,13 +28,18 @@ def logps(
     rejected_tokens: float = 5,
     chosen_tail: float = 0,
     rejected_tail: float = 0,
+    chosen_squares: float = 0,
+    rejected_squares: float = 0,
     dtype: torch.dtype = torch.float64,
 ) -> PairLogps:
     """One pair, B = 1."""
     return PairLogps(
         *(
             torch.tensor([x], dtype=dtype)
-            for x in (chosen, rejected, chosen_tokens, rejected_tokens, chosen_tail, rejected_tail)
+            for x in (
+                *(chosen, rejected, chosen_tokens, rejected_tokens, chosen_tail, rejected_tail),
+                *(chosen_squares, rejected_squares),
+            )
         )
     )
 
@@ -177,7 +183,7 @@ def test_a_pair_worked_out_by_hand(config, loss, chosen_reward, rejected_reward)
 
 
 def batch(*pairs: PairLogps) -> PairLogps:
-    return PairLogps(*(torch.cat([getattr(pair, name) for pair in pairs]) for name in PairLogps.__slots__))
+    return PairLogps.joined(pairs)
 
 
 # Three pairs whose log ratios are: chosen 2, -1, 0.5; rejected 1, -2, 3. The policy's margins are 1, 1, -3.5 and the
@@ -485,11 +491,8 @@ def test_gradients_are_those_of_finite_differences(config):
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_pairs_of_a_batch_touch_each_other_where_the_table_says_so(name):
-    def pair(side: PairLogps, number: int) -> PairLogps:
-        return PairLogps(*(getattr(side, of)[number : number + 1] for of in PairLogps.__slots__))
-
     objective = build_objective(settings(name, beta=0.4))
-    alone = [values(objective(*(pair(side, number) for side in THREE)))[0] for number in range(3)]
+    alone = [values(objective(*(side[number : number + 1] for side in THREE)))[0] for number in range(3)]
     together = objective(*THREE).losses_B.tolist()
     assert (together != pytest.approx(alone)) == OBJECTIVES[name].whole_batch
 
@@ -530,6 +533,33 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(config):
     assert expected.abs().min() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("config", "loss"),
+    [
+        (LossConfig(name="wpo", beta=0.1), 0.12369326),
+        (LossConfig(name="dpo", beta=0.1, wpo_weighting=True), 0.12369326),
+        # hinge's 0.7
+        (LossConfig(name="hinge", beta=0.1, wpo_weighting=True), 0.15619111),
+        # of whole answers also where the loss looks at less: 0.575939
+        (LossConfig(name="dpo", beta=0.1, wpo_weighting=True, ld_alpha=0.5), 0.12850934),
+        # not the likelihood that is added, 0.2 * 2
+        (LossConfig(name="dpo", beta=0.1, wpo_weighting=True, rpo_alpha=0.2), 0.52369326),
+    ],
+    ids=str,
+)
+def test_weights_by_the_policy_are_beside_what_it_expects_of_its_own_answers(config, loss):
+    """Squares of -6 over 4 tokens (-1.5 each) and -10 over 5 (-2): exp(-2 + 1.5 - 3 + 2) = 0.22313016, times 0.554355."""
+    policy = logps(-8, -15, rejected_tail=-4, chosen_squares=-6, rejected_squares=-10)
+    output = values(build_objective(config)(policy, REFERENCE))
+    assert output[0] == pytest.approx(loss, abs=2e-6)
+    # a policy that finds its answers as likely as answers of its own weighs 1
+    own = logps(-8, -15, chosen_squares=-8, rejected_squares=-15)
+    plain = LossConfig(name="dpo", beta=0.1)
+    assert values(build_objective(LossConfig(name="wpo", beta=0.1))(own, REFERENCE)) == pytest.approx(
+        values(build_objective(plain)(own, REFERENCE))
+    )
+
+
 def swapped(side: PairLogps) -> PairLogps:
     return PairLogps(
         side.rejected_B,
@@ -538,6 +568,8 @@ def swapped(side: PairLogps) -> PairLogps:
         side.chosen_tokens_B,
         side.rejected_tail_B,
         side.chosen_tail_B,
+        side.rejected_squares_B,
+        side.chosen_squares_B,
     )
 
 
@@ -657,14 +689,7 @@ def test_a_job_that_states_every_setting_is_read_back(name):
 def test_the_functions_have_the_traits_that_are_told_of_them():
     assert list(LOSSES) == list(OBJECTIVES) == list(get_args(LossName))
     twice = [
-        PairLogps(
-            side.chosen_B,
-            side.rejected_B,
-            2 * side.chosen_tokens_B,
-            2 * side.rejected_tokens_B,
-            side.chosen_tail_B,
-            side.rejected_tail_B,
-        )
+        replace(side, chosen_tokens_B=2 * side.chosen_tokens_B, rejected_tokens_B=2 * side.rejected_tokens_B)
         for side in (POLICY, REFERENCE)
     ]
     for name, traits in OBJECTIVES.items():

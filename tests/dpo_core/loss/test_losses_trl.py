@@ -25,15 +25,15 @@ pytestmark = pytest.mark.integration
 NUM_PAIRS, LONGEST, PROMPT = 8, 12, 3
 
 
-def table(logps_ST: Tensor):
-    """A model that answers with these log-probabilities per token, whatever it is asked."""
+def table(logps_ST: Tensor, squares_ST: Tensor | None = None):
+    """A model that answers with these log-probabilities per token, whatever it is asked, and these sums of squares."""
     zeros_ST = torch.zeros_like(logps_ST)
     return lambda **inputs: SimpleNamespace(
         log_probs=logps_ST,
         entropy=zeros_ST,
         mean_logits=zeros_ST,
         is_top1=zeros_ST > 0,
-        log_sum_sq_probs=zeros_ST,
+        log_sum_sq_probs=zeros_ST if squares_ST is None else squares_ST,
     )
 
 
@@ -83,7 +83,12 @@ def trl_loss(
         "attention_mask": torch.ones_like(mask_ST),
         "completion_mask": mask_ST,
     }
-    return trainer._compute_loss(table(policy_ST), inputs, return_outputs=False)
+    return trainer._compute_loss(table(policy_ST, squares_of(policy_ST)), inputs, return_outputs=False)
+
+
+def squares_of(logps_ST: Tensor) -> Tensor:
+    """The log of a sum of squared probabilities at each place: any value from twice that of the token up to 0."""
+    return -1.5 * logps_ST.detach().flip(1).abs() * (1 - logps_ST.detach().exp())
 
 
 def pair_logps(logps_ST: Tensor, trained_ST: Tensor) -> PairLogps:
@@ -99,6 +104,7 @@ def pair_logps(logps_ST: Tensor, trained_ST: Tensor) -> PairLogps:
         *counts_S.float().chunk(2),
         chosen_tail_BT.sum(1),
         rejected_tail_BT.sum(1),
+        *(squares_of(logps_ST) * trained_ST).sum(1).chunk(2),
     )
 
 
@@ -308,8 +314,7 @@ def test_a_weighted_sum_of_shortened_answers_is_trls():
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "apo_zero", "nca_pair"])
 def test_wpo_weights_are_trls_on_any_objective(name):
-    """Its own weights subtract the log of the sum of squared probabilities, which the table of tokens has as 0. (Its
-    hinge cannot be weighted: the weights are multiplied in place, which the gradient of relu does not survive.)"""
+    """Its hinge cannot be weighted: the weights are multiplied in place, which the gradient of relu does not survive."""
     config = LossConfig(name=name, beta=0.1, wpo_weighting=True)
     theirs_name = {"dpo": "sigmoid"}.get(name, name)
     (ours, slope), (theirs, their_slope) = both(config, 0, False, [theirs_name], [1.0], use_weighting=True)

@@ -20,8 +20,15 @@ from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_aligned
 from dpo_core.engine.checkpoint import load_weights
-from dpo_core.model.adapter import adapter_disabled, add_adapter, count_parameters, load_policy, target_names
-from dpo_core.model.forward import PairScorer
+from dpo_core.model.adapter import (
+    adapter_disabled,
+    add_adapter,
+    count_parameters,
+    halve_frozen,
+    load_policy,
+    target_names,
+)
+from dpo_core.model.forward import PairScorer, choose_layout, probe_pairs
 from dpo_core.model.load import load_model
 from dpo_core.steps.train import check_base, set_up
 from dpo_core.training.stop_request import StopRequest
@@ -360,3 +367,26 @@ def test_equal_seeds_start_alike_and_others_do_not(stage):
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert sha256_file(stage.checkpoint.path / "model.safetensors") == stage.checkpoint.fingerprint
+
+
+def test_frozen_matrices_in_half_give_the_same_numbers_and_keep_the_fast_layout(stage):
+    """Of a checkpoint in bf16, as those that people train are: autocast rounds what is exact already."""
+    dataset = PairDataset.open(stage.data.path, "train")
+    batch = collate([dataset[row] for row in range(3)], range(3), "packed")
+    sums = []
+    for in_half in (False, True):
+        policy = load_policy(stage.checkpoint, AdapterConfig(kind="lora"), seed=1)
+        for parameter in policy.parameters():
+            parameter.data = parameter.data.bfloat16().float()
+        if in_half:
+            halve_frozen(policy)
+        scorer = PairScorer(policy, "bf16")
+        assert choose_layout(scorer, probe_pairs(dataset), "packed", torch.device("cpu")) == "packed"
+        scores = scorer(batch)
+        scores.sums_S.sum().backward()
+        slopes = [parameter.grad for parameter in policy.parameters() if parameter.requires_grad]
+        sums.append((scores.sums_S.detach(), *slopes))
+    frozen = {name: value.dtype for name, value in policy.named_parameters() if not value.requires_grad}
+    assert {kind for name, kind in frozen.items() if "norm" not in name} == {torch.bfloat16}
+    for full, half in zip(*sums, strict=True):
+        assert torch.equal(full, half)

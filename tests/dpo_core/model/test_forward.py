@@ -72,6 +72,30 @@ def test_both_layouts_give_the_sums_computed_by_hand(family):
             )
 
 
+@pytest.mark.parametrize("layout", ["padded", "prefix_sharing", "packed"])
+@pytest.mark.parametrize("stock_logits", [True, False])
+def test_squares_are_those_computed_by_hand_in_every_layout(monkeypatch, layout, stock_logits):
+    """log sum_v p(v)^2 at each trained token, one sequence at a time in float64; the fast way in chunks of 7 tokens."""
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", 7 * 300)
+    model, pairs = tiny(FAMILIES["llama"]), some_pairs()
+    expected = []
+    for p in pairs:
+        for ids, trained in ((p.chosen_ids, p.chosen_trained), (p.rejected_ids, p.rejected_trained)):
+            with torch.no_grad():
+                probabilities = model(torch.tensor(ids)[None].long()).logits[0].double().softmax(-1)
+            squares = probabilities.square().sum(-1).log()
+            expected.append(sum(float(squares[t - 1]) for t in range(1, len(ids)) if trained[t]))
+    scorer = PairScorer(model, "fp32")
+    scorer.with_squares, scorer.stock_logits = True, stock_logits
+    batch = collate(pairs, range(5), layout)
+    scores = scorer(batch)
+    torch.testing.assert_close(scores.squares_S, torch.tensor(expected), rtol=1e-5, atol=1e-4)
+    policy = pair_logps(scores, batch.tokens_2B)
+    assert policy.rejected_squares_B.tolist() == scores.squares_S[1::2].tolist()
+    scorer.with_squares = False
+    assert pair_logps(scorer(batch), batch.tokens_2B).chosen_squares_B is None
+
+
 def test_training_on_earlier_turns_counts_the_shared_tokens_on_both_sides():
     model, pairs = tiny(FAMILIES["llama"]), some_pairs(train_prompt_turn=True)
     padded, shared = (collate(pairs, range(5), layout) for layout in ("padded", "prefix_sharing"))

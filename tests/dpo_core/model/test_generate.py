@@ -94,3 +94,10 @@ def test_an_empty_prompt_is_refused(loaded) -> None:
     model, tokenizer, prompts = loaded
     with pytest.raises(ValueError, match="prompt 1 of 2 has no tokens"):
         answer_greedily(model, tokenizer, [prompts[0], []], Generation(4, 2))
+
+
+def test_long_prompts_are_answered_fewer_at_a_time():
+    """By the longest of a batch, as padding is memory, too; one prompt is always answered."""
+    bounded = Generation(4, batch_size=16, prompt_tokens=100)
+    assert [bounded.rows(longest) for longest in (1, 6, 7, 50, 51, 101)] == [16, 16, 14, 2, 1, 1]
+    assert Generation(4, batch_size=16).rows(10_000) == 16

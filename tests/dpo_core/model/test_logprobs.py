@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dpo_core.model import logprobs
-from dpo_core.model.logprobs import LogitRule, VocabularyHead, logps_from_logits
+from dpo_core.model.logprobs import LogitRule, VocabularyHead, logps_from_logits, squares_from_logits
 
 TOKENS, HIDDEN, VOCABULARY = 23, 6, 40
 RULES = {
@@ -55,11 +55,12 @@ def slopes(head: VocabularyHead, logps_N: Tensor, hidden_NH: Tensor, slope_N: Te
 def test_slopes_are_those_of_finite_differences(chunks_of, name, chunk):
     chunks_of(chunk)
     head, (hidden_NH, targets_N, _) = head_of(RULES[name], dtype=torch.float64), some_tokens(torch.float64)
+    hidden_NH, targets_N = hidden_NH[:7].detach().requires_grad_(), targets_N[:7]
     weight, bias = (parameter.detach() for parameter in head.projection.parameters())
 
     def logps(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor) -> Tensor:
         how = logprobs._How(RULES[name], torch.float64, chunk, keep=True)
-        return logprobs._TargetLogps.apply(hidden_NH, weight_VH, bias_V, targets_N, how)
+        return logprobs._TargetLogps.apply(hidden_NH, weight_VH, bias_V, targets_N, how)[0]
 
     assert torch.autograd.gradcheck(logps, (hidden_NH, weight.requires_grad_(), bias.requires_grad_()))
 
@@ -94,6 +95,34 @@ def test_in_bf16_chunks_are_as_near_the_truth_as_the_slow_twin(chunks_of, name, 
         error, allowed = ((part.double() - wanted).norm() for part in (values, twin))
         assert error <= 1.3 * allowed + 2e-3 * wanted.norm()
         assert error <= 0.03 * wanted.norm()
+
+
+def test_squares_by_hand():
+    """p = 1/2, 1/4, 1/4: squares add up to 3/8; a sure token's to 1, of however large logits; four equal ones' to 1/4."""
+    logits_NV = torch.tensor([[2.0, 1.0, 1.0, 0.0], [9e4, -9e4, 0.0, 0.0], [3.0, 3.0, 3.0, 3.0]])
+    logits_NV[0] = torch.log(torch.tensor([0.5, 0.25, 0.25, 0.0]))
+    torch.testing.assert_close(
+        squares_from_logits(logits_NV.to(torch.float32)), torch.log(torch.tensor([0.375, 1.0, 0.25]))
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 5, TOKENS])
+@pytest.mark.parametrize("name", RULES)
+def test_squares_by_chunks_equal_the_slow_twin_and_change_no_slope(chunks_of, name, chunk):
+    """The twin squares the probabilities of all tokens at once, in float64."""
+    chunks_of(chunk)
+    head, (hidden_NH, targets_N, slope_N) = head_of(RULES[name]), some_tokens()
+    scores = head.token_scores(hidden_NH, targets_N, squares=True)
+    logits_NV = head.projection(hidden_NH) * head.rule.factor
+    if head.rule.cap is not None:
+        logits_NV = torch.tanh(logits_NV / head.rule.cap) * head.rule.cap
+    twin_N = logits_NV.double().softmax(dim=-1).square().sum(dim=-1).log()
+    torch.testing.assert_close(scores.squares_N.double(), twin_N, rtol=1e-6, atol=1e-6)
+    assert not scores.squares_N.requires_grad
+    plain_N = head.target_logps(hidden_NH, targets_N)
+    assert torch.equal(scores.logps_N, plain_N)
+    found, expected = (slopes(head, logps_N, hidden_NH, slope_N) for logps_N in (scores.logps_N, plain_N))
+    assert all(map(torch.equal, found, expected))
 
 
 def test_a_target_that_is_nearly_certain_has_the_slope_of_what_is_missing():

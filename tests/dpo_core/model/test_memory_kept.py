@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.integration  # real processes
+
 PAGES = 2**26 // 4096
 PROGRAM = """
 import resource, sys, torch

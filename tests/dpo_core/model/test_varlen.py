@@ -2,13 +2,19 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from dpo_core.model import varlen
+from dpo_core.data.pair_batch import collate
+from dpo_core.model import attention, varlen
+from dpo_core.model.attention import PAIRWISE, set_kernel
+from dpo_core.model.forward import PairScorer
 from dpo_core.model.varlen import Places
+from tests.tiny_architectures import PACKED, tiny
+from tests.tiny_pairs import make_pair
 
 HEADS, KEY_HEADS, SIZE = 4, 2, 8
 SPANS = {
@@ -94,3 +100,23 @@ def test_a_prefix_is_laid_out_twice_and_nothing_else():
 )
 def test_without_a_card_it_says_why_not(dtype, reason):
     assert reason in varlen.why_not_varlen(torch.empty(1, HEADS, 3, SIZE), dtype)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_a_model_takes_one_call_a_layer_and_its_numbers_stay(name, monkeypatch):
+    """As on a card, but for the kernel; Mistral's layers have a window."""
+    rng, calls = np.random.default_rng(0), []
+    batch = collate([make_pair(rng, *rng.integers(2, 30, 3)) for _ in range(3)], range(3), "packed")
+    scorer = PairScorer(tiny(PACKED[name]), "fp32")
+    scorer.stock_logits = False
+    set_kernel(scorer.model, PAIRWISE["sdpa"])
+    pair_by_pair = scorer(batch).sums_S
+
+    def counted(*arguments) -> Tensor:
+        calls.append(arguments[-1])
+        return twin(*arguments)
+
+    monkeypatch.setattr(attention, "why_not_varlen", lambda query, dtype: None)
+    monkeypatch.setattr(varlen, "flash", counted)
+    torch.testing.assert_close(scorer(batch).sums_S, pair_by_pair, rtol=1e-5, atol=0)
+    assert calls == [PACKED[name].sliding_window if name == "mistral" else None] * 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dpo_core.contract.errors import NonFinite, StoreError
+from dpo_core.contract.errors import CheckpointError, NonFinite, StoreError
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, read_aligned, write_shard
 from dpo_core.model.load import load_model
@@ -175,3 +175,15 @@ def test_the_cache_finds_rows_whatever_shard_they_are_in(tmp_path):
     with pytest.raises(StoreError, match="lacks 1 reference rows"):
         cache.look_up(["a", "x"])
     assert cache.look_up([]).sums.shape == (0, 2)
+
+
+def test_a_reference_that_lacks_the_rows_tokens_is_refused(stage, tmp_path):
+    folder = make_model(tmp_path / "sft")
+    model = load_model(checkpoint_ref(folder))
+    model.resize_token_embeddings(40)
+    model.save_pretrained(folder)
+    job = reference_job(tmp_path / "run", stage.data, checkpoint_ref(folder))
+    with pytest.raises(
+        CheckpointError, match=r"token \d+, and the embedding of .* has 40 rows.*reference\.source"
+    ):
+        run_here(job)

@@ -16,7 +16,6 @@ from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.plain import PlainEngine
 from dpo_core.model.load import load_model
 from dpo_core.training.stop_request import StopRequest
-from dpo_core.training.trainer import Trainer
 from tests.step_process import metrics_of
 from tests.tiny_stage import run_here
 
@@ -36,7 +35,7 @@ def test_the_probe_runs_the_largest_microbatch_and_changes_nothing(stage, tmp_pa
         stage.train_job(tmp_path / "probed", "dpo", checkpoint_every=4)
     )  # resumed from step 8, probed again
     assert again.resumed_from_step == 8
-    monkeypatch.setattr(Trainer, "check_fit", lambda self: {})
+    monkeypatch.setattr("dpo_core.steps.train.check_fit", lambda trainer: {})
     assert (
         weights_hash(probed)
         == weights_hash(again)
@@ -118,6 +117,7 @@ def test_a_model_whose_weights_are_not_read_is_the_model_in_all_else(stage):
     assert (unread.training, unread.dtype) == (read.training, read.dtype)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", ["zero3", "fsdp2"])
 def test_another_back_end_than_was_asked_for_is_refused(kind):
     """accelerate's state is one per process, so a second start keeps the first one's back end without a word."""

@@ -24,7 +24,17 @@ from tests.tiny_stage import run_here
 SAVED_AND_GONE_SECONDS = (
     10  # a checkpoint of 30 k weights and Python's end, on a busy core; all other steps take 87
 )
-TIMINGS = ("pairs_per_second", "tokens_per_second", "step_seconds", "memory/peak_gib")
+TIMINGS = (
+    "pairs_per_second",
+    "tokens_per_second",
+    "tokens_per_second_per_device",
+    "tflops_per_device",
+    "step_seconds",
+    "seconds/data",
+    "seconds/exchange",
+    "seconds/checkpoint",
+    "memory/peak_gib",
+)
 
 
 def job_in(stage, folder: Path) -> TrainJob:

@@ -40,7 +40,7 @@ BEYOND_A_PAIR = [
     LossConfig(name="aot", beta=0.5, label_smoothing=0.1, ld_alpha=0.3, rpo_alpha=0.2),
     LossSum(terms=(LossTerm(name="aot", beta=0.5), LossTerm(name="sft", weight=0.3))),
 ]
-NUM_STEPS = 12
+NUM_STEPS = 8
 COMPARED = (
     "loss",
     "grad_norm",
@@ -68,7 +68,7 @@ def other(stage, tmp_path_factory) -> dict:
 def job_of(other: dict, folder, loss: Loss, **others) -> TrainJob:
     """Steps of 11 pairs, the last of every epoch of 1: of two processes one has a filler only."""
     fields = {name: value for name, value in other.items() if name != "stage"}
-    return other["stage"].train_job(folder, loss, num_epochs=3, global_pairs=11, **fields, **others)
+    return other["stage"].train_job(folder, loss, num_epochs=2, global_pairs=11, **fields, **others)
 
 
 def trainer_of(job: TrainJob, stop: StopRequest) -> Trainer:

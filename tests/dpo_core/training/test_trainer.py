@@ -33,6 +33,21 @@ def reference_rows(stage: TinyStage) -> ReferenceRows:
     return read_aligned(stage.reference.reference.path, "train", keys)
 
 
+def mean_squares(stage: TinyStage, num_rows: int) -> np.ndarray:
+    """log sum_v p(v)^2 of the checkpoint, mean over each answer's trained tokens, one answer at a time. [num_rows, 2]"""
+    model, dataset = load_model(stage.checkpoint), PairDataset.open(stage.data.path, "train")
+
+    def of(ids: np.ndarray, trained: np.ndarray) -> float:
+        with torch.no_grad():
+            probabilities = model(torch.tensor(ids)[None].long()).logits[0].double().softmax(-1)
+        return float(probabilities.square().sum(-1).log()[:-1][torch.tensor(trained[1:]).bool()].mean())
+
+    pairs = [dataset[row] for row in range(num_rows)]
+    return np.array(
+        [[of(p.chosen_ids, p.chosen_trained), of(p.rejected_ids, p.rejected_trained)] for p in pairs]
+    )
+
+
 @pytest.fixture(scope="module")
 def other_checkpoint(tmp_path_factory) -> CheckpointRef:
     """A model with other weights."""
@@ -59,7 +74,7 @@ def test_the_first_loss_is_that_of_an_untrained_policy(stage, tmp_path, name):
         "dpo": LOG2,
         "dpo_norm": LOG2,
         "ipo": (1 / (2 * 2.0)) ** 2,
-        "wpo": (np.exp(means.sum(axis=1)) * LOG2).mean(),
+        "wpo": (np.exp((means - mean_squares(stage, 4)).sum(axis=1)) * LOG2).mean(),
         "simpo": np.log1p(np.exp(-2.0 * (means[:, 0] - means[:, 1] - 0.3))).mean(),
     }[name]
     first, last = result.first_metrics, result.last_metrics
@@ -96,6 +111,12 @@ def test_metrics_have_the_names_of_both_peers(stage, tmp_path):
         )
         assert min(step["grad_norm"], step["tokens_per_second"], step["memory/peak_gib"], step["epoch"]) > 0
         assert step["learning_rate"] >= 0
+        assert step["tokens_per_second_per_device"] == step["tokens_per_second"]  # of one process
+        assert step["tflops_per_device"] > 0
+        assert "mfu" not in step  # a CPU's peak is not known
+        assert min(step[f"seconds/{part}"] for part in ("data", "exchange", "checkpoint")) >= 0
+    lengths = PairDataset.open(stage.data.path, "train").lengths
+    assert [step["tokens/total"] for step in metrics_of(tmp_path)] == [lengths[:4].sum(), lengths[:8].sum()]
 
 
 def tampered(stage: TinyStage, folder, rows: ReferenceRows) -> ReferenceRef:

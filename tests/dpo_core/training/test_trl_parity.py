@@ -34,6 +34,7 @@ OURS = {
     "ipo": LossConfig(name="ipo", beta=0.5),
     "ld_dpo": LossConfig(name="dpo", beta=0.1, ld_alpha=0.3),
     "aot": LossConfig(name="aot", beta=0.1),
+    "wpo": LossConfig(name="wpo", beta=0.1),
     "mpo": LossSum(
         terms=(
             LossTerm(name="dpo", beta=0.1, weight=0.8),
@@ -48,6 +49,7 @@ THEIRS = {
     "ipo": {"loss_type": "ipo"},
     "ld_dpo": {"loss_type": "sigmoid", "ld_alpha": 0.3},
     "aot": {"loss_type": "aot_unpaired"},
+    "wpo": {"loss_type": "sigmoid", "use_weighting": True},
     "mpo": {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
 }
 NUM_STEPS = -(-NUM_ROWS // BATCH)  # 22, the last of two pairs
@@ -161,9 +163,10 @@ def test_both_sides_see_the_same_tokens_and_reference_logps(stage, tmp_path):
 def test_step_losses_agree(runs):
     ours, theirs = runs.of("loss")
     assert len(ours) == NUM_STEPS
-    assert ours == pytest.approx(theirs, abs=1e-4)
-    assert (
-        max(ours) - min(ours) > 0.1
+    largest = max(theirs)  # wpo's are small: a model that was not trained finds no answer likely
+    assert ours == pytest.approx(theirs, abs=1e-4 * min(1, largest))
+    assert max(ours) - min(ours) > 0.1 * min(
+        1, largest
     )  # something was learned: agreement says more than that both stood still
 
 

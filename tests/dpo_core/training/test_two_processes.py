@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from dpo_core.contract.results import read_error
-from tests.step_process import PATIENCE_SECONDS, metrics_of, run_ranks, start_ranks
+from tests.step_process import metrics_of, run_ranks, start_ranks
 from tests.tiny_stage import run_here
+from tests.waiting import PATIENCE_SECONDS
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
+pytestmark = pytest.mark.integration
 
 
+@pytest.mark.usefixtures("cold_steps")
 def test_training_gives_the_weights_of_one_process(stage, tmp_path):
     """34 rows in global batches of 4, 2 pairs a process: in the last batch, of 2, one process has a filler only."""
     one = run_here(stage.train_job(tmp_path / "one", "dpo", per_device=2, num_epochs=2))

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
 from flows.serve.server_objects import SECONDS_WITHOUT_HEARTBEAT
 from flows.serve.settings import PROJECT
 from tests.prefect_database import new_prefect_home
+from tests.waiting import wait_until
 
 MIGRATE = "PREFECT_SERVER_DATABASE_MIGRATE_ON_START"
 
@@ -189,13 +189,13 @@ def test_the_temporary_server_dies_with_its_run_however_that_dies(tmp_path, mome
         env=own | {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)},
         cwd=tmp_path,
     ) as run:
-        assert run.stdout.readline() == b"held\n"
-        assert len(servers_of(run)) == 1
-        run.kill()
-    deadline = time.monotonic() + 20
-    while servers_of(run) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not servers_of(run)
+        try:
+            assert run.stdout.readline() == b"held\n"
+            # The kernel shows a new program's arguments a moment after it has told that it runs.
+            wait_until(lambda: len(servers_of(run)) == 1, "its server")
+        finally:
+            run.kill()
+    wait_until(lambda: not servers_of(run), "the end of the server")
 
 
 def test_a_server_that_cannot_start_is_told_with_its_last_lines(no_prefect_settings, tmp_path):

@@ -6,8 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import UUID
@@ -19,11 +18,11 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import get_current_settings
 
 from tests.programs.quiet_flow import quiet
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 ROOT = Path(__file__).parents[3]
 POOL = "outlives"  # its own: in that of the installation are runs that other tests left
-SECONDS_AT_MOST = 300
 
 
 class Faults(ThreadingHTTPServer):
@@ -127,14 +126,6 @@ def a_run(client: SyncPrefectClient) -> UUID:
     return client.create_flow_run_from_deployment(deployment).id
 
 
-def wait_until(condition: Callable[[], object], worker: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + SECONDS_AT_MOST
-    while not condition():
-        assert worker.poll() is None, f"the worker has ended:\n{log.read_text()[-3000:]}"
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.2)
-
-
 @pytest.mark.parametrize(
     ("request_pattern", "statuses"),
     [
@@ -158,11 +149,15 @@ def test_a_request_that_fails_costs_the_next_poll_and_no_run(
     with log.open("wb") as out:
         worker = subprocess.Popen(argv, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
     try:
-        wait_until(lambda: b" started!" in log.read_bytes(), worker, log)
+        wait_until(lambda: b" started!" in log.read_bytes(), of=worker, tell=lambda: log.read_text()[-3000:])
         faults.refused[request_pattern] = list(statuses)
         run = a_run(client)
-        wait_until(lambda: len(faults.seen) == len(statuses), worker, log)
-        wait_until(lambda: client.read_flow_run(run).state.is_completed(), worker, log)
+        wait_until(lambda: len(faults.seen) == len(statuses), of=worker, tell=lambda: log.read_text()[-3000:])
+        wait_until(
+            lambda: client.read_flow_run(run).state.is_completed(),
+            of=worker,
+            tell=lambda: log.read_text()[-3000:],
+        )
         assert "is asked again in a while" in log.read_text()
     finally:
         worker.terminate()

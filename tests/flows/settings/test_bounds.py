@@ -13,7 +13,7 @@ from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
-from dpo_core.contract.config import DataSource
+from dpo_core.contract.source_config import DataSource
 from flows.dpo_stage import dpo_stage
 from flows.dpo_sweep import dpo_sweep
 from flows.maintenance import failed_trigger, reap, resume_crashed, store_gc

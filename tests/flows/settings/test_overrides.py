@@ -170,6 +170,11 @@ STAIRS = "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1
             "".join(f"{' ' * n}a:\n" for n in range(400)), "nested more than 32 levels deep", id="deep blocks"
         ),
         pytest.param(STAIRS, "nested more than 32 levels deep", id="deep by references"),
+        pytest.param(
+            "name: a\ntrain:\n  seed: 1\n  seed: 2\n",
+            "line 4, .*`seed` stands here a second time",
+            id="twice",
+        ),
         pytest.param("a: x\n" * 60_000, "longer than 262,144 characters", id="long"),
         pytest.param("a: [" + "x," * 100_000 + "]", "more than 20,000 values", id="wide"),
         pytest.param("a: 1\nb: 2026-13-41", "line 2, column 4: ValueError: month must be", id="no date"),

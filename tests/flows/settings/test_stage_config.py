@@ -90,3 +90,30 @@ def test_columns_of_numbers_go_with_objectives_that_use_them():
 def test_what_is_no_objective_is_refused_with_a_sentence(sections, message):
     with pytest.raises(ConfigError, match=message):
         config(**sections)
+
+
+def test_what_is_measured_while_training_needs_pairs_that_are_held_out():
+    data = {"sources": [{"source": "org/set"}], "held_out": "0"}
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.every measures the held-out pairs; set data\.held_out"
+    ):
+        config(data=data, evaluation={"every": 5})
+    assert config(data=data | {"held_out": "8"}, evaluation={"every": "epoch"}).evaluation.every == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("keep", "evaluation", "message"),
+    [
+        ({}, {}, r"set evaluation\.every to epoch, or to a number"),
+        (
+            {"metric": "accuracy"},
+            {"every": 5},
+            r"It measures: loss, rewards/accuracies, .*by_source/<source>",
+        ),
+        ({"metric": "logps/chosen"}, {"every": 5}, r"Say which by train\.keep_best\.mode: max or min"),
+    ],
+)
+def test_a_best_checkpoint_needs_evaluations_and_a_metric_that_they_measure(keep, evaluation, message):
+    with pytest.raises(ConfigError, match=message):
+        config(train={"keep_best": keep}, evaluation=evaluation)
+    assert config(train={"keep_best": {}}, evaluation={"every": 5}).train.keep_best.direction == "max"

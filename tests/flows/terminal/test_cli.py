@@ -11,6 +11,7 @@ from flows.terminal.run_display import LineDisplay, RetryNotices, progress_text
 from tests.flows.conftest import RECIPES, pairline
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -36,6 +37,7 @@ def test_an_error_is_a_sentence_with_an_exit_code(tmp_path, arguments, code, mes
     assert "Traceback" not in done.stderr + done.stdout
 
 
+@pytest.mark.integration
 def test_the_schema_describes_every_setting():
     schema = json.loads(pairline("schema").stdout)
     fields = [
@@ -45,10 +47,11 @@ def test_the_schema_describes_every_setting():
     assert all("description" in field for field in fields)
 
 
+@pytest.mark.integration
 def test_the_plan_starts_nothing(tmp_path):
     done = pairline("plan", str(RECIPES / "olmo2-7b.yaml"), cwd=tmp_path)
     assert done.returncode == 0
-    assert "Effective batch: 128 pairs = 32 processes x 1 per device x 4 accumulation" in done.stdout
+    assert "Effective batch: 128 pairs = 32 processes x 4 per device x 1 accumulation" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

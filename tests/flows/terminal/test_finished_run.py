@@ -8,12 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
 import flows.terminal.finished_run
 from dpo_core.contract.results import ENVIRONMENT_FILE
 from flows.dpo_stage import dpo_stage
 from flows.settings.stage_config import StageConfig
+from flows.terminal.cli import app
 from flows.terminal.finished_run import finished_run
+from tasks.handoff.schema import read_handoff
+from tasks.report.page import REPORT_FILE
 from tasks.run.environment import RunEnvironment, run_environment
 from tests.flows.conftest import last_run, launches, tiny_config
 from tests.prefect_database import new_prefect_home
@@ -38,7 +44,12 @@ def clean_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(prefect_server, tmp_path_factory) -> StageConfig:
     """Of a complete run on inputs of its own."""
     folder = tmp_path_factory.mktemp("finished")
-    made = tiny_config(write_inputs(folder / "inputs"), folder / "store")
+    made = tiny_config(
+        write_inputs(folder / "inputs"),
+        folder / "store",
+        evaluation={"every": 10},
+        train={"checkpoint_every": 10, "keep_best": {"metric": "rewards/margins", "mode": "min"}},
+    )
     dpo_stage(made)
     environment = last_run(made.store.root)[0] / ENVIRONMENT_FILE
     environment.write_text(json.dumps({**json.loads(environment.read_text()), "has_local_changes": False}))
@@ -112,6 +123,31 @@ def test_whatever_was_touched_since_is_looked_at_again(config, place, change):
         for result, content in results.items():  # a result whose files are damaged is taken away
             result.write_bytes(content)
     assert finished_run(config) is not None
+
+
+def test_the_weights_of_any_kept_step_are_exported_by_the_command_line(config, tmp_path):
+    """Handed off is the best step, as the report says; another one is to be had."""
+    store, results = config.store.root, CliRunner()
+    folder, record = last_run(store)
+    handoff = read_handoff(Path(record.outputs["handoff"]))
+    assert handoff.best is not None
+    assert f"step {handoff.best.step}" in (folder / REPORT_FILE).read_text()
+
+    def exported(step: str) -> dict[str, torch.Tensor]:
+        out = tmp_path / f"of {step}"
+        asked = ["export", "--store", str(store), "--step", step, "--out", str(out)]
+        done = results.invoke(app, asked)
+        assert done.exit_code == 0, done.output
+        assert str(out) in done.output.replace("\n", "")
+        return AutoModelForCausalLM.from_pretrained(out).state_dict()
+
+    handed_off = AutoModelForCausalLM.from_pretrained(handoff.checkpoint.directory).state_dict()
+    assert exported("best").keys() == handed_off.keys()
+    best, last = exported(str(handoff.best.step)), exported("20")
+    assert all(torch.equal(best[name], handed_off[name]) for name in handed_off)
+    assert not all(torch.equal(last[name], handed_off[name]) for name in handed_off)
+    refused = results.invoke(app, ["export", "--store", str(store), "--step", "3"])
+    assert refused.exit_code != 0
 
 
 def test_other_code_is_not_trusted(config, monkeypatch):

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpo_core.contract.config import CheckpointConfig, DataSource
+from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.data_jobs import LengthHistogram, LengthStats, SourceLedger
+from dpo_core.contract.model_shape import ModelShape
+from dpo_core.contract.source_config import DataSource
 from flows.dpo_stage import dpo_stage
 from flows.settings.overrides import read_recipe, validated
 from flows.terminal.first_look import Look
@@ -22,8 +24,8 @@ from tests.tiny_models import make_model, make_tokenizer
 
 GIB = 2**30
 EIGHT_CARDS = {"machine": Machine(num_cores=64, num_gpus=8, memory_bytes=512 * GIB), "card_bytes": 80 * GIB}
-SHAPE = {"num_layers": 32, "hidden_size": 4096, "vocab_size": 128_256, "linear_sides": {"q_proj": 32 * 8192}}
-EIGHT_BILLION = ModelSize(8_000_000_000, "counted in the weights", **SHAPE)
+SHAPE = ModelShape(32, 4096, 14336, 4096, 1024, 128_256)
+EIGHT_BILLION = ModelSize(8_000_000_000, "counted in the weights", SHAPE, SHAPE.linear_sides)
 
 
 def made_look(rows: int = 1000, longest: int = 700, **fields: object) -> Look:
@@ -194,6 +196,7 @@ def test_a_template_can_be_named_for_a_model_without_one(tmp_path: Path):
     assert (config.checkpoint.chat_template, config.store.root) == ("chatml", Path("elsewhere"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

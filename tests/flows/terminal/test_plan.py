@@ -6,22 +6,26 @@ import json
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
 from dpo_core.contract.amount import num_held_out
-from dpo_core.contract.config import CheckpointConfig, DataSource
+from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import ConfigError, PairlineError
+from dpo_core.contract.source_config import DataSource
 from flows.settings.overrides import read_recipe, validated
 from flows.settings.stage_config import StageConfig
 from flows.terminal import plan as module
 from flows.terminal import source_size as sizes
 from flows.terminal.cli import app
-from flows.terminal.memory import bytes_per_trained
-from flows.terminal.model_size import model_size
+from flows.terminal.memory import bytes_per_trained, state
+from flows.terminal.model_size import ModelSize, model_size
 from flows.terminal.plan import plan_stage, show_plan
 from tests.tiny_models import CHATML, make_model, make_tokenizer
 
@@ -42,19 +46,21 @@ def values(**more: dict) -> dict:
 
 def test_tulu_is_planned_as_published():
     plan = plan_stage(read_recipe(RECIPES / "tulu3-8b.yaml", []))
-    assert (plan.batch.global_pairs, plan.batch.per_device_pairs, plan.batch.accumulation) == (128, 1, 16)
-    assert plan.model.num_parameters == 8_000_000_000
-    assert plan.memory_bytes == {
-        "weights, gradients, AdamW (2.5 B a parameter)": 20_000_000_000,  # 20 / 8 processes
-        "gathered weights, at most": 4_000_000_000,
+    assert (plan.batch.global_pairs, plan.batch.per_device_pairs, plan.batch.accumulation) == (128, 4, 4)
+    assert plan.model.num_parameters == pytest.approx(8.03e9, rel=1e-3)  # its shape is shipped
+    share = plan.model.num_parameters // 8
+    assert {name: value for name, value in plan.memory_bytes.items() if "B a parameter" in name} == {
+        "weights (0.5 B a parameter)": 4 * share,
+        "gradients (0.5 B a parameter)": 4 * share,
+        "AdamW's moments (1 B a parameter)": 8 * share,
     }
     assert plan.num_steps is None
-    assert dict(plan.steps)["train"].endswith("bf16, zero3")
+    assert dict(plan.steps)["train"].endswith("bf16, fsdp2")
 
 
 def test_olmo_is_planned_as_published():
     plan = plan_stage(read_recipe(RECIPES / "olmo2-7b.yaml", []))
-    assert (plan.batch.num_processes, plan.batch.per_device_pairs, plan.batch.accumulation) == (32, 1, 4)
+    assert (plan.batch.num_processes, plan.batch.per_device_pairs, plan.batch.accumulation) == (32, 4, 1)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,32 @@ def test_olmo_is_planned_as_published():
 )
 def test_memory_of_a_trained_parameter_by_back_end_over_four_processes(sharding, offload, each):
     compute = {"num_processes": 4, "sharding": sharding, "offload": offload}
-    assert bytes_per_trained(validated(values(compute=compute), "recipe")) == each
+    assert sum(bytes_per_trained(validated(values(compute=compute), "recipe")).values()) == each
+
+
+def test_replicas_hold_as_much_as_as_many_processes_as_share_one_out():
+    compute = {"num_processes": 8, "sharding": "fsdp2", "shard_degree": 4}
+    config = validated(values(compute=compute, adapter={"kind": "lora"}), "recipe")
+    assert sum(bytes_per_trained(config).values()) == 16 / 4
+    frozen = state(config, ModelSize(1_000_000, ""), 1_000_000)
+    assert frozen == {"frozen weights (1 B a parameter)": 1_000_000}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            {"sharding": "zero3"},
+            "shard_degree does not go with compute.sharding zero3; set sharding to fsdp2",
+        ),
+        ({"num_processes": 6}, "num_processes 6 cannot form copies of 4 processes each"),
+        ({"shard_degree": 1}, "shard_degree"),
+    ],
+)
+def test_replicas_that_cannot_be_are_refused(change, problem):
+    compute = {"num_processes": 8, "sharding": "fsdp2", "shard_degree": 4, **change}
+    with pytest.raises(ConfigError, match=problem):
+        validated(values(compute=compute), "recipe")
 
 
 @pytest.mark.parametrize(
@@ -106,9 +137,11 @@ def test_local_data_and_model_are_counted(tmp_path):
     assert plan.sources[0].tokens == len(line) * 25 // 4
     assert plan.model.origin == "counted in the weights"
     assert set(plan.memory_bytes) == {
-        "weights, gradients, AdamW (16 B a parameter)",
-        "activations, at most",
-        "logits, at most",
+        "weights (4 B a parameter)",
+        "gradients (4 B a parameter)",
+        "AdamW's moments (8 B a parameter)",
+        "activations of 4,096 tokens",
+        "a layer's backward, or the head's logits and gradient",
     }
     console = Console(width=160, record=True, file=io.StringIO())
     show_plan(plan, console)
@@ -126,7 +159,7 @@ def test_an_impossible_batch_is_refused_by_the_plan_too():
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("allenai/OLMo-2-1124-7B-SFT", 7e9),
+        ("allenai/OLMo-2-1124-7B-Base", 7e9),
         ("org/Qwen2.5-0.5B-Instruct", 0.5e9),
         ("HF/SmolLM2-135M", 135e6),
         ("org/nameless", None),
@@ -168,7 +201,7 @@ def test_a_configuration_that_lies_tells_no_shape(tmp_path, content):
     model = make_model(tmp_path / "model")
     (model / "config.json").write_text(content, encoding="latin-1")
     plan = plan_stage(validated(values(checkpoint={"source": str(model)}), "recipe"))
-    assert (plan.model.num_layers, plan.model.hidden_size, plan.model.vocab_size) == (None, None, None)
+    assert plan.model.shape is None
     assert plan.model.origin == "counted in the weights"
     show_plan(plan, Console(file=io.StringIO()))
 
@@ -187,6 +220,11 @@ def test_a_model_of_an_impossible_size_has_none(tmp_path):
         ("d.jsonl.gz", lambda path: path.write_bytes(b"no gzip")),
         ("e.json", lambda path: path.write_text("[" * 200_000 + "]" * 200_000)),
         ("f.json", lambda path: path.write_bytes(b"\xff[")),
+        ("j.json", lambda path: path.write_text("[" + "[]," * 6_000 + "[]]")),
+        ("k.json", lambda path: path.write_text("[[" + "[]," * 60_000 + "[]]]")),
+        ("l.json", lambda path: path.write_text('[{"chosen": 1}] [{"chosen": 1}]')),
+        ("m.json", lambda path: path.write_text('[{"chosen": 1} {"chosen": 1}]')),
+        ("n.json", lambda path: path.write_text('[{"chosen": 1}, {"chosen": 1}')),
         ("g.jsonl", os.mkfifo),
         ("h.json", os.mkfifo),
         ("i.jsonl", lambda path: path.symlink_to("/dev/zero")),
@@ -194,9 +232,28 @@ def test_a_model_of_an_impossible_size_has_none(tmp_path):
 )
 def test_rows_that_cannot_be_counted_within_limits_are_not_known(tmp_path, monkeypatch, name, make):
     monkeypatch.setattr(sizes, "BIGGEST_FILE_READ_BYTES", 2_000_000)
+    monkeypatch.setattr(sizes, "MOST_ROWS_READ", 5_000)
+    monkeypatch.setattr(sizes, "LONGEST_ELEMENT_CHARACTERS", 10_000)
+    monkeypatch.setattr(sizes, "READ_CHARACTERS", 10_000)
     make(tmp_path / name)
     size = sizes.source_size(DataSource(source=str(tmp_path / name), amount="1.0"))
     assert (size.rows, size.tokens) == (None, None)
+
+
+@given(
+    rows=st.lists(st.dictionaries(st.sampled_from("ab]\u00e9"), st.text('x]},"', max_size=9)), max_size=9),
+    indent=st.sampled_from([None, 1]),
+    size=st.integers(1, 30),
+)
+def test_rows_of_an_array_are_counted_one_by_one_as_if_it_were_read_whole(rows, indent, size):
+    with pytest.MonkeyPatch.context() as patched, tempfile.TemporaryDirectory() as folder:
+        patched.setattr(sizes, "READ_CHARACTERS", size)
+        file = Path(folder, "a.json")
+        file.write_text(json.dumps(rows, indent=indent, ensure_ascii=False))
+        found = sizes.source_size(DataSource(source=str(file), amount="1.0"), 2)
+    lengths = [len(json.dumps(row)) for row in rows]
+    assert (found.rows, found.tokens) == (len(rows), int(sum(lengths) / 4) if rows else None)
+    assert found.long_fraction == sum(length > 16 for length in lengths) / max(1, len(rows))
 
 
 def test_an_adapter_is_counted_layer_by_layer(tmp_path):
@@ -226,7 +283,7 @@ def test_an_adapter_is_counted_layer_by_layer(tmp_path):
 
 def test_moments_in_8_bits_are_planned(tmp_path):
     plan = plan_stage(validated(values(optim={"optimizer": "adamw_8bit"}), "recipe"))
-    assert plan.memory_bytes == {"weights, gradients, AdamW (10 B a parameter)": 70_000_000_000}
+    assert sum(plan.memory_bytes.values()) == 10 * 7_000_000_000
 
 
 def test_gate_and_person_stand_before_the_upload():
@@ -314,6 +371,7 @@ def test_what_a_mixture_would_be_warned_of_stands_in_the_plan(tmp_path):
         (
             "closes an answer with no special token",
             "org/set: amount 1 takes 1 row",
+            "the longer answer is the chosen one in 100 % of 100 pairs",
             "about 12 % of the pairs would be cut",
         ),
         strict=True,
@@ -321,7 +379,7 @@ def test_what_a_mixture_would_be_warned_of_stands_in_the_plan(tmp_path):
         assert expected in warning
     console = Console(file=io.StringIO(), width=200)
     show_plan(plan, console)
-    assert console.file.getvalue().count("Warning: ") == 3
+    assert console.file.getvalue().count("Warning: ") == 4
 
 
 def test_a_plan_of_ordinary_rows_warns_of_nothing(tmp_path):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
-from tasks.checkpoint.files import checked_files, in_its_format, weight_source
+from tasks.checkpoint.files import checked_files, in_its_format, named_by_index, weight_source
 from tasks.checkpoint.safetensors_header import read_header
 
 WEIGHTS = ("model.safetensors",)
@@ -176,6 +176,32 @@ def make_shards(folder: Path) -> tuple[str, ...]:
 def test_shards_are_taken_with_their_index(checkpoint: Path) -> None:
     names = make_shards(checkpoint)
     assert {*names, "model.safetensors.index.json"} <= set(checked_files(checkpoint, names, config()))
+
+
+def test_a_shard_that_the_index_does_not_name_is_left_behind(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of an earlier save, say: no loader opens it, so it is none of the checkpoint's, nor of its fingerprint."""
+    named = make_shards(checkpoint)
+    save_file({"x": torch.zeros(1)}, checkpoint / "model-00003-of-00003.safetensors")
+    names = [path.name for path in checkpoint.iterdir()]
+    assert named_by_index(checkpoint, weight_source(names, config())).names == tuple(named)
+    assert "model-00003-of-00003.safetensors left behind" in caplog.text
+
+
+def test_a_variant_beside_the_whole_file_is_left_behind(checkpoint: Path) -> None:
+    save_file({"x": torch.zeros(1)}, checkpoint / "model.fp16.safetensors")
+    names = [path.name for path in checkpoint.iterdir()]
+    assert named_by_index(checkpoint, weight_source(names, config())).names == WEIGHTS
+
+
+def test_a_whole_file_beside_an_index_of_others_is_of_two_saves(checkpoint: Path) -> None:
+    """Loaders open the whole file, and a check of the index would have looked at the shards."""
+    make_shards(checkpoint)
+    save_file({"x": torch.zeros(1)}, checkpoint / "model.safetensors")
+    names = [path.name for path in checkpoint.iterdir()]
+    with pytest.raises(CheckpointError, match=r"the weights of two saves.*Remove"):
+        named_by_index(checkpoint, weight_source(names, config()))
 
 
 def test_a_missing_shard_is_named(checkpoint: Path) -> None:

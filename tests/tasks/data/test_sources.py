@@ -2,9 +2,9 @@
 
 import pytest
 
-from dpo_core.contract.config import DataSource
 from dpo_core.contract.errors import ConfigError, DataError, RemoteError
 from dpo_core.contract.quality_config import EvaluationSet
+from dpo_core.contract.source_config import DataSource
 from tasks.data.sources import check_sources, is_hub_id, resolve_evaluation_sets, resolve_source
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dpo_core.contract.config import EvaluationConfig
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from tasks.gate.config import GateConfig, why_unmeasurable
 from tasks.gate.rules import check_rules, check_table, failed_checks
 

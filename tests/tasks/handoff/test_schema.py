@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.errors import HandoffRefused
+from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.store import write_json
 from flows.rlvr_intake import local_path
 from tasks.handoff.config import HandoffConfig
@@ -58,6 +59,23 @@ def test_it_reads_back_what_was_written(tmp_path: Path) -> None:
     again = read_handoff(tmp_path / "handoff.json")
     assert again.model_dump_json() == handoff.model_dump_json()
     assert again.metrics_after["loss"] != again.metrics_after["loss"]  # not a number, and still there
+
+
+def test_the_best_step_is_handed_on_and_without_one_the_file_is_that_of_before(tmp_path: Path) -> None:
+    best = BestStep(
+        metric="loss",
+        mode="min",
+        step=4,
+        value=0.5,
+        last_step=6,
+        last_value=0.6,
+        planned_steps=6,
+        num_evaluations=3,
+    )
+    write_json(tmp_path / "handoff.json", make_handoff(best=best))
+    assert read_handoff(tmp_path / "handoff.json").best == best
+    assert "best" not in make_handoff().model_dump()
+    assert "signature" not in make_handoff().model_dump()
 
 
 def edited(path: Path, **fields: object) -> Path:

@@ -84,7 +84,7 @@ def test_every_line_of_every_lock_file_has_the_hashes_of_its_files():
         assert lines
         for line in lines:
             assert re.fullmatch(
-                r"[\w.-]+(\[[\w,]+\])?==[\w.]+( ; [^-]+)?( --hash=sha256:[0-9a-f]{64})+", line
+                r"[\w.-]+(\[[\w,]+\])?={2,3}[\w.]+( ; [^-]+)?( --hash=sha256:[0-9a-f]{64})+", line
             ), line[:200]
 
 
@@ -154,6 +154,26 @@ def test_pip_fills_the_wheelhouse_once(index, pins, tmp_path):
     said.clear()
     assert own_wheelhouse(tmp_path / "store", pins, "cpu", said.append) == wheels
     assert said == []
+
+
+def test_an_image_for_cuda_gets_no_build_for_the_cpu(index, tmp_path):
+    """pip finds 2.13.0+cpu newer than 2.13.0, which is CUDA's, where a folder or an index has both."""
+    both = {sha256_file(make_wheel(index, "torch", version)) for version in ("2.13.0", "2.13.0+cpu")}
+    taken = {}
+    for variant, pin in (("cpu", "torch==2.13.0"), ("cuda", "torch===2.13.0")):
+        pins = published(index, ("pip", "26.3")) | {"torch": Pin(Requirement(pin), frozenset(both))}
+        taken[variant] = own_wheelhouse(tmp_path / "store", pins, variant, print).hashes.split()[0]
+    assert taken == {"cpu": "torch==2.13.0+cpu", "cuda": "torch==2.13.0"}
+
+
+def test_the_lock_file_for_cuda_names_no_build_for_the_cpu():
+    of_cpu = {
+        line.split()[0] for line in (CHECKOUT / "requirements/torch-cpu.sha256").read_text().splitlines()
+    }
+    torch = trainer_pins(read_sources(CHECKOUT, dirty_tree="tag").files, "cuda")["torch"]
+    assert str(torch) == "torch===2.13.0"
+    assert torch.hashes
+    assert not torch.hashes & of_cpu
 
 
 def test_a_package_that_the_index_lacks_is_one_error_and_leaves_nothing(index, pins, tmp_path):

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dpo_core.contract.config import EvaluationConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import FetchJob, MixJob
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import AnswerJob, BatchPlan, EvaluateJob, ReferenceJob, TrainJob
 from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, ReferenceRef, ResolvedSource
@@ -61,6 +62,14 @@ def test_the_argv_of_a_step_on_one_cpu_process():
         "expandable_segments:True",
         False,
     )
+
+
+@pytest.mark.parametrize(("own", "policy"), [(None, "passive"), ("active", "active")])
+def test_threads_do_not_spin_while_they_wait_unless_told_to(monkeypatch, own, policy):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_WAIT_POLICY", own)
+    assert step_command(REFERENCE, ComputeConfig(), CPU, "python3").env["OMP_WAIT_POLICY"] == policy
 
 
 def test_several_processes_go_through_torchrun_on_any_free_port():

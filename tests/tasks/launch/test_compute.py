@@ -83,7 +83,7 @@ def test_processes_are_counted_for_each_machine():
     nodes = {"launcher": "docker", "machines": 4}
     check_devices(ComputeConfig(num_processes=32, **nodes), Machine(num_cores=8, num_gpus=8))
     with pytest.raises(
-        ConfigError, match=r"16 on each, but this machine shows 8 GPUs\. Set compute.num_processes to 32 or"
+        ConfigError, match=r"16 on each, but a machine shows 8 GPUs\. Set compute.num_processes to 32 or"
     ):
         check_devices(ComputeConfig(num_processes=64, **nodes), Machine(num_cores=8, num_gpus=8))
 

@@ -20,6 +20,8 @@ from tasks.launch.launcher import CommandSpec
 from tasks.launch.process import ProcessLauncher
 from tests.left_behind import folder_in_memory
 
+pytestmark = pytest.mark.integration  # real processes
+
 MIB = 1 << 20
 # Each deaf to SIGTERM: asked to stop, it would write on for as long as it is let.
 WRITERS = {

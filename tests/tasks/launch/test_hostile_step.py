@@ -26,7 +26,7 @@ from tasks.launch.run_job import reusable_result
 from tests.programs.hostile_steps import HARD_LINK, TRAPS, Host, results_to_refuse
 from tests.tasks.launch.test_run_job import Heard, Step
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.integration]  # real processes
 
 
 @pytest.fixture

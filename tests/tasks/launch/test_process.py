@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,9 @@ from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.process import ProcessLauncher
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.integration  # real processes
 
 
 def python_command(folder, script: str, timeout_seconds: float = 30, **more) -> CommandSpec:
@@ -43,10 +45,7 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_until_dead(pid: int, seconds: float = 5) -> bool:
-    deadline = time.monotonic() + seconds
-    while is_alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not is_alive(pid)
+    return wait_until(lambda: not is_alive(pid), f"the end of process {pid}", seconds=seconds)
 
 
 def test_both_streams_arrive_line_by_line_with_the_exit_code(tmp_path):
@@ -223,3 +222,13 @@ def test_a_program_that_is_not_there_is_named(tmp_path):
 def test_the_step_lives_in_its_own_session(tmp_path):
     _, lines = run(python_command(tmp_path, "import os; print(os.getsid(0))"))
     assert int(lines[0]) != os.getsid(0)
+
+
+def test_a_killed_rank_is_named_though_torchrun_ends_with_1(tmp_path):
+    """What it prints is taken from a run of two ranks (tests/dpo_core/engine/test_sharded.py)."""
+    report = "Root Cause (first observed failure):\n[0]:\n  time      : 2026-03-01_17:40:00\n"
+    report += "  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)"
+    for code, cause in ((1, "rank 1 was killed by signal 9 (SIGKILL)."), (0, "")):
+        command = python_command(tmp_path, f"import sys; print({report!r}); sys.exit({code})")
+        launcher = ProcessLauncher(ComputeConfig())
+        assert launcher.run((command,), Context(), print, no_preparation).cause == cause

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -40,6 +39,9 @@ from tasks.launch.context import Context
 from tasks.launch.own_folder import claim, make_own_folder, own_folder
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.run_job import in_store, run_job
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.integration  # real processes
 
 PREAMBLE = """\
 #!{python}
@@ -153,9 +155,7 @@ def test_a_result_of_a_step_at_work_is_not_taken_before_its_end(tmp_path):
     )
     with ThreadPoolExecutor() as pool:
         first = pool.submit(step.run)
-        deadline = time.monotonic() + 20
-        while not (step.folder / RESULT_FILE).exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until((step.folder / RESULT_FILE).exists, "the result")
         second = pool.submit(step.run)
         for run in (first, second):
             with pytest.raises(StoreError, match="reached by a link"):
@@ -342,9 +342,7 @@ def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
         ],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
     )
-    deadline = time.monotonic() + 60
-    while not (step.folder / "calls").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until((step.folder / "calls").exists, "the first call")
     heard = Heard()
 
     def run() -> ConvertResult:

@@ -4,6 +4,7 @@ import yaml
 
 from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import SourceLedger
+from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.loss_config import LossConfig, LossSum, LossTerm
 from dpo_core.contract.refs import CheckpointRef
 from tasks.publish.model_card import CardInputs, render_card
@@ -64,6 +65,26 @@ def test_the_header_is_yaml_and_names_a_hub_parent_only() -> None:
     assert "base_model" not in text
     assert "`sft`, pinned by its contents" in text
     assert "/home/someone" not in text  # a published card tells nothing of the machine
+
+
+def test_it_says_which_step_was_chosen_and_by_which_figures() -> None:
+    best = BestStep(
+        metric="rewards/accuracies",
+        mode="max",
+        step=8,
+        value=0.75,
+        last_step=12,
+        last_value=0.5,
+        planned_steps=20,
+        num_evaluations=3,
+    )
+    text = render_card(CARD.model_copy(update={"best": best}))
+    assert (
+        "The weights are of step 8, the best of 3 evaluations by held-out rewards/accuracies (highest: 0.75"
+        in text
+    )
+    assert "stopped early, after 12 of 20 steps" in text
+    assert "The weights are" not in render_card(CARD)
 
 
 def test_nothing_measured_says_so() -> None:

@@ -6,9 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from dpo_core.contract.config import EvaluationConfig, OptimConfig, TrainConfig
+from dpo_core.contract.config import OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import LengthHistogram, LengthStats, MixJob, MixResult, SourceLedger
 from dpo_core.contract.environment import step_environment
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.job import Job, Result
 from dpo_core.contract.jobs import (
     AnswerPair,

@@ -123,3 +123,48 @@ def test_what_is_no_step_is_not_read_nor_what_follows(tmp_path, line):
     path.unlink()
     os.mkfifo(path)
     assert read_metrics(path) == []
+
+
+def test_held_out_values_are_drawn_beside_those_of_training():
+    metrics = [{"step": step, "loss": 0.7 - step / 100, "rewards/margins": 0.1} for step in range(1, 5)]
+    evaluations = [{"step": step, "loss": 0.9 - step / 100} for step in (2, 4)]
+    loss, accuracy, *_ = training_charts(metrics, evaluations)
+    assert "training from 0.69 to 0.66" in loss.alt
+    assert "held out from 0.88 to 0.86" in loss.alt
+    assert "held out" not in training_charts(metrics)[0].alt
+    assert "no values" in accuracy.alt
+    assert len(training_charts(metrics, evaluations)) == 9
+
+
+def by_source(step, **accuracies):
+    metrics = {f"by_source/{name}/rewards/accuracies": value for name, value in accuracies.items()}
+    return {
+        "step": step,
+        "loss": 0.5,
+        **metrics,
+        **{name.replace("accuracies", "margins"): 2.0 for name in metrics},
+    }
+
+
+def test_each_source_has_a_line_of_the_steps_that_had_a_pair_of_it():
+    metrics = [
+        by_source(1, **{"a<b.jsonl": 0.25}),
+        by_source(2, other=1.0),
+        by_source(3, **{"a<b.jsonl": 0.75}),
+    ]
+    *plain, accuracy, margin = training_charts(metrics)
+    assert len(plain) == len(training_charts([{"step": 1, "loss": 0.5}])) == 9
+    assert "Reward accuracy by source" in accuracy.alt
+    assert "a<b.jsonl from 0.25 to 0.75" in accuracy.alt
+    assert "other" in accuracy.alt
+    assert "Reward margin by source" in margin.alt
+    ElementTree.fromstring(accuracy.svg)
+    assert "nan" not in accuracy.svg + margin.svg
+
+
+def test_of_many_sources_those_with_most_steps_are_shown_and_that_is_said():
+    metrics = [by_source(step, **{f"s{i}": 0.5 for i in range(7 - step)}) for step in range(1, 5)]
+    accuracy = training_charts(metrics)[-2]
+    assert "by source, 5 of 6 sources" in accuracy.alt
+    assert "s0" in accuracy.alt
+    assert "s5" not in accuracy.alt

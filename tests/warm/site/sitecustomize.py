@@ -8,15 +8,8 @@ SOCKET, ROOT = (
     f"{HERE}/socket",
     f"{HERE}/root",
 )  # the server's socket, and a link to the checkout whose code it has
-PROGRAMS = (
-    "accelerate.commands.launch",
-    "dpo_core",
-    "tests.programs.ranks_that_tell_what_they_hold",
-    "tests.programs.killed_ranks",
-    "tests.programs.overflowing_ranks",
-    "tests.programs.starved_ranks",
-    "tests.programs.slow_steps",
-)
+PROGRAMS = ("accelerate.commands.launch", "dpo_core")
+TEST_PROGRAMS = "tests.programs."  # dpo_core with something done to it
 
 
 def program(argv: list[str]) -> int:
@@ -24,8 +17,10 @@ def program(argv: list[str]) -> int:
     place = 1
     while place < len(argv) and argv[place] in ("-u", "-B"):
         place += 1
-    wanted = argv[place : place + 1] == ["-m"] and argv[place + 1] in PROGRAMS and "fetch" not in argv
-    return place + 1 if wanted else 0
+    if argv[place : place + 1] != ["-m"] or "fetch" in argv:
+        return 0
+    module = argv[place + 1]
+    return place + 1 if module in PROGRAMS or module.startswith(TEST_PROGRAMS) else 0
 
 
 if (place := program(sys.orig_argv)) and os.path.exists(SOCKET) and os.path.realpath(ROOT) in sys.path:

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import RunName
@@ -14,6 +16,8 @@ from tasks.launch.docker.container import (
     container_name,
     container_spec,
     container_user,
+    labels_of,
+    name_by_labels,
 )
 from tasks.launch.launcher import CommandSpec, Node
 
@@ -38,6 +42,13 @@ def spec(
 ) -> ContainerSpec:
     setup = Setup("sha256:abc", COMPUTE, docker, machine)
     return container_spec(command, setup, (1000, 1000), RunName("run-1", "flow-1"), 1234.5, environ)
+
+
+@pytest.mark.parametrize("node", [Node(), Node(rank=1, num_nodes=2)])
+def test_labels_make_the_name(node: Node):
+    command = replace(COMMAND, node=node)
+    labels = labels_of(command, RunName("run-1", "flow-1"), 1234.5, 30)
+    assert name_by_labels(labels) == container_name(command)
 
 
 def test_only_the_steps_own_folders_can_be_written():

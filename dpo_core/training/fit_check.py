@@ -1,0 +1,151 @@
+"""How many tokens a forward of training has, and whether the run's largest microbatch fits.
+
+``train.tokens_per_forward: auto`` means on a card what its memory holds: the memory model (``step_memory``) proposes from
+what is left once weights and moments are there, the run's largest microbatch is tried, and where it does not fit after
+all the proposal is halved. The sum over pairs is the same however a batch is cut, so none of it is content.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from dpo_core.contract.errors import OutOfMemory
+from dpo_core.contract.exchange_memory import exchange_parts, held_gradients
+from dpo_core.contract.jobs import BatchPlan, TrainJob
+from dpo_core.contract.model_shape import ModelShape
+from dpo_core.contract.quantities import AUTO_ON_CPU
+from dpo_core.contract.step_memory import StepMemory, arithmetic_of
+from dpo_core.data.order import batch_tokens, largest_microbatch
+from dpo_core.data.pair_batch import collate
+from dpo_core.engine.distributed import by_every_rank
+from dpo_core.engine.engine import Engine
+from dpo_core.loss.metrics import peak_memory_gib
+from dpo_core.model.adapter import count_parameters
+from dpo_core.model.attention import text_config
+
+if TYPE_CHECKING:
+    from dpo_core.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+USED_SHARE = 0.9  # of what is left; the allocator cannot use all of it
+OF_UNKNOWN_SHAPE = 16_384  # tokens that are tried first with a model whose memory has no estimate
+MOST_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a rank's share of a batch is cut into forwards."""
+
+    plan: BatchPlan
+    tokens: int
+    may_be_halved: bool = False  # whether a proposal, not a person, says so many
+
+
+def left_on_card(device: torch.device) -> int | None:
+    """Return the bytes that this process may still take on its card; None without a card."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def choose_cut(job: TrainJob, engine: Engine) -> Cut:
+    """Return the cut that the recipe asks for; every rank the same. Weights and moments are on the card."""
+    budget, left = job.train.tokens_per_forward, left_on_card(engine.accelerator.device)
+    if budget != "auto":
+        return Cut(job.batch, budget)
+    if left is None:
+        return Cut(job.batch, AUTO_ON_CPU)
+    share = job.batch.global_pairs // job.batch.num_processes
+    plan = job.batch
+    if job.train.per_device_batch_pairs is None:
+        plan = plan.model_copy(update={"per_device_pairs": share, "accumulation": 1})
+    proposals = by_every_rank(engine.accelerator, lambda *_: proposed_tokens(job, engine, left))
+    log.info("%.1f GiB are left on the card: %d tokens a forward are tried", left / 2**30, min(proposals))
+    return Cut(plan, min(proposals), may_be_halved=True)
+
+
+def proposed_tokens(job: TrainJob, engine: Engine, left: int) -> int:
+    """Return the tokens whose forward and backward the memory model finds room for, one at least."""
+    model, kind = engine.scorer.model, job.sharding.kind
+    shape = ModelShape.of(text_config(model).to_dict())
+    if shape is None:
+        return OF_UNKNOWN_SHAPE
+    trained, every = count_parameters(model)
+    ranks = job.batch.num_processes
+    others = exchange_parts(kind, shape, every, trained, ranks > 1, job.train.precision)
+    held = held_gradients(kind, trained, job.sharding.degree or ranks)
+    room = USED_SHARE * left - held - sum(others.values())
+    memory = StepMemory(
+        shape,
+        arithmetic_of(job.adapter, job.train.precision, kind),
+        job.train.gradient_checkpointing,
+        trains_all=trained == every,
+        budget=round(job.train.activation_budget_gib * 2**30),
+    )
+    return max(1, memory.tokens_within(int(room), MOST_TOKENS))
+
+
+def check_fit(trainer: "Trainer") -> dict[str, float]:
+    """Run one forward and backward of the run's largest microbatch, by every rank, the gradient thrown away: where
+    memory does not suffice the run ends here and not in hour six. Changes no state but the trainer's cut. -> figures
+
+    Where ranks hold parts of the weights a forward that failed leaves them out of step, so nothing is tried again there.
+    """
+    started = time.monotonic()
+    longest = int(trainer.pair_tokens.max())
+    while True:
+        failure = _failure(trainer)
+        if not any(by_every_rank(trainer.accelerator, lambda *_, failed=bool(failure): failed)):
+            break
+        cut, together = trainer.cut, trainer.job.sharding.splits_weights
+        if not cut.may_be_halved or together or cut.tokens <= longest:
+            raise failure or OutOfMemory("Another process ran out of memory; its error says where.")
+        trainer.cut = replace(cut, tokens=max(longest, cut.tokens // 2))
+        log.info("that does not fit: %d tokens a forward are tried", trainer.cut.tokens)
+        trainer.engine.discard_gradients()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    rows = largest_rows(trainer)
+    tokens = batch_tokens(trainer.pair_tokens[rows], trainer.layout)
+    log.info(
+        "fit check: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most",
+        len(rows),
+        tokens,
+        peak_memory_gib(),
+    )
+    return {
+        "fit_seconds": time.monotonic() - started,
+        "fit_pairs": float(len(rows)),
+        "fit_tokens": float(tokens),
+        "fit_peak_gib": peak_memory_gib(),
+        "tokens_per_forward": float(trainer.cut.tokens),
+    }
+
+
+def largest_rows(trainer: "Trainer") -> list[int]:
+    """Return the rows of the run's largest microbatch."""
+    cut, seed = trainer.cut, trainer.job.train.seed
+    return list(
+        largest_microbatch(
+            trainer.pair_tokens, cut.plan, cut.tokens, seed, trainer.total_steps, trainer.layout
+        )
+    )
+
+
+def _failure(trainer: "Trainer") -> OutOfMemory | None:
+    """What keeps the largest microbatch from fitting; without its frames, which hold the tensors that were made."""
+    rows = largest_rows(trainer)
+    batch = collate([trainer.dataset[row] for row in rows], rows, trainer.layout)
+    try:
+        losses = trainer.step_loss.begin(trainer.engine, rows, [batch], trainer.state.mean_reward)
+        with trainer.engine.accumulate(last=False):
+            trainer.forward_backward(batch, losses, rows)
+    except OutOfMemory as error:
+        return error.with_traceback(None)
+    trainer.engine.discard_gradients()
+    return None

@@ -1,0 +1,203 @@
+"""A Slurm cluster of this machine alone, to try things on: real slurmctld and slurmds with ports and a folder of their own.
+
+In a tenth of a second, with 20 MB. Every node is a slurmd of its own name; what runs "there" runs here.
+"""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIGURATION = """
+ClusterName=private
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller_port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/none
+CredType=cred/none
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+SlurmdTimeout={node_seconds}
+KillWait=5
+MessageTimeout={message_seconds}
+MinJobAge=300
+SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_min_interval=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+{nodes}
+PartitionName=train Nodes={names} Default=YES
+PartitionName=short Nodes={names} MaxTime=1
+PartitionName=urgent Nodes={names} PriorityTier=10 PreemptMode=OFF
+"""
+SECONDS_TO_COME_UP = 120.0
+SYSTEM_PROGRAMS = ("/usr/sbin", "/usr/local/sbin", "/sbin")  # where daemons lie, which users' PATH may lack
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program of Slurm's, if it is installed."""
+    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS)))
+
+
+@dataclass(frozen=True)
+class PrivateCluster:
+    """A cluster in ``folder``: ``num_nodes`` slurmds, each of which believes to have ``num_cores``.
+
+    An answer that takes ``message_seconds`` is lost, a node that is silent for twice as long, too. 10 is Slurm's own.
+    """
+
+    folder: Path
+    num_nodes: int = 2
+    num_cores: int = 2
+    message_seconds: int = 10
+
+    @property
+    def conf(self) -> Path:
+        """What SLURM_CONF names."""
+        return self.folder / "slurm.conf"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of whoever talks to it."""
+        return dict(os.environ) | {"SLURM_CONF": str(self.conf)}
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of its nodes."""
+        return [f"n{number}" for number in range(1, self.num_nodes + 1)]
+
+    def up(self) -> None:
+        """Write its configuration, start its daemons, and wait until the nodes are idle."""
+        (self.folder / "state").mkdir(parents=True)
+        (self.folder / "cgroup.conf").write_text("")
+        for name in self.nodes:
+            (self.folder / f"spool-{name}").mkdir()
+        controller, *ports = _free_ports(self.num_nodes + 1)
+        host = socket.gethostname().split(".")[0]
+        nodes = "\n".join(
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={self.num_cores}"
+            for name, port in zip(self.nodes, ports, strict=True)
+        )
+        self.conf.write_text(
+            CONFIGURATION.format(
+                host=host,
+                controller_port=controller,
+                user=_user(),
+                folder=self.folder,
+                nodes=nodes,
+                names=",".join(self.nodes),
+                message_seconds=self.message_seconds,
+                node_seconds=2 * self.message_seconds + 1,
+            )
+        )
+        self.start_controller()
+        for name in self.nodes:
+            self.start_node(name)
+        self.wait_for_nodes("idle")
+
+    def start_controller(self) -> None:
+        """Start slurmctld; it takes up what it knew."""
+        self._start("slurmctld")
+
+    def start_node(self, name: str) -> None:
+        """Start a node's slurmd."""
+        self._start("slurmd", "-N", name)
+
+    def kill_controller(self) -> None:
+        """Kill slurmctld with -9."""
+        self._kill("slurmctld")
+
+    def kill_node(self, name: str) -> None:
+        """Kill a node's slurmd with -9. What it runs goes on."""
+        self._kill(name)
+
+    def signal_controller(self, number: int) -> None:
+        """Send slurmctld a signal."""
+        os.kill(int((self.folder / "slurmctld.pid").read_text()), number)
+
+    def start_now(self) -> None:
+        """End the two minutes for which Slurm holds what it requeues."""
+        for job_id in self.ask("squeue", "--noheader", "--states=PENDING", "--format=%i").split():
+            self.ask("scontrol", "update", f"jobid={job_id}", "starttime=now")
+
+    def wait_for_nodes(self, state: str) -> None:
+        """Wait until all nodes are in this state."""
+        until = time.monotonic() + SECONDS_TO_COME_UP
+        while (seen := self.ask("sinfo", "-h", "-N", "-p", "train", "-o", "%t").split()) != [
+            state
+        ] * self.num_nodes:
+            assert time.monotonic() < until, f"the cluster is {seen}:\n{self.logs()}"
+            time.sleep(0.05)
+
+    def ask(self, *command: str) -> str:
+        """Return what a command of Slurm's says."""
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False, timeout=60
+        ).stdout
+
+    def jobs(self) -> list[tuple[str, str]]:
+        """Return name and state of the jobs that have not ended."""
+        lines = self.ask("squeue", "-h", "-o", "%j %T").splitlines()
+        return [(name, state) for name, state in (line.split() for line in lines)]
+
+    def logs(self) -> str:
+        """Return the ends of the daemons' logs."""
+        return "\n".join(log.read_text()[-1000:] for log in self.folder.glob("*.log"))
+
+    def down(self) -> None:
+        """End jobs and daemons."""
+        self.ask("scancel", f"--user={_user()}")
+        until = time.monotonic() + 15
+        while self.jobs() and time.monotonic() < until:
+            time.sleep(0.1)
+        for name in ("slurmctld", *self.nodes):
+            self._kill(name)
+
+    def _start(self, program: str, *arguments: str) -> None:
+        command = (find_program(program) or program, *arguments)
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stderr}\n{self.logs()}"
+
+    def _kill(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+            pid = int((self.folder / f"{name}.pid").read_text())
+            os.kill(pid, signal.SIGKILL)
+            (self.folder / f"{name}.pid").unlink()
+            while Path(f"/proc/{pid}").exists() and _state(pid) != "Z":
+                time.sleep(0.01)
+
+
+def _state(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    return "Z"
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+def _free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]

@@ -1,0 +1,139 @@
+"""``pairline job-spec``: a step as another engine's description, to be looked at and submitted by hand."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.job import JOB_FILE, Job
+from dpo_core.contract.jobs import JOBS, TrainJob, read_job
+from dpo_core.contract.store import write_bytes, write_json
+from flows.settings.overrides import read_recipe
+from flows.settings.stage_config import StageConfig
+from flows.terminal.recipe_options import Overrides, Recipe
+from tasks.image.image_ref import PYTHON
+from tasks.launch.command import ACCELERATE_FILE, accelerate_settings
+from tasks.launch.compute import sharding_of
+from tasks.launch.job_spec.beaker import experiment
+from tasks.launch.job_spec.config import NodeSection
+from tasks.launch.job_spec.kubernetes import jobset
+from tasks.launch.job_spec.step_description import Asked
+from tasks.launch.launcher import StepImage
+from tasks.text.terminal import say
+
+Engine = Literal["kubernetes", "beaker"]
+WIDE = 10_000  # YAML's lines are not broken
+
+
+def job_spec(
+    recipe: Recipe,
+    engine: Annotated[Engine, typer.Option("--for", help="kubernetes: a JobSet. beaker: an experiment.")],
+    step: Annotated[str, typer.Option(help="Which step; with --job it is the job's.")] = "train",
+    job: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the step's job in the store, as `pairline prepare` names it; without one, places are open."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write instead of the terminal.")
+    ] = None,
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """Print a step as a job of Kubernetes or Beaker, by the same command and container as here. Submits nothing."""
+    config = read_recipe(recipe, set_)
+    text = spec_text(config, engine, step, job)
+    if out is None:
+        say(text.rstrip("\n"))
+        return
+    write_bytes(out.absolute(), text.encode())
+    say(f"written: {out}")
+
+
+def spec_text(config: StageConfig, engine: Engine, step: str, folder: Path | None) -> str:
+    """Return the description with how to submit it. Raises ``ConfigError`` for what the recipe lacks for it, ``StoreError``
+    for a folder without a job."""
+    if folder is None and step not in JOBS:
+        raise ConfigError(f"--step {step} is no step; use one of {', '.join(sorted(JOBS))}.")
+    job = read_job(folder.expanduser().absolute() / JOB_FILE) if folder is not None else None
+    asked = Asked(job.step if job else step, job, config.store.root.expanduser().absolute())
+    if job is not None:
+        _check_current(job, config)
+    if engine == "kubernetes":
+        section: NodeSection = config.kubernetes
+        how = ["kubectl create -f THIS_FILE"]
+        spec = jobset(asked, config.compute, config.docker, config.kubernetes, _pushed_image(config))
+    else:
+        section, how = config.beaker, _beaker_lines(config)
+        image = StepImage(config.beaker.image, PYTHON)
+        spec = experiment(asked, config.compute, config.docker, config.beaker, image)
+    if job is not None:
+        _make_ready(job, on_cpu=section.gpus_per_node == 0 or not job.uses_cards())
+    return _with_lines(spec, asked, how)
+
+
+def _pushed_image(config: StageConfig) -> StepImage:
+    if config.image.use is None or "@" not in config.image.use:
+        raise ConfigError(
+            "Pods fetch the trainer image from a registry by its digest, and image.use names none.",
+            "Push it (`pairline image RECIPE --set image.push=true --set image.repository=HOST/TEAM/pairline-trainer`, for "
+            "cards with --set image.variant=cuda) and set image.use to what that prints.",
+        )
+    return StepImage(config.image.use, PYTHON)
+
+
+def _beaker_lines(config: StageConfig) -> list[str]:
+    workspace, name = config.beaker.workspace, config.beaker.image.rpartition("/")[2]
+    return [
+        f"beaker image create --workspace {workspace} --name {name} IMAGE   # what `pairline image RECIPE` printed",
+        f"beaker experiment create --workspace {workspace} THIS_FILE",
+    ]
+
+
+def _check_current(job: Job, config: StageConfig) -> None:
+    """Raise ``ConfigError`` for a training that was written down with other settings than the recipe's."""
+    if not isinstance(job, TrainJob):
+        return
+    expected: Mapping[str, object] = {
+        "loss": config.objective,
+        "optim": config.optim,
+        "train": config.train,
+        "adapter": config.adapter,
+        "tracking": config.tracking,
+        "evaluation": config.evaluation,
+        "sharding": sharding_of(config.compute),
+    }
+    if job.batch.num_processes != config.compute.num_processes:
+        raise ConfigError(
+            f"{job.out_dir} is a training of {job.batch.num_processes} processes, compute.num_processes is "
+            f"{config.compute.num_processes}.",
+            "Run `pairline prepare RECIPE --reference` again; it names the job of these settings.",
+        )
+    if changed := [name for name, value in expected.items() if getattr(job, name) != value]:
+        raise ConfigError(
+            f"{job.out_dir} is a training with another {', '.join(changed)} than the recipe's.",
+            "Run `pairline prepare RECIPE --reference` again; it names the job of these settings.",
+        )
+
+
+def _make_ready(job: Job, on_cpu: bool) -> None:
+    """What the launchers of this machine do before a start: accelerate's settings, and folders that are written to."""
+    write_json(job.out_dir / ACCELERATE_FILE, accelerate_settings(on_cpu))
+    for folder in job.writes():
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _with_lines(spec: dict[str, Any], asked: Asked, how: list[str]) -> str:
+    head = [f"Step {asked.step} of Pairline. Submit it with:", *(f"    {line}" for line in how)]
+    if asked.job is None:
+        head += [
+            "NOT YET: FINGERPRINT and what the step reads are open. `pairline prepare RECIPE` names the next",
+            "job's folder; give it as --job.",
+        ]
+    else:
+        head.append("Then `pairline run RECIPE` takes its result from the store.")
+    lines = "".join(f"# {line}\n" for line in head)
+    return lines + yaml.safe_dump(spec, sort_keys=False, width=WIDE, allow_unicode=True)

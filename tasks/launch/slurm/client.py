@@ -1,0 +1,210 @@
+"""Slurm's own programs, asked in text: sbatch, squeue, scancel, scontrol, sinfo. Text is the same in all versions, JSON not.
+
+says no                     ``ConfigError`` with Slurm's sentence
+does not answer             ``SlurmAway``: nothing is known, not even whether what was asked has been done
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dpo_core.contract.errors import ConfigError, RemoteError
+
+LONGEST_ANSWER_SECONDS = 60.0  # the programs give up themselves after 9 to 18 s
+BETWEEN = "\x1f"
+SEEN_FORMAT = BETWEEN.join(("%i", "%T", "%r", "%N", "%P", "%S", "%j", "%k", "%V"))
+ACTIVE = frozenset(
+    (
+        *("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING"),
+        *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "STAGE_OUT", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
+    )
+)
+AWAY = re.compile(
+    r"socket timed out|unable to contact slurm controller|connection refused|connection timed out"
+    r"|zero bytes were transmitted|transport endpoint|communication connection failure|temporarily unable"
+    r"|insane message length|header lengths are longer|unexpected message received|unable to establish"
+    r"|slurm backup controller in standby",
+    re.IGNORECASE,
+)
+# What a submission takes along and its job gets: no secret, nothing of an allocation that the orchestrator runs in.
+TAKEN_ALONG = (
+    *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "KRB5CCNAME"),
+    *("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"),
+)
+LOUD = re.compile(r"^(sbatch|squeue|scancel|scontrol|sinfo): ((error|fatal): )?")
+
+
+class SlurmAway(RemoteError):
+    """Slurm does not answer. Jobs run on meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """One job as squeue tells it. ``comment``: what was given to it when it was submitted, {} if it is not ours."""
+
+    id: str
+    state: str
+    reason: str
+    nodes: str
+    partition: str
+    start: str  # when it started, or is expected to; "N/A" where nobody knows
+    name: str
+    comment: dict
+    submitted: str = ""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it waits, runs, or may do so again."""
+        return self.state in ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKind:
+    """The least that a partition's nodes have."""
+
+    num_cores: int
+    memory_bytes: int
+
+
+def parse_queue(text: str) -> list[QueuedJob]:
+    """Return the jobs of squeue's lines, in ``SEEN_FORMAT``. A line of another form is no job of ours."""
+    found = []
+    for line in text.splitlines():
+        fields = line.split(BETWEEN)
+        if len(fields) == len(SEEN_FORMAT.split(BETWEEN)):
+            job_id, state, reason, nodes, partition, start, name, comment, submitted = fields
+            about = (job_id, state, reason, nodes, partition, start, name)
+            found.append(QueuedJob(*about, _comment(comment), submitted))
+    return found
+
+
+def _comment(text: str) -> dict:
+    with contextlib.suppress(ValueError):
+        read = json.loads(text)
+        if isinstance(read, dict):
+            return read
+    return {}
+
+
+def parse_details(text: str) -> dict[str, str]:
+    """Return scontrol's ``Name=value`` pairs of one job."""
+    return dict(re.findall(r"(?:^|\s)([A-Z][\w:/]*)=(\S*)", text))
+
+
+def parse_nodes(text: str) -> NodeKind | None:
+    """Return the least cores and memory of sinfo's lines ``cores|MiB``; None for none. A site that says nothing of memory
+    has nodes of 1 MiB, Slurm's default: then it is 0, unknown."""
+    rows = re.findall(r"^(\d+)\+?\|(\d+)\+?$", text, re.MULTILINE)
+    if not rows:
+        return None
+    least_mib = min(int(mib) for _, mib in rows)
+    return NodeKind(min(int(cores) for cores, _ in rows), least_mib << 20 if least_mib > 1 else 0)
+
+
+def refusal(said: str) -> str:
+    """Return what Slurm refuses with, without the programs' names before it."""
+    lines = [LOUD.sub("", line.strip()) for line in said.splitlines() if line.strip()]
+    return (
+        " ".join(line if line.endswith((".", ":")) else f"{line}." for line in lines) or "It gave no reason."
+    )
+
+
+def submit(arguments: Iterable[str], script: str) -> str:
+    """Return the new job's id. Raises ``ConfigError`` for what the cluster refuses."""
+    said = _run(("sbatch", "--parsable", *arguments), script)
+    return said.strip().split(";")[0]  # and its cluster, where there are several
+
+
+def try_submit(arguments: Iterable[str], script: str) -> str:
+    """Return what `sbatch --test-only` says of a job that is not submitted. Raises ``ConfigError``, ``SlurmAway``."""
+    done = _done(("sbatch", "--test-only", *arguments), script)
+    _judge("sbatch", done)
+    return refusal(done.stderr or done.stdout)
+
+
+def queue(names: Iterable[str] = ()) -> list[QueuedJob]:
+    """Return this user's jobs of these names (all, without names), those that ended lately, too."""
+    only = (f"--name={','.join(sorted(names))}",) if names else ()
+    return parse_queue(
+        _run(("squeue", "--noheader", "--states=all", "--me", *only, f"--format={SEEN_FORMAT}"))
+    )
+
+
+def details(job_id: str) -> dict[str, str]:
+    """Return what scontrol tells of a job; {} if it is not known any more."""
+    try:
+        return parse_details(_run(("scontrol", "--oneliner", "show", "job", job_id)))
+    except ConfigError:
+        return {}
+
+
+def signal_steps(job_id: str, signal: str) -> None:
+    """Send a signal to every process of a running job but its batch shell."""
+    with contextlib.suppress(ConfigError):  # it has just ended
+        _run(("scancel", f"--signal={signal}", job_id))
+
+
+def cancel(job_id: str) -> None:
+    """End a job: SIGTERM, and after the site's KillWait SIGKILL."""
+    with contextlib.suppress(ConfigError):
+        _run(("scancel", job_id))
+
+
+def least_node(partition: str) -> NodeKind:
+    """Return the least that a node of the partition has; empty for the default one. Raises ``ConfigError``,
+    ``SlurmAway``."""
+    only = (f"--partition={partition}",) if partition else ()
+    kind = parse_nodes(_run(("sinfo", "--noheader", "--Node", "--format=%c|%m", *only)))
+    if kind is None:
+        raise ConfigError(
+            f"The cluster has no partition {partition or '(default)'} with nodes.",
+            "`sinfo` lists them; set slurm.partition (or slurm.partitions).",
+        )
+    return kind
+
+
+def _run(argv: tuple[str, ...], script: str = "") -> str:
+    done = _done(argv, script)
+    _judge(argv[0], done)
+    return done.stdout
+
+
+def _judge(program: str, done: "subprocess.CompletedProcess[str]") -> None:
+    if done.returncode == 0:
+        return
+    if done.returncode < 0 or AWAY.search(done.stderr):
+        raise SlurmAway(f"Slurm does not answer ({program}: {refusal(done.stderr)[:300]})")
+    raise ConfigError(f"Slurm refuses ({program}): {refusal(done.stderr)[:1000]}")
+
+
+def _done(argv: tuple[str, ...], script: str) -> "subprocess.CompletedProcess[str]":
+    # SBATCH_* and SQUEUE_* of a person's shell would change what is asked and how it is answered.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SBATCH_", "SQUEUE_", "SCANCEL_", "SINFO_", "SCONTROL_"))
+        and (argv[0] != "sbatch" or name in TAKEN_ALONG)
+    }
+    try:
+        return subprocess.run(
+            argv,
+            input=script,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LONGEST_ANSWER_SECONDS,
+            check=False,
+            env=environment | {"SLURM_TIME_FORMAT": "standard"},
+            start_new_session=True,  # Ctrl-C at the terminal must not cut a submission short
+        )
+    except FileNotFoundError:
+        raise ConfigError(
+            f"There is no {argv[0]} on this machine, so no Slurm cluster can be asked.",
+            "Start on a login node, or set compute.launcher to process or docker.",
+        ) from None
+    except subprocess.TimeoutExpired as late:
+        raise SlurmAway(f"Slurm does not answer ({argv[0]}: {late.timeout:.0f} s).") from late

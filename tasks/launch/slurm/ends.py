@@ -1,0 +1,211 @@
+"""What an end means: what Slurm says of a job and what its ranks wrote down in, ``Ended`` or an error out. Pure.
+
+seen                                                     means
+exit 0, of every rank                                    the step ended well
+it could not begin: store, interpreter, a set-up line    store or config, not retried
+a step OUT_OF_MEMORY, "oom-kill event"                   oom
+a rank, its first program, srun or the batch script      crashed: the first rank by time, its node, the signal
+killed by a signal
+TIMEOUT, DEADLINE; exit 20; a rank ended by SIGTERM      the job's time is up: a chain goes on
+PREEMPTED and not requeued                               preempted
+CANCELLED, not by us                                     cancelled: a person said so
+NODE_FAIL, BOOT_FAIL and not requeued                    crashed, the node is the cause
+FAILED 0:53, a container that cannot be made             config
+unknown to Slurm, no sign of life                        crashed
+any other exit code                                      as the step reported it
+"""
+
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dpo_core.contract.errors import Cancelled, ConfigError, PairlineError, Preempted, StepCrashed, StoreError
+from dpo_core.contract.rank_container import NO_CONTAINER as NO_CONTAINER_CODES
+from tasks.launch.launcher import Ended
+from tasks.launch.slurm.record import RankEnd, Start
+
+OUT_OF_MEMORY = re.compile(r"\bOut Of Memory\b|oom[-_]kill event|\boom_kill\b|OOM Killed")
+NO_CONTAINER = re.compile(
+    r"(pyxis: (?:failed to|couldn't) .*container.*|FATAL: +(?:could not open|container creation failed).*)",
+    re.IGNORECASE,
+)
+NOT_BEGUN = re.compile(r"(docker: (?!See ).*|(?:docker|apptainer): .* on \S+|Unable to find image .*)")
+LAUNCH_FAILED = 53  # Slurm's own code: a node could not start the job
+FENCED = 75  # dpo_core.in_slurm's
+PREEMPTED_EXIT = Preempted.exit_code
+SIGNAL_EXIT, LARGEST_SIGNAL = 128, 64
+NEVER = re.compile(
+    r"PartitionTimeLimit|PartitionConfig|PartitionNodeLimit|NodeLimit|BadConstraints|DependencyNeverSatisfied|Invalid\w*"
+    r"|JobHeldAdmin"
+)
+LAUNCH_HELD = re.compile(r"requeued[ _]held|JobHoldMaxRequeue", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """What is known of a job that has ended. ``state``: Slurm's word, empty if it does not know the job any more."""
+
+    state: str
+    exit_code: int | None = None  # of the batch script
+    slurm_signal: int = 0
+    start: Start | None = None  # the last one
+    last_lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReached:
+    """The job came to its time limit; whether a chain goes on depends on what it has kept."""
+
+
+def how_it_ended(end: JobEnd, step: str) -> Ended | LimitReached | PairlineError:
+    """Return what the end means (see the table above)."""
+    start = end.start or Start(0)
+    code = start.exit_code if start.exit_code is not None else end.exit_code
+    if code == 0 and any(rank.code is None for rank in start.ranks):
+        code = None  # srun's, which had lost sight of a rank
+    if start.refused:
+        return (StoreError if start.refused.startswith("The store") else ConfigError)(
+            f"Step {step}: {start.refused}"
+        )
+    if code == 0 and end.state in ("", "COMPLETED", "COMPLETING", "RUNNING"):
+        return Ended(0)
+    if any(OUT_OF_MEMORY.search(line) for line in end.last_lines) or end.state == "OUT_OF_MEMORY":
+        first = _first_killed(start.ranks)
+        return Ended(code or 1, out_of_memory=True, cause=_of_signal(first) if first else _of_memory(start))
+    if end.state == "CANCELLED":
+        return Cancelled(
+            f"The Slurm job of step {step} was cancelled by someone (`sacct -j {start.job_id}` may say who).",
+            "Start again to go on from its last checkpoint.",
+        )
+    if end.state in ("TIMEOUT", "DEADLINE"):
+        return LimitReached()
+    if end.state == "PREEMPTED":
+        return Preempted(
+            f"The Slurm job of step {step} made room for one of higher priority, and its site does not requeue."
+        )
+    if end.state in ("NODE_FAIL", "BOOT_FAIL"):
+        return StepCrashed(
+            f"Step {step} lost a node ({start.nodes or 'none of its own'}), and Slurm did not start it again."
+        )
+    if code == PREEMPTED_EXIT:
+        return LimitReached()
+    if said := _no_container(start, end.last_lines):
+        return ConfigError(
+            f"The container of step {step} cannot be made: {said}.",
+            "Look at slurm.container and slurm.image, and at the container's program on the nodes.",
+        )
+    killed = end.slurm_signal if start.exit_code is None else 0  # the batch script itself
+    if end.slurm_signal == LAUNCH_FAILED or (not start.began and end.state == "FAILED" and not killed):
+        return StoreError(
+            f"No node could begin step {step}: the store, where its log goes, is not to be seen there, or is not writable.",
+            "Give store.root a path that all nodes see.",
+        )
+    if killed:
+        return Ended(-killed, cause=f"its batch script{_on(start)} was killed by {_named(killed)}.")
+    return _by_ranks(code, start, step)
+
+
+def _by_ranks(code: int | None, start: Start, step: str) -> Ended | LimitReached | PairlineError:
+    """What the ranks say of an end of which Slurm knows no more than that it was none of the good ones."""
+    first = _first_killed(start.ranks)
+    was_asked = first is not None and first.code == -signal.SIGTERM
+    if was_asked and (code is None or _signal(code) == -signal.SIGTERM):
+        return LimitReached()
+    if (
+        first is not None and not was_asked
+    ):  # srun tells the largest code, which may be of a rank that it ended itself
+        return Ended(first.code or 1, cause=_of_signal(first))
+    if not code:  # Slurm's 0 is of no good end here
+        return StepCrashed(
+            f"The Slurm job of step {step} is gone{_on(start)}, and its ranks did not say how they ended."
+        )
+    if (exit_code := _signal(code)) > 0:
+        return Ended(exit_code)
+    if (by_itself := _first_by_itself(start.ranks)) is not None:
+        return Ended(by_itself)
+    return Ended(exit_code, cause=f"srun, or what it began{_on(start)}, was killed by {_named(-exit_code)}.")
+
+
+def _no_container(start: Start, last_lines: Sequence[str]) -> str:
+    """What was said of a container that could not be made; empty where there was one, or none was asked for."""
+    said = next(filter(None, map(NO_CONTAINER.search, last_lines)), None)
+    if said is None and any(rank.code in NO_CONTAINER_CODES for rank in start.ranks):
+        said = next(filter(None, map(NOT_BEGUN.search, last_lines)), None)
+        return said[1].rstrip(".") if said else "its program could not be started"
+    return said[1] if said else ""
+
+
+def _signal(code: int | None) -> int:
+    """As ``Ended`` tells a signal; srun gives 128 and the signal."""
+    if code is not None and SIGNAL_EXIT < code <= SIGNAL_EXIT + LARGEST_SIGNAL:
+        return SIGNAL_EXIT - code
+    return 1 if code is None else code
+
+
+def _first_ended(ranks: Sequence[RankEnd]) -> RankEnd | None:
+    ended = (rank for rank in ranks if rank.code not in (None, 0, FENCED))
+    return min(ended, key=lambda rank: rank.time, default=None)
+
+
+def _first_killed(ranks: Sequence[RankEnd]) -> RankEnd | None:
+    """The rank that was killed before any other ended. One that ended with an error before that speaks for itself."""
+    first = _first_ended(ranks)
+    return first if first is not None and (first.code or 0) < 0 else None
+
+
+def _first_by_itself(ranks: Sequence[RankEnd]) -> int | None:
+    """The code of the rank that ended before any other with an error; that of one that was asked to stop says nothing."""
+    first = _first_ended(ranks)
+    return (
+        first.code if first is not None and (first.code or 0) > 0 and first.code != PREEMPTED_EXIT else None
+    )
+
+
+def _of_signal(rank: RankEnd) -> str:
+    return f"rank {rank.rank} on {rank.host} was killed by {_named(-(rank.code or 0))}."
+
+
+def _named(number: int) -> str:
+    return f"signal {number}" + (f" ({signal.Signals(number).name})" if number in set(signal.Signals) else "")
+
+
+def _on(start: Start) -> str:
+    return f" on {start.nodes}" if start.nodes else ""
+
+
+def _of_memory(start: Start) -> str:
+    return f"Slurm ended it on {start.nodes} for the memory that it took." if start.nodes else ""
+
+
+def why_a_start_ended(start: Start, is_followed: bool, is_over: bool = False) -> str:
+    """Return it in a few words for a list of starts; empty for one that runs. ``is_followed``: by one of the same job."""
+    code = start.exit_code
+    lost = [rank for rank in start.ranks if rank.code is None]
+    if start.refused:
+        return start.refused
+    if code is None and not is_followed and not is_over:
+        return ""
+    if code in (None, 0) and (lost or not start.ranks) and (is_followed or is_over):
+        hosts = ", ".join(sorted({rank.host for rank in lost})) or start.nodes or "its node"
+        return f"lost: nothing more was heard of {hosts}"
+    if code == 0:
+        return "done"
+    first = _first_killed(start.ranks)
+    if code == PREEMPTED_EXIT or (first is not None and first.code == -signal.SIGTERM):
+        return f"stopped after SIGTERM: {'preempted and requeued' if is_followed else 'time limit, or asked to stop'}"
+    if code == FENCED:
+        return "ended by a newer start"
+    if first is not None:
+        return _of_signal(first).rstrip(".")
+    return f"exit code {code}" if code is not None else "ended by Slurm"
+
+
+def why_it_never_starts(reason: str) -> str:
+    """Return what is wrong with a pending job that can never start; empty for one that waits."""
+    return reason if NEVER.search(reason) and not LAUNCH_HELD.search(reason) else ""
+
+
+def failed_to_launch(reason: str) -> bool:
+    """Return whether a node could not launch the job, and Slurm holds it for somebody to look."""
+    return bool(LAUNCH_HELD.search(reason))

@@ -1,0 +1,289 @@
+"""Runs a step as a job of a Slurm cluster: submits it, or finds it in the queue and attaches.
+
+    no job of the name              submit one
+    one of this job, waiting or     attach: a killed orchestrator left it, or a submission whose answer was lost; its log
+    running                         goes on where it was copied to
+    one of this job, ended          copy the rest of its log, submit a new one: it resumes from the job's folder
+
+The claim on the job's folder (``run_job``) sees to it that one orchestrator of a machine at a time does this, and
+``--dependency=singleton`` that of two machines' jobs one runs at a time; the second finds the first one's result.
+"""
+
+import contextlib
+import logging
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar, Self, TypeVar
+
+from dpo_core.contract.errors import PairlineError, TimedOut
+from tasks.launch.compute import Machine, this_machine
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context
+from tasks.launch.docker.config import DockerConfig
+from tasks.launch.docker.container import USER_OF_ROOTS_STORE
+from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage
+from tasks.launch.launchers import LauncherSections
+from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
+from tasks.launch.process import ProcessLauncher
+from tasks.launch.reaped import Reaped, StateOf
+from tasks.launch.slurm.batch import BatchJob, Submission, batch_job
+from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, least_node, queue, submit
+from tasks.launch.slurm.config import SlurmConfig
+from tasks.launch.slurm.container import Wanted, let_in, step_container
+from tasks.launch.slurm.ends import LimitReached
+from tasks.launch.slurm.history import HISTORY_FILE, remember
+from tasks.launch.slurm.job_log import JobLog
+from tasks.launch.slurm.left_jobs import copy_rest_of_log, end, put_away
+from tasks.launch.slurm.poll import poll_of_this_process
+from tasks.launch.slurm.preview import preview
+from tasks.launch.slurm.reap import reap_jobs
+from tasks.launch.slurm.record import fence, forget_earlier, record_folder, running_seconds, starts_of
+from tasks.launch.slurm.secrets import remove_secrets, secret_files
+from tasks.launch.slurm.watch import Followed, JobLimits, JobWatch
+from tasks.launch.step_environment import for_other_machines
+from tasks.launch.store_access import with_link_targets
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+PATIENCE_SECONDS = 3600.0  # with a Slurm that is away: an update of its controller takes minutes
+SECONDS_BETWEEN_TRIES = 5.0
+MAX_KEPT = 65_536  # checkpoints or shards; more is no honest step's
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmLauncher:
+    """The launcher for a cluster. ``python``: an interpreter that its nodes have."""
+
+    runs_in_image: ClassVar[bool] = False
+    spans_machines: ClassVar[bool] = True
+    queues: ClassVar[bool] = True
+    compute: ComputeConfig
+    slurm: SlurmConfig
+    python: str
+    patience_seconds: float = PATIENCE_SECONDS
+    docker: DockerConfig = DockerConfig()
+    nodes: dict[str, Machine] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # of steps, as the cluster says
+
+    @classmethod
+    def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
+        """See ``Launcher.of``. What the cluster has is asked when a step needs it."""
+        python = sections.slurm.python or sys.executable
+        return cls(compute, sections.slurm, python, docker=sections.docker)
+
+    @classmethod
+    def target(cls, compute: ComputeConfig, sections: LauncherSections, step: str) -> Machine:
+        """See ``Launcher.target``: a node of the step's partition, with the cards that it is asked for."""
+        if step in sections.slurm.on_this_machine:
+            return this_machine()
+        return node_asked_for(sections.slurm, step)
+
+    def machine_for(self, step: str) -> Machine:
+        """See ``Launcher.machine_for``."""
+        if step in self.slurm.on_this_machine:
+            return this_machine()
+        asked = node_asked_for(self.slurm, step)
+        if asked.num_cores:
+            return asked
+        if step not in self.nodes:  # asked once, since a step needs it twice
+            node = least_node(self.slurm.partition_of(step))
+            self.nodes[step] = Machine(
+                node.num_cores, asked.num_gpus, asked.memory_bytes or node.memory_bytes
+            )
+        return self.nodes[step]
+
+    @classmethod
+    def preview(cls, compute: ComputeConfig, sections: LauncherSections, command: CommandSpec) -> str:
+        """See ``Launcher.preview``: the call of sbatch with its script; nothing for what is no job."""
+        if command.step in sections.slurm.on_this_machine:
+            return ""
+        node = node_asked_for(sections.slurm, command.step)
+        command = replace(command, argv=(sections.slurm.python or sys.executable,))
+        wanted = Wanted(sections.slurm, sections.docker, compute)
+        return preview(command, wanted, node, record_folder(command.folder))
+
+    @classmethod
+    def reap(cls, dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
+        """See ``Launcher.reap``."""
+        return reap_jobs(dry_run, state_of)
+
+    def run(
+        self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart
+    ) -> Ended:
+        """See ``Launcher.run``. Raises ``ConfigError`` for what the cluster refuses, ``Cancelled``, ``TimedOut``;
+        ``SlurmAway`` (retried) if Slurm stays away: then the job runs on and the next start attaches to it."""
+        command = commands[0]  # of node 0: srun starts all of them
+        if command.step in self.slurm.on_this_machine:
+            here = replace(command, argv=(sys.executable, *command.argv[1:]))
+            return ProcessLauncher(self.compute).run((here,), context, on_line, before_start)
+        if self.slurm.container != "none":
+            inputs = with_link_targets(command.inputs, command.named_by_people)
+            command = replace(command, inputs=inputs)
+        spent, found = 0.0, self._patiently(lambda: _active(command), context)
+        while True:
+            kept = _kept(command)
+            job, outcome = self._one_job(command, found, spent, (context, on_line, before_start))
+            if isinstance(outcome, Ended):
+                forget_position(command.folder)
+                return outcome
+            if kept == _kept(command):
+                raise TimedOut(
+                    f"The Slurm job of step {command.step} came to its time limit before it had kept anything new.",
+                    "Raise slurm.time_limit_minutes, or lower train.checkpoint_every: one checkpoint must fit into one job.",
+                )
+            spent += running_seconds(starts_of(job.record, job.key))
+            context.tell_line(f"Step {command.step} goes on in another Slurm job.")
+            found = None
+
+    def _one_job(
+        self,
+        command: CommandSpec,
+        found: QueuedJob | None,
+        spent: float,
+        between: tuple[Context, OnLine, BeforeStart],
+    ) -> tuple[Followed, Ended | LimitReached]:
+        """Watch the job that was found, or a new one; once more a new one if its nodes could not launch it."""
+        context, on_line, before_start = between
+        for is_last in (False, True):
+            job = self._attach(command, found) if found else self._start(command, context, before_start)
+            watch = JobWatch(
+                command, job, self._limits(command, spent), poll_of_this_process(), context, on_line
+            )
+            try:
+                outcome = watch.until_the_end()
+                self._leave_nothing(command, job)
+                return job, outcome
+            except SlurmAway:
+                raise
+            except BaseException:
+                self._leave_nothing(command, job)
+                if not watch.launch_failed or is_last:
+                    raise
+            found = None
+        raise AssertionError("the last try returns or raises")
+
+    def clear(self, folder: Path, context: Context) -> None:
+        """See ``Launcher.clear``: a job that outlived its orchestrator."""
+        if not saved_times(folder):
+            return
+        with contextlib.suppress(PairlineError):  # `pairline reap` will do it
+            for seen in queue():
+                if seen.comment.get("folder") == str(folder) and seen.is_active:
+                    end(seen, context)
+            put_away(folder)
+
+    def _limits(self, command: CommandSpec, spent: float) -> JobLimits:
+        grace = float(self.compute.stop_grace_seconds or command.stop_grace_seconds)
+        return JobLimits(
+            spent, grace, self.patience_seconds, self.slurm.poll_seconds, self.compute.folder_gib
+        )
+
+    def _attach(self, command: CommandSpec, found: QueuedJob) -> Followed:
+        log.info("Attaching to Slurm job %s (%s).", found.id, found.name)
+        key, record = str(found.comment["key"]), record_folder(command.folder)
+        offset = int(go_back_to_position(command.folder, [key]).get(key, "") or 0)
+        return Followed(
+            key, found.id, record, JobLog(record / f"{key}.log", offset, command.num_processes > 1)
+        )
+
+    def _start(self, command: CommandSpec, context: Context, before_start: BeforeStart) -> Followed:
+        """Submit; after any answer but a refusal look whether the job is there before it is submitted again."""
+        record = record_folder(command.folder, make=True)
+        copy_rest_of_log(command.folder)
+        remember(record, time.time())
+        forget_earlier(record, HISTORY_FILE)
+        before_start()
+        if self.slurm.container != "none":
+            let_in(command)
+        until = time.monotonic() + self.patience_seconds
+        while True:
+            try:
+                described = self.describe(command, context, record)
+                save_position(command.folder, {described.key: "0"})
+                job_id = submit(described.flags, described.script)
+            except SlurmAway as away:
+                log.warning("%s Looking whether it was submitted before it is tried again.", away)
+                if (found := self._submitted_late(command, context)) is not None:
+                    return self._attach(command, found)
+                if time.monotonic() > until:
+                    raise
+                continue
+            labelled = command.num_processes > 1
+            return Followed(
+                described.key, job_id, record, JobLog(record / f"{described.key}.log", 0, labelled)
+            )
+
+    def _submitted_late(self, command: CommandSpec, context: Context) -> QueuedJob | None:
+        """Look twice, seconds apart: a controller that was busy may answer what was asked last before what it got first."""
+        for wait_seconds in (0.0, SECONDS_BETWEEN_TRIES):
+            time.sleep(wait_seconds)
+            context.raise_if_stopped()
+            if (found := self._patiently(lambda: _active(command), context)) is not None:
+                return found
+        return None
+
+    def describe(self, command: CommandSpec, context: Context, record: Path) -> BatchJob:
+        """Return the step as a batch job, ready to be submitted."""
+        machine, is_inside = self.machine_for(command.step), self.slurm.container == "docker"
+        secrets = secret_files(command, record, context, USER_OF_ROOTS_STORE if is_inside else None)
+        wanted = Wanted(self.slurm, self.docker, self.compute)
+        container = step_container(command, wanted, machine, context.run, secrets)
+        submission = Submission(uuid.uuid4().hex[:12], record, secrets, container)
+        return batch_job(command, self.slurm, machine, submission, context.run, for_other_machines(command))
+
+    def _patiently(self, ask: Callable[[], T], context: Context) -> T:
+        until, warned = time.monotonic() + self.patience_seconds, False
+        while True:
+            try:
+                return ask()
+            except SlurmAway as away:
+                if time.monotonic() > until:
+                    raise
+                if not warned:
+                    log.warning("%s Waiting %.0f min for it.", away, self.patience_seconds / 60)
+                    warned = True
+                context.raise_if_stopped()
+                time.sleep(SECONDS_BETWEEN_TRIES)
+
+    def _leave_nothing(self, command: CommandSpec, job: Followed) -> None:
+        """Of an ended job: its secrets, ranks on a lost node, and what a submission left whose answer was lost and that came
+        late."""
+        remove_secrets(job.record)
+        fence(job.record, job.key)
+        with contextlib.suppress(PairlineError):
+            for seen in poll_of_this_process().look(command.name, max_age_seconds=1.0):
+                if seen.is_active and _is_ours(seen, command) and seen.state == "PENDING":
+                    cancel(seen.id)
+
+
+def node_asked_for(slurm: SlurmConfig, step: str) -> Machine:
+    """Return what the recipe says that a step asks for of a node; 0 for what it leaves to the cluster."""
+    return Machine(slurm.cpus_per_node or 0, slurm.num_gpus(step), round((slurm.memory_gib or 0) * 2**30))
+
+
+def _active(command: CommandSpec) -> QueuedJob | None:
+    """The job of this step that waits or runs, if there is one."""
+    found = [seen for seen in queue([command.name]) if seen.is_active and _is_ours(seen, command)]
+    return next(iter(sorted(found, key=lambda seen: seen.state == "PENDING")), None)  # one that runs, first
+
+
+def _is_ours(seen: QueuedJob, command: CommandSpec) -> bool:
+    comment = seen.comment
+    return comment.get("job") == command.job_fingerprint and comment.get("folder") == str(command.folder)
+
+
+def _kept(command: CommandSpec) -> tuple[tuple[str, int], ...]:
+    """What a later start can go on from: checkpoints, shards of the cache."""
+    places = (command.folder / "checkpoints", *command.writable)
+    found = []
+    for place in places:
+        with contextlib.suppress(OSError):
+            if not place.is_symlink():  # a step's word: what it points to is not looked at
+                found += [(str(one), one.lstat().st_mtime_ns) for one in islice(place.iterdir(), MAX_KEPT)]
+    return tuple(sorted(found))

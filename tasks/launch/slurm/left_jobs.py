@@ -1,0 +1,53 @@
+"""Puts away what is left of a step's earlier start: its job ended, the rest of its log copied, its secrets removed."""
+
+import contextlib
+import time
+from pathlib import Path
+
+from tasks.launch.context import Context
+from tasks.launch.log_position import forget_position, go_back_to_position, saved_times
+from tasks.launch.slurm.client import QueuedJob, cancel, queue, signal_steps
+from tasks.launch.slurm.job_log import JobLog
+from tasks.launch.slurm.record import fence, record_folder
+from tasks.launch.slurm.secrets import remove_secrets
+from tasks.launch.step_log import LogFile
+
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_BE_GONE = 120.0  # a site's KillWait, and the end of its nodes' own programs
+OF_NO_RUN = Context()
+
+
+def end(job: QueuedJob, context: Context = OF_NO_RUN) -> None:
+    """Ask the job's ranks to stop, give them the time for a checkpoint, end it, and wait until it is gone."""
+    if job.state == "RUNNING":
+        signal_steps(job.id, "TERM")
+        _wait_until_gone(job, float(job.comment.get("grace", 30)), context)
+    cancel(job.id)
+    _wait_until_gone(job, SECONDS_TO_BE_GONE, context)
+    if folder := str(job.comment.get("folder", "")):
+        fence(record_folder(Path(folder)), str(job.comment.get("key", "")))
+
+
+def put_away(folder: Path) -> None:
+    """Copy what an ended job printed since its log was last read, and forget it. For who holds the claim on ``folder``."""
+    copy_rest_of_log(folder)
+    forget_position(folder)
+    remove_secrets(record_folder(folder))
+
+
+def copy_rest_of_log(folder: Path) -> None:
+    """Append to ``log.txt`` what stands in the job's own log and not there."""
+    record = record_folder(folder)
+    for key, offset in go_back_to_position(folder, saved_times(folder)).items():
+        with contextlib.suppress(OSError), contextlib.closing(LogFile(folder)) as file:
+            labelled = any(record.glob(f"{key}.*/ranks/rank-1.json"))
+            JobLog(record / f"{key}.log", int(offset or 0), labelled).pass_on(file.write, to_the_end=True)
+
+
+def _wait_until_gone(job: QueuedJob, seconds: float, context: Context) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        context.raise_if_stopped()
+        if not any(one.id == job.id and one.is_active for one in queue([job.name])):
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)

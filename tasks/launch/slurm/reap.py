@@ -1,0 +1,65 @@
+"""Ends the jobs of a Slurm cluster that no live run owns.
+
+A run that watches a job holds the claim on its folder; the kernel drops it when the run dies. So a job whose claim is free
+is orphaned, unless Prefect knows its run as not ended: it may be between two attempts. A job whose folder is not to be seen
+from here, or whose comment is not ours, is never touched.
+"""
+
+import shutil
+from pathlib import Path
+
+from dpo_core.contract.errors import PairlineError, StoreBusy
+from tasks.launch.launcher import job_name
+from tasks.launch.own_folder import claim
+from tasks.launch.reaped import Reaped, StateOf
+from tasks.launch.slurm.batch import OURS
+from tasks.launch.slurm.client import QueuedJob, queue
+from tasks.launch.slurm.left_jobs import end, put_away
+
+
+def reap_jobs(dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
+    """Go through this user's jobs; None where there is no Slurm."""
+    if shutil.which("squeue") is None:
+        return None
+    return [
+        _reaped(job, *_looked_at(job, dry_run, state_of))
+        for job in queue()
+        if job.is_active and _is_ours(job)
+    ]
+
+
+def _is_ours(job: QueuedJob) -> bool:
+    """It has our comment, and the name that it makes."""
+    step, fingerprint, folder = (str(job.comment.get(name, "")) for name in ("step", "job", "folder"))
+    return job.comment.get(OURS) == 1 and job.name == job_name(step, fingerprint, folder)
+
+
+def _reaped(job: QueuedJob, reason: str, done: str) -> Reaped:
+    about = {name: str(job.comment.get(name, "")) for name in ("step", "run", "folder")}
+    return Reaped(name=f"{job.id} {job.name}", reason=reason, done=done, **about)
+
+
+def _looked_at(job: QueuedJob, dry_run: bool, state_of: StateOf) -> tuple[str, str]:
+    """Why the job is orphaned, and what was done. Holds the claim meanwhile, so that no run can become its owner."""
+    folder = Path(job.comment["folder"])
+    if not folder.is_dir():
+        return "", "left alone: its folder is not to be seen from here"
+    try:
+        with claim(folder):
+            if state_of(str(job.comment.get("flow_run", ""))) == "live":
+                return "", "left alone: its run has not ended, and may be between two attempts"
+            return "no live run owns it", "would be cancelled" if dry_run else _ended(job, folder)
+    except StoreBusy:
+        return "", "left alone: a live run owns it"
+    except (PairlineError, OSError) as error:
+        return "", f"left alone: its claim cannot be looked at: {error}"
+
+
+def _ended(job: QueuedJob, folder: Path) -> str:
+    """SIGTERM, the time for a checkpoint, and the end; the rest of its log stands in log.txt."""
+    try:
+        end(job)
+        put_away(folder)
+    except PairlineError as error:
+        return f"failed: {error}"
+    return "cancelled"

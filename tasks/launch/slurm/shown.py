@@ -1,0 +1,36 @@
+"""What the run's page is told of a job: what the queue says of it, and what its starts have written down."""
+
+import shlex
+import time
+from pathlib import Path
+
+from tasks.launch.cluster_job import ClusterJob
+from tasks.launch.launcher import CommandSpec
+from tasks.launch.slurm.client import QueuedJob
+from tasks.launch.slurm.history import starts_so_far
+from tasks.launch.slurm.record import record_folder
+
+NO_TIME = ("", "N/A")
+
+
+def cluster_job(command: CommandSpec, job_id: str, key: str, seen: QueuedJob | None, word: str) -> ClusterJob:
+    """Return where the job stands. ``word`` says it where the queue does not (``seen`` is None)."""
+    record: Path = record_folder(command.folder)
+    waits = seen is not None and seen.state == "PENDING"
+    return ClusterJob(
+        command.step,
+        job_id,
+        command.name,
+        word if seen is None else seen.state,
+        partition="" if seen is None else seen.partition,
+        nodes="" if seen is None else seen.nodes,
+        reason=seen.reason if seen is not None and waits else "",
+        submitted=seen.submitted if seen is not None and seen.submitted not in NO_TIME else "",
+        expected=seen.start if seen is not None and waits and seen.start not in NO_TIME else "",
+        starts=starts_so_far(record, key, time.time()),
+        log=str(record / f"{key}.log"),
+        commands=tuple(
+            shlex.join(line)
+            for line in (("squeue", "-j", job_id), ("scancel", "--signal=TERM", job_id), ("scancel", job_id))
+        ),
+    )

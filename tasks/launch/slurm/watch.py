@@ -1,0 +1,250 @@
+"""From a submitted job to how it ended: its log followed, its state asked for now and then, a Slurm that is away waited for.
+
+Leaves nothing behind. Exceptions are an orchestrator that is killed and a Slurm that stays away: the job then runs on, and
+the next start of the step attaches to it.
+"""
+
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpo_core.contract.errors import ConfigError, DiskFull, PairlineError, StepCrashed
+from tasks.launch.context import Context
+from tasks.launch.folder_bound import FolderBound
+from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
+from tasks.launch.log_position import save_position
+from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, details, signal_steps
+from tasks.launch.slurm.ends import JobEnd, LimitReached, failed_to_launch, how_it_ended, why_it_never_starts
+from tasks.launch.slurm.job_log import JobLog
+from tasks.launch.slurm.left_jobs import SECONDS_TO_BE_GONE
+from tasks.launch.slurm.poll import Poll
+from tasks.launch.slurm.record import (
+    SECONDS_FOR_RANKS_TO_END,
+    SECONDS_WITHOUT_A_SIGN,
+    Start,
+    StartsSeen,
+    fence,
+    running_seconds,
+    starts_of,
+    wait_for_ranks,
+)
+from tasks.launch.slurm.shown import cluster_job
+
+log = logging.getLogger(__name__)
+TURN_SECONDS, WAITING_TURN_SECONDS = 0.3, 2.0
+SECONDS_YOUNG, SECONDS_BETWEEN_YOUNG = 15.0, 2.0  # a job that can never start says so at once
+SECONDS_AT_THE_END = 0.5
+SECONDS_BETWEEN_POSITIONS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A job of ours in the queue."""
+
+    key: str
+    id: str
+    record: Path
+    log: JobLog
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """How long a step may run, how long Slurm may be away, how often it is asked."""
+
+    spent_seconds: float  # running time of earlier jobs of the same step
+    grace_seconds: float
+    patience_seconds: float
+    poll_seconds: float
+    folder_gib: float | None
+
+
+class JobWatch:
+    """Watches one job."""
+
+    def __init__(
+        self,
+        command: CommandSpec,
+        job: Followed,
+        limits: JobLimits,
+        poll: Poll,
+        context: Context,
+        on_line: OnLine,
+    ) -> None:
+        self.command, self.job, self.limits, self.poll = command, job, limits, poll
+        self.context, self.on_line = context, on_line
+        self.bound = FolderBound(command.folder, limits.folder_gib)
+        self.starts = StartsSeen(job.record, job.key)
+        self.began = time.monotonic()
+        self.answered = time.monotonic()  # when Slurm answered last
+        self.where = ""  # what was said of it last
+        self.shown: tuple[object, ...] = ()
+        self.ended = "ENDED"
+        self.position_saved = 0.0
+        self.launch_failed = False
+        self.requeued: int | None = None  # number of the start that ended and is followed by another one
+
+    def until_the_end(self) -> Ended | LimitReached:
+        """Wait for the end. Raises what the end means, ``TimedOut``, ``DiskFull``, ``SlurmAway``."""
+        self.poll.watch(self.command.name)
+        try:
+            return self._until_the_end()
+        except SlurmAway:
+            self.ended = "left alone: Slurm does not answer"
+            log.warning(
+                "Slurm job %s (%s) is left alone. Start again to attach to it.",
+                self.job.id,
+                self.command.name,
+            )
+            raise
+        except BaseException as error:
+            self._stop(0.0 if isinstance(error, DiskFull) else self.limits.grace_seconds)
+            raise
+        finally:
+            self._pass_lines_on(to_the_end=True)
+            self.poll.forget(self.command.name)
+            self._show(None, word=self.ended)
+
+    def _until_the_end(self) -> Ended | LimitReached:
+        while True:
+            self._pass_lines_on()
+            self.context.raise_if_stopped()
+            self.bound.check()
+            starts = self.starts.look()
+            if running_seconds(starts) + self.limits.spent_seconds > self.command.timeout_seconds:
+                raise too_slow(self.command)
+            last = starts[-1] if starts else None
+            if (state := self._state(last)) is not None:
+                self._pass_lines_on(to_the_end=True)
+                starts = self.starts.look(anew=True)
+                outcome = how_it_ended(self._end(state, starts[-1] if starts else None), self.command.step)
+                if isinstance(outcome, PairlineError):
+                    raise outcome
+                return outcome
+            self._wait_a_turn(last)
+
+    def _wait_a_turn(self, last: Start | None) -> None:
+        """Hundreds of jobs in a queue cost next to nothing: there is no log to look at."""
+        waits = last is None or last.number == self.requeued
+        is_young = time.monotonic() - self.began < SECONDS_YOUNG
+        seconds = WAITING_TURN_SECONDS if waits and not is_young else TURN_SECONDS
+        if self.context.stop is None:
+            time.sleep(seconds)
+        else:
+            self.context.stop.wait(seconds)
+
+    def _state(self, last: Start | None) -> str | None:
+        """The state that the job ended in, "" if Slurm does not know it any more; None while it is to be waited for."""
+        over = last is not None and last.exit_code is not None
+        age = time.monotonic() - self.began
+        wanted = SECONDS_BETWEEN_YOUNG if age < SECONDS_YOUNG else self.limits.poll_seconds
+        if over and last is not None and last.number != self.requeued:
+            wanted = SECONDS_AT_THE_END
+        try:
+            seen = self._seen(min(wanted, self.limits.poll_seconds, max(0.0, age)))
+        except SlurmAway:
+            if time.monotonic() - self.answered > self.limits.patience_seconds:
+                raise
+            self._show(None, last, "unknown: Slurm does not answer")
+            return None
+        self.answered = time.monotonic()
+        if seen is not None and seen.is_active:
+            if over and last is not None and seen.state == "PENDING":
+                self.requeued = last.number
+            self._tell(seen, last)
+            self._show(seen, last)
+            self._refuse_what_never_starts(seen)
+            return None
+        if seen is not None:
+            return seen.state
+        if over:
+            return ""
+        silent = time.time() - (last.last_sign if last is not None else 0.0) > SECONDS_WITHOUT_A_SIGN
+        return "" if silent and age > SECONDS_BETWEEN_YOUNG else None
+
+    def _seen(self, max_age_seconds: float) -> QueuedJob | None:
+        """The job as Slurm knows it: by what we gave it, since an id is given again after a crash of Slurm's own."""
+        for seen in self.poll.look(self.command.name, max_age_seconds):
+            if seen.comment.get("key") == self.job.key:
+                return seen
+        return None
+
+    def _end(self, state: str, last: Start | None) -> JobEnd:
+        code = signal = None
+        if state and (last is None or last.exit_code is None):
+            known = {}
+            with contextlib.suppress(SlurmAway):
+                known = details(self.job.id)
+            if known.get("JobName") == self.command.name:
+                code, _, signal = known.get("ExitCode", "").partition(":")
+        return JobEnd(
+            state,
+            int(code) if code and code.isdigit() else None,
+            int(signal) if signal and signal.isdigit() else 0,
+            last,
+            tuple(self.job.log.last_lines),
+        )
+
+    def _tell(self, seen: QueuedJob, last: Start | None) -> None:
+        """Say where the job stands, when that changes."""
+        if seen.state == "PENDING":
+            expected = f", expected to start {seen.start}" if seen.start not in ("", "N/A") else ""
+            where = f"waits on partition {seen.partition}: {seen.reason}{expected}"
+        else:
+            again = f", start {last.number + 1}" if last is not None and last.number else ""
+            where = f"is {seen.state.lower()} on {seen.nodes} of partition {seen.partition}{again}"
+        if where != self.where:
+            self.where = where
+            self.context.tell_line(f"Slurm job {seen.id} ({seen.name}) {where}.")
+            log.info("Slurm job %s (%s) %s.", seen.id, seen.name, where)
+
+    def _show(self, seen: QueuedJob | None, last: Start | None = None, word: str = "") -> None:
+        """Tell it to the run's page, when that changes. ``word``: where the queue says nothing."""
+        about = seen and (seen.state, seen.reason, seen.nodes, seen.start)
+        now = (about, last and (last.number, last.exit_code), word)
+        if now != self.shown:
+            self.shown = now
+            job = cluster_job(self.command, self.job.id, self.job.key, seen, word)
+            self.context.tell_cluster_job(job)
+
+    def _refuse_what_never_starts(self, seen: QueuedJob) -> None:
+        if failed_to_launch(seen.reason):
+            self.launch_failed = True
+            raise StepCrashed(f"Slurm job {seen.id} could not be launched on its nodes: {seen.reason}.")
+        if seen.state == "PENDING" and (reason := why_it_never_starts(seen.reason)):
+            raise ConfigError(
+                f"Slurm job {seen.id} of step {self.command.step} on partition {seen.partition} can never start: {reason}.",
+                "Change what it asks for (section slurm, compute.machines); `scontrol show partition` shows what it may.",
+            )
+
+    def _stop(self, grace_seconds: float) -> None:
+        """SIGTERM to the ranks and the time to write a checkpoint, then the end."""
+        try:
+            starts = starts_of(self.job.record, self.job.key)
+            at_work = bool(starts) and starts[-1].exit_code is None and bool(starts[-1].ranks)
+            if at_work and self._is_active():
+                signal_steps(self.job.id, "TERM" if grace_seconds else "KILL")
+                until = time.monotonic() + grace_seconds
+                while time.monotonic() < until and self._is_active():
+                    self._pass_lines_on()
+                    time.sleep(TURN_SECONDS)
+            if self._is_active():
+                cancel(self.job.id)
+            until = time.monotonic() + SECONDS_TO_BE_GONE
+            while self._is_active() and time.monotonic() < until:
+                time.sleep(TURN_SECONDS)
+            fence(self.job.record, self.job.key)
+            wait_for_ranks(self.job.record, self.job.key, SECONDS_FOR_RANKS_TO_END)
+        except PairlineError as error:  # the error that is on its way counts
+            log.warning("%s could not be stopped; `pairline reap` will do it. %s", self.command.name, error)
+
+    def _is_active(self) -> bool:
+        seen = self._seen(SECONDS_AT_THE_END)
+        return seen is not None and seen.is_active
+
+    def _pass_lines_on(self, to_the_end: bool = False) -> None:
+        num_lines = self.job.log.pass_on(self.on_line, to_the_end)
+        if to_the_end or (num_lines and time.monotonic() - self.position_saved > SECONDS_BETWEEN_POSITIONS):
+            self.position_saved = time.monotonic()
+            save_position(self.command.folder, {self.job.key: str(self.job.log.offset)})

@@ -1,0 +1,103 @@
+"""Weights that are shared out and gathered as bf16: what is sent, what is held, and that nothing exact is lost by it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dpo_core.contract.config import AdapterConfig
+from dpo_core.contract.jobs import Sharding, TrainResult
+from tests.step_process import metrics_of, run_ranks
+from tests.tiny_stage import reference_job, run_here
+
+pytestmark = pytest.mark.integration
+
+SPLITTING = ("zero3", "fsdp2")
+
+
+def assert_alike(
+    result: TrainResult, expected: TrainResult, begun_with: dict[str, torch.Tensor | float]
+) -> None:
+    """In bf16 sums are rounded at other places: nearly the same metrics, and nearly the same way from the first weights."""
+    ours, theirs = (load_file(run.weights_path / "model.safetensors") for run in (result, expected))
+    assert ours.keys() == theirs.keys()
+    ours, theirs = (
+        torch.cat([(of[name] - first).flatten() for name, first in begun_with.items()])
+        for of in (ours, theirs)
+    )
+    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.95
+    ours, theirs = (metrics_of(run.metrics_path.parent) for run in (result, expected))
+    for name, noise in (("loss", 0.1), ("grad_norm", 0.1), ("logps/chosen", 0.005)):
+        assert [step[name] for step in ours] == pytest.approx([step[name] for step in theirs], rel=noise), (
+            name
+        )
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_an_adapter_is_trained_by_an_objective_over_the_whole_batch(stage, tmp_path, name):
+    """Frozen weights shared out beside trained ones; a pass without gradients before each step's forwards; bf16.
+
+    Few steps: the last bit of a weight decides how values are rounded to bf16, and from then on runs drift apart.
+    """
+    settings = {
+        "adapter": AdapterConfig(kind="lora", rank=4),
+        "per_device": 1,
+        "precision": "bf16",
+        "checkpoint_every": 2,
+        "max_steps": 3,
+    }
+    job = reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")
+    values = run_ranks(job.model_copy(update={"sharding": Sharding(kind=name)})).reference
+    alone = run_here(stage.train_job(tmp_path / "alone", "aot", reference=values, **settings))
+    job = stage.train_job(
+        tmp_path / "sharded", "aot", processes=2, reference=values, sharding=Sharding(kind=name), **settings
+    )
+    result = run_ranks(job, module="tests.programs.ranks_that_tell_what_they_hold")
+    assert_alike(
+        result,
+        alone,
+        {name: 0.0 for name in load_file(alone.weights_path / "model.safetensors") if "lora_B" in name},
+    )
+    frozen = result.all_parameters - result.trained_parameters
+    for rank in (0, 1):
+        held = json.loads((job.out_dir / f"held-{rank}.json").read_text())
+        assert held["half_weights"] == pytest.approx(frozen / 2, rel=0.01), (
+            "norms alone are exact, under ZeRO"
+        )
+    assert (
+        result.trained_parameters == alone.trained_parameters < alone.all_parameters == result.all_parameters
+    )
+    assert result.guard["largest_difference_per_token"] < 1e-2
+    assert result.base_check["largest_difference_per_token"] < 1e-2
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_in_bf16_it_sends_eight_bytes_a_parameter_and_keeps_no_copy_of_a_weight(stage, tmp_path, name):
+    """In a run that goes on from a checkpoint of fp32 weights under autocast, as all runs in bf16 wrote them before."""
+    settings = {
+        "per_device": 1,
+        "precision": "bf16",
+        "checkpoint_every": 2,
+        "keep_checkpoints": 9,
+        "max_steps": 4,
+        # Under autocast the backward of a layer that is not computed again keeps its casts.
+        "gradient_checkpointing": name == "zero3",
+    }
+    alone = run_here(stage.train_job(tmp_path / "alone", **settings))
+    job = stage.train_job(tmp_path / "sharded", processes=2, sharding=Sharding(kind=name), **settings)
+    begun = job.out_dir / "checkpoints" / "step-00000002"
+    shutil.copytree(alone.weights_path.parent / "checkpoints" / "step-00000002", begun)
+    (job.out_dir / "metrics.jsonl").write_bytes(alone.metrics_path.read_bytes())
+    result = run_ranks(job, module="tests.programs.counting_ranks")
+    assert result.resumed_from_step == 2
+    assert_alike(result, alone, load_file(stage.checkpoint.path / "model.safetensors"))
+    for key, tensor in load_file(result.weights_path / "model.safetensors").items():
+        changed = (tensor != tensor.bfloat16()).double().mean()
+        assert changed > 0.5, f"{key}: exact weights, not those that forwards gather"
+    for rank in (0, 1):
+        counted = json.loads((job.out_dir / f"counted-{rank}.json").read_text())
+        assert counted["kept"] == 0
+        assert counted["reduced_in"] == ["torch.float32"]
+        assert 4 < (counted["gathered"] + counted["reduced"]) / result.all_parameters <= 8

@@ -1,0 +1,123 @@
+"""The held-out pairs measured while a run trains: when, what, and that the run is the same as without."""
+
+import signal
+
+import pytest
+
+from dpo_core.contract.errors import Preempted
+from dpo_core.contract.evaluation_config import EvaluationConfig
+from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.refs import CheckpointRef
+from dpo_core.contract.store import sha256_file
+from dpo_core.training import held_out
+from tests.dpo_core.training.test_resume import assert_same_run
+from tests.step_process import evaluations_in
+from tests.tiny_models import make_model
+from tests.tiny_stage import TinyStage, checkpoint_ref, run_here
+
+MEASURED = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps_per_token/rejected")
+
+
+def job_in(stage: TinyStage, folder, **evaluation) -> TrainJob:
+    """9 steps."""
+    return stage.train_job(folder, evaluation=EvaluationConfig(**evaluation), checkpoint_every=4)
+
+
+@pytest.fixture(scope="module")
+def whole(stage, tmp_path_factory):
+    return run_here(job_in(stage, tmp_path_factory.mktemp("whole"), every=2))
+
+
+def untimed(folder) -> list[dict]:
+    return [
+        {name: value for name, value in one.items() if name != "evaluation_seconds"}
+        for one in evaluations_in(folder)
+    ]
+
+
+def test_the_run_is_the_same_as_without_and_has_an_evaluation_every_n_steps_and_at_the_end(
+    stage, whole, tmp_path
+):
+    without = run_here(job_in(stage, tmp_path))
+    assert_same_run(whole, without)
+    assert evaluations_in(tmp_path) == []
+    found = evaluations_in(whole.metrics_path.parent)
+    assert [one["step"] for one in found] == [2, 4, 6, 8, 9]
+    assert [one["epoch"] for one in found] == pytest.approx([step / 9 for step in (2, 4, 6, 8, 9)])
+    assert {one["pairs"] for one in found} == {6}
+
+
+def test_an_epoch_ends_with_one(stage, tmp_path):
+    run_here(stage.train_job(tmp_path, evaluation=EvaluationConfig(every="epoch"), num_epochs=2))
+    assert [one["step"] for one in evaluations_in(tmp_path)] == [9, 18]
+
+
+def as_checkpoint(folder, trained) -> CheckpointRef:
+    """Trained weights as the evaluation step is given them."""
+    model = make_model(folder)
+    (model / "model.safetensors").write_bytes((trained.weights_path / "model.safetensors").read_bytes())
+    return checkpoint_ref(model)
+
+
+def test_the_last_one_is_what_the_evaluation_after_training_finds(stage, whole, tmp_path):
+    after = run_here(
+        stage.evaluate_job(tmp_path / "evaluation", as_checkpoint(tmp_path / "model", whole), num_prompts=0)
+    ).after
+    last = evaluations_in(whole.metrics_path.parent)[-1]
+    for name in MEASURED:
+        assert last[name] == pytest.approx(after[name], rel=1e-5, abs=1e-6), name
+
+
+def test_what_is_scored_piece_by_piece_is_the_same(stage, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(held_out, "PAIRS_BETWEEN_LOOKS", 4)  # 6 pairs: a piece that is not full
+    run_here(job_in(stage, tmp_path, every=2))
+    ours, theirs = evaluations_in(tmp_path), evaluations_in(whole.metrics_path.parent)
+    for name in MEASURED:
+        assert [one[name] for one in ours] == pytest.approx([one[name] for one in theirs], rel=1e-5), name
+
+
+def test_one_that_a_request_to_stop_cuts_off_is_made_when_the_run_goes_on(
+    stage, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(held_out, "PAIRS_BETWEEN_LOOKS", 4)
+    score_pairs, calls = held_out.score_pairs, []
+
+    def asked_to_stop_in_the_second_evaluation(*given, rows):
+        calls.append(rows)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return score_pairs(*given, rows=rows)
+
+    monkeypatch.setattr(held_out, "score_pairs", asked_to_stop_in_the_second_evaluation)
+    job = job_in(stage, tmp_path, every=3)
+    with pytest.raises(Preempted, match="checkpoint of step 6"):
+        run_here(job)
+    assert len(calls) == 3  # nothing of it was scored after the request
+    assert [one["step"] for one in evaluations_in(tmp_path)] == [3]
+    result = run_here(job)
+    assert result.resumed_from_step == 6
+    assert_same_run(result, whole)
+    assert [one["step"] for one in evaluations_in(tmp_path)] == [3, 6, 9]
+
+
+def test_those_of_steps_that_are_taken_again_are_made_again(stage, whole, tmp_path, monkeypatch):
+    """A run that dies after an evaluation, before the checkpoint behind it."""
+    after_step = held_out.Evaluations.after_step
+
+    def dies(self, step):
+        after_step(self, step)
+        if step == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(held_out.Evaluations, "after_step", dies)
+    job = job_in(stage, tmp_path, every=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(job)
+    assert [one["step"] for one in evaluations_in(tmp_path)] == [2, 4, 6]
+    monkeypatch.undo()
+    result = run_here(job)
+    assert result.resumed_from_step == 4
+    assert untimed(tmp_path) == untimed(whole.metrics_path.parent)
+    assert sha256_file(result.weights_path / "model.safetensors") == sha256_file(
+        whole.weights_path / "model.safetensors"
+    )

@@ -1,0 +1,57 @@
+"""`pairline job-spec` with a recipe: what it prints around the description, and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from dpo_core.contract.errors import ConfigError, StoreError
+from flows.settings.overrides import read_recipe
+from flows.terminal.cli import app
+from flows.terminal.job_spec_command import spec_text
+
+QUICKSTART = Path(__file__).parents[3] / "recipes/quickstart.yaml"
+NODE = {"cpus_per_node": 8, "memory_gib": 32, "mount_path": "/shared"}
+BEAKER = {
+    "workspace": "ai2/align",
+    "budget": "ai2/adapt",
+    "clusters": "[ai2/jupiter]",
+    "image": "you/trainer",
+    "weka": "bucket",
+}
+IMAGE = f"registry.example.org/trainer@sha256:{'ab' * 32}"
+
+
+def settings(engine: str, **section: object) -> list[str]:
+    values = {f"{engine}.{name}": value for name, value in (NODE | section).items()}
+    return [f"{name}={value}" for name, value in (values | {"store.root": "/shared/store"}).items()]
+
+
+def test_a_description_says_how_to_submit_it_and_what_is_open(tmp_path: Path):
+    out = tmp_path / "spec.yaml"
+    sets = [word for one in settings("beaker", **BEAKER) for word in ("--set", one)]
+    done = CliRunner().invoke(app, ["job-spec", str(QUICKSTART), "--for", "beaker", "-o", str(out), *sets])
+    assert done.exit_code == 0, done.output
+    text = out.read_text()
+    assert "#     beaker image create --workspace ai2/align --name trainer IMAGE" in text
+    assert "# NOT YET: FINGERPRINT" in text
+    assert yaml.safe_load(text)["tasks"][0]["name"] == "train"
+
+
+def test_a_description_for_kubernetes_takes_the_image_by_its_digest():
+    sets = settings("kubernetes", namespace="n", volume_claim="v")
+    with pytest.raises(ConfigError, match=r"image\.use names none.*image\.push=true"):
+        spec_text(read_recipe(QUICKSTART, sets), "kubernetes", "reference", None)
+    config = read_recipe(QUICKSTART, [*sets, f"image.use={IMAGE}"])
+    spec = yaml.safe_load(spec_text(config, "kubernetes", "reference", None))
+    (job,) = spec["spec"]["replicatedJobs"]
+    assert job["template"]["spec"]["template"]["spec"]["containers"][0]["image"] == IMAGE
+
+
+def test_what_is_no_step_and_no_job_is_refused(tmp_path: Path):
+    config = read_recipe(QUICKSTART, settings("beaker", **BEAKER))
+    with pytest.raises(ConfigError, match=r"--step upload is no step; use one of .*reference"):
+        spec_text(config, "beaker", "upload", None)
+    with pytest.raises(StoreError, match="is not a job file"):
+        spec_text(config, "beaker", "train", tmp_path)

@@ -1,0 +1,146 @@
+"""Plans for cards: every shipped recipe fits where its head says; what does not fit is told what would."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.model_shape import ModelShape
+from flows.settings.overrides import read_recipe
+from flows.terminal.cards import CARDS, card_of
+from flows.terminal.cli import app
+from flows.terminal.model_size import model_size
+from flows.terminal.on_cards import Cluster, lines_of, on_cards
+from flows.terminal.roofline import products_a_token, speed
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+OF_CARDS = sorted(path for path in RECIPES.glob("*.yaml") if "quickstart" not in path.name)
+FITS = re.compile(r"pairline plan recipes/(\S+) --card (\S+)(?: --cards (\d+) --nodes (\d+))?")
+
+
+def planned(recipe: str, card: str, cards: int, nodes: int, *changes: str) -> list[str]:
+    cluster = Cluster.of(card, cards, nodes, None, cards * nodes)
+    config = read_recipe(RECIPES / recipe, [*changes, f"compute.num_processes={cluster.total}"])
+    return list(lines_of(config, model_size(config.checkpoint), cluster, None, None))
+
+
+def test_every_recipe_fits_where_it_says_and_a_shape_is_shipped_for_it():
+    assert len(OF_CARDS) == 8
+    for path in OF_CARDS:
+        found = FITS.search(path.read_text())
+        assert found, path.name
+        assert found[1] == path.name
+        cards, nodes = int(found[3] or 1), int(found[4] or 1)
+        assert read_recipe(path, []).compute.num_processes == cards * nodes, path.name
+        verdict, takes = planned(path.name, found[2], cards, nodes)
+        assert ": fits, " in verdict, path.name
+        assert "s a step" in takes
+
+
+def test_the_command_says_whether_it_fits_and_starts_nothing(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    arguments = ["plan", str(RECIPES / "tulu3-8b.yaml"), "--card", "h100-80", "--cards", "8", "--price", "2"]
+    done = CliRunner().invoke(app, [*arguments, "--nodes", "4"])
+    assert done.exit_code == 0
+    assert "On 4 x 8 h100-80: fits, " in done.output
+    assert "at $2 a card and hour" in done.output
+    assert "Effective batch: 128 pairs = 32 processes" in done.output
+
+
+def test_the_reference_pass_must_fit_as_well():
+    """8B in bf16 and a little are 22 GiB of 23.9; in float32, or with 16 answers of 8,192 tokens, they are not."""
+    recipe = "tulu3-8b-lora-24gb.yaml"
+    assert ": fits, " in planned(recipe, "rtx4090-24", 1, 1)[0]
+    long = planned(recipe, "rtx4090-24", 1, 1, "evaluation.max_new_tokens=8192")
+    assert re.search(r"DOES NOT FIT, 44\.\d of 23\.9 GiB on a card \(44\.\d in the reference pass", long[0])
+    config = read_recipe(RECIPES / recipe, [])
+    size, cluster = model_size(config.checkpoint), Cluster.of("rtx4090-24", 1, 1, None, 1)
+    of_weights = [
+        on_cards(read_recipe(RECIPES / recipe, [f"train.precision={precision}"]), size, cluster).scoring
+        for precision in ("bf16", "fp32")
+    ]
+    # 32 layers, 1,024 keys in float32 and values in bf16, of 4,096 tokens of prompts and 16 answers of 512
+    assert of_weights[0]["keys and values of answers"] == 32 * 1024 * 6 * (4096 + 16 * 512)
+    assert [sum(v for name, v in of.items() if name.startswith("weights")) for of in of_weights] == [
+        2 * size.num_parameters,
+        4 * size.num_parameters,
+    ]
+
+
+def test_what_does_not_fit_is_told_what_would():
+    verdict, advice = planned(
+        "tulu3-8b.yaml",
+        "h100-80",
+        8,
+        1,
+        "train.gradient_checkpointing=false",
+        "train.tokens_per_forward=40000",
+    )
+    assert "DOES NOT FIT" in verdict
+    assert "train.gradient_checkpointing: True" in advice
+    verdict, advice = planned("tulu3-70b.yaml", "h100-80", 8, 1)
+    assert "DOES NOT FIT" in verdict
+    assert re.search(r"compute.num_processes: (32|64) \((4|8) nodes\)", advice)
+    assert "nothing that was tried" in planned("tulu3-70b.yaml", "l4-24", 1, 1)[1]
+
+
+def test_a_model_whose_shape_nothing_tells_is_not_judged():
+    (line,) = planned("tulu3-8b.yaml", "h100-80", 8, 1, "checkpoint.source=org/some-7b")
+    assert "unknown" in line
+
+
+def test_cards_and_nodes_follow_from_the_recipe_where_they_are_not_said():
+    assert (
+        Cluster.of("h100-80", None, None, None, 32).cards,
+        Cluster.of("h100-80", None, None, None, 32).nodes,
+    ) == (8, 4)
+    assert Cluster.of("h100-80", None, 2, None, 32).cards == 16
+    assert Cluster.of("h100-80", 4, None, None, 32).total == 4
+    with pytest.raises(ConfigError, match="Known are a100-40"):
+        card_of("h1000")
+
+
+def test_products_and_speed_are_those_worked_out_by_hand():
+    """One layer of 2 x (2 + 2 + 2 + 2) + 3 x 2 x 4 weights, a head of 10 x 2."""
+    shape = ModelShape(1, 2, 4, 2, 2, 10)
+    assert shape.linear_parameters == 2 * (2 * 2 + 2 * 2 + 3 * 4)
+    # attention: 2 x 1 x 2 x (0.3 x 100) = 120 in weights' place
+    assert products_a_token(shape, 100, (8, 8)) == pytest.approx(8 * (40 + 120) + 8 * 0.8 * 20)
+    eight = model_size(read_recipe(RECIPES / "tulu3-8b.yaml", []).checkpoint).shape
+    config = read_recipe(RECIPES / "tulu3-8b.yaml", [])
+    fast = speed(config, eight, CARDS["h100-80"], 1, 16_384, 1030)
+    # 16 pairs a card: 16,480 tokens in two forwards; 8 x 6.98e9 + 8 x 0.8 x 0.525e9 and a little attention a token
+    assert fast.forwards == 2
+    assert fast.step_seconds == pytest.approx(16_480 * 6.0e10 / (989e12 * 0.62 * 0.7), rel=0.06)
+    kept = read_recipe(RECIPES / "tulu3-8b.yaml", ["train.activation_budget_gib=100"])  # 46 would do
+    spared = 16_480 * 2 * 7.0e9 / (989e12 * 0.62 * 0.7)
+    kept_seconds = speed(kept, eight, CARDS["h100-80"], 1, 16_384, 1030).step_seconds
+    assert fast.step_seconds - kept_seconds == pytest.approx(spared, rel=0.06)
+
+
+def test_replicas_exchange_less_between_nodes():
+    """On 4 nodes of 8 whole weights cross the network; with a copy a node only an eighth of each card's gradient does."""
+    shape = model_size(read_recipe(RECIPES / "tulu3-8b.yaml", []).checkpoint).shape
+    slow = dataclasses.replace(CARDS["h100-80"], network=1e9)
+
+    def step_seconds(*changes: str) -> float:
+        config = read_recipe(RECIPES / "tulu3-8b.yaml", ["compute.num_processes=32", *changes])
+        return speed(config, shape, slow, 4, 16_384, 1030).step_seconds
+
+    weights = shape.num_parameters / 1e9
+    assert step_seconds() == pytest.approx(8 * weights * 31 / 32, rel=0.02)
+    assert step_seconds("compute.shard_degree=8") == pytest.approx(
+        8 * weights * 7 / 8 / (slow.link / 1e9) + 8 * weights / 8 * 3 / 4, rel=0.02
+    )
+
+
+def test_offloaded_state_is_in_the_host_s_memory():
+    config = read_recipe(RECIPES / "tulu3-8b.yaml", [])
+    cluster = Cluster.of("h100-80", 8, 1, None, 8)
+    kept = on_cards(config, model_size(config.checkpoint), cluster)
+    config = read_recipe(RECIPES / "tulu3-8b.yaml", ["compute.offload=optimizer_and_parameters"])
+    gone = on_cards(config, model_size(config.checkpoint), cluster)
+    assert gone.host_bytes - kept.host_bytes == pytest.approx(16 * 8.03e9, rel=0.01)

@@ -1,0 +1,47 @@
+"""One cluster of two nodes for all tests of this folder."""
+
+from collections.abc import Iterator
+
+import docker
+import pytest
+
+from examples.slurm.private_cluster import PrivateCluster
+from tests.containers.conftest import base_image, shared_engine
+from tests.containers.launch.stand_in import build_stand_in
+
+__all__ = ["base_image", "shared_engine"]  # fixtures of other folders
+
+
+@pytest.fixture(scope="session")
+def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateCluster]:
+    cluster = PrivateCluster(tmp_path_factory.mktemp("slurm"))
+    cluster.up()
+    yield cluster
+    cluster.down()
+
+
+@pytest.fixture
+def cluster(_cluster: PrivateCluster, monkeypatch: pytest.MonkeyPatch) -> PrivateCluster:
+    """The cluster that this process's sbatch talks to."""
+    monkeypatch.setenv("SLURM_CONF", str(_cluster.conf))
+    return _cluster
+
+
+@pytest.fixture
+def own_cluster(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PrivateCluster]:
+    """One of the test's own, whose daemons it may kill: answers and nodes are given up soon."""
+    made = PrivateCluster(tmp_path_factory.mktemp("slurm"), message_seconds=2)
+    made.up()
+    monkeypatch.setenv("SLURM_CONF", str(made.conf))
+    yield made
+    made.down()
+
+
+@pytest.fixture(scope="session")
+def image(shared_engine: docker.DockerClient, base_image: str) -> Iterator[str]:
+    """A small stand-in for the trainer image, on the engine that the nodes have."""
+    made = build_stand_in(shared_engine, base_image)
+    yield made
+    shared_engine.images.remove(made, force=True)

@@ -1,0 +1,151 @@
+"""What goes wrong on a cluster: daemons killed, nodes lost, answers lost, jobs preempted. One result, one job at a time."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dpo_core.contract.errors import TimedOut
+from examples.slurm.private_cluster import PrivateCluster
+from tasks.launch.cluster_job import ClusterJob
+from tasks.launch.context import Context, OnClusterJob, Stopped
+from tasks.launch.launcher import Ended
+from tasks.launch.slurm.poll import poll_of_this_process
+from tests.slurm_cluster.kills import run_many
+from tests.slurm_cluster.scale import steps
+from tests.slurm_cluster.small_step import SmallStep
+from tests.slurm_cluster.test_launcher import wait_for
+from tests.slurm_cluster.trial import FAULTS
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
+# Counts to a number, a checkpoint each; asked to stop, it keeps where it stands and ends as preempted.
+COUNTING = """
+    Path("checkpoints").mkdir(exist_ok=True)
+    def stop(*_):
+        print("stopped", flush=True)
+        sys.exit(20)
+    signal.signal(signal.SIGTERM, stop)
+    for number in range(len(list(Path("checkpoints").iterdir())), LAST):
+        print("number", number, os.environ["SLURMD_NODENAME"], flush=True)
+        Path(f"checkpoints/step-{number:08d}").write_text(str(time.time()))
+        time.sleep(0.2)
+"""
+
+
+@contextmanager
+def meanwhile(step: SmallStep, shown: OnClusterJob | None = None) -> Iterator[Callable[[], Ended]]:
+    """Run the step in a thread. -> waits for its end; a test that fails before does not wait for it."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(step.run, Context(stop=stop, on_cluster_job=shown))
+        try:
+            yield lambda: running.result(timeout=300)
+        finally:
+            stop.set()
+
+
+def numbers(step: SmallStep) -> list[int]:
+    """What was counted, in order."""
+    return [int(line.split()[1]) for line in step.log_lines if line.startswith("number ")]
+
+
+def test_a_job_that_is_preempted_goes_on_and_so_does_one_whose_time_is_up(cluster: PrivateCluster, tmp_path):
+    """The same job is requeued; or another one is submitted, within the same call: no retry is used."""
+    step = SmallStep(tmp_path, COUNTING.replace("LAST", "14"))
+    shown: list[ClusterJob] = []
+    with meanwhile(step, shown.append) as end:
+        wait_for(lambda: len(numbers(step)) >= 3)
+        cluster.ask("sbatch", "-p", "urgent", "-N2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+        wait_for(lambda: "stopped" in step.log_lines)
+        wait_for(lambda: (cluster.start_now(), step.num_starts == 2)[1])
+        wait_for(lambda: len(numbers(step)) >= 6)
+        (job_id,) = cluster.ask("squeue", "-h", "-o", "%i").split()
+        cluster.ask("scancel", "--signal=TERM", job_id)  # as sbatch --signal does before the time limit
+        assert end() == Ended(0)
+    assert numbers(step) == list(range(14))
+    assert (step.num_starts, step.prepared) == (3, 2)
+    assert {"PENDING", "RUNNING"} <= {job.state for job in shown}
+    ends = [start.end for start in shown[-1].starts]
+    assert (shown[-1].state, len(ends), ends[-1]) == ("ENDED", 3, "done")
+    assert all(ends)  # how, is as the busy machine let them
+    went_on_from = [start.from_step for start in shown[-1].starts]
+    assert went_on_from[0] is None
+    assert 2 <= went_on_from[1] < went_on_from[2]
+
+
+def test_a_job_that_keeps_nothing_before_its_time_is_up_is_not_begun_for_ever(
+    cluster: PrivateCluster, tmp_path
+):
+    step = SmallStep(tmp_path, "sys.exit(20)")
+    with pytest.raises(TimedOut, match="one checkpoint must fit into one job"):
+        step.run()
+    assert step.num_starts == 1
+
+
+def test_an_answer_that_is_lost_and_a_controller_that_dies_leave_one_job(
+    own_cluster: PrivateCluster, tmp_path
+):
+    """sbatch gives up after MessageTimeout, and the job is submitted all the same."""
+    step = SmallStep(tmp_path, COUNTING.replace("LAST", "20"), settings={"cpus_per_node": 1})
+    with meanwhile(step) as end:
+        wait_for(lambda: step.prepared == 1)
+        own_cluster.signal_controller(signal.SIGSTOP)
+        time.sleep(4)
+        own_cluster.signal_controller(signal.SIGCONT)
+        wait_for(lambda: len(numbers(step)) >= 3)
+        own_cluster.kill_controller()
+        time.sleep(1)
+        own_cluster.start_controller()
+        assert end() == Ended(0)
+    assert numbers(step) == list(range(20))
+    assert (step.num_starts, step.prepared) == (1, 1)
+    assert own_cluster.jobs() == []
+
+
+def test_what_a_lost_node_runs_is_ended_by_the_start_that_follows(own_cluster: PrivateCluster, tmp_path):
+    """The node's daemon is killed and its trainer is not: Slurm starts the job on the other node beside it."""
+    step = SmallStep(tmp_path, COUNTING.replace("LAST", "10_000").replace("sys.exit(20)", "pass"))
+    with meanwhile(step) as end:
+        wait_for(lambda: len(numbers(step)) >= 3)
+        own_cluster.kill_node("n1")
+        wait_for(lambda: (own_cluster.start_now(), step.num_starts == 2)[1], seconds=240)
+        ghost = (
+            step.record / f"{Path(step.record / 'attempt').read_text().split('.')[0]}.0" / "ranks/rank-0.json"
+        )
+        assert '"code": -9' in ghost.read_text()  # it had ended before the other one began
+        own_cluster.ask("scancel", *own_cluster.ask("squeue", "-h", "-o", "%i").split())
+        with pytest.raises(Exception, match="cancelled by someone"):
+            end()
+    assert numbers(step) == sorted(set(numbers(step)))
+
+
+def test_killed_at_random_moments_a_job_ends_with_one_result():
+    """Some of the kills of ``tests/slurm_cluster/kills.py``, which by hand kills as often as one likes."""
+    faults = [fault for fault in FAULTS if fault not in ("srun", "slurmd, for good; its ranks live on")]
+    outcomes = run_many(faults, seed=18, seconds=600, side_by_side=2)
+    assert len(outcomes) == len(faults)
+    assert [outcome for outcome in outcomes if outcome.problems] == []
+
+
+def test_many_jobs_in_a_queue_are_one_question_to_slurm(own_cluster: PrivateCluster, tmp_path):
+    """``tests/slurm_cluster/scale.py`` does so with 200 jobs on 50 nodes. While they are young, one every two seconds."""
+    own_cluster.ask("scontrol", "update", "nodename=n[1-2]", "state=drain", "reason=full")
+    stop, poll = threading.Event(), poll_of_this_process()
+    waiting = steps(tmp_path, 12, seconds=0.0)
+    with ThreadPoolExecutor(len(waiting)) as pool:
+        try:
+            running = [pool.submit(step.run, Context(stop=stop)) for step in waiting]
+            wait_for(lambda: len(own_cluster.jobs()) == len(waiting))
+            wait_for(lambda: len(poll.names) == len(waiting))
+            before, began = poll.num_asked, time.monotonic()
+            wait_for(lambda: poll.num_asked >= before + 2)
+            assert time.monotonic() - began > 1.5
+        finally:
+            stop.set()
+        assert {type(one.exception(timeout=120)) for one in running} == {Stopped}
+    assert {state for _, state in own_cluster.jobs()} == set()

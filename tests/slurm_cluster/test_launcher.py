@@ -1,0 +1,196 @@
+"""Steps as jobs of a real cluster: what they get, how they end, and that there is one of each."""
+
+import functools
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+
+import pytest
+
+from dpo_core.contract.errors import Cancelled, ConfigError, StoreError, TimedOut
+from examples.slurm.private_cluster import PrivateCluster
+from tasks.launch.command import typical_command
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context, Stopped
+from tasks.launch.launcher import Ended
+from tasks.launch.launchers import LauncherSections
+from tasks.launch.own_folder import claim
+from tasks.launch.slurm.config import SlurmConfig
+from tasks.launch.slurm.launcher import SlurmLauncher
+from tasks.launch.slurm.reap import reap_jobs
+from tests.slurm_cluster.small_step import SmallStep
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
+SECRET = "hf_not-for-others"
+wait_for = functools.partial(wait_until, seconds=180)
+
+
+def orchestrator(step: SmallStep) -> subprocess.Popen:
+    """The same run as a process of its own."""
+    told = {name: value for name, value in asdict(step).items() if name not in ("root", "prepared")}
+    argv = [sys.executable, "-m", "tests.slurm_cluster.small_step", str(step.root), json.dumps(told)]
+    return subprocess.Popen(argv, start_new_session=True)
+
+
+def test_every_rank_is_a_task_and_gets_what_it_needs_and_no_more(
+    cluster: PrivateCluster, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setenv("HF_HUB_TEST", "passed-on")
+    monkeypatch.setenv("MY_PASSWORD", SECRET)
+    body = """
+        names = ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "HF_HUB_TEST", "SLURM_EXPORT_ENV", "GIVEN", "MADE")
+        print(*(os.environ.get(name) for name in names), SECRET_OF(), os.getcwd(), flush=True)
+    """.replace("SECRET_OF()", "open(os.environ['HF_TOKEN_PATH']).read()[:3], os.environ.get('MY_PASSWORD')")
+    step = SmallStep(
+        tmp_path, body, 2, {"setup": ["export MADE=by-setup"]}, {"machines": 2, "num_processes": 2}
+    )
+    assert step.run(secrets=("HF_TOKEN",), env={"GIVEN": "by recipe"}) == Ended(0)
+    said = f"2 0 127.0.0.1 passed-on None by recipe by-setup hf_ None {step.folder}"
+    assert sorted(step.log_lines) == sorted([said, f"[rank 1] {said}"])
+    assert cluster.jobs() == []
+    job_id = next(step.record.glob("*.0/started")).read_text().split()[1]
+    assert SECRET not in cluster.ask("scontrol", "write", "batch_script", job_id, "-")
+    assert SECRET not in cluster.ask("scontrol", "show", "job", job_id)
+    assert not list(step.record.glob("secret-*"))
+
+
+def test_ends_are_told_apart(cluster: PrivateCluster, tmp_path):
+    of_its_own = SmallStep(tmp_path / "a", "print('last words'); sys.exit(11)")
+    assert of_its_own.run() == Ended(11)
+    assert of_its_own.log_lines[0] == "last words"
+    body = "time.sleep(0.5 if rank else 60); os.kill(os.getpid(), 9)"
+    killed = SmallStep(tmp_path / "b", body, 2, {}, {"machines": 2, "num_processes": 2}).run()
+    assert (killed.exit_code, killed.cause) == (-9, "rank 1 on n2 was killed by signal 9 (SIGKILL).")
+
+
+def test_what_cannot_begin_is_one_sentence(cluster: PrivateCluster, tmp_path):
+    with pytest.raises(ConfigError, match=r"The set-up line 'false' \(slurm.setup\) failed on "):
+        SmallStep(tmp_path / "a", "", settings={"setup": ["false"]}).run()
+    with pytest.raises(ConfigError, match="There is no interpreter /no/python"):
+        SmallStep(tmp_path / "b", "").run(argv=("/no/python",))
+    gone = SmallStep(tmp_path / "c", "")
+    with pytest.raises(StoreError, match="The store is not to be seen: there is no /no/job"):
+        gone.run(program=("-c", "", "/no/job.json"))
+    with pytest.raises(ConfigError, match=r"Slurm refuses \(sbatch\): .*invalid partition specified: nosuch"):
+        SmallStep(
+            tmp_path / "d", "", settings={"partition": "nosuch", "cpus_per_node": 1, "memory_gib": 1}
+        ).run()
+    with pytest.raises(ConfigError, match=r"can never start: Partition(TimeLimit|Config)"):
+        SmallStep(tmp_path / "e", "", settings={"partition": "short", "time_limit_minutes": 60}).run()
+    assert cluster.jobs() == []
+
+
+def test_a_killed_orchestrator_is_followed_by_one_that_attaches(cluster: PrivateCluster, tmp_path):
+    """One job, every line once, whether it was killed while the job ran or before it was read to the end."""
+    body = """
+        for number in range(60):
+            print("line", number, flush=True)
+            time.sleep(0.1)
+    """
+    step = SmallStep(tmp_path, body)
+    for reached in (2, 20):
+        first = orchestrator(step)
+        wait_for(lambda at=reached: len(step.log_lines) >= at)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    assert step.run() == Ended(0)
+    assert (step.prepared, step.num_starts) == (0, 1)
+    assert step.log_lines == [f"line {number}" for number in range(60)]
+
+
+def test_a_cancelled_run_keeps_its_checkpoint_and_leaves_nothing(cluster: PrivateCluster, tmp_path):
+    body = """
+        def checkpoint(*_):
+            time.sleep(2)
+            Path(f"checkpoint-{rank}").touch()
+            sys.exit(20)
+        signal.signal(signal.SIGTERM, checkpoint)
+        print("up", flush=True)
+        time.sleep(600)
+    """
+    step = SmallStep(tmp_path, body, 2, {}, {"machines": 2, "num_processes": 2})
+    stop = threading.Event()
+    threading.Thread(
+        target=lambda: (wait_for(lambda: len(step.log_lines) == 2), stop.set()), daemon=True
+    ).start()
+    with pytest.raises(Stopped):
+        step.run(Context(stop=stop))
+    assert (step.folder / "checkpoint-0").exists()
+    assert (step.folder / "checkpoint-1").exists()
+    assert cluster.jobs() == []
+
+
+def test_a_person_who_cancels_the_job_is_not_overruled(cluster: PrivateCluster, tmp_path):
+    step = SmallStep(tmp_path, "print('up', flush=True); time.sleep(600)")
+    ids = lambda: cluster.ask("squeue", "-h", "-o", "%i").split()  # noqa: E731
+    threading.Thread(
+        target=lambda: (wait_for(lambda: step.log_lines), cluster.ask("scancel", *ids())), daemon=True
+    ).start()
+    with pytest.raises(Cancelled, match="was cancelled by someone"):
+        step.run()
+
+
+def test_time_in_the_queue_is_not_the_steps(cluster: PrivateCluster, tmp_path):
+    """Both nodes are taken for longer than the step may run; only once it runs, its time is up."""
+    cluster.ask("sbatch", "-N2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 3")
+    step = SmallStep(tmp_path, "time.sleep(600)", compute={"step_timeout_seconds": 1})
+    with pytest.raises(TimedOut, match="longer than 1 s"):
+        step.run()
+    assert list(step.record.glob("*.0/started"))
+    assert cluster.jobs() == []
+
+
+def test_a_job_without_a_run_is_reaped_and_one_with_a_run_is_not(cluster: PrivateCluster, tmp_path):
+    """Others' jobs are nobody's business; the rest of the log is kept."""
+    cluster.ask("sbatch", "--job-name=another", "--output=/dev/null", "--wrap", "sleep 60")
+    body = """
+        def stop(*_):
+            print("stopped", flush=True)
+            sys.exit(20)
+        signal.signal(signal.SIGTERM, stop)
+        print("up", flush=True)
+        time.sleep(600)
+    """
+    step = SmallStep(tmp_path, body)
+    with claim(step.folder):
+        running = orchestrator(step)
+        wait_for(lambda: step.log_lines)
+        (found,) = reap_jobs(dry_run=False, state_of=lambda flow_run: "unknown")
+        assert (found.reason, found.done) == ("", "left alone: a live run owns it")
+    running.kill()
+    running.wait()
+    (found,) = reap_jobs(dry_run=False, state_of=lambda flow_run: "live")
+    assert found.reason == ""
+    (found,) = reap_jobs(dry_run=True, state_of=lambda flow_run: "over")
+    assert found.done == "would be cancelled"
+    (found,) = reap_jobs(dry_run=False, state_of=lambda flow_run: "over")
+    assert (found.step, found.done) == ("train", "cancelled")
+    assert [line for line in step.log_lines if line in ("up", "stopped")] == ["up", "stopped"]
+    assert [name for name, _ in cluster.jobs()] == ["another"]
+    cluster.ask("scancel", "--name=another")
+
+
+def test_a_plan_asks_the_cluster_and_submits_nothing(cluster: PrivateCluster, tmp_path, monkeypatch):
+    compute = ComputeConfig(launcher="slurm", machines=2, num_processes=2)
+
+    def preview(machines: ComputeConfig = compute, **slurm: object) -> str:
+        sections = LauncherSections(slurm=SlurmConfig(**slurm))
+        machine = SlurmLauncher.target(machines, sections, "train")
+        return SlurmLauncher.preview(
+            machines, sections, typical_command("train", machines, machine, tmp_path)
+        )
+
+    assert re.match(
+        r"# train: Job \d+ to start at .* on nodes n\[1-2\] in partition train\.\nsbatch --job", preview()
+    )
+    assert "# train: REFUSED. Slurm refuses (sbatch): " in preview(partition="nosuch", cpus_per_node=1)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert preview().startswith("# train: not checked: There is no sinfo on this machine")
+    monkeypatch.undo()
+    assert cluster.jobs() == []

@@ -1,0 +1,113 @@
+"""What Slurm's programs print, read; recorded of 22.05.8."""
+
+import pytest
+
+from dpo_core.contract.errors import ConfigError
+from tasks.launch.slurm.client import (
+    AWAY,
+    QueuedJob,
+    parse_details,
+    parse_nodes,
+    parse_queue,
+    refusal,
+    submit,
+)
+
+LINE = (
+    "7\x1fPENDING\x1fReqNodeNotAvail, UnavailableNodes:n1\x1f\x1fgpu\x1f2026-01-01T10:00:00\x1fpairline-x\x1f"
+    '{"key": "a", "folder": "/s/it\'s"}\x1f2026-01-01T09:00:00'
+)
+
+
+def test_a_line_of_squeue_is_a_job_with_its_comment():
+    (seen,) = parse_queue(LINE + "\n")
+    assert seen == QueuedJob(
+        "7",
+        "PENDING",
+        "ReqNodeNotAvail, UnavailableNodes:n1",
+        "",
+        "gpu",
+        "2026-01-01T10:00:00",
+        "pairline-x",
+        {"key": "a", "folder": "/s/it's"},
+        "2026-01-01T09:00:00",
+    )
+    assert seen.is_active
+
+
+@pytest.mark.parametrize("comment", ["(null)", "", "[1]", '"a"', "{half", "GOLD:x"])
+def test_the_comment_of_somebody_else_is_none_of_ours(comment: str):
+    (seen,) = parse_queue(LINE.replace('{"key": "a", "folder": "/s/it\'s"}', comment))
+    assert seen.comment == {}
+
+
+def test_lines_of_another_form_are_nobodys():
+    assert parse_queue("slurm_load_jobs error: x\n\n7\x1fRUNNING\n") == []
+
+
+@pytest.mark.parametrize(
+    ("state", "is_active"),
+    [("RUNNING", True), ("COMPLETING", True), ("REQUEUED", True), ("SUSPENDED", True)]
+    + [(state, False) for state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")],
+)
+def test_a_job_is_active_until_nothing_can_bring_it_back(state: str, is_active: bool):
+    assert parse_queue(LINE.replace("PENDING", state))[0].is_active == is_active
+
+
+def test_details_are_names_and_values():
+    text = "JobId=7 JobName=pairline-x Requeue=1 Restarts=0 ExitCode=0:53 Command=(null) StdOut=/a/b"
+    told = parse_details(text)
+    assert (told["JobName"], told["ExitCode"], told["StdOut"]) == ("pairline-x", "0:53", "/a/b")
+
+
+def test_the_least_node_of_a_partition():
+    kind = parse_nodes("96|2063000\n48+|1031000+\n")
+    assert (kind.num_cores, kind.memory_bytes) == (48, 1031000 << 20)
+    assert parse_nodes("") is None
+    kind = parse_nodes("96|1\n")  # the site says nothing of memory
+    assert (kind.num_cores, kind.memory_bytes) == (96, 0)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
+        "squeue: error: Unable to contact slurm controller (connect failure)",
+        "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
+        "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received",
+    ],
+)
+def test_no_answer_is_told_from_a_refusal(said: str):
+    assert AWAY.search(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "sbatch: error: invalid partition specified: nosuch",
+        "sbatch: error: Batch job submission failed: Invalid partition name specified",
+        "sbatch: error: Batch job submission failed: Requested node configuration is not available",
+    ],
+)
+def test_a_refusal_is_slurms_sentence(said: str):
+    assert not AWAY.search(said)
+    assert refusal(said) == said.removeprefix("sbatch: error: ") + "."
+
+
+def test_a_machine_without_slurm_is_told_in_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="There is no sbatch on this machine"):
+        submit((), "")
+
+
+def test_a_submission_takes_no_secret_along_and_nothing_of_an_allocation_around_it(monkeypatch, tmp_path):
+    """All that sbatch sees, the job gets and Slurm keeps."""
+    stand_in = tmp_path / "sbatch"
+    stand_in.write_text("#!/bin/sh\nenv\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for name in ("HF_TOKEN", "SLURM_MEM_PER_NODE", "SLURM_JOB_ID", "SBATCH_EXPORT", "SLURM_CONF"):
+        monkeypatch.setenv(name, "given")
+    told = {line.partition("=")[0] for line in submit((), "").splitlines()}
+    assert {"PATH", "SLURM_CONF"} <= told
+    assert not told & {"HF_TOKEN", "SLURM_MEM_PER_NODE", "SLURM_JOB_ID", "SBATCH_EXPORT"}

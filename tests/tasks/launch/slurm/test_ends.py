@@ -1,0 +1,195 @@
+"""The table of ends, line by line."""
+
+import pytest
+
+from dpo_core.contract.errors import Cancelled, ConfigError, PairlineError, Preempted, StepCrashed, StoreError
+from tasks.launch.launcher import Ended
+from tasks.launch.slurm.ends import (
+    JobEnd,
+    LimitReached,
+    failed_to_launch,
+    how_it_ended,
+    why_a_start_ended,
+    why_it_never_starts,
+)
+from tasks.launch.slurm.record import RankEnd, Start
+
+
+def ended(code: int | None, *ranks: RankEnd, **more: object) -> Start:
+    return Start(0, "7", "n[1-2]", began=10.0, ended=20.0, exit_code=code, ranks=ranks, **more)
+
+
+KILLED = (RankEnd(0, "n1", 22, 12.0), RankEnd(1, "n2", -9, 11.0))
+ASKED = (RankEnd(0, "n1", -15, 11.0), RankEnd(1, "n2", -15, 11.1))
+KILLED_AFTER = (RankEnd(0, "n1", 11, 11.0), RankEnd(1, "n2", -9, 12.0))
+SILENT = (RankEnd(0, "n1", 0, 11.0), RankEnd(1, "n2"))
+ENDS: list[tuple[str, JobEnd, type]] = [
+    ("done", JobEnd("COMPLETED", start=ended(0)), Ended),
+    ("done, and forgotten by Slurm", JobEnd("", start=ended(0)), Ended),
+    ("done without a record that can be seen", JobEnd("COMPLETED", exit_code=0), Ended),
+    ("the step's own error", JobEnd("FAILED", start=ended(11)), Ended),
+    (
+        "no store on the node",
+        JobEnd("FAILED", start=ended(13, refused="The store is not to be seen on n1.")),
+        StoreError,
+    ),
+    (
+        "no interpreter",
+        JobEnd("FAILED", start=ended(13, refused="There is no interpreter x on n1.")),
+        ConfigError,
+    ),
+    ("a step out of memory", JobEnd("OUT_OF_MEMORY", start=ended(1)), Ended),
+    (
+        "srun saw the kernel kill",
+        JobEnd("FAILED", start=ended(1), last_lines=["n1: task 1: Out Of Memory"]),
+        Ended,
+    ),
+    ("a killed rank", JobEnd("FAILED", start=ended(137, *KILLED)), Ended),
+    ("time limit", JobEnd("TIMEOUT", start=ended(None)), LimitReached),
+    ("deadline", JobEnd("DEADLINE", start=ended(None)), LimitReached),
+    ("asked by --signal, checkpoint written", JobEnd("FAILED", start=ended(20)), LimitReached),
+    ("asked by --signal, a step that keeps shards", JobEnd("FAILED", start=ended(143, *ASKED)), LimitReached),
+    ("preempted, the site cancels", JobEnd("PREEMPTED", start=ended(20)), Preempted),
+    ("somebody's scancel", JobEnd("CANCELLED", start=ended(20)), Cancelled),
+    ("somebody's scancel in the queue", JobEnd("CANCELLED"), Cancelled),
+    ("a lost node", JobEnd("NODE_FAIL", start=ended(None)), StepCrashed),
+    ("a node that did not boot", JobEnd("BOOT_FAIL"), StepCrashed),
+    ("no folder for the log", JobEnd("FAILED", exit_code=0, slurm_signal=53), StoreError),
+    ("no store, and no record", JobEnd("FAILED", exit_code=13), StoreError),
+    (
+        "no container",
+        JobEnd("FAILED", start=ended(1), last_lines=["pyxis: failed to create container filesystem"]),
+        ConfigError,
+    ),
+    (
+        "docker has no such image",
+        JobEnd(
+            "FAILED",
+            start=ended(125, RankEnd(0, "n1", 125, 11.0)),
+            last_lines=["docker: Error response from daemon"],
+        ),
+        ConfigError,
+    ),
+    (
+        "no docker on a node",
+        JobEnd(
+            "FAILED",
+            start=ended(127, RankEnd(0, "n1", 127, 11.0)),
+            last_lines=["docker: No such file or directory on n1"],
+        ),
+        ConfigError,
+    ),
+    ("srun ended well without a rank that it lost", JobEnd("", start=ended(0, *SILENT)), StepCrashed),
+    ("forgotten, and silent", JobEnd("", start=ended(None)), StepCrashed),
+]
+
+
+@pytest.mark.parametrize(("what", "end", "expected"), ENDS, ids=[what for what, *_ in ENDS])
+def test_an_end_means(what: str, end: JobEnd, expected: type):
+    outcome = how_it_ended(end, "train")
+    assert type(outcome) is expected
+    if isinstance(outcome, PairlineError):
+        assert outcome.problem.endswith(".")
+        assert "train" in outcome.problem
+
+
+def test_the_rank_that_was_killed_first_is_the_cause():
+    outcome = how_it_ended(JobEnd("FAILED", start=ended(137, *KILLED)), "train")
+    assert outcome == Ended(-9, cause="rank 1 on n2 was killed by signal 9 (SIGKILL).")
+
+
+def test_a_rank_that_failed_before_the_others_were_killed_speaks_for_itself():
+    assert how_it_ended(JobEnd("FAILED", start=ended(11, *KILLED_AFTER)), "train") == Ended(11)
+
+
+def test_a_rank_that_failed_by_itself_is_told_whatever_srun_ended_the_others_with():
+    assert how_it_ended(JobEnd("FAILED", start=ended(137, *KILLED_AFTER)), "train") == Ended(11)
+
+
+KEPT = (RankEnd(0, "n1", 20, 11.0), RankEnd(1, "n2", 20, 11.1))
+
+
+@pytest.mark.parametrize(
+    ("end", "cause"),
+    [
+        # It says 0:9. Its ranks are asked to stop, and may have written a checkpoint.
+        (JobEnd("FAILED", 0, 9, ended(None, *KEPT)), "its batch script on n[1-2] was killed by signal 9"),
+        (JobEnd("FAILED", 0, 9, ended(None, *SILENT)), "its batch script on n[1-2] was killed by signal 9"),
+        (JobEnd("FAILED", 0, 9), "its batch script was killed by signal 9"),
+        (JobEnd("FAILED", start=ended(137, *KEPT)), "srun, or what it began on n[1-2], was killed by signal 9"),
+        (JobEnd("FAILED", start=ended(137, *ASKED)), "srun, or what it began on n[1-2], was killed by signal 9"),
+        (JobEnd("FAILED", start=ended(137, *SILENT)), "srun, or what it began on n[1-2], was killed by signal 9"),
+        (JobEnd("FAILED", start=ended(137)), "srun, or what it began on n[1-2], was killed by signal 9"),
+    ],
+)  # fmt: skip
+def test_what_starts_the_ranks_may_be_killed_as_well(end: JobEnd, cause: str):
+    """No such end is a good one, nor the store's fault, nor a time limit."""
+    assert how_it_ended(end, "train") == Ended(-9, cause=f"{cause} (SIGKILL).")
+
+
+def test_an_end_of_which_nobody_knows_a_code_is_no_good_one():
+    assert isinstance(how_it_ended(JobEnd("FAILED", 0, 0, ended(None, *KEPT)), "train"), StepCrashed)
+
+
+def test_memory_is_told_whoever_saw_it():
+    for end in (
+        JobEnd("OUT_OF_MEMORY", start=ended(1)),
+        JobEnd("FAILED", start=ended(137, *KILLED), last_lines=["oom-kill event"]),
+    ):
+        outcome = how_it_ended(end, "train")
+        assert isinstance(outcome, Ended)
+        assert outcome.out_of_memory
+
+
+@pytest.mark.parametrize(
+    "reason", ["PartitionTimeLimit", "PartitionConfig", "PartitionNodeLimit", "BadConstraints"]
+)
+def test_what_can_never_start_is_refused(reason: str):
+    assert why_it_never_starts(reason) == reason
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Resources",
+        "Priority",
+        "ReqNodeNotAvail, UnavailableNodes:n1",
+        "QOSMaxJobsPerUserLimit",
+        "AssocGrpGRES",
+        "JobHeldUser",
+        "BeginTime",
+        "Dependency",
+        "None",
+        "PartitionDown",
+        "NodeDown",
+        "Licenses",
+        "launch failed requeued held",
+        "user env retrieval failed requeued held",
+    ],
+)
+def test_what_may_start_yet_waits(reason: str):
+    assert why_it_never_starts(reason) == ""
+
+
+def test_a_failed_launch_is_neither():
+    assert failed_to_launch("launch failed requeued held")
+    assert failed_to_launch("user env retrieval failed requeued held")
+    assert not failed_to_launch("JobHeldUser")
+
+
+@pytest.mark.parametrize(
+    ("start", "is_followed", "expected"),
+    [
+        (Start(0, exit_code=0, ranks=(RankEnd(0, "n1", 0),)), False, "done"),
+        (Start(0, ranks=(RankEnd(0, "n1"),)), False, ""),
+        (Start(0, nodes="n[1-2]"), True, "lost: nothing more was heard of n[1-2]"),
+        (Start(0, exit_code=0, ranks=(RankEnd(0, "n1", 0), RankEnd(1, "n2"))), True, "lost: nothing more was heard of n2"),
+        (Start(0, exit_code=20, ranks=(RankEnd(0, "n1", 20),)), True, "stopped after SIGTERM: preempted and requeued"),
+        (Start(0, exit_code=75, ranks=(RankEnd(0, "n1", 75),)), True, "ended by a newer start"),
+        (Start(0, exit_code=137, ranks=(RankEnd(0, "n1", -9),)), False, "rank 0 on n1 was killed by signal 9 (SIGKILL)"),
+        (Start(0, exit_code=11, ranks=(RankEnd(0, "n1", 11),)), False, "exit code 11"),
+        (Start(0, exit_code=13, refused="There is no interpreter x."), False, "There is no interpreter x."),
+    ],
+)  # fmt: skip
+def test_a_start_says_in_a_few_words_why_it_ended(start: Start, is_followed: bool, expected: str):
+    assert why_a_start_ended(start, is_followed) == expected
