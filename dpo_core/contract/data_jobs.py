@@ -160,7 +160,7 @@ class MixResult(Result):
 class MixJob(Job[MixResult]):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
-    VERSION = 4  # all that a template reads of a message counts; of two system columns neither is taken
+    VERSION = 5  # IFEval's columns are constraints, too
     step = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location

@@ -213,6 +213,7 @@ class EvaluateResult(Result):
 class EvaluateJob(Job[EvaluateResult]):
     """Held-out metrics and greedy answers, before and after."""
 
+    VERSION = 2  # IFEval's other accuracies
     step = "evaluate"
     is_parallel = True
     data: DatasetRef

@@ -62,6 +62,19 @@ MEANINGS = {
         'Share of greedy answers that keep an instruction which code can check ("at most ten words").',
         1,
     ),
+    "checker/pass_rate_loose": Meaning(
+        "instructions kept, loosely",
+        "The same where a first or last line and the stars of Markdown are passed over (IFEval's loose accuracy).",
+        1,
+    ),
+    "checker/instruction_rate": Meaning(
+        "single instructions kept", "Share of all instructions, where a prompt may have several.", 1
+    ),
+    "checker/instruction_rate_loose": Meaning(
+        "single instructions kept, loosely",
+        "The same where a first or last line and stars are passed over.",
+        1,
+    ),
     "checker/prompts": Meaning("prompts checked", "Answered prompts that carry such an instruction."),
     "answers/mean_words": Meaning(
         "words an answer",

@@ -2,34 +2,22 @@
 
 A constraint is ``{"name": <key of CHECKERS>, **arguments}``, for example ``{"name": "max_words", "limit": 20}``. A row
 of preference data carries the constraints of its prompt, so that answers can be judged before and after training
-without a judge model. Each checker is a pure function of the answer with surrounding white space removed.
+without a judge model. Each of ours is a pure function of the answer with surrounding white space removed, each of
+IFEval's (``dpo_core.data.ifeval``) of the answer as it was given.
 """
 
 import difflib
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from dpo_core.contract.errors import DataError
+from dpo_core.data.ifeval import INSTRUCTIONS, loosened
+from dpo_core.data.ifeval_arguments import misfit_of
+from dpo_core.data.sentences import SENTENCE_END, num_sentences, num_words
 
-SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)")
-ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|etc|e\.g|i\.e|[A-Z])\.(?=\s+\S)")
 LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", re.MULTILINE)
 CLOSE = 0.85  # of difflib's ratio: "max_word" and "lowercase", not "length_constraints:number_words"
-WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
-
-
-def num_words(answer: str) -> int:
-    """Count words: runs of letters and digits; an inner apostrophe or hyphen joins ("don't" is one)."""
-    return len(WORD.findall(answer))
-
-
-def num_sentences(answer: str) -> int:
-    """Count runs of ``.!?`` before white space or the end, abbreviations apart; text after the last one is one more."""
-    plain = ABBREVIATION.sub("x", answer.strip())
-    ends = list(SENTENCE_END.finditer(plain))
-    tail = plain[ends[-1].end() :] if ends else plain
-    return len(ends) + bool(tail.strip())
 
 
 def one_sentence(answer: str) -> bool:
@@ -101,7 +89,7 @@ def quoted(answer: str) -> bool:
     return len(answer) > 2 and answer[0] == answer[-1] == '"' and '"' not in answer[1:-1]
 
 
-CHECKERS: dict[str, Callable[..., bool]] = {
+OURS: dict[str, Callable[..., bool]] = {
     checker.__name__: checker
     for checker in (
         one_sentence,
@@ -119,36 +107,46 @@ CHECKERS: dict[str, Callable[..., bool]] = {
         quoted,
     )
 }
+CHECKERS: dict[str, Callable[..., bool]] = OURS | INSTRUCTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Which constraints of a prompt an answer keeps, in their order: ``strict`` as it stands, ``loose`` where a first or
+    last line or the stars of Markdown are passed over (IFEval's two accuracies)."""
+
+    strict: tuple[bool, ...]
+    loose: tuple[bool, ...]
+
+    @property
+    def passes(self) -> bool:
+        """Whether every constraint is kept as the answer stands."""
+        return all(self.strict)
 
 
 def misfit(constraint: Mapping[str, object]) -> str | None:
     """Say why ``check`` could not tell if an answer keeps this constraint, None if it could. An argument that is None
     counts as absent."""
-    arguments = {key: value for key, value in constraint.items() if value is not None and key != "name"}
-    name = constraint.get("name")
-    if name not in CHECKERS:
-        return f"{name!r} is no known instruction"
-    parameters = list(inspect.signature(CHECKERS[name]).parameters.values())[1:]  # the first is the answer
-    wanted = {parameter.name: parameter.annotation for parameter in parameters}
-    if set(arguments) != set(wanted):
-        return f"{name} takes {', '.join(wanted) or 'no arguments'}, got {', '.join(arguments) or 'none'}"
-    wrong = [key for key, value in arguments.items() if not _is(value, wanted[key])]
+    name, arguments = _taken_apart(constraint)
+    checker = CHECKERS.get(name) if isinstance(name, str) else None
     return (
-        f"{name}: {wrong[0]} is {arguments[wrong[0]]!r}, expected {wanted[wrong[0]].__name__}"
-        if wrong
-        else None
+        f"{name!r} is no known instruction" if checker is None else misfit_of(str(name), checker, arguments)
     )
 
 
-def _is(value: object, kind: type) -> bool:
-    """Whether a value is of a kind; a whole number may come as 15.0 from a column with nulls."""
-    return type(value) is kind or (kind is int and isinstance(value, float) and value.is_integer())
+def _taken_apart(constraint: Mapping[str, object]) -> tuple[object, dict[str, object]]:
+    """Name and arguments of a constraint; Arrow fills absent keys with None."""
+    arguments = {key: value for key, value in constraint.items() if value is not None}
+    return arguments.pop("name", None), arguments
 
 
 def is_meant(constraint: Mapping[str, object]) -> bool:
-    """Tell whether a constraint is one of ours, perhaps misspelt: sets have columns of that name for rules of their own."""
+    """Tell whether a constraint is one of ours, perhaps misspelt, or one of IFEval's with its arguments: sets have
+    columns of that name for rules of their own."""
     name = str(constraint.get("name"))
-    return name in CHECKERS or bool(difflib.get_close_matches(name, CHECKERS, n=1, cutoff=CLOSE))
+    if name in INSTRUCTIONS:
+        return misfit(constraint) is None
+    return bool(difflib.get_close_matches(name, OURS, n=1, cutoff=CLOSE))
 
 
 def check(answer: str, constraint: Mapping[str, object]) -> bool:
@@ -157,22 +155,30 @@ def check(answer: str, constraint: Mapping[str, object]) -> bool:
 
     Raises ``DataError`` for a name that is not in ``CHECKERS`` or arguments that the checker does not take.
     """
-    arguments = {
-        key: value for key, value in constraint.items() if value is not None
-    }  # Arrow fills absent keys
-    name = arguments.pop("name", None)
+    name, arguments = _taken_apart(constraint)
     if name not in CHECKERS:
         raise DataError(
             f"Constraint {dict(constraint)} names no known instruction: got name {name!r}, expected one of "
             f"{', '.join(sorted(CHECKERS))}. Correct the row's `constraints`."
         )
-    stripped = answer.strip()
     try:
-        return bool(stripped) and CHECKERS[name](stripped, **arguments)
-    except TypeError as error:
+        stripped = answer.strip()
+        return bool(stripped) and CHECKERS[name](stripped if name in OURS else answer, **arguments)
+    except (TypeError, AttributeError) as error:
         raise DataError(
             f"Constraint {dict(constraint)} does not fit {name}: {error}. Correct the row's `constraints`."
         ) from error
+
+
+def judge(answer: str, constraints: Sequence[Mapping[str, object]]) -> Judgement:
+    """Return which constraints ``answer`` keeps, strictly and loosely. Raises ``DataError`` like ``check``."""
+    texts = loosened(answer)
+    strict = tuple(check(answer, constraint) for constraint in constraints)
+    loose = (
+        kept or any(check(text, constraint) for text in texts)
+        for kept, constraint in zip(strict, constraints, strict=True)
+    )
+    return Judgement(strict, tuple(loose))
 
 
 def passes(answer: str, constraints: Sequence[Mapping[str, object]]) -> bool:

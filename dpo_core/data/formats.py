@@ -18,6 +18,7 @@ from dpo_core.data.deep_json import TOO_DEEP
 from dpo_core.data.messages import (
     NOTHING_ELSE,
     constraint_list,
+    ifeval_constraints,
     is_blank,
     message_list,
     same_turn,
@@ -37,6 +38,8 @@ OUR_COLUMNS = (
     "system",
     "tools",
     "constraints",
+    "instruction_id_list",
+    "kwargs",
     "chat_template_kwargs",
     "weight",
     "margin",
@@ -52,6 +55,7 @@ MEDIA_COLUMNS = ("images", "image", "videos", "audios")
 READ_COLUMNS = frozenset(
     {
         *("chosen", "rejected", "messages", "input", "tools", "constraints", "chat_template_kwargs"),
+        *("instruction_id_list", "kwargs"),
         *PROMPT_COLUMNS,
         *CONVERSATION_COLUMNS,
         *MEDIA_COLUMNS,
@@ -92,6 +96,7 @@ def to_pair(row: Any, fields: frozenset[str] = NOTHING_ELSE) -> tuple[FormatName
         _check(row, chosen, rejected)
         tools = tool_list(row.get("tools"))
         constraints = constraint_list(row.get("constraints"))
+        constraints += ifeval_constraints(row.get("instruction_id_list"), row.get("kwargs"))
         arguments = template_arguments(row.get("chat_template_kwargs"))
     except RowDropped as dropped:
         raise RowDropped(dropped.reason, dropped.detail, name) from None

@@ -10,6 +10,7 @@ from typing import Any
 from dpo_core.contract.chat_templates import check_template_arguments
 from dpo_core.contract.drops import RowDropped
 from dpo_core.data.checkers import is_meant, misfit
+from dpo_core.data.ifeval import INSTRUCTIONS
 from dpo_core.data.repeated_names import RepeatedName, value_of
 
 ROLES = {
@@ -248,11 +249,27 @@ def constraint_list(raw: Any) -> tuple[dict, ...]:
         return ()
     found = [unambiguous(item) for item in found]
     named = all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in found)
-    if not named or not any(map(is_meant, found)):
-        return ()
-    if wrong := next(filter(None, map(misfit, found)), None):
+    return _fitting(found) if named and any(map(is_meant, found)) else ()
+
+
+def _fitting(constraints: list[dict]) -> tuple[dict, ...]:
+    if wrong := next(filter(None, map(misfit, constraints)), None):
         raise RowDropped("bad_constraints", wrong)
-    return tuple(found)
+    return tuple(constraints)
+
+
+def ifeval_constraints(ids: Any, arguments: Any) -> tuple[dict, ...]:
+    """Return the constraints of a row of IFEval's format: ``instruction_id_list`` and, of the same length, ``kwargs``. Empty
+    where no id is one of IFEval's. Raises ``RowDropped`` like ``constraint_list``."""
+    ids, arguments = unambiguous(ids), without_nulls(unambiguous(arguments))
+    if not isinstance(ids, list) or not any(isinstance(one, str) and one in INSTRUCTIONS for one in ids):
+        return ()
+    arguments = [unambiguous(one) or {} for one in arguments] if isinstance(arguments, list) else []
+    if len(arguments) != len(ids) or not all(isinstance(one, dict) for one in arguments):
+        raise RowDropped(
+            "bad_constraints", f"{len(ids)} in instruction_id_list, but kwargs has not an object for each"
+        )
+    return _fitting([{**one, "name": name} for name, one in zip(ids, arguments, strict=True)])
 
 
 def template_arguments(raw: Any) -> dict:

@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from dpo_core.contract.jobs import AnswerPair, EvaluateJob, EvaluateResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef
-from dpo_core.data.checkers import passes
+from dpo_core.data.checkers import judge, passes
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.engine.choose import calling_the_model
@@ -89,17 +89,32 @@ def _evaluate(
     )
     metrics = _score(job, dataset, scorer, is_reference, progress, accelerator)
     answers = greedy_answers(job, checkpoint, scorer, prompts, progress, accelerator)
-    judged = [
-        passes(answer, prompt.constraints)
-        for answer, prompt in zip(answers, prompts, strict=True)
-        if prompt.constraints
-    ]
-    if judged:
-        metrics |= {"checker/pass_rate": sum(judged) / len(judged), "checker/prompts": float(len(judged))}
+    metrics |= checker_rates(answers, prompts)
     if answers:
         metrics["answers/mean_words"] = sum(len(answer.split()) for answer in answers) / len(answers)
     log.info("%s: %s", phase, "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return metrics, answers
+
+
+def checker_rates(answers: Sequence[str], prompts: Sequence[HeldOutPrompt]) -> dict[str, float]:
+    """Return IFEval's four accuracies over the prompts that have constraints: of prompts and of single instructions, strict
+    and loose. Empty without such prompts."""
+    verdicts = [
+        judge(answer, prompt.constraints)
+        for answer, prompt in zip(answers, prompts, strict=True)
+        if prompt.constraints
+    ]
+    if not verdicts:
+        return {}
+    strict = [kept for verdict in verdicts for kept in verdict.strict]
+    loose = [kept for verdict in verdicts for kept in verdict.loose]
+    return {
+        "checker/pass_rate": sum(verdict.passes for verdict in verdicts) / len(verdicts),
+        "checker/pass_rate_loose": sum(all(verdict.loose) for verdict in verdicts) / len(verdicts),
+        "checker/instruction_rate": sum(strict) / len(strict),
+        "checker/instruction_rate_loose": sum(loose) / len(loose),
+        "checker/prompts": float(len(verdicts)),
+    }
 
 
 def _distinct_prompts(dataset: PairDataset, limit: int) -> list[int]:

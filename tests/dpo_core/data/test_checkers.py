@@ -5,7 +5,8 @@ import time
 import pytest
 
 from dpo_core.contract.errors import DataError
-from dpo_core.data.checkers import CHECKERS, check, is_meant, misfit, num_sentences, num_words, passes
+from dpo_core.data.checkers import OURS, check, is_meant, judge, misfit, passes
+from dpo_core.data.sentences import num_sentences, num_words
 
 KEPT = {
     "one_sentence": [
@@ -79,10 +80,10 @@ def test_broken(name: str, arguments: dict, answer: str) -> None:
 
 
 def test_every_checker_has_hand_cases_on_both_sides() -> None:
-    assert set(KEPT) == set(BROKEN) == set(CHECKERS)
+    assert set(KEPT) == set(BROKEN) == set(OURS)
 
 
-@pytest.mark.parametrize("name", sorted(CHECKERS))
+@pytest.mark.parametrize("name", sorted(OURS))
 def test_an_empty_answer_keeps_nothing(name: str) -> None:
     assert not check(" \n", {"name": name, **KEPT[name][0][0]})
 
@@ -166,14 +167,19 @@ def test_what_can_be_checked_is_told_without_an_answer(constraint: dict, reason:
 
 
 def test_instructions_of_another_program_are_none_of_ours_and_misspelt_ones_are() -> None:
-    foreign = (
-        "detectable_format:title",
-        "length_constraints:number_words",
-        "keywords:existence",
-        "haiku",
-        "",
-    )
-    assert not any(is_meant({"name": name}) for name in foreign)
+    foreign = ("length_constraints:number_words", "keywords:existence", "keywords:stop", "haiku", "")
+    assert not any(is_meant({"name": name, "n": 3}) for name in foreign)
+    assert is_meant({"name": "keywords:existence", "keywords": ["sea"]})
     assert all(
-        is_meant({"name": name}) for name in ("max_word", "maxwords", "one-sentence", "lowercase", *CHECKERS)
+        is_meant({"name": name}) for name in ("max_word", "maxwords", "one-sentence", "lowercase", *OURS)
     )
+
+
+def test_a_verdict_tells_strict_from_loose() -> None:
+    """The answer comes after a line of talk; without it both are kept."""
+    verdict = judge(
+        "Sure, here it is:\nyeast makes gas.", [{"name": "lower_case"}, {"name": "max_words", "limit": 9}]
+    )
+    assert verdict.strict == (False, True)
+    assert verdict.loose == (True, True)
+    assert not verdict.passes

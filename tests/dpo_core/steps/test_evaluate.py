@@ -1,5 +1,7 @@
 """Held-out metrics and answers, before and after, against values computed by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows, read_aligned, write_aligned
 from dpo_core.model.generate import Generation, answer_greedily
 from dpo_core.model.load import load_model
-from dpo_core.steps.evaluate import _distinct_prompts
+from dpo_core.steps.evaluate import _distinct_prompts, checker_rates
 from tests.dpo_core.model.test_forward import by_hand
 from tests.tiny_models import make_model, make_tokenizer
 from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, mix, reference_job, run_here
@@ -116,6 +118,25 @@ def test_answers_are_greedy_stand_side_by_side_and_are_judged(stage, trained, ev
         )
     assert [answer.prompt for answer in evaluation.answers] == [prompt.text for prompt in prompts]
     assert any(answer.before != answer.after for answer in evaluation.answers)
+
+
+def test_prompts_of_ifevals_format_are_judged_strictly_and_loosely(stage, tmp_path):
+    """Two of three keep both instructions once the first line is passed over, one as it stands."""
+    ids = ["punctuation:no_comma", "length_constraints:number_words"]
+    arguments = [{}, {"num_words": 3, "relation": "at least"}]
+    rows = [
+        {**row, "constraints": None, "instruction_id_list": ids, "kwargs": arguments} for row in make_rows(4)
+    ]
+    dataset = PairDataset.open(mix(rows, stage.checkpoint, tmp_path, held_out="3").path, "held_out")
+    answers = ["yeast makes gas", "Sure, here:\nyeast makes gas", "no, no"]
+    assert checker_rates(answers, [dataset.prompt(row) for row in range(3)]) == {
+        "checker/pass_rate": pytest.approx(1 / 3),
+        "checker/pass_rate_loose": pytest.approx(2 / 3),
+        "checker/instruction_rate": pytest.approx(3 / 6),  # two, its words, none
+        "checker/instruction_rate_loose": pytest.approx(4 / 6),
+        "checker/prompts": 3,
+    }
+    assert checker_rates(["yes."], [replace(dataset.prompt(0), constraints=())]) == {}
 
 
 def test_a_prompt_that_stands_twice_is_asked_once(stage, tmp_path):
