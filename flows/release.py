@@ -33,7 +33,8 @@ from tasks.gate.approval import (
     read_approval,
 )
 from tasks.gate.config import GateConfig
-from tasks.gate.rules import GATE_FILE, GateCheck, check_rules
+from tasks.gate.rules import GATE_FILE, GateCheck
+from tasks.gate.signs import checks_of
 from tasks.report.question import question_markdown
 from tasks.show.artifacts import show_approval
 from tasks.show.reported_run import show_report
@@ -70,7 +71,7 @@ def check_somebody_can_answer(gate: GateConfig, audience: Audience) -> None:
 
 def release(config: StageConfig, candidate: Candidate, run: StageRun) -> Release:
     """Run gate -> approve. Raises ``NotReleased``: a rule does not hold, or a person says no or nothing."""
-    checks = check_rules(config.gate, candidate.evaluation.before, candidate.evaluation.after)
+    checks = checks_of(config.gate, config.evaluation, candidate.evaluation)
     if checks:
         with run.folder.task("gate"):
             write_json(run.folder.folder / GATE_FILE, [check.model_dump() for check in checks])
@@ -95,7 +96,7 @@ def approve(
             candidate.place,
             checks,
             candidate.evaluation,
-            config.evaluation.num_samples_shown,
+            config.evaluation,
             PREFECT_UI_URL.value(),
         )
         ask = run.audience.ask

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 from prefect.runtime import flow_run
 
-from dpo_core.contract.errors import ConfigError, NonFinite, OutOfMemory, PairlineError
+from dpo_core.contract.errors import ConfigError, NonFinite, OutOfMemory, PairlineError, PolicyDegraded
 from flows.accelerator import slot
 from flows.settings.sweep_config import Member
 from flows.stage_parts import Candidate, StageRun, train_and_evaluate
-from tasks.gate.rules import check_rules
+from tasks.gate.signs import checks_of
 from tasks.show.cluster_page import ClusterPage
 from tasks.show.reported_run import reported_run
 from tasks.show.run_log import ThinnedLines
@@ -26,6 +26,7 @@ OF_ITS_OWN_MAKING = (
     ConfigError,
     NonFinite,
     OutOfMemory,
+    PolicyDegraded,
 )  # follows from a member's settings; the rest strikes any
 
 
@@ -98,7 +99,7 @@ def _run_member(
         result = MemberResult(member, outcome.model_copy(update={"error": f"{kind}: {error}"}), error=error)
         return replace(result, outcome=result.outcome.model_copy(update={"interrupted": result.interrupted}))
     evaluation = candidate.evaluation
-    checks = check_rules(member.config.gate, evaluation.before, evaluation.after)
+    checks = checks_of(member.config.gate, member.config.evaluation, evaluation)
     return MemberResult(
         member,
         outcome.model_copy(update={"before": evaluation.before, "after": evaluation.after, "checks": checks}),

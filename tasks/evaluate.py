@@ -1,6 +1,6 @@
 """Task: the held-out pairs and prompts, before and after training."""
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from dpo_core.contract.config import TrainConfig
@@ -8,6 +8,7 @@ from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import EvaluateJob, EvaluateResult, ExportResult
 from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.refs import CheckpointRef
+from tasks.gate.signs import signs_in
 from tasks.launch.compute import sharding_of
 from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
@@ -60,5 +61,7 @@ def evaluate(
             sharding=sharding_of(place.launcher.compute),
         )
     )
+    for sign in signs_in(evaluation.warnings, result):
+        get_run_logger().warning(sign.words)
     show_evaluation(result, evaluation.num_samples_shown, place.context.run.family)
     return result

@@ -26,6 +26,7 @@ from rich.console import Console
 from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.data_jobs import Finding, LengthStats, MixResult, SourceLedger
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.jobs import AnswerPair, BatchPlan, EvaluateResult
 from dpo_core.contract.progress import ProgressEvent
@@ -268,7 +269,9 @@ TERMINAL: dict[str, Callable[[str, Console], None]] = {
     "a plan": show_whole_plan,
     "a compared page": lambda text, console: show_page(page_of(text), console),
     "the question": lambda text, console: terminal_release.ask_at_terminal(console, nullcontext)(
-        question_markdown(text, text, checks(text), evaluation(text), 1, UI)
+        question_markdown(
+            text, text, checks(text), evaluation(text), EvaluationConfig(num_samples_shown=1), UI
+        )
     ),
 }
 
@@ -491,7 +494,9 @@ def test_the_page_of_a_chain_links_to_its_runs_alone(made, text):
 @given(READABLE)
 @example(ALL)
 def test_question_samples_and_report_hold_text_alone(text):
-    question = question_markdown("mine", text, checks(text), evaluation(text), 1, UI)
+    question = question_markdown(
+        "mine", text, checks(text), evaluation(text), EvaluationConfig(num_samples_shown=1), UI
+    )
     assert "Release mine?" in harmless_markdown(question, (f"{UI}/artifacts/key/mine-",))
     harmless_markdown(samples_markdown(evaluation(text), 2))
     harmless_markdown(render_markdown(page_of(text)), num_pictures=4)

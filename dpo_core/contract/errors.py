@@ -11,6 +11,7 @@
     ├── OutOfMemory                oom           16    no       the batch does not fit; the message says what to lower
     ├── NonFinite                  non_finite    17    no       loss or gradient is NaN or infinite
     ├── ReferenceMismatch          mismatch      18    no       the step-0 guard: policy and reference cache disagree
+    ├── PolicyDegraded             degraded      28    no       training shows a sign that evaluation.warnings.stop names
     ├── HandoffRefused             refused       19    no       the receiving side does not accept a checkpoint
     ├── TimedOut                   timeout       23    no       a step ran longer than compute.step_timeout_seconds
     ├── Cancelled              cancelled     27    no       a person ended the step, not the run that it belongs to
@@ -98,6 +99,10 @@ class NonFinite(PairlineError):
 
 class ReferenceMismatch(PairlineError):
     kind, exit_code = "mismatch", 18
+
+
+class PolicyDegraded(PairlineError):
+    kind, exit_code = "degraded", 28
 
 
 class HandoffRefused(PairlineError):

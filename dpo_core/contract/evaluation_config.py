@@ -6,6 +6,7 @@ from pydantic import Field
 
 from dpo_core.contract.quantities import Count, TokenBudget
 from dpo_core.contract.section import NotContent, Section
+from dpo_core.contract.warning_signs import WarningBounds
 
 
 class EvaluationConfig(Section):
@@ -31,6 +32,10 @@ class EvaluationConfig(Section):
     )
     tokens_per_batch: Annotated[TokenBudget, NotContent()] = Field(
         2048, description="Token budget of a forward batch."
+    )
+
+    warnings: Annotated[WarningBounds, NotContent()] = Field(
+        WarningBounds(), description="Signs that the policy gets worse though its accuracy rises."
     )
 
     @property

@@ -215,6 +215,7 @@ class EvaluateJob(Job[EvaluateResult]):
 
     VERSION = 2  # IFEval's other accuracies
     step = "evaluate"
+    VERSION = 2  # margins beside lengths; bf16 weights are scored as they are
     is_parallel = True
     data: DatasetRef
     reference: ReferenceRef | None = None

@@ -36,6 +36,11 @@ MEANINGS = {
         "reward, rejected", "The same of the rejected answer; it should fall below chosen."
     ),
     "rewards/average": Meaning("reward, average", "Mean of both: how far the policy has moved as a whole."),
+    "rewards/length_correlation": Meaning(
+        "margin and length",
+        "Correlation of a pair's reward margin with how many tokens longer its chosen answer is. Far from 0: the policy "
+        "may have learnt length.",
+    ),
     "ranking/accuracies": Meaning(
         "ranking accuracy",
         "Share of pairs in which the policy alone, without the reference, "

@@ -23,12 +23,13 @@ from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.metric_names import EVALUATED, OF_A_SOURCE, as_evaluated, of_source
 from dpo_core.contract.metrics_file import EVALUATIONS_FILE, Metrics, read_metrics
 from dpo_core.contract.refs import ReferenceRef
+from dpo_core.contract.warning_signs import CHOSEN, CORRELATION, FEWEST_PAIRS, Sign, signs_of
 from dpo_core.data.order import steps_per_epoch
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_reference
 from dpo_core.engine.distributed import from_main, sum_over_ranks
 from dpo_core.engine.engine import Engine
-from dpo_core.loss.losses import StepFacts
+from dpo_core.loss.losses import LossOutput, StepFacts
 from dpo_core.loss.metrics import averages, batch_sums, source_averages, source_sums
 from dpo_core.loss.objective import build_objective
 from dpo_core.loss.pair_logps import PairLogps
@@ -71,11 +72,22 @@ def pair_metrics(
         output = replace(output, losses_B=share_B * output.losses_B)
     one_B, names = torch.ones_like(policy.chosen_B), dataset.source_names
     metrics = averages(batch_sums(policy, output, one_B, ties_count_half=True))
+    metrics |= length_correlation(policy, output)
     if len(names) < 2:
         return metrics
     source_B = torch.from_numpy(dataset.sources).to(device)
     sums = source_sums(output, one_B, source_B, len(names), ties_count_half=True)
     return metrics | source_averages(sums, names)
+
+
+def length_correlation(policy: PairLogps, output: LossOutput) -> dict[str, float]:
+    """Return Pearson's correlation of a pair's reward margin with how many tokens longer its chosen answer is. Nothing of
+    too few pairs, or where either is the same in all of them."""
+    margin_B = (output.chosen_rewards_B - output.rejected_rewards_B).double()
+    longer_B = (policy.chosen_tokens_B - policy.rejected_tokens_B).double()
+    if len(margin_B) < FEWEST_PAIRS or margin_B.std() == 0 or longer_B.std() == 0:
+        return {}
+    return {CORRELATION: float(torch.corrcoef(torch.stack([margin_B, longer_B]))[0, 1])}
 
 
 def _chosen_tokens(policy: PairLogps, share_B: torch.Tensor | None) -> float:
@@ -130,6 +142,28 @@ class Evaluations:
                 len(self.dataset),
                 metrics["evaluation_seconds"],
             )
+            self._warn()
+
+    def _warn(self) -> None:
+        """Log each sign that the newest evaluation shows and the one before did not."""
+        earlier = {sign.name for sign in self._signs(len(self.rows) - 2)}
+        for sign in self._signs(len(self.rows) - 1):
+            if sign.name not in earlier:
+                log.warning("step %d: %s", self.rows[-1]["step"], sign.words)
+
+    @property
+    def stopping(self) -> tuple[Sign, ...]:
+        """Signs of the newest evaluation that are to end the run."""
+        stop = self.job.evaluation.warnings.stop
+        return tuple(sign for sign in self._signs(len(self.rows) - 1) if sign.name in stop)
+
+    def _signs(self, number: int) -> tuple[Sign, ...]:
+        """Those of one evaluation, compared with the reference, or with the first one where there is no reference."""
+        if not 0 <= number < len(self.rows):
+            return ()
+        reference = self.reference
+        before = self.rows[0] if reference is None else {CHOSEN: float(reference.per_token().chosen_B.mean())}
+        return signs_of(self.job.evaluation.warnings, before, self.rows[number])
 
     def _is_due(self, step: int) -> bool:
         every = self.job.evaluation.every

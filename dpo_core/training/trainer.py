@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dpo_core.contract.config import ForwardLayout
-from dpo_core.contract.errors import NonFinite
+from dpo_core.contract.errors import NonFinite, PolicyDegraded
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.metrics_file import METRICS_FILE
@@ -141,6 +141,13 @@ class Trainer:
         """Measure the held-out pairs, where that is due, and note which step is the best by then."""
         if self.evaluations:
             self.evaluations.after_step(self.state.step)
+            if signs := self.evaluations.stopping:
+                self.saving.finish()
+                raise PolicyDegraded(
+                    f"After step {self.state.step}: {' '.join(sign.words for sign in signs)}",
+                    f"{self.kept} To go on all the same, start the run again without "
+                    f"{', '.join(sign.name for sign in signs)} in evaluation.warnings.stop.",
+                )
         if best := self.best:
             self.state = self.state.model_copy(update={"best_step": best.step})
 
@@ -192,17 +199,19 @@ class Trainer:
         )
         return float(mine / every)
 
+    @property
+    def kept(self) -> str:
+        """Say which checkpoint is there, for an error that ends the training."""
+        saved = self.saving.saved_step
+        return f"The checkpoint of step {saved} is good." if saved else "No checkpoint was written before it."
+
     def check_finite(self, step: int, rows: list[int], sums: Tensor, grad_norm: float) -> None:
         """Raise ``NonFinite`` naming the batch's rows if loss or gradient is not a number."""
         if not (torch.isfinite(sums).all() and torch.isfinite(torch.tensor(grad_norm))):
             self.saving.finish()
-            saved = self.saving.saved_step
-            kept = (
-                f"The checkpoint of step {saved} is good" if saved else "No checkpoint was written before it"
-            )
             raise NonFinite(
                 f"Step {step + 1}: loss {float(sums[0]) / len(rows):g}, gradient norm {grad_norm:g}. Rows of "
-                f"the batch: {rows}. {kept}. Lower optim.learning_rate or loss.beta, or use train.precision "
+                f"the batch: {rows}. {self.kept} Lower optim.learning_rate or loss.beta, or use train.precision "
                 "fp32."
             )
 

@@ -21,6 +21,7 @@ from dpo_core.contract.objectives import names_where
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.section import Section
 from dpo_core.contract.tracking_config import TrackingConfig
+from dpo_core.contract.warning_signs import why_not_measured
 from tasks.gate.config import GateConfig, why_unmeasurable
 from tasks.handoff.config import HandoffConfig
 from tasks.image.config import ImageConfig
@@ -142,7 +143,11 @@ class StageConfig(
 
     @model_validator(mode="after")
     def _gate_is_measured(self) -> "StageConfig":
-        if reason := why_unmeasurable(self.gate, self.evaluation, self.data.held_out):
+        evaluation = self.evaluation
+        reason = why_unmeasurable(self.gate, evaluation, self.data.held_out) or why_not_measured(
+            evaluation.warnings, evaluation.num_prompts, evaluation.measure_kl
+        )
+        if reason:
             raise ValueError(reason)
         return self
 

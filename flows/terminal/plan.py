@@ -13,6 +13,7 @@ from dpo_core.contract.keep_best import EXTREME
 from dpo_core.contract.length_bias import length_bias_warning
 from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.row_warnings import all_of, amount_warning, truncation_warning
+from dpo_core.contract.warning_signs import TITLES, SignName
 from flows.settings.stage_config import StageConfig
 from flows.terminal.memory import training_memory
 from flows.terminal.model_size import ModelSize, model_size
@@ -132,7 +133,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
             f"{_sharding(config)}{_while_training(config)}",
         ),
         ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
-        *_gate(config.gate),
+        *_gate(config.gate, config.evaluation.warnings.stop),
         ("upload", upload),
         ("hand off", "load it from there, have it answer, write handoff.json"),
     ]
@@ -167,13 +168,14 @@ def _beta(loss: LossConfig) -> str:
     return f"beta {loss.beta:g} ({'usual' if loss.beta == usual else f'usual for {loss.name}: {usual:g}'})"
 
 
-def _gate(gate: GateConfig) -> list[tuple[str, str]]:
+def _gate(gate: GateConfig, stopping: tuple[SignName, ...]) -> list[tuple[str, str]]:
     rules = [
         f"{name.replace('_', ' ')} {bound:g}"
         for name in ("accuracy_at_least", "length_ratio_at_most", "kl_at_most")
         if (bound := getattr(gate, name)) is not None
     ]
     rules += ["checker not below SFT"] if gate.checker_not_below_sft else []
+    rules += [f"no sign of {TITLES[name]}" for name in stopping]
     waits = "suspended" if gate.wait == "suspend" else "paused"
     asked = [("approve", f"a person decides within {gate.timeout_seconds:,} s; the run is {waits} meanwhile")]
     return ([("gate", ", ".join(rules))] if rules else []) + (asked if gate.approval == "person" else [])

@@ -43,6 +43,7 @@ def show_end(folder: Path, console: Console) -> None:
 
     outputs = read_run(folder).outputs
     show_evaluation(console, Path(outputs["evaluate"]))
+    show_verdict(console, folder)
     show_gate(console, folder)
     tell(console, f"report: {folder / REPORT_FILE}")
     tell(console, f"run: {folder}")
@@ -91,6 +92,16 @@ def show_evaluation(console: Console, folder: Path) -> None:
         [list(map(str, row.values())) for row in metrics_rows(result, HEADLINE)],
         f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts",
     )
+
+
+def show_verdict(console: Console, folder: Path) -> None:
+    """Tell whether the checkpoint is better, and what warns of it."""
+    from tasks.report.verdict import verdict_of_run
+    from tasks.run.files import read_run_files
+
+    if verdict := verdict_of_run(read_run_files(folder)):
+        for said in (verdict.in_words, *(sign.words for sign in verdict.signs)):
+            tell(console, said)
 
 
 def _tell_where(error: PairlineError, folder: Path | None) -> None:

@@ -68,8 +68,8 @@ class GateConfig(Section):
 
 def why_unmeasurable(gate: GateConfig, evaluation: EvaluationConfig, held_out: str) -> str | None:
     """Return what would be missing in every evaluation, as a sentence; None where each rule that is on has its metric."""
-    if gate.has_rules and float(held_out) == 0:
-        return "the gate's rules are measured on held-out pairs; set data.held_out above 0"
+    if (gate.has_rules or evaluation.warnings.stop) and float(held_out) == 0:
+        return "the gate's rules and evaluation.warnings.stop are measured on held-out pairs; set data.held_out above 0"
     asks_prompts = (
         gate.length_ratio_at_most is not None or gate.checker_not_below_sft or gate.kl_at_most is not None
     )

@@ -18,6 +18,7 @@ from tasks.report.sections import (
 from tasks.report.tables import counted, number
 from tasks.report.time_section import time_section
 from tasks.report.timeline import duration
+from tasks.report.verdict import verdict_blocks
 from tasks.run.files import RunFiles, failed_log, read_run_files
 from tasks.run.state import run_state
 
@@ -59,7 +60,7 @@ def report_page(run: RunFiles) -> Page:
         title=run.folder.name,
         subtitle=f"Pairline DPO stage, started {started}{flow_run}",
         badge=BADGES[run_state(run.record)],
-        summary=(*what_failed(run), *summary(run)),
+        summary=(*what_failed(run), *verdict_blocks(run), *summary(run)),
         sections=tuple(section for section in sections if section is not None),
         footer=f"Made from the files of {run.folder}. `pairline report` makes it again.",
     )

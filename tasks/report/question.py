@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from dpo_core.contract.metric_names import HEADLINE
 from tasks.gate.rules import GateCheck, check_table
 from tasks.report.tables import markdown_table, metrics_rows
+from tasks.report.verdict import verdict_of
 from tasks.text.escape import markdown_code, markdown_link, markdown_text
 
 NUM_CHARACTERS = 400  # of a prompt or an answer
@@ -17,11 +19,11 @@ def question_markdown(
     candidate: str,
     checks: Sequence[GateCheck],
     evaluation: EvaluateResult,
-    num_samples: int,
+    settings: EvaluationConfig,
     ui_url: str | None,
 ) -> str:
-    """Return gate, evaluation and samples. ``candidate``: where the checkpoint is; ``ui_url``: of Prefect's pages, if
-    known.
+    """Return verdict, gate, evaluation and samples. ``candidate``: where the checkpoint is; ``ui_url``: of Prefect's pages,
+    if known.
     """
     gate = markdown_table(check_table(checks)) if checks else "No rule is set.\n"
     links = (
@@ -29,12 +31,17 @@ def question_markdown(
         if ui_url
         else ""
     )
+    verdict = verdict_of(evaluation, settings.warnings)
+    said = (
+        [verdict.in_words, *(sign.words for sign in verdict.signs)] if verdict else ["Nothing was measured."]
+    )
     sections = {
+        "Better?": "\n\n".join(map(markdown_text, said)) + "\n",
         "Gate": gate,
         f"{evaluation.num_pairs} held-out pairs, before and after": markdown_table(
             metrics_rows(evaluation, HEADLINE)
         ),
-        "Samples": _samples(evaluation.answers[:num_samples]),
+        "Samples": _samples(evaluation.answers[: settings.num_samples_shown]),
     }
     text = "\n".join(f"### {heading}\n\n{content}" for heading, content in sections.items())
     return (

@@ -69,7 +69,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "seed": 3,
             "cache_dir": "/s/cache",
         },
-        "a7effb5174edff17f255d2aa8d3b50bf488fed8d1550df5467c7246733233e28",
+        "f3ad4c5248d629f4de38338f988673c769d814a8e592afd6d7f531dfebea2377",
     ),
     "reference": (
         ReferenceJob,
@@ -120,7 +120,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "loss": LOSS,
             "evaluation": EvaluationConfig(num_prompts=4),
         },
-        "860d5900f4a90ad92f1ca766d7480dbe6844295d4327cd245116463d6e847a31",
+        "7a4e3a36691350f7d017b77b772a63f01790b12622f7eefc7e99fc362661e39b",
     ),
     "answer": (
         AnswerJob,

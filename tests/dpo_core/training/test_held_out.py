@@ -2,13 +2,17 @@
 
 import signal
 
+import numpy as np
 import pytest
+import torch
 
-from dpo_core.contract.errors import Preempted
+from dpo_core.contract.errors import PolicyDegraded, Preempted
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import sha256_file
+from dpo_core.loss.losses import LossOutput
+from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.training import held_out
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.step_process import evaluations_in
@@ -121,3 +125,41 @@ def test_those_of_steps_that_are_taken_again_are_made_again(stage, whole, tmp_pa
     assert sha256_file(result.weights_path / "model.safetensors") == sha256_file(
         whole.weights_path / "model.safetensors"
     )
+
+
+def test_margins_that_follow_length_are_correlated_with_it():
+    """40 pairs whose margin is twice the difference in tokens, but for one, against NumPy."""
+    torch.manual_seed(3)
+    chosen_tokens, rejected_tokens = torch.randint(5, 50, (2, 40)).float()
+    margins = 2 * (chosen_tokens - rejected_tokens)
+    margins[7] = 500.0
+    zeros = torch.zeros(40)
+    policy = PairLogps(zeros, zeros, chosen_tokens, rejected_tokens, zeros, zeros)
+    found = held_out.length_correlation(policy, LossOutput(zeros, margins, zeros))
+    expected = np.corrcoef(margins.numpy(), (chosen_tokens - rejected_tokens).numpy())[0, 1]
+    assert found == {"rewards/length_correlation": pytest.approx(expected, rel=1e-5)}
+    assert 0.1 < expected < 0.9
+    assert held_out.length_correlation(policy, LossOutput(zeros, zeros, zeros)) == {}  # an untrained policy
+    few = slice(0, 29)
+    assert (
+        held_out.length_correlation(policy[few], LossOutput(*[part[few] for part in (zeros, margins, zeros)]))
+        == {}
+    )
+
+
+def test_a_sign_ends_the_run_where_the_recipe_says_so_and_it_goes_on_without(
+    stage, whole, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(held_out, "FEWEST_PAIRS", 6)
+    any_correlation = {"margin_follows_length": 1e-9}
+    job = job_in(stage, tmp_path, every=5, warnings=any_correlation | {"stop": ["length_correlation"]})
+    for _ in range(2):  # started again it says so again, from the checkpoint of step 4
+        with pytest.raises(
+            PolicyDegraded, match=r"After step 5: .*Park.* step 4 is good.*without length_corr"
+        ):
+            run_here(job)
+    result = run_here(job_in(stage, tmp_path, every=5, warnings=any_correlation))
+    assert result.resumed_from_step == 4
+    assert_same_run(result, whole)
+    warned = [line for line in caplog.messages if "Park" in line]
+    assert len(warned) == 3  # once a start, and not again at the end of the last one

@@ -1,5 +1,6 @@
 """What a person sees who is asked: everything to decide by, and nothing that a prompt could smuggle in."""
 
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from tasks.gate.rules import GateCheck
 from tasks.report.question import NUM_CHARACTERS, question_markdown
@@ -19,7 +20,9 @@ def question(ui_url: str | None = None, **answer: object) -> str:
         num_prompts=2,
         answers=(shown, shown),
     )
-    return question_markdown("mine", "/export/1", [CHECK], result, 1, ui_url)
+    return question_markdown(
+        "mine", "/export/1", [CHECK], result, EvaluationConfig(num_samples_shown=1), ui_url
+    )
 
 
 def test_rules_numbers_samples_and_where_the_checkpoint_is():
@@ -27,6 +30,7 @@ def test_rules_numbers_samples_and_where_the_checkpoint_is():
     for part in (
         "Release mine?",
         "`/export/1`",
+        "Better: held-out reward accuracy 0.50 to 0.85",
         "| held-out accuracy at least | 0.85 | 0.7 | yes |",
         "| rewards/accuracies | 0.5 | 0.85 | +0.35 |",
         "- before ✗: b",

@@ -1,0 +1,188 @@
+"""Signs that a policy gets worse although its reward accuracy rises: each a figure, a bound, and who described it.
+
+Loss and accuracy of held-out pairs saturate while the answers get worse (Rafailov et al., Scaling Laws for Reward Model
+Overoptimization in Direct Alignment Algorithms, arXiv 2406.02900). A figure that was not measured is no sign.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dpo_core.contract.outcome import Outcome
+from dpo_core.contract.section import Section
+
+SignName = Literal["displacement", "length", "kl", "length_correlation", "outcome"]
+Bound = Annotated[float, Field(gt=0, le=1_000_000)]
+FEWEST_PAIRS = 30  # for a correlation; below, 0.5 may well be chance
+
+
+class WarningBounds(Section):
+    """From which figure on a run warns, in log, report and Prefect. Empty: never."""
+
+    chosen_falls_by: Bound | None = Field(
+        0.5,
+        description="displacement: held-out chosen answers lost so many nats a token against the reference.",
+    )
+    answers_grow_to: Bound | None = Field(
+        1.5, description="length: mean words of the greedy answers, divided by the SFT checkpoint's."
+    )
+    kl_reaches: Bound | None = Field(
+        0.5, description="kl: divergence from the reference in nats a token (evaluation.measure_kl)."
+    )
+    margin_follows_length: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.5,
+        description="length_correlation: of a held-out pair's reward margin with how many tokens longer its chosen "
+        "answer is (Pearson, either sign).",
+    )
+    outcome_falls_at: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        0.05,
+        description="outcome: what is counted in answers fell (instructions kept), and chance would do that in "
+        "fewer than this share of cases.",
+    )
+    stop: tuple[SignName, ...] = Field(
+        (),
+        description="Signs that end the run: displacement and length_correlation while it trains, where "
+        "evaluation.every is set; all of them before anything is uploaded. Others only warn.",
+    )
+
+    def bound_of(self, name: SignName) -> float | None:
+        """Return from which figure on a sign is one; None: never."""
+        return {
+            "displacement": self.chosen_falls_by,
+            "length": self.answers_grow_to,
+            "kl": self.kl_reaches,
+            "length_correlation": self.margin_follows_length,
+            "outcome": self.outcome_falls_at,
+        }[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """A figure that has reached its bound. ``words`` say what that means and what to do."""
+
+    name: SignName
+    value: float
+    bound: float
+    words: str
+
+
+TITLES: dict[SignName, str] = {
+    "displacement": "likelihood displacement",
+    "length": "answers that grow",
+    "kl": "distance from the reference",
+    "length_correlation": "margins that follow length",
+    "outcome": "answers that get worse",
+}
+CHOSEN, CORRELATION, WORDS, KL = (
+    "logps_per_token/chosen",
+    "rewards/length_correlation",
+    "answers/mean_words",
+    "kl/per_token",
+)
+
+
+def signs_of(
+    bounds: WarningBounds,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    outcomes: Sequence[Outcome] = (),
+) -> tuple[Sign, ...]:
+    """Return the signs that metrics ``after`` show, compared with those of the SFT checkpoint or the reference."""
+    signs = []
+    for name, value in figures_of(before, after, outcomes).items():
+        bound = bounds.bound_of(name)
+        if bound is not None and _is_reached(name, value, bound):
+            worst = min(outcomes, key=_chance_of_a_fall).in_words if outcomes else ""
+            signs.append(Sign(name, value, bound, WORDS_OF[name](value, bound, worst)))
+    return tuple(signs)
+
+
+def figures_of(
+    before: Mapping[str, float], after: Mapping[str, float], outcomes: Sequence[Outcome] = ()
+) -> dict[SignName, float]:
+    """Return what signs are judged by, of those that were measured: nats a token lost, a ratio of words, nats a token, a
+    correlation, and the smallest probability that an outcome's fall is chance (1 where none fell)."""
+    figures: dict[SignName, float] = {}
+    if CHOSEN in before and CHOSEN in after:
+        figures["displacement"] = before[CHOSEN] - after[CHOSEN]
+    if before.get(WORDS) and WORDS in after:
+        figures["length"] = after[WORDS] / before[WORDS]
+    if KL in after:
+        figures["kl"] = after[KL]
+    if CORRELATION in after:
+        figures["length_correlation"] = after[CORRELATION]
+    if outcomes:
+        figures["outcome"] = min(map(_chance_of_a_fall, outcomes))
+    return figures
+
+
+def why_not_measured(bounds: WarningBounds, num_prompts: int, measures_kl: bool) -> str | None:
+    """Return what a sign that is to stop the run lacks, as a sentence; None where each is measured."""
+    for name in bounds.stop:
+        if bounds.bound_of(name) is None:
+            return f"evaluation.warnings.stop names {name}, whose bound is empty; set the bound, or leave it out of stop"
+        if name in ("length", "outcome", "kl") and num_prompts == 0:
+            return f"evaluation.warnings.stop names {name}; set evaluation.num_prompts above 0"
+        if name == "kl" and not measures_kl:
+            return "evaluation.warnings.stop names kl; set evaluation.measure_kl to true"
+    return None
+
+
+def _chance_of_a_fall(outcome: Outcome) -> float:
+    return outcome.chance if outcome.change < 0 else 1.0
+
+
+def _is_reached(name: SignName, value: float, bound: float) -> bool:
+    """A figure that is no number reaches nothing."""
+    if name == "outcome":
+        return value < bound
+    return abs(value) >= bound if name == "length_correlation" else value >= bound
+
+
+def _displacement(value: float, bound: float, _: str) -> str:
+    return (
+        f"The chosen answers of the held-out pairs lost {value:.2f} nats a token (bound {bound:g}): the policy finds even "
+        "what it should prefer less likely, and what it says instead is in neither answer (Razin et al., arXiv "
+        "2410.08847). A smaller learning rate, a larger beta or a term of dpop or sft counters it."
+    )
+
+
+def _length(value: float, bound: float, _: str) -> str:
+    return (
+        f"Greedy answers are {value:.2f} times as long as the SFT checkpoint's (bound {bound:g}); length is often all that "
+        "a reward has found (Singhal et al., arXiv 2310.03716). dpo_norm, simpo or loss.ld_alpha weigh it less."
+    )
+
+
+def _kl(value: float, bound: float, _: str) -> str:
+    return (
+        f"The policy is {value:.2f} nats a token from its reference (KL, bound {bound:g}), and answers get worse again as "
+        "that grows (Rafailov et al., arXiv 2406.02900). A larger beta, fewer steps or a smaller learning rate hold it."
+    )
+
+
+def _correlation(value: float, bound: float, _: str) -> str:
+    learnt = "longer" if value > 0 else "shorter"
+    return (
+        f"Reward margins of the held-out pairs follow length: correlation {value:+.2f} with how much longer the chosen "
+        f"answer is (bound {bound:g}), so the policy may have learnt to be {learnt} (Park et al., arXiv 2403.19159). "
+        "Balance lengths in the data, or use dpo_norm, simpo or loss.ld_alpha."
+    )
+
+
+def _outcome(value: float, bound: float, worst: str) -> str:
+    return (
+        f"Answers got worse, whatever the held-out pairs say: {worst} (level {bound:g}; Rafailov et al., arXiv 2406.02900). "
+        "Take an earlier step (train.keep_best, pairline export --step), fewer steps or a smaller learning rate."
+    )
+
+
+WORDS_OF: dict[SignName, Callable[[float, float, str], str]] = {
+    "displacement": _displacement,
+    "length": _length,
+    "kl": _kl,
+    "length_correlation": _correlation,
+    "outcome": _outcome,
+}

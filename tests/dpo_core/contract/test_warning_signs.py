@@ -1,0 +1,80 @@
+"""Signs that a policy gets worse: each at its bound and just below, and what was not measured."""
+
+import pytest
+from pydantic import ValidationError
+
+from dpo_core.contract.outcome import paired_outcome
+from dpo_core.contract.warning_signs import (
+    CHOSEN,
+    CORRELATION,
+    KL,
+    TITLES,
+    WORDS,
+    WarningBounds,
+    signs_of,
+    why_not_measured,
+)
+
+BEFORE = {CHOSEN: -1.0, WORDS: 20.0}
+GOOD = {CHOSEN: -1.4, WORDS: 29.0, KL: 0.4, CORRELATION: 0.4}
+WORSE = {
+    "displacement": {CHOSEN: -1.5},
+    "length": {WORDS: 30.0},
+    "kl": {KL: 0.5},
+    "length_correlation": {CORRELATION: -0.5},
+}
+
+
+def names(bounds: WarningBounds, after: dict, outcomes=()) -> list[str]:
+    return [sign.name for sign in signs_of(bounds, BEFORE, after, outcomes)]
+
+
+def test_below_every_bound_there_is_none():
+    assert names(WarningBounds(), GOOD) == []
+
+
+@pytest.mark.parametrize("name", WORSE)
+def test_at_its_bound_there_is_one_with_its_figure_and_a_source(name):
+    (sign,) = signs_of(WarningBounds(), BEFORE, GOOD | WORSE[name])
+    assert sign.name == name
+    assert abs(sign.value) == pytest.approx(sign.bound)
+    assert f"{abs(sign.value):.2f}" in sign.words
+    assert "arXiv" in sign.words
+
+
+def test_a_fall_that_chance_does_not_explain_is_one():
+    fell = paired_outcome("kept", [(True, False)] * 6 + [(True, True)] * 4)
+    (sign,) = signs_of(WarningBounds(), BEFORE, GOOD, [fell])
+    assert sign.name == "outcome"
+    assert "kept 1.00 to 0.40 (p = 0.031)" in sign.words
+    few = paired_outcome("kept", [(True, False)] * 5)
+    rose = paired_outcome("kept", [(False, True)] * 9)
+    assert names(WarningBounds(), GOOD, [few]) == names(WarningBounds(), GOOD, [rose]) == []
+
+
+def test_what_was_not_measured_is_no_sign_and_neither_is_what_is_no_number():
+    assert names(WarningBounds(), {}) == []
+    assert names(WarningBounds(), dict.fromkeys(GOOD, float("nan"))) == []
+    assert signs_of(WarningBounds(), {}, {CHOSEN: -9.0, WORDS: 99.0}) == ()
+
+
+def test_an_empty_bound_switches_one_off():
+    off = WarningBounds(
+        chosen_falls_by=None, answers_grow_to=None, kl_reaches=None, margin_follows_length=None
+    )
+    assert names(off, {name: value for worse in WORSE.values() for name, value in worse.items()}) == []
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_each_can_stop_a_run_and_what_that_needs_is_said(name):
+    bounds = WarningBounds(stop=(name,))
+    assert why_not_measured(bounds, num_prompts=8, measures_kl=True) is None
+    needs = {"length": "num_prompts", "outcome": "num_prompts", "kl": "num_prompts"}.get(name)
+    assert (needs or "None") in str(why_not_measured(bounds, num_prompts=0, measures_kl=True))
+    assert ("measure_kl" in str(why_not_measured(bounds, num_prompts=8, measures_kl=False))) == (name == "kl")
+
+
+def test_one_without_a_bound_cannot_stop_anything():
+    assert "bound" in str(why_not_measured(WarningBounds(kl_reaches=None, stop=("kl",)), 8, True))
+    with pytest.raises(ValidationError):
+        WarningBounds(stop=("nonsense",))

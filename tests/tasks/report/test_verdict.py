@@ -1,0 +1,112 @@
+"""What a report opens with: better, worse or cannot tell. Runs that went wrong on purpose, as their figures are."""
+
+import pytest
+
+from dpo_core.contract.jobs import AnswerPair, EvaluateResult
+from tasks.report.blocks import Notice
+from tasks.report.page import report_page
+from tasks.report.verdict import verdict_of
+from tasks.run.files import read_run_files
+from tests.tasks.report.made_run import make_run
+
+SFT = {"rewards/accuracies": 0.5, "logps_per_token/chosen": -1.0, "answers/mean_words": 20.0}
+KEPT_MORE = [(False, True)] * 12 + [(True, True)] * 8
+KEPT_LESS = [(True, False)] * 12 + [(True, True)] * 8
+
+
+def verdict(after: dict, judged: list[tuple[bool, bool]] = (), before: dict = SFT, num_pairs: int = 200):
+    answers = tuple(
+        AnswerPair(prompt="p", before="b", after="a", before_passes=old, after_passes=new)
+        for old, new in judged
+    )
+    return verdict_of(
+        EvaluateResult(
+            job_fingerprint="f" * 64,
+            before=before,
+            after=SFT | after,
+            num_pairs=num_pairs,
+            num_prompts=len(answers),
+            answers=answers,
+        )
+    )
+
+
+def test_more_than_chance_in_pairs_and_in_answers_is_better():
+    found = verdict({"rewards/accuracies": 0.8}, KEPT_MORE)
+    assert found.in_words == (
+        "Better: held-out reward accuracy 0.50 to 0.80 (p < 0.001), instructions kept 0.40 to 1.00 (p < 0.001)"
+    )
+    assert found.signs == ()
+
+
+def test_pairs_alone_are_said_to_be_alone():
+    found = verdict({"rewards/accuracies": 0.8})
+    assert found.answer == "Better"
+    assert "nothing was counted in answers" in found.because
+
+
+def test_labels_that_are_flipped_in_half_of_the_pairs_teach_nothing_that_can_be_told():
+    found = verdict({"rewards/accuracies": 0.53}, [(True, True)] * 10)
+    assert found.answer == "Cannot tell"
+    assert "no more than chance would do" in found.because
+
+
+def test_answers_that_keep_fewer_instructions_are_worse_whatever_the_accuracy():
+    found = verdict({"rewards/accuracies": 0.95}, KEPT_LESS)
+    assert found.in_words.startswith("Worse: instructions kept 1.00 to 0.40")
+    assert [sign.name for sign in found.signs] == ["outcome"]
+
+
+def test_a_policy_that_ran_away_from_its_reference_is_not_called_better():
+    found = verdict({"rewards/accuracies": 0.95, "logps_per_token/chosen": -3.0, "kl/per_token": 2.5})
+    assert found.answer == "Cannot tell"
+    assert "but there are likelihood displacement, distance from the reference" in found.because
+
+
+def test_a_policy_that_learnt_length_is_not_called_better():
+    found = verdict(
+        {"rewards/accuracies": 0.9, "rewards/length_correlation": 0.8, "answers/mean_words": 60.0}
+    )
+    assert found.answer == "Cannot tell"
+    assert [sign.name for sign in found.signs] == ["length", "length_correlation"]
+
+
+def test_a_ranking_that_fell_is_worse():
+    found = verdict({"rewards/accuracies": 0.4}, before=SFT | {"rewards/accuracies": 0.6})
+    assert found.answer == "Worse"
+
+
+def test_of_few_pairs_nothing_is_concluded():
+    assert verdict({"rewards/accuracies": 1.0}, num_pairs=5).answer == "Cannot tell"
+    assert verdict({"rewards/accuracies": 1.0}, num_pairs=6).answer == "Better"
+
+
+def test_nothing_measured_is_no_verdict():
+    assert (
+        verdict_of(
+            EvaluateResult(
+                job_fingerprint="f" * 64, before={}, after={}, num_pairs=0, num_prompts=0, answers=()
+            )
+        )
+        is None
+    )
+
+
+@pytest.mark.parametrize("grown", [False, True])
+def test_the_page_opens_with_it_and_what_it_cost(tmp_path, grown):
+    words = 40.0 if grown else 11.0
+    after = {"rewards/accuracies": 0.85, "answers/mean_words": words, "kl/per_token": 0.0123}
+    summary = report_page(read_run_files(make_run(tmp_path, after=after))).summary
+    first = summary[0]
+    assert isinstance(first, Notice)
+    assert first.tone == "warn"  # 8 pairs, 7 of them right: chance does that
+    assert "held-out reward accuracy 0.50 to 0.85" in first.title
+    assert f"answers {words / 20:.2f} times as long, KL 0.0123 nats a token" in first.text
+    assert "of training on" in first.text
+    assert ("2.00 times as long as the SFT checkpoint's" in str(summary[1])) == grown
+
+
+def test_bounds_are_the_recipes(tmp_path):
+    after = {"rewards/accuracies": 0.85, "answers/mean_words": 40.0}
+    folder = make_run(tmp_path, after=after, evaluation={"warnings": {"answers_grow_to": 3.0}})
+    assert "times as long as the SFT" not in str(report_page(read_run_files(folder)).summary)
