@@ -56,6 +56,7 @@ def reference_job(
         checkpoint=checkpoint,
         base_weights=base_weights,
         precision=train.precision,
+        implementation=train.implementation,
         forward=train.forward,
         attention=train.attention,
         tokens_per_batch=reference.tokens_per_batch,

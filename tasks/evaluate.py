@@ -56,6 +56,7 @@ def evaluate(
             loss=loss,
             evaluation=evaluation,
             precision=train.precision,
+            implementation=train.implementation,
             forward=train.forward,
             attention=train.attention,
             sharding=sharding_of(place.launcher.compute),

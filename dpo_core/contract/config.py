@@ -13,6 +13,7 @@ from dpo_core.contract.amount import Amount
 from dpo_core.contract.chat_templates import MAX_TEMPLATE_CHARACTERS, TemplateChoice
 from dpo_core.contract.keep_best import KeepBest
 from dpo_core.contract.objectives import REFUSED
+from dpo_core.contract.olmo_core import ComputedBy
 from dpo_core.contract.quantities import (
     Count,
     ForwardBudget,
@@ -217,6 +218,11 @@ class TrainConfig(Section):
         "fp32",
         description="bf16 is autocast over fp32 weights (with sharding fsdp2: bf16 weights gathered from fp32 parts); "
         "bf16_pure computes with bf16 weights and keeps fp32 ones for the optimizer: less memory, a little faster.",
+    )
+    implementation: ComputedBy = Field(
+        "transformers",
+        description="What computes the model: transformers, or olmo_core (OLMo-core's Transformer: OLMo 2 and 3, Llama, Qwen 3; "
+        "extra olmo). Checkpoints are the same. In bf16 they round differently, so each has reference values of its own.",
     )
     forward: Annotated[ForwardLayout, NotContent()] = Field(
         "packed",

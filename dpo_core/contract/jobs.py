@@ -30,6 +30,7 @@ from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.job import LARGEST_JOB_BYTES, Job, Result
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.loss_config import Loss
+from dpo_core.contract.olmo_core import ComputedBy
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, Location, ReferenceRef
 from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.section import ContentAs, NotContent, NotContentAt, Section, content_of
@@ -81,6 +82,7 @@ class ReferenceJob(Job[ReferenceResult]):
     checkpoint: CheckpointRef
     base_weights: BaseWeights = "full"  # nf4: as QLoRA's policy holds them
     precision: Precision = "fp32"
+    implementation: ComputedBy = "transformers"
     forward: Annotated[ForwardLayout, NotContent()] = "packed"
     attention: Annotated[AttentionKernel, NotContent()] = "sdpa"
     tokens_per_batch: Annotated[int, NotContent()] = 2048
@@ -225,6 +227,7 @@ class EvaluateJob(Job[EvaluateResult]):
     loss: Loss
     evaluation: EvaluationConfig
     precision: Precision = "fp32"
+    implementation: ComputedBy = "transformers"
     forward: Annotated[ForwardLayout, NotContent()] = "packed"
     attention: Annotated[AttentionKernel, NotContent()] = "sdpa"
     sharding: Annotated[Sharding, NotContent()] = Sharding()

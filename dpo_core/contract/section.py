@@ -24,6 +24,13 @@ class NotContentAt:
 
 
 @dataclass(frozen=True)
+class NotContentWhere:
+    """Marks a field that cannot change a step's output where ``holds`` of the group that it belongs to."""
+
+    holds: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
 class ContentAs:
     """Marks a field that stands in fingerprints as ``written`` gives it."""
 
@@ -98,9 +105,15 @@ def _with_paths(value: Any, changed: Callable[[Path], Path]) -> Any:
     )
 
 
+def _leaves_out(mark: object, value: object, model: BaseModel) -> bool:
+    if isinstance(mark, NotContentWhere):
+        return mark.holds(model)
+    return isinstance(mark, NotContent) or (isinstance(mark, NotContentAt) and mark.value == value)
+
+
 def content_of(model: BaseModel) -> dict:
     """Return the part of a model that can change a step's output: its fields without those marked ``NotContent``, or
-    marked ``NotContentAt`` the value that they have."""
+    marked ``NotContentAt`` the value that they have, or ``NotContentWhere`` it holds."""
 
     def content(value: object) -> object:
         if isinstance(value, BaseModel):
@@ -110,10 +123,7 @@ def content_of(model: BaseModel) -> dict:
     kept = {}
     for name, field in type(model).model_fields.items():
         value, marks = getattr(model, name), field.metadata
-        if any(
-            isinstance(mark, NotContent) or (isinstance(mark, NotContentAt) and mark.value == value)
-            for mark in marks
-        ):
+        if any(_leaves_out(mark, value, model) for mark in marks):
             continue
         for mark in marks:
             value = mark.written(value) if isinstance(mark, ContentAs) else value

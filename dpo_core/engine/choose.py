@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Required, TypedDict, cast
+from typing import Required, TypedDict
 
 import torch
 from accelerate import Accelerator
 
 from dpo_core.contract.config import BaseWeights, OptimConfig, Precision
 from dpo_core.contract.jobs import Sharding
+from dpo_core.contract.olmo_core import Implementation
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.master import MasterEngine
@@ -16,9 +17,6 @@ from dpo_core.engine.plain import PlainEngine
 from dpo_core.model.adapter import halve_frozen
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
-
-if TYPE_CHECKING:
-    from torch.distributed.fsdp import FSDPModule
 
 # Engines are imported where they are chosen: DeepSpeed's import takes seconds, and reads settings that must stand before.
 
@@ -46,6 +44,7 @@ def load_for_scoring(
     sharding: Sharding,
     accelerator: Accelerator,
     base_weights: BaseWeights = "full",
+    implementation: Implementation = "transformers",
 ) -> PairScorer:
     """Return a checkpoint ready for forwards without gradients, its weights shared out where the back end splits them.
 
@@ -55,7 +54,10 @@ def load_for_scoring(
     where = loading(sharding, accelerator)
     in_half = precision != "fp32" and base_weights == "full" and not sharding.splits_weights
     model = load_model(
-        checkpoint, base_weights=base_weights, **({"device": "cpu"} if in_half else where)
+        checkpoint,
+        base_weights=base_weights,
+        implementation=implementation,
+        **({"device": "cpu"} if in_half else where),
     ).requires_grad_(False)
     if in_half and precision == "bf16":
         halve_frozen(model)
@@ -83,7 +85,9 @@ def calling_the_model(sharding: Sharding, scorer: PairScorer, device: torch.devi
     """Let the model inside the scorer be called by itself, without gradients, in the scorer's arithmetic: what FSDP2 gathers
     in the scorer's own forward (embeddings, head) is whole."""
     if sharding.kind == "fsdp2":
-        cast("FSDPModule", scorer).unshard()  # what fully_shard makes of a module
+        from dpo_core.engine import fsdp
+
+        fsdp.gather_ends(scorer)
     with scorer.arithmetic(device):
         yield
 

@@ -22,6 +22,7 @@ from accelerate import Accelerator, ParallelismConfig, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
@@ -35,7 +36,7 @@ from dpo_core.engine.frozen import hold_in_half
 from dpo_core.engine.optim import build_optimizer, create_moments, set_learning_rate
 from dpo_core.engine.plain import trainable
 from dpo_core.engine.stored_tensor import StoredTensor, fill_from, whole
-from dpo_core.model.forward import OF_SCORER, PairScorer, SequenceScores
+from dpo_core.model.forward import PairScorer, SequenceScores
 from dpo_core.model.unread_weights import take_unread
 
 # The model's own code casts between layers; inputs that are exact (a mask, angles of positions) stay so.
@@ -191,21 +192,36 @@ def share_weights(accelerator: Accelerator, scorer: PairScorer) -> None:
         hold_in_half(scorer.parameters(), have_values=accelerator.is_main_process and not unread)
         scorer.has_half_weights = True
         plugin.mixed_precision_policy = IN_HALF
-    whole_here = {name: parameter.detach() for name, parameter in scorer.named_parameters()}
-    plugin.transformer_cls_names_to_wrap = list(scorer.model._no_split_modules or ())
-    fsdp2_prepare_model(accelerator, scorer)
-    for name, parameter in scorer.named_parameters():
+    whole_here = {name: parameter.detach() for name, parameter in scorer.model.named_parameters()}
+    if (share_out := getattr(scorer.model, "share_out", None)) is not None:  # OLMo-core's Transformer has its own way
+        share_out(_mesh(accelerator), half=scorer.has_half_weights)
+    else:
+        plugin.transformer_cls_names_to_wrap = list(scorer.model._no_split_modules or ())
+        fsdp2_prepare_model(accelerator, scorer)
+    for name, parameter in scorer.model.named_parameters():
         value = whole_here.pop(name)
         part = cast(DTensor, parameter.detach())
         stored = _part(part)
-        if not (unread and unread.fill(name.removeprefix(OF_SCORER), stored.held, stored.start)):
+        if not (unread and unread.fill(name, stored.held, stored.start)):
             value = value.to(accelerator.device)
             dist.broadcast(value, 0)
             stored.held.copy_(value.view(-1)[stored.start :][: stored.held.numel()].view(stored.held.shape))
     if unread:
-        for name, buffer in scorer.named_buffers():
-            unread.fill(name.removeprefix(OF_SCORER), buffer)
+        for name, buffer in scorer.model.named_buffers():
+            unread.fill(name, buffer)
         unread.slices.close()
+
+
+def _mesh(accelerator: Accelerator) -> DeviceMesh | None:
+    """Groups of ranks with a copy each; None where all share one."""
+    mesh = getattr(accelerator, "torch_device_mesh", None)
+    return None if mesh is None else mesh[tuple(accelerator.parallelism_config.fsdp_dim_names)]
+
+
+def gather_ends(scorer: PairScorer) -> None:
+    """Make embeddings and head whole for calls of the model by itself, where the scorer's own forward gathers them."""
+    if isinstance(scorer, FSDPModule):  # what fully_shard makes of a module
+        scorer.unshard()
 
 
 def share_for_scoring(accelerator: Accelerator, scorer: PairScorer) -> PairScorer:

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.olmo_core import Implementation
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.model.load import load_model
 
@@ -39,6 +40,7 @@ def load_policy(
     read_weights: bool = True,
     in_parts: bool = False,
     frozen_in_half: bool = False,
+    implementation: Implementation = "transformers",
 ) -> PreTrainedModel:
     """Return the policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for; ``frozen_in_half``
     holds the matrices beside it in bf16, as autocast would have them anyway.
@@ -46,7 +48,19 @@ def load_policy(
     Only what is trained requires gradients. A is drawn from ``seed`` on the CPU, so every rank and device starts alike.
     """
     if adapter.kind == "none":
-        return load_model(checkpoint, device, read_weights=read_weights, in_parts=in_parts)
+        return load_model(
+            checkpoint,
+            device,
+            read_weights=read_weights,
+            in_parts=in_parts,
+            implementation=implementation,
+        )
+    if implementation == "olmo_core":
+        raise ConfigError(
+            f"adapter.kind {adapter.kind} does not go with train.implementation olmo_core: adapters go on the layers of "
+            "transformers' models, which peft knows by name.",
+            "Set train.implementation to transformers.",
+        )
     at = device if adapter.base_weights == "nf4" else "cpu"  # 4-bit weights are made on the card
     model = load_model(
         checkpoint, at, base_weights=adapter.base_weights, read_weights=read_weights, in_parts=in_parts

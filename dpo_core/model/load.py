@@ -18,9 +18,10 @@ from transformers import (
 from dpo_core.contract.config import AdapterConfig, BaseWeights, OptimConfig
 from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.olmo_core import Implementation
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.model.generation_settings import read_settings
-from dpo_core.model.unread_weights import leave_unread
+from dpo_core.model.unread_weights import leave_unread, take_unread
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def load_model(
     base_weights: BaseWeights = "full",
     read_weights: bool = True,
     in_parts: bool = False,
+    implementation: Implementation = "transformers",
 ) -> PreTrainedModel:
     """Load a causal language model with its weights in ``dtype``, in eval mode, without dropout.
 
@@ -86,6 +88,9 @@ def load_model(
             for part in (config, config.get_text_config()):
                 if getattr(part, name, 0):
                     setattr(part, name, 0.0)
+        if implementation == "olmo_core":
+            model = _on_olmo_core(checkpoint, config, in_parts or not read_weights)
+            return model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps it and loses `self`
         unread = in_parts and not quantised and _left_unread(checkpoint, config, dtype)
         if unread:
             model, loading = unread, {"missing_keys": []}
@@ -136,6 +141,11 @@ def _unwritten_model(
             config, dtype=dtype, trust_remote_code=checkpoint.allow_remote_code
         )
     model.tie_weights()  # the context gave each place a parameter of its own
+    return _with_unwritten_memory(model, checkpoint)
+
+
+def _with_unwritten_memory(model: PreTrainedModel, checkpoint: CheckpointRef) -> PreTrainedModel:
+    """Put memory on the CPU in the place of parameters on the device ``meta``."""
     unwritten: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -146,6 +156,28 @@ def _unwritten_model(
             module._parameters[name] = parameter if parameter is None else unwritten[id(parameter)]
     if (settings := read_settings(Path(checkpoint.path))) is not None:
         model.generation_config = settings
+    return model
+
+
+def _on_olmo_core(checkpoint: CheckpointRef, config: PreTrainedConfig, in_parts: bool) -> PreTrainedModel:
+    """The checkpoint as OLMo-core computes it, on the CPU; ``in_parts``: its weights still in the files."""
+    logging.getLogger("olmo_core").setLevel(logging.ERROR)  # it prints whole models
+    from dpo_core.model.olmo_core import OlmoCoreModel  # of the extra olmo: 6 s of imports
+
+    config.use_cache = False
+    model = _with_unwritten_memory(OlmoCoreModel(config), checkpoint)
+    if not leave_unread(model, Path(checkpoint.path)):
+        raise CheckpointError(
+            f"{checkpoint.source} at {checkpoint.path} has no safetensors files of the tensors that its config.json calls for, "
+            "which train.implementation olmo_core reads.",
+            "Set train.implementation to transformers.",
+        )
+    if not in_parts:
+        unread = take_unread(model)
+        assert unread is not None  # left there above
+        for name, parameter in model.named_parameters():
+            unread.fill(name, parameter.detach())
+        unread.slices.close()
     return model
 
 

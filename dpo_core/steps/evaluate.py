@@ -81,7 +81,7 @@ def _evaluate(
     progress.begin(phase, len(dataset) + len(prompts), "pairs and answers")
     if not len(dataset):
         return {}, []
-    scorer = load_scorer(checkpoint, job.precision, job.sharding, accelerator)
+    scorer = load_scorer(checkpoint, job, accelerator)
     scorer.with_squares = job.loss.weighs_by_policy
     is_reference = (
         job.reference_checkpoint is not None

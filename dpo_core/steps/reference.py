@@ -120,7 +120,9 @@ def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
     layout: ForwardLayout = job.forward
     if num_missing:
-        scorer = load_for_scoring(job.checkpoint, job.precision, sharding, accelerator, job.base_weights)
+        scorer = load_for_scoring(
+            job.checkpoint, job.precision, sharding, accelerator, job.base_weights, job.implementation
+        )
         _check_ids(datasets, scorer.model, job)
         layout = agreed_layout(scorer, datasets["train"], job, accelerator)
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)

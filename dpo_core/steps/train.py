@@ -57,6 +57,7 @@ def load_policy_scorer(job: TrainJob, accelerator: Accelerator) -> PairScorer:
         **loading(job.sharding, accelerator),
         frozen_in_half=holds_frozen_in_half(job.adapter, job.train.precision)
         and not job.sharding.splits_weights,  # else the engine does it, part by part
+        implementation=job.train.implementation,
     )
     router = router_loss_of(policy, job.train.router_aux_loss_weight)
     scorer = PairScorer(policy, job.train.precision, router)
@@ -153,7 +154,13 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     must_guard = reference is not None and job.reference_checkpoint is not None and not found
     if must_guard and (other := _other_reference(job)):
         # Before the policy is loaded: one model in memory at a time.
-        scorer = load_for_scoring(other, job.train.precision, job.sharding, accelerator)
+        scorer = load_for_scoring(
+            other,
+            job.train.precision,
+            job.sharding,
+            accelerator,
+            implementation=job.train.implementation,
+        )
         figures = guard(scorer, _layout_for(scorer, dataset, job, accelerator, checks))
         del scorer
     engine = start_engine(job.sharding, accelerator, load_policy_scorer(job, accelerator), job.optim)

@@ -66,14 +66,12 @@ def measure_kl(
     progress.begin("kl", 2 * ANSWERS_PER_PROMPT * len(prompts), "answers")
     if not prompts:
         return {}
-    policy_scorer = load_scorer(job.after, job.precision, job.sharding, accelerator)
+    policy_scorer = load_scorer(job.after, job, accelerator)
     layout = agreed_layout(policy_scorer, dataset, job, accelerator)
     pairs = SampledPairs(sampled_pairs(job, policy_scorer, prompts, progress, accelerator))
     policy = score_pairs(policy_scorer, pairs, layout, job, accelerator)
     del policy_scorer
-    reference_scorer = load_scorer(
-        job.reference_checkpoint or job.before, job.precision, job.sharding, accelerator
-    )
+    reference_scorer = load_scorer(job.reference_checkpoint or job.before, job, accelerator)
     layout = agreed_layout(reference_scorer, dataset, job, accelerator)
     reference = score_pairs(reference_scorer, pairs, layout, job, accelerator)
     progress.advance(ANSWERS_PER_PROMPT * len(prompts))

@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dpo_core.contract.config import ForwardLayout, Precision, TrainConfig
-from dpo_core.contract.jobs import EvaluateJob, ReferenceJob, Sharding, TrainJob
+from dpo_core.contract.config import ForwardLayout, TrainConfig
+from dpo_core.contract.jobs import EvaluateJob, ReferenceJob, TrainJob
 from dpo_core.contract.quantities import ANSWERS_PER_BATCH
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
@@ -40,11 +40,16 @@ class Pairs(Protocol):
     def __getitem__(self, index: int) -> TokenizedPair: ...
 
 
-def load_scorer(
-    checkpoint: CheckpointRef, precision: Precision, sharding: Sharding, accelerator: Accelerator
-) -> PairScorer:
-    """Return a checkpoint ready for forwards without gradients, its weights shared out where the sharding splits them."""
-    return load_for_scoring(checkpoint, precision, sharding.for_scoring, accelerator)
+def load_scorer(checkpoint: CheckpointRef, job: EvaluateJob, accelerator: Accelerator) -> PairScorer:
+    """Return a checkpoint ready for forwards without gradients, its weights shared out where the job's sharding splits
+    them."""
+    return load_for_scoring(
+        checkpoint,
+        job.precision,
+        job.sharding.for_scoring,
+        accelerator,
+        implementation=job.implementation,
+    )
 
 
 def agreed_layout(

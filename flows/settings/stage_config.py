@@ -142,6 +142,23 @@ class StageConfig(
         return self
 
     @model_validator(mode="after")
+    def _olmo_core_can_do_it(self) -> "StageConfig":
+        if self.train.implementation != "olmo_core":
+            return self
+        if self.adapter.kind != "none":
+            raise ValueError(
+                "train.implementation olmo_core trains all weights: adapters go on the layers of transformers' models, which "
+                "peft knows by name. Set adapter.kind to none, or train.implementation to transformers"
+            )
+        if self.compute.sharding not in ("none", "fsdp2") or self.compute.offload != "none":
+            raise ValueError(
+                "train.implementation olmo_core shares weights out with PyTorch's FSDP2 alone, as OLMo-core does, and offloads "
+                "nothing. Set compute.sharding to fsdp2 or none and compute.offload to none, or train.implementation to "
+                "transformers"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gate_is_measured(self) -> "StageConfig":
         evaluation = self.evaluation
         reason = why_unmeasurable(self.gate, evaluation, self.data.held_out) or why_not_measured(

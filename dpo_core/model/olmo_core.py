@@ -1,0 +1,225 @@
+"""OLMo-core's Transformer in the place of transformers' model of the same checkpoint.
+
+From OLMo-core come blocks, norms, projections, and how FSDP2 is applied to them. Three parts of it have a second way here,
+for rows that hold both sides of pairs: rotary embedding by position ids, attention with our masks and kernels, and a head that
+``dpo_core.model.logprobs`` enters at trained tokens alone. OLMo-core's own forward drops position ids and masks without a word.
+Padded rows with stock logits go through it all the same: it is the twin that layouts are compared with.
+
+Parameters have the names that a checkpoint's files give them. Imported where a run asks for it alone.
+
+Shapes: R rows, T tokens, H heads, D head size.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from olmo_core.nn.attention import Attention
+from olmo_core.nn.hf import convert_state_to_hf
+from olmo_core.nn.transformer import Transformer, TransformerDataParallelWrappingStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from transformers import Cache, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import eager_attention_forward
+
+from dpo_core.model.olmo_core_config import layer_kinds, prove_translation, transformer_config
+
+MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRows:
+    """What layers of a kind are told of the rows. FSDP2 hands it on as it is: a tensor by itself it would round to bf16."""
+
+    sin_RTD: Tensor  # float32
+    cos_RTD: Tensor
+    mask: Any  # as the attention kernel wants it
+    cache: Cache | None
+    more: dict[str, Any]  # for the kernel: the spans of pairs
+
+
+class RowsAttention(Attention):
+    """OLMo-core's attention, with a second way through the kernels that are registered with transformers."""
+
+    layer_idx: int
+    config: PreTrainedConfig
+    is_causal = True
+
+    @classmethod
+    def take(cls, stock: Attention, number: int, config: PreTrainedConfig) -> None:
+        """Make one of OLMo-core's, in place."""
+        stock.__class__ = cls
+        stock.layer_idx, stock.config = number, config
+        stock.num_key_value_groups = stock.n_heads // stock.n_kv_heads
+
+    def forward(self, x: Tensor, rows: LayerRows | None = None, **stock: Any) -> Tensor:
+        """Hidden states -> hidden states [R, T, hidden]; without ``rows`` as OLMo-core does it."""
+        if rows is None:
+            return super().forward(x, **stock)
+        states = self._prepare_qkv(x, pos_sin=rows.sin_RTD, pos_cos=rows.cos_RTD)
+        query, key, value = (state.transpose(1, 2) for state in states)
+        if rows.cache is not None:
+            key, value = rows.cache.update(key, value, self.layer_idx)
+        kernel = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output_RTHD, _ = kernel(
+            self,
+            query,
+            key,
+            value,
+            rows.mask,
+            dropout=0.0,
+            scaling=self.head_dim**-0.5,
+            sliding_window=self.window_size,
+            **rows.more,
+        )
+        return self.w_out(output_RTHD.reshape(*x.shape[:-1], -1))
+
+    def _apply_rope(
+        self, q: Tensor, k: Tensor, start_pos: Any, pos_sin: Tensor | None, pos_cos: Tensor | None, *stock: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys [R, T, H, D], rotated by the tables of their own positions where there are such."""
+        if pos_sin is None or pos_cos is None:
+            return super()._apply_rope(q, k, start_pos, pos_sin, pos_cos, *stock)
+        with torch.autocast(q.device.type, enabled=False):
+            sin, cos = pos_sin[:, :, None], pos_cos[:, :, None]
+            rotated = (self.rope._apply_rotary_pos_emb(sin, cos, states.float()) for states in (q, k))
+            return tuple(states.type_as(q) for states in rotated)  # type: ignore[return-value]  # two
+
+
+class RowsTransformer(Transformer):
+    """OLMo-core's Transformer, with a second forward that gives hidden states: transformers' decoder, to all who call it."""
+
+    config: PreTrainedConfig
+    kinds: list[str]
+    gradient_checkpointing = False  # transformers' switch
+
+    @classmethod
+    def take(cls, stock: Transformer, config: PreTrainedConfig) -> "RowsTransformer":
+        """Make one of OLMo-core's, in place."""
+        stock.__class__ = cls
+        stock.config, stock.kinds = config, layer_kinds(config)
+        for number, block in enumerate(stock.blocks.values()):
+            RowsAttention.take(block.attention, number, config)
+        return stock
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor | None = None, stock: bool = False, **arguments: Any
+    ) -> Any:
+        """Token ids [R, T] -> hidden states after the last norm; ``stock``: logits, by OLMo-core's own forward."""
+        if stock:
+            return super().forward(input_ids)
+        return self._hidden(input_ids, position_ids=position_ids, **arguments)
+
+    def _hidden(
+        self,
+        input_ids: Tensor,
+        attention_mask: Any = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
+        **more: Any,
+    ) -> BaseModelOutputWithPast:
+        hidden = self.embeddings(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if position_ids is None:
+            position_ids = (torch.arange(input_ids.shape[1], device=hidden.device) + seen)[None]
+        masks = attention_mask if isinstance(attention_mask, dict) else {}
+        rows = {}
+        for kind in sorted(set(self.kinds)):
+            mask = masks[kind] if masks else MASKS[kind](
+                config=self.config,
+                inputs_embeds=hidden,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+            )
+            rope = self.blocks[str(self.kinds.index(kind))].attention.rope
+            tables = rope.get_buffers(seen + input_ids.shape[1], hidden.device)
+            sin, cos = tables.pos_sin[position_ids], tables.pos_cos[position_ids]
+            rows[kind] = LayerRows(sin, cos, mask, past_key_values, more)
+        for kind, block in zip(self.kinds, self.blocks.values(), strict=True):
+            run = partial(block.__call__, rows=rows[kind])
+            recompute = self.gradient_checkpointing and self.training
+            hidden = self._gradient_checkpointing_func(run, hidden) if recompute else run(hidden)
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.lm_head.norm(hidden), past_key_values=past_key_values
+        )
+
+
+class OlmoCoreModel(PreTrainedModel):
+    """A causal language model as transformers knows it, computed by OLMo-core's Transformer."""
+
+    supports_gradient_checkpointing = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        """Make it on the device ``meta``. Raises ``ConfigError`` and ``CheckpointError`` for what OLMo-core cannot express."""
+        super().__init__(config)
+        prove_translation(config)
+        self.transformer = RowsTransformer.take(transformer_config(config).build(init_device="meta"), config)
+        own = {name: torch.tensor([place]) for place, name in enumerate(self.transformer.state_dict())}
+        names = list(own)
+        # OLMo-core's own converter says what each is called; a tensor that it would cut or turn could not be told from others.
+        converted = convert_state_to_hf(config, own).items()
+        self._stored = {f"transformer.{names[int(place)]}": name for name, place in converted}
+
+    def get_decoder(self) -> nn.Module:
+        """What gives hidden states."""
+        return self.transformer
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding."""
+        return self.transformer.embeddings
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The head's matrix."""
+        return self.transformer.lm_head.w_out
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Any = None,
+        position_ids: Tensor | None = None,
+        logits_to_keep: int = 0,
+        **more: Any,
+    ) -> CausalLMOutputWithPast:
+        """Token ids [R, T] -> logits [R, T, vocabulary]. Rows that are filled up on the right go through OLMo-core's own forward:
+        no real token sees what stands behind it."""
+        if position_ids is None and not more.get("use_cache") and not logits_to_keep:
+            return CausalLMOutputWithPast(logits=self.transformer(input_ids, stock=True))
+        output = self.transformer(
+            input_ids, attention_mask=attention_mask, position_ids=position_ids, **more
+        )
+        hidden = output.last_hidden_state[:, -logits_to_keep:]  # all for 0
+        return CausalLMOutputWithPast(
+            logits=self.get_output_embeddings()(hidden), past_key_values=output.past_key_values
+        )
+
+    def named_parameters(self, *arguments: Any, **more: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Return parameters by the names that they have in a checkpoint's files."""
+        for name, parameter in super().named_parameters(*arguments, **more):
+            yield self._stored.get(name, name), parameter
+
+    def state_dict(self, *arguments: Any, **more: Any) -> dict[str, Any]:
+        """Return tensors by the names that they have in a checkpoint's files."""
+        own = super().state_dict(*arguments, **more)
+        return {self._stored.get(name, name): tensor for name, tensor in own.items()}
+
+    def share_out(self, mesh: DeviceMesh | None, half: bool) -> None:
+        """Have PyTorch's FSDP2 share the parameters out as OLMo-core does; ``half``: gathered in bf16."""
+        self.transformer.apply_fsdp(
+            dp_mesh=mesh,
+            param_dtype=torch.bfloat16 if half else None,
+            # The head is entered behind the Transformer's forward: with what is gathered for all of it, it stays whole.
+            wrapping_strategy=TransformerDataParallelWrappingStrategy.blocks,
+        )
+        self.transformer.set_reshard_after_forward(False, recurse=False)
