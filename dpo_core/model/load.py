@@ -17,7 +17,7 @@ from transformers import (
 
 from dpo_core.contract.config import AdapterConfig, BaseWeights, OptimConfig
 from dpo_core.contract.cuda8bit import check_cuda8bit
-from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.errors import CheckpointError, PairlineError
 from dpo_core.contract.olmo_core import Implementation
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.model.generation_settings import read_settings
@@ -105,6 +105,8 @@ def load_model(
             )
         else:
             model, loading = _unwritten_model(checkpoint, config, dtype), {"missing_keys": ()}
+    except PairlineError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"{checkpoint.source} at {checkpoint.path} cannot be loaded as a causal language model: {error}"

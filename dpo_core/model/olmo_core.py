@@ -166,6 +166,8 @@ class OlmoCoreModel(PreTrainedModel):
         super().__init__(config)
         prove_translation(config)
         self.transformer = RowsTransformer.take(transformer_config(config).build(init_device="meta"), config)
+        # transformers' embeddings of these models take no gradient for the pad token, which may be an end mark that is read.
+        self.transformer.embeddings.padding_idx = config.pad_token_id
         own = {name: torch.tensor([place]) for place, name in enumerate(self.transformer.state_dict())}
         names = list(own)
         # OLMo-core's own converter says what each is called; a tensor that it would cut or turn could not be told from others.

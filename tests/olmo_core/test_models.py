@@ -1,0 +1,176 @@
+"""OLMo-core's Transformer beside transformers' model of the same checkpoint: names, bits, logits, gradients, answers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig, Olmo2Config, Olmo3Config, PreTrainedConfig, Qwen3Config
+
+from dpo_core.contract.config import AdapterConfig
+from dpo_core.contract.errors import CheckpointError, ConfigError
+from dpo_core.contract.refs import CheckpointRef
+from dpo_core.data.pairs import TokenizedPair
+from dpo_core.model import olmo_core_config
+from dpo_core.model.adapter import load_policy
+from dpo_core.model.forward import PairScorer, choose_layout, largest_difference
+from dpo_core.model.generate import Generation, continue_all, own_choice
+from dpo_core.model.load import load_model
+from dpo_core.model.olmo_core_config import prove_translation
+from dpo_core.model.unread_weights import take_unread
+from tests.dpo_core.model.test_attention import Numbers, assert_same, scores_and_gradients, some_pairs
+from tests.tiny_architectures import MIXED, SIZES, WINDOW, tiny
+
+CPU = torch.device("cpu")
+YARN = {
+    "rope_type": "yarn",
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "attention_factor": 0.1 * np.log(8.0) + 1.0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "original_max_position_embeddings": 64,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
+MODELS: dict[str, PreTrainedConfig] = {
+    "olmo2": Olmo2Config(**SIZES),
+    "olmo3": Olmo3Config(**SIZES, **MIXED),
+    "olmo3 with YaRN": Olmo3Config(**SIZES, **MIXED, rope_theta=5e5, rope_scaling=dict(YARN)),
+    "llama": LlamaConfig(**SIZES),
+    "llama, tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "llama 3": LlamaConfig(**SIZES, rope_theta=5e5, rope_scaling=dict(LLAMA3)),
+    "llama, linear": LlamaConfig(**SIZES, rope_scaling={"rope_type": "linear", "factor": 4.0}),
+    "qwen3": Qwen3Config(**SIZES, head_dim=16),
+    "qwen3 with windows": Qwen3Config(
+        **SIZES, head_dim=16, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
+    ),
+}
+
+
+def saved(config: PreTrainedConfig, folder: Path) -> CheckpointRef:
+    """A random model of the architecture, as transformers writes it."""
+    model = tiny(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 1:  # norms that are mixed up show only if they differ
+                weight.normal_(mean=1.0, std=0.3)
+    model.save_pretrained(folder)
+    return CheckpointRef(path=folder, fingerprint="x", tokenizer_fingerprint="x", source="tiny")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def checkpoint(request, tmp_path_factory) -> CheckpointRef:
+    return saved(MODELS[request.param], tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def both(checkpoint):
+    """transformers' model and OLMo-core's."""
+    return load_model(checkpoint), load_model(checkpoint, implementation="olmo_core")
+
+
+def test_tensors_have_the_names_and_the_bits_of_the_files(checkpoint, both):
+    stored = load_file(Path(checkpoint.path) / "model.safetensors")
+    stock, model = both
+    ours = dict(model.named_parameters())
+    assert ours.keys() == dict(stock.named_parameters()).keys() == stored.keys()
+    assert model.state_dict().keys() == stock.state_dict().keys()
+    for name, tensor in stored.items():
+        assert torch.equal(ours[name], tensor), name
+    unread = take_unread(load_model(checkpoint, in_parts=True, implementation="olmo_core"))
+    for name, tensor in stored.items():
+        part = torch.empty(5)
+        assert unread.fill(name, part, 7)
+        assert torch.equal(part, tensor.flatten()[7:12]), name
+
+
+@torch.no_grad()
+def test_logits_are_those_of_transformers(both):
+    stock, model = both
+    ids = torch.randint(300, (2, 60), generator=torch.Generator().manual_seed(0))
+    expected = stock(ids).logits
+    assert expected.std() > 0.3
+    torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=2e-5)
+
+
+def scored(model, pairs: list[TokenizedPair], layout: str) -> Numbers:
+    """Sums of pairs and the gradients of a sum of them, as a run of this layout computes them."""
+    scorer = PairScorer(model.train(), "fp32")
+    assert choose_layout(scorer, pairs, layout, CPU) == layout
+    assert scorer.layout_difference < 1e-5
+    return scores_and_gradients(scorer, pairs, layout)
+
+
+@pytest.mark.parametrize("layout", ["packed", "prefix_sharing", "padded"])
+def test_rows_of_pairs_give_the_sums_and_gradients_of_transformers(both, layout):
+    """Pairs that share a prompt longer than the window, several in a row: by position ids and masks of ours."""
+    pairs = some_pairs()
+    assert_same(*(scored(model, pairs, layout) for model in reversed(both)))
+
+
+def test_recomputed_layers_give_the_same_bits(both):
+    pairs = some_pairs()
+    plain, expected = scored(both[1], pairs, "packed")
+    both[1].gradient_checkpointing_enable({"use_reentrant": False})
+    sums, gradients = scored(both[1], pairs, "packed")
+    both[1].gradient_checkpointing_disable()
+    assert torch.equal(sums, plain)
+    assert all(torch.equal(gradients[name], gradient) for name, gradient in expected.items())
+
+
+def test_greedy_answers_are_those_of_transformers(both):
+    """With a cache of keys and values, prompts padded on the left, some ending earlier than others."""
+    draw = np.random.default_rng(0)
+    prompts = [draw.integers(1, 300, length) for length in (3, 11, 30)]
+
+    def answers(model) -> list[list[int]]:
+        generation = Generation(12, 3, own_choice)
+        return continue_all(model, (5,), prompts, generation, None, lambda logits, rows, step: logits.argmax(-1))
+
+    ours, theirs = (answers(model) for model in reversed(both))
+    assert ours == theirs
+
+
+def test_positions_that_were_dropped_would_be_seen(tmp_path):
+    """The layout check is what stands between a defect of the exchanged parts and a run."""
+    model = load_model(saved(MODELS["llama"], tmp_path), implementation="olmo_core")
+    hidden = type(model.transformer)._hidden
+    model.transformer._hidden = lambda ids, position_ids=None, **more: hidden(model.transformer, ids, **more)
+    scorer = PairScorer(model, "fp32")
+    with torch.no_grad():
+        assert largest_difference(scorer, some_pairs(), "prefix_sharing", CPU) > 1e-3
+
+
+def test_a_translation_that_leaves_something_out_is_refused(tmp_path, monkeypatch):
+    checkpoint, rope = saved(MODELS["olmo3 with YaRN"], tmp_path), olmo_core_config._rope
+    assert prove_translation(MODELS["olmo3 with YaRN"]) < 1e-5
+    monkeypatch.setattr(olmo_core_config, "_rope", lambda config, kind: rope(config, "sliding_attention"))
+    with pytest.raises(CheckpointError, match="not the model that config.json describes: logits of a small one differ"):
+        load_model(checkpoint, implementation="olmo_core")
+
+
+def test_a_model_that_it_does_not_know_is_refused_with_those_that_it_does(tmp_path):
+    checkpoint = saved(LlamaConfig(**SIZES, attention_bias=True), tmp_path)
+    with pytest.raises(ConfigError, match="its attention_bias is True") as raised:
+        load_model(checkpoint, implementation="olmo_core")
+    assert "OLMo 2, OLMo 3, Llama, Qwen 3" in raised.value.advice
+
+
+def test_an_adapter_is_refused_with_the_reason(tmp_path):
+    checkpoint = saved(MODELS["llama"], tmp_path)
+    with pytest.raises(ConfigError, match="adapters go on the layers of transformers' models"):
+        load_policy(checkpoint, AdapterConfig(kind="lora"), 8, implementation="olmo_core")
+
+
+def test_what_it_saves_is_what_transformers_loads(checkpoint, both, tmp_path):
+    """A checkpoint's round trip: read by OLMo-core, written under the files' names, read by transformers; the same bits."""
+    stock, model = both
+    again = AutoModelForCausalLM.from_config(stock.config, dtype=torch.float32)
+    again.load_state_dict(model.state_dict())
+    assert all(torch.equal(tensor, stock.state_dict()[name]) for name, tensor in again.state_dict().items())

@@ -1,0 +1,206 @@
+"""Whole runs on OLMo-core: those of transformers, from one process or several, killed, and gone on elsewhere."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from dpo_core.contract.config import TrainConfig
+from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.jobs import ExportJob, Sharding, TrainJob, TrainResult
+from dpo_core.contract.refs import CheckpointRef
+from dpo_core.contract.results import read_result
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.data.reference_cache import read_aligned
+from dpo_core.engine.checkpoint import newest_checkpoint
+from dpo_core.model.load import load_model
+from tests.dpo_core.engine.test_sharded import PLAIN, assert_near, job_in, kill_at_some_moment, take_history
+from tests.dpo_core.training.test_resume import assert_same_run
+from tests.random_moments import chance
+from tests.step_process import metrics_of, run_ranks
+from tests.tiny_models import make_model
+from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
+
+pytestmark = pytest.mark.integration
+
+FSDP2 = Sharding(kind="fsdp2")
+TELLING = "tests.programs.ranks_that_tell_what_they_hold"
+
+
+def on_olmo_core(job: TrainJob) -> TrainJob:
+    """The same job on OLMo-core."""
+    train = job.train.model_copy(update={"implementation": "olmo_core"})
+    return job.model_copy(update={"train": train}).at(job.out_dir)
+
+
+@dataclass
+class Runs:
+    """18 steps of one job, by who computes them; made when first asked for."""
+
+    stage: TinyStage
+    root: Path
+
+    def job(self, name: str, folder: Path) -> tuple[TrainJob, int]:
+        """-> job, processes"""
+        processes = {"two": 2, "four": 4}.get(name.rpartition(" ")[2], 1)
+        sharding = Sharding(kind="fsdp2", degree=2 if processes == 4 else None) if processes > 1 else PLAIN
+        job = job_in(self.stage, folder, sharding, processes)
+        return (on_olmo_core(job) if name.startswith("olmo_core") else job), processes
+
+    def __getitem__(self, name: str) -> TrainResult:
+        job, processes = self.job(name, self.root / name)
+        return read_result(job) or (
+            run_here(job) if processes == 1 else run_ranks(job, processes, module=TELLING)
+        )
+
+
+@pytest.fixture(scope="module")
+def runs(stage, tmp_path_factory) -> Runs:
+    return Runs(stage, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("name", ["olmo_core", "olmo_core two", "olmo_core four"])
+def test_a_run_is_that_of_transformers(runs, name):
+    """Steps, evaluations and weights, from reference values that transformers computed: in fp32 it is one job."""
+    result, expected = runs[name], runs["transformers"]
+    assert result.job_fingerprint == expected.job_fingerprint
+    assert_near(result, expected)
+    assert result.forward == "packed"
+    assert result.guard["largest_difference_per_token"] < 1e-5
+    assert result.checks["layout_difference"] < 1e-5
+    assert result.all_parameters == expected.all_parameters
+
+
+def test_each_rank_holds_its_part_and_no_more(runs):
+    total = runs["olmo_core two"].all_parameters
+    for rank in (0, 1):
+        held = json.loads((runs.root / "olmo_core two" / f"held-{rank}.json").read_text())
+        assert held["weights"] == pytest.approx(total / 2, rel=0.01)
+        assert held["moments"] == pytest.approx(total, rel=0.01)
+        assert held["dtensors"] > 0
+
+
+def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(runs, tmp_path):
+    job, _ = runs.job("olmo_core two", tmp_path / "run")
+    kill_at_some_moment(job, chance())
+    found = newest_checkpoint(job.out_dir / "checkpoints", job.fingerprint)
+    result = run_ranks(job)
+    assert result.resumed_from_step == (found[1].step if found else None)
+    assert_same_run(result, runs["olmo_core two"])
+
+
+@pytest.mark.parametrize(
+    ("begun_with", "name"),
+    [("olmo_core two", "transformers"), ("transformers", "olmo_core two"), ("olmo_core two", "olmo_core")],
+)
+def test_a_run_goes_on_with_the_other_implementation_or_number_of_processes(runs, tmp_path, begun_with, name):
+    begun, (job, processes) = runs[begun_with], runs.job(name, tmp_path)
+    shutil.copytree(
+        begun.weights_path.parent / "checkpoints" / "step-00000010", tmp_path / "checkpoints" / "step-00000010"
+    )
+    take_history(begun, tmp_path)
+    result = run_ranks(job, processes) if processes > 1 else run_here(job)
+    assert result.resumed_from_step == 10
+    assert_near(result, runs["transformers"])
+
+
+def test_its_weights_are_exported_as_those_of_transformers(runs, stage, tmp_path):
+    """By the one export there is: stock transformers loads what it wrote."""
+    result = runs["olmo_core two"]
+    export = run_here(
+        ExportJob(
+            weights_path=result.weights_path,
+            weights_fingerprint=result.weights_fingerprint,
+            checkpoint=stage.checkpoint,
+            precision="fp32",
+        ).at(tmp_path)
+    )
+    exported = load_model(
+        CheckpointRef(path=export.path, fingerprint="x", tokenizer_fingerprint="x", source="export")
+    )
+    trained = load_file(result.weights_path / "model.safetensors")
+    for name, parameter in exported.named_parameters():
+        assert parameter[: len(trained[name])].equal(trained[name]), name
+
+
+def test_reference_values_and_evaluation_are_those_of_transformers(stage, tmp_path):
+    """Two processes; answers, their end and the KL included."""
+    job = reference_job(
+        tmp_path / "reference", stage.data, stage.checkpoint, sharding=FSDP2, implementation="olmo_core"
+    )
+    result = run_ranks(job)
+    assert (result.rows, result.rows_computed) == (40, 40)
+    for split in ("train", "held_out"):
+        keys = PairDataset.open(stage.data.path, split).row_keys
+        ours, theirs = (
+            read_aligned(Path(run.reference.path), split, keys) for run in (result, stage.reference)
+        )
+        np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5)
+        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+    other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
+    job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
+    alone = run_here(job.at(tmp_path / "alone"))
+    shared = run_ranks(job.model_copy(update={"sharding": FSDP2, "implementation": "olmo_core"}).at(job.out_dir))
+    assert shared.answers == alone.answers
+    assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
+    assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
+
+
+def test_in_fp32_cached_values_serve_both_and_in_bf16_each_has_its_own(stage, tmp_path):
+    def job(precision: str, implementation: str):
+        return reference_job(
+            tmp_path / f"{precision} {implementation}",
+            stage.data,
+            stage.checkpoint,
+            precision=precision,
+            implementation=implementation,
+            cache_dir=tmp_path / "cache",
+        )
+
+    computed = {
+        (precision, implementation): run_here(job(precision, implementation))
+        for precision in ("fp32", "bf16")
+        for implementation in ("transformers", "olmo_core")
+    }
+    assert {key: result.rows_computed for key, result in computed.items()} == {
+        ("fp32", "transformers"): 40,
+        ("fp32", "olmo_core"): 0,
+        ("bf16", "transformers"): 40,
+        ("bf16", "olmo_core"): 40,
+    }
+    for sharding, processes in ((PLAIN, 1), (FSDP2, 2)):
+        train = stage.train_job(
+            tmp_path / f"train {processes}",
+            processes=processes,
+            per_device=1,
+            precision="bf16",
+            implementation="olmo_core",
+            reference=computed["bf16", "olmo_core"].reference,
+            sharding=sharding,
+            max_steps=3,
+        )
+        result = run_ranks(train, processes) if processes > 1 else run_here(train)
+        assert result.guard["largest_difference_per_token"] < 2e-2
+        assert all(np.isfinite(step["loss"]) for step in metrics_of(train.out_dir))
+
+
+def test_weights_in_files_of_another_form_are_refused(stage, tmp_path):
+    folder = shutil.copytree(stage.checkpoint.path, tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    checkpoint = stage.checkpoint.model_copy(update={"path": folder})
+    with pytest.raises(CheckpointError, match="no safetensors files of the tensors"):
+        load_model(checkpoint, implementation="olmo_core")
+
+
+def test_it_is_chosen_by_a_setting_that_is_content_in_bf16_alone(stage, tmp_path):
+    def fingerprint(**train: str) -> str:
+        return stage.train_job(tmp_path, **train).fingerprint
+
+    assert fingerprint() == fingerprint(implementation="olmo_core")
+    in_half = fingerprint(precision="bf16")
+    assert in_half != fingerprint(precision="bf16", implementation="olmo_core")
+    assert TrainConfig().implementation == "transformers"
