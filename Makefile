@@ -1,5 +1,5 @@
 # make demo   the main job, from nothing: environment, then the whole stage on a real model and real data
-# make test   the same environment, then every test
+# make test   the same environment, and one with OLMo-core, then every test
 # Both need Python 3.11+ with venv and nothing else. See docs/install.md.
 
 SHELL := /bin/bash
@@ -14,6 +14,12 @@ INSTALLED := $(VENV)/installed
 BUILD := requirements/build.txt
 LOCKS := $(addprefix requirements/,train-cpu.txt flows.txt dev.txt trackers.txt)
 LAUNCHER ?= process
+IMPLEMENTATION ?= transformers
+EXTRAS ?=
+# OLMo-core wants older versions of three packages: an environment that holds these and its own, and takes the rest from $(VENV).
+OLMO := $(VENV)-olmo
+OLMO_INSTALLED := $(OLMO)/installed
+ON_OLMO = $(if $(filter olmo_core,$(IMPLEMENTATION)),--set train.implementation=olmo_core --set compute.python=$(OLMO)/bin/python)
 # Of the demo as Slurm jobs: on two nodes, of a private cluster if none answers (docs/cluster.md).
 BESIDE = $(if $(filter slurm,$(LAUNCHER)),$(BIN)/python -m examples.slurm.run)
 SPREAD = $(if $(filter slurm,$(LAUNCHER)),--set compute.machines=2 --set compute.num_processes=2)
@@ -29,7 +35,7 @@ PIP_INSTALL_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(INSTALLED)  ## make .venv with the pinned packages
+setup: $(INSTALLED) $(if $(filter olmo,$(EXTRAS)),$(OLMO_INSTALLED))  ## make .venv with the pinned packages; EXTRAS=olmo: OLMo-core's, too
 
 $(INSTALLED): $(BUILD) $(LOCKS) requirements/quickstart.txt pyproject.toml
 	@"$(or $(PYTHON),false)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -54,9 +60,17 @@ $(INSTALLED): $(BUILD) $(LOCKS) requirements/quickstart.txt pyproject.toml
 	@$(BIN)/python -m compileall -q -j 0 "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" >/dev/null || true
 	@touch $@
 
-demo: $(INSTALLED)  ## run the whole stage on SmolLM2-135M; a second call reuses every step
+$(OLMO_INSTALLED): $(INSTALLED) requirements/olmo.txt
+	@$(BIN)/python -m venv --without-pip --clear $(OLMO)
+	@$(OLMO)/bin/python -c 'import pathlib, site, sys; \
+		pathlib.Path(site.getsitepackages()[0], "base.pth").write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
+		"$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
+	@$(subst -m pip install,-m pip --python $(OLMO)/bin/python install,$(PIP_INSTALL_LOCKED)) -r requirements/olmo.txt
+	@touch $@
+
+demo: $(INSTALLED) $(if $(ON_OLMO),$(OLMO_INSTALLED))  ## run the whole stage on SmolLM2-135M; a second call reuses every step
 	@$(if $(filter docker,$(LAUNCHER)),docker image inspect pairline-base:bookworm >/dev/null 2>&1 || images/base/build.sh)
-	@PYTHONUNBUFFERED=1 $(BESIDE) $(BIN)/pairline run $(RECIPE) --set compute.launcher=$(LAUNCHER) $(SPREAD) $(ARGS)
+	@PYTHONUNBUFFERED=1 $(BESIDE) $(BIN)/pairline run $(RECIPE) --set compute.launcher=$(LAUNCHER) $(SPREAD) $(ON_OLMO) $(ARGS)
 
 up: $(INSTALLED)  ## start server, deployments and worker on this machine (PAIRLINE_PORT, PAIRLINE_HOME, PAIRLINE_DATABASE_URL)
 	@$(BIN)/pairline up
@@ -76,8 +90,9 @@ base-image:  ## make the image it starts from out of Debian packages, without a 
 wheelhouse: $(INSTALLED)  ## gather the trainer image's wheels in a folder, for hosts without an index
 	@$(BIN)/pairline image $(RECIPE) --only-wheelhouse $(ARGS)
 
-test: $(INSTALLED)  ## unit tests, then integration tests (ARGS="-k name" chooses)
+test: $(INSTALLED) $(OLMO_INSTALLED)  ## unit tests, then integration tests (ARGS="-k name" chooses), then those with OLMo-core
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) $(ARGS)
+	@OMP_NUM_THREADS=1 $(OLMO)/bin/python -m pytest -n0 tests/olmo_core $(filter-out tests/%,$(ARGS)) || [ $$? -eq 5 ]
 
 bench: $(INSTALLED)  ## measure beside the peers, alone on the machine; writes benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -89,6 +104,7 @@ lint: $(INSTALLED)  ## ruff, its layout of the code, and the types by mypy
 
 lock: $(INSTALLED)  ## write requirements/*.txt from what is installed in .venv, with the hashes that the indexes publish
 	@$(BIN)/python requirements/lock.py
+	@[ ! -e $(OLMO_INSTALLED) ] || $(OLMO)/bin/python requirements/lock.py olmo
 
 reference: $(INSTALLED)  ## write docs/settings.md and the JSON Schemas of recipes from the settings
 	@$(BIN)/pairline schema > recipe.tmp && mv recipe.tmp flows/settings/recipe.schema.json
@@ -99,6 +115,6 @@ preferences: $(INSTALLED)  ## sample the quickstart preference set again (15 min
 	@$(BIN)/python recipes/quickstart/make_preferences.py
 
 clean:  ## remove .venv, and after a question the store .pairline
-	@[ ! -f "$(VENV)/pyvenv.cfg" ] || rm -rf "$(VENV)"
+	@for made in "$(VENV)" "$(OLMO)"; do [ ! -f "$$made/pyvenv.cfg" ] || rm -rf "$$made"; done
 	@[ ! -f .pairline/.pairline-store ] || { read -rp "Remove .pairline with all its runs, models and its server? [y/N] " yes && \
 		[ "$$yes" = y ] && rm -rf .pairline; } || echo ".pairline stays."

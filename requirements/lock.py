@@ -3,9 +3,13 @@
 Each extra of ``pyproject.toml`` becomes a file with everything it needs, directly and indirectly, pinned to the version
 that is installed, one package a line, with the hashes that ``published_files.py`` finds. All files come from one
 environment, so a package that stands in two of them has one line.
+
+``olmo`` as an argument, in the environment of `make setup EXTRAS=olmo`: ``olmo.txt``, what that extra needs beside the
+trainer's packages or in another version than they are.
 """
 
 import re
+import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -70,6 +74,22 @@ def write(
     print(f"{file_name}: {len(lines)} packages", flush=True)
 
 
+def lock_olmo() -> None:
+    """Write ``olmo.txt``."""
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    trainers = (FOLDER / FILES["train"]).read_text()
+    pinned = [f"{name}=={version}" for name, version in closure(project["olmo"]).items()]
+    beside = [line for line in pinned if f"\n{line} " not in trainers]
+    write(
+        "olmo.txt",
+        "the extra `olmo` of pyproject.toml beside train-cpu.txt or train-cuda.txt, whose versions it overrules",
+        beside,
+        PublishedFiles(FOLDER / "torch-cpu.sha256"),
+    )
+
+
 def main() -> None:
     """Write every file of ``FILES`` and ``INSTALLERS``, and ``train-cuda.txt``, the trainer's with CUDA's packages added."""
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]
@@ -95,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    lock_olmo() if sys.argv[1:] == ["olmo"] else main()

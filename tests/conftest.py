@@ -6,8 +6,8 @@ installation.
 """
 
 import os
-from importlib.util import find_spec
 from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any

@@ -221,8 +221,9 @@ class TrainConfig(Section):
     )
     implementation: ComputedBy = Field(
         "transformers",
-        description="What computes the model: transformers, or olmo_core (OLMo-core's Transformer: OLMo 2 and 3, Llama, Qwen 3; "
-        "extra olmo). Checkpoints are the same. In bf16 they round differently, so each has reference values of its own.",
+        description="What computes the model: transformers, or olmo_core (OLMo-core's Transformer: OLMo 2 and 3, Llama, "
+        "Qwen 3; extra olmo). Checkpoints are the same. In bf16 they round differently, so each has reference values of its "
+        "own.",
     )
     forward: Annotated[ForwardLayout, NotContent()] = Field(
         "packed",

@@ -46,9 +46,7 @@ class Sharding(Section):
 
     kind: ShardingKind = "none"
     offload: Offload = "none"
-    degree: int | None = (
-        None  # processes that share one copy out, the others being replicas; None: all share one
-    )
+    degree: int | None = None  # processes that share one copy out, others being replicas; None: all share one
 
     @property
     def splits_weights(self) -> bool:

@@ -1,5 +1,5 @@
-"""What ``train.implementation: olmo_core`` can do, as far as a checkpoint's config.json tells. Torch-free, so that a plan says
-it, too."""
+"""What ``train.implementation: olmo_core`` can do, as far as a checkpoint's config.json tells. Torch-free, so that a plan
+says it, too."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -9,8 +9,8 @@ from dpo_core.contract.section import NotContentWhere
 
 
 def _rounds_alike(section: Any) -> bool:
-    """In fp32 all code that computes a model gives the same numbers; in bf16 each rounds in its own way, by up to 1e-2 nats a
-    token. ``section``: has precision and implementation."""
+    """In fp32 all code that computes a model gives the same numbers; in bf16 each rounds in its own way, by up to 1e-2 nats
+    a token. ``section``: has precision and implementation."""
     return section.precision == "fp32" or section.implementation == "transformers"
 
 
@@ -26,8 +26,8 @@ SWITCHED_OFF = ("attention_bias", "mlp_bias", "clip_qkv", "quantization_config")
 
 
 def check_olmo_core(config: Mapping[str, Any], name: str) -> None:
-    """Raise ``ConfigError`` for a model, by the content of its config.json, that cannot be trained on OLMo-core. ``name``: what
-    the message calls it."""
+    """Raise ``ConfigError`` for a model, by the content of its config.json, that cannot be trained on OLMo-core. ``name``:
+    what the message calls it."""
     if reason := why_not_olmo_core(config):
         raise ConfigError(
             f"train.implementation olmo_core cannot train {name}: {reason}.",

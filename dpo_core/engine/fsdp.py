@@ -193,7 +193,9 @@ def share_weights(accelerator: Accelerator, scorer: PairScorer) -> None:
         scorer.has_half_weights = True
         plugin.mixed_precision_policy = IN_HALF
     whole_here = {name: parameter.detach() for name, parameter in scorer.model.named_parameters()}
-    if (share_out := getattr(scorer.model, "share_out", None)) is not None:  # OLMo-core's Transformer has its own way
+    if (
+        share_out := getattr(scorer.model, "share_out", None)
+    ) is not None:  # OLMo-core's Transformer has its own way
         share_out(_mesh(accelerator), half=scorer.has_half_weights)
     else:
         plugin.transformer_cls_names_to_wrap = list(scorer.model._no_split_modules or ())

@@ -49,11 +49,7 @@ def load_policy(
     """
     if adapter.kind == "none":
         return load_model(
-            checkpoint,
-            device,
-            read_weights=read_weights,
-            in_parts=in_parts,
-            implementation=implementation,
+            checkpoint, device, read_weights=read_weights, in_parts=in_parts, implementation=implementation
         )
     if implementation == "olmo_core":
         raise ConfigError(

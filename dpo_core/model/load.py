@@ -17,7 +17,7 @@ from transformers import (
 
 from dpo_core.contract.config import AdapterConfig, BaseWeights, OptimConfig
 from dpo_core.contract.cuda8bit import check_cuda8bit
-from dpo_core.contract.errors import CheckpointError, PairlineError
+from dpo_core.contract.errors import CheckpointError, ConfigError
 from dpo_core.contract.olmo_core import Implementation
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.model.generation_settings import read_settings
@@ -25,6 +25,14 @@ from dpo_core.model.unread_weights import leave_unread, take_unread
 
 log = logging.getLogger(__name__)
 
+RANDOM = (
+    "attention_dropout",
+    "hidden_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "router_jitter_noise",
+)
 WITHOUT_MEMORY = "meta"  # PyTorch's device of tensors that have a shape and no values
 
 
@@ -75,22 +83,10 @@ def load_model(
     loading: dict[str, Any]
     quantised = _in_four_bits(device) if base_weights == "nf4" else {}
     placed = {"device_map": WITHOUT_MEMORY} if device == WITHOUT_MEMORY else quantised
+    if implementation == "olmo_core":
+        return _on_olmo_core(checkpoint, in_parts or not read_weights).to(device).eval()  # type: ignore[arg-type]  # likewise
     try:
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=checkpoint.allow_remote_code)
-        for name in (
-            "attention_dropout",
-            "hidden_dropout",
-            "resid_pdrop",
-            "embd_pdrop",
-            "attn_pdrop",
-            "router_jitter_noise",
-        ):
-            for part in (config, config.get_text_config()):
-                if getattr(part, name, 0):
-                    setattr(part, name, 0.0)
-        if implementation == "olmo_core":
-            model = _on_olmo_core(checkpoint, config, in_parts or not read_weights)
-            return model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps it and loses `self`
+        config = _config_without_dropout(checkpoint)
         unread = in_parts and not quantised and _left_unread(checkpoint, config, dtype)
         if unread:
             model, loading = unread, {"missing_keys": []}
@@ -105,8 +101,6 @@ def load_model(
             )
         else:
             model, loading = _unwritten_model(checkpoint, config, dtype), {"missing_keys": ()}
-    except PairlineError:
-        raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"{checkpoint.source} at {checkpoint.path} cannot be loaded as a causal language model: {error}"
@@ -119,6 +113,15 @@ def load_model(
     _disable_dropout(model)
     model.config.get_text_config().use_cache = model.config.use_cache = False
     return model.eval() if quantised else model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps it and loses `self`
+
+
+def _config_without_dropout(checkpoint: CheckpointRef) -> PreTrainedConfig:
+    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=checkpoint.allow_remote_code)
+    for name in RANDOM:
+        for part in (config, config.get_text_config()):
+            if getattr(part, name, 0):
+                setattr(part, name, 0.0)
+    return config
 
 
 def _left_unread(
@@ -161,17 +164,24 @@ def _with_unwritten_memory(model: PreTrainedModel, checkpoint: CheckpointRef) ->
     return model
 
 
-def _on_olmo_core(checkpoint: CheckpointRef, config: PreTrainedConfig, in_parts: bool) -> PreTrainedModel:
+def _on_olmo_core(checkpoint: CheckpointRef, in_parts: bool) -> PreTrainedModel:
     """The checkpoint as OLMo-core computes it, on the CPU; ``in_parts``: its weights still in the files."""
     logging.getLogger("olmo_core").setLevel(logging.ERROR)  # it prints whole models
-    from dpo_core.model.olmo_core import OlmoCoreModel  # of the extra olmo: 6 s of imports
-
+    try:
+        from dpo_core.model.olmo_core import OlmoCoreModel  # of the extra olmo: 6 s of imports
+    except ImportError as error:
+        raise ConfigError(
+            f"train.implementation is olmo_core, which cannot be imported where this step runs: {error}.",
+            "`make setup EXTRAS=olmo` makes an environment that has it (compute.python), image.variant cpu-olmo or "
+            "cuda-olmo an image.",
+        ) from error
+    config = _config_without_dropout(checkpoint)
     config.use_cache = False
     model = _with_unwritten_memory(OlmoCoreModel(config), checkpoint)
     if not leave_unread(model, Path(checkpoint.path)):
         raise CheckpointError(
-            f"{checkpoint.source} at {checkpoint.path} has no safetensors files of the tensors that its config.json calls for, "
-            "which train.implementation olmo_core reads.",
+            f"{checkpoint.source} at {checkpoint.path} has no safetensors files of the tensors that its config.json calls "
+            "for, which train.implementation olmo_core reads.",
             "Set train.implementation to transformers.",
         )
     if not in_parts:

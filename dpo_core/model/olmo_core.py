@@ -1,9 +1,9 @@
 """OLMo-core's Transformer in the place of transformers' model of the same checkpoint.
 
 From OLMo-core come blocks, norms, projections, and how FSDP2 is applied to them. Three parts of it have a second way here,
-for rows that hold both sides of pairs: rotary embedding by position ids, attention with our masks and kernels, and a head that
-``dpo_core.model.logprobs`` enters at trained tokens alone. OLMo-core's own forward drops position ids and masks without a word.
-Padded rows with stock logits go through it all the same: it is the twin that layouts are compared with.
+for rows that hold both sides of pairs: rotary embedding by position ids, attention with our masks and kernels, and a head
+that ``dpo_core.model.logprobs`` enters at trained tokens alone. OLMo-core's own forward drops position ids and masks without
+a word. Padded rows with stock logits go through it all the same: it is the twin that layouts are compared with.
 
 Parameters have the names that a checkpoint's files give them. Imported where a run asks for it alone.
 
@@ -58,7 +58,7 @@ class RowsAttention(Attention):
         stock.num_key_value_groups = stock.n_heads // stock.n_kv_heads
 
     def forward(self, x: Tensor, rows: LayerRows | None = None, **stock: Any) -> Tensor:
-        """Hidden states -> hidden states [R, T, hidden]; without ``rows`` as OLMo-core does it."""
+        """Return hidden states [R, T, hidden] of such; without ``rows`` as OLMo-core does it."""
         if rows is None:
             return super().forward(x, **stock)
         states = self._prepare_qkv(x, pos_sin=rows.sin_RTD, pos_cos=rows.cos_RTD)
@@ -82,7 +82,13 @@ class RowsAttention(Attention):
         return self.w_out(output_RTHD.reshape(*x.shape[:-1], -1))
 
     def _apply_rope(
-        self, q: Tensor, k: Tensor, start_pos: Any, pos_sin: Tensor | None, pos_cos: Tensor | None, *stock: Any
+        self,
+        q: Tensor,
+        k: Tensor,
+        start_pos: Any,
+        pos_sin: Tensor | None,
+        pos_cos: Tensor | None,
+        *stock: Any,
     ) -> tuple[Tensor, Tensor]:
         """Queries and keys [R, T, H, D], rotated by the tables of their own positions where there are such."""
         if pos_sin is None or pos_cos is None:
@@ -90,7 +96,7 @@ class RowsAttention(Attention):
         with torch.autocast(q.device.type, enabled=False):
             sin, cos = pos_sin[:, :, None], pos_cos[:, :, None]
             rotated = (self.rope._apply_rotary_pos_emb(sin, cos, states.float()) for states in (q, k))
-            return tuple(states.type_as(q) for states in rotated)  # type: ignore[return-value]  # two
+            return tuple(states.type_as(q) for states in rotated)
 
 
 class RowsTransformer(Transformer):
@@ -112,7 +118,7 @@ class RowsTransformer(Transformer):
     def forward(
         self, input_ids: Tensor, position_ids: Tensor | None = None, stock: bool = False, **arguments: Any
     ) -> Any:
-        """Token ids [R, T] -> hidden states after the last norm; ``stock``: logits, by OLMo-core's own forward."""
+        """Return hidden states after the last norm, of token ids [R, T]; ``stock``: logits, by OLMo-core's own forward."""
         if stock:
             return super().forward(input_ids)
         return self._hidden(input_ids, position_ids=position_ids, **arguments)
@@ -135,12 +141,16 @@ class RowsTransformer(Transformer):
         masks = attention_mask if isinstance(attention_mask, dict) else {}
         rows = {}
         for kind in sorted(set(self.kinds)):
-            mask = masks[kind] if masks else MASKS[kind](
-                config=self.config,
-                inputs_embeds=hidden,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
+            mask = (
+                masks[kind]
+                if masks
+                else MASKS[kind](
+                    config=self.config,
+                    inputs_embeds=hidden,
+                    attention_mask=attention_mask,
+                    past_key_values=past_key_values,
+                    position_ids=position_ids,
+                )
             )
             rope = self.blocks[str(self.kinds.index(kind))].attention.rope
             tables = rope.get_buffers(seen + input_ids.shape[1], hidden.device)
@@ -162,28 +172,30 @@ class OlmoCoreModel(PreTrainedModel):
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        """Make it on the device ``meta``. Raises ``ConfigError`` and ``CheckpointError`` for what OLMo-core cannot express."""
+        """Make it on the device ``meta``. Raises ``ConfigError`` and ``CheckpointError`` for what OLMo-core cannot
+        express."""
         super().__init__(config)
         prove_translation(config)
         self.transformer = RowsTransformer.take(transformer_config(config).build(init_device="meta"), config)
-        # transformers' embeddings of these models take no gradient for the pad token, which may be an end mark that is read.
+        # transformers' embeddings of these models take no gradient for the pad token, which may be an end mark that is
+        # read.
         self.transformer.embeddings.padding_idx = config.pad_token_id
         own = {name: torch.tensor([place]) for place, name in enumerate(self.transformer.state_dict())}
         names = list(own)
-        # OLMo-core's own converter says what each is called; a tensor that it would cut or turn could not be told from others.
+        # OLMo-core's own converter says what each is called.
         converted = convert_state_to_hf(config, own).items()
         self._stored = {f"transformer.{names[int(place)]}": name for name, place in converted}
 
     def get_decoder(self) -> nn.Module:
-        """What gives hidden states."""
+        """Return what gives hidden states."""
         return self.transformer
 
     def get_input_embeddings(self) -> nn.Module:
-        """The embedding."""
+        """Return the embedding."""
         return self.transformer.embeddings
 
     def get_output_embeddings(self) -> nn.Module:
-        """The head's matrix."""
+        """Return the head's matrix."""
         return self.transformer.lm_head.w_out
 
     def forward(
@@ -194,13 +206,11 @@ class OlmoCoreModel(PreTrainedModel):
         logits_to_keep: int = 0,
         **more: Any,
     ) -> CausalLMOutputWithPast:
-        """Token ids [R, T] -> logits [R, T, vocabulary]. Rows that are filled up on the right go through OLMo-core's own forward:
-        no real token sees what stands behind it."""
+        """Return logits [R, T, vocabulary] of token ids [R, T]. Rows that are filled up on the right go through OLMo-core's
+        own forward: no real token sees what stands behind it."""
         if position_ids is None and not more.get("use_cache") and not logits_to_keep:
             return CausalLMOutputWithPast(logits=self.transformer(input_ids, stock=True))
-        output = self.transformer(
-            input_ids, attention_mask=attention_mask, position_ids=position_ids, **more
-        )
+        output = self.transformer(input_ids, attention_mask=attention_mask, position_ids=position_ids, **more)
         hidden = output.last_hidden_state[:, -logits_to_keep:]  # all for 0
         return CausalLMOutputWithPast(
             logits=self.get_output_embeddings()(hidden), past_key_values=output.past_key_values
@@ -211,7 +221,7 @@ class OlmoCoreModel(PreTrainedModel):
         for name, parameter in super().named_parameters(*arguments, **more):
             yield self._stored.get(name, name), parameter
 
-    def state_dict(self, *arguments: Any, **more: Any) -> dict[str, Any]:
+    def state_dict(self, *arguments: Any, **more: Any) -> dict[str, Any]:  # type: ignore[override]  # it has overloads
         """Return tensors by the names that they have in a checkpoint's files."""
         own = super().state_dict(*arguments, **more)
         return {self._stored.get(name, name): tensor for name, tensor in own.items()}

@@ -106,9 +106,13 @@ def prove_translation(config: PreTrainedConfig) -> float:
     small = _small(config)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        stock = AutoModelForCausalLM.from_config(small, dtype=torch.float32, attn_implementation="eager").eval()
+        stock = AutoModelForCausalLM.from_config(
+            small, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
         for parameter in stock.parameters():
-            nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3 if parameter.dim() == 1 else 0.08)
+            nn.init.normal_(
+                parameter, mean=float(parameter.dim() == 1), std=0.3 if parameter.dim() == 1 else 0.08
+            )
         other = transformer_config(small).build(init_device="cpu").eval()
         other.load_state_dict(convert_state_from_hf(small, stock.state_dict(), model_type=small.model_type))
         ids_1T = torch.randint(SMALL_VOCABULARY, (1, SMALL_TOKENS))

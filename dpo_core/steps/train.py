@@ -71,6 +71,14 @@ def _other_reference(job: TrainJob) -> CheckpointRef | None:
     return other if other and other.fingerprint != job.checkpoint.fingerprint else None
 
 
+def _scorer_of(reference: CheckpointRef, job: TrainJob, accelerator: Accelerator) -> PairScorer:
+    """The reference as the run computes it."""
+    how = job.train
+    return load_for_scoring(
+        reference, how.precision, job.sharding, accelerator, implementation=how.implementation
+    )
+
+
 @contextlib.contextmanager
 def timed(checks: dict[str, float], name: str) -> Iterator[None]:
     """Add the block's seconds to ``checks``."""
@@ -154,13 +162,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     must_guard = reference is not None and job.reference_checkpoint is not None and not found
     if must_guard and (other := _other_reference(job)):
         # Before the policy is loaded: one model in memory at a time.
-        scorer = load_for_scoring(
-            other,
-            job.train.precision,
-            job.sharding,
-            accelerator,
-            implementation=job.train.implementation,
-        )
+        scorer = _scorer_of(other, job, accelerator)
         figures = guard(scorer, _layout_for(scorer, dataset, job, accelerator, checks))
         del scorer
     engine = start_engine(job.sharding, accelerator, load_policy_scorer(job, accelerator), job.optim)

@@ -44,11 +44,7 @@ def load_scorer(checkpoint: CheckpointRef, job: EvaluateJob, accelerator: Accele
     """Return a checkpoint ready for forwards without gradients, its weights shared out where the job's sharding splits
     them."""
     return load_for_scoring(
-        checkpoint,
-        job.precision,
-        job.sharding.for_scoring,
-        accelerator,
-        implementation=job.implementation,
+        checkpoint, job.precision, job.sharding.for_scoring, accelerator, implementation=job.implementation
     )
 
 

@@ -147,14 +147,14 @@ class StageConfig(
             return self
         if self.adapter.kind != "none":
             raise ValueError(
-                "train.implementation olmo_core trains all weights: adapters go on the layers of transformers' models, which "
-                "peft knows by name. Set adapter.kind to none, or train.implementation to transformers"
+                "train.implementation olmo_core trains all weights: adapters go on the layers of transformers' models, "
+                "which peft knows by name. Set adapter.kind to none, or train.implementation to transformers"
             )
         if self.compute.sharding not in ("none", "fsdp2") or self.compute.offload != "none":
             raise ValueError(
-                "train.implementation olmo_core shares weights out with PyTorch's FSDP2 alone, as OLMo-core does, and offloads "
-                "nothing. Set compute.sharding to fsdp2 or none and compute.offload to none, or train.implementation to "
-                "transformers"
+                "train.implementation olmo_core shares weights out with PyTorch's FSDP2 alone, as OLMo-core does, and "
+                "offloads nothing. Set compute.sharding to fsdp2 or none and compute.offload to none, or train.implementation "
+                "to transformers"
             )
         return self
 

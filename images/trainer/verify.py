@@ -1,4 +1,5 @@
-"""Runs while the dependency image is built: the packages load, and they are those of the variant (argument: cpu, cuda)."""
+"""Runs while the dependency image is built: the packages load, and they are those of the variant (argument: cpu,
+cuda, cpu-olmo, cuda-olmo)."""
 
 import importlib
 import shutil
@@ -21,13 +22,17 @@ COMPILERS = ("cc", "gcc", "g++", "clang", "nvcc")
 def problems(variant: str) -> list[str]:
     """What is wrong, in sentences."""
     found = []
-    for package in (*PACKAGES, *(["deepspeed.ops.comm.deepspeed_shm_comm_op"] if variant == "cpu" else [])):
+    kind, _, more = variant.partition("-")
+    packages = [*PACKAGES]
+    packages += ["deepspeed.ops.comm.deepspeed_shm_comm_op"] if kind == "cpu" else []
+    packages += ["olmo_core.nn.transformer", "olmo_core.nn.hf"] if more == "olmo" else []
+    for package in packages:
         try:
             importlib.import_module(package)
         except (ImportError, OSError) as error:
             found.append(f"{package} does not load: {error}")
     torch = sys.modules.get("torch")
-    if torch is not None and (torch.version.cuda is not None) != (variant == "cuda"):
+    if torch is not None and (torch.version.cuda is not None) != (kind == "cuda"):
         found.append(
             f"torch {torch.__version__} is not a build for {variant}; the wheelhouse holds another variant's."
         )

@@ -15,7 +15,9 @@ class ImageConfig(Section):
     """The trainer image, used where the launcher runs steps in one."""
 
     variant: Variant = Field(
-        "cpu", description="cpu, or cuda for NVIDIA GPUs: which lock file's packages are inside."
+        "cpu",
+        description="cpu, or cuda for NVIDIA GPUs: which lock file's packages are inside; cpu-olmo, cuda-olmo: OLMo-core, "
+        "too (train.implementation olmo_core).",
     )
     base_image: str = Field(
         "pairline-base:bookworm",
@@ -67,9 +69,9 @@ class ImageConfig(Section):
 
 def check_variant(image: ImageConfig, machine: Machine) -> None:
     """Raise ``ConfigError`` where the image that would be built would train on the CPU of a machine that shows GPUs."""
-    if image.use is None and image.variant == "cpu" and machine.num_gpus:
+    if image.use is None and image.variant.startswith("cpu") and machine.num_gpus:
         raise ConfigError(
-            f"This machine shows {machine.num_gpus} GPUs, but image.variant cpu builds an image without CUDA, "
-            "which would train on the CPU. Set image.variant to cuda, or hide the GPUs with "
-            "CUDA_VISIBLE_DEVICES= to train on the CPU."
+            f"This machine shows {machine.num_gpus} GPUs, but image.variant {image.variant} builds an image without "
+            f"CUDA, which would train on the CPU. Set image.variant to "
+            f"{image.variant.replace('cpu', 'cuda')}, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU."
         )

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Variant = Literal["cpu", "cuda"]
+Variant = Literal["cpu", "cuda", "cpu-olmo", "cuda-olmo"]
+WITH_OLMO_CORE = "-olmo"  # what a variant that has OLMo-core beside the trainer's packages ends with
 PYTHON = "/opt/pairline/bin/python"  # the interpreter inside the image, which has dpo_core and its needs
 SBOM_FILE = "sbom.cdx.json"  # beside the image's record in the store
 USER_ID = 10001  # user and group that the image is made for

@@ -10,7 +10,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 
 from dpo_core.contract.errors import ConfigError
-from tasks.image.image_ref import Variant
+from tasks.image.image_ref import WITH_OLMO_CORE, Variant
 
 # pip, which installs the rest out of its own wheel while the image is built, and is not installed itself.
 INSTALLER, INSTALLER_LOCK = "pip", "images/trainer/installer.txt"
@@ -27,6 +27,7 @@ GGUF_PACKAGES = (
     "pyyaml",
     "tqdm",
 )
+OLMO_LOCK = "requirements/olmo.txt"
 HASH = re.compile(r"\s--hash=sha256:([0-9a-f]{64})(?=\s|$)")
 
 
@@ -59,7 +60,8 @@ def trainer_pins(sources: Mapping[str, bytes], variant: Variant) -> dict[str, Pi
 
     ``sources`` holds the lock files by path. Raises ``ConfigError`` for one that is missing or says something else.
     """
-    pins, gguf = _read_pins(sources, f"requirements/train-{variant}.txt"), _read_pins(sources, GGUF_LOCK)
+    pins = _read_pins(sources, f"requirements/train-{variant.removesuffix(WITH_OLMO_CORE)}.txt")
+    gguf = _read_pins(sources, GGUF_LOCK)
     for name in GGUF_PACKAGES:
         if name not in gguf:
             raise ConfigError(
@@ -71,6 +73,8 @@ def trainer_pins(sources: Mapping[str, bytes], variant: Variant) -> dict[str, Pi
                 f"{GGUF_LOCK}; `make lock` gives all lock files one version."
             )
         pins[name] = gguf[name]
+    if variant.endswith(WITH_OLMO_CORE):  # it overrules
+        pins |= _read_pins(sources, OLMO_LOCK)
     return dict(sorted(pins.items())) | _read_pins(sources, INSTALLER_LOCK)
 
 

@@ -48,9 +48,13 @@ DEEPSPEED_BUILD_NEEDS = (
 )
 # On CPU the shared-memory operation is compiled into the wheel: DeepSpeed compiles it at first use otherwise, and the
 # image has no compiler. On CUDA nothing is: the trainer uses none of DeepSpeed's kernels.
+ON_CPU = {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "DS_BUILD_SHM_COMM": "1"}
+ON_CUDA = {"DS_ACCELERATOR": "cuda", "DS_BUILD_OPS": "0"}
 DEEPSPEED_SETTINGS: dict[Variant, dict[str, str]] = {
-    "cpu": {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "DS_BUILD_SHM_COMM": "1"},
-    "cuda": {"DS_ACCELERATOR": "cuda", "DS_BUILD_OPS": "0"},
+    "cpu": ON_CPU,
+    "cpu-olmo": ON_CPU,
+    "cuda": ON_CUDA,
+    "cuda-olmo": ON_CUDA,
 }
 
 

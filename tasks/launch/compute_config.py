@@ -52,6 +52,12 @@ class ComputeConfig(Section):
         description="What is kept in the machine's memory instead of the accelerator's: the "
         "optimizer (zero1 to zero3), or parameters, too (zero3, fsdp2). Slower.",
     )
+    python: str = Field(
+        "",
+        max_length=4096,
+        description="Interpreter of the steps, with the process launcher; empty: the one that runs Pairline. For "
+        "train.implementation olmo_core that of `make setup EXTRAS=olmo`: .venv-olmo/bin/python.",
+    )
     threads_per_process: int | None = Field(
         None, ge=1, le=65_536, description="CPU threads; empty: cores divided by processes."
     )
@@ -116,6 +122,15 @@ class ComputeConfig(Section):
             raise ValueError(
                 f"compute.num_processes {self.num_processes} cannot be spread equally over {self.machines} "
                 f"machines; set it to a multiple of {self.machines}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _python_is_of_processes(self) -> "ComputeConfig":
+        if self.python and self.launcher != "process":
+            raise ValueError(
+                f"compute.python is the interpreter of the process launcher, and compute.launcher is {self.launcher}; leave "
+                "it empty (docker: image.variant; slurm: slurm.python)"
             )
         return self
 

@@ -44,6 +44,11 @@ def clean_environment(command: CommandSpec, context: Context) -> dict[str, str]:
     return kept | {"PYTHONPATH": path, DIE_WITH_PARENT: "1"} | command.env
 
 
+def step_python(compute: ComputeConfig) -> str:
+    """Return the interpreter that steps run in."""
+    return os.path.abspath(os.path.expanduser(compute.python)) if compute.python else sys.executable
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessLauncher:
     """The launcher for a machine without containers. A step dies with its orchestrator, so there is none to find again."""
@@ -56,8 +61,8 @@ class ProcessLauncher:
 
     @classmethod
     def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
-        """See ``Launcher.of``: it needs nothing."""
-        return cls(compute)
+        """See ``Launcher.of``: the steps' interpreter."""
+        return cls(compute, step_python(compute))
 
     @classmethod
     def target(cls, compute: ComputeConfig, sections: LauncherSections, step: str) -> Machine:

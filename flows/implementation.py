@@ -1,0 +1,58 @@
+"""What computes the model, looked at before anything is fetched or booked: can it do this one, is it there at all."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from dpo_core.contract.checkpoint_files import CONFIG
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.olmo_core import check_olmo_core
+from flows.settings.stage_config import StageConfig
+from tasks.checkpoint.own_files import read_json_file
+from tasks.image.image_ref import WITH_OLMO_CORE
+from tasks.launch.launcher import kind_of
+from tasks.launch.process import step_python
+
+IS_THERE = "import importlib.util, sys; sys.exit(importlib.util.find_spec('olmo_core') is None)"
+LOOKED_SECONDS = 60  # an interpreter's start on a slow file system
+
+
+def check_implementation(config: StageConfig) -> None:
+    """Raise ``ConfigError`` for a model that ``train.implementation`` cannot compute, or where it is not installed."""
+    if config.train.implementation != "olmo_core":
+        return
+    for source, folder in _local_models(config):
+        check_olmo_core(read_json_file(folder / CONFIG), source)
+    if kind_of(config.compute).runs_in_image:
+        _check_image(config)
+    elif config.compute.launcher == "process":
+        _check_python(step_python(config.compute))
+
+
+def _local_models(config: StageConfig) -> Iterator[tuple[str, Path]]:
+    """Policy and reference, where their config.json is here already; the others' is looked at by the first step."""
+    for source in (config.checkpoint.source, config.reference.source):
+        folder = Path(source or "").expanduser()
+        if source and (folder / CONFIG).is_file():
+            yield source, folder
+
+
+def _check_image(config: StageConfig) -> None:
+    if config.image.use is None and not config.image.variant.endswith(WITH_OLMO_CORE):
+        raise ConfigError(
+            f"train.implementation is olmo_core, and the image of image.variant {config.image.variant} does not hold "
+            "OLMo-core.",
+            f"Set image.variant to {config.image.variant}{WITH_OLMO_CORE}.",
+        )
+
+
+def _check_python(python: str) -> None:
+    try:
+        is_there = subprocess.run([python, "-c", IS_THERE], capture_output=True, timeout=LOOKED_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{python}, which steps run in, cannot be started: {error}.") from error
+    if is_there.returncode:
+        raise ConfigError(
+            f"train.implementation is olmo_core, and {python}, which steps run in, does not have OLMo-core.",
+            "`make setup EXTRAS=olmo` makes an environment that has it; set compute.python to .venv-olmo/bin/python.",
+        )

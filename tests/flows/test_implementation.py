@@ -1,0 +1,78 @@
+"""``train.implementation: olmo_core`` is refused before the start where it cannot work, with what to do."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpo_core.contract.config import TrainConfig
+from dpo_core.contract.errors import ConfigError, PairlineError
+from dpo_core.model.load import load_model
+from flows import implementation as module
+from flows.before_start import check_before_start
+from flows.settings.overrides import validated
+from flows.settings.stage_config import StageConfig
+from tasks.launch.process import ProcessLauncher, step_python
+from tests.tiny_models import make_model
+from tests.tiny_stage import checkpoint_ref, tiny_values, write_inputs
+
+
+@pytest.fixture
+def inputs(tmp_path) -> Path:
+    return write_inputs(tmp_path)
+
+
+def config(inputs: Path, **sections: dict) -> StageConfig:
+    sections["train"] = {"implementation": "olmo_core", **sections.get("train", {})}
+    return validated(tiny_values(inputs, inputs / "store", **sections), "recipe.yaml", StageConfig)
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"adapter": {"kind": "lora"}}, "trains all weights"),
+        ({"compute": {"sharding": "zero3"}}, "FSDP2 alone"),
+        ({"compute": {"sharding": "fsdp2", "offload": "optimizer_and_parameters"}}, "offloads nothing"),
+        ({"compute": {"python": "python3", "launcher": "docker"}}, "interpreter of the process launcher"),
+    ],
+)
+def test_settings_that_it_cannot_follow_are_refused(inputs, sections, said):
+    with pytest.raises(PairlineError, match=said):
+        config(inputs, **sections)
+
+
+def test_a_model_that_it_cannot_train_is_refused_with_the_list(inputs):
+    other = inputs / "sft" / "config.json"
+    other.write_text(other.read_text().replace('"model_type": "llama"', '"model_type": "mistral"'))
+    with pytest.raises(ConfigError, match=r"its kind of model is mistral.*OLMo 2, OLMo 3, Llama, Qwen 3"):
+        check_before_start(config(inputs))
+
+
+def test_an_environment_without_it_is_refused(inputs, monkeypatch):
+    monkeypatch.setattr(module, "IS_THERE", "raise SystemExit(1)")
+    with pytest.raises(ConfigError, match=r"does not have OLMo-core.*make setup EXTRAS=olmo"):
+        check_before_start(config(inputs))
+    monkeypatch.setattr(module, "IS_THERE", "")
+    check_before_start(config(inputs))
+    with pytest.raises(ConfigError, match="which steps run in, cannot be started"):
+        check_before_start(config(inputs, compute={"python": "/nowhere/python"}))
+
+
+def test_an_image_without_it_is_refused(inputs):
+    with pytest.raises(ConfigError, match=r"Set image.variant to cpu-olmo"):
+        check_before_start(config(inputs, compute={"launcher": "docker"}))
+    check_before_start(config(inputs, compute={"launcher": "docker"}, image={"variant": "cpu-olmo"}))
+
+
+def test_steps_run_in_the_interpreter_that_is_named(inputs, monkeypatch):
+    monkeypatch.chdir(inputs)
+    asked = config(inputs, compute={"python": "other/python"}).compute
+    assert ProcessLauncher.of(asked, None, None).python == step_python(asked) == str(inputs / "other/python")
+    assert step_python(config(inputs).compute) == sys.executable
+
+
+def test_a_step_that_lacks_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dpo_core.model.olmo_core", None)
+    with pytest.raises(ConfigError, match="cannot be imported where this step runs"):
+        load_model(checkpoint_ref(make_model(tmp_path)), implementation="olmo_core")
+    assert TrainConfig().implementation == "transformers"  # which imports nothing of it
