@@ -153,8 +153,8 @@ class StageConfig(
         if self.compute.sharding not in ("none", "fsdp2") or self.compute.offload != "none":
             raise ValueError(
                 "train.implementation olmo_core shares weights out with PyTorch's FSDP2 alone, as OLMo-core does, and "
-                "offloads nothing. Set compute.sharding to fsdp2 or none and compute.offload to none, or train.implementation "
-                "to transformers"
+                "offloads nothing. Set compute.sharding to fsdp2 or none and compute.offload to none, or "
+                "train.implementation to transformers"
             )
         return self
 
