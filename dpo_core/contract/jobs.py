@@ -86,7 +86,7 @@ class ReferenceJob(Job[ReferenceResult]):
     tokens_per_batch: Annotated[int, NotContent()] = 2048
     rows_per_shard: Annotated[int, NotContent()] = 1024
     sharding: Annotated[Sharding, NotContent()] = Sharding()
-    cache_dir: Location  # shared by mixtures: <cache_dir>/<model and numerics>/shard files keyed by row content
+    cache_dir: Location  # of all mixtures: <cache_dir>/<model and numerics>/shard files keyed by row content
 
     def writes(self) -> tuple[Path, ...]:
         return (self.cache_dir,)
