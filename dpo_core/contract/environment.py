@@ -22,6 +22,7 @@ PACKAGES = (
     "numpy",
     "bitsandbytes",
     "flash_attn",
+    "ai2-olmo-core",
     "tensorboard",
     "wandb",
 )

@@ -19,7 +19,7 @@ from dpo_core.contract.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-GATED = {"gate_proj", "up_proj", "down_proj"}
+GATED = ({"gate_proj", "up_proj", "down_proj"}, {"w1", "w2", "w3"})  # transformers' names and OLMo-core's
 COMPILERS = ("cc", "gcc", "clang")  # of which Triton calls one, unless CC names another
 BY_DEEPSPEED = ("zero1", "zero2", "zero3")
 
@@ -29,7 +29,7 @@ def regions(model: nn.Module) -> list[nn.Module]:
     found = []
     for module in model.modules():
         linears = {name for name, child in module.named_children() if isinstance(child, nn.Linear)}
-        if type(module).__name__.endswith("RMSNorm") or linears == GATED:
+        if type(module).__name__.endswith("RMSNorm") or linears in GATED:
             found.append(module)
     return found
 

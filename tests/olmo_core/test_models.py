@@ -21,12 +21,16 @@ from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.model import olmo_core_config
 from dpo_core.model.adapter import load_policy
+from dpo_core.model.attention import PAIRWISE, set_kernel
 from dpo_core.model.forward import PairScorer, choose_layout, largest_difference
 from dpo_core.model.generate import Generation, continue_all, own_choice
 from dpo_core.model.load import load_model
 from dpo_core.model.olmo_core_config import prove_translation
+from dpo_core.model.recompute import checkpoint_layers
+from dpo_core.model.regions import compile_regions
 from dpo_core.model.unread_weights import take_unread
 from tests.dpo_core.model.test_attention import Numbers, assert_same, scores_and_gradients, some_pairs
+from tests.dpo_core.model.test_regions import Graphs
 from tests.tiny_architectures import MIXED, SIZES, WINDOW, tiny
 
 CPU = torch.device("cpu")
@@ -54,6 +58,7 @@ MODELS: dict[str, PreTrainedConfig] = {
     "llama 3": LlamaConfig(**SIZES, rope_theta=5e5, rope_scaling=dict(LLAMA3)),
     "llama, linear": LlamaConfig(**SIZES, rope_scaling={"rope_type": "linear", "factor": 4.0}),
     "qwen3": Qwen3Config(**SIZES, head_dim=16),
+    "qwen3 with YaRN": Qwen3Config(**SIZES, head_dim=16, rope_theta=5e5, rope_scaling=dict(YARN)),
     "qwen3 with windows": Qwen3Config(
         **SIZES, head_dim=16, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
     ),
@@ -129,6 +134,22 @@ def test_recomputed_layers_give_the_same_bits(both):
     both[1].gradient_checkpointing_disable()
     assert torch.equal(sums, plain)
     assert all(torch.equal(gradients[name], gradient) for name, gradient in expected.items())
+
+
+def test_norms_and_mlps_are_compiled_and_layers_recomputed_within_a_budget(tmp_path):
+    """The numbers of the model as it is."""
+    pairs, checkpoint = some_pairs(), saved(MODELS["qwen3"], tmp_path)
+    plain, other = (PairScorer(load_model(checkpoint, implementation="olmo_core"), "fp32") for _ in range(2))
+    graphs = Graphs()
+    assert compile_regions(other.model, graphs) == 2 * 5 + 1  # two norms, those of queries and keys, the MLP
+    kept = checkpoint_layers(other.model, 1 << 20)
+    for scorer in (plain, other):
+        scorer.stock_logits = False
+        set_kernel(scorer.model, PAIRWISE["sdpa"])
+        scorer.train()
+    assert_same(*(scores_and_gradients(scorer, pairs, "packed") for scorer in (other, plain)))
+    assert graphs.count > 0
+    assert 0 < kept.used <= 1 << 20
 
 
 def test_greedy_answers_are_those_of_transformers(both):
