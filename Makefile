@@ -19,7 +19,10 @@ EXTRAS ?=
 # OLMo-core wants older versions of three packages: an environment that holds these and its own, and takes the rest from $(VENV).
 OLMO := $(VENV)-olmo
 OLMO_INSTALLED := $(OLMO)/installed
-ON_OLMO = $(if $(filter olmo_core,$(IMPLEMENTATION)),--set train.implementation=olmo_core --set compute.python=$(OLMO)/bin/python)
+ON_OLMO = $(if $(filter olmo_core,$(IMPLEMENTATION)),--set train.implementation=olmo_core --set $(or $(OLMO_FOR_$(LAUNCHER)),$(error no such LAUNCHER)))
+OLMO_FOR_process = compute.python=$(OLMO)/bin/python
+OLMO_FOR_slurm = slurm.python=$(abspath $(OLMO))/bin/python
+OLMO_FOR_docker = image.variant=cpu-olmo
 # Of the demo as Slurm jobs: on two nodes, of a private cluster if none answers (docs/cluster.md).
 BESIDE = $(if $(filter slurm,$(LAUNCHER)),$(BIN)/python -m examples.slurm.run)
 SPREAD = $(if $(filter slurm,$(LAUNCHER)),--set compute.machines=2 --set compute.num_processes=2)
