@@ -77,7 +77,7 @@ def _as_on_a_card(
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else value.dtype
     query, key, value = (states.to(dtype) for states in (query, key, value))
     scale = kwargs.get("scaling")
-    return varlen.attend(query, key, value, pair_spans.places, scale, sliding_window, varlen.flash), None
+    return varlen.attend((query, key, value), pair_spans.places, scale, sliding_window, varlen.flash), None
 
 
 def made_batch(num_pairs: int, prefix: int, answer: int) -> PairBatch:

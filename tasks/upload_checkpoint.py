@@ -24,7 +24,6 @@ SECONDS_FOR_ANOTHER_RUN = 600.0
 
 def to_hub(export: ExportResult, upload: UploadConfig, card: bytes, card_sha256: str) -> UploadedCheckpoint:
     """Publish to ``upload.repo_id``. Every failure comes out as an error of the tree, with the token cut out."""
-    assert upload.repo_id is not None
     token = upload_token(upload)
     files = {name: LocalFile(export.path / name, sha256) for name, sha256 in export.files.items()}
     files["README.md"] = LocalFile(card, card_sha256)
@@ -32,11 +31,8 @@ def to_hub(export: ExportResult, upload: UploadConfig, card: bytes, card_sha256:
         with hidden_in_logs(token):
             return publish_hub(
                 HfApi(endpoint=upload.endpoint, token=token),
-                upload.repo_id,
+                upload,
                 files,
-                upload.private,
-                upload.tag,
-                upload.endpoint,
                 message=f"Upload checkpoint {export.fingerprint[:12]}",
             )
     except Exception as error:
@@ -68,9 +64,7 @@ def upload_checkpoint(
     else:
         published = store_root.resolve() / "published"
         with exclusive(published, wait_seconds=SECONDS_FOR_ANOTHER_RUN):
-            uploaded = publish_directory(
-                export.path, export.files, text, card_sha256, upload.directory, published, card.name
-            )
+            uploaded = publish_directory(export, text, card_sha256, upload.directory, published, card.name)
     get_run_logger().info(
         "%s %s (%d files)",
         "Already published as" if uploaded.reused else "Published as",

@@ -75,7 +75,7 @@ from tasks.report.lineage import LineageNode, lineage_chart
 from tasks.report.markdown import render_markdown
 from tasks.report.page import report_page
 from tasks.report.question import question_markdown
-from tasks.report.svg import Line, line_chart
+from tasks.report.svg import Labels, Line, line_chart
 from tasks.report.tables import samples_markdown
 from tasks.run.files import read_run_files
 from tasks.run.folder import RUN_FILE, RunRecord, TaskRecord, recorded_run
@@ -146,7 +146,7 @@ def page_of(text: str) -> Page:
         [LineageNode("a", text, text, text, 0), LineageNode("b", text, text, text, 1, ("a",))]
     )
     curve = line_chart(
-        text, text, text, [Line(text, "blue", [(1, 2.0), (2, 3.0)]), Line(text, "green", [(1, 2.0)])]
+        Labels(text, text, text), [Line(text, "blue", [(1, 2.0), (2, 3.0)]), Line(text, "green", [(1, 2.0)])]
     )
     blocks = (
         Text(text),

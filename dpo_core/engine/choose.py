@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Required, TypedDict
 
 import torch
 from accelerate import Accelerator
@@ -16,7 +15,7 @@ from dpo_core.engine.master import MasterEngine
 from dpo_core.engine.plain import PlainEngine
 from dpo_core.model.adapter import halve_frozen
 from dpo_core.model.forward import PairScorer
-from dpo_core.model.load import load_model
+from dpo_core.model.load import Loading, load_model
 
 # Engines are imported where they are chosen: DeepSpeed's import takes seconds, and reads settings that must stand before.
 
@@ -90,14 +89,6 @@ def calling_the_model(sharding: Sharding, scorer: PairScorer, device: torch.devi
         fsdp.gather_ends(scorer)
     with scorer.arithmetic(device):
         yield
-
-
-class Loading(TypedDict, total=False):
-    """Arguments that ``load_model`` and ``load_policy`` share."""
-
-    device: Required[torch.device | str]
-    read_weights: bool
-    in_parts: bool
 
 
 def loading(sharding: Sharding, accelerator: Accelerator) -> Loading:

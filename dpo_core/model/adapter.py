@@ -24,7 +24,7 @@ from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.olmo_core import Implementation
 from dpo_core.contract.refs import CheckpointRef
-from dpo_core.model.load import load_model
+from dpo_core.model.load import Loading, load_model
 
 log = logging.getLogger(__name__)
 
@@ -36,31 +36,29 @@ def load_policy(
     checkpoint: CheckpointRef,
     adapter: AdapterConfig,
     seed: int,
-    device: torch.device | str = "cpu",
-    read_weights: bool = True,
-    in_parts: bool = False,
+    where: Loading | None = None,
     frozen_in_half: bool = False,
     implementation: Implementation = "transformers",
 ) -> PreTrainedModel:
-    """Return the policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for; ``frozen_in_half``
-    holds the matrices beside it in bf16, as autocast would have them anyway.
+    """Return the policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for. ``where``: to
+    which device, and which of the values; all to the CPU without it. ``frozen_in_half`` holds the matrices beside the
+    adapter in bf16, as autocast would have them anyway.
 
     Only what is trained requires gradients. A is drawn from ``seed`` on the CPU, so every rank and device starts alike.
     """
+    where = where or {}
     if adapter.kind == "none":
-        return load_model(
-            checkpoint, device, read_weights=read_weights, in_parts=in_parts, implementation=implementation
-        )
+        return load_model(checkpoint, **where, implementation=implementation)
     if implementation == "olmo_core":
         raise ConfigError(
             f"adapter.kind {adapter.kind} does not go with train.implementation olmo_core: adapters go on the layers of "
             "transformers' models, which peft knows by name.",
             "Set train.implementation to transformers.",
         )
+    device = where.get("device", "cpu")
     at = device if adapter.base_weights == "nf4" else "cpu"  # 4-bit weights are made on the card
-    model = load_model(
-        checkpoint, at, base_weights=adapter.base_weights, read_weights=read_weights, in_parts=in_parts
-    )
+    on_the_way: Loading = {**where, "device": at}
+    model = load_model(checkpoint, base_weights=adapter.base_weights, **on_the_way)
     add_adapter(model, adapter, seed)
     if frozen_in_half and adapter.base_weights == "full":
         halve_frozen(model)

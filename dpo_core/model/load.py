@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -34,6 +34,14 @@ RANDOM = (
     "router_jitter_noise",
 )
 WITHOUT_MEMORY = "meta"  # PyTorch's device of tensors that have a shape and no values
+
+
+class Loading(TypedDict, total=False):
+    """Arguments of ``load_model`` about where to, and which values."""
+
+    device: torch.device | str
+    read_weights: bool
+    in_parts: bool
 
 
 def _disable_dropout(model: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dpo_core.data.pair_batch import PairBatch
-from dpo_core.model.varlen import Places
+from dpo_core.model.varlen import Places, States
 
 
 def to_add(mask: Tensor) -> Tensor:
@@ -59,19 +59,12 @@ class PairSpans:
         return self.masks[shape]
 
 
-def pairwise(
-    stock: Callable,
-    additive: bool,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    spans: PairSpans,
-    window: int | None,
-) -> Tensor:
+def pairwise(stock: Callable, additive: bool, states: States, spans: PairSpans, window: int | None) -> Tensor:
     """Return attention of a packed row, pair by pair: prefix and chosen as one causal sequence, then rejected over its
     prefix.
 
-    query, key, value [1, H, T, D] -> [1, T, H, D]. No pair is compared with another and no mask has the row's width.
+    ``states``: query, key, value, [1, H, T, D] -> [1, T, H, D]. No pair is compared with another, and no mask has the
+    row's width.
     """
 
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -79,7 +72,7 @@ def pairwise(
 
     # One split: its backward is one concatenation, while each slice's would write zeros of the whole row.
     sizes = [size for prefix, chosen, rejected in spans.lengths for size in (prefix + chosen, rejected)]
-    queries, keys, values = (states.split(sizes, dim=2) for states in (query, key, value))
+    queries, keys, values = (whole.split(sizes, dim=2) for whole in states)
     outputs = []
     for pair, (prefix, _, rejected) in enumerate(spans.lengths):
         side = 2 * pair
@@ -89,8 +82,8 @@ def pairwise(
                 attend(
                     queries[side + 1],
                     *(
-                        torch.cat([states[side][:, :, :prefix], states[side + 1]], dim=2)
-                        for states in (keys, values)
+                        torch.cat([parts[side][:, :, :prefix], parts[side + 1]], dim=2)
+                        for parts in (keys, values)
                     ),
                 )
             )

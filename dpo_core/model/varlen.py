@@ -27,6 +27,7 @@ LARGEST_HEAD, HEAD_MULTIPLE = 256, 8
 FIRST_CAPABILITY = (8, 0)  # Ampere
 
 Spans = list[tuple[int, int, int]]
+States = tuple[Tensor, Tensor, Tensor]  # what a layer attends with: query, keys, values
 Kernel = Callable[..., Tensor]
 """(query [T, H, D], keys and values [K, H', D], places, scale, window) -> [T, H, D]"""
 
@@ -104,23 +105,13 @@ class _Laid(torch.autograd.Function):
         return slope_THD.index_copy_(0, places.prefix_P, both_PHD), None
 
 
-def attend(
-    query_1HTD: Tensor,
-    key_1HTD: Tensor,
-    value_1HTD: Tensor,
-    places: Places,
-    scale: float | None,
-    window: int | None,
-    kernel: Kernel,
-) -> Tensor:
-    """Return attention of a packed row in transformers' shapes, [1, H, T, D] -> [1, T, H, D]; keys may have fewer
-    heads.
+def attend(states: States, places: Places, scale: float | None, window: int | None, kernel: Kernel) -> Tensor:
+    """Return attention of a packed row in transformers' shapes, three of [1, H, T, D] -> [1, T, H, D]; keys may have
+    fewer heads.
 
     A query sees the ``window`` last tokens of its sequence, itself included; all where it is None.
     """
-    query_THD, key_THD, value_THD = (
-        states[0].transpose(0, 1) for states in (query_1HTD, key_1HTD, value_1HTD)
-    )
+    query_THD, key_THD, value_THD = (of_rows[0].transpose(0, 1) for of_rows in states)
     output_THD = kernel(
         query_THD, _Laid.apply(key_THD, places), _Laid.apply(value_THD, places), places, scale, window
     )

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -19,9 +20,16 @@ from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import answer_greedily
 from dpo_core.training.held_out import held_out_reference, pair_metrics
 from dpo_core.training.kl import measure_kl
-from dpo_core.training.scores import agreed_layout, generation_of, load_scorer, score_pairs
+from dpo_core.training.scores import agreed_scoring, generation_of, load_scorer, score_pairs
 
 log = logging.getLogger(__name__)
+
+
+class HeldOut(NamedTuple):
+    """What is held out, the same for every checkpoint."""
+
+    dataset: PairDataset
+    prompts: Sequence[HeldOutPrompt]
 
 
 def _score(
@@ -37,8 +45,8 @@ def _score(
     ``is_reference`` says that the scorer's model is the reference: it is measured against itself, as the cached values were
     computed in other batches and would leave float noise in place of every tie.
     """
-    layout = agreed_layout(scorer, dataset, job, accelerator)
-    policy = score_pairs(scorer, dataset, layout, job, accelerator, progress.advance)
+    scoring = agreed_scoring(scorer, dataset, job, accelerator)
+    policy = score_pairs(scoring, dataset, job, progress.advance)
     cached = held_out_reference(job.reference, dataset, accelerator)
     return pair_metrics(job.loss, dataset, policy, policy if is_reference else cached)
 
@@ -71,13 +79,13 @@ def greedy_answers(
 def _evaluate(
     job: EvaluateJob,
     checkpoint: CheckpointRef,
-    dataset: PairDataset,
-    prompts: Sequence[HeldOutPrompt],
+    held_out: HeldOut,
     phase: str,
     progress: Progress,
     accelerator: Accelerator,
 ) -> tuple[dict[str, float], list[str]]:
     """Metrics on the held-out pairs and answers to the prompts, of one checkpoint."""
+    dataset, prompts = held_out
     progress.begin(phase, len(dataset) + len(prompts), "pairs and answers")
     if not len(dataset):
         return {}, []
@@ -137,8 +145,9 @@ def _evaluate_both(job: EvaluateJob, progress: Progress) -> EvaluateResult:
     accelerator = start_accelerator(job.sharding.for_scoring)
     dataset = PairDataset.open(job.data.path, "held_out")
     prompts = [dataset.prompt(row) for row in _distinct_prompts(dataset, job.evaluation.num_prompts)]
-    before, answers_before = _evaluate(job, job.before, dataset, prompts, "before", progress, accelerator)
-    after, answers_after = _evaluate(job, job.after, dataset, prompts, "after", progress, accelerator)
+    held_out = HeldOut(dataset, prompts)
+    before, answers_before = _evaluate(job, job.before, held_out, "before", progress, accelerator)
+    after, answers_after = _evaluate(job, job.after, held_out, "after", progress, accelerator)
     if job.evaluation.measure_kl:
         after |= measure_kl(job, dataset, prompts, progress, accelerator)
 

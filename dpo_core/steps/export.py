@@ -65,7 +65,7 @@ def trained_weights(job: ExportJob, model: PreTrainedModel, aside: Path) -> Trai
         job.checkpoint,
         job.adapter.model_copy(update={"base_weights": "full"}),  # which play no part in what is written
         seed=0,
-        read_weights=False,
+        where={"read_weights": False},
     )
     load_weights(job.weights_path, policy)
     save_adapter(policy, aside / ADAPTER_FOLDER, job.checkpoint)

@@ -26,8 +26,7 @@ from dpo_core.engine.choose import load_for_scoring
 from dpo_core.engine.distributed import from_main, start_accelerator
 from dpo_core.engine.heartbeat import watched_ranks
 from dpo_core.model.export_form import num_embedding_rows
-from dpo_core.model.forward import PairScorer
-from dpo_core.training.scores import agreed_layout, batches_of_rank
+from dpo_core.training.scores import Scoring, agreed_layout, batches_of_rank
 
 log = logging.getLogger(__name__)
 
@@ -65,21 +64,19 @@ def _all_rows_to_compute(datasets: dict[Split, PairDataset], folder: Path) -> di
 
 @torch.inference_mode()
 def _compute(
+    scoring: Scoring,
     dataset: PairDataset,
     batches: list[Microbatch],
-    scorer: PairScorer,
-    layout: ForwardLayout,
     folder: Path,
     job: ReferenceJob,
     progress: Progress,
-    device: torch.device,
-    num_ranks: int,
 ) -> None:
-    """Score batches and write a shard whenever ``rows_per_shard`` rows are done."""
+    """Score batches and write a shard to ``folder`` whenever ``rows_per_shard`` rows are done."""
+    scorer, layout, accelerator = scoring
     keys: list[bytes] = []
     done: list[ReferenceRows] = []
     for number, (rows, weights) in enumerate((cut.rows, cut.weights) for cut in batches):
-        batch = collate([dataset[row] for row in rows], rows, layout).to(device)
+        batch = collate([dataset[row] for row in rows], rows, layout).to(accelerator.device)
         scores = scorer(batch)
         scored = ReferenceRows(
             *(
@@ -96,7 +93,8 @@ def _compute(
         if any(weights):  # a filler's rows are another rank's
             keys += [dataset.row_keys[row] for row in rows]
             done.append(scored)
-        progress.advance(min(len(rows) * num_ranks, progress.total - progress.done))  # the ranks keep pace
+        # The ranks keep pace.
+        progress.advance(min(len(rows) * accelerator.num_processes, progress.total - progress.done))
         if len(keys) >= job.rows_per_shard or (keys and number == len(batches) - 1):
             write_shard(folder, keys, ReferenceRows.concatenate(done))
             keys, done = [], []
@@ -128,17 +126,7 @@ def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():
             mine = batches_of_rank(data, to_compute[split], layout, job, accelerator)
-            _compute(
-                data,
-                mine,
-                scorer,
-                layout,
-                folder,
-                job,
-                progress,
-                accelerator.device,
-                accelerator.num_processes,
-            )
+            _compute(Scoring(scorer, layout, accelerator), data, mine, folder, job, progress)
     accelerator.wait_for_everyone()
     path, files = job.out_dir / "reference", {}
     if accelerator.is_main_process:

@@ -38,7 +38,7 @@ from dpo_core.training.fit_check import check_fit, choose_cut
 from dpo_core.training.held_out import evaluations_while_training
 from dpo_core.training.history import metrics_until
 from dpo_core.training.saving import Saving
-from dpo_core.training.scores import agreed_layout
+from dpo_core.training.scores import Scoring, agreed_layout
 from dpo_core.training.step_guard import AFTER_TRAINING, check_step_zero
 from dpo_core.training.step_loss import choose_step_loss
 from dpo_core.training.stop_request import StopRequest
@@ -54,7 +54,7 @@ def load_policy_scorer(job: TrainJob, accelerator: Accelerator) -> PairScorer:
         job.checkpoint,
         job.adapter,
         job.train.seed,
-        **loading(job.sharding, accelerator),
+        loading(job.sharding, accelerator),
         frozen_in_half=holds_frozen_in_half(job.adapter, job.train.precision)
         and not job.sharding.splits_weights,  # else the engine does it, part by part
         implementation=job.train.implementation,
@@ -152,9 +152,8 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         """Score rows again with the model that the reference values are said to come from."""
         assert reference is not None  # else nothing must be guarded
         with timed(checks, "guard"):
-            figures = check_step_zero(
-                scorer, dataset, reference, job.loss, layout, job.train.seed, accelerator.device
-            )
+            scoring = Scoring(scorer, layout, accelerator)
+            figures = check_step_zero(scoring, dataset, reference, job.loss, job.train.seed)
         checks.update({f"guard_{name}": value for name, value in figures.items()})
         return figures
 
@@ -208,13 +207,11 @@ def check_base(trainer: Trainer) -> dict[str, float]:
     scorer = trainer.engine.scorer
     with adapter_disabled(scorer.model):
         return check_step_zero(
-            scorer,
+            Scoring(scorer, trainer.layout, trainer.accelerator),
             trainer.dataset,
             reference,
             job.loss,
-            trainer.layout,
             job.train.seed,
-            trainer.accelerator.device,
             moment=AFTER_TRAINING,
         )
 

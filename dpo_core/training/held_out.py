@@ -33,7 +33,7 @@ from dpo_core.loss.losses import LossOutput, StepFacts
 from dpo_core.loss.metrics import averages, batch_sums, source_averages, source_sums
 from dpo_core.loss.objective import build_objective
 from dpo_core.loss.pair_logps import PairLogps
-from dpo_core.training.scores import score_pairs
+from dpo_core.training.scores import Scoring, score_pairs
 from dpo_core.training.step_guard import reference_logps
 from dpo_core.training.step_loss import PairNumbers, check_numbers
 from dpo_core.training.stop_request import StopRequest
@@ -190,13 +190,13 @@ class Evaluations:
     def _score(self) -> PairLogps | None:
         """Values of all pairs in their order, [N] each; None if the run was asked to stop meanwhile."""
         accelerator, num_pairs, parts = self.engine.accelerator, len(self.dataset), []
+        scoring = Scoring(self.engine.scorer, self.layout, accelerator)
         for first in range(0, num_pairs, PAIRS_BETWEEN_LOOKS):
             asked = torch.tensor(float(self.stop.received), device=accelerator.device)
             if sum_over_ranks(accelerator, asked) > 0:
                 return None
             rows = np.arange(first, min(first + PAIRS_BETWEEN_LOOKS, num_pairs))
-            scorer = self.engine.scorer
-            parts.append(score_pairs(scorer, self.dataset, self.layout, self.job, accelerator, rows=rows))
+            parts.append(score_pairs(scoring, self.dataset, self.job, rows=rows))
         return PairLogps.joined(parts)
 
 

@@ -29,7 +29,7 @@ from dpo_core.engine.choose import calling_the_model
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import sample_answers
-from dpo_core.training.scores import agreed_layout, generation_of, load_scorer, score_pairs
+from dpo_core.training.scores import agreed_scoring, generation_of, load_scorer, score_pairs
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +67,12 @@ def measure_kl(
     if not prompts:
         return {}
     policy_scorer = load_scorer(job.after, job, accelerator)
-    layout = agreed_layout(policy_scorer, dataset, job, accelerator)
+    scoring = agreed_scoring(policy_scorer, dataset, job, accelerator)
     pairs = SampledPairs(sampled_pairs(job, policy_scorer, prompts, progress, accelerator))
-    policy = score_pairs(policy_scorer, pairs, layout, job, accelerator)
-    del policy_scorer
+    policy = score_pairs(scoring, pairs, job)
+    del policy_scorer, scoring
     reference_scorer = load_scorer(job.reference_checkpoint or job.before, job, accelerator)
-    layout = agreed_layout(reference_scorer, dataset, job, accelerator)
-    reference = score_pairs(reference_scorer, pairs, layout, job, accelerator)
+    reference = score_pairs(agreed_scoring(reference_scorer, dataset, job, accelerator), pairs, job)
     progress.advance(ANSWERS_PER_PROMPT * len(prompts))
     metrics = kl_metrics(policy, reference)
     log.info("kl: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))

@@ -4,7 +4,7 @@ Shapes: B pairs of a forward, N of the set.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -40,6 +40,14 @@ class Pairs(Protocol):
     def __getitem__(self, index: int) -> TokenizedPair: ...
 
 
+class Scoring(NamedTuple):
+    """How pairs are scored: by which model, in the layout that all ranks agreed on, on which ranks."""
+
+    scorer: PairScorer
+    layout: ForwardLayout
+    accelerator: Accelerator
+
+
 def load_scorer(checkpoint: CheckpointRef, job: EvaluateJob, accelerator: Accelerator) -> PairScorer:
     """Return a checkpoint ready for forwards without gradients, its weights shared out where the job's sharding splits
     them."""
@@ -61,6 +69,13 @@ def agreed_layout(
         "train.forward",
         choose_layout(scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention),
     )
+
+
+def agreed_scoring(
+    scorer: PairScorer, dataset: PairDataset, job: ReferenceJob | EvaluateJob, accelerator: Accelerator
+) -> Scoring:
+    """Return a scorer with its agreed layout. All ranks call it together."""
+    return Scoring(scorer, agreed_layout(scorer, dataset, job, accelerator), accelerator)
 
 
 def generation_of(job: EvaluateJob, accelerator: Accelerator) -> Generation:
@@ -91,19 +106,18 @@ def batches_of_rank(
 
 @torch.no_grad()  # not inference mode: what FSDP2 gathers in it could not be gathered again outside it
 def score_pairs(
-    scorer: PairScorer,
+    scoring: Scoring,
     pairs: Pairs,
-    layout: ForwardLayout,
     job: EvaluateJob | TrainJob,
-    accelerator: Accelerator,
     on_scored: Callable[[int], None] = lambda _: None,
     rows: np.ndarray | None = None,
 ) -> PairLogps:
     """Return log-probabilities of all pairs, or of ``rows`` (int64), in their order; scored longest first. All ranks call it
-    together, with the agreed layout.
+    together.
 
     ``on_scored`` is told how many pairs a forward of this rank had.
     """
+    scorer, layout, accelerator = scoring
     rows_N = np.arange(len(pairs)) if rows is None else rows
     lengths = forward_tokens(pairs.lengths, pairs.prefix_lengths, layout)
     longest_first = rows_N[np.argsort(-lengths[rows_N], kind="stable")].tolist()

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.errors import ReferenceMismatch
 from dpo_core.contract.loss_config import Loss, LossSum
 from dpo_core.data.pair_batch import collate, to_device
@@ -19,7 +18,8 @@ from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows
 from dpo_core.loss.objective import build_objective
 from dpo_core.loss.pair_logps import PairLogps
-from dpo_core.model.forward import TOKEN_NOISE, PairScorer, pair_logps
+from dpo_core.model.forward import TOKEN_NOISE, pair_logps
+from dpo_core.training.scores import Scoring
 
 log = logging.getLogger(__name__)
 
@@ -99,26 +99,25 @@ def _check_labels(number: int, policy: PairLogps, cached: PairLogps) -> None:
 
 @torch.no_grad()
 def check_step_zero(
-    scorer: PairScorer,
+    scoring: Scoring,
     dataset: PairDataset,
     reference: ReferenceRows,
     loss: Loss,
-    layout: ForwardLayout,
     seed: int,
-    device: torch.device,
     moment: Moment = BEFORE_TRAINING,
 ) -> dict[str, float]:
     """Compare random rows with the cache. Returns the guard's figures; raises ``ReferenceMismatch`` saying what differs.
 
-    ``scorer`` holds the model that the reference values are said to come from.
+    Its scorer holds the model that the reference values are said to come from.
     """
+    scorer, device = scoring.scorer, scoring.accelerator.device
     objective = build_objective(without_pair_terms(loss))
     count = min(NUM_ROWS, len(dataset))
     numbers = np.random.default_rng(seed).choice(len(dataset), count, replace=False)
     cached = reference_logps(reference, numbers, device)
     differences, outputs = [], []
     for position, number in enumerate(numbers):  # one by one: the guard must not be what runs out of memory
-        batch = collate([dataset[int(number)]], [int(number)], layout).to(device)
+        batch = collate([dataset[int(number)]], [int(number)], scoring.layout).to(device)
         policy = pair_logps(scorer(batch), batch.tokens_2B)
         one = cached[position : position + 1]
         _check_labels(int(number), policy, one)

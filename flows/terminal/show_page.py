@@ -43,13 +43,7 @@ def _show(block: Block, title: str, console: Console) -> None:
     if isinstance(block, Table):
         numbers = [place for place, column in enumerate(block.columns) if column.kind == "number"]
         show_table(
-            console,
-            [column.title for column in block.columns],
-            block.rows,
-            title,
-            "left",
-            numbers,
-            overflow="fold",
+            console, [column.title for column in block.columns], block.rows, title, numbers, is_of_page=True
         )
     elif isinstance(block, Text):
         tell(console, f"{title}: {block.text}" if title else block.text, is_cut=True)

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import docker
@@ -49,7 +50,7 @@ def trainer_image(
         else:
             sources = read_sources(root, config.dirty_tree)
             with exclusive(images, wait_seconds=SECONDS_FOR_ANOTHER_BUILD):  # two flows, one build
-                image, key = _built(client, config, sources, images, say)
+                image, key = _Build(client, config, sources, images, say).image_and_key()
         if config.push:
             tag = f"{key[:12]}-dirty" if image.dirty else key[:12]
             digest = push(client, image.image_id, config.repository, tag, login, say)
@@ -67,33 +68,106 @@ def fill_wheelhouse(config: ImageConfig, store_root: Path, say: OnLine, root: Pa
     return own_wheelhouse(prepare_store(store_root) / "images", pins, config.variant, say).folder
 
 
-def _built(
-    client: docker.DockerClient, config: ImageConfig, sources: SourceTree, images: Path, say: OnLine
-) -> tuple[ImageRef, str]:
-    """The image of these sources and its key."""
-    base_id = _base_id(client, config, say)
-    given = _given_wheelhouse(config, sources)
-    plan = plan_build(sources, config.variant, base_id, given.hashes if given else None)
-    image_id = _find(client, {CODE_LABEL: plan.code_key})
-    if image_id is None:
-        dependencies = _find(
-            client, {DEPENDENCIES_LABEL: plan.dependency_key}, without=CODE_LABEL
-        ) or _build_dependencies(client, config, plan, base_id, given, images, say)
-        image_id = _build_code(client, config, sources, plan, base_id, dependencies, say)
-    else:
-        say(f"Nothing to build: {image_id[:19]} holds this code and these dependencies")
-    with engine_errors("looking at the trainer image"):
-        size_bytes = client.images.get(image_id).attrs["Size"]
-    return ImageRef(
-        variant=config.variant,
-        image_id=image_id,
-        size_bytes=size_bytes,
-        commit=sources.commit,
-        dirty=sources.dirty,
-        context_sha256=plan.context_sha256,
-        dependency_key=plan.dependency_key,
-        base_id=base_id,
-    ), plan.code_key
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """What an image is made of, where, and who hears of it."""
+
+    client: docker.DockerClient
+    config: ImageConfig
+    sources: SourceTree
+    images: Path
+    say: OnLine
+
+    def image_and_key(self) -> tuple[ImageRef, str]:
+        """Find the image, or make it."""
+        base_id = _base_id(self.client, self.config, self.say)
+        given = _given_wheelhouse(self.config, self.sources)
+        plan = plan_build(self.sources, self.config.variant, base_id, given.hashes if given else None)
+        image_id = _find(self.client, {CODE_LABEL: plan.code_key})
+        if image_id is None:
+            dependencies = _find(
+                self.client, {DEPENDENCIES_LABEL: plan.dependency_key}, without=CODE_LABEL
+            ) or self._dependencies(plan, base_id, given)
+            image_id = self._code(plan, base_id, dependencies)
+        else:
+            self.say(f"Nothing to build: {image_id[:19]} holds this code and these dependencies")
+        with engine_errors("looking at the trainer image"):
+            size_bytes = self.client.images.get(image_id).attrs["Size"]
+        return ImageRef(
+            variant=self.config.variant,
+            image_id=image_id,
+            size_bytes=size_bytes,
+            commit=self.sources.commit,
+            dirty=self.sources.dirty,
+            context_sha256=plan.context_sha256,
+            dependency_key=plan.dependency_key,
+            base_id=base_id,
+        ), plan.code_key
+
+    def _dependencies(self, plan: BuildPlan, base_id: str, given: Wheelhouse | None) -> str:
+        """Base, wheels and the first stages -> the dependency image."""
+        if given is None:
+            _check_python(self.client, self.config.base_image, base_id)
+        wheels = given or own_wheelhouse(self.images, plan.pins, self.config.variant, self.say)
+        self.say(
+            f"Building the dependency image from {self.config.base_image}: {len(wheels.file_names)} packages"
+        )
+        contents: list[tuple[str, bytes | Path]] = [
+            ("Dockerfile", plan.dependency_stages.encode()),
+            ("verify.py", plan.verify),
+            ("wheels/hashes.txt", wheels.hashes.encode()),
+            ("wheels/installer.sha256", wheels.installer.encode()),
+            *((f"wheels/{name}", wheels.folder / name) for name in wheels.file_names),
+        ]
+        try:
+            with tempfile.TemporaryFile(dir=self.images) as context:
+                write_tar(context, contents)
+                context.seek(0)
+                image_id = build(
+                    self.client,
+                    context,
+                    {
+                        "BASE_IMAGE": base_id,
+                        "VARIANT": self.config.variant,
+                        "DEPENDENCY_KEY": plan.dependency_key,
+                    },
+                    {
+                        DEPENDENCIES_LABEL: plan.dependency_key,
+                        "io.pairline.variant": self.config.variant,
+                        "io.pairline.base-id": base_id,
+                        "org.opencontainers.image.base.name": self.config.base_image,
+                    },
+                    f"{self.config.repository}:dependencies-{plan.dependency_key[:12]}",
+                    self.say,
+                )
+        except OSError as error:
+            raise from_os_error(error, "packing the wheels for the trainer image") from error
+        remove_build_stages(self.client, plan.dependency_key)
+        return image_id
+
+    def _code(self, plan: BuildPlan, base_id: str, dependencies: str) -> str:
+        """Dependency image and the commit's files -> the code image."""
+        sources = self.sources
+        self.say(
+            f"Building the code image of commit {sources.commit[:12]}{', with changes' if sources.dirty else ''}"
+        )
+        tag = f"{self.config.repository}:{plan.code_key[:12]}{'-dirty' if sources.dirty else ''}"
+        revision = sources.revision + ("-dirty" if sources.dirty else "")
+        labels = {
+            CODE_LABEL: plan.code_key,
+            "io.pairline.context-sha256": plan.context_sha256,
+            "io.pairline.dirty": str(sources.dirty).lower(),
+            "org.opencontainers.image.base.digest": base_id,
+        }
+        version = tomllib.loads(sources.files["pyproject.toml"].decode())["project"]["version"]
+        return build(
+            self.client,
+            io.BytesIO(plan.code_context),
+            {"DEPENDENCIES": dependencies, "REVISION": revision, "VERSION": version},
+            labels,
+            tag,
+            self.say,
+        )
 
 
 def _base_id(client: docker.DockerClient, config: ImageConfig, say: OnLine) -> str:
@@ -132,50 +206,6 @@ def _find(client: docker.DockerClient, labels: Mapping[str, str], without: str =
     return max(found, key=lambda image: image["Created"])["Id"] if found else None
 
 
-def _build_dependencies(
-    client: docker.DockerClient,
-    config: ImageConfig,
-    plan: BuildPlan,
-    base_id: str,
-    given: Wheelhouse | None,
-    images: Path,
-    say: OnLine,
-) -> str:
-    """Base, wheels and the first stages -> the dependency image."""
-    if given is None:
-        _check_python(client, config.base_image, base_id)
-    wheels = given or own_wheelhouse(images, plan.pins, config.variant, say)
-    say(f"Building the dependency image from {config.base_image}: {len(wheels.file_names)} packages")
-    contents: list[tuple[str, bytes | Path]] = [
-        ("Dockerfile", plan.dependency_stages.encode()),
-        ("verify.py", plan.verify),
-        ("wheels/hashes.txt", wheels.hashes.encode()),
-        ("wheels/installer.sha256", wheels.installer.encode()),
-        *((f"wheels/{name}", wheels.folder / name) for name in wheels.file_names),
-    ]
-    try:
-        with tempfile.TemporaryFile(dir=images) as context:
-            write_tar(context, contents)
-            context.seek(0)
-            image_id = build(
-                client,
-                context,
-                {"BASE_IMAGE": base_id, "VARIANT": config.variant, "DEPENDENCY_KEY": plan.dependency_key},
-                {
-                    DEPENDENCIES_LABEL: plan.dependency_key,
-                    "io.pairline.variant": config.variant,
-                    "io.pairline.base-id": base_id,
-                    "org.opencontainers.image.base.name": config.base_image,
-                },
-                f"{config.repository}:dependencies-{plan.dependency_key[:12]}",
-                say,
-            )
-    except OSError as error:
-        raise from_os_error(error, "packing the wheels for the trainer image") from error
-    remove_build_stages(client, plan.dependency_key)
-    return image_id
-
-
 def _check_python(client: docker.DockerClient, name: str, base_id: str) -> None:
     """This host's pip gathers wheels for this host's Python, so the base must have the same."""
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -196,33 +226,3 @@ def _check_python(client: docker.DockerClient, name: str, base_id: str) -> None:
             f"The base image {name} has Python {there}, this host {here}, so its pip would gather wheels that "
             f"do not fit. Take a base with Python {here}, run with Python {there}, or give image.wheelhouse."
         )
-
-
-def _build_code(
-    client: docker.DockerClient,
-    config: ImageConfig,
-    sources: SourceTree,
-    plan: BuildPlan,
-    base_id: str,
-    dependencies: str,
-    say: OnLine,
-) -> str:
-    """Dependency image and the commit's files -> the code image."""
-    say(f"Building the code image of commit {sources.commit[:12]}{', with changes' if sources.dirty else ''}")
-    tag = f"{config.repository}:{plan.code_key[:12]}{'-dirty' if sources.dirty else ''}"
-    revision = sources.revision + ("-dirty" if sources.dirty else "")
-    labels = {
-        CODE_LABEL: plan.code_key,
-        "io.pairline.context-sha256": plan.context_sha256,
-        "io.pairline.dirty": str(sources.dirty).lower(),
-        "org.opencontainers.image.base.digest": base_id,
-    }
-    version = tomllib.loads(sources.files["pyproject.toml"].decode())["project"]["version"]
-    return build(
-        client,
-        io.BytesIO(plan.code_context),
-        {"DEPENDENCIES": dependencies, "REVISION": revision, "VERSION": version},
-        labels,
-        tag,
-        say,
-    )

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from dpo_core.contract.errors import ConfigError, StoreError
+from dpo_core.contract.jobs import ExportResult
 from dpo_core.contract.store import fingerprint, hash_files, new_directory, verify_files, write_bytes
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
 
@@ -14,20 +15,19 @@ def content_revision(files: dict[str, str]) -> str:
 
 
 def publish_directory(
-    source: Path,
-    files: dict[str, str],
+    export: ExportResult,
     card: bytes,
     card_sha256: str,
     directory: Path | None,
     default_parent: Path,
     name: str,
 ) -> UploadedCheckpoint:
-    """Copy ``files`` of ``source`` and the card to ``directory``, or to ``<default_parent>/<name>-<revision>``.
+    """Copy the exported files and the card to ``directory``, or to ``<default_parent>/<name>-<revision>``.
 
     Raises ``ConfigError`` if the named directory holds something else; a copy that was damaged in the default place is
     made again.
     """
-    published = {**files, "README.md": card_sha256}
+    published = {**export.files, "README.md": card_sha256}
     revision = content_revision(published)
     target = (directory or default_parent / f"{name}-{revision[:12]}").expanduser().absolute()
     place = UploadedCheckpoint(
@@ -43,8 +43,8 @@ def publish_directory(
                 "or delete this one."
             )
     with new_directory(target) as aside:
-        for file_name in files:
-            _place(source / file_name, aside / file_name)
+        for file_name in export.files:
+            _place(export.path / file_name, aside / file_name)
         write_bytes(aside / "README.md", card)
         verify_files(aside, published)
     return place

@@ -13,6 +13,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from dpo_core.contract.destination_config import UploadConfig
 from dpo_core.contract.errors import ConfigError, RemoteError
 from dpo_core.contract.store import HASH_CHUNK_BYTES, sha256_file
 from tasks.hub.commit import commit_of
@@ -98,39 +99,28 @@ def _tagged_commit(api: HfApi, repo_id: str, tag: str | None) -> str | None:
 
 
 def _commit(
-    api: HfApi,
-    repo_id: str,
-    parent: str,
-    files: dict[str, LocalFile],
-    names: list[str],
-    stale: list[str],
-    message: str,
+    api: HfApi, repo_id: str, parent: str, changed: dict[str, LocalFile], stale: list[str], message: str
 ) -> str:
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(
-            name, content if isinstance(content := files[name].content, bytes) else str(content)
-        )
-        for name in names
+        CommitOperationAdd(name, content if isinstance(content := file.content, bytes) else str(content))
+        for name, file in changed.items()
     ]
     operations += [CommitOperationDelete(name) for name in stale]
     return api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent).oid
 
 
 def publish_hub(
-    api: HfApi,
-    repo_id: str,
-    files: dict[str, LocalFile],
-    private: bool,
-    tag: str | None,
-    endpoint: str | None,
-    message: str,
+    api: HfApi, upload: UploadConfig, files: dict[str, LocalFile], message: str
 ) -> UploadedCheckpoint:
-    """Upload ``files`` (name in the repository -> local file) unless the newest commit holds them all.
+    """Upload ``files`` (name in the repository -> local file) to ``upload.repo_id`` unless its newest commit holds them
+    all.
 
     Raises ``ConfigError`` (public repository, tag taken), ``RemoteError`` if the server holds another content than was
     sent, and what ``huggingface_hub`` raises.
     """
-    head = _head(api, repo_id, private)
+    repo_id, tag = upload.repo_id, upload.tag
+    assert repo_id is not None  # who publishes to a directory does not come here
+    head = _head(api, repo_id, upload.private)
     wrong, foreign = differing(api, repo_id, head, files)
     stale = [name for name in foreign if name.endswith(LOADED_SUFFIXES)]
     tagged = _tagged_commit(api, repo_id, tag)
@@ -139,7 +129,8 @@ def publish_hub(
             f"upload.tag {tag} of {repo_id} already names commit {tagged[:12]} with another content. A tag "
             "is a promise; choose another one."
         )
-    commit = _commit(api, repo_id, head, files, wrong, stale, message) if wrong or stale else head
+    changed = {name: files[name] for name in wrong}
+    commit = _commit(api, repo_id, head, changed, stale, message) if wrong or stale else head
     if wrong and (broken := differing(api, repo_id, commit, files)[0]):
         raise RemoteError(
             f"After the upload {repo_id} at {commit[:12]} holds another content for {', '.join(broken)}. "
@@ -152,7 +143,7 @@ def publish_hub(
         uri=f"hf://{repo_id}@{commit}",
         revision=commit,
         repo_id=repo_id,
-        endpoint=endpoint,
+        endpoint=upload.endpoint,
         tag=tag,
         reused=not (wrong or stale),
         files={name: local.sha256 for name, local in files.items()},

@@ -11,7 +11,7 @@ from tasks.report.blocks import Block, Charts, Column, ColumnKind, Page, PageSec
 from tasks.report.compared_software import software_of
 from tasks.report.curves import STEPS_TO_SMOOTH, points_of, smoothed
 from tasks.report.lineage import lineage
-from tasks.report.svg import Chart, Line, line_chart
+from tasks.report.svg import Chart, Labels, Line, line_chart
 from tasks.report.tables import number
 from tasks.report.timeline import duration
 from tasks.run.files import RunFiles
@@ -270,7 +270,7 @@ def _overlaid(runs: Sequence[RunFiles], title: str, name: str) -> Chart:
             if points
             else []
         )
-    return line_chart(title, "optimizer step", "running mean" if is_long else "", lines)
+    return line_chart(Labels(title, "optimizer step", "running mean" if is_long else ""), lines)
 
 
 def software_section(runs: Sequence[RunFiles]) -> PageSection | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from dpo_core.contract.metric_names import OF_A_SOURCE, of_source, split_by_source
 from dpo_core.contract.metrics_file import Metrics
-from tasks.report.svg import Chart, Line, Point, line_chart
+from tasks.report.svg import Chart, Labels, Line, Point, line_chart
 
 MAX_POINTS = 240  # of a line; more are averaged in equal pieces
 STEPS_TO_SMOOTH = 24  # from here on a noisy line gets its running mean
@@ -68,7 +68,7 @@ def training_charts(metrics: Metrics, evaluations: Metrics | None = None) -> tup
     marks = restarts(metrics)
 
     def chart(title: str, unit: str, series: Sequence[Series], is_noisy: bool = True) -> Chart:
-        return line_chart(title, "optimizer step", unit, _lines(metrics, series, is_noisy), marks)
+        return line_chart(_over_steps(title, unit), _lines(metrics, series, is_noisy), marks)
 
     return (
         *_held_out_charts(metrics, evaluations or [], marks),
@@ -97,6 +97,10 @@ def training_charts(metrics: Metrics, evaluations: Metrics | None = None) -> tup
     )
 
 
+def _over_steps(title: str, unit: str) -> Labels:
+    return Labels(title, "optimizer step", unit)
+
+
 def _held_out_charts(
     metrics: Metrics, evaluations: Metrics, marks: list[tuple[float, str]]
 ) -> Iterator[Chart]:
@@ -109,7 +113,7 @@ def _held_out_charts(
         lines = _lines(metrics, [("training" if evaluations else "", colour, name)], is_noisy=True)
         if evaluations:
             lines.append(Line("held out", HELD_OUT_COLOUR, points_of(evaluations, name)))
-        yield line_chart(title, "optimizer step", unit, lines, marks, level, y_bounds)
+        yield line_chart(_over_steps(title, unit), lines, marks, level, y_bounds)
 
 
 def _source_charts(metrics: Metrics, marks: list[tuple[float, str]]) -> tuple[Chart, ...]:
@@ -128,9 +132,7 @@ def _source_charts(metrics: Metrics, marks: list[tuple[float, str]]) -> tuple[Ch
         is_share = metric == OF_A_SOURCE[0]
         charts.append(
             line_chart(
-                f"{'Reward accuracy' if is_share else 'Reward margin'} by source{some}",
-                "optimizer step",
-                unit,
+                _over_steps(f"{'Reward accuracy' if is_share else 'Reward margin'} by source{some}", unit),
                 _lines(metrics, series, is_noisy=True),
                 marks,
                 (0.5, "chance") if is_share else (0.0, ""),

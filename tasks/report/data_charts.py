@@ -1,7 +1,7 @@
 """Token lengths of a mixture as histograms."""
 
 from dpo_core.contract.data_jobs import LengthStats
-from tasks.report.svg import Chart, histogram
+from tasks.report.svg import Chart, Labels, histogram
 
 COLOURS = {"prompt": "grey", "chosen": "blue", "rejected": "orange"}
 
@@ -19,9 +19,7 @@ def length_charts(lengths: LengthStats) -> tuple[Chart, ...]:
         )
         charts.append(
             histogram(
-                f"Length of {name}",
-                "tokens",
-                "pairs",
+                Labels(f"Length of {name}", "tokens", "pairs"),
                 part.bin_tokens,
                 part.counts,
                 COLOURS[name],

@@ -6,7 +6,7 @@ Colours are classes, not values: a page that holds a chart inline colours it for
 
 import base64
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.report.style import CHART_COLOURS, CHART_STYLE
@@ -27,6 +27,15 @@ class Chart:
     alt: str
     title: str = ""
     is_wide: bool = False  # takes a row of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What stands at a chart: its title, and what its axes measure, with units."""
+
+    title: str
+    x: str
+    y: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +133,15 @@ def standalone(chart: Chart) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(whole.encode()).decode()
 
 
-def axes(
-    plane: Plane,
-    title: str,
-    x_label: str,
-    y_label: str,
-    x_ticks: Sequence[float],
-    y_ticks: Sequence[float],
-    y_text: Callable[[float], str] = short,
-) -> str:
+def axes(plane: Plane, labels: Labels, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
     """Return title, grid, tick labels and axis labels with their units."""
     bottom, right = plane.height - BOTTOM, plane.width - RIGHT
-    parts = [text(8, 16, title, "title"), text(plane.width - RIGHT, 16, y_label, "unit", "end")]
+    parts = [text(8, 16, labels.title, "title"), text(plane.width - RIGHT, 16, labels.y, "unit", "end")]
     for value in y_ticks:
         y = plane.at(plane.x[0], value)[1]
         parts += [
             f'<line x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>',
-            text(LEFT - 6, y + 4, y_text(value), "tick", "end"),
+            text(LEFT - 6, y + 4, short(value), "tick", "end"),
         ]
     for value in x_ticks:
         x = plane.at(value, plane.y[0])[0]
@@ -150,7 +151,7 @@ def axes(
         ]
     parts += [
         f'<line x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}" class="axis"/>',
-        text((LEFT + right) / 2, plane.height - 8, x_label, "unit", "middle"),
+        text((LEFT + right) / 2, plane.height - 8, labels.x, "unit", "middle"),
     ]
     return "".join(parts)
 
@@ -167,9 +168,7 @@ def path(plane: Plane, points: Sequence[Point], colour: str, is_faint: bool = Fa
 
 
 def line_chart(
-    title: str,
-    x_label: str,
-    y_label: str,
+    labels: Labels,
     lines: Sequence[Line],
     marks: Sequence[tuple[float, str]] = (),
     level: tuple[float, str] | None = None,
@@ -181,9 +180,9 @@ def line_chart(
     points = [point for line in lines for point in line.points if math.isfinite(point[1])]
     if not points:
         return framed(
-            text(8, 16, title, "title") + text(WIDTH / 2, HEIGHT / 2, "no values", "unit", "middle"),
-            title,
-            f"{title}: no values",
+            text(8, 16, labels.title, "title") + text(WIDTH / 2, HEIGHT / 2, "no values", "unit", "middle"),
+            labels.title,
+            f"{labels.title}: no values",
         )
     values = [y for _, y in points] + ([level[0]] if level else [])
     y_ticks = ticks(*(y_bounds or (min(values), max(values))))
@@ -191,7 +190,7 @@ def line_chart(
     low, high = min(x_values), max(x_values)
     plane = Plane((low, high) if high > low else (low - 0.5, low + 0.5), (y_ticks[0], y_ticks[-1]))
     x_ticks = [tick for tick in ticks(*plane.x, whole=True) if low <= tick <= high]
-    parts = [axes(plane, title, x_label, y_label, x_ticks or [low], y_ticks)]
+    parts = [axes(plane, labels, x_ticks or [low], y_ticks)]
     if level:
         (left, y), (right, _) = plane.at(plane.x[0], level[0]), plane.at(plane.x[1], level[0])
         parts += [
@@ -207,19 +206,19 @@ def line_chart(
     parts += [path(plane, line.points, line.colour, line.is_faint) for line in lines]
     named = [line for line in lines if line.name]
     parts.append(legend([(line.name, line.colour) for line in named]) if len(named) > 1 else "")
-    return framed("".join(parts), title, _said(title, y_label, named or lines))
+    return framed("".join(parts), labels.title, _said(labels, named or lines))
 
 
-def _said(title: str, unit: str, lines: Sequence[Line]) -> str:
+def _said(labels: Labels, lines: Sequence[Line]) -> str:
     parts = []
     for line in lines:
         values = [y for _, y in line.points if math.isfinite(y)]
         if values:
             parts.append(
-                f"{line.name or title} from {values[0]:.4g} to {values[-1]:.4g} (lowest {min(values):.4g}, highest "
+                f"{line.name or labels.title} from {values[0]:.4g} to {values[-1]:.4g} (lowest {min(values):.4g}, highest "
                 f"{max(values):.4g})"
             )
-    return f"{title} ({unit}): " + "; ".join(parts)
+    return f"{labels.title} ({labels.y}): " + "; ".join(parts)
 
 
 def legend(entries: Sequence[tuple[str, str]]) -> str:
@@ -235,9 +234,7 @@ def legend(entries: Sequence[tuple[str, str]]) -> str:
 
 
 def histogram(
-    title: str,
-    x_label: str,
-    y_label: str,
+    labels: Labels,
     bin_width: float,
     counts: Sequence[int],
     colour: str,
@@ -248,16 +245,7 @@ def histogram(
     end = max(x_end or 0.0, bin_width * max(1, len(counts)))
     y_ticks = [tick for tick in ticks(0, max([1, *counts]), whole=True)]
     plane = Plane((0, end), (0, y_ticks[-1]))
-    parts = [
-        axes(
-            plane,
-            title,
-            x_label,
-            y_label,
-            [tick for tick in ticks(0, end, whole=True) if tick <= end],
-            y_ticks,
-        )
-    ]
+    parts = [axes(plane, labels, [tick for tick in ticks(0, end, whole=True) if tick <= end], y_ticks)]
     for number, count in enumerate(counts):
         (left, top), (right, bottom) = (
             plane.at(number * bin_width, count),
@@ -276,4 +264,5 @@ def histogram(
         )
     said = ", ".join(word for _, word in marks)
     parts.append(text(LEFT, 32.5, said, "tick"))
-    return framed("".join(parts), title, f"{title}: {sum(counts)} {y_label} in bins of {bin_width:g}; {said}")
+    alt = f"{labels.title}: {sum(counts)} {labels.y} in bins of {bin_width:g}; {said}"
+    return framed("".join(parts), labels.title, alt)

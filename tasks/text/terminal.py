@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from rich.console import Console, JustifyMethod, OverflowMethod
+from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
@@ -31,17 +31,20 @@ def show_table(
     header: Sequence[str],
     rows: Iterable[Sequence[str]],
     title: str = "",
-    title_justify: JustifyMethod = "center",
     numbers: Sequence[int] = (),
-    overflow: OverflowMethod = "ellipsis",
+    is_of_page: bool = False,
 ) -> None:
-    """Print a table. ``numbers``: places of the columns that are aligned to the right."""
+    """Print a table. ``numbers``: places of the columns that are aligned to the right. ``is_of_page``: in the midst of
+    a page, with its title on the left, and what is too long for a cell goes on below in place of being cut."""
     table = Table(
-        title=Text(visible(title), style="table.title") if title else None, title_justify=title_justify
+        title=Text(visible(title), style="table.title") if title else None,
+        title_justify="left" if is_of_page else "center",
     )
     for place, name in enumerate(header):
         table.add_column(
-            Text(visible(name)), justify="right" if place in numbers else "left", overflow=overflow
+            Text(visible(name)),
+            justify="right" if place in numbers else "left",
+            overflow="fold" if is_of_page else "ellipsis",
         )
     for row in rows:
         table.add_row(*(Text(visible(cell)) for cell in row))

@@ -78,7 +78,7 @@ def test_a_row_as_sequences_is_the_row_under_its_mask(name, window):
         torch.randn(1, heads, length, SIZE, generator=generator, dtype=torch.float64, requires_grad=True)
         for heads in (HEADS, KEY_HEADS, KEY_HEADS)
     )
-    ours = varlen.attend(*states, Places.of(spans, torch.device("cpu")), 0.3, window, twin)
+    ours = varlen.attend(states, Places.of(spans, torch.device("cpu")), 0.3, window, twin)
     theirs = dense(states, spans, window)
     torch.testing.assert_close(ours, theirs)
     slope = torch.randn(ours.shape, generator=generator, dtype=torch.float64)

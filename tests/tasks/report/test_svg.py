@@ -8,7 +8,7 @@ import pytest
 
 from dpo_core.contract.metrics_file import read_metrics
 from tasks.report.curves import MAX_POINTS, points_of, restarts, smoothed, training_charts
-from tasks.report.svg import Line, Plane, histogram, line_chart, short, standalone, ticks
+from tasks.report.svg import Labels, Line, Plane, histogram, line_chart, short, standalone, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -48,26 +48,26 @@ def test_values_lie_where_the_axes_say():
 
 def test_a_chart_is_xml_and_survives_what_is_not_a_number():
     lines = [Line("a<b", "blue", [(1, 0.5), (2, math.nan), (3, math.inf), (4, 0.25)])]
-    chart = line_chart("Loss & more", "step", "nats", [*lines, Line("c", "orange", [(1, 1.0)])])
+    chart = line_chart(Labels("Loss & more", "step", "nats"), [*lines, Line("c", "orange", [(1, 1.0)])])
     tree = ElementTree.fromstring(chart.svg)
     assert "nan" not in chart.svg
     assert "inf" not in chart.svg
     assert tree.get("role") == "img"
     assert "a<b from 0.5 to 0.25" in tree.get("aria-label")
-    assert "no values" in line_chart("Loss", "step", "", [Line("", "blue", [(1, math.nan)])]).alt
+    assert "no values" in line_chart(Labels("Loss", "step", ""), [Line("", "blue", [(1, math.nan)])]).alt
 
 
 def test_a_picture_by_itself_brings_its_colours():
     import base64
 
-    address = standalone(line_chart("Loss", "step", "", [Line("", "blue", [(1, 1.0), (2, 0.5)])]))
+    address = standalone(line_chart(Labels("Loss", "step", ""), [Line("", "blue", [(1, 1.0), (2, 0.5)])]))
     svg = base64.b64decode(address.removeprefix("data:image/svg+xml;base64,")).decode()
     ElementTree.fromstring(svg)
     assert "--blue:#0067a5" in svg
 
 
 def test_bars_are_as_high_as_their_counts():
-    chart = histogram("Length", "tokens", "pairs", 10, [5, 0, 10], "blue")
+    chart = histogram(Labels("Length", "tokens", "pairs"), 10, [5, 0, 10], "blue")
     bars = [bar for bar in ElementTree.fromstring(chart.svg).iter(f"{SVG}rect")]
     assert [bar.find(f"{SVG}title").text for bar in bars] == ["0 to 9: 5", "20 to 29: 10"]
     heights = [float(bar.get("height")) for bar in bars]
