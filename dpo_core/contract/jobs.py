@@ -211,9 +211,8 @@ class EvaluateResult(Result):
 class EvaluateJob(Job[EvaluateResult]):
     """Held-out metrics and greedy answers, before and after."""
 
-    VERSION = 2  # IFEval's other accuracies
     step = "evaluate"
-    VERSION = 2  # margins beside lengths; bf16 weights are scored as they are
+    VERSION = 2  # IFEval's other accuracies; margins beside lengths; bf16 weights are scored as they are
     is_parallel = True
     data: DatasetRef
     reference: ReferenceRef | None = None
