@@ -49,7 +49,7 @@ def verdict_of(result: EvaluateResult, bounds: WarningBounds | None = None) -> V
     if signs:
         warned = ", ".join(TITLES[sign.name] for sign in signs)
         return VerdictOfRun(
-            "Cannot tell", f"{_listed(rose) or _unmoved(outcomes)}, but there are {warned}", signs
+            "Cannot tell", f"{_listed(rose) or _unmoved(outcomes)}, with signs of {warned}", signs
         )
     if not rose:
         return VerdictOfRun("Cannot tell", _unmoved(outcomes), signs)

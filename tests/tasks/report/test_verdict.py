@@ -60,7 +60,7 @@ def test_answers_that_keep_fewer_instructions_are_worse_whatever_the_accuracy():
 def test_a_policy_that_ran_away_from_its_reference_is_not_called_better():
     found = verdict({"rewards/accuracies": 0.95, "logps_per_token/chosen": -3.0, "kl/per_token": 2.5})
     assert found.answer == "Cannot tell"
-    assert "but there are likelihood displacement, distance from the reference" in found.because
+    assert "with signs of likelihood displacement, distance from the reference" in found.because
 
 
 def test_a_policy_that_learnt_length_is_not_called_better():
