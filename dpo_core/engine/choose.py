@@ -15,7 +15,7 @@ from dpo_core.engine.master import MasterEngine
 from dpo_core.engine.plain import PlainEngine
 from dpo_core.model.adapter import halve_frozen
 from dpo_core.model.forward import PairScorer
-from dpo_core.model.load import Loading, load_model
+from dpo_core.model.load import Loading, load_model, load_on_olmo_core
 
 # Engines are imported where they are chosen: DeepSpeed's import takes seconds, and reads settings that must stand before.
 
@@ -52,12 +52,13 @@ def load_for_scoring(
     """
     where = loading(sharding, accelerator)
     in_half = precision != "fp32" and base_weights == "full" and not sharding.splits_weights
-    model = load_model(
-        checkpoint,
-        base_weights=base_weights,
-        implementation=implementation,
-        **({"device": "cpu"} if in_half else where),
-    ).requires_grad_(False)
+    if in_half:
+        where = {"device": "cpu"}
+    if implementation == "olmo_core":
+        model = load_on_olmo_core(checkpoint, **where)
+    else:
+        model = load_model(checkpoint, base_weights=base_weights, **where)
+    model.requires_grad_(False)
     if in_half and precision == "bf16":
         halve_frozen(model)
     scorer = PairScorer(model, precision)  # casts by itself what is bf16 altogether

@@ -24,7 +24,7 @@ from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.olmo_core import Implementation
 from dpo_core.contract.refs import CheckpointRef
-from dpo_core.model.load import Loading, load_model
+from dpo_core.model.load import Loading, load_model, load_on_olmo_core
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ def load_policy(
     """
     where = where or {}
     if adapter.kind == "none":
-        return load_model(checkpoint, **where, implementation=implementation)
+        if implementation == "olmo_core":
+            return load_on_olmo_core(checkpoint, **where)
+        return load_model(checkpoint, **where)
     if implementation == "olmo_core":
         raise ConfigError(
             f"adapter.kind {adapter.kind} does not go with train.implementation olmo_core: adapters go on the layers of "

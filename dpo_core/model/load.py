@@ -18,7 +18,6 @@ from transformers import (
 from dpo_core.contract.config import AdapterConfig, BaseWeights, OptimConfig
 from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.errors import CheckpointError, ConfigError
-from dpo_core.contract.olmo_core import Implementation
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.model.generation_settings import read_settings
 from dpo_core.model.unread_weights import leave_unread, take_unread
@@ -78,7 +77,6 @@ def load_model(
     base_weights: BaseWeights = "full",
     read_weights: bool = True,
     in_parts: bool = False,
-    implementation: Implementation = "transformers",
 ) -> PreTrainedModel:
     """Load a causal language model with its weights in ``dtype``, in eval mode, without dropout.
 
@@ -91,8 +89,6 @@ def load_model(
     loading: dict[str, Any]
     quantised = _in_four_bits(device) if base_weights == "nf4" else {}
     placed = {"device_map": WITHOUT_MEMORY} if device == WITHOUT_MEMORY else quantised
-    if implementation == "olmo_core":
-        return _on_olmo_core(checkpoint, in_parts or not read_weights).to(device).eval()  # type: ignore[arg-type]  # likewise
     try:
         config = _config_without_dropout(checkpoint)
         unread = in_parts and not quantised and _left_unread(checkpoint, config, dtype)
@@ -172,8 +168,14 @@ def _with_unwritten_memory(model: PreTrainedModel, checkpoint: CheckpointRef) ->
     return model
 
 
-def _on_olmo_core(checkpoint: CheckpointRef, in_parts: bool) -> PreTrainedModel:
-    """The checkpoint as OLMo-core computes it, on the CPU; ``in_parts``: its weights still in the files."""
+def load_on_olmo_core(
+    checkpoint: CheckpointRef,
+    device: torch.device | str = "cpu",
+    read_weights: bool = True,
+    in_parts: bool = False,
+) -> PreTrainedModel:
+    """Load the checkpoint as OLMo-core computes it, in float32, under the names of ``load_model`` and with its arguments.
+    Raises ``ConfigError`` where OLMo-core is not installed, ``CheckpointError`` for a model that it cannot express."""
     logging.getLogger("olmo_core").setLevel(logging.ERROR)  # it prints whole models
     try:
         from dpo_core.model.olmo_core import OlmoCoreModel  # of the extra olmo: 6 s of imports
@@ -192,13 +194,13 @@ def _on_olmo_core(checkpoint: CheckpointRef, in_parts: bool) -> PreTrainedModel:
             "for, which train.implementation olmo_core reads.",
             "Set train.implementation to transformers.",
         )
-    if not in_parts:
+    if read_weights and not in_parts:
         unread = take_unread(model)
         assert unread is not None  # left there above
         for name, parameter in model.named_parameters():
             unread.fill(name, parameter.detach())
         unread.slices.close()
-    return model
+    return model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps it and loses `self`
 
 
 def load_in_full(

@@ -7,7 +7,7 @@ import pytest
 
 from dpo_core.contract.config import TrainConfig
 from dpo_core.contract.errors import ConfigError, PairlineError
-from dpo_core.model.load import load_model
+from dpo_core.model.load import load_on_olmo_core
 from flows import implementation as module
 from flows.before_start import check_before_start
 from flows.settings.overrides import validated
@@ -74,5 +74,5 @@ def test_steps_run_in_the_interpreter_that_is_named(inputs, monkeypatch):
 def test_a_step_that_lacks_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dpo_core.model.olmo_core", None)
     with pytest.raises(ConfigError, match="cannot be imported where this step runs"):
-        load_model(checkpoint_ref(make_model(tmp_path)), implementation="olmo_core")
+        load_on_olmo_core(checkpoint_ref(make_model(tmp_path)))
     assert TrainConfig().implementation == "transformers"  # which imports nothing of it

@@ -24,7 +24,7 @@ from dpo_core.model.adapter import load_policy
 from dpo_core.model.attention import PAIRWISE, set_kernel
 from dpo_core.model.forward import PairScorer, choose_layout, largest_difference
 from dpo_core.model.generate import Generation, continue_all, own_choice
-from dpo_core.model.load import load_model
+from dpo_core.model.load import load_model, load_on_olmo_core
 from dpo_core.model.olmo_core_config import prove_translation
 from dpo_core.model.recompute import checkpoint_layers
 from dpo_core.model.regions import compile_regions
@@ -84,7 +84,7 @@ def checkpoint(request, tmp_path_factory) -> CheckpointRef:
 @pytest.fixture(scope="module")
 def both(checkpoint):
     """transformers' model and OLMo-core's."""
-    return load_model(checkpoint), load_model(checkpoint, implementation="olmo_core")
+    return load_model(checkpoint), load_on_olmo_core(checkpoint)
 
 
 def test_tensors_have_the_names_and_the_bits_of_the_files(checkpoint, both):
@@ -95,7 +95,7 @@ def test_tensors_have_the_names_and_the_bits_of_the_files(checkpoint, both):
     assert model.state_dict().keys() == stock.state_dict().keys()
     for name, tensor in stored.items():
         assert torch.equal(ours[name], tensor), name
-    unread = take_unread(load_model(checkpoint, in_parts=True, implementation="olmo_core"))
+    unread = take_unread(load_on_olmo_core(checkpoint, in_parts=True))
     for name, tensor in stored.items():
         part = torch.empty(5)
         assert unread.fill(name, part, 7)
@@ -139,7 +139,7 @@ def test_recomputed_layers_give_the_same_bits(both):
 def test_norms_and_mlps_are_compiled_and_layers_recomputed_within_a_budget(tmp_path):
     """The numbers of the model as it is."""
     pairs, checkpoint = some_pairs(), saved(MODELS["qwen3"], tmp_path)
-    plain, other = (PairScorer(load_model(checkpoint, implementation="olmo_core"), "fp32") for _ in range(2))
+    plain, other = (PairScorer(load_on_olmo_core(checkpoint), "fp32") for _ in range(2))
     graphs = Graphs()
     assert compile_regions(other.model, graphs) == 2 * 5 + 1  # two norms, those of queries and keys, the MLP
     kept = checkpoint_layers(other.model, 1 << 20)
@@ -169,7 +169,7 @@ def test_greedy_answers_are_those_of_transformers(both):
 
 def test_positions_that_were_dropped_would_be_seen(tmp_path):
     """The layout check is what stands between a defect of the exchanged parts and a run."""
-    model = load_model(saved(MODELS["llama"], tmp_path), implementation="olmo_core")
+    model = load_on_olmo_core(saved(MODELS["llama"], tmp_path))
     hidden = type(model.transformer)._hidden
     model.transformer._hidden = lambda ids, position_ids=None, **more: hidden(model.transformer, ids, **more)
     scorer = PairScorer(model, "fp32")
@@ -184,13 +184,13 @@ def test_a_translation_that_leaves_something_out_is_refused(tmp_path, monkeypatc
     with pytest.raises(
         CheckpointError, match=r"not the model that config.json describes: logits of a small one differ"
     ):
-        load_model(checkpoint, implementation="olmo_core")
+        load_on_olmo_core(checkpoint)
 
 
 def test_a_model_that_it_does_not_know_is_refused_with_those_that_it_does(tmp_path):
     checkpoint = saved(LlamaConfig(**SIZES, attention_bias=True), tmp_path)
     with pytest.raises(ConfigError, match="its attention_bias is True") as raised:
-        load_model(checkpoint, implementation="olmo_core")
+        load_on_olmo_core(checkpoint)
     assert "OLMo 2, OLMo 3, Llama, Qwen 3" in raised.value.advice
 
 

@@ -16,7 +16,7 @@ from dpo_core.contract.results import read_result
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_aligned
 from dpo_core.engine.checkpoint import newest_checkpoint
-from dpo_core.model.load import load_model
+from dpo_core.model.load import load_model, load_on_olmo_core
 from tests.dpo_core.engine.test_sharded import PLAIN, assert_near, job_in, kill_at_some_moment, take_history
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.random_moments import chance
@@ -195,4 +195,4 @@ def test_weights_in_files_of_another_form_are_refused(stage, tmp_path):
     (folder / "model.safetensors").rename(folder / "other.safetensors")
     checkpoint = stage.checkpoint.model_copy(update={"path": folder})
     with pytest.raises(CheckpointError, match="no safetensors files of the tensors"):
-        load_model(checkpoint, implementation="olmo_core")
+        load_on_olmo_core(checkpoint)
