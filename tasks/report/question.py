@@ -6,6 +6,7 @@ from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from dpo_core.contract.metric_names import HEADLINE
 from tasks.gate.rules import GateCheck, check_table
+from tasks.report.samples import informative
 from tasks.report.tables import markdown_table, metrics_rows
 from tasks.report.verdict import verdict_of
 from tasks.text.escape import markdown_code, markdown_link, markdown_text
@@ -41,7 +42,7 @@ def question_markdown(
         f"{evaluation.num_pairs} held-out pairs, before and after": markdown_table(
             metrics_rows(evaluation, HEADLINE)
         ),
-        "Samples": _samples(evaluation.answers[: settings.num_samples_shown]),
+        "Samples": _samples(informative(evaluation.answers, settings.num_samples_shown)),
     }
     text = "\n".join(f"### {heading}\n\n{content}" for heading, content in sections.items())
     return (

@@ -23,6 +23,7 @@ from tasks.report.curves import training_charts
 from tasks.report.data_charts import length_charts
 from tasks.report.lineage import lineage, lineage_chart
 from tasks.report.quality import quality_blocks
+from tasks.report.samples import informative
 from tasks.report.tables import counted, metrics_rows, mixture_rows, number, training_rows
 from tasks.report.trained_rows import row_blocks
 from tasks.run.files import RunFiles
@@ -109,13 +110,14 @@ def samples_section(run: RunFiles) -> PageSection | None:
         )
     samples = tuple(
         Sample(answer.prompt, answer.before, answer.after, answer.before_passes, answer.after_passes)
-        for answer in answers[:shown]
+        for answer in informative(answers, shown)
     )
     checked = (
         ""
         if all(sample.before_passes is None for sample in samples)
         else (
-            " Where the prompt asks for something that code can check, the checker's verdict stands above the answer."
+            " Where the prompt asks for something that code can check, the checker's verdict stands above the answer; "
+            "instructions that are no longer kept, or only now, come first."
         )
     )
     return PageSection(

@@ -10,6 +10,7 @@ from dpo_core.contract.refs import CheckpointRef
 from tasks.report.blocks import table_of
 from tasks.report.markdown import SIGNS, render_table
 from tasks.report.quality import share_text
+from tasks.report.samples import informative
 
 Row = dict[str, Any]
 
@@ -138,7 +139,7 @@ def samples_markdown(result: EvaluateResult, num_samples: int) -> str:
             "before": SIGNS[answer.before_passes] + answer.before,
             "after": SIGNS[answer.after_passes] + answer.after,
         }
-        for answer in result.answers[:num_samples]
+        for answer in informative(result.answers, num_samples)
     ]
     return markdown_table(rows)
 
