@@ -37,16 +37,16 @@ def test_memory_that_a_comparison_of_layouts_lacks_is_not_taken_for_a_layout_tha
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("step", "place", "told"),
     [
-        ("dpo_core.steps.reference.PairScorer._scores", "data rows"),
-        ("dpo_core.engine.plain.PlainEngine.step", "outside of a forward"),
+        ("reference", "dpo_core.model.forward.PairScorer._scores", "data rows"),
+        ("train", "dpo_core.engine.plain.PlainEngine.step", "outside of a forward"),
     ],
 )
-def test_memory_that_is_refused_anywhere_in_a_step_is_an_oom(stage, tmp_path, monkeypatch, place, told):
+def test_memory_that_is_refused_anywhere_in_a_step_is_an_oom(stage, tmp_path, monkeypatch, step, place, told):
     job = (
         reference_job(tmp_path, stage.data, stage.checkpoint)
-        if "reference" in place
+        if step == "reference"
         else stage.train_job(tmp_path, "simpo")
     )
     monkeypatch.setattr(place, refuse_memory)
