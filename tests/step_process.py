@@ -1,5 +1,6 @@
 """Steps as real child processes that tests watch, kill and start again."""
 
+import contextlib
 import json
 import os
 import signal
@@ -87,8 +88,24 @@ def signal_when(process: subprocess.Popen, signal_number: int, reached: Callable
 
 
 def kill_when(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
-    """kill -9 as soon as ``reached()`` holds."""
+    """kill -9 as soon as ``reached()`` holds. The step is dead when this returns."""
     assert signal_when(process, signal.SIGKILL, reached) == -signal.SIGKILL
+    wait_for_death(process)
+
+
+def wait_for_death(killed: subprocess.Popen) -> None:
+    """Return once no process writes to the log of what ``start`` started: a forked step outlives its stand-in by a
+    moment."""
+    log = Path(killed.args[-1]).parent / "log.txt"  # type: ignore[index]  # beside job.json
+    wait_until(lambda: not _writes_to(log), f"the end of all that writes {log}")
+
+
+def _writes_to(log: Path) -> bool:
+    for output in Path("/proc").glob("[0-9]*/fd/1"):
+        with contextlib.suppress(OSError):
+            if output.readlink() == log:
+                return True
+    return False
 
 
 def metrics_of(out_dir: Path) -> list[dict]:

@@ -2,7 +2,8 @@
 that is killed in the middle of one.
 
 ``KILL`` in the environment is "rank:chunk": who is killed when it is about to write its n-th chunk of values; empty: nobody.
-Each rank leaves in ``behind-<rank>.json`` of the job's folder how many steps' updates came while it wrote.
+Each rank leaves in ``behind-<rank>.json`` of the job's folder how many steps' updates came while it wrote, and how many
+seconds passed from the beginning of the last checkpoint to its end.
 """
 
 import json
@@ -30,7 +31,8 @@ def main() -> int:
     rank, chunk = map(int, (os.environ.get(KILL) or "-1:0").split(":"))
     saving.WRITTEN_AT_ONCE_BYTES, snapshot.CHUNK_BYTES = 0, CHUNK_BYTES
     write, before_update = snapshot.LiveChunk.write_to, saving.Saving.before_update
-    seen, update_came = {"chunks": 0, "behind": 0}, threading.Event()
+    begin, finish = saving.PendingCheckpoint.begin, saving.Saving.finish
+    seen, update_came = {"chunks": 0, "behind": 0, "began": 0.0, "lasted": 0.0}, threading.Event()
 
     def slow_write(self, file):
         seen["chunks"] += 1
@@ -46,7 +48,18 @@ def main() -> int:
             seen["behind"] += 1
             update_came.set()
 
+    def begun(*arguments):
+        seen["began"] = time.monotonic()
+        return begin(*arguments)
+
+    def finished(self):
+        is_under_way = self.pending is not None
+        finish(self)
+        if is_under_way:
+            seen["lasted"] = time.monotonic() - seen["began"]
+
     snapshot.LiveChunk.write_to, saving.Saving.before_update = slow_write, counted
+    saving.PendingCheckpoint.begin, saving.Saving.finish = begun, finished
     code = program.main(sys.argv[1:])
     (Path(sys.argv[-1]).parent / f"behind-{os.environ['RANK']}.json").write_text(json.dumps(seen))
     return code

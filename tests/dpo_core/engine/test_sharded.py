@@ -34,7 +34,7 @@ from tests.dpo_core.training.test_resume import assert_same_run
 from tests.programs.killed_ranks import KILL_AT
 from tests.programs.lost_ranks import LOSE_BY
 from tests.random_moments import chance
-from tests.step_process import evaluations_in, metrics_of, run_ranks, start_ranks
+from tests.step_process import evaluations_in, metrics_of, run_ranks, start_ranks, wait_for_death
 from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
 from tests.waiting import PATIENCE_SECONDS, wait_until
@@ -196,9 +196,10 @@ def test_killed_while_it_writes_a_checkpoint_or_the_last_weights_it_gives_the_sa
     touches = int((counted.out_dir / "touches").read_text())
     assert touches > 30
     monkeypatch.setenv(KILL_AT, str(chance().randint(1, touches)))
-    assert start_ranks(job, 2, "tests.programs.killed_ranks").wait(PATIENCE_SECONDS) != 0
+    ranks = start_ranks(job, 2, "tests.programs.killed_ranks")
+    assert ranks.wait(PATIENCE_SECONDS) != 0
     assert read_result(job) is None, "the run was over before the kill"
-    time.sleep(0.5)
+    wait_for_death(ranks)
     result = run_ranks(job)
     assert_same_run(result, runs[name])
     assert not list(job.out_dir.rglob("*.aside")), "a half-written file was left behind"
@@ -237,7 +238,7 @@ def kill_at_some_moment(job: TrainJob, moments: random.Random) -> None:
         time.sleep(moments.uniform(0, 0.1))
         leader.send_signal(signal.SIGKILL)  # the ranks die with it
         code = leader.wait(PATIENCE_SECONDS)
-        time.sleep(0.5)
+        wait_for_death(leader)
         if code == -signal.SIGKILL and read_result(job) is None:
             return
         assert code in (0, -signal.SIGKILL), (job.out_dir / "log.txt").read_text()[-3000:]
