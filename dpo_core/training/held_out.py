@@ -161,9 +161,14 @@ class Evaluations:
         """Those of one evaluation, compared with the reference, or with the first one where there is no reference."""
         if not 0 <= number < len(self.rows):
             return ()
-        reference = self.reference
-        before = self.rows[0] if reference is None else {CHOSEN: float(reference.per_token().chosen_B.mean())}
+        before = self.rows[0] if self.reference is None else self._of_the_reference
         return signs_of(self.job.evaluation.warnings, before, self.rows[number])
+
+    @cached_property
+    def _of_the_reference(self) -> dict[str, float]:
+        """What signs compare with: the same for every evaluation."""
+        assert self.reference is not None
+        return {CHOSEN: float(self.reference.per_token().chosen_B.mean())}
 
     def _is_due(self, step: int) -> bool:
         every = self.job.evaluation.every
