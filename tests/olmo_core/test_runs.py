@@ -13,11 +13,16 @@ from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.jobs import ExportJob, Sharding, TrainJob, TrainResult
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.results import read_result
-from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.data.reference_cache import read_aligned
 from dpo_core.engine.checkpoint import newest_checkpoint
 from dpo_core.model.load import load_model, load_on_olmo_core
-from tests.dpo_core.engine.test_sharded import PLAIN, assert_near, job_in, kill_at_some_moment, take_history
+from tests.dpo_core.engine.test_sharded import (
+    PLAIN,
+    assert_near,
+    assert_same_reference,
+    job_in,
+    kill_at_some_moment,
+    take_history,
+)
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.random_moments import chance
 from tests.step_process import metrics_of, run_ranks
@@ -134,13 +139,7 @@ def test_reference_values_and_evaluation_are_those_of_transformers(stage, tmp_pa
     )
     result = run_ranks(job)
     assert (result.rows, result.rows_computed) == (40, 40)
-    for split in ("train", "held_out"):
-        keys = PairDataset.open(stage.data.path, split).row_keys
-        ours, theirs = (
-            read_aligned(Path(run.reference.path), split, keys) for run in (result, stage.reference)
-        )
-        np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5)
-        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+    assert_same_reference(stage, result)
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
     job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job.at(tmp_path / "alone"))

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from dpo_core.contract.checkpoint_files import RUN_OPTIMIZER, RUN_WEIGHTS, files_of, part_of
 from dpo_core.contract.errors import StepCrashed
 from dpo_core.contract.evaluation_config import EvaluationConfig
-from dpo_core.contract.jobs import ExportJob, Sharding, TrainJob, TrainResult
+from dpo_core.contract.jobs import ExportJob, ReferenceResult, Sharding, TrainJob, TrainResult
 from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.metrics_file import EVALUATIONS_FILE, METRICS_FILE
 from dpo_core.contract.refs import CheckpointRef
@@ -325,6 +325,17 @@ def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path, monke
         assert torch.equal(parameter, trained[key][: len(parameter)]), key
 
 
+def assert_same_reference(stage: TinyStage, result: ReferenceResult) -> None:
+    """The values of both splits are those that one process computed."""
+    for split in ("train", "held_out"):
+        keys = PairDataset.open(stage.data.path, split).row_keys
+        ours, theirs = (
+            read_aligned(Path(run.reference.path), split, keys) for run in (result, stage.reference)
+        )
+        np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5)
+        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+
+
 @pytest.mark.parametrize("name", ["plain", *SPLITTING])
 def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_path, name):
     sharding = SHARDINGS[name]
@@ -333,13 +344,7 @@ def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_pat
     )
     result = run_ranks(job)
     assert (result.rows, result.rows_computed) == (40, 40)
-    for split in ("train", "held_out"):
-        keys = PairDataset.open(stage.data.path, split).row_keys
-        ours, theirs = (
-            read_aligned(Path(run.reference.path), split, keys) for run in (result, stage.reference)
-        )
-        np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5)
-        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+    assert_same_reference(stage, result)
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
     job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job.at(tmp_path / "alone"))
