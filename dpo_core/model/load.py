@@ -19,6 +19,7 @@ from dpo_core.contract.config import AdapterConfig, BaseWeights, OptimConfig
 from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.errors import CheckpointError, ConfigError
 from dpo_core.contract.refs import CheckpointRef
+from dpo_core.model.four_bits import DOUBLE_QUANT, QUANT_TYPE
 from dpo_core.model.generation_settings import read_settings
 from dpo_core.model.unread_weights import leave_unread, take_unread
 
@@ -55,8 +56,8 @@ def _in_four_bits(device: torch.device | str) -> dict:
     check_cuda8bit(AdapterConfig(kind="qlora"), OptimConfig(), torch.cuda.device_count())
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type=QUANT_TYPE,
+        bnb_4bit_use_double_quant=DOUBLE_QUANT,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     return {"quantization_config": nf4, "device_map": {"": device}}

@@ -1,10 +1,11 @@
 """Trained weights by name, one tensor in memory at a time: what an export writes.
 
 Where all weights were trained they are read from the run's files. An adapter is added to the checkpoint's weights as each is
-read: W + (alpha / rank) B A, in peft's order of operations, so the bits are those of its ``merge_and_unload``.
+read: W + (alpha / rank) B A, in peft's order of operations, so the bits are those of its ``merge_and_unload``. Of 4-bit
+weights W is what they stand for (``dpo_core.model.four_bits``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
@@ -50,18 +51,23 @@ class StoredWeights:
 
     files: UnreadWeights
     updates: Mapping[str, LowRank] = field(default_factory=dict)
+    # Of weights that were held in fewer bits while the adapter was trained: float32 values -> those that it saw.
+    rounding: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     @torch.no_grad()
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """See ``TrainedWeights``. Raises ``CheckpointError`` for an update that is not finite."""
         stored = self.files.slices.tensors[self.files.keys[name]]
-        update = self.updates.get(name)
-        read_as = torch.float32 if update else dtype if stored.dtype.is_floating_point else stored.dtype
+        update, rounded = self.updates.get(name), self.rounding.get(name)
+        is_changed = bool(update or rounded)
+        read_as = torch.float32 if is_changed else dtype if stored.dtype.is_floating_point else stored.dtype
         values = torch.empty(stored.shape, dtype=read_as)
         self.files.fill(name, values)
+        if rounded:
+            values = rounded(values)
         if update and not torch.isfinite(update.added_to(values)).all():
             raise CheckpointError(f"The adapter makes {name} infinite. Train with a lower learning rate.")
-        return values.to(dtype) if update else values
+        return values.to(dtype) if is_changed else values
 
     def close(self) -> None:
         self.files.slices.close()

@@ -27,6 +27,7 @@ from dpo_core.engine.checkpoint import load_weights
 from dpo_core.engine.hub_files import write_weights
 from dpo_core.model.adapter import ADAPTER_FOLDER, load_policy, merge_adapter, save_adapter
 from dpo_core.model.export_form import DTYPES, apply_pad_token
+from dpo_core.model.four_bits import rounding
 from dpo_core.model.generation_settings import writable
 from dpo_core.model.load import WITHOUT_MEMORY, load_in_full, load_model, with_loading_info
 from dpo_core.model.trained_weights import HeldWeights, StoredWeights, TrainedWeights, trained_in, updates_of
@@ -54,23 +55,23 @@ def _check_loads(folder: Path, expected: PreTrainedModel, allow_remote_code: boo
 def trained_weights(job: ExportJob, model: PreTrainedModel, aside: Path) -> TrainedWeights:
     """Return what was trained, for a model without values; an adapter is written to ``aside/adapter`` first.
 
-    The checkpoint's weights are in memory as a whole where an adapter goes with 4-bit weights, or with files that hold other
-    tensors than the model.
+    The checkpoint's weights are in memory as a whole where an adapter goes with files that hold other tensors than the model.
     """
     if job.adapter.kind == "none":
         return trained_in(job.weights_path, model)
-    in_files = job.adapter.base_weights == "full" and not is_converted(model)
-    files = weights_in(job.checkpoint.path, model) if in_files else None
+    files = None if is_converted(model) else weights_in(job.checkpoint.path, model)
     policy = load_policy(
         job.checkpoint,
-        job.adapter.model_copy(update={"base_weights": "full"}),  # which play no part in what is written
+        job.adapter.model_copy(update={"kind": "lora"}),  # the base's numbers play no part in it
         seed=0,
         where={"read_weights": False},
     )
     load_weights(job.weights_path, policy)
     save_adapter(policy, aside / ADAPTER_FOLDER, job.checkpoint)
     if files:
-        return StoredWeights(files, updates_of(policy))
+        return StoredWeights(
+            files, updates_of(policy), rounding(model) if job.adapter.base_weights == "nf4" else {}
+        )
     del policy
     device = "cuda" if job.adapter.base_weights == "nf4" and torch.cuda.is_available() else "cpu"
     whole = load_in_full(job.checkpoint, job.adapter.base_weights, device)

@@ -1,9 +1,9 @@
 """How much memory a training process needs, in bytes, told from the recipe and the model's shape. All are estimates.
 
 State, per trained parameter: 4 weights + 4 gradients + 8 AdamW moments (2 with 8-bit moments), as bf16 is autocast over
-fp32 weights; per frozen one 4 (beside a lora in bf16 2, in 4 bits about 0.6). Sharding over N processes divides by N: zero1
-the moments, zero2 the gradients as well, zero3 and fsdp2 the weights as well; DeepSpeed keeps a second copy of the weights,
-4 / N, which it updates. Offloaded parts are in the machine's memory and not counted.
+fp32 weights; per frozen one 4 (beside a lora in bf16 2; in 4 bits 0.52, but of embeddings and head 4). Sharding over N
+processes divides by N: zero1 the moments, zero2 the gradients as well, zero3 and fsdp2 the weights as well; DeepSpeed keeps
+a second copy of the weights, 4 / N, which it updates. Offloaded parts are in the machine's memory and not counted.
 
 Gathered at a time where weights are shared out: DeepSpeed's limit of 1e9 values (ZeRO-3); two decoder layers, embeddings and
 head (FSDP2, in bf16 with precision bf16). Not yet exchanged: the gradients of the head and of two layers, whole, and one
@@ -24,8 +24,10 @@ from flows.settings.stage_config import StageConfig
 from flows.terminal.model_size import ModelSize
 from tasks.launch.stop_grace import MOMENTS_BYTES
 
-FROZEN_BYTES = {"full": 4.0, "nf4": 0.6}
-HALF_BYTES = 2.0
+FULL_BYTES, HALF_BYTES = 4.0, 2.0
+# Of a weight in 4 bits: with a scale a 64 of them in 8 bits, and a scale a 256 of those in fp32 (QLoRA, section 3).
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+NF4_OF_UNKNOWN_SHAPE = 0.6
 CONTEXT_BYTES = 2 << 30  # CUDA's context, cuBLAS' and NCCL's buffers, what the allocator cannot use
 
 
@@ -53,8 +55,8 @@ def scoring_memory(config: StageConfig, size: ModelSize) -> dict[str, int]:
         return {}
     compute, train, shape = config.compute, config.train, size.shape
     splits = compute.sharding in ("zero3", "fsdp2")
-    each = 4.0 if train.precision == "fp32" else HALF_BYTES
-    each = FROZEN_BYTES["nf4"] if config.adapter.base_weights == "nf4" else each
+    each = FULL_BYTES if train.precision == "fp32" else HALF_BYTES
+    each = nf4_bytes(size) if config.adapter.base_weights == "nf4" else each
     each = (
         0.0 if compute.offload == "optimizer_and_parameters" else each / (compute.num_shards if splits else 1)
     )
@@ -121,6 +123,14 @@ def bytes_per_trained(config: StageConfig) -> dict[str, float]:
     return parts
 
 
+def nf4_bytes(size: ModelSize) -> float:
+    """Return bytes a weight of a model whose layers' linears are in 4 bits; all others are float32."""
+    if size.shape is None:
+        return NF4_OF_UNKNOWN_SHAPE
+    share = size.shape.num_layers * size.shape.linear_parameters / size.shape.num_parameters
+    return share * NF4_BYTES + (1 - share) * FULL_BYTES
+
+
 def state(config: StageConfig, size: ModelSize, num_parameters: int) -> dict[str, int]:
     """Return part -> bytes of weights, gradients and moments; an adapter whose size is not known yet is left out, as it is
     small."""
@@ -131,7 +141,8 @@ def state(config: StageConfig, size: ModelSize, num_parameters: int) -> dict[str
         }
     shares = config.compute.num_shards if config.compute.sharding in ("zero3", "fsdp2") else 1
     half = holds_frozen_in_half(adapter, config.train.precision)
-    frozen = (HALF_BYTES if half else FROZEN_BYTES[adapter.base_weights]) / shares
+    frozen = nf4_bytes(size) if adapter.base_weights == "nf4" else HALF_BYTES if half else FULL_BYTES
+    frozen /= shares
     frozen = 0.0 if config.compute.offload == "optimizer_and_parameters" else frozen
     parts = {f"frozen weights ({frozen:.3g} B a parameter)": int(frozen * num_parameters)}
     if trained := size.adapter_parameters(adapter):

@@ -70,6 +70,16 @@ def test_the_reference_pass_must_fit_as_well():
     ]
 
 
+def test_four_bits_are_those_of_the_layers_and_the_ends_stay_as_they_are():
+    """8B: 6.98e9 weights of layers at 0.516 bytes, 1.05e9 of embedding, head and norms at 4."""
+    config = read_recipe(RECIPES / "tulu3-8b-lora-24gb.yaml", ["adapter.kind=qlora"])
+    found = on_cards(config, model_size(config.checkpoint), Cluster.of("rtx4090-24", 1, 1, None, 1))
+    by_hand = 6.98e9 * 0.516 + 1.05e9 * 4
+    for memory, name in ((found.memory, "frozen weights"), (found.scoring, "weights")):
+        (weights,) = (value for part, value in memory.items() if part.startswith(name))
+        assert weights == pytest.approx(by_hand, rel=0.01)
+
+
 def test_what_does_not_fit_is_told_what_would():
     verdict, advice = planned(
         "tulu3-8b.yaml",
