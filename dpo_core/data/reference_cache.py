@@ -10,7 +10,7 @@ import hashlib
 import io
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,11 +90,15 @@ def _rows_in(file: np.lib.npyio.NpzFile) -> ReferenceRows:
 
 
 class ReferenceCache:
-    """All shards of one model. Rows are looked up by content key; 56 bytes a row in memory."""
+    """All shards of one model. Rows are looked up by content key; 56 bytes a row in memory.
 
-    def __init__(self, folder: Path) -> None:
+    ``names``: shards that are there by what other processes say; a network file system may list them up to a minute late.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str] = ()) -> None:
         self.folder = folder
-        shards = [shard for path in sorted(folder.glob("shard-*.npz")) if (shard := _read_shard(path))]
+        paths = sorted({*folder.glob("shard-*.npz"), *(folder / name for name in names)})
+        shards = [shard for path in paths if (shard := _read_shard(path))]
         keys = np.concatenate([np.zeros(0, KEY_TYPE), *(keys for keys, _ in shards)])
         self._keys, first = np.unique(keys, return_index=True)  # of a row in several shards the first counts
         self._rows = ReferenceRows.concatenate([rows for _, rows in shards])[first]

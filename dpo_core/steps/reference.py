@@ -6,6 +6,7 @@ with the same batches as if it had not been killed.
 """
 
 import logging
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset, Split
 from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
 from dpo_core.engine.choose import load_for_scoring
-from dpo_core.engine.distributed import from_main, start_accelerator
+from dpo_core.engine.distributed import by_every_rank, from_main, start_accelerator
 from dpo_core.engine.heartbeat import watched_ranks
 from dpo_core.model.export_form import num_embedding_rows
 from dpo_core.training.scores import Scoring, agreed_layout, batches_of_rank
@@ -70,9 +71,10 @@ def _compute(
     folder: Path,
     job: ReferenceJob,
     progress: Progress,
-) -> None:
-    """Score batches and write a shard to ``folder`` whenever ``rows_per_shard`` rows are done."""
+) -> list[str]:
+    """Score batches and write a shard to ``folder`` whenever ``rows_per_shard`` rows are done. -> the shards' names"""
     scorer, layout, accelerator = scoring
+    written: list[str] = []
     keys: list[bytes] = []
     done: list[ReferenceRows] = []
     for number, (rows, weights) in enumerate((cut.rows, cut.weights) for cut in batches):
@@ -96,8 +98,9 @@ def _compute(
         # The ranks keep pace.
         progress.advance(min(len(rows) * accelerator.num_processes, progress.total - progress.done))
         if len(keys) >= job.rows_per_shard or (keys and number == len(batches) - 1):
-            write_shard(folder, keys, ReferenceRows.concatenate(done))
+            written.append(write_shard(folder, keys, ReferenceRows.concatenate(done)).name)
             keys, done = [], []
+    return written
 
 
 def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
@@ -117,6 +120,7 @@ def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     num_rows, num_missing = sum(map(len, datasets.values())), sum(map(len, to_compute.values()))
     progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
     layout: ForwardLayout = job.forward
+    written: list[str] = []
     if num_missing:
         scorer = load_for_scoring(
             job.checkpoint, job.precision, sharding, accelerator, job.base_weights, job.implementation
@@ -126,11 +130,11 @@ def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():
             mine = batches_of_rank(data, to_compute[split], layout, job, accelerator)
-            _compute(Scoring(scorer, layout, accelerator), data, mine, folder, job, progress)
-    accelerator.wait_for_everyone()
+            written += _compute(Scoring(scorer, layout, accelerator), data, mine, folder, job, progress)
+    of_all = chain.from_iterable(by_every_rank(accelerator, lambda *_: written))
     path, files = job.out_dir / "reference", {}
     if accelerator.is_main_process:
-        cache = ReferenceCache(folder)
+        cache = ReferenceCache(folder, of_all)
         with new_directory(path) as aside:
             for split, data in datasets.items():
                 write_aligned(aside / f"{split}.npz", data.row_keys, cache.look_up(data.row_keys))

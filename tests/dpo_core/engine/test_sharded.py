@@ -36,7 +36,7 @@ from tests.programs.lost_ranks import LOSE_BY
 from tests.random_moments import chance
 from tests.step_process import evaluations_in, metrics_of, run_ranks, start_ranks, wait_for_death
 from tests.tiny_models import make_model
-from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
+from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, mix, reference_job, run_here
 from tests.waiting import PATIENCE_SECONDS, wait_until
 from tests.whole_tensors import whole_tensors
 
@@ -354,6 +354,21 @@ def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_pat
     assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
     assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
     assert shared.after["kl/per_token"] > 0.1
+
+
+def test_ranks_that_see_other_shards_compute_the_same_rows_together(stage, tmp_path):
+    """As on a network file system, while another run fills the cache: rank 1 sees nothing of it, and rank 0 nothing of what
+    rank 1 writes."""
+    some = mix(make_rows(12), stage.checkpoint, tmp_path / "some", held_out="0")
+    before = reference_job(tmp_path / "before", some, stage.checkpoint, cache_dir=tmp_path / "cache")
+    assert run_here(before).rows_computed == 12
+    job = reference_job(
+        tmp_path / "run", stage.data, stage.checkpoint, cache_dir=tmp_path / "cache", rows_per_shard=4
+    )
+    job = job.model_copy(update={"sharding": BACK_ENDS["fsdp2"]})
+    result = run_ranks(job, module="tests.programs.late_folders")
+    assert (result.rows, result.rows_computed) == (40, 28)
+    assert_same_reference(stage, result)
 
 
 @pytest.mark.parametrize("name", SPLITTING)
