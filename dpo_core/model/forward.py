@@ -39,6 +39,7 @@ from dpo_core.model.logprobs import (
     sum_by_sequence,
 )
 from dpo_core.model.router import RouterLoss
+from dpo_core.model.stock_logits import of_predictors, thinned
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +103,9 @@ class PairScorer(nn.Module):
                 **wanted,
             }
             if batch.layout == "padded" and self.stock_logits:
-                outputs = self.model(**arguments)
-                logits_NV = outputs.logits.flatten(0, 1)[batch.predictor_N]
+                chosen, at_N = of_predictors(self.model, batch)
+                outputs = self.model(**arguments, **chosen)
+                logits_NV = outputs.logits.flatten(0, 1)[at_N]
                 logps_N, squares_N = scores_from_logits(logits_NV, batch.target_N, self.with_squares)
             else:
                 outputs = decoder_of(self.model)(**arguments)
@@ -175,8 +177,9 @@ def largest_difference(
     scorer: PairScorer, pairs: Sequence[TokenizedPair], layout: ForwardLayout, device: torch.device
 ) -> float:
     """Return the largest |difference| per token between the fast way with all pairs and the plain one with each pair, in
-    nats.
+    nats. Of long pairs some of the tokens are compared.
     """
+    pairs = thinned(pairs, text_config(scorer.model).vocab_size)
     scorer.stock_logits = True
     alone = [
         scorer(collate([pair], [0], "padded").to(device)).sums_S for pair in pairs

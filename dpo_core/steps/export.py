@@ -55,7 +55,7 @@ def _check_loads(folder: Path, expected: PreTrainedModel, allow_remote_code: boo
 def trained_weights(job: ExportJob, model: PreTrainedModel, aside: Path) -> TrainedWeights:
     """Return what was trained, for a model without values; an adapter is written to ``aside/adapter`` first.
 
-    The checkpoint's weights are in memory as a whole where an adapter goes with files that hold other tensors than the model.
+    The checkpoint's weights are in memory as a whole where an adapter goes with files of other tensors than the model's.
     """
     if job.adapter.kind == "none":
         return trained_in(job.weights_path, model)
