@@ -13,7 +13,7 @@ from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import RunName
 from tasks.launch.docker.config import DockerConfig
-from tasks.launch.launcher import CommandSpec, job_name
+from tasks.launch.launcher import CommandSpec, Node, job_name
 from tasks.launch.step_environment import PROXIES
 
 GIB = 2**30
@@ -167,7 +167,7 @@ def container_spec(
         memory_bytes=int(memory) or None,
         shared_memory_bytes=int(docker.shared_memory_gib * GIB),
         max_processes=docker.max_processes,
-        gpus=_gpus(compute, machine, environ),
+        gpus=_gpus(command.node, machine, environ),
         stop_grace_seconds=grace,
     )
 
@@ -194,8 +194,14 @@ def network_of_nodes(command: CommandSpec) -> str:
     return container_name(command).removesuffix(f"-{command.node.rank}")
 
 
-def _gpus(compute: ComputeConfig, machine: Machine, environ: Mapping[str, str]) -> tuple[str, ...] | int:
+def _gpus(node: Node, machine: Machine, environ: Mapping[str, str]) -> tuple[str, ...] | int:
+    """Ids of the cards of a node, which may be one of several on this machine: two processes cannot share a card. All that
+    the orchestrator sees, if there is one node."""
     if machine.num_gpus == 0:
         return 0
     visible = environ.get("CUDA_VISIBLE_DEVICES", "").strip()
-    return tuple(visible.split(",")) if visible else machine.num_gpus
+    if node.num_nodes == 1:
+        return tuple(visible.split(",")) if visible else machine.num_gpus
+    cards = visible.split(",") if visible else [str(number) for number in range(machine.num_gpus)]
+    each = len(cards) // node.num_nodes
+    return tuple(cards[node.rank * each : (node.rank + 1) * each])

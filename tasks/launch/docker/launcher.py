@@ -77,13 +77,12 @@ class DockerLauncher:
 
     @classmethod
     def target(cls, compute: ComputeConfig, sections: LauncherSections, step: str) -> Machine:
-        """See ``Launcher.target``: this one."""
-        return this_machine()
+        """See ``Launcher.target``: this one, or a container's share of it."""
+        return _share(this_machine(), compute, step)
 
     def machine_for(self, step: str) -> Machine:
         """See ``Launcher.machine_for``: this one, of which each of several containers of a step has its share."""
-        sharing = self.compute.machines if JOBS[step].is_parallel else 1
-        return replace(self.machine, num_cores=max(1, self.machine.num_cores // sharing))
+        return _share(self.machine, self.compute, step)
 
     @classmethod
     def preview(cls, compute: ComputeConfig, sections: LauncherSections, command: CommandSpec) -> str:
@@ -212,6 +211,20 @@ class DockerLauncher:
     ) -> None:
         if commands[0].node.num_nodes > 1:
             engine.remove_network(self.specs(commands, context, deadline=0)[0].network)
+
+
+def _share(machine: Machine, compute: ComputeConfig, step: str) -> Machine:
+    """What each container of a step has of the machine's cores and cards. Raises ``ConfigError`` for more containers than
+    cards."""
+    sharing = compute.machines if JOBS[step].is_parallel else 1
+    if 0 < machine.num_gpus < sharing:
+        raise ConfigError(
+            f"compute.machines is {sharing}, which with compute.launcher docker are containers on this machine, and it "
+            f"shows {machine.num_gpus} GPUs: each container needs one of its own.",
+            f"Set compute.machines to {machine.num_gpus} or less.",
+        )
+    cores, cards = max(1, machine.num_cores // sharing), machine.num_gpus // sharing
+    return replace(machine, num_cores=cores, num_gpus=cards)
 
 
 def _create_and_start(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dpo_core.contract.errors import ConfigError
 from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import RunName
@@ -19,6 +20,7 @@ from tasks.launch.docker.container import (
     labels_of,
     name_by_labels,
 )
+from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import CommandSpec, Node
 
 MACHINE = Machine(num_cores=8, num_gpus=0, memory_bytes=10 << 30)
@@ -105,6 +107,28 @@ def test_gpus_are_those_that_the_orchestrator_sees():
     assert spec().gpus == 0
     assert spec(machine=cards).gpus == 2
     assert spec(machine=cards, CUDA_VISIBLE_DEVICES="4,6").gpus == ("4", "6")
+
+
+def test_nodes_on_one_machine_have_cards_of_their_own():
+    """Two processes on one card are refused by NCCL."""
+    cards = Machine(num_cores=8, num_gpus=5)
+    nodes = [replace(COMMAND, node=Node(rank, 2, "node-0", 29500)) for rank in (0, 1)]
+    assert [spec(node, machine=cards).gpus for node in nodes] == [("0", "1"), ("2", "3")]
+    chosen = Machine(num_cores=8, num_gpus=4)
+    assert [spec(node, machine=chosen, CUDA_VISIBLE_DEVICES="7,3,6,2").gpus for node in nodes] == [
+        ("7", "3"),
+        ("6", "2"),
+    ]
+
+
+def test_containers_share_the_machine_s_cores_and_cards_and_there_must_be_a_card_for_each():
+    compute = ComputeConfig(launcher="docker", machines=4, num_processes=4)
+    launcher = DockerLauncher(compute, "sha256:abc", "python", machine=Machine(8, 6))
+    assert launcher.machine_for("train") == Machine(num_cores=2, num_gpus=1)
+    assert launcher.machine_for("export") == Machine(num_cores=8, num_gpus=6)
+    assert replace(launcher, machine=Machine(2, 0)).machine_for("train") == Machine(1, 0)
+    with pytest.raises(ConfigError, match=r"shows 2 GPUs.*compute\.machines to 2 or less"):
+        replace(launcher, machine=Machine(8, 2)).machine_for("train")
 
 
 def test_a_name_stands_for_a_job_in_a_place():
