@@ -5,6 +5,7 @@ what it reads. So a file is complete or it does not exist, whenever the process 
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,6 +25,11 @@ from dpo_core.contract.regular_file import open_regular, opened
 
 HASH_CHUNK_BYTES = 1 << 22
 LOCK_FILE, LONGEST_HOLDER = ".lock", 200
+NO_LOCKS = (
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.ENOLCK,
+)  # Lustre without -o flock, NFS without a lock daemon
 ASIDE = ".aside"  # ends the names of files and folders that are still being written
 
 
@@ -191,7 +197,8 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def wait_for_lock(file: TextIO, folder: Path, wait_seconds: float, shared: bool = False) -> None:
-    """Lock an open file until it is closed. Raises ``StoreBusy`` with what stands in it and what it locks."""
+    """Lock an open file until it is closed. Raises ``StoreBusy`` with what stands in it and what it locks, ``StoreError``
+    where nothing can be locked."""
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     deadline = time.monotonic() + wait_seconds
     while True:
@@ -207,6 +214,14 @@ def wait_for_lock(file: TextIO, folder: Path, wait_seconds: float, shared: bool 
                     "run another `store.root`."
                 ) from None
             time.sleep(0.2)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise StoreError(
+                f"The file system of {folder} keeps no locks ({error.strerror}), and without them two runs could write "
+                "to it at once.",
+                "Mount it with them (Lustre: -o flock; NFS: not nolock), or give the run another `store.root`.",
+            ) from error
 
 
 @contextlib.contextmanager
