@@ -15,6 +15,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import Sharding
+from dpo_core.engine.usable_cards import check_cards_are_usable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,12 +37,17 @@ GROUP_OF_ONE = {
 def start_accelerator(sharding: Sharding = NO_SHARDING, **more: Any) -> Accelerator:
     """Return the accelerator of this process; ``more`` goes to its constructor.
 
-    Raises ``ConfigError`` if accelerate and torch disagree on rank or world size.
+    Raises ``ConfigError`` if accelerate and torch disagree on rank or world size, or torch cannot use cards that are here.
 
     Without an accelerator card the processes talk over gloo. A disagreement would mean that every rank trains on
     everything and all write as main, silently; that was seen on CPU, hence the check.
     """
     on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        check_cards_are_usable()
+    # fp32 means fp32. With TF32, which NVIDIA's images turn on by TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, the exact comparison of
+    # layouts fails (7e-4 nats on an H200), and every run would take the plain way.
+    torch.set_float32_matmul_precision("highest")
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if on_cpu:
         keep_freed_memory()
