@@ -19,10 +19,12 @@ from pathlib import Path
 
 from dpo_core.contract.environment import step_environment
 from dpo_core.contract.errors import (
+    ConfigError,
     OutOfMemory,
     PairlineError,
     StepCrashed,
     from_os_error,
+    is_failed_compile,
     is_out_of_memory,
     is_peer_lost,
 )
@@ -65,6 +67,12 @@ def as_pairline_error(error: BaseException, step: str) -> PairlineError:
             f"Out of memory in step {step}, outside of a forward or backward: {str(error)[:200]}. Lower the "
             "step's tokens_per_batch or data.max_length_tokens, or share weights and optimizer out "
             "(compute.sharding)."
+        )
+    if is_failed_compile(error):
+        return ConfigError(
+            f"What train.attention flex_attention or train.compile_regions asks for does not compile: {str(error)[:500]}",
+            "It needs a C compiler, Python's headers and a cache folder that programs may be loaded from (compute.env: "
+            "TRITON_CACHE_DIR); or use train.attention sdpa and turn train.compile_regions off.",
         )
     if is_peer_lost(error):
         return StepCrashed(

@@ -200,6 +200,11 @@ def is_card_failure(error: BaseException) -> bool:
     return failed and not is_out_of_memory(error)
 
 
+def is_failed_compile(error: BaseException) -> bool:
+    """Return whether torch's compiler, or one that it calls, could not compile something: no other layout was asked for."""
+    return any(cls.__name__ == "TorchDynamoException" for cls in type(error).__mro__)
+
+
 def from_os_error(error: OSError, doing: str) -> PairlineError:
     """Translate an ``OSError`` met while ``doing`` (a phrase such as "writing shard 3") into the tree."""
     where = f" ({error.filename})" if error.filename else ""

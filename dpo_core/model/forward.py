@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dpo_core.contract.config import AttentionKernel, ForwardLayout, Precision
-from dpo_core.contract.errors import OutOfMemory, is_card_failure, is_out_of_memory
+from dpo_core.contract.errors import OutOfMemory, is_card_failure, is_failed_compile, is_out_of_memory
 from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
@@ -268,8 +268,8 @@ def _why_not(
             if not in_training <= bound:
                 difference, allowed = in_training, bound
     except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError) as error:
-        if is_card_failure(error):
-            raise  # no other layout would do better, nor anything else in this process
+        if is_card_failure(error) or is_failed_compile(error):
+            raise  # no other layout would do better; what was asked for would be silently left out
         return f"does not work ({type(error).__name__}: {error})"
     if not difference <= allowed:  # a NaN agrees with nothing
         return f"differs from the plain one by {difference:.2e} nats a token (allowed {allowed:.0e})"

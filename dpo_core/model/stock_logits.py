@@ -37,8 +37,8 @@ def of_predictors(model: PreTrainedModel, batch: PairBatch) -> tuple[dict[str, T
 
 
 def thinned(pairs: Sequence[TokenizedPair], vocab_size: int) -> list[TokenizedPair]:
-    """Return the same pairs with so many of their trained tokens that the logits of one are ``PROBED_LOGITS`` at most: evenly
-    over each side, its first and its last one among them."""
+    """Return the same pairs with so many of their trained tokens that the logits of one are ``PROBED_LOGITS`` at most:
+    evenly over each side, its first and its last one among them."""
     most = max(
         FEWEST, PROBED_LOGITS // (4 * vocab_size)
     )  # two rows, and each of them has the other's places, too

@@ -1,8 +1,14 @@
 """Errors of cards and their libraries, told by their words: what refuses memory, and what leaves nothing to try."""
 
-import pytest
+import errno
+import fcntl
 
-from dpo_core.contract.errors import is_card_failure, is_out_of_memory
+import pytest
+import torch
+
+from dpo_core.__main__ import as_pairline_error
+from dpo_core.contract.errors import StoreError, is_card_failure, is_failed_compile, is_out_of_memory
+from dpo_core.contract.store import exclusive
 
 REFUSED = (
     "CUDA error: out of memory",
@@ -35,3 +41,35 @@ def test_other_errors_are_neither(message):
     assert not is_out_of_memory(RuntimeError(message))
     assert not is_card_failure(RuntimeError(message))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_what_cannot_be_compiled_is_told_with_what_it_needs():
+    """A real failure of torch's compiler, whose back end finds no compiler."""
+
+    def without_compiler(graph, inputs):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    with pytest.raises(RuntimeError) as failure:
+        torch.compile(lambda x: x + 1, backend=without_compiler)(torch.ones(2))
+    assert is_failed_compile(failure.value)
+    assert not is_card_failure(failure.value)
+    told = as_pairline_error(failure.value, "train")
+    assert told.kind == "config"
+    assert "Failed to find C compiler" in told.problem
+    assert "train.compile_regions off" in told.advice
+    assert not is_failed_compile(RuntimeError(OTHER[0]))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told_what_would_help(tmp_path, monkeypatch, number):
+    """As Lustre answers that was mounted without them."""
+
+    def refused(*_: object) -> None:
+        raise OSError(number, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with (
+        pytest.raises(StoreError, match=r"keeps no locks \(Function not.*Lustre: -o flock"),
+        exclusive(tmp_path),
+    ):
+        pass
