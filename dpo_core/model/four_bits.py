@@ -23,7 +23,8 @@ QUANT_TYPE, DOUBLE_QUANT = "nf4", True  # normal floats of 4 bits, the scales qu
 def held_in_four_bits(model: PreTrainedModel) -> dict[str, bool]:
     """Return the names of the weights that transformers holds in 4 bits when it loads such a model so, and whether each is
     stored transposed. ``model``: with full weights, or without values."""
-    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    exact = model._keep_in_fp32_modules
+    kept = HfQuantizer.get_modules_to_not_convert(model, None, None if exact is None else list(exact))
     return {
         f"{name}.weight": isinstance(module, Conv1D)
         for name, module in model.named_modules()
