@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from dpo_core import slurm_container
 from dpo_core.contract.errors import ConfigError
-from dpo_core.contract.rank_container import RANK_VARIABLES
-from dpo_core.slurm_container import docker_command, exit_code
+from dpo_core.contract.rank_container import KIND, RANK_VARIABLES
+from dpo_core.slurm_container import contained, docker_command, exit_code
 from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import RunName
@@ -129,6 +130,24 @@ def test_a_rank_is_known_by_its_labels_and_gets_what_slurm_gave_it():
     assert '--gpus="device=0,2"' in argv
     assert f"--cpuset-cpus={','.join(map(str, sorted(os.sched_getaffinity(0))))}" in argv
     assert argv[: argv.index("--rm")][:2] == ["docker", "run"]
+
+
+def test_ranks_of_several_get_their_node_s_infiniband(monkeypatch):
+    """Without it NCCL goes by TCP. A node that has none gives none, and a step of one process needs none."""
+    told = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "PAIRLINE_CONTAINER_SECONDS": "60"}
+
+    def devices(told: dict[str, str]) -> set[str]:
+        command = docker_command(["docker", "run", "image"], "name", RECORD, told)
+        assert command[-1] == "image"
+        with contained(["apptainer", "exec", "image"], RECORD, told | {KIND: "apptainer"}) as (argv, _):
+            assert argv[-1] == "image"
+            return {flag for flag in (*command, *argv) if flag.startswith(("--device", "--ulimit", "--bind"))}
+
+    monkeypatch.setattr(slurm_container, "INFINIBAND", Path("/dev"))  # a folder
+    assert devices(told) == {"--device=/dev", "--ulimit=memlock=-1:-1", "--bind=/dev"}
+    assert devices(told | {"SLURM_NTASKS": "1"}) == set()
+    monkeypatch.setattr(slurm_container, "INFINIBAND", Path("/dev/no-such-folder"))
+    assert devices(told) == set()
 
 
 def test_apptainer_is_contained_and_binds_the_same():
