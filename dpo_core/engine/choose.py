@@ -80,6 +80,20 @@ def share_for_scoring(sharding: Sharding, accelerator: Accelerator, scorer: Pair
     return zero.share_for_scoring(accelerator, scorer)
 
 
+def gather_whole(sharding: Sharding, scorer: PairScorer) -> None:
+    """Have every rank hold all weights of a scorer whose weights were shared out for scoring; it computes by itself then,
+    with the same numbers. All ranks call it together."""
+    if sharding.kind == "fsdp2":
+        from dpo_core.engine import fsdp
+
+        fsdp.gather_whole(scorer)
+    else:
+        from dpo_core.engine import zero
+
+        zero.gather_whole(scorer)
+    scorer.is_split = False
+
+
 @contextlib.contextmanager
 def calling_the_model(sharding: Sharding, scorer: PairScorer, device: torch.device) -> Iterator[None]:
     """Let the model inside the scorer be called by itself, without gradients, in the scorer's arithmetic: what FSDP2 gathers

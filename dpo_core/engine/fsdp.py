@@ -185,7 +185,7 @@ def _part(tensor: DTensor) -> StoredTensor:
 def share_weights(accelerator: Accelerator, scorer: PairScorer) -> None:
     """Leave this rank its part of every weight, in place. What the checkpoint's files hold is read from there, by every rank
     its own part; of anything else rank 0's values count and are sent one weight at a time."""
-    unread = take_unread(scorer.model)
+    unread, scorer.is_split = take_unread(scorer.model), True
     plugin = accelerator.state.fsdp_plugin
     plugin.mixed_precision_policy = MixedPrecisionPolicy()
     if scorer.precision == "bf16":
@@ -224,6 +224,14 @@ def gather_ends(scorer: PairScorer) -> None:
     """Make embeddings and head whole for calls of the model by itself, where the scorer's own forward gathers them."""
     if isinstance(scorer, FSDPModule):  # what fully_shard makes of a module
         scorer.unshard()
+
+
+def gather_whole(scorer: PairScorer) -> None:
+    """Have every rank hold all weights from now on, in the numbers that forwards gather."""
+    for module in scorer.modules():
+        if isinstance(module, FSDPModule):
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
 
 
 def share_for_scoring(accelerator: Accelerator, scorer: PairScorer) -> PairScorer:

@@ -80,6 +80,9 @@ class PairScorer(nn.Module):
         # ``choose_layout`` sets both: whether padded rows are given the stock logits, not the fast way's; how far the chosen
         # layout is from the plain way, nats per token.
         self.stock_logits, self.layout_difference = True, 0.0
+        self.is_split = (
+            False  # whether no process holds all weights, so that a forward is one of all together
+        )
         self.with_squares = False  # whether what WPO's weights need is computed as well
 
     def forward(self, batch: PairBatch) -> SequenceScores:

@@ -63,12 +63,16 @@ def greedy_answers(
 
     Ranks that hold a part of each weight can only compute together: there every rank gives all answers, which are rank 0's.
     """
-    world = 1 if job.sharding.splits_weights else accelerator.num_processes
+    world = 1 if scorer.is_split else accelerator.num_processes
     mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index % world :: world]]
     tokenizer = load_tokenizer(checkpoint.path, None, checkpoint.allow_remote_code)
     with calling_the_model(job.sharding, scorer, accelerator.device):
         answers = answer_greedily(
-            scorer.model, tokenizer, mine, generation_of(job, accelerator), on_answers=progress.advance
+            scorer.model,
+            tokenizer,
+            mine,
+            generation_of(job, scorer, accelerator),
+            on_answers=progress.advance,
         )
     if world == 1:
         return answers

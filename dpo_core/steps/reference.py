@@ -129,8 +129,9 @@ def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
         layout = agreed_layout(scorer, datasets["train"], job, accelerator)
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():
-            mine = batches_of_rank(data, to_compute[split], layout, job, accelerator)
-            written += _compute(Scoring(scorer, layout, accelerator), data, mine, folder, job, progress)
+            scoring = Scoring(scorer, layout, accelerator)
+            mine = batches_of_rank(scoring, data, to_compute[split], job)
+            written += _compute(scoring, data, mine, folder, job, progress)
     of_all = chain.from_iterable(by_every_rank(accelerator, lambda *_: written))
     path, files = job.out_dir / "reference", {}
     if accelerator.is_main_process:

@@ -111,7 +111,7 @@ def sampled_pairs(
 
     Ranks that hold a part of each weight can only compute together: there every rank draws all answers, which are rank 0's.
     """
-    world = 1 if job.sharding.splits_weights else accelerator.num_processes
+    world = 1 if scorer.is_split else accelerator.num_processes
     mine = list(range(accelerator.process_index % world, len(prompts), world))
     asked = [(number, draw) for number in mine for draw in range(ANSWERS_PER_PROMPT)]
     tokenizer = load_tokenizer(job.after.path, None, job.after.allow_remote_code)
@@ -121,7 +121,7 @@ def sampled_pairs(
             tokenizer,
             [prompts[number].prompt_ids for number, _ in asked],
             [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
-            generation_of(job, accelerator),
+            generation_of(job, scorer, accelerator),
             on_answers=progress.advance,
         )
     found = {

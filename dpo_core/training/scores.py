@@ -3,6 +3,7 @@
 Shapes: B pairs of a forward, N of the set.
 """
 
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -19,11 +20,12 @@ from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, s
 from dpo_core.data.pair_batch import PairBatch, collate, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
-from dpo_core.engine.choose import load_for_scoring
+from dpo_core.engine.choose import gather_whole, load_for_scoring
 from dpo_core.engine.distributed import agreed, sum_over_ranks, tokens_of_main
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
 from dpo_core.model.generate import Generation
+from dpo_core.training.whole_weights import fits_whole
 
 
 class Pairs(Protocol):
@@ -50,10 +52,14 @@ class Scoring(NamedTuple):
 
 def load_scorer(checkpoint: CheckpointRef, job: EvaluateJob, accelerator: Accelerator) -> PairScorer:
     """Return a checkpoint ready for forwards without gradients, its weights shared out where the job's sharding splits
-    them."""
-    return load_for_scoring(
+    them and one card has no room for all."""
+    gc.collect()  # what shares a model out refers to itself: the one before would still be there
+    scorer = load_for_scoring(
         checkpoint, job.precision, job.sharding.for_scoring, accelerator, implementation=job.implementation
     )
+    if scorer.is_split and fits_whole(scorer, job, accelerator):
+        gather_whole(job.sharding, scorer)
+    return scorer
 
 
 def agreed_layout(
@@ -78,30 +84,25 @@ def agreed_scoring(
     return Scoring(scorer, agreed_layout(scorer, dataset, job, accelerator), accelerator)
 
 
-def generation_of(job: EvaluateJob, accelerator: Accelerator) -> Generation:
-    """Return how a job's answers are computed.
+def generation_of(job: EvaluateJob, scorer: PairScorer, accelerator: Accelerator) -> Generation:
+    """Return how a job's answers are computed by a scorer's model.
 
     Ranks that hold a part of each weight go on with what rank 0 chose: two cards may differ in the last bit of a logit.
     """
-    together = {"agree": tokens_of_main(accelerator)} if job.sharding.splits_weights else {}
+    together = {"agree": tokens_of_main(accelerator)} if scorer.is_split else {}
     tokens = job.evaluation.tokens_per_batch
     return Generation(job.evaluation.max_new_tokens, ANSWERS_PER_BATCH, prompt_tokens=tokens, **together)
 
 
 def batches_of_rank(
-    pairs: Pairs,
-    rows: Sequence[int],
-    layout: ForwardLayout,
-    job: ReferenceJob | EvaluateJob | TrainJob,
-    accelerator: Accelerator,
+    scoring: Scoring, pairs: Pairs, rows: Sequence[int], job: ReferenceJob | EvaluateJob | TrainJob
 ) -> list[Microbatch]:
     """Return this rank's part of the forwards over ``rows``, cut in their order by the job's budget of tokens."""
+    scorer, layout, accelerator = scoring
     lengths = forward_tokens(pairs.lengths, pairs.prefix_lengths, layout)
     tokens = job.tokens_per_batch if isinstance(job, ReferenceJob) else job.evaluation.tokens_per_batch
     batches = batches_by_tokens(rows, lengths, tokens, layout=layout)
-    return share_of_rank(
-        batches, accelerator.process_index, accelerator.num_processes, job.sharding.splits_weights
-    )
+    return share_of_rank(batches, accelerator.process_index, accelerator.num_processes, scorer.is_split)
 
 
 @torch.no_grad()  # not inference mode: what FSDP2 gathers in it could not be gathered again outside it
@@ -123,7 +124,7 @@ def score_pairs(
     longest_first = rows_N[np.argsort(-lengths[rows_N], kind="stable")].tolist()
 
     def collated() -> Iterable[PairBatch]:
-        for cut in batches_of_rank(pairs, longest_first, layout, job, accelerator):
+        for cut in batches_of_rank(scoring, pairs, longest_first, job):
             yield collate([pairs[row] for row in cut.rows], cut.rows, layout, cut.weights)
             on_scored(len(cut.rows))
 

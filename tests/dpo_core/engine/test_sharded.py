@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from dpo_core.contract.checkpoint_files import RUN_OPTIMIZER, RUN_WEIGHTS, files_of, part_of
 from dpo_core.contract.errors import StepCrashed
 from dpo_core.contract.evaluation_config import EvaluationConfig
-from dpo_core.contract.jobs import ExportJob, ReferenceResult, Sharding, TrainJob, TrainResult
+from dpo_core.contract.jobs import EvaluateResult, ExportJob, ReferenceResult, Sharding, TrainJob, TrainResult
 from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.metrics_file import EVALUATIONS_FILE, METRICS_FILE
 from dpo_core.contract.refs import CheckpointRef
@@ -114,8 +114,12 @@ class Runs:
 
 
 def num_ranks(name: str) -> int:
-    """Two copies of the model, or one, over two ranks each."""
-    return 4 if SHARDINGS[name].degree else 2
+    """Two copies of the model over two ranks each, one over two, or one over four."""
+    return 4 if SHARDINGS[name].degree or name == "zero3-offload" else 2
+
+
+def num_shards(name: str) -> int:
+    return SHARDINGS[name].degree or num_ranks(name)
 
 
 @pytest.fixture(scope="module")
@@ -161,12 +165,13 @@ def test_the_weights_are_those_of_one_process(runs, name):
 def test_each_rank_holds_its_part_and_no_more(runs, name):
     total = runs[name].all_parameters
     kind = BACK_ENDS[name].kind
-    for rank in (0, 1):
+    parts = num_shards(name)
+    for rank in range(num_ranks(name)):
         held = json.loads((runs.root / name / f"held-{rank}.json").read_text())
         assert held["distributed_type"] == ("FSDP" if kind == "fsdp2" else "DEEPSPEED")
         assert (held["world"], held["offload"]) == (num_ranks(name), BACK_ENDS[name].offload)
-        assert held["weights"] == pytest.approx(total / 2 if kind in SPLITTING else total, rel=0.01)
-        assert held["moments"] == pytest.approx(2 * total / 2, rel=0.01)
+        assert held["weights"] == pytest.approx(total / parts if kind in SPLITTING else total, rel=0.01)
+        assert held["moments"] == pytest.approx(2 * total / parts, rel=0.01)
         assert (held["zero3_parameters"] > 0) == (kind == "zero3")
         assert (held["dtensors"] > 0) == (kind == "fsdp2")
         if kind in ("zero1", "zero2"):
@@ -205,14 +210,25 @@ def test_killed_while_it_writes_a_checkpoint_or_the_last_weights_it_gives_the_sa
     assert not list(job.out_dir.rglob("*.aside")), "a half-written file was left behind"
 
 
-@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize(
+    ("name", "signal_name"),
+    [
+        ("fsdp2", "SIGKILL"),
+        ("fsdp2", "SIGSTOP"),
+        ("fsdp2-replicas", "SIGKILL"),
+        ("fsdp2-replicas", "SIGSTOP"),
+    ],
+)
 def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(
-    stage, tmp_path, monkeypatch, signal_name
+    stage, tmp_path, monkeypatch, name, signal_name
 ):
-    """Neither a defect of ours, nor an hour's wait: a rank that stands still keeps its connections open."""
+    """Neither a defect of ours, nor an hour's wait: a rank that stands still keeps its connections open. Of replicas some
+    ranks exchange nothing with the lost one but gradients, or nothing at all."""
     monkeypatch.setenv(LOSE_BY, signal_name)
-    job = job_in(stage, tmp_path, BACK_ENDS["fsdp2"])
-    leader = start_ranks(job, 2, "tests.programs.lost_ranks")
+    ranks = num_ranks(name)
+    last = ranks - 1
+    job = job_in(stage, tmp_path, BACK_ENDS[name], ranks)
+    leader = start_ranks(job, ranks, "tests.programs.lost_ranks")
     wait_until(lambda: read_error(job) is not None)
     assert leader.wait(PATIENCE_SECONDS) != 0
     report = read_error(job)
@@ -220,9 +236,10 @@ def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(
     seen = KilledRank()
     for line in (job.out_dir / "log.txt").read_text().splitlines():
         seen.take(line)
-    assert seen.cause() == ("rank 1 was killed by signal 9 (SIGKILL)." if signal_name == "SIGKILL" else "")
+    killed = f"rank {last} was killed by signal 9 (SIGKILL)."
+    assert seen.cause() == (killed if signal_name == "SIGKILL" else "")
     if signal_name == "SIGSTOP":
-        assert "Process 1 of this step has not been heard of for 10 s" in report.message
+        assert f"Process {last} of this step has not been heard of for 10 s" in report.message
 
 
 def kill_at_some_moment(job: TrainJob, moments: random.Random) -> None:
@@ -336,24 +353,33 @@ def assert_same_reference(stage: TinyStage, result: ReferenceResult) -> None:
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
 
 
-@pytest.mark.parametrize("name", ["plain", *SPLITTING])
-def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_path, name):
+@pytest.mark.parametrize(("name", "processes"), [("plain", 2), ("zero3", 4), ("fsdp2", 4)])
+def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_path, name, processes):
+    """Where the whole model fits a card, weights are not shared out for answers, and ranks wait for nobody."""
     sharding = SHARDINGS[name]
     job = reference_job(
         tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8, sharding=sharding
     )
-    result = run_ranks(job)
+    result = run_ranks(job, processes)
     assert (result.rows, result.rows_computed) == (40, 40)
     assert_same_reference(stage, result)
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
     job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job.at(tmp_path / "alone"))
-    shared = run_ranks(job.model_copy(update={"sharding": sharding}))
-    assert shared.answers == alone.answers
+    shared = run_ranks(job.model_copy(update={"sharding": sharding}), module="tests.programs.roomy_cards")
+    assert_same_evaluation(shared, alone)
     assert len(shared.answers) == 5
-    assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
-    assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
     assert shared.after["kl/per_token"] > 0.1
+    of_ranks = [json.loads((job.out_dir / f"answered-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [of_rank["prompts"] for of_rank in of_ranks] == [2 * 3, 2 * 2], "before and after"
+    assert [of_rank["exchanges"] for of_rank in of_ranks] == [0, 0]
+
+
+def assert_same_evaluation(ours: EvaluateResult, theirs: EvaluateResult) -> None:
+    """Answers and metrics within float noise."""
+    assert ours.answers == theirs.answers
+    assert ours.before == pytest.approx(theirs.before, rel=1e-5, abs=1e-6)
+    assert ours.after == pytest.approx(theirs.after, rel=1e-5, abs=1e-6)
 
 
 def test_ranks_that_see_other_shards_compute_the_same_rows_together(stage, tmp_path):
@@ -378,4 +404,4 @@ def test_rank_0_says_where_answers_end(stage, tmp_path, name):
     job = stage.evaluate_job(tmp_path / "alone", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job)
     job = job.at(tmp_path / "shared").model_copy(update={"sharding": BACK_ENDS[name]})
-    assert run_ranks(job, module="tests.programs.stopping_ranks").answers == alone.answers
+    assert_same_evaluation(run_ranks(job, module="tests.programs.stopping_ranks"), alone)

@@ -1,0 +1,54 @@
+"""Whether a model that ranks share out would fit each of their cards whole, for an evaluation.
+
+Answers take a forward a token. Shared out, each of them gathers the whole model, and every rank gives the same answers: of
+8B 16 GB a token. Whole, ranks answer prompts of their own, and wait for nobody.
+"""
+
+import logging
+
+from accelerate import Accelerator
+
+from dpo_core.contract.config import AdapterConfig
+from dpo_core.contract.jobs import EvaluateJob
+from dpo_core.contract.model_shape import ModelShape
+from dpo_core.contract.quantities import ANSWERS_PER_BATCH
+from dpo_core.contract.step_memory import StepMemory, arithmetic_of
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.engine.distributed import by_every_rank
+from dpo_core.model.attention import text_config
+from dpo_core.model.forward import PairScorer
+from dpo_core.training.fit_check import USED_SHARE, left_on_card
+
+log = logging.getLogger(__name__)
+OF_UNKNOWN_SHAPE = 0.5  # of the weights, taken for a forward of a model whose memory has no estimate
+
+
+def fits_whole(scorer: PairScorer, job: EvaluateJob, accelerator: Accelerator) -> bool:
+    """Return whether every rank's card has room for all weights of a scorer, which are shared out, and for the job's
+    forwards and answers. The same on every rank; all call it together. Never without cards, or where weights are offloaded.
+    """
+    left = left_on_card(accelerator.device)
+    needed = bytes_whole(scorer, job)
+    fits = left is not None and job.sharding.offload == "none" and needed <= USED_SHARE * left
+    agreed = all(by_every_rank(accelerator, lambda *_: fits))
+    if left is not None:
+        how = "ranks hold them all, and answer prompts of their own" if agreed else "they stay shared out"
+        log.info("whole weights and what is computed with them take %.1f GiB: %s", needed / 2**30, how)
+    return agreed
+
+
+def bytes_whole(scorer: PairScorer, job: EvaluateJob) -> int:
+    """Return the bytes of all weights as forwards gather them, and of the largest forward, keys and values of answers."""
+    weights = sum(
+        getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+        for parameter in scorer.parameters()
+    )
+    shape = ModelShape.of(text_config(scorer.model).to_dict())
+    if shape is None:
+        return round((1 + OF_UNKNOWN_SHAPE) * weights)
+    lengths = PairDataset.open(job.data.path, "held_out").lengths
+    tokens = max(int(lengths.sum(axis=1).max(initial=0)), job.evaluation.tokens_per_batch)
+    frozen = AdapterConfig(kind="lora")  # weights are what an adapter's base is
+    memory = StepMemory(shape, arithmetic_of(frozen, job.precision, job.sharding.kind), is_checkpointed=False)
+    answers = tokens + ANSWERS_PER_BATCH * job.evaluation.max_new_tokens
+    return weights + memory.forward_alone(tokens) + memory.keys_and_values(answers)
