@@ -75,9 +75,18 @@ def share_for_scoring(sharding: Sharding, accelerator: Accelerator, scorer: Pair
         from dpo_core.engine import fsdp
 
         return fsdp.share_for_scoring(accelerator, scorer)
-    from dpo_core.engine import zero
+    from dpo_core.engine import zero_scoring
 
-    return zero.share_for_scoring(accelerator, scorer)
+    return zero_scoring.share_for_scoring(accelerator, scorer)
+
+
+def share_within_machines(sharding: Sharding, accelerator: Accelerator, ranks: int) -> None:
+    """Have the ``ranks`` of each machine share a copy of a scorer's model out. All ranks call it together, before it is
+    loaded."""
+    assert sharding.kind == "fsdp2"  # DeepSpeed's parts are those of all ranks
+    from dpo_core.engine import fsdp
+
+    fsdp.share_within(accelerator, ranks)
 
 
 def gather_whole(sharding: Sharding, scorer: PairScorer) -> None:
@@ -88,9 +97,9 @@ def gather_whole(sharding: Sharding, scorer: PairScorer) -> None:
 
         fsdp.gather_whole(scorer)
     else:
-        from dpo_core.engine import zero
+        from dpo_core.engine import zero_scoring
 
-        zero.gather_whole(scorer)
+        zero_scoring.gather_whole(scorer)
     scorer.is_split = False
 
 

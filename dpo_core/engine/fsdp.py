@@ -77,8 +77,7 @@ def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu
     if on_cpu:
         accelerator.state.fsdp_plugin = plugin
         if replicas:  # accelerate refuses them on a CPU, as it does FSDP
-            accelerator.state.parallelism_config = replicas
-            accelerator.state.device_mesh = replicas.get_device_mesh("cpu")
+            _set_replicas(accelerator, replicas)
         for state in (
             accelerator.state,
             PartialState(),
@@ -98,6 +97,17 @@ def _replicas(sharding: Sharding) -> ParallelismConfig | None:
             "Set it to a divisor of compute.num_processes."
         )
     return ParallelismConfig(dp_replicate_size=world // degree, dp_shard_size=degree)
+
+
+def share_within(accelerator: Accelerator, degree: int) -> None:
+    """Have models that are loaded from now on shared out by groups of so many neighbours. All ranks call it together."""
+    groups = accelerator.num_processes // degree
+    _set_replicas(accelerator, ParallelismConfig(dp_replicate_size=groups, dp_shard_size=degree))
+
+
+def _set_replicas(accelerator: Accelerator, replicas: ParallelismConfig) -> None:
+    accelerator.state.parallelism_config = replicas
+    accelerator.state.device_mesh = replicas.get_device_mesh(accelerator.device.type)
 
 
 @dataclass

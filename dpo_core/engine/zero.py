@@ -35,7 +35,6 @@ from dpo_core.model.unread_weights import UnreadWeights, take_unread
 
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 MOMENTS = ("exp_avg", "exp_avg_sq")
-GATHERING = "_deepspeed_offload"
 # Any number but 1 makes DeepSpeed ready to accumulate; where a step ends is told to it microbatch by microbatch, and it
 # is told not to divide by this.
 ACCUMULATION = 2
@@ -291,22 +290,3 @@ def _range(parameter: Any, held: Tensor, rank: int) -> tuple[int, Tensor]:
     share, size = parameter.ds_tensor.ds_numel, parameter.ds_numel
     start = min(rank * share, size)
     return start, held.detach().view(-1)[: min(share, size - start)]
-
-
-def share_for_scoring(accelerator: Accelerator, scorer: PairScorer) -> PairScorer:
-    """Return a scorer for forwards without gradients, its weights shared out, in place."""
-    scorer.requires_grad_(False)
-    engine = accelerator.prepare(share_weights(accelerator, scorer))
-    vars(scorer)[GATHERING] = (
-        engine.optimizer
-    )  # without an optimizer what gathers weights in modules' hooks stands there
-    return scorer
-
-
-def gather_whole(scorer: PairScorer) -> None:
-    """Have every rank hold all weights from now on, one weight at a time."""
-    vars(scorer).pop(GATHERING).destroy()  # its hooks would give them away after each use
-    parameters: list[Any] = list(scorer.parameters())
-    for parameter in parameters:
-        if parameter.ds_status.name != "AVAILABLE":  # small ones may be whole
-            parameter.all_gather([parameter])

@@ -112,6 +112,12 @@ def source_averages(sums: Tensor, names: Sequence[str]) -> dict[str, float]:
     }
 
 
+def forget_peak_memory() -> None:
+    """Have ``peak_memory_gib`` count from now on; what was resident stays counted."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_gib() -> float:
     """Return the peak memory of this process so far in GiB: of the accelerator if there is one, else resident."""
     if torch.cuda.is_available():

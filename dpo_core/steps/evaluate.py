@@ -21,6 +21,7 @@ from dpo_core.model.generate import answer_greedily
 from dpo_core.training.held_out import held_out_reference, pair_metrics
 from dpo_core.training.kl import measure_kl
 from dpo_core.training.scores import agreed_scoring, generation_of, load_scorer, score_pairs
+from dpo_core.training.whole_weights import share_for_scoring_within_machines
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +148,7 @@ def run(job: EvaluateJob, progress: Progress) -> EvaluateResult:
 
 def _evaluate_both(job: EvaluateJob, progress: Progress) -> EvaluateResult:
     accelerator = start_accelerator(job.sharding.for_scoring)
+    share_for_scoring_within_machines(job, accelerator)
     dataset = PairDataset.open(job.data.path, "held_out")
     prompts = [dataset.prompt(row) for row in _distinct_prompts(dataset, job.evaluation.num_prompts)]
     held_out = HeldOut(dataset, prompts)

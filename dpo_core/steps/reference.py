@@ -28,6 +28,7 @@ from dpo_core.engine.distributed import by_every_rank, from_main, start_accelera
 from dpo_core.engine.heartbeat import watched_ranks
 from dpo_core.model.export_form import num_embedding_rows
 from dpo_core.training.scores import Scoring, agreed_layout, batches_of_rank
+from dpo_core.training.whole_weights import share_for_scoring_within_machines
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
 def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     sharding = job.sharding.for_scoring
     accelerator = start_accelerator(sharding)
+    share_for_scoring_within_machines(job, accelerator)
     datasets = {split: PairDataset.open(job.data.path, split) for split in SPLITS}
     folder = model_cache_folder(job)
     # One looks, as another run may write to the folder meanwhile, and a node may see it late: ranks with other lists would

@@ -22,7 +22,7 @@ from dpo_core.data.order import batch_tokens, largest_microbatch
 from dpo_core.data.pair_batch import collate
 from dpo_core.engine.distributed import by_every_rank
 from dpo_core.engine.engine import Engine
-from dpo_core.loss.metrics import peak_memory_gib
+from dpo_core.loss.metrics import forget_peak_memory, peak_memory_gib
 from dpo_core.model.adapter import count_parameters
 from dpo_core.model.attention import text_config
 
@@ -97,6 +97,7 @@ def check_fit(trainer: "Trainer") -> dict[str, float]:
     Where ranks hold parts of the weights a forward that failed leaves them out of step, so nothing is tried again there.
     """
     started = time.monotonic()
+    forget_peak_memory()  # of loading and of the layouts' comparison, which training never takes again
     longest = int(trainer.pair_tokens.max())
     while True:
         failure = _failure(trainer)
@@ -112,17 +113,18 @@ def check_fit(trainer: "Trainer") -> dict[str, float]:
             torch.cuda.empty_cache()
     rows = largest_rows(trainer)
     tokens = batch_tokens(trainer.pair_tokens[rows], trainer.layout)
+    peak = max(by_every_rank(trainer.accelerator, lambda *_: peak_memory_gib()))
     log.info(
-        "fit check: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most",
+        "fit check: the run's largest microbatch, %d pairs of %d tokens, fits: %.1f GiB at most, of any process",
         len(rows),
         tokens,
-        peak_memory_gib(),
+        peak,
     )
     return {
         "fit_seconds": time.monotonic() - started,
         "fit_pairs": float(len(rows)),
         "fit_tokens": float(tokens),
-        "fit_peak_gib": peak_memory_gib(),
+        "fit_peak_gib": peak,
         "tokens_per_forward": float(trainer.cut.tokens),
     }
 

@@ -1,19 +1,22 @@
-"""Whether a model that ranks share out would fit each of their cards whole, for an evaluation.
+"""Whether a model that ranks share out would fit a card whole, for an evaluation, or the cards of a machine together.
 
 Answers take a forward a token. Shared out, each of them gathers the whole model, and every rank gives the same answers: of
-8B 16 GB a token. Whole, ranks answer prompts of their own, and wait for nobody.
+8B 16 GB a token. Whole, ranks answer prompts of their own, and wait for nobody. 70B, which no card holds, is 141 GB: by the
+links within a machine that takes a third of a second on H100s, by the network between machines over two.
 """
 
 import logging
+import os
 
 from accelerate import Accelerator
 
 from dpo_core.contract.config import AdapterConfig
-from dpo_core.contract.jobs import EvaluateJob
+from dpo_core.contract.jobs import EvaluateJob, ReferenceJob
 from dpo_core.contract.model_shape import ModelShape
 from dpo_core.contract.quantities import ANSWERS_PER_BATCH
 from dpo_core.contract.step_memory import StepMemory, arithmetic_of
 from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.engine.choose import share_within_machines
 from dpo_core.engine.distributed import by_every_rank
 from dpo_core.model.attention import text_config
 from dpo_core.model.forward import PairScorer
@@ -21,6 +24,28 @@ from dpo_core.training.fit_check import USED_SHARE, left_on_card
 
 log = logging.getLogger(__name__)
 OF_UNKNOWN_SHAPE = 0.5  # of the weights, taken for a forward of a model whose memory has no estimate
+
+
+def share_for_scoring_within_machines(job: EvaluateJob | ReferenceJob, accelerator: Accelerator) -> None:
+    """Share a step's models out among each machine's ranks, not among all machines', where its cards have room for two
+    copies of the largest. All ranks decide and call it together, before a model is loaded. The numbers are the same."""
+    sharding, ranks = job.sharding, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    is_grouped = sharding.kind != "fsdp2" or sharding.degree is not None or sharding.offload != "none"
+    left = left_on_card(accelerator.device)
+    fits = left is not None and 2 * _bytes_in_files(job) <= left * ranks  # half is for what is computed
+    found = by_every_rank(accelerator, lambda *_: (ranks, fits))
+    alike = accelerator.num_processes % ranks == 0 and all(one == (ranks, True) for one in found)
+    if not is_grouped and alike and 1 < ranks < accelerator.num_processes:
+        log.info("the %d ranks of each machine share a copy of the model out", ranks)
+        share_within_machines(sharding, accelerator, ranks)
+
+
+def _bytes_in_files(job: EvaluateJob | ReferenceJob) -> int:
+    """Of the largest model that the step loads, as its files hold it, or in float32 where it computes so."""
+    models = [job.checkpoint] if isinstance(job, ReferenceJob) else [job.before, job.after]
+    models += [job.reference_checkpoint] if isinstance(job, EvaluateJob) and job.reference_checkpoint else []
+    sizes = [sum(file.stat().st_size for file in model.path.glob("*.safetensors")) for model in models]
+    return max(sizes) * (2 if job.precision == "fp32" else 1)
 
 
 def fits_whole(scorer: PairScorer, job: EvaluateJob, accelerator: Accelerator) -> bool:

@@ -49,17 +49,17 @@ def training_memory(
     return memory
 
 
-def scoring_memory(config: StageConfig, size: ModelSize) -> dict[str, int]:
-    """Return part -> bytes of one process of the reference pass or the evaluation; nothing where the shape is not known."""
+def scoring_memory(config: StageConfig, size: ModelSize, shards: int | None = None) -> dict[str, int]:
+    """Return part -> bytes of one process of the reference pass or the evaluation; nothing where the shape is not known.
+    ``shards``: processes that share a copy out, where they are fewer than the recipe says."""
     if size.num_parameters is None or size.shape is None:
         return {}
     compute, train, shape = config.compute, config.train, size.shape
     splits = compute.sharding in ("zero3", "fsdp2")
     each = FULL_BYTES if train.precision == "fp32" else HALF_BYTES
     each = nf4_bytes(size) if config.adapter.base_weights == "nf4" else each
-    each = (
-        0.0 if compute.offload == "optimizer_and_parameters" else each / (compute.num_shards if splits else 1)
-    )
+    parts = (shards or compute.num_shards) if splits else 1
+    each = 0.0 if compute.offload == "optimizer_and_parameters" else each / parts
     kind = compute.sharding if splits else "none"
     shared = exchange_parts(kind, shape, size.num_parameters, 0, splits, train.precision)
     # Weights are what an adapter's frozen ones are.

@@ -96,7 +96,7 @@ def on_cards(config: StageConfig, size: ModelSize, cluster: Cluster) -> OnCards 
     tokens = _tokens(config, size, batch, cluster.card)
     context = {"CUDA's context, NCCL, what the allocator cannot use": CONTEXT_BYTES}
     memory = training_memory(config, size, batch, tokens) | context
-    scoring = scoring_memory(config, size) | context
+    scoring = scoring_memory(config, size, _cards_of_a_copy(config, size, cluster)) | context
     reads_whole = config.compute.sharding not in ("zero3", "fsdp2")
     host = cluster.cards * (PROCESS_BYTES + READ_BYTES * size.num_parameters * reads_whole)
     if config.compute.offload != "none":
@@ -107,6 +107,16 @@ def on_cards(config: StageConfig, size: ModelSize, cluster: Cluster) -> OnCards 
         gone = sum(state(whole, size, size.num_parameters).values())
         host += cluster.cards * (gone - sum(state(config, size, size.num_parameters).values()))
     return OnCards(cluster, tokens, memory, scoring, host, 2 * config.data.max_length_tokens)
+
+
+def _cards_of_a_copy(config: StageConfig, size: ModelSize, cluster: Cluster) -> int | None:
+    """A node's cards, where they share out a copy of their own in steps that score, as the trainer decides it; None where
+    they do not."""
+    compute, weight = config.compute, 4 if config.train.precision == "fp32" else 2
+    fixed = compute.sharding != "fsdp2" or compute.shard_degree is not None or compute.offload != "none"
+    room = cluster.cards * (cluster.card.gib * GIB - CONTEXT_BYTES)
+    fits = 2 * weight * (size.num_parameters or 0) <= room
+    return cluster.cards if fits and not fixed and cluster.nodes > 1 and cluster.cards > 1 else None
 
 
 def _tokens(config: StageConfig, size: ModelSize, batch: BatchPlan, card: Card) -> int:

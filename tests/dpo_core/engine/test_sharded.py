@@ -355,13 +355,17 @@ def assert_same_reference(stage: TinyStage, result: ReferenceResult) -> None:
 
 @pytest.mark.parametrize(("name", "processes"), [("plain", 2), ("zero3", 4), ("fsdp2", 4)])
 def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_path, name, processes):
-    """Where the whole model fits a card, weights are not shared out for answers, and ranks wait for nobody."""
+    """Where the whole model fits a card, weights are not shared out for answers, and ranks wait for nobody; where it fits a
+    machine, no weight crosses the network in the reference pass."""
     sharding = SHARDINGS[name]
     job = reference_job(
         tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8, sharding=sharding
     )
-    result = run_ranks(job, processes)
+    result = run_ranks(job, processes, module="tests.programs.roomy_cards")
     assert (result.rows, result.rows_computed) == (40, 40)
+    if name == "fsdp2":
+        told = json.loads((job.out_dir / "answered-0.json").read_text())
+        assert told["shards"] == 2, "each of two machines has a copy"
     assert_same_reference(stage, result)
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
     job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)

@@ -43,6 +43,15 @@ def test_a_card_s_memory_says_how_many_tokens_a_forward_has_and_pairs_have_no_li
     assert on_card.last_metrics["loss"] == pytest.approx(on_cpu.last_metrics["loss"], abs=1e-5)
 
 
+def test_what_the_set_up_took_is_not_counted_as_training_s(stage, tmp_path, monkeypatch):
+    seen, scores = [], PlainEngine.scores
+    monkeypatch.setattr(fit_check, "forget_peak_memory", lambda: seen.append("forgotten"))
+    monkeypatch.setattr(PlainEngine, "scores", lambda *both: (seen.append("forward"), scores(*both))[1])
+    run_here(stage.train_job(tmp_path, "dpo", max_steps=1))
+    assert seen[0] == "forgotten"
+    assert set(seen[1:]) == {"forward"}
+
+
 def test_what_does_not_fit_after_all_is_halved_until_it_does(stage, tmp_path, monkeypatch):
     tried = pretend(monkeypatch, GIB, most_tokens=300)
     result = run_here(stage.train_job(tmp_path, "dpo", global_pairs=8, max_steps=1))

@@ -70,6 +70,21 @@ def test_the_reference_pass_must_fit_as_well():
     ]
 
 
+def test_a_node_s_cards_share_out_a_copy_in_steps_that_score():
+    """70B on 8 nodes of 8: 141 GB by 8 in place of 64, as two of them fit a node; on nodes of 2 they do not."""
+    config = read_recipe(RECIPES / "tulu3-70b.yaml", [])
+    size = model_size(config.checkpoint)
+
+    def weights(cards: int, nodes: int, *changes: str) -> int:
+        changed = read_recipe(RECIPES / "tulu3-70b.yaml", list(changes))
+        found = on_cards(changed, size, Cluster.of("h100-80", cards, nodes, None, 64))
+        return sum(value for name, value in found.scoring.items() if name.startswith("weights"))
+
+    assert weights(8, 8) == pytest.approx(2 * size.num_parameters / 8, rel=1e-6)
+    assert weights(2, 32) == pytest.approx(2 * size.num_parameters / 64, rel=1e-6)
+    assert weights(8, 8, "compute.shard_degree=32") == pytest.approx(2 * size.num_parameters / 32, rel=1e-6)
+
+
 def test_four_bits_are_those_of_the_layers_and_the_ends_stay_as_they_are():
     """8B: 6.98e9 weights of layers at 0.516 bytes, 1.05e9 of embedding, head and norms at 4."""
     config = read_recipe(RECIPES / "tulu3-8b-lora-24gb.yaml", ["adapter.kind=qlora"])
