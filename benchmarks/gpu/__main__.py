@@ -4,8 +4,8 @@
     python -m benchmarks.gpu --only step kernels   some parts
     python -m benchmarks.gpu --tiny                small sizes, on any machine: does it run to its end?
 
-Needs the packages of requirements/train-cuda.txt alone (TRL's part says so where TRL is not installed). A part that fails
-prints its error and the rest goes on; a part is not begun when the time is up.
+Needs the packages of requirements/train-cuda.txt alone (what needs TRL or bitsandbytes says so where it is not
+installed). A part that fails prints its error and the rest goes on; a part is not begun when the time is up.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import results
-from benchmarks.gpu import large, whole
+from benchmarks.gpu import eight_bits, large, whole
 from benchmarks.gpu.workload import Bench, Figure, free
 from benchmarks.machine import machine
 
@@ -39,6 +39,7 @@ PARTS = {
     "checkpoint": whole.checkpoint,
     "training": whole.training,
     "back_ends": whole.back_ends,
+    "eight_bits": eight_bits.eight_bits,
 }
 
 

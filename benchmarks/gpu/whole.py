@@ -20,7 +20,7 @@ from benchmarks.train_peers import ROOT, Work, run_trl
 from dpo_core.__main__ import run_step
 from dpo_core.contract.config import OptimConfig, Precision, ShardingKind, TrainConfig
 from dpo_core.contract.data_jobs import MixJob
-from dpo_core.contract.job import Job
+from dpo_core.contract.job import Job, R
 from dpo_core.contract.jobs import BatchPlan, ReferenceJob, Sharding, TrainJob
 from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.progress import Progress
@@ -57,7 +57,7 @@ def prepare(bench: Bench) -> Work:
         )
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = ResolvedSource(label="rows", path=file, content=sha256_file(file))
-    mixture = _run(
+    mixture = run_once(
         MixJob(
             sources=(source,),
             tokenizer_path=checkpoint.path,
@@ -72,11 +72,14 @@ def prepare(bench: Bench) -> Work:
     return Work(checkpoint, mixture.data, ordered, "bf16", 4 if bench.tiny else PAIRS_PER_STEP, LONGEST, None)
 
 
-def _run(job: Job) -> object:
+def run_once(job: Job[R]) -> R:
+    """Run a step in this process, unless its result is there."""
     if read_result(job) is None:
         job.write()
         run_step(job, Progress(job.step, active=True, sink=lambda event: None))
-    return read_result(job)
+    result = read_result(job)
+    assert result is not None  # else the step has raised
+    return result
 
 
 def _rows(count: int, scale: int) -> list[dict]:
@@ -142,12 +145,13 @@ def _reference(bench: Bench, work: Work, precision: Precision = "bf16") -> objec
         tokens_per_batch=16_384,
         cache_dir=bench.folder / "references",
     )
-    return _run(job.at(bench.folder / f"reference-{precision}"))
+    return run_once(job.at(bench.folder / f"reference-{precision}"))
 
 
-def _job(
+def train_job(
     bench: Bench, work: Work, name: str, kind: ShardingKind = "none", precision: Precision = "bf16"
 ) -> TrainJob:
+    """Some steps of dpo that write checkpoints."""
     pairs = work.pairs_per_step
     train = TrainConfig(
         global_batch_pairs=pairs,
@@ -169,7 +173,8 @@ def _job(
     ).at(bench.folder / name)
 
 
-def _start(job: Job) -> subprocess.Popen:
+def start(job: Job) -> subprocess.Popen:
+    """Start a step as a process."""
     job.write()
     log = (job.out_dir / "log.txt").open("a")
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
@@ -209,8 +214,8 @@ def training(bench: Bench) -> list[Figure]:
     reference = _reference(bench, work)
     figures.append(Figure("reference pass", reference.pairs_per_second, "pairs/s"))
     for precision in ("bf16", "bf16_pure"):
-        job = _job(bench, work, f"plain-{precision}", precision=precision)
-        _ended(job, _start(job))
+        job = train_job(bench, work, f"plain-{precision}", precision=precision)
+        _ended(job, start(job))
         seconds[precision] = _speed(job)
         figures += [
             Figure(f"{precision}: a step of {work.pairs_per_step} pairs", seconds[precision], "s"),
@@ -238,11 +243,11 @@ def back_ends(bench: Bench) -> list[Figure]:
     """ZeRO-3 and FSDP2 as groups of one, and a run that is killed and resumed, all at once: only that they end right."""
     work = prepare(bench)
     jobs = {
-        name: _job(bench, work, f"end-{name}", kind)
+        name: train_job(bench, work, f"end-{name}", kind)
         for name, kind in (("plain", "none"), ("zero3", "zero3"), ("fsdp2", "fsdp2"), ("killed", "none"))
     }
-    processes = {name: _start(job) for name, job in jobs.items()}
-    figures = [_killed_and_resumed(jobs["killed"], processes.pop("killed"))]
+    processes = {name: start(job) for name, job in jobs.items()}
+    figures = [killed_and_resumed(jobs["killed"], processes.pop("killed"))]
     results = {}
     for name, process in processes.items():
         try:
@@ -258,7 +263,7 @@ def back_ends(bench: Bench) -> list[Figure]:
     return figures
 
 
-def _killed_and_resumed(job: TrainJob, process: subprocess.Popen) -> Figure:
+def killed_and_resumed(job: TrainJob, process: subprocess.Popen) -> Figure:
     """kill -9 once a checkpoint stands, then the same job again."""
     checkpoints = job.out_dir / "checkpoints"
     while process.poll() is None and not list(checkpoints.glob("step-*")):
@@ -266,7 +271,7 @@ def _killed_and_resumed(job: TrainJob, process: subprocess.Popen) -> Figure:
     process.send_signal(signal.SIGKILL)
     process.wait()
     try:
-        result = _ended(job, _start(job))
+        result = _ended(job, start(job))
         return Figure("killed and resumed from step", float(result.resumed_from_step or 0), "")
     except RuntimeError as error:
         return Figure("killed and resumed", f"failed: {str(error)[-900:]}")
