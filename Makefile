@@ -1,5 +1,5 @@
 # make demo   the main job, from nothing: environment, then the whole stage on a real model and real data
-# make test   the same environment, and one with OLMo-core, then every test
+# make test   the same environment, one with OLMo-core and one with lm-evaluation-harness, then every test
 # Both need Python 3.11+ with venv and nothing else. See docs/install.md.
 
 SHELL := /bin/bash
@@ -16,9 +16,12 @@ LOCKS := $(addprefix requirements/,train-cpu.txt flows.txt dev.txt trackers.txt)
 LAUNCHER ?= process
 IMPLEMENTATION ?= transformers
 EXTRAS ?=
-# OLMo-core wants older versions of three packages: an environment that holds these and its own, and takes the rest from $(VENV).
+# OLMo-core wants older versions of three packages, and few need lm-evaluation-harness: each has an environment that holds
+# what is its own, and takes the rest from $(VENV).
 OLMO := $(VENV)-olmo
 OLMO_INSTALLED := $(OLMO)/installed
+HARNESS := $(VENV)-benchmarks
+HARNESS_INSTALLED := $(HARNESS)/installed
 ON_OLMO = $(if $(filter olmo_core,$(IMPLEMENTATION)),--set train.implementation=olmo_core --set $(or $(OLMO_FOR_$(LAUNCHER)),$(error no such LAUNCHER)))
 OLMO_FOR_process = compute.python=$(OLMO)/bin/python
 OLMO_FOR_slurm = slurm.python=$(abspath $(OLMO))/bin/python
@@ -38,7 +41,7 @@ PIP_INSTALL_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(INSTALLED) $(if $(filter olmo,$(EXTRAS)),$(OLMO_INSTALLED))  ## make .venv with the pinned packages; EXTRAS=olmo: OLMo-core's, too
+setup: $(INSTALLED) $(EXTRAS:%=$(VENV)-%/installed)  ## make .venv with the pinned packages; EXTRAS=olmo, benchmarks: .venv-olmo, ..., too
 
 $(INSTALLED): $(BUILD) $(LOCKS) requirements/quickstart.txt pyproject.toml
 	@"$(or $(PYTHON),false)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -63,12 +66,12 @@ $(INSTALLED): $(BUILD) $(LOCKS) requirements/quickstart.txt pyproject.toml
 	@$(BIN)/python -m compileall -q -j 0 "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" >/dev/null || true
 	@touch $@
 
-$(OLMO_INSTALLED): $(INSTALLED) requirements/olmo.txt
-	@$(BIN)/python -m venv --without-pip --clear $(OLMO)
-	@$(OLMO)/bin/python -c 'import pathlib, site, sys; \
+$(OLMO_INSTALLED) $(HARNESS_INSTALLED): $(VENV)-%/installed: $(INSTALLED) requirements/%.txt
+	@$(BIN)/python -m venv --without-pip --clear $(@D)
+	@$(@D)/bin/python -c 'import pathlib, site, sys; \
 		pathlib.Path(site.getsitepackages()[0], "base.pth").write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
 		"$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
-	@$(subst -m pip install,-m pip --python $(OLMO)/bin/python install,$(PIP_INSTALL_LOCKED)) -r requirements/olmo.txt
+	@$(subst -m pip install,-m pip --python $(@D)/bin/python install,$(PIP_INSTALL_LOCKED)) --no-build-isolation -r requirements/$*.txt
 	@touch $@
 
 demo: $(INSTALLED) $(if $(ON_OLMO),$(OLMO_INSTALLED))  ## run the whole stage on SmolLM2-135M; a second call reuses every step
@@ -93,9 +96,10 @@ base-image:  ## make the image it starts from out of Debian packages, without a 
 wheelhouse: $(INSTALLED)  ## gather the trainer image's wheels in a folder, for hosts without an index
 	@$(BIN)/pairline image $(RECIPE) --only-wheelhouse $(ARGS)
 
-test: $(INSTALLED) $(OLMO_INSTALLED)  ## unit tests, then integration tests (ARGS="-k name" chooses), then those with OLMo-core
+test: $(INSTALLED) $(OLMO_INSTALLED) $(HARNESS_INSTALLED)  ## unit, then integration tests (ARGS="-k name" chooses), then those of EXTRAS
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) $(ARGS)
 	@OMP_NUM_THREADS=1 $(OLMO)/bin/python -m pytest -n0 tests/olmo_core $(filter-out tests/%,$(ARGS)) || [ $$? -eq 5 ]
+	@OMP_NUM_THREADS=1 $(HARNESS)/bin/python -m pytest -n0 tests/lm_eval_harness $(filter-out tests/%,$(ARGS)) || [ $$? -eq 5 ]
 
 bench: $(INSTALLED)  ## measure beside the peers, alone on the machine; writes benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -108,6 +112,7 @@ lint: $(INSTALLED)  ## ruff, its layout of the code, and the types by mypy
 lock: $(INSTALLED)  ## write requirements/*.txt from what is installed in .venv, with the hashes that the indexes publish
 	@$(BIN)/python requirements/lock.py
 	@[ ! -e $(OLMO_INSTALLED) ] || $(OLMO)/bin/python requirements/lock.py olmo
+	@[ ! -e $(HARNESS_INSTALLED) ] || $(HARNESS)/bin/python requirements/lock.py benchmarks
 
 reference: $(INSTALLED)  ## write docs/settings.md and the JSON Schemas of recipes from the settings
 	@$(BIN)/pairline schema > recipe.tmp && mv recipe.tmp flows/settings/recipe.schema.json
@@ -118,6 +123,6 @@ preferences: $(INSTALLED)  ## sample the quickstart preference set again (15 min
 	@$(BIN)/python recipes/quickstart/make_preferences.py
 
 clean:  ## remove .venv, and after a question the store .pairline
-	@for made in "$(VENV)" "$(OLMO)"; do [ ! -f "$$made/pyvenv.cfg" ] || rm -rf "$$made"; done
+	@for made in "$(VENV)" "$(OLMO)" "$(HARNESS)"; do [ ! -f "$$made/pyvenv.cfg" ] || rm -rf "$$made"; done
 	@[ ! -f .pairline/.pairline-store ] || { read -rp "Remove .pairline with all its runs, models and its server? [y/N] " yes && \
 		[ "$$yes" = y ] && rm -rf .pairline; } || echo ".pairline stays."

@@ -4,6 +4,7 @@ from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.gpu_attention import check_gpu_attention
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.tracking_config import check_trackers
+from flows.benchmark_software import check_benchmarks
 from flows.implementation import check_implementation
 from flows.settings.stage_config import StageConfig
 from tasks.checkpoint.chosen_template import chosen_template
@@ -23,6 +24,7 @@ def check_before_start(config: StageConfig) -> None:
     check_cuda8bit(config.adapter, config.optim, machine.num_gpus)
     check_gpu_attention(config.train.attention, machine.num_gpus)
     check_implementation(config)
+    check_benchmarks(config)
     if launcher.runs_in_image:
         check_variant(config.image, machine)
     else:  # an image has its own packages; the step in it looks for itself

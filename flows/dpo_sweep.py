@@ -8,6 +8,7 @@ from flows.accelerator import limit_of_members, num_slots
 from flows.audience import NOBODY, Audience
 from flows.before_start import check_before_start
 from flows.release import check_somebody_can_answer, release, state_of_the_end
+from flows.scores import record
 from flows.settings.stage_config import StageConfig
 from flows.settings.sweep_config import Member, SweepConfig, members_of
 from flows.stage_parts import Candidate, prepare, publish, stage_run, try_directories, try_upload
@@ -84,6 +85,8 @@ def choose(results: list[MemberResult], config: SweepConfig, run: RunFolder) -> 
         assert won.candidate is not None  # a member without a checkpoint cannot win
         for step, result in won.candidate.results().items():  # the sweep's page shows the winner
             run.result(step, result)
+        if won.candidate.benchmarks:
+            record(won.candidate.benchmarks, run)
         return won.member.config.model_copy(update={"name": config.name}), won.candidate
 
 

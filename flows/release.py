@@ -35,7 +35,7 @@ from tasks.gate.approval import (
 from tasks.gate.config import GateConfig
 from tasks.gate.rules import GATE_FILE, GateCheck
 from tasks.gate.signs import checks_of
-from tasks.report.question import question_markdown
+from tasks.report.question import Judged, question_markdown
 from tasks.show.artifacts import show_approval
 from tasks.show.reported_run import show_report
 
@@ -71,7 +71,7 @@ def check_somebody_can_answer(gate: GateConfig, audience: Audience) -> None:
 
 def release(config: StageConfig, candidate: Candidate, run: StageRun) -> Release:
     """Run gate -> approve. Raises ``NotReleased``: a rule does not hold, or a person says no or nothing."""
-    checks = checks_of(config.gate, config.evaluation, candidate.evaluation)
+    checks = checks_of(config.gate, config.evaluation, candidate.evaluation, candidate.benchmarks)
     if checks:
         with run.folder.task("gate"):
             write_json(run.folder.folder / GATE_FILE, [check.model_dump() for check in checks])
@@ -87,7 +87,9 @@ def approve(
     config: StageConfig, candidate: Candidate, checks: tuple[GateCheck, ...], run: StageRun
 ) -> Approval:
     """Return a person's approval of this checkpoint, an earlier one of the same included. Raises ``NotReleased``."""
-    kept = approval_path(run.place.store, candidate.exported, candidate.evaluation, checks)
+    kept = approval_path(
+        run.place.store, candidate.exported, candidate.evaluation, checks, candidate.benchmarks
+    )
     approval = read_approval(kept)
     if approval is None:
         show_report(run.folder.folder)  # what the person is to judge
@@ -95,7 +97,7 @@ def approve(
             config.name,
             candidate.place,
             checks,
-            candidate.evaluation,
+            Judged(candidate.evaluation, candidate.benchmarks),
             config.evaluation,
             PREFECT_UI_URL.value(),
         )

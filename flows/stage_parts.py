@@ -8,21 +8,25 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from prefect.runtime import flow_run
 
+from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.config import BaseWeights, CheckpointConfig
 from dpo_core.contract.destination_config import UploadConfig
 from dpo_core.contract.job import Result
 from dpo_core.contract.jobs import EvaluateResult, ExportResult, TrainResult
 from dpo_core.contract.refs import CheckpointRef
 from flows.audience import Audience
+from flows.scores import compare, score, score_start
 from flows.settings.stage_config import StageConfig
+from tasks.benchmark import warn_of_falls
 from tasks.build_image import build_image
 from tasks.cache_reference import cache_reference
 from tasks.check_upload import check_upload
 from tasks.checkpoint.chosen_template import chosen_template
-from tasks.evaluate import evaluate
+from tasks.evaluate import checkpoint_of, evaluate
 from tasks.events.chain import announce_handoff
 from tasks.fetch_checkpoint import fetch_checkpoint
 from tasks.gate.approval import Release
@@ -61,12 +65,18 @@ class Candidate:
     trained: TrainResult
     exported: ExportResult
     evaluation: EvaluateResult
+    benchmarks: Benchmarks | None = None
 
     @property
     def place(self) -> str:
         """Return where the checkpoint is, and of which step it is where that is not the last one."""
         best = self.trained.best
         return f"{self.exported.path}" + (f" ({best.in_words})" if best else "")
+
+    def metrics(self, when: Literal["before", "after"]) -> dict[str, float]:
+        """Return what was measured of it, and of the SFT checkpoint before it: held out, and tasks' main metrics."""
+        held_out: dict[str, float] = getattr(self.evaluation, when)
+        return held_out | (self.benchmarks.metrics(when) if self.benchmarks else {})
 
     def results(self) -> dict[str, Result]:
         """Return step -> its result, as a run's folder records them."""
@@ -175,8 +185,12 @@ def training_settings(config: StageConfig) -> TrainingSettings:
 
 
 def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRun) -> Candidate:
-    """Run train -> evaluate."""
+    """Run benchmark of the SFT checkpoint -> train -> evaluate -> benchmark.
+
+    The SFT checkpoint comes first: what is wrong with a task shows before hours of training.
+    """
     folder = run.folder
+    start = score_start(config, inputs.policy, folder, run.place) if config.benchmarks.tasks else None
     with folder.task("train"):
         trained, exported = train_dpo(inputs, training_settings(config), run.place)
         folder.result("train", trained)
@@ -184,14 +198,19 @@ def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRu
     with folder.task("evaluate"):
         evaluation = evaluate(inputs, exported, config.objective, config.train, config.evaluation, run.place)
         folder.result("evaluate", evaluation)
-    return Candidate(trained, exported, evaluation)
+    if start is None:
+        return Candidate(trained, exported, evaluation)
+    end = score(config, checkpoint_of(exported, inputs.policy), folder, run.place)
+    benchmarks = compare(config, start, end, folder)
+    warn_of_falls(config.evaluation.warnings, evaluation, benchmarks)
+    return Candidate(trained, exported, evaluation, benchmarks)
 
 
 def publish(
     config: StageConfig, inputs: TrainingInputs, candidate: Candidate, released: Release, run: StageRun
 ) -> tuple[RLVRHandoff, Path]:
     """Run upload -> hand off. -> the hand-off and its file"""
-    folder, place, evaluation = run.folder, run.place, candidate.evaluation
+    folder, place = run.folder, run.place
     with folder.task("upload"):
         card = _card_inputs(config, inputs, candidate)
         uploaded = upload_checkpoint(candidate.exported, config.upload, place.store, card)
@@ -206,8 +225,9 @@ def publish(
             data_fingerprint=inputs.mixture.data.fingerprint,
             token_block=config.upload.token_block,
             reference_fingerprint=reference.reference.fingerprint if reference else None,
-            metrics_before=evaluation.before,
-            metrics_after=evaluation.after,
+            metrics_before=candidate.metrics("before"),
+            metrics_after=candidate.metrics("after"),
+            benchmarks=candidate.benchmarks,
             release=released,
             best=candidate.trained.best,
         )
@@ -249,5 +269,6 @@ def _card_inputs(config: StageConfig, inputs: TrainingInputs, candidate: Candida
             "best": trained.best,
             "metrics_before": evaluation.before,
             "metrics_after": evaluation.after,
+            "benchmarks": candidate.benchmarks,
         }
     )

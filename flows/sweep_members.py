@@ -98,11 +98,18 @@ def _run_member(
         kind = error.kind if isinstance(error, PairlineError) else type(error).__name__
         result = MemberResult(member, outcome.model_copy(update={"error": f"{kind}: {error}"}), error=error)
         return replace(result, outcome=result.outcome.model_copy(update={"interrupted": result.interrupted}))
-    evaluation = candidate.evaluation
-    checks = checks_of(member.config.gate, member.config.evaluation, evaluation)
+    checks = checks_of(
+        member.config.gate, member.config.evaluation, candidate.evaluation, candidate.benchmarks
+    )
     return MemberResult(
         member,
-        outcome.model_copy(update={"before": evaluation.before, "after": evaluation.after, "checks": checks}),
+        outcome.model_copy(
+            update={
+                "before": candidate.metrics("before"),
+                "after": candidate.metrics("after"),
+                "checks": checks,
+            }
+        ),
         candidate,
     )
 

@@ -4,8 +4,8 @@ Each extra of ``pyproject.toml`` becomes a file with everything it needs, direct
 that is installed, one package a line, with the hashes that ``published_files.py`` finds. All files come from one
 environment, so a package that stands in two of them has one line.
 
-``olmo`` as an argument, in the environment of `make setup EXTRAS=olmo`: ``olmo.txt``, what that extra needs beside the
-trainer's packages or in another version than they are.
+``olmo`` or ``benchmarks`` as an argument, in the environment of `make setup EXTRAS=...`: ``olmo.txt``, what that extra needs
+beside the trainer's packages or in another version than they are.
 """
 
 import re
@@ -74,17 +74,17 @@ def write(
     print(f"{file_name}: {len(lines)} packages", flush=True)
 
 
-def lock_olmo() -> None:
-    """Write ``olmo.txt``."""
+def lock_beside(extra: str) -> None:
+    """Write the lock file of an extra that has an environment of its own."""
     project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
     trainers = (FOLDER / FILES["train"]).read_text()
-    pinned = [f"{name}=={version}" for name, version in closure(project["olmo"]).items()]
+    pinned = [f"{name}=={version}" for name, version in closure(project[extra]).items()]
     beside = [line for line in pinned if f"\n{line} " not in trainers]
     write(
-        "olmo.txt",
-        "the extra `olmo` of pyproject.toml beside train-cpu.txt or train-cuda.txt, whose versions it overrules",
+        f"{extra}.txt",
+        f"the extra `{extra}` of pyproject.toml beside train-cpu.txt or train-cuda.txt, whose versions it overrules",
         beside,
         PublishedFiles(FOLDER / "torch-cpu.sha256"),
     )
@@ -115,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    lock_olmo() if sys.argv[1:] == ["olmo"] else main()
+    lock_beside(sys.argv[1]) if len(sys.argv) > 1 else main()

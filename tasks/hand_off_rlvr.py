@@ -5,6 +5,7 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.errors import HandoffRefused
 from dpo_core.contract.jobs import AnswerResult, ExportResult
 from dpo_core.contract.keep_best import BestStep
@@ -44,15 +45,16 @@ class HandoffInputs(Section):
     metrics_after: dict[str, float] = {}
     release: Release = Release()
     best: BestStep | None = None
+    benchmarks: Benchmarks | None = None
     token_block: str | None = None
 
     def content_fingerprint(self, config: HandoffConfig) -> str:
         """Return the fingerprint of all that reaches the hand-off; not of how long a step took or whether it was
         reused.
         """
-        of_best = (
-            {"best": self.best} if self.best else {}
-        )  # else the fingerprint is that of before there was one
+        # Without them the fingerprint is that of before there were any.
+        of_some: dict[str, Section] = {"best": self.best} if self.best else {}
+        of_some |= {"benchmarks": self.benchmarks} if self.benchmarks else {}
         return fingerprint(
             {
                 "schema": SCHEMA_VERSION,
@@ -66,7 +68,7 @@ class HandoffInputs(Section):
                 "reference": self.reference_fingerprint,
                 "metrics": [self.metrics_before, self.metrics_after],
                 "release": self.release,
-                **of_best,
+                **of_some,
             }
         )
 
@@ -121,6 +123,7 @@ def compose(inputs: HandoffInputs, config: HandoffConfig, folder: Path, answer: 
         metrics_after=inputs.metrics_after,
         release=inputs.release,
         best=inputs.best,
+        benchmarks=inputs.benchmarks,
         probe=Probe(prompt=config.probe_prompt, answer=answer.answers[0]),
         grpo_command=grpo_command(inputs.uploaded, config, inputs.name),
         inputs_fingerprint=inputs.content_fingerprint(config),

@@ -18,8 +18,9 @@ from hypothesis import settings
 from tests.warm.started import ROOT, warm_server
 
 pytest_plugins = ["tests.left_behind"]
-# They need OLMo-core, whose pins go with no others: `make test` runs them in a second environment.
-collect_ignore = [] if find_spec("olmo_core") else ["olmo_core"]
+# What needs a library of an environment of its own: `make test` runs each folder there.
+ELSEWHERE = {"olmo_core": "olmo_core", "lm_eval": "lm_eval_harness"}
+collect_ignore = [folder for library, folder in ELSEWHERE.items() if not find_spec(library)]
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairline-tests"  # outlives a run
 # Groups that share an engine or an installation of `pairline up`, by the beginnings of their paths. They take longest and
 # mostly wait, so they begin first; each is about a quarter of an hour of one worker.

@@ -74,7 +74,7 @@ from tasks.report.html import render_html
 from tasks.report.lineage import LineageNode, lineage_chart
 from tasks.report.markdown import render_markdown
 from tasks.report.page import report_page
-from tasks.report.question import question_markdown
+from tasks.report.question import Judged, question_markdown
 from tasks.report.svg import Labels, Line, line_chart
 from tasks.report.tables import samples_markdown
 from tasks.run.files import read_run_files
@@ -270,7 +270,7 @@ TERMINAL: dict[str, Callable[[str, Console], None]] = {
     "a compared page": lambda text, console: show_page(page_of(text), console),
     "the question": lambda text, console: terminal_release.ask_at_terminal(console, nullcontext)(
         question_markdown(
-            text, text, checks(text), evaluation(text), EvaluationConfig(num_samples_shown=1), UI
+            text, text, checks(text), Judged(evaluation(text)), EvaluationConfig(num_samples_shown=1), UI
         )
     ),
 }
@@ -495,7 +495,7 @@ def test_the_page_of_a_chain_links_to_its_runs_alone(made, text):
 @example(ALL)
 def test_question_samples_and_report_hold_text_alone(text):
     question = question_markdown(
-        "mine", text, checks(text), evaluation(text), EvaluationConfig(num_samples_shown=1), UI
+        "mine", text, checks(text), Judged(evaluation(text)), EvaluationConfig(num_samples_shown=1), UI
     )
     assert "Release mine?" in harmless_markdown(question, (f"{UI}/artifacts/key/mine-",))
     harmless_markdown(samples_markdown(evaluation(text), 2))

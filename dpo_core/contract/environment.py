@@ -23,6 +23,7 @@ PACKAGES = (
     "bitsandbytes",
     "flash_attn",
     "ai2-olmo-core",
+    "lm-eval",
     "tensorboard",
     "wandb",
 )

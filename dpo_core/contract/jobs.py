@@ -1,7 +1,7 @@
 """The steps that work with a model, a job with its result each; and all steps there are, by name.
 
-A step is declared here or in ``data_jobs`` and nowhere else: its name, its result, whether several processes run it, what it
-reads and writes. Its program follows by convention: ``dpo_core.steps.<name>``.
+A step is declared here, in ``data_jobs`` or ``benchmark_job`` and nowhere else: its name, its result, whether several
+processes run it, what it reads and writes. Its program follows by convention: ``dpo_core.steps.<name>``.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ from typing import Annotated
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-import dpo_core.contract.data_jobs  # noqa: F401 (its jobs are among JOBS)
+import dpo_core.contract.benchmark_job
+import dpo_core.contract.data_jobs  # noqa: F401 (their jobs are among JOBS)
 from dpo_core.contract.chat_templates import template_content
 from dpo_core.contract.config import (
     AdapterConfig,

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from dpo_core.contract.benchmark_config import BenchmarkConfig
 from dpo_core.contract.config import (
     AdapterConfig,
     CheckpointConfig,
@@ -53,6 +54,7 @@ class WhatIsTrained(Section):
     train: TrainConfig = TrainConfig()
     adapter: AdapterConfig = AdapterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    benchmarks: BenchmarkConfig = BenchmarkConfig()
     gate: GateConfig = GateConfig()
     compute: ComputeConfig = ComputeConfig()
 
@@ -161,9 +163,9 @@ class StageConfig(
     @model_validator(mode="after")
     def _gate_is_measured(self) -> "StageConfig":
         evaluation = self.evaluation
-        reason = why_unmeasurable(self.gate, evaluation, self.data.held_out) or why_not_measured(
-            evaluation.warnings, evaluation.num_prompts, evaluation.measure_kl
-        )
+        reason = why_unmeasurable(
+            self.gate, evaluation, self.data.held_out, self.benchmarks.tasks
+        ) or why_not_measured(evaluation.warnings, evaluation.num_prompts, evaluation.measure_kl)
         if reason:
             raise ValueError(reason)
         return self

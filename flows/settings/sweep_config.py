@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from dpo_core.contract.benchmarks import PREFIX
 from dpo_core.contract.objectives import LossName
 from dpo_core.contract.quantities import Beta, LearningRate, Seed
 from dpo_core.contract.section import Section
@@ -13,7 +14,8 @@ from flows.settings.stage_config import StageConfig
 
 Setting = str | float | int
 # Rewards, margins and losses are in units of their own loss and beta, so members can be compared by these alone.
-ComparableMetric = Literal["rewards/accuracies", "ranking/accuracies", "checker/pass_rate"]
+HeldOutMetric = Literal["rewards/accuracies", "ranking/accuracies", "checker/pass_rate"]
+TaskMetric = Annotated[str, Field(pattern=f"^{PREFIX}\\S+$", max_length=220)]
 # Dimension of the grid -> section and field that it sets, in the order in which members are counted.
 DIMENSIONS = {
     "loss": ("loss", "name"),
@@ -36,10 +38,10 @@ class GridConfig(Section):
     seed: tuple[Seed, ...] = Field(
         (), description="Values of train.seed: order of the second and later epochs, start of an adapter."
     )
-    metric: ComparableMetric = Field(
+    metric: HeldOutMetric | TaskMetric = Field(
         "rewards/accuracies",
-        description="The winner has most of it on the held-out pairs or "
-        "prompts, among the members that pass the gate.",
+        description="The winner has most of it on the held-out pairs or prompts, or on a task (benchmarks/gsm8k), among "
+        "the members that pass the gate.",
     )
     accelerator: str | None = Field(
         None,
@@ -82,6 +84,15 @@ class SweepConfig(StageConfig):
             raise ValueError(
                 "sweep.loss and sweep.beta are values of loss, which losses takes the place of; remove losses, or sweep "
                 "something else"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_metric_s_task_is_scored(self) -> "SweepConfig":
+        metric = self.sweep.metric
+        if metric.startswith(PREFIX) and metric.removeprefix(PREFIX) not in self.benchmarks.tasks:
+            raise ValueError(
+                f"sweep.metric {metric} is a task that benchmarks.tasks does not name; add it there"
             )
         return self
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dpo_core.contract.benchmark_job import BenchmarkJob
+from dpo_core.contract.benchmarks import content_of_folder
 from dpo_core.contract.data_jobs import ConvertJob, MixJob
 from dpo_core.contract.errors import PairlineError
 from dpo_core.contract.job import JOB_FILE, Job
@@ -95,13 +97,21 @@ def _is_unchanged(config: StageConfig, record: RunRecord) -> bool:
         return False
     if resolve_evaluation_sets(config.quality.evaluation_sets) != mixed.evaluation_sets:
         return False
-    if not _is_still(config, trained.checkpoint, jobs):
+    if not tasks_are_still(jobs) or not _is_still(config, trained.checkpoint, jobs):
         return False
     if config.reference.source and trained.reference_checkpoint != trained.checkpoint:
         return False  # a second checkpoint: two are compared rarely enough
     handoff = read_handoff(Path(record.outputs["handoff"]))
     published = handoff.checkpoint
     return published.directory is not None and hash_files(published.directory) == published.files
+
+
+def tasks_are_still(jobs: Sequence[Job]) -> bool:
+    """Return whether every folder of tasks has the content that benchmarks were asked by."""
+    folders = [folder for job in jobs if isinstance(job, BenchmarkJob) for folder in job.folders]
+    return all(
+        folder.path.is_dir() and content_of_folder(folder.path) == folder.content for folder in folders
+    )
 
 
 def _only(jobs: Sequence[Job], kind: type[J]) -> J:

@@ -133,6 +133,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
             f"{_sharding(config)}{_while_training(config)}",
         ),
         ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
+        *([("benchmark", config.benchmarks.in_words)] if config.benchmarks.tasks else []),
         *_gate(config.gate, config.evaluation.warnings.stop),
         ("upload", upload),
         ("hand off", "load it from there, have it answer, write handoff.json"),
@@ -175,6 +176,7 @@ def _gate(gate: GateConfig, stopping: tuple[SignName, ...]) -> list[tuple[str, s
         if (bound := getattr(gate, name)) is not None
     ]
     rules += ["checker not below SFT"] if gate.checker_not_below_sft else []
+    rules += [rule.in_words(task) for task, rule in gate.benchmarks.items()]
     rules += [f"no sign of {TITLES[name]}" for name in stopping]
     waits = "suspended" if gate.wait == "suspend" else "paused"
     asked = [("approve", f"a person decides within {gate.timeout_seconds:,} s; the run is {waits} meanwhile")]

@@ -1,5 +1,6 @@
 """What `pairline plan` shows of a launcher that hands steps on: each step's job, as it would be submitted."""
 
+from dpo_core.contract.benchmark_job import BenchmarkJob
 from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.jobs import AnswerJob, EvaluateJob, ExportJob, ReferenceJob, TrainJob
 from flows.settings.stage_config import StageConfig
@@ -7,7 +8,7 @@ from tasks.launch.command import typical_command
 from tasks.launch.launcher import kind_of
 from tasks.text.terminal import say
 
-ALWAYS = (MixJob, ReferenceJob, TrainJob, ExportJob, EvaluateJob, AnswerJob)
+ALWAYS = (MixJob, ReferenceJob, TrainJob, ExportJob, EvaluateJob, BenchmarkJob, AnswerJob)
 
 
 def show_jobs(config: StageConfig) -> None:
@@ -15,6 +16,8 @@ def show_jobs(config: StageConfig) -> None:
     launcher = kind_of(config.compute)
     for job in ALWAYS:
         if job is ReferenceJob and not config.objective.needs_reference:
+            continue
+        if job is BenchmarkJob and not config.benchmarks.tasks:
             continue
         machine = launcher.target(config.compute, config, job.step)
         store = config.store.root.expanduser().resolve()

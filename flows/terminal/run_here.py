@@ -43,6 +43,7 @@ def show_end(folder: Path, console: Console) -> None:
 
     outputs = read_run(folder).outputs
     show_evaluation(console, Path(outputs["evaluate"]))
+    show_scores(console, folder)
     show_verdict(console, folder)
     show_gate(console, folder)
     tell(console, f"report: {folder / REPORT_FILE}")
@@ -92,6 +93,16 @@ def show_evaluation(console: Console, folder: Path) -> None:
         [list(map(str, row.values())) for row in metrics_rows(result, HEADLINE)],
         f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts",
     )
+
+
+def show_scores(console: Console, folder: Path) -> None:
+    """Show the table of benchmarks, where a run has them."""
+    from tasks.run.files import read_run_files
+    from tasks.text.scores import TITLES, benchmark_rows
+
+    if benchmarks := read_run_files(folder).benchmarks:
+        rows = [list(row.values()) for row in benchmark_rows(benchmarks)]
+        show_table(console, TITLES, rows, f"lm-evaluation-harness {benchmarks.lm_eval}")
 
 
 def show_verdict(console: Console, folder: Path) -> None:

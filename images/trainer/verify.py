@@ -1,5 +1,5 @@
 """Runs while the dependency image is built: the packages load, and they are those of the variant (argument: cpu,
-cuda, cpu-olmo, cuda-olmo)."""
+cuda, or one of them with -olmo or -benchmarks behind it)."""
 
 import importlib
 import shutil
@@ -25,7 +25,9 @@ def problems(variant: str) -> list[str]:
     kind, _, more = variant.partition("-")
     packages = [*PACKAGES]
     packages += ["deepspeed.ops.comm.deepspeed_shm_comm_op"] if kind == "cpu" else []
-    packages += ["olmo_core.nn.transformer", "olmo_core.nn.hf"] if more == "olmo" else []
+    packages += {"olmo": ["olmo_core.nn.transformer", "olmo_core.nn.hf"], "benchmarks": ["lm_eval"]}.get(
+        more, []
+    )
     for package in packages:
         try:
             importlib.import_module(package)

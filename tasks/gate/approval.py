@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.errors import StoreError
 from dpo_core.contract.jobs import EvaluateResult, ExportResult
 from dpo_core.contract.regular_file import read_regular
@@ -47,7 +48,11 @@ def answered(decision: Verdict, name: str, reason: str, asked_in: Literal["prefe
 
 
 def approval_path(
-    store_root: Path, export: ExportResult, evaluation: EvaluateResult, checks: Sequence[GateCheck]
+    store_root: Path,
+    export: ExportResult,
+    evaluation: EvaluateResult,
+    checks: Sequence[GateCheck],
+    benchmarks: Benchmarks | None = None,
 ) -> Path:
     """Return where the approval of this checkpoint with this evaluation under these rules is kept."""
     content = fingerprint(
@@ -55,6 +60,7 @@ def approval_path(
             "export": export.fingerprint,
             "evaluation": evaluation.job_fingerprint,
             "checks": [check.model_dump() for check in checks],
+            **({"benchmarks": benchmarks.model_dump()} if benchmarks else {}),
         }
     )
     return store_root / "approvals" / content[:16] / APPROVAL_FILE

@@ -1,14 +1,44 @@
 """``GateConfig``: what decides whether a trained checkpoint is released, that is uploaded and handed off."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from dpo_core.contract.benchmark_config import TaskName
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.quantities import Seconds
 from dpo_core.contract.section import Section
 
 Approver = Literal["none", "person"]
+
+
+class BenchmarkRule(Section):
+    """What a task of ``benchmarks.tasks`` must show."""
+
+    not_below_sft_by: float | None = Field(
+        None, ge=0, le=1_000_000, description="The score may be worse than the SFT checkpoint's by so much."
+    )
+    at_least: float | None = Field(
+        None, ge=-1_000_000, le=1_000_000, description="The trained checkpoint's score."
+    )
+    metric: str | None = Field(
+        None,
+        max_length=200,
+        description="Metric and filter, e.g. exact_match,flexible-extract; empty: the task's first.",
+    )
+
+    def in_words(self, task: str) -> str:
+        """Return "gsm8k not below SFT by 0.01"."""
+        bounds = {"not below SFT by": self.not_below_sft_by, "at least": self.at_least}
+        said = [f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None]
+        return f"{task}{f' {self.metric}' if self.metric else ''} {' and '.join(said)}"
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> "BenchmarkRule":
+        if self.not_below_sft_by is None and self.at_least is None:
+            raise ValueError("a rule of gate.benchmarks needs not_below_sft_by or at_least")
+        return self
 
 
 class GateConfig(Section):
@@ -39,6 +69,11 @@ class GateConfig(Section):
         description="Share of greedy answers that keep their prompt's verifiable "
         "constraints: not below the SFT checkpoint's.",
     )
+    benchmarks: dict[TaskName, BenchmarkRule] = Field(
+        {},
+        description="Rules by task of benchmarks.tasks: not_below_sft_by, at_least, metric; e.g. "
+        "{gsm8k: {not_below_sft_by: 0.01}}.",
+    )
     approval: Approver = Field(
         "none", description="person: the run waits for someone to approve or reject the checkpoint."
     )
@@ -52,6 +87,11 @@ class GateConfig(Section):
     @property
     def has_rules(self) -> bool:
         """Whether any rule is on."""
+        return bool(self.benchmarks) or self.judges_held_out
+
+    @property
+    def judges_held_out(self) -> bool:
+        """Whether a rule is on that is measured on held-out pairs or prompts."""
         return self.checker_not_below_sft or any(
             bound is not None
             for bound in (self.accuracy_at_least, self.length_ratio_at_most, self.kl_at_most)
@@ -66,9 +106,11 @@ class GateConfig(Section):
         return self
 
 
-def why_unmeasurable(gate: GateConfig, evaluation: EvaluationConfig, held_out: str) -> str | None:
+def why_unmeasurable(
+    gate: GateConfig, evaluation: EvaluationConfig, held_out: str, tasks: Sequence[str] = ()
+) -> str | None:
     """Return what would be missing in every evaluation, as a sentence; None where each rule that is on has its metric."""
-    if (gate.has_rules or evaluation.warnings.stop) and float(held_out) == 0:
+    if (gate.judges_held_out or evaluation.warnings.stop) and float(held_out) == 0:
         return "the gate's rules and evaluation.warnings.stop are measured on held-out pairs; set data.held_out above 0"
     asks_prompts = (
         gate.length_ratio_at_most is not None or gate.checker_not_below_sft or gate.kl_at_most is not None
@@ -77,4 +119,8 @@ def why_unmeasurable(gate: GateConfig, evaluation: EvaluationConfig, held_out: s
         return "rules of the gate need answers to held-out prompts; set evaluation.num_prompts above 0"
     if gate.kl_at_most is not None and not evaluation.measure_kl:
         return "gate.kl_at_most needs evaluation.measure_kl; set it to true"
+    if missing := [name for name in gate.benchmarks if name not in tasks]:
+        return (
+            f"gate.benchmarks has a rule for {missing[0]}, which benchmarks.tasks does not name; add it there"
+        )
     return None

@@ -3,12 +3,15 @@
 A rule that is on and finds no value fails and says why: a checkpoint is never released because something was not measured.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from dpo_core.contract.benchmarks import Benchmarks, BenchmarkScore
 from dpo_core.contract.section import Section
-from tasks.gate.config import GateConfig
+from tasks.gate.config import BenchmarkRule, GateConfig
 
 Metrics = Mapping[str, float]
+ROUNDING = 1e-9  # 0.30 - 0.31 is a little less than -0.01
 GATE_FILE = "gate.json"  # the checks, in the run's folder
 
 
@@ -45,6 +48,38 @@ def check_rules(gate: GateConfig, before: Metrics, after: Metrics) -> tuple[Gate
         name = "checker/pass_rate"
         checks.append(_at_least("checker pass rate not below SFT", after, name, before.get(name)))
     return tuple(checks)
+
+
+def check_benchmarks(gate: GateConfig, benchmarks: Benchmarks | None) -> tuple[GateCheck, ...]:
+    """Return the rules of tasks, in the order of ``GateConfig``."""
+    return tuple(
+        check
+        for task, rule in gate.benchmarks.items()
+        for check in _check_task(task, rule, benchmarks.find(task, rule.metric) if benchmarks else None)
+    )
+
+
+def _check_task(task: str, rule: BenchmarkRule, score: BenchmarkScore | None) -> Iterator[GateCheck]:
+    """Of a metric where less is better, SFT's less the trained checkpoint's is the change for the better."""
+    name = score.label if score else f"{task} {rule.metric or ''}".strip()
+    missing = f"benchmarks measured no {name}"
+    sign = -1 if score and score.better < 0 else 1
+    if rule.not_below_sft_by is not None:
+        yield _judged(
+            f"{name}, change for the better, at least",
+            sign * score.change if score else None,
+            0.0 - rule.not_below_sft_by,
+            _is_at_least,
+            missing,
+        )
+    if rule.at_least is not None:
+        yield _judged(
+            f"{name} at least", score.after if score else None, rule.at_least, _is_at_least, missing
+        )
+
+
+def _is_at_least(value: float, bound: float) -> bool:
+    return value >= bound or math.isclose(value, bound, rel_tol=0, abs_tol=ROUNDING)
 
 
 def _at_least(rule: str, after: Metrics, name: str, bound: float | None) -> GateCheck:

@@ -1,40 +1,48 @@
 """Signs that a checkpoint got worse, in what was measured of it, and those of them that keep it from leaving. Pure."""
 
+from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import EvaluateResult
 from dpo_core.contract.metric_names import MEANINGS
 from dpo_core.contract.outcome import Outcome, paired_outcome
 from dpo_core.contract.warning_signs import TITLES, Sign, WarningBounds, figures_of, signs_of
 from tasks.gate.config import GateConfig
-from tasks.gate.rules import GateCheck, check_rules
+from tasks.gate.rules import GateCheck, check_benchmarks, check_rules
 
 
-def outcomes_of(result: EvaluateResult) -> tuple[Outcome, ...]:
-    """Return what is counted in answers, before and after: instructions kept, where prompts have any."""
+def outcomes_of(result: EvaluateResult, benchmarks: Benchmarks | None = None) -> tuple[Outcome, ...]:
+    """Return what is counted in answers, before and after: instructions kept, where prompts have any, and tasks."""
     judged = [
         (answer.before_passes, answer.after_passes)
         for answer in result.answers
         if answer.before_passes is not None and answer.after_passes is not None
     ]
     kept = paired_outcome(MEANINGS["checker/pass_rate"].label, judged)
-    return () if kept is None else (kept,)
+    scored = benchmarks.outcomes if benchmarks else ()
+    return scored if kept is None else (kept, *scored)
 
 
-def signs_in(bounds: WarningBounds, result: EvaluateResult) -> tuple[Sign, ...]:
-    """Return the signs that the evaluation shows."""
-    return signs_of(bounds, result.before, result.after, outcomes_of(result))
+def signs_in(
+    bounds: WarningBounds, result: EvaluateResult, benchmarks: Benchmarks | None = None
+) -> tuple[Sign, ...]:
+    """Return the signs that evaluation and benchmarks show."""
+    return signs_of(bounds, result.before, result.after, outcomes_of(result, benchmarks))
 
 
 def checks_of(
-    gate: GateConfig, evaluation: EvaluationConfig, result: EvaluateResult
+    gate: GateConfig,
+    evaluation: EvaluationConfig,
+    result: EvaluateResult,
+    benchmarks: Benchmarks | None = None,
 ) -> tuple[GateCheck, ...]:
     """Return the gate's rules, and a check for each sign that is to stop the run. One that was not measured does not
     hold."""
     bounds = evaluation.warnings
-    shown = {sign.name: sign for sign in signs_in(bounds, result)}
-    figures = figures_of(result.before, result.after, outcomes_of(result))
+    shown = {sign.name: sign for sign in signs_in(bounds, result, benchmarks)}
+    figures = figures_of(result.before, result.after, outcomes_of(result, benchmarks))
     return (
         *check_rules(gate, result.before, result.after),
+        *check_benchmarks(gate, benchmarks),
         *(
             GateCheck(
                 rule=f"no sign of {TITLES[name]}",

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.bounded_json import MAX_MARKS, bounded_json
 from dpo_core.contract.errors import HandoffRefused
 from dpo_core.contract.keep_best import BestStep
@@ -90,6 +91,10 @@ class RLVRHandoff(Section):
     best: BestStep | None = Field(
         None, description="The step whose weights these are, and why; without one, the training's last."
     )
+    benchmarks: Benchmarks | None = Field(
+        None,
+        description="Scores of tasks before and after, with their errors; without one, none were asked for.",
+    )
     probe: Probe
     grpo_command: str = Field(
         description="Ready-to-run open-instruct GRPO command that starts from this checkpoint."
@@ -102,12 +107,12 @@ class RLVRHandoff(Section):
 
     @model_serializer(mode="wrap")
     def _plain_as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a signature or a best step the file is that of versions that knew none, so they can read it."""
+        """Without a signature, best step or benchmarks the file is that of versions that knew none, so they can read it."""
         values = handler(self)
         return {
             name: value
             for name, value in values.items()
-            if name not in ("signature", "best") or value is not None
+            if name not in ("signature", "best", "benchmarks") or value is not None
         }
 
     def own_fingerprint(self) -> str:

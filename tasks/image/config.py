@@ -17,7 +17,7 @@ class ImageConfig(Section):
     variant: Variant = Field(
         "cpu",
         description="cpu, or cuda for NVIDIA GPUs: which lock file's packages are inside; cpu-olmo, cuda-olmo: OLMo-core, "
-        "too (train.implementation olmo_core).",
+        "too (train.implementation olmo_core); cpu-benchmarks, cuda-benchmarks: lm-evaluation-harness (benchmarks.tasks).",
     )
     base_image: str = Field(
         "pairline-base:bookworm",

@@ -4,8 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Variant = Literal["cpu", "cuda", "cpu-olmo", "cuda-olmo"]
+Variant = Literal["cpu", "cuda", "cpu-olmo", "cuda-olmo", "cpu-benchmarks", "cuda-benchmarks"]
 WITH_OLMO_CORE = "-olmo"  # what a variant that has OLMo-core beside the trainer's packages ends with
+WITH_BENCHMARKS = "-benchmarks"  # the same of lm-evaluation-harness
 PYTHON = "/opt/pairline/bin/python"  # the interpreter inside the image, which has dpo_core and its needs
 SBOM_FILE = "sbom.cdx.json"  # beside the image's record in the store
 USER_ID = 10001  # user and group that the image is made for

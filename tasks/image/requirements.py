@@ -10,7 +10,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 
 from dpo_core.contract.errors import ConfigError
-from tasks.image.image_ref import WITH_OLMO_CORE, Variant
+from tasks.image.image_ref import WITH_BENCHMARKS, WITH_OLMO_CORE, Variant
 
 # pip, which installs the rest out of its own wheel while the image is built, and is not installed itself.
 INSTALLER, INSTALLER_LOCK = "pip", "images/trainer/installer.txt"
@@ -27,7 +27,8 @@ GGUF_PACKAGES = (
     "pyyaml",
     "tqdm",
 )
-OLMO_LOCK = "requirements/olmo.txt"
+# What a variant has beside the trainer's packages, which it overrules.
+MORE_LOCKS = {WITH_OLMO_CORE: "requirements/olmo.txt", WITH_BENCHMARKS: "requirements/benchmarks.txt"}
 HASH = re.compile(r"\s--hash=sha256:([0-9a-f]{64})(?=\s|$)")
 
 
@@ -60,7 +61,7 @@ def trainer_pins(sources: Mapping[str, bytes], variant: Variant) -> dict[str, Pi
 
     ``sources`` holds the lock files by path. Raises ``ConfigError`` for one that is missing or says something else.
     """
-    pins = _read_pins(sources, f"requirements/train-{variant.removesuffix(WITH_OLMO_CORE)}.txt")
+    pins = _read_pins(sources, f"requirements/train-{variant.partition('-')[0]}.txt")
     gguf = _read_pins(sources, GGUF_LOCK)
     for name in GGUF_PACKAGES:
         if name not in gguf:
@@ -73,8 +74,9 @@ def trainer_pins(sources: Mapping[str, bytes], variant: Variant) -> dict[str, Pi
                 f"{GGUF_LOCK}; `make lock` gives all lock files one version."
             )
         pins[name] = gguf[name]
-    if variant.endswith(WITH_OLMO_CORE):  # it overrules
-        pins |= _read_pins(sources, OLMO_LOCK)
+    for suffix, lock in MORE_LOCKS.items():
+        if variant.endswith(suffix):
+            pins |= _read_pins(sources, lock)
     return dict(sorted(pins.items())) | _read_pins(sources, INSTALLER_LOCK)
 
 

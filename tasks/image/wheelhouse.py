@@ -53,8 +53,10 @@ ON_CUDA = {"DS_ACCELERATOR": "cuda", "DS_BUILD_OPS": "0"}
 DEEPSPEED_SETTINGS: dict[Variant, dict[str, str]] = {
     "cpu": ON_CPU,
     "cpu-olmo": ON_CPU,
+    "cpu-benchmarks": ON_CPU,
     "cuda": ON_CUDA,
     "cuda-olmo": ON_CUDA,
+    "cuda-benchmarks": ON_CUDA,
 }
 
 

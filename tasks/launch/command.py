@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dpo_core.contract.benchmark_job import BenchmarkJob
 from dpo_core.contract.data_jobs import ConvertJob, FetchJob, MixJob
 from dpo_core.contract.job import JOB_FILE, Job
 from dpo_core.contract.jobs import JOBS, TrainJob
@@ -149,10 +150,12 @@ def inputs_of(job: Job) -> tuple[Path, ...]:
 
 
 def named_by_people(job: Job) -> tuple[Path, ...]:
-    """Return the inputs that a recipe names as they are: data sets, and a checkpoint that is to be converted. All
-    others are our own snapshots, which hold no links, or what an earlier step left."""
+    """Return the inputs that a recipe names as they are: data sets, folders of tasks, and a checkpoint that is to be
+    converted. All others are our own snapshots, which hold no links, or what an earlier step left."""
     if isinstance(job, ConvertJob):
         return (job.source_dir,)
+    if isinstance(job, BenchmarkJob):
+        return tuple(folder.path for folder in job.folders)
     sources = job.sources if isinstance(job, MixJob) else ()
     return tuple(source.path for source in sources if source.path is not None)
 

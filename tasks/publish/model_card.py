@@ -1,5 +1,6 @@
 """The model card (README.md) of an uploaded checkpoint: where it comes from, how it was made, what it measured."""
 
+from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import SourceLedger
 from dpo_core.contract.keep_best import BestStep
@@ -8,6 +9,7 @@ from dpo_core.contract.metric_names import HEADLINE
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.section import Section
 from tasks.text.escape import markdown_code, markdown_rows, markdown_text, yaml_text
+from tasks.text.scores import TITLES, benchmark_rows, how_they_were_put
 
 EXTRAS_OF_A_LOSS = (
     "wpo_weighting",
@@ -40,6 +42,7 @@ class CardInputs(Section):
     best: BestStep | None = None  # whose weights these are; None: the last step's
     metrics_before: dict[str, float] = {}
     metrics_after: dict[str, float] = {}
+    benchmarks: Benchmarks | None = None
 
 
 class OurMarkdown(str):
@@ -152,6 +155,14 @@ def _chosen(card: CardInputs) -> list[str]:
     )
 
 
+def _benchmarks(card: CardInputs) -> list[str]:
+    """Tasks' scores, where there are any."""
+    if card.benchmarks is None:
+        return []
+    rows: list[list[object]] = [list(row.values()) for row in benchmark_rows(card.benchmarks)]
+    return ["## Benchmarks", how_they_were_put(card.benchmarks), _table(list(TITLES), rows)]
+
+
 def known_before_training(card: CardInputs) -> list[str]:
     """Return what stands in the card whatever the training gives: its title, what it starts from and its settings."""
     unknown = {"optimizer steps", "trained parameters"}
@@ -193,6 +204,7 @@ def render_card(card: CardInputs) -> str:
                 *_chosen(card),
                 "## Results",
                 metrics if card.metrics_after else "No evaluation was run.",
+                *_benchmarks(card),
             ]
         )
         + "\n"

@@ -8,6 +8,7 @@ from typing import Any
 
 from dpo_core.contract.metric_names import LAST_STEP, MEANINGS, OF_THE_LOSS, SECOND_NAMES
 from tasks.report.blocks import Block, Charts, Column, ColumnKind, Page, PageSection, Table, Text
+from tasks.report.compared_scores import scores_section
 from tasks.report.compared_software import software_of
 from tasks.report.curves import STEPS_TO_SMOOTH, points_of, smoothed
 from tasks.report.lineage import lineage
@@ -34,6 +35,7 @@ def compare_page(runs: Sequence[RunFiles]) -> Page:
         settings_section(runs),
         fingerprints_section(runs),
         evaluation_section(runs),
+        scores_section(runs, labels(runs)),
         final_section(runs),
         speed_section(runs),
         curves_section(runs),

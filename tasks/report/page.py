@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dpo_core.contract.metric_names import MEANINGS, TILES, tone_of
 from dpo_core.contract.store import write_bytes
+from tasks.report.benchmarks import benchmarks_section
 from tasks.report.blocks import Block, Code, Column, Notice, Page, Table, Text, Tile, Tiles, Tone
 from tasks.report.html import render_html
 from tasks.report.reproduce import commands, reproduce_section
@@ -46,6 +47,7 @@ def report_page(run: RunFiles) -> Page:
     """Return the page of a run in any state."""
     sections = (
         evaluation_section(run),
+        benchmarks_section(run),
         samples_section(run),
         training_section(run),
         data_section(run),

@@ -1,7 +1,9 @@
 """What a person sees who is asked to release a checkpoint, as Markdown. Pure."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from dpo_core.contract.metric_names import HEADLINE
@@ -10,29 +12,38 @@ from tasks.report.samples import informative
 from tasks.report.tables import markdown_table, metrics_rows
 from tasks.report.verdict import verdict_of
 from tasks.text.escape import markdown_code, markdown_link, markdown_text
+from tasks.text.scores import benchmark_rows
 
 NUM_CHARACTERS = 400  # of a prompt or an answer
 ARTIFACTS = ("report", "gate", "evaluation", "samples", "training-curves")
+
+
+class Judged(NamedTuple):
+    """What was measured of a checkpoint."""
+
+    evaluation: EvaluateResult
+    benchmarks: Benchmarks | None = None
 
 
 def question_markdown(
     name: str,
     candidate: str,
     checks: Sequence[GateCheck],
-    evaluation: EvaluateResult,
+    judged: Judged,
     settings: EvaluationConfig,
     ui_url: str | None,
 ) -> str:
     """Return verdict, gate, evaluation and samples. ``candidate``: where the checkpoint is; ``ui_url``: of Prefect's pages,
     if known.
     """
+    evaluation, benchmarks = judged
     gate = markdown_table(check_table(checks)) if checks else "No rule is set.\n"
     links = (
         " · ".join(markdown_link(key, f"{ui_url}/artifacts/key/{name}-{key}") for key in ARTIFACTS)
         if ui_url
         else ""
     )
-    verdict = verdict_of(evaluation, settings.warnings)
+    verdict = verdict_of(evaluation, settings.warnings, benchmarks)
     said = (
         [verdict.in_words, *(sign.words for sign in verdict.signs)] if verdict else ["Nothing was measured."]
     )
@@ -42,6 +53,7 @@ def question_markdown(
         f"{evaluation.num_pairs} held-out pairs, before and after": markdown_table(
             metrics_rows(evaluation, HEADLINE)
         ),
+        **({"Benchmarks": markdown_table(benchmark_rows(benchmarks))} if benchmarks else {}),
         "Samples": _samples(informative(evaluation.answers, settings.num_samples_shown)),
     }
     text = "\n".join(f"### {heading}\n\n{content}" for heading, content in sections.items())

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.jobs import EvaluateResult
 from dpo_core.contract.metric_names import MEANINGS
 from dpo_core.contract.outcome import Outcome, accuracy_outcome
@@ -33,14 +34,17 @@ class VerdictOfRun:
         return f"{self.answer}: {self.because}"
 
 
-def verdict_of(result: EvaluateResult, bounds: WarningBounds | None = None) -> VerdictOfRun | None:
-    """Return what an evaluation says of a checkpoint; None where nothing was measured.
+def verdict_of(
+    result: EvaluateResult, bounds: WarningBounds | None = None, benchmarks: Benchmarks | None = None
+) -> VerdictOfRun | None:
+    """Return what evaluation and benchmarks say of a checkpoint; None where nothing was measured.
 
     Worse: something counted in answers, or reward accuracy, fell by more than chance. Better: one of them rose so, none
     fell, and no sign warns. Everything else is not to be told from these figures, however good some of them look.
     """
-    signs = signs_in(bounds or WarningBounds(), result)
-    outcomes = (*_accuracy(result), *outcomes_of(result))
+    signs = signs_in(bounds or WarningBounds(), result, benchmarks)
+    counted = outcomes_of(result, benchmarks)
+    outcomes = (*_accuracy(result), *counted)
     if not outcomes:
         return None
     fell, rose = ([one for one in outcomes if one.fell(LEVEL)], [one for one in outcomes if one.rose(LEVEL)])
@@ -53,13 +57,13 @@ def verdict_of(result: EvaluateResult, bounds: WarningBounds | None = None) -> V
         )
     if not rose:
         return VerdictOfRun("Cannot tell", _unmoved(outcomes), signs)
-    alone = "" if outcomes_of(result) else "; nothing was counted in answers, which may be worse all the same"
+    alone = "" if counted else "; nothing was counted in answers, which may be worse all the same"
     return VerdictOfRun("Better", f"{_listed(rose)}{alone}", signs)
 
 
 def verdict_of_run(run: RunFiles) -> VerdictOfRun | None:
     """Return the verdict under the run's own bounds; None before the evaluation."""
-    return None if run.evaluation is None else verdict_of(run.evaluation, _bounds(run))
+    return None if run.evaluation is None else verdict_of(run.evaluation, _bounds(run), run.benchmarks)
 
 
 def verdict_blocks(run: RunFiles) -> tuple[Block, ...]:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from dpo_core.contract.benchmark_job import BenchmarkResult
+from dpo_core.contract.benchmarks import BENCHMARKS_FILE, Benchmarks
 from dpo_core.contract.bounded_json import bounded_json
 from dpo_core.contract.data_jobs import MixResult
 from dpo_core.contract.errors import HandoffRefused, StoreError
@@ -63,6 +65,7 @@ class RunFiles:
     handoff_path: Path | None
     gate: tuple[GateCheck, ...] = ()  # none if the run has no rule or did not come to it
     approval: Approval | None = None
+    benchmarks: Benchmarks | None = None
     metrics: Metrics = field(default_factory=list)
     evaluations: Metrics = field(default_factory=list)  # of the held-out pairs, while it trained
 
@@ -85,6 +88,11 @@ class RunFiles:
     @property
     def evaluation(self) -> EvaluateResult | None:
         return self._result("evaluate", EvaluateResult)
+
+    @property
+    def trained_scores(self) -> BenchmarkResult | None:
+        """What the trained checkpoint scored; the job before it was the SFT checkpoint's."""
+        return self._result("benchmark", BenchmarkResult) if self.benchmarks else None
 
     def _result(self, step: str, kind: type[R]) -> R | None:
         result = self.steps[step].result if step in self.steps else None
@@ -115,6 +123,7 @@ def read_run_files(folder: Path) -> RunFiles:
         handoff_path=path,
         gate=_gate(folder),
         approval=_model(folder / APPROVAL_FILE, Approval),
+        benchmarks=_model(folder / BENCHMARKS_FILE, Benchmarks),
         metrics=read_metrics(steps["train"].folder / METRICS_FILE) if "train" in steps else [],
         evaluations=read_metrics(steps["train"].folder / EVALUATIONS_FILE) if "train" in steps else [],
     )

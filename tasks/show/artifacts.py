@@ -16,6 +16,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
+from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.data_jobs import MixResult
 from dpo_core.contract.jobs import EvaluateResult, ReferenceResult, TrainResult
 from dpo_core.contract.metrics_file import EVALUATIONS_FILE, read_metrics
@@ -39,6 +40,7 @@ from tasks.report.tables import (
     training_rows,
 )
 from tasks.text.escape import markdown_block, markdown_code, markdown_text
+from tasks.text.scores import benchmark_rows, how_they_were_put
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +134,14 @@ def show_evaluation(result: EvaluateResult, num_samples: int, family: str) -> No
         samples_markdown(result, num_samples),
         artifact_key("samples", family),
         "Greedy answers to held-out prompts",
+    )
+
+
+@never_fails
+def show_benchmarks(benchmarks: Benchmarks, family: str) -> None:
+    """Make table ``<name>-benchmarks``, before beside after."""
+    table_artifact(
+        benchmark_rows(benchmarks), artifact_key("benchmarks", family), how_they_were_put(benchmarks)
     )
 
 

@@ -41,7 +41,8 @@ IMPORTED = (
     "pyarrow.compute",
     "deepspeed",
 )
-OLMO_CORE = ("dpo_core.model.olmo_core",)  # 6 s, in the environment that has it
+# Seconds, in the environments that have the library.
+ELSEWHERE = {"olmo_core": "dpo_core.model.olmo_core", "lm_eval": "dpo_core.steps.benchmark"}
 LARGEST_REQUEST = 1 << 20
 PR_SET_PDEATHSIG = 1
 
@@ -70,7 +71,8 @@ class Forked:
 def serve(listener: socket.socket) -> None:
     """Until standard input ends."""
     os.environ["DS_ACCELERATOR"] = "cpu"  # read at DeepSpeed's import, and set by the engine where it is used
-    for module in (*IMPORTED, *(OLMO_CORE if importlib.util.find_spec("olmo_core") else ())):
+    there = [module for library, module in ELSEWHERE.items() if importlib.util.find_spec(library)]
+    for module in (*IMPORTED, *there):
         importlib.import_module(module)
     children: dict[int, Forked] = {}
     ended, wake = socket.socketpair()

@@ -3,7 +3,7 @@
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from tasks.gate.rules import GateCheck
-from tasks.report.question import NUM_CHARACTERS, question_markdown
+from tasks.report.question import NUM_CHARACTERS, Judged, question_markdown
 
 CHECK = GateCheck(rule="held-out accuracy at least", value=0.85, bound=0.7, passed=True)
 
@@ -21,7 +21,7 @@ def question(ui_url: str | None = None, **answer: object) -> str:
         answers=(shown, shown),
     )
     return question_markdown(
-        "mine", "/export/1", [CHECK], result, EvaluationConfig(num_samples_shown=1), ui_url
+        "mine", "/export/1", [CHECK], Judged(result), EvaluationConfig(num_samples_shown=1), ui_url
     )
 
 

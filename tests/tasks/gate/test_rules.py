@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from dpo_core.contract.benchmarks import Benchmarks, compared
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from tasks.gate.config import GateConfig, why_unmeasurable
-from tasks.gate.rules import check_rules, check_table, failed_checks
+from tasks.gate.rules import check_benchmarks, check_rules, check_table, failed_checks
+from tests.tasks.made_scores import benchmarks, task_scores
+from tests.tasks.report.made_run import config_of
 
 BEFORE = {"rewards/accuracies": 0.5, "answers/mean_words": 20.0, "checker/pass_rate": 0.3}
 AFTER = {
@@ -134,3 +137,54 @@ def test_a_rule_that_nothing_would_measure_is_refused_before_the_run(gate, evalu
 def test_suspending_without_a_person_is_refused():
     with pytest.raises(ValidationError, match=r"means nothing without gate\.approval person"):
         GateConfig(wait="suspend")
+
+
+def task_checks(found, **rules: dict):
+    return check_benchmarks(GateConfig(benchmarks=rules), found)
+
+
+@pytest.mark.parametrize(
+    ("rule", "after", "passes"),
+    [
+        ({"not_below_sft_by": 0.01}, 29, True),
+        ({"not_below_sft_by": 0.01}, 28, False),
+        ({"not_below_sft_by": 0}, 30, True),
+        ({"at_least": 0.3}, 30, True),
+        ({"at_least": 0.3}, 29, False),
+    ],
+)
+def test_a_task_may_fall_by_its_bound_and_no_more(rule, after, passes):
+    (check,) = task_checks(benchmarks(gsm8k=(30, after)), gsm8k=rule)
+    assert check.passed == passes
+    assert check.rule.startswith("gsm8k exact_match (strict-match)")
+
+
+def test_where_less_is_better_more_is_the_fall():
+    before, after = task_scores("text", 30, better=-1), task_scores("text", 32, better=-1)
+    found = Benchmarks(lm_eval="0.4.13", scores=compared((before,), (after,)))
+    (check,) = task_checks(found, text={"not_below_sft_by": 0.01})
+    assert (check.value, check.passed) == (pytest.approx(-0.02), False)
+
+
+def test_a_task_that_was_not_scored_does_not_hold():
+    found = benchmarks(gsm8k=(30, 40))
+    for scores, rule in ((None, {}), (found, {"metric": "exact_match,flexible-extract"})):
+        (check,) = task_checks(scores, gsm8k={"at_least": 0.1, **rule})
+        assert (check.value, check.passed) == (None, False)
+        assert "measured no gsm8k" in check.detail
+    first, second = task_checks(found, gsm8k={"at_least": 0.1, "not_below_sft_by": 0.0})
+    assert first.passed
+    assert second.passed
+
+
+def test_a_rule_of_a_task_that_is_not_asked_for_is_refused_before_the_run():
+    gate = GateConfig(benchmarks={"gsm8k": {"at_least": 0.1}})
+    assert gate.has_rules
+    assert why_unmeasurable(gate, EvaluationConfig(), "0", ("ifeval",)).startswith(
+        "gate.benchmarks has a rule for gsm8k"
+    )
+    assert why_unmeasurable(gate, EvaluationConfig(), "0", ("gsm8k",)) is None
+    with pytest.raises(ValidationError, match="needs not_below_sft_by or at_least"):
+        GateConfig(benchmarks={"gsm8k": {}})
+    with pytest.raises(ValidationError, match=r"which benchmarks\.tasks does not name"):
+        config_of("store", gate={"benchmarks": {"gsm8k": {"at_least": 0.1}}})

@@ -9,6 +9,7 @@ from dpo_core.contract.warning_signs import WarningBounds
 from tasks.gate.config import GateConfig
 from tasks.gate.rules import failed_checks
 from tasks.gate.signs import checks_of, outcomes_of, signs_in
+from tests.tasks.made_scores import benchmarks
 from tests.tasks.report.made_run import config_of
 
 BEFORE = {"logps_per_token/chosen": -1.0, "answers/mean_words": 10.0}
@@ -82,3 +83,14 @@ def test_a_recipe_whose_signs_cannot_be_measured_is_refused(tmp_path, sections, 
     stop = {"evaluation": {"warnings": {"stop": ["displacement"]}}}
     with pytest.raises(ValidationError, match=said):
         config_of(tmp_path, **(stop | sections))
+
+
+def test_a_task_that_falls_is_a_sign_although_accuracy_rises():
+    found, fallen = result(BEFORE, AFTER | {"answers/mean_words": 10.0}), benchmarks(gsm8k=(60, 40))
+    assert signs_in(WarningBounds(), found) == ()
+    (sign,) = signs_in(WarningBounds(), found, fallen)
+    assert sign.name == "outcome"
+    assert "gsm8k exact_match (strict-match) 0.60 to 0.40" in sign.words
+    stop = EvaluationConfig(warnings=WarningBounds(stop=("outcome",)))
+    (check,) = checks_of(GateConfig(), stop, found, fallen)
+    assert not check.passed

@@ -14,6 +14,7 @@ from tasks.handoff.config import HandoffConfig
 from tasks.handoff.grpo_command import grpo_command
 from tasks.handoff.schema import Parent, Probe, RLVRHandoff, Tokens, read_handoff
 from tasks.publish.uploaded_checkpoint import UploadedCheckpoint
+from tests.tasks.made_scores import benchmarks
 
 FLAGS = Path(__file__).with_name("grpo_flags.txt")
 HUB = UploadedCheckpoint(
@@ -196,3 +197,10 @@ def test_the_grpo_command_names_the_commit_or_the_path() -> None:
     )
     assert "--model_name_or_path '/a b'" in grpo_command(local, HandoffConfig(), "tiny")
     assert "--model_revision" not in grpo_command(local, HandoffConfig(), "tiny")
+
+
+def test_benchmarks_are_handed_on_and_without_them_the_file_is_that_of_before(tmp_path: Path) -> None:
+    scores = benchmarks(gsm8k=(60, 40))
+    write_json(tmp_path / "handoff.json", make_handoff(benchmarks=scores))
+    assert read_handoff(tmp_path / "handoff.json").benchmarks == scores
+    assert "benchmarks" not in make_handoff().model_dump()

@@ -38,6 +38,7 @@ FILES = {
         "numpy==2.4.6", "torch==2.13.0", "triton==3.7.1", "nvidia-cublas==13.1.1.3"
     ),
     "requirements/olmo.txt": pinned("ai2-olmo-core==3.0.0", "numpy==2.4.5"),
+    "requirements/benchmarks.txt": pinned("lm-eval==0.4.13", "scipy==1.17.1"),
     "requirements/quickstart.txt": pinned(
         *(
             f"{name}==1.0"

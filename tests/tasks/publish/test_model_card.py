@@ -8,6 +8,7 @@ from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.loss_config import LossConfig, LossSum, LossTerm
 from dpo_core.contract.refs import CheckpointRef
 from tasks.publish.model_card import CardInputs, render_card
+from tests.tasks.made_scores import benchmarks
 
 PARENT = CheckpointRef(
     path="/store/x", fingerprint="f" * 64, tokenizer_fingerprint="t", source="org/sft: v2", revision="c" * 40
@@ -126,3 +127,10 @@ def test_an_adapter_is_told_with_its_size() -> None:
         "| trained parameters | 1,024 of 1,025,024 |",
     ):
         assert line in text
+
+
+def test_scores_of_tasks_stand_with_their_errors() -> None:
+    text = render_card(CARD.model_copy(update={"benchmarks": benchmarks(gsm8k=(60, 40))}))
+    assert "## Benchmarks" in text
+    assert "0.6000 ± 0.0500 | 0.4000 ± 0.0500 | -0.2000 ± 0.0402" in text.replace("\\", "")
+    assert "Benchmarks" not in render_card(CARD)

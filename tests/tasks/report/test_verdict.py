@@ -7,6 +7,7 @@ from tasks.report.blocks import Notice
 from tasks.report.page import report_page
 from tasks.report.verdict import verdict_of
 from tasks.run.files import read_run_files
+from tests.tasks.made_scores import benchmarks
 from tests.tasks.report.made_run import make_run
 
 SFT = {"rewards/accuracies": 0.5, "logps_per_token/chosen": -1.0, "answers/mean_words": 20.0}
@@ -110,3 +111,13 @@ def test_bounds_are_the_recipes(tmp_path):
     after = {"rewards/accuracies": 0.85, "answers/mean_words": 40.0}
     folder = make_run(tmp_path, after=after, evaluation={"warnings": {"answers_grow_to": 3.0}})
     assert "times as long as the SFT" not in str(report_page(read_run_files(folder)).summary)
+
+
+@pytest.mark.parametrize(("after", "answer"), [(40, "Worse"), (60, "Cannot tell"), (80, "Better")])
+def test_tasks_are_counted_in_answers_and_decide(after, answer):
+    result = EvaluateResult(
+        job_fingerprint="f" * 64, before=SFT, after=SFT, num_pairs=200, num_prompts=0, answers=()
+    )
+    found = verdict_of(result, None, benchmarks(gsm8k=(60, after), ifeval=(50, 50)))
+    assert found.answer == answer
+    assert f"gsm8k exact_match (strict-match) 0.60 to {after / 100:.2f}" in found.because
