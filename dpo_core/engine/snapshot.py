@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dpo_core.engine.host_memory import free_bytes
-from dpo_core.engine.stored_tensor import StoredTensor, parts_metadata
+from dpo_core.engine.stored_tensor import Part, StoredTensor, parts_metadata
 from dpo_core.engine.tensor_file import HeaderEntry, TensorFile, in_file_order
 
 CHUNK_BYTES = 1 << 25  # what an update may have to wait for: 32 MiB take some tens of milliseconds
@@ -49,15 +49,15 @@ class Snapshot:
 
     def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
         self.entries: dict[str, HeaderEntry] = {}
-        parts: dict[str, tuple[int, tuple[int, ...]]] = {}
+        parts: dict[str, Part] = {}
         chunks: dict[str, tuple[Tensor, ...]] = {}
         for name, tensor in tensors.items():
-            start, values = tensor.written_here()
+            place, values = tensor.written_here()
             if values.nbytes == tensor.num_bytes:  # an empty tensor is written by every rank that has it
                 self.entries[name] = HeaderEntry(tensor.shape, tensor.dtype)
             elif len(values):
                 self.entries[name] = HeaderEntry((len(values),), tensor.dtype)
-                parts[name] = (start, tensor.shape)
+                parts[name] = place
             else:
                 continue
             chunks[name] = values.split(CHUNK_BYTES // tensor.dtype.itemsize)

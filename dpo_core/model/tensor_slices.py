@@ -3,7 +3,8 @@
 Files are read, not mapped: pages of a mapped file count as the process's own memory once they were touched.
 
 A tensor may lie in one piece, as everywhere in the field, or in pieces of its flattened values in several files. A file
-of pieces says in its metadata which they are: ``parts``: JSON of name -> [first value, shape of the whole tensor].
+of pieces says in its metadata which they are: ``parts``: JSON of name -> [first value, shape of the whole tensor], and of
+some columns of a matrix's rows (tensor parallelism) -> [first value, shape, [first column, behind the last]].
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -37,14 +39,23 @@ LONGEST_HEADER = 100_000_000  # bytes, the format's own bound
 MOST_BYTES_A_READ = 1 << 30  # the kernel gives at most 2 GiB at once
 
 
+Columns = tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Piece:
-    """Values ``start`` to ``stop`` of a flattened tensor, from byte ``offset`` of an open file on."""
+    """Values ``start`` to ``stop`` of a flattened tensor, from byte ``offset`` of an open file on; with ``columns`` (first,
+    behind the last) no others than these of each row in between."""
 
     start: int
     stop: int
     file: int
     offset: int
+    columns: Columns | None = None
+
+    def rows(self, width: int) -> tuple[int, int]:
+        """Return the rows of ``width`` values that it has columns of. -> first, behind the last"""
+        return self.start // width, -(-self.stop // width)
 
 
 @dataclass(slots=True)
@@ -58,6 +69,11 @@ class Slices:
     @property
     def num_values(self) -> int:
         return torch.Size(self.shape).numel()
+
+    @property
+    def width(self) -> int:
+        """Values of a row."""
+        return torch.Size(self.shape[1:]).numel()
 
 
 class TensorSlices:
@@ -81,8 +97,12 @@ class TensorSlices:
         """Read values ``start`` to ``stop`` of the flattened tensor; all of it by default. -> [stop - start] on the CPU"""
         slices = self.tensors[name]
         stop = slices.num_values if stop is None else stop
+        if slices.pieces and slices.pieces[0].columns:
+            first, last = start // slices.width, -(-stop // slices.width)
+            before = first * slices.width
+            return _rows_of_columns(slices, first, last).view(-1)[start - before : stop - before]
         values = torch.empty(stop - start, dtype=slices.dtype)
-        content = memoryview(values.view(torch.uint8).numpy())  # type: ignore[arg-type]  # see tensor_file
+        content = _content(values)
         size = slices.dtype.itemsize
         for piece in slices.pieces:
             first, last = max(start, piece.start), min(stop, piece.stop)
@@ -92,8 +112,12 @@ class TensorSlices:
         return values
 
     @torch.no_grad()
-    def fill(self, name: str, target: Tensor, start: int = 0) -> None:
-        """Copy the values from ``start`` on into ``target``, whatever its dtype and device, some at a time."""
+    def fill(self, name: str, target: Tensor, start: int = 0, columns: Columns | None = None) -> None:
+        """Copy values from ``start`` on into ``target``, whatever its dtype and device, some at a time. Where ``columns``
+        are given, these of the rows that begin with the one of ``start``."""
+        if columns:
+            self._fill_columns(name, target, start, columns)
+            return
         if not target.is_contiguous():  # it has no flat view
             target.copy_(self.read(name, start, start + target.numel()).view(target.shape))
             return
@@ -101,6 +125,15 @@ class TensorSlices:
         for first in range(0, flat.numel(), MOST_READ_AT_ONCE):
             part = flat[first : first + MOST_READ_AT_ONCE]
             part.copy_(self.read(name, start + first, start + first + part.numel()))
+
+    def _fill_columns(self, name: str, target: Tensor, start: int, columns: Columns) -> None:
+        width = self.tensors[name].width
+        at_once = max(1, MOST_READ_AT_ONCE // width)
+        for first in range(0, len(target), at_once):
+            part = target[first : first + at_once]
+            begin = (start // width + first) * width
+            rows = self.read(name, begin, begin + len(part) * width).view(-1, width)
+            part.copy_(rows[:, slice(*columns)])
 
     def _add(self, path: Path) -> None:
         try:
@@ -114,12 +147,15 @@ class TensorSlices:
             begin, end = about["data_offsets"]
             if (dtype := DTYPES.get(about["dtype"])) is None:
                 raise StoreError(f"{path} holds {name} as {about['dtype']}, which is not read here.")
-            start, shape = parts.get(name, (0, about["shape"]))
+            start, shape, *more = parts.get(name, (0, about["shape"]))
             slices = self.tensors.setdefault(name, Slices(dtype, tuple(shape)))
             if (slices.dtype, slices.shape) != (dtype, tuple(shape)):
                 raise StoreError(f"{path.parent} holds pieces of {name} that do not belong together.")
-            stop = start + (end - begin) // dtype.itemsize
-            slices.pieces.append(Piece(start, stop, file, data + begin))
+            num_values, columns = (end - begin) // dtype.itemsize, tuple(more[0]) if more else None
+            if columns:
+                each = columns[1] - columns[0]
+                num_values = (num_values // each - 1) * slices.width + each
+            slices.pieces.append(Piece(start, start + num_values, file, data + begin, columns))
 
 
 @contextlib.contextmanager
@@ -147,14 +183,50 @@ def _read_header(file: int, path: Path) -> tuple[dict, int]:
 
 
 def _check_whole(name: str, slices: Slices) -> None:
-    slices.pieces.sort()
-    ends = [0, *(piece.stop for piece in slices.pieces)]
-    starts = [*(piece.start for piece in slices.pieces), slices.num_values]
-    if ends != starts:
+    slices.pieces.sort(key=lambda piece: (piece.columns or (0, 0), piece.start))
+    by_columns = {
+        columns: list(pieces) for columns, pieces in groupby(slices.pieces, lambda piece: piece.columns)
+    }
+    if set(by_columns) in (set(), {None}):
+        ranges, length = [(piece.start, piece.stop) for piece in slices.pieces], slices.num_values
+        make_a_whole = _are_gapless(ranges, length)
+    else:
+        make_a_whole = None not in by_columns and _are_gapless(
+            [columns for columns in by_columns if columns], slices.width
+        )
+        for pieces in by_columns.values():
+            rows = [piece.rows(slices.width) for piece in pieces]
+            make_a_whole = make_a_whole and _are_gapless(rows, slices.shape[0])
+    if not make_a_whole:
         held = sum(piece.stop - piece.start for piece in slices.pieces)
         raise StoreError(
             f"The files hold {name} with a gap or an overlap: {held:,} of its {slices.num_values:,} values."
         )
+
+
+def _are_gapless(ranges: list[tuple[int, int]], length: int) -> bool:
+    """Whether sorted ranges are one from 0 to ``length``."""
+    return [0, *(stop for _, stop in ranges)] == [*(start for start, _ in ranges), length]
+
+
+def _content(values: Tensor) -> memoryview:
+    return memoryview(values.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # see tensor_file
+
+
+def _rows_of_columns(slices: Slices, first: int, last: int) -> Tensor:
+    """Rows ``first`` to ``last`` of a matrix whose pieces are some columns each."""
+    found = torch.empty(last - first, slices.width, dtype=slices.dtype)
+    for piece in slices.pieces:
+        assert piece.columns  # all have them
+        begin, end = piece.rows(slices.width)
+        lower, upper = max(first, begin), min(last, end)
+        if lower < upper:
+            each = piece.columns[1] - piece.columns[0]
+            part = torch.empty(upper - lower, each, dtype=slices.dtype)
+            offset = piece.offset + (lower - begin) * each * slices.dtype.itemsize
+            _read_exactly(piece.file, _content(part), offset)
+            found[lower - first : upper - first, slice(*piece.columns)] = part
+    return found
 
 
 def _read_exactly(file: int, place: memoryview, offset: int) -> None:

@@ -15,7 +15,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 
 from dpo_core.contract.checkpoint_files import RUN_WEIGHTS, files_of
 from dpo_core.contract.errors import StoreError
-from dpo_core.model.tensor_slices import Slices, TensorSlices
+from dpo_core.model.tensor_slices import Columns, Slices, TensorSlices
 
 ATTRIBUTE = "_pairline_unread"
 ADAPTED = ".base_layer"  # what peft puts into the name of a layer's own weight beside an adapter
@@ -28,11 +28,12 @@ class UnreadWeights:
     slices: TensorSlices
     keys: Mapping[str, str]
 
-    def fill(self, name: str, target: Tensor, start: int = 0) -> bool:
-        """Read the values of a tensor of the model from ``start`` on into ``target``. -> whether the files hold it"""
+    def fill(self, name: str, target: Tensor, start: int = 0, columns: Columns | None = None) -> bool:
+        """Read the values of a tensor of the model from ``start`` on into ``target``, of rows some ``columns`` alone. ->
+        whether the files hold it"""
         key = self.keys.get(name.replace(ADAPTED, ""))
         if key is not None:
-            self.slices.fill(key, target, start)
+            self.slices.fill(key, target, start, columns)
         return key is not None
 
 

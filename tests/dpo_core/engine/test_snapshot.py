@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from dpo_core.contract.errors import StoreError
 from dpo_core.engine import snapshot as module
 from dpo_core.engine.snapshot import Snapshot
 from dpo_core.engine.stored_tensor import StoredTensor, whole
 from dpo_core.engine.tensor_file import TensorFile
-from dpo_core.model.tensor_slices import open_slices
+from dpo_core.model.tensor_slices import TensorSlices, open_slices
 
 
 class GatedFile(TensorFile):
@@ -126,3 +127,49 @@ def test_what_any_number_of_ranks_wrote_is_read_by_any_other_in_ranges(tmp_path_
             assert slices.tensors[name].shape == shape
             assert torch.equal(slices.read(name, first, last), tensor.view(-1)[first:last])
         assert float(slices.read("scalar")) == 7.0
+
+
+@given(data=st.data())
+def test_columns_that_ranks_wrote_are_read_by_any_other_in_ranges_and_columns(tmp_path_factory, data):
+    """A matrix as tensor parallelism cuts it: its columns between neighbours, their rows by FSDP2, rows between copies."""
+    folder = tmp_path_factory.mktemp("parts")
+    tensor_ranks, data_ranks, copies = (data.draw(st.integers(low, 3)) for low in (2, 1, 1))
+    height, width = data.draw(st.integers(1, 7)), tensor_ranks * data.draw(st.integers(1, 3))
+    matrix, each = torch.arange(float(height * width)).view(height, width), width // tensor_ranks
+    at_most, paths = -(-height // data_ranks), []
+    for rank in range(tensor_ranks * data_ranks * copies):
+        of_all, column = divmod(rank, tensor_ranks)
+        copy, row = divmod(of_all, data_ranks)
+        rows = slice(min(row * at_most, height), (row + 1) * at_most)
+        columns = (column * each, (column + 1) * each)
+        held = torch.zeros_like(matrix[rows, slice(*columns)])
+        stored = StoredTensor(
+            (height, width),
+            matrix.dtype,
+            held,
+            matrix.clone,
+            rows.start * width + columns[0],
+            copy,
+            copies,
+            columns,
+        )
+        stored.take(matrix)
+        assert torch.equal(held, matrix[rows, slice(*columns)])
+        taken = Snapshot({"matrix": stored})
+        if not taken.entries:
+            continue
+        paths.append(folder / f"{rank}.safetensors")
+        with TensorFile(paths[-1], taken.entries, taken.metadata) as file:
+            taken.write_to(file)
+            file.finish()
+    first = data.draw(st.integers(0, matrix.numel()))
+    last = data.draw(st.integers(first, matrix.numel()))
+    begin, end = sorted(data.draw(st.tuples(st.integers(0, width), st.integers(0, width))))
+    row = data.draw(st.integers(0, height))
+    part = torch.zeros(height - row, end - begin)
+    with open_slices(paths, ["matrix"]) as slices:
+        assert torch.equal(slices.read("matrix", first, last), matrix.view(-1)[first:last])
+        slices.fill("matrix", part, row * width + begin, (begin, end))
+        assert torch.equal(part, matrix[row:, begin:end])
+    with pytest.raises(StoreError, match="a gap or an overlap"):
+        TensorSlices(paths[:-1])  # the last columns of some rows are missing
