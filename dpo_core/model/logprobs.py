@@ -7,6 +7,8 @@ in a module's hooks, and ranks whose chunks differ in number would wait for each
     log p(t) = z_t - log sum_v exp z_v,   z = W h + b        d log p(t) / dz = onehot(t) - softmax(z)
     log sum_v p(v)^2, without a gradient, where it is asked for
 
+Where processes share the vocabulary out (``compute.tensor_degree``), V is what of it is here.
+
 Shapes: N predicted tokens, n those of a chunk, H hidden size, V vocabulary, S sequences.
 """
 
@@ -18,25 +20,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import linear
 
 from dpo_core.contract.step_memory import CARD_CHUNK_LOGITS
+from dpo_core.model.tensor_parallel import TensorShare
+from dpo_core.model.tensor_ranks import SharedInput
+from dpo_core.model.vocabulary_parts import (
+    Scored,
+    SharedVocabulary,
+    Vocabulary,
+    WholeVocabulary,
+    logps_from_logits,
+    squares_from_logits,
+)
 
 CHUNK_LOGITS = 1 << 25  # logits held at once on a CPU: 128 MiB in fp32, and as much again in the backward
-
-
-def logps_from_logits(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    """Return log softmax(logits)[target], computed in fp32 at least. -> float32 [N]"""
-    exact = torch.promote_types(logits_NV.dtype, torch.float32)
-    return -cross_entropy(logits_NV.to(exact), targets_N, reduction="none")
-
-
-@torch.no_grad()
-def squares_from_logits(logits_NV: Tensor) -> Tensor:
-    """Return log sum_v p(v)^2 of p = softmax(logits), in fp32 at least: the log of the probability that a token drawn from p
-    has on average. -> float32 [N]"""
-    exact = torch.promote_types(logits_NV.dtype, torch.float32)
-    return logits_NV.log_softmax(dim=-1, dtype=exact).mul_(2).logsumexp(dim=-1)
 
 
 class TokenScores(NamedTuple):
@@ -76,6 +74,7 @@ class LogitRule:
 
 
 PLAIN = LogitRule()
+WHOLE: Vocabulary = WholeVocabulary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +98,18 @@ class VocabularyHead:
         if not isinstance(projection, nn.Linear) or type(projection).forward is not nn.Linear.forward:
             return scores_from_logits(self.rule(projection(hidden_NH)), targets_N, squares)
         autocast = torch.is_autocast_enabled(device)
+        share, rows, vocabulary = TensorShare.of(projection), projection.out_features, WHOLE
+        if share:
+            vocabulary = SharedVocabulary(share.ranks, share.ranks.part(rows)[0])
+            rows = share.ranks.largest_part(rows)  # equally many chunks on each process
 
         def of_weight(hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
             weight_VH, bias_V = projection.weight, projection.bias  # whole inside the module's call alone
             dtype = torch.get_autocast_dtype(device) if autocast else weight_VH.dtype
-            chunk = max(1, (CHUNK_LOGITS if device == "cpu" else CARD_CHUNK_LOGITS) // weight_VH.shape[0])
-            how = _How(self.rule, dtype, chunk, torch.is_grad_enabled(), squares)
+            chunk = max(1, (CHUNK_LOGITS if device == "cpu" else CARD_CHUNK_LOGITS) // rows)
+            how = _How(self.rule, dtype, chunk, torch.is_grad_enabled(), squares, vocabulary)
+            if share:
+                hidden_NH = SharedInput.apply(hidden_NH, share.ranks)
             return _TargetLogps.apply(hidden_NH, weight_VH, bias_V, targets_N, how)
 
         with _forward_of(projection, of_weight):
@@ -134,6 +139,7 @@ class _How:
     chunk: int
     keep: bool
     squares: bool = False
+    vocabulary: Vocabulary = WHOLE
 
     def logits(self, hidden_nH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
         """Logits [n, V] by a weight that has ``dtype`` already."""
@@ -151,21 +157,20 @@ class _TargetLogps(torch.autograd.Function):
         ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor, how: _How
     ) -> tuple[Tensor, Tensor]:
         """-> float32 [N] each (float64 for float64 weights), the second one [0] where it was not asked for"""
-        scored: list[TokenScores] = []
+        scored: list[Scored] = []
         with torch.autocast(hidden_NH.device.type, enabled=False):
             weight = weight_VH.to(how.dtype)
             pieces = list(zip(hidden_NH.split(how.chunk), targets_N.split(how.chunk), strict=True))
             for hidden_nH, targets_n in pieces:
                 logits_nV = None  # of the chunk before: two would not fit
                 logits_nV = how.logits(hidden_nH, weight, bias_V)
-                scored.append(scores_from_logits(logits_nV, targets_n, how.squares))
-        logps_N, squares_N = map(torch.cat, zip(*scored, strict=True))
+                scored.append(how.vocabulary.scores(logits_nV, targets_n, how.squares))
+        logps_N, squares_N, normalisers_N = map(torch.cat, zip(*scored, strict=True))
         ctx.mark_non_differentiable(squares_N)
         if how.keep:
             ctx.how = how
-            ctx.save_for_backward(
-                hidden_NH, weight_VH, bias_V, targets_N, logps_N, logits_nV if len(pieces) == 1 else None
-            )
+            kept_NV = logits_nV if len(pieces) == 1 else None
+            ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N, logps_N, normalisers_N, kept_NV)
         return logps_N, squares_N
 
     @staticmethod
@@ -174,7 +179,7 @@ class _TargetLogps(torch.autograd.Function):
         ctx: Any, slope_N: Tensor, _: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         """Slopes in hidden states, weight and bias; the weight's is summed over chunks in fp32."""
-        hidden_NH, weight_VH, bias_V, targets_N, logps_N, kept_NV = ctx.saved_tensors
+        hidden_NH, weight_VH, bias_V, targets_N, logps_N, normalisers_N, kept_NV = ctx.saved_tensors
         how, (of_hidden, of_weight, of_bias) = ctx.how, ctx.needs_input_grad[:3]
         by_hidden = torch.empty_like(hidden_NH) if of_hidden else None
         by_weight = _WeightSlope(weight_VH, several=kept_NV is None) if of_weight else None
@@ -184,9 +189,8 @@ class _TargetLogps(torch.autograd.Function):
             for start in range(0, len(targets_N), how.chunk):
                 at = slice(start, start + how.chunk)
                 logits_nV = how.logits(hidden_NH[at], weight, bias_V) if kept_NV is None else kept_NV
-                # softmax(z) - onehot(t): minus the slope of log p(t). At the target 1 - p is exact, however near p is to 1.
-                miss_nV = logits_nV.softmax(dim=-1)
-                miss_nV.scatter_(1, targets_N[at, None], torch.expm1(logps_N[at, None]).to(miss_nV.dtype))
+                scored = Scored(logps_N[at], logps_N.new_zeros(0), normalisers_N[at])
+                miss_nV = how.vocabulary.misses(logits_nV, targets_N[at], scored)
                 miss_nV = how.rule.slope(miss_nV, logits_nV).to(how.dtype)
                 del logits_nV
                 times_n1 = -slope_N[at, None]
