@@ -30,7 +30,10 @@ def check_before_start(config: StageConfig) -> None:
     else:  # an image has its own packages; the step in it looks for itself
         check_trackers(config.tracking)
     solve_batch(
-        config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes
+        config.train.global_batch_pairs,
+        config.train.per_device_batch_pairs,
+        config.compute.num_processes,
+        config.compute.tensor_degree,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from dpo_core.contract.checkpoint_files import CONFIG
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.olmo_core import check_olmo_core
+from dpo_core.contract.tensor_parallel import check_tensor_degree
 from flows.settings.stage_config import StageConfig
 from tasks.checkpoint.own_files import read_json_file
 from tasks.image.image_ref import WITH_OLMO_CORE
@@ -18,7 +19,11 @@ LOOKED_SECONDS = 60  # an interpreter's start on a slow file system
 
 
 def check_implementation(config: StageConfig) -> None:
-    """Raise ``ConfigError`` for a model that ``train.implementation`` cannot compute, or where it is not installed."""
+    """Raise ``ConfigError`` for a model that ``train.implementation`` cannot compute or ``compute.tensor_degree`` not share
+    out, or where the implementation is not installed."""
+    if config.compute.tensor_degree > 1:
+        for source, folder in _local_models(config):
+            check_tensor_degree(read_json_file(folder / CONFIG), source, config.compute.tensor_degree)
     if config.train.implementation != "olmo_core":
         return
     for source, folder in _local_models(config):

@@ -110,7 +110,12 @@ def train_job(inputs: TrainingInputs, settings: TrainingSettings, compute: Compu
         optim=settings.optim,
         train=train,
         adapter=settings.adapter,
-        batch=solve_batch(train.global_batch_pairs, train.per_device_batch_pairs, compute.num_processes),
+        batch=solve_batch(
+            train.global_batch_pairs,
+            train.per_device_batch_pairs,
+            compute.num_processes,
+            compute.tensor_degree,
+        ),
         sharding=sharding_of(compute),
         tracking=settings.tracking,
         evaluation=settings.evaluation,

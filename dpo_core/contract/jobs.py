@@ -48,6 +48,7 @@ class Sharding(Section):
     kind: ShardingKind = "none"
     offload: Offload = "none"
     degree: int | None = None  # processes that share one copy out, others being replicas; None: all share one
+    tensor_degree: int = 1  # neighbours that compute each forward together, with a part of every matrix each
 
     @property
     def splits_weights(self) -> bool:
@@ -105,7 +106,7 @@ class ReferenceJob(Job[ReferenceResult]):
 
 
 class BatchPlan(Section):
-    """How a global batch is cut for the processes at hand: global = processes x per_device x accumulation."""
+    """How a global batch is cut: processes (those that compute together are one) x per_device x accumulation."""
 
     global_pairs: int
     per_device_pairs: Annotated[int, NotContent()]

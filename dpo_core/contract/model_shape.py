@@ -1,7 +1,7 @@
 """A decoder's sizes, as its config.json tells them: what memory and time follow from. Torch-free."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 LARGEST = 10**9
@@ -55,6 +55,11 @@ class ModelShape:
             )
         except ValueError:
             return None
+
+    def shared_by(self, tensor_degree: int) -> "ModelShape":
+        """Return the shape of what each of so many processes computes that share every layer's matrices out."""
+        sizes = ("intermediate_size", "query_size", "key_size", "vocab_size")
+        return replace(self, **{name: -(-getattr(self, name) // tensor_degree) for name in sizes})
 
     @property
     def linear_sides(self) -> dict[str, int]:

@@ -84,9 +84,9 @@ def share_within_machines(sharding: Sharding, accelerator: Accelerator, ranks: i
     """Have the ``ranks`` of each machine share a copy of a scorer's model out. All ranks call it together, before it is
     loaded."""
     assert sharding.kind == "fsdp2"  # DeepSpeed's parts are those of all ranks
-    from dpo_core.engine import fsdp
+    from dpo_core.engine import fsdp_mesh
 
-    fsdp.share_within(accelerator, ranks)
+    fsdp_mesh.share_within(accelerator, ranks)
 
 
 def gather_whole(sharding: Sharding, scorer: PairScorer) -> None:

@@ -25,6 +25,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, NEVER = -1, -3, 2**31 - 1  # glibc malloc.h
 # How long ranks wait for one. Rank 0 hashes and writes a checkpoint alone, minutes for a large model; a rank that is lost is
 # noticed by `heartbeat`.
 EXCHANGE_TIMEOUT = timedelta(hours=1)
+TENSOR = "tensor"  # the mesh's dimension of processes that compute each forward together
 GROUP_OF_ONE = {
     "RANK": "0",
     "LOCAL_RANK": "0",
@@ -98,6 +99,24 @@ def _start(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accel
     return start_zero_accelerator(sharding, arguments, on_cpu)
 
 
+def tensor_degree(accelerator: Accelerator) -> int:
+    """Return how many neighbouring processes compute each forward together."""
+    mesh = getattr(accelerator, "torch_device_mesh", None)
+    return mesh[TENSOR].size() if mesh is not None and TENSOR in (mesh.mesh_dim_names or ()) else 1
+
+
+def data_rank(accelerator: Accelerator) -> tuple[int, int]:
+    """Return whose share of pairs and prompts this process computes, and how many shares there are: processes that compute
+    together have the same."""
+    degree = tensor_degree(accelerator)
+    return accelerator.process_index // degree, accelerator.num_processes // degree
+
+
+def is_first_of_share(accelerator: Accelerator) -> bool:
+    """Return whether this process speaks for those that compute the same share."""
+    return accelerator.process_index % tensor_degree(accelerator) == 0
+
+
 def check_world_size(accelerator: Accelerator, expected: int) -> None:
     """Raise ``ConfigError`` unless the step runs with as many processes as its job was planned for."""
     if accelerator.num_processes != expected:
@@ -156,3 +175,9 @@ def agreed(accelerator: Accelerator, name: str, value: T) -> T:
 def sum_over_ranks(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
     """Return the elementwise sum of a tensor over all ranks."""
     return accelerator.reduce(values, reduction="sum") if accelerator.num_processes > 1 else values
+
+
+def sum_over_shares(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
+    """Return the elementwise sum over all shares of the pairs, what processes compute together counted once."""
+    mine = values if is_first_of_share(accelerator) else torch.zeros_like(values)
+    return sum_over_ranks(accelerator, mine)

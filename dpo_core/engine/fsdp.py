@@ -5,6 +5,9 @@ embeddings and head for the whole forward and backward. Gradients are exchanged 
 step's last one they would take as much memory as the weights do unshared. With a degree, ranks form groups of so many
 neighbours, each with a copy of its own (HSDP): weights are gathered within a group, gradients summed over all.
 
+With a tensor degree neighbours compute each forward together (``dpo_core.model.tensor_parallel``): each has its part of the
+matrices as a model of its own, which FSDP2 shares out over the processes that have the same part.
+
 bf16 means that what is gathered is bf16, of fp32 parts that the optimizer updates, and that gradients are reduced in fp32:
 8 bytes a parameter and microbatch on the wire, where fp32 weights under autocast take 12 and a cast at every use. What is
 not trained has no update to be exact for: its parts are bf16 themselves.
@@ -13,6 +16,7 @@ not trained has no update to be exact for: its parts are bf16 themselves.
 import contextlib
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +26,6 @@ from accelerate import Accelerator, ParallelismConfig, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
@@ -32,11 +35,16 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import Sharding
 from dpo_core.data.pair_batch import PairBatch
 from dpo_core.engine.checkpoint import stored_tensors
+from dpo_core.engine.distributed import data_rank
 from dpo_core.engine.frozen import hold_in_half
+from dpo_core.engine.fsdp_mesh import mesh_of, replicas_of, set_replicas, sharing_groups, tensor_ranks
 from dpo_core.engine.optim import build_optimizer, create_moments, set_learning_rate
 from dpo_core.engine.plain import trainable
 from dpo_core.engine.stored_tensor import StoredTensor, fill_from, whole
+from dpo_core.engine.tensor_gradients import clip_shared
 from dpo_core.model.forward import PairScorer, SequenceScores
+from dpo_core.model.tensor_parallel import Division, TensorShare, share_tensors
+from dpo_core.model.tensor_ranks import TensorRanks
 from dpo_core.model.unread_weights import take_unread
 
 # The model's own code casts between layers; inputs that are exact (a mask, angles of positions) stay so.
@@ -65,8 +73,8 @@ def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu
         reshard_after_forward=True,
         cpu_ram_efficient_loading=False,
     )
-    replicas = _replicas(sharding)
-    if not on_cpu:
+    replicas = replicas_of(sharding)
+    if not on_cpu and sharding.tensor_degree == 1:
         arguments = {**arguments, "parallelism_config": replicas}
     accelerator = Accelerator(fsdp_plugin=plugin, **arguments)
     if not dist.is_initialized() or not (on_cpu or accelerator.is_fsdp2):
@@ -76,38 +84,17 @@ def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu
         )
     if on_cpu:
         accelerator.state.fsdp_plugin = plugin
-        if replicas:  # accelerate refuses them on a CPU, as it does FSDP
-            _set_replicas(accelerator, replicas)
+        if replicas and sharding.tensor_degree == 1:  # accelerate refuses them on a CPU, as it does FSDP
+            set_replicas(accelerator, replicas)
         for state in (
             accelerator.state,
             PartialState(),
         ):  # the second decides whether ranks wait and sum at all
             state.distributed_type = DistributedType.FSDP
+    if sharding.tensor_degree > 1:
+        accelerator.state.parallelism_config = replicas or ParallelismConfig()
+        accelerator.state.device_mesh = mesh_of(sharding, accelerator.device.type)
     return accelerator
-
-
-def _replicas(sharding: Sharding) -> ParallelismConfig | None:
-    """Groups of ``degree`` ranks; nothing where one group is all. Raises ``ConfigError`` for a rest."""
-    world, degree = int(os.environ.get("WORLD_SIZE", "1")), sharding.degree
-    if degree is None or degree == world:
-        return None
-    if world % degree:
-        raise ConfigError(
-            f"compute.shard_degree is {degree}, but {world} processes were started, which cannot form groups of so many. "
-            "Set it to a divisor of compute.num_processes."
-        )
-    return ParallelismConfig(dp_replicate_size=world // degree, dp_shard_size=degree)
-
-
-def share_within(accelerator: Accelerator, degree: int) -> None:
-    """Have models that are loaded from now on shared out by groups of so many neighbours. All ranks call it together."""
-    groups = accelerator.num_processes // degree
-    _set_replicas(accelerator, ParallelismConfig(dp_replicate_size=groups, dp_shard_size=degree))
-
-
-def _set_replicas(accelerator: Accelerator, replicas: ParallelismConfig) -> None:
-    accelerator.state.parallelism_config = replicas
-    accelerator.state.device_mesh = replicas.get_device_mesh(accelerator.device.type)
 
 
 @dataclass
@@ -135,24 +122,28 @@ class FsdpEngine:
 
     def backward(self, loss: Tensor) -> None:
         # FSDP averages gradients over ranks, so a rank's sum is scaled up by the number of ranks.
-        self.accelerator.backward(loss * self.accelerator.num_processes)
+        self.accelerator.backward(loss * data_rank(self.accelerator)[1])
 
     def step(self, learning_rate: float) -> float:
         set_learning_rate(self.optimizer, learning_rate)
-        norm = nn.utils.clip_grad_norm_(trainable(self.scorer), self.max_grad_norm, foreach=True)
+        if share := TensorShare.of(self.scorer.model):
+            norm = clip_shared(self.scorer.model, share, self.max_grad_norm)
+        else:
+            every = nn.utils.clip_grad_norm_(trainable(self.scorer), self.max_grad_norm, foreach=True)
+            norm = float(cast(DTensor, every).full_tensor())
         self.optimizer.step()
         self.discard_gradients()
-        return float(cast(DTensor, norm).full_tensor())
+        return norm
 
     def discard_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
     def model_tensors(self) -> dict[str, StoredTensor]:
-        return {name: self._stored(tensor.detach()) for name, tensor in self._parts().items()}
+        return {name: self._stored(name, tensor.detach()) for name, tensor in self._parts().items()}
 
     def optimizer_tensors(self) -> dict[str, StoredTensor]:
         return {
-            f"{name}::{key}": self._stored(value)
+            f"{name}::{key}": self._stored(name, value)
             for name, parameter in self._parts().items()
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
@@ -161,9 +152,9 @@ class FsdpEngine:
         fill_from(folder, RUN_WEIGHTS, self.model_tensors())
         fill_from(folder, RUN_OPTIMIZER, self.optimizer_tensors())
 
-    def _stored(self, tensor: Tensor) -> StoredTensor:
+    def _stored(self, name: str, tensor: Tensor) -> StoredTensor:
         if isinstance(tensor, DTensor):
-            return _part(tensor)
+            return _part(tensor, TensorShare.of(self.scorer.model), name)
         return whole(tensor, self.accelerator.process_index, self.accelerator.num_processes)
 
     def _parts(self) -> dict[str, Tensor]:
@@ -174,21 +165,35 @@ class FsdpEngine:
         return stored_tensors(self.scorer.model)
 
 
-def _part(tensor: DTensor) -> StoredTensor:
+def _part(tensor: DTensor, share: TensorShare | None, name: str) -> StoredTensor:
     """Rows as FSDP2 deals them out: equally many to each rank, fewer or none to the last ones; the same rows to ranks that
-    are replicas of each other."""
-    mesh, start, copy, copies = tensor.device_mesh, 0, 0, 1
+    are replicas of each other. Of what neighbours share out, rows of this one's rows or of its columns."""
+    mesh, first, copy, copies = tensor.device_mesh, 0, 0, 1
     for dimension, placement in enumerate(tensor.placements):
         number, ranks = mesh.get_local_rank(dimension), mesh.size(dimension)
         if placement.is_shard(0):
-            assert not start  # one sharded dimension
-            rows = min(number * -(-tensor.shape[0] // ranks), tensor.shape[0])
-            start = rows * torch.Size(tensor.shape[1:]).numel()
+            assert not first  # one sharded dimension
+            first = min(number * -(-tensor.shape[0] // ranks), tensor.shape[0])
         else:
             assert placement.is_replicate()
             copy, copies = copy * ranks + number, copies * ranks
+    shape, columns, gather = list(tensor.shape), None, tensor.full_tensor
+    if share:
+        rank, size = share.ranks.rank, share.ranks.size
+        if (cut := share.cuts.get(name)) is None:
+            copy, copies = copy * size + rank, copies * size
+        else:
+            gather = partial(_joined, tensor, share.ranks, cut)
+            bounds = share.ranks.part(cut.shape[cut.dimension])
+            first, columns = (first + bounds[0], None) if cut.dimension == 0 else (first, bounds)
+            shape = list(cut.shape)
+    start = first * torch.Size(shape[1:]).numel() + (columns[0] if columns else 0)
     held = tensor.to_local()
-    return StoredTensor(tuple(tensor.shape), tensor.dtype, held, tensor.full_tensor, start, copy, copies)
+    return StoredTensor(tuple(shape), tensor.dtype, held, gather, start, copy, copies, columns)
+
+
+def _joined(tensor: DTensor, ranks: TensorRanks, cut: Division) -> Tensor:
+    return ranks.joined(tensor.full_tensor(), cut.dimension, cut.shape[cut.dimension])
 
 
 @torch.no_grad()
@@ -203,31 +208,27 @@ def share_weights(accelerator: Accelerator, scorer: PairScorer) -> None:
         scorer.has_half_weights = True
         plugin.mixed_precision_policy = IN_HALF
     whole_here = {name: parameter.detach() for name, parameter in scorer.model.named_parameters()}
+    ranks = tensor_ranks(accelerator)
+    share = share_tensors(scorer.model, ranks) if ranks else None
     if (
         share_out := getattr(scorer.model, "share_out", None)
     ) is not None:  # OLMo-core's Transformer has its own way
-        share_out(_mesh(accelerator), half=scorer.has_half_weights)
+        share_out(sharing_groups(accelerator), half=scorer.has_half_weights)
     else:
         plugin.transformer_cls_names_to_wrap = list(scorer.model._no_split_modules or ())
         fsdp2_prepare_model(accelerator, scorer)
     for name, parameter in scorer.model.named_parameters():
         value = whole_here.pop(name)
         part = cast(DTensor, parameter.detach())
-        stored = _part(part)
-        if not (unread and unread.fill(name, stored.held, stored.start)):
+        stored = _part(part, share, name)
+        if not (unread and unread.fill(name, stored.held, stored.start, stored.columns)):
             value = value.to(accelerator.device)
             dist.broadcast(value, 0)
-            stored.held.copy_(value.view(-1)[stored.start :][: stored.held.numel()].view(stored.held.shape))
+            stored.take(value)
     if unread:
         for name, buffer in scorer.model.named_buffers():
             unread.fill(name, buffer)
         unread.slices.close()
-
-
-def _mesh(accelerator: Accelerator) -> DeviceMesh | None:
-    """Groups of ranks with a copy each; None where all share one."""
-    mesh = getattr(accelerator, "torch_device_mesh", None)
-    return None if mesh is None else mesh[tuple(accelerator.parallelism_config.fsdp_dim_names)]
 
 
 def gather_ends(scorer: PairScorer) -> None:

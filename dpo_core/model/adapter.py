@@ -25,6 +25,7 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.olmo_core import Implementation
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.model.load import Loading, load_model, load_on_olmo_core
+from dpo_core.model.tensor_parallel import TensorShare
 
 log = logging.getLogger(__name__)
 
@@ -176,10 +177,17 @@ def _stands_for_experts(name: str, model: PreTrainedModel) -> bool:
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Count (trained, all) parameters, the adapter's included; tied ones count once, shared-out (ZeRO-3) and 4-bit ones
+    """Count (trained, all) parameters, the adapter's included; tied ones count once, shared-out and 4-bit ones
     whole.
     """
-    sizes = [(_num_values(parameter), parameter.requires_grad) for parameter in model.parameters()]
+    share = TensorShare.of(model)
+    sizes = [
+        (
+            share.num_values(name, parameter.numel()) if share else _num_values(parameter),
+            parameter.requires_grad,
+        )
+        for name, parameter in model.named_parameters()
+    ]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 

@@ -29,6 +29,16 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from dpo_core.model.olmo_core_config import layer_kinds, prove_translation, transformer_config
 
+# In transformers' words. OLMo-core's own apply_tp deals a row's tokens out, of which pairs' masks need all.
+TENSOR_PLAN = {
+    "blocks.*.attention.w_q": "colwise",
+    "blocks.*.attention.w_k": "colwise",
+    "blocks.*.attention.w_v": "colwise",
+    "blocks.*.attention.w_out": "rowwise",
+    "blocks.*.feed_forward.w1": "colwise",
+    "blocks.*.feed_forward.w3": "colwise",
+    "blocks.*.feed_forward.w2": "rowwise",
+}
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 
 
@@ -105,6 +115,7 @@ class RowsTransformer(Transformer):
     config: PreTrainedConfig
     kinds: list[str]
     gradient_checkpointing = False  # transformers' switch
+    tensor_plan = TENSOR_PLAN
 
     @classmethod
     def take(cls, stock: Transformer, config: PreTrainedConfig) -> "RowsTransformer":

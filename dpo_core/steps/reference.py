@@ -24,7 +24,13 @@ from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset, Split
 from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
 from dpo_core.engine.choose import load_for_scoring
-from dpo_core.engine.distributed import by_every_rank, from_main, start_accelerator
+from dpo_core.engine.distributed import (
+    by_every_rank,
+    data_rank,
+    from_main,
+    is_first_of_share,
+    start_accelerator,
+)
 from dpo_core.engine.heartbeat import watched_ranks
 from dpo_core.model.export_form import num_embedding_rows
 from dpo_core.training.scores import Scoring, agreed_layout, batches_of_rank
@@ -76,6 +82,7 @@ def _compute(
     """Score batches and write a shard to ``folder`` whenever ``rows_per_shard`` rows are done. -> the shards' names"""
     scorer, layout, accelerator = scoring
     written: list[str] = []
+    is_first, num_shares = is_first_of_share(accelerator), data_rank(accelerator)[1]
     keys: list[bytes] = []
     done: list[ReferenceRows] = []
     for number, (rows, weights) in enumerate((cut.rows, cut.weights) for cut in batches):
@@ -93,11 +100,11 @@ def _compute(
                 f"The reference model gives no finite log-probability for rows {bad[:10]} of {dataset.folder}. "
                 "Check the checkpoint's weights, or use train.precision fp32."
             )
-        if any(weights):  # a filler's rows are another rank's
+        if any(weights) and is_first:  # a filler's rows are another rank's
             keys += [dataset.row_keys[row] for row in rows]
             done.append(scored)
         # The ranks keep pace.
-        progress.advance(min(len(rows) * accelerator.num_processes, progress.total - progress.done))
+        progress.advance(min(len(rows) * num_shares, progress.total - progress.done))
         if len(keys) >= job.rows_per_shard or (keys and number == len(batches) - 1):
             written.append(write_shard(folder, keys, ReferenceRows.concatenate(done)).name)
             keys, done = [], []

@@ -139,7 +139,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     check_8bit_fits(job.adapter, job.optim, job.train.precision, job.sharding.kind)
     accelerator = start_accelerator(job.sharding, **accelerator_arguments(job))
     tracking = Tracking(accelerator, job)
-    check_world_size(accelerator, job.batch.num_processes)
+    check_world_size(accelerator, job.batch.num_processes * job.sharding.tensor_degree)
     compiles = job.train.compile_regions and are_compiled(accelerator.device, job.sharding.kind)
     torch.manual_seed(job.train.seed)
     checks: dict[str, float] = {}
@@ -239,7 +239,7 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
         | {"share_of_run": _verifying_seconds(trainer.checks) / (time.monotonic() - started)}
     )
     log.info("checks of cache, layout and step 0: %.1f %% of this run's time", 100 * checks["share_of_run"])
-    trained, total = count_parameters(trainer.engine.scorer)
+    trained, total = count_parameters(trainer.engine.scorer.model)
     weights = job.out_dir / "weights"
     hashes = save_weights(weights, trainer.engine)
     trainer.accelerator.wait_for_everyone()

@@ -71,13 +71,16 @@ def choose_cut(job: TrainJob, engine: Engine) -> Cut:
 
 def proposed_tokens(job: TrainJob, engine: Engine, left: int) -> int:
     """Return the tokens whose forward and backward the memory model finds room for, one at least."""
-    model, kind = engine.scorer.model, job.sharding.kind
+    model, kind, together = engine.scorer.model, job.sharding.kind, job.sharding.tensor_degree
     shape = ModelShape.of(text_config(model).to_dict())
     if shape is None:
         return OF_UNKNOWN_SHAPE
+    shape = shape.shared_by(together)
     trained, every = count_parameters(model)
-    ranks = job.batch.num_processes
-    others = exchange_parts(kind, shape, every, trained, ranks > 1, job.train.precision)
+    ranks = job.batch.num_processes * together
+    others = exchange_parts(
+        kind, shape, every // together, trained // together, ranks > 1, job.train.precision
+    )
     held = held_gradients(kind, trained, job.sharding.degree or ranks)
     room = USED_SHARE * left - held - sum(others.values())
     memory = StepMemory(

@@ -21,7 +21,7 @@ from dpo_core.data.pair_batch import PairBatch, collate, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import gather_whole, load_for_scoring
-from dpo_core.engine.distributed import agreed, sum_over_ranks, tokens_of_main
+from dpo_core.engine.distributed import agreed, data_rank, sum_over_shares, tokens_of_main
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
 from dpo_core.model.generate import Generation
@@ -102,7 +102,7 @@ def batches_of_rank(
     lengths = forward_tokens(pairs.lengths, pairs.prefix_lengths, layout)
     tokens = job.tokens_per_batch if isinstance(job, ReferenceJob) else job.evaluation.tokens_per_batch
     batches = batches_by_tokens(rows, lengths, tokens, layout=layout)
-    return share_of_rank(batches, accelerator.process_index, accelerator.num_processes, scorer.is_split)
+    return share_of_rank(batches, *data_rank(accelerator), scorer.is_split)
 
 
 @torch.no_grad()  # not inference mode: what FSDP2 gathers in it could not be gathered again outside it
@@ -152,4 +152,4 @@ def score_all(
         policy = pair_logps(scorer(batch), batch.tokens_2B)
         at_B, real_B = places(rows_N, batch.row_B), batch.weight_B > 0  # a filler repeats another rank's row
         filled[:, at_B[real_B]] = torch.stack([getattr(policy, name) for name in names]).double()[:, real_B]
-    return PairLogps(*sum_over_ranks(accelerator, filled).float())
+    return PairLogps(*sum_over_shares(accelerator, filled).float())

@@ -17,7 +17,7 @@ from dpo_core.contract.loss_config import Loss
 from dpo_core.data.pair_batch import PairBatch, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows
-from dpo_core.engine.distributed import sum_over_ranks
+from dpo_core.engine.distributed import sum_over_shares
 from dpo_core.engine.engine import Engine
 from dpo_core.loss.losses import LossOutput, StepFacts
 from dpo_core.loss.objective import build_objective, loss_and_gradient, surrogate
@@ -164,5 +164,5 @@ def _chosen_tokens(engine: Engine, batches: Sequence[PairBatch], share_of: dict[
         share_B = torch.tensor([share_of.get(row, 1.0) for row in batch.row_B.tolist()], dtype=torch.float64)
         share_B *= batch.weight_B
         sums += torch.stack([(share_B * batch.tokens_2B[::2]).sum(), share_B.sum()])
-    tokens, pairs = sum_over_ranks(engine.accelerator, sums.to(engine.accelerator.device)).tolist()
+    tokens, pairs = sum_over_shares(engine.accelerator, sums.to(engine.accelerator.device)).tolist()
     return tokens / pairs

@@ -26,7 +26,7 @@ from dpo_core.data.order import cut_for_rank, forward_tokens, real_tokens, step_
 from dpo_core.data.pair_batch import PairBatch, collate, padding_share, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.checkpoint import RunState
-from dpo_core.engine.distributed import sum_over_ranks
+from dpo_core.engine.distributed import data_rank, sum_over_shares
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.optim import learning_rate_at
 from dpo_core.loss.metrics import (
@@ -104,7 +104,7 @@ class Trainer:
                 with self.engine.accumulate(last=number == len(batches) - 1):
                     sums += self.forward_backward(batch, losses, rows)
             with clock.exchange():
-                sums = sum_over_ranks(self.accelerator, sums)
+                sums = sum_over_shares(self.accelerator, sums)
             learning_rate = learning_rate_at(step, self.total_steps, self.job.optim)
             self.saving.before_update()
             grad_norm = self.engine.step(learning_rate)
@@ -164,7 +164,7 @@ class Trainer:
             self.pair_tokens[rows],
             self.cut.plan,
             self.cut.tokens,
-            self.accelerator.process_index,
+            data_rank(self.accelerator)[0],
             self.layout,
         )
         return rows.tolist(), [

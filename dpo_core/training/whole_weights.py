@@ -31,6 +31,7 @@ def share_for_scoring_within_machines(job: EvaluateJob | ReferenceJob, accelerat
     copies of the largest. All ranks decide and call it together, before a model is loaded. The numbers are the same."""
     sharding, ranks = job.sharding, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     is_grouped = sharding.kind != "fsdp2" or sharding.degree is not None or sharding.offload != "none"
+    is_grouped = is_grouped or sharding.tensor_degree > 1
     left = left_on_card(accelerator.device)
     fits = left is not None and 2 * _bytes_in_files(job) <= left * ranks  # half is for what is computed
     found = by_every_rank(accelerator, lambda *_: (ranks, fits))
@@ -50,11 +51,13 @@ def _bytes_in_files(job: EvaluateJob | ReferenceJob) -> int:
 
 def fits_whole(scorer: PairScorer, job: EvaluateJob, accelerator: Accelerator) -> bool:
     """Return whether every rank's card has room for all weights of a scorer, which are shared out, and for the job's
-    forwards and answers. The same on every rank; all call it together. Never without cards, or where weights are offloaded.
+    forwards and answers. The same on every rank; all call it together. Never without cards, where weights are offloaded, or
+    where ranks compute each forward together.
     """
     left = left_on_card(accelerator.device)
     needed = bytes_whole(scorer, job)
-    fits = left is not None and job.sharding.offload == "none" and needed <= USED_SHARE * left
+    may = job.sharding.offload == "none" and job.sharding.tensor_degree == 1
+    fits = left is not None and may and needed <= USED_SHARE * left
     agreed = all(by_every_rank(accelerator, lambda *_: fits))
     if left is not None:
         how = "ranks hold them all, and answer prompts of their own" if agreed else "they stay shared out"

@@ -161,6 +161,15 @@ class StageConfig(
         return self
 
     @model_validator(mode="after")
+    def _tensors_of_all_weights(self) -> "StageConfig":
+        if self.compute.tensor_degree > 1 and (self.adapter.kind != "none" or self.train.compile_regions):
+            raise ValueError(
+                "compute.tensor_degree shares out the matrices of models whose weights are all trained, as they are: it "
+                "goes with adapter.kind none and train.compile_regions false. Set these, or tensor_degree to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gate_is_measured(self) -> "StageConfig":
         evaluation = self.evaluation
         reason = why_unmeasurable(

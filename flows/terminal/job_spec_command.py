@@ -106,9 +106,10 @@ def _check_current(job: Job, config: StageConfig) -> None:
         "evaluation": config.evaluation,
         "sharding": sharding_of(config.compute),
     }
-    if job.batch.num_processes != config.compute.num_processes:
+    planned = job.batch.num_processes * job.sharding.tensor_degree
+    if planned != config.compute.num_processes:
         raise ConfigError(
-            f"{job.out_dir} is a training of {job.batch.num_processes} processes, compute.num_processes is "
+            f"{job.out_dir} is a training of {planned} processes, compute.num_processes is "
             f"{config.compute.num_processes}.",
             "Run `pairline prepare RECIPE --reference` again; it names the job of these settings.",
         )

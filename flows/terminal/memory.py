@@ -3,7 +3,9 @@
 State, per trained parameter: 4 weights + 4 gradients + 8 AdamW moments (2 with 8-bit moments), as bf16 is autocast over
 fp32 weights; per frozen one 4 (beside a lora in bf16 2; in 4 bits 0.52, but of embeddings and head 4). Sharding over N
 processes divides by N: zero1 the moments, zero2 the gradients as well, zero3 and fsdp2 the weights as well; DeepSpeed keeps
-a second copy of the weights, 4 / N, which it updates. Offloaded parts are in the machine's memory and not counted.
+a second copy of the weights, 4 / N, which it updates. Processes that share matrices out (tensor_degree) are among the N;
+what is gathered, a layer's activations but for the residual stream, and the head's logits are divided between them.
+Offloaded parts are in the machine's memory and not counted.
 
 Gathered at a time where weights are shared out: DeepSpeed's limit of 1e9 values (ZeRO-3); two decoder layers, embeddings and
 head (FSDP2, in bf16 with precision bf16). Not yet exchanged: the gradients of the head and of two layers, whole, and one
@@ -54,14 +56,15 @@ def scoring_memory(config: StageConfig, size: ModelSize, shards: int | None = No
     ``shards``: processes that share a copy out, where they are fewer than the recipe says."""
     if size.num_parameters is None or size.shape is None:
         return {}
-    compute, train, shape = config.compute, config.train, size.shape
+    compute, train = config.compute, config.train
+    shape, together = size.shape.shared_by(compute.tensor_degree), compute.tensor_degree
     splits = compute.sharding in ("zero3", "fsdp2")
     each = FULL_BYTES if train.precision == "fp32" else HALF_BYTES
     each = nf4_bytes(size) if config.adapter.base_weights == "nf4" else each
     parts = (shards or compute.num_shards) if splits else 1
     each = 0.0 if compute.offload == "optimizer_and_parameters" else each / parts
     kind = compute.sharding if splits else "none"
-    shared = exchange_parts(kind, shape, size.num_parameters, 0, splits, train.precision)
+    shared = exchange_parts(kind, shape, size.num_parameters // together, 0, splits, train.precision)
     # Weights are what an adapter's frozen ones are.
     step = StepMemory(shape, arithmetic_of(AdapterConfig(kind="lora"), train.precision, kind), False)
     tokens = max(2 * config.data.max_length_tokens, config.reference.tokens_per_batch)
@@ -82,7 +85,7 @@ def step_memory(config: StageConfig, size: ModelSize) -> StepMemory:
     trains_all = config.adapter.kind == "none"
     train = config.train
     return StepMemory(
-        size.shape,
+        size.shape.shared_by(config.compute.tensor_degree),
         arithmetic,
         train.gradient_checkpointing,
         trains_all,
@@ -158,6 +161,8 @@ def exchange(config: StageConfig, size: ModelSize, num_parameters: int) -> dict[
     trained = (
         num_parameters if config.adapter.kind == "none" else size.adapter_parameters(config.adapter) or 0
     )
-    precision = config.train.precision
+    precision, together = config.train.precision, config.compute.tensor_degree
     several = config.compute.num_processes > 1 and precision != "bf16_pure"
-    return exchange_parts(config.compute.sharding, size.shape, num_parameters, trained, several, precision)
+    shape = size.shape and size.shape.shared_by(together)
+    here = num_parameters // together, trained // together
+    return exchange_parts(config.compute.sharding, shape, *here, several, precision)

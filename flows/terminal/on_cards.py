@@ -91,7 +91,10 @@ def on_cards(config: StageConfig, size: ModelSize, cluster: Cluster) -> OnCards 
     if size.shape is None or size.num_parameters is None:
         return None
     batch = solve_batch(
-        config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes
+        config.train.global_batch_pairs,
+        config.train.per_device_batch_pairs,
+        config.compute.num_processes,
+        config.compute.tensor_degree,
     )
     tokens = _tokens(config, size, batch, cluster.card)
     context = {"CUDA's context, NCCL, what the allocator cannot use": CONTEXT_BYTES}
@@ -114,6 +117,7 @@ def _cards_of_a_copy(config: StageConfig, size: ModelSize, cluster: Cluster) -> 
     they do not."""
     compute, weight = config.compute, 4 if config.train.precision == "fp32" else 2
     fixed = compute.sharding != "fsdp2" or compute.shard_degree is not None or compute.offload != "none"
+    fixed = fixed or compute.tensor_degree > 1
     room = cluster.cards * (cluster.card.gib * GIB - CONTEXT_BYTES)
     fits = 2 * weight * (size.num_parameters or 0) <= room
     return cluster.cards if fits and not fixed and cluster.nodes > 1 and cluster.cards > 1 else None

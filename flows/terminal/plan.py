@@ -46,6 +46,7 @@ class Plan:
     checkpoint_bytes: int | None = None
     store: Path = Path()
     stop_grace_seconds: int | None = None  # as the recipe says
+    tensor_degree: int = 1
     on_cards: tuple[str, ...] = ()  # whether it fits on the cards that were asked for, and what it takes
 
 
@@ -53,7 +54,10 @@ def plan_stage(config: StageConfig, cluster: Cluster | None = None, pair_tokens:
     """Work out what a run would do, on a cluster's cards where one is given, for pairs of ``pair_tokens`` distinct tokens.
     Raises ``ConfigError`` if the batch cannot be met."""
     batch = solve_batch(
-        config.train.global_batch_pairs, config.train.per_device_batch_pairs, config.compute.num_processes
+        config.train.global_batch_pairs,
+        config.train.per_device_batch_pairs,
+        config.compute.num_processes,
+        config.compute.tensor_degree,
     )
     sources = tuple(source_size(source, config.data.max_length_tokens) for source in config.data.sources)
     size = model_size(config.checkpoint)
@@ -74,6 +78,7 @@ def plan_stage(config: StageConfig, cluster: Cluster | None = None, pair_tokens:
         else checkpoint_bytes(_trained(config, size), config.optim),
         store=config.store.root.expanduser().absolute(),
         stop_grace_seconds=config.compute.stop_grace_seconds,
+        tensor_degree=config.compute.tensor_degree,
         on_cards=tuple(lines_of(config, size, cluster, num_steps, pair_tokens or _pair_tokens(sources)))
         if cluster
         else (),
@@ -188,6 +193,8 @@ def _sharding(config: StageConfig) -> str:
     if kind == "none":
         return ""
     copies = f" in copies over {degree} processes each" if degree else ""
+    tensor = config.compute.tensor_degree
+    copies += f", matrices shared out between {tensor} that compute together" if tensor > 1 else ""
     return f", {kind}{copies}" + ("" if offload == "none" else f" with {offload} offloaded")
 
 
@@ -257,7 +264,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     batch = plan.batch
     total = sum(plan.memory_bytes.values())
     lines = [
-        f"Effective batch: {batch.global_pairs} pairs = {_processes(batch.num_processes)} x {batch.per_device_pairs} per "
+        f"Effective batch: {batch.global_pairs} pairs = {_shares(batch, plan.tensor_degree)} x {batch.per_device_pairs} per "
         f"device x {batch.accumulation} accumulation",
         "Optimizer steps: "
         + ("unknown until the data are mixed" if plan.num_steps is None else f"at most {plan.num_steps:,}"),
@@ -275,8 +282,11 @@ def show_plan(plan: Plan, console: Console) -> None:
     tell(console, "\n".join(lines))
 
 
-def _processes(count: int) -> str:
-    return "1 process" if count == 1 else f"{count:,} processes"
+def _shares(batch: BatchPlan, tensor_degree: int) -> str:
+    """Who gets pairs of its own."""
+    if tensor_degree > 1:
+        return f"{batch.num_processes:,} x {tensor_degree} processes"
+    return "1 process" if batch.num_processes == 1 else f"{batch.num_processes:,} processes"
 
 
 def _amounts(title: str, parts: dict[str, int], total: int) -> list[str]:

@@ -5,6 +5,8 @@
                the same kinds, v the tokens that one sees on average
     compute    products / (0.62 of the card's peak) / 0.7, as 70 % of the time is in products
     exchange   bytes a weight and forward / the slower of link and network; overlapped, so the longer of both counts
+    sums       with a tensor degree t: 6 (4 without checkpointing) a layer of each token's hidden state, 2 (t - 1) / t of its
+               bytes each / the card's link; nothing else is computed meanwhile
     update     28 bytes a weight held / the card's memory
 
 Measured on an H200: eight layers of 8B width, 16 pairs of 16,480 tokens, forward and backward 0.65 s; by this 0.67 s.
@@ -26,6 +28,8 @@ GATHERS, REDUCES = (
     4,
 )  # where weights are shared out: times a weight is gathered a forward; bytes of its gradient
 SUMMED = 8  # bytes a weight held and forward where there are replicas: the fp32 gradient, sent and received
+SUMS = 4  # a layer of what processes compute together: attention and MLP, forward and backward
+SUMS_AGAIN = 2  # in what checkpointing computes again
 REDUCED = 8  # bytes a weight and step elsewhere: gradients, sent and received
 
 
@@ -51,13 +55,22 @@ def products_a_token(shape: ModelShape, pair_tokens: int, kinds: tuple[float, fl
     return of_layer * (layers + attention) + of_head * PREDICTED * shape.head_parameters
 
 
+def sums_a_token(config: StageConfig, shape: ModelShape) -> float:
+    """Return bytes that a process sends of a token for the sums over those that compute it together."""
+    together, train = config.compute.tensor_degree, config.train
+    sums = shape.num_layers * (SUMS + SUMS_AGAIN * train.gradient_checkpointing)
+    each = shape.hidden_size * (4 if train.precision == "fp32" else 2)
+    return sums * each * 2 * (together - 1) / together
+
+
 def recomputed(config: StageConfig, shape: ModelShape, tokens: float) -> float:
     """Return which part of the layers' products a forward of so many tokens computes again."""
     train = config.train
     if not train.gradient_checkpointing:
         return 0.0
     arithmetic = arithmetic_of(config.adapter, train.precision, config.compute.sharding)
-    products = StepMemory(shape, arithmetic, is_checkpointed=True).products(math.ceil(tokens))
+    here = shape.shared_by(config.compute.tensor_degree)
+    products = StepMemory(here, arithmetic, is_checkpointed=True).products(math.ceil(tokens))
     return 1 - min(1.0, train.activation_budget_gib * 2**30 / products)
 
 
@@ -65,17 +78,19 @@ def speed(
     config: StageConfig, shape: ModelShape, card: Card, nodes: int, tokens: int, pair_tokens: int
 ) -> Speed:
     """Return the speed with forwards of at most ``tokens`` and pairs of ``pair_tokens`` distinct tokens on average."""
-    ranks, train = config.compute.num_processes, config.train
-    share = train.global_batch_pairs * pair_tokens / ranks
+    ranks, together, train = config.compute.num_processes, config.compute.tensor_degree, config.train
+    share = train.global_batch_pairs * pair_tokens * together / ranks  # of those that compute together
     forwards = max(1, math.ceil(share / tokens))
     again = 2 * recomputed(config, shape, share / forwards)
     slopes = 4 if config.adapter.kind == "none" else 2
     rate = card.flops * OF_PEAK * IN_PRODUCTS / (2 if train.precision == "fp32" else 1)
-    of_token = products_a_token(shape, pair_tokens, (2 + again + slopes, 4 + slopes)) / rate
+    of_token = products_a_token(shape, pair_tokens, (2 + again + slopes, 4 + slopes)) / rate / together
+    of_token += sums_a_token(config, shape) / card.link
     shards = config.compute.num_shards
     between = card.link if nodes == 1 else min(card.link, card.network)
     within = card.link if shards <= ranks // nodes else between
-    crossing = shape.num_parameters * (shards - 1) / shards / within
+    ways = shards // together  # FSDP2's
+    crossing = shape.num_parameters / together * (ways - 1) / ways / within
     replicas = ranks // shards
     summed = SUMMED * shape.num_parameters / shards * (replicas - 1) / replicas / between  # over replicas
     compute = share * of_token

@@ -93,7 +93,12 @@ def check_devices(compute: ComputeConfig, machine: Machine) -> None:
 
 def sharding_of(compute: ComputeConfig) -> Sharding:
     """Return how a step's processes share the model out."""
-    return Sharding(kind=compute.sharding, offload=compute.offload, degree=compute.shard_degree)
+    return Sharding(
+        kind=compute.sharding,
+        offload=compute.offload,
+        degree=compute.shard_degree,
+        tensor_degree=compute.tensor_degree,
+    )
 
 
 def threads_per_process(compute: ComputeConfig, machine: Machine, num_processes: int) -> int:
@@ -101,17 +106,22 @@ def threads_per_process(compute: ComputeConfig, machine: Machine, num_processes:
     return compute.threads_per_process or max(1, machine.num_cores // num_processes)
 
 
-def solve_batch(global_pairs: int, per_device_pairs: int | None, num_processes: int) -> BatchPlan:
-    """Cut the global batch: global = processes x per device x accumulation.
+def solve_batch(
+    global_pairs: int, per_device_pairs: int | None, num_processes: int, tensor_degree: int = 1
+) -> BatchPlan:
+    """Cut the global batch: global = processes x per device x accumulation, where ``tensor_degree`` processes that compute
+    together are one.
 
     Without ``per_device_pairs`` the largest divisor up to 4 is taken. Raises ``ConfigError`` that lists what would do.
     """
+    num_processes //= tensor_degree
     if global_pairs % num_processes:
         lower = global_pairs - global_pairs % num_processes
         choices = [str(n) for n in (lower, lower + num_processes) if n]
-        fitting = [n for n in divisors(global_pairs) if n <= num_processes]
+        fitting = [n * tensor_degree for n in divisors(global_pairs) if n <= num_processes]
+        together = f" groups of {tensor_degree}" if tensor_degree > 1 else ""
         raise ConfigError(
-            f"train.global_batch_pairs is {global_pairs}, which {num_processes} processes cannot share "
+            f"train.global_batch_pairs is {global_pairs}, which {num_processes}{together or ' processes'} cannot share "
             f"equally. Set it to {' or '.join(choices)}, or compute.num_processes to one of "
             f"{', '.join(map(str, fitting))}."
         )

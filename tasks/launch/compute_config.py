@@ -47,6 +47,14 @@ class ComputeConfig(Section):
         description="Processes that share one copy of the model out (fsdp2; usually those of a node); the others hold "
         "replicas, which exchange gradients alone. Empty: all share one.",
     )
+    tensor_degree: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Neighbouring processes that share each layer's matrices out and compute every forward together, on "
+        "the same pairs (tensor parallelism, with fsdp2; of one node: they exchange every layer's output). Pays for large "
+        "models on many cards with few pairs a step; see docs/back-ends.md.",
+    )
     offload: Offload = Field(
         "none",
         description="What is kept in the machine's memory instead of the accelerator's: the "
@@ -153,6 +161,25 @@ class ComputeConfig(Section):
                 f"compute.num_processes {self.num_processes} cannot form copies of {self.shard_degree} processes each; "
                 f"set compute.shard_degree to a divisor of {self.num_processes}, or leave it empty"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tensors_are_shared_within_a_node(self) -> "ComputeConfig":
+        degree = self.tensor_degree
+        if degree == 1:
+            return self
+        if self.sharding != "fsdp2" or self.offload != "none":
+            raise ValueError(
+                f"compute.tensor_degree {degree} goes with compute.sharding fsdp2 and compute.offload none alone, and they "
+                f"are {self.sharding} and {self.offload}; set these, or tensor_degree to 1"
+            )
+        of_node = self.num_processes // self.machines
+        for what, count in (("a node", of_node), ("a copy of the model (shard_degree)", self.shard_degree)):
+            if count and count % degree:
+                raise ValueError(
+                    f"compute.tensor_degree {degree} cannot form groups of the {count} processes of {what}; set it to a "
+                    f"divisor of {count}"
+                )
         return self
 
     @model_validator(mode="after")

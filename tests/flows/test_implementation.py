@@ -48,6 +48,18 @@ def test_a_model_that_it_cannot_train_is_refused_with_the_list(inputs):
         check_before_start(config(inputs))
 
 
+def test_a_model_whose_heads_cannot_be_shared_out_is_refused(inputs):
+    compute = {"num_processes": 2, "sharding": "fsdp2", "tensor_degree": 2}
+    sections = {"compute": compute, "train": {"implementation": "transformers"}}
+    check_before_start(config(inputs, **sections))
+    file = inputs / "sft" / "config.json"
+    file.write_text(file.read_text().replace('"num_key_value_heads": 2', '"num_key_value_heads": 1'))
+    with pytest.raises(
+        ConfigError, match=r"tensor_degree 2 does not go with .*: its num_key_value_heads is 1"
+    ):
+        check_before_start(config(inputs, **sections))
+
+
 def test_an_environment_without_it_is_refused(inputs, monkeypatch):
     monkeypatch.setattr(module, "IS_THERE", "raise SystemExit(1)")
     with pytest.raises(ConfigError, match=r"does not have OLMo-core.*make setup EXTRAS=olmo"):

@@ -23,6 +23,7 @@ from tests.dpo_core.engine.test_sharded import (
     kill_at_some_moment,
     take_history,
 )
+from tests.dpo_core.engine.test_tensor_parallel import MODELS, assert_same_short_run, short, stage_of
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.random_moments import chance
 from tests.step_process import metrics_of, run_ranks
@@ -32,6 +33,7 @@ from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
 pytestmark = pytest.mark.integration
 
 FSDP2 = Sharding(kind="fsdp2")
+TOGETHER = Sharding(kind="fsdp2", tensor_degree=2)
 TELLING = "tests.programs.ranks_that_tell_what_they_hold"
 
 
@@ -50,6 +52,8 @@ class Runs:
 
     def job(self, name: str, folder: Path) -> tuple[TrainJob, int]:
         """-> job, processes"""
+        if name == "olmo_core together":  # two shares of the pairs, two processes each
+            return on_olmo_core(job_in(self.stage, folder, TOGETHER, 2)), 4
         processes = {"two": 2, "four": 4}.get(name.rpartition(" ")[2], 1)
         sharding = Sharding(kind="fsdp2", degree=2 if processes == 4 else None) if processes > 1 else PLAIN
         job = job_in(self.stage, folder, sharding, processes)
@@ -67,7 +71,7 @@ def runs(stage, tmp_path_factory) -> Runs:
     return Runs(stage, tmp_path_factory.mktemp("runs"))
 
 
-@pytest.mark.parametrize("name", ["olmo_core", "olmo_core two", "olmo_core four"])
+@pytest.mark.parametrize("name", ["olmo_core", "olmo_core two", "olmo_core four", "olmo_core together"])
 def test_a_run_is_that_of_transformers(runs, name):
     """Steps, evaluations and weights, from reference values that transformers computed: in fp32 it is one job."""
     result, expected = runs[name], runs["transformers"]
@@ -113,6 +117,14 @@ def test_a_run_goes_on_with_the_other_implementation_or_number_of_processes(runs
     assert_near(result, runs["transformers"])
 
 
+@pytest.mark.parametrize("name", ["norms of each head", "norms over all heads, windows"])
+def test_norms_of_queries_of_processes_that_compute_together(tmp_path, name):
+    stage = stage_of(MODELS[name], tmp_path)
+    alone = run_here(short(stage, tmp_path / "alone"))
+    result = run_ranks(on_olmo_core(short(stage, tmp_path / "two", sharding=TOGETHER)))
+    assert_same_short_run(result, alone)
+
+
 def test_its_weights_are_exported_as_those_of_transformers(runs, stage, tmp_path):
     """By the one export there is: stock transformers loads what it wrote."""
     result = runs["olmo_core two"]
@@ -132,10 +144,11 @@ def test_its_weights_are_exported_as_those_of_transformers(runs, stage, tmp_path
         assert parameter[: len(trained[name])].equal(trained[name]), name
 
 
-def test_reference_values_and_evaluation_are_those_of_transformers(stage, tmp_path):
+@pytest.mark.parametrize("sharding", [FSDP2, TOGETHER], ids=["fsdp2", "together"])
+def test_reference_values_and_evaluation_are_those_of_transformers(stage, tmp_path, sharding):
     """Two processes; answers, their end and the KL included."""
     job = reference_job(
-        tmp_path / "reference", stage.data, stage.checkpoint, sharding=FSDP2, implementation="olmo_core"
+        tmp_path / "reference", stage.data, stage.checkpoint, sharding=sharding, implementation="olmo_core"
     )
     result = run_ranks(job)
     assert (result.rows, result.rows_computed) == (40, 40)
@@ -144,7 +157,7 @@ def test_reference_values_and_evaluation_are_those_of_transformers(stage, tmp_pa
     job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job.at(tmp_path / "alone"))
     shared = run_ranks(
-        job.model_copy(update={"sharding": FSDP2, "implementation": "olmo_core"}).at(job.out_dir)
+        job.model_copy(update={"sharding": sharding, "implementation": "olmo_core"}).at(job.out_dir)
     )
     assert shared.answers == alone.answers
     assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)

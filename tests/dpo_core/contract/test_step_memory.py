@@ -51,6 +51,23 @@ def test_estimates_are_what_a_step_holds(make, sizes, how, is_checkpointed, pair
     assert memory.beside_state(fake.tokens) == pytest.approx(fake.peak, rel=ALLOWED)
 
 
+def test_a_process_that_computes_with_others_holds_what_a_model_of_its_heads_does():
+    """A 70B model's layers between 8 processes; the residual stream is whole on each."""
+    whole = ModelShape.of(LlamaConfig(num_hidden_layers=2, **SEVENTY).to_dict())
+    part = SEVENTY | {
+        "intermediate_size": 28672 // 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "head_dim": 128,
+        "vocab_size": 128_256 // 8,
+    }
+    config = LlamaConfig(num_hidden_layers=2, max_position_embeddings=8192, **part)
+    fake = fake_step(config, made_batch(16, 206, 412), "bf16_pure", True, lambda model: model)
+    memory = StepMemory(whole.shared_by(8), "bf16_weights", True)
+    assert memory.activations(fake.tokens) == pytest.approx(fake.kept, rel=ALLOWED)
+    assert memory.beside_state(fake.tokens) == pytest.approx(fake.peak, rel=ALLOWED)
+
+
 def frozen(model):
     return model.requires_grad_(False)
 

@@ -242,11 +242,11 @@ def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(
         assert f"Process {last} of this step has not been heard of for 10 s" in report.message
 
 
-def kill_at_some_moment(job: TrainJob, moments: random.Random) -> None:
+def kill_at_some_moment(job: TrainJob, moments: random.Random, processes: int = 2) -> None:
     """kill -9 at a random moment of 18 steps. A run that was over by then, on a busy machine, is begun anew and killed
     earlier."""
     for latest_step in (15, 10, 5, 1):
-        leader, after = start_ranks(job, 2), moments.randint(1, latest_step)
+        leader, after = start_ranks(job, processes), moments.randint(1, latest_step)
         wait_until(
             lambda: leader.poll() is not None or len(metrics_of(job.out_dir)) >= after,  # noqa: B023, called here
             f"{after} steps",

@@ -25,6 +25,7 @@ def scorer(stage) -> PairScorer:
         (FSDP, 0.999, False),
         (FSDP, None, False),  # no card
         (Sharding(kind="fsdp2", offload="optimizer_and_parameters"), 10, False),
+        (Sharding(kind="fsdp2", tensor_degree=2), 10, False),  # each forward is one of two processes
     ],
 )
 def test_it_does_where_weights_forward_and_answers_fit(

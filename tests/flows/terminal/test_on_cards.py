@@ -162,6 +162,24 @@ def test_replicas_exchange_less_between_nodes():
     )
 
 
+def test_between_nodes_cards_that_compute_together_exchange_less_and_sum_layers_within():
+    """Tulu 3's 70B on 8 nodes of 8: 2 pairs a card are bound by the network, 16 pairs of 8 cards are not."""
+    recipe = RECIPES / "tulu3-70b.yaml"
+    shape = model_size(read_recipe(recipe, []).checkpoint).shape
+
+    def seconds(degree: int) -> float:
+        config = read_recipe(recipe, [f"compute.tensor_degree={degree}"])
+        return speed(config, shape, CARDS["h100-80"], 8, 16_480, 1030).step_seconds
+
+    update = 28 * shape.num_parameters / 64 / CARDS["h100-80"].memory
+    assert seconds(1) - update == pytest.approx(8 * shape.num_parameters * 63 / 64 / 50e9, rel=1e-6)
+    # 6 sums a layer of 8192 numbers of 2 bytes, 14/8 of it over NVLink, beside the products of an eighth of each matrix
+    sums = 16_480 * 80 * 6 * 8192 * 2 * 14 / 8 / 450e9
+    products = 16_480 * products_a_token(shape, 1030, (8, 8)) / 8 / (989e12 * 0.62 * 0.7)
+    assert seconds(8) - update == pytest.approx(products + sums, rel=1e-6)
+    assert seconds(1) > 3 * seconds(8)
+
+
 def test_offloaded_state_is_in_the_host_s_memory():
     config = read_recipe(RECIPES / "tulu3-8b.yaml", [])
     cluster = Cluster.of("h100-80", 8, 1, None, 8)

@@ -107,6 +107,42 @@ def test_replicas_that_cannot_be_are_refused(change, problem):
         validated(values(compute=compute), "recipe")
 
 
+def test_processes_that_compute_together_hold_as_much_of_a_parameter_and_less_of_a_layer():
+    compute = {"num_processes": 64, "sharding": "fsdp2"}
+    plans = {
+        degree: plan_stage(read_recipe(RECIPES / "tulu3-70b.yaml", [f"compute.tensor_degree={degree}"]))
+        for degree in (1, 8)
+    }
+    config = validated(values(compute={**compute, "tensor_degree": 8}), "recipe")
+    assert sum(bytes_per_trained(config).values()) == 16 / 64
+    assert plans[8].memory_bytes["gathered weights, at most"] == pytest.approx(
+        plans[1].memory_bytes["gathered weights, at most"] / 8, rel=0.01
+    )
+    assert plans[8].batch.num_processes == 8
+    console = Console(width=160, record=True, file=io.StringIO())
+    show_plan(plans[8], console)
+    shown = console.export_text()
+    assert "128 pairs = 8 x 8 processes x 4 per device x 4 accumulation" in shown
+    assert "matrices shared out between 8 that compute together" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("compute", "more", "problem"),
+    [
+        ({"sharding": "zero3"}, {}, "goes with compute.sharding fsdp2 .* they are zero3 and none"),
+        ({"offload": "optimizer_and_parameters"}, {}, "fsdp2 and optimizer_and_parameters"),
+        ({"num_processes": 6}, {}, "cannot form groups of the 6 processes of a node"),
+        ({"shard_degree": 2}, {}, r"of the 2 processes of a copy of the model \(shard_degree\)"),
+        ({}, {"adapter": {"kind": "lora"}}, "it goes with adapter.kind none"),
+        ({}, {"train": {"compile_regions": True}}, "train.compile_regions false"),
+    ],
+)
+def test_matrices_that_cannot_be_shared_out_are_refused_by_the_settings(compute, more, problem):
+    settings = {"num_processes": 8, "sharding": "fsdp2", "tensor_degree": 4, **compute}
+    with pytest.raises(ConfigError, match=problem):
+        validated(values(compute=settings, **more), "recipe")
+
+
 @pytest.mark.parametrize(
     ("sharding", "offload"),
     [("none", "optimizer"), ("fsdp2", "optimizer"), ("zero2", "optimizer_and_parameters")],

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.jobs import Sharding
 from tasks.launch.compute import (
     LARGEST_DEFAULT_PER_DEVICE,
     Machine,
     check_devices,
     divisors,
+    sharding_of,
     solve_batch,
     this_machine,
     threads_per_process,
@@ -57,6 +59,15 @@ def test_published_batches_are_solved():
     plan = solve_batch(128, 1, 32)
     assert (plan.per_device_pairs, plan.accumulation) == (1, 4)
     assert solve_batch(128, 1, 8).accumulation == 16
+
+
+def test_processes_that_compute_together_have_one_share():
+    plan = solve_batch(128, None, 64, tensor_degree=8)
+    assert (plan.num_processes, plan.per_device_pairs, plan.accumulation) == (8, 4, 4)
+    compute = ComputeConfig(num_processes=64, sharding="fsdp2", shard_degree=16, tensor_degree=8)
+    assert sharding_of(compute) == Sharding(kind="fsdp2", degree=16, tensor_degree=8)
+    with pytest.raises(ConfigError, match=r"2 groups of 4 cannot share .* to 8 or 10, .* to one of 4\."):
+        solve_batch(9, None, 8, tensor_degree=4)
 
 
 def test_the_refusal_of_an_impossible_batch_names_the_setting():
