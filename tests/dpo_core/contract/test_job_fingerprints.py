@@ -2,6 +2,7 @@
 
 import pytest
 
+from dpo_core.contract.benchmark_job import BenchmarkJob, TaskFolder
 from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import ConvertJob, FetchJob, MixJob
 from dpo_core.contract.evaluation_config import EvaluationConfig
@@ -121,6 +122,19 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "evaluation": EvaluationConfig(num_prompts=4),
         },
         "7a4e3a36691350f7d017b77b772a63f01790b12622f7eefc7e99fc362661e39b",
+    ),
+    "benchmark": (
+        BenchmarkJob,
+        {
+            "checkpoint": SFT,
+            "template": "tulu",
+            "tasks": ("gsm8k", "mine"),
+            "folders": (TaskFolder(path="/tasks", content="5" * 64),),
+            "limit": 100,
+            "batch_size": 8,
+            "cache_dir": "/s/benchmark-scores",
+        },
+        "9ac48b6688ce53c61fe5cdda7eae3b32e04c0e924b44f6fe900689ddd94d9e4b",
     ),
     "answer": (
         AnswerJob,
