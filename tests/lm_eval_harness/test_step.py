@@ -171,8 +171,8 @@ def test_another_version_of_the_library_is_refused(checkpoints, tmp_path, monkey
 def test_killed_between_two_tasks_it_goes_on_at_the_second(checkpoints, result, tmp_path):
     cache = tmp_path / "benchmark-scores"
     job = benchmark_job(tmp_path / "run", checkpoints[0])
-    kill_when(start(job), lambda: any(cache.glob("*/scores.json")))
-    (kept,) = cache.glob("*/scores.json")
+    kill_when(start(job), lambda: any(cache.glob("[!.]*/scores.json")))
+    (kept,) = cache.glob("[!.]*/scores.json")
     written = kept.stat().st_mtime_ns
     resumed = run_ranks(job, 1, module="dpo_core")
     assert resumed.tasks_computed == 1
