@@ -41,6 +41,8 @@ def pytest_configure() -> None:
     )  # an example may wait for others' programs
     settings.load_profile("unhurried")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KEPT / "inductor"))
+    # Prefect would start a server of its own for a test that asks without `prefect_server`, and end it after the run.
+    os.environ["PREFECT_SERVER_EPHEMERAL_ENABLED"] = "false"
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
