@@ -29,7 +29,7 @@ from dpo_core.contract.errors import (
     is_peer_lost,
 )
 from dpo_core.contract.job import Job
-from dpo_core.contract.jobs import JOBS, read_job
+from dpo_core.contract.job_registry import JOBS, read_job
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.results import ENVIRONMENT_FILE, ERROR_FILE, RESULT_FILE, read_result, report_error
 from dpo_core.contract.store import exclusive, remove_unfinished, write_json

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dpo_core.contract.job import Job
-from dpo_core.contract.jobs import read_job
+from dpo_core.contract.job_registry import read_job
 
 TOUCHES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 FORKS = multiprocessing.get_context("forkserver")  # what is imported once is there in every child

@@ -1,18 +1,9 @@
-"""The steps that work with a model, a job with its result each; and all steps there are, by name.
-
-A step is declared here, in ``data_jobs`` or ``benchmark_job`` and nowhere else: its name, its result, whether several
-processes run it, what it reads and writes. Its program follows by convention: ``dpo_core.steps.<name>``.
-"""
+"""The steps that work with a model, a job with its result each."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel
-from pydantic_core import from_json
-
-import dpo_core.contract.benchmark_job
-import dpo_core.contract.data_jobs  # noqa: F401 (their jobs are among JOBS)
 from dpo_core.contract.chat_templates import template_content
 from dpo_core.contract.config import (
     AdapterConfig,
@@ -26,14 +17,12 @@ from dpo_core.contract.config import (
     ShardingKind,
     TrainConfig,
 )
-from dpo_core.contract.errors import StoreError
 from dpo_core.contract.evaluation_config import EvaluationConfig
-from dpo_core.contract.job import LARGEST_JOB_BYTES, Job, Result
+from dpo_core.contract.job import Job, Result
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.olmo_core import ComputedBy
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, Location, ReferenceRef
-from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.section import ContentAs, NotContent, NotContentAt, Section, content_of
 from dpo_core.contract.tracking_config import TrackingConfig
 
@@ -271,30 +260,3 @@ class AnswerJob(Job[AnswerResult]):
     max_new_tokens: int = 32
     allow_remote_code: bool = False
     is_one_on_card = True
-
-
-JOBS: dict[str, type[Job]] = {
-    job.step: job for with_result in Job.__subclasses__() for job in with_result.__subclasses__()
-}
-"""All steps there are, by name."""
-
-
-class _Header(BaseModel):
-    """What stands in a ``job.json`` beside the job's own fields."""
-
-    step: str
-    out_dir: Path
-
-
-def read_job(path: Path) -> Job:
-    """Read a ``job.json``. Raises ``StoreError`` if it is not one."""
-    try:
-        return _job_from_json(read_regular(path, LARGEST_JOB_BYTES))
-    except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{path} is not a job file: {error}") from error
-
-
-def _job_from_json(content: bytes) -> Job:
-    header = _Header.model_validate_json(content)
-    fields = {name: value for name, value in from_json(content).items() if name not in _Header.model_fields}
-    return JOBS[header.step].model_validate(fields).at(header.out_dir)

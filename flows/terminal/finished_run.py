@@ -15,7 +15,8 @@ from dpo_core.contract.benchmarks import content_of_folder
 from dpo_core.contract.data_jobs import ConvertJob, MixJob
 from dpo_core.contract.errors import PairlineError
 from dpo_core.contract.job import JOB_FILE, Job
-from dpo_core.contract.jobs import TrainJob, read_job
+from dpo_core.contract.job_registry import read_job
+from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.results import ENVIRONMENT_FILE

@@ -9,7 +9,8 @@ import yaml
 
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.job import JOB_FILE, Job
-from dpo_core.contract.jobs import JOBS, TrainJob, read_job
+from dpo_core.contract.job_registry import JOBS, read_job
+from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.store import write_bytes, write_json
 from flows.settings.overrides import read_recipe
 from flows.settings.stage_config import StageConfig

@@ -7,7 +7,8 @@ from pathlib import Path
 from dpo_core.contract.benchmark_job import BenchmarkJob
 from dpo_core.contract.data_jobs import ConvertJob, FetchJob, MixJob
 from dpo_core.contract.job import JOB_FILE, Job
-from dpo_core.contract.jobs import JOBS, TrainJob
+from dpo_core.contract.job_registry import JOBS
+from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.tracking_config import WANDB_KEY
 from tasks.launch.compute import Machine, threads_per_process
 from tasks.launch.compute_config import ComputeConfig

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dpo_core.contract.errors import PairlineError, StoreError, from_os_error
 from dpo_core.contract.job import JOB_FILE
-from dpo_core.contract.jobs import read_job
+from dpo_core.contract.job_registry import read_job
 from dpo_core.contract.results import RESULT_FILE, read_result
 from dpo_core.contract.store import make_aside, put_in_place
 from tasks.launch.result_check import check_result, in_this_store

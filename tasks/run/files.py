@@ -18,7 +18,8 @@ from dpo_core.contract.bounded_json import bounded_json
 from dpo_core.contract.data_jobs import MixResult
 from dpo_core.contract.errors import HandoffRefused, StoreError
 from dpo_core.contract.job import JOB_FILE, LOG_FILE, Job, Result
-from dpo_core.contract.jobs import JOBS, EvaluateResult, ExportResult, ReferenceResult, TrainResult, read_job
+from dpo_core.contract.job_registry import JOBS, read_job
+from dpo_core.contract.jobs import EvaluateResult, ExportResult, ReferenceResult, TrainResult
 from dpo_core.contract.metrics_file import EVALUATIONS_FILE, METRICS_FILE, Metrics, read_metrics
 from dpo_core.contract.progress import carries_event
 from dpo_core.contract.regular_file import is_plain_file, open_regular, read_regular

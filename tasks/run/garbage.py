@@ -22,7 +22,7 @@ from typing import Any
 from dpo_core.contract.bounded_json import bounded_json
 from dpo_core.contract.errors import PairlineError, StoreError
 from dpo_core.contract.job import JOB_FILE
-from dpo_core.contract.jobs import JOBS
+from dpo_core.contract.job_registry import JOBS
 from dpo_core.contract.regular_file import everything_below, is_plain_file, read_regular
 from dpo_core.contract.results import LARGEST_RESULT_BYTES, RESULT_FILE
 from dpo_core.contract.store import ASIDE, LOCK_FILE, exclusive, wait_for_lock

@@ -9,7 +9,7 @@ import yaml
 
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.job import Job
-from dpo_core.contract.jobs import read_job
+from dpo_core.contract.job_registry import read_job
 from flows.settings.overrides import read_recipe
 from flows.terminal.job_spec_command import spec_text
 from tasks.launch.job_spec.config import KubernetesConfig

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from dpo_core.contract.errors import ConfigError, PairlineError, StoreError
-from dpo_core.contract.jobs import JOBS
+from dpo_core.contract.job_registry import JOBS
 from tasks.launch.compute import Machine, this_machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context

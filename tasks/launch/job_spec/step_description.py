@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.job import Job
-from dpo_core.contract.jobs import JOBS
+from dpo_core.contract.job_registry import JOBS
 from tasks.launch.command import NODE_PORT, launch_argv, step_command, typical_command
 from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig

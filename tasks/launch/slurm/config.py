@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dpo_core.contract.jobs import JOBS
+from dpo_core.contract.job_registry import JOBS
 from dpo_core.contract.quantities import GiB
 from dpo_core.contract.section import Section
 

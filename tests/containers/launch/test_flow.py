@@ -13,7 +13,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from dpo_core.contract.job import JOB_FILE
-from dpo_core.contract.jobs import read_job
+from dpo_core.contract.job_registry import read_job
 from dpo_core.contract.results import read_result
 from flows.dpo_stage import dpo_stage
 from tasks.handoff.schema import read_handoff

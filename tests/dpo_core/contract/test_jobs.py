@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel
 
 from dpo_core.contract.job import Job, Result
-from dpo_core.contract.jobs import JOBS
+from dpo_core.contract.job_registry import JOBS
 
 # Its rows lie in the cache, whose files `mix` looks at itself; nothing else is given them to read.
 WITHOUT_HASHES = {"fetch"}

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from dpo_core.contract.jobs import JOBS
+from dpo_core.contract.job_registry import JOBS
 from tasks.launch.slurm.config import OURS, LocalStep, SlurmConfig
 
 
