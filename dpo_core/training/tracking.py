@@ -70,9 +70,7 @@ class Tracking:
             if (key_file := Path(os.environ.get(WANDB_KEY_FILE, ""))).is_file():
                 os.environ[WANDB_KEY] = key_file.read_text().strip()
         try:
-            self.accelerator.init_trackers(
-                self.job.tracking.project, init_kwargs={"wandb": self._wandb(wandb_mode)}
-            )
+            self.accelerator.init_trackers(self.job.tracking.project, init_kwargs=self._settings_of(wandb_mode))
         except Exception as error:
             if wandb_mode == "offline" or not self.job.tracking.is_online:
                 raise
@@ -92,7 +90,7 @@ class Tracking:
         for tracker in self.accelerator.trackers:
             if tracker.name == "wandb":
                 self._first_step["wandb"] = int(tracker.tracker.step)
-            else:
+            if tracker.name == "tensorboard":
                 tracker.tracker.add_text("job", f"```\n{json.dumps(self._settings(), indent=2)}\n```", 0)
 
     def _give_up_start(self) -> None:
@@ -104,6 +102,10 @@ class Tracking:
                 tracker.finish()
         self.accelerator.trackers.clear()
         wandb.teardown()
+
+    def _settings_of(self, wandb_mode: str) -> dict[str, dict[str, Any]]:
+        """Tracker -> what it is started with. Of W&B nothing is imported unless it is chosen."""
+        return {"wandb": self._wandb(wandb_mode)} if "wandb" in self.job.tracking.trackers else {}
 
     def _wandb(self, mode: str) -> dict[str, Any]:
         from wandb import Settings

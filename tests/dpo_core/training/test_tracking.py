@@ -1,5 +1,6 @@
 """Trackers see every step once, also of a run that was killed, and can neither fail a training nor change it."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,13 @@ def test_a_tracker_that_fails_is_left_out_and_the_training_goes_on(stage, tmp_pa
     assert len(metrics_of(job.out_dir)) == 6
     assert [step for step, _ in tensorboard_steps(job.out_dir)["loss"]] == [1, 2]
     assert "no space left for events" in caplog.text
+
+
+def test_tensorboard_alone_needs_no_wandb(stage, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    job = tracked_job(stage, tmp_path / "tracked", TrackingConfig(trackers=("tensorboard",), project="tiny"))
+    run_here(job)
+    assert [step for step, _ in tensorboard_steps(job.out_dir)["loss"]] == list(range(1, 7))
 
 
 def test_a_tracker_that_is_not_installed_is_named(stage, tmp_path, monkeypatch):
