@@ -12,6 +12,7 @@ from dpo_core.contract.config import ShardingKind
 from dpo_core.contract.drops import MEANING
 from dpo_core.contract.job import Result
 from dpo_core.contract.job_registry import JOBS
+from dpo_core.contract.objectives import OBJECTIVES
 from dpo_core.contract.tracking_config import Tracker
 from dpo_core.data.formats import FormatName
 from dpo_core.data.named_templates import NAMED_TEMPLATES
@@ -83,6 +84,12 @@ def test_every_command_stands_on_the_page_of_commands():
 def test_the_recipe_on_the_first_page_is_one():
     (recipe,) = re.findall(r"(?s)```yaml\n(.*?)```", (ROOT / "README.md").read_text())
     validated(yaml.safe_load(recipe), "README.md")
+
+
+def test_the_first_page_counts_the_objectives():
+    page = (ROOT / "README.md").read_text()
+    assert f"one of {len(OBJECTIVES)} objectives" in page
+    assert f"| objectives | {len(OBJECTIVES)} and weighted sums" in page
 
 
 def test_every_step_has_a_module_and_a_result():

@@ -51,6 +51,9 @@ class BenchmarkJob(Job[BenchmarkResult]):
     def writes(self) -> tuple[Path, ...]:
         return (self.cache_dir,)
 
+    def named_by_people(self) -> tuple[Path, ...]:
+        return tuple(folder.path for folder in self.folders)
+
     @property
     def content(self) -> dict:
         return {**super().content, "lm_eval": LM_EVAL_VERSION}

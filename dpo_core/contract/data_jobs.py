@@ -29,6 +29,9 @@ class ConvertJob(Job[ConvertResult]):
     gguf_file: str | None = None
     pickle_files: tuple[str, ...] = ()
 
+    def named_by_people(self) -> tuple[Path, ...]:
+        return (self.source_dir,)
+
 
 class DequantiseJob(Job[ConvertResult]):
     """Safetensors weights in 8-bit floats with scales -> a safetensors snapshot in float32."""
@@ -53,6 +56,14 @@ class FetchJob(Job[FetchResult]):
 
     def writes(self) -> tuple[Path, ...]:
         return (self.cache_dir,)
+
+    @property
+    def needs_network(self) -> bool:
+        return True
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ("HF_TOKEN",)
 
 
 class Finding(Section):
@@ -181,3 +192,6 @@ class MixJob(Job[MixResult]):
 
     def writes(self) -> tuple[Path, ...]:
         return (self.cache_dir,)
+
+    def named_by_people(self) -> tuple[Path, ...]:
+        return tuple(source.path for source in self.sources if source.path is not None)

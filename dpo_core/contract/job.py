@@ -67,6 +67,21 @@ class Job(Section, Generic[R]):
         """Return folders beside ``out_dir`` that the step writes to: a cache that it shares with other jobs."""
         return ()
 
+    def named_by_people(self) -> tuple[Path, ...]:
+        """Return the inputs that a recipe names as they are, whose links are followed. All others are our own snapshots,
+        which hold no links, or what an earlier step left."""
+        return ()
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether the step talks to another machine's server."""
+        return False
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Variables with a secret that the step is given, if they are set; no other one reaches it."""
+        return ()
+
     @property
     def content(self) -> dict:
         """What can change the step's output."""

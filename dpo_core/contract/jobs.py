@@ -24,7 +24,7 @@ from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.olmo_core import ComputedBy
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, Location, ReferenceRef
 from dpo_core.contract.section import ContentAs, NotContent, NotContentAt, Section, content_of
-from dpo_core.contract.tracking_config import TrackingConfig
+from dpo_core.contract.tracking_config import WANDB_KEY, TrackingConfig
 
 
 class Sharding(Section):
@@ -153,6 +153,14 @@ class TrainJob(Job[TrainResult]):
         """Where the best evaluation decides which weights come out, what is evaluated is content, too."""
         content = super().content
         return content | {"evaluation": self.evaluation.while_training} if self.train.keep_best else content
+
+    @property
+    def needs_network(self) -> bool:
+        return self.tracking.is_online
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return (WANDB_KEY,) if self.tracking.is_online else ()
 
 
 class ExportResult(Result):

@@ -91,14 +91,13 @@ class LossConfig(Objectives):
         0.0,
         ge=0,
         lt=0.5,
-        description="Probability that a label is flipped (dpo, dpo_norm, "
-        "simpo, wpo, robust, aot, aot_pair); exo_pair needs one, 0.001 as a rule.",
+        description=f"Probability that a label is flipped ({', '.join(names_where('smoothing'))}); exo_pair needs one, "
+        "0.001 as a rule.",
     )
     discopop_tau: float = Field(0.05, gt=0, le=1, description="discopop only: temperature of its mixture.")
     f_divergence: Divergence = Field(
         "reverse_kl",
-        description="What holds the policy near the reference (dpo, dpo_norm, "
-        "ipo, wpo, hinge, robust, exo_pair, discopop).",
+        description=f"What holds the policy near the reference ({', '.join(names_where('any_divergence'))}).",
     )
     alpha_divergence_coef: float = Field(
         0.5, gt=0, lt=1, description="alpha_divergence only: near 0 it is reverse_kl, near 1 forward_kl."

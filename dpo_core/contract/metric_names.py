@@ -86,6 +86,15 @@ MEANINGS = {
         "Mean length of the greedy answers. DPO tends to lengthen answers; a "
         "large change deserves a look at the samples.",
     ),
+    "kl/per_token": Meaning(
+        "KL from the reference, a token",
+        "How far the policy has moved, in nats per token of answers that it sampled itself.",
+    ),
+    "kl/per_answer": Meaning("KL from the reference, an answer", "The same summed over an answer's tokens."),
+    "kl/per_token_stderr": Meaning(
+        "KL, standard error", "Of the figure a token: how much other samples would have changed it."
+    ),
+    "grad_norm": Meaning("gradient norm", "Of all trained weights together, before it is clipped."),
     "router_aux_loss": Meaning("router loss", "Load balance of a mixture-of-experts model's routers.", -1),
 }
 # Metrics of the short table that ends a run, in its order; the artifact shows all.

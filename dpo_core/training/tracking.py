@@ -70,7 +70,9 @@ class Tracking:
             if (key_file := Path(os.environ.get(WANDB_KEY_FILE, ""))).is_file():
                 os.environ[WANDB_KEY] = key_file.read_text().strip()
         try:
-            self.accelerator.init_trackers(self.job.tracking.project, init_kwargs=self._settings_of(wandb_mode))
+            self.accelerator.init_trackers(
+                self.job.tracking.project, init_kwargs=self._settings_of(wandb_mode)
+            )
         except Exception as error:
             if wandb_mode == "offline" or not self.job.tracking.is_online:
                 raise

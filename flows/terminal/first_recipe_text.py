@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from dpo_core.contract.objectives import OBJECTIVES
 from dpo_core.contract.visible import one_line
 from flows.settings.overrides import Values
 from flows.settings.schema import RECIPE_SCHEMA
@@ -53,7 +54,7 @@ def recipe_text(look: Look, values: Values, fit: Fit, path: Path) -> str:
         f"  # tokens on average: prompt {lengths.mean_prompt:g}, chosen {lengths.mean_chosen:g}, rejected "
         f"{lengths.mean_rejected:g}",
         "",
-        "loss:   # docs/losses.md has eighteen; set beta together with the name",
+        f"loss:   # docs/losses.md has {len(OBJECTIVES)}; set beta together with the name",
         _line(2, "name", "dpo_norm", "DPO on log-probabilities per token, as Tulu 3 and OLMo 2"),
         _line(2, "beta", 5.0, "usual for dpo_norm; 0.1 for dpo, 2 for simpo"),
         "",

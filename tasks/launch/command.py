@@ -4,12 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpo_core.contract.benchmark_job import BenchmarkJob
-from dpo_core.contract.data_jobs import ConvertJob, FetchJob, MixJob
 from dpo_core.contract.job import JOB_FILE, Job
 from dpo_core.contract.job_registry import JOBS
 from dpo_core.contract.jobs import TrainJob
-from dpo_core.contract.tracking_config import WANDB_KEY
 from tasks.launch.compute import Machine, threads_per_process
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import CommandSpec, Node
@@ -17,7 +14,6 @@ from tasks.launch.stop_grace import LEAST_SECONDS, grace_of
 
 ACCELERATE_FILE = "accelerate.json"
 DIE_WITH_PARENT = "PAIRLINE_DIE_WITH_PARENT"  # read by dpo_core.__main__
-HUB_SECRETS = ("HF_TOKEN",)
 NODE_NAME, NODE_PORT = "node-{rank}", 29500  # nodes have a network of their own, so any port is free
 
 
@@ -66,13 +62,13 @@ def step_command(
         program=program,
         num_processes=num_processes,
         env=_environment(threads, on_cpu=machine.num_gpus == 0) | compute.env,
-        secrets=_secrets(job),
+        secrets=job.secrets,
         step=job.step,
         job_fingerprint=job.fingerprint,
         inputs=inputs_of(job),
-        named_by_people=named_by_people(job),
+        named_by_people=job.named_by_people(),
         writable=job.writes(),
-        needs_network=isinstance(job, FetchJob) or _is_tracked_online(job),
+        needs_network=job.needs_network,
         node=node,
         stop_grace_seconds=compute.stop_grace_seconds or _grace(job),
     )
@@ -150,17 +146,6 @@ def inputs_of(job: Job) -> tuple[Path, ...]:
     return tuple(sorted(path for path in named if not any(other in path.parents for other in named)))
 
 
-def named_by_people(job: Job) -> tuple[Path, ...]:
-    """Return the inputs that a recipe names as they are: data sets, folders of tasks, and a checkpoint that is to be
-    converted. All others are our own snapshots, which hold no links, or what an earlier step left."""
-    if isinstance(job, ConvertJob):
-        return (job.source_dir,)
-    if isinstance(job, BenchmarkJob):
-        return tuple(folder.path for folder in job.folders)
-    sources = job.sources if isinstance(job, MixJob) else ()
-    return tuple(source.path for source in sources if source.path is not None)
-
-
 def _environment(threads: int, on_cpu: bool) -> dict[str, str]:
     env = {
         "OMP_NUM_THREADS": str(threads),
@@ -175,14 +160,3 @@ def _environment(threads: int, on_cpu: bool) -> dict[str, str]:
     return env | (
         {"ACCELERATE_USE_CPU": "true"} if on_cpu else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     )
-
-
-def _is_tracked_online(job: Job) -> bool:
-    return isinstance(job, TrainJob) and job.tracking.is_online
-
-
-def _secrets(job: Job) -> tuple[str, ...]:
-    """Only fetching a Hub data set reaches out, where private ones need the token, and a training that is tracked online."""
-    if _is_tracked_online(job):
-        return (WANDB_KEY,)
-    return HUB_SECRETS if isinstance(job, FetchJob) else ()

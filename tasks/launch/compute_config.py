@@ -29,8 +29,8 @@ class ComputeConfig(Section):
 
     launcher: LauncherName = Field(
         "process",
-        description="How a step is started: as a process of this machine, or in a "
-        "container built from the commit.",
+        description="How a step is started: as a process of this machine, in a container "
+        "built from the commit, or as a job of a Slurm cluster.",
     )
     num_processes: int = Field(
         1, ge=1, le=1_000_000, description="Processes (accelerators) of a step, over all machines."

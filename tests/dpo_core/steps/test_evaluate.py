@@ -7,6 +7,15 @@ import pytest
 
 from dpo_core.contract.jobs import EvaluateJob
 from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.metric_names import (
+    EVALUATED,
+    HEADLINE,
+    LAST_STEP,
+    MEANINGS,
+    OF_MEMBERS,
+    SECOND_NAMES,
+    TILES,
+)
 from dpo_core.contract.refs import CheckpointRef, ReferenceRef
 from dpo_core.data.checkers import passes
 from dpo_core.data.pair_dataset import PairDataset
@@ -65,6 +74,16 @@ def test_metrics_after_training_are_those_computed_by_hand(stage, trained, evalu
     expected = held_out_by_hand(stage, trained)
     assert {name: evaluation.after[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     assert evaluation.num_pairs == 6
+
+
+def test_every_figure_has_a_name_for_people(evaluation):
+    measured = (
+        set(evaluation.after)
+        | set(evaluation.before)
+        | {"kl/per_token", "kl/per_token_stderr", "kl/per_answer"}
+    )
+    shown = {*EVALUATED, *HEADLINE, *TILES, *LAST_STEP, *OF_MEMBERS}
+    assert (measured | shown) - {*MEANINGS, *SECOND_NAMES} == set()
 
 
 def test_before_training_the_policy_is_its_reference(stage, evaluation):

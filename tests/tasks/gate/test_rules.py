@@ -30,6 +30,7 @@ ALL = {
 
 
 def test_without_rules_nothing_is_checked():
+    assert set(ALL) == set(GateConfig.model_fields) - {"approval", "wait", "timeout_seconds"}
     assert check_rules(GateConfig(), BEFORE, AFTER) == ()
     assert not GateConfig().has_rules
     assert all(GateConfig(**{name: value}).has_rules for name, value in ALL.items())
