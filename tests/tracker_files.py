@@ -1,7 +1,10 @@
 """Reads what trackers wrote. W&B's offline file holds protobuf records in LevelDB's block format, which its own Python no
 longer reads."""
 
+import contextlib
 import json
+import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +23,29 @@ def tensorboard_steps(folder: Path) -> dict[str, list[tuple[int, float]]]:
         name: [(event.step, event.value) for event in events.Scalars(name)]
         for name in events.Tags()["scalars"]
     }
+
+
+def mlflow_steps(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Metric -> (step, value) of the one run below a training's folder, as MLflow's own client reads them."""
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # as who looks at them sets it
+    from mlflow import MlflowClient
+
+    client = MlflowClient((folder / "tracking/mlruns").as_uri())
+    (experiment,) = [each for each in client.search_experiments() if each.name != "Default"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    return {
+        name: [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, name)]
+        for name in run.data.metrics
+    }
+
+
+def trackio_steps(folder: Path) -> list[dict[str, float]]:
+    """The steps of the one run below a training's folder, in the order written, with their metrics and ``step``."""
+    (database,) = (folder / "tracking/trackio").glob("*.db")
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT step, metrics FROM metrics ORDER BY id").fetchall()
+    return [{**json.loads(metrics), "step": step} for step, metrics in rows]
 
 
 def records(path: Path) -> Iterator[bytes]:

@@ -26,6 +26,8 @@ PACKAGES = (
     "lm-eval",
     "tensorboard",
     "wandb",
+    "mlflow-skinny",
+    "trackio",
 )
 
 

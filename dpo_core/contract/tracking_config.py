@@ -1,14 +1,14 @@
 """Which experiment trackers a training writes to. Torch-free: the orchestrator checks it before anything is booked."""
 
 from importlib.util import find_spec
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.section import Section
 
-Tracker = Literal["tensorboard", "wandb"]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 WANDB_KEY = "WANDB_API_KEY"  # the variable that wandb itself reads
 WANDB_KEY_FILE = "PAIRLINE_WANDB_KEY_FILE"  # names a file with the key, in a container
 
@@ -18,7 +18,7 @@ class TrackingConfig(Section):
 
     trackers: tuple[Tracker, ...] = Field(
         (),
-        description="tensorboard, wandb (extra `trackers`). Their files lie in the "
+        description="tensorboard, wandb, mlflow, trackio (extra `trackers`). Their files lie in the "
         "training's folder under tracking/. A training that is found done is not "
         "tracked again.",
     )
@@ -26,7 +26,16 @@ class TrackingConfig(Section):
         "pairline", min_length=1, pattern=r"^[^/\\#?%:\s]+$", description="Project in the tracker."
     )
     run_name: str | None = Field(
-        None, description="Name of the run in Weights & Biases; empty: it makes one."
+        None, max_length=256, description="Name of the run in the trackers; empty: they make one."
+    )
+    group: str | None = Field(
+        None, max_length=256, description="What runs are shown together, as those of a sweep."
+    )
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        (), max_length=64, description="Words to find the run by."
+    )
+    notes: str | None = Field(
+        None, max_length=5_000, description="What the run is for, in a sentence or more."
     )
     wandb_mode: Literal["offline", "online"] = Field(
         "offline",

@@ -8,10 +8,8 @@ steps it lacks are sent. A tracker that fails while the training goes on is left
 import contextlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -22,19 +20,12 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.metric_names import as_evaluated
 from dpo_core.contract.metrics_file import Metrics
-from dpo_core.contract.section import content_of
-from dpo_core.contract.tracking_config import WANDB_KEY, WANDB_KEY_FILE, check_trackers
+from dpo_core.contract.tracking_config import check_trackers
+from dpo_core.training.tracker_starts import flat, settings_of, starts_of
 
 log = logging.getLogger(__name__)
 
 TRACKING_DIR = "tracking"
-# wandb writes beside the run, too: all of it stays in the job's folder, which is what a container may write to.
-WANDB_FOLDERS = {
-    "WANDB_CACHE_DIR": "cache",
-    "WANDB_CONFIG_DIR": "config",
-    "WANDB_DATA_DIR": "data",
-    "WANDB_ARTIFACT_DIR": "artifacts",
-}
 
 
 def accelerator_arguments(job: TrainJob) -> dict[str, Any]:
@@ -63,16 +54,10 @@ class Tracking:
         folder = self.job.out_dir / TRACKING_DIR
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        if "wandb" in self.job.tracking.trackers:
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-            for variable, name in WANDB_FOLDERS.items():
-                os.environ[variable] = str(folder / "wandb-files" / name)
-            if (key_file := Path(os.environ.get(WANDB_KEY_FILE, ""))).is_file():
-                os.environ[WANDB_KEY] = key_file.read_text().strip()
         try:
-            self.accelerator.init_trackers(
-                self.job.tracking.project, init_kwargs=self._settings_of(wandb_mode)
-            )
+            starts = starts_of(self.job, folder, wandb_mode)
+            with contextlib.redirect_stdout(None):  # Trackio greets
+                self.accelerator.init_trackers(self.job.tracking.project, init_kwargs=starts)
         except Exception as error:
             if wandb_mode == "offline" or not self.job.tracking.is_online:
                 raise
@@ -92,8 +77,11 @@ class Tracking:
         for tracker in self.accelerator.trackers:
             if tracker.name == "wandb":
                 self._first_step["wandb"] = int(tracker.tracker.step)
-            if tracker.name == "tensorboard":
-                tracker.tracker.add_text("job", f"```\n{json.dumps(self._settings(), indent=2)}\n```", 0)
+            elif tracker.name == "tensorboard":
+                text = json.dumps(settings_of(self.job), indent=2)
+                tracker.tracker.add_text("job", f"```\n{text}\n```", 0)
+            elif tracker.name == "mlflow":
+                tracker.store_init_configuration(flat(settings_of(self.job)))
 
     def _give_up_start(self) -> None:
         """End what has started, and W&B's service process, which would keep the run's id."""
@@ -104,40 +92,6 @@ class Tracking:
                 tracker.finish()
         self.accelerator.trackers.clear()
         wandb.teardown()
-
-    def _settings_of(self, wandb_mode: str) -> dict[str, dict[str, Any]]:
-        """Tracker -> what it is started with. Of W&B nothing is imported unless it is chosen."""
-        return {"wandb": self._wandb(wandb_mode)} if "wandb" in self.job.tracking.trackers else {}
-
-    def _wandb(self, mode: str) -> dict[str, Any]:
-        from wandb import Settings
-
-        tracking = self.job.tracking
-        # The id is the job's: a resumed training goes on in the same run.
-        return {
-            "mode": mode,
-            "id": self.job.fingerprint[:16],
-            "name": tracking.run_name,
-            "entity": tracking.wandb_entity,
-            "dir": str(self.job.out_dir / TRACKING_DIR),
-            "resume": "allow" if mode == "online" else None,
-            "config": self._settings(),
-            "save_code": False,
-            "settings": Settings(console="off", disable_git=True, disable_code=True, silent=True),
-        }
-
-    def _settings(self) -> dict[str, Any]:
-        """What the training was asked to do: the job's content, without paths."""
-        sections = {
-            name: content_of(getattr(self.job, name))
-            for name in ("loss", "optim", "train", "adapter", "batch")
-        }
-        return {
-            **sections,
-            "data": self.job.data.fingerprint,
-            "checkpoint": self.job.checkpoint.fingerprint,
-            "fingerprint": self.job.fingerprint,
-        }
 
     def replay(self, metrics: Metrics, evaluations: Metrics) -> None:
         """Log the steps that earlier starts have done, and what was measured after them."""
@@ -161,7 +115,8 @@ class Tracking:
 
     def finish(self) -> None:
         """Write out what is buffered and end. (``Accelerator.end_training`` would also end the process group.)"""
-        self._each(self.accelerator.trackers, lambda tracker: tracker.finish())
+        with contextlib.redirect_stdout(None):
+            self._each(self.accelerator.trackers, lambda tracker: tracker.finish())
         self.accelerator.trackers.clear()
 
     def _each(self, trackers: Iterable[GeneralTracker], call: Any) -> None:

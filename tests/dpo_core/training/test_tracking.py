@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from accelerate.tracking import TensorBoardTracker
@@ -10,25 +11,32 @@ from dpo_core.contract import tracking_config
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.results import read_error, read_result
-from dpo_core.contract.tracking_config import TrackingConfig, check_trackers
+from dpo_core.contract.tracking_config import Tracker, TrackingConfig, check_trackers
 from dpo_core.training.tracking import TRACKING_DIR
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.killed_run import count_touches, run_until
 from tests.step_process import metrics_of, run_child, run_ranks
 from tests.tiny_stage import TinyStage, run_here
-from tests.tracker_files import history, tensorboard_steps
+from tests.tracker_files import history, mlflow_steps, tensorboard_steps, trackio_steps
 
-BOTH = TrackingConfig(trackers=("tensorboard", "wandb"), project="tiny")
+ALL = TrackingConfig(
+    trackers=get_args(Tracker),
+    project="tiny",
+    run_name="a run",
+    group="runs",
+    tags=("one", "two"),
+    notes="A try.",
+)
 
 
-def tracked_job(stage: TinyStage, folder: Path, tracking: TrackingConfig = BOTH, **more) -> TrainJob:
+def tracked_job(stage: TinyStage, folder: Path, tracking: TrackingConfig = ALL, **more) -> TrainJob:
     job = stage.train_job(folder, "dpo", max_steps=6, checkpoint_every=2, tracking=tracking, **more)
     job.write()
     return job
 
 
-def assert_tracked_once(folder: Path, steps: int = 6) -> None:
-    """Both trackers hold what ``metrics.jsonl`` holds: every step, in order, once."""
+def assert_tracked_once(folder: Path, trackers: tuple[str, ...] = ALL.trackers, steps: int = 6) -> None:
+    """Every tracker holds what ``metrics.jsonl`` holds: every step, in order, once."""
     recorded = metrics_of(folder)
     assert [step["step"] for step in recorded] == list(range(1, steps + 1))
     shown = tensorboard_steps(folder)
@@ -37,13 +45,22 @@ def assert_tracked_once(folder: Path, steps: int = 6) -> None:
         assert [value for _, value in shown[name]] == pytest.approx(
             [step[name] for step in recorded], rel=1e-6
         )
+    if "mlflow" in trackers:
+        kept = mlflow_steps(folder)
+        assert {name: [value for _, value in kept[name]] for name in ("loss", "rewards/accuracies")} == {
+            name: [step[name] for step in recorded] for name in ("loss", "rewards/accuracies")
+        }
+        assert [step for step, _ in kept["loss"]] == list(range(1, steps + 1))
+        assert [(each["step"], each["loss"]) for each in trackio_steps(folder)] == [
+            (step["step"], step["loss"]) for step in recorded
+        ]
     sent = history(folder / TRACKING_DIR)
     assert [step["step"] for step in sent] == list(range(1, steps + 1))
     assert [step["loss"] for step in sent] == [step["loss"] for step in recorded]
 
 
 @pytest.mark.integration
-def test_both_trackers_get_every_step_and_change_nothing(stage, tmp_path):
+def test_trackers_get_every_step_and_change_nothing(stage, tmp_path):
     job = tracked_job(stage, tmp_path / "tracked")
     plain = tracked_job(stage, tmp_path / "plain", TrackingConfig())
     assert job.fingerprint == plain.fingerprint
@@ -100,7 +117,7 @@ def test_tensorboard_alone_needs_no_wandb(stage, tmp_path, monkeypatch):
 def test_a_tracker_that_is_not_installed_is_named(stage, tmp_path, monkeypatch):
     monkeypatch.setattr(tracking_config, "find_spec", lambda name: None if name == "wandb" else object())
     with pytest.raises(ConfigError, match=r"names wandb, not installed .*'pairline\[trackers\]"):
-        check_trackers(BOTH)
+        check_trackers(ALL)
     with pytest.raises(ConfigError, match="wandb"):
         run_here(tracked_job(stage, tmp_path / "run"))
     check_trackers(TrackingConfig(trackers=("tensorboard",)))
@@ -122,7 +139,7 @@ def test_a_server_that_does_not_answer_leaves_an_offline_run(stage, tmp_path, mo
     online = TrackingConfig(trackers=("tensorboard", "wandb"), project="tiny", wandb_mode="online")
     job = tracked_job(stage, tmp_path / "run", online)
     assert run_child(job) == 0
-    assert_tracked_once(job.out_dir)
+    assert_tracked_once(job.out_dir, online.trackers)
     assert "0123456789" * 4 not in "".join(
         path.read_text(errors="replace")
         for path in job.out_dir.rglob("*")
