@@ -11,6 +11,7 @@ import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
@@ -21,7 +22,7 @@ from tasks.launch.context import Context
 from tasks.launch.launcher import Launcher
 
 log = logging.getLogger(__name__)
-SECONDS_BETWEEN_LOOKS = 5  # how long a stopped member goes on waiting at most
+SECONDS_BETWEEN_LOOKS = 2
 LEASE_SECONDS = 60  # a slot whose holder was killed is free again after this; Prefect has no less
 
 
@@ -65,18 +66,28 @@ def make_own_limit(name: str) -> None:
 
 @contextmanager
 def _held(name: str) -> Iterator[None]:
-    """Hold a slot, or raise ``TimeoutError`` soon. Where the server is away at the end, the slot is free by itself."""
-    is_over = False
+    """Hold a slot, or raise ``TimeoutError`` where none is free. Where the server is away at the end, the slot is free by
+    itself.
+
+    One question, whose answer is waited for: who gives up in the middle of it may have been granted a slot that nobody
+    holds, until its lease is over, and on a temporary server for ever.
+    """
+    has_begun = is_over = False
     try:
         with concurrency(
             name,
             strict=True,
-            timeout_seconds=SECONDS_BETWEEN_LOOKS,
+            max_retries=0,
             lease_duration=LEASE_SECONDS,
             raise_on_lease_renewal_failure=False,
         ):
+            has_begun = True
             yield
             is_over = True
+    except ConcurrencySlotAcquisitionError as error:
+        if has_begun or not _is_taken(error):
+            raise
+        raise TimeoutError(f"all slots of {name} are taken") from error
     except httpx.TransportError as error:  # a client that was never connected does not wait for the server
         if not is_over:
             raise
@@ -86,6 +97,11 @@ def _held(name: str) -> Iterator[None]:
             error,
             LEASE_SECONDS,
         )
+
+
+def _is_taken(error: ConcurrencySlotAcquisitionError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code == httpx.codes.LOCKED
 
 
 @contextmanager
@@ -102,6 +118,7 @@ def slot(name: str | None, context: Context) -> Iterator[None]:
             if not waits:
                 get_run_logger().info("Waiting for a slot of the limit %s: others train.", name)
             waits = True
+            context.sleep(SECONDS_BETWEEN_LOOKS)
         yield
 
 

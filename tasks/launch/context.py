@@ -67,6 +67,10 @@ class Context:
         if self.stop is not None and self.stop.is_set():
             raise Stopped("the run is being stopped")
 
+    def sleep(self, seconds: float) -> None:
+        """Wait so long, or until the run is being stopped."""
+        (self.stop or threading.Event()).wait(seconds)
+
     def tell_job(self, job: Job, moment: Moment) -> None:
         """Tell of a job, where jobs run."""
         if self.on_job is not None:

@@ -111,15 +111,17 @@ def _hear(standin: socket.socket, children: dict[int, Forked], waiting: selector
         standin.close()
         if child:
             child.kill()
-    elif child is None:
-        request = json.loads(message)
-        if (pid := os.fork()) == 0:
-            _become(request, files)
-        children[pid] = Forked(pid, request["argv"][0] == LAUNCHER, standin)
-        for file in files:
-            os.close(file)
-    else:
-        child.signal(json.loads(message))
+        return
+    asked = json.loads(message)
+    if isinstance(asked, int):
+        if child:  # else it has ended, and its stand-in has not read so
+            child.signal(asked)
+        return
+    if (pid := os.fork()) == 0:
+        _become(asked, files)
+    children[pid] = Forked(pid, asked["argv"][0] == LAUNCHER, standin)
+    for file in files:
+        os.close(file)
 
 
 def _collect(children: dict[int, Forked]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -48,6 +49,15 @@ def run_step() -> subprocess.CompletedProcess:
 def test_a_stand_in_that_dies_with_its_answer_unread_costs_no_other_one(server):
     with asked() as standin:
         assert select.select([standin], [], [], 90)[0]
+    assert run_step().returncode == 0
+
+
+def test_a_stand_in_that_passes_a_signal_on_too_late_costs_no_other_one(server):
+    with asked() as standin:
+        assert select.select([standin], [], [], 90)[0]  # the step has ended, and nobody has read so
+        standin.send(json.dumps(signal.SIGTERM).encode())
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.wait(timeout=3)
     assert run_step().returncode == 0
 
 

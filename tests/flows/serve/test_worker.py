@@ -1,102 +1,24 @@
 """The worker outlives requests that fail: a real server behind a proxy that answers some of them with an error."""
 
-import contextlib
-import re
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import UUID
 
-import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import get_current_settings
 
+from tests.faulty_server import Faults
 from tests.programs.quiet_flow import quiet
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 ROOT = Path(__file__).parents[3]
 POOL = "outlives"  # its own: in that of the installation are runs that other tests left
-
-
-class Faults(ThreadingHTTPServer):
-    """Passes requests on to ``upstream``, but for those that ``refused`` maps to a status, each as often as it says."""
-
-    daemon_threads = True
-
-    def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), PassedOn)
-        self.upstream = upstream
-        self.refused: dict[str, list[int]] = {}  # pattern of "METHOD path" -> statuses to come
-        self.seen: list[str] = []
-        self.lock = threading.Lock()
-
-    def status_for(self, request: str) -> int | None:
-        with self.lock:
-            for pattern, statuses in self.refused.items():
-                if statuses and re.search(pattern, request):
-                    self.seen.append(pattern)
-                    return statuses.pop(0)
-        return None
-
-
-class PassedOn(BaseHTTPRequestHandler):
-    """One request."""
-
-    server: Faults
-
-    def answer(self) -> None:
-        if self.headers.get("Upgrade"):
-            self.tunnel()
-            return
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        status = self.server.status_for(f"{self.command} {self.path}")
-        if status is not None:
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        headers = {
-            key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")
-        }
-        got = httpx.request(
-            self.command, self.server.upstream + self.path, content=body, headers=headers, timeout=120
-        )
-        self.send_response(got.status_code)
-        self.send_header("Content-Type", got.headers.get("content-type", "application/json"))
-        self.send_header("Content-Length", str(len(got.content)))
-        self.end_headers()
-        self.wfile.write(got.content)
-
-    def tunnel(self) -> None:
-        """A WebSocket's bytes, both ways, until one side ends."""
-        upstream = httpx.URL(self.server.upstream)
-        with socket.create_connection((upstream.host, upstream.port)) as other:
-            other.sendall(f"{self.requestline}\r\n{self.headers}".encode())
-            back = threading.Thread(target=pumped, args=(other, self.connection), daemon=True)
-            back.start()
-            pumped(self.connection, other)
-            back.join()
-        self.close_connection = True
-
-    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = answer
-
-    def log_message(self, *_: object) -> None:
-        """Nothing on the terminal."""
-
-
-def pumped(source: socket.socket, sink: socket.socket) -> None:
-    """What comes from one side goes to the other."""
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
 
 
 @pytest.fixture
