@@ -131,6 +131,17 @@ class PrivateCluster:
         """Send slurmctld a signal."""
         os.kill(int((self.folder / "slurmctld.pid").read_text()), number)
 
+    def save_jobs(self) -> None:
+        """Have slurmctld write down what runs. It does so seconds after a job began, or with the next change, and what it has
+        not written when it is killed it has forgotten: it then starts the job again."""
+        begun, state = time.time(), self.folder / "state" / "job_state"
+        for job_id in self.ask("squeue", "--noheader", "--states=RUNNING", "--format=%i").split():
+            self.ask("scontrol", "update", f"jobid={job_id}", "nice=1")
+        until = time.monotonic() + SECONDS_TO_COME_UP
+        while not state.exists() or state.stat().st_mtime < begun:
+            assert time.monotonic() < until, f"slurmctld has written nothing:\n{self.logs()}"
+            time.sleep(0.05)
+
     def start_now(self) -> None:
         """End the two minutes for which Slurm holds what it requeues."""
         for job_id in self.ask("squeue", "--noheader", "--states=PENDING", "--format=%i").split():

@@ -98,6 +98,7 @@ def test_an_answer_that_is_lost_and_a_controller_that_dies_leave_one_job(
         time.sleep(4)
         own_cluster.signal_controller(signal.SIGCONT)
         wait_for(lambda: len(numbers(step)) >= 3)
+        own_cluster.save_jobs()
         own_cluster.kill_controller()
         time.sleep(1)
         own_cluster.start_controller()
