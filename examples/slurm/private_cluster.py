@@ -132,8 +132,8 @@ class PrivateCluster:
         os.kill(int((self.folder / "slurmctld.pid").read_text()), number)
 
     def save_jobs(self) -> None:
-        """Have slurmctld write down what runs. It does so seconds after a job began, or with the next change, and what it has
-        not written when it is killed it has forgotten: it then starts the job again."""
+        """Have slurmctld write down what runs. It does so seconds after a job began, or with the next change; what it has
+        not written when it is killed it has forgotten, and starts again."""
         begun, state = time.time(), self.folder / "state" / "job_state"
         for job_id in self.ask("squeue", "--noheader", "--states=RUNNING", "--format=%i").split():
             self.ask("scontrol", "update", f"jobid={job_id}", "nice=1")
