@@ -66,12 +66,14 @@ $(INSTALLED): $(BUILD) $(LOCKS) requirements/quickstart.txt pyproject.toml
 	@$(BIN)/python -m compileall -q -j 0 "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')" >/dev/null || true
 	@touch $@
 
-$(OLMO_INSTALLED) $(HARNESS_INSTALLED): $(VENV)-%/installed: $(INSTALLED) requirements/%.txt
+$(OLMO_INSTALLED): requirements/olmo.txt
+$(HARNESS_INSTALLED): requirements/benchmarks.txt
+$(OLMO_INSTALLED) $(HARNESS_INSTALLED): $(INSTALLED)
 	@$(BIN)/python -m venv --without-pip --clear $(@D)
 	@$(@D)/bin/python -c 'import pathlib, site, sys; \
 		pathlib.Path(site.getsitepackages()[0], "base.pth").write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
 		"$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
-	@$(subst -m pip install,-m pip --python $(@D)/bin/python install,$(PIP_INSTALL_LOCKED)) --no-build-isolation -r requirements/$*.txt
+	@$(subst -m pip install,-m pip --python $(@D)/bin/python install,$(PIP_INSTALL_LOCKED)) --no-build-isolation -r $(filter requirements/%,$^)
 	@touch $@
 
 demo: $(INSTALLED) $(if $(ON_OLMO),$(OLMO_INSTALLED))  ## run the whole stage on SmolLM2-135M; a second call reuses every step
