@@ -8,7 +8,7 @@ import pytest
 import typer
 import yaml
 
-from dpo_core.contract.config import ShardingKind
+from dpo_core.contract.back_ends import BACK_ENDS
 from dpo_core.contract.drops import MEANING
 from dpo_core.contract.job import Result
 from dpo_core.contract.job_registry import JOBS
@@ -103,7 +103,7 @@ def test_every_step_has_a_module_and_a_result():
         pytest.param([name for name in get_args(FormatName) if name != "unrecognised"], "data", id="formats"),
         pytest.param(list(NAMED_TEMPLATES), "data", id="templates"),
         pytest.param(list(MEANING), "data", id="drop reasons"),
-        pytest.param(list(get_args(ShardingKind)), "back-ends", id="back ends"),
+        pytest.param(list(BACK_ENDS), "back-ends", id="back ends"),
         pytest.param(GATE_RULES, "gates", id="gate rules"),
         pytest.param(list(get_args(Tracker)), "report", id="trackers"),
         pytest.param(list(JOBS), "contract", id="steps"),

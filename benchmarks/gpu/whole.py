@@ -18,7 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from benchmarks.gpu.workload import ANSWER, LONGEST, PROMPT, SPREAD, Bench, Figure, Training
 from benchmarks.train_peers import ROOT, Work, run_trl
 from dpo_core.__main__ import run_step
-from dpo_core.contract.config import OptimConfig, Precision, ShardingKind, TrainConfig
+from dpo_core.contract.back_ends import ShardingKind
+from dpo_core.contract.config import OptimConfig, Precision, TrainConfig
 from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.job import Job, R
 from dpo_core.contract.jobs import BatchPlan, ReferenceJob, Sharding, TrainJob

@@ -30,8 +30,6 @@ from dpo_core.contract.source_config import DataSource
 Precision = Literal["fp32", "bf16", "bf16_pure"]
 ExportPrecision = Literal["fp32", "bf16"]
 BaseWeights = Literal["full", "nf4"]
-ShardingKind = Literal["none", "zero1", "zero2", "zero3", "fsdp2"]
-Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
 ForwardLayout = Literal["packed", "prefix_sharing", "padded"]
 AttentionKernel = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
 

@@ -2,7 +2,8 @@
 
 from importlib.util import find_spec
 
-from dpo_core.contract.config import AdapterConfig, OptimConfig, Precision, ShardingKind
+from dpo_core.contract.back_ends import ShardingKind
+from dpo_core.contract.config import AdapterConfig, OptimConfig, Precision
 from dpo_core.contract.errors import ConfigError
 
 

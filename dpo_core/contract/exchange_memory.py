@@ -1,7 +1,8 @@
 """Memory that a process holds because processes share something out, in bytes: gathered weights, gradients that are not
 exchanged yet, buckets. Torch-free."""
 
-from dpo_core.contract.config import Precision, ShardingKind
+from dpo_core.contract.back_ends import BACK_ENDS, ShardingKind
+from dpo_core.contract.config import Precision
 from dpo_core.contract.model_shape import ModelShape
 
 LIVE_VALUES_ZERO3 = 10**9  # DeepSpeed's stage3_max_live_parameters
@@ -32,14 +33,14 @@ def exchange_parts(
             parts["gradients before their exchange"] = (
                 each * (shape.head_parameters + 2 * layer) + FP32_BYTES * layer
             )
-    if kind.startswith("zero"):
+    if BACK_ENDS[kind].is_deepspeed:
         parts["DeepSpeed's buckets"] = 2 * FP32_BYTES * BUCKET_VALUES
-    if kind == "none" and several:
+    if not BACK_ENDS[kind].shares and several:
         parts["DDP's buckets of gradients"] = FP32_BYTES * num_trained
     return parts
 
 
 def held_gradients(kind: ShardingKind, num_trained: int, num_processes: int) -> int:
     """Return bytes of the gradients that a process keeps until the optimizer's update."""
-    shares = num_processes if kind in ("zero2", "zero3", "fsdp2") else 1
+    shares = num_processes if "gradients" in BACK_ENDS[kind].shares else 1
     return FP32_BYTES * num_trained // shares

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+from dpo_core.contract.back_ends import BACK_ENDS, Offload, ShardingKind
 from dpo_core.contract.chat_templates import template_content
 from dpo_core.contract.config import (
     AdapterConfig,
@@ -11,10 +12,8 @@ from dpo_core.contract.config import (
     BaseWeights,
     ExportPrecision,
     ForwardLayout,
-    Offload,
     OptimConfig,
     Precision,
-    ShardingKind,
     TrainConfig,
 )
 from dpo_core.contract.evaluation_config import EvaluationConfig
@@ -42,7 +41,7 @@ class Sharding(Section):
     @property
     def splits_weights(self) -> bool:
         """Whether no process holds all weights, so that every forward is one of all processes together."""
-        return self.kind in ("zero3", "fsdp2")
+        return BACK_ENDS[self.kind].splits_weights
 
     @property
     def for_scoring(self) -> "Sharding":

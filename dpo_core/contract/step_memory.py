@@ -16,7 +16,8 @@ The vocabulary head holds a chunk of logits, its weight in bf16, and the sum of 
 from dataclasses import dataclass
 from typing import Literal
 
-from dpo_core.contract.config import AdapterConfig, Precision, ShardingKind
+from dpo_core.contract.back_ends import BACK_ENDS, ShardingKind
+from dpo_core.contract.config import AdapterConfig, Precision
 from dpo_core.contract.model_shape import ModelShape
 
 PREDICTED = 0.8  # of a pair's distinct tokens, as in Tulu 3's mixture: prompts are not trained on
@@ -134,7 +135,7 @@ def holds_frozen_in_half(adapter: AdapterConfig, precision: Precision) -> bool:
 
 def gathers_in_half(precision: Precision, sharding: ShardingKind) -> bool:
     """Return whether the weights that a process gathers from the others are sent as bf16."""
-    return precision == "bf16" and sharding in ("zero3", "fsdp2")
+    return precision == "bf16" and BACK_ENDS[sharding].splits_weights
 
 
 def _per_token(each: tuple[float, ...], norms: tuple[float, ...], shape: ModelShape) -> float:

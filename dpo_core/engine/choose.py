@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import assert_never
 
 import torch
 from accelerate import Accelerator
@@ -24,17 +25,20 @@ def start_engine(
     sharding: Sharding, accelerator: Accelerator, scorer: PairScorer, optim: OptimConfig
 ) -> Engine:
     """Hand a loaded scorer to its back end, with a new optimizer."""
-    if sharding.kind == "none" and scorer.precision == "bf16_pure":
-        return MasterEngine.start(accelerator, scorer, optim)
-    if sharding.kind == "none":
-        return PlainEngine.start(accelerator, scorer, optim)
-    if sharding.kind == "fsdp2":
-        from dpo_core.engine.fsdp import FsdpEngine
+    match sharding.kind:
+        case "none":
+            engine = MasterEngine if scorer.precision == "bf16_pure" else PlainEngine
+            return engine.start(accelerator, scorer, optim)
+        case "fsdp2":
+            from dpo_core.engine.fsdp import FsdpEngine
 
-        return FsdpEngine.start(accelerator, scorer, optim)
-    from dpo_core.engine.zero import ZeroEngine
+            return FsdpEngine.start(accelerator, scorer, optim)
+        case "zero1" | "zero2" | "zero3":
+            from dpo_core.engine.zero import ZeroEngine
 
-    return ZeroEngine.start(accelerator, scorer, optim)
+            return ZeroEngine.start(accelerator, scorer, optim)
+        case never:
+            assert_never(never)
 
 
 def load_for_scoring(
@@ -75,6 +79,7 @@ def share_for_scoring(sharding: Sharding, accelerator: Accelerator, scorer: Pair
         from dpo_core.engine import fsdp
 
         return fsdp.share_for_scoring(accelerator, scorer)
+    assert sharding.kind == "zero3"
     from dpo_core.engine import zero_scoring
 
     return zero_scoring.share_for_scoring(accelerator, scorer)
@@ -97,6 +102,7 @@ def gather_whole(sharding: Sharding, scorer: PairScorer) -> None:
 
         fsdp.gather_whole(scorer)
     else:
+        assert sharding.kind == "zero3"
         from dpo_core.engine import zero_scoring
 
         zero_scoring.gather_whole(scorer)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
+from dpo_core.contract.back_ends import BACK_ENDS
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import Sharding
 from dpo_core.engine.usable_cards import check_cards_are_usable
@@ -92,9 +93,9 @@ def _start(sharding: Sharding, arguments: dict[str, Any], on_cpu: bool) -> Accel
         from dpo_core.engine.fsdp import start_fsdp_accelerator
 
         return start_fsdp_accelerator(sharding, arguments, on_cpu)
-    from dpo_core.engine.zero import (
-        start_zero_accelerator,
-    )  # engines are imported by runs that use them: it takes seconds
+    assert BACK_ENDS[sharding.kind].is_deepspeed
+    # Engines are imported by runs that use them: it takes seconds.
+    from dpo_core.engine.zero import start_zero_accelerator
 
     return start_zero_accelerator(sharding, arguments, on_cpu)
 

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpo_core.contract.config import ShardingKind
+from dpo_core.contract.back_ends import BACK_ENDS, ShardingKind
 from dpo_core.contract.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 GATED = ({"gate_proj", "up_proj", "down_proj"}, {"w1", "w2", "w3"})  # transformers' names and OLMo-core's
 COMPILERS = ("cc", "gcc", "clang")  # of which Triton calls one, unless CC names another
-BY_DEEPSPEED = ("zero1", "zero2", "zero3")
 
 
 def regions(model: nn.Module) -> list[nn.Module]:
@@ -49,7 +48,7 @@ def are_compiled(device: torch.device, sharding: ShardingKind) -> bool:
     if device.type == "cpu":
         log.info("train.compile_regions is for cards: on this CPU nothing is compiled")
         return False
-    if sharding in BY_DEEPSPEED:
+    if BACK_ENDS[sharding].is_deepspeed:
         raise ConfigError(
             f"train.compile_regions does not work with compute.sharding {sharding}, whose hooks stand inside the modules "
             "that would be compiled. Use compute.sharding fsdp2 or none, or turn train.compile_regions off."

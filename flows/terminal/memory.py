@@ -17,6 +17,7 @@ The reference pass and the evaluation hold weights alone, in bf16 2 bytes each (
 a forward, and keys and values of the answers that are being given.
 """
 
+from dpo_core.contract.back_ends import BACK_ENDS, Part
 from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.exchange_memory import exchange_parts
 from dpo_core.contract.jobs import BatchPlan
@@ -30,6 +31,14 @@ FULL_BYTES, HALF_BYTES = 4.0, 2.0
 # Of a weight in 4 bits: with a scale a 64 of them in 8 bits, and a scale a 256 of those in fp32 (QLoRA, section 3).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 NF4_OF_UNKNOWN_SHAPE = 0.6
+# What a process holds of a trained parameter -> with what of it a back end shares it out.
+IS_SHARED_AS: dict[str, Part] = {
+    "weights": "weights",
+    "bf16 weights beside their masters": "weights",
+    "gradients": "gradients",
+    "AdamW's moments": "moments",
+    "DeepSpeed's second weights": "moments",
+}
 CONTEXT_BYTES = 2 << 30  # CUDA's context, cuBLAS' and NCCL's buffers, what the allocator cannot use
 
 
@@ -58,7 +67,7 @@ def scoring_memory(config: StageConfig, size: ModelSize, shards: int | None = No
         return {}
     compute, train = config.compute, config.train
     shape, together = size.shape.shared_by(compute.tensor_degree), compute.tensor_degree
-    splits = compute.sharding in ("zero3", "fsdp2")
+    splits = BACK_ENDS[compute.sharding].splits_weights
     each = FULL_BYTES if train.precision == "fp32" else HALF_BYTES
     each = nf4_bytes(size) if config.adapter.base_weights == "nf4" else each
     parts = (shards or compute.num_shards) if splits else 1
@@ -102,7 +111,8 @@ def tokens_of_forward(config: StageConfig, batch: BatchPlan) -> int:
 
 def bytes_per_trained(config: StageConfig) -> dict[str, float]:
     """Return part -> bytes that a process holds of every trained parameter."""
-    kind, offload, ranks = config.compute.sharding, config.compute.offload, config.compute.num_shards
+    offload, ranks = config.compute.offload, config.compute.num_shards
+    back_end = BACK_ENDS[config.compute.sharding]
     parts = {
         "weights": 4.0,
         "gradients": 4.0,
@@ -110,18 +120,15 @@ def bytes_per_trained(config: StageConfig) -> dict[str, float]:
     }
     if config.train.precision == "bf16_pure":
         parts["bf16 weights beside their masters"] = 2.0
-    if kind.startswith("zero"):
+    if back_end.is_deepspeed:
         parts["DeepSpeed's second weights"] = 4.0
-    shared = {
-        "none": (),
-        "zero1": ("AdamW's moments", "DeepSpeed's second weights"),
-        "zero2": ("AdamW's moments", "DeepSpeed's second weights", "gradients"),
-    }.get(kind, tuple(parts))
-    parts = {name: each / ranks if name in shared else each for name, each in parts.items()}
+    parts = {
+        name: each / ranks if IS_SHARED_AS[name] in back_end.shares else each for name, each in parts.items()
+    }
     if offload != "none":
         gone = ["AdamW's moments", "DeepSpeed's second weights"]
         gone += ["weights"] if offload == "optimizer_and_parameters" else []
-        gone += ["gradients"] if kind == "fsdp2" else []
+        gone += ["gradients"] if not back_end.is_deepspeed else []
         parts = {name: each for name, each in parts.items() if name not in gone}
     return parts
 
@@ -142,7 +149,7 @@ def state(config: StageConfig, size: ModelSize, num_parameters: int) -> dict[str
         return {
             f"{name} ({value:.3g} B a parameter)": int(value * num_parameters) for name, value in each.items()
         }
-    shares = config.compute.num_shards if config.compute.sharding in ("zero3", "fsdp2") else 1
+    shares = config.compute.num_shards if BACK_ENDS[config.compute.sharding].splits_weights else 1
     half = holds_frozen_in_half(adapter, config.train.precision)
     frozen = nf4_bytes(size) if adapter.base_weights == "nf4" else HALF_BYTES if half else FULL_BYTES
     frozen /= shares

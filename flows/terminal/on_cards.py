@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dpo_core.contract.back_ends import BACK_ENDS
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import BatchPlan
 from flows.settings.overrides import validated
@@ -100,7 +101,7 @@ def on_cards(config: StageConfig, size: ModelSize, cluster: Cluster) -> OnCards 
     context = {"CUDA's context, NCCL, what the allocator cannot use": CONTEXT_BYTES}
     memory = training_memory(config, size, batch, tokens) | context
     scoring = scoring_memory(config, size, _cards_of_a_copy(config, size, cluster)) | context
-    reads_whole = config.compute.sharding not in ("zero3", "fsdp2")
+    reads_whole = not BACK_ENDS[config.compute.sharding].splits_weights
     host = cluster.cards * (PROCESS_BYTES + READ_BYTES * size.num_parameters * reads_whole)
     if config.compute.offload != "none":
         whole = validated(

@@ -15,6 +15,7 @@ Measured on an H200: eight layers of 8B width, 16 pairs of 16,480 tokens, forwar
 import math
 from dataclasses import dataclass
 
+from dpo_core.contract.back_ends import BACK_ENDS
 from dpo_core.contract.model_shape import ModelShape
 from dpo_core.contract.step_memory import PREDICTED, StepMemory, arithmetic_of, gathers_in_half
 from flows.settings.stage_config import StageConfig
@@ -94,7 +95,7 @@ def speed(
     replicas = ranks // shards
     summed = SUMMED * shape.num_parameters / shards * (replicas - 1) / replicas / between  # over replicas
     compute = share * of_token
-    splits = config.compute.sharding in ("zero3", "fsdp2")
+    splits = BACK_ENDS[config.compute.sharding].splits_weights
     gathered = GATHERS * (2 if gathers_in_half(train.precision, config.compute.sharding) else 4)
     if config.adapter.kind != "none":
         exchange = gathered * crossing * forwards if splits else 0.0

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from dpo_core.contract.config import Offload, ShardingKind
+from dpo_core.contract.back_ends import BACK_ENDS, Offload, ShardingKind
 from dpo_core.contract.quantities import Seconds
 from dpo_core.contract.section import Section
 from tasks.launch.docker.config import MOVED_TO_DOCKER
@@ -15,13 +15,6 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET = re.compile(
     r"TOKEN(?!IZERS)|SECRET|PASSW(OR)?D|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY|AUTH(?!OR)", re.IGNORECASE
 )
-OFFLOADS: dict[ShardingKind, tuple[Offload, ...]] = {
-    "none": ("none",),
-    "zero1": ("none", "optimizer"),
-    "zero2": ("none", "optimizer"),
-    "zero3": ("none", "optimizer", "optimizer_and_parameters"),
-    "fsdp2": ("none", "optimizer_and_parameters"),
-}
 
 
 class ComputeConfig(Section):
@@ -184,9 +177,9 @@ class ComputeConfig(Section):
 
     @model_validator(mode="after")
     def _offload_is_possible(self) -> "ComputeConfig":
-        possible = OFFLOADS[self.sharding]
+        possible = BACK_ENDS[self.sharding].offloads
         if self.offload not in possible:
-            fitting = [kind for kind, offloads in OFFLOADS.items() if self.offload in offloads]
+            fitting = [kind for kind, back_end in BACK_ENDS.items() if self.offload in back_end.offloads]
             raise ValueError(
                 f"compute.offload {self.offload} does not go with compute.sharding {self.sharding}, which "
                 f"takes {' or '.join(possible)}; set another offload, or sharding to {' or '.join(fitting)}"
