@@ -11,16 +11,12 @@ from dpo_core.contract.section import Section
 from tasks.text.escape import markdown_code, markdown_rows, markdown_text, yaml_text
 from tasks.text.scores import TITLES, benchmark_rows, how_they_were_put
 
-EXTRAS_OF_A_LOSS = (
-    "wpo_weighting",
-    "dpop_lambda",
-    "bco_threshold",
-    "f_divergence",
-    "alpha_divergence_coef",
-    "discopop_tau",
-    "ld_alpha",
-    "rpo_alpha",
-)
+WITH_A_ROW = (
+    "name",
+    "beta",
+    "label_smoothing",
+    "gamma_beta_ratio",
+)  # settings of a loss; others are told where set
 
 
 class CardInputs(Section):
@@ -118,7 +114,7 @@ def _extras(loss: LossConfig) -> dict[str, object]:
     return {
         name: value
         for name, value in loss.model_dump(exclude_defaults=True).items()
-        if name in EXTRAS_OF_A_LOSS
+        if name not in WITH_A_ROW
     }
 
 
