@@ -20,6 +20,7 @@ from dpo_core.contract.quantities import AUTO_ON_CPU
 from dpo_core.contract.step_memory import StepMemory, arithmetic_of
 from dpo_core.data.order import batch_tokens, largest_microbatch
 from dpo_core.data.pair_batch import collate
+from dpo_core.engine.card_memory import USED_SHARE, left_on_card
 from dpo_core.engine.distributed import by_every_rank
 from dpo_core.engine.engine import Engine
 from dpo_core.loss.metrics import forget_peak_memory, peak_memory_gib
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-USED_SHARE = 0.9  # of what is left; the allocator cannot use all of it
 OF_UNKNOWN_SHAPE = 16_384  # tokens that are tried first with a model whose memory has no estimate
 MOST_TOKENS = 1 << 20
 
@@ -43,14 +43,6 @@ class Cut:
     plan: BatchPlan
     tokens: int
     may_be_halved: bool = False  # whether a proposal, not a person, says so many
-
-
-def left_on_card(device: torch.device) -> int | None:
-    """Return the bytes that this process may still take on its card; None without a card."""
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def choose_cut(job: TrainJob, engine: Engine) -> Cut:

@@ -16,11 +16,11 @@ from dpo_core.contract.model_shape import ModelShape
 from dpo_core.contract.quantities import ANSWERS_PER_BATCH
 from dpo_core.contract.step_memory import StepMemory, arithmetic_of
 from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.engine.card_memory import USED_SHARE, left_on_card
 from dpo_core.engine.choose import share_within_machines
 from dpo_core.engine.distributed import by_every_rank
 from dpo_core.model.attention import text_config
 from dpo_core.model.forward import PairScorer
-from dpo_core.training.fit_check import USED_SHARE, left_on_card
 
 log = logging.getLogger(__name__)
 OF_UNKNOWN_SHAPE = 0.5  # of the weights, taken for a forward of a model whose memory has no estimate
