@@ -1,6 +1,5 @@
 """What computes the model, looked at before anything is fetched or booked: can it do this one, is it there at all."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +8,13 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.olmo_core import check_olmo_core
 from dpo_core.contract.tensor_parallel import check_tensor_degree
 from flows.settings.stage_config import StageConfig
+from flows.step_software import answer_of, check_image_holds
 from tasks.checkpoint.own_files import read_json_file
 from tasks.image.image_ref import WITH_OLMO_CORE
 from tasks.launch.launcher import kind_of
 from tasks.launch.process import step_python
 
 IS_THERE = "import importlib.util, sys; sys.exit(importlib.util.find_spec('olmo_core') is None)"
-LOOKED_SECONDS = 60  # an interpreter's start on a slow file system
 
 
 def check_implementation(config: StageConfig) -> None:
@@ -29,7 +28,7 @@ def check_implementation(config: StageConfig) -> None:
     for source, folder in _local_models(config):
         check_olmo_core(read_json_file(folder / CONFIG), source)
     if kind_of(config.compute).runs_in_image:
-        _check_image(config)
+        check_image_holds(config, "OLMo-core", WITH_OLMO_CORE, "train.implementation is olmo_core")
     elif config.compute.launcher == "process":
         _check_python(step_python(config.compute))
 
@@ -42,21 +41,8 @@ def _local_models(config: StageConfig) -> Iterator[tuple[str, Path]]:
             yield source, folder
 
 
-def _check_image(config: StageConfig) -> None:
-    if config.image.use is None and not config.image.variant.endswith(WITH_OLMO_CORE):
-        raise ConfigError(
-            f"train.implementation is olmo_core, and the image of image.variant {config.image.variant} does not hold "
-            "OLMo-core.",
-            f"Set image.variant to {config.image.variant}{WITH_OLMO_CORE}.",
-        )
-
-
 def _check_python(python: str) -> None:
-    try:
-        is_there = subprocess.run([python, "-c", IS_THERE], capture_output=True, timeout=LOOKED_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{python}, which steps run in, cannot be started: {error}.") from error
-    if is_there.returncode:
+    if answer_of(python, IS_THERE) is None:
         raise ConfigError(
             f"train.implementation is olmo_core, and {python}, which steps run in, does not have OLMo-core.",
             "`make setup EXTRAS=olmo` makes an environment that has it; set compute.python to .venv-olmo/bin/python.",

@@ -22,7 +22,7 @@ from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
 from dpo_core.contract.benchmark_job import BenchmarkJob, TaskFolder
-from dpo_core.contract.benchmarks import LM_EVAL_VERSION, content_of_folder
+from dpo_core.contract.benchmarks import LM_EVAL_VERSION
 from dpo_core.contract.errors import ConfigError, DataError, PairlineError
 from dpo_core.contract.store import fingerprint
 
@@ -60,7 +60,7 @@ def find_tasks(job: BenchmarkJob) -> tuple[AskedTask, ...]:
     """Return the job's tasks, in its order. Raises ``ConfigError`` for a name that no task has, ``DataError`` for data
     that cannot be loaded."""
     for folder in job.folders:
-        if content_of_folder(folder.path) != folder.content:
+        if not folder.is_unchanged:
             raise DataError(
                 f"{folder.path} has changed since this run began, and with it what its tasks ask. Start the run again."
             )

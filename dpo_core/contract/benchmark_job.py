@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from dpo_core.contract.benchmark_config import BatchSize
-from dpo_core.contract.benchmarks import LM_EVAL_VERSION, TaskScores
+from dpo_core.contract.benchmarks import LM_EVAL_VERSION, TaskScores, content_of_folder
 from dpo_core.contract.chat_templates import template_content
 from dpo_core.contract.job import Job, Result
 from dpo_core.contract.refs import CheckpointRef, FileHashes, Location
@@ -17,6 +17,11 @@ class TaskFolder(Section):
 
     path: Location
     content: str  # see ``content_of_folder``
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the folder is there with the content that it is named by."""
+        return self.path.is_dir() and content_of_folder(self.path) == self.content
 
 
 class BenchmarkResult(Result):

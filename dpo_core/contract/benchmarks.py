@@ -6,18 +6,18 @@ documents (Miller, Adding Error Bars to Evals, arXiv 2411.00640), which is often
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from dpo_core.contract.outcome import Outcome, measured_outcome
 from dpo_core.contract.section import Section
-from dpo_core.contract.store import fingerprint, sha256_file
+from dpo_core.contract.store import fingerprint, hash_files
 
 LM_EVAL_VERSION = "0.4.13"
 """Part of what a score is: versions differ in prompts, in filters and in what they count."""
 BENCHMARKS_FILE = "benchmarks.json"  # a run's scores before and after, in its folder
 PREFIX = "benchmarks/"  # what names of metrics of tasks begin with
-NOT_OF_A_TASK = ("__pycache__",)
+BYTECODE_FOLDER = "__pycache__"
 Part = tuple[float, float]
 """A document's sum and count of a metric: the score is the quotient of both sums."""
 
@@ -173,13 +173,7 @@ def _compared_task(before: TaskScores, after: TaskScores) -> Iterable[BenchmarkS
 
 def content_of_folder(folder: Path) -> str:
     """Return what names the content of a folder of tasks: its files and their names, but for what Python leaves there."""
-    files = {
-        str(path.relative_to(folder)): sha256_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not _is_left_out(path.relative_to(folder))
-    }
-    return fingerprint(files)
-
-
-def _is_left_out(path: Path) -> bool:
-    return any(part in NOT_OF_A_TASK or part.startswith(".") for part in path.parts)
+    hashes = hash_files(folder).items()
+    return fingerprint(
+        {name: sha256 for name, sha256 in hashes if BYTECODE_FOLDER not in PurePosixPath(name).parts}
+    )

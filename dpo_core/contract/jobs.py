@@ -44,6 +44,16 @@ class Sharding(Section):
         return BACK_ENDS[self.kind].splits_weights
 
     @property
+    def may_copy_by_machine(self) -> bool:
+        """Whether each machine may have a copy of its own in steps that score: nothing else says who shares with whom."""
+        return (
+            self.kind == "fsdp2"
+            and self.degree is None
+            and self.offload == "none"
+            and self.tensor_degree == 1
+        )
+
+    @property
     def for_scoring(self) -> "Sharding":
         """The same for a step without an optimizer: what does not split weights has nothing to split."""
         return self if self.splits_weights else Sharding()

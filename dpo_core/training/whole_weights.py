@@ -30,13 +30,11 @@ def share_for_scoring_within_machines(job: EvaluateJob | ReferenceJob, accelerat
     """Share a step's models out among each machine's ranks, not among all machines', where its cards have room for two
     copies of the largest. All ranks decide and call it together, before a model is loaded. The numbers are the same."""
     sharding, ranks = job.sharding, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    is_grouped = sharding.kind != "fsdp2" or sharding.degree is not None or sharding.offload != "none"
-    is_grouped = is_grouped or sharding.tensor_degree > 1
     left = left_on_card(accelerator.device)
     fits = left is not None and 2 * _bytes_in_files(job) <= left * ranks  # half is for what is computed
     found = by_every_rank(accelerator, lambda *_: (ranks, fits))
     alike = accelerator.num_processes % ranks == 0 and all(one == (ranks, True) for one in found)
-    if not is_grouped and alike and 1 < ranks < accelerator.num_processes:
+    if sharding.may_copy_by_machine and alike and 1 < ranks < accelerator.num_processes:
         log.info("the %d ranks of each machine share a copy of the model out", ranks)
         share_within_machines(sharding, accelerator, ranks)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dpo_core.contract.benchmark_job import BenchmarkJob
-from dpo_core.contract.benchmarks import content_of_folder
 from dpo_core.contract.data_jobs import ConvertJob, MixJob
 from dpo_core.contract.errors import PairlineError
 from dpo_core.contract.job import JOB_FILE, Job
@@ -109,10 +108,7 @@ def _is_unchanged(config: StageConfig, record: RunRecord) -> bool:
 
 def tasks_are_still(jobs: Sequence[Job]) -> bool:
     """Return whether every folder of tasks has the content that benchmarks were asked by."""
-    folders = [folder for job in jobs if isinstance(job, BenchmarkJob) for folder in job.folders]
-    return all(
-        folder.path.is_dir() and content_of_folder(folder.path) == folder.content for folder in folders
-    )
+    return all(folder.is_unchanged for job in jobs if isinstance(job, BenchmarkJob) for folder in job.folders)
 
 
 def _only(jobs: Sequence[Job], kind: type[J]) -> J:

@@ -20,7 +20,7 @@ from flows.terminal.memory import (
 )
 from flows.terminal.model_size import ModelSize
 from flows.terminal.roofline import speed
-from tasks.launch.compute import solve_batch
+from tasks.launch.compute import sharding_of, solve_batch
 
 GIB = 1 << 30
 USED_SHARE = 0.94  # of a card's memory; the allocator cannot use all of it
@@ -116,12 +116,11 @@ def on_cards(config: StageConfig, size: ModelSize, cluster: Cluster) -> OnCards 
 def _cards_of_a_copy(config: StageConfig, size: ModelSize, cluster: Cluster) -> int | None:
     """A node's cards, where they share out a copy of their own in steps that score, as the trainer decides it; None where
     they do not."""
-    compute, weight = config.compute, 4 if config.train.precision == "fp32" else 2
-    fixed = compute.sharding != "fsdp2" or compute.shard_degree is not None or compute.offload != "none"
-    fixed = fixed or compute.tensor_degree > 1
+    weight = 4 if config.train.precision == "fp32" else 2
+    may = sharding_of(config.compute).may_copy_by_machine
     room = cluster.cards * (cluster.card.gib * GIB - CONTEXT_BYTES)
     fits = 2 * weight * (size.num_parameters or 0) <= room
-    return cluster.cards if fits and not fixed and cluster.nodes > 1 and cluster.cards > 1 else None
+    return cluster.cards if fits and may and cluster.nodes > 1 and cluster.cards > 1 else None
 
 
 def _tokens(config: StageConfig, size: ModelSize, batch: BatchPlan, card: Card) -> int:

@@ -7,23 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
 
 from dpo_core.contract.errors import CheckpointError
-from dpo_core.contract.jobs import ExportJob, Sharding, TrainJob, TrainResult
-from dpo_core.contract.refs import CheckpointRef
+from dpo_core.contract.jobs import Sharding, TrainJob, TrainResult
 from dpo_core.contract.results import read_result
 from dpo_core.engine.checkpoint import newest_checkpoint
-from dpo_core.model.load import load_model, load_on_olmo_core
+from dpo_core.model.load import load_on_olmo_core
 from tests.dpo_core.engine.test_sharded import (
     PLAIN,
     assert_near,
     assert_same_reference,
+    exported_and_trained,
     job_in,
     kill_at_some_moment,
     take_history,
 )
-from tests.dpo_core.engine.test_tensor_parallel import MODELS, assert_same_short_run, short, stage_of
+from tests.dpo_core.engine.test_tensor_parallel import (
+    MODELS,
+    TELLING,
+    TOGETHER,
+    assert_same_short_run,
+    short,
+    stage_of,
+)
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.random_moments import chance
 from tests.step_process import metrics_of, run_ranks
@@ -33,8 +39,6 @@ from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
 pytestmark = pytest.mark.integration
 
 FSDP2 = Sharding(kind="fsdp2")
-TOGETHER = Sharding(kind="fsdp2", tensor_degree=2)
-TELLING = "tests.programs.ranks_that_tell_what_they_hold"
 
 
 def on_olmo_core(job: TrainJob) -> TrainJob:
@@ -128,18 +132,7 @@ def test_norms_of_queries_of_processes_that_compute_together(tmp_path, name):
 def test_its_weights_are_exported_as_those_of_transformers(runs, stage, tmp_path):
     """By the one export there is: stock transformers loads what it wrote."""
     result = runs["olmo_core two"]
-    export = run_here(
-        ExportJob(
-            weights_path=result.weights_path,
-            weights_fingerprint=result.weights_fingerprint,
-            checkpoint=stage.checkpoint,
-            precision="fp32",
-        ).at(tmp_path)
-    )
-    exported = load_model(
-        CheckpointRef(path=export.path, fingerprint="x", tokenizer_fingerprint="x", source="export")
-    )
-    trained = load_file(result.weights_path / "model.safetensors")
+    exported, trained = exported_and_trained(result, stage.checkpoint, tmp_path)
     for name, parameter in exported.named_parameters():
         assert parameter[: len(trained[name])].equal(trained[name]), name
 

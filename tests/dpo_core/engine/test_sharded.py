@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from dpo_core.contract.checkpoint_files import RUN_OPTIMIZER, RUN_WEIGHTS, files_of, part_of
 from dpo_core.contract.errors import StepCrashed
@@ -326,20 +327,25 @@ def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path, monke
     alone = run_here(job_in(odd_stage, tmp_path / "alone", processes=1))
     result = run_ranks(job_in(odd_stage, tmp_path / "sharded", SHARDINGS[name]))
     assert_near(result, alone)
+    exported, trained = exported_and_trained(result, odd_stage.checkpoint, tmp_path / "export")
+    for key, parameter in exported.named_parameters():
+        assert torch.equal(parameter, trained[key][: len(parameter)]), key
+
+
+def exported_and_trained(
+    result: TrainResult, checkpoint: CheckpointRef, folder: Path
+) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    """What stock transformers loads of a run's export, and the weights that the run ended with."""
     export = run_here(
         ExportJob(
             weights_path=result.weights_path,
             weights_fingerprint=result.weights_fingerprint,
-            checkpoint=odd_stage.checkpoint,
+            checkpoint=checkpoint,
             precision="fp32",
-        ).at(tmp_path / "export")
+        ).at(folder)
     )
-    exported = load_model(
-        CheckpointRef(path=export.path, fingerprint="x", tokenizer_fingerprint="x", source="export")
-    )
-    trained = load_file(result.weights_path / "model.safetensors")
-    for key, parameter in exported.named_parameters():
-        assert torch.equal(parameter, trained[key][: len(parameter)]), key
+    exported = CheckpointRef(path=export.path, fingerprint="x", tokenizer_fingerprint="x", source="export")
+    return load_model(exported), load_file(result.weights_path / "model.safetensors")
 
 
 def assert_same_reference(stage: TinyStage, result: ReferenceResult) -> None:

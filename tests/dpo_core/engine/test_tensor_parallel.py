@@ -15,16 +15,15 @@ from transformers import AutoModelForCausalLM, Olmo3Config, PreTrainedConfig, Qw
 
 from dpo_core.contract.checkpoint_files import RUN_OPTIMIZER, RUN_WEIGHTS
 from dpo_core.contract.errors import ConfigError
-from dpo_core.contract.jobs import ExportJob, Sharding, TrainJob, TrainResult
-from dpo_core.contract.refs import CheckpointRef
+from dpo_core.contract.jobs import Sharding, TrainJob, TrainResult
 from dpo_core.contract.results import read_error, read_result
 from dpo_core.engine.checkpoint import newest_checkpoint
-from dpo_core.model.load import load_model
 from tests.dpo_core.engine.test_sharded import (
     PLAIN,
     WEIGHT_NOISE,
     assert_near,
     assert_same_reference,
+    exported_and_trained,
     job_in,
     kill_at_some_moment,
     take_history,
@@ -140,18 +139,7 @@ def test_a_run_goes_on_with_other_degrees(stage, runs, tmp_path, begun_with, sha
 
 def test_its_weights_are_exported(stage, runs, tmp_path):
     result = runs["four"]
-    export = run_here(
-        ExportJob(
-            weights_path=result.weights_path,
-            weights_fingerprint=result.weights_fingerprint,
-            checkpoint=stage.checkpoint,
-            precision="fp32",
-        ).at(tmp_path)
-    )
-    exported = load_model(
-        CheckpointRef(path=export.path, fingerprint="x", tokenizer_fingerprint="x", source="export")
-    )
-    trained = load_file(result.weights_path / "model.safetensors")
+    exported, trained = exported_and_trained(result, stage.checkpoint, tmp_path)
     for name, parameter in exported.named_parameters():
         assert torch.equal(parameter[: len(trained[name])], trained[name]), name
 
