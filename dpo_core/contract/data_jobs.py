@@ -50,6 +50,7 @@ class FetchResult(Result):
 class FetchJob(Job[FetchResult]):
     """A Hub data set at its commit -> its rows in the cache, where ``mix`` finds them without network or token."""
 
+    VERSION = 4  # LAYOUT of dpo_core/data/sources.py: rows of another one are not found in the cache
     step = "fetch"
     source: ResolvedSource
     cache_dir: Location  # see MixJob
@@ -93,6 +94,9 @@ class SourceLedger(Section):
     offenders: dict[str, tuple[int, ...]]  # reason -> first row numbers (0-based in the source)
     left_out_in_part: int = 0  # kept rows with an answer of which the chat template leaves out a part
     left_out_rows: tuple[int, ...] = ()  # the first of them
+    prompt_left_out: int = (
+        0  # rows with a turn of the system or the user of which the chat template writes nothing
+    )
     warnings: tuple[str, ...] = ()  # what is worth a second look, in sentences
     # reason -> what was found, for template_error the template's own sentences
     details: dict[str, tuple[str, ...]] = {}
@@ -171,7 +175,7 @@ class MixResult(Result):
 class MixJob(Job[MixResult]):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
-    VERSION = 5  # IFEval's columns are constraints, too
+    VERSION = 6  # prompts before what the assistant began; text of any storage; history; thoughts of near duplicates
     step = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location

@@ -2,7 +2,8 @@
 
 Such a column may hold what Python cannot: a date of the year 12000, a time in nanoseconds, a picture of megabytes. Dates
 that Python knows become its own; the others, and all of their column, whole numbers as they are stored. Bytes that are no
-text are counted, not copied.
+text are counted, not copied; however they are stored (as they are, as views, once for many rows), text is text. A map is an
+object.
 """
 
 from collections.abc import Iterator
@@ -62,6 +63,8 @@ def _has_repeated_names(kind: pa.DataType) -> bool:
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_interval(kind):  # years, days and nanoseconds, of which Python has what it needs
+        return kind
     if pa.types.is_temporal(kind):
         return pa.int32() if kind.bit_width == 32 else pa.int64()
     if pa.types.is_struct(kind):
@@ -82,8 +85,16 @@ def _plain(column: pa.Array) -> list[Any]:
     return [_read(value, column.type) for value in values] if _is_coded(column.type) else values
 
 
+def _unpacked(kind: pa.DataType) -> pa.DataType:
+    """The type of the values themselves, where each that occurs is stored once for many rows."""
+    while pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        kind = kind.value_type
+    return kind
+
+
 def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    is_of_any_length = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return is_of_any_length or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def _is_json(kind: pa.DataType) -> bool:
@@ -92,14 +103,16 @@ def _is_json(kind: pa.DataType) -> bool:
 
 
 def _is_coded(kind: pa.DataType) -> bool:
-    """Whether bytes or JSON text stand anywhere in it."""
-    if _is_bytes(kind) or _is_json(kind):
+    """Whether bytes, JSON text or maps stand anywhere in it."""
+    kind = _unpacked(kind)
+    if _is_bytes(kind) or _is_json(kind) or pa.types.is_map(kind):
         return True
     return any(_is_coded(kind.field(number).type) for number in range(kind.num_fields))
 
 
 def _read(value: Any, kind: pa.DataType) -> Any:
-    """A value without bytes and JSON text: text where bytes are such, else their number."""
+    """A value without bytes, JSON text and maps: text where bytes are such, else their number."""
+    kind = _unpacked(kind)
     if value is None:
         return None
     if _is_bytes(kind):
@@ -114,6 +127,10 @@ def _read(value: Any, kind: pa.DataType) -> Any:
             return value
     if pa.types.is_struct(kind):
         return {field.name: _read(value.get(field.name), field.type) for field in kind}
-    if isinstance(value, list) and not pa.types.is_map(kind):
+    if pa.types.is_map(kind):
+        return marked(
+            (str(_read(name, kind.key_type)), _read(inner, kind.item_type)) for name, inner in value
+        )
+    if isinstance(value, list):
         return [_read(inner, kind.field(0).type) for inner in value]
     return value

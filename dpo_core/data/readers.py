@@ -7,6 +7,7 @@ holds something behind its rows, is a ``DataError`` that says where it breaks.
 import contextlib
 import gzip
 import io
+import json
 import os
 import re
 import zlib
@@ -29,6 +30,11 @@ NOT_ROWS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_inf
 ARROW_MAGIC, PARQUET_MAGIC = b"ARROW1", b"PAR1"
 ROWS_AT_ONCE = 1024
 
+# Rows in a form, or under a name, that is not read: beside files that are, they would be missed without a word.
+_UNREAD = re.compile(
+    r".*\.(jsonl|ndjson|parquet|arrow|feather)(\.(gz|zst|zstd|xz|bz2|zip|lz4|br))?|.*\.json\.(gz|zst|zstd|xz|bz2|zip|lz4|br)",
+    re.IGNORECASE,
+)
 _SHARD = re.compile(r"^(?P<split>\w+(?:\.\w+)*?)-\d+-of-\d+")
 _NO_SPLITS = (
     "data",
@@ -97,9 +103,28 @@ def split_of(path: Path) -> str | None:
     return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
 
 
+def _is_cache(path: Path) -> bool:
+    """Whether a file is one that `datasets` left beside a set that it had saved: its state names the set's own."""
+    if path.suffix != ".arrow":
+        return False
+    try:
+        state = json.loads((path.parent / "state.json").read_bytes())
+        own = {one["filename"] for one in state["_data_files"]}
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        LookupError,
+        TypeError,
+    ):  # no such state, or something else's
+        return False
+    return path.name not in own
+
+
 def _files_of_directory(folder: Path, split: str) -> list[Path]:
-    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and is_supported(p))
-    files = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    every = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    visible = [name for name in every if not any(part.startswith(".") for part in name.parts)]
+    files = [name for name in visible if is_supported(name) and not _is_cache(folder / name)]
     if not files:
         raise DataError(f"The directory {folder} holds no data file. Supported: {', '.join(SUPPORTED)}.")
     splits = {name: split_of(name) for name in files}
@@ -110,6 +135,12 @@ def _files_of_directory(folder: Path, split: str) -> list[Path]:
         found = sorted({s or "train" for s in splits.values()})
         raise DataError(
             f"{folder} has no split `{split}`; its files speak of {', '.join(found)}. Set `split`."
+        )
+    unread = [name for name in visible if _UNREAD.fullmatch(name.name) and not is_supported(name)]
+    if missed := [name for name in unread if split_of(name) in {split, *(splits[name] for name in wanted)}]:
+        raise DataError(
+            f"{folder} holds {missed[0]} beside the files that are read, and it would be missed. Supported are "
+            f"{', '.join(SUPPORTED)}: pack or name it as one of these, or move it elsewhere."
         )
     return [folder / name for name in wanted]
 

@@ -28,7 +28,9 @@ from dpo_core.data.readers import JSON_ENDINGS, files_of, read_rows
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
 ROWS_PER_BATCH = 512
 MAX_COLUMNS_KEPT = 200
-LAYOUT = 3  # raised when the stored form of rows, or which rows of a file are stored, changes
+LAYOUT = (
+    4  # raised when the stored form of rows, or which of them are stored, changes; FetchJob.VERSION with it
+)
 _SCHEMA = pa.schema([("row", pa.large_string())])
 
 
@@ -150,13 +152,16 @@ def _rows_of(source: ResolvedSource, cache_dir: Path) -> Iterator[RawRow]:
 
 
 def _objects(file: Path, rows: Iterator[RawRow]) -> Iterator[RawRow]:
-    """Pass rows on; a file whose first row is no object holds something else than rows."""
-    for number, row in enumerate(rows):
-        if number == 0 and not isinstance(row.value, dict):
+    """Pass rows on; a file whose first row is no object holds something else than rows. One that was passed by as too long
+    or too deep (None) says nothing of the others."""
+    is_told = False
+    for row in rows:
+        if not is_told and row.value is not None and not isinstance(row.value, dict):
             raise DataError(
                 f"{file} holds no rows: its first value is {_kind(row.value)}, expected an object such as "
                 '{"chosen": ..., "rejected": ...}.'
             )
+        is_told = is_told or row.value is not None
         yield row
 
 

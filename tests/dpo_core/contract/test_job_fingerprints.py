@@ -57,7 +57,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
     "fetch": (
         FetchJob,
         {"source": SOURCE, "cache_dir": "/s/cache"},
-        "56fa1641f8a6e993ed96d92b39debaeec3ed17f5310cc2aeff84b8c5c8e9701e",
+        "323b29c7636a7a6b8be6818b621fd1278d8018595fadb7e74c5951adc0f08abc",
     ),
     "mix": (
         MixJob,
@@ -70,7 +70,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "seed": 3,
             "cache_dir": "/s/cache",
         },
-        "f3ad4c5248d629f4de38338f988673c769d814a8e592afd6d7f531dfebea2377",
+        "fc76a65377da727f758ee9efbbd3691697ec4426b3442c6732d20cff217ffb96",
     ),
     "reference": (
         ReferenceJob,

@@ -12,7 +12,9 @@ import pytest
 from dpo_core.contract.data_jobs import MixJob, MixResult
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.data.columnar_rows import rows_of
-from dpo_core.data.messages import constraint_list, from_json_text
+from dpo_core.data.messages import from_json_text
+from dpo_core.data.repeated_names import SEVERAL_VALUES
+from dpo_core.data.row_columns import constraint_list
 from tests.tiny_models import make_tokenizer
 from tests.tiny_stage import run_here
 
@@ -139,6 +141,49 @@ def test_a_column_that_no_preference_is_made_of_does_not_end_the_run(
         pyarrow.feather.write_feather(table, file, compression="uncompressed")
     (ledger,) = mixed(file, tokenizer_folder).per_source
     assert (ledger.rows_in, ledger.kept) == (2, 2)
+
+
+TEXTS = ["yes", "né", "yes"]
+BYTES = pa.array([text.encode() for text in TEXTS])
+HELD = {
+    "views of text": pa.array(TEXTS, pa.string_view()),
+    "views of bytes": pa.array([text.encode() for text in TEXTS], pa.binary_view()),
+    "text, once for many rows": pa.array(TEXTS).dictionary_encode(),
+    "bytes, once for many rows": BYTES.dictionary_encode(),
+    "bytes, once for a run of rows": pa.RunEndEncodedArray.from_arrays(
+        pa.array([1, 2, 3], pa.int32()), BYTES
+    ),
+}
+
+
+@pytest.mark.parametrize("column", HELD.values(), ids=HELD)
+def test_text_is_text_however_it_is_stored(column: pa.Array):
+    assert [row["chosen"] for row in rows_of(pa.record_batch({"chosen": column}))] == TEXTS
+
+
+def test_text_inside_of_messages_is_text_however_it_is_stored():
+    role = pa.array([b"assistant"] * 3).dictionary_encode()
+    message = pa.StructArray.from_arrays([role, HELD["views of bytes"]], ["role", "content"])
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), message)
+    assert [row["chosen"] for row in rows_of(pa.record_batch({"chosen": lists}))] == [
+        [{"role": "assistant", "content": text}] for text in TEXTS
+    ]
+
+
+def test_a_map_is_an_object():
+    kind = pa.map_(pa.string(), pa.binary())
+    maps = pa.array([[("role", b"assistant"), ("content", b"yes")], [("a", b"1"), ("a", b"2")], None], kind)
+    assert [row["chosen"] for row in rows_of(pa.record_batch({"chosen": maps}))] == [
+        {"role": "assistant", "content": "yes"},
+        {"a": SEVERAL_VALUES},
+        None,
+    ]
+
+
+def test_an_interval_beside_a_strange_time_does_not_cost_the_answer():
+    intervals = pa.array([(1, 2, 3), (0, 0, 0)], pa.month_day_nano_interval())
+    message = pa.StructArray.from_arrays([BEYOND, intervals, pa.array(["a", "b"])], ["at", "for", "content"])
+    assert [row["chosen"]["content"] for row in rows_of(pa.record_batch({"chosen": message}))] == ["a", "b"]
 
 
 def test_an_answer_beside_a_strange_time_is_read_and_text_in_bytes_is_text():
