@@ -44,6 +44,17 @@ def left_out_warning(label: str, count: int, rows: tuple[int, ...]) -> str | Non
     )
 
 
+def prompt_left_out_warning(label: str, count: int) -> str | None:
+    """Return what it means that the chat template writes nothing of some prompts' turns, None if there are none."""
+    if not count:
+        return None
+    return (
+        f"{label}: the chat template writes nothing of a turn of the system or the user in {count:,} pairs, so their "
+        "answers are trained behind another prompt than the rows have. Unless that is how the model was trained, choose "
+        "another one (checkpoint.chat_template)."
+    )
+
+
 NO_END_MARK = (
     "The chat template closes an answer with no special token{found}, so nothing teaches the model to stop, and "
     "answers run on until evaluation.max_new_tokens. Choose another one (checkpoint.chat_template)."

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo_core.contract.data_jobs import EvaluationOverlap
+from dpo_core.contract.drops import RowDropped
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.quality_config import QualityRules
 from dpo_core.contract.refs import ResolvedEvaluationSet
@@ -82,5 +83,8 @@ def _texts(row: Any, fields: Sequence[str]) -> list[str]:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    turns = message_list(value, "user") if isinstance(value, list | dict) else None
+    try:
+        turns = message_list(value, "user") if isinstance(value, list | dict) else None
+    except RowDropped:  # it has the shape of messages and is something else: choices, pictures
+        turns = None
     return "\n".join(turn["content"] for turn in turns if turn["role"] == "user") if turns else str(value)

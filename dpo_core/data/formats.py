@@ -17,17 +17,17 @@ from dpo_core.contract.drops import FormatName, RowDropped
 from dpo_core.data.deep_json import TOO_DEEP
 from dpo_core.data.messages import (
     NOTHING_ELSE,
-    constraint_list,
-    ifeval_constraints,
+    from_json_text,
     is_blank,
+    is_nothing,
     message_list,
     same_turn,
     same_turns,
-    template_arguments,
-    tool_list,
+    wrapper,
 )
 from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.repeated_names import SEVERAL_VALUES
+from dpo_core.data.row_columns import constraint_list, ifeval_constraints, template_arguments, tool_list
 from dpo_core.data.system_prompt import SYSTEM_COLUMNS, leading_system, system_beside, with_system
 
 OUR_COLUMNS = (
@@ -50,12 +50,12 @@ OUR_COLUMNS = (
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
 CONVERSATION_COLUMNS = ("conversations", "conversation")
-MEDIA_COLUMNS = ("images", "image", "videos", "audios")
+MEDIA_COLUMNS = ("images", "image", "videos", "video", "audios", "audio")
 # By these names a row is recognised without a column map; no other column is looked at.
 READ_COLUMNS = frozenset(
     {
         *("chosen", "rejected", "messages", "input", "tools", "constraints", "chat_template_kwargs"),
-        *("instruction_id_list", "kwargs"),
+        *("instruction_id_list", "kwargs", "history"),
         *PROMPT_COLUMNS,
         *CONVERSATION_COLUMNS,
         *MEDIA_COLUMNS,
@@ -67,11 +67,13 @@ _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def rename_columns(row: dict, columns: dict[str, str]) -> dict:
-    """Apply a source's column map (ours -> theirs). A prompt or a system prompt named there goes before one found by its
-    name."""
+    """Apply a source's column map (ours -> theirs). A prompt or a system prompt named there is the one, also in a row that
+    has none, and columns of the usual names are passed by."""
     if not columns:
         return row
-    found = set(CONVERSATION_COLUMNS) if "prompt" in columns else set()
+    found: set[str] = set()
+    if "prompt" in columns:
+        found = {*CONVERSATION_COLUMNS, *PROMPT_COLUMNS} - {columns["prompt"]}
     found |= set(SYSTEM_COLUMNS) if "system" in columns else set()
     kept = {name: value for name, value in row.items() if name not in found}
     return {**kept, **{ours: row.get(theirs) for ours, theirs in columns.items()}}
@@ -94,7 +96,7 @@ def to_pair(row: Any, fields: frozenset[str] = NOTHING_ELSE) -> tuple[FormatName
         system = system_beside(row, fields)
         chosen, rejected = with_system(system, chosen), with_system(system, rejected)
         _check(row, chosen, rejected)
-        tools = tool_list(row.get("tools"))
+        tools = _tools(row)
         constraints = constraint_list(row.get("constraints"))
         constraints += ifeval_constraints(row.get("instruction_id_list"), row.get("kwargs"))
         arguments = template_arguments(row.get("chat_template_kwargs"))
@@ -112,7 +114,7 @@ def to_pair(row: Any, fields: frozenset[str] = NOTHING_ELSE) -> tuple[FormatName
 
 
 def _check(row: dict, chosen: list[dict], rejected: list[dict]) -> None:
-    if any(row.get(name) for name in MEDIA_COLUMNS):
+    if any((found := row.get(name)) and not is_nothing(found) for name in MEDIA_COLUMNS):
         raise RowDropped("not_text")
     if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
         raise RowDropped("last_turn_not_assistant")
@@ -124,6 +126,25 @@ def _check(row: dict, chosen: list[dict], rejected: list[dict]) -> None:
         raise RowDropped("empty_answer")
     if same_turn(chosen[-1], rejected[-1]):
         raise RowDropped("identical_pair")
+
+
+def _tools(row: dict) -> list[dict] | None:
+    """The tools of a row, which may stand beside its messages: ``{"messages": [...], "tools": [...]}``. Raises
+    ``RowDropped``."""
+    columns = (*PROMPT_COLUMNS, *CONVERSATION_COLUMNS, "chosen", "rejected")
+    holders = [row, *filter(None, (wrapper(row.get(name)) for name in columns))]
+    found = [tools for holder in holders if (tools := tool_list(holder.get("tools")))]
+    if any(tools != found[0] for tools in found[1:]):
+        raise RowDropped("bad_tools", "two places of the row hold different tools")
+    return found[0] if found else None
+
+
+def _messages(raw: Any, default_role: str | None, fields: frozenset[str]) -> list[dict] | None:
+    """``message_list``, behind the system prompt that stands beside the messages."""
+    turns = message_list(raw, default_role, fields)
+    if turns is None or (beside := wrapper(raw)) is None:
+        return turns
+    return with_system(system_beside(beside, fields), turns)
 
 
 def _first(row: dict, names: tuple[str, ...]) -> Any:
@@ -156,7 +177,7 @@ def _recognise(row: dict, fields: frozenset[str]) -> tuple[FormatName, list[dict
     if chosen is None or rejected is None:
         missing = " and ".join(name for name in ("chosen", "rejected") if row.get(name) is None)
         raise RowDropped("not_a_preference_row", f"no {missing}")
-    chosen_turns, rejected_turns = (message_list(side, "assistant", fields) for side in (chosen, rejected))
+    chosen_turns, rejected_turns = (_messages(side, "assistant", fields) for side in (chosen, rejected))
     if chosen_turns is not None and rejected_turns is not None:
         return _from_messages(row, chosen_turns, rejected_turns, fields)
     if not (isinstance(chosen, str) and isinstance(rejected, str)) and (chosen_turns or rejected_turns):
@@ -167,8 +188,8 @@ def _recognise(row: dict, fields: frozenset[str]) -> tuple[FormatName, list[dict
 def _from_messages(
     row: dict, chosen: list[dict], rejected: list[dict], fields: frozenset[str]
 ) -> tuple[FormatName, list[dict], list[dict]]:
-    if _holds_prompt(chosen) and _holds_prompt(rejected):
-        before = message_list(_first(row, PROMPT_COLUMNS), None, fields)
+    if _holds_prompt(chosen) and _holds_prompt(rejected) and not _goes_on(row, chosen, rejected, fields):
+        before = _messages(_first(row, PROMPT_COLUMNS), None, fields)
         system = leading_system(before or ())
         if before and before[-1]["role"] == "system":
             return "prompt_messages", with_system(system, chosen), with_system(system, rejected)
@@ -205,14 +226,24 @@ def _holds_prompt(turns: list[dict]) -> bool:
     return any(turn["role"] not in ("assistant", "system") for turn in turns[:-1])
 
 
+def _goes_on(row: dict, chosen: list[dict], rejected: list[dict], fields: frozenset[str]) -> bool:
+    """Whether both sides begin with what the assistant does (a call, its result, an answer) behind a prompt of their own
+    column."""
+    for turns in (chosen, rejected):
+        if next(turn["role"] for turn in turns if turn["role"] != "system") not in ("assistant", "tool"):
+            return False
+    prompt = _explicit_prompt(row, fields)[1]
+    return prompt is not None and not any(same_turn(prompt[-1], turn) for turn in chosen[:-1])
+
+
 def _explicit_prompt(row: dict, fields: frozenset[str]) -> tuple[FormatName, list[dict] | None]:
     """The prompt that stands beside the answers, and the format that this makes the row."""
     raw = _first(row, PROMPT_COLUMNS)
     columns = CONVERSATION_COLUMNS if raw is not None else (*CONVERSATION_COLUMNS, "messages")
-    conversation = message_list(_first(row, columns), None, fields)
+    conversation = _messages(_first(row, columns), None, fields)
     if conversation is not None:
         return "sharegpt", _without_answer(row, conversation, fields)
-    prompt = message_list(raw, "user", fields)
+    prompt = _messages(raw, "user", fields)
     if prompt is not None:
         return "prompt_messages", _without_answer(row, prompt, fields)
     text = _text(raw)
@@ -224,7 +255,21 @@ def _explicit_prompt(row: dict, fields: frozenset[str]) -> tuple[FormatName, lis
         return "hh_rlhf", turns[:-1] if open_turn else turns
     extra = row.get("input") if row.get("instruction") is raw else None
     text = f"{text}\n{extra}" if isinstance(extra, str) and extra.strip() else text
-    return "prompt_text", [{"role": "user", "content": text}]
+    return "prompt_text", [*_earlier_turns(row.get("history")), {"role": "user", "content": text}]
+
+
+def _earlier_turns(history: Any) -> list[dict]:
+    """The turns of LLaMA-Factory's ``history``, [[question, answer], ...]; none of a column that holds something else."""
+    pairs = from_json_text(history)
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        return []
+    texts = [text for pair in pairs for text in pair]
+    if not all(isinstance(text, str) for text in texts):
+        return []
+    return [
+        {"role": role, "content": text}
+        for role, text in zip(("user", "assistant") * len(pairs), texts, strict=True)
+    ]
 
 
 def _without_answer(row: dict, conversation: list[dict], fields: frozenset[str]) -> list[dict]:

@@ -10,7 +10,13 @@ from dpo_core.contract.data_jobs import Finding, SourceLedger
 from dpo_core.contract.drops import MEANING
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.refs import ResolvedSource
-from dpo_core.contract.row_warnings import all_of, amount_warning, left_out_warning, truncation_warning
+from dpo_core.contract.row_warnings import (
+    all_of,
+    amount_warning,
+    left_out_warning,
+    prompt_left_out_warning,
+    truncation_warning,
+)
 
 MAX_OFFENDERS, MAX_DETAILS = 20, 3
 
@@ -27,6 +33,7 @@ class SourceTally:
     truncated: int = 0
     left_out_in_part: int = 0
     left_out_rows: list[int] = field(default_factory=list)
+    prompt_left_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     offenders: dict[str, list[int]] = field(default_factory=dict)
     details: dict[str, list[str]] = field(default_factory=dict)
@@ -53,6 +60,8 @@ class SourceTally:
         left_out = facts.column("left_out").to_numpy(zero_copy_only=False)
         self.left_out_in_part += int(times[is_kept & left_out].sum())
         _note(self.left_out_rows, facts.column("row").to_numpy()[is_kept & left_out].tolist())
+        prompt_left_out = facts.column("prompt_left_out").to_numpy(zero_copy_only=False)
+        self.prompt_left_out += int(times[is_kept & prompt_left_out].sum())
         dropped = facts.filter(pa.array(~is_kept))
         for reason, row, detail, count in zip(
             dropped.column("reason").to_pylist(),
@@ -102,6 +111,7 @@ class SourceTally:
                 amount_warning(label, self.source.amount, self.available_rows),
                 truncation_warning(label, self.truncated / max(1, self.kept)),
                 left_out_warning(label, self.left_out_in_part, tuple(self.left_out_rows)),
+                prompt_left_out_warning(label, self.prompt_left_out),
             )
         )
 
@@ -121,6 +131,7 @@ class SourceTally:
             offenders={reason: tuple(rows) for reason, rows in self.offenders.items()},
             left_out_in_part=self.left_out_in_part,
             left_out_rows=tuple(self.left_out_rows),
+            prompt_left_out=self.prompt_left_out,
             warnings=self._warnings(),
             details={reason: tuple(said) for reason, said in self.details.items() if said},
             longer_chosen=self.longer[0],

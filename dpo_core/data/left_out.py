@@ -72,4 +72,4 @@ def left_out(turn: dict, rendered: str, frame: str) -> LeftOut:
 
 
 def _bare(text: str) -> str:
-    return "".join(text.split())
+    return "".join(text.split()).casefold()  # some templates write in capitals

@@ -1,16 +1,14 @@
-"""Chat messages, tools and constraints as they are found in the wild, brought into one spelling.
+"""Chat messages as they are found in the wild, brought into one spelling.
 
 The spelling is that of chat templates: ``{"role": "user", "content": "..."}`` with roles system, user, assistant and
 tool, and ``tool_calls`` where the assistant calls one.
 """
 
 import json
+import re
 from typing import Any
 
-from dpo_core.contract.chat_templates import check_template_arguments
 from dpo_core.contract.drops import RowDropped
-from dpo_core.data.checkers import is_meant, misfit
-from dpo_core.data.ifeval import INSTRUCTIONS
 from dpo_core.data.repeated_names import RepeatedName, value_of
 
 ROLES = {
@@ -41,9 +39,12 @@ ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "tex
 # What many templates read beyond role, content and tool_calls. Said by the assistant, and so part of an answer:
 SPOKEN_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan", "function_calls")
 KEPT_KEYS = ("name", "tool_call_id", *SPOKEN_KEYS, "functions", "tools")  # the last two: of a system turn
+MEDIA = ("image", "audio", "video", "input_image", "input_audio")  # types of parts that are no text
 NOTHING_ELSE: frozenset[str] = (
     frozenset()
 )  # fields that the template at hand reads, too (``template_fields``)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # escaped; two of them may be one character
+WRAPPERS = ("messages", "conversations")  # {"messages": [...], "system": ...}
 _BROUGHT_INTO_OURS = frozenset({*ROLE_KEYS, *CONTENT_KEYS, "tool_calls", "function_call", *KEPT_KEYS})
 
 
@@ -54,6 +55,21 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
+def is_nothing(value: Any) -> bool:
+    """Return whether a value is null, empty, or made of such alone: columnar files give a row that has no call an object of
+    nulls."""
+    if isinstance(value, dict | list):
+        return all(map(is_nothing, value.values() if isinstance(value, dict) else value))
+    return value is None or value == ""
+
+
+def _writable(parsed: Any, text: str) -> Any:
+    """What was parsed, without the halves of characters for which escapes may stand, and which no UTF-8 text can hold."""
+    if not _HALF.search(text):
+        return parsed
+    return json.loads(json.dumps(parsed, ensure_ascii=False).encode("utf-8", "replace"))
+
+
 def of_json_text(value: Any) -> tuple[Any, bool]:
     """Return what a string of JSON holds if it is an object or a list, else ``value`` itself; and whether a name has several
     values in it, so that another value than the one returned may be meant."""
@@ -61,7 +77,7 @@ def of_json_text(value: Any) -> tuple[Any, bool]:
         return value, False
     for parse, is_repeated in ((value_of, False), (json.loads, True)):
         try:
-            return parse(value), is_repeated
+            return _writable(parse(value), value), is_repeated
         except RepeatedName:
             continue
         except (
@@ -87,6 +103,15 @@ def unambiguous(value: Any) -> Any:
     return found
 
 
+def _text_of_part(part: Any) -> Any:
+    """The text of a part of a message; None of a picture, a sound or a thought, also with a text beside it."""
+    if not isinstance(part, dict):
+        return part
+    kind, text = part.get("type"), part.get("text")
+    is_other = isinstance(kind, str) and (("text" not in kind and not text) or kind.startswith(MEDIA))
+    return None if is_other else text
+
+
 def _content(value: Any) -> str:
     if value is None:
         return ""
@@ -95,7 +120,7 @@ def _content(value: Any) -> str:
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list):
-        texts = [part.get("text") if isinstance(part, dict) else part for part in value]
+        texts = [_text_of_part(part) for part in value]
         strings = [text for text in texts if isinstance(text, str)]
         if len(strings) == len(texts):
             return "".join(strings)
@@ -113,6 +138,12 @@ def _tool_call(call: Any) -> dict:
     return {**identity, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
+def _calls(raw: Any) -> list:
+    """The calls in a column of them; of nulls and of the word for one there is none."""
+    calls = raw if isinstance(raw, list) else [raw]
+    return [call for call in calls if not is_nothing(call) and call not in ("null", "None")]
+
+
 def message(raw: Any, default_role: str | None = None, fields: frozenset[str] = NOTHING_ELSE) -> dict:
     """Return one message in our spelling, with what it has of ``fields`` beside what is always kept. Raises
     ``RowDropped`` where it is none."""
@@ -120,9 +151,9 @@ def message(raw: Any, default_role: str | None = None, fields: frozenset[str] = 
         raise RowDropped("not_a_preference_row", "a message is not an object")
     role = next((raw[key] for key in ROLE_KEYS if isinstance(raw.get(key), str)), default_role)
     content_key = next((key for key in CONTENT_KEYS if raw.get(key) is not None), None)
-    calls = unambiguous(raw.get("tool_calls")) or []
+    calls = _calls(unambiguous(raw.get("tool_calls")))
     single = unambiguous(raw.get("function_call"))  # OpenAI's older form
-    calls = calls or ([single] if isinstance(single, dict) else [])
+    calls = calls or ([single] if isinstance(single, dict) and not is_nothing(single) else [])
     kept = _kept(raw, fields)
     has_content = any(key in raw for key in CONTENT_KEYS) or calls or any(key in kept for key in SPOKEN_KEYS)
     if role is None or not has_content:
@@ -134,7 +165,7 @@ def message(raw: Any, default_role: str | None = None, fields: frozenset[str] = 
         role, content, calls = "assistant", "", called if isinstance(called, list) else [called]
     made = {"role": role, "content": content}
     if calls:
-        made["tool_calls"] = [_tool_call(call) for call in (calls if isinstance(calls, list) else [calls])]
+        made["tool_calls"] = [_tool_call(call) for call in calls]
     return {**made, **kept}
 
 
@@ -167,6 +198,19 @@ def is_message(raw: Any) -> bool:
     return isinstance(raw, dict) and any(key in raw for key in shape)
 
 
+def _one_by_one(held: Any) -> list:
+    """Messages of an object that holds each field of all of them, ``{"role": [...], "content": [...]}``, as `datasets` keeps
+    sequences of objects; else itself, or in a list. Raises ``RowDropped`` for fields of different lengths."""
+    if isinstance(held, list):
+        return held
+    columns = {name: values for name, values in held.items() if isinstance(values, list)}
+    if not any(key in columns for key in ROLE_KEYS):
+        return [held]
+    if len({len(values) for values in columns.values()}) > 1:
+        raise RowDropped("not_a_preference_row", "the fields of its messages are lists of different lengths")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
 def message_list(
     raw: Any, default_role: str | None = None, fields: frozenset[str] = NOTHING_ELSE
 ) -> list[dict] | None:
@@ -181,15 +225,21 @@ def message_list(
             return plain
     parsed, is_repeated = of_json_text(raw)
     if isinstance(parsed, dict):
-        inner = next(
-            (parsed[key] for key in ("messages", "conversations") if isinstance(parsed.get(key), list)), None
+        parsed = _one_by_one(
+            next((parsed[key] for key in WRAPPERS if isinstance(parsed.get(key), list)), parsed)
         )
-        parsed = [parsed] if inner is None else inner
     if not isinstance(parsed, list) or not parsed or not all(is_message(item) for item in parsed):
         return None
     if isinstance(raw, str) and not all(any(key in item for key in ROLE_KEYS) for item in parsed):
         return None
     return [message(item, default_role, fields) for item in (unambiguous(raw) if is_repeated else parsed)]
+
+
+def wrapper(raw: Any) -> dict | None:
+    """Return the object that holds messages beside other things, also where it is JSON text; None for anything else."""
+    found = from_json_text(raw) if isinstance(raw, str) and raw.lstrip()[:1] == "{" else raw
+    is_one = isinstance(found, dict) and any(isinstance(found.get(key), list) for key in WRAPPERS)
+    return found if is_one else None
 
 
 def is_blank(turn: dict) -> bool:
@@ -220,67 +270,3 @@ def same_turn(left: dict, right: dict) -> bool:
 def same_turns(left: list[dict], right: list[dict]) -> bool:
     """Return whether two conversations say the same, blanks at the ends of turns aside."""
     return len(left) == len(right) and all(map(same_turn, left, right))
-
-
-def tool_list(raw: Any) -> list[dict] | None:
-    """Return tools as JSON schemas (``{"type": "function", "function": {...}}``), None for none. Raises ``RowDropped``."""
-    if raw is None or (isinstance(raw, str) and not raw.strip()):
-        return None
-    tools = without_nulls(unambiguous(raw))
-    tools = [tools] if isinstance(tools, dict) else tools
-    if not isinstance(tools, list):
-        raise RowDropped("bad_tools", "tools are not a list")
-    tools = [unambiguous(tool) for tool in tools]
-    if not all(isinstance(tool, dict) for tool in tools):
-        raise RowDropped("bad_tools", "a tool is not an object")
-    return [
-        {"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool
-        for tool in tools
-    ] or None
-
-
-def constraint_list(raw: Any) -> tuple[dict, ...]:
-    """Return verifiable constraints (``{"name": ..., arguments}``); empty where the column holds something else, as the
-    rules of another program do. Raises ``RowDropped`` for one of ours that no answer could be held to.
-    """
-    found = without_nulls(unambiguous(raw))
-    found = [found] if isinstance(found, dict) else found
-    if not isinstance(found, list):
-        return ()
-    found = [unambiguous(item) for item in found]
-    named = all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in found)
-    return _fitting(found) if named and any(map(is_meant, found)) else ()
-
-
-def _fitting(constraints: list[dict]) -> tuple[dict, ...]:
-    if wrong := next(filter(None, map(misfit, constraints)), None):
-        raise RowDropped("bad_constraints", wrong)
-    return tuple(constraints)
-
-
-def ifeval_constraints(ids: Any, arguments: Any) -> tuple[dict, ...]:
-    """Return the constraints of a row of IFEval's format: ``instruction_id_list`` and, of the same length, ``kwargs``. Empty
-    where no id is one of IFEval's. Raises ``RowDropped`` like ``constraint_list``."""
-    ids, arguments = unambiguous(ids), without_nulls(unambiguous(arguments))
-    if not isinstance(ids, list) or not any(isinstance(one, str) and one in INSTRUCTIONS for one in ids):
-        return ()
-    arguments = [unambiguous(one) or {} for one in arguments] if isinstance(arguments, list) else []
-    if len(arguments) != len(ids) or not all(isinstance(one, dict) for one in arguments):
-        raise RowDropped(
-            "bad_constraints", f"{len(ids)} in instruction_id_list, but kwargs has not an object for each"
-        )
-    return _fitting([{**one, "name": name} for name, one in zip(ids, arguments, strict=True)])
-
-
-def template_arguments(raw: Any) -> dict:
-    """Return a row's own variables for the chat template (``{"enable_thinking": false}``); empty for none. Raises
-    ``RowDropped``."""
-    if raw is None or (isinstance(raw, str) and not raw.strip()):
-        return {}
-    found = without_nulls(unambiguous(raw))
-    if not isinstance(found, dict):
-        raise RowDropped("bad_template_kwargs", "chat_template_kwargs is not an object")
-    try:
-        return check_template_arguments(found)
-    except ValueError as error:
-        raise RowDropped("bad_template_kwargs", str(error)) from None

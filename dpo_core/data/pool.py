@@ -43,6 +43,7 @@ POOL_SCHEMA = pa.schema(
         ("detail", pa.string()),
         ("truncated", pa.bool_()),
         ("left_out", pa.bool_()),
+        ("prompt_left_out", pa.bool_()),
         ("prompt_key", pa.string()),
         ("row_key", pa.string()),
         ("prefix_length", pa.int32()),
@@ -81,6 +82,7 @@ class _Outcome:
     detail: str = ""
     truncated: bool = False
     left_out: bool = False
+    prompt_left_out: bool = False
     prompt_key: str = ""
     pair: TokenizedPair | None = None
     weight: float = NO_WEIGHT
@@ -171,6 +173,7 @@ class PoolMaker:
             else:
                 outcome.truncated = any(side.truncated for side in result)
                 outcome.left_out = any(side.left_out for side in result)
+                outcome.prompt_left_out = self.pair_tokenizer.leaves_out_prompt(pair)
                 outcome.pair, outcome.said = _tokenized_pair(*result), pair
         return self.part(chunk, outcomes)
 
@@ -199,6 +202,7 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
             pa.array([_storable(o.detail) for o in outcomes], pa.string()),
             pa.array([o.truncated for o in outcomes], pa.bool_()),
             pa.array([o.left_out for o in outcomes], pa.bool_()),
+            pa.array([o.prompt_left_out for o in outcomes], pa.bool_()),
             pa.array([o.prompt_key for o in outcomes], pa.string()),
             pa.array([p.row_key if p else "" for p in pairs], pa.string()),
             pa.array(

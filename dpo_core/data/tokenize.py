@@ -10,6 +10,7 @@ Shapes: T tokens of one sequence.
 
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -25,8 +26,9 @@ from dpo_core.data.render_limits import Over, Refused, Rendered
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Stands in for an answer where a template's prompt rendering is no prefix of the whole: unlikely in any real text.
-SENTINEL = "\ue000answer\ue001"
+# Stands in for an answer where a template's prompt rendering is no prefix of the whole: unlikely in any real text, and
+# without a case, for templates that change it.
+SENTINEL = "\ue000\ue5a7\ue001"
 NOT_TOLD_APART = RowDropped(
     "template_error", "a prompt's rendering is not how the whole begins, so its turns cannot be told apart"
 )
@@ -68,6 +70,20 @@ class PairTokenizer:
     ) -> None:
         self.tokenizer, self.rules = tokenizer, rules
         self.renderer, self.encoder = Renderer(tokenizer, day), Encoder(tokenizer)
+
+    @cached_property
+    def _unwritten_roles(self) -> frozenset[str]:
+        """Roles of a prompt whose turns the template takes without writing anything of their text."""
+        said = {"role": "user", "content": SENTINEL}
+        probes = {"user": [said], "system": [{**said, "role": "system"}, {**said, "content": "hello"}]}
+        texts = self.renderer.render(list(probes.values()), [None, None], open_turn=True)
+        found = zip(probes, texts, strict=True)
+        return frozenset(role for role, text in found if isinstance(text, str) and SENTINEL not in text)
+
+    def leaves_out_prompt(self, pair: PreferencePair) -> bool:
+        """Return whether the template writes nothing of a turn that the system or the user says."""
+        roles = self._unwritten_roles
+        return bool(roles) and any(turn["role"] in roles and turn["content"].strip() for turn in pair.prompt)
 
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[Rendered]:
         """Return the prompts with the assistant's turn opened: what a model would be asked to continue."""

@@ -1,10 +1,15 @@
 """Overlap with evaluation instances: shares worked out by hand, and as by looking for each run in the text."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpo_core.contract.quality_config import QualityRules
+from dpo_core.contract.refs import ResolvedEvaluationSet
 from dpo_core.data.contamination import EvaluationIndex
+from dpo_core.data.evaluation_sets import EvaluationSets
 from dpo_core.data.pairs import PreferencePair
 
 A_TO_J = "a b c d e f g h i j"
@@ -69,3 +74,16 @@ def test_the_index_finds_what_looking_for_each_run_finds(instances, text, n):
     overlaps = EvaluationIndex(instances, n, bound=0.4).overlaps(row(text))
     assert overlaps.share == pytest.approx(max(shares, default=0.0))
     assert sorted(overlaps.instances) == [i for i, share in enumerate(shares) if share > 0.4]
+
+
+def test_a_column_that_only_looks_like_messages_is_compared_as_text(tmp_path):
+    """Choices of a quiz, a question with a picture: no instance of an evaluation set ends the mixture."""
+    rows = [
+        {"choices": {"text": [{"label": "A"}], "label": ["A"]}},
+        {"choices": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": A_TO_J}]}]},
+        {"choices": {"text": ["put a stone", "dig"], "label": ["A", "B"]}},
+    ]
+    (tmp_path / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    quiz = ResolvedEvaluationSet(label="quiz", path=tmp_path / "quiz.jsonl", content="c", fields=("choices",))
+    index = EvaluationSets((quiz,), QualityRules(), tmp_path / "cache").index
+    assert (index.num_instances, index.overlaps(row(A_TO_J)).instances) == (3, [1])

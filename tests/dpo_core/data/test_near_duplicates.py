@@ -140,3 +140,20 @@ def test_rows_that_are_told_apart_early_are_those_below_the_bound(parts, bound):
     whole, early = likeness(left, right), likeness(left, right, bound)
     assert (early >= bound) == (whole >= bound)
     assert early == whole or early < bound
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking", "function_calls"])
+def test_other_thoughts_before_one_answer_are_no_duplicate(field):
+    """A maths set has one prompt and one answer, 4, many times, and each time another way to it."""
+
+    def thinking(thought: str) -> PreferencePair:
+        made = pair("What is 2 and 2?", "4", "5")
+        made.chosen[-1][field] = thought
+        return made
+
+    ways = [
+        thinking("one step after the other, counting up"),
+        thinking("double it, as both are the same number"),
+    ]
+    assert found_among(ways)[0].tolist() == []
+    assert found_among([ways[0], thinking("one step after the other, counting up!")])[0].tolist() == [1]
