@@ -6,6 +6,8 @@ are places without memory (PyTorch's meta device); the file that stands for them
 """
 
 import json
+import logging
+import re
 import struct
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +28,9 @@ from dpo_core.model.generate import end_token_ids
 from dpo_core.model.generation_settings import check_ids, writable
 from dpo_core.model.load import WITHOUT_MEMORY, with_loading_info
 
+log = logging.getLogger(__name__)
+
+NUMBER = re.compile(r"\d+")  # of a layer, of an expert
 WEIGHTS = "model.safetensors"
 NAMES_OF = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 
@@ -79,7 +84,28 @@ def _model_without_memory(job: RehearseJob) -> PreTrainedModel:
             f"{checkpoint.source} has weights of another shape than its config.json says: {', '.join(wrong[:5])}. "
             "Config and weights are of different checkpoints; fetch it again."
         )
+    _check_left_behind(sorted(map(str, info["unexpected_keys"])), model, checkpoint.source)
     return model
+
+
+def _check_left_behind(names: list[str], model: PreTrainedModel, source: str) -> None:
+    """Raise ``CheckpointError`` if files hold, beside all that the model has, a layer more, an expert, or an adapter, which
+    loaders pass by: what is trained would be another model. What else there is (a value head) is logged."""
+    known = {NUMBER.sub("N", name) for name in model.state_dict()}
+    numbered = [name for name in names if NUMBER.search(name)]
+    if wrong := [name for name in numbered if ".lora_" in name or NUMBER.sub("N", name) in known]:
+        raise CheckpointError(
+            f"{source} holds weights for which its config.json has no place, and they would be left out without a word: "
+            f"{', '.join(wrong[:5])}{' ...' if len(wrong) > 5 else ''}. Use the config.json that belongs to these weights "
+            "(num_hidden_layers, num_experts), or merge the adapter into them (peft: merge_and_unload, save_pretrained)."
+        )
+    if names:
+        log.warning(
+            "%s: left behind, as the model has no place for them: %s%s",
+            source,
+            ", ".join(names[:5]),
+            " ..." if len(names) > 5 else "",
+        )
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, num_rows: int, job: RehearseJob) -> None:

@@ -59,6 +59,12 @@ def weight_source(names: list[str], config: CheckpointConfig) -> WeightSource:
         return WeightSource("gguf", (config.gguf_file,))
     safetensors = sorted(name for name in names if name.startswith("model") and name.endswith(".safetensors"))
     if safetensors or WEIGHTS_INDEX in names:
+        if "adapter_config.json" in names:
+            raise CheckpointError(
+                f"{config.source} holds full weights and, beside them, an adapter (adapter_config.json). transformers would "
+                "load the adapter on the base that it names, others the full weights alone. Remove the adapter's files if "
+                "it is merged into the weights, or merge it (peft: merge_and_unload, save_pretrained)."
+            )
         return WeightSource("safetensors", tuple(safetensors))
     if "adapter_config.json" in names:
         raise CheckpointError(

@@ -18,6 +18,7 @@ MARKS = ("quantization_config", "compression_config")
 OF_FP8 = ("fp8", "fbgemm_fp8", "finegrained_fp8", "compressed-tensors", "modelopt")
 INTEGERS = ("I32", "I8", "U8", "I16", "I64")
 FP8 = ("F8_E4M3", "F8_E5M2")
+SCALED_BY = ("F64", "F32", "F16", "BF16", "F8_E8M0")
 SCALES = (
     "_scale_inv",
     "_scale",
@@ -64,6 +65,12 @@ def check_full_weights(folder: Path, source: str, tensors: dict[str, dict]) -> N
         raise CheckpointError(
             f"{source} holds 8-bit floats without a scale beside them ({bare[0]}; expected {bare[0]}{SCALES[0]} or "
             f"{bare[0]}{SCALES[1]}), so their values are not known. Use {OFTEN}."
+        )
+    scaled = [(name + scale, tensors.get(name + scale)) for name in in_fp8 for scale in SCALES]
+    if odd := sorted(name for name, entry in scaled if entry is not None and entry["dtype"] not in SCALED_BY):
+        raise CheckpointError(
+            f"{source} holds 8-bit floats whose scales are no floats ({odd[0]}: {tensors[odd[0]]['dtype']}; exponents of "
+            f"MXFP8, as a rule), which is not known here. Use {OFTEN}."
         )
     may_be_fp8 = method.lower() in OF_FP8 and not tensors  # before the files are there
     if mark is not None and not in_fp8 and not may_be_fp8:

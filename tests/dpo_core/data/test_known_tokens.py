@@ -57,3 +57,15 @@ def test_a_tokenizer_that_its_model_covers_is_not_looked_at_further(tmp_path: Pa
     assert rows_fewer_than_tokens(make_tokenizer(), folder) is None
     (folder / "config.json").unlink()
     assert rows_fewer_than_tokens(make_tokenizer(), folder) is None
+
+
+def test_a_config_that_leaves_the_rows_to_its_architecture_is_understood(tmp_path: Path):
+    """Gemma 3 with vision writes a text_config without vocab_size, which is 262,208 then."""
+    tokenizer = make_tokenizer()
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}'
+    )
+    assert rows_fewer_than_tokens(tokenizer, tmp_path) is None
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    tokenizer.get_vocab = lambda: {"a": 50_257}  # one more than GPT-2's
+    assert rows_fewer_than_tokens(tokenizer, tmp_path) == 50_257

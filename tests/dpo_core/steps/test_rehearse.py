@@ -128,6 +128,19 @@ def test_settings_that_the_library_reads_but_does_not_write_are_made_fit(
         "another vocabulary": (with_json("config.json", vocab_size=380), "embed_tokens.weight"),
         "another width": (with_json("config.json", intermediate_size=48), "of another shape"),
         "another layer": (with_json("config.json", num_hidden_layers=3), "lacks weights"),
+        "a layer more than it is said to have": (
+            with_json("config.json", num_hidden_layers=1),
+            "left out.*layers.1",
+        ),
+        "an adapter among the weights": (
+            with_weights(
+                lambda tensors: {
+                    **tensors,
+                    "model.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 32),
+                }
+            ),
+            "left out.*lora_A",
+        ),
         "names of another class": (
             with_weights(
                 lambda tensors: {f"base_model.model.{name}": value for name, value in tensors.items()}
@@ -145,6 +158,11 @@ def test_what_would_end_a_run_after_its_training_is_said_before(
 ):
     with pytest.raises(CheckpointError, match=sentence):
         rehearsed(tmp_path, change)
+
+
+def test_a_value_head_beside_the_weights_is_left_behind(tmp_path: Path):
+    change = with_weights(lambda tensors: {**tensors, "v_head.summary.weight": torch.zeros(1, 32)})
+    assert rules_that_fail(rehearsed(tmp_path, change)) == ""
 
 
 def test_a_token_of_the_vocabulary_alone_gets_a_row_so_that_the_hand_off_covers_it(tmp_path: Path):

@@ -296,6 +296,7 @@ def test_pickle_is_refused_unless_every_file_is_allowed_by_name() -> None:
         (["a.gguf"], {"gguf_file": "c.gguf"}, "gguf_file is c.gguf, but org/model holds a.gguf"),
         (["config.json", "README.md"], {}, "holds no weights"),
         (["adapter_config.json", "adapter_model.safetensors"], {}, "is an adapter"),
+        (["adapter_config.json", "model.safetensors"], {}, "full weights and, beside them, an adapter"),
     ],
 )
 def test_weights_that_cannot_be_chosen(names: list[str], fields: dict, message: str) -> None:
@@ -326,6 +327,11 @@ QUANTISED = {
         {"quant_method": "fp8"},
         {"weight": torch.float8_e4m3fn},
         "without a scale",
+    ),
+    "8-bit floats with exponents for scales": (
+        {"quant_method": "modelopt"},
+        {"weight": torch.float8_e4m3fn, "weight_scale": torch.uint8},
+        "whose scales are no floats .*weight_scale: U8",
     ),
     "a mark on full weights": (
         {"quant_method": "gptq"},
