@@ -10,14 +10,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from dpo_core.contract.amount import num_held_out, num_selected
+from dpo_core.contract.errors import DataError
 
 KEYS_AT_ONCE = 1 << 14  # Python objects in memory at a time
+MOST_ROWS = 1 << 28  # of a source; their numbers alone take 2 GiB
 SELECTION_SEED = 42  # open-instruct's dataset_config_seed; not the mixture's seed
 
 
 def select_rows(amount: str, num_rows: int) -> np.ndarray:
-    """Return row numbers, int64 [num_selected]: whole passes in order, then a random choice without replacement."""
+    """Return row numbers, int64 [num_selected]: whole passes in order, then a random choice without replacement. Raises
+    ``DataError`` for more of them than a mixture may hold."""
     wanted = num_selected(amount, num_rows)
+    if wanted > MOST_ROWS:
+        raise DataError(
+            f"The amount {amount} of a set of {num_rows:,} rows asks for {wanted:,} rows, more than {MOST_ROWS:,}. Lower "
+            "it; more passes over a mixture are `train.num_epochs`."
+        )
     passes, rest = divmod(wanted, num_rows)
     drawn: Sequence[int] | np.ndarray = (
         np.random.RandomState(SELECTION_SEED).choice(num_rows, size=rest, replace=False) if rest else []

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -13,6 +14,7 @@ from dpo_core.contract.section import Section
 from flows.settings.stage_config import StageConfig
 
 Setting = str | float | int
+MOST_MEMBERS = 1000
 # Rewards, margins and losses are in units of their own loss and beta, so members can be compared by these alone.
 HeldOutMetric = Literal["rewards/accuracies", "ranking/accuracies", "checker/pass_rate"]
 TaskMetric = Annotated[str, Field(pattern=f"^{PREFIX}\\S+$", max_length=220)]
@@ -60,6 +62,12 @@ class GridConfig(Section):
         if not any(getattr(self, name) for name in DIMENSIONS):
             raise ValueError(
                 f"the sweep has no values; give some for {', '.join(f'sweep.{name}' for name in DIMENSIONS)}"
+            )
+        sizes = {name: len(values) for name in DIMENSIONS if (values := getattr(self, name))}
+        if (members := prod(sizes.values())) > MOST_MEMBERS:  # each is a run, and is checked as one
+            raise ValueError(
+                f"the sweep has {members:,} members ({', '.join(f'{size} {name}' for name, size in sizes.items())}), more "
+                f"than {MOST_MEMBERS:,}; give fewer values"
             )
         return self
 

@@ -1,6 +1,5 @@
 """How many rows and tokens a source has, as far as a plan may look: local JSON alone, and not too much of it."""
 
-import contextlib
 import gzip
 import io
 import json
@@ -123,14 +122,27 @@ def _counted(path: Path, found: _Counted) -> _Counted | None:
                         return None
                     if line.strip():
                         found.add(len(line.decode(errors="replace")))
-                        if found.rows <= ROWS_COMPARED and len(line) <= LONGEST_COMPARED_BYTES:
-                            with contextlib.suppress(
-                                ValueError, RecursionError
-                            ):  # the run will say what is no row
-                                found.compare(json.loads(line))
+                        is_looked_at = found.rows <= ROWS_COMPARED and len(line) <= LONGEST_COMPARED_BYTES
+                        if is_looked_at and not _is_compared(found, line):
+                            return None
                 return found
     except (OSError, EOFError, zlib.error, ValueError, RecursionError):
         return None
+
+
+def _is_compared(found: _Counted, line: bytes) -> bool:
+    """Compare the sides of the row that a line is. False for a line that is no whole value: rows may be objects over many
+    lines, or several on one, which only the run tells apart."""
+    try:
+        found.compare(json.loads(line))
+    except json.JSONDecodeError:
+        return False
+    except (
+        ValueError,
+        RecursionError,
+    ):  # of a column that nobody reads, maybe; the run will say what is no row
+        pass
+    return True
 
 
 def _lines(file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:

@@ -76,6 +76,8 @@ def _unpacked(path: Path, store_root: Path) -> Iterator[Path]:
                 if number >= MOST_FILES:
                     raise _not_a_bundle(path, f"it holds more than {MOST_FILES:,} files")
                 _unpack(path, tar, member, aside)
+            if tar.offset >= path.stat().st_size:  # the block of zeros is missing with which each ends
+                raise _not_a_bundle(path, "it is cut off behind a file")
         yield aside
     except tarfile.TarError as error:
         raise _not_a_bundle(path, str(error)) from error
@@ -105,7 +107,9 @@ def _check(path: Path, folder: Path) -> None:
         place = in_store(job, folder.parents[1]).out_dir
         result = read_result(job)
         if place != folder or result is None:
-            raise StoreError(f"{folder.parent.name}/{folder.name} is not the result of the job in it.")
+            raise StoreError(
+                f"{folder.parent.name}/{folder.name} is not the result of the job in it, as this version makes it."
+            )
         check_result(in_this_store(result, folder), job)
     except PairlineError as error:
         raise _not_a_bundle(path, error.problem) from error

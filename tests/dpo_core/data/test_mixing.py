@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpo_core.contract.amount import num_held_out, num_selected
+from dpo_core.contract.errors import DataError
 from dpo_core.data.mixing import held_out_prompts, select_rows, shuffle_order, split_rows
 
 AMOUNTS = st.one_of(st.integers(0, 60).map(str), st.floats(0, 4).map(lambda share: f"{share:.3f}"))
@@ -54,6 +55,12 @@ def _split_slowly(prompts, amount, seed):
 )
 def test_a_dot_makes_a_proportion_and_its_absence_a_count(amount, rows):
     assert num_selected(amount, 10) == rows == len(select_rows(amount, 10))
+
+
+@pytest.mark.parametrize("amount", ["999999999999", "999.0"])
+def test_more_rows_than_any_mixture_has_are_refused(amount):
+    with pytest.raises(DataError, match=r"asks for .* rows, more than"):
+        select_rows(amount, 300_000)
 
 
 @given(AMOUNTS, st.integers(1, 20))

@@ -3,6 +3,7 @@
 A run's parameters are kept by the server as JSON; one whole number beyond 64 bits in them breaks its lists of runs for good.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -132,6 +133,26 @@ def test_the_server_refuses_a_run_whose_parameters_do_not_fit_64_bits(change: Ca
 @pytest.mark.parametrize("amount", [10**30, "9" * 5000, "0." + "9" * 5000, float("inf"), float("nan")])
 def test_an_amount_has_a_length_that_numbers_have(amount: object):
     with pytest.raises(ValidationError):
+        DataSource(source="rows.jsonl", amount=amount)
+
+
+@pytest.mark.parametrize(
+    ("amount", "sentence"),
+    [
+        ("100%", "expected a proportion with a dot"),
+        ("1e6", "'1e6' is no amount"),
+        ("-1", "is no amount"),
+        ("all", "is no amount"),
+        ("1,000", "is no amount"),
+        (-0.5, "'-0.5' is no amount"),
+        (1e-5, "'1e-05' is no amount"),
+        (1.0e6, "more than 1,000 times the set; write 1000000 for that many rows"),
+        ("2000.0", "write 2000 for"),
+        (10**4000, "is no amount"),
+    ],
+)
+def test_what_is_no_amount_is_told_what_one_is(amount: object, sentence: str):
+    with pytest.raises(ValidationError, match=re.escape(sentence)):
         DataSource(source="rows.jsonl", amount=amount)
 
 

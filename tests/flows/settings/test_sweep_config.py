@@ -81,6 +81,11 @@ def test_a_member_in_words():
     [
         ({}, {}, "the sweep has no values"),
         ({"beta": [1, 1.0]}, {}, "sweep.beta names a value twice"),
+        (
+            {"beta": [1 + i / 999 for i in range(33)], "seed": [*range(33)]},
+            {},
+            r"1,089 members \(33 beta, 33 seed\)",
+        ),
         ({"beta": [0]}, {}, r"sweep\.beta\.0 is 0"),
         ({"bta": [1]}, {}, r"sweep\.bta is not known \(did you mean beta\?\)"),
         ({"metric": "rewards/margins", "beta": [1]}, {}, "expected one of 'rewards/accuracies'"),

@@ -261,6 +261,8 @@ def test_a_model_of_an_impossible_size_has_none(tmp_path):
         ("l.json", lambda path: path.write_text('[{"chosen": 1}] [{"chosen": 1}]')),
         ("m.json", lambda path: path.write_text('[{"chosen": 1} {"chosen": 1}]')),
         ("n.json", lambda path: path.write_text('[{"chosen": 1}, {"chosen": 1}')),
+        ("o.jsonl", lambda path: path.write_text('{\n"chosen": 1\n}\n' * 2)),
+        ("p.jsonl", lambda path: path.write_text('{"chosen": 1}{"chosen": 1}\n')),
         ("g.jsonl", os.mkfifo),
         ("h.json", os.mkfifo),
         ("i.jsonl", lambda path: path.symlink_to("/dev/zero")),

@@ -136,6 +136,18 @@ def test_what_does_not_fit_is_refused_and_nothing_is_in_place(bundle, tmp_path, 
     assert not (tmp_path / "escaped").exists()
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_bundle_that_is_cut_off_is_refused(bundle, tmp_path, share):
+    content = bundle.read_bytes()
+    with tarfile.open(bundle) as tar:
+        ends = [member.offset_data + -(-member.size // 512) * 512 for member in tar]
+    for length in (int(ends[-1] * share), ends[int(len(ends) * share)], ends[-1]):  # also just behind a file
+        bundle.write_bytes(content[:length])
+        with pytest.raises(StoreError, match="is not used as a bundle"):
+            read_bundle(bundle, tmp_path / "store")
+        assert list((tmp_path / "store").iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE])
 def test_nothing_but_plain_files_is_taken(mixed, bundle, tmp_path, kind):
     member = tarfile.TarInfo(f"mix/{mixed.out_dir.name}/data/more")
