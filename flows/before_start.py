@@ -41,6 +41,7 @@ def check_inputs(config: StageConfig) -> None:
     """Raise ``DataError``, ``CheckpointError`` for data, checkpoints and templates that are not there."""
     check_sources(config.data.sources)
     check_sources(config.quality.evaluation_sets, "quality.evaluation_sets")
+    check_sources(config.evaluation.sets, "evaluation.sets")
     for source in (config.checkpoint.source, config.reference.source):
         if source is not None:
             check_source(source)

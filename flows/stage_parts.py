@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.config import BaseWeights, CheckpointConfig
+from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.destination_config import UploadConfig
 from dpo_core.contract.job import Result
 from dpo_core.contract.jobs import EvaluateResult, ExportResult, TrainResult
@@ -35,8 +36,10 @@ from tasks.handoff.schema import RLVRHandoff
 from tasks.image.image_ref import PYTHON
 from tasks.launch.context import Context
 from tasks.launch.launcher import Launcher, StepImage, kind_of, launcher_for
+from tasks.launch.run_job import step_folder
 from tasks.launch.workplace import Workplace
 from tasks.mix_data import mix_data
+from tasks.mix_sets import mix_sets
 from tasks.publish.directory_rights import check_directory
 from tasks.publish.model_card import CardInputs
 from tasks.rehearse_export import rehearse_export
@@ -134,24 +137,29 @@ def _cards_by_upload(
 
 
 def prepare(config: StageConfig, run: StageRun, with_reference: bool = True) -> TrainingInputs:
-    """Run fetch checkpoint -> mix data -> cache reference: all that does not depend on how the policy is trained."""
+    """Run fetch checkpoint -> mix sets -> mix data -> cache reference: what does not depend on how the policy is trained."""
     folder, place = run.folder, run.place
     with folder.task("fetch checkpoint"):
         policy = fetch_checkpoint(config.checkpoint, place)
         show_checkpoint(policy, place.context.run.family)
         rehearse_export(config.checkpoint, config.train.export_precision, config.handoff, policy, place)
+    sets, named = None, config.evaluation.sets
+    if named:  # first: the last mixture of a run is the one that it trains on
+        with folder.task("mix sets"):
+            sets = mix_sets(config.data, named, config.checkpoint, policy, place)
+            folder.output("sets", step_folder(place.store, MixJob.step, sets.job_fingerprint))
     with folder.task("mix data"):
-        mixture = mix_data(config.data, config.quality, config.checkpoint, policy, place)
+        mixture = mix_data(config.data, config.quality, config.checkpoint, policy, place, sets)
         folder.result("mix", mixture)
-    reference = reference_model = None
+    reference = reference_model = of_sets = None
     if with_reference and config.objective.needs_reference:
         with folder.task("cache reference"):
             reference_model, base_weights = reference_of(config, policy, place)
-            reference = cache_reference(
-                config.reference, config.train, reference_model, base_weights, mixture, place
-            )
+            settings = config.reference, config.train, reference_model, base_weights
+            of_sets = cache_reference(*settings, sets, place) if sets else None
+            reference = cache_reference(*settings, mixture, place)
             folder.result("reference", reference)
-    return TrainingInputs(policy, mixture, reference, reference_model)
+    return TrainingInputs(policy, mixture, reference, reference_model, sets, of_sets)
 
 
 def reference_of(

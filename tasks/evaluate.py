@@ -51,6 +51,7 @@ def evaluate(
             data=inputs.mixture.data,
             reference=inputs.reference.reference if inputs.reference else None,
             reference_checkpoint=inputs.reference_checkpoint,
+            sets=inputs.held_out_sets,
             before=inputs.policy,
             after=checkpoint_of(export, inputs.policy),
             loss=loss,

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from dpo_core.contract.chat_templates import OLMO_NOTE
 from dpo_core.contract.config import CheckpointConfig, DataConfig
 from dpo_core.contract.data_jobs import FetchJob, MixJob, MixResult
+from dpo_core.contract.evaluation_config import HeldOutSet
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
 from tasks.checkpoint.chosen_template import chosen_template
@@ -42,20 +43,19 @@ def mix_data(
     template: CheckpointConfig,
     checkpoint: CheckpointRef,
     place: Workplace,
+    sets: MixResult | None = None,
 ) -> MixResult:
-    """Run step ``mix``, and before it ``fetch`` for every Hub data set.
+    """Run step ``mix``, and before it ``fetch`` for every Hub data set. No prompt of ``sets`` is trained on.
 
     Raises ``DataError`` for data that cannot be used, ``CheckpointError`` for the template, ``RemoteError``.
     """
     tokenizer = PinnedTokenizer(checkpoint.path, checkpoint.tokenizer_fingerprint)
     job = mix_job(data, quality, template, tokenizer, place.store / "cache")
+    if sets is not None:
+        job = apart_from(job, sets)
     if job.chat_template == "olmo":
         get_run_logger().warning(OLMO_NOTE)
-    if hub_sets(job) and not place.has_result(
-        job
-    ):  # asked where it matters: to verify a mixture is to read all of it
-        fetch_rows(job, place)
-    result = place.run(job)
+    result = mixed(job, place)
     get_run_logger().info(
         "%d pairs to train on, %d held out, %d tokens",
         result.train_rows,
@@ -99,6 +99,38 @@ def mix_job(
             }
         ),
     )
+
+
+def sets_job(
+    data: DataConfig,
+    sets: tuple[HeldOutSet, ...],
+    template: CheckpointConfig,
+    tokenizer: PinnedTokenizer,
+    cache_dir: Path,
+) -> MixJob:
+    """Return the job that mixes ``evaluation.sets``, tokenised as the data are. Raises what ``mix_job`` raises."""
+    job = mix_job(
+        data.model_copy(update={"sources": sets, "held_out": "1.0"}),
+        QualityConfig(),
+        template,
+        tokenizer,
+        cache_dir,
+    )
+    return job.model_copy(update={"set_names": tuple(one.name for one in sets)})
+
+
+def apart_from(job: MixJob, sets: MixResult) -> MixJob:
+    """Return the job of a mixture that holds no prompt of the sets."""
+    return job.model_copy(update={"apart_from": sets.data})
+
+
+def mixed(job: MixJob, place: Workplace) -> MixResult:
+    """Run step ``mix``, with the rows of its Hub data sets in the cache."""
+    if hub_sets(job) and not place.has_result(
+        job
+    ):  # asked where it matters: to verify a mixture is to read all of it
+        fetch_rows(job, place)
+    return place.run(job)
 
 
 def hub_sets(job: MixJob) -> list[ResolvedSource]:

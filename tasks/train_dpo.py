@@ -11,7 +11,7 @@ from dpo_core.contract.data_jobs import MixResult
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import ExportJob, ExportResult, ReferenceResult, TrainJob, TrainResult
 from dpo_core.contract.loss_config import Loss
-from dpo_core.contract.refs import CheckpointRef
+from dpo_core.contract.refs import CheckpointRef, HeldOutSets
 from dpo_core.contract.tracking_config import TrackingConfig
 from tasks.checkpoint.chosen_template import ChosenTemplate
 from tasks.hub.tracker_key import with_tracker_key
@@ -24,12 +24,23 @@ from tasks.show.artifacts import show_training
 
 @dataclass(frozen=True, slots=True)
 class TrainingInputs:
-    """What training starts from. ``reference`` and its checkpoint are None for a loss without one."""
+    """What training starts from. ``reference`` and its checkpoint are None for a loss without one. ``sets``: those of
+    ``evaluation.sets``, mixed, and what the reference makes of them."""
 
     policy: CheckpointRef
     mixture: MixResult
     reference: ReferenceResult | None
     reference_checkpoint: CheckpointRef | None
+    sets: MixResult | None = None
+    sets_reference: ReferenceResult | None = None
+
+    @property
+    def held_out_sets(self) -> HeldOutSets | None:
+        """Return the sets as jobs name them, without reference values where the objective uses none."""
+        if self.sets is None:
+            return None
+        values = self.sets_reference if self.reference else None
+        return HeldOutSets(data=self.sets.data, reference=values.reference if values else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +130,5 @@ def train_job(inputs: TrainingInputs, settings: TrainingSettings, compute: Compu
         sharding=sharding_of(compute),
         tracking=settings.tracking,
         evaluation=settings.evaluation,
+        sets=inputs.held_out_sets,
     )

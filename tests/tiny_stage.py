@@ -15,7 +15,7 @@ from dpo_core.contract.job import Job, Result
 from dpo_core.contract.jobs import BatchPlan, EvaluateJob, ReferenceJob, ReferenceResult, TrainJob
 from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.refs import CheckpointRef, DatasetRef, ResolvedSource
+from dpo_core.contract.refs import CheckpointRef, DatasetRef, HeldOutSets, ResolvedSource
 from dpo_core.contract.results import read_result
 from dpo_core.contract.store import fingerprint, sha256_file
 from tests.tiny_models import make_model
@@ -124,6 +124,27 @@ def mix(
             cache_dir=folder / "cache",
         ).at(folder / "mix")
     ).data
+
+
+def make_sets(sizes: dict[str, int], checkpoint: CheckpointRef, folder: Path) -> HeldOutSets:
+    """Named sets of so many rows each, none of which is one of ``make_rows(..., seed=0)``, with reference values."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = []
+    for number, (name, size) in enumerate(sizes.items()):
+        rows, file = make_rows(size, seed=100 + number), folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        sources.append(ResolvedSource(label=name, path=file, content=fingerprint(rows)))
+    job = MixJob(
+        sources=tuple(sources),
+        tokenizer_path=checkpoint.path,
+        tokenizer_fingerprint=checkpoint.tokenizer_fingerprint,
+        num_workers=1,
+        set_names=tuple(sizes),
+        cache_dir=folder / "cache",
+    )
+    data = run_here(job.at(folder / "mix")).data
+    reference = run_here(reference_job(folder / "reference", data, checkpoint)).reference
+    return HeldOutSets(data=data, reference=reference)
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,12 @@ class MixJob(Job[MixResult]):
     num_workers: Annotated[int, NotContent()] = 2
     quality: Annotated[QualityRules, NotContentAt(QualityRules())] = QualityRules()
     evaluation_sets: Annotated[tuple[ResolvedEvaluationSet, ...], NotContentAt(())] = ()
+    set_names: Annotated[
+        tuple[str, ...], NotContentAt(())
+    ] = ()  # evaluation.sets, a name a source: all is held out
+    apart_from: Annotated[DatasetRef | None, NotContentAt(None)] = (
+        None  # a mixture of such: its prompts are dropped
+    )
     cache_dir: Location  # Arrow files of sources and Hub downloads
 
     def writes(self) -> tuple[Path, ...]:

@@ -21,7 +21,7 @@ from dpo_core.contract.job import Job, Result
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.olmo_core import ComputedBy
-from dpo_core.contract.refs import CheckpointRef, DatasetRef, Location, ReferenceRef
+from dpo_core.contract.refs import CheckpointRef, DatasetRef, HeldOutSets, Location, ReferenceRef
 from dpo_core.contract.section import ContentAs, NotContent, NotContentAt, Section, content_of
 from dpo_core.contract.tracking_config import WANDB_KEY, TrackingConfig
 
@@ -156,12 +156,16 @@ class TrainJob(Job[TrainResult]):
     sharding: Annotated[Sharding, NotContent()] = Sharding()
     tracking: Annotated[TrackingConfig, NotContent()] = TrackingConfig()
     evaluation: Annotated[EvaluationConfig, NotContent()] = EvaluationConfig()  # while it trains
+    sets: Annotated[HeldOutSets | None, NotContent()] = None
 
     @property
     def content(self) -> dict:
         """Where the best evaluation decides which weights come out, what is evaluated is content, too."""
         content = super().content
-        return content | {"evaluation": self.evaluation.while_training} if self.train.keep_best else content
+        if not self.train.keep_best:
+            return content
+        sets = {"sets": content_of(self.sets)} if self.sets else {}
+        return content | {"evaluation": self.evaluation.while_training} | sets
 
     @property
     def needs_network(self) -> bool:
@@ -214,6 +218,7 @@ class EvaluateResult(Result):
     num_pairs: int
     num_prompts: int
     answers: tuple[AnswerPair, ...]
+    set_answers: dict[str, tuple[AnswerPair, ...]] = {}  # by the name of the set
 
 
 class EvaluateJob(Job[EvaluateResult]):
@@ -225,6 +230,7 @@ class EvaluateJob(Job[EvaluateResult]):
     data: DatasetRef
     reference: ReferenceRef | None = None
     reference_checkpoint: CheckpointRef | None = None  # what computed `reference`
+    sets: Annotated[HeldOutSets | None, NotContentAt(None)] = None
     before: CheckpointRef
     after: CheckpointRef
     loss: Loss

@@ -4,13 +4,13 @@ Both are functions of the evaluations that are written down and nothing else, so
 what the whole run would have chosen.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from dpo_core.contract.errors import ConfigError
-from dpo_core.contract.metric_names import BY_SOURCE, EVALUATED, direction_of
+from dpo_core.contract.metric_names import BY_SOURCE, EVALUATED, direction_of, of_set, split_by_set
 from dpo_core.contract.metrics_file import Metrics
 from dpo_core.contract.quantities import Count
 from dpo_core.contract.section import Section
@@ -78,15 +78,23 @@ class BestStep(Section):
         )
 
 
-def check_metric(keep: KeepBest, names: Collection[str] | None = None) -> None:
+def check_metric(keep: KeepBest, names: Collection[str] | None = None, sets: Sequence[str] = ()) -> None:
     """Raise ``ConfigError`` that names what is measured unless the metric is. Without ``names``, before anything is known
-    of the mixture: metrics by source pass."""
+    of the mixture: metrics by source pass, and those of the named ``sets``."""
     if keep.metric in (EVALUATED if names is None else names):
         return
     if names is None and keep.metric.startswith(f"{BY_SOURCE}/"):
         return
+    of, metric = split_by_set(keep.metric) or ("", "")
+    if names is None and of in sets and metric in EVALUATED:
+        return
     measured = ", ".join(
-        names or (*EVALUATED, f"{BY_SOURCE}/<source>/rewards/accuracies (where there are several)")
+        names
+        or (
+            *EVALUATED,
+            f"{BY_SOURCE}/<source>/rewards/accuracies (where there are several)",
+            *(of_set(name, "rewards/accuracies, ...") for name in sets),
+        )
     )
     raise ConfigError(
         f"train.keep_best.metric is {keep.metric}, which evaluation.every does not measure here. It measures: {measured}."

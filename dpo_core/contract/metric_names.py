@@ -94,6 +94,7 @@ MEANINGS = {
     "kl/per_token_stderr": Meaning(
         "KL, standard error", "Of the figure a token: how much other samples would have changed it."
     ),
+    "pairs": Meaning("pairs", "Preference pairs that the other figures are means over."),
     "grad_norm": Meaning("gradient norm", "Of all trained weights together, before it is clipped."),
     "router_aux_loss": Meaning("router loss", "Load balance of a mixture-of-experts model's routers.", -1),
 }
@@ -136,6 +137,7 @@ OF_MEMBERS = tuple(
 
 BY_SOURCE = "by_source"
 OF_A_SOURCE = ("rewards/accuracies", "rewards/margins")
+BY_SET = "held_out"
 
 
 # Of the held-out pairs, while training and before and after it; beside these, metrics by source where there are several.
@@ -155,8 +157,8 @@ EVALUATED = (
 
 
 def direction_of(name: str) -> int:
-    """Return the sign of a wanted change of a metric, by source as well; 0 where neither is good by itself."""
-    found = split_by_source(name)
+    """Return the sign of a wanted change of a metric, of a source or a set as well; 0 where neither is good by itself."""
+    found = split_by_source(name) or split_by_set(name)
     meaning = MEANINGS.get(found[1] if found else name)
     return meaning.better if meaning else 0
 
@@ -164,6 +166,34 @@ def direction_of(name: str) -> int:
 def of_source(source: str, name: str) -> str:
     """Return what a metric over one source's pairs is called; trackers put those of all sources on one page."""
     return f"{BY_SOURCE}/{source}/{name}"
+
+
+def of_set(name: str, metric: str) -> str:
+    """Return what a metric of a named set of ``evaluation.sets`` is called."""
+    return f"{BY_SET}/{name}/{metric}"
+
+
+def split_by_set(name: str) -> tuple[str, str] | None:
+    """Return the set and the metric that ``of_set`` has put together; None for another name."""
+    prefix, _, rest = name.partition("/")
+    of, _, metric = rest.partition("/")
+    return (of, metric) if prefix == BY_SET and metric else None
+
+
+def by_set(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return the metrics of each named set under their own names, in order of appearance."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        if split := split_by_set(name):
+            found.setdefault(split[0], {})[split[1]] = value
+    return found
+
+
+def label_of(name: str) -> str:
+    """Return what a metric is called on pages, one of a named set with the set before it."""
+    of, metric = split_by_set(name) or ("", name)
+    label = MEANINGS[metric].label if metric in MEANINGS else metric.replace("_", " ")
+    return f"{of}: {label}" if of else label
 
 
 def as_evaluated(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -189,7 +219,7 @@ def source_names(labels: list[str]) -> list[str]:
 
 def tone_of(name: str, before: float | None, after: float | None) -> Literal["", "good", "bad"]:
     """Return "good" or "bad" where a metric moved in a direction that means one of them, else nothing."""
-    better = MEANINGS[name].better if name in MEANINGS else 0
+    better = direction_of(name)
     if not better or before is None or after is None or after == before:
         return ""
     return "good" if (after - before) * better > 0 else "bad"

@@ -46,6 +46,13 @@ class ReferenceRef(Section):
     files: FileHashes = {}
 
 
+class HeldOutSets(Section):
+    """The named sets of ``evaluation.sets``: one mixture, all of it held out, whose sources they are."""
+
+    data: DatasetRef
+    reference: ReferenceRef | None = None  # None for an objective without one
+
+
 class ResolvedSource(Section):
     """A data source whose content is pinned: files with hashes, or a Hub data set at a commit."""
 

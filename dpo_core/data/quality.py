@@ -16,6 +16,7 @@ from dpo_core.contract.refs import ResolvedSource
 from dpo_core.data.duplicates import exact_duplicates
 from dpo_core.data.evaluation_sets import EvaluationSets
 from dpo_core.data.examine import Examiner
+from dpo_core.data.held_out_sets import HeldOutPrompts
 from dpo_core.data.ledger import MAX_OFFENDERS, SourceTally
 from dpo_core.data.near_duplicates import Sketcher, bands_for, likeness, near_duplicates
 from dpo_core.data.pairs import PreferencePair, readable_prompt
@@ -54,10 +55,12 @@ class Looks:
     rules: QualityRules
     maker: PoolMaker
     sets: EvaluationSets | None
+    held_out: HeldOutPrompts | None = None  # of evaluation.sets
 
     def __call__(self, pool: PoolReader) -> Iterator[Found]:
         """Find rows, and leave those out of ``pool`` that are to go."""
-        looks = [(self.sets is not None, self._contaminated)]
+        looks = [(self.held_out is not None, self._in_held_out_set)]
+        looks += [(self.sets is not None, self._contaminated)]
         looks += [(self.rules.exact_duplicates != "keep", self._exact)]
         looks += [(self.rules.near_duplicates != "keep", self._near)]
         for is_asked, look in looks:
@@ -69,6 +72,13 @@ class Looks:
 
     def _groups(self, pool: PoolReader) -> np.ndarray:
         return pool.sources if self.rules.duplicates_across == "each_source" else np.zeros_like(pool.sources)
+
+    def _in_held_out_set(self, pool: PoolReader) -> Found:
+        """By the prompt, as the mixture's own held-out pairs are kept apart."""
+        assert self.held_out is not None
+        kept = np.flatnonzero(pool.is_kept)
+        found, like = self.held_out.among(pool.prompt_keys()[kept])
+        return Found("in_held_out_set", kept[found], like, np.ones(len(found), np.float32), is_dropped=True)
 
     def _contaminated(self, pool: PoolReader) -> Found:
         assert self.sets is not None
@@ -131,6 +141,7 @@ class Accounts:
     times: list[np.ndarray]  # per source, how often each of its pairs in the pool was selected, int [n]
     maker: PoolMaker
     sets: EvaluationSets | None
+    held_out: HeldOutPrompts | None = None
 
     def tell(self, found: Found, pool: PoolReader) -> None:
         """Count found rows in their sources' tallies and show the first of each."""
@@ -168,6 +179,10 @@ class Accounts:
         if reason == "contaminated":
             assert self.sets is not None
             name, row, text = self.sets.instance(like)
+            return name, row, _short(text)
+        if reason == "in_held_out_set":
+            assert self.held_out is not None
+            name, row, text = self.held_out.pair(like)
             return name, row, _short(text)
         text = readable_prompt(pair_at(self.maker, pool, like))
         return self.sources[int(pool.sources[like])].label, int(pool.rows[like]), _short(text)

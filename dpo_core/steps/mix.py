@@ -27,6 +27,7 @@ from dpo_core.contract.store import canonical_json, fingerprint, hash_files, new
 from dpo_core.data.chat_template import template_sha256
 from dpo_core.data.end_mark import end_mark_warning
 from dpo_core.data.evaluation_sets import EvaluationSets
+from dpo_core.data.held_out_sets import HeldOutPrompts, write_keys
 from dpo_core.data.known_tokens import rows_fewer_than_tokens
 from dpo_core.data.ledger import SourceTally, check_drops, check_left
 from dpo_core.data.lengths import length_stats
@@ -80,6 +81,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         select_rows(source.amount, len(store)) for source, store in zip(job.sources, stores, strict=True)
     ]
     sets = EvaluationSets(job.evaluation_sets, job.quality, job.cache_dir) if job.evaluation_sets else None
+    apart = HeldOutPrompts(job.apart_from) if job.apart_from else None
     maker = PoolMaker(
         tuple(stores),
         tuple(source.columns for source in job.sources),
@@ -94,21 +96,21 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         ledgers = _write_ledger(job, tallies, selections)
         check_drops(ledgers, job.max_dropped_fraction, [store.columns for store in stores])
         with PoolReader(aside) as pool:
-            accounts = Accounts(job.sources, tallies, _times_of_pairs(pool, counts), maker, sets)
-            for found in Looks(job.quality, maker, sets)(pool):
+            accounts = Accounts(job.sources, tallies, _times_of_pairs(pool, counts), maker, sets, apart)
+            for found in Looks(job.quality, maker, sets, apart)(pool):
                 accounts.tell(found, pool)
             accounts.compare_lengths(pool)
             ledgers = _write_ledger(job, tallies, selections)
             check_left(ledgers)
             kept = _kept_rows(pool, selections)
-            train, held_out = (kept.pool[places] for places in _split(job, kept.prompt_keys))
+            train, held_out = (kept.pool[places] for places in _split(job, kept.prompt_keys, aside))
             progress.begin("writing", total=len(train) + len(held_out), unit="pairs")
             _gather(pool, train, aside / "train", progress)
             _gather(pool, held_out, aside / "held_out", progress)
             _write_prompts(maker, pool, held_out, aside / "held_out")
             write_json(aside / SOURCES_FILE, _source_names(job))
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
-        content, lengths, files = _content(splits), length_stats(splits), hash_files(aside)
+        content, lengths, files = _content(splits, job), length_stats(splits), hash_files(aside)
         samples = tuple(row_samples(tokenizer, splits[0], _source_names(job)))
     return MixResult(
         job_fingerprint=job.fingerprint,
@@ -188,7 +190,12 @@ def _kept_rows(pool: PoolReader, selections: list[np.ndarray]) -> KeptRows:
     return KeptRows(pool_places, pool.prompt_keys()[pool_places])
 
 
-def _split(job: MixJob, prompt_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _split(job: MixJob, prompt_keys: np.ndarray, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Of sets all is held out, and the keys of their prompts are left in ``folder``."""
+    if job.set_names:
+        train, held_out = split_rows(prompt_keys, "1.0", job.seed)
+        write_keys(folder, prompt_keys[held_out])
+        return train, held_out
     num_prompts = len(np.unique(prompt_keys))
     if (wanted := num_held_out(job.held_out, num_prompts)) >= num_prompts:
         raise DataError(
@@ -238,13 +245,15 @@ def _prompts(maker: PoolMaker, origins: list[tuple[int, int, int]]) -> pa.Record
 
 
 def _source_names(job: MixJob) -> list[str]:
-    """What metrics call the sources; of a local file its name alone, as metrics may be sent elsewhere."""
+    """What metrics call the sources; of a local file its name alone, as metrics may be sent elsewhere. Sets have names."""
+    if job.set_names:
+        return list(job.set_names)
     return source_names([source.path.name if source.path else source.label for source in job.sources])
 
 
-def _content(splits: list[PairDataset]) -> str:
+def _content(splits: list[PairDataset], job: MixJob) -> str:
     """Fingerprint over the row keys of both splits in order and what the held-out prompts ask and verify, with the pairs'
-    weights and margins where any differ from none.
+    weights and margins where any differ from none, and of sets their names and which pair is of which.
 
     That is ``fingerprint({"rows": [[key, ...], [key, ...]], "prompts": [ids, ...], "constraints": [[...], ...]})``,
     hashed piece by piece.
@@ -276,7 +285,9 @@ def _content(splits: list[PairDataset]) -> str:
         for name in ("weights", "margins")
     }
     if np.all(numbers["weights"] == NO_WEIGHT) and np.all(np.isnan(numbers["margins"])):
-        return rows
-    return fingerprint(
-        {"rows": rows, **{name: hashlib.sha256(of.tobytes()).hexdigest() for name, of in numbers.items()}}
-    )
+        numbers = {}
+    if job.set_names:
+        numbers["sources"] = held_out.sources.astype("<i4")
+    more: dict[str, Any] = {name: hashlib.sha256(of.tobytes()).hexdigest() for name, of in numbers.items()}
+    more |= {"sets": job.set_names} if job.set_names else {}
+    return fingerprint({"rows": rows, **more}) if more else rows

@@ -135,7 +135,10 @@ def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
             job.checkpoint, job.precision, sharding, accelerator, job.base_weights, job.implementation
         )
         _check_ids(datasets, scorer.model, job)
-        layout = agreed_layout(scorer, datasets["train"], job, accelerator)
+        tried_on = (
+            datasets["train"] if len(datasets["train"]) else datasets["held_out"]
+        )  # of sets all is held out
+        layout = agreed_layout(scorer, tried_on, job, accelerator)
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():
             scoring = Scoring(scorer, layout, accelerator)

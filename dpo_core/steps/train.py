@@ -35,7 +35,6 @@ from dpo_core.model.regions import are_compiled, compile_regions
 from dpo_core.model.router import router_loss_of
 from dpo_core.training.best import checkpoint_to_resume, take_best
 from dpo_core.training.fit_check import check_fit, choose_cut
-from dpo_core.training.held_out import evaluations_while_training
 from dpo_core.training.history import metrics_until
 from dpo_core.training.saving import Saving
 from dpo_core.training.scores import Scoring, agreed_layout
@@ -44,6 +43,7 @@ from dpo_core.training.step_loss import choose_step_loss
 from dpo_core.training.stop_request import StopRequest
 from dpo_core.training.tracking import Tracking, accelerator_arguments
 from dpo_core.training.trainer import Trainer
+from dpo_core.training.while_training import evaluations_while_training
 
 log = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ from dpo_core.engine.choose import calling_the_model
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import sample_answers
+from dpo_core.training.answers import AskedPrompts
 from dpo_core.training.scores import agreed_scoring, generation_of, load_scorer, score_pairs
 
 log = logging.getLogger(__name__)
@@ -52,17 +53,15 @@ class SampledPairs(list[TokenizedPair]):
 
 
 def measure_kl(
-    job: EvaluateJob,
-    dataset: PairDataset,
-    prompts: Sequence[HeldOutPrompt],
-    progress: Progress,
-    accelerator: Accelerator,
+    job: EvaluateJob, dataset: PairDataset, asked: AskedPrompts, progress: Progress, accelerator: Accelerator
 ) -> dict[str, float]:
-    """Return ``kl/per_token`` with its standard error, and ``kl/per_answer``, of ``job.after`` from its reference.
+    """Return ``kl/per_token`` with its standard error, and ``kl/per_answer``, of ``job.after`` from its reference, on the
+    mixture's own prompts and on each set's. Layouts are tried on ``dataset``.
 
     The reference is the one that rewards are measured against, or ``job.before`` where the objective has none. One model
     in memory at a time. Empty without prompts.
     """
+    prompts = asked.all
     progress.begin("kl", 2 * ANSWERS_PER_PROMPT * len(prompts), "answers")
     if not prompts:
         return {}
@@ -74,7 +73,7 @@ def measure_kl(
     reference_scorer = load_scorer(job.reference_checkpoint or job.before, job, accelerator)
     reference = score_pairs(agreed_scoring(reference_scorer, dataset, job, accelerator), pairs, job)
     progress.advance(ANSWERS_PER_PROMPT * len(prompts))
-    metrics = kl_metrics(policy, reference)
+    metrics = asked.metrics(lambda places: kl_metrics(policy[places], reference[places]))
     log.info("kl: %s", "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     return metrics
 

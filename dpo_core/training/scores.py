@@ -84,7 +84,7 @@ def agreed_scoring(
     return Scoring(scorer, agreed_layout(scorer, dataset, job, accelerator), accelerator)
 
 
-def generation_of(job: EvaluateJob, scorer: PairScorer, accelerator: Accelerator) -> Generation:
+def generation_of(job: EvaluateJob | TrainJob, scorer: PairScorer, accelerator: Accelerator) -> Generation:
     """Return how a job's answers are computed by a scorer's model.
 
     Ranks that hold a part of each weight go on with what rank 0 chose: two cards may differ in the last bit of a logit.

@@ -54,7 +54,7 @@ class PairNumbers:
         weights, margins = dataset.weights, dataset.margins
         return cls(None if np.all(weights == 1) else weights, None if np.all(np.isnan(margins)) else margins)
 
-    def shares(self, rows: Sequence[int]) -> np.ndarray | None:
+    def shares(self, rows: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """Return what each of an optimizer step's pairs counts, float32 [len(rows)], 1 on average: a pair's share of the
         gradient is its weight by the sum of the step's, whatever the step is cut into."""
         if self.weights is None:

@@ -40,11 +40,11 @@ from dpo_core.loss.metrics import (
 )
 from dpo_core.model.forward import memory_for, pair_logps
 from dpo_core.training.fit_check import Cut
-from dpo_core.training.held_out import Evaluations
 from dpo_core.training.saving import Saving
 from dpo_core.training.step_loss import MicrobatchLoss, StepLoss
 from dpo_core.training.throughput import CHECKPOINT, DATA, StepClock, Work
 from dpo_core.training.tracking import Tracking
+from dpo_core.training.while_training import Evaluations
 
 log = logging.getLogger(__name__)
 

@@ -72,8 +72,9 @@ def bytes_whole(scorer: PairScorer, job: EvaluateJob) -> int:
     shape = ModelShape.of(text_config(scorer.model).to_dict())
     if shape is None:
         return round((1 + OF_UNKNOWN_SHAPE) * weights)
-    lengths = PairDataset.open(job.data.path, "held_out").lengths
-    tokens = max(int(lengths.sum(axis=1).max(initial=0)), job.evaluation.tokens_per_batch)
+    measured = [job.data, *([job.sets.data] if job.sets else [])]
+    pairs = [PairDataset.open(data.path, "held_out").lengths.sum(axis=1) for data in measured]
+    tokens = max(*(int(lengths.max(initial=0)) for lengths in pairs), job.evaluation.tokens_per_batch)
     frozen = AdapterConfig(kind="lora")  # weights are what an adapter's base is
     memory = StepMemory(shape, arithmetic_of(frozen, job.precision, job.sharding.kind), is_checkpointed=False)
     answers = tokens + ANSWERS_PER_BATCH * job.evaluation.max_new_tokens

@@ -18,6 +18,7 @@ from dpo_core.contract.destination_config import StoreConfig, UploadConfig
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.keep_best import check_metric
 from dpo_core.contract.loss_config import Loss, LossConfig, LossSum, LossTerm
+from dpo_core.contract.metric_names import BY_SET, of_set
 from dpo_core.contract.objectives import names_where
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.section import Section
@@ -118,11 +119,13 @@ class StageConfig(
             else None,
             "margin": f"takes no margin of a pair's own ({aims} do)" if objective.ignores_margins else None,
         }
-        for number, source in enumerate(self.data.sources):
+        sources = [(f"data.sources.{number}", source) for number, source in enumerate(self.data.sources)]
+        sources += [(f"evaluation.sets.{number}", one) for number, one in enumerate(self.evaluation.sets)]
+        for place, source in sources:
             for column, reason in reasons.items():
                 if column in source.columns and reason:
                     raise ValueError(
-                        f"data.sources.{number}.columns names {column}, and {objective.title} {reason}. Remove "
+                        f"{place}.columns names {column}, and {objective.title} {reason}. Remove "
                         "the column, or choose another objective"
                     )
         return self
@@ -181,15 +184,23 @@ class StageConfig(
 
     @model_validator(mode="after")
     def _evaluations_have_pairs(self) -> "StageConfig":
-        if self.evaluation.every is not None and float(self.data.held_out) == 0:
-            raise ValueError("evaluation.every measures the held-out pairs; set data.held_out above 0")
+        has_own, sets = float(self.data.held_out) > 0, [one.name for one in self.evaluation.sets]
+        if self.evaluation.every is not None and not (has_own or sets):
+            raise ValueError(
+                "evaluation.every measures the held-out pairs; set data.held_out above 0, or name evaluation.sets"
+            )
         if (keep := self.train.keep_best) is not None:
             if self.evaluation.every is None:
                 raise ValueError(
                     "train.keep_best chooses by evaluations while training; set evaluation.every to epoch, or to a number "
                     "of optimizer steps"
                 )
-            check_metric(keep)
+            if not has_own and not keep.metric.startswith(f"{BY_SET}/"):
+                raise ValueError(
+                    f"train.keep_best.metric {keep.metric} is measured on held-out pairs of the mixture; set data.held_out "
+                    f"above 0, or name one of evaluation.sets, such as {of_set(sets[0], keep.metric)}"
+                )
+            check_metric(keep, sets=sets)
             keep.direction  # noqa: B018 (one that has none is refused)
         return self
 

@@ -68,8 +68,9 @@ def _is_all_here(config: StageConfig) -> bool:
 
 
 def _sets(config: StageConfig) -> list[str]:
-    return [one.source for one in config.data.sources] + [
-        one.source for one in config.quality.evaluation_sets
+    return [
+        *(one.source for one in (*config.data.sources, *config.evaluation.sets)),
+        *(one.source for one in config.quality.evaluation_sets),
     ]
 
 
@@ -92,8 +93,12 @@ def _is_unchanged(config: StageConfig, record: RunRecord) -> bool:
         return False  # the store was copied or moved since
     if not all(map(reusable_result, jobs)):
         return False
-    mixed, trained = _only(jobs, MixJob), _only(jobs, TrainJob)
+    mixed = _only([job for job in jobs if not (isinstance(job, MixJob) and job.set_names)], MixJob)
+    sets = [job for job in jobs if isinstance(job, MixJob) and job.set_names]
+    trained = _only(jobs, TrainJob)
     if resolve_sources(config.data.sources) != mixed.sources:
+        return False
+    if config.evaluation.sets and resolve_sources(config.evaluation.sets) != _only(sets, MixJob).sources:
         return False
     if resolve_evaluation_sets(config.quality.evaluation_sets) != mixed.evaluation_sets:
         return False

@@ -27,7 +27,7 @@ from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import launcher_for
 from tasks.launch.run_job import in_store, reusable_result
 from tasks.launch.workplace import Workplace
-from tasks.mix_data import PinnedTokenizer, fetch_rows, mix_job
+from tasks.mix_data import PinnedTokenizer, apart_from, fetch_rows, mix_job, sets_job
 
 ROWS_LOOKED_AT = 2000  # of each source; two seconds of tokenising
 ROWS_SHOWN_OF = 100  # the same, where a few rows are shown
@@ -114,7 +114,10 @@ def look_at_rows(config: StageConfig) -> tuple[MixResult, bool]:
     place = Workplace(store_root, launcher_for(ComputeConfig()))
     tokenizer, cache = pinned_tokenizer(config.checkpoint, place), store_root / "cache"
     whole = mix_job(config.data, config.quality, config.checkpoint, tokenizer, cache)
-    if made := reusable_result(in_store(whole, store_root)):
+    sets = _sets(config, tokenizer, store_root)
+    if sets:
+        whole = apart_from(whole, sets)
+    if (sets or not config.evaluation.sets) and (made := reusable_result(in_store(whole, store_root))):
         return made, True
     sources = tuple(
         source.model_copy(update={"amount": _some(source, ROWS_SHOWN_OF)}) for source in config.data.sources
@@ -123,6 +126,14 @@ def look_at_rows(config: StageConfig) -> tuple[MixResult, bool]:
     job = mix_job(some, config.quality, config.checkpoint, tokenizer, cache)
     fetch_rows(job, place)
     return place.run(job), False
+
+
+def _sets(config: StageConfig, tokenizer: PinnedTokenizer, store_root: Path) -> MixResult | None:
+    """The mixed sets of ``evaluation.sets``, if there are any and the store has them."""
+    if not config.evaluation.sets:
+        return None
+    job = sets_job(config.data, config.evaluation.sets, config.checkpoint, tokenizer, store_root / "cache")
+    return reusable_result(in_store(job, store_root))
 
 
 def pinned_tokenizer(checkpoint: CheckpointConfig, place: Workplace) -> PinnedTokenizer:

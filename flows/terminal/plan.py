@@ -137,7 +137,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
             f"{config.optim.schedule}, {counted(config.train.num_epochs, 'epoch')}, {config.train.precision}{adapter}"
             f"{_sharding(config)}{_while_training(config)}",
         ),
-        ("evaluate", f"held-out pairs and {config.evaluation.num_prompts} greedy answers, before and after"),
+        ("evaluate", config.evaluation.in_words),
         *([("benchmark", config.benchmarks.in_words)] if config.benchmarks.tasks else []),
         *_gate(config.gate, config.evaluation.warnings.stop),
         ("upload", upload),
@@ -175,12 +175,8 @@ def _beta(loss: LossConfig) -> str:
 
 
 def _gate(gate: GateConfig, stopping: tuple[SignName, ...]) -> list[tuple[str, str]]:
-    rules = [
-        f"{name.replace('_', ' ')} {bound:g}"
-        for name in ("accuracy_at_least", "length_ratio_at_most", "kl_at_most")
-        if (bound := getattr(gate, name)) is not None
-    ]
-    rules += ["checker not below SFT"] if gate.checker_not_below_sft else []
+    rules = gate.in_words
+    rules += [f"{name}: {words}" for name, some in gate.sets.items() for words in some.in_words]
     rules += [rule.in_words(task) for task, rule in gate.benchmarks.items()]
     rules += [f"no sign of {TITLES[name]}" for name in stopping]
     waits = "suspended" if gate.wait == "suspend" else "paused"

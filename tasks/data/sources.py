@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -19,7 +20,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 DATA_SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".arrow", ".csv", ".txt")
 
 
-def resolve_sources(sources: tuple[DataSource, ...]) -> tuple[ResolvedSource, ...]:
+def resolve_sources(sources: Sequence[DataSource]) -> tuple[ResolvedSource, ...]:
     """Return each source with its content pinned. Raises ``DataError``, ``ConfigError``, ``RemoteError``."""
     return tuple(resolve_source(source) for source in sources)
 
@@ -50,7 +51,7 @@ def resolve_evaluation_sets(sets: tuple[EvaluationSet, ...]) -> tuple[ResolvedEv
 
 
 def check_sources(
-    sources: tuple[DataSource, ...] | tuple[EvaluationSet, ...], setting: str = "data.sources"
+    sources: Sequence[DataSource] | Sequence[EvaluationSet], setting: str = "data.sources"
 ) -> None:
     """Raise ``DataError`` for a source that cannot be meant: cheap, so that it comes before a checkpoint is fetched."""
     for source in sources:

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from dpo_core.contract.benchmark_config import TaskName
-from dpo_core.contract.evaluation_config import EvaluationConfig
+from dpo_core.contract.evaluation_config import EvaluationConfig, SetName
 from dpo_core.contract.quantities import Seconds
 from dpo_core.contract.section import Section
 
@@ -41,8 +41,8 @@ class BenchmarkRule(Section):
         return self
 
 
-class GateConfig(Section):
-    """Rules over the held-out evaluation, and whether a person decides. All off by default. See docs/gates.md."""
+class HeldOutRules(Section):
+    """Rules over held-out pairs and prompts."""
 
     accuracy_at_least: float | None = Field(
         None,
@@ -69,6 +69,51 @@ class GateConfig(Section):
         description="Share of greedy answers that keep their prompt's verifiable "
         "constraints: not below the SFT checkpoint's.",
     )
+
+    @property
+    def judges_held_out(self) -> bool:
+        """Whether a rule is on that is measured on held-out pairs or prompts."""
+        return self.checker_not_below_sft or any(
+            bound is not None
+            for bound in (self.accuracy_at_least, self.length_ratio_at_most, self.kl_at_most)
+        )
+
+    @property
+    def asks_prompts(self) -> bool:
+        """Whether a rule is on that is measured on answers to held-out prompts."""
+        return (
+            self.length_ratio_at_most is not None or self.checker_not_below_sft or self.kl_at_most is not None
+        )
+
+    @property
+    def in_words(self) -> list[str]:
+        """Return each rule that is on, as a phrase."""
+        bounds = [
+            f"{name.replace('_', ' ')} {bound:g}"
+            for name in ("accuracy_at_least", "length_ratio_at_most", "kl_at_most")
+            if (bound := getattr(self, name)) is not None
+        ]
+        return bounds + (["checker not below SFT"] if self.checker_not_below_sft else [])
+
+
+class SetRules(HeldOutRules):
+    """Rules over a set of ``evaluation.sets``."""
+
+    @model_validator(mode="after")
+    def _has_a_rule(self) -> "SetRules":
+        if not self.judges_held_out:
+            raise ValueError(
+                "rules of gate.sets need accuracy_at_least, length_ratio_at_most, kl_at_most or checker_not_below_sft"
+            )
+        return self
+
+
+class GateConfig(HeldOutRules):
+    """Rules over the held-out evaluation, and whether a person decides. All off by default. See docs/gates.md."""
+
+    sets: dict[SetName, SetRules] = Field(
+        {}, description="The same rules by set of evaluation.sets, e.g. {safety: {accuracy_at_least: 0.6}}."
+    )
     benchmarks: dict[TaskName, BenchmarkRule] = Field(
         {},
         description="Rules by task of benchmarks.tasks: not_below_sft_by, at_least, metric; e.g. "
@@ -87,15 +132,7 @@ class GateConfig(Section):
     @property
     def has_rules(self) -> bool:
         """Whether any rule is on."""
-        return bool(self.benchmarks) or self.judges_held_out
-
-    @property
-    def judges_held_out(self) -> bool:
-        """Whether a rule is on that is measured on held-out pairs or prompts."""
-        return self.checker_not_below_sft or any(
-            bound is not None
-            for bound in (self.accuracy_at_least, self.length_ratio_at_most, self.kl_at_most)
-        )
+        return bool(self.benchmarks or self.sets) or self.judges_held_out
 
     @model_validator(mode="after")
     def _waiting_is_for_a_person(self) -> "GateConfig":
@@ -112,12 +149,12 @@ def why_unmeasurable(
     """Return what would be missing in every evaluation, as a sentence; None where each rule that is on has its metric."""
     if (gate.judges_held_out or evaluation.warnings.stop) and float(held_out) == 0:
         return "the gate's rules and evaluation.warnings.stop are measured on held-out pairs; set data.held_out above 0"
-    asks_prompts = (
-        gate.length_ratio_at_most is not None or gate.checker_not_below_sft or gate.kl_at_most is not None
-    )
-    if asks_prompts and evaluation.num_prompts == 0:
+    if unknown := [name for name in gate.sets if name not in {one.name for one in evaluation.sets}]:
+        return f"gate.sets has rules for {unknown[0]}, which evaluation.sets does not name; add it there"
+    rules = (gate, *gate.sets.values())
+    if any(some.asks_prompts for some in rules) and evaluation.num_prompts == 0:
         return "rules of the gate need answers to held-out prompts; set evaluation.num_prompts above 0"
-    if gate.kl_at_most is not None and not evaluation.measure_kl:
+    if any(some.kl_at_most is not None for some in rules) and not evaluation.measure_kl:
         return "gate.kl_at_most needs evaluation.measure_kl; set it to true"
     if missing := [name for name in gate.benchmarks if name not in tasks]:
         return (

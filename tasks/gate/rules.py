@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dpo_core.contract.benchmarks import Benchmarks, BenchmarkScore
+from dpo_core.contract.metric_names import by_set
 from dpo_core.contract.section import Section
-from tasks.gate.config import BenchmarkRule, GateConfig
+from tasks.gate.config import BenchmarkRule, GateConfig, HeldOutRules
 
 Metrics = Mapping[str, float]
 ROUNDING = 1e-9  # 0.30 - 0.31 is a little less than -0.01
@@ -25,8 +26,8 @@ class GateCheck(Section):
     detail: str = ""  # why there is no value or no bound
 
 
-def check_rules(gate: GateConfig, before: Metrics, after: Metrics) -> tuple[GateCheck, ...]:
-    """Return the rules that are on, in the order of ``GateConfig``. ``before`` are the SFT checkpoint's metrics."""
+def check_rules(gate: HeldOutRules, before: Metrics, after: Metrics) -> tuple[GateCheck, ...]:
+    """Return the rules that are on, in the order of ``HeldOutRules``. ``before`` are the SFT checkpoint's metrics."""
     checks = []
     if gate.accuracy_at_least is not None:
         checks.append(
@@ -48,6 +49,16 @@ def check_rules(gate: GateConfig, before: Metrics, after: Metrics) -> tuple[Gate
         name = "checker/pass_rate"
         checks.append(_at_least("checker pass rate not below SFT", after, name, before.get(name)))
     return tuple(checks)
+
+
+def check_sets(gate: GateConfig, before: Metrics, after: Metrics) -> tuple[GateCheck, ...]:
+    """Return the rules of named sets, each set by its own figures."""
+    of_before, of_after = by_set(before), by_set(after)
+    return tuple(
+        check.model_copy(update={"rule": f"{name}: {check.rule}"})
+        for name, rules in gate.sets.items()
+        for check in check_rules(rules, of_before.get(name, {}), of_after.get(name, {}))
+    )
 
 
 def check_benchmarks(gate: GateConfig, benchmarks: Benchmarks | None) -> tuple[GateCheck, ...]:

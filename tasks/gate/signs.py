@@ -7,7 +7,7 @@ from dpo_core.contract.metric_names import MEANINGS
 from dpo_core.contract.outcome import Outcome, paired_outcome
 from dpo_core.contract.warning_signs import TITLES, Sign, WarningBounds, figures_of, signs_of
 from tasks.gate.config import GateConfig
-from tasks.gate.rules import GateCheck, check_benchmarks, check_rules
+from tasks.gate.rules import GateCheck, check_benchmarks, check_rules, check_sets
 
 
 def outcomes_of(result: EvaluateResult, benchmarks: Benchmarks | None = None) -> tuple[Outcome, ...]:
@@ -42,6 +42,7 @@ def checks_of(
     figures = figures_of(result.before, result.after, outcomes_of(result, benchmarks))
     return (
         *check_rules(gate, result.before, result.after),
+        *check_sets(gate, result.before, result.after),
         *check_benchmarks(gate, benchmarks),
         *(
             GateCheck(

@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from dpo_core.contract.metric_names import LAST_STEP, MEANINGS, OF_THE_LOSS, SECOND_NAMES
+from dpo_core.contract.metric_names import (
+    LAST_STEP,
+    OF_THE_LOSS,
+    SECOND_NAMES,
+    direction_of,
+    label_of,
+    split_by_set,
+)
 from tasks.report.blocks import Block, Charts, Column, ColumnKind, Page, PageSection, Table, Text
 from tasks.report.compared_scores import scores_section
 from tasks.report.compared_software import software_of
@@ -152,7 +159,7 @@ def evaluation_section(runs: Sequence[RunFiles]) -> PageSection | None:
             else ""
             for result in results
         ]
-        rows.append((_label(name), cells))
+        rows.append((label_of(name), cells))
         best.append(_best(name, [result.after.get(name) if result else None for result in results], runs))
     table = _table(runs, "held out, before → after", rows)
     table = Table(
@@ -170,26 +177,27 @@ def evaluation_section(runs: Sequence[RunFiles]) -> PageSection | None:
     return PageSection("Evaluation", "evaluation", (table, Text(explanation)))
 
 
-def _label(name: str) -> str:
-    return MEANINGS[name].label if name in MEANINGS else name.replace("_", " ")
-
-
 def _best(name: str, values: Sequence[float | None], runs: Sequence[RunFiles]) -> str:
     """The label of the best run, where a metric has a direction and the runs differ."""
-    better = MEANINGS[name].better if name in MEANINGS else 0
+    better, of_a_set = direction_of(name), split_by_set(name)
     known = {
         label: value
         for label, value in zip(labels(runs), values, strict=True)
         if value is not None and math.isfinite(value)
     }
-    of_other_units = name in OF_THE_LOSS and not _same_loss(runs)
-    if not better or not _same_pairs(runs) or of_other_units or len(set(known.values())) < 2:
+    of_other_units = (of_a_set[1] if of_a_set else name) in OF_THE_LOSS and not _same_loss(runs)
+    same_pairs = _same_sets(runs) if of_a_set else _same_pairs(runs)
+    if not better or not same_pairs or of_other_units or len(set(known.values())) < 2:
         return ""
     return max(known, key=lambda label: known[label] * better)
 
 
 def _same_pairs(runs: Sequence[RunFiles]) -> bool:
     return len({run.mixture.data.fingerprint if run.mixture else "" for run in runs if run.evaluation}) == 1
+
+
+def _same_sets(runs: Sequence[RunFiles]) -> bool:
+    return len({run.sets.data.fingerprint if run.sets else "" for run in runs if run.evaluation}) == 1
 
 
 def _same_loss(runs: Sequence[RunFiles]) -> bool:
@@ -203,7 +211,7 @@ def final_section(runs: Sequence[RunFiles]) -> PageSection | None:
         return None
     last = [run.metrics[-1] if run.metrics else {} for run in runs]
     rows = [("step", [f"{step['step']:g}" if step else "" for step in last])]
-    rows += [(_label(name), [number(step.get(name)) for step in last]) for name in LAST_STEP]
+    rows += [(label_of(name), [number(step.get(name)) for step in last]) for name in LAST_STEP]
     return PageSection("Last training step", "final", (_table(runs, "metric", rows),))
 
 

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from dpo_core.contract.metric_names import OF_A_SOURCE, of_source, split_by_source
+from dpo_core.contract.metric_names import OF_A_SOURCE, by_set, of_set, of_source, split_by_source
 from dpo_core.contract.metrics_file import Metrics
 from tasks.report.svg import Chart, Labels, Line, Point, line_chart
 
@@ -12,6 +12,7 @@ MAX_POINTS = 240  # of a line; more are averaged in equal pieces
 STEPS_TO_SMOOTH = 24  # from here on a noisy line gets its running mean
 SOURCE_COLOURS = ("blue", "orange", "green", "purple", "grey")  # those with values at most steps have a line
 HELD_OUT_COLOUR = "orange"
+SET_COLOURS = ("bad", "warn", "grey")  # of as many sets
 SMOOTHING = 12  # the running mean weighs about the last n-th part of the run
 
 
@@ -111,9 +112,18 @@ def _held_out_charts(
         ("Reward margin", "chosen − rejected, loss's units", "purple", "rewards/margins", (0.0, ""), None),
     ):
         lines = _lines(metrics, [("training" if evaluations else "", colour, name)], is_noisy=True)
-        if evaluations:
-            lines.append(Line("held out", HELD_OUT_COLOUR, points_of(evaluations, name)))
+        lines += [
+            Line(of or "held out", shade, points_of(evaluations, of_set(of, name) if of else name))
+            for of, shade in _measured(evaluations)
+        ]
         yield line_chart(_over_steps(title, unit), lines, marks, level, y_bounds)
+
+
+def _measured(evaluations: Metrics) -> list[tuple[str, str]]:
+    """The mixture's own held-out pairs, whose name is empty, and the first named sets, with their colours."""
+    names = dict.fromkeys(name for one in evaluations for name in by_set(one))
+    own = [("", HELD_OUT_COLOUR)] if any("loss" in one for one in evaluations) else []
+    return own + list(zip(names, SET_COLOURS, strict=False))
 
 
 def _source_charts(metrics: Metrics, marks: list[tuple[float, str]]) -> tuple[Chart, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from dpo_core.contract.jobs import AnswerPair
+from tasks.report.blocks import Sample
 
 
 def informative(answers: Sequence[AnswerPair], count: int) -> tuple[AnswerPair, ...]:
@@ -21,3 +22,11 @@ def informative(answers: Sequence[AnswerPair], count: int) -> tuple[AnswerPair, 
     free = min(count - len(chosen), len(others))
     chosen += [others[number * len(others) // free] for number in range(free)]
     return tuple(answers[place] for place in chosen)
+
+
+def as_samples(answers: Sequence[AnswerPair], count: int) -> tuple[Sample, ...]:
+    """Return the informative ones as a page shows them."""
+    return tuple(
+        Sample(answer.prompt, answer.before, answer.after, answer.before_passes, answer.after_passes)
+        for answer in informative(answers, count)
+    )

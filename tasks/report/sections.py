@@ -2,7 +2,15 @@
 
 from dpo_core.contract.drops import MEANING
 from dpo_core.contract.jobs import EvaluateResult
-from dpo_core.contract.metric_names import MEANINGS, OF_A_SOURCE, TILES, of_source, split_by_source, tone_of
+from dpo_core.contract.metric_names import (
+    MEANINGS,
+    OF_A_SOURCE,
+    TILES,
+    of_source,
+    split_by_set,
+    split_by_source,
+    tone_of,
+)
 from tasks.report.blocks import (
     Block,
     Charts,
@@ -12,7 +20,6 @@ from tasks.report.blocks import (
     Details,
     Heading,
     PageSection,
-    Sample,
     Samples,
     Table,
     Text,
@@ -21,9 +28,10 @@ from tasks.report.blocks import (
 )
 from tasks.report.curves import training_charts
 from tasks.report.data_charts import length_charts
+from tasks.report.held_out_sets import ledger_blocks, set_blocks
 from tasks.report.lineage import lineage, lineage_chart
 from tasks.report.quality import quality_blocks
-from tasks.report.samples import informative
+from tasks.report.samples import as_samples
 from tasks.report.tables import counted, metrics_rows, mixture_rows, number, training_rows
 from tasks.report.trained_rows import row_blocks
 from tasks.run.files import RunFiles
@@ -39,7 +47,7 @@ def evaluation_section(run: RunFiles) -> PageSection | None:
     rows, tones = [], []
     for row in sorted(metrics_rows(result), key=lambda row: row["metric"] not in TILES):
         name = row["metric"]
-        if split_by_source(name):
+        if split_by_source(name) or split_by_set(name):
             continue
         meaning = MEANINGS.get(name)
         rows.append(
@@ -65,7 +73,8 @@ def evaluation_section(run: RunFiles) -> PageSection | None:
     )
     caption = "Green and red: a change for the better or the worse, where a metric has such a direction."
     table = Table(columns, tuple(rows), caption, tuple(tones), toned_column=3)
-    return PageSection("Held-out evaluation", "evaluation", (Text(words), table, *by_source_blocks(result)))
+    parts = (*by_source_blocks(result), *set_blocks(result, num_samples_shown(run)))
+    return PageSection("Held-out evaluation", "evaluation", (Text(words), table, *parts))
 
 
 def by_source_blocks(result: EvaluateResult) -> tuple[Block, ...]:
@@ -91,12 +100,18 @@ def by_source_blocks(result: EvaluateResult) -> tuple[Block, ...]:
     return Heading("By source"), Table(columns, tuple(rows), caption, tuple(tones), toned_column=2)
 
 
+def num_samples_shown(run: RunFiles) -> int:
+    """Return how many answers stand side by side."""
+    shown: int = run.config.get("evaluation", {}).get("num_samples_shown", DEFAULT_SAMPLES)
+    return shown
+
+
 def samples_section(run: RunFiles) -> PageSection | None:
     """Return greedy answers side by side."""
     if run.evaluation is None:
         return None
     answers = run.evaluation.answers
-    shown = run.config.get("evaluation", {}).get("num_samples_shown", DEFAULT_SAMPLES)
+    shown = num_samples_shown(run)
     if not answers or not shown:
         return PageSection(
             "Samples",
@@ -108,10 +123,7 @@ def samples_section(run: RunFiles) -> PageSection | None:
                 ),
             ),
         )
-    samples = tuple(
-        Sample(answer.prompt, answer.before, answer.after, answer.before_passes, answer.after_passes)
-        for answer in informative(answers, shown)
-    )
+    samples = as_samples(answers, shown)
     checked = (
         ""
         if all(sample.before_passes is None for sample in samples)
@@ -212,7 +224,7 @@ def data_section(run: RunFiles) -> PageSection | None:
         Column("first rows", "code"),
     )
     blocks.append(Table(columns, tuple(dropped)) if dropped else Text("None."))
-    blocks += [*quality_blocks(mixture), *row_blocks(mixture)]
+    blocks += [*quality_blocks(mixture), *ledger_blocks(run), *row_blocks(mixture)]
     charts = length_charts(lengths)
     words = "A pair's prompt is counted up to the token where its two sides part."
     blocks += [

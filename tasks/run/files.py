@@ -67,6 +67,7 @@ class RunFiles:
     gate: tuple[GateCheck, ...] = ()  # none if the run has no rule or did not come to it
     approval: Approval | None = None
     benchmarks: Benchmarks | None = None
+    sets: MixResult | None = None  # of evaluation.sets
     metrics: Metrics = field(default_factory=list)
     evaluations: Metrics = field(default_factory=list)  # of the held-out pairs, while it trained
 
@@ -125,6 +126,7 @@ def read_run_files(folder: Path) -> RunFiles:
         gate=_gate(folder),
         approval=_model(folder / APPROVAL_FILE, Approval),
         benchmarks=_model(folder / BENCHMARKS_FILE, Benchmarks),
+        sets=_sets(record, store),
         metrics=read_metrics(steps["train"].folder / METRICS_FILE) if "train" in steps else [],
         evaluations=read_metrics(steps["train"].folder / EVALUATIONS_FILE) if "train" in steps else [],
     )
@@ -191,6 +193,11 @@ def _gate(folder: Path) -> tuple[GateCheck, ...]:
     with contextlib.suppress(ValidationError):
         return tuple(map(GateCheck.model_validate, checks)) if isinstance(checks, list) else ()
     return ()
+
+
+def _sets(record: RunRecord, store: Path) -> MixResult | None:
+    path = record.outputs.get("sets")
+    return _model(moved(Path(path), store) / RESULT_FILE, MixResult) if path else None
 
 
 def _json(path: Path) -> Any:

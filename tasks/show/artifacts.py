@@ -103,6 +103,15 @@ def show_mixture(result: MixResult, family: str) -> None:
 
 
 @never_fails
+def show_sets(result: MixResult, names: Sequence[str], family: str) -> None:
+    """Make table ``<name>-held-out-sets``: of each named set what came in, what was kept, and why rows were dropped."""
+    rows = [
+        {"set": name, **row} for name, row in zip(names, mixture_rows(result), strict=False)
+    ]  # the last one is of all
+    table_artifact(rows, artifact_key("held-out-sets", family), "Measured, and never trained on")
+
+
+@never_fails
 def show_reference(result: ReferenceResult, family: str) -> None:
     """Make table ``<name>-reference``: rows, cache hits, speed."""
     table_artifact(reference_rows(result), artifact_key("reference", family), "Reference log-probabilities")

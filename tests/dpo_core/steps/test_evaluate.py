@@ -22,7 +22,7 @@ from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows, read_aligned, write_aligned
 from dpo_core.model.generate import Generation, answer_greedily
 from dpo_core.model.load import load_model
-from dpo_core.steps.evaluate import _distinct_prompts, checker_rates
+from dpo_core.training.answers import checker_rates, distinct_prompts
 from tests.dpo_core.model.test_forward import by_hand
 from tests.tiny_models import make_model, make_tokenizer
 from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, mix, reference_job, run_here
@@ -163,10 +163,10 @@ def test_a_prompt_that_stands_twice_is_asked_once(stage, tmp_path):
     twins = [{**row, "chosen": [{"role": "assistant", "content": "another answer."}]} for row in rows]
     dataset = PairDataset.open(mix(rows + twins, stage.checkpoint, tmp_path, held_out="5").path, "held_out")
     assert len(dataset) == 10
-    asked = _distinct_prompts(dataset, limit=8)
+    asked = distinct_prompts(dataset, 8, range(len(dataset)))
     assert len({dataset.prompt(row).text for row in asked}) == len(asked) == 5
-    assert len(_distinct_prompts(dataset, limit=3)) == 3
-    assert _distinct_prompts(dataset, limit=0) == []
+    assert len(distinct_prompts(dataset, 3, range(len(dataset)))) == 3
+    assert distinct_prompts(dataset, 0, range(len(dataset))) == []
 
 
 def test_without_held_out_rows_there_is_nothing_to_measure(stage, tmp_path):

@@ -6,18 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from dpo_core.contract.errors import PolicyDegraded, Preempted
+from dpo_core.contract.errors import ConfigError, PolicyDegraded, Preempted
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.keep_best import KeepBest
+from dpo_core.contract.metric_names import of_set
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import sha256_file
+from dpo_core.data.pair_dataset import PairDataset
+from dpo_core.data.reference_cache import read_aligned
 from dpo_core.loss.losses import LossOutput
 from dpo_core.loss.pair_logps import PairLogps
-from dpo_core.training import held_out
+from dpo_core.model.load import load_model
+from dpo_core.training import held_out, while_training
+from tests.dpo_core.model.test_forward import by_hand
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.step_process import evaluations_in
 from tests.tiny_models import make_model
-from tests.tiny_stage import TinyStage, checkpoint_ref, run_here
+from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, make_sets, mix, reference_job, run_here
 
 MEASURED = ("loss", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps_per_token/rejected")
 
@@ -73,7 +79,7 @@ def test_the_last_one_is_what_the_evaluation_after_training_finds(stage, whole, 
 
 
 def test_what_is_scored_piece_by_piece_is_the_same(stage, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(held_out, "PAIRS_BETWEEN_LOOKS", 4)  # 6 pairs: a piece that is not full
+    monkeypatch.setattr(while_training, "PAIRS_BETWEEN_LOOKS", 4)  # 6 pairs: a piece that is not full
     run_here(job_in(stage, tmp_path, every=2))
     ours, theirs = evaluations_in(tmp_path), evaluations_in(whole.metrics_path.parent)
     for name in MEASURED:
@@ -83,8 +89,8 @@ def test_what_is_scored_piece_by_piece_is_the_same(stage, whole, tmp_path, monke
 def test_one_that_a_request_to_stop_cuts_off_is_made_when_the_run_goes_on(
     stage, whole, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(held_out, "PAIRS_BETWEEN_LOOKS", 4)
-    score_pairs, calls = held_out.score_pairs, []
+    monkeypatch.setattr(while_training, "PAIRS_BETWEEN_LOOKS", 4)
+    score_pairs, calls = while_training.score_pairs, []
 
     def asked_to_stop_in_the_second_evaluation(*given, rows):
         calls.append(rows)
@@ -92,7 +98,7 @@ def test_one_that_a_request_to_stop_cuts_off_is_made_when_the_run_goes_on(
             signal.raise_signal(signal.SIGTERM)
         return score_pairs(*given, rows=rows)
 
-    monkeypatch.setattr(held_out, "score_pairs", asked_to_stop_in_the_second_evaluation)
+    monkeypatch.setattr(while_training, "score_pairs", asked_to_stop_in_the_second_evaluation)
     job = job_in(stage, tmp_path, every=3)
     with pytest.raises(Preempted, match="checkpoint of step 6"):
         run_here(job)
@@ -106,14 +112,14 @@ def test_one_that_a_request_to_stop_cuts_off_is_made_when_the_run_goes_on(
 
 def test_those_of_steps_that_are_taken_again_are_made_again(stage, whole, tmp_path, monkeypatch):
     """A run that dies after an evaluation, before the checkpoint behind it."""
-    after_step = held_out.Evaluations.after_step
+    after_step = while_training.Evaluations.after_step
 
     def dies(self, step):
         after_step(self, step)
         if step == 6:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(held_out.Evaluations, "after_step", dies)
+    monkeypatch.setattr(while_training.Evaluations, "after_step", dies)
     job = job_in(stage, tmp_path, every=2)
     with pytest.raises(KeyboardInterrupt):
         run_here(job)
@@ -125,6 +131,82 @@ def test_those_of_steps_that_are_taken_again_are_made_again(stage, whole, tmp_pa
     assert sha256_file(result.weights_path / "model.safetensors") == sha256_file(
         whole.weights_path / "model.safetensors"
     )
+
+
+@pytest.fixture(scope="module")
+def sets(stage, tmp_path_factory):
+    return make_sets({"safety": 7, "maths": 4}, stage.checkpoint, tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="module")
+def whole_with_sets(stage, sets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("with-sets")
+    return run_here(job_in(stage, folder, every=3).model_copy(update={"sets": sets}).at(folder))
+
+
+def test_each_named_set_is_measured_by_itself_and_the_run_is_the_same(stage, whole, whole_with_sets, sets):
+    assert_same_run(whole_with_sets, whole)
+    found = evaluations_in(whole_with_sets.metrics_path.parent)
+    assert [one["step"] for one in found] == [3, 6, 9]
+    assert {(one["pairs"], one["held_out/safety/pairs"], one["held_out/maths/pairs"]) for one in found} == {
+        (6, 7, 4)
+    }
+    mixture = evaluations_in(whole.metrics_path.parent)[2]  # step 6
+    assert [found[1][name] for name in MEASURED] == pytest.approx([mixture[name] for name in MEASURED])
+
+
+def test_the_figures_of_a_set_are_those_of_its_pairs_alone(stage, whole_with_sets, sets, tmp_path):
+    """Against sums by hand, one sequence at a time, and the evaluation after training."""
+    last = evaluations_in(whole_with_sets.metrics_path.parent)[-1]
+    trained = as_checkpoint(tmp_path / "model", whole_with_sets)
+    job = stage.evaluate_job(tmp_path / "both", trained, num_prompts=2, max_new_tokens=4)
+    both = run_here(job.model_copy(update={"sets": sets}).at(tmp_path / "both"))
+    here, after, model = PairDataset.open(sets.data.path, "held_out"), both.after, load_model(trained)
+    reference = read_aligned(sets.reference.path, "held_out", here.row_keys)
+    for number, (name, size) in enumerate({"safety": 7, "maths": 4}.items()):
+        assert after[of_set(name, "pairs")] == size
+        for metric in MEASURED:
+            assert last[of_set(name, metric)] == pytest.approx(
+                after[of_set(name, metric)], rel=1e-5, abs=1e-6
+            )
+        mine = np.flatnonzero(here.sources == number)
+        sums = np.array([by_hand(model, here[i].chosen_ids, here[i].chosen_trained) for i in mine.tolist()])
+        assert after[of_set(name, "logps/chosen")] == pytest.approx(sums.mean(), rel=1e-4)
+        gained = 0.5 * (sums - reference.sums[mine, 0])
+        assert after[of_set(name, "rewards/chosen")] == pytest.approx(gained.mean(), rel=1e-3, abs=1e-4)
+        assert both.before[of_set(name, "rewards/accuracies")] == 0.5
+        assert len(both.set_answers[name]) == 2
+        passed = [answer.after_passes for answer in both.set_answers[name]]
+        assert after[of_set(name, "checker/pass_rate")] == sum(passed) / 2
+    assert len(both.answers) == 2
+    assert both.num_pairs == 6
+
+
+def test_the_best_step_may_be_chosen_by_a_set(stage, sets, whole_with_sets, tmp_path):
+    keep = KeepBest(metric="held_out/maths/loss")
+    job = stage.train_job(tmp_path, evaluation=EvaluationConfig(every=3), keep_best=keep, sets=sets)
+    found = evaluations_in(whole_with_sets.metrics_path.parent)
+    expected = min(found, key=lambda one: one["held_out/maths/loss"])["step"]
+    assert run_here(job).best.step == expected
+    without = job.model_copy(update={"sets": None})
+    assert without.fingerprint != job.fingerprint
+    with pytest.raises(ConfigError, match=r"held_out/maths/loss, which evaluation\.every does not measure"):
+        run_here(without.at(tmp_path / "without"))
+
+
+def test_without_pairs_of_the_mixture_the_sets_are_measured_alone(stage, sets, tmp_path):
+    data = mix(make_rows(12), stage.checkpoint, tmp_path / "data", held_out="0")
+    reference = run_here(reference_job(tmp_path / "reference", data, stage.checkpoint)).reference
+    alone = {"data": data, "reference": reference, "sets": sets}
+    run_here(job_in(stage, tmp_path / "run", every=2).model_copy(update=alone).at(tmp_path / "run"))
+    found = evaluations_in(tmp_path / "run")
+    assert [one["step"] for one in found] == [2, 3]
+    assert "loss" not in found[0]
+    assert found[0]["held_out/safety/loss"] > 0
+    job = stage.evaluate_job(tmp_path / "evaluation", stage.checkpoint, num_prompts=2, max_new_tokens=4)
+    result = run_here(job.model_copy(update=alone).at(tmp_path / "evaluation"))
+    assert (result.num_pairs, result.num_prompts, result.answers) == (0, 0, ())
+    assert result.after["held_out/safety/rewards/accuracies"] == 0.5
 
 
 def test_margins_that_follow_length_are_correlated_with_it():

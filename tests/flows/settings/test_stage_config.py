@@ -99,6 +99,21 @@ def test_what_is_measured_while_training_needs_pairs_that_are_held_out():
     ):
         config(data=data, evaluation={"every": 5})
     assert config(data=data | {"held_out": "8"}, evaluation={"every": "epoch"}).evaluation.every == "epoch"
+    sets = [{"name": "safety", "source": "org/safety"}]
+    alone = {"every": 5, "sets": sets}
+    assert config(data=data, evaluation=alone).evaluation.sets[0].name == "safety"
+    best = {"keep_best": {"metric": "held_out/safety/loss"}}
+    assert config(data=data, evaluation=alone, train=best).train.keep_best.direction == "min"
+    with pytest.raises(ConfigError, match=r"one of evaluation\.sets, such as held_out/safety/rewards/accur"):
+        config(data=data, evaluation=alone, train={"keep_best": {}})
+    for metric in ("held_out/maths/loss", "held_out/safety/pairs"):
+        with pytest.raises(ConfigError, match=r"It measures: .*held_out/safety/rewards/accuracies"):
+            config(evaluation=alone, train={"keep_best": {"metric": metric}})
+    with pytest.raises(ConfigError, match=r"the name safety twice"):
+        config(evaluation={"sets": sets * 2})
+    margin = {"sets": [sets[0] | {"columns": {"margin": "gap"}}]}
+    with pytest.raises(ConfigError, match=r"evaluation\.sets\.0\.columns names margin"):
+        config(loss={"name": "aot_pair"}, evaluation=margin)
 
 
 @pytest.mark.parametrize(

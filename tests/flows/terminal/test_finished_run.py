@@ -21,9 +21,11 @@ from flows.terminal.finished_run import finished_run
 from tasks.handoff.schema import read_handoff
 from tasks.report.page import REPORT_FILE
 from tasks.run.environment import RunEnvironment, run_environment
+from tasks.run.files import read_run_files
+from tasks.run.garbage import reachable, store_entries
 from tests.flows.conftest import last_run, launches, tiny_config
 from tests.prefect_database import new_prefect_home
-from tests.tiny_stage import write_inputs
+from tests.tiny_stage import make_rows, write_inputs
 from tests.warm.started import python_path
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server", "clean_checkout")]
@@ -44,10 +46,14 @@ def clean_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(prefect_server, tmp_path_factory) -> StageConfig:
     """Of a complete run on inputs of its own."""
     folder = tmp_path_factory.mktemp("finished")
+    inputs = write_inputs(folder / "inputs")
+    rows = [*make_rows(60)[:1], *make_rows(5, seed=9)]  # the first is one of the mixture's, too
+    (inputs / "safety.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = tiny_config(
-        write_inputs(folder / "inputs"),
+        inputs,
         folder / "store",
-        evaluation={"every": 10},
+        evaluation={"every": 10, "sets": [{"name": "safety", "source": str(inputs / "safety.jsonl")}]},
+        gate={"sets": {"safety": {"accuracy_at_least": 0.0}}},
         train={"checkpoint_every": 10, "keep_best": {"metric": "rewards/margins", "mode": "min"}},
     )
     dpo_stage(made)
@@ -99,6 +105,7 @@ def of_store(pattern: str) -> Callable[[StageConfig], Path]:
     "place",
     [
         lambda config: Path(config.data.sources[0].source),
+        lambda config: Path(config.evaluation.sets[0].source),
         lambda config: Path(config.checkpoint.source) / "model.safetensors",
         of_store("checkpoints/*/model.safetensors"),
         of_store("export/*/checkpoint/model.safetensors"),
@@ -108,7 +115,18 @@ def of_store(pattern: str) -> Callable[[StageConfig], Path]:
         of_store("mix/*/data/train/*"),
         of_store("reference/*/reference/*"),
     ],
-    ids=["data", "checkpoint", "snapshot", "export", "published", "card", "hand-off", "mixture", "reference"],
+    ids=[
+        "data",
+        "set",
+        "checkpoint",
+        "snapshot",
+        "export",
+        "published",
+        "card",
+        "hand-off",
+        "mixture",
+        "reference",
+    ],
 )
 @pytest.mark.parametrize("change", [flipped, lambda content: None], ids=["changed", "gone"])
 def test_whatever_was_touched_since_is_looked_at_again(config, place, change):
@@ -123,6 +141,25 @@ def test_whatever_was_touched_since_is_looked_at_again(config, place, change):
         for result, content in results.items():  # a result whose files are damaged is taken away
             result.write_bytes(content)
     assert finished_run(config) is not None
+
+
+def test_a_named_set_is_measured_kept_apart_judged_and_shown(config):
+    folder, record = last_run(config.store.root)
+    run = read_run_files(folder)
+    assert (run.sets.held_out_rows, run.sets.train_rows) == (6, 0)
+    assert run.mixture.per_source[0].dropped == {"in_held_out_set": 1}
+    assert [one["held_out/safety/pairs"] for one in run.evaluations] == [6, 6, 6]
+    assert run.evaluation.before["held_out/safety/rewards/accuracies"] == 0.5
+    assert len(run.evaluation.set_answers["safety"]) == 3
+    assert [(check.rule, check.passed) for check in run.gate] == [
+        ("safety: held-out accuracy at least", True)
+    ]
+    page = (folder / REPORT_FILE).read_text()
+    for shown in ("By held-out set", "Of the mixture 1 row went because a set has its prompt"):
+        assert shown in page
+    assert Path(record.outputs["sets"]) in reachable(
+        config.store.root, [record], list(store_entries(config.store.root))
+    )
 
 
 def test_the_weights_of_any_kept_step_are_exported_by_the_command_line(config, tmp_path):

@@ -326,16 +326,19 @@ def test_moments_in_8_bits_are_planned(tmp_path):
 
 def test_gate_and_person_stand_before_the_upload():
     gate = {
+        "sets": {"safety": {"checker_not_below_sft": True}},
         "accuracy_at_least": 0.7,
         "kl_at_most": 0.1,
         "approval": "person",
         "wait": "suspend",
         "timeout_seconds": 3600,
     }
-    steps = plan_stage(validated(values(gate=gate, evaluation={"measure_kl": True}), "gated")).steps
+    evaluation = {"measure_kl": True, "sets": [{"name": "safety", "source": "org/safety"}]}
+    steps = plan_stage(validated(values(gate=gate, evaluation=evaluation), "gated")).steps
     names = [name for name, _ in steps]
     assert names[names.index("evaluate") :] == ["evaluate", "gate", "approve", "upload", "hand off"]
-    assert dict(steps)["gate"] == "accuracy at least 0.7, kl at most 0.1"
+    assert dict(steps)["gate"] == "accuracy at least 0.7, kl at most 0.1, safety: checker not below SFT"
+    assert dict(steps)["evaluate"].endswith("8 greedy answers, and of the set safety, before and after")
     assert dict(steps)["approve"] == "a person decides within 3,600 s; the run is suspended meanwhile"
     assert "gate" not in dict(plan_stage(validated(values(), "open")).steps)
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dpo_core.contract.benchmarks import Benchmarks, compared
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from tasks.gate.config import GateConfig, why_unmeasurable
-from tasks.gate.rules import check_benchmarks, check_rules, check_table, failed_checks
+from tasks.gate.rules import check_benchmarks, check_rules, check_sets, check_table, failed_checks
 from tests.tasks.made_scores import benchmarks, task_scores
 from tests.tasks.report.made_run import config_of
 
@@ -30,7 +30,11 @@ ALL = {
 
 
 def test_without_rules_nothing_is_checked():
-    rules = {**ALL, "benchmarks": {"gsm8k": {"not_below_sft_by": 0.01}}}
+    rules = {
+        **ALL,
+        "sets": {"safety": {"accuracy_at_least": 0.6}},
+        "benchmarks": {"gsm8k": {"not_below_sft_by": 0.01}},
+    }
     assert set(rules) == set(GateConfig.model_fields) - {"approval", "wait", "timeout_seconds"}
     assert check_rules(GateConfig(), BEFORE, AFTER) == ()
     assert not GateConfig().has_rules
@@ -134,6 +138,38 @@ def test_a_better_accuracy_never_turns_a_pass_into_a_fail(value, better, bound):
 def test_a_rule_that_nothing_would_measure_is_refused_before_the_run(gate, evaluation, held_out, reason):
     found = why_unmeasurable(GateConfig(**gate), EvaluationConfig(**evaluation), held_out)
     assert found is None if reason is None else reason in found
+
+
+def of(name: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"held_out/{name}/{metric}": value for metric, value in metrics.items()}
+
+
+def test_rules_of_a_set_judge_its_figures_and_no_others():
+    gate = GateConfig(sets={"safety": ALL, "maths": {"accuracy_at_least": 0.9}})
+    before = BEFORE | of("safety", BEFORE)
+    after = AFTER | of("safety", AFTER | {"answers/mean_words": 31.0}) | of("maths", {"loss": 0.1})
+    checks = check_sets(gate, before, after)
+    assert [(check.rule, check.value, check.passed) for check in checks] == [
+        ("safety: held-out accuracy at least", 0.8, True),
+        ("safety: mean length ratio at most", 1.55, False),
+        ("safety: KL to reference at most", 0.02, True),
+        ("safety: checker pass rate not below SFT", 0.3, True),
+        ("maths: held-out accuracy at least", None, False),
+    ]
+    assert "measured no rewards/accuracies" in checks[-1].detail
+
+
+def test_rules_of_a_set_need_the_set_and_what_they_are_measured_on():
+    safety = EvaluationConfig(sets=[{"name": "safety", "source": "safety.jsonl"}], num_prompts=0)
+    by_accuracy = GateConfig(sets={"safety": {"accuracy_at_least": 0.6}})
+    assert why_unmeasurable(by_accuracy, safety, "0") is None
+    assert "evaluation.sets does not name; add it there" in why_unmeasurable(
+        by_accuracy, EvaluationConfig(), "0.1"
+    )
+    by_length = GateConfig(sets={"safety": {"length_ratio_at_most": 2}})
+    assert "set evaluation.num_prompts above 0" in why_unmeasurable(by_length, safety, "0.1")
+    with pytest.raises(ValidationError, match=r"rules of gate\.sets need accuracy_at_least"):
+        GateConfig(sets={"safety": {}})
 
 
 def test_suspending_without_a_person_is_refused():

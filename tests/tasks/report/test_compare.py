@@ -1,6 +1,7 @@
 """Runs side by side: only what differs, whatever store the runs lie in."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def test_settings_that_differ_stand_beside_metrics_that_differ(pair):
     assert evaluation["loss"][-1] == ""  # not comparable: the betas differ
     assert rows_of(page, "final")["step"] == ("40", "20")
     assert rows_of(page, "speed")["training, pairs/s"] == ("2", SAME)
+
+
+def test_a_named_set_is_compared_where_it_is_the_same(tmp_path):
+    measured = {"held_out/safety/rewards/accuracies": 0.6, "held_out/safety/loss": 0.6}
+    one = make_run(tmp_path / "one", after=AFTER | measured)
+    other = make_run(tmp_path / "other", after=AFTER | measured | {"held_out/safety/rewards/accuracies": 0.7})
+    cells = rows_of(page_of(one, other), "evaluation")["safety: reward accuracy"]
+    assert cells == ("- → 0.6", "- → 0.7", "B")
+    runs = [read_run_files(folder) for folder in (one, other)]
+    other_set = replace(runs[1], sets=runs[1].mixture)  # any other rows
+    rows = rows_of(compare_page([runs[0], other_set]), "evaluation")
+    assert rows["safety: reward accuracy"][-1] == ""
 
 
 def test_equal_runs_differ_in_nothing_but_time(tmp_path):

@@ -1,0 +1,136 @@
+"""Greedy answers to held-out prompts, and what is counted in them: of the mixture's own, and of each named set's.
+
+Every rank answers its share of the prompts. Shapes: N prompts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from dpo_core.contract.jobs import EvaluateJob, TrainJob
+from dpo_core.contract.metric_names import of_set
+from dpo_core.contract.refs import CheckpointRef
+from dpo_core.data.checkers import judge
+from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
+from dpo_core.data.tokenizer import load_tokenizer
+from dpo_core.engine.choose import calling_the_model
+from dpo_core.model.forward import PairScorer
+from dpo_core.model.generate import answer_greedily
+from dpo_core.training.held_out import MeasuredPairs
+from dpo_core.training.scores import generation_of
+
+OWN = ""  # stands for the mixture's held-out prompts, where sets are named
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPrompts:
+    """Prompts by the set that they are of; those of the mixture itself are ``OWN``."""
+
+    by_set: dict[str, tuple[HeldOutPrompt, ...]]
+
+    @property
+    def all(self) -> list[HeldOutPrompt]:
+        """All prompts, set by set."""
+        return list(chain.from_iterable(self.by_set.values()))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.by_set.values()))
+
+    def parts(self) -> Iterator[tuple[str, slice]]:
+        """Yield each set that has prompts, and the places of these among all."""
+        first = 0
+        for name, prompts in self.by_set.items():
+            if prompts:
+                yield name, slice(first, first + len(prompts))
+            first += len(prompts)
+
+    def metrics(self, of: Callable[[slice], dict[str, float]]) -> dict[str, float]:
+        """Return what ``of`` finds at the places of each set, under the set's name."""
+        return {
+            of_set(name, metric) if name else metric: value
+            for name, places in self.parts()
+            for metric, value in of(places).items()
+        }
+
+
+def asked_prompts(parts: Sequence[MeasuredPairs], limit: int) -> AskedPrompts:
+    """Return the first ``limit`` different prompts of the mixture's held-out pairs and of each set."""
+    by_set: dict[str, tuple[HeldOutPrompt, ...]] = {}
+    for part in parts:
+        of = part.dataset.sources if part.are_sets else np.zeros(len(part.dataset), np.int32)
+        for number, name in enumerate(part.dataset.source_names if part.are_sets else (OWN,)):
+            rows = np.flatnonzero(of == number)
+            by_set[name] = tuple(map(part.dataset.prompt, distinct_prompts(part.dataset, limit, rows)))
+    return AskedPrompts(by_set)
+
+
+def distinct_prompts(dataset: PairDataset, limit: int, among: Sequence[int] | np.ndarray) -> list[int]:
+    """Return rows of the first ``limit`` different prompts of some held-out rows."""
+    rows: dict[bytes, int] = {}
+    for row in among:
+        if len(rows) == limit:
+            break
+        rows.setdefault(dataset.prompt(row).prompt_ids.tobytes(), int(row))
+    return list(rows.values())
+
+
+def greedy_answers(
+    job: EvaluateJob | TrainJob,
+    checkpoint: CheckpointRef,
+    scorer: PairScorer,
+    prompts: Sequence[HeldOutPrompt],
+    on_answers: Callable[[int], None],
+    accelerator: Accelerator,
+) -> list[str]:
+    """Return answers to prompts, each rank taking its share. -> in the prompts' order, on every rank
+
+    Ranks that hold a part of each weight can only compute together: there every rank gives all answers, which are rank 0's.
+    """
+    world = 1 if scorer.is_split else accelerator.num_processes
+    mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index % world :: world]]
+    tokenizer = load_tokenizer(checkpoint.path, None, checkpoint.allow_remote_code)
+    with calling_the_model(job.sharding, scorer, accelerator.device):
+        answers = answer_greedily(
+            scorer.model, tokenizer, mine, generation_of(job, scorer, accelerator), on_answers=on_answers
+        )
+    if world == 1:
+        return answers
+    by_rank = gather_object([answers])
+    return [by_rank[number % world][number // world] for number in range(len(prompts))]
+
+
+def answer_metrics(asked: AskedPrompts, answers: Sequence[str]) -> dict[str, float]:
+    """Return what is counted in the answers to each set's prompts: instructions kept, and the mean of words."""
+    prompts = asked.all
+
+    def counted(places: slice) -> dict[str, float]:
+        some = answers[places]
+        words = sum(len(answer.split()) for answer in some) / len(some)
+        return checker_rates(some, prompts[places]) | {"answers/mean_words": words}
+
+    return asked.metrics(counted)
+
+
+def checker_rates(answers: Sequence[str], prompts: Sequence[HeldOutPrompt]) -> dict[str, float]:
+    """Return IFEval's four accuracies over the prompts that have constraints: of prompts and of single instructions, strict
+    and loose. Empty without such prompts."""
+    verdicts = [
+        judge(answer, prompt.constraints)
+        for answer, prompt in zip(answers, prompts, strict=True)
+        if prompt.constraints
+    ]
+    if not verdicts:
+        return {}
+    strict = [kept for verdict in verdicts for kept in verdict.strict]
+    loose = [kept for verdict in verdicts for kept in verdict.loose]
+    return {
+        "checker/pass_rate": sum(verdict.passes for verdict in verdicts) / len(verdicts),
+        "checker/pass_rate_loose": sum(all(verdict.loose) for verdict in verdicts) / len(verdicts),
+        "checker/instruction_rate": sum(strict) / len(strict),
+        "checker/instruction_rate_loose": sum(loose) / len(loose),
+        "checker/prompts": float(len(verdicts)),
+    }
