@@ -68,7 +68,10 @@ def with_loading_info(path: Path, **settings: Any) -> tuple[PreTrainedModel, dic
     both = AutoModelForCausalLM.from_pretrained(
         path, output_loading_info=True, generation_config=read_settings(path), **settings
     )
-    return cast(tuple[PreTrainedModel, dict[str, Any]], both)  # its types know the model alone
+    model, info = cast(tuple[PreTrainedModel, dict[str, Any]], both)  # its types know the model alone
+    if settings.get("device_map") == WITHOUT_MEMORY:
+        model.tie_weights()  # without values it cannot see that what files hold twice is one, and leaves it apart
+    return model, info
 
 
 def load_model(

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging as transformers_logging
 
+from dpo_core.contract.checkpoint_files import CONFIG
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.jobs import AnswerResult, RehearseJob, RehearseResult
 from dpo_core.contract.progress import Progress
@@ -27,11 +28,18 @@ from dpo_core.model.export_form import DTYPES, apply_pad_token, num_embedding_ro
 from dpo_core.model.generate import end_token_ids
 from dpo_core.model.generation_settings import check_ids, writable
 from dpo_core.model.load import WITHOUT_MEMORY, with_loading_info
+from dpo_core.model.tied_weights import check_tied
 
 log = logging.getLogger(__name__)
 
 NUMBER = re.compile(r"\d+")  # of a layer, of an expert
 WEIGHTS = "model.safetensors"
+OTHER_HEADS = (
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
+)
 NAMES_OF = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 
 
@@ -42,7 +50,9 @@ def run(job: RehearseJob, progress: Progress) -> RehearseResult:
     tokenizer = load_tokenizer(
         job.checkpoint.path, job.chat_template, job.checkpoint.allow_remote_code, job.add_bos
     )
+    _check_class(job)
     model = _model_without_memory(job)
+    _check_renders(tokenizer, job)
     _check_template(tokenizer, num_embedding_rows(model), job)
     progress.advance()
     path = job.out_dir / "checkpoint"
@@ -54,6 +64,17 @@ def run(job: RehearseJob, progress: Progress) -> RehearseResult:
         files = hash_files(aside)
     progress.advance()
     return RehearseResult(job_fingerprint=job.fingerprint, path=path, files=files, loaded=answer)
+
+
+def _check_class(job: RehearseJob) -> None:
+    """Raise ``CheckpointError`` for a classifier or a reward model, whose head would be left behind for a random one or the
+    embedding."""
+    named = json.loads((job.checkpoint.path / CONFIG).read_bytes()).get("architectures")
+    if other := [str(one) for one in named or () if str(one).endswith(OTHER_HEADS)]:
+        raise CheckpointError(
+            f"config.json of {job.checkpoint.source} names {other[0]}, which is no language model. Use the SFT checkpoint "
+            "that it was made from; if the weights are those of a language model, correct `architectures`."
+        )
 
 
 def _model_without_memory(job: RehearseJob) -> PreTrainedModel:
@@ -85,6 +106,7 @@ def _model_without_memory(job: RehearseJob) -> PreTrainedModel:
             "Config and weights are of different checkpoints; fetch it again."
         )
     _check_left_behind(sorted(map(str, info["unexpected_keys"])), model, checkpoint.source)
+    check_tied(model, checkpoint.path, checkpoint.source)
     return model
 
 
@@ -106,6 +128,21 @@ def _check_left_behind(names: list[str], model: PreTrainedModel, source: str) ->
             ", ".join(names[:5]),
             " ..." if len(names) > 5 else "",
         )
+
+
+def _check_renders(tokenizer: PreTrainedTokenizerBase, job: RehearseJob) -> None:
+    """Raise ``CheckpointError`` if the template fails on a plain prompt, as the hand-off's check would ask it."""
+    try:
+        rendered_by_library(
+            tokenizer, [{"role": "user", "content": job.probe_prompt}], add_generation_prompt=True
+        )
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a template raises
+        raise CheckpointError(
+            f"The chat template of {job.checkpoint.source} fails on a plain prompt: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:600]}. Choose another one (checkpoint.chat_template)."
+        ) from error
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, num_rows: int, job: RehearseJob) -> None:

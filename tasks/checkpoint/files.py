@@ -149,7 +149,11 @@ def check_safetensors(folder: Path, names: tuple[str, ...]) -> None:
         _check_one_file(folder, names)
         return
     weight_map = read_json_file(folder / WEIGHTS_INDEX).get("weight_map", {})
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(shard, str) for shard in weight_map.values())
+    ):
         raise CheckpointError(
             f"{folder / WEIGHTS_INDEX} holds no weight_map from tensors to files. Fetch the checkpoint again."
         )

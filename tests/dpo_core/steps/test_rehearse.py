@@ -61,11 +61,11 @@ def with_weights(changed: Callable[[dict[str, torch.Tensor]], dict[str, torch.Te
     return change
 
 
-def exported(folder: Path, checkpoint: Path) -> Path:
-    """The export of the checkpoint's own weights, as if nothing had been learnt."""
+def exported(folder: Path, checkpoint: Path, trained: Path | None = None) -> Path:
+    """The export of the checkpoint's own weights, as if nothing had been learnt, or of those in ``trained``."""
     weights = folder / "weights"
     weights.mkdir()
-    tensors = load_file(checkpoint / "model.safetensors")
+    tensors = load_file((trained or checkpoint) / "model.safetensors")
     save_file(tensors, weights / "model.safetensors", metadata={"format": "pt"})
     job = ExportJob(
         weights_path=weights, weights_fingerprint="w", checkpoint=checkpoint_ref(checkpoint), precision="fp32"
@@ -141,6 +141,20 @@ def test_settings_that_the_library_reads_but_does_not_write_are_made_fit(
             ),
             "left out.*lora_A",
         ),
+        "two matrices that are said to be one": (
+            with_weights(
+                lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] * 2}
+            ),
+            "embed_tokens.weight and lm_head.weight are one matrix",
+        ),
+        "a reward model": (
+            with_json("config.json", architectures=["LlamaForSequenceClassification"]),
+            "LlamaForSequenceClassification, which is no language model",
+        ),
+        "a template that fails": (
+            lambda model: (model / "chat_template.jinja").write_text("{{ raise_exception('not today') }}"),
+            "fails on a plain prompt: TemplateError: not today",
+        ),
         "names of another class": (
             with_weights(
                 lambda tensors: {f"base_model.model.{name}": value for name, value in tensors.items()}
@@ -158,6 +172,19 @@ def test_what_would_end_a_run_after_its_training_is_said_before(
 ):
     with pytest.raises(CheckpointError, match=sentence):
         rehearsed(tmp_path, change)
+
+
+def test_one_matrix_that_the_files_hold_twice_is_one(tmp_path: Path):
+    """Many checkpoints hold a tied head, too: what is trained holds it once, and is exported."""
+    plain = rehearsed(tmp_path / "plain")
+    change = with_weights(
+        lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+    )
+    result = rehearsed(tmp_path, change)
+    assert rules_that_fail(result) == ""
+    assert result.loaded.num_parameters == plain.loaded.num_parameters
+    folder = exported(tmp_path, tmp_path / "sft", trained=tmp_path / "plain" / "sft")
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
 
 
 def test_a_value_head_beside_the_weights_is_left_behind(tmp_path: Path):

@@ -140,7 +140,7 @@ def test_json_without_bottom_is_refused(checkpoint: Path, name: str, depth: int)
         checked_files(checkpoint, WEIGHTS, config())
 
 
-@pytest.mark.parametrize("weight_map", [["a"], {"a": ["b"]}, "a", {"a": None}])
+@pytest.mark.parametrize("weight_map", [["a"], {"a": ["b"]}, "a", {"a": None}, {}])
 def test_an_index_of_another_shape_is_refused(checkpoint: Path, weight_map: object) -> None:
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(CheckpointError, match="holds no weight_map"):
