@@ -19,7 +19,8 @@ IS_THERE = "import importlib.util, sys; sys.exit(importlib.util.find_spec('olmo_
 
 def check_implementation(config: StageConfig) -> None:
     """Raise ``ConfigError`` for a model that ``train.implementation`` cannot compute or ``compute.tensor_degree`` not share
-    out, or where the implementation is not installed."""
+    out, or where the implementation, or the compiler that it would call, is not installed."""
+    _check_compiler(config)
     if config.compute.tensor_degree > 1:
         for source, folder in _local_models(config):
             check_tensor_degree(read_json_file(folder / CONFIG), source, config.compute.tensor_degree)
@@ -31,6 +32,18 @@ def check_implementation(config: StageConfig) -> None:
         check_image_holds(config, "OLMo-core", WITH_OLMO_CORE, "train.implementation is olmo_core")
     elif config.compute.launcher == "process":
         _check_python(step_python(config.compute))
+
+
+def _check_compiler(config: StageConfig) -> None:
+    """On an image's CPU norms are not compiled, so nothing is asked of it; an image that is named is not looked into."""
+    image, train = config.image, config.train
+    compiles = train.compiles and (image.variant.startswith("cuda") or not train.compile_regions)
+    if kind_of(config.compute).runs_in_image and compiles and not image.use and not image.compiler:
+        asked = "train.compile_regions" if train.compile_regions else f"train.attention {train.attention}"
+        raise ConfigError(
+            f"{asked} needs a C compiler where steps run, and the image that they would run in holds none.",
+            "Set image.compiler to true, and make its base: make base-image COMPILER=1.",
+        )
 
 
 def _local_models(config: StageConfig) -> Iterator[tuple[str, Path]]:

@@ -32,6 +32,7 @@ ExportPrecision = Literal["fp32", "bf16"]
 BaseWeights = Literal["full", "nf4"]
 ForwardLayout = Literal["packed", "prefix_sharing", "padded"]
 AttentionKernel = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
+FLEX: AttentionKernel = "flex_attention"  # compiled when it first runs
 
 
 class CheckpointConfig(Section):
@@ -288,3 +289,8 @@ class TrainConfig(Section):
                 "train.attention to sdpa"
             )
         return self
+
+    @property
+    def compiles(self) -> bool:
+        """Whether some of what it computes with may be compiled at its start."""
+        return self.compile_regions or self.attention == FLEX

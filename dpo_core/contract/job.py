@@ -78,6 +78,11 @@ class Job(Section, Generic[R]):
         return False
 
     @property
+    def compiles(self) -> bool:
+        """Whether the step may compile what it computes with: it calls a C compiler and loads what that has made."""
+        return False
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Variables with a secret that the step is given, if they are set; no other one reaches it."""
         return ()

@@ -5,6 +5,7 @@ result, whether several processes run it, what it reads and writes. Its program 
 ``dpo_core.steps.<name>``.
 """
 
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -20,9 +21,14 @@ for _module in iter_modules([str(Path(__file__).parent)]):
     if _module.name.endswith(("_job", "jobs")):
         import_module(f"dpo_core.contract.{_module.name}")
 
-JOBS: dict[str, type[Job]] = {
-    job.step: job for with_result in Job.__subclasses__() for job in with_result.__subclasses__()
-}
+
+def _all_kinds(kind: type[Job]) -> Iterator[type[Job]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _all_kinds(below)
+
+
+JOBS: dict[str, type[Job]] = {kind.step: kind for kind in _all_kinds(Job) if "step" in vars(kind)}
 """All steps there are, by name."""
 
 

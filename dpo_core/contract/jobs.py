@@ -7,6 +7,7 @@ from typing import Annotated
 from dpo_core.contract.back_ends import BACK_ENDS, Offload, ShardingKind
 from dpo_core.contract.chat_templates import template_content
 from dpo_core.contract.config import (
+    FLEX,
     AdapterConfig,
     AttentionKernel,
     BaseWeights,
@@ -17,7 +18,7 @@ from dpo_core.contract.config import (
     TrainConfig,
 )
 from dpo_core.contract.evaluation_config import EvaluationConfig
-from dpo_core.contract.job import Job, Result
+from dpo_core.contract.job import Job, R, Result
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.olmo_core import ComputedBy
@@ -59,6 +60,20 @@ class Sharding(Section):
         return self if self.splits_weights else Sharding()
 
 
+class ScoringJob(Job[R]):
+    """One that computes log-probabilities and trains nothing: how it does so."""
+
+    precision: Precision = "fp32"
+    implementation: ComputedBy = "transformers"
+    forward: Annotated[ForwardLayout, NotContent()] = "packed"
+    attention: Annotated[AttentionKernel, NotContent()] = "sdpa"
+    sharding: Annotated[Sharding, NotContent()] = Sharding()
+
+    @property
+    def compiles(self) -> bool:
+        return self.attention == FLEX
+
+
 class ReferenceResult(Result):
     reference: ReferenceRef
     rows: int
@@ -70,7 +85,7 @@ class ReferenceResult(Result):
         yield self.reference.path, self.reference.files
 
 
-class ReferenceJob(Job[ReferenceResult]):
+class ReferenceJob(ScoringJob[ReferenceResult]):
     """Sum of log-probabilities and token count per side of every row, both splits."""
 
     VERSION = 2  # tails beside sums
@@ -79,13 +94,8 @@ class ReferenceJob(Job[ReferenceResult]):
     data: DatasetRef
     checkpoint: CheckpointRef
     base_weights: BaseWeights = "full"  # nf4: as QLoRA's policy holds them
-    precision: Precision = "fp32"
-    implementation: ComputedBy = "transformers"
-    forward: Annotated[ForwardLayout, NotContent()] = "packed"
-    attention: Annotated[AttentionKernel, NotContent()] = "sdpa"
     tokens_per_batch: Annotated[int, NotContent()] = 2048
     rows_per_shard: Annotated[int, NotContent()] = 1024
-    sharding: Annotated[Sharding, NotContent()] = Sharding()
     cache_dir: Location  # of all mixtures: <cache_dir>/<model and numerics>/shard files keyed by row content
 
     def writes(self) -> tuple[Path, ...]:
@@ -168,6 +178,10 @@ class TrainJob(Job[TrainResult]):
         return content | {"evaluation": self.evaluation.while_training} | sets
 
     @property
+    def compiles(self) -> bool:
+        return self.train.compiles
+
+    @property
     def needs_network(self) -> bool:
         return self.tracking.is_online
 
@@ -221,7 +235,7 @@ class EvaluateResult(Result):
     set_answers: dict[str, tuple[AnswerPair, ...]] = {}  # by the name of the set
 
 
-class EvaluateJob(Job[EvaluateResult]):
+class EvaluateJob(ScoringJob[EvaluateResult]):
     """Held-out metrics and greedy answers, before and after."""
 
     step = "evaluate"
@@ -235,11 +249,6 @@ class EvaluateJob(Job[EvaluateResult]):
     after: CheckpointRef
     loss: Loss
     evaluation: EvaluationConfig
-    precision: Precision = "fp32"
-    implementation: ComputedBy = "transformers"
-    forward: Annotated[ForwardLayout, NotContent()] = "packed"
-    attention: Annotated[AttentionKernel, NotContent()] = "sdpa"
-    sharding: Annotated[Sharding, NotContent()] = Sharding()
 
 
 class AnswerResult(Result):

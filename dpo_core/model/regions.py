@@ -55,7 +55,7 @@ def are_compiled(device: torch.device, sharding: ShardingKind) -> bool:
         )
     if not os.environ.get("CC") and not any(map(shutil.which, COMPILERS)):
         raise ConfigError(
-            "train.compile_regions needs a C compiler on the training machine (cc, gcc or clang, or CC), and there is none; "
-            "the trainer's image has none on purpose. Install one, or turn train.compile_regions off."
+            "train.compile_regions needs a C compiler on the training machine (cc, gcc or clang, or CC), and there is none. "
+            "Install one (in an image: image.compiler), or turn train.compile_regions off."
         )
     return True

@@ -6,16 +6,19 @@
 #   SUITE=trixie                          another release; its Python must be that of the host that gathers the wheels
 #   MIRROR=http://host/debian             other mirrors; snapshots give the same packages for ever:
 #   SECURITY=http://host/debian-security  MIRROR=http://snapshot.debian.org/archive/debian/20260101T000000Z, likewise SECURITY
+#   COMPILER=1                            with a C and C++ compiler, for steps that compile (image.compiler); the
+#                                         default NAME then ends in -compiler
+#   MORE=package,package                  Debian packages beside these: ibverbs-providers for NCCL over InfiniBand
 #   OUT=file.tar                          write the image to a file (for `docker load` elsewhere), load nothing
 #
 # Needs mmdebstrap (Debian's package; root, or a user who may unshare) and, without OUT, a Docker engine.
 set -euo pipefail
 
 SUITE="${SUITE:-bookworm}"
-NAME="${1:-pairline-base:$SUITE}"
+NAME="${1:-pairline-base:$SUITE${COMPILER:+-compiler}}"
 MIRROR="${MIRROR:-http://deb.debian.org/debian}"
 SECURITY="${SECURITY:-http://deb.debian.org/debian-security}"
-PACKAGES=python3,ca-certificates,libgomp1,libstdc++6
+PACKAGES=python3,ca-certificates,libgomp1,libstdc++6${COMPILER:+,g++,python3-dev}${MORE:+,$MORE}
 export SOURCE_DATE_EPOCH=1735689600  # no file is younger than this (2025-01-01)
 
 command -v mmdebstrap >/dev/null || { echo "mmdebstrap is needed: apt-get install mmdebstrap" >&2; exit 1; }

@@ -10,6 +10,11 @@ from dpo_core.contract.section import Section
 from tasks.image.image_ref import Variant
 from tasks.launch.compute import Machine
 
+MINIMAL, WITH_COMPILER = (
+    "pairline-base:bookworm",
+    "pairline-base:bookworm-compiler",
+)  # by images/base/build.sh
+
 
 class ImageConfig(Section):
     """The trainer image, used where the launcher runs steps in one."""
@@ -19,11 +24,17 @@ class ImageConfig(Section):
         description="cpu, or cuda for NVIDIA GPUs: which lock file's packages are inside; cpu-olmo, cuda-olmo: OLMo-core, "
         "too (train.implementation olmo_core); cpu-benchmarks, cuda-benchmarks: lm-evaluation-harness (benchmarks.tasks).",
     )
-    base_image: str = Field(
-        "pairline-base:bookworm",
+    compiler: bool = Field(
+        False,
+        description="The image holds the base's C compiler, which train.compile_regions and train.attention flex_attention "
+        "call; otherwise a base with a compiler is refused.",
+    )
+    base_image: str | None = Field(
+        None,
         min_length=1,
-        description="Image to start from, with Python 3.11 "
-        "as python3 and no compiler. `make base-image` makes the default one without a registry.",
+        description="Image to start from, with Python 3.11 as python3. Empty: pairline-base:bookworm, which `make "
+        "base-image` makes without a registry; with image.compiler pairline-base:bookworm-compiler (`make base-image "
+        "COMPILER=1`).",
     )
     dirty_tree: Literal["refuse", "tag"] = Field(
         "refuse",
@@ -55,6 +66,11 @@ class ImageConfig(Section):
         description="Folder of wheels to install from as it is (private or air-gapped "
         "hosts). Empty: filled by this host's pip, kept in the store.",
     )
+
+    @property
+    def base(self) -> str:
+        """The image to start from."""
+        return self.base_image or (WITH_COMPILER if self.compiler else MINIMAL)
 
     @model_validator(mode="after")
     def _a_registry_to_push_to(self) -> "ImageConfig":

@@ -1,6 +1,7 @@
 """What decides whether an image has to be built: a key for the dependency image, a key for the code image.
 
-    dependency key = Dockerfile's first stages, check, lock files, variant, id of the base (and a given wheelhouse's hashes)
+    dependency key = Dockerfile's first stages, check, lock files, variant, compiler or none, id of the base (and a given
+                     wheelhouse's hashes)
     code key       = bytes of the context (last stage, dpo_core, pyproject.toml), dependency key, clean or dirty
 
 Keys stand in the images' labels, so an image is found by what is in it, whatever it is called.
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.store import fingerprint
+from tasks.image.config import ImageConfig
 from tasks.image.context import CODE, SourceTree, tar_bytes
 from tasks.image.dockerfile import split_dockerfile
-from tasks.image.image_ref import Variant
 from tasks.image.requirements import Pins, trainer_pins
 
 DOCKERFILE, VERIFY = "images/trainer/Dockerfile", "images/trainer/verify.py"
@@ -32,7 +33,7 @@ class BuildPlan:
     code_key: str
 
 
-def plan_build(sources: SourceTree, variant: Variant, base_id: str, given_hashes: str | None) -> BuildPlan:
+def plan_build(sources: SourceTree, image: ImageConfig, base_id: str, given_hashes: str | None) -> BuildPlan:
     """Work out the keys of a build. ``given_hashes``: the list of hashes of a wheelhouse that the user named,
     None for our own.
 
@@ -42,13 +43,14 @@ def plan_build(sources: SourceTree, variant: Variant, base_id: str, given_hashes
         if name not in sources.files:
             raise ConfigError(f"{name} is missing from the checkout; the trainer image is built from it.")
     dependency_stages, code_stage = split_dockerfile(sources.files[DOCKERFILE].decode())
-    pins = trainer_pins(sources.files, variant)
+    pins = trainer_pins(sources.files, image.variant)
     dependency_key = fingerprint(
         [
             dependency_stages,
             sources.files[VERIFY].decode(),
             [pin.line for pin in pins.values()],
-            variant,
+            image.variant,
+            image.compiler,
             base_id,
             given_hashes,
         ]

@@ -82,7 +82,7 @@ class _Build:
         """Find the image, or make it."""
         base_id = _base_id(self.client, self.config, self.say)
         given = _given_wheelhouse(self.config, self.sources)
-        plan = plan_build(self.sources, self.config.variant, base_id, given.hashes if given else None)
+        plan = plan_build(self.sources, self.config, base_id, given.hashes if given else None)
         image_id = _find(self.client, {CODE_LABEL: plan.code_key})
         if image_id is None:
             dependencies = _find(
@@ -107,11 +107,9 @@ class _Build:
     def _dependencies(self, plan: BuildPlan, base_id: str, given: Wheelhouse | None) -> str:
         """Base, wheels and the first stages -> the dependency image."""
         if given is None:
-            _check_python(self.client, self.config.base_image, base_id)
+            _check_python(self.client, self.config.base, base_id)
         wheels = given or own_wheelhouse(self.images, plan.pins, self.config.variant, self.say)
-        self.say(
-            f"Building the dependency image from {self.config.base_image}: {len(wheels.file_names)} packages"
-        )
+        self.say(f"Building the dependency image from {self.config.base}: {len(wheels.file_names)} packages")
         contents: list[tuple[str, bytes | Path]] = [
             ("Dockerfile", plan.dependency_stages.encode()),
             ("verify.py", plan.verify),
@@ -129,13 +127,15 @@ class _Build:
                     {
                         "BASE_IMAGE": base_id,
                         "VARIANT": self.config.variant,
+                        "COMPILER": "needed" if self.config.compiler else "none",
                         "DEPENDENCY_KEY": plan.dependency_key,
                     },
                     {
                         DEPENDENCIES_LABEL: plan.dependency_key,
                         "io.pairline.variant": self.config.variant,
+                        "io.pairline.compiler": str(self.config.compiler).lower(),
                         "io.pairline.base-id": base_id,
-                        "org.opencontainers.image.base.name": self.config.base_image,
+                        "org.opencontainers.image.base.name": self.config.base,
                     },
                     f"{self.config.repository}:dependencies-{plan.dependency_key[:12]}",
                     self.say,
@@ -173,22 +173,22 @@ class _Build:
 def _base_id(client: docker.DockerClient, config: ImageConfig, say: OnLine) -> str:
     with engine_errors("looking for the base image"):
         try:
-            base_id = client.images.get(config.base_image).id
-            if not config.base_image.startswith(MADE_HERE) and "sha256:" not in config.base_image:
+            base_id = client.images.get(config.base).id
+            if not config.base.startswith(MADE_HERE) and "sha256:" not in config.base:
                 say(
-                    f"Warning: image.base_image {config.base_image} is a tag, which may be moved; it is {base_id} now. Name "
+                    f"Warning: image.base_image {config.base} is a tag, which may be moved; it is {base_id} now. Name "
                     "that id, or repository@sha256:..., to start from the same bits every time"
                 )
             return base_id
         except ImageNotFound:
-            if "@sha256:" not in config.base_image:  # a name could be anybody's
+            if "@sha256:" not in config.base:  # a name could be anybody's
                 raise ConfigError(
-                    f"There is no image {config.base_image} (image.base_image) on this engine. `make "
-                    "base-image` makes pairline-base:bookworm from Debian packages; another one "
-                    "you `docker pull`, or name by its digest (repository@sha256:...)."
+                    f"There is no image {config.base} (image.base_image) on this engine. `make "
+                    f"base-image{' COMPILER=1' if config.compiler else ''}` makes the default one from Debian packages; "
+                    "another one you `docker pull`, or name by its digest (repository@sha256:...)."
                 ) from None
-    pull(client, config.base_image, None, say)
-    return client.images.get(config.base_image).id
+    pull(client, config.base, None, say)
+    return client.images.get(config.base).id
 
 
 def _given_wheelhouse(config: ImageConfig, sources: SourceTree) -> Wheelhouse | None:

@@ -69,6 +69,7 @@ def step_command(
         named_by_people=job.named_by_people(),
         writable=job.writes(),
         needs_network=job.needs_network,
+        compiles=job.compiles,
         node=node,
         stop_grace_seconds=compute.stop_grace_seconds or _grace(job),
     )

@@ -53,6 +53,7 @@ class CommandSpec:
     named_by_people: tuple[Path, ...] = ()  # those of them whose links are followed: no step made them
     writable: tuple[Path, ...] = ()  # folders beside ``folder`` that are written to
     needs_network: bool = False
+    compiles: bool = False  # loads programs that it makes, from its scratch folder
     node: Node = Node()
     stop_grace_seconds: int = (
         LEAST_SECONDS  # from being asked to stop to being killed, unless a recipe says another

@@ -27,7 +27,7 @@ from tests.conftest import KEPT
 from tests.containers.small_checkout import REPOSITORY, make_small_checkout, make_small_wheelhouse
 
 HERE = Path(__file__).parent
-BASE = ImageConfig().base_image
+BASE = ImageConfig().base
 MINUTES_FOR_THE_FIRST_BUILD = 40  # base, wheels, DeepSpeed, image: six minutes on two free cores
 USERNAME, PASSWORD = "ada", "not-a-secret"
 HTPASSWD = f"{USERNAME}:$2y$05$abcdefghijklmnopqrstuuVPNOToLP9MHdthRCXkVoiIF0qNKnk2G\n"  # bcrypt of PASSWORD

@@ -76,6 +76,23 @@ def test_an_image_without_it_is_refused(inputs):
     check_before_start(config(inputs, compute={"launcher": "docker"}, image={"variant": "cpu-olmo"}))
 
 
+@pytest.mark.parametrize(
+    ("train", "variant"), [({"compile_regions": True}, "cuda"), ({"attention": "flex_attention"}, "cpu")]
+)
+def test_an_image_without_the_compiler_that_is_needed_is_refused(inputs, train, variant):
+    train = {"implementation": "transformers", **train}
+
+    def check(compute: dict, **image: object) -> None:
+        module.check_implementation(config(inputs, train=train, compute=compute, image=image))
+
+    docker = {"launcher": "docker"}
+    needed = r"needs a C compiler.*image\.compiler to true.*base-image COMPILER=1"
+    with pytest.raises(ConfigError, match=needed):
+        check(docker, variant=variant)
+    check(docker, variant=variant, compiler=True)
+    check({})
+
+
 def test_steps_run_in_the_interpreter_that_is_named(inputs, monkeypatch):
     monkeypatch.chdir(inputs)
     asked = config(inputs, compute={"python": "other/python"}).compute

@@ -19,6 +19,8 @@ from tasks.launch.step_environment import PROXIES
 GIB = 2**30
 SHARE_OF_MEMORY = 0.9  # the orchestrator and the engine need some, too
 SCRATCH, SCRATCH_BYTES = "/tmp", 4 * GIB  # counts as the container's memory
+# What a step compiles goes where it may be loaded from: nobody may execute anything in the scratch folder of the others.
+CACHES = {"TORCHINDUCTOR_CACHE_DIR": f"{SCRATCH}/inductor", "TRITON_CACHE_DIR": f"{SCRATCH}/triton"}
 # What the engine keeps of a container's output until it is removed: the newest LOG_FILES files. The orchestrator copies it
 # as it comes; only what is printed faster than it reads, by more than this, or while it is away, is lost to log.txt.
 LOG_FILE_BYTES, LOG_FILES = 32 << 20, 4
@@ -72,6 +74,12 @@ class ContainerSpec:
     max_processes: int
     gpus: tuple[str, ...] | int  # ids, or how many; 0 for none
     stop_grace_seconds: int
+    executable_scratch: bool = False
+
+    @property
+    def scratch_options(self) -> str:
+        """How its scratch folder in memory is mounted, in the engine's words."""
+        return f"size={SCRATCH_BYTES},mode=1777{',exec' if self.executable_scratch else ''}"
 
 
 def container_name(command: CommandSpec) -> str:
@@ -143,6 +151,8 @@ def container_spec(
     if command.node.num_nodes > 1:
         network = network_of_nodes(command)
         env["GLOO_SOCKET_IFNAME"] = env["NCCL_SOCKET_IFNAME"] = "eth0"
+    if command.compiles:
+        env |= CACHES
     if "HF_TOKEN" in command.secrets:
         env["HF_TOKEN_PATH"] = str(SECRETS_FOLDER / "HF_TOKEN")
     if WANDB_KEY in command.secrets:
@@ -169,6 +179,7 @@ def container_spec(
         max_processes=docker.max_processes,
         gpus=_gpus(command.node, machine, environ),
         stop_grace_seconds=grace,
+        executable_scratch=command.compiles,
     )
 
 

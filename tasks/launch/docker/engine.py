@@ -23,7 +23,6 @@ from tasks.launch.docker.container import (
     LOG_FILES,
     NETWORK,
     SCRATCH,
-    SCRATCH_BYTES,
     SECRETS_FOLDER,
     ContainerSpec,
 )
@@ -148,7 +147,7 @@ class ContainerEngine:
         ]
         return self._api.create_host_config(
             mounts=mounts,
-            tmpfs={SCRATCH: f"size={SCRATCH_BYTES},mode=1777"},
+            tmpfs={SCRATCH: spec.scratch_options},
             read_only=True,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],

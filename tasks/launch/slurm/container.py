@@ -24,7 +24,6 @@ from tasks.launch.docker.config import OWN_NETWORK, DockerConfig
 from tasks.launch.docker.container import (
     DEADLINE,
     SCRATCH,
-    SCRATCH_BYTES,
     SECRETS_FOLDER,
     ContainerSpec,
     Mount,
@@ -141,7 +140,7 @@ def docker_run(container: StepContainer) -> tuple[str, ...]:
         f"--network={spec.network}",
         f"--user={spec.user[0]}:{spec.user[1]}",
         f"--workdir={spec.folder}",
-        f"--tmpfs={SCRATCH}:size={SCRATCH_BYTES},mode=1777",
+        f"--tmpfs={SCRATCH}:{spec.scratch_options}",
         f"--pids-limit={spec.max_processes}",
         f"--shm-size={spec.shared_memory_bytes}",
         *(f"{name}={value}" for name, value in limits.items() if value),

@@ -74,6 +74,25 @@ def test_a_step_that_fills_its_folder_is_killed(make: Callable[..., ContainerSte
     assert time.monotonic() - started < 50
 
 
+def test_only_a_step_that_compiles_runs_what_it_made_in_its_scratch_folder(
+    make: Callable[..., ContainerStep],
+):
+    """A compiler's output is loaded from there; any other step's scratch holds data alone."""
+    step = make("""
+        import shutil, subprocess
+        shutil.copy("/bin/true", "/tmp/made")
+        try:
+            subprocess.run(["/tmp/made"], check=True)
+            print("it ran")
+        except PermissionError:
+            print("refused")""")
+    heard: list[str] = []
+    for compiles in (False, True):
+        command = replace(command_of(step), compiles=compiles)
+        step.launcher.run((command,), Context(), heard.append, lambda: None)
+    assert [line for line in heard if line in ("it ran", "refused")] == ["refused", "it ran"]
+
+
 Network = Callable[..., str]
 
 

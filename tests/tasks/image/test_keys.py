@@ -3,6 +3,7 @@
 import pytest
 
 from dpo_core.contract.errors import ConfigError
+from tasks.image.config import ImageConfig
 from tasks.image.context import read_sources
 from tasks.image.dockerfile import split_dockerfile
 from tasks.image.keys import BuildPlan, plan_build
@@ -12,8 +13,8 @@ GGUF = "requirements/quickstart.txt"
 BASE = "sha256:" + "b" * 64
 
 
-def plan(checkout, variant="cpu", base=BASE, given=None, dirty_tree="refuse") -> BuildPlan:
-    return plan_build(read_sources(checkout, dirty_tree), variant, base, given)
+def plan(checkout, base=BASE, given=None, dirty_tree="refuse", **image) -> BuildPlan:
+    return plan_build(read_sources(checkout, dirty_tree), ImageConfig(**image), base, given)
 
 
 def changed(before: BuildPlan, after: BuildPlan) -> str:
@@ -65,7 +66,13 @@ def test_a_commit_builds_what_it_changes(checkout, path, content, built):
 
 
 @pytest.mark.parametrize(
-    "other", [{"variant": "cuda"}, {"base": "sha256:" + "c" * 64}, {"given": "numpy==2.4.6 --hash=sha256:0"}]
+    "other",
+    [
+        {"variant": "cuda"},
+        {"compiler": True},
+        {"base": "sha256:" + "c" * 64},
+        {"given": "numpy==2.4.6 --hash=sha256:0"},
+    ],
 )
 def test_variant_base_and_a_given_wheelhouse_build_all(checkout, other):
     assert changed(plan(checkout), plan(checkout, **other)) == "dependencies code"

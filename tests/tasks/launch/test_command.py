@@ -120,18 +120,21 @@ def test_only_fetching_a_data_set_reaches_the_hub_and_sees_the_token():
         assert (command.secrets, command.needs_network) == ((), False)
 
 
+def train_job(train: TrainConfig | None = None, tracking: TrackingConfig | None = None) -> TrainJob:
+    return TrainJob(
+        data=DatasetRef(path="/d", fingerprint="d"),
+        checkpoint=CHECKPOINT,
+        loss=LossConfig(),
+        optim=OptimConfig(),
+        train=train or TrainConfig(),
+        tracking=tracking or TrackingConfig(),
+        batch=BatchPlan(global_pairs=4, per_device_pairs=4, accumulation=1, num_processes=1),
+    ).at(Path("/s/train/ab"))
+
+
 def test_only_a_training_tracked_online_may_see_the_trackers_key():
     def command(**tracking):
-        job = TrainJob(
-            data=DatasetRef(path="/d", fingerprint="d"),
-            checkpoint=CHECKPOINT,
-            loss=LossConfig(),
-            optim=OptimConfig(),
-            train=TrainConfig(),
-            tracking=TrackingConfig(**tracking),
-            batch=BatchPlan(global_pairs=4, per_device_pairs=4, accumulation=1, num_processes=1),
-        ).at(Path("/s/train/ab"))
-        return step_command(job, ComputeConfig(), CPU, "p")
+        return step_command(train_job(tracking=TrackingConfig(**tracking)), ComputeConfig(), CPU, "p")
 
     online = command(trackers=("wandb",), wandb_mode="online")
     assert (online.secrets, online.needs_network) == (("WANDB_API_KEY",), True)
@@ -141,6 +144,22 @@ def test_only_a_training_tracked_online_may_see_the_trackers_key():
         command(trackers=("tensorboard",), wandb_mode="online"),
     ):
         assert (quiet.secrets, quiet.needs_network) == ((), False)
+
+
+def test_a_step_compiles_where_its_recipe_says_so():
+    def compiles(**train) -> bool:
+        return step_command(train_job(train=TrainConfig(**train)), ComputeConfig(), CPU, "p").compiles
+
+    assert (compiles(), compiles(compile_regions=True), compiles(attention="flex_attention")) == (
+        False,
+        True,
+        True,
+    )
+    flex = REFERENCE.model_copy(update={"attention": "flex_attention"})
+    assert [step_command(job, ComputeConfig(), CPU, "p").compiles for job in (REFERENCE, flex)] == [
+        False,
+        True,
+    ]
 
 
 def test_a_step_reads_what_its_job_names_and_writes_to_its_folder_and_the_cache():

@@ -96,6 +96,13 @@ def test_a_step_that_reads_from_a_hub_gets_the_network_and_a_token_file_and_no_t
     assert spec(replace(command), docker=DockerConfig(network="mirror")).network == "mirror"
 
 
+def test_only_a_step_that_compiles_may_execute_what_it_writes_to_memory():
+    assert "exec" not in spec().scratch_options
+    compiling = spec(replace(COMMAND, compiles=True))
+    assert compiling.scratch_options == f"{spec().scratch_options},exec"
+    assert compiling.env["TRITON_CACHE_DIR"].startswith("/tmp/")
+
+
 def test_memory_is_the_recipes_or_nine_tenths_of_the_machines():
     assert spec().memory_bytes == 9 << 30
     assert spec(docker=DockerConfig(memory_gib=2)).memory_bytes == 2 << 30
