@@ -17,7 +17,7 @@ from tasks.handoff.schema import RLVRHandoff
 from tasks.handoff.signature import signing_key
 from tasks.launch.launcher import kind_of
 from tasks.run.folder import RunFolder
-from tasks.sweep.artifacts import show_sweep
+from tasks.show.sweep_artifacts import show_sweep
 from tasks.sweep.outcomes import SWEEP_FILE, judge, why_nobody_won
 
 

@@ -81,7 +81,7 @@ from tasks.run.files import read_run_files
 from tasks.run.folder import RUN_FILE, RunRecord, TaskRecord, recorded_run
 from tasks.show import artifacts
 from tasks.show.run_log import make_logs_visible
-from tasks.sweep.artifacts import show_sweep
+from tasks.show.sweep_artifacts import show_sweep
 from tasks.sweep.outcomes import SWEEP_FILE, MemberOutcome, SweepOutcome
 from tests.hostile_text import EVERYTHING, EVIL, FEW, TEXTS, calm, harmless_markdown, inline_tokens, words
 from tests.tasks.launch.test_run_job import Heard
@@ -466,7 +466,7 @@ def test_the_hand_off_shows_what_the_model_answered(made):
 def test_a_sweep_s_picture_is_the_only_one(made, tmp_path, monkeypatch):
     made.clear()
     (tmp_path / "sweep.png").write_bytes(b"picture")
-    monkeypatch.setattr("tasks.sweep.artifacts.draw_sweep", lambda outcome, folder: folder / "sweep.png")
+    monkeypatch.setattr("tasks.show.sweep_artifacts.draw_sweep", lambda outcome, folder: folder / "sweep.png")
     text = "](x)![p](http://evil.example/a.png) <b> \x1b[2J"
     show_sweep(sweep_of(text), tmp_path, "dpo")
     (_, rows, told), (_, picture, _) = made

@@ -13,8 +13,10 @@ from flows.dpo_sweep import run_sweep
 from flows.serve.local_prefect import server_outlives_the_run
 from flows.settings.sweep_config import SweepConfig
 from tasks.launch.launcher import kind_of
+from tasks.report.page import REPORT_FILE
+from tasks.report.sweep_section import sweep_rows
 from tasks.run.folder import read_run
-from tasks.sweep.outcomes import SWEEP_FILE, SweepOutcome, sweep_rows
+from tasks.sweep.outcomes import SWEEP_FILE, SweepOutcome
 from tasks.sweep.picture import PICTURE_FILE
 from tasks.text.terminal import say, show_table, tell
 
@@ -48,4 +50,4 @@ def show_sweep_table(console: Console, folder: Path | None) -> None:
     show_table(
         console, list(rows[0]), [list(map(str, row.values())) for row in rows], f"sweep by {outcome.metric}"
     )
-    tell(console, f"picture: {folder / PICTURE_FILE}\nrun: {folder}")
+    tell(console, f"picture: {folder / PICTURE_FILE}\nreport: {folder / REPORT_FILE}\nrun: {folder}")

@@ -70,13 +70,15 @@ class Tiles:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A prompt and two answers; ``*_passes`` is the checker's verdict, None where the prompt has no constraints."""
+    """A prompt and two answers; ``*_passes`` is the checker's verdict, None where the prompt has no constraints.
+    ``is_telling``: one of those that are shown first, and alone where nothing can be chosen."""
 
     prompt: str
     before: str
     after: str
     before_passes: bool | None = None
     after_passes: bool | None = None
+    is_telling: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ class PageSection:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """``badge``: the state in a word. ``summary`` stands in a box on top."""
+    """``badge``: the state in a word. ``summary`` stands in a box on top. ``refresh_seconds``: after which it is looked at
+    again, of what goes on; None of what has ended."""
 
     title: str
     subtitle: str
@@ -134,6 +137,7 @@ class Page:
     summary: tuple[Block, ...]
     sections: tuple[PageSection, ...]
     footer: str = ""
+    refresh_seconds: int | None = None
 
 
 def table_of(

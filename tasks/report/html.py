@@ -1,4 +1,5 @@
-"""A page as one HTML file: no script, no address that a browser would fetch, everything that came from outside escaped."""
+"""A page as one HTML file: no script, no address that a browser would fetch, everything that came from outside escaped. That
+of a run that goes on loads itself again."""
 
 from tasks.report.blocks import (
     Block,
@@ -10,35 +11,32 @@ from tasks.report.blocks import (
     Notice,
     Page,
     PageSection,
-    Sample,
     Samples,
     Table,
     Text,
     Tile,
     Tiles,
 )
+from tasks.report.html_samples import FILTER_STYLE, render_samples
 from tasks.report.style import page_style
 from tasks.text.escape import html_text
 
 # The page forbids itself what it does not use, so that even a mistake in escaping could load or run nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-EMPTY = '<em class="muted">(empty)</em>'
-VERDICTS: dict[bool | None, tuple[str, str]] = {
-    True: ("✓ keeps its instruction", "good"),
-    False: ("✗ breaks its instruction", "bad"),
-}
 
 
 def render_html(page: Page) -> str:
     """Return the whole file."""
     word, tone = page.badge
+    # A reload, which keeps the place that was scrolled to; the one thing here that a browser does by itself.
+    refresh = f'<meta http-equiv="refresh" content="{page.refresh_seconds}">' if page.refresh_seconds else ""
     links = " ".join(
         f'<a href="#{html_text(section.anchor)}">{html_text(section.title)}</a>' for section in page.sections
     )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html_text(page.title)}</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><style>{page_style()}</style></head>\n'
+        f'<meta name="viewport" content="width=device-width,initial-scale=1">{refresh}'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><style>{page_style()}{FILTER_STYLE}</style></head>\n'
         f"<body><main>"
         f'<header><h1>{html_text(page.title)}<span class="badge {tone}">{html_text(word)}</span></h1>'
         f'<p class="subtitle">{html_text(page.subtitle)}</p></header>\n'
@@ -76,8 +74,8 @@ def _block(block: Block) -> str:
             return f"<pre>{html_text(text)}</pre>"
         case Tiles(tiles):
             return f'<div class="tiles">{"".join(map(_tile, tiles))}</div>'
-        case Samples(samples):
-            return "".join(map(_sample, samples))
+        case Samples():
+            return render_samples(block)
         case Marked(title, parts):
             marked = "".join(f'<span class="{kind}">{html_text(text)}</span>' for kind, text in parts)
             return f'<div class="marked"><span class="who">{html_text(title)}</span>{marked}</div>'
@@ -115,20 +113,6 @@ def _tile(tile: Tile) -> str:
         f'<div class="tile"><div class="label">{html_text(tile.label)}</div>'
         f'<div class="value">{was}{html_text(tile.after)}</div>{change}</div>'
     )
-
-
-def _sample(sample: Sample) -> str:
-    return (
-        f'<article class="sample"><div class="prompt"><span class="who">prompt</span>{html_text(sample.prompt)}</div>'
-        f'<div class="answers">{_answer("before", sample.before, sample.before_passes)}'
-        f"{_answer('after', sample.after, sample.after_passes)}</div></article>"
-    )
-
-
-def _answer(who: str, answer: str, passes: bool | None) -> str:
-    word, tone = VERDICTS.get(passes, ("", ""))
-    verdict = f' · <span class="{tone}">{word}</span>' if word else ""
-    return f'<div><span class="who">{who}{verdict}</span>{html_text(answer) or EMPTY}</div>'
 
 
 def _lines(text: str) -> str:

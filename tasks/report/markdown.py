@@ -77,6 +77,7 @@ def _block(block: Block) -> str:
                         SIGNS[sample.after_passes] + sample.after,
                     )
                     for sample in samples
+                    if sample.is_telling
                 ),
             )
         case Marked(title, parts):

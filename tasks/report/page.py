@@ -1,5 +1,6 @@
 """The run on one page: ``report.html`` in its folder, and the same as an artifact. Made from the run's files alone."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dpo_core.contract.metric_names import MEANINGS, TILES, tone_of
@@ -16,14 +17,16 @@ from tasks.report.sections import (
     samples_section,
     training_section,
 )
+from tasks.report.sweep_section import sweep_section
 from tasks.report.tables import counted, number
 from tasks.report.time_section import time_section
 from tasks.report.timeline import duration
 from tasks.report.verdict import verdict_blocks
 from tasks.run.files import RunFiles, failed_log, read_run_files
-from tasks.run.state import run_state
+from tasks.run.state import is_over, run_state
 
 REPORT_FILE = "report.html"
+SECONDS_BETWEEN_LOOKS = 10  # of a page that is open, while its run goes on
 BADGES: dict[str, tuple[str, Tone]] = {
     "completed": ("completed", "good"),
     "failed": ("failed", "bad"),
@@ -46,6 +49,7 @@ def write_report(folder: Path) -> Page:
 def report_page(run: RunFiles) -> Page:
     """Return the page of a run in any state."""
     sections = (
+        sweep_section(run),
         evaluation_section(run),
         benchmarks_section(run),
         samples_section(run),
@@ -58,13 +62,21 @@ def report_page(run: RunFiles) -> Page:
     )
     started = f"{run.record.started:%Y-%m-%d %H:%M} UTC"
     flow_run = f", flow run {run.record.flow_run_id}" if run.record.flow_run_id else ""
+    goes_on = not is_over(run.record)
+    as_of = f"; as it stood at {datetime.now(UTC):%H:%M:%S} UTC" if goes_on else ""
     return Page(
         title=run.folder.name,
-        subtitle=f"Pairline DPO stage, started {started}{flow_run}",
+        subtitle=f"Pairline DPO stage, started {started}{flow_run}{as_of}",
         badge=BADGES[run_state(run.record)],
         summary=(*what_failed(run), *verdict_blocks(run), *summary(run)),
         sections=tuple(section for section in sections if section is not None),
-        footer=f"Made from the files of {run.folder}. `pairline report` makes it again.",
+        footer=f"Made from the files of {run.folder}. `pairline report` makes it again"
+        + (
+            ", with --follow again and again while the run goes on; this page looks for it by itself."
+            if goes_on
+            else "."
+        ),
+        refresh_seconds=SECONDS_BETWEEN_LOOKS if goes_on else None,
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dpo_core.contract.jobs import AnswerPair
 from tasks.report.blocks import Sample
 
+MOST_ON_A_PAGE, MOST_CHARACTERS = 200, 400_000  # of answers to choose from, whatever their number and length
+
 
 def informative(answers: Sequence[AnswerPair], count: int) -> tuple[AnswerPair, ...]:
     """Return at most ``count`` of the answers: up to a third that no longer keep their instruction, up to a third that keep
@@ -25,8 +27,19 @@ def informative(answers: Sequence[AnswerPair], count: int) -> tuple[AnswerPair, 
 
 
 def as_samples(answers: Sequence[AnswerPair], count: int) -> tuple[Sample, ...]:
-    """Return the informative ones as a page shows them."""
+    """Return the informative ones as a page shows them, and behind them, in their order, as many others as a page holds, for
+    a reader who chooses."""
+    telling = informative(answers, count)
+    first = {id(answer) for answer in telling}
+    more, room = list[AnswerPair](), MOST_CHARACTERS
+    for answer in answers:
+        room -= len(answer.prompt) + len(answer.before) + len(answer.after)
+        if room < 0 or len(telling) + len(more) >= MOST_ON_A_PAGE:
+            break
+        if id(answer) not in first:
+            more.append(answer)
     return tuple(
-        Sample(answer.prompt, answer.before, answer.after, answer.before_passes, answer.after_passes)
-        for answer in informative(answers, count)
+        Sample(one.prompt, one.before, one.after, one.before_passes, one.after_passes, is_telling)
+        for chosen, is_telling in ((telling, True), (more, False))
+        for one in chosen
     )

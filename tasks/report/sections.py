@@ -124,6 +124,7 @@ def samples_section(run: RunFiles) -> PageSection | None:
             ),
         )
     samples = as_samples(answers, shown)
+    num_telling = sum(sample.is_telling for sample in samples)
     checked = (
         ""
         if all(sample.before_passes is None for sample in samples)
@@ -137,8 +138,8 @@ def samples_section(run: RunFiles) -> PageSection | None:
         "samples",
         (
             Text(
-                f"{len(samples)} of {counted(len(answers), 'held-out prompt')}, answered greedily by both "
-                f"checkpoints.{checked}"
+                f"{num_telling} of {counted(len(answers), 'held-out prompt')}, answered greedily by both "
+                f"checkpoints.{checked} What the other answer does not have is marked."
             ),
             Samples(samples),
         ),

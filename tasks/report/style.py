@@ -37,7 +37,7 @@ PAGE_STYLE = """
 *{box-sizing:border-box}
 html{color-scheme:light dark;-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:28px 20px 64px}
+main{max-width:1080px;margin:0 auto;padding:28px 20px 64px;overflow-wrap:anywhere}table{overflow-wrap:normal}
 h1{font-size:1.6rem;line-height:1.25;margin:0;overflow-wrap:anywhere}
 h2{font-size:1.2rem;margin:44px 0 10px;padding-top:14px;border-top:1px solid var(--hairline)}
 h3{font-size:1rem;margin:22px 0 6px}
@@ -75,6 +75,11 @@ figure.wide{grid-column:1/-1;overflow-x:auto}figure.wide svg{min-width:680px}
 svg.chart{display:block;width:100%;height:auto}
 .sample{border:1px solid var(--hairline);border-radius:10px;margin:14px 0;overflow:hidden;break-inside:avoid}
 .sample .prompt{background:var(--panel);padding:10px 14px;white-space:pre-wrap;overflow-wrap:anywhere;font-weight:550}
+.filter{font-size:.875rem;margin:10px 0}.filter label{display:inline-block;margin:0 14px 4px 0;cursor:pointer}
+.filter input{margin:0 4px 0 0;vertical-align:-1px}
+del,ins{text-decoration-thickness:1.5px;text-underline-offset:3px;border-radius:3px}
+del{text-decoration:underline dotted var(--bad);background:color-mix(in srgb,var(--bad) 14%,transparent)}
+ins{text-decoration:underline var(--good);background:color-mix(in srgb,var(--good) 16%,transparent)}
 .answers{display:grid;grid-template-columns:1fr 1fr}
 .answers>div{padding:10px 14px;white-space:pre-wrap;overflow-wrap:anywhere}
 .answers>div+div{border-left:1px solid var(--hairline)}
@@ -88,7 +93,10 @@ footer{margin-top:48px;color:var(--muted);font-size:.875rem}
 @media(max-width:640px){main{padding:16px 12px 40px}.answers{grid-template-columns:1fr}
 .answers>div+div{border-left:0;border-top:1px solid var(--hairline)}.badge{margin:6px 0 0}th,td{padding:5px 6px}
 .charts{grid-template-columns:1fr}}
-@media print{body{font-size:11pt}main{max-width:none;padding:0}nav,summary{display:none}
+@media print{body{font-size:11pt}main{max-width:none;padding:0}nav,summary,.filter{display:none}
+.scroll,figure.wide,pre{overflow:visible}figure.wide svg{min-width:0}table{font-size:8.5pt}
+th,td{padding:3px 6px;overflow-wrap:anywhere}th{white-space:normal}td.words,td.code{min-width:0}
+td:first-child{min-width:6.5rem}
 details::details-content{content-visibility:visible;display:block;height:auto}
 h2{break-after:avoid}figure,table,.tile{break-inside:avoid}.charts{grid-template-columns:1fr 1fr}
 tr:hover td{background:none}}

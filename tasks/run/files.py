@@ -36,6 +36,7 @@ from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.launch.own_folder import own_folder
 from tasks.run.environment import RunEnvironment
 from tasks.run.folder import CONFIG_FILE, RUN_LOG_FILE, RunRecord, read_run
+from tasks.sweep.outcomes import SWEEP_FILE, SweepOutcome
 
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R", bound=Result)
@@ -68,6 +69,7 @@ class RunFiles:
     approval: Approval | None = None
     benchmarks: Benchmarks | None = None
     sets: MixResult | None = None  # of evaluation.sets
+    sweep: SweepOutcome | None = None  # of its members, where the run is a sweep that has come to choose
     metrics: Metrics = field(default_factory=list)
     evaluations: Metrics = field(default_factory=list)  # of the held-out pairs, while it trained
 
@@ -127,6 +129,7 @@ def read_run_files(folder: Path) -> RunFiles:
         approval=_model(folder / APPROVAL_FILE, Approval),
         benchmarks=_model(folder / BENCHMARKS_FILE, Benchmarks),
         sets=_sets(record, store),
+        sweep=_model(folder / SWEEP_FILE, SweepOutcome),
         metrics=read_metrics(steps["train"].folder / METRICS_FILE) if "train" in steps else [],
         evaluations=read_metrics(steps["train"].folder / EVALUATIONS_FILE) if "train" in steps else [],
     )

@@ -14,6 +14,11 @@ def run_state(record: RunRecord) -> str:
     return "killed" if record.state == "running" and not is_alive(record) else record.state
 
 
+def is_over(record: RunRecord) -> bool:
+    """Return whether nothing of a run goes on: neither is it at work, nor does it wait for a person."""
+    return run_state(record) not in ("running", "suspended")
+
+
 def task_state(task: TaskRecord, record: RunRecord) -> str:
     """Return the state of one of a run's tasks."""
     return "killed" if task.state == "running" and run_state(record) == "killed" else task.state

@@ -1,11 +1,9 @@
-"""What became of a sweep's members, who wins, and all of it as a table. Pure."""
+"""What became of a sweep's members, and who wins. Pure."""
 
 from collections.abc import Sequence
 
-from dpo_core.contract.metric_names import OF_MEMBERS
 from dpo_core.contract.section import Section
 from tasks.gate.rules import GateCheck, failed_checks
-from tasks.report.tables import Row, number
 
 SWEEP_FILE = "sweep.json"  # in the sweep's own folder
 
@@ -53,31 +51,11 @@ def judge(members: Sequence[MemberOutcome], metric: str) -> SweepOutcome:
 
 def why_nobody_won(outcome: SweepOutcome) -> str:
     """Return each member's reason, as a phrase."""
-    return "; ".join(f"{member.label}: {_why_not(member, outcome.metric)}" for member in outcome.members)
+    return "; ".join(f"{member.label}: {why_not(member, outcome.metric)}" for member in outcome.members)
 
 
-def sweep_rows(outcome: SweepOutcome) -> list[Row]:
-    """Return one row a member: its settings, metrics that can be compared, the gate's verdict, and what came of it."""
-    names = [
-        name
-        for name in dict.fromkeys((outcome.metric, *OF_MEMBERS))
-        if any(name in member.after for member in outcome.members)
-    ]
-    return [
-        {
-            "member": f"{member.number} ★" if member.number == outcome.winner else str(member.number),
-            **member.settings,
-            **{name: number(member.after.get(name)) for name in names},
-            "outcome": "winner"
-            if member.number == outcome.winner
-            else _why_not(member, outcome.metric) or "trained",
-            "run": member.run,
-        }
-        for member in outcome.members
-    ]
-
-
-def _why_not(member: MemberOutcome, metric: str) -> str:
+def why_not(member: MemberOutcome, metric: str) -> str:
+    """Return why a member cannot win; empty if it can."""
     if member.error is not None:
         return f"{'interrupted' if member.interrupted else 'failed'}: {member.error.splitlines()[0]}"
     if failed := failed_checks(member.checks):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpo_core.contract.jobs import AnswerPair
-from tasks.report.samples import informative
+from tasks.report.samples import MOST_CHARACTERS, MOST_ON_A_PAGE, as_samples, informative
 
 VERDICTS = st.sampled_from([None, True, False])
 
@@ -38,3 +38,23 @@ def test_as_many_as_asked_for_none_twice_and_a_loss_is_never_left_out_for_nothin
     if count and any(old and new is False for old, new in judged):
         assert shown[0].before_passes
         assert shown[0].after_passes is False
+
+
+def test_behind_those_that_tell_most_stand_the_others_to_choose_from():
+    found = as_samples(answers((True, True), (True, True), (True, False), (True, True)), 2)
+    assert [(one.prompt, one.is_telling) for one in found] == [
+        ("2", True),
+        ("0", True),
+        ("1", False),
+        ("3", False),
+    ]
+
+
+def test_a_page_holds_only_so_many_and_so_much():
+    assert len(as_samples(answers(*[(None, None)] * 500), 8)) == MOST_ON_A_PAGE
+    assert len(as_samples(answers(*[(None, None)] * 500), 300)) == 300
+    long = [
+        answer.model_copy(update={"after": "x" * (MOST_CHARACTERS // 4)})
+        for answer in answers(*[(None, None)] * 9)
+    ]
+    assert sum(not one.is_telling for one in as_samples(long, 1)) == 2

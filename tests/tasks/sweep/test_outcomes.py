@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.gate.rules import GateCheck
-from tasks.sweep.outcomes import MemberOutcome, judge, sweep_rows, why_nobody_won
+from tasks.report.sweep_section import sweep_rows
+from tasks.sweep.outcomes import MemberOutcome, judge, why_nobody_won
 from tasks.sweep.picture import axis_of, draw_sweep, lines_of
 
 METRIC = "rewards/accuracies"

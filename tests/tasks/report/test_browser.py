@@ -1,0 +1,107 @@
+"""The page in a browser: on a phone and a desk nothing is cut off, samples can be chosen, and what is printed is whole."""
+
+import pytest
+
+from dpo_core.contract.jobs import AnswerPair
+from tasks.report.blocks import Page, PageSection, Sample, Samples
+from tasks.report.html import render_html
+from tasks.report.page import REPORT_FILE, write_report
+from tests.server.browser import browser
+from tests.tasks.report.made_run import make_run
+from tests.tasks.run.growing_run import GrowingRun
+
+pytestmark = pytest.mark.integration
+
+# What holds more than it is wide, unless it or something around it scrolls by itself.
+CUT_OFF = """
+[...document.querySelectorAll('main, main *')].filter(element => {
+    if (!element.clientWidth || element.scrollWidth <= element.clientWidth + 1) return false;
+    for (let around = element; around; around = around.parentElement)
+        if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(around).overflowX)) return false;
+    return true;
+}).map(element => `${element.tagName}.${element.getAttribute('class')}: ${element.textContent.slice(0, 40)}`)
+"""
+LONG = "averylongword" * 30
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> str:
+    """Of a run with a long name, a long prompt and a long source."""
+    answer = AnswerPair(prompt=f"Name a sea. {LONG}", before=LONG, after=f"The {LONG}", before_passes=False)
+    folder = make_run(
+        tmp_path_factory.mktemp("store"),
+        answer=answer,
+        label=f"org/{LONG}",
+        checkpoint={"source": f"org/{LONG}"},
+    )
+    write_report(folder)
+    return (folder / REPORT_FILE).as_uri()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(tab, report, width):
+    tab.call("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=False)
+    tab.open(report)
+    tab.wait_for("Reproduce")
+    tab.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    assert tab.evaluate(CUT_OFF) == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_printed_page_holds_its_tables_whole(tab, report, tmp_path):
+    tab.call("Emulation.clearDeviceMetricsOverride")
+    tab.open(report)
+    tab.wait_for("Reproduce")
+    # As wide as A4 between its margins, by the rules of paper.
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    tab.call("Emulation.setDeviceMetricsOverride", width=718, height=1000, deviceScaleFactor=1, mobile=False)
+    cut = tab.evaluate(
+        "[...document.querySelectorAll('.scroll, figure, pre')].filter(one => one.scrollWidth > one.clientWidth + 1)"
+        ".map(one => one.textContent.slice(0, 60))"
+    )
+    assert cut == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 718
+    tab.call("Emulation.setEmulatedMedia", media="")
+    tab.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_a_reader_chooses_which_samples_are_shown(tab, tmp_path):
+    samples = (
+        Sample("lost", "one two", "one", True, False),
+        Sample("gained", "one", "one two", False, True, is_telling=False),
+        Sample("same", "one", "one", is_telling=False),
+    )
+    page = Page("t", "", ("completed", "good"), (), (PageSection("Samples", "samples", (Samples(samples),)),))
+    (tmp_path / "page.html").write_text(render_html(page))
+    tab.open((tmp_path / "page.html").as_uri())
+    tab.wait_for("instruction no longer kept")
+    shown = "[...document.querySelectorAll('.sample')].filter(one => one.offsetHeight).map(one => one.textContent)"
+    seen = {}
+    for kind in ("telling", "gained", "same", "all"):
+        seen[kind] = len(tab.evaluate(f"document.querySelector('input[value={kind}]').click(), {shown}"))
+    assert seen == {"telling": 1, "gained": 1, "same": 1, "all": 3}
+
+
+def test_a_page_of_a_run_that_goes_on_loads_itself_again_where_it_was(tab, tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.report.page.SECONDS_BETWEEN_LOOKS", 1)
+    growing = GrowingRun(tmp_path)
+    growing.train_to(40)
+    write_report(growing.folder)
+    tab.call("Emulation.setDeviceMetricsOverride", width=390, height=500, deviceScaleFactor=1, mobile=False)
+    tab.open((growing.folder / REPORT_FILE).as_uri())
+    tab.wait_for("40 steps recorded")
+    tab.evaluate("window.scrollTo(0, 700)")
+    growing.train_to(80)
+    write_report(growing.folder)
+    tab.wait_for("80 steps recorded")
+    assert tab.evaluate("window.scrollY") == 700
+    growing.change(state="failed", error="x")
+    write_report(growing.folder)
+    tab.wait_for("Failed in: train")
+    assert tab.evaluate("document.querySelector('meta[http-equiv=refresh]')") is None
