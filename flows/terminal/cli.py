@@ -16,6 +16,7 @@ from flows.terminal.data_commands import prepare, show_rows
 from flows.terminal.export_command import export
 from flows.terminal.handoff_commands import intake, signing_key
 from flows.terminal.job_spec_command import job_spec
+from flows.terminal.look_commands import compare, report, status, watch
 from flows.terminal.plan_command import plan
 from flows.terminal.recipe_options import Overrides, Recipe
 from flows.terminal.run_here import run_flow, run_stage, show_end
@@ -159,19 +160,6 @@ def schema(
 
 
 @app.command()
-def status(
-    store: Store = Path(".pairline"),
-    run_name: Annotated[
-        str, typer.Option("--run", help="One run in detail: its folder's name, or `last`.")
-    ] = "",
-) -> None:
-    """List the runs of a store with their steps, durations and results. Reads files only."""
-    from flows.terminal.status import show_run, show_runs
-
-    show_run(store, run_name, Console()) if run_name else show_runs(store, Console())
-
-
-@app.command()
 def reap(dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False) -> None:
     """End the containers and Slurm jobs that no live run owns. Touches nothing without Pairline's mark."""
     from tasks.launch.reaped import reap_all
@@ -209,48 +197,14 @@ def reject(
     say(answer_run(store, run_name, "reject", name, reason))
 
 
-@app.command()
-def report(
-    run_name: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN", help="A run's folder name in the store, its path, `last`, or `last~1`."
-        ),
-    ] = "last",
-    store: Store = Path(".pairline"),
-) -> None:
-    """Write a run's report.html again, also of a run that failed or was killed. Reads files only."""
-    from tasks.report.page import REPORT_FILE, write_report
-    from tasks.run.find import find_run
-
-    folder = find_run(run_name, store)
-    write_report(folder)
-    say(str(folder / REPORT_FILE))
-
-
-@app.command()
-def compare(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            help="Two or more runs: folder names in the store, paths of run "
-            "folders in any store, `last`, `last~1`."
-        ),
-    ],
-    store: Store = Path(".pairline"),
-    html: Annotated[Path | None, typer.Option(help="Also write a page with the curves.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Also write it as Markdown.")] = None,
-) -> None:
-    """Show what differs between runs: settings beside content, metrics, speed. Reads files only."""
-    from flows.terminal.show_page import compare_runs
-
-    compare_runs(runs, store, html, markdown, Console())
-
-
 app.command("show-rows")(show_rows)
 app.command("job-spec")(job_spec)
 for _command in (
     plan,
+    status,
+    watch,
+    report,
+    compare,
     prepare,
     export,
     intake,

@@ -54,7 +54,8 @@ def set_blocks(result: EvaluateResult, num_samples: int) -> tuple[Block, ...]:
     ]
     for name, answers in result.set_answers.items():
         if shown := as_samples(answers, num_samples):
-            said = f"{name}: {len(shown)} of {counted(len(answers), 'prompt')}, answered greedily by both checkpoints."
+            num_telling = sum(one.is_telling for one in shown)
+            said = f"{name}: {num_telling} of {counted(len(answers), 'prompt')}, answered greedily by both checkpoints."
             blocks += [Text(said), Samples(shown)]
     return tuple(blocks)
 

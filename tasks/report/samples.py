@@ -28,7 +28,9 @@ def informative(answers: Sequence[AnswerPair], count: int) -> tuple[AnswerPair, 
 
 def as_samples(answers: Sequence[AnswerPair], count: int) -> tuple[Sample, ...]:
     """Return the informative ones as a page shows them, and behind them, in their order, as many others as a page holds, for
-    a reader who chooses."""
+    a reader who chooses; none at all for a count of 0."""
+    if not count:
+        return ()
     telling = informative(answers, count)
     first = {id(answer) for answer in telling}
     more, room = list[AnswerPair](), MOST_CHARACTERS

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
@@ -53,10 +53,31 @@ def show_table(
 
 def show_styled(console: Console, parts: Iterable[tuple[str, str]]) -> None:
     """Print texts one behind the other, each in its Rich style."""
-    text = Text()
+    console.print(styled(parts), soft_wrap=True)
+
+
+def draw(console: Console, what: RenderableType) -> None:
+    """Print what the functions below made."""
+    console.print(what)
+
+
+def styled(parts: Iterable[tuple[str, str]], is_cut: bool = False) -> Text:
+    """Return texts one behind the other, each in its Rich style, to be drawn. ``is_cut``: on lines that are cut off at
+    the width that they get; others go on below."""
+    text = Text(no_wrap=is_cut, overflow="ellipsis" if is_cut else "fold")
     for part, style in parts:
         text.append(visible(part), style=style)
-    console.print(text, soft_wrap=True)
+    return text
+
+
+def beside(blocks: Sequence[RenderableType], num_columns: int) -> Table:
+    """Return what is drawn in columns of one width, row by row; two characters between them."""
+    grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    for _ in range(num_columns):
+        grid.add_column(ratio=1)
+    for first in range(0, len(blocks), num_columns):
+        grid.add_row(*blocks[first : first + num_columns])
+    return grid
 
 
 def show_markdown(console: Console, markdown: str) -> None:

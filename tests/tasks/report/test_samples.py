@@ -50,6 +50,10 @@ def test_behind_those_that_tell_most_stand_the_others_to_choose_from():
     ]
 
 
+def test_a_count_of_none_is_none():
+    assert as_samples(answers((True, False)), 0) == ()
+
+
 def test_a_page_holds_only_so_many_and_so_much():
     assert len(as_samples(answers(*[(None, None)] * 500), 8)) == MOST_ON_A_PAGE
     assert len(as_samples(answers(*[(None, None)] * 500), 300)) == 300
