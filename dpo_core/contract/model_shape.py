@@ -7,6 +7,17 @@ from typing import Any
 LARGEST = 10**9
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 NORMED_QUERIES = ("olmo2", "olmo3", "qwen3", "gemma3_text")  # model types with norms on queries and keys
+# Of model types that learn a vector for each place of a sequence, or make a table of them once: where their number stands.
+OF_POSITIONS = {
+    "gpt2": "n_positions",
+    "gpt_bigcode": "n_positions",
+    "gptj": "n_positions",
+    "codegen": "n_positions",
+    "openai-gpt": "n_positions",
+    "gpt_neo": "max_position_embeddings",
+    "opt": "max_position_embeddings",
+    "biogpt": "max_position_embeddings",
+}
 USUAL_HEAD = 64  # of a config that does not say how many heads it has: the usual size of one
 
 
@@ -97,3 +108,10 @@ class ModelShape:
         """Weights of the whole model."""
         ends = self.head_parameters * (1 if self.is_tied else 2) + self.hidden_size
         return self.num_layers * self.layer_parameters + ends
+
+
+def learned_positions(config: Mapping[str, Any]) -> int | None:
+    """Return how many places of a sequence a model has a vector for, where it has a table of them; a token beyond ends a
+    forward with an index error. None for one that computes them (rotary, ALiBi). ``config``: what config.json holds."""
+    positions = config.get(OF_POSITIONS.get(str(config.get("model_type")), ""))
+    return positions if type(positions) is int and positions > 0 else None

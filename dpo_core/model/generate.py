@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dpo_core.contract.model_shape import learned_positions
 from dpo_core.data.render_limits import rendered_by_library
 
 TURN_PROBE = "pairline turn end probe"
@@ -117,6 +118,7 @@ def _continue_batch(
     live = list(batch)  # live[i]: the prompt that row i continues
     running = torch.ones(len(batch), dtype=torch.bool)
     positions_RP = (mask_RP.cumsum(dim=1) - 1).clamp(min=0)
+    most = learned_positions(model.config.to_dict())
     cache = None
     for step in range(generation.max_new_tokens):
         output = model(
@@ -144,6 +146,11 @@ def _continue_batch(
         ids_RP = next_R[:, None]
         mask_RP = torch.cat([mask_RP, mask_RP.new_ones(len(live), 1)], dim=1)
         positions_RP = positions_RP[:, -1:] + 1
+        if most is not None:  # an answer ends where the model has no place for more
+            running &= (positions_RP[:, 0] < most).cpu()
+            positions_RP = positions_RP.clamp(max=most - 1)
+            if not running.any():
+                break
     return list(answers.values())
 
 

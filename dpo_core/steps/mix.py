@@ -28,6 +28,7 @@ from dpo_core.data.chat_template import template_sha256
 from dpo_core.data.end_mark import end_mark_warning
 from dpo_core.data.evaluation_sets import EvaluationSets
 from dpo_core.data.held_out_sets import HeldOutPrompts, write_keys
+from dpo_core.data.known_positions import check_positions
 from dpo_core.data.known_tokens import rows_fewer_than_tokens
 from dpo_core.data.ledger import SourceTally, check_drops, check_left
 from dpo_core.data.lengths import length_stats
@@ -66,10 +67,8 @@ class KeptRows:
 
 
 def run(job: MixJob, progress: Progress) -> MixResult:
-    """Write ``data/`` and ``ledger.json`` below ``job.out_dir``.
-
-    Raises ``DataError`` for data that cannot be used, ``CheckpointError`` and ``ConfigError`` for the tokenizer and its
-    template, ``RemoteError`` when the Hub does not answer.
+    """Write ``data/`` and ``ledger.json`` below ``job.out_dir``. Raises ``DataError`` for data that cannot be used,
+    ``CheckpointError`` and ``ConfigError`` for tokenizer, template and model, ``RemoteError`` when the Hub does not answer.
     """
     tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template, add_bos=job.add_bos)
     num_rows = rows_fewer_than_tokens(tokenizer, job.tokenizer_path)
@@ -111,6 +110,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
             write_json(aside / SOURCES_FILE, _source_names(job))
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
         content, lengths, files = _content(splits, job), length_stats(splits), hash_files(aside)
+        check_positions(job.tokenizer_path, lengths.max_sequence)
         samples = tuple(row_samples(tokenizer, splits[0], _source_names(job)))
     return MixResult(
         job_fingerprint=job.fingerprint,

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.data_jobs import MixJob
-from dpo_core.contract.errors import DataError
+from dpo_core.contract.errors import CheckpointError, DataError
 from dpo_core.contract.job import Result
 from dpo_core.contract.refs import ResolvedSource
+from dpo_core.data.known_positions import check_positions
 from dpo_core.data.known_tokens import rows_fewer_than_tokens
 from tests.tiny_models import CHATML, make_model, make_tokenizer
 from tests.tiny_stage import run_here
@@ -69,3 +70,17 @@ def test_a_config_that_leaves_the_rows_to_its_architecture_is_understood(tmp_pat
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     tokenizer.get_vocab = lambda: {"a": 50_257}  # one more than GPT-2's
     assert rows_fewer_than_tokens(tokenizer, tmp_path) == 50_257
+
+
+def test_a_sequence_longer_than_the_model_has_places_for_is_refused_with_the_setting(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_positions": 16}')
+    check_positions(tmp_path, 16)
+    with pytest.raises(CheckpointError, match=r"17 tokens.*16 places.*data\.max_length_tokens to 16"):
+        check_positions(tmp_path, 17)
+    for other in (
+        '{"model_type": "llama", "max_position_embeddings": 16}',
+        "[]",
+        '{"model_type": "gpt2", "n_positions": "x"}',
+    ):
+        (tmp_path / "config.json").write_text(other)
+        check_positions(tmp_path, 17)

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from dpo_core.model.generate import Generation, answer_greedily, end_token_ids, turn_end_ids
+from dpo_core.model.generate import Generation, answer_greedily, end_token_ids, sample_answers, turn_end_ids
 from tests.tiny_models import make_model, make_tokenizer
 
 QUESTIONS = (
@@ -101,3 +102,15 @@ def test_long_prompts_are_answered_fewer_at_a_time():
     bounded = Generation(4, batch_size=16, prompt_tokens=100)
     assert [bounded.rows(longest) for longest in (1, 6, 7, 50, 51, 101)] == [16, 16, 14, 2, 1, 1]
     assert Generation(4, batch_size=16).rows(10_000) == 16
+
+
+def test_an_answer_ends_where_the_model_has_no_place_for_more():
+    """GPT-2 learns a vector for each place; a token beyond them would be an index error, after the training."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, n_positions=12)).eval()
+    prompts = [list(range(3, 3 + length)) for length in (12, 10, 4)]
+    draws = [np.random.default_rng(number) for number in range(3)]
+    answers = sample_answers(
+        model, make_tokenizer(), prompts, draws, Generation(max_new_tokens=6, batch_size=3)
+    )
+    assert [len(answer) for answer in answers] == [1, 3, 6]
