@@ -131,4 +131,5 @@ def train_job(inputs: TrainingInputs, settings: TrainingSettings, compute: Compu
         tracking=settings.tracking,
         evaluation=settings.evaluation,
         sets=inputs.held_out_sets,
+        chat_template=settings.template.template,
     )

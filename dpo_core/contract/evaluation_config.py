@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from dpo_core.contract.metric_names import ANSWERED, DIVERGENCE
 from dpo_core.contract.quantities import Count, TokenBudget
 from dpo_core.contract.section import NotContent, Section
 from dpo_core.contract.source_config import DataSource
@@ -27,6 +28,19 @@ class EvaluationConfig(Section):
         "each. Takes one forward of each pair and changes no weight.",
     )
 
+    every_minutes: Annotated[float | None, NotContent()] = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="Also once training has taken so long since the last of these evaluations, by the first process's "
+        "clock, and at the end. Which steps that are depends on the machine, so it does not go with train.keep_best.",
+    )
+    answers_every: Annotated[Count | None, NotContent()] = Field(
+        None,
+        description="Also answer the held-out prompts (num_prompts) while training, before the first step, at every N-th of "
+        "these evaluations (1: at each) and at the last: words, instructions kept, and with measure_kl the divergence. "
+        "Takes far longer than a forward of each pair.",
+    )
     num_prompts: int = Field(
         8, ge=0, le=10_000_000, description="Held-out prompts answered greedily by both models."
     )
@@ -55,8 +69,13 @@ class EvaluationConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _names_tell_sets_apart(self) -> "EvaluationConfig":
+    def _settings_agree(self) -> "EvaluationConfig":
         names = [one.name for one in self.sets]
+        if self.answers_every and not (self.is_while_training and self.num_prompts):
+            lacks = "num_prompts above 0" if self.is_while_training else "evaluation.every or every_minutes"
+            raise ValueError(
+                f"evaluation.answers_every answers prompts at evaluations while training; set {lacks}"
+            )
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(
                 f"evaluation.sets has the name {twice[0]} twice; its figures are told apart by it. Rename one"
@@ -73,4 +92,33 @@ class EvaluationConfig(Section):
     @property
     def while_training(self) -> dict:
         """What decides which evaluations there are while training, and what they find."""
-        return {"every": self.every}
+        names = ("answers_every", "num_prompts", "max_new_tokens", "measure_kl")
+        answers = {name: getattr(self, name) for name in names} if self.answers_every else {}
+        return {"every": self.every, **answers}
+
+    @property
+    def is_while_training(self) -> bool:
+        """Whether anything is measured while training."""
+        return self.every is not None or self.every_minutes is not None
+
+    @property
+    def cadence(self) -> str:
+        """Return when that is, as a phrase."""
+        parts = []
+        if self.every is not None:
+            parts.append(
+                "epoch" if self.every == "epoch" else "step" if self.every == 1 else f"{self.every} steps"
+            )
+        if self.every_minutes is not None:
+            parts.append(f"{self.every_minutes:g} minutes of training")
+        return " and ".join(f"every {part}" for part in parts)
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """Metrics of answers while training."""
+        return (*ANSWERED, *(DIVERGENCE if self.measure_kl else ())) if self.answers_every else ()
+
+    @property
+    def measures_kl_while_training(self) -> bool:
+        """Whether the divergence from the reference is asked for while training."""
+        return bool(self.is_while_training and self.answers_every and self.measure_kl and self.num_prompts)

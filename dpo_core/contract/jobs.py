@@ -167,6 +167,9 @@ class TrainJob(Job[TrainResult]):
     tracking: Annotated[TrackingConfig, NotContent()] = TrackingConfig()
     evaluation: Annotated[EvaluationConfig, NotContent()] = EvaluationConfig()  # while it trains
     sets: Annotated[HeldOutSets | None, NotContent()] = None
+    chat_template: Annotated[str | None, NotContent()] = (
+        None  # chosen instead of the checkpoint's: ends answers
+    )
 
     @property
     def content(self) -> dict:

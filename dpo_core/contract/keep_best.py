@@ -78,20 +78,26 @@ class BestStep(Section):
         )
 
 
-def check_metric(keep: KeepBest, names: Collection[str] | None = None, sets: Sequence[str] = ()) -> None:
+def check_metric(
+    keep: KeepBest,
+    names: Collection[str] | None = None,
+    sets: Sequence[str] = (),
+    answered: Sequence[str] = (),
+) -> None:
     """Raise ``ConfigError`` that names what is measured unless the metric is. Without ``names``, before anything is known
-    of the mixture: metrics by source pass, and those of the named ``sets``."""
-    if keep.metric in (EVALUATED if names is None else names):
+    of the mixture: metrics by source pass, those of the named ``sets``, and what is ``answered``."""
+    if keep.metric in ((*EVALUATED, *answered) if names is None else names):
         return
     if names is None and keep.metric.startswith(f"{BY_SOURCE}/"):
         return
     of, metric = split_by_set(keep.metric) or ("", "")
-    if names is None and of in sets and metric in EVALUATED:
+    if names is None and of in sets and metric in (*EVALUATED, *answered):
         return
     measured = ", ".join(
         names
         or (
             *EVALUATED,
+            *answered,
             f"{BY_SOURCE}/<source>/rewards/accuracies (where there are several)",
             *(of_set(name, "rewards/accuracies, ...") for name in sets),
         )
@@ -103,9 +109,9 @@ def check_metric(keep: KeepBest, names: Collection[str] | None = None, sets: Seq
 
 def best_of(keep: KeepBest, evaluations: Metrics, planned_steps: int) -> BestStep | None:
     """Return the best of the evaluations so far, oldest first; the earlier one of equals. None where none is a number."""
-    best, last = None, None
-    for one in evaluations:
-        last = (int(one["step"]), one.get(keep.metric, float("nan")))
+    best, last, measured = None, None, _measured(keep, evaluations)
+    for one in measured:
+        last = (int(one["step"]), one[keep.metric])
         if _is_better(keep, last[1], None if best is None else best[1]):
             best = last
     if best is None or last is None:
@@ -118,15 +124,21 @@ def best_of(keep: KeepBest, evaluations: Metrics, planned_steps: int) -> BestSte
         last_step=last[0],
         last_value=last[1],
         planned_steps=planned_steps,
-        num_evaluations=len(evaluations),
+        num_evaluations=len(measured),
     )
 
 
 def is_out_of_patience(keep: KeepBest, evaluations: Metrics) -> bool:
     """Return whether so many evaluations in a row were no better than one before that training stops."""
     best = best_of(keep, evaluations, planned_steps=0)
-    without = [one for one in evaluations if best is None or one["step"] > best.step]
+    without = [one for one in _measured(keep, evaluations) if best is None or one["step"] > best.step]
     return keep.patience is not None and len(without) >= keep.patience
+
+
+def _measured(keep: KeepBest, evaluations: Metrics) -> Metrics:
+    """Those that a step's weights can be chosen by: prompts are answered before the first step, too, and seldomer than pairs
+    are scored."""
+    return [one for one in evaluations if one["step"] > 0 and keep.metric in one]
 
 
 def _is_better(keep: KeepBest, value: float, best: float | None) -> bool:

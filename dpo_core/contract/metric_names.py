@@ -156,6 +156,17 @@ EVALUATED = (
 )
 
 
+# Of answers to held-out prompts; and of those that are sampled, where evaluation.measure_kl asks for it.
+ANSWERED = (
+    "answers/mean_words",
+    "checker/pass_rate",
+    "checker/pass_rate_loose",
+    "checker/instruction_rate",
+    "checker/instruction_rate_loose",
+)
+DIVERGENCE = ("kl/per_token", "kl/per_answer")
+
+
 def direction_of(name: str) -> int:
     """Return the sign of a wanted change of a metric, of a source or a set as well; 0 where neither is good by itself."""
     found = split_by_source(name) or split_by_set(name)

@@ -44,7 +44,8 @@ class WarningBounds(Section):
     stop: tuple[SignName, ...] = Field(
         (),
         description="Signs that end the run: displacement and length_correlation while it trains, where "
-        "evaluation.every is set; all of them before anything is uploaded. Others only warn.",
+        "evaluation.every is set, length and kl where answers_every is, too; all of them before anything is uploaded. "
+        "Others only warn.",
     )
 
     def bound_of(self, name: SignName) -> float | None:

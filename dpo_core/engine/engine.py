@@ -55,6 +55,11 @@ class Engine(Protocol):
         """Return ``<parameter>::<key>`` -> optimizer state, as torch's AdamW has it: exp_avg, exp_avg_sq, step."""
         ...
 
+    def spread_weights(self) -> None:
+        """Bring all other copies of the weights in line, after something else than ``step`` has changed the memory that
+        ``model_tensors`` names."""
+        ...
+
     def load(self, folder: Path) -> None:
         """Restore policy and optimizer from a verified checkpoint, whatever back end wrote it. Raises ``StoreError``."""
         ...

@@ -148,6 +148,9 @@ class FsdpEngine:
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
 
+    def spread_weights(self) -> None:
+        pass  # there is no other copy
+
     def load(self, folder: Path) -> None:
         fill_from(folder, RUN_WEIGHTS, self.model_tensors())
         fill_from(folder, RUN_OPTIMIZER, self.optimizer_tensors())

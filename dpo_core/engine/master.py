@@ -62,7 +62,7 @@ class MasterEngine:
                 dist.all_reduce(master.grad)
         norm = float(nn.utils.clip_grad_norm_(self.masters.values(), self.max_grad_norm, foreach=True))
         self.optimizer.step()
-        self._round()
+        self.spread_weights()
         self.discard_gradients()
         return norm
 
@@ -85,13 +85,13 @@ class MasterEngine:
     def load(self, folder: Path) -> None:
         fill_from(folder, RUN_WEIGHTS, self.model_tensors())
         fill_from(folder, RUN_OPTIMIZER, self.optimizer_tensors())
-        self._round()
+        self.spread_weights()
 
     def _whole(self, tensor: Tensor) -> StoredTensor:
         return whole(tensor, self.accelerator.process_index, self.accelerator.num_processes)
 
     @torch.no_grad()
-    def _round(self) -> None:
+    def spread_weights(self) -> None:
         for name, weight in self.scorer.model.named_parameters():
             weight.copy_(self.masters[name])
 

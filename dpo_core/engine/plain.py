@@ -67,6 +67,9 @@ class PlainEngine:
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
 
+    def spread_weights(self) -> None:
+        pass  # there is no other copy
+
     def load(self, folder: Path) -> None:
         load_weights(folder, self.scorer.model)
         parameters = dict(self.scorer.model.named_parameters())

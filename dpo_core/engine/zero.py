@@ -154,7 +154,7 @@ class ZeroEngine:
         step = next(iter(self._torch_optimizer.state.values()))["step"]
         for state in self._torch_optimizer.state.values():
             state["step"].copy_(step)
-        self._spread_weights()
+        self.spread_weights()
 
     @property
     def _torch_optimizer(self) -> torch.optim.Optimizer:
@@ -211,8 +211,8 @@ class ZeroEngine:
         return part
 
     @torch.no_grad()
-    def _spread_weights(self) -> None:
-        """After the values that this rank stores have changed: bring the other copies of them in line."""
+    def spread_weights(self) -> None:
+        """Bring the other copies in line, after the values that this rank stores have changed."""
         parameters: list[Any] = [parameter for _, parameter in self._trained()]
         if self.stage < 3:
             for parameter in parameters:

@@ -6,8 +6,9 @@ penalty) into what is asked for, and keeps computing rows that have ended.
 Shapes: R rows of a batch, P tokens of its longest prompt, V vocabulary.
 """
 
+import contextlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -196,6 +197,8 @@ def sample_answers(
 
     Each prompt has its own source of random numbers, so an answer depends neither on its batch nor on who else is asked.
     """
+    if not len(prompts_ids):  # of fewer prompts than ranks
+        return []
     uniform_NT = np.stack([draw.random(generation.max_new_tokens) for draw in draws])
 
     def invert(logits_RV: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:
@@ -226,18 +229,28 @@ def continue_all(
             raise ValueError(
                 f"prompt {index} of {len(prompts)} has no tokens; render it with the chat template first"
             )
-    was_training = model.training
-    model.eval()
     by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     answers: list[list[int]] = [[] for _ in prompts]
-    while by_length:
-        rows = generation.rows(len(prompts[by_length[0]]))
-        batch, by_length = by_length[:rows], by_length[rows:]
-        for index, answer in zip(
-            batch, _continue_batch(model, prompts, batch, ends, generation, choose), strict=True
-        ):
-            answers[index] = answer
-        if on_answers:
-            on_answers(len(batch))
-    model.train(was_training)
+    with _in_eval_mode(model):
+        while by_length:
+            rows = generation.rows(len(prompts[by_length[0]]))
+            batch, by_length = by_length[:rows], by_length[rows:]
+            for index, answer in zip(
+                batch, _continue_batch(model, prompts, batch, ends, generation, choose), strict=True
+            ):
+                answers[index] = answer
+            if on_answers:
+                on_answers(len(batch))
     return answers
+
+
+@contextlib.contextmanager
+def _in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Each module is given back its own mode: a policy in training recomputes its layers, and its norms may not."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

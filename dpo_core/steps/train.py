@@ -38,6 +38,7 @@ from dpo_core.training.fit_check import check_fit, choose_cut
 from dpo_core.training.history import metrics_until
 from dpo_core.training.saving import Saving
 from dpo_core.training.scores import Scoring, agreed_layout
+from dpo_core.training.start_weights import AsReference, as_reference
 from dpo_core.training.step_guard import AFTER_TRAINING, check_step_zero
 from dpo_core.training.step_loss import choose_step_loss
 from dpo_core.training.stop_request import StopRequest
@@ -85,6 +86,12 @@ def timed(checks: dict[str, float], name: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     checks[f"{name}_seconds"] = checks.get(f"{name}_seconds", 0.0) + time.monotonic() - started
+
+
+def _started(job: TrainJob, accelerator: Accelerator) -> tuple[Engine, AsReference | None]:
+    """The policy as it starts, and what makes it its reference for a moment where that is needed."""
+    engine = start_engine(job.sharding, accelerator, load_policy_scorer(job, accelerator), job.optim)
+    return engine, as_reference(job, engine, is_start=_other_reference(job) is None)
 
 
 def _layout_for(
@@ -164,7 +171,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         scorer = _scorer_of(other, job, accelerator)
         figures = guard(scorer, _layout_for(scorer, dataset, job, accelerator, checks))
         del scorer
-    engine = start_engine(job.sharding, accelerator, load_policy_scorer(job, accelerator), job.optim)
+    engine, in_place = _started(job, accelerator)
     layout = _layout_for(engine.scorer, dataset, job, accelerator, checks)
     if must_guard and not _other_reference(job):
         figures = guard(engine.scorer, layout)
@@ -172,6 +179,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     state = _resumed(engine, found) or RunState(step=0, job_fingerprint=job.fingerprint, guard=figures)
     if accelerator.is_main_process:
         tracking.replay(*metrics_until(job, state.step))
+    beside = stop, tracking, in_place
     total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
     progress.begin("train", total, "steps", done=state.step)
     trainer = Trainer(
@@ -187,7 +195,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         saving=_saving(job, engine, stop, len(dataset), state.step),
         checks=checks,
         tracking=tracking,
-        evaluations=evaluations_while_training(job, engine, layout, (len(dataset), total), (stop, tracking)),
+        evaluations=evaluations_while_training(job, engine, layout, (len(dataset), total), beside),
         router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0,
     )
     checks |= check_fit(trainer)

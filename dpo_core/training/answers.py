@@ -6,10 +6,11 @@ Every rank answers its share of the prompts. Shapes: N prompts.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from transformers import PreTrainedTokenizerBase
 
 from dpo_core.contract.jobs import EvaluateJob, TrainJob
 from dpo_core.contract.metric_names import of_set
@@ -18,12 +19,19 @@ from dpo_core.data.checkers import judge
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.engine.choose import calling_the_model
+from dpo_core.engine.distributed import by_every_rank
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import answer_greedily
 from dpo_core.training.held_out import MeasuredPairs
 from dpo_core.training.scores import generation_of
 
+T = TypeVar("T")
+OnAnswers = Callable[[int], None]  # told of each batch with its number of prompts
 OWN = ""  # stands for the mixture's held-out prompts, where sets are named
+
+
+class CutOff(Exception):
+    """The run was asked to stop while answers were computed. Raised by an ``OnAnswers``; reaches every rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +91,47 @@ def greedy_answers(
     checkpoint: CheckpointRef,
     scorer: PairScorer,
     prompts: Sequence[HeldOutPrompt],
-    on_answers: Callable[[int], None],
+    on_answers: OnAnswers,
     accelerator: Accelerator,
 ) -> list[str]:
-    """Return answers to prompts, each rank taking its share. -> in the prompts' order, on every rank
+    """Return answers to prompts, each rank taking its share. -> in the prompts' order, on every rank. Raises ``CutOff``.
 
     Ranks that hold a part of each weight can only compute together: there every rank gives all answers, which are rank 0's.
     """
-    world = 1 if scorer.is_split else accelerator.num_processes
+    world = num_shares(scorer, accelerator)
     mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index % world :: world]]
-    tokenizer = load_tokenizer(checkpoint.path, None, checkpoint.allow_remote_code)
-    with calling_the_model(job.sharding, scorer, accelerator.device):
-        answers = answer_greedily(
-            scorer.model, tokenizer, mine, generation_of(job, scorer, accelerator), on_answers=on_answers
-        )
-    if world == 1:
-        return answers
-    by_rank = gather_object([answers])
+    tokenizer = tokenizer_of(job, checkpoint)
+    generation = generation_of(job, scorer, accelerator)
+
+    def answered() -> list[str]:
+        with calling_the_model(job.sharding, scorer, accelerator.device):
+            return answer_greedily(scorer.model, tokenizer, mine, generation, on_answers=on_answers)
+
+    by_rank = of_every_rank(answered, world, accelerator)
     return [by_rank[number % world][number // world] for number in range(len(prompts))]
+
+
+def num_shares(scorer: PairScorer, accelerator: Accelerator) -> int:
+    """Return among how many ranks prompts are dealt out; 1 where all compute together."""
+    return 1 if scorer.is_split else accelerator.num_processes
+
+
+def tokenizer_of(job: EvaluateJob | TrainJob, checkpoint: CheckpointRef) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a job's answers; in training the checkpoint does not have the chosen chat template yet."""
+    template = job.chat_template if isinstance(job, TrainJob) else None
+    return load_tokenizer(checkpoint.path, template, checkpoint.allow_remote_code)
+
+
+def of_every_rank(answered: Callable[[], T], world: int, accelerator: Accelerator) -> list[T]:
+    """Return what each of ``world`` ranks has answered, on every rank. Raises ``CutOff`` on all of them where one was."""
+    try:
+        mine = [answered()]
+    except CutOff:
+        mine = []
+    everyone = [mine] if world == 1 else by_every_rank(accelerator, lambda *_: mine)
+    if not all(everyone):
+        raise CutOff
+    return [answers for (answers,) in everyone]
 
 
 def answer_metrics(asked: AskedPrompts, answers: Sequence[str]) -> dict[str, float]:

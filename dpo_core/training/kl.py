@@ -12,24 +12,22 @@ the forward of a preference pair. Shapes: N prompts.
 import logging
 import math
 from collections.abc import Sequence
-from itertools import chain
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 
-from dpo_core.contract.jobs import EvaluateJob
+from dpo_core.contract.jobs import EvaluateJob, TrainJob
 from dpo_core.contract.progress import Progress
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
-from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.engine.choose import calling_the_model
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import sample_answers
-from dpo_core.training.answers import AskedPrompts
+from dpo_core.training.answers import AskedPrompts, OnAnswers, num_shares, of_every_rank, tokenizer_of
 from dpo_core.training.scores import agreed_scoring, generation_of, load_scorer, score_pairs
 
 log = logging.getLogger(__name__)
@@ -67,7 +65,7 @@ def measure_kl(
         return {}
     policy_scorer = load_scorer(job.after, job, accelerator)
     scoring = agreed_scoring(policy_scorer, dataset, job, accelerator)
-    pairs = SampledPairs(sampled_pairs(job, policy_scorer, prompts, progress, accelerator))
+    pairs = sampled_pairs(job, job.after, policy_scorer, prompts, progress.advance, accelerator)
     policy = score_pairs(scoring, pairs, job)
     del policy_scorer, scoring
     reference_scorer = load_scorer(job.reference_checkpoint or job.before, job, accelerator)
@@ -99,37 +97,41 @@ def _both(first_N: Tensor, second_N: Tensor) -> Tensor:
 
 
 def sampled_pairs(
-    job: EvaluateJob,
+    job: EvaluateJob | TrainJob,
+    checkpoint: CheckpointRef,
     scorer: PairScorer,
     prompts: Sequence[HeldOutPrompt],
-    progress: Progress,
+    on_answers: OnAnswers,
     accelerator: Accelerator,
-) -> list[TokenizedPair]:
+) -> SampledPairs:
     """Return two sampled answers a prompt as a pair, every rank sampling for its share of prompts. -> all, on every
-    rank
+    rank. Raises ``CutOff``.
 
     Ranks that hold a part of each weight can only compute together: there every rank draws all answers, which are rank 0's.
     """
-    world = 1 if scorer.is_split else accelerator.num_processes
+    world = num_shares(scorer, accelerator)
     mine = list(range(accelerator.process_index % world, len(prompts), world))
     asked = [(number, draw) for number in mine for draw in range(ANSWERS_PER_PROMPT)]
-    tokenizer = load_tokenizer(job.after.path, None, job.after.allow_remote_code)
-    with calling_the_model(job.sharding, scorer, accelerator.device):
-        answers = sample_answers(
-            scorer.model,
-            tokenizer,
-            [prompts[number].prompt_ids for number, _ in asked],
-            [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
-            generation_of(job, scorer, accelerator),
-            on_answers=progress.advance,
-        )
-    found = {
-        number: answers[at * ANSWERS_PER_PROMPT : (at + 1) * ANSWERS_PER_PROMPT]
-        for at, number in enumerate(mine)
-    }
-    everyone = [found] if world == 1 else gather_object([found])
-    by_number = dict(chain.from_iterable(part.items() for part in everyone))
-    return [_pair(prompts[number].prompt_ids, *by_number[number]) for number in range(len(prompts))]
+    tokenizer = tokenizer_of(job, checkpoint)
+
+    def answered() -> list[list[int]]:
+        with calling_the_model(job.sharding, scorer, accelerator.device):
+            return sample_answers(
+                scorer.model,
+                tokenizer,
+                [prompts[number].prompt_ids for number, _ in asked],
+                [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
+                generation_of(job, scorer, accelerator),
+                on_answers=on_answers,
+            )
+
+    by_rank = of_every_rank(answered, world, accelerator)
+
+    def of_prompt(number: int) -> list[list[int]]:
+        first = number // world * ANSWERS_PER_PROMPT
+        return by_rank[number % world][first : first + ANSWERS_PER_PROMPT]
+
+    return SampledPairs(_pair(prompt.prompt_ids, *of_prompt(n)) for n, prompt in enumerate(prompts))
 
 
 def _pair(prompt_ids: np.ndarray, first: list[int], second: list[int]) -> TokenizedPair:

@@ -140,7 +140,7 @@ class Trainer:
     def evaluate(self) -> None:
         """Measure the held-out pairs, where that is due, and note which step is the best by then."""
         if self.evaluations:
-            self.evaluations.after_step(self.state.step)
+            self.evaluations.after_step(self.state.step, self.last_metrics.get("step_seconds", 0.0))
             if signs := self.evaluations.stopping:
                 self.saving.finish()
                 raise PolicyDegraded(

@@ -18,15 +18,18 @@ from dpo_core.contract.errors import DataError
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.keep_best import BestStep, best_of, check_metric, is_out_of_patience
 from dpo_core.contract.metric_names import as_evaluated, by_set
-from dpo_core.contract.metrics_file import Metrics, read_metrics
-from dpo_core.contract.warning_signs import CHOSEN, Sign, signs_of
+from dpo_core.contract.metrics_file import METRICS_FILE, Metrics, read_metrics
+from dpo_core.contract.warning_signs import CHOSEN, KL, WORDS, Sign, signs_of
 from dpo_core.data.order import steps_per_epoch
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.distributed import from_main, sum_over_ranks
 from dpo_core.engine.engine import Engine
 from dpo_core.loss.pair_logps import PairLogps
+from dpo_core.training.answers import CutOff
 from dpo_core.training.held_out import MeasuredPairs, evaluations_of, measured_pairs
+from dpo_core.training.policy_answers import PolicyAnswers, policy_answers
 from dpo_core.training.scores import Scoring, score_pairs
+from dpo_core.training.start_weights import AsReference
 from dpo_core.training.stop_request import StopRequest
 from dpo_core.training.tracking import Tracking
 
@@ -42,17 +45,21 @@ class Evaluations:
     engine: Engine
     layout: ForwardLayout
     parts: tuple[MeasuredPairs, ...]  # the mixture's held-out pairs, and those of the named sets
+    answers: PolicyAnswers | None
     steps_per_epoch: int
     total_steps: int
     stop: StopRequest
     tracking: Tracking
+    trained_seconds: float = 0.0  # since the last evaluation, as this rank knows it
 
-    def after_step(self, step: int) -> None:
-        """Evaluate after ``step`` finished steps if that is due and not done, and write it down."""
+    def after_step(self, step: int, seconds: float = 0.0) -> None:
+        """Evaluate after ``step`` finished steps, of which the last took ``seconds``, if that is due and not done, and write
+        it down."""
+        self.trained_seconds += seconds
         if not self._is_due(step) or any(row["step"] == step for row in self.rows):
             return
         started = time.monotonic()
-        found = self._measure()
+        found = self._measure(step)
         if found is None:
             log.info("evaluation of step %d cut off; it is made again when the run goes on", step)
             return
@@ -65,6 +72,7 @@ class Evaluations:
         # Rank 0's on every rank: the best step and the end of patience follow from them.
         metrics = from_main(self.engine.accelerator, lambda: metrics)
         self.rows.append(metrics)
+        self.trained_seconds = 0.0
         if self.engine.accelerator.is_main_process:
             with evaluations_of(self.job).open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
@@ -72,10 +80,16 @@ class Evaluations:
             _say(metrics)
             self._warn()
 
-    def _measure(self) -> dict[str, float] | None:
-        """Metrics of all pairs; None if the run was asked to stop meanwhile."""
+    def _measure(self, step: int) -> dict[str, float] | None:
+        """Metrics of answers and of all pairs; None if the run was asked to stop meanwhile. Answers come first: what ZeRO
+        notes of the order in which layers are called begins anew with the next whole forward."""
         metrics: dict[str, float] = {}
-        for part in self.parts:
+        if self.answers and self._asks_prompts(step):
+            try:
+                metrics |= self.answers.measured()
+            except CutOff:
+                return None
+        for part in self.parts if step else ():
             policy = self._score(part.dataset)
             if policy is None:
                 return None
@@ -83,9 +97,18 @@ class Evaluations:
             metrics |= {} if part.are_sets else {"pairs": len(part.dataset)}
         return metrics
 
+    def _asks_prompts(self, step: int) -> bool:
+        """Before the first step, which signs compare with; then at every N-th evaluation and the last one."""
+        every, number = self.job.evaluation.answers_every, 1 + sum(row["step"] > 0 for row in self.rows)
+        return every is not None and (step in (0, self.total_steps) or number % every == 0)
+
     def _warn(self) -> None:
-        """Log each sign that the newest evaluation shows and the one before did not."""
-        earlier = {sign.name for sign in self._signs(len(self.rows) - 2)}
+        """Log each sign that the newest evaluation shows and those before, back to the last one with answers, did not."""
+        earlier: set[str] = set()
+        for number in reversed(range(len(self.rows) - 1)):
+            earlier |= {sign.name for sign in self._signs(number)}
+            if WORDS in self.rows[number] or not self.answers:
+                break
         for sign in self._signs(len(self.rows) - 1):
             if sign.name not in earlier:
                 log.warning("step %d: %s", self.rows[-1]["step"], sign.words)
@@ -97,10 +120,14 @@ class Evaluations:
         return tuple(sign for sign in self._signs(len(self.rows) - 1) if sign.name in stop)
 
     def _signs(self, number: int) -> tuple[Sign, ...]:
-        """Those of one evaluation, compared with the reference, or with the first one where there is no reference."""
-        if not 0 <= number < len(self.rows):
+        """Those of one evaluation: of pairs compared with the reference, or with the first one where there is no reference;
+        of answers with those before the first step."""
+        if not 0 <= number < len(self.rows) or self.rows[number]["step"] == 0:
             return ()
-        before = self._of_the_reference or self.rows[0]
+        first = next((row for row in self.rows if CHOSEN in row), {})
+        before = self._of_the_reference or first
+        if (start := self.rows[0])["step"] == 0 and WORDS in start:
+            before = before | {WORDS: start[WORDS]}
         return signs_of(self.job.evaluation.warnings, before, self.rows[number])
 
     @cached_property
@@ -109,10 +136,21 @@ class Evaluations:
         reference = None if self.parts[0].are_sets else self.parts[0].reference
         return {CHOSEN: float(reference.per_token().chosen_B.mean())} if reference else {}
 
+    def _is_old(self) -> bool:
+        """Whether the last evaluation is, by rank 0's clock: by clocks of their own ranks would not agree."""
+        minutes, accelerator = self.job.evaluation.every_minutes, self.engine.accelerator
+        if minutes is None:
+            return False
+        old = accelerator.is_main_process and self.trained_seconds >= 60 * minutes
+        return bool(sum_over_ranks(accelerator, torch.tensor(float(old), device=accelerator.device)) > 0)
+
     def _is_due(self, step: int) -> bool:
         every = self.job.evaluation.every
         interval = self.steps_per_epoch if every == "epoch" else every
-        return step > 0 and interval is not None and (step % interval == 0 or step == self.total_steps)
+        if step == 0:
+            return self.answers is not None
+        at_steps = interval is not None and step % interval == 0
+        return self._is_old() or at_steps or step == self.total_steps
 
     @cached_property
     def rows(self) -> Metrics:
@@ -145,9 +183,19 @@ class Evaluations:
 
 
 def _say(metrics: dict[str, float]) -> None:
-    """A line in the log for the mixture's own pairs, and one for each set."""
-    own = {"": metrics} if "pairs" in metrics else {}
-    for name, found in (own | by_set(metrics)).items():
+    """Lines in the log for the mixture's own pairs and answers, and for each set's."""
+    for name, found in ({"": metrics} | by_set(metrics)).items():
+        if WORDS in found:
+            figures = {"kept": "checker/pass_rate", "KL a token": KL}
+            said = [f"{word} {found[metric]:.4f}" for word, metric in figures.items() if metric in found]
+            log.info(
+                "answers%s, step %d  %s",
+                f" ({name})" if name else "",
+                metrics["step"],
+                "  ".join([f"words {found[WORDS]:.1f}", *said]),
+            )
+        if "loss" not in found:
+            continue
         log.info(
             "held out%s, step %d  loss %8.4f  accuracy %5.3f  margin %8.4f  (%d pairs, %.1f s)",
             f" ({name})" if name else "",
@@ -165,7 +213,7 @@ def evaluations_while_training(
     engine: Engine,
     layout: ForwardLayout,
     size: tuple[int, int],
-    listening: tuple[StopRequest, Tracking],
+    beside: tuple[StopRequest, Tracking, AsReference | None],
 ) -> Evaluations | None:
     """Return what is to be measured while a run trains; None where that is off, or no pair is held out. ``size``:
     rows to train on, optimizer steps of the run."""
@@ -176,10 +224,23 @@ def evaluations_while_training(
             f"train.keep_best chooses by the held-out pairs, which {job.data.path} {lacks}. "
             "Raise data.held_out and set evaluation.every, or leave keep_best out."
         )
-    if job.evaluation.every is None or not parts:
+    if not job.evaluation.is_while_training or not parts:
         return None
+    stop, tracking, as_reference = beside
+    answers = policy_answers(job, engine, layout, parts, as_reference, stop)
     if keep:
-        check_metric(keep, [name for part in parts for name in part.metric_names])
+        of_pairs = (name for part in parts for name in part.metric_names)
+        check_metric(keep, (*of_pairs, *(answers.metric_names if answers else ())))
     num_rows, total_steps = size
     per_epoch = steps_per_epoch(num_rows, job.batch.global_pairs)
-    return Evaluations(job, engine, layout, parts, per_epoch, total_steps, *listening)
+    evaluations = Evaluations(job, engine, layout, parts, answers, per_epoch, total_steps, stop, tracking)
+    evaluations.trained_seconds = seconds_since(job, evaluations.rows)
+    return evaluations
+
+
+def seconds_since(job: TrainJob, evaluations: Metrics) -> float:
+    """Return what the steps behind the last evaluation took, as earlier starts have written it down: an evaluation that was
+    due by the clock and cut off is due again where the run goes on."""
+    last = max((row["step"] for row in evaluations), default=0)
+    steps = read_metrics(job.out_dir / METRICS_FILE)
+    return sum(one.get("step_seconds", 0.0) for one in steps if one["step"] > last)

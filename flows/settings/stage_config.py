@@ -185,7 +185,7 @@ class StageConfig(
     @model_validator(mode="after")
     def _evaluations_have_pairs(self) -> "StageConfig":
         has_own, sets = float(self.data.held_out) > 0, [one.name for one in self.evaluation.sets]
-        if self.evaluation.every is not None and not (has_own or sets):
+        if self.evaluation.is_while_training and not (has_own or sets):
             raise ValueError(
                 "evaluation.every measures the held-out pairs; set data.held_out above 0, or name evaluation.sets"
             )
@@ -195,12 +195,17 @@ class StageConfig(
                     "train.keep_best chooses by evaluations while training; set evaluation.every to epoch, or to a number "
                     "of optimizer steps"
                 )
+            if self.evaluation.every_minutes is not None:
+                raise ValueError(
+                    "train.keep_best would choose among steps that depend on the machine's speed, and a run that goes on "
+                    "after a crash among others; leave evaluation.every_minutes out, or keep_best"
+                )
             if not has_own and not keep.metric.startswith(f"{BY_SET}/"):
                 raise ValueError(
                     f"train.keep_best.metric {keep.metric} is measured on held-out pairs of the mixture; set data.held_out "
                     f"above 0, or name one of evaluation.sets, such as {of_set(sets[0], keep.metric)}"
                 )
-            check_metric(keep, sets=sets)
+            check_metric(keep, sets=sets, answered=self.evaluation.answered)
             keep.direction  # noqa: B018 (one that has none is refused)
         return self
 

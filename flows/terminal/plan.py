@@ -146,8 +146,8 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
 
 
 def _while_training(config: StageConfig) -> str:
-    every, keep = config.evaluation.every, config.train.keep_best
-    if every is None:
+    evaluation, keep = config.evaluation, config.train.keep_best
+    if not evaluation.is_while_training:
         return ""
     chosen = ""
     if keep:
@@ -157,7 +157,10 @@ def _while_training(config: StageConfig) -> str:
             else ""
         )
         chosen = f", the step with the {EXTREME[keep.direction]} {keep.metric} exported{patient}"
-    return f", held-out pairs measured every {every if every == 'epoch' else counted(int(every), 'step')}{chosen}"
+    answers = ""
+    if every := evaluation.answers_every:
+        answers = f", prompts answered at {'each' if every == 1 else f'one in {every}'}"
+    return f", held-out pairs measured {evaluation.cadence}{answers}{chosen}"
 
 
 def _objective(loss: Loss) -> str:

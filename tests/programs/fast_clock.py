@@ -7,13 +7,13 @@ import time
 from types import SimpleNamespace
 
 from dpo_core import __main__ as program
-from dpo_core.training import saving
+from dpo_core.training import saving, trainer
 
 
 def main() -> int:
-    """The clock that the training loop looks at, no other."""
+    """The clocks that the training loop looks at, no others."""
     if os.environ["RANK"] == os.environ["FAST_RANK"]:
-        saving.time = SimpleNamespace(monotonic=lambda: 1e6 * time.monotonic())
+        saving.time = trainer.time = SimpleNamespace(monotonic=lambda: 1e6 * time.monotonic())
     return program.main(sys.argv[1:])
 
 

@@ -37,7 +37,7 @@ from tests.programs.lost_ranks import LOSE_BY
 from tests.random_moments import chance
 from tests.step_process import evaluations_in, metrics_of, run_ranks, start_ranks, wait_for_death
 from tests.tiny_models import make_model
-from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, mix, reference_job, run_here
+from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, make_sets, mix, reference_job, run_here
 from tests.waiting import PATIENCE_SECONDS, wait_until
 from tests.whole_tensors import whole_tensors
 
@@ -45,6 +45,7 @@ pytestmark = pytest.mark.integration
 
 # fp32 sums in another order; 18 AdamW steps at 1e-3 turn 1e-7 of a gradient into at most this much of a weight.
 WEIGHT_NOISE = 2e-6
+MEASURED = ("pairs", "loss", "rewards/margins", "logps/chosen", "answers/mean_words", "kl/per_token")
 PLAIN = Sharding()
 BACK_ENDS = {
     "zero1": Sharding(kind="zero1"),
@@ -78,7 +79,10 @@ def job_in(stage: TinyStage, folder: Path, sharding: Sharding = PLAIN, processes
         keep_checkpoints=9,
         gradient_checkpointing=True,
         sharding=sharding,
-        evaluation=EvaluationConfig(every=8),
+        evaluation=EvaluationConfig(
+            every=8, answers_every=1, num_prompts=3, max_new_tokens=4, measure_kl=True
+        ),
+        sets=make_sets({"safety": 3, "maths": 1}, stage.checkpoint, stage.root / "sets"),
     )
 
 
@@ -142,11 +146,16 @@ def assert_near(result: TrainResult, expected: TrainResult, weight_noise: float 
             [step[name] for step in theirs], rel=1e-4, abs=1e-5
         ), name
     ours, theirs = (evaluations_in(run.metrics_path.parent) for run in (result, expected))
-    assert [one["step"] for one in ours] == [8, 16, 18]
-    for name in ("step", "pairs", "loss", "rewards/margins", "logps/chosen"):
-        assert [one[name] for one in ours] == pytest.approx(
-            [one[name] for one in theirs], rel=1e-4, abs=1e-5
-        ), name
+    assert [one["step"] for one in ours] == [0, 8, 16, 18]
+    for name in MEASURED:
+        for of in (name, f"held_out/safety/{name}", f"held_out/maths/{name}"):
+            first = (
+                0 if name in ("answers/mean_words", "kl/per_token") else 1
+            )  # before the first step: answers alone
+            assert [one[of] for one in ours[first:]] == pytest.approx(
+                [one[of] for one in theirs[first:]], rel=1e-4, abs=1e-5
+            ), of
+    assert theirs[0]["kl/per_token"] == 0 != theirs[-1]["kl/per_token"]
 
 
 @pytest.mark.parametrize("name", BACK_ENDS)

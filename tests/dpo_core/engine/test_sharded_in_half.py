@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from dpo_core.contract.config import AdapterConfig
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import Sharding, TrainResult
-from tests.step_process import metrics_of, run_ranks
+from tests.step_process import evaluations_in, metrics_of, run_ranks
 from tests.tiny_stage import reference_job, run_here
 
 pytestmark = pytest.mark.integration
@@ -47,6 +48,9 @@ def test_an_adapter_is_trained_by_an_objective_over_the_whole_batch(stage, tmp_p
         "precision": "bf16",
         "checkpoint_every": 2,
         "max_steps": 3,
+        "evaluation": EvaluationConfig(
+            every=2, answers_every=1, num_prompts=3, max_new_tokens=4, measure_kl=True
+        ),
     }
     job = reference_job(tmp_path / "reference", stage.data, stage.checkpoint, precision="bf16")
     values = run_ranks(job.model_copy(update={"sharding": Sharding(kind=name)})).reference
@@ -60,6 +64,9 @@ def test_an_adapter_is_trained_by_an_objective_over_the_whole_batch(stage, tmp_p
         alone,
         {name: 0.0 for name in load_file(alone.weights_path / "model.safetensors") if "lora_B" in name},
     )
+    found = evaluations_in(job.out_dir)
+    assert [one["step"] for one in found] == [0, 2, 3]
+    assert found[0]["kl/per_token"] == 0 != found[-1]["kl/per_token"]
     frozen = result.all_parameters - result.trained_parameters
     for rank in (0, 1):
         held = json.loads((job.out_dir / f"held-{rank}.json").read_text())

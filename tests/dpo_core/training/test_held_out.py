@@ -1,6 +1,8 @@
 """The held-out pairs measured while a run trains: when, what, and that the run is the same as without."""
 
+import itertools
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from dpo_core.data.reference_cache import read_aligned
 from dpo_core.loss.losses import LossOutput
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.load import load_model
-from dpo_core.training import held_out, while_training
+from dpo_core.training import held_out, trainer, while_training
 from tests.dpo_core.model.test_forward import by_hand
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.step_process import evaluations_in
@@ -114,8 +116,8 @@ def test_those_of_steps_that_are_taken_again_are_made_again(stage, whole, tmp_pa
     """A run that dies after an evaluation, before the checkpoint behind it."""
     after_step = while_training.Evaluations.after_step
 
-    def dies(self, step):
-        after_step(self, step)
+    def dies(self, step, seconds):
+        after_step(self, step, seconds)
         if step == 6:
             raise KeyboardInterrupt
 
@@ -207,6 +209,33 @@ def test_without_pairs_of_the_mixture_the_sets_are_measured_alone(stage, sets, t
     result = run_here(job.model_copy(update=alone).at(tmp_path / "evaluation"))
     assert (result.num_pairs, result.num_prompts, result.answers) == (0, 0, ())
     assert result.after["held_out/safety/rewards/accuracies"] == 0.5
+
+
+def test_by_the_clock_it_is_measured_once_training_has_taken_so_long(stage, whole, tmp_path, monkeypatch):
+    """Steps of 20 s by this clock; the one that is cut off is made again where the run goes on."""
+    now = itertools.count(0, 20)
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: float(next(now))))
+    result = run_here(job_in(stage, tmp_path / "whole", every_minutes=1))
+    assert_same_run(result, whole)
+    assert [one["step"] for one in evaluations_in(tmp_path / "whole")] == [3, 6, 9]
+    score_pairs, calls = while_training.score_pairs, []
+
+    def asked_to_stop(*given, rows):
+        calls.append(rows)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return score_pairs(*given, rows=rows)
+
+    monkeypatch.setattr(while_training, "score_pairs", asked_to_stop)
+    monkeypatch.setattr(while_training, "PAIRS_BETWEEN_LOOKS", 4)  # two calls an evaluation
+    job = job_in(stage, tmp_path / "cut", every_minutes=1)
+    with pytest.raises(Preempted, match="checkpoint of step 3"):
+        run_here(job)
+    assert evaluations_in(tmp_path / "cut") == []
+    result = run_here(job)
+    assert result.resumed_from_step == 3
+    assert_same_run(result, whole)
+    assert [one["step"] for one in evaluations_in(tmp_path / "cut")] == [3, 6, 9]
 
 
 def test_margins_that_follow_length_are_correlated_with_it():

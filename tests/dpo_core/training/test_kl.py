@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from dpo_core.contract.progress import Progress
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.distributed import start_accelerator
 from dpo_core.loss.pair_logps import PairLogps
@@ -39,7 +38,7 @@ def test_it_is_the_mean_log_ratio_of_sampled_answers(stage: TinyStage, other, tm
     prompts = [dataset.prompt(row) for row in range(4)]
     policy, reference = load_model(other), load_model(stage.checkpoint)
     pairs = sampled_pairs(
-        job, PairScorer(policy, "fp32"), prompts, Progress("evaluate", active=False), start_accelerator()
+        job, other, PairScorer(policy, "fp32"), prompts, lambda _: None, start_accelerator()
     )
     sides = [
         side
@@ -64,7 +63,7 @@ def test_answers_end_where_the_model_ends_them_and_their_end_counts(stage: TinyS
     dataset, model = PairDataset.open(stage.data.path, "held_out"), load_model(stage.checkpoint)
     prompts = [dataset.prompt(row) for row in range(6)]
     pairs = sampled_pairs(
-        job, PairScorer(model, "fp32"), prompts, Progress("evaluate", active=False), start_accelerator()
+        job, stage.checkpoint, PairScorer(model, "fp32"), prompts, lambda _: None, start_accelerator()
     )
     ends = end_token_ids(model, make_tokenizer())
     answers = [

@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.results import read_error
-from tests.step_process import metrics_of, run_ranks, start_ranks
-from tests.tiny_stage import run_here
+from tests.dpo_core.training.test_resume import assert_same_run
+from tests.step_process import evaluations_in, metrics_of, run_ranks, start_ranks, wait_for_death
+from tests.tiny_stage import make_sets, run_here
 from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.integration
@@ -63,11 +65,50 @@ def test_so_do_those_of_an_evaluation_and_of_its_kl(stage, tmp_path, monkeypatch
     assert "differ in train.forward: rank 0 packed, rank 1 padded" in error.message
 
 
-@pytest.mark.parametrize(("fast", "written"), [(0, 2), (1, 0)])
-def test_ranks_write_checkpoints_by_the_first_one_s_clock(stage, tmp_path, monkeypatch, fast, written):
+def test_killed_within_an_evaluation_that_answers_it_makes_it_again_with_the_same_bits(stage, tmp_path):
+    """Three prompts and a set of one: ranks have unequal numbers of answers, and one of them none of the set."""
+    asked = EvaluationConfig(every=2, answers_every=1, num_prompts=3, max_new_tokens=4, measure_kl=True)
     job = stage.train_job(
-        tmp_path, "dpo", per_device=2, processes=2, max_steps=3, checkpoint_every=1000
-    )  # 10 minutes
+        tmp_path / "killed",
+        "dpo",
+        per_device=2,
+        processes=2,
+        max_steps=4,
+        checkpoint_every=1,
+        evaluation=asked,
+        sets=make_sets({"safety": 1}, stage.checkpoint, tmp_path / "sets"),
+    )
+    whole = run_ranks(job.at(tmp_path / "whole"))
+    ranks = start_ranks(job, 2, "tests.programs.killed_while_answering")
+    assert ranks.wait(PATIENCE_SECONDS) != 0
+    wait_for_death(ranks)
+    assert [one["step"] for one in evaluations_in(job.out_dir)] == [0]
+    result = run_ranks(job)
+    assert result.resumed_from_step == 1
+    assert_same_run(result, whole)
+    ours, theirs = (
+        [{name: value for name, value in one.items() if name != "evaluation_seconds"} for one in found]
+        for found in (evaluations_in(job.out_dir), evaluations_in(tmp_path / "whole"))
+    )
+    assert ours == theirs
+    assert [one["step"] for one in ours] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(("fast", "written"), [(0, 2), (1, 0)])
+def test_ranks_write_checkpoints_and_evaluate_by_the_first_one_s_clock(
+    stage, tmp_path, monkeypatch, fast, written
+):
+    by_the_clock = EvaluationConfig(every_minutes=10)
+    job = stage.train_job(
+        tmp_path,
+        "dpo",
+        per_device=2,
+        processes=2,
+        max_steps=3,
+        checkpoint_every=1000,  # and after 10 minutes
+        evaluation=by_the_clock,
+    )
     monkeypatch.setenv("FAST_RANK", str(fast))
     run_ranks(job, module="tests.programs.fast_clock")
     assert len(list(tmp_path.glob("checkpoints/step-*"))) == written
+    assert [one["step"] for one in evaluations_in(tmp_path)] == ([1, 2, 3] if written else [3])

@@ -117,6 +117,32 @@ def test_what_is_measured_while_training_needs_pairs_that_are_held_out():
 
 
 @pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({"answers_every": 1}, r"at evaluations while training; set evaluation\.every or every_minutes"),
+        ({"every": 5, "answers_every": 1, "num_prompts": 0}, r"set num_prompts above 0"),
+    ],
+)
+def test_prompts_are_answered_at_evaluations_that_there_are(evaluation, message):
+    with pytest.raises(ConfigError, match=message):
+        config(evaluation=evaluation)
+
+
+def test_the_best_step_is_none_of_the_machine_s_speed_and_may_be_chosen_by_answers():
+    with pytest.raises(ConfigError, match=r"steps that depend on the machine's speed"):
+        config(evaluation={"every": 5, "every_minutes": 30}, train={"keep_best": {}})
+    best = {"keep_best": {"metric": "checker/pass_rate"}}
+    assert config(evaluation={"every": 5, "answers_every": 2}, train=best).train.keep_best.direction == "max"
+    with pytest.raises(ConfigError, match=r"checker/pass_rate, which evaluation\.every does not measure"):
+        config(evaluation={"every": 5}, train=best)
+    with pytest.raises(ConfigError, match=r"kl/per_token, which evaluation\.every does not measure"):
+        config(
+            evaluation={"every": 5, "answers_every": 2},
+            train={"keep_best": {"metric": "kl/per_token", "mode": "min"}},
+        )
+
+
+@pytest.mark.parametrize(
     ("keep", "evaluation", "message"),
     [
         ({}, {}, r"set evaluation\.every to epoch, or to a number"),

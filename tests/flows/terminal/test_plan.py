@@ -333,12 +333,15 @@ def test_gate_and_person_stand_before_the_upload():
         "wait": "suspend",
         "timeout_seconds": 3600,
     }
-    evaluation = {"measure_kl": True, "sets": [{"name": "safety", "source": "org/safety"}]}
+    evaluation = {"every": 8, "every_minutes": 30, "answers_every": 2, "measure_kl": True}
+    evaluation |= {"sets": [{"name": "safety", "source": "org/safety"}]}
     steps = plan_stage(validated(values(gate=gate, evaluation=evaluation), "gated")).steps
     names = [name for name, _ in steps]
     assert names[names.index("evaluate") :] == ["evaluate", "gate", "approve", "upload", "hand off"]
     assert dict(steps)["gate"] == "accuracy at least 0.7, kl at most 0.1, safety: checker not below SFT"
     assert dict(steps)["evaluate"].endswith("8 greedy answers, and of the set safety, before and after")
+    measured = "measured every 8 steps and every 30 minutes of training, prompts answered at one in 2"
+    assert dict(steps)["train"].endswith(f", held-out pairs {measured}")
     assert dict(steps)["approve"] == "a person decides within 3,600 s; the run is suspended meanwhile"
     assert "gate" not in dict(plan_stage(validated(values(), "open")).steps)
 

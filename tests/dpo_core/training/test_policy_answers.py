@@ -1,0 +1,159 @@
+"""Answers and the divergence while a policy is trained: what the evaluation after training finds, and nothing of the run
+changes. On several ranks and every back end: ``engine/test_sharded.py``."""
+
+import signal
+
+import pytest
+import torch
+
+from dpo_core.contract.config import AdapterConfig, OptimConfig
+from dpo_core.contract.errors import PolicyDegraded, Preempted
+from dpo_core.contract.evaluation_config import EvaluationConfig
+from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.keep_best import KeepBest
+from dpo_core.engine.distributed import start_accelerator
+from dpo_core.engine.master import MasterEngine
+from dpo_core.model.forward import PairScorer
+from dpo_core.model.generate import Generation, sample_answers
+from dpo_core.model.load import load_model
+from dpo_core.training import policy_answers
+from dpo_core.training.start_weights import StartWeights
+from tests.dpo_core.training.test_held_out import as_checkpoint
+from tests.dpo_core.training.test_resume import assert_same_run
+from tests.step_process import evaluations_in
+from tests.tiny_models import make_tokenizer
+from tests.tiny_stage import TinyStage, make_sets, run_here
+
+ASKED = {"num_prompts": 3, "max_new_tokens": 8, "measure_kl": True}
+FOUND = ("answers/mean_words", "checker/pass_rate", "kl/per_token", "kl/per_answer")
+
+
+def job_in(stage: TinyStage, folder, evaluation: dict | None = None, **more) -> TrainJob:
+    """9 steps, evaluated after 2, 4, 6, 8 and 9 of them."""
+    settings = EvaluationConfig(**{"every": 2, "answers_every": 2, **ASKED, **(evaluation or {})})
+    return stage.train_job(
+        folder, evaluation=settings, checkpoint_every=4, gradient_checkpointing=True, **more
+    )
+
+
+def untimed(folder) -> list[dict]:
+    return [
+        {name: value for name, value in one.items() if name != "evaluation_seconds"}
+        for one in evaluations_in(folder)
+    ]
+
+
+@pytest.fixture(scope="module")
+def sets(stage, tmp_path_factory):
+    return make_sets({"safety": 4, "maths": 2}, stage.checkpoint, tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="module")
+def without(stage, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("without")
+    return run_here(stage.train_job(folder, checkpoint_every=4, gradient_checkpointing=True))
+
+
+@pytest.fixture(scope="module")
+def whole(stage, sets, tmp_path_factory):
+    return run_here(job_in(stage, tmp_path_factory.mktemp("whole"), sets=sets))
+
+
+def test_every_second_evaluation_has_answers_and_the_run_is_the_same(whole, without):
+    assert_same_run(whole, without)
+    found = evaluations_in(whole.metrics_path.parent)
+    assert [one["step"] for one in found] == [0, 2, 4, 6, 8, 9]
+    assert [one["step"] for one in found if "answers/mean_words" in one] == [0, 4, 8, 9]
+    assert "loss" not in found[0]
+    assert found[0]["kl/per_token"] == 0
+    assert all(one["kl/per_token"] != 0 for one in found[1:] if "kl/per_token" in one)
+
+
+def test_the_last_answers_are_those_of_the_evaluation_after_training(stage, sets, whole, tmp_path):
+    trained = as_checkpoint(tmp_path / "model", whole)
+    job = stage.evaluate_job(tmp_path / "evaluation", trained, **ASKED).model_copy(update={"sets": sets})
+    after = run_here(job.at(tmp_path / "evaluation"))
+    found = evaluations_in(whole.metrics_path.parent)
+    for of in ("", "held_out/safety/", "held_out/maths/"):
+        for name in FOUND:
+            assert found[-1][of + name] == pytest.approx(after.after[of + name], rel=1e-4, abs=1e-6), (
+                of + name
+            )
+        assert found[0][of + "answers/mean_words"] == after.before[of + "answers/mean_words"]
+
+
+@pytest.mark.parametrize("kind", ["greedy_answers", "sampled_pairs"])
+def test_one_that_is_cut_off_while_it_answers_is_made_again(stage, sets, whole, tmp_path, monkeypatch, kind):
+    answered, calls = getattr(policy_answers, kind), []
+
+    def asked_to_stop_in_the_second(*given):
+        calls.append(kind)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return answered(*given)
+
+    monkeypatch.setattr(policy_answers, kind, asked_to_stop_in_the_second)
+    job = job_in(stage, tmp_path, sets=sets)
+    with pytest.raises(Preempted, match="checkpoint of step 4"):
+        run_here(job)
+    assert [one["step"] for one in evaluations_in(tmp_path)] == [0, 2]
+    monkeypatch.undo()
+    result = run_here(job)
+    assert result.resumed_from_step == 4
+    assert_same_run(result, whole)
+    assert untimed(tmp_path) == untimed(whole.metrics_path.parent)
+
+
+def test_of_an_adapter_the_reference_is_the_model_without_it(stage, tmp_path):
+    adapter = AdapterConfig(kind="lora", rank=4)
+    with_answers = run_here(job_in(stage, tmp_path / "with", adapter=adapter))
+    alone = run_here(
+        stage.train_job(tmp_path / "alone", adapter=adapter, checkpoint_every=4, gradient_checkpointing=True)
+    )
+    assert_same_run(with_answers, alone)
+    found = [one for one in evaluations_in(tmp_path / "with") if "kl/per_token" in one]
+    assert [one["step"] for one in found] == [0, 4, 8, 9]
+    assert found[0]["kl/per_token"] == 0 != found[-1]["kl/per_token"]
+
+
+def test_with_bf16_weights_the_masters_come_back_to_the_bit(stage):
+    scorer = PairScorer(load_model(stage.checkpoint), "bf16_pure")
+    engine = MasterEngine.start(start_accelerator(), scorer, OptimConfig())
+    start = StartWeights(engine)
+    with torch.no_grad():
+        for number, master in enumerate(engine.masters.values()):
+            master.add_(torch.randn(master.shape, generator=torch.Generator().manual_seed(number)) * 1e-3)
+    engine.spread_weights()
+    now = {name: value.clone() for name, value in engine.masters.items()}
+    rounded = {name: value.clone() for name, value in scorer.model.named_parameters()}
+    with start.in_place():
+        first = dict(load_model(stage.checkpoint).named_parameters())
+        for name, weight in scorer.model.named_parameters():
+            assert torch.equal(weight, first[name].bfloat16())
+    assert all(torch.equal(engine.masters[name], value) for name, value in now.items())
+    assert all(torch.equal(weight, rounded[name]) for name, weight in scorer.model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("sign", "bounds", "words"),
+    [
+        ("length", {"answers_grow_to": 1e-6}, "Greedy answers are"),
+        ("kl", {"kl_reaches": 1e-9}, "nats a token from its reference"),
+    ],
+)
+def test_a_sign_of_the_answers_ends_the_run(stage, tmp_path, sign, bounds, words):
+    warnings = {"warnings": bounds | {"stop": [sign]}, "answers_every": 1}
+    with pytest.raises(PolicyDegraded, match=f"After step [2-9]: .*{words}"):
+        run_here(job_in(stage, tmp_path, warnings))
+
+
+def test_the_best_step_is_chosen_among_those_that_answered(stage, sets, whole, tmp_path):
+    found = [one for one in evaluations_in(whole.metrics_path.parent)[1:] if "kl/per_token" in one]
+    keep = KeepBest(metric="held_out/safety/kl/per_token", mode="min")
+    result = run_here(job_in(stage, tmp_path, keep_best=keep, sets=sets))
+    expected = min(found, key=lambda one: one["held_out/safety/kl/per_token"])
+    assert (result.best.step, result.best.num_evaluations) == (expected["step"], 3)
+
+
+def test_a_rank_without_a_prompt_samples_nothing(stage):
+    assert sample_answers(load_model(stage.checkpoint), make_tokenizer(), [], [], Generation(4, 2)) == []
