@@ -47,4 +47,6 @@ def check_inputs(config: StageConfig) -> None:
             check_source(source)
     if config.checkpoint.tokenizer is not None:
         check_source(config.checkpoint.tokenizer, "checkpoint.tokenizer")
+    if config.judge.kind == "reward_model":
+        check_source(config.judge.model, "judge.model")
     chosen_template(config.checkpoint)

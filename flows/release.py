@@ -71,7 +71,9 @@ def check_somebody_can_answer(gate: GateConfig, audience: Audience) -> None:
 
 def release(config: StageConfig, candidate: Candidate, run: StageRun) -> Release:
     """Run gate -> approve. Raises ``NotReleased``: a rule does not hold, or a person says no or nothing."""
-    checks = checks_of(config.gate, config.evaluation, candidate.evaluation, candidate.benchmarks)
+    checks = checks_of(
+        config.gate, config.evaluation, candidate.evaluation, candidate.benchmarks, candidate.judgement
+    )
     if checks:
         with run.folder.task("gate"):
             write_json(run.folder.folder / GATE_FILE, [check.model_dump() for check in checks])
@@ -88,7 +90,12 @@ def approve(
 ) -> Approval:
     """Return a person's approval of this checkpoint, an earlier one of the same included. Raises ``NotReleased``."""
     kept = approval_path(
-        run.place.store, candidate.exported, candidate.evaluation, checks, candidate.benchmarks
+        run.place.store,
+        candidate.exported,
+        candidate.evaluation,
+        checks,
+        candidate.benchmarks,
+        candidate.judgement,
     )
     approval = read_approval(kept)
     if approval is None:
@@ -97,7 +104,7 @@ def approve(
             config.name,
             candidate.place,
             checks,
-            Judged(candidate.evaluation, candidate.benchmarks),
+            Judged(candidate.evaluation, candidate.benchmarks, candidate.judgement),
             config.evaluation,
             PREFECT_UI_URL.value(),
         )

@@ -18,8 +18,11 @@ from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.destination_config import UploadConfig
 from dpo_core.contract.job import Result
 from dpo_core.contract.jobs import EvaluateResult, ExportResult, TrainResult
+from dpo_core.contract.judge_job import JudgeResult
+from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.refs import CheckpointRef
 from flows.audience import Audience
+from flows.judging import judge_answers
 from flows.scores import compare, score, score_start
 from flows.settings.stage_config import StageConfig
 from tasks.benchmark import warn_of_falls
@@ -69,6 +72,12 @@ class Candidate:
     exported: ExportResult
     evaluation: EvaluateResult
     benchmarks: Benchmarks | None = None
+    judged: JudgeResult | None = None
+
+    @property
+    def judgement(self) -> JudgeFigures | None:
+        """Return what a judge found of its answers."""
+        return self.judged.judgement if self.judged else None
 
     @property
     def place(self) -> str:
@@ -79,11 +88,13 @@ class Candidate:
     def metrics(self, when: Literal["before", "after"]) -> dict[str, float]:
         """Return what was measured of it, and of the SFT checkpoint before it: held out, and tasks' main metrics."""
         held_out: dict[str, float] = getattr(self.evaluation, when)
-        return held_out | (self.benchmarks.metrics(when) if self.benchmarks else {})
+        preferred = self.judgement.metrics if self.judgement and when == "after" else {}
+        return held_out | preferred | (self.benchmarks.metrics(when) if self.benchmarks else {})
 
     def results(self) -> dict[str, Result]:
         """Return step -> its result, as a run's folder records them."""
-        return {"train": self.trained, "export": self.exported, "evaluate": self.evaluation}
+        judged: dict[str, Result] = {"judge": self.judged} if self.judged else {}
+        return {"train": self.trained, "export": self.exported, "evaluate": self.evaluation, **judged}
 
 
 @contextmanager
@@ -193,7 +204,7 @@ def training_settings(config: StageConfig) -> TrainingSettings:
 
 
 def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRun) -> Candidate:
-    """Run benchmark of the SFT checkpoint -> train -> evaluate -> benchmark.
+    """Run benchmark of the SFT checkpoint -> train -> evaluate -> judge -> benchmark.
 
     The SFT checkpoint comes first: what is wrong with a task shows before hours of training.
     """
@@ -206,12 +217,14 @@ def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRu
     with folder.task("evaluate"):
         evaluation = evaluate(inputs, exported, config.objective, config.train, config.evaluation, run.place)
         folder.result("evaluate", evaluation)
-    if start is None:
-        return Candidate(trained, exported, evaluation)
-    end = score(config, checkpoint_of(exported, inputs.policy), folder, run.place)
-    benchmarks = compare(config, start, end, folder)
-    warn_of_falls(config.evaluation.warnings, evaluation, benchmarks)
-    return Candidate(trained, exported, evaluation, benchmarks)
+    judged = judge_answers(config, evaluation, folder, run.place)
+    benchmarks = None
+    if start is not None:
+        end = score(config, checkpoint_of(exported, inputs.policy), folder, run.place)
+        benchmarks = compare(config, start, end, folder)
+    candidate = Candidate(trained, exported, evaluation, benchmarks, judged)
+    warn_of_falls(config.evaluation.warnings, evaluation, benchmarks, candidate.judgement)
+    return candidate
 
 
 def publish(
@@ -278,5 +291,6 @@ def _card_inputs(config: StageConfig, inputs: TrainingInputs, candidate: Candida
             "metrics_before": evaluation.before,
             "metrics_after": evaluation.after,
             "benchmarks": candidate.benchmarks,
+            "judgement": candidate.judgement,
         }
     )

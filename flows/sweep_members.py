@@ -99,7 +99,11 @@ def _run_member(
         result = MemberResult(member, outcome.model_copy(update={"error": f"{kind}: {error}"}), error=error)
         return replace(result, outcome=result.outcome.model_copy(update={"interrupted": result.interrupted}))
     checks = checks_of(
-        member.config.gate, member.config.evaluation, candidate.evaluation, candidate.benchmarks
+        member.config.gate,
+        member.config.evaluation,
+        candidate.evaluation,
+        candidate.benchmarks,
+        candidate.judgement,
     )
     return MemberResult(
         member,

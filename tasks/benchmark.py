@@ -10,6 +10,7 @@ from dpo_core.contract.benchmark_job import BenchmarkJob, BenchmarkResult, TaskF
 from dpo_core.contract.benchmarks import Benchmarks, content_of_folder
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import EvaluateResult
+from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.warning_signs import WarningBounds
 from tasks.checkpoint.chosen_template import ChosenTemplate
@@ -67,9 +68,14 @@ def pinned_folder(folder: Path) -> TaskFolder:
     return TaskFolder(path=path, content=content_of_folder(path))
 
 
-def warn_of_falls(bounds: WarningBounds, evaluation: EvaluateResult, benchmarks: Benchmarks) -> None:
-    """Log the sign that tasks add to those of the evaluation, which were logged before."""
+def warn_of_falls(
+    bounds: WarningBounds,
+    evaluation: EvaluateResult,
+    benchmarks: Benchmarks | None,
+    judgement: JudgeFigures | None = None,
+) -> None:
+    """Log the sign that tasks and a judge add to those of the evaluation, which were logged before."""
     known = signs_in(bounds, evaluation)
-    for sign in signs_in(bounds, evaluation, benchmarks):
+    for sign in signs_in(bounds, evaluation, benchmarks, judgement):
         if sign not in known:
             get_run_logger().warning(sign.words)

@@ -86,6 +86,14 @@ MEANINGS = {
         "Mean length of the greedy answers. DPO tends to lengthen answers; a "
         "large change deserves a look at the samples.",
     ),
+    "judge/win_rate": Meaning(
+        "win rate",
+        "Mean preference of a judge for the trained model's greedy answers over the SFT model's; 0.5 is no difference.",
+        1,
+    ),
+    "judge/length_controlled_win_rate": Meaning(
+        "win rate, length-controlled", "The same of answers of equal length (AlpacaEval 2).", 1
+    ),
     "kl/per_token": Meaning(
         "KL from the reference, a token",
         "How far the policy has moved, in nats per token of answers that it sampled itself.",
@@ -130,7 +138,15 @@ LAST_STEP = (
 # Of a sweep's members, which may have several objectives.
 OF_MEMBERS = tuple(
     name
-    for name in ("rewards/accuracies", "ranking/accuracies", "checker/pass_rate", "kl/per_token", *HEADLINE)
+    for name in (
+        "rewards/accuracies",
+        "ranking/accuracies",
+        "judge/win_rate",
+        "judge/length_controlled_win_rate",
+        "checker/pass_rate",
+        "kl/per_token",
+        *HEADLINE,
+    )
     if name not in OF_THE_LOSS
 )
 

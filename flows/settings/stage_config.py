@@ -16,6 +16,7 @@ from dpo_core.contract.config import (
 from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.destination_config import StoreConfig, UploadConfig
 from dpo_core.contract.evaluation_config import EvaluationConfig
+from dpo_core.contract.judge_config import JudgeConfig, why_not_judged
 from dpo_core.contract.keep_best import check_metric
 from dpo_core.contract.loss_config import Loss, LossConfig, LossSum, LossTerm
 from dpo_core.contract.metric_names import BY_SET, of_set
@@ -55,6 +56,7 @@ class WhatIsTrained(Section):
     train: TrainConfig = TrainConfig()
     adapter: AdapterConfig = AdapterConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    judge: JudgeConfig = JudgeConfig()
     benchmarks: BenchmarkConfig = BenchmarkConfig()
     gate: GateConfig = GateConfig()
     compute: ComputeConfig = ComputeConfig()
@@ -175,9 +177,13 @@ class StageConfig(
     @model_validator(mode="after")
     def _gate_is_measured(self) -> "StageConfig":
         evaluation = self.evaluation
-        reason = why_unmeasurable(
-            self.gate, evaluation, self.data.held_out, self.benchmarks.tasks
-        ) or why_not_measured(evaluation.warnings, evaluation.num_prompts, evaluation.measure_kl)
+        reason = (
+            why_unmeasurable(
+                self.gate, evaluation, self.data.held_out, self.benchmarks.tasks, self.judge.is_on
+            )
+            or why_not_measured(evaluation.warnings, evaluation.num_prompts, evaluation.measure_kl)
+            or why_not_judged(self.judge, evaluation, self.data.held_out)
+        )
         if reason:
             raise ValueError(reason)
         return self

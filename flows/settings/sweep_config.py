@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from dpo_core.contract.benchmarks import PREFIX
+from dpo_core.contract.judgement import JUDGED
 from dpo_core.contract.objectives import LossName
 from dpo_core.contract.quantities import Beta, LearningRate, Seed
 from dpo_core.contract.section import Section
@@ -16,7 +17,13 @@ from flows.settings.stage_config import StageConfig
 Setting = str | float | int
 MOST_MEMBERS = 1000
 # Rewards, margins and losses are in units of their own loss and beta, so members can be compared by these alone.
-HeldOutMetric = Literal["rewards/accuracies", "ranking/accuracies", "checker/pass_rate"]
+HeldOutMetric = Literal[
+    "rewards/accuracies",
+    "ranking/accuracies",
+    "checker/pass_rate",
+    "judge/win_rate",
+    "judge/length_controlled_win_rate",
+]
 TaskMetric = Annotated[str, Field(pattern=f"^{PREFIX}\\S+$", max_length=220)]
 # Dimension of the grid -> section and field that it sets, in the order in which members are counted.
 DIMENSIONS = {
@@ -42,8 +49,8 @@ class GridConfig(Section):
     )
     metric: HeldOutMetric | TaskMetric = Field(
         "rewards/accuracies",
-        description="The winner has most of it on the held-out pairs or prompts, or on a task (benchmarks/gsm8k), among "
-        "the members that pass the gate.",
+        description="The winner has most of it on the held-out pairs or prompts, by a judge (judge/win_rate), or on a task "
+        "(benchmarks/gsm8k), among the members that pass the gate.",
     )
     accelerator: str | None = Field(
         None,
@@ -98,6 +105,10 @@ class SweepConfig(StageConfig):
     @model_validator(mode="after")
     def _the_metric_s_task_is_scored(self) -> "SweepConfig":
         metric = self.sweep.metric
+        if metric.startswith(JUDGED) and not self.judge.is_on:
+            raise ValueError(
+                f"sweep.metric {metric} needs somebody who judges; set judge.kind and judge.model"
+            )
         if metric.startswith(PREFIX) and metric.removeprefix(PREFIX) not in self.benchmarks.tasks:
             raise ValueError(
                 f"sweep.metric {metric} is a task that benchmarks.tasks does not name; add it there"

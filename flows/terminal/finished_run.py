@@ -60,6 +60,7 @@ def _is_all_here(config: StageConfig) -> bool:
     return (
         config.upload.repo_id is None
         and config.gate.approval == "none"
+        and config.judge.kind != "reward_model"  # a further checkpoint: compared rarely enough, too
         and all(
             source.startswith(PACKAGE_PREFIX) or Path(source).expanduser().is_dir() for source in checkpoints
         )

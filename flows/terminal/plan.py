@@ -138,6 +138,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
             f"{_sharding(config)}{_while_training(config)}",
         ),
         ("evaluate", config.evaluation.in_words),
+        *([("judge", config.judge.in_words)] if config.judge.is_on else []),
         *([("benchmark", config.benchmarks.in_words)] if config.benchmarks.tasks else []),
         *_gate(config.gate, config.evaluation.warnings.stop),
         ("upload", upload),
@@ -180,6 +181,7 @@ def _beta(loss: LossConfig) -> str:
 def _gate(gate: GateConfig, stopping: tuple[SignName, ...]) -> list[tuple[str, str]]:
     rules = gate.in_words
     rules += [f"{name}: {words}" for name, some in gate.sets.items() for words in some.in_words]
+    rules += [gate.judge.in_words] if gate.judge else []
     rules += [rule.in_words(task) for task, rule in gate.benchmarks.items()]
     rules += [f"no sign of {TITLES[name]}" for name in stopping]
     waits = "suspended" if gate.wait == "suspend" else "paused"
@@ -234,10 +236,8 @@ def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
     if size.num_parameters is None:
         return {}
     model, trained = size.num_parameters, _trained(config, size)
-    checkpoint, kept = (
-        checkpoint_bytes(trained, config.optim),
-        config.train.keep_checkpoints + bool(config.train.keep_best),
-    )
+    checkpoint = checkpoint_bytes(trained, config.optim)
+    kept = config.train.keep_checkpoints + bool(config.train.keep_best)
     parts = {
         "snapshot of the SFT checkpoint": SNAPSHOT_BYTES * model,
         f"checkpoints ({kept} kept, 1 being written)": checkpoint * (kept + 1),

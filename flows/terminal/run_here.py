@@ -43,6 +43,7 @@ def show_end(folder: Path, console: Console) -> None:
 
     outputs = read_run(folder).outputs
     show_evaluation(console, Path(outputs["evaluate"]))
+    show_judgement(console, folder)
     show_scores(console, folder)
     show_verdict(console, folder)
     show_gate(console, folder)
@@ -93,6 +94,18 @@ def show_evaluation(console: Console, folder: Path) -> None:
         [list(map(str, row.values())) for row in metrics_rows(result, HEADLINE)],
         f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts",
     )
+
+
+def show_judgement(console: Console, folder: Path) -> None:
+    """Show the table of what a judge found, where a run has one."""
+    from tasks.report.judgement import prices_of
+    from tasks.run.files import read_run_files
+    from tasks.text.judgement import judgement_rows
+
+    run = read_run_files(folder)
+    if run.judgement:
+        rows = [list(row.values()) for row in judgement_rows(run.judgement, *prices_of(run))]
+        show_table(console, ("judge", "value"), rows, run.judgement.model)
 
 
 def show_scores(console: Console, folder: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic import Field
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.errors import StoreError
 from dpo_core.contract.jobs import EvaluateResult, ExportResult
+from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.section import Section
 from dpo_core.contract.store import fingerprint, write_json
@@ -53,6 +54,7 @@ def approval_path(
     evaluation: EvaluateResult,
     checks: Sequence[GateCheck],
     benchmarks: Benchmarks | None = None,
+    judgement: JudgeFigures | None = None,
 ) -> Path:
     """Return where the approval of this checkpoint with this evaluation under these rules is kept."""
     content = fingerprint(
@@ -61,6 +63,7 @@ def approval_path(
             "evaluation": evaluation.job_fingerprint,
             "checks": [check.model_dump() for check in checks],
             **({"benchmarks": benchmarks.model_dump()} if benchmarks else {}),
+            **({"judgement": judgement.model_dump()} if judgement else {}),
         }
     )
     return store_root / "approvals" / content[:16] / APPROVAL_FILE

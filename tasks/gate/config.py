@@ -41,6 +41,30 @@ class BenchmarkRule(Section):
         return self
 
 
+class JudgeRule(Section):
+    """What the judge of `judge` must find. 0.5 is no difference from the SFT checkpoint's answers."""
+
+    win_rate_at_least: float | None = Field(None, ge=0, le=1, description="Its mean preference.")
+    length_controlled_at_least: float | None = Field(
+        None, ge=0, le=1, description="The same of answers of equal length (AlpacaEval 2)."
+    )
+
+    @property
+    def in_words(self) -> str:
+        """Return "win rate at least 0.5"."""
+        bounds = {
+            "win rate at least": self.win_rate_at_least,
+            "length-controlled win rate at least": self.length_controlled_at_least,
+        }
+        return " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> "JudgeRule":
+        if self.win_rate_at_least is None and self.length_controlled_at_least is None:
+            raise ValueError("gate.judge needs win_rate_at_least or length_controlled_at_least")
+        return self
+
+
 class HeldOutRules(Section):
     """Rules over held-out pairs and prompts."""
 
@@ -114,6 +138,9 @@ class GateConfig(HeldOutRules):
     sets: dict[SetName, SetRules] = Field(
         {}, description="The same rules by set of evaluation.sets, e.g. {safety: {accuracy_at_least: 0.6}}."
     )
+    judge: JudgeRule | None = Field(
+        None, description="What the judge must find (judge.kind), e.g. {win_rate_at_least: 0.5}."
+    )
     benchmarks: dict[TaskName, BenchmarkRule] = Field(
         {},
         description="Rules by task of benchmarks.tasks: not_below_sft_by, at_least, metric; e.g. "
@@ -132,7 +159,7 @@ class GateConfig(HeldOutRules):
     @property
     def has_rules(self) -> bool:
         """Whether any rule is on."""
-        return bool(self.benchmarks or self.sets) or self.judges_held_out
+        return bool(self.benchmarks or self.sets) or self.judge is not None or self.judges_held_out
 
     @model_validator(mode="after")
     def _waiting_is_for_a_person(self) -> "GateConfig":
@@ -144,7 +171,11 @@ class GateConfig(HeldOutRules):
 
 
 def why_unmeasurable(
-    gate: GateConfig, evaluation: EvaluationConfig, held_out: str, tasks: Sequence[str] = ()
+    gate: GateConfig,
+    evaluation: EvaluationConfig,
+    held_out: str,
+    tasks: Sequence[str] = (),
+    has_judge: bool = False,
 ) -> str | None:
     """Return what would be missing in every evaluation, as a sentence; None where each rule that is on has its metric."""
     if (gate.judges_held_out or evaluation.warnings.stop) and float(held_out) == 0:
@@ -156,6 +187,8 @@ def why_unmeasurable(
         return "rules of the gate need answers to held-out prompts; set evaluation.num_prompts above 0"
     if any(some.kl_at_most is not None for some in rules) and not evaluation.measure_kl:
         return "gate.kl_at_most needs evaluation.measure_kl; set it to true"
+    if gate.judge is not None and not has_judge:
+        return "gate.judge needs somebody who judges; set judge.kind and judge.model"
     if missing := [name for name in gate.benchmarks if name not in tasks]:
         return (
             f"gate.benchmarks has a rule for {missing[0]}, which benchmarks.tasks does not name; add it there"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dpo_core.contract.benchmarks import Benchmarks, BenchmarkScore
+from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.metric_names import by_set
 from dpo_core.contract.section import Section
 from tasks.gate.config import BenchmarkRule, GateConfig, HeldOutRules
@@ -67,6 +68,26 @@ def check_benchmarks(gate: GateConfig, benchmarks: Benchmarks | None) -> tuple[G
         check
         for task, rule in gate.benchmarks.items()
         for check in _check_task(task, rule, benchmarks.find(task, rule.metric) if benchmarks else None)
+    )
+
+
+def check_judgement(gate: GateConfig, judgement: JudgeFigures | None) -> tuple[GateCheck, ...]:
+    """Return the rules of what a judge found, in the order of ``JudgeRule``."""
+    if gate.judge is None:
+        return ()
+    found = (
+        ("win rate at least", gate.judge.win_rate_at_least, judgement.win_rate if judgement else None),
+        (
+            "length-controlled win rate at least",
+            gate.judge.length_controlled_at_least,
+            judgement.length_controlled if judgement else None,
+        ),
+    )
+    missing = "lengths tell nothing of so few answers" if judgement else "nobody judged"
+    return tuple(
+        _judged(rule, value, bound, _is_at_least, missing)
+        for rule, bound, value in found
+        if bound is not None
     )
 
 

@@ -3,30 +3,38 @@
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import EvaluateResult
+from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.metric_names import MEANINGS
 from dpo_core.contract.outcome import Outcome, paired_outcome
 from dpo_core.contract.warning_signs import TITLES, Sign, WarningBounds, figures_of, signs_of
 from tasks.gate.config import GateConfig
-from tasks.gate.rules import GateCheck, check_benchmarks, check_rules, check_sets
+from tasks.gate.rules import GateCheck, check_benchmarks, check_judgement, check_rules, check_sets
 
 
-def outcomes_of(result: EvaluateResult, benchmarks: Benchmarks | None = None) -> tuple[Outcome, ...]:
-    """Return what is counted in answers, before and after: instructions kept, where prompts have any, and tasks."""
+def outcomes_of(
+    result: EvaluateResult, benchmarks: Benchmarks | None = None, judgement: JudgeFigures | None = None
+) -> tuple[Outcome, ...]:
+    """Return what is counted in answers, before and after: instructions kept, where prompts have any, what a judge prefers,
+    and tasks."""
     judged = [
         (answer.before_passes, answer.after_passes)
         for answer in result.answers
         if answer.before_passes is not None and answer.after_passes is not None
     ]
     kept = paired_outcome(MEANINGS["checker/pass_rate"].label, judged)
+    preferred = (judgement.outcome,) if judgement else ()
     scored = benchmarks.outcomes if benchmarks else ()
-    return scored if kept is None else (kept, *scored)
+    return (*preferred, *scored) if kept is None else (kept, *preferred, *scored)
 
 
 def signs_in(
-    bounds: WarningBounds, result: EvaluateResult, benchmarks: Benchmarks | None = None
+    bounds: WarningBounds,
+    result: EvaluateResult,
+    benchmarks: Benchmarks | None = None,
+    judgement: JudgeFigures | None = None,
 ) -> tuple[Sign, ...]:
-    """Return the signs that evaluation and benchmarks show."""
-    return signs_of(bounds, result.before, result.after, outcomes_of(result, benchmarks))
+    """Return the signs that evaluation, benchmarks and judge show."""
+    return signs_of(bounds, result.before, result.after, outcomes_of(result, benchmarks, judgement))
 
 
 def checks_of(
@@ -34,15 +42,17 @@ def checks_of(
     evaluation: EvaluationConfig,
     result: EvaluateResult,
     benchmarks: Benchmarks | None = None,
+    judgement: JudgeFigures | None = None,
 ) -> tuple[GateCheck, ...]:
     """Return the gate's rules, and a check for each sign that is to stop the run. One that was not measured does not
     hold."""
     bounds = evaluation.warnings
-    shown = {sign.name: sign for sign in signs_in(bounds, result, benchmarks)}
-    figures = figures_of(result.before, result.after, outcomes_of(result, benchmarks))
+    shown = {sign.name: sign for sign in signs_in(bounds, result, benchmarks, judgement)}
+    figures = figures_of(result.before, result.after, outcomes_of(result, benchmarks, judgement))
     return (
         *check_rules(gate, result.before, result.after),
         *check_sets(gate, result.before, result.after),
+        *check_judgement(gate, judgement),
         *check_benchmarks(gate, benchmarks),
         *(
             GateCheck(

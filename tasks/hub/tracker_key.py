@@ -28,7 +28,12 @@ def with_tracker_key(place: Workplace, tracking: TrackingConfig) -> Iterator[Wor
             "tracking.wandb_mode is online, but there is no key. Store one in a Prefect Secret block and name "
             f"it in tracking.wandb_key_block, set {WANDB_KEY}, or set tracking.wandb_mode to offline."
         )
-    with hidden_in_logs(key):
-        yield replace(
-            place, context=replace(place.context, secrets={**place.context.secrets, WANDB_KEY: key})
-        )
+    with with_secret(place, WANDB_KEY, key) as its_place:
+        yield its_place
+
+
+@contextmanager
+def with_secret(place: Workplace, name: str, value: str) -> Iterator[Workplace]:
+    """Yield the place with a secret for the steps that name it, which no log record shows meanwhile."""
+    with hidden_in_logs(value):
+        yield replace(place, context=replace(place.context, secrets={**place.context.secrets, name: value}))

@@ -3,12 +3,14 @@
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.config import AdapterConfig, OptimConfig, TrainConfig
 from dpo_core.contract.data_jobs import SourceLedger
+from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.metric_names import HEADLINE
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.section import Section
 from tasks.text.escape import markdown_code, markdown_rows, markdown_text, yaml_text
+from tasks.text.judgement import how_it_judged, judgement_rows
 from tasks.text.scores import TITLES, benchmark_rows, how_they_were_put
 
 WITH_A_ROW = (
@@ -39,6 +41,7 @@ class CardInputs(Section):
     metrics_before: dict[str, float] = {}
     metrics_after: dict[str, float] = {}
     benchmarks: Benchmarks | None = None
+    judgement: JudgeFigures | None = None
 
 
 class OurMarkdown(str):
@@ -159,6 +162,14 @@ def _benchmarks(card: CardInputs) -> list[str]:
     return ["## Benchmarks", how_they_were_put(card.benchmarks), _table(list(TITLES), rows)]
 
 
+def _judge(card: CardInputs) -> list[str]:
+    """What a judge found, where one was asked."""
+    if card.judgement is None:
+        return []
+    rows: list[list[object]] = [list(row.values()) for row in judgement_rows(card.judgement)]
+    return ["## Judge", markdown_text(how_it_judged(card.judgement)), _table(["figure", "value"], rows)]
+
+
 def known_before_training(card: CardInputs) -> list[str]:
     """Return what stands in the card whatever the training gives: its title, what it starts from and its settings."""
     unknown = {"optimizer steps", "trained parameters"}
@@ -200,6 +211,7 @@ def render_card(card: CardInputs) -> str:
                 *_chosen(card),
                 "## Results",
                 metrics if card.metrics_after else "No evaluation was run.",
+                *_judge(card),
                 *_benchmarks(card),
             ]
         )

@@ -15,6 +15,7 @@ from dpo_core.contract.metric_names import (
     split_by_set,
 )
 from tasks.report.blocks import Block, Charts, Column, ColumnKind, Page, PageSection, Table, Text
+from tasks.report.compared_judgements import judgements_section
 from tasks.report.compared_scores import scores_section
 from tasks.report.compared_software import software_of
 from tasks.report.curves import STEPS_TO_SMOOTH, points_of, smoothed
@@ -42,6 +43,7 @@ def compare_page(runs: Sequence[RunFiles]) -> Page:
         settings_section(runs),
         fingerprints_section(runs),
         evaluation_section(runs),
+        judgements_section(runs, labels(runs)),
         scores_section(runs, labels(runs)),
         final_section(runs),
         speed_section(runs),

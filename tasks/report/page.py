@@ -8,6 +8,7 @@ from dpo_core.contract.store import write_bytes
 from tasks.report.benchmarks import benchmarks_section
 from tasks.report.blocks import Block, Code, Column, Notice, Page, Table, Text, Tile, Tiles, Tone
 from tasks.report.html import render_html
+from tasks.report.judgement import judgement_section
 from tasks.report.reproduce import commands, reproduce_section
 from tasks.report.sections import (
     data_section,
@@ -51,6 +52,7 @@ def report_page(run: RunFiles) -> Page:
     sections = (
         sweep_section(run),
         evaluation_section(run),
+        judgement_section(run),
         benchmarks_section(run),
         samples_section(run),
         training_section(run),

@@ -6,12 +6,14 @@ from typing import NamedTuple
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
+from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.metric_names import HEADLINE
 from tasks.gate.rules import GateCheck, check_table
 from tasks.report.samples import informative
 from tasks.report.tables import markdown_table, metrics_rows
 from tasks.report.verdict import verdict_of
 from tasks.text.escape import markdown_code, markdown_link, markdown_text
+from tasks.text.judgement import judgement_rows
 from tasks.text.scores import benchmark_rows
 
 NUM_CHARACTERS = 400  # of a prompt or an answer
@@ -23,6 +25,7 @@ class Judged(NamedTuple):
 
     evaluation: EvaluateResult
     benchmarks: Benchmarks | None = None
+    judgement: JudgeFigures | None = None
 
 
 def question_markdown(
@@ -36,14 +39,14 @@ def question_markdown(
     """Return verdict, gate, evaluation and samples. ``candidate``: where the checkpoint is; ``ui_url``: of Prefect's pages,
     if known.
     """
-    evaluation, benchmarks = judged
+    evaluation, benchmarks, judgement = judged
     gate = markdown_table(check_table(checks)) if checks else "No rule is set.\n"
     links = (
         " · ".join(markdown_link(key, f"{ui_url}/artifacts/key/{name}-{key}") for key in ARTIFACTS)
         if ui_url
         else ""
     )
-    verdict = verdict_of(evaluation, settings.warnings, benchmarks)
+    verdict = verdict_of(evaluation, settings.warnings, benchmarks, judgement)
     said = (
         [verdict.in_words, *(sign.words for sign in verdict.signs)] if verdict else ["Nothing was measured."]
     )
@@ -53,6 +56,7 @@ def question_markdown(
         f"{evaluation.num_pairs} held-out pairs, before and after": markdown_table(
             metrics_rows(evaluation, HEADLINE)
         ),
+        **({"Judge": markdown_table(judgement_rows(judgement))} if judgement else {}),
         **({"Benchmarks": markdown_table(benchmark_rows(benchmarks))} if benchmarks else {}),
         "Samples": _samples(informative(evaluation.answers, settings.num_samples_shown)),
     }

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.jobs import EvaluateResult
+from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.metric_names import MEANINGS
 from dpo_core.contract.outcome import Outcome, accuracy_outcome
 from dpo_core.contract.warning_signs import TITLES, WORDS, Sign, WarningBounds
@@ -35,15 +36,18 @@ class VerdictOfRun:
 
 
 def verdict_of(
-    result: EvaluateResult, bounds: WarningBounds | None = None, benchmarks: Benchmarks | None = None
+    result: EvaluateResult,
+    bounds: WarningBounds | None = None,
+    benchmarks: Benchmarks | None = None,
+    judgement: JudgeFigures | None = None,
 ) -> VerdictOfRun | None:
-    """Return what evaluation and benchmarks say of a checkpoint; None where nothing was measured.
+    """Return what evaluation, benchmarks and judge say of a checkpoint; None where nothing was measured.
 
     Worse: something counted in answers, or reward accuracy, fell by more than chance. Better: one of them rose so, none
     fell, and no sign warns. Everything else is not to be told from these figures, however good some of them look.
     """
-    signs = signs_in(bounds or WarningBounds(), result, benchmarks)
-    counted = outcomes_of(result, benchmarks)
+    signs = signs_in(bounds or WarningBounds(), result, benchmarks, judgement)
+    counted = outcomes_of(result, benchmarks, judgement)
     outcomes = (*_accuracy(result), *counted)
     if not outcomes:
         return None
@@ -63,7 +67,9 @@ def verdict_of(
 
 def verdict_of_run(run: RunFiles) -> VerdictOfRun | None:
     """Return the verdict under the run's own bounds; None before the evaluation."""
-    return None if run.evaluation is None else verdict_of(run.evaluation, _bounds(run), run.benchmarks)
+    if run.evaluation is None:
+        return None
+    return verdict_of(run.evaluation, _bounds(run), run.benchmarks, run.judgement)
 
 
 def verdict_blocks(run: RunFiles) -> tuple[Block, ...]:

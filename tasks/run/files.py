@@ -20,6 +20,8 @@ from dpo_core.contract.errors import HandoffRefused, StoreError
 from dpo_core.contract.job import JOB_FILE, LOG_FILE, Job, Result
 from dpo_core.contract.job_registry import JOBS, read_job
 from dpo_core.contract.jobs import EvaluateResult, ExportResult, ReferenceResult, TrainResult
+from dpo_core.contract.judge_job import JudgeResult
+from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.metrics_file import EVALUATIONS_FILE, METRICS_FILE, Metrics, read_metrics
 from dpo_core.contract.progress import carries_event
 from dpo_core.contract.regular_file import is_plain_file, open_regular, read_regular
@@ -92,6 +94,11 @@ class RunFiles:
     @property
     def evaluation(self) -> EvaluateResult | None:
         return self._result("evaluate", EvaluateResult)
+
+    @property
+    def judgement(self) -> JudgeFigures | None:
+        result = self._result("judge", JudgeResult)
+        return result.judgement if result else None
 
     @property
     def trained_scores(self) -> BenchmarkResult | None:

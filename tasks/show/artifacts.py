@@ -19,6 +19,8 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.data_jobs import MixResult
 from dpo_core.contract.jobs import EvaluateResult, ReferenceResult, TrainResult
+from dpo_core.contract.judge_config import JudgeConfig
+from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.metrics_file import EVALUATIONS_FILE, read_metrics
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.visible import one_line, visible
@@ -40,6 +42,7 @@ from tasks.report.tables import (
     training_rows,
 )
 from tasks.text.escape import markdown_block, markdown_code, markdown_text
+from tasks.text.judgement import how_it_judged, judgement_rows
 from tasks.text.scores import benchmark_rows, how_they_were_put
 
 log = logging.getLogger(__name__)
@@ -152,6 +155,13 @@ def show_benchmarks(benchmarks: Benchmarks, family: str) -> None:
     table_artifact(
         benchmark_rows(benchmarks), artifact_key("benchmarks", family), how_they_were_put(benchmarks)
     )
+
+
+@never_fails
+def show_judgement(judgement: JudgeFigures, config: JudgeConfig, family: str) -> None:
+    """Make table ``<name>-judge``: how often the trained model's answers win, and by whose word."""
+    rows = judgement_rows(judgement, config.price_in, config.price_out)
+    table_artifact(rows, artifact_key("judge", family), how_it_judged(judgement))
 
 
 @never_fails

@@ -31,6 +31,8 @@ IMPORTED = (
     "dpo_core.steps.evaluate",
     "dpo_core.steps.export",
     "dpo_core.steps.answer",
+    "dpo_core.steps.judge",
+    "dpo_core.judging.reward_model",
     "dpo_core.steps.mix",
     "dpo_core.steps.convert",
     "dpo_core.engine.plain",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpo_core.contract.judge_config import JUDGE_KEY, JUDGE_KEY_FILE
 from dpo_core.contract.rank_container import START
 from dpo_core.contract.tracking_config import WANDB_KEY, WANDB_KEY_FILE
 from tasks.launch.compute import Machine
@@ -29,6 +30,8 @@ USER_OF_ROOTS_STORE = (
     10001,
 )  # steps never run as root, so root's store is handed to this user while they do
 SECRETS_FOLDER = Path("/run/secrets")
+# A secret -> the variable that names the file with it.
+IN_FILES = {"HF_TOKEN": "HF_TOKEN_PATH", WANDB_KEY: WANDB_KEY_FILE, JUDGE_KEY: JUDGE_KEY_FILE}
 LABEL = "pairline"  # "1" on everything that is ours
 RUN, STEP, JOB, FOLDER, DEADLINE, GRACE = (
     f"{LABEL}.{name}" for name in ("run", "step", "job", "folder", "deadline", "grace")
@@ -153,10 +156,7 @@ def container_spec(
         env["GLOO_SOCKET_IFNAME"] = env["NCCL_SOCKET_IFNAME"] = "eth0"
     if command.compiles:
         env |= CACHES
-    if "HF_TOKEN" in command.secrets:
-        env["HF_TOKEN_PATH"] = str(SECRETS_FOLDER / "HF_TOKEN")
-    if WANDB_KEY in command.secrets:
-        env[WANDB_KEY_FILE] = str(SECRETS_FOLDER / WANDB_KEY)
+    env |= {IN_FILES[name]: str(SECRETS_FOLDER / name) for name in command.secrets}
     memory = docker.memory_gib * GIB if docker.memory_gib else machine.memory_bytes * SHARE_OF_MEMORY
     grace = compute.stop_grace_seconds or command.stop_grace_seconds
     return ContainerSpec(

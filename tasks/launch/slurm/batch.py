@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.judge_config import JUDGE_KEY, JUDGE_KEY_FILE
 from dpo_core.contract.tracking_config import WANDB_KEY, WANDB_KEY_FILE
 from tasks.launch.compute import Machine
 from tasks.launch.context import RunName
@@ -199,7 +200,7 @@ exit $code
 
 def _variables(submission: Submission, env: Mapping[str, str]) -> dict[str, str]:
     """What the script exports: its own environment is the node's."""
-    in_files = {WANDB_KEY: WANDB_KEY_FILE, "HF_TOKEN": "HF_TOKEN_PATH"}
+    in_files = {WANDB_KEY: WANDB_KEY_FILE, JUDGE_KEY: JUDGE_KEY_FILE, "HF_TOKEN": "HF_TOKEN_PATH"}
     if (container := submission.container) is None:
         return dict(env) | {in_files[name]: str(file) for name, file in submission.secrets.items()}
     # Inside stands what the container's description says; outside dpo_core.in_slurm has to be found.

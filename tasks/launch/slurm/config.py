@@ -72,7 +72,7 @@ OURS = (
 ContainerKind = Literal["none", "docker", "pyxis", "apptainer"]
 DOCKER_IMAGE = re.compile(r"([^@\s]+@)?sha256:[0-9a-f]{64}")  # a tag may be moved
 # Those of one process; a form shows them as a list.
-LocalStep = Literal["fetch", "rehearse", "convert", "dequantise", "mix", "export", "answer"]
+LocalStep = Literal["fetch", "rehearse", "convert", "dequantise", "mix", "export", "judge", "answer"]
 
 
 class SlurmConfig(Section):

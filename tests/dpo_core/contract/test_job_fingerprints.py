@@ -16,6 +16,7 @@ from dpo_core.contract.jobs import (
     Sharding,
     TrainJob,
 )
+from dpo_core.contract.judge_job import EndpointJudge, JudgeJob, RewardModelJudge
 from dpo_core.contract.loss_config import LossConfig
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, ReferenceRef, ResolvedSource
 
@@ -135,6 +136,34 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "cache_dir": "/s/benchmark-scores",
         },
         "9ac48b6688ce53c61fe5cdda7eae3b32e04c0e924b44f6fe900689ddd94d9e4b",
+    ),
+    "judge by a reward model": (
+        JudgeJob,
+        {
+            "judge": RewardModelJudge(checkpoint=SFT, max_length_tokens=512, tokens_per_batch=64),
+            "tie_band": 0.01,
+            "answers_file": "/s/evaluate/a/result.json",
+            "answers_content": "6" * 64,
+            "cache_dir": "/s/judge-words",
+        },
+        "0271934251f69aa423586d140ad06db6fb89c0e272524c7b92fb7d1a1d30ad85",
+    ),
+    "judge by an endpoint": (
+        JudgeJob,
+        {
+            "judge": EndpointJudge(
+                url="http://host/v1",
+                model="m",
+                question="{prompt} {first} {second}",
+                parameters={"seed": 1},
+                concurrency=2,
+                has_key=True,
+            ),
+            "answers_file": "/s/evaluate/a/result.json",
+            "answers_content": "6" * 64,
+            "cache_dir": "/s/judge-words",
+        },
+        "828eeb3b9683f849ffd184294af89f6c3b4246ca362469a3432fe72732c8f1f9",
     ),
     "answer": (
         AnswerJob,

@@ -102,3 +102,11 @@ def test_what_is_no_sweep_is_refused_with_a_sentence(grid, sections, message):
 
 def test_seeds_of_an_adapter_do_change_something():
     assert len(members_of(sweep({"seed": [1, 2]}, train={"num_epochs": 1}, adapter={"kind": "lora"}))) == 2
+
+
+def test_a_winner_by_a_judge_needs_one():
+    grid = {"beta": [0.1, 0.5], "metric": "judge/win_rate"}
+    with pytest.raises(ConfigError, match="judge/win_rate needs somebody who judges"):
+        sweep(grid)
+    judged = sweep(grid, judge={"kind": "reward_model", "model": "org/rm"})
+    assert all(member.config.judge.is_on for member in members_of(judged))

@@ -10,7 +10,15 @@ from pydantic import ValidationError
 from dpo_core.contract.benchmarks import Benchmarks, compared
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from tasks.gate.config import GateConfig, why_unmeasurable
-from tasks.gate.rules import check_benchmarks, check_rules, check_sets, check_table, failed_checks
+from tasks.gate.rules import (
+    check_benchmarks,
+    check_judgement,
+    check_rules,
+    check_sets,
+    check_table,
+    failed_checks,
+)
+from tests.tasks.made_judgement import judgement
 from tests.tasks.made_scores import benchmarks, task_scores
 from tests.tasks.report.made_run import config_of
 
@@ -33,6 +41,7 @@ def test_without_rules_nothing_is_checked():
     rules = {
         **ALL,
         "sets": {"safety": {"accuracy_at_least": 0.6}},
+        "judge": {"win_rate_at_least": 0.5},
         "benchmarks": {"gsm8k": {"not_below_sft_by": 0.01}},
     }
     assert set(rules) == set(GateConfig.model_fields) - {"approval", "wait", "timeout_seconds"}
@@ -226,3 +235,28 @@ def test_a_rule_of_a_task_that_is_not_asked_for_is_refused_before_the_run():
         GateConfig(benchmarks={"gsm8k": {}})
     with pytest.raises(ValidationError, match=r"which benchmarks\.tasks does not name"):
         config_of("store", gate={"benchmarks": {"gsm8k": {"at_least": 0.1}}})
+
+
+def test_what_a_judge_must_find_holds_at_its_bound():
+    gate = GateConfig(judge={"win_rate_at_least": 0.775, "length_controlled_at_least": 0.61})
+    won, controlled = check_judgement(gate, judgement())
+    assert (won.value, won.passed) == (0.775, True)
+    assert failed_checks((won, controlled)) == "length-controlled win rate at least 0.61: got 0.6"
+    assert check_judgement(GateConfig(), judgement()) == ()
+
+
+def test_what_no_judge_found_does_not_hold():
+    gate = GateConfig(judge={"length_controlled_at_least": 0.1})
+    (unasked,) = check_judgement(gate, None)
+    assert (unasked.passed, unasked.detail) == (False, "nobody judged")
+    (unknown,) = check_judgement(gate, judgement(length_controlled=None, length_controlled_stderr=None))
+    assert (unknown.passed, unknown.value) == (False, None)
+
+
+def test_a_rule_for_a_judge_needs_one_and_a_bound(tmp_path):
+    with pytest.raises(ValidationError, match=r"gate\.judge needs somebody who judges"):
+        config_of(tmp_path, gate={"judge": {"win_rate_at_least": 0.5}})
+    with pytest.raises(ValidationError, match=r"gate\.judge needs win_rate_at_least or"):
+        GateConfig(judge={})
+    judged = {"kind": "reward_model", "model": "org/rm"}
+    assert config_of(tmp_path, judge=judged, gate={"judge": {"win_rate_at_least": 0.5}}).gate.has_rules

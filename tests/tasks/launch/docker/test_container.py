@@ -89,6 +89,9 @@ def test_a_step_that_reads_from_a_hub_gets_the_network_and_a_token_file_and_no_t
     assert made.secrets == ("HF_TOKEN",)
     tracked = spec(replace(COMMAND, needs_network=True, secrets=("WANDB_API_KEY",)), WANDB_API_KEY="planted")
     assert tracked.env["PAIRLINE_WANDB_KEY_FILE"] == "/run/secrets/WANDB_API_KEY"
+    asking = spec(replace(COMMAND, needs_network=True, secrets=("JUDGE_API_KEY",)), JUDGE_API_KEY="planted")
+    assert asking.env["PAIRLINE_JUDGE_KEY_FILE"] == "/run/secrets/JUDGE_API_KEY"
+    assert "planted" not in str(asking)
     assert "planted" not in str(tracked)
     assert "planted" not in repr(made)
     assert "HF_HUB_OFFLINE" not in made.env

@@ -70,7 +70,7 @@ def test_whatever_one_process_does_may_stay_on_this_machine():
 def test_steps_of_the_model_ask_for_cards_and_the_others_for_none():
     slurm = SlurmConfig(gpus_per_node="h100:8", partition="gpu", partitions={"mix": "cpu"})
     cards = {step: slurm.num_gpus(step) for step in JOBS}
-    of_the_model = {"reference", "train", "evaluate", "benchmark", "answer"}
+    of_the_model = {"reference", "train", "evaluate", "judge", "benchmark", "answer"}
     assert {step for step, number in cards.items() if number == 8} == of_the_model
     assert {step for step, number in cards.items() if number == 0} == set(JOBS) - of_the_model
     assert (slurm.partition_of("mix"), slurm.partition_of("train")) == ("cpu", "gpu")
