@@ -149,7 +149,8 @@ def message(raw: Any, default_role: str | None = None, fields: frozenset[str] = 
     ``RowDropped`` where it is none."""
     if not isinstance(raw, dict):
         raise RowDropped("not_a_preference_row", "a message is not an object")
-    role = next((raw[key] for key in ROLE_KEYS if isinstance(raw.get(key), str)), default_role)
+    roles = [raw[key] for key in ROLE_KEYS if raw.get(key) is not None]
+    role = next((one for one in roles if isinstance(one, str)), None if roles else default_role)
     content_key = next((key for key in CONTENT_KEYS if raw.get(key) is not None), None)
     calls = _calls(unambiguous(raw.get("tool_calls")))
     single = unambiguous(raw.get("function_call"))  # OpenAI's older form
@@ -163,7 +164,7 @@ def message(raw: Any, default_role: str | None = None, fields: frozenset[str] = 
     if role == "function_call":
         called = unambiguous(content)
         role, content, calls = "assistant", "", called if isinstance(called, list) else [called]
-    made = {"role": role, "content": content}
+    made: dict[str, Any] = {"role": role, "content": content}
     if calls:
         made["tool_calls"] = [_tool_call(call) for call in calls]
     return {**made, **kept}

@@ -186,6 +186,14 @@ def test_messages_kept_field_by_field_are_messages():
         to_pair({**row, "chosen": {**turns, "content": ["Hi?", "Yes."]}})
 
 
+def test_a_role_that_is_a_number_is_not_guessed():
+    turns = [{"role": 0, "content": "Hi?"}, {"role": 1, "content": "Yes."}]
+    row = {"prompt": "Hi?", "chosen": turns, "rejected": [*turns[:1], {"role": 1, "content": "No."}]}
+    with pytest.raises(RowDropped, match="a message has no role"):
+        to_pair(row)
+    assert to_pair({**TEXTS, "prompt": [{"role": None, "content": "Hi?"}]})[1].prompt == [USER]
+
+
 HALF = "\\ud83d"  # as JSON writes half of a character, which no UTF-8 text can hold
 
 
