@@ -43,7 +43,8 @@ def _expected(record: RunRecord, config: dict[str, Any]) -> list[str]:
         return preparing
     scored = bool(_section(config, "benchmarks").get("tasks"))
     first, last = (["benchmark of SFT"], ["benchmark"]) if scored else ([], [])
-    middle = [*first, "train", "evaluate", *last]
+    judged = ["judge"] if _section(config, "judge").get("kind", "none") != "none" else []
+    middle = [*first, "train", "evaluate", *judged, *last]
     if record.tasks and record.tasks[0].name == middle[0]:
         return middle  # a member of a sweep, which does the rest
     if "sweep" in config:
