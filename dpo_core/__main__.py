@@ -2,6 +2,8 @@
 
 Rank 0 alone holds the step's folder, writes ``result.json`` or ``error.json``, and prints progress. A result that is
 already there for the same job is left alone and the program ends at once.
+
+``--share I/N``: one of N jobs that do not know each other and fill a cache for the step that follows. It writes no result.
 """
 
 import argparse
@@ -50,6 +52,20 @@ def run_step(job: Job, progress: Progress) -> None:
     if progress.active:
         seconds = round(time.monotonic() - started, 3)
         write_json(job.out_dir / RESULT_FILE, result.model_copy(update={"seconds": seconds}))
+
+
+def run_share(job: Job, share: tuple[int, int], progress: Progress) -> None:
+    """Compute one share of what the step would; a result that is there makes it needless."""
+    if read_result(job) is None:
+        importlib.import_module(f"dpo_core.steps.{job.step}").run_share(job, *share, progress)
+
+
+def as_share(text: str) -> tuple[int, int]:
+    """Return I and N of ``I/N``, I from 0 on."""
+    share, _, num_shares = text.partition("/")
+    if not 0 <= int(share) < int(num_shares):
+        raise ValueError(text)
+    return int(share), int(num_shares)
 
 
 def as_pairline_error(error: BaseException, step: str) -> PairlineError:
@@ -126,6 +142,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="dpo_core", description=__doc__)
     parser.add_argument("step", choices=sorted(JOBS))
     parser.add_argument("--job", type=Path, required=True, help="path of job.json")
+    parser.add_argument(
+        "--share", type=as_share, metavar="I/N", help="compute this share of it; reference alone"
+    )
     arguments = parser.parse_args(argv)
     try:
         job = read_job(arguments.job.resolve())
@@ -138,6 +157,9 @@ def main(argv: list[str] | None = None) -> int:
     is_main = int(os.environ.get("RANK", "0")) == 0
     progress = Progress(job.step, active=is_main)
     try:
+        if arguments.share:
+            run_share(job, arguments.share, progress)
+            return 0
         if not is_main:
             run_step(job, progress)
             return 0

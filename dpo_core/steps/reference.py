@@ -3,23 +3,30 @@
 Rows that the cache has are not computed. The others are sorted by length, longest first (memory fails in the first
 minute or not at all), cut by token budget and written in shards as they come: a killed run goes on at the last shard,
 with the same batches as if it had not been killed.
+
+Jobs that do not know each other may fill the cache first, each with its share of the batches (``run_share``): they agree on
+the batches in ``dpo_core.data.agreed_rows``, and the pass that follows takes what is there and computes what is not.
 """
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from dpo_core.contract.config import ForwardLayout
-from dpo_core.contract.errors import CheckpointError, NonFinite
+from dpo_core.contract.errors import CheckpointError, ConfigError, NonFinite
 from dpo_core.contract.jobs import ReferenceJob, ReferenceResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import ReferenceRef
 from dpo_core.contract.store import fingerprint, hash_files, new_directory
-from dpo_core.data.order import Microbatch
+from dpo_core.data.agreed_rows import AgreedRows, agree, forget_agreed, read_agreed
+from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pair_dataset import PairDataset, Split
 from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, write_aligned, write_shard
@@ -33,7 +40,7 @@ from dpo_core.engine.distributed import (
 )
 from dpo_core.engine.heartbeat import watched_ranks
 from dpo_core.model.export_form import num_embedding_rows
-from dpo_core.training.scores import Scoring, agreed_layout, batches_of_rank
+from dpo_core.training.scores import Scoring, agreed_layout
 from dpo_core.training.whole_weights import share_for_scoring_within_machines
 
 log = logging.getLogger(__name__)
@@ -65,9 +72,47 @@ def _check_ids(datasets: dict[Split, PairDataset], model: PreTrainedModel, job: 
         )
 
 
-def _all_rows_to_compute(datasets: dict[Split, PairDataset], folder: Path) -> dict[Split, list[int]]:
+@dataclass(frozen=True, slots=True)
+class ToCompute:
+    """Rows that the cache lacks, and what was agreed on where jobs of an array have filled it."""
+
+    missing: dict[Split, list[int]]
+    agreed: AgreedRows | None
+
+    @property
+    def num_missing(self) -> int:
+        return sum(map(len, self.missing.values()))
+
+    def batches(
+        self, split: Split, data: PairDataset, layout: ForwardLayout, job: ReferenceJob
+    ) -> list[list[int]]:
+        """Return the forwards over the missing rows: those that were agreed on, whole if any of their rows is missing, then
+        those of the others."""
+        missing = self.missing[split]
+        if self.agreed is None:
+            return _cut(missing, data, layout, job)
+        rows = self.agreed.rows[split]
+        known = set(rows)
+        others = [row for row in missing if row not in known]
+        agreed = _lacking(_cut(rows, data, self.agreed.layout, job), missing)
+        return agreed + _cut(others, data, layout, job)
+
+
+def _lacking(batches: list[list[int]], missing: Sequence[int]) -> list[list[int]]:
+    """Those of which a row is missing, whole."""
+    lacking = set(missing)
+    return [batch for batch in batches if not lacking.isdisjoint(batch)]
+
+
+def _cut(rows: Sequence[int], data: PairDataset, layout: ForwardLayout, job: ReferenceJob) -> list[list[int]]:
+    lengths = forward_tokens(data.lengths, data.prefix_lengths, layout)
+    return batches_by_tokens(rows, lengths, job.tokens_per_batch, layout=layout)
+
+
+def _to_compute(datasets: dict[Split, PairDataset], folder: Path, job: ReferenceJob) -> ToCompute:
+    agreed = read_agreed(job)  # before the cache: its rows may come meanwhile
     cache = ReferenceCache(folder)
-    return {split: _rows_to_compute(data, cache) for split, data in datasets.items()}
+    return ToCompute({split: _rows_to_compute(data, cache) for split, data in datasets.items()}, agreed)
 
 
 @torch.inference_mode()
@@ -111,6 +156,19 @@ def _compute(
     return written
 
 
+def _scoring(job: ReferenceJob, datasets: dict[Split, PairDataset], accelerator: Accelerator) -> Scoring:
+    """The model on this process's card, and the layout that all ranks agreed on for it."""
+    sharding = job.sharding.for_scoring
+    scorer = load_for_scoring(
+        job.checkpoint, job.precision, sharding, accelerator, job.base_weights, job.implementation
+    )
+    _check_ids(datasets, scorer.model, job)
+    tried_on = (
+        datasets["train"] if len(datasets["train"]) else datasets["held_out"]
+    )  # of sets all is held out
+    return Scoring(scorer, agreed_layout(scorer, tried_on, job, accelerator), accelerator)
+
+
 def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
     """Fill the cache for both splits and write the values aligned with the mixture's rows."""
     with watched_ranks(job):
@@ -118,31 +176,25 @@ def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:
 
 
 def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
-    sharding = job.sharding.for_scoring
-    accelerator = start_accelerator(sharding)
+    accelerator = start_accelerator(job.sharding.for_scoring)
     share_for_scoring_within_machines(job, accelerator)
     datasets = {split: PairDataset.open(job.data.path, split) for split in SPLITS}
     folder = model_cache_folder(job)
     # One looks, as another run may write to the folder meanwhile, and a node may see it late: ranks with other lists would
     # have other batches, and wait for each other.
-    to_compute = from_main(accelerator, lambda: _all_rows_to_compute(datasets, folder))
-    num_rows, num_missing = sum(map(len, datasets.values())), sum(map(len, to_compute.values()))
+    to_compute = from_main(accelerator, lambda: _to_compute(datasets, folder, job))
+    num_rows, num_missing = sum(map(len, datasets.values())), to_compute.num_missing
     progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
-    layout: ForwardLayout = job.forward
+    agreed = to_compute.agreed
+    layout: ForwardLayout = job.forward if agreed is None else agreed.layout
     written: list[str] = []
     if num_missing:
-        scorer = load_for_scoring(
-            job.checkpoint, job.precision, sharding, accelerator, job.base_weights, job.implementation
-        )
-        _check_ids(datasets, scorer.model, job)
-        tried_on = (
-            datasets["train"] if len(datasets["train"]) else datasets["held_out"]
-        )  # of sets all is held out
-        layout = agreed_layout(scorer, tried_on, job, accelerator)
+        scoring = _scoring(job, datasets, accelerator)
+        layout = scoring.layout
         progress.begin("reference", num_rows, "pairs", done=num_rows - num_missing)
         for split, data in datasets.items():
-            scoring = Scoring(scorer, layout, accelerator)
-            mine = batches_of_rank(scoring, data, to_compute[split], job)
+            batches = to_compute.batches(split, data, layout, job)
+            mine = share_of_rank(batches, *data_rank(accelerator), scoring.scorer.is_split)
             written += _compute(scoring, data, mine, folder, job, progress)
     of_all = chain.from_iterable(by_every_rank(accelerator, lambda *_: written))
     path, files = job.out_dir / "reference", {}
@@ -152,13 +204,50 @@ def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
             for split, data in datasets.items():
                 write_aligned(aside / f"{split}.npz", data.row_keys, cache.look_up(data.row_keys))
             files = hash_files(aside)
+        forget_agreed(job)
     accelerator.wait_for_everyone()
     reference = ReferenceRef(path=path, fingerprint=job.fingerprint, files=files)
     return ReferenceResult(
         job_fingerprint=job.fingerprint,
         reference=reference,
         rows=num_rows,
-        rows_computed=num_missing,
+        rows_computed=num_missing if agreed is None else sum(map(len, agreed.rows.values())),
         pairs_per_second=progress.rate(),
         forward=layout,
     )
+
+
+def run_share(job: ReferenceJob, share: int, num_shares: int, progress: Progress) -> None:
+    """Fill the cache with one share of the batches, from 0 on; nothing is computed of what is there.
+
+    Raises ``ConfigError`` if this node's forward is not the one that was agreed on: its batches would be others'.
+    """
+    accelerator = start_accelerator(job.sharding.for_scoring)
+    datasets = {split: PairDataset.open(job.data.path, split) for split in SPLITS}
+    folder = model_cache_folder(job)
+    to_compute, scoring = _to_compute(datasets, folder, job), None
+    if (agreed := to_compute.agreed) is None:
+        if not to_compute.num_missing:
+            return
+        scoring = _scoring(job, datasets, accelerator)
+        agreed = agree(job, AgreedRows(scoring.layout, to_compute.missing))
+    batches = {
+        split: _cut(agreed.rows[split], data, agreed.layout, job)[share::num_shares]
+        for split, data in datasets.items()
+    }
+    mine = {split: _lacking(cut, to_compute.missing[split]) for split, cut in batches.items()}
+    num_rows, num_mine = (
+        sum(len(batch) for cut in cuts.values() for batch in cut) for cuts in (batches, mine)
+    )
+    if not num_mine:
+        return
+    scoring = scoring or _scoring(job, datasets, accelerator)
+    if scoring.layout != agreed.layout:
+        raise ConfigError(
+            f"Share {share} of the reference pass would compute with train.forward {scoring.layout}, and the others do with "
+            f"{agreed.layout}: its node has another card or other packages.",
+            "Set train.forward to the plainer of the two, or name nodes of one kind (slurm.constraint).",
+        )
+    progress.begin("reference", num_rows, "pairs", done=num_rows - num_mine)
+    for split, data in datasets.items():
+        _compute(scoring, data, share_of_rank(mine[split], 0, 1, in_step=False), folder, job, progress)

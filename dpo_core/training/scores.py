@@ -95,13 +95,12 @@ def generation_of(job: EvaluateJob | TrainJob, scorer: PairScorer, accelerator: 
 
 
 def batches_of_rank(
-    scoring: Scoring, pairs: Pairs, rows: Sequence[int], job: ReferenceJob | EvaluateJob | TrainJob
+    scoring: Scoring, pairs: Pairs, rows: Sequence[int], job: EvaluateJob | TrainJob
 ) -> list[Microbatch]:
     """Return this rank's part of the forwards over ``rows``, cut in their order by the job's budget of tokens."""
     scorer, layout, accelerator = scoring
     lengths = forward_tokens(pairs.lengths, pairs.prefix_lengths, layout)
-    tokens = job.tokens_per_batch if isinstance(job, ReferenceJob) else job.evaluation.tokens_per_batch
-    batches = batches_by_tokens(rows, lengths, tokens, layout=layout)
+    batches = batches_by_tokens(rows, lengths, job.evaluation.tokens_per_batch, layout=layout)
     return share_of_rank(batches, *data_rank(accelerator), scorer.is_split)
 
 
