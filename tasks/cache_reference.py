@@ -62,5 +62,5 @@ def reference_job(
         tokens_per_batch=reference.tokens_per_batch,
         rows_per_shard=reference.rows_per_shard,
         cache_dir=place.store / "reference-rows",
-        sharding=sharding_of(place.launcher.compute),
+        sharding=sharding_of(place.launcher.compute_for(ReferenceJob.step)),
     )

@@ -39,6 +39,10 @@ class LaunchHere:
         """See ``Launcher.machine_for``: this one."""
         return this_machine()
 
+    def compute_for(self, step: str) -> ComputeConfig:
+        """See ``Launcher.compute_for``: those of ``compute``."""
+        return self.compute
+
     @classmethod
     def preview(cls, compute: ComputeConfig, sections: LauncherSections, command: CommandSpec) -> str:
         """See ``Launcher.preview``: the command."""

@@ -144,7 +144,7 @@ class PrivateCluster:
 
     def start_now(self) -> None:
         """End the two minutes for which Slurm holds what it requeues."""
-        for job_id in self.ask("squeue", "--noheader", "--states=PENDING", "--format=%i").split():
+        for job_id in self.ask("squeue", "--noheader", "--array", "--states=PENDING", "--format=%i").split():
             self.ask("scontrol", "update", f"jobid={job_id}", "starttime=now")
 
     def wait_for_nodes(self, state: str) -> None:

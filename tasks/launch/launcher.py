@@ -120,6 +120,10 @@ class Launcher(Protocol):
         """
         ...
 
+    def compute_for(self, step: str) -> ComputeConfig:
+        """Return the processes of a step; those of ``compute``, unless the launcher deals its work out otherwise."""
+        ...
+
     @classmethod
     def preview(cls, compute: ComputeConfig, sections: LauncherSections, command: CommandSpec) -> str:
         """Return how a step would be started, for a plan; empty where the command says it all."""

@@ -101,11 +101,10 @@ def claimed(job: Job, patience_seconds: float, context: Context) -> Iterator[Non
 
 
 def _run(job: Job[R], launcher: Launcher, context: Context) -> R:
-    machine = launcher.machine_for(job.step)
-    check_devices(launcher.compute, machine)
+    machine, compute = launcher.machine_for(job.step), launcher.compute_for(job.step)
+    check_devices(compute, machine)
     commands = tuple(
-        step_command(job, launcher.compute, machine, launcher.python, node)
-        for node in nodes_of(job, launcher.compute)
+        step_command(job, compute, machine, launcher.python, node) for node in nodes_of(job, compute)
     )
     forget_what_was(job.out_dir)
     with step_log(job.out_dir, context) as lines:

@@ -37,10 +37,11 @@ class SmallStep:
     compute: dict = field(default_factory=dict)
     patience_seconds: float = 60.0
     prepared: int = 0  # how often it was started
+    step: str = "train"
 
     @property
     def folder(self) -> Path:
-        return self.root / "store/train/0123456789abcdef"
+        return self.root / "store" / self.step / "0123456789abcdef"
 
     @property
     def record(self) -> Path:
@@ -63,7 +64,8 @@ class SmallStep:
             "program": ("-c", PROGRAM + textwrap.dedent(self.body), str(self.folder / "job.json")),
             "num_processes": self.num_ranks,
             "node": Node(0, self.num_ranks),
-            "step": "train",
+            "step": self.step,
+            "writable": (self.folder / "cache",) if self.step == "reference" else (),
             "job_fingerprint": "0123456789abcdef" * 4,
             "stop_grace_seconds": 20,
         }

@@ -84,6 +84,10 @@ class DockerLauncher:
         """See ``Launcher.machine_for``: this one, of which each of several containers of a step has its share."""
         return _share(self.machine, self.compute, step)
 
+    def compute_for(self, step: str) -> ComputeConfig:
+        """See ``Launcher.compute_for``: those of ``compute``."""
+        return self.compute
+
     @classmethod
     def preview(cls, compute: ComputeConfig, sections: LauncherSections, command: CommandSpec) -> str:
         """See ``Launcher.preview``: the command."""

@@ -15,6 +15,8 @@ from tasks.launch.launcher import CommandSpec
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.container import StepContainer, pyxis_flags, pyxis_mounts
 from tasks.launch.slurm.ends import FENCED
+from tasks.launch.slurm.names import share_key
+from tasks.launch.slurm.shares import Shares
 
 SECONDS_TO_END = 60  # sbatch --signal may come up to a minute late, and the kernel wants some of the rest
 SECONDS_TO_BEGIN = (
@@ -55,11 +57,14 @@ class Submission:
     record: Path
     secrets: Mapping[str, Path]  # name -> file with its value, read by this user alone
     container: StepContainer | None = None
+    shares: Shares | None = None  # an array of jobs
 
     @property
-    def log(self) -> Path:
-        """What the job prints."""
-        return self.record / f"{self.key}.log"
+    def log(self) -> str:
+        """What the job prints, as sbatch reads it."""
+        if self.shares is None:
+            return _no_pattern(self.record / f"{self.key}.log")
+        return f"{_no_pattern(self.record)}/{share_key(self.key, '%a', self.shares.count)}.log"
 
 
 def batch_job(
@@ -76,11 +81,12 @@ def batch_job(
     return BatchJob(command.name, submission.key, flags, _script(command, slurm, machine, submission, env))
 
 
-def comment_of(command: CommandSpec, key: str, run: RunName) -> dict[str, str | int]:
+def comment_of(command: CommandSpec, submission: Submission, run: RunName) -> dict[str, str | int]:
     """Return what the job is known by: ids are given twice, names are short."""
-    return {
+    shares: dict[str, str | int] = {"shares": submission.shares.count} if submission.shares else {}
+    return shares | {
         OURS: 1,
-        "key": key,
+        "key": submission.key,
         "step": command.step,
         "job": command.job_fingerprint,
         "folder": str(command.folder),
@@ -95,11 +101,15 @@ def _flags(
     command: CommandSpec, slurm: SlurmConfig, machine: Machine, submission: Submission, run: RunName
 ) -> Iterator[str]:
     yield f"--job-name={command.name}"
-    yield f"--comment={json.dumps(comment_of(command, submission.key, run))}"
-    yield f"--output={_no_pattern(submission.log)}"
+    yield f"--comment={json.dumps(comment_of(command, submission, run))}"
+    yield f"--output={submission.log}"
     # What a step in a container has written is no place for a program of the node's own to start in.
     yield f"--chdir={submission.record if submission.container else command.folder}"
-    yield from ("--open-mode=append", "--export=ALL", "--dependency=singleton", "--requeue")
+    yield from ("--open-mode=append", "--export=ALL", "--requeue")
+    if submission.shares is None or not submission.shares.is_again:
+        yield "--dependency=singleton"  # of an array, all together wait for others of its name
+    if submission.shares is not None:
+        yield f"--array={submission.shares.ranges}"
     nodes, per_node = command.node.num_nodes, tasks_per_node(command)
     yield from (f"--nodes={nodes}", f"--ntasks={nodes * per_node}", f"--ntasks-per-node={per_node}")
     yield f"--cpus-per-task={cpus_per_task(command, machine)}"
@@ -108,7 +118,7 @@ def _flags(
         asked = min(num_gpus, per_node)
         yield f"--gpus-per-node={kind + ':' if kind else ''}{asked}"
     if slurm.memory_gib:
-        yield f"--mem={round(slurm.memory_gib * 1024)}M"
+        yield f"--mem={machine.memory_bytes >> 20}M"
     for name, value in (
         ("partition", slurm.partition_of(command.step)),
         ("account", slurm.account),
@@ -151,7 +161,7 @@ def _script(
 
     ``trap`` and not ``trap ''``: what is ignored would be ignored by srun, too.
     """
-    record = shlex.quote(str(submission.record))
+    places, job_id = _places(submission)
     variables = _variables(submission, env)
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in sorted(variables.items()))
     setup = "\n".join(
@@ -162,12 +172,13 @@ def _script(
     tasks = command.num_processes
     label = " --label" if tasks > 1 else ""
     start_of_a_task = _start_of_a_task(command, submission, variables)
+    share = f' --share "$SLURM_ARRAY_TASK_ID/{submission.shares.count}"' if submission.shares else ""
     return f"""#!/bin/bash
 # Step {command.step} of Pairline, job {command.job_fingerprint[:16]}: written by compute.launcher slurm.
 {LOGIN}trap : TERM
 unset ${{!APPTAINER@}} ${{!SINGULARITY@}} ${{!PYXIS_@}}
-record={record}
-name={submission.key}.${{SLURM_RESTART_COUNT:-0}}
+{places}
+name="$key.${{SLURM_RESTART_COUNT:-0}}"
 start="$record/$name"
 write() {{ printf '%s\\n' "$2" >"$1.aside" && mv "$1.aside" "$1"; }}
 refuse() {{
@@ -179,23 +190,33 @@ refuse() {{
 before="$(cat "$record/attempt" 2>/dev/null)"
 [ "$before" = "$name" ] && before=""
 # A node that was slow may begin a start after the one that Slurm made in its place.
-newer="${{before#{submission.key}.}}"
+newer="${{before#"$key".}}"
 [ "$newer" -gt "${{SLURM_RESTART_COUNT:-0}}" ] 2>/dev/null && exit {FENCED}
 mkdir -p "$start/ranks" || exit 13
 write "$record/attempt" "$name"
 kept="$(ls {shlex.quote(str(command.folder / "checkpoints"))} 2>/dev/null | grep -x 'step-[0-9]*' | tail -n 1)"
-write "$start/started" "$(date +%s) $SLURM_JOB_ID $SLURM_JOB_NODELIST $kept"
+write "$start/started" "$(date +%s) {job_id} $SLURM_JOB_NODELIST $kept"
 [ -r {job_file} ] || refuse 'The store is not to be seen: there is no '{job_file}
 {exports}
 {setup}
 export PAIRLINE_FIRST_NODE="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 {_programs_needed(command, submission.container)}
 srun --ntasks={tasks} --cpus-per-task={cpus_per_task(command, machine)} --kill-on-bad-exit=1{label} \\
-    {start_of_a_task}
+    {start_of_a_task}{share}
 code=$?
 write "$start/exit" "$code $(date +%s)"
 exit $code
 """
+
+
+def _places(submission: Submission) -> tuple[str, str]:
+    """Lines that say where the job's starts are written down and what they are called; and its id, as the queue tells it."""
+    record, key = shlex.quote(str(submission.record)), submission.key
+    if submission.shares is None:
+        return f"record={record}\nkey={key}", "$SLURM_JOB_ID"
+    index = '"$SLURM_ARRAY_TASK_ID"'
+    folder, name = share_key(key, index, submission.shares.count).rsplit("/", 1)
+    return f"record={record}/{folder}\nkey={name}", "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 
 
 def _variables(submission: Submission, env: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dpo_core.contract.errors import ConfigError, RemoteError
+from tasks.launch.slurm.names import index_of, share_key
 
 LONGEST_ANSWER_SECONDS = 60.0  # the programs give up themselves after 9 to 18 s
 BETWEEN = "\x1f"
@@ -38,6 +39,10 @@ TAKEN_ALONG = (
 LOUD = re.compile(r"^(sbatch|squeue|scancel|scontrol|sinfo): ((error|fatal): )?")
 
 
+class NoSlurm(ConfigError):
+    """This machine has no programs of Slurm's, so that nothing can be asked."""
+
+
 class SlurmAway(RemoteError):
     """Slurm does not answer. Jobs run on meanwhile."""
 
@@ -60,6 +65,18 @@ class QueuedJob:
     def is_active(self) -> bool:
         """Whether it waits, runs, or may do so again."""
         return self.state in ACTIVE
+
+    @property
+    def num_shares(self) -> int:
+        """Of how many shares it computes one; 0 for a job of no array of ours."""
+        count = self.comment.get("shares", 0)
+        return count if isinstance(count, int) and index_of(self.id) is not None else 0
+
+    @property
+    def key(self) -> str:
+        """What its starts are called in the record of its step."""
+        key = str(self.comment.get("key", ""))
+        return share_key(key, index_of(self.id) or 0, self.num_shares) if self.num_shares else key
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +144,10 @@ def try_submit(arguments: Iterable[str], script: str) -> str:
 
 
 def queue(names: Iterable[str] = ()) -> list[QueuedJob]:
-    """Return this user's jobs of these names (all, without names), those that ended lately, too."""
+    """Return this user's jobs of these names (all, without names), those that ended lately, too; each of an array's."""
     only = (f"--name={','.join(sorted(names))}",) if names else ()
     return parse_queue(
-        _run(("squeue", "--noheader", "--states=all", "--me", *only, f"--format={SEEN_FORMAT}"))
+        _run(("squeue", "--noheader", "--states=all", "--me", "--array", *only, f"--format={SEEN_FORMAT}"))
     )
 
 
@@ -148,10 +165,11 @@ def signal_steps(job_id: str, signal: str) -> None:
         _run(("scancel", f"--signal={signal}", job_id))
 
 
-def cancel(job_id: str) -> None:
-    """End a job: SIGTERM, and after the site's KillWait SIGKILL."""
+def cancel(job_id: str, if_it_waits: bool = False) -> None:
+    """End a job, or all of an array: SIGTERM, and after the site's KillWait SIGKILL."""
+    only = ("--state=PENDING",) if if_it_waits else ()
     with contextlib.suppress(ConfigError):
-        _run(("scancel", job_id))
+        _run(("scancel", *only, job_id))
 
 
 def least_node(partition: str) -> NodeKind:
@@ -202,7 +220,7 @@ def _done(argv: tuple[str, ...], script: str) -> "subprocess.CompletedProcess[st
             start_new_session=True,  # Ctrl-C at the terminal must not cut a submission short
         )
     except FileNotFoundError:
-        raise ConfigError(
+        raise NoSlurm(
             f"There is no {argv[0]} on this machine, so no Slurm cluster can be asked.",
             "Start on a login node, or set compute.launcher to process or docker.",
         ) from None

@@ -121,6 +121,13 @@ class SlurmConfig(Section):
         le=5_256_000,
         description="Of one job; a training that takes longer is a chain of jobs. Empty: the partition's.",
     )
+    reference_array: int | None = Field(
+        None,
+        ge=2,
+        le=512,
+        description="Run the reference pass as an array of so many jobs of one card each, which begin wherever a card is "
+        "free; each holds the whole model, whatever compute.sharding says. Empty: one job of all processes.",
+    )
     on_this_machine: tuple[LocalStep, ...] = Field(
         ("fetch", "rehearse"),
         description="Steps that are no jobs, but processes beside the orchestrator: what needs the Internet, and what "
@@ -226,6 +233,10 @@ class SlurmConfig(Section):
                 f"image my.yaml {flag} /shared/trainer.{ending}"
             )
         return self
+
+    def num_shares(self, step: str) -> int:
+        """Return into how many jobs of an array a step's work is dealt; 0 for a step that is one job."""
+        return (self.reference_array or 0) if step == "reference" else 0
 
     def partition_of(self, step: str) -> str:
         """Return where a step's job goes; empty for the cluster's default."""

@@ -16,17 +16,24 @@ LARGEST_BYTES = 1 << 20
 MOST_STARTS = 100  # the newest
 
 
-def starts_so_far(record: Path, key: str, now: float) -> tuple[JobStart, ...]:
-    """Return all starts of the step in their order: those of earlier jobs, then those of the job ``key``."""
-    own = starts_of(record, key)
-    return (*(start for name, start in _read(record) if not name.startswith(f"{key}.")), *_rows(own, now))
+def starts_so_far(record: Path, keys: Sequence[str], now: float) -> tuple[JobStart, ...]:
+    """Return all starts of the step in their order: those of earlier jobs, then those of the job, or the jobs, ``keys``."""
+    beginnings = tuple(f"{key}." for key in keys)
+    own = [row for key in keys for row in _rows(starts_of(record, key), now)]
+    earlier = [start for name, start in _read(record) if not name.startswith(beginnings)]
+    return (*earlier, *sorted(own, key=lambda row: row.began))
 
 
 def remember(record: Path, now: float) -> None:
     """Write down the starts whose records are about to be removed."""
     known = dict(_read(record))
+    places = (place for pattern in ("*.*", "share-*/*.*") for place in record.glob(pattern))
     keys = sorted(
-        {place.stem for place in record.glob("*.*") if place.suffix[1:].isdigit() and place.is_dir()}
+        {
+            str(place.relative_to(record).with_suffix(""))
+            for place in places
+            if place.suffix[1:].isdigit() and place.is_dir()
+        }
     )
     for key in keys:
         starts = starts_of(record, key)

@@ -3,6 +3,7 @@
     no job of the name              submit one
     one of this job, waiting or     attach: a killed orchestrator left it, or a submission whose answer was lost; its log
     running                         goes on where it was copied to
+    a reference pass in shares      first an array of them (``array``), then the pass as a job of one process
     one of this job, ended          copy the rest of its log, submit a new one: it resumes from the job's folder
 
 The claim on the job's folder (``run_job``) sees to it that one orchestrator of a machine at a time does this, and
@@ -16,11 +17,11 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Self
 
 from dpo_core.contract.errors import PairlineError, TimedOut
+from tasks.launch.command import typical_command
 from tasks.launch.compute import Machine, this_machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
@@ -31,6 +32,7 @@ from tasks.launch.launchers import LauncherSections
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.reaped import Reaped, StateOf
+from tasks.launch.slurm.array import ShareRun
 from tasks.launch.slurm.batch import BatchJob, Submission, batch_job
 from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, least_node, queue, submit
 from tasks.launch.slurm.config import SlurmConfig
@@ -39,20 +41,20 @@ from tasks.launch.slurm.ends import LimitReached
 from tasks.launch.slurm.history import HISTORY_FILE, remember
 from tasks.launch.slurm.job_log import JobLog
 from tasks.launch.slurm.left_jobs import copy_rest_of_log, end, put_away
+from tasks.launch.slurm.own_jobs import active_jobs, is_ours, kept
 from tasks.launch.slurm.poll import poll_of_this_process
 from tasks.launch.slurm.preview import preview
 from tasks.launch.slurm.reap import reap_jobs
 from tasks.launch.slurm.record import fence, forget_earlier, record_folder, running_seconds, starts_of
 from tasks.launch.slurm.secrets import remove_secrets, secret_files
+from tasks.launch.slurm.shares import Shares, compute_of_step, forget_shares, node_asked_for, parts_of_a_node
 from tasks.launch.slurm.watch import Followed, JobLimits, JobWatch
 from tasks.launch.step_environment import for_other_machines
 from tasks.launch.store_access import with_link_targets
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 PATIENCE_SECONDS = 3600.0  # with a Slurm that is away: an update of its controller takes minutes
 SECONDS_BETWEEN_TRIES = 5.0
-MAX_KEPT = 65_536  # checkpoints or shards; more is no honest step's
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +84,24 @@ class SlurmLauncher:
         """See ``Launcher.target``: a node of the step's partition, with the cards that it is asked for."""
         if step in sections.slurm.on_this_machine:
             return this_machine()
-        return node_asked_for(sections.slurm, step)
+        return node_asked_for(compute, sections.slurm, step)
+
+    def compute_for(self, step: str) -> ComputeConfig:
+        """See ``Launcher.compute_for``."""
+        return compute_of_step(self.compute, self.slurm, step)
 
     def machine_for(self, step: str) -> Machine:
         """See ``Launcher.machine_for``."""
         if step in self.slurm.on_this_machine:
             return this_machine()
-        asked = node_asked_for(self.slurm, step)
+        asked = node_asked_for(self.compute, self.slurm, step)
         if asked.num_cores:
             return asked
         if step not in self.nodes:  # asked once, since a step needs it twice
+            parts = parts_of_a_node(self.compute, self.slurm, step)
             node = least_node(self.slurm.partition_of(step))
-            self.nodes[step] = Machine(
-                node.num_cores, asked.num_gpus, asked.memory_bytes or node.memory_bytes
-            )
+            memory = asked.memory_bytes or node.memory_bytes // parts
+            self.nodes[step] = Machine(max(1, node.num_cores // parts), asked.num_gpus, memory)
         return self.nodes[step]
 
     @classmethod
@@ -103,10 +109,16 @@ class SlurmLauncher:
         """See ``Launcher.preview``: the call of sbatch with its script; nothing for what is no job."""
         if command.step in sections.slurm.on_this_machine:
             return ""
-        node = node_asked_for(sections.slurm, command.step)
-        command = replace(command, argv=(sections.slurm.python or sys.executable,))
-        wanted = Wanted(sections.slurm, sections.docker, compute)
-        return preview(command, wanted, node, record_folder(command.folder))
+        slurm, step = sections.slurm, command.step
+        node, wanted = node_asked_for(compute, slurm, step), Wanted(slurm, sections.docker, compute)
+        parts: tuple[Shares | None, ...] = (None,)
+        if count := slurm.num_shares(step):
+            store = command.folder.parent.parent
+            command = typical_command(step, compute_of_step(compute, slurm, step), node, store)
+            parts = (Shares(tuple(range(count)), count), None)  # and the pass that follows
+        command = replace(command, argv=(slurm.python or sys.executable,))
+        record = record_folder(command.folder)
+        return "\n".join(preview(command, wanted, node, record, part) for part in parts)
 
     @classmethod
     def reap(cls, dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
@@ -125,14 +137,23 @@ class SlurmLauncher:
         if self.slurm.container != "none":
             inputs = with_link_targets(command.inputs, command.named_by_people)
             command = replace(command, inputs=inputs)
-        spent, found = 0.0, self._patiently(lambda: _active(command), context)
+        active = self.patiently(lambda: active_jobs(command), context)
+        spent, found = 0.0, next((job for job in active if not job.num_shares), None)
+        if found is None and (count := self.slurm.num_shares(command.step)):
+            ended = ShareRun(self, command, count, (context, on_line, before_start)).run(active)
+            if ended is not None:
+                return ended
+        elif shares := [job for job in active if job.num_shares]:  # of a setting of before
+            end(shares, context)
         while True:
-            kept = _kept(command)
+            before = kept(command)
             job, outcome = self._one_job(command, found, spent, (context, on_line, before_start))
             if isinstance(outcome, Ended):
                 forget_position(command.folder)
+                if outcome == Ended(0):
+                    forget_shares(job.record)
                 return outcome
-            if kept == _kept(command):
+            if before == kept(command):
                 raise TimedOut(
                     f"The Slurm job of step {command.step} came to its time limit before it had kept anything new.",
                     "Raise slurm.time_limit_minutes, or lower train.checkpoint_every: one checkpoint must fit into one job.",
@@ -153,7 +174,7 @@ class SlurmLauncher:
         for is_last in (False, True):
             job = self._attach(command, found) if found else self._start(command, context, before_start)
             watch = JobWatch(
-                command, job, self._limits(command, spent), poll_of_this_process(), context, on_line
+                command, job, self.limits(command, spent), poll_of_this_process(), context, on_line
             )
             try:
                 outcome = watch.until_the_end()
@@ -173,12 +194,14 @@ class SlurmLauncher:
         if not saved_times(folder):
             return
         with contextlib.suppress(PairlineError):  # `pairline reap` will do it
-            for seen in queue():
-                if seen.comment.get("folder") == str(folder) and seen.is_active:
-                    end(seen, context)
+            if left := [
+                seen for seen in queue() if seen.comment.get("folder") == str(folder) and seen.is_active
+            ]:
+                end(left, context)
             put_away(folder)
 
-    def _limits(self, command: CommandSpec, spent: float) -> JobLimits:
+    def limits(self, command: CommandSpec, spent: float) -> JobLimits:
+        """Return what bounds a job of a step that has run for so long already."""
         grace = float(self.compute.stop_grace_seconds or command.stop_grace_seconds)
         return JobLimits(
             spent, grace, self.patience_seconds, self.slurm.poll_seconds, self.compute.folder_gib
@@ -186,7 +209,7 @@ class SlurmLauncher:
 
     def _attach(self, command: CommandSpec, found: QueuedJob) -> Followed:
         log.info("Attaching to Slurm job %s (%s).", found.id, found.name)
-        key, record = str(found.comment["key"]), record_folder(command.folder)
+        key, record = found.key, record_folder(command.folder)
         offset = int(go_back_to_position(command.folder, [key]).get(key, "") or 0)
         return Followed(
             key, found.id, record, JobLog(record / f"{key}.log", offset, command.num_processes > 1)
@@ -204,7 +227,7 @@ class SlurmLauncher:
         until = time.monotonic() + self.patience_seconds
         while True:
             try:
-                described = self.describe(command, context, record)
+                described = self.describe(command, context, uuid.uuid4().hex[:12])
                 save_position(command.folder, {described.key: "0"})
                 job_id = submit(described.flags, described.script)
             except SlurmAway as away:
@@ -224,20 +247,24 @@ class SlurmLauncher:
         for wait_seconds in (0.0, SECONDS_BETWEEN_TRIES):
             time.sleep(wait_seconds)
             context.raise_if_stopped()
-            if (found := self._patiently(lambda: _active(command), context)) is not None:
-                return found
+            if found := self.patiently(lambda: active_jobs(command), context):
+                return found[0]
         return None
 
-    def describe(self, command: CommandSpec, context: Context, record: Path) -> BatchJob:
-        """Return the step as a batch job, ready to be submitted."""
+    def describe(
+        self, command: CommandSpec, context: Context, key: str, shares: Shares | None = None
+    ) -> BatchJob:
+        """Return the step as a batch job, or an array of its shares, ready to be submitted."""
+        record = record_folder(command.folder, make=True)
         machine, is_inside = self.machine_for(command.step), self.slurm.container == "docker"
         secrets = secret_files(command, record, context, USER_OF_ROOTS_STORE if is_inside else None)
         wanted = Wanted(self.slurm, self.docker, self.compute)
         container = step_container(command, wanted, machine, context.run, secrets)
-        submission = Submission(uuid.uuid4().hex[:12], record, secrets, container)
+        submission = Submission(key, record, secrets, container, shares)
         return batch_job(command, self.slurm, machine, submission, context.run, for_other_machines(command))
 
-    def _patiently(self, ask: Callable[[], T], context: Context) -> T:
+    def patiently(self, ask: Callable[[], list[QueuedJob]], context: Context) -> list[QueuedJob]:
+        """Ask until Slurm answers. Raises ``SlurmAway`` after an hour without."""
         until, warned = time.monotonic() + self.patience_seconds, False
         while True:
             try:
@@ -258,32 +285,5 @@ class SlurmLauncher:
         fence(job.record, job.key)
         with contextlib.suppress(PairlineError):
             for seen in poll_of_this_process().look(command.name, max_age_seconds=1.0):
-                if seen.is_active and _is_ours(seen, command) and seen.state == "PENDING":
+                if seen.is_active and is_ours(seen, command) and seen.state == "PENDING":
                     cancel(seen.id)
-
-
-def node_asked_for(slurm: SlurmConfig, step: str) -> Machine:
-    """Return what the recipe says that a step asks for of a node; 0 for what it leaves to the cluster."""
-    return Machine(slurm.cpus_per_node or 0, slurm.num_gpus(step), round((slurm.memory_gib or 0) * 2**30))
-
-
-def _active(command: CommandSpec) -> QueuedJob | None:
-    """The job of this step that waits or runs, if there is one."""
-    found = [seen for seen in queue([command.name]) if seen.is_active and _is_ours(seen, command)]
-    return next(iter(sorted(found, key=lambda seen: seen.state == "PENDING")), None)  # one that runs, first
-
-
-def _is_ours(seen: QueuedJob, command: CommandSpec) -> bool:
-    comment = seen.comment
-    return comment.get("job") == command.job_fingerprint and comment.get("folder") == str(command.folder)
-
-
-def _kept(command: CommandSpec) -> tuple[tuple[str, int], ...]:
-    """What a later start can go on from: checkpoints, shards of the cache."""
-    places = (command.folder / "checkpoints", *command.writable)
-    found = []
-    for place in places:
-        with contextlib.suppress(OSError):
-            if not place.is_symlink():  # a step's word: what it points to is not looked at
-                found += [(str(one), one.lstat().st_mtime_ns) for one in islice(place.iterdir(), MAX_KEPT)]
-    return tuple(sorted(found))

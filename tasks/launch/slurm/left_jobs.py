@@ -2,12 +2,14 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.launch.context import Context
 from tasks.launch.log_position import forget_position, go_back_to_position, saved_times
 from tasks.launch.slurm.client import QueuedJob, cancel, queue, signal_steps
 from tasks.launch.slurm.job_log import JobLog
+from tasks.launch.slurm.names import array_of
 from tasks.launch.slurm.record import fence, record_folder
 from tasks.launch.slurm.secrets import remove_secrets
 from tasks.launch.step_log import LogFile
@@ -17,15 +19,24 @@ SECONDS_TO_BE_GONE = 120.0  # a site's KillWait, and the end of its nodes' own p
 OF_NO_RUN = Context()
 
 
-def end(job: QueuedJob, context: Context = OF_NO_RUN) -> None:
-    """Ask the job's ranks to stop, give them the time for a checkpoint, end it, and wait until it is gone."""
-    if job.state == "RUNNING":
-        signal_steps(job.id, "TERM")
-        _wait_until_gone(job, float(job.comment.get("grace", 30)), context)
-    cancel(job.id)
-    _wait_until_gone(job, SECONDS_TO_BE_GONE, context)
-    if folder := str(job.comment.get("folder", "")):
-        fence(record_folder(Path(folder)), str(job.comment.get("key", "")))
+def end(jobs: Sequence[QueuedJob], context: Context = OF_NO_RUN) -> None:
+    """Ask the ranks of jobs to stop, give them the time for a checkpoint, end them, and wait until they are gone.
+
+    An array is ended as one, also what of it is not named.
+    """
+    arrays = sorted({array_of(job.id) for job in jobs})
+    if running := sorted({array_of(job.id) for job in jobs if job.state == "RUNNING"}):
+        for one in arrays:  # or they would begin where the others end
+            cancel(one, if_it_waits=True)
+        for one in running:
+            signal_steps(one, "TERM")
+        _wait_until_gone(jobs, max(float(job.comment.get("grace", 30)) for job in jobs), context)
+    for one in arrays:
+        cancel(one)
+    _wait_until_gone(jobs, SECONDS_TO_BE_GONE, context)
+    for job in jobs:
+        if folder := str(job.comment.get("folder", "")):
+            fence(record_folder(Path(folder)), job.key)
 
 
 def put_away(folder: Path) -> None:
@@ -44,10 +55,11 @@ def copy_rest_of_log(folder: Path) -> None:
             JobLog(record / f"{key}.log", int(offset or 0), labelled).pass_on(file.write, to_the_end=True)
 
 
-def _wait_until_gone(job: QueuedJob, seconds: float, context: Context) -> None:
+def _wait_until_gone(jobs: Sequence[QueuedJob], seconds: float, context: Context) -> None:
+    ids, names = {array_of(job.id) for job in jobs}, {job.name for job in jobs}
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         context.raise_if_stopped()
-        if not any(one.id == job.id and one.is_active for one in queue([job.name])):
+        if not any(array_of(one.id) in ids and one.is_active for one in queue(names)):
             return
         time.sleep(SECONDS_BETWEEN_LOOKS)

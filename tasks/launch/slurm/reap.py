@@ -15,17 +15,18 @@ from tasks.launch.reaped import Reaped, StateOf
 from tasks.launch.slurm.batch import OURS
 from tasks.launch.slurm.client import QueuedJob, queue
 from tasks.launch.slurm.left_jobs import end, put_away
+from tasks.launch.slurm.names import array_of
 
 
 def reap_jobs(dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
     """Go through this user's jobs; None where there is no Slurm."""
     if shutil.which("squeue") is None:
         return None
-    return [
-        _reaped(job, *_looked_at(job, dry_run, state_of))
-        for job in queue()
-        if job.is_active and _is_ours(job)
-    ]
+    arrays: dict[str, list[QueuedJob]] = {}  # an array's jobs are one
+    for job in queue():
+        if job.is_active and _is_ours(job):
+            arrays.setdefault(array_of(job.id), []).append(job)
+    return [_reaped(jobs[0], *_looked_at(jobs, dry_run, state_of)) for jobs in arrays.values()]
 
 
 def _is_ours(job: QueuedJob) -> bool:
@@ -36,29 +37,30 @@ def _is_ours(job: QueuedJob) -> bool:
 
 def _reaped(job: QueuedJob, reason: str, done: str) -> Reaped:
     about = {name: str(job.comment.get(name, "")) for name in ("step", "run", "folder")}
-    return Reaped(name=f"{job.id} {job.name}", reason=reason, done=done, **about)
+    return Reaped(name=f"{array_of(job.id)} {job.name}", reason=reason, done=done, **about)
 
 
-def _looked_at(job: QueuedJob, dry_run: bool, state_of: StateOf) -> tuple[str, str]:
+def _looked_at(jobs: list[QueuedJob], dry_run: bool, state_of: StateOf) -> tuple[str, str]:
     """Why the job is orphaned, and what was done. Holds the claim meanwhile, so that no run can become its owner."""
-    folder = Path(job.comment["folder"])
+    comment = jobs[0].comment
+    folder = Path(comment["folder"])
     if not folder.is_dir():
         return "", "left alone: its folder is not to be seen from here"
     try:
         with claim(folder):
-            if state_of(str(job.comment.get("flow_run", ""))) == "live":
+            if state_of(str(comment.get("flow_run", ""))) == "live":
                 return "", "left alone: its run has not ended, and may be between two attempts"
-            return "no live run owns it", "would be cancelled" if dry_run else _ended(job, folder)
+            return "no live run owns it", "would be cancelled" if dry_run else _ended(jobs, folder)
     except StoreBusy:
         return "", "left alone: a live run owns it"
     except (PairlineError, OSError) as error:
         return "", f"left alone: its claim cannot be looked at: {error}"
 
 
-def _ended(job: QueuedJob, folder: Path) -> str:
+def _ended(jobs: list[QueuedJob], folder: Path) -> str:
     """SIGTERM, the time for a checkpoint, and the end; the rest of its log stands in log.txt."""
     try:
-        end(job)
+        end(jobs)
         put_away(folder)
     except PairlineError as error:
         return f"failed: {error}"

@@ -4,6 +4,7 @@
                                   <key>.log            what the job prints, all starts of a submission in one file
                                   <key>.<n>/           a start: ``started``, ``exit``, ``refused``, by the batch script
                                   <key>.<n>/ranks/     ``rank-*.json``, by ``dpo_core.in_slurm``
+                                  share-<i>-of-<n>/    the same of a share, for a step in shares
                                   secret-<NAME>        of a step that is given one, while its job lasts
 
 Written by the batch script and ``dpo_core.in_slurm``, so that an end is told without accounting, and without Slurm's memory.
@@ -20,6 +21,7 @@ from pathlib import Path
 from dpo_core.contract.errors import StoreError
 from dpo_core.contract.regular_file import read_regular
 from tasks.launch.own_folder import make_own_folder, own_folder
+from tasks.launch.slurm.names import share_folder
 
 LARGEST_BYTES, MAX_RANKS = 1 << 16, 65_536  # of what a container may write; a step's word, as in its folder
 OVER_FILE = "over"  # dpo_core.in_slurm's
@@ -182,10 +184,11 @@ def wait_for_ranks(record: Path, key: str, seconds: float) -> None:
 
 
 def forget_earlier(record: Path, kept: str = "") -> None:
-    """Remove what earlier submissions have left, but the newest start, of which something may still be at work, and the
-    file ``kept``."""
+    """Remove what earlier submissions have left, but the newest start, of which something may still be at work, shares of
+    a pass that is not complete, and the file ``kept``."""
     newest = _text(record / "attempt").strip()
+    shares = {place.name for place in record.glob(share_folder(record, "*", "*").name)}
     for place in record.iterdir():
-        if place.name not in ("attempt", newest, kept):
+        if place.name not in ("attempt", newest, kept, *shares):
             with contextlib.suppress(OSError):
                 shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()

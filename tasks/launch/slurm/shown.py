@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.launch.cluster_job import ClusterJob
@@ -13,22 +14,24 @@ from tasks.launch.slurm.record import record_folder
 NO_TIME = ("", "N/A")
 
 
-def cluster_job(command: CommandSpec, job_id: str, key: str, seen: QueuedJob | None, word: str) -> ClusterJob:
-    """Return where the job stands. ``word`` says it where the queue does not (``seen`` is None)."""
+def cluster_job(
+    command: CommandSpec, job_id: str, keys: Sequence[str], seen: QueuedJob | None, word: str
+) -> ClusterJob:
+    """Return where the job stands, or an array, whose jobs are ``keys``. ``word`` says it where the queue does not."""
     record: Path = record_folder(command.folder)
     waits = seen is not None and seen.state == "PENDING"
     return ClusterJob(
         command.step,
         job_id,
         command.name,
-        word if seen is None else seen.state,
+        word or (seen.state if seen is not None else ""),
         partition="" if seen is None else seen.partition,
         nodes="" if seen is None else seen.nodes,
         reason=seen.reason if seen is not None and waits else "",
         submitted=seen.submitted if seen is not None and seen.submitted not in NO_TIME else "",
         expected=seen.start if seen is not None and waits and seen.start not in NO_TIME else "",
-        starts=starts_so_far(record, key, time.time()),
-        log=str(record / f"{key}.log"),
+        starts=starts_so_far(record, keys, time.time()),
+        log=str(record / f"{keys[0]}.log") if len(keys) == 1 else f"{record}/share-*/*.log",
         commands=tuple(
             shlex.join(line)
             for line in (("squeue", "-j", job_id), ("scancel", "--signal=TERM", job_id), ("scancel", job_id))

@@ -82,7 +82,7 @@ class JobWatch:
         self.shown: tuple[object, ...] = ()
         self.ended = "ENDED"
         self.position_saved = 0.0
-        self.launch_failed = False
+        self.launch_failed, self.waits = False, True
         self.requeued: int | None = None  # number of the start that ended and is followed by another one
 
     def until_the_end(self) -> Ended | LimitReached:
@@ -102,33 +102,38 @@ class JobWatch:
             self._stop(0.0 if isinstance(error, DiskFull) else self.limits.grace_seconds)
             raise
         finally:
-            self._pass_lines_on(to_the_end=True)
+            self.pass_lines_on(to_the_end=True)
             self.poll.forget(self.command.name)
             self._show(None, word=self.ended)
 
     def _until_the_end(self) -> Ended | LimitReached:
-        while True:
-            self._pass_lines_on()
-            self.context.raise_if_stopped()
-            self.bound.check()
-            starts = self.starts.look()
-            if running_seconds(starts) + self.limits.spent_seconds > self.command.timeout_seconds:
-                raise too_slow(self.command)
-            last = starts[-1] if starts else None
-            if (state := self._state(last)) is not None:
-                self._pass_lines_on(to_the_end=True)
-                starts = self.starts.look(anew=True)
-                outcome = how_it_ended(self._end(state, starts[-1] if starts else None), self.command.step)
-                if isinstance(outcome, PairlineError):
-                    raise outcome
-                return outcome
-            self._wait_a_turn(last)
+        while (outcome := self.turn()) is None:
+            self._wait_a_turn()
+        return outcome
 
-    def _wait_a_turn(self, last: Start | None) -> None:
+    def turn(self) -> Ended | LimitReached | None:
+        """Look once. -> how it ended, None while it is to be waited for. Raises what the end means."""
+        self.pass_lines_on()
+        self.context.raise_if_stopped()
+        self.bound.check()
+        starts = self.starts.look()
+        if running_seconds(starts) + self.limits.spent_seconds > self.command.timeout_seconds:
+            raise too_slow(self.command)
+        last = starts[-1] if starts else None
+        self.waits = last is None or last.number == self.requeued
+        if (state := self._state(last)) is None:
+            return None
+        self.pass_lines_on(to_the_end=True)
+        starts = self.starts.look(anew=True)
+        outcome = how_it_ended(self._end(state, starts[-1] if starts else None), self.command.step)
+        if isinstance(outcome, PairlineError):
+            raise outcome
+        return outcome
+
+    def _wait_a_turn(self) -> None:
         """Hundreds of jobs in a queue cost next to nothing: there is no log to look at."""
-        waits = last is None or last.number == self.requeued
         is_young = time.monotonic() - self.began < SECONDS_YOUNG
-        seconds = WAITING_TURN_SECONDS if waits and not is_young else TURN_SECONDS
+        seconds = WAITING_TURN_SECONDS if self.waits and not is_young else TURN_SECONDS
         if self.context.stop is None:
             time.sleep(seconds)
         else:
@@ -166,7 +171,7 @@ class JobWatch:
     def _seen(self, max_age_seconds: float) -> QueuedJob | None:
         """The job as Slurm knows it: by what we gave it, since an id is given again after a crash of Slurm's own."""
         for seen in self.poll.look(self.command.name, max_age_seconds):
-            if seen.comment.get("key") == self.job.key:
+            if seen.key == self.job.key:
                 return seen
         return None
 
@@ -205,7 +210,7 @@ class JobWatch:
         now = (about, last and (last.number, last.exit_code), word)
         if now != self.shown:
             self.shown = now
-            job = cluster_job(self.command, self.job.id, self.job.key, seen, word)
+            job = cluster_job(self.command, self.job.id, (self.job.key,), seen, word)
             self.context.tell_cluster_job(job)
 
     def _refuse_what_never_starts(self, seen: QueuedJob) -> None:
@@ -227,7 +232,7 @@ class JobWatch:
                 signal_steps(self.job.id, "TERM" if grace_seconds else "KILL")
                 until = time.monotonic() + grace_seconds
                 while time.monotonic() < until and self._is_active():
-                    self._pass_lines_on()
+                    self.pass_lines_on()
                     time.sleep(TURN_SECONDS)
             if self._is_active():
                 cancel(self.job.id)
@@ -243,8 +248,27 @@ class JobWatch:
         seen = self._seen(SECONDS_AT_THE_END)
         return seen is not None and seen.is_active
 
-    def _pass_lines_on(self, to_the_end: bool = False) -> None:
+    def pass_lines_on(self, to_the_end: bool = False) -> None:
+        """Take what the job has printed."""
         num_lines = self.job.log.pass_on(self.on_line, to_the_end)
         if to_the_end or (num_lines and time.monotonic() - self.position_saved > SECONDS_BETWEEN_POSITIONS):
             self.position_saved = time.monotonic()
-            save_position(self.command.folder, {self.job.key: str(self.job.log.offset)})
+            self._save_position()
+
+    def _save_position(self) -> None:
+        save_position(self.command.folder, {self.job.key: str(self.job.log.offset)})
+
+
+class ShareWatch(JobWatch):
+    """Watches one share's job; what is said of it and shown of it is the array's."""
+
+    seen: QueuedJob | None = None
+
+    def _tell(self, seen: QueuedJob, last: Start | None) -> None:
+        pass
+
+    def _show(self, seen: QueuedJob | None, last: Start | None = None, word: str = "") -> None:
+        self.seen = seen
+
+    def _save_position(self) -> None:
+        pass

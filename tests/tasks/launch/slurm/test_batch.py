@@ -27,7 +27,7 @@ COMMAND = CommandSpec(
     stop_grace_seconds=90,
 )
 SUBMISSION = Submission("abc123", FOLDER.parent / "own/slurm", {"WANDB_API_KEY": Path("/own/secret-W")})
-MACHINE = Machine(num_cores=96, num_gpus=8)
+MACHINE = Machine(num_cores=96, num_gpus=8, memory_bytes=3 << 29)  # what the recipe asks for, if it does
 
 
 DEFAULTS = SlurmConfig()

@@ -96,12 +96,12 @@ def test_the_starts_of_earlier_jobs_are_told_once_their_records_are_gone(tmp_pat
         remember(tmp_path, 1000.0)
         forget_earlier(tmp_path, HISTORY_FILE)
     make_start(tmp_path, "new.0", started="500 8 n2 step-00000030\n")
-    first, second, third = starts_so_far(tmp_path, "new", now=560.0)
+    first, second, third = starts_so_far(tmp_path, ["new"], now=560.0)
     assert (first.job_id, first.end) == ("7", "lost: nothing more was heard of n1")
     assert (second.from_step, second.seconds) == (20, 60.0)
     assert second.end == "stopped after SIGTERM: time limit, or asked to stop"
     assert (third.job_id, third.from_step, third.end) == ("8", 30, "")
-    assert [start.job_id for start in starts_so_far(tmp_path, "old", now=560.0)] == ["7"]
+    assert [start.job_id for start in starts_so_far(tmp_path, ["old"], now=560.0)] == ["7"]
 
 
 def test_ranks_that_may_still_be_at_work_are_told_that_it_is_over(tmp_path):
@@ -118,7 +118,7 @@ def test_ranks_that_may_still_be_at_work_are_told_that_it_is_over(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[1]", "[[1, 2]]", '[["a", {"job_id": 1}]]', "null"])
 def test_a_history_that_is_none_is_no_history(tmp_path, text: str):
     (tmp_path / HISTORY_FILE).write_text(text)
-    assert starts_so_far(tmp_path, "new", now=1.0) == ()
+    assert starts_so_far(tmp_path, ["new"], now=1.0) == ()
 
 
 @settings(max_examples=25)

@@ -1,0 +1,299 @@
+"""Fills a step's cache by the jobs of an array, and follows all of them: the shares of a reference pass.
+
+share's job            meaning
+ended with 0           done; so is one that another run's newer start has ended: the pass that follows waits for that one
+came to its time       submitted again, if the cache has grown
+lost, killed, crashed  submitted again, twice at most; the others go on
+anything else          ends the step: the others are ended, and their shards stay
+
+A killed orchestrator leaves the array alone; the next attaches to what runs, takes what has ended, submits the rest.
+"""
+
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dpo_core.contract.errors import PairlineError, StepCrashed, TimedOut
+from dpo_core.contract.progress import carries_event, parse_line
+from tasks.launch.context import Context
+from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine
+from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
+from tasks.launch.slurm.batch import BatchJob
+from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, submit
+from tasks.launch.slurm.ends import FENCED, LimitReached
+from tasks.launch.slurm.job_log import JobLog
+from tasks.launch.slurm.left_jobs import end
+from tasks.launch.slurm.names import array_of, index_of, share_folder, share_key
+from tasks.launch.slurm.own_jobs import active_jobs, kept
+from tasks.launch.slurm.poll import poll_of_this_process
+from tasks.launch.slurm.record import fence, record_folder, running_seconds, starts_of
+from tasks.launch.slurm.share_progress import SharesProgress
+from tasks.launch.slurm.shares import Shares, ended_well, forget_shares
+from tasks.launch.slurm.shown import cluster_job
+from tasks.launch.slurm.watch import SECONDS_BETWEEN_POSITIONS, Followed, JobLimits, ShareWatch
+
+log = logging.getLogger(__name__)
+MOST_LOST = 2  # times that a share's job may be lost and is submitted again
+TURN_SECONDS, SECONDS_A_SHARE = 0.5, 1 / 64  # the files of many shares are looked at less often
+SECONDS_BETWEEN_LOOKS = 5.0  # at a controller that was busy, and may answer in another order
+SECONDS_BETWEEN_PAGES = 2.0
+
+
+class Submits(Protocol):
+    """What of the launcher an array needs."""
+
+    def describe(
+        self, command: CommandSpec, context: Context, key: str, shares: Shares | None = None
+    ) -> BatchJob: ...
+
+    def limits(self, command: CommandSpec, spent: float) -> JobLimits: ...
+
+    def patiently(self, ask: Callable[[], list[QueuedJob]], context: Context) -> list[QueuedJob]: ...
+
+
+@dataclass
+class ShareRun:
+    """All shares of a step, from the first submission to the last end."""
+
+    launcher: Submits
+    command: CommandSpec
+    count: int
+    between: tuple[Context, OnLine, BeforeStart]
+    watches: dict[int, ShareWatch] = field(default_factory=dict)
+    kept: dict[int, tuple[tuple[str, int], ...]] = field(default_factory=dict)  # when its job was submitted
+    lost: Counter[int] = field(default_factory=Counter)
+    spent: Counter[int] = field(default_factory=Counter)  # seconds of earlier jobs
+    said: str = ""
+    showed: float = -1e9
+    saved: float = 0.0  # when: monotonic
+    keys: dict[int, str] = field(default_factory=dict)  # of each share's newest job
+    arrays: list[str] = field(default_factory=list)  # ids, in the order of their submission
+
+    def __post_init__(self) -> None:
+        self.context, self.on_line, self.before_start = self.between
+        self.record = record_folder(self.command.folder, make=True)
+        self.progress = SharesProgress(self.count)
+
+    def run(self, found: Sequence[QueuedJob]) -> Ended | None:
+        """Return None once all shares have ended well, else how the one ended that cannot be mended by another start.
+
+        ``found``: jobs of the step that wait or run. Raises as ``JobWatch`` does; then no share is at work, but for
+        ``SlurmAway``.
+        """
+        if others := [job for job in found if job.num_shares != self.count]:  # of another setting
+            end(others, self.context)
+        forget_shares(self.record, but=range(self.count), count=self.count)
+        self.progress.done = ended_well(self.record, self.count)
+        poll = poll_of_this_process()
+        poll.watch(self.command.name)
+        try:
+            self._attach([job for job in found if job.num_shares == self.count])
+            self._submit(set(range(self.count)) - set(self.watches) - self.progress.done)
+            ended = self._until_all_have_ended()
+            self._leave_nothing()
+            return ended
+        except SlurmAway:
+            log.warning("Slurm's array of %s is left alone. Start again to attach to it.", self.command.name)
+            raise
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            if self.watches:
+                self._lines_and_positions(to_the_end=True)
+            poll.forget(self.command.name)
+            self._show(over=True)
+
+    def _attach(self, found: Sequence[QueuedJob]) -> None:
+        """Follow what waits or runs, and read what others printed that ended while nobody looked."""
+        offsets = go_back_to_position(self.command.folder, saved_times(self.command.folder))
+        keys = {job.key: job for job in found}
+        for job in found:
+            log.info("Attaching to Slurm job %s (%s).", job.id, job.name)
+            self._follow(index_of(job.id) or 0, job.id, job.key, int(offsets.get(job.key) or 0))
+        for key, offset in offsets.items():
+            if key not in keys:
+                rest = JobLog(self.record / f"{key}.log", int(offset or 0), has_labels=False)
+                index = key.partition("-of-")[0].removeprefix("share-")
+                take = self._lines_of(int(index)) if index.isdigit() else self.on_line  # the pass's own
+                rest.pass_on(take, to_the_end=True)
+        if offsets:
+            self._lines_and_positions(save=True)
+
+    def _follow(self, index: int, job_id: str, key: str, offset: int = 0) -> None:
+        self.keys[index] = key
+        if (array := array_of(job_id)) not in self.arrays:
+            self.arrays.append(array)
+        job_log = JobLog(self.record / f"{key}.log", offset, has_labels=False)
+        self.kept[index] = kept(self.command)
+        self.progress.done.discard(index)
+        self.watches[index] = ShareWatch(
+            self.command,
+            Followed(key, job_id, self.record, job_log),
+            self.launcher.limits(self.command, self.spent[index]),
+            poll_of_this_process(),
+            self.context,
+            self._lines_of(index),
+        )
+
+    def _lines_of(self, index: int) -> OnLine:
+        def take(line: str) -> None:
+            if not carries_event(line):
+                self.on_line(f"[share {index}] {line}")
+            elif (event := parse_line(line)) is not None:
+                self.on_line(self.progress.merged(index, event))
+
+        return take
+
+    def _submit(self, wanted: set[int], is_again: bool = False) -> None:
+        """Submit shares; after any answer but a refusal look which of them are there before they are submitted again."""
+        if wanted and not is_again:
+            self.before_start()
+        until = time.monotonic() + self.launcher.limits(self.command, 0.0).patience_seconds
+        while wanted:
+            shares = Shares(tuple(sorted(wanted)), self.count, is_again)
+            key = uuid.uuid4().hex[:12]
+            keys = {index: share_key(key, index, self.count) for index in shares.indices}
+            for index in shares.indices:
+                share_folder(self.record, index, self.count).mkdir(exist_ok=True)
+            described = self.launcher.describe(self.command, self.context, key, shares)
+            self._lines_and_positions(save=True, more=keys.values())
+            try:
+                array = submit(described.flags, described.script)
+            except SlurmAway as away:
+                log.warning("%s Looking whether it was submitted before it is tried again.", away)
+                for index, job in self._submitted_late(wanted).items():
+                    self._follow(index, job.id, job.key)
+                    wanted.discard(index)
+                if wanted and time.monotonic() > until:
+                    raise
+                continue
+            for index in shares.indices:
+                self._follow(index, f"{array}_{index}", keys[index])
+            return
+
+    def _submitted_late(self, wanted: set[int]) -> dict[int, QueuedJob]:
+        """Look twice, as the launcher does, for jobs of these shares."""
+        found: dict[int, QueuedJob] = {}
+        for wait_seconds in (0.0, SECONDS_BETWEEN_LOOKS):
+            self.context.sleep(wait_seconds)
+            self.context.raise_if_stopped()
+            for job in self._active() if not found else ():
+                if (
+                    job.num_shares == self.count
+                    and (index := index_of(job.id)) in wanted
+                    and index is not None
+                ):
+                    found[index] = job
+        return found
+
+    def _active(self) -> list[QueuedJob]:
+        return self.launcher.patiently(lambda: active_jobs(self.command), self.context)
+
+    def _until_all_have_ended(self) -> Ended | None:
+        while self.watches:
+            for index, watch in list(self.watches.items()):
+                if (ended := self._look(index, watch)) is not None:
+                    self._stop()
+                    return ended
+            self._lines_and_positions()
+            self._show()
+            self.context.sleep(max(TURN_SECONDS, self.count * SECONDS_A_SHARE))
+        return None
+
+    def _look(self, index: int, watch: ShareWatch) -> Ended | None:
+        """A turn for one share. -> how it ended, if that ends the step"""
+        why = "came to its time limit"
+        try:
+            outcome = watch.turn()
+            if outcome is None:
+                return None
+        except StepCrashed as crash:
+            outcome, why = Ended(1, cause=str(crash)), crash.problem
+            self._end_what_is_held(watch.job.key)
+        if outcome in (Ended(0), Ended(FENCED)):
+            self._forget(index)
+            self.progress.done.add(index)
+            return None
+        if isinstance(outcome, Ended):
+            self.lost[index] += 1
+            if (
+                outcome.out_of_memory
+                or not (outcome.cause or outcome.exit_code < 0)
+                or self.lost[index] > MOST_LOST
+            ):
+                return outcome
+            why = outcome.cause or f"was killed by signal {-outcome.exit_code}"
+        elif isinstance(outcome, LimitReached) and self.kept[index] == kept(self.command):
+            raise TimedOut(
+                f"The Slurm job of share {index} of step {self.command.step} came to its time limit before the cache had "
+                "grown.",
+                "Raise slurm.time_limit_minutes, or lower reference.rows_per_shard: one shard must fit into one job.",
+            )
+        self.spent[index] += round(running_seconds(starts_of(self.record, watch.job.key)))
+        self._forget(index)
+        self.context.tell_line(f"Share {index} of step {self.command.step} is submitted again: {why}")
+        self._submit({index}, is_again=True)
+        return None
+
+    def _end_what_is_held(self, key: str) -> None:
+        """A job that its nodes could not launch; known by its key, as an id may be somebody else's by now."""
+        for job in self._active():
+            if job.key == key:
+                cancel(job.id)
+
+    def _forget(self, index: int) -> None:
+        watch = self.watches.pop(index)
+        watch.pass_lines_on(to_the_end=True)
+        fence(self.record, watch.job.key)
+
+    def _lines_and_positions(
+        self, to_the_end: bool = False, save: bool = False, more: Iterable[str] = ()
+    ) -> None:
+        """Save how far all logs were read, together: the log of the step is one. ``more``: of jobs that may come to be."""
+        if to_the_end:
+            for watch in self.watches.values():
+                watch.pass_lines_on(to_the_end=True)
+        now = time.monotonic()
+        if to_the_end or save or now - self.saved > SECONDS_BETWEEN_POSITIONS:
+            offsets = {watch.job.key: str(watch.job.log.offset) for watch in self.watches.values()}
+            self.saved = now
+            save_position(self.command.folder, offsets | dict.fromkeys(more, "0"))
+
+    def _stop(self) -> None:
+        """SIGTERM to what runs, the time that it is given, and the end of the array and of what it has left."""
+        try:
+            if left := active_jobs(self.command):
+                end(left)
+            for watch in self.watches.values():
+                fence(self.record, watch.job.key)
+        except PairlineError as error:  # the error that is on its way counts
+            log.warning("%s could not be stopped; `pairline reap` will do it. %s", self.command.name, error)
+
+    def _leave_nothing(self) -> None:
+        """What a submission left whose answer was lost and that came late; the logs are read."""
+        for job in self._active():
+            if job.num_shares and job.state == "PENDING":
+                cancel(job.id)
+        forget_position(self.command.folder)
+
+    def _show(self, over: bool = False) -> None:
+        """Tell the run's lines and its page where the array stands, when that changes."""
+        states = Counter(watch.seen.state if watch.seen else "SUBMITTED" for watch in self.watches.values())
+        num_done = len(self.progress.done)
+        where = ", ".join(
+            [f"{num_done} of {self.count} done", *(f"{n} {state}" for state, n in sorted(states.items()))]
+        )
+        seconds = max(SECONDS_BETWEEN_PAGES, 4 * self.count * SECONDS_A_SHARE)
+        if not over and (where == self.said or time.monotonic() - self.showed < seconds):
+            return
+        self.said, self.showed = where, time.monotonic()
+        self.context.tell_line(f"Shares of step {self.command.step}: {where}.")
+        if self.keys:
+            seen = next((watch.seen for watch in self.watches.values() if watch.seen), None)
+            ids, keys = ",".join(self.arrays), tuple(self.keys.values())
+            self.context.tell_cluster_job(cluster_job(self.command, ids, keys, seen, where))
