@@ -16,7 +16,7 @@ from tasks.launch.launchers import LauncherSections
 from tasks.launch.own_folder import own_folder
 from tasks.launch.run_job import in_store, run_job
 from tasks.launch.slurm.config import SlurmConfig
-from tests.tiny_stage import TinyStage
+from tests.tiny_stage import TinyStage, reference_job
 
 pytestmark = pytest.mark.integration
 RANKS = {"num_processes": 2, "sharding": "zero3", "threads_per_process": 1}
@@ -46,5 +46,23 @@ def test_mixture_and_zero3_weights_are_the_processs_bit_for_bit(cluster: Private
         log = (own_folder(training.out_dir) / LOG_FILE).read_text()
         assert '"step"' in log
         assert "FutureWarning" not in log
+    assert made["slurm"] == made["process"]
+    assert cluster.jobs() == []
+
+
+def test_a_reference_pass_in_shares_is_that_of_one_process_bit_for_bit(cluster: PrivateCluster, tmp_path):
+    stage = TinyStage.make(tmp_path / "stage")
+    made = {}
+    for compute in (
+        ComputeConfig(threads_per_process=1),
+        ComputeConfig(launcher="slurm", machines=2, **RANKS),
+    ):
+        store = tmp_path / compute.launcher
+        job = reference_job(store / "x", stage.data, stage.checkpoint, rows_per_shard=4)
+        slurm = SlurmConfig(poll_seconds=2, reference_array=3)
+        launcher = launcher_for(compute, LauncherSections(slurm=slurm))
+        result = run_job(in_store(job, store), launcher)
+        assert (result.rows, result.rows_computed) == (40, 40)
+        made[compute.launcher] = result.reference.files
     assert made["slurm"] == made["process"]
     assert cluster.jobs() == []
