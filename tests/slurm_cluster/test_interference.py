@@ -1,7 +1,6 @@
-"""What people and administrators do to a job and to what watches it: stopped, drained, set down, forgotten, never begun."""
+"""What people and administrators do to a job and to what watches it: stopped, drained, set down, never begun."""
 
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.data_jobs import ConvertResult
-from dpo_core.contract.errors import StepCrashed
 from dpo_core.contract.progress import ProgressEvent
 from examples.slurm.private_cluster import PrivateCluster
 from tasks.launch.compute_config import ComputeConfig
@@ -19,7 +17,6 @@ from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import Ended
 from tasks.launch.own_folder import own_folder
 from tasks.launch.run_job import run_job
-from tasks.launch.slurm import watch
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.launcher import SlurmLauncher
 from tests.slurm_cluster.small_step import SmallStep
@@ -193,30 +190,3 @@ def test_a_queue_that_never_starts_can_be_left(cluster: PrivateCluster, tmp_path
         cluster.ask("scontrol", "update", "partition=train", "state=up")
     assert "PartitionDown" in {job.reason for job in said}
     assert (cluster.jobs(), step.num_starts) == ([], 0)
-
-
-def test_an_id_that_is_given_again_is_somebody_elses(own_cluster: PrivateCluster, tmp_path, monkeypatch):
-    """A controller that has lost what it knew counts from one again. The new job of the same id is left alone, what the old
-    one still runs is ended, and the step is begun again."""
-    monkeypatch.setattr(watch, "SECONDS_WITHOUT_A_SIGN", 5.0)
-    step = SmallStep(tmp_path, COUNTING.replace("LAST", "1000"))
-    with meanwhile(step) as end:
-        wait_for(lambda: len(numbers(step)) >= 2)
-        (old,) = own_cluster.ask("squeue", "-h", "-o", "%i").split()
-        own_cluster.kill_controller()
-        shutil.rmtree(own_cluster.folder / "state")
-        (own_cluster.folder / "state").mkdir()
-        own_cluster.start_controller()
-        other = ("--output=/dev/null", "--job-name=other", "-n1", "--wrap", "sleep 600")
-        new = own_cluster.ask("sbatch", "--parsable", *other).strip()
-        assert new == old
-        with pytest.raises(StepCrashed):
-            end()
-    with pytest.raises(StopIteration):
-        rank_of(step)
-    assert [name for name, _ in own_cluster.jobs()] == ["other"]
-    again = SmallStep(
-        tmp_path, COUNTING.replace("LAST", str(len(numbers(step)) + 2)), settings={"cpus_per_node": 1}
-    )
-    assert again.run() == Ended(0)
-    assert numbers(step) == list(range(len(numbers(step))))
