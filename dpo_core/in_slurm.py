@@ -120,8 +120,8 @@ def main(argv: list[str]) -> int:
         write(file, about | {"code": FENCED, "time": time.time()})
         return FENCED
     code, fenced = run(command, start, file)
-    with contextlib.suppress(OSError):
-        write(file, about | {"code": code, "time": time.time()})
+    with contextlib.suppress(OSError):  # what it was killed with says nothing of the step
+        write(file, about | {"code": FENCED if fenced else code, "time": time.time()})
     if fenced:
         print("A newer start of this step has begun, or its run is over; this one was ended.", flush=True)
         return FENCED

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import io
 import os
+import secrets
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,11 +63,12 @@ def agree(job: ReferenceJob, proposed: AgreedRows) -> AgreedRows:
     file, content = agreed_file(job), io.BytesIO()
     train, held_out = (np.asarray(proposed.rows[split], np.int64) for split in ("train", "held_out"))
     np.savez(content, layout=np.int64(LAYOUTS.index(proposed.layout)), train=train, held_out=held_out)
-    mine = file.with_name(f"{file.stem}.{os.uname().nodename}-{os.getpid()}.npz")
+    # In containers processes of several jobs may have one number on one host.
+    mine = file.with_name(f"{file.stem}.{secrets.token_hex(8)}.npz")
     write_bytes(mine, content.getvalue())
     try:
         os.link(mine, file)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # the other's is read, if there is one
         pass
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):

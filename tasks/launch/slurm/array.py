@@ -3,56 +3,45 @@
 share's job            meaning
 ended with 0           done; so is one that another run's newer start has ended: the pass that follows waits for that one
 came to its time       submitted again, if the cache has grown
+preempted for good     the same, else as one that is lost
 lost, killed, crashed  submitted again, twice at most; the others go on
 anything else          ends the step: the others are ended, and their shards stay
 
 A killed orchestrator leaves the array alone; the next attaches to what runs, takes what has ended, submits the rest.
 """
 
+import contextlib
 import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from dpo_core.contract.errors import PairlineError, StepCrashed, TimedOut
+from dpo_core.contract.errors import PairlineError, Preempted, StepCrashed, TimedOut
 from dpo_core.contract.progress import carries_event, parse_line
 from tasks.launch.context import Context
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
-from tasks.launch.slurm.batch import BatchJob
 from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, submit
-from tasks.launch.slurm.ends import FENCED, LimitReached
+from tasks.launch.slurm.ends import FENCED, LimitReached, failed_to_launch
 from tasks.launch.slurm.job_log import JobLog
 from tasks.launch.slurm.left_jobs import end
-from tasks.launch.slurm.names import array_of, index_of, share_folder, share_key
+from tasks.launch.slurm.names import array_of, index_of, share_folder, share_key, share_of
 from tasks.launch.slurm.own_jobs import active_jobs, kept
 from tasks.launch.slurm.poll import poll_of_this_process
 from tasks.launch.slurm.record import fence, record_folder, running_seconds, starts_of
 from tasks.launch.slurm.share_progress import SharesProgress
 from tasks.launch.slurm.shares import Shares, ended_well, forget_shares
 from tasks.launch.slurm.shown import cluster_job
-from tasks.launch.slurm.watch import SECONDS_BETWEEN_POSITIONS, Followed, JobLimits, ShareWatch
+from tasks.launch.slurm.submits import Submits
+from tasks.launch.slurm.watch import SECONDS_BETWEEN_POSITIONS, Followed, ShareWatch
 
 log = logging.getLogger(__name__)
 MOST_LOST = 2  # times that a share's job may be lost and is submitted again
 TURN_SECONDS, SECONDS_A_SHARE = 0.5, 1 / 64  # the files of many shares are looked at less often
 SECONDS_BETWEEN_LOOKS = 5.0  # at a controller that was busy, and may answer in another order
 SECONDS_BETWEEN_PAGES = 2.0
-
-
-class Submits(Protocol):
-    """What of the launcher an array needs."""
-
-    def describe(
-        self, command: CommandSpec, context: Context, key: str, shares: Shares | None = None
-    ) -> BatchJob: ...
-
-    def limits(self, command: CommandSpec, spent: float) -> JobLimits: ...
-
-    def patiently(self, ask: Callable[[], list[QueuedJob]], context: Context) -> list[QueuedJob]: ...
 
 
 @dataclass
@@ -86,13 +75,15 @@ class ShareRun:
         """
         if others := [job for job in found if job.num_shares != self.count]:  # of another setting
             end(others, self.context)
-        forget_shares(self.record, but=range(self.count), count=self.count)
         self.progress.done = ended_well(self.record, self.count)
         poll = poll_of_this_process()
         poll.watch(self.command.name)
         try:
             self._attach([job for job in found if job.num_shares == self.count])
-            self._submit(set(range(self.count)) - set(self.watches) - self.progress.done)
+            forget_shares(self.record, but=range(self.count), count=self.count)  # their logs are read
+            if lacking := set(range(self.count)) - set(self.watches) - self.progress.done:
+                self.launcher.prepare(self.command, self.before_start)
+                self._submit(lacking, is_again=bool(self.watches))
             ended = self._until_all_have_ended()
             self._leave_nothing()
             return ended
@@ -112,15 +103,18 @@ class ShareRun:
         """Follow what waits or runs, and read what others printed that ended while nobody looked."""
         offsets = go_back_to_position(self.command.folder, saved_times(self.command.folder))
         keys = {job.key: job for job in found}
-        for job in found:
-            log.info("Attaching to Slurm job %s (%s).", job.id, job.name)
-            self._follow(index_of(job.id) or 0, job.id, job.key, int(offsets.get(job.key) or 0))
+        for job in found:  # those that run before those that wait
+            if (index := index_of(job.id) or 0) not in self.watches:
+                log.info("Attaching to Slurm job %s (%s).", job.id, job.name)
+                self._follow(index, job.id, job.key, int(offsets.get(job.key) or 0))
+            elif job.state == "PENDING":  # it came late, when its share had been submitted again
+                with contextlib.suppress(PairlineError):
+                    cancel(job.id)
         for key, offset in offsets.items():
             if key not in keys:
                 rest = JobLog(self.record / f"{key}.log", int(offset or 0), has_labels=False)
-                index = key.partition("-of-")[0].removeprefix("share-")
-                take = self._lines_of(int(index)) if index.isdigit() else self.on_line  # the pass's own
-                rest.pass_on(take, to_the_end=True)
+                share = share_of(key)  # none: the pass's own
+                rest.pass_on(self._lines_of(*share) if share else self.on_line, to_the_end=True)
         if offsets:
             self._lines_and_positions(save=True)
 
@@ -140,19 +134,19 @@ class ShareRun:
             self._lines_of(index),
         )
 
-    def _lines_of(self, index: int) -> OnLine:
+    def _lines_of(self, index: int, count: int = 0) -> OnLine:
+        """``count``: of how many it is one; progress of another cut says nothing of this one's."""
+
         def take(line: str) -> None:
             if not carries_event(line):
                 self.on_line(f"[share {index}] {line}")
-            elif (event := parse_line(line)) is not None:
+            elif count in (0, self.count) and (event := parse_line(line)) is not None:
                 self.on_line(self.progress.merged(index, event))
 
         return take
 
     def _submit(self, wanted: set[int], is_again: bool = False) -> None:
         """Submit shares; after any answer but a refusal look which of them are there before they are submitted again."""
-        if wanted and not is_again:
-            self.before_start()
         until = time.monotonic() + self.launcher.limits(self.command, 0.0).patience_seconds
         while wanted:
             shares = Shares(tuple(sorted(wanted)), self.count, is_again)
@@ -188,7 +182,7 @@ class ShareRun:
                     and (index := index_of(job.id)) in wanted
                     and index is not None
                 ):
-                    found[index] = job
+                    found.setdefault(index, job)
         return found
 
     def _active(self) -> list[QueuedJob]:
@@ -215,6 +209,9 @@ class ShareRun:
         except StepCrashed as crash:
             outcome, why = Ended(1, cause=str(crash)), crash.problem
             self._end_what_is_held(watch.job.key)
+        except Preempted as preempted:  # and not requeued
+            has_grown, why = self.kept[index] != kept(self.command), preempted.problem
+            outcome = LimitReached() if has_grown else Ended(1, cause=why)
         if outcome in (Ended(0), Ended(FENCED)):
             self._forget(index)
             self.progress.done.add(index)
@@ -242,9 +239,10 @@ class ShareRun:
 
     def _end_what_is_held(self, key: str) -> None:
         """A job that its nodes could not launch; known by its key, as an id may be somebody else's by now."""
-        for job in self._active():
-            if job.key == key:
-                cancel(job.id)
+        with contextlib.suppress(SlurmAway):  # it ends with the step
+            for job in self._active():
+                if job.key == key:
+                    cancel(job.id)
 
     def _forget(self, index: int) -> None:
         watch = self.watches.pop(index)
@@ -276,9 +274,10 @@ class ShareRun:
 
     def _leave_nothing(self) -> None:
         """What a submission left whose answer was lost and that came late; the logs are read."""
-        for job in self._active():
-            if job.num_shares and job.state == "PENDING":
-                cancel(job.id)
+        with contextlib.suppress(PairlineError):
+            for job in active_jobs(self.command):
+                if job.num_shares and (job.state == "PENDING" or failed_to_launch(job.reason)):
+                    cancel(job.id)
         forget_position(self.command.folder)
 
     def _show(self, over: bool = False) -> None:

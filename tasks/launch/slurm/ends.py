@@ -62,7 +62,7 @@ def how_it_ended(end: JobEnd, step: str) -> Ended | LimitReached | PairlineError
     """Return what the end means (see the table above)."""
     start = end.start or Start(0)
     code = start.exit_code if start.exit_code is not None else end.exit_code
-    if code == 0 and any(rank.code is None for rank in start.ranks):
+    if code == 0 and any(rank.code in (None, FENCED) for rank in start.ranks):
         code = None  # srun's, which had lost sight of a rank
     if start.refused:
         return (StoreError if start.refused.startswith("The store") else ConfigError)(
@@ -189,7 +189,8 @@ def why_a_start_ended(start: Start, is_followed: bool, is_over: bool = False) ->
     if code in (None, 0) and (lost or not start.ranks) and (is_followed or is_over):
         hosts = ", ".join(sorted({rank.host for rank in lost})) or start.nodes or "its node"
         return f"lost: nothing more was heard of {hosts}"
-    if code == 0:
+    fenced = any(rank.code == FENCED for rank in start.ranks)
+    if code == 0 and not fenced:
         return "done"
     first = _first_killed(start.ranks)
     if code == PREEMPTED_EXIT or (first is not None and first.code == -signal.SIGTERM):
@@ -198,6 +199,8 @@ def why_a_start_ended(start: Start, is_followed: bool, is_over: bool = False) ->
         return "ended by a newer start"
     if first is not None:
         return _of_signal(first).rstrip(".")
+    if fenced:
+        return "ended by a newer start"
     return f"exit code {code}" if code is not None else "ended by Slurm"
 
 

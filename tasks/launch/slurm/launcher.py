@@ -221,9 +221,7 @@ class SlurmLauncher:
         copy_rest_of_log(command.folder)
         remember(record, time.time())
         forget_earlier(record, HISTORY_FILE)
-        before_start()
-        if self.slurm.container != "none":
-            let_in(command)
+        self.prepare(command, before_start)
         until = time.monotonic() + self.patience_seconds
         while True:
             try:
@@ -241,6 +239,12 @@ class SlurmLauncher:
             return Followed(
                 described.key, job_id, record, JobLog(record / f"{described.key}.log", 0, labelled)
             )
+
+    def prepare(self, command: CommandSpec, before_start: BeforeStart) -> None:
+        """Make the step's folders and inputs ready for what is about to be submitted. Raises ``StoreError``."""
+        before_start()
+        if self.slurm.container != "none":
+            let_in(command)
 
     def _submitted_late(self, command: CommandSpec, context: Context) -> QueuedJob | None:
         """Look twice, seconds apart: a controller that was busy may answer what was asked last before what it got first."""

@@ -23,6 +23,7 @@ KILLED = (RankEnd(0, "n1", 22, 12.0), RankEnd(1, "n2", -9, 11.0))
 ASKED = (RankEnd(0, "n1", -15, 11.0), RankEnd(1, "n2", -15, 11.1))
 KILLED_AFTER = (RankEnd(0, "n1", 11, 11.0), RankEnd(1, "n2", -9, 12.0))
 SILENT = (RankEnd(0, "n1", 0, 11.0), RankEnd(1, "n2"))
+FENCED = (RankEnd(0, "n1", 75, 11.0),)
 ENDS: list[tuple[str, JobEnd, type]] = [
     ("done", JobEnd("COMPLETED", start=ended(0)), Ended),
     ("done, and forgotten by Slurm", JobEnd("", start=ended(0)), Ended),
@@ -45,6 +46,8 @@ ENDS: list[tuple[str, JobEnd, type]] = [
         Ended,
     ),
     ("a killed rank", JobEnd("FAILED", start=ended(137, *KILLED)), Ended),
+    ("ended by a newer start", JobEnd("FAILED", start=ended(75, *FENCED)), Ended),
+    ("lost, then ended by a newer start", JobEnd("COMPLETED", start=ended(0, *FENCED)), StepCrashed),
     ("time limit", JobEnd("TIMEOUT", start=ended(None)), LimitReached),
     ("deadline", JobEnd("DEADLINE", start=ended(None)), LimitReached),
     ("asked by --signal, checkpoint written", JobEnd("FAILED", start=ended(20)), LimitReached),
@@ -186,6 +189,8 @@ def test_a_failed_launch_is_neither():
         (Start(0, exit_code=0, ranks=(RankEnd(0, "n1", 0), RankEnd(1, "n2"))), True, "lost: nothing more was heard of n2"),
         (Start(0, exit_code=20, ranks=(RankEnd(0, "n1", 20),)), True, "stopped after SIGTERM: preempted and requeued"),
         (Start(0, exit_code=75, ranks=(RankEnd(0, "n1", 75),)), True, "ended by a newer start"),
+        (Start(0, exit_code=0, ranks=(RankEnd(0, "n1", 75),)), True, "ended by a newer start"),
+        (Start(0, ranks=(RankEnd(0, "n1", 75),)), True, "ended by a newer start"),
         (Start(0, exit_code=137, ranks=(RankEnd(0, "n1", -9),)), False, "rank 0 on n1 was killed by signal 9 (SIGKILL)"),
         (Start(0, exit_code=11, ranks=(RankEnd(0, "n1", 11),)), False, "exit code 11"),
         (Start(0, exit_code=13, refused="There is no interpreter x."), False, "There is no interpreter x."),

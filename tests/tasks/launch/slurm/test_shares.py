@@ -18,7 +18,7 @@ from tasks.launch.slurm.client import QueuedJob
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.history import remember, starts_so_far
 from tasks.launch.slurm.launcher import SlurmLauncher
-from tasks.launch.slurm.names import share_folder
+from tasks.launch.slurm.names import share_folder, share_key, share_of
 from tasks.launch.slurm.record import forget_earlier
 from tasks.launch.slurm.share_progress import SharesProgress
 from tasks.launch.slurm.shares import Shares, compute_of_step, ended_well, forget_shares, node_asked_for
@@ -105,6 +105,11 @@ def test_a_job_of_an_array_is_known_by_its_index():
     assert (seen("48").key, seen("48").num_shares) == ("abc", 0)
     for hostile in ("8", None, [8]):
         assert seen("48_3", shares=hostile).num_shares == 0
+
+
+def test_a_key_of_digits_alone_is_of_no_share():
+    assert share_of(share_key("123456789012", 3, 8)) == (3, 8)
+    assert share_of("123456789012") is share_of("abc") is share_of("share-x-of-8/abc-3") is None
 
 
 def test_shares_that_ended_well_are_not_begun_again(tmp_path):
