@@ -32,12 +32,9 @@ def cache_reference(
 ) -> ReferenceResult:
     """Run step ``reference`` with ``checkpoint`` as the reference model, in the numerics of the training."""
     result = place.run(reference_job(reference, train, checkpoint, base_weights, mixture, place))
-    get_run_logger().info(
-        "%d rows, %d of them computed now, %.1f pairs/s",
-        result.rows,
-        result.rows_computed,
-        result.pairs_per_second,
-    )
+    # The rate is of this job's own rows: 0 where the cache had all, and where jobs of an array computed them.
+    rate = f", {result.pairs_per_second:.1f} pairs/s" if result.pairs_per_second else ""
+    get_run_logger().info("%d rows, %d of them computed now%s", result.rows, result.rows_computed, rate)
     show_reference(result, place.context.run.family)
     return result
 

@@ -241,7 +241,7 @@ def speed_section(runs: Sequence[RunFiles]) -> PageSection:
                 run, lambda step: step.get("tokens_per_second", math.nan) * step.get("step_seconds", math.nan)
             ),
         ),
-        ("reference, pairs/s", lambda run: run.reference.pairs_per_second if run.reference else math.nan),
+        ("reference, pairs/s", lambda run: (run.reference and run.reference.pairs_per_second) or math.nan),
         (
             "training, peak GiB",
             lambda run: max(

@@ -73,7 +73,7 @@ def reference_rows(result: ReferenceResult) -> list[Row]:
             "rows": result.rows,
             "computed now": result.rows_computed,
             "from the cache": result.rows - result.rows_computed,
-            "pairs per second": round(result.pairs_per_second, 2),
+            "pairs per second": round(result.pairs_per_second, 2) or "",  # 0: others computed, or nobody
             "forward": result.forward,
             "fingerprint": result.reference.fingerprint[:24],
         }

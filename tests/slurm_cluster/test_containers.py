@@ -17,6 +17,7 @@ from tasks.launch.compute import Machine
 from tasks.launch.context import Context, RunName, Stopped
 from tasks.launch.docker.config import DockerConfig
 from tasks.launch.docker.container import FOLDER
+from tasks.launch.launcher import Ended
 from tasks.launch.slurm.container import Wanted, step_container
 from tests.slurm_cluster.small_step import SmallStep
 from tests.waiting import wait_until
@@ -72,6 +73,18 @@ def test_a_rank_may_what_its_description_says_and_a_killed_one_is_named(
     ], step.log_lines
     assert (ended.exit_code, ended.cause) == (-9, "rank 1 on n2 was killed by signal 9 (SIGKILL).")
     assert containers_of(shared_engine, step) == []
+
+
+def test_shares_in_containers_find_a_cache_in_a_new_store(cluster: PrivateCluster, image: str, tmp_path):
+    """It is theirs alone to write to, and made before they begin."""
+    body = """
+        share = sys.argv[-1].partition("/")[0] if "--share" in sys.argv else "pass"
+        Path("cache", share).touch()
+    """
+    settings = {"container": "docker", "image": image, "reference_array": 2, "cpus_per_node": 2}
+    step = SmallStep(tmp_path, body, 1, settings, {"num_processes": 2}, step="reference")
+    assert step.run() == Ended(0), step.log_lines
+    assert sorted(place.name for place in (step.folder / "cache").iterdir()) == ["0", "1", "pass"]
 
 
 def test_a_cancelled_step_keeps_its_checkpoint_and_leaves_no_container(
