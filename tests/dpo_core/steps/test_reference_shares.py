@@ -1,6 +1,7 @@
 """Shares of a reference pass, computed by jobs that do not know each other: the values of one process, to the bit."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -81,6 +82,17 @@ def test_whoever_comes_first_decides_and_another_layout_is_refused(stage, data, 
     agreed_file(job).write_bytes(b"PK")
     with pytest.raises(StoreError, match="Delete it, then start again"):
         compute(job, 0)
+
+
+def test_processes_with_one_number_on_one_host_agree(stage, data, tmp_path):
+    """As in containers, which number their processes themselves."""
+    job = reference_job(tmp_path / "run", data, stage.checkpoint, **SMALL)
+    job.write()
+    proposed = [AgreedRows("padded", {"train": [row], "held_out": []}) for row in range(32)]
+    with ThreadPoolExecutor(8) as pool:
+        agreed = list(pool.map(lambda one: agree(job, one), proposed))
+    assert all(one == agreed[0] for one in agreed)
+    assert list(job.out_dir.glob("agreed-rows*")) == [agreed_file(job)]
 
 
 def test_the_program_computes_a_share_beside_a_pass_that_holds_the_folder(stage, data, tmp_path, capsys):
