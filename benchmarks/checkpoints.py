@@ -49,10 +49,13 @@ def main() -> None:
     parser.add_argument("--millions", type=int, default=200)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--sharding", default="fsdp2", choices=("fsdp2", "zero3"))
+    parser.add_argument(
+        "--without-dcp", action="store_true", help="where memory has no room for a second state"
+    )
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     if "RANK" in os.environ:
-        _be_a_rank(arguments.folder, arguments.sharding)
+        _be_a_rank(arguments.folder, arguments.sharding, not arguments.without_dcp)
         return
     with tempfile.TemporaryDirectory() as folder:
         _make_model(Path(folder) / "sft", arguments.millions)
@@ -122,7 +125,7 @@ class _Peak:
             self.most = max(self.most, _resident())
 
 
-def _be_a_rank(folder: Path, sharding_kind: str) -> None:
+def _be_a_rank(folder: Path, sharding_kind: str, with_torch: bool) -> None:
     sharding = Sharding(kind=sharding_kind)  # type: ignore[arg-type]
     accelerator = start_accelerator(sharding)
     checkpoint = CheckpointRef(
@@ -145,7 +148,7 @@ def _be_a_rank(folder: Path, sharding_kind: str) -> None:
     with _Peak() as peak:
         figures |= _behind(engine, folder / "ours")
     figures["resident GB more at most while writing behind a step"] = peak.more / 1e9
-    if sharding_kind == "fsdp2":
+    if sharding_kind == "fsdp2" and with_torch:
         with _Peak() as peak:
             figures |= _with_torch(engine, folder / "theirs")
         figures["DCP: resident GB more at most"] = peak.more / 1e9
