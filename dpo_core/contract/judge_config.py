@@ -96,7 +96,7 @@ class JudgeConfig(Section):
         description="endpoint: further parameters of a request, or others than temperature 0 and max_tokens; null leaves "
         "one out, e.g. {max_tokens: null, max_completion_tokens: 2000}.",
     )
-    concurrency: int = Field(8, ge=1, le=1024, description="endpoint: questions that are under way at once.")
+    concurrency: int = Field(8, ge=1, le=100, description="endpoint: questions that are under way at once.")
     retries: int = Field(
         6,
         ge=0,

@@ -46,7 +46,8 @@ class NoCompletion(ValueError):
 def key_of_endpoint() -> str | None:
     """Return the key that the step was given, in the environment or in a file."""
     file = Path(os.environ.get(JUDGE_KEY_FILE, ""))
-    return file.read_text().strip() if file.is_file() else os.environ.get(JUDGE_KEY)
+    key = file.read_text() if file.is_file() else os.environ.get(JUDGE_KEY, "")
+    return key.strip() or None  # with the end of a line behind it no header could hold it
 
 
 class Endpoint:
@@ -121,7 +122,10 @@ class Endpoint:
         failure: PairlineError | None = None
         for attempt in range(self.settings.retries + 1):
             try:
-                return self._completion(question)
+                reply = self._completion(question)
+                if reply["text"].strip() or attempt >= min(1, self.settings.retries):
+                    return reply
+                continue  # nothing said may be a server's hiccup, once
             except (HTTPError, NoCompletion) as error:
                 failure, wait = self._failure(error), self._wait(error, attempt)
             if not isinstance(failure, RemoteError) or attempt == self.settings.retries:
@@ -141,15 +145,15 @@ class Endpoint:
                 temperature=0.0,
                 extra_body=dict(settings.parameters),
             )
-            text: object = found.choices[0].message.content or ""
+            text: object = found.choices[0].message.content
         except HTTPError:  # some of which are a ValueError, too
             raise
         except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
             raise NoCompletion(f"no chat completion ({type(error).__name__})") from error
-        if not isinstance(text, str):
+        if text is not None and not isinstance(text, str):
             raise NoCompletion("no chat completion (its content is no text)")
         tokens = {name: getattr(found.usage, name, None) for name in ("prompt_tokens", "completion_tokens")}
-        return {"text": text} | {
+        return {"text": text or ""} | {
             name: count if isinstance(count, int) else 0 for name, count in tokens.items()
         }
 
@@ -158,7 +162,7 @@ class Endpoint:
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
         text = _body_of(response) or str(error)
-        text = " ".join((text.replace(self.key, "<key>") if self.key else text).split())[:300]
+        text = " ".join(_without(self.key, text).split())[:300]
         where = f"The judge {self.settings.model} at {self.settings.url}"
         if status is None or status >= 500 or status in RETRIED:
             reason = f"answers with {status}" if status else "does not answer"
@@ -212,6 +216,13 @@ def opinion_of(replies: Sequence[str]) -> Opinion:
 SAME = Opinion(
     preference=0.5, orders=("tie", "tie")
 )  # of answers that are the same, which nobody is asked about
+
+
+def _without(key: str | None, text: str) -> str:
+    """The text without the key, also as Python writes it in a message."""
+    for form in (key, repr(key)[1:-1]) if key else ():
+        text = text.replace(form, "<key>")
+    return text
 
 
 def _body_of(response: Any) -> str:

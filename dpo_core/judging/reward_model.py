@@ -98,8 +98,10 @@ class _Scorer:
         self.model = _load(settings).to(device).eval()  # type: ignore[arg-type]  # transformers wraps it and loses `self`
         self.longest = self._longest()
         config = self.model.config.get_text_config()
-        # Without a padding token the last token of a padded row is not told from padding.
-        self.can_batch = config.pad_token_id is not None and self.tokenizer.pad_token_id is not None
+        # The model takes the last token that is not its own padding token as an answer's end.
+        self.can_batch = (
+            config.pad_token_id is not None and config.pad_token_id == self.tokenizer.pad_token_id
+        )
 
     def _longest(self) -> int:
         takes = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -113,10 +115,18 @@ class _Scorer:
             whole = self.tokenizer(prompt, answer)
             if len(whole["input_ids"]) <= self.longest:
                 return dict(whole), False
-            return dict(self.tokenizer(prompt, answer, truncation=True, max_length=self.longest)), True
+            return self._cut_pair(prompt, answer), True
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
         ids = self.tokenizer.encode(rendered_by_library(self.tokenizer, turns), add_special_tokens=False)
         return {"input_ids": ids[-self.longest :]}, len(ids) > self.longest
+
+    def _cut_pair(self, prompt: str, answer: str) -> Tokens:
+        """Tokens of a pair without the beginning of its prompt; of an answer that alone is too long, without its own."""
+        room = self.longest - len(self.tokenizer("", "")["input_ids"]) - 1  # one token of the prompt stays
+        ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        if len(ids) > room:
+            answer = cast(str, self.tokenizer.decode(ids[-room:]))
+        return dict(self.tokenizer(prompt, answer, truncation="only_first", max_length=self.longest))
 
     def batches(self, encoded: dict[str, tuple[Tokens, bool]]) -> list[list[str]]:
         """Return keys, longest texts first, as many together as the budget of tokens allows."""

@@ -58,9 +58,9 @@ class Context:
 
     def secret(self, name: str) -> str | None:
         """Return the value given in this context, else the environment's. Nothing else that the process starts inherits
-        it.
+        it. Without the blanks and line ends that files and other engines' secrets leave behind it.
         """
-        return self.secrets.get(name) or os.environ.get(name)
+        return (self.secrets.get(name) or os.environ.get(name) or "").strip() or None
 
     def raise_if_stopped(self) -> None:
         """Raise ``Stopped``."""

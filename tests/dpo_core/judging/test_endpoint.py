@@ -86,6 +86,15 @@ def test_faults_of_a_server_are_waited_for(server, tmp_path):
     assert server.requests == 2 * NUM_DIFFERENT + 8
 
 
+def test_a_reply_that_says_nothing_is_asked_for_once_more(server, tmp_path):
+    empty = b'{"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [{"index": 0, \
+"finish_reason": "length", "message": {"role": "assistant", "content": null}}]}'
+    server.faults = [empty]
+    assert judged(server, tmp_path / "once", concurrency=1).judgement.unreadable == 0
+    server.faults = [empty, empty]
+    assert judged(server, tmp_path / "twice", concurrency=1).judgement.unreadable == 1
+
+
 def test_a_server_that_stays_away_is_an_error_that_is_worth_a_retry(server, tmp_path):
     server.faults = [None] * 3 + [(500, {"Retry-After": "0"})] * 50
     with pytest.raises(RemoteError, match="answers with 500, asked 2 times"):
@@ -107,7 +116,7 @@ def test_what_a_server_refuses_is_asked_once_and_told(server, tmp_path, status: 
 
 def test_the_key_reaches_the_server_and_nothing_else(server, tmp_path, monkeypatch):
     server.key = "planted-key"
-    monkeypatch.setenv(JUDGE_KEY, "planted-wrong")
+    monkeypatch.setenv(JUDGE_KEY, "planted-wrong\r\n")  # as a file of another system ends
     with pytest.raises(ConfigError, match="Give its key") as refused:
         judged(server, tmp_path / "a")
     assert "planted" not in str(refused.value)
