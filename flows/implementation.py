@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dpo_core.contract.checkpoint_files import CONFIG
+from dpo_core.contract.config import FLEX
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.olmo_core import check_olmo_core
 from dpo_core.contract.tensor_parallel import check_tensor_degree
@@ -37,9 +38,12 @@ def check_implementation(config: StageConfig) -> None:
 def _check_compiler(config: StageConfig) -> None:
     """On an image's CPU norms are not compiled, so nothing is asked of it; an image that is named is not looked into."""
     image, train = config.image, config.train
-    compiles = train.compiles and (image.variant.startswith("cuda") or not train.compile_regions)
-    if kind_of(config.compute).runs_in_image and compiles and not image.use and not image.compiler:
-        asked = "train.compile_regions" if train.compile_regions else f"train.attention {train.attention}"
+    asked = ""
+    if train.attention == FLEX:
+        asked = f"train.attention {FLEX}"
+    elif train.compile_regions and image.variant.startswith("cuda"):
+        asked = "train.compile_regions"
+    if asked and kind_of(config.compute).runs_in_image and not image.use and not image.compiler:
         raise ConfigError(
             f"{asked} needs a C compiler where steps run, and the image that they would run in holds none.",
             "Set image.compiler to true, and make its base: make base-image COMPILER=1.",

@@ -90,11 +90,10 @@ class EvaluationConfig(Section):
         return f"held-out pairs and {self.num_prompts} greedy answers{of_sets}, before and after"
 
     @property
-    def while_training(self) -> dict:
-        """What decides which evaluations there are while training, and what they find."""
+    def answers(self) -> dict:
+        """What decides which prompts are answered while training, and what is found in the answers."""
         names = ("answers_every", "num_prompts", "max_new_tokens", "measure_kl")
-        answers = {name: getattr(self, name) for name in names} if self.answers_every else {}
-        return {"every": self.every, **answers}
+        return {name: getattr(self, name) for name in names}
 
     @property
     def is_while_training(self) -> bool:

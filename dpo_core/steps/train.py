@@ -14,7 +14,7 @@ from dpo_core.contract.config import ForwardLayout, TrainConfig
 from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.jobs import TrainJob, TrainResult
-from dpo_core.contract.metrics_file import METRICS_FILE
+from dpo_core.contract.metrics_file import METRICS_FILE, read_metrics
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.step_memory import holds_frozen_in_half
@@ -261,7 +261,8 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
         resumed_from_step=resumed_from,
         metrics_path=job.out_dir / METRICS_FILE,
         first_metrics=trainer.state.first_metrics,
-        last_metrics=trainer.last_metrics,
+        # Those of an earlier start, where this one made the last evaluation alone.
+        last_metrics=trainer.last_metrics or read_metrics(job.out_dir / METRICS_FILE)[-1],
         guard=trainer.state.guard,
         checks=checks,
         base_check=base_check,

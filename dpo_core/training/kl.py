@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dpo_core.contract.jobs import EvaluateJob, TrainJob
+from dpo_core.contract.model_shape import learned_positions
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
@@ -82,6 +83,8 @@ def kl_metrics(policy: PairLogps, reference: PairLogps) -> dict[str, float]:
     """
     ratio_N = _both(policy.chosen_B, policy.rejected_B) - _both(reference.chosen_B, reference.rejected_B)
     tokens_N = _both(policy.chosen_tokens_B, policy.rejected_tokens_B)
+    if not tokens_N.any():  # the model has no place behind any prompt
+        return {}
     per_token = float(ratio_N.sum() / tokens_N.sum())
     metrics = {"kl/per_token": per_token, "kl/per_answer": float(ratio_N.mean() / ANSWERS_PER_PROMPT)}
     if (count := len(ratio_N)) > 1:  # of a ratio of means (Cochran, Sampling Techniques, 6.3)
@@ -131,12 +134,17 @@ def sampled_pairs(
         first = number // world * ANSWERS_PER_PROMPT
         return by_rank[number % world][first : first + ANSWERS_PER_PROMPT]
 
-    return SampledPairs(_pair(prompt.prompt_ids, *of_prompt(n)) for n, prompt in enumerate(prompts))
+    most = learned_positions(scorer.model.config.to_dict())
+    return SampledPairs(
+        _pair(prompt.prompt_ids, *of_prompt(n), most=most) for n, prompt in enumerate(prompts)
+    )
 
 
-def _pair(prompt_ids: np.ndarray, first: list[int], second: list[int]) -> TokenizedPair:
+def _pair(prompt_ids: np.ndarray, first: list[int], second: list[int], *, most: int | None) -> TokenizedPair:
+    """``most``: positions that the model has; the last token of an answer needs none to be drawn, and one to be scored."""
+
     def side(answer: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.concatenate([prompt_ids, np.array(answer, dtype=np.int32)]).astype(np.int32)
+        ids = np.concatenate([prompt_ids, np.array(answer, dtype=np.int32)]).astype(np.int32)[:most]
         return ids, np.arange(len(ids)) >= len(prompt_ids)
 
     return TokenizedPair("", *side(first), *side(second))

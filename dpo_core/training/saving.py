@@ -51,15 +51,15 @@ class Saving:
             with self._blocked():
                 self.pending.hold()
 
-    def after_step(self, state: RunState, last_step: int) -> None:
+    def after_step(self, state: RunState, is_end: bool) -> None:
         """Write a checkpoint every N steps or at the end of an epoch, after the best evaluation so far, when the last one is
-        too old by rank 0's clock, and when asked to stop; not after the last step. ``state``: with the number of finished
-        steps."""
+        too old by rank 0's clock, and when asked to stop; not where the run is at its end. ``state``: with the number of
+        finished steps."""
         stopping, is_old, all_written = self._agreed_on()
         if self.pending and all_written:
             self.finish()
         is_due = stopping or is_old or state.step % self.interval == 0 or state.step == state.best_step
-        if state.step == last_step or not is_due:
+        if is_end or not is_due:
             return
         self.finish()
         with self._blocked():

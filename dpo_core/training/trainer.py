@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dpo_core.contract.config import ForwardLayout
-from dpo_core.contract.errors import NonFinite, PolicyDegraded
+from dpo_core.contract.errors import NonFinite, PolicyDegraded, Preempted
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.metrics_file import METRICS_FILE
@@ -92,7 +92,11 @@ class Trainer:
     def train(self) -> None:
         """Run from ``state.step`` to the end."""
         clock = StepClock(self.accelerator.device)
-        self.evaluate()  # what a request to stop has cut off
+        if not self.evaluate():  # what a request to stop cut off before, and has again
+            raise Preempted(
+                f"Asked to stop during the evaluation of step {self.state.step}, before another step: nothing is lost. "
+                "Start again to make it."
+            )
         while (step := self.state.step) < self.last_step:
             started = time.monotonic()
             with clock.part(DATA):
@@ -123,8 +127,8 @@ class Trainer:
                 started,
             )
             self.state = self.state.model_copy(update={"step": step + 1})
-            self.evaluate()
-            self.saving.after_step(self.state, self.last_step)
+            is_evaluated = self.evaluate()
+            self.saving.after_step(self.state, is_end=is_evaluated and self.state.step == self.last_step)
         self.saving.finish()
 
     @property
@@ -137,8 +141,9 @@ class Trainer:
         """The best evaluation so far, where one is to be kept."""
         return self.evaluations.best if self.evaluations else None
 
-    def evaluate(self) -> None:
-        """Measure the held-out pairs, where that is due, and note which step is the best by then."""
+    def evaluate(self) -> bool:
+        """Measure the held-out pairs, where that is due, and note which step is the best by then. Returns whether nothing
+        that is due is missing: False where the run was asked to stop meanwhile."""
         if self.evaluations:
             self.evaluations.after_step(self.state.step, self.last_metrics.get("step_seconds", 0.0))
             if signs := self.evaluations.stopping:
@@ -150,6 +155,7 @@ class Trainer:
                 )
         if best := self.best:
             self.state = self.state.model_copy(update={"best_step": best.step})
+        return not (self.evaluations and self.evaluations.is_cut_off)
 
     @cached_property
     def pair_tokens(self) -> np.ndarray:

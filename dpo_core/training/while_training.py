@@ -51,6 +51,7 @@ class Evaluations:
     stop: StopRequest
     tracking: Tracking
     trained_seconds: float = 0.0  # since the last evaluation, as this rank knows it
+    is_cut_off: bool = False  # the one that was due last, on all ranks
 
     def after_step(self, step: int, seconds: float = 0.0) -> None:
         """Evaluate after ``step`` finished steps, of which the last took ``seconds``, if that is due and not done, and write
@@ -60,6 +61,7 @@ class Evaluations:
             return
         started = time.monotonic()
         found = self._measure(step)
+        self.is_cut_off = found is None
         if found is None:
             log.info("evaluation of step %d cut off; it is made again when the run goes on", step)
             return

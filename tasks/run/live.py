@@ -1,6 +1,7 @@
 """What a run is doing at this moment, from its files alone: who looks needs no server, and the run does not know of it."""
 
 import contextlib
+import math
 import os
 import re
 import time
@@ -42,7 +43,7 @@ class LiveRun:
         if self.event is None or not self.event.rate or not self.event.total:
             return None
         left = (self.event.total - self.event.done) / self.event.rate - self.seconds_ago
-        return max(0.0, left)
+        return max(0.0, left) if math.isfinite(left) else None  # a step may say what it likes
 
 
 class FollowedLog:

@@ -82,10 +82,10 @@ def test_killed_between_an_evaluation_and_its_mark_the_result_is_the_same(
 ):
     after_step = Saving.after_step
 
-    def dies(self, state, last_step):
+    def dies(self, state, is_end):
         if state.step == moment:
             raise KeyboardInterrupt
-        after_step(self, state, last_step)
+        after_step(self, state, is_end)
 
     monkeypatch.setattr(Saving, "after_step", dies)
     job = job_in(stage, tmp_path, checkpoint_every=3)

@@ -12,7 +12,7 @@ from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import Generation, end_token_ids, sample_answers
 from dpo_core.model.load import load_model
-from dpo_core.training.kl import kl_metrics, sampled_pairs
+from dpo_core.training.kl import _pair, kl_metrics, sampled_pairs
 from tests.dpo_core.model.test_forward import by_hand
 from tests.tiny_models import make_model, make_tokenizer
 from tests.tiny_stage import TinyStage, checkpoint_ref, run_here
@@ -130,3 +130,11 @@ def test_the_standard_error_counts_prompts():
     assert metrics["kl/per_answer"] == pytest.approx(2.0)
     assert metrics["kl/per_token_stderr"] == pytest.approx(np.std([2 / 4, 6 / 4], ddof=1) / math.sqrt(2))
     assert "kl/per_token_stderr" not in kl_metrics(policy[:1], reference[:1])
+
+
+def test_an_answer_ends_with_the_places_that_its_model_has():
+    """The last token of an answer needs no place to be drawn, and one to be scored."""
+    prompt = np.arange(10, dtype=np.int32)
+    pair = _pair(prompt, [1, 2, 3], [4], most=12)
+    assert (len(pair.chosen_ids), len(pair.rejected_ids)) == (12, 11)
+    assert pair.chosen_ids[10:].tolist() == [1, 2]

@@ -82,24 +82,40 @@ def test_the_last_answers_are_those_of_the_evaluation_after_training(stage, sets
         assert found[0][of + "answers/mean_words"] == after.before[of + "answers/mean_words"]
 
 
-@pytest.mark.parametrize("kind", ["greedy_answers", "sampled_pairs"])
-def test_one_that_is_cut_off_while_it_answers_is_made_again(stage, sets, whole, tmp_path, monkeypatch, kind):
+@pytest.mark.parametrize(
+    ("kind", "cut", "said"),
+    [
+        ("greedy_answers", 1, ["evaluation of step 0, before"]),
+        ("greedy_answers", 2, ["checkpoint of step 4", "evaluation of step 4, before"]),
+        ("sampled_pairs", 4, ["checkpoint of step 9"]),  # of the last one
+    ],
+)
+def test_one_that_is_cut_off_while_it_answers_is_made_again(
+    stage, sets, whole, tmp_path, monkeypatch, kind, cut, said
+):
+    """Also where the start that would make it is asked to stop in it again: no step is taken before it is made."""
     answered, calls = getattr(policy_answers, kind), []
 
-    def asked_to_stop_in_the_second(*given):
+    def asked_to_stop(*given):
         calls.append(kind)
-        if len(calls) == 2:
+        if len(calls) == cut:
             signal.raise_signal(signal.SIGTERM)
         return answered(*given)
 
-    monkeypatch.setattr(policy_answers, kind, asked_to_stop_in_the_second)
+    monkeypatch.setattr(policy_answers, kind, asked_to_stop)
     job = job_in(stage, tmp_path, sets=sets)
-    with pytest.raises(Preempted, match="checkpoint of step 4"):
-        run_here(job)
-    assert [one["step"] for one in evaluations_in(tmp_path)] == [0, 2]
+    for words in said:
+        with pytest.raises(Preempted, match=words):
+            run_here(job)
+        calls[:] = [kind] * (cut - 1)
+    steps = [one["step"] for one in evaluations_in(whole.metrics_path.parent)]
+    resumed = {1: None, 2: 4, 4: 9}[cut]
+    assert [one["step"] for one in evaluations_in(tmp_path)] == [
+        step for step in steps if step < (resumed or 0)
+    ]
     monkeypatch.undo()
     result = run_here(job)
-    assert result.resumed_from_step == 4
+    assert result.resumed_from_step == resumed
     assert_same_run(result, whole)
     assert untimed(tmp_path) == untimed(whole.metrics_path.parent)
 
