@@ -103,9 +103,9 @@ def test_a_share_is_preempted_and_requeued_and_its_time_may_be_up(cluster: Priva
     body = COUNTING.replace(
         "cache = ", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(20))\n    cache = "
     )
-    step = step_of(tmp_path, body, pause=0.4)
+    step = step_of(tmp_path, body, pause=1.5)  # on a busy machine the urgent job comes late
     with meanwhile(step) as end:
-        wait_for(lambda: len(computed(step)) >= 5)
+        wait_for(lambda: len(computed(step)) >= 2)
         cluster.ask(
             "sbatch", "-p", "urgent", "-w", "n1", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1"
         )

@@ -159,8 +159,12 @@ class Terminal:
         return self.content.decode(errors="ignore")
 
     def wait_for(self, text: str) -> None:
-        """Read until ``text`` was written, escapes apart."""
-        wait_until(lambda: text in ESCAPES.sub("", self.written), text, lambda: repr(self.written[-3000:]))
+        """Read until ``text`` was written, escapes and ends of lines apart: long paths move where a line ends."""
+        wait_until(
+            lambda: text in " ".join(ESCAPES.sub("", self.written).split()),
+            text,
+            lambda: repr(self.written[-3000:]),
+        )
 
     def wait_for_the_end_of(self, process: subprocess.Popen) -> int:
         """Read until it has ended: what nobody reads makes it wait. -> its exit code"""
