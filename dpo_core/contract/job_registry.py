@@ -28,8 +28,9 @@ def _all_kinds(kind: type[Job]) -> Iterator[type[Job]]:
         yield from _all_kinds(below)
 
 
-JOBS: dict[str, type[Job]] = {kind.step: kind for kind in _all_kinds(Job) if "step" in vars(kind)}
-"""All steps there are, by name."""
+_KINDS = {kind.step: kind for kind in _all_kinds(Job) if "step" in vars(kind)}
+JOBS: dict[str, type[Job]] = dict(sorted(_KINDS.items()))
+"""All steps there are, by name; their order does not depend on which module was imported first."""
 
 
 class _Header(BaseModel):
