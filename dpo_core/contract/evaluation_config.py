@@ -120,4 +120,4 @@ class EvaluationConfig(Section):
     @property
     def measures_kl_while_training(self) -> bool:
         """Whether the divergence from the reference is asked for while training."""
-        return bool(self.is_while_training and self.answers_every and self.measure_kl and self.num_prompts)
+        return bool(self.answers_every and self.measure_kl)
