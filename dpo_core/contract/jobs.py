@@ -21,7 +21,7 @@ from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.job import Job, R, Result
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.loss_config import Loss
-from dpo_core.contract.metric_names import split_by_set
+from dpo_core.contract.metric_names import set_and_metric
 from dpo_core.contract.olmo_core import ComputedBy
 from dpo_core.contract.refs import CheckpointRef, DatasetRef, HeldOutSets, Location, ReferenceRef
 from dpo_core.contract.section import ContentAs, NotContent, NotContentAt, Section, content_of
@@ -178,7 +178,7 @@ class TrainJob(Job[TrainResult]):
         content = super().content
         if not (keep := self.train.keep_best):
             return content
-        of_set, metric = split_by_set(keep.metric) or ("", keep.metric)
+        of_set, metric = set_and_metric(keep.metric)
         sets = {"sets": content_of(self.sets)} if self.sets and of_set else {}
         answers = self.evaluation.answers if metric in self.evaluation.answered else {}
         return content | {"evaluation": {"every": self.evaluation.every, **answers}} | sets

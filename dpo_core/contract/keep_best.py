@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from dpo_core.contract.errors import ConfigError
-from dpo_core.contract.metric_names import BY_SOURCE, EVALUATED, direction_of, of_set, split_by_set
+from dpo_core.contract.metric_names import BY_SOURCE, EVALUATED, direction_of, of_set, set_and_metric
 from dpo_core.contract.metrics_file import Metrics
 from dpo_core.contract.quantities import Count
 from dpo_core.contract.section import Section
@@ -90,7 +90,7 @@ def check_metric(
         return
     if names is None and keep.metric.startswith(f"{BY_SOURCE}/"):
         return
-    of, metric = split_by_set(keep.metric) or ("", "")
+    of, metric = set_and_metric(keep.metric)
     if names is None and of in sets and metric in (*EVALUATED, *answered):
         return
     measured = ", ".join(

@@ -207,6 +207,11 @@ def split_by_set(name: str) -> tuple[str, str] | None:
     return (of, metric) if prefix == BY_SET and metric else None
 
 
+def set_and_metric(name: str) -> tuple[str, str]:
+    """Return the set and the metric that a name stands for; no set where it is the mixture's own."""
+    return split_by_set(name) or ("", name)
+
+
 def by_set(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return the metrics of each named set under their own names, in order of appearance."""
     found: dict[str, dict[str, float]] = {}

@@ -19,7 +19,7 @@ from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.judge_config import JudgeConfig, why_not_judged
 from dpo_core.contract.keep_best import check_metric
 from dpo_core.contract.loss_config import Loss, LossConfig, LossSum, LossTerm
-from dpo_core.contract.metric_names import BY_SET, DIVERGENCE, of_set, split_by_set
+from dpo_core.contract.metric_names import BY_SET, DIVERGENCE, of_set, set_and_metric
 from dpo_core.contract.objectives import names_where
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.section import Section
@@ -212,8 +212,7 @@ class StageConfig(
                     f"above 0, or name one of evaluation.sets, such as {of_set(sets[0], keep.metric)}"
                 )
             check_metric(keep, sets=sets, answered=self.evaluation.answered)
-            _, metric = split_by_set(keep.metric) or ("", keep.metric)
-            if self.reference.source and metric in DIVERGENCE:
+            if self.reference.source and set_and_metric(keep.metric)[1] in DIVERGENCE:
                 raise ValueError(
                     f"train.keep_best.metric {keep.metric} is measured while training against the weights that it starts "
                     "from, and reference.source names another model. Choose another metric, or leave reference.source out"
