@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import results
-from benchmarks.gpu import eight_bits, large, whole
+from benchmarks.gpu import eight_bits, large, whole, wide
 from benchmarks.gpu.workload import Bench, Figure, free
 from benchmarks.machine import machine
 
@@ -40,6 +40,7 @@ PARTS = {
     "training": whole.training,
     "back_ends": whole.back_ends,
     "eight_bits": eight_bits.eight_bits,
+    "wide": wide.wide,
 }
 
 

@@ -16,7 +16,7 @@ def eight_bits(bench: Bench) -> list[Figure]:
     """QLoRA with its export, and AdamW with moments in 8 bits."""
     if bench.device.type == "cpu" or find_spec("bitsandbytes") is None:
         return [Figure("QLoRA and 8-bit AdamW", "not run: they need a card and bitsandbytes")]
-    work = prepare(bench)
+    work = prepare(bench, bench.small)
     in_four_bits = ReferenceJob(
         data=work.data,
         checkpoint=work.checkpoint,

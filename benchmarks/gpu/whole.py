@@ -11,19 +11,19 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from benchmarks.gpu.workload import ANSWER, LONGEST, PROMPT, SPREAD, Bench, Figure, Training
+from benchmarks.gpu.workload import ANSWER, LONGEST, PROMPT, SPREAD, Bench, Figure, Training, free
 from benchmarks.train_peers import ROOT, Work, run_trl
 from dpo_core.__main__ import run_step
 from dpo_core.contract.back_ends import ShardingKind
 from dpo_core.contract.config import OptimConfig, Precision, TrainConfig
 from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.job import Job, R
-from dpo_core.contract.jobs import BatchPlan, ReferenceJob, Sharding, TrainJob
+from dpo_core.contract.jobs import BatchPlan, ReferenceJob, ReferenceResult, Sharding, TrainJob
 from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.olmo_core import Implementation
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
 from dpo_core.contract.results import read_error, read_result
@@ -45,11 +45,11 @@ WORDS = [
 PAIRS, STEPS, PAIRS_PER_STEP, SEED = 128, 8, 16, 8
 
 
-def prepare(bench: Bench) -> Work:
+def prepare(bench: Bench, shape: dict) -> Work:
     """Model, rows and mixture in the bench's folder, made once: by our own steps."""
-    folder = bench.folder / "whole"
+    folder = bench.folder / f"of-{shape['hidden_size']}-{shape['tie_word_embeddings']}"
     pairs = 12 if bench.tiny else PAIRS
-    checkpoint = _checkpoint(bench, folder / "model")
+    checkpoint = _checkpoint(bench, shape, folder / "model")
     file, ordered = folder / "rows.jsonl", folder / "ordered.jsonl"
     if not file.exists():
         rows = _rows(pairs, bench.scale)
@@ -102,7 +102,7 @@ def _rows(count: int, scale: int) -> list[dict]:
     ]
 
 
-def _checkpoint(bench: Bench, folder: Path) -> CheckpointRef:
+def _checkpoint(bench: Bench, shape: dict, folder: Path) -> CheckpointRef:
     if not folder.exists():
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -110,7 +110,7 @@ def _checkpoint(bench: Bench, folder: Path) -> CheckpointRef:
         tokenizer.train_from_iterator(
             [" ".join(WORDS)] * 4,
             trainers.BpeTrainer(
-                vocab_size=bench.small["vocab_size"],
+                vocab_size=shape["vocab_size"],
                 initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
                 show_progress=False,
                 special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
@@ -120,16 +120,15 @@ def _checkpoint(bench: Bench, folder: Path) -> CheckpointRef:
             tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
         )
         fast.chat_template = CHATML
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            **bench.small,
-            max_position_embeddings=4 * LONGEST,
-            bos_token_id=None,
-            eos_token_id=fast.eos_token_id,
-            pad_token_id=fast.pad_token_id,
+        model = bench.model(shape)
+        assert (fast.eos_token_id, fast.pad_token_id) == (
+            model.config.eos_token_id,
+            model.config.pad_token_id,
         )
-        LlamaForCausalLM(config).save_pretrained(folder)
+        (model if shape == bench.small else model.bfloat16()).save_pretrained(folder)
         fast.save_pretrained(folder)
+        del model
+        free(bench.device)
     return CheckpointRef(
         path=folder,
         source="random",
@@ -138,19 +137,30 @@ def _checkpoint(bench: Bench, folder: Path) -> CheckpointRef:
     )
 
 
-def _reference(bench: Bench, work: Work, precision: Precision = "bf16") -> object:
+def reference_pass(
+    bench: Bench, work: Work, precision: Precision, implementation: Implementation = "transformers"
+) -> ReferenceResult:
+    """The reference's values, computed once."""
     job = ReferenceJob(
         data=work.data,
         checkpoint=work.checkpoint,
         precision=precision,
+        implementation=implementation,
         tokens_per_batch=16_384,
         cache_dir=bench.folder / "references",
     )
-    return run_once(job.at(bench.folder / f"reference-{precision}"))
+    return run_once(
+        job.at(bench.folder / f"reference-{work.checkpoint.fingerprint[:8]}-{precision}-{implementation}")
+    )
 
 
 def train_job(
-    bench: Bench, work: Work, name: str, kind: ShardingKind = "none", precision: Precision = "bf16"
+    bench: Bench,
+    work: Work,
+    name: str,
+    kind: ShardingKind = "none",
+    precision: Precision = "bf16",
+    implementation: Implementation = "transformers",
 ) -> TrainJob:
     """Some steps of dpo that write checkpoints."""
     pairs = work.pairs_per_step
@@ -164,7 +174,7 @@ def train_job(
     return TrainJob(
         data=work.data,
         checkpoint=work.checkpoint,
-        reference=_reference(bench, work, precision).reference,
+        reference=reference_pass(bench, work, precision, implementation).reference,
         reference_checkpoint=work.checkpoint,
         loss=LossConfig(name="dpo", beta=0.1),
         optim=OptimConfig(learning_rate=1e-5),
@@ -188,7 +198,8 @@ def start(job: Job) -> subprocess.Popen:
     )
 
 
-def _ended(job: Job, process: subprocess.Popen) -> object:
+def ended(job: Job, process: subprocess.Popen) -> object:
+    """A step's result once its process is over. Raises ``RuntimeError`` with its error and the end of its log."""
     code = process.wait(timeout=240)
     if code:
         raise RuntimeError(
@@ -198,29 +209,32 @@ def _ended(job: Job, process: subprocess.Popen) -> object:
     return read_result(job)
 
 
-def _lines(job: Job) -> list[dict]:
+def steps_of(job: Job) -> list[dict]:
+    """The metrics of its steps."""
     file = job.out_dir / "metrics.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
 def _speed(job: Job) -> float:
     """Seconds of a step: the median of all but the first and those after a checkpoint."""
-    return statistics.median(step["step_seconds"] for step in _lines(job)[1:])
+    return statistics.median(step["step_seconds"] for step in steps_of(job)[1:])
 
 
 def training(bench: Bench) -> list[Figure]:
     """Ours and TRL's DPOTrainer, one after the other, on the same pairs in the same order."""
-    work = prepare(bench)
+    work = prepare(bench, bench.small)
     figures, seconds = [], {}
-    reference = _reference(bench, work)
+    reference = reference_pass(bench, work, "bf16")
     figures.append(Figure("reference pass", reference.pairs_per_second, "pairs/s"))
     for precision in ("bf16", "bf16_pure"):
         job = train_job(bench, work, f"plain-{precision}", precision=precision)
-        _ended(job, start(job))
+        ended(job, start(job))
         seconds[precision] = _speed(job)
         figures += [
             Figure(f"{precision}: a step of {work.pairs_per_step} pairs", seconds[precision], "s"),
-            Figure(f"{precision}: most memory", max(line["memory/peak_gib"] for line in _lines(job)), "GiB"),
+            Figure(
+                f"{precision}: most memory", max(line["memory/peak_gib"] for line in steps_of(job)), "GiB"
+            ),
             Figure(
                 f"{precision}: checks before the first step",
                 sum(value for name, value in read_result(job).checks.items() if name.endswith("_seconds")),
@@ -242,7 +256,7 @@ def training(bench: Bench) -> list[Figure]:
 
 def back_ends(bench: Bench) -> list[Figure]:
     """ZeRO-3 and FSDP2 as groups of one, and a run that is killed and resumed, all at once: only that they end right."""
-    work = prepare(bench)
+    work = prepare(bench, bench.small)
     jobs = {
         name: train_job(bench, work, f"end-{name}", kind)
         for name, kind in (("plain", "none"), ("zero3", "zero3"), ("fsdp2", "fsdp2"), ("killed", "none"))
@@ -252,8 +266,8 @@ def back_ends(bench: Bench) -> list[Figure]:
     results = {}
     for name, process in processes.items():
         try:
-            results[name] = _ended(jobs[name], process)
-            lines = _lines(jobs[name])
+            results[name] = ended(jobs[name], process)
+            lines = steps_of(jobs[name])
             figures.append(Figure(f"{name}: loss of the last step", lines[-1]["loss"], ""))
             figures.append(
                 Figure(f"{name}: most memory", max(line["memory/peak_gib"] for line in lines), "GiB")
@@ -272,7 +286,7 @@ def killed_and_resumed(job: TrainJob, process: subprocess.Popen) -> Figure:
     process.send_signal(signal.SIGKILL)
     process.wait()
     try:
-        result = _ended(job, start(job))
+        result = ended(job, start(job))
         return Figure("killed and resumed from step", float(result.resumed_from_step or 0), "")
     except RuntimeError as error:
         return Figure("killed and resumed", f"failed: {str(error)[-900:]}")

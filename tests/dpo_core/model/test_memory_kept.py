@@ -1,4 +1,4 @@
-"""Freed tensors' memory is used again instead of being mapped anew."""
+"""Freed tensors' memory is used again instead of being mapped anew; where weights are shared out it is given back."""
 
 import subprocess
 import sys
@@ -36,3 +36,29 @@ def faults(how: str) -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="other C libraries are left as they are")
 def test_large_tensors_are_not_faulted_in_again():
     assert faults("kept") < PAGES < 5 * PAGES < faults("default")
+
+
+HOLES = """
+import sys, torch
+from dpo_core.contract.jobs import Sharding
+from dpo_core.engine.distributed import start_accelerator
+start_accelerator(Sharding(kind=sys.argv[1]))
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) // 1024
+before = resident()
+gathered, stays = [], []
+for _ in range(40):  # layers that are gathered beside parts of gradients that stay
+    gathered.append(torch.ones(2**21))  # 8 MB
+    stays.append(torch.ones(2**15))  # 128 kB
+del gathered
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries are left as they are")
+def test_a_rank_with_a_share_of_the_weights_leaves_no_holes():
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", HOLES, kind], capture_output=True, check=True).stdout)
+        for kind in ("none", "fsdp2")
+    )
+    assert given_back < 40 < 300 < kept  # MB; 40 layers are 320
