@@ -71,7 +71,9 @@ def page(figures: dict) -> str:
             _profile(figures["profile"]["figures"]),
         ]
     if "gpu" in figures:
-        parts += ["## On a card\n\n", _machine(figures["gpu"]), GPU_TEXT, _gpu(figures["gpu"]["figures"])]
+        parts += ["## On a card\n\n", GPU_TEXT]
+        for card, found in figures["gpu"].items():
+            parts += [f"### {card}\n\n", _machine(found), _gpu(found["figures"])]
     if "opstream" in figures:
         found = figures["opstream"]["figures"]
         parts += [

@@ -81,14 +81,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         figures = run_parts(Bench(device, Path(folder), options.tiny), options.only, options.seconds)
     kept = json.loads(options.figures.read_text()) if options.figures.is_file() else {}
-    described = {"card": card, **machine(), "date": str(datetime.date.today())}
-    before = (
-        kept.get("gpu", {}).get("figures", {})
-        if kept.get("gpu", {}).get("machine", {}).get("card") == card
-        else {}
-    )
-    kept["gpu"] = {
-        "machine": described,
+    cards = kept.setdefault("gpu", {})
+    before = cards.get(card, {}).get("figures", {})
+    cards[card] = {
+        "machine": {**machine(), "date": str(datetime.date.today())},
         "figures": before | {name: [asdict(figure) for figure in part] for name, part in figures.items()},
     }
     options.figures.write_text(json.dumps(kept, indent=1) + "\n")

@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,6 +21,11 @@ from dpo_core.model.forward import PairScorer, largest_difference, vocabulary_he
 from dpo_core.model.generate import Generation, continue_all
 
 PAIRS = 16
+WAYS: dict[str, tuple[Precision, bool]] = {  # number format, and whether norms and MLPs are compiled
+    "bf16": ("bf16", False),
+    "bf16_pure": ("bf16_pure", False),
+    "bf16_pure, compiled": ("bf16_pure", True),
+}
 # Kernel names begin or contain these; the first that fits counts.
 KINDS = (
     ("products", ("gemm", "nvjet", "cutlass_80", "cutlass_90", "xmma", "cublas")),
@@ -29,7 +35,7 @@ KINDS = (
     ("softmax", ("softmax", "nll")),
     ("copies and casts", ("memcpy", "copy", "catarray", "memset")),
     ("reductions", ("reduce",)),
-    ("elementwise", ("elementwise",)),
+    ("elementwise", ("elementwise", "triton")),
 )
 
 
@@ -50,14 +56,16 @@ def card(bench: Bench) -> list[Figure]:
 def step(bench: Bench) -> list[Figure]:
     """A step of 1 and of 16 pairs in bf16 autocast and with bf16 weights, and what it holds at most."""
     figures = []
-    for precision in ("bf16", "bf16_pure"):
-        figures += _step(bench, precision)
+    for name, (precision, compiled) in WAYS.items():
+        figures += [
+            replace(figure, name=f"{name}: {figure.name}") for figure in _step(bench, precision, compiled)
+        ]
         free(bench.device)
     return figures
 
 
-def _step(bench: Bench, precision: Precision) -> list[Figure]:
-    training = Training.start(bench, bench.wide, precision)
+def _step(bench: Bench, precision: Precision, compiled: bool) -> list[Figure]:
+    training = Training.start(bench, bench.wide, precision, compiled=compiled)
     pairs = bench.pairs(PAIRS)
     one, many = training.batch([_typical(pairs)]), training.batch(pairs)
     figures = []
@@ -68,37 +76,31 @@ def _step(bench: Bench, precision: Precision) -> list[Figure]:
     ):
         seconds = seconds_of(lambda batch=batch: training.backward(batch), bench.device, turns=3)
         tokens = batch.ids_RT.numel()
-        figures.append(
-            Figure(f"{precision}: forward and backward of {name}, {tokens} tokens", seconds, "s", bar)
-        )
-    figures.append(Figure(f"{precision}: tokens a second", tokens / seconds, "", 20_000, at_most=False))
+        figures.append(Figure(f"forward and backward of {name}, {tokens} tokens", seconds, "s", bar))
+    figures.append(Figure("tokens a second", tokens / seconds, "", 20_000, at_most=False))
     with torch.no_grad():
         moved = many.to(bench.device)
         figures.append(
             Figure(
-                f"{precision}: forward alone",
-                seconds_of(lambda: training.engine.scores(moved), bench.device, turns=3),
-                "s",
+                "forward alone", seconds_of(lambda: training.engine.scores(moved), bench.device, turns=3), "s"
             )
         )
     figures.append(
         Figure(
-            f"{precision}: the whole step, clip and AdamW included",
+            "the whole step, clip and AdamW included",
             seconds_of(lambda: training.step(many), bench.device, turns=2),
             "s",
         )
     )
     figures.append(
         Figure(
-            f"{precision}: most memory of a step of {PAIRS} pairs",
+            f"most memory of a step of {PAIRS} pairs",
             peak_gib(bench.device, lambda: training.step(many)),
             "GiB",
         )
     )
     bar = 5e-2 if precision == "bf16_pure" else 1e-4  # bf16 weights are compared as they are
-    figures.append(
-        Figure(f"{precision}: layout difference", training.engine.scorer.layout_difference, "nats", bar)
-    )
+    figures.append(Figure("layout difference", training.engine.scorer.layout_difference, "nats", bar))
     return figures
 
 
@@ -130,12 +132,10 @@ def memory(bench: Bench) -> list[Figure]:
 def kernels(bench: Bench) -> list[Figure]:
     """Which kernels a step's forward and backward take their time in."""
     figures = []
-    for precision in ("bf16", "bf16_pure"):
-        training = Training.start(bench, bench.wide, precision)
+    for way, (precision, compiled) in WAYS.items():
+        training = Training.start(bench, bench.wide, precision, compiled=compiled)
         batch = training.batch(bench.pairs(PAIRS))
-        figures += [
-            Figure(f"{precision}: {name}", value, unit) for name, value, unit in _kernels(training, batch)
-        ]
+        figures += [Figure(f"{way}: {name}", value, unit) for name, value, unit in _kernels(training, batch)]
         del training
         free(bench.device)
     return figures

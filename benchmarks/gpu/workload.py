@@ -28,6 +28,7 @@ from dpo_core.engine.engine import Engine
 from dpo_core.loss.objective import build_objective
 from dpo_core.model.attention import PAIRWISE, set_kernel, use_kernel
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps
+from dpo_core.model.regions import are_compiled, compile_regions
 
 WIDE = {
     "hidden_size": 4096,
@@ -187,9 +188,10 @@ class Training:
         precision: Precision,
         attention: AttentionKernel = "sdpa",
         compare: bool = True,
-        checkpointing: bool = True,
+        compiled: bool = False,
     ) -> "Training":
-        """A plain engine with a fresh optimizer. ``compare``: choose the layout as a run does, else take the packed one."""
+        """A plain engine with a fresh optimizer. ``compare``: choose the layout as a run does, else take the packed one.
+        ``compiled``: as ``train.compile_regions``."""
         accelerator = start_accelerator()
         engine = start_engine(
             Sharding(), accelerator, PairScorer(bench.model(shape), precision), OptimConfig()
@@ -202,8 +204,9 @@ class Training:
             engine.scorer.stock_logits = False
             if attention == "sdpa":
                 set_kernel(engine.scorer.model, PAIRWISE["sdpa"])
-        if checkpointing:
-            engine.scorer.model.gradient_checkpointing_enable({"use_reentrant": False})
+        engine.scorer.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if compiled and are_compiled(bench.device, "none"):
+            compile_regions(engine.scorer.model)
         engine.scorer.train()
         return cls(engine, bench.device, accelerator)
 

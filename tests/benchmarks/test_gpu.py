@@ -26,7 +26,7 @@ def test_every_part_runs_and_is_written_down(tmp_path):
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
     assert "every part ran" in ended.stdout
     found = json.loads(figures.read_text())
-    assert list(found["gpu"]["figures"]) == list(PARTS)
+    assert list(found["gpu"]["no card"]["figures"]) == list(PARTS)
     page = results.page(found)
-    assert "card no card" in page
+    assert "### no card" in page
     assert "bf16: tokens a second" in page
