@@ -1,6 +1,7 @@
 """Settings that need bitsandbytes, as the program runs them: each killed after a checkpoint and resumed, QLoRA exported."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 from benchmarks.gpu.whole import killed_and_resumed, prepare, run_once, start, train_job
@@ -32,10 +33,11 @@ def eight_bits(bench: Bench) -> list[Figure]:
         "QLoRA": train_job(bench, work, "qlora").model_copy(update=adapted),
         "8-bit AdamW": train_job(bench, work, "adamw-8bit").model_copy(update={"optim": moments}),
     }
-    figures = []
-    for name, job in jobs.items():
-        resumed = killed_and_resumed(job, start(job))
-        figures.append(Figure(f"{name}: {resumed.name}", resumed.value))
+    with ThreadPoolExecutor() as at_once:
+        resumed = at_once.map(lambda job: killed_and_resumed(job, start(job)), jobs.values())
+        figures = [
+            Figure(f"{name}: {figure.name}", figure.value) for name, figure in zip(jobs, resumed, strict=True)
+        ]
     return [*figures, *_exported(bench, jobs["QLoRA"])]
 
 

@@ -11,7 +11,6 @@ Shapes: R rows, T tokens, H heads, D head size.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -42,15 +41,25 @@ TENSOR_PLAN = {
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 
 
-@dataclass(frozen=True, slots=True)
 class LayerRows:
-    """What layers of a kind are told of the rows. FSDP2 hands it on as it is: a tensor by itself it would round to bf16."""
+    """What layers of a kind are told of the rows.
 
-    sin_RTD: Tensor  # float32
-    cos_RTD: Tensor
-    mask: Any  # as the attention kernel wants it
-    cache: Cache | None
-    more: dict[str, Any]  # for the kernel: the spans of pairs
+    A class of its own kind, as FSDP2 hands it on as it is: tensors in a dataclass, a tuple or a dictionary it rounds to
+    bf16, in a layer's first forward, and with older torch not when the layer is computed again.
+    """
+
+    __slots__ = ("cache", "cos_RTD", "mask", "more", "sin_RTD")
+
+    def __init__(
+        self,
+        sin_RTD: Tensor,  # float32, as is cos_RTD
+        cos_RTD: Tensor,
+        mask: Any,  # as the attention kernel wants it
+        cache: Cache | None,
+        more: dict[str, Any],  # for the kernel: the spans of pairs
+    ) -> None:
+        self.sin_RTD, self.cos_RTD = sin_RTD, cos_RTD
+        self.mask, self.cache, self.more = mask, cache, more
 
 
 class RowsAttention(Attention):

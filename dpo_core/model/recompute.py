@@ -11,11 +11,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    SelectiveCheckpointContext,
+    create_selective_checkpoint_contexts,
+)
 from transformers import PreTrainedModel
 
+from dpo_core.contract.errors import ConfigError
 from dpo_core.model.attention import decoder_of
 
 DEAR = {
@@ -58,10 +64,16 @@ def _bytes(leaves: Iterable[Any]) -> int:
 
 
 def checkpoint_layers(model: PreTrainedModel, budget: int) -> KeptProducts:
-    """Have a model's layers computed again in the backward, but for ``budget`` bytes of their products."""
+    """Have a model's layers computed again in the backward, but for ``budget`` bytes of their products. Raises
+    ``ConfigError`` where torch does not tell how large they are."""
     kept = KeptProducts(budget)
     arguments: dict[str, Any] = {"use_reentrant": False}
     if budget:
+        if not hasattr(SelectiveCheckpointContext(is_recompute=False), "op_output"):
+            raise ConfigError(
+                f"train.activation_budget_gib needs torch 2.13 or later, and torch is {torch.__version__} where this step "
+                "runs. Install it (requirements/train-cuda.txt), or set the budget to 0."
+            )
         arguments["context_fn"] = kept.contexts
         decoder_of(model).register_forward_pre_hook(kept.begin)
     model.gradient_checkpointing_enable(arguments)

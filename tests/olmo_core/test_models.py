@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -206,3 +209,28 @@ def test_what_it_saves_is_what_transformers_loads(checkpoint, both, tmp_path):
     again = AutoModelForCausalLM.from_config(stock.config, dtype=torch.float32)
     again.load_state_dict(model.state_dict())
     assert all(torch.equal(tensor, stock.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+
+def test_tables_of_positions_stay_exact_where_fsdp2_casts_what_a_layer_gets():
+    from dpo_core.model.olmo_core import LayerRows
+
+    seen = []
+
+    class Layer(torch.nn.Linear):
+        def forward(self, x, rows):
+            seen.append((x.dtype, rows.sin_RTD.dtype, rows.cos_RTD.dtype))
+            return super().forward(x)
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        layer = Layer(4, 4)
+        fully_shard(
+            layer,
+            mesh=init_device_mesh("cpu", (1,)),
+            mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16),
+        )
+        table = torch.ones(1, 2, 4)
+        layer(torch.ones(2, 4), rows=LayerRows(table, table, None, None, {}))
+    finally:
+        dist.destroy_process_group()
+    assert seen == [(torch.bfloat16, torch.float32, torch.float32)]

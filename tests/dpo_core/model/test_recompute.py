@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dpo_core.contract.errors import ConfigError
 from dpo_core.data.pair_batch import collate
+from dpo_core.model import recompute
 from dpo_core.model.attention import PAIRWISE, set_kernel
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.recompute import KeptProducts, checkpoint_layers
@@ -61,3 +63,15 @@ def test_forwards_without_a_backward_keep_nothing(budget):
     with torch.no_grad():
         scorer(collate([make_pair(np.random.default_rng(0), 3, 4, 5)], [0], "padded"))
     assert kept.used == 0
+
+
+def test_an_older_torch_that_tells_no_outputs_ends_in_a_sentence(monkeypatch):
+    class Older:
+        def __init__(self, *, is_recompute):
+            self.is_recompute = is_recompute
+
+    monkeypatch.setattr(recompute, "SelectiveCheckpointContext", Older)
+    model = tiny(PACKED["llama"])
+    with pytest.raises(ConfigError, match=r"needs torch 2\.13 or later"):
+        checkpoint_layers(model, 1)
+    checkpoint_layers(model, 0)
