@@ -140,11 +140,14 @@ def _profile(figures: dict) -> str:
 
 GPU_TEXT = """`python -m benchmarks.gpu` (`benchmarks/gpu/`): eight layers of a model of 8B width, then a whole model of
 SmolLM2-135M's shape; random weights, pairs of the lengths of a real set. The bars were set on paper for an H100, before any
-run. Before packed rows took one flash call a layer a step of the whole model took 3.86 s and its reference pass 8.2 pairs/s
-(H200): cuDNN's attention made a plan for the shapes of every pair.
+run. On the H200 ran an earlier state of the program. Before packed rows took one flash call a layer a step of the whole
+model took 3.86 s there and its reference pass 8.2 pairs/s: cuDNN's attention made a plan for the shapes of every pair.
 
 Gradients of one flash call and of pair by pair, both in bf16, were 0.0279 apart (relative; bar 0.02, **not met**); the rows
 below compare each with fp32 instead, from which both are equally far.
+
+`wide` is eight layers of 8B width trained by the program (`fsdp2`, one process); its first line of memory beside what
+`pairline plan` counts of it.
 
 """
 

@@ -32,7 +32,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> t
     """Build fused AdamW, or bitsandbytes' with moments in 8 bits; weight decay (decoupled) on matrices, not on biases
     and norms.
 
-    Raises ``ConfigError`` for 8 bits where there is no CUDA or no bitsandbytes; that path was never run on a GPU.
+    Raises ``ConfigError`` for 8 bits where there is no CUDA or no bitsandbytes.
     """
     trainable = [p for p in parameters if p.requires_grad]
     groups = [

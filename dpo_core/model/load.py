@@ -84,7 +84,7 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a causal language model with its weights in ``dtype``, in eval mode, without dropout.
 
-    ``nf4`` keeps the linear layers in 4 bits (QLoRA, arXiv 2305.14314) and needs bitsandbytes; never run on a GPU.
+    ``nf4`` keeps the linear layers in 4 bits (QLoRA, arXiv 2305.14314) and needs bitsandbytes.
     On the device ``meta`` names and shapes are looked at and no values read. Without ``read_weights`` the weights are memory
     that nothing was written to, which costs none: an engine fills in rank 0's. ``in_parts`` leaves them so on every rank
     where an engine can read each rank's own from the files. Raises ``CheckpointError`` if transformers cannot build it or
