@@ -39,6 +39,7 @@ from dpo_core.engine.distributed import (
     start_accelerator,
 )
 from dpo_core.engine.heartbeat import watched_ranks
+from dpo_core.model.all_weights import model_of_all_weights
 from dpo_core.model.export_form import num_embedding_rows
 from dpo_core.training.scores import Scoring, agreed_layout
 from dpo_core.training.whole_weights import share_for_scoring_within_machines
@@ -159,6 +160,7 @@ def _compute(
 def _scoring(job: ReferenceJob, datasets: dict[Split, PairDataset], accelerator: Accelerator) -> Scoring:
     """The model on this process's card, and the layout that all ranks agreed on for it."""
     sharding = job.sharding.for_scoring
+    from_main(accelerator, lambda: _check_weights(job))
     scorer = load_for_scoring(
         job.checkpoint, job.precision, sharding, accelerator, job.base_weights, job.implementation
     )
@@ -167,6 +169,12 @@ def _scoring(job: ReferenceJob, datasets: dict[Split, PairDataset], accelerator:
         datasets["train"] if len(datasets["train"]) else datasets["held_out"]
     )  # of sets all is held out
     return Scoring(scorer, agreed_layout(scorer, tried_on, job, accelerator), accelerator)
+
+
+def _check_weights(job: ReferenceJob) -> None:
+    """Raise ``CheckpointError`` for files that are not all of one language model: of a reference by itself
+    (reference.source) nobody has looked."""
+    model_of_all_weights(job.checkpoint, torch.bfloat16)
 
 
 def run(job: ReferenceJob, progress: Progress) -> ReferenceResult:

@@ -7,7 +7,6 @@ are places without memory (PyTorch's meta device); the file that stands for them
 
 import json
 import logging
-import re
 import struct
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,29 +16,21 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging as transformers_logging
 
-from dpo_core.contract.checkpoint_files import CONFIG
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.jobs import AnswerResult, RehearseJob, RehearseResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.store import hash_files, new_directory
 from dpo_core.data.render_limits import rendered_by_library
 from dpo_core.data.tokenizer import load_tokenizer
+from dpo_core.model.all_weights import model_of_all_weights
 from dpo_core.model.export_form import DTYPES, apply_pad_token, num_embedding_rows, tokens_without_row
 from dpo_core.model.generate import end_token_ids
 from dpo_core.model.generation_settings import check_ids, writable
 from dpo_core.model.load import WITHOUT_MEMORY, with_loading_info
-from dpo_core.model.tied_weights import check_tied
 
 log = logging.getLogger(__name__)
 
-NUMBER = re.compile(r"\d+")  # of a layer, of an expert
 WEIGHTS = "model.safetensors"
-OTHER_HEADS = (
-    "ForSequenceClassification",
-    "ForTokenClassification",
-    "ForQuestionAnswering",
-    "ForMultipleChoice",
-)
 NAMES_OF = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 
 
@@ -50,8 +41,7 @@ def run(job: RehearseJob, progress: Progress) -> RehearseResult:
     tokenizer = load_tokenizer(
         job.checkpoint.path, job.chat_template, job.checkpoint.allow_remote_code, job.add_bos
     )
-    _check_class(job)
-    model = _model_without_memory(job)
+    model = model_of_all_weights(job.checkpoint, DTYPES[job.precision])
     _check_renders(tokenizer, job)
     _check_template(tokenizer, num_embedding_rows(model), job)
     progress.advance()
@@ -64,70 +54,6 @@ def run(job: RehearseJob, progress: Progress) -> RehearseResult:
         files = hash_files(aside)
     progress.advance()
     return RehearseResult(job_fingerprint=job.fingerprint, path=path, files=files, loaded=answer)
-
-
-def _check_class(job: RehearseJob) -> None:
-    """Raise ``CheckpointError`` for a classifier or a reward model, whose head would be left behind for a random one or the
-    embedding."""
-    named = json.loads((job.checkpoint.path / CONFIG).read_bytes()).get("architectures")
-    if other := [str(one) for one in named or () if str(one).endswith(OTHER_HEADS)]:
-        raise CheckpointError(
-            f"config.json of {job.checkpoint.source} names {other[0]}, which is no language model. Use the SFT checkpoint "
-            "that it was made from; if the weights are those of a language model, correct `architectures`."
-        )
-
-
-def _model_without_memory(job: RehearseJob) -> PreTrainedModel:
-    checkpoint = job.checkpoint
-    try:
-        model, info = with_loading_info(
-            checkpoint.path,
-            dtype=DTYPES[job.precision],
-            device_map=WITHOUT_MEMORY,
-            trust_remote_code=checkpoint.allow_remote_code,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-        )
-    except Exception as error:  # transformers raises nearly anything for files that do not fit together
-        raise CheckpointError(
-            f"{checkpoint.source} cannot be loaded as a causal language model: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:600]}"
-        ) from error
-    if missing := sorted(info["missing_keys"]):
-        instead = ", ".join(sorted(info["unexpected_keys"])[:3])
-        raise CheckpointError(
-            f"{checkpoint.source} lacks weights that its config.json calls for: {', '.join(missing[:5])}"
-            f"{' ...' if len(missing) > 5 else ''}. They would be random; use a complete checkpoint."
-            + (f" Its files hold others that the model has no place for: {instead} ..." if instead else "")
-        )
-    if wrong := sorted(str(one[0] if isinstance(one, tuple) else one) for one in info["mismatched_keys"]):
-        raise CheckpointError(
-            f"{checkpoint.source} has weights of another shape than its config.json says: {', '.join(wrong[:5])}. "
-            "Config and weights are of different checkpoints; fetch it again."
-        )
-    _check_left_behind(sorted(map(str, info["unexpected_keys"])), model, checkpoint.source)
-    check_tied(model, checkpoint.path, checkpoint.source)
-    return model
-
-
-def _check_left_behind(names: list[str], model: PreTrainedModel, source: str) -> None:
-    """Raise ``CheckpointError`` if files hold, beside all that the model has, a layer more, an expert, or an adapter, which
-    loaders pass by: what is trained would be another model. What else there is (a value head) is logged."""
-    known = {NUMBER.sub("N", name) for name in model.state_dict()}
-    numbered = [name for name in names if NUMBER.search(name)]
-    if wrong := [name for name in numbered if ".lora_" in name or NUMBER.sub("N", name) in known]:
-        raise CheckpointError(
-            f"{source} holds weights for which its config.json has no place, and they would be left out without a word: "
-            f"{', '.join(wrong[:5])}{' ...' if len(wrong) > 5 else ''}. Use the config.json that belongs to these weights "
-            "(num_hidden_layers, num_experts), or merge the adapter into them (peft: merge_and_unload, save_pretrained)."
-        )
-    if names:
-        log.warning(
-            "%s: left behind, as the model has no place for them: %s%s",
-            source,
-            ", ".join(names[:5]),
-            " ..." if len(names) > 5 else "",
-        )
 
 
 def _check_renders(tokenizer: PreTrainedTokenizerBase, job: RehearseJob) -> None:

@@ -10,6 +10,7 @@ from dpo_core.data.reference_cache import ReferenceCache, ReferenceRows, read_al
 from dpo_core.model.load import load_model
 from dpo_core.steps.reference import model_cache_folder
 from tests.dpo_core.model.test_forward import by_hand
+from tests.dpo_core.steps.test_rehearse import with_json, with_weights
 from tests.step_process import kill_when, start
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, make_rows, mix, reference_job, run_here
@@ -186,4 +187,27 @@ def test_a_reference_that_lacks_the_rows_tokens_is_refused(stage, tmp_path):
     with pytest.raises(
         CheckpointError, match=r"token \d+, and the embedding of .* has 40 rows.*reference\.source"
     ):
+        run_here(job)
+
+
+@pytest.mark.parametrize(
+    ("settings", "spoil", "sentence"),
+    [
+        ({"num_hidden_layers": 1}, None, r"left out.*layers\.1"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, None, "no language model"),
+        (
+            {},
+            lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] * 2},
+            "are one matrix",
+        ),
+    ],
+    ids=["a layer more", "a reward model", "two heads"],
+)
+def test_a_reference_by_itself_is_looked_at_as_the_policy_is(stage, tmp_path, settings, spoil, sentence):
+    other = make_model(tmp_path / "other", seed=7)
+    with_json("config.json", **settings)(other)
+    if spoil:
+        with_weights(spoil)(other)
+    job = reference_job(tmp_path / "run", stage.data, checkpoint_ref(other))
+    with pytest.raises(CheckpointError, match=sentence):
         run_here(job)
