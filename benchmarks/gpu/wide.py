@@ -84,7 +84,7 @@ def _told(job: TrainJob, shape: ModelShape) -> dict[str, tuple]:
     peak = max(result.checks["fit_peak_gib"], *(step["memory/peak_gib"] for step in steps))
     return {
         f"a step of {job.batch.global_pairs} pairs": (median("step_seconds"), "s"),
-        "tokens a second": (median("tokens_per_second"), ""),
+        "tokens of both sides a second": (median("tokens_per_second"), ""),
         "MFU": (median("mfu"), ""),
         "tokens of the largest forward": (float(tokens), ""),
         "most memory": (peak, "GiB"),
