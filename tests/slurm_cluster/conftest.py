@@ -10,6 +10,7 @@ from docker.errors import ImageNotFound
 from examples.slurm.private_cluster import PrivateCluster
 from tests.containers.conftest import base_image, shared_engine
 from tests.containers.launch.stand_in import build_stand_in
+from tests.waiting import wait_until
 
 __all__ = ["base_image", "shared_engine"]  # fixtures of other folders
 
@@ -23,10 +24,11 @@ def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateCluste
 
 
 @pytest.fixture
-def cluster(_cluster: PrivateCluster, monkeypatch: pytest.MonkeyPatch) -> PrivateCluster:
-    """The cluster that this process's sbatch talks to."""
+def cluster(_cluster: PrivateCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateCluster]:
+    """The cluster that this process's sbatch talks to. A test leaves no job to the next one, not even one that is ending."""
     monkeypatch.setenv("SLURM_CONF", str(_cluster.conf))
-    return _cluster
+    yield _cluster
+    wait_until(lambda: _cluster.jobs() == [], "the end of the test's jobs")
 
 
 @pytest.fixture
