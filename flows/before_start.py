@@ -1,6 +1,7 @@
 """What a run refuses before anything is fetched or booked; a plan asks the same. Needs neither Prefect nor a network."""
 
 from dpo_core.contract.cuda8bit import check_cuda8bit
+from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.gpu_attention import check_gpu_attention
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.tracking_config import check_trackers
@@ -10,6 +11,7 @@ from flows.settings.stage_config import StageConfig
 from tasks.checkpoint.chosen_template import chosen_template
 from tasks.checkpoint.source import check_source
 from tasks.data.sources import check_sources
+from tasks.hub.judge_server import is_on_loopback
 from tasks.image.config import check_variant
 from tasks.launch.compute import check_devices, solve_batch
 from tasks.launch.launcher import kind_of
@@ -37,6 +39,14 @@ def check_before_start(config: StageConfig) -> None:
     )
 
 
+def _check_reached_from_a_container(config: StageConfig) -> None:
+    if is_on_loopback(config.judge):
+        raise ConfigError(
+            f"judge.endpoint is {config.judge.endpoint}, and the step runs in a container, whose loopback is its own.",
+            "Have the server listen on an address of this machine and name that, or set compute.launcher to process.",
+        )
+
+
 def check_inputs(config: StageConfig) -> None:
     """Raise ``DataError``, ``CheckpointError`` for data, checkpoints and templates that are not there."""
     check_sources(config.data.sources)
@@ -47,6 +57,8 @@ def check_inputs(config: StageConfig) -> None:
             check_source(source)
     if config.checkpoint.tokenizer is not None:
         check_source(config.checkpoint.tokenizer, "checkpoint.tokenizer")
+    if config.judge.kind == "endpoint" and kind_of(config.compute).runs_in_image:
+        _check_reached_from_a_container(config)
     if config.judge.kind == "reward_model":
         check_source(config.judge.model, "judge.model")
     chosen_template(config.checkpoint)

@@ -3,12 +3,15 @@
 The order of the steps; each part stands in ``flows/stage_parts.py`` and ``flows/release.py``.
 """
 
+from dataclasses import replace
+
 from prefect import State, flow
 
 from dpo_core.contract.errors import NotReleased
 from flows.accelerator import slot_of
 from flows.audience import NOBODY, Audience
 from flows.before_start import check_before_start
+from flows.judging import with_judge_asked_first
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.settings.stage_config import StageConfig
 from flows.stage_parts import prepare, publish, stage_run, train_and_evaluate, try_directories, try_upload
@@ -31,6 +34,7 @@ def run_stage(config: StageConfig, audience: Audience = NOBODY) -> RLVRHandoff |
     check_somebody_can_answer(config.gate, audience)
     try:
         with stage_run(config, audience) as run:
+            run = replace(run, place=with_judge_asked_first(config, run.place))
             try_upload([config], config.name, run)
             inputs = prepare(config, run)
             try_directories([config], config.name, inputs)

@@ -1,5 +1,7 @@
 """The flow: one stage trained in many ways. Everything before the training is shared, and only the winner is released."""
 
+from dataclasses import replace
+
 from prefect import State, flow
 
 from dpo_core.contract.errors import GateFailed, NotReleased, PairlineError
@@ -7,6 +9,7 @@ from dpo_core.contract.store import write_json
 from flows.accelerator import limit_of_members, num_slots
 from flows.audience import NOBODY, Audience
 from flows.before_start import check_before_start
+from flows.judging import with_judge_asked_first
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.scores import record
 from flows.settings.stage_config import StageConfig
@@ -39,6 +42,7 @@ def run_sweep(config: SweepConfig, audience: Audience = NOBODY) -> RLVRHandoff |
     num_at_once = num_slots(accelerator) if accelerator else len(members)
     try:
         with stage_run(config, audience) as run:
+            run = replace(run, place=with_judge_asked_first(config, run.place))
             configs = [member.config for member in members]
             try_upload(configs, config.name, run)
             inputs = prepare(shared_settings(members), run)

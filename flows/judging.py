@@ -1,11 +1,25 @@
-"""A run's judge: which of the two models' answers are preferred, recorded in the run's folder."""
+"""A run's judge: asked whether it is there before anything is trained, and which of two models' answers are preferred."""
 
+import logging
+import threading
+from dataclasses import replace
+
+from dpo_core.contract.data_jobs import MixResult
+from dpo_core.contract.errors import DataError
+from dpo_core.contract.job import Job
 from dpo_core.contract.jobs import EvaluateResult
-from dpo_core.contract.judge_job import JudgeResult
+from dpo_core.contract.judge_config import JUDGE_KEY
+from dpo_core.contract.judge_job import JudgeJob, JudgeResult
 from flows.settings.stage_config import StageConfig
+from tasks.hub.judge_key import with_judge_key
+from tasks.hub.judge_server import ask_endpoint, lacks_a_key
 from tasks.judge import judge
+from tasks.launch.context import Moment
+from tasks.launch.launcher import kind_of
 from tasks.launch.workplace import Workplace
 from tasks.run.folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 
 def judge_answers(
@@ -18,3 +32,52 @@ def judge_answers(
         result = judge(config.judge, evaluation, place)
         folder.result("judge", result)
     return result
+
+
+def check_answers_to_come(config: StageConfig, mixture: MixResult) -> None:
+    """Raise ``DataError`` where a judge would have nothing to compare: of few rows a small share holds out none, and rows
+    are dropped."""
+    if config.judge.is_on and not mixture.held_out_rows:
+        raise DataError(
+            f"judge compares answers to held-out prompts, and of the {mixture.train_rows:,} rows of this mixture none is "
+            "held out.",
+            "Raise data.held_out, or leave the judge out.",
+        )
+
+
+def with_judge_asked_first(config: StageConfig, place: Workplace) -> Workplace:
+    """Return a place that starts its first step only once the judge's endpoint has answered a question.
+
+    A run that finds every result in the store starts no step, and asks nothing: a server that is gone by then is no error.
+    """
+    if config.judge.kind != "endpoint":
+        return place
+    tell_job, lock, has_answered = place.context.tell_job, threading.Lock(), threading.Event()
+
+    def on_job(job: Job, moment: Moment) -> None:
+        if isinstance(job, JudgeJob):
+            has_answered.set()  # now, or in an earlier run: what follows needs it no more
+        elif moment == "started":
+            with lock:  # the members of a sweep start steps side by side
+                if not has_answered.is_set():
+                    check_judge(config, place)
+                    has_answered.set()
+        tell_job(job, moment)
+
+    return replace(place, context=replace(place.context, on_job=on_job))
+
+
+def check_judge(config: StageConfig, place: Workplace) -> None:
+    """Ask the judge's endpoint one question, or look for its key alone where the step has another network than this
+    process. Raises ``ConfigError`` for what it refuses or a key that is not there, ``RemoteError`` where it does not
+    answer."""
+    with with_judge_key(place, config.judge) as its_place:
+        key = its_place.context.secret(JUDGE_KEY)
+        if kind_of(config.compute).is_reached_from_here(config, JudgeJob.step):
+            ask_endpoint(config.judge, key)
+            log.info("The judge %s at %s answers.", config.judge.model, config.judge.endpoint)
+        elif lacks_a_key(config.judge):
+            log.warning(
+                "The judge is asked from the network of step judge, after the training, and without a key: %s is not set.",
+                JUDGE_KEY,
+            )

@@ -22,7 +22,7 @@ from dpo_core.contract.judge_job import JudgeResult
 from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.refs import CheckpointRef
 from flows.audience import Audience
-from flows.judging import judge_answers
+from flows.judging import check_answers_to_come, judge_answers
 from flows.scores import compare, score, score_start
 from flows.settings.stage_config import StageConfig
 from tasks.benchmark import warn_of_falls
@@ -162,6 +162,7 @@ def prepare(config: StageConfig, run: StageRun, with_reference: bool = True) -> 
     with folder.task("mix data"):
         mixture = mix_data(config.data, config.quality, config.checkpoint, policy, place, sets)
         folder.result("mix", mixture)
+        check_answers_to_come(config, mixture)
     reference = reference_model = of_sets = None
     if with_reference and config.objective.needs_reference:
         with folder.task("cache reference"):

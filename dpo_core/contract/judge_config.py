@@ -13,6 +13,7 @@ from dpo_core.contract.section import Section
 JUDGE_KEY = "JUDGE_API_KEY"  # the variable with the endpoint's key
 JUDGE_KEY_FILE = "PAIRLINE_JUDGE_KEY_FILE"  # names a file with the key, in a container
 PLACES = ("{prompt}", "{first}", "{second}")  # what a question holds, once each
+WORTH_ANOTHER_TRY = frozenset({408, 409, 425, 429})  # and every 5xx
 QUESTION = """\
 You compare two answers to one request. Judge what each answer does for the person who asked: whether it is correct, \
 follows every part of the request, is honest about what it does not know, and is clear. A longer answer is not a better \
@@ -171,6 +172,18 @@ class JudgeConfig(Section):
         if self.kind == "endpoint":
             return f"{self.model} at {self.endpoint} compares both models' held-out answers, in both orders"
         return f"{self.model} scores both models' held-out answers"
+
+
+def advice_on_refusal(status: int) -> str:
+    """Return what to do about an endpoint that refuses a question."""
+    return {
+        401: f"Give its key: {JUDGE_KEY}, or judge.key_block.",
+        403: f"Its key ({JUDGE_KEY}, or judge.key_block) may not do this.",
+        404: "Look at judge.endpoint, which is the base URL (http://host/v1), and at the name in judge.model.",
+    }.get(
+        status,
+        "What it does not take can be left out or replaced with judge.parameters, e.g. {temperature: null}.",
+    )
 
 
 def why_not_judged(judge: JudgeConfig, evaluation: EvaluationConfig, held_out: str) -> str | None:

@@ -21,7 +21,13 @@ from huggingface_hub.errors import HTTPError  # the root of whichever httpx the 
 
 from dpo_core.contract.errors import ConfigError, PairlineError, RemoteError
 from dpo_core.contract.jobs import AnswerPair
-from dpo_core.contract.judge_config import JUDGE_KEY, JUDGE_KEY_FILE, PLACES
+from dpo_core.contract.judge_config import (
+    JUDGE_KEY,
+    JUDGE_KEY_FILE,
+    PLACES,
+    WORTH_ANOTHER_TRY,
+    advice_on_refusal,
+)
 from dpo_core.contract.judge_job import EndpointJudge
 from dpo_core.contract.judgement import Opinion, Preferred
 from dpo_core.contract.store import fingerprint
@@ -32,7 +38,6 @@ log = logging.getLogger(__name__)
 NO_KEY = (
     "none"  # without one the client would send the Hub's token to a server that it is none of the business of
 )
-RETRIED = frozenset({408, 409, 425, 429})
 LONGEST_WAIT_SECONDS, MOST_ASKED_FOR_SECONDS = 60.0, 600.0
 VERDICT = re.compile(r"(?i:verdict)\W{0,10}(A|B|(?i:tie))[^\w\n]*$", re.MULTILINE)
 LETTER_ALONE = re.compile(r"\W*(A|B|(?i:tie))\W*")
@@ -164,21 +169,13 @@ class Endpoint:
         text = _body_of(response) or str(error)
         text = " ".join(_without(self.key, text).split())[:300]
         where = f"The judge {self.settings.model} at {self.settings.url}"
-        if status is None or status >= 500 or status in RETRIED:
+        if status is None or status >= 500 or status in WORTH_ANOTHER_TRY:
             reason = f"answers with {status}" if status else "does not answer"
             return RemoteError(
                 f"{where} {reason}, asked {self.settings.retries + 1} times: {text}",
                 "What it said so far is kept; start again, and the rest is asked.",
             )
-        advice = {
-            401: f"Give its key: {JUDGE_KEY}, or judge.key_block.",
-            403: f"Its key ({JUDGE_KEY}, or judge.key_block) may not do this.",
-            404: "Look at judge.endpoint, which is the base URL (http://host/v1), and at the name in judge.model.",
-        }.get(
-            status,
-            "What it does not take can be left out or replaced with judge.parameters, e.g. {temperature: null}.",
-        )
-        return ConfigError(f"{where} refuses the question with {status}: {text}", advice)
+        return ConfigError(f"{where} refuses the question with {status}: {text}", advice_on_refusal(status))
 
     def _wait(self, error: Exception, attempt: int) -> float:
         """Seconds: what the server asks for, else twice as long as before, half of it by chance."""

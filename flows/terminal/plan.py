@@ -21,6 +21,7 @@ from flows.terminal.on_cards import Cluster, lines_of, on_cards
 from flows.terminal.source_size import SourceSize, source_size
 from tasks.checkpoint.end_mark import end_mark_warning
 from tasks.gate.config import GateConfig
+from tasks.hub.judge_server import how_judged
 from tasks.launch.compute import solve_batch
 from tasks.launch.stop_grace import WEIGHT_BYTES, checkpoint_bytes, grace_seconds, write_bytes_per_second
 from tasks.report.tables import counted
@@ -138,7 +139,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
             f"{_sharding(config)}{_while_training(config)}",
         ),
         ("evaluate", config.evaluation.in_words),
-        *([("judge", config.judge.in_words)] if config.judge.is_on else []),
+        *([("judge", how_judged(config.judge, config.compute, config))] if config.judge.is_on else []),
         *([("benchmark", config.benchmarks.in_words)] if config.benchmarks.tasks else []),
         *_gate(config.gate, config.evaluation.warnings.stop),
         ("upload", upload),

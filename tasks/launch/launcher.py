@@ -113,6 +113,11 @@ class Launcher(Protocol):
         """Return the machine that a step will run on, each of them where there are several, as far as the recipe says."""
         ...
 
+    @classmethod
+    def is_reached_from_here(cls, sections: LauncherSections, step: str) -> bool:
+        """Return whether a server that a step can reach can be reached from this process, too."""
+        ...
+
     def machine_for(self, step: str) -> Machine:
         """Return the same, known: its cores and cards decide about threads, devices and refusals, not the orchestrator's.
 

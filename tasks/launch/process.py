@@ -69,6 +69,11 @@ class ProcessLauncher:
         """See ``Launcher.target``: this one."""
         return this_machine()
 
+    @classmethod
+    def is_reached_from_here(cls, sections: LauncherSections, step: str) -> bool:
+        """See ``Launcher.is_reached_from_here``: a step is a child of this process."""
+        return True
+
     def machine_for(self, step: str) -> Machine:
         """See ``Launcher.machine_for``: this one."""
         return this_machine()

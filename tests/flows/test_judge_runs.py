@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.contract.errors import GateFailed
+from dpo_core.contract.errors import ConfigError, GateFailed
 from dpo_core.contract.judge_config import JUDGE_KEY
 from dpo_core.contract.judge_job import JudgeResult
 from dpo_core.contract.results import RESULT_FILE
@@ -62,3 +62,17 @@ def test_a_run_is_judged_by_a_model_and_by_a_server_and_shows_it(
     assert launches(tmp_path)["train"] == 1
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_a_judge_that_refuses_the_key_ends_the_run_before_a_step_of_it_is_started(
+    tiny_inputs, tmp_path, monkeypatch
+):
+    monkeypatch.delenv(JUDGE_KEY, raising=False)
+    with judge_server() as server:
+        server.key = KEY
+        asked = {"kind": "endpoint", "model": "judge-7b", "endpoint": server.url}
+        with pytest.raises(ConfigError, match=f"refuses a question with 401.*{JUDGE_KEY}"):
+            dpo_stage(tiny_config(tiny_inputs, tmp_path, judge=asked))
+        assert server.requests == 1
+    assert not any(launches(tmp_path).values())
+    assert "asked before anything is trained" in last_run(tmp_path)[1].error

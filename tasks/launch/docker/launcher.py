@@ -23,7 +23,7 @@ from dpo_core.contract.job_registry import JOBS
 from tasks.launch.compute import Machine, this_machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
-from tasks.launch.docker.config import DockerConfig
+from tasks.launch.docker.config import OWN_NETWORK, DockerConfig
 from tasks.launch.docker.container import (
     DEADLINE,
     JOB,
@@ -79,6 +79,11 @@ class DockerLauncher:
     def target(cls, compute: ComputeConfig, sections: LauncherSections, step: str) -> Machine:
         """See ``Launcher.target``: this one, or a container's share of it."""
         return _share(this_machine(), compute, step)
+
+    @classmethod
+    def is_reached_from_here(cls, sections: LauncherSections, step: str) -> bool:
+        """See ``Launcher.is_reached_from_here``: the network that is made here goes out through this machine."""
+        return sections.docker.network == OWN_NETWORK
 
     def machine_for(self, step: str) -> Machine:
         """See ``Launcher.machine_for``: this one, of which each of several containers of a step has its share."""

@@ -86,6 +86,11 @@ class SlurmLauncher:
             return this_machine()
         return node_asked_for(compute, sections.slurm, step)
 
+    @classmethod
+    def is_reached_from_here(cls, sections: LauncherSections, step: str) -> bool:
+        """See ``Launcher.is_reached_from_here``: nodes may reach what a login node does not, and the other way round."""
+        return step in sections.slurm.on_this_machine
+
     def compute_for(self, step: str) -> ComputeConfig:
         """See ``Launcher.compute_for``."""
         return compute_of_step(self.compute, self.slurm, step)
