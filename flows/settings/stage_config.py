@@ -17,6 +17,7 @@ from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.destination_config import StoreConfig, UploadConfig
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.judge_config import JudgeConfig, why_not_judged
+from dpo_core.contract.judge_job import JudgeJob
 from dpo_core.contract.keep_best import check_metric
 from dpo_core.contract.loss_config import Loss, LossConfig, LossSum, LossTerm
 from dpo_core.contract.metric_names import BY_SET, DIVERGENCE, of_set, set_and_metric
@@ -74,6 +75,11 @@ class StageConfig(
     store: StoreConfig = StoreConfig()
     kubernetes: KubernetesConfig = KubernetesConfig()
     beaker: BeakerConfig = BeakerConfig()
+
+    @property
+    def steps_without_card(self) -> frozenset[str]:
+        """See ``LauncherSections``: an endpoint computes elsewhere, the step only asks."""
+        return frozenset({JudgeJob.step} if self.judge.kind == "endpoint" else ())
 
     @model_validator(mode="before")
     @classmethod

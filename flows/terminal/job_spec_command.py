@@ -60,7 +60,9 @@ def spec_text(config: StageConfig, engine: Engine, step: str, folder: Path | Non
     if folder is None and step not in JOBS:
         raise ConfigError(f"--step {step} is no step; use one of {', '.join(sorted(JOBS))}.")
     job = read_job(folder.expanduser().absolute() / JOB_FILE) if folder is not None else None
-    asked = Asked(job.step if job else step, job, config.store.root.expanduser().absolute())
+    named = job.step if job else step
+    store, computes = config.store.root.expanduser().absolute(), named not in config.steps_without_card
+    asked = Asked(named, job, store, computes)
     if job is not None:
         _check_current(job, config)
     if engine == "kubernetes":
@@ -72,7 +74,7 @@ def spec_text(config: StageConfig, engine: Engine, step: str, folder: Path | Non
         image = StepImage(config.beaker.image, PYTHON)
         spec = experiment(asked, config.compute, config.docker, config.beaker, image)
     if job is not None:
-        _make_ready(job, on_cpu=section.gpus_per_node == 0 or not job.uses_cards())
+        _make_ready(job, on_cpu=section.gpus_per_node == 0 or not asked.uses_cards)
     return _with_lines(spec, asked, how)
 
 

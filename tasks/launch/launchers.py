@@ -24,6 +24,16 @@ class LauncherSections(Section):
     docker: DockerConfig = DockerConfig()
     slurm: SlurmConfig = SlurmConfig()
 
+    @property
+    def steps_without_card(self) -> frozenset[str]:
+        """Steps of this recipe that compute nothing, though others of their kind do."""
+        return frozenset()
+
+    @property
+    def slurm_of_steps(self) -> SlurmConfig:
+        """What is asked of the cluster, known for each step of this recipe."""
+        return self.slurm.without_cards_for(self.steps_without_card)
+
     @model_validator(mode="before")
     @classmethod
     def _earlier_recipes(cls, values: Any) -> Any:

@@ -60,6 +60,12 @@ class Asked:
     step: str
     job: Job | None
     store: Path
+    computes: bool = True  # False: of a kind that uses cards, but this recipe's only asks a server
+
+    @property
+    def uses_cards(self) -> bool:
+        """Whether a node of it needs its cards."""
+        return self.computes and JOBS[self.step].uses_cards()
 
 
 def describe(
@@ -82,9 +88,7 @@ def describe(
             f"Set {section.engine}.nodes or compute.num_processes so that each node has as many, and a card for each.",
         )
     memory_gib, cores = section.memory_gib or 0, section.cpus_per_node or 1
-    machine = Machine(
-        cores, section.gpus_per_node if JOBS[asked.step].uses_cards() else 0, round(memory_gib * GIB)
-    )
+    machine = Machine(cores, section.gpus_per_node if asked.uses_cards else 0, round(memory_gib * GIB))
     command = _command(asked, compute, machine, image.python, num_nodes, words)
     setup = Setup(image.reference, compute, docker.model_copy(update={"memory_gib": memory_gib}), machine)
     user = container_user(os.getuid(), os.getgid())

@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from dpo_core.contract.job_registry import JOBS
 from dpo_core.contract.quantities import GiB
@@ -74,6 +74,8 @@ DOCKER_IMAGE = re.compile(r"([^@\s]+@)?sha256:[0-9a-f]{64}")  # a tag may be mov
 # Those of one process; a form shows them as a list.
 LocalStep = Literal["fetch", "rehearse", "convert", "dequantise", "mix", "export", "judge", "answer"]
 
+OF_NO_CARD = ("mix", "export")  # every run has them; where they go, a step that needs no card may go, too
+
 
 class SlurmConfig(Section):
     """What a step's job asks of the cluster, where ``compute.launcher`` is slurm."""
@@ -86,7 +88,8 @@ class SlurmConfig(Section):
     )
     partitions: dict[str, str] = Field(
         {},
-        description="Partitions by step, where some go elsewhere: {mix: cpu, export: cpu}. The others go to partition.",
+        description="Partitions by step, where some go elsewhere: {mix: cpu, export: cpu}. The others go to partition; "
+        "a judge that is an endpoint needs no card and goes where mix goes.",
     )
     account: str = Field(
         "", pattern=rf"^{WORD}$", max_length=256, description="Account that is charged; empty: your default."
@@ -165,6 +168,8 @@ class SlurmConfig(Section):
         description="Between two questions to Slurm, one for all jobs of a run together.",
     )
 
+    _without_cards: frozenset[str] = PrivateAttr(frozenset())  # see ``without_cards_for``
+
     @field_validator("partitions")
     @classmethod
     def _partitions_of_steps(cls, partitions: dict[str, str]) -> dict[str, str]:
@@ -234,14 +239,25 @@ class SlurmConfig(Section):
             )
         return self
 
+    def without_cards_for(self, steps: frozenset[str]) -> "SlurmConfig":
+        """Return the same for a recipe in which these steps compute nothing, though others of their kind do: jobs without a
+        card, in the partition that is named for such."""
+        if not steps:
+            return self
+        known = self.model_copy()
+        known._without_cards = steps
+        return known
+
     def num_shares(self, step: str) -> int:
         """Return into how many jobs of an array a step's work is dealt; 0 for a step that is one job."""
         return (self.reference_array or 0) if step == "reference" else 0
 
     def partition_of(self, step: str) -> str:
         """Return where a step's job goes; empty for the cluster's default."""
-        return self.partitions.get(step, self.partition)
+        named = (step, *OF_NO_CARD) if step in self._without_cards else (step,)
+        return next((self.partitions[one] for one in named if one in self.partitions), self.partition)
 
     def num_gpus(self, step: str) -> int:
         """Return the cards that a step's nodes give it."""
-        return int(self.gpus_per_node.rpartition(":")[2] or 0) if JOBS[step].uses_cards() else 0
+        uses_cards = JOBS[step].uses_cards() and step not in self._without_cards
+        return int(self.gpus_per_node.rpartition(":")[2] or 0) if uses_cards else 0

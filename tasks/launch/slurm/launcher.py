@@ -77,14 +77,14 @@ class SlurmLauncher:
     def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
         """See ``Launcher.of``. What the cluster has is asked when a step needs it."""
         python = sections.slurm.python or sys.executable
-        return cls(compute, sections.slurm, python, docker=sections.docker)
+        return cls(compute, sections.slurm_of_steps, python, docker=sections.docker)
 
     @classmethod
     def target(cls, compute: ComputeConfig, sections: LauncherSections, step: str) -> Machine:
         """See ``Launcher.target``: a node of the step's partition, with the cards that it is asked for."""
         if step in sections.slurm.on_this_machine:
             return this_machine()
-        return node_asked_for(compute, sections.slurm, step)
+        return node_asked_for(compute, sections.slurm_of_steps, step)
 
     @classmethod
     def is_reached_from_here(cls, sections: LauncherSections, step: str) -> bool:
@@ -114,7 +114,7 @@ class SlurmLauncher:
         """See ``Launcher.preview``: the call of sbatch with its script; nothing for what is no job."""
         if command.step in sections.slurm.on_this_machine:
             return ""
-        slurm, step = sections.slurm, command.step
+        slurm, step = sections.slurm_of_steps, command.step
         node, wanted = node_asked_for(compute, slurm, step), Wanted(slurm, sections.docker, compute)
         parts: tuple[Shares | None, ...] = (None,)
         if count := slurm.num_shares(step):

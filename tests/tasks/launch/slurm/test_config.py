@@ -6,7 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from dpo_core.contract.job_registry import JOBS
+from flows.settings.stage_config import StageConfig
 from tasks.launch.slurm.config import OURS, LocalStep, SlurmConfig
+from tasks.launch.slurm.launcher import SlurmLauncher
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -75,6 +77,29 @@ def test_steps_of_the_model_ask_for_cards_and_the_others_for_none():
     assert {step for step, number in cards.items() if number == 0} == set(JOBS) - of_the_model
     assert (slurm.partition_of("mix"), slurm.partition_of("train")) == ("cpu", "gpu")
     assert SlurmConfig().num_gpus("train") == 0
+
+
+def test_a_judge_that_only_asks_a_server_books_no_card():
+    asking = {"judge": {"kind": "endpoint", "model": "m", "endpoint": "http://judge/v1"}}
+    computing = {"judge": {"kind": "reward_model", "model": "org/m"}}
+    slurm = {"gpus_per_node": "8", "partition": "gpu", "partitions": {"mix": "cpu"}}
+    recipe = {"checkpoint": {"source": "a"}, "data": {"sources": [{"source": "b"}]}, "slurm": slurm}
+    by_server, by_model = StageConfig(**recipe, **asking), StageConfig(**recipe, **computing)
+    told = by_server.slurm_of_steps
+    assert (told.num_gpus("judge"), told.partition_of("judge")) == (0, "cpu")
+    assert (told.num_gpus("train"), told.partition_of("train")) == (8, "gpu")
+    assert (by_model.slurm_of_steps.num_gpus("judge"), by_model.slurm_of_steps.partition_of("judge")) == (
+        8,
+        "gpu",
+    )
+    own = StageConfig(
+        **{**recipe, "slurm": {**slurm, "partitions": {"mix": "cpu", "judge": "web"}}}, **asking
+    )
+    assert own.slurm_of_steps.partition_of("judge") == "web"
+    launcher = SlurmLauncher.of(by_server.compute, by_server, None)
+    assert launcher.slurm.num_gpus("judge") == 0
+    assert SlurmLauncher.target(by_server.compute, by_server, "judge").num_gpus == 0
+    assert by_server.slurm == by_model.slurm  # a recipe is what was written
 
 
 @pytest.mark.parametrize(
