@@ -44,7 +44,7 @@ from dpo_core.training.step_loss import choose_step_loss
 from dpo_core.training.stop_request import StopRequest
 from dpo_core.training.tracking import Tracking, accelerator_arguments
 from dpo_core.training.trainer import Trainer
-from dpo_core.training.while_training import evaluations_while_training
+from dpo_core.training.while_training import Evaluations, evaluations_while_training
 
 log = logging.getLogger(__name__)
 
@@ -124,14 +124,24 @@ def _make_ready(scorer: PairScorer, train: TrainConfig, compiles: bool) -> None:
     scorer.train()
 
 
-def _resumed(engine: Engine, found: tuple[Path, RunState] | None) -> RunState | None:
-    """Load the checkpoint that was found, if any."""
-    if found is None:
-        return None
-    folder, state = found
-    engine.load(folder)
-    log.info("resuming from %s", folder.name)
-    return state
+def _go_on(
+    job: TrainJob,
+    engine: Engine,
+    found: tuple[Path, RunState] | None,
+    evaluations: Evaluations | None,
+    tracking: Tracking,
+) -> None:
+    """Load the checkpoint that was found, if any; what has to be asked of the policy's start is asked before."""
+    step, is_main = found[1].step if found else 0, engine.accelerator.is_main_process
+    if is_main:
+        metrics_until(job, step)  # what is there of later steps goes
+    if evaluations:
+        evaluations.go_on_from(step)
+    if found:
+        engine.load(found[0])
+        log.info("resuming from %s", found[0].name)
+    if is_main:
+        tracking.replay(*metrics_until(job, step))
 
 
 def _saving(job: TrainJob, engine: Engine, stop: StopRequest, num_rows: int, step: int) -> Saving:
@@ -176,11 +186,11 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
     if must_guard and not _other_reference(job):
         figures = guard(engine.scorer, layout)
     _make_ready(engine.scorer, job.train, compiles)
-    state = _resumed(engine, found) or RunState(step=0, job_fingerprint=job.fingerprint, guard=figures)
-    if accelerator.is_main_process:
-        tracking.replay(*metrics_until(job, state.step))
-    beside = stop, tracking, in_place
+    state = found[1] if found else RunState(step=0, job_fingerprint=job.fingerprint, guard=figures)
     total = num_steps(len(dataset), job.batch.global_pairs, job.train.num_epochs, job.train.max_steps)
+    size, beside = (len(dataset), total), (stop, tracking, in_place)
+    evaluations = evaluations_while_training(job, engine, layout, size, beside)
+    _go_on(job, engine, found, evaluations, tracking)
     progress.begin("train", total, "steps", done=state.step)
     trainer = Trainer(
         job=job,
@@ -195,7 +205,7 @@ def set_up(job: TrainJob, progress: Progress, stop: StopRequest) -> Trainer:
         saving=_saving(job, engine, stop, len(dataset), state.step),
         checks=checks,
         tracking=tracking,
-        evaluations=evaluations_while_training(job, engine, layout, (len(dataset), total), beside),
+        evaluations=evaluations,
         router_weight=engine.scorer.router.weight if engine.scorer.router else 0.0,
     )
     checks |= check_fit(trainer)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from dpo_core.contract.answers_file import ANSWERS_FILE
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.metrics_file import EVALUATIONS_FILE, METRICS_FILE, Metrics, read_metrics
 from dpo_core.contract.store import write_bytes
@@ -11,7 +12,7 @@ from dpo_core.contract.store import write_bytes
 def metrics_until(job: TrainJob, step: int) -> tuple[Metrics, Metrics]:
     """Return a job's metrics and evaluations up to ``step``, and remove what is there of later ones."""
     paths = (job.out_dir / METRICS_FILE, job.out_dir / EVALUATIONS_FILE)
-    for path in paths:
+    for path in (*paths, job.out_dir / ANSWERS_FILE):
         _drop_after(path, step)
     metrics, evaluations = map(read_metrics, paths)
     return metrics, evaluations

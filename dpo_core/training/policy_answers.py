@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
+from dpo_core.contract.answers_file import MOST_ANSWERS, AnswersOfStep, ToldAnswer
 from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.metric_names import ANSWERED, DIVERGENCE, of_set
+from dpo_core.data.checkers import passes
 from dpo_core.engine.distributed import sum_over_ranks
 from dpo_core.engine.engine import Engine
 from dpo_core.training.answers import AskedPrompts, CutOff, answer_metrics, asked_prompts, greedy_answers
@@ -33,15 +35,30 @@ class PolicyAnswers:
     as_reference: AsReference | None  # None: the divergence is not measured
     stop: StopRequest
 
-    def measured(self) -> dict[str, float]:
-        """Return what is counted in answers to each set's prompts. Raises ``CutOff``, on all ranks, if the run was asked to
-        stop meanwhile."""
+    def measured(self) -> tuple[dict[str, float], list[str]]:
+        """Return what is counted in answers to each set's prompts, and the answers. Raises ``CutOff``, on all ranks, if the
+        run was asked to stop meanwhile."""
         job, engine = self.job, self.engine
         greedy = greedy_answers(
             job, job.checkpoint, engine.scorer, self.prompts.all, self._look, engine.accelerator
         )
         metrics = answer_metrics(self.prompts, greedy)
-        return metrics | self._divergence(self.as_reference) if self.as_reference else metrics
+        if self.as_reference:
+            metrics |= self._divergence(self.as_reference)
+        return metrics, greedy
+
+    def told(self, step: int, answers: Sequence[str]) -> AnswersOfStep:
+        """Return the few of the answers that are kept for people: always to the same prompts."""
+        count = min(MOST_ANSWERS, self.job.evaluation.num_samples_shown)
+        return AnswersOfStep(
+            step=step,
+            answers=tuple(
+                ToldAnswer.cut(
+                    prompt.text, answer, passes(answer, prompt.constraints) if prompt.constraints else None
+                )
+                for prompt, answer in zip(self.prompts.all[:count], answers, strict=False)
+            ),
+        )
 
     def _divergence(self, as_reference: AsReference) -> dict[str, float]:
         """See ``dpo_core.training.kl``."""

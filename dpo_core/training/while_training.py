@@ -13,12 +13,14 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from dpo_core.contract.answers_file import ANSWERS_FILE, AnswersOfStep, keep_answers
 from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.keep_best import BestStep, best_of, check_metric, is_out_of_patience
 from dpo_core.contract.metric_names import as_evaluated, by_set
 from dpo_core.contract.metrics_file import METRICS_FILE, Metrics, read_metrics
+from dpo_core.contract.store import write_bytes, write_json
 from dpo_core.contract.warning_signs import CHOSEN, KL, WORDS, Sign, signs_of
 from dpo_core.data.order import steps_per_epoch
 from dpo_core.data.pair_dataset import PairDataset
@@ -26,6 +28,13 @@ from dpo_core.engine.distributed import from_main, sum_over_ranks
 from dpo_core.engine.engine import Engine
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.training.answers import CutOff
+from dpo_core.training.earlier_evaluations import (
+    Measured,
+    comparable,
+    is_baseline,
+    measured_file,
+    read_measured,
+)
 from dpo_core.training.held_out import MeasuredPairs, evaluations_of, measured_pairs
 from dpo_core.training.policy_answers import PolicyAnswers, policy_answers
 from dpo_core.training.scores import Scoring, score_pairs
@@ -60,44 +69,84 @@ class Evaluations:
         if not self._is_due(step) or any(row["step"] == step for row in self.rows):
             return
         started = time.monotonic()
-        found = self._measure(step)
-        self.is_cut_off = found is None
-        if found is None:
+        try:
+            found, samples = self._measure(step)
+        except CutOff:
+            self.is_cut_off = True
             log.info("evaluation of step %d cut off; it is made again when the run goes on", step)
             return
+        self.is_cut_off = False
+        metrics = self._row(step, found, started)
+        self.rows.append(metrics)
+        self.trained_seconds = 0.0
+        if self.engine.accelerator.is_main_process:
+            with evaluations_of(self.job).open("a") as file:
+                file.write(json.dumps(metrics) + "\n")
+            self._keep(samples)
+            self.tracking.log(as_evaluated(metrics))
+            _say(metrics)
+            self._warn()
+
+    def go_on_from(self, step: int) -> None:
+        """Look after what earlier starts have measured, before the checkpoint of ``step`` is loaded and while the policy is
+        its start still: what was measured of other prompts or pairs than now is left out, and the start's answers, which
+        signs compare with, are made where they lack.
+        """
+        accelerator, now = (
+            self.engine.accelerator,
+            Measured.of(self.job, self.parts, self.answers.prompts if self.answers else None),
+        )
+        before = from_main(accelerator, lambda: read_measured(self.job)) or now
+        pairs, answers = now.changed_since(before)
+        rows = comparable(self.rows, pairs, answers)
+        if pairs or answers:
+            names = ", ".join(sorted(name or "the mixture" for name in pairs | answers))
+            log.warning("evaluations of before asked otherwise (%s): their figures are left out", names)
+        samples = None
+        if step and self.answers and not (rows and is_baseline(rows[0], self.answers.prompts)):
+            log.info("the start's answers are made again, as the later ones are compared with them")
+            started = time.monotonic()
+            found, greedy = self.answers.measured()
+            samples = self.answers.told(0, greedy)
+            rows = [self._row(0, found, started), *(row for row in rows if row["step"])]
+        if accelerator.is_main_process:
+            if answers:
+                (self.job.out_dir / ANSWERS_FILE).unlink(missing_ok=True)
+            if rows != self.rows:
+                lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+                write_bytes(evaluations_of(self.job), lines.encode())
+            self._keep(samples)
+            write_json(measured_file(self.job), now.with_earlier(before))
+        self.rows[:] = rows
+        self.trained_seconds = seconds_since(self.job, rows)
+
+    def _row(self, step: int, found: dict[str, float], started: float) -> dict[str, float]:
+        """Rank 0's figures on every rank: the best step and the end of patience follow from them."""
         metrics = {
             "step": step,
             "epoch": step / self.steps_per_epoch,
             **found,
             "evaluation_seconds": time.monotonic() - started,
         }
-        # Rank 0's on every rank: the best step and the end of patience follow from them.
-        metrics = from_main(self.engine.accelerator, lambda: metrics)
-        self.rows.append(metrics)
-        self.trained_seconds = 0.0
-        if self.engine.accelerator.is_main_process:
-            with evaluations_of(self.job).open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
-            self.tracking.log(as_evaluated(metrics))
-            _say(metrics)
-            self._warn()
+        return from_main(self.engine.accelerator, lambda: metrics)
 
-    def _measure(self, step: int) -> dict[str, float] | None:
-        """Metrics of answers and of all pairs; None if the run was asked to stop meanwhile. Answers come first: what ZeRO
-        notes of the order in which layers are called begins anew with the next whole forward."""
+    def _keep(self, samples: AnswersOfStep | None) -> None:
+        if samples and samples.answers:
+            keep_answers(self.job.out_dir / ANSWERS_FILE, samples)
+
+    def _measure(self, step: int) -> tuple[dict[str, float], AnswersOfStep | None]:
+        """Metrics of answers and of all pairs, and a few answers. Raises ``CutOff``, on all ranks, if the run was asked to
+        stop meanwhile. Answers come first: what ZeRO notes of the order in which layers are called begins anew with the next
+        whole forward."""
         metrics: dict[str, float] = {}
+        samples = None
         if self.answers and self._asks_prompts(step):
-            try:
-                metrics |= self.answers.measured()
-            except CutOff:
-                return None
+            metrics, greedy = self.answers.measured()
+            samples = self.answers.told(step, greedy)
         for part in self.parts if step else ():
-            policy = self._score(part.dataset)
-            if policy is None:
-                return None
-            metrics |= part.metrics(self.job.loss, policy, part.reference)
+            metrics |= part.metrics(self.job.loss, self._score(part.dataset), part.reference)
             metrics |= {} if part.are_sets else {"pairs": len(part.dataset)}
-        return metrics
+        return metrics, samples
 
     def _asks_prompts(self, step: int) -> bool:
         """Before the first step, which signs compare with; then at every N-th evaluation and the last one."""
@@ -134,7 +183,7 @@ class Evaluations:
 
     @cached_property
     def _of_the_reference(self) -> dict[str, float]:
-        """What signs, which are told of the mixture's own pairs, compare with: the same for every evaluation."""
+        """What signs, which are samples of the mixture's own pairs, compare with: the same for every evaluation."""
         reference = None if self.parts[0].are_sets else self.parts[0].reference
         return {CHOSEN: float(reference.per_token().chosen_B.mean())} if reference else {}
 
@@ -171,14 +220,14 @@ class Evaluations:
         keep = self.job.train.keep_best
         return keep is not None and is_out_of_patience(keep, self.rows)
 
-    def _score(self, dataset: PairDataset) -> PairLogps | None:
-        """Values of all pairs in their order, [N] each; None if the run was asked to stop meanwhile."""
+    def _score(self, dataset: PairDataset) -> PairLogps:
+        """Values of all pairs in their order, [N] each. Raises ``CutOff``."""
         accelerator, num_pairs, parts = self.engine.accelerator, len(dataset), []
         scoring = Scoring(self.engine.scorer, self.layout, accelerator)
         for first in range(0, num_pairs, PAIRS_BETWEEN_LOOKS):
             asked = torch.tensor(float(self.stop.received), device=accelerator.device)
             if sum_over_ranks(accelerator, asked) > 0:
-                return None
+                raise CutOff
             rows = np.arange(first, min(first + PAIRS_BETWEEN_LOOKS, num_pairs))
             parts.append(score_pairs(scoring, dataset, self.job, rows=rows))
         return PairLogps.joined(parts)
@@ -235,9 +284,7 @@ def evaluations_while_training(
         check_metric(keep, (*of_pairs, *(answers.metric_names if answers else ())))
     num_rows, total_steps = size
     per_epoch = steps_per_epoch(num_rows, job.batch.global_pairs)
-    evaluations = Evaluations(job, engine, layout, parts, answers, per_epoch, total_steps, stop, tracking)
-    evaluations.trained_seconds = seconds_since(job, evaluations.rows)
-    return evaluations
+    return Evaluations(job, engine, layout, parts, answers, per_epoch, total_steps, stop, tracking)
 
 
 def seconds_since(job: TrainJob, evaluations: Metrics) -> float:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 
+from dpo_core.contract.answers_file import side_by_side
+from dpo_core.contract.jobs import AnswerPair
 from dpo_core.contract.metric_names import MEANINGS
 from dpo_core.contract.metrics_file import Metrics
 from dpo_core.contract.visible import one_line
@@ -60,8 +62,7 @@ def run_view(
         about = "line: training" + (" (running mean)" if len(files.metrics) >= STEPS_TO_SMOOTH else "")
         about += f"; {MARK}: held-out pairs" if files.evaluations else ""
         blocks += [styled([(about, "dim")]), _curves(files, width, height)]
-    if files.evaluation:
-        blocks += _samples(files, width)
+    blocks += _samples(files, width)
     return Group(*blocks)
 
 
@@ -180,16 +181,20 @@ def _ends(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _samples(files: RunFiles, width: int) -> Iterator[RenderableType]:
-    """The answers of the newest evaluation that tell most."""
-    assert files.evaluation is not None
-    for answer in informative(files.evaluation.answers, NUM_SAMPLES):
+    """The answers that tell most: of the evaluation, before it of the newest step whose answers training has kept."""
+    answers: Sequence[AnswerPair] = files.evaluation.answers if files.evaluation else ()
+    later = "after"
+    if not files.evaluation and (found := side_by_side(files.kept_answers)):
+        step, answers = found
+        later = f"step {step:,}"
+    for answer in informative(answers, NUM_SAMPLES):
         yield styled([])
         yield styled([("prompt  ", "dim"), (_cut(answer.prompt), "bold")])
         both = [
             styled([(f"{who}{mark}  ", style or "dim"), (_cut(text), "")])
             for who, text, passes in (
                 ("before", answer.before, answer.before_passes),
-                ("after", answer.after, answer.after_passes),
+                (later, answer.after, answer.after_passes),
             )
             for mark, style in [VERDICTS[passes]]
         ]

@@ -1,5 +1,6 @@
 """What the report says of a run, section by section. Each takes the run's files and gives a section, or None."""
 
+from dpo_core.contract.answers_file import side_by_side
 from dpo_core.contract.drops import MEANING
 from dpo_core.contract.jobs import EvaluateResult
 from dpo_core.contract.metric_names import (
@@ -107,9 +108,9 @@ def num_samples_shown(run: RunFiles) -> int:
 
 
 def samples_section(run: RunFiles) -> PageSection | None:
-    """Return greedy answers side by side."""
+    """Return greedy answers side by side; before the evaluation those that training has kept."""
     if run.evaluation is None:
-        return None
+        return _samples_while_training(run)
     answers = run.evaluation.answers
     shown = num_samples_shown(run)
     if not answers or not shown:
@@ -144,6 +145,19 @@ def samples_section(run: RunFiles) -> PageSection | None:
             Samples(samples),
         ),
     )
+
+
+def _samples_while_training(run: RunFiles) -> PageSection | None:
+    """The newest answers of a policy that is trained, beside those before its first step."""
+    if (found := side_by_side(run.kept_answers)) is None:
+        return None
+    step, answers = found
+    words = (
+        f"Answers before the first step, and after step {step:,}, the newest that training has kept. "
+        "What the other answer does not have is marked."
+    )
+    samples = as_samples(answers, len(answers))
+    return PageSection("Samples", "samples", (Text(words), Samples(samples)))
 
 
 def training_section(run: RunFiles) -> PageSection | None:

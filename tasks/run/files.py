@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from dpo_core.contract.answers_file import ANSWERS_FILE, AnswersOfStep, read_answers
 from dpo_core.contract.benchmark_job import BenchmarkResult
 from dpo_core.contract.benchmarks import BENCHMARKS_FILE, Benchmarks
 from dpo_core.contract.bounded_json import bounded_json
@@ -74,6 +75,7 @@ class RunFiles:
     sweep: SweepOutcome | None = None  # of its members, where the run is a sweep that has come to choose
     metrics: Metrics = field(default_factory=list)
     evaluations: Metrics = field(default_factory=list)  # of the held-out pairs, while it trained
+    kept_answers: tuple[AnswersOfStep, ...] = ()  # a few answers of the policy, while it trained
 
     @property
     def mixture(self) -> MixResult | None:
@@ -139,6 +141,7 @@ def read_run_files(folder: Path) -> RunFiles:
         sweep=_model(folder / SWEEP_FILE, SweepOutcome),
         metrics=read_metrics(steps["train"].folder / METRICS_FILE) if "train" in steps else [],
         evaluations=read_metrics(steps["train"].folder / EVALUATIONS_FILE) if "train" in steps else [],
+        kept_answers=read_answers(steps["train"].folder / ANSWERS_FILE) if "train" in steps else (),
     )
 
 

@@ -6,17 +6,29 @@ import signal
 import pytest
 import torch
 
+from dpo_core.contract.answers_file import (
+    ANSWERS_FILE,
+    MOST_ANSWERS,
+    MOST_CHARACTERS,
+    MOST_EVALUATIONS,
+    AnswersOfStep,
+    ToldAnswer,
+    keep_answers,
+    read_answers,
+    side_by_side,
+)
 from dpo_core.contract.config import AdapterConfig, OptimConfig
 from dpo_core.contract.errors import PolicyDegraded, Preempted
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.keep_best import KeepBest
+from dpo_core.contract.metric_names import set_and_metric
 from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.master import MasterEngine
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import Generation, sample_answers
 from dpo_core.model.load import load_model
-from dpo_core.training import policy_answers
+from dpo_core.training import policy_answers, while_training
 from dpo_core.training.start_weights import StartWeights
 from tests.dpo_core.training.test_held_out import as_checkpoint
 from tests.dpo_core.training.test_resume import assert_same_run
@@ -173,3 +185,76 @@ def test_the_best_step_is_chosen_among_those_that_answered(stage, sets, whole, t
 
 def test_a_rank_without_a_prompt_samples_nothing(stage):
     assert sample_answers(load_model(stage.checkpoint), make_tokenizer(), [], [], Generation(4, 2)) == []
+
+
+def edited(stage, folder, monkeypatch, first: dict, then: dict, sets=(None, None)) -> list[dict]:
+    """The evaluations of a run that is killed behind the checkpoint of step 4 and goes on with other settings or sets."""
+    after_step = while_training.Evaluations.after_step
+
+    def dies(self, step, seconds):
+        if step == 6:
+            raise KeyboardInterrupt
+        after_step(self, step, seconds)
+
+    monkeypatch.setattr(while_training.Evaluations, "after_step", dies)
+    before, after = (
+        job_in(stage, folder, settings, sets=some) for settings, some in zip((first, then), sets, strict=True)
+    )
+    assert before.fingerprint == after.fingerprint
+    with pytest.raises(KeyboardInterrupt):
+        run_here(before)
+    monkeypatch.undo()
+    assert run_here(after).resumed_from_step == 4
+    return untimed(folder)
+
+
+def test_answers_asked_otherwise_in_the_middle_are_compared_with_a_start_asked_likewise(
+    stage, sets, tmp_path, monkeypatch
+):
+    shorter = {"num_prompts": 2, "max_new_tokens": 4}
+    throughout = untimed(run_here(job_in(stage, tmp_path / "all", shorter, sets=sets)).metrics_path.parent)
+    found = edited(stage, tmp_path / "run", monkeypatch, {}, shorter, (sets, sets))
+    assert found[0] == throughout[0]  # the start's, though the policy has moved on
+    assert found[3:] == throughout[3:]
+    assert not [
+        name for name in found[2] if set_and_metric(name)[1].startswith(("answers/", "kl/", "checker/"))
+    ]
+    assert {name: throughout[2][name] for name in found[2]} == found[2]  # of pairs they are the same
+    told = read_answers(tmp_path / "run" / ANSWERS_FILE)
+    assert [one.step for one in told] == [0, 8, 9]
+    assert {len(one.answers) for one in told} == {2 + 2 + 2}
+
+
+def test_answers_that_are_asked_for_only_later_have_the_start_s_before_them(stage, tmp_path, monkeypatch):
+    whole = untimed(run_here(job_in(stage, tmp_path / "all")).metrics_path.parent)
+    found = edited(stage, tmp_path / "run", monkeypatch, {"answers_every": None, "measure_kl": False}, {})
+    assert found[0] == whole[0]
+    assert found[3:] == whole[3:]
+
+
+def test_other_pairs_under_a_set_s_name_leave_none_of_the_old_figures(stage, sets, tmp_path, monkeypatch):
+    others = make_sets({"safety": 4, "maths": 3}, stage.checkpoint, tmp_path / "sets")  # one set is the same
+    quiet = {"answers_every": None, "measure_kl": False}
+    found = edited(stage, tmp_path / "run", monkeypatch, quiet, quiet, (sets, others))
+    assert [one["step"] for one in found] == [2, 4, 6, 8, 9]
+    assert [one.get("held_out/maths/pairs") for one in found] == [None, None, 3, 3, 3]
+    assert [one["held_out/safety/pairs"] for one in found] == [4] * 5
+
+
+def test_a_few_answers_are_kept_and_no_more_than_the_file_holds(whole, tmp_path):
+    told = read_answers(whole.metrics_path.parent / ANSWERS_FILE)
+    assert [one.step for one in told] == [0, 4, 8, 9]
+    assert len({tuple(answer.prompt for answer in one.answers) for one in told}) == 1
+    assert all(answer.passes is not None for one in told for answer in one.answers)
+    step, pairs = side_by_side(told)
+    assert step == 9
+    assert [pair.before for pair in pairs] == [answer.answer for answer in told[0].answers]
+    long = ToldAnswer.cut("p" * 9000, "a" * 9000, None)
+    for number in range(60):
+        keep_answers(tmp_path / ANSWERS_FILE, AnswersOfStep(step=number, answers=(long,) * MOST_ANSWERS))
+    kept = [one.step for one in read_answers(tmp_path / ANSWERS_FILE)]
+    assert kept == [0, *range(60 - MOST_EVALUATIONS + 1, 60)]
+    assert (tmp_path / ANSWERS_FILE).stat().st_size < MOST_EVALUATIONS * MOST_ANSWERS * 2 * (
+        MOST_CHARACTERS + 50
+    )
+    assert side_by_side(()) is side_by_side(told[:1]) is None

@@ -17,6 +17,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from dpo_core.contract.answers_file import ANSWERS_FILE, AnswersOfStep, ToldAnswer, keep_answers
 from dpo_core.contract.errors import StepCrashed
 from dpo_core.contract.jobs import AnswerPair
 from flows.terminal.watch import follow_report, watch_run
@@ -92,6 +93,17 @@ def test_a_finished_run_says_what_came_of_it_with_samples(tmp_path):
     seen = drawn(make_run(tmp_path), 120)
     for fact in ("completed", "✓ hand off", "Cannot tell", "handoff: ", "Name a sea", "after ✓  The Baltic"):
         assert fact in seen, fact
+
+
+def test_a_run_that_trains_shows_what_its_policy_said_last_beside_its_start(training):
+    for step, answer in ((0, "The Baltic, I think."), (50, "The North Sea."), (100, ALL)):
+        told = ToldAnswer.cut("Name a sea", answer, step > 0)
+        keep_answers(training.train / ANSWERS_FILE, AnswersOfStep(step=step, answers=(told,)))
+    seen = drawn(training.folder, 120)
+    for fact in ("Name a sea", "before ✗  The Baltic, I think.", "step 100 ✓"):
+        assert fact in seen, fact
+    assert "North Sea" not in seen
+    assert calm(seen)
 
 
 def test_a_failed_run_says_where_why_and_how_to_go_on(tmp_path):

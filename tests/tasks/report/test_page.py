@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dpo_core.contract.answers_file import ANSWERS_FILE, AnswersOfStep, ToldAnswer, keep_answers
 from dpo_core.contract.errors import StepCrashed, StoreError
 from dpo_core.contract.jobs import AnswerPair
 from dpo_core.contract.store import write_json
@@ -101,6 +102,20 @@ def test_a_full_run_shows_every_section(tmp_path):
         "10 rows computed, 90 were in the cache",
     ):
         assert fact in page.text, fact
+
+
+def test_before_the_evaluation_the_page_shows_the_newest_answers_of_the_training(tmp_path):
+    folder = make_run(tmp_path, fails=StepCrashed("x"))
+    train = Path(read_run(folder).jobs[-1].folder)
+    assert "The Baltic" not in page_of(folder).text
+    for step, answer in ((0, "The Baltic, I think."), (20, "The Black Sea.")):
+        told = ToldAnswer.cut("Name a sea", answer, None)
+        keep_answers(train / ANSWERS_FILE, AnswersOfStep(step=step, answers=(told,)))
+    text = page_of(folder).text
+    for fact in ("Samples", "after step 20", "Name a sea", "Baltic, I think.", "Black Sea."):
+        assert fact in text, fact
+    (train / ANSWERS_FILE).write_text('{"step": 0, "answers": [{"prompt": 3}]}\n')
+    assert "after step 20" not in page_of(folder).text
 
 
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
