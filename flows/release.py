@@ -104,7 +104,7 @@ def approve(
             config.name,
             candidate.place,
             checks,
-            Judged(candidate.evaluation, candidate.benchmarks, candidate.judgement),
+            Judged(candidate.evaluation, candidate.benchmarks, candidate.judgement, candidate.trained.best),
             config.evaluation,
             PREFECT_UI_URL.value(),
         )

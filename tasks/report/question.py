@@ -7,6 +7,7 @@ from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from dpo_core.contract.judgement import JudgeFigures
+from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.metric_names import HEADLINE
 from tasks.gate.rules import GateCheck, check_table
 from tasks.report.samples import informative
@@ -26,6 +27,7 @@ class Judged(NamedTuple):
     evaluation: EvaluateResult
     benchmarks: Benchmarks | None = None
     judgement: JudgeFigures | None = None
+    best: BestStep | None = None
 
 
 def question_markdown(
@@ -39,14 +41,14 @@ def question_markdown(
     """Return verdict, gate, evaluation and samples. ``candidate``: where the checkpoint is; ``ui_url``: of Prefect's pages,
     if known.
     """
-    evaluation, benchmarks, judgement = judged
+    evaluation, benchmarks, judgement, best = judged
     gate = markdown_table(check_table(checks)) if checks else "No rule is set.\n"
     links = (
         " · ".join(markdown_link(key, f"{ui_url}/artifacts/key/{name}-{key}") for key in ARTIFACTS)
         if ui_url
         else ""
     )
-    verdict = verdict_of(evaluation, settings.warnings, benchmarks, judgement)
+    verdict = verdict_of(evaluation, settings.warnings, benchmarks, judgement, best)
     said = (
         [verdict.in_words, *(sign.words for sign in verdict.signs)] if verdict else ["Nothing was measured."]
     )

@@ -3,10 +3,13 @@
 import pytest
 
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
+from dpo_core.contract.keep_best import BestStep
+from dpo_core.contract.metric_names import label_of
 from tasks.report.blocks import Notice
 from tasks.report.page import report_page
 from tasks.report.verdict import verdict_of
 from tasks.run.files import read_run_files
+from tests.tasks.made_judgement import judgement
 from tests.tasks.made_scores import benchmarks
 from tests.tasks.report.made_run import make_run
 
@@ -15,7 +18,13 @@ KEPT_MORE = [(False, True)] * 12 + [(True, True)] * 8
 KEPT_LESS = [(True, False)] * 12 + [(True, True)] * 8
 
 
-def verdict(after: dict, judged: list[tuple[bool, bool]] = (), before: dict = SFT, num_pairs: int = 200):
+def verdict(
+    after: dict,
+    judged: list[tuple[bool, bool]] = (),
+    before: dict = SFT,
+    num_pairs: int = 200,
+    best: BestStep | None = None,
+):
     answers = tuple(
         AnswerPair(prompt="p", before="b", after="a", before_passes=old, after_passes=new)
         for old, new in judged
@@ -28,7 +37,22 @@ def verdict(after: dict, judged: list[tuple[bool, bool]] = (), before: dict = SF
             num_pairs=num_pairs,
             num_prompts=len(answers),
             answers=answers,
-        )
+        ),
+        best=best,
+    )
+
+
+def best_of(count: int, metric: str = "rewards/accuracies") -> BestStep:
+    """The checkpoint that was the best in so many evaluations."""
+    return BestStep(
+        metric=metric,
+        mode="max",
+        step=3,
+        value=0.6,
+        last_step=count,
+        last_value=0.5,
+        planned_steps=count,
+        num_evaluations=count,
     )
 
 
@@ -50,6 +74,64 @@ def test_labels_that_are_flipped_in_half_of_the_pairs_teach_nothing_that_can_be_
     found = verdict({"rewards/accuracies": 0.53}, [(True, True)] * 10)
     assert found.answer == "Cannot tell"
     assert "no more than chance would do" in found.because
+
+
+def test_the_best_of_many_looks_at_flipped_labels_is_no_better():
+    """120 of 200 pairs are rare (p = 0.006), the highest of twenty evaluations of noise is there every few runs."""
+    after = {"rewards/accuracies": 0.6}
+    assert verdict(after).answer == verdict(after, best=best_of(1)).answer == "Better"
+    chosen = verdict(after, best=best_of(20))
+    assert chosen.answer == "Cannot tell"
+    assert "reward accuracy, best of 20 evaluations, 0.50 to 0.60 (p = 0.11)" in chosen.because
+    assert verdict(after, best=best_of(20, "held_out/maths/loss")).answer == "Better"  # chosen by other pairs
+    assert verdict({"rewards/accuracies": 0.8}, best=best_of(20)).answer == "Better"
+    assert verdict({"rewards/accuracies": 0.4}, best=best_of(20)).answer == "Worse"
+
+
+def test_answers_that_a_checkpoint_was_chosen_by_count_a_look_each():
+    seven_gained = [(False, True)] * 7 + [(True, True)] * 8
+    after = {"rewards/accuracies": 0.5}
+    assert verdict(after, seven_gained).answer == "Better"
+    assert verdict(after, seven_gained, best=best_of(9, "checker/pass_rate")).answer == "Cannot tell"
+    assert verdict(after, seven_gained, best=best_of(9, "loss")).answer == "Better"
+
+
+@pytest.mark.parametrize("name", ["loss", "logps_per_token/chosen", "rewards/accuracies", "kl/per_token"])
+def test_a_policy_whose_figures_are_no_numbers_is_worse(name):
+    """A beta or a learning rate that blew it up behind the last checked step."""
+    for value in (float("nan"), float("inf")):
+        found = verdict({"rewards/accuracies": 0.9, name: value}, KEPT_MORE)
+        assert found.in_words == f"Worse: no number any more: {label_of(name)}"
+    without = {"loss": float("nan")}
+    assert verdict({"rewards/accuracies": 0.8, **without}, before=SFT | without).answer == "Better"
+
+
+def test_a_beta_that_is_far_too_small_is_told_by_what_it_does_to_the_chosen_answers():
+    """As such runs end: nearly every pair told apart, both answers far less likely, words repeated to the limit."""
+    after = {"rewards/accuracies": 0.98, "logps_per_token/chosen": -4.2, "answers/mean_words": 96.0}
+    found = verdict(after)
+    assert found.answer == "Cannot tell"
+    assert found.because.endswith("with signs of likelihood displacement, answers that grow")
+
+
+def test_a_set_that_rewards_length_is_told_though_it_wins_the_pairs():
+    after = {"rewards/accuracies": 0.92, "rewards/length_correlation": 0.71}
+    found = verdict(after, KEPT_MORE)
+    assert found.answer == "Cannot tell"
+    assert found.because.endswith("with signs of margins that follow length")
+
+
+@pytest.mark.parametrize(("controlled", "answer"), [(0.6, "Better"), (None, "Better"), (0.44, "Cannot tell")])
+def test_answers_that_win_by_their_length_alone_are_not_better(controlled, answer):
+    result = EvaluateResult(
+        job_fingerprint="f" * 64, before=SFT, after=SFT, num_pairs=200, num_prompts=0, answers=()
+    )
+    found = verdict_of(result, judgement=judgement(length_controlled=controlled))
+    assert found.answer == answer
+    if answer == "Cannot tell":
+        assert "answers that win, but 0.44 of equal length, 0.50 to 0.78" in found.because
+    lost = judgement(wins=8, losses=30, length_controlled=0.3)
+    assert verdict_of(result, judgement=lost).answer == "Worse"
 
 
 def test_answers_that_keep_fewer_instructions_are_worse_whatever_the_accuracy():
