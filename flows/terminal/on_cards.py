@@ -88,7 +88,10 @@ class OnCards:
 
 
 def on_cards(config: StageConfig, size: ModelSize, cluster: Cluster) -> OnCards | None:
-    """Return the verdict on a recipe of as many processes as the cluster has cards; None for a shape that is not known."""
+    """Return the verdict on a recipe of as many processes as the cluster has cards; None for a shape that is not known.
+    Raises ``ConfigError`` where those that compute together would be on several nodes."""
+    if torn := config.compute.torn_groups(cluster.nodes):
+        raise ConfigError(f"{torn}.", "Or plan for nodes of another number of cards.")
     if size.shape is None or size.num_parameters is None:
         return None
     batch = solve_batch(

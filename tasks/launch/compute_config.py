@@ -166,14 +166,21 @@ class ComputeConfig(Section):
                 f"compute.tensor_degree {degree} goes with compute.sharding fsdp2 and compute.offload none alone, and they "
                 f"are {self.sharding} and {self.offload}; set these, or tensor_degree to 1"
             )
-        of_node = self.num_processes // self.machines
+        if torn := self.torn_groups(self.machines):
+            raise ValueError(torn)
+        return self
+
+    def torn_groups(self, num_nodes: int) -> str:
+        """Return why processes that compute together would not be of one of so many nodes, or of one copy of the model;
+        empty if they are."""
+        degree, of_node = self.tensor_degree, self.num_processes // num_nodes
         for what, count in (("a node", of_node), ("a copy of the model (shard_degree)", self.shard_degree)):
             if count and count % degree:
-                raise ValueError(
+                return (
                     f"compute.tensor_degree {degree} cannot form groups of the {count} processes of {what}; set it to a "
                     f"divisor of {count}"
                 )
-        return self
+        return ""
 
     @model_validator(mode="after")
     def _offload_is_possible(self) -> "ComputeConfig":

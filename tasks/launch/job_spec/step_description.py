@@ -76,7 +76,8 @@ def describe(
     words: NodeWords,
     image: StepImage,
 ) -> StepDescription:
-    """Describe a step. Raises ``ConfigError`` for what the section lacks, or if a node has fewer cards than processes."""
+    """Describe a step. Raises ``ConfigError`` for what the section lacks, if a node has fewer cards than processes, or if
+    processes that compute together would be on several."""
     is_parallel = JOBS[asked.step].is_parallel
     num_nodes = section.nodes if is_parallel else 1
     compute = compute.model_copy(update={"machines": section.nodes})  # whatever launches steps here
@@ -87,6 +88,8 @@ def describe(
             f"{compute.num_processes} processes (compute.num_processes) are to share them, each a card of its own.",
             f"Set {section.engine}.nodes or compute.num_processes so that each node has as many, and a card for each.",
         )
+    if is_parallel and (torn := compute.torn_groups(num_nodes)):
+        raise ConfigError(f"{torn}.", f"Or set {section.engine}.nodes to another number.")
     memory_gib, cores = section.memory_gib or 0, section.cpus_per_node or 1
     machine = Machine(cores, section.gpus_per_node if asked.uses_cards else 0, round(memory_gib * GIB))
     command = _command(asked, compute, machine, image.python, num_nodes, words)

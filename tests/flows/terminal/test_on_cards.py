@@ -180,6 +180,13 @@ def test_between_nodes_cards_that_compute_together_exchange_less_and_sum_layers_
     assert seconds(1) > 3 * seconds(8)
 
 
+def test_cards_of_several_nodes_do_not_compute_together():
+    config = read_recipe(RECIPES / "tulu3-70b.yaml", ["compute.tensor_degree=8"])
+    torn = "tensor_degree 8 cannot form groups of the 4 processes of a node"
+    with pytest.raises(ConfigError, match=torn):
+        on_cards(config, model_size(config.checkpoint), Cluster.of("h100-80", 4, 16, None, 64))
+
+
 def test_offloaded_state_is_in_the_host_s_memory():
     config = read_recipe(RECIPES / "tulu3-8b.yaml", [])
     cluster = Cluster.of("h100-80", 8, 1, None, 8)

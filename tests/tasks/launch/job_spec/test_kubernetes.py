@@ -177,3 +177,13 @@ def test_what_is_missing_is_named_at_once(training: Asked, section, tmp_path: Pa
     for wrong in ({"nodes": 1}, {"nodes": 3}):  # 16 processes on 8 cards, and on three nodes
         with pytest.raises(ConfigError, match=r"Set kubernetes\.nodes"):
             jobset(training, COMPUTE, DockerConfig(), section(**wrong), IMAGE)
+
+
+def test_processes_that_compute_together_are_of_one_node(training: Asked, section):
+    """Six nodes of four: a group of eight would be of two nodes; a step of one process has no groups."""
+    compute = ComputeConfig(num_processes=24, sharding="fsdp2", tensor_degree=8)
+    jobset(training, compute, DockerConfig(), section(nodes=3), IMAGE)
+    torn = r"tensor_degree 8 cannot form groups of the 4 processes of a node; .* Or set kubernetes\.nodes"
+    with pytest.raises(ConfigError, match=torn):
+        jobset(training, compute, DockerConfig(), section(nodes=6), IMAGE)
+    jobset(replace(training, step="export", job=None), compute, DockerConfig(), section(nodes=6), IMAGE)
