@@ -35,6 +35,7 @@ DTYPES = {
 }
 PARTS = "parts"
 MOST_READ_AT_ONCE = 1 << 24  # values copied to where they belong before more are read: 64 MiB in float32
+LEAST_BYTES_A_READ = 1 << 12  # a page: of rows with fewer wanted ones what lies between is read, too
 LONGEST_HEADER = 100_000_000  # bytes, the format's own bound
 MOST_BYTES_A_READ = 1 << 30  # the kernel gives at most 2 GiB at once
 
@@ -75,6 +76,11 @@ class Slices:
         """Values of a row."""
         return torch.Size(self.shape[1:]).numel()
 
+    @property
+    def lies_in_columns(self) -> bool:
+        """Whether each of its pieces is some columns of rows."""
+        return bool(self.pieces and self.pieces[0].columns)
+
 
 class TensorSlices:
     """The tensors of open safetensors files, by name."""
@@ -97,7 +103,7 @@ class TensorSlices:
         """Read values ``start`` to ``stop`` of the flattened tensor; all of it by default. -> [stop - start] on the CPU"""
         slices = self.tensors[name]
         stop = slices.num_values if stop is None else stop
-        if slices.pieces and slices.pieces[0].columns:
+        if slices.lies_in_columns:
             first, last = start // slices.width, -(-stop // slices.width)
             before = first * slices.width
             return _rows_of_columns(slices, first, last).view(-1)[start - before : stop - before]
@@ -127,13 +133,25 @@ class TensorSlices:
             part.copy_(self.read(name, start + first, start + first + part.numel()))
 
     def _fill_columns(self, name: str, target: Tensor, start: int, columns: Columns) -> None:
-        width = self.tensors[name].width
+        slices, width = self.tensors[name], self.tensors[name].width
         at_once = max(1, MOST_READ_AT_ONCE // width)
         for first in range(0, len(target), at_once):
-            part = target[first : first + at_once]
-            begin = (start // width + first) * width
-            rows = self.read(name, begin, begin + len(part) * width).view(-1, width)
-            part.copy_(rows[:, slice(*columns)])
+            part, row = target[first : first + at_once], start // width + first
+            part.copy_(self._columns(slices, name, (row, row + len(part)), columns))
+
+    def _columns(self, slices: Slices, name: str, rows: tuple[int, int], columns: Columns) -> Tensor:
+        """Some columns of some rows: nothing else is read where they lie so, or where each row has a page of them."""
+        each, width = columns[1] - columns[0], slices.width
+        if slices.lies_in_columns:
+            return _rows_of_columns(slices, *rows, columns)
+        if len(slices.pieces) > 1 or each * slices.dtype.itemsize < LEAST_BYTES_A_READ:
+            return self.read(name, rows[0] * width, rows[1] * width).view(-1, width)[:, slice(*columns)]
+        found, size = torch.empty(rows[1] - rows[0], each, dtype=slices.dtype), slices.dtype.itemsize
+        content, piece = _content(found), slices.pieces[0]
+        for number in range(len(found)):
+            place = content[number * each * size : (number + 1) * each * size]
+            _read_exactly(piece.file, place, piece.offset + ((rows[0] + number) * width + columns[0]) * size)
+        return found
 
     def _add(self, path: Path) -> None:
         try:
@@ -213,19 +231,23 @@ def _content(values: Tensor) -> memoryview:
     return memoryview(values.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # see tensor_file
 
 
-def _rows_of_columns(slices: Slices, first: int, last: int) -> Tensor:
-    """Rows ``first`` to ``last`` of a matrix whose pieces are some columns each."""
-    found = torch.empty(last - first, slices.width, dtype=slices.dtype)
+def _rows_of_columns(slices: Slices, first: int, last: int, wanted: Columns | None = None) -> Tensor:
+    """Rows ``first`` to ``last`` of a matrix whose pieces are some columns each, or their ``wanted`` columns: of other
+    pieces nothing is read."""
+    left, right = wanted or (0, slices.width)
+    found = torch.empty(last - first, right - left, dtype=slices.dtype)
     for piece in slices.pieces:
         assert piece.columns  # all have them
         begin, end = piece.rows(slices.width)
         lower, upper = max(first, begin), min(last, end)
-        if lower < upper:
+        leftmost, behind = max(left, piece.columns[0]), min(right, piece.columns[1])
+        if lower < upper and leftmost < behind:
             each = piece.columns[1] - piece.columns[0]
             part = torch.empty(upper - lower, each, dtype=slices.dtype)
             offset = piece.offset + (lower - begin) * each * slices.dtype.itemsize
             _read_exactly(piece.file, _content(part), offset)
-            found[lower - first : upper - first, slice(*piece.columns)] = part
+            taken = part[:, leftmost - piece.columns[0] : behind - piece.columns[0]]
+            found[lower - first : upper - first, leftmost - left : behind - left] = taken
     return found
 
 

@@ -1,19 +1,21 @@
 """A snapshot keeps the values of its moment, however slow its writer is, and an update waits no longer than it must."""
 
+import json
 import threading
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dpo_core.contract.errors import StoreError
 from dpo_core.engine import snapshot as module
 from dpo_core.engine.snapshot import Snapshot
 from dpo_core.engine.stored_tensor import StoredTensor, whole
 from dpo_core.engine.tensor_file import TensorFile
-from dpo_core.model.tensor_slices import TensorSlices, open_slices
+from dpo_core.model import tensor_slices
+from dpo_core.model.tensor_slices import PARTS, TensorSlices, open_slices
 
 
 class GatedFile(TensorFile):
@@ -173,3 +175,34 @@ def test_columns_that_ranks_wrote_are_read_by_any_other_in_ranges_and_columns(tm
         assert torch.equal(part, matrix[row:, begin:end])
     with pytest.raises(StoreError, match="a gap or an overlap"):
         TensorSlices(paths[:-1])  # the last columns of some rows are missing
+
+
+@pytest.mark.parametrize(
+    ("width", "num_files", "times"),
+    [(4096, 1, 1), (512, 1, 4), (512, 4, 1)],
+    ids=["a page of each row", "less of each row", "written as columns"],
+)
+def test_of_columns_no_more_is_read_than_they_and_held_than_some_rows(
+    tmp_path, monkeypatch, width, num_files, times
+):
+    """One of four processes that compute together, and of four that share its part out: 16 rows of 64."""
+    matrix, each = torch.arange(64.0 * width).view(64, width), width // num_files
+    for number in range(num_files):
+        columns = [number * each, (number + 1) * each]
+        about = {PARTS: json.dumps({"matrix": [columns[0], [64, width], columns]})} if num_files > 1 else None
+        some = matrix[:, slice(*columns)].contiguous()
+        save_file({"matrix": some}, tmp_path / f"{number}.safetensors", metadata=about)
+    reads, read = [], tensor_slices._read_exactly
+
+    def counted(file, place, offset):
+        reads.append(len(place))
+        read(file, place, offset)
+
+    monkeypatch.setattr(tensor_slices, "_read_exactly", counted)
+    monkeypatch.setattr(tensor_slices, "MOST_READ_AT_ONCE", 4 * width)
+    mine, part = (width // 4, width // 2), torch.zeros(16, width // 4)
+    with open_slices(sorted(tmp_path.iterdir())) as slices:
+        slices.fill("matrix", part, 32 * width + mine[0], mine)
+    assert part.equal(matrix[32:48, slice(*mine)])
+    assert sum(reads) == times * part.nbytes
+    assert max(reads) <= 4 * width * part.itemsize
