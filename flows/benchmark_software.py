@@ -3,11 +3,9 @@
 from dpo_core.contract.benchmarks import LM_EVAL_VERSION
 from dpo_core.contract.errors import ConfigError
 from flows.settings.stage_config import StageConfig
-from flows.step_software import answer_of, check_image_holds
+from flows.step_software import StepPython, answer_of, check_image_holds, python_of_steps
 from tasks.benchmark import pinned_folder
 from tasks.image.image_ref import WITH_BENCHMARKS
-from tasks.launch.launcher import kind_of
-from tasks.launch.process import step_python
 
 SHOW_VERSION = "import importlib.metadata; print(importlib.metadata.version('lm-eval'))"
 
@@ -18,17 +16,19 @@ def check_benchmarks(config: StageConfig) -> None:
         return
     for folder in config.benchmarks.task_folders:
         pinned_folder(folder)
-    if kind_of(config.compute).runs_in_image:
+    python = python_of_steps(config)
+    if python is None:
         check_image_holds(config, "lm-evaluation-harness", WITH_BENCHMARKS, "benchmarks.tasks is set")
-    elif config.compute.launcher == "process":
-        _check_python(step_python(config.compute))
+    elif not python.why_not:
+        _check_python(python)
 
 
-def _check_python(python: str) -> None:
-    found = answer_of(python, SHOW_VERSION) or "none"
+def _check_python(python: StepPython) -> None:
+    found = answer_of(python.path, SHOW_VERSION) or "none"
     if found != LM_EVAL_VERSION:
         raise ConfigError(
-            f"benchmarks.tasks is set, and {python}, which steps run in, has no lm-eval {LM_EVAL_VERSION} (found: {found}).",
-            "`make setup EXTRAS=benchmarks` makes an environment that has it; set compute.python to "
+            f"benchmarks.tasks is set, and {python.path}, which steps run in, has no lm-eval {LM_EVAL_VERSION} (found: "
+            f"{found}).",
+            f"`make setup EXTRAS=benchmarks` makes an environment that has it; set {python.setting} to its "
             ".venv-benchmarks/bin/python.",
         )

@@ -1,11 +1,54 @@
 """Whether what few runs need is installed where their steps run, asked before anything is fetched or booked."""
 
+import os
 import subprocess
+import sys
+from typing import NamedTuple
 
 from dpo_core.contract.errors import ConfigError
 from flows.settings.stage_config import StageConfig
+from tasks.launch.launcher import kind_of
+from tasks.launch.process import step_python
 
 LOOKED_SECONDS = 60  # an interpreter's start on a slow file system
+
+
+class StepPython(NamedTuple):
+    """The interpreter of steps that run in no image of Pairline's."""
+
+    path: str
+    setting: str  # that names it
+    why_not: str = ""  # why it cannot be asked from this machine
+
+
+def python_of_steps(config: StageConfig) -> StepPython | None:
+    """Return it; None where steps run in an image that Pairline knows by its variant."""
+    compute, slurm = config.compute, config.slurm
+    if kind_of(compute).runs_in_image:
+        return None
+    if compute.launcher == "process":
+        return StepPython(step_python(compute), "compute.python")
+    if slurm.container != "none":
+        return StepPython(slurm.image, "slurm.image", "it is not looked into")
+    python = slurm.python or sys.executable
+    is_here = os.path.isabs(python) and os.access(python, os.X_OK)  # a bare name is the nodes' own
+    return StepPython(python, "slurm.python", "" if is_here else "it is not on this machine")
+
+
+def unchecked_software(config: StageConfig) -> str:
+    """Return what a plan says of the software of steps that could not be asked after; empty where all was."""
+    python = python_of_steps(config)
+    wanted = {
+        "OLMo-core": config.train.implementation == "olmo_core",
+        "lm-evaluation-harness": bool(config.benchmarks.tasks),
+    }
+    names = " and ".join(name for name, is_wanted in wanted.items() if is_wanted)
+    if not names or python is None or not python.why_not:
+        return ""
+    return (
+        f"Not checked: steps need {names} in {python.setting} ({python.path or 'empty'}), and {python.why_not}. The first "
+        "step that lacks it ends at once, as config."
+    )
 
 
 def check_image_holds(config: StageConfig, software: str, suffix: str, needed_by: str) -> None:

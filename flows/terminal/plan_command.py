@@ -36,10 +36,12 @@ def plan(
     """Show what a run would do: steps, tokens, batch, memory, disk, a cluster's jobs. Starts nothing, needs no network."""
     from flows.before_start import check_before_start
     from flows.stage_parts import known_of_card
+    from flows.step_software import unchecked_software
     from flows.terminal.on_cards import Cluster
     from flows.terminal.plan import plan_stage, show_plan
     from flows.terminal.plan_jobs import show_jobs
     from tasks.publish.directory_rights import check_directory
+    from tasks.text.terminal import say
 
     config = read_recipe(recipe, set_)
     if card:
@@ -49,6 +51,8 @@ def plan(
         return
     show_plan(plan_stage(config), Console())
     show_jobs(config)
+    if unchecked := unchecked_software(config):
+        say(unchecked)
     try:
         check_before_start(config)
         if config.upload.directory is not None:

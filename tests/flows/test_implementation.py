@@ -1,5 +1,6 @@
 """``train.implementation: olmo_core`` is refused before the start where it cannot work, with what to do."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from flows import implementation as module
 from flows.before_start import check_before_start
 from flows.settings.overrides import validated
 from flows.settings.stage_config import StageConfig
+from flows.step_software import unchecked_software
 from tasks.launch.process import ProcessLauncher, step_python
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, tiny_values, write_inputs
@@ -68,6 +70,26 @@ def test_an_environment_without_it_is_refused(inputs, monkeypatch):
     check_before_start(config(inputs))
     with pytest.raises(ConfigError, match="which steps run in, cannot be started"):
         check_before_start(config(inputs, compute={"python": "/nowhere/python"}))
+
+
+def test_on_a_cluster_the_interpreter_is_asked_where_it_is_seen_from_here(inputs, monkeypatch):
+    def on_cluster(**slurm: str) -> StageConfig:
+        return config(inputs, compute={"launcher": "slurm"}, slurm=slurm)
+
+    here = on_cluster(python=sys.executable)
+    monkeypatch.setattr(module, "IS_THERE", "raise SystemExit(1)")
+    with pytest.raises(ConfigError, match=r"does not have OLMo-core.*set slurm\.python to"):
+        module.check_implementation(here)
+    monkeypatch.setattr(module, "IS_THERE", "")
+    module.check_implementation(here)
+    assert unchecked_software(here) == ""
+    for unseen, said in (
+        ({"python": "/nowhere/python"}, r"Not checked: .* OLMo-core in slurm\.python \(/nowhere/python\)"),
+        ({"python": "python3"}, r"slurm\.python \(python3\), and it is not on this machine"),
+        ({"container": "pyxis", "image": "/images/a.sqsh"}, r"in slurm\.image \(/images/a\.sqsh\)"),
+    ):
+        module.check_implementation(on_cluster(**unseen))
+        assert re.search(said, unchecked_software(on_cluster(**unseen)))
 
 
 def test_an_image_without_it_is_refused(inputs):

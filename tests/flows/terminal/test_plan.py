@@ -364,6 +364,16 @@ def test_a_plan_is_refused_what_a_run_is_refused(tmp_path, monkeypatch):
         assert "\n" not in str(done.exception)
 
 
+def test_a_plan_says_which_software_was_not_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    of_cluster = {"compute": {"launcher": "slurm"}, "slurm": {"python": "/nowhere/python"}}
+    (tmp_path / "recipe.yaml").write_text(
+        json.dumps(values(**of_cluster, train={"implementation": "olmo_core"}))
+    )
+    done = CliRunner().invoke(app, ["plan", "recipe.yaml"])
+    assert "Not checked: steps need OLMo-core in slurm.python (/nowhere/python)" in done.output
+
+
 @pytest.mark.parametrize(
     ("loss", "shown"),
     [
