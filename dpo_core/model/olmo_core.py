@@ -138,9 +138,10 @@ class RowsTransformer(Transformer):
     def forward(
         self, input_ids: Tensor, position_ids: Tensor | None = None, stock: bool = False, **arguments: Any
     ) -> Any:
-        """Return hidden states after the last norm, of token ids [R, T]; ``stock``: logits, by OLMo-core's own forward."""
+        """Return hidden states after the last norm, of token ids [R, T]; ``stock``: logits, by OLMo-core's own forward, at
+        ``logits_to_keep`` of each row where that is given."""
         if stock:
-            return super().forward(input_ids)
+            return super().forward(input_ids, **arguments)
         return self._hidden(input_ids, position_ids=position_ids, **arguments)
 
     def _hidden(
@@ -223,17 +224,21 @@ class OlmoCoreModel(PreTrainedModel):
         input_ids: Tensor,
         attention_mask: Any = None,
         position_ids: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         **more: Any,
     ) -> CausalLMOutputWithPast:
-        """Return logits [R, T, vocabulary] of token ids [R, T]. Rows that are filled up on the right go through OLMo-core's
-        own forward: no real token sees what stands behind it."""
-        if position_ids is None and not more.get("use_cache") and not logits_to_keep:
-            return CausalLMOutputWithPast(logits=self.transformer(input_ids, stock=True))
+        """Return logits [R, T, vocabulary] of token ids [R, T]; of the last ``logits_to_keep`` tokens, or of places [K].
+        Rows that are filled up on the right go through OLMo-core's own forward: no real token sees what stands behind it."""
+        places = logits_to_keep if isinstance(logits_to_keep, Tensor) else None
+        keeps_all = places is None and not logits_to_keep
+        if position_ids is None and not more.get("use_cache") and (keeps_all or places is not None):
+            kept = {} if places is None else {"logits_to_keep": places.expand(len(input_ids), -1)}
+            return CausalLMOutputWithPast(logits=self.transformer(input_ids, stock=True, **kept))
         output = self.transformer(input_ids, attention_mask=attention_mask, position_ids=position_ids, **more)
-        hidden = output.last_hidden_state[:, -logits_to_keep:]  # all for 0
+        at = slice(-logits_to_keep, None) if places is None else places  # all for 0
         return CausalLMOutputWithPast(
-            logits=self.get_output_embeddings()(hidden), past_key_values=output.past_key_values
+            logits=self.get_output_embeddings()(output.last_hidden_state[:, at]),
+            past_key_values=output.past_key_values,
         )
 
     def named_parameters(self, *arguments: Any, **more: Any) -> Iterator[tuple[str, nn.Parameter]]:

@@ -21,6 +21,7 @@ from transformers import (
 from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.errors import CheckpointError, ConfigError
 from dpo_core.contract.refs import CheckpointRef
+from dpo_core.data.pair_batch import collate
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.model import olmo_core_config
 from dpo_core.model.adapter import load_policy
@@ -31,6 +32,7 @@ from dpo_core.model.load import load_model, load_on_olmo_core
 from dpo_core.model.olmo_core_config import prove_translation
 from dpo_core.model.recompute import checkpoint_layers
 from dpo_core.model.regions import compile_regions
+from dpo_core.model.stock_logits import of_predictors
 from dpo_core.model.unread_weights import take_unread
 from tests.dpo_core.model.test_attention import Numbers, assert_same, scores_and_gradients, some_pairs
 from tests.dpo_core.model.test_regions import Graphs
@@ -112,6 +114,19 @@ def test_logits_are_those_of_transformers(both):
     expected = stock(ids).logits
     assert expected.std() > 0.3
     torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_the_plain_way_makes_the_logits_of_places_that_predict_alone(both):
+    """All logits of two rows of 16,384 tokens would be 13 GB in fp32."""
+    batch = collate(some_pairs(), range(len(some_pairs())), "padded")
+    (stock, model), (chosen, _) = both, of_predictors(both[1], batch)
+    places = chosen["logits_to_keep"]
+    assert 0 < len(places) < batch.ids_RT.shape[1]
+    logits = model(input_ids=batch.ids_RT, **chosen).logits
+    assert logits.shape[:2] == (len(batch.ids_RT), len(places))
+    torch.testing.assert_close(logits, model(batch.ids_RT).logits[:, places], rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, stock(batch.ids_RT, **chosen).logits, rtol=0, atol=2e-5)
 
 
 def scored(model, pairs: list[TokenizedPair], layout: str) -> Numbers:
