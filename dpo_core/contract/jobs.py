@@ -48,12 +48,7 @@ class Sharding(Section):
     @property
     def may_copy_by_machine(self) -> bool:
         """Whether each machine may have a copy of its own in steps that score: nothing else says who shares with whom."""
-        return (
-            self.kind == "fsdp2"
-            and self.degree is None
-            and self.offload == "none"
-            and self.tensor_degree == 1
-        )
+        return self.kind == "fsdp2" and self.degree is None and self.offload == "none"
 
     @property
     def for_scoring(self) -> "Sharding":

@@ -196,8 +196,8 @@ def of_source(source: str, name: str) -> str:
 
 
 def of_set(name: str, metric: str) -> str:
-    """Return what a metric of a named set of ``evaluation.sets`` is called."""
-    return f"{BY_SET}/{name}/{metric}"
+    """Return what a metric of a named set of ``evaluation.sets`` is called; of no set (""), the mixture's own."""
+    return f"{BY_SET}/{name}/{metric}" if name else metric
 
 
 def split_by_set(name: str) -> tuple[str, str] | None:

@@ -91,12 +91,12 @@ def share_within_machines(sharding: Sharding, accelerator: Accelerator, ranks: i
     assert sharding.kind == "fsdp2"  # DeepSpeed's parts are those of all ranks
     from dpo_core.engine import fsdp_mesh
 
-    fsdp_mesh.share_within(accelerator, ranks)
+    fsdp_mesh.share_within(accelerator, sharding, ranks)
 
 
 def gather_whole(sharding: Sharding, scorer: PairScorer) -> None:
-    """Have every rank hold all weights of a scorer whose weights were shared out for scoring; it computes by itself then,
-    with the same numbers. All ranks call it together."""
+    """Have every rank hold all weights of a scorer whose weights were shared out for scoring; it computes by itself then, or
+    with those alone that share matrices out with it, with the same numbers. All ranks call it together."""
     if sharding.kind == "fsdp2":
         from dpo_core.engine import fsdp
 

@@ -166,14 +166,18 @@ def by_every_rank(accelerator: Accelerator | None, make: Callable[[int, int], T]
     return made
 
 
-def tokens_of_main(accelerator: Accelerator) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function of next tokens, int64 [R], that gives every rank those of rank 0; all ranks call it together."""
+def tokens_of_first(accelerator: Accelerator, is_split: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function of next tokens, int64 [R], that gives all who compute a forward together those of the first of them;
+    all of these call it together. ``is_split``: every rank does, as no rank holds its weights whole."""
+    mesh = accelerator.torch_device_mesh if tensor_degree(accelerator) > 1 else None
+    group = None if is_split or mesh is None else mesh[TENSOR].get_group()
 
     def agree(next_R: torch.Tensor) -> torch.Tensor:
-        dist.broadcast(next_R, 0)
+        dist.broadcast(next_R, group=group, group_src=0)
         return next_R
 
-    return agree if accelerator.num_processes > 1 else lambda next_R: next_R
+    several = accelerator.num_processes > 1 if is_split else group is not None
+    return agree if several else lambda next_R: next_R
 
 
 def agreed(accelerator: Accelerator, name: str, value: T) -> T:

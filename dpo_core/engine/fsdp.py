@@ -22,7 +22,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, ParallelismConfig, PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from dpo_core.data.pair_batch import PairBatch
 from dpo_core.engine.checkpoint import stored_tensors
 from dpo_core.engine.distributed import data_rank
 from dpo_core.engine.frozen import hold_in_half
-from dpo_core.engine.fsdp_mesh import mesh_of, replicas_of, set_replicas, sharing_groups, tensor_ranks
+from dpo_core.engine.fsdp_mesh import replicas_of, set_replicas, set_together, sharing_groups, tensor_ranks
 from dpo_core.engine.optim import build_optimizer, create_moments, set_learning_rate
 from dpo_core.engine.plain import trainable
 from dpo_core.engine.stored_tensor import StoredTensor, fill_from, whole
@@ -92,8 +92,7 @@ def start_fsdp_accelerator(sharding: Sharding, arguments: dict[str, Any], on_cpu
         ):  # the second decides whether ranks wait and sum at all
             state.distributed_type = DistributedType.FSDP
     if sharding.tensor_degree > 1:
-        accelerator.state.parallelism_config = replicas or ParallelismConfig()
-        accelerator.state.device_mesh = mesh_of(sharding, accelerator.device.type)
+        set_together(accelerator, sharding)
     return accelerator
 
 

@@ -40,10 +40,19 @@ def mesh_of(sharding: Sharding, device_type: str) -> DeviceMesh:
     return init_device_mesh(device_type, shape, mesh_dim_names=("dp_replicate", "dp_shard_cp", TENSOR))
 
 
-def share_within(accelerator: Accelerator, degree: int) -> None:
+def share_within(accelerator: Accelerator, sharding: Sharding, degree: int) -> None:
     """Have models that are loaded from now on shared out by groups of so many neighbours. All ranks call it together."""
-    groups = accelerator.num_processes // degree
-    set_replicas(accelerator, ParallelismConfig(dp_replicate_size=groups, dp_shard_size=degree))
+    within = sharding.model_copy(update={"degree": degree})
+    if within.tensor_degree > 1:
+        set_together(accelerator, within)
+    elif replicas := replicas_of(within):
+        set_replicas(accelerator, replicas)
+
+
+def set_together(accelerator: Accelerator, sharding: Sharding) -> None:
+    """Have the groups of this process be those of a sharding with neighbours that compute together."""
+    accelerator.state.parallelism_config = replicas_of(sharding) or ParallelismConfig()
+    accelerator.state.device_mesh = mesh_of(sharding, accelerator.device.type)
 
 
 def set_replicas(accelerator: Accelerator, replicas: ParallelismConfig) -> None:

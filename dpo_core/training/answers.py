@@ -19,7 +19,7 @@ from dpo_core.data.checkers import judge
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.engine.choose import calling_the_model
-from dpo_core.engine.distributed import by_every_rank
+from dpo_core.engine.distributed import by_every_rank, data_rank, tensor_degree
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import answer_greedily
 from dpo_core.training.held_out import MeasuredPairs
@@ -59,7 +59,7 @@ class AskedPrompts:
     def metrics(self, of: Callable[[slice], dict[str, float]]) -> dict[str, float]:
         """Return what ``of`` finds at the places of each set, under the set's name."""
         return {
-            of_set(name, metric) if name else metric: value
+            of_set(name, metric): value
             for name, places in self.parts()
             for metric, value in of(places).items()
         }
@@ -94,44 +94,48 @@ def greedy_answers(
     on_answers: OnAnswers,
     accelerator: Accelerator,
 ) -> list[str]:
-    """Return answers to prompts, each rank taking its share. -> in the prompts' order, on every rank. Raises ``CutOff``.
-
-    Ranks that hold a part of each weight can only compute together: there every rank gives all answers, which are rank 0's.
-    """
-    world = num_shares(scorer, accelerator)
-    mine = [prompt.prompt_ids for prompt in prompts[accelerator.process_index % world :: world]]
+    """Return answers to prompts. -> in the prompts' order, on every rank. Raises ``CutOff``."""
     tokenizer = tokenizer_of(job, checkpoint)
     generation = generation_of(job, scorer, accelerator)
 
-    def answered() -> list[str]:
+    def answer(numbers: Sequence[int]) -> list[str]:
+        mine = [prompts[number].prompt_ids for number in numbers]
+        return answer_greedily(scorer.model, tokenizer, mine, generation, on_answers=on_answers)
+
+    return in_shares(job, scorer, accelerator, len(prompts), answer)
+
+
+def in_shares(
+    job: EvaluateJob | TrainJob,
+    scorer: PairScorer,
+    accelerator: Accelerator,
+    num_prompts: int,
+    answer: Callable[[Sequence[int]], list[T]],
+) -> list[T]:
+    """Return what ``answer`` makes of each of so many prompts; it is given the numbers of this rank's share. -> in the
+    prompts' order, on every rank. Raises ``CutOff`` on all ranks where it was raised on one.
+
+    Ranks that hold a part of each weight can only compute together: there every rank answers all, with rank 0's tokens.
+    """
+    share, shares = (0, 1) if scorer.is_split else data_rank(accelerator)
+    try:
         with calling_the_model(job.sharding, scorer, accelerator.device):
-            return answer_greedily(scorer.model, tokenizer, mine, generation, on_answers=on_answers)
-
-    by_rank = of_every_rank(answered, world, accelerator)
-    return [by_rank[number % world][number // world] for number in range(len(prompts))]
-
-
-def num_shares(scorer: PairScorer, accelerator: Accelerator) -> int:
-    """Return among how many ranks prompts are dealt out; 1 where all compute together."""
-    return 1 if scorer.is_split else accelerator.num_processes
+            mine = [answer(range(share, num_prompts, shares))]
+    except CutOff:
+        mine = []
+    by_share = [mine]
+    if shares > 1:
+        by_share = by_every_rank(accelerator, lambda *_: mine)[:: tensor_degree(accelerator)]
+    if not all(by_share):
+        raise CutOff
+    answers = [of_share for (of_share,) in by_share]
+    return [answers[number % shares][number // shares] for number in range(num_prompts)]
 
 
 def tokenizer_of(job: EvaluateJob | TrainJob, checkpoint: CheckpointRef) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a job's answers; in training the checkpoint does not have the chosen chat template yet."""
     template = job.chat_template if isinstance(job, TrainJob) else None
     return load_tokenizer(checkpoint.path, template, checkpoint.allow_remote_code)
-
-
-def of_every_rank(answered: Callable[[], T], world: int, accelerator: Accelerator) -> list[T]:
-    """Return what each of ``world`` ranks has answered, on every rank. Raises ``CutOff`` on all of them where one was."""
-    try:
-        mine = [answered()]
-    except CutOff:
-        mine = []
-    everyone = [mine] if world == 1 else by_every_rank(accelerator, lambda *_: mine)
-    if not all(everyone):
-        raise CutOff
-    return [answers for (answers,) in everyone]
 
 
 def answer_metrics(asked: AskedPrompts, answers: Sequence[str]) -> dict[str, float]:

@@ -24,11 +24,10 @@ from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.pair_file import common_prefix_length
 from dpo_core.data.pairs import TokenizedPair
-from dpo_core.engine.choose import calling_the_model
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import sample_answers
-from dpo_core.training.answers import AskedPrompts, OnAnswers, num_shares, of_every_rank, tokenizer_of
+from dpo_core.training.answers import AskedPrompts, OnAnswers, in_shares, tokenizer_of
 from dpo_core.training.scores import agreed_scoring, generation_of, load_scorer, score_pairs
 
 log = logging.getLogger(__name__)
@@ -107,36 +106,29 @@ def sampled_pairs(
     on_answers: OnAnswers,
     accelerator: Accelerator,
 ) -> SampledPairs:
-    """Return two sampled answers a prompt as a pair, every rank sampling for its share of prompts. -> all, on every
-    rank. Raises ``CutOff``.
-
-    Ranks that hold a part of each weight can only compute together: there every rank draws all answers, which are rank 0's.
-    """
-    world = num_shares(scorer, accelerator)
-    mine = list(range(accelerator.process_index % world, len(prompts), world))
-    asked = [(number, draw) for number in mine for draw in range(ANSWERS_PER_PROMPT)]
+    """Return two sampled answers a prompt as a pair. -> all, on every rank. Raises ``CutOff``."""
     tokenizer = tokenizer_of(job, checkpoint)
+    generation = generation_of(job, scorer, accelerator)
 
-    def answered() -> list[list[int]]:
-        with calling_the_model(job.sharding, scorer, accelerator.device):
-            return sample_answers(
-                scorer.model,
-                tokenizer,
-                [prompts[number].prompt_ids for number, _ in asked],
-                [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
-                generation_of(job, scorer, accelerator),
-                on_answers=on_answers,
-            )
+    def answer(numbers: Sequence[int]) -> list[list[list[int]]]:
+        asked, each = (
+            [(number, draw) for number in numbers for draw in range(ANSWERS_PER_PROMPT)],
+            ANSWERS_PER_PROMPT,
+        )
+        drawn = sample_answers(
+            scorer.model,
+            tokenizer,
+            [prompts[number].prompt_ids for number, _ in asked],
+            [np.random.default_rng([SEED, number, draw]) for number, draw in asked],
+            generation,
+            on_answers=on_answers,
+        )
+        return [drawn[first : first + each] for first in range(0, len(drawn), each)]
 
-    by_rank = of_every_rank(answered, world, accelerator)
-
-    def of_prompt(number: int) -> list[list[int]]:
-        first = number // world * ANSWERS_PER_PROMPT
-        return by_rank[number % world][first : first + ANSWERS_PER_PROMPT]
-
+    both = in_shares(job, scorer, accelerator, len(prompts), answer)
     most = learned_positions(scorer.model.config.to_dict())
     return SampledPairs(
-        _pair(prompt.prompt_ids, *of_prompt(n), most=most) for n, prompt in enumerate(prompts)
+        _pair(prompt.prompt_ids, *drawn, most=most) for prompt, drawn in zip(prompts, both, strict=True)
     )
 
 

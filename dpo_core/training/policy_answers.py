@@ -87,7 +87,7 @@ class PolicyAnswers:
             is_checked = any(prompt.constraints for prompt in prompts)
             found = [name for name in ANSWERED if is_checked or not name.startswith("checker/")]
             found += DIVERGENCE if self.as_reference else ()
-            names += [of_set(of, name) if of else name for name in found if prompts]
+            names += [of_set(of, name) for name in found if prompts]
         return tuple(names)
 
 

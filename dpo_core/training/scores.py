@@ -21,7 +21,7 @@ from dpo_core.data.pair_batch import PairBatch, collate, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import gather_whole, load_for_scoring
-from dpo_core.engine.distributed import agreed, data_rank, sum_over_shares, tokens_of_main
+from dpo_core.engine.distributed import agreed, data_rank, sum_over_shares, tokens_of_first
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
 from dpo_core.model.generate import Generation
@@ -87,11 +87,11 @@ def agreed_scoring(
 def generation_of(job: EvaluateJob | TrainJob, scorer: PairScorer, accelerator: Accelerator) -> Generation:
     """Return how a job's answers are computed by a scorer's model.
 
-    Ranks that hold a part of each weight go on with what rank 0 chose: two cards may differ in the last bit of a logit.
+    Ranks that compute together go on with what the first of them chose: two cards may differ in the last bit of a logit.
     """
-    together = {"agree": tokens_of_main(accelerator)} if scorer.is_split else {}
+    agree = tokens_of_first(accelerator, scorer.is_split)
     tokens = job.evaluation.tokens_per_batch
-    return Generation(job.evaluation.max_new_tokens, ANSWERS_PER_BATCH, prompt_tokens=tokens, **together)
+    return Generation(job.evaluation.max_new_tokens, ANSWERS_PER_BATCH, prompt_tokens=tokens, agree=agree)
 
 
 def batches_of_rank(

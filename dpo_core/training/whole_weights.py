@@ -33,7 +33,8 @@ def share_for_scoring_within_machines(job: EvaluateJob | ReferenceJob, accelerat
     left = left_on_card(accelerator.device)
     fits = left is not None and 2 * _bytes_in_files(job) <= left * ranks  # half is for what is computed
     found = by_every_rank(accelerator, lambda *_: (ranks, fits))
-    alike = accelerator.num_processes % ranks == 0 and all(one == (ranks, True) for one in found)
+    whole_groups = accelerator.num_processes % ranks == 0 and ranks % sharding.tensor_degree == 0
+    alike = whole_groups and all(one == (ranks, True) for one in found)
     if sharding.may_copy_by_machine and alike and 1 < ranks < accelerator.num_processes:
         log.info("the %d ranks of each machine share a copy of the model out", ranks)
         share_within_machines(sharding, accelerator, ranks)
@@ -49,22 +50,22 @@ def _bytes_in_files(job: EvaluateJob | ReferenceJob) -> int:
 
 def fits_whole(scorer: PairScorer, job: EvaluateJob, accelerator: Accelerator) -> bool:
     """Return whether every rank's card has room for all weights of a scorer, which are shared out, and for the job's
-    forwards and answers. The same on every rank; all call it together. Never without cards, where weights are offloaded, or
-    where ranks compute each forward together.
+    forwards and answers; where ranks share matrices out, for all of its part of them. The same on every rank; all call it
+    together. Never without cards, or where weights are offloaded.
     """
     left = left_on_card(accelerator.device)
     needed = bytes_whole(scorer, job)
-    may = job.sharding.offload == "none" and job.sharding.tensor_degree == 1
-    fits = left is not None and may and needed <= USED_SHARE * left
+    fits = left is not None and job.sharding.offload == "none" and needed <= USED_SHARE * left
     agreed = all(by_every_rank(accelerator, lambda *_: fits))
     if left is not None:
-        how = "ranks hold them all, and answer prompts of their own" if agreed else "they stay shared out"
+        how = "they are gathered once, and prompts are dealt out" if agreed else "they stay shared out"
         log.info("whole weights and what is computed with them take %.1f GiB: %s", needed / 2**30, how)
     return agreed
 
 
 def bytes_whole(scorer: PairScorer, job: EvaluateJob) -> int:
-    """Return the bytes of all weights as forwards gather them, and of the largest forward, keys and values of answers."""
+    """Return the bytes of all weights as forwards gather them, and of the largest forward, keys and values of answers; of
+    matrices that ranks share out to compute together, of this rank's part."""
     weights = sum(
         getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
         for parameter in scorer.parameters()
@@ -72,6 +73,7 @@ def bytes_whole(scorer: PairScorer, job: EvaluateJob) -> int:
     shape = ModelShape.of(text_config(scorer.model).to_dict())
     if shape is None:
         return round((1 + OF_UNKNOWN_SHAPE) * weights)
+    shape = shape.shared_by(job.sharding.tensor_degree)
     measured = [job.data, *([job.sets.data] if job.sets else [])]
     pairs = [PairDataset.open(data.path, "held_out").lengths.sum(axis=1) for data in measured]
     tokens = max(*(int(lengths.max(initial=0)) for lengths in pairs), job.evaluation.tokens_per_batch)

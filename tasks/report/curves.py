@@ -113,7 +113,7 @@ def _held_out_charts(
     ):
         lines = _lines(metrics, [("training" if evaluations else "", colour, name)], is_noisy=True)
         lines += [
-            Line(of or "held out", shade, points_of(evaluations, of_set(of, name) if of else name))
+            Line(of or "held out", shade, points_of(evaluations, of_set(of, name)))
             for of, shade in _measured(evaluations)
         ]
         yield line_chart(_over_steps(title, unit), lines, marks, level, y_bounds)

@@ -22,6 +22,7 @@ from tests.dpo_core.engine.test_sharded import (
     PLAIN,
     WEIGHT_NOISE,
     assert_near,
+    assert_same_evaluation,
     assert_same_reference,
     exported_and_trained,
     job_in,
@@ -145,6 +146,7 @@ def test_its_weights_are_exported(stage, runs, tmp_path):
 
 
 def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_path):
+    """Where a machine has room for a copy, those that compute together answer prompts of their own."""
     job = reference_job(
         tmp_path / "reference", stage.data, stage.checkpoint, rows_per_shard=8, sharding=TOGETHER
     )
@@ -154,11 +156,12 @@ def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_pat
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
     job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job.at(tmp_path / "alone"))
-    shared = run_ranks(job.model_copy(update={"sharding": TOGETHER}), 4)
-    assert shared.answers == alone.answers
-    assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
-    assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
+    shared = run_ranks(job.model_copy(update={"sharding": TOGETHER}), 4, module="tests.programs.roomy_cards")
+    assert_same_evaluation(shared, alone)
     assert shared.after["kl/per_token"] > 0.1
+    told = [json.loads((job.out_dir / f"answered-{rank}.json").read_text()) for rank in range(4)]
+    assert [of_rank["prompts"] for of_rank in told] == [2 * 3] * 2 + [2 * 2] * 2, "before and after"
+    assert {of_rank["shards"] for of_rank in told} == {1}, "each machine has a copy"
 
 
 def stage_of(config: PreTrainedConfig, root: Path) -> TinyStage:

@@ -88,19 +88,25 @@ def test_what_is_scored_piece_by_piece_is_the_same(stage, whole, tmp_path, monke
         assert [one[name] for one in ours] == pytest.approx([one[name] for one in theirs], rel=1e-5), name
 
 
-def test_one_that_a_request_to_stop_cuts_off_is_made_when_the_run_goes_on(
-    stage, whole, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(while_training, "PAIRS_BETWEEN_LOOKS", 4)
+def asked_to_stop_in_call(number: int, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Have SIGTERM come when pairs are scored for the n-th time; an evaluation does so twice. -> the rows of each call"""
     score_pairs, calls = while_training.score_pairs, []
 
-    def asked_to_stop_in_the_second_evaluation(*given, rows):
+    def asked(*given, rows):
         calls.append(rows)
-        if len(calls) == 3:
+        if len(calls) == number:
             signal.raise_signal(signal.SIGTERM)
         return score_pairs(*given, rows=rows)
 
-    monkeypatch.setattr(while_training, "score_pairs", asked_to_stop_in_the_second_evaluation)
+    monkeypatch.setattr(while_training, "score_pairs", asked)
+    monkeypatch.setattr(while_training, "PAIRS_BETWEEN_LOOKS", 4)
+    return calls
+
+
+def test_one_that_a_request_to_stop_cuts_off_is_made_when_the_run_goes_on(
+    stage, whole, tmp_path, monkeypatch
+):
+    calls = asked_to_stop_in_call(3, monkeypatch)  # of the second evaluation
     job = job_in(stage, tmp_path, every=3)
     with pytest.raises(Preempted, match="checkpoint of step 6"):
         run_here(job)
@@ -218,16 +224,7 @@ def test_by_the_clock_it_is_measured_once_training_has_taken_so_long(stage, whol
     result = run_here(job_in(stage, tmp_path / "whole", every_minutes=1))
     assert_same_run(result, whole)
     assert [one["step"] for one in evaluations_in(tmp_path / "whole")] == [3, 6, 9]
-    score_pairs, calls = while_training.score_pairs, []
-
-    def asked_to_stop(*given, rows):
-        calls.append(rows)
-        if len(calls) == 1:
-            signal.raise_signal(signal.SIGTERM)
-        return score_pairs(*given, rows=rows)
-
-    monkeypatch.setattr(while_training, "score_pairs", asked_to_stop)
-    monkeypatch.setattr(while_training, "PAIRS_BETWEEN_LOOKS", 4)  # two calls an evaluation
+    asked_to_stop_in_call(1, monkeypatch)
     job = job_in(stage, tmp_path / "cut", every_minutes=1)
     with pytest.raises(Preempted, match="checkpoint of step 3"):
         run_here(job)

@@ -25,7 +25,7 @@ def scorer(stage) -> PairScorer:
         (FSDP, 0.999, False),
         (FSDP, None, False),  # no card
         (Sharding(kind="fsdp2", offload="optimizer_and_parameters"), 10, False),
-        (Sharding(kind="fsdp2", tensor_degree=2), 10, False),  # each forward is one of two processes
+        (Sharding(kind="fsdp2", tensor_degree=2), 1.001, True),  # all of its part of each matrix
     ],
 )
 def test_it_does_where_weights_forward_and_answers_fit(
@@ -53,3 +53,17 @@ def test_what_it_takes_by_hand(stage, scorer, tmp_path):
     assert many - few == 16 * 100 * a_token
     assert few > weights + (longest + 16) * a_token
     assert few < 4 * (weights + (longest + 16) * a_token)
+
+
+def test_of_two_that_compute_together_each_has_keys_of_half_the_heads(stage, scorer, tmp_path):
+    def more(degree: int) -> int:
+        of_answer = [
+            stage.evaluate_job(tmp_path, stage.checkpoint, max_new_tokens=new).model_copy(
+                update={"sharding": Sharding(kind="fsdp2", tensor_degree=degree)}
+            )
+            for new in (1, 101)
+        ]
+        few, many = (bytes_whole(scorer, job) for job in of_answer)
+        return many - few
+
+    assert more(2) == more(1) / 2
