@@ -16,6 +16,7 @@ from dpo_core.model.load import load_on_olmo_core
 from tests.dpo_core.engine.test_sharded import (
     PLAIN,
     assert_near,
+    assert_same_evaluation,
     assert_same_reference,
     exported_and_trained,
     job_in,
@@ -30,6 +31,7 @@ from tests.dpo_core.engine.test_tensor_parallel import (
     short,
     stage_of,
 )
+from tests.dpo_core.engine.test_written_behind import kill_in_writing
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.random_moments import chance
 from tests.step_process import metrics_of, run_ranks
@@ -105,6 +107,18 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(runs, tmp_path)
     assert_same_run(result, runs["olmo_core two"])
 
 
+@pytest.mark.parametrize("name", ["olmo_core two", "olmo_core together"])
+def test_a_rank_killed_in_the_middle_of_writing_leaves_the_checkpoint_before(
+    runs, tmp_path, monkeypatch, name
+):
+    """Rows of matrices in parts, and with two processes that compute together columns, too."""
+    job, processes = runs.job(name, tmp_path)
+    found = kill_in_writing(job, chance().randrange(processes), processes, monkeypatch)
+    result = run_ranks(job, processes)
+    assert result.resumed_from_step == found
+    assert_same_run(result, runs[name])
+
+
 @pytest.mark.parametrize(
     ("begun_with", "name"),
     [("olmo_core two", "transformers"), ("transformers", "olmo_core two"), ("olmo_core two", "olmo_core")],
@@ -152,9 +166,7 @@ def test_reference_values_and_evaluation_are_those_of_transformers(stage, tmp_pa
     shared = run_ranks(
         job.model_copy(update={"sharding": sharding, "implementation": "olmo_core"}).at(job.out_dir)
     )
-    assert shared.answers == alone.answers
-    assert shared.before == pytest.approx(alone.before, rel=1e-5, abs=1e-6)
-    assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
+    assert_same_evaluation(shared, alone)
 
 
 def test_in_fp32_cached_values_serve_both_and_in_bf16_each_has_its_own(stage, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.checkpoint_files import RUN_MANIFEST, RUN_OPTIMIZER, RUN_WEIGHTS, files_of
+from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.results import read_result
 from dpo_core.contract.store import verify_files
 from dpo_core.engine.checkpoint import newest_checkpoint
@@ -56,21 +57,27 @@ def test_a_checkpoint_is_what_the_run_was_when_it_was_begun(stage, at_once, tmp_
     assert 0 < result.checks["checkpoint_blocked_seconds"] < behind(tmp_path)[0]["lasted"]
 
 
+def kill_in_writing(job: TrainJob, rank: int, processes: int, monkeypatch: pytest.MonkeyPatch) -> int | None:
+    """Run until the rank is killed between two chunks of its part. -> the step of the newest checkpoint, which is whole"""
+    monkeypatch.setenv(KILL, f"{rank}:{chance().randint(5, 60)}")
+    ranks = start_ranks(job, processes, SLOW)
+    assert ranks.wait(PATIENCE_SECONDS) != 0
+    assert read_result(job) is None, "the run was over before the kill"
+    wait_for_death(ranks)
+    found = newest_checkpoint(job.out_dir / "checkpoints", job.fingerprint)
+    for folder in (job.out_dir / "checkpoints").glob("step-*"):
+        verify_files(folder, json.loads((folder / RUN_MANIFEST).read_bytes()))
+    assert checkpoints(job)[-1:] == ([found[0].name] if found else [])
+    return found[1].step if found else None
+
+
 @pytest.mark.parametrize(("name", "rank"), [("plain", 1), ("zero3", 0), ("fsdp2", 1)])
 def test_a_rank_killed_in_the_middle_of_writing_leaves_the_checkpoint_before(
     stage, at_once, tmp_path, monkeypatch, name, rank
 ):
     job = job_in(stage, tmp_path, SHARDINGS[name])
-    monkeypatch.setenv(KILL, f"{rank}:{chance().randint(5, 60)}")
-    ranks = start_ranks(job, 2, SLOW)
-    assert ranks.wait(PATIENCE_SECONDS) != 0
-    assert read_result(job) is None, "the run was over before the kill"
-    wait_for_death(ranks)
-    found = newest_checkpoint(tmp_path / "checkpoints", job.fingerprint)
-    for folder in (tmp_path / "checkpoints").glob("step-*"):
-        verify_files(folder, json.loads((folder / RUN_MANIFEST).read_bytes()))
-    assert checkpoints(job)[-1:] == ([found[0].name] if found else [])
+    found = kill_in_writing(job, rank, 2, monkeypatch)
     result = run_ranks(job)
-    assert result.resumed_from_step == (found[1].step if found else None)
+    assert result.resumed_from_step == found
     assert_same_run(result, at_once(name))
     assert not list(tmp_path.rglob("*.aside")), "a half-written file was left behind"
