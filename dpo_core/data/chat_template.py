@@ -217,4 +217,4 @@ class Renderer:
         """Return whether tools of the row, or of its turns, are nothing that the template reads."""
         if tools and not self.renders_tools:
             return True
-        return any(turn.get(name) for name in self.unread_tools for turn in turns)
+        return any(len(turn) > 2 and any(map(turn.get, self.unread_tools)) for turn in turns)

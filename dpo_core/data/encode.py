@@ -8,9 +8,9 @@ tokenizers are spared the words they met before (``word_cache``).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -39,8 +39,7 @@ class WholeText:
         return token_at(self.encoding, position, exact)
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedText:
+class EncodedText(NamedTuple):
     """A text's tokens: those of its first ``cut`` characters (``head``, shared with another text), then ``tail``'s."""
 
     ids: np.ndarray  # int32 [T]
@@ -76,20 +75,27 @@ class Encoder:
         self._independent = {token.content for token in special if not token.lstrip and not token.single_word}
         longest_first = sorted((token.content for token in special), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        beginnings = {token[:1] for token in longest_first}
+        # A character with which all begin, and that none has anywhere else, so that no two of them can overlap.
+        self._mark = beginnings.pop() if len(beginnings) == 1 else ""
+        if any(self._mark in token[1:] for token in longest_first):
+            self._mark = ""
         self._words = WordCache.of(self._backend)
 
     def cut_of(self, prompt: str) -> int:
         """Return where the last special token of ``prompt`` begins, 0 if there is none to cut at."""
         if self._special is None:
             return 0
-        return next(
-            (
-                match.start()
-                for match in reversed(list(self._special.finditer(prompt)))
-                if match.group() in self._independent
-            ),
-            0,
-        )
+        found = self._from_the_end(prompt) if self._mark else reversed(list(self._special.finditer(prompt)))
+        return next((match.start() for match in found if match.group() in self._independent), 0)
+
+    def _from_the_end(self, prompt: str) -> Iterator[re.Match[str]]:
+        """Special tokens, the last one first: only what is asked for is looked for."""
+        assert self._special is not None
+        place = len(prompt)
+        while (place := prompt.rfind(self._mark, 0, place)) >= 0:
+            if match := self._special.match(prompt, place):
+                yield match
 
     def encode(self, texts: Sequence[str]) -> Sequence[WholeText | WordText]:
         """Return the tokens of texts."""

@@ -50,7 +50,8 @@ OUR_COLUMNS = (
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
 CONVERSATION_COLUMNS = ("conversations", "conversation")
-MEDIA_COLUMNS = ("images", "image", "videos", "video", "audios", "audio")
+MEDIA_COLUMNS = frozenset({"images", "image", "videos", "video", "audios", "audio"})
+_SAID_COLUMNS = (*PROMPT_COLUMNS, *CONVERSATION_COLUMNS, "chosen", "rejected")
 # By these names a row is recognised without a column map; no other column is looked at.
 READ_COLUMNS = frozenset(
     {
@@ -86,11 +87,8 @@ def to_pair(row: Any, fields: frozenset[str] = NOTHING_ELSE) -> tuple[FormatName
     """
     if not isinstance(row, dict):
         raise RowDropped("not_a_preference_row", "the row is not an object")
-    for column in sorted(READ_COLUMNS & row.keys()):
-        if row[column] == TOO_DEEP:
-            raise RowDropped("not_a_preference_row", f"{column} is {next(iter(TOO_DEEP))}")
-        if row[column] == SEVERAL_VALUES:
-            raise RowDropped("repeated_name", f"{column} holds {next(iter(SEVERAL_VALUES))}")
+    if dict in map(type, row.values()):
+        _refuse_marked(row)
     name, chosen, rejected = _recognise(row, fields)
     try:
         system = system_beside(row, fields)
@@ -113,8 +111,17 @@ def to_pair(row: Any, fields: frozenset[str] = NOTHING_ELSE) -> tuple[FormatName
     )
 
 
+def _refuse_marked(row: dict) -> None:
+    """Raise ``RowDropped`` where the reader put a mark in place of a column's value."""
+    for column in sorted(READ_COLUMNS & row.keys()):
+        if row[column] == TOO_DEEP:
+            raise RowDropped("not_a_preference_row", f"{column} is {next(iter(TOO_DEEP))}")
+        if row[column] == SEVERAL_VALUES:
+            raise RowDropped("repeated_name", f"{column} holds {next(iter(SEVERAL_VALUES))}")
+
+
 def _check(row: dict, chosen: list[dict], rejected: list[dict]) -> None:
-    if any((found := row.get(name)) and not is_nothing(found) for name in MEDIA_COLUMNS):
+    if any(row[name] and not is_nothing(row[name]) for name in MEDIA_COLUMNS.intersection(row)):
         raise RowDropped("not_text")
     if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
         raise RowDropped("last_turn_not_assistant")
@@ -131,8 +138,7 @@ def _check(row: dict, chosen: list[dict], rejected: list[dict]) -> None:
 def _tools(row: dict) -> list[dict] | None:
     """The tools of a row, which may stand beside its messages: ``{"messages": [...], "tools": [...]}``. Raises
     ``RowDropped``."""
-    columns = (*PROMPT_COLUMNS, *CONVERSATION_COLUMNS, "chosen", "rejected")
-    holders = [row, *filter(None, (wrapper(row.get(name)) for name in columns))]
+    holders = [row, *filter(None, [wrapper(row[name]) for name in _SAID_COLUMNS if name in row])]
     found = [tools for holder in holders if (tools := tool_list(holder.get("tools")))]
     if any(tools != found[0] for tools in found[1:]):
         raise RowDropped("bad_tools", "two places of the row hold different tools")
@@ -177,7 +183,8 @@ def _recognise(row: dict, fields: frozenset[str]) -> tuple[FormatName, list[dict
     if chosen is None or rejected is None:
         missing = " and ".join(name for name in ("chosen", "rejected") if row.get(name) is None)
         raise RowDropped("not_a_preference_row", f"no {missing}")
-    chosen_turns, rejected_turns = (_messages(side, "assistant", fields) for side in (chosen, rejected))
+    chosen_turns = _messages(chosen, "assistant", fields)
+    rejected_turns = _messages(rejected, "assistant", fields)
     if chosen_turns is not None and rejected_turns is not None:
         return _from_messages(row, chosen_turns, rejected_turns, fields)
     if not (isinstance(chosen, str) and isinstance(rejected, str)) and (chosen_turns or rejected_turns):

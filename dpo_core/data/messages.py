@@ -260,7 +260,7 @@ def beyond_text(turn: dict) -> dict:
 
 def same_turn(left: dict, right: dict) -> bool:
     """Return whether two messages say the same, blanks at the ends aside."""
-    return (
+    return left == right or (
         left["role"] == right["role"]
         and left["content"].strip() == right["content"].strip()
         and left.get("tool_calls") == right.get("tool_calls")

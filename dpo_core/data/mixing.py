@@ -6,6 +6,7 @@ mixer list and seed give the same rows in the same order. Deviation: the held-ou
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,9 +18,39 @@ MOST_ROWS = 1 << 28  # of a source; their numbers alone take 2 GiB
 SELECTION_SEED = 42  # open-instruct's dataset_config_seed; not the mixture's seed
 
 
-def select_rows(amount: str, num_rows: int) -> np.ndarray:
-    """Return row numbers, int64 [num_selected]: whole passes in order, then a random choice without replacement. Raises
-    ``DataError`` for more of them than a mixture may hold."""
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows of a source, in which order: whole passes, then a random choice without replacement.
+
+    Whole passes take no memory, as every process that is forked holds what is here.
+    """
+
+    num_rows: int  # that the source has
+    passes: int
+    drawn: np.ndarray  # int32 [n], row numbers as they were drawn
+    drawn_ascending: np.ndarray
+
+    def __len__(self) -> int:
+        return self.passes * self.num_rows + len(self.drawn)
+
+    @property
+    def distinct(self) -> Sequence[int] | np.ndarray:
+        """The row numbers without repetitions, ascending."""
+        return range(self.num_rows) if self.passes else self.drawn_ascending
+
+    def times(self, rows: np.ndarray) -> np.ndarray:
+        """Return how often each of some distinct row numbers is selected, int64 [n]."""
+        sought = rows.astype(self.drawn_ascending.dtype)
+        last = np.searchsorted(self.drawn_ascending, sought, side="right")
+        return self.passes + last - np.searchsorted(self.drawn_ascending, sought)
+
+    def order(self) -> np.ndarray:
+        """Return the row numbers in the order selected, repetitions included, int64 [num_selected]."""
+        return np.concatenate([np.tile(np.arange(self.num_rows), self.passes), self.drawn]).astype(np.int64)
+
+
+def select_rows(amount: str, num_rows: int) -> Selection:
+    """Return the rows that an amount asks for. Raises ``DataError`` for more of them than a mixture may hold."""
     wanted = num_selected(amount, num_rows)
     if wanted > MOST_ROWS:
         raise DataError(
@@ -27,12 +58,11 @@ def select_rows(amount: str, num_rows: int) -> np.ndarray:
             "it; more passes over a mixture are `train.num_epochs`."
         )
     passes, rest = divmod(wanted, num_rows)
-    drawn: Sequence[int] | np.ndarray = (
-        np.random.RandomState(SELECTION_SEED).choice(num_rows, size=rest, replace=False) if rest else []
-    )
-    return np.concatenate([np.tile(np.arange(num_rows), passes), np.asarray(drawn, dtype=np.int64)]).astype(
-        np.int64
-    )
+    drawn = np.zeros(0, dtype=np.int32)
+    if rest:
+        chosen = np.random.RandomState(SELECTION_SEED).choice(num_rows, size=rest, replace=False)
+        drawn = chosen.astype(np.int32)
+    return Selection(num_rows, passes, drawn, np.sort(drawn))
 
 
 def shuffle_order(num_rows: int, seed: int) -> np.ndarray:

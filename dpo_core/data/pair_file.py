@@ -56,8 +56,9 @@ def row_key(arrays: Iterable[np.ndarray]) -> str:
 def common_prefix_length(left: np.ndarray, right: np.ndarray) -> int:
     """Return the length of the longest common prefix of two id arrays."""
     shorter = min(len(left), len(right))
-    differing = np.flatnonzero(left[:shorter] != right[:shorter])
-    return int(differing[0]) if len(differing) else shorter
+    differs = left[:shorter] != right[:shorter]
+    first = int(differs.argmax()) if shorter else 0
+    return first if shorter and differs[first] else shorter
 
 
 def list_array(arrays: list[np.ndarray], dtype: type) -> pa.ListArray:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import Any
@@ -95,11 +95,13 @@ class _Outcome:
 
 def prompt_key(prompt: list[dict]) -> str:
     """Return the key (hex) of all that a prompt's turns say; blanks at the ends of turns do not make another prompt."""
-    turns = [
-        (turn["role"], turn["content"].strip(), turn.get("tool_calls"), *filter(None, [beyond_text(turn)]))
-        for turn in prompt
-    ]
+    turns = [_said(turn) for turn in prompt]
     return hashlib.blake2b(_SORTED_JSON(turns).encode(), digest_size=16).hexdigest()
+
+
+def _said(turn: dict) -> tuple:
+    said = (turn["role"], turn["content"].strip(), turn.get("tool_calls"))
+    return (*said, beyond) if (beyond := beyond_text(turn)) else said
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,7 @@ class PoolMaker:
     pair_tokenizer: PairTokenizer
     examiner: Examiner | None = None  # for checks of quality
     template_kwargs: tuple[dict, ...] = ()  # per source, what its rows' own go before; none for no source
-    ranked: tuple[
-        RankedAnswers | None, ...
-    ] = ()  # per source, where a row holds several answers; none for no source
+    ranked: tuple[RankedAnswers | None, ...] = ()  # per source, whose rows hold several answers; as above
 
     def pair(self, source: int, raw: Any) -> tuple[FormatName, PreferencePair]:
         """Return a converted raw row. Raises ``RowDropped``."""
@@ -122,11 +122,18 @@ class PoolMaker:
         given = self.template_kwargs[source] if self.template_kwargs else {}
         return name, replace(pair, template_kwargs={**given, **pair.template_kwargs}) if given else pair
 
-    def pair_at(self, source: int, row: int, number: int) -> PreferencePair:
-        """Read a pair of the pool again, as it was converted: ``number`` of those of its row."""
-        raw = self.stores[source][row]
-        ranked = self.ranked[source] if self.ranked else None
-        return self.pair(source, raw if ranked is None else ranked.rows(raw, row)[number])[1]
+    def pairs_at(self, sources: np.ndarray, rows: np.ndarray, numbers: np.ndarray) -> list[PreferencePair]:
+        """Read pairs of the pool again, as they were converted: each one's source, row and number among those of its row,
+        int [n]."""
+        values: dict[tuple[int, int], Any] = {}
+        for source in np.unique(sources).tolist():
+            needed = np.unique(rows[sources == source])
+            found = self.stores[source].values(needed)
+            values |= {(source, row): value for row, value in zip(needed.tolist(), found, strict=True)}
+        return [
+            self.pair(source, self._rows_of(source, values[source, row], row)[number])[1]
+            for source, row, number in zip(sources.tolist(), rows.tolist(), numbers.tolist(), strict=True)
+        ]
 
     def _rows_of(self, source: int, raw: Any, row: int) -> list[Any]:
         """The row as often as it gives pairs. Raises ``RowDropped``."""
@@ -229,11 +236,11 @@ def _storable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def chunks_of(rows: list[np.ndarray]) -> Iterator[Chunk]:
+def chunks_of(rows: Sequence[Sequence[int] | np.ndarray]) -> Iterator[Chunk]:
     """Yield chunks of each source's row numbers, which are distinct and ascending."""
     for source, numbers in enumerate(rows):
         for first in range(0, len(numbers), ROWS_PER_CHUNK):
-            yield Chunk(source, numbers[first : first + ROWS_PER_CHUNK])
+            yield Chunk(source, np.asarray(numbers[first : first + ROWS_PER_CHUNK], dtype=np.int64))
 
 
 def make_pool(

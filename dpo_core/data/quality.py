@@ -18,6 +18,7 @@ from dpo_core.data.evaluation_sets import EvaluationSets
 from dpo_core.data.examine import Examiner
 from dpo_core.data.held_out_sets import HeldOutPrompts
 from dpo_core.data.ledger import MAX_OFFENDERS, SourceTally
+from dpo_core.data.mixing import Selection
 from dpo_core.data.near_duplicates import Sketcher, bands_for, likeness, near_duplicates
 from dpo_core.data.pairs import PreferencePair, readable_prompt
 from dpo_core.data.pool import PoolMaker
@@ -128,8 +129,8 @@ class Looks:
 
 def pair_at(maker: PoolMaker, pool: PoolReader, place: int) -> PreferencePair:
     """Read a kept row of the pool as it was converted."""
-    source, row, number = (int(of[place]) for of in (pool.sources, pool.rows, pool.numbers))
-    return maker.pair_at(source, row, number)
+    here = slice(place, place + 1)
+    return maker.pairs_at(pool.sources[here], pool.rows[here], pool.numbers[here])[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ class Accounts:
 
     sources: tuple[ResolvedSource, ...]
     tallies: list[SourceTally]
-    times: list[np.ndarray]  # per source, how often each of its pairs in the pool was selected, int [n]
+    selections: list[Selection]
     maker: PoolMaker
     sets: EvaluationSets | None
     held_out: HeldOutPrompts | None = None
@@ -152,7 +153,8 @@ class Accounts:
             places = found.places[here]
             if not len(places):
                 continue
-            rows, times = pool.rows[places], self.times[source][places - start]
+            rows = pool.rows[places]
+            times = self.selections[source].times(rows)
             tally.find(found.reason, rows, times, marks and (marks[0][places], marks[1][places]))
             for place, like, similarity in zip(
                 places[:MAX_OFFENDERS].tolist(),
@@ -195,8 +197,8 @@ class Accounts:
         """Count in the tallies how often the longer answer of a kept row is the chosen one."""
         for source, tally in enumerate(self.tallies):
             start, end = np.searchsorted(pool.sources, [source, source + 1])
-            kept = pool.is_kept[start:end]
-            tally.compare_lengths(pool.lengths_N2[start:end][kept], self.times[source][kept])
+            kept = start + np.flatnonzero(pool.is_kept[start:end])
+            tally.compare_lengths(pool.lengths_N2[kept], self.selections[source].times(pool.rows[kept]))
 
 
 def _short(text: str) -> str:

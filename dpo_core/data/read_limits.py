@@ -5,14 +5,16 @@ and what is packed grows a thousandfold. So what is not small is read in a proce
 memory and no more, and the text of all rows is compared with the length of the files that they came from.
 """
 
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.data.json_rows import MAX_ROW_CHARACTERS
 from dpo_core.data.readers import files_of
-from dpo_core.data.workers import MAX_MEMORY_BYTES, one_after_the_other
+from dpo_core.data.workers import MAX_MEMORY_BYTES, Workers, can_fork
 
 SMALL_BYTES = (
     16 << 20
@@ -22,20 +24,41 @@ MAX_GROWTH, MAX_GROWN_CHARACTERS = 1000, 4 << 30
 TOO_LONG = "null"  # in place of the text of a row that is longer than one may be; it is counted and dropped
 
 
-def read_within_limits(source: ResolvedSource, read: Callable[[], None]) -> None:
-    """Call ``read``, which leaves what it read on disk. What it raises is passed on.
+@contextlib.contextmanager
+def reading(
+    sources: Sequence[ResolvedSource], read: Callable[[ResolvedSource], None]
+) -> Iterator[Callable[[int], None]]:
+    """Have a process ``read`` the sources that are not small, which leaves their rows on disk, while the block goes on.
 
-    Raises ``DataError`` if it takes more memory than a set may, or if the library that it uses crashes.
+    Yields what waits until source number n is read, or reads it, and passes on what that raises; ``DataError`` if it takes
+    more memory than a set may, or if the library that it uses crashes.
     """
-    if _is_small(source):
-        read()
-        return
-    over = DataError(
+    large = [number for number, source in enumerate(sources) if can_fork() and not _is_small(source)]
+    workers: Workers[ResolvedSource, None] = Workers(read, 1)
+    begun = dict(zip(large, workers.begin([sources[number] for number in large], SECONDS), strict=True))
+
+    def finish(number: int) -> None:
+        if number not in begun:
+            read(sources[number])
+            return
+        try:
+            begun[number].result()
+        except BrokenProcessPool as error:
+            workers.end()
+            raise (_over(sources[number]) if workers.went_over() else workers.crashed()) from error
+
+    try:
+        yield finish
+    finally:
+        workers.end()
+
+
+def _over(source: ResolvedSource) -> DataError:
+    return DataError(
         f"{source.label} cannot be read: its rows take more than {MAX_MEMORY_BYTES >> 30} GiB of memory, or end the "
         "library that reads them. A small file may unpack to that. If you trust it, write its rows as JSON lines "
         f"(.jsonl), none of them over {MAX_ROW_CHARACTERS >> 20} Mi characters; else use another set."
     )
-    list(one_after_the_other(lambda _: read(), iter([None]), SECONDS, over))
 
 
 def _is_small(source: ResolvedSource) -> bool:

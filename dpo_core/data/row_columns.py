@@ -30,6 +30,8 @@ def constraint_list(raw: Any) -> tuple[dict, ...]:
     """Return verifiable constraints (``{"name": ..., arguments}``); empty where the column holds something else, as the
     rules of another program do. Raises ``RowDropped`` for one of ours that no answer could be held to.
     """
+    if raw is None:
+        return ()
     found = without_nulls(unambiguous(raw))
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list):
@@ -48,6 +50,8 @@ def _fitting(constraints: list[dict]) -> tuple[dict, ...]:
 def ifeval_constraints(ids: Any, arguments: Any) -> tuple[dict, ...]:
     """Return the constraints of a row of IFEval's format: ``instruction_id_list`` and, of the same length, ``kwargs``. Empty
     where no id is one of IFEval's. Raises ``RowDropped`` like ``constraint_list``."""
+    if ids is None and arguments is None:
+        return ()
     ids, arguments = unambiguous(ids), without_nulls(unambiguous(arguments))
     if not isinstance(ids, list) or not any(isinstance(one, str) and one in INSTRUCTIONS for one in ids):
         return ()

@@ -4,9 +4,10 @@ Each row is kept as its JSON text in one Arrow file, memory-mapped: rows need no
 does not grow with their number. The files are made once per content and shared by all runs of a store.
 """
 
+import contextlib
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from dpo_core.data.formats import OUR_COLUMNS, READ_COLUMNS
 from dpo_core.data.hub_rows import hub_rows
 from dpo_core.data.json_line import RawRow
 from dpo_core.data.ranked_answers import RANKED_COLUMNS
-from dpo_core.data.read_limits import bounded_texts, read_within_limits
+from dpo_core.data.read_limits import bounded_texts, reading
 from dpo_core.data.readers import JSON_ENDINGS, files_of, read_rows
 
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
@@ -87,25 +88,50 @@ class RowStore:
             return list(map(_value, texts))
 
 
-def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
-    """Return rows of ``source``, read once and kept below ``cache_dir``.
+@contextlib.contextmanager
+def loading(sources: Sequence[ResolvedSource], cache_dir: Path) -> Iterator[Callable[[], Iterator[RowStore]]]:
+    """Read what ``cache_dir`` does not keep yet, long sets in a process of its own while the block goes on.
 
-    Raises ``DataError`` for rows that cannot be read, for an empty set and for an unknown column; ``RemoteError`` when
-    the Hub does not answer.
+    Yields what gives the rows of each source, in order. That raises ``DataError`` for rows that cannot be read, for an empty
+    set and for an unknown column; ``RemoteError`` when the Hub does not answer.
     """
+    folders = [_folder(source, cache_dir) for source in sources]
+    missing = [number for number, folder in enumerate(folders) if not (folder / ABOUT_FILE).is_file()]
+    with reading([sources[number] for number in missing], partial(_keep, cache_dir)) as finish:
+
+        def stores() -> Iterator[RowStore]:
+            for number, (source, folder) in enumerate(zip(sources, folders, strict=True)):
+                if number in missing:
+                    finish(missing.index(number))
+                rows = RowStore.open(folder)
+                _check_columns(source, rows)
+                yield rows
+
+        yield stores
+
+
+def load_source(source: ResolvedSource, cache_dir: Path) -> RowStore:
+    """Return rows of ``source``, read once and kept below ``cache_dir``. Raises like ``loading``."""
+    with loading([source], cache_dir) as stores:
+        return next(stores())
+
+
+def _folder(source: ResolvedSource, cache_dir: Path) -> Path:
+    """Where a source's rows are kept."""
     named = sorted(_named_columns(source) - READ_COLUMNS) if _is_columnar(source) else []
     key = fingerprint(
         {"layout": LAYOUT, "content": source.content, "split": source.split, "subset": source.subset}
         | ({"columns": named} if named else {})
     )
-    folder = cache_dir / "rows" / key[:32]
-    if not (folder / ABOUT_FILE).is_file():
-        with exclusive(cache_dir / "rows" / f".{key[:32]}.lock", wait_seconds=3600):
-            if not (folder / ABOUT_FILE).is_file():
-                read_within_limits(source, partial(_store, source, folder, cache_dir))
-    rows = RowStore.open(folder)
-    _check_columns(source, rows)
-    return rows
+    return cache_dir / "rows" / key[:32]
+
+
+def _keep(cache_dir: Path, source: ResolvedSource) -> None:
+    """Read a source, unless somebody else does so at the time."""
+    folder = _folder(source, cache_dir)
+    with exclusive(folder.with_name(f".{folder.name}.lock"), wait_seconds=3600):
+        if not (folder / ABOUT_FILE).is_file():
+            _store(source, folder, cache_dir)
 
 
 def _named_columns(source: ResolvedSource) -> frozenset[str]:

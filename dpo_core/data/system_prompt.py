@@ -33,7 +33,8 @@ def system_turns(raw: Any, fields: frozenset[str] = NOTHING_ELSE) -> list[dict]:
 
 def system_beside(row: dict, fields: frozenset[str] = NOTHING_ELSE) -> list[dict]:
     """Return the system turn of a row's own columns, none without one. Raises ``RowDropped`` where two of them differ."""
-    found = [turns for column in SYSTEM_COLUMNS if (turns := system_turns(row.get(column), fields))]
+    columns = [column for column in SYSTEM_COLUMNS if column in row]
+    found = [turns for column in columns if (turns := system_turns(row[column], fields))]
     if any(not same_turns(found[0], other) for other in found[1:]):
         raise RowDropped(
             "bad_system", "two columns hold different system prompts; name the right one with `columns`"

@@ -11,7 +11,7 @@ Shapes: T tokens of one sequence.
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,7 @@ NOT_TOLD_APART = RowDropped(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Trained characters [start, end) of a rendering, to its end where ``end`` is None. ``exact_start`` False: a token
     that reaches over the start counts as trained, because the header's own end is unknown."""
 
@@ -44,8 +43,7 @@ class Span:
     exact_start: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedSide:
+class TokenizedSide(NamedTuple):
     ids: np.ndarray  # int32 [T]
     trained: np.ndarray  # bool [T]
     truncated: bool
@@ -260,7 +258,8 @@ class PairTokenizer:
         if not has_answer:
             raise RowDropped("no_label_left")
         # The answers differ as text; as inputs of a model they need not, and then the loss is ln 2 whatever it learns.
-        if np.array_equal(sides[0].ids, sides[1].ids):
+        left, right = sides[0].ids, sides[1].ids
+        if len(left) == len(right) and bool((left == right).all()):
             raise RowDropped("identical_tokens")
         return sides[0], sides[1]
 

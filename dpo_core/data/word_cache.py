@@ -15,8 +15,7 @@ import re
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,8 +23,9 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
     from tokenizers.pre_tokenizers import PreTokenizer
 
-MAX_WORDS = 1 << 15  # per dictionary, about 6 MB; beyond, it starts anew
+MAX_WORDS = 1 << 14  # per dictionary, and as many that came before them: about 6 MB
 MAX_WORD_CHARACTERS = 40  # longer pieces hardly come twice
+NO_CUT = b"-"  # in place of a word's ids, which are four bytes each: no cut is certain behind it
 SECOND_BLANK = "\0"  # stands for the second of two blanks, which belongs to the word behind them
 
 _CL100K = (
@@ -65,21 +65,23 @@ def token_at(encoding: "Encoding", position: int, exact: bool) -> int:
     return index
 
 
-class _Unsafe(Exception):
-    """A word after whose end no cut is certain."""
-
-
 class _Bounded(dict[str, bytes], ABC):
-    """Text -> its ids as the bytes of int32 numbers, made when it is asked for. Long texts are not kept."""
+    """Text -> its ids as the bytes of int32 numbers, made when it is asked for. Long texts are not kept.
+
+    What is full becomes ``older`` and starts anew; what is asked for again comes back, so that rare words alone go.
+    """
+
+    older: dict[str, bytes] = {}
 
     @abstractmethod
     def make(self, text: str, /) -> bytes:
         """The ids of ``text``."""
 
     def __missing__(self, text: str) -> bytes:
-        ids = self.make(text)
+        ids = self.older.get(text) or self.make(text)
         if len(text) <= MAX_WORD_CHARACTERS:
             if len(self) >= MAX_WORDS:
+                self.older = self.copy()
                 self.clear()
             self[text] = ids
         return ids
@@ -97,15 +99,15 @@ class _Pieces(_Bounded):
 
 class _Words(_Bounded):
     """What stands between two blanks, by its pieces: ``before`` (a blank or nothing) and the word, which another
-    follows unless it ``ends`` its part."""
+    follows unless it ``ends`` its part. ``NO_CUT`` for one that only what follows can tell."""
 
     def __init__(self, pieces: _Pieces, before: str, ends: bool) -> None:
         self.pieces, self.before, self.ends = pieces, before, ends
 
     def make(self, word: str, /) -> bytes:
         word = word.replace(SECOND_BLANK, " ")
-        if not self.ends and not _SOLID_END.search(word):
-            raise _Unsafe
+        if word and not self.ends and not _SOLID_END.search(word):
+            return NO_CUT
         return b"".join(map(self.pieces.__getitem__, _PIECE.findall(self.before + word)))
 
 
@@ -157,33 +159,45 @@ class WordCache:
 
     def ids(self, text: str) -> np.ndarray:
         """Return token ids of ``text``, int32 [T], read-only."""
+        if SECOND_BLANK in text:
+            return np.frombuffer(b"".join([self._pieces[piece] for piece, _ in self.pieces(text)]), np.int32)
         found: list[bytes] = []
         for number, part in enumerate(self._parts(text)):
             if number % 2:
                 found.append(self._pieces[part])
-            elif part:
+            elif " " in part:
                 found += self._ids_of_part(part)
+            elif part:
+                found.append(self._only[part])
         return np.frombuffer(b"".join(found), np.int32)
 
     def _ids_of_part(self, part: str) -> list[bytes]:
         words = (part.replace("  ", " " + SECOND_BLANK) if "  " in part else part).split(" ")
-        try:
-            if SECOND_BLANK not in part:
-                if len(words) == 1:
-                    return [self._only[part]]
-                first = [self._first[words[0]]] if words[0] else []
-                return [*first, *map(self._words.__getitem__, words[1:-1]), self._last[words[-1]]]
-        except _Unsafe:
-            pass
-        return list(map(self._pieces.__getitem__, _PIECE.findall(part)))
+        found = self._ids_of_words(words)
+        return self._ids_of_words(_joined(words, found)) if NO_CUT in found else found
+
+    def _ids_of_words(self, words: list[str]) -> list[bytes]:
+        if len(words) == 1:
+            return [self._only[words[0]]]
+        return [self._first[words[0]], *map(self._words.__getitem__, words[1:-1]), self._last[words[-1]]]
 
     def encode(self, text: str) -> "WordText":
         """Return the tokens of ``text``."""
         return WordText(self.ids(text), text, self)
 
 
-@dataclass(frozen=True, slots=True)
-class WordText:
+def _joined(words: list[str], found: list[bytes]) -> list[str]:
+    """The words of a part, each behind which no cut is certain together with those that follow it."""
+    joined, begun = [], []
+    for word, ids in zip(words, found, strict=True):
+        begun.append(word)
+        if ids != NO_CUT:
+            joined.append(" ".join(begun))
+            begun = []
+    return joined
+
+
+class WordText(NamedTuple):
     """A text's tokens, made by words."""
 
     ids: np.ndarray  # int32 [T], read-only

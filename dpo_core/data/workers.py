@@ -6,6 +6,7 @@ there in 20 ms.
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import resource
@@ -13,7 +14,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -58,6 +59,7 @@ def _limit_memory() -> None:
 def _start_worker(function: Callable[[Any], Any], parent: int) -> None:
     global _function
     _function = function
+    gc.freeze()  # what was there is shared with the parent as long as no collection writes into it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # an end by a limit is no reason to write gigabytes
     _limit_memory()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -130,6 +132,18 @@ class Workers(Generic[Item, Result]):
                     yield done()
             finally:
                 self._processes = list((executor._processes or {}).values())
+
+    def begin(self, items: Iterable[Item], seconds: float) -> list[Future[Result]]:
+        """Begin with all ``items`` at once and return their results to come, for whoever calls ``end``, too."""
+        futures = [self._executor.submit(_work, item, seconds) for item in items]
+        self._processes = list((self._executor._processes or {}).values())
+        return futures
+
+    def end(self) -> None:
+        """End the processes, whatever they are at."""
+        for process in self._processes:
+            process.kill()
+        self._executor.shutdown(cancel_futures=True)
 
     def went_over(self) -> bool:
         """Return whether one of them, once all are over, was ended by a limit."""

@@ -6,8 +6,7 @@ gathered in the mixture's order. Memory holds a few chunks of rows and some numb
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from dpo_core.data.known_positions import check_positions
 from dpo_core.data.known_tokens import rows_fewer_than_tokens
 from dpo_core.data.ledger import SourceTally, check_drops, check_left
 from dpo_core.data.lengths import length_stats
-from dpo_core.data.mixing import select_rows, split_rows
+from dpo_core.data.mixing import Selection, select_rows, split_rows
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pair_file import (
     PROMPTS_FILE,
@@ -50,7 +49,7 @@ from dpo_core.data.pool_file import PoolReader, open_pool
 from dpo_core.data.quality import Accounts, Looks, examiner_for
 from dpo_core.data.ranked_answers import ranked_answers
 from dpo_core.data.row_samples import row_samples
-from dpo_core.data.sources import RowStore, load_source
+from dpo_core.data.sources import RowStore, loading
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.data.workers import one_after_the_other
@@ -58,24 +57,14 @@ from dpo_core.data.workers import one_after_the_other
 LEDGER_FILE, DATA_DIR = "ledger.json", "data"
 
 
-@dataclass(frozen=True, slots=True)
-class KeptRows:
-    """The kept rows, concatenated source by source in the order selected, [N] each."""
-
-    pool: np.ndarray  # int64, place in the pool
-    prompt_keys: np.ndarray  # bytes S32
-
-
 def run(job: MixJob, progress: Progress) -> MixResult:
     """Write ``data/`` and ``ledger.json`` below ``job.out_dir``. Raises ``DataError`` for data that cannot be used,
     ``CheckpointError`` and ``ConfigError`` for tokenizer, template and model, ``RemoteError`` when the Hub does not answer.
     """
-    tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template, add_bos=job.add_bos)
-    num_rows = rows_fewer_than_tokens(tokenizer, job.tokenizer_path)
-    rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on, num_rows)
     day = date.fromisoformat(job.template_date) if job.template_date else date.today()
-    pair_tokenizer = PairTokenizer(tokenizer, rules, day)
-    stores = _stores(job, progress)
+    with loading(job.sources, job.cache_dir) as rows:  # goes on while the tokenizer is loaded
+        pair_tokenizer = _pair_tokenizer(job, day)
+        stores = _stores(job, rows(), progress)
     selections = [
         select_rows(source.amount, len(store)) for source, store in zip(job.sources, stores, strict=True)
     ]
@@ -90,19 +79,17 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         ranked=tuple(ranked_answers(source, job.seed) for source in job.sources),
     )
     with new_directory(job.out_dir / DATA_DIR) as aside:
-        counts = [np.unique(rows, return_counts=True) for rows in selections]
-        tallies = _fill_pool(job, aside, maker, counts, progress)
+        tallies = _fill_pool(job, aside, maker, selections, progress)
         ledgers = _write_ledger(job, tallies, selections)
         check_drops(ledgers, job.max_dropped_fraction, [store.columns for store in stores])
         with PoolReader(aside) as pool:
-            accounts = Accounts(job.sources, tallies, _times_of_pairs(pool, counts), maker, sets, apart)
+            accounts = Accounts(job.sources, tallies, selections, maker, sets, apart)
             for found in Looks(job.quality, maker, sets, apart)(pool):
                 accounts.tell(found, pool)
             accounts.compare_lengths(pool)
             ledgers = _write_ledger(job, tallies, selections)
             check_left(ledgers)
-            kept = _kept_rows(pool, selections)
-            train, held_out = (kept.pool[places] for places in _split(job, kept.prompt_keys, aside))
+            train, held_out = _split(job, pool, selections, aside)
             progress.begin("writing", total=len(train) + len(held_out), unit="pairs")
             _gather(pool, train, aside / "train", progress)
             _gather(pool, held_out, aside / "held_out", progress)
@@ -111,7 +98,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
         content, lengths, files = _content(splits, job), length_stats(splits), hash_files(aside)
         check_positions(job.tokenizer_path, lengths.max_sequence)
-        samples = tuple(row_samples(tokenizer, splits[0], _source_names(job)))
+        samples = tuple(row_samples(pair_tokenizer.tokenizer, splits[0], _source_names(job)))
     return MixResult(
         job_fingerprint=job.fingerprint,
         data=DatasetRef(path=job.out_dir / DATA_DIR, fingerprint=content, files=files),
@@ -119,7 +106,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         held_out_rows=len(held_out),
         per_source=tuple(ledgers),
         lengths=lengths,
-        chat_template_sha256=template_sha256(tokenizer),
+        chat_template_sha256=template_sha256(pair_tokenizer.tokenizer),
         template_date=day.isoformat() if pair_tokenizer.renderer.clock else None,
         warnings=tuple(dict.fromkeys(said for ledger in ledgers for said in ledger.warnings)),
         evaluation_sets=accounts.overlaps(),
@@ -127,75 +114,77 @@ def run(job: MixJob, progress: Progress) -> MixResult:
     )
 
 
-def _stores(job: MixJob, progress: Progress) -> list[RowStore]:
+def _pair_tokenizer(job: MixJob, day: date) -> PairTokenizer:
+    tokenizer = load_tokenizer(job.tokenizer_path, job.chat_template, add_bos=job.add_bos)
+    num_rows = rows_fewer_than_tokens(tokenizer, job.tokenizer_path)
+    rules = TokenizeRules(job.max_length_tokens, job.when_too_long, job.train_on, num_rows)
+    return PairTokenizer(tokenizer, rules, day)
+
+
+def _stores(job: MixJob, rows: Iterator[RowStore], progress: Progress) -> list[RowStore]:
     progress.begin("reading", total=len(job.sources), unit="sources")
     stores = []
-    for source in job.sources:
-        stores.append(load_source(source, job.cache_dir))
+    for store in rows:
+        stores.append(store)
         progress.advance()
     return stores
 
 
-def _write_ledger(
-    job: MixJob, tallies: list[SourceTally], selections: list[np.ndarray]
-) -> list[SourceLedger]:
+def _write_ledger(job: MixJob, tallies: list[SourceTally], selections: list[Selection]) -> list[SourceLedger]:
     ledgers = [tally.close(len(rows)) for tally, rows in zip(tallies, selections, strict=True)]
     write_json(job.out_dir / LEDGER_FILE, [ledger.model_dump(mode="json") for ledger in ledgers])
     return ledgers
 
 
 def _fill_pool(
-    job: MixJob,
-    folder: Path,
-    maker: PoolMaker,
-    counts: list[tuple[np.ndarray, np.ndarray]],
-    progress: Progress,
+    job: MixJob, folder: Path, maker: PoolMaker, selections: list[Selection], progress: Progress
 ) -> list[SourceTally]:
-    """Tokenise every selected row once into a pool in ``folder``, counting each as often as it was selected.
-
-    ``counts``: per source the distinct row numbers, ascending, and how often each was selected, int64 [n] both.
-    """
+    """Tokenise every selected row once into a pool in ``folder``, counting each as often as it was selected."""
     notes = tuple(all_of(end_mark_warning(maker.pair_tokenizer)))
     tallies = [
         SourceTally(source, len(store), notes)
         for source, store in zip(job.sources, maker.stores, strict=True)
     ]
-    num_rows = sum(len(rows) for rows, _ in counts)
+    rows = [selection.distinct for selection in selections]
+    num_rows = sum(map(len, rows))
     progress.begin("tokenising", total=num_rows, unit="rows")
     with open_pool(folder) as write:
-        for part in make_pool(maker, chunks_of([rows for rows, _ in counts]), num_rows, job.num_workers):
+        for part in make_pool(maker, chunks_of(rows), num_rows, job.num_workers):
             write(part)
             source, numbers = part.facts.column("source")[0].as_py(), part.facts.column("row").to_numpy()
-            rows, times = counts[source]
-            tallies[source].add(part.facts, times[np.searchsorted(rows, numbers)])
+            tallies[source].add(part.facts, selections[source].times(numbers))
             progress.advance(int(np.count_nonzero(part.facts.column("number").to_numpy() == 0)))
     return tallies
 
 
-def _times_of_pairs(pool: PoolReader, counts: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-    """Per source how often each of its pairs in the pool was selected: as often as its row, int64 [n]."""
-    ends = np.searchsorted(pool.sources, np.arange(len(counts) + 1))
-    return [
-        times[np.searchsorted(rows, pool.rows[start:end])]
-        for (rows, times), start, end in zip(counts, ends[:-1], ends[1:], strict=True)
-    ]
-
-
-def _kept_rows(pool: PoolReader, selections: list[np.ndarray]) -> KeptRows:
+def _kept_places(pool: PoolReader, selections: list[Selection]) -> np.ndarray:
+    """Places in the pool of the kept rows, source by source in the order selected, int64 [N]."""
     places = []
     for source, selection in enumerate(selections):
-        place = pool.places_of(source, selection)
+        place = pool.places_of(source, selection.order())
         places.append(place[pool.is_kept[place]])
-    pool_places = np.concatenate(places).astype(np.int64)
-    return KeptRows(pool_places, pool.prompt_keys()[pool_places])
+    return np.concatenate(places).astype(np.int64, copy=False)
 
 
-def _split(job: MixJob, prompt_keys: np.ndarray, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Of sets all is held out, and the keys of their prompts are left in ``folder``."""
+def _split(
+    job: MixJob, pool: PoolReader, selections: list[Selection], folder: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places in the pool of the training and of the held-out rows, int64 [n] both, each in its order.
+
+    Of sets all is held out, and the keys of their prompts are left in ``folder``.
+    """
+    places = _kept_places(pool, selections)
+    prompt_keys = pool.prompt_keys()[places]
+    if not job.set_names:
+        _check_held_out(job, prompt_keys)
+    train, held_out = split_rows(prompt_keys, "1.0" if job.set_names else job.held_out, job.seed)
     if job.set_names:
-        train, held_out = split_rows(prompt_keys, "1.0", job.seed)
         write_keys(folder, prompt_keys[held_out])
-        return train, held_out
+    return places[train], places[held_out]
+
+
+def _check_held_out(job: MixJob, prompt_keys: np.ndarray) -> None:
+    """Raise ``DataError`` if no prompt would be left to train on."""
     num_prompts = len(np.unique(prompt_keys))
     if (wanted := num_held_out(job.held_out, num_prompts)) >= num_prompts:
         raise DataError(
@@ -203,7 +192,6 @@ def _split(job: MixJob, prompt_keys: np.ndarray, folder: Path) -> tuple[np.ndarr
             'different ones, so nothing would be left to train on. Lower `held_out` ("0" holds out none) '
             "or add data."
         )
-    return split_rows(prompt_keys, job.held_out, job.seed)
 
 
 def _gather(pool: PoolReader, places: np.ndarray, folder: Path, progress: Progress) -> None:
@@ -219,10 +207,7 @@ def _gather(pool: PoolReader, places: np.ndarray, folder: Path, progress: Progre
 def _write_prompts(maker: PoolMaker, pool: PoolReader, places: np.ndarray, folder: Path) -> None:
     """Write what the evaluation asks: the held-out rows' prompts with the assistant's turn opened."""
     batches = (places[first : first + ROWS_PER_BATCH] for first in range(0, len(places), ROWS_PER_BATCH))
-    origins = (
-        list(zip(*(of[batch].tolist() for of in (pool.sources, pool.rows, pool.numbers)), strict=True))
-        for batch in batches
-    )
+    origins = ((pool.sources[batch], pool.rows[batch], pool.numbers[batch]) for batch in batches)
     over = CheckpointError(
         "The tokenizer takes too much time or memory for prompts alone, though not for their rows. It is "
         "not fit for use; choose another checkpoint."
@@ -232,8 +217,8 @@ def _write_prompts(maker: PoolMaker, pool: PoolReader, places: np.ndarray, folde
             writer.write_batch(batch)
 
 
-def _prompts(maker: PoolMaker, origins: list[tuple[int, int, int]]) -> pa.RecordBatch:
-    pairs = [maker.pair_at(*origin) for origin in origins]
+def _prompts(maker: PoolMaker, origins: tuple[np.ndarray, np.ndarray, np.ndarray]) -> pa.RecordBatch:
+    pairs = maker.pairs_at(*origins)
     return pa.record_batch(
         [
             list_array(maker.pair_tokenizer.prompt_ids(pairs), np.int32),

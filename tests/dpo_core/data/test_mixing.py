@@ -65,20 +65,37 @@ def test_more_rows_than_any_mixture_has_are_refused(amount):
 
 @given(AMOUNTS, st.integers(1, 20))
 def test_selection_is_whole_passes_then_a_draw_without_repetition(amount, num_rows):
-    rows = select_rows(amount, num_rows)
+    selection = select_rows(amount, num_rows)
+    rows = selection.order()
     wanted = num_selected(amount, num_rows)
     passes, rest = divmod(wanted, num_rows)
     assert rows.dtype == np.int64
-    assert len(rows) == wanted
+    assert len(rows) == len(selection) == wanted
     assert rows[: passes * num_rows].tolist() == list(range(num_rows)) * passes
     drawn = rows[passes * num_rows :].tolist()
     assert len(set(drawn)) == len(drawn) == rest
     assert drawn == np.random.RandomState(42).choice(num_rows, size=rest, replace=False).tolist()[:rest]
 
 
+@given(AMOUNTS, st.integers(1, 20))
+def test_a_selection_knows_its_different_rows_and_how_often_each_comes(amount, num_rows):
+    selection = select_rows(amount, num_rows)
+    distinct, times = np.unique(selection.order(), return_counts=True)
+    assert list(selection.distinct) == distinct.tolist()
+    assert selection.times(distinct).tolist() == times.tolist()
+
+
+def test_whole_passes_hold_no_number_per_row():
+    """Each of the processes that are forked would hold them, too: 24 bytes a row and process, once."""
+    selection = select_rows("3.0", 1_000_000)
+    assert selection.drawn.nbytes == selection.drawn_ascending.nbytes == 0
+    assert isinstance(selection.distinct, range)
+    assert select_rows("0.5", 1000).drawn.nbytes == 2000
+
+
 def test_upsampling_by_hand():
     # numpy.random.RandomState(42).choice(5, 2, replace=False) is [1, 4]
-    assert select_rows("2.4", 5).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 1, 4]
+    assert select_rows("2.4", 5).order().tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 1, 4]
 
 
 @pytest.mark.parametrize("seed", [0, 8, 123])

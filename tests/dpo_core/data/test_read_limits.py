@@ -3,6 +3,7 @@
 import gzip
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from dpo_core.contract.refs import ResolvedSource
 from dpo_core.data import read_limits, workers
 from dpo_core.data.columnar_rows import rows_of
 from dpo_core.data.sources import RowStore, load_source
+from tests.waiting import wait_until
 
 
 def repeated(value: str, num_rows: int) -> pa.Table:
@@ -47,6 +49,10 @@ def write_packed(value: str, num_rows: int, file: Path) -> None:
 
 
 WRITERS = {"a.parquet": write_parquet, "a.arrow": write_arrow, "a.jsonl.gz": write_packed}
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
 
 
 def load(file: Path) -> RowStore:
@@ -81,9 +87,38 @@ def test_a_row_that_is_longer_than_one_may_be_is_none(name, tmp_path, monkeypatc
 
 
 def test_a_file_that_crashes_its_reader_is_an_error(tmp_path):
+    sources = [
+        ResolvedSource(label=name, path=tmp_path / f"{name}.parquet", content=name)
+        for name in ("good", "bad")
+    ]
+
+    def read(source: ResolvedSource) -> None:
+        if source.label == "bad":
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    with read_limits.reading(sources, read) as finish:
+        finish(0)
+        with pytest.raises(DataError, match="bad cannot be read"):
+            finish(1)
+
+
+def test_a_long_set_is_read_while_something_else_goes_on_and_no_longer(tmp_path):
+    """The tokenizer is loaded meanwhile; where that fails, nobody waits for the set."""
     source = ResolvedSource(label="set", path=tmp_path / "a.parquet", content="x")
-    with pytest.raises(DataError, match="set cannot be read"):
-        read_limits.read_within_limits(source, lambda: os.kill(os.getpid(), signal.SIGSEGV))
+
+    def read(source: ResolvedSource) -> None:
+        (tmp_path / "read").write_text(str(os.getpid()))
+        time.sleep(600)
+
+    def fail() -> None:
+        with read_limits.reading([source], read):
+            wait_until(lambda: _text(tmp_path / "read"), "it is read")
+            raise ValueError("no tokenizer")
+
+    with pytest.raises(ValueError, match="no tokenizer"):
+        fail()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(_text(tmp_path / "read")), 0)
 
 
 def test_a_column_for_which_there_is_no_memory_is_no_column_of_nulls(monkeypatch):

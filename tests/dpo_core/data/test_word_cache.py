@@ -190,8 +190,20 @@ def test_the_cache_is_bounded(monkeypatch):
     cache = WordCache.of(KNOWN["gpt2"])
     for text in ("a b c d e", "e d c b a", "x" * 100):
         assert cache.encode(text).ids.tolist() == KNOWN["gpt2"].encode(text).ids
-        assert max(map(len, (cache._words, cache._pieces, cache._first, cache._last, cache._only))) <= 3
+        for held in (cache._words, cache._pieces, cache._first, cache._last, cache._only):
+            assert len(held) <= 3
+            assert len(held.older) <= 3
     assert "x" * 100 not in cache._only
+
+
+def test_a_word_that_comes_again_outlives_those_that_do_not(monkeypatch):
+    monkeypatch.setattr(word_cache, "MAX_WORDS", 2)
+    made, make = [], word_cache._Words.make
+    monkeypatch.setattr(word_cache._Words, "make", lambda words, word: made.append(word) or make(words, word))
+    cache = WordCache.of(KNOWN["gpt2"])
+    for number in range(20):
+        cache.ids(f"x the w{number} end")
+    assert (made.count("the"), made.count("w0"), len(cache._words.older)) == (1, 1, 2)
 
 
 def _with_token(token):

@@ -63,7 +63,7 @@ def test_rows_stand_in_open_instructs_order(tmp_path):
     first = _source(tmp_path, [_row(i) for i in range(10)], "a.jsonl", amount="1.5")
     second = _source(tmp_path, [_row(100 + i) for i in range(8)], "b.jsonl", amount="3")
     result, events = _run(_job(tmp_path, first, second, seed=5))
-    together = [*select_rows("1.5", 10).tolist(), *(100 + select_rows("3", 8)).tolist()]
+    together = [*select_rows("1.5", 10).order().tolist(), *(100 + select_rows("3", 8).order()).tolist()]
     dataset = PairDataset.open(result.data.path, "train")
     assert _questions(dataset) == [together[i] for i in shuffle_order(18, 5)]
     assert [ledger.rows_in for ledger in result.per_source] == [15, 3]
