@@ -23,8 +23,9 @@ from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.errors import CheckpointError, ConfigError, NonFinite
 from dpo_core.contract.jobs import ReferenceJob, ReferenceResult
 from dpo_core.contract.progress import Progress
+from dpo_core.contract.reference_folder import model_cache_folder
 from dpo_core.contract.refs import ReferenceRef
-from dpo_core.contract.store import fingerprint, hash_files, new_directory
+from dpo_core.contract.store import hash_files, new_directory
 from dpo_core.data.agreed_rows import AgreedRows, agree, forget_agreed, read_agreed
 from dpo_core.data.order import Microbatch, batches_by_tokens, forward_tokens, share_of_rank
 from dpo_core.data.pair_batch import collate
@@ -47,11 +48,6 @@ from dpo_core.training.whole_weights import share_for_scoring_within_machines
 log = logging.getLogger(__name__)
 
 SPLITS: tuple[Split, ...] = ("train", "held_out")
-
-
-def model_cache_folder(job: ReferenceJob) -> Path:
-    """Return the cache folder of this model, these numerics and this version of the step."""
-    return job.cache_dir / fingerprint(job.scores_content)[:16]
 
 
 def _rows_to_compute(dataset: PairDataset, cache: ReferenceCache) -> list[int]:

@@ -131,6 +131,13 @@ class PrivateCluster:
         """Send slurmctld a signal."""
         os.kill(int((self.folder / "slurmctld.pid").read_text()), number)
 
+    def lose_state(self) -> None:
+        """Kill slurmctld and have it start without all it knew: it counts the ids of jobs from 1 again."""
+        self.kill_controller()
+        shutil.rmtree(self.folder / "state")
+        (self.folder / "state").mkdir()
+        self.start_controller()
+
     def save_jobs(self) -> None:
         """Have slurmctld write down what runs. It does so seconds after a job began, or with the next change; what it has
         not written when it is killed it has forgotten, and starts again."""

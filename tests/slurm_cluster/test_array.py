@@ -72,8 +72,9 @@ def test_shares_run_side_by_side_and_the_pass_follows(cluster: PrivateCluster, t
 def test_a_share_that_is_killed_is_begun_again_and_the_others_go_on(cluster: PrivateCluster, tmp_path):
     step = step_of(tmp_path)
     with meanwhile(step) as end:
-        wait_for(lambda: len(computed(step)) >= 6)
-        os.kill(int((step.folder / "cache/001").read_text()), signal.SIGKILL)
+        first = step.folder / "cache/001"
+        wait_for(lambda: first.exists() and first.read_text())
+        os.kill(int(first.read_text()), signal.SIGKILL)
         assert end() == Ended(0)
     assert computed(step) == list(range(4 * LAST))
     assert step.num_starts == 6

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dpo_core.contract.errors import TimedOut
+from dpo_core.contract.errors import StepCrashed, TimedOut
 from examples.slurm.private_cluster import PrivateCluster
 from tasks.launch.cluster_job import ClusterJob
 from tasks.launch.context import Context, OnClusterJob, Stopped
@@ -150,3 +150,31 @@ def test_many_jobs_in_a_queue_are_one_question_to_slurm(own_cluster: PrivateClus
             stop.set()
         assert {type(one.exception(timeout=120)) for one in running} == {Stopped}
     assert {state for _, state in own_cluster.jobs()} == set()
+
+
+def test_a_controller_that_lost_all_it_knew_gives_the_id_to_somebody_else(
+    own_cluster: PrivateCluster, tmp_path, monkeypatch
+):
+    """Slurm kills what a node registers of a job that it does not know. The run ends with an error that is retried, once
+    there is no sign of life any more; whoever has the id now is left alone."""
+    monkeypatch.setattr("tasks.launch.slurm.watch.SECONDS_WITHOUT_A_SIGN", 10.0)
+    step = SmallStep(tmp_path, COUNTING.replace("LAST", "10_000"))
+    with meanwhile(step) as end:
+        wait_for(lambda: len(numbers(step)) >= 3)
+        (job_id,) = own_cluster.ask("squeue", "-h", "-o", "%i").split()
+        own_cluster.lose_state()
+        other = (
+            "sbatch",
+            "--parsable",
+            "--job-name=other",
+            "-w",
+            "n2",
+            "--output=/dev/null",
+            "--wrap",
+            "sleep 90",
+        )
+        assert own_cluster.ask(*other).strip() == job_id
+        with pytest.raises(StepCrashed, match="is gone on n1"):
+            end()
+    assert numbers(step) == sorted(set(numbers(step)))
+    assert [name for name, _ in own_cluster.jobs()] == ["other"]

@@ -1,7 +1,7 @@
 """Fills a step's cache by the jobs of an array, and follows all of them: the shares of a reference pass.
 
 share's job            meaning
-ended with 0           done; so is one that another run's newer start has ended: the pass that follows waits for that one
+ended with 0           done; so is one that a newer start has ended, which is followed then
 came to its time       submitted again, if the cache has grown
 preempted for good     the same, else as one that is lost
 lost, killed, crashed  submitted again, twice at most; the others go on
@@ -19,29 +19,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dpo_core.contract.errors import PairlineError, Preempted, StepCrashed, TimedOut
-from dpo_core.contract.progress import carries_event, parse_line
+from dpo_core.contract.progress import parse_line
 from tasks.launch.context import Context
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
-from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, submit
+from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel
 from tasks.launch.slurm.ends import FENCED, LimitReached, failed_to_launch
 from tasks.launch.slurm.job_log import JobLog
 from tasks.launch.slurm.left_jobs import end
-from tasks.launch.slurm.names import array_of, index_of, share_folder, share_key, share_of
+from tasks.launch.slurm.names import array_of, index_of, share_folder, share_key
 from tasks.launch.slurm.own_jobs import active_jobs, kept
 from tasks.launch.slurm.poll import poll_of_this_process
 from tasks.launch.slurm.record import fence, record_folder, running_seconds, starts_of
-from tasks.launch.slurm.share_progress import SharesProgress
+from tasks.launch.slurm.room import submit_when_there_is_room
+from tasks.launch.slurm.share_logs import mark_read, of_share, pass_rest_on, read_to
+from tasks.launch.slurm.share_progress import SECONDS_A_SHARE, SharesProgress, SharesShown
 from tasks.launch.slurm.shares import Shares, ended_well, forget_shares
-from tasks.launch.slurm.shown import cluster_job
 from tasks.launch.slurm.submits import Submits
 from tasks.launch.slurm.watch import SECONDS_BETWEEN_POSITIONS, Followed, ShareWatch
 
 log = logging.getLogger(__name__)
 MOST_LOST = 2  # times that a share's job may be lost and is submitted again
-TURN_SECONDS, SECONDS_A_SHARE = 0.5, 1 / 64  # the files of many shares are looked at less often
+TURN_SECONDS = 0.5
 SECONDS_BETWEEN_LOOKS = 5.0  # at a controller that was busy, and may answer in another order
-SECONDS_BETWEEN_PAGES = 2.0
 
 
 @dataclass
@@ -56,16 +56,15 @@ class ShareRun:
     kept: dict[int, tuple[tuple[str, int], ...]] = field(default_factory=dict)  # when its job was submitted
     lost: Counter[int] = field(default_factory=Counter)
     spent: Counter[int] = field(default_factory=Counter)  # seconds of earlier jobs
-    said: str = ""
-    showed: float = -1e9
     saved: float = 0.0  # when: monotonic
     keys: dict[int, str] = field(default_factory=dict)  # of each share's newest job
-    arrays: list[str] = field(default_factory=list)  # ids, in the order of their submission
+    followed: set[str] = field(default_factory=set)  # keys
 
     def __post_init__(self) -> None:
         self.context, self.on_line, self.before_start = self.between
         self.record = record_folder(self.command.folder, make=True)
         self.progress = SharesProgress(self.count)
+        self.shown = SharesShown(self.command, self.context)
 
     def run(self, found: Sequence[QueuedJob]) -> Ended | None:
         """Return None once all shares have ended well, else how the one ended that cannot be mended by another start.
@@ -75,16 +74,19 @@ class ShareRun:
         """
         if others := [job for job in found if job.num_shares != self.count]:  # of another setting
             end(others, self.context)
-        self.progress.done = ended_well(self.record, self.count)
+        self.progress.done = ended_well(self.command, self.record, self.count)
         poll = poll_of_this_process()
         poll.watch(self.command.name)
         try:
-            self._attach([job for job in found if job.num_shares == self.count])
+            ours = [job for job in found if job.num_shares == self.count]
+            self._attach(ours, ended=[job.key for job in others])
             forget_shares(self.record, but=range(self.count), count=self.count)  # their logs are read
             if lacking := set(range(self.count)) - set(self.watches) - self.progress.done:
                 self.launcher.prepare(self.command, self.before_start)
                 self._submit(lacking, is_again=bool(self.watches))
             ended = self._until_all_have_ended()
+            while ended is None and self._follow_what_is_beside():
+                ended = self._until_all_have_ended()
             self._leave_nothing()
             return ended
         except SlurmAway:
@@ -99,29 +101,44 @@ class ShareRun:
             poll.forget(self.command.name)
             self._show(over=True)
 
-    def _attach(self, found: Sequence[QueuedJob]) -> None:
-        """Follow what waits or runs, and read what others printed that ended while nobody looked."""
+    def _attach(self, found: Sequence[QueuedJob], ended: Iterable[str]) -> None:
+        """Follow what waits or runs, and read what others printed that ended meanwhile (``ended``: keys of some)."""
         offsets = go_back_to_position(self.command.folder, saved_times(self.command.folder))
-        keys = {job.key: job for job in found}
         for job in found:  # those that run before those that wait
             if (index := index_of(job.id) or 0) not in self.watches:
                 log.info("Attaching to Slurm job %s (%s).", job.id, job.name)
-                self._follow(index, job.id, job.key, int(offsets.get(job.key) or 0))
+                self._follow(index, job.id, job.key, read_to(self.record, job.key, offsets.get(job.key)))
             elif job.state == "PENDING":  # it came late, when its share had been submitted again
                 with contextlib.suppress(PairlineError):
                     cancel(job.id)
-        for key, offset in offsets.items():
-            if key not in keys:
-                rest = JobLog(self.record / f"{key}.log", int(offset or 0), has_labels=False)
-                share = share_of(key)  # none: the pass's own
-                rest.pass_on(self._lines_of(*share) if share else self.on_line, to_the_end=True)
-        if offsets:
-            self._lines_and_positions(save=True)
+        unread: dict[str, str | None] = {**dict.fromkeys(ended), **offsets}
+        at_work = {job.key for job in found}
+        ends = {
+            key: pass_rest_on(self.record, key, saved, self.on_line)
+            for key, saved in unread.items()
+            if key not in at_work
+        }
+        if offsets or ends:
+            self._lines_and_positions(save=True, more=((key, str(place)) for key, place in ends.items()))
+        for key, place in ends.items():
+            mark_read(self.record, key, place)
+
+    def _follow_what_is_beside(self) -> bool:
+        """Follow jobs that run beside the one that was followed: of a submission whose answer was lost, of another run.
+        They end at once, as all is there, and their lines belong to the log. -> whether there are any"""
+        for job in self._active():
+            index = index_of(job.id) or 0
+            is_new = job.num_shares == self.count and job.key not in self.followed
+            is_at_work = job.state != "PENDING" and not failed_to_launch(job.reason)
+            if is_new and is_at_work and index not in self.watches:
+                self._follow(index, job.id, job.key, read_to(self.record, job.key))
+        return bool(self.watches)
 
     def _follow(self, index: int, job_id: str, key: str, offset: int = 0) -> None:
         self.keys[index] = key
-        if (array := array_of(job_id)) not in self.arrays:
-            self.arrays.append(array)
+        self.followed.add(key)
+        if (array := array_of(job_id)) not in self.shown.arrays:
+            self.shown.arrays.append(array)
         job_log = JobLog(self.record / f"{key}.log", offset, has_labels=False)
         self.kept[index] = kept(self.command)
         self.progress.done.discard(index)
@@ -134,14 +151,14 @@ class ShareRun:
             self._lines_of(index),
         )
 
-    def _lines_of(self, index: int, count: int = 0) -> OnLine:
-        """``count``: of how many it is one; progress of another cut says nothing of this one's."""
+    def _lines_of(self, index: int) -> OnLine:
+        plain = of_share(index, self.on_line)
 
         def take(line: str) -> None:
-            if not carries_event(line):
-                self.on_line(f"[share {index}] {line}")
-            elif count in (0, self.count) and (event := parse_line(line)) is not None:
+            if (event := parse_line(line)) is not None:
                 self.on_line(self.progress.merged(index, event))
+            else:
+                plain(line)
 
         return take
 
@@ -155,9 +172,9 @@ class ShareRun:
             for index in shares.indices:
                 share_folder(self.record, index, self.count).mkdir(exist_ok=True)
             described = self.launcher.describe(self.command, self.context, key, shares)
-            self._lines_and_positions(save=True, more=keys.values())
+            self._lines_and_positions(save=True, more=((key, "0") for key in keys.values()))
             try:
-                array = submit(described.flags, described.script)
+                array = submit_when_there_is_room(described, self.context)
             except SlurmAway as away:
                 log.warning("%s Looking whether it was submitted before it is tried again.", away)
                 for index, job in self._submitted_late(wanted).items():
@@ -177,11 +194,8 @@ class ShareRun:
             self.context.sleep(wait_seconds)
             self.context.raise_if_stopped()
             for job in self._active() if not found else ():
-                if (
-                    job.num_shares == self.count
-                    and (index := index_of(job.id)) in wanted
-                    and index is not None
-                ):
+                index = index_of(job.id)
+                if job.num_shares == self.count and index is not None and index in wanted:
                     found.setdefault(index, job)
         return found
 
@@ -210,27 +224,25 @@ class ShareRun:
             outcome, why = Ended(1, cause=str(crash)), crash.problem
             self._end_what_is_held(watch.job.key)
         except Preempted as preempted:  # and not requeued
-            has_grown, why = self.kept[index] != kept(self.command), preempted.problem
-            outcome = LimitReached() if has_grown else Ended(1, cause=why)
+            outcome, why = LimitReached(otherwise=preempted.problem), preempted.problem
+        if isinstance(outcome, LimitReached) and self.kept[index] == kept(self.command):
+            if not outcome.otherwise:
+                raise TimedOut(
+                    f"The Slurm job of share {index} of step {self.command.step} came to its time limit before the cache "
+                    "had grown.",
+                    "Raise slurm.time_limit_minutes, or lower reference.rows_per_shard: one shard must fit into one job.",
+                )
+            outcome = Ended(1, cause=outcome.otherwise)
         if outcome in (Ended(0), Ended(FENCED)):
             self._forget(index)
             self.progress.done.add(index)
             return None
         if isinstance(outcome, Ended):
             self.lost[index] += 1
-            if (
-                outcome.out_of_memory
-                or not (outcome.cause or outcome.exit_code < 0)
-                or self.lost[index] > MOST_LOST
-            ):
+            is_for_good = outcome.out_of_memory or not (outcome.cause or outcome.exit_code < 0)
+            if is_for_good or self.lost[index] > MOST_LOST:
                 return outcome
             why = outcome.cause or f"was killed by signal {-outcome.exit_code}"
-        elif isinstance(outcome, LimitReached) and self.kept[index] == kept(self.command):
-            raise TimedOut(
-                f"The Slurm job of share {index} of step {self.command.step} came to its time limit before the cache had "
-                "grown.",
-                "Raise slurm.time_limit_minutes, or lower reference.rows_per_shard: one shard must fit into one job.",
-            )
         self.spent[index] += round(running_seconds(starts_of(self.record, watch.job.key)))
         self._forget(index)
         self.context.tell_line(f"Share {index} of step {self.command.step} is submitted again: {why}")
@@ -247,12 +259,14 @@ class ShareRun:
     def _forget(self, index: int) -> None:
         watch = self.watches.pop(index)
         watch.pass_lines_on(to_the_end=True)
+        mark_read(self.record, watch.job.key, watch.job.log.offset)
         fence(self.record, watch.job.key)
 
     def _lines_and_positions(
-        self, to_the_end: bool = False, save: bool = False, more: Iterable[str] = ()
+        self, to_the_end: bool = False, save: bool = False, more: Iterable[tuple[str, str]] = ()
     ) -> None:
-        """Save how far all logs were read, together: the log of the step is one. ``more``: of jobs that may come to be."""
+        """Save how far all logs were read, together: the log of the step is one. ``more``: of others,
+        that may come to be or have ended."""
         if to_the_end:
             for watch in self.watches.values():
                 watch.pass_lines_on(to_the_end=True)
@@ -260,7 +274,7 @@ class ShareRun:
         if to_the_end or save or now - self.saved > SECONDS_BETWEEN_POSITIONS:
             offsets = {watch.job.key: str(watch.job.log.offset) for watch in self.watches.values()}
             self.saved = now
-            save_position(self.command.folder, offsets | dict.fromkeys(more, "0"))
+            save_position(self.command.folder, offsets | dict(more))
 
     def _stop(self) -> None:
         """SIGTERM to what runs, the time that it is given, and the end of the array and of what it has left."""
@@ -281,18 +295,5 @@ class ShareRun:
         forget_position(self.command.folder)
 
     def _show(self, over: bool = False) -> None:
-        """Tell the run's lines and its page where the array stands, when that changes."""
-        states = Counter(watch.seen.state if watch.seen else "SUBMITTED" for watch in self.watches.values())
-        num_done = len(self.progress.done)
-        where = ", ".join(
-            [f"{num_done} of {self.count} done", *(f"{n} {state}" for state, n in sorted(states.items()))]
-        )
-        seconds = max(SECONDS_BETWEEN_PAGES, 4 * self.count * SECONDS_A_SHARE)
-        if not over and (where == self.said or time.monotonic() - self.showed < seconds):
-            return
-        self.said, self.showed = where, time.monotonic()
-        self.context.tell_line(f"Shares of step {self.command.step}: {where}.")
-        if self.keys:
-            seen = next((watch.seen for watch in self.watches.values() if watch.seen), None)
-            ids, keys = ",".join(self.arrays), tuple(self.keys.values())
-            self.context.tell_cluster_job(cluster_job(self.command, ids, keys, seen, where))
+        seen = [watch.seen for watch in self.watches.values()]
+        self.shown.show(self.progress, seen, tuple(self.keys.values()), over)

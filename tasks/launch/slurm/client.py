@@ -27,6 +27,7 @@ ACTIVE = frozenset(
 AWAY = re.compile(
     r"socket timed out|unable to contact slurm controller|connection refused|connection timed out"
     r"|zero bytes were transmitted|transport endpoint|communication connection failure|temporarily unable"
+    r"|resource temporarily unavailable"
     r"|insane message length|header lengths are longer|unexpected message received|unable to establish"
     r"|slurm backup controller in standby",
     re.IGNORECASE,
@@ -36,7 +37,11 @@ TAKEN_ALONG = (
     *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "KRB5CCNAME"),
     *("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"),
 )
-LOUD = re.compile(r"^(sbatch|squeue|scancel|scontrol|sinfo): ((error|fatal): )?")
+# Variables of a person's shell that change what is asked and how it is answered.
+OF_THE_SHELL = ("SBATCH_", "SQUEUE_", "SCANCEL_", "SINFO_", "SCONTROL_", "SACCT_")
+# What is said before "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)".
+FULL = re.compile(r"\b((Assoc|QOS)(Grp|Max)|Max)SubmitJobs?(PerUser|PerAccount)?(Limit)?\b")
+LOUD = re.compile(r"^(sbatch|squeue|scancel|scontrol|sinfo|sacct): ((error|fatal): )?")
 
 
 class NoSlurm(ConfigError):
@@ -45,6 +50,12 @@ class NoSlurm(ConfigError):
 
 class SlurmAway(RemoteError):
     """Slurm does not answer. Jobs run on meanwhile."""
+
+
+class QueueFull(ConfigError):
+    """No further job is taken, of this user or (``is_shared``) of the account: others have to end first."""
+
+    is_shared = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +142,8 @@ def refusal(said: str) -> str:
 
 
 def submit(arguments: Iterable[str], script: str) -> str:
-    """Return the new job's id. Raises ``ConfigError`` for what the cluster refuses."""
+    """Return the new job's id. Raises ``ConfigError`` for what the cluster refuses, ``QueueFull`` where it would take it
+    later."""
     said = _run(("sbatch", "--parsable", *arguments), script)
     return said.strip().split(";")[0]  # and its cluster, where there are several
 
@@ -159,6 +171,20 @@ def details(job_id: str) -> dict[str, str]:
         return {}
 
 
+def accounted(job_id: str, name: str) -> str:
+    """Return the state that a job of this name ended in by Slurm's accounting; empty where there is none, or it does not
+    say. ``CANCELLED by 1000`` is CANCELLED."""
+    asked = (f"--jobs={job_id}", "--format=JobName,State")
+    with contextlib.suppress(ConfigError, SlurmAway):
+        said = _run(("sacct", "--allocations", "--noheader", "--parsable2", *asked))
+        for line in reversed(said.splitlines()):
+            of_whom, _, state = line.partition("|")
+            word = state.partition(" ")[0]
+            if of_whom == name and word not in ACTIVE:
+                return word
+    return ""
+
+
 def signal_steps(job_id: str, signal: str) -> None:
     """Send a signal to every process of a running job but its batch shell."""
     with contextlib.suppress(ConfigError):  # it has just ended
@@ -176,7 +202,7 @@ def least_node(partition: str) -> NodeKind:
     """Return the least that a node of the partition has; empty for the default one. Raises ``ConfigError``,
     ``SlurmAway``."""
     only = (f"--partition={partition}",) if partition else ()
-    kind = parse_nodes(_run(("sinfo", "--noheader", "--Node", "--format=%c|%m", *only)))
+    kind = parse_nodes(_run(("sinfo", "--noheader", "--noconvert", "--Node", "--format=%c|%m", *only)))
     if kind is None:
         raise ConfigError(
             f"The cluster has no partition {partition or '(default)'} with nodes.",
@@ -196,16 +222,19 @@ def _judge(program: str, done: "subprocess.CompletedProcess[str]") -> None:
         return
     if done.returncode < 0 or AWAY.search(done.stderr):
         raise SlurmAway(f"Slurm does not answer ({program}: {refusal(done.stderr)[:300]})")
-    raise ConfigError(f"Slurm refuses ({program}): {refusal(done.stderr)[:1000]}")
+    sentence = f"Slurm refuses ({program}): {refusal(done.stderr)[:1000]}"
+    if program == "sbatch" and (limit := FULL.search(done.stderr)):
+        full = QueueFull(sentence)
+        full.is_shared = "Grp" in limit[0] or "Account" in limit[0]
+        raise full
+    raise ConfigError(sentence)
 
 
 def _done(argv: tuple[str, ...], script: str) -> "subprocess.CompletedProcess[str]":
-    # SBATCH_* and SQUEUE_* of a person's shell would change what is asked and how it is answered.
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("SBATCH_", "SQUEUE_", "SCANCEL_", "SINFO_", "SCONTROL_"))
-        and (argv[0] != "sbatch" or name in TAKEN_ALONG)
+        if not name.startswith(OF_THE_SHELL) and (argv[0] != "sbatch" or name in TAKEN_ALONG)
     }
     try:
         return subprocess.run(

@@ -68,6 +68,7 @@ OURS = (
     "container-readonly",
     "container-env",
     "container-unshare",
+    "clusters",
 )
 ContainerKind = Literal["none", "docker", "pyxis", "apptainer"]
 DOCKER_IMAGE = re.compile(r"([^@\s]+@)?sha256:[0-9a-f]{64}")  # a tag may be moved
@@ -105,7 +106,7 @@ class SlurmConfig(Section):
     )
     gpus_per_node: str = Field(
         "",
-        pattern=r"^(|([A-Za-z][\w.-]*:)?[1-9]\d{0,3})$",
+        pattern=r"^(|([A-Za-z0-9][\w.-]*:)?[1-9]\d{0,3})$",
         description="Cards that reference pass, training and evaluation ask for on each node: 8, or h100:8. Empty: none, "
         "and the steps run on CPU.",
     )
@@ -206,6 +207,7 @@ class SlurmConfig(Section):
                 own |= {one: f"slurm.{one}" for one in ("partition", "account", "qos", "constraint")}
                 own |= dict.fromkeys(("gpus", "gpus-per-node", "gres"), "slurm.gpus_per_node")
                 own |= {"cpus-per-task": "slurm.cpus_per_node", "ntasks": "compute.num_processes"}
+                own["clusters"] = "the variable SLURM_CLUSTERS, which all of Slurm's programs go by,"
                 where = f"; set {own[mine[0]]} instead" if mine[0] in own else "; remove it"
                 raise ValueError(f"slurm.flags: {flag} is Pairline's own to set (--{mine[0]}){where}")
         return flags

@@ -1,12 +1,14 @@
 """What an end means: what Slurm says of a job and what its ranks wrote down in, ``Ended`` or an error out. Pure.
 
 seen                                                     means
-exit 0, of every rank                                    the step ended well
+exit 0, of every rank                                    the step ended well, whatever Slurm says of the job (cancelled as
+                                                         it ended, a child of a rank that was out of memory)
 it could not begin: store, interpreter, a set-up line    store or config, not retried
 a step OUT_OF_MEMORY, "oom-kill event"                   oom
 a rank, its first program, srun or the batch script      crashed: the first rank by time, its node, the signal
 killed by a signal
 TIMEOUT, DEADLINE; exit 20; a rank ended by SIGTERM      the job's time is up: a chain goes on
+the same, unknown to Slurm                               the same, if it has kept something new; else crashed
 PREEMPTED and not requeued                               preempted
 CANCELLED, not by us                                     cancelled: a person said so
 NODE_FAIL, BOOT_FAIL and not requeued                    crashed, the node is the cause
@@ -25,20 +27,26 @@ from dpo_core.contract.rank_container import NO_CONTAINER as NO_CONTAINER_CODES
 from tasks.launch.launcher import Ended
 from tasks.launch.slurm.record import RankEnd, Start
 
-OUT_OF_MEMORY = re.compile(r"\bOut Of Memory\b|oom[-_]kill event|\boom_kill\b|OOM Killed")
+OUT_OF_MEMORY = re.compile(
+    r"\bOut Of Memory\b|oom[-_]kill event|\boom_kill\b|OOM Killed|exceeded memory limit \("
+)
 NO_CONTAINER = re.compile(
     r"(pyxis: (?:failed to|couldn't) .*container.*|FATAL: +(?:could not open|container creation failed).*)",
     re.IGNORECASE,
 )
 NOT_BEGUN = re.compile(r"(docker: (?!See ).*|(?:docker|apptainer): .* on \S+|Unable to find image .*)")
 LAUNCH_FAILED = 53  # Slurm's own code: a node could not start the job
+SLURM_OUT_OF_MEMORY = 125  # in the place of a signal: the batch script itself
 FENCED = 75  # dpo_core.in_slurm's
 PREEMPTED_EXIT = Preempted.exit_code
 SIGNAL_EXIT, LARGEST_SIGNAL = 128, 64
 NEVER = re.compile(
-    r"PartitionTimeLimit|PartitionConfig|PartitionNodeLimit|NodeLimit|BadConstraints|DependencyNeverSatisfied|Invalid\w*"
-    r"|JobHeldAdmin"
-)
+    r"Partition(TimeLimit|Config|NodeLimit)|BadConstraints|DependencyNeverSatisfied|JobHeldAdmin|MaxMemPerLimit"
+    r"|\w*Invalid\w*|(QOS|Account)NotAllowed|(Assoc|QOS)Max\w+Per(Job|Node)(Limit)?|QOSMin\w+"
+)  # of Slurm's src/common/job_state_reason.c; what is of all jobs of a user, an account or a group goes away
+NOT_PERMITTED = re.compile(
+    r"not[ _]permitted[ _]to[ _]use[ _]this[ _]partition"
+)  # in place of QOSNotAllowed, with both names
 LAUNCH_HELD = re.compile(r"requeued[ _]held|JobHoldMaxRequeue", re.IGNORECASE)
 
 
@@ -55,7 +63,13 @@ class JobEnd:
 
 @dataclass(frozen=True, slots=True)
 class LimitReached:
-    """The job came to its time limit; whether a chain goes on depends on what it has kept."""
+    """The job came to its time limit; whether a chain goes on depends on what it has kept.
+
+    ``otherwise``: what it is if nothing was kept, where Slurm does not say that it was the limit. A job that it has
+    forgotten was asked to stop by whomever: a controller that lost all it knew ends what it does not know.
+    """
+
+    otherwise: str = ""
 
 
 def how_it_ended(end: JobEnd, step: str) -> Ended | LimitReached | PairlineError:
@@ -68,9 +82,11 @@ def how_it_ended(end: JobEnd, step: str) -> Ended | LimitReached | PairlineError
         return (StoreError if start.refused.startswith("The store") else ConfigError)(
             f"Step {step}: {start.refused}"
         )
-    if code == 0 and end.state in ("", "COMPLETED", "COMPLETING", "RUNNING"):
+    if code == 0 and (end.state in ("", "COMPLETED", "COMPLETING", "RUNNING") or start.is_good):
         return Ended(0)
-    if any(OUT_OF_MEMORY.search(line) for line in end.last_lines) or end.state == "OUT_OF_MEMORY":
+    if any(OUT_OF_MEMORY.search(line) for line in end.last_lines) or (
+        end.state == "OUT_OF_MEMORY" or end.slurm_signal == SLURM_OUT_OF_MEMORY
+    ):
         first = _first_killed(start.ranks)
         return Ended(code or 1, out_of_memory=True, cause=_of_signal(first) if first else _of_memory(start))
     if end.state == "CANCELLED":
@@ -89,7 +105,7 @@ def how_it_ended(end: JobEnd, step: str) -> Ended | LimitReached | PairlineError
             f"Step {step} lost a node ({start.nodes or 'none of its own'}), and Slurm did not start it again."
         )
     if code == PREEMPTED_EXIT:
-        return LimitReached()
+        return LimitReached(_of_whom(end, start, step))
     if said := _no_container(start, end.last_lines):
         return ConfigError(
             f"The container of step {step} cannot be made: {said}.",
@@ -103,15 +119,24 @@ def how_it_ended(end: JobEnd, step: str) -> Ended | LimitReached | PairlineError
         )
     if killed:
         return Ended(-killed, cause=f"its batch script{_on(start)} was killed by {_named(killed)}.")
-    return _by_ranks(code, start, step)
+    return _by_ranks(code, start, step, _of_whom(end, start, step))
 
 
-def _by_ranks(code: int | None, start: Start, step: str) -> Ended | LimitReached | PairlineError:
-    """What the ranks say of an end of which Slurm knows no more than that it was none of the good ones."""
+def _of_whom(end: JobEnd, start: Start, step: str) -> str:
+    """Who asked a job to stop, if it may have been another than its time limit."""
+    said = f"The Slurm job of step {step} was asked to stop{_on(start)}, and Slurm does not know it any more."
+    return "" if end.state else said
+
+
+def _by_ranks(
+    code: int | None, start: Start, step: str, otherwise: str
+) -> Ended | LimitReached | PairlineError:
+    """What the ranks say of an end of which Slurm knows no more than that it was none of the good ones. ``otherwise``: as
+    ``LimitReached`` has it."""
     first = _first_killed(start.ranks)
     was_asked = first is not None and first.code == -signal.SIGTERM
     if was_asked and (code is None or _signal(code) == -signal.SIGTERM):
-        return LimitReached()
+        return LimitReached(otherwise)
     if (
         first is not None and not was_asked
     ):  # srun tells the largest code, which may be of a rank that it ended itself
@@ -206,7 +231,8 @@ def why_a_start_ended(start: Start, is_followed: bool, is_over: bool = False) ->
 
 def why_it_never_starts(reason: str) -> str:
     """Return what is wrong with a pending job that can never start; empty for one that waits."""
-    return reason if NEVER.search(reason) and not LAUNCH_HELD.search(reason) else ""
+    never = NEVER.fullmatch(reason.partition(",")[0]) or NOT_PERMITTED.search(reason)
+    return reason if never and not LAUNCH_HELD.search(reason) else ""
 
 
 def failed_to_launch(reason: str) -> bool:

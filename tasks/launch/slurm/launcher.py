@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from dpo_core.contract.errors import PairlineError, TimedOut
+from dpo_core.contract.errors import PairlineError, StepCrashed, TimedOut
 from tasks.launch.command import typical_command
 from tasks.launch.compute import Machine, this_machine
 from tasks.launch.compute_config import ComputeConfig
@@ -34,7 +34,7 @@ from tasks.launch.process import ProcessLauncher
 from tasks.launch.reaped import Reaped, StateOf
 from tasks.launch.slurm.array import ShareRun
 from tasks.launch.slurm.batch import BatchJob, Submission, batch_job
-from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, least_node, queue, submit
+from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, least_node, queue
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.container import Wanted, let_in, step_container
 from tasks.launch.slurm.ends import LimitReached
@@ -46,7 +46,9 @@ from tasks.launch.slurm.poll import poll_of_this_process
 from tasks.launch.slurm.preview import preview
 from tasks.launch.slurm.reap import reap_jobs
 from tasks.launch.slurm.record import fence, forget_earlier, record_folder, running_seconds, starts_of
+from tasks.launch.slurm.room import submit_when_there_is_room
 from tasks.launch.slurm.secrets import remove_secrets, secret_files
+from tasks.launch.slurm.share_logs import read_ended_shares
 from tasks.launch.slurm.shares import Shares, compute_of_step, forget_shares, node_asked_for, parts_of_a_node
 from tasks.launch.slurm.watch import Followed, JobLimits, JobWatch
 from tasks.launch.step_environment import for_other_machines
@@ -148,8 +150,9 @@ class SlurmLauncher:
             ended = ShareRun(self, command, count, (context, on_line, before_start)).run(active)
             if ended is not None:
                 return ended
-        elif shares := [job for job in active if job.num_shares]:  # of a setting of before
+        elif shares := [job for job in active if job.num_shares]:  # of a setting of before, or late
             end(shares, context)
+            read_ended_shares(command.folder, [job.key for job in shares], on_line)
         while True:
             before = kept(command)
             job, outcome = self._one_job(command, found, spent, (context, on_line, before_start))
@@ -159,6 +162,8 @@ class SlurmLauncher:
                     forget_shares(job.record)
                 return outcome
             if before == kept(command):
+                if outcome.otherwise:
+                    raise StepCrashed(outcome.otherwise)
                 raise TimedOut(
                     f"The Slurm job of step {command.step} came to its time limit before it had kept anything new.",
                     "Raise slurm.time_limit_minutes, or lower train.checkpoint_every: one checkpoint must fit into one job.",
@@ -178,9 +183,8 @@ class SlurmLauncher:
         context, on_line, before_start = between
         for is_last in (False, True):
             job = self._attach(command, found) if found else self._start(command, context, before_start)
-            watch = JobWatch(
-                command, job, self.limits(command, spent), poll_of_this_process(), context, on_line
-            )
+            limits, poll = self.limits(command, spent), poll_of_this_process()
+            watch = JobWatch(command, job, limits, poll, context, on_line)
             try:
                 outcome = watch.until_the_end()
                 self._leave_nothing(command, job)
@@ -199,11 +203,10 @@ class SlurmLauncher:
         if not saved_times(folder):
             return
         with contextlib.suppress(PairlineError):  # `pairline reap` will do it
-            if left := [
-                seen for seen in queue() if seen.comment.get("folder") == str(folder) and seen.is_active
-            ]:
+            of_it = (seen for seen in queue() if seen.comment.get("folder") == str(folder))
+            if left := [seen for seen in of_it if seen.is_active]:
                 end(left, context)
-            put_away(folder)
+            put_away(folder, [seen.key for seen in left])
 
     def limits(self, command: CommandSpec, spent: float) -> JobLimits:
         """Return what bounds a job of a step that has run for so long already."""
@@ -232,7 +235,7 @@ class SlurmLauncher:
             try:
                 described = self.describe(command, context, uuid.uuid4().hex[:12])
                 save_position(command.folder, {described.key: "0"})
-                job_id = submit(described.flags, described.script)
+                job_id = submit_when_there_is_room(described, context)
             except SlurmAway as away:
                 log.warning("%s Looking whether it was submitted before it is tried again.", away)
                 if (found := self._submitted_late(command, context)) is not None:
@@ -240,10 +243,8 @@ class SlurmLauncher:
                 if time.monotonic() > until:
                     raise
                 continue
-            labelled = command.num_processes > 1
-            return Followed(
-                described.key, job_id, record, JobLog(record / f"{described.key}.log", 0, labelled)
-            )
+            its_log = JobLog(record / f"{described.key}.log", 0, command.num_processes > 1)
+            return Followed(described.key, job_id, record, its_log)
 
     def prepare(self, command: CommandSpec, before_start: BeforeStart) -> None:
         """Make the step's folders and inputs ready for what is about to be submitted. Raises ``StoreError``."""

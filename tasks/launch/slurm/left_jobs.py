@@ -2,16 +2,16 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks.launch.context import Context
 from tasks.launch.log_position import forget_position, go_back_to_position, saved_times
 from tasks.launch.slurm.client import QueuedJob, cancel, queue, signal_steps
-from tasks.launch.slurm.job_log import JobLog
-from tasks.launch.slurm.names import array_of
+from tasks.launch.slurm.names import array_of, share_of
 from tasks.launch.slurm.record import fence, record_folder
 from tasks.launch.slurm.secrets import remove_secrets
+from tasks.launch.slurm.share_logs import mark_read, pass_rest_on
 from tasks.launch.step_log import LogFile
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -39,20 +39,27 @@ def end(jobs: Sequence[QueuedJob], context: Context = OF_NO_RUN) -> None:
             fence(record_folder(Path(folder)), job.key)
 
 
-def put_away(folder: Path) -> None:
-    """Copy what an ended job printed since its log was last read, and forget it. For who holds the claim on ``folder``."""
-    copy_rest_of_log(folder)
+def put_away(folder: Path, keys: Iterable[str] = ()) -> None:
+    """Copy what an ended job printed since its log was last read, and forget it. For who holds the claim on ``folder``.
+
+    ``keys``: of jobs that may not stand in the saved position.
+    """
+    copy_rest_of_log(folder, keys)
     forget_position(folder)
     remove_secrets(record_folder(folder))
 
 
-def copy_rest_of_log(folder: Path) -> None:
+def copy_rest_of_log(folder: Path, keys: Iterable[str] = ()) -> None:
     """Append to ``log.txt`` what stands in the job's own log and not there."""
     record = record_folder(folder)
-    for key, offset in go_back_to_position(folder, saved_times(folder)).items():
-        with contextlib.suppress(OSError), contextlib.closing(LogFile(folder)) as file:
-            labelled = any(record.glob(f"{key}.*/ranks/rank-1.json"))
-            JobLog(record / f"{key}.log", int(offset or 0), labelled).pass_on(file.write, to_the_end=True)
+    saved = go_back_to_position(folder, saved_times(folder))
+    unread: dict[str, str | None] = dict.fromkeys(filter(share_of, keys))
+    unread |= saved
+    if not unread:
+        return
+    with contextlib.suppress(OSError), contextlib.closing(LogFile(folder)) as file:
+        for key, offset in unread.items():
+            mark_read(record, key, pass_rest_on(record, key, offset, file.write))
 
 
 def _wait_until_gone(jobs: Sequence[QueuedJob], seconds: float, context: Context) -> None:

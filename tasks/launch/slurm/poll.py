@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from dpo_core.contract.errors import ConfigError
 from tasks.launch.slurm.client import QueuedJob, SlurmAway, queue
 
 
@@ -35,7 +36,7 @@ class Poll:
 
     def look(self, name: str, max_age_seconds: float) -> list[QueuedJob]:
         """Return the jobs of this name, as they were at most so long ago. Raises ``SlurmAway``, also if that was the
-        answer then."""
+        answer then, or something went wrong with asking."""
         with self.lock:
             if name not in self.about or time.monotonic() - self.asked > max_age_seconds:
                 self.about = frozenset(self.names) | {name}
@@ -47,6 +48,8 @@ class Poll:
                     self.answer = found
                 except SlurmAway as away:
                     self.answer = away
+                except ConfigError as refused:  # nothing that a job that is watched is to be ended for
+                    self.answer = SlurmAway(refused.problem)
                 self.asked = time.monotonic()
             if isinstance(self.answer, SlurmAway):
                 raise self.answer

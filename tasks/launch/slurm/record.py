@@ -55,6 +55,11 @@ class Start:
     from_step: int | None = None  # of the newest checkpoint when it began
     ranks: tuple[RankEnd, ...] = ()
 
+    @property
+    def is_good(self) -> bool:
+        """Whether its batch script and all its ranks have said that they ended well."""
+        return self.exit_code == 0 and bool(self.ranks) and all(rank.code == 0 for rank in self.ranks)
+
     def seconds(self, now: float) -> float:
         """Return how long it ran, or runs: an end that nobody wrote down was at its last sign of life."""
         if self.exit_code is not None:
@@ -112,7 +117,7 @@ def _start(place: Path, number: int) -> Start:
         ended=_number(ended),
         last_sign=max(map(_modified, [place, place / "started", *files])),
         exit_code=_whole(code),
-        refused=_text(place / "refused").strip()[:2000],
+        refused=text_of(place / "refused").strip()[:2000],
         from_step=_whole(kept.removeprefix("step-")),
         ranks=tuple(sorted(filter(None, map(_rank, files)), key=lambda rank: rank.rank)),
     )
@@ -120,7 +125,7 @@ def _start(place: Path, number: int) -> Start:
 
 def _rank(file: Path) -> RankEnd | None:
     with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError):
-        written = json.loads(_text(file))
+        written = json.loads(text_of(file))
         code = written.get("code")
         return RankEnd(
             int(written["rank"]),
@@ -131,7 +136,8 @@ def _rank(file: Path) -> RankEnd | None:
     return None
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """Return what a small file of the record says; empty if it is not there, or no file."""
     try:
         return read_regular(file, LARGEST_BYTES).decode(errors="replace")
     except (OSError, StoreError):
@@ -139,7 +145,7 @@ def _text(file: Path) -> str:
 
 
 def _words(file: Path) -> list[str]:
-    return _text(file).split()
+    return text_of(file).split()
 
 
 def _whole(text: str) -> int | None:
@@ -166,6 +172,26 @@ def running_seconds(starts: list[Start]) -> float:
     return sum(start.seconds(now) for start in starts if start.began)
 
 
+@dataclass
+class SuspendedTime:
+    """For how long a job stood still while it was watched, by a preemption or an administrator. No running time."""
+
+    seconds: float = 0.0
+    _since: float | None = None  # monotonic
+
+    @property
+    def is_now(self) -> bool:
+        """Whether it does."""
+        return self._since is not None
+
+    def look(self, is_suspended: bool) -> None:
+        """Take what was seen."""
+        now = time.monotonic()
+        if self._since is not None:
+            self.seconds += now - self._since
+        self._since = now if is_suspended else None
+
+
 def fence(record: Path, key: str) -> None:
     """Tell the ranks of a submission whose job is gone to end: one on a node that Slurm has lost hears of nothing else."""
     for start in starts_of(record, key):
@@ -186,7 +212,7 @@ def wait_for_ranks(record: Path, key: str, seconds: float) -> None:
 def forget_earlier(record: Path, kept: str = "") -> None:
     """Remove what earlier submissions have left, but the newest start, of which something may still be at work, shares of
     a pass that is not complete, and the file ``kept``."""
-    newest = _text(record / "attempt").strip()
+    newest = text_of(record / "attempt").strip()
     shares = {place.name for place in record.glob(share_folder(record, "*", "*").name)}
     for place in record.iterdir():
         if place.name not in ("attempt", newest, kept, *shares):

@@ -5,18 +5,23 @@ pass itself follows as a job of one card, finds all of it there, and would compu
 """
 
 import contextlib
-import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.job import JOB_FILE
+from dpo_core.contract.job_registry import read_job
+from dpo_core.contract.jobs import ReferenceJob
+from dpo_core.contract.reference_folder import SHARDS, model_cache_folder
 from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.launcher import CommandSpec
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.names import share_folder
-from tasks.launch.slurm.record import starts_of
+from tasks.launch.slurm.record import starts_of, text_of
 
 # What a step is where every process holds the whole model and knows no other one.
 ALONE = {
@@ -67,16 +72,24 @@ def node_asked_for(compute: ComputeConfig, slurm: SlurmConfig, step: str) -> Mac
     )
 
 
-def ended_well(record: Path, count: int) -> set[int]:
-    """Return the shares whose newest start said so."""
-    return {index for index in range(count) if _ended_well(record, index, count)}
+def ended_well(command: CommandSpec, record: Path, count: int) -> set[int]:
+    """Return the shares whose newest start said so, of itself and of its process; none if the cache has lost all values
+    since: they would be left to the one job that follows."""
+    ended = {index for index in range(count) if _ended_well(share_folder(record, index, count))}
+    return ended if ended and _has_values(command) else set()
 
 
-def _ended_well(record: Path, index: int, count: int) -> bool:
-    folder = share_folder(record, index, count)
-    keys = {place.stem for place in folder.glob("*.*") if re.fullmatch(r"\.\d+", place.suffix)}
-    starts = [start for key in keys for start in starts_of(folder, key)]
-    return bool(starts) and max(starts, key=lambda start: start.began).exit_code == 0
+def _ended_well(folder: Path) -> bool:
+    key, _, number = text_of(folder / "attempt").strip().rpartition(".")
+    starts = starts_of(folder, key) if key else []
+    return any(start.is_good for start in starts if str(start.number) == number)
+
+
+def _has_values(command: CommandSpec) -> bool:
+    with contextlib.suppress(PairlineError):
+        job = read_job(command.folder / JOB_FILE)
+        return not isinstance(job, ReferenceJob) or any(model_cache_folder(job).glob(SHARDS))
+    return True  # of a job that cannot be read nothing is known
 
 
 def forget_shares(record: Path, but: Iterable[int] = (), count: int = 0) -> None:

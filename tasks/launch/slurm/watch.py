@@ -6,6 +6,7 @@ the next start of the step attaches to it.
 
 import contextlib
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +26,22 @@ from tasks.launch.slurm.record import (
     SECONDS_WITHOUT_A_SIGN,
     Start,
     StartsSeen,
+    SuspendedTime,
     fence,
     running_seconds,
     starts_of,
     wait_for_ranks,
 )
 from tasks.launch.slurm.shown import cluster_job
+from tasks.launch.slurm.unlisted import state_of_unlisted
 
 log = logging.getLogger(__name__)
 TURN_SECONDS, WAITING_TURN_SECONDS = 0.3, 2.0
 SECONDS_YOUNG, SECONDS_BETWEEN_YOUNG = 15.0, 2.0  # a job that can never start says so at once
 SECONDS_AT_THE_END = 0.5
+SECONDS_FOR_AN_EPILOG = (
+    60.0  # then a job that has ended is looked at as seldom as any, and one that ended well is done
+)
 SECONDS_BETWEEN_POSITIONS = 2.0
 
 
@@ -83,6 +89,8 @@ class JobWatch:
         self.ended = "ENDED"
         self.position_saved = 0.0
         self.launch_failed, self.waits = False, True
+        self.over_since, self.unlisted_since = math.inf, -math.inf  # monotonic
+        self.suspended = SuspendedTime()
         self.requeued: int | None = None  # number of the start that ended and is followed by another one
 
     def until_the_end(self) -> Ended | LimitReached:
@@ -117,7 +125,8 @@ class JobWatch:
         self.context.raise_if_stopped()
         self.bound.check()
         starts = self.starts.look()
-        if running_seconds(starts) + self.limits.spent_seconds > self.command.timeout_seconds:
+        seconds = running_seconds(starts) - self.suspended.seconds + self.limits.spent_seconds
+        if seconds > self.command.timeout_seconds:
             raise too_slow(self.command)
         last = starts[-1] if starts else None
         self.waits = last is None or last.number == self.requeued
@@ -142,9 +151,12 @@ class JobWatch:
     def _state(self, last: Start | None) -> str | None:
         """The state that the job ended in, "" if Slurm does not know it any more; None while it is to be waited for."""
         over = last is not None and last.exit_code is not None
+        has_ended = over and last is not None and last.number != self.requeued
+        self.over_since = min(self.over_since, time.monotonic()) if has_ended else math.inf
+        is_ending = time.monotonic() - self.over_since < SECONDS_FOR_AN_EPILOG
         age = time.monotonic() - self.began
         wanted = SECONDS_BETWEEN_YOUNG if age < SECONDS_YOUNG else self.limits.poll_seconds
-        if over and last is not None and last.number != self.requeued:
+        if has_ended and is_ending:
             wanted = SECONDS_AT_THE_END
         try:
             seen = self._seen(min(wanted, self.limits.poll_seconds, max(0.0, age)))
@@ -154,19 +166,28 @@ class JobWatch:
             self._show(None, last, "unknown: Slurm does not answer")
             return None
         self.answered = time.monotonic()
+        self.suspended.look(seen is not None and seen.state == "SUSPENDED")
         if seen is not None and seen.is_active:
             if over and last is not None and seen.state == "PENDING":
                 self.requeued = last.number
             self._tell(seen, last)
             self._show(seen, last)
             self._refuse_what_never_starts(seen)
-            return None
+            hangs = seen.state == "COMPLETING" and has_ended and not is_ending  # a node, or its epilog
+            return seen.state if hangs and last is not None and last.is_good else None
         if seen is not None:
             return seen.state
-        if over:
+        if last is not None and last.is_good:
             return ""
         silent = time.time() - (last.last_sign if last is not None else 0.0) > SECONDS_WITHOUT_A_SIGN
-        return "" if silent and age > SECONDS_BETWEEN_YOUNG else None
+        return self._unlisted() if over or (silent and age > SECONDS_BETWEEN_YOUNG) else None
+
+    def _unlisted(self) -> str | None:
+        """As ``_state``, of a job that the list lacks: asked about by its id, as seldom as the list."""
+        if (now := time.monotonic()) - self.unlisted_since < self.limits.poll_seconds:
+            return None
+        self.unlisted_since = now
+        return state_of_unlisted(self.job.id, self.command.name)
 
     def _seen(self, max_age_seconds: float) -> QueuedJob | None:
         """The job as Slurm knows it: by what we gave it, since an id is given again after a crash of Slurm's own."""
@@ -228,7 +249,8 @@ class JobWatch:
         try:
             starts = starts_of(self.job.record, self.job.key)
             at_work = bool(starts) and starts[-1].exit_code is None and bool(starts[-1].ranks)
-            if at_work and self._is_active():
+            # What is suspended is sent SIGKILL alone; ended as a whole it is woken, and has the site's KillWait.
+            if at_work and self._is_active() and not self.suspended.is_now:
                 signal_steps(self.job.id, "TERM" if grace_seconds else "KILL")
                 until = time.monotonic() + grace_seconds
                 while time.monotonic() < until and self._is_active():

@@ -6,12 +6,14 @@ from dpo_core.contract.errors import ConfigError
 from tasks.launch.slurm.client import (
     AWAY,
     QueuedJob,
+    accounted,
     parse_details,
     parse_nodes,
     parse_queue,
     refusal,
     submit,
 )
+from tests.tasks.launch.slurm.recorded import RecordedSlurm
 
 LINE = (
     "7\x1fPENDING\x1fReqNodeNotAvail, UnavailableNodes:n1\x1f\x1fgpu\x1f2026-01-01T10:00:00\x1fpairline-x\x1f"
@@ -75,6 +77,8 @@ def test_the_least_node_of_a_partition():
         "squeue: error: Unable to contact slurm controller (connect failure)",
         "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
         "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received",
+        "sbatch: error: Batch job submission failed: Resource temporarily unavailable",
+        "slurm_load_jobs error: Slurm backup controller in standby mode",
     ],
 )
 def test_no_answer_is_told_from_a_refusal(said: str):
@@ -92,6 +96,54 @@ def test_no_answer_is_told_from_a_refusal(said: str):
 def test_a_refusal_is_slurms_sentence(said: str):
     assert not AWAY.search(said)
     assert refusal(said) == said.removeprefix("sbatch: error: ") + "."
+
+
+@pytest.mark.parametrize(
+    ("said", "is_shared"),
+    [
+        ("QOSMaxSubmitJobPerUserLimit", False),
+        ("AssocMaxSubmitJobLimit", False),
+        ("AssocGrpSubmitJobsLimit", True),
+        ("QOSGrpSubmitJobsLimit", True),
+        ("MaxSubmitJobsPerAccount", True),
+        ("QOSMaxWallDurationPerJobLimit", None),
+        ("AssocMaxJobsLimit", None),
+    ],
+)  # of src/common/job_state_reason.c of 24.11; sbatch says it before the sentence that all limits have
+def test_a_limit_on_submitted_jobs_is_told_from_one_on_what_a_job_asks_for(
+    monkeypatch, tmp_path, said: str, is_shared: bool | None
+):
+    policy = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    slurm = RecordedSlurm(tmp_path / "bin", monkeypatch)
+    slurm.does(
+        "sbatch", f'printf "sbatch: error: %s\\n" {said} "Batch job submission failed: {policy}" >&2; exit 1'
+    )
+    with pytest.raises(ConfigError, match=said) as refused:
+        submit((), "")
+    assert getattr(refused.value, "is_shared", None) is is_shared
+
+
+@pytest.mark.parametrize(
+    ("printed", "state"),
+    [
+        ("pairline-x|COMPLETED\n", "COMPLETED"),
+        ("pairline-x|CANCELLED by 1000\n", "CANCELLED"),
+        ("pairline-x|OUT_OF_MEMORY\n", "OUT_OF_MEMORY"),
+        ("other|COMPLETED\npairline-x|TIMEOUT\n", "TIMEOUT"),  # the id was given twice
+        ("pairline-x|RUNNING\n", ""),  # slurmdbd was not told of the end
+        ("other|COMPLETED\n", ""),
+        ("", ""),
+        ("INVALID", ""),
+    ],
+)
+def test_accounting_is_asked_by_id_and_believed_by_name(monkeypatch, tmp_path, printed: str, state: str):
+    """As ``sacct --parsable2`` prints it, 22.05 and 24.11."""
+    slurm = RecordedSlurm(tmp_path / "bin", monkeypatch)
+    (tmp_path / "bin/said").write_text(printed)
+    slurm.does("sacct", 'cat "$here/said"')
+    assert accounted("7", "pairline-x") == state
+    slurm.does("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
+    assert accounted("7", "pairline-x") == ""
 
 
 def test_a_machine_without_slurm_is_told_in_one_sentence(monkeypatch, tmp_path):

@@ -49,6 +49,9 @@ def test_other_flags_pass():
         {"partition": "x;y"},
         {"gpus_per_node": "0"},
         {"gpus_per_node": "h100:"},
+        {"gpus_per_node": ":8"},
+        {"gpus_per_node": "1g.10gb"},
+        {"flags": ("--clusters=other",)},
         {"gpus_per_node": "gpu:h100:8"},
         {"constraint": "a b"},
         {"partitions": {"trains": "gpu"}},
@@ -67,6 +70,12 @@ def test_what_sbatch_would_misread_is_refused(wrong: dict):
 
 def test_whatever_one_process_does_may_stay_on_this_machine():
     assert set(get_args(LocalStep)) == {step for step, job in JOBS.items() if not job.is_parallel}
+
+
+def test_types_of_cards_are_those_that_sites_name():
+    for typed in ("h100:8", "a100_80gb:4", "nvidia_h100_80gb_hbm3:8", "3090:8", "2080ti:10", "1g.10gb:7"):
+        slurm = SlurmConfig(gpus_per_node=typed)
+        assert slurm.num_gpus("train") == int(typed.partition(":")[2])
 
 
 def test_steps_of_the_model_ask_for_cards_and_the_others_for_none():

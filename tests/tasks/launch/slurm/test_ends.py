@@ -82,6 +82,18 @@ ENDS: list[tuple[str, JobEnd, type]] = [
         ),
         ConfigError,
     ),
+    (
+        "done, and cancelled as it ended",
+        JobEnd("CANCELLED", start=ended(0, RankEnd(0, "n1", 0, 11.0))),
+        Ended,
+    ),
+    (
+        "done, a child of a rank out of memory",
+        JobEnd("OUT_OF_MEMORY", start=ended(0, RankEnd(0, "n1", 0, 11.0))),
+        Ended,
+    ),
+    ("the batch script out of memory", JobEnd("FAILED", exit_code=0, slurm_signal=125), Ended),
+    ("asked to stop, and forgotten", JobEnd("", start=ended(20)), LimitReached),
     ("srun ended well without a rank that it lost", JobEnd("", start=ended(0, *SILENT)), StepCrashed),
     ("forgotten, and silent", JobEnd("", start=ended(None)), StepCrashed),
 ]
@@ -144,8 +156,69 @@ def test_memory_is_told_whoever_saw_it():
         assert outcome.out_of_memory
 
 
+def test_what_is_done_is_done_whatever_slurm_says_of_the_job():
+    """24.11 with cgroups says OUT_OF_MEMORY of a job of which any process was killed for memory, also a rank's child."""
+    good = RankEnd(0, "n1", 0, 11.0)
+    for state in ("OUT_OF_MEMORY", "CANCELLED", "TIMEOUT", "PREEMPTED", "FAILED", "NODE_FAIL"):
+        assert how_it_ended(JobEnd(state, start=ended(0, good)), "train") == Ended(0)
+        assert how_it_ended(JobEnd(state, start=ended(0, good, RankEnd(1, "n2"))), "train") != Ended(0)
+        assert how_it_ended(JobEnd(state, start=ended(0)), "train") != Ended(0)
+
+
+def test_a_stop_of_which_slurm_knows_nothing_is_no_time_limit_if_nothing_was_kept():
+    """A controller that lost all it knew ends what it does not know."""
+    for start in (ended(20), ended(143, *ASKED)):
+        assert how_it_ended(JobEnd("FAILED", start=start), "train") == LimitReached()
+        outcome = how_it_ended(JobEnd("", start=start), "train")
+        assert isinstance(outcome, LimitReached)
+        assert "does not know it any more" in outcome.otherwise
+
+
+MEMORY = [  # as slurmstepd and srun print it: 20.11, 22.05, 24.11 (src/slurmd/slurmstepd/mgr.c, src/api/step_launch.c)
+    "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0 cgroup. Some of your processes may have been killed by "
+    "the cgroup out-of-memory handler.",
+    "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.",
+    "srun: error: n1: task 1: Out Of Memory",
+    "slurmstepd: error: StepId=7.batch exceeded memory limit (734003200 > 52428800), being killed",  # OverMemoryKill
+]
+
+
+@pytest.mark.parametrize("line", MEMORY)
+def test_memory_is_told_by_the_line_of_each_version(line: str):
+    outcome = how_it_ended(JobEnd("FAILED", start=ended(137, *KILLED), last_lines=[line]), "train")
+    assert isinstance(outcome, Ended)
+    assert outcome.out_of_memory
+    assert outcome.cause == "rank 1 on n2 was killed by signal 9 (SIGKILL)."
+
+
 @pytest.mark.parametrize(
-    "reason", ["PartitionTimeLimit", "PartitionConfig", "PartitionNodeLimit", "BadConstraints"]
+    "reason",
+    [
+        *(
+            "PartitionTimeLimit",
+            "PartitionConfig",
+            "PartitionNodeLimit",
+            "BadConstraints",
+            "InvalidAccount",
+            "InvalidQOS",
+        ),
+        *(
+            "QOSNotAllowed",
+            "AccountNotAllowed",
+            "MaxMemPerLimit",
+            "ReservationInvalid",
+            "DependencyNeverSatisfied",
+        ),
+        # One job asks for more than a limit lets any have: src/common/job_state_reason.c of 24.11.
+        *(
+            "QOSMaxWallDurationPerJobLimit",
+            "AssocMaxWallDurationPerJobLimit",
+            "QOSMaxNodePerJobLimit",
+            "QOSMaxGRESPerJob",
+        ),
+        *("QOSMaxCpuMinutesPerJobLimit", "AssocMaxGRESPerNode", "QOSMinGRES", "QOSMinCpuNotSatisfied"),
+        "Job's_QOS_not_permitted_to_use_this_partition_(gpu_allows_normal_not_debug)",
+    ],
 )
 def test_what_can_never_start_is_refused(reason: str):
     assert why_it_never_starts(reason) == reason
@@ -159,6 +232,23 @@ def test_what_can_never_start_is_refused(reason: str):
         "ReqNodeNotAvail, UnavailableNodes:n1",
         "QOSMaxJobsPerUserLimit",
         "AssocGrpGRES",
+        # Of all jobs of a user, an account or a group together: some of them end.
+        *(
+            "AssocGrpNodeLimit",
+            "QOSGrpNodeLimit",
+            "AssocMaxJobsLimit",
+            "QOSMaxNodePerUserLimit",
+            "QOSMaxGRESPerUser",
+        ),
+        *(
+            "MaxGRESPerAccount",
+            "QOSMaxJobsPerUserLimit",
+            "AssocGrpCPUMinutesLimit",
+            "JobArrayTaskLimit",
+            "Reservation",
+        ),
+        "Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs_in_higher_priority_partitions",
+        "ReqNodeNotAvail,_May_be_reserved_for_other_job",
         "JobHeldUser",
         "BeginTime",
         "Dependency",

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from dpo_core.contract.progress import MARK, ProgressEvent, parse_line
+from dpo_core.contract.reference_folder import model_cache_folder
 from tasks.launch.command import typical_command
 from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
@@ -22,7 +23,9 @@ from tasks.launch.slurm.names import share_folder, share_key, share_of
 from tasks.launch.slurm.record import forget_earlier
 from tasks.launch.slurm.share_progress import SharesProgress
 from tasks.launch.slurm.shares import Shares, compute_of_step, ended_well, forget_shares, node_asked_for
+from tests.slurm_cluster.small_step import SmallStep
 from tests.tasks.launch.slurm.test_record import make_start
+from tests.tasks.launch.test_command import REFERENCE
 
 SLURM = SlurmConfig(
     reference_array=8, gpus_per_node="h100:8", cpus_per_node=96, memory_gib=1024, partition="gpu"
@@ -112,21 +115,59 @@ def test_a_key_of_digits_alone_is_of_no_share():
     assert share_of("123456789012") is share_of("abc") is share_of("share-x-of-8/abc-3") is None
 
 
+def share_start(record, index: int, number: int, exit_file: str, rank: str = '"code": 0') -> None:
+    """What a share's start leaves, and that it is the newest."""
+    folder, name = share_folder(record, index, 6), f"abc-{index}.{number}"
+    ended = f'{{"rank": 0, "host": "n1", {rank}}}'
+    make_start(folder, name, started=f"{number + 1} 48_{index} n1", exit=exit_file, rank_0_json=ended)
+    (folder / "attempt").write_text(name)
+
+
 def test_shares_that_ended_well_are_not_begun_again(tmp_path):
+    command = SmallStep(tmp_path, "", step="reference").command()
     for index, exits in enumerate([("137 5", "0 9"), ("0 5", "137 9"), ("0 5", ""), ("",), ()]):
         for number, exit_file in enumerate(exits):
-            files = {"started": f"{number + 1} 48_{index} n1", "exit": exit_file}
-            make_start(share_folder(tmp_path, index, 6), f"abc-{index}.{number}", **files)
-    assert ended_well(tmp_path, 6) == {0}
-    assert ended_well(tmp_path, 5) == set()  # shares of another count have other rows
+            share_start(tmp_path, index, number, exit_file)
+    assert ended_well(command, tmp_path, 6) == {0}
+    assert ended_well(command, tmp_path, 5) == set()  # shares of another count have other rows
     forget_earlier(tmp_path)
-    assert ended_well(tmp_path, 6) == {0}
+    assert ended_well(command, tmp_path, 6) == {0}
     remember(tmp_path, now=20.0)
     forget_shares(tmp_path, but=[0], count=6)
     assert [place.name for place in tmp_path.glob("share-*")] == ["share-0-of-6"]
     rows = starts_so_far(tmp_path, ["share-0-of-6/abc-0"], now=20.0)
     assert len(rows) == 7
     assert sorted(row.job_id for row in rows) == ["48_0", "48_0", "48_1", "48_1", "48_2", "48_2", "48_3"]
+
+
+def test_a_share_is_believed_by_its_process_and_its_newest_start_whatever_the_clocks_say(tmp_path):
+    """srun ends with 0 where the controller has lost its node; the node of an earlier start may be ahead of time."""
+    command = SmallStep(tmp_path, "", step="reference").command()
+    share_start(tmp_path, 0, 0, "0 5", rank='"code": 75')
+    share_start(tmp_path, 1, 0, "0 5", rank='"time": 1')
+    share_start(tmp_path, 2, 9, "0 5")
+    share_start(tmp_path, 2, 0, "137 5")
+    assert ended_well(command, tmp_path, 6) == set()
+    share_start(tmp_path, 3, 9, "137 5")
+    share_start(tmp_path, 3, 0, "0 5")
+    assert ended_well(command, tmp_path, 6) == {3}
+
+
+def test_a_share_whose_values_are_gone_is_begun_again(tmp_path):
+    """The cache was collected or removed: all would be left to the one job that follows."""
+    job = REFERENCE.model_copy(update={"cache_dir": tmp_path / "cache"}).at(tmp_path / "job")
+    job.out_dir.mkdir()
+    job.write()
+    command = SmallStep(tmp_path, "", step="reference").command(folder=job.out_dir)
+    share_start(tmp_path, 0, 0, "0 5")
+    assert ended_well(command, tmp_path, 6) == set()
+    other = job.cache_dir / "0123456789abcdef"
+    other.mkdir(parents=True)
+    (other / "shard-ab.npz").touch()  # another model's
+    assert ended_well(command, tmp_path, 6) == set()
+    model_cache_folder(job).mkdir()
+    (model_cache_folder(job) / "shard-cd.npz").touch()
+    assert ended_well(command, tmp_path, 6) == {0}
 
 
 def test_progress_of_shares_is_one_line():
