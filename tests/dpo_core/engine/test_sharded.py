@@ -30,6 +30,7 @@ from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_aligned
 from dpo_core.engine.checkpoint import newest_checkpoint
 from dpo_core.model.load import load_model
+from dpo_core.training.earlier_evaluations import MEASURED_FILE
 from tasks.launch.killed_rank import KilledRank
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.programs.killed_ranks import KILL_AT
@@ -297,6 +298,28 @@ def test_a_sharded_run_goes_on_in_one_plain_process(stage, runs, tmp_path):
         result = run_here(job)
         assert result.resumed_from_step == 10
         assert_near(result, runs["alone"])
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_the_start_answers_anew_where_a_run_goes_on_with_other_prompts(stage, runs, tmp_path, name):
+    """All ranks together, before the checkpoint is loaded; the weights that come out are those of the whole run."""
+    other = EvaluationConfig(every=8, answers_every=1, num_prompts=2, max_new_tokens=6, measure_kl=True)
+    starts = {}
+    for begun_with, processes in (("alone", 1), (name, 2)):
+        folder = tmp_path / begun_with
+        job = continued(stage, runs, folder, begun_with, SHARDINGS.get(begun_with, PLAIN), processes)
+        job = job.model_copy(update={"evaluation": other}).at(folder)
+        take_history(runs[begun_with], folder)
+        shutil.copyfile(runs[begun_with].metrics_path.with_name(MEASURED_FILE), folder / MEASURED_FILE)
+        result = run_here(job) if processes == 1 else run_ranks(job, processes)
+        assert result.resumed_from_step == 10
+        starts[begun_with] = evaluations_in(folder)
+    assert_same_run(result, runs[name])
+    for row, expected in zip(starts[name], starts["alone"], strict=True):
+        assert row.keys() == expected.keys()
+        for metric in {"answers/mean_words", "kl/per_token"} & row.keys():
+            assert row[metric] == pytest.approx(expected[metric], rel=1e-3, abs=1e-4)
+    assert ["answers/mean_words" in row for row in starts[name]] == [True, False, True, True]
 
 
 @pytest.mark.parametrize(
