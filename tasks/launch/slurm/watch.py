@@ -249,7 +249,7 @@ class JobWatch:
         try:
             starts = starts_of(self.job.record, self.job.key)
             at_work = bool(starts) and starts[-1].exit_code is None and bool(starts[-1].ranks)
-            # What is suspended is sent SIGKILL alone; ended as a whole it is woken, and has the site's KillWait.
+            # What is suspended refuses SIGTERM ("can not be altered now"), and scancel kills it at once.
             if at_work and self._is_active() and not self.suspended.is_now:
                 signal_steps(self.job.id, "TERM" if grace_seconds else "KILL")
                 until = time.monotonic() + grace_seconds

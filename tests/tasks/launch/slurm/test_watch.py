@@ -107,7 +107,7 @@ def test_a_node_whose_epilog_hangs_holds_nobody_up(slurm: RecordedSlurm, step: S
 
 
 def test_a_suspended_job_is_ended_without_a_signal_that_it_cannot_get(slurm: RecordedSlurm, step: SmallStep):
-    """Slurm refuses SIGTERM for it. What waits for the grace would wait for nothing."""
+    """22.05: "Job can not be altered now, try again later". What waits for the grace would wait for nothing."""
     (slurm.folder / "line").write_text(queued(step.command(), "48", "SUSPENDED", "KEY") + "\n")
     begun = leaves(step, None)
     ended = '[ -e "$here/scancel.calls" ] && exit 0'
