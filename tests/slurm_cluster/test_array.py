@@ -106,7 +106,7 @@ def test_a_share_is_preempted_and_requeued_and_its_time_may_be_up(cluster: Priva
     )
     step = step_of(tmp_path, body, pause=1.5)  # on a busy machine the urgent job comes late
     with meanwhile(step) as end:
-        wait_for(lambda: len(computed(step)) >= 2)
+        wait_for(lambda: step.num_starts == 4 and len(computed(step)) >= 2)  # all have begun
         cluster.ask(
             "sbatch", "-p", "urgent", "-w", "n1", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1"
         )
