@@ -1,7 +1,8 @@
 """Fills a step's cache by the jobs of an array, and follows all of them: the shares of a reference pass.
 
 share's job            meaning
-ended with 0           done; so is one that a newer start has ended, which is followed then
+ended with 0           done, whatever becomes of other jobs of the share
+ended by a newer start that one is followed; where it is gone, it counts
 came to its time       submitted again, if the cache has grown
 preempted for good     the same, else as one that is lost
 lost, killed, crashed  submitted again, twice at most; the others go on
@@ -13,35 +14,37 @@ A killed orchestrator leaves the array alone; the next attaches to what runs, ta
 import contextlib
 import logging
 import time
-import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dpo_core.contract.errors import PairlineError, Preempted, StepCrashed, TimedOut
+from dpo_core.contract.errors import DiskFull, PairlineError, Preempted, StepCrashed, TimedOut
 from dpo_core.contract.progress import parse_line
 from tasks.launch.context import Context
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
 from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel
 from tasks.launch.slurm.ends import FENCED, LimitReached, failed_to_launch
+from tasks.launch.slurm.followed import Followed
 from tasks.launch.slurm.job_log import JobLog
-from tasks.launch.slurm.left_jobs import end
-from tasks.launch.slurm.names import array_of, index_of, share_folder, share_key
+from tasks.launch.slurm.left_jobs import cancel_by_key, cancel_shares_that_wait, end
+from tasks.launch.slurm.names import array_of, index_of, share_folder
 from tasks.launch.slurm.own_jobs import active_jobs, kept
+from tasks.launch.slurm.patience import patiently
 from tasks.launch.slurm.poll import poll_of_this_process
-from tasks.launch.slurm.record import fence, record_folder, running_seconds, starts_of
-from tasks.launch.slurm.room import submit_when_there_is_room
-from tasks.launch.slurm.share_logs import mark_read, of_share, pass_rest_on, read_to
+from tasks.launch.slurm.record import fence, record_folder
+from tasks.launch.slurm.secrets import remove_secrets
+from tasks.launch.slurm.share_logs import mark_read, of_share, pass_rests_on, read_to
 from tasks.launch.slurm.share_progress import SECONDS_A_SHARE, SharesProgress, SharesShown
-from tasks.launch.slurm.shares import Shares, ended_well, forget_shares
+from tasks.launch.slurm.share_submits import ShareSubmissions
+from tasks.launch.slurm.share_watch import ShareWatch
+from tasks.launch.slurm.shares import ended_well, forget_shares, newest_start
 from tasks.launch.slurm.submits import Submits
-from tasks.launch.slurm.watch import SECONDS_BETWEEN_POSITIONS, Followed, ShareWatch
+from tasks.launch.slurm.watch import SECONDS_BETWEEN_POSITIONS
 
 log = logging.getLogger(__name__)
 MOST_LOST = 2  # times that a share's job may be lost and is submitted again
 TURN_SECONDS = 0.5
-SECONDS_BETWEEN_LOOKS = 5.0  # at a controller that was busy, and may answer in another order
 
 
 @dataclass
@@ -58,6 +61,7 @@ class ShareRun:
     spent: Counter[int] = field(default_factory=Counter)  # seconds of earlier jobs
     saved: float = 0.0  # when: monotonic
     keys: dict[int, str] = field(default_factory=dict)  # of each share's newest job
+    complete: set[int] = field(default_factory=set)  # even if another job of theirs is followed
     followed: set[str] = field(default_factory=set)  # keys
 
     def __post_init__(self) -> None:
@@ -65,6 +69,8 @@ class ShareRun:
         self.record = record_folder(self.command.folder, make=True)
         self.progress = SharesProgress(self.count)
         self.shown = SharesShown(self.command, self.context)
+        about = (self.launcher, self.command, self.count, self.context)
+        self.submissions = ShareSubmissions(*about, save=lambda more: self._lines_and_positions(more=more))
 
     def run(self, found: Sequence[QueuedJob]) -> Ended | None:
         """Return None once all shares have ended well, else how the one ended that cannot be mended by another start.
@@ -75,6 +81,7 @@ class ShareRun:
         if others := [job for job in found if job.num_shares != self.count]:  # of another setting
             end(others, self.context)
         self.progress.done = ended_well(self.command, self.record, self.count)
+        self.complete |= self.progress.done
         poll = poll_of_this_process()
         poll.watch(self.command.name)
         try:
@@ -83,7 +90,7 @@ class ShareRun:
             forget_shares(self.record, but=range(self.count), count=self.count)  # their logs are read
             if lacking := set(range(self.count)) - set(self.watches) - self.progress.done:
                 self.launcher.prepare(self.command, self.before_start)
-                self._submit(lacking, is_again=bool(self.watches))
+                self.submissions.add(lacking)
             ended = self._until_all_have_ended()
             while ended is None and self._follow_what_is_beside():
                 ended = self._until_all_have_ended()
@@ -105,41 +112,55 @@ class ShareRun:
         """Follow what waits or runs, and read what others printed that ended meanwhile (``ended``: keys of some)."""
         offsets = go_back_to_position(self.command.folder, saved_times(self.command.folder))
         for job in found:  # those that run before those that wait
-            if (index := index_of(job.id) or 0) not in self.watches:
-                log.info("Attaching to Slurm job %s (%s).", job.id, job.name)
-                self._follow(index, job.id, job.key, read_to(self.record, job.key, offsets.get(job.key)))
-            elif job.state == "PENDING":  # it came late, when its share had been submitted again
+            index = index_of(job.id) or 0
+            # It came late, when its share had been submitted again, and perhaps was done.
+            if job.state == "PENDING" and (index in self.watches or index in self.complete):
                 with contextlib.suppress(PairlineError):
                     cancel(job.id)
-        unread: dict[str, str | None] = {**dict.fromkeys(ended), **offsets}
+            elif index not in self.watches:
+                log.info("Attaching to Slurm job %s (%s).", job.id, job.name)
+                self._follow(index, job.id, job.key, offsets.get(job.key))
         at_work = {job.key for job in found}
-        ends = {
-            key: pass_rest_on(self.record, key, saved, self.on_line)
-            for key, saved in unread.items()
-            if key not in at_work
-        }
-        if offsets or ends:
-            self._lines_and_positions(save=True, more=((key, str(place)) for key, place in ends.items()))
-        for key, place in ends.items():
-            mark_read(self.record, key, place)
+        read: dict[str, str | None] = {**dict.fromkeys(ended), **offsets}
+        unread = {key: place for key, place in read.items() if key not in at_work}
+        if offsets or unread:
+            pass_rests_on(self.command.folder, unread, self._positions(), self.on_line)
 
     def _follow_what_is_beside(self) -> bool:
         """Follow jobs that run beside the one that was followed: of a submission whose answer was lost, of another run.
         They end at once, as all is there, and their lines belong to the log. -> whether there are any"""
         for job in self._active():
-            index = index_of(job.id) or 0
-            is_new = job.num_shares == self.count and job.key not in self.followed
-            is_at_work = job.state != "PENDING" and not failed_to_launch(job.reason)
-            if is_new and is_at_work and index not in self.watches:
-                self._follow(index, job.id, job.key, read_to(self.record, job.key))
+            if (index := index_of(job.id) or 0) not in self.watches:
+                self._follow_if_new(index, job)
         return bool(self.watches)
 
-    def _follow(self, index: int, job_id: str, key: str, offset: int = 0) -> None:
+    def _follow_if_new(self, index: int, job: QueuedJob, newest: str = "") -> bool:
+        """Follow a job that was not followed before, and is at work or of the key ``newest``."""
+        is_new = job.num_shares == self.count and job.key not in self.followed
+        is_at_work = job.state != "PENDING" or job.key == newest
+        if is_new and is_at_work and not failed_to_launch(job.reason):
+            self._follow(index, job.id, job.key)
+            return True
+        return False
+
+    def _how_the_newer_ended(self, index: int) -> Ended | None:
+        """Of a start that has ended the one that was followed. None if it is to be waited for, and is followed now."""
+        key, newest = newest_start(folder := share_folder(self.record, index, self.count))
+        key = f"{folder.name}/{key}"
+        of_it = [job for job in self._active() if index_of(job.id) == index]
+        if any(self._follow_if_new(index, job, key) for job in of_it):
+            return None
+        if newest is not None and key not in self.followed:
+            pass_rests_on(self.command.folder, {key: None}, self._positions(), self.on_line)
+        is_good = newest is not None and newest.is_good
+        return Ended(0) if is_good else Ended(1, cause="another start had ended it, and is gone")
+
+    def _follow(self, index: int, job_id: str, key: str, saved: str | None = None) -> None:
         self.keys[index] = key
         self.followed.add(key)
         if (array := array_of(job_id)) not in self.shown.arrays:
             self.shown.arrays.append(array)
-        job_log = JobLog(self.record / f"{key}.log", offset, has_labels=False)
+        job_log = JobLog(self.record / f"{key}.log", read_to(self.record, key, saved), has_labels=False)
         self.kept[index] = kept(self.command)
         self.progress.done.discard(index)
         self.watches[index] = ShareWatch(
@@ -162,48 +183,14 @@ class ShareRun:
 
         return take
 
-    def _submit(self, wanted: set[int], is_again: bool = False) -> None:
-        """Submit shares; after any answer but a refusal look which of them are there before they are submitted again."""
-        until = time.monotonic() + self.launcher.limits(self.command, 0.0).patience_seconds
-        while wanted:
-            shares = Shares(tuple(sorted(wanted)), self.count, is_again)
-            key = uuid.uuid4().hex[:12]
-            keys = {index: share_key(key, index, self.count) for index in shares.indices}
-            for index in shares.indices:
-                share_folder(self.record, index, self.count).mkdir(exist_ok=True)
-            described = self.launcher.describe(self.command, self.context, key, shares)
-            self._lines_and_positions(save=True, more=((key, "0") for key in keys.values()))
-            try:
-                array = submit_when_there_is_room(described, self.context)
-            except SlurmAway as away:
-                log.warning("%s Looking whether it was submitted before it is tried again.", away)
-                for index, job in self._submitted_late(wanted).items():
-                    self._follow(index, job.id, job.key)
-                    wanted.discard(index)
-                if wanted and time.monotonic() > until:
-                    raise
-                continue
-            for index in shares.indices:
-                self._follow(index, f"{array}_{index}", keys[index])
-            return
-
-    def _submitted_late(self, wanted: set[int]) -> dict[int, QueuedJob]:
-        """Look twice, as the launcher does, for jobs of these shares."""
-        found: dict[int, QueuedJob] = {}
-        for wait_seconds in (0.0, SECONDS_BETWEEN_LOOKS):
-            self.context.sleep(wait_seconds)
-            self.context.raise_if_stopped()
-            for job in self._active() if not found else ():
-                index = index_of(job.id)
-                if job.num_shares == self.count and index is not None and index in wanted:
-                    found.setdefault(index, job)
-        return found
-
     def _active(self) -> list[QueuedJob]:
-        return self.launcher.patiently(lambda: active_jobs(self.command), self.context)
+        return patiently(lambda: active_jobs(self.command), self.context, self.launcher.patience_seconds)
 
     def _until_all_have_ended(self) -> Ended | None:
-        while self.watches:
+        while self.watches or self.submissions.waiting:
+            self.context.raise_if_stopped()
+            for index, job_id, key in self.submissions.turn(self.followed):
+                self._follow(index, job_id, key)
             for index, watch in list(self.watches.items()):
                 if (ended := self._look(index, watch)) is not None:
                     self._stop()
@@ -215,17 +202,15 @@ class ShareRun:
 
     def _look(self, index: int, watch: ShareWatch) -> Ended | None:
         """A turn for one share. -> how it ended, if that ends the step"""
-        why = "came to its time limit"
-        try:
-            outcome = watch.turn()
+        if (outcome := self._outcome(index, watch)) is None:
+            return None
+        has_kept = self.kept[index] != kept(self.command)
+        if outcome == Ended(FENCED):
+            self._forget(index, watch)
+            outcome = self._how_the_newer_ended(index)
             if outcome is None:
                 return None
-        except StepCrashed as crash:
-            outcome, why = Ended(1, cause=str(crash)), crash.problem
-            self._end_what_is_held(watch.job.key)
-        except Preempted as preempted:  # and not requeued
-            outcome, why = LimitReached(otherwise=preempted.problem), preempted.problem
-        if isinstance(outcome, LimitReached) and self.kept[index] == kept(self.command):
+        if isinstance(outcome, LimitReached) and not has_kept:
             if not outcome.otherwise:
                 raise TimedOut(
                     f"The Slurm job of share {index} of step {self.command.step} came to its time limit before the cache "
@@ -233,9 +218,10 @@ class ShareRun:
                     "Raise slurm.time_limit_minutes, or lower reference.rows_per_shard: one shard must fit into one job.",
                 )
             outcome = Ended(1, cause=outcome.otherwise)
-        if outcome in (Ended(0), Ended(FENCED)):
-            self._forget(index)
+        if outcome == Ended(0):
+            self._forget(index, watch)
             self.progress.done.add(index)
+            self.complete.add(index)
             return None
         if isinstance(outcome, Ended):
             self.lost[index] += 1
@@ -243,41 +229,55 @@ class ShareRun:
             if is_for_good or self.lost[index] > MOST_LOST:
                 return outcome
             why = outcome.cause or f"was killed by signal {-outcome.exit_code}"
-        self.spent[index] += round(running_seconds(starts_of(self.record, watch.job.key)))
-        self._forget(index)
+        else:
+            why = outcome.otherwise or "came to its time limit"
+        self.spent[index] += round(watch.spent_seconds())
+        self._forget(index, watch)
         self.context.tell_line(f"Share {index} of step {self.command.step} is submitted again: {why}")
-        self._submit({index}, is_again=True)
+        self.submissions.add({index})
         return None
 
-    def _end_what_is_held(self, key: str) -> None:
-        """A job that its nodes could not launch; known by its key, as an id may be somebody else's by now."""
-        with contextlib.suppress(SlurmAway):  # it ends with the step
-            for job in self._active():
-                if job.key == key:
-                    cancel(job.id)
+    def _outcome(self, index: int, watch: ShareWatch) -> Ended | LimitReached | None:
+        """How a share's job ended. Whatever becomes of one whose share is complete, that stays so."""
+        try:
+            outcome = watch.turn()
+        except (SlurmAway, DiskFull):
+            raise
+        except PairlineError as error:
+            if index in self.complete:
+                outcome = Ended(0)
+            elif isinstance(error, StepCrashed):
+                outcome = Ended(1, cause=str(error))
+            elif isinstance(error, Preempted):  # and not requeued
+                outcome = LimitReached(otherwise=error.problem)
+            else:
+                raise
+            cancel_by_key(self.command, watch.job.key)  # held, or needed by nobody
+        return Ended(0) if outcome is not None and index in self.complete else outcome
 
-    def _forget(self, index: int) -> None:
-        watch = self.watches.pop(index)
+    def _forget(self, index: int, watch: ShareWatch) -> None:
+        self.watches.pop(index, None)
         watch.pass_lines_on(to_the_end=True)
         mark_read(self.record, watch.job.key, watch.job.log.offset)
         fence(self.record, watch.job.key)
 
-    def _lines_and_positions(
-        self, to_the_end: bool = False, save: bool = False, more: Iterable[tuple[str, str]] = ()
-    ) -> None:
-        """Save how far all logs were read, together: the log of the step is one. ``more``: of others,
-        that may come to be or have ended."""
+    def _lines_and_positions(self, to_the_end: bool = False, more: Mapping[str, str] | None = None) -> None:
+        """Save how far all logs were read, together: the log of the step is one. ``more``: of others, that may come
+        to be, and then at once."""
         if to_the_end:
             for watch in self.watches.values():
                 watch.pass_lines_on(to_the_end=True)
         now = time.monotonic()
-        if to_the_end or save or now - self.saved > SECONDS_BETWEEN_POSITIONS:
-            offsets = {watch.job.key: str(watch.job.log.offset) for watch in self.watches.values()}
+        if to_the_end or more or now - self.saved > SECONDS_BETWEEN_POSITIONS:
             self.saved = now
-            save_position(self.command.folder, offsets | dict(more))
+            save_position(self.command.folder, {**self._positions(), **(more or {})})
+
+    def _positions(self) -> dict[str, str]:
+        return {watch.job.key: str(watch.job.log.offset) for watch in self.watches.values()}
 
     def _stop(self) -> None:
         """SIGTERM to what runs, the time that it is given, and the end of the array and of what it has left."""
+        remove_secrets(self.record)
         try:
             if left := active_jobs(self.command):
                 end(left)
@@ -287,12 +287,9 @@ class ShareRun:
             log.warning("%s could not be stopped; `pairline reap` will do it. %s", self.command.name, error)
 
     def _leave_nothing(self) -> None:
-        """What a submission left whose answer was lost and that came late; the logs are read."""
-        with contextlib.suppress(PairlineError):
-            for job in active_jobs(self.command):
-                if job.num_shares and (job.state == "PENDING" or failed_to_launch(job.reason)):
-                    cancel(job.id)
-        forget_position(self.command.folder)
+        remove_secrets(self.record)
+        cancel_shares_that_wait(self.command)
+        forget_position(self.command.folder)  # the logs are read
 
     def _show(self, over: bool = False) -> None:
         seen = [watch.seen for watch in self.watches.values()]

@@ -16,12 +16,14 @@ from dpo_core.contract.errors import ConfigError, RemoteError
 from tasks.launch.slurm.names import index_of, share_key
 
 LONGEST_ANSWER_SECONDS = 60.0  # the programs give up themselves after 9 to 18 s
+LONGEST_OF_ACCOUNTING_SECONDS = 10.0  # it is asked where other answers are waited for
 BETWEEN = "\x1f"
 SEEN_FORMAT = BETWEEN.join(("%i", "%T", "%r", "%N", "%P", "%S", "%j", "%k", "%V"))
 ACTIVE = frozenset(
     (
         *("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING"),
         *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "STAGE_OUT", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
+        "EXPEDITING",
     )
 )
 AWAY = re.compile(
@@ -29,7 +31,8 @@ AWAY = re.compile(
     r"|zero bytes were transmitted|transport endpoint|communication connection failure|temporarily unable"
     r"|resource temporarily unavailable"
     r"|insane message length|header lengths are longer|unexpected message received|unable to establish"
-    r"|slurm backup controller in standby",
+    r"|slurm backup controller in standby"
+    r"|protocol authentication error|munge (en|de)code failed|invalid authentication credential",  # munge starts again
     re.IGNORECASE,
 )
 # What a submission takes along and its job gets: no secret, nothing of an allocation that the orchestrator runs in.
@@ -143,9 +146,12 @@ def refusal(said: str) -> str:
 
 def submit(arguments: Iterable[str], script: str) -> str:
     """Return the new job's id. Raises ``ConfigError`` for what the cluster refuses, ``QueueFull`` where it would take it
-    later."""
-    said = _run(("sbatch", "--parsable", *arguments), script)
-    return said.strip().split(";")[0]  # and its cluster, where there are several
+    later, ``SlurmAway`` also where it says no id: the job may have been taken."""
+    said = _run(("sbatch", "--parsable", *arguments), script).strip()
+    last = said.rpartition("\n")[2].strip()  # a site's plugins may print before it
+    if not (found := re.fullmatch(r"(\d+)(;.*)?", last)):  # and its cluster, where there are several
+        raise SlurmAway(f"sbatch told no id of a job, but: {last[:300] or 'nothing'}.")
+    return found[1]
 
 
 def try_submit(arguments: Iterable[str], script: str) -> str:
@@ -163,12 +169,13 @@ def queue(names: Iterable[str] = ()) -> list[QueuedJob]:
     )
 
 
-def details(job_id: str) -> dict[str, str]:
-    """Return what scontrol tells of a job; {} if it is not known any more."""
+def details(job_id: str) -> list[dict[str, str]]:
+    """Return what scontrol tells of a job, or of each of an array's; [] if it is not known any more."""
     try:
-        return parse_details(_run(("scontrol", "--oneliner", "show", "job", job_id)))
+        said = _run(("scontrol", "--oneliner", "show", "job", job_id))
     except ConfigError:
-        return {}
+        return []
+    return [parse_details(line) for line in said.splitlines()]
 
 
 def accounted(job_id: str, name: str) -> str:
@@ -176,7 +183,8 @@ def accounted(job_id: str, name: str) -> str:
     say. ``CANCELLED by 1000`` is CANCELLED."""
     asked = (f"--jobs={job_id}", "--format=JobName,State")
     with contextlib.suppress(ConfigError, SlurmAway):
-        said = _run(("sacct", "--allocations", "--noheader", "--parsable2", *asked))
+        flags = ("--allocations", "--noheader", "--parsable2")
+        said = _run(("sacct", *flags, *asked), seconds=LONGEST_OF_ACCOUNTING_SECONDS)
         for line in reversed(said.splitlines()):
             of_whom, _, state = line.partition("|")
             word = state.partition(" ")[0]
@@ -211,8 +219,8 @@ def least_node(partition: str) -> NodeKind:
     return kind
 
 
-def _run(argv: tuple[str, ...], script: str = "") -> str:
-    done = _done(argv, script)
+def _run(argv: tuple[str, ...], script: str = "", seconds: float = LONGEST_ANSWER_SECONDS) -> str:
+    done = _done(argv, script, seconds)
     _judge(argv[0], done)
     return done.stdout
 
@@ -230,7 +238,9 @@ def _judge(program: str, done: "subprocess.CompletedProcess[str]") -> None:
     raise ConfigError(sentence)
 
 
-def _done(argv: tuple[str, ...], script: str) -> "subprocess.CompletedProcess[str]":
+def _done(
+    argv: tuple[str, ...], script: str, seconds: float = LONGEST_ANSWER_SECONDS
+) -> "subprocess.CompletedProcess[str]":
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -243,7 +253,7 @@ def _done(argv: tuple[str, ...], script: str) -> "subprocess.CompletedProcess[st
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=LONGEST_ANSWER_SECONDS,
+            timeout=seconds,
             check=False,
             env=environment | {"SLURM_TIME_FORMAT": "standard"},
             start_new_session=True,  # Ctrl-C at the terminal must not cut a submission short
@@ -253,5 +263,7 @@ def _done(argv: tuple[str, ...], script: str) -> "subprocess.CompletedProcess[st
             f"There is no {argv[0]} on this machine, so no Slurm cluster can be asked.",
             "Start on a login node, or set compute.launcher to process or docker.",
         ) from None
+    except OSError as error:  # no memory, too many processes: that says nothing of a job
+        raise SlurmAway(f"Slurm cannot be asked from here ({argv[0]}: {error.strerror}).") from error
     except subprocess.TimeoutExpired as late:
         raise SlurmAway(f"Slurm does not answer ({argv[0]}: {late.timeout:.0f} s).") from late

@@ -12,10 +12,10 @@ The claim on the job's folder (``run_job``) sees to it that one orchestrator of 
 
 import contextlib
 import logging
+import math
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -38,25 +38,26 @@ from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, least_node, 
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.container import Wanted, let_in, step_container
 from tasks.launch.slurm.ends import LimitReached
+from tasks.launch.slurm.followed import Followed, JobLimits
 from tasks.launch.slurm.history import HISTORY_FILE, remember
 from tasks.launch.slurm.job_log import JobLog
-from tasks.launch.slurm.left_jobs import copy_rest_of_log, end, put_away
-from tasks.launch.slurm.own_jobs import active_jobs, is_ours, kept
+from tasks.launch.slurm.left_jobs import copy_rest_of_log, end, end_what_came_late, put_away
+from tasks.launch.slurm.own_jobs import SECONDS_BEFORE_LOOKS, active_jobs, is_ours, jobs_to_follow, kept
+from tasks.launch.slurm.patience import patiently
 from tasks.launch.slurm.poll import poll_of_this_process
 from tasks.launch.slurm.preview import preview
 from tasks.launch.slurm.reap import reap_jobs
-from tasks.launch.slurm.record import fence, forget_earlier, record_folder, running_seconds, starts_of
-from tasks.launch.slurm.room import submit_when_there_is_room
+from tasks.launch.slurm.record import fence, forget_earlier, record_folder
+from tasks.launch.slurm.room import Room, submit_when_there_is_room
 from tasks.launch.slurm.secrets import remove_secrets, secret_files
 from tasks.launch.slurm.share_logs import read_ended_shares
 from tasks.launch.slurm.shares import Shares, compute_of_step, forget_shares, node_asked_for, parts_of_a_node
-from tasks.launch.slurm.watch import Followed, JobLimits, JobWatch
+from tasks.launch.slurm.watch import JobWatch
 from tasks.launch.step_environment import for_other_machines
 from tasks.launch.store_access import with_link_targets
 
 log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 3600.0  # with a Slurm that is away: an update of its controller takes minutes
-SECONDS_BETWEEN_TRIES = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ class SlurmLauncher:
         if self.slurm.container != "none":
             inputs = with_link_targets(command.inputs, command.named_by_people)
             command = replace(command, inputs=inputs)
-        active = self.patiently(lambda: active_jobs(command), context)
+        active = patiently(lambda: active_jobs(command), context, self.patience_seconds)
         spent, found = 0.0, next((job for job in active if not job.num_shares), None)
         if found is None and (count := self.slurm.num_shares(command.step)):
             ended = ShareRun(self, command, count, (context, on_line, before_start)).run(active)
@@ -155,11 +156,11 @@ class SlurmLauncher:
             read_ended_shares(command.folder, [job.key for job in shares], on_line)
         while True:
             before = kept(command)
-            job, outcome = self._one_job(command, found, spent, (context, on_line, before_start))
+            watch, outcome = self._one_job(command, found, spent, (context, on_line, before_start))
             if isinstance(outcome, Ended):
                 forget_position(command.folder)
                 if outcome == Ended(0):
-                    forget_shares(job.record)
+                    forget_shares(watch.job.record)
                 return outcome
             if before == kept(command):
                 if outcome.otherwise:
@@ -168,7 +169,7 @@ class SlurmLauncher:
                     f"The Slurm job of step {command.step} came to its time limit before it had kept anything new.",
                     "Raise slurm.time_limit_minutes, or lower train.checkpoint_every: one checkpoint must fit into one job.",
                 )
-            spent += running_seconds(starts_of(job.record, job.key))
+            spent += watch.spent_seconds()
             context.tell_line(f"Step {command.step} goes on in another Slurm job.")
             found = None
 
@@ -178,7 +179,7 @@ class SlurmLauncher:
         found: QueuedJob | None,
         spent: float,
         between: tuple[Context, OnLine, BeforeStart],
-    ) -> tuple[Followed, Ended | LimitReached]:
+    ) -> tuple[JobWatch, Ended | LimitReached]:
         """Watch the job that was found, or a new one; once more a new one if its nodes could not launch it."""
         context, on_line, before_start = between
         for is_last in (False, True):
@@ -188,7 +189,7 @@ class SlurmLauncher:
             try:
                 outcome = watch.until_the_end()
                 self._leave_nothing(command, job)
-                return job, outcome
+                return watch, outcome
             except SlurmAway:
                 raise
             except BaseException:
@@ -230,17 +231,28 @@ class SlurmLauncher:
         remember(record, time.time())
         forget_earlier(record, HISTORY_FILE)
         self.prepare(command, before_start)
-        until = time.monotonic() + self.patience_seconds
+        try:
+            return self._submit(command, context, record)
+        except SlurmAway:
+            raise
+        except BaseException:
+            remove_secrets(record)
+            end_what_came_late(command)
+            raise
+
+    def _submit(self, command: CommandSpec, context: Context, record: Path) -> Followed:
+        room, away_since = Room(context, self.patience_seconds), math.inf
         while True:
             try:
                 described = self.describe(command, context, uuid.uuid4().hex[:12])
                 save_position(command.folder, {described.key: "0"})
-                job_id = submit_when_there_is_room(described, context)
+                job_id = submit_when_there_is_room(described, room, lambda: bool(jobs_to_follow(command)))
             except SlurmAway as away:
+                away_since = min(away_since, time.monotonic())
                 log.warning("%s Looking whether it was submitted before it is tried again.", away)
                 if (found := self._submitted_late(command, context)) is not None:
                     return self._attach(command, found)
-                if time.monotonic() > until:
+                if time.monotonic() - max(away_since, room.answered) > self.patience_seconds:
                     raise
                 continue
             its_log = JobLog(record / f"{described.key}.log", 0, command.num_processes > 1)
@@ -253,11 +265,10 @@ class SlurmLauncher:
             let_in(command)
 
     def _submitted_late(self, command: CommandSpec, context: Context) -> QueuedJob | None:
-        """Look twice, seconds apart: a controller that was busy may answer what was asked last before what it got first."""
-        for wait_seconds in (0.0, SECONDS_BETWEEN_TRIES):
-            time.sleep(wait_seconds)
+        for wait_seconds in SECONDS_BEFORE_LOOKS:
+            context.sleep(wait_seconds)
             context.raise_if_stopped()
-            if found := self.patiently(lambda: active_jobs(command), context):
+            if found := patiently(lambda: jobs_to_follow(command), context, self.patience_seconds):
                 return found[0]
         return None
 
@@ -272,21 +283,6 @@ class SlurmLauncher:
         container = step_container(command, wanted, machine, context.run, secrets)
         submission = Submission(key, record, secrets, container, shares)
         return batch_job(command, self.slurm, machine, submission, context.run, for_other_machines(command))
-
-    def patiently(self, ask: Callable[[], list[QueuedJob]], context: Context) -> list[QueuedJob]:
-        """Ask until Slurm answers. Raises ``SlurmAway`` after an hour without."""
-        until, warned = time.monotonic() + self.patience_seconds, False
-        while True:
-            try:
-                return ask()
-            except SlurmAway as away:
-                if time.monotonic() > until:
-                    raise
-                if not warned:
-                    log.warning("%s Waiting %.0f min for it.", away, self.patience_seconds / 60)
-                    warned = True
-                context.raise_if_stopped()
-                time.sleep(SECONDS_BETWEEN_TRIES)
 
     def _leave_nothing(self, command: CommandSpec, job: Followed) -> None:
         """Of an ended job: its secrets, ranks on a lost node, and what a submission left whose answer was lost and that came

@@ -2,16 +2,21 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from dpo_core.contract.errors import PairlineError
 from tasks.launch.context import Context
+from tasks.launch.launcher import CommandSpec
 from tasks.launch.log_position import forget_position, go_back_to_position, saved_times
 from tasks.launch.slurm.client import QueuedJob, cancel, queue, signal_steps
+from tasks.launch.slurm.ends import failed_to_launch
 from tasks.launch.slurm.names import array_of, share_of
+from tasks.launch.slurm.own_jobs import active_jobs
 from tasks.launch.slurm.record import fence, record_folder
 from tasks.launch.slurm.secrets import remove_secrets
-from tasks.launch.slurm.share_logs import mark_read, pass_rest_on
+from tasks.launch.slurm.share_logs import pass_rests_on
+from tasks.launch.slurm.unlisted import is_active_unlisted
 from tasks.launch.step_log import LogFile
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -39,6 +44,29 @@ def end(jobs: Sequence[QueuedJob], context: Context = OF_NO_RUN) -> None:
             fence(record_folder(Path(folder)), job.key)
 
 
+def end_what_came_late(command: CommandSpec) -> None:
+    """End what a submission has left that was cut short, or whose answer was lost: nobody will follow it."""
+    with contextlib.suppress(PairlineError):  # the error that is on its way counts
+        if late := [job for job in active_jobs(command) if job.state != "COMPLETING"]:
+            end(late)
+
+
+def cancel_by_key(command: CommandSpec, key: str) -> None:
+    """End a job of the step; its id may be somebody else's by now."""
+    with contextlib.suppress(PairlineError):  # it ends with the step
+        for job in active_jobs(command):
+            if job.key == key:
+                cancel(job.id)
+
+
+def cancel_shares_that_wait(command: CommandSpec) -> None:
+    """End what a submission left whose answer was lost and that came late, when all shares are there."""
+    with contextlib.suppress(PairlineError):
+        for job in active_jobs(command):
+            if job.num_shares and (job.state == "PENDING" or failed_to_launch(job.reason)):
+                cancel(job.id)
+
+
 def put_away(folder: Path, keys: Iterable[str] = ()) -> None:
     """Copy what an ended job printed since its log was last read, and forget it. For who holds the claim on ``folder``.
 
@@ -51,22 +79,27 @@ def put_away(folder: Path, keys: Iterable[str] = ()) -> None:
 
 def copy_rest_of_log(folder: Path, keys: Iterable[str] = ()) -> None:
     """Append to ``log.txt`` what stands in the job's own log and not there."""
-    record = record_folder(folder)
     saved = go_back_to_position(folder, saved_times(folder))
     unread: dict[str, str | None] = dict.fromkeys(filter(share_of, keys))
     unread |= saved
     if not unread:
         return
     with contextlib.suppress(OSError), contextlib.closing(LogFile(folder)) as file:
-        for key, offset in unread.items():
-            mark_read(record, key, pass_rest_on(record, key, offset, file.write))
+        pass_rests_on(folder, unread, {}, file.write)
 
 
 def _wait_until_gone(jobs: Sequence[QueuedJob], seconds: float, context: Context) -> None:
-    ids, names = {array_of(job.id) for job in jobs}, {job.name for job in jobs}
+    names = {array_of(job.id): job.name for job in jobs}
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         context.raise_if_stopped()
-        if not any(array_of(one.id) in ids and one.is_active for one in queue(names)):
+        if not _are_active(names):
             return
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _are_active(names: Mapping[str, str]) -> bool:
+    """``names``: ids of jobs, of whole arrays -> what they are called. What the list lacks may be at work all the same."""
+    listed = [one for one in queue(set(names.values())) if array_of(one.id) in names]
+    lacking = names.keys() - {array_of(one.id) for one in listed}
+    return any(one.is_active for one in listed) or any(is_active_unlisted(one, names[one]) for one in lacking)

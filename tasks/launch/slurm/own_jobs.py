@@ -7,6 +7,9 @@ from tasks.launch.launcher import CommandSpec
 from tasks.launch.slurm.client import QueuedJob, queue
 
 MAX_KEPT = 65_536  # checkpoints or shards; more is no honest step's
+# After a submission whose answer was lost: a controller that was busy may answer what was asked last before what it got
+# first, and a site's list may be as old as a minute.
+SECONDS_BEFORE_LOOKS = (0.0, 5.0, 55.0)
 
 
 def is_ours(seen: QueuedJob, command: CommandSpec) -> bool:
@@ -19,6 +22,11 @@ def active_jobs(command: CommandSpec) -> list[QueuedJob]:
     """Return the jobs of this step that wait or run, those that run first."""
     found = [seen for seen in queue([command.name]) if seen.is_active and is_ours(seen, command)]
     return sorted(found, key=lambda seen: seen.state == "PENDING")
+
+
+def jobs_to_follow(command: CommandSpec) -> list[QueuedJob]:
+    """Return those of them that are of no share and do not end just now."""
+    return [seen for seen in active_jobs(command) if not seen.num_shares and seen.state != "COMPLETING"]
 
 
 def kept(command: CommandSpec) -> tuple[tuple[str, int], ...]:

@@ -22,11 +22,11 @@ def reap_jobs(dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
     """Go through this user's jobs; None where there is no Slurm."""
     if shutil.which("squeue") is None:
         return None
-    arrays: dict[str, list[QueuedJob]] = {}  # an array's jobs are one
+    folders: dict[str, list[QueuedJob]] = {}  # what is left in one is put away together
     for job in queue():
         if job.is_active and _is_ours(job):
-            arrays.setdefault(array_of(job.id), []).append(job)
-    return [_reaped(jobs[0], *_looked_at(jobs, dry_run, state_of)) for jobs in arrays.values()]
+            folders.setdefault(str(job.comment["folder"]), []).append(job)
+    return [one for jobs in folders.values() for one in _reaped(jobs, *_looked_at(jobs, dry_run, state_of))]
 
 
 def _is_ours(job: QueuedJob) -> bool:
@@ -35,20 +35,26 @@ def _is_ours(job: QueuedJob) -> bool:
     return job.comment.get(OURS) == 1 and job.name == job_name(step, fingerprint, folder)
 
 
-def _reaped(job: QueuedJob, reason: str, done: str) -> Reaped:
-    about = {name: str(job.comment.get(name, "")) for name in ("step", "run", "folder")}
-    return Reaped(name=f"{array_of(job.id)} {job.name}", reason=reason, done=done, **about)
+def _reaped(jobs: list[QueuedJob], reason: str, done: str) -> list[Reaped]:
+    """The jobs of an array are one."""
+    found: dict[str, Reaped] = {}
+    for job in jobs:
+        about = {name: str(job.comment.get(name, "")) for name in ("step", "run", "folder")}
+        array = array_of(job.id)
+        found.setdefault(array, Reaped(name=f"{array} {job.name}", reason=reason, done=done, **about))
+    return list(found.values())
 
 
 def _looked_at(jobs: list[QueuedJob], dry_run: bool, state_of: StateOf) -> tuple[str, str]:
-    """Why the job is orphaned, and what was done. Holds the claim meanwhile, so that no run can become its owner."""
-    comment = jobs[0].comment
-    folder = Path(comment["folder"])
+    """Why the jobs of a folder are orphaned, and what was done. Holds the claim meanwhile, so that no run can become their
+    owner."""
+    folder = Path(str(jobs[0].comment["folder"]))
+    runs = {str(job.comment.get("flow_run", "")) for job in jobs}
     if not folder.is_dir():
         return "", "left alone: its folder is not to be seen from here"
     try:
         with claim(folder):
-            if state_of(str(comment.get("flow_run", ""))) == "live":
+            if any(state_of(run) == "live" for run in runs):
                 return "", "left alone: its run has not ended, and may be between two attempts"
             return "no live run owns it", "would be cancelled" if dry_run else _ended(jobs, folder)
     except StoreBusy:
@@ -61,7 +67,7 @@ def _ended(jobs: list[QueuedJob], folder: Path) -> str:
     """SIGTERM, the time for a checkpoint, and the end; the rest of its log stands in log.txt."""
     try:
         end(jobs)
-        put_away(folder)
+        put_away(folder, [job.key for job in jobs])
     except PairlineError as error:
         return f"failed: {error}"
     return "cancelled"

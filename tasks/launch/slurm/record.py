@@ -179,11 +179,6 @@ class SuspendedTime:
     seconds: float = 0.0
     _since: float | None = None  # monotonic
 
-    @property
-    def is_now(self) -> bool:
-        """Whether it does."""
-        return self._since is not None
-
     def look(self, is_suspended: bool) -> None:
         """Take what was seen."""
         now = time.monotonic()

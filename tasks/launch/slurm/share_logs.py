@@ -5,7 +5,7 @@ more, and afterwards by a file beside the log, since the position is then that o
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dpo_core.contract.progress import carries_event
@@ -40,11 +40,28 @@ def mark_read(record: Path, key: str, offset: int) -> None:
         (record / f"{key}{READ}").write_text(f"{offset}\n")
 
 
-def pass_rest_on(record: Path, key: str, saved: str | None, on_line: OnLine) -> int:
-    """Pass on what an ended job, a share's or another one, has printed and nobody has read. -> where its log ends"""
+def pass_rests_on(
+    folder: Path, unread: Mapping[str, str | None], followed: Mapping[str, str], on_line: OnLine
+) -> None:
+    """Pass on what ended jobs, shares or others, have printed and nobody has read. ``unread``: their places in the saved
+    position; ``followed``: the places of others, which are followed.
+
+    Killed anywhere in here, a next start passes on the same lines: the position is there before the first of them, and
+    what counts less than it is written last.
+    """
+    record = record_folder(folder)
+    places = {key: read_to(record, key, saved) for key, saved in unread.items()}
+    save_position(folder, {**followed, **{key: str(place) for key, place in places.items()}})
+    ends = {key: _pass_rest_on(record, key, place, on_line) for key, place in places.items()}
+    save_position(folder, {**followed, **{key: str(place) for key, place in ends.items()}})
+    for key, place in ends.items():
+        mark_read(record, key, place)
+
+
+def _pass_rest_on(record: Path, key: str, offset: int, on_line: OnLine) -> int:
     share = share_of(key)
     labelled = share is None and any(record.glob(f"{key}.*/ranks/rank-1.json"))
-    log = JobLog(record / f"{key}.log", read_to(record, key, saved), labelled)
+    log = JobLog(record / f"{key}.log", offset, labelled)
     log.pass_on(of_share(share[0], on_line) if share else on_line, to_the_end=True)
     return log.offset
 
@@ -52,10 +69,7 @@ def pass_rest_on(record: Path, key: str, saved: str | None, on_line: OnLine) -> 
 def read_ended_shares(folder: Path, keys: Iterable[str], on_line: OnLine) -> None:
     """Pass on the rest of the logs of shares that have been ended, before another job of the step is followed. ``keys``: of
     such as may not stand in the saved position."""
-    record, saved = record_folder(folder), go_back_to_position(folder, saved_times(folder))
+    saved = go_back_to_position(folder, saved_times(folder))
     unread: dict[str, str | None] = dict.fromkeys(keys)
     unread |= {key: place for key, place in saved.items() if share_of(key)}
-    ends = {key: pass_rest_on(record, key, place, on_line) for key, place in unread.items()}
-    save_position(folder, saved | {key: str(place) for key, place in ends.items()})
-    for key, place in ends.items():
-        mark_read(record, key, place)
+    pass_rests_on(folder, unread, {key: saved[key] for key in saved if key not in unread}, on_line)

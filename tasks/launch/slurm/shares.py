@@ -21,7 +21,7 @@ from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.names import share_folder
-from tasks.launch.slurm.record import starts_of, text_of
+from tasks.launch.slurm.record import Start, starts_of, text_of
 
 # What a step is where every process holds the whole model and knows no other one.
 ALONE = {
@@ -80,9 +80,16 @@ def ended_well(command: CommandSpec, record: Path, count: int) -> set[int]:
 
 
 def _ended_well(folder: Path) -> bool:
+    _, newest = newest_start(folder)
+    return newest is not None and newest.is_good
+
+
+def newest_start(folder: Path) -> tuple[str, Start | None]:
+    """Return the newest start of a share, None where it has left nothing, and what the starts of its submission are called
+    in the share's ``folder``."""
     key, _, number = text_of(folder / "attempt").strip().rpartition(".")
     starts = starts_of(folder, key) if key else []
-    return any(start.is_good for start in starts if str(start.number) == number)
+    return key, next((start for start in starts if str(start.number) == number), None)
 
 
 def _has_values(command: CommandSpec) -> bool:

@@ -1,14 +1,12 @@
 """What of the launcher an array of shares needs."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 from tasks.launch.context import Context
 from tasks.launch.launcher import BeforeStart, CommandSpec
 from tasks.launch.slurm.batch import BatchJob
-from tasks.launch.slurm.client import QueuedJob
+from tasks.launch.slurm.followed import JobLimits
 from tasks.launch.slurm.shares import Shares
-from tasks.launch.slurm.watch import JobLimits
 
 
 class Submits(Protocol):
@@ -22,4 +20,5 @@ class Submits(Protocol):
 
     def limits(self, command: CommandSpec, spent: float) -> JobLimits: ...
 
-    def patiently(self, ask: Callable[[], list[QueuedJob]], context: Context) -> list[QueuedJob]: ...
+    @property
+    def patience_seconds(self) -> float: ...

@@ -8,8 +8,6 @@ import contextlib
 import logging
 import math
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 from dpo_core.contract.errors import ConfigError, DiskFull, PairlineError, StepCrashed
 from tasks.launch.context import Context
@@ -18,7 +16,7 @@ from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.log_position import save_position
 from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, details, signal_steps
 from tasks.launch.slurm.ends import JobEnd, LimitReached, failed_to_launch, how_it_ended, why_it_never_starts
-from tasks.launch.slurm.job_log import JobLog
+from tasks.launch.slurm.followed import Followed, JobLimits
 from tasks.launch.slurm.left_jobs import SECONDS_TO_BE_GONE
 from tasks.launch.slurm.poll import Poll
 from tasks.launch.slurm.record import (
@@ -33,37 +31,15 @@ from tasks.launch.slurm.record import (
     wait_for_ranks,
 )
 from tasks.launch.slurm.shown import cluster_job
-from tasks.launch.slurm.unlisted import state_of_unlisted
+from tasks.launch.slurm.unlisted import is_active_unlisted, state_of_unlisted
 
 log = logging.getLogger(__name__)
 TURN_SECONDS, WAITING_TURN_SECONDS = 0.3, 2.0
 SECONDS_YOUNG, SECONDS_BETWEEN_YOUNG = 15.0, 2.0  # a job that can never start says so at once
 SECONDS_AT_THE_END = 0.5
-SECONDS_FOR_AN_EPILOG = (
-    60.0  # then a job that has ended is looked at as seldom as any, and one that ended well is done
-)
+SECONDS_FOR_AN_EPILOG = 60.0  # then a job that has ended is looked at as seldom as any, and its node may hang
+TIMES_AS_LONG_FOR_A_REQUEUE = 10
 SECONDS_BETWEEN_POSITIONS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Followed:
-    """A job of ours in the queue."""
-
-    key: str
-    id: str
-    record: Path
-    log: JobLog
-
-
-@dataclass(frozen=True, slots=True)
-class JobLimits:
-    """How long a step may run, how long Slurm may be away, how often it is asked."""
-
-    spent_seconds: float  # running time of earlier jobs of the same step
-    grace_seconds: float
-    patience_seconds: float
-    poll_seconds: float
-    folder_gib: float | None
 
 
 class JobWatch:
@@ -125,8 +101,7 @@ class JobWatch:
         self.context.raise_if_stopped()
         self.bound.check()
         starts = self.starts.look()
-        seconds = running_seconds(starts) - self.suspended.seconds + self.limits.spent_seconds
-        if seconds > self.command.timeout_seconds:
+        if self._seconds_of(starts) + self.limits.spent_seconds > self.command.timeout_seconds:
             raise too_slow(self.command)
         last = starts[-1] if starts else None
         self.waits = last is None or last.number == self.requeued
@@ -138,6 +113,13 @@ class JobWatch:
         if isinstance(outcome, PairlineError):
             raise outcome
         return outcome
+
+    def spent_seconds(self) -> float:
+        """Return for how long the job has run."""
+        return self._seconds_of(starts_of(self.job.record, self.job.key))
+
+    def _seconds_of(self, starts: list[Start]) -> float:
+        return max(0.0, running_seconds(starts) - self.suspended.seconds)
 
     def _wait_a_turn(self) -> None:
         """Hundreds of jobs in a queue cost next to nothing: there is no log to look at."""
@@ -160,12 +142,14 @@ class JobWatch:
             wanted = SECONDS_AT_THE_END
         try:
             seen = self._seen(min(wanted, self.limits.poll_seconds, max(0.0, age)))
+            if seen is not None:
+                self.answered = time.monotonic()
+            state = seen.state if seen is not None else self._unlisted(last, age)
         except SlurmAway:
             if time.monotonic() - self.answered > self.limits.patience_seconds:
                 raise
             self._show(None, last, "unknown: Slurm does not answer")
             return None
-        self.answered = time.monotonic()
         self.suspended.look(seen is not None and seen.state == "SUSPENDED")
         if seen is not None and seen.is_active:
             if over and last is not None and seen.state == "PENDING":
@@ -173,21 +157,31 @@ class JobWatch:
             self._tell(seen, last)
             self._show(seen, last)
             self._refuse_what_never_starts(seen)
-            hangs = seen.state == "COMPLETING" and has_ended and not is_ending  # a node, or its epilog
-            return seen.state if hangs and last is not None and last.is_good else None
-        if seen is not None:
-            return seen.state
+            hangs = seen.state == "COMPLETING" and has_ended and self._has_had_its_epilog(last)
+            return seen.state if hangs else None
+        return state
+
+    def _has_had_its_epilog(self, last: Start | None) -> bool:
+        """Whether a node, or its epilog, hangs. A job that did not end well may be about to be requeued."""
+        is_good = last is not None and last.is_good
+        seconds = SECONDS_FOR_AN_EPILOG * (1 if is_good else TIMES_AS_LONG_FOR_A_REQUEUE)
+        return time.monotonic() - self.over_since > seconds
+
+    def _unlisted(self, last: Start | None, age: float) -> str | None:
+        """As ``_state``, of a job that the list lacks: asked about by its id, as seldom as the list."""
         if last is not None and last.is_good:
             return ""
+        now, over = time.monotonic(), last is not None and last.exit_code is not None
         silent = time.time() - (last.last_sign if last is not None else 0.0) > SECONDS_WITHOUT_A_SIGN
-        return self._unlisted() if over or (silent and age > SECONDS_BETWEEN_YOUNG) else None
-
-    def _unlisted(self) -> str | None:
-        """As ``_state``, of a job that the list lacks: asked about by its id, as seldom as the list."""
-        if (now := time.monotonic()) - self.unlisted_since < self.limits.poll_seconds:
+        if not over and not (silent and age > SECONDS_BETWEEN_YOUNG):
+            self.answered = now
+            return None
+        if now - self.unlisted_since < self.limits.poll_seconds:
             return None
         self.unlisted_since = now
-        return state_of_unlisted(self.job.id, self.command.name)
+        state = state_of_unlisted(self.job.id, self.command.name)
+        self.answered = time.monotonic()  # both have
+        return state
 
     def _seen(self, max_age_seconds: float) -> QueuedJob | None:
         """The job as Slurm knows it: by what we gave it, since an id is given again after a crash of Slurm's own."""
@@ -199,11 +193,12 @@ class JobWatch:
     def _end(self, state: str, last: Start | None) -> JobEnd:
         code = signal = None
         if state and (last is None or last.exit_code is None):
-            known = {}
+            known: list[dict[str, str]] = []
             with contextlib.suppress(SlurmAway):
                 known = details(self.job.id)
-            if known.get("JobName") == self.command.name:
-                code, _, signal = known.get("ExitCode", "").partition(":")
+            for one in known:
+                if one.get("JobName") == self.command.name:
+                    code, _, signal = one.get("ExitCode", "").partition(":")
         return JobEnd(
             state,
             int(code) if code and code.isdigit() else None,
@@ -249,8 +244,11 @@ class JobWatch:
         try:
             starts = starts_of(self.job.record, self.job.key)
             at_work = bool(starts) and starts[-1].exit_code is None and bool(starts[-1].ranks)
-            # What is suspended refuses SIGTERM ("can not be altered now"), and scancel kills it at once.
-            if at_work and self._is_active() and not self.suspended.is_now:
+            # What is suspended refuses SIGTERM ("can not be altered now"), and scancel kills it at once; what was so may
+            # have gone on since it was looked at.
+            seen = self._seen(0.0)
+            is_suspended = seen is not None and seen.state == "SUSPENDED"
+            if at_work and not is_suspended and self._is_active():
                 signal_steps(self.job.id, "TERM" if grace_seconds else "KILL")
                 until = time.monotonic() + grace_seconds
                 while time.monotonic() < until and self._is_active():
@@ -267,8 +265,9 @@ class JobWatch:
             log.warning("%s could not be stopped; `pairline reap` will do it. %s", self.command.name, error)
 
     def _is_active(self) -> bool:
-        seen = self._seen(SECONDS_AT_THE_END)
-        return seen is not None and seen.is_active
+        if (seen := self._seen(SECONDS_AT_THE_END)) is not None:
+            return seen.is_active
+        return is_active_unlisted(self.job.id, self.command.name)
 
     def pass_lines_on(self, to_the_end: bool = False) -> None:
         """Take what the job has printed."""
@@ -279,18 +278,3 @@ class JobWatch:
 
     def _save_position(self) -> None:
         save_position(self.command.folder, {self.job.key: str(self.job.log.offset)})
-
-
-class ShareWatch(JobWatch):
-    """Watches one share's job; what is said of it and shown of it is the array's."""
-
-    seen: QueuedJob | None = None
-
-    def _tell(self, seen: QueuedJob, last: Start | None) -> None:
-        pass
-
-    def _show(self, seen: QueuedJob | None, last: Start | None = None, word: str = "") -> None:
-        self.seen = seen
-
-    def _save_position(self) -> None:
-        pass

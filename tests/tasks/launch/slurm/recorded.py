@@ -15,6 +15,7 @@ from tasks.launch.launcher import CommandSpec
 from tasks.launch.slurm.batch import Submission, comment_of
 from tasks.launch.slurm.client import BETWEEN
 from tasks.launch.slurm.shares import Shares
+from tests.slurm_cluster.small_step import SmallStep
 
 PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "sinfo")
 # As 22.05 says it when its controller does not answer in time.
@@ -86,6 +87,13 @@ def start_lines(record: Path, share: str, key: str, code: int | None, words: str
         f'echo "$(basename {place}).0" >{folder}/attempt',
     ]
     return "\n".join(lines if code is None else [*lines, f'echo "{code} $(date +%s)" >{place}.0/exit'])
+
+
+def leaves(step: SmallStep, code: int | None) -> str:
+    """Return shell after which the job whose key sbatch wrote down has left this end, or runs."""
+    return (
+        f'[ -e "$here/key" ] || exit 0\nkey=$(cat "$here/key")\n{start_lines(step.record, "", "$key", code)}'
+    )
 
 
 def after(calls: int, program: str, then: str, otherwise: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import subprocess
 
 import pytest
 
@@ -23,6 +24,7 @@ from tests.tasks.launch.slurm.recorded import (
     start_lines,
     write_queue,
 )
+from tests.tasks.launch.slurm.test_room import FULL
 
 COUNT = 2
 
@@ -197,3 +199,92 @@ def test_shares_that_are_ended_beside_the_pass_are_read_to_their_end(slurm: Reco
     assert step.run() == Ended(0)
     assert step.log_lines == ["a", "[share 0] x", "[share 0] y", "b"]
     assert "50" not in {call.rpartition(" ")[2] for call in slurm.calls("scancel")}
+
+
+def is_complete(step: SmallStep, *shares: int) -> None:
+    """Have these shares ended well before."""
+    ends = [start_lines(step.record, f"share-{share}-of-{COUNT}", f"old-{share}", 0) for share in shares]
+    subprocess.run(["sh", "-c", "\n".join(ends)], check=True)
+
+
+def test_a_share_that_is_complete_stays_so_whatever_becomes_of_another_job(
+    slurm: RecordedSlurm, step: SmallStep
+):
+    is_complete(step, 0, 1)
+    slurm.has_queued(queued(step.command(), "48_0", "RUNNING", "abc", count=COUNT))
+    failed = start_lines(step.record, "share-0-of-2", "abc-0", 11)
+    slurm.does("squeue", after(4, "squeue", f"{failed}\nexit 0", 'cat "$here/queue"'))
+    assert run(step) is None
+    assert slurm.calls("sbatch") == []
+
+
+def test_a_job_that_waits_for_a_share_that_is_complete_is_cancelled(slurm: RecordedSlurm, step: SmallStep):
+    is_complete(step, 0, 1)
+    slurm.has_queued(queued(step.command(), "48_0", "PENDING", "abc", count=COUNT))
+    slurm.does("scancel", ': >"$here/queue"')
+    assert run(step) is None
+    assert slurm.calls("scancel") == ["48_0"]
+
+
+def test_a_share_whose_newer_start_was_lost_is_begun_again(slurm: RecordedSlurm, step: SmallStep):
+    """It had ended the one that was followed; what it printed is read."""
+    is_complete(step, 1)
+    slurm.has_queued(queued(step.command(), "48_0", "RUNNING", "abc", count=COUNT))
+    fenced = start_lines(step.record, "share-0-of-2", "abc-0", 75, "first\\n")
+    newer = start_lines(step.record, "share-0-of-2", "def-0", None, "second\\n")
+    slurm.does(
+        "squeue",
+        after(4, "squeue", f'[ -e "$here/sbatch.calls" ] || {{\n{fenced}\n{newer}\n}}', 'cat "$here/queue"'),
+    )
+    slurm.does("sbatch", submissions_that(step, words="third\\n"))
+    assert run(step) is None
+    (call,) = slurm.calls("sbatch")
+    assert "--array=0 " in call
+    assert list(dict.fromkeys(step.log_lines)) == [
+        f"[share 0] {word}" for word in ("first", "second", "third")
+    ]
+
+
+def test_an_array_that_is_larger_than_the_room_is_submitted_as_there_is(
+    slurm: RecordedSlurm, step: SmallStep, monkeypatch
+):
+    """One job at a time: the others of the pass are watched meanwhile."""
+    monkeypatch.setattr("tasks.launch.slurm.share_submits.SECONDS_BETWEEN_TRIES", 0.1)
+    first, second = (
+        f"{KEY}\n" + start_lines(step.record, f"share-{share}-of-2", f"$key-{share}", code)
+        for share, code in ((0, None), (1, 0))
+    )
+    write_queue(slurm.folder / "line", [queued(step.command(), "40_0", "RUNNING", "KEY", count=COUNT)])
+    runs = 'echo "$key" >"$here/key"\nsed "s/KEY/$key/" "$here/line" >"$here/queue"'
+    ended = (
+        f'key=$(cat "$here/key")\n{start_lines(step.record, "share-0-of-2", "$key-0", 0)}\n: >"$here/queue"'
+    )
+    room = f'[ -s "$here/queue" ] && {{\n{FULL}\n}}'
+    cases = [f'*"--array=0-1 "*) {FULL};;', f'*"--array=0 "*) {first}\n{runs}\necho 40;;']
+    cases.append(f'*"--array=1 "*) {room}\n{second}\necho 41;;')
+    slurm.does("sbatch", "\n".join(['case "$*" in', *cases, "esac"]))
+    slurm.does(
+        "squeue", after(10, "squeue", f'[ ! -s "$here/queue" ] || {{\n{ended}\n}}', 'cat "$here/queue"')
+    )
+    assert run(step) is None
+    tried = [call.partition("--array=")[2].split()[0] for call in slurm.calls("sbatch")]
+    assert tried[:2] == ["0-1", "0"]
+    assert tried[2:] == ["1"] * len(tried[2:])
+    assert len(tried) >= 4
+
+
+def test_shares_whose_submission_was_lost_are_followed_and_no_line_is_there_twice(
+    slurm: RecordedSlurm, step: SmallStep
+):
+    is_complete(step, 1)
+    folder = step.record / "share-0-of-2"
+    folder.mkdir()
+    (folder / "abc-0.log").write_text("a\nb\n")
+    (folder / "abc-0.read").write_text("2\n")  # an earlier run has followed it
+    write_queue(slurm.folder / "late", [queued(step.command(), "48_0", "RUNNING", "abc", count=COUNT)])
+    slurm.does("sbatch", f'cp "$here/late" "$here/queue"\n{NO_ANSWER}')
+    ended = f"{start_lines(step.record, 'share-0-of-2', 'abc-0', 0)}\nexit 0"
+    slurm.does("squeue", after(6, "squeue", ended, 'cat "$here/queue"'))
+    assert run(step) is None
+    assert len(slurm.calls("sbatch")) == 1
+    assert step.log_lines == ["[share 0] b"]

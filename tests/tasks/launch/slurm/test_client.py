@@ -6,10 +6,12 @@ from dpo_core.contract.errors import ConfigError
 from tasks.launch.slurm.client import (
     AWAY,
     QueuedJob,
+    SlurmAway,
     accounted,
     parse_details,
     parse_nodes,
     parse_queue,
+    queue,
     refusal,
     submit,
 )
@@ -49,7 +51,7 @@ def test_lines_of_another_form_are_nobodys():
 
 @pytest.mark.parametrize(
     ("state", "is_active"),
-    [("RUNNING", True), ("COMPLETING", True), ("REQUEUED", True), ("SUSPENDED", True)]
+    [("RUNNING", True), ("COMPLETING", True), ("REQUEUED", True), ("SUSPENDED", True), ("EXPEDITING", True)]
     + [(state, False) for state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")],
 )
 def test_a_job_is_active_until_nothing_can_bring_it_back(state: str, is_active: bool):
@@ -79,6 +81,8 @@ def test_the_least_node_of_a_partition():
         "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received",
         "sbatch: error: Batch job submission failed: Resource temporarily unavailable",
         "slurm_load_jobs error: Slurm backup controller in standby mode",
+        "sbatch: error: Batch job submission failed: Protocol authentication error",
+        'squeue: error: Munge encode failed: Failed to access "/run/munge/munge.socket.2"',
     ],
 )
 def test_no_answer_is_told_from_a_refusal(said: str):
@@ -152,14 +156,38 @@ def test_a_machine_without_slurm_is_told_in_one_sentence(monkeypatch, tmp_path):
         submit((), "")
 
 
+def test_a_program_that_cannot_be_started_says_nothing_of_a_job(monkeypatch, tmp_path):
+    """As where there is no memory, or the file system is away: no job that runs is to be ended for it."""
+    (tmp_path / "squeue").touch(mode=0o644)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SlurmAway, match="Permission denied"):
+        queue()
+
+
+@pytest.mark.parametrize("said", ["48", "48;cluster", "Quota: 3 of 10 hours\n48", "48\n\n"])
+def test_the_id_is_the_last_line_that_sbatch_prints(monkeypatch, tmp_path, said: str):
+    slurm = RecordedSlurm(tmp_path / "bin", monkeypatch)
+    slurm.does("sbatch", f"printf '%s\\n' '{said}'")
+    assert submit((), "") == "48"
+
+
+@pytest.mark.parametrize("said", ["", "Submitted", "48 jobs"])
+def test_a_submission_without_an_id_may_have_been_taken(monkeypatch, tmp_path, said: str):
+    slurm = RecordedSlurm(tmp_path / "bin", monkeypatch)
+    slurm.does("sbatch", f"echo '{said}'")
+    with pytest.raises(SlurmAway, match="no id"):
+        submit((), "")
+
+
 def test_a_submission_takes_no_secret_along_and_nothing_of_an_allocation_around_it(monkeypatch, tmp_path):
     """All that sbatch sees, the job gets and Slurm keeps."""
     stand_in = tmp_path / "sbatch"
-    stand_in.write_text("#!/bin/sh\nenv\n")
+    stand_in.write_text(f"#!/bin/sh\nenv >{tmp_path}/env\necho 48\n")
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     for name in ("HF_TOKEN", "SLURM_MEM_PER_NODE", "SLURM_JOB_ID", "SBATCH_EXPORT", "SLURM_CONF"):
         monkeypatch.setenv(name, "given")
-    told = {line.partition("=")[0] for line in submit((), "").splitlines()}
+    assert submit((), "") == "48"
+    told = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
     assert {"PATH", "SLURM_CONF"} <= told
     assert not told & {"HF_TOKEN", "SLURM_MEM_PER_NODE", "SLURM_JOB_ID", "SBATCH_EXPORT"}

@@ -9,14 +9,28 @@ import time
 
 import pytest
 
-from dpo_core.contract.errors import Cancelled, ConfigError, StepCrashed
+from dpo_core.contract.errors import Cancelled, StepCrashed
 from tasks.launch.cluster_job import ClusterJob
 from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import Ended
 from tasks.launch.own_folder import make_own_folder
+from tasks.launch.slurm.client import SlurmAway
+from tasks.launch.slurm.followed import Followed
+from tasks.launch.slurm.job_log import JobLog
+from tasks.launch.slurm.poll import Poll
 from tasks.launch.slurm.record import SuspendedTime
+from tasks.launch.slurm.watch import JobWatch
 from tests.slurm_cluster.small_step import SmallStep
-from tests.tasks.launch.slurm.recorded import KEY, RecordedSlurm, after, queued, start_lines
+from tests.tasks.launch.slurm.recorded import (
+    KEY,
+    NO_ANSWER,
+    RecordedSlurm,
+    after,
+    leaves,
+    queued,
+    write_queue,
+)
+from tests.tasks.launch.slurm.test_record import make_start
 
 UNKNOWN = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'
 NO_ACCOUNTING = 'echo "Slurm accounting storage is disabled" >&2; exit 1'
@@ -39,13 +53,6 @@ def step(tmp_path) -> SmallStep:
     make_own_folder(step.folder)
     step.record.mkdir()
     return step
-
-
-def leaves(step: SmallStep, code: int | None) -> str:
-    """Shell after which the job, once it is submitted, has left this end, or runs."""
-    return (
-        f'[ -e "$here/key" ] || exit 0\nkey=$(cat "$here/key")\n{start_lines(step.record, "", "$key", code)}'
-    )
 
 
 def test_a_job_that_the_list_lacks_is_asked_about_by_its_id(slurm: RecordedSlurm, step: SmallStep):
@@ -128,11 +135,8 @@ def test_a_suspended_job_is_ended_without_a_signal_that_it_cannot_get(slurm: Rec
 
 def test_standing_still_is_no_running_time():
     suspended = SuspendedTime()
-    suspended.look(False)
-    assert not suspended.is_now
-    for is_suspended in (True, True, False, False):
+    for is_suspended in (False, True, True, False, False):
         suspended.look(is_suspended)
-        assert suspended.is_now == is_suspended
         time.sleep(0.05)
     assert 0.1 <= suspended.seconds < 0.15 + 5
     seconds = suspended.seconds
@@ -140,29 +144,62 @@ def test_standing_still_is_no_running_time():
     assert suspended.seconds == seconds
 
 
-FULL = (
-    'echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2\n'
-    "echo \"sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
-    'and/or time limits)" >&2\nexit 1'
-)
+def test_standing_still_does_not_count_once_a_job_is_over(slurm: RecordedSlurm, step: SmallStep):
+    """What is left of a step's time after a job of a chain."""
+    make_start(step.record, "abc.0", started="1000 48 n1", exit="20 1100")
+    job = Followed("abc", "48", step.record, JobLog(step.record / "abc.log", 0, has_labels=False))
+    limits = step.launcher.limits(step.command(), 0.0)
+    watch = JobWatch(step.command(), job, limits, Poll(), Context(), print)
+    watch.suspended.seconds = 60.0
+    assert watch.spent_seconds() == 40.0
 
 
-def test_a_limit_on_jobs_in_the_queue_is_waited_for(slurm: RecordedSlurm, step: SmallStep, monkeypatch):
-    """A sweep may have more members than a site takes jobs."""
-    monkeypatch.setattr("tasks.launch.slurm.room.SECONDS_BETWEEN_TRIES", 0.1)
-    others = queued(step.command(), "7", "RUNNING", "other").replace(step.command().name, "other")
-    (slurm.folder / "others").write_text(others + "\n")
-    taken = f'{KEY}\necho "$key" >"$here/key"\n{leaves(step, 0)}\necho 48'
-    slurm.does("sbatch", after(2, "sbatch", taken, FULL))
-    slurm.does("squeue", 'case "$*" in *--name*) ;; *) cat "$here/others";; esac')
-    assert step.run() == Ended(0)
-    assert len(slurm.calls("sbatch")) == 3
+def test_a_young_job_that_the_list_lacks_is_ended_with_its_run(slurm: RecordedSlurm, step: SmallStep):
+    """Ctrl-C just after the submission."""
+    pending = f'echo "JobId=48 JobName={step.command().name} JobState=PENDING"'
+    slurm.does("scontrol", f'[ -e "$here/scancel.calls" ] || {{ {pending}; exit 0; }}\n{UNKNOWN}')
+    stop = threading.Event()
+    slurm.does("sbatch", f'{KEY}\necho "$key" >"$here/key"\necho 48')
+    stop.set()
+    with pytest.raises(Stopped):
+        step.run(Context(stop=stop))
+    assert slurm.calls("scancel") == ["48"]
 
 
-def test_a_limit_that_no_end_of_a_job_helps_with_is_refused(slurm: RecordedSlurm, step: SmallStep):
-    slurm.does("sbatch", FULL)
-    with pytest.raises(ConfigError, match="QOSMaxSubmitJobPerUserLimit"):
+def test_what_went_on_since_it_was_suspended_is_asked_to_stop(slurm: RecordedSlurm, step: SmallStep):
+    for state in ("SUSPENDED", "RUNNING"):
+        write_queue(slurm.folder / state, [queued(step.command(), "48", state, "KEY")])
+    state = '[ -e "$here/resumed" ] && state=RUNNING || state=SUSPENDED'
+    ended = '[ -e "$here/scancel.calls" ] && exit 0'
+    listed = f'{ended}\n{leaves(step, None)}\n{state}\nsed "s/KEY/$key/" "$here/$state"'
+    slurm.does("squeue", f'[ -e "$here/key" ] || exit 0\n{listed}')
+    slurm.does("scancel", leaves(step, -15))
+    stop = threading.Event()
+
+    def resume(job: ClusterJob) -> None:
+        if job.state == "SUSPENDED":
+            (slurm.folder / "resumed").touch()
+            stop.set()
+
+    with pytest.raises(Stopped):
+        step.run(Context(stop=stop, on_cluster_job=resume))
+    assert slurm.calls("scancel")[0] == "--signal=TERM 48"
+
+
+def test_a_controller_that_is_away_while_the_list_is_answered_is_not_waited_for_without_end(
+    slurm: RecordedSlurm, step: SmallStep
+):
+    """A site's cache answers squeue."""
+    step.patience_seconds = 0.5
+    slurm.does("scontrol", NO_ANSWER)
+    with pytest.raises(SlurmAway):
         step.run()
-    slurm.does("sbatch", FULL.replace("QOSMaxSubmitJobPerUserLimit", "QOSMaxWallDurationPerJobLimit"))
-    with pytest.raises(ConfigError, match="QOSMaxWallDurationPerJobLimit"):
-        step.run()
+    assert slurm.calls("scancel") == []
+
+
+def test_a_job_that_ended_badly_and_hangs_has_failed(slurm: RecordedSlurm, step: SmallStep, monkeypatch):
+    monkeypatch.setattr("tasks.launch.slurm.watch.SECONDS_FOR_AN_EPILOG", 0.05)
+    write_queue(slurm.folder / "line", [queued(step.command(), "48", "COMPLETING", "KEY")])
+    listed = f'{leaves(step, 11)}\nsed "s/KEY/$key/" "$here/line"'
+    slurm.does("squeue", f'[ -e "$here/key" ] || exit 0\n{listed}')
+    assert step.run() == Ended(11)
