@@ -52,9 +52,9 @@ def with_judge_asked_first(config: StageConfig, place: Workplace) -> Workplace:
     """
     if config.judge.kind != "endpoint":
         return place
-    tell_job, lock, has_answered = place.context.tell_job, threading.Lock(), threading.Event()
+    lock, has_answered = threading.Lock(), threading.Event()
 
-    def on_job(job: Job, moment: Moment) -> None:
+    def before_step(job: Job, moment: Moment) -> None:
         if isinstance(job, JudgeJob):
             has_answered.set()  # now, or in an earlier run: what follows needs it no more
         elif moment == "started":
@@ -62,9 +62,8 @@ def with_judge_asked_first(config: StageConfig, place: Workplace) -> Workplace:
                 if not has_answered.is_set():
                     check_judge(config, place)
                     has_answered.set()
-        tell_job(job, moment)
 
-    return replace(place, context=replace(place.context, on_job=on_job))
+    return replace(place, context=replace(place.context, before_step=before_step))
 
 
 def check_judge(config: StageConfig, place: Workplace) -> None:

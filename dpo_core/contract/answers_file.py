@@ -63,8 +63,7 @@ def side_by_side(kept: Sequence[AnswersOfStep]) -> tuple[int, tuple[AnswerPair, 
     if len(kept) < 2 or kept[0].step != 0:
         return None
     start, newest = kept[0], kept[-1]
-    before = {one.prompt: one for one in start.answers}
-    pairs = (
+    pairs = (  # always the same prompts in one order; of long ones the shown texts may be alike
         AnswerPair(
             prompt=one.prompt,
             before=old.answer,
@@ -72,8 +71,8 @@ def side_by_side(kept: Sequence[AnswersOfStep]) -> tuple[int, tuple[AnswerPair, 
             before_passes=old.passes,
             after_passes=one.passes,
         )
-        for one in newest.answers
-        if (old := before.get(one.prompt))
+        for old, one in zip(start.answers, newest.answers, strict=False)
+        if old.prompt == one.prompt
     )
     return newest.step, tuple(pairs)
 

@@ -11,6 +11,7 @@ from dpo_core.contract.quantities import Count, LengthTokens, Seconds, TokenBudg
 from dpo_core.contract.section import Section
 
 JUDGE_KEY = "JUDGE_API_KEY"  # the variable with the endpoint's key
+NO_KEY = "none"  # sent in its place, else a client would send the Hub's token to a server that it is none of the business of
 JUDGE_KEY_FILE = "PAIRLINE_JUDGE_KEY_FILE"  # names a file with the key, in a container
 PLACES = ("{prompt}", "{first}", "{second}")  # what a question holds, once each
 WORTH_ANOTHER_TRY = frozenset({408, 409, 425, 429})  # and every 5xx

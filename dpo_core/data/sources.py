@@ -7,6 +7,7 @@ does not grow with their number. The files are made once per content and shared 
 import contextlib
 import json
 import mmap
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from dpo_core.contract.errors import DataError, StoreError
 from dpo_core.contract.refs import ResolvedEvaluationSet, ResolvedSource
-from dpo_core.contract.store import exclusive, fingerprint, new_directory, write_json
+from dpo_core.contract.store import ASIDE, exclusive, fingerprint, new_directory, write_json
 from dpo_core.data.formats import OUR_COLUMNS, READ_COLUMNS
 from dpo_core.data.hub_rows import hub_rows
 from dpo_core.data.json_line import RawRow
@@ -131,7 +132,15 @@ def _keep(cache_dir: Path, source: ResolvedSource) -> None:
     folder = _folder(source, cache_dir)
     with exclusive(folder.with_name(f".{folder.name}.lock"), wait_seconds=3600):
         if not (folder / ABOUT_FILE).is_file():
+            _forget_unfinished(folder)
             _store(source, folder, cache_dir)
+            pa.default_memory_pool().release_unused()  # the next set's limit counts what is kept
+
+
+def _forget_unfinished(folder: Path) -> None:
+    """Delete what readers that were killed left of a set. For the holder of its lock."""
+    for aside in folder.parent.glob(f".{folder.name}.*{ASIDE}"):
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _named_columns(source: ResolvedSource) -> frozenset[str]:

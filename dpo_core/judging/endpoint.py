@@ -24,6 +24,7 @@ from dpo_core.contract.jobs import AnswerPair
 from dpo_core.contract.judge_config import (
     JUDGE_KEY,
     JUDGE_KEY_FILE,
+    NO_KEY,
     PLACES,
     WORTH_ANOTHER_TRY,
     advice_on_refusal,
@@ -35,9 +36,6 @@ from dpo_core.judging.judge import Session
 from dpo_core.judging.kept import KeptWords
 
 log = logging.getLogger(__name__)
-NO_KEY = (
-    "none"  # without one the client would send the Hub's token to a server that it is none of the business of
-)
 LONGEST_WAIT_SECONDS, MOST_ASKED_FOR_SECONDS = 60.0, 600.0
 VERDICT = re.compile(r"(?i:verdict)\W{0,10}(A|B|(?i:tie))[^\w\n]*$", re.MULTILINE)
 LETTER_ALONE = re.compile(r"\W*(A|B|(?i:tie))\W*")

@@ -39,7 +39,12 @@ class Measured(Section):
         for part in parts:
             of, keys = part.dataset.sources, part.dataset.row_keys
             for number, name in enumerate(part.dataset.source_names if part.are_sets else ()):
-                pairs[name] = hashlib.sha256(keys[np.flatnonzero(of == number)].tobytes()).hexdigest()
+                rows = np.flatnonzero(of == number)
+                numbers = (
+                    values[rows].astype("<f4") for values in (part.dataset.weights, part.dataset.margins)
+                )
+                content = keys[rows].tobytes() + b"".join(one.tobytes() for one in numbers)
+                pairs[name] = hashlib.sha256(content).hexdigest()
         asked = prompts.by_set if prompts else {}
         answers = {
             name: fingerprint(
@@ -90,10 +95,21 @@ def comparable(rows: Metrics, pairs: set[str], answers: set[str]) -> Metrics:
     return [row for row in kept if row["step"] > 0 or any(map(_is_of_answers, row))]
 
 
-def is_baseline(row: dict[str, float], prompts: AskedPrompts) -> bool:
+def whole_at(step: int, rows: Metrics, earlier: Metrics, prompts: AskedPrompts | None) -> Metrics:
+    """Return evaluations without that of ``step`` if figures of it were left out, or answers lack before the first step: the
+    run's next look makes it again."""
+    return [
+        row
+        for row in rows
+        if row["step"] != step or (row in earlier and (step > 0 or is_baseline(row, prompts)))
+    ]
+
+
+def is_baseline(row: dict[str, float], prompts: AskedPrompts | None) -> bool:
     """Return whether a row holds the start's answers to all sets' prompts."""
     found = {set_and_metric(name)[0] for name in row if _is_of_answers(name)}
-    return row["step"] == 0 and all(name in found for name, some in prompts.by_set.items() if some)
+    asked = [name for name, some in prompts.by_set.items() if some] if prompts else []
+    return row["step"] == 0 and found.issuperset(asked)
 
 
 def _is_of_answers(name: str) -> bool:

@@ -13,22 +13,22 @@ def metrics_until(job: TrainJob, step: int) -> tuple[Metrics, Metrics]:
     """Return a job's metrics and evaluations up to ``step``, and remove what is there of later ones."""
     paths = (job.out_dir / METRICS_FILE, job.out_dir / EVALUATIONS_FILE)
     for path in (*paths, job.out_dir / ANSWERS_FILE):
-        _drop_after(path, step)
+        drop_after(path, step)
     metrics, evaluations = map(read_metrics, paths)
     return metrics, evaluations
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Forget metrics of steps that are about to be run again, and what a power failure made of their lines."""
+def drop_after(path: Path, step: int) -> None:
+    """Forget lines of steps that are about to be run again, and what a power failure made of their lines."""
     if path.is_file():
         kept = []
-        for line in path.read_text(errors="replace").splitlines(keepends=True):
+        for line in path.read_bytes().splitlines(keepends=True):  # texts may hold what else ends lines
             try:
-                if not line.endswith("\n") or json.loads(line)["step"] > step:
+                if not line.endswith(b"\n") or json.loads(line)["step"] > step:
                     break
             except (
                 ValueError
             ):  # nothing below a checkpoint is unreadable: it is on the disk before the checkpoint is
                 break
             kept.append(line)
-        write_bytes(path, "".join(kept).encode())
+        write_bytes(path, b"".join(kept))

@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import dataclass
+from typing import NoReturn
 
 from dpo_core.contract.errors import Preempted
 
@@ -24,12 +25,13 @@ class StopRequest:
         """
         self.setting_up = False
         if self.received:
-            self._stop_now()
+            self.stop_now()
 
     def _receive(self, *_: object) -> None:
         self.received = True
         if self.setting_up:
-            self._stop_now()
+            self.stop_now()
 
-    def _stop_now(self) -> None:
+    def stop_now(self) -> NoReturn:
+        """Raise ``Preempted`` during set-up."""
         raise Preempted("Asked to stop during set-up: no step was taken, nothing is lost. Start again.")

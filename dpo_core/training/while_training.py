@@ -34,6 +34,7 @@ from dpo_core.training.earlier_evaluations import (
     is_baseline,
     measured_file,
     read_measured,
+    whole_at,
 )
 from dpo_core.training.held_out import MeasuredPairs, evaluations_of, measured_pairs
 from dpo_core.training.policy_answers import PolicyAnswers, policy_answers
@@ -92,10 +93,8 @@ class Evaluations:
         its start still: what was measured of other prompts or pairs than now is left out, and the start's answers, which
         signs compare with, are made where they lack.
         """
-        accelerator, now = (
-            self.engine.accelerator,
-            Measured.of(self.job, self.parts, self.answers.prompts if self.answers else None),
-        )
+        accelerator, prompts = self.engine.accelerator, self.answers.prompts if self.answers else None
+        now = Measured.of(self.job, self.parts, prompts)
         before = from_main(accelerator, lambda: read_measured(self.job)) or now
         pairs, answers = now.changed_since(before)
         rows = comparable(self.rows, pairs, answers)
@@ -103,10 +102,15 @@ class Evaluations:
             names = ", ".join(sorted(name or "the mixture" for name in pairs | answers))
             log.warning("evaluations of before asked otherwise (%s): their figures are left out", names)
         samples = None
-        if step and self.answers and not (rows and is_baseline(rows[0], self.answers.prompts)):
+        if step in (0, self.total_steps):
+            rows = whole_at(step, rows, self.rows, prompts)
+        if step and self.answers and not (rows and is_baseline(rows[0], prompts)):
             log.info("the start's answers are made again, as the later ones are compared with them")
             started = time.monotonic()
-            found, greedy = self.answers.measured()
+            try:
+                found, greedy = self.answers.measured()
+            except CutOff:
+                self.stop.stop_now()
             samples = self.answers.told(0, greedy)
             rows = [self._row(0, found, started), *(row for row in rows if row["step"])]
         if accelerator.is_main_process:

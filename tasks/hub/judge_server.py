@@ -9,6 +9,7 @@ import httpx
 from dpo_core.contract.errors import ConfigError, RemoteError
 from dpo_core.contract.judge_config import (
     JUDGE_KEY,
+    NO_KEY,
     PLACES,
     QUESTION,
     WORTH_ANOTHER_TRY,
@@ -29,11 +30,16 @@ def ask_endpoint(config: JudgeConfig, key: str | None) -> None:
     """Put one question as the step ``judge`` will. Raises ``ConfigError`` for what the server refuses, ``RemoteError`` where
     it does not answer or answers with something else; neither holds the key."""
     where = f"The judge {config.model} at {config.endpoint}"
+    if key and not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"The key of the judge {config.model} holds a line end or another character that no request can carry.",
+            f"Set {JUDGE_KEY}, or the block that judge.key_block names, to the key alone.",
+        )
     try:
         reply = httpx.post(
             f"{config.endpoint}/chat/completions",
             json=_question(config),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Authorization": f"Bearer {key or NO_KEY}"},
             timeout=config.timeout_seconds,
             follow_redirects=True,
         )

@@ -54,8 +54,9 @@ def hidden_in_logs(token: str | None) -> Iterator[None]:
 
     def without_token(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = before(*args, **kwargs)
-        if token and token in (text := record.getMessage()):
-            record.msg, record.args = redacted(text, token), ()
+        text = record.getMessage() if token else ""
+        if (clean := redacted(text, token)) != text:
+            record.msg, record.args = clean, ()
         return record
 
     logging.setLogRecordFactory(without_token)

@@ -52,6 +52,9 @@ class Context:
     on_job: OnJob | None = (
         None  # the run's folder records the jobs that it uses, also those of a run that fails
     )
+    before_step: OnJob | None = (
+        None  # hears of jobs first, also those of a sweep's members; what it raises starts none
+    )
     on_cluster_job: OnClusterJob | None = None  # the run's page: where a step that is queued elsewhere stands
     stop: threading.Event | None = None  # for threads: a signal reaches the main one alone
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the steps that name them
@@ -73,8 +76,9 @@ class Context:
 
     def tell_job(self, job: Job, moment: Moment) -> None:
         """Tell of a job, where jobs run."""
-        if self.on_job is not None:
-            self.on_job(job, moment)
+        for hear in (self.before_step, self.on_job):
+            if hear is not None:
+                hear(job, moment)
 
     def tell_cluster_job(self, seen: ClusterJob) -> None:
         """Tell where a job on a cluster stands, whenever that changes."""

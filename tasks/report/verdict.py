@@ -10,7 +10,7 @@ from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.jobs import EvaluateResult
 from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.keep_best import BestStep
-from dpo_core.contract.metric_names import ANSWERED, EVALUATED, MEANINGS, label_of
+from dpo_core.contract.metric_names import ANSWERED, EVALUATED, MEANINGS, label_of, split_by_source
 from dpo_core.contract.outcome import Outcome, accuracy_outcome
 from dpo_core.contract.warning_signs import TITLES, WORDS, Sign, WarningBounds
 from tasks.gate.signs import outcomes_of, signs_in
@@ -135,7 +135,8 @@ def _of_the_chosen(outcome: Outcome, best: BestStep | None) -> Outcome:
     looks is high by chance, so each look counts (Bonferroni), also where evaluations are much alike. What fell, fell."""
     if best is None or best.num_evaluations < 2 or outcome.change <= 0:
         return outcome
-    chosen_by = OF_PAIRS if best.metric in EVALUATED else KEPT if best.metric in ANSWERED else ""
+    of_pairs = best.metric in EVALUATED or split_by_source(best.metric) is not None
+    chosen_by = OF_PAIRS if of_pairs else KEPT if best.metric in ANSWERED else ""
     if outcome.label != chosen_by:
         return outcome
     label = f"{outcome.label}, best of {best.num_evaluations} evaluations,"

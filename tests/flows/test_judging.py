@@ -17,6 +17,7 @@ from tasks.hub.judge_server import how_judged
 from tasks.launch.context import Context
 from tasks.launch.launcher import launcher_for
 from tasks.launch.workplace import Workplace
+from tasks.run.folder import recorded_run
 from tests.loopback_judge import judge_server
 
 KEY = "planted-judge-key"
@@ -51,6 +52,18 @@ def test_a_missing_key_ends_the_run_before_its_first_step_and_a_good_one_is_aske
         place.context.tell_job(SOME, "started")
         assert [moment for _, moment in heard] == ["started", "ended", "started"]
         assert len(server.asked) == 1
+
+
+def test_a_member_of_a_sweep_asks_as_well(tmp_path, monkeypatch):
+    monkeypatch.delenv(JUDGE_KEY, raising=False)
+    with judge_server() as server:
+        server.key = KEY
+        config = config_of(server.url)
+        _, place = heard_and_place(config, tmp_path)
+        with recorded_run(tmp_path, config.name, config) as folder:
+            of_member = folder.context(place.context)
+            with pytest.raises(ConfigError, match="refuses a question with 401"):
+                of_member.tell_job(SOME, "started")
 
 
 def test_who_finds_all_results_or_only_judges_asks_nothing(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import shutil
 
 import datasets
 import pyarrow as pa
@@ -13,6 +14,7 @@ from dpo_core.contract.data_jobs import FetchJob
 from dpo_core.contract.drops import RowDropped
 from dpo_core.contract.errors import DataError, StoreError
 from dpo_core.contract.refs import ResolvedEvaluationSet, ResolvedSource
+from dpo_core.contract.store import ASIDE
 from dpo_core.data import json_rows, readers
 from dpo_core.data.formats import READ_COLUMNS, to_pair
 from dpo_core.data.sources import LAYOUT, load_source
@@ -199,6 +201,19 @@ def test_rows_are_read_once_per_content(tmp_path):
     _load(path, tmp_path)
     path.unlink()
     assert len(_load(path, tmp_path)) == 3
+
+
+def test_what_killed_readers_left_of_a_set_goes_once_it_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(_lines(ROWS[:3]))
+    kept = _load(path, tmp_path).folder
+    shutil.rmtree(kept)
+    left = [kept.with_name(f".{kept.name}.{number:016x}{ASIDE}") for number in (1, 2)]
+    for folder in left:
+        folder.mkdir()
+        (folder / "rows.arrow").write_bytes(b"half")
+    assert len(_load(path, tmp_path)) == 3
+    assert not any(folder.exists() for folder in left)
 
 
 def test_the_hub_loader_reads_a_repository_with_its_split_and_columns(tmp_path):

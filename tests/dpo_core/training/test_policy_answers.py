@@ -18,7 +18,7 @@ from dpo_core.contract.answers_file import (
     side_by_side,
 )
 from dpo_core.contract.config import AdapterConfig, OptimConfig
-from dpo_core.contract.errors import PolicyDegraded, Preempted
+from dpo_core.contract.errors import NonFinite, PolicyDegraded, Preempted
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.keep_best import KeepBest
@@ -29,7 +29,9 @@ from dpo_core.model.forward import PairScorer
 from dpo_core.model.generate import Generation, sample_answers
 from dpo_core.model.load import load_model
 from dpo_core.training import policy_answers, while_training
+from dpo_core.training.history import drop_after
 from dpo_core.training.start_weights import StartWeights
+from dpo_core.training.trainer import Trainer
 from tests.dpo_core.training.test_held_out import as_checkpoint
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.step_process import evaluations_in
@@ -258,3 +260,35 @@ def test_a_few_answers_are_kept_and_no_more_than_the_file_holds(whole, tmp_path)
         MOST_CHARACTERS + 50
     )
     assert side_by_side(()) is side_by_side(told[:1]) is None
+
+
+def test_prompts_that_are_shown_alike_keep_their_own_answers_also_after_a_restart(tmp_path):
+    """The last turn is shown, and a text may hold what ends a line elsewhere."""
+    path = tmp_path / ANSWERS_FILE
+    for step in (0, 4, 8):
+        told = [ToldAnswer(prompt="go on\u2028please", answer=f"{name} {step}") for name in ("one", "two")]
+        keep_answers(path, AnswersOfStep(step=step, answers=tuple(told)))
+    drop_after(path, 4)
+    step, pairs = side_by_side(read_answers(path))
+    assert step == 4
+    assert [(pair.before, pair.after) for pair in pairs] == [("one 0", "one 4"), ("two 0", "two 4")]
+
+
+def test_a_start_that_took_no_step_asks_all_of_other_prompts_before_the_first(
+    stage, sets, tmp_path, monkeypatch
+):
+    """Out of memory in the first step, say, and started again with more prompts."""
+    fewer, more = ({"num_prompts": number, "max_new_tokens": 4} for number in (2, 4))
+
+    def fail(*_):
+        raise NonFinite("at the first step")
+
+    monkeypatch.setattr(Trainer, "step_batches", fail)
+    with pytest.raises(NonFinite, match="at the first step"):
+        run_here(job_in(stage, tmp_path / "run", fewer, sets=sets))
+    assert [one["step"] for one in untimed(tmp_path / "run")] == [0]
+    monkeypatch.undo()
+    result = run_here(job_in(stage, tmp_path / "run", more, sets=sets))
+    throughout = run_here(job_in(stage, tmp_path / "all", more, sets=sets))
+    assert untimed(result.metrics_path.parent) == untimed(throughout.metrics_path.parent)
+    assert read_answers(tmp_path / "run" / ANSWERS_FILE)[0].step == 0

@@ -7,6 +7,7 @@ import pytest
 from dpo_core.contract.errors import ConfigError, RemoteError
 from dpo_core.contract.judge_config import JUDGE_KEY, JudgeConfig
 from tasks.hub.judge_server import ask_endpoint, lacks_a_key
+from tasks.hub.redaction import redacted
 from tests.loopback_judge import JudgeServer, judge_server
 
 KEY = "planted-judge-key"
@@ -32,7 +33,7 @@ def test_one_question_is_put_as_the_step_puts_it(server: JudgeServer):
     assert server.keys == {f"Bearer {KEY}"}
 
 
-@pytest.mark.parametrize(("key", "shown"), [(None, "None"), ("planted-other-key", "Bearer <token>")])
+@pytest.mark.parametrize(("key", "shown"), [(None, "Bearer none"), ("planted-other-key", "Bearer <token>")])
 def test_a_key_that_is_missing_or_wrong_is_refused_with_what_to_do(server: JudgeServer, key, shown):
     server.key = KEY
     with pytest.raises(
@@ -76,3 +77,16 @@ def test_a_key_is_missed_of_other_machines_alone(monkeypatch):
     assert not lacks_a_key(at("https://judge.example/v1", key_block="my-judge"))
     monkeypatch.setenv(JUDGE_KEY, KEY)
     assert not lacks_a_key(at("https://judge.example/v1"))
+
+
+@pytest.mark.parametrize("key", ["planted-one\nplanted-two", "planted\x00key", "planted\u2019key"])
+def test_a_key_that_no_request_can_carry_is_refused_and_not_shown(server: JudgeServer, key: str):
+    with pytest.raises(ConfigError, match=r"line end or another character.*to the key alone") as refused:
+        ask_endpoint(at(server.url), key)
+    assert "planted" not in str(refused.value)
+    assert not server.asked
+
+
+def test_a_secret_is_cut_out_as_python_writes_it_too():
+    secret = "planted-one\nplanted-two"
+    assert redacted(f"as it is {secret}, and in a message {secret!r}", secret).count("planted") == 0

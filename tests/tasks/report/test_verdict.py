@@ -83,6 +83,8 @@ def test_the_best_of_many_looks_at_flipped_labels_is_no_better():
     chosen = verdict(after, best=best_of(20))
     assert chosen.answer == "Cannot tell"
     assert "reward accuracy, best of 20 evaluations, 0.50 to 0.60 (p = 0.11)" in chosen.because
+    of_source = best_of(20, "by_source/rows.jsonl/rewards/accuracies")  # some of the same pairs
+    assert verdict(after, best=of_source).answer == "Cannot tell"
     assert verdict(after, best=best_of(20, "held_out/maths/loss")).answer == "Better"  # chosen by other pairs
     assert verdict({"rewards/accuracies": 0.8}, best=best_of(20)).answer == "Better"
     assert verdict({"rewards/accuracies": 0.4}, best=best_of(20)).answer == "Worse"
