@@ -207,13 +207,16 @@ def is_complete(step: SmallStep, *shares: int) -> None:
     subprocess.run(["sh", "-c", "\n".join(ends)], check=True)
 
 
+@pytest.mark.parametrize("end", ["exit code 11", "scancel"])
 def test_a_share_that_is_complete_stays_so_whatever_becomes_of_another_job(
-    slurm: RecordedSlurm, step: SmallStep
+    slurm: RecordedSlurm, step: SmallStep, end: str
 ):
     is_complete(step, 0, 1)
     slurm.has_queued(queued(step.command(), "48_0", "RUNNING", "abc", count=COUNT))
-    failed = start_lines(step.record, "share-0-of-2", "abc-0", 11)
-    slurm.does("squeue", after(4, "squeue", f"{failed}\nexit 0", 'cat "$here/queue"'))
+    write_queue(slurm.folder / "cancelled", [queued(step.command(), "48_0", "CANCELLED", "abc", count=COUNT)])
+    failed = f"{start_lines(step.record, 'share-0-of-2', 'abc-0', 11)}\nexit 0"
+    ended = failed if end == "exit code 11" else 'cat "$here/cancelled"'
+    slurm.does("squeue", after(4, "squeue", ended, 'cat "$here/queue"'))
     assert run(step) is None
     assert slurm.calls("sbatch") == []
 
