@@ -46,8 +46,8 @@ def pass_rests_on(
     """Pass on what ended jobs, shares or others, have printed and nobody has read. ``unread``: their places in the saved
     position; ``followed``: the places of others, which are followed.
 
-    Killed anywhere in here, a next start passes on the same lines: the position is there before the first of them, and
-    what counts less than it is written last.
+    The position counts for more than what is marked. It is saved before the first line: killed anywhere in here, the next
+    start cuts the log there and passes the same lines on. And after the last: who attaches next cuts the log, too.
     """
     record = record_folder(folder)
     places = {key: read_to(record, key, saved) for key, saved in unread.items()}

@@ -149,7 +149,8 @@ def test_time_in_a_full_queue_is_none_without_an_answer(slurm: RecordedSlurm, st
     step.patience_seconds = 3.0
     write_queue(slurm.folder / "others", [queued(step.command(), "7", "RUNNING", "other")])
     taken = f'{KEY}\necho "$key" >"$here/key"\n{leaves(step, 0)}\necho 48'
-    slurm.does("sbatch", after(4, "sbatch", taken, after(3, "sbatch", LOST, FULL)))
+    full_for_long = after(1, "sbatch", FULL, LOST)  # as long as an answer would be waited for
+    slurm.does("sbatch", after(5, "sbatch", taken, after(4, "sbatch", LOST, full_for_long)))
     slurm.does("squeue", 'case "$*" in *--name*) ;; *) cat "$here/others";; esac')
     assert step.run() == Ended(0)
 
