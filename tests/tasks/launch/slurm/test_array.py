@@ -30,11 +30,6 @@ COUNT = 2
 
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch) -> RecordedSlurm:
-    return RecordedSlurm(tmp_path / "bin", monkeypatch)
-
-
-@pytest.fixture
 def step(tmp_path) -> SmallStep:
     settings = {"reference_array": COUNT, "cpus_per_node": 2, "poll_seconds": 0.1}
     step = SmallStep(tmp_path, "", 1, settings, step="reference")

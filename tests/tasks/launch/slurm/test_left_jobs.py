@@ -17,11 +17,6 @@ COUNT = 2
 
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch) -> RecordedSlurm:
-    return RecordedSlurm(tmp_path / "bin", monkeypatch)
-
-
-@pytest.fixture
 def step(tmp_path) -> SmallStep:
     step = SmallStep(tmp_path, "", step="reference")
     step.command()

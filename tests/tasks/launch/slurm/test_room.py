@@ -8,7 +8,6 @@ import pytest
 from dpo_core.contract.errors import ConfigError
 from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import Ended
-from tasks.launch.own_folder import make_own_folder
 from tasks.launch.slurm.client import QueueFull
 from tasks.launch.slurm.own_jobs import jobs_to_follow
 from tasks.launch.slurm.room import Room
@@ -33,15 +32,6 @@ def slurm(tmp_path, monkeypatch) -> RecordedSlurm:
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     return RecordedSlurm(tmp_path / "bin", monkeypatch)
-
-
-@pytest.fixture
-def step(tmp_path) -> SmallStep:
-    step = SmallStep(tmp_path, "", 1, {"cpus_per_node": 2, "poll_seconds": 0.1})
-    step.command()
-    make_own_folder(step.folder)
-    step.record.mkdir()
-    return step
 
 
 def is_waited_for(step: SmallStep, full: QueueFull, patience_seconds: float = 0.0) -> bool:

@@ -13,7 +13,6 @@ from dpo_core.contract.errors import Cancelled, StepCrashed
 from tasks.launch.cluster_job import ClusterJob
 from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import Ended
-from tasks.launch.own_folder import make_own_folder
 from tasks.launch.slurm.client import SlurmAway
 from tasks.launch.slurm.followed import Followed
 from tasks.launch.slurm.job_log import JobLog
@@ -44,15 +43,6 @@ def slurm(tmp_path, monkeypatch) -> RecordedSlurm:
     slurm.does("sacct", NO_ACCOUNTING)
     slurm.does("sbatch", f'{KEY}\necho "$key" >"$here/key"\necho 48')
     return slurm
-
-
-@pytest.fixture
-def step(tmp_path) -> SmallStep:
-    step = SmallStep(tmp_path, "", 1, {"cpus_per_node": 2, "poll_seconds": 0.1})
-    step.command()
-    make_own_folder(step.folder)
-    step.record.mkdir()
-    return step
 
 
 def test_a_job_that_the_list_lacks_is_asked_about_by_its_id(slurm: RecordedSlurm, step: SmallStep):
