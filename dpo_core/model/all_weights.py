@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from dpo_core.contract.checkpoint_files import CONFIG
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.refs import CheckpointRef
-from dpo_core.model.load import WITHOUT_MEMORY, with_loading_info
+from dpo_core.model.load import WITHOUT_MEMORY, check_complete, with_loading_info
 from dpo_core.model.tied_weights import check_tied
 
 log = logging.getLogger(__name__)
@@ -45,13 +45,7 @@ def model_of_all_weights(checkpoint: CheckpointRef, dtype: torch.dtype) -> PreTr
             f"{checkpoint.source} cannot be loaded as a causal language model: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:600]}"
         ) from error
-    if missing := sorted(info["missing_keys"]):
-        instead = ", ".join(sorted(info["unexpected_keys"])[:3])
-        raise CheckpointError(
-            f"{checkpoint.source} lacks weights that its config.json calls for: {', '.join(missing[:5])}"
-            f"{' ...' if len(missing) > 5 else ''}. They would be random; use a complete checkpoint."
-            + (f" Its files hold others that the model has no place for: {instead} ..." if instead else "")
-        )
+    check_complete(checkpoint.source, info["missing_keys"], info["unexpected_keys"])
     if wrong := sorted(str(one[0] if isinstance(one, tuple) else one) for one in info["mismatched_keys"]):
         raise CheckpointError(
             f"{checkpoint.source} has weights of another shape than its config.json says: {', '.join(wrong[:5])}. "

@@ -1,6 +1,7 @@
 """Checkpoint folder -> model on a device, ready to be scored or trained."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -113,14 +114,21 @@ def load_model(
         raise CheckpointError(
             f"{checkpoint.source} at {checkpoint.path} cannot be loaded as a causal language model: {error}"
         ) from error
-    if missing := sorted(loading["missing_keys"]):
-        raise CheckpointError(
-            f"{checkpoint.source} lacks weights that its config.json calls for: {', '.join(missing[:5])}"
-            f"{' ...' if len(missing) > 5 else ''}. They would be random; use a complete checkpoint."
-        )
+    check_complete(checkpoint.source, loading["missing_keys"])
     _disable_dropout(model)
     model.config.get_text_config().use_cache = model.config.use_cache = False
     return model.eval() if quantised else model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps it and loses `self`
+
+
+def check_complete(source: str, missing: Iterable[str], unexpected: Iterable[str] = ()) -> None:
+    """Raise ``CheckpointError`` if weights are missing from a checkpoint's files, with some of those that have no place."""
+    if names := sorted(missing):
+        instead = ", ".join(sorted(unexpected)[:3])
+        raise CheckpointError(
+            f"{source} lacks weights that its config.json calls for: {', '.join(names[:5])}"
+            f"{' ...' if len(names) > 5 else ''}. They would be random; use a complete checkpoint."
+            + (f" Its files hold others that the model has no place for: {instead} ..." if instead else "")
+        )
 
 
 def _config_without_dropout(checkpoint: CheckpointRef) -> PreTrainedConfig:
