@@ -10,7 +10,7 @@ from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage
 from tasks.launch.launchers import LauncherSections
-from tasks.launch.reaped import Reaped, StateOf
+from tasks.launch.reaped import OnlyOf, Reaped, StateOf
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class LaunchHere:
         return ""
 
     @classmethod
-    def reap(cls, dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
+    def reap(cls, dry_run: bool, state_of: StateOf, only_of: OnlyOf) -> list[Reaped] | None:
         """See ``Launcher.reap``: a step dies with its orchestrator."""
         return None
 

@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelled, Crashed, Scheduled
 
+from flows.serve.cancelled_runs import end_what_is_left
 from flows.serve.crashed_runs import STOPPED, end_task_runs, go_on, had_process
 from flows.serve.run_processes import processes_of_run
 from flows.serve.settings import POOL
@@ -136,4 +137,5 @@ def _settle(client: SyncPrefectClient, run: FlowRun) -> str:
     if state is None or state.is_crashed():
         return go_on(client, run.id).message or ""
     end_task_runs(client, run.id)
+    end_what_is_left(run.id)
     return f"{run.name} was {before.name} without a process: {state.name}"

@@ -13,12 +13,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+from anyio import to_thread
+from anyio.abc import TaskStatus
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import get_current_settings
 from prefect.utilities.processutils import setup_signal_handlers_worker
-from prefect.workers.process import ProcessWorker
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from dpo_core.contract.visible import one_line
+from flows.serve.cancelled_runs import end_what_is_left
 from tasks.text.terminal import say
 
 FAILED = object()
@@ -50,6 +53,19 @@ class EnduringWorker(ProcessWorker):
             if self._cancelling_observer is not None:
                 self._cancelling_observer.remove_in_flight_flow_run_id(flow_run.id)
             self._release_limit_slot(flow_run.id)
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: ProcessJobConfiguration,
+        task_status: TaskStatus[int] | None = None,
+    ) -> ProcessWorkerResult:
+        """Run a flow to its end, and what it leaves behind if it is cancelled."""
+        result = await super().run(flow_run, configuration, task_status)
+        ended = await self._enduring(lambda: to_thread.run_sync(end_what_is_left, flow_run.id), otherwise=[])
+        for one in ended:
+            self._logger.info("%s of the cancelled run %s: %s.", one.name, flow_run.name, one.done)
+        return result
 
     async def _cancel_run(self, flow_run_id: UUID) -> None:
         cancel = super()._cancel_run

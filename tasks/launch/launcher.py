@@ -14,7 +14,7 @@ from tasks.launch.launchers import LAUNCHERS, LauncherSections
 from tasks.launch.stop_grace import LEAST_SECONDS
 
 if TYPE_CHECKING:
-    from tasks.launch.reaped import Reaped, StateOf
+    from tasks.launch.reaped import OnlyOf, Reaped, StateOf
 
 OnLine = Callable[[str], None]
 BeforeStart = Callable[[], None]
@@ -135,7 +135,7 @@ class Launcher(Protocol):
         ...
 
     @classmethod
-    def reap(cls, dry_run: bool, state_of: "StateOf") -> "list[Reaped] | None":
+    def reap(cls, dry_run: bool, state_of: "StateOf", only_of: "OnlyOf") -> "list[Reaped] | None":
         """End what no live run owns (see ``reap_all``); None where this launcher leaves nothing, or is not installed."""
         ...
 

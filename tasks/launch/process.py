@@ -25,8 +25,9 @@ from tasks.launch.killed_rank import KilledRank
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage, too_slow
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.lines import LineSplitter, Waiting
-from tasks.launch.reaped import Reaped, StateOf
+from tasks.launch.reaped import OnlyOf, Reaped, StateOf
 from tasks.launch.step_environment import PACKAGES_FOLDER, inherited
+from tasks.launch.undisturbed import undisturbed
 
 POLL_SECONDS = 0.2
 SECONDS_FOR_LAST_LINES = 5.0
@@ -88,7 +89,7 @@ class ProcessLauncher:
         return ""
 
     @classmethod
-    def reap(cls, dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
+    def reap(cls, dry_run: bool, state_of: StateOf, only_of: OnlyOf) -> list[Reaped] | None:
         """See ``Launcher.reap``: a step dies with its orchestrator."""
         return None
 
@@ -170,11 +171,12 @@ def stop_group(
     """
     try:
         if child.poll() is None:
-            ask_to_stop(child.pid)
-            deadline = time.monotonic() + grace_seconds
-            while child.poll() is None and time.monotonic() < deadline:
-                meanwhile()
-                time.sleep(POLL_SECONDS / 4)
+            with undisturbed():
+                ask_to_stop(child.pid)
+                deadline = time.monotonic() + grace_seconds
+                while child.poll() is None and time.monotonic() < deadline:
+                    meanwhile()
+                    time.sleep(POLL_SECONDS / 4)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)

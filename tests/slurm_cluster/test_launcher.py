@@ -169,6 +169,7 @@ def test_a_job_without_a_run_is_reaped_and_one_with_a_run_is_not(cluster: Privat
     assert found.reason == ""
     (found,) = reap_jobs(dry_run=True, state_of=lambda flow_run: "over")
     assert found.done == "would be cancelled"
+    assert reap_jobs(dry_run=False, state_of=lambda flow_run: "over", only_of={"another"}) == []
     (found,) = reap_jobs(dry_run=False, state_of=lambda flow_run: "over")
     assert (found.step, found.done) == ("train", "cancelled")
     assert [line for line in step.log_lines if line in ("up", "stopped")] == ["up", "stopped"]

@@ -43,7 +43,7 @@ from tasks.launch.docker.watch import Limits, Watch, Watched, patiently
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
-from tasks.launch.reaped import Reaped, StateOf
+from tasks.launch.reaped import OnlyOf, Reaped, StateOf
 from tasks.launch.store_access import check_readable, hand_over, let_read, with_link_targets
 
 log = logging.getLogger(__name__)
@@ -99,11 +99,11 @@ class DockerLauncher:
         return ""
 
     @classmethod
-    def reap(cls, dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
+    def reap(cls, dry_run: bool, state_of: StateOf, only_of: OnlyOf) -> list[Reaped] | None:
         """See ``Launcher.reap``. Raises ``ConfigError`` where there is no engine."""
         engine = ContainerEngine()
         engine.check()
-        return reap_containers(engine, dry_run, state_of)
+        return reap_containers(engine, dry_run, state_of, only_of)
 
     def run(
         self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart

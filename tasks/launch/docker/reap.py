@@ -22,7 +22,7 @@ from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.docker.engine_answers import Seen
 from tasks.launch.docker.left_containers import DEFAULT_GRACE_SECONDS, put_away, stop
 from tasks.launch.own_folder import claim
-from tasks.launch.reaped import Reaped, StateOf
+from tasks.launch.reaped import OnlyOf, Reaped, StateOf
 
 log = logging.getLogger(__name__)
 SECONDS_FOR_ITS_RUN = 120.0  # to stop a container over its time by itself
@@ -38,11 +38,17 @@ class Verdict:
 
 
 def reap(
-    engine: ContainerEngine, dry_run: bool = False, state_of: StateOf = lambda flow_run_id: "unknown"
+    engine: ContainerEngine,
+    dry_run: bool = False,
+    state_of: StateOf = lambda flow_run_id: "unknown",
+    only_of: OnlyOf = None,
 ) -> list[Reaped]:
-    """Go through all containers with our label. ``state_of``: for whoever can ask Prefect."""
+    """Go through all containers with our label, or those of some flow runs. ``state_of``: for whoever can ask
+    Prefect."""
     found = []
     for seen in engine.ours():
+        if only_of is not None and seen.labels.get(FLOW_RUN) not in only_of:
+            continue
         with _judged(seen, state_of) as verdict:
             done = _end(engine, seen, verdict, dry_run) if verdict.orphaned else f"left alone: {verdict.left}"
         found.append(

@@ -21,6 +21,7 @@ from tasks.launch.killed_rank import KilledRank
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.lines import Waiting
 from tasks.launch.log_position import forget_position, save_position
+from tasks.launch.undisturbed import undisturbed
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -104,18 +105,21 @@ class Watch:
                 self.bound.check()
                 if time.time() > self.limits.deadline:
                     raise too_slow(self.command)
-            return self._how_it_ended()
         except EngineLost:
             log.warning(
                 "Left running: %s. Start again to attach to it.", ", ".join(m.name for m in self._alive())
             )
+            self._remove_ended()
             raise
         except BaseException as error:
-            self._stop(0.0 if isinstance(error, DiskFull) else self.limits.grace_seconds)
+            with undisturbed():
+                self._stop(0.0 if isinstance(error, DiskFull) else self.limits.grace_seconds)
+                self._remove_ended()
             raise
         finally:
             self.lines.nobody_listens()
-            self._remove_ended()
+        self._remove_ended()
+        return self._how_it_ended()
 
     def _alive(self) -> list[Watched]:
         return [member for member in self.members if member.ended is None]

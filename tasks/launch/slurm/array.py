@@ -41,6 +41,7 @@ from tasks.launch.slurm.share_watch import ShareWatch
 from tasks.launch.slurm.shares import ended_well, forget_shares, newest_start
 from tasks.launch.slurm.submits import Submits
 from tasks.launch.slurm.watch import SECONDS_BETWEEN_POSITIONS
+from tasks.launch.undisturbed import undisturbed
 
 log = logging.getLogger(__name__)
 MOST_LOST = 2  # times that a share's job may be lost and is submitted again
@@ -100,7 +101,8 @@ class ShareRun:
             log.warning("Slurm's array of %s is left alone. Start again to attach to it.", self.command.name)
             raise
         except BaseException:
-            self._stop()
+            with undisturbed():
+                self._stop()
             raise
         finally:
             if self.watches:

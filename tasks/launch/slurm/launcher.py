@@ -31,7 +31,7 @@ from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepI
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
 from tasks.launch.process import ProcessLauncher
-from tasks.launch.reaped import Reaped, StateOf
+from tasks.launch.reaped import OnlyOf, Reaped, StateOf
 from tasks.launch.slurm.array import ShareRun
 from tasks.launch.slurm.batch import BatchJob, Submission, batch_job
 from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, least_node, queue
@@ -129,9 +129,9 @@ class SlurmLauncher:
         return "\n".join(preview(command, wanted, node, record, part) for part in parts)
 
     @classmethod
-    def reap(cls, dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
+    def reap(cls, dry_run: bool, state_of: StateOf, only_of: OnlyOf) -> list[Reaped] | None:
         """See ``Launcher.reap``."""
-        return reap_jobs(dry_run, state_of)
+        return reap_jobs(dry_run, state_of, only_of)
 
     def run(
         self, commands: tuple[CommandSpec, ...], context: Context, on_line: OnLine, before_start: BeforeStart

@@ -11,20 +11,20 @@ from pathlib import Path
 from dpo_core.contract.errors import PairlineError, StoreBusy
 from tasks.launch.launcher import job_name
 from tasks.launch.own_folder import claim
-from tasks.launch.reaped import Reaped, StateOf
+from tasks.launch.reaped import OnlyOf, Reaped, StateOf
 from tasks.launch.slurm.batch import OURS
 from tasks.launch.slurm.client import QueuedJob, queue
 from tasks.launch.slurm.left_jobs import end, put_away
 from tasks.launch.slurm.names import array_of
 
 
-def reap_jobs(dry_run: bool, state_of: StateOf) -> list[Reaped] | None:
-    """Go through this user's jobs; None where there is no Slurm."""
+def reap_jobs(dry_run: bool, state_of: StateOf, only_of: OnlyOf = None) -> list[Reaped] | None:
+    """Go through this user's jobs, or those of some flow runs; None where there is no Slurm."""
     if shutil.which("squeue") is None:
         return None
     folders: dict[str, list[QueuedJob]] = {}  # what is left in one is put away together
     for job in queue():
-        if job.is_active and _is_ours(job):
+        if job.is_active and _is_ours(job) and (only_of is None or job.comment.get("flow_run") in only_of):
             folders.setdefault(str(job.comment["folder"]), []).append(job)
     return [one for jobs in folders.values() for one in _reaped(jobs, *_looked_at(jobs, dry_run, state_of))]
 

@@ -32,6 +32,7 @@ from tasks.launch.slurm.record import (
 )
 from tasks.launch.slurm.shown import cluster_job
 from tasks.launch.slurm.unlisted import is_active_unlisted, state_of_unlisted
+from tasks.launch.undisturbed import undisturbed
 
 log = logging.getLogger(__name__)
 TURN_SECONDS, WAITING_TURN_SECONDS = 0.3, 2.0
@@ -83,7 +84,8 @@ class JobWatch:
             )
             raise
         except BaseException as error:
-            self._stop(0.0 if isinstance(error, DiskFull) else self.limits.grace_seconds)
+            with undisturbed():
+                self._stop(0.0 if isinstance(error, DiskFull) else self.limits.grace_seconds)
             raise
         finally:
             self.pass_lines_on(to_the_end=True)

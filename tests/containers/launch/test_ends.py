@@ -14,6 +14,7 @@ from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import command_of
 from tests.containers.launch.watching import CHECKPOINTS_WHEN_ASKED, Heard, container_of
+from tests.signalled import Terminated, asked_to_stop_twice
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -112,6 +113,14 @@ def test_cancelling_the_wait_stops_the_step(make):
     step = make(CHECKPOINTS_WHEN_ASKED)
     with pytest.raises(KeyboardInterrupt):
         step.run(Context(lines=Cancels()))
+    assert (step.folder / "checkpoint").exists()
+
+
+def test_a_second_sigterm_does_not_cut_the_stop_short(make):
+    """As from a worker that is taken down while a run of its is being cancelled."""
+    step = make(CHECKPOINTS_WHEN_ASKED)
+    with asked_to_stop_twice(lambda: bool(step.log_lines)), pytest.raises(Terminated):
+        step.run()
     assert (step.folder / "checkpoint").exists()
 
 

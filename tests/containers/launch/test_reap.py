@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 
@@ -19,10 +19,12 @@ GRACE_SECONDS = 300  # a busy machine may take minutes to come to the look
 
 
 @pytest.fixture
-def reaped(client, own_engine, image) -> Callable[[dict[str, dict[str, object]]], dict[str, Reaped]]:
+def reaped(client, own_engine, image) -> Callable[..., dict[str, Reaped]]:
     """Start a sleeping container per name with these labels and reap once. -> name -> what was done"""
 
-    def run(containers: dict[str, dict[str, object]]) -> dict[str, Reaped]:
+    def run(
+        containers: dict[str, dict[str, object]], only_of: Collection[str] | None = None
+    ) -> dict[str, Reaped]:
         for name, labels in containers.items():
             told = {
                 "pairline": "1",
@@ -42,10 +44,13 @@ def reaped(client, own_engine, image) -> Callable[[dict[str, dict[str, object]]]
             )
         try:
             found = reap(
-                ContainerEngine(own_engine.address), state_of=lambda one: FLOW_RUNS.get(one, "unknown")
+                ContainerEngine(own_engine.address),
+                state_of=lambda one: FLOW_RUNS.get(one, "unknown"),
+                only_of=only_of,
             )
             left = {container.name for container in client.containers.list(ignore_removed=True)}
-            assert left == {one.name for one in found if not one.reason}
+            assert left.isdisjoint(one.name for one in found if one.reason)
+            assert len(left) == len(containers) - sum(bool(one.reason) for one in found)
             return {one.step: one for one in found}
         finally:
             for container in client.containers.list(ignore_removed=True):
@@ -76,6 +81,16 @@ def test_a_folder_that_is_not_here_leaves_the_deadline_and_the_runs_state(reaped
     assert done["over-time"].done == done["run-ended"].done == "stopped and removed"
     assert done["no-folder"].done.startswith("left alone: its folder is not to be seen from here")
     assert not list(tmp_path.iterdir())  # no label is not the working directory
+
+
+def test_of_one_run_alone(reaped, tmp_path):
+    left = {"folder": tmp_path, "deadline": 1}  # so that each would go by itself
+    containers = {name: left | {"flow_run": name} for name in ("cancelled", "its-part", "another")}
+    done = reaped(containers, only_of={"cancelled", "its-part"})
+    assert {name: one.done for name, one in done.items()} == {
+        "cancelled": "stopped and removed",
+        "its-part": "stopped and removed",
+    }
 
 
 def test_a_claim_that_is_free_held_or_broken(reaped, tmp_path):

@@ -16,6 +16,7 @@ from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.process import ProcessLauncher
+from tests.signalled import Terminated, asked_to_stop_twice
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration  # real processes
@@ -153,6 +154,27 @@ def test_cancelling_the_wait_stops_the_step(tmp_path):
         raise KeyboardInterrupt
 
     assert is_stopped_as_soon_as_it_is_up(tmp_path, Context(), cancel)
+
+
+def test_a_second_sigterm_does_not_cut_the_stop_short(tmp_path):
+    """As from a worker that is taken down while a run of its is being cancelled."""
+    slow_to_stop = python_command(
+        tmp_path,
+        """
+        import pathlib, signal, sys, time
+        def checkpoint(*_):
+            time.sleep(1)
+            pathlib.Path("checkpoint").write_text("written")
+            sys.exit(20)
+        signal.signal(signal.SIGTERM, checkpoint)
+        pathlib.Path("up").touch()
+        time.sleep(600)""",
+    )
+    with asked_to_stop_twice((tmp_path / "up").exists), pytest.raises(Terminated):
+        ProcessLauncher(ComputeConfig(stop_grace_seconds=30)).run(
+            (slow_to_stop,), Context(), print, no_preparation
+        )
+    assert (tmp_path / "checkpoint").exists()
 
 
 def test_a_step_in_a_thread_is_stopped_by_its_event(tmp_path):
