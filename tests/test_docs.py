@@ -26,6 +26,7 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ROOMS = "flows|tasks|dpo_core|tests|docs|recipes|images|examples|benchmarks|requirements"
 PATH = re.compile(rf"`((?:{ROOMS})/[\w./-]*)(?:::(\w+))?")
+OPTIONS = ROOT / "tests/dpo_options.txt"
 GATE_RULES = [name for name in GateConfig.model_fields if name not in ("approval", "wait", "timeout_seconds")]
 
 
@@ -116,3 +117,13 @@ def test_what_is_declared_has_a_line_in_the_docs(names: list[str], page: str):
     text = (ROOT / f"docs/{page}.md").read_text()
     assert names
     assert [name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)] == []
+
+
+def test_the_seed_workflows_trainer_is_compared_option_by_option():
+    """Each of its options stands in the left column of one row, and nothing there that is no option of it."""
+    options = {line for line in OPTIONS.read_text().splitlines() if not line.startswith("#")}
+    assert len(options) > 100
+    section = (ROOT / "docs/olmo-core.md").read_text().partition("| there | here |")[2]
+    rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(options)
