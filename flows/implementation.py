@@ -27,7 +27,7 @@ def check_implementation(config: StageConfig) -> None:
     if config.train.implementation != "olmo_core":
         return
     for source, folder in _local_models(config):
-        check_olmo_core(read_json_file(folder / CONFIG), source)
+        check_olmo_core(read_json_file(folder / CONFIG), source, bool(config.checkpoint.allow_remote_code))
     python = python_of_steps(config)
     if python is None:
         check_image_holds(config, "OLMo-core", WITH_OLMO_CORE, "train.implementation is olmo_core")

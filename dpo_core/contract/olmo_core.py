@@ -2,6 +2,7 @@
 says it, too."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from dpo_core.contract.errors import ConfigError
@@ -23,32 +24,46 @@ ROPES = ("default", "linear", "llama3", "yarn")
 # Of YaRN, what OLMo-core computes always so and config.json may say otherwise.
 USUAL_YARN = {"truncate": (None, True), "mscale": (None,), "mscale_all_dim": (None,)}
 SWITCHED_OFF = ("attention_bias", "mlp_bias", "clip_qkv", "quantization_config")
+LAYERS = ("full_attention", "sliding_attention")
 
 
-def check_olmo_core(config: Mapping[str, Any], name: str) -> None:
+def check_olmo_core(config: Mapping[str, Any], name: str, runs_own_code: bool = False) -> None:
     """Raise ``ConfigError`` for a model, by the content of its config.json, that cannot be trained on OLMo-core. ``name``:
-    what the message calls it."""
-    if reason := why_not_olmo_core(config):
+    what the message calls it; ``runs_own_code``: whether code of the checkpoint's own may be executed."""
+    if reason := why_not_olmo_core(config, runs_own_code):
         raise ConfigError(
             f"train.implementation olmo_core cannot train {name}: {reason}.",
             f"OLMo-core is used for {', '.join(MODELS.values())}. Set train.implementation to transformers.",
         )
 
 
-def why_not_olmo_core(config: Mapping[str, Any]) -> str | None:
+def why_not_olmo_core(config: Mapping[str, Any], runs_own_code: bool = False) -> str | None:
     """Return what OLMo-core's Transformer cannot express of a model; None if nothing is known."""
     kind = config.get("model_type")
     if kind not in MODELS:
         return f"its kind of model is {kind}"
+    if runs_own_code and "AutoModelForCausalLM" in (config.get("auto_map") or {}):
+        return "it is computed by code of its own (auto_map), which would not be run"
     if on := next((field for field in SWITCHED_OFF if config.get(field)), None):
         return f"its {on} is {config[on]}"
     if (activation := config.get("hidden_act", "silu")) != "silu":
         return f"its activation is {activation}"
-    ropes = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    for rope in _each_rope(ropes):
+    layers = config.get("layer_types") or ()
+    if other := next((layer for layer in layers if layer not in LAYERS), None):
+        return f"it has layers of {other}"
+    if "sliding_attention" in layers and not _has_window(config):
+        return "it has layers of sliding_attention, and no window"
+    ropes = (_each_rope(config.get(name) or {}) for name in ("rope_scaling", "rope_parameters"))
+    for rope in (config, *chain.from_iterable(ropes)):  # older files have the rotated share beside them
         if reason := _why_not_rope(rope):
             return reason
     return None
+
+
+def _has_window(config: Mapping[str, Any]) -> bool:
+    """Models that can switch it off have it switched off unless they say otherwise; OLMo 3 has one of 4096."""
+    is_on = config.get("use_sliding_window", config.get("model_type") != "qwen3")
+    return bool(is_on and config.get("sliding_window", 4096))
 
 
 def _each_rope(ropes: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -18,7 +18,8 @@ from transformers import (
 
 from dpo_core.contract.config import AdapterConfig, BaseWeights, OptimConfig
 from dpo_core.contract.cuda8bit import check_cuda8bit
-from dpo_core.contract.errors import CheckpointError, ConfigError
+from dpo_core.contract.errors import CheckpointError, ConfigError, UserError
+from dpo_core.contract.olmo_core import check_olmo_core
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.model.four_bits import DOUBLE_QUANT, QUANT_TYPE
 from dpo_core.model.generation_settings import read_settings
@@ -190,16 +191,27 @@ def load_on_olmo_core(
     Raises ``ConfigError`` where OLMo-core is not installed, ``CheckpointError`` for a model that it cannot express."""
     logging.getLogger("olmo_core").setLevel(logging.ERROR)  # it prints whole models
     try:
-        from dpo_core.model.olmo_core import OlmoCoreModel  # of the extra olmo: 6 s of imports
+        from olmo_core.exceptions import OLMoConfigurationError  # of the extra olmo: 6 s of imports
+
+        from dpo_core.model.olmo_core import OlmoCoreModel
     except ImportError as error:
         raise ConfigError(
             f"train.implementation is olmo_core, which cannot be imported where this step runs: {error}.",
             "`make setup EXTRAS=olmo` makes an environment that has it (compute.python), image.variant cpu-olmo or "
             "cuda-olmo an image.",
         ) from error
-    config = _config_without_dropout(checkpoint)
-    config.use_cache = False
-    model = _with_unwritten_memory(OlmoCoreModel(config), checkpoint)
+    try:
+        config = _config_without_dropout(checkpoint)
+        check_olmo_core(config.to_dict(), checkpoint.source, checkpoint.allow_remote_code)
+        config.use_cache = False
+        model = _with_unwritten_memory(OlmoCoreModel(config), checkpoint)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, OLMoConfigurationError) as error:
+        raise CheckpointError(
+            f"{checkpoint.source} at {checkpoint.path} cannot be built as a model of OLMo-core: {error}",
+            "Set train.implementation to transformers.",
+        ) from error
     if not leave_unread(model, Path(checkpoint.path)):
         raise CheckpointError(
             f"{checkpoint.source} at {checkpoint.path} has no safetensors files of the tensors that its config.json calls "

@@ -212,6 +212,24 @@ def test_a_model_that_it_does_not_know_is_refused_with_those_that_it_does(tmp_pa
     assert "OLMo 2, OLMo 3, Llama, Qwen 3" in raised.value.advice
 
 
+def test_a_model_that_nothing_can_build_is_a_checkpoint_that_cannot_be_used(tmp_path):
+    checkpoint = saved(MODELS["llama 3"], tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"low_freq_factor": 1.0,', ""))
+    with pytest.raises(CheckpointError, match=r"cannot be built as a model of OLMo-core: .*low_freq_factor"):
+        load_on_olmo_core(checkpoint)
+
+
+def test_code_of_the_checkpoint_s_own_is_not_left_out_without_a_word(tmp_path):
+    """transformers would run it in the place of its own Llama."""
+    checkpoint = saved(MODELS["llama"], tmp_path)
+    file, own = tmp_path / "config.json", '{"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"},'
+    file.write_text(file.read_text().replace("{", own, 1))
+    load_on_olmo_core(checkpoint)
+    with pytest.raises(ConfigError, match="computed by code of its own"):
+        load_on_olmo_core(checkpoint.model_copy(update={"allow_remote_code": True}))
+
+
 def test_an_adapter_is_refused_with_the_reason(tmp_path):
     checkpoint = saved(MODELS["llama"], tmp_path)
     with pytest.raises(ConfigError, match="adapters go on the layers of transformers' models"):

@@ -33,6 +33,21 @@ def test_supported_models_are_taken(kind):
         ({"model_type": "llama", "hidden_act": "gelu"}, "its activation is gelu"),
         ({"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "scaled by dynamic"),
         ({"model_type": "qwen3", "rope_parameters": {"partial_rotary_factor": 0.5}}, "rotates 0.5 of a head"),
+        ({"model_type": "llama", "partial_rotary_factor": 0.5}, "rotates 0.5 of a head"),
+        (
+            {
+                "model_type": "llama",
+                "rope_scaling": {"type": "dynamic"},
+                "rope_parameters": {"rope_theta": 1e4},
+            },
+            "scaled by dynamic",
+        ),
+        ({"model_type": "olmo3", "layer_types": ["chunked_attention"]}, "has layers of chunked_attention"),
+        (
+            {"model_type": "olmo3", "layer_types": ["sliding_attention"], "sliding_window": None},
+            "and no window",
+        ),
+        ({"model_type": "qwen3", "layer_types": ["sliding_attention"], "sliding_window": 8}, "and no window"),
         (
             {
                 "model_type": "olmo3",
@@ -46,3 +61,23 @@ def test_others_are_refused_with_the_reason_and_the_list(config, reason):
     with pytest.raises(ConfigError, match=f"cannot train org/model: .*{reason}") as raised:
         check_olmo_core(config, "org/model")
     assert "OLMo 2, OLMo 3, Llama, Qwen 3" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 8},
+        {"model_type": "olmo3", "sliding_window": 8},
+        {"model_type": "olmo3"},
+    ],
+)
+def test_layers_with_windows_are_taken(config):
+    assert why_not_olmo_core(config | {"layer_types": ["sliding_attention", "full_attention"]}) is None
+
+
+def test_a_model_with_code_of_its_own_is_refused_where_that_would_be_run():
+    own = {"model_type": "llama", "auto_map": {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}}
+    assert why_not_olmo_core(own) is None  # transformers computes it as a Llama, too
+    with pytest.raises(ConfigError, match="computed by code of its own"):
+        check_olmo_core(own, "org/model", runs_own_code=True)
+    assert why_not_olmo_core({"model_type": "llama"}, runs_own_code=True) is None
