@@ -22,6 +22,8 @@ OLMO := $(VENV)-olmo
 OLMO_INSTALLED := $(OLMO)/installed
 HARNESS := $(VENV)-benchmarks
 HARNESS_INSTALLED := $(HARNESS)/installed
+BOTH := $(VENV)-olmo-benchmarks
+BOTH_INSTALLED := $(BOTH)/installed
 ON_OLMO = $(if $(filter olmo_core,$(IMPLEMENTATION)),--set train.implementation=olmo_core --set $(or $(OLMO_FOR_$(LAUNCHER)),$(error no such LAUNCHER)))
 OLMO_FOR_process = compute.python=$(OLMO)/bin/python
 OLMO_FOR_slurm = slurm.python=$(abspath $(OLMO))/bin/python
@@ -41,7 +43,7 @@ PIP_INSTALL_LOCKED := $(PIP_INSTALL) --require-hashes --no-deps
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(INSTALLED) $(EXTRAS:%=$(VENV)-%/installed)  ## make .venv with the pinned packages; EXTRAS=olmo, benchmarks: .venv-olmo, ..., too
+setup: $(INSTALLED) $(EXTRAS:%=$(VENV)-%/installed)  ## make .venv with the pinned packages; EXTRAS=olmo, benchmarks, olmo-benchmarks: .venv-olmo, ..., too
 
 $(INSTALLED): $(BUILD) $(LOCKS) requirements/quickstart.txt pyproject.toml
 	@"$(or $(PYTHON),false)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -68,12 +70,13 @@ $(INSTALLED): $(BUILD) $(LOCKS) requirements/quickstart.txt pyproject.toml
 
 $(OLMO_INSTALLED): requirements/olmo.txt
 $(HARNESS_INSTALLED): requirements/benchmarks.txt
-$(OLMO_INSTALLED) $(HARNESS_INSTALLED): $(INSTALLED)
+$(BOTH_INSTALLED): requirements/olmo.txt requirements/benchmarks.txt
+$(OLMO_INSTALLED) $(HARNESS_INSTALLED) $(BOTH_INSTALLED): $(INSTALLED)
 	@$(BIN)/python -m venv --without-pip --clear $(@D)
 	@$(@D)/bin/python -c 'import pathlib, site, sys; \
 		pathlib.Path(site.getsitepackages()[0], "base.pth").write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")' \
 		"$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
-	@$(subst -m pip install,-m pip --python $(@D)/bin/python install,$(PIP_INSTALL_LOCKED)) --no-build-isolation -r $(filter requirements/%,$^)
+	@$(subst -m pip install,-m pip --python $(@D)/bin/python install,$(PIP_INSTALL_LOCKED)) --no-build-isolation $(addprefix -r ,$(filter requirements/%,$^))
 	@touch $@
 
 demo: $(INSTALLED) $(if $(ON_OLMO),$(OLMO_INSTALLED))  ## run the whole stage on SmolLM2-135M; a second call reuses every step
@@ -125,6 +128,6 @@ preferences: $(INSTALLED)  ## sample the quickstart preference set again (15 min
 	@$(BIN)/python recipes/quickstart/make_preferences.py
 
 clean:  ## remove .venv, and after a question the store .pairline
-	@for made in "$(VENV)" "$(OLMO)" "$(HARNESS)"; do [ ! -f "$$made/pyvenv.cfg" ] || rm -rf "$$made"; done
+	@for made in "$(VENV)" "$(OLMO)" "$(HARNESS)" "$(BOTH)"; do [ ! -f "$$made/pyvenv.cfg" ] || rm -rf "$$made"; done
 	@[ ! -f .pairline/.pairline-store ] || { read -rp "Remove .pairline with all its runs, models and its server? [y/N] " yes && \
 		[ "$$yes" = y ] && rm -rf .pairline; } || echo ".pairline stays."

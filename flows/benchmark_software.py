@@ -3,9 +3,9 @@
 from dpo_core.contract.benchmarks import LM_EVAL_VERSION
 from dpo_core.contract.errors import ConfigError
 from flows.settings.stage_config import StageConfig
-from flows.step_software import StepPython, answer_of, check_image_holds, python_of_steps
+from flows.step_software import StepPython, answer_of, check_image_holds, how_to_get_it, python_of_steps
 from tasks.benchmark import pinned_folder
-from tasks.image.image_ref import WITH_BENCHMARKS
+from tasks.image.image_ref import BENCHMARKS
 
 SHOW_VERSION = "import importlib.metadata; print(importlib.metadata.version('lm-eval'))"
 
@@ -18,17 +18,16 @@ def check_benchmarks(config: StageConfig) -> None:
         pinned_folder(folder)
     python = python_of_steps(config)
     if python is None:
-        check_image_holds(config, "lm-evaluation-harness", WITH_BENCHMARKS, "benchmarks.tasks is set")
+        check_image_holds(config, "lm-evaluation-harness", BENCHMARKS, "benchmarks.tasks is set")
     elif not python.why_not:
-        _check_python(python)
+        _check_python(config, python)
 
 
-def _check_python(python: StepPython) -> None:
+def _check_python(config: StageConfig, python: StepPython) -> None:
     found = answer_of(python.path, SHOW_VERSION) or "none"
     if found != LM_EVAL_VERSION:
         raise ConfigError(
             f"benchmarks.tasks is set, and {python.path}, which steps run in, has no lm-eval {LM_EVAL_VERSION} (found: "
             f"{found}).",
-            f"`make setup EXTRAS=benchmarks` makes an environment that has it; set {python.setting} to its "
-            ".venv-benchmarks/bin/python.",
+            how_to_get_it(config, python),
         )

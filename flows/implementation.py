@@ -9,9 +9,9 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.olmo_core import check_olmo_core
 from dpo_core.contract.tensor_parallel import check_tensor_degree
 from flows.settings.stage_config import StageConfig
-from flows.step_software import StepPython, answer_of, check_image_holds, python_of_steps
+from flows.step_software import StepPython, answer_of, check_image_holds, how_to_get_it, python_of_steps
 from tasks.checkpoint.own_files import read_json_file
-from tasks.image.image_ref import WITH_OLMO_CORE
+from tasks.image.image_ref import OLMO_CORE
 from tasks.launch.launcher import kind_of
 
 IS_THERE = "import importlib.util, sys; sys.exit(importlib.util.find_spec('olmo_core') is None)"
@@ -30,9 +30,9 @@ def check_implementation(config: StageConfig) -> None:
         check_olmo_core(read_json_file(folder / CONFIG), source, bool(config.checkpoint.allow_remote_code))
     python = python_of_steps(config)
     if python is None:
-        check_image_holds(config, "OLMo-core", WITH_OLMO_CORE, "train.implementation is olmo_core")
+        check_image_holds(config, "OLMo-core", OLMO_CORE, "train.implementation is olmo_core")
     elif not python.why_not:
-        _check_python(python)
+        _check_python(config, python)
 
 
 def _check_compiler(config: StageConfig) -> None:
@@ -58,9 +58,9 @@ def _local_models(config: StageConfig) -> Iterator[tuple[str, Path]]:
             yield source, folder
 
 
-def _check_python(python: StepPython) -> None:
+def _check_python(config: StageConfig, python: StepPython) -> None:
     if answer_of(python.path, IS_THERE) is None:
         raise ConfigError(
             f"train.implementation is olmo_core, and {python.path}, which steps run in, does not have OLMo-core.",
-            f"`make setup EXTRAS=olmo` makes an environment that has it; set {python.setting} to its .venv-olmo/bin/python.",
+            how_to_get_it(config, python),
         )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from dpo_core.contract.errors import ConfigError
 from flows.settings.stage_config import StageConfig
+from tasks.image.image_ref import BENCHMARKS, OLMO_CORE, holds
 from tasks.launch.launcher import kind_of
 from tasks.launch.process import step_python
 
@@ -51,14 +52,33 @@ def unchecked_software(config: StageConfig) -> str:
     )
 
 
-def check_image_holds(config: StageConfig, software: str, suffix: str, needed_by: str) -> None:
+def wanted_extras(config: StageConfig) -> str:
+    """Return what a run needs beside the trainer's packages, as environments and variants of images are called that hold
+    it all: one interpreter runs every step."""
+    wanted = {
+        OLMO_CORE: config.train.implementation == "olmo_core",
+        BENCHMARKS: bool(config.benchmarks.tasks),
+    }
+    return "-".join(extra for extra, is_wanted in wanted.items() if is_wanted)
+
+
+def how_to_get_it(config: StageConfig, python: StepPython) -> str:
+    """Return what to do where the interpreter of steps lacks what a run needs."""
+    extras = wanted_extras(config)
+    return (
+        f"`make setup EXTRAS={extras}` makes an environment that has it; set {python.setting} to its "
+        f".venv-{extras}/bin/python."
+    )
+
+
+def check_image_holds(config: StageConfig, software: str, extra: str, needed_by: str) -> None:
     """Raise ``ConfigError`` where steps run in an image that Pairline builds of a variant without ``software``, which
-    ``needed_by`` asks for; the variants that hold it end in ``suffix``."""
+    ``needed_by`` asks for, and which variants call ``extra``."""
     variant = config.image.variant
-    if config.image.use is None and not variant.endswith(suffix):
+    if config.image.use is None and not holds(variant, extra):
         raise ConfigError(
             f"{needed_by}, and the image of image.variant {variant} does not hold {software}.",
-            f"Set image.variant to {variant.partition('-')[0]}{suffix}.",
+            f"Set image.variant to {variant.partition('-')[0]}-{wanted_extras(config)}.",
         )
 
 

@@ -1,5 +1,5 @@
 """Runs while the dependency image is built: the packages load, and they are those of the variant (first argument: cpu,
-cuda, or one of them with -olmo or -benchmarks behind it); a compiler is there where it was asked for (second argument:
+cuda, or one of them with -olmo, -benchmarks or both behind it); a compiler is there where it was asked for (second argument:
 needed or none), and nowhere else."""
 
 import importlib
@@ -25,12 +25,13 @@ COMPILERS = ("cc", "gcc", "g++", "clang", "nvcc")
 def problems(variant: str, compiler: str) -> list[str]:
     """What is wrong, in sentences."""
     found = []
-    kind, _, more = variant.partition("-")
+    kind, *extras = variant.split("-")
     packages = [*PACKAGES]
     packages += ["deepspeed.ops.comm.deepspeed_shm_comm_op"] if kind == "cpu" else []
-    packages += {"olmo": ["olmo_core.nn.transformer", "olmo_core.nn.hf"], "benchmarks": ["lm_eval"]}.get(
-        more, []
-    )
+    for extra in extras:
+        packages += {"olmo": ["olmo_core.nn.transformer", "olmo_core.nn.hf"], "benchmarks": ["lm_eval"]}[
+            extra
+        ]
     for package in packages:
         try:
             importlib.import_module(package)

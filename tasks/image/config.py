@@ -22,7 +22,8 @@ class ImageConfig(Section):
     variant: Variant = Field(
         "cpu",
         description="cpu, or cuda for NVIDIA GPUs: which lock file's packages are inside; cpu-olmo, cuda-olmo: OLMo-core, "
-        "too (train.implementation olmo_core); cpu-benchmarks, cuda-benchmarks: lm-evaluation-harness (benchmarks.tasks).",
+        "too (train.implementation olmo_core); cpu-benchmarks, cuda-benchmarks: lm-evaluation-harness (benchmarks.tasks); "
+        "cpu-olmo-benchmarks, cuda-olmo-benchmarks: both.",
     )
     compiler: bool = Field(
         False,

@@ -4,12 +4,28 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Variant = Literal["cpu", "cuda", "cpu-olmo", "cuda-olmo", "cpu-benchmarks", "cuda-benchmarks"]
-WITH_OLMO_CORE = "-olmo"  # what a variant that has OLMo-core beside the trainer's packages ends with
-WITH_BENCHMARKS = "-benchmarks"  # the same of lm-evaluation-harness
+Variant = Literal[
+    "cpu",
+    "cuda",
+    "cpu-olmo",
+    "cuda-olmo",
+    "cpu-benchmarks",
+    "cuda-benchmarks",
+    "cpu-olmo-benchmarks",
+    "cuda-olmo-benchmarks",
+]
+OLMO_CORE, BENCHMARKS = (
+    "olmo",
+    "benchmarks",
+)  # in a variant's name: OLMo-core, lm-evaluation-harness beside the trainer's packages
 PYTHON = "/opt/pairline/bin/python"  # the interpreter inside the image, which has dpo_core and its needs
 SBOM_FILE = "sbom.cdx.json"  # beside the image's record in the store
 USER_ID = 10001  # user and group that the image is made for
+
+
+def holds(variant: str, extra: str) -> bool:
+    """Return whether images of a variant hold ``OLMO_CORE`` or ``BENCHMARKS`` beside the trainer's packages."""
+    return extra in variant.split("-")[1:]
 
 
 class ImageRef(BaseModel):

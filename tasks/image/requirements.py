@@ -10,7 +10,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import Version
 
 from dpo_core.contract.errors import ConfigError
-from tasks.image.image_ref import WITH_BENCHMARKS, WITH_OLMO_CORE, Variant
+from tasks.image.image_ref import BENCHMARKS, OLMO_CORE, Variant, holds
 
 # pip, which installs the rest out of its own wheel while the image is built, and is not installed itself.
 INSTALLER, INSTALLER_LOCK = "pip", "images/trainer/installer.txt"
@@ -28,7 +28,7 @@ GGUF_PACKAGES = (
     "tqdm",
 )
 # What a variant has beside the trainer's packages, which it overrules.
-MORE_LOCKS = {WITH_OLMO_CORE: "requirements/olmo.txt", WITH_BENCHMARKS: "requirements/benchmarks.txt"}
+MORE_LOCKS = {OLMO_CORE: "requirements/olmo.txt", BENCHMARKS: "requirements/benchmarks.txt"}
 HASH = re.compile(r"\s--hash=sha256:([0-9a-f]{64})(?=\s|$)")
 
 
@@ -74,8 +74,8 @@ def trainer_pins(sources: Mapping[str, bytes], variant: Variant) -> dict[str, Pi
                 f"{GGUF_LOCK}; `make lock` gives all lock files one version."
             )
         pins[name] = gguf[name]
-    for suffix, lock in MORE_LOCKS.items():
-        if variant.endswith(suffix):
+    for extra, lock in MORE_LOCKS.items():
+        if holds(variant, extra):
             pins |= _read_pins(sources, lock)
     return dict(sorted(pins.items())) | _read_pins(sources, INSTALLER_LOCK)
 

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from packaging.requirements import Requirement
 
@@ -51,12 +52,7 @@ DEEPSPEED_BUILD_NEEDS = (
 ON_CPU = {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "DS_BUILD_SHM_COMM": "1"}
 ON_CUDA = {"DS_ACCELERATOR": "cuda", "DS_BUILD_OPS": "0"}
 DEEPSPEED_SETTINGS: dict[Variant, dict[str, str]] = {
-    "cpu": ON_CPU,
-    "cpu-olmo": ON_CPU,
-    "cpu-benchmarks": ON_CPU,
-    "cuda": ON_CUDA,
-    "cuda-olmo": ON_CUDA,
-    "cuda-benchmarks": ON_CUDA,
+    variant: ON_CPU if variant.startswith("cpu") else ON_CUDA for variant in get_args(Variant)
 }
 
 

