@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Inside, a further SIGTERM is not heard: what the first one asked for is under way, and another exception in its
+    """Let no further SIGTERM be heard inside: what the first one asked for is under way, and another exception in its
     middle would leave a step half stopped. Ctrl-C is, for a person in a hurry. Signals interrupt the main thread alone.
     """
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return

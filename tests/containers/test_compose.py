@@ -3,6 +3,7 @@ steps in containers. Its images are built here, as no registry gives them."""
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -138,7 +139,7 @@ def step_containers(engine: docker.DockerClient, folder: Path) -> list[str]:
     ]
 
 
-def training(team: Team, num_epochs: int) -> UUID:
+def training(team: Team, num_epochs: int, **compute: int) -> UUID:
     """A run by the defaults of its form but for tiny inputs, named relative to the folder; it has written a checkpoint."""
     write_inputs(team.folder / "inputs")
     (team.folder / "inputs/sft/model.safetensors").chmod(0o644)
@@ -149,7 +150,7 @@ def training(team: Team, num_epochs: int) -> UUID:
         )
         del tiny["store"]
         given = deployment.parameters["config"]
-        config = given | tiny | {"compute": given["compute"] | tiny["compute"]}
+        config = given | tiny | {"compute": given["compute"] | tiny["compute"] | compute}
         run = client.create_flow_run_from_deployment(deployment.id, parameters={"config": config}).id
     wait_until(
         lambda: (
@@ -249,15 +250,21 @@ def test_a_checkpoint_that_takes_longer_than_a_cancelled_run_may_is_waited_for_b
 ):
     """Prefect kills a run's process 30 s after it was asked to stop."""
     shutil.rmtree(team.folder / ".pairline/train", ignore_errors=True)
-    run, store = training(team, num_epochs=4000), team.folder / ".pairline"
+    run = training(team, num_epochs=4000, stop_grace_seconds=SECONDS_TO_STOP)
+    store = team.folder / ".pairline"
     saved = newest_checkpoint(store)
     (step,) = shared_engine.containers.list(filters={"name": "pairline-train-"})
-    step.pause()
+    trainers = [
+        int(process[1]) for process in step.top()["Processes"] if "dpo_core.in_container" not in process[-1]
+    ]
+    for pid in trainers:
+        os.kill(pid, signal.SIGSTOP)
     with team.client() as client:
         client.set_flow_run_state(run, Cancelling())
     assert team.wait_for_end(run).state.is_cancelled()
     assert step_containers(shared_engine, team.folder) == ["train"]
-    step.unpause()
+    for pid in trainers:
+        os.kill(pid, signal.SIGCONT)
     wait_until(
         lambda: not step_containers(shared_engine, team.folder),
         "the end of its container",

@@ -43,7 +43,12 @@ def a_run(client: SyncPrefectClient) -> UUID:
     """Of a deployment in the worker's pool."""
     flow_id = client.create_flow(quiet)
     deployment = client.create_deployment(
-        flow_id, "quiet", work_pool_name=POOL, path=str(ROOT), entrypoint="tests/programs/quiet_flow.py:quiet"
+        flow_id,
+        "quiet",
+        work_pool_name=POOL,
+        entrypoint="tests/programs/quiet_flow.py:quiet",
+        # as those of prefect.yaml; a ``path`` would be copied, a virtual environment and all
+        pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
     )
     return client.create_flow_run_from_deployment(deployment).id
 
