@@ -24,6 +24,7 @@ MARK = "RUN_OF_TESTS"  # without a prefix that tests filter
 KEEP = "PAIRLINE_KEEP_TEMPORARY"
 MEMORY = Path("/dev/shm")
 SECONDS_TO_END = 20.0  # what was asked to end may take a while on a busy machine
+SECONDS_TO_REMOVE = 900.0
 # Children of pytest itself, which end with it.
 OF_PYTHON = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
 
@@ -186,9 +187,9 @@ class Watched:
             terminalreporter.write_line(line)
 
     def pytest_unconfigure(self) -> None:
-        """The watcher does the rest."""
+        """The watcher does the rest. On a busy disk it takes minutes to remove what a run has written."""
         self.watcher.stdin.close()
-        self.watcher.wait(timeout=120)
+        self.watcher.wait(SECONDS_TO_REMOVE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
