@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from dpo_core.contract.outcome import Outcome, measured_outcome
+from dpo_core.contract.outcome import Outcome, chance_of, sign_test
 from dpo_core.contract.section import Section
 from dpo_core.contract.store import fingerprint, hash_files
 
@@ -44,8 +44,8 @@ class TaskScores(Section):
 
 
 class BenchmarkScore(Section):
-    """One metric of a task before and after training. ``paired_stderr`` is that of the difference; None where it is not
-    known from the documents."""
+    """One metric of a task before and after training. ``paired_stderr`` is that of the difference, ``chance`` how often it
+    would be as large without one; None where that is not known from the documents."""
 
     task: str
     metric: str
@@ -58,6 +58,7 @@ class BenchmarkScore(Section):
     after: float
     after_stderr: float | None
     paired_stderr: float | None
+    chance: float | None = None
 
     @property
     def change(self) -> float:
@@ -75,7 +76,10 @@ class BenchmarkScore(Section):
         """Whether chance alone would move it as far; None where that is not known, or where less is better."""
         if self.paired_stderr is None or self.better <= 0:
             return None
-        return measured_outcome(self.label, self.before, self.after, self.paired_stderr)
+        chance = self.chance
+        if chance is None:  # of a version that did not write it
+            chance = chance_of(self.change, self.paired_stderr, self.num_documents)
+        return Outcome(self.label, self.before, self.after, chance)
 
 
 class Benchmarks(Section):
@@ -134,12 +138,32 @@ def paired_stderr(before: Sequence[Part], after: Sequence[Part]) -> float | None
     total = math.fsum(counts)
     if not total > 0:
         return None
-    differences = [new - old for (old, _), (new, _) in zip(before, after, strict=True)]
+    differences = _differences(before, after)
     change = math.fsum(differences) / total
     squares = math.fsum(
         (difference - change * count) ** 2 for difference, count in zip(differences, counts, strict=True)
     )
     return math.sqrt(size / (size - 1) * squares) / total
+
+
+def paired_chance(before: Sequence[Part], after: Sequence[Part]) -> float | None:
+    """Return how often the difference would be as large if training had changed nothing; None where ``paired_stderr`` is.
+
+    Of documents that are right or wrong the exact sign test on those that changed (McNemar 1947): of four documents three
+    that turn right are three standard errors, and chance in a quarter of all cases. Of others Student's t.
+    """
+    if (stderr := paired_stderr(before, after)) is None:
+        return None
+    moved = [difference for difference in _differences(before, after) if difference]
+    if len({count for _, count in before}) == 1 and len({abs(difference) for difference in moved}) == 1:
+        gained = sum(difference > 0 for difference in moved)
+        return sign_test(gained, len(moved) - gained)
+    return chance_of(mean_of(after) - mean_of(before), stderr, len(before), len(moved))
+
+
+def _differences(before: Sequence[Part], after: Sequence[Part]) -> list[float]:
+    """Of each document's sum."""
+    return [new - old for (old, _), (new, _) in zip(before, after, strict=True)]
 
 
 def compared(before: Sequence[TaskScores], after: Sequence[TaskScores]) -> tuple[BenchmarkScore, ...]:
@@ -168,6 +192,7 @@ def _compared_task(before: TaskScores, after: TaskScores) -> Iterable[BenchmarkS
             after=new.value,
             after_stderr=new.stderr,
             paired_stderr=paired_stderr(old.parts, new.parts) if same else None,
+            chance=paired_chance(old.parts, new.parts) if same else None,
         )
 
 

@@ -16,8 +16,10 @@ from dpo_core.contract.benchmarks import (
     compared,
     content_of_folder,
     mean_of,
+    paired_chance,
     paired_stderr,
 )
+from dpo_core.contract.outcome import student
 from dpo_core.contract.refs import CheckpointRef
 
 ONES = ((1.0, 1.0), (0.0, 1.0), (1.0, 1.0), (0.0, 1.0))
@@ -66,6 +68,31 @@ def test_without_the_same_documents_there_is_no_paired_error(before, after):
     assert paired_stderr(before, after) is None
 
 
+def one_each(*values: float) -> tuple:
+    return tuple((value, 1.0) for value in values)
+
+
+def test_few_documents_that_change_are_no_proof_however_small_their_error():
+    """Three of four that turn right are three standard errors, and one that all turn have none."""
+    assert paired_chance(one_each(0, 0, 0, 0), one_each(1, 1, 1, 0)) == 2 / 8
+    assert paired_chance(one_each(0, 0, 0, 0), one_each(1, 1, 1, 1)) == 2 / 16
+    assert (
+        paired_chance(one_each(*[1] * 8), one_each(*[0] * 8)) == 2 / 256
+    )  # before, no error meant no change
+    assert paired_chance(one_each(0, 1, 0, 1), one_each(0, 1, 0, 1)) == 1
+    assert paired_chance(one_each(0.0, 0.0), one_each(1.0)) is None
+
+
+def test_documents_that_are_more_or_less_right_are_compared_by_their_mean():
+    """F1 and the like: Student's t of the differences, three degrees of freedom."""
+    before, after = one_each(0.2, 0.4, 0.1, 0.7, 0.5), one_each(0.5, 0.4, 0.6, 0.8, 0.7)
+    differences = [0.3, 0.0, 0.5, 0.1, 0.2]
+    t = statistics.mean(differences) / (statistics.stdev(differences) / math.sqrt(5))
+    assert paired_chance(before, after) == pytest.approx(max(student(t, 4), 2 / 16))
+    many = paired_chance(before * 20, after * 20)
+    assert many < 0.001
+
+
 def test_scores_stand_beside_each_other_metric_by_metric():
     rows = compared(
         (scores("a", ONES), scores("b", ONES, part_of="a")), (scores("a", OTHERS), scores("b", OTHERS, "a"))
@@ -104,6 +131,11 @@ def test_what_can_be_told_is_told_by_the_main_metrics():
     (outcome,) = outcomes(1)
     assert (outcome.label, outcome.before, outcome.after) == ("a acc", 0.5, 0.75)
     assert outcome.rose(0.001)
+    assert outcome.chance == 2 / 2**30  # of the 30 documents that changed
+    (old,) = Benchmarks(
+        lm_eval="0.4.13", scores=compared((scores("a", ONES * 30),), (scores("a", OTHERS * 30),))[:1]
+    ).scores
+    assert old.model_copy(update={"chance": None}).outcome.rose(0.001)  # as an earlier version wrote it
     assert outcomes(0) == outcomes(-1) == ()
 
 
