@@ -240,7 +240,7 @@ class EvaluateJob(ScoringJob[EvaluateResult]):
     """Held-out metrics and greedy answers, before and after."""
 
     step = "evaluate"
-    VERSION = 2  # IFEval's other accuracies; margins beside lengths; bf16 weights are scored as they are
+    VERSION = 3  # the error of accuracy, and of length alone; answers that did not end
     is_parallel = True
     data: DatasetRef
     reference: ReferenceRef | None = None

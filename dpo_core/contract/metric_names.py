@@ -41,6 +41,10 @@ MEANINGS = {
         "Correlation of a pair's reward margin with how many tokens longer its chosen answer is. Far from 0: the policy "
         "may have learnt length.",
     ),
+    "rewards/accuracies_stderr": Meaning(
+        "reward accuracy, standard error",
+        "Of reward accuracy: how much other prompts would have changed it. Pairs of one prompt count together.",
+    ),
     "ranking/accuracies": Meaning(
         "ranking accuracy",
         "Share of pairs in which the policy alone, without the reference, "
@@ -53,6 +57,10 @@ MEANINGS = {
     "logps/rejected": Meaning(
         "log-probability, rejected", "Of the whole rejected answer (sum over its tokens, nats)."
     ),
+    "logps/margins_moved": Meaning(
+        "margin moved",
+        "By how many nats a pair's difference of log-probabilities has moved from the reference's, either way.",
+    ),
     "logps_per_token/chosen": Meaning(
         "log-prob. per token, chosen", "The same divided by the answer's tokens."
     ),
@@ -61,6 +69,18 @@ MEANINGS = {
     ),
     "trained_tokens_per_pair": Meaning(
         "trained tokens a pair", "Tokens of both answers that carry the loss."
+    ),
+    "length_rule/accuracies": Meaning(
+        "accuracy of length alone",
+        "What a rule has that prefers the longer answer, or the shorter, whichever these pairs have chosen oftener.",
+    ),
+    "length_rule/accuracies_above": Meaning(
+        "reward accuracy above that of length",
+        "By how much reward accuracy exceeds it. Not above 0: these pairs do not show that anything but length was learnt.",
+        1,
+    ),
+    "length_rule/accuracies_above_stderr": Meaning(
+        "above that of length, standard error", "Of that difference, prompt by prompt."
     ),
     "checker/pass_rate": Meaning(
         "instructions kept",
@@ -86,6 +106,10 @@ MEANINGS = {
         "Mean length of the greedy answers. DPO tends to lengthen answers; a "
         "large change deserves a look at the samples.",
     ),
+    "answers/unended": Meaning(
+        "answers that did not end",
+        "Share of greedy answers that were cut at evaluation.max_new_tokens: where it is large, length cannot grow.",
+    ),
     "judge/win_rate": Meaning(
         "win rate",
         "Mean preference of a judge for the trained model's greedy answers over the SFT model's; 0.5 is no difference.",
@@ -103,6 +127,7 @@ MEANINGS = {
         "KL, standard error", "Of the figure a token: how much other samples would have changed it."
     ),
     "pairs": Meaning("pairs", "Preference pairs that the other figures are means over."),
+    "prompts": Meaning("prompts of the pairs", "Different prompts that these pairs are of."),
     "grad_norm": Meaning("gradient norm", "Of all trained weights together, before it is clipped."),
     "router_aux_loss": Meaning("router loss", "Load balance of a mixture-of-experts model's routers.", -1),
 }
@@ -172,9 +197,17 @@ EVALUATED = (
 )
 
 
+# How sure reward accuracy is, and what it has to be above.
+ACCURACY, ACCURACY_ERROR, PROMPTS = "rewards/accuracies", "rewards/accuracies_stderr", "prompts"
+MOVED = "logps/margins_moved"
+LENGTH_RULE, OVER_LENGTH_RULE = "length_rule/accuracies", "length_rule/accuracies_above"
+OVER_LENGTH_RULE_ERROR = f"{OVER_LENGTH_RULE}_stderr"
+
 # Of answers to held-out prompts; and of those that are sampled, where evaluation.measure_kl asks for it.
+UNENDED = "answers/unended"
 ANSWERED = (
     "answers/mean_words",
+    UNENDED,
     "checker/pass_rate",
     "checker/pass_rate_loose",
     "checker/instruction_rate",

@@ -10,11 +10,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dpo_core.contract.outcome import Outcome
+from dpo_core.contract.metric_names import (
+    ACCURACY,
+    ACCURACY_ERROR,
+    LENGTH_RULE,
+    MOVED,
+    OVER_LENGTH_RULE,
+    OVER_LENGTH_RULE_ERROR,
+    PROMPTS,
+)
+from dpo_core.contract.outcome import Outcome, chance_of
 from dpo_core.contract.section import Section
 
-SignName = Literal["displacement", "length", "kl", "length_correlation", "outcome"]
+SignName = Literal[
+    "displacement", "length", "shortening", "kl", "length_correlation", "length_rule", "no_signal", "outcome"
+]
 Bound = Annotated[float, Field(gt=0, le=1_000_000)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+LEVEL = 0.05  # of chance, below which one figure is above another
+MOVED_NATS = 1.0  # a pair; below, a policy may have learnt little because it was hardly trained
 FEWEST_PAIRS = 30  # for a correlation; below, 0.5 may well be chance
 
 
@@ -28,6 +42,9 @@ class WarningBounds(Section):
     answers_grow_to: Bound | None = Field(
         1.5, description="length: mean words of the greedy answers, divided by the SFT checkpoint's."
     )
+    answers_shrink_to: Share | None = Field(
+        0.5, description="shortening: the same ratio, from which down it is one."
+    )
     kl_reaches: Bound | None = Field(
         0.5, description="kl: divergence from the reference in nats a token (evaluation.measure_kl)."
     )
@@ -36,16 +53,26 @@ class WarningBounds(Section):
         description="length_correlation: of a held-out pair's reward margin with how many tokens longer its chosen "
         "answer is (Pearson, either sign).",
     )
-    outcome_falls_at: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+    length_decides: Annotated[float, Field(gt=0.5, le=1)] | None = Field(
+        0.7,
+        description="length_rule: the longer answer (or the shorter) is the chosen one in so large a share of the held-out "
+        "pairs, and reward accuracy is not above that share by more than chance.",
+    )
+    accuracy_stays_below: Annotated[float, Field(gt=0.5, lt=1)] | None = Field(
+        0.55,
+        description="no_signal: reward accuracy of 30 or more held-out prompts, not above one half by more than chance, "
+        "although their margins have moved by a nat and more.",
+    )
+    outcome_falls_at: Share | None = Field(
         0.05,
         description="outcome: what is counted in answers fell (instructions kept), and chance would do that in "
         "fewer than this share of cases.",
     )
     stop: tuple[SignName, ...] = Field(
         (),
-        description="Signs that end the run: displacement and length_correlation while it trains, where "
-        "evaluation.every is set, length and kl where answers_every is, too; all of them before anything is uploaded. "
-        "Others only warn.",
+        description="Signs that end the run: displacement, length_correlation, length_rule and no_signal while it trains, "
+        "where evaluation.every is set, length, shortening and kl where answers_every is, too; all of them before anything "
+        "is uploaded. Others only warn.",
     )
 
     def bound_of(self, name: SignName) -> float | None:
@@ -53,8 +80,11 @@ class WarningBounds(Section):
         return {
             "displacement": self.chosen_falls_by,
             "length": self.answers_grow_to,
+            "shortening": self.answers_shrink_to,
             "kl": self.kl_reaches,
             "length_correlation": self.margin_follows_length,
+            "length_rule": self.length_decides,
+            "no_signal": self.accuracy_stays_below,
             "outcome": self.outcome_falls_at,
         }[name]
 
@@ -72,8 +102,11 @@ class Sign:
 TITLES: dict[SignName, str] = {
     "displacement": "likelihood displacement",
     "length": "answers that grow",
+    "shortening": "answers that shrink",
     "kl": "distance from the reference",
     "length_correlation": "margins that follow length",
+    "length_rule": "an accuracy that length alone has",
+    "no_signal": "pairs that teach nothing",
     "outcome": "answers that get worse",
 }
 CHOSEN, CORRELATION, WORDS, KL = (
@@ -104,16 +137,25 @@ def figures_of(
     before: Mapping[str, float], after: Mapping[str, float], outcomes: Sequence[Outcome] = ()
 ) -> dict[SignName, float]:
     """Return what signs are judged by, of those that were measured: nats a token lost, a ratio of words, nats a token, a
-    correlation, and the smallest probability that an outcome's fall is chance (1 where none fell)."""
+    correlation, the accuracy of length alone (0 where the policy's is above it), accuracy (1 where it is above chance, or
+    the policy has hardly moved), and the smallest probability that an outcome's fall is chance (1 where none fell)."""
     figures: dict[SignName, float] = {}
     if CHOSEN in before and CHOSEN in after:
         figures["displacement"] = before[CHOSEN] - after[CHOSEN]
     if before.get(WORDS) and WORDS in after:
-        figures["length"] = after[WORDS] / before[WORDS]
+        figures["length"] = figures["shortening"] = after[WORDS] / before[WORDS]
     if KL in after:
         figures["kl"] = after[KL]
     if CORRELATION in after:
         figures["length_correlation"] = after[CORRELATION]
+    if {LENGTH_RULE, OVER_LENGTH_RULE, OVER_LENGTH_RULE_ERROR, PROMPTS} <= after.keys():
+        above, error = after[OVER_LENGTH_RULE], after[OVER_LENGTH_RULE_ERROR]
+        is_above = above > 0 and chance_of(above, error, round(after[PROMPTS])) < LEVEL
+        figures["length_rule"] = 0.0 if is_above else after[LENGTH_RULE]
+    if {ACCURACY, ACCURACY_ERROR, PROMPTS, MOVED} <= after.keys() and after[PROMPTS] >= FEWEST_PAIRS:
+        above, error = after[ACCURACY] - 0.5, after[ACCURACY_ERROR]
+        is_above = above > 0 and chance_of(above, error, round(after[PROMPTS])) < LEVEL
+        figures["no_signal"] = 1.0 if is_above or after[MOVED] < MOVED_NATS else after[ACCURACY]
     if outcomes:
         figures["outcome"] = min(map(_chance_of_a_fall, outcomes))
     return figures
@@ -124,7 +166,7 @@ def why_not_measured(bounds: WarningBounds, num_prompts: int, measures_kl: bool)
     for name in bounds.stop:
         if bounds.bound_of(name) is None:
             return f"evaluation.warnings.stop names {name}, whose bound is empty; set the bound, or leave it out of stop"
-        if name in ("length", "outcome", "kl") and num_prompts == 0:
+        if name in ("length", "shortening", "outcome", "kl") and num_prompts == 0:
             return f"evaluation.warnings.stop names {name}; set evaluation.num_prompts above 0"
         if name == "kl" and not measures_kl:
             return "evaluation.warnings.stop names kl; set evaluation.measure_kl to true"
@@ -132,13 +174,15 @@ def why_not_measured(bounds: WarningBounds, num_prompts: int, measures_kl: bool)
 
 
 def _chance_of_a_fall(outcome: Outcome) -> float:
-    return outcome.chance if outcome.change < 0 else 1.0
+    return outcome.counts if outcome.change < 0 else 1.0
 
 
 def _is_reached(name: SignName, value: float, bound: float) -> bool:
     """A figure that is no number reaches nothing."""
     if name == "outcome":
         return value < bound
+    if name in ("shortening", "no_signal"):
+        return value <= bound
     return abs(value) >= bound if name == "length_correlation" else value >= bound
 
 
@@ -154,6 +198,14 @@ def _length(value: float, bound: float, _: str) -> str:
     return (
         f"Greedy answers are {value:.2f} times as long as the SFT checkpoint's (bound {bound:g}); length is often all that "
         "a reward has found (Singhal et al., arXiv 2310.03716). dpo_norm, simpo or loss.ld_alpha weigh it less."
+    )
+
+
+def _shortening(value: float, bound: float, _: str) -> str:
+    return (
+        f"Greedy answers are only {value:.2f} times as long as the SFT checkpoint's (bound {bound:g}): rewards that are "
+        "sums over tokens rely on length either way (Lu et al., arXiv 2406.10957), and a policy may have learnt to say "
+        "less. Look at the samples; dpo_norm, simpo or loss.ld_alpha weigh length less."
     )
 
 
@@ -173,6 +225,23 @@ def _correlation(value: float, bound: float, _: str) -> str:
     )
 
 
+def _length_rule(value: float, bound: float, _: str) -> str:
+    return (
+        f"Length alone tells chosen from rejected in {value:.2f} of the held-out pairs (bound {bound:g}), and reward "
+        "accuracy is not above that by more than chance: nothing here shows that the policy learnt anything else (Singhal "
+        "et al., arXiv 2310.03716). Balance lengths in the data, and measure a set that is balanced (evaluation.sets)."
+    )
+
+
+def _no_signal(value: float, bound: float, _: str) -> str:
+    return (
+        f"The policy moved, and tells held-out pairs apart no better than a coin: reward accuracy {value:.2f} (bound "
+        f"{bound:g}). It learnt what its own pairs say and nothing that holds for others; labels that are wrong in half of "
+        "the pairs look so, as networks learn them by heart (Zhang et al., arXiv 1611.03530; Chowdhury et al., arXiv "
+        "2403.00409). See whether chosen and rejected are what you take them for, and read some rows (pairline show-rows)."
+    )
+
+
 def _outcome(value: float, bound: float, worst: str) -> str:
     return (
         f"Answers got worse, whatever the held-out pairs say: {worst} (level {bound:g}; Rafailov et al., arXiv 2406.02900). "
@@ -183,7 +252,10 @@ def _outcome(value: float, bound: float, worst: str) -> str:
 WORDS_OF: dict[SignName, Callable[[float, float, str], str]] = {
     "displacement": _displacement,
     "length": _length,
+    "shortening": _shortening,
     "kl": _kl,
     "length_correlation": _correlation,
+    "length_rule": _length_rule,
+    "no_signal": _no_signal,
     "outcome": _outcome,
 }

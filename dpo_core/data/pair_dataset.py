@@ -106,6 +106,13 @@ class PairDataset:
         file = self.folder.parent / SOURCES_FILE
         return tuple(json.loads(file.read_text())) if file.is_file() and self._rows.has("source") else ()
 
+    @cached_property
+    def prompt_numbers(self) -> np.ndarray:
+        """The number of each held-out pair's prompt, int64 [N]: equal prompts have equal ones."""
+        known: dict[bytes, int] = {}
+        rows = (self._prompts.ragged("prompt_ids", row).tobytes() for row in range(len(self)))
+        return np.array([known.setdefault(ids, len(known)) for ids in rows], np.int64)
+
     def prompt(self, index: int) -> HeldOutPrompt:
         """Return the prompt of held-out row ``index``. The first rows are all of different prompts."""
         if self.split != "held_out":

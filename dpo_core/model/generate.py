@@ -10,7 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -155,7 +155,13 @@ def _continue_batch(
     return list(answers.values())
 
 
-@torch.no_grad()
+class GreedyAnswer(NamedTuple):
+    """``has_ended``: by a token that ends answers; else it was cut at ``max_new_tokens``, or the model had no place left."""
+
+    text: str
+    has_ended: bool
+
+
 def answer_greedily(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -163,6 +169,19 @@ def answer_greedily(
     generation: Generation,
     on_answers: Callable[[int], None] | None = None,
 ) -> list[str]:
+    """Return the texts of ``greedy_answers``."""
+    found = greedy_answers(model, tokenizer, prompts_ids, generation, on_answers)
+    return [answer.text for answer in found]
+
+
+@torch.no_grad()
+def greedy_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts_ids: Sequence[np.ndarray | list[int]],
+    generation: Generation,
+    on_answers: Callable[[int], None] | None = None,
+) -> list[GreedyAnswer]:
     """Return answers to prompts given as token ids (template and generation prompt included), in the prompts' order.
 
     An answer ends at an id of ``end_token_ids`` or after ``max_new_tokens`` and is decoded without special tokens.
@@ -179,8 +198,12 @@ def answer_greedily(
         on_answers,
         lambda logits_RV, rows, step: logits_RV.argmax(dim=-1),
     )
-    texts = (ids[:-1] if ids[-1] in ends else ids for ids in answers_ids)
-    return [cast(str, tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in texts]
+    found = []
+    for ids in answers_ids:
+        has_ended = ids[-1] in ends
+        text = cast(str, tokenizer.decode(ids[:-1] if has_ended else ids, skip_special_tokens=True))
+        found.append(GreedyAnswer(text.strip(), has_ended))
+    return found
 
 
 @torch.no_grad()

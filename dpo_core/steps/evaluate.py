@@ -68,7 +68,7 @@ def _evaluate(
     answers = greedy_answers(job, checkpoint, scorer, prompts.all, progress.advance, accelerator)
     metrics |= answer_metrics(prompts, answers)
     log.info("%s: %s", phase, "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-    return metrics, answers
+    return metrics, [answer.text for answer in answers]
 
 
 def run(job: EvaluateJob, progress: Progress) -> EvaluateResult:

@@ -13,15 +13,16 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from dpo_core.contract.jobs import EvaluateJob, TrainJob
-from dpo_core.contract.metric_names import of_set
+from dpo_core.contract.metric_names import UNENDED, of_set
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.checkers import judge
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.engine.choose import calling_the_model
 from dpo_core.engine.distributed import by_every_rank, data_rank, tensor_degree
+from dpo_core.model import generate
 from dpo_core.model.forward import PairScorer
-from dpo_core.model.generate import answer_greedily
+from dpo_core.model.generate import GreedyAnswer
 from dpo_core.training.held_out import MeasuredPairs
 from dpo_core.training.scores import generation_of
 
@@ -93,14 +94,14 @@ def greedy_answers(
     prompts: Sequence[HeldOutPrompt],
     on_answers: OnAnswers,
     accelerator: Accelerator,
-) -> list[str]:
+) -> list[GreedyAnswer]:
     """Return answers to prompts. -> in the prompts' order, on every rank. Raises ``CutOff``."""
     tokenizer = tokenizer_of(job, checkpoint)
     generation = generation_of(job, scorer, accelerator)
 
-    def answer(numbers: Sequence[int]) -> list[str]:
+    def answer(numbers: Sequence[int]) -> list[GreedyAnswer]:
         mine = [prompts[number].prompt_ids for number in numbers]
-        return answer_greedily(scorer.model, tokenizer, mine, generation, on_answers=on_answers)
+        return generate.greedy_answers(scorer.model, tokenizer, mine, generation, on_answers=on_answers)
 
     return in_shares(job, scorer, accelerator, len(prompts), answer)
 
@@ -138,14 +139,17 @@ def tokenizer_of(job: EvaluateJob | TrainJob, checkpoint: CheckpointRef) -> PreT
     return load_tokenizer(checkpoint.path, template, checkpoint.allow_remote_code)
 
 
-def answer_metrics(asked: AskedPrompts, answers: Sequence[str]) -> dict[str, float]:
-    """Return what is counted in the answers to each set's prompts: instructions kept, and the mean of words."""
+def answer_metrics(asked: AskedPrompts, answers: Sequence[GreedyAnswer]) -> dict[str, float]:
+    """Return what is counted in the answers to each set's prompts: instructions kept, the mean of words, and how many did
+    not end."""
     prompts = asked.all
 
     def counted(places: slice) -> dict[str, float]:
         some = answers[places]
-        words = sum(len(answer.split()) for answer in some) / len(some)
-        return checker_rates(some, prompts[places]) | {"answers/mean_words": words}
+        texts = [answer.text for answer in some]
+        words = sum(len(text.split()) for text in texts) / len(some)
+        unended = sum(not answer.has_ended for answer in some) / len(some)
+        return checker_rates(texts, prompts[places]) | {"answers/mean_words": words, UNENDED: unended}
 
     return asked.metrics(counted)
 

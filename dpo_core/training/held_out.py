@@ -1,6 +1,7 @@
 """The held-out pairs: what a policy makes of them. When it is asked while it trains: ``while_training``. Shapes: N pairs of
 the set."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,18 @@ from accelerate import Accelerator
 
 from dpo_core.contract.jobs import EvaluateJob, TrainJob
 from dpo_core.contract.loss_config import Loss
-from dpo_core.contract.metric_names import EVALUATED, OF_A_SOURCE, of_set, of_source
+from dpo_core.contract.metric_names import (
+    ACCURACY_ERROR,
+    EVALUATED,
+    LENGTH_RULE,
+    MOVED,
+    OF_A_SOURCE,
+    OVER_LENGTH_RULE,
+    OVER_LENGTH_RULE_ERROR,
+    PROMPTS,
+    of_set,
+    of_source,
+)
 from dpo_core.contract.metrics_file import EVALUATIONS_FILE
 from dpo_core.contract.refs import ReferenceRef
 from dpo_core.contract.warning_signs import CORRELATION, FEWEST_PAIRS
@@ -57,7 +69,9 @@ def pair_metrics(
         output = replace(output, losses_B=share_B * output.losses_B)
     one_B, names = torch.ones_like(policy.chosen_B), dataset.source_names
     metrics = averages(batch_sums(policy, output, one_B, ties_count_half=True))
-    metrics |= length_correlation(policy, output)
+    metrics |= length_correlation(policy, output) | _against_chance(
+        policy, reference, output, dataset.prompt_numbers[rows]
+    )
     if len(names) < 2 or rows_N is not None:
         return metrics
     source_B = torch.from_numpy(dataset.sources).to(device)
@@ -73,6 +87,43 @@ def length_correlation(policy: PairLogps, output: LossOutput) -> dict[str, float
     if len(margin_B) < FEWEST_PAIRS or margin_B.std() == 0 or longer_B.std() == 0:
         return {}
     return {CORRELATION: float(torch.corrcoef(torch.stack([margin_B, longer_B]))[0, 1])}
+
+
+def _against_chance(
+    policy: PairLogps, reference: PairLogps | None, output: LossOutput, prompts_B: np.ndarray
+) -> dict[str, float]:
+    """Return how sure the accuracy is, how far the policy has moved for it, and how far it is above that of a rule which
+    looks at nothing but length: the longer answer is the better one, or the shorter, whichever the pairs have oftener
+    (Singhal et al., arXiv 2310.03716, find that this explains most of what reward models learn). ``prompts_B``: the number
+    of each pair's prompt.
+    """
+    margin_B = (output.chosen_rewards_B - output.rejected_rewards_B).double().cpu().numpy()
+    longer_B = (policy.chosen_tokens_B - policy.rejected_tokens_B).cpu().numpy()
+    wins_B, rule_B = ((one > 0) + 0.5 * (one == 0) for one in (margin_B, longer_B))
+    found = {PROMPTS: float(len(np.unique(prompts_B)))}
+    if reference is not None:
+        moved_B = policy.chosen_B - policy.rejected_B - (reference.chosen_B - reference.rejected_B)
+        found[MOVED] = float(moved_B.double().abs().mean())
+    if (error := clustered_stderr(wins_B, prompts_B)) is not None:
+        found[ACCURACY_ERROR] = error
+    if len(wins_B) < FEWEST_PAIRS:
+        return found
+    rule_B = rule_B if rule_B.mean() >= 0.5 else 1 - rule_B
+    above_B = wins_B - rule_B
+    found |= {LENGTH_RULE: float(rule_B.mean()), OVER_LENGTH_RULE: float(above_B.mean())}
+    if (error := clustered_stderr(above_B, prompts_B)) is not None:
+        found[OVER_LENGTH_RULE_ERROR] = error
+    return found
+
+
+def clustered_stderr(values_N: np.ndarray, clusters_N: np.ndarray) -> float | None:
+    """Return the standard error of the mean of values that are drawn cluster by cluster (Miller, Adding Error Bars to Evals,
+    arXiv 2411.00640, section 2.2); where each is a cluster of its own the usual one. None of fewer than two."""
+    _, cluster_N = np.unique(clusters_N, return_inverse=True)
+    if len(values_N) == 0 or (count := int(cluster_N.max()) + 1) < 2:
+        return None
+    sums = np.bincount(cluster_N, weights=values_N - values_N.mean())
+    return math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(values_N)
 
 
 def _chosen_tokens(policy: PairLogps, share_B: torch.Tensor | None) -> float:

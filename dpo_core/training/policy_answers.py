@@ -45,7 +45,7 @@ class PolicyAnswers:
         metrics = answer_metrics(self.prompts, greedy)
         if self.as_reference:
             metrics |= self._divergence(self.as_reference)
-        return metrics, greedy
+        return metrics, [answer.text for answer in greedy]
 
     def told(self, step: int, answers: Sequence[str]) -> AnswersOfStep:
         """Return the few of the answers that are kept for people: always to the same prompts."""

@@ -1,30 +1,42 @@
 """Signs that a checkpoint got worse, in what was measured of it, and those of them that keep it from leaving. Pure."""
 
+from collections.abc import Sequence
+
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.evaluation_config import EvaluationConfig
-from dpo_core.contract.jobs import EvaluateResult
+from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from dpo_core.contract.judgement import JudgeFigures
-from dpo_core.contract.metric_names import MEANINGS
-from dpo_core.contract.outcome import Outcome, paired_outcome
+from dpo_core.contract.metric_names import label_of, of_set
+from dpo_core.contract.outcome import Outcome, paired_outcome, told_together
 from dpo_core.contract.warning_signs import TITLES, Sign, WarningBounds, figures_of, signs_of
 from tasks.gate.config import GateConfig
 from tasks.gate.rules import GateCheck, check_benchmarks, check_judgement, check_rules, check_sets
+
+KEPT = "checker/pass_rate"
 
 
 def outcomes_of(
     result: EvaluateResult, benchmarks: Benchmarks | None = None, judgement: JudgeFigures | None = None
 ) -> tuple[Outcome, ...]:
-    """Return what is counted in answers, before and after: instructions kept, where prompts have any, what a judge prefers,
-    and tasks."""
-    judged = [
-        (answer.before_passes, answer.after_passes)
-        for answer in result.answers
-        if answer.before_passes is not None and answer.after_passes is not None
-    ]
-    kept = paired_outcome(MEANINGS["checker/pass_rate"].label, judged)
+    """Return what is counted in answers, before and after, told together: instructions kept, where prompts of the mixture
+    or of a named set have any, what a judge prefers, and tasks."""
+    kept = (
+        _kept(label_of(of_set(name, KEPT)), answers)
+        for name, answers in {"": result.answers, **result.set_answers}.items()
+    )
     preferred = (judgement.outcome,) if judgement else ()
     scored = benchmarks.outcomes if benchmarks else ()
-    return (*preferred, *scored) if kept is None else (kept, *preferred, *scored)
+    return told_together((*(outcome for outcome in kept if outcome), *preferred, *scored))
+
+
+def _kept(label: str, answers: Sequence[AnswerPair]) -> Outcome | None:
+    """None where no prompt that was answered has an instruction."""
+    judged = (
+        (answer.before_passes, answer.after_passes)
+        for answer in answers
+        if answer.before_passes is not None and answer.after_passes is not None
+    )
+    return paired_outcome(label, judged)
 
 
 def signs_in(

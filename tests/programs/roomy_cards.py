@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dpo_core import __main__ as program
 from dpo_core.engine import fsdp
-from dpo_core.training import answers, whole_weights
+from dpo_core.model import generate
+from dpo_core.training import whole_weights
 from tests.programs.small_chunks import cut_logits
 
 
@@ -45,7 +46,7 @@ def main() -> int:
         shards = round(parameter.numel() / parameter.to_local().numel())
 
     fsdp.share_weights = seen
-    answer, exchanges, prompts = answers.answer_greedily, Exchanges(), 0
+    answer, exchanges, prompts = generate.greedy_answers, Exchanges(), 0
 
     def answered(model, tokenizer, prompts_ids, *more, **named):
         nonlocal prompts
@@ -53,7 +54,7 @@ def main() -> int:
         with exchanges:
             return answer(model, tokenizer, prompts_ids, *more, **named)
 
-    answers.answer_greedily = answered
+    generate.greedy_answers = answered
     code = program.main(sys.argv[1:])
     file = Path(sys.argv[-1]).parent / f"answered-{os.environ['RANK']}.json"
     file.write_text(json.dumps({"prompts": prompts, "exchanges": exchanges.count, "shards": shards}))

@@ -122,7 +122,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "loss": LOSS,
             "evaluation": EvaluationConfig(num_prompts=4),
         },
-        "7a4e3a36691350f7d017b77b772a63f01790b12622f7eefc7e99fc362661e39b",
+        "95abfe21070376dae100eaa5156c02fcdfcdcc733e339e7fb759c1357474ba9d",
     ),
     "benchmark": (
         BenchmarkJob,
@@ -146,7 +146,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "answers_content": "6" * 64,
             "cache_dir": "/s/judge-words",
         },
-        "0271934251f69aa423586d140ad06db6fb89c0e272524c7b92fb7d1a1d30ad85",
+        "df985189f3498fca3dc788bde6001acad135aa239b4a7d1f0075dabd75f112c7",
     ),
     "judge by an endpoint": (
         JudgeJob,
@@ -163,7 +163,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "answers_content": "6" * 64,
             "cache_dir": "/s/judge-words",
         },
-        "828eeb3b9683f849ffd184294af89f6c3b4246ca362469a3432fe72732c8f1f9",
+        "ef1ec9c7d34ef8b2296f9737f14748209af672b6ed3fd5619d010c68b8186802",
     ),
     "answer": (
         AnswerJob,

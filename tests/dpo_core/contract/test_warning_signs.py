@@ -3,6 +3,15 @@
 import pytest
 from pydantic import ValidationError
 
+from dpo_core.contract.metric_names import (
+    ACCURACY,
+    ACCURACY_ERROR,
+    LENGTH_RULE,
+    MOVED,
+    OVER_LENGTH_RULE,
+    OVER_LENGTH_RULE_ERROR,
+    PROMPTS,
+)
 from dpo_core.contract.outcome import paired_outcome
 from dpo_core.contract.warning_signs import (
     CHOSEN,
@@ -16,12 +25,27 @@ from dpo_core.contract.warning_signs import (
 )
 
 BEFORE = {CHOSEN: -1.0, WORDS: 20.0}
-GOOD = {CHOSEN: -1.4, WORDS: 29.0, KL: 0.4, CORRELATION: 0.4}
+GOOD = {
+    CHOSEN: -1.4,
+    WORDS: 29.0,
+    KL: 0.4,
+    CORRELATION: 0.4,
+    LENGTH_RULE: 0.69,
+    OVER_LENGTH_RULE: 0.0,
+    OVER_LENGTH_RULE_ERROR: 0.04,
+    PROMPTS: 100.0,
+    ACCURACY: 0.56,
+    ACCURACY_ERROR: 0.05,
+    MOVED: 1.0,
+}
 WORSE = {
     "displacement": {CHOSEN: -1.5},
     "length": {WORDS: 30.0},
     "kl": {KL: 0.5},
     "length_correlation": {CORRELATION: -0.5},
+    "shortening": {WORDS: 10.0},
+    "no_signal": {ACCURACY: 0.55},
+    "length_rule": {LENGTH_RULE: 0.7, OVER_LENGTH_RULE: 0.05, OVER_LENGTH_RULE_ERROR: 0.03},
 }
 
 
@@ -59,17 +83,38 @@ def test_what_was_not_measured_is_no_sign_and_neither_is_what_is_no_number():
 
 
 def test_an_empty_bound_switches_one_off():
-    off = WarningBounds(
-        chosen_falls_by=None, answers_grow_to=None, kl_reaches=None, margin_follows_length=None
-    )
-    assert names(off, {name: value for worse in WORSE.values() for name, value in worse.items()}) == []
+    off = WarningBounds.model_validate(dict.fromkeys(WarningBounds.model_fields.keys() - {"stop"}))
+    for worse in WORSE.values():
+        assert names(off, GOOD | worse) == []
+
+
+@pytest.mark.parametrize(
+    "unlike",
+    [
+        {MOVED: 0.9},  # hardly trained
+        {PROMPTS: 29.0},  # few
+        {ACCURACY: 0.53, ACCURACY_ERROR: 0.005, PROMPTS: 10_000.0},  # little, but more than chance
+    ],
+)
+def test_an_accuracy_of_one_half_is_a_sign_only_of_a_policy_that_moved_on_enough_prompts(unlike):
+    assert names(WarningBounds(), GOOD | {ACCURACY: 0.5}) == ["no_signal"]
+    assert names(WarningBounds(), GOOD | {ACCURACY: 0.5} | unlike) == []
+
+
+def test_an_accuracy_above_that_of_length_is_no_sign_however_many_chosen_answers_are_longer():
+    biased = GOOD | {LENGTH_RULE: 0.9, OVER_LENGTH_RULE_ERROR: 0.02}
+    assert names(WarningBounds(), biased | {OVER_LENGTH_RULE: 0.06}) == []
+    for above in (0.03, 0.0, -0.2):
+        assert names(WarningBounds(), biased | {OVER_LENGTH_RULE: above}) == ["length_rule"]
+    none_differs = {OVER_LENGTH_RULE: 0.0, OVER_LENGTH_RULE_ERROR: 0.0}  # every pair is as length has it
+    assert names(WarningBounds(), biased | none_differs) == ["length_rule"]
 
 
 @pytest.mark.parametrize("name", TITLES)
 def test_each_can_stop_a_run_and_what_that_needs_is_said(name):
     bounds = WarningBounds(stop=(name,))
     assert why_not_measured(bounds, num_prompts=8, measures_kl=True) is None
-    needs = {"length": "num_prompts", "outcome": "num_prompts", "kl": "num_prompts"}.get(name)
+    needs = "num_prompts" if name in ("length", "shortening", "outcome", "kl") else None
     assert (needs or "None") in str(why_not_measured(bounds, num_prompts=0, measures_kl=True))
     assert ("measure_kl" in str(why_not_measured(bounds, num_prompts=8, measures_kl=False))) == (name == "kl")
 

@@ -7,7 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from dpo_core.model.generate import Generation, answer_greedily, end_token_ids, sample_answers, turn_end_ids
+from dpo_core.model.generate import (
+    Generation,
+    answer_greedily,
+    end_token_ids,
+    greedy_answers,
+    sample_answers,
+    turn_end_ids,
+)
 from tests.tiny_models import make_model, make_tokenizer
 
 QUESTIONS = (
@@ -63,10 +70,13 @@ def test_rows_that_end_leave_the_batch_and_the_others_go_on(loaded) -> None:
     chosen = ending[0]  # the first token of answer 0 becomes an end: that row (and its likes) end at once
     model.generation_config.eos_token_id = chosen
     try:
-        answers = answer_greedily(model, tokenizer, prompts, Generation(3, 5))
+        found = greedy_answers(model, tokenizer, prompts, Generation(3, 5))
     finally:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
+    answers = [answer.text for answer in found]
     assert answers[0] == ""
+    assert found[0].has_ended
+    assert not all(answer.has_ended for answer in found)  # three tokens are few
     survivors = [index for index, answer in enumerate(answers) if answer]
     assert survivors
     assert all(answers[index] == firsts[index][0] for index in survivors)

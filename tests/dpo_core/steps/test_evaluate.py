@@ -20,7 +20,7 @@ from dpo_core.contract.refs import CheckpointRef, ReferenceRef
 from dpo_core.data.checkers import passes
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows, read_aligned, write_aligned
-from dpo_core.model.generate import Generation, answer_greedily
+from dpo_core.model.generate import Generation, greedy_answers
 from dpo_core.model.load import load_model
 from dpo_core.training.answers import checker_rates, distinct_prompts
 from tests.dpo_core.model.test_forward import by_hand
@@ -120,10 +120,11 @@ def test_answers_are_greedy_stand_side_by_side_and_are_judged(stage, trained, ev
     prompts = [dataset.prompt(row) for row in range(4)]  # every row of this stage has its own prompt
     tokenizer = make_tokenizer()
     for name, checkpoint in (("before", stage.checkpoint), ("after", trained)):
-        expected = [
-            answer_greedily(load_model(checkpoint), tokenizer, [prompt.prompt_ids], Generation(12, 1))[0]
+        answers = [
+            greedy_answers(load_model(checkpoint), tokenizer, [prompt.prompt_ids], Generation(12, 1))[0]
             for prompt in prompts
         ]
+        expected = [answer.text for answer in answers]
         assert [getattr(answer, name) for answer in evaluation.answers] == expected
         verdicts = [
             passes(answer, prompt.constraints) for answer, prompt in zip(expected, prompts, strict=True)
@@ -132,6 +133,7 @@ def test_answers_are_greedy_stand_side_by_side_and_are_judged(stage, trained, ev
         metrics = getattr(evaluation, name)
         assert metrics["checker/pass_rate"] == pytest.approx(sum(verdicts) / 4)
         assert metrics["checker/prompts"] == 4
+        assert metrics["answers/unended"] == sum(not answer.has_ended for answer in answers) / 4
         assert metrics["answers/mean_words"] == pytest.approx(
             np.mean([len(answer.split()) for answer in expected])
         )

@@ -255,6 +255,52 @@ def test_margins_that_follow_length_are_correlated_with_it():
     )
 
 
+def test_pairs_of_one_prompt_count_together_in_the_error_of_accuracy():
+    """By hand: of four clusters that are each all right or all wrong, and of values that are each their own."""
+    values = np.array([1, 1, 1, 0, 0, 0, 1, 0.0])
+    clusters = np.array([5, 5, 5, 2, 2, 2, 7, 9])
+    sums = np.array([1.5, -1.5, 0.5, -0.5])
+    assert held_out.clustered_stderr(values, clusters) == pytest.approx(np.sqrt(4 / 3 * (sums**2).sum()) / 8)
+    alone = held_out.clustered_stderr(values, np.arange(8))
+    assert alone == pytest.approx(values.std(ddof=1) / np.sqrt(8))
+    assert held_out.clustered_stderr(values, np.zeros(8)) is None
+
+
+def test_an_accuracy_is_measured_beside_that_of_length_alone(stage):
+    """40 pairs of 20 prompts, 30 chosen answers longer; the policy is right in those and in two of the others."""
+    chosen_tokens, rejected_tokens = torch.full((40,), 9.0), torch.tensor([7.0] * 30 + [11.0] * 10)
+    margins, zeros = torch.tensor([1.0] * 32 + [-1.0] * 8), torch.zeros(40)
+    policy = PairLogps(zeros, zeros, chosen_tokens, rejected_tokens, zeros, zeros)
+    prompts, reference = np.repeat(np.arange(20), 2), PairLogps(margins, *[zeros] * 5)
+    found = held_out._against_chance(policy, reference, LossOutput(zeros, margins, zeros), prompts)
+    assert found["prompts"] == 20
+    assert found["logps/margins_moved"] == 1.0
+    assert found["rewards/accuracies_stderr"] == pytest.approx(
+        np.array([1.0] * 16 + [0.0] * 4).std(ddof=1) / np.sqrt(20)
+    )
+    assert found["length_rule/accuracies"] == 0.75
+    assert found["length_rule/accuracies_above"] == pytest.approx(2 / 40)
+    turned = PairLogps(zeros, zeros, rejected_tokens, chosen_tokens, zeros, zeros)  # the shorter is chosen
+    assert (
+        held_out._against_chance(turned, None, LossOutput(zeros, margins, zeros), prompts)[
+            "length_rule/accuracies"
+        ]
+        == 0.75
+    )
+    few = held_out._against_chance(
+        policy[:9], None, LossOutput(zeros[:9], margins[:9], zeros[:9]), prompts[:9]
+    )
+    assert few.keys() == {"prompts", "rewards/accuracies_stderr"}
+
+
+def test_held_out_pairs_know_which_of_them_have_one_prompt(stage, tmp_path):
+    rows = make_rows(6)
+    rows = [{**row, "prompt": rows[number // 3]["prompt"]} for number, row in enumerate(rows)]
+    data = mix([*rows, *make_rows(4, seed=3)], stage.checkpoint, tmp_path, held_out="5")
+    numbers = PairDataset.open(data.path, "held_out").prompt_numbers
+    assert sorted(np.bincount(numbers).tolist()) == [1, 1, 1, 1, 3]
+
+
 def test_a_sign_ends_the_run_where_the_recipe_says_so_and_it_goes_on_without(
     stage, whole, tmp_path, monkeypatch, caplog
 ):

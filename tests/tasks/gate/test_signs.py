@@ -94,3 +94,24 @@ def test_a_task_that_falls_is_a_sign_although_accuracy_rises():
     stop = EvaluationConfig(warnings=WarningBounds(stop=("outcome",)))
     (check,) = checks_of(GateConfig(), stop, found, fallen)
     assert not check.passed
+
+
+def test_one_task_of_several_that_falls_a_little_is_what_chance_does():
+    """Six of a hundred documents lost are p = 0.031 alone, and one such task in twenty is no sign of anything."""
+    found = result(BEFORE, AFTER | {"answers/mean_words": 10.0})
+    assert [sign.name for sign in signs_in(WarningBounds(), found, benchmarks(a=(50, 44)))] == ["outcome"]
+    unmoved = {name: (50, 50) for name in "bcdef"}
+    assert signs_in(WarningBounds(), found, benchmarks(a=(50, 44), **unmoved)) == ()
+    (sign,) = signs_in(WarningBounds(), found, benchmarks(a=(50, 30), **unmoved))
+    assert "a exact_match (strict-match) 0.50 to 0.30" in sign.words
+
+
+def test_answers_to_the_prompts_of_a_named_set_are_counted_by_themselves():
+    kept = AnswerPair(prompt="p", before="b", after="a", before_passes=True, after_passes=False)
+    found = result(BEFORE, AFTER, [(True, True)] * 4).model_copy(
+        update={"set_answers": {"safety": (kept,) * 9}}
+    )
+    own, safety = outcomes_of(found)
+    assert (own.label, safety.label) == ("instructions kept", "safety: instructions kept")
+    assert (own.change, safety.change) == (0.0, -1.0)
+    assert "outcome" in {sign.name for sign in signs_in(WarningBounds(), found)}
