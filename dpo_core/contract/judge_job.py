@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -68,6 +68,10 @@ class JudgeJob(Job[JudgeResult]):
     """Opinions on the answers of an evaluation; what the judge said before of the same answers is not asked again."""
 
     step = "judge"
+    VERSION = 2  # agreement over different answers alone
+    WORDS_VERSION: ClassVar[int] = (
+        1  # raised when what a judge is asked changes: what it said before is asked anew
+    )
     is_one_on_card = True
     judge: RewardModelJudge | EndpointJudge = Field(discriminator="kind")
     tie_band: float = 0.0

@@ -6,6 +6,7 @@ from dpo_core.contract.outcome import Outcome, sign_test
 from dpo_core.contract.section import Section
 
 JUDGED = "judge/"  # what names of a judge's metrics begin with
+PREFERRED = "answers that win"  # what its outcome is called
 WIN_RATE, LENGTH_CONTROLLED = "judge/win_rate", "judge/length_controlled_win_rate"
 Preferred = Literal["before", "after", "tie"]
 
@@ -30,6 +31,7 @@ class JudgeFigures(Section):
     wins: int
     ties: int
     losses: int
+    same: int | None = None  # ties of answers that are the same text; None in judgements of before
     win_rate: float  # mean preference
     win_rate_stderr: float | None
     length_controlled: float | None  # see dpo_core/judging/length_control.py; None where lengths tell nothing
@@ -37,7 +39,9 @@ class JudgeFigures(Section):
     characters_before: float  # mean length of the SFT model's answers
     characters_after: float
     cut: int = 0  # answers that a reward model saw without the beginning of their prompt
-    agreement: float | None = None  # share of prompts with the same verdict in both orders
+    agreement: float | None = (
+        None  # share of the prompts with two different answers that have the same verdict in both orders
+    )
     first_chosen: float | None = None  # share of verdicts, ties aside, for the answer that stood first
     prompt_tokens: int = 0  # of all questions behind the figures, those of earlier runs, too
     completion_tokens: int = 0
@@ -54,7 +58,7 @@ class JudgeFigures(Section):
     def outcome(self) -> Outcome:
         """Prompts won against prompts lost, by the exact sign test; ties count half, and tell nothing."""
         share = (self.wins + self.ties / 2) / self.num_prompts
-        return Outcome("answers that win", 0.5, share, sign_test(self.wins, self.losses))
+        return Outcome(PREFERRED, 0.5, share, sign_test(self.wins, self.losses))
 
     def cost(self, price_in: float, price_out: float) -> float:
         """Return what its tokens cost, at prices of a million."""

@@ -43,6 +43,7 @@ def judgement_of(
         wins=int(np.sum(preferences > 0.5)),
         ties=int(np.sum(preferences == 0.5)),
         losses=int(np.sum(preferences < 0.5)),
+        same=sum(pair.before == pair.after for pair, _, _ in read),
         win_rate=float(np.mean(preferences)),
         win_rate_stderr=float(np.std(preferences, ddof=1) / np.sqrt(size)) if size > 1 else None,
         length_controlled=controlled.rate if controlled else None,
@@ -50,16 +51,22 @@ def judgement_of(
         characters_before=float(np.mean(before)),
         characters_after=float(np.mean(after)),
         cut=session.cut,
-        agreement=_agreement(session) if asked else None,
+        agreement=_agreement(answers, session) if asked else None,
         first_chosen=_first_chosen(session) if asked else None,
         prompt_tokens=session.prompt_tokens,
         completion_tokens=session.completion_tokens,
     )
 
 
-def _agreement(session: Session) -> float:
-    orders = [opinion.orders for opinion in session.opinions if opinion.preference is not None]
-    return sum(first == second for first, second in orders) / len(orders)
+def _agreement(answers: Sequence[AnswerPair], session: Session) -> float | None:
+    """Over the pairs that the judge was asked about: of answers that are the same it said nothing. None where it was asked
+    about none."""
+    orders = [
+        opinion.orders
+        for pair, opinion in zip(answers, session.opinions, strict=True)
+        if opinion.preference is not None and pair.before != pair.after
+    ]
+    return sum(first == second for first, second in orders) / len(orders) if orders else None
 
 
 def _first_chosen(session: Session) -> float | None:

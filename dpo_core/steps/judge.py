@@ -28,7 +28,7 @@ def run(job: JudgeJob, progress: Progress) -> JudgeResult:
     """Ask the judge what it was not asked before, and count."""
     answers = read_answers(job)
     progress.begin("judge", 2 * len(answers), "answers" if not job.needs_network else "questions")
-    kept_in = job.cache_dir / fingerprint({"version": job.VERSION, "judge": content_of(job.judge)})[:16]
+    kept_in = job.cache_dir / fingerprint({"version": job.WORDS_VERSION, "judge": content_of(job.judge)})[:16]
     with KeptWords(kept_in) as kept:
         session = judge_of(job, kept, progress).judge(answers)
     judgement = judgement_of(job.judge, answers, session)

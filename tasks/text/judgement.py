@@ -31,6 +31,7 @@ def judgement_rows(
         "win rate": with_error(judgement.win_rate, judgement.win_rate_stderr),
         "win rate, length-controlled": controlled,
         "won, tied, lost": f"{judgement.wins:,}, {judgement.ties:,}, {judgement.losses:,}",
+        **({"ties of the same answer twice": f"{judgement.same:,}"} if judgement.same else {}),
         "characters an answer": f"{judgement.characters_before:,.0f} → {judgement.characters_after:,.0f}",
     }
     if judgement.agreement is not None:

@@ -62,9 +62,16 @@ def test_both_orders_are_asked_and_the_better_answer_wins(server, tmp_path):
 def test_a_judge_that_takes_what_stands_first_decides_nothing_and_it_shows(tmp_path):
     with judge_server(lambda prompt, first, second: "A") as server:
         found = judged(server, tmp_path).judgement
-    assert (found.win_rate, found.ties) == (0.5, 6)
+    assert (found.win_rate, found.ties, found.same) == (0.5, 6, 1)
     assert found.first_chosen == 1.0
-    assert found.agreement == pytest.approx(1 / 6)  # on the answers that are the same
+    assert found.agreement == 0.0  # it was asked nothing about the answers that are the same
+
+
+def test_of_answers_that_are_all_the_same_a_judge_agrees_with_nothing(server, tmp_path):
+    same = tuple(AnswerPair(prompt=f"{number}?", before="sea", after="sea") for number in range(3))
+    found = run_here(judge_job(tmp_path / "run", endpoint(server), same)).judgement
+    assert (found.agreement, found.first_chosen, found.ties, found.same) == (None, None, 3, 3)
+    assert server.questions == []
 
 
 def test_faults_of_a_server_are_waited_for(server, tmp_path):
