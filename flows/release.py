@@ -36,6 +36,7 @@ from tasks.gate.config import GateConfig
 from tasks.gate.rules import GATE_FILE, GateCheck
 from tasks.gate.signs import checks_of
 from tasks.report.question import Judged, question_markdown
+from tasks.run.files import read_run_files
 from tasks.show.artifacts import show_approval
 from tasks.show.reported_run import show_report
 
@@ -104,7 +105,13 @@ def approve(
             config.name,
             candidate.place,
             checks,
-            Judged(candidate.evaluation, candidate.benchmarks, candidate.judgement, candidate.trained.best),
+            Judged(
+                candidate.evaluation,
+                candidate.benchmarks,
+                candidate.judgement,
+                candidate.trained.best,
+                read_run_files(run.folder.folder).sweep,
+            ),
             config.evaluation,
             PREFECT_UI_URL.value(),
         )

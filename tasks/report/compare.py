@@ -169,7 +169,8 @@ def evaluation_section(runs: Sequence[RunFiles]) -> PageSection | None:
         tuple((*row, word) for row, word in zip(table.rows, best, strict=True)),
     )
     explanation = (
-        "All are measured on the same held-out pairs."
+        "All are measured on the same held-out pairs. The best is so by its figure alone, which chance may have made: see "
+        "each run's own standard errors."
         if _same_pairs(runs)
         else "They are measured on different held-out pairs: none is called the best."
     )

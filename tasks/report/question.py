@@ -10,9 +10,11 @@ from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.metric_names import HEADLINE
 from tasks.gate.rules import GateCheck, check_table
+from tasks.report.looks import looks_of
 from tasks.report.samples import informative
 from tasks.report.tables import markdown_table, metrics_rows
 from tasks.report.verdict import verdict_of
+from tasks.sweep.outcomes import SweepOutcome
 from tasks.text.escape import markdown_code, markdown_link, markdown_text
 from tasks.text.judgement import judgement_rows
 from tasks.text.scores import benchmark_rows
@@ -28,6 +30,7 @@ class Judged(NamedTuple):
     benchmarks: Benchmarks | None = None
     judgement: JudgeFigures | None = None
     best: BestStep | None = None
+    sweep: SweepOutcome | None = None
 
 
 def question_markdown(
@@ -41,14 +44,14 @@ def question_markdown(
     """Return verdict, gate, evaluation and samples. ``candidate``: where the checkpoint is; ``ui_url``: of Prefect's pages,
     if known.
     """
-    evaluation, benchmarks, judgement, best = judged
+    evaluation, benchmarks, judgement, best, sweep = judged
     gate = markdown_table(check_table(checks)) if checks else "No rule is set.\n"
     links = (
         " · ".join(markdown_link(key, f"{ui_url}/artifacts/key/{name}-{key}") for key in ARTIFACTS)
         if ui_url
         else ""
     )
-    verdict = verdict_of(evaluation, settings.warnings, benchmarks, judgement, best)
+    verdict = verdict_of(evaluation, settings.warnings, benchmarks, judgement, looks_of(best, sweep))
     said = (
         [verdict.in_words, *(sign.words for sign in verdict.signs)] if verdict else ["Nothing was measured."]
     )

@@ -1,6 +1,7 @@
 """The answer that a report opens with: better, worse, or not to be told; by which figures, and at what cost."""
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,19 +9,20 @@ from pydantic import ValidationError
 
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.jobs import EvaluateResult
-from dpo_core.contract.judgement import JudgeFigures
-from dpo_core.contract.keep_best import BestStep
-from dpo_core.contract.metric_names import ANSWERED, EVALUATED, MEANINGS, label_of, split_by_source
-from dpo_core.contract.outcome import Outcome, accuracy_outcome
-from dpo_core.contract.warning_signs import TITLES, WORDS, Sign, WarningBounds
+from dpo_core.contract.judgement import PREFERRED, JudgeFigures
+from dpo_core.contract.metric_names import ACCURACY, ACCURACY_ERROR, PROMPTS, UNENDED, by_set, label_of
+from dpo_core.contract.outcome import Draws, Outcome, accuracy_outcome, chance_of, told_together
+from dpo_core.contract.warning_signs import TITLES, WORDS, Sign, SignName, WarningBounds
 from tasks.gate.signs import outcomes_of, signs_in
 from tasks.report.blocks import Block, Notice, Text, Tone
+from tasks.report.looks import ChosenBy, accuracy_label, counted, looks_of
 from tasks.report.timeline import duration
 from tasks.run.files import RunFiles
+from tasks.text.scores import with_error
 
 LEVEL = 0.05  # of chance, below which a change counts
-ACCURACY = "rewards/accuracies"
-OF_PAIRS, KEPT = f"held-out {MEANINGS[ACCURACY].label}", MEANINGS["checker/pass_rate"].label
+MOST_LISTED = 6  # figures in the sentence; a table has them all
+OF_PAIRS_ALONE: tuple[SignName, ...] = ("length_rule", "no_signal")  # what is wrong with their accuracy alone
 Answer = Literal["Better", "Worse", "Cannot tell"]
 TONES: dict[Answer, Tone] = {"Better": "good", "Worse": "bad", "Cannot tell": "warn"}
 
@@ -43,36 +45,38 @@ def verdict_of(
     bounds: WarningBounds | None = None,
     benchmarks: Benchmarks | None = None,
     judgement: JudgeFigures | None = None,
-    best: BestStep | None = None,
+    looks: Sequence[ChosenBy] = (),
 ) -> VerdictOfRun | None:
     """Return what evaluation, benchmarks and judge say of a checkpoint; None where nothing was measured.
 
-    Worse: something counted in answers, or reward accuracy, fell by more than chance, or a figure is no number any more.
-    Better: one of them rose so, none fell, and no sign warns. Everything else is not to be told from these figures, however
-    good some of them look. ``best``: how the checkpoint was chosen, which is a look at the figures for each evaluation.
+    Worse: something counted in answers, or reward accuracy, of the mixture or of a named set, fell by more than chance, or
+    a figure is no number any more. Better: one of them rose so, none fell, and no sign warns; a sign that accuracy tells
+    nothing takes that away alone. Everything else is not to be told from these figures, however good some of them look.
+    ``looks``: how the checkpoint was chosen, see ``looks_of``.
     """
     signs = signs_in(bounds or WarningBounds(), result, benchmarks, judgement)
     if lost := _no_numbers(result):
         return VerdictOfRun("Worse", f"no number any more: {', '.join(map(label_of, lost))}", signs)
-    counted = tuple(
-        _at_equal_length(_of_the_chosen(one, best), judgement)
-        for one in outcomes_of(result, benchmarks, judgement)
+    of_answers = outcomes_of(result, benchmarks, judgement)
+    outcomes = told_together(
+        [_at_equal_length(counted(one, looks), judgement) for one in (*_accuracies(result), *of_answers)]
     )
-    outcomes = (*(_of_the_chosen(one, best) for one in _accuracy(result)), *counted)
     if not outcomes:
         return None
     fell, rose = ([one for one in outcomes if one.fell(LEVEL)], [one for one in outcomes if one.rose(LEVEL)])
     if fell:
         return VerdictOfRun("Worse", _listed(fell), signs)
-    if signs:
+    doubts = [sign for sign in signs if sign.name in OF_PAIRS_ALONE]
+    proven = [one for one in rose if not (doubts and one.label.startswith(accuracy_label()))]
+    if len(doubts) < len(signs) or (doubts and not proven):
         warned = ", ".join(TITLES[sign.name] for sign in signs)
         return VerdictOfRun(
             "Cannot tell", f"{_listed(rose) or _unmoved(outcomes)}, with signs of {warned}", signs
         )
-    if not rose:
+    if not proven:
         return VerdictOfRun("Cannot tell", _unmoved(outcomes), signs)
-    alone = "" if counted else "; nothing was counted in answers, which may be worse all the same"
-    return VerdictOfRun("Better", f"{_listed(rose)}{alone}", signs)
+    alone = "" if of_answers else "; nothing was counted in answers, which may be worse all the same"
+    return VerdictOfRun("Better", f"{_listed(proven)}{alone}", signs)
 
 
 def verdict_of_run(run: RunFiles) -> VerdictOfRun | None:
@@ -80,7 +84,8 @@ def verdict_of_run(run: RunFiles) -> VerdictOfRun | None:
     if run.evaluation is None:
         return None
     best = run.trained.best if run.trained else None
-    return verdict_of(run.evaluation, _bounds(run), run.benchmarks, run.judgement, best)
+    looks = looks_of(best, run.sweep)
+    return verdict_of(run.evaluation, _bounds(run), run.benchmarks, run.judgement, looks)
 
 
 def verdict_blocks(run: RunFiles) -> tuple[Block, ...]:
@@ -103,11 +108,29 @@ def _bounds(run: RunFiles) -> WarningBounds:
         return WarningBounds()
 
 
-def _accuracy(result: EvaluateResult) -> tuple[Outcome, ...]:
-    before, after = result.before.get(ACCURACY), result.after.get(ACCURACY)
-    if before is None or after is None:
-        return ()
-    return (accuracy_outcome(OF_PAIRS, before, after, result.num_pairs),)
+def _accuracies(result: EvaluateResult) -> Iterator[Outcome]:
+    """Of the mixture's own pairs, and of each named set's."""
+    of_before, of_after = by_set(result.before), by_set(result.after)
+    own = ("", result.before, result.after, float(result.num_pairs))
+    sets = (
+        (name, of_before.get(name, {}), after, after.get("pairs", 0.0)) for name, after in of_after.items()
+    )
+    for name, before, after, num_pairs in (own, *sets):
+        if ACCURACY in before and ACCURACY in after:
+            yield accuracy_outcome(
+                accuracy_label(name),
+                before[ACCURACY],
+                after[ACCURACY],
+                round(num_pairs),
+                _draws(before, after),
+            )
+
+
+def _draws(before: Mapping[str, float], after: Mapping[str, float]) -> Draws | None:
+    """None in evaluations that do not say so."""
+    if not {ACCURACY_ERROR, PROMPTS} <= before.keys() & after.keys():
+        return None
+    return Draws(before[ACCURACY_ERROR], after[ACCURACY_ERROR], round(after[PROMPTS]))
 
 
 def _no_numbers(result: EvaluateResult) -> list[str]:
@@ -120,35 +143,33 @@ def _no_numbers(result: EvaluateResult) -> list[str]:
 
 
 def _at_equal_length(outcome: Outcome, judgement: JudgeFigures | None) -> Outcome:
-    """What a judge prefers, unless answers of equal length would not win: then they won by length, which is nothing better
-    (Dubois et al., arXiv 2404.04475)."""
-    controlled = judgement.length_controlled if judgement else None
-    if controlled is None or controlled > 0.5 or outcome.change <= 0 or judgement is None:
+    """What a judge prefers, unless answers of equal length would not win by more than chance: then they won by length, which
+    is nothing better (Dubois et al., arXiv 2404.04475)."""
+    if judgement is None or outcome.change <= 0 or not outcome.label.startswith(PREFERRED):
         return outcome
-    if outcome.label != judgement.outcome.label:
+    controlled, stderr = judgement.length_controlled, judgement.length_controlled_stderr
+    if controlled is None:
         return outcome
-    return replace(outcome, label=f"{outcome.label}, but {controlled:.2f} of equal length,", chance=1.0)
-
-
-def _of_the_chosen(outcome: Outcome, best: BestStep | None) -> Outcome:
-    """The outcome of a checkpoint that was chosen by this very figure, or one of the same pairs or answers: the best of many
-    looks is high by chance, so each look counts (Bonferroni), also where evaluations are much alike. What fell, fell."""
-    if best is None or best.num_evaluations < 2 or outcome.change <= 0:
+    chance = 1.0 if controlled <= 0.5 else chance_of(controlled - 0.5, stderr or 0.0, judgement.num_prompts)
+    if chance <= outcome.chance:
         return outcome
-    of_pairs = best.metric in EVALUATED or split_by_source(best.metric) is not None
-    chosen_by = OF_PAIRS if of_pairs else KEPT if best.metric in ANSWERED else ""
-    if outcome.label != chosen_by:
-        return outcome
-    label = f"{outcome.label}, best of {best.num_evaluations} evaluations,"
-    return replace(outcome, label=label, chance=min(1.0, best.num_evaluations * outcome.chance))
+    but = "" if chance < LEVEL else "but "
+    label = (
+        f"{outcome.label.removesuffix(',')}, {but}{with_error(controlled, stderr, digits=2)} of equal length,"
+    )
+    return replace(outcome, label=label, chance=chance)
 
 
-def _listed(outcomes: list[Outcome]) -> str:
-    return ", ".join(outcome.in_words for outcome in outcomes)
+def _listed(outcomes: Sequence[Outcome]) -> str:
+    """The surest first where there are many."""
+    if len(outcomes) <= MOST_LISTED:
+        return ", ".join(outcome.in_words for outcome in outcomes)
+    surest = sorted(outcomes, key=lambda outcome: outcome.chance)[:MOST_LISTED]
+    return f"{_listed(surest)} and {len(outcomes) - MOST_LISTED} more"
 
 
-def _unmoved(outcomes: tuple[Outcome, ...]) -> str:
-    return f"no more than chance would do: {_listed(list(outcomes))}"
+def _unmoved(outcomes: Sequence[Outcome]) -> str:
+    return f"no more than chance would do: {_listed(outcomes)}"
 
 
 def _cost(run: RunFiles, result: EvaluateResult) -> str:
@@ -164,7 +185,9 @@ def _cost(run: RunFiles, result: EvaluateResult) -> str:
             + (f", {seconds * count / 3600:.1f} device hours" if count > 1 else "")
         )
     if result.before.get(WORDS) and WORDS in result.after:
-        said.append(f"answers {result.after[WORDS] / result.before[WORDS]:.2f} times as long")
+        unended = [metrics.get(UNENDED, 0.0) for metrics in (result.before, result.after)]
+        cut = f" ({unended[0]:.0%} cut at their limit before, {unended[1]:.0%} now)" if any(unended) else ""
+        said.append(f"answers {result.after[WORDS] / result.before[WORDS]:.2f} times as long{cut}")
     if (divergence := result.after.get("kl/per_token")) is not None:
         said.append(f"KL {divergence:.3g} nats a token")
     return f"Cost: {', '.join(said)}." if said else ""

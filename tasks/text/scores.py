@@ -45,6 +45,6 @@ def cells_of(score: BenchmarkScore) -> tuple[str, ...]:
     )
 
 
-def with_error(value: float, error: float | None, sign: str = "") -> str:
+def with_error(value: float, error: float | None, sign: str = "", digits: int = 4) -> str:
     """Return "0.4312 ± 0.0137"."""
-    return f"{value:{sign}.4f}" + ("" if error is None else f" ± {error:.4f}")
+    return f"{value:{sign}.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")

@@ -94,14 +94,14 @@ def test_rows_of_a_reward_model_have_no_orders_and_no_tokens():
 
 
 def test_report_verdict_and_comparison_tell_it(tmp_path):
-    run = judged_run(tmp_path / "a", judgement(), judge=PRICED)
+    run = judged_run(tmp_path / "a", judgement(length_controlled=0.7), judge=PRICED)
     page = render_html(report_page(run))
     assert "0.7750 ± 0.0500" in page
     assert "judge-7b compared the answers to each prompt in both orders" in page
     assert ">0.16<" in page  # by the prices of the run's recipe
     verdict = verdict_of_run(run)
     assert verdict.answer == "Better"
-    assert "answers that win 0.50 to 0.78 (p < 0.001)" in verdict.because
+    assert "answers that win, 0.70 ± 0.06 of equal length, 0.50 to 0.78 (p = 0.0019, " in verdict.because
     worse = judged_run(tmp_path / "b", judgement(wins=5, ties=0, losses=35), judge=PRICED)
     assert verdict_of_run(worse).in_words.startswith("Worse: answers that win 0.50 to 0.12")
     assert [sign.name for sign in verdict_of_run(worse).signs] == ["outcome"]

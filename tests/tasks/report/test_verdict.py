@@ -6,9 +6,11 @@ from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.metric_names import label_of
 from tasks.report.blocks import Notice
+from tasks.report.looks import looks_of
 from tasks.report.page import report_page
 from tasks.report.verdict import verdict_of
 from tasks.run.files import read_run_files
+from tasks.sweep.outcomes import MemberOutcome, SweepOutcome
 from tests.tasks.made_judgement import judgement
 from tests.tasks.made_scores import benchmarks
 from tests.tasks.report.made_run import make_run
@@ -24,6 +26,7 @@ def verdict(
     before: dict = SFT,
     num_pairs: int = 200,
     best: BestStep | None = None,
+    sweep: SweepOutcome | None = None,
 ):
     answers = tuple(
         AnswerPair(prompt="p", before="b", after="a", before_passes=old, after_passes=new)
@@ -38,7 +41,7 @@ def verdict(
             num_prompts=len(answers),
             answers=answers,
         ),
-        best=best,
+        looks=looks_of(best, sweep),
     )
 
 
@@ -123,7 +126,10 @@ def test_a_set_that_rewards_length_is_told_though_it_wins_the_pairs():
     assert found.because.endswith("with signs of margins that follow length")
 
 
-@pytest.mark.parametrize(("controlled", "answer"), [(0.6, "Better"), (None, "Better"), (0.44, "Cannot tell")])
+@pytest.mark.parametrize(
+    ("controlled", "answer"),
+    [(0.66, "Better"), (None, "Better"), (0.6, "Cannot tell"), (0.44, "Cannot tell")],
+)
 def test_answers_that_win_by_their_length_alone_are_not_better(controlled, answer):
     result = EvaluateResult(
         job_fingerprint="f" * 64, before=SFT, after=SFT, num_pairs=200, num_prompts=0, answers=()
@@ -131,7 +137,7 @@ def test_answers_that_win_by_their_length_alone_are_not_better(controlled, answe
     found = verdict_of(result, judgement=judgement(length_controlled=controlled))
     assert found.answer == answer
     if answer == "Cannot tell":
-        assert "answers that win, but 0.44 of equal length, 0.50 to 0.78" in found.because
+        assert f"answers that win, but {controlled:.2f} ± 0.06 of equal length, 0.50 to 0.78" in found.because
     lost = judgement(wins=8, losses=30, length_controlled=0.3)
     assert verdict_of(result, judgement=lost).answer == "Worse"
 
@@ -205,3 +211,121 @@ def test_tasks_are_counted_in_answers_and_decide(after, answer):
     found = verdict_of(result, None, benchmarks(gsm8k=(60, after), ifeval=(50, 50)))
     assert found.answer == answer
     assert f"gsm8k exact_match (strict-match) 0.60 to {after / 100:.2f}" in found.because
+
+
+def test_a_named_set_that_falls_is_worse_whatever_the_mixture_s_own_pairs_say():
+    """Labels that are flipped in the mixture are flipped in its held-out pairs as well; a set of clean ones tells."""
+    clean = {"held_out/clean/rewards/accuracies": 0.31, "held_out/clean/pairs": 100.0}
+    before = SFT | {"held_out/clean/rewards/accuracies": 0.5}
+    found = verdict({"rewards/accuracies": 0.9} | clean, before=before)
+    assert found.in_words == "Worse: clean: held-out reward accuracy 0.50 to 0.31 (p < 0.001)"
+    chosen = best_of(20, "held_out/clean/rewards/accuracies")
+    risen = {
+        "rewards/accuracies": 0.5,
+        "held_out/clean/rewards/accuracies": 0.64,
+        "held_out/clean/pairs": 100,
+    }
+    assert verdict(risen, before=before).answer == "Better"
+    assert verdict(risen, before=before, best=chosen).answer == "Cannot tell"
+
+
+def test_pairs_of_few_prompts_are_few():
+    after = {"rewards/accuracies": 0.7, "rewards/accuracies_stderr": 0.12, "prompts": 12.0}
+    before = SFT | {"rewards/accuracies_stderr": 0.0, "prompts": 12.0}
+    assert verdict({"rewards/accuracies": 0.7}).answer == "Better"
+    assert verdict(after, before=before).answer == "Cannot tell"
+
+
+def test_one_task_of_many_that_moves_is_what_chance_does():
+    result = EvaluateResult(
+        job_fingerprint="f" * 64, before=SFT, after=SFT, num_pairs=200, num_prompts=0, answers=()
+    )
+    unmoved = {f"task{number}": (50, 50) for number in range(8)}
+    for after in (44, 56):  # p = 0.031 alone
+        found = verdict_of(result, None, benchmarks(a=(50, after), **unmoved))
+        assert found.answer == "Cannot tell"
+        assert f"0.50 to 0.{after} (p = 0.031, 0.31 as one of 10 figures)" in found.because
+        assert found.because.endswith("and 4 more")
+
+
+def test_what_was_cut_at_its_limit_is_said_beside_the_length(tmp_path):
+    after = {"answers/mean_words": 11.0, "answers/unended": 0.75}
+    first = report_page(read_run_files(make_run(tmp_path, after=after))).summary[0]
+    assert "answers 0.55 times as long (0% cut at their limit before, 75% now)" in first.text
+
+
+def sweep_of(metric: str, count: int) -> SweepOutcome:
+    """The first of so many members won, and another failed."""
+    members = [
+        MemberOutcome(number=number, label=str(number), settings={}, run="", after={metric: 1 / number})
+        for number in range(1, count + 1)
+    ]
+    failed = MemberOutcome(number=count + 1, label="failed", settings={}, run="", error="out of memory")
+    return SweepOutcome(metric=metric, winner=1, members=(*members, failed))
+
+
+def test_the_winner_of_a_sweep_is_the_best_of_its_members():
+    after = {"rewards/accuracies": 0.6}
+    assert verdict(after, sweep=sweep_of("rewards/accuracies", 1)).answer == "Better"
+    won = verdict(after, sweep=sweep_of("rewards/accuracies", 12))
+    assert won.answer == "Cannot tell"
+    assert "reward accuracy, best of 12 members, 0.50 to 0.60 (p = 0.068)" in won.because
+    both = verdict(after, best=best_of(3), sweep=sweep_of("rewards/accuracies", 2))
+    assert (
+        "reward accuracy, best of 3 evaluations, best of 2 members, 0.50 to 0.60 (p = 0.034)" in both.because
+    )
+    assert verdict(after, sweep=sweep_of("benchmarks/gsm8k", 12)).answer == "Better"
+    unmoved = EvaluateResult(
+        job_fingerprint="f" * 64, before=SFT, after=SFT, num_pairs=200, num_prompts=0, answers=()
+    )
+    looks = looks_of(sweep=sweep_of("benchmarks/gsm8k", 12))
+    found = verdict_of(unmoved, None, benchmarks(gsm8k=(60, 69)), looks=looks)  # p = 0.004 alone
+    assert (found.answer, "best of 12 members" in found.because) == ("Cannot tell", True)
+    assert verdict_of(unmoved, None, benchmarks(gsm8k=(60, 69))).answer == "Better"
+    preferred = looks_of(sweep=sweep_of("judge/win_rate", 12))
+    won = verdict_of(
+        unmoved, judgement=judgement(wins=30, losses=14, length_controlled=None), looks=preferred
+    )
+    assert "answers that win, best of 12 members," in won.because
+
+
+LENGTH_ALONE = {
+    "rewards/accuracies": 0.97,
+    "length_rule/accuracies": 0.97,
+    "length_rule/accuracies_above": 0.0,
+    "length_rule/accuracies_above_stderr": 0.01,
+    "prompts": 200.0,
+}
+NOISE = {
+    "rewards/accuracies": 0.5,
+    "rewards/accuracies_stderr": 0.04,
+    "prompts": 200.0,
+    "logps/margins_moved": 4.0,
+}
+
+
+def test_pairs_whose_chosen_side_is_just_longer_are_told_in_the_first_line():
+    found = verdict(LENGTH_ALONE)
+    assert found.in_words == (
+        "Cannot tell: held-out reward accuracy 0.50 to 0.97 (p < 0.001), with signs of an accuracy that length alone has"
+    )
+    assert "Length alone tells chosen from rejected in 0.97 of the held-out pairs" in found.signs[0].words
+
+
+def test_labels_that_are_noise_are_told_in_the_first_line():
+    found = verdict(NOISE)
+    assert found.in_words.startswith(
+        "Cannot tell: no more than chance would do: held-out reward accuracy 0.50 to 0.50"
+    )
+    assert found.in_words.endswith("with signs of pairs that teach nothing")
+    assert "labels that are wrong in half of the pairs look so" in found.signs[0].words
+
+
+@pytest.mark.parametrize("after", [LENGTH_ALONE, NOISE])
+def test_what_is_wrong_with_the_pairs_alone_takes_nothing_from_answers_that_got_better(after):
+    """As in the quickstart: three of its four instructions are easier to keep with few words."""
+    found = verdict(after, KEPT_MORE)
+    assert found.in_words.startswith("Better: instructions kept 0.40 to 1.00 (p < 0.001")
+    assert len(found.signs) == 1
+    assert verdict(after, KEPT_LESS).answer == "Worse"
+    assert verdict(after | {"logps_per_token/chosen": -9.0}, KEPT_MORE).answer == "Cannot tell"
