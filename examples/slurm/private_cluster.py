@@ -1,21 +1,25 @@
 """A Slurm cluster of this machine alone, to try things on: real slurmctld and slurmds with ports and a folder of their own.
 
 In a tenth of a second, with 20 MB. Every node is a slurmd of its own name; what runs "there" runs here.
+
+PAIRLINE_SLURM_SITE names a folder with a site's own settings: of the lines of its ``slurm.conf`` each counts in place of the
+one here, and its ``cgroup.conf`` is taken as it is. ``{folder}`` and ``{names}`` stand for the cluster's own.
 """
 
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 CONFIGURATION = """
-ClusterName=private
+ClusterName=private{controller_port}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
 SlurmUser={user}
@@ -41,11 +45,13 @@ MinJobAge=300
 SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_min_interval=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+{site}
 {nodes}
 PartitionName=train Nodes={names} Default=YES
 PartitionName=short Nodes={names} MaxTime=1
 PartitionName=urgent Nodes={names} PriorityTier=10 PreemptMode=OFF
 """
+NO_CGROUPS = (23, 11)  # from here on they have to be forgone by name where they cannot be written
 SECONDS_TO_COME_UP = 120.0
 SYSTEM_PROGRAMS = ("/usr/sbin", "/usr/local/sbin", "/sbin")  # where daemons lie, which users' PATH may lack
 
@@ -53,6 +59,18 @@ SYSTEM_PROGRAMS = ("/usr/sbin", "/usr/local/sbin", "/sbin")  # where daemons lie
 def find_program(name: str) -> str | None:
     """Return the path of a program of Slurm's, if it is installed."""
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS)))
+
+
+def slurm_version() -> tuple[int, ...]:
+    """Return the version of the slurmctld that is installed, as ``slurm-wlm 24.11.5`` says it."""
+    said = subprocess.run(
+        (find_program("slurmctld") or "slurmctld", "-V"), capture_output=True, text=True, check=False
+    ).stdout
+    return tuple(int(number) for number in re.findall(r"\d+", said))
+
+
+def _site() -> Path | None:
+    return Path(named) if (named := os.environ.get("PAIRLINE_SLURM_SITE")) else None
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,7 @@ class PrivateCluster:
     num_nodes: int = 2
     num_cores: int = 2
     message_seconds: int = 10
+    site: Path | None = field(default_factory=_site)
 
     @property
     def conf(self) -> Path:
@@ -85,7 +104,9 @@ class PrivateCluster:
     def up(self) -> None:
         """Write its configuration, start its daemons, and wait until the nodes are idle."""
         (self.folder / "state").mkdir(parents=True)
-        (self.folder / "cgroup.conf").write_text("")
+        (self.folder / "cgroup.conf").write_text(
+            self._of_site("cgroup.conf", "CgroupPlugin=disabled\n" if slurm_version() >= NO_CGROUPS else "")
+        )
         for name in self.nodes:
             (self.folder / f"spool-{name}").mkdir()
         controller, *ports = _free_ports(self.num_nodes + 1)
@@ -104,6 +125,7 @@ class PrivateCluster:
                 names=",".join(self.nodes),
                 message_seconds=self.message_seconds,
                 node_seconds=2 * self.message_seconds + 1,
+                site=self._of_site("slurm.conf"),
             )
         )
         self.start_controller()
@@ -186,6 +208,12 @@ class PrivateCluster:
             time.sleep(0.1)
         for name in ("slurmctld", *self.nodes):
             self._kill(name)
+
+    def _of_site(self, name: str, otherwise: str = "") -> str:
+        file = self.site / name if self.site else None
+        if file is None or not file.exists():
+            return otherwise
+        return file.read_text().replace("{folder}", str(self.folder)).replace("{names}", ",".join(self.nodes))
 
     def _start(self, program: str, *arguments: str) -> None:
         command = (find_program(program) or program, *arguments)
