@@ -1,9 +1,9 @@
 """The first program of each task under srun: ``python -m dpo_core.in_slurm START BEFORE COMMAND...``.
 
-It tells the step's process its rank, waits for what an earlier start has left running, and ends the process once a newer
-start of the job began or its run is over: a node that its controller has lost runs on, and nobody else can end what is
-there. START is this
-start's folder, beside it lies ``attempt`` with the name of the newest; BEFORE is the folder of the start before, or empty.
+It tells the step's process its rank, waits for what an earlier start has left running, passes SIGTERM on, and ends the
+process once a newer start of the job began or its run is over: a node that its controller has lost runs on, and nobody
+else can end what is there. START is this start's folder, beside it lies ``attempt`` with the name of the newest; BEFORE is
+the folder of the start before, or empty.
 Tasks write into START/ranks alone, the one place of it that a container may write. Standard library alone.
 """
 
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 
 from dpo_core.contract.rank_container import KIND
 from dpo_core.slurm_container import contained, exit_code
@@ -104,13 +105,12 @@ def has_ended(file: Path) -> bool:
 def main(argv: list[str]) -> int:
     """Run the command to its end; returns its exit code."""
     start, before, command = Path(argv[0]), argv[1], argv[2:]
-    # Slurm signals all processes of a step, the command's, too: this one only must not die of it, nor pass on that it is
-    # ignored.
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    asked = StopPassedOn()
     rank = os.environ["SLURM_PROCID"]
     file = start / "ranks" / f"rank-{rank}.json"
     about: dict[str, object] = {
         "rank": int(rank),
+        "world": int(os.environ.get("SLURM_NTASKS", "0")),
         "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
     }
     write(file, about)
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
     if not may_go_on(start):  # its node was slow, and is not waited for any more
         write(file, about | {"code": FENCED, "time": time.time()})
         return FENCED
-    code, fenced = run(command, start, file)
+    code, fenced = run(command, start, file, asked)
     with contextlib.suppress(OSError):  # what it was killed with says nothing of the step
         write(file, about | {"code": FENCED if fenced else code, "time": time.time()})
     if fenced:
@@ -128,7 +128,31 @@ def main(argv: list[str]) -> int:
     return SIGNAL_EXIT - code if code < 0 else code
 
 
-def run(command: list[str], start: Path, file: Path) -> tuple[int, bool]:
+class StopPassedOn:
+    """Whether this task was asked to stop, and the command that is to hear of it.
+
+    Where Slurm tracks processes by cgroups, as most sites have it, it signals a task alone; else all that a task has
+    started, too: then the command hears of it twice.
+    """
+
+    def __init__(self) -> None:
+        self.child: subprocess.Popen | None = None
+        self.is_asked = False
+        signal.signal(signal.SIGTERM, self._pass_on)
+
+    def tell(self, child: subprocess.Popen) -> None:
+        """Pass it on to this one, also what came before it began."""
+        self.child = child
+        if self.is_asked:
+            child.send_signal(signal.SIGTERM)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self.is_asked = True
+        if self.child is not None:
+            self.child.send_signal(signal.SIGTERM)  # nothing where it has ended
+
+
+def run(command: list[str], start: Path, file: Path, asked: StopPassedOn) -> tuple[int, bool]:
     """Run the command, in its container if it has one, and leave nothing of it. -> as ``watched``"""
     kind, libc = os.environ.get(KIND, ""), ctypes.CDLL(None)
     with contained(command, start, os.environ | ranks(os.environ)) as (argv, env):
@@ -146,6 +170,7 @@ def run(command: list[str], start: Path, file: Path) -> tuple[int, bool]:
         except OSError as error:
             print(f"{argv[0]}: {error.strerror} on {socket.gethostname()}", flush=True)
             return NOT_STARTED, False
+        asked.tell(child)
         try:
             code, fenced = watched(child, start, file)
         finally:

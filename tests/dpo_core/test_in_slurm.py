@@ -10,6 +10,7 @@ import time
 import pytest
 
 from dpo_core.in_slurm import address_of, main, ranks, wait_for
+from tests.waiting import wait_until
 
 GIVEN = {
     "SLURM_NTASKS": "16",
@@ -143,3 +144,29 @@ def test_a_task_whose_run_is_over_is_ended(tmp_path):
     (tmp_path / "key.0/over").touch()
     ghost.communicate(timeout=120)
     assert ghost.returncode == 75
+
+
+@pytest.mark.parametrize("is_early", [False, True], ids=["at work", "before it began"])
+def test_what_a_task_alone_is_asked_its_command_hears(tmp_path, is_early: bool):
+    """Where Slurm tracks processes by cgroups, it signals no other one of a task's."""
+    script = (
+        "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(20))\n"
+        "print('up', flush=True)\ntime.sleep(60)"
+    )
+    before = tmp_path / "key.0"
+    (before / "ranks").mkdir(parents=True)
+    if is_early:  # it waits for one that lives
+        (before / "ranks/rank-0.json").write_text('{"rank": 0}')
+    task = start_task(tmp_path, "key.1", str(before), script)
+    written = tmp_path / "key.1/ranks/rank-0.json"
+    if is_early:
+        wait_until(written.exists, "the task")
+        task.send_signal(signal.SIGTERM)
+        (before / "ranks/rank-0.json").write_text('{"rank": 0, "code": 0}')
+    else:
+        assert task.stdout is not None
+        assert task.stdout.readline() == "up\n"
+        task.send_signal(signal.SIGTERM)
+    code = task.wait(timeout=30)
+    assert code in ((20, 128 + signal.SIGTERM) if is_early else (20,))
+    assert json.loads(written.read_text())["code"] in (20, -signal.SIGTERM)

@@ -2,7 +2,7 @@
 
 seen                                                     means
 exit 0, of every rank                                    the step ended well, whatever Slurm says of the job (cancelled as
-                                                         it ended, a child of a rank that was out of memory)
+                                                         it ended) and srun (a child of a rank was out of memory)
 it could not begin: store, interpreter, a set-up line    store or config, not retried
 a step OUT_OF_MEMORY, "oom-kill event"                   oom
 a rank, its first program, srun or the batch script      crashed: the first rank by time, its node, the signal
@@ -82,7 +82,7 @@ def how_it_ended(end: JobEnd, step: str) -> Ended | LimitReached | PairlineError
         return (StoreError if start.refused.startswith("The store") else ConfigError)(
             f"Step {step}: {start.refused}"
         )
-    if code == 0 and (end.state in ("", "COMPLETED", "COMPLETING", "RUNNING") or start.is_good):
+    if start.is_good or (code == 0 and end.state in ("", "COMPLETED", "COMPLETING", "RUNNING")):
         return Ended(0)
     if any(OUT_OF_MEMORY.search(line) for line in end.last_lines) or (
         end.state == "OUT_OF_MEMORY" or end.slurm_signal == SLURM_OUT_OF_MEMORY
@@ -215,7 +215,7 @@ def why_a_start_ended(start: Start, is_followed: bool, is_over: bool = False) ->
         hosts = ", ".join(sorted({rank.host for rank in lost})) or start.nodes or "its node"
         return f"lost: nothing more was heard of {hosts}"
     fenced = any(rank.code == FENCED for rank in start.ranks)
-    if code == 0 and not fenced:
+    if start.is_good or (code == 0 and not fenced):
         return "done"
     first = _first_killed(start.ranks)
     if code == PREEMPTED_EXIT or (first is not None and first.code == -signal.SIGTERM):

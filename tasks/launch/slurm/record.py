@@ -32,12 +32,14 @@ SECONDS_WITHOUT_A_SIGN = 60.0  # ranks give one every 2 s; a file system may sho
 
 @dataclass(frozen=True, slots=True)
 class RankEnd:
-    """A rank, and how it ended. ``code`` is None while it runs, or where it could not say; negative: a signal."""
+    """A rank, and how it ended. ``code`` is None while it runs, or where it could not say; negative: a signal. ``world``: of
+    how many it is one, 0 where that is not known."""
 
     rank: int
     host: str
     code: int | None = None
     time: float = 0.0
+    world: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,11 @@ class Start:
 
     @property
     def is_good(self) -> bool:
-        """Whether its batch script and all its ranks have said that they ended well."""
-        return self.exit_code == 0 and bool(self.ranks) and all(rank.code == 0 for rank in self.ranks)
+        """Whether all its ranks have said that they ended well. srun may say otherwise, of a child of theirs that was
+        killed for memory."""
+        if not self.ranks or any(rank.code != 0 for rank in self.ranks):
+            return False
+        return self.exit_code == 0 or len(self.ranks) == self.ranks[0].world
 
     def seconds(self, now: float) -> float:
         """Return how long it ran, or runs: an end that nobody wrote down was at its last sign of life."""
@@ -132,6 +137,7 @@ def _rank(file: Path) -> RankEnd | None:
             str(written["host"])[:256],
             None if code is None else int(code),
             float(written.get("time", 0)),
+            int(written.get("world", 0)),
         )
     return None
 

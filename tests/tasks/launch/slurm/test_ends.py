@@ -157,8 +157,12 @@ def test_memory_is_told_whoever_saw_it():
 
 
 def test_what_is_done_is_done_whatever_slurm_says_of_the_job():
-    """24.11 with cgroups says OUT_OF_MEMORY of a job of which any process was killed for memory, also a rank's child."""
+    """24.11 with cgroups: a child of a rank was killed for memory, so srun ends with 1, and the job has FAILED."""
     good = RankEnd(0, "n1", 0, 11.0)
+    told = "srun: error: n1: task 0: Out Of Memory"
+    alone, of_two = RankEnd(0, "n1", 0, 11.0, world=1), RankEnd(0, "n1", 0, 11.0, world=2)
+    assert how_it_ended(JobEnd("FAILED", start=ended(1, alone), last_lines=[told]), "train") == Ended(0)
+    assert how_it_ended(JobEnd("FAILED", start=ended(1, of_two), last_lines=[told]), "train") != Ended(0)
     for state in ("OUT_OF_MEMORY", "CANCELLED", "TIMEOUT", "PREEMPTED", "FAILED", "NODE_FAIL"):
         assert how_it_ended(JobEnd(state, start=ended(0, good)), "train") == Ended(0)
         assert how_it_ended(JobEnd(state, start=ended(0, good, RankEnd(1, "n2"))), "train") != Ended(0)

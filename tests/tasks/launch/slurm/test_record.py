@@ -34,7 +34,7 @@ def make_start(record: Path, name: str, **files: str) -> None:
 
 
 def test_starts_are_read_in_their_order_with_how_they_ended(tmp_path):
-    end = json.dumps({"rank": 1, "host": "n2", "code": -9, "time": 5.5})
+    end = json.dumps({"rank": 1, "host": "n2", "code": -9, "time": 5.5, "world": 2})
     make_start(tmp_path, "key.10", started="1000 7 n[1-2]\n")
     make_start(
         tmp_path,
@@ -46,7 +46,7 @@ def test_starts_are_read_in_their_order_with_how_they_ended(tmp_path):
     )
     make_start(tmp_path, "other.0", started="1 1 n1\n")
     first, second = starts_of(tmp_path, "key")
-    assert first.ranks == (RankEnd(1, "n2", -9, 5.5),)
+    assert first.ranks == (RankEnd(1, "n2", -9, 5.5, 2),)
     assert (first.number, first.exit_code, first.seconds(now=1e9)) == (2, 137, 60.0)
     assert (second.number, second.nodes, second.exit_code) == (10, "n[1-2]", None)
     assert (first.from_step, second.from_step) == (40, None)
