@@ -35,7 +35,7 @@ class LaunchHere:
         """See ``Launcher.target``: this one."""
         return this_machine()
 
-    def machine_for(self, step: str) -> Machine:
+    def machine_for(self, step: str, context: Context) -> Machine:
         """See ``Launcher.machine_for``: this one."""
         return this_machine()
 

@@ -13,7 +13,7 @@ from types import FrameType
 
 from dpo_core.contract.errors import PairlineError
 from examples.slurm.private_cluster import PrivateCluster, find_program
-from tasks.launch.slurm.client import least_node
+from tasks.launch.slurm.nodes import least_node
 from tasks.text.terminal import say
 
 SIGNAL_EXIT = 128  # as a shell tells that a signal ended it

@@ -118,7 +118,7 @@ class Launcher(Protocol):
         """Return whether a server that a step can reach can be reached from this process, too."""
         ...
 
-    def machine_for(self, step: str) -> Machine:
+    def machine_for(self, step: str, context: Context) -> Machine:
         """Return the same, known: its cores and cards decide about threads, devices and refusals, not the orchestrator's.
 
         Raises ``ConfigError`` or ``RemoteError`` where it cannot be found out.

@@ -75,7 +75,7 @@ class ProcessLauncher:
         """See ``Launcher.is_reached_from_here``: a step is a child of this process."""
         return True
 
-    def machine_for(self, step: str) -> Machine:
+    def machine_for(self, step: str, context: Context) -> Machine:
         """See ``Launcher.machine_for``: this one."""
         return this_machine()
 

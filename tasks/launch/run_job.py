@@ -101,7 +101,7 @@ def claimed(job: Job, patience_seconds: float, context: Context) -> Iterator[Non
 
 
 def _run(job: Job[R], launcher: Launcher, context: Context) -> R:
-    machine, compute = launcher.machine_for(job.step), launcher.compute_for(job.step)
+    machine, compute = launcher.machine_for(job.step, context), launcher.compute_for(job.step)
     check_devices(compute, machine)
     commands = tuple(
         step_command(job, compute, machine, launcher.python, node) for node in nodes_of(job, compute)

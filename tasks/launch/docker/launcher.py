@@ -85,7 +85,7 @@ class DockerLauncher:
         """See ``Launcher.is_reached_from_here``: the network that is made here goes out through this machine."""
         return sections.docker.network == OWN_NETWORK
 
-    def machine_for(self, step: str) -> Machine:
+    def machine_for(self, step: str, context: Context) -> Machine:
         """See ``Launcher.machine_for``: this one, of which each of several containers of a step has its share."""
         return _share(self.machine, self.compute, step)
 

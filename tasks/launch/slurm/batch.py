@@ -18,10 +18,12 @@ from tasks.launch.slurm.ends import FENCED
 from tasks.launch.slurm.names import share_key
 from tasks.launch.slurm.shares import Shares
 
-SECONDS_TO_END = 60  # sbatch --signal may come up to a minute late, and the kernel wants some of the rest
+# Between the time for a checkpoint and the limit. slurmctld looks at both every 30 s: --signal comes up to so much early.
+SECONDS_TO_END = 30
 SECONDS_TO_BEGIN = (
     60  # imports, a model, a process group: before that there is nothing to write a checkpoint of
 )
+WITH_CHECKPOINTS = ("train",)  # that are written when it is asked to stop
 # The node's login environment, which `module` needs, loaded by the job itself. With ``sbatch --export=NONE`` slurmd would,
 # before the job: where it takes longer than its BatchStartTimeout (10 s) or GetEnvTimeout, it is requeued, or held for good.
 LOGIN = """\
@@ -58,6 +60,7 @@ class Submission:
     secrets: Mapping[str, Path]  # name -> file with its value, read by this user alone
     container: StepContainer | None = None
     shares: Shares | None = None  # an array of jobs
+    limit_minutes: int | None = None  # of a job that asks for none, by its partition
 
     @property
     def log(self) -> str:
@@ -127,17 +130,29 @@ def _flags(
     ):
         if value:
             yield f"--{name}={value}"
-    notice = command.stop_grace_seconds + SECONDS_TO_END
     if slurm.time_limit_minutes is not None:
-        if slurm.time_limit_minutes * 60 < notice + SECONDS_TO_BEGIN:
-            raise ConfigError(
-                f"slurm.time_limit_minutes is {slurm.time_limit_minutes}, of which step {command.step} needs {notice} s "
-                f"to write a checkpoint and end, and {SECONDS_TO_BEGIN} s to begin.",
-                f"Set it to {-(-(notice + SECONDS_TO_BEGIN) // 60)} or more, or lower compute.stop_grace_seconds.",
-            )
         yield f"--time={slurm.time_limit_minutes}"
-    yield f"--signal=TERM@{notice}"
+    yield from _notice(command, slurm.time_limit_minutes, submission.limit_minutes)
     yield from slurm.flags
+
+
+def _notice(command: CommandSpec, own: int | None, of_partition: int | None) -> Iterator[str]:
+    """The flag for SIGTERM in time for a checkpoint. In a job that is shorter than that, it would come as it begins: then
+    there is none for a step that writes none. ``own``, ``of_partition``: the job's limit in minutes, whoever sets it."""
+    notice = command.stop_grace_seconds + SECONDS_TO_END
+    limit = own or of_partition
+    if limit is None or limit * 60 >= notice + SECONDS_TO_BEGIN:
+        yield f"--signal=TERM@{notice}"
+    elif command.step in WITH_CHECKPOINTS:
+        whose = (
+            "slurm.time_limit_minutes is" if own else "slurm.time_limit_minutes is empty, and its partition's"
+        )
+        raise ConfigError(
+            f"{whose} {limit}, of which step {command.step} needs {notice} s to write a checkpoint and end, and "
+            f"{SECONDS_TO_BEGIN} s to begin.",
+            f"Set it to {-(-(notice + SECONDS_TO_BEGIN) // 60)} or more, in a partition that allows it, or lower "
+            "compute.stop_grace_seconds.",
+        )
 
 
 def tasks_per_node(command: CommandSpec) -> int:

@@ -44,6 +44,10 @@ TAKEN_ALONG = (
 OF_THE_SHELL = ("SBATCH_", "SQUEUE_", "SCANCEL_", "SINFO_", "SCONTROL_", "SACCT_")
 # What is said before "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)".
 FULL = re.compile(r"\b((Assoc|QOS)(Grp|Max)|Max)SubmitJobs?(PerUser|PerAccount)?(Limit)?\b")
+HINTS = {
+    "Invalid job array specification": "Lower slurm.reference_array: MaxArraySize (`scontrol show config`) is more than any "
+    "index of an array."
+}
 LOUD = re.compile(r"^(sbatch|squeue|scancel|scontrol|sinfo|sacct): ((error|fatal): )?")
 
 
@@ -93,14 +97,6 @@ class QueuedJob:
         return share_key(key, index_of(self.id) or 0, self.num_shares) if self.num_shares else key
 
 
-@dataclass(frozen=True, slots=True)
-class NodeKind:
-    """The least that a partition's nodes have."""
-
-    num_cores: int
-    memory_bytes: int
-
-
 def parse_queue(text: str) -> list[QueuedJob]:
     """Return the jobs of squeue's lines, in ``SEEN_FORMAT``. A line of another form is no job of ours."""
     found = []
@@ -124,16 +120,6 @@ def _comment(text: str) -> dict:
 def parse_details(text: str) -> dict[str, str]:
     """Return scontrol's ``Name=value`` pairs of one job."""
     return dict(re.findall(r"(?:^|\s)([A-Z][\w:/]*)=(\S*)", text))
-
-
-def parse_nodes(text: str) -> NodeKind | None:
-    """Return the least cores and memory of sinfo's lines ``cores|MiB``; None for none. A site that says nothing of memory
-    has nodes of 1 MiB, Slurm's default: then it is 0, unknown."""
-    rows = re.findall(r"^(\d+)\+?\|(\d+)\+?$", text, re.MULTILINE)
-    if not rows:
-        return None
-    least_mib = min(int(mib) for _, mib in rows)
-    return NodeKind(min(int(cores) for cores, _ in rows), least_mib << 20 if least_mib > 1 else 0)
 
 
 def refusal(said: str) -> str:
@@ -206,17 +192,16 @@ def cancel(job_id: str, if_it_waits: bool = False) -> None:
         _run(("scancel", *only, job_id))
 
 
-def least_node(partition: str) -> NodeKind:
-    """Return the least that a node of the partition has; empty for the default one. Raises ``ConfigError``,
+def comment(job_id: str, text: str) -> None:
+    """Set the comment of a job of this user's."""
+    _run(("scontrol", "update", f"jobid={job_id}", f"comment={text}"))
+
+
+def node_lines(partition: str) -> str:
+    """Return sinfo's lines of the partition's nodes, of all without one, as ``nodes`` reads them. Raises ``ConfigError``,
     ``SlurmAway``."""
     only = (f"--partition={partition}",) if partition else ()
-    kind = parse_nodes(_run(("sinfo", "--noheader", "--noconvert", "--Node", "--format=%c|%m", *only)))
-    if kind is None:
-        raise ConfigError(
-            f"The cluster has no partition {partition or '(default)'} with nodes.",
-            "`sinfo` lists them; set slurm.partition (or slurm.partitions).",
-        )
-    return kind
+    return _run(("sinfo", "--noheader", "--noconvert", "--Node", "--format=%P|%c|%m|%L|%l", *only))
 
 
 def _run(argv: tuple[str, ...], script: str = "", seconds: float = LONGEST_ANSWER_SECONDS) -> str:
@@ -235,7 +220,7 @@ def _judge(program: str, done: "subprocess.CompletedProcess[str]") -> None:
         full = QueueFull(sentence)
         full.is_shared = "Grp" in limit[0] or "Account" in limit[0]
         raise full
-    raise ConfigError(sentence)
+    raise ConfigError(sentence, *(hint for said, hint in HINTS.items() if said in done.stderr))
 
 
 def _done(

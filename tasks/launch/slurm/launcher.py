@@ -34,7 +34,7 @@ from tasks.launch.process import ProcessLauncher
 from tasks.launch.reaped import OnlyOf, Reaped, StateOf
 from tasks.launch.slurm.array import ShareRun
 from tasks.launch.slurm.batch import BatchJob, Submission, batch_job
-from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, least_node, queue
+from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, queue
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.container import Wanted, let_in, step_container
 from tasks.launch.slurm.ends import LimitReached
@@ -42,6 +42,7 @@ from tasks.launch.slurm.followed import Followed, JobLimits
 from tasks.launch.slurm.history import HISTORY_FILE, remember
 from tasks.launch.slurm.job_log import JobLog
 from tasks.launch.slurm.left_jobs import copy_rest_of_log, end, end_what_came_late, put_away
+from tasks.launch.slurm.nodes import NodeKinds
 from tasks.launch.slurm.own_jobs import SECONDS_BEFORE_LOOKS, active_jobs, is_ours, jobs_to_follow, kept
 from tasks.launch.slurm.patience import patiently
 from tasks.launch.slurm.poll import poll_of_this_process
@@ -72,9 +73,7 @@ class SlurmLauncher:
     python: str
     patience_seconds: float = PATIENCE_SECONDS
     docker: DockerConfig = DockerConfig()
-    nodes: dict[str, Machine] = field(
-        default_factory=dict, repr=False, compare=False
-    )  # of steps, as the cluster says
+    kinds: NodeKinds = field(default_factory=NodeKinds, repr=False, compare=False)
 
     @classmethod
     def of(cls, compute: ComputeConfig, sections: LauncherSections, image: StepImage | None) -> Self:
@@ -98,19 +97,16 @@ class SlurmLauncher:
         """See ``Launcher.compute_for``."""
         return compute_of_step(self.compute, self.slurm, step)
 
-    def machine_for(self, step: str) -> Machine:
+    def machine_for(self, step: str, context: Context) -> Machine:
         """See ``Launcher.machine_for``."""
         if step in self.slurm.on_this_machine:
             return this_machine()
         asked = node_asked_for(self.compute, self.slurm, step)
         if asked.num_cores:
             return asked
-        if step not in self.nodes:  # asked once, since a step needs it twice
-            parts = parts_of_a_node(self.compute, self.slurm, step)
-            node = least_node(self.slurm.partition_of(step))
-            memory = asked.memory_bytes or node.memory_bytes // parts
-            self.nodes[step] = Machine(max(1, node.num_cores // parts), asked.num_gpus, memory)
-        return self.nodes[step]
+        partition = self.slurm.partition_of(step)
+        kind = patiently(lambda: self.kinds[partition], context, self.patience_seconds)
+        return kind.machine(asked, parts_of_a_node(self.compute, self.slurm, step))
 
     @classmethod
     def preview(cls, compute: ComputeConfig, sections: LauncherSections, command: CommandSpec) -> str:
@@ -277,11 +273,15 @@ class SlurmLauncher:
     ) -> BatchJob:
         """Return the step as a batch job, or an array of its shares, ready to be submitted."""
         record = record_folder(command.folder, make=True)
-        machine, is_inside = self.machine_for(command.step), self.slurm.container == "docker"
+        machine, is_inside = self.machine_for(command.step, context), self.slurm.container == "docker"
         secrets = secret_files(command, record, context, USER_OF_ROOTS_STORE if is_inside else None)
         wanted = Wanted(self.slurm, self.docker, self.compute)
         container = step_container(command, wanted, machine, context.run, secrets)
-        submission = Submission(key, record, secrets, container, shares)
+        limit = None
+        with contextlib.suppress(PairlineError):  # sbatch will say it
+            known = self.kinds[self.slurm.partition_of(command.step)]
+            limit = None if self.slurm.time_limit_minutes else known.limit_minutes
+        submission = Submission(key, record, secrets, container, shares, limit)
         return batch_job(command, self.slurm, machine, submission, context.run, for_other_machines(command))
 
     def _leave_nothing(self, command: CommandSpec, job: Followed) -> None:

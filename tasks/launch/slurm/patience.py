@@ -3,17 +3,17 @@
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from tasks.launch.context import Context
-from tasks.launch.slurm.client import QueuedJob, SlurmAway
+from tasks.launch.slurm.client import SlurmAway
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_TRIES = 5.0
+T = TypeVar("T")
 
 
-def patiently(
-    ask: Callable[[], list[QueuedJob]], context: Context, patience_seconds: float
-) -> list[QueuedJob]:
+def patiently(ask: Callable[[], T], context: Context, patience_seconds: float) -> T:
     """Ask until Slurm answers. Raises ``SlurmAway`` after so long without, ``Stopped``."""
     until, warned = time.monotonic() + patience_seconds, False
     while True:

@@ -8,7 +8,7 @@ import pytest
 from dpo_core.contract.errors import ConfigError
 from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
-from tasks.launch.context import RunName
+from tasks.launch.context import Context, RunName
 from tasks.launch.docker.config import DockerConfig
 from tasks.launch.docker.container import (
     ContainerSpec,
@@ -134,11 +134,11 @@ def test_nodes_on_one_machine_have_cards_of_their_own():
 def test_containers_share_the_machine_s_cores_and_cards_and_there_must_be_a_card_for_each():
     compute = ComputeConfig(launcher="docker", machines=4, num_processes=4)
     launcher = DockerLauncher(compute, "sha256:abc", "python", machine=Machine(8, 6))
-    assert launcher.machine_for("train") == Machine(num_cores=2, num_gpus=1)
-    assert launcher.machine_for("export") == Machine(num_cores=8, num_gpus=6)
-    assert replace(launcher, machine=Machine(2, 0)).machine_for("train") == Machine(1, 0)
+    assert launcher.machine_for("train", Context()) == Machine(num_cores=2, num_gpus=1)
+    assert launcher.machine_for("export", Context()) == Machine(num_cores=8, num_gpus=6)
+    assert replace(launcher, machine=Machine(2, 0)).machine_for("train", Context()) == Machine(1, 0)
     with pytest.raises(ConfigError, match=r"shows 2 GPUs.*compute\.machines to 2 or less"):
-        replace(launcher, machine=Machine(8, 2)).machine_for("train")
+        replace(launcher, machine=Machine(8, 2)).machine_for("train", Context())
 
 
 def test_a_name_stands_for_a_job_in_a_place():

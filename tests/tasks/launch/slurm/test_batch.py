@@ -3,6 +3,7 @@
 import json
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_the_flags_ask_for_what_the_step_needs_and_no_more():
             "--mem=1536M",
             "--time=720",
         ),
-        *("--export=ALL", "--dependency=singleton", "--requeue", "--open-mode=append", "--signal=TERM@150"),
+        *("--export=ALL", "--dependency=singleton", "--requeue", "--open-mode=append", "--signal=TERM@120"),
         *(
             "--reservation=align",
             "--output=/shared/it's 100%%/train/own/slurm/abc123.log",
@@ -131,7 +132,22 @@ def test_one_process_has_no_label_before_its_lines():
 
 def test_a_time_limit_that_is_shorter_than_a_checkpoint_is_one_sentence():
     with pytest.raises(
-        ConfigError, match=r"slurm\.time_limit_minutes is 3, .* needs 150 s .*Set it to 4 or more"
+        ConfigError, match=r"slurm\.time_limit_minutes is 2, .* needs 120 s .*Set it to 3 or more"
     ):
-        job(SlurmConfig(time_limit_minutes=3))
-    assert "--time=4" in job(SlurmConfig(time_limit_minutes=4)).flags
+        job(SlurmConfig(time_limit_minutes=2))
+    assert "--time=3" in job(SlurmConfig(time_limit_minutes=3)).flags
+
+
+def test_a_partition_whose_jobs_are_short_is_one_sentence_too_and_no_obstacle_without_a_checkpoint():
+    """SIGTERM that long before the end would come as the job begins."""
+    short, long = (Submission("abc123", FOLDER, {}, limit_minutes=minutes) for minutes in (2, 3))
+
+    def flags(step: str, submission: Submission, slurm: SlurmConfig = DEFAULTS) -> tuple[str, ...]:
+        return batch_job(replace(COMMAND, step=step), slurm, MACHINE, submission, RunName(), {}).flags
+
+    with pytest.raises(ConfigError, match=r"is empty, and its partition's 2, .*Set it to 3 or more"):
+        flags("train", short)
+    assert "--signal=TERM@120" in flags("train", long)
+    assert not any(flag.startswith("--time") for flag in flags("train", long))
+    for submission, slurm in ((short, DEFAULTS), (long, SlurmConfig(time_limit_minutes=2))):
+        assert not any(flag.startswith("--signal") for flag in flags("mix", submission, slurm))

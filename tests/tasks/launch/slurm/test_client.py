@@ -9,7 +9,6 @@ from tasks.launch.slurm.client import (
     SlurmAway,
     accounted,
     parse_details,
-    parse_nodes,
     parse_queue,
     queue,
     refusal,
@@ -62,14 +61,6 @@ def test_details_are_names_and_values():
     text = "JobId=7 JobName=pairline-x Requeue=1 Restarts=0 ExitCode=0:53 Command=(null) StdOut=/a/b"
     told = parse_details(text)
     assert (told["JobName"], told["ExitCode"], told["StdOut"]) == ("pairline-x", "0:53", "/a/b")
-
-
-def test_the_least_node_of_a_partition():
-    kind = parse_nodes("96|2063000\n48+|1031000+\n")
-    assert (kind.num_cores, kind.memory_bytes) == (48, 1031000 << 20)
-    assert parse_nodes("") is None
-    kind = parse_nodes("96|1\n")  # the site says nothing of memory
-    assert (kind.num_cores, kind.memory_bytes) == (96, 0)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +139,14 @@ def test_accounting_is_asked_by_id_and_believed_by_name(monkeypatch, tmp_path, p
     assert accounted("7", "pairline-x") == state
     slurm.does("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
     assert accounted("7", "pairline-x") == ""
+
+
+def test_an_array_that_is_too_large_says_which_setting(monkeypatch, tmp_path):
+    slurm = RecordedSlurm(tmp_path / "bin", monkeypatch)
+    said = "sbatch: error: Batch job submission failed: Invalid job array specification"
+    slurm.does("sbatch", f'echo "{said}" >&2; exit 1')
+    with pytest.raises(ConfigError, match=r"Lower slurm\.reference_array: MaxArraySize"):
+        submit((), "")
 
 
 def test_a_machine_without_slurm_is_told_in_one_sentence(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from dpo_core.contract.reference_folder import model_cache_folder
 from tasks.launch.command import typical_command
 from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
-from tasks.launch.context import RunName
+from tasks.launch.context import Context, RunName
 from tasks.launch.launcher import CommandSpec
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.slurm.batch import Submission, batch_job
@@ -92,7 +92,7 @@ def test_a_pass_in_shares_is_one_process_whatever_shares_the_model_out():
     assert compute_of_step(COMPUTE, SLURM, "train") is COMPUTE
     assert compute_of_step(COMPUTE, SlurmConfig(), "reference") is COMPUTE
     launcher = SlurmLauncher.of(COMPUTE, LauncherSections(slurm=SLURM), None)
-    assert launcher.machine_for("reference") == Machine(12, 1, 128 * 2**30)
+    assert launcher.machine_for("reference", Context()) == Machine(12, 1, 128 * 2**30)
     assert launcher.compute_for("reference") == alone
     on_cpu = SlurmConfig(reference_array=3, cpus_per_node=8)
     assert node_asked_for(ComputeConfig(num_processes=4), on_cpu, "reference") == Machine(2, 0)
