@@ -1,6 +1,8 @@
 """A limit on jobs in the queue: what is waited for, what is refused, and what a submission leaves whose answer was lost."""
 
+import json
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from dpo_core.contract.errors import ConfigError
 from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import Ended
-from tasks.launch.slurm.client import QueueFull
+from tasks.launch.slurm.client import BETWEEN, QueueFull
 from tasks.launch.slurm.own_jobs import jobs_to_follow
 from tasks.launch.slurm.room import Room
 from tests.slurm_cluster.small_step import SmallStep
@@ -55,6 +57,32 @@ def test_only_a_job_that_will_end_is_waited_for(slurm: RecordedSlurm, step: Smal
     assert is_waited_for(step, full)
     monkeypatch.setenv("SLURM_JOB_ID", "7")  # the orchestrator's own
     assert not is_waited_for(step, full)
+
+
+def test_orchestrators_that_are_jobs_do_not_wait_for_each_other(
+    slurm: RecordedSlurm, step: SmallStep, monkeypatch
+):
+    """Of two that wait for room, the later one gives up, which makes it."""
+    full, now = QueueFull("full"), int(time.time())
+
+    def orchestrator(job_id: str, at: int) -> str:
+        told = queued(step.command(), job_id, "RUNNING", "a").split(BETWEEN)
+        told[6:8] = ["orchestrator", json.dumps({"pairline-waits": at})]
+        return BETWEEN.join(told)
+
+    slurm.has_queued(orchestrator("7", now), orchestrator("8", now))
+    slurm.does("scontrol", 'echo "JobId=7 JobName=orchestrator JobState=RUNNING"')
+    assert not is_waited_for(step, full)  # on a login node
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert not is_waited_for(step, full)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert is_waited_for(step, full)
+    assert f"update jobid=7 comment={json.dumps({'pairline-waits': now})[:20]}" in slurm.calls("scontrol")[-1]
+    slurm.does("scontrol", 'echo "JobId=7 JobName=orchestrator Comment=mine"')
+    assert is_waited_for(step, full)
+    assert "update" not in slurm.calls("scontrol")[-1]
+    slurm.has_queued(orchestrator("6", now - 3600))  # it found room, and is at work
+    assert is_waited_for(step, full)
 
 
 def test_the_last_job_may_end_between_the_refusal_and_the_look(slurm: RecordedSlurm, step: SmallStep):
