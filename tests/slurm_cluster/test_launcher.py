@@ -90,6 +90,8 @@ def test_a_killed_orchestrator_is_followed_by_one_that_attaches(cluster: Private
     """One job, every line once, whether it was killed while the job ran or before it was read to the end."""
     body = """
         for number in range(60):
+            while number == 30 and not Path("go").exists():
+                time.sleep(0.1)
             print("line", number, flush=True)
             time.sleep(0.1)
     """
@@ -99,6 +101,7 @@ def test_a_killed_orchestrator_is_followed_by_one_that_attaches(cluster: Private
         wait_for(lambda at=reached: len(step.log_lines) >= at)
         first.send_signal(signal.SIGKILL)
         first.wait()
+    (step.folder / "go").touch()
     assert step.run() == Ended(0)
     assert (step.prepared, step.num_starts) == (0, 1)
     assert step.log_lines == [f"line {number}" for number in range(60)]
