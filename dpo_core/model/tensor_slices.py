@@ -93,7 +93,7 @@ class TensorSlices:
             for path in paths:
                 self._add(path)
             for name, slices in self.tensors.items():
-                _check_whole(name, slices)
+                check_whole(name, slices)
             self._files = self._files.pop_all()
 
     def close(self) -> None:
@@ -200,7 +200,8 @@ def _read_header(file: int, path: Path) -> tuple[dict, int]:
     return header, 8 + length
 
 
-def _check_whole(name: str, slices: Slices) -> None:
+def check_whole(name: str, slices: Slices) -> None:
+    """Put a tensor's pieces in order. Raises ``StoreError`` unless they are all of it, and none of it twice."""
     slices.pieces.sort(key=lambda piece: (piece.columns or (0, 0), piece.start))
     by_columns = {
         columns: list(pieces) for columns, pieces in groupby(slices.pieces, lambda piece: piece.columns)

@@ -1,8 +1,8 @@
 """Weights that are still in a checkpoint's files, for back ends of which every rank reads its own part.
 
 The model stands as memory that nothing was written to, which takes none; the back end shares it out and has each rank's
-part filled from the files. Where the files hold other tensors than the model (experts of one layer stacked at loading, other
-names), there is no such way: rank 0 reads, and the others get their part from it.
+part filled from the files. Where the files hold other tensors than the model, and these do not lie in it one behind the
+other, as experts do, there is no such way: rank 0 reads, and the others get their part from it.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 
 from dpo_core.contract.checkpoint_files import RUN_WEIGHTS, files_of
 from dpo_core.contract.errors import StoreError
+from dpo_core.model.stacked_weights import stacked_in
 from dpo_core.model.tensor_slices import Columns, Slices, TensorSlices
 
 ATTRIBUTE = "_pairline_unread"
@@ -38,19 +39,23 @@ class UnreadWeights:
 
 
 def leave_unread(model: PreTrainedModel, folder: Path) -> bool:
-    """Keep where the weights of a model that were not read lie. -> whether its files hold them as they are in memory"""
-    unread = None if is_converted(model) else weights_in(folder, model)
+    """Keep where the weights of a model that were not read lie. -> whether its files hold them as they are in memory, or in
+    pieces of it"""
+    unread = weights_in(folder, model, is_converted(model))
     if unread:
         setattr(model, ATTRIBUTE, unread)
     return unread is not None
 
 
-def weights_in(folder: Path, model: PreTrainedModel) -> UnreadWeights | None:
-    """Return where a folder's files hold the tensors of a model, whose values are not looked at; None if they do not."""
+def weights_in(folder: Path, model: PreTrainedModel, converted: bool = False) -> UnreadWeights | None:
+    """Return where a folder's files hold the tensors of a model, whose values are not looked at; None if they do not.
+    ``converted``: the files are those of which transformers makes the model's tensors when it reads them."""
     try:
         slices = TensorSlices(files_of(folder, RUN_WEIGHTS))
     except StoreError:
         return None
+    if converted:
+        slices.tensors = stacked_in(slices.tensors, model) or {}
     keys = _keys(model, slices.tensors)
     if keys is None:
         slices.close()

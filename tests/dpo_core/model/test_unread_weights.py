@@ -9,8 +9,13 @@ from dpo_core.contract.refs import CheckpointRef
 from dpo_core.model.load import load_model
 from dpo_core.model.tensor_slices import PARTS, TensorSlices
 from dpo_core.model.unread_weights import take_unread
+from tests.tiny_architectures import PACKED, tiny
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref
+
+
+def ref(folder):
+    return CheckpointRef(path=folder, source="x", fingerprint="x", tokenizer_fingerprint="x")
 
 
 def filled(model):
@@ -42,7 +47,7 @@ def test_filled_in_parts_it_is_the_model_that_transformers_reads(tmp_path, tied,
         )
     else:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    checkpoint = CheckpointRef(path=folder, source="x", fingerprint="x", tokenizer_fingerprint="x")
+    checkpoint = ref(folder)
     read, ours = load_model(checkpoint), filled(load_model(checkpoint, read_weights=False, in_parts=True))
     expected = dict(read.named_parameters())
     assert {name: p.dtype for name, p in ours.named_parameters()} == dict.fromkeys(expected, torch.float32)
@@ -57,6 +62,34 @@ def test_what_the_files_hold_otherwise_is_read_by_transformers(tmp_path):
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
     model = load_model(checkpoint_ref(folder), read_weights=False, in_parts=True)
     assert take_unread(model) is None
+
+
+@pytest.mark.parametrize("name", ["mixtral", "olmoe", "qwen3_moe", "deepseek_v3"])
+def test_experts_that_files_hold_one_by_one_are_read_in_parts(tmp_path, name):
+    """In several files. A part begins and ends within an expert."""
+    tiny(PACKED[name]).save_pretrained(tmp_path, max_shard_size="60KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    checkpoint = ref(tmp_path)
+    read, ours = load_model(checkpoint), filled(load_model(checkpoint, read_weights=False, in_parts=True))
+    expected = dict(read.named_parameters()) | dict(read.named_buffers())
+    assert any(tensor.dim() == 3 for tensor in expected.values())
+    for key, tensor in (dict(ours.named_parameters()) | dict(ours.named_buffers())).items():
+        assert torch.equal(tensor, expected[key]), key
+
+
+def test_experts_that_lie_otherwise_in_the_files_are_read_by_transformers(tmp_path):
+    """One is missing, one has another type than the others; or their matrices are turned round when they are read."""
+    tiny(PACKED["mixtral"]).save_pretrained(tmp_path / "mixtral")
+    file = tmp_path / "mixtral" / "model.safetensors"
+    whole = load_file(file)
+    name = next(name for name in whole if ".experts." in name)
+    for other in ({}, {name: whole[name].half()}):
+        tensors = {key: value for key, value in whole.items() if key != name} | other
+        save_file(tensors, file, metadata={"format": "pt"})
+        model = load_model(ref(tmp_path / "mixtral"), read_weights=False, in_parts=True)
+        assert take_unread(model) is None
+    save_file(whole, file, metadata={"format": "pt"})
+    assert take_unread(load_model(ref(tmp_path / "mixtral"), read_weights=False, in_parts=True))
 
 
 @pytest.mark.parametrize("start", [0, 3])
