@@ -20,11 +20,11 @@ def clip_shared(model: nn.Module, share: TensorShare, max_norm: float) -> float:
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
-    for name in sorted(slopes.keys() - share.cuts.keys()):
-        held = slopes[name].to_local()
-        dist.all_reduce(held, group=share.ranks.group)
-        if name not in share.summed:
-            held /= share.ranks.size  # of what is the same: a bit that differs must not set processes apart
+    whole_here = sorted(slopes.keys() - share.cuts.keys())
+    sum_together([slopes[name].to_local() for name in whole_here], share.ranks.group)
+    for name in whole_here:
+        if name not in share.summed:  # of what is the same: a bit that differs must not set processes apart
+            slopes[name].to_local().div_(share.ranks.size)
     cut, whole = (
         _square([slope for name, slope in slopes.items() if (name in share.cuts) is is_cut])
         for is_cut in (True, False)
@@ -33,6 +33,21 @@ def clip_shared(model: nn.Module, share: TensorShare, max_norm: float) -> float:
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_([slope.to_local() for slope in slopes.values()], factor)
     return float(norm)
+
+
+def sum_together(slopes: Sequence[Tensor], group: dist.ProcessGroup) -> None:
+    """Sum each over processes, in place: all in one exchange. They are norms' and biases', of kilobytes each."""
+    if not slopes:
+        return
+    flat = torch.cat([slope.reshape(-1) for slope in slopes])
+    dist.all_reduce(flat, group=group)
+    torch._foreach_copy_(
+        list(slopes),
+        [
+            part.view(slope.shape)
+            for part, slope in zip(flat.split([slope.numel() for slope in slopes]), slopes, strict=True)
+        ],
+    )
 
 
 def _square(slopes: Sequence[DTensor]) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dpo_core.engine import gradient_buckets
 from dpo_core.engine.gradient_buckets import ALIGNED, GradientBuckets
+from dpo_core.engine.tensor_gradients import sum_together
 from tests.together import together
 
 SIZES = ((7, 5), (5,), (3, 5), (1,), (300, 3), (300,))  # the fifth is larger than a bucket
@@ -90,3 +91,19 @@ def test_a_gradient_that_comes_twice_in_a_backward_is_an_error_and_not_a_wrong_s
                 buckets.added(parameter)
 
     together(twice, tmp_path, size=1)
+
+
+def test_what_processes_that_compute_together_hold_whole_is_summed_in_one_exchange(tmp_path):
+    """Norms' gradients, of which FSDP2 has left this process some rows, or none."""
+
+    def sums(rank: int) -> None:
+        sizes = ((4,), (0,), (2, 3), ())
+        slopes = [torch.full(size, float(10**rank)) for size in sizes]
+        counted, all_reduce = [], dist.all_reduce
+        dist.all_reduce = lambda *given, **named: (counted.append(1), all_reduce(*given, **named))
+        sum_together(slopes, dist.group.WORLD)
+        assert [slope.tolist() for slope in slopes] == [torch.full(size, 11.0).tolist() for size in sizes]
+        sum_together([], dist.group.WORLD)
+        assert len(counted) == 1
+
+    together(sums, tmp_path)
