@@ -1,5 +1,6 @@
 """What a run refuses before anything is fetched or booked; a plan asks the same. Needs neither Prefect nor a network."""
 
+from dpo_core.contract.compiled_regions import check_compiled_regions
 from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.gpu_attention import check_gpu_attention
@@ -25,6 +26,9 @@ def check_before_start(config: StageConfig) -> None:
     check_devices(config.compute, machine)
     check_cuda8bit(config.adapter, config.optim, machine.num_gpus)
     check_gpu_attention(config.train.attention, machine.num_gpus)
+    if config.train.compile_regions:
+        is_here = config.compute.launcher == "process" and "CC" not in config.compute.env
+        check_compiled_regions(config.compute.sharding, machine.num_gpus, is_here)
     check_implementation(config)
     check_benchmarks(config)
     if launcher.runs_in_image:

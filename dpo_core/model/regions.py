@@ -7,20 +7,17 @@ of sharding and names of parameters do not change.
 """
 
 import logging
-import os
-import shutil
 from typing import Any
 
 import torch
 from torch import nn
 
-from dpo_core.contract.back_ends import BACK_ENDS, ShardingKind
-from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.back_ends import ShardingKind
+from dpo_core.contract.compiled_regions import check_compiled_regions
 
 log = logging.getLogger(__name__)
 
 GATED = ({"gate_proj", "up_proj", "down_proj"}, {"w1", "w2", "w3"})  # transformers' names and OLMo-core's
-COMPILERS = ("cc", "gcc", "clang")  # of which Triton calls one, unless CC names another
 
 
 def regions(model: nn.Module) -> list[nn.Module]:
@@ -48,14 +45,5 @@ def are_compiled(device: torch.device, sharding: ShardingKind) -> bool:
     if device.type == "cpu":
         log.info("train.compile_regions is for cards: on this CPU nothing is compiled")
         return False
-    if BACK_ENDS[sharding].is_deepspeed:
-        raise ConfigError(
-            f"train.compile_regions does not work with compute.sharding {sharding}, whose hooks stand inside the modules "
-            "that would be compiled. Use compute.sharding fsdp2 or none, or turn train.compile_regions off."
-        )
-    if not os.environ.get("CC") and not any(map(shutil.which, COMPILERS)):
-        raise ConfigError(
-            "train.compile_regions needs a C compiler on the training machine (cc, gcc or clang, or CC), and there is none. "
-            "Install one (in an image: image.compiler), or turn train.compile_regions off."
-        )
+    check_compiled_regions(sharding, num_gpus=1)
     return True
