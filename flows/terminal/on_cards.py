@@ -26,6 +26,7 @@ GIB = 1 << 30
 USED_SHARE = 0.94  # of a card's memory; the allocator cannot use all of it
 PROCESS_BYTES = 6 << 30  # of a host, for each process: libraries, CUDA's context, data
 READ_BYTES = 4  # of a host, for each weight and process, while weights are read that are not shared out
+START_BYTES = 4  # of a host, for each weight: the policy's start, where KL is measured while training
 CARDS_OF_A_NODE = 8
 MOST_NODES = 64
 
@@ -106,6 +107,7 @@ def on_cards(config: StageConfig, size: ModelSize, cluster: Cluster) -> OnCards 
     scoring = scoring_memory(config, size, _cards_of_a_copy(config, size, cluster)) | context
     reads_whole = not BACK_ENDS[config.compute.sharding].splits_weights
     host = cluster.cards * (PROCESS_BYTES + READ_BYTES * size.num_parameters * reads_whole)
+    host += cluster.cards * _start_bytes(config, size.num_parameters)
     if config.compute.offload != "none":
         whole = validated(
             {**config.model_dump(mode="json"), "compute": {**config.compute.model_dump(), "offload": "none"}},
@@ -114,6 +116,15 @@ def on_cards(config: StageConfig, size: ModelSize, cluster: Cluster) -> OnCards 
         gone = sum(state(whole, size, size.num_parameters).values())
         host += cluster.cards * (gone - sum(state(config, size, size.num_parameters).values()))
     return OnCards(cluster, tokens, memory, scoring, host, 2 * config.data.max_length_tokens)
+
+
+def _start_bytes(config: StageConfig, num_parameters: int) -> int:
+    """Of a host and process: what the policy was at its start, to which KL is measured while training."""
+    start_is_kept = config.adapter.kind == "none" and not config.reference.source
+    if not (config.evaluation.measures_kl_while_training and start_is_kept):
+        return 0
+    splits = BACK_ENDS[config.compute.sharding].splits_weights
+    return START_BYTES * num_parameters // (config.compute.num_shards if splits else 1)
 
 
 def _cards_of_a_copy(config: StageConfig, size: ModelSize, cluster: Cluster) -> int | None:

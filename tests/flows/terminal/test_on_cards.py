@@ -194,3 +194,14 @@ def test_offloaded_state_is_in_the_host_s_memory():
     config = read_recipe(RECIPES / "tulu3-8b.yaml", ["compute.offload=optimizer_and_parameters"])
     gone = on_cards(config, model_size(config.checkpoint), cluster)
     assert gone.host_bytes - kept.host_bytes == pytest.approx(16 * 8.03e9, rel=0.01)
+
+
+def test_the_start_that_kl_is_measured_to_while_training_is_in_the_host_s_memory():
+    cluster = Cluster.of("h100-80", 8, 8, None, 64)
+    asked = ["evaluation.every=100", "evaluation.answers_every=1", "evaluation.measure_kl=true"]
+    hosts = []
+    for settings in ([], asked, [*asked, "reference.source=/another"]):
+        config = read_recipe(RECIPES / "tulu3-70b.yaml", settings)
+        hosts.append(on_cards(config, model_size(config.checkpoint), cluster).host_bytes)
+    assert hosts[1] - hosts[0] == pytest.approx(4 * 70.6e9 * 8 / 64, rel=0.01)
+    assert hosts[2] == hosts[0]
