@@ -161,7 +161,8 @@ def main(argv: list[str] | None = None) -> int:
             run_share(job, arguments.share, progress)
             return 0
         if not is_main:
-            run_step(job, progress)
+            if read_result(job) is None:  # else rank 0 is not coming
+                run_step(job, progress)
             return 0
         with exclusive(job.out_dir, wait_seconds=2):  # a collection of garbage holds it for a moment to look
             if read_result(job) is None:

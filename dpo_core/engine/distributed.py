@@ -11,11 +11,12 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
 
 from dpo_core.contract.back_ends import BACK_ENDS
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import Sharding
+from dpo_core.engine.meeting import WAIT, meet
 from dpo_core.engine.usable_cards import check_cards_are_usable
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,9 @@ T = TypeVar("T")
 NO_SHARDING = Sharding()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, NEVER = -1, -3, 2**31 - 1  # glibc malloc.h
 MAPPED_BYTES = 1 << 20
-# How long ranks wait for one. Rank 0 hashes and writes a checkpoint alone, minutes for a large model; a rank that is lost is
-# noticed by `heartbeat`.
-EXCHANGE_TIMEOUT = timedelta(hours=1)
+# After which an exchange on cards has failed. What a rank does alone is waited for elsewhere (`meeting`); a rank that is
+# lost is noticed by `heartbeat`. Ranks of a CPU may take longer for a forward.
+EXCHANGE_TIMEOUT = timedelta(minutes=15)
 TENSOR = "tensor"  # the mesh's dimension of processes that compute each forward together
 GROUP_OF_ONE = {
     "RANK": "0",
@@ -37,8 +38,10 @@ GROUP_OF_ONE = {
 }
 
 
-def start_accelerator(sharding: Sharding = NO_SHARDING, **more: Any) -> Accelerator:
-    """Return the accelerator of this process; ``more`` goes to its constructor.
+def start_accelerator(
+    sharding: Sharding = NO_SHARDING, longest_exchange: timedelta = EXCHANGE_TIMEOUT, **more: Any
+) -> Accelerator:
+    """Return the accelerator of this process; ``more`` goes to its constructor. ``longest_exchange``: of cards.
 
     Raises ``ConfigError`` if accelerate and torch disagree on rank or world size, or torch cannot use cards that are here.
 
@@ -60,8 +63,11 @@ def start_accelerator(sharding: Sharding = NO_SHARDING, **more: Any) -> Accelera
         # cuDNN's attention makes a plan for every new shape, tens of milliseconds each, and every batch has new shapes: on
         # an H200 steps of 16 pairs of a 135M model took 3.9 s, 100 ms of them products.
         torch.backends.cuda.enable_cudnn_sdp(False)
-    group = InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=EXCHANGE_TIMEOUT)
-    handlers = [group] if several or (on_cpu and sharding.kind != "none") else []
+    backend, longest = ("gloo", WAIT) if on_cpu else ("nccl", longest_exchange)
+    group = InitProcessGroupKwargs(backend=backend, timeout=longest)
+    handlers: list[KwargsHandler] = [group] if several or (on_cpu and sharding.kind != "none") else []
+    # Buffers are constants of the model: to send them before forwards would only be something to wait for.
+    handlers += [DistributedDataParallelKwargs(broadcast_buffers=False)] if sharding.kind == "none" else []
     accelerator = _start(sharding, {"kwargs_handlers": handlers, **more}, on_cpu)
     if dist.is_available() and dist.is_initialized():
         rank, world = dist.get_rank(), dist.get_world_size()
@@ -150,6 +156,7 @@ def from_main(accelerator: Accelerator | None, make: Callable[[], T]) -> T:
     if accelerator is None:
         return make()
     made = [make() if accelerator.is_main_process else None]
+    meet(accelerator)
     if accelerator.num_processes > 1:
         dist.broadcast_object_list(made, src=0, device=accelerator.device)
     return cast(T, made[0])  # the broadcast has put it there
@@ -160,6 +167,7 @@ def by_every_rank(accelerator: Accelerator | None, make: Callable[[int, int], T]
     if accelerator is None:
         return [make(0, 1)]
     made: list[Any] = [make(accelerator.process_index, accelerator.num_processes)]
+    meet(accelerator)
     if accelerator.num_processes > 1:
         mine, made = made[0], made * accelerator.num_processes
         dist.all_gather_object(made, mine)
@@ -184,6 +192,7 @@ def agreed(accelerator: Accelerator, name: str, value: T) -> T:
     """Return ``value`` if every rank has the same. Raises ``ConfigError`` naming each rank's: they would wait for each
     other for ever, each with another idea of the work."""
     values: list[Any] = [value] * accelerator.num_processes
+    meet(accelerator)
     if accelerator.num_processes > 1:
         dist.all_gather_object(values, value)
     if any(other != value for other in values):

@@ -34,10 +34,12 @@ from dpo_core.contract.config import OptimConfig
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import Sharding
 from dpo_core.data.pair_batch import PairBatch
+from dpo_core.engine.agreed_unread import agreed_unread
 from dpo_core.engine.checkpoint import stored_tensors
 from dpo_core.engine.distributed import data_rank
 from dpo_core.engine.frozen import hold_in_half
 from dpo_core.engine.fsdp_mesh import replicas_of, set_replicas, set_together, sharing_groups, tensor_ranks
+from dpo_core.engine.meeting import meet
 from dpo_core.engine.optim import build_optimizer, create_moments, set_learning_rate
 from dpo_core.engine.plain import trainable
 from dpo_core.engine.stored_tensor import StoredTensor, fill_from, whole
@@ -45,7 +47,6 @@ from dpo_core.engine.tensor_gradients import clip_shared
 from dpo_core.model.forward import PairScorer, SequenceScores
 from dpo_core.model.tensor_parallel import Division, TensorShare, share_tensors
 from dpo_core.model.tensor_ranks import TensorRanks
-from dpo_core.model.unread_weights import take_unread
 
 # The model's own code casts between layers; inputs that are exact (a mask, angles of positions) stay so.
 IN_HALF = MixedPrecisionPolicy(
@@ -202,7 +203,7 @@ def _joined(tensor: DTensor, ranks: TensorRanks, cut: Division) -> Tensor:
 def share_weights(accelerator: Accelerator, scorer: PairScorer) -> None:
     """Leave this rank its part of every weight, in place. What the checkpoint's files hold is read from there, by every rank
     its own part; of anything else rank 0's values count and are sent one weight at a time."""
-    unread, scorer.is_split = take_unread(scorer.model), True
+    unread, scorer.is_split = agreed_unread(accelerator, scorer.model), True
     plugin = accelerator.state.fsdp_plugin
     plugin.mixed_precision_policy = MixedPrecisionPolicy()
     if scorer.precision == "bf16":
@@ -231,6 +232,7 @@ def share_weights(accelerator: Accelerator, scorer: PairScorer) -> None:
         for name, buffer in scorer.model.named_buffers():
             unread.fill(name, buffer)
         unread.slices.close()
+        meet(accelerator)
 
 
 def gather_ends(scorer: PairScorer) -> None:

@@ -26,12 +26,14 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.exchange_memory import BUCKET_VALUES
 from dpo_core.contract.jobs import Sharding
 from dpo_core.data.pair_batch import PairBatch
+from dpo_core.engine.agreed_unread import agreed_unread
 from dpo_core.engine.checkpoint import stored_tensors
 from dpo_core.engine.frozen import hold_matrices_in_half
+from dpo_core.engine.meeting import meet
 from dpo_core.engine.optim import build_optimizer, set_learning_rate
 from dpo_core.engine.stored_tensor import StoredTensor, fill_from, whole
 from dpo_core.model.forward import OF_SCORER, PairScorer, SequenceScores
-from dpo_core.model.unread_weights import UnreadWeights, take_unread
+from dpo_core.model.unread_weights import UnreadWeights
 
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -240,13 +242,14 @@ def share_weights(accelerator: Accelerator, scorer: PairScorer, max_grad_norm: f
         config["zero_optimization"]["stage3_param_persistence_threshold"] = PERSISTENT_PER_HIDDEN * hidden
         scorer.is_split = True
         batch = {"train_batch_size": ACCUMULATION * accelerator.num_processes}
-        unread = take_unread(scorer.model)
+        unread = agreed_unread(accelerator, scorer.model)
         if scorer.precision == "bf16":
             _send_in_half(scorer, have_values=accelerator.is_main_process and not unread)
         init = _without_broadcast() if unread else deepspeed.zero.Init
         init(module=scorer, config_dict_or_path=config | batch)
         if unread:
             _fill_parts(scorer, unread, accelerator.process_index)
+            meet(accelerator)
     return scorer
 
 

@@ -8,7 +8,7 @@ disagree.
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dpo_core.contract.config import AttentionKernel, ForwardLayout, Precision
-from dpo_core.contract.errors import OutOfMemory, is_card_failure, is_failed_compile, is_out_of_memory
+from dpo_core.contract.errors import (
+    OutOfMemory,
+    is_card_failure,
+    is_failed_compile,
+    is_out_of_memory,
+    is_peer_lost,
+)
 from dpo_core.data.pair_batch import PairBatch, collate
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
@@ -216,9 +222,10 @@ def choose_layout(
     wanted: ForwardLayout,
     device: torch.device,
     kernel: AttentionKernel = "sdpa",
+    of_any: Callable[[str | None], str | None] = lambda reason: reason,
 ) -> ForwardLayout:
     """Return ``wanted`` if it gives the plain forward's numbers on these real pairs, else the next plainer one, with a
-    warning.
+    warning. ``of_any`` gives, of what keeps each rank from a layout, one for all: they try the next one together.
 
     Sets the model's attention to ``kernel``, and to what the layout needs of it. Raises ``ConfigError`` for a kernel that
     the model or the machine does not have.
@@ -241,7 +248,7 @@ def choose_layout(
         layouts = ["padded"]
     for layout, fallback in zip(layouts, [*layouts[1:], "plain"], strict=True):
         stock_kernel = text_config(scorer.model)._attn_implementation
-        if not (reason := _why_not(scorer, pairs, layout, device)):
+        if not (reason := of_any(_why_not(scorer, pairs, layout, device))):
             return layout
         set_kernel(scorer.model, stock_kernel)
         log.warning("the %s forward %s on %s; using the %s forward", layout, reason, architecture, fallback)
@@ -262,16 +269,17 @@ def _why_not(
                 return "needs attention that can be replaced, else a mask as wide as all pairs together"
         with _as_exact_as_weights_allow(scorer) as precision:
             difference, allowed = largest_difference(scorer, pairs, layout, device), TOKEN_NOISE[precision]
-        if device.type == "cuda" and precision != scorer.precision and difference <= allowed:
-            # On a card half precision takes another kernel, which the comparison in fp32 has not seen.
+        if device.type == "cuda" and precision != scorer.precision:
+            # On a card half precision takes another kernel, which the comparison in fp32 has not seen. Whatever that one
+            # said: what a rank computes may not depend on its own numbers.
             in_training, bound = (
                 largest_difference(scorer, pairs, layout, device),
                 TOKEN_NOISE[scorer.precision],
             )
-            if not in_training <= bound:
+            if difference <= allowed and not in_training <= bound:
                 difference, allowed = in_training, bound
     except (TypeError, ValueError, AttributeError, IndexError, KeyError, RuntimeError) as error:
-        if is_card_failure(error) or is_failed_compile(error):
+        if is_card_failure(error) or is_failed_compile(error) or is_peer_lost(error):
             raise  # no other layout would do better; what was asked for would be silently left out
         return f"does not work ({type(error).__name__}: {error})"
     if not difference <= allowed:  # a NaN agrees with nothing

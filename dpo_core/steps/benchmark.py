@@ -27,6 +27,7 @@ from dpo_core.contract.section import Section
 from dpo_core.contract.store import hash_files, new_directory, write_json
 from dpo_core.engine.distributed import from_main, start_accelerator
 from dpo_core.engine.heartbeat import watched_ranks
+from dpo_core.engine.meeting import WAIT, meet
 
 log = logging.getLogger(__name__)
 SCORES_FILE, SAMPLES_FILE = "scores.json", "samples.jsonl"
@@ -47,7 +48,8 @@ def run(job: BenchmarkJob, progress: Progress) -> BenchmarkResult:
 
 
 def _score_and_gather(job: BenchmarkJob, progress: Progress) -> BenchmarkResult:
-    accelerator = start_accelerator()
+    # The harness has ranks wait for each other in exchanges of its own, with unequal work.
+    accelerator = start_accelerator(longest_exchange=WAIT)
     asked = find_tasks(job)
     # One looks: another run may add to the cache meanwhile, and ranks with other lists would wait for each other.
     kept = from_main(accelerator, lambda: {task.name: read_kept(job, task) for task in asked})
@@ -59,7 +61,7 @@ def _score_and_gather(job: BenchmarkJob, progress: Progress) -> BenchmarkResult:
         results = _evaluate(model, task, job)
         if results is not None:  # on rank 0
             kept[task.name] = keep(job, task, results)
-        accelerator.wait_for_everyone()
+        meet(accelerator)
         progress.advance()
     samples, files = job.out_dir / "samples", {}
     if accelerator.is_main_process:
@@ -67,7 +69,7 @@ def _score_and_gather(job: BenchmarkJob, progress: Progress) -> BenchmarkResult:
             for task in asked:
                 shutil.copyfile(cache_folder(job, task) / SAMPLES_FILE, aside / f"{task.name}.jsonl")
             files = hash_files(aside)
-    accelerator.wait_for_everyone()
+    meet(accelerator)
     return BenchmarkResult(
         job_fingerprint=job.fingerprint,
         scores=tuple(scores for found in kept.values() if found for scores in found.scores),

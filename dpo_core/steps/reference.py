@@ -40,6 +40,7 @@ from dpo_core.engine.distributed import (
     start_accelerator,
 )
 from dpo_core.engine.heartbeat import watched_ranks
+from dpo_core.engine.meeting import meet
 from dpo_core.model.all_weights import model_of_all_weights
 from dpo_core.model.export_form import num_embedding_rows
 from dpo_core.training.scores import Scoring, agreed_layout
@@ -209,7 +210,7 @@ def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
                 write_aligned(aside / f"{split}.npz", data.row_keys, cache.look_up(data.row_keys))
             files = hash_files(aside)
         forget_agreed(job)
-    accelerator.wait_for_everyone()
+    meet(accelerator)
     reference = ReferenceRef(path=path, fingerprint=job.fingerprint, files=files)
     return ReferenceResult(
         job_fingerprint=job.fingerprint,

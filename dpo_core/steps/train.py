@@ -1,9 +1,7 @@
 """Step ``train``: set-up, the loop (``dpo_core.training.trainer``), the final weights."""
 
-import contextlib
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -27,6 +25,7 @@ from dpo_core.engine.choose import load_for_scoring, loading, start_engine
 from dpo_core.engine.distributed import check_world_size, start_accelerator
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.heartbeat import watched_ranks
+from dpo_core.engine.meeting import meet
 from dpo_core.engine.weights_file import save_weights
 from dpo_core.model.adapter import adapter_disabled, count_parameters, load_policy
 from dpo_core.model.forward import PairScorer
@@ -42,6 +41,7 @@ from dpo_core.training.start_weights import AsReference, as_reference
 from dpo_core.training.step_guard import AFTER_TRAINING, check_step_zero
 from dpo_core.training.step_loss import choose_step_loss
 from dpo_core.training.stop_request import StopRequest
+from dpo_core.training.throughput import timed
 from dpo_core.training.tracking import Tracking, accelerator_arguments
 from dpo_core.training.trainer import Trainer
 from dpo_core.training.while_training import Evaluations, evaluations_while_training
@@ -80,17 +80,11 @@ def _scorer_of(reference: CheckpointRef, job: TrainJob, accelerator: Accelerator
     )
 
 
-@contextlib.contextmanager
-def timed(checks: dict[str, float], name: str) -> Iterator[None]:
-    """Add the block's seconds to ``checks``."""
-    started = time.monotonic()
-    yield
-    checks[f"{name}_seconds"] = checks.get(f"{name}_seconds", 0.0) + time.monotonic() - started
-
-
 def _started(job: TrainJob, accelerator: Accelerator) -> tuple[Engine, AsReference | None]:
     """The policy as it starts, and what makes it its reference for a moment where that is needed."""
-    engine = start_engine(job.sharding, accelerator, load_policy_scorer(job, accelerator), job.optim)
+    scorer = load_policy_scorer(job, accelerator)
+    meet(accelerator)  # each has read all of the weights, or one has; or nobody yet
+    engine = start_engine(job.sharding, accelerator, scorer, job.optim)
     return engine, as_reference(job, engine, is_start=_other_reference(job) is None)
 
 
@@ -142,6 +136,7 @@ def _go_on(
         log.info("resuming from %s", found[0].name)
     if is_main:
         tracking.replay(*metrics_until(job, step))
+    meet(engine.accelerator)  # each has read, one has sent: of unequal length
 
 
 def _saving(job: TrainJob, engine: Engine, stop: StopRequest, num_rows: int, step: int) -> Saving:
@@ -250,6 +245,7 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
         trainer.train()
     finally:
         trainer.tracking.finish()
+    meet(trainer.accelerator)  # rank 0 may have sent for long
     base_check, best = check_base(trainer), take_best(trainer)
     checks = (
         trainer.checks
@@ -260,7 +256,7 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
     trained, total = count_parameters(trainer.engine.scorer.model)
     weights = job.out_dir / "weights"
     hashes = save_weights(weights, trainer.engine)
-    trainer.accelerator.wait_for_everyone()
+    meet(trainer.accelerator)
     return TrainResult(
         job_fingerprint=job.fingerprint,
         weights_path=weights,

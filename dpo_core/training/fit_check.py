@@ -2,7 +2,8 @@
 
 ``train.tokens_per_forward: auto`` means on a card what its memory holds: the memory model (``step_memory``) proposes from
 what is left once weights and moments are there, the run's largest microbatch is tried, and where it does not fit after
-all the proposal is halved. The sum over pairs is the same however a batch is cut, so none of it is content.
+all it is halved: at once, or where weights are shared out by the next start. The sum over pairs is the same however a batch
+is cut, so none of it is content.
 """
 
 import logging
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dpo_core.contract.errors import OutOfMemory
+from dpo_core.contract.errors import OutOfMemory, StepCrashed
 from dpo_core.contract.exchange_memory import exchange_parts, held_gradients
 from dpo_core.contract.jobs import BatchPlan, TrainJob
 from dpo_core.contract.model_shape import ModelShape
@@ -21,11 +22,12 @@ from dpo_core.contract.step_memory import StepMemory, arithmetic_of
 from dpo_core.data.order import batch_tokens, largest_microbatch
 from dpo_core.data.pair_batch import collate
 from dpo_core.engine.card_memory import USED_SHARE, left_on_card
-from dpo_core.engine.distributed import by_every_rank
+from dpo_core.engine.distributed import by_every_rank, from_main
 from dpo_core.engine.engine import Engine
 from dpo_core.loss.metrics import forget_peak_memory, peak_memory_gib
 from dpo_core.model.adapter import count_parameters
 from dpo_core.model.attention import text_config
+from dpo_core.training.smaller_forwards import bound_of, keep_bound
 
 if TYPE_CHECKING:
     from dpo_core.training.trainer import Trainer
@@ -57,8 +59,10 @@ def choose_cut(job: TrainJob, engine: Engine) -> Cut:
     if job.train.per_device_batch_pairs is None:
         plan = plan.model_copy(update={"per_device_pairs": share, "accumulation": 1})
     proposals = by_every_rank(engine.accelerator, lambda *_: proposed_tokens(job, engine, left))
-    log.info("%.1f GiB are left on the card: %d tokens a forward are tried", left / 2**30, min(proposals))
-    return Cut(plan, min(proposals), may_be_halved=True)
+    bound = from_main(engine.accelerator, lambda: bound_of(job, engine.accelerator))
+    tokens = min(*proposals, *([bound] if bound else []), MOST_TOKENS)
+    log.info("%.1f GiB are left on the card: %d tokens a forward are tried", left / 2**30, tokens)
+    return Cut(plan, tokens, may_be_halved=True)
 
 
 def proposed_tokens(job: TrainJob, engine: Engine, left: int) -> int:
@@ -89,20 +93,22 @@ def check_fit(trainer: "Trainer") -> dict[str, float]:
     """Run one forward and backward of the run's largest microbatch, by every rank, the gradient thrown away: where
     memory does not suffice the run ends here and not in hour six. Changes no state but the trainer's cut. -> figures
 
-    Where ranks hold parts of the weights a forward that failed leaves them out of step, so nothing is tried again there.
+    Where ranks compute together a forward that failed leaves them out of step: nothing is asked there, as the others would
+    take the question for a part of the weights, and nothing tried again but by another start, which ``StepCrashed`` asks
+    for.
     """
-    started = time.monotonic()
+    started, together = time.monotonic(), trainer.job.sharding.splits_weights
     forget_peak_memory()  # of loading and of the layouts' comparison, which training never takes again
-    longest = int(trainer.pair_tokens.max())
     while True:
         failure = _failure(trainer)
+        if failure and together:
+            raise _told_the_next_start(trainer) or failure
         if not any(by_every_rank(trainer.accelerator, lambda *_, failed=bool(failure): failed)):
             break
-        cut, together = trainer.cut, trainer.job.sharding.splits_weights
-        if not cut.may_be_halved or together or cut.tokens <= longest:
+        if not (tokens := smaller(trainer)):
             raise failure or OutOfMemory("Another process ran out of memory; its error says where.")
-        trainer.cut = replace(cut, tokens=max(longest, cut.tokens // 2))
-        log.info("that does not fit: %d tokens a forward are tried", trainer.cut.tokens)
+        trainer.cut = replace(trainer.cut, tokens=tokens)
+        log.info("that does not fit: %d tokens a forward are tried", tokens)
         trainer.engine.discard_gradients()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -122,6 +128,26 @@ def check_fit(trainer: "Trainer") -> dict[str, float]:
         "fit_peak_gib": peak,
         "tokens_per_forward": float(trainer.cut.tokens),
     }
+
+
+def smaller(trainer: "Trainer") -> int | None:
+    """Return half of what the run's largest microbatch has, its longest pair at least; None where that was tried, or where
+    a person has said how many."""
+    lengths = trainer.pair_tokens[largest_rows(trainer)]
+    tried, longest = batch_tokens(lengths, trainer.layout), int(lengths.max())
+    return max(longest, tried // 2) if trainer.cut.may_be_halved and tried > longest else None
+
+
+def _told_the_next_start(trainer: "Trainer") -> StepCrashed | None:
+    """Leave a smaller number of tokens to the next start. -> what asks for one; None if it can be no smaller"""
+    if not (tokens := smaller(trainer)):
+        return None
+    keep_bound(trainer.job, trainer.accelerator, tokens)
+    return StepCrashed(
+        "A forward of as many tokens as the card was thought to hold does not fit, and ranks that share weights out cannot "
+        "try another.",
+        f"The step is started again with at most {tokens:,} tokens.",
+    )
 
 
 def largest_rows(trainer: "Trainer") -> list[int]:

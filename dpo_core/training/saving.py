@@ -21,6 +21,7 @@ from dpo_core.engine.checkpoint import RunState
 from dpo_core.engine.checkpoint_writer import PendingCheckpoint
 from dpo_core.engine.distributed import sum_over_ranks
 from dpo_core.engine.engine import Engine
+from dpo_core.engine.meeting import meet
 from dpo_core.training.stop_request import StopRequest
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Saving:
         with self._blocked():
             self.pending = None
             pending.commit(self.job.train.keep_checkpoints)
-        self.engine.accelerator.wait_for_everyone()
+        meet(self.engine.accelerator)
         self.saved_step = pending.state.step
         self.figures = {
             "checkpoint_bytes": float(pending.num_bytes),

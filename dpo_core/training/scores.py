@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dpo_core.contract.config import ForwardLayout, TrainConfig
+from dpo_core.contract.errors import OutOfMemory
 from dpo_core.contract.jobs import EvaluateJob, ReferenceJob, TrainJob
 from dpo_core.contract.quantities import ANSWERS_PER_BATCH
 from dpo_core.contract.refs import CheckpointRef
@@ -21,7 +22,14 @@ from dpo_core.data.pair_batch import PairBatch, collate, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.pairs import TokenizedPair
 from dpo_core.engine.choose import gather_whole, load_for_scoring
-from dpo_core.engine.distributed import agreed, data_rank, sum_over_shares, tokens_of_first
+from dpo_core.engine.distributed import (
+    agreed,
+    by_every_rank,
+    data_rank,
+    sum_over_shares,
+    tensor_degree,
+    tokens_of_first,
+)
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.model.forward import PairScorer, choose_layout, pair_logps, probe_pairs
 from dpo_core.model.generate import Generation
@@ -68,13 +76,16 @@ def agreed_layout(
     job: ReferenceJob | EvaluateJob | TrainConfig,
     accelerator: Accelerator,
 ) -> ForwardLayout:
-    """Return the layout for a job's forwards, tried on the set's own pairs. All ranks call it together: ranks that cut
-    the same pairs for different layouts would each compute other pairs. Raises ``ConfigError`` naming each rank's."""
-    return agreed(
-        accelerator,
-        "train.forward",
-        choose_layout(scorer, probe_pairs(dataset), job.forward, accelerator.device, job.attention),
-    )
+    """Return the layout for a job's forwards, tried on the set's own pairs. All ranks call it together, and what one of
+    them cannot compute none does: ranks that cut the same pairs for different layouts would each compute other pairs, and
+    where they share weights out, wait for each other in the next trial. Raises ``ConfigError`` naming each rank's."""
+
+    def of_any(reason: str | None) -> str | None:
+        return next(filter(None, by_every_rank(accelerator, lambda *_: reason)), None)
+
+    pairs, device = probe_pairs(dataset), accelerator.device
+    layout = choose_layout(scorer, pairs, job.forward, device, job.attention, of_any)
+    return agreed(accelerator, "train.forward", layout)
 
 
 def agreed_scoring(
@@ -142,13 +153,28 @@ def score_all(
     """Return every pair of the set, in the order of its distinct row numbers, without gradient. All ranks call it
     together.
 
-    ``batches`` are this rank's; each pair is in one of some rank's. Each rank fills its places, a sum does the rest.
+    ``batches`` are this rank's; each pair is in one of some rank's. Each rank fills its places, a sum does the rest. A rank
+    without memory takes part in the sum before it says so: those that computed by themselves are waiting for it.
     """
     names = PairLogps.__slots__ if scorer.with_squares else PairLogps.__slots__[:-2]
     filled = torch.zeros(len(names), len(rows_N), dtype=torch.float64, device=accelerator.device)
-    for batch in batches:
-        batch = batch.to(accelerator.device)
-        policy = pair_logps(scorer(batch), batch.tokens_2B)
-        at_B, real_B = places(rows_N, batch.row_B), batch.weight_B > 0  # a filler repeats another rank's row
-        filled[:, at_B[real_B]] = torch.stack([getattr(policy, name) for name in names]).double()[:, real_B]
-    return PairLogps(*sum_over_shares(accelerator, filled).float())
+    failure = None
+    try:
+        for batch in batches:
+            batch = batch.to(accelerator.device)
+            policy = pair_logps(scorer(batch), batch.tokens_2B)
+            at_B, real_B = (
+                places(rows_N, batch.row_B),
+                batch.weight_B > 0,
+            )  # a filler repeats another rank's row
+            filled[:, at_B[real_B]] = torch.stack([getattr(policy, name) for name in names]).double()[
+                :, real_B
+            ]
+    except OutOfMemory as error:
+        if scorer.is_split or tensor_degree(accelerator) > 1:  # the others are in the same forward
+            raise
+        failure = error.with_traceback(None)  # its frames hold tensors
+    total = sum_over_shares(accelerator, filled)
+    if failure:
+        raise failure
+    return PairLogps(*total.float())

@@ -1,4 +1,5 @@
-"""How fast a step was: operations a second and their share of the card's peak, seconds of its parts.
+"""How fast a step was: operations a second and their share of the card's peak, seconds of its parts and of what is checked
+before the first one.
 
 Operations are those that the pairs need, whatever the layout computes: a pair of n tokens, its prompt counted once, takes
 2 n W in a forward for the W weights of linear layers, 4 L A for each visible (query, key) in L layers of A attention
@@ -23,6 +24,14 @@ from dpo_core.model.adapter import count_parameters
 from dpo_core.model.attention import text_config
 
 DATA, EXCHANGE, CHECKPOINT = "seconds/data", "seconds/exchange", "seconds/checkpoint"
+
+
+@contextmanager
+def timed(checks: dict[str, float], name: str) -> Iterator[None]:
+    """Add the block's seconds to ``checks``."""
+    started = time.monotonic()
+    yield
+    checks[f"{name}_seconds"] = checks.get(f"{name}_seconds", 0.0) + time.monotonic() - started
 
 
 @dataclass

@@ -24,7 +24,7 @@ from dpo_core.contract.store import write_bytes, write_json
 from dpo_core.contract.warning_signs import CHOSEN, KL, WORDS, Sign, signs_of
 from dpo_core.data.order import steps_per_epoch
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.engine.distributed import from_main, sum_over_ranks
+from dpo_core.engine.distributed import data_rank, from_main, sum_over_ranks
 from dpo_core.engine.engine import Engine
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.training.answers import CutOff
@@ -44,7 +44,7 @@ from dpo_core.training.stop_request import StopRequest
 from dpo_core.training.tracking import Tracking
 
 log = logging.getLogger(__name__)
-PAIRS_BETWEEN_LOOKS = 256  # for a request to stop
+PAIRS_BETWEEN_LOOKS = 256  # of each share, for a request to stop
 
 
 @dataclass
@@ -228,11 +228,12 @@ class Evaluations:
         """Values of all pairs in their order, [N] each. Raises ``CutOff``."""
         accelerator, num_pairs, parts = self.engine.accelerator, len(dataset), []
         scoring = Scoring(self.engine.scorer, self.layout, accelerator)
-        for first in range(0, num_pairs, PAIRS_BETWEEN_LOOKS):
+        at_once = PAIRS_BETWEEN_LOOKS * data_rank(accelerator)[1]
+        for first in range(0, num_pairs, at_once):
             asked = torch.tensor(float(self.stop.received), device=accelerator.device)
             if sum_over_ranks(accelerator, asked) > 0:
                 raise CutOff
-            rows = np.arange(first, min(first + PAIRS_BETWEEN_LOOKS, num_pairs))
+            rows = np.arange(first, min(first + at_once, num_pairs))
             parts.append(score_pairs(scoring, dataset, self.job, rows=rows))
         return PairLogps.joined(parts)
 

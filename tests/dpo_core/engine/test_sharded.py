@@ -439,6 +439,15 @@ def test_ranks_that_see_other_shards_compute_the_same_rows_together(stage, tmp_p
     assert_same_reference(stage, result)
 
 
+def test_a_layout_that_one_rank_cannot_compute_none_does(stage, tmp_path, monkeypatch):
+    """It tries the next one, and the others have to: they have parts of its weights. The numbers are the same."""
+    monkeypatch.setenv("REFUSES", "packed")
+    job = reference_job(tmp_path, stage.data, stage.checkpoint, sharding=BACK_ENDS["fsdp2"])
+    result = run_ranks(job, module="tests.programs.differing_ranks")
+    assert result.forward == "prefix_sharing"
+    assert_same_reference(stage, result)
+
+
 @pytest.mark.parametrize("name", SPLITTING)
 def test_rank_0_says_where_answers_end(stage, tmp_path, name):
     """A rank that stopped by a choice of its own would leave the others waiting for its part of the weights."""

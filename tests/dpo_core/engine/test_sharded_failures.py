@@ -10,6 +10,7 @@ from dpo_core.engine.checkpoint import newest_checkpoint
 from dpo_core.model.load import load_model
 from tasks.launch.process import stop_group
 from tests.dpo_core.engine.test_sharded import SHARDINGS, SPLITTING, job_in
+from tests.programs.starved_ranks import FIT_CHECK, STARVED_IN
 from tests.step_process import metrics_of, start_ranks
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref
@@ -57,6 +58,23 @@ def test_a_rank_without_memory_ends_the_run_with_the_batch_that_did_not_fit(stag
     assert error.kind == "oom", error.message
     assert re.search(r"Out of memory on a batch of 1 pairs, .*Lower train.tokens_per_forward", error.message)
     assert len(metrics_of(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(("name", "loss"), [("fsdp2", "dpo"), ("plain", "aot")])
+def test_a_rank_whose_fit_check_finds_no_memory_ends_the_run_before_its_first_step(
+    stage, tmp_path, monkeypatch, name, loss
+):
+    """The others compute on: what it says to them would be taken for a part of the weights, or for the scores of a loss
+    that depends on all pairs."""
+    monkeypatch.setenv(STARVED_IN, FIT_CHECK)
+    job = stage.train_job(tmp_path, loss, processes=2, sharding=SHARDINGS[name])
+    assert start_ranks(job, 2, "tests.programs.starved_ranks").wait(PATIENCE_SECONDS) != 0
+    error = read_error(job)
+    assert error.kind == "oom", error.message
+    assert re.search(
+        r"Out of memory on a batch of \d+ pairs, .*Lower train.tokens_per_forward", error.message
+    )
+    assert metrics_of(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", SPLITTING)

@@ -1,14 +1,21 @@
 """``tokens_per_forward: auto``: a proposal from the card's memory, tried before the first step, halved if it does not fit.
 There is no card here: what is left on it is said, and memory is refused by the allocator."""
 
+import re
+
 import pytest
 import torch
 
-from dpo_core.contract.errors import OutOfMemory
+from dpo_core.contract.errors import OutOfMemory, StepCrashed
 from dpo_core.contract.quantities import AUTO_ON_CPU
+from dpo_core.contract.results import read_error, read_result
 from dpo_core.engine.plain import PlainEngine
 from dpo_core.training import fit_check
+from tests.dpo_core.engine.test_sharded import SHARDINGS
+from tests.programs.tight_cards import MOST_TOKENS
+from tests.step_process import metrics_of, start_ranks
 from tests.tiny_stage import run_here
+from tests.waiting import PATIENCE_SECONDS
 
 GIB = 1 << 30
 
@@ -69,3 +76,21 @@ def test_a_pair_that_does_not_fit_alone_and_a_number_that_a_person_set_end_the_r
     with pytest.raises(OutOfMemory):
         run_here(stage.train_job(tmp_path / "set", "dpo", max_steps=1, tokens_per_forward=2048))
     assert len(tried) == 1
+
+
+@pytest.mark.integration
+def test_where_weights_are_shared_out_the_next_start_tries_half(stage, tmp_path):
+    """A forward that failed leaves the ranks out of step. What a person has set stays an error."""
+    module = "tests.programs.tight_cards"
+    job = stage.train_job(tmp_path, "dpo", global_pairs=8, max_steps=1, sharding=SHARDINGS["fsdp2"])
+    assert start_ranks(job, 1, module).wait(PATIENCE_SECONDS) != 0
+    report = read_error(job)
+    assert report.kind == StepCrashed.kind, report.message
+    assert re.search(r"does not fit, .* started again with at most \d+ tokens", report.message)
+    assert metrics_of(job.out_dir) == []
+    for _ in range(2):  # retries
+        if start_ranks(job, 1, module).wait(PATIENCE_SECONDS) == 0:
+            break
+    checks = read_result(job).checks
+    assert 0 < checks["fit_tokens"] <= checks["tokens_per_forward"] <= MOST_TOKENS
+    assert checks["fit_pairs"] > 1
