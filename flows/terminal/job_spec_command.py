@@ -14,6 +14,7 @@ from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.store import write_bytes, write_json
 from flows.settings.overrides import read_recipe
 from flows.settings.stage_config import StageConfig
+from flows.step_software import wanted_extras
 from flows.terminal.recipe_options import Overrides, Recipe
 from tasks.image.image_ref import PYTHON
 from tasks.launch.command import ACCELERATE_FILE, accelerate_settings
@@ -80,18 +81,25 @@ def spec_text(config: StageConfig, engine: Engine, step: str, folder: Path | Non
 
 def _pushed_image(config: StageConfig) -> StepImage:
     if config.image.use is None or "@" not in config.image.use:
+        variant = _variant(config, config.kubernetes)
         raise ConfigError(
             "Pods fetch the trainer image from a registry by its digest, and image.use names none.",
-            "Push it (`pairline image RECIPE --set image.push=true --set image.repository=HOST/TEAM/pairline-trainer`, for "
-            "cards with --set image.variant=cuda) and set image.use to what that prints.",
+            f"Push it (`pairline image RECIPE --set image.variant={variant} --set image.push=true --set "
+            "image.repository=HOST/TEAM/pairline-trainer`) and set image.use to what that prints.",
         )
     return StepImage(config.image.use, PYTHON)
+
+
+def _variant(config: StageConfig, section: NodeSection) -> str:
+    """The variant of the trainer image that holds what the recipe's steps need on such nodes."""
+    return "-".join(filter(None, ("cuda" if section.gpus_per_node else "cpu", wanted_extras(config))))
 
 
 def _beaker_lines(config: StageConfig) -> list[str]:
     workspace, name = config.beaker.workspace, config.beaker.image.rpartition("/")[2]
     return [
-        f"beaker image create --workspace {workspace} --name {name} IMAGE   # what `pairline image RECIPE` printed",
+        f"beaker image create --workspace {workspace} --name {name} IMAGE   # what `pairline image RECIPE "
+        f"--set image.variant={_variant(config, config.beaker)}` printed",
         f"beaker experiment create --workspace {workspace} THIS_FILE",
     ]
 

@@ -49,6 +49,21 @@ def test_a_description_for_kubernetes_takes_the_image_by_its_digest():
     assert job["template"]["spec"]["template"]["spec"]["containers"][0]["image"] == IMAGE
 
 
+def test_the_image_is_one_that_holds_what_the_recipe_needs():
+    """Not one in which the first step ends, as OLMo-core is not there."""
+    needs = ["train.implementation=olmo_core", "benchmarks.tasks=[ifeval]"]
+    config = read_recipe(QUICKSTART, [*settings("beaker", **BEAKER, gpus_per_node=8), *needs])
+    assert "--set image.variant=cuda-olmo-benchmarks` printed" in spec_text(config, "beaker", "train", None)
+    config = read_recipe(QUICKSTART, [*settings("beaker", **BEAKER), needs[0]])
+    assert "--set image.variant=cpu-olmo` printed" in spec_text(config, "beaker", "train", None)
+    sets = settings("kubernetes", namespace="n", volume_claim="v", gpus_per_node=8)
+    for more, variant in (([needs[0]], "cuda-olmo"), ([], "cuda")):
+        with pytest.raises(
+            ConfigError, match=rf"image RECIPE --set image\.variant={variant} --set image\.push"
+        ):
+            spec_text(read_recipe(QUICKSTART, [*sets, *more]), "kubernetes", "train", None)
+
+
 def test_what_is_no_step_and_no_job_is_refused(tmp_path: Path):
     config = read_recipe(QUICKSTART, settings("beaker", **BEAKER))
     with pytest.raises(ConfigError, match=r"--step upload is no step; use one of .*reference"):
