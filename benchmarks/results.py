@@ -74,6 +74,12 @@ def page(figures: dict) -> str:
         parts += ["## On a card\n\n", GPU_TEXT]
         for card, found in figures["gpu"].items():
             parts += [f"### {card}\n\n", _machine(found), _gpu(found["figures"])]
+    if "implementations" in figures:
+        parts += [
+            "## On OLMo-core\n\n",
+            _machine(figures["implementations"]),
+            _implementations(figures["implementations"]["figures"]),
+        ]
     if "opstream" in figures:
         found = figures["opstream"]["figures"]
         parts += [
@@ -90,6 +96,22 @@ def page(figures: dict) -> str:
             _containers(figures["containers"]["figures"]),
         ]
     return "".join(parts)
+
+
+def _implementations(figures: dict) -> str:
+    """Written down from the logs of two demos: by hand, as no quiet machine was at hand for turns."""
+    whole, steps, apart = (figures[name] for name in ("stage_seconds", "step_seconds", "largest_difference"))
+    rows = [
+        (f"{figures['steps']} steps of 8 pairs, fp32", steps["transformers"], steps["olmo_core"]),
+        ("the whole stage", whole["transformers"], whole["olmo_core"]),
+    ]
+    return (
+        "The demo by `make demo` and by `make demo IMPLEMENTATION=olmo_core`, once each: no difference that this machine "
+        "could show, and nothing about cards.\n\n"
+        + _table(("seconds of", "transformers", "OLMo-core"), rows)
+        + f"The two runs: losses {apart['losses']:.1e} apart at most, weights {apart['weights']:.1e}, held-out metrics "
+        f"{apart['held_out']:.1e}.\n\n"
+    )
 
 
 def _containers(figures: dict) -> str:
