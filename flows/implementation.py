@@ -7,6 +7,7 @@ from dpo_core.contract.checkpoint_files import CONFIG
 from dpo_core.contract.config import FLEX
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.olmo_core import check_olmo_core
+from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.tensor_parallel import check_tensor_degree
 from flows.settings.stage_config import StageConfig
 from flows.step_software import StepPython, answer_of, check_image_holds, how_to_get_it, python_of_steps
@@ -21,18 +22,30 @@ def check_implementation(config: StageConfig) -> None:
     """Raise ``ConfigError`` for a model that ``train.implementation`` cannot compute or ``compute.tensor_degree`` not share
     out, or where the implementation, or the compiler that it would call, is not installed."""
     _check_compiler(config)
-    if config.compute.tensor_degree > 1:
-        for source, folder in _local_models(config):
-            check_tensor_degree(read_json_file(folder / CONFIG), source, config.compute.tensor_degree)
+    for source, folder in _local_models(config):
+        _check_model(config, folder, source)
     if config.train.implementation != "olmo_core":
         return
-    for source, folder in _local_models(config):
-        check_olmo_core(read_json_file(folder / CONFIG), source, bool(config.checkpoint.allow_remote_code))
     python = python_of_steps(config)
     if python is None:
         check_image_holds(config, "OLMo-core", OLMO_CORE, "train.implementation is olmo_core")
     elif not python.why_not:
         _check_python(config, python)
+
+
+def check_fetched(config: StageConfig, model: CheckpointRef) -> None:
+    """Raise ``ConfigError`` for a model that cannot be computed as the recipe says: of one from the Hub config.json is here
+    only now, and neither have data been mixed nor is a card booked."""
+    _check_model(config, model.path, model.source)
+
+
+def _check_model(config: StageConfig, folder: Path, source: str) -> None:
+    degree, is_olmo = config.compute.tensor_degree, config.train.implementation == "olmo_core"
+    if degree > 1 or is_olmo:
+        described = read_json_file(folder / CONFIG)
+        check_tensor_degree(described, source, degree)
+        if is_olmo:
+            check_olmo_core(described, source, bool(config.checkpoint.allow_remote_code))
 
 
 def _check_compiler(config: StageConfig) -> None:

@@ -22,6 +22,7 @@ from dpo_core.contract.judge_job import JudgeResult
 from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.refs import CheckpointRef
 from flows.audience import Audience
+from flows.implementation import check_fetched
 from flows.judging import check_answers_to_come, judge_answers
 from flows.scores import compare, score, score_start
 from flows.settings.stage_config import StageConfig
@@ -152,6 +153,7 @@ def prepare(config: StageConfig, run: StageRun, with_reference: bool = True) -> 
     folder, place = run.folder, run.place
     with folder.task("fetch checkpoint"):
         policy = fetch_checkpoint(config.checkpoint, place)
+        check_fetched(config, policy)
         show_checkpoint(policy, place.context.run.family)
         rehearse_export(config.checkpoint, config.train.export_precision, config.handoff, policy, place)
     sets, named = None, config.evaluation.sets
@@ -187,6 +189,7 @@ def reference_of(
             max_download_gib=config.checkpoint.max_download_gib,
         )
         model = fetch_checkpoint(other, place)
+        check_fetched(config, model)
     same = model.fingerprint == policy.fingerprint  # then it is the policy without its adapter
     return model, config.adapter.base_weights if same else "full"
 

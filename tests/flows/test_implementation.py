@@ -63,6 +63,32 @@ def test_a_model_whose_heads_cannot_be_shared_out_is_refused(inputs):
         check_before_start(config(inputs, **sections))
 
 
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"train": {"implementation": "transformers"}}, ""),
+        ({}, "its kind of model is mistral"),
+        (
+            {
+                "train": {"implementation": "transformers"},
+                "compute": {"num_processes": 4, "sharding": "fsdp2", "tensor_degree": 4},
+            },
+            "its num_key_value_heads is 2",
+        ),
+    ],
+)
+def test_a_model_is_looked_at_again_when_it_is_fetched(inputs, sections, said):
+    """Of one from the Hub config.json is there only then."""
+    fetched = checkpoint_ref(inputs / "sft")
+    file = inputs / "sft" / "config.json"
+    file.write_text(file.read_text().replace('"model_type": "llama"', '"model_type": "mistral"'))
+    if said:
+        with pytest.raises(ConfigError, match=said):
+            module.check_fetched(config(inputs, **sections), fetched)
+    else:
+        module.check_fetched(config(inputs, **sections), fetched)
+
+
 def test_an_environment_without_it_is_refused(inputs, monkeypatch):
     monkeypatch.setattr(module, "IS_THERE", "raise SystemExit(1)")
     with pytest.raises(ConfigError, match=r"does not have OLMo-core.*make setup EXTRAS=olmo"):

@@ -58,6 +58,15 @@ def test_a_run_finds_what_was_prepared_in_its_store(recipe, tmp_path):
     assert launches(store)["train"] == 1
 
 
+def test_a_model_that_cannot_be_computed_as_asked_is_refused_once_it_is_there(recipe, tmp_path):
+    """Of a model from the Hub nothing is known before; cards that it is computed on need not be here."""
+    together = ("num_processes=4", "sharding=fsdp2", "tensor_degree=4")
+    refused = pairline("prepare", str(recipe), *(f"--set=compute.{one}" for one in together))
+    assert refused.returncode == ConfigError.exit_code, refused.stdout + refused.stderr
+    assert "its num_key_value_heads is 2" in " ".join((refused.stdout + refused.stderr).split())
+    assert not launches(tmp_path / "store").keys() & {"rehearse", "mix"}
+
+
 def test_the_reference_pass_is_prepared_where_it_is_asked_for(recipe, tmp_path):
     bundle = tmp_path / "bundle.tar"
     prepared = pairline("prepare", str(recipe), "--reference", "--export", str(bundle))
