@@ -81,6 +81,7 @@ class Ended:
     unseen: bool = (
         False  # somebody removed it before its exit code was read; what it left in its folder decides
     )
+    advice: str = ""  # on memory, where the launcher has a setting for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,8 @@ def _failure(job: Job, ended: Ended, last_lines: list[str]) -> PairlineError:
         report is None or report.kind == PairlineError.kind or ended.cause
     ):  # or what follows it
         error: PairlineError = OutOfMemory(
-            f"Step {job.step} was killed by the kernel for lack of memory. {_what_to_lower(job)}"
+            f"Step {job.step} was killed by the kernel for lack of memory.",
+            " ".join(filter(None, (ended.advice, _what_to_lower(job)))),
         )
     elif ended.cause:  # what the other nodes reported follows from it
         error = StepCrashed(f"Step {job.step}: {ended.cause} {tail}")

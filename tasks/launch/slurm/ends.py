@@ -35,6 +35,9 @@ NO_CONTAINER = re.compile(
     re.IGNORECASE,
 )
 NOT_BEGUN = re.compile(r"(docker: (?!See ).*|(?:docker|apptainer): .* on \S+|Unable to find image .*)")
+MORE_MEMORY = (
+    "Raise slurm.memory_gib, what a job asks for on each node: empty, it is the site's default, often little."
+)
 LAUNCH_FAILED = 53  # Slurm's own code: a node could not start the job
 SLURM_OUT_OF_MEMORY = 125  # in the place of a signal: the batch script itself
 FENCED = 75  # dpo_core.in_slurm's
@@ -88,7 +91,8 @@ def how_it_ended(end: JobEnd, step: str) -> Ended | LimitReached | PairlineError
         end.state == "OUT_OF_MEMORY" or end.slurm_signal == SLURM_OUT_OF_MEMORY
     ):
         first = _first_killed(start.ranks)
-        return Ended(code or 1, out_of_memory=True, cause=_of_signal(first) if first else _of_memory(start))
+        cause = _of_signal(first) if first else _of_memory(start)
+        return Ended(code or 1, out_of_memory=True, cause=cause, advice=MORE_MEMORY)
     if end.state == "CANCELLED":
         return Cancelled(
             f"The Slurm job of step {step} was cancelled by someone (`sacct -j {start.job_id}` may say who).",

@@ -154,6 +154,7 @@ def test_memory_is_told_whoever_saw_it():
         outcome = how_it_ended(end, "train")
         assert isinstance(outcome, Ended)
         assert outcome.out_of_memory
+        assert "slurm.memory_gib" in outcome.advice
 
 
 def test_what_is_done_is_done_whatever_slurm_says_of_the_job():
