@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dpo_core.contract.errors import DiskFull, PairlineError, Preempted, StepCrashed, TimedOut
+from dpo_core.contract.errors import DiskFull, PairlineError, StepCrashed, TimedOut
 from dpo_core.contract.progress import parse_line
 from tasks.launch.context import Context
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine
@@ -250,8 +250,6 @@ class ShareRun:
                 outcome = Ended(0)
             elif isinstance(error, StepCrashed):
                 outcome = Ended(1, cause=str(error))
-            elif isinstance(error, Preempted):  # and not requeued
-                outcome = LimitReached(otherwise=error.problem)
             else:
                 raise
             cancel_by_key(self.command, watch.job.key)  # held, or needed by nobody

@@ -9,7 +9,7 @@ a rank, its first program, srun or the batch script      crashed: the first rank
 killed by a signal
 TIMEOUT, DEADLINE; exit 20; a rank ended by SIGTERM      the job's time is up: a chain goes on
 the same, unknown to Slurm                               the same, if it has kept something new; else crashed
-PREEMPTED and not requeued                               preempted
+PREEMPTED and not requeued                               the same, if it has kept something new; else preempted
 CANCELLED, not by us                                     cancelled: a person said so
 NODE_FAIL, BOOT_FAIL and not requeued                    crashed, the node is the cause
 FAILED 0:53, a container that cannot be made             config
@@ -68,11 +68,12 @@ class JobEnd:
 class LimitReached:
     """The job came to its time limit; whether a chain goes on depends on what it has kept.
 
-    ``otherwise``: what it is if nothing was kept, where Slurm does not say that it was the limit. A job that it has
-    forgotten was asked to stop by whomever: a controller that lost all it knew ends what it does not know.
+    ``otherwise``, ``error``: what it is if nothing was kept, where Slurm does not say that it was the limit. A job that it
+    has forgotten was asked to stop by whomever: a controller that lost all it knew ends what it does not know.
     """
 
     otherwise: str = ""
+    error: type[PairlineError] = StepCrashed
 
 
 def how_it_ended(end: JobEnd, step: str) -> Ended | LimitReached | PairlineError:
@@ -101,9 +102,8 @@ def how_it_ended(end: JobEnd, step: str) -> Ended | LimitReached | PairlineError
     if end.state in ("TIMEOUT", "DEADLINE"):
         return LimitReached()
     if end.state == "PREEMPTED":
-        return Preempted(
-            f"The Slurm job of step {step} made room for one of higher priority, and its site does not requeue."
-        )
+        said = f"The Slurm job of step {step} made room for one of higher priority, and its site does not requeue."
+        return LimitReached(said, Preempted)
     if end.state in ("NODE_FAIL", "BOOT_FAIL"):
         return StepCrashed(
             f"Step {step} lost a node ({start.nodes or 'none of its own'}), and Slurm did not start it again."

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from dpo_core.contract.errors import PairlineError, StepCrashed, TimedOut
+from dpo_core.contract.errors import PairlineError, TimedOut
 from tasks.launch.command import typical_command
 from tasks.launch.compute import Machine, this_machine
 from tasks.launch.compute_config import ComputeConfig
@@ -160,7 +160,7 @@ class SlurmLauncher:
                 return outcome
             if before == kept(command):
                 if outcome.otherwise:
-                    raise StepCrashed(outcome.otherwise)
+                    raise outcome.error(outcome.otherwise)
                 raise TimedOut(
                     f"The Slurm job of step {command.step} came to its time limit before it had kept anything new.",
                     "Raise slurm.time_limit_minutes, or lower train.checkpoint_every: one checkpoint must fit into one job.",

@@ -79,7 +79,7 @@ def _say_in_own_job() -> None:
     if own := _own_job():
         with contextlib.suppress(PairlineError):  # then the others wait for this one
             said = [known.get("Comment", "") for known in details(os.environ.get("SLURM_JOB_ID", own))]
-            if said and (not said[0] or WAITS in said[0]):
+            if said and (said[0] in ("", "(null)") or WAITS in said[0]):
                 comment(os.environ.get("SLURM_JOB_ID", own), json.dumps({WAITS: int(time.time())}))
 
 

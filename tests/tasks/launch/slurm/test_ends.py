@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpo_core.contract.errors import Cancelled, ConfigError, PairlineError, Preempted, StepCrashed, StoreError
+from dpo_core.contract.errors import Cancelled, ConfigError, PairlineError, StepCrashed, StoreError
 from tasks.launch.launcher import Ended
 from tasks.launch.slurm.ends import (
     JobEnd,
@@ -52,7 +52,7 @@ ENDS: list[tuple[str, JobEnd, type]] = [
     ("deadline", JobEnd("DEADLINE", start=ended(None)), LimitReached),
     ("asked by --signal, checkpoint written", JobEnd("FAILED", start=ended(20)), LimitReached),
     ("asked by --signal, a step that keeps shards", JobEnd("FAILED", start=ended(143, *ASKED)), LimitReached),
-    ("preempted, the site cancels", JobEnd("PREEMPTED", start=ended(20)), Preempted),
+    ("preempted, the site cancels", JobEnd("PREEMPTED", start=ended(20)), LimitReached),
     ("somebody's scancel", JobEnd("CANCELLED", start=ended(20)), Cancelled),
     ("somebody's scancel in the queue", JobEnd("CANCELLED"), Cancelled),
     ("a lost node", JobEnd("NODE_FAIL", start=ended(None)), StepCrashed),
