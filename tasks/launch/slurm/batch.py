@@ -145,7 +145,9 @@ def _notice(command: CommandSpec, own: int | None, of_partition: int | None) -> 
         yield f"--signal=TERM@{notice}"
     elif command.step in WITH_CHECKPOINTS:
         whose = (
-            "slurm.time_limit_minutes is" if own else "slurm.time_limit_minutes is empty, and its partition's"
+            "slurm.time_limit_minutes is"
+            if own
+            else "slurm.time_limit_minutes is empty, and its partition's limit is"
         )
         raise ConfigError(
             f"{whose} {limit}, of which step {command.step} needs {notice} s to write a checkpoint and end, and "
