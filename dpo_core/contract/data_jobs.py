@@ -50,7 +50,7 @@ class FetchResult(Result):
 class FetchJob(Job[FetchResult]):
     """A Hub data set at its commit -> its rows in the cache, where ``mix`` finds them without network or token."""
 
-    VERSION = 4  # LAYOUT of dpo_core/data/sources.py: rows of another one are not found in the cache
+    VERSION = 5  # LAYOUT of dpo_core/data/sources.py: rows of another one are not found in the cache
     step = "fetch"
     source: ResolvedSource
     cache_dir: Location  # see MixJob

@@ -6,6 +6,7 @@ from dpo_core.contract.amount import is_count
 
 FEW_ROWS, LARGE_SET = 3, 100  # "1", "2", "3" of a hundred rows or more: most often meant as a proportion
 MANY_TRUNCATED = 0.1
+FILES_NAMED = 5
 
 
 def amount_warning(label: str, amount: str, available_rows: int | None) -> str | None:
@@ -53,6 +54,24 @@ def prompt_left_out_warning(label: str, count: int) -> str | None:
         "answers are trained behind another prompt than the rows have. Unless that is how the model was trained, choose "
         "another one (checkpoint.chat_template)."
     )
+
+
+def files_warning(label: str, passed_by: list[str], missing: list[str]) -> str | None:
+    """Return what it means that files of a directory are not read, or not there, None if there are none."""
+    said = []
+    if passed_by:
+        said.append(
+            f"{_some(passed_by)} {'are' if len(passed_by) > 1 else 'is'} not read, by the name of no split or of another one "
+            "(a source of its own reads any file)"
+        )
+    if missing:
+        said.append(f"of its shards {_some(missing)} {'are' if len(missing) > 1 else 'is'} missing")
+    return f"{label}: {'; '.join(said)}." if said else None
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - FILES_NAMED
+    return ", ".join(names[:FILES_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 NO_END_MARK = (

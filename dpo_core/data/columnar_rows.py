@@ -6,7 +6,7 @@ text are counted, not copied; however they are stored (as they are, as views, on
 object.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -43,15 +43,18 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _stored(column: pa.Array) -> list[Any]:
-    """The column with dates and times as the numbers that are stored; nulls where not even that can be told."""
+    """The column with dates and times as the numbers that are stored, texts as their bytes; nulls where not even that can be
+    told."""
     if _has_repeated_names(column.type):
         return [SEVERAL_VALUES] * len(column)
-    try:
-        return _plain(column.cast(_without_times(column.type)))
-    except MemoryError:
-        raise
-    except Exception:
-        return [None] * len(column)
+    for leaf in (_without_times, _without_texts):
+        try:
+            return _plain(column.cast(_recast(column.type, leaf)))
+        except MemoryError:
+            raise
+        except Exception:
+            continue
+    return [None] * len(column)
 
 
 def _has_repeated_names(kind: pa.DataType) -> bool:
@@ -63,21 +66,34 @@ def _has_repeated_names(kind: pa.DataType) -> bool:
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_interval(kind):  # years, days and nanoseconds, of which Python has what it needs
+    """Whole numbers for dates and times; not for intervals (years, days, nanoseconds), of which Python has what it needs."""
+    if not pa.types.is_temporal(kind) or pa.types.is_interval(kind):
         return kind
-    if pa.types.is_temporal(kind):
-        return pa.int32() if kind.bit_width == 32 else pa.int64()
+    return pa.int32() if kind.bit_width == 32 else pa.int64()
+
+
+def _without_texts(kind: pa.DataType) -> pa.DataType:
+    """Bytes for texts, one of which is no UTF-8: the others need not go with it. They are text again where they can be."""
+    if pa.types.is_string(kind) or pa.types.is_string_view(kind):
+        return pa.binary()
+    return pa.large_binary() if pa.types.is_large_string(kind) else _without_times(kind)
+
+
+def _recast(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """The type with ``leaf`` of each that holds no others."""
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(field.name, _without_times(field.type)) for field in kind])
+        return pa.struct([pa.field(field.name, _recast(field.type, leaf)) for field in kind])
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_without_times(kind.value_type), kind.list_size)
+        return pa.list_(_recast(kind.value_type, leaf), kind.list_size)
     if pa.types.is_large_list(kind):
-        return pa.large_list(_without_times(kind.value_type))
+        return pa.large_list(_recast(kind.value_type, leaf))
     if pa.types.is_list(kind):
-        return pa.list_(_without_times(kind.value_type))
+        return pa.list_(_recast(kind.value_type, leaf))
     if pa.types.is_map(kind):
-        return pa.map_(_without_times(kind.key_type), _without_times(kind.item_type))
-    return kind
+        return pa.map_(_recast(kind.key_type, leaf), _recast(kind.item_type, leaf))
+    if pa.types.is_dictionary(kind):
+        return _recast(kind.value_type, leaf)
+    return leaf(kind)
 
 
 def _plain(column: pa.Array) -> list[Any]:

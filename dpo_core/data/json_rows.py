@@ -63,7 +63,10 @@ def json_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
         if row is None or (is_document and number == 1 and _may_wrap(path, row.value)):
             yield from _Values(path, file, line, number).rows()
             return
-        yield row
+        if (rows := _surely_wrapped(path, row.value)) is None:
+            yield row
+        else:
+            yield from map(RawRow, rows)
 
 
 def _may_wrap(path: Path, value: Any) -> bool:
@@ -81,6 +84,19 @@ def _wrapped(path: Path, value: Any) -> list | None:
     if len(found) > 1:
         raise DataError(_SEVERAL_LISTS.format(path=path, names=" and ".join(found)))
     return value[found[0]] if found else None
+
+
+def _surely_wrapped(path: Path, value: Any) -> list | None:
+    """The rows in an object that wraps them among other values of a file (``cat a.json b.json``): its list holds such as
+    have answers. Any other is a row, whose columns may have any name. Raises ``DataError``."""
+    if not isinstance(value, dict) or "chosen" in value or not any(_holds_pairs(value.get(key)) for key in WRAPPERS):
+        return None
+    return _wrapped(path, value)
+
+
+def _holds_pairs(rows: Any) -> bool:
+    first = rows[0] if isinstance(rows, list) and rows else None
+    return isinstance(first, dict) and "chosen" in first and "rejected" in first
 
 
 class _Values:
@@ -106,7 +122,8 @@ class _Values:
                 yield from map(RawRow, self._members())
                 return
             row = value if self.position - start <= MAX_ROW_CHARACTERS else None
-            rows = _wrapped(self.path, value) if is_wrapper and not self._next(_BLANKS) else None
+            is_all = is_wrapper and not self._next(_BLANKS)
+            rows = (_wrapped if is_all else _surely_wrapped)(self.path, value)
             yield from map(RawRow, [row] if rows is None else rows)
             is_first = False
 

@@ -27,7 +27,7 @@ class SourceTally:
 
     source: ResolvedSource
     available_rows: int
-    notes: tuple[str, ...] = ()  # warnings of the whole mixture
+    notes: tuple[str, ...] = ()  # warnings of the whole mixture and of the source's files
     formats: Counter[str] = field(default_factory=Counter)
     kept: int = 0
     truncated: int = 0

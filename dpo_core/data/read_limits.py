@@ -13,7 +13,7 @@ from pathlib import Path
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.data.json_rows import MAX_ROW_CHARACTERS
-from dpo_core.data.readers import files_of
+from dpo_core.data.row_files import files_of
 from dpo_core.data.workers import MAX_MEMORY_BYTES, Workers, can_fork
 
 SMALL_BYTES = (

@@ -7,9 +7,7 @@ holds something behind its rows, is a ``DataError`` that says where it breaks.
 import contextlib
 import gzip
 import io
-import json
 import os
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,36 +22,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-JSON_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
-SUPPORTED = (*JSON_ENDINGS, ".parquet", ".arrow")
-NOT_ROWS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
 ARROW_MAGIC, PARQUET_MAGIC = b"ARROW1", b"PAR1"
+END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 ROWS_AT_ONCE = 1024
-
-# Rows in a form, or under a name, that is not read: beside files that are, they would be missed without a word.
-_UNREAD = re.compile(
-    r".*\.(jsonl|ndjson|parquet|arrow|feather)(\.(gz|zst|zstd|xz|bz2|zip|lz4|br))?|.*\.json\.(gz|zst|zstd|xz|bz2|zip|lz4|br)",
-    re.IGNORECASE,
-)
-_SHARD = re.compile(r"^(?P<split>\w+(?:\.\w+)*?)-\d+-of-\d+")
-_NO_SPLITS = (
-    "data",
-    "part",
-    "shard",
-    "chunk",
-    "file",
-    "rows",
-)  # what shards are called when they name no split
-_SPLIT_WORDS = {
-    "train": "train",
-    "test": "test",
-    "eval": "test",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-}
-
+AGAIN = "Download or write it again."
 
 _SEVERAL = (
     "{path} is more than one {kind} file, or something stands behind its rows. Put files side by side into a "
@@ -69,80 +41,6 @@ _BEGINNINGS = {
     PARQUET_MAGIC: ("a Parquet file", "Name it .parquet."),
     ARROW_MAGIC: ("an Arrow file", "Name it .arrow."),
 }  # first bytes -> what a file is, and what helps
-
-
-def is_supported(path: Path) -> bool:
-    """Return whether the file's name says that it holds rows."""
-    return path.name.endswith(SUPPORTED) and path.name not in NOT_ROWS
-
-
-def files_of(path: Path, split: str) -> list[Path]:
-    """Return the data files of a local source in reading order. Raises ``DataError`` if there is none."""
-    if path.is_dir():
-        return _files_of_directory(path, split)
-    if not path.exists():
-        raise DataError(
-            f"The data file {path} does not exist. Check `source`: a local file or directory, or org/name "
-            "for a Hub data set."
-        )
-    if not is_supported(path):
-        raise DataError(f"{path} is no data file that can be read. Supported: {', '.join(SUPPORTED)}.")
-    if split != "train":
-        raise DataError(
-            f"{path} is a local file and has only the split `train`, got split `{split}`. Name the file "
-            "that you want."
-        )
-    return [path]
-
-
-def split_of(path: Path) -> str | None:
-    """Return the split that a file's name or folder speaks of, None if of none. ``path`` is relative to the source."""
-    if (shard := _SHARD.match(path.name)) and shard["split"] not in _NO_SPLITS:
-        return shard["split"]
-    words = re.split(r"[^a-z]+", f"{path.parent.name}/{path.name}".lower())
-    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
-
-
-def _is_cache(path: Path) -> bool:
-    """Whether a file is one that `datasets` left beside a set that it had saved: its state names the set's own."""
-    if path.suffix != ".arrow":
-        return False
-    try:
-        state = json.loads((path.parent / "state.json").read_bytes())
-        own = {one["filename"] for one in state["_data_files"]}
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-        LookupError,
-        TypeError,
-    ):  # no such state, or something else's
-        return False
-    return path.name not in own
-
-
-def _files_of_directory(folder: Path, split: str) -> list[Path]:
-    every = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    visible = [name for name in every if not any(part.startswith(".") for part in name.parts)]
-    files = [name for name in visible if is_supported(name) and not _is_cache(folder / name)]
-    if not files:
-        raise DataError(f"The directory {folder} holds no data file. Supported: {', '.join(SUPPORTED)}.")
-    splits = {name: split_of(name) for name in files}
-    wanted = [name for name in files if splits[name] == split]
-    if not wanted and split == "train":
-        wanted = [name for name in files if splits[name] is None]
-    if not wanted:
-        found = sorted({s or "train" for s in splits.values()})
-        raise DataError(
-            f"{folder} has no split `{split}`; its files speak of {', '.join(found)}. Set `split`."
-        )
-    unread = [name for name in visible if _UNREAD.fullmatch(name.name) and not is_supported(name)]
-    if missed := [name for name in unread if split_of(name) in {split, *(splits[name] for name in wanted)}]:
-        raise DataError(
-            f"{folder} holds {missed[0]} beside the files that are read, and it would be missed. Supported are "
-            f"{', '.join(SUPPORTED)}: pack or name it as one of these, or move it elsewhere."
-        )
-    return [folder / name for name in wanted]
 
 
 def read_rows(path: Path, wanted: frozenset[str] | None = None) -> Iterator[RawRow]:
@@ -161,7 +59,7 @@ def read_rows(path: Path, wanted: frozenset[str] | None = None) -> Iterator[RawR
     except UnicodeDecodeError as error:
         raise DataError(f"{path} {_no_text(path, error)}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged: {error}. Download or write it again.") from error
+        raise DataError(f"{path} is damaged: {error}. {AGAIN}") from error
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Make it readable.") from error
 
@@ -197,7 +95,7 @@ def _readable(path: Path, kind: str) -> Iterator[None]:
     except (DataError, MemoryError):  # of Arrow's own, too
         raise
     except Exception as error:
-        raise DataError(f"{path} is no readable {kind} file: {error}. Download or write it again.") from error
+        raise DataError(f"{path} is no readable {kind} file: {error}. {AGAIN}") from error
 
 
 def _rows_at_once(about: "pq.FileMetaData") -> int:
@@ -250,15 +148,27 @@ def _arrow_rows(path: Path, wanted: frozenset[str] | None) -> Iterator[RawRow]:
                 _refuse_two_arrow_files(path, source)
                 return
             if source.tell() >= source.size():
+                _refuse_open_end(path, source)
                 return
 
 
+def _refuse_open_end(path: Path, source: "pa.MemoryMappedFile") -> None:
+    """Raise ``DataError`` if the stream lacks its end mark: cut off between two batches, it looks whole but for that."""
+    source.seek(0)
+    has_marks = source.read(4) == END_OF_STREAM[:4]  # not in streams of before 2019
+    source.seek(source.size() - len(END_OF_STREAM))
+    if has_marks and source.read(len(END_OF_STREAM)) != END_OF_STREAM:
+        raise DataError(f"{path} has no end mark: it is cut off, or still being written. {AGAIN}")
+
+
 def _refuse_two_arrow_files(path: Path, source: "pa.MemoryMappedFile") -> None:
-    """Raise ``DataError`` if more than the directory stands behind the stream of an Arrow file."""
+    """Raise ``DataError`` if more than the directory stands behind the stream of an Arrow file, or if it is cut off."""
     stream_end, tail = source.tell(), 4 + len(ARROW_MAGIC)
     source.seek(source.size() - tail)
     directory, magic = int.from_bytes(source.read(4), "little"), source.read(len(ARROW_MAGIC))
-    if magic != ARROW_MAGIC or stream_end + directory + tail != source.size():
+    if magic != ARROW_MAGIC:
+        raise DataError(f"{path} does not end as an Arrow file does: it is cut off. {AGAIN}")
+    if stream_end + directory + tail != source.size():
         raise DataError(_SEVERAL.format(path=path, kind="Arrow"))
 
 

@@ -25,13 +25,14 @@ from dpo_core.data.hub_rows import hub_rows
 from dpo_core.data.json_line import RawRow
 from dpo_core.data.ranked_answers import RANKED_COLUMNS
 from dpo_core.data.read_limits import bounded_texts, reading
-from dpo_core.data.readers import JSON_ENDINGS, files_of, read_rows
+from dpo_core.data.readers import read_rows
+from dpo_core.data.row_files import JSON_ENDINGS, files_of
 
 ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
 ROWS_PER_BATCH = 512
 MAX_COLUMNS_KEPT = 200
 LAYOUT = (
-    4  # raised when the stored form of rows, or which of them are stored, changes; FetchJob.VERSION with it
+    5  # raised when the stored form of rows, or which of them are stored, changes; FetchJob.VERSION with it
 )
 _SCHEMA = pa.schema([("row", pa.large_string())])
 

@@ -20,8 +20,8 @@ from dpo_core.contract.data_jobs import MixJob, MixResult, SourceLedger
 from dpo_core.contract.errors import CheckpointError, DataError
 from dpo_core.contract.metric_names import source_names
 from dpo_core.contract.progress import Progress
-from dpo_core.contract.refs import DatasetRef
-from dpo_core.contract.row_warnings import all_of
+from dpo_core.contract.refs import DatasetRef, ResolvedSource
+from dpo_core.contract.row_warnings import all_of, files_warning
 from dpo_core.contract.store import canonical_json, fingerprint, hash_files, new_directory, write_json
 from dpo_core.data.chat_template import template_sha256
 from dpo_core.data.end_mark import end_mark_warning
@@ -48,6 +48,7 @@ from dpo_core.data.pool import SECONDS_PER_CHUNK, PoolMaker, chunks_of, make_poo
 from dpo_core.data.pool_file import PoolReader, open_pool
 from dpo_core.data.quality import Accounts, Looks, examiner_for
 from dpo_core.data.ranked_answers import ranked_answers
+from dpo_core.data.row_files import passed_by
 from dpo_core.data.row_samples import row_samples
 from dpo_core.data.sources import RowStore, loading
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
@@ -140,9 +141,9 @@ def _fill_pool(
     job: MixJob, folder: Path, maker: PoolMaker, selections: list[Selection], progress: Progress
 ) -> list[SourceTally]:
     """Tokenise every selected row once into a pool in ``folder``, counting each as often as it was selected."""
-    notes = tuple(all_of(end_mark_warning(maker.pair_tokenizer)))
+    end_mark = end_mark_warning(maker.pair_tokenizer)
     tallies = [
-        SourceTally(source, len(store), notes)
+        SourceTally(source, len(store), tuple(all_of(end_mark, _files_warning(source))))
         for source, store in zip(job.sources, maker.stores, strict=True)
     ]
     rows = [selection.distinct for selection in selections]
@@ -155,6 +156,10 @@ def _fill_pool(
             tallies[source].add(part.facts, selections[source].times(numbers))
             progress.advance(int(np.count_nonzero(part.facts.column("number").to_numpy() == 0)))
     return tallies
+
+
+def _files_warning(source: ResolvedSource) -> str | None:
+    return files_warning(source.label, *passed_by(source.path, source.split)) if source.path else None
 
 
 def _kept_places(pool: PoolReader, selections: list[Selection]) -> np.ndarray:

@@ -47,7 +47,18 @@ READ_TO_THE_END = {
     "record separators": ("".join("\x1e" + line(i) + "\n" for i in range(3)), 3),
     "empty arrays": ("[]\n" + array(0) + "\n[ ]\n" + array(1), 2),
     "a wrapper, on a line": (json.dumps({"version": 1, "data": [row(0), row(1)]}), 2),
-    "wrappers on two lines": ("\n".join(json.dumps({"data": [row(i)], "chosen": 1}) for i in range(2)), 2),
+    "rows that hold such as look like rows": (
+        "\n".join(json.dumps({"data": [row(i)] * 2, "chosen": 1}) for i in range(2)),
+        2,
+    ),
+    "wrappers behind each other": ("\n".join(json.dumps({"data": [row(i), row(9)]}) for i in range(2)), 4),
+    "pretty wrappers": ("".join(json.dumps({"rows": [row(i)] * 3}, indent=1) for i in range(3)), 9),
+    "a wrapper, then lines": (json.dumps({"train": [row(0), row(1)]}) + "\n" + line(2) + "\n" + line(3), 4),
+    "an array, then a wrapper": (array(0, 1) + "\n" + json.dumps({"data": [row(2), row(3)]}), 4),
+    "rows of other names that hold examples": (
+        "\n".join(json.dumps({"q": "?", "examples": [{"q": i}, {"q": 9}], "good": "a"}) for i in range(3)),
+        3,
+    ),
 }
 
 
@@ -60,14 +71,12 @@ def values_of(path: Path) -> list:
 @pytest.mark.parametrize("case", READ_TO_THE_END)
 def test_every_row_of_a_file_is_read(tmp_path, monkeypatch, case, name, size):
     text, expected = READ_TO_THE_END[case]
-    if case == "a wrapper, on a line" and "jsonl" in name:
-        expected = 1  # a line is a row
     monkeypatch.setattr(json_rows, "READ_CHARACTERS", size)
     content = text.encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     found = values_of(tmp_path / name)
     assert len(found) == expected
-    if "wrapper" not in case:
+    if "wrapper" not in case and "hold" not in case:
         assert found == [row(number) for number in range(expected)]
 
 

@@ -17,12 +17,19 @@ DATED = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y %H:%M') }}|{%
 
 
 def mixed(
-    folder: Path, rows: list[dict], template: str = CHATML, amount: str = "1.0", **fields: object
+    folder: Path,
+    rows: list[dict],
+    template: str = CHATML,
+    amount: str = "1.0",
+    file: str = "rows.jsonl",
+    **fields: object,
 ) -> MixResult:
     folder.mkdir(exist_ok=True)
     make_tokenizer(template).save_pretrained(folder / "tokenizer")
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = ResolvedSource(label="rows", path=folder / "rows.jsonl", content=json.dumps(rows), amount=amount)
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / file.partition("/")[0]
+    source = ResolvedSource(label="rows", path=path, content=json.dumps(rows), amount=amount)
     job = MixJob(
         sources=(source,),
         tokenizer_path=folder / "tokenizer",
@@ -102,6 +109,11 @@ SAID = {
         {"max_length_tokens": 60},
         [row(0, "yes " + LONG, "no " + LONG), *(row(i) for i in range(1, 10))],
         r"rows: 10 % of the pairs are cut",
+    ),
+    "a part of the files": (
+        {"file": "set/train-00001-of-00002.jsonl"},
+        [row(0)],
+        r"rows: of its shards train-00000-of-00002 is missing\.",
     ),
     "thinking left out": (
         {"template": R1},
