@@ -61,7 +61,7 @@ def files_warning(label: str, passed_by: list[str], missing: list[str]) -> str |
     said = []
     if passed_by:
         said.append(
-            f"{_some(passed_by)} {'are' if len(passed_by) > 1 else 'is'} not read, by the name of no split or of another one "
+            f"{_some(passed_by)} {'are' if len(passed_by) > 1 else 'is'} not read, named after no split or another one "
             "(a source of its own reads any file)"
         )
     if missing:

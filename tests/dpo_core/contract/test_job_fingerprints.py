@@ -58,7 +58,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
     "fetch": (
         FetchJob,
         {"source": SOURCE, "cache_dir": "/s/cache"},
-        "323b29c7636a7a6b8be6818b621fd1278d8018595fadb7e74c5951adc0f08abc",
+        "abf411904ad072546954db1e969b2f0739d555b738cae9543fcb26dfeaef5f64",
     ),
     "mix": (
         MixJob,
@@ -71,7 +71,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "seed": 3,
             "cache_dir": "/s/cache",
         },
-        "fc76a65377da727f758ee9efbbd3691697ec4426b3442c6732d20cff217ffb96",
+        "12654eb075c435dd0b6d319961b52272543846c603a9d59f5fc031e7829a6c6f",
     ),
     "reference": (
         ReferenceJob,
