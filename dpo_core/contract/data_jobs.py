@@ -175,7 +175,9 @@ class MixResult(Result):
 class MixJob(Job[MixResult]):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
-    VERSION = 7  # earlier turns, calls and functions in more forms; tools and turns that the template leaves out
+    VERSION = (
+        7  # earlier turns, calls and functions in more forms; tools and turns that the template leaves out
+    )
     step = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location

@@ -10,24 +10,32 @@ As in open-instruct the prompt of a conversation is everything before its last t
 that hh_rlhf turns lose the blanks around them, which belong to the markers.
 """
 
-import re
 from typing import Any
 
 from dpo_core.contract.drops import FormatName, RowDropped
 from dpo_core.data.deep_json import TOO_DEEP
-from dpo_core.data.messages import (
-    NOTHING_ELSE,
-    from_json_text,
-    is_blank,
-    is_nothing,
-    message_list,
-    same_turn,
-    same_turns,
-    wrapper,
-)
+from dpo_core.data.json_text import is_nothing
+from dpo_core.data.messages import NOTHING_ELSE, is_blank, same_turn, same_turns, wrapper
 from dpo_core.data.pairs import PreferencePair
+from dpo_core.data.prompt_beside import (
+    CONVERSATION_COLUMNS,
+    PROMPT_COLUMNS,
+    behind,
+    explicit_prompt,
+    first_of,
+    hh_turns,
+    messages_of,
+    text_of,
+    turns_before,
+)
 from dpo_core.data.repeated_names import SEVERAL_VALUES
-from dpo_core.data.row_columns import constraint_list, ifeval_constraints, template_arguments, tool_list
+from dpo_core.data.row_columns import (
+    constraint_list,
+    function_list,
+    ifeval_constraints,
+    template_arguments,
+    tool_list,
+)
 from dpo_core.data.system_prompt import SYSTEM_COLUMNS, leading_system, system_beside, with_system
 
 OUR_COLUMNS = (
@@ -48,14 +56,21 @@ OUR_COLUMNS = (
     "ranks",
 )
 
-PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
-CONVERSATION_COLUMNS = ("conversations", "conversation")
 MEDIA_COLUMNS = frozenset({"images", "image", "videos", "video", "audios", "audio"})
 _SAID_COLUMNS = (*PROMPT_COLUMNS, *CONVERSATION_COLUMNS, "chosen", "rejected")
 # By these names a row is recognised without a column map; no other column is looked at.
 READ_COLUMNS = frozenset(
     {
-        *("chosen", "rejected", "messages", "input", "tools", "constraints", "chat_template_kwargs"),
+        *(
+            "chosen",
+            "rejected",
+            "messages",
+            "input",
+            "tools",
+            "functions",
+            "constraints",
+            "chat_template_kwargs",
+        ),
         *("instruction_id_list", "kwargs", "history"),
         *PROMPT_COLUMNS,
         *CONVERSATION_COLUMNS,
@@ -63,8 +78,6 @@ READ_COLUMNS = frozenset(
         *SYSTEM_COLUMNS,
     }
 )
-_HH_TURN = re.compile(r"\n\n(Human|Assistant):")
-_HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def rename_columns(row: dict, columns: dict[str, str]) -> dict:
@@ -76,6 +89,7 @@ def rename_columns(row: dict, columns: dict[str, str]) -> dict:
     if "prompt" in columns:
         found = {*CONVERSATION_COLUMNS, *PROMPT_COLUMNS} - {columns["prompt"]}
     found |= set(SYSTEM_COLUMNS) if "system" in columns else set()
+    found |= {"functions"} if "tools" in columns else set()
     kept = {name: value for name, value in row.items() if name not in found}
     return {**kept, **{ours: row.get(theirs) for ours, theirs in columns.items()}}
 
@@ -140,41 +154,10 @@ def _tools(row: dict) -> list[dict] | None:
     ``RowDropped``."""
     holders = [row, *filter(None, [wrapper(row[name]) for name in _SAID_COLUMNS if name in row])]
     found = [tools for holder in holders if (tools := tool_list(holder.get("tools")))]
+    found += [tools for holder in holders if (tools := function_list(holder.get("functions")))]
     if any(tools != found[0] for tools in found[1:]):
         raise RowDropped("bad_tools", "two places of the row hold different tools")
     return found[0] if found else None
-
-
-def _messages(raw: Any, default_role: str | None, fields: frozenset[str]) -> list[dict] | None:
-    """``message_list``, behind the system prompt that stands beside the messages."""
-    turns = message_list(raw, default_role, fields)
-    if turns is None or (beside := wrapper(raw)) is None:
-        return turns
-    return with_system(system_beside(beside, fields), turns)
-
-
-def _first(row: dict, names: tuple[str, ...]) -> Any:
-    return next((row[name] for name in names if row.get(name) is not None), None)
-
-
-def _text(value: Any) -> str | None:
-    """The text of a string or of a list holding one string."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value if isinstance(value, str) else None
-
-
-def _hh_turns(text: str | None) -> list[dict] | None:
-    """Turns of an hh-rlhf string, None if it does not start with one of its markers."""
-    if text is None:
-        return None
-    before, *parts = _HH_TURN.split("\n\n" + text.lstrip())
-    if before.strip() or not parts:
-        return None
-    return [
-        {"role": _HH_ROLES[role], "content": content.strip()}
-        for role, content in zip(parts[::2], parts[1::2], strict=True)
-    ]
 
 
 def _recognise(row: dict, fields: frozenset[str]) -> tuple[FormatName, list[dict], list[dict]]:
@@ -183,26 +166,28 @@ def _recognise(row: dict, fields: frozenset[str]) -> tuple[FormatName, list[dict
     if chosen is None or rejected is None:
         missing = " and ".join(name for name in ("chosen", "rejected") if row.get(name) is None)
         raise RowDropped("not_a_preference_row", f"no {missing}")
-    chosen_turns = _messages(chosen, "assistant", fields)
-    rejected_turns = _messages(rejected, "assistant", fields)
+    chosen_turns = messages_of(chosen, "assistant", fields)
+    rejected_turns = messages_of(rejected, "assistant", fields)
     if chosen_turns is not None and rejected_turns is not None:
         return _from_messages(row, chosen_turns, rejected_turns, fields)
     if not (isinstance(chosen, str) and isinstance(rejected, str)) and (chosen_turns or rejected_turns):
         raise RowDropped("not_a_preference_row", "one answer is messages, the other is not")
-    return _from_texts(row, _text(chosen), _text(rejected), fields)
+    return _from_texts(row, text_of(chosen), text_of(rejected), fields)
 
 
 def _from_messages(
     row: dict, chosen: list[dict], rejected: list[dict], fields: frozenset[str]
 ) -> tuple[FormatName, list[dict], list[dict]]:
     if _holds_prompt(chosen) and _holds_prompt(rejected) and not _goes_on(row, chosen, rejected, fields):
-        before = _messages(_first(row, PROMPT_COLUMNS), None, fields)
+        if earlier := turns_before(row, chosen, rejected, fields):
+            return "prompt_messages", behind(earlier, chosen), behind(earlier, rejected)
+        before = messages_of(first_of(row, PROMPT_COLUMNS), None, fields)
         system = leading_system(before or ())
         if before and before[-1]["role"] == "system":
             return "prompt_messages", with_system(system, chosen), with_system(system, rejected)
         chosen, rejected = with_system(system, chosen), with_system(system, rejected)
         return "messages", chosen, rejected
-    name, prompt = _explicit_prompt(row, fields)
+    name, prompt = explicit_prompt(row, fields)
     if prompt is None:
         if _holds_prompt(chosen) or _holds_prompt(rejected):
             raise RowDropped("prompt_mismatch", format="messages")
@@ -215,10 +200,11 @@ def _from_texts(
 ) -> tuple[FormatName, list[dict], list[dict]]:
     if chosen is None or rejected is None:
         raise RowDropped("not_a_preference_row", "an answer is neither text nor messages")
-    chosen_turns, rejected_turns = _hh_turns(chosen), _hh_turns(rejected)
+    chosen_turns, rejected_turns = hh_turns(chosen), hh_turns(rejected)
     if chosen_turns and rejected_turns and chosen_turns[0]["role"] == rejected_turns[0]["role"] == "user":
-        return "hh_rlhf", chosen_turns, rejected_turns
-    name, prompt = _explicit_prompt(row, fields)
+        earlier = turns_before(row, chosen_turns, rejected_turns, fields)
+        return "hh_rlhf", [*earlier, *chosen_turns], [*earlier, *rejected_turns]
+    name, prompt = explicit_prompt(row, fields)
     if prompt is None:
         raise RowDropped("not_a_preference_row", "answers are text and there is no prompt")
     if name == "hh_rlhf":
@@ -239,55 +225,5 @@ def _goes_on(row: dict, chosen: list[dict], rejected: list[dict], fields: frozen
     for turns in (chosen, rejected):
         if next(turn["role"] for turn in turns if turn["role"] != "system") not in ("assistant", "tool"):
             return False
-    prompt = _explicit_prompt(row, fields)[1]
+    prompt = explicit_prompt(row, fields)[1]
     return prompt is not None and not any(same_turn(prompt[-1], turn) for turn in chosen[:-1])
-
-
-def _explicit_prompt(row: dict, fields: frozenset[str]) -> tuple[FormatName, list[dict] | None]:
-    """The prompt that stands beside the answers, and the format that this makes the row."""
-    raw = _first(row, PROMPT_COLUMNS)
-    columns = CONVERSATION_COLUMNS if raw is not None else (*CONVERSATION_COLUMNS, "messages")
-    conversation = _messages(_first(row, columns), None, fields)
-    if conversation is not None:
-        return "sharegpt", _without_answer(row, conversation, fields)
-    prompt = _messages(raw, "user", fields)
-    if prompt is not None:
-        return "prompt_messages", _without_answer(row, prompt, fields)
-    text = _text(raw)
-    if text is None:
-        return "prompt_text", None
-    turns = _hh_turns(text) if _HH_TURN.search("\n\n" + text.lstrip()) else None
-    if turns and turns[0]["role"] == "user":
-        open_turn = turns[-1]["role"] == "assistant" and not turns[-1]["content"]
-        return "hh_rlhf", turns[:-1] if open_turn else turns
-    extra = row.get("input") if row.get("instruction") is raw else None
-    text = f"{text}\n{extra}" if isinstance(extra, str) and extra.strip() else text
-    return "prompt_text", [*_earlier_turns(row.get("history")), {"role": "user", "content": text}]
-
-
-def _earlier_turns(history: Any) -> list[dict]:
-    """The turns of LLaMA-Factory's ``history``, [[question, answer], ...]; none of a column that holds something else."""
-    pairs = from_json_text(history)
-    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        return []
-    texts = [text for pair in pairs for text in pair]
-    if not all(isinstance(text, str) for text in texts):
-        return []
-    return [
-        {"role": role, "content": text}
-        for role, text in zip(("user", "assistant") * len(pairs), texts, strict=True)
-    ]
-
-
-def _without_answer(row: dict, conversation: list[dict], fields: frozenset[str]) -> list[dict]:
-    """The conversation without a last turn that repeats one of the two answers."""
-    if (
-        len(conversation) < 2 or conversation[-1]["role"] == "user"
-    ):  # a row with such an answer is dropped anyway
-        return conversation
-    for side in (row["chosen"], row["rejected"]):
-        answer = message_list(side, "assistant", fields)
-        answer = answer or [{"role": "assistant", "content": _text(side) or ""}]
-        if same_turn(conversation[-1], answer[-1]):
-            return conversation[:-1]
-    return conversation

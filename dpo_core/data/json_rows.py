@@ -89,7 +89,11 @@ def _wrapped(path: Path, value: Any) -> list | None:
 def _surely_wrapped(path: Path, value: Any) -> list | None:
     """The rows in an object that wraps them among other values of a file (``cat a.json b.json``): its list holds such as
     have answers. Any other is a row, whose columns may have any name. Raises ``DataError``."""
-    if not isinstance(value, dict) or "chosen" in value or not any(_holds_pairs(value.get(key)) for key in WRAPPERS):
+    if (
+        not isinstance(value, dict)
+        or "chosen" in value
+        or not any(_holds_pairs(value.get(key)) for key in WRAPPERS)
+    ):
         return None
     return _wrapped(path, value)
 

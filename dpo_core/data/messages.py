@@ -4,12 +4,10 @@ The spelling is that of chat templates: ``{"role": "user", "content": "..."}`` w
 tool, and ``tool_calls`` where the assistant calls one.
 """
 
-import json
-import re
 from typing import Any
 
 from dpo_core.contract.drops import RowDropped
-from dpo_core.data.repeated_names import RepeatedName, value_of
+from dpo_core.data.json_text import from_json_text, is_nothing, of_text, unambiguous, without_nulls
 
 ROLES = {
     "human": "user",
@@ -39,68 +37,20 @@ ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "tex
 # What many templates read beyond role, content and tool_calls. Said by the assistant, and so part of an answer:
 SPOKEN_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan", "function_calls")
 KEPT_KEYS = ("name", "tool_call_id", *SPOKEN_KEYS, "functions", "tools")  # the last two: of a system turn
+ARGUMENT_KEYS = (
+    "arguments",
+    "parameters",
+    "args",
+    "input",
+    "kwargs",
+)  # OpenAI's, Llama's, LangChain's, Anthropic's
+_OF_A_CALL = frozenset({"name", "id", "type", "index", "call_id", "tool_call_id", "description"})
 MEDIA = ("image", "audio", "video", "input_image", "input_audio")  # types of parts that are no text
 NOTHING_ELSE: frozenset[str] = (
     frozenset()
 )  # fields that the template at hand reads, too (``template_fields``)
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # escaped; two of them may be one character
 WRAPPERS = ("messages", "conversations")  # {"messages": [...], "system": ...}
 _BROUGHT_INTO_OURS = frozenset({*ROLE_KEYS, *CONTENT_KEYS, "tool_calls", "function_call", *KEPT_KEYS})
-
-
-def without_nulls(value: Any) -> Any:
-    """Drop null fields of objects, recursively: columnar files fill every field that any row has."""
-    if isinstance(value, dict):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    return [without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def is_nothing(value: Any) -> bool:
-    """Return whether a value is null, empty, or made of such alone: columnar files give a row that has no call an object of
-    nulls."""
-    if isinstance(value, dict | list):
-        return all(map(is_nothing, value.values() if isinstance(value, dict) else value))
-    return value is None or value == ""
-
-
-def _writable(parsed: Any, text: str) -> Any:
-    """What was parsed, without the halves of characters for which escapes may stand, and which no UTF-8 text can hold."""
-    if not _HALF.search(text):
-        return parsed
-    return json.loads(json.dumps(parsed, ensure_ascii=False).encode("utf-8", "replace"))
-
-
-def of_json_text(value: Any) -> tuple[Any, bool]:
-    """Return what a string of JSON holds if it is an object or a list, else ``value`` itself; and whether a name has several
-    values in it, so that another value than the one returned may be meant."""
-    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
-        return value, False
-    for parse, is_repeated in ((value_of, False), (json.loads, True)):
-        try:
-            return _writable(parse(value), value), is_repeated
-        except RepeatedName:
-            continue
-        except (
-            ValueError,
-            RecursionError,
-        ):  # or nested beyond what the parser follows: "[[[[ ...", no JSON of anybody's
-            break
-    return value, False
-
-
-def from_json_text(value: Any) -> Any:
-    """Return the value that a string of JSON holds if it is an object or a list, else ``value`` itself: also where a name
-    has several values, which the text keeps."""
-    found, is_repeated = of_json_text(value)
-    return value if is_repeated else found
-
-
-def unambiguous(value: Any) -> Any:
-    """Return what a string of JSON holds, or ``value`` itself. Raises ``RowDropped`` where a name has several values."""
-    found, is_repeated = of_json_text(value)
-    if is_repeated:
-        raise RowDropped("repeated_name", f"one name with several values in {value[:60]!r}")
-    return found
 
 
 def _text_of_part(part: Any) -> Any:
@@ -128,12 +78,25 @@ def _content(value: Any) -> str:
     return str(value)
 
 
+def _arguments(function: dict, call: dict) -> Any:
+    """The arguments of a call, by any of their names. Raises ``RowDropped`` where they may stand under another one."""
+    for holder in (function, call):
+        for name in ARGUMENT_KEYS:
+            if name in holder:
+                return holder[name]
+    if others := function.keys() - _OF_A_CALL:
+        raise RowDropped(
+            "not_a_preference_row", f"a tool call has no {ARGUMENT_KEYS[0]} but {', '.join(sorted(others))}"
+        )
+    return {}
+
+
 def _tool_call(call: Any) -> dict:
     call = without_nulls(unambiguous(call))
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise RowDropped("not_a_preference_row", "a tool call has no function name")
-    arguments = from_json_text(function.get("arguments", function.get("parameters", {})))
+    arguments = from_json_text(_arguments(function, call))
     identity = {"id": call["id"]} if "id" in call else {}
     return {**identity, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
@@ -175,7 +138,7 @@ def _kept(raw: dict, fields: frozenset[str]) -> dict:
     kept = {
         key: without_nulls(value) if isinstance(value, dict | list) else value
         for key in KEPT_KEYS
-        if isinstance(value := raw.get(key), str) or (isinstance(value, dict | list) and value)
+        if type(value := raw.get(key)) in (str, int, float) or (isinstance(value, dict | list) and value)
     }
     others = sorted((fields & raw.keys()) - _BROUGHT_INTO_OURS)
     return kept | {key: without_nulls(raw[key]) for key in others if raw[key] not in (None, "", [], {})}
@@ -215,16 +178,16 @@ def _one_by_one(held: Any) -> list:
 def message_list(
     raw: Any, default_role: str | None = None, fields: frozenset[str] = NOTHING_ELSE
 ) -> list[dict] | None:
-    """Return messages of a list, a single message, ``{"messages": [...]}``, or JSON text of these; None for anything
-    else.
+    """Return messages of a list, a single message, ``{"messages": [...]}``, or JSON text of these, or text in Python's
+    spelling; None for anything else.
 
-    Text is taken for JSON of messages only if each names its role: an answer may well be JSON itself.
+    Text is taken for messages only if each names its role: an answer may well be JSON itself.
     """
     if type(raw) is list and raw:
         plain = [turn for item in raw if (turn := _plain(item)) is not None]
         if len(plain) == len(raw):
             return plain
-    parsed, is_repeated = of_json_text(raw)
+    parsed, is_repeated = of_text(raw)
     if isinstance(parsed, dict):
         parsed = _one_by_one(
             next((parsed[key] for key in WRAPPERS if isinstance(parsed.get(key), list)), parsed)
@@ -255,7 +218,7 @@ def beyond_text(turn: dict) -> dict:
     first = [key for key in KEPT_KEYS if key in turn]
     found = {key: turn[key] for key in [*first, *(turn.keys() - _BROUGHT_INTO_OURS)]}
     bare = {key: value.strip() if isinstance(value, str) else value for key, value in found.items()}
-    return {key: value for key, value in bare.items() if value}
+    return {key: value for key, value in bare.items() if value or type(value) in (int, float)}
 
 
 def same_turn(left: dict, right: dict) -> bool:

@@ -6,7 +6,7 @@ from dpo_core.contract.chat_templates import check_template_arguments
 from dpo_core.contract.drops import RowDropped
 from dpo_core.data.checkers import is_meant, misfit
 from dpo_core.data.ifeval import INSTRUCTIONS
-from dpo_core.data.messages import unambiguous, without_nulls
+from dpo_core.data.json_text import from_json_text, unambiguous, without_nulls
 
 
 def tool_list(raw: Any) -> list[dict] | None:
@@ -24,6 +24,16 @@ def tool_list(raw: Any) -> list[dict] | None:
         {"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool
         for tool in tools
     ] or None
+
+
+def function_list(raw: Any) -> list[dict] | None:
+    """Return tools of a column of functions, OpenAI's older form; None where it holds something else, as code."""
+    found = from_json_text(raw)
+    if not isinstance(found, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("name"), str) for one in found
+    ):
+        return None
+    return tool_list(raw)
 
 
 def constraint_list(raw: Any) -> tuple[dict, ...]:

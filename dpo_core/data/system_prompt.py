@@ -9,17 +9,13 @@ from itertools import takewhile
 from typing import Any
 
 from dpo_core.contract.drops import RowDropped
-from dpo_core.data.messages import (
-    NOTHING_ELSE,
-    beyond_text,
-    is_message,
-    message,
-    of_json_text,
-    same_turns,
-    unambiguous,
-)
+from dpo_core.data.json_text import of_text, unambiguous
+from dpo_core.data.messages import NOTHING_ELSE, beyond_text, is_message, message, same_turns
 
-SYSTEM_COLUMNS = ("system", "system_prompt", "system_message", "system_instruction")
+SYSTEM_COLUMNS = (
+    *("system", "system_prompt", "system_message", "system_instruction", "system_instructions"),
+    *("system_text", "system_content", "systemPrompt", "sys_prompt"),
+)
 ROLE = "system"
 
 
@@ -52,7 +48,7 @@ def _turns(raw: Any, fields: frozenset[str]) -> list[dict]:
     if raw is None:
         return []
     if isinstance(raw, str):
-        parsed, is_repeated = of_json_text(raw)
+        parsed, is_repeated = of_text(raw)
         items = parsed if isinstance(parsed, list) else [parsed]
         if parsed is not raw and items and all(isinstance(item, str) or is_message(item) for item in items):
             return _turns(unambiguous(raw) if is_repeated else items, fields)

@@ -12,7 +12,7 @@ import pytest
 from dpo_core.contract.data_jobs import MixJob, MixResult
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.data.columnar_rows import rows_of
-from dpo_core.data.messages import from_json_text
+from dpo_core.data.json_text import from_json_text
 from dpo_core.data.repeated_names import SEVERAL_VALUES
 from dpo_core.data.row_columns import constraint_list
 from tests.tiny_models import make_tokenizer

@@ -29,8 +29,7 @@ def named(folder: Path, split: str = "train") -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["b.csv", "b.tsv.gz", "b.pq", "b.jsonlines", "rows.jsonl.1", "a.jsonl.aa", "b.parquet.incomplete"],
+    "name", ["b.csv", "b.tsv.gz", "b.pq", "b.jsonlines", "rows.jsonl.1", "a.jsonl.aa", "b.parquet.incomplete"]
 )
 def test_rows_in_another_form_or_in_pieces_are_not_missed(tmp_path, name):
     with pytest.raises(DataError, match=f"{name} beside the files that are read"):

@@ -1,0 +1,145 @@
+"""The prompt that stands beside the answers of a row, in a column of its own, in any form that people write it."""
+
+import re
+from typing import Any
+
+from dpo_core.contract.drops import FormatName
+from dpo_core.data.json_text import from_json_text
+from dpo_core.data.messages import message_list, same_turn, same_turns, wrapper
+from dpo_core.data.system_prompt import leading_system, system_beside, with_system
+
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
+CONVERSATION_COLUMNS = ("conversations", "conversation")
+_HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+_HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def messages_of(raw: Any, default_role: str | None, fields: frozenset[str]) -> list[dict] | None:
+    """Return ``message_list``, behind the system prompt that stands beside the messages."""
+    turns = message_list(raw, default_role, fields)
+    if turns is None or (beside := wrapper(raw)) is None:
+        return turns
+    return with_system(system_beside(beside, fields), turns)
+
+
+def first_of(row: dict, names: tuple[str, ...]) -> Any:
+    """Return the first value that is there under one of the names."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def text_of(value: Any) -> str | None:
+    """Return the text of a string or of a list holding one string."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, str) else None
+
+
+def hh_turns(text: str | None) -> list[dict] | None:
+    """Return turns of an hh-rlhf string, None if it does not start with one of its markers."""
+    if text is None:
+        return None
+    before, *parts = _HH_TURN.split("\n\n" + text.lstrip())
+    if before.strip() or not parts:
+        return None
+    return [
+        {"role": _HH_ROLES[role], "content": content.strip()}
+        for role, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
+
+
+def explicit_prompt(row: dict, fields: frozenset[str]) -> tuple[FormatName, list[dict] | None]:
+    """Return the prompt that stands beside the answers, and the format that this makes the row."""
+    raw = first_of(row, PROMPT_COLUMNS)
+    columns = CONVERSATION_COLUMNS if raw is not None else (*CONVERSATION_COLUMNS, "messages")
+    conversation = messages_of(first_of(row, columns), None, fields)
+    if conversation is not None:
+        return "sharegpt", _without_answer(row, conversation, fields)
+    prompt = messages_of(raw, "user", fields)
+    if prompt is not None:
+        return "prompt_messages", _behind_history(row, _without_answer(row, prompt, fields), fields)
+    text = text_of(raw)
+    if text is None:
+        return "prompt_text", None
+    turns = hh_turns(text) if _HH_TURN.search("\n\n" + text.lstrip()) else None
+    if turns and turns[0]["role"] == "user":
+        open_turn = turns[-1]["role"] == "assistant" and not turns[-1]["content"]
+        return "hh_rlhf", turns[:-1] if open_turn else turns
+    extra = row.get("input") if row.get("instruction") is raw else None
+    text = f"{text}\n{extra}" if isinstance(extra, str) and extra.strip() else text
+    last = {"role": "user", "content": text}
+    if "messages" in row and (whole := _ending_with(row, last, fields)):
+        return "sharegpt", whole
+    return "prompt_text", _behind_history(row, [last], fields)
+
+
+def turns_before(row: dict, chosen: list[dict], rejected: list[dict], fields: frozenset[str]) -> list[dict]:
+    """Return what a prompt of its own column says before the turns with which both sides begin, which may be the last
+    exchange alone: ``prompt`` has three turns, and the sides the third one and an answer to it."""
+    prompt = explicit_prompt(row, fields)[1] or []
+    said, others = (_without_system(turns)[:-1] for turns in (chosen, rejected))
+    place = len(prompt) - len(said)
+    if place <= 0 or not same_turns(prompt[place:], said) or not same_turns(said, others):
+        return []
+    return prompt[:place] if _without_system(prompt[:place]) else []
+
+
+def behind(earlier: list[dict], turns: list[dict]) -> list[dict]:
+    """Return a conversation with the turns before it. Raises ``RowDropped`` if their system prompts differ."""
+    return with_system(leading_system(turns), [*earlier, *_without_system(turns)])
+
+
+def _without_system(turns: list[dict]) -> list[dict]:
+    """The turns behind the system's own at the beginning."""
+    first = next((place for place, turn in enumerate(turns) if turn["role"] != "system"), len(turns))
+    return turns[first:]
+
+
+def _ending_with(row: dict, last: dict, fields: frozenset[str]) -> list[dict] | None:
+    """The conversation in ``messages`` where the prompt's text is its last turn, or where it is the system's alone."""
+    conversation = messages_of(row["messages"], None, fields)
+    if conversation is None:
+        return None
+    if not _without_system(conversation):
+        return behind(conversation, [last])
+    prompt = _without_answer(row, conversation, fields)
+    return prompt if len(prompt) > 1 and same_turn(prompt[-1], last) else None
+
+
+def _behind_history(row: dict, prompt: list[dict], fields: frozenset[str]) -> list[dict]:
+    """The prompt behind the turns in ``history``, unless it holds them."""
+    history = _earlier_turns(row.get("history"), fields)
+    said = _without_system(prompt)
+    if not history or same_turns(history, said[: len(history)]):
+        return prompt
+    return behind(history, prompt)
+
+
+def _earlier_turns(history: Any, fields: frozenset[str]) -> list[dict]:
+    """The turns of LLaMA-Factory's ``history``, [[question, answer], ...], or messages; none of a column that holds
+    something else."""
+    if history is None:
+        return []
+    pairs = from_json_text(history)
+    if not isinstance(pairs, list):
+        return []
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        return message_list(history, None, fields) or []
+    texts = [text for pair in pairs for text in pair]
+    if not all(isinstance(text, str) or text is None for text in texts):
+        return []
+    turns = zip(("user", "assistant") * len(pairs), texts, strict=True)
+    return [{"role": role, "content": text} for role, text in turns if text]
+
+
+def _without_answer(row: dict, conversation: list[dict], fields: frozenset[str]) -> list[dict]:
+    """The conversation without a last turn that repeats one of the two answers."""
+    if (
+        len(conversation) < 2 or conversation[-1]["role"] == "user"
+    ):  # a row with such an answer is dropped anyway
+        return conversation
+    for side in (row["chosen"], row["rejected"]):
+        answer = message_list(side, "assistant", fields)
+        answer = answer or [{"role": "assistant", "content": text_of(side) or ""}]
+        if same_turn(conversation[-1], answer[-1]):
+            return conversation[:-1]
+    return conversation
