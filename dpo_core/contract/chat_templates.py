@@ -34,6 +34,18 @@ TemplateName = Literal[
     "zephyr",
 ]
 TEMPLATE_NAMES: tuple[TemplateName, ...] = get_args(TemplateName)
+# Those that close an answer with no special token, as open-instruct has them: what generation stops at is another's to say.
+WITHOUT_END_MARK: frozenset[TemplateName] = frozenset(
+    {
+        "assistant_message_only",
+        "olmo_thinker_code_rlzero",
+        "olmo_thinker_rlzero",
+        "r1_simple_chat",
+        "r1_simple_chat_postpend_think",
+        "r1_simple_chat_postpend_think_orz_style",
+        "r1_simple_chat_postpend_think_tool_vllm",
+    }
+)
 MAX_TEMPLATE_CHARACTERS = 1 << 20  # the largest known ones have 50 thousand
 OLMO_NOTE = (
     "`olmo` is Olmo 3's ChatML with functions, as in open-instruct. OLMo 2's template (<|user|>, <|assistant|> behind a "

@@ -95,7 +95,7 @@ class SourceLedger(Section):
     left_out_in_part: int = 0  # kept rows with an answer of which the chat template leaves out a part
     left_out_rows: tuple[int, ...] = ()  # the first of them
     prompt_left_out: int = (
-        0  # rows with a turn of the system or the user of which the chat template writes nothing
+        0  # rows with a turn of the prompt that the chat template leaves out, wholly or in part
     )
     warnings: tuple[str, ...] = ()  # what is worth a second look, in sentences
     # reason -> what was found, for template_error the template's own sentences

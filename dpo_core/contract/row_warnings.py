@@ -46,13 +46,13 @@ def left_out_warning(label: str, count: int, rows: tuple[int, ...]) -> str | Non
 
 
 def prompt_left_out_warning(label: str, count: int) -> str | None:
-    """Return what it means that the chat template writes nothing of some prompts' turns, None if there are none."""
+    """Return what it means that the chat template leaves out something of some prompts' turns, None if there are none."""
     if not count:
         return None
     return (
-        f"{label}: the chat template writes nothing of a turn of the system or the user in {count:,} pairs, so their "
+        f"{label}: the chat template leaves out a turn of the prompt, or a part of one, in {count:,} pairs, so their "
         "answers are trained behind another prompt than the rows have. Unless that is how the model was trained, choose "
-        "another one (checkpoint.chat_template)."
+        "another one (checkpoint.chat_template). `pairline show-rows` shows what it writes."
     )
 
 

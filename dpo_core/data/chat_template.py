@@ -3,13 +3,14 @@
 import hashlib
 import json
 import logging
+import re
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.data import template_clock, turn_forms
-from dpo_core.data.messages import NOTHING_ELSE
+from dpo_core.data.messages import NOTHING_ELSE, OTHER_ROLES
 from dpo_core.data.render_limits import (
     LIMITS,
     SHORT_CHARACTERS,
@@ -110,9 +111,14 @@ class Renderer:
 
     @cached_property
     def message_fields(self) -> frozenset[str]:
-        """What the template reads of a message."""
+        """What the template reads of a message, and ``role=word`` for words of a result's role that it knows."""
+        text, tokens = template_text(self.tokenizer), self.tokenizer.get_added_vocab()
+        known = {
+            word for word in OTHER_ROLES if re.search(rf"['\"]{word}['\"]", text) or f"<|{word}|>" in tokens
+        }
         try:
-            return message_fields(_environment().parse(self.tokenizer.get_chat_template()))
+            read = message_fields(_environment().parse(self.tokenizer.get_chat_template()))
+            return read | {f"role={word}" for word in known}
         except Exception:  # no template, or one that renders nothing either, of which each row says why
             return NOTHING_ELSE
 

@@ -3,21 +3,24 @@
 from typing import TYPE_CHECKING
 
 from dpo_core.contract.row_warnings import NO_END_MARK
+from dpo_core.data.before_answer import SENTINEL
 
 if TYPE_CHECKING:
     from dpo_core.data.tokenize import PairTokenizer
 
-PROBE = "pairline end mark probe"
+HELLO = {"role": "user", "content": "hello"}
+PLAIN = ([HELLO], [{"role": "system", "content": "hello"}, HELLO])  # some templates want a system turn
 
 
 def end_mark_warning(pair_tokenizer: "PairTokenizer") -> str | None:
     """Return what to say of a template whose answers end with no special token; None if it has one, or if it refuses
-    a plain conversation."""
-    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": PROBE}]
-    text = pair_tokenizer.renderer.render([turns], [None])[0]
-    if not isinstance(text, str) or PROBE not in text:
+    plain conversations."""
+    probes = [[*turns, {"role": "assistant", "content": SENTINEL}] for turns in PLAIN]
+    texts = pair_tokenizer.renderer.render(probes, [None] * len(probes))
+    text = next((text for text in texts if isinstance(text, str) and SENTINEL in text), None)
+    if text is None:
         return None
-    tail, tokenizer = text.rpartition(PROBE)[2], pair_tokenizer.tokenizer
+    tail, tokenizer = text.rpartition(SENTINEL)[2], pair_tokenizer.tokenizer
     special = {str(token) for token in tokenizer.added_tokens_decoder.values()} | set(
         tokenizer.all_special_tokens
     )

@@ -77,11 +77,12 @@ class SourceTally:
                 said.append(detail)
 
     def find(
-        self, reason: str, rows: np.ndarray, times: np.ndarray, marks: tuple[np.ndarray, np.ndarray] | None
+        self, reason: str, rows: np.ndarray, times: np.ndarray, marks: tuple[np.ndarray, ...] | None
     ) -> None:
         """Count kept rows that a check of quality found, int64 [n], each selected ``times`` times.
 
-        They are dropped where ``marks`` tell which are truncated, and of which a part was left out, bool [n].
+        They are dropped where ``marks`` tell which are truncated, and of which a part was left out, of answer or prompt,
+        bool [n].
         """
         count = int(times.sum())
         if marks is None:
@@ -90,6 +91,7 @@ class SourceTally:
         self.kept -= count
         self.truncated -= int(times[marks[0]].sum())
         self.left_out_in_part -= int(times[marks[1]].sum())
+        self.prompt_left_out -= int(times[marks[2]].sum())
         self.dropped[reason] += count
         self.offenders[reason] = rows[:MAX_OFFENDERS].tolist()
 

@@ -32,6 +32,9 @@ ROLES = {
     "function_call": "function_call",
     "tool_call": "function_call",
 }
+# Words for the role of a result that some templates, or the tokens that they write by a turn's role, know (Llama 3.1, GLM 4,
+# Phi 4): ``fields`` holds ``role=ipython`` then, and the turn keeps it.
+OTHER_ROLES = ("ipython", "observation", "tool_response")
 _PLAIN_ROLES = frozenset({"user", "assistant", "system", "tool"})  # those that are already in our spelling
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
 # What many templates read beyond role, content and tool_calls. Said by the assistant, and so part of an answer:
@@ -123,7 +126,8 @@ def message(raw: Any, default_role: str | None = None, fields: frozenset[str] = 
     if role is None or not has_content:
         raise RowDropped("not_a_preference_row", "a message has no role or no content")
     content = _content(raw.get(content_key)) if content_key else ""
-    role = ROLES.get(role.strip().lower(), role.strip().lower())
+    role = role.strip().lower()
+    role = role if role in OTHER_ROLES and f"role={role}" in fields else ROLES.get(role, role)
     if role == "function_call":
         called = unambiguous(content)
         role, content, calls = "assistant", "", called if isinstance(called, list) else [called]

@@ -180,7 +180,7 @@ class PoolMaker:
             else:
                 outcome.truncated = any(side.truncated for side in result)
                 outcome.left_out = any(side.left_out for side in result)
-                outcome.prompt_left_out = self.pair_tokenizer.leaves_out_prompt(pair)
+                outcome.prompt_left_out = any(side.prompt_left_out for side in result)
                 outcome.pair, outcome.said = _tokenized_pair(*result), pair
         return self.part(chunk, outcomes)
 

@@ -104,9 +104,9 @@ class PoolReader:
                 yield first + i, batch.column("share")[i].as_py(), lists[i].as_py()
             first += batch.num_rows
 
-    def marks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return whether a side of the row was cut, and whether a part of an answer was left out, bool [N] both."""
-        return self._facts.column("truncated"), self._facts.column("left_out")
+    def marks(self) -> tuple[np.ndarray, ...]:
+        """Return whether a side of the row was cut, a part of an answer left out, a part of the prompt, bool [N] each."""
+        return tuple(map(self._facts.column, ("truncated", "left_out", "prompt_left_out")))
 
     def leave_out(self, places: np.ndarray) -> None:
         """Keep the rows at ``places`` no longer."""

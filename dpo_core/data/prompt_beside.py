@@ -75,12 +75,20 @@ def explicit_prompt(row: dict, fields: frozenset[str]) -> tuple[FormatName, list
 def turns_before(row: dict, chosen: list[dict], rejected: list[dict], fields: frozenset[str]) -> list[dict]:
     """Return what a prompt of its own column says before the turns with which both sides begin, which may be the last
     exchange alone: ``prompt`` has three turns, and the sides the third one and an answer to it."""
-    prompt = explicit_prompt(row, fields)[1] or []
+    prompt = (explicit_prompt(row, fields)[1] if _may_have_turns(row) else None) or []
     said, others = (_without_system(turns)[:-1] for turns in (chosen, rejected))
     place = len(prompt) - len(said)
     if place <= 0 or not same_turns(prompt[place:], said) or not same_turns(said, others):
         return []
     return prompt[:place] if _without_system(prompt[:place]) else []
+
+
+def _may_have_turns(row: dict) -> bool:
+    """Whether a prompt beside the answers may be more than one turn: of most rows it is a text, or there is none."""
+    if any(name in row for name in (*CONVERSATION_COLUMNS, "messages", "history")):
+        return True
+    raw = first_of(row, PROMPT_COLUMNS)
+    return raw is not None and (not isinstance(raw, str) or raw.lstrip().startswith(("[", "{", "Human:")))
 
 
 def behind(earlier: list[dict], turns: list[dict]) -> list[dict]:

@@ -155,7 +155,7 @@ class Accounts:
                 continue
             rows = pool.rows[places]
             times = self.selections[source].times(rows)
-            tally.find(found.reason, rows, times, marks and (marks[0][places], marks[1][places]))
+            tally.find(found.reason, rows, times, marks and tuple(mark[places] for mark in marks))
             for place, like, similarity in zip(
                 places[:MAX_OFFENDERS].tolist(),
                 found.like[here][:MAX_OFFENDERS].tolist(),

@@ -10,13 +10,13 @@ Shapes: T tokens of one sequence.
 
 from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from dpo_core.contract.drops import RowDropped
 from dpo_core.contract.errors import CheckpointError
+from dpo_core.data.before_answer import SENTINEL, BeforeAnswer
 from dpo_core.data.chat_template import Renderer
 from dpo_core.data.encode import EncodedText, Encoder
 from dpo_core.data.left_out import is_all_there, left_out
@@ -26,9 +26,6 @@ from dpo_core.data.render_limits import Over, Refused, Rendered
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Stands in for an answer where a template's prompt rendering is no prefix of the whole: unlikely in any real text, and
-# without a case, for templates that change it.
-SENTINEL = "\ue000\ue5a7\ue001"
 NOT_TOLD_APART = RowDropped(
     "template_error", "a prompt's rendering is not how the whole begins, so its turns cannot be told apart"
 )
@@ -48,6 +45,7 @@ class TokenizedSide(NamedTuple):
     trained: np.ndarray  # bool [T]
     truncated: bool
     left_out: bool = False  # the template leaves out a part of the answer
+    prompt_left_out: bool = False  # ... or of the prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +66,7 @@ class PairTokenizer:
     ) -> None:
         self.tokenizer, self.rules = tokenizer, rules
         self.renderer, self.encoder = Renderer(tokenizer, day), Encoder(tokenizer)
-
-    @cached_property
-    def _unwritten_roles(self) -> frozenset[str]:
-        """Roles of a prompt whose turns the template takes without writing anything of their text."""
-        said = {"role": "user", "content": SENTINEL}
-        probes = {"user": [said], "system": [{**said, "role": "system"}, {**said, "content": "hello"}]}
-        texts = self.renderer.render(list(probes.values()), [None, None], open_turn=True)
-        found = zip(probes, texts, strict=True)
-        return frozenset(role for role, text in found if isinstance(text, str) and SENTINEL not in text)
-
-    def leaves_out_prompt(self, pair: PreferencePair) -> bool:
-        """Return whether the template writes nothing of a turn that the system or the user says."""
-        roles = self._unwritten_roles
-        return bool(roles) and any(turn["role"] in roles and turn["content"].strip() for turn in pair.prompt)
+        self.before_answer = BeforeAnswer(self.renderer)
 
     def prompt_texts(self, pairs: list[PreferencePair]) -> list[Rendered]:
         """Return the prompts with the assistant's turn opened: what a model would be asked to continue."""
@@ -122,7 +107,7 @@ class PairTokenizer:
         """Return chosen and rejected side of each pair, or why the pair is dropped."""
         results: list[tuple[TokenizedSide, TokenizedSide] | RowDropped] = [NOT_TOLD_APART] * len(pairs)
         prompts, rendered = self._rendered(pairs)
-        usable: list[tuple[int, list[list[Span]], list[bool]]] = []
+        usable: list[tuple[int, list[list[Span]], list[tuple[bool, bool]]]] = []
         texts: list[tuple[str, str]] = []
         opened: list[str] = []
         for i, pair in enumerate(pairs):
@@ -137,8 +122,11 @@ class PairTokenizer:
                     self._spans(pair, pair.rejected, rejected, prompt),
                 ]
                 if all(spans):
+                    if self.before_answer.leaves_out_tools(pair, prompt):
+                        raise RowDropped("template_without_tools")
                     parts = self._left_out(pair, (chosen, rejected), spans)
-                    usable.append((i, spans, parts))
+                    of_prompt = self.before_answer.is_left_out(pair, chosen, spans[0][-1].start)
+                    usable.append((i, spans, [(part, of_prompt) for part in parts]))
                     texts.append((chosen, rejected))
                     opened.append(prompt)
             except RowDropped as dropped:
@@ -237,7 +225,10 @@ class PairTokenizer:
     # ----------------------------------------------------------------------------------------------------- the tokens
 
     def _label(
-        self, encoded: tuple[EncodedText, EncodedText], spans: list[list[Span]], parts: list[bool]
+        self,
+        encoded: tuple[EncodedText, EncodedText],
+        spans: list[list[Span]],
+        parts: list[tuple[bool, bool]],
     ) -> tuple[TokenizedSide, TokenizedSide]:
         """Both sides of a pair, labelled and cut. A side must keep a token of its last turn: labels of earlier turns
         are the same on both sides and prefer neither. Raises ``RowDropped``."""
@@ -254,7 +245,7 @@ class PairTokenizer:
             if length > limit and self.rules.when_too_long == "drop":
                 raise RowDropped("too_long")
             has_answer &= start < min(end, limit)  # of the last span
-            sides.append(TokenizedSide(text.ids[:limit], trained[:limit], length > limit, part))
+            sides.append(TokenizedSide(text.ids[:limit], trained[:limit], length > limit, *part))
         if not has_answer:
             raise RowDropped("no_label_left")
         # The answers differ as text; as inputs of a model they need not, and then the loss is ln 2 whatever it learns.

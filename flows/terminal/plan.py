@@ -96,7 +96,7 @@ def _warnings(config: StageConfig, sources: tuple[SourceSize, ...]) -> Iterator[
     folder = Path(config.checkpoint.tokenizer or config.checkpoint.source).expanduser()
     cuts = config.data.when_too_long == "truncate"
     yield from all_of(
-        end_mark_warning(folder, config.checkpoint.chat_template) if folder.is_dir() else None,
+        end_mark_warning(folder, config.checkpoint) if folder.is_dir() else None,
         *(amount_warning(one.label, one.amount, one.available) for one in sources),
         length_bias_warning(sources),
         *(truncation_warning(one.label, one.long_fraction, is_estimate=True) for one in sources if cuts),

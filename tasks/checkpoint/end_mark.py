@@ -3,19 +3,24 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from dpo_core.contract.chat_templates import TEMPLATE_NAMES, WITHOUT_END_MARK
+from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.contract.row_warnings import NO_END_MARK
+from tasks.checkpoint.chosen_template import chosen_template
 from tasks.checkpoint.own_files import read_json_file
 from tasks.checkpoint.template_date import template_texts
 
 
-def end_mark_warning(folder: Path, chosen: str | None) -> str | None:
-    """Return what to say of a template without any end mark; None if it may have one, or cannot be read here.
+def end_mark_warning(folder: Path, checkpoint: CheckpointConfig) -> str | None:
+    """Return what to say of a template without any end mark, the one chosen or the tokenizer's own in ``folder``; None if
+    it may have one, or cannot be read here. Raises ``ConfigError`` for a chosen file that is none.
 
     The tokens that open a turn are no end mark; they stand where the template opens the assistant's.
     """
-    if chosen and "{" not in chosen:  # a name or a file: the mixture's ledger will say
-        return None
+    chosen = chosen_template(checkpoint).template
+    if chosen in TEMPLATE_NAMES:
+        return NO_END_MARK.format(found="") if chosen in WITHOUT_END_MARK else None
     try:
         texts = template_texts(folder, chosen)
         special = set(_special_tokens(read_json_file(folder / "tokenizer_config.json")))

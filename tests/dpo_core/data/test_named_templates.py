@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dpo_core.contract.chat_templates import WITHOUT_END_MARK
 from dpo_core.data.chat_template import Renderer
+from dpo_core.data.end_mark import end_mark_warning
 from dpo_core.data.named_templates import NAMED_TEMPLATES
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from tests.dpo_core.data.open_instruct_rows import function_conversations, pairs, plain_conversations
@@ -52,3 +54,11 @@ def test_ids_and_masks_are_open_instructs(name):
         assert _sha([side.ids.tolist() for side in sides]) == expected["ids"]
         if expected["trained"] is not None:
             assert _sha([side.trained.astype(int).tolist() for side in sides]) == expected["trained"]
+
+
+@pytest.mark.parametrize("name", NAMED_TEMPLATES)
+def test_which_of_them_have_no_end_mark_is_known_without_rendering(name):
+    tokenizer = make_tokenizer(NAMED_TEMPLATES[name])
+    tokenizer.bos_token = "<|endoftext|>"
+    said = end_mark_warning(PairTokenizer(tokenizer, TokenizeRules(100)))
+    assert (said is not None) == (name in WITHOUT_END_MARK)

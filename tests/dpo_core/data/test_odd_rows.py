@@ -250,8 +250,9 @@ REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system
 def test_a_turn_of_the_prompt_of_which_the_template_writes_nothing_is_told(template, of_plain, of_system):
     """Its answers would be trained behind another prompt than the row has."""
     plain, with_system = to_pair(TEXTS)[1], to_pair({**TEXTS, "system": "Be brief."})[1]
-    made = tokenizer(template)
-    assert (made.leaves_out_prompt(plain), made.leaves_out_prompt(with_system)) == (of_plain, of_system)
+    results = tokenizer(template)([plain, with_system])
+    told = [not isinstance(sides, RowDropped) and sides[0].prompt_left_out for sides in results]
+    assert told == [of_plain, of_system]
 
 
 def test_a_template_that_writes_in_capitals_leaves_nothing_out():
@@ -282,5 +283,5 @@ def test_the_ledger_tells_of_prompts_that_are_left_out(tmp_path: Path):
     (ledger,) = result.per_source
     assert (ledger.kept, ledger.prompt_left_out) == (4, 2)
     assert any(
-        "writes nothing of a turn of the system or the user in 2 pairs" in said for said in result.warnings
+        "leaves out a turn of the prompt, or a part of one, in 2 pairs" in said for said in result.warnings
     )

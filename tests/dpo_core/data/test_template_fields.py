@@ -78,3 +78,33 @@ def test_the_template_is_given_what_it_reads():
         "<user>Hi?<assistant>Yes. (calm)",
         "<user>Hi?<assistant>Yes.",
     ]
+
+
+QUOTES = "{% for m in messages %}{% if m.role == 'ipython' or m.role == 'tool' %}R{% endif %}{{ m.content }}{% endfor %}"
+BY_ROLE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "token", "said", "kept"),
+    [
+        (BY_ROLE, None, "observation", "tool"),
+        (BY_ROLE, "<|observation|>", "observation", "observation"),  # GLM 4
+        (
+            BY_ROLE,
+            "<|tool_response|>",
+            "tool_response",
+            "tool_response",
+        ),  # Phi 4 mini, whose <|tool|> is another thing
+        (QUOTES, None, "ipython", "ipython"),
+        (QUOTES, None, "Observation", "tool"),
+        (BY_ROLE, "<|environment|>", "environment", "environment"),
+    ],
+)
+def test_a_results_role_is_the_templates_word_where_the_row_has_it(template, token, said, kept):
+    tokenizer = make_tokenizer(template)
+    if token:
+        tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+    fields = Renderer(tokenizer).message_fields
+    turns = [USER, GOOD, {"role": said, "content": "rain"}]
+    row = {"prompt": turns, "chosen": "Yes.", "rejected": "No."}
+    assert [turn["role"] for turn in to_pair(row, fields)[1].prompt] == ["user", "assistant", kept]

@@ -12,6 +12,7 @@ from dpo_core.data import pool
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.steps import mix
 from tests.dpo_core.steps.test_mix import _job, _questions, _row, _source
+from tests.tiny_models import make_tokenizer
 
 
 def _mixed(job):
@@ -51,6 +52,18 @@ def test_all_but_one_of_equal_rows_go_by_rule(tmp_path, settings, left, dropped)
     written = json.loads((tmp_path / "out" / "ledger.json").read_text())
     assert written == [ledger.model_dump(mode="json") for ledger in result.per_source]
     assert written[0]["findings"][0]["text"].startswith("Question ")
+
+
+def test_rows_that_go_are_no_longer_counted_among_those_that_the_template_cuts(tmp_path):
+    cuts = (
+        "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content.split('|')[0] }}<|im_end|>{% endfor %}"
+    )
+    make_tokenizer(cuts).save_pretrained(tmp_path / "tokenizer")
+    rows = [_row(i) | {"prompt": f"Question {i}?|Really?", "chosen": f"Yes {i}.|True."} for i in (0, 1, 1, 1)]
+    for quality, expected in ((QualityRules(), 4), (QualityRules(exact_duplicates="drop"), 2)):
+        result, _ = _mixed(_job(tmp_path, _source(tmp_path, rows), quality=quality, out=str(expected)))
+        (ledger,) = result.per_source
+        assert (ledger.kept, ledger.left_out_in_part, ledger.prompt_left_out) == (expected,) * 3
 
 
 def test_counted_rows_stay(tmp_path):

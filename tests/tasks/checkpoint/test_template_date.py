@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dpo_core.contract.config import CheckpointConfig
+from dpo_core.contract.errors import ConfigError
 from tasks.checkpoint.end_mark import end_mark_warning
 from tasks.checkpoint.template_date import template_date
 from tests.tiny_models import CHATML, make_tokenizer
@@ -39,11 +41,21 @@ def test_a_job_has_a_day_only_where_the_template_writes_one(tmp_path, write):
     assert before <= template_date(tmp_path, None, None) <= datetime.date.today().isoformat()
 
 
+def said_of_end(folder, chosen: str | None = None) -> str | None:
+    return end_mark_warning(folder, CheckpointConfig(source="sft", chat_template=chosen))
+
+
 def test_a_template_without_any_end_mark_is_told_from_its_text(tmp_path):
-    own(tmp_path, CHATML.replace("<|im_end|>", ""))
-    assert "no special token" in (end_mark_warning(tmp_path, None) or "")
-    assert end_mark_warning(tmp_path, "{{ eos_token }}") is None
-    assert end_mark_warning(tmp_path, "tulu") is None
+    without = CHATML.replace("<|im_end|>", "")
+    own(tmp_path, without)
+    assert "no special token" in (said_of_end(tmp_path) or "")
+    assert said_of_end(tmp_path, "{{ eos_token }}") is None
+    assert said_of_end(tmp_path, "tulu") is None
     own(tmp_path, CHATML)
-    assert end_mark_warning(tmp_path, None) is None
-    assert end_mark_warning(tmp_path / "none", None) is None
+    assert said_of_end(tmp_path) is None
+    assert said_of_end(tmp_path / "none") is None
+    assert "no special token" in (said_of_end(tmp_path, "r1_simple_chat") or "")
+    (tmp_path / "chosen.jinja").write_text(without)
+    assert "no special token" in (said_of_end(tmp_path, str(tmp_path / "chosen.jinja")) or "")
+    with pytest.raises(ConfigError, match=r"none\.jinja is no file"):
+        said_of_end(tmp_path, str(tmp_path / "none.jinja"))
