@@ -12,6 +12,7 @@ from dpo_core.contract.data_jobs import FetchJob, MixJob, MixResult
 from dpo_core.contract.evaluation_config import HeldOutSet
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.refs import CheckpointRef, ResolvedSource
+from dpo_core.contract.row_warnings import dropped_sentence
 from tasks.checkpoint.chosen_template import chosen_template
 from tasks.checkpoint.template_date import template_date
 from tasks.data.sources import resolve_evaluation_sets, resolve_sources
@@ -62,6 +63,9 @@ def mix_data(
         result.held_out_rows,
         result.lengths.total,
     )
+    for one in result.per_source:
+        if said := dropped_sentence(one.label, one.rows_in, one.dropped):
+            get_run_logger().info("%s ledger.json and the report name them.", said)
     for warning in result.warnings:
         get_run_logger().warning("%s", warning)
     show_mixture(result, place.context.run.family)

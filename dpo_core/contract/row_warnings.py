@@ -56,6 +56,14 @@ def prompt_left_out_warning(label: str, count: int) -> str | None:
     )
 
 
+def dropped_sentence(label: str, rows_in: int, dropped: dict[str, int]) -> str | None:
+    """Return how many rows of a source were dropped and why, None if none were. ``dropped``: reason -> rows."""
+    if not any(dropped.values()):
+        return None
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in dropped.items() if count)
+    return f"{label}: {sum(dropped.values()):,} of {rows_in:,} rows dropped ({reasons})."
+
+
 def files_warning(label: str, passed_by: list[str], missing: list[str]) -> str | None:
     """Return what it means that files of a directory are not read, or not there, None if there are none."""
     said = []

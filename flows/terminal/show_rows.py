@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from dpo_core.contract.row_warnings import dropped_sentence
 from flows.settings.stage_config import StageConfig
 from flows.terminal.first_look import look_at_rows
 from tasks.text.marks import MARKS, marked
@@ -11,7 +12,8 @@ STYLES = {"prompt": "dim", "trained": "bold green", "untrained": "yellow"}
 
 
 def show_rows(config: StageConfig, count: int, console: Console) -> None:
-    """Print the first ``count`` pairs of a recipe's mixture, or of its sources' first rows if it is not made yet.
+    """Print the first ``count`` pairs of a recipe's mixture, or of its sources' first rows if it is not made yet,
+    behind what was dropped of them and what is worth a second look.
 
     Raises ``CheckpointError``, ``DataError``, ``ConfigError``, ``RemoteError``.
     """
@@ -19,6 +21,11 @@ def show_rows(config: StageConfig, count: int, console: Console) -> None:
     of = "the mixture" if is_whole else "the first rows of each source, as the mixture is not made yet"
     shown = mixed.samples[:count]
     tell(console, f"{len(shown)} of {mixed.train_rows:,} pairs to train on, of {of}:", is_cut=True)
+    for one in mixed.per_source:
+        if said := dropped_sentence(one.label, one.rows_in, one.dropped):
+            tell(console, said, is_cut=True)
+    for warning in mixed.warnings:
+        tell(console, warning, is_cut=True)
     show_styled(console, [(f"{marked(kind, kind)} ", STYLES[kind]) for kind in MARKS])
     for number, sample in enumerate(shown, 1):
         for side, spans in (("chosen", sample.chosen), ("rejected", sample.rejected)):

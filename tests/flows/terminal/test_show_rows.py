@@ -29,6 +29,7 @@ def shown(recipe: Path, count: int) -> str:
 def test_rows_are_those_of_the_mixture_once_it_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(first_look, "ROWS_SHOWN_OF", 4)
     rows = [{"prompt": f"q {i}", "chosen": "yes \x1b[2J", "rejected": "no"} for i in range(9)]
+    rows[1]["rejected"] = ""
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = tmp_path / "recipe.yaml"
     values = {
@@ -38,7 +39,8 @@ def test_rows_are_those_of_the_mixture_once_it_is_made(tmp_path, monkeypatch):
     }
     recipe.write_text(yaml.safe_dump(values))
     text = shown(recipe, 2)
-    assert "2 of 4 pairs to train on, of the first rows of each source" in text
+    assert "2 of 3 pairs to train on, of the first rows of each source" in text
+    assert "pairs.jsonl: 1 of 4 rows dropped (empty_answer 1)." in " ".join(text.split())
     assert "--- 2 of pairs.jsonl, rejected" in text
     assert "[[no" in text
     assert "\x1b" not in text, "what a row holds reaches the terminal as text"
@@ -47,4 +49,4 @@ def test_rows_are_those_of_the_mixture_once_it_is_made(tmp_path, monkeypatch):
     with disable_run_logger():
         policy = fetch_checkpoint.fn(config.checkpoint, place)
         mix_data.fn(config.data, config.quality, config.checkpoint, policy, place)
-    assert "1 of 8 pairs to train on, of the mixture" in shown(recipe, 1)
+    assert "1 of 7 pairs to train on, of the mixture" in shown(recipe, 1)
