@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
-from dpo_core.contract.drops import FormatName
+from dpo_core.contract.drops import FormatName, RowDropped
 from dpo_core.data.json_text import from_json_text
-from dpo_core.data.messages import message_list, same_turn, same_turns, wrapper
+from dpo_core.data.messages import ROLE_KEYS, message_list, same_turn, same_turns, wrapper
 from dpo_core.data.system_prompt import leading_system, system_beside, with_system
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
@@ -75,7 +75,10 @@ def explicit_prompt(row: dict, fields: frozenset[str]) -> tuple[FormatName, list
 def turns_before(row: dict, chosen: list[dict], rejected: list[dict], fields: frozenset[str]) -> list[dict]:
     """Return what a prompt of its own column says before the turns with which both sides begin, which may be the last
     exchange alone: ``prompt`` has three turns, and the sides the third one and an answer to it."""
-    prompt = (explicit_prompt(row, fields)[1] if _may_have_turns(row) else None) or []
+    try:
+        prompt = (explicit_prompt(row, fields)[1] if _may_have_turns(row) else None) or []
+    except RowDropped:  # of a column that the row does without
+        return []
     said, others = (_without_system(turns)[:-1] for turns in (chosen, rejected))
     place = len(prompt) - len(said)
     if place <= 0 or not same_turns(prompt[place:], said) or not same_turns(said, others):
@@ -104,7 +107,10 @@ def _without_system(turns: list[dict]) -> list[dict]:
 
 def _ending_with(row: dict, last: dict, fields: frozenset[str]) -> list[dict] | None:
     """The conversation in ``messages`` where the prompt's text is its last turn, or where it is the system's alone."""
-    conversation = messages_of(row["messages"], None, fields)
+    try:
+        conversation = messages_of(row["messages"], None, fields)
+    except RowDropped:  # as above
+        return None
     if conversation is None:
         return None
     if not _without_system(conversation):
@@ -131,7 +137,11 @@ def _earlier_turns(history: Any, fields: frozenset[str]) -> list[dict]:
     if not isinstance(pairs, list):
         return []
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        return message_list(history, None, fields) or []
+        named = all(
+            isinstance(turn, dict) and any(isinstance(turn.get(key), str) for key in ROLE_KEYS)
+            for turn in pairs
+        )
+        return (message_list(history, None, fields) or []) if named else []
     texts = [text for pair in pairs for text in pair]
     if not all(isinstance(text, str) or text is None for text in texts):
         return []

@@ -59,6 +59,16 @@ def test_a_history_stands_before_a_prompt_of_either_form(prompt, history):
     assert whole.prompt == made.prompt  # not twice
 
 
+@pytest.mark.parametrize(
+    "odd", [[{"text": "A"}], [{"role": 3, "content": "A"}], [{"content": [{"type": "image"}]}], "A"]
+)
+def test_odd_columns_beside_a_row_that_does_without_them_cost_nothing(odd):
+    for column in ("history", "messages"):
+        assert to_pair({**TEXTS, column: odd})[1].prompt == [C]
+        assert to_pair({**LAST, column: odd})[1].prompt == [C]
+    assert to_pair({**LAST, "conversations": odd})[1].prompt == [C]
+
+
 def test_a_history_without_an_answer_keeps_its_question():
     assert to_pair({**TEXTS, "history": [["A", "B"], ["D", None]]})[1].prompt == [A, B, user("D"), C]
 
