@@ -124,9 +124,9 @@ class PairTokenizer:
                 if all(spans):
                     if self.before_answer.leaves_out_tools(pair, prompt):
                         raise RowDropped("template_without_tools")
-                    parts = self._left_out(pair, (chosen, rejected), spans)
+                    of_answers = self._left_out(pair, (chosen, rejected), spans)
                     of_prompt = self.before_answer.is_left_out(pair, chosen, spans[0][-1].start)
-                    usable.append((i, spans, [(part, of_prompt) for part in parts]))
+                    usable.append((i, spans, [(part, of_prompt) for part in of_answers]))
                     texts.append((chosen, rejected))
                     opened.append(prompt)
             except RowDropped as dropped:
