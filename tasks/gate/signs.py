@@ -10,6 +10,7 @@ from dpo_core.contract.metric_names import label_of, of_set
 from dpo_core.contract.outcome import Outcome, paired_outcome, told_together
 from dpo_core.contract.warning_signs import TITLES, Sign, WarningBounds, figures_of, signs_of
 from tasks.gate.config import GateConfig
+from tasks.gate.loops import without_loops
 from tasks.gate.rules import GateCheck, check_benchmarks, check_judgement, check_rules, check_sets
 
 KEPT = "checker/pass_rate"
@@ -19,10 +20,14 @@ def outcomes_of(
     result: EvaluateResult, benchmarks: Benchmarks | None = None, judgement: JudgeFigures | None = None
 ) -> tuple[Outcome, ...]:
     """Return what is counted in answers, before and after, told together: instructions kept, where prompts of the mixture
-    or of a named set have any, what a judge prefers, and tasks."""
+    or of a named set have any, answers that are no loops, where some are, what a judge prefers, and tasks."""
+    by_set = {"": result.answers, **result.set_answers}
     kept = (
-        _kept(label_of(of_set(name, KEPT)), answers)
-        for name, answers in {"": result.answers, **result.set_answers}.items()
+        *(_kept(label_of(of_set(name, KEPT)), answers) for name, answers in by_set.items()),
+        *(
+            without_loops(f"{name + ': ' if name else ''}answers without loops", answers)
+            for name, answers in by_set.items()
+        ),
     )
     preferred = (judgement.outcome,) if judgement else ()
     scored = benchmarks.outcomes if benchmarks else ()

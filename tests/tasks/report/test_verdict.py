@@ -329,3 +329,22 @@ def test_what_is_wrong_with_the_pairs_alone_takes_nothing_from_answers_that_got_
     assert len(found.signs) == 1
     assert verdict(after, KEPT_LESS).answer == "Worse"
     assert verdict(after | {"logps_per_token/chosen": -9.0}, KEPT_MORE).answer == "Cannot tell"
+
+
+def test_a_policy_that_says_one_word_again_and_again_is_worse_though_it_wins_the_pairs():
+    """As SmolLM2 did after 35 steps with a beta of 0.001: accuracy 0.80, and "without without without ..." to the limit."""
+    answers = tuple(
+        AnswerPair(prompt="p", before=f"The {number}th answer says this and no more.", after="without " * 45)
+        for number in range(16)
+    )
+    result = EvaluateResult(
+        job_fingerprint="f" * 64,
+        before=SFT,
+        after=SFT | {"rewards/accuracies": 0.8, "logps_per_token/chosen": -40.0},
+        num_pairs=92,
+        num_prompts=16,
+        answers=answers,
+    )
+    found = verdict_of(result)
+    assert found.in_words == "Worse: answers without loops 1.00 to 0.00 (p < 0.001)"
+    assert {sign.name for sign in found.signs} == {"displacement", "outcome"}
