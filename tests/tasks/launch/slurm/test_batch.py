@@ -145,7 +145,7 @@ def test_a_partition_whose_jobs_are_short_is_one_sentence_too_and_no_obstacle_wi
     def flags(step: str, submission: Submission, slurm: SlurmConfig = DEFAULTS) -> tuple[str, ...]:
         return batch_job(replace(COMMAND, step=step), slurm, MACHINE, submission, RunName(), {}).flags
 
-    with pytest.raises(ConfigError, match=r"is empty, and its partition's 2, .*Set it to 3 or more"):
+    with pytest.raises(ConfigError, match=r"is empty, and its partition's limit is 2, .*Set it to 3 or more"):
         flags("train", short)
     assert "--signal=TERM@120" in flags("train", long)
     assert not any(flag.startswith("--time") for flag in flags("train", long))
