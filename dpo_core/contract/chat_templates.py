@@ -103,7 +103,7 @@ def check_choice(value: str | None) -> str | None:
     if value in TEMPLATE_NAMES or is_template_text(value) or PurePath(value).suffix or "/" in value:
         return value
     raise ValueError(
-        f"There is no chat template named `{value}`. Known names: {', '.join(TEMPLATE_NAMES)}. A file needs its "
+        f"There is no chat template named `{value[:80]}`. Known names: {', '.join(TEMPLATE_NAMES)}. A file needs its "
         "ending (.jinja) or its folder (./...); a template's own text writes something ({{ ... }})"
     )
 

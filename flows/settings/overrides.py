@@ -119,7 +119,7 @@ def explain(problem: Any, kind: type[BaseModel] = StageConfig) -> str:
         case "missing":
             return f"{field} is missing"
         case "literal_error":
-            return f"{field} is {got!r}, expected one of {context['expected'].replace(' or ', ', ')}"
+            return f"{field} is {_short(got)}, expected one of {context['expected'].replace(' or ', ', ')}"
         case "value_error":
             return f"{field}: {context['error']}" if field else str(context["error"])
         case _:

@@ -22,6 +22,7 @@ from dpo_core.contract.keep_best import check_metric
 from dpo_core.contract.loss_config import Loss, LossConfig, LossSum, LossTerm
 from dpo_core.contract.metric_names import BY_SET, DIVERGENCE, of_set, set_and_metric
 from dpo_core.contract.objectives import names_where
+from dpo_core.contract.possible_texts import check_texts
 from dpo_core.contract.quality_config import QualityConfig
 from dpo_core.contract.section import Section
 from dpo_core.contract.tracking_config import TrackingConfig
@@ -40,6 +41,7 @@ class WhatIsTrained(Section):
     name: str = Field(
         "dpo",
         pattern=r"^[a-z0-9][a-z0-9-]*$",
+        max_length=200,  # of folders, whose names begin with the time
         description="Name of the run family: lower case, digits, "
         "dashes. It names artifacts and the uploaded model.",
     )
@@ -80,6 +82,12 @@ class StageConfig(
     def steps_without_card(self) -> frozenset[str]:
         """See ``LauncherSections``: an endpoint computes elsewhere, the step only asks."""
         return frozenset({JudgeJob.step} if self.judge.kind == "endpoint" else ())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_are_possible(cls, values: Any) -> Any:
+        check_texts(values)
+        return values
 
     @model_validator(mode="before")
     @classmethod

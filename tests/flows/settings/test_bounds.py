@@ -3,8 +3,10 @@
 A run's parameters are kept by the server as JSON; one whole number beyond 64 bits in them breaks its lists of runs for good.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -12,8 +14,10 @@ import yaml
 from jsonschema import Draft202012Validator
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.possible_texts import PLACES
 from dpo_core.contract.source_config import DataSource
 from flows.dpo_stage import dpo_stage
 from flows.dpo_sweep import dpo_sweep
@@ -22,6 +26,7 @@ from flows.post_training import dpo_after_sft, rlvr_after_dpo
 from flows.quick_stage import dpo_quick
 from flows.rlvr_intake import rlvr_intake
 from flows.serve.settings import PROJECT, ServeSettings
+from flows.settings.overrides import validated
 from flows.settings.stage_config import StageConfig
 from flows.terminal.cli import app
 from tasks.handoff.schema import Tokens
@@ -171,3 +176,78 @@ def test_no_setting_is_infinite(text: str):
                 "loss": {"beta": float(text.removeprefix("."))},
             }
         )
+
+
+BASE = {"checkpoint": {"source": "a"}, "data": {"sources": [{"source": "b"}]}}
+
+
+def config_with(setting: str, value: object) -> dict:
+    """Values of a run in which one setting has this value."""
+    values: Any = json.loads(json.dumps(BASE))
+    *sections, last = setting.split(".")
+    inner = values
+    for name in sections:
+        inner = inner[int(name)] if isinstance(inner, list) else inner.setdefault(name, {})
+    inner[last] = value
+    return values
+
+
+TEXTS = (
+    *("checkpoint.source", "checkpoint.revision", "checkpoint.gguf_file", "data.sources.0.source"),
+    *("data.sources.0.split", "reference.source", "store.root", "upload.directory", "upload.repo_id"),
+    *(
+        "tracking.notes",
+        "handoff.probe_prompt",
+        "handoff.signing_key_file",
+        "image.wheelhouse",
+        "compute.python",
+    ),
+)
+
+
+@pytest.mark.parametrize("setting", [*TEXTS, "data.sources.0.columns.prompt"])
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800"], ids=["NUL", "half of a pair"])
+def test_no_text_holds_what_no_text_can_have(setting: str, text: str):
+    """Such a path ends in Python's own error where it is opened, such a text in the server's database."""
+    with pytest.raises(ConfigError) as caught:
+        validated(config_with(setting, text), "recipe")
+    assert re.search(rf"{re.escape(setting)} (holds the character U\+(0000|D800)|is )", str(caught.value))
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("setting", [one for one in TEXTS if one.rpartition(".")[2] in PLACES])
+@pytest.mark.parametrize("text", ["x" * 300, "org/" + "ä" * 150, "/" + "/".join(["y" * 200] * 40)], ids=len)
+def test_no_path_is_longer_than_a_file_system_s(setting: str, text: str):
+    with pytest.raises(ConfigError, match=r"longer than a path can be|at most 4096|should match|relative"):
+        validated(config_with(setting, text), "recipe")
+
+
+def test_the_paths_of_a_list_are_paths():
+    with pytest.raises(ConfigError, match=r"benchmarks\.task_folders\.0 begins"):
+        validated(config_with("benchmarks.task_folders", ["x" * 300]), "recipe")
+
+
+def test_every_setting_that_is_a_path_is_known_as_one():
+    def paths(model: type[BaseModel]) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            for kind in kinds_in(field.annotation):
+                if issubclass(kind, BaseModel):
+                    yield from paths(kind)
+                elif issubclass(kind, Path):
+                    yield name
+
+    assert set(paths(StageConfig)) <= PLACES
+
+
+def kinds_in(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from kinds_in(inner)
+
+
+def test_a_text_of_any_length_gives_a_short_message():
+    for setting in ("train.precision", "checkpoint.chat_template", "compute.launcher", "name"):
+        with pytest.raises(ConfigError) as caught:
+            validated(config_with(setting, "x" * 100_000), "recipe")
+        assert len(str(caught.value)) < 2000
