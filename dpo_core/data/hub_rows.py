@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ROWS_PER_BATCH = 1024
 REFUSED = (401, 403)  # statuses that trying again does not change
+PASSING = (408, 409, 425, 429)  # those below 500 that it may change
 CONVERTED = "refs/convert/parquet"  # where the Hub itself keeps the rows of a public set as Parquet
 MAX_CAUSE_CHARACTERS = 700
 _OF_CONVERTED = re.compile(r"/(?P<subset>[^/]+)/(?P<partial>partial-)?[\w.-]+/\d{4}\.parquet$")
@@ -97,7 +98,12 @@ def _check_own_files(data_files: Mapping[str, Iterable[str]], source: ResolvedSo
 def _in_words(error: Exception, source: ResolvedSource) -> PairlineError:
     """What the library's error means and what to do about it."""
     import datasets
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     named = f"{source.hub_id} (split `{source.split}`" + (
         f", subset `{source.subset}`)" if source.subset else ")"
@@ -113,9 +119,19 @@ def _in_words(error: Exception, source: ResolvedSource) -> PairlineError:
         return DataError(
             f"The Hub data set {named} does not exist, or the token may not read it: {_said(error)}"
         )
-    if _any(causes, ConnectionError, TimeoutError, HfHubHTTPError):
+    answered = [status for status in statuses if status is not None]
+    is_passing = any(status in PASSING or status >= 500 for status in answered)
+    if is_passing or (
+        not answered and _any(causes, ConnectionError, TimeoutError, HTTPError, LocalEntryNotFoundError)
+    ):
         return RemoteError(
             f"The Hub did not answer for {named}: {_said(error)}. Check the network and start again."
+        )
+    if answered:
+        return DataError(
+            f"The Hub refused a part of the data set {named} ({answered[-1]}): {_said(causes[-1])}. A file that its commit "
+            "names may be gone, or what was downloaded of it does not fit: look at the set's page, and delete the set from "
+            "the Hub's cache (HF_HOME) before you start again."
         )
     return DataError(f"The Hub data set {named} cannot be loaded: {_why(error, causes)}")
 

@@ -71,6 +71,14 @@ def read_bundle(path: Path, store_root: Path) -> list[str]:
 def _unpacked(path: Path, store_root: Path) -> Iterator[Path]:
     aside = make_aside(store_root / "bundle")
     try:
+        _unpack_all(path, aside)
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unpack_all(path: Path, aside: Path) -> None:
+    try:
         with tarfile.open(path, "r:") as tar:
             for number, member in enumerate(tar):
                 if number >= MOST_FILES:
@@ -78,13 +86,18 @@ def _unpacked(path: Path, store_root: Path) -> Iterator[Path]:
                 _unpack(path, tar, member, aside)
             if tar.offset >= path.stat().st_size:  # the block of zeros is missing with which each ends
                 raise _not_a_bundle(path, "it is cut off behind a file")
-        yield aside
-    except tarfile.TarError as error:
+    except PairlineError:
+        raise
+    except (FileExistsError, NotADirectoryError) as error:
+        raise _not_a_bundle(path, f"it holds {Path(error.filename).name[:200]!r} twice") from error
+    except (
+        tarfile.TarError,
+        ValueError,
+        EOFError,
+    ) as error:  # headers that contradict themselves: ValueError
         raise _not_a_bundle(path, str(error)) from error
     except OSError as error:
         raise from_os_error(error, f"reading {path}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _unpack(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, aside: Path) -> None:

@@ -1,7 +1,9 @@
 """What can be wrong with a Hub data set, each said with its cause. A repository is a folder, read by the same loader."""
 
+import importlib
 import io
 import json
+import re
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,12 +11,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils import get_session, hf_raise_for_status
 
-from dpo_core.contract.errors import DataError
+from dpo_core.contract.errors import DataError, PairlineError, RemoteError
 from dpo_core.contract.refs import ResolvedSource
-from dpo_core.data.hub_rows import _check_own_files
+from dpo_core.data.hub_rows import _check_own_files, _in_words
 from dpo_core.data.sources import RowStore, load_source
+from tests.hub_server import serve
 
+CLIENT = importlib.import_module(HTTPError.__module__.partition(".")[0])  # what the Hub's library is built on
 STALE = """---
 dataset_info:
   features:
@@ -167,3 +174,55 @@ def test_the_one_subset_of_the_hubs_own_files_needs_no_name(tmp_path: Path):
     assert (
         len(loaded(tmp_path, {"default/train/0000.parquet": ROWS, "default/train/0001.parquet": ROWS})) == 6
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "sentence"),
+    [
+        (401, DataError, "does not let this token read the data set org/set .split `train`."),
+        (403, DataError, "Ask for access on its page, or give a token that has it"),
+        (404, DataError, r"refused a part of the data set .* \(404\)"),
+        (416, DataError, r"\(416\).*delete the set from the Hub's cache"),
+        (451, DataError, r"\(451\)"),
+        (408, RemoteError, "did not answer"),
+        (429, RemoteError, "did not answer"),
+        (500, RemoteError, "did not answer"),
+        (503, RemoteError, "did not answer"),
+    ],
+)
+def test_what_the_hub_answers_says_whether_trying_again_may_help(
+    status: int, kind: type[PairlineError], sentence: str
+):
+    """An error as the client makes it of an answer, and as the library wraps it."""
+    with serve() as hub:
+        hub.add_repo("org/set", {"train.jsonl": lines(row(0))}, kind="dataset")
+        hub.failures["train.jsonl"] = [status]
+        answer = get_session().get(f"{hub.endpoint}/datasets/org/set/resolve/main/train.jsonl")
+        with pytest.raises(HfHubHTTPError) as caught:
+            hf_raise_for_status(answer)
+    assert_says(caught.value, kind, sentence)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CLIENT.RemoteProtocolError("peer closed connection without sending complete message body"),
+        CLIENT.ConnectError("no route"),
+        CLIENT.ReadTimeout("timed out"),
+        LocalEntryNotFoundError("neither there nor in the cache"),
+        ConnectionError("Couldn't reach 'org/set' on the Hub"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_connection_that_ends_may_be_tried_again(error: Exception):
+    assert_says(error, RemoteError, "did not answer for org/set")
+
+
+def assert_says(error: Exception, kind: type[PairlineError], sentence: str) -> None:
+    wrapped = DatasetGenerationError("An error occurred while generating the dataset")
+    wrapped.__cause__ = error
+    source = ResolvedSource(label="org/set", hub_id="org/set", content="x")
+    for one in (error, wrapped):
+        found = _in_words(one, source)
+        assert type(found) is kind
+        assert re.search(sentence, str(found)), str(found)

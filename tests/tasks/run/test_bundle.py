@@ -157,6 +157,32 @@ def test_nothing_but_plain_files_is_taken(mixed, bundle, tmp_path, kind):
     assert list((tmp_path / "store").iterdir()) == []
 
 
+@pytest.mark.parametrize("more", ["data/train/rows.arrow", "job.json", "job.json/below"])
+def test_a_name_that_stands_twice_is_refused(mixed, bundle, tmp_path, more):
+    """A folder's and a file's name, too: which of the two is meant nobody can say."""
+    member = tarfile.TarInfo(f"mix/{mixed.out_dir.name}/{more}")
+    with pytest.raises(StoreError, match=r"is not used as a bundle: it holds '.*' twice"):
+        read_bundle(changed(bundle, same, (member, b"{}")), tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "0,1,x"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "99"},
+        {"size": "9" * 30},
+    ],
+    ids=str,
+)
+def test_headers_that_contradict_themselves_are_refused(mixed, bundle, tmp_path, headers):
+    member = tarfile.TarInfo(f"mix/{mixed.out_dir.name}/data/more")
+    member.pax_headers = headers
+    with pytest.raises(StoreError, match=r"is not used as a bundle"):
+        read_bundle(changed(bundle, same, (member, b"{}")), tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100])
 def test_another_file_is_no_bundle(tmp_path, content):
     path = tmp_path / "x.tar"
