@@ -7,9 +7,10 @@ from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.data_jobs import ConvertJob, ConvertResult, DequantiseJob
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import fingerprint
-from tasks.checkpoint.files import WeightSource, check_safetensors, extra_templates, files_for_conversion
+from tasks.checkpoint.files import WeightSource, extra_templates, files_for_conversion
 from tasks.checkpoint.other_tokenizer import with_tokenizer
 from tasks.checkpoint.own_files import check_inside, hash_named
+from tasks.checkpoint.shards import check_safetensors
 from tasks.checkpoint.source import Located, locate, snapshot
 from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry

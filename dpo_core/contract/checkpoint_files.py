@@ -74,6 +74,6 @@ def is_complete(file: str, names: Collection[str]) -> bool:
 def files_of(folder: Path, file: str) -> list[Path]:
     """Return what holds a file's tensors in a folder: it, its shards or its parts; itself where there is nothing."""
     stem = re.escape(file.removesuffix(".safetensors"))
-    pieces = re.compile(stem + r"(\.part)?-\d{5}-of-\d{5}\.safetensors")
+    pieces = re.compile(stem + r"(\.part)?-\d{1,9}-of-\d{1,9}\.safetensors")
     found = sorted(path for path in folder.glob("*.safetensors") if pieces.fullmatch(path.name))
     return [folder / file] if (folder / file).exists() or not found else found

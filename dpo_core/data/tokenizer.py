@@ -67,7 +67,10 @@ def _fast_tokenizer(path: Path, trust_remote_code: bool) -> "PreTrainedTokenizer
     except (
         Exception
     ) as error:  # transformers raises many kinds here: OSError, ValueError, KeyError, tokenizers' own
-        raise CheckpointError(f"The tokenizer in {path} cannot be loaded: {error}") from error
+        raise CheckpointError(
+            f"The tokenizer in {path} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:600]}. Save "
+            "it again with transformers' save_pretrained, or name another one (checkpoint.tokenizer)."
+        ) from error
     if not tokenizer.is_fast:
         raise CheckpointError(
             f'The tokenizer in {path} is not a "fast" one (tokenizer.json), which is needed to tell an '

@@ -132,8 +132,17 @@ def check_complete(source: str, missing: Iterable[str], unexpected: Iterable[str
         )
 
 
-def _config_without_dropout(checkpoint: CheckpointRef) -> PreTrainedConfig:
+def read_config(checkpoint: CheckpointRef) -> PreTrainedConfig:
+    """Return a checkpoint's config, but for the attention kernel that it was saved with: which one computes is the
+    trainer's to say, and that one may not be installed."""
     config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=checkpoint.allow_remote_code)
+    if config._attn_implementation is not None:
+        config._attn_implementation = None
+    return config
+
+
+def _config_without_dropout(checkpoint: CheckpointRef) -> PreTrainedConfig:
+    config = read_config(checkpoint)
     for name in RANDOM:
         for part in (config, config.get_text_config()):
             if getattr(part, name, 0):

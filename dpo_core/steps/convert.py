@@ -4,8 +4,8 @@ Dequantised weights are kept in float32, so the policy starts from exactly the n
 same file gives the same bytes.
 """
 
+import errno
 import json
-import pickle
 import shutil
 from pathlib import Path
 
@@ -81,16 +81,25 @@ def convert_pickle(source_dir: Path, names: tuple[str, ...], target: Path, progr
         path = source_dir / name
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # of a cut or foreign archive, nearly anything
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
             raise CheckpointError(
-                f"{path} cannot be loaded as plain weights: {error}. It is cut off, or it holds more "
-                "than tensors; use a safetensors checkpoint."
+                f"{path} cannot be loaded as plain weights: {' '.join(str(error).split())[:300]}. It is cut off, or it "
+                "holds more than tensors; use a safetensors checkpoint."
             ) from error
         if not isinstance(loaded, dict) or not all(
-            isinstance(value, torch.Tensor) for value in loaded.values()
+            isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in loaded.items()
         ):
             raise CheckpointError(
                 f"{path} holds no state dict (names -> tensors). Save model.state_dict() instead."
+            )
+        if odd := [key for key, value in loaded.items() if not _is_plain(value)]:
+            raise CheckpointError(
+                f"{path} holds {odd[0]} as {_kind(loaded[odd[0]])}, and not as plain numbers. Use the checkpoint that it "
+                "was made from."
             )
         # safetensors knows no shared memory: tied weights become two equal tensors, which load the same.
         tensors = {key: value.clone(memory_format=torch.contiguous_format) for key, value in loaded.items()}
@@ -101,6 +110,16 @@ def convert_pickle(source_dir: Path, names: tuple[str, ...], target: Path, progr
     if len(names) > 1:
         index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
         (target / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it is a dense tensor of numbers that files of weights hold."""
+    is_dense = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
+    return is_dense and not tensor.is_complex()
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{tensor.dtype} ({tensor.layout}, on {tensor.device.type})".replace("torch.", "")
 
 
 def _copy_small_files(source_dir: Path, target: Path) -> None:

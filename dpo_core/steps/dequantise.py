@@ -49,13 +49,10 @@ def dequantised(weight: torch.Tensor, scale: torch.Tensor, block: tuple[int, int
     if scale.dim() != value.dim():
         raise ValueError(f"a scale of shape {list(scale.shape)} for a weight of shape {list(value.shape)}")
     for dim in range(value.dim()):
-        if scale.shape[dim] in (1, value.shape[dim]):
+        said = block[dim - value.dim()] if block and dim >= value.dim() - 2 else None
+        if said is None and scale.shape[dim] in (1, value.shape[dim]):
             continue
-        size = (
-            block[dim - value.dim()]
-            if block and dim >= value.dim() - 2
-            else -(-value.shape[dim] // scale.shape[dim])
-        )
+        size = said or -(-value.shape[dim] // max(scale.shape[dim], 1))
         if -(-value.shape[dim] // size) != scale.shape[dim]:
             raise ValueError(
                 f"a scale of shape {list(scale.shape)} for a weight of shape {list(value.shape)} in blocks of {size}"
@@ -122,6 +119,10 @@ def _plain_tensors(
                 raise CheckpointError(
                     f"{folder / file}: {name} has {error}. Use the checkpoint in bf16."
                 ) from error
+            if not torch.isfinite(plain[name]).all():
+                raise CheckpointError(
+                    f"{folder / file}: {name} times its scale is not finite, so the file is damaged. Fetch it again."
+                )
     return plain
 
 

@@ -38,10 +38,12 @@ def run(job: RehearseJob, progress: Progress) -> RehearseResult:
     """Write ``checkpoint/`` without weights (see ``jobs.RehearseJob``). Raises ``CheckpointError`` for what would fail."""
     progress.begin("rehearse", 3, "parts")
     transformers_logging.disable_progress_bar()
+    model = model_of_all_weights(
+        job.checkpoint, DTYPES[job.precision]
+    )  # first: a tokenizer reads config.json, too
     tokenizer = load_tokenizer(
         job.checkpoint.path, job.chat_template, job.checkpoint.allow_remote_code, job.add_bos
     )
-    model = model_of_all_weights(job.checkpoint, DTYPES[job.precision])
     _check_renders(tokenizer, job)
     _check_template(tokenizer, num_embedding_rows(model), job)
     progress.advance()
@@ -76,15 +78,18 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, num_rows: int, job: Rehe
     beyond = tokens_without_row(tokenizer, num_rows)
     if not beyond:
         return
-    try:
-        text = rendered_by_library(
-            tokenizer, [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]
-        )
-    except CheckpointError:
-        raise
-    except Exception:  # a template raises whatever it likes; what it does with rows is for the mixture to see
-        return
-    ids = set(tokenizer.encode(text, add_special_tokens=False))
+    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello"}]
+    ids: set[int] = set()
+    for messages, opens_answer in ((turns, False), (turns[:1], True)):
+        try:
+            text = rendered_by_library(tokenizer, messages, add_generation_prompt=opens_answer)
+        except CheckpointError:
+            raise
+        except (
+            Exception
+        ):  # a template raises whatever it likes; what it does with rows is for the mixture to see
+            continue
+        ids.update(tokenizer.encode(text, add_special_tokens=False))
     if written := [token for token, number in beyond.items() if number in ids]:
         raise CheckpointError(
             f"The chat template of {job.checkpoint.source} writes {', '.join(written[:3])} (id {beyond[written[0]]}), "

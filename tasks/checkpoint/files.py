@@ -5,7 +5,6 @@ with the file, what is wrong with it and what to do.
 """
 
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +24,12 @@ from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
 from tasks.checkpoint.allowed_code import code_names
 from tasks.checkpoint.own_files import check_inside, read_json_file
-from tasks.checkpoint.quantised import check_full_weights, holds_fp8
+from tasks.checkpoint.quantised import holds_fp8
 from tasks.checkpoint.safetensors_header import read_header
+from tasks.checkpoint.shards import WEIGHTS, WEIGHTS_INDEX, check_safetensors
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-SHARD = re.compile(r"model-(?P<number>\d{1,9})-of-(?P<of>\d{1,9})\.safetensors")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -139,57 +137,6 @@ def files_for_conversion(folder: Path, weights: WeightSource) -> list[str]:
     )
 
 
-def check_safetensors(folder: Path, names: tuple[str, ...]) -> None:
-    """Raise ``CheckpointError`` for a cut or foreign safetensors file, a missing shard, or a tensor not in its shard."""
-    tensors = {name: read_header(folder / name) for name in names}
-    check_full_weights(
-        folder, str(folder), {name: entry for held in tensors.values() for name, entry in held.items()}
-    )
-    if not (folder / WEIGHTS_INDEX).is_file():
-        _check_one_file(folder, names)
-        return
-    weight_map = read_json_file(folder / WEIGHTS_INDEX).get("weight_map", {})
-    if (
-        not isinstance(weight_map, dict)
-        or not weight_map
-        or not all(isinstance(shard, str) for shard in weight_map.values())
-    ):
-        raise CheckpointError(
-            f"{folder / WEIGHTS_INDEX} holds no weight_map from tensors to files. Fetch the checkpoint again."
-        )
-    shards = sorted(set(weight_map.values()))
-    if missing := [shard for shard in shards if shard not in tensors]:
-        raise CheckpointError(
-            f"{folder / WEIGHTS_INDEX} names {len(shards)} weight files, of which {', '.join(missing[:8])} "
-            "are missing. Fetch the checkpoint again."
-        )
-    lost = [f"{tensor} (in {shard})" for tensor, shard in weight_map.items() if tensor not in tensors[shard]]
-    if lost:
-        raise CheckpointError(
-            f"{folder / WEIGHTS_INDEX} promises tensors that the files lack: {', '.join(lost[:3])}. "
-            "The shards are of different checkpoints; fetch it again."
-        )
-
-
-def _check_one_file(folder: Path, names: tuple[str, ...]) -> None:
-    """Raise ``CheckpointError`` for shards that no index tells of: what reads them asks the index which to open."""
-    if WEIGHTS in names or not names:
-        return
-    shards = [found for name in names if (found := SHARD.fullmatch(name))]
-    wanted = {int(found["of"]) for found in shards}
-    there = {int(found["number"]) for found in shards}
-    lost = [number for number in range(1, max(wanted, default=0) + 1) if number not in there]
-    raise CheckpointError(
-        f"{folder} holds its weights in {', '.join(names[:3])} and no {WEIGHTS_INDEX}, which says what is in "
-        + (
-            f"which; of {max(wanted)} shards {', '.join(map(str, lost[:5]))} are missing, too"
-            if lost
-            else "which"
-        )
-        + ". Fetch the checkpoint again with all of its files, or save it again with save_pretrained."
-    )
-
-
 def _check_tokenizer(folder: Path, config: CheckpointConfig) -> None:
     source = config.tokenizer or config.source
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
@@ -271,7 +218,10 @@ def checked_files(
     names = sorted(name for name, place in places.items() if (place / name).is_file())
     for place in {folder, weights_folder}:
         check_inside(place, [name for name in names if places[name] == place])
-    read_json_file(folder / CONFIG)
+    for name in {CONFIG, GENERATION_CONFIG} & set(
+        names
+    ):  # cut off, the latter would be passed by without a word
+        read_json_file(folder / name)
     if checks_tokenizer:
         _check_tokenizer(folder, config)
     check_remote_code(weights_folder, config)

@@ -6,6 +6,7 @@ Hub client's cache is made of such links, and they lead to one place:
     <cache>/models--org--name/snapshots/<commit>/config.json -> ../../blobs/<hash> (-> <cache>/blobs/<2 digits>/<hash>)
 """
 
+import codecs
 import contextlib
 import io
 import re
@@ -104,12 +105,16 @@ def read_json_file(path: Path) -> dict:
     """Return a JSON object from a checkpoint's file. Raises ``CheckpointError`` naming the file."""
     try:
         with opened(path) as file:
-            value = bounded_json(read_at_most(file, MAX_JSON_BYTES))
+            raw = read_at_most(file, MAX_JSON_BYTES)
+        if raw.startswith(codecs.BOM_UTF8):
+            raise ValueError("it begins with a byte order mark, which nobody else reads")
+        raw.decode()  # other encodings JSON's parser would guess, and those who read the file next would not
+        value = bounded_json(raw)
     except TooLong:
         raise _beyond(path, f"larger than {MAX_JSON_BYTES >> 20} MiB or {MAX_MARKS:,} values") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as JSON ({error}). Fetch the checkpoint again."
+            f"{path} cannot be read as JSON in UTF-8 ({error}). Fetch the checkpoint again."
         ) from error
     except RecursionError:
         raise _beyond(path, _TOO_DEEP) from None

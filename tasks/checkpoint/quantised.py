@@ -5,6 +5,7 @@ nothing                   F32, F16, BF16                  used as it is
 fp8, compressed-tensors   F8 weights, a scale beside each  dequantised into float32, as GGUF is
 any mark                  F32, F16, BF16                  refused: the mark is wrong, or the weights are
 gptq, awq, bitsandbytes   packed integers                 refused: there are no weights to train
+anything                  F4, F6, other F8, complex       refused: not known here, or no weights of a model
 """
 
 from pathlib import Path
@@ -16,7 +17,8 @@ from tasks.checkpoint.own_files import read_json_file
 
 MARKS = ("quantization_config", "compression_config")
 OF_FP8 = ("fp8", "fbgemm_fp8", "finegrained_fp8", "compressed-tensors", "modelopt")
-INTEGERS = ("I32", "I8", "U8", "I16", "I64")
+FULL = ("F64", "F32", "F16", "BF16")
+INTEGERS = ("I32", "I8", "U8", "I16", "I64", "U32", "U16", "U64", "BOOL")
 FP8 = ("F8_E4M3", "F8_E5M2")
 SCALED_BY = ("F64", "F32", "F16", "BF16", "F8_E8M0")
 SCALES = (
@@ -60,6 +62,7 @@ def check_full_weights(folder: Path, source: str, tensors: dict[str, dict]) -> N
             f"{source} is quantised ({method}): it holds packed integers ({packed[0]} ...) and no weights that could be "
             f"trained. Use {OFTEN}."
         )
+    _check_formats(source, tensors)
     in_fp8 = [name for name, entry in tensors.items() if entry["dtype"] in FP8]
     if bare := sorted(name for name in in_fp8 if not any(name + scale in tensors for scale in SCALES)):
         raise CheckpointError(
@@ -78,3 +81,13 @@ def check_full_weights(folder: Path, source: str, tensors: dict[str, dict]) -> N
             f"{folder / CONFIG} says that the weights are quantised ({method}), of which none can be trained. Use {OFTEN}. "
             f"If the files hold full weights, the mark is wrong: remove `quantization_config` from {CONFIG}."
         )
+
+
+def _check_formats(source: str, tensors: dict[str, dict]) -> None:
+    """Raise ``CheckpointError`` for number formats that loaders would turn into something else, or do not know."""
+    for name, entry in tensors.items():
+        if entry["dtype"] not in (*FULL, *INTEGERS, *FP8, "F8_E8M0"):
+            raise CheckpointError(
+                f"{source} holds {name} in the number format {entry['dtype']}, in which no weights can be read here. Use "
+                f"{OFTEN}."
+            )

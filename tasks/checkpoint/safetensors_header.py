@@ -65,7 +65,7 @@ def read_header(path: Path) -> dict[str, dict]:
         )
     try:
         header = bounded_json(raw)
-        header.pop("__metadata__", None)
+        _check_notes(header.pop("__metadata__", None))
         end = _end_of_tensors(header)
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
@@ -78,6 +78,14 @@ def read_header(path: Path) -> dict[str, dict]:
             f"{path} {what}: expected {expected} bytes, got {size}. Fetch the checkpoint again."
         )
     return header
+
+
+def _check_notes(notes: Any) -> None:
+    """Raise ``ValueError`` for a file's notes that are not texts by name, which the format's own reader refuses."""
+    if notes is not None and not (
+        isinstance(notes, dict) and all(isinstance(text, str) for text in notes.values())
+    ):
+        raise ValueError("__metadata__ holds something else than texts")
 
 
 def _end_of_tensors(header: dict[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,31 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
         )
     assert not (tmp_path / "planted").exists()
     assert not (tmp_path / "out" / "snapshot").exists()
+
+
+UNFIT = {
+    "cut off": (None, "cannot be loaded as plain weights"),
+    "sparse": (lambda: {"a.weight": torch.eye(4).to_sparse()}, r"a\.weight as float32 \(sparse_coo"),
+    "quantised": (
+        lambda: {"a.weight": torch.quantize_per_tensor(torch.eye(4), 0.1, 0, torch.qint8)},
+        r"a\.weight as qint8",
+    ),
+    "complex": (lambda: {"a.weight": torch.eye(4).to(torch.complex64)}, r"a\.weight as complex64"),
+    "without values": (lambda: {"a.weight": torch.empty(2, device="meta")}, r"on meta\)"),
+    "numbers for names": (lambda: {5: torch.zeros(2)}, "holds no state dict"),
+    "a checkpoint of a trainer": (lambda: {"state_dict": {"a": torch.zeros(2)}}, "holds no state dict"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@pytest.mark.parametrize(("made", "sentence"), UNFIT.values(), ids=UNFIT)
+def test_a_pickle_of_something_else_than_plain_weights_is_named(
+    tmp_path: Path, made: Callable[[], dict] | None, sentence: str
+) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(made() if made else {"a": torch.zeros(4000)}, path)
+    if made is None:
+        path.write_bytes(path.read_bytes()[:5000])
+    job = ConvertJob(source_dir=tmp_path, source_sha256="s", pickle_files=(path.name,))
+    with pytest.raises(CheckpointError, match=sentence):
+        run_here(job.at(tmp_path / "out"))

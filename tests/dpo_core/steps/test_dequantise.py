@@ -123,3 +123,21 @@ def test_scales_that_do_not_fit_and_weights_without_any_are_named(tmp_path: Path
     save_file({key: value for key, value in stored.items() if key != f"{name}_scale_inv"}, file)
     with pytest.raises(CheckpointError, match=f"{name} in 8-bit floats without a scale"):
         run(tmp_path / "fp8", tmp_path / "b")
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1), (32, 1), (0, 2)], ids=str)
+def test_scales_of_other_blocks_than_the_config_says_are_named(shape: tuple[int, int]):
+    """One row of scales for two rows of blocks would be repeated, and give other weights without a word."""
+    weight = torch.ones(32, 48).to(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match="a scale of shape"):
+        dequantised(weight, torch.ones(shape), (16, 24))
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(factor: float, tmp_path: Path):
+    fp8_checkpoint(tmp_path / "fp8", (16, 16), "_scale_inv", {"quant_method": "fp8"})
+    file, name = tmp_path / "fp8/model.safetensors", "model.layers.0.mlp.up_proj.weight"
+    stored = load_file(file)
+    save_file(stored | {f"{name}_scale_inv": stored[f"{name}_scale_inv"] * factor}, file)
+    with pytest.raises(CheckpointError, match=f"{name} times its scale is not finite"):
+        run(tmp_path / "fp8", tmp_path / "out")

@@ -41,13 +41,16 @@ def with_json(file: str, **values: object) -> Change:
     return change
 
 
-def with_token(in_template: bool, token: str = "<|turn|>") -> Change:
+def with_token(in_template: bool, token: str = "<|turn|>", of_answers: bool = False) -> Change:
     def change(model: Path) -> None:
         tokenizer = make_tokenizer()
         tokenizer.add_special_tokens({"additional_special_tokens": [token]})
         if in_template:
             assert isinstance(tokenizer.chat_template, str)
-            tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>", token)
+            begun = "{% if add_generation_prompt %}" if of_answers else ""
+            replaced = tokenizer.chat_template.replace(f"{begun}<|im_start|>", f"{begun}{token}")
+            assert replaced != tokenizer.chat_template
+            tokenizer.chat_template = replaced
         tokenizer.save_pretrained(model)
 
     return change
@@ -151,6 +154,45 @@ def test_settings_that_the_library_reads_but_does_not_write_are_made_fit(
             with_json("config.json", architectures=["LlamaForSequenceClassification"]),
             "LlamaForSequenceClassification, which is no language model",
         ),
+        "a reward model by another name": (
+            with_json("config.json", architectures=["LlamaForRewardModelWithGating"]),
+            "RewardModelWithGating, which is no language model",
+        ),
+        "a pad token beyond the vocabulary": (
+            with_json("config.json", pad_token_id=99_999),
+            "pad_token_id 99999, and vocab_size",
+        ),
+        "a number format by a name of its own": (
+            with_json("config.json", dtype="bf16"),
+            "config.json of sft is none that transformers can read.*Correct it",
+        ),
+        "sizes as text": (
+            with_json("config.json", hidden_size="32"),
+            "config.json of sft is none that transformers can read.*hidden_size",
+        ),
+        "biases that the config leaves out": (
+            with_weights(
+                lambda tensors: {
+                    **tensors,
+                    **{f"model.layers.{i}.self_attn.q_proj.bias": torch.ones(32) for i in (0, 1)},
+                }
+            ),
+            "left out.*q_proj.bias",
+        ),
+        "norms of another architecture": (
+            with_weights(
+                lambda tensors: {**tensors, "model.layers.0.self_attn.q_norm.weight": torch.ones(8)}
+            ),
+            "left out.*q_norm",
+        ),
+        "a tokenizer of a class that is none": (
+            with_json("tokenizer_config.json", tokenizer_class=5),
+            "cannot be loaded: AttributeError.*checkpoint.tokenizer",
+        ),
+        "a token without a row where an answer begins": (
+            with_token(in_template=True, of_answers=True),
+            r"writes <\|turn\|> \(id \d+\)",
+        ),
         "a template that fails": (
             lambda model: (model / "chat_template.jinja").write_text("{{ raise_exception('not today') }}"),
             "fails on a plain prompt: TemplateError: not today",
@@ -187,8 +229,24 @@ def test_one_matrix_that_the_files_hold_twice_is_one(tmp_path: Path):
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
 
 
-def test_a_value_head_beside_the_weights_is_left_behind(tmp_path: Path):
-    change = with_weights(lambda tensors: {**tensors, "v_head.summary.weight": torch.zeros(1, 32)})
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v_head.summary.weight",
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.layers.1.self_attn.k_scale",
+        "vision_tower.encoder.layers.0.mlp.fc1.weight",
+        "mtp.layers.0.mlp.up_proj.weight",
+    ],
+)
+def test_what_is_none_of_the_model_s_own_weights_is_left_behind(name: str, tmp_path: Path):
+    change = with_weights(lambda tensors: {**tensors, name: torch.zeros(1, 32)})
+    assert rules_that_fail(rehearsed(tmp_path, change)) == ""
+
+
+def test_the_attention_kernel_that_a_checkpoint_was_saved_with_is_not_asked_for(tmp_path: Path):
+    """flash_attention_2 is not installed here, and which kernel computes is train.attention's to say."""
+    change = with_json("config.json", attn_implementation="flash_attention_2", architectures=7)
     assert rules_that_fail(rehearsed(tmp_path, change)) == ""
 
 

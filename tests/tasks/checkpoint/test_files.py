@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dpo_core.contract.checkpoint_files import files_of
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import CheckpointError
 from tasks.checkpoint.files import checked_files, in_its_format, named_by_index, weight_source
@@ -390,3 +391,94 @@ def test_shards_that_no_index_tells_of_are_refused(
         save_file({name: torch.zeros(1)}, checkpoint / name)
     with pytest.raises(CheckpointError, match=rf"no model\.safetensors\.index\.json.*{missing}"):
         checked_files(checkpoint, names, config())
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (torch.complex64, "in the number format C64"),
+        (torch.float8_e4m3fnuz, "in the number format F8_E4M3FNUZ"),
+        (torch.uint32, "packed integers"),
+        (torch.bool, "packed integers"),
+    ],
+    ids=str,
+)
+def test_number_formats_that_loaders_would_turn_into_others_are_refused(
+    checkpoint: Path, kind: torch.dtype, sentence: str
+) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(weights | {name: torch.zeros(64, 32).to(kind)}, checkpoint / "model.safetensors")
+    with pytest.raises(CheckpointError, match=sentence):
+        checked_files(checkpoint, WEIGHTS, config())
+
+
+@pytest.mark.parametrize("notes", ["pt", {"format": 5}, ["pt"]])
+def test_notes_of_a_file_that_its_own_reader_refuses_are_told(tmp_path: Path, notes: object) -> None:
+    path = write_header(tmp_path / "x.safetensors", {"__metadata__": notes, "a": tensor(0, 8)}, 8)
+    with pytest.raises(CheckpointError, match="no valid safetensors header"):
+        read_header(path)
+
+
+def renamed(folder: Path, pattern: str) -> tuple[str, ...]:
+    """Shards under other names, with an index that says so."""
+    made, index = make_shards(folder), folder / "model.safetensors.index.json"
+    text = index.read_text()
+    others = tuple(pattern.format(number) for number in (1, 2))
+    for name, other in zip(made, others, strict=True):
+        (folder / other).parent.mkdir(exist_ok=True)
+        (folder / name).rename(folder / other)
+        text = text.replace(name, other)
+    index.write_text(text)
+    return others
+
+
+def test_six_digits_are_a_shard_s_number_too(checkpoint: Path) -> None:
+    """DeepSeek-V3's are called so; what reads weights later must find them."""
+    names = renamed(checkpoint, "model-{:05}-of-000002.safetensors")
+    assert set(names) <= set(checked_files(checkpoint, names, config()))
+    assert [path.name for path in files_of(checkpoint, "model.safetensors")] == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["model_{}.safetensors", "part{}.safetensors", "below/model-{}.safetensors"]
+)
+def test_shards_under_names_that_nothing_reads_are_refused(checkpoint: Path, pattern: str) -> None:
+    renamed(checkpoint, pattern)
+    names = [path.name for path in checkpoint.iterdir()]
+    with pytest.raises(CheckpointError, match=r"weights are read from model-00001-of-0000N\.safetensors"):
+        checked_files(checkpoint, weight_source(names, config()).names, config())
+
+
+@pytest.mark.parametrize("notes", [{}, {"metadata": "x"}, {"metadata": None}])
+def test_an_index_that_transformers_does_not_read_is_told(checkpoint: Path, notes: dict) -> None:
+    names = make_shards(checkpoint)
+    index = checkpoint / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"]} | notes))
+    with pytest.raises(CheckpointError, match="has no `metadata`"):
+        checked_files(checkpoint, names, config())
+
+
+@pytest.mark.parametrize("number", [0, -1, 10**9])
+@pytest.mark.parametrize("place", ["", "text_config"])
+def test_a_config_of_no_layers_or_of_more_than_there_are_is_refused(
+    checkpoint: Path, number: int, place: str
+) -> None:
+    """Of none all weights would be passed by; a thousand million fill the memory before anything is compared."""
+    layers = {"num_hidden_layers": number}
+    edit_json(checkpoint / "config.json", **({place: layers} if place else layers))
+    with pytest.raises(CheckpointError, match=f"says num_hidden_layers {number}, and the files hold"):
+        checked_files(checkpoint, WEIGHTS, config())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"eos_token_id": [2, ', b"[1, 2]", b"\xef\xbb\xbf{}", b"\xff\xfe{\0}\0"]
+)
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json", "tokenizer_config.json"])
+def test_small_files_that_others_would_not_read_are_refused(
+    checkpoint: Path, name: str, content: bytes
+) -> None:
+    """A generation_config.json that is cut off would be passed by without a word, and the ends of answers with it."""
+    (checkpoint / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name} (cannot be read as JSON in UTF-8|holds a JSON list)"):
+        checked_files(checkpoint, WEIGHTS, config())
