@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import shutil
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from dpo_core.contract.checkpoint_files import (
     files_of,
     is_complete,
 )
-from dpo_core.contract.errors import StoreError
+from dpo_core.contract.errors import StepCrashed, StoreError
 from dpo_core.contract.store import verify_files
 from dpo_core.engine.distributed import by_every_rank, from_main
 from dpo_core.model.tensor_slices import open_slices
@@ -137,16 +138,38 @@ def _described(folder: Path) -> tuple[dict[str, str], RunState] | str:
 
 
 def _damage(folder: Path, manifest: dict[str, str], accelerator: Accelerator | None) -> str:
-    """What is wrong with the files of a checkpoint; nothing if they match. Each rank reads its share of them."""
+    """What is wrong with the files of a checkpoint; nothing if they match. Each rank reads its share of them.
 
-    def look(rank: int, ranks: int) -> str:
-        try:
-            verify_files(folder, dict(sorted(manifest.items())[rank::ranks]))
-        except (OSError, StoreError) as error:
-            return _problem(error)
+    Raises ``StepCrashed``, on all ranks, for a file that rank 0 can read and another could not: a checkpoint that was passed
+    over would be deleted.
+    """
+
+    def look(rank: int, ranks: int) -> tuple[str, str] | None:
+        for name in sorted(manifest)[rank::ranks]:
+            if problem := _problem_of(folder, manifest, name):
+                return name, f"rank {rank} on {socket.gethostname()}: {problem}"
+        return None
+
+    found = next(filter(None, by_every_rank(accelerator, look)), None)
+    if found is None:
         return ""
+    name, words = found
+    if problem := from_main(accelerator, lambda: _problem_of(folder, manifest, name)):
+        return problem
+    raise StepCrashed(
+        f"{name} of the checkpoint {folder.name} is whole, and not everybody could read it. {words}",
+        "The store must be on a file system that all nodes share; if it is, it showed the file late, or failed. The step is "
+        "started again.",
+    )
 
-    return next(filter(None, by_every_rank(accelerator, look)), "")
+
+def _problem_of(folder: Path, manifest: dict[str, str], name: str) -> str:
+    """What is wrong with one file; nothing if it matches."""
+    try:
+        verify_files(folder, {name: manifest[name]})
+    except (OSError, StoreError) as error:
+        return _problem(error)
+    return ""
 
 
 def _problem(error: Exception) -> str:
