@@ -103,10 +103,14 @@ def check_fit(trainer: "Trainer") -> dict[str, float]:
         failure = _failure(trainer)
         if failure and together:
             raise _told_the_next_start(trainer) or failure
-        if not any(by_every_rank(trainer.accelerator, lambda *_, failed=bool(failure): failed)):
+        words = by_every_rank(
+            trainer.accelerator, lambda *_, failure=failure: failure.problem if failure else ""
+        )
+        if not any(words):
             break
         if not (tokens := smaller(trainer)):
-            raise failure or OutOfMemory("Another process ran out of memory; its error says where.")
+            # Whoever comes first reports, so each has to know where it was.
+            raise failure or OutOfMemory(next(filter(None, words)))
         trainer.cut = replace(trainer.cut, tokens=tokens)
         log.info("that does not fit: %d tokens a forward are tried", tokens)
         trainer.engine.discard_gradients()
