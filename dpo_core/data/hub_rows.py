@@ -109,27 +109,27 @@ def _in_words(error: Exception, source: ResolvedSource) -> PairlineError:
         f", subset `{source.subset}`)" if source.subset else ")"
     )
     causes = _causes(error)
-    statuses = [getattr(getattr(cause, "response", None), "status_code", None) for cause in causes]
-    if any(status in REFUSED for status in statuses):
+    answers = {status: cause for cause in causes if (status := _status(cause)) is not None}
+    if refused := [cause for status, cause in answers.items() if status in REFUSED]:
         return DataError(
-            f"The Hub does not let this token read the data set {named}: {_said(causes[-1])}. Ask for access on its page, "
+            f"The Hub does not let this token read the data set {named}: {_said(refused[-1])}. Ask for access on its page, "
             "or give a token that has it (HF_TOKEN)."
         )
     if _any(causes, datasets.exceptions.DatasetNotFoundError, RepositoryNotFoundError, GatedRepoError):
         return DataError(
             f"The Hub data set {named} does not exist, or the token may not read it: {_said(error)}"
         )
-    answered = [status for status in statuses if status is not None]
-    is_passing = any(status in PASSING or status >= 500 for status in answered)
+    is_passing = any(status in PASSING or status >= 500 for status in answers)
     if is_passing or (
-        not answered and _any(causes, ConnectionError, TimeoutError, HTTPError, LocalEntryNotFoundError)
+        not answers and _any(causes, ConnectionError, TimeoutError, HTTPError, LocalEntryNotFoundError)
     ):
         return RemoteError(
             f"The Hub did not answer for {named}: {_said(error)}. Check the network and start again."
         )
-    if answered:
+    if answers:
+        status, cause = list(answers.items())[-1]
         return DataError(
-            f"The Hub refused a part of the data set {named} ({answered[-1]}): {_said(causes[-1])}. A file that its commit "
+            f"The Hub refused a part of the data set {named} ({status}): {_said(cause)}. A file that its commit "
             "names may be gone, or what was downloaded of it does not fit: look at the set's page, and delete the set from "
             "the Hub's cache (HF_HOME) before you start again."
         )
@@ -174,6 +174,12 @@ def _causes(error: BaseException) -> list[BaseException]:
         causes.append(found)
         found = found.__cause__ or found.__context__
     return causes
+
+
+def _status(cause: BaseException) -> int | None:
+    """The status of the Hub's answer that an error came of."""
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    return status if type(status) is int else None
 
 
 def _any(causes: list[BaseException], *kinds: type[BaseException]) -> bool:

@@ -219,6 +219,9 @@ def test_a_connection_that_ends_may_be_tried_again(error: Exception):
 
 
 def assert_says(error: Exception, kind: type[PairlineError], sentence: str) -> None:
+    error.__context__ = FileNotFoundError(
+        "org/set is not cached either"
+    )  # what the library tried before it gave up
     wrapped = DatasetGenerationError("An error occurred while generating the dataset")
     wrapped.__cause__ = error
     source = ResolvedSource(label="org/set", hub_id="org/set", content="x")
@@ -226,3 +229,4 @@ def assert_says(error: Exception, kind: type[PairlineError], sentence: str) -> N
         found = _in_words(one, source)
         assert type(found) is kind
         assert re.search(sentence, str(found)), str(found)
+        assert "not cached" not in str(found)
