@@ -137,9 +137,11 @@ def _by_ranks(
 ) -> Ended | LimitReached | PairlineError:
     """What the ranks say of an end of which Slurm knows no more than that it was none of the good ones. ``otherwise``: as
     ``LimitReached`` has it."""
-    first = _first_killed(start.ranks)
-    was_asked = first is not None and first.code == -signal.SIGTERM
-    if was_asked and (code is None or _signal(code) == -signal.SIGTERM):
+    first, ended = _first_killed(start.ranks), _first_ended(start.ranks)
+    was_asked = ended is not None and ended.code in (-signal.SIGTERM, PREEMPTED_EXIT)
+    # The first that has stopped ends the others, which may be about to stop themselves: srun tells how that went.
+    of_others = {None, -signal.SIGTERM, *(rank.code for rank in start.ranks)}
+    if was_asked and (code is None or _signal(code) in of_others):
         return LimitReached(otherwise)
     if (
         first is not None and not was_asked

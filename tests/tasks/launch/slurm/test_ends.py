@@ -124,6 +124,13 @@ def test_a_rank_that_failed_by_itself_is_told_whatever_srun_ended_the_others_wit
 KEPT = (RankEnd(0, "n1", 20, 11.0), RankEnd(1, "n2", 20, 11.1))
 
 
+@pytest.mark.parametrize(("code", "signal"), [(143, -15), (137, -9)])
+def test_a_rank_that_stops_first_ends_the_others(code: int, signal: int):
+    """srun ends with 143, or 137 after the site's KillWait: of a rank that had its checkpoint, too, and was about to end."""
+    ranks = (RankEnd(0, "n1", 20, 11.0), RankEnd(1, "n2", signal, 11.3))
+    assert how_it_ended(JobEnd("FAILED", start=ended(code, *ranks)), "train") == LimitReached()
+
+
 @pytest.mark.parametrize(
     ("end", "cause"),
     [
