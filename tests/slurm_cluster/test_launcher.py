@@ -151,7 +151,7 @@ def test_time_in_the_queue_is_not_the_steps(cluster: PrivateCluster, tmp_path):
 
 def test_a_job_without_a_run_is_reaped_and_one_with_a_run_is_not(cluster: PrivateCluster, tmp_path):
     """Others' jobs are nobody's business; the rest of the log is kept."""
-    cluster.ask("sbatch", "--job-name=another", "--output=/dev/null", "--wrap", "sleep 60")
+    cluster.ask("sbatch", "--job-name=another", "--output=/dev/null", "--wrap", "sleep 600")
     body = """
         def stop(*_):
             print("stopped", flush=True)
