@@ -17,6 +17,7 @@ from uuid import UUID
 
 import docker
 import pytest
+from docker.models.containers import Container
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
@@ -129,14 +130,15 @@ def team(
     assert not step_containers(shared_engine, folder)
 
 
-def step_containers(engine: docker.DockerClient, folder: Path) -> list[str]:
-    """Steps, by name, of runs with a store below ``folder``, ended ones included."""
+def containers_below(engine: docker.DockerClient, folder: Path) -> list[Container]:
+    """Those of the steps of runs with a store below ``folder``, ended ones included."""
     found = engine.containers.list(all=True, ignore_removed=True, filters={"label": "pairline=1"})
-    return [
-        container.labels["pairline.step"]
-        for container in found
-        if container.labels["pairline.folder"].startswith(str(folder))
-    ]
+    return [one for one in found if one.labels["pairline.folder"].startswith(str(folder))]
+
+
+def step_containers(engine: docker.DockerClient, folder: Path) -> list[str]:
+    """The same by the names of their steps."""
+    return [container.labels["pairline.step"] for container in containers_below(engine, folder)]
 
 
 def training(team: Team, num_epochs: int, **compute: int) -> UUID:
@@ -253,7 +255,7 @@ def test_a_checkpoint_that_takes_longer_than_a_cancelled_run_may_is_waited_for_b
     run = training(team, num_epochs=4000, stop_grace_seconds=SECONDS_TO_STOP)
     store = team.folder / ".pairline"
     saved = newest_checkpoint(store)
-    (step,) = shared_engine.containers.list(filters={"name": "pairline-train-"})
+    (step,) = containers_below(shared_engine, team.folder)
     trainers = [
         int(process[1]) for process in step.top()["Processes"] if "dpo_core.in_container" not in process[-1]
     ]
