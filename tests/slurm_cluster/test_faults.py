@@ -171,7 +171,7 @@ def test_a_controller_that_lost_all_it_knew_gives_the_id_to_somebody_else(
             "n2",
             "--output=/dev/null",
             "--wrap",
-            "sleep 90",
+            "sleep 600",
         )
         assert own_cluster.ask(*other).strip() == job_id
         with pytest.raises(StepCrashed, match="is gone on n1"):
