@@ -49,6 +49,14 @@ def meanwhile(step: SmallStep, shown: OnClusterJob | None = None) -> Iterator[Ca
             stop.set()
 
 
+def crash_or_end(end: Callable[[], Ended]) -> Ended | StepCrashed:
+    """How it ended, raised or returned."""
+    try:
+        return end()
+    except StepCrashed as crashed:
+        return crashed
+
+
 def numbers(step: SmallStep) -> list[int]:
     """What was counted, in order."""
     return [int(line.split()[1]) for line in step.log_lines if line.startswith("number ")]
@@ -174,7 +182,8 @@ def test_a_controller_that_lost_all_it_knew_gives_the_id_to_somebody_else(
             "sleep 600",
         )
         assert own_cluster.ask(*other).strip() == job_id
-        with pytest.raises(StepCrashed, match="is gone on n1"):
-            end()
+        ended = crash_or_end(end)
+        # or a rank had the time to say what it was killed by, which is a crash for whoever waits, too
+        assert "is gone on n1" in str(ended) if isinstance(ended, StepCrashed) else ended.exit_code, ended
     assert numbers(step) == sorted(set(numbers(step)))
     assert [name for name, _ in own_cluster.jobs()] == ["other"]
