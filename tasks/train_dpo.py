@@ -17,9 +17,11 @@ from tasks.checkpoint.chosen_template import ChosenTemplate
 from tasks.hub.tracker_key import with_tracker_key
 from tasks.launch.compute import sharding_of, solve_batch
 from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.run_job import in_store
 from tasks.launch.workplace import Workplace
 from tasks.run.retry_policy import worth_a_retry
 from tasks.show.artifacts import show_training
+from tasks.show.trackers import show_trackers
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ def train_dpo(
     inputs: TrainingInputs, settings: TrainingSettings, place: Workplace
 ) -> tuple[TrainResult, ExportResult]:
     """Run the steps ``train`` and ``export``."""
-    job = train_job(inputs, settings, place.launcher.compute)
+    job = in_store(train_job(inputs, settings, place.launcher.compute), place.store)
+    show_trackers(job, place.context.run.family)
     with with_tracker_key(place, settings.tracking) as its_place:
         trained = its_place.run(job)
     exported = place.run(
@@ -86,6 +89,8 @@ def train_dpo(
     if trained.best:
         get_run_logger().info("exported are %s", trained.best.in_words)
     show_training(trained, place.context.run.family)
+    if settings.tracking.is_online:  # its address is known by now
+        show_trackers(job, place.context.run.family)
     return trained, exported
 
 

@@ -9,6 +9,8 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.section import Section
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+TRACKING_DIR = "tracking"  # below a training's folder, with the files of all
+WANDB_ADDRESS_FILE = "wandb-address.txt"  # in it: of the run's page, where it is tracked online
 WANDB_KEY = "WANDB_API_KEY"  # the variable that wandb itself reads
 WANDB_KEY_FILE = "PAIRLINE_WANDB_KEY_FILE"  # names a file with the key, in a container
 

@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -20,12 +21,10 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.metric_names import as_evaluated
 from dpo_core.contract.metrics_file import Metrics
-from dpo_core.contract.tracking_config import check_trackers
+from dpo_core.contract.tracking_config import TRACKING_DIR, WANDB_ADDRESS_FILE, check_trackers
 from dpo_core.training.tracker_starts import flat, settings_of, starts_of
 
 log = logging.getLogger(__name__)
-
-TRACKING_DIR = "tracking"
 
 
 def accelerator_arguments(job: TrainJob) -> dict[str, Any]:
@@ -77,6 +76,7 @@ class Tracking:
         for tracker in self.accelerator.trackers:
             if tracker.name == "wandb":
                 self._first_step["wandb"] = int(tracker.tracker.step)
+                _tell_address(tracker.tracker.url, folder)
             elif tracker.name == "tensorboard":
                 text = json.dumps(settings_of(self.job), indent=2)
                 tracker.tracker.add_text("job", f"```\n{text}\n```", 0)
@@ -130,6 +130,13 @@ class Tracking:
                     error,
                 )
                 self.accelerator.trackers.remove(tracker)
+
+
+def _tell_address(url: str | None, folder: Path) -> None:
+    """Of the run's page, for the log and for the run's page in Prefect; None where it is tracked offline."""
+    if url:
+        (folder / WANDB_ADDRESS_FILE).write_text(url)
+        log.info("Tracked on %s", url)
 
 
 def _is_refused(error: Exception) -> bool:

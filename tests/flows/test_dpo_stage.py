@@ -35,6 +35,7 @@ ARTIFACTS = {
         "reference",
         "training-curves",
         "training-metrics",
+        "trackers",
         "evaluation",
         "samples",
         "upload",

@@ -11,8 +11,7 @@ from dpo_core.contract import tracking_config
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.results import read_error, read_result
-from dpo_core.contract.tracking_config import Tracker, TrackingConfig, check_trackers
-from dpo_core.training.tracking import TRACKING_DIR
+from dpo_core.contract.tracking_config import TRACKING_DIR, Tracker, TrackingConfig, check_trackers
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.killed_run import count_touches, run_until
 from tests.step_process import metrics_of, run_child, run_ranks
