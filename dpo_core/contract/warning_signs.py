@@ -149,12 +149,10 @@ def figures_of(
     if CORRELATION in after:
         figures["length_correlation"] = after[CORRELATION]
     if {LENGTH_RULE, OVER_LENGTH_RULE, OVER_LENGTH_RULE_ERROR, PROMPTS} <= after.keys():
-        above, error = after[OVER_LENGTH_RULE], after[OVER_LENGTH_RULE_ERROR]
-        is_above = above > 0 and chance_of(above, error, round(after[PROMPTS])) < LEVEL
+        is_above = _is_no_chance(after[OVER_LENGTH_RULE], after[OVER_LENGTH_RULE_ERROR], after[PROMPTS])
         figures["length_rule"] = 0.0 if is_above else after[LENGTH_RULE]
     if {ACCURACY, ACCURACY_ERROR, PROMPTS, MOVED} <= after.keys() and after[PROMPTS] >= FEWEST_PAIRS:
-        above, error = after[ACCURACY] - 0.5, after[ACCURACY_ERROR]
-        is_above = above > 0 and chance_of(above, error, round(after[PROMPTS])) < LEVEL
+        is_above = _is_no_chance(after[ACCURACY] - 0.5, after[ACCURACY_ERROR], after[PROMPTS])
         figures["no_signal"] = 1.0 if is_above or after[MOVED] < MOVED_NATS else after[ACCURACY]
     if outcomes:
         figures["outcome"] = min(map(_chance_of_a_fall, outcomes))
@@ -171,6 +169,10 @@ def why_not_measured(bounds: WarningBounds, num_prompts: int, measures_kl: bool)
         if name == "kl" and not measures_kl:
             return "evaluation.warnings.stop names kl; set evaluation.measure_kl to true"
     return None
+
+
+def _is_no_chance(above: float, error: float, num_prompts: float) -> bool:
+    return above > 0 and chance_of(above, error, round(num_prompts)) < LEVEL
 
 
 def _chance_of_a_fall(outcome: Outcome) -> float:
