@@ -55,8 +55,8 @@ def main(argv: list[str]) -> int:
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        asked = True
-        if child is not None:
+        is_first, asked = not asked, True  # once: a trainer that has ended leaves a leader that a second would kill
+        if is_first and child is not None:
             ask_to_stop(child.pid)
 
     report = report_of(argv)

@@ -28,8 +28,9 @@ class StopRequest:
             self.stop_now()
 
     def _receive(self, *_: object) -> None:
-        self.received = True
-        if self.setting_up:
+        """Of several, as Slurm may send two, the first alone ends set-up: the next would interrupt what it asked for."""
+        is_first, self.received = not self.received, True
+        if self.setting_up and is_first:
             self.stop_now()
 
     def stop_now(self) -> NoReturn:

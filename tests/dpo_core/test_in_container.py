@@ -1,8 +1,10 @@
 """A container's first program where it has nobody else to end it: its standard input, and what it tells of memory."""
 
 import os
+import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -36,6 +38,31 @@ def test_the_command_ends_when_the_input_does_and_has_none_itself():
     assert program.wait(timeout=50) == 128 + 9
     assert time.monotonic() - began < 50
     program.stdout.close()
+
+
+def test_of_several_requests_to_stop_the_command_hears_one():
+    script = """
+        import signal, time
+        def stop(*_):
+            print("asked", flush=True)
+            time.sleep(1)
+            raise SystemExit(20)
+        signal.signal(signal.SIGTERM, stop)
+        print("up", flush=True)
+        time.sleep(60)
+    """
+    program = subprocess.Popen(
+        [sys.executable, "-m", "dpo_core.in_container", sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == "up\n"
+    program.send_signal(signal.SIGTERM)
+    assert program.stdout.readline() == "asked\n"
+    program.send_signal(signal.SIGTERM)
+    said, _ = program.communicate(timeout=50)
+    assert (said, program.returncode) == ("", 20)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def test_shares_in_containers_find_a_cache_in_a_new_store(cluster: PrivateCluste
 def test_a_cancelled_step_keeps_its_checkpoint_and_leaves_no_container(
     cluster: PrivateCluster, shared_engine: docker.DockerClient, image: str, tmp_path
 ):
+    """Asked once, though Slurm signals docker's client beside the task, and each passes it on."""
     body = """
         def checkpoint(*_):
             Path("asked").open("a").write("once ")

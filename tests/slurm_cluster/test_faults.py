@@ -26,10 +26,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 # Counts to a number, a checkpoint each; asked to stop, it keeps where it stands and ends as preempted.
 COUNTING = """
     Path("checkpoints").mkdir(exist_ok=True)
-    def stop(*_):
+    def stop():
         print("stopped", flush=True)
         sys.exit(20)
-    signal.signal(signal.SIGTERM, stop)
+    on_stop(stop)
     for number in range(len(list(Path("checkpoints").iterdir())), LAST):
         print("number", number, os.environ["SLURMD_NODENAME"], flush=True)
         Path(f"checkpoints/step-{number:08d}").write_text(str(time.time()))

@@ -109,11 +109,11 @@ def test_a_killed_orchestrator_is_followed_by_one_that_attaches(cluster: Private
 
 def test_a_cancelled_run_keeps_its_checkpoint_and_leaves_nothing(cluster: PrivateCluster, tmp_path):
     body = """
-        def checkpoint(*_):
+        def checkpoint():
             time.sleep(2)
             Path(f"checkpoint-{rank}").touch()
             sys.exit(20)
-        signal.signal(signal.SIGTERM, checkpoint)
+        on_stop(checkpoint)
         print("up", flush=True)
         time.sleep(600)
     """
@@ -153,10 +153,10 @@ def test_a_job_without_a_run_is_reaped_and_one_with_a_run_is_not(cluster: Privat
     """Others' jobs are nobody's business; the rest of the log is kept."""
     cluster.ask("sbatch", "--job-name=another", "--output=/dev/null", "--wrap", "sleep 600")
     body = """
-        def stop(*_):
+        def stop():
             print("stopped", flush=True)
             sys.exit(20)
-        signal.signal(signal.SIGTERM, stop)
+        on_stop(stop)
         print("up", flush=True)
         time.sleep(600)
     """

@@ -86,6 +86,14 @@ def test_sigterm_during_set_up_ends_the_step_at_once(stop):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def test_a_second_sigterm_leaves_the_end_that_the_first_asked_for_alone(stop):
+    """What tracks a job's processes signals each of them, and the first passes it on: two within a millisecond."""
+    stop.listen()
+    with pytest.raises(Preempted):
+        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)  # no exception in the middle of writing down the first
+
+
 def test_a_stop_that_a_library_swallowed_is_answered_when_set_up_is_over(stop):
     stop.listen()
     with contextlib.suppress(Exception):
