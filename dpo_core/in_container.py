@@ -55,8 +55,8 @@ def main(argv: list[str]) -> int:
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        is_first, asked = not asked, True  # once: a trainer that has ended leaves a leader that a second would kill
-        if is_first and child is not None:
+        was_asked, asked = asked, True
+        if child is not None and not was_asked:  # a second would kill a leader whose trainer has ended
             ask_to_stop(child.pid)
 
     report = report_of(argv)
