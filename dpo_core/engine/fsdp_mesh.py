@@ -28,13 +28,19 @@ def replicas_of(sharding: Sharding) -> ParallelismConfig | None:
 
 def mesh_of(sharding: Sharding, device_type: str) -> DeviceMesh:
     """Return copies of the model, what shares a copy out, neighbours that compute together; the first two by accelerate's
-    names. Raises ``ConfigError`` for a rest."""
+    names. Raises ``ConfigError`` for a rest, in all or of a node."""
     world, together = int(os.environ["WORLD_SIZE"]), sharding.tensor_degree
     degree = sharding.degree or world
     if world % degree or degree % together:
         raise ConfigError(
             f"compute.tensor_degree is {together}, but {world} processes were started, {degree} for a copy of the model, "
             "which cannot form groups of so many. Set it to a divisor of compute.num_processes and of shard_degree."
+        )
+    if (here := int(os.environ.get("LOCAL_WORLD_SIZE", world))) % together:
+        raise ConfigError(
+            f"compute.tensor_degree is {together}, but {here} processes of this node were started: a group would lie on two "
+            "nodes, and its exchanges of every layer go over the network between them.",
+            "Start a multiple of tensor_degree on each node.",
         )
     shape = (world // degree, degree // together, together)
     return init_device_mesh(device_type, shape, mesh_dim_names=("dp_replicate", "dp_shard_cp", TENSOR))

@@ -16,7 +16,7 @@ from examples.slurm.private_cluster import PrivateCluster
 from tasks.launch.command import typical_command
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context, Stopped
-from tasks.launch.launcher import Ended
+from tasks.launch.launcher import Ended, Node
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.own_folder import claim
 from tasks.launch.slurm.config import SlurmConfig
@@ -127,6 +127,15 @@ def test_a_cancelled_run_keeps_its_checkpoint_and_leaves_nothing(cluster: Privat
     assert (step.folder / "checkpoint-0").exists()
     assert (step.folder / "checkpoint-1").exists()
     assert cluster.jobs() == []
+
+
+def test_neighbours_are_of_one_node_where_a_site_deals_ranks_out_in_turn(cluster: PrivateCluster, tmp_path):
+    body = 'print(rank, os.environ["LOCAL_RANK"], os.environ["SLURMD_NODENAME"], flush=True)'
+    site = {"setup": ("export SLURM_DISTRIBUTION=cyclic",), "cpus_per_node": 2}
+    step = SmallStep(tmp_path, body, 4, site, {"machines": 2, "num_processes": 4})
+    assert step.run(node=Node(0, 2)) == Ended(0)
+    said = sorted(line.rpartition("] ")[2] for line in step.log_lines)
+    assert said == ["0 0 n1", "1 1 n1", "2 0 n2", "3 1 n2"]
 
 
 def test_a_person_who_cancels_the_job_is_not_overruled(cluster: PrivateCluster, tmp_path):

@@ -218,6 +218,8 @@ write "$start/started" "$(date +%s) {job_id} $SLURM_JOB_NODELIST $kept"
 {setup}
 export PAIRLINE_FIRST_NODE="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 {_programs_needed(command, submission.container)}
+# Neighbours are of one node: they share matrices and copies of the model out. A site may deal ranks out in turn.
+[[ "$SLURM_DISTRIBUTION" == block* ]] || export SLURM_DISTRIBUTION=block
 srun --ntasks={tasks} --cpus-per-task={cpus_per_task(command, machine)} --kill-on-bad-exit=1{label} \\
     {start_of_a_task}{share}
 code=$?
