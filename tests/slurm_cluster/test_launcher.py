@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,7 @@ from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import Ended, Node
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.own_folder import claim
+from tasks.launch.slurm.client import NotAuthenticated
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.launcher import SlurmLauncher
 from tasks.launch.slurm.reap import reap_jobs
@@ -105,6 +107,37 @@ def test_a_killed_orchestrator_is_followed_by_one_that_attaches(cluster: Private
     assert step.run() == Ended(0)
     assert (step.prepared, step.num_starts) == (0, 1)
     assert step.log_lines == [f"line {number}" for number in range(60)]
+
+
+def test_who_is_not_known_any_more_leaves_the_job_to_the_next_start(
+    cluster: PrivateCluster, tmp_path, monkeypatch
+):
+    """As where munged is gone: what Slurm's own programs say then."""
+    conf, known = tmp_path / "slurm.conf", cluster.conf.read_text()
+    monkeypatch.setenv("SLURM_CONF", str(conf))
+    monkeypatch.setattr(NotAuthenticated, "longest_seconds", 0.0)
+    without = re.sub(r"^(Auth|Cred)(Type|Info)=.*$", "", known, flags=re.MULTILINE)
+
+    def munged_goes(line: str) -> None:
+        if line == "up":
+            conf.write_text(f"{without}\nAuthType=auth/munge\nAuthInfo=socket={tmp_path}/nobody\n")
+
+    body = """
+        print("up", flush=True)
+        while not Path("go").exists():
+            time.sleep(0.1)
+    """
+    step, listener = SmallStep(tmp_path, body), SimpleNamespace(line=munged_goes, progress=print, end=print)
+    conf.write_text(known)
+    with pytest.raises(
+        NotAuthenticated, match=r"cannot be told who asks .* is munged running on this machine"
+    ):
+        step.run(Context(lines=listener))
+    conf.write_text(known)
+    (step.folder / "go").touch()
+    assert step.run() == Ended(0)
+    assert (step.prepared, step.num_starts) == (1, 1)
+    assert [line for line in step.log_lines if line == "up"] == ["up"]
 
 
 def test_a_cancelled_run_keeps_its_checkpoint_and_leaves_nothing(cluster: PrivateCluster, tmp_path):

@@ -5,17 +5,22 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 
 from docker.errors import APIError, DockerException
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError
 
-from dpo_core.contract.errors import RemoteError, StoreError
+from dpo_core.contract.errors import StoreError
 from tasks.launch.lines import LineSplitter
+from tasks.launch.patience import NoAnswer
 
 
-class EngineLost(RemoteError):
+class EngineLost(NoAnswer):
     """The engine does not answer; what it runs may run on."""
+
+    seconds_between_tries: ClassVar[float] = 0.2  # of a socket of this machine; it costs nothing
+    meanwhile: ClassVar[str] = "With live-restore a step runs on meanwhile."
 
 
 class NameTaken(Exception):

@@ -39,10 +39,11 @@ from tasks.launch.docker.engine_answers import NameTaken, PathUnseen, Seen
 from tasks.launch.docker.left_containers import put_away
 from tasks.launch.docker.reap import reap as reap_containers
 from tasks.launch.docker.secret_files import places_for_secrets, secret_files
-from tasks.launch.docker.watch import Limits, Watch, Watched, patiently
+from tasks.launch.docker.watch import Limits, Watch, Watched
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
+from tasks.launch.patience import patiently
 from tasks.launch.reaped import OnlyOf, Reaped, StateOf
 from tasks.launch.store_access import check_readable, hand_over, let_read, with_link_targets
 
@@ -147,7 +148,10 @@ class DockerLauncher:
         before_start: BeforeStart,
     ) -> tuple[float, list[Watched]]:
         for _ in range(NUM_TRIES):
-            if found := patiently(lambda: self._running(engine, commands, context), self.patience_seconds):
+            found = patiently(
+                lambda: self._running(engine, commands, context), Context(), self.patience_seconds
+            )
+            if found:
                 return found
             before_start()
             try:

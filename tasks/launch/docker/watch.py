@@ -21,6 +21,7 @@ from tasks.launch.killed_rank import KilledRank
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.lines import Waiting
 from tasks.launch.log_position import forget_position, save_position
+from tasks.launch.patience import patiently
 from tasks.launch.undisturbed import undisturbed
 
 log = logging.getLogger(__name__)
@@ -57,25 +58,6 @@ class Limits:
     grace_seconds: float  # from being asked to stop to being killed
     patience_seconds: float  # with an engine that is away
     folder_gib: float | None = None  # of its own folder; None: what the disk holds
-
-
-def patiently(ask: Callable[[], T], seconds: float) -> T:
-    """Return the engine's answer, also if it is away for a while. Raises ``EngineLost`` if it does not come back in
-    time.
-    """
-    until, warned = time.monotonic() + seconds, False
-    while True:
-        try:
-            return ask()
-        except EngineLost as lost:
-            if time.monotonic() > until:
-                raise
-            if not warned:
-                log.warning(
-                    "%s Waiting %.0f s for it. With live-restore a step runs on meanwhile.", lost, seconds
-                )
-                warned = True
-            time.sleep(POLL_SECONDS)
 
 
 class Watch:
@@ -244,7 +226,9 @@ class Watch:
 
     def _ask(self, ask: Callable[[str], T], container_id: str) -> T:
         left = max(0.0, self.limits.deadline - time.time())
-        return patiently(lambda: ask(container_id), min(self.limits.patience_seconds, left))
+        seconds = min(self.limits.patience_seconds, left)
+        # A run that is stopped meanwhile hears of it when the engine answers, or is given up.
+        return patiently(lambda: ask(container_id), Context(), seconds)
 
 
 def _cause(member: Watched) -> str:

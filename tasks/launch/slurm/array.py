@@ -23,6 +23,7 @@ from dpo_core.contract.progress import parse_line
 from tasks.launch.context import Context
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
+from tasks.launch.patience import patiently
 from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel
 from tasks.launch.slurm.ends import FENCED, LimitReached, failed_to_launch
 from tasks.launch.slurm.followed import Followed
@@ -30,7 +31,6 @@ from tasks.launch.slurm.job_log import JobLog
 from tasks.launch.slurm.left_jobs import cancel_by_key, cancel_shares_that_wait, end
 from tasks.launch.slurm.names import array_of, index_of, share_folder
 from tasks.launch.slurm.own_jobs import active_jobs, kept
-from tasks.launch.slurm.patience import patiently
 from tasks.launch.slurm.poll import poll_of_this_process
 from tasks.launch.slurm.record import fence, record_folder
 from tasks.launch.slurm.secrets import remove_secrets

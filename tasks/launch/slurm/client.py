@@ -2,6 +2,7 @@
 
 says no                     ``ConfigError`` with Slurm's sentence
 does not answer             ``SlurmAway``: nothing is known, not even whether what was asked has been done
+does not know who asks      ``NotAuthenticated``, which is a ``SlurmAway`` that lasts, unless munged starts again just now
 """
 
 import contextlib
@@ -11,8 +12,10 @@ import re
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
-from dpo_core.contract.errors import ConfigError, RemoteError
+from dpo_core.contract.errors import ConfigError
+from tasks.launch.patience import NoAnswer
 from tasks.launch.slurm.names import index_of, share_key
 
 LONGEST_ANSWER_SECONDS = 60.0  # the programs give up themselves after 9 to 18 s
@@ -28,11 +31,17 @@ ACTIVE = frozenset(
 )
 AWAY = re.compile(
     r"socket timed out|unable to contact slurm controller|connection refused|connection timed out"
-    r"|zero bytes were transmitted|transport endpoint|communication connection failure|temporarily unable"
+    r"|transport endpoint|communication connection failure|temporarily unable"
     r"|resource temporarily unavailable"
     r"|insane message length|header lengths are longer|unexpected message received|unable to establish"
-    r"|slurm backup controller in standby"
-    r"|protocol authentication error|munge (en|de)code failed|invalid authentication credential",  # munge starts again
+    r"|slurm backup controller in standby",
+    re.IGNORECASE,
+)
+# What this machine says that has no credential to send; of a credential that it does not take (another key, another clock,
+# another AuthType) slurmctld tells nothing, and closes the connection: 22.05 with munge of another key, and with none.
+UNKNOWN_HERE = re.compile(
+    r"protocol authentication error|munge (en|de)code failed|invalid authentication credential"
+    r"|zero bytes were transmitted",
     re.IGNORECASE,
 )
 # What a submission takes along and its job gets: no secret, nothing of an allocation that the orchestrator runs in.
@@ -55,8 +64,18 @@ class NoSlurm(ConfigError):
     """This machine has no programs of Slurm's, so that nothing can be asked."""
 
 
-class SlurmAway(RemoteError):
+class SlurmAway(NoAnswer):
     """Slurm does not answer. Jobs run on meanwhile."""
+
+    seconds_between_tries: ClassVar[float] = 5.0
+    meanwhile: ClassVar[str] = "Jobs run on meanwhile."
+
+
+class NotAuthenticated(SlurmAway):
+    """Slurm does not know who asks. A munged that starts again is back within seconds, a key that is changed on all machines
+    of a site within minutes; more is no accident that goes by."""
+
+    longest_seconds: ClassVar[float] = 300.0
 
 
 class QueueFull(ConfigError):
@@ -213,6 +232,12 @@ def _run(argv: tuple[str, ...], script: str = "", seconds: float = LONGEST_ANSWE
 def _judge(program: str, done: "subprocess.CompletedProcess[str]") -> None:
     if done.returncode == 0:
         return
+    if UNKNOWN_HERE.search(done.stderr):
+        raise NotAuthenticated(
+            f"Slurm closes the connection, or cannot be told who asks ({program}: {refusal(done.stderr)[:300]})",
+            "If it lasts: is munged running on this machine, with the cluster's key and time (`munge -n | unmunge`)? Does "
+            "SLURM_CONF name this cluster's own file?",
+        )
     if done.returncode < 0 or AWAY.search(done.stderr):
         raise SlurmAway(f"Slurm does not answer ({program}: {refusal(done.stderr)[:300]})")
     sentence = f"Slurm refuses ({program}): {refusal(done.stderr)[:1000]}"

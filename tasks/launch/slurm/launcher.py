@@ -12,7 +12,6 @@ The claim on the job's folder (``run_job``) sees to it that one orchestrator of 
 
 import contextlib
 import logging
-import math
 import sys
 import time
 import uuid
@@ -30,6 +29,7 @@ from tasks.launch.docker.container import USER_OF_ROOTS_STORE
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
+from tasks.launch.patience import Silence, patiently
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.reaped import OnlyOf, Reaped, StateOf
 from tasks.launch.slurm.array import ShareRun
@@ -44,7 +44,6 @@ from tasks.launch.slurm.job_log import JobLog
 from tasks.launch.slurm.left_jobs import copy_rest_of_log, end, end_what_came_late, put_away
 from tasks.launch.slurm.nodes import NodeKinds
 from tasks.launch.slurm.own_jobs import SECONDS_BEFORE_LOOKS, active_jobs, is_ours, jobs_to_follow, kept
-from tasks.launch.slurm.patience import patiently
 from tasks.launch.slurm.poll import poll_of_this_process
 from tasks.launch.slurm.preview import preview
 from tasks.launch.slurm.reap import reap_jobs
@@ -237,18 +236,21 @@ class SlurmLauncher:
             raise
 
     def _submit(self, command: CommandSpec, context: Context, record: Path) -> Followed:
-        room, away_since = Room(context, self.patience_seconds), math.inf
+        room, silence = Room(context, self.patience_seconds), Silence(self.patience_seconds)
         while True:
+            answered = room.answered
             try:
                 described = self.describe(command, context, uuid.uuid4().hex[:12])
                 save_position(command.folder, {described.key: "0"})
                 job_id = submit_when_there_is_room(described, room, lambda: bool(jobs_to_follow(command)))
             except SlurmAway as away:
-                away_since = min(away_since, time.monotonic())
+                if room.answered > answered:
+                    silence.end()
+                is_too_long = silence.is_too_long(away)
                 log.warning("%s Looking whether it was submitted before it is tried again.", away)
                 if (found := self._submitted_late(command, context)) is not None:
                     return self._attach(command, found)
-                if time.monotonic() - max(away_since, room.answered) > self.patience_seconds:
+                if is_too_long:
                     raise
                 continue
             its_log = JobLog(record / f"{described.key}.log", 0, command.num_processes > 1)

@@ -1,5 +1,6 @@
 """One question to Slurm for all jobs that this process waits for, asked by whoever wants to know first."""
 
+import logging
 import os
 import threading
 import time
@@ -8,6 +9,8 @@ from dataclasses import dataclass, field
 
 from dpo_core.contract.errors import ConfigError
 from tasks.launch.slurm.client import QueuedJob, SlurmAway, queue
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -47,6 +50,8 @@ class Poll:
                         found.setdefault(seen.name, []).append(seen)
                     self.answer = found
                 except SlurmAway as away:
+                    if not isinstance(self.answer, SlurmAway):
+                        log.warning("%s Waiting for it. %s", away, away.meanwhile)
                     self.answer = away
                 except ConfigError as refused:  # nothing that a job that is watched is to be ended for
                     self.answer = SlurmAway(refused.problem)

@@ -7,7 +7,6 @@ none, or one without an id  after a minute in which none of them has shown up in
 """
 
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 
 from tasks.launch.context import Context
 from tasks.launch.launcher import CommandSpec
+from tasks.launch.patience import Silence
 from tasks.launch.slurm.client import QueuedJob, QueueFull, SlurmAway, submit
 from tasks.launch.slurm.names import index_of, share_folder, share_key
 from tasks.launch.slurm.own_jobs import SECONDS_BEFORE_LOOKS, active_jobs
@@ -40,10 +40,10 @@ class ShareSubmissions:
     _is_in_doubt: bool = False  # an earlier one may have been taken, and be what fills the queue
     _looks: list[float] = field(default_factory=list)  # seconds until the next ones
     _next: float = 0.0  # monotonic
-    _away_since: float = math.inf
 
     def __post_init__(self) -> None:
         self._room = Room(self.context, self.launcher.patience_seconds)
+        self._silence = Silence(self.launcher.patience_seconds)
 
     def add(self, wanted: set[int]) -> None:
         """Take shares that are to be submitted in the next turns."""
@@ -62,11 +62,11 @@ class ShareSubmissions:
                 return []
             return self._taken(self._submit(is_again=bool(followed)))
         except QueueFull as full:
+            self._silence.end()
             self._make_do_with_less(full, is_first=not followed)
         except SlurmAway as away:
             log.warning("%s Looking whether it was submitted before it is tried again.", away)
-            self._away_since = min(self._away_since, time.monotonic())
-            if time.monotonic() - max(self._away_since, self._room.answered) > self.launcher.patience_seconds:
+            if self._silence.is_too_long(away):
                 raise
             first, *self._looks = SECONDS_BEFORE_LOOKS if not self._is_in_doubt else SECONDS_BEFORE_LOOKS[1:]
             self._next, self._is_in_doubt = time.monotonic() + first, True
@@ -75,7 +75,8 @@ class ShareSubmissions:
     def _taken(self, jobs: list[tuple[int, str, str]]) -> list[tuple[int, str, str]]:
         self.waiting -= {index for index, _, _ in jobs}
         if not self.waiting:
-            self._at_once, self._is_in_doubt, self._looks, self._away_since = 0, False, [], math.inf
+            self._at_once, self._is_in_doubt, self._looks = 0, False, []
+            self._silence.end()
         return jobs
 
     def _submit(self, is_again: bool) -> list[tuple[int, str, str]]:

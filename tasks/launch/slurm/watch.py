@@ -14,6 +14,7 @@ from tasks.launch.context import Context
 from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.log_position import save_position
+from tasks.launch.patience import Silence
 from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, details, signal_steps
 from tasks.launch.slurm.ends import JobEnd, LimitReached, failed_to_launch, how_it_ended, why_it_never_starts
 from tasks.launch.slurm.followed import Followed, JobLimits
@@ -60,7 +61,7 @@ class JobWatch:
         self.bound = FolderBound(command.folder, limits.folder_gib)
         self.starts = StartsSeen(job.record, job.key)
         self.began = time.monotonic()
-        self.answered = time.monotonic()  # when Slurm answered last
+        self.silence = Silence(limits.patience_seconds)
         self.where = ""  # what was said of it last
         self.shown: tuple[object, ...] = ()
         self.ended = "ENDED"
@@ -145,10 +146,10 @@ class JobWatch:
         try:
             seen = self._seen(min(wanted, self.limits.poll_seconds, max(0.0, age)))
             if seen is not None:
-                self.answered = time.monotonic()
+                self.silence.end()
             state = seen.state if seen is not None else self._unlisted(last, age)
-        except SlurmAway:
-            if time.monotonic() - self.answered > self.limits.patience_seconds:
+        except SlurmAway as away:
+            if self.silence.is_too_long(away):
                 raise
             self._show(None, last, "unknown: Slurm does not answer")
             return None
@@ -176,13 +177,13 @@ class JobWatch:
         now, over = time.monotonic(), last is not None and last.exit_code is not None
         silent = time.time() - (last.last_sign if last is not None else 0.0) > SECONDS_WITHOUT_A_SIGN
         if not over and not (silent and age > SECONDS_BETWEEN_YOUNG):
-            self.answered = now
+            self.silence.end()
             return None
         if now - self.unlisted_since < self.limits.poll_seconds:
             return None
         self.unlisted_since = now
         state = state_of_unlisted(self.job.id, self.command.name)
-        self.answered = time.monotonic()  # both have
+        self.silence.end()  # both have answered
         return state
 
     def _seen(self, max_age_seconds: float) -> QueuedJob | None:

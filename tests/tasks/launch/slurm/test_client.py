@@ -5,6 +5,8 @@ import pytest
 from dpo_core.contract.errors import ConfigError
 from tasks.launch.slurm.client import (
     AWAY,
+    UNKNOWN_HERE,
+    NotAuthenticated,
     QueuedJob,
     SlurmAway,
     accounted,
@@ -69,15 +71,30 @@ def test_details_are_names_and_values():
         "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
         "squeue: error: Unable to contact slurm controller (connect failure)",
         "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
-        "sbatch: error: Batch job submission failed: Zero Bytes were transmitted or received",
         "sbatch: error: Batch job submission failed: Resource temporarily unavailable",
         "slurm_load_jobs error: Slurm backup controller in standby mode",
-        "sbatch: error: Batch job submission failed: Protocol authentication error",
-        'squeue: error: Munge encode failed: Failed to access "/run/munge/munge.socket.2"',
     ],
 )
 def test_no_answer_is_told_from_a_refusal(said: str):
     assert AWAY.search(said)
+    assert not UNKNOWN_HERE.search(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "sbatch: error: Batch job submission failed: Protocol authentication error",
+        'squeue: error: Munge encode failed: Failed to access "/run/munge/munge.socket.2"',
+        "slurm_load_jobs error: Zero Bytes were transmitted or received",  # slurmctld does not know the key
+    ],
+)
+def test_who_is_not_known_is_told_from_no_answer(monkeypatch, tmp_path, said: str):
+    slurm = RecordedSlurm(tmp_path / "bin", monkeypatch)
+    slurm.does("squeue", f"echo '{said}' >&2; exit 1")
+    with pytest.raises(
+        NotAuthenticated, match=r"cannot be told who asks .* is munged running on this machine"
+    ):
+        queue()
 
 
 @pytest.mark.parametrize(
@@ -90,6 +107,7 @@ def test_no_answer_is_told_from_a_refusal(said: str):
 )
 def test_a_refusal_is_slurms_sentence(said: str):
     assert not AWAY.search(said)
+    assert not UNKNOWN_HERE.search(said)
     assert refusal(said) == said.removeprefix("sbatch: error: ") + "."
 
 

@@ -4,7 +4,9 @@ import threading
 
 import pytest
 
+from tasks.launch.command import typical_command
 from tasks.launch.compute import Machine
+from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context, Stopped
 from tasks.launch.slurm.client import SlurmAway
 from tasks.launch.slurm.nodes import NodeKind, parse_nodes
@@ -42,12 +44,25 @@ def test_a_job_that_names_no_time_has_its_partitions(usual: str, longest: str, m
     assert parse_nodes(f"gpu|96|1|{usual}|{longest}\n") == NodeKind(96, 0, minutes)
 
 
+def test_the_nodes_cards_and_cores_count_where_this_machine_has_none(
+    slurm: RecordedSlurm, step: SmallStep, tmp_path
+):
+    """A login node without cards makes no step of the model one for CPUs."""
+    step.settings = {"gpus_per_node": "h100:8", "partition": "gpu", "partitions": {"mix": "cpu"}}
+    gpu, cpu = 'echo "gpu|96|2063000|n/a|infinite"', 'echo "cpu|64|515000|n/a|infinite"'
+    slurm.does("sinfo", f'case "$*" in *partition=gpu*) {gpu};; *partition=cpu*) {cpu};; esac')
+    train, mix = (step.launcher.machine_for(name, Context()) for name in ("train", "mix"))
+    assert (train, mix) == (Machine(96, 8, 2063000 << 20), Machine(64, 0, 515000 << 20))
+    env = typical_command("train", ComputeConfig(launcher="slurm", num_processes=8), train, tmp_path).env
+    assert (env["OMP_NUM_THREADS"], "ACCELERATE_USE_CPU" in env) == ("12", False)
+
+
 def test_a_controller_that_is_away_as_a_step_begins_is_waited_for(
     slurm: RecordedSlurm, step: SmallStep, monkeypatch
 ):
     """Which cores and cards there are is asked before anything else; a retry of the run comes three times within minutes."""
     step.settings = {}
-    monkeypatch.setattr("tasks.launch.slurm.patience.SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr(SlurmAway, "seconds_between_tries", 0.01)
     slurm.does("sinfo", after(2, "sinfo", 'echo "gpu*|96|1|n/a|infinite"', NO_ANSWER))
     assert step.launcher.machine_for("train", Context()) == Machine(96, 0, 0)
     slurm.does("sinfo", NO_ANSWER)
