@@ -9,9 +9,8 @@ some columns of a matrix's rows (tensor parallelism) -> [first value, shape, [fi
 
 import contextlib
 import json
-import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dpo_core.contract.errors import StoreError, from_os_error
+from dpo_core.model.few_files import FewFiles, OneOfFew
 
 DTYPES = {
     "F64": torch.float64,
@@ -43,14 +43,14 @@ MOST_BYTES_A_READ = 1 << 30  # the kernel gives at most 2 GiB at once
 Columns = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
-    """Values ``start`` to ``stop`` of a flattened tensor, from byte ``offset`` of an open file on; with ``columns`` (first,
-    behind the last) no others than these of each row in between."""
+    """Values ``start`` to ``stop`` of a flattened tensor, from byte ``offset`` of a file on; with ``columns`` (first, behind
+    the last) no others than these of each row in between."""
 
     start: int
     stop: int
-    file: int
+    file: OneOfFew
     offset: int
     columns: Columns | None = None
 
@@ -83,18 +83,19 @@ class Slices:
 
 
 class TensorSlices:
-    """The tensors of open safetensors files, by name."""
+    """The tensors of safetensors files, by name."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """Raises ``StoreError`` for what is no safetensors file, and for a tensor whose pieces do not make a whole."""
-        self._files = contextlib.ExitStack()
-        self.tensors: dict[str, Slices] = {}
-        with self._files:
+        self._files, self.tensors = FewFiles(), dict[str, Slices]()
+        try:
             for path in paths:
                 self._add(path)
             for name, slices in self.tensors.items():
                 check_whole(name, slices)
-            self._files = self._files.pop_all()
+        except Exception:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._files.close()
@@ -154,10 +155,9 @@ class TensorSlices:
         return found
 
     def _add(self, path: Path) -> None:
+        file = OneOfFew(path, self._files)
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._files.callback(os.close, file)
-            header, data = _read_header(file, path)
+            header, data = _read_header(file)
         except OSError as error:
             raise from_os_error(error, f"reading {path}") from error
         parts = json.loads(header.pop("__metadata__", {}).get(PARTS, "{}"))
@@ -187,16 +187,16 @@ def open_slices(paths: Iterable[Path], names: Iterable[str] | None = None) -> It
         yield slices
 
 
-def _read_header(file: int, path: Path) -> tuple[dict, int]:
+def _read_header(file: OneOfFew) -> tuple[dict, int]:
     """The header of a safetensors file and where its values begin."""
-    head = os.pread(file, 8, 0)
+    head = file.bytes(8, 0)
     length = struct.unpack("<Q", head)[0] if len(head) == 8 else LONGEST_HEADER + 1
     try:
-        header = json.loads(os.pread(file, length, 8)) if length <= LONGEST_HEADER else None
+        header = json.loads(file.bytes(length, 8)) if length <= LONGEST_HEADER else None
     except ValueError:
         header = None
     if not isinstance(header, dict):
-        raise StoreError(f"{path} is no safetensors file.")
+        raise StoreError(f"{file.path} is no safetensors file.")
     return header, 8 + length
 
 
@@ -252,10 +252,9 @@ def _rows_of_columns(slices: Slices, first: int, last: int, wanted: Columns | No
     return found
 
 
-def _read_exactly(file: int, place: memoryview, offset: int) -> None:
-    read: Callable[[int, list[memoryview], int], int] = os.preadv
+def _read_exactly(file: OneOfFew, place: memoryview, offset: int) -> None:
     while place:
-        got = read(file, [place[:MOST_BYTES_A_READ]], offset)
+        got = file.read_into(place[:MOST_BYTES_A_READ], offset)
         if not got:
-            raise StoreError("A safetensors file ends before its last tensor does.")
+            raise StoreError(f"{file.path} ends before its last tensor does.")
         place, offset = place[got:], offset + got

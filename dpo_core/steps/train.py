@@ -22,7 +22,7 @@ from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_reference
 from dpo_core.engine.checkpoint import RunState
 from dpo_core.engine.choose import load_for_scoring, loading, start_engine
-from dpo_core.engine.distributed import check_world_size, start_accelerator
+from dpo_core.engine.distributed import check_world_size, from_main, start_accelerator
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.heartbeat import watched_ranks
 from dpo_core.engine.meeting import meet
@@ -267,8 +267,9 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
         resumed_from_step=resumed_from,
         metrics_path=job.out_dir / METRICS_FILE,
         first_metrics=trainer.state.first_metrics,
-        # Those of an earlier start, where this one made the last evaluation alone.
-        last_metrics=trainer.last_metrics or read_metrics(job.out_dir / METRICS_FILE)[-1],
+        # Those of an earlier start, where this one made the last evaluation alone; all ranks ask, or none.
+        last_metrics=trainer.last_metrics
+        or from_main(trainer.accelerator, lambda: read_metrics(job.out_dir / METRICS_FILE)[-1]),
         guard=trainer.state.guard,
         checks=checks,
         base_check=base_check,

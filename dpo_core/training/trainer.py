@@ -201,7 +201,7 @@ class Trainer:
         """Return the microbatch's part of the global batch's tokens, padding left out; 0 for a filler."""
         mine, every = (
             real_tokens(self.dataset.lengths[some], self.dataset.prefix_lengths[some], self.layout).sum()
-            for some in (batch.row_B[batch.weight_B > 0].numpy(), rows)
+            for some in (batch.row_B.numpy()[batch.weight_B.numpy() > 0], rows)
         )
         return float(mine / every)
 

@@ -64,9 +64,10 @@ def test_what_the_files_hold_otherwise_is_read_by_transformers(tmp_path):
     assert take_unread(model) is None
 
 
-@pytest.mark.parametrize("name", ["mixtral", "olmoe", "qwen3_moe", "deepseek_v3"])
-def test_experts_that_files_hold_one_by_one_are_read_in_parts(tmp_path, name):
-    """In several files. A part begins and ends within an expert."""
+@pytest.mark.parametrize("name", ["mixtral", "olmoe", "qwen3_moe", "deepseek_v3", "gpt_oss"])
+def test_experts_are_read_in_parts(tmp_path, name):
+    """Whether files hold them one by one or stacked, as gpt-oss' do; in several files. A part begins and ends within an
+    expert."""
     tiny(PACKED[name]).save_pretrained(tmp_path, max_shard_size="60KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     checkpoint = ref(tmp_path)
