@@ -1,8 +1,8 @@
 """Between a microbatch's forward and the end of its backward the host asks for no value of what a card computes: it would
 wait for all that the card has yet to do, and the card then for the host.
 
-On a CPU nothing waits, so what would is told by its operators, and by the calls that have none there. Of padded rows, which no
-model takes that can have others, transformers asks whether any is padded when it makes their mask, at the forward's beginning.
+On a CPU nothing waits, so what would is told by its operators, and by the calls that have none there. Of padded rows, which
+no model takes that can have others, transformers asks whether one has padding as it makes their mask, before any layer.
 """
 
 from typing import Any
