@@ -59,15 +59,23 @@ class Forked:
 
     def signal(self, number: int) -> None:
         """What a launcher is asked reaches what it has started, as the launcher of flows asks (``ask_to_stop``)."""
+        if self.is_launcher and number == signal.SIGTERM and self._leads_its_group():
+            ask_to_stop(self.pid)
+            return
         with contextlib.suppress(ProcessLookupError):
-            if self.is_launcher and number == signal.SIGTERM:
-                ask_to_stop(self.pid)
-            else:
+            if self._leads_its_group():
                 os.killpg(self.pid, number)
+            else:
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    def _leads_its_group(self) -> bool:
+        """Not yet where it has just been forked: a signal to its group would reach nobody, and it would live on."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+            return os.getpgid(self.pid) == self.pid
+        return True
 
 
 def serve(listener: socket.socket) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
+from tests.warm.server import LAUNCHER, Forked
 from tests.warm.started import warm_server
 
 pytestmark = pytest.mark.integration
@@ -43,18 +45,20 @@ def asked() -> Iterator[socket.socket]:
 
 
 def run_step() -> subprocess.CompletedProcess:
-    return subprocess.run(STEP, capture_output=True, text=True, timeout=90)
+    return subprocess.run(STEP, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def test_a_stand_in_that_dies_with_its_answer_unread_costs_no_other_one(server):
     with asked() as standin:
-        assert select.select([standin], [], [], 90)[0]
+        assert select.select([standin], [], [], PATIENCE_SECONDS)[0]
     assert run_step().returncode == 0
 
 
 def test_a_stand_in_that_passes_a_signal_on_too_late_costs_no_other_one(server):
     with asked() as standin:
-        assert select.select([standin], [], [], 90)[0]  # the step has ended, and nobody has read so
+        assert select.select([standin], [], [], PATIENCE_SECONDS)[
+            0
+        ]  # the step has ended, and nobody has read so
         standin.send(json.dumps(signal.SIGTERM).encode())
         with pytest.raises(subprocess.TimeoutExpired):
             server.wait(timeout=3)
@@ -67,6 +71,25 @@ def test_a_stand_in_that_dies_at_once_costs_no_other_one(server):
     with connected():
         pass
     assert run_step().returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("program", [LAUNCHER, "dpo_core"])
+def test_a_signal_reaches_a_child_that_has_just_been_forked(number: int, program: str):
+    """Before it leads a group of its own, on a busy machine: it would run on without its stand-in."""
+    with subprocess.Popen(["sleep", "600"]) as child, connected_pair() as standin:
+        try:
+            Forked(child.pid, program == LAUNCHER, standin).signal(number)
+            assert child.wait(PATIENCE_SECONDS) == -number
+        finally:
+            child.kill()
+
+
+@contextlib.contextmanager
+def connected_pair() -> Iterator[socket.socket]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours
 
 
 def test_steps_fail_at_once_where_the_server_is_dead(server):

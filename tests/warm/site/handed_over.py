@@ -27,7 +27,11 @@ def run(address: str, argv: list[str]) -> None:
         def pass_on(number: int, frame: FrameType | None) -> None:
             asked.append(number)
             if begun:
-                server.send(json.dumps(number).encode())
+                pass_all_on()
+
+        def pass_all_on() -> None:
+            while asked:  # each once, whenever the next one comes
+                server.send(json.dumps(asked.pop(0)).encode())
 
         begun = False
         for number in PASSED_ON:
@@ -35,8 +39,7 @@ def run(address: str, argv: list[str]) -> None:
         request = {"argv": argv, "env": dict(os.environ), "cwd": os.getcwd()}
         socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
         begun = True
-        for number in asked:
-            server.send(json.dumps(number).encode())
+        pass_all_on()
         answer = server.recv(64)
     code = (
         json.loads(answer) if answer else -signal.SIGKILL
