@@ -9,6 +9,7 @@ one here, and its ``cgroup.conf`` is taken as it is. ``{folder}`` and ``{names}`
 import contextlib
 import os
 import pwd
+import random
 import re
 import shutil
 import signal
@@ -53,6 +54,8 @@ PartitionName=urgent Nodes={names} PriorityTier=10 PreemptMode=OFF
 """
 NO_CGROUPS = (23, 11)  # from here on they have to be forgone by name where they cannot be written
 SECONDS_TO_COME_UP = 120.0
+GIVEN_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST_PORT, HIGHEST_PORT = 10_000, 32_000
 SYSTEM_PROGRAMS = ("/usr/sbin", "/usr/local/sbin", "/sbin")  # where daemons lie, which users' PATH may lack
 
 
@@ -109,7 +112,7 @@ class PrivateCluster:
         )
         for name in self.nodes:
             (self.folder / f"spool-{name}").mkdir()
-        controller, *ports = _free_ports(self.num_nodes + 1)
+        controller, *ports = free_ports(self.num_nodes + 1)
         host = socket.gethostname().split(".")[0]
         nodes = "\n".join(
             f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={self.num_cores}"
@@ -159,6 +162,9 @@ class PrivateCluster:
         shutil.rmtree(self.folder / "state")
         (self.folder / "state").mkdir()
         self.start_controller()
+        until = time.monotonic() + SECONDS_TO_COME_UP
+        while not self.ask("sinfo", "-h"):
+            assert time.monotonic() < until, f"slurmctld does not answer:\n{self.logs()}"
 
     def save_jobs(self) -> None:
         """Have slurmctld write down what runs. It does so seconds after a job began, or with the next change; what it has
@@ -241,9 +247,25 @@ def _user() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """Return ports that are free, and not of those that the kernel gives to whoever asks for any: one would be taken before
+    its daemon has started, or while it is away."""
+    with contextlib.suppress(OSError):
+        given = range(*map(int, GIVEN_PORTS.read_text().split()))
+        others = [port for port in range(LOWEST_PORT, HIGHEST_PORT) if port not in given]
+        return _bound(random.sample(others, min(len(others), 50 * number)), number)
+    return _bound([0] * number, number)
+
+
+def _bound(ports: list[int], number: int) -> list[int]:
+    """The first ``number`` of them that can be bound. Raises ``OSError`` if there are not so many."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        free: list[int] = []
+        for port in ports:
+            one = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                one.bind(("", port))
+                free.append(one.getsockname()[1])
+            if len(free) == number:
+                return free
+    raise OSError(f"fewer than {number} ports are free")

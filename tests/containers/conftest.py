@@ -4,9 +4,7 @@ Without an engine these tests are skipped with the reason; under ``CI=true`` tha
 """
 
 import shutil
-import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 import uuid
@@ -18,6 +16,7 @@ import docker
 import pytest
 
 from dpo_core.contract.errors import ConfigError, RemoteError
+from examples.slurm.private_cluster import free_ports
 from tasks.image.config import ImageConfig
 from tasks.image.engine import connected
 from tasks.image.image_ref import ImageRef
@@ -25,6 +24,7 @@ from tasks.image.push import Login
 from tasks.image.trainer_image import CHECKOUT, trainer_image
 from tests.conftest import KEPT
 from tests.containers.small_checkout import REPOSITORY, make_small_checkout, make_small_wheelhouse
+from tests.waiting import wait_until
 
 HERE = Path(__file__).parent
 BASE = ImageConfig().base
@@ -111,9 +111,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     if program is None:
         pytest.skip("docker-registry is not installed")
     folder = tmp_path_factory.mktemp("registry")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     (folder / "htpasswd").write_text(HTPASSWD)
     (folder / "config.yml").write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
@@ -131,12 +129,14 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 
 def wait_for(address: str, process: subprocess.Popen) -> None:
     """Until the server answers (with 401: it wants to know who asks)."""
-    for _ in range(300):
-        assert process.poll() is None, "the registry ended"
+
+    def answers() -> bool:
         try:
-            urllib.request.urlopen(address, timeout=5)
+            urllib.request.urlopen(address, timeout=60)
         except urllib.error.HTTPError:
-            return
+            return True
         except OSError:
-            time.sleep(0.1)
-    raise AssertionError(f"{address} does not answer")
+            return False
+        return False
+
+    wait_until(answers, f"an answer of {address}", of=process)

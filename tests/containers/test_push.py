@@ -1,11 +1,11 @@
 """Debian's real registry: an image goes there and comes back by digest, and a refusal is an error."""
 
 import json
-import socket
 
 import pytest
 
 from dpo_core.contract.errors import ConfigError, RemoteError
+from examples.slurm.private_cluster import free_ports
 from tasks.image.push import Login
 
 pytestmark = pytest.mark.integration
@@ -56,9 +56,7 @@ def test_a_registry_that_refuses_is_an_error(build, registry, repository, tmp_pa
 
 
 def test_a_registry_that_is_not_there_is_worth_a_retry(build):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(RemoteError, match=rf"push to {address}/trainer failed"):
         build(repository=f"{address}/trainer", push=True)
 

@@ -4,11 +4,11 @@ import contextlib
 import functools
 import os
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -20,6 +20,7 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
+from examples.slurm.private_cluster import free_ports
 from flows.serve.background import Background
 from flows.serve.credential import kept_credential, login_link
 from flows.serve.settings import ServeSettings
@@ -133,9 +134,15 @@ class Installation:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that stays free while a server that is killed comes back."""
+    return free_ports(1)[0]
+
+
+def kill(pids: Iterable[int]) -> None:
+    """With -9 those that still live: one may have ended with another."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def log_in(installation: Installation, page: Page) -> None:

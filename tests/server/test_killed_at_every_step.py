@@ -16,7 +16,7 @@ from flows.serve.background import Background
 from flows.serve.run_processes import processes_of_run
 from tasks.run.folder import read_runs
 from tests.flows.conftest import launches, step_processes
-from tests.server.conftest import Installation, wait_until
+from tests.server.conftest import Installation, kill, wait_until
 from tests.tiny_stage import tiny_values
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
@@ -66,11 +66,6 @@ class HeldSteps:
     def _signal(pid: int, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-
-
-def kill(pids: list[int]) -> None:
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
 
 
 def kill_and_start(installation: Installation, *parts: Background) -> None:
