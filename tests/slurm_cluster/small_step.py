@@ -73,7 +73,7 @@ class SmallStep:
             "step": self.step,
             "writable": (self.folder / "cache",) if self.step == "reference" else (),
             "job_fingerprint": "0123456789abcdef" * 4,
-            "stop_grace_seconds": 20,
+            "stop_grace_seconds": compute.stop_grace_seconds,
         }
         return CommandSpec(**told | more)
 

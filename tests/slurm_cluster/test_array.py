@@ -20,13 +20,16 @@ from tests.slurm_cluster.test_launcher import orchestrator, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 LAST = 6
-# A share computes those of its numbers that are not there; the pass takes what is there, and computes what is not.
+# A share computes those of its numbers that are not there; the pass takes what is there, and computes what is not. Where it
+# IS_HELD, a share waits for ``let_go`` with its last number, so that what a test does meanwhile meets shares at work.
 COUNTING = f"""
     cache = Path("cache")
     cache.mkdir(exist_ok=True)
     share, count = map(int, sys.argv[-1].split("/")) if "--share" in sys.argv else (0, 1)
     for number in range(share, count * {LAST}, count) if count > 1 else range(4 * {LAST}):
         place = cache / f"{{number:03d}}"
+        while IS_HELD and count > 1 and number >= {LAST - 1} * count and not Path("go-on").exists():
+            time.sleep(0.05)
         if not place.exists():
             print(f"computed {{number}}", flush=True)
             place.write_text(str(os.getpid()))
@@ -35,11 +38,15 @@ COUNTING = f"""
 """
 
 
-def step_of(tmp_path: Path, body: str = COUNTING, pause: float = 0.3) -> SmallStep:
+def step_of(tmp_path: Path, body: str = COUNTING, pause: float = 0.3, is_held: bool = False) -> SmallStep:
     settings = {"reference_array": 4, "cpus_per_node": 2}
-    return SmallStep(
-        tmp_path, body.replace("PAUSE", str(pause)), 1, settings, {"num_processes": 2}, step="reference"
-    )
+    body = body.replace("PAUSE", str(pause)).replace("IS_HELD", str(is_held))
+    return SmallStep(tmp_path, body, 1, settings, {"num_processes": 2}, step="reference")
+
+
+def let_go(step: SmallStep) -> None:
+    """Shares that are held, and those to come."""
+    (step.folder / "go-on").touch()
 
 
 def computed(step: SmallStep) -> list[int]:
@@ -54,8 +61,11 @@ def pids(step: SmallStep) -> list[int]:
 
 
 def test_shares_run_side_by_side_and_the_pass_follows(cluster: PrivateCluster, tmp_path):
-    step, shown = step_of(tmp_path), list[ClusterJob]()
-    assert step.run(Context(on_cluster_job=shown.append)) == Ended(0)
+    step, shown = step_of(tmp_path, is_held=True), list[ClusterJob]()
+    with meanwhile(step, shown.append) as end:
+        wait_for(lambda: any("RUNNING" in job.state and "of 4 done" in job.state for job in shown))
+        let_go(step)
+        assert end() == Ended(0)
     assert computed(step) == list(range(4 * LAST))
     ends = [line for line in step.log_lines if "end of" in line]
     assert sorted(ends[:-1]) == [f"[share {share}] end of {share} 4" for share in range(4)]
@@ -63,14 +73,14 @@ def test_shares_run_side_by_side_and_the_pass_follows(cluster: PrivateCluster, t
     assert (step.num_starts, step.prepared) == (5, 2)
     assert not list(step.record.glob("share-*"))
     assert not saved_times(step.folder)
-    assert any("RUNNING" in job.state and "of 4 done" in job.state for job in shown)
     assert len(shown[-1].starts) == 5
     assert {start.job_id.partition("_")[2] for start in shown[-1].starts} == {"0", "1", "2", "3", ""}
     assert cluster.jobs() == []
 
 
 def test_a_share_that_is_killed_is_begun_again_and_the_others_go_on(cluster: PrivateCluster, tmp_path):
-    step = step_of(tmp_path)
+    stands_still = "time.sleep(600 if number == 1 else PAUSE)"
+    step = step_of(tmp_path, COUNTING.replace("time.sleep(PAUSE)", stands_still))
     with meanwhile(step) as end:
         first = step.folder / "cache/001"
         wait_for(lambda: first.exists() and first.read_text())
@@ -85,12 +95,13 @@ def test_a_killed_orchestrator_is_followed_by_one_that_attaches_to_the_array(
     cluster: PrivateCluster, tmp_path
 ):
     """Nothing is submitted again; what ended while nobody looked is read."""
-    step = step_of(tmp_path)
+    step = step_of(tmp_path, is_held=True)
     for reached in (3, 9):
         first = orchestrator(step)
         wait_for(lambda at=reached: len(computed(step)) >= at)
         first.send_signal(signal.SIGKILL)
         first.wait()
+    let_go(step)
     wait_for(lambda: len(list((step.folder / "cache").iterdir())) == 4 * LAST)
     wait_for(lambda: cluster.jobs() == [])
     assert step.run() == Ended(0)
@@ -104,7 +115,7 @@ def test_a_share_is_preempted_and_requeued_and_its_time_may_be_up(cluster: Priva
     body = COUNTING.replace(
         "cache = ", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(20))\n    cache = "
     )
-    step = step_of(tmp_path, body, pause=1.5)  # on a busy machine the urgent job comes late
+    step = step_of(tmp_path, body, is_held=True)
     with meanwhile(step) as end:
         wait_for(lambda: step.num_starts == 4 and len(computed(step)) >= 2)  # all have begun
         cluster.ask(
@@ -114,6 +125,8 @@ def test_a_share_is_preempted_and_requeued_and_its_time_may_be_up(cluster: Priva
         wait_for(lambda: not any(name == "wrap" for name, _ in cluster.jobs()))
         running = cluster.ask("squeue", "-h", "-t", "RUNNING", "--array", "-o", "%i").split()
         cluster.ask("scancel", "--signal=TERM", *running[:1])
+        wait_for(lambda: step.num_starts >= 7)
+        let_go(step)
         assert end() == Ended(0)
     assert computed(step) == list(range(4 * LAST))
 
@@ -129,8 +142,8 @@ def test_a_share_that_keeps_nothing_is_not_begun_for_ever(cluster: PrivateCluste
 
 
 def test_a_cancelled_array_leaves_nothing_and_goes_on_later(cluster: PrivateCluster, tmp_path):
-    step, stop = step_of(tmp_path, pause=0.5), threading.Event()
-    cluster.ask("sbatch", "--job-name=other", "-w", "n2", "-c2", "--output=/dev/null", "--wrap", "sleep 60")
+    step, stop = step_of(tmp_path, is_held=True), threading.Event()
+    cluster.ask("sbatch", "--job-name=other", "-w", "n2", "-c2", "--output=/dev/null", "--wrap", "sleep 600")
     threading.Thread(
         target=lambda: (wait_for(lambda: len(computed(step)) >= 3), stop.set()), daemon=True
     ).start()
@@ -139,9 +152,10 @@ def test_a_cancelled_array_leaves_nothing_and_goes_on_later(cluster: PrivateClus
     assert [name for name, _ in cluster.jobs()] == ["other"]
     assert step.num_starts == 2  # what waited has not begun where the others ended
     cluster.ask("scancel", "--name=other")
+    let_go(step)
     assert step.run() == Ended(0)
     assert computed(step) == list(range(4 * LAST))
-    step = step_of(tmp_path / "by a person", pause=0.5)
+    step = step_of(tmp_path / "by a person", is_held=True)
     threading.Thread(
         target=lambda: (
             wait_for(lambda: computed(step)),
@@ -155,7 +169,7 @@ def test_a_cancelled_array_leaves_nothing_and_goes_on_later(cluster: PrivateClus
 
 
 def test_an_array_without_a_run_is_reaped_as_one(cluster: PrivateCluster, tmp_path):
-    step = step_of(tmp_path, pause=20)
+    step = step_of(tmp_path, pause=600)
     running = orchestrator(step)
     wait_for(lambda: len(computed(step)) == 4)
     running.kill()

@@ -58,7 +58,7 @@ def test_a_rank_may_what_its_description_says_and_a_killed_one_is_named(
         print("sees", os.path.exists(RECORD), os.path.exists("/root/.bashrc"), os.getcwd() == FOLDER, flush=True)
         told = [name for name in os.environ if name.startswith(("SLURM", "HF_T"))]
         print("told", os.environ["WORLD_SIZE"], os.environ["GIVEN"], told, flush=True)
-        time.sleep(0.5 if rank else 60)
+        time.sleep(0.5 if rank else 600)
         os.kill(os.getpid(), 9)
     """
     step = step_in(image, tmp_path, "", num_ranks=2)
@@ -104,15 +104,19 @@ def test_a_cancelled_step_keeps_its_checkpoint_and_leaves_no_container(
     step, stop = step_in(image, tmp_path, body), threading.Event()
 
     def cancel() -> None:
-        wait_until(lambda: step.log_lines, "the first line")
-        assert len(containers_of(shared_engine, step)) == 1
-        stop.set()
+        try:
+            wait_until(lambda: step.log_lines, "the first line")
+            seen.append(containers_of(shared_engine, step))
+        finally:
+            stop.set()
 
+    seen: list[list[str]] = []
     thread = threading.Thread(target=cancel, daemon=True)
     thread.start()
     with pytest.raises(Stopped):
         step.run(Context(stop=stop))
     thread.join()
+    assert [len(names) for names in seen] == [1]
     assert (step.folder / "checkpoint").exists()
     assert (step.folder / "asked").read_text() == "once "
     assert containers_of(shared_engine, step) == []
@@ -158,5 +162,5 @@ def test_a_container_ends_with_the_task_that_started_it(
     labels = shared_engine.containers.get(name).labels
     assert name == f"{container.spec.name}-{labels[START]}"
     task.send_signal(signal.SIGKILL)
-    wait_until(lambda: not containers_of(shared_engine, step), "the end of the container", seconds=60)
+    wait_until(lambda: not containers_of(shared_engine, step), "the end of the container")
     task.communicate(timeout=60)

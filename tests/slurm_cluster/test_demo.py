@@ -33,7 +33,7 @@ def test_asked_to_end_it_lets_the_run_end_and_leaves_no_daemon(tmp_path: Path, n
         wait_for(lambda: (tmp_path / "up").exists())
         # Ctrl-C reaches all of a terminal; `kill` and a scheduler's time limit this process alone.
         (os.killpg if number == signal.SIGINT else os.kill)(demo.pid, number)
-        assert demo.wait(timeout=120) == 7
+        assert demo.wait(timeout=300) == 7
     assert (tmp_path / "stopped").exists()
     assert not list(tmp_path.glob("pairline-slurm-*"))
     assert not [argv for _, argv in processes() if "slurm" in argv[0] and str(tmp_path) in " ".join(argv)]

@@ -21,9 +21,9 @@ from tests.slurm_cluster.scale import steps
 from tests.slurm_cluster.small_step import SmallStep
 from tests.slurm_cluster.test_launcher import wait_for
 from tests.slurm_cluster.trial import FAULTS
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
-# Counts to a number, a checkpoint each; asked to stop, it keeps where it stands and ends as preempted.
 COUNTING = """
     Path("checkpoints").mkdir(exist_ok=True)
     def stop():
@@ -31,10 +31,24 @@ COUNTING = """
         sys.exit(20)
     on_stop(stop)
     for number in range(len(list(Path("checkpoints").iterdir())), LAST):
+        while number in HELD_AT and not Path(f"go-on-{number}").exists():
+            time.sleep(0.05)
         print("number", number, os.environ["SLURMD_NODENAME"], flush=True)
         Path(f"checkpoints/step-{number:08d}").write_text(str(time.time()))
         time.sleep(0.2)
 """
+
+
+def counting(last: int, *held_at: int) -> str:
+    """A program that counts to a number, a checkpoint each; asked to stop, it keeps where it stands and ends as preempted.
+
+    Before a number that it is ``held_at`` it waits for ``let_go``, so that what a test does meanwhile meets it at work."""
+    return COUNTING.replace("LAST", str(last)).replace("HELD_AT", str(held_at))
+
+
+def let_go(step: SmallStep, number: int) -> None:
+    """It counts on from the number."""
+    (step.folder / f"go-on-{number}").touch()
 
 
 @contextmanager
@@ -44,7 +58,7 @@ def meanwhile(step: SmallStep, shown: OnClusterJob | None = None) -> Iterator[Ca
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(step.run, Context(stop=stop, on_cluster_job=shown))
         try:
-            yield lambda: running.result(timeout=300)
+            yield lambda: running.result(timeout=PATIENCE_SECONDS)
         finally:
             stop.set()
 
@@ -64,16 +78,19 @@ def numbers(step: SmallStep) -> list[int]:
 
 def test_a_job_that_is_preempted_goes_on_and_so_does_one_whose_time_is_up(cluster: PrivateCluster, tmp_path):
     """The same job is requeued; or another one is submitted, within the same call: no retry is used."""
-    step = SmallStep(tmp_path, COUNTING.replace("LAST", "14"))
+    step = SmallStep(tmp_path, counting(14, 5, 9))
     shown: list[ClusterJob] = []
     with meanwhile(step, shown.append) as end:
-        wait_for(lambda: len(numbers(step)) >= 3)
+        wait_for(lambda: len(numbers(step)) >= 3 and any(job.state == "RUNNING" for job in shown))
         cluster.ask("sbatch", "-p", "urgent", "-N2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
         wait_for(lambda: "stopped" in step.log_lines)
+        let_go(step, 5)
         wait_for(lambda: (cluster.start_now(), step.num_starts == 2)[1])
         wait_for(lambda: len(numbers(step)) >= 6)
         (job_id,) = cluster.ask("squeue", "-h", "-o", "%i").split()
         cluster.ask("scancel", "--signal=TERM", job_id)  # as sbatch --signal does before the time limit
+        wait_for(lambda: step.num_starts == 3)
+        let_go(step, 9)
         assert end() == Ended(0)
     assert numbers(step) == list(range(14))
     assert (step.num_starts, step.prepared) == (3, 2)
@@ -99,7 +116,7 @@ def test_an_answer_that_is_lost_and_a_controller_that_dies_leave_one_job(
     own_cluster: PrivateCluster, tmp_path
 ):
     """sbatch gives up after MessageTimeout, and the job is submitted all the same."""
-    step = SmallStep(tmp_path, COUNTING.replace("LAST", "20"), settings={"cpus_per_node": 1})
+    step = SmallStep(tmp_path, counting(20, 10), settings={"cpus_per_node": 1})
     with meanwhile(step) as end:
         wait_for(lambda: step.prepared == 1)
         own_cluster.signal_controller(signal.SIGSTOP)
@@ -110,6 +127,7 @@ def test_an_answer_that_is_lost_and_a_controller_that_dies_leave_one_job(
         own_cluster.kill_controller()
         time.sleep(1)
         own_cluster.start_controller()
+        let_go(step, 10)
         assert end() == Ended(0)
     assert numbers(step) == list(range(20))
     assert (step.num_starts, step.prepared) == (1, 1)
@@ -118,7 +136,7 @@ def test_an_answer_that_is_lost_and_a_controller_that_dies_leave_one_job(
 
 def test_what_a_lost_node_runs_is_ended_by_the_start_that_follows(own_cluster: PrivateCluster, tmp_path):
     """The node's daemon is killed and its trainer is not: Slurm starts the job on the other node beside it."""
-    step = SmallStep(tmp_path, COUNTING.replace("LAST", "10_000").replace("sys.exit(20)", "pass"))
+    step = SmallStep(tmp_path, counting(10_000).replace("sys.exit(20)", "pass"))
     with meanwhile(step) as end:
         wait_for(lambda: len(numbers(step)) >= 3)
         own_cluster.kill_node("n1")
@@ -133,6 +151,7 @@ def test_what_a_lost_node_runs_is_ended_by_the_start_that_follows(own_cluster: P
     assert numbers(step) == sorted(set(numbers(step)))
 
 
+@pytest.mark.timeout(1200)
 def test_killed_at_random_moments_a_job_ends_with_one_result():
     """Some of the kills of ``tests/slurm_cluster/kills.py``, which by hand kills as often as one likes."""
     faults = [fault for fault in FAULTS if fault not in ("srun", "slurmd, for good; its ranks live on")]
@@ -151,7 +170,7 @@ def test_many_jobs_in_a_queue_are_one_question_to_slurm(own_cluster: PrivateClus
             running = [pool.submit(step.run, Context(stop=stop)) for step in waiting]
             wait_for(lambda: len(own_cluster.jobs()) == len(waiting))
             wait_for(lambda: len(poll.names) == len(waiting))
-            before, began = poll.num_asked, time.monotonic()
+            began, before = time.monotonic(), poll.num_asked
             wait_for(lambda: poll.num_asked >= before + 2)
             assert time.monotonic() - began > 1.5
         finally:
@@ -166,7 +185,7 @@ def test_a_controller_that_lost_all_it_knew_gives_the_id_to_somebody_else(
     """Slurm kills what a node registers of a job that it does not know. The run ends with an error that is retried, once
     there is no sign of life any more; whoever has the id now is left alone."""
     monkeypatch.setattr("tasks.launch.slurm.watch.SECONDS_WITHOUT_A_SIGN", 10.0)
-    step = SmallStep(tmp_path, COUNTING.replace("LAST", "10_000"))
+    step = SmallStep(tmp_path, counting(10_000))
     with meanwhile(step) as end:
         wait_for(lambda: len(numbers(step)) >= 3)
         (job_id,) = own_cluster.ask("squeue", "-h", "-o", "%i").split()

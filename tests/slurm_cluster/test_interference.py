@@ -20,10 +20,11 @@ from tasks.launch.run_job import run_job
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.launcher import SlurmLauncher
 from tests.slurm_cluster.small_step import SmallStep
-from tests.slurm_cluster.test_faults import COUNTING, meanwhile, numbers
+from tests.slurm_cluster.test_faults import counting, let_go, meanwhile, numbers
 from tests.slurm_cluster.test_launcher import orchestrator, wait_for
 from tests.slurm_cluster.trial import FORK, processes
 from tests.tasks.launch.test_run_job import Step
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 
@@ -32,6 +33,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 ONCE_STARTED = """
     import time
     for number in range(20):
+        while number == 15 and not (folder / "go-on").exists():  # the second comes while the first is at work
+            time.sleep(0.05)
         print("line", number, flush=True)
         time.sleep(0.2)
     succeed()
@@ -83,8 +86,9 @@ def test_two_orchestrators_of_one_store_have_one_job(
     wait_for(lambda: any("waits for another run to end" in line for line in lines_of(files[1])))
     if is_first_killed:
         first.kill()
+    (step.folder / "go-on").touch()
     for process in (first, second):
-        process.join(timeout=120)
+        process.join(timeout=PATIENCE_SECONDS / 2)
     assert (first.exitcode, second.exitcode) == (-9 if is_first_killed else 0, 0)
     results = [line for file in files for line in lines_of(file) if line.startswith("result ")]
     assert len(results) == 2 - is_first_killed
@@ -116,17 +120,18 @@ def rank_of(step: SmallStep) -> int:
 
 def test_a_rank_that_is_stopped_goes_on_and_can_be_cancelled(cluster: PrivateCluster, tmp_path):
     """A process that is stopped (kill -STOP, a debugger) hears no SIGTERM; Slurm ends it after the time for a checkpoint."""
-    step = SmallStep(tmp_path / "a", COUNTING.replace("LAST", "8"))
+    step = SmallStep(tmp_path / "a", counting(8, 6))
     with meanwhile(step) as end:
         wait_for(lambda: len(numbers(step)) >= 2)
         os.kill(pid := rank_of(step), signal.SIGSTOP)
         time.sleep(2)
         stood = len(numbers(step))
         assert stood < 8
+        let_go(step, 6)
         os.kill(pid, signal.SIGCONT)
         assert end() == Ended(0)
     assert (numbers(step), step.num_starts) == (list(range(8)), 1)
-    step = SmallStep(tmp_path / "b", COUNTING.replace("LAST", "1000"), compute={"stop_grace_seconds": 1})
+    step = SmallStep(tmp_path / "b", counting(10_000), compute={"stop_grace_seconds": 1})
     stop = threading.Event()
 
     def stop_both() -> None:
@@ -143,21 +148,22 @@ def test_a_rank_that_is_stopped_goes_on_and_can_be_cancelled(cluster: PrivateClu
 
 
 def test_an_orchestrator_that_is_stopped_takes_up_what_came_meanwhile(cluster: PrivateCluster, tmp_path):
-    step = SmallStep(tmp_path, COUNTING.replace("LAST", "12"))
+    step = SmallStep(tmp_path, counting(12, 8))
     running = orchestrator(step)
     wait_for(lambda: len(numbers(step)) >= 3)
     running.send_signal(signal.SIGSTOP)
+    let_go(step, 8)
     wait_for(lambda: cluster.jobs() == [])
     assert len(numbers(step)) < 12
     running.send_signal(signal.SIGCONT)
-    assert running.wait(timeout=60) == 0
+    assert running.wait(timeout=PATIENCE_SECONDS) == 0
     assert (numbers(step), step.num_starts) == (list(range(12)), 1)
 
 
 def test_a_drained_node_finishes_its_step_and_one_that_is_set_down_loses_it(
     cluster: PrivateCluster, tmp_path
 ):
-    step = SmallStep(tmp_path, COUNTING.replace("LAST", "16"))
+    step = SmallStep(tmp_path, counting(16, 10))
     with meanwhile(step) as end:
         wait_for(lambda: len(numbers(step)) >= 2)
         cluster.ask("scontrol", "update", "nodename=n1", "state=drain", "reason=test")
@@ -165,6 +171,7 @@ def test_a_drained_node_finishes_its_step_and_one_that_is_set_down_loses_it(
         assert step.num_starts == 1
         cluster.ask("scontrol", "update", "nodename=n1", "state=down", "reason=test")
         wait_for(lambda: (cluster.start_now(), step.num_starts == 2)[1])
+        let_go(step, 10)
         assert end() == Ended(0)
     cluster.ask("scontrol", "update", "nodename=n1", "state=resume")
     cluster.wait_for_nodes("idle")

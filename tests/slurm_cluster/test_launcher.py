@@ -66,7 +66,7 @@ def test_ends_are_told_apart(cluster: PrivateCluster, tmp_path):
     of_its_own = SmallStep(tmp_path / "a", "print('last words'); sys.exit(11)")
     assert of_its_own.run() == Ended(11)
     assert of_its_own.log_lines[0] == "last words"
-    body = "time.sleep(0.5 if rank else 60); os.kill(os.getpid(), 9)"
+    body = "time.sleep(0.5 if rank else 600); os.kill(os.getpid(), 9)"
     killed = SmallStep(tmp_path / "b", body, 2, {}, {"machines": 2, "num_processes": 2}).run()
     assert (killed.exit_code, killed.cause) == (-9, "rank 1 on n2 was killed by signal 9 (SIGKILL).")
 
@@ -150,7 +150,8 @@ def test_a_cancelled_run_keeps_its_checkpoint_and_leaves_nothing(cluster: Privat
         print("up", flush=True)
         time.sleep(600)
     """
-    step = SmallStep(tmp_path, body, 2, {}, {"machines": 2, "num_processes": 2})
+    compute = {"machines": 2, "num_processes": 2, "stop_grace_seconds": 300}
+    step = SmallStep(tmp_path, body, 2, {}, compute)
     stop = threading.Event()
     threading.Thread(
         target=lambda: (wait_for(lambda: len(step.log_lines) == 2), stop.set()), daemon=True
