@@ -4,12 +4,9 @@ import contextlib
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 from tests.waiting import wait_until
-
-SECONDS_BETWEEN = 0.3
 
 
 class Terminated(BaseException):
@@ -17,17 +14,23 @@ class Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def asked_to_stop_twice(is_up: Callable[[], bool]) -> Iterator[None]:
-    """Send this process SIGTERM once ``is_up``, and again while it heeds the first."""
+def asked_to_stop_twice(
+    is_up: Callable[[], bool], heeds: Callable[[], bool], go_on: Callable[[], object]
+) -> Iterator[None]:
+    """Send this process SIGTERM once ``is_up``, and again while it heeds the first: its step does when ``heeds``, and does
+    not end before it is told to ``go_on``."""
+    over = threading.Event()
 
     def terminate(*_: object) -> None:
         raise Terminated
 
     def ask() -> None:
-        wait_until(is_up)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(SECONDS_BETWEEN)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for is_time in (is_up, heeds):
+            wait_until(lambda is_time=is_time: is_time() or over.is_set())
+            if over.is_set():
+                return
+            os.kill(os.getpid(), signal.SIGTERM)
+        go_on()
 
     before = signal.signal(signal.SIGTERM, terminate)
     asking = threading.Thread(target=ask)
@@ -35,5 +38,6 @@ def asked_to_stop_twice(is_up: Callable[[], bool]) -> Iterator[None]:
     try:
         yield
     finally:
+        over.set()
         asking.join()
         signal.signal(signal.SIGTERM, before)

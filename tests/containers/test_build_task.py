@@ -19,6 +19,7 @@ from tasks.image.image_ref import SBOM_FILE, ImageRef
 from tasks.image.trainer_image import trainer_image
 from tasks.show.artifacts import show_image
 from tasks.text.escape import markdown_text
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 
@@ -30,7 +31,7 @@ def only_the_image(config: ImageConfig, store: Path) -> tuple[ImageRef, Path]:
     return image, record
 
 
-def logged(text: str, wait_seconds: float = 30) -> bool:
+def logged(text: str, wait_seconds: float = PATIENCE_SECONDS) -> bool:
     """Prefect sends logs in batches, so the last lines come a little later."""
     deadline = time.monotonic() + wait_seconds
     with get_client(sync_client=True) as client:

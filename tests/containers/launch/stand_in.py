@@ -53,6 +53,10 @@ TRAINER = """
         (folder / "weights").write_text("weights")
         (folder / "result.json").write_text((folder / "good-result").read_text())
 
+    def wait_for(name):
+        while not (folder / name).exists():
+            time.sleep(0.05)
+
 """
 
 
@@ -93,7 +97,7 @@ class ContainerStep:
         own = {"memory_gib": 1} | {
             name: settings.pop(name) for name in list(settings) if name in DockerConfig.model_fields
         }
-        compute = {"launcher": "docker", "stop_grace_seconds": 10, "step_timeout_seconds": 120} | settings
+        compute = {"launcher": "docker", "stop_grace_seconds": 60, "step_timeout_seconds": 600} | settings
         self.launcher = DockerLauncher(
             ComputeConfig(**compute), image, "python3", DockerConfig(**own), engine_address=address
         )
@@ -111,6 +115,11 @@ class ContainerStep:
 
     def run(self, context: Context = Context()) -> ConvertResult:
         return run_job(self.job, self.launcher, context)
+
+    def go_on(self) -> None:
+        """End what a program that calls ``wait_for("go-on")`` waits for. So what a test does meanwhile comes in time,
+        however slow the machine."""
+        (self.folder / "go-on").touch()
 
     def orchestrator(self) -> list[str]:
         """The same run as a program of its own, that can be killed."""

@@ -13,7 +13,12 @@ from tasks.launch.docker.container import container_name
 from tasks.launch.docker.engine import ContainerEngine
 from tasks.launch.run_job import run_job
 from tests.containers.launch.stand_in import command_of
-from tests.containers.launch.watching import CHECKPOINTS_WHEN_ASKED, Heard, container_of
+from tests.containers.launch.watching import (
+    CHECKPOINTS_WHEN_ASKED,
+    CHECKPOINTS_WHEN_LET_GO,
+    Heard,
+    container_of,
+)
 from tests.signalled import Terminated, asked_to_stop_twice
 from tests.waiting import wait_until
 
@@ -34,11 +39,12 @@ def test_a_step_leaves_its_result_and_its_log_and_no_container(make):
 
 
 def test_lines_come_while_the_step_runs(make):
-    step = make("print('early', flush=True); (folder / 'go-on').exists() or time.sleep(3); succeed()")
+    step = make("print('early', flush=True); wait_for('go-on'); succeed()")
     with ThreadPoolExecutor() as pool:
         run = pool.submit(step.run)
         wait_until(lambda: step.log_lines == ["early"])
         assert not run.done()
+        step.go_on()
         run.result()
 
 
@@ -75,22 +81,22 @@ def test_the_memory_limit_is_told_from_the_containers_state(make):
 
 
 def test_a_step_over_its_time_is_asked_first(make):
-    step = make(CHECKPOINTS_WHEN_ASKED, step_timeout_seconds=3)
-    with pytest.raises(TimedOut, match="longer than 3 s"):
+    step = make(CHECKPOINTS_WHEN_ASKED, step_timeout_seconds=15)  # to come up in
+    with pytest.raises(TimedOut, match="longer than 15 s"):
         step.run()
     assert (step.folder / "checkpoint").read_text() == "written"
 
 
 def test_a_step_that_does_not_listen_is_killed(make):
     step = make(
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)",
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(2000)",
         step_timeout_seconds=2,
         stop_grace_seconds=1,
     )
     started = time.monotonic()
     with pytest.raises(TimedOut):
         step.run()
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 1000
 
 
 def test_docker_stop_lets_the_trainer_write_its_checkpoint_too(make, client):
@@ -118,8 +124,9 @@ def test_cancelling_the_wait_stops_the_step(make):
 
 def test_a_second_sigterm_does_not_cut_the_stop_short(make):
     """As from a worker that is taken down while a run of its is being cancelled."""
-    step = make(CHECKPOINTS_WHEN_ASKED)
-    with asked_to_stop_twice(lambda: bool(step.log_lines)), pytest.raises(Terminated):
+    step = make(CHECKPOINTS_WHEN_LET_GO)
+    heeds = (step.folder / "asked").exists
+    with asked_to_stop_twice(lambda: bool(step.log_lines), heeds, step.go_on), pytest.raises(Terminated):
         step.run()
     assert (step.folder / "checkpoint").exists()
 

@@ -59,13 +59,14 @@ def test_docker_kill_in_mid_step_is_a_crash_and_a_retry_resumes(make, client, re
 
 
 def test_a_killed_orchestrators_container_is_adopted_without_a_lost_line(make, client, record_property):
-    step = make(COUNTING.format(count=60, pause=0.1))
+    step = make(COUNTING.format(count=60, pause=0.05))
     killed_orchestrator(step, lines=20)
     assert container_of(client, step).status == "running"
     time.sleep(1)
     heard, started = Heard(), time.monotonic()
     with ThreadPoolExecutor() as pool:
         run = pool.submit(run_and_hear, step, heard)
+        step.go_on()
         wait_until(lambda: heard.lines)
         record_property("seconds until attached", time.monotonic() - started)
         run.result()
@@ -76,11 +77,12 @@ def test_a_killed_orchestrators_container_is_adopted_without_a_lost_line(make, c
 def test_what_ended_while_nobody_watched_is_reused_or_started_anew(make, client):
     step = make("""
         print("up", flush=True)
-        time.sleep(2)
+        wait_for("go-on")
         print("unseen", flush=True)
         if (folder / "starts").read_text().count("start") == 2:
             succeed()""")
     killed_orchestrator(step, lines=1)
+    step.go_on()
     wait_until(lambda: container_of(client, step).status == "exited")
     step.run()
     assert step.num_starts == 2
@@ -126,9 +128,10 @@ def test_a_container_whose_inputs_lie_elsewhere_by_now_writes_its_checkpoint_bef
 
 
 def test_a_container_that_succeeded_while_nobody_watched_is_removed_when_its_result_is_reused(make, client):
-    step = make('print("up", flush=True); time.sleep(2); print("unseen", flush=True); succeed()')
+    step = make('print("up", flush=True); wait_for("go-on"); print("unseen", flush=True); succeed()')
     killed_orchestrator(step, lines=1)
     left = container_of(client, step)
+    step.go_on()
     wait_until(lambda: client.containers.get(left.id).status == "exited")
     step.run()
     assert step.num_starts == 1
@@ -139,7 +142,7 @@ def test_a_container_that_succeeded_while_nobody_watched_is_removed_when_its_res
 
 
 def test_a_killed_daemon_costs_nothing(make, own_engine, record_property):
-    step, heard = make(COUNTING.format(count=80, pause=0.1)), Heard()
+    step, heard = make(COUNTING.format(count=80, pause=0.05)), Heard()
 
     with ThreadPoolExecutor() as pool:
         running = pool.submit(run_and_hear, step, heard)
@@ -149,6 +152,7 @@ def test_a_killed_daemon_costs_nothing(make, own_engine, record_property):
         already = len(heard.lines)
         own_engine.start()
         back = time.monotonic()
+        step.go_on()
         wait_until(lambda: len(heard.lines) > already)
         record_property("seconds from the daemon's return to the next line", time.monotonic() - back)
         running.result()
@@ -157,7 +161,7 @@ def test_a_killed_daemon_costs_nothing(make, own_engine, record_property):
 
 
 def test_a_daemon_that_stays_away_leaves_the_step_to_the_next_start(make, own_engine):
-    step = make(COUNTING.format(count=60, pause=0.1))
+    step = make(COUNTING.format(count=60, pause=0.05))
     impatient = replace(step.launcher, patience_seconds=1)
     with ThreadPoolExecutor() as pool:
         running = pool.submit(run_job, step.job, impatient)
@@ -167,6 +171,7 @@ def test_a_daemon_that_stays_away_leaves_the_step_to_the_next_start(make, own_en
             running.result()
         assert caught.value.retryable
     own_engine.start()
+    step.go_on()
     step.run()
     assert step.num_starts == 1
     assert step.log_lines == [f"line {number}" for number in range(60)]
@@ -197,18 +202,21 @@ def test_a_daemon_without_live_restore_ends_its_containers_and_a_retry_resumes(
 
 
 def test_two_runs_of_one_job_share_one_container(make):
-    step, heard = make(COUNTING.format(count=20, pause=0.1)), Heard()
+    step, heard = make(COUNTING.format(count=20, pause=0.05)), Heard()
 
     with ThreadPoolExecutor() as pool:
         first = pool.submit(step.run)
         wait_until(lambda: step.log_lines)
-        assert pool.submit(run_and_hear, step, heard).result() == first.result()
+        second = pool.submit(run_and_hear, step, heard)
+        wait_until(lambda: heard.lines or second.done())
+        step.go_on()
+        assert second.result() == first.result()
     assert step.num_starts == 1
     assert "waits for another run" in heard.lines[0]
 
 
 def test_when_the_first_of_two_runs_is_killed_the_second_takes_its_container_over(make, record_property):
-    step, heard = make(COUNTING.format(count=80, pause=0.1)), Heard()
+    step, heard = make(COUNTING.format(count=80, pause=0.05)), Heard()
 
     process = subprocess.Popen(step.orchestrator(), env=os.environ | {"PYTHONPATH": str(ROOT)})
     with ThreadPoolExecutor() as pool:
@@ -218,6 +226,7 @@ def test_when_the_first_of_two_runs_is_killed_the_second_takes_its_container_ove
         process.kill()
         killed = time.monotonic()
         process.wait()
+        step.go_on()
         wait_until(lambda: len(heard.lines) > 1)
         record_property("seconds until taken over", time.monotonic() - killed)
         run.result()

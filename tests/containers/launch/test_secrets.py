@@ -8,15 +8,17 @@ from pathlib import Path
 
 import docker
 import pytest
-from docker.errors import APIError
+from docker.errors import DockerException
 from huggingface_hub import constants
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
+from requests.exceptions import RequestException
 
 from flows.dpo_stage import dpo_stage
 from tasks.image.image_ref import ImageRef
 from tasks.launch.docker.config import OWN_NETWORK
 from tasks.launch.docker.engine import ContainerEngine
+from tests.containers.launch.watching import containers_of
 from tests.flows.conftest import tiny_config, tiny_inputs
 from tests.hub_server import LFS_FROM_BYTES, serve
 from tests.server.test_secrets import files_with, tables_with
@@ -27,17 +29,17 @@ READING, WRITING = "hf_planted_for_reading", "hf_planted_for_writing"
 
 
 @contextlib.contextmanager
-def seen_settings(client: docker.DockerClient) -> Iterator[dict[str, str]]:
-    """Step -> all that ``docker inspect`` tells of its container, filled in while the block runs."""
+def seen_settings(client: docker.DockerClient, store: Path) -> Iterator[dict[str, str]]:
+    """Step of a run below ``store`` -> all that ``docker inspect`` tells of its container, while the block runs."""
     seen: dict[str, str] = {}
     over = threading.Event()
 
     def look() -> None:
         while not over.is_set():
-            with contextlib.suppress(APIError):  # gone meanwhile
-                for one in client.containers.list(
-                    all=True, ignore_removed=True, filters={"label": "pairline=1"}
-                ):
+            with contextlib.suppress(
+                DockerException, RequestException
+            ):  # gone meanwhile, or the engine is busy
+                for one in containers_of(store, client):
                     seen[one.labels["pairline.step"]] = str(client.api.inspect_container(one.id))
             time.sleep(0.05)
 
@@ -64,7 +66,7 @@ def test_tokens_show_nowhere_after_a_stage_in_containers(
     with (
         contextlib.closing(docker.from_env()) as client,
         serve(own_network(client)) as hub,
-        seen_settings(client) as seen,
+        seen_settings(client, store) as seen,
     ):
         hub.read_tokens, hub.write_tokens = {READING}, {WRITING}
         rows = b""  # not of a size that the hub sends elsewhere for

@@ -139,11 +139,11 @@ def test_trained_and_exported_weights_are_the_processs_bit_for_bit(
 
 
 def test_a_training_whose_container_is_stopped_goes_on_with_the_same_bits(in_containers, stage, tmp_path):
-    job = stage.train_job(Path("unset"), num_epochs=20)
+    job = stage.train_job(Path("unset"), num_epochs=40)
     whole = run(job, in_containers, tmp_path / "whole")
     resumed = in_store(job, tmp_path / "resumed")
     name = container_name(step_command(resumed, COMPUTE, in_containers.machine, PYTHON))
-    with ThreadPoolExecutor() as pool, contextlib.closing(docker.from_env()) as client:
+    with ThreadPoolExecutor() as pool, contextlib.closing(docker.from_env(timeout=300)) as client:
         first = pool.submit(run_job, resumed, in_containers)
         wait_until(lambda: len(metrics_of(resumed.out_dir)) > 5 or first.done())
         client.containers.get(name).stop()

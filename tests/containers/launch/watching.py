@@ -15,9 +15,11 @@ from tasks.launch.docker.container import container_name
 from tests.containers.launch.stand_in import ROOT, ContainerStep, command_of
 from tests.waiting import wait_until
 
-# Two programs in the trainer's place.
+# Programs in the trainer's place. The first waits for ``ContainerStep.go_on`` with its last line.
 COUNTING = """
     for number in range({count}):
+        if number == {count} - 1:
+            wait_for("go-on")
         print(f"line {{number}}", flush=True)
         time.sleep({pause})
     succeed()"""
@@ -30,6 +32,9 @@ CHECKPOINTS_WHEN_ASKED = """
     print("up", flush=True)
     while True:
         time.sleep(0.1)"""
+CHECKPOINTS_WHEN_LET_GO = CHECKPOINTS_WHEN_ASKED.replace(
+    "time.sleep(0.5)", '(folder / "asked").touch(); wait_for("go-on")'
+)
 
 
 def containers_of(store: Path, client: docker.DockerClient) -> list[Container]:

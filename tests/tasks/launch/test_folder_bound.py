@@ -47,15 +47,15 @@ def run(folder: Path, script: str, folder_gib: float | None = None) -> int:
     body = "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + textwrap.dedent(
         script
     )
-    launcher = ProcessLauncher(ComputeConfig(stop_grace_seconds=30, folder_gib=folder_gib))
+    launcher = ProcessLauncher(ComputeConfig(stop_grace_seconds=300, folder_gib=folder_gib))
     return launcher.run(
-        (CommandSpec((sys.executable, "-c", body), folder, 60),), Context(), print, lambda: None
+        (CommandSpec((sys.executable, "-c", body), folder, 500),), Context(), print, lambda: None
     ).exit_code
 
 
 def writing(how: str, num_mib: int) -> str:
     return textwrap.dedent(WRITERS[how]) + (
-        f"\nfor _ in range({num_mib}):\n    out.write(bytes({MIB})); out.flush()\ntime.sleep(60)"
+        f"\nfor _ in range({num_mib}):\n    out.write(bytes({MIB})); out.flush()\ntime.sleep(900)"
     )
 
 
@@ -69,7 +69,7 @@ def test_a_step_is_killed_before_the_disk_is_full(
     started = time.monotonic()
     with pytest.raises(DiskFull, match=r"nearly full: .* GiB and .* files are left\. Find out"):
         run(folder, writing(how, 200))
-    assert time.monotonic() - started < 20  # killed, not asked
+    assert time.monotonic() - started < 250  # killed, not asked
 
 
 @pytest.mark.parametrize("how", [how for how in WRITERS if how != "a file without a name"])
@@ -83,7 +83,7 @@ def test_files_are_counted_too(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(folder_bound, "MAX_FILES_LISTED", 100)
     monkeypatch.setattr(folder_bound, "SECONDS_BETWEEN_LISTINGS", 0.2)
     with pytest.raises(DiskFull, match="in 101 files, expected at most 1 GiB"):
-        run(folder, "for i in range(101): os.mkdir(str(i))\ntime.sleep(60)", folder_gib=1)
+        run(folder, "for i in range(101): os.mkdir(str(i))\ntime.sleep(900)", folder_gib=1)
 
 
 @pytest.mark.parametrize(("at_first", "least"), [(1_000_000, 10_000), (50_000, 5_000), (20, 2)])

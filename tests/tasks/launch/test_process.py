@@ -22,13 +22,13 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.integration  # real processes
 
 
-def python_command(folder, script: str, timeout_seconds: float = 30, **more) -> CommandSpec:
+def python_command(folder, script: str, timeout_seconds: float = 300, **more) -> CommandSpec:
     return CommandSpec((sys.executable, "-c", textwrap.dedent(script)), folder, timeout_seconds, **more)
 
 
 def run(command: CommandSpec) -> tuple[int, list[str]]:
     lines: list[str] = []
-    ended = ProcessLauncher(ComputeConfig(stop_grace_seconds=2)).run(
+    ended = ProcessLauncher(ComputeConfig(stop_grace_seconds=8)).run(
         (command,), Context(), lines.append, no_preparation
     )
     return ended.exit_code, lines
@@ -45,8 +45,8 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until_dead(pid: int, seconds: float = 5) -> bool:
-    return wait_until(lambda: not is_alive(pid), f"the end of process {pid}", seconds=seconds)
+def wait_until_dead(pid: int) -> bool:
+    return wait_until(lambda: not is_alive(pid), f"the end of process {pid}")
 
 
 def test_both_streams_arrive_line_by_line_with_the_exit_code(tmp_path):
@@ -89,14 +89,14 @@ def test_a_step_over_its_time_is_asked_first_then_stopped_with_all_its_children(
         while True:
             time.sleep(0.1)""")
     )
-    with pytest.raises(TimedOut, match="longer than 2 s"):
+    with pytest.raises(TimedOut, match="longer than 8 s"):
         run(
             python_command(
                 tmp_path,
                 """
             import subprocess, sys
             subprocess.run([sys.executable, "trainer.py"])""",
-                timeout_seconds=2,
+                timeout_seconds=8,  # to come up in
             )
         )
     assert (tmp_path / "checkpoint").exists()
@@ -112,7 +112,7 @@ def test_a_single_process_is_asked_first(tmp_path):
             import signal, sys, time
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(open("asked", "w").close()))
             time.sleep(600)""",
-                timeout_seconds=2,
+                timeout_seconds=8,
             )
         )
     assert (tmp_path / "asked").exists()
@@ -163,15 +163,18 @@ def test_a_second_sigterm_does_not_cut_the_stop_short(tmp_path):
         """
         import pathlib, signal, sys, time
         def checkpoint(*_):
-            time.sleep(1)
+            pathlib.Path("asked").touch()
+            while not pathlib.Path("go-on").exists():
+                time.sleep(0.05)
             pathlib.Path("checkpoint").write_text("written")
             sys.exit(20)
         signal.signal(signal.SIGTERM, checkpoint)
         pathlib.Path("up").touch()
         time.sleep(600)""",
     )
-    with asked_to_stop_twice((tmp_path / "up").exists), pytest.raises(Terminated):
-        ProcessLauncher(ComputeConfig(stop_grace_seconds=30)).run(
+    up, asked, go_on = (tmp_path / name for name in ("up", "asked", "go-on"))
+    with asked_to_stop_twice(up.exists, asked.exists, go_on.touch), pytest.raises(Terminated):
+        ProcessLauncher(ComputeConfig(stop_grace_seconds=300)).run(
             (slow_to_stop,), Context(), print, no_preparation
         )
     assert (tmp_path / "checkpoint").exists()

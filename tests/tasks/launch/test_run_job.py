@@ -39,7 +39,7 @@ from tasks.launch.context import Context
 from tasks.launch.own_folder import claim, make_own_folder, own_folder
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.run_job import in_store, run_job
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration  # real processes
 
@@ -126,7 +126,7 @@ def test_what_an_earlier_start_left_is_cleared_only_when_no_other_run_watches_it
     with ThreadPoolExecutor() as pool:
         with claim(step.folder):
             waiting = pool.submit(lambda: hear(heard, step))
-            assert heard.first.wait(20)
+            assert heard.first.wait(PATIENCE_SECONDS)
             assert step.launcher.cleared == []
         assert waiting.result() == result
     assert step.launcher.cleared == [step.folder]
@@ -299,7 +299,16 @@ class Heard:
 
 
 def test_two_runs_of_one_job_share_its_work(tmp_path):
-    step = Step(tmp_path, "import time; print('at work', flush=True); time.sleep(1); succeed()")
+    step = Step(
+        tmp_path,
+        """
+        import time
+        print('at work', flush=True)
+        while not (folder / "go-on").exists():
+            time.sleep(0.05)
+        succeed()""",
+        timeout_seconds=300,
+    )
     first, second = Heard(), Heard()
 
     def run(heard: Heard) -> ConvertResult:
@@ -307,8 +316,11 @@ def test_two_runs_of_one_job_share_its_work(tmp_path):
 
     with ThreadPoolExecutor() as pool:
         one = pool.submit(run, first)
-        assert first.first.wait(20)
-        assert pool.submit(run, second).result() == one.result()
+        assert first.first.wait(PATIENCE_SECONDS)
+        other = pool.submit(run, second)
+        wait_until(lambda: second.lines or other.done(), "the other run's first line")
+        (step.folder / "go-on").touch()
+        assert other.result() == one.result()
     assert step.num_calls == 1
     assert step.launcher.cleared == [step.folder]  # by the second, once the first had ended
     (waiting,) = second.lines
@@ -350,7 +362,7 @@ def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
 
     with ThreadPoolExecutor() as pool:
         result = pool.submit(run)
-        assert heard.first.wait(20)
+        assert heard.first.wait(PATIENCE_SECONDS)
         other.kill()
         other.wait()
         assert result.result().path == step.folder
