@@ -10,6 +10,7 @@ import torch
 
 from dpo_core.contract.job import Job
 from dpo_core.contract.job_registry import read_job
+from tests.waiting import PATIENCE_SECONDS
 
 TOUCHES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
 FORKS = multiprocessing.get_context("forkserver")  # what is imported once is there in every child
@@ -23,7 +24,9 @@ def run_until(job: Job, touch: int | None) -> int:
     """
     child = FORKS.Process(target=_run, args=(str(job.out_dir), touch))
     child.start()
-    child.join(120)
+    child.join(PATIENCE_SECONDS)
+    child.kill()
+    child.join()
     return child.exitcode
 
 

@@ -13,6 +13,7 @@ from dpo_core.contract.benchmarks import compared, mean_of
 from dpo_core.contract.errors import ConfigError, DataError
 from dpo_core.contract.refs import CheckpointRef
 from tests.benchmark_jobs import EXAMPLES, TASKS, benchmark_job, folder_of, write_tasks
+from tests.programs.held_files import HELD_AT
 from tests.step_process import ONE_THREAD, kill_when, run_ranks, start
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, run_here
@@ -168,10 +169,11 @@ def test_another_version_of_the_library_is_refused(checkpoints, tmp_path, monkey
 
 
 @pytest.mark.integration
-def test_killed_between_two_tasks_it_goes_on_at_the_second(checkpoints, result, tmp_path):
+def test_killed_between_two_tasks_it_goes_on_at_the_second(checkpoints, result, tmp_path, monkeypatch):
+    monkeypatch.setenv(HELD_AT, "/scores.json:2")
     cache = tmp_path / "benchmark-scores"
     job = benchmark_job(tmp_path / "run", checkpoints[0])
-    kill_when(start(job), lambda: any(cache.glob("[!.]*/scores.json")))
+    kill_when(start(job, module="tests.programs.held_files"), lambda: any(cache.glob("[!.]*/scores.json")))
     (kept,) = cache.glob("[!.]*/scores.json")
     written = kept.stat().st_mtime_ns
     resumed = run_ranks(job, 1, module="dpo_core")

@@ -20,7 +20,7 @@ from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref
 from tests.together import together
 
-EXCHANGE_SECONDS = 2.0
+EXCHANGE_SECONDS = 4.0
 
 
 def this_rank(rank: int) -> SimpleNamespace:

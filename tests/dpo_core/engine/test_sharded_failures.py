@@ -10,6 +10,7 @@ from dpo_core.engine.checkpoint import newest_checkpoint
 from dpo_core.model.load import load_model
 from tasks.launch.process import stop_group
 from tests.dpo_core.engine.test_sharded import SHARDINGS, SPLITTING, job_in
+from tests.programs.slow_steps import HELD
 from tests.programs.starved_ranks import FIT_CHECK, STARVED_IN
 from tests.step_process import metrics_of, start_ranks
 from tests.tiny_models import make_model
@@ -81,9 +82,10 @@ def test_a_rank_whose_fit_check_finds_no_memory_ends_the_run_before_its_first_st
 def test_asked_to_stop_it_writes_a_checkpoint(stage, tmp_path, name):
     """SIGTERM to the ranks, as the launcher sends it: to all but their leader."""
     job = job_in(stage, tmp_path, SHARDINGS[name])
-    leader = start_ranks(job, 2)
-    wait_until(lambda: len(metrics_of(tmp_path)) >= 2, "two steps", of=leader, pause=0.01)
-    stop_group(leader, grace_seconds=60)
+    leader = start_ranks(job, 2, "tests.programs.slow_steps")
+    wait_until((tmp_path / HELD).exists, "two steps", of=leader, pause=0.01)
+    assert len(metrics_of(tmp_path)) >= 2
+    stop_group(leader, grace_seconds=300)
     error = read_error(job)
     assert error.kind == "preempted", error.message
     done = len(metrics_of(tmp_path))

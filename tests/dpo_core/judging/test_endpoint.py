@@ -177,7 +177,7 @@ def test_a_reply_without_a_verdict_is_no_opinion(tmp_path):
 
 
 def test_a_killed_step_asks_what_is_left(server, tmp_path):
-    server.seconds = 0.2
+    server.seconds = 1.0
     job = judge_job(tmp_path / "run", endpoint(server, concurrency=2), ANSWERS)
     kill_when(start(job), lambda: len(server.questions) >= 4)
     server.seconds = 0.0

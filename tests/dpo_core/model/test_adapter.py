@@ -34,6 +34,7 @@ from dpo_core.steps.train import check_base, set_up
 from dpo_core.training.stop_request import StopRequest
 from flows.settings.stage_config import StageConfig
 from tests.dpo_core.training.test_resume import assert_same_run
+from tests.programs.held_files import HELD_AT
 from tests.step_process import kill_when, metrics_of, start
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, reference_job, run_here
@@ -190,10 +191,12 @@ def test_gradient_checkpointing_trains_the_same_adapter(stage, trained, tmp_path
 
 
 @pytest.mark.integration
-def test_killed_and_resumed_gives_the_same_bits(stage, tmp_path):
+def test_killed_and_resumed_gives_the_same_bits(stage, tmp_path, monkeypatch):
+    monkeypatch.setenv(HELD_AT, "/checkpoints/step-:20")  # in its 40th step of 90 at the latest
     whole = run_here(lora_job(stage, tmp_path / "whole", num_epochs=10, checkpoint_every=2))
     job = lora_job(stage, tmp_path / "killed", num_epochs=10, checkpoint_every=2)
-    kill_when(start(job), lambda: len(metrics_of(tmp_path / "killed")) >= 7)
+    step = start(job, module="tests.programs.held_files")
+    kill_when(step, lambda: len(metrics_of(tmp_path / "killed")) >= 7)
     result = run_here(job)
     assert result.resumed_from_step >= 6
     assert_same_run(result, whole)

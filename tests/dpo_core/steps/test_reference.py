@@ -11,6 +11,7 @@ from dpo_core.model.load import load_model
 from dpo_core.steps.reference import model_cache_folder
 from tests.dpo_core.model.test_forward import by_hand
 from tests.dpo_core.steps.test_rehearse import with_json, with_weights
+from tests.programs.held_files import HELD_AT
 from tests.step_process import kill_when, start
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, make_rows, mix, reference_job, run_here
@@ -41,12 +42,13 @@ def test_values_are_those_computed_by_hand(stage):
 
 
 @pytest.mark.integration
-def test_a_killed_pass_goes_on_where_it_stopped_and_gives_the_same_bits(stage, tmp_path):
+def test_a_killed_pass_goes_on_where_it_stopped_and_gives_the_same_bits(stage, tmp_path, monkeypatch):
+    monkeypatch.setenv(HELD_AT, "/shard-:50")
     data = mix(make_rows(300), stage.checkpoint, tmp_path / "data", held_out="40")
     job = reference_job(
         tmp_path / "killed" / "run", data, stage.checkpoint, rows_per_shard=2, tokens_per_batch=64
     )
-    kill_when(start(job), lambda: len(shards(job)) >= 4)
+    kill_when(start(job, module="tests.programs.held_files"), lambda: len(shards(job)) >= 4)
     survived = {path: path.stat().st_mtime_ns for path in shards(job)}
     rows_survived = sum(len(np.load(path)["row_keys"]) for path in survived)
     assert 0 < rows_survived < 300

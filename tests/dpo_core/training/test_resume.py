@@ -18,12 +18,13 @@ from dpo_core.engine.distributed import start_accelerator
 from dpo_core.engine.plain import PlainEngine
 from dpo_core.model.forward import PairScorer
 from dpo_core.model.load import load_model
+from tests.programs.held_files import HELD_AT
+from tests.programs.slow_steps import HELD
 from tests.step_process import kill_when, metrics_of, signal_when, start
 from tests.tiny_stage import run_here
 
-SAVED_AND_GONE_SECONDS = (
-    10  # a checkpoint of 30 k weights and Python's end, on a busy core; all other steps take 87
-)
+SAVED_AND_GONE_SECONDS = 80  # one on an idle machine; all other steps take 87
+IS_HELD = "/checkpoints/step-:20"  # in its 40th step at the latest
 TIMINGS = (
     "pairs_per_second",
     "tokens_per_second",
@@ -75,7 +76,10 @@ def checkpoints(job: TrainJob) -> list[str]:
 
 
 @pytest.mark.integration
-def test_killed_with_checkpoints_by_the_clock_alone_gives_the_same_bits(stage, tmp_path, uninterrupted):
+def test_killed_with_checkpoints_by_the_clock_alone_gives_the_same_bits(
+    stage, tmp_path, uninterrupted, monkeypatch
+):
+    monkeypatch.setenv(HELD_AT, IS_HELD)
     job = stage.train_job(
         tmp_path,
         "dpo",
@@ -87,7 +91,7 @@ def test_killed_with_checkpoints_by_the_clock_alone_gives_the_same_bits(stage, t
     assert (
         job.fingerprint == job_in(stage, tmp_path).fingerprint
     )  # when checkpoints are written changes nothing
-    kill_when(start(job), lambda: len(metrics_of(tmp_path)) >= 7)
+    kill_when(start(job, module="tests.programs.held_files"), lambda: len(metrics_of(tmp_path)) >= 7)
     assert newest_checkpoint(tmp_path / "checkpoints", job.fingerprint)[1].step >= 5
     result = run_here(job)
     assert result.resumed_from_step >= 5
@@ -101,12 +105,13 @@ def test_without_a_clock_checkpoints_come_by_steps_alone(stage, tmp_path):
 
 
 @pytest.mark.integration
-def test_killed_twice_and_resumed_gives_the_same_bits(stage, tmp_path, uninterrupted):
+def test_killed_twice_and_resumed_gives_the_same_bits(stage, tmp_path, uninterrupted, monkeypatch):
+    monkeypatch.setenv(HELD_AT, IS_HELD)
     job = job_in(stage, tmp_path)
-    kill_when(start(job), lambda: len(metrics_of(tmp_path)) >= 7)
+    kill_when(start(job, module="tests.programs.held_files"), lambda: len(metrics_of(tmp_path)) >= 7)
     first = newest_checkpoint(tmp_path / "checkpoints", job.fingerprint)[1].step
     assert first >= 6
-    kill_when(start(job), lambda: len(metrics_of(tmp_path)) >= first + 20)
+    kill_when(start(job, module="tests.programs.held_files"), lambda: len(metrics_of(tmp_path)) >= first + 20)
     second = newest_checkpoint(tmp_path / "checkpoints", job.fingerprint)[1].step
     assert first < second < 90
     assert read_result(job) is None
@@ -123,14 +128,14 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_says_so(stage, tmp_path, unint
     assert job.fingerprint == uninterrupted.job_fingerprint
     seen, asked = 0, 0.0
 
-    def two_steps_are_done() -> bool:
+    def is_in_its_third_step() -> bool:
         nonlocal seen, asked
         seen, asked = len(metrics_of(tmp_path)), time.monotonic()
-        return seen >= 2
+        return (tmp_path / HELD).exists()
 
-    assert (
-        signal_when(start(job, module="tests.programs.slow_steps"), signal.SIGTERM, two_steps_are_done) == 20
-    )
+    step = start(job, module="tests.programs.slow_steps")
+    assert signal_when(step, signal.SIGTERM, is_in_its_third_step) == 20
+    assert seen >= 2
     seconds = time.monotonic() - asked
     done, step_seconds = len(metrics_of(tmp_path)), metrics_of(tmp_path)[-1]["step_seconds"]
     assert step_seconds >= 1
