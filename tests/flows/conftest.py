@@ -13,6 +13,7 @@ from flows.settings.overrides import validated
 from flows.settings.stage_config import StageConfig
 from tasks.run.folder import RunRecord, read_runs
 from tests.tiny_stage import tiny_values, write_inputs
+from tests.waiting import PATIENCE_SECONDS
 from tests.warm.started import python_path
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -69,7 +70,7 @@ def pairline(*arguments: str, cwd: Path | None = None, **variables: str) -> subp
         cwd=cwd,
         text=True,
         capture_output=True,
-        timeout=180,
+        timeout=PATIENCE_SECONDS,
         check=False,
         env=os.environ | {"PYTHONPATH": python_path()} | variables,
     )

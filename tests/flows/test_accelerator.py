@@ -26,7 +26,6 @@ def test_what_waits_in_a_clusters_queue_takes_no_slot_of_this_machine():
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.timeout(120)
 def test_a_slot_that_is_granted_late_is_taken_all_the_same():
     """The server of a busy machine has granted it when its answer is not here yet; who gives up then leaves a slot that
     nobody holds, and a temporary server never takes it back."""

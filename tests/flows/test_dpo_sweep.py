@@ -269,7 +269,7 @@ def test_a_stage_waits_for_the_slot_that_a_member_of_a_sweep_holds(swept, tiny_i
                 with slot(name, Context()):
                     ended = pool.submit(copy_context().run, dpo_stage, config)
                     waited = time.monotonic() + SECONDS_BETWEEN_LOOKS + 5
-                    while time.monotonic() < waited or not steps_of(again, "tiny"):
+                    while time.monotonic() < waited or len(steps_of(again, "tiny")) < 2:
                         time.sleep(0.2)
                         assert not ended.done(), ended.result()
                     assert steps_of(again, "tiny") == ["fetch checkpoint", "mix data"]
@@ -344,7 +344,7 @@ def test_interrupted_and_killed_it_goes_on_where_it_was(tiny_inputs, tmp_path):
     process = line.start()
     wait_until(second_trains, "the second member", line.output, of=process)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == EXIT_INTERRUPTED, line.output()
+    assert process.wait(PATIENCE_SECONDS) == EXIT_INTERRUPTED, line.output()
     assert step_processes(store) == []
     assert run_of(store, "grid")[1].state == run_of(store, "grid-02")[1].state == "cancelled"
 

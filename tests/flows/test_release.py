@@ -100,9 +100,11 @@ def answering(*answers: dict) -> Iterator[list[str]]:
     """Gives answers, one after the other, to the next run that waits. -> statuses of the API's replies"""
     replies, done = [], threading.Event()
 
+    with get_client(sync_client=True) as client:
+        others = paused_runs(client)  # before the run that is to wait has begun
+
     def answer() -> None:
         with get_client(sync_client=True) as client:
-            others = paused_runs(client)
             for given in answers:
                 while not done.wait(0.2):
                     if waiting := paused_runs(client) - others:
@@ -370,9 +372,11 @@ def test_the_command_line_answers_a_waiting_run_and_no_other(gated, monkeypatch)
     monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
     answers: list[subprocess.CompletedProcess] = []
 
+    with get_client(sync_client=True) as client:
+        others = paused_runs(client)
+
     def approve() -> None:
         with get_client(sync_client=True) as client:
-            others = paused_runs(client)
             wait_until(lambda: paused_runs(client) - others, "the question")
         for _ in range(2):
             answers.append(

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from websockets.sync.client import ClientConnection, connect
 
-SECONDS_FOR_A_PAGE = 90
+from tests.waiting import wait_until
+
+SECONDS_FOR_A_PAGE = 240
 
 
 class Page:
@@ -151,18 +153,27 @@ def browser(folder: Path, draws_timeline: bool = False) -> Iterator[Page]:
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             port = _port(folder / "DevToolsActivePort", process)
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=30) as answer:
-                tab = next(tab for tab in json.load(answer) if tab["type"] == "page")
-            with connect(tab["webSocketDebuggerUrl"], max_size=1 << 26) as socket:
+            address = wait_until(lambda: _tab(port), "a tab", of=process)
+            # No pings of its own: a browser that is busy for their 20 s is none that has died.
+            with connect(
+                address, max_size=1 << 26, ping_interval=None, open_timeout=SECONDS_FOR_A_PAGE
+            ) as socket:
                 yield Page(socket)
         finally:
             process.terminate()
 
 
+def _tab(port: int) -> str:
+    """Where the socket of the first tab is; nothing while there is no tab."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=SECONDS_FOR_A_PAGE) as answer:
+        return next((tab["webSocketDebuggerUrl"] for tab in json.load(answer) if tab["type"] == "page"), "")
+
+
 def _port(file: Path, process: subprocess.Popen) -> int:
     deadline = time.monotonic() + SECONDS_FOR_A_PAGE
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            return int(file.read_text().splitlines()[0])
+        with contextlib.suppress(OSError, ValueError):
+            number, _ = file.read_text().splitlines()  # both lines are there
+            return int(number)
         time.sleep(0.2)
     raise AssertionError(f"chromium did not start (exit code {process.poll()})")

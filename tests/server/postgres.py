@@ -26,15 +26,17 @@ class Cluster:
     @contextlib.contextmanager
     def stalled(self) -> Iterator[None]:
         """It answers nothing, as if its disk wrote nothing."""
-        first = (self.data / "postmaster.pid").read_text().split()[0]
-        others = subprocess.check_output(["pgrep", "--parent", first], text=True).split()
-        family = [int(pid) for pid in (first, *others)]
-        for pid in family:
-            os.kill(pid, signal.SIGSTOP)
+        first = int((self.data / "postmaster.pid").read_text().split()[0])
+        os.kill(first, signal.SIGSTOP)  # it starts no other from now on
+        family = [first]
+        for pid in map(int, subprocess.check_output(["pgrep", "--parent", str(first)], text=True).split()):
+            with contextlib.suppress(ProcessLookupError):  # they come and go
+                os.kill(pid, signal.SIGSTOP)
+                family.append(pid)
         try:
             yield
         finally:
-            for pid in family:
+            for pid in reversed(family):
                 os.kill(pid, signal.SIGCONT)
 
 

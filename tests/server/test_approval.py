@@ -35,15 +35,19 @@ def submitted(installation: Installation, page: Page, config: dict) -> UUID:
         f"?parameters={quote(json.dumps({'config': config}))}"
     )
     page.wait_for(config["store"]["root"])
+
+    def made() -> set[UUID]:
+        return {run.id for run in installation.runs_of("dpo-stage/manual")} - known
+
     for _ in range(4):  # a busy server may refuse with "Oops", and a person presses again
         page.click("Submit")
         with contextlib.suppress(AssertionError):
-            (run,) = wait_until(
-                lambda: {run.id for run in installation.runs_of("dpo-stage/manual")} - known,
-                "a run of the form",
-                seconds=30,
-            )
+            wait_until(lambda: made() or "oops" in page.text().lower(), "a run of the form", seconds=240)
+        if runs := made():
+            (run,) = runs
             return run
+        with contextlib.suppress(AssertionError):  # that of this press, not of the next one
+            wait_until(lambda: "oops" not in page.text().lower(), "the end of the refusal", seconds=30)
     raise AssertionError(f"Submit makes no run:\n{page.text()[-2000:]}")
 
 

@@ -137,7 +137,7 @@ def answer(
     installation: Installation, path: str, method: str = "GET", **headers: str
 ) -> tuple[int, str, dict[str, str]]:
     """What a plain program gets. -> status, text, headers"""
-    connection = http.client.HTTPConnection("127.0.0.1", installation.settings.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", installation.settings.port, timeout=420)
     with contextlib.closing(connection):
         connection.request(
             method, path, headers={name.replace("_", "-"): value for name, value in headers.items()}
@@ -248,9 +248,9 @@ def test_a_socket_opens_with_the_password_alone(installation: Installation, path
 
     def opens(password: str | None, **more: object) -> bool:
         try:
-            with connect(address, subprotocols=["prefect"], **more) as socket:
+            with connect(address, subprotocols=["prefect"], open_timeout=300, **more) as socket:
                 socket.send(json.dumps({"type": "auth", "token": password}))
-                return json.loads(socket.recv(timeout=60))["type"] == "auth_success"
+                return json.loads(socket.recv(timeout=300))["type"] == "auth_success"
         except (ConnectionClosed, InvalidStatus):
             return False
 
@@ -260,8 +260,8 @@ def test_a_socket_opens_with_the_password_alone(installation: Installation, path
     assert not opens("pairline:wrong")
     assert not opens(installation.password, origin="http://evil.example")
     assert not opens(installation.password, additional_headers={"Host": "evil.example"})
-    with pytest.raises((ConnectionClosed, InvalidStatus)), connect(address) as socket:  # as old clients do
-        socket.recv(timeout=60)
+    with pytest.raises((ConnectionClosed, InvalidStatus)), connect(address, open_timeout=300) as socket:
+        socket.recv(timeout=300)  # as old clients do
 
 
 def test_another_user_of_the_machine_reads_nothing(installation: Installation):

@@ -1,6 +1,7 @@
 """Where a token does not show: it is planted in a Secret block, used by a real upload, and searched for everywhere."""
 
 import base64
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -17,17 +18,18 @@ SETTINGS = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def files_with(text: bytes, folder: Path) -> list[Path]:
-    """Files below ``folder`` that hold ``text``."""
-    return [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not path.is_symlink() and text in path.read_bytes()
-    ]
+    """Files below ``folder`` that hold ``text``. A server may be at work there: what vanishes meanwhile holds nothing."""
+    found = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and not path.is_symlink() and text in path.read_bytes():
+                found.append(path)
+    return found
 
 
 def tables_with(text: str, database: Path) -> list[str]:
     """Tables of a server's database that hold ``text`` in any cell."""
-    with sqlite3.connect(database) as connection:
+    with sqlite3.connect(database, timeout=300) as connection:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         tables = [
             name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")

@@ -22,7 +22,8 @@ from prefect.states import (
 )
 
 from flows.serve.crashed_runs import go_on
-from flows.serve.run_processes import RUN_VARIABLE
+from flows.serve.run_processes import RUN_VARIABLE, processes_of_run
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 KEY = "approval-1"
@@ -63,8 +64,10 @@ def state_of(client: SyncPrefectClient, run: UUID) -> State:
 @contextmanager
 def process_of(run: UUID) -> Iterator[None]:
     """A process that looks like the run's."""
-    with subprocess.Popen(["sleep", "60"], env=os.environ | {RUN_VARIABLE: str(run)}) as process:
+    with subprocess.Popen(["sleep", "600"], env=os.environ | {RUN_VARIABLE: str(run)}) as process:
         try:
+            # The kernel shows a new program's environment a moment after it has told that it runs.
+            wait_until(lambda: processes_of_run(run), "the process")
             yield
         finally:
             process.kill()

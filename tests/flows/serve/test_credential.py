@@ -17,6 +17,7 @@ from flows.serve.credential import (
 )
 from flows.serve.private_folder import make_private
 from flows.serve.run_processes import CLIENT_VARIABLE, SERVER_VARIABLE
+from tests.waiting import wait_until
 
 URL = "http://127.0.0.1:4999/api"
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -85,7 +86,11 @@ def test_it_is_found_without_the_folder_while_the_server_lives(environment, tmp_
     server = Background("server", tmp_path / "serve")
     server.start(SLEEP, environment | {"PREFECT_API_URL": URL, SERVER_VARIABLE: "ann:hers"}, tmp_path)
     try:
-        use_credential(URL, tmp_path / "elsewhere")
+        # The kernel shows a new program's environment a moment after it has told that it runs.
+        wait_until(
+            lambda: (use_credential(URL, tmp_path / "elsewhere"), environment.get(CLIENT_VARIABLE))[1],
+            "the server's environment",
+        )
         assert environment[CLIENT_VARIABLE] == "ann:hers"
     finally:
         server.stop(grace_seconds=5)

@@ -14,7 +14,7 @@ from prefect.settings import get_current_settings
 
 from tests.faulty_server import Faults
 from tests.programs.quiet_flow import quiet
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 ROOT = Path(__file__).parents[3]
@@ -88,4 +88,4 @@ def test_a_request_that_fails_costs_the_next_poll_and_no_run(
         assert "is asked again in a while" in log.read_text()
     finally:
         worker.terminate()
-        assert worker.wait(60) == 0, log.read_text()[-3000:]
+        assert worker.wait(PATIENCE_SECONDS) == 0, log.read_text()[-3000:]
