@@ -207,7 +207,7 @@ def test_the_deployments_are_there_and_run_steps_in_the_trainers_image(team: Tea
 def test_a_stage_stopped_with_its_worker_goes_on_with_it_and_is_handed_off(
     team: Team, shared_engine: docker.DockerClient
 ):
-    run, store = training(team, num_epochs=20), team.folder / ".pairline"
+    run, store = training(team, num_epochs=30), team.folder / ".pairline"
     stopped = team.compose("stop", "worker")
     assert stopped.returncode == 0, stopped.stderr
     assert not step_containers(shared_engine, team.folder)
