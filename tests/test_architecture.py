@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS
+
 ROOT = Path(__file__).resolve().parents[1]
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 300, 60, 6
 VAGUE_NAMES = {"utils", "common", "helpers", "manager", "base", "misc"}
@@ -205,7 +207,12 @@ def test_text_of_others_is_shown_by_the_functions_made_for_it():
 )
 def test_importing_the_orchestrator_loads_no_torch(module):
     script = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, check=False, timeout=PATIENCE_SECONDS
+        ).returncode
+        == 0
+    )
 
 
 def test_every_module_of_the_orchestrator_can_be_imported():
@@ -217,14 +224,24 @@ def test_every_module_of_the_orchestrator_can_be_imported():
     ]
     script = f"import importlib; [importlib.import_module(name) for name in {names!r}]"
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120, capture_output=True, text=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 
 
 def test_asking_for_help_does_not_load_prefect():
     script = "import sys, flows.terminal.cli, flows.terminal.plan; sys.exit('prefect' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, timeout=120).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, check=False, timeout=PATIENCE_SECONDS
+        ).returncode
+        == 0
+    )
 
 
 def test_no_file_or_function_outgrows_the_house():

@@ -29,7 +29,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 SECRET = "hf_not-for-others"
-wait_for = functools.partial(wait_until, seconds=180)
+wait_for = functools.partial(wait_until, seconds=300)
 
 
 def orchestrator(step: SmallStep) -> subprocess.Popen:
