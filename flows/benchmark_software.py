@@ -8,6 +8,7 @@ from tasks.benchmark import pinned_folder
 from tasks.image.image_ref import BENCHMARKS
 
 SHOW_VERSION = "import importlib.metadata; print(importlib.metadata.version('lm-eval'))"
+HAS_VLLM = "import importlib.util; print(importlib.util.find_spec('vllm') is not None)"
 
 
 def check_benchmarks(config: StageConfig) -> None:
@@ -19,6 +20,11 @@ def check_benchmarks(config: StageConfig) -> None:
     python = python_of_steps(config)
     if python is None:
         check_image_holds(config, "lm-evaluation-harness", BENCHMARKS, "benchmarks.tasks is set")
+        if config.benchmarks.back_end == "vllm" and config.image.use is None:
+            raise ConfigError(
+                "benchmarks.back_end is vllm, which no image that Pairline builds holds.",
+                "Set image.use to an image that has it and lm-evaluation-harness, or benchmarks.back_end to hf.",
+            )
     elif not python.why_not:
         _check_python(config, python)
 
@@ -30,4 +36,9 @@ def _check_python(config: StageConfig, python: StepPython) -> None:
             f"benchmarks.tasks is set, and {python.path}, which steps run in, has no lm-eval {LM_EVAL_VERSION} (found: "
             f"{found}).",
             how_to_get_it(config, python),
+        )
+    if config.benchmarks.back_end == "vllm" and answer_of(python.path, HAS_VLLM) != "True":
+        raise ConfigError(
+            f"benchmarks.back_end is vllm, and {python.path}, which steps run in, has no vLLM.",
+            f"Install it there, set {python.setting} to an interpreter that has it, or set benchmarks.back_end to hf.",
         )

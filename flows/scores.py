@@ -38,7 +38,7 @@ def compare(
 ) -> Benchmarks:
     """Return both beside each other, recorded and shown."""
     benchmarks = Benchmarks(
-        lm_eval=LM_EVAL_VERSION,
+        lm_eval=LM_EVAL_VERSION + (" on vLLM" if config.benchmarks.back_end == "vllm" else ""),
         **config.benchmarks.model_dump(
             include={"limit", "num_fewshot", "chat_template", "max_length_tokens"}
         ),

@@ -44,6 +44,7 @@ def benchmark(
             num_fewshot=benchmarks.num_fewshot,
             chat_template=benchmarks.chat_template,
             max_length_tokens=benchmarks.max_length_tokens,
+            back_end=benchmarks.back_end,
             batch_size=benchmarks.batch_size,
             cache_dir=place.store / "benchmark-scores",
         )

@@ -56,6 +56,17 @@ def check_version() -> None:
         )
 
 
+def vllm_version() -> str:
+    """Return it: what it computes is its version's. Raises ``ConfigError`` where there is none."""
+    try:
+        return importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigError(
+            "benchmarks.back_end is vllm, and no vLLM is installed where this step runs.",
+            "Install it there, or set benchmarks.back_end to hf.",
+        ) from None
+
+
 def find_tasks(job: BenchmarkJob) -> tuple[AskedTask, ...]:
     """Return the job's tasks, in its order. Raises ``ConfigError`` for a name that no task has, ``DataError`` for data
     that cannot be loaded."""
@@ -130,6 +141,7 @@ def _find(name: str, job: BenchmarkJob, manager: TaskManager) -> AskedTask:
                 "folder": own.content if own else None,
                 "tasks": {leaf: _configuration(task) for leaf, task in tasks.items()},
                 "documents": documents,
+                **({"vllm": vllm_version()} if job.back_end == "vllm" else {}),
             }
         ),
     )

@@ -10,6 +10,7 @@ from dpo_core.contract.section import NotContent, Section
 
 TaskName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s/\\]+$")]
 BatchSize = Count | Literal["auto"]
+ScoringBackEnd = Literal["hf", "vllm"]
 
 
 class BenchmarkConfig(Section):
@@ -41,13 +42,18 @@ class BenchmarkConfig(Section):
         "auto", description="Requests of a forward; auto: as many as the memory holds."
     )
 
+    back_end: ScoringBackEnd = Field(
+        "hf",
+        description="What answers: hf, transformers as in training, shared out among all processes; or vllm, where it is "
+        "installed, on one accelerator. Their scores differ in the last digits, and are kept apart.",
+    )
+
     @property
     def in_words(self) -> str:
         """What is asked of whom: "ifeval, gsm8k of the SFT checkpoint, and of the trained one"."""
         first = f", the first {self.limit:,} documents of each" if self.limit else ""
-        return (
-            f"{', '.join(self.tasks)} of the SFT checkpoint (before training) and of the trained one{first}"
-        )
+        engine = ", on vLLM" if self.back_end == "vllm" else ""
+        return f"{', '.join(self.tasks)} of the SFT checkpoint (before training) and of the trained one{first}{engine}"
 
     @model_validator(mode="after")
     def _each_task_once(self) -> "BenchmarkConfig":

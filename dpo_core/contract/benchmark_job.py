@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from dpo_core.contract.benchmark_config import BatchSize
+from dpo_core.contract.benchmark_config import BatchSize, ScoringBackEnd
 from dpo_core.contract.benchmarks import LM_EVAL_VERSION, TaskScores, content_of_folder
 from dpo_core.contract.chat_templates import template_content
 from dpo_core.contract.job import Job, Result
@@ -50,6 +50,7 @@ class BenchmarkJob(Job[BenchmarkResult]):
     num_fewshot: int | None = None
     chat_template: bool = True
     max_length_tokens: int | None = None
+    back_end: Annotated[ScoringBackEnd, NotContentAt("hf")] = "hf"
     batch_size: Annotated[BatchSize, NotContent()] = "auto"
     cache_dir: Location  # of all checkpoints: <cache_dir>/<task and what its score depends on>/
 

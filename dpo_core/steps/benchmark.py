@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
-from lm_eval.models.huggingface import HFLM
+from lm_eval.api.model import TemplateLM
 
 from dpo_core.benchmarks.asked_tasks import AskedTask, check_version, find_tasks, working_in
 from dpo_core.benchmarks.harness_model import load_harness_model
@@ -57,8 +57,7 @@ def _score_and_gather(job: BenchmarkJob, progress: Progress) -> BenchmarkResult:
     progress.begin("benchmark", len(asked), "tasks", done=len(asked) - len(missing))
     model = load_harness_model(job, accelerator) if missing else None
     for task in missing:
-        assert model is not None
-        results = _evaluate(model, task, job)
+        results = _evaluate(model, task, job) if model is not None else None
         if results is not None:  # on rank 0
             kept[task.name] = keep(job, task, results)
         meet(accelerator)
@@ -79,7 +78,7 @@ def _score_and_gather(job: BenchmarkJob, progress: Progress) -> BenchmarkResult:
     )
 
 
-def _evaluate(model: HFLM, task: AskedTask, job: BenchmarkJob) -> Mapping[str, Any] | None:
+def _evaluate(model: TemplateLM, task: AskedTask, job: BenchmarkJob) -> Mapping[str, Any] | None:
     """What the library returns, on rank 0; its own seeds, as its command line has them."""
     try:
         with working_in(task.folder):

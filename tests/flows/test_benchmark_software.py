@@ -1,0 +1,49 @@
+"""What benchmarks need is looked for where steps run, before anything is fetched."""
+
+from pathlib import Path
+
+import pytest
+
+from dpo_core.contract.benchmarks import LM_EVAL_VERSION
+from dpo_core.contract.errors import ConfigError
+from flows.benchmark_software import check_benchmarks
+from flows.settings.stage_config import StageConfig
+
+
+def config(python: Path, back_end: str, **more: object) -> StageConfig:
+    """Of a run whose steps run in ``python``."""
+    return StageConfig.model_validate(
+        {
+            "name": "tiny",
+            "checkpoint": {"source": "sft"},
+            "data": {"sources": [{"source": "pairs.jsonl"}]},
+            "benchmarks": {"tasks": ["ifeval"], "back_end": back_end},
+            "compute": {"python": str(python)},
+            **more,
+        }
+    )
+
+
+def interpreter(folder: Path, has_vllm: bool) -> Path:
+    """One that answers as a Python with lm-evaluation-harness would."""
+    path = folder / "python"
+    path.write_text(f'#!/bin/sh\ncase "$2" in *vllm*) echo {has_vllm};; *) echo {LM_EVAL_VERSION};; esac\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_a_back_end_that_is_not_there_is_refused(tmp_path):
+    python = interpreter(tmp_path, has_vllm=False)
+    check_benchmarks(config(python, "hf"))
+    with pytest.raises(
+        ConfigError, match=r"back_end is vllm, and .*/python, which steps run in, has no vLLM"
+    ):
+        check_benchmarks(config(python, "vllm"))
+    check_benchmarks(config(interpreter(tmp_path, has_vllm=True), "vllm"))
+
+
+def test_no_image_of_ours_holds_vllm(tmp_path):
+    asked = {"compute": {"launcher": "docker"}, "image": {"variant": "cpu-benchmarks"}}
+    check_benchmarks(config(tmp_path, "hf", **asked))
+    with pytest.raises(ConfigError, match="vllm, which no image that Pairline builds holds"):
+        check_benchmarks(config(tmp_path, "vllm", **asked))
