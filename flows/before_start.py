@@ -1,5 +1,7 @@
 """What a run refuses before anything is fetched or booked; a plan asks the same. Needs neither Prefect nor a network."""
 
+import sys
+
 from dpo_core.contract.compiled_regions import check_compiled_regions
 from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.errors import ConfigError
@@ -9,6 +11,7 @@ from dpo_core.contract.tracking_config import check_trackers
 from flows.benchmark_software import check_benchmarks
 from flows.implementation import check_implementation
 from flows.settings.stage_config import StageConfig
+from flows.step_software import answer_of, python_of_steps
 from tasks.checkpoint.chosen_template import chosen_template
 from tasks.checkpoint.source import check_source
 from tasks.data.sources import check_sources
@@ -16,6 +19,10 @@ from tasks.hub.judge_server import is_on_loopback
 from tasks.image.config import check_variant
 from tasks.launch.compute import check_devices, solve_batch
 from tasks.launch.launcher import kind_of
+
+MISSING = (
+    "from importlib.util import find_spec; print(*(name for name in {names!r} if find_spec(name) is None))"
+)
 
 
 def check_before_start(config: StageConfig) -> None:
@@ -33,14 +40,25 @@ def check_before_start(config: StageConfig) -> None:
     check_benchmarks(config)
     if launcher.runs_in_image:
         check_variant(config.image, machine)
-    else:  # an image has its own packages; the step in it looks for itself
-        check_trackers(config.tracking)
+    check_installed_trackers(config)
     solve_batch(
         config.train.global_batch_pairs,
         config.train.per_device_batch_pairs,
         config.compute.num_processes,
         config.compute.tensor_degree,
     )
+
+
+def check_installed_trackers(config: StageConfig) -> None:
+    """Raise ``ConfigError`` for a tracker that the training's Python lacks, if it can be asked from here; an image has its
+    own packages, and the step in it looks for itself."""
+    python, names = python_of_steps(config), config.tracking.trackers
+    if not names or python is None or python.why_not:
+        return
+    if python.path == sys.executable:
+        check_trackers(config.tracking)
+    elif (missing := answer_of(python.path, MISSING.format(names=names))) is not None:
+        check_trackers(config.tracking, missing.split())
 
 
 def _check_reached_from_a_container(config: StageConfig) -> None:

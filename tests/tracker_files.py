@@ -2,9 +2,11 @@
 longer reads."""
 
 import contextlib
+import csv
 import json
 import os
 import sqlite3
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,3 +81,58 @@ def history(folder: Path) -> list[dict[str, float]]:
             }
             steps.append({**values, "step": values["_step"]})
     return steps
+
+
+def swanlab_steps(folder: Path) -> list[tuple[int, float]]:
+    """Step and loss of SwanLab's one offline run below ``folder``, by its own reader."""
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+    from swanlab.sdk.internal.core_python.store import DataStoreReader
+
+    (path,) = folder.glob("swanlab/run-*/*.swanlab")
+    reader = DataStoreReader()
+    reader.open(path)
+    scalars = [
+        record.scalar for payload in reader if (record := Record.FromString(payload)).HasField("scalar")
+    ]
+    reader.close()
+    return [(each.step, each.value.number) for each in scalars if each.key == "loss"]
+
+
+def comet_steps(folder: Path) -> list[tuple[int, float]]:
+    """Step and loss of Comet's one offline experiment below ``folder``, out of the archive that is uploaded."""
+    (path,) = folder.glob("comet/*.zip")
+    with zipfile.ZipFile(path) as archive:
+        lines = [json.loads(line) for line in archive.read("messages.json").decode().splitlines()]
+    metrics = [line["payload"]["metric"] for line in lines if line["type"] == "metric_msg"]
+    return [(each["step"], each["metricValue"]) for each in metrics if each["metricName"] == "loss"]
+
+
+def clearml_steps(folder: Path) -> list[tuple[int, float]]:
+    """Step and loss of ClearML's one offline session below ``folder``."""
+    (path,) = folder.glob("clearml/offline/*.zip")  # which is made at the end, and is what is sent
+    with zipfile.ZipFile(path) as archive:
+        events = [
+            each for line in archive.read("metrics.jsonl").decode().splitlines() for each in json.loads(line)
+        ]
+    return [(each["iter"], each["value"]) for each in events if each["metric"] == "loss"]
+
+
+def dvclive_steps(folder: Path) -> list[tuple[int, float]]:
+    """Step and loss below ``folder``, of the table that `dvc plots` shows."""
+    with (folder / "dvclive/plots/metrics/loss.tsv").open() as file:
+        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file, delimiter="\t")]
+
+
+def aim_steps(folder: Path) -> list[tuple[int, float]]:
+    """Step and loss of the one run of Aim's repository in ``folder``."""
+    from aim import Repo
+    from aim.sdk.index_manager import RepoIndexManager
+
+    repository = Repo(str(folder))
+    (name,) = repository.list_all_runs()
+    RepoIndexManager.get_index_manager(repository).index(name)  # as `aim up` does by itself
+    found = Repo(str(folder)).query_metrics("metric.name == 'loss'").iter_runs()
+    (table,) = [metric.dataframe() for run in found for metric in run]
+    return sorted(
+        (int(step), float(value)) for step, value in zip(table["step"], table["value"], strict=True)
+    )

@@ -1,5 +1,6 @@
 """Which experiment trackers a training writes to. Torch-free: the orchestrator checks it before anything is booked."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
@@ -8,7 +9,15 @@ from pydantic import Field, model_validator
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.section import Section
 
-Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+Tracker = Literal[
+    "tensorboard", "wandb", "mlflow", "trackio", "aim", "clearml", "comet_ml", "dvclive", "swanlab"
+]
+IN_THE_EXTRA: tuple[Tracker, ...] = (
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "trackio",
+)  # the lock files have no others
 TRACKING_DIR = "tracking"  # below a training's folder, with the files of all
 WANDB_ADDRESS_FILE = "wandb-address.txt"  # in it: of the run's page, where it is tracked online
 WANDB_KEY = "WANDB_API_KEY"  # the variable that wandb itself reads
@@ -20,9 +29,9 @@ class TrackingConfig(Section):
 
     trackers: tuple[Tracker, ...] = Field(
         (),
-        description="tensorboard, wandb, mlflow, trackio (extra `trackers`). Their files lie in the "
-        "training's folder under tracking/. A training that is found done is not "
-        "tracked again.",
+        description="tensorboard, wandb, mlflow, trackio (extra `trackers`); aim, clearml, comet_ml, dvclive, swanlab, "
+        "installed by that name. Their files lie in the training's folder under tracking/. A training that is "
+        "found done is not tracked again.",
     )
     project: str = Field(
         "pairline", min_length=1, pattern=r"^[^/\\#?%:\s]+$", description="Project in the tracker."
@@ -68,11 +77,15 @@ class TrackingConfig(Section):
         return "wandb" in self.trackers and self.wandb_mode == "online"
 
 
-def check_trackers(config: TrackingConfig) -> None:
-    """Raise ``ConfigError`` if a chosen tracker is not installed in this Python: accelerate would leave it out silently."""
-    missing = [name for name in config.trackers if find_spec(name) is None]
+def check_trackers(config: TrackingConfig, missing: Sequence[str] | None = None) -> None:
+    """Raise ``ConfigError`` if a chosen tracker is not installed: accelerate would leave it out silently. ``missing``: those
+    that another Python lacks, where the training runs; by default this one is looked through."""
+    if missing is None:
+        missing = [name for name in config.trackers if find_spec(name) is None]
     if missing:
+        others = [name for name in missing if name not in IN_THE_EXTRA]
+        extra = ["'pairline[trackers]'"] if len(others) < len(missing) else []
         raise ConfigError(
             f"tracking.trackers names {', '.join(missing)}, not installed where the training runs. Install "
-            "it there with `pip install 'pairline[trackers]'`, or leave it out of tracking.trackers."
+            f"it there with `pip install {' '.join([*extra, *others])}`, or leave it out of tracking.trackers."
         )

@@ -1,9 +1,11 @@
 """What each experiment tracker is started with, so that it writes below one folder of the training's and nowhere else.
 
-Nothing of a tracker is imported unless it is chosen.
+Nothing of a tracker is imported unless it is chosen. All but W&B write files alone, without a network: a key that lies in
+the home folder of whoever runs this sends nothing.
 """
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,20 @@ WANDB_FOLDERS = {
     "WANDB_DATA_DIR": "data",
     "WANDB_ARTIFACT_DIR": "artifacts",
 }
+# Several tell their makers how they are used, unless they are asked not to.
+NO_REPORTS = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "COMET_ERROR_TRACKING_ENABLE": "false",
+    "DVC_NO_ANALYTICS": "true",
+}
 
 
 def starts_of(job: TrainJob, folder: Path, wandb_mode: str) -> dict[str, Arguments]:
     """Return tracker -> arguments of its start, for those that the job names; and set the variables that they read."""
+    for variable, value in NO_REPORTS.items():
+        os.environ.setdefault(variable, value)
     return {
         name: start(job, folder, wandb_mode)
         for name, start in STARTS.items()
@@ -53,7 +65,6 @@ def flat(settings: Arguments, before: str = "") -> dict[str, str]:
 
 
 def _wandb(job: TrainJob, folder: Path, mode: str) -> Arguments:
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     for variable, name in WANDB_FOLDERS.items():
         os.environ[variable] = str(folder / "wandb-files" / name)
     if (key_file := Path(os.environ.get(WANDB_KEY_FILE, ""))).is_file():
@@ -106,8 +117,100 @@ def _trackio(job: TrainJob, folder: Path, _mode: str) -> Arguments:
     }
 
 
+def _clearml(job: TrainJob, folder: Path, _mode: str) -> Arguments:
+    os.environ |= {"CLEARML_OFFLINE_MODE": "1", "CLEARML_CACHE_DIR": str(folder / "clearml")}
+    tracking = job.tracking
+    return {
+        "task_name": tracking.run_name or job.fingerprint[:16],
+        "tags": [*tracking.tags, *([tracking.group] if tracking.group else [])],
+        "reuse_last_task_id": False,
+        "auto_connect_arg_parser": False,
+        "auto_connect_frameworks": False,
+        "auto_resource_monitoring": False,
+        "auto_connect_streams": False,
+    }
+
+
+def _comet(job: TrainJob, folder: Path, _mode: str) -> Arguments:
+    from comet_ml import ExperimentConfig
+
+    tracking = job.tracking
+    (folder / "comet").mkdir()
+    return {
+        "online": False,
+        "experiment_config": ExperimentConfig(
+            offline_directory=str(folder / "comet"),
+            name=tracking.run_name or job.fingerprint[:16],
+            tags=list(tracking.tags),
+            display_summary_level=0,
+            # What it would collect by itself: code, command line, output, the machine.
+            log_code=False,
+            log_graph=False,
+            log_git_metadata=False,
+            log_git_patch=False,
+            log_env_details=False,
+            parse_args=False,
+            auto_output_logging="",
+            auto_param_logging=False,
+            auto_metric_logging=False,
+            auto_log_co2=False,
+        ),
+    }
+
+
+def _dvclive(_job: TrainJob, folder: Path, _mode: str) -> Arguments:
+    """It looks for DVC's folder from where it is started upwards, and makes one in the Git repository there if it finds
+    none: here it finds one, of no repository."""
+    os.environ["DVC_STUDIO_OFFLINE"] = "true"
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text("[core]\n    no_scm = True\n    analytics = false\n")
+    return {"dir": str(folder / "dvclive"), "save_dvc_exp": False, "dvcyaml": None, "report": None}
+
+
+def _aim(job: TrainJob, _folder: Path, _mode: str) -> Arguments:
+    """Its repository lies where accelerate's logging folder is."""
+    return {"system_tracking_interval": None, "log_system_params": False, "capture_terminal_logs": False}
+
+
+def _swanlab(job: TrainJob, folder: Path, _mode: str) -> Arguments:
+    os.environ["SWANLAB_ROOT"] = str(folder / "swanlab-files")
+    from swanlab import Settings
+
+    tracking = job.tracking
+    return {
+        "mode": "offline",
+        "log_dir": str(folder / "swanlab"),
+        "name": tracking.run_name or job.fingerprint[:16],
+        "group": tracking.group,
+        "tags": list(tracking.tags),
+        "description": tracking.notes,
+        "config": settings_of(job),
+        # Its output is the step's progress, which a launcher reads.
+        "settings": Settings(
+            interactive=False,
+            terminal=Settings.Terminal(proxy_type="none"),
+            probe=Settings.Probe(hardware=False, requirements=False, git=False, monitor=False),
+        ),
+    }
+
+
 STARTS: dict[str, Callable[[TrainJob, Path, str], Arguments]] = {
     "wandb": _wandb,
     "mlflow": _mlflow,
     "trackio": _trackio,
+    "aim": _aim,
+    "clearml": _clearml,
+    "comet_ml": _comet,
+    "dvclive": _dvclive,
+    "swanlab": _swanlab,
 }
+NO_FILE_NAME = re.compile(
+    r"[^/\w.\- :]"
+)  # what MLflow refuses in a metric's name; a source's may hold anything
+
+
+def named_for(tracker: str, metrics: dict[str, float]) -> dict[str, float]:
+    """Return metrics under names that a tracker takes: those that make files of them refuse "pairs.jsonl#2"."""
+    if tracker not in ("mlflow", "dvclive"):
+        return metrics
+    return {NO_FILE_NAME.sub("_", name): value for name, value in metrics.items()}

@@ -22,7 +22,7 @@ from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.metric_names import as_evaluated
 from dpo_core.contract.metrics_file import Metrics
 from dpo_core.contract.tracking_config import TRACKING_DIR, WANDB_ADDRESS_FILE, check_trackers
-from dpo_core.training.tracker_starts import flat, settings_of, starts_of
+from dpo_core.training.tracker_starts import flat, named_for, settings_of, starts_of
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def accelerator_arguments(job: TrainJob) -> dict[str, Any]:
     if not job.tracking.trackers:
         return {}
     check_trackers(job.tracking)
-    folder = str(job.out_dir / TRACKING_DIR)
+    folder = str((job.out_dir / TRACKING_DIR).absolute())
     return {
         "log_with": list(job.tracking.trackers),
         "project_config": ProjectConfiguration(folder, logging_dir=folder),
@@ -50,12 +50,13 @@ class Tracking:
             self._start(job.tracking.wandb_mode)
 
     def _start(self, wandb_mode: str) -> None:
-        folder = self.job.out_dir / TRACKING_DIR
+        folder = (self.job.out_dir / TRACKING_DIR).absolute()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
             starts = starts_of(self.job, folder, wandb_mode)
-            with contextlib.redirect_stdout(None):  # Trackio greets
+            # Trackio greets, and DVCLive makes itself at home in the folder that it is started in.
+            with contextlib.redirect_stdout(None), contextlib.chdir(folder):
                 self.accelerator.init_trackers(self.job.tracking.project, init_kwargs=starts)
         except Exception as error:
             if wandb_mode == "offline" or not self.job.tracking.is_online:
@@ -73,15 +74,17 @@ class Tracking:
             self._give_up_start()
             self._start("offline")
             return
+        started = {tracker.name for tracker in self.accelerator.trackers}
+        if left_out := set(self.job.tracking.trackers) - started:
+            raise ConfigError(
+                f"accelerate leaves out {', '.join(sorted(left_out))}, which tracking.trackers names: the version that "
+                "is installed where the training runs is not one that it knows."
+            )
         for tracker in self.accelerator.trackers:
             if tracker.name == "wandb":
                 self._first_step["wandb"] = int(tracker.tracker.step)
                 _tell_address(tracker.tracker.url, folder)
-            elif tracker.name == "tensorboard":
-                text = json.dumps(settings_of(self.job), indent=2)
-                tracker.tracker.add_text("job", f"```\n{text}\n```", 0)
-            elif tracker.name == "mlflow":
-                tracker.store_init_configuration(flat(settings_of(self.job)))
+            _tell_settings(tracker, self.job)
 
     def _give_up_start(self) -> None:
         """End what has started, and W&B's service process, which would keep the run's id."""
@@ -110,7 +113,7 @@ class Tracking:
                 for tracker in self.accelerator.trackers
                 if step >= self._first_step.get(tracker.name, 0)
             ),
-            lambda tracker: tracker.log(values, step=step),
+            lambda tracker: tracker.log(named_for(tracker.name, values), step=step),
         )
 
     def finish(self) -> None:
@@ -137,6 +140,27 @@ def _tell_address(url: str | None, folder: Path) -> None:
     if url:
         (folder / WANDB_ADDRESS_FILE).write_text(url)
         log.info("Tracked on %s", url)
+
+
+def _tell_settings(tracker: GeneralTracker, job: TrainJob) -> None:
+    """What the training was asked to do, and what people call it, to trackers that are not told at their start."""
+    settings, tracking = settings_of(job), job.tracking
+    words = {name: value for name in ("group", "notes") if (value := getattr(tracking, name))}
+    if tracker.name == "tensorboard":
+        tracker.tracker.add_text("job", f"```\n{json.dumps(settings, indent=2)}\n```", 0)
+    elif tracker.name in ("mlflow", "clearml", "comet_ml", "dvclive"):
+        tracker.store_init_configuration(flat(settings))
+    elif tracker.name == "aim":
+        tracker.store_init_configuration(settings)
+        run = tracker.tracker
+        run.name, run.experiment = tracking.run_name or job.fingerprint[:16], tracking.project
+        run.description = tracking.notes or ""
+        for tag in (*tracking.tags, *([tracking.group] if tracking.group else [])):
+            run.add_tag(tag)
+    if tracker.name == "comet_ml":
+        tracker.tracker.log_others(words)
+    elif tracker.name == "clearml" and tracking.notes:
+        tracker.tracker.set_comment(tracking.notes)
 
 
 def _is_refused(error: Exception) -> bool:

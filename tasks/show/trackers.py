@@ -13,6 +13,7 @@ from tasks.text.escape import markdown_code, markdown_link, shell_word
 # A step may write what it likes: nothing that ends a link, or is a script.
 ADDRESS = re.compile(r"https?://[\w.:-]+(/[\w.~%-]+)*/?")
 LONGEST_ADDRESS = 2_000  # bytes
+SEND_TO_CLEARML = "import sys, clearml; clearml.Task.import_offline_session(sys.argv[1])"
 
 
 @never_fails
@@ -37,6 +38,11 @@ def place_of(tracker: Tracker, folder: Path) -> str:
             "wandb": f"wandb sync {place}/wandb/*run-*",
             "mlflow": f"MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri {place}/mlruns",
             "trackio": f"TRACKIO_DIR={place}/trackio trackio show",
+            "aim": f"aim up --repo {place}",
+            "clearml": f"python -c '{SEND_TO_CLEARML}' {place}/clearml/offline/*.zip",
+            "comet_ml": f"comet upload {place}/comet/*.zip",
+            "dvclive": f"ls {place}/dvclive/plots/metrics",
+            "swanlab": f"swanlab sync {place}/swanlab/run-*",
         }[tracker]
     )
 

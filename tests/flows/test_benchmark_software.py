@@ -1,4 +1,4 @@
-"""What benchmarks need is looked for where steps run, before anything is fetched."""
+"""What benchmarks and trackers need is looked for where steps run, before anything is fetched."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 from dpo_core.contract.benchmarks import LM_EVAL_VERSION
 from dpo_core.contract.errors import ConfigError
+from flows.before_start import check_installed_trackers
 from flows.benchmark_software import check_benchmarks
 from flows.settings.stage_config import StageConfig
 
@@ -40,6 +41,20 @@ def test_a_back_end_that_is_not_there_is_refused(tmp_path):
     ):
         check_benchmarks(config(python, "vllm"))
     check_benchmarks(config(interpreter(tmp_path, has_vllm=True), "vllm"))
+
+
+def test_trackers_are_looked_for_where_the_training_runs(tmp_path):
+    """They may be installed in the steps' own interpreter alone, or here alone."""
+    tracked = {"tracking": {"trackers": ["tensorboard", "swanlab"]}}
+    with pytest.raises(ConfigError, match=r"names swanlab, not installed .* `pip install swanlab`"):
+        check_installed_trackers(config(tmp_path, "hf", **tracked, compute={}))
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho tensorboard swanlab\n")
+    python.chmod(0o755)
+    with pytest.raises(ConfigError, match=r"pip install 'pairline\[trackers\]' swanlab"):
+        check_installed_trackers(config(python, "hf", **tracked))
+    python.write_text("#!/bin/sh\necho\n")
+    check_installed_trackers(config(python, "hf", **tracked))
 
 
 def test_no_image_of_ours_holds_vllm(tmp_path):

@@ -2,29 +2,24 @@
 
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from accelerate.tracking import TensorBoardTracker
 
 from dpo_core.contract import tracking_config
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.results import read_error, read_result
-from dpo_core.contract.tracking_config import TRACKING_DIR, Tracker, TrackingConfig, check_trackers
+from dpo_core.contract.tracking_config import IN_THE_EXTRA, TRACKING_DIR, TrackingConfig, check_trackers
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.killed_run import count_touches, run_until
-from tests.step_process import metrics_of, run_child, run_ranks
+from tests.step_process import evaluations_in, metrics_of, run_child, run_ranks
 from tests.tiny_stage import TinyStage, run_here
 from tests.tracker_files import history, mlflow_steps, tensorboard_steps, trackio_steps
 
 ALL = TrackingConfig(
-    trackers=get_args(Tracker),
-    project="tiny",
-    run_name="a run",
-    group="runs",
-    tags=("one", "two"),
-    notes="A try.",
+    trackers=IN_THE_EXTRA, project="tiny", run_name="a run", group="runs", tags=("one", "two"), notes="A try."
 )
 
 
@@ -106,11 +101,18 @@ def test_a_tracker_that_fails_is_left_out_and_the_training_goes_on(stage, tmp_pa
     assert "no space left for events" in caplog.text
 
 
-def test_tensorboard_alone_needs_no_wandb(stage, tmp_path, monkeypatch):
+def test_tensorboard_alone_needs_no_wandb_and_has_what_is_measured_while_training(
+    stage, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
-    job = tracked_job(stage, tmp_path / "tracked", TrackingConfig(trackers=("tensorboard",), project="tiny"))
+    alone = TrackingConfig(trackers=("tensorboard",), project="tiny")
+    job = tracked_job(stage, tmp_path / "tracked", alone, evaluation=EvaluationConfig(every=4))
     run_here(job)
-    assert [step for step, _ in tensorboard_steps(job.out_dir)["loss"]] == list(range(1, 7))
+    shown = tensorboard_steps(job.out_dir)
+    assert [step for step, _ in shown["loss"]] == list(range(1, 7))
+    measured = [(one["step"], pytest.approx(one["loss"], rel=1e-6)) for one in evaluations_in(job.out_dir)]
+    assert shown["eval/loss"] == measured
+    assert [step for step, _ in shown["eval/rewards/accuracies"]] == [4, 6]
 
 
 def test_a_tracker_that_is_not_installed_is_named(stage, tmp_path, monkeypatch):

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from wandb import Settings
 
-from dpo_core.contract.tracking_config import WANDB_ADDRESS_FILE, Tracker
+from dpo_core.contract.tracking_config import WANDB_ADDRESS_FILE, Tracker, TrackingConfig
 from tasks.show.trackers import LONGEST_ADDRESS, place_of, wandb_address
 
 ADDRESS = "https://wandb.ai/a-team/pairline/runs/0123456789abcdef"
@@ -17,6 +18,17 @@ def test_online_the_run_s_page_is_linked_and_else_files_have_a_command(tmp_path:
     assert f"tensorboard --logdir {tmp_path}" in shown["tensorboard"]
     (tmp_path / WANDB_ADDRESS_FILE).write_text(ADDRESS)
     assert place_of("wandb", tmp_path).endswith(f"]({ADDRESS})")
+
+
+@pytest.mark.parametrize("project", ["pairline", "a+b", "my_project-1.2", "a=b@c", "a(b)", "projekt-ü"])
+@pytest.mark.parametrize("server", ["https://api.wandb.ai", "http://127.0.0.1:8080"])
+def test_an_address_as_wandb_itself_makes_it_is_linked(tmp_path: Path, project: str, server: str):
+    """No server of theirs has been asked: this is the address that their client would give the run."""
+    TrackingConfig(project=project)
+    asked = Settings(base_url=server, entity="a team", project=project, run_id="0123456789abcdef")
+    (tmp_path / WANDB_ADDRESS_FILE).write_text(asked.run_url)
+    assert asked.run_url.endswith("/runs/0123456789abcdef")
+    assert wandb_address(tmp_path) == asked.run_url
 
 
 @pytest.mark.parametrize(

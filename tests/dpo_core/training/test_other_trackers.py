@@ -1,0 +1,78 @@
+"""Trackers that accelerate offers and our lock files do not have: each runs where it is installed beside them, in an
+environment made by hand (`pip install swanlab` and so on). As files, without a network."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+from dpo_core.contract.tracking_config import IN_THE_EXTRA, TRACKING_DIR, Tracker, TrackingConfig
+from dpo_core.training.tracker_starts import NO_REPORTS, named_for, starts_of
+from tests.dpo_core.training.test_tracking import tracked_job
+from tests.killed_run import count_touches, run_until
+from tests.step_process import metrics_of
+from tests.tracker_files import aim_steps, clearml_steps, comet_steps, dvclive_steps, swanlab_steps
+
+READERS: dict[str, Callable[[Path], list[tuple[int, float]]]] = {
+    "aim": aim_steps,
+    "clearml": clearml_steps,
+    "comet_ml": comet_steps,
+    "dvclive": dvclive_steps,
+    "swanlab": swanlab_steps,
+}
+
+
+def test_every_tracker_that_accelerate_knows_can_be_named():
+    assert set(get_args(Tracker)) == set(LOGGER_TYPE_TO_CLASS)
+    assert set(READERS) == set(get_args(Tracker)) - set(IN_THE_EXTRA)
+
+
+def test_a_source_s_name_costs_no_tracker_its_run():
+    """MLflow refuses "#", and the second of two files of one name is called "pairs.jsonl#2"."""
+    from mlflow.utils.validation import _validate_metric_name
+
+    metrics = {"by_source/pairs.jsonl#2/rewards/margins": 0.5, "by_source/a+b (1).jsonl/rewards/margins": 1.0}
+    for name in named_for("mlflow", metrics):
+        _validate_metric_name(name)
+    assert list(named_for("mlflow", metrics).values()) == [0.5, 1.0]
+    assert named_for("tensorboard", metrics) == metrics
+
+
+def test_no_tracker_tells_its_makers_how_it_is_used(stage, tmp_path, monkeypatch):
+    from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    for variable in NO_REPORTS:
+        monkeypatch.delenv(variable, raising=False)
+    assert not MLFLOW_DISABLE_TELEMETRY.get()
+    starts_of(tracked_job(stage, tmp_path / "run", TrackingConfig(trackers=("mlflow",))), tmp_path, "offline")
+    assert MLFLOW_DISABLE_TELEMETRY.get()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.skipif(find_spec(name) is None, reason=f"{name}: not in the lock files")
+        )
+        for name in READERS
+    ],
+)
+def test_killed_and_resumed_every_step_is_there_once(stage, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    tracking = TrackingConfig(
+        trackers=(name,), project="tiny", run_name="a run", group="runs", tags=("one", "two"), notes="A try."
+    )
+    touches = count_touches(tracked_job(stage, tmp_path / "alone", TrackingConfig()))
+    job = tracked_job(stage, tmp_path / "killed", tracking)
+    assert run_until(job, int(0.6 * touches)) == -9
+    assert run_until(job, None) == 0
+    recorded = [(int(step["step"]), step["loss"]) for step in metrics_of(job.out_dir)]
+    assert [step for step, _ in recorded] == list(range(1, 7))
+    found = READERS[name](job.out_dir / TRACKING_DIR)
+    assert [step for step, _ in found] == [step for step, _ in recorded]
+    assert [value for _, value in found] == pytest.approx([value for _, value in recorded], rel=1e-6)
