@@ -1,5 +1,6 @@
 """What a step runs on: versions, processor or accelerator, threads. For the report; nothing computes with it."""
 
+import functools
 import os
 import platform
 import sys
@@ -48,13 +49,15 @@ def step_environment() -> StepEnvironment:
 
 def installed(names: tuple[str, ...]) -> dict[str, str]:
     """Return name -> version of those that are installed. Imports none of them."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in names if (found := _version_of(name)) is not None}
+
+
+@functools.cache  # half a millisecond each, and what this process has imported stays what it is
+def _version_of(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _device() -> str:
