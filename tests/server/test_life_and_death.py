@@ -1,5 +1,6 @@
 """Real kills of real processes under a real server and worker: one complete result, no step done twice, nothing left."""
 
+import json
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,8 +10,9 @@ from uuid import UUID
 import pytest
 from prefect.states import Cancelling
 
+from dpo_core.contract.errors import Preempted
 from dpo_core.contract.jobs import TrainResult
-from dpo_core.contract.results import RESULT_FILE
+from dpo_core.contract.results import ERROR_FILE, RESULT_FILE
 from flows.serve.run_processes import processes_of_run
 from flows.serve.server_objects import DEAD_RUNS, SECONDS_WITHOUT_HEARTBEAT, dead_runs, make_automation
 from flows.serve.settings import HEARTBEAT_SECONDS
@@ -82,6 +84,8 @@ def test_cancelling_stops_the_trainer_with_a_checkpoint_and_leaves_nothing(insta
         seconds=SECONDS_TO_STOP,
     )
     assert time.monotonic() - asked < SECONDS_TO_STOP
+    (told,) = store.glob(f"train/*/{ERROR_FILE}")  # the trainer ended by itself
+    assert json.loads(told.read_text())["kind"] == Preempted.kind
     assert newest_checkpoint(store) > saved
     assert not list(store.glob(f"train/*/{RESULT_FILE}"))
 
