@@ -15,6 +15,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TextIO
 
@@ -65,15 +66,16 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def hash_files(folder: Path) -> dict[str, str]:
-    """Return relative POSIX path -> SHA-256 of every file below ``folder``, in sorted order. Dot files do not count."""
+def hash_files(folder: Path, at_once: int = 1) -> dict[str, str]:
+    """Return relative POSIX path -> SHA-256 of every file below ``folder``, in sorted order. Dot files do not count.
+    ``at_once``: large files that are read beside each other."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    names = {p: p.relative_to(folder) for p in files}
-    return {
-        n.as_posix(): sha256_file(p)
-        for p, n in names.items()
-        if not any(part.startswith(".") for part in n.parts)
-    }
+    named = {p: p.relative_to(folder) for p in files}
+    counted = {n.as_posix(): p for p, n in named.items() if not any(part.startswith(".") for part in n.parts)}
+    if at_once == 1:
+        return {name: sha256_file(path) for name, path in counted.items()}
+    with ThreadPoolExecutor(at_once) as threads:
+        return dict(zip(counted, threads.map(sha256_file, counted.values()), strict=True))
 
 
 def verify_files(folder: Path, expected: dict[str, str]) -> None:

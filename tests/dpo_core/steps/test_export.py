@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dpo_core.contract.jobs import ExportJob
+from dpo_core.contract.store import hash_files
 from tests.tiny_stage import run_here
 
 
@@ -32,3 +33,6 @@ def test_it_holds_the_trained_weights_and_reads_no_others(stage, tmp_path, preci
     for name, tensor in exported.items():
         assert tensor.dtype == dtype
         assert torch.equal(tensor, trained[name].to(dtype)[: len(tensor)]), name
+    assert list(export.files.items()) == list(hash_files(export.path).items()), (
+        "in the order of one after the other"
+    )
