@@ -50,7 +50,7 @@ class FetchResult(Result):
 class FetchJob(Job[FetchResult]):
     """A Hub data set at its commit -> its rows in the cache, where ``mix`` finds them without network or token."""
 
-    VERSION = 5  # LAYOUT of dpo_core/data/sources.py: rows of another one are not found in the cache
+    VERSION = 6  # LAYOUT of dpo_core/data/sources.py: rows of another one are not found in the cache
     step = "fetch"
     source: ResolvedSource
     cache_dir: Location  # see MixJob
@@ -97,6 +97,8 @@ class SourceLedger(Section):
     prompt_left_out: int = (
         0  # rows with a turn of the prompt that the chat template leaves out, wholly or in part
     )
+    replaced: int = 0  # kept rows with half a character, in whose place U+FFFD stands
+    replaced_rows: tuple[int, ...] = ()  # the first of them
     warnings: tuple[str, ...] = ()  # what is worth a second look, in sentences
     # reason -> what was found, for template_error the template's own sentences
     details: dict[str, tuple[str, ...]] = {}
@@ -175,9 +177,7 @@ class MixResult(Result):
 class MixJob(Job[MixResult]):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
-    VERSION = (
-        7  # earlier turns, calls and functions in more forms; tools and turns that the template leaves out
-    )
+    VERSION = 8  # halves of characters; lists of answers and scores as text
     step = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location

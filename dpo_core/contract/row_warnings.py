@@ -56,6 +56,17 @@ def prompt_left_out_warning(label: str, count: int) -> str | None:
     )
 
 
+def replaced_warning(label: str, count: int, rows: tuple[int, ...]) -> str | None:
+    """Return what it means that halves of characters were replaced in some pairs, None if there are none."""
+    if not count:
+        return None
+    return (
+        f"{label}: {count:,} pairs hold half a character (\\ud83d alone, as where a text was cut within an emoji; rows "
+        f"{', '.join(map(str, rows[:5]))}{', ...' if count > 5 else ''}), which no tokenizer takes; \ufffd stands in its "
+        "place, also where it is trained. Repair these rows, or take them out."
+    )
+
+
 def dropped_sentence(label: str, rows_in: int, dropped: dict[str, int]) -> str | None:
     """Return how many rows of a source were dropped and why, None if none were. ``dropped``: reason -> rows."""
     if not any(dropped.values()):

@@ -11,6 +11,7 @@ from dpo_core.contract.errors import DataError
 from dpo_core.contract.quality_config import QualityRules
 from dpo_core.contract.refs import ResolvedEvaluationSet
 from dpo_core.data.contamination import EvaluationIndex
+from dpo_core.data.half_characters import whole
 from dpo_core.data.messages import message_list
 from dpo_core.data.sources import RowStore, load_source
 
@@ -82,9 +83,10 @@ def _texts(row: Any, fields: Sequence[str]) -> list[str]:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        return value
+        return whole(value)
     try:
         turns = message_list(value, "user") if isinstance(value, list | dict) else None
     except RowDropped:  # it has the shape of messages and is something else: choices, pictures
         turns = None
-    return "\n".join(turn["content"] for turn in turns if turn["role"] == "user") if turns else str(value)
+    text = "\n".join(turn["content"] for turn in turns if turn["role"] == "user") if turns else str(value)
+    return whole(text)

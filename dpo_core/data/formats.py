@@ -14,6 +14,7 @@ from typing import Any
 
 from dpo_core.contract.drops import FormatName, RowDropped
 from dpo_core.data.deep_json import TOO_DEEP
+from dpo_core.data.half_characters import whole_pair
 from dpo_core.data.json_text import is_nothing
 from dpo_core.data.messages import NOTHING_ELSE, is_blank, same_turn, same_turns, wrapper
 from dpo_core.data.pairs import PreferencePair
@@ -115,7 +116,7 @@ def to_pair(row: Any, fields: frozenset[str] = NOTHING_ELSE) -> tuple[FormatName
     except RowDropped as dropped:
         raise RowDropped(dropped.reason, dropped.detail, name) from None
     prompt = chosen[:-1]
-    return name, PreferencePair(
+    pair = PreferencePair(
         prompt=prompt,
         chosen=chosen,
         rejected=[*prompt, rejected[-1]],
@@ -123,6 +124,7 @@ def to_pair(row: Any, fields: frozenset[str] = NOTHING_ELSE) -> tuple[FormatName
         constraints=constraints,
         template_kwargs=arguments,
     )
+    return name, whole_pair(pair)
 
 
 def _refuse_marked(row: dict) -> None:

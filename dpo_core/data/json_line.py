@@ -36,8 +36,7 @@ def row_of_line(text: str) -> RawRow | None:
         return None
     except (ValueError, RecursionError):  # of a column that nobody reads, maybe
         return _hard_row(text)
-    # An escape may stand for half a character, which no UTF-8 text can hold.
-    return RawRow(value, None if "\\u" in text else text)
+    return RawRow(value, text)
 
 
 def _hard_row(text: str) -> RawRow | None:

@@ -1,15 +1,11 @@
 """Values that rows hold as text: JSON, or messages in Python's spelling; and what of a value says nothing."""
 
 import json
-import re
 from typing import Any
 
 from dpo_core.contract.drops import RowDropped
 from dpo_core.data.python_text import of_python_text
 from dpo_core.data.repeated_names import RepeatedName, value_of
-
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # escaped; two of them may be one character
-
 
 def without_nulls(value: Any) -> Any:
     """Drop null fields of objects, recursively: columnar files fill every field that any row has."""
@@ -26,13 +22,6 @@ def is_nothing(value: Any) -> bool:
     return value is None or value == ""
 
 
-def _writable(parsed: Any, text: str) -> Any:
-    """What was parsed, without the halves of characters for which escapes may stand, and which no UTF-8 text can hold."""
-    if not _HALF.search(text):
-        return parsed
-    return json.loads(json.dumps(parsed, ensure_ascii=False).encode("utf-8", "replace"))
-
-
 def of_json_text(value: Any) -> tuple[Any, bool]:
     """Return what a string of JSON holds if it is an object or a list, else ``value`` itself; and whether a name has several
     values in it, so that another value than the one returned may be meant."""
@@ -40,7 +29,7 @@ def of_json_text(value: Any) -> tuple[Any, bool]:
         return value, False
     for parse, is_repeated in ((value_of, False), (json.loads, True)):
         try:
-            return _writable(parse(value), value), is_repeated
+            return parse(value), is_repeated
         except RepeatedName:
             continue
         except (

@@ -15,6 +15,7 @@ from dpo_core.contract.row_warnings import (
     amount_warning,
     left_out_warning,
     prompt_left_out_warning,
+    replaced_warning,
     truncation_warning,
 )
 
@@ -34,6 +35,8 @@ class SourceTally:
     left_out_in_part: int = 0
     left_out_rows: list[int] = field(default_factory=list)
     prompt_left_out: int = 0
+    replaced: int = 0
+    replaced_rows: list[int] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     offenders: dict[str, list[int]] = field(default_factory=dict)
     details: dict[str, list[str]] = field(default_factory=dict)
@@ -62,6 +65,9 @@ class SourceTally:
         _note(self.left_out_rows, facts.column("row").to_numpy()[is_kept & left_out].tolist())
         prompt_left_out = facts.column("prompt_left_out").to_numpy(zero_copy_only=False)
         self.prompt_left_out += int(times[is_kept & prompt_left_out].sum())
+        replaced = facts.column("replaced").to_numpy(zero_copy_only=False)
+        self.replaced += int(times[is_kept & replaced].sum())
+        _note(self.replaced_rows, facts.column("row").to_numpy()[is_kept & replaced].tolist())
         dropped = facts.filter(pa.array(~is_kept))
         for reason, row, detail, count in zip(
             dropped.column("reason").to_pylist(),
@@ -81,8 +87,8 @@ class SourceTally:
     ) -> None:
         """Count kept rows that a check of quality found, int64 [n], each selected ``times`` times.
 
-        They are dropped where ``marks`` tell which are truncated, and of which a part was left out, of answer or prompt,
-        bool [n].
+        They are dropped where ``marks`` tell which are truncated, of which a part was left out, of answer or prompt, and
+        in which a half of a character was replaced, bool [n].
         """
         count = int(times.sum())
         if marks is None:
@@ -92,6 +98,7 @@ class SourceTally:
         self.truncated -= int(times[marks[0]].sum())
         self.left_out_in_part -= int(times[marks[1]].sum())
         self.prompt_left_out -= int(times[marks[2]].sum())
+        self.replaced -= int(times[marks[3]].sum())
         self.dropped[reason] += count
         self.offenders[reason] = rows[:MAX_OFFENDERS].tolist()
 
@@ -114,6 +121,7 @@ class SourceTally:
                 truncation_warning(label, self.truncated / max(1, self.kept)),
                 left_out_warning(label, self.left_out_in_part, tuple(self.left_out_rows)),
                 prompt_left_out_warning(label, self.prompt_left_out),
+                replaced_warning(label, self.replaced, tuple(self.replaced_rows)),
             )
         )
 
@@ -134,6 +142,8 @@ class SourceTally:
             left_out_in_part=self.left_out_in_part,
             left_out_rows=tuple(self.left_out_rows),
             prompt_left_out=self.prompt_left_out,
+            replaced=self.replaced,
+            replaced_rows=tuple(self.replaced_rows),
             warnings=self._warnings(),
             details={reason: tuple(said) for reason, said in self.details.items() if said},
             longer_chosen=self.longer[0],

@@ -12,7 +12,7 @@ class PreferencePair:
     ``prompt`` is the conversation before the last assistant turn; ``chosen`` and ``rejected`` are whole conversations,
     prompt included. A message is ``{"role": ..., "content": ..., ...}``. ``constraints`` are the verifiable
     instructions of the prompt (``dpo_core.data.checkers``), empty where the row has none. ``template_kwargs`` are further
-    variables for the chat template.
+    variables for the chat template. ``has_replaced`` tells whether halves of characters were replaced.
     """
 
     prompt: list[dict]
@@ -21,6 +21,7 @@ class PreferencePair:
     tools: list[dict] | None = None
     constraints: tuple[dict, ...] = ()
     template_kwargs: dict = field(default_factory=dict)
+    has_replaced: bool = False
 
 
 def readable_prompt(pair: PreferencePair) -> str:

@@ -15,6 +15,7 @@ from dpo_core.contract.drops import DropReason, FormatName, RowDropped
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.data.examine import Examiner
 from dpo_core.data.formats import rename_columns, to_pair
+from dpo_core.data.half_characters import whole
 from dpo_core.data.messages import beyond_text
 from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pair_numbers import NO_MARGIN, NO_WEIGHT, pair_numbers
@@ -44,6 +45,7 @@ POOL_SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
         ("left_out", pa.bool_()),
         ("prompt_left_out", pa.bool_()),
+        ("replaced", pa.bool_()),
         ("prompt_key", pa.string()),
         ("row_key", pa.string()),
         ("prefix_length", pa.int32()),
@@ -83,6 +85,7 @@ class _Outcome:
     truncated: bool = False
     left_out: bool = False
     prompt_left_out: bool = False
+    replaced: bool = False  # halves of characters
     prompt_key: str = ""
     pair: TokenizedPair | None = None
     weight: float = NO_WEIGHT
@@ -181,6 +184,7 @@ class PoolMaker:
                 outcome.truncated = any(side.truncated for side in result)
                 outcome.left_out = any(side.left_out for side in result)
                 outcome.prompt_left_out = any(side.prompt_left_out for side in result)
+                outcome.replaced = pair.has_replaced
                 outcome.pair, outcome.said = _tokenized_pair(*result), pair
         return self.part(chunk, outcomes)
 
@@ -206,10 +210,11 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
             pa.array([o.number for o in outcomes], pa.int32()),
             pa.array([o.format for o in outcomes], pa.string()),
             pa.array([o.reason for o in outcomes], pa.string()),
-            pa.array([_storable(o.detail) for o in outcomes], pa.string()),
+            pa.array([whole(o.detail) for o in outcomes], pa.string()),
             pa.array([o.truncated for o in outcomes], pa.bool_()),
             pa.array([o.left_out for o in outcomes], pa.bool_()),
             pa.array([o.prompt_left_out for o in outcomes], pa.bool_()),
+            pa.array([o.replaced for o in outcomes], pa.bool_()),
             pa.array([o.prompt_key for o in outcomes], pa.string()),
             pa.array([p.row_key if p else "" for p in pairs], pa.string()),
             pa.array(
@@ -229,11 +234,6 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
         for part in (p.row_key.encode(), p.chosen_ids, p.rejected_ids, p.chosen_trained, p.rejected_trained)
     ]
     return PoolPart(facts, b"".join(tokens))  # type: ignore[arg-type]  # arrays are buffers; numpy says so from 3.12 on
-
-
-def _storable(text: str) -> str:
-    """A sentence that may quote half a character."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def chunks_of(rows: Sequence[Sequence[int] | np.ndarray]) -> Iterator[Chunk]:

@@ -105,8 +105,9 @@ class PoolReader:
             first += batch.num_rows
 
     def marks(self) -> tuple[np.ndarray, ...]:
-        """Return whether a side of the row was cut, a part of an answer left out, a part of the prompt, bool [N] each."""
-        return tuple(map(self._facts.column, ("truncated", "left_out", "prompt_left_out")))
+        """Return whether a side of the row was cut, a part of an answer left out, a part of the prompt, a half of a
+        character replaced, bool [N] each."""
+        return tuple(map(self._facts.column, ("truncated", "left_out", "prompt_left_out", "replaced")))
 
     def leave_out(self, places: np.ndarray) -> None:
         """Keep the rows at ``places`` no longer."""

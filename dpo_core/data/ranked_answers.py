@@ -15,6 +15,8 @@ from typing import Any
 from dpo_core.contract.drops import RowDropped
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.contract.source_config import PairRule
+from dpo_core.data.json_text import unambiguous
+from dpo_core.data.python_text import python_list
 
 RANKED_COLUMNS = ("answers", "scores", "ranks")
 MAX_ANSWERS = 64  # 2016 pairs
@@ -48,7 +50,7 @@ class RankedAnswers:
 
     def _list(self, raw: dict, ours: str) -> list:
         theirs = self.columns[ours]
-        values = raw.get(theirs) if theirs in raw else _field(raw, *theirs.partition(".")[::2])
+        values = _read(raw[theirs]) if theirs in raw else _field(raw, *theirs.partition(".")[::2])
         if not isinstance(values, list):
             raise RowDropped("bad_answers", f"`{theirs}` is no list")
         return values
@@ -61,10 +63,20 @@ def ranked_answers(source: ResolvedSource, seed: int) -> RankedAnswers | None:
 
 def _field(raw: dict, name: str, inner: str) -> list | None:
     """One field of each entry, of a list of objects or of an object of lists, as some libraries keep one."""
-    values = raw.get(name)
+    values = _read(raw.get(name))
     if isinstance(values, list):
-        return [value.get(inner) if isinstance(value, dict) else None for value in values]
-    return values.get(inner) if isinstance(values, dict) else None
+        entries = map(_read, values)
+        return [entry.get(inner) if isinstance(entry, dict) else None for entry in entries]
+    return _read(values.get(inner)) if isinstance(values, dict) else None
+
+
+def _read(value: Any) -> Any:
+    """A value; what a text holds if it is a list or an object, as tables of text keep them. Raises ``RowDropped``."""
+    if not isinstance(value, str):
+        return value
+    found = unambiguous(value)
+    listed = python_list(value) if found is value else None
+    return found if listed is None else listed
 
 
 def _number(value: Any) -> float:

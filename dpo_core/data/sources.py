@@ -21,6 +21,7 @@ from dpo_core.contract.errors import DataError, StoreError
 from dpo_core.contract.refs import ResolvedEvaluationSet, ResolvedSource
 from dpo_core.contract.store import ASIDE, exclusive, fingerprint, new_directory, write_json
 from dpo_core.data.formats import OUR_COLUMNS, READ_COLUMNS
+from dpo_core.data.half_characters import has_half
 from dpo_core.data.hub_rows import hub_rows
 from dpo_core.data.json_line import RawRow
 from dpo_core.data.ranked_answers import RANKED_COLUMNS
@@ -32,7 +33,7 @@ ROWS_FILE, ABOUT_FILE = "rows.arrow", "about.json"
 ROWS_PER_BATCH = 512
 MAX_COLUMNS_KEPT = 200
 LAYOUT = (
-    5  # raised when the stored form of rows, or which of them are stored, changes; FetchJob.VERSION with it
+    6  # raised when the stored form of rows, or which of them are stored, changes; FetchJob.VERSION with it
 )
 _SCHEMA = pa.schema([("row", pa.large_string())])
 
@@ -254,8 +255,8 @@ def _json_text(row: Any) -> str:
         text = json.dumps(row, ensure_ascii=False, default=_plain)
     except RecursionError:
         return "null"
-    # A lone surrogate (legal in JSON as \ud83d) cannot be UTF-8.
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    # Half a character (legal in JSON as \ud83d) has no form in UTF-8, and stays an escape.
+    return json.dumps(row, default=_plain) if has_half(text) else text
 
 
 def _plain(value: Any) -> Any:

@@ -58,7 +58,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
     "fetch": (
         FetchJob,
         {"source": SOURCE, "cache_dir": "/s/cache"},
-        "abf411904ad072546954db1e969b2f0739d555b738cae9543fcb26dfeaef5f64",
+        "7da419e1802dacbc932fe90eca576667f78a6b46e07a43b491849a305c4b0994",
     ),
     "mix": (
         MixJob,
@@ -71,7 +71,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "seed": 3,
             "cache_dir": "/s/cache",
         },
-        "12654eb075c435dd0b6d319961b52272543846c603a9d59f5fc031e7829a6c6f",
+        "4440574e19e6b923827d9fe0b19205ecda6a2405f697b381dc0e33a366a69c90",
     ),
     "reference": (
         ReferenceJob,

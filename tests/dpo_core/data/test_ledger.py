@@ -27,6 +27,7 @@ def _add(tally, *rows):
             "truncated": pa.array(truncated, pa.bool_()),
             "left_out": pa.array([number % 3 == 0 for number in numbers], pa.bool_()),
             "prompt_left_out": pa.array([number % 2 == 0 for number in numbers], pa.bool_()),
+            "replaced": pa.array([number % 5 == 0 for number in numbers], pa.bool_()),
             "detail": pa.array([(reason or "").upper() for reason in reasons], pa.string()),
         }
     )
@@ -57,6 +58,7 @@ def test_rows_in_is_kept_plus_dropped_with_repetitions():
     assert ledger.offenders == {"empty_answer": (2,), "not_a_preference_row": (4,)}
     assert ledger.format == {"messages": 5, "unrecognised": 1}
     assert (ledger.left_out_in_part, ledger.left_out_rows, ledger.prompt_left_out) == (3, (0,), 3)
+    assert (ledger.replaced, ledger.replaced_rows) == (3, (0,))
     assert ledger.details == {
         "empty_answer": ("EMPTY_ANSWER",),
         "not_a_preference_row": ("NOT_A_PREFERENCE_ROW",),

@@ -1,6 +1,7 @@
 """Rows of several answers become pairs by the rule that is stated."""
 
 import itertools
+import json
 
 import pytest
 from hypothesis import given, settings
@@ -73,6 +74,30 @@ def test_ultrafeedback_as_it_is_kept(completions):
     assert said(raw, "all") == [("A lake.", "No."), ("The Baltic.", "A lake."), ("The Baltic.", "No.")]
 
 
+@pytest.mark.parametrize(
+    ("answers", "scores"),
+    [
+        (["A lake.", "The Baltic.", "No."], "[3.5, 9, 1]"),
+        ('["A lake.", "The Baltic.", "No."]', '["3.5", "9", "1"]'),
+        ("['A lake.', 'The Baltic.', 'No.']", "(3.5, 9.0, 1)"),  # a list in a table of text, in Python's spelling
+        (["A lake.", "The Baltic.", "No."], " [3.5 9.\n 1. ]"),  # ... and numpy's
+        (["A lake.", "The Baltic.", "No."], ["3.5", " 9 ", "1e0"]),
+    ],
+)
+def test_lists_and_numbers_as_text_are_read(answers, scores):
+    raw = {"prompt": "Name a sea.", "all": answers, "points": scores}
+    assert said(raw, "best_worst", answers="all", scores="points") == [("The Baltic.", "No.")]
+
+
+@pytest.mark.parametrize("written", [json.dumps, repr])
+def test_objects_as_text_are_read(written):
+    for completions in (written(ANSWERS), [written(one) for one in ANSWERS]):
+        if written is repr and isinstance(completions, list):
+            continue  # of one answer's object in Python's spelling nobody heard
+        raw = {"prompt": "Name a sea.", "completions": completions}
+        assert said(raw, "best_worst") == [("The Baltic.", "No.")]
+
+
 def test_ranks_begin_with_the_best_and_a_column_with_a_dot_is_one():
     nectar = {"prompt": "Name a sea.", "all": ["A lake.", "The Baltic."], "their.rank": [2, 1]}
     assert said(nectar, "best_random", answers="all", ranks="their.rank") == [("The Baltic.", "A lake.")]
@@ -93,6 +118,12 @@ def test_ranks_begin_with_the_best_and_a_column_with_a_dot_is_one():
         ({"response": ["a", "b", "c"], "overall_score": [1, 2]}, "3 answers, 2 numbers"),
         ([{"response": str(i), "overall_score": i} for i in range(65)], "65 answers"),
         (["a", "b"], "is no number"),
+        ({"response": ["a", "b"], "overall_score": "0.1, 0.9"}, "is no list"),  # may be 0.1 and 0.9, or 0, 1, 0, 9
+        ({"response": ["a", "b"], "overall_score": ["0,1", "0,9"]}, "'0,1' is no number"),
+        ({"response": ["a", "b"], "overall_score": "[0,1 0,9]"}, "is no list"),
+        ({"response": ["a", "b"], "overall_score": ["4/5", "5/5"]}, "'4/5' is no number"),
+        ({"response": "[a b]", "overall_score": [1, 2]}, "is no list"),
+        ('[{"response": "a", "overall_score": 1}', "is no list"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_dropped_with_its_reason(completions, reason):

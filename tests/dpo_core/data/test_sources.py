@@ -133,7 +133,7 @@ def test_an_array_longer_than_the_read_buffer_is_read_whole(tmp_path, monkeypatc
 
 def test_a_lone_surrogate_does_not_stop_the_reading(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"chosen": "\\ud83d broken"}\n')
-    assert _load(tmp_path / "a.jsonl", tmp_path)[0] == {"chosen": "? broken"}
+    assert _load(tmp_path / "a.jsonl", tmp_path)[0] == {"chosen": "\ud83d broken"}
 
 
 def test_a_directory_is_read_file_by_file_in_order_of_names(tmp_path):

@@ -59,11 +59,14 @@ def test_rows_that_go_are_no_longer_counted_among_those_that_the_template_cuts(t
         "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content.split('|')[0] }}<|im_end|>{% endfor %}"
     )
     make_tokenizer(cuts).save_pretrained(tmp_path / "tokenizer")
-    rows = [_row(i) | {"prompt": f"Question {i}?|Really?", "chosen": f"Yes {i}.|True."} for i in (0, 1, 1, 1)]
+    rows = [
+        _row(i) | {"prompt": f"Question {i} \ud83d?|Really?", "chosen": f"Yes {i}.|True."} for i in (0, 1, 1, 1)
+    ]
     for quality, expected in ((QualityRules(), 4), (QualityRules(exact_duplicates="drop"), 2)):
         result, _ = _mixed(_job(tmp_path, _source(tmp_path, rows), quality=quality, out=str(expected)))
         (ledger,) = result.per_source
-        assert (ledger.kept, ledger.left_out_in_part, ledger.prompt_left_out) == (expected,) * 3
+        counts = (ledger.kept, ledger.left_out_in_part, ledger.prompt_left_out, ledger.replaced)
+        assert counts == (expected,) * 4
 
 
 def test_counted_rows_stay(tmp_path):
