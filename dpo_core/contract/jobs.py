@@ -275,7 +275,7 @@ class RehearseResult(Result):
 class RehearseJob(Job[RehearseResult]):
     """Before anything is trained: write all of an export but its weights, and read it again."""
 
-    VERSION = 2  # what passed before may hold weights that the config has no place for
+    VERSION = 3  # what passed before may hold weights that are no numbers, and settings to be put right
     step = "rehearse"
     checkpoint: CheckpointRef
     chat_template: Annotated[str | None, ContentAs(template_content)] = None  # a name, or its text

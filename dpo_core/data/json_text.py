@@ -7,6 +7,7 @@ from dpo_core.contract.drops import RowDropped
 from dpo_core.data.python_text import of_python_text
 from dpo_core.data.repeated_names import RepeatedName, value_of
 
+
 def without_nulls(value: Any) -> Any:
     """Drop null fields of objects, recursively: columnar files fill every field that any row has."""
     if isinstance(value, dict):

@@ -45,5 +45,6 @@ def apply_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     model.generation_config = model.generation_config or GenerationConfig()
     for config in (model.config, model.config.get_text_config(), model.generation_config):
         config.pad_token_id = pad.token_id
+    ends = tuple(one for one in ends if one < num_embedding_rows(model))  # no text ends with another
     model.generation_config.eos_token_id = list(ends) if len(ends) > 1 else ends[0] if ends else None
     log.info("pad token %s (%s)", pad.token, pad.why)

@@ -2,18 +2,21 @@
 
 transformers reads settings that it refuses to write: ``do_sample: false`` beside a temperature (Llama 2's own), a ``top_p``
 above 1. Kept as they are they would end a run when it saves its result, and so would every run that starts from that one.
-Others it refuses to read as well: ``num_return_sequences: 4`` without sampling or beams.
+Others it refuses to read as well: ``num_return_sequences: 4`` without sampling or beams. What it takes both ways, and nobody
+can generate with, is put right or left out (``sound_settings``).
 """
 
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from dpo_core.contract.errors import CheckpointError
+from dpo_core.model.sound_settings import sound_settings
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +50,25 @@ def read_settings(folder: Path) -> GenerationConfig | None:
         return _fit(settings, reason)
 
 
-def writable(config: GenerationConfig) -> GenerationConfig:
-    """Return ``config`` if it can be written; else as ``_fit`` makes it."""
+def writable(config: GenerationConfig, num_tokens: int) -> GenerationConfig:
+    """Return ``config`` if it can be written and generated with; else as ``sound_settings`` and ``_fit`` make it, which is
+    logged. ``num_tokens``: ids that there are."""
+    settings, said = sound_settings(config.to_diff_dict(), num_tokens)
+    if said:
+        log.warning("generation_config.json cannot be generated with as it is: %s", "; ".join(said))
+        try:
+            config = GenerationConfig.from_dict(settings)
+        except Exception as error:  # as in ``read_settings``
+            return _fit(settings, " ".join(str(error).split())[:300])
     reason = why_unwritable(config)
     return config if reason is None else _fit(config.to_diff_dict(), reason)
+
+
+def make_settings_writable(model: PreTrainedModel, num_tokens: int) -> None:
+    """Make a model's own settings ``writable``. ``num_tokens``: of the tokenizer, of which some may not have a row yet."""
+    if model.generation_config is not None:
+        rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+        model.generation_config = writable(model.generation_config, max(rows, num_tokens))
 
 
 def _fit(settings: dict[str, Any], reason: str) -> GenerationConfig:

@@ -97,6 +97,7 @@ def load_model(
     placed = {"device_map": WITHOUT_MEMORY} if device == WITHOUT_MEMORY else quantised
     try:
         config = _config_without_dropout(checkpoint)
+        check_full(config, checkpoint.source)
         unread = in_parts and not quantised and _left_unread(checkpoint, config, dtype)
         if unread:
             model, loading = unread, {"missing_keys": []}
@@ -111,6 +112,8 @@ def load_model(
             )
         else:
             model, loading = _unwritten_model(checkpoint, config, dtype), {"missing_keys": ()}
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"{checkpoint.source} at {checkpoint.path} cannot be loaded as a causal language model: {error}"
@@ -139,6 +142,20 @@ def read_config(checkpoint: CheckpointRef) -> PreTrainedConfig:
     if config._attn_implementation is not None:
         config._attn_implementation = None
     return config
+
+
+def check_full(config: PreTrainedConfig, source: str) -> None:
+    """Raise ``CheckpointError`` for weights that the config calls quantised: fetching makes plain ones of those that can be
+    trained, so these were not fetched."""
+    for part in (config, config.get_text_config()):
+        mark = getattr(part, "quantization_config", None)
+        if mark is not None:
+            method = mark.get("quant_method") if isinstance(mark, dict) else mark
+            raise CheckpointError(
+                f"config.json of {source} says that its weights are quantised ({str(method)[:60]}), and a step trains and "
+                "scores plain ones alone. `pairline prepare` and `run` make plain weights of 8-bit floats when they fetch "
+                "the checkpoint: name it as checkpoint.source there."
+            )
 
 
 def _config_without_dropout(checkpoint: CheckpointRef) -> PreTrainedConfig:

@@ -28,7 +28,7 @@ from dpo_core.engine.hub_files import MOST_THREADS, write_weights
 from dpo_core.model.adapter import ADAPTER_FOLDER, load_policy, merge_adapter, save_adapter
 from dpo_core.model.export_form import DTYPES, apply_pad_token
 from dpo_core.model.four_bits import rounding
-from dpo_core.model.generation_settings import writable
+from dpo_core.model.generation_settings import make_settings_writable
 from dpo_core.model.load import WITHOUT_MEMORY, load_in_full, load_model, with_loading_info
 from dpo_core.model.trained_weights import HeldWeights, StoredWeights, TrainedWeights, trained_in, updates_of
 from dpo_core.model.unread_weights import is_converted, weights_in
@@ -91,8 +91,7 @@ def run(job: ExportJob, progress: Progress) -> ExportResult:
         model.to(DTYPES[job.precision])  # type: ignore[arg-type]  # transformers wraps it and loses `self`
         with contextlib.closing(trained_weights(job, model, aside)) as weights:
             model.config.get_text_config().use_cache = model.config.use_cache = True
-            if model.generation_config is not None:
-                model.generation_config = writable(model.generation_config)
+            make_settings_writable(model, len(tokenizer))
             apply_pad_token(model, tokenizer)
             progress.advance()
             model.save_pretrained(aside, state_dict={})  # all but the weights

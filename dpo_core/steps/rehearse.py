@@ -2,7 +2,8 @@
 
 An export happens after days of training, so everything that could refuse it is tried first: the names of the weights there
 and back, the pad token, config, generation config, tokenizer and template as they would be written and read again. Weights
-are places without memory (PyTorch's meta device); the file that stands for them is all hole.
+are places without memory (PyTorch's meta device); the file that stands for them is all hole. Their values are
+read once, some at a time, to see that all are numbers.
 """
 
 import json
@@ -22,10 +23,11 @@ from dpo_core.contract.progress import Progress
 from dpo_core.contract.store import hash_files, new_directory
 from dpo_core.data.render_limits import rendered_by_library
 from dpo_core.data.tokenizer import load_tokenizer
-from dpo_core.model.all_weights import model_of_all_weights
+from dpo_core.model.all_weights import NO_WEIGHTS, model_of_all_weights
 from dpo_core.model.export_form import DTYPES, apply_pad_token, num_embedding_rows, tokens_without_row
+from dpo_core.model.finite_weights import check_finite
 from dpo_core.model.generate import end_token_ids
-from dpo_core.model.generation_settings import check_ids, writable
+from dpo_core.model.generation_settings import check_ids, make_settings_writable
 from dpo_core.model.load import WITHOUT_MEMORY, with_loading_info
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ def run(job: RehearseJob, progress: Progress) -> RehearseResult:
         _write(model, tokenizer, aside, job)
         progress.advance()
         _check_names(model, aside, job)
+        check_finite(job.checkpoint.path, job.checkpoint.source, NO_WEIGHTS)
         answer = _as_loaded(aside, model, job)
         files = hash_files(aside)
     progress.advance()
@@ -107,8 +110,7 @@ def _write(
     check_ids(model, source)
     try:
         model.config.get_text_config().use_cache = model.config.use_cache = True
-        if model.generation_config is not None:
-            model.generation_config = writable(model.generation_config)
+        make_settings_writable(model, len(tokenizer))
         apply_pad_token(model, tokenizer)
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(folder)

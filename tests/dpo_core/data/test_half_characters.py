@@ -35,7 +35,9 @@ def test_other_texts_stay_as_they_are(text: str):
 
 
 CALL = {"function": {"name": "f", "arguments": {"q": HIGH}}}
-USER = {"role": "user", "content": "Hi"}
+USER, NO = {"role": "user", "content": "Hi"}, [{"role": "assistant", "content": "no"}]
+IN_TEXT = json.dumps([{"role": "assistant", "content": f"yes {HIGH}"}])
+THOUGHT = {"role": "assistant", "content": "a", "thinking": HIGH}
 
 
 @pytest.mark.parametrize(
@@ -46,10 +48,10 @@ USER = {"role": "user", "content": "Hi"}
         row(0) | {"rejected": f"no {LOW}"},
         row(0) | {"system": HIGH},
         row(0) | {"tools": [{"type": "function", "function": {"name": "f", "description": HIGH}}]},
-        row(0) | {"chosen": json.dumps([{"role": "assistant", "content": f"yes {HIGH}"}]), "rejected": '[{"role": "assistant", "content": "no"}]'},
-        row(0) | {"chosen": [{"role": "assistant", "tool_calls": [CALL]}], "rejected": [{"role": "assistant", "content": "no"}]},
+        row(0) | {"chosen": IN_TEXT, "rejected": json.dumps(NO)},
+        row(0) | {"chosen": [{"role": "assistant", "tool_calls": [CALL]}], "rejected": NO},
         row(0) | {"chat_template_kwargs": {"x": HIGH}},
-        {"chosen": [USER, {"role": "assistant", "content": "a", "thinking": HIGH}], "rejected": [USER, {"role": "assistant", "content": "b"}]},
+        {"chosen": [USER, THOUGHT], "rejected": [USER, *NO]},
     ],
 )  # fmt: skip
 def test_a_half_is_found_wherever_a_pair_may_hold_it(raw: dict):

@@ -79,7 +79,10 @@ def test_ultrafeedback_as_it_is_kept(completions):
     [
         (["A lake.", "The Baltic.", "No."], "[3.5, 9, 1]"),
         ('["A lake.", "The Baltic.", "No."]', '["3.5", "9", "1"]'),
-        ("['A lake.', 'The Baltic.', 'No.']", "(3.5, 9.0, 1)"),  # a list in a table of text, in Python's spelling
+        (
+            "['A lake.', 'The Baltic.', 'No.']",
+            "(3.5, 9.0, 1)",
+        ),  # a list in a table of text, in Python's spelling
         (["A lake.", "The Baltic.", "No."], " [3.5 9.\n 1. ]"),  # ... and numpy's
         (["A lake.", "The Baltic.", "No."], ["3.5", " 9 ", "1e0"]),
     ],

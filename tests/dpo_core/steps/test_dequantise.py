@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from dpo_core.contract.data_jobs import ConvertResult, DequantiseJob
 from dpo_core.contract.errors import CheckpointError
+from dpo_core.contract.refs import CheckpointRef
+from dpo_core.model.load import load_model
 from dpo_core.steps.dequantise import dequantised
 from tests.tiny_models import make_model
 from tests.tiny_stage import run_here
@@ -141,3 +143,13 @@ def test_weights_that_are_no_numbers_are_named(factor: float, tmp_path: Path):
     save_file(stored | {f"{name}_scale_inv": stored[f"{name}_scale_inv"] * factor}, file)
     with pytest.raises(CheckpointError, match=f"{name} times its scale is not finite"):
         run(tmp_path / "fp8", tmp_path / "out")
+
+
+def test_weights_that_nobody_made_plain_are_refused_before_anything_is_computed(tmp_path: Path):
+    """transformers would compute with them, and an export find no name for their numbers after the training."""
+    fp8_checkpoint(tmp_path / "sft", (16, 16), "_scale_inv", {"quant_method": "fp8"})
+    checkpoint = CheckpointRef(
+        path=tmp_path / "sft", source="sft", fingerprint="w", tokenizer_fingerprint="t"
+    )
+    with pytest.raises(CheckpointError, match=r"weights are quantised \(fp8\).*`pairline prepare`"):
+        load_model(checkpoint)

@@ -60,7 +60,8 @@ def test_rows_that_go_are_no_longer_counted_among_those_that_the_template_cuts(t
     )
     make_tokenizer(cuts).save_pretrained(tmp_path / "tokenizer")
     rows = [
-        _row(i) | {"prompt": f"Question {i} \ud83d?|Really?", "chosen": f"Yes {i}.|True."} for i in (0, 1, 1, 1)
+        _row(i) | {"prompt": f"Question {i} \ud83d?|Really?", "chosen": f"Yes {i}.|True."}
+        for i in (0, 1, 1, 1)
     ]
     for quality, expected in ((QualityRules(), 4), (QualityRules(exact_duplicates="drop"), 2)):
         result, _ = _mixed(_job(tmp_path, _source(tmp_path, rows), quality=quality, out=str(expected)))

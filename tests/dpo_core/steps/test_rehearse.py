@@ -64,6 +64,13 @@ def with_weights(changed: Callable[[dict[str, torch.Tensor]], dict[str, torch.Te
     return change
 
 
+def _spoilt(name: str, value: torch.Tensor) -> torch.Tensor:
+    """NaN in the last row of the embedding, an infinity in the last norm."""
+    if name in ("model.embed_tokens.weight", "model.norm.weight"):
+        value[-1:].fill_(float("nan" if "embed" in name else "-inf"))
+    return value
+
+
 def exported(folder: Path, checkpoint: Path, trained: Path | None = None) -> Path:
     """The export of the checkpoint's own weights, as if nothing had been learnt, or of those in ``trained``."""
     weights = folder / "weights"
@@ -196,6 +203,10 @@ def test_settings_that_the_library_reads_but_does_not_write_are_made_fit(
         "a template that fails": (
             lambda model: (model / "chat_template.jinja").write_text("{{ raise_exception('not today') }}"),
             "fails on a plain prompt: TemplateError: not today",
+        ),
+        "weights that are no numbers": (
+            with_weights(lambda tensors: {name: _spoilt(name, value) for name, value in tensors.items()}),
+            "2 of the 20 tensors of sft hold NaN or infinities: model.embed_tokens.weight, model.norm.weight. The",
         ),
         "names of another class": (
             with_weights(
