@@ -35,6 +35,7 @@ from dpo_core.contract.job_registry import JOBS, read_job
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.results import ENVIRONMENT_FILE, ERROR_FILE, RESULT_FILE, read_result, report_error
 from dpo_core.contract.store import exclusive, remove_unfinished, write_json
+from dpo_core.contract.tracking_config import ask_for_no_reports
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -42,6 +43,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def run_step(job: Job, progress: Progress) -> None:
     """Run the job's step in this process and write its result. Raises ``PairlineError`` and whatever the step raises."""
     started = time.monotonic()
+    ask_for_no_reports()
     if progress.active:  # the only rank that writes outside the reference cache
         remove_unfinished(job.out_dir)
         (job.out_dir / ERROR_FILE).unlink(missing_ok=True)
@@ -56,6 +58,7 @@ def run_step(job: Job, progress: Progress) -> None:
 
 def run_share(job: Job, share: tuple[int, int], progress: Progress) -> None:
     """Compute one share of what the step would; a result that is there makes it needless."""
+    ask_for_no_reports()
     if read_result(job) is None:
         importlib.import_module(f"dpo_core.steps.{job.step}").run_share(job, *share, progress)
 

@@ -1,5 +1,6 @@
 """Which experiment trackers a training writes to. Torch-free: the orchestrator checks it before anything is booked."""
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Annotated, Literal
@@ -22,6 +23,15 @@ TRACKING_DIR = "tracking"  # below a training's folder, with the files of all
 WANDB_ADDRESS_FILE = "wandb-address.txt"  # in it: of the run's page, where it is tracked online
 WANDB_KEY = "WANDB_API_KEY"  # the variable that wandb itself reads
 WANDB_KEY_FILE = "PAIRLINE_WANDB_KEY_FILE"  # names a file with the key, in a container
+
+# Several tell their makers how they are used, unless they are asked not to.
+NO_REPORTS = {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "COMET_ERROR_TRACKING_ENABLE": "false",
+    "DVC_NO_ANALYTICS": "true",
+}
 
 
 class TrackingConfig(Section):
@@ -75,6 +85,15 @@ class TrackingConfig(Section):
     def is_online(self) -> bool:
         """Whether the training talks to a server, for which it needs a key."""
         return "wandb" in self.trackers and self.wandb_mode == "online"
+
+
+def ask_for_no_reports() -> None:
+    """Have trackers not tell their makers how they are used, unless the environment says otherwise.
+
+    To be called before one is imported: DeepSpeed imports MLflow wherever it is installed, whether a job is tracked or not.
+    """
+    for variable, value in NO_REPORTS.items():
+        os.environ.setdefault(variable, value)
 
 
 def check_trackers(config: TrackingConfig, missing: Sequence[str] | None = None) -> None:

@@ -22,20 +22,10 @@ WANDB_FOLDERS = {
     "WANDB_DATA_DIR": "data",
     "WANDB_ARTIFACT_DIR": "artifacts",
 }
-# Several tell their makers how they are used, unless they are asked not to.
-NO_REPORTS = {
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "WANDB_ERROR_REPORTING": "false",
-    "COMET_ERROR_TRACKING_ENABLE": "false",
-    "DVC_NO_ANALYTICS": "true",
-}
 
 
 def starts_of(job: TrainJob, folder: Path, wandb_mode: str) -> dict[str, Arguments]:
     """Return tracker -> arguments of its start, for those that the job names; and set the variables that they read."""
-    for variable, value in NO_REPORTS.items():
-        os.environ.setdefault(variable, value)
     return {
         name: start(job, folder, wandb_mode)
         for name, start in STARTS.items()
@@ -211,6 +201,8 @@ NO_FILE_NAME = re.compile(
 
 def named_for(tracker: str, metrics: dict[str, float]) -> dict[str, float]:
     """Return metrics under names that a tracker takes: those that make files of them refuse "pairs.jsonl#2"."""
+    if tracker == "clearml":  # takes "train_" off, and would have "loss" twice
+        return {name: value for name, value in metrics.items() if name != "train_loss"}
     if tracker not in ("mlflow", "dvclive"):
         return metrics
     return {NO_FILE_NAME.sub("_", name): value for name, value in metrics.items()}

@@ -9,11 +9,12 @@ from typing import get_args
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from dpo_core.contract.tracking_config import IN_THE_EXTRA, TRACKING_DIR, Tracker, TrackingConfig
-from dpo_core.training.tracker_starts import NO_REPORTS, named_for, starts_of
+from dpo_core.contract.tracking_config import IN_THE_EXTRA, NO_REPORTS, TRACKING_DIR, Tracker, TrackingConfig
+from dpo_core.training.tracker_starts import named_for
 from tests.dpo_core.training.test_tracking import tracked_job
 from tests.killed_run import count_touches, run_until
 from tests.step_process import metrics_of
+from tests.tiny_stage import reference_job, run_here
 from tests.tracker_files import aim_steps, clearml_steps, comet_steps, dvclive_steps, swanlab_steps
 
 READERS: dict[str, Callable[[Path], list[tuple[int, float]]]] = {
@@ -42,13 +43,13 @@ def test_a_source_s_name_costs_no_tracker_its_run():
 
 
 def test_no_tracker_tells_its_makers_how_it_is_used(stage, tmp_path, monkeypatch):
+    """In any step: DeepSpeed imports MLflow, which then looks for where to report to."""
     from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     for variable in NO_REPORTS:
         monkeypatch.delenv(variable, raising=False)
     assert not MLFLOW_DISABLE_TELEMETRY.get()
-    starts_of(tracked_job(stage, tmp_path / "run", TrackingConfig(trackers=("mlflow",))), tmp_path, "offline")
+    run_here(reference_job(tmp_path, stage.data, stage.checkpoint))
     assert MLFLOW_DISABLE_TELEMETRY.get()
 
 
