@@ -12,7 +12,7 @@ from prefect import flow
 
 from dpo_core.contract.section import Section
 from tasks.gate.approval import Ask
-from tasks.launch.context import OnProgress
+from tasks.launch.context import OnClusterJob, OnProgress
 from tasks.run.folder import OnTask
 
 C = TypeVar("C", bound=Section)
@@ -20,11 +20,12 @@ C = TypeVar("C", bound=Section)
 
 @dataclass(frozen=True, slots=True)
 class Audience:
-    """A terminal, as a rule: hears of tasks, of the progress of steps, and is asked for approvals."""
+    """A terminal, as a rule: hears of tasks, of steps' progress and jobs on a cluster, and is asked for approvals."""
 
     on_task: OnTask | None = None
     on_progress: OnProgress | None = None
     ask: Ask | None = None
+    on_cluster_job: OnClusterJob | None = None
 
 
 NOBODY = Audience()  # where a worker starts the run

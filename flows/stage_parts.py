@@ -103,7 +103,7 @@ def stage_run(config: StageConfig, audience: Audience) -> Iterator[StageRun]:
     """Record one run from here to its end."""
     store = config.store.root.expanduser().resolve()
     with reported_run(store, config.name, config, flow_run.get_id(), audience.on_task) as folder:
-        shown = ClusterPage(config.name)
+        shown = ClusterPage(config.name, audience.on_cluster_job)
         context = folder.context(
             Context(on_progress=audience.on_progress, lines=ThinnedLines(), on_cluster_job=shown)
         )

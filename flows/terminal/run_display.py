@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from dpo_core.contract.progress import ProgressEvent
 from dpo_core.contract.visible import one_line
+from tasks.launch.cluster_job import ClusterJob
 from tasks.run.folder import TaskRecord
 from tasks.text.terminal import tell
 
@@ -56,6 +57,20 @@ class RetryNotices(logging.Handler):
         """Print one line for a retry; everything else is in the run's log."""
         if retry := self.RETRY.search(record.getMessage()):
             line = f"  failed ({retry['error']}), retry {retry['which']} starts {retry['when']}"
+            tell(self.console, one_line(line), is_cut=True)
+
+
+class ClusterNotices:
+    """Tells on the terminal where a step's job on a cluster stands, a line whenever that changes: it may wait for hours."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._told: dict[str, str] = {}  # a job's name -> the last line
+
+    def __call__(self, job: ClusterJob) -> None:
+        expected = f", expected to start {job.expected}" if job.expected else ""
+        if self._told.get(job.name) != (line := f"  {job.in_words}{expected}"):
+            self._told[job.name] = line
             tell(self.console, one_line(line), is_cut=True)
 
 

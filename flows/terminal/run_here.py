@@ -63,13 +63,14 @@ def run_flow(
     """
     from flows.audience import Audience
     from flows.terminal.release import ask_here
-    from flows.terminal.run_display import RetryNotices, run_display
+    from flows.terminal.run_display import ClusterNotices, RetryNotices, run_display
 
     display, notices = run_display(console), RetryNotices(console)
     logging.getLogger("prefect.task_runs").addHandler(notices)
     try:
         with display:
-            flow(Audience(display.task, display.progress, ask_here(console, display.held)))
+            asks, queue = ask_here(console, display.held), ClusterNotices(console)
+            flow(Audience(display.task, display.progress, asks, queue))
     except PairlineError as error:
         show_failed(console, display.folder)
         _tell_where(error, display.folder)

@@ -34,3 +34,11 @@ class ClusterJob:
     starts: tuple[JobStart, ...] = ()
     log: str = ""
     commands: tuple[str, ...] = ()  # that show it and stop it
+
+    @property
+    def in_words(self) -> str:
+        """Job, state, how often it has been started: one line of text."""
+        waits = f", waits for {self.reason}" if self.reason else ""
+        nodes = f" on {self.nodes}" if self.nodes else ""
+        times = f", start {len(self.starts)}" if len(self.starts) > 1 else ""
+        return f"Job {self.id} of step {self.step}: {self.state}{nodes}{waits}{times}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from tasks.launch.cluster_job import ClusterJob, JobStart
+from tasks.launch.context import OnClusterJob
 from tasks.report.tables import markdown_table
 from tasks.report.timeline import duration
 from tasks.show.artifacts import artifact_key, change_artifact, markdown_artifact, never_fails
@@ -13,14 +14,6 @@ from tasks.text.escape import markdown_block, markdown_text
 
 ABOUT = ("partition", "nodes", "reason", "expected", "submitted", "name", "log")
 CALLED = {"expected": "expected to start", "reason": "waits for"}
-
-
-def where_it_stands(job: ClusterJob) -> str:
-    """Return it as one line of text: job, state, how often it has been started."""
-    waits = f", waits for {job.reason}" if job.reason else ""
-    nodes = f" on {job.nodes}" if job.nodes else ""
-    times = f", start {len(job.starts)}" if len(job.starts) > 1 else ""
-    return f"Job {job.id} of step {job.step}: {job.state}{nodes}{waits}{times}"
 
 
 def cluster_markdown(job: ClusterJob) -> str:
@@ -32,7 +25,7 @@ def cluster_markdown(job: ClusterJob) -> str:
     ]
     starts = [_row(number, start) for number, start in enumerate(job.starts, 1)]
     parts = [
-        markdown_text(where_it_stands(job)) + ".",
+        markdown_text(job.in_words) + ".",
         markdown_table(about),
         *((markdown_text("Starts so far:"), markdown_table(starts)) if starts else ()),
         markdown_block("\n".join(job.commands)),
@@ -58,18 +51,21 @@ class ClusterPage:
     """Shows the jobs of one run, of any of its threads. ``family``: the run's name, which the artifacts' keys carry."""
 
     family: str
+    heard_by: OnClusterJob | None = None  # a terminal
     artifacts: dict[str, UUID] = field(default_factory=dict)  # job's name -> what shows it
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, job: ClusterJob) -> None:
-        """Show where the job stands now. Failing to is logged, and stops nothing."""
+        """Show where the job stands now, and tell it. Failing to show it is logged, and stops nothing."""
+        if self.heard_by is not None:
+            self.heard_by(job)
         with self.lock:
             _show(self, job)
 
 
 @never_fails
 def _show(page: ClusterPage, job: ClusterJob) -> None:
-    markdown, description = cluster_markdown(job), where_it_stands(job)
+    markdown, description = cluster_markdown(job), job.in_words
     if job.name not in page.artifacts:
         key = artifact_key(f"job-{job.step}", page.family)
         page.artifacts[job.name] = markdown_artifact(markdown, key, description)

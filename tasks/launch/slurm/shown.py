@@ -12,6 +12,7 @@ from tasks.launch.slurm.history import starts_so_far
 from tasks.launch.slurm.record import record_folder
 
 NO_TIME = ("", "N/A")
+NO_REASON = "None"  # as Slurm says it before it has looked at a job
 
 
 def cluster_job(
@@ -27,7 +28,7 @@ def cluster_job(
         word or (seen.state if seen is not None else ""),
         partition="" if seen is None else seen.partition,
         nodes="" if seen is None else seen.nodes,
-        reason=seen.reason if seen is not None and waits else "",
+        reason=seen.reason if seen is not None and waits and seen.reason != NO_REASON else "",
         submitted=seen.submitted if seen is not None and seen.submitted not in NO_TIME else "",
         expected=seen.start if seen is not None and waits and seen.start not in NO_TIME else "",
         starts=starts_so_far(record, keys, time.time()),

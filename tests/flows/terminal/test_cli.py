@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from dpo_core.contract.progress import ProgressEvent
-from flows.terminal.run_display import LineDisplay, RetryNotices, progress_text
+from flows.terminal.run_display import ClusterNotices, LineDisplay, RetryNotices, progress_text
+from tasks.launch.cluster_job import ClusterJob
 from tests.flows.conftest import RECIPES, pairline
 
 
@@ -72,6 +73,17 @@ def test_without_a_terminal_there_is_at_most_a_line_in_ten_seconds(capsys):
     for done in range(100):
         display.progress(ProgressEvent(step="mix", done=done, total=100, unit="rows"))
     assert capsys.readouterr().out.count("\n") <= 1
+
+
+def test_a_job_in_a_clusters_queue_is_told_whenever_it_stands_elsewhere(capsys):
+    notices = ClusterNotices(Console(width=200))
+    waits = ClusterJob("train", "48", "x", "PENDING", reason="Priority", expected="2026-03-01T17:40:00")
+    for job in (waits, waits, ClusterJob("train", "48", "x", "RUNNING", nodes="n[1-4]")):
+        notices(job)
+    assert capsys.readouterr().out.splitlines() == [
+        "  Job 48 of step train: PENDING, waits for Priority, expected to start 2026-03-01T17:40:00",
+        "  Job 48 of step train: RUNNING on n[1-4]",
+    ]
 
 
 def test_a_retry_is_told_in_one_line(capsys):

@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 
 from tasks.launch.cluster_job import ClusterJob, JobStart
-from tasks.show.cluster_page import ClusterPage, cluster_markdown, where_it_stands
+from tasks.show.cluster_page import ClusterPage, cluster_markdown
 
 JOB = ClusterJob(
     step="train",
@@ -38,7 +38,7 @@ def test_every_start_says_where_why_it_ended_and_what_it_went_on_from():
     job = replace(JOB, state="RUNNING", nodes="n[3-4]", reason="", expected="")
     job = replace(job, starts=(LOST, JobStart("48", "n[3-4]", 5000.0, 60.0, 20)))
     page = cluster_markdown(job)
-    assert where_it_stands(job) == "Job 48 of step train: RUNNING on n[3-4], start 2"
+    assert job.in_words == "Job 48 of step train: RUNNING on n[3-4], start 2"
     first, second = (line.split(" | ") for line in page.splitlines() if line.startswith(("| 1 ", "| 2 ")))
     assert (first[1], first[4:6]) == ("47", ["1 h 05 min", "the beginning"])
     assert first[6].startswith("lost: nothing more was heard of n2")

@@ -13,11 +13,12 @@ from dpo_core.contract.errors import Cancelled, StepCrashed
 from tasks.launch.cluster_job import ClusterJob
 from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import Ended
-from tasks.launch.slurm.client import SlurmAway
+from tasks.launch.slurm.client import SlurmAway, parse_queue
 from tasks.launch.slurm.followed import Followed
 from tasks.launch.slurm.job_log import JobLog
 from tasks.launch.slurm.poll import Poll
 from tasks.launch.slurm.record import SuspendedTime
+from tasks.launch.slurm.shown import cluster_job
 from tasks.launch.slurm.watch import JobWatch
 from tests.slurm_cluster.small_step import SmallStep
 from tests.tasks.launch.slurm.recorded import (
@@ -193,3 +194,9 @@ def test_a_job_that_ended_badly_and_hangs_has_failed(slurm: RecordedSlurm, step:
     listed = f'{leaves(step, 11)}\nsed "s/KEY/$key/" "$here/line"'
     slurm.does("squeue", f'[ -e "$here/key" ] || exit 0\n{listed}')
     assert step.run() == Ended(11)
+
+
+@pytest.mark.parametrize(("reason", "shown"), [("None", ""), ("Priority", "Priority")])
+def test_a_reason_that_slurm_has_not_found_yet_is_none(step: SmallStep, reason: str, shown: str):
+    (seen,) = parse_queue(queued(step.command(), "48", "PENDING", "a", reason))
+    assert cluster_job(step.command(), "48", ("a",), seen, "").reason == shown
