@@ -1,9 +1,9 @@
 """The folder of wheels that the dependency image is installed from: filled by the host's pip, or given ready-made.
 
 The host's pip with the host's settings, so private indexes work and no address or credential of theirs comes near an
-image. Nothing is taken, by pip or from a given folder, but the files that the lock files name by their hash; DeepSpeed's
-source is one, and the wheel that is built of it stands in the folder's ``SHA256SUMS``. The image's pip installs nothing that
-hashes differently.
+image. Nothing is taken, by pip or from a given folder, but the files that the lock files name by their hash; where that is a
+package's source, DeepSpeed's for one, the wheel that is built of it stands in the folder's ``SHA256SUMS``. The image's pip
+installs nothing that hashes differently.
 """
 
 import json
@@ -13,7 +13,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -31,9 +31,11 @@ SUMS_FILE = "SHA256SUMS"
 SECONDS_FOR_ANOTHER_FILL = 1800.0
 NUM_LAST_LINES = 15
 PIP_WHEEL = ("wheel", "--progress-bar", "off", "--disable-pip-version-check", "--no-deps", "--require-hashes")
-# What DeepSpeed's build imports; torch brings its own needs along.
 TORCH, DEEPSPEED = "torch", "deepspeed"
-DEEPSPEED_BUILD_NEEDS = (
+# Published as source alone: wheels are built of it here, by pinned tools as everything else is pinned.
+SOURCE_ONLY = (DEEPSPEED, "langdetect", "rouge-score", "sqlitedict", "word2number")
+# What these builds import, DeepSpeed's but for setuptools; torch brings its own needs along.
+BUILD_NEEDS = (
     "torch",
     "setuptools",
     "numpy",
@@ -83,9 +85,8 @@ def own_wheelhouse(store_root: Path, pins: Pins, variant: Variant, say: OnLine) 
 
 
 def read_wheelhouse(folder: Path, pins: Pins) -> Wheelhouse:
-    """Return a filled folder. Only wheels that the lock files name by their hash count, and DeepSpeed's, which is
-    built; with a ``SHA256SUMS`` in the folder only those that are listed there, too, and without one they are hashed
-    now.
+    """Return a filled folder. Only wheels that the lock files name by their hash count, and those of ``SOURCE_ONLY``; with
+    a ``SHA256SUMS`` in the folder only those that are listed there, too, and without one they are hashed now.
 
     Raises ``ConfigError`` that names the packages it lacks.
     """
@@ -102,7 +103,7 @@ def read_wheelhouse(folder: Path, pins: Pins) -> Wheelhouse:
     strange = {
         name
         for name, package in packages.items()
-        if package != DEEPSPEED and sums[name] not in pins[package].hashes
+        if package not in SOURCE_ONLY and sums[name] not in pins[package].hashes
     }
     chosen, missing = choose_wheels(packages.keys() - strange, pins)
     if missing:
@@ -144,7 +145,7 @@ def _fill(folder: Path, pins: Pins, variant: Variant, say: OnLine) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         listed = Path(scratch, "requirements.txt")
         listed.write_text(
-            "".join(f"{pin.line}\n" for name, pin in pins.items() if name not in (DEEPSPEED, TORCH))
+            "".join(f"{pin.line}\n" for name, pin in pins.items() if name not in (*SOURCE_ONLY, TORCH))
         )
         index = os.environ.get("TORCH_INDEX_URL")
         indexes = ["--extra-index-url", index] if index else []
@@ -152,8 +153,8 @@ def _fill(folder: Path, pins: Pins, variant: Variant, say: OnLine) -> None:
             with listed.open("a") as more:
                 more.write(_torch_of_here(pins[TORCH], Path(scratch), indexes, say))
         _pip([*PIP_WHEEL, "--wheel-dir", str(folder), "--requirement", str(listed), *indexes], say)
-        if DEEPSPEED in pins:
-            _build_deepspeed(folder, pins, variant, Path(scratch), say)
+        if sources := [name for name in SOURCE_ONLY if name in pins]:
+            _build(sources, folder, pins, DEEPSPEED_SETTINGS[variant], Path(scratch), say)
     wheels = sorted(folder.glob("*.whl"))
     say(f"{len(wheels)} wheels, {sum(path.stat().st_size for path in wheels) / 1e6:.0f} MB")
     (folder / SUMS_FILE).write_text("".join(f"{sha256_file(path)}  {path.name}\n" for path in wheels))
@@ -199,30 +200,20 @@ def check_can_compile(headers: Path) -> None:
         )
 
 
-def _build_deepspeed(folder: Path, pins: Pins, variant: Variant, scratch: Path, say: OnLine) -> None:
-    """Build DeepSpeed's wheel against the very torch that the image gets, in an environment made of the wheelhouse."""
+def _build(
+    names: Sequence[str], folder: Path, pins: Pins, settings: Mapping[str, str], scratch: Path, say: OnLine
+) -> None:
+    """Build wheels in an environment made of the wheelhouse; DeepSpeed's against the very torch that the image gets."""
     environment = scratch / "environment"
-    say("Building DeepSpeed's wheel (two minutes)")
+    say(f"Building wheels of {', '.join(names)}{' (two minutes)' if DEEPSPEED in names else ''}")
     _run([sys.executable, "-m", "venv", "--without-pip", str(environment)], say)
     python = str(environment / "bin/python")
-    needs = [str(pins[name]) for name in DEEPSPEED_BUILD_NEEDS if name in pins]
-    _pip(
-        [
-            "--python",
-            python,
-            "install",
-            "--no-index",
-            "--find-links",
-            str(folder),
-            "--no-compile",
-            "--quiet",
-            "--disable-pip-version-check",
-            *needs,
-        ],
-        say,
-    )
-    source = scratch / "deepspeed.txt"
-    source.write_text(f"{pins[DEEPSPEED].line}\n")
+    needs = [str(pins[name]) for name in BUILD_NEEDS if name in pins]
+    if needs:
+        install = ("install", "--no-index", "--find-links", str(folder), "--no-compile", "--quiet")
+        _pip(["--python", python, *install, "--disable-pip-version-check", *needs], say)
+    sources = scratch / "sources.txt"
+    sources.write_text("".join(f"{pins[name].line}\n" for name in names))
     _pip(
         [
             "--python",
@@ -230,16 +221,15 @@ def _build_deepspeed(folder: Path, pins: Pins, variant: Variant, scratch: Path, 
             *PIP_WHEEL,
             "--no-build-isolation",
             "--no-binary",
-            DEEPSPEED,
+            ",".join(names),
             "--no-cache-dir",
             "--wheel-dir",
             str(folder),
             "--requirement",
-            str(source),
+            str(sources),
         ],
         say,
-        DEEPSPEED_SETTINGS[variant]
-        | {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"},
+        dict(settings) | {"PATH": f"{environment / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"},
     )
 
 

@@ -17,7 +17,7 @@ from tasks.image.requirements import INSTALLER_LOCK, Pin, choose_wheels, trainer
 from tasks.image.trainer_image import CHECKOUT
 from tasks.image.wheelhouse import SUMS_FILE, check_can_compile, own_wheelhouse, read_wheelhouse
 from tests.tasks.image.checkout import FILES, pinned
-from tests.tasks.image.wheels import make_wheel
+from tests.tasks.image.wheels import make_source, make_wheel
 
 SOURCES = {name: content.encode() for name, content in FILES.items()}
 WHEELS = (("alpha", "1.0"), ("beta-two", "2.1.5"), ("pip", "26.3"))
@@ -203,6 +203,18 @@ def test_the_lock_file_for_cuda_names_no_build_for_the_cpu():
     assert str(torch) == "torch===2.13.0"
     assert torch.hashes
     assert not torch.hashes & of_cpu
+
+
+def test_a_package_that_is_published_as_source_alone_is_built_of_the_pinned_one(index, pins, tmp_path):
+    source = make_source(index, "word2number", "1.1")
+    pins["word2number"] = Pin(Requirement("word2number==1.1"), frozenset({sha256_file(source)}))
+    wheels = own_wheelhouse(tmp_path / "store", pins, "cpu", lambda line: None)
+    (built,) = wheels.folder.glob("word2number-1.1-*.whl")
+    assert f"word2number==1.1 --hash=sha256:{sha256_file(built)}" in wheels.hashes
+    assert read_wheelhouse(wheels.folder, pins) == wheels  # as a host would that it was copied to
+    make_source(index, "word2number", "1.1").write_bytes(b"exchanged")
+    with pytest.raises(ConfigError, match="THESE PACKAGES DO NOT MATCH THE HASHES"):
+        own_wheelhouse(tmp_path / "another", pins, "cpu", lambda line: None)
 
 
 def test_a_package_that_the_index_lacks_is_one_error_and_leaves_nothing(index, pins, tmp_path):

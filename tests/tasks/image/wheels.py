@@ -1,5 +1,7 @@
-"""Wheels made by hand: small, and real enough for pip."""
+"""Wheels and sources made by hand: small, and real enough for pip."""
 
+import io
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -22,4 +24,34 @@ def make_wheel(folder: Path, name: str, version: str, tag: str = "py3-none-any",
             )  # without the time of day: the same wheel has the same hash
         record = "".join(f"{file_name},,\n" for file_name in (*files, f"{info}/RECORD"))
         wheel.writestr(zipfile.ZipInfo(f"{info}/RECORD"), record)
+    return path
+
+
+def make_source(folder: Path, name: str, version: str) -> Path:
+    """A package as source, with a build of its own that needs nothing; the wheel's bits are other ones each time."""
+    path = folder / f"{name}-{version}.tar.gz"
+    backend = f"""
+import time, zipfile
+from pathlib import Path
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    name = "{name}-{version}-py3-none-any.whl"
+    info = "{name}-{version}.dist-info"
+    with zipfile.ZipFile(Path(wheel_directory, name), "w") as wheel:
+        wheel.writestr("{name}.py", f"BUILT = {{time.time_ns()}}\\n")
+        wheel.writestr(f"{{info}}/METADATA", "Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+        about = "Wheel-Version: 1.0\\nGenerator: hand\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+        wheel.writestr(f"{{info}}/WHEEL", about)
+        wheel.writestr(f"{{info}}/RECORD", "")
+    return name
+"""
+    files = {
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+        "backend.py": backend,
+    }
+    with tarfile.open(path, "w:gz") as source:
+        for file_name, text in files.items():
+            member = tarfile.TarInfo(f"{name}-{version}/{file_name}")
+            member.size = len(text.encode())
+            source.addfile(member, io.BytesIO(text.encode()))
     return path
