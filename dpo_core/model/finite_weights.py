@@ -17,7 +17,7 @@ NAMED = 3
 
 def check_finite(folder: Path, source: str, passed_by: tuple[str, ...] = ()) -> None:
     """Raise ``CheckpointError`` for NaN and infinities in the weights of ``folder``, but for names that end as
-    ``passed_by``. Each file is read once, some rows at a time: 2 to 4 GB a second from memory."""
+    ``passed_by``. Each file is read once, some rows at a time."""
     wrong: list[str] = []
     count = 0
     for file in files_of(folder, RUN_WEIGHTS):
