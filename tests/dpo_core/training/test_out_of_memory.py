@@ -45,7 +45,7 @@ def test_memory_that_a_comparison_of_layouts_lacks_is_not_taken_for_a_layout_tha
 )
 def test_memory_that_is_refused_anywhere_in_a_step_is_an_oom(stage, tmp_path, monkeypatch, step, place, told):
     job = (
-        reference_job(tmp_path, stage.data, stage.checkpoint)
+        reference_job(tmp_path / "job", stage.data, stage.checkpoint)
         if step == "reference"
         else stage.train_job(tmp_path, "simpo")
     )
