@@ -10,9 +10,10 @@ from docker.errors import ImageNotFound
 from examples.slurm.private_cluster import PrivateCluster
 from tests.containers.conftest import base_image, shared_engine
 from tests.containers.launch.stand_in import build_stand_in
+from tests.dpo_core.conftest import _one_thread
 from tests.waiting import wait_until
 
-__all__ = ["base_image", "shared_engine"]  # fixtures of other folders
+__all__ = ["_one_thread", "base_image", "shared_engine"]  # fixtures of other folders
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
-"""The real steps as jobs of two nodes: the same results as from processes of this machine, to the bit."""
+"""The real steps as jobs of two and of four nodes: the same results as from processes of this machine, to the bit."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,26 @@ from examples.slurm.private_cluster import PrivateCluster
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import launcher_for
 from tasks.launch.launchers import LauncherSections
-from tasks.launch.own_folder import own_folder
+from tasks.launch.own_folder import OWN, own_folder
 from tasks.launch.run_job import in_store, run_job
 from tasks.launch.slurm.config import SlurmConfig
-from tests.tiny_stage import TinyStage, reference_job
+from tests.tiny_models import make_model
+from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
 
 pytestmark = pytest.mark.integration
 RANKS = {"num_processes": 2, "sharding": "zero3", "threads_per_process": 1}
+FOUR = {"num_processes": 4, "sharding": "fsdp2", "threads_per_process": 1}
+
+
+@pytest.fixture
+def four_nodes(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PrivateCluster]:
+    made = PrivateCluster(tmp_path_factory.mktemp("slurm"), num_nodes=4, num_cores=1)
+    made.up()
+    monkeypatch.setenv("SLURM_CONF", str(made.conf))
+    yield made
+    made.down()
 
 
 def test_mixture_and_zero3_weights_are_the_processs_bit_for_bit(cluster: PrivateCluster, tmp_path):
@@ -66,3 +81,29 @@ def test_a_reference_pass_in_shares_is_that_of_one_process_bit_for_bit(cluster: 
         made[compute.launcher] = result.reference.files
     assert made["slurm"] == made["process"]
     assert cluster.jobs() == []
+
+
+def test_fsdp2_reference_pass_and_evaluation_over_four_nodes(four_nodes: PrivateCluster, tmp_path):
+    stage = TinyStage.make(tmp_path / "stage", num_rows=24, held_out="4")
+    fsdp2, store = Sharding(kind="fsdp2"), tmp_path / "slurm"
+    sections = LauncherSections(slurm=SlurmConfig(poll_seconds=2))
+    here = launcher_for(ComputeConfig(**FOUR), sections)
+    spread = launcher_for(ComputeConfig(launcher="slurm", machines=4, **FOUR), sections)
+    train = stage.train_job(Path("unset"), processes=4, per_device=1, max_steps=2, sharding=fsdp2)
+    trained = run_job(in_store(train, store), spread)
+    assert trained.weights_sha256 == run_job(in_store(train, tmp_path / "process"), here).weights_sha256
+    scored = run_job(in_store(reference_job(store / "x", stage.data, stage.checkpoint), store), spread)
+    assert scored.rows_computed == 24
+    assert scored.reference.files == stage.reference.reference.files  # of one process
+    other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
+    evaluate = stage.evaluate_job(tmp_path / "alone", other, num_prompts=4, max_new_tokens=4)
+    shared = run_job(in_store(evaluate.model_copy(update={"sharding": fsdp2}), store), spread)
+    alone = run_here(evaluate)
+    assert shared.answers == alone.answers
+    assert shared.after == pytest.approx(alone.after, rel=1e-5, abs=1e-6)
+    for step in ("train", "reference", "evaluate"):
+        ranks = [
+            json.loads(rank.read_text()) for rank in (store / step).glob(f"{OWN}/*/slurm/*/ranks/rank-*.json")
+        ]
+        assert sorted((rank["rank"], rank["host"]) for rank in ranks) == list(enumerate(four_nodes.nodes))
+    assert four_nodes.jobs() == []
