@@ -43,11 +43,11 @@ def submitted(installation: Installation, page: Page, config: dict) -> UUID:
         page.click("Submit")
         with contextlib.suppress(AssertionError):
             wait_until(lambda: made() or "oops" in page.text().lower(), "a run of the form", seconds=240)
+        with contextlib.suppress(AssertionError):  # the page may have been refused something else
+            wait_until(made, "a run of the form all the same", seconds=30)
         if runs := made():
             (run,) = runs
             return run
-        with contextlib.suppress(AssertionError):  # that of this press, not of the next one
-            wait_until(lambda: "oops" not in page.text().lower(), "the end of the refusal", seconds=30)
     raise AssertionError(f"Submit makes no run:\n{page.text()[-2000:]}")
 
 
