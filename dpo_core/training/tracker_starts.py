@@ -46,6 +46,16 @@ def settings_of(job: TrainJob) -> Arguments:
     }
 
 
+def name_of(job: TrainJob) -> str:
+    """Return what a tracker is to call the run."""
+    return job.tracking.run_name or job.fingerprint[:16]
+
+
+def tags_of(job: TrainJob) -> list[str]:
+    """Return the run's tags, its group among them: for trackers that know no groups."""
+    return [*job.tracking.tags, *filter(None, [job.tracking.group])]
+
+
 def flat(settings: Arguments, before: str = "") -> dict[str, str]:
     """Return nested settings as one level, ``loss.beta``, for trackers whose parameters are text."""
     found: dict[str, str] = {}
@@ -98,7 +108,7 @@ def _trackio(job: TrainJob, folder: Path, _mode: str) -> Arguments:
     tracking = job.tracking
     more = {"tags": list(tracking.tags), "notes": tracking.notes} if tracking.tags or tracking.notes else {}
     return {
-        "name": tracking.run_name or job.fingerprint[:16],
+        "name": name_of(job),
         "group": tracking.group,
         "config": settings_of(job) | more,
         "embed": False,
@@ -109,10 +119,9 @@ def _trackio(job: TrainJob, folder: Path, _mode: str) -> Arguments:
 
 def _clearml(job: TrainJob, folder: Path, _mode: str) -> Arguments:
     os.environ |= {"CLEARML_OFFLINE_MODE": "1", "CLEARML_CACHE_DIR": str(folder / "clearml")}
-    tracking = job.tracking
     return {
-        "task_name": tracking.run_name or job.fingerprint[:16],
-        "tags": [*tracking.tags, *([tracking.group] if tracking.group else [])],
+        "task_name": name_of(job),
+        "tags": tags_of(job),
         "reuse_last_task_id": False,
         "auto_connect_arg_parser": False,
         "auto_connect_frameworks": False,
@@ -130,7 +139,7 @@ def _comet(job: TrainJob, folder: Path, _mode: str) -> Arguments:
         "online": False,
         "experiment_config": ExperimentConfig(
             offline_directory=str(folder / "comet"),
-            name=tracking.run_name or job.fingerprint[:16],
+            name=name_of(job),
             tags=list(tracking.tags),
             display_summary_level=0,
             # What it would collect by itself: code, command line, output, the machine.
@@ -170,7 +179,7 @@ def _swanlab(job: TrainJob, folder: Path, _mode: str) -> Arguments:
     return {
         "mode": "offline",
         "log_dir": str(folder / "swanlab"),
-        "name": tracking.run_name or job.fingerprint[:16],
+        "name": name_of(job),
         "group": tracking.group,
         "tags": list(tracking.tags),
         "description": tracking.notes,
@@ -194,9 +203,8 @@ STARTS: dict[str, Callable[[TrainJob, Path, str], Arguments]] = {
     "dvclive": _dvclive,
     "swanlab": _swanlab,
 }
-NO_FILE_NAME = re.compile(
-    r"[^/\w.\- :]"
-)  # what MLflow refuses in a metric's name; a source's may hold anything
+# What MLflow refuses in a metric's name; a source's may hold anything.
+NO_FILE_NAME = re.compile(r"[^/\w.\- :]")
 
 
 def named_for(tracker: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.metric_names import as_evaluated
 from dpo_core.contract.metrics_file import Metrics
 from dpo_core.contract.tracking_config import TRACKING_DIR, WANDB_ADDRESS_FILE, check_trackers
-from dpo_core.training.tracker_starts import flat, named_for, settings_of, starts_of
+from dpo_core.training.tracker_starts import flat, name_of, named_for, settings_of, starts_of, tags_of
 
 log = logging.getLogger(__name__)
 
@@ -153,9 +153,9 @@ def _tell_settings(tracker: GeneralTracker, job: TrainJob) -> None:
     elif tracker.name == "aim":
         tracker.store_init_configuration(settings)
         run = tracker.tracker
-        run.name, run.experiment = tracking.run_name or job.fingerprint[:16], tracking.project
+        run.name, run.experiment = name_of(job), tracking.project
         run.description = tracking.notes or ""
-        for tag in (*tracking.tags, *([tracking.group] if tracking.group else [])):
+        for tag in tags_of(job):
             run.add_tag(tag)
     if tracker.name == "comet_ml":
         tracker.tracker.log_others(words)
