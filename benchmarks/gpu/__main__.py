@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import results
-from benchmarks.gpu import eight_bits, large, whole, wide
+from benchmarks.gpu import answers, eight_bits, large, whole, wide
 from benchmarks.gpu.workload import Bench, Figure, free
 from benchmarks.machine import machine
 
@@ -35,7 +35,7 @@ PARTS = {
     "memory": large.memory,
     "attention": large.attention,
     "layout": large.layout,
-    "generate": large.generate,
+    "generate": answers.generate,
     "checkpoint": whole.checkpoint,
     "training": whole.training,
     "back_ends": whole.back_ends,

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -18,7 +17,6 @@ from dpo_core.model import attention as attention_kernels
 from dpo_core.model import logprobs
 from dpo_core.model.attention import PAIRWISE, set_kernel
 from dpo_core.model.forward import PairScorer, largest_difference, vocabulary_head
-from dpo_core.model.generate import Generation, continue_all
 
 PAIRS = 16
 WAYS: dict[str, tuple[Precision, bool]] = {  # number format, and whether norms and MLPs are compiled
@@ -279,25 +277,3 @@ def without_varlen() -> Iterator[None]:
         yield
     finally:
         attention_kernels.why_not_varlen = before
-
-
-def generate(bench: Bench) -> list[Figure]:
-    """Greedy answers of 16 prompts: milliseconds a token, by number format."""
-    figures, tokens = [], 4 if bench.tiny else 64
-    prompts = [pair.chosen_ids[:100] for pair in bench.pairs(16)]
-    for dtype, bar in ((torch.float32, 3.0), (torch.bfloat16, 3.0)):
-        model = bench.model(bench.wide).to(dtype)
-        seconds = seconds_of(
-            lambda model=model: _greedy(model, prompts, tokens), bench.device, turns=1, warm_up=1
-        )
-        name = str(dtype).removeprefix("torch.")
-        figures.append(Figure(f"{name}: a token of 16 answers", 1e3 * seconds / tokens, "ms", bar))
-        del model
-        free(bench.device)
-    return figures
-
-
-@torch.no_grad()
-def _greedy(model: torch.nn.Module, prompts: list[np.ndarray], tokens: int) -> None:
-    generation = Generation(tokens, len(prompts))
-    continue_all(model, (), prompts, generation, None, lambda logits_RV, rows, step: logits_RV.argmax(dim=-1))

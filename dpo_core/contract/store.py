@@ -25,6 +25,7 @@ from dpo_core.contract.errors import StoreBusy, StoreError, from_os_error
 from dpo_core.contract.regular_file import open_regular, opened
 
 HASH_CHUNK_BYTES = 1 << 22
+HASHED_AT_ONCE = 4  # files: one core hashes about 1 GB a second, which disks of servers exceed
 LOCK_FILE, LONGEST_HOLDER = ".lock", 200
 NO_LOCKS = (
     errno.ENOSYS,
@@ -66,30 +67,34 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def hash_files(folder: Path, at_once: int = 1) -> dict[str, str]:
-    """Return relative POSIX path -> SHA-256 of every file below ``folder``, in sorted order. Dot files do not count.
-    ``at_once``: large files that are read beside each other."""
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return relative POSIX path -> SHA-256 of every file below ``folder``, in sorted order. Dot files do not count."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     named = {p: p.relative_to(folder) for p in files}
     counted = {n.as_posix(): p for p, n in named.items() if not any(part.startswith(".") for part in n.parts)}
-    if at_once == 1:
-        return {name: sha256_file(path) for name, path in counted.items()}
-    with ThreadPoolExecutor(at_once) as threads:
-        return dict(zip(counted, threads.map(sha256_file, counted.values()), strict=True))
+    return dict(zip(counted, _hashes(list(counted.values())), strict=True))
 
 
 def verify_files(folder: Path, expected: dict[str, str]) -> None:
-    """Raise ``StoreError`` naming the first file of ``expected`` that is missing, has another content, or by its name
-    would lie outside of ``folder``."""
+    """Raise ``StoreError`` naming the first file of ``expected`` that by its name would lie outside of ``folder`` or is
+    missing, else the first that has another content."""
     advice = f"Delete {folder} to have it made again."
-    for name, sha256 in expected.items():
-        path = folder / name
+    for name in expected:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise StoreError(f"A file named {name!r} would lie outside of {folder}.", advice)
-        if not path.is_file():
-            raise StoreError(f"{path} is missing.", advice)
-        if (got := sha256_file(path)) != sha256:
-            raise StoreError(f"{path} is damaged: sha256 {got[:12]}, expected {sha256[:12]}.", advice)
+        if not (folder / name).is_file():
+            raise StoreError(f"{folder / name} is missing.", advice)
+    hashes = _hashes([folder / name for name in expected])
+    for (name, sha256), got in zip(expected.items(), hashes, strict=True):
+        if got != sha256:
+            raise StoreError(
+                f"{folder / name} is damaged: sha256 {got[:12]}, expected {sha256[:12]}.", advice
+            )
+
+
+def _hashes(files: list[Path]) -> Iterator[str]:
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
+        yield from threads.map(sha256_file, files)
 
 
 def flush_to_disk(path: Path) -> None:

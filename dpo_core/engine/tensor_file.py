@@ -8,6 +8,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from dpo_core.model.tensor_slices import DTYPES
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+WORTH_A_THREAD = 1 << 20  # bytes: writing and hashing less takes about as long as waking a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +47,20 @@ class TensorFile:
         """Create the file, which must not be there, and write its header."""
         self._file = path.open("xb")
         self._digest = hashlib.sha256()
+        self._hashing = ThreadPoolExecutor(1, "hashing")
         self._left = sum(entry.num_bytes for entry in entries.values())
-        self._write(_header(entries, metadata))
+        self._write(memoryview(_header(entries, metadata)))
 
     def __enter__(self) -> "TensorFile":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._hashing.shutdown()
         self._file.close()
 
     def add(self, values: Tensor) -> None:
         """Write the next values, on the CPU."""
-        content = values.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        content = values.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
         self._left -= content.nbytes
         assert self._left >= 0
         self._write(content)
@@ -68,9 +72,17 @@ class TensorFile:
         os.fsync(self._file.fileno())
         return self._digest.hexdigest()
 
-    def _write(self, content: object) -> None:
-        self._digest.update(content)  # type: ignore[arg-type]  # arrays are buffers; numpy says so from Python 3.12 on
-        self._file.write(content)  # type: ignore[arg-type]  # as above
+    def _write(self, content: memoryview) -> None:
+        """Write and hash, one beside the other: each takes about a second of a GB."""
+        if content.nbytes < WORTH_A_THREAD:
+            self._digest.update(content)
+            self._file.write(content)
+            return
+        hashed = self._hashing.submit(self._digest.update, content)
+        try:
+            self._file.write(content)
+        finally:
+            hashed.result()  # the values may change once this returns
 
 
 def write_tensors(

@@ -7,7 +7,6 @@ Shapes: R rows of a batch, P tokens of its longest prompt, V vocabulary.
 """
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -16,8 +15,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dpo_core.contract.model_shape import learned_positions
 from dpo_core.data.render_limits import rendered_by_library
+from dpo_core.model.decoding import decoding_of
 
 TURN_PROBE = "pairline turn end probe"
 Choose = Callable[
@@ -37,12 +36,14 @@ class Generation:
 
     ``agree`` gives the next tokens, int64 [R], that this process goes on with. Processes that compute one answer together
     need it: each would stop by its own choice, and one that differs in one token leaves the others waiting for it.
+    ``may_record``: a token's forward may become a graph of the card, as the weights lie where they are for all of them.
     """
 
     max_new_tokens: int
     batch_size: int
     agree: Callable[[torch.Tensor], torch.Tensor] = own_choice
     prompt_tokens: int | None = None
+    may_record: bool = True
 
     def rows(self, longest: int) -> int:
         """Return how many prompts of at most ``longest`` tokens are answered at a time."""
@@ -111,47 +112,25 @@ def _continue_batch(
     ids_RP, mask_RP = _left_padded(
         [prompts[number] for number in batch], ends[0] if ends else 0, model.device
     )
-    # Logits of the last position only: a whole prompt's [R, P, V] would be the largest tensor of the run.
-    last_only = (
-        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    )
+    decoding = decoding_of(model, ids_RP, mask_RP, generation.max_new_tokens, generation.may_record)
     answers: dict[int, list[int]] = {number: [] for number in batch}
     live = list(batch)  # live[i]: the prompt that row i continues
     running = torch.ones(len(batch), dtype=torch.bool)
-    positions_RP = (mask_RP.cumsum(dim=1) - 1).clamp(min=0)
-    most = learned_positions(model.config.to_dict())
-    cache = None
     for step in range(generation.max_new_tokens):
-        output = model(
-            input_ids=ids_RP,
-            attention_mask=mask_RP,
-            position_ids=positions_RP,
-            past_key_values=cache,
-            use_cache=True,
-            **last_only,
-        )
-        cache = output.past_key_values
-        next_R = generation.agree(choose(output.logits[:, -1], live, step))
+        next_R = generation.agree(choose(decoding.logits_RV, live, step))
         for row, token in enumerate(next_R.tolist()):
             if running[row]:
                 answers[live[row]].append(token)
                 running[row] = token not in ends
-        if not running.any():
+        running &= decoding.have_place()  # an answer ends where the model has no place for more
+        if not running.any() or step + 1 == generation.max_new_tokens:
             break
-        if int(running.sum()) <= len(live) // 2 and hasattr(cache, "batch_select_indices"):
+        if decoding.can_drop_rows and int(running.sum()) <= len(live) // 2:
             keep = running.nonzero()[:, 0].to(model.device)
-            cache.batch_select_indices(keep)
+            decoding.keep_rows(keep)
             live = [live[row] for row in keep.tolist()]
-            next_R, mask_RP, positions_RP = next_R[keep], mask_RP[keep], positions_RP[keep]
-            running = torch.ones(len(live), dtype=torch.bool)
-        ids_RP = next_R[:, None]
-        mask_RP = torch.cat([mask_RP, mask_RP.new_ones(len(live), 1)], dim=1)
-        positions_RP = positions_RP[:, -1:] + 1
-        if most is not None:  # an answer ends where the model has no place for more
-            running &= (positions_RP[:, 0] < most).cpu()
-            positions_RP = positions_RP.clamp(max=most - 1)
-            if not running.any():
-                break
+            next_R, running = next_R[keep], torch.ones(len(live), dtype=torch.bool)
+        decoding.read(next_R)
     return list(answers.values())
 
 

@@ -24,7 +24,7 @@ from dpo_core.contract.progress import Progress
 from dpo_core.contract.store import hash_files, new_directory
 from dpo_core.data.tokenizer import load_tokenizer
 from dpo_core.engine.checkpoint import load_weights
-from dpo_core.engine.hub_files import MOST_THREADS, write_weights
+from dpo_core.engine.hub_files import write_weights
 from dpo_core.model.adapter import ADAPTER_FOLDER, load_policy, merge_adapter, save_adapter
 from dpo_core.model.export_form import DTYPES, apply_pad_token
 from dpo_core.model.four_bits import rounding
@@ -102,7 +102,7 @@ def run(job: ExportJob, progress: Progress) -> ExportResult:
                 shutil.copy2(source, aside)
         progress.advance()
         _check_loads(aside, model, job.checkpoint.allow_remote_code)
-        files = hash_files(aside, at_once=MOST_THREADS)
+        files = hash_files(aside)
         if changed := sorted(name for name in hashes if files.get(name) != hashes[name]):
             raise CheckpointError(
                 f"The export changed {changed[0]} while writing it. Check the disk and run again."

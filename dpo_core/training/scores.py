@@ -100,9 +100,14 @@ def generation_of(job: EvaluateJob | TrainJob, scorer: PairScorer, accelerator: 
 
     Ranks that compute together go on with what the first of them chose: two cards may differ in the last bit of a logit.
     """
-    agree = tokens_of_first(accelerator, scorer.is_split)
-    tokens = job.evaluation.tokens_per_batch
-    return Generation(job.evaluation.max_new_tokens, ANSWERS_PER_BATCH, prompt_tokens=tokens, agree=agree)
+    return Generation(
+        job.evaluation.max_new_tokens,
+        ANSWERS_PER_BATCH,
+        prompt_tokens=job.evaluation.tokens_per_batch,
+        agree=tokens_of_first(accelerator, scorer.is_split),
+        # What back ends gather or exchange within a forward is no part of a graph.
+        may_record=not job.sharding.splits_weights and tensor_degree(accelerator) == 1,
+    )
 
 
 def batches_of_rank(

@@ -1,12 +1,27 @@
 """Greedy answers against ``model.generate``, one prompt at a time, and where an answer ends."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
+from dpo_core.model import decoding
+from dpo_core.model.attention import PAIRWISE, set_kernel
+from dpo_core.model.decoding import FixedDecoding, decoding_of
 from dpo_core.model.generate import (
     Generation,
     answer_greedily,
@@ -124,3 +139,111 @@ def test_an_answer_ends_where_the_model_has_no_place_for_more():
         model, make_tokenizer(), prompts, draws, Generation(max_new_tokens=6, batch_size=3)
     )
     assert [len(answer) for answer in answers] == [1, 3, 6]
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Callable]:
+    """Steps are given to a recorder as on a card; this one gives them back as they are. -> those that it was given"""
+    steps: list[Callable] = []
+
+    def record(step: Callable[[], None]) -> Callable[[], None]:
+        steps.append(step)
+        return step
+
+    monkeypatch.setattr(decoding, "recorder", lambda device: record)
+    return steps
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", PAIRWISE["sdpa"]])
+def test_answers_from_tensors_of_full_length_are_the_same(folder, loaded, recorded, kernel):
+    """What a card replays as a graph, against keys and values that grow: prompts of several lengths, rows that end early,
+    greedy and drawn."""
+    _, tokenizer, prompts = loaded
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    set_kernel(model, kernel)
+    with torch.no_grad():
+        model.generation_config.eos_token_id = int(model(torch.tensor([prompts[1]])).logits[0, -1].argmax())
+
+    def answers(may_record: bool) -> list:
+        generation = Generation(24, 3, may_record=may_record)
+        draws = [np.random.default_rng(number) for number in range(len(prompts))]
+        return [
+            *greedy_answers(model, tokenizer, prompts, generation),
+            *sample_answers(model, tokenizer, prompts, draws, generation),
+        ]
+
+    growing = answers(may_record=False)
+    assert not recorded
+    assert answers(may_record=True) == growing
+    assert len(recorded) == 4  # two batches, greedy and drawn
+    assert any(answer.has_ended for answer in growing[: len(prompts)])
+
+
+SHAPE = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+}
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [2.0] * 4,
+    "original_max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "is_fixed"),
+    [
+        (lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)), True),
+        (lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=None)), True),
+        (lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8)), False),
+        (lambda: MixtralForCausalLM(MixtralConfig(**SHAPE, num_local_experts=2)), False),
+        (lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=LONG_ROPE)), False),
+        (lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, attn_implementation="eager")), False),
+        (lambda: GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4)), False),
+    ],
+    ids=["llama", "mistral", "a window", "experts", "long rope", "eager", "learned positions"],
+)
+@torch.no_grad()
+def test_only_what_is_the_same_kernels_for_every_token_is_recorded(recorded, model, is_fixed):
+    prompts = torch.randint(3, 300, (2, 12)), torch.ones(2, 12, dtype=torch.long)
+    made = decoding_of(model().eval(), *prompts, 8, may_record=True)
+    assert bool(recorded) == is_fixed
+    assert isinstance(made, FixedDecoding) == is_fixed
+
+
+def refuses(step: Callable[[], None]) -> Callable[[], None]:
+    raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
+def stands_still(step: Callable[[], None]) -> Callable[[], None]:
+    """Does right once: what counts does not go on counting."""
+    turns = iter([step])
+    return lambda: next(turns, lambda: None)()
+
+
+def makes_nothing_of_it(step: Callable[[], None]) -> Callable[[], None]:
+    return lambda: None
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (refuses, "kernel by kernel: operation not permitted when stream is capturing"),
+        (stands_still, "kernel by kernel: the recorded step is off by"),
+        (makes_nothing_of_it, "kernel by kernel: the recorded step is off by"),
+    ],
+)
+def test_a_recorded_step_that_is_wrong_is_not_used(loaded, monkeypatch, caplog, record, words):
+    model, tokenizer, prompts = loaded
+    expected = greedy_answers(model, tokenizer, prompts, Generation(8, 5, may_record=False))
+    monkeypatch.setattr(decoding, "recorder", lambda device: record)
+    with caplog.at_level("INFO", logger="dpo_core"):
+        assert greedy_answers(model, tokenizer, prompts, Generation(8, 5)) == expected
+    assert words in caplog.text
+    assert "more" not in caplog.text
