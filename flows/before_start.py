@@ -11,7 +11,7 @@ from dpo_core.contract.tracking_config import check_trackers
 from flows.benchmark_software import check_benchmarks
 from flows.implementation import check_implementation
 from flows.settings.stage_config import StageConfig
-from flows.step_software import answer_of, python_of_steps
+from flows.step_software import missing_in, python_of_steps
 from tasks.checkpoint.chosen_template import chosen_template
 from tasks.checkpoint.source import check_source
 from tasks.data.sources import check_sources
@@ -19,10 +19,6 @@ from tasks.hub.judge_server import is_on_loopback
 from tasks.image.config import check_variant
 from tasks.launch.compute import check_devices, solve_batch
 from tasks.launch.launcher import kind_of
-
-MISSING = (
-    "from importlib.util import find_spec; print(*(name for name in {names!r} if find_spec(name) is None))"
-)
 
 
 def check_before_start(config: StageConfig) -> None:
@@ -57,8 +53,8 @@ def check_installed_trackers(config: StageConfig) -> None:
         return
     if python.path == sys.executable:
         check_trackers(config.tracking)
-    elif (missing := answer_of(python.path, MISSING.format(names=names))) is not None:
-        check_trackers(config.tracking, missing.split())
+    else:
+        check_trackers(config.tracking, missing_in(python.path, names))
 
 
 def _check_reached_from_a_container(config: StageConfig) -> None:

@@ -3,12 +3,18 @@
 from dpo_core.contract.benchmarks import LM_EVAL_VERSION
 from dpo_core.contract.errors import ConfigError
 from flows.settings.stage_config import StageConfig
-from flows.step_software import StepPython, answer_of, check_image_holds, how_to_get_it, python_of_steps
+from flows.step_software import (
+    StepPython,
+    answer_of,
+    check_image_holds,
+    how_to_get_it,
+    missing_in,
+    python_of_steps,
+)
 from tasks.benchmark import pinned_folder
 from tasks.image.image_ref import BENCHMARKS
 
 SHOW_VERSION = "import importlib.metadata; print(importlib.metadata.version('lm-eval'))"
-HAS_VLLM = "import importlib.util; print(importlib.util.find_spec('vllm') is not None)"
 
 
 def check_benchmarks(config: StageConfig) -> None:
@@ -37,7 +43,7 @@ def _check_python(config: StageConfig, python: StepPython) -> None:
             f"{found}).",
             how_to_get_it(config, python),
         )
-    if config.benchmarks.back_end == "vllm" and answer_of(python.path, HAS_VLLM) != "True":
+    if config.benchmarks.back_end == "vllm" and missing_in(python.path, ["vllm"]):
         raise ConfigError(
             f"benchmarks.back_end is vllm, and {python.path}, which steps run in, has no vLLM.",
             f"Install it there, set {python.setting} to an interpreter that has it, or set benchmarks.back_end to hf.",

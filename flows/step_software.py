@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dpo_core.contract.errors import ConfigError
@@ -12,6 +13,9 @@ from tasks.launch.launcher import kind_of
 from tasks.launch.process import step_python
 
 LOOKED_SECONDS = 60  # an interpreter's start on a slow file system
+MISSING = (
+    "from importlib.util import find_spec; print(*(name for name in {names!r} if find_spec(name) is None))"
+)
 
 
 class StepPython(NamedTuple):
@@ -80,6 +84,15 @@ def check_image_holds(config: StageConfig, software: str, extra: str, needed_by:
             f"{needed_by}, and the image of image.variant {variant} does not hold {software}.",
             f"Set image.variant to {variant.partition('-')[0]}-{wanted_extras(config)}.",
         )
+
+
+def missing_in(python: str, modules: Sequence[str]) -> list[str]:
+    """Return which of some top-level modules an interpreter lacks, in their order. Raises ``ConfigError`` where it cannot be
+    asked."""
+    found = answer_of(python, MISSING.format(names=tuple(modules)))
+    if found is None:
+        raise ConfigError(f"{python}, which steps run in, is no Python that could be asked for its modules.")
+    return found.split()
 
 
 def answer_of(python: str, program: str) -> str | None:

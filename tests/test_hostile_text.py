@@ -36,7 +36,7 @@ from flows.terminal import cli
 from flows.terminal import release as terminal_release
 from flows.terminal.model_size import ModelSize
 from flows.terminal.plan import Plan, show_plan
-from flows.terminal.run_display import BarDisplay, LineDisplay, RetryNotices
+from flows.terminal.run_display import BarDisplay, LineDisplay, TaskNotices
 from flows.terminal.show_page import show_page
 from flows.terminal.source_size import SourceSize
 from flows.terminal.status import show_run, show_runs
@@ -240,7 +240,7 @@ def show_displays(text: str, console: Console) -> None:
                     display._last_line = 0.0
                 display.progress(event)
     message = f"failed with exception: Error - Retry 1/2 will start {text}"
-    RetryNotices(console).emit(logging.LogRecord("x", logging.INFO, "", 1, message, (), None))
+    TaskNotices(console).emit(logging.LogRecord("x", logging.INFO, "", 1, message, (), None))
 
 
 def show_whole_plan(text: str, console: Console) -> None:

@@ -20,6 +20,7 @@ from tasks.text.terminal import tell
 
 SECONDS_BETWEEN_LINES = 10.0
 SHOWN_METRICS = ("loss", "rewards/accuracies")
+DATA_TASKS = ("mix data", "mix sets")
 
 
 class RunDisplay(Protocol):
@@ -42,8 +43,9 @@ class RunDisplay(Protocol):
     ) -> None: ...
 
 
-class RetryNotices(logging.Handler):
-    """Tells on the terminal what Prefect only logs: that a task failed and is tried again."""
+class TaskNotices(logging.Handler):
+    """Tells on the terminal what Prefect only logs: that a task failed and is tried again, and what is odd about the data.
+    Signs of a policy that gets worse are told by the verdict that ends the run."""
 
     RETRY = re.compile(
         r"exception: (?P<error>\w+).*Retry (?P<which>\d+/\d+) will start (?P<when>.*)$", re.DOTALL
@@ -54,10 +56,12 @@ class RetryNotices(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line for a retry; everything else is in the run's log."""
+        """Print a retry in one line, a warning about data whole; everything else is in the run's log."""
         if retry := self.RETRY.search(record.getMessage()):
             line = f"  failed ({retry['error']}), retry {retry['which']} starts {retry['when']}"
             tell(self.console, one_line(line), is_cut=True)
+        elif record.levelno >= logging.WARNING and getattr(record, "task_name", None) in DATA_TASKS:
+            tell(self.console, f"Warning: {one_line(record.getMessage())}")
 
 
 class ClusterNotices:

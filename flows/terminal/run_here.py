@@ -63,9 +63,9 @@ def run_flow(
     """
     from flows.audience import Audience
     from flows.terminal.release import ask_here
-    from flows.terminal.run_display import ClusterNotices, RetryNotices, run_display
+    from flows.terminal.run_display import ClusterNotices, TaskNotices, run_display
 
-    display, notices = run_display(console), RetryNotices(console)
+    display, notices = run_display(console), TaskNotices(console)
     logging.getLogger("prefect.task_runs").addHandler(notices)
     try:
         with display:

@@ -7,8 +7,10 @@ import pytest
 from rich.console import Console
 
 from dpo_core.contract.progress import ProgressEvent
-from flows.terminal.run_display import ClusterNotices, LineDisplay, RetryNotices, progress_text
+from flows.terminal.run_display import ClusterNotices, LineDisplay, TaskNotices, progress_text
 from tasks.launch.cluster_job import ClusterJob
+from tasks.mix_data import mix_data
+from tasks.mix_sets import mix_sets
 from tests.flows.conftest import RECIPES, pairline
 
 
@@ -87,7 +89,7 @@ def test_a_job_in_a_clusters_queue_is_told_whenever_it_stands_elsewhere(capsys):
 
 
 def test_a_retry_is_told_in_one_line(capsys):
-    notices = RetryNotices(Console(width=200))
+    notices = TaskNotices(Console(width=200))
     log = logging.getLogger("test.retries")
     log.addHandler(notices)
     log.warning(
@@ -95,3 +97,16 @@ def test_a_retry_is_told_in_one_line(capsys):
     )
     log.warning("Finished in state Completed()")
     assert capsys.readouterr().out == "  failed (StepCrashed), retry 1/6 starts 5 second(s) from now\n"
+
+
+@pytest.mark.parametrize("task", [mix_data, mix_sets])
+def test_what_is_odd_about_the_data_is_told_whole(capsys, task):
+    """As the tasks' own loggers say it. What warns of the policy is told once, by the verdict."""
+    log, data = logging.Logger("data", logging.INFO), {"task_name": task.name}
+    log.addHandler(TaskNotices(Console(width=60)))
+    log.info("4 pairs", extra=data)
+    log.warning("data: %d %% of the pairs are cut, so answers end without their ends", 40, extra=data)
+    log.warning("answers grow", extra={"task_name": "evaluate"})
+    log.warning("of no task")
+    told = "Warning: data: 40 % of the pairs are cut, so answers end without their ends\n"
+    assert capsys.readouterr().out == told
