@@ -44,8 +44,10 @@ class RunDisplay(Protocol):
 
 
 class TaskNotices(logging.Handler):
-    """Tells on the terminal what Prefect only logs: that a task failed and is tried again, and what is odd about the data.
-    Signs of a policy that gets worse are told by the verdict that ends the run."""
+    """Tells on the terminal what is only logged else: that a task failed and is tried again, what is odd about the data,
+    what is waited for. Signs of a policy that gets worse are told by the verdict that ends the run."""
+
+    HEARD = ("prefect.task_runs", "tasks", "flows")  # loggers
 
     RETRY = re.compile(
         r"exception: (?P<error>\w+).*Retry (?P<which>\d+/\d+) will start (?P<when>.*)$", re.DOTALL
@@ -56,12 +58,28 @@ class TaskNotices(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a retry in one line, a warning about data whole; everything else is in the run's log."""
-        if retry := self.RETRY.search(record.getMessage()):
+        """Print a retry in one line, warnings whole; everything else is in the run's log."""
+        text = record.getMessage()
+        if retry := self.RETRY.search(text):
             line = f"  failed ({retry['error']}), retry {retry['which']} starts {retry['when']}"
             tell(self.console, one_line(line), is_cut=True)
-        elif record.levelno >= logging.WARNING and getattr(record, "task_name", None) in DATA_TASKS:
-            tell(self.console, f"Warning: {one_line(record.getMessage())}")
+        elif record.levelno < logging.WARNING:
+            return
+        elif record.name != self.HEARD[0]:
+            tell(self.console, f"  {one_line(text)}")
+        elif getattr(record, "task_name", None) in DATA_TASKS:
+            tell(self.console, f"Warning: {one_line(text)}")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Tell what is logged within the ``with`` block."""
+        for name in self.HEARD:
+            logging.getLogger(name).addHandler(self)
+        try:
+            yield
+        finally:
+            for name in self.HEARD:
+                logging.getLogger(name).removeHandler(self)
 
 
 class ClusterNotices:

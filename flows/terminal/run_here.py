@@ -1,6 +1,5 @@
 """A run at a terminal: the flow with its progress and questions, and what it came to."""
 
-import logging
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -65,10 +64,9 @@ def run_flow(
     from flows.terminal.release import ask_here
     from flows.terminal.run_display import ClusterNotices, TaskNotices, run_display
 
-    display, notices = run_display(console), TaskNotices(console)
-    logging.getLogger("prefect.task_runs").addHandler(notices)
+    display = run_display(console)
     try:
-        with display:
+        with TaskNotices(console).listening(), display:
             asks, queue = ask_here(console, display.held), ClusterNotices(console)
             flow(Audience(display.task, display.progress, asks, queue))
     except PairlineError as error:
@@ -77,8 +75,6 @@ def run_flow(
         raise
     except Exception as error:
         raise _internal(error, display.folder) from error
-    finally:
-        logging.getLogger("prefect.task_runs").removeHandler(notices)
     assert display.folder is not None
     return display.folder
 

@@ -94,7 +94,7 @@ def claimed(job: Job, patience_seconds: float, context: Context) -> Iterator[Non
             stack.enter_context(claim(job.out_dir))
         except StoreBusy as busy:
             line = f"Step {job.step} waits for another run to end, and takes its result. {busy}"
-            log.info("%s", line)
+            log.warning("%s", line)
             context.tell_line(line)
             stack.enter_context(claim(job.out_dir, patience_seconds))
         yield

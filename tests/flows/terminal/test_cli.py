@@ -89,9 +89,8 @@ def test_a_job_in_a_clusters_queue_is_told_whenever_it_stands_elsewhere(capsys):
 
 
 def test_a_retry_is_told_in_one_line(capsys):
-    notices = TaskNotices(Console(width=200))
-    log = logging.getLogger("test.retries")
-    log.addHandler(notices)
+    log = logging.Logger("prefect.task_runs")
+    log.addHandler(TaskNotices(Console(width=200)))
     log.warning(
         "Task run failed with exception: StepCrashed('a\nb') - Retry 1/6 will start 5 second(s) from now"
     )
@@ -102,7 +101,7 @@ def test_a_retry_is_told_in_one_line(capsys):
 @pytest.mark.parametrize("task", [mix_data, mix_sets])
 def test_what_is_odd_about_the_data_is_told_whole(capsys, task):
     """As the tasks' own loggers say it. What warns of the policy is told once, by the verdict."""
-    log, data = logging.Logger("data", logging.INFO), {"task_name": task.name}
+    log, data = logging.Logger("prefect.task_runs"), {"task_name": task.name}
     log.addHandler(TaskNotices(Console(width=60)))
     log.info("4 pairs", extra=data)
     log.warning("data: %d %% of the pairs are cut, so answers end without their ends", 40, extra=data)
@@ -110,3 +109,18 @@ def test_what_is_odd_about_the_data_is_told_whole(capsys, task):
     log.warning("of no task")
     told = "Warning: data: 40 % of the pairs are cut, so answers end without their ends\n"
     assert capsys.readouterr().out == told
+
+
+def test_what_is_waited_for_is_told(capsys):
+    """By launchers and flows, within a run alone; what they merely note is not."""
+    launcher = logging.getLogger("tasks.launch.patience")
+    with TaskNotices(Console(width=60)).listening():
+        launcher.warning("The engine is away.\x1b[2J Waiting up to %.0f s for it.", 300)
+        launcher.info("It is there.")
+        logging.getLogger("flows.accelerator").warning("All slots are taken.")
+        logging.getLogger("dpo_core.store").warning("of a step, which has its own log")
+    launcher.warning("The engine is away.")
+    assert capsys.readouterr().out.splitlines() == [
+        "  The engine is away.\\x1b[2J Waiting up to 300 s for it.",
+        "  All slots are taken.",
+    ]
