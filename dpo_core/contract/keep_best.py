@@ -4,6 +4,7 @@ Both are functions of the evaluations that are written down and nothing else, so
 what the whole run would have chosen.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Literal
 
@@ -142,8 +143,8 @@ def _measured(keep: KeepBest, evaluations: Metrics) -> Metrics:
 
 
 def _is_better(keep: KeepBest, value: float, best: float | None) -> bool:
-    """What is no number is never better."""
-    if value != value or best is None:
-        return value == value
+    """What is no number, or none that could be passed, is never better."""
+    if not math.isfinite(value) or best is None:
+        return math.isfinite(value)
     gain = value - best if keep.direction == "max" else best - value
     return gain > keep.min_delta

@@ -39,7 +39,7 @@ class Outcome:
     @property
     def in_words(self) -> str:
         """Return "instructions kept 0.30 to 0.85 (p < 0.001)"; of several figures also what they leave of it."""
-        alone, counted = _p(self.chance), _p(self.counts)
+        alone, counted = chance_in_words(self.chance), chance_in_words(self.counts)
         among = "" if counted == alone else f", {counted.removeprefix('p = ')} as one of {self.among} figures"
         return f"{self.label} {self.before:.2f} to {self.after:.2f} ({alone}{among})"
 
@@ -157,5 +157,6 @@ def sign_test(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / 2**changed)
 
 
-def _p(chance: float) -> str:
+def chance_in_words(chance: float) -> str:
+    """Return "p = 0.034" """
     return "p < 0.001" if chance < 0.001 else f"p = {chance:.2g}"

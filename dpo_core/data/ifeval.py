@@ -5,7 +5,9 @@ Each is a function of the answer **as it was given** that decides as the publish
 - keywords, words and section names are texts, not regular expressions;
 - sentences are counted as ``one_sentence`` counts them, not by a trained model;
 - a language is told by ``dpo_core.data.languages``;
-- ``keywords:letter_frequency`` counts the character that the row names, also where it is no letter.
+- ``keywords:letter_frequency`` counts the character that the row names, also where it is no letter;
+- postscript markers other than ``P.S.`` and ``P.P.S`` are texts, not regular expressions;
+- words in capitals are told apart by rules: "CANNOT" and "GONNA" are one word, not two.
 """
 
 import json
@@ -91,9 +93,10 @@ def nth_paragraph_first_word(answer: str, num_paragraphs: int, nth_paragraph: in
     """
     parts = answer.split("\n\n")
     filled = sum(bool(part.strip()) for part in parts)
-    if filled != num_paragraphs or not 1 <= nth_paragraph <= filled or not parts[nth_paragraph - 1].strip():
+    place = int(nth_paragraph)  # 2.0 where its column has nulls
+    if filled != num_paragraphs or not 1 <= place <= filled or not parts[place - 1].strip():
         return False
-    word = parts[nth_paragraph - 1].split()[0].lstrip("'").lstrip('"')
+    word = parts[place - 1].split()[0].lstrip("'").lstrip('"')
     return re.split(r"""[.,?!'"]""", word)[0].lower() == first_word.lower()
 
 
@@ -127,9 +130,10 @@ def number_highlighted_sections(answer: str, num_highlights: int) -> bool:
 
 def multiple_sections(answer: str, section_spliter: str, num_sections: int) -> bool:
     """Return whether the section's name and a number ("Section 1") stand there at least so often, in this case."""
-    if len(section_spliter) > len(answer):
+    name = section_spliter.strip()
+    if len(name) > len(answer):
         return num_sections <= 0
-    return len(re.findall(rf"{re.escape(section_spliter)}\s?\d+", answer)) >= num_sections
+    return len(re.findall(rf"{re.escape(name)}\s?\d+", answer)) >= num_sections
 
 
 def json_format(answer: str) -> bool:

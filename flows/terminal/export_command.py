@@ -51,7 +51,8 @@ def export_step(run_name: str, step: str, store: Path) -> tuple[Path, int]:
     from tasks.train_dpo import export_job
 
     run = read_run_files(find_run(run_name, store))
-    kept, config = kept_step(run, step), validated(run.config, f"the settings of {run.folder.name}")
+    of_stage = {name: section for name, section in run.config.items() if name != "sweep"}
+    kept, config = kept_step(run, step), validated(of_stage, f"the settings of {run.folder.name}")
     template = chosen_template(config.checkpoint)
     place = Workplace(run.folder.parent.parent, ProcessLauncher(config.compute))
     weights = (kept.folder, kept.weights_fingerprint)

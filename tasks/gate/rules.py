@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dpo_core.contract.benchmarks import Benchmarks, BenchmarkScore
 from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.metric_names import by_set
+from dpo_core.contract.outcome import chance_in_words
 from dpo_core.contract.section import Section
 from tasks.gate.config import BenchmarkRule, GateConfig, HeldOutRules
 
@@ -24,7 +25,7 @@ class GateCheck(Section):
     value: float | None
     bound: float | None
     passed: bool
-    detail: str = ""  # why there is no value or no bound
+    detail: str = ""  # why there is no value or no bound, or how sure the value is
 
 
 def check_rules(gate: HeldOutRules, before: Metrics, after: Metrics) -> tuple[GateCheck, ...]:
@@ -97,13 +98,14 @@ def _check_task(task: str, rule: BenchmarkRule, score: BenchmarkScore | None) ->
     missing = f"benchmarks measured no {name}"
     sign = -1 if score and score.better < 0 else 1
     if rule.not_below_sft_by is not None:
-        yield _judged(
+        check = _judged(
             f"{name}, change for the better, at least",
             sign * score.change if score else None,
             0.0 - rule.not_below_sft_by,
             _is_at_least,
             missing,
         )
+        yield check.model_copy(update={"detail": check.detail or _how_sure(score)})
     if rule.at_least is not None:
         yield _judged(
             f"{name} at least", score.after if score else None, rule.at_least, _is_at_least, missing
@@ -142,6 +144,14 @@ def _judged(
     passed = value is not None and bound is not None and holds(value, bound)
     detail = missing if not known else "not a number" if value != value or bound != bound else ""
     return GateCheck(rule=rule, value=value, bound=bound, passed=passed, detail=detail)
+
+
+def _how_sure(score: BenchmarkScore | None) -> str:
+    """How far chance alone moves a task's change: a bound within that decides by luck."""
+    if score is None or score.paired_stderr is None:
+        return ""
+    chance = "" if score.chance is None else f", {chance_in_words(score.chance)}"
+    return f"± {score.paired_stderr:.4f}{chance}"
 
 
 def failed_checks(checks: Sequence[GateCheck]) -> str:

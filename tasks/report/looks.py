@@ -1,5 +1,6 @@
 """By how many looks a checkpoint was chosen: the best of many is high by chance, so each counts where it is told. Pure."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
@@ -50,6 +51,11 @@ def counted(outcome: Outcome, looks: Iterable[ChosenBy]) -> Outcome:
             name = f"{outcome.label.removesuffix(',')}, best of {one.number} {one.what},"
             outcome = replace(outcome, label=name, chance=min(1.0, one.number * outcome.chance))
     return outcome
+
+
+def times_looked(outcome: Outcome, looks: Iterable[ChosenBy]) -> int:
+    """Return among how many like it the outcome was chosen."""
+    return math.prod(one.number for one in looks if outcome.label == _chosen_by(one.metric, outcome.label))
 
 
 def accuracy_label(name: str = "") -> str:

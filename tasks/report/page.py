@@ -165,7 +165,7 @@ def release_blocks(run: RunFiles) -> tuple[Block, ...]:
                 check.rule,
                 number(check.value) or "-",
                 number(check.bound) or "-",
-                "holds" if check.passed else f"FAILS {check.detail}".strip(),
+                f"{'holds' if check.passed else 'FAILS'} {check.detail}".strip(),
             )
             for check in run.gate
         )

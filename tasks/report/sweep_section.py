@@ -1,5 +1,6 @@
 """What a sweep's report, artifact and terminal say of its members: a table, and what each scored for how far it moved."""
 
+from dpo_core.contract.benchmarks import PREFIX
 from dpo_core.contract.metric_names import MEANINGS, OF_MEMBERS
 from tasks.report.blocks import Block, Charts, PageSection, Text, table_of
 from tasks.report.scatter import Dot, Kind, scatter
@@ -56,11 +57,9 @@ def kind_of_trade(trade: Trade) -> Kind:
 def sweep_rows(outcome: SweepOutcome) -> list[Row]:
     """Return one row a member: its settings, metrics that can be compared, the gate's verdict, and what came of it.
     ★: the winner; ◆: nobody else has as much of the metric for less divergence, where that was measured."""
-    names = [
-        name
-        for name in dict.fromkeys((outcome.metric, *OF_MEMBERS))
-        if any(name in member.after for member in outcome.members)
-    ]
+    measured = dict.fromkeys(name for member in outcome.members for name in member.after)
+    scores = sorted(name for name in measured if name.startswith(PREFIX))
+    names = [name for name in dict.fromkeys((outcome.metric, *OF_MEMBERS, *scores)) if name in measured]
     best = {trade.member.number for trade in trades_of(outcome, outcome.metric) if trade.is_best}
     return [
         {

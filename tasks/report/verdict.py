@@ -15,7 +15,7 @@ from dpo_core.contract.outcome import Draws, Outcome, accuracy_outcome, chance_o
 from dpo_core.contract.warning_signs import TITLES, WORDS, Sign, SignName, WarningBounds
 from tasks.gate.signs import outcomes_of, signs_in
 from tasks.report.blocks import Block, Notice, Text, Tone
-from tasks.report.looks import ChosenBy, accuracy_label, counted, looks_of
+from tasks.report.looks import ChosenBy, accuracy_label, counted, looks_of, times_looked
 from tasks.report.timeline import duration
 from tasks.run.files import RunFiles
 from tasks.text.scores import with_error
@@ -59,7 +59,10 @@ def verdict_of(
         return VerdictOfRun("Worse", f"no number any more: {', '.join(map(label_of, lost))}", signs)
     of_answers = outcomes_of(result, benchmarks, judgement)
     outcomes = told_together(
-        [_at_equal_length(counted(one, looks), judgement) for one in (*_accuracies(result), *of_answers)]
+        [
+            _at_equal_length(counted(one, looks), judgement, times_looked(one, looks))
+            for one in (*_accuracies(result), *of_answers)
+        ]
     )
     if not outcomes:
         return None
@@ -142,15 +145,17 @@ def _no_numbers(result: EvaluateResult) -> list[str]:
     ]
 
 
-def _at_equal_length(outcome: Outcome, judgement: JudgeFigures | None) -> Outcome:
+def _at_equal_length(outcome: Outcome, judgement: JudgeFigures | None, looks: int) -> Outcome:
     """What a judge prefers, unless answers of equal length would not win by more than chance: then they won by length, which
-    is nothing better (Dubois et al., arXiv 2404.04475)."""
+    is nothing better (Dubois et al., arXiv 2404.04475). ``looks``: among so many the checkpoint was chosen by it."""
     if judgement is None or outcome.change <= 0 or not outcome.label.startswith(PREFERRED):
         return outcome
     controlled, stderr = judgement.length_controlled, judgement.length_controlled_stderr
     if controlled is None:
         return outcome
-    chance = 1.0 if controlled <= 0.5 else chance_of(controlled - 0.5, stderr or 0.0, judgement.num_prompts)
+    chance = 1.0
+    if controlled > 0.5:
+        chance = min(1.0, looks * chance_of(controlled - 0.5, stderr or 0.0, judgement.num_prompts))
     if chance <= outcome.chance:
         return outcome
     but = "" if chance < LEVEL else "but "

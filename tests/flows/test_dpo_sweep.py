@@ -28,6 +28,7 @@ from flows.settings.overrides import validated
 from flows.settings.sweep_config import SweepConfig, members_of
 from flows.sweep_members import MemberResult
 from flows.terminal.cli import EXIT_INTERRUPTED
+from flows.terminal.export_command import export_step
 from tasks.handoff.schema import RLVRHandoff
 from tasks.launch.compute import accelerator_name, this_machine
 from tasks.launch.context import Context
@@ -121,6 +122,9 @@ def test_only_the_winner_is_released(swept):
     assert handoff.name == "grid"
     assert len(list((store / "handoff").glob("*/handoff.json"))) == 1
     assert len(list((store / "published").rglob("model.safetensors"))) == 1
+    exported, _ = export_step(str(folder), "", store)  # what came out of a sweep is its winner's
+    weights = exported / "model.safetensors"
+    assert weights.read_bytes() == (Path(handoff.checkpoint.directory) / weights.name).read_bytes()
 
 
 def test_one_table_and_one_picture_tell_all(swept):

@@ -148,9 +148,7 @@ def test_a_group_s_score_is_that_of_its_tasks_documents(checkpoints, tmp_path):
 def test_what_cannot_be_asked_is_said_before_a_model_is_loaded(tmp_path):
     nothing = CheckpointRef(path=tmp_path / "none", fingerprint="a", tokenizer_fingerprint="b", source="none")
     folder = write_tasks(tmp_path / "tasks", ("one",))
-    with pytest.raises(
-        ConfigError, match=r"quickstart_instruction, which is no task .* Near it: .*gsm8k|mmlu|"
-    ):
+    with pytest.raises(ConfigError, match=r"quickstart_instruction, which is no task .* Near it: .+"):
         run_here(benchmark_job(tmp_path / "a", nothing, tasks=("quickstart_instruction",)))
     (folder / "data" / "one.jsonl").unlink()
     with pytest.raises(DataError, match="task one could not be loaded with its data"):

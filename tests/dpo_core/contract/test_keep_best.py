@@ -22,15 +22,15 @@ def rows(*values: float, name: str = "rewards/accuracies") -> list[dict[str, flo
 
 
 def test_the_best_is_the_first_of_equals_and_what_is_no_number_never_is():
-    best = best_of(ACCURACY, rows(0.5, 0.8, math.nan, 0.8, 0.7), planned_steps=90)
+    best = best_of(ACCURACY, rows(0.5, 0.8, math.nan, 0.8, math.inf, 0.7), planned_steps=90)
     assert best is not None
-    assert (best.step, best.value, best.last_step, best.last_value) == (20, 0.8, 50, 0.7)
+    assert (best.step, best.value, best.last_step, best.last_value) == (20, 0.8, 60, 0.7)
     assert best.stopped_early
     assert best.in_words == (
-        "the weights of step 20, the best of 5 evaluations by held-out rewards/accuracies (highest: 0.8, 0.7 at the last "
-        "one); training stopped early, after 50 of 90 steps"
+        "the weights of step 20, the best of 6 evaluations by held-out rewards/accuracies (highest: 0.8, 0.7 at the last "
+        "one); training stopped early, after 60 of 90 steps"
     )
-    assert best_of(ACCURACY, rows(math.nan), 10) is None
+    assert best_of(ACCURACY, rows(math.nan, math.inf), 10) is None
     assert best_of(ACCURACY, [], 10) is None
     assert best_of(ACCURACY, rows(0.5, name="loss"), 10) is None
 

@@ -1,6 +1,7 @@
 """The gate's rules: what passes, what fails and why, whatever the numbers are."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -204,6 +205,9 @@ def test_a_task_may_fall_by_its_bound_and_no_more(rule, after, passes):
     (check,) = task_checks(benchmarks(gsm8k=(30, after)), gsm8k=rule)
     assert check.passed == passes
     assert check.rule.startswith("gsm8k exact_match (strict-match)")
+    says_how_sure = re.fullmatch(r"± 0\.\d{4}, p = 1|± 0\.\d{4}, p = 0\.\d+", check.detail) is not None
+    assert says_how_sure == ("not_below_sft_by" in rule)
+    assert passes or check.detail in failed_checks((check,))
 
 
 def test_where_less_is_better_more_is_the_fall():

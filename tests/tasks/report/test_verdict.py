@@ -287,6 +287,10 @@ def test_the_winner_of_a_sweep_is_the_best_of_its_members():
         unmoved, judgement=judgement(wins=30, losses=14, length_controlled=None), looks=preferred
     )
     assert "answers that win, best of 12 members," in won.because
+    # 0.66 ± 0.06 of equal length: p = 0.008 alone, and 12 were looked at.
+    assert verdict_of(unmoved, judgement=judgement(length_controlled=0.66)).answer == "Better"
+    among = verdict_of(unmoved, judgement=judgement(length_controlled=0.66), looks=preferred)
+    assert (among.answer, "best of 12 members, but 0.66" in among.because) == ("Cannot tell", True)
 
 
 LENGTH_ALONE = {

@@ -87,6 +87,12 @@ def test_the_report_of_a_sweep_shows_members_and_a_chart_a_metric(tmp_path):
     assert traded_metrics(outcome) == (METRIC,)
     page = write_report(folder)
     section = next(section for section in page.sections if section.anchor == "members")
+    assert [row[TASK] for row in sweep_rows(outcome.model_copy(update={"members": scored}))] == [
+        "0.1",
+        "0.2",
+        "0.3",
+    ]
+    assert TASK not in sweep_rows(outcome)[0]
     written = (folder / "report.html").read_text()
     assert "reward accuracy for divergence" in written
     assert "benchmarks/gsm8k for divergence" in written
