@@ -13,6 +13,13 @@ STEPS_TO_SMOOTH = 24  # from here on a noisy line gets its running mean
 SOURCE_COLOURS = ("blue", "orange", "green", "purple", "grey")  # those with values at most steps have a line
 HELD_OUT_COLOUR = "orange"
 SET_COLOURS = ("bad", "warn", "grey")  # of as many sets
+SIDES = (("chosen", "blue"), ("rejected", "orange"))
+OF_SIDES = (("Rewards", "loss's units", "rewards"), ("Log-probability per token", "nats", "logps_per_token"))
+OF_ANSWERS: tuple[tuple[str, str, str, tuple[float, float] | None], ...] = (  # the last: ends of its axis
+    ("Words an answer", "mean of greedy answers", "answers/mean_words", None),
+    ("Instructions kept", "share of greedy answers", "checker/pass_rate", (0.0, 1.0)),
+    ("KL from the reference", "nats a token", "kl/per_token", None),
+)
 SMOOTHING = 12  # the running mean weighs about the last n-th part of the run
 
 
@@ -59,32 +66,24 @@ def restarts(metrics: Metrics) -> list[tuple[float, str]]:
 
 
 def training_charts(metrics: Metrics, evaluations: Metrics | None = None) -> tuple[Chart, ...]:
-    """Return loss, accuracy, margin, rewards, gradient norm, length, learning rate, throughput, and accuracy and margin by
-    source where a mixture has several; none without a step.
+    """Return loss, accuracy, margin, rewards, log-probabilities, gradient norm, length, learning rate, throughput, and
+    accuracy and margin by source where a mixture has several; none without a step.
 
-    ``evaluations``: the same of the held-out pairs, drawn beside the training's loss, accuracy and margin.
+    ``evaluations``: what was measured while training. Loss, accuracy and margin are drawn beside the training's own, the
+    rest, where there is any, in charts of its own.
     """
     if not metrics:
         return ()
-    marks = restarts(metrics)
+    marks, measured = restarts(metrics), evaluations or []
 
     def chart(title: str, unit: str, series: Sequence[Series], is_noisy: bool = True) -> Chart:
         return line_chart(_over_steps(title, unit), _lines(metrics, series, is_noisy), marks)
 
     return (
-        *_held_out_charts(metrics, evaluations or [], marks),
-        chart(
-            "Rewards",
-            "loss's units",
-            [("chosen", "blue", "rewards/chosen"), ("rejected", "orange", "rewards/rejected")],
-        ),
-        chart(
-            "Log-probability per token",
-            "nats",
-            [
-                ("chosen", "blue", "logps_per_token/chosen"),
-                ("rejected", "orange", "logps_per_token/rejected"),
-            ],
+        *_held_out_charts(metrics, measured, marks),
+        *(
+            chart(title, unit, [(side, colour, f"{name}/{side}") for side, colour in SIDES])
+            for title, unit, name in OF_SIDES
         ),
         chart("Gradient norm", "before clipping", [("", "grey", "grad_norm")]),
         chart(
@@ -94,6 +93,7 @@ def training_charts(metrics: Metrics, evaluations: Metrics | None = None) -> tup
         ),
         chart("Learning rate", "AdamW's step size", [("", "grey", "learning_rate")], is_noisy=False),
         chart("Throughput", "tokens a second", [("", "green", "tokens_per_second")]),
+        *_charts_of_evaluations(measured, marks),
         *_source_charts(metrics, marks),
     )
 
@@ -112,18 +112,48 @@ def _held_out_charts(
         ("Reward margin", "chosen − rejected, loss's units", "purple", "rewards/margins", (0.0, ""), None),
     ):
         lines = _lines(metrics, [("training" if evaluations else "", colour, name)], is_noisy=True)
-        lines += [
-            Line(of or "held out", shade, points_of(evaluations, of_set(of, name)))
-            for of, shade in _measured(evaluations)
+        measured, some = _measured(evaluations, name)
+        yield line_chart(_over_steps(f"{title}{some}", unit), [*lines, *measured], marks, level, y_bounds)
+
+
+def _charts_of_evaluations(evaluations: Metrics, marks: list[tuple[float, str]]) -> Iterator[Chart]:
+    """Rewards and log-probabilities of the mixture's own held-out pairs, and what was counted in the policy's answers:
+    accuracy rises on while these tell that it gets worse."""
+    for title, unit, name in OF_SIDES:
+        lines = [
+            Line(side, colour, points)
+            for side, colour in SIDES
+            if (points := _points_where(evaluations, f"{name}/{side}"))
         ]
-        yield line_chart(_over_steps(title, unit), lines, marks, level, y_bounds)
+        if lines:
+            yield line_chart(_over_steps(f"{title}, held out", unit), lines, marks)
+    for title, unit, name, y_bounds in OF_ANSWERS:
+        lines, some = _measured(evaluations, name)
+        if lines:
+            yield line_chart(_over_steps(f"{title}{some}", unit), lines, marks, y_bounds=y_bounds)
 
 
-def _measured(evaluations: Metrics) -> list[tuple[str, str]]:
-    """The mixture's own held-out pairs, whose name is empty, and the first named sets, with their colours."""
-    names = dict.fromkeys(name for one in evaluations for name in by_set(one))
-    own = [("", HELD_OUT_COLOUR)] if any("loss" in one for one in evaluations) else []
-    return own + list(zip(names, SET_COLOURS, strict=False))
+def _measured(evaluations: Metrics, name: str) -> tuple[list[Line], str]:
+    """A line of the mixture's own held-out pairs or prompts and one for each of the first named sets, where a metric was
+    measured of them; and what a title says of sets that have none for want of colours."""
+    sets = [
+        of
+        for of in dict.fromkeys(of for one in evaluations for of in by_set(one))
+        if any(of_set(of, name) in one for one in evaluations)
+    ]
+    shown = [("", HELD_OUT_COLOUR), *zip(sets, SET_COLOURS, strict=False)]
+    lines = [
+        Line(of or "held out", colour, points)
+        for of, colour in shown
+        if (points := _points_where(evaluations, of_set(of, name)))
+    ]
+    left_out = len(sets) > len(SET_COLOURS)
+    return lines, f", {len(SET_COLOURS)} of {len(sets)} sets" if left_out else ""
+
+
+def _points_where(evaluations: Metrics, name: str) -> list[Point]:
+    """Those of evaluations that measured it: not all ask prompts, and the one before the first step scores no pairs."""
+    return points_of([one for one in evaluations if name in one], name)
 
 
 def _source_charts(metrics: Metrics, marks: list[tuple[float, str]]) -> tuple[Chart, ...]:

@@ -136,6 +136,53 @@ def test_held_out_values_are_drawn_beside_those_of_training():
     assert len(training_charts(metrics, evaluations)) == 9
 
 
+def test_rewards_and_log_probabilities_of_held_out_pairs_have_charts_of_their_own():
+    names = ("rewards/chosen", "rewards/rejected", "logps_per_token/chosen", "logps_per_token/rejected")
+    metrics = [{"step": step} | dict.fromkeys(names, -float(step)) for step in range(1, 5)]
+    evaluations = [{"step": step} | dict.fromkeys(names, -0.5 * step) for step in (2, 4)]
+    *of_training, rewards, logps = training_charts(metrics, evaluations)
+    assert len(of_training) == len(training_charts(metrics)) == 9
+    assert (rewards.title, logps.title) == ("Rewards, held out", "Log-probability per token, held out")
+    for trained, held_out in zip(of_training[3:5], (rewards, logps), strict=True):
+        for side in ("chosen", "rejected"):
+            assert f"{side} from -1 to -4" in trained.alt
+            assert f"{side} from -1 to -2" in held_out.alt
+
+
+def test_what_was_counted_in_answers_while_training_has_charts_of_its_own():
+    metrics = [{"step": step, "loss": 0.7} for step in range(1, 9)]
+    answers = ("answers/mean_words", "checker/pass_rate", "kl/per_token")
+    evaluations = [{"step": 0, "answers/mean_words": 20.0, "checker/pass_rate": 0.75}]
+    for step in (2, 4, 6, 8):
+        of_answers = zip(answers, (20.0 + step, 0.75 - step / 16, step / 10), strict=True)
+        evaluations.append({"step": step, "loss": 0.6} | (dict(of_answers) if step % 4 == 0 else {}))
+        evaluations[-1]["held_out/safety/checker/pass_rate"] = 0.5
+    *pairs, words, kept, kl = training_charts(metrics, evaluations)
+    assert len(pairs) == len(training_charts(metrics, [{"step": 2, "loss": 0.6}])) == 9
+    assert [one.title for one in (words, kept, kl)] == [
+        "Words an answer",
+        "Instructions kept",
+        "KL from the reference",
+    ]
+    assert "held out from 20 to 28" in words.alt
+    assert "held out from 0.75 to 0.25" in kept.alt
+    assert "safety from 0.5 to 0.5" in kept.alt
+    assert "held out from 0.4 to 0.8" in kl.alt
+    assert words.svg.count("<circle") == 3  # a point for each evaluation that asked prompts
+    assert "nan" not in "".join(one.svg for one in (words, kept, kl))
+
+
+def test_of_many_named_sets_the_first_have_lines_and_how_many_there_are_is_said():
+    sets = {f"held_out/s{number}/loss": 0.5 for number in range(5)}
+    loss, accuracy, *_ = training_charts([{"step": 1, "loss": 0.7}], [{"step": 1, "loss": 0.6, **sets}])
+    assert loss.title == "Loss, 3 of 5 sets"
+    assert "s2 from" in loss.alt
+    assert "s3" not in loss.alt
+    assert accuracy.title == "Reward accuracy"
+    three = dict(list(sets.items())[:3])
+    assert training_charts([{"step": 1, "loss": 0.7}], [{"step": 1, **three}])[0].title == "Loss"
+
+
 def by_source(step, **accuracies):
     metrics = {f"by_source/{name}/rewards/accuracies": value for name, value in accuracies.items()}
     return {
