@@ -12,6 +12,7 @@ V vocabulary.
 import inspect
 import logging
 from collections.abc import Callable
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 from dpo_core.contract.model_shape import EXPERTS, learned_positions
-from dpo_core.model.attention import PAIRWISE, layer_reach, text_config
+from dpo_core.model.attention import PAIRWISE, layer_reach, text_config, why_not_shared
 
 log = logging.getLogger(__name__)
 ROPES_BY_LENGTH = {
@@ -31,6 +32,9 @@ STEPS_COMPARED = (
 )
 ROUNDING = 1e-2  # of the largest logit: libraries may choose other kernels for a graph
 Step = Callable[[], None]
+NOT_RECORDED: WeakSet[PreTrainedModel] = (
+    WeakSet()
+)  # models whose step could not be: tried once, as a failed trial leaves traces
 
 
 class Decoding:
@@ -118,12 +122,13 @@ class FixedDecoding(Decoding):
         self._mask_R11L[:, 0, 0, :prompt] = grown._mask_RT.bool()
         self._ids_R1 = torch.zeros_like(grown._positions_R1)
         self._positions_R1 = grown._positions_R1.clone()
-        self._run = self._recorded(record) if record else self._step
+        # Not the step itself: an object that refers to itself keeps its keys and values until garbage is collected.
+        self._replay = self._recorded(record) if record else None
 
     def read(self, next_R: Tensor) -> None:
         """Read each row's next token."""
         self._ids_R1.copy_(next_R[:, None])
-        self._run()
+        (self._replay or self._step)()
 
     def _step(self) -> None:
         """Read ``_ids_R1``. Nothing here may depend on a value: a graph repeats what was recorded."""
@@ -131,8 +136,8 @@ class FixedDecoding(Decoding):
         self._positions_R1.add_(1)
         self.logits_RV.copy_(self._forward(self._ids_R1, self._mask_R11L, self._positions_R1))
 
-    def _recorded(self, record: Callable[[Step], Step]) -> Step:
-        """Return the recorded step, or the step itself where it cannot be recorded or does something else then."""
+    def _recorded(self, record: Callable[[Step], Step]) -> Step | None:
+        """Return the recorded step; None where it cannot be recorded, or does something else then."""
         counts = [layer.cumulative_length for layer in self._layers]
         # Keys and values are written anew at the same places.
         state = [self.logits_RV, self._mask_R11L, self._positions_R1, *counts]
@@ -153,11 +158,13 @@ class FixedDecoding(Decoding):
             raise
         except RuntimeError as error:
             log.info("answers are computed kernel by kernel: %s", str(error).partition("\n")[0])
-            return self._step
+            NOT_RECORDED.add(self.model)
+            return None
         off = float((logits_after(step) - expected_RV).abs().max() / expected_RV.abs().max())
         if not off <= ROUNDING:
             log.warning("answers are computed kernel by kernel: the recorded step is off by %.2g", off)
-            return self._step
+            NOT_RECORDED.add(self.model)
+            return None
         return step
 
 
@@ -191,6 +198,8 @@ def _has_fixed_kernels(grown: Decoding) -> bool:
     kinds = {rope.get("rope_type"), *(of.get("rope_type") for of in rope.values() if isinstance(of, dict))}
     return (
         getattr(model, "_can_compile_fullgraph", False)
+        and model not in NOT_RECORDED
+        and why_not_shared(model) is None
         and config._attn_implementation in ("sdpa", PAIRWISE["sdpa"])
         and not any(getattr(config, name, None) for name in EXPERTS)
         and not kinds & ROPES_BY_LENGTH

@@ -1,5 +1,7 @@
 """Greedy answers against ``model.generate``, one prompt at a time, and where an answer ends."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +11,12 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    FalconConfig,
+    FalconForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -148,7 +154,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Callable]:
 
     def record(step: Callable[[], None]) -> Callable[[], None]:
         steps.append(step)
-        return step
+        weak = weakref.WeakMethod(step)  # a graph does not hold what it was recorded of
+        return lambda: weak()()
 
     monkeypatch.setattr(decoding, "recorder", lambda device: record)
     return steps
@@ -206,8 +213,20 @@ LONG_ROPE = {
         (lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=LONG_ROPE)), False),
         (lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, attn_implementation="eager")), False),
         (lambda: GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4)), False),
+        (lambda: FalconForCausalLM(FalconConfig(**SHAPE, alibi=True)), False),
+        (lambda: Lfm2ForCausalLM(Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"])), False),
     ],
-    ids=["llama", "mistral", "a window", "experts", "long rope", "eager", "learned positions"],
+    ids=[
+        "llama",
+        "mistral",
+        "a window",
+        "experts",
+        "long rope",
+        "eager",
+        "learned positions",
+        "alibi",
+        "other layers",
+    ],
 )
 @torch.no_grad()
 def test_only_what_is_the_same_kernels_for_every_token_is_recorded(recorded, model, is_fixed):
@@ -243,7 +262,25 @@ def test_a_recorded_step_that_is_wrong_is_not_used(loaded, monkeypatch, caplog, 
     model, tokenizer, prompts = loaded
     expected = greedy_answers(model, tokenizer, prompts, Generation(8, 5, may_record=False))
     monkeypatch.setattr(decoding, "recorder", lambda device: record)
+    monkeypatch.setattr(decoding, "NOT_RECORDED", weakref.WeakSet())
     with caplog.at_level("INFO", logger="dpo_core"):
         assert greedy_answers(model, tokenizer, prompts, Generation(8, 5)) == expected
-    assert words in caplog.text
+        greedy_answers(model, tokenizer, prompts, Generation(8, 5))
+    assert caplog.text.count(words) == 1  # it is not tried again
     assert "more" not in caplog.text
+
+
+def test_keys_and_values_are_gone_with_the_batch(recorded):
+    """At once, not when garbage is collected: the next batch needs the memory."""
+    prompts = torch.randint(3, 300, (2, 12)), torch.ones(2, 12, dtype=torch.long)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
+    with torch.no_grad():
+        made = [decoding_of(model, *prompts, 8, may_record=True)]
+    recorded.clear()
+    gone = weakref.ref(made[0])
+    gc.disable()
+    try:
+        made.clear()
+        assert gone() is None
+    finally:
+        gc.enable()
