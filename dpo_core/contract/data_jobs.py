@@ -177,7 +177,7 @@ class MixResult(Result):
 class MixJob(Job[MixResult]):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
-    VERSION = 8  # halves of characters; lists of answers and scores as text
+    VERSION = 9  # results by any role behind a prompt; blank system turns; input beside a question
     step = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location
@@ -189,7 +189,9 @@ class MixJob(Job[MixResult]):
     max_length_tokens: int = 2048
     when_too_long: Literal["truncate", "drop"] = "truncate"
     train_on: Literal["last_turn", "all_turns"] = "last_turn"
-    max_dropped_fraction: Annotated[float, NotContent()] = 0.5
+    max_dropped_fraction: Annotated[float, NotContentAt(0.5)] = (
+        0.5  # a mixture that passed a wider bound is another
+    )
     seed: int = 8
     num_workers: Annotated[int, NotContent()] = 2
     quality: Annotated[QualityRules, NotContentAt(QualityRules())] = QualityRules()

@@ -80,8 +80,8 @@ def files_warning(label: str, passed_by: list[str], missing: list[str]) -> str |
     said = []
     if passed_by:
         said.append(
-            f"{_some(passed_by)} {'are' if len(passed_by) > 1 else 'is'} not read, named after no split or another one "
-            "(a source of its own reads any file)"
+            f"{_some(passed_by)} {'are' if len(passed_by) > 1 else 'is'} not read: packed, or named after no split or "
+            "another one (a source of its own reads any file)"
         )
     if missing:
         said.append(f"of its shards {_some(missing)} {'are' if len(missing) > 1 else 'is'} missing")

@@ -31,9 +31,9 @@ class DataSource(Section):
     columns: dict[str, str] = Field(
         {},
         description="Our column -> the set's column, e.g. {chosen: winner}. Ours are "
-        "prompt, chosen, rejected, conversations, tools, constraints, instruction_id_list, kwargs, chat_template_kwargs; "
-        "weight and margin are "
-        "numbers of a pair that are used where they are named here (docs/losses.md), and so are answers, scores and ranks "
+        "prompt, chosen, rejected, conversations, system, tools, constraints, instruction_id_list, kwargs, "
+        "chat_template_kwargs; weight and margin are numbers of a pair that are used where they are named here "
+        "(docs/losses.md), and so are answers, scores and ranks "
         "(see pairs).",
     )
     pairs: PairRule | None = Field(

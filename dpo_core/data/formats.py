@@ -222,10 +222,10 @@ def _holds_prompt(turns: list[dict]) -> bool:
 
 
 def _goes_on(row: dict, chosen: list[dict], rejected: list[dict], fields: frozenset[str]) -> bool:
-    """Whether both sides begin with what the assistant does (a call, its result, an answer) behind a prompt of their own
-    column."""
+    """Whether both sides begin with what the assistant does (a call, its result by any word, an answer) behind a prompt of
+    their own column."""
     for turns in (chosen, rejected):
-        if next(turn["role"] for turn in turns if turn["role"] != "system") not in ("assistant", "tool"):
+        if next(turn["role"] for turn in turns if turn["role"] != "system") == "user":
             return False
     prompt = explicit_prompt(row, fields)[1]
     return prompt is not None and not any(same_turn(prompt[-1], turn) for turn in chosen[:-1])

@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dpo_core.data.messages import SPOKEN_KEYS
+from dpo_core.data.messages import beyond_text
 from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.words import FACTOR, WordHashes, jaccard
 
 NUM_HASHES, SEED = 128, 1
 FEWEST_FOUND = 0.995  # of pairs whose similarity is just the bound
 MAX_COMPARED = 64  # rows that stay and that one row is compared with; in practice it is one or two
-SAID_KEYS = ("tool_calls", *SPOKEN_KEYS, "functions", "tools")
 VALUES_AT_ONCE = 512  # half a MB of products
 _PERMUTATIONS = np.random.RandomState(SEED).randint(0, 1 << 63, (2, NUM_HASHES)).astype(np.uint64)
 _FACTORS, _TERMS = _PERMUTATIONS[0] * np.uint64(2) + np.uint64(1), _PERMUTATIONS[1]
@@ -100,10 +99,11 @@ def minhash(values: np.ndarray) -> np.ndarray:
 
 
 def _said(turn: dict) -> str:
-    """All that a turn says: its text, its thoughts, its calls, the functions that it may call."""
+    """All that a turn says: its text, its calls, its thoughts and what else the template reads of it."""
     if len(turn) == 2:
         return turn["content"]
-    said = [value for key in SAID_KEYS if (value := turn.get(key))]
+    calls = turn.get("tool_calls")
+    said = [*([calls] if calls else []), *beyond_text(turn).values()]
     texts = [
         one if isinstance(one, str) else json.dumps(one, sort_keys=True, ensure_ascii=False) for one in said
     ]

@@ -64,12 +64,21 @@ def explicit_prompt(row: dict, fields: frozenset[str]) -> tuple[FormatName, list
     if turns and turns[0]["role"] == "user":
         open_turn = turns[-1]["role"] == "assistant" and not turns[-1]["content"]
         return "hh_rlhf", turns[:-1] if open_turn else turns
-    extra = row.get("input") if row.get("instruction") is raw else None
-    text = f"{text}\n{extra}" if isinstance(extra, str) and extra.strip() else text
+    text = _with_input(row, text)
     last = {"role": "user", "content": text}
     if "messages" in row and (whole := _ending_with(row, last, fields)):
         return "sharegpt", whole
     return "prompt_text", _behind_history(row, [last], fields)
+
+
+def _with_input(row: dict, text: str) -> str:
+    """An instruction with the text that it is about, which Alpaca's form has in ``input``, likewise a question that does not
+    hold it; a ``prompt`` is whole."""
+    raw, extra = first_of(row, PROMPT_COLUMNS), row.get("input")
+    if not isinstance(extra, str) or not extra.strip():
+        return text
+    asks = any(row.get(name) is raw for name in ("question", "query")) and extra not in text
+    return f"{text}\n{extra}" if asks or row.get("instruction") is raw else text
 
 
 def turns_before(row: dict, chosen: list[dict], rejected: list[dict], fields: frozenset[str]) -> list[dict]:

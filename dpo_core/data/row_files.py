@@ -27,6 +27,9 @@ _UNREAD = re.compile(
     r"\.(?:\d+|a[a-z]|part\w*|incomplete|download|crdownload))",
     re.IGNORECASE,
 )
+_ARCHIVE = re.compile(
+    r".*\.(?:tar(?:\.\w+)?|tgz|zip|7z|rar)|[^.]+\.(?:gz|zst|zstd|xz|bz2)", re.IGNORECASE
+)  # which may hold rows
 _SHARD = re.compile(r"^(?P<split>\w+(?:\.\w+)*?)-(?P<number>\d+)-of-(?P<count>\d+)")
 _NO_SPLITS = (
     "data",
@@ -72,12 +75,13 @@ def files_of(path: Path, split: str) -> list[Path]:
 
 
 def passed_by(path: Path, split: str) -> tuple[list[str], list[str]]:
-    """Return names of a directory's files that are not read although nothing says that they belong to another split, and of
-    shards that are not there although others say so."""
+    """Return names of a directory's files that are not read although nothing says that they belong to another split, its
+    archives among them, and of shards that are not there although others say so."""
     if not path.is_dir():
         return [], []
     read = [file.relative_to(path) for file in _files_of_directory(path, split)]
     others = [name for name in _data_files(path) if name not in read and not _is_plainly_of_a_split(name)]
+    others += [name for name in _visible(path) if _ARCHIVE.fullmatch(name.name) and not is_supported(name)]
     return [name.as_posix() for name in others], _missing_shards(read)
 
 

@@ -90,7 +90,10 @@ def with_system(system: list[dict], conversation: list[dict]) -> list[dict]:
     if not system:
         return conversation
     if not (own := leading_system(conversation)):
-        return [*system, *conversation]
+        blank = next(
+            (place for place, turn in enumerate(conversation) if turn["role"] != ROLE), len(conversation)
+        )
+        return [*system, *conversation[blank:]]
     said, beside = beyond_text(own[0]), beyond_text(system[0])
     if system[0]["content"].strip() not in own[0]["content"] or any(
         said.get(key, value) != value for key, value in beside.items()

@@ -71,7 +71,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "seed": 3,
             "cache_dir": "/s/cache",
         },
-        "4440574e19e6b923827d9fe0b19205ecda6a2405f697b381dc0e33a366a69c90",
+        "4626fb42d6ece30f9ad8af0110d31e79a26d666938bec838a2dda309d9d6fbae",
     ),
     "reference": (
         ReferenceJob,

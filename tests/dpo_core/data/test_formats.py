@@ -177,6 +177,14 @@ def test_system_prompts_stand_first():
 def test_alpaca_style_input_joins_the_instruction():
     _, prompt, _, _ = _parts({"instruction": "Add.", "input": "1 2", "chosen": "3", "rejected": "4"})
     assert prompt == [{"role": "user", "content": "Add.\n1 2"}]
+    about = {"input": "A text.", "chosen": "3", "rejected": "4"}
+    for row, said in (
+        ({"question": "Who?"}, "Who?\nA text."),
+        ({"query": "Who? A text."}, "Who? A text."),
+        ({"prompt": "Who?"}, "Who?"),
+        ({"instruction": "Read: A text.", "prompt": None}, "Read: A text.\nA text."),
+    ):
+        assert _parts({**row, **about})[1] == [{"role": "user", "content": said}]
 
 
 def test_function_calls_and_observations_become_tool_turns():
@@ -380,6 +388,14 @@ def test_a_system_prompt_beside_the_conversation_stands_first_in_any_form(form, 
         {"prompt": [SYSTEM, USER], "chosen": [USER, GOOD], "rejected": [USER, BAD]},
     ):
         assert _parts({column: SYSTEM_FORMS[form], **row})[1] == [SYSTEM, USER]
+
+
+def test_a_blank_system_turn_gives_way_to_the_column():
+    """Columnar and ShareGPT sets have an empty one in every conversation."""
+    blank = {"role": "system", "content": " "}
+    row = {"chosen": [blank, USER, GOOD], "rejected": [blank, USER, BAD], "system": "Be brief."}
+    assert _parts(row)[1] == [SYSTEM, USER]
+    assert _parts({**row, "system": None})[1] == [blank, USER]
 
 
 def test_several_system_texts_are_one_turn():

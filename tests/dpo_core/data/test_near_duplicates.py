@@ -142,7 +142,7 @@ def test_rows_that_are_told_apart_early_are_those_below_the_bound(parts, bound):
     assert early == whole or early < bound
 
 
-@pytest.mark.parametrize("field", ["reasoning_content", "thinking", "function_calls"])
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking", "function_calls", "prefix"])
 def test_other_thoughts_before_one_answer_are_no_duplicate(field):
     """A maths set has one prompt and one answer, 4, many times, and each time another way to it."""
 

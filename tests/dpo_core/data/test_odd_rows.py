@@ -33,6 +33,19 @@ def test_a_prompt_is_not_lost_where_both_sides_begin_with_calls():
     assert in_text.prompt == shared.prompt == pair.prompt
 
 
+@pytest.mark.parametrize(
+    "role", ["tool", "environment", "ipython", "observation", "tool_response", "results"]
+)
+def test_a_prompt_is_not_lost_where_both_sides_begin_with_a_result(role):
+    """Whatever it is called, and whether or not the template knows the word."""
+    call, result = {**CALL, "role": "assistant"}, {"role": role, "content": "18 degrees"}
+    row = {"prompt": [USER, call], "chosen": [result, GOOD], "rejected": [result, BAD]}
+    for fields in (frozenset(), frozenset({f"role={role}"})):
+        prompt = to_pair(row, fields)[1].prompt
+        assert [turn["role"] for turn in prompt[:2]] == ["user", "assistant"]
+        assert prompt[2]["content"] == "18 degrees"
+
+
 def test_more_turns_behind_a_prompt_are_behind_it():
     more = {"role": "user", "content": "And?"}
     row = {"prompt": "Hi?", "chosen": [GOOD, more, GOOD], "rejected": [GOOD, more, BAD]}

@@ -68,6 +68,12 @@ def test_a_pipe_is_no_file_of_rows(tmp_path):
     [
         (["train.jsonl", "more.jsonl", "x/rows.json"], 1, ["more.jsonl", "x/rows.json"], []),
         (["chat.jsonl", "math-dev.jsonl"], 1, ["math-dev.jsonl"], []),
+        (
+            ["a.jsonl", "b.tar", "c.jsonl.tar.gz", "d.zip", "e.7z", "f.tgz", "a.log.gz"],
+            1,
+            ["b.tar", "c.jsonl.tar.gz", "d.zip", "e.7z", "f.tgz"],
+            [],
+        ),
         (["train.jsonl", "test.jsonl", "validation/a.jsonl", "dev.json"], 1, [], []),
         (["data/train-00000-of-00001.jsonl", "data/test_x-00000-of-00002.jsonl"], 1, [], []),
         (["train-00001-of-00003.jsonl"], 1, [], ["train-00000-of-00003", "train-00002-of-00003"]),

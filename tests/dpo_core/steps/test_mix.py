@@ -118,6 +118,16 @@ def test_the_ledger_accounts_for_every_row(tmp_path):
     assert json.loads((tmp_path / "out" / "ledger.json").read_text())[0]["kept"] == 14
 
 
+def test_a_mixture_that_passed_a_wider_bound_is_not_taken_under_a_narrower_one(tmp_path):
+    """As that of `pairline show-rows`, which refuses nothing."""
+    source = _source(tmp_path, [_row(1), {"note": 1}, {"note": 2}])
+    looked, run = (_job(tmp_path, source, max_dropped_fraction=bound) for bound in (1.0, 0.5))
+    assert looked.fingerprint != run.fingerprint == _job(tmp_path, source).fingerprint
+    _run(looked)
+    with pytest.raises(DataError, match=r"max_dropped_fraction = 0\.5"):
+        _run(run.at(tmp_path / "run"))
+
+
 def test_held_out_rows_have_prompts_that_training_never_sees(tmp_path):
     rows = [
         _row(i % 12, chosen=f"Variant {i}", constraints=[{"name": "max_words", "limit": i % 12 + 1}])
