@@ -1,4 +1,5 @@
-"""A run's judge: asked whether it is there before anything is trained, and which of two models' answers are preferred."""
+"""A run's judge: asked whether it is there before anything is trained, and which of two models' answers are preferred.
+Whether there will be anything to judge a checkpoint by."""
 
 import logging
 import threading
@@ -10,6 +11,7 @@ from dpo_core.contract.job import Job
 from dpo_core.contract.jobs import EvaluateResult
 from dpo_core.contract.judge_config import JUDGE_KEY
 from dpo_core.contract.judge_job import JudgeJob, JudgeResult
+from dpo_core.contract.warning_signs import why_unmeasurable_here
 from flows.settings.stage_config import StageConfig
 from tasks.hub.judge_key import with_judge_key
 from tasks.hub.judge_server import ask_endpoint, lacks_a_key
@@ -34,14 +36,23 @@ def judge_answers(
     return result
 
 
-def check_answers_to_come(config: StageConfig, mixture: MixResult) -> None:
-    """Raise ``DataError`` where a judge would have nothing to compare: of few rows a small share holds out none, and rows
-    are dropped."""
+def check_answers_to_come(config: StageConfig, mixture: MixResult, sets: MixResult | None = None) -> None:
+    """Raise ``DataError`` where a judge would have nothing to compare, or a sign that is to stop the run could never be
+    measured, which the gate would say after the training: of few rows a small share holds out few or none, and rows are
+    dropped. ``sets``: those of ``evaluation.sets``."""
     if config.judge.is_on and not mixture.held_out_rows:
         raise DataError(
             f"judge compares answers to held-out prompts, and of the {mixture.train_rows:,} rows of this mixture none is "
             "held out.",
             "Raise data.held_out, or leave the judge out.",
+        )
+    # Mixtures of before do not say how many can be checked: perhaps some.
+    has_checked = any(one.held_out_checked != 0 for one in (mixture, sets) if one)
+    counts_answers = has_checked or config.judge.is_on or bool(config.benchmarks.tasks)
+    if reason := why_unmeasurable_here(config.evaluation.warnings, mixture.held_out_rows, counts_answers):
+        raise DataError(
+            f"evaluation.warnings.stop names {reason}.",
+            "Leave the sign out of stop, or give it what it needs: a larger data.held_out, constraints, a judge, tasks.",
         )
 
 

@@ -164,7 +164,7 @@ def prepare(config: StageConfig, run: StageRun, with_reference: bool = True) -> 
     with folder.task("mix data"):
         mixture = mix_data(config.data, config.quality, config.checkpoint, policy, place, sets)
         folder.result("mix", mixture)
-        check_answers_to_come(config, mixture)
+        check_answers_to_come(config, mixture, sets)
     reference = reference_model = of_sets = None
     if with_reference and config.objective.needs_reference:
         with folder.task("cache reference"):

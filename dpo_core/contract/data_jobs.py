@@ -162,6 +162,7 @@ class MixResult(Result):
     data: DatasetRef
     train_rows: int
     held_out_rows: int
+    held_out_checked: int | None = None  # of them, whose answers code can check; None in mixtures of before
     per_source: tuple[SourceLedger, ...]
     lengths: LengthStats
     chat_template_sha256: str

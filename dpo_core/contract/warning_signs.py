@@ -30,6 +30,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 LEVEL = 0.05  # of chance, below which one figure is above another
 MOVED_NATS = 1.0  # a pair; below, a policy may have learnt little because it was hardly trained
 FEWEST_PAIRS = 30  # for a correlation; below, 0.5 may well be chance
+OF_MANY_PAIRS = ("length_correlation", "length_rule", "no_signal")  # which are not measured of fewer
 
 
 class WarningBounds(Section):
@@ -159,7 +160,9 @@ def figures_of(
     return figures
 
 
-def why_not_measured(bounds: WarningBounds, num_prompts: int, measures_kl: bool) -> str | None:
+def why_not_measured(
+    bounds: WarningBounds, num_prompts: int, measures_kl: bool, has_reference: bool = True
+) -> str | None:
     """Return what a sign that is to stop the run lacks, as a sentence; None where each is measured."""
     for name in bounds.stop:
         if bounds.bound_of(name) is None:
@@ -168,6 +171,26 @@ def why_not_measured(bounds: WarningBounds, num_prompts: int, measures_kl: bool)
             return f"evaluation.warnings.stop names {name}; set evaluation.num_prompts above 0"
         if name == "kl" and not measures_kl:
             return "evaluation.warnings.stop names kl; set evaluation.measure_kl to true"
+        if name == "no_signal" and not has_reference:
+            return (
+                "evaluation.warnings.stop names no_signal, which tells how far margins moved from the reference's, and this "
+                "objective has none; leave it out of stop, or choose an objective with a reference"
+            )
+    return None
+
+
+def why_unmeasurable_here(bounds: WarningBounds, held_out_rows: int, counts_answers: bool) -> str | None:
+    """Return which sign that is to stop the run no evaluation of this mixture will measure, and why, as a clause; None where
+    each may be. ``counts_answers``: whether a held-out prompt has an instruction, a judge compares, or a task is scored."""
+    for name in bounds.stop:
+        if name == "outcome":
+            if not counts_answers:
+                return (
+                    "outcome, and no held-out prompt has an instruction that code can check, no judge compares answers and "
+                    "no benchmark is run"
+                )
+        elif held_out_rows < (fewest := FEWEST_PAIRS if name in OF_MANY_PAIRS else 1):
+            return f"{name}, which needs {fewest} held-out pairs or more, and this mixture holds out {held_out_rows}"
     return None
 
 

@@ -98,6 +98,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
             write_json(aside / SOURCES_FILE, _source_names(job))
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
         content, lengths, files = _content(splits, job), length_stats(splits), hash_files(aside)
+        checked = sum(bool(json.loads(one)) for one in splits[1].prompt_column("constraints"))
         check_positions(job.tokenizer_path, lengths.max_sequence)
         samples = tuple(row_samples(pair_tokenizer.tokenizer, splits[0], _source_names(job)))
     return MixResult(
@@ -105,6 +106,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         data=DatasetRef(path=job.out_dir / DATA_DIR, fingerprint=content, files=files),
         train_rows=len(train),
         held_out_rows=len(held_out),
+        held_out_checked=checked,
         per_source=tuple(ledgers),
         lengths=lengths,
         chat_template_sha256=template_sha256(pair_tokenizer.tokenizer),

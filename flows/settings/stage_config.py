@@ -195,7 +195,12 @@ class StageConfig(
             why_unmeasurable(
                 self.gate, evaluation, self.data.held_out, self.benchmarks.tasks, self.judge.is_on
             )
-            or why_not_measured(evaluation.warnings, evaluation.num_prompts, evaluation.measure_kl)
+            or why_not_measured(
+                evaluation.warnings,
+                evaluation.num_prompts,
+                evaluation.measure_kl,
+                self.objective.needs_reference,
+            )
             or why_not_judged(self.judge, evaluation, self.data.held_out)
         )
         if reason:

@@ -103,6 +103,45 @@ def test_a_judge_without_a_held_out_row_is_refused_once_the_data_are_mixed():
     check_answers_to_come(judging.model_copy(update={"judge": JudgeConfig()}), nothing)
 
 
+def stopping(*signs: str, **sections: dict) -> StageConfig:
+    return StageConfig(
+        checkpoint={"source": "a/b"},
+        data={"sources": [{"source": "c/d"}]},
+        evaluation={"warnings": {"stop": signs}},
+        **sections,
+    )
+
+
+def mixed(held_out_rows: int, held_out_checked: int | None = None) -> MixResult:
+    return MixResult.model_construct(
+        train_rows=99, held_out_rows=held_out_rows, held_out_checked=held_out_checked
+    )
+
+
+@pytest.mark.parametrize(
+    ("sign", "fewest"),
+    [("displacement", 1), ("length", 1), ("length_correlation", 30), ("length_rule", 30), ("no_signal", 30)],
+)
+def test_a_sign_that_too_few_pairs_will_never_show_is_refused_once_the_data_are_mixed(sign, fewest):
+    with pytest.raises(
+        DataError, match=f"stop names {sign}, which needs {fewest} held-out pairs.*out {fewest - 1}"
+    ):
+        check_answers_to_come(stopping(sign), mixed(fewest - 1))
+    check_answers_to_come(stopping(sign), mixed(fewest))
+    check_answers_to_come(stopping(), mixed(0))
+
+
+def test_outcome_is_refused_where_nothing_is_counted_in_answers():
+    with pytest.raises(DataError, match="stop names outcome, and no held-out prompt has an instruction"):
+        check_answers_to_come(stopping("outcome"), mixed(40, 0), mixed(10, 0))
+    check_answers_to_come(stopping("outcome"), mixed(40, 1))
+    check_answers_to_come(stopping("outcome"), mixed(40, 0), mixed(10, 2))
+    check_answers_to_come(stopping("outcome"), mixed(40))  # a mixture of before does not say
+    judge = {"kind": "reward_model", "model": "org/judge"}
+    check_answers_to_come(stopping("outcome", judge=judge), mixed(40, 0))
+    check_answers_to_come(stopping("outcome", benchmarks={"tasks": ["gsm8k"]}), mixed(40, 0))
+
+
 def test_a_container_has_a_loopback_of_its_own():
     config = config_of("http://localhost:8000/v1", compute={"launcher": "docker"})
     with pytest.raises(ConfigError, match=r"container, whose loopback is its own.*address of this machine"):

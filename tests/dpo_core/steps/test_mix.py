@@ -137,6 +137,7 @@ def test_held_out_rows_have_prompts_that_training_never_sees(tmp_path):
     train, held_out = (PairDataset.open(result.data.path, split) for split in ("train", "held_out"))
     assert not set(_questions(train)) & set(_questions(held_out))
     assert len(set(_questions(held_out))) == 3
+    assert result.held_out_checked == result.held_out_rows == len(held_out)
     assert len(set(_questions(held_out)[:3])) == 3
     question = _questions(held_out)[0]
     prompt = held_out.prompt(0)

@@ -77,6 +77,10 @@ def test_only_answers_that_were_judged_on_both_sides_are_counted():
             "evaluation.num_prompts above 0",
         ),
         ({"evaluation": {"warnings": {"stop": ["kl"]}}}, "evaluation.measure_kl"),
+        (
+            {"evaluation": {"warnings": {"stop": ["no_signal"]}}, "loss": {"name": "simpo"}},
+            "an objective with a reference",
+        ),
     ],
 )
 def test_a_recipe_whose_signs_cannot_be_measured_is_refused(tmp_path, sections, said):
