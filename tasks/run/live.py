@@ -90,6 +90,16 @@ class FollowedLog:
                 self.warnings.append(line if found[0].startswith("step") else line[found.end() :])
 
 
+def warned_in_training(files: RunFiles) -> tuple[str, ...]:
+    """Return the newest warnings of a run's training as its log has them, oldest first: each sign that an evaluation showed,
+    with its step."""
+    if (train := files.steps.get("train")) is None:
+        return ()
+    log = FollowedLog(log_of(train.folder))
+    log.look()
+    return tuple(dict.fromkeys(log.warnings))
+
+
 class RunLook:
     """Looks at a run again and again; remembers how far it has read."""
 

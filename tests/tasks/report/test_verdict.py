@@ -1,11 +1,15 @@
 """What a report opens with: better, worse or cannot tell. Runs that went wrong on purpose, as their figures are."""
 
+from pathlib import Path
+
 import pytest
 
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.metric_names import label_of
+from dpo_core.contract.warning_signs import WarningBounds, signs_of
 from tasks.report.blocks import Notice
+from tasks.report.html import render_html
 from tasks.report.looks import looks_of
 from tasks.report.page import report_page
 from tasks.report.verdict import verdict_of
@@ -14,6 +18,7 @@ from tasks.sweep.outcomes import MemberOutcome, SweepOutcome
 from tests.tasks.made_judgement import judgement
 from tests.tasks.made_scores import benchmarks
 from tests.tasks.report.made_run import make_run
+from tests.tasks.run.growing_run import GrowingRun
 
 SFT = {"rewards/accuracies": 0.5, "logps_per_token/chosen": -1.0, "answers/mean_words": 20.0}
 KEPT_MORE = [(False, True)] * 12 + [(True, True)] * 8
@@ -352,3 +357,22 @@ def test_a_policy_that_says_one_word_again_and_again_is_worse_though_it_wins_the
     found = verdict_of(result)
     assert found.in_words == "Worse: answers without loops 1.00 to 0.00 (p < 0.001)"
     assert {sign.name for sign in found.signs} == {"displacement", "outcome"}
+
+
+def test_before_the_evaluation_a_page_opens_with_what_the_training_has_warned_of(tmp_path):
+    growing, found = GrowingRun(tmp_path), {"logps_per_token/chosen": -1.9}
+    (sign,) = signs_of(WarningBounds(), {"logps_per_token/chosen": -1.0}, found)
+    growing.train_to(20)
+    assert "Razin" not in page_of(growing.folder)
+    growing.say("held out, step 20  loss   0.6100  accuracy 0.600  margin   0.2000  (40 pairs, 1.0 s)")
+    growing.say(f"step 20: {sign.words}")
+    growing.say("step 21  loss   0.6000  <b>")
+    for _ in range(2):  # while it goes on, and of one that failed
+        page = page_of(growing.folder)
+        assert '<p class="warn">step 20: The chosen answers of the held-out pairs lost 0.90 nats' in page
+        assert page.index("(Razin et al., arXiv 2410.08847)") < page.index(" on org/sft, ")
+        growing.change(state="failed")
+
+
+def page_of(folder: Path) -> str:
+    return render_html(report_page(read_run_files(folder)))
