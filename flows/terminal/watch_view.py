@@ -187,7 +187,7 @@ def _samples(files: RunFiles, width: int) -> Iterator[RenderableType]:
     if not files.evaluation and (found := side_by_side(files.kept_answers)):
         step, answers = found
         later = f"step {step:,}"
-    for answer in informative(answers, NUM_SAMPLES):
+    for answer in informative(answers, NUM_SAMPLES, files.preferences):
         yield styled([])
         yield styled([("prompt  ", "dim"), (_cut(answer.prompt), "bold")])
         both = [

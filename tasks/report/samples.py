@@ -8,9 +8,15 @@ from tasks.report.blocks import Sample
 MOST_ON_A_PAGE, MOST_CHARACTERS = 200, 400_000  # of answers to choose from, whatever their number and length
 
 
-def informative(answers: Sequence[AnswerPair], count: int) -> tuple[AnswerPair, ...]:
+def informative(
+    answers: Sequence[AnswerPair], count: int, preferences: Sequence[float | None] = ()
+) -> tuple[AnswerPair, ...]:
     """Return at most ``count`` of the answers: up to a third that no longer keep their instruction, up to a third that keep
-    it only now, and of all others such as lie evenly in the order of the prompts, so that neither side is shown alone."""
+    it only now, and of all others such as lie evenly in the order of the prompts, so that neither side is shown alone.
+
+    ``preferences``: a judge's, one an answer, 1 for the later one, or none at all. Among answers that no checker speaks of
+    those are lost or gained that the judge likes less or better than the earlier ones, the clearest first.
+    """
     places = range(len(answers))
     lost = [
         place for place in places if answers[place].before_passes and answers[place].after_passes is False
@@ -18,6 +24,14 @@ def informative(answers: Sequence[AnswerPair], count: int) -> tuple[AnswerPair, 
     gained = [
         place for place in places if answers[place].before_passes is False and answers[place].after_passes
     ]
+    judged = {
+        place: preference
+        for place, preference in enumerate(preferences)
+        if preference is not None and None in (answers[place].before_passes, answers[place].after_passes)
+    }
+    by_judge = sorted(judged, key=lambda place: judged[place])
+    lost += [place for place in by_judge if judged[place] < 0.5]
+    gained += [place for place in reversed(by_judge) if judged[place] > 0.5]
     a_third = -(-count // 3)
     chosen = [*lost[:a_third], *gained[:a_third]][:count]
     others = [place for place in places if place not in set(chosen)]
@@ -26,12 +40,14 @@ def informative(answers: Sequence[AnswerPair], count: int) -> tuple[AnswerPair, 
     return tuple(answers[place] for place in chosen)
 
 
-def as_samples(answers: Sequence[AnswerPair], count: int) -> tuple[Sample, ...]:
+def as_samples(
+    answers: Sequence[AnswerPair], count: int, preferences: Sequence[float | None] = ()
+) -> tuple[Sample, ...]:
     """Return the informative ones as a page shows them, and behind them, in their order, as many others as a page holds, for
     a reader who chooses; none at all for a count of 0."""
     if not count:
         return ()
-    telling = informative(answers, count)
+    telling = informative(answers, count, preferences)
     first = {id(answer) for answer in telling}
     more, room = list[AnswerPair](), MOST_CHARACTERS
     for answer in answers:

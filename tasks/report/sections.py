@@ -124,7 +124,7 @@ def samples_section(run: RunFiles) -> PageSection | None:
                 ),
             ),
         )
-    samples = as_samples(answers, shown)
+    samples = as_samples(answers, shown, run.preferences)
     num_telling = sum(sample.is_telling for sample in samples)
     checked = (
         ""
@@ -134,6 +134,8 @@ def samples_section(run: RunFiles) -> PageSection | None:
             "instructions that are no longer kept, or only now, come first."
         )
     )
+    if run.preferences:
+        checked += " Elsewhere what the judge likes less than before comes first, then what it likes better."
     return PageSection(
         "Samples",
         "samples",

@@ -21,7 +21,7 @@ from dpo_core.contract.errors import HandoffRefused, StoreError
 from dpo_core.contract.job import JOB_FILE, LOG_FILE, Job, Result
 from dpo_core.contract.job_registry import JOBS, read_job
 from dpo_core.contract.jobs import EvaluateResult, ExportResult, ReferenceResult, TrainResult
-from dpo_core.contract.judge_job import JudgeResult
+from dpo_core.contract.judge_job import JudgeJob, JudgeResult, content_of_answers
 from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.metrics_file import EVALUATIONS_FILE, METRICS_FILE, Metrics, read_metrics
 from dpo_core.contract.progress import carries_event
@@ -101,6 +101,20 @@ class RunFiles:
     def judgement(self) -> JudgeFigures | None:
         result = self._result("judge", JudgeResult)
         return result.judgement if result else None
+
+    @property
+    def preferences(self) -> tuple[float | None, ...]:
+        """What the judge thinks of each of the evaluation's answers, see ``Opinion``; none where it judged none of them."""
+        step = self.steps.get("judge")
+        if step is None or not isinstance(step.result, JudgeResult) or not isinstance(step.job, JudgeJob):
+            return ()
+        answers = self.evaluation.answers if self.evaluation else ()
+        if (
+            len(answers) != len(step.result.opinions)
+            or content_of_answers(answers) != step.job.answers_content
+        ):
+            return ()
+        return tuple(opinion.preference for opinion in step.result.opinions)
 
     @property
     def trained_scores(self) -> BenchmarkResult | None:

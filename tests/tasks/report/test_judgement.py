@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from dpo_core.contract.judge_config import QUESTION
-from dpo_core.contract.judge_job import EndpointJudge, JudgeJob, JudgeResult
-from dpo_core.contract.judgement import JudgeFigures
+from dpo_core.contract.judge_job import EndpointJudge, JudgeJob, JudgeResult, content_of_answers
+from dpo_core.contract.judgement import JudgeFigures, Opinion
 from dpo_core.contract.refs import CheckpointRef
 from tasks.launch.run_job import in_store
 from tasks.publish.model_card import CardInputs, render_card
@@ -28,14 +28,20 @@ PRICED = {
 }
 
 
-def judged_run(store: Path, figures: JudgeFigures | None, **sections: object) -> RunFiles:
+def judged_run(
+    store: Path,
+    figures: JudgeFigures | None,
+    opinions: tuple[Opinion, ...] = (),
+    content: str = "a",
+    **sections: object,
+) -> RunFiles:
     """A whole run, and a second one of the same steps with a judge."""
     whole = read_run_files(make_run(store))
     if figures is None:
         return whole
     judge = EndpointJudge(url="http://localhost:8000/v1", model=figures.model, question=QUESTION)
     job = in_store(
-        JudgeJob(judge=judge, answers_file=store / "r.json", answers_content="a", cache_dir=store / "w"),
+        JudgeJob(judge=judge, answers_file=store / "r.json", answers_content=content, cache_dir=store / "w"),
         store,
     )
     with recorded_run(store, "demo", config_of(store, **sections), "flow-run-id") as run:
@@ -46,12 +52,27 @@ def judged_run(store: Path, figures: JudgeFigures | None, **sections: object) ->
                 job,
                 JudgeResult,
                 judgement=figures,
-                opinions=(),
+                opinions=opinions,
                 asked=3,
                 verdicts=job.out_dir / "verdicts",
             )
             run.result("judge", result)
     return read_run_files(run.folder)
+
+
+def test_samples_are_chosen_by_what_the_judge_thought_of_these_very_answers(tmp_path):
+    answers = read_run_files(make_run(tmp_path / "a")).evaluation.answers
+    (opinion,) = opinions = (Opinion(preference=0.25),)
+    run = judged_run(tmp_path / "b", judgement(), opinions, content_of_answers(answers))
+    assert run.preferences == (0.25,)
+    assert "Elsewhere what the judge likes less" in render_html(report_page(run))
+    for store, other, content in (
+        ("c", opinions, "a"),
+        ("d", (opinion, opinion), content_of_answers(answers)),
+    ):
+        run = judged_run(tmp_path / store, judgement(), other, content)
+        assert run.preferences == ()
+        assert "the judge likes" not in render_html(report_page(run))
 
 
 def test_rows_tell_rates_ties_agreement_tokens_and_cost():

@@ -30,6 +30,21 @@ def test_where_nothing_is_judged_they_lie_evenly_in_their_order():
     assert prompts(*[(None, None)] * 12, count=4) == ["0", "3", "6", "9"]
 
 
+def test_where_no_checker_speaks_the_judge_says_which_are_lost_and_gained():
+    silent, kept, lost = (None, None), (True, True), (True, False)
+    preferences = [0.5, 0.9, None, 0.2, 0.5, 1.0, 0.1, 0.5, 0.5, 0.4]
+    chosen = informative(answers(*[silent] * 10), 6, preferences)
+    assert [one.prompt for one in chosen] == ["6", "3", "5", "1", "0", "7"]
+    spoken = informative(answers(kept, silent, lost, silent), 3, [0.0, 0.3, 0.9, 0.8])
+    assert [one.prompt for one in spoken] == [
+        "2",
+        "3",
+        "0",
+    ]  # by the checker, whatever the judge says of these
+    found = as_samples(answers(*[silent] * 3), 1, [0.9, 0.6, 0.2])
+    assert [(one.prompt, one.is_telling) for one in found] == [("2", True), ("0", False), ("1", False)]
+
+
 @given(st.lists(st.tuples(VERDICTS, VERDICTS), max_size=40), st.integers(0, 50))
 def test_as_many_as_asked_for_none_twice_and_a_loss_is_never_left_out_for_nothing(judged, count):
     shown = informative(answers(*judged), count)
