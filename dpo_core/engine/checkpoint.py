@@ -81,7 +81,8 @@ def checkpoint_folder(root: Path, step: int) -> Path:
 def keep_newest(root: Path, folder: Path, keep: int, best_step: int = 0) -> None:
     """Delete all checkpoints but ``folder`` and the newest ones before it, ``keep`` in all, and that of ``best_step``.
 
-    A later one than this is damaged or of another job, else the run would have gone on from it: it goes, too.
+    A later one than this is damaged or of another job, else the run would have gone on from it: it goes, too. What cannot be
+    deleted now is told of, and tried again after the next checkpoint.
     """
     folders = sorted(root.glob("step-*"))
     place, best = folders.index(folder), checkpoint_folder(root, best_step)
@@ -89,7 +90,10 @@ def keep_newest(root: Path, folder: Path, keep: int, best_step: int = 0) -> None
         if unwanted == best and best_step:
             continue
         if CHECKPOINT_NAME.fullmatch(unwanted.name) and not unwanted.is_symlink():  # else it is not ours
-            shutil.rmtree(unwanted)
+            try:
+                shutil.rmtree(unwanted)
+            except OSError as error:  # somebody else's file appeared in it, an NFS server keeps an open one
+                log.warning("%s could not be deleted: %s", unwanted, error)
 
 
 def newest_checkpoint(

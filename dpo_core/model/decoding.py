@@ -12,7 +12,6 @@ V vocabulary.
 import inspect
 import logging
 from collections.abc import Callable
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -23,18 +22,14 @@ from dpo_core.contract.model_shape import EXPERTS, learned_positions
 from dpo_core.model.attention import PAIRWISE, layer_reach, text_config, why_not_shared
 
 log = logging.getLogger(__name__)
-ROPES_BY_LENGTH = {
-    "dynamic",
-    "longrope",
-}  # their frequencies are chosen by the host, from the longest position
-STEPS_COMPARED = (
-    2  # of kernels and graph, before it is used: the second shows whether what counts goes on counting
-)
-ROUNDING = 1e-2  # of the largest logit: libraries may choose other kernels for a graph
+ROPES_BY_LENGTH = {"dynamic", "longrope"}  # the host chooses their frequencies, from the longest position
+STEPS_COMPARED = 2  # of kernels and graph; the second shows whether what counts goes on counting
+ROUNDING, ROUNDING_IN_HALF = (
+    1e-4,
+    1e-2,
+)  # of the largest logit: libraries may choose other kernels for a graph
 Step = Callable[[], None]
-NOT_RECORDED: WeakSet[PreTrainedModel] = (
-    WeakSet()
-)  # models whose step could not be: tried once, as a failed trial leaves traces
+_given_up: list[bool] = []
 
 
 class Decoding:
@@ -154,16 +149,14 @@ class FixedDecoding(Decoding):
         expected_RV = logits_after(self._step)
         try:
             step = record(self._step)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
+        except RuntimeError as error:  # also where a graph's own memory is not there
             log.info("answers are computed kernel by kernel: %s", str(error).partition("\n")[0])
-            NOT_RECORDED.add(self.model)
+            give_up_recording()
             return None
         off = float((logits_after(step) - expected_RV).abs().max() / expected_RV.abs().max())
-        if not off <= ROUNDING:
+        if not off <= (ROUNDING if expected_RV.dtype == torch.float32 else ROUNDING_IN_HALF):
             log.warning("answers are computed kernel by kernel: the recorded step is off by %.2g", off)
-            NOT_RECORDED.add(self.model)
+            give_up_recording()
             return None
         return step
 
@@ -173,13 +166,19 @@ def decoding_of(
 ) -> Decoding:
     """Read prompts, padded on the left, and return how to go on for ``tokens`` more."""
     grown = Decoding(model, ids_RP, mask_RP)
-    record = recorder(ids_RP.device) if may_record and tokens > STEPS_COMPARED else None
+    may_record = may_record and not _given_up and tokens > STEPS_COMPARED
+    record = recorder(ids_RP.device) if may_record else None
     return FixedDecoding(grown, tokens, record) if record and _has_fixed_kernels(grown) else grown
 
 
 def recorder(device: torch.device) -> Callable[[Step], Step] | None:
     """Return what records a step, where kernels are asked for slower than they are computed."""
     return _as_graph if device.type == "cuda" else None
+
+
+def give_up_recording() -> None:
+    """Record nothing more in this process: torch's allocator takes a recording that failed for one that goes on."""
+    _given_up.append(True)
 
 
 def _as_graph(step: Step) -> Step:
@@ -198,7 +197,6 @@ def _has_fixed_kernels(grown: Decoding) -> bool:
     kinds = {rope.get("rope_type"), *(of.get("rope_type") for of in rope.values() if isinstance(of, dict))}
     return (
         getattr(model, "_can_compile_fullgraph", False)
-        and model not in NOT_RECORDED
         and why_not_shared(model) is None
         and config._attn_implementation in ("sdpa", PAIRWISE["sdpa"])
         and not any(getattr(config, name, None) for name in EXPERTS)

@@ -160,6 +160,12 @@ class TensorSlices:
             header, data = _read_header(file)
         except OSError as error:
             raise from_os_error(error, f"reading {path}") from error
+        try:
+            self._add_tensors(path, file, header, data)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path} has a header that no safetensors file has: {error!r}.") from error
+
+    def _add_tensors(self, path: Path, file: OneOfFew, header: dict, data: int) -> None:
         parts = json.loads(header.pop("__metadata__", {}).get(PARTS, "{}"))
         for name, about in header.items():
             begin, end = about["data_offsets"]

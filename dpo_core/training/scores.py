@@ -105,8 +105,10 @@ def generation_of(job: EvaluateJob | TrainJob, scorer: PairScorer, accelerator: 
         ANSWERS_PER_BATCH,
         prompt_tokens=job.evaluation.tokens_per_batch,
         agree=tokens_of_first(accelerator, scorer.is_split),
-        # What back ends gather or exchange within a forward is no part of a graph.
-        may_record=not job.sharding.splits_weights and tensor_degree(accelerator) == 1,
+        # What back ends gather or exchange within a forward is no part of a graph; no training takes a failed trial's risk.
+        may_record=isinstance(job, EvaluateJob)
+        and not job.sharding.splits_weights
+        and tensor_degree(accelerator) == 1,
     )
 
 

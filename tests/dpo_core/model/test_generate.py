@@ -31,11 +31,13 @@ from dpo_core.model.decoding import FixedDecoding, decoding_of
 from dpo_core.model.generate import (
     Generation,
     answer_greedily,
+    continue_all,
     end_token_ids,
     greedy_answers,
     sample_answers,
     turn_end_ids,
 )
+from tests.tiny_architectures import PACKED, tiny
 from tests.tiny_models import make_model, make_tokenizer
 
 QUESTIONS = (
@@ -236,6 +238,28 @@ def test_only_what_is_the_same_kernels_for_every_token_is_recorded(recorded, mod
     assert isinstance(made, FixedDecoding) == is_fixed
 
 
+@torch.no_grad()
+def test_of_every_architecture_that_is_recorded_the_answers_are_the_same(recorded):
+    """In fp32, with prompts of several lengths: what the fixed tensors' mask shows is what the growing ones hold."""
+    prompts = [np.arange(3, 3 + length) for length in (2, 9, 17)]
+    names = []
+    for name, config in PACKED.items():
+        if name in ("gemma2", "gpt_oss"):  # they have no sdpa
+            continue
+        model, before = tiny(config, kernel="sdpa"), len(recorded)
+        growing, fixed = (
+            continue_all(model, (5,), prompts, Generation(12, 3, may_record=may), None, first_of_most)
+            for may in (False, True)
+        )
+        assert fixed == growing, name
+        names += [name] if len(recorded) > before else []
+    assert {"llama", "qwen2", "qwen3", "olmo2", "smollm3", "granite", "gemma"} <= set(names), names
+
+
+def first_of_most(logits_RV: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:
+    return logits_RV.argmax(dim=-1)
+
+
 def refuses(step: Callable[[], None]) -> Callable[[], None]:
     raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
@@ -262,11 +286,11 @@ def test_a_recorded_step_that_is_wrong_is_not_used(loaded, monkeypatch, caplog, 
     model, tokenizer, prompts = loaded
     expected = greedy_answers(model, tokenizer, prompts, Generation(8, 5, may_record=False))
     monkeypatch.setattr(decoding, "recorder", lambda device: record)
-    monkeypatch.setattr(decoding, "NOT_RECORDED", weakref.WeakSet())
+    monkeypatch.setattr(decoding, "_given_up", [])
     with caplog.at_level("INFO", logger="dpo_core"):
         assert greedy_answers(model, tokenizer, prompts, Generation(8, 5)) == expected
         greedy_answers(model, tokenizer, prompts, Generation(8, 5))
-    assert caplog.text.count(words) == 1  # it is not tried again
+    assert caplog.text.count(words) == 1  # it is not tried again, of no model
     assert "more" not in caplog.text
 
 

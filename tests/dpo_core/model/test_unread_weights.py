@@ -1,5 +1,8 @@
 """Which checkpoints every rank reads its own part of, and under which names."""
 
+import json
+import struct
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -104,4 +107,16 @@ def test_pieces_that_make_no_whole_are_refused(tmp_path, start):
 def test_what_is_no_safetensors_file_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(b"x" * 100)
     with pytest.raises(StoreError, match="is no safetensors file"):
+        TensorSlices([tmp_path / "x"])
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"a": 3}, {"a": {"dtype": "F32"}}, {"a": {"dtype": "F32", "shape": 4, "data_offsets": [0, 4]}},
+     {"a": {"dtype": "F32", "shape": [1], "data_offsets": "04"}}, {"__metadata__": [1]}],
+)  # fmt: skip
+def test_a_header_of_another_shape_is_refused(tmp_path, header):
+    text = json.dumps(header).encode()
+    (tmp_path / "x").write_bytes(struct.pack("<Q", len(text)) + text + bytes(16))
+    with pytest.raises(StoreError, match="has a header that no safetensors file has"):
         TensorSlices([tmp_path / "x"])

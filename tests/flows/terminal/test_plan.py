@@ -61,6 +61,8 @@ def test_tulu_is_planned_as_published():
 def test_olmo_is_planned_as_published():
     plan = plan_stage(read_recipe(RECIPES / "olmo2-7b.yaml", []))
     assert (plan.batch.num_processes, plan.batch.per_device_pairs, plan.batch.accumulation) == (32, 4, 1)
+    for name in ("olmo2-7b.yaml", "olmo2-13b.yaml"):  # their tokenizer writes none by itself
+        assert read_recipe(RECIPES / name, []).checkpoint.add_bos
 
 
 @pytest.mark.parametrize(
