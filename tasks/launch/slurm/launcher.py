@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from dpo_core.contract.errors import PairlineError, TimedOut
+from dpo_core.contract.errors import PairlineError
 from tasks.launch.command import typical_command
 from tasks.launch.compute import Machine, this_machine
 from tasks.launch.compute_config import ComputeConfig
@@ -43,7 +43,15 @@ from tasks.launch.slurm.history import HISTORY_FILE, remember
 from tasks.launch.slurm.job_log import JobLog
 from tasks.launch.slurm.left_jobs import copy_rest_of_log, end, end_what_came_late, put_away
 from tasks.launch.slurm.nodes import NodeKinds
-from tasks.launch.slurm.own_jobs import SECONDS_BEFORE_LOOKS, active_jobs, is_ours, jobs_to_follow, kept
+from tasks.launch.slurm.own_jobs import (
+    SECONDS_BEFORE_LOOKS,
+    active_jobs,
+    has_kept_more,
+    is_ours,
+    jobs_to_follow,
+    kept,
+    nothing_kept,
+)
 from tasks.launch.slurm.poll import poll_of_this_process
 from tasks.launch.slurm.preview import preview
 from tasks.launch.slurm.reap import reap_jobs
@@ -157,13 +165,8 @@ class SlurmLauncher:
                 if outcome == Ended(0):
                     forget_shares(watch.job.record)
                 return outcome
-            if before == kept(command):
-                if outcome.otherwise:
-                    raise outcome.error(outcome.otherwise)
-                raise TimedOut(
-                    f"The Slurm job of step {command.step} came to its time limit before it had kept anything new.",
-                    "Raise slurm.time_limit_minutes, or lower train.checkpoint_every: one checkpoint must fit into one job.",
-                )
+            if not has_kept_more(command, before, watch.job if found else None):
+                raise outcome.error(outcome.otherwise) if outcome.otherwise else nothing_kept(command.step)
             spent += watch.spent_seconds()
             context.tell_line(f"Step {command.step} goes on in another Slurm job.")
             found = None

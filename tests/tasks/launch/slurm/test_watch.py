@@ -9,13 +9,14 @@ import time
 
 import pytest
 
-from dpo_core.contract.errors import Cancelled, StepCrashed
+from dpo_core.contract.errors import Cancelled, StepCrashed, TimedOut
 from tasks.launch.cluster_job import ClusterJob
 from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import Ended
 from tasks.launch.slurm.client import SlurmAway, parse_queue
 from tasks.launch.slurm.followed import Followed
 from tasks.launch.slurm.job_log import JobLog
+from tasks.launch.slurm.own_jobs import has_kept_more, kept
 from tasks.launch.slurm.poll import Poll
 from tasks.launch.slurm.record import SuspendedTime
 from tasks.launch.slurm.shown import cluster_job
@@ -200,3 +201,37 @@ def test_a_job_that_ended_badly_and_hangs_has_failed(slurm: RecordedSlurm, step:
 def test_a_reason_that_slurm_has_not_found_yet_is_none(step: SmallStep, reason: str, shown: str):
     (seen,) = parse_queue(queued(step.command(), "48", "PENDING", "a", reason))
     assert cluster_job(step.command(), "48", ("a",), seen, "").reason == shown
+
+
+def test_a_checkpoint_that_is_never_finished_is_nothing_that_was_kept(slurm: RecordedSlurm, step: SmallStep):
+    """Each job is killed in the middle of one, and the next one deletes it: without end, until the step's time is spent."""
+    aside = step.folder / "checkpoints" / '.step-00000040.$key.aside"'
+    slurm.does("squeue", f'{leaves(step, 20)}\nmkdir -p "{aside}')
+    slurm.does("sacct", f'echo "{step.command().name}|TIMEOUT"')
+    with pytest.raises(TimedOut, match="before it had kept anything new"):
+        step.run()
+    assert len(slurm.calls("sbatch")) == 1
+    assert list((step.folder / "checkpoints").iterdir())
+
+
+def test_a_chain_goes_on_from_a_checkpoint(slurm: RecordedSlurm, step: SmallStep):
+    """The first job leaves one, the second none."""
+    first = f'[ -e "{step.folder}/checkpoints" ] || mkdir -p "{step.folder}/checkpoints/step-00000040"'
+    slurm.does("squeue", f"{leaves(step, 20)}\n{first}")
+    slurm.does("sacct", f'echo "{step.command().name}|TIMEOUT"')
+    with pytest.raises(TimedOut, match="before it had kept anything new"):
+        step.run()
+    assert len(slurm.calls("sbatch")) == 2
+
+
+@pytest.mark.parametrize(
+    ("from_step", "is_more"), [("step-00000020", True), ("step-00000040", False), ("", True)]
+)
+def test_what_a_job_kept_before_it_was_attached_to_counts(step: SmallStep, from_step: str, is_more: bool):
+    (step.folder / "checkpoints" / "step-00000040").mkdir(parents=True)
+    make_start(step.record, "abc.0", started=f"1000 48 n1 {from_step}", exit="20 1100")
+    command = step.command()
+    job = Followed("abc", "48", step.record, JobLog(step.record / "abc.log", 0, has_labels=False))
+    assert has_kept_more(command, kept(command), job) == is_more
+    assert not has_kept_more(command, kept(command), None)
+    assert has_kept_more(command, (), None)
