@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 J = TypeVar("J", bound=Job)
 LOG_NOTE = "Full log: "  # how an error's note begins that names the log file
 SECONDS_FOR_A_DYING_STEP = 5.0  # a killed predecessor lets go of its lock within moments
+SECONDS_BETWEEN_LOOKS = 0.5  # at another run's claim
 LONGEST_REPORT = 10_000  # characters of what a step says went wrong; error.json has more
 
 
@@ -96,8 +97,21 @@ def claimed(job: Job, patience_seconds: float, context: Context) -> Iterator[Non
             line = f"Step {job.step} waits for another run to end, and takes its result. {busy}"
             log.warning("%s", line)
             context.tell_line(line)
-            stack.enter_context(claim(job.out_dir, patience_seconds))
+            _wait_for_claim(stack, job, patience_seconds, context)
         yield
+
+
+def _wait_for_claim(stack: contextlib.ExitStack, job: Job, patience_seconds: float, context: Context) -> None:
+    """A member of a sweep is a thread, which no signal reaches: whether its run is being stopped is asked."""
+    until = time.monotonic() + patience_seconds
+    while True:
+        context.raise_if_stopped()
+        try:
+            return stack.enter_context(claim(job.out_dir))
+        except StoreBusy:
+            if time.monotonic() >= until:
+                raise
+        context.sleep(min(SECONDS_BETWEEN_LOOKS, max(0.0, until - time.monotonic())))
 
 
 def _run(job: Job[R], launcher: Launcher, context: Context) -> R:

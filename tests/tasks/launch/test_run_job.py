@@ -35,7 +35,7 @@ from dpo_core.contract.progress import ProgressEvent
 from dpo_core.contract.results import ERROR_FILE, RESULT_FILE
 from dpo_core.contract.store import exclusive, sha256_file
 from tasks.launch.compute_config import ComputeConfig
-from tasks.launch.context import Context
+from tasks.launch.context import Context, Stopped
 from tasks.launch.own_folder import claim, make_own_folder, own_folder
 from tasks.launch.process import ProcessLauncher
 from tasks.launch.run_job import in_store, run_job
@@ -327,6 +327,18 @@ def test_two_runs_of_one_job_share_its_work(tmp_path):
     assert waiting.startswith("Step convert waits for another run to end, and takes its result.")
     assert f"in use by process {os.getpid()} since" in waiting
     assert (first.lines, first.ends) == (["at work"], 1)
+
+
+def test_who_waits_for_another_run_hears_that_it_is_to_stop(tmp_path):
+    """A member of a sweep is a thread: no signal cuts its wait short."""
+    step, heard, stop = Step(tmp_path, "succeed()"), Heard(), threading.Event()
+    with ThreadPoolExecutor() as pool, claim(step.folder):
+        waits = pool.submit(step.run, Context(lines=heard, stop=stop))
+        assert heard.first.wait(PATIENCE_SECONDS)
+        stop.set()
+        with pytest.raises(Stopped):
+            waits.result(PATIENCE_SECONDS)
+    assert not (step.folder / "calls").exists()
 
 
 def test_who_waits_takes_over_when_the_other_run_is_killed(tmp_path):
