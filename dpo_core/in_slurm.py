@@ -71,15 +71,29 @@ def write(file: Path, written: Mapping[str, object]) -> None:
     aside.replace(file)
 
 
-def may_go_on(start: Path) -> bool:
-    """Return whether no newer start has begun and the run has not ended. Where the store cannot be read, the step cannot
-    write either."""
-    if (start / OVER_FILE).exists():
-        return False
+def seconds_left(start: Path) -> float | None:
+    """Return how long the step may still take to keep what it has; None while it may go on.
+
+    0 once a newer start has begun. Once the run is over it is what the run gave, in seconds, where Slurm could not be
+    asked to tell the step. Where the store cannot be read, the step cannot write either.
+    """
     try:
-        return (start.parent / "attempt").read_text().strip() in ("", start.name)
+        if (start.parent / "attempt").read_text().strip() not in ("", start.name):
+            return 0.0
     except OSError:
-        return start.is_dir()
+        if not start.is_dir():
+            return 0.0
+    try:
+        return float((start / OVER_FILE).read_text() or 0)
+    except ValueError:
+        return 0.0
+    except OSError:
+        return None
+
+
+def may_go_on(start: Path) -> bool:
+    """Return whether no newer start has begun and the run has not ended."""
+    return seconds_left(start) is None
 
 
 def wait_for(before: Path, seconds: float = SECONDS_FOR_THE_START_BEFORE) -> None:
@@ -180,15 +194,20 @@ def run(command: list[str], start: Path, file: Path, asked: StopPassedOn) -> tup
 
 
 def watched(child: subprocess.Popen, start: Path, file: Path) -> tuple[int, bool]:
-    """Wait for the command, and kill it once a newer start has begun. -> its exit code (negative: a signal), and whether
-    that was it"""
+    """Wait for the command, and kill it once a newer start has begun, or its run is over and the time is, too, that it was
+    given for a checkpoint. -> its exit code (negative: a signal), and whether that was it"""
+    until = None
     while True:
         try:
             return child.wait(SECONDS_BETWEEN_LOOKS), False
         except subprocess.TimeoutExpired:
-            if not may_go_on(start):
-                os.killpg(child.pid, signal.SIGKILL)
-                return child.wait(), True
+            if (seconds := seconds_left(start)) is not None:
+                if seconds and until is None:
+                    until = time.monotonic() + seconds
+                    child.send_signal(signal.SIGTERM)
+                if not seconds or until is None or time.monotonic() >= until:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    return child.wait(), True
             with contextlib.suppress(OSError):
                 os.utime(file)  # a sign of life
 

@@ -170,3 +170,21 @@ def test_what_a_task_alone_is_asked_its_command_hears(tmp_path, is_early: bool):
     code = task.wait(timeout=30)
     assert code in ((20, 128 + signal.SIGTERM) if is_early else (20,))
     assert json.loads(written.read_text())["code"] in (20, -signal.SIGTERM)
+
+
+STOPS = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(20)); "
+DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+
+
+@pytest.mark.parametrize(("answer", "seconds", "code"), [(STOPS, "60", 20), (DEAF, "1", 75), (STOPS, "", 75)])
+def test_a_run_that_is_over_leaves_the_seconds_that_it_says_for_a_checkpoint(
+    tmp_path, answer: str, seconds: str, code: int
+):
+    script = f"import signal, sys, time; {answer}print('up', flush=True); time.sleep(600)"
+    task = start_task(tmp_path, "key.0", "", script)
+    assert task.stdout is not None
+    assert task.stdout.readline() == "up\n"
+    (tmp_path / "key.0/over").write_text(seconds)
+    task.communicate(timeout=120)
+    assert task.returncode == code
+    assert json.loads((tmp_path / "key.0/ranks/rank-0.json").read_text())["code"] == code

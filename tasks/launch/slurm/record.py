@@ -18,8 +18,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpo_core.contract.errors import StoreError
+from dpo_core.contract.errors import PairlineError, StoreError
 from dpo_core.contract.regular_file import read_regular
+from dpo_core.contract.store import write_bytes
 from tasks.launch.own_folder import make_own_folder, own_folder
 from tasks.launch.slurm.names import share_folder
 
@@ -193,12 +194,18 @@ class SuspendedTime:
         self._since = now if is_suspended else None
 
 
-def fence(record: Path, key: str) -> None:
-    """Tell the ranks of a submission whose job is gone to end: one on a node that Slurm has lost hears of nothing else."""
+def fence(record: Path, key: str, seconds: int = 0) -> None:
+    """Tell the ranks of a submission whose run is over to end: one on a node that Slurm has lost hears of nothing else.
+
+    They are killed, or asked to stop and killed after so many seconds; what they were told first counts.
+    """
     for start in starts_of(record, key):
         if any(rank.code is None for rank in start.ranks) or start.exit_code is None:
-            with contextlib.suppress(OSError):
-                (record / f"{key}.{start.number}" / OVER_FILE).touch()
+            over = record / f"{key}.{start.number}" / OVER_FILE
+            with contextlib.suppress(OSError, PairlineError):
+                if seconds and not over.exists():
+                    write_bytes(over, f"{seconds}\n".encode())
+                over.touch()
 
 
 def wait_for_ranks(record: Path, key: str, seconds: float) -> None:

@@ -15,30 +15,26 @@ from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.log_position import save_position
 from tasks.launch.patience import Silence
-from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel, details, signal_steps
+from tasks.launch.slurm.client import QueuedJob, SlurmAway, details
 from tasks.launch.slurm.ends import JobEnd, LimitReached, failed_to_launch, how_it_ended, why_it_never_starts
 from tasks.launch.slurm.followed import Followed, JobLimits
-from tasks.launch.slurm.left_jobs import SECONDS_TO_BE_GONE
+from tasks.launch.slurm.job_stop import SECONDS_AT_THE_END, TURN_SECONDS, JobStop
 from tasks.launch.slurm.poll import Poll
 from tasks.launch.slurm.record import (
-    SECONDS_FOR_RANKS_TO_END,
     SECONDS_WITHOUT_A_SIGN,
     Start,
     StartsSeen,
     SuspendedTime,
-    fence,
     running_seconds,
     starts_of,
-    wait_for_ranks,
 )
 from tasks.launch.slurm.shown import cluster_job
-from tasks.launch.slurm.unlisted import is_active_unlisted, state_of_unlisted
+from tasks.launch.slurm.unlisted import state_of_unlisted
 from tasks.launch.undisturbed import undisturbed
 
 log = logging.getLogger(__name__)
-TURN_SECONDS, WAITING_TURN_SECONDS = 0.3, 2.0
+WAITING_TURN_SECONDS = 2.0
 SECONDS_YOUNG, SECONDS_BETWEEN_YOUNG = 15.0, 2.0  # a job that can never start says so at once
-SECONDS_AT_THE_END = 0.5
 SECONDS_FOR_AN_EPILOG = 60.0  # then a job that has ended is looked at as seldom as any, and its node may hang
 TIMES_AS_LONG_FOR_A_REQUEUE = 10
 SECONDS_BETWEEN_POSITIONS = 2.0
@@ -245,32 +241,9 @@ class JobWatch:
     def _stop(self, grace_seconds: float) -> None:
         """SIGTERM to the ranks and the time to write a checkpoint, then the end."""
         try:
-            starts = starts_of(self.job.record, self.job.key)
-            at_work = bool(starts) and starts[-1].exit_code is None and bool(starts[-1].ranks)
-            # What is suspended refuses SIGTERM ("can not be altered now"), and scancel kills it at once; what was so may
-            # have gone on since it was looked at.
-            seen = self._seen(0.0)
-            is_suspended = seen is not None and seen.state == "SUSPENDED"
-            if at_work and not is_suspended and self._is_active():
-                signal_steps(self.job.id, "TERM" if grace_seconds else "KILL")
-                until = time.monotonic() + grace_seconds
-                while time.monotonic() < until and self._is_active():
-                    self.pass_lines_on()
-                    time.sleep(TURN_SECONDS)
-            if self._is_active():
-                cancel(self.job.id)
-            until = time.monotonic() + SECONDS_TO_BE_GONE
-            while self._is_active() and time.monotonic() < until:
-                time.sleep(TURN_SECONDS)
-            fence(self.job.record, self.job.key)
-            wait_for_ranks(self.job.record, self.job.key, SECONDS_FOR_RANKS_TO_END)
+            JobStop(self.job, self.command.name, self._seen, self.pass_lines_on).stop(grace_seconds)
         except PairlineError as error:  # the error that is on its way counts
             log.warning("%s could not be stopped; `pairline reap` will do it. %s", self.command.name, error)
-
-    def _is_active(self) -> bool:
-        if (seen := self._seen(SECONDS_AT_THE_END)) is not None:
-            return seen.is_active
-        return is_active_unlisted(self.job.id, self.command.name)
 
     def pass_lines_on(self, to_the_end: bool = False) -> None:
         """Take what the job has printed."""

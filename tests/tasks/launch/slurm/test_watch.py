@@ -235,3 +235,44 @@ def test_what_a_job_kept_before_it_was_attached_to_counts(step: SmallStep, from_
     assert has_kept_more(command, kept(command), job) == is_more
     assert not has_kept_more(command, kept(command), None)
     assert has_kept_more(command, (), None)
+
+
+def stop_when_it_runs(stop: threading.Event) -> Context:
+    def hear(job: ClusterJob) -> None:
+        if job.state == "RUNNING":
+            stop.set()
+
+    return Context(stop=stop, on_cluster_job=hear)
+
+
+def test_a_slurm_that_is_away_while_ranks_stop_costs_no_checkpoint(slurm: RecordedSlurm, step: SmallStep):
+    """A controller that is busy for some answers, while what was asked to stop writes one."""
+    write_queue(slurm.folder / "line", [queued(step.command(), "48", "RUNNING", "KEY")])
+    running = f'{leaves(step, None)}\nsed "s/KEY/$key/" "$here/line"'
+    away = after(6, "away", leaves(step, 20), NO_ANSWER)
+    slurm.does(
+        "squeue",
+        f'if [ -e "$here/scancel.calls" ]; then\necho >>"$here/away.calls"\n{away}\nexit 0\nfi\n{running}',
+    )
+    with pytest.raises(Stopped):
+        step.run(stop_when_it_runs(threading.Event()))
+    assert slurm.calls("scancel") == ["--signal=TERM 48"]
+    assert len(slurm.calls("away")) > 6
+    assert list(step.record.glob("*.0/over")) == []  # it would have been killed
+
+
+def test_ranks_are_asked_to_stop_where_slurm_cannot_tell_them(
+    slurm: RecordedSlurm, step: SmallStep, monkeypatch
+):
+    monkeypatch.setattr("tasks.launch.slurm.job_stop.SECONDS_FOR_AN_ANSWER", 0.2)
+    write_queue(slurm.folder / "line", [queued(step.command(), "48", "RUNNING", "KEY")])
+    running = f'{leaves(step, None)}\nsed "s/KEY/$key/" "$here/line"'
+    ended = f'[ -s "$(ls -d {step.record}/*.0)/over" ] && {{ {leaves(step, 20)}\n}}'
+    slurm.does("squeue", f'if [ -e "$here/scancel.calls" ]; then\n{ended}\n{NO_ANSWER}\nfi\n{running}')
+    slurm.does("scancel", NO_ANSWER)
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        step.run(stop_when_it_runs(threading.Event()))
+    (over,) = step.record.glob("*.0/over")
+    assert over.read_text() == "20\n"  # compute.stop_grace_seconds
+    assert time.monotonic() - began < 20
