@@ -29,6 +29,7 @@ from dpo_core.contract.errors import (
     is_failed_compile,
     is_out_of_memory,
     is_peer_lost,
+    is_port_taken,
 )
 from dpo_core.contract.job import Job
 from dpo_core.contract.job_registry import JOBS, read_job
@@ -75,6 +76,11 @@ def as_pairline_error(error: BaseException, step: str) -> PairlineError:
     """Find the place of any exception in the tree; what has none is ``internal``, a defect of ours."""
     if isinstance(error, PairlineError):
         return error
+    if is_port_taken(error):
+        return StepCrashed(
+            f"The processes of step {step} could not meet, as their port is taken: {str(error)[:300]}",
+            "The step is started again and takes another port.",
+        )
     if isinstance(error, OSError) and error.errno is not None:
         return from_os_error(error, f"running step {step}")
     if "No space left on device" in str(

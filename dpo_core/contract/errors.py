@@ -192,6 +192,15 @@ def is_peer_lost(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in PEER_GONE)
 
 
+# As torch's store and gloo say it of the port at which a step's processes are to meet.
+PORT_TAKEN = ("eaddrinuse", "address already in use")
+
+
+def is_port_taken(error: BaseException) -> bool:
+    """Return whether a port that was chosen for the step's processes is somebody else's; the next start takes another."""
+    return isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in PORT_TAKEN)
+
+
 def is_card_failure(error: BaseException) -> bool:
     """Return whether the card's driver reports an error after which every further call fails, so that nothing can be
     tried.

@@ -2,12 +2,20 @@
 
 import errno
 import fcntl
+import socket
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from dpo_core.__main__ import as_pairline_error
-from dpo_core.contract.errors import StoreError, is_card_failure, is_failed_compile, is_out_of_memory
+from dpo_core.contract.errors import (
+    StepCrashed,
+    StoreError,
+    is_card_failure,
+    is_failed_compile,
+    is_out_of_memory,
+)
 from dpo_core.contract.store import exclusive
 
 REFUSED = (
@@ -73,3 +81,16 @@ def test_a_file_system_without_locks_is_told_what_would_help(tmp_path, monkeypat
         exclusive(tmp_path),
     ):
         pass
+
+
+def test_a_port_that_is_taken_is_a_crash_that_is_tried_again():
+    """Asked of torch itself, as a step's first rank does."""
+    with socket.socket() as somebody:
+        somebody.bind(("", 0))
+        somebody.listen()
+        port = somebody.getsockname()[1]
+        with pytest.raises(RuntimeError) as failure:
+            TCPStore("localhost", port, 2, is_master=True, wait_for_workers=False)
+    told = as_pairline_error(failure.value, "train")
+    assert isinstance(told, StepCrashed)
+    assert "their port is taken" in str(told)
