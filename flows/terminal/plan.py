@@ -15,6 +15,7 @@ from dpo_core.contract.loss_config import Loss, LossConfig
 from dpo_core.contract.row_warnings import all_of, amount_warning, truncation_warning
 from dpo_core.contract.warning_signs import TITLES, SignName
 from flows.settings.stage_config import StageConfig
+from flows.terminal.checkpoint_time import CheckpointTime
 from flows.terminal.memory import training_memory
 from flows.terminal.model_size import ModelSize, model_size
 from flows.terminal.on_cards import Cluster, lines_of, on_cards
@@ -23,7 +24,7 @@ from tasks.checkpoint.end_mark import end_mark_warning
 from tasks.gate.config import GateConfig
 from tasks.hub.judge_server import how_judged
 from tasks.launch.compute import solve_batch
-from tasks.launch.stop_grace import WEIGHT_BYTES, checkpoint_bytes, grace_seconds, write_bytes_per_second
+from tasks.launch.stop_grace import WEIGHT_BYTES, checkpoint_bytes
 from tasks.report.tables import counted
 from tasks.text.terminal import show_table, tell
 
@@ -216,23 +217,6 @@ def _trained(config: StageConfig, size: ModelSize) -> int:
     return whole if config.adapter.kind == "none" else size.adapter_parameters(config.adapter) or 0
 
 
-def _writing(plan: Plan) -> Iterator[str]:
-    """What a checkpoint takes, by the speed of the store's disk, which is measured where the store is or will be."""
-    root = next(place for place in (plan.store, *plan.store.parents) if place.is_dir())
-    if plan.checkpoint_bytes is None or not (speed := write_bytes_per_second(root)):
-        return
-    asked = plan.stop_grace_seconds
-    grace = asked or grace_seconds(plan.checkpoint_bytes, speed)
-    yield (
-        f"A checkpoint: {plan.checkpoint_bytes / 1e9:,.1f} GB, written behind the training in "
-        f"{plan.checkpoint_bytes / speed / 60:,.1f} min by the {speed / 1e9:.1f} GB/s that this disk took just now"
-    )
-    yield (
-        f"Asked to stop, training is killed after {grace:,} s"
-        f" ({'compute.stop_grace_seconds' if asked else 'a step and two checkpoints'})"
-    )
-
-
 def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
     if size.num_parameters is None:
         return {}
@@ -250,8 +234,13 @@ def _disk(config: StageConfig, size: ModelSize) -> dict[str, int]:
     return parts
 
 
-def show_plan(plan: Plan, console: Console) -> None:
-    """Print the plan."""
+def checkpoint_time(plan: Plan) -> CheckpointTime:
+    """Return what a checkpoint of the run takes; the disk is measured."""
+    return CheckpointTime.measured(plan.checkpoint_bytes, plan.store, plan.stop_grace_seconds)
+
+
+def show_plan(plan: Plan, console: Console, checkpoint: CheckpointTime | None = None) -> None:
+    """Print the plan. ``checkpoint``: where it was measured already."""
     show_table(console, ("task", "what"), plan.steps, f"Plan of {plan.name}: nothing is started")
     show_table(
         console,
@@ -271,7 +260,7 @@ def show_plan(plan: Plan, console: Console) -> None:
         f"Parameters: {_count(plan.model.num_parameters)} ({plan.model.origin})",
         *_amounts("Memory per training process", plan.memory_bytes, total),
         *_amounts("Disk in the store", plan.disk_bytes, sum(plan.disk_bytes.values())),
-        *_writing(plan),
+        *(checkpoint or checkpoint_time(plan)).lines(),
         *plan.on_cards,
     ]
     if plan.memory_bytes and plan.model.shape is None:

@@ -38,7 +38,7 @@ def plan(
     from flows.stage_parts import known_of_card
     from flows.step_software import unchecked_software
     from flows.terminal.on_cards import Cluster
-    from flows.terminal.plan import plan_stage, show_plan
+    from flows.terminal.plan import checkpoint_time, plan_stage, show_plan
     from flows.terminal.plan_jobs import show_jobs
     from tasks.publish.directory_rights import check_directory
     from tasks.text.terminal import say
@@ -49,8 +49,10 @@ def plan(
         config = read_recipe(recipe, [*set_, f"compute.num_processes={cluster.total}"])
         show_plan(plan_stage(config, cluster, pair_tokens), Console())
         return
-    show_plan(plan_stage(config), Console())
-    show_jobs(config)
+    planned = plan_stage(config)
+    checkpoint = checkpoint_time(planned)
+    show_plan(planned, Console(), checkpoint)
+    show_jobs(config, checkpoint.grace)
     if unchecked := unchecked_software(config):
         say(unchecked)
     try:

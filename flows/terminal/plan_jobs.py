@@ -7,13 +7,15 @@ from dpo_core.contract.judge_job import JudgeJob
 from flows.settings.stage_config import StageConfig
 from tasks.launch.command import typical_command
 from tasks.launch.launcher import kind_of
+from tasks.launch.stop_grace import LEAST_SECONDS
 from tasks.text.terminal import say
 
 ALWAYS = (MixJob, ReferenceJob, TrainJob, ExportJob, EvaluateJob, JudgeJob, BenchmarkJob, AnswerJob)
 
 
-def show_jobs(config: StageConfig) -> None:
-    """Print each step's job; nothing for a launcher whose steps are processes or containers. Raises ``ConfigError``."""
+def show_jobs(config: StageConfig, training_grace: int = LEAST_SECONDS) -> None:
+    """Print each step's job; nothing for a launcher whose steps are processes or containers. ``training_grace``: seconds
+    that a training gets once it is asked to stop, as the run will find them. Raises ``ConfigError``."""
     launcher = kind_of(config.compute)
     for job in ALWAYS:
         if job is ReferenceJob and not config.objective.needs_reference:
@@ -24,7 +26,7 @@ def show_jobs(config: StageConfig) -> None:
             continue
         machine = launcher.target(config.compute, config, job.step)
         store = config.store.root.expanduser().resolve()
-        if text := launcher.preview(
-            config.compute, config, typical_command(job.step, config.compute, machine, store)
-        ):
+        grace = training_grace if job is TrainJob else LEAST_SECONDS
+        command = typical_command(job.step, config.compute, machine, store, grace)
+        if text := launcher.preview(config.compute, config, command):
             say(text)

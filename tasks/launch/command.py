@@ -98,8 +98,11 @@ def launch_argv(
     )
 
 
-def typical_command(step: str, compute: ComputeConfig, machine: Machine, store: Path) -> CommandSpec:
-    """Return the command of a step whose job is not known yet, for a plan: its fingerprint and its inputs are left open."""
+def typical_command(
+    step: str, compute: ComputeConfig, machine: Machine, store: Path, grace_seconds: int = LEAST_SECONDS
+) -> CommandSpec:
+    """Return the command of a step whose job is not known yet, for a plan: its fingerprint and its inputs are left open.
+    ``grace_seconds``: what it gets once it is asked to stop, unless the recipe says it."""
     folder = store / step / "FINGERPRINT"
     num_processes, num_nodes = (compute.num_processes, compute.machines) if JOBS[step].is_parallel else (1, 1)
     threads = threads_per_process(compute, machine, num_processes // num_nodes)
@@ -113,7 +116,7 @@ def typical_command(step: str, compute: ComputeConfig, machine: Machine, store: 
         step=step,
         job_fingerprint="FINGERPRINT",
         node=Node(num_nodes=num_nodes),
-        stop_grace_seconds=compute.stop_grace_seconds or LEAST_SECONDS,
+        stop_grace_seconds=compute.stop_grace_seconds or grace_seconds,
     )
 
 

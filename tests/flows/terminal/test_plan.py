@@ -21,6 +21,7 @@ from dpo_core.contract.errors import ConfigError, PairlineError
 from dpo_core.contract.source_config import DataSource
 from flows.settings.overrides import read_recipe, validated
 from flows.settings.stage_config import StageConfig
+from flows.terminal import checkpoint_time
 from flows.terminal import plan as module
 from flows.terminal import source_size as sizes
 from flows.terminal.cli import app
@@ -460,7 +461,9 @@ def test_a_plan_of_ordinary_rows_warns_of_nothing(tmp_path):
 def test_a_checkpoint_s_time_follows_from_the_disk_s_speed(tmp_path, monkeypatch, compute, expected):
     """7B: 84 GB, 42 s at 2 GB/s; the store's folder is not there yet."""
     measured = []
-    monkeypatch.setattr(module, "write_bytes_per_second", lambda folder: measured.append(folder) or 2e9)
+    monkeypatch.setattr(
+        checkpoint_time, "write_bytes_per_second", lambda folder: measured.append(folder) or 2e9
+    )
     config = validated(values(compute=compute, store={"root": str(tmp_path / "not" / "there")}), "recipe")
     console = Console(record=True, width=200)
     module.show_plan(plan_stage(config), console)
@@ -468,3 +471,17 @@ def test_a_checkpoint_s_time_follows_from_the_disk_s_speed(tmp_path, monkeypatch
     assert "A checkpoint: 84.0 GB, written behind the training in 0.7 min by the 2.0 GB/s" in text
     assert expected in text
     assert measured == [tmp_path]
+
+
+@pytest.mark.parametrize(("limit", "said"), [(5, "Set it to 8 or more"), (480, "--signal=TERM@396")])
+def test_a_jobs_notice_and_its_limit_are_those_of_the_checkpoint(tmp_path, monkeypatch, limit, said):
+    """7B, at 0.5 GB/s: 30 s and two checkpoints of 168 s, and 30 s to end."""
+    monkeypatch.setattr(checkpoint_time, "write_bytes_per_second", lambda folder: 0.5e9)
+    monkeypatch.chdir(tmp_path)
+    of_cluster = {
+        "compute": {"launcher": "slurm"},
+        "slurm": {"time_limit_minutes": limit, "cpus_per_node": 8},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values(**of_cluster)))
+    done = CliRunner().invoke(app, ["plan", "recipe.yaml"])
+    assert said in f"{done.output}\n{done.exception}"
