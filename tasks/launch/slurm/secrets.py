@@ -7,6 +7,8 @@ from pathlib import Path
 from tasks.launch.context import Context
 from tasks.launch.launcher import CommandSpec
 
+SECRET = "secret-"  # how the names of their files begin
+
 
 def secret_files(
     command: CommandSpec, record: Path, context: Context, user: tuple[int, int] | None = None
@@ -16,7 +18,7 @@ def secret_files(
     files = {}
     for name in command.secrets:
         if value := context.secret(name):
-            files[name] = record / f"secret-{name}"
+            files[name] = record / f"{SECRET}{name}"
             with contextlib.suppress(FileNotFoundError):
                 files[name].unlink()
             with os.fdopen(os.open(files[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -28,6 +30,6 @@ def secret_files(
 
 def remove_secrets(record: Path) -> None:
     """Remove them once no start needs them."""
-    for file in record.glob("secret-*"):
+    for file in record.glob(f"{SECRET}*"):
         with contextlib.suppress(OSError):
             file.unlink()

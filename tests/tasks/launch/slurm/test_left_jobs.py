@@ -1,9 +1,11 @@
 """What earlier starts have left: ended, read to the end, each line once, whenever the one who reads is killed."""
 
+import os
+
 import pytest
 
 from tasks.launch.log_position import save_position
-from tasks.launch.own_folder import make_own_folder
+from tasks.launch.own_folder import claim, make_own_folder
 from tasks.launch.slurm import left_jobs, share_logs
 from tasks.launch.slurm.client import parse_queue
 from tasks.launch.slurm.left_jobs import copy_rest_of_log, end
@@ -52,6 +54,33 @@ def test_all_that_is_left_in_a_folder_is_reaped_before_it_is_put_away(slurm: Rec
     assert [one.done for one in found] == ["cancelled", "cancelled"]
     assert [one.name.split()[0] for one in found] == ["48", "49"]
     assert step.log_lines == ["[share 0] a ended", "[share 1] b ended"]
+
+
+def test_a_secret_that_no_job_reads_any_more_is_reaped(slurm: RecordedSlurm, step: SmallStep):
+    """Its run was killed, and the job has ended since. It is found by another job of the same store."""
+    other = SmallStep(step.root, "", step="train")
+    make_own_folder(other.folder)
+    other.record.mkdir()
+    secrets = [one.record / "secret-WANDB_API_KEY" for one in (step, other)]
+    for secret in secrets:
+        secret.write_text("key")
+        os.utime(secret, (0, 0))
+    slurm.has_queued(
+        queued(step.command(), "48", "COMPLETED", "abc"), queued(other.command(), "49", "RUNNING", "b")
+    )
+
+    def reaped(dry_run: bool) -> list[tuple[str, str]]:
+        found = reap_jobs(dry_run, state_of=lambda flow_run: "live") or []
+        return [(one.folder, one.done) for one in found if one.reason]
+
+    assert reaped(dry_run=True) == [(str(step.folder), "would be removed")]
+    with claim(step.folder):
+        assert reaped(dry_run=False) == []
+    assert all(secret.exists() for secret in secrets)
+    assert reaped(dry_run=False) == [(str(step.folder), "removed")]
+    assert [secret.exists() for secret in secrets] == [False, True]
+    (step.record / "secret-NEW").write_text("key")  # of a job that the list may lack yet
+    assert reaped(dry_run=False) == []
 
 
 class Killed(BaseException):
