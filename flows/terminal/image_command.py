@@ -7,6 +7,7 @@ from rich.console import Console
 from flows.serve.local_prefect import start_prefect
 from flows.settings.stage_config import StageConfig
 from tasks.image.cluster_image import FileKind, write_cluster_image
+from tasks.image.config import check_cluster_variant
 from tasks.image.push import load_login
 from tasks.image.trainer_image import fill_wheelhouse, trainer_image
 from tasks.text.terminal import tell
@@ -16,11 +17,13 @@ def make_image(
     config: StageConfig, console: Console, only_wheelhouse: bool, file: tuple[FileKind, Path] | None = None
 ) -> str:
     """Return the image's reference, the folder of the wheels, or the ``file`` of a cluster's. Raises what ``trainer_image``
-    and ``write_cluster_image`` raise."""
+    and ``write_cluster_image`` raise, and ``ConfigError`` for an image that a cluster's nodes could not use."""
 
     def say(line: str) -> None:
         tell(console, line)
 
+    if config.compute.launcher == "slurm":
+        check_cluster_variant(config.image, bool(config.slurm.gpus_per_node))
     if config.image.registry_block:
         start_prefect(config.store.root)()
     store: Path = config.store.root.expanduser().resolve()

@@ -92,3 +92,13 @@ def check_variant(image: ImageConfig, machine: Machine) -> None:
             f"CUDA, which would train on the CPU. Set image.variant to "
             f"{image.variant.replace('cpu', 'cuda')}, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU."
         )
+
+
+def check_cluster_variant(image: ImageConfig, asks_for_cards: bool) -> None:
+    """Raise ``ConfigError`` where the image is for nodes with cards and would have no CUDA."""
+    if image.use is None and image.variant.startswith("cpu") and asks_for_cards:
+        raise ConfigError(
+            f"The recipe asks for cards (slurm.gpus_per_node), but image.variant {image.variant} builds an image without "
+            "CUDA, in which no step could use them.",
+            f"Set image.variant to {image.variant.replace('cpu', 'cuda', 1)}.",
+        )
