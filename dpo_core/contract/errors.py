@@ -198,7 +198,9 @@ PORT_TAKEN = ("eaddrinuse", "address already in use")
 
 def is_port_taken(error: BaseException) -> bool:
     """Return whether a port that was chosen for the step's processes is somebody else's; the next start takes another."""
-    return isinstance(error, RuntimeError | OSError) and any(words in str(error).lower() for words in PORT_TAKEN)
+    return isinstance(error, RuntimeError | OSError) and any(
+        words in str(error).lower() for words in PORT_TAKEN
+    )
 
 
 def is_card_failure(error: BaseException) -> bool:

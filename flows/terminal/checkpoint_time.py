@@ -30,7 +30,7 @@ class CheckpointTime:
         return self.asked or grace_seconds(self.num_bytes, self.bytes_per_second)
 
     def lines(self) -> Iterator[str]:
-        """What the plan says of it."""
+        """Return what the plan says of it."""
         if self.num_bytes is None or not self.bytes_per_second:
             return
         yield (

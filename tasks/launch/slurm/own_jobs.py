@@ -65,7 +65,7 @@ def has_kept_more(
 
 
 def nothing_kept(step: str) -> TimedOut:
-    """The error of a step whose job came to its limit and has kept nothing: the next one would fare the same."""
+    """Return the error of a step whose job came to its limit and has kept nothing: the next one would fare the same."""
     more = (
         "Raise slurm.time_limit_minutes, or have checkpoints written more often (train.checkpoint_every, "
         "train.checkpoint_every_minutes): one checkpoint must fit into one job."
