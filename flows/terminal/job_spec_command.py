@@ -17,13 +17,14 @@ from flows.settings.stage_config import StageConfig
 from flows.step_software import wanted_extras
 from flows.terminal.recipe_options import Overrides, Recipe
 from tasks.image.image_ref import PYTHON
-from tasks.launch.command import ACCELERATE_FILE, accelerate_settings
+from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, inputs_of
 from tasks.launch.compute import sharding_of
 from tasks.launch.job_spec.beaker import experiment
 from tasks.launch.job_spec.config import NodeSection
-from tasks.launch.job_spec.kubernetes import jobset
+from tasks.launch.job_spec.kubernetes import jobset, pod_user
 from tasks.launch.job_spec.step_description import Asked
 from tasks.launch.launcher import StepImage
+from tasks.launch.store_access import hand_over, let_read
 from tasks.text.terminal import say
 
 Engine = Literal["kubernetes", "beaker"]
@@ -75,7 +76,8 @@ def spec_text(config: StageConfig, engine: Engine, step: str, folder: Path | Non
         image = StepImage(config.beaker.image, PYTHON)
         spec = experiment(asked, config.compute, config.docker, config.beaker, image)
     if job is not None:
-        _make_ready(job, on_cpu=section.gpus_per_node == 0 or not asked.uses_cards)
+        user = pod_user(config.kubernetes) if engine == "kubernetes" else None
+        make_ready(job, section.gpus_per_node == 0 or not asked.uses_cards, user)
     return _with_lines(spec, asked, how)
 
 
@@ -131,11 +133,17 @@ def _check_current(job: Job, config: StageConfig) -> None:
         )
 
 
-def _make_ready(job: Job, on_cpu: bool) -> None:
-    """What the launchers of this machine do before a start: accelerate's settings, and folders that are written to."""
+def make_ready(job: Job, on_cpu: bool, user: tuple[int, int] | None) -> None:
+    """Do what the launchers of this machine do before a start: accelerate's settings, and folders that are written to.
+
+    What root has made is given to the ``user`` that the step will run as; None: that is root.
+    """
     write_json(job.out_dir / ACCELERATE_FILE, accelerate_settings(on_cpu))
     for folder in job.writes():
         folder.mkdir(parents=True, exist_ok=True)
+    if user is not None:
+        hand_over((job.out_dir, *job.writes()), user)
+        let_read(inputs_of(job), user)
 
 
 def _with_lines(spec: dict[str, Any], asked: Asked, how: list[str]) -> str:

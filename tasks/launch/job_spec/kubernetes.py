@@ -4,6 +4,7 @@ One Job of as many pods as the step has nodes, indexed; a pod that fails ends al
 the ranks of a step live and die together. What another start cannot mend, by the step's own exit code, ends the set.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tasks.launch.docker.container import (
     SECRETS_FOLDER,
     STEP,
     Mount,
+    container_user,
 )
 from tasks.launch.job_spec.config import KubernetesConfig
 from tasks.launch.job_spec.step_description import (
@@ -76,11 +78,7 @@ def jobset(
             "failurePolicy": {
                 "maxRestarts": kubernetes.retries,
                 "rules": [
-                    {
-                        "name": "noRetry",
-                        "action": "FailJobSet",
-                        "onJobFailureReasons": ["PodFailurePolicy", "DeadlineExceeded"],
-                    }
+                    {"name": "noRetry", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
                 ],
             },
             "replicatedJobs": [
@@ -108,13 +106,19 @@ def final_exit_codes() -> list[int]:
     return sorted(codes - {PairlineError.exit_code, StoreBusy.exit_code})
 
 
+def pod_user(kubernetes: KubernetesConfig) -> tuple[int, int]:
+    """Return user and group that pods run as, who has to own what a step writes."""
+    if kubernetes.user is not None:
+        return kubernetes.user, kubernetes.user
+    return container_user(os.getuid(), os.getgid())
+
+
 def _job(step: StepDescription, pod: Spec, labels: dict[str, str]) -> Spec:
     return {
         "completionMode": "Indexed",
         "parallelism": step.num_nodes,
         "completions": step.num_nodes,
         "backoffLimit": 0,
-        "activeDeadlineSeconds": step.timeout_seconds,
         "podFailurePolicy": {
             "rules": [
                 {
@@ -132,10 +136,11 @@ def _job(step: StepDescription, pod: Spec, labels: dict[str, str]) -> Spec:
 
 
 def _pod(step: StepDescription, kubernetes: KubernetesConfig, leader: str) -> Spec:
-    user, group = (kubernetes.user, kubernetes.user) if kubernetes.user is not None else step.container.user
+    user, group = pod_user(kubernetes)
     cards = {kubernetes.gpu_resource: str(step.num_cards)} if step.num_cards else {}
     pod: Spec = {
         "restartPolicy": "Never",
+        "activeDeadlineSeconds": step.timeout_seconds,  # from when a node has it: a Job's own would count in the queue
         "terminationGracePeriodSeconds": step.container.stop_grace_seconds + SECONDS_TO_REPORT,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,

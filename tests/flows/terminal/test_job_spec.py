@@ -1,15 +1,19 @@
 """`pairline job-spec` with a recipe: what it prints around the description, and what it refuses."""
 
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from dpo_core.contract.data_jobs import ConvertJob
 from dpo_core.contract.errors import ConfigError, StoreError
 from flows.settings.overrides import read_recipe
 from flows.terminal.cli import app
-from flows.terminal.job_spec_command import spec_text
+from flows.terminal.job_spec_command import make_ready, spec_text
+from tasks.launch.job_spec.config import KubernetesConfig
+from tasks.launch.job_spec.kubernetes import pod_user
 
 QUICKSTART = Path(__file__).parents[3] / "recipes/quickstart.yaml"
 NODE = {"cpus_per_node": 8, "memory_gib": 32, "mount_path": "/shared"}
@@ -62,6 +66,15 @@ def test_the_image_is_one_that_holds_what_the_recipe_needs():
             ConfigError, match=rf"image RECIPE --set image\.variant={variant} --set image\.push"
         ):
             spec_text(read_recipe(QUICKSTART, [*sets, *more]), "kubernetes", "train", None)
+
+
+def test_a_pod_may_write_the_folder_that_root_has_made(tmp_path: Path):
+    job = ConvertJob(source_dir="/models", source_sha256="abc").at(tmp_path / "store/convert/ab")
+    job.write()
+    make_ready(job, True, pod_user(KubernetesConfig(user=2000)))
+    assert (job.out_dir / "accelerate.json").is_file()
+    owner = 2000 if os.geteuid() == 0 else os.geteuid()
+    assert {path.stat().st_uid for path in (job.out_dir, *job.out_dir.iterdir())} == {owner}
 
 
 def test_what_is_no_step_and_no_job_is_refused(tmp_path: Path):
