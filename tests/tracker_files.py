@@ -9,6 +9,7 @@ import sqlite3
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 BLOCK, FILE_HEADER, RECORD_HEADER = 32_768, 7, 7  # bytes
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
@@ -27,19 +28,46 @@ def tensorboard_steps(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def mlflow_steps(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Metric -> (step, value) of the one run below a training's folder, as MLflow's own client reads them."""
+def _mlflow_run(folder: Path) -> tuple[Any, Any]:
+    """MLflow's own client, and the one run below a training's folder."""
     os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"  # as who looks at them sets it
     from mlflow import MlflowClient
 
     client = MlflowClient((folder / "tracking/mlruns").as_uri())
     (experiment,) = [each for each in client.search_experiments() if each.name != "Default"]
     (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def mlflow_steps(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Metric -> (step, value) of the one run below a training's folder, as MLflow's own client reads them."""
+    client, run = _mlflow_run(folder)
     assert run.info.status == "FINISHED"
     return {
         name: [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, name)]
         for name in run.data.metrics
     }
+
+
+def mlflow_words(folder: Path) -> dict[str, Any]:
+    """What MLflow's one run is called, with its group, tags and notes."""
+    _, run = _mlflow_run(folder)
+    tags = run.data.tags
+    return {
+        "name": run.info.run_name,
+        "group": tags["group"],
+        "tags": sorted(name for name, value in tags.items() if value == "true"),
+        "notes": tags["mlflow.note.content"],
+    }
+
+
+def trackio_words(folder: Path) -> dict[str, Any]:
+    """What Trackio's one run is called, with its group, tags and notes."""
+    (database,) = (folder / "tracking/trackio").glob("*.db")
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        ((name, text),) = connection.execute("SELECT run_name, config FROM configs").fetchall()
+    config = json.loads(text)
+    return {"name": name, "group": config["_Group"], "tags": config["tags"], "notes": config["notes"]}
 
 
 def trackio_steps(folder: Path) -> list[dict[str, float]]:
@@ -81,6 +109,16 @@ def history(folder: Path) -> list[dict[str, float]]:
             }
             steps.append({**values, "step": values["_step"]})
     return steps
+
+
+def wandb_words(folder: Path) -> dict[str, Any]:
+    """What W&B's one offline run below ``folder`` is called, with its group, tags and notes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    found = (Record.FromString(payload) for payload in records(path))
+    run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
+    return {"name": run.display_name, "group": run.run_group, "tags": list(run.tags), "notes": run.notes}
 
 
 def swanlab_steps(folder: Path) -> list[tuple[int, float]]:

@@ -16,7 +16,15 @@ from tests.dpo_core.training.test_resume import assert_same_run
 from tests.killed_run import count_touches, run_until
 from tests.step_process import evaluations_in, metrics_of, run_child, run_ranks
 from tests.tiny_stage import TinyStage, run_here
-from tests.tracker_files import history, mlflow_steps, tensorboard_steps, trackio_steps
+from tests.tracker_files import (
+    history,
+    mlflow_steps,
+    mlflow_words,
+    tensorboard_steps,
+    trackio_steps,
+    trackio_words,
+    wandb_words,
+)
 
 ALL = TrackingConfig(
     trackers=IN_THE_EXTRA, project="tiny", run_name="a run", group="runs", tags=("one", "two"), notes="A try."
@@ -60,6 +68,10 @@ def test_trackers_get_every_step_and_change_nothing(stage, tmp_path):
     assert job.fingerprint == plain.fingerprint
     assert [run_until(job, None), run_until(plain, None)] == [0, 0]
     assert_tracked_once(job.out_dir)
+    words = {"name": "a run", "group": "runs", "tags": ["one", "two"], "notes": "A try."}
+    assert mlflow_words(job.out_dir) == words
+    assert trackio_words(job.out_dir) == words
+    assert wandb_words(job.out_dir / TRACKING_DIR) == words
     assert_same_run(read_result(job), read_result(plain))
     assert not (plain.out_dir / TRACKING_DIR).exists()
     assert {path.name for path in job.out_dir.iterdir()} - {
