@@ -19,7 +19,7 @@ from dpo_core.benchmarks.harness_model import load_harness_model
 from dpo_core.benchmarks.scores import scores_of
 from dpo_core.contract.benchmark_job import BenchmarkJob, BenchmarkResult
 from dpo_core.contract.benchmarks import TaskScores
-from dpo_core.contract.errors import OutOfMemory, is_out_of_memory
+from dpo_core.contract.errors import OutOfMemory, StoreError, is_out_of_memory
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.results import LARGEST_RESULT_BYTES
@@ -117,17 +117,25 @@ def read_kept(job: BenchmarkJob, task: AskedTask) -> KeptScores | None:
 
 
 def keep(job: BenchmarkJob, task: AskedTask, results: Mapping[str, Any]) -> KeptScores:
-    """Write a task's scores, and what was asked and answered, to the cache, and return them."""
+    """Write a task's scores, and what was asked and answered, to the cache, and return them. What another run has kept of it
+    meanwhile is left alone, as that run may be reading it, and returned."""
+    if (theirs := read_kept(job, task)) is not None:
+        return theirs
     kept = KeptScores(key=task.key, scores=scores_of(task.name, results))
     for scores in kept.scores:
         if scores.part_of is None and scores.metrics:
             log.info("%s: %s %.4f", scores.task, scores.metrics[0].name, scores.metrics[0].value)
-    with new_directory(cache_folder(job, task)) as aside:
-        with (aside / SAMPLES_FILE).open("w") as file:
-            for name, samples in results["samples"].items():
-                for sample in samples:
-                    file.write(json.dumps({"task": name, **sample}, default=_plain) + "\n")
-        write_json(aside / SCORES_FILE, kept)
+    try:
+        with new_directory(cache_folder(job, task)) as aside:
+            with (aside / SAMPLES_FILE).open("w") as file:
+                for name, samples in results["samples"].items():
+                    for sample in samples:
+                        file.write(json.dumps({"task": name, **sample}, default=_plain) + "\n")
+            write_json(aside / SCORES_FILE, kept)
+    except StoreError:  # the other run may have put its folder there at this very moment
+        if (theirs := read_kept(job, task)) is None:
+            raise
+        return theirs
     return kept
 
 
