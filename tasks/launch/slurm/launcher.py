@@ -297,4 +297,4 @@ class SlurmLauncher:
         with contextlib.suppress(PairlineError):
             for seen in poll_of_this_process().look(command.name, max_age_seconds=1.0):
                 if seen.is_active and is_ours(seen, command) and seen.state == "PENDING":
-                    cancel(seen.id)
+                    cancel(seen.id, if_it_waits=True)

@@ -50,6 +50,17 @@ def test_lines_of_another_form_are_nobodys():
     assert parse_queue("slurm_load_jobs error: x\n\n7\x1fRUNNING\n") == []
 
 
+@pytest.mark.parametrize("length", [1, 20, len(LINE)])
+def test_half_a_line_says_nothing_of_what_is_in_the_queue(monkeypatch, tmp_path, length: int):
+    """Whoever looked for a job before a submission would submit a second one."""
+    slurm = RecordedSlurm(tmp_path / "bin", monkeypatch)
+    (slurm.folder / "queue").write_text(f"{LINE}\n{LINE[:length]}")
+    with pytest.raises(SlurmAway, match="in the middle of a line"):
+        queue(["pairline-x"])
+    (slurm.folder / "queue").write_text(f"{LINE}\n")
+    assert len(queue(["pairline-x"])) == 1
+
+
 @pytest.mark.parametrize(
     ("state", "is_active"),
     [("RUNNING", True), ("COMPLETING", True), ("REQUEUED", True), ("SUSPENDED", True), ("EXPEDITING", True)]

@@ -276,3 +276,13 @@ def test_ranks_are_asked_to_stop_where_slurm_cannot_tell_them(
     (over,) = step.record.glob("*.0/over")
     assert over.read_text() == "20\n"  # compute.stop_grace_seconds
     assert time.monotonic() - began < 20
+
+
+def test_a_twin_that_waits_is_cancelled_at_the_end_only_if_it_waits_still(
+    slurm: RecordedSlurm, step: SmallStep
+):
+    """It may be another machine's, and have begun since it was looked at."""
+    write_queue(slurm.folder / "twin", [queued(step.command(), "49", "PENDING", "late", "Dependency")])
+    slurm.does("squeue", f'{leaves(step, 0)}\ncat "$here/twin"')
+    assert step.run() == Ended(0)
+    assert slurm.calls("scancel") == ["--state=PENDING 49"]
