@@ -13,6 +13,7 @@ from flows.audience import NOBODY, Audience
 from flows.before_start import check_before_start
 from flows.judging import with_judge_asked_first
 from flows.release import check_somebody_can_answer, release, state_of_the_end
+from flows.settings.as_read import as_read
 from flows.settings.stage_config import StageConfig
 from flows.stage_parts import prepare, publish, stage_run, train_and_evaluate, try_directories, try_upload
 from tasks.handoff.schema import RLVRHandoff
@@ -30,6 +31,7 @@ def dpo_stage(config: StageConfig) -> RLVRHandoff | State:
 def run_stage(config: StageConfig, audience: Audience = NOBODY) -> RLVRHandoff | State:
     """Run the body of the flow."""
     check_before_start(config)
+    config = as_read(config)
     signing_key(config.handoff)
     check_somebody_can_answer(config.gate, audience)
     try:

@@ -12,6 +12,7 @@ from flows.before_start import check_before_start
 from flows.judging import with_judge_asked_first
 from flows.release import check_somebody_can_answer, release, state_of_the_end
 from flows.scores import record
+from flows.settings.as_read import as_read
 from flows.settings.stage_config import StageConfig
 from flows.settings.sweep_config import Member, SweepConfig, members_of
 from flows.stage_parts import Candidate, prepare, publish, stage_run, try_directories, try_upload
@@ -37,6 +38,8 @@ def run_sweep(config: SweepConfig, audience: Audience = NOBODY) -> RLVRHandoff |
     for member in members:
         check_before_start(member.config)
         signing_key(member.config.handoff)
+    config = as_read(config)
+    members = tuple(replace(member, config=as_read(member.config)) for member in members)
     check_somebody_can_answer(config.gate, audience)
     accelerator = limit_of_members(config.sweep.accelerator, kind_of(config.compute))
     num_at_once = num_slots(accelerator) if accelerator else len(members)

@@ -10,6 +10,7 @@ from dpo_core.contract.errors import ConfigError, StoreBusy
 from dpo_core.contract.job import Job
 from flows.audience import Audience
 from flows.before_start import check_before_start, check_inputs
+from flows.settings.as_read import as_read
 from flows.settings.stage_config import StageConfig
 from flows.stage_parts import StageRun, prepare, reference_of, stage_run, training_settings
 from tasks.cache_reference import reference_job
@@ -24,6 +25,7 @@ NEXT = "next"  # among a run's outputs: the folder of the job that was written d
 def prepare_stage(with_reference: bool, config: StageConfig, audience: Audience) -> None:
     """Run fetch checkpoint -> mix data, and -> cache reference where it is asked for and the objective needs one."""
     (check_before_start if with_reference else check_inputs)(config)
+    config = as_read(config)
     named = config.model_copy(update={"name": config.name + NAME_ENDS})
     with stage_run(named, audience) as run:
         inputs = prepare(named, run, with_reference)

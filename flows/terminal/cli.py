@@ -58,9 +58,10 @@ def run(
 
         take_in(bundle, config.store.root)
     from flows.serve.local_prefect import has_own_server, start_prefect
+    from flows.settings.as_read import as_read
     from flows.terminal.finished_run import finished_run
 
-    if not again and has_own_server(config.store.root) and (folder := finished_run(config)):
+    if not again and has_own_server(config.store.root) and (folder := finished_run(as_read(config))):
         say(
             "nothing to do: an earlier run of these settings is complete and unchanged (--again runs it again)"
         )

@@ -25,6 +25,13 @@ def chosen_template(config: CheckpointConfig) -> ChosenTemplate:
     return ChosenTemplate(_read(Path(chosen).expanduser()), config.add_bos)
 
 
+def with_template_read(config: CheckpointConfig) -> CheckpointConfig:
+    """Return the settings with a template's text in the place of its file, which may change while a run goes on. Raises
+    ``ConfigError`` for a file that is none."""
+    text = chosen_template(config).template
+    return config if text == config.chat_template else config.model_copy(update={"chat_template": text})
+
+
 def _read(path: Path) -> str:
     if not path.is_file():
         raise ConfigError(

@@ -1,6 +1,7 @@
 """Prepared on one host, run on another: by a shared store, or by a bundle, whose odd forms are in
 ``tests/tasks/run/test_bundle.py``."""
 
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from flows.terminal.job_spec_command import spec_text
 from tasks.launch.job_spec.config import KubernetesConfig
 from tests.flows.conftest import last_run, launches, pairline
 from tests.prefect_database import new_prefect_home
+from tests.tiny_models import CHATML
 from tests.tiny_stage import tiny_values
 
 pytestmark = pytest.mark.integration
@@ -42,6 +44,10 @@ def next_job(stdout: str) -> Job:
 
 
 def test_a_run_finds_what_was_prepared_in_its_store(recipe, tmp_path):
+    values, template = yaml.safe_load(recipe.read_text()), tmp_path / "mine.jinja"
+    template.write_text(CHATML)
+    values["checkpoint"]["chat_template"] = str(template)
+    recipe.write_text(yaml.safe_dump(values))
     # More cards than there are: the host that prepares the data need not be the trainer's.
     prepared = pairline("prepare", str(recipe), "--set", "compute.num_processes=64")
     assert prepared.returncode == 0, prepared.stdout + prepared.stderr
@@ -56,6 +62,13 @@ def test_a_run_finds_what_was_prepared_in_its_store(recipe, tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     assert launches(store)["mix"] == 1
     assert launches(store)["train"] == 1
+    # What a template's file held when the run began is what its folder tells, whatever becomes of it.
+    template.unlink()
+    folder, _ = last_run(store)
+    assert json.loads((folder / "config.json").read_text())["checkpoint"]["chat_template"] == CHATML
+    exported = pairline("export", "--store", str(store), "--out", str(tmp_path / "out"))
+    assert exported.returncode == 0, exported.stdout + exported.stderr
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == CHATML
 
 
 def test_a_model_that_cannot_be_computed_as_asked_is_refused_once_it_is_there(recipe, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import ConfigError
-from tasks.checkpoint.chosen_template import ChosenTemplate, chosen_template
+from tasks.checkpoint.chosen_template import ChosenTemplate, chosen_template, with_template_read
 
 TEXT = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
@@ -46,3 +46,16 @@ def test_a_file_that_is_none_is_refused(tmp_path, name, content, message):
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         chosen_template(CheckpointConfig(source="a", chat_template=str(path)))
+
+
+@pytest.mark.parametrize("name", ["a.jinja", "a.json"])
+def test_a_file_s_text_takes_its_place_once(tmp_path, name):
+    file = tmp_path / name
+    file.write_text(TEXT if name.endswith("jinja") else json.dumps({"chat_template": TEXT}))
+    config = CheckpointConfig(source="a", chat_template=str(file), add_bos=True)
+    read = with_template_read(config)
+    file.unlink()
+    assert read == with_template_read(read) == config.model_copy(update={"chat_template": TEXT})
+    for kept in (None, "tulu", TEXT):
+        same = CheckpointConfig(source="a", chat_template=kept)
+        assert with_template_read(same) == same
