@@ -30,8 +30,8 @@ def dpo_stage(config: StageConfig) -> RLVRHandoff | State:
 
 def run_stage(config: StageConfig, audience: Audience = NOBODY) -> RLVRHandoff | State:
     """Run the body of the flow."""
-    check_before_start(config)
     config = as_read(config)
+    check_before_start(config)
     signing_key(config.handoff)
     check_somebody_can_answer(config.gate, audience)
     try:

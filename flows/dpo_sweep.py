@@ -34,12 +34,11 @@ def dpo_sweep(config: SweepConfig) -> RLVRHandoff | State:
 
 def run_sweep(config: SweepConfig, audience: Audience = NOBODY) -> RLVRHandoff | State:
     """Run the body of the flow."""
+    config = as_read(config)
     members = members_of(config)
     for member in members:
         check_before_start(member.config)
         signing_key(member.config.handoff)
-    config = as_read(config)
-    members = tuple(replace(member, config=as_read(member.config)) for member in members)
     check_somebody_can_answer(config.gate, audience)
     accelerator = limit_of_members(config.sweep.accelerator, kind_of(config.compute))
     num_at_once = num_slots(accelerator) if accelerator else len(members)

@@ -24,8 +24,8 @@ NEXT = "next"  # among a run's outputs: the folder of the job that was written d
 
 def prepare_stage(with_reference: bool, config: StageConfig, audience: Audience) -> None:
     """Run fetch checkpoint -> mix data, and -> cache reference where it is asked for and the objective needs one."""
-    (check_before_start if with_reference else check_inputs)(config)
     config = as_read(config)
+    (check_before_start if with_reference else check_inputs)(config)
     named = config.model_copy(update={"name": config.name + NAME_ENDS})
     with stage_run(named, audience) as run:
         inputs = prepare(named, run, with_reference)

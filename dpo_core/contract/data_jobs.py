@@ -190,9 +190,8 @@ class MixJob(Job[MixResult]):
     max_length_tokens: int = 2048
     when_too_long: Literal["truncate", "drop"] = "truncate"
     train_on: Literal["last_turn", "all_turns"] = "last_turn"
-    max_dropped_fraction: Annotated[float, NotContentAt(0.5)] = (
-        0.5  # a mixture that passed a wider bound is another
-    )
+    # Of the content: a mixture that passed a wider bound is another.
+    max_dropped_fraction: Annotated[float, NotContentAt(0.5)] = 0.5
     seed: int = 8
     num_workers: Annotated[int, NotContent()] = 2
     quality: Annotated[QualityRules, NotContentAt(QualityRules())] = QualityRules()

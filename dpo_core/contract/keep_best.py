@@ -144,7 +144,9 @@ def _measured(keep: KeepBest, evaluations: Metrics) -> Metrics:
 
 def _is_better(keep: KeepBest, value: float, best: float | None) -> bool:
     """What is no number, or none that could be passed, is never better."""
-    if not math.isfinite(value) or best is None:
-        return math.isfinite(value)
+    if not math.isfinite(value):
+        return False
+    if best is None:
+        return True
     gain = value - best if keep.direction == "max" else best - value
     return gain > keep.min_delta

@@ -6,7 +6,7 @@ from typing import Any
 from dpo_core.contract.drops import FormatName, RowDropped
 from dpo_core.data.json_text import from_json_text
 from dpo_core.data.messages import ROLE_KEYS, message_list, same_turn, same_turns, wrapper
-from dpo_core.data.system_prompt import leading_system, system_beside, with_system
+from dpo_core.data.system_prompt import leading_system, system_beside, with_system, without_system
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
 CONVERSATION_COLUMNS = ("conversations", "conversation")
@@ -88,11 +88,11 @@ def turns_before(row: dict, chosen: list[dict], rejected: list[dict], fields: fr
         prompt = (explicit_prompt(row, fields)[1] if _may_have_turns(row) else None) or []
     except RowDropped:  # of a column that the row does without
         return []
-    said, others = (_without_system(turns)[:-1] for turns in (chosen, rejected))
+    said, others = (without_system(turns)[:-1] for turns in (chosen, rejected))
     place = len(prompt) - len(said)
     if place <= 0 or not same_turns(prompt[place:], said) or not same_turns(said, others):
         return []
-    return prompt[:place] if _without_system(prompt[:place]) else []
+    return prompt[:place] if without_system(prompt[:place]) else []
 
 
 def _may_have_turns(row: dict) -> bool:
@@ -105,13 +105,7 @@ def _may_have_turns(row: dict) -> bool:
 
 def behind(earlier: list[dict], turns: list[dict]) -> list[dict]:
     """Return a conversation with the turns before it. Raises ``RowDropped`` if their system prompts differ."""
-    return with_system(leading_system(turns), [*earlier, *_without_system(turns)])
-
-
-def _without_system(turns: list[dict]) -> list[dict]:
-    """The turns behind the system's own at the beginning."""
-    first = next((place for place, turn in enumerate(turns) if turn["role"] != "system"), len(turns))
-    return turns[first:]
+    return with_system(leading_system(turns), [*earlier, *without_system(turns)])
 
 
 def _ending_with(row: dict, last: dict, fields: frozenset[str]) -> list[dict] | None:
@@ -122,7 +116,7 @@ def _ending_with(row: dict, last: dict, fields: frozenset[str]) -> list[dict] | 
         return None
     if conversation is None:
         return None
-    if not _without_system(conversation):
+    if not without_system(conversation):
         return behind(conversation, [last])
     prompt = _without_answer(row, conversation, fields)
     return prompt if len(prompt) > 1 and same_turn(prompt[-1], last) else None
@@ -131,7 +125,7 @@ def _ending_with(row: dict, last: dict, fields: frozenset[str]) -> list[dict] | 
 def _behind_history(row: dict, prompt: list[dict], fields: frozenset[str]) -> list[dict]:
     """The prompt behind the turns in ``history``, unless it holds them."""
     history = _earlier_turns(row.get("history"), fields)
-    said = _without_system(prompt)
+    said = without_system(prompt)
     if not history or same_turns(history, said[: len(history)]):
         return prompt
     return behind(history, prompt)

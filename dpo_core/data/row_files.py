@@ -27,9 +27,8 @@ _UNREAD = re.compile(
     r"\.(?:\d+|a[a-z]|part\w*|incomplete|download|crdownload))",
     re.IGNORECASE,
 )
-_ARCHIVE = re.compile(
-    r".*\.(?:tar(?:\.\w+)?|tgz|zip|7z|rar)|[^.]+\.(?:gz|zst|zstd|xz|bz2)", re.IGNORECASE
-)  # which may hold rows
+# Which may hold rows.
+_ARCHIVE = re.compile(r".*\.(?:tar(?:\.\w+)?|tgz|zip|7z|rar)|[^.]+\.(?:gz|zst|zstd|xz|bz2)", re.IGNORECASE)
 _SHARD = re.compile(r"^(?P<split>\w+(?:\.\w+)*?)-(?P<number>\d+)-of-(?P<count>\d+)")
 _NO_SPLITS = (
     "data",

@@ -5,7 +5,7 @@ or the row is dropped: a prompt that vanishes is another prompt.
 """
 
 from collections.abc import Iterable
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import Any
 
 from dpo_core.contract.drops import RowDropped
@@ -42,6 +42,11 @@ def leading_system(conversation: Iterable[dict]) -> list[dict]:
     """Return the system turns with which a conversation begins, as one; none if it begins otherwise."""
     turns = list(takewhile(lambda turn: turn["role"] == ROLE, conversation))
     return [joined] if (joined := _joined(turns)) is not None else []
+
+
+def without_system(conversation: list[dict]) -> list[dict]:
+    """Return the turns behind the system's own at the beginning."""
+    return list(dropwhile(lambda turn: turn["role"] == ROLE, conversation))
 
 
 def _turns(raw: Any, fields: frozenset[str]) -> list[dict]:
@@ -90,10 +95,7 @@ def with_system(system: list[dict], conversation: list[dict]) -> list[dict]:
     if not system:
         return conversation
     if not (own := leading_system(conversation)):
-        blank = next(
-            (place for place, turn in enumerate(conversation) if turn["role"] != ROLE), len(conversation)
-        )
-        return [*system, *conversation[blank:]]
+        return [*system, *without_system(conversation)]  # those that it begins with say nothing
     said, beside = beyond_text(own[0]), beyond_text(system[0])
     if system[0]["content"].strip() not in own[0]["content"] or any(
         said.get(key, value) != value for key, value in beside.items()

@@ -12,6 +12,7 @@ V vocabulary.
 import inspect
 import logging
 from collections.abc import Callable
+from threading import Event
 
 import torch
 from torch import Tensor
@@ -24,12 +25,9 @@ from dpo_core.model.attention import PAIRWISE, layer_reach, text_config, why_not
 log = logging.getLogger(__name__)
 ROPES_BY_LENGTH = {"dynamic", "longrope"}  # the host chooses their frequencies, from the longest position
 STEPS_COMPARED = 2  # of kernels and graph; the second shows whether what counts goes on counting
-ROUNDING, ROUNDING_IN_HALF = (
-    1e-4,
-    1e-2,
-)  # of the largest logit: libraries may choose other kernels for a graph
+ROUNDING, ROUNDING_IN_HALF = 1e-4, 1e-2  # of the largest logit: a graph may have other kernels
 Step = Callable[[], None]
-_given_up: list[bool] = []
+_given_up = Event()
 
 
 class Decoding:
@@ -97,7 +95,7 @@ class FixedDecoding(Decoding):
 
     can_drop_rows = False
 
-    def __init__(self, grown: Decoding, tokens: int, record: Callable[[Step], Step] | None):
+    def __init__(self, grown: Decoding, tokens: int, record: Callable[[Step], Step]):
         """Go on from prompts that were read, for ``tokens`` more. ``grown`` is used up, layer by layer. ``record``: makes of
         a step one that does the same."""
         self.model, self.most_positions, self._last_only = grown.model, None, grown._last_only
@@ -118,7 +116,7 @@ class FixedDecoding(Decoding):
         self._ids_R1 = torch.zeros_like(grown._positions_R1)
         self._positions_R1 = grown._positions_R1.clone()
         # Not the step itself: an object that refers to itself keeps its keys and values until garbage is collected.
-        self._replay = self._recorded(record) if record else None
+        self._replay = self._recorded(record)
 
     def read(self, next_R: Tensor) -> None:
         """Read each row's next token."""
@@ -166,7 +164,7 @@ def decoding_of(
 ) -> Decoding:
     """Read prompts, padded on the left, and return how to go on for ``tokens`` more."""
     grown = Decoding(model, ids_RP, mask_RP)
-    may_record = may_record and not _given_up and tokens > STEPS_COMPARED
+    may_record = may_record and not _given_up.is_set() and tokens > STEPS_COMPARED
     record = recorder(ids_RP.device) if may_record else None
     return FixedDecoding(grown, tokens, record) if record and _has_fixed_kernels(grown) else grown
 
@@ -178,7 +176,7 @@ def recorder(device: torch.device) -> Callable[[Step], Step] | None:
 
 def give_up_recording() -> None:
     """Record nothing more in this process: torch's allocator takes a recording that failed for one that goes on."""
-    _given_up.append(True)
+    _given_up.set()
 
 
 def _as_graph(step: Step) -> Step:

@@ -86,19 +86,28 @@ class ImageConfig(Section):
 
 def check_variant(image: ImageConfig, machine: Machine) -> None:
     """Raise ``ConfigError`` where the image that would be built would train on the CPU of a machine that shows GPUs."""
-    if image.use is None and image.variant.startswith("cpu") and machine.num_gpus:
+    if _builds_without_cuda(image) and machine.num_gpus:
         raise ConfigError(
             f"This machine shows {machine.num_gpus} GPUs, but image.variant {image.variant} builds an image without "
             f"CUDA, which would train on the CPU. Set image.variant to "
-            f"{image.variant.replace('cpu', 'cuda')}, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU."
+            f"{_with_cuda(image)}, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU."
         )
 
 
 def check_cluster_variant(image: ImageConfig, asks_for_cards: bool) -> None:
     """Raise ``ConfigError`` where the image is for nodes with cards and would have no CUDA."""
-    if image.use is None and image.variant.startswith("cpu") and asks_for_cards:
+    if _builds_without_cuda(image) and asks_for_cards:
         raise ConfigError(
             f"The recipe asks for cards (slurm.gpus_per_node), but image.variant {image.variant} builds an image without "
             "CUDA, in which no step could use them.",
-            f"Set image.variant to {image.variant.replace('cpu', 'cuda', 1)}.",
+            f"Set image.variant to {_with_cuda(image)}.",
         )
+
+
+def _builds_without_cuda(image: ImageConfig) -> bool:
+    return image.use is None and image.variant.startswith("cpu")
+
+
+def _with_cuda(image: ImageConfig) -> str:
+    """The variant that holds the same software, for cards."""
+    return image.variant.replace("cpu", "cuda", 1)

@@ -170,9 +170,8 @@ def queue(names: Iterable[str] = ()) -> list[QueuedJob]:
     """Return this user's jobs of these names (all, without names), those that ended lately, too; each of an array's."""
     only = (f"--name={','.join(sorted(names))}",) if names else ()
     said = _run(("squeue", "--noheader", "--states=all", "--me", "--array", *only, f"--format={SEEN_FORMAT}"))
-    if said and not said.endswith(
-        "\n"
-    ):  # a job that it was about to name would be taken for one that is not there
+    # A job that it was about to name would be taken for one that is not there.
+    if said and not said.endswith("\n"):
         raise SlurmAway("squeue stopped in the middle of a line.")
     return parse_queue(said)
 

@@ -16,9 +16,7 @@ from tasks.launch.slurm.unlisted import is_active_unlisted
 
 TURN_SECONDS, SECONDS_BETWEEN_TRIES = 0.3, 2.0
 SECONDS_AT_THE_END = 0.5
-SECONDS_FOR_AN_ANSWER = (
-    30.0  # of a Slurm that is away when a job is to be cancelled; then `pairline reap` has to do it
-)
+SECONDS_FOR_AN_ANSWER = 30.0  # of a Slurm that is away; then `pairline reap` has to cancel the job
 
 
 @dataclass(frozen=True, slots=True)

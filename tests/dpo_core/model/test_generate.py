@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -286,7 +287,7 @@ def test_a_recorded_step_that_is_wrong_is_not_used(loaded, monkeypatch, caplog, 
     model, tokenizer, prompts = loaded
     expected = greedy_answers(model, tokenizer, prompts, Generation(8, 5, may_record=False))
     monkeypatch.setattr(decoding, "recorder", lambda device: record)
-    monkeypatch.setattr(decoding, "_given_up", [])
+    monkeypatch.setattr(decoding, "_given_up", Event())
     with caplog.at_level("INFO", logger="dpo_core"):
         assert greedy_answers(model, tokenizer, prompts, Generation(8, 5)) == expected
         greedy_answers(model, tokenizer, prompts, Generation(8, 5))
