@@ -192,7 +192,7 @@ def test_shares_on_a_lost_node_are_begun_on_another_one(own_cluster: PrivateClus
         )
         assert step.num_starts == 4
         own_cluster.ask("scontrol", "update", "nodename=n1", "state=resume")
-        wait_for(lambda: (own_cluster.start_now(), step.num_starts >= 6)[1], seconds=240)
+        wait_for(lambda: (own_cluster.start_now(), step.num_starts >= 6)[1])
         ghosts = [file.read_text() for file in step.record.glob("share-*/*.0/ranks/rank-0.json")]
         assert sum('"code": 75' in ghost for ghost in ghosts) == 2
         assert end() == Ended(0)

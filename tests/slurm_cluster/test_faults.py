@@ -140,7 +140,7 @@ def test_what_a_lost_node_runs_is_ended_by_the_start_that_follows(own_cluster: P
     with meanwhile(step) as end:
         wait_for(lambda: len(numbers(step)) >= 3)
         own_cluster.kill_node("n1")
-        wait_for(lambda: (own_cluster.start_now(), step.num_starts == 2)[1], seconds=240)
+        wait_for(lambda: (own_cluster.start_now(), step.num_starts == 2)[1])
         ghost = (
             step.record / f"{Path(step.record / 'attempt').read_text().split('.')[0]}.0" / "ranks/rank-0.json"
         )

@@ -1,6 +1,5 @@
 """Steps as jobs of a real cluster: what they get, how they end, and that there is one of each."""
 
-import functools
 import json
 import re
 import signal
@@ -29,7 +28,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 SECRET = "hf_not-for-others"
-wait_for = functools.partial(wait_until, seconds=300)
+wait_for = wait_until
 
 
 def orchestrator(step: SmallStep) -> subprocess.Popen:

@@ -62,7 +62,7 @@ def test_a_killed_flow_started_again_ends_as_if_nothing_had_been(tiny_inputs, tr
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_until(lambda: len(metrics(store)) > 3 or flow.poll() is not None, seconds=300)
+    wait_until(lambda: len(metrics(store)) > 3, "the first steps of the training", of=flow)
     os.killpg(flow.pid, signal.SIGKILL)
     flow.wait()
     with contextlib.closing(docker.from_env()) as client:
