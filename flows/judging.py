@@ -20,6 +20,7 @@ from tasks.launch.context import Moment
 from tasks.launch.launcher import kind_of
 from tasks.launch.workplace import Workplace
 from tasks.run.folder import RunFolder
+from tasks.show.artifacts import show_samples
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ def judge_answers(
     with folder.task("judge"):
         result = judge(config.judge, evaluation, place)
         folder.result("judge", result)
+    # Again, as a judge may choose which samples tell most.
+    num_samples, family = config.evaluation.num_samples_shown, place.context.run.family
+    show_samples(evaluation, num_samples, family, result.preferences)
     return result
 
 

@@ -111,6 +111,7 @@ def approve(
                 candidate.judgement,
                 candidate.trained.best,
                 read_run_files(run.folder.folder).sweep,
+                candidate.judged.preferences if candidate.judged else (),
             ),
             config.evaluation,
             PREFECT_UI_URL.value(),

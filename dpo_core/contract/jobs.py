@@ -240,7 +240,7 @@ class EvaluateJob(ScoringJob[EvaluateResult]):
     """Held-out metrics and greedy answers, before and after."""
 
     step = "evaluate"
-    VERSION = 3  # the error of accuracy, and of length alone; answers that did not end
+    VERSION = 4  # words of scripts without blanks; the error of accuracy, and of length alone; answers that did not end
     is_parallel = True
     data: DatasetRef
     reference: ReferenceRef | None = None

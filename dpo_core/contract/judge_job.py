@@ -60,6 +60,11 @@ class JudgeResult(Result):
     verdicts: Path
     verdicts_files: FileHashes = {}
 
+    @property
+    def preferences(self) -> tuple[float | None, ...]:
+        """What the judge thinks of each answer, see ``Opinion``."""
+        return tuple(opinion.preference for opinion in self.opinions)
+
     def file_sets(self) -> Iterator[tuple[Path, dict[str, str]]]:
         yield self.verdicts, self.verdicts_files
 

@@ -101,10 +101,18 @@ MEANINGS = {
         1,
     ),
     "checker/prompts": Meaning("prompts checked", "Answered prompts that carry such an instruction."),
+    "checker/lost": Meaning(
+        "instructions lost",
+        "Answered prompts whose instructions were kept before the first step, and are not any more.",
+        -1,
+    ),
+    "checker/gained": Meaning(
+        "instructions gained", "Answered prompts whose instructions are kept only since the first step.", 1
+    ),
     "answers/mean_words": Meaning(
         "words an answer",
-        "Mean length of the greedy answers. DPO tends to lengthen answers; a "
-        "large change deserves a look at the samples.",
+        "Mean length of the greedy answers; of Chinese, Japanese and Thai each character counts, as they write no blanks. "
+        "DPO tends to lengthen answers; a large change deserves a look at the samples.",
     ),
     "answers/unended": Meaning(
         "answers that did not end",
@@ -205,6 +213,7 @@ OVER_LENGTH_RULE_ERROR = f"{OVER_LENGTH_RULE}_stderr"
 
 # Of answers to held-out prompts; and of those that are sampled, where evaluation.measure_kl asks for it.
 UNENDED = "answers/unended"
+KEPT, LOST, GAINED = "checker/pass_rate", "checker/lost", "checker/gained"
 ANSWERED = (
     "answers/mean_words",
     UNENDED,

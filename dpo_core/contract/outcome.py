@@ -63,6 +63,13 @@ def told_together(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
     )
 
 
+def times(outcome: Outcome, number: int) -> Outcome:
+    """Return the outcome as one that was looked at so many times (Bonferroni)."""
+    if number < 2:
+        return outcome
+    return replace(outcome, adjusted=min(1.0, number * outcome.counts), among=number * outcome.among)
+
+
 def paired_outcome(label: str, judged: Iterable[tuple[bool, bool]]) -> Outcome | None:
     """Return the outcome of yes-or-no verdicts on the same items before and after; None of no items.
 

@@ -41,7 +41,9 @@ class WarningBounds(Section):
         description="displacement: held-out chosen answers lost so many nats a token against the reference.",
     )
     answers_grow_to: Bound | None = Field(
-        1.5, description="length: mean words of the greedy answers, divided by the SFT checkpoint's."
+        1.5,
+        description="length: mean words of the greedy answers, divided by the SFT checkpoint's; of Chinese, Japanese and "
+        "Thai each character counts.",
     )
     answers_shrink_to: Share | None = Field(
         0.5, description="shortening: the same ratio, from which down it is one."
@@ -72,8 +74,8 @@ class WarningBounds(Section):
     stop: tuple[SignName, ...] = Field(
         (),
         description="Signs that end the run: displacement, length_correlation, length_rule and no_signal while it trains, "
-        "where evaluation.every is set, length, shortening and kl where answers_every is, too; all of them before anything "
-        "is uploaded. Others only warn.",
+        "where evaluation.every is set, length, shortening, kl and outcome where answers_every is, too; all of them before "
+        "anything is uploaded. Others only warn.",
     )
 
     def bound_of(self, name: SignName) -> float | None:
@@ -130,6 +132,7 @@ def signs_of(
         bound = bounds.bound_of(name)
         if bound is not None and _is_reached(name, value, bound):
             worst = min(outcomes, key=_chance_of_a_fall).in_words if outcomes else ""
+            worst += _accuracy_meanwhile(before, after)
             signs.append(Sign(name, value, bound, WORDS_OF[name](value, bound, worst)))
     return tuple(signs)
 
@@ -158,6 +161,14 @@ def figures_of(
     if outcomes:
         figures["outcome"] = min(map(_chance_of_a_fall, outcomes))
     return figures
+
+
+def _accuracy_meanwhile(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """What makes a fall of answers worth a word: reward accuracy does not show it."""
+    if ACCURACY not in after:
+        return ""
+    was = f" (before: {before[ACCURACY]:.2f})" if ACCURACY in before else ""
+    return f", while reward accuracy is {after[ACCURACY]:.2f}{was}"
 
 
 def why_not_measured(

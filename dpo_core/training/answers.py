@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from dpo_core.contract.jobs import EvaluateJob, TrainJob
 from dpo_core.contract.metric_names import UNENDED, of_set
 from dpo_core.contract.refs import CheckpointRef
+from dpo_core.contract.word_count import words_of
 from dpo_core.data.checkers import judge
 from dpo_core.data.pair_dataset import HeldOutPrompt, PairDataset
 from dpo_core.data.tokenizer import load_tokenizer
@@ -147,7 +148,7 @@ def answer_metrics(asked: AskedPrompts, answers: Sequence[GreedyAnswer]) -> dict
     def counted(places: slice) -> dict[str, float]:
         some = answers[places]
         texts = [answer.text for answer in some]
-        words = sum(len(text.split()) for text in texts) / len(some)
+        words = sum(len(words_of(text)) for text in texts) / len(some)
         unended = sum(not answer.has_ended for answer in some) / len(some)
         return checker_rates(texts, prompts[places]) | {"answers/mean_words": words, UNENDED: unended}
 

@@ -21,7 +21,7 @@ from dpo_core.contract.keep_best import BestStep, best_of, check_metric, is_out_
 from dpo_core.contract.metric_names import as_evaluated, by_set
 from dpo_core.contract.metrics_file import METRICS_FILE, Metrics, read_metrics
 from dpo_core.contract.store import write_bytes, write_json
-from dpo_core.contract.warning_signs import CHOSEN, KL, WORDS, Sign, signs_of
+from dpo_core.contract.warning_signs import CHOSEN, KL, WORDS, Sign
 from dpo_core.data.order import steps_per_epoch
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.distributed import data_rank, from_main, sum_over_ranks
@@ -39,6 +39,8 @@ from dpo_core.training.earlier_evaluations import (
 from dpo_core.training.held_out import MeasuredPairs, evaluations_of, measured_pairs
 from dpo_core.training.policy_answers import PolicyAnswers, policy_answers
 from dpo_core.training.scores import Scoring, score_pairs
+from dpo_core.training.signs_in_training import SignsInTraining
+from dpo_core.training.since_start import changed, keep_start, read_start, verdicts_of
 from dpo_core.training.start_weights import AsReference
 from dpo_core.training.stop_request import StopRequest
 from dpo_core.training.tracking import Tracking
@@ -62,6 +64,7 @@ class Evaluations:
     tracking: Tracking
     trained_seconds: float = 0.0  # since the last evaluation, as this rank knows it
     is_cut_off: bool = False  # the one that was due last, on all ranks
+    at_start: dict[str, str] | None = None  # which instructions were kept before the first step
 
     def after_step(self, step: int, seconds: float = 0.0) -> None:
         """Evaluate after ``step`` finished steps, of which the last took ``seconds``, if that is due and not done, and write
@@ -86,7 +89,8 @@ class Evaluations:
             self._keep(samples)
             self.tracking.log(as_evaluated(metrics))
             _say(metrics)
-            self._warn()
+            for sign in self._signs.new(self.rows):
+                log.warning("step %d: %s", step, sign.words)
 
     def go_on_from(self, step: int) -> None:
         """Look after what earlier starts have measured, before the checkpoint of ``step`` is loaded and while the policy is
@@ -102,16 +106,19 @@ class Evaluations:
             names = ", ".join(sorted(name or "the mixture" for name in pairs | answers))
             log.warning("evaluations of before asked otherwise (%s): their figures are left out", names)
         samples = None
+        self.at_start = from_main(accelerator, lambda: read_start(self.job, now.answers))
         if step in (0, self.total_steps):
             rows = whole_at(step, rows, self.rows, prompts)
-        if step and self.answers and not (rows and is_baseline(rows[0], prompts)):
+        has_start = bool(rows) and is_baseline(rows[0], prompts) and self.at_start is not None
+        if step == 0 and self.answers and not has_start:
+            rows = [row for row in rows if row["step"]]
+        if step and self.answers and not has_start:
             log.info("the start's answers are made again, as the later ones are compared with them")
             started = time.monotonic()
             try:
-                found, greedy = self.answers.measured()
+                found, samples = self._answered(self.answers, 0)
             except CutOff:
                 self.stop.stop_now()
-            samples = self.answers.told(0, greedy)
             rows = [self._row(0, found, started), *(row for row in rows if row["step"])]
         if accelerator.is_main_process:
             if answers:
@@ -145,51 +152,39 @@ class Evaluations:
         metrics: dict[str, float] = {}
         samples = None
         if self.answers and self._asks_prompts(step):
-            metrics, greedy = self.answers.measured()
-            samples = self.answers.told(step, greedy)
+            metrics, samples = self._answered(self.answers, step)
         for part in self.parts if step else ():
             metrics |= part.metrics(self.job.loss, self._score(part.dataset), part.reference)
             metrics |= {} if part.are_sets else {"pairs": len(part.dataset)}
         return metrics, samples
+
+    def _answered(self, answers: PolicyAnswers, step: int) -> tuple[dict[str, float], AnswersOfStep]:
+        """Answers by themselves, and beside the start's, which are written down before their line is. Raises ``CutOff``."""
+        metrics, greedy = answers.measured()
+        kept = verdicts_of(answers.prompts, greedy)
+        if step:
+            metrics |= changed(self.at_start or {}, kept)
+        else:
+            self.at_start = kept
+            if self.engine.accelerator.is_main_process:
+                keep_start(self.job, Measured.of(self.job, self.parts, answers.prompts).answers, kept)
+        return metrics, answers.told(step, greedy)
 
     def _asks_prompts(self, step: int) -> bool:
         """Before the first step, which signs compare with; then at every N-th evaluation and the last one."""
         every, number = self.job.evaluation.answers_every, 1 + sum(row["step"] > 0 for row in self.rows)
         return every is not None and (step in (0, self.total_steps) or number % every == 0)
 
-    def _warn(self) -> None:
-        """Log each sign that the newest evaluation shows and those before, back to the last one with answers, did not."""
-        earlier: set[str] = set()
-        for number in reversed(range(len(self.rows) - 1)):
-            earlier |= {sign.name for sign in self._signs(number)}
-            if WORDS in self.rows[number] or not self.answers:
-                break
-        for sign in self._signs(len(self.rows) - 1):
-            if sign.name not in earlier:
-                log.warning("step %d: %s", self.rows[-1]["step"], sign.words)
-
     @property
     def stopping(self) -> tuple[Sign, ...]:
         """Signs of the newest evaluation that are to end the run."""
-        stop = self.job.evaluation.warnings.stop
-        return tuple(sign for sign in self._signs(len(self.rows) - 1) if sign.name in stop)
-
-    def _signs(self, number: int) -> tuple[Sign, ...]:
-        """Those of one evaluation: of pairs compared with the reference, or with the first one where there is no reference;
-        of answers with those before the first step."""
-        if not 0 <= number < len(self.rows) or self.rows[number]["step"] == 0:
-            return ()
-        first = next((row for row in self.rows if CHOSEN in row), {})
-        before = self._of_the_reference or first
-        if (start := self.rows[0])["step"] == 0 and WORDS in start:
-            before = before | {WORDS: start[WORDS]}
-        return signs_of(self.job.evaluation.warnings, before, self.rows[number])
+        return self._signs.stopping(self.rows)
 
     @cached_property
-    def _of_the_reference(self) -> dict[str, float]:
-        """What signs, which are samples of the mixture's own pairs, compare with: the same for every evaluation."""
+    def _signs(self) -> SignsInTraining:
         reference = None if self.parts[0].are_sets else self.parts[0].reference
-        return {CHOSEN: float(reference.per_token().chosen_B.mean())} if reference else {}
+        chosen = {CHOSEN: float(reference.per_token().chosen_B.mean())} if reference else {}
+        return SignsInTraining(self.job.evaluation.warnings, chosen, self.answers is not None)
 
     def _is_old(self) -> bool:
         """Whether the last evaluation is, by rank 0's clock: by clocks of their own ranks would not agree."""

@@ -79,7 +79,8 @@ class HeldOutRules(Section):
         None,
         gt=0,
         le=1_000_000,
-        description="Mean words of the greedy answers to held-out prompts, divided by the SFT checkpoint's.",
+        description="Mean words of the greedy answers to held-out prompts, divided by the SFT checkpoint's; of Chinese, "
+        "Japanese and Thai each character counts.",
     )
     kl_at_most: float | None = Field(
         None,

@@ -6,14 +6,12 @@ from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from dpo_core.contract.judgement import JudgeFigures
-from dpo_core.contract.metric_names import label_of, of_set
+from dpo_core.contract.metric_names import KEPT, label_of, of_set
 from dpo_core.contract.outcome import Outcome, paired_outcome, told_together
 from dpo_core.contract.warning_signs import TITLES, Sign, WarningBounds, figures_of, signs_of
 from tasks.gate.config import GateConfig
 from tasks.gate.loops import without_loops
 from tasks.gate.rules import GateCheck, check_benchmarks, check_judgement, check_rules, check_sets
-
-KEPT = "checker/pass_rate"
 
 
 def outcomes_of(

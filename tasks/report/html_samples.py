@@ -3,6 +3,7 @@ the page runs no script; a browser that does not know ``:has`` shows those that 
 
 import hashlib
 
+from dpo_core.contract.word_count import words_of
 from tasks.report.blocks import Sample, Samples
 from tasks.report.word_diff import Run, word_diff
 from tasks.text.escape import html_text
@@ -51,7 +52,7 @@ def render_samples(block: Samples) -> str:
 
 def kinds_of(sample: Sample) -> tuple[str, ...]:
     """Return the filters that show a sample."""
-    longer = len(sample.after.split()) - len(sample.before.split())
+    longer = len(words_of(sample.after)) - len(words_of(sample.before))
     applies = {
         TELLING: sample.is_telling,
         "lost": bool(sample.before_passes) and sample.after_passes is False,

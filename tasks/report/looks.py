@@ -12,6 +12,7 @@ from dpo_core.contract.metric_names import (
     ACCURACY,
     ANSWERED,
     EVALUATED,
+    KEPT,
     MEANINGS,
     label_of,
     of_set,
@@ -19,7 +20,6 @@ from dpo_core.contract.metric_names import (
     split_by_source,
 )
 from dpo_core.contract.outcome import Outcome
-from tasks.gate.signs import KEPT
 from tasks.sweep.outcomes import SweepOutcome
 
 

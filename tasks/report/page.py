@@ -24,6 +24,7 @@ from tasks.report.time_section import time_section
 from tasks.report.timeline import duration
 from tasks.report.verdict import verdict_blocks
 from tasks.run.files import RunFiles, failed_log, read_run_files
+from tasks.run.live import FollowedLogs
 from tasks.run.state import is_over, run_state
 
 REPORT_FILE = "report.html"
@@ -40,15 +41,16 @@ BADGES: dict[str, tuple[str, Tone]] = {
 RESUME = "Start the same run again: steps that are done are reused, and training goes on from its newest checkpoint."
 
 
-def write_report(folder: Path) -> Page:
-    """Write ``report.html`` into a run's folder, from its files. -> the page. Raises ``StoreError``, ``DiskFull``."""
-    page = report_page(read_run_files(folder))
+def write_report(folder: Path, logs: FollowedLogs | None = None) -> Page:
+    """Write ``report.html`` into a run's folder, from its files. ``logs``: of who writes it again and again. -> the page.
+    Raises ``StoreError``, ``DiskFull``."""
+    page = report_page(read_run_files(folder), logs)
     write_bytes(folder / REPORT_FILE, render_html(page).encode())
     return page
 
 
-def report_page(run: RunFiles) -> Page:
-    """Return the page of a run in any state."""
+def report_page(run: RunFiles, logs: FollowedLogs | None = None) -> Page:
+    """Return the page of a run in any state. ``logs``: what remembers how far logs were read for the page before it."""
     sections = (
         sweep_section(run),
         evaluation_section(run),
@@ -70,7 +72,7 @@ def report_page(run: RunFiles) -> Page:
         title=run.folder.name,
         subtitle=f"Pairline DPO stage, started {started}{flow_run}{as_of}",
         badge=BADGES[run_state(run.record)],
-        summary=(*what_failed(run), *verdict_blocks(run), *summary(run)),
+        summary=(*what_failed(run), *verdict_blocks(run, logs), *summary(run)),
         sections=tuple(section for section in sections if section is not None),
         footer=f"Made from the files of {run.folder}. `pairline report` makes it again"
         + (

@@ -31,6 +31,7 @@ class Judged(NamedTuple):
     judgement: JudgeFigures | None = None
     best: BestStep | None = None
     sweep: SweepOutcome | None = None
+    preferences: tuple[float | None, ...] = ()  # the judge's, one an answer
 
 
 def question_markdown(
@@ -44,7 +45,7 @@ def question_markdown(
     """Return verdict, gate, evaluation and samples. ``candidate``: where the checkpoint is; ``ui_url``: of Prefect's pages,
     if known.
     """
-    evaluation, benchmarks, judgement, best, sweep = judged
+    evaluation, benchmarks, judgement, best, sweep, preferences = judged
     gate = markdown_table(check_table(checks)) if checks else "No rule is set.\n"
     links = (
         " · ".join(markdown_link(key, f"{ui_url}/artifacts/key/{name}-{key}") for key in ARTIFACTS)
@@ -63,7 +64,7 @@ def question_markdown(
         ),
         **({"Judge": markdown_table(judgement_rows(judgement))} if judgement else {}),
         **({"Benchmarks": markdown_table(benchmark_rows(benchmarks))} if benchmarks else {}),
-        "Samples": _samples(informative(evaluation.answers, settings.num_samples_shown)),
+        "Samples": _samples(informative(evaluation.answers, settings.num_samples_shown, preferences)),
     }
     text = "\n".join(f"### {heading}\n\n{content}" for heading, content in sections.items())
     return (

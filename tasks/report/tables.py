@@ -129,8 +129,11 @@ def metrics_rows(result: EvaluateResult, only: Sequence[str] | None = None) -> l
     return rows
 
 
-def samples_markdown(result: EvaluateResult, num_samples: int) -> str:
-    """Return prompts with both answers side by side, and the checker's verdict where the prompt has constraints."""
+def samples_markdown(
+    result: EvaluateResult, num_samples: int, preferences: Sequence[float | None] = ()
+) -> str:
+    """Return prompts with both answers side by side, and the checker's verdict where the prompt has constraints; which ones:
+    see ``informative``."""
     if not result.answers:
         return "No held-out prompt was answered (evaluation.num_prompts or data.held_out is 0)."
     rows = [
@@ -139,7 +142,7 @@ def samples_markdown(result: EvaluateResult, num_samples: int) -> str:
             "before": SIGNS[answer.before_passes] + answer.before,
             "after": SIGNS[answer.after_passes] + answer.after,
         }
-        for answer in informative(result.answers, num_samples)
+        for answer in informative(result.answers, num_samples, preferences)
     ]
     return markdown_table(rows)
 

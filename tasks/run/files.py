@@ -114,7 +114,7 @@ class RunFiles:
             or content_of_answers(answers) != step.job.answers_content
         ):
             return ()
-        return tuple(opinion.preference for opinion in step.result.opinions)
+        return step.result.preferences
 
     @property
     def trained_scores(self) -> BenchmarkResult | None:

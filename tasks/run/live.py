@@ -17,7 +17,7 @@ from tasks.run.files import RunFiles, log_of, moved, read_run_files
 from tasks.run.folder import RUN_LOG_FILE
 
 NUM_WARNINGS = 5
-BYTES_OF_THE_PAST = 16 << 20  # of a log that was there before somebody looked; days of training
+BYTES_OF_THE_PAST = 16 << 20  # of what came since the last look, or before the first; days of training
 LONGEST_PART = 1 << 20  # of a line without an end, which no step of ours writes
 START = "# "  # a line of the orchestrator's in a step's log: a start of the step follows
 # Training's own, of signs in an evaluation; a step's other lines carry no level. The run's log has one in each line.
@@ -58,6 +58,7 @@ class FollowedLog:
         self.last_line, self.told_at = "", 0.0
         self.warnings: deque[str] = deque(maxlen=NUM_WARNINGS)
         self._at, self._inode, self._begun = -1, 0, b""
+        self._is_within = False  # a line whose beginning was passed over
 
     def look(self) -> None:
         """Read on. A log that was begun anew is read from its beginning; one that is not there says nothing."""
@@ -65,7 +66,9 @@ class FollowedLog:
             state = os.fstat(file.fileno())
             if state.st_ino != self._inode or state.st_size < self._at:
                 self._forget()
-                self._inode, self._at = state.st_ino, max(0, state.st_size - BYTES_OF_THE_PAST)
+                self._inode, self._at = state.st_ino, 0
+            if state.st_size - self._at > BYTES_OF_THE_PAST:
+                self._at, self._begun, self._is_within = state.st_size - BYTES_OF_THE_PAST, b"", True
             self._read(file, state.st_size, state.st_mtime)
 
     def _read(self, file: BinaryIO, size: int, changed: float) -> None:
@@ -73,8 +76,10 @@ class FollowedLog:
         content = self._begun + file.read(size - self._at)
         self._at = size
         *lines, self._begun = content.split(b"\n")
-        if len(self._begun) > LONGEST_PART:
-            self._begun = b""
+        if self._is_within and lines:
+            lines, self._is_within = lines[1:], False
+        if self._is_within or len(self._begun) > LONGEST_PART:
+            self._begun, self._is_within = b"", True
         for line in lines:
             self._take(line.decode(errors="replace"), changed)
 
@@ -90,14 +95,25 @@ class FollowedLog:
                 self.warnings.append(line if found[0].startswith("step") else line[found.end() :])
 
 
-def warned_in_training(files: RunFiles) -> tuple[str, ...]:
+class FollowedLogs:
+    """Logs that are looked at again and again; remembers how far each was read."""
+
+    def __init__(self) -> None:
+        self._logs: dict[Path, FollowedLog] = {}
+
+    def look(self, path: Path) -> FollowedLog:
+        """Return a log that has been read on."""
+        log = self._logs.setdefault(path, FollowedLog(path))
+        log.look()
+        return log
+
+
+def warned_in_training(files: RunFiles, logs: FollowedLogs | None = None) -> tuple[str, ...]:
     """Return the newest warnings of a run's training as its log has them, oldest first: each sign that an evaluation showed,
-    with its step."""
+    with its step. ``logs``: of who asks again; else the log's end is read."""
     if (train := files.steps.get("train")) is None:
         return ()
-    log = FollowedLog(log_of(train.folder))
-    log.look()
-    return tuple(dict.fromkeys(log.warnings))
+    return tuple(dict.fromkeys((logs or FollowedLogs()).look(log_of(train.folder)).warnings))
 
 
 class RunLook:
@@ -105,17 +121,17 @@ class RunLook:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._logs: dict[Path, FollowedLog] = {}
+        self._logs = FollowedLogs()
 
     def look(self) -> LiveRun:
         """Return how the run stands now. Raises ``StoreError`` if there is no run any more."""
         files = read_run_files(self.folder)
-        run_log = self._followed(files.folder / RUN_LOG_FILE)
+        run_log = self._logs.look(files.folder / RUN_LOG_FILE)
         step = self._at_work(files)
         warned = [*(files.mixture.warnings if files.mixture else ()), *run_log.warnings]
         train = files.steps.get("train")
         if train is not None:
-            warned += self._followed(log_of(train.folder)).warnings
+            warned += self._logs.look(log_of(train.folder)).warnings
         return LiveRun(
             files=files,
             event=step.event if step else None,
@@ -129,9 +145,4 @@ class RunLook:
         job = files.record.jobs[-1] if files.record.jobs and files.record.state == "running" else None
         if job is None or job.reused or job.seconds is not None:
             return None
-        return self._followed(log_of(moved(Path(job.folder), files.folder.parent.parent)))
-
-    def _followed(self, path: Path) -> FollowedLog:
-        log = self._logs.setdefault(path, FollowedLog(path))
-        log.look()
-        return log
+        return self._logs.look(log_of(moved(Path(job.folder), files.folder.parent.parent)))

@@ -136,14 +136,22 @@ def show_training(result: TrainResult, family: str) -> None:
 
 @never_fails
 def show_evaluation(result: EvaluateResult, num_samples: int, family: str) -> None:
-    """Make table ``<name>-evaluation`` and markdown ``<name>-samples``, before beside after."""
+    """Make table ``<name>-evaluation``, and what ``show_samples`` makes."""
     table_artifact(
         metrics_rows(result),
         artifact_key("evaluation", family),
         (f"{result.num_pairs} held-out pairs, {result.num_prompts} held-out prompts, before and after"),
     )
+    show_samples(result, num_samples, family)
+
+
+@never_fails
+def show_samples(
+    result: EvaluateResult, num_samples: int, family: str, preferences: Sequence[float | None] = ()
+) -> None:
+    """Make markdown ``<name>-samples``, before beside after. ``preferences``: a judge's, once there are any."""
     markdown_artifact(
-        samples_markdown(result, num_samples),
+        samples_markdown(result, num_samples, preferences),
         artifact_key("samples", family),
         "Greedy answers to held-out prompts",
     )

@@ -122,7 +122,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "loss": LOSS,
             "evaluation": EvaluationConfig(num_prompts=4),
         },
-        "95abfe21070376dae100eaa5156c02fcdfcdcc733e339e7fb759c1357474ba9d",
+        "d6ba8258bebe712b618851b3e1617c8d7afb57b29abbb0c001156e32d62b6b1e",
     ),
     "benchmark": (
         BenchmarkJob,

@@ -1,9 +1,13 @@
 """What a person sees who is asked: everything to decide by, and nothing that a prompt could smuggle in."""
 
+import re
+
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from tasks.gate.rules import GateCheck
 from tasks.report.question import NUM_CHARACTERS, Judged, question_markdown
+from tasks.report.samples import as_samples
+from tasks.report.tables import samples_markdown
 
 CHECK = GateCheck(rule="held-out accuracy at least", value=0.85, bound=0.7, passed=True)
 
@@ -38,6 +42,22 @@ def test_rules_numbers_samples_and_where_the_checkpoint_is():
     ):
         assert part in text
     assert text.count("- after") == 1  # one sample was asked for
+
+
+def test_the_samples_are_those_that_the_report_chooses_also_by_a_judge():
+    answers = tuple(AnswerPair(prompt=f"p{number}", before="b", after="a") for number in range(9))
+    result = EvaluateResult(
+        job_fingerprint="x", before={}, after={}, num_pairs=0, num_prompts=9, answers=answers
+    )
+    preferences = (0.5, 0.5, 0.9, 0.5, 0.5, 0.5, 0.1, 0.5, 0.5)
+    chosen = [sample.prompt for sample in as_samples(answers, 2, preferences) if sample.is_telling]
+    assert chosen == ["p6", "p2"]  # liked least, liked best
+    settings = EvaluationConfig(num_samples_shown=2)
+    judged = Judged(result, preferences=preferences)
+    asked = question_markdown("mine", "/export/1", [], judged, settings, None)
+    shown = samples_markdown(result, 2, preferences)
+    for text in (asked, shown):
+        assert re.findall(r"\bp\d\b", text) == chosen
 
 
 def test_links_go_to_the_run_family_s_artifacts_where_there_are_pages():

@@ -2,14 +2,18 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from dpo_core.contract.errors import StoreError
 from dpo_core.contract.progress import MARK
+from tasks.report.blocks import Text
+from tasks.report.page import write_report
 from tasks.run.chain import TO_COME, Link, chain_of
+from tasks.run.files import log_of, read_run_files
 from tasks.run.folder import RunRecord, TaskRecord, read_run
-from tasks.run.live import FollowedLog, RunLook
+from tasks.run.live import BYTES_OF_THE_PAST, FollowedLog, FollowedLogs, RunLook
 from tests.tasks.report.made_run import config_of, make_run
 from tests.tasks.run.growing_run import TOTAL, GrowingRun
 
@@ -56,6 +60,43 @@ def test_a_log_that_is_begun_anew_is_read_anew(tmp_path, is_replaced):
     log.look()
     assert log.event.done == 6
     assert not log.warnings
+
+
+def bytes_read() -> int:
+    """By this process so far, files' and others'."""
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+
+def test_of_a_log_of_any_length_only_its_end_is_read_and_then_what_is_new(tmp_path):
+    """Also by the page of a run that trains, which is written again and again."""
+    growing = GrowingRun(tmp_path)
+    growing.train_to(20)
+    log = log_of(read_run_files(growing.folder).steps["train"].folder)
+    os.truncate(log, 100 << 20)
+    growing.say("step 3: in a line that was begun long before\nstep 20: chosen answers fall")
+    logs, before = FollowedLogs(), bytes_read()
+    write_report(growing.folder, logs)
+    first = bytes_read() - before
+    assert BYTES_OF_THE_PAST < first < BYTES_OF_THE_PAST + (1 << 20)
+    growing.say("step 40: margins follow length")
+    before = bytes_read()
+    page = write_report(growing.folder, logs)
+    assert bytes_read() - before < 1 << 20
+    warned = [block.text for block in page.summary if isinstance(block, Text) and block.tone == "warn"]
+    assert warned == ["step 20: chosen answers fall", "step 40: margins follow length"]
+
+
+def test_of_what_came_since_the_last_look_no_more_is_read_either(tmp_path):
+    log = FollowedLog(path := tmp_path / "log.txt")
+    path.write_text("step 1: told\nstep 2: cut off he")
+    log.look()
+    os.truncate(path, path.stat().st_size + (100 << 20))
+    with path.open("a") as file:
+        file.write("re\nstep 3: new\n")
+    before = bytes_read()
+    log.look()
+    assert bytes_read() - before < BYTES_OF_THE_PAST + (1 << 16)
+    assert list(log.warnings) == ["step 1: told", "step 3: new"]
 
 
 def test_a_pipe_in_place_of_a_log_makes_nobody_wait(tmp_path):
