@@ -94,6 +94,23 @@ def test_the_orchestrator_knows_only_the_contract_of_dpo_core():
     )
 
 
+def test_olmo_core_is_imported_where_it_was_chosen_alone():
+    """It takes seconds, and few environments have it: what needs it does so when it is called."""
+    own = {path for path in files_in("dpo_core", "model") if path.name.startswith("olmo_core")}
+    at_once = {
+        path: {node for node in tree_of(path).body if isinstance(node, ast.Import | ast.ImportFrom)}
+        for path in SOURCES
+    }
+    assert not [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path, nodes in at_once.items()
+        for node in nodes
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names])
+        if name.startswith(("olmo_core", "torchao", "dpo_core.model.olmo_core")) and path not in own
+    ]
+    assert len(own) == 2
+
+
 def test_the_orchestrator_imports_no_tensor_library():
     def tensors(name: str) -> bool:
         return starts(name, "torch", "transformers", "accelerate", "deepspeed", "datasets", "numpy")

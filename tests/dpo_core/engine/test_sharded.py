@@ -356,10 +356,15 @@ def test_a_run_goes_on_with_another_back_end_or_number_of_processes(
 def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path, monkeypatch, name):
     """Padding of parts, untied embeddings; no compiler within reach; the export is loaded by stock transformers."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    alone = run_here(job_in(odd_stage, tmp_path / "alone", processes=1))
-    result = run_ranks(job_in(odd_stage, tmp_path / "sharded", SHARDINGS[name]))
+    assert_odd_sizes_fit(odd_stage, job_in(odd_stage, tmp_path / "sharded", SHARDINGS[name]))
+
+
+def assert_odd_sizes_fit(odd_stage: TinyStage, job: TrainJob) -> None:
+    """The job of two processes gives the weights of one, and stock transformers loads them."""
+    alone = run_here(job_in(odd_stage, job.out_dir.with_name("alone"), processes=1))
+    result = run_ranks(job)
     assert_near(result, alone)
-    exported, trained = exported_and_trained(result, odd_stage.checkpoint, tmp_path / "export")
+    exported, trained = exported_and_trained(result, odd_stage.checkpoint, job.out_dir.with_name("export"))
     for key, parameter in exported.named_parameters():
         assert torch.equal(parameter, trained[key][: len(parameter)]), key
 
@@ -427,13 +432,23 @@ def assert_same_evaluation(ours: EvaluateResult, theirs: EvaluateResult) -> None
 def test_ranks_that_see_other_shards_compute_the_same_rows_together(stage, tmp_path):
     """As on a network file system, while another run fills the cache: rank 1 sees nothing of it, and rank 0 nothing of what
     rank 1 writes."""
-    some = mix(make_rows(12), stage.checkpoint, tmp_path / "some", held_out="0")
-    before = reference_job(tmp_path / "before", some, stage.checkpoint, cache_dir=tmp_path / "cache")
+    assert_other_shards_do_no_harm(stage, tmp_path)
+
+
+def assert_other_shards_do_no_harm(stage: TinyStage, folder: Path, **fields: object) -> None:
+    """``fields``: of the pass on two processes; the cache's first rows come from one with transformers."""
+    some = mix(make_rows(12), stage.checkpoint, folder / "some", held_out="0")
+    before = reference_job(folder / "before", some, stage.checkpoint, cache_dir=folder / "cache")
     assert run_here(before).rows_computed == 12
     job = reference_job(
-        tmp_path / "run", stage.data, stage.checkpoint, cache_dir=tmp_path / "cache", rows_per_shard=4
+        folder / "run",
+        stage.data,
+        stage.checkpoint,
+        cache_dir=folder / "cache",
+        rows_per_shard=4,
+        sharding=BACK_ENDS["fsdp2"],
+        **fields,
     )
-    job = job.model_copy(update={"sharding": BACK_ENDS["fsdp2"]})
     result = run_ranks(job, module="tests.programs.late_folders")
     assert (result.rows, result.rows_computed) == (40, 28)
     assert_same_reference(stage, result)
@@ -442,7 +457,12 @@ def test_ranks_that_see_other_shards_compute_the_same_rows_together(stage, tmp_p
 def test_a_layout_that_one_rank_cannot_compute_none_does(stage, tmp_path, monkeypatch):
     """It tries the next one, and the others have to: they have parts of its weights. The numbers are the same."""
     monkeypatch.setenv("REFUSES", "packed")
-    job = reference_job(tmp_path, stage.data, stage.checkpoint, sharding=BACK_ENDS["fsdp2"])
+    assert_all_take_the_next_layout(stage, tmp_path)
+
+
+def assert_all_take_the_next_layout(stage: TinyStage, folder: Path, **fields: object) -> None:
+    """``fields``: of the reference pass on two processes, of which one refuses packed rows."""
+    job = reference_job(folder, stage.data, stage.checkpoint, sharding=BACK_ENDS["fsdp2"], **fields)
     result = run_ranks(job, module="tests.programs.differing_ranks")
     assert result.forward == "prefix_sharing"
     assert_same_reference(stage, result)
@@ -451,8 +471,13 @@ def test_a_layout_that_one_rank_cannot_compute_none_does(stage, tmp_path, monkey
 @pytest.mark.parametrize("name", SPLITTING)
 def test_rank_0_says_where_answers_end(stage, tmp_path, name):
     """A rank that stopped by a choice of its own would leave the others waiting for its part of the weights."""
-    other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
-    job = stage.evaluate_job(tmp_path / "alone", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
+    assert_evaluated_as_by_one(stage, tmp_path, "tests.programs.stopping_ranks", sharding=BACK_ENDS[name])
+
+
+def assert_evaluated_as_by_one(stage: TinyStage, folder: Path, module: str, **fields: object) -> None:
+    """An evaluation on two processes that run ``module`` gives what one process gives; ``fields``: of its job."""
+    other = checkpoint_ref(make_model(folder / "other", seed=1))
+    job = stage.evaluate_job(folder / "alone", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job)
-    job = job.at(tmp_path / "shared").model_copy(update={"sharding": BACK_ENDS[name]})
-    assert_same_evaluation(run_ranks(job, module="tests.programs.stopping_ranks"), alone)
+    job = job.model_copy(update=fields).at(folder / "shared")
+    assert_same_evaluation(run_ranks(job, module=module), alone)
