@@ -140,9 +140,10 @@ def test_who_is_not_known_any_more_leaves_the_job_to_the_next_start(
 
 
 def test_a_cancelled_run_keeps_its_checkpoint_and_leaves_nothing(cluster: PrivateCluster, tmp_path):
+    """A checkpoint that takes longer than the site's KillWait of 5 s."""
     body = """
         def checkpoint():
-            time.sleep(2)
+            time.sleep(6.5)
             Path(f"checkpoint-{rank}").touch()
             sys.exit(20)
         on_stop(checkpoint)

@@ -44,9 +44,10 @@ FENCED = 75  # dpo_core.in_slurm's
 PREEMPTED_EXIT = Preempted.exit_code
 SIGNAL_EXIT, LARGEST_SIGNAL = 128, 64
 NEVER = re.compile(
-    r"Partition(TimeLimit|Config|NodeLimit)|BadConstraints|DependencyNeverSatisfied|JobHeldAdmin|MaxMemPerLimit"
+    r"Partition(TimeLimit|Config|NodeLimit)|BadConstraints|DependencyNeverSatisfied|MaxMemPerLimit"
     r"|\w*Invalid\w*|(QOS|Account)NotAllowed|(Assoc|QOS)Max\w+Per(Job|Node)(Limit)?|QOSMin\w+"
-)  # of Slurm's src/common/job_state_reason.c; what is of all jobs of a user, an account or a group goes away
+)  # of Slurm's src/common/job_state_reason.c; what is of all jobs of a user, an account or a group goes away; a hold is
+# somebody's, who may release it, and a job that is given up has lost its place
 NOT_PERMITTED = re.compile(
     r"not[ _]permitted[ _]to[ _]use[ _]this[ _]partition"
 )  # in place of QOSNotAllowed, with both names

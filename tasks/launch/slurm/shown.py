@@ -13,6 +13,7 @@ from tasks.launch.slurm.record import record_folder
 
 NO_TIME = ("", "N/A")
 NO_REASON = "None"  # as Slurm says it before it has looked at a job
+HELD = "JobHeld"  # how the reasons of a hold begin: JobHeldUser, JobHeldAdmin
 
 
 def cluster_job(
@@ -21,6 +22,9 @@ def cluster_job(
     """Return where the job stands, or an array, whose jobs are ``keys``. ``word`` says it where the queue does not."""
     record: Path = record_folder(command.folder)
     waits = seen is not None and seen.state == "PENDING"
+    lines = [("squeue", "-j", job_id), ("scancel", "--signal=TERM", job_id), ("scancel", job_id)]
+    if seen is not None and waits and seen.reason.startswith(HELD):
+        lines.append(("scontrol", "release", job_id))
     return ClusterJob(
         command.step,
         job_id,
@@ -33,8 +37,5 @@ def cluster_job(
         expected=seen.start if seen is not None and waits and seen.start not in NO_TIME else "",
         starts=starts_so_far(record, keys, time.time()),
         log=str(record / f"{keys[0]}.log") if len(keys) == 1 else f"{record}/share-*/*.log",
-        commands=tuple(
-            shlex.join(line)
-            for line in (("squeue", "-j", job_id), ("scancel", "--signal=TERM", job_id), ("scancel", job_id))
-        ),
+        commands=tuple(map(shlex.join, lines)),
     )

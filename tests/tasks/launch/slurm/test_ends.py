@@ -262,6 +262,7 @@ def test_what_can_never_start_is_refused(reason: str):
         "Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs_in_higher_priority_partitions",
         "ReqNodeNotAvail,_May_be_reserved_for_other_job",
         "JobHeldUser",
+        "JobHeldAdmin",
         "BeginTime",
         "Dependency",
         "None",

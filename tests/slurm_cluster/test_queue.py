@@ -1,0 +1,101 @@
+"""A job that waits: its orchestrator killed meanwhile, held and released, bound to what has not begun or never will."""
+
+import threading
+
+import pytest
+
+from examples.slurm.private_cluster import PrivateCluster
+from tasks.launch.cluster_job import ClusterJob
+from tasks.launch.compute_config import ComputeConfig
+from tasks.launch.context import Context, Stopped
+from tasks.launch.launcher import Ended
+from tasks.launch.own_folder import own_folder
+from tasks.launch.slurm.config import SlurmConfig
+from tasks.launch.slurm.launcher import SlurmLauncher
+from tests.slurm_cluster.small_step import SmallStep
+from tests.slurm_cluster.test_faults import meanwhile
+from tests.slurm_cluster.test_interference import AS_INTERPRETER, lines_of, orchestrate
+from tests.slurm_cluster.test_launcher import wait_for
+from tests.slurm_cluster.trial import FORK
+from tests.tasks.launch.test_run_job import Step
+from tests.waiting import PATIENCE_SECONDS
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
+
+
+@pytest.mark.parametrize("has_ended", [False, True], ids=["it still waits", "it has ended since"])
+def test_an_orchestrator_killed_while_its_job_waits_is_followed_by_one_that_finds_it(
+    cluster: PrivateCluster, tmp_path, has_ended: bool
+):
+    """One job, one result, each line once, whether the next comes while the job waits or when it has ended."""
+    step = Step(tmp_path, 'print("line", flush=True); succeed()')
+    program = tmp_path / "trainer"
+    program.write_text(program.read_text().replace("job_path =", AS_INTERPRETER, 1))
+    compute = ComputeConfig(launcher="slurm", stop_grace_seconds=1)
+    launcher = SlurmLauncher(compute, SlurmConfig(poll_seconds=1), str(program))
+    files = [tmp_path / "first.txt", tmp_path / "second.txt", tmp_path / "third.txt"]
+    cluster.ask("scontrol", "update", "nodename=n[1-2]", "state=drain", "reason=test")
+    try:
+        for file in files[:2]:
+            waiting = FORK.Process(target=orchestrate, args=(step, launcher, file))
+            waiting.start()
+            wait_for(lambda told=file: any("waits on partition" in line for line in lines_of(told)))
+            waiting.kill()
+            waiting.join()
+        (job,) = cluster.jobs()
+        assert job[1] == "PENDING"
+    finally:
+        cluster.ask("scontrol", "update", "nodename=n[1-2]", "state=resume")
+    if has_ended:
+        wait_for(lambda: cluster.jobs() == [])
+    last = FORK.Process(target=orchestrate, args=(step, launcher, files[2]))
+    last.start()
+    last.join(timeout=PATIENCE_SECONDS / 2)
+    assert last.exitcode == 0
+    assert any(line.startswith("result ") for line in lines_of(files[2]))
+    assert step.num_calls == 1
+    log = (own_folder(step.folder) / "log.txt").read_text().splitlines()
+    assert [line for line in log if line == "line"] == ["line"]
+    assert cluster.jobs() == []
+
+
+@pytest.mark.parametrize(("by", "reason"), [("uhold", "JobHeldUser"), ("hold", "JobHeldAdmin")])
+def test_a_job_that_is_held_waits_says_so_and_goes_on_once_it_is_released(
+    cluster: PrivateCluster, tmp_path, by: str, reason: str
+):
+    """Who holds it means to release it: the private cluster's user is its administrator, too."""
+    step, shown = SmallStep(tmp_path, "print('up', flush=True)"), list[ClusterJob]()
+    cluster.ask("scontrol", "update", "partition=train", "state=down")
+    with meanwhile(step, shown.append) as end:
+        try:
+            wait_for(lambda: any(job.reason == "PartitionDown" for job in shown))
+            job_id = shown[-1].id
+            cluster.ask("scontrol", by, job_id)
+        finally:
+            cluster.ask("scontrol", "update", "partition=train", "state=up")
+        wait_for(lambda: shown[-1].reason == reason)
+        assert shown[-1].in_words == f"Job {job_id} of step train: PENDING, waits for {reason}"
+        assert f"scontrol release {job_id}" in shown[-1].commands
+        cluster.ask("scontrol", "release", job_id)
+        assert end() == Ended(0)
+    assert (step.log_lines, step.num_starts, step.prepared) == (["up"], 1, 1)
+    assert shown[-1].commands[-1] != f"scontrol release {job_id}"
+
+
+def test_a_reservation_that_has_not_begun_is_waited_for_and_can_be_left(cluster: PrivateCluster, tmp_path):
+    about = ("reservationname=later", "starttime=now+1hour", "duration=60", "nodes=ALL", "users=root")
+    cluster.ask("scontrol", "create", "reservation", *about)
+    step, stop = SmallStep(tmp_path, "", settings={"flags": ["--reservation=later"]}), threading.Event()
+    reasons = set()
+
+    def seen(job: ClusterJob) -> None:
+        reasons.add(job.reason)
+        if "Reservation" in reasons:
+            stop.set()
+
+    try:
+        with pytest.raises(Stopped):
+            step.run(Context(stop=stop, on_cluster_job=seen))
+    finally:
+        cluster.ask("scontrol", "delete", "reservationname=later")
+    assert (cluster.jobs(), step.num_starts) == ([], 0)
