@@ -1,6 +1,5 @@
 """``pairline job-spec``: a step as another engine's description, to be looked at and submitted by hand."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,7 @@ import yaml
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.job import JOB_FILE, Job
 from dpo_core.contract.job_registry import JOBS, read_job
-from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.jobs import EvaluateJob, ReferenceJob, ScoringJob, TrainJob
 from dpo_core.contract.store import write_bytes, write_json
 from flows.settings.overrides import read_recipe
 from flows.settings.stage_config import StageConfig
@@ -107,30 +106,47 @@ def _beaker_lines(config: StageConfig) -> list[str]:
 
 
 def _check_current(job: Job, config: StageConfig) -> None:
-    """Raise ``ConfigError`` for a training that was written down with other settings than the recipe's."""
-    if not isinstance(job, TrainJob):
-        return
-    expected: Mapping[str, object] = {
-        "loss": config.objective,
-        "optim": config.optim,
-        "train": config.train,
-        "adapter": config.adapter,
-        "tracking": config.tracking,
-        "evaluation": config.evaluation,
-        "sharding": sharding_of(config.compute),
-    }
-    planned = job.batch.num_processes * job.sharding.tensor_degree
-    if planned != config.compute.num_processes:
-        raise ConfigError(
-            f"{job.out_dir} is a training of {planned} processes, compute.num_processes is "
-            f"{config.compute.num_processes}.",
-            "Run `pairline prepare RECIPE --reference` again; it names the job of these settings.",
-        )
+    """Raise ``ConfigError`` for a job that was written down with other settings than the recipe's: one before it, whose
+    folder has the same name where they cannot change the result."""
+    how = {"reference": "prepare RECIPE", "train": "prepare RECIPE --reference"}.get(job.step, "run RECIPE")
+    again = f"Start `pairline {how}` again; it writes down the job of these settings, while no step is at work on it."
+    if isinstance(job, TrainJob):
+        planned = job.batch.num_processes * job.sharding.tensor_degree
+        if planned != config.compute.num_processes:
+            raise ConfigError(
+                f"{job.out_dir} is a training of {planned} processes, compute.num_processes is "
+                f"{config.compute.num_processes}.",
+                again,
+            )
+    expected = _of_recipe(job, config)
     if changed := [name for name, value in expected.items() if getattr(job, name) != value]:
         raise ConfigError(
-            f"{job.out_dir} is a training with another {', '.join(changed)} than the recipe's.",
-            "Run `pairline prepare RECIPE --reference` again; it names the job of these settings.",
+            f"{job.out_dir} is a job of step {job.step} with another {', '.join(changed)} than the recipe's.",
+            again,
         )
+
+
+def _of_recipe(job: Job, config: StageConfig) -> dict[str, object]:
+    """What the recipe says of a job's fields, by name."""
+    train, fields = config.train, dict[str, object]()
+    if isinstance(job, TrainJob):
+        fields = {
+            name: getattr(config, name) for name in ("optim", "train", "adapter", "tracking", "evaluation")
+        }
+        fields["loss"] = config.objective
+    elif isinstance(job, ScoringJob):
+        fields = {
+            name: getattr(train, name) for name in ("precision", "implementation", "forward", "attention")
+        }
+    if isinstance(job, ReferenceJob):
+        fields |= {name: getattr(config.reference, name) for name in ("tokens_per_batch", "rows_per_shard")}
+    if isinstance(job, EvaluateJob):
+        fields |= {"loss": config.objective, "evaluation": config.evaluation}
+    # A reference pass in shares was written down as what each of them is.
+    in_shares = config.compute.launcher == "slurm" and config.slurm.num_shares(job.step)
+    if isinstance(job, TrainJob | ScoringJob) and not in_shares:
+        fields["sharding"] = sharding_of(config.compute)
+    return fields
 
 
 def make_ready(job: Job, on_cpu: bool, user: tuple[int, int] | None) -> None:

@@ -15,6 +15,7 @@ from dpo_core.contract.errors import StoreBusy, StoreError, from_os_error
 from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.regular_file import NO_TRAP, open_regular
 from dpo_core.contract.store import ASIDE, LOCK_FILE, exclusive, wait_for_lock
+from tasks.launch.holder import as_holder
 
 OWN = ".orchestrator"
 EARLIER_CLAIM = ".claim"  # where the claim was up to version 0.1: in the job's folder
@@ -43,7 +44,7 @@ def make_own_folder(folder: Path) -> Path:
 @contextlib.contextmanager
 def claim(folder: Path, wait_seconds: float = 0.0, shared: bool = False) -> Iterator[None]:
     """Be the one that runs the job of ``folder``, or (``shared``) one of those that see to it that nobody does. The kernel
-    drops the claim when its holder dies.
+    drops the claim when its holder dies; of another machine's, whose locks may not reach this one, see ``holder``.
 
     A run of an earlier version that is still alive is respected, too. Raises ``StoreBusy`` after ``wait_seconds``.
     """
@@ -54,6 +55,8 @@ def claim(folder: Path, wait_seconds: float = 0.0, shared: bool = False) -> Iter
             )
             if (lock := earlier_lock(folder)) is not None:
                 wait_for_lock(stack.enter_context(lock), folder, wait_seconds, shared)
+            if not shared:
+                stack.enter_context(as_holder(own_folder(folder)))
         except StoreBusy as busy:
             raise StoreBusy(str(busy).replace(str(own_folder(folder)), str(folder))) from None
         yield

@@ -28,6 +28,7 @@ from tasks.launch.slurm.client import QueuedJob, SlurmAway, cancel
 from tasks.launch.slurm.ends import FENCED, LimitReached, failed_to_launch
 from tasks.launch.slurm.followed import Followed
 from tasks.launch.slurm.job_log import JobLog
+from tasks.launch.slurm.job_stop import stop_shares
 from tasks.launch.slurm.left_jobs import cancel_by_key, cancel_shares_that_wait, end
 from tasks.launch.slurm.names import array_of, index_of, share_folder
 from tasks.launch.slurm.own_jobs import active_jobs, kept
@@ -100,9 +101,9 @@ class ShareRun:
         except SlurmAway:
             log.warning("Slurm's array of %s is left alone. Start again to attach to it.", self.command.name)
             raise
-        except BaseException:
+        except BaseException as error:
             with undisturbed():
-                self._stop()
+                self._stop(without_grace=isinstance(error, DiskFull))
             raise
         finally:
             if self.watches:
@@ -275,14 +276,13 @@ class ShareRun:
     def _positions(self) -> dict[str, str]:
         return {watch.job.key: str(watch.job.log.offset) for watch in self.watches.values()}
 
-    def _stop(self) -> None:
+    def _stop(self, without_grace: bool = False) -> None:
         """SIGTERM to what runs, the time that it is given, and the end of the array and of what it has left."""
         remove_secrets(self.record)
+        grace = 0.0 if without_grace else self.launcher.limits(self.command, 0.0).grace_seconds
         try:
-            if left := active_jobs(self.command):
-                end(left)
-            for watch in self.watches.values():
-                fence(self.record, watch.job.key)
+            followed = [watch.job for watch in self.watches.values()]
+            stop_shares(followed, lambda: active_jobs(self.command), grace)
         except PairlineError as error:  # the error that is on its way counts
             log.warning("%s could not be stopped; `pairline reap` will do it. %s", self.command.name, error)
 

@@ -6,8 +6,8 @@
     a reference pass in shares      first an array of them (``array``), then the pass as a job of one process
     one of this job, ended          copy the rest of its log, submit a new one: it resumes from the job's folder
 
-The claim on the job's folder (``run_job``) sees to it that one orchestrator of a machine at a time does this, and
-``--dependency=singleton`` that of two machines' jobs one runs at a time; the second finds the first one's result.
+The claim on the job's folder (``run_job``) sees to it that one orchestrator at a time does this, and
+``--dependency=singleton`` that of two jobs one runs at a time; the second finds the first one's result.
 """
 
 import contextlib
@@ -25,7 +25,6 @@ from tasks.launch.compute import Machine, this_machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
 from tasks.launch.docker.config import DockerConfig
-from tasks.launch.docker.container import USER_OF_ROOTS_STORE
 from tasks.launch.launcher import BeforeStart, CommandSpec, Ended, OnLine, StepImage
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.log_position import forget_position, go_back_to_position, save_position, saved_times
@@ -111,8 +110,7 @@ class SlurmLauncher:
         asked = node_asked_for(self.compute, self.slurm, step)
         if asked.num_cores:
             return asked
-        partition = self.slurm.partition_of(step)
-        kind = patiently(lambda: self.kinds[partition], context, self.patience_seconds)
+        kind = patiently(lambda: self.kinds[self.slurm.partition_of(step)], context, self.patience_seconds)
         return kind.machine(asked, parts_of_a_node(self.compute, self.slurm, step))
 
     @classmethod
@@ -146,8 +144,7 @@ class SlurmLauncher:
             here = replace(command, argv=(sys.executable, *command.argv[1:]))
             return ProcessLauncher(self.compute).run((here,), context, on_line, before_start)
         if self.slurm.container != "none":
-            inputs = with_link_targets(command.inputs, command.named_by_people)
-            command = replace(command, inputs=inputs)
+            command = replace(command, inputs=with_link_targets(command.inputs, command.named_by_people))
         active = patiently(lambda: active_jobs(command), context, self.patience_seconds)
         spent, found = 0.0, next((job for job in active if not job.num_shares), None)
         if found is None and (count := self.slurm.num_shares(command.step)):
@@ -181,9 +178,13 @@ class SlurmLauncher:
         """Watch the job that was found, or a new one; once more a new one if its nodes could not launch it."""
         context, on_line, before_start = between
         for is_last in (False, True):
-            job = self._attach(command, found) if found else self._start(command, context, before_start)
-            limits, poll = self.limits(command, spent), poll_of_this_process()
-            watch = JobWatch(command, job, limits, poll, context, on_line)
+            job = (
+                self._attach(command, found, context)
+                if found
+                else self._start(command, context, before_start)
+            )
+            limits = self.limits(command, spent)
+            watch = JobWatch(command, job, limits, poll_of_this_process(), context, on_line)
             try:
                 outcome = watch.until_the_end()
                 self._leave_nothing(command, job)
@@ -214,13 +215,14 @@ class SlurmLauncher:
             spent, grace, self.patience_seconds, self.slurm.poll_seconds, self.compute.folder_gib
         )
 
-    def _attach(self, command: CommandSpec, found: QueuedJob) -> Followed:
+    def _attach(self, command: CommandSpec, found: QueuedJob, context: Context) -> Followed:
+        """Follow a job of an earlier run, which may have removed its secrets as it could not cancel it."""
         log.info("Attaching to Slurm job %s (%s).", found.id, found.name)
+        secret_files(command, context, self.slurm.container == "docker")
         key, record = found.key, record_folder(command.folder)
         offset = int(go_back_to_position(command.folder, [key]).get(key, "") or 0)
-        return Followed(
-            key, found.id, record, JobLog(record / f"{key}.log", offset, command.num_processes > 1)
-        )
+        its_log = JobLog(record / f"{key}.log", offset, command.num_processes > 1)
+        return Followed(key, found.id, record, its_log)
 
     def _start(self, command: CommandSpec, context: Context, before_start: BeforeStart) -> Followed:
         """Submit; after any answer but a refusal look whether the job is there before it is submitted again."""
@@ -252,7 +254,7 @@ class SlurmLauncher:
                 is_too_long = silence.is_too_long(away)
                 log.warning("%s Looking whether it was submitted before it is tried again.", away)
                 if (found := self._submitted_late(command, context)) is not None:
-                    return self._attach(command, found)
+                    return self._attach(command, found, context)
                 if is_too_long:
                     raise
                 continue
@@ -277,9 +279,8 @@ class SlurmLauncher:
         self, command: CommandSpec, context: Context, key: str, shares: Shares | None = None
     ) -> BatchJob:
         """Return the step as a batch job, or an array of its shares, ready to be submitted."""
-        record = record_folder(command.folder, make=True)
-        machine, is_inside = self.machine_for(command.step, context), self.slurm.container == "docker"
-        secrets = secret_files(command, record, context, USER_OF_ROOTS_STORE if is_inside else None)
+        record, machine = record_folder(command.folder, make=True), self.machine_for(command.step, context)
+        secrets = secret_files(command, context, self.slurm.container == "docker")
         wanted = Wanted(self.slurm, self.docker, self.compute)
         container = step_container(command, wanted, machine, context.run, secrets)
         limit = None
@@ -290,8 +291,7 @@ class SlurmLauncher:
         return batch_job(command, self.slurm, machine, submission, context.run, for_other_machines(command))
 
     def _leave_nothing(self, command: CommandSpec, job: Followed) -> None:
-        """Of an ended job: its secrets, ranks on a lost node, and what a submission left whose answer was lost and that came
-        late."""
+        """Of an ended job: its secrets, ranks on a lost node, what came late of a submission whose answer was lost."""
         remove_secrets(job.record)
         fence(job.record, job.key)
         with contextlib.suppress(PairlineError):

@@ -24,18 +24,21 @@ SECONDS_TO_BE_GONE = 120.0  # a site's KillWait, and the end of its nodes' own p
 OF_NO_RUN = Context()
 
 
-def end(jobs: Sequence[QueuedJob], context: Context = OF_NO_RUN) -> None:
+def end(jobs: Sequence[QueuedJob], context: Context = OF_NO_RUN, grace_seconds: float | None = None) -> None:
     """Ask the ranks of jobs to stop, give them the time for a checkpoint, end them, and wait until they are gone.
 
-    An array is ended as one, also what of it is not named.
+    An array is ended as one, also what of it is not named. ``grace_seconds``: that time, 0 for none; by default what the
+    jobs were submitted with.
     """
     arrays = sorted({array_of(job.id) for job in jobs})
-    if running := sorted({array_of(job.id) for job in jobs if job.state == "RUNNING"}):
+    running = sorted({array_of(job.id) for job in jobs if job.state == "RUNNING"})
+    if running and grace_seconds != 0:
         for one in arrays:  # or they would begin where the others end
             cancel(one, if_it_waits=True)
         for one in running:
             signal_steps(one, "TERM")
-        _wait_until_gone(jobs, max(float(job.comment.get("grace", 30)) for job in jobs), context)
+        given = max(float(job.comment.get("grace", 30)) for job in jobs)
+        _wait_until_gone(jobs, given if grace_seconds is None else grace_seconds, context)
     for one in arrays:
         cancel(one)
     _wait_until_gone(jobs, SECONDS_TO_BE_GONE, context)

@@ -5,26 +5,27 @@ import os
 from pathlib import Path
 
 from tasks.launch.context import Context
+from tasks.launch.docker.container import USER_OF_ROOTS_STORE
 from tasks.launch.launcher import CommandSpec
+from tasks.launch.slurm.record import record_folder
 
 SECRET = "secret-"  # how the names of their files begin
 
 
-def secret_files(
-    command: CommandSpec, record: Path, context: Context, user: tuple[int, int] | None = None
-) -> dict[str, Path]:
+def secret_files(command: CommandSpec, context: Context, is_in_docker: bool) -> dict[str, Path]:
     """Write what the step may see. -> name of a secret -> its file. Slurm stores scripts, comments and environments, and
-    shows them to administrators. ``user``: who is to read them where root submits."""
-    files = {}
+    shows them to administrators. A file is there whole or not at all: a job that waits may begin at any moment."""
+    record, files = record_folder(command.folder, make=True), {}
     for name in command.secrets:
         if value := context.secret(name):
             files[name] = record / f"{SECRET}{name}"
-            with contextlib.suppress(FileNotFoundError):
-                files[name].unlink()
-            with os.fdopen(os.open(files[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            aside = record / f"{SECRET}{name}.aside"
+            aside.unlink(missing_ok=True)
+            with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(value)
-                if user is not None and os.geteuid() == 0:
-                    os.fchown(file.fileno(), *user)
+                if is_in_docker and os.geteuid() == 0:
+                    os.fchown(file.fileno(), *USER_OF_ROOTS_STORE)
+            aside.replace(files[name])
     return files
 
 

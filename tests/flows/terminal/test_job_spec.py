@@ -14,6 +14,7 @@ from flows.terminal.cli import app
 from flows.terminal.job_spec_command import make_ready, spec_text
 from tasks.launch.job_spec.config import KubernetesConfig
 from tasks.launch.job_spec.kubernetes import pod_user
+from tests.tasks.launch.test_command import REFERENCE
 
 QUICKSTART = Path(__file__).parents[3] / "recipes/quickstart.yaml"
 NODE = {"cpus_per_node": 8, "memory_gib": 32, "mount_path": "/shared"}
@@ -75,6 +76,39 @@ def test_a_pod_may_write_the_folder_that_root_has_made(tmp_path: Path):
     assert (job.out_dir / "accelerate.json").is_file()
     owner = 2000 if os.geteuid() == 0 else os.geteuid()
     assert {path.stat().st_uid for path in (job.out_dir, *job.out_dir.iterdir())} == {owner}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["reference.tokens_per_batch=512"], "tokens_per_batch"),
+        (["train.precision=bf16"], "precision"),
+        (["compute.num_processes=2", "compute.sharding=fsdp2"], "sharding"),
+        (["compute.num_processes=2", "compute.sharding=fsdp2", "compute.launcher=slurm"], "sharding"),
+    ],
+)
+def test_a_reference_pass_of_other_settings_is_refused_by_their_names(
+    tmp_path: Path, changed: list[str], said: str
+):
+    """Its folder is that of an earlier job whose result would be the same, which began with its own settings."""
+    config = read_recipe(QUICKSTART, settings("beaker", **BEAKER))
+    train, reference = config.train, config.reference
+    job = REFERENCE.model_copy(
+        update={
+            "precision": train.precision,
+            "implementation": train.implementation,
+            "forward": train.forward,
+            "attention": train.attention,
+            "tokens_per_batch": reference.tokens_per_batch,
+            "rows_per_shard": reference.rows_per_shard,
+        }
+    ).at(tmp_path / "reference/ab")
+    job.write()
+    other = read_recipe(QUICKSTART, [*settings("beaker", **BEAKER), *changed])
+    with pytest.raises(
+        ConfigError, match=f"is a job of step reference with another {said} than the recipe's"
+    ):
+        spec_text(other, "beaker", "reference", job.out_dir)
 
 
 def test_what_is_no_step_and_no_job_is_refused(tmp_path: Path):

@@ -39,11 +39,11 @@ def step(tmp_path) -> SmallStep:
     return step
 
 
-def run(step: SmallStep) -> Ended | None:
+def run(step: SmallStep, context: Context = Context()) -> Ended | None:
     """All shares alone, without the pass that follows."""
     command = step.command()
-    with step_log(step.folder, Context()) as log:
-        between = (Context(), log.line, lambda: None)
+    with step_log(step.folder, context) as log:
+        between = (context, log.line, lambda: None)
         return ShareRun(step.launcher, command, COUNT, between).run(active_jobs(command))
 
 

@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from tasks.launch.context import Context
+from tasks.launch.launcher import Ended
 from tasks.launch.log_position import save_position
 from tasks.launch.own_folder import claim, make_own_folder
 from tasks.launch.slurm import left_jobs, share_logs
@@ -13,7 +15,7 @@ from tasks.launch.slurm.reap import reap_jobs
 from tasks.launch.slurm.share_logs import read_ended_shares
 from tasks.launch.step_log import LogFile
 from tests.slurm_cluster.small_step import SmallStep
-from tests.tasks.launch.slurm.recorded import RecordedSlurm, after, queued
+from tests.tasks.launch.slurm.recorded import RecordedSlurm, after, queued, start_lines
 
 COUNT = 2
 
@@ -122,3 +124,15 @@ def test_a_kill_once_logs_are_marked_as_read_loses_no_line(step: SmallStep, monk
     monkeypatch.undo()
     copy_rest_of_log(step.folder, [key])
     assert step.log_lines == ["[share 0] x", "[share 0] y"]
+
+
+def test_a_job_that_its_run_could_not_cancel_gets_its_secrets_again(slurm: RecordedSlurm, step: SmallStep):
+    """Slurm was away as it waited, so the next run attaches to it. It may begin at any moment."""
+    slurm.has_queued(queued(step.command(), "48", "PENDING", "abc", "Priority"))
+    sees = f'cat {step.record}/secret-WANDB_API_KEY >>"$here/seen" 2>/dev/null'
+    ended = start_lines(step.record, "", "abc", 0)
+    slurm.does("squeue", f"{sees}\n" + after(3, "squeue", ended, 'cat "$here/queue"'))
+    context = Context(secrets={"WANDB_API_KEY": "key"})
+    assert step.run(context, secrets=("WANDB_API_KEY",)) == Ended(0)
+    assert "key" in (slurm.folder / "seen").read_text()
+    assert (slurm.calls("sbatch"), list(step.record.glob("secret-*"))) == ([], [])
