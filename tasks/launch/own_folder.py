@@ -42,9 +42,11 @@ def make_own_folder(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def claim(folder: Path, wait_seconds: float = 0.0, shared: bool = False) -> Iterator[None]:
+def claim(
+    folder: Path, wait_seconds: float = 0.0, shared: bool = False, is_of_several: bool = False
+) -> Iterator[None]:
     """Be the one that runs the job of ``folder``, or (``shared``) one of those that see to it that nobody does. The kernel
-    drops the claim when its holder dies; of another machine's, whose locks may not reach this one, see ``holder``.
+    drops the claim when its holder dies. ``is_of_several``: machines, whose locks may not reach each other (``holder``).
 
     A run of an earlier version that is still alive is respected, too. Raises ``StoreBusy`` after ``wait_seconds``.
     """
@@ -55,7 +57,7 @@ def claim(folder: Path, wait_seconds: float = 0.0, shared: bool = False) -> Iter
             )
             if (lock := earlier_lock(folder)) is not None:
                 wait_for_lock(stack.enter_context(lock), folder, wait_seconds, shared)
-            if not shared:
+            if is_of_several:
                 stack.enter_context(as_holder(own_folder(folder)))
         except StoreBusy as busy:
             raise StoreBusy(str(busy).replace(str(own_folder(folder)), str(folder))) from None

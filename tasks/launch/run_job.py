@@ -62,7 +62,7 @@ def run_job(job: Job[R], launcher: Launcher, context: Context = Context()) -> R:
         context.tell_job(job, "reused")
         return result
     patience = math.inf if launcher.queues else launcher.compute.step_timeout_seconds
-    with claimed(job, patience, context):
+    with claimed(job, patience, context, launcher.queues):
         if read_result(job) is not None:
             launcher.clear(job.out_dir, context)
         if result := reusable_result(job):
@@ -83,31 +83,35 @@ def _left_at_rest(job: Job[R]) -> R | None:
 
 def _clear_unless_watched(job: Job, launcher: Launcher, context: Context) -> None:
     """A run that holds the claim has yet to see its container end. What stays behind fails nobody: `pairline reap`."""
-    with contextlib.suppress(PairlineError, OSError), claim(job.out_dir):
+    with contextlib.suppress(PairlineError, OSError), claim(job.out_dir, is_of_several=launcher.queues):
         launcher.clear(job.out_dir, context)
 
 
 @contextlib.contextmanager
-def claimed(job: Job, patience_seconds: float, context: Context) -> Iterator[None]:
-    """Be the one that runs the job. The kernel drops the claim when its holder dies."""
+def claimed(
+    job: Job, patience_seconds: float, context: Context, is_of_several: bool = False
+) -> Iterator[None]:
+    """Be the one that runs the job. The kernel drops the claim when its holder dies. ``is_of_several``: see ``claim``."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(claim(job.out_dir))
+            stack.enter_context(claim(job.out_dir, is_of_several=is_of_several))
         except StoreBusy as busy:
             line = f"Step {job.step} waits for another run to end, and takes its result. {busy}"
             log.warning("%s", line)
             context.tell_line(line)
-            _wait_for_claim(stack, job, patience_seconds, context)
+            _wait_for_claim(stack, job, patience_seconds, context, is_of_several)
         yield
 
 
-def _wait_for_claim(stack: contextlib.ExitStack, job: Job, patience_seconds: float, context: Context) -> None:
+def _wait_for_claim(
+    stack: contextlib.ExitStack, job: Job, patience_seconds: float, context: Context, is_of_several: bool
+) -> None:
     """A member of a sweep is a thread, which no signal reaches: whether its run is being stopped is asked."""
     until = time.monotonic() + patience_seconds
     while True:
         context.raise_if_stopped()
         try:
-            return stack.enter_context(claim(job.out_dir))
+            return stack.enter_context(claim(job.out_dir, is_of_several=is_of_several))
         except StoreBusy:
             if time.monotonic() >= until:
                 raise

@@ -46,7 +46,7 @@ def reap_jobs(dry_run: bool, state_of: StateOf, only_of: OnlyOf = None) -> list[
 def _left_secrets(store: Path, dry_run: bool) -> Iterator[Reaped]:
     for record in sorted({file.parent for file in store.glob(f"*/{OWN}/*/slurm/{SECRET}*") if _is_old(file)}):
         folder = record.parents[2] / record.parent.name
-        with contextlib.suppress(PairlineError, OSError), claim(folder):
+        with contextlib.suppress(PairlineError, OSError), claim(folder, is_of_several=True):
             if any(job.is_active and job.comment.get("folder") == str(folder) for job in queue()):
                 continue
             if not dry_run:
@@ -93,7 +93,7 @@ def _looked_at(jobs: list[QueuedJob], dry_run: bool, state_of: StateOf) -> tuple
     if not folder.is_dir():
         return "", "left alone: its folder is not to be seen from here"
     try:
-        with claim(folder):
+        with claim(folder, is_of_several=True):
             if any(state_of(run) == "live" for run in runs):
                 return "", "left alone: its run has not ended, and may be between two attempts"
             return "no live run owns it", "would be cancelled" if dry_run else _ended(jobs, folder)

@@ -22,7 +22,11 @@ def cluster_job(
     """Return where the job stands, or an array, whose jobs are ``keys``. ``word`` says it where the queue does not."""
     record: Path = record_folder(command.folder)
     waits = seen is not None and seen.state == "PENDING"
-    lines = [("squeue", "-j", job_id), ("scancel", "--signal=TERM", job_id), ("scancel", job_id)]
+    lines: list[tuple[str, ...]] = [
+        ("squeue", "-j", job_id),
+        ("scancel", "--signal=TERM", job_id),
+        ("scancel", job_id),
+    ]
     if seen is not None and waits and seen.reason.startswith(HELD):
         lines.append(("scontrol", "release", job_id))
     return ClusterJob(

@@ -34,7 +34,7 @@ def test_what_another_machine_holds_is_busy_though_its_lock_is_not_seen(folder: 
     file = holds(folder, "another", age)
     with (
         pytest.raises(StoreBusy, match=f"^{folder} is in use by process 7 on login2, whose lock is not seen"),
-        claim(folder),
+        claim(folder, is_of_several=True),
     ):
         raise AssertionError
     with claim(folder, shared=True):
@@ -44,10 +44,10 @@ def test_what_another_machine_holds_is_busy_though_its_lock_is_not_seen(folder: 
 
 def test_a_file_that_says_nothing_is_somebodys_until_it_is_old(folder: Path):
     holds(folder, "", text="{")
-    with pytest.raises(StoreBusy, match="in use by another machine"), claim(folder):
+    with pytest.raises(StoreBusy, match="in use by another machine"), claim(folder, is_of_several=True):
         raise AssertionError
     holds(folder, "", age=100.0, text="{")
-    with claim(folder):
+    with claim(folder, is_of_several=True):
         pass
 
 
@@ -55,14 +55,14 @@ def test_a_file_that_says_nothing_is_somebodys_until_it_is_old(folder: Path):
 def test_what_a_killed_holder_left_is_nobodys(folder: Path, machine: str, age: float):
     """Of this machine at once, as the kernel has dropped its lock; of another once it has been silent."""
     file = holds(folder, holder.this_machine() if machine == "this" else machine, age)
-    with claim(folder):
+    with claim(folder, is_of_several=True):
         assert json.loads(file.read_text())["pid"] == os.getpid()
     assert not file.exists()
 
 
 def test_a_holder_gives_signs_of_life_and_leaves_what_is_not_its_own(folder: Path, monkeypatch):
     monkeypatch.setattr(holder, "SECONDS_BETWEEN_SIGNS", 0.01)
-    with claim(folder):
+    with claim(folder, is_of_several=True):
         file = holds(
             folder, "another", age=40.0
         )  # taken over meanwhile: it was silent, as a machine that slept
@@ -74,6 +74,6 @@ def test_of_two_that_find_nobody_one_is_the_holder(folder: Path, monkeypatch):
     """Both have looked before either wrote."""
     file = holds(folder, "another")
     monkeypatch.setattr(holder, "_read", lambda file: (_ for _ in ()).throw(FileNotFoundError))
-    with pytest.raises(StoreBusy), claim(folder):
+    with pytest.raises(StoreBusy), claim(folder, is_of_several=True):
         raise AssertionError
     assert file.exists()
