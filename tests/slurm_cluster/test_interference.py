@@ -1,6 +1,5 @@
 """What people and administrators do to a job and to what watches it: stopped, drained, set down, never begun."""
 
-import fcntl
 import os
 import signal
 import sys
@@ -13,7 +12,6 @@ import pytest
 from dpo_core.contract.data_jobs import ConvertResult
 from dpo_core.contract.progress import ProgressEvent
 from examples.slurm.private_cluster import PrivateCluster
-from tasks.launch import holder
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import Ended
@@ -64,22 +62,16 @@ class Lines:
         pass
 
 
-def orchestrate(step: Step, launcher: SlurmLauncher, file: Path, is_elsewhere: bool = False) -> None:
-    """Run the whole job, as a task of a flow does. ``is_elsewhere``: on a machine that hears nothing of others' locks."""
-    if is_elsewhere:
-        fcntl.flock = lambda *told: None
-        holder.this_machine = lambda: "another"
+def orchestrate(step: Step, launcher: SlurmLauncher, file: Path) -> None:
+    """Run the whole job, as a task of a flow does."""
     result: ConvertResult = run_job(step.job, launcher, Context(lines=Lines(file)))
     Lines(file).line(f"result {result.files}")
 
 
-@pytest.mark.parametrize("is_elsewhere", [False, True], ids=["one machine", "two without each other's locks"])
 @pytest.mark.parametrize("is_first_killed", [False, True], ids=["both live", "the first is killed"])
 def test_two_orchestrators_of_one_store_have_one_job(
-    cluster: PrivateCluster, tmp_path, monkeypatch, is_first_killed: bool, is_elsewhere: bool
+    cluster: PrivateCluster, tmp_path, is_first_killed: bool
 ):
-    monkeypatch.setattr(holder, "SECONDS_BETWEEN_SIGNS", 0.5)  # in both, which are forked
-    monkeypatch.setattr(holder, "SECONDS_WITHOUT_A_SIGN", 5.0)
     step = Step(tmp_path, ONCE_STARTED)
     program = tmp_path / "trainer"
     program.write_text(program.read_text().replace("job_path =", AS_INTERPRETER, 1))
@@ -87,10 +79,7 @@ def test_two_orchestrators_of_one_store_have_one_job(
         ComputeConfig(launcher="slurm", stop_grace_seconds=1), SlurmConfig(poll_seconds=1), str(program)
     )
     files = [tmp_path / "first.txt", tmp_path / "second.txt"]
-    first, second = (
-        FORK.Process(target=orchestrate, args=(step, launcher, file, is_elsewhere and file == files[1]))
-        for file in files
-    )
+    first, second = (FORK.Process(target=orchestrate, args=(step, launcher, file)) for file in files)
     first.start()
     wait_for(lambda: "line 3" in lines_of(files[0]))
     second.start()
