@@ -27,6 +27,7 @@ A message says what, where, what was got, what was expected, and what to do.
 """
 
 import errno
+import os
 from typing import ClassVar
 
 from dpo_core.contract.visible import visible
@@ -223,9 +224,25 @@ def from_os_error(error: OSError, doing: str) -> PairlineError:
         return DiskFull(
             f"No space left on the disk while {doing}{where}. Free some space or move `store.root`."
         )
+    if error.errno in (errno.EACCES, errno.EPERM) and (doing.startswith("reading") or _is_unreadable(error)):
+        return StoreError(
+            f"Not allowed to read while {doing}{where}: {error.strerror}.",
+            "Let the user that runs this read it, and enter the folders that it lies in.",
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreError(
             f"Not allowed to write while {doing}{where}: {error.strerror}. Make it writable or choose "
             "another `store.root`."
         )
     return StoreError(f"The file system failed while {doing}{where}: {error.strerror or error}.")
+
+
+def _is_unreadable(error: OSError) -> bool:
+    """Whether what an error is about cannot be read either: the operating system does not tell what was tried."""
+    if not error.filename or isinstance(error.filename, int):
+        return False
+    try:
+        os.stat(error.filename)
+    except OSError as refused:
+        return isinstance(refused, PermissionError)  # a folder on the way that may not be entered
+    return not os.access(error.filename, os.R_OK)

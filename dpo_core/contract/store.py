@@ -77,19 +77,30 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 def verify_files(folder: Path, expected: dict[str, str]) -> None:
     """Raise ``StoreError`` naming the first file of ``expected`` that by its name would lie outside of ``folder`` or is
-    missing, else the first that has another content."""
+    missing, else the first that has another content; the ``OSError`` of one that cannot be read."""
+    if damage := find_damage(folder, expected):
+        raise damage[1]
+
+
+def find_damage(folder: Path, expected: dict[str, str]) -> tuple[str, StoreError | OSError] | None:
+    """Return which file of ``expected`` ``verify_files`` raises for, and what; nothing if all match."""
     advice = f"Delete {folder} to have it made again."
     for name in expected:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise StoreError(f"A file named {name!r} would lie outside of {folder}.", advice)
+            return name, StoreError(f"A file named {name!r} would lie outside of {folder}.", advice)
         if not (folder / name).is_file():
-            raise StoreError(f"{folder / name} is missing.", advice)
+            return name, StoreError(f"{folder / name} is missing.", advice)
     hashes = _hashes([folder / name for name in expected])
-    for (name, sha256), got in zip(expected.items(), hashes, strict=True):
+    for name, sha256 in expected.items():
+        try:
+            got = next(hashes)
+        except OSError as error:
+            return name, error
         if got != sha256:
-            raise StoreError(
+            return name, StoreError(
                 f"{folder / name} is damaged: sha256 {got[:12]}, expected {sha256[:12]}.", advice
             )
+    return None
 
 
 def _hashes(files: list[Path]) -> Iterator[str]:

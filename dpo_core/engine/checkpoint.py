@@ -29,7 +29,7 @@ from dpo_core.contract.checkpoint_files import (
     is_complete,
 )
 from dpo_core.contract.errors import StepCrashed, StoreError
-from dpo_core.contract.store import verify_files
+from dpo_core.contract.store import find_damage, verify_files
 from dpo_core.engine.distributed import by_every_rank, from_main
 from dpo_core.model.tensor_slices import open_slices
 
@@ -149,16 +149,16 @@ def _damage(folder: Path, manifest: dict[str, str], accelerator: Accelerator | N
     """
 
     def look(rank: int, ranks: int) -> tuple[str, str] | None:
-        for name in sorted(manifest)[rank::ranks]:
-            if problem := _problem_of(folder, manifest, name):
-                return name, f"rank {rank} on {socket.gethostname()}: {problem}"
+        mine = sorted(manifest)[rank::ranks]
+        if damage := find_damage(folder, {name: manifest[name] for name in mine}):
+            return damage[0], f"rank {rank} on {socket.gethostname()}: {_words_of(damage)}"
         return None
 
     found = next(filter(None, by_every_rank(accelerator, look)), None)
     if found is None:
         return ""
     name, words = found
-    if problem := from_main(accelerator, lambda: _problem_of(folder, manifest, name)):
+    if problem := from_main(accelerator, lambda: _words_of(find_damage(folder, {name: manifest[name]}))):
         return problem
     raise StepCrashed(
         f"{name} of the checkpoint {folder.name} is whole, and not everybody could read it. {words}",
@@ -167,13 +167,11 @@ def _damage(folder: Path, manifest: dict[str, str], accelerator: Accelerator | N
     )
 
 
-def _problem_of(folder: Path, manifest: dict[str, str], name: str) -> str:
-    """What is wrong with one file; nothing if it matches."""
-    try:
-        verify_files(folder, {name: manifest[name]})
-    except (OSError, StoreError) as error:
-        return _problem(error)
-    return ""
+def _words_of(damage: tuple[str, StoreError | OSError] | None) -> str:
+    if damage is None:
+        return ""
+    name, error = damage
+    return _problem(error) if isinstance(error, StoreError) else f"{name}: {error}"
 
 
 def _problem(error: Exception) -> str:

@@ -20,7 +20,7 @@ from dpo_core.contract.store import make_aside, put_in_place, sha256_file, write
 from dpo_core.engine.checkpoint import RunState, checkpoint_folder, keep_newest
 from dpo_core.engine.distributed import by_every_rank, from_main
 from dpo_core.engine.engine import Engine
-from dpo_core.engine.snapshot import Snapshot
+from dpo_core.engine.snapshot import Snapshot, hold
 from dpo_core.engine.tensor_file import TensorFile
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,7 @@ class PendingCheckpoint:
 
     def hold(self) -> None:
         """Return once the run may change what is being written."""
-        for snapshot in self.snapshots.values():
-            snapshot.hold()
+        hold(self.snapshots.values())
 
     def commit(self, keep: int) -> Path:
         """Wait for all ranks' parts, make the folder a checkpoint, and delete all but the newest ``keep`` and the best.

@@ -22,8 +22,11 @@ from dpo_core.contract.errors import StepCrashed
 from dpo_core.contract.job import Job
 from dpo_core.contract.results import report_error
 
-BEAT_SECONDS = 5.0
+BEAT_SECONDS = 3.0
 SILENCE_SECONDS = 45.0
+FAREWELL_BEATS = 2  # from when a rank knows of a loss to its end: the others read of it meanwhile
+# A beat until the last one of the lost rank was seen, the silence, a beat until all have read of it, and the farewell: 57 s
+# at most with a store that answers.
 LOST = "pairline/lost"
 
 
@@ -39,7 +42,7 @@ class Heartbeat(threading.Thread):
         self._on_loss, self._ended = on_loss, threading.Event()
         self._store: dist.Store | None = None
         self._rank = self._watched = 0
-        self._seen, self._silent_polls = "", 0
+        self._seen, self._silent_seconds = "", 0.0
 
     def stop(self) -> None:
         """Let it neither beat nor watch any more."""
@@ -54,7 +57,7 @@ class Heartbeat(threading.Thread):
                 continue
             beats += 1
             # It ends later than the others have read of the loss: the store may go with this process.
-            if (lost := self._poll(self._store, beats)) and not self._ended.wait(2 * BEAT_SECONDS):
+            if (lost := self._poll(self._store, beats)) and not self._ended.wait(FAREWELL_BEATS * BEAT_SECONDS):
                 self._on_loss(lost)
                 return
 
@@ -77,17 +80,18 @@ class Heartbeat(threading.Thread):
             key = _key(self._watched)
             seen = store.get(key).decode() if store.check([key]) else ""
         except (RuntimeError, OSError):  # the store is rank 0's, or its launcher's: gone with its machine
-            self._silent_polls += max(1, int((time.monotonic() - started) / BEAT_SECONDS))
+            # A call that hangs takes as long as the time-out.
+            self._silent_seconds += BEAT_SECONDS + time.monotonic() - started
             return self._over("The store of the process group, on the first machine,")
-        self._silent_polls = self._silent_polls + 1 if seen == self._seen else 0
+        self._silent_seconds = self._silent_seconds + BEAT_SECONDS if seen == self._seen else 0.0
         self._seen = seen
         if lost := self._over(f"Process {self._watched}"):
-            store.set(LOST, lost)
+            with contextlib.suppress(RuntimeError, OSError):  # the others find out by themselves then
+                store.set(LOST, lost)
         return lost
 
     def _over(self, who: str) -> str:
-        silent = self._silent_polls * BEAT_SECONDS
-        if silent < SILENCE_SECONDS:
+        if (silent := self._silent_seconds) < SILENCE_SECONDS:
             return ""
         return f"{who} of this step has not been heard of for {silent:.0f} s: its machine is gone, or it is stuck."
 

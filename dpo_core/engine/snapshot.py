@@ -7,7 +7,7 @@ manner of CheckFreq, Mohan et al., FAST 2021). Where memory does not suffice for
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -84,17 +84,25 @@ class Snapshot:
             self._is_over = True
             self._progress.notify_all()
 
-    def hold(self) -> None:
-        """Return once the run may change its values: the rest is copied as far as memory suffices, the last chunks first,
-        as the others are written soonest; those are waited for."""
-        live = [chunk for chunk in self.chunks if chunk.is_live]
-        budget = SHARE_OF_FREE_MEMORY * free_bytes() if live else 0.0
-        for chunk in reversed(live):
-            if (budget := budget - chunk.num_bytes) < 0:
-                break
-            chunk.copy()
+    def wait_until_written_or_copied(self) -> None:
+        """Return once no value of the run's own is needed any more, or nothing is going to be written."""
         with self._progress:
-            self._progress.wait_for(lambda: self._is_over or not any(chunk.is_live for chunk in live))
+            self._progress.wait_for(lambda: self._is_over or not any(chunk.is_live for chunk in self.chunks))
+
+
+def hold(snapshots: Iterable[Snapshot]) -> None:
+    """Return once the run may change the values of all. ``snapshots``: in the order in which they are written. The rest is
+    copied as far as memory suffices, which is asked for once; the last chunks first, as the others are written soonest;
+    those are waited for."""
+    snapshots = list(snapshots)
+    live = [chunk for snapshot in snapshots for chunk in snapshot.chunks if chunk.is_live]
+    budget = SHARE_OF_FREE_MEMORY * free_bytes() if live else 0.0
+    for chunk in reversed(live):
+        if (budget := budget - chunk.num_bytes) < 0:
+            break
+        chunk.copy()
+    for snapshot in snapshots:
+        snapshot.wait_until_written_or_copied()
 
 
 def _copied(values: Tensor) -> Tensor:

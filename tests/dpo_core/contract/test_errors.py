@@ -2,7 +2,10 @@
 
 import errno
 import fcntl
+import os
 import socket
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from dpo_core.__main__ import as_pairline_error
 from dpo_core.contract.errors import (
     StepCrashed,
     StoreError,
+    from_os_error,
     is_card_failure,
     is_failed_compile,
     is_out_of_memory,
@@ -29,6 +33,7 @@ REFUSED = (
     "DefaultCPUAllocator: can't allocate memory: you tried to allocate 8",
 )
 FAILED = ("CUDA error: an illegal memory access was encountered", "CUDA error: device-side assert triggered")
+NOBODY = 65534
 OTHER = ("The size of tensor a (3) must match the size of tensor b (4)", "shapes cannot be multiplied")
 
 
@@ -81,6 +86,49 @@ def test_a_file_system_without_locks_is_told_what_would_help(tmp_path, monkeypat
         exclusive(tmp_path),
     ):
         pass
+
+
+def words_to_nobody(*opens: tuple[Path, int]) -> list[str]:
+    """Return what is said to a user who is not root of each file that it may not open so."""
+    said, words = os.pipe()
+    if not (child := os.fork()):
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setuid(NOBODY)
+            for path, flags in opens:
+                try:
+                    os.open(path, flags)
+                except OSError as error:
+                    told = as_pairline_error(error, "train")
+                    os.write(words, f"{type(told).__name__}: {told}\n".encode())
+        finally:
+            os._exit(0)
+    os.close(words)
+    os.waitpid(child, 0)
+    with os.fdopen(said) as file:
+        return file.read().splitlines()
+
+
+def test_who_may_not_read_is_not_told_to_make_it_writable():
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        secret, public, locked = (Path(folder) / name for name in ("secret", "public", "locked"))
+        secret.touch(mode=0)
+        public.touch(mode=0o444)
+        locked.mkdir(mode=0)
+        reads = [(path, os.O_RDONLY) for path in (secret, locked / "file")]
+        writes = [(path, os.O_WRONLY | os.O_CREAT) for path in (public, Path(folder) / "new")]
+        said = words_to_nobody(*reads, *writes)
+        locked.chmod(0o700)
+    assert len(said) == len(reads) + len(writes)
+    for words in said[: len(reads)]:
+        assert words.startswith("StoreError: Not allowed to read while running step train (")
+        assert "writ" not in words
+    for words in said[len(reads) :]:
+        assert words.startswith("StoreError: Not allowed to write while running step train (")
+    told = from_os_error(PermissionError(errno.EACCES, "Permission denied"), "reading /x")
+    assert str(told).startswith("Not allowed to read while reading /x: Permission denied. Let the user")
 
 
 def test_a_port_that_is_taken_is_a_crash_that_is_tried_again():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dpo_core.contract.errors import StoreError
 from dpo_core.engine import snapshot as module
-from dpo_core.engine.snapshot import Snapshot
+from dpo_core.engine.snapshot import Snapshot, hold
 from dpo_core.engine.stored_tensor import StoredTensor, whole
 from dpo_core.engine.tensor_file import TensorFile
 from dpo_core.model import tensor_slices
@@ -54,7 +54,7 @@ def test_an_update_after_hold_does_not_reach_the_file(tmp_path, monkeypatch, wri
         file.gate.release()
     for _ in range(written + 1):
         file.started.acquire()
-    holding = threading.Thread(target=taken.hold)
+    holding = threading.Thread(target=hold, args=([taken],))
     holding.start()
     holding.join(0.1)  # time to copy what the writer has not begun
     while (
@@ -79,7 +79,7 @@ def test_without_memory_for_copies_an_update_waits_for_the_writer(tmp_path, monk
     thread = writing(file, taken)
 
     def update() -> None:
-        taken.hold()
+        hold([taken])
         values.zero_()
 
     updating = threading.Thread(target=update)
@@ -94,11 +94,39 @@ def test_without_memory_for_copies_an_update_waits_for_the_writer(tmp_path, monk
     assert not values.any()
 
 
+def test_copies_of_weights_and_moments_together_take_half_of_the_free_memory(tmp_path, monkeypatch):
+    """Two snapshots of 64 bytes, and 128 free, of which a copy takes its part: the first one's writer is waited for."""
+    monkeypatch.setattr(module, "CHUNK_BYTES", 16)
+    weights, moments = torch.ones(16), torch.ones(16)
+    snapshots = [Snapshot({"a": whole(values)}) for values in (weights, moments)]
+    chunks = [chunk for snapshot in snapshots for chunk in snapshot.chunks]
+    own = [chunk._values.untyped_storage().data_ptr() for chunk in chunks]
+
+    def copied() -> list[bool]:
+        held = zip(chunks, own, strict=True)
+        return [
+            chunk._values is not None and chunk._values.untyped_storage().data_ptr() != at for chunk, at in held
+        ]
+
+    monkeypatch.setattr(module, "free_bytes", lambda: 128 - 16 * sum(copied()))
+    holding = threading.Thread(target=hold, args=(snapshots,))
+    holding.start()
+    holding.join(0.2)
+    assert holding.is_alive()
+    assert copied() == 4 * [False] + 4 * [True]  # what is written last
+    for number, snapshot in enumerate(snapshots):
+        with TensorFile(tmp_path / f"{number}", snapshot.entries, snapshot.metadata) as file:
+            snapshot.write_to(file)
+            file.finish()
+    holding.join(10)
+    assert not holding.is_alive()
+
+
 def test_a_writer_that_has_failed_holds_nobody_up(monkeypatch):
     monkeypatch.setattr(module, "free_bytes", lambda: 0)
     taken = Snapshot({"a": whole(torch.ones(4))})
     taken.end()
-    taken.hold()
+    hold([taken])
 
 
 @given(data=st.data())
