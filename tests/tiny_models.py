@@ -48,12 +48,12 @@ def make_model(
     sizes = {
         "hidden_size": 32,
         "intermediate_size": 64,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
     } | other_sizes
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        num_hidden_layers=2,
         max_position_embeddings=512,
         tie_word_embeddings=tie_word_embeddings,
         bos_token_id=None,

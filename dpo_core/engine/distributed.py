@@ -212,3 +212,12 @@ def sum_over_shares(accelerator: Accelerator, values: torch.Tensor) -> torch.Ten
     """Return the elementwise sum over all shares of the pairs, what processes compute together counted once."""
     mine = values if is_first_of_share(accelerator) else torch.zeros_like(values)
     return sum_over_ranks(accelerator, mine)
+
+
+def max_over_ranks(accelerator: Accelerator, value: float) -> float:
+    """Return the largest of all ranks' values; each waits for the others."""
+    if accelerator.num_processes == 1:
+        return value
+    largest = torch.tensor(value, dtype=torch.float64, device=accelerator.device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest.item()

@@ -57,7 +57,9 @@ class Heartbeat(threading.Thread):
                 continue
             beats += 1
             # It ends later than the others have read of the loss: the store may go with this process.
-            if (lost := self._poll(self._store, beats)) and not self._ended.wait(FAREWELL_BEATS * BEAT_SECONDS):
+            if (lost := self._poll(self._store, beats)) and not self._ended.wait(
+                FAREWELL_BEATS * BEAT_SECONDS
+            ):
                 self._on_loss(lost)
                 return
 

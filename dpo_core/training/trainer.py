@@ -26,7 +26,7 @@ from dpo_core.data.order import cut_for_rank, forward_tokens, real_tokens, step_
 from dpo_core.data.pair_batch import PairBatch, collate, padding_share, to_device
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.engine.checkpoint import RunState
-from dpo_core.engine.distributed import data_rank, sum_over_shares
+from dpo_core.engine.distributed import data_rank, max_over_ranks, sum_over_shares
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.optim import learning_rate_at
 from dpo_core.loss.metrics import (
@@ -243,7 +243,8 @@ class Trainer:
             "pairs_per_second": len(rows) / seconds,
             "step_seconds": seconds,
             "tokens/total": self.state.num_tokens + tokens,
-            "memory/peak_gib": peak_memory_gib(),
+            # The update's norm has been read: ranks and their cards are in step here.
+            "memory/peak_gib": max_over_ranks(self.accelerator, peak_memory_gib()),
         }
         metrics |= self.speed_of(rows, metrics["trained_tokens_per_pair"] * len(rows), seconds)
         first, self.last_metrics = not self.last_metrics, metrics

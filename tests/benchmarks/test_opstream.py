@@ -1,16 +1,21 @@
 """The operators of a microbatch: how many a layer takes, whatever the pairs, and what some are priced at by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import LlamaConfig
 
 from benchmarks import opstream, results
 from benchmarks.fake_step import made_batch
 from benchmarks.opstream import OpStream, deep_stream, stream_of, visible_pairs
+from benchmarks.opstream_page import AUDITED, KERNELS_BAR, PRODUCTS_BAR
 from dpo_core.data.pair_batch import collate
 from tests.tiny_pairs import make_pair
 
+REPOSITORY = Path(__file__).parents[2]
 SIZES = {
     "vocab_size": 256,
     "hidden_size": 64,
@@ -45,6 +50,17 @@ def test_a_deep_model_is_what_its_second_layer_adds():
     assert told.kernels == counted.kernels
     assert told.calls == counted.calls
     assert told.figures()["gpu_ms"] == pytest.approx(counted.figures()["gpu_ms"])
+
+
+@pytest.mark.integration  # seconds
+def test_the_recipe_for_8b_keeps_the_bars_by_its_own_arithmetic():
+    recipe = yaml.safe_load((REPOSITORY / "recipes/tulu3-8b.yaml").read_text())
+    assert (recipe["compute"]["sharding"], recipe["train"]["precision"]) == ("fsdp2", "bf16")
+    batch = made_batch(16, opstream.PREFIX, opstream.ANSWER)
+    precision = opstream.HELD[opstream.OF_RECIPE]
+    found = deep_stream(opstream.SIZES, opstream.LAYERS, batch, precision).figures()
+    assert found["in_products"] >= PRODUCTS_BAR
+    assert found["kernels"] <= KERNELS_BAR * AUDITED["16"][0]
 
 
 def priced(operator, *args) -> OpStream:

@@ -22,9 +22,9 @@ def held(trainer: Trainer) -> dict:
     return {
         "distributed_type": trainer.accelerator.distributed_type.value,
         "world": trainer.accelerator.num_processes,
-        "weights": sum(_local(p).numel() for p in parameters),
-        "half_weights": sum(_local(p).numel() for p in parameters if _local(p).dtype == torch.bfloat16),
-        "moments": sum(_local(m).numel() for m in moments),
+        "weights": sum(local(p).numel() for p in parameters),
+        "half_weights": sum(local(p).numel() for p in parameters if local(p).dtype == torch.bfloat16),
+        "moments": sum(local(m).numel() for m in moments),
         "zero3_parameters": sum(hasattr(p, "ds_id") for p in parameters),
         "dtensors": sum(isinstance(p, DTensor) for p in parameters),
         "gradients_partitioned": getattr(
@@ -51,7 +51,8 @@ def offload_of(engine: Engine) -> str:
     return "optimizer_and_parameters" if offloaded else "none"
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what this rank holds of a tensor."""
     if isinstance(tensor, DTensor):
         return tensor.to_local()
     return getattr(tensor, "ds_tensor", tensor)

@@ -105,7 +105,8 @@ def test_copies_of_weights_and_moments_together_take_half_of_the_free_memory(tmp
     def copied() -> list[bool]:
         held = zip(chunks, own, strict=True)
         return [
-            chunk._values is not None and chunk._values.untyped_storage().data_ptr() != at for chunk, at in held
+            chunk._values is not None and chunk._values.untyped_storage().data_ptr() != at
+            for chunk, at in held
         ]
 
     monkeypatch.setattr(module, "free_bytes", lambda: 128 - 16 * sum(copied()))

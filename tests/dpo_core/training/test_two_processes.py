@@ -24,7 +24,7 @@ def test_training_gives_the_weights_of_one_process(stage, tmp_path):
     job = stage.train_job(
         tmp_path / "two", "dpo", per_device=2, processes=2, num_epochs=2, checkpoint_every=5
     )
-    two = run_ranks(job)
+    two = run_ranks(job, module="tests.programs.hungry_rank")
     assert two.job_fingerprint == one.job_fingerprint
     assert (two.steps, two.pairs) == (18, 68)
     expected = load_file(one.weights_path / "model.safetensors")
@@ -43,6 +43,9 @@ def test_training_gives_the_weights_of_one_process(stage, tmp_path):
         "step-00000010",
         "step-00000015",
     ]
+    main, hungry = (float((tmp_path / "two" / f"peak-{rank}.txt").read_text()) for rank in range(2))
+    assert ours[-1]["memory/peak_gib"] == pytest.approx(hungry, abs=0.05)
+    assert hungry > main + 0.1
 
 
 def test_ranks_that_find_different_layouts_say_so_and_do_not_wait_for_each_other(stage, tmp_path):
