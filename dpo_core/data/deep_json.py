@@ -6,7 +6,9 @@ The bad one may be a column that nobody reads. What is deep itself is given as `
 """
 
 import json
+import mmap
 import re
+from pathlib import Path
 from typing import Any, Final
 
 from dpo_core.data.repeated_names import SEVERAL_VALUES, RepeatedName, marked
@@ -14,6 +16,7 @@ from dpo_core.data.repeated_names import SEVERAL_VALUES, RepeatedName, marked
 BLANKS = re.compile(r"[ \t\r\n]*")
 TOKEN = re.compile(r'[^"\[\]{}]+|"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 OPENS, CLOSES = "[{", "]}"
+TEXT_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 # Stands for a value that was not read. It is JSON, as rows are text on their way, and no text, list, number or null.
 TOO_DEEP: Final = {"nested deeper than a parser follows": True}
 
@@ -66,3 +69,20 @@ def end_of_brackets(text: str, place: int) -> int:
         if not depth:
             return place
     return len(text)
+
+
+def is_deeper(file: Path, limit: int) -> bool:
+    """Return whether brackets of a file of JSON lie more than ``limit`` deep in each other."""
+    if not file.stat().st_size:
+        return False
+    depth = 0
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for found in TEXT_OR_BRACKET.finditer(content):
+            mark = found[0]
+            if mark in (b"[", b"{"):
+                depth += 1
+                if depth > limit:
+                    return True
+            elif len(mark) == 1:
+                depth -= 1
+    return False

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 from dpo_core.contract.errors import DataError, PairlineError, RemoteError
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.data.columnar_rows import rows_of
+from dpo_core.data.deep_json import is_deeper
+from dpo_core.data.json_line import RawRow
+from dpo_core.data.readers import read_rows
+from dpo_core.data.row_files import JSON_ENDINGS
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
@@ -18,26 +22,47 @@ REFUSED = (401, 403)  # statuses that trying again does not change
 PASSING = (408, 409, 425, 429)  # those below 500 that it may change
 CONVERTED = "refs/convert/parquet"  # where the Hub itself keeps the rows of a public set as Parquet
 MAX_CAUSE_CHARACTERS = 700
+DEEPEST = 64  # brackets of JSON that the library is given: it ends at some hundreds, and its process at some thousands
 _OF_CONVERTED = re.compile(r"/(?P<subset>[^/]+)/(?P<partial>partial-)?[\w.-]+/\d{4}\.parquet$")
 
 
-def hub_rows(source: ResolvedSource, cache_dir: Path) -> Iterator[dict[str, Any]]:
+def hub_rows(source: ResolvedSource, cache_dir: Path) -> Iterator[RawRow]:
     """Yield every row. Raises ``DataError`` for a set that cannot be read, ``RemoteError`` when the Hub does not answer."""
-
     try:
         # The Hub's own builder reads its Parquet files; rows stay on disk as Arrow.
         builder = _builder(source, str(cache_dir / "hub"))
         _check_own_files(builder.config.data_files or {}, source)
         _check_converted((builder.config.data_files or {}).get(source.split, ()), source)
-        builder.download_and_prepare()
-        dataset = builder.as_dataset(split=source.split)
+        deep = _deep_files(builder, source, cache_dir)
+        dataset = None
+        if not deep:
+            builder.download_and_prepare()
+            dataset = builder.as_dataset(split=source.split)
     except DataError:
         raise
     except Exception as error:  # the library raises nearly anything, and wraps what it was told
         raise _in_words(error, source) from error
+    if dataset is None:
+        for file in deep:
+            yield from read_rows(file)
+        return
     for table in dataset.with_format("arrow").iter(ROWS_PER_BATCH):
         for batch in table.to_batches():
-            yield from rows_of(batch)
+            yield from map(RawRow, rows_of(batch))
+
+
+def _deep_files(builder: "DatasetBuilder", source: ResolvedSource, cache_dir: Path) -> list[Path]:
+    """The split's files, if they are JSON and one holds a value nested so deeply that the library would end on it: they
+    are read as files of this machine are. None otherwise."""
+    import datasets
+
+    files = [str(file) for file in (builder.config.data_files or {}).get(source.split, ())]
+    if not files or not all(file.endswith(JSON_ENDINGS) for file in files):
+        return []
+    config = datasets.DownloadConfig(cache_dir=str(cache_dir / "hub" / "downloads"), use_etag=False)
+    manager = datasets.DownloadManager(dataset_name=builder.dataset_name, download_config=config)
+    found = [Path(file) for file in manager.download_and_extract(files)]
+    return found if any(is_deeper(file, DEEPEST) for file in found) else []
 
 
 def _builder(source: ResolvedSource, cache_dir: str) -> "DatasetBuilder":

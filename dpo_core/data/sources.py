@@ -185,7 +185,7 @@ def _rows_of(source: ResolvedSource, cache_dir: Path) -> Iterator[RawRow]:
         return
     if source.hub_id is None:
         raise DataError(f"{source.label} names neither a local path nor a Hub data set.")
-    yield from map(RawRow, hub_rows(source, cache_dir))
+    yield from hub_rows(source, cache_dir)
 
 
 def _objects(file: Path, rows: Iterator[RawRow]) -> Iterator[RawRow]:

@@ -1,9 +1,13 @@
 """What can be wrong with a Hub data set, each said with its cause. A repository is a folder, read by the same loader."""
 
+import gzip
 import importlib
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +21,7 @@ from huggingface_hub.utils import get_session, hf_raise_for_status
 
 from dpo_core.contract.errors import DataError, PairlineError, RemoteError
 from dpo_core.contract.refs import ResolvedSource
+from dpo_core.data.deep_json import TOO_DEEP
 from dpo_core.data.hub_rows import _check_own_files, _in_words
 from dpo_core.data.sources import RowStore, load_source
 from tests.hub_server import serve
@@ -153,6 +158,68 @@ def test_a_time_that_python_does_not_know_ends_nothing(tmp_path: Path):
     assert [{**rows[number], "at": None} for number in range(2)] == [
         {**row(number), "at": None} for number in range(2)
     ]
+
+
+DEEP = {
+    "in a column that nobody reads": ("extra", "[" * 3000 + "]" * 3000, row(9)),
+    "deeper than a process bears": ("extra", "[" * 200_000 + "]" * 200_000, row(9)),
+    "in the answer": ("rejected", '{"a":' * 3000 + "1" + "}" * 3000, {"rejected": TOO_DEEP}),
+    "as a text": ("rejected", json.dumps("[" * 3000), {"rejected": "[" * 3000}),
+    "within what is followed": ("extra", "[" * 70 + "]" * 70, row(9)),
+}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "jsonl.gz"])
+@pytest.mark.parametrize(("column", "text", "expected"), DEEP.values(), ids=DEEP)
+def test_a_value_beyond_the_parsers_depth_costs_its_row_at_most(
+    column: str, text: str, expected: dict, ending: str, tmp_path: Path
+):
+    """As in a local file: the library's reader ends at some hundred brackets, and its process at some thousand."""
+    deep = json.dumps({**row(9), column: "HERE"}).replace('"HERE"', text)
+    texts = [json.dumps(row(0)), deep, json.dumps({**row(1), "note": "]" * 99})]
+    content = ("[" + ",".join(texts) + "]" if ending == "json" else "\n".join(texts) + "\n").encode()
+    files = {f"train.{ending}": gzip.compress(content) if ending.endswith("gz") else content}
+    rows = loaded(tmp_path, files)
+    assert len(rows) == 3
+    assert (rows[0]["prompt"], rows[2]["prompt"]) == ("p 0", "p 1")
+    assert {name: rows[1][name] for name in expected} == expected
+
+
+@pytest.mark.integration
+def test_a_mixture_with_such_a_row_goes_on_without_it(tmp_path: Path):
+    deep = json.dumps({**row(9), "rejected": "HERE"}).replace('"HERE"', "[" * 3000 + "]" * 3000).encode()
+    with serve() as hub:
+        hub.add_repo("org/deep", {"train.jsonl": lines(row(0), row(1)) + deep + b"\n"}, kind="dataset")
+        script = tmp_path / "mix.py"
+        script.write_text(MIX)
+        home = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_XET": "1"}
+        told = subprocess.run(
+            [sys.executable, script, tmp_path],
+            env={**os.environ, **home, "HF_HUB_OFFLINE": "0"},
+            text=True,
+            capture_output=True,
+        )
+    assert told.stdout.splitlines()[-1:] == ["3 2 {'not_a_preference_row': 1}"], told.stderr[-3000:]
+
+
+MIX = """
+import sys
+from pathlib import Path
+from dpo_core.contract.data_jobs import FetchJob, MixJob
+from dpo_core.contract.refs import ResolvedSource
+from tests.tiny_models import make_tokenizer
+from tests.tiny_stage import run_here
+
+folder = Path(sys.argv[1])
+source = ResolvedSource(label="deep", hub_id="org/deep", content="org/deep@main")
+make_tokenizer().save_pretrained(folder / "tokenizer")
+shared = {"cache_dir": folder / "cache"}
+assert run_here(FetchJob(source=source, **shared).at(folder / "fetch")).num_rows == 3
+job = MixJob(sources=(source,), tokenizer_path=folder / "tokenizer", tokenizer_fingerprint="t", num_workers=1,
+             held_out="0", max_dropped_fraction=1.0, **shared)
+(ledger,) = run_here(job.at(folder / "mix")).per_source
+print(ledger.rows_in, ledger.kept, ledger.dropped)
+"""
 
 
 def test_values_of_several_kinds_in_a_column_are_what_the_file_holds(tmp_path: Path):
