@@ -97,6 +97,12 @@ class SourceLedger(Section):
     prompt_left_out: int = (
         0  # rows with a turn of the prompt that the chat template leaves out, wholly or in part
     )
+    prompt_passed_by: int = (
+        0  # kept rows with a prompt in a column of its own that neither conversation holds
+    )
+    prompt_passed_by_rows: tuple[int, ...] = ()  # the first of them
+    unnamed_role: int = 0  # kept rows with a turn of a role that the chat template does not name
+    unnamed_role_rows: tuple[int, ...] = ()  # the first of them
     replaced: int = 0  # kept rows with half a character, in whose place U+FFFD stands
     replaced_rows: tuple[int, ...] = ()  # the first of them
     warnings: tuple[str, ...] = ()  # what is worth a second look, in sentences
@@ -178,7 +184,7 @@ class MixResult(Result):
 class MixJob(Job[MixResult]):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
-    VERSION = 9  # results by any role behind a prompt; blank system turns; input beside a question
+    VERSION = 10  # prompts that are passed by are counted; fields that templates read by any way
     step = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location

@@ -39,9 +39,9 @@ def left_out_warning(label: str, count: int, rows: tuple[int, ...]) -> str | Non
     if not count:
         return None
     return (
-        f"{label}: the chat template leaves out a part of the answers of {count:,} pairs (rows "
-        f"{', '.join(map(str, rows[:5]))}{', ...' if count > 5 else ''}), thinking for instance; what it writes is "
-        "trained, and the evaluation asks in that context. `pairline show-rows` shows them."
+        f"{label}: the chat template leaves out a part of the answers of {count:,} pairs "
+        f"({_rows(count, rows)}), thinking for instance; what it writes is trained, and the evaluation asks in that "
+        "context. `pairline show-rows` shows them."
     )
 
 
@@ -56,13 +56,40 @@ def prompt_left_out_warning(label: str, count: int) -> str | None:
     )
 
 
+def passed_by_warning(label: str, count: int, rows: tuple[int, ...]) -> str | None:
+    """Return what it means that a prompt beside whole conversations is in neither of them, None if there are none."""
+    if not count:
+        return None
+    return (
+        f"{label}: in {count:,} pairs ({_rows(count, rows)}) the column of the prompt says what chosen and rejected do not, "
+        "which are whole conversations and are taken as they are; it is passed by. If it belongs before them, write it "
+        "into both, or leave the answers alone there; if it does not, remove it. `pairline show-rows` shows what is trained."
+    )
+
+
+def unnamed_role_warning(label: str, count: int, rows: tuple[int, ...]) -> str | None:
+    """Return what it means that a chat template names the role of tools' results, and not that of some turns; None if
+    there are none."""
+    if not count:
+        return None
+    return (
+        f"{label}: {count:,} pairs ({_rows(count, rows)}) have turns of a role that the chat template does not name "
+        "(environment, for instance), though it names `tool`, and it writes them under a header that the model need not "
+        "know. If they are results of tools, call the role `tool`. `pairline show-rows` shows them."
+    )
+
+
+def _rows(count: int, rows: tuple[int, ...]) -> str:
+    return f"rows {', '.join(map(str, rows[:5]))}{', ...' if count > 5 else ''}"
+
+
 def replaced_warning(label: str, count: int, rows: tuple[int, ...]) -> str | None:
     """Return what it means that halves of characters were replaced in some pairs, None if there are none."""
     if not count:
         return None
     return (
-        f"{label}: {count:,} pairs hold half a character (\\ud83d alone, as where a text was cut within an emoji; rows "
-        f"{', '.join(map(str, rows[:5]))}{', ...' if count > 5 else ''}), which no tokenizer takes; \ufffd stands in its "
+        f"{label}: {count:,} pairs hold half a character (\\ud83d alone, as where a text was cut within an emoji; "
+        f"{_rows(count, rows)}), which no tokenizer takes; \ufffd stands in its "
         "place, also where it is trained. Repair these rows, or take them out."
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from dpo_core.contract.errors import CheckpointError
 from dpo_core.data import template_clock, turn_forms
-from dpo_core.data.messages import NOTHING_ELSE, OTHER_ROLES
+from dpo_core.data.messages import NOTHING_ELSE, OTHER_ROLES, PLAIN_ROLES
 from dpo_core.data.render_limits import (
     LIMITS,
     SHORT_CHARACTERS,
@@ -79,6 +79,7 @@ class Renderer:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", day: date | None = None) -> None:
         self.tokenizer, self.limits = tokenizer, RenderLimits()
+        self._named_roles: dict[str, bool] = {}
         text = template_text(tokenizer)
         self.clock = template_clock.clock(text, day)
         self.renders_tools = "tools" in text
@@ -112,15 +113,23 @@ class Renderer:
     @cached_property
     def message_fields(self) -> frozenset[str]:
         """What the template reads of a message, and ``role=word`` for words of a result's role that it knows."""
-        text, tokens = template_text(self.tokenizer), self.tokenizer.get_added_vocab()
-        known = {
-            word for word in OTHER_ROLES if re.search(rf"['\"]{word}['\"]", text) or f"<|{word}|>" in tokens
-        }
         try:
             read = message_fields(_environment().parse(self.tokenizer.get_chat_template()))
-            return read | {f"role={word}" for word in known}
+            return read | {f"role={word}" for word in OTHER_ROLES if self._names_role(word)}
         except Exception:  # no template, or one that renders nothing either, of which each row says why
             return NOTHING_ELSE
+
+    def leaves_unnamed(self, turns: list[dict]) -> bool:
+        """Return whether a turn has a role that the template does not name, though it names that of tools' results."""
+        roles = {turn["role"] for turn in turns} - PLAIN_ROLES
+        return bool(roles) and self._names_role("tool") and not all(map(self._names_role, roles))
+
+    def _names_role(self, word: str) -> bool:
+        """Whether the template's text quotes a role's word, or the tokenizer has a token of it."""
+        if word not in self._named_roles:
+            quoted = re.search(rf"['\"]{re.escape(word)}['\"]", template_text(self.tokenizer)) is not None
+            self._named_roles[word] = quoted or f"<|{word}|>" in self.tokenizer.get_added_vocab()
+        return self._named_roles[word]
 
     @cached_property
     def _names(self) -> dict:

@@ -25,6 +25,7 @@ from dpo_core.data.prompt_beside import (
     explicit_prompt,
     first_of,
     hh_turns,
+    is_passed_by,
     messages_of,
     text_of,
     turns_before,
@@ -57,6 +58,7 @@ OUR_COLUMNS = (
     "ranks",
 )
 
+HOLD_PROMPT = ("messages", "hh_rlhf")  # formats whose sides may be whole conversations
 MEDIA_COLUMNS = frozenset({"images", "image", "videos", "video", "audios", "audio"})
 _SAID_COLUMNS = (*PROMPT_COLUMNS, *CONVERSATION_COLUMNS, "chosen", "rejected")
 # By these names a row is recognised without a column map; no other column is looked at.
@@ -123,6 +125,7 @@ def to_pair(row: Any, fields: frozenset[str] = NOTHING_ELSE) -> tuple[FormatName
         tools=tools,
         constraints=constraints,
         template_kwargs=arguments,
+        prompt_passed_by=name in HOLD_PROMPT and is_passed_by(row, prompt, fields),
     )
     return name, whole_pair(pair)
 
@@ -183,9 +186,8 @@ def _from_messages(
     if _holds_prompt(chosen) and _holds_prompt(rejected) and not _goes_on(row, chosen, rejected, fields):
         if earlier := turns_before(row, chosen, rejected, fields):
             return "prompt_messages", behind(earlier, chosen), behind(earlier, rejected)
-        before = messages_of(first_of(row, PROMPT_COLUMNS), None, fields)
-        system = leading_system(before or ())
-        if before and before[-1]["role"] == "system":
+        before, system = _system_before(row, fields)
+        if before and all(turn["role"] == "system" for turn in before):
             return "prompt_messages", with_system(system, chosen), with_system(system, rejected)
         chosen, rejected = with_system(system, chosen), with_system(system, rejected)
         return "messages", chosen, rejected
@@ -204,7 +206,7 @@ def _from_texts(
         raise RowDropped("not_a_preference_row", "an answer is neither text nor messages")
     chosen_turns, rejected_turns = hh_turns(chosen), hh_turns(rejected)
     if chosen_turns and rejected_turns and chosen_turns[0]["role"] == rejected_turns[0]["role"] == "user":
-        earlier = turns_before(row, chosen_turns, rejected_turns, fields)
+        earlier = turns_before(row, chosen_turns, rejected_turns, fields) or _system_before(row, fields)[1]
         return "hh_rlhf", [*earlier, *chosen_turns], [*earlier, *rejected_turns]
     name, prompt = explicit_prompt(row, fields)
     if prompt is None:
@@ -215,6 +217,15 @@ def _from_texts(
         [*prompt, {"role": "assistant", "content": answer}] for answer in (chosen, rejected)
     )
     return name, with_chosen, with_rejected
+
+
+def _system_before(row: dict, fields: frozenset[str]) -> tuple[list[dict] | None, list[dict]]:
+    """The turns of the prompt's column, None where it holds none, and the system's of them."""
+    try:
+        before = messages_of(first_of(row, PROMPT_COLUMNS), None, fields)
+        return before, leading_system(before or ())
+    except RowDropped:  # of a column that the row does without; it is told of as passed by
+        return None, []
 
 
 def _holds_prompt(turns: list[dict]) -> bool:

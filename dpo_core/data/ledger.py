@@ -14,10 +14,13 @@ from dpo_core.contract.row_warnings import (
     all_of,
     amount_warning,
     left_out_warning,
+    passed_by_warning,
     prompt_left_out_warning,
     replaced_warning,
     truncation_warning,
+    unnamed_role_warning,
 )
+from dpo_core.data.pairs import RowMarks
 
 MAX_OFFENDERS, MAX_DETAILS = 20, 3
 
@@ -31,12 +34,8 @@ class SourceTally:
     notes: tuple[str, ...] = ()  # warnings of the whole mixture and of the source's files
     formats: Counter[str] = field(default_factory=Counter)
     kept: int = 0
-    truncated: int = 0
-    left_out_in_part: int = 0
-    left_out_rows: list[int] = field(default_factory=list)
-    prompt_left_out: int = 0
-    replaced: int = 0
-    replaced_rows: list[int] = field(default_factory=list)
+    marked: Counter[str] = field(default_factory=Counter)  # kept rows by ``RowMarks``
+    marked_rows: dict[str, list[int]] = field(default_factory=dict)  # the first of them
     dropped: Counter[str] = field(default_factory=Counter)
     offenders: dict[str, list[int]] = field(default_factory=dict)
     details: dict[str, list[str]] = field(default_factory=dict)
@@ -57,17 +56,12 @@ class SourceTally:
             self.formats[name] += count
         self.extra_pairs += int(times[facts.column("number").to_numpy() > 0].sum())
         is_kept = reasons.is_null().to_numpy(zero_copy_only=False)
-        truncated = facts.column("truncated").to_numpy(zero_copy_only=False)
         self.kept += int(times[is_kept].sum())
-        self.truncated += int(times[is_kept & truncated].sum())
-        left_out = facts.column("left_out").to_numpy(zero_copy_only=False)
-        self.left_out_in_part += int(times[is_kept & left_out].sum())
-        _note(self.left_out_rows, facts.column("row").to_numpy()[is_kept & left_out].tolist())
-        prompt_left_out = facts.column("prompt_left_out").to_numpy(zero_copy_only=False)
-        self.prompt_left_out += int(times[is_kept & prompt_left_out].sum())
-        replaced = facts.column("replaced").to_numpy(zero_copy_only=False)
-        self.replaced += int(times[is_kept & replaced].sum())
-        _note(self.replaced_rows, facts.column("row").to_numpy()[is_kept & replaced].tolist())
+        rows = facts.column("row").to_numpy()
+        for name in RowMarks._fields:
+            is_marked = is_kept & facts.column(name).to_numpy(zero_copy_only=False)
+            self.marked[name] += int(times[is_marked].sum())
+            _note(self.marked_rows.setdefault(name, []), rows[is_marked].tolist())
         dropped = facts.filter(pa.array(~is_kept))
         for reason, row, detail, count in zip(
             dropped.column("reason").to_pylist(),
@@ -87,18 +81,15 @@ class SourceTally:
     ) -> None:
         """Count kept rows that a check of quality found, int64 [n], each selected ``times`` times.
 
-        They are dropped where ``marks`` tell which are truncated, of which a part was left out, of answer or prompt, and
-        in which a half of a character was replaced, bool [n].
+        They are dropped where ``marks`` tell their ``RowMarks``, bool [n] each.
         """
         count = int(times.sum())
         if marks is None:
             self.counted[reason] += count
             return
         self.kept -= count
-        self.truncated -= int(times[marks[0]].sum())
-        self.left_out_in_part -= int(times[marks[1]].sum())
-        self.prompt_left_out -= int(times[marks[2]].sum())
-        self.replaced -= int(times[marks[3]].sum())
+        for name, is_marked in zip(RowMarks._fields, marks, strict=True):
+            self.marked[name] -= int(times[is_marked].sum())
         self.dropped[reason] += count
         self.offenders[reason] = rows[:MAX_OFFENDERS].tolist()
 
@@ -112,16 +103,21 @@ class SourceTally:
         """Rows counted so far, repetitions included."""
         return self.kept + self.dropped.total()
 
+    def _marked(self, name: str) -> tuple[int, tuple[int, ...]]:
+        return self.marked[name], tuple(self.marked_rows.get(name, ()))
+
     def _warnings(self) -> tuple[str, ...]:
         label = self.source.label
         return tuple(
             all_of(
                 *self.notes,
                 amount_warning(label, self.source.amount, self.available_rows),
-                truncation_warning(label, self.truncated / max(1, self.kept)),
-                left_out_warning(label, self.left_out_in_part, tuple(self.left_out_rows)),
-                prompt_left_out_warning(label, self.prompt_left_out),
-                replaced_warning(label, self.replaced, tuple(self.replaced_rows)),
+                truncation_warning(label, self.marked["truncated"] / max(1, self.kept)),
+                left_out_warning(label, *self._marked("left_out")),
+                prompt_left_out_warning(label, self.marked["prompt_left_out"]),
+                passed_by_warning(label, *self._marked("prompt_passed_by")),
+                unnamed_role_warning(label, *self._marked("unnamed_role")),
+                replaced_warning(label, *self._marked("replaced")),
             )
         )
 
@@ -136,14 +132,18 @@ class SourceTally:
             available_rows=self.available_rows,
             rows_in=counted,
             kept=self.kept,
-            truncated=self.truncated,
+            truncated=self.marked["truncated"],
             dropped=dict(self.dropped.most_common()),
             offenders={reason: tuple(rows) for reason, rows in self.offenders.items()},
-            left_out_in_part=self.left_out_in_part,
-            left_out_rows=tuple(self.left_out_rows),
-            prompt_left_out=self.prompt_left_out,
-            replaced=self.replaced,
-            replaced_rows=tuple(self.replaced_rows),
+            left_out_in_part=self.marked["left_out"],
+            left_out_rows=self._marked("left_out")[1],
+            prompt_left_out=self.marked["prompt_left_out"],
+            prompt_passed_by=self.marked["prompt_passed_by"],
+            prompt_passed_by_rows=self._marked("prompt_passed_by")[1],
+            unnamed_role=self.marked["unnamed_role"],
+            unnamed_role_rows=self._marked("unnamed_role")[1],
+            replaced=self.marked["replaced"],
+            replaced_rows=self._marked("replaced")[1],
             warnings=self._warnings(),
             details={reason: tuple(said) for reason, said in self.details.items() if said},
             longer_chosen=self.longer[0],

@@ -55,8 +55,8 @@ def is_all_there(turn: dict, rendered: str) -> bool:
     texts = [turn["content"]] if len(turn) == 2 else list(said_by(turn))
     if all(text.strip() in rendered for text in texts):
         return True
-    bare = _bare(rendered)
-    return all(_bare(text) in bare for text in texts)
+    there = bare(rendered)
+    return all(bare(text) in there for text in texts)
 
 
 def left_out(turn: dict, rendered: str, frame: str) -> LeftOut:
@@ -64,12 +64,13 @@ def left_out(turn: dict, rendered: str, frame: str) -> LeftOut:
 
     Letters are counted, so that escapes and other orders are no loss.
     """
-    there = Counter(_bare(rendered)) - Counter(_bare(frame))
-    said = Counter("".join(map(_bare, said_by(turn))))
+    there = Counter(bare(rendered)) - Counter(bare(frame))
+    said = Counter("".join(map(bare, said_by(turn))))
     if not said - there:
         return "nothing"
     return "part" if there else "all"
 
 
-def _bare(text: str) -> str:
-    return "".join(text.split()).casefold()  # some templates write in capitals
+def bare(text: str) -> str:
+    """Return a text without blanks, in small letters: some templates write in capitals."""
+    return "".join(text.split()).casefold()

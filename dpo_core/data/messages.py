@@ -35,7 +35,7 @@ ROLES = {
 # Words for the role of a result that some templates, or the tokens that they write by a turn's role, know (Llama 3.1, GLM 4,
 # Phi 4): ``fields`` holds ``role=ipython`` then, and the turn keeps it.
 OTHER_ROLES = ("ipython", "observation", "tool_response")
-_PLAIN_ROLES = frozenset({"user", "assistant", "system", "tool"})  # those that are already in our spelling
+PLAIN_ROLES = frozenset({"user", "assistant", "system", "tool"})  # those that are already in our spelling
 ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
 # What many templates read beyond role, content and tool_calls. Said by the assistant, and so part of an answer:
 SPOKEN_KEYS = ("reasoning_content", "reasoning", "thinking", "tool_plan", "function_calls")
@@ -52,6 +52,7 @@ MEDIA = ("image", "audio", "video", "input_image", "input_audio")  # types of pa
 NOTHING_ELSE: frozenset[str] = (
     frozenset()
 )  # fields that the template at hand reads, too (``template_fields``)
+EVERY = "*"  # among ``fields``: it may read any field of a turn
 WRAPPERS = ("messages", "conversations")  # {"messages": [...], "system": ...}
 _BROUGHT_INTO_OURS = frozenset({*ROLE_KEYS, *CONTENT_KEYS, "tool_calls", "function_call", *KEPT_KEYS})
 
@@ -144,7 +145,7 @@ def _kept(raw: dict, fields: frozenset[str]) -> dict:
         for key in KEPT_KEYS
         if type(value := raw.get(key)) in (str, int, float) or (isinstance(value, dict | list) and value)
     }
-    others = sorted((fields & raw.keys()) - _BROUGHT_INTO_OURS)
+    others = sorted((raw.keys() if EVERY in fields else fields & raw.keys()) - _BROUGHT_INTO_OURS)
     return kept | {key: without_nulls(raw[key]) for key in others if raw[key] not in (None, "", [], {})}
 
 
@@ -155,7 +156,7 @@ def _plain(raw: Any) -> dict | None:
     role, content = raw.get("role"), raw.get("content")
     return (
         {"role": role, "content": content}
-        if type(content) is type(role) is str and role in _PLAIN_ROLES
+        if type(content) is type(role) is str and role in PLAIN_ROLES
         else None
     )
 

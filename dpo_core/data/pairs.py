@@ -1,6 +1,7 @@
 """The values that flow from rows to batches. Shapes: T tokens of one sequence."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,8 @@ class PreferencePair:
     ``prompt`` is the conversation before the last assistant turn; ``chosen`` and ``rejected`` are whole conversations,
     prompt included. A message is ``{"role": ..., "content": ..., ...}``. ``constraints`` are the verifiable
     instructions of the prompt (``dpo_core.data.checkers``), empty where the row has none. ``template_kwargs`` are further
-    variables for the chat template. ``has_replaced`` tells whether halves of characters were replaced.
+    variables for the chat template. ``has_replaced`` tells whether halves of characters were replaced,
+    ``prompt_passed_by`` whether a prompt beside whole conversations says what they do not.
     """
 
     prompt: list[dict]
@@ -22,6 +24,7 @@ class PreferencePair:
     constraints: tuple[dict, ...] = ()
     template_kwargs: dict = field(default_factory=dict)
     has_replaced: bool = False
+    prompt_passed_by: bool = False
 
 
 def readable_prompt(pair: PreferencePair) -> str:
@@ -32,6 +35,17 @@ def readable_prompt(pair: PreferencePair) -> str:
         if users
         else next((turn["content"] for turn in reversed(pair.prompt) if turn["content"]), "")
     )
+
+
+class RowMarks(NamedTuple):
+    """What is counted of kept rows, each in a column of the pool: see ``SourceLedger``."""
+
+    truncated: bool = False
+    left_out: bool = False
+    prompt_left_out: bool = False
+    replaced: bool = False
+    prompt_passed_by: bool = False
+    unnamed_role: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from dpo_core.data.half_characters import whole
 from dpo_core.data.messages import beyond_text
 from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pair_numbers import NO_MARGIN, NO_WEIGHT, pair_numbers
-from dpo_core.data.pairs import PreferencePair, TokenizedPair
+from dpo_core.data.pairs import PreferencePair, RowMarks, TokenizedPair
 from dpo_core.data.ranked_answers import RankedAnswers
 from dpo_core.data.sources import RowStore
 from dpo_core.data.tokenize import PairTokenizer, TokenizedSide
@@ -42,10 +42,7 @@ POOL_SCHEMA = pa.schema(
         ("format", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
-        ("truncated", pa.bool_()),
-        ("left_out", pa.bool_()),
-        ("prompt_left_out", pa.bool_()),
-        ("replaced", pa.bool_()),
+        *((name, pa.bool_()) for name in RowMarks._fields),
         ("prompt_key", pa.string()),
         ("row_key", pa.string()),
         ("prefix_length", pa.int32()),
@@ -82,10 +79,7 @@ class _Outcome:
     format: FormatName = "unrecognised"
     reason: DropReason | None = None
     detail: str = ""
-    truncated: bool = False
-    left_out: bool = False
-    prompt_left_out: bool = False
-    replaced: bool = False  # halves of characters
+    marks: RowMarks = field(default_factory=RowMarks)
     prompt_key: str = ""
     pair: TokenizedPair | None = None
     weight: float = NO_WEIGHT
@@ -181,12 +175,20 @@ class PoolMaker:
             if isinstance(result, RowDropped):
                 outcome.drop(result)
             else:
-                outcome.truncated = any(side.truncated for side in result)
-                outcome.left_out = any(side.left_out for side in result)
-                outcome.prompt_left_out = any(side.prompt_left_out for side in result)
-                outcome.replaced = pair.has_replaced
+                outcome.marks = self._marks(pair, result)
                 outcome.pair, outcome.said = _tokenized_pair(*result), pair
         return self.part(chunk, outcomes)
+
+    def _marks(self, pair: PreferencePair, sides: tuple[TokenizedSide, TokenizedSide]) -> RowMarks:
+        prompt_left_out = any(side.prompt_left_out for side in sides)
+        return RowMarks(
+            truncated=any(side.truncated for side in sides),
+            left_out=any(side.left_out for side in sides),
+            prompt_left_out=prompt_left_out,
+            replaced=pair.has_replaced,
+            prompt_passed_by=pair.prompt_passed_by,
+            unnamed_role=not prompt_left_out and self.pair_tokenizer.renderer.leaves_unnamed(pair.prompt),
+        )
 
     def part(self, chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
         """Make the part of a chunk's rows as they turned out."""
@@ -211,10 +213,7 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
             pa.array([o.format for o in outcomes], pa.string()),
             pa.array([o.reason for o in outcomes], pa.string()),
             pa.array([whole(o.detail) for o in outcomes], pa.string()),
-            pa.array([o.truncated for o in outcomes], pa.bool_()),
-            pa.array([o.left_out for o in outcomes], pa.bool_()),
-            pa.array([o.prompt_left_out for o in outcomes], pa.bool_()),
-            pa.array([o.replaced for o in outcomes], pa.bool_()),
+            *(pa.array([o.marks[i] for o in outcomes], pa.bool_()) for i in range(len(RowMarks._fields))),
             pa.array([o.prompt_key for o in outcomes], pa.string()),
             pa.array([p.row_key if p else "" for p in pairs], pa.string()),
             pa.array(

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from dpo_core.data.examine import EXAMINED_SCHEMA
 from dpo_core.data.pair_file import ROWS_SCHEMA, ArrowRows
-from dpo_core.data.pairs import TokenizedPair
+from dpo_core.data.pairs import RowMarks, TokenizedPair
 from dpo_core.data.pool import BYTES_PER_TOKEN, KEY_BYTES, POOL_SCHEMA, PoolPart
 
 FACTS_FILE, TOKENS_FILE, EXAMINED_FILE = "pool.arrow", "pool.tokens", "pool.examined.arrow"
@@ -105,9 +105,8 @@ class PoolReader:
             first += batch.num_rows
 
     def marks(self) -> tuple[np.ndarray, ...]:
-        """Return whether a side of the row was cut, a part of an answer left out, a part of the prompt, a half of a
-        character replaced, bool [N] each."""
-        return tuple(map(self._facts.column, ("truncated", "left_out", "prompt_left_out", "replaced")))
+        """Return the ``RowMarks`` of the rows, bool [N] each."""
+        return tuple(map(self._facts.column, RowMarks._fields))
 
     def leave_out(self, places: np.ndarray) -> None:
         """Keep the rows at ``places`` no longer."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from dpo_core.contract.drops import FormatName, RowDropped
 from dpo_core.data.json_text import from_json_text
+from dpo_core.data.left_out import bare, said_by
 from dpo_core.data.messages import ROLE_KEYS, message_list, same_turn, same_turns, wrapper
 from dpo_core.data.system_prompt import leading_system, system_beside, with_system, without_system
 
@@ -101,6 +102,26 @@ def _may_have_turns(row: dict) -> bool:
         return True
     raw = first_of(row, PROMPT_COLUMNS)
     return raw is not None and (not isinstance(raw, str) or raw.lstrip().startswith(("[", "{", "Human:")))
+
+
+def is_passed_by(row: dict, context: list[dict], fields: frozenset[str]) -> bool:
+    """Return whether a prompt in a column of its own says something that is not in ``context``: all that stands before the
+    answers of a row whose sides are whole conversations. A last answer that the column has beside the two is no prompt.
+    """
+    raw = first_of(row, PROMPT_COLUMNS)
+    if isinstance(raw, str) and "history" not in row and any(raw in turn["content"] for turn in context):
+        return False  # nearly all: the user's text
+    try:
+        name, prompt = explicit_prompt(row, fields)
+        turns = [*_earlier_turns(row.get("history"), fields), *(prompt or ())]
+    except RowDropped:  # it is not even read
+        return True
+    if name == "sharegpt" and turns and turns[-1]["role"] == "assistant":
+        turns = turns[:-1]
+    if not turns or all(turn in context for turn in turns):
+        return False
+    there = "".join(bare(text) for turn in context for text in said_by(turn))
+    return any(bare(text) not in there for turn in turns for text in said_by(turn))
 
 
 def behind(earlier: list[dict], turns: list[dict]) -> list[dict]:

@@ -71,7 +71,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "seed": 3,
             "cache_dir": "/s/cache",
         },
-        "4626fb42d6ece30f9ad8af0110d31e79a26d666938bec838a2dda309d9d6fbae",
+        "3fb5419490421602d5a5fdf62aa97f343719da95f2fef1ecf20a88c2fff6bf44",
     ),
     "reference": (
         ReferenceJob,

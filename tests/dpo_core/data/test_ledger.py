@@ -28,6 +28,8 @@ def _add(tally, *rows):
             "left_out": pa.array([number % 3 == 0 for number in numbers], pa.bool_()),
             "prompt_left_out": pa.array([number % 2 == 0 for number in numbers], pa.bool_()),
             "replaced": pa.array([number % 5 == 0 for number in numbers], pa.bool_()),
+            "prompt_passed_by": pa.array([number % 4 == 0 for number in numbers], pa.bool_()),
+            "unnamed_role": pa.array([number % 2 == 1 for number in numbers], pa.bool_()),
             "detail": pa.array([(reason or "").upper() for reason in reasons], pa.string()),
         }
     )
@@ -59,6 +61,8 @@ def test_rows_in_is_kept_plus_dropped_with_repetitions():
     assert ledger.format == {"messages": 5, "unrecognised": 1}
     assert (ledger.left_out_in_part, ledger.left_out_rows, ledger.prompt_left_out) == (3, (0,), 3)
     assert (ledger.replaced, ledger.replaced_rows) == (3, (0,))
+    assert (ledger.prompt_passed_by, ledger.prompt_passed_by_rows) == (3, (0,))
+    assert (ledger.unnamed_role, ledger.unnamed_role_rows) == (0, ())
     assert ledger.details == {
         "empty_answer": ("EMPTY_ANSWER",),
         "not_a_preference_row": ("NOT_A_PREFERENCE_ROW",),
@@ -87,12 +91,12 @@ def test_counting_by_parts_is_counting_row_by_row(fates, rows_per_part):
         _add(by_row, row)
     assert by_part == by_row
     assert by_part.kept == sum(times for _, times, _, reason, _ in rows if reason is None)
-    assert by_part.truncated == sum(
+    assert by_part.marked["truncated"] == sum(
         times for _, times, _, reason, truncated in rows if reason is None and truncated
     )
     left_out = [(number, times) for number, times, _, reason, _ in rows if reason is None and number % 3 == 0]
-    assert by_part.left_out_in_part == sum(times for _, times in left_out)
-    assert by_part.left_out_rows == [number for number, _ in left_out][:MAX_OFFENDERS]
+    assert by_part.marked["left_out"] == sum(times for _, times in left_out)
+    assert by_part.marked_rows["left_out"] == [number for number, _ in left_out][:MAX_OFFENDERS]
     for reason, offenders in by_part.offenders.items():
         assert offenders == [number for number, *_, found, _ in rows if found == reason][:MAX_OFFENDERS]
 

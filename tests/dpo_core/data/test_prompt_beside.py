@@ -49,6 +49,76 @@ def test_another_conversation_is_none_that_goes_before():
     assert to_pair({"prompt": [A, B], **LAST})[1].prompt == [C]
 
 
+def hh(*turns: dict) -> str:
+    names = {"user": "Human", "assistant": "Assistant"}
+    return "".join(f"\n\n{names[turn['role']]}: {turn['content']}" for turn in turns)
+
+
+WHOLE = {side: [A, B, *turns] for side, turns in LAST.items()}
+IN_HH = {side: hh(*turns) for side, turns in WHOLE.items()}
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"function": {"name": "f", "arguments": {"x": "Oslo"}}}],
+}
+PASSED_BY = {
+    "another text": {"prompt": "D"},
+    "a text with more around it": {"prompt": "Examples. C"},
+    "another question": {"question": "D"},
+    "another turn": {"prompt": [user("D")]},
+    "an answer of its own before": {"prompt": [A, {**B, "content": "b2"}, C]},
+    "an earlier exchange": {"prompt": [user("X"), {**B, "content": "Y"}]},
+    "a call": {"prompt": [A, CALL, C]},
+    "turns in hh-rlhf's form": {"prompt": "\n\nHuman: D\n\nAssistant:"},
+    "another conversation": {"conversations": [{"from": "human", "value": "D"}]},
+    "another system turn before another question": {"prompt": [SYSTEM, user("D"), SYSTEM]},
+    "a history": {"history": [["D", "E"]]},
+    "a history beside the prompt": {"prompt": "C", "history": [["D", "E"]]},
+    "a message without a role": {"prompt": [{"text": "D"}]},
+    "a picture": {"prompt": [{"role": "user", "content": [{"type": "image"}]}]},
+    "a picture among messages": {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+}
+HELD = {
+    "none": {},
+    "nothing in it": {"prompt": None, "question": "", "history": []},
+    "the first question": {"prompt": "A"},
+    "the last question": {"prompt": "C"},
+    "its words with other blanks": {"prompt": " c\n"},
+    "the turns": {"prompt": [A, B, C]},
+    "the last turn": {"prompt": [C]},
+    "turns in hh-rlhf's form": {"prompt": hh(A, B, C) + "\n\nAssistant:"},
+    "all texts as one": {"prompt": "A\n\nB\n\nC"},
+    "a number": {"prompt": 7},
+    "the conversation with one of the answers": {"messages": [A, B, C, BAD]},
+    "the conversation with a third answer": {"conversations": [A, B, C, {**BAD, "content": "Maybe."}]},
+    "the history": {"prompt": "C", "history": [["A", "B"]]},
+    "the system prompt": {"prompt": [SYSTEM]},
+}
+
+
+@pytest.mark.parametrize("sides", [WHOLE, IN_HH], ids=["messages", "hh_rlhf"])
+@pytest.mark.parametrize("beside", PASSED_BY.values(), ids=PASSED_BY)
+def test_a_prompt_beside_whole_conversations_that_neither_holds_is_told_of(beside, sides):
+    made = to_pair({**sides, **beside})[1]
+    assert made.prompt[-3:] == [A, B, C]
+    assert made.prompt_passed_by
+
+
+@pytest.mark.parametrize("sides", [WHOLE, IN_HH], ids=["messages", "hh_rlhf"])
+@pytest.mark.parametrize("beside", HELD.values(), ids=HELD)
+def test_a_prompt_that_the_conversations_hold_is_no_news(beside, sides):
+    assert not to_pair({**sides, **beside})[1].prompt_passed_by
+
+
+def test_a_prompt_that_stands_before_the_answers_is_not_passed_by():
+    for row in (TEXTS, {**LAST, "prompt": [A, B, C]}, {"prompt": "C", "chosen": [GOOD], "rejected": [BAD]}):
+        assert not to_pair(row)[1].prompt_passed_by
+    for sides in (WHOLE, IN_HH):
+        assert to_pair({**sides, "prompt": [SYSTEM]})[1].prompt == [SYSTEM, A, B, C]
+    system_and_more = {"prompt": "Be brief. C", "system": "Be brief.", **LAST}
+    assert not to_pair(system_and_more)[1].prompt_passed_by
+
+
 @pytest.mark.parametrize("prompt", ["C", [C], [SYSTEM, C]])
 @pytest.mark.parametrize("history", [[["A", "B"]], [A, B], json.dumps([["A", "B"]]), json.dumps([A, B])])
 def test_a_history_stands_before_a_prompt_of_either_form(prompt, history):

@@ -93,6 +93,16 @@ WITHOUT_END = CHATML.replace("<|im_end|>", "")
 WORDS_AT_THE_END = CHATML.replace("<|im_end|>", " [DONE]")
 LONG = "the sea and the sky " * 10
 R1 = CHATML.replace("message['content'] }}", "message['content'].split('</think>')[-1] }}")
+SIDES = ("chosen", "rejected")
+USER, RESULT = {"role": "user", "content": "Hi?"}, {"role": "environment", "content": "rain"}
+KNOWS_TOOL = CHATML.replace(
+    "{{ message['role'] }}",
+    "{% if message['role'] == 'tool' %}ipython{% else %}{{ message['role'] }}{% endif %}",
+)
+WRITES_TOOL = CHATML.replace(
+    "{{ message['content'] }}",
+    "{% if message['role'] in ['user', 'assistant', 'tool'] %}{{ message['content'] }}{% endif %}",
+)
 SAID = {
     "no end mark": ({"template": WITHOUT_END}, [row(0)], r"closes an answer with no special token, so"),
     "words for an end mark": (
@@ -114,6 +124,21 @@ SAID = {
         {"file": "set/train-00001-of-00002.jsonl"},
         [row(0)],
         r"rows: of its shards train-00000-of-00002 is missing\.",
+    ),
+    "a prompt that is in neither side": (
+        {},
+        [row(0), *(row(i) | {s: [USER, {"role": "assistant", "content": s}] for s in SIDES} for i in (1, 2))],
+        r"in 2 pairs \(rows 1, 2\) the column of the prompt says what chosen and rejected do not",
+    ),
+    "results of a role that the template does not name": (
+        {"template": KNOWS_TOOL},
+        [row(0), *({**row(i), "prompt": [USER, RESULT]} for i in (1, 2))],
+        r"2 pairs \(rows 1, 2\) have turns of a role that the chat template does not name \(environment",
+    ),
+    "results of a role that the template leaves out": (
+        {"template": WRITES_TOOL},
+        [row(0), {**row(1), "prompt": [USER, RESULT]}],
+        r"leaves out a turn of the prompt, or a part of one, in 1 pairs",
     ),
     "thinking left out": (
         {"template": R1},
