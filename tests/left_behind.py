@@ -2,7 +2,9 @@
 
 All temporary files of a run lie in one folder, all its processes have its name in their environment. At the end processes,
 containers and mounts that are still there are told, and make the run fail. A watcher, a process apart, ends them and removes
-the folder; it also does so for a run that was interrupted or killed. PAIRLINE_KEEP_TEMPORARY=1 keeps the folder.
+the folder; it also does so for a run that was interrupted or killed. What a watcher could not end, as the engine had ended
+before it, the next run's does: a container that restarts would take its share of every later run's time.
+PAIRLINE_KEEP_TEMPORARY=1 keeps the folder.
 """
 
 import contextlib
@@ -21,10 +23,16 @@ from pathlib import Path
 import pytest
 
 MARK = "RUN_OF_TESTS"  # without a prefix that tests filter
-KEEP = "PAIRLINE_KEEP_TEMPORARY"
+KEEP, KEPT = "PAIRLINE_KEEP_TEMPORARY", "kept"  # the variable, and a file that says so to later runs
 MEMORY = Path("/dev/shm")
-SECONDS_TO_END = 20.0  # what was asked to end may take a while on a busy machine
+PROJECT = "com.docker.compose.project"  # a label of all that compose makes
+FOLDERS, PREFIX = Path("/tmp"), "pairline-tests-"
+SECONDS_TO_BEGIN = 60.0  # from a run's folder to its watcher
+# What was asked to end may take a while on a busy machine.
+SECONDS_TO_END = float(os.environ.get("PAIRLINE_SECONDS_FOR_TESTS_TO_END", "20"))
+SECONDS_TO_SETTLE = 5.0
 SECONDS_TO_REMOVE = 900.0
+ENDED = "ended"  # what the watcher is told of a run that was not interrupted
 # Children of pytest itself, which end with it.
 OF_PYTHON = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
 
@@ -46,53 +54,55 @@ class Run:
     @classmethod
     def begin(cls) -> "Run":
         """Mark this process's environment. Others may enter the folder: PostgreSQL's user works in it."""
-        folder = Path(tempfile.mkdtemp(prefix="pairline-tests-", dir="/tmp"))
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=FOLDERS))
         folder.chmod(0o711)
         os.environ[MARK] = os.environ["TMPDIR"] = str(folder)
         tempfile.tempdir = None
         return cls(folder)
 
+    @classmethod
+    def dead(cls) -> "list[Run]":
+        """Those that left a folder or containers, and have no watcher any more."""
+        known = {*FOLDERS.glob(f"{PREFIX}*")}
+        for container in _containers():
+            known |= {folder for source in _sources(container) for folder in source.parents}
+        watched = {command.split()[-1] for command in commands().values() if Path(__file__).name in command}
+        return [
+            cls(folder)
+            for folder in sorted(known)
+            if folder.parent == FOLDERS
+            and folder.name.startswith(PREFIX)
+            and str(folder) not in watched
+            and not (folder / KEPT).exists()
+            and _age(folder) > SECONDS_TO_BEGIN
+        ]
+
     def processes(self) -> dict[int, str]:
         """Live processes by id, with their command lines: marked ones, ones that name the folder, and all below them."""
         of_parent: dict[int, list[int]] = {}
-        commands, found = {}, set()
-        for process in Path("/proc").glob("[0-9]*"):
+        live, found = commands(), set()
+        # A server gets of its environment what it needs: of ours, where temporary files go.
+        own = {f"{name}={self.folder}".encode() for name in (MARK, "TMPDIR")}
+        for pid, command in live.items():
             with contextlib.suppress(OSError):
-                state, parent = (process / "stat").read_text().rsplit(")", 1)[1].split()[:2]
-                if state == "Z":
-                    continue
-                pid = int(process.name)
-                commands[pid] = (
-                    (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                )
-                of_parent.setdefault(int(parent), []).append(pid)
-                marks = (process / "environ").read_bytes().split(b"\0")
-                # A server gets of its environment what it needs: of ours, where temporary files go.
-                own = {f"{name}={self.folder}".encode() for name in (MARK, "TMPDIR")}
-                if own & set(marks) or f"{self.folder}/" in commands[pid]:
+                stat, marks = Path(f"/proc/{pid}/stat"), Path(f"/proc/{pid}/environ")
+                parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+                of_parent.setdefault(parent, []).append(pid)
+                if own & set(marks.read_bytes().split(b"\0")) or f"{self.folder}/" in command:
                     found.add(pid)
         below = list(found)
         while below:
             below = [child for pid in below for child in of_parent.get(pid, ()) if child not in found]
             found.update(below)
-        return {pid: commands[pid] for pid in sorted(found - _own_line())}
+        return {pid: live.get(pid, "?") for pid in sorted(found - _own_line())}
 
-    def containers(self) -> dict[str, str]:
+    def containers(self) -> list[dict]:
         """Containers on this machine's engine that a folder of the run is mounted into, and those of the same compose
-        projects: id -> name."""
-        ids = _docker("ps", "--all", "--quiet").split()
-        all_of_them = json.loads(_docker("inspect", *ids) or "[]") if ids else []
-        ours = [
-            one
-            for one in all_of_them
-            if any(mount.get("Source", "").startswith(f"{self.folder}/") for mount in one["Mounts"])
-        ]
+        projects, as the engine describes them."""
+        all_of_them = _containers()
+        ours = [one for one in all_of_them if any(self.folder in source.parents for source in _sources(one))]
         projects = {_project(one) for one in ours} - {None}
-        return {
-            one["Id"]: one["Name"].lstrip("/")
-            for one in all_of_them
-            if one in ours or _project(one) in projects
-        }
+        return [one for one in all_of_them if one in ours or _project(one) in projects]
 
     def mounts(self) -> list[str]:
         """Mount points below the folder, the innermost first."""
@@ -107,7 +117,7 @@ class Run:
                 for pid, command in self.processes().items()
                 if not any(name in command for name in OF_PYTHON)
             ),
-            *(f"container {name}" for name in self.containers().values()),
+            *(f"container {one['Name'].lstrip('/')}" for one in self.containers()),
             *(f"mount {mount}" for mount in self.mounts()),
         ]
 
@@ -122,12 +132,52 @@ class Run:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
         if containers := self.containers():
-            _docker("rm", "--force", "--volumes", *containers)
+            _docker("rm", "--force", "--volumes", *(one["Id"] for one in containers))
+        for project in {_project(one) for one in containers} - {None}:
+            for kind in ("network", "volume"):
+                made = _docker(kind, "ls", "--quiet", "--filter", f"label={PROJECT}={project}").split()
+                _docker(kind, "rm", *made)
         for mount in self.mounts():
             subprocess.run(["umount", "--lazy", mount], check=False)
         if not os.environ.get(KEEP):
-            for folder in (self.folder, MEMORY / self.folder.name):
-                shutil.rmtree(folder, ignore_errors=True)
+            self._remove()
+        elif self.folder.exists():
+            (self.folder / KEPT).touch()
+
+    def end_interrupted(self) -> None:
+        """``end``, and again if anything comes back: an engine that was asked to make a container makes the folders that are
+        mounted into it, also while it ends itself."""
+        self.end()
+        quiet_until = time.monotonic() + SECONDS_TO_SETTLE
+        deadline = time.monotonic() + SECONDS_TO_END
+        while not os.environ.get(KEEP) and time.monotonic() < min(quiet_until, deadline):
+            time.sleep(0.1)
+            if self.folder.exists():
+                self.end()
+                quiet_until = time.monotonic() + SECONDS_TO_SETTLE
+
+    def _remove(self) -> None:
+        for folder in (self.folder, MEMORY / self.folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def commands() -> dict[int, str]:
+    """Command lines of this machine's live processes, by id."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            if (process / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+                found[int(process.name)] = command
+    return found
+
+
+def _age(folder: Path) -> float:
+    """Seconds since a folder was made or changed last; one that is not there is as old as can be."""
+    try:
+        return time.time() - folder.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
 
 
 def _own_line() -> set[int]:
@@ -139,8 +189,19 @@ def _own_line() -> set[int]:
     return line
 
 
+def _containers() -> list[dict]:
+    """All containers of this machine's engine, as it describes them."""
+    ids = _docker("ps", "--all", "--quiet").split()
+    return json.loads(_docker("inspect", *ids) or "[]") if ids else []
+
+
+def _sources(container: dict) -> list[Path]:
+    """What of this machine is mounted into a container."""
+    return [Path(mount["Source"]) for mount in container["Mounts"] if mount.get("Source")]
+
+
 def _project(container: dict) -> str | None:
-    return container["Config"]["Labels"].get("com.docker.compose.project")
+    return container["Config"]["Labels"].get(PROJECT)
 
 
 def _docker(*arguments: str) -> str:
@@ -188,6 +249,7 @@ class Watched:
 
     def pytest_unconfigure(self) -> None:
         """The watcher does the rest. On a busy disk it takes minutes to remove what a run has written."""
+        self.watcher.stdin.write(ENDED.encode())
         self.watcher.stdin.close()
         self.watcher.wait(SECONDS_TO_REMOVE)
 
@@ -201,5 +263,8 @@ def pytest_configure(config: pytest.Config) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    sys.stdin.read()  # until the run has ended, however it did
-    Run(Path(sys.argv[1])).end()
+    for dead in Run.dead():
+        dead.end()
+    was_interrupted = sys.stdin.read() != ENDED  # returns when the run has ended, however it did
+    run = Run(Path(sys.argv[1]))
+    run.end_interrupted() if was_interrupted else run.end()

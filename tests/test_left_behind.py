@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.left_behind import MARK, MEMORY, Run
+from tests.left_behind import KEPT, MARK, MEMORY, PREFIX, SECONDS_TO_BEGIN, Run, commands
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
@@ -54,7 +55,8 @@ def started(folder: Path, seconds: int) -> tuple[subprocess.Popen, Run]:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name not in (MARK, "TMPDIR")},
+            env={name: value for name, value in os.environ.items() if name not in (MARK, "TMPDIR")}
+            | {"PAIRLINE_SECONDS_FOR_TESTS_TO_END": "2"},
         )
     wait_until(report.exists)
     return process, Run(Path(report.read_text()))
@@ -82,3 +84,43 @@ def test_nothing_outlives_a_run_that_is_interrupted_or_killed(tmp_path, number):
     process.send_signal(number)
     process.wait(PATIENCE_SECONDS)
     wait_until(lambda: is_gone(run))
+
+
+def test_what_is_made_once_more_after_an_interrupted_run_is_removed_as_well(tmp_path):
+    """As by an engine that ends with the run and still makes the folders of a container's mounts."""
+    process, run = started(tmp_path, seconds=300)
+    process.kill()
+    process.wait(PATIENCE_SECONDS)
+    wait_until(lambda: not run.folder.exists())
+    (run.folder / "data").mkdir(parents=True)
+    wait_until(lambda: not run.folder.exists())
+
+
+def test_what_a_run_left_whose_watcher_was_killed_too_the_next_run_ends(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    process, run = started(first, seconds=300)
+    (watcher,) = (
+        pid for pid, command in commands().items() if command.endswith(f"left_behind.py {run.folder}")
+    )
+    os.kill(watcher, signal.SIGKILL)
+    process.kill()
+    process.wait(PATIENCE_SECONDS)
+    long_ago = time.time() - 2 * SECONDS_TO_BEGIN
+    os.utime(run.folder, (long_ago, long_ago))
+    assert run.left()
+    started(second, seconds=0)[0].wait(PATIENCE_SECONDS)
+    wait_until(lambda: is_gone(run))
+
+
+def test_a_run_that_is_watched_or_has_just_begun_is_not_taken_for_dead(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.left_behind.FOLDERS", tmp_path)
+    kept, new, old = (tmp_path / f"{PREFIX}{name}" for name in ("kept", "new", "old"))
+    for folder in (kept, new, old):
+        folder.mkdir()
+    (kept / KEPT).touch()
+    long_ago = time.time() - 2 * SECONDS_TO_BEGIN
+    for folder in (kept, old):
+        os.utime(folder, (long_ago, long_ago))
+    assert [run.folder for run in Run.dead()] == [old]

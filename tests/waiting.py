@@ -7,6 +7,21 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 PATIENCE_SECONDS = 540.0  # a busy machine takes five times what an idle one does
+SHARE_OF_LOOKS, LONGEST_PAUSE = 0.1, 1.0
+
+
+class Pause:
+    """Between two looks. A look at a server or an engine costs as much there as here, and is dearest where a machine is
+    busy: what took long is asked about less often, so that looking takes a tenth of the time at most."""
+
+    def __init__(self, seconds: float = 0.05) -> None:
+        self.seconds, self._since = seconds, time.monotonic()
+
+    def __call__(self) -> None:
+        """Sleep, after a look that began when the last pause ended."""
+        took = time.monotonic() - self._since
+        time.sleep(max(self.seconds, min(took * (1 / SHARE_OF_LOOKS - 1), LONGEST_PAUSE)))
+        self._since = time.monotonic()
 
 
 def wait_until(
@@ -18,15 +33,16 @@ def wait_until(
     pause: float = 0.05,
     of: subprocess.Popen | None = None,
 ) -> Value:
-    """Wait for the first true value of ``condition``, ``pause`` seconds between looks, and return it.
+    """Wait for the first true value of ``condition``, at least ``pause`` seconds between looks, and return it.
 
     Fails after ``seconds``, or as soon as the process ``of`` has ended without it. ``tell``: what there is to say then.
     """
     deadline = time.monotonic() + seconds
+    between = Pause(pause)
     while True:
         ended = of is not None and of.poll() is not None
         if value := condition():
             return value
         assert not ended, f"Exit code {of and of.poll()} before {what}. {tell()}"
         assert time.monotonic() < deadline, f"Waited {seconds:g} s in vain for {what}. {tell()}"
-        time.sleep(pause)
+        between()

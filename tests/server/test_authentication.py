@@ -387,7 +387,7 @@ def test_an_installation_from_before_is_closed_and_its_runs_go_on(
         assert "refused" not in got.values(), got
         assert flows_of_the_attack(installation) == {FLOW, f"{FLOW}-blind"}
         known = {run.id for run in installation.runs_of("dpo-stage/manual")}
-        train = {"num_epochs": 240, "checkpoint_every": 20}  # at work still when the command has started
+        train = {"num_epochs": 100, "checkpoint_every": 20}  # at work still when the command has started
         run = installation.start("dpo-stage/manual", {"config": tiny_values(inputs, store, train=train)})
         wait_until(
             lambda: any(store.glob("train/*/checkpoints/[!.]*")),

@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tests.containers.launch.watching import containers_of
 from tests.flows.conftest import tiny_config, tiny_inputs
 from tests.hub_server import LFS_FROM_BYTES, serve
 from tests.server.test_secrets import files_with, tables_with
+from tests.waiting import Pause
 
 __all__ = ["tiny_inputs"]  # a fixture
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
@@ -35,13 +35,14 @@ def seen_settings(client: docker.DockerClient, store: Path) -> Iterator[dict[str
     over = threading.Event()
 
     def look() -> None:
+        between = Pause()
         while not over.is_set():
             with contextlib.suppress(
                 DockerException, RequestException
             ):  # gone meanwhile, or the engine is busy
                 for one in containers_of(store, client):
                     seen[one.labels["pairline.step"]] = str(client.api.inspect_container(one.id))
-            time.sleep(0.05)
+            between()
 
     looking = threading.Thread(target=look)
     looking.start()
