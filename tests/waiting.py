@@ -11,17 +11,18 @@ SHARE_OF_LOOKS, LONGEST_PAUSE = 0.1, 1.0
 
 
 class Pause:
-    """Between two looks. A look at a server or an engine costs as much there as here, and is dearest where a machine is
-    busy: what took long is asked about less often, so that looking takes a tenth of the time at most."""
+    """Between two looks. A look at a server or an engine costs as much there as here, and kept a core busy at twenty a
+    second: what takes this thread long to ask is asked less often, so that looking takes a tenth of its time at most. Of its
+    own time: a look at a file is quick on a busy machine, too, and what it looks for may not last."""
 
     def __init__(self, seconds: float = 0.05) -> None:
-        self.seconds, self._since = seconds, time.monotonic()
+        self.seconds, self._since = seconds, time.thread_time()
 
     def __call__(self) -> None:
         """Sleep, after a look that began when the last pause ended."""
-        took = time.monotonic() - self._since
+        took = time.thread_time() - self._since
         time.sleep(max(self.seconds, min(took * (1 / SHARE_OF_LOOKS - 1), LONGEST_PAUSE)))
-        self._since = time.monotonic()
+        self._since = time.thread_time()
 
 
 def wait_until(

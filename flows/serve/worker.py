@@ -8,6 +8,7 @@ installation without a worker, and the run scheduled for ever. It also ends once
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,7 +18,6 @@ from anyio import to_thread
 from anyio.abc import TaskStatus
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import get_current_settings
-from prefect.utilities.processutils import setup_signal_handlers_worker
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from dpo_core.contract.visible import one_line
@@ -98,12 +98,31 @@ def main(argv: list[str]) -> int:
         limit=given.limit,
         heartbeat_interval_seconds=int(get_current_settings().worker.heartbeat_seconds),
     )
-    setup_signal_handlers_worker(os.getpid(), "the worker", say)
     try:
-        asyncio.run(worker.start(printer=say))
+        asyncio.run(_until_stopped(worker))
     except (asyncio.CancelledError, KeyboardInterrupt):
         say(one_line(f"Worker {given.name} stopped."))
     return 0
+
+
+async def _until_stopped(worker: EnduringWorker) -> None:
+    """Work until a signal asks for the end; a second one is the end.
+
+    The event loop takes signals between callbacks. Prefect's handlers raise ``KeyboardInterrupt`` in whatever runs, of which
+    some catches everything: then the worker works on, and nothing but SIGKILL ends it.
+    """
+    received: list[int] = []
+
+    def stop(number: signal.Signals) -> None:
+        received.append(number)
+        if len(received) > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        say(f"Received {number.name}. The worker stops when its runs have ended.")
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    await worker.start(printer=say)
 
 
 if __name__ == "__main__":

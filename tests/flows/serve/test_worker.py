@@ -1,5 +1,6 @@
 """The worker outlives requests that fail: a real server behind a proxy that answers some of them with an error."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -89,3 +90,23 @@ def test_a_request_that_fails_costs_the_next_poll_and_no_run(
     finally:
         worker.terminate()
         assert worker.wait(PATIENCE_SECONDS) == 0, log.read_text()[-3000:]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_when_asked_whatever_it_is_at(client: SyncPrefectClient, tmp_path: Path, monkeypatch, number):
+    """Also while something runs that catches everything: it worked on, and nothing but SIGKILL ended it."""
+    if not any(pool.name == POOL for pool in client.read_work_pools()):
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+    monkeypatch.setenv("PREFECT_API_URL", get_current_settings().api.url)
+    log = tmp_path / "worker.log"
+    own = ["--pool", POOL, "--name", tmp_path.name, "--limit", "1"]
+    argv = [sys.executable, "-m", "tests.programs.catching_worker", *own]
+    with log.open("wb") as out:
+        worker = subprocess.Popen(argv, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+    wait_until(lambda: b"polls" in log.read_bytes(), of=worker, tell=log.read_text)
+    worker.send_signal(number)
+    try:
+        assert worker.wait(60) == 0, log.read_text()[-3000:]
+    finally:
+        worker.kill()
+    assert f"Received {number.name}" in log.read_text()
