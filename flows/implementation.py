@@ -6,16 +6,25 @@ from pathlib import Path
 from dpo_core.contract.checkpoint_files import CONFIG
 from dpo_core.contract.config import FLEX
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.float8 import check_float8
 from dpo_core.contract.olmo_core import check_olmo_core
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.tensor_parallel import check_tensor_degree
 from flows.settings.stage_config import StageConfig
-from flows.step_software import StepPython, answer_of, check_image_holds, how_to_get_it, python_of_steps
+from flows.step_software import (
+    StepPython,
+    answer_of,
+    check_image_holds,
+    how_to_get_it,
+    missing_in,
+    python_of_steps,
+)
 from tasks.checkpoint.own_files import read_json_file
 from tasks.image.image_ref import OLMO_CORE
 from tasks.launch.launcher import kind_of
 
 IS_THERE = "import importlib.util, sys; sys.exit(importlib.util.find_spec('olmo_core') is None)"
+TORCHAO = "torchao"
 
 
 def check_implementation(config: StageConfig) -> None:
@@ -46,6 +55,7 @@ def _check_model(config: StageConfig, folder: Path, source: str) -> None:
         check_tensor_degree(described, source, degree)
         if is_olmo:
             check_olmo_core(described, source, bool(config.checkpoint.allow_remote_code))
+            check_float8(described, source, config.train.float8)
 
 
 def _check_compiler(config: StageConfig) -> None:
@@ -76,4 +86,9 @@ def _check_python(config: StageConfig, python: StepPython) -> None:
         raise ConfigError(
             f"train.implementation is olmo_core, and {python.path}, which steps run in, does not have OLMo-core.",
             how_to_get_it(config, python),
+        )
+    if config.train.float8 != "none" and missing_in(python.path, [TORCHAO]):
+        raise ConfigError(
+            f"train.float8 is {config.train.float8}, and {python.path}, which steps run in, does not have torchao.",
+            f"{how_to_get_it(config, python)} Or set train.float8 to none.",
         )

@@ -54,6 +54,7 @@ def reference_job(
         base_weights=base_weights,
         precision=train.precision,
         implementation=train.implementation,
+        float8=train.float8,
         forward=train.forward,
         attention=train.attention,
         tokens_per_batch=reference.tokens_per_batch,

@@ -58,6 +58,7 @@ def evaluate(
             evaluation=evaluation,
             precision=train.precision,
             implementation=train.implementation,
+            float8=train.float8,
             forward=train.forward,
             attention=train.attention,
             sharding=sharding_of(place.launcher.compute),

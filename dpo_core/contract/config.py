@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from dpo_core.contract.amount import Amount
 from dpo_core.contract.chat_templates import MAX_TEMPLATE_CHARACTERS, TemplateChoice
+from dpo_core.contract.float8 import Float8, why_not_float8
 from dpo_core.contract.keep_best import KeepBest
 from dpo_core.contract.objectives import REFUSED
 from dpo_core.contract.olmo_core import ComputedBy
@@ -224,6 +225,7 @@ class TrainConfig(Section):
         "Qwen 3; extra olmo). Checkpoints are the same. In bf16 they round differently, so each has reference values of its "
         "own.",
     )
+    float8: Float8 = "none"
     forward: Annotated[ForwardLayout, NotContent()] = Field(
         "packed",
         description="packed computes a pair's prompt once and pads nothing; prefix_sharing is one row a pair; "
@@ -288,6 +290,8 @@ class TrainConfig(Section):
                 "train.attention flash_attention_2 computes in bf16 only; set train.precision to bf16, or "
                 "train.attention to sdpa"
             )
+        if reason := why_not_float8(self):
+            raise ValueError(reason)
         return self
 
     @property

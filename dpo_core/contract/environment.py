@@ -24,6 +24,7 @@ PACKAGES = (
     "bitsandbytes",
     "flash_attn",
     "ai2-olmo-core",
+    "torchao",
     "lm-eval",
     "tensorboard",
     "wandb",

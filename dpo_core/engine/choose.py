@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 
 from dpo_core.contract.config import BaseWeights, OptimConfig, Precision
+from dpo_core.contract.float8 import TRANSFORMERS, ModelCode
 from dpo_core.contract.jobs import Sharding
-from dpo_core.contract.olmo_core import Implementation
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.engine.engine import Engine
 from dpo_core.engine.master import MasterEngine
@@ -47,7 +47,7 @@ def load_for_scoring(
     sharding: Sharding,
     accelerator: Accelerator,
     base_weights: BaseWeights = "full",
-    implementation: Implementation = "transformers",
+    code: ModelCode = TRANSFORMERS,
 ) -> PairScorer:
     """Return a checkpoint ready for forwards without gradients, its weights shared out where the back end splits them.
 
@@ -58,8 +58,8 @@ def load_for_scoring(
     in_half = precision != "fp32" and base_weights == "full" and not sharding.splits_weights
     if in_half:
         where = {"device": "cpu"}
-    if implementation == "olmo_core":
-        model = load_on_olmo_core(checkpoint, **where)
+    if code.implementation == "olmo_core":
+        model = load_on_olmo_core(checkpoint, float8=code.float8, **where)
     else:
         model = load_model(checkpoint, base_weights=base_weights, **where)
     model.requires_grad_(False)

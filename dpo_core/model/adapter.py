@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.errors import ConfigError
-from dpo_core.contract.olmo_core import Implementation
+from dpo_core.contract.float8 import TRANSFORMERS, ModelCode
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.model.load import Loading, load_model, load_on_olmo_core
 from dpo_core.model.tensor_parallel import TensorShare
@@ -39,7 +39,7 @@ def load_policy(
     seed: int,
     where: Loading | None = None,
     frozen_in_half: bool = False,
-    implementation: Implementation = "transformers",
+    code: ModelCode = TRANSFORMERS,
 ) -> PreTrainedModel:
     """Return the policy's start: the checkpoint in eval mode, with a fresh adapter if one is asked for. ``where``: to
     which device, and which of the values; all to the CPU without it. ``frozen_in_half`` holds the matrices beside the
@@ -49,10 +49,10 @@ def load_policy(
     """
     where = where or {}
     if adapter.kind == "none":
-        if implementation == "olmo_core":
-            return load_on_olmo_core(checkpoint, **where)
+        if code.implementation == "olmo_core":
+            return load_on_olmo_core(checkpoint, float8=code.float8, **where)
         return load_model(checkpoint, **where)
-    if implementation == "olmo_core":
+    if code.implementation == "olmo_core":
         raise ConfigError(
             f"adapter.kind {adapter.kind} does not go with train.implementation olmo_core: adapters go on the layers of "
             "transformers' models, which peft knows by name.",

@@ -50,8 +50,10 @@ from dpo_core.model.stock_logits import of_predictors, thinned
 log = logging.getLogger(__name__)
 
 # How far two computations of the same token's log-probability may be apart, in nats, mean over a sequence. fp32 sums
-# differ in order only (1e-6 was measured); bf16 keeps 8 bits of mantissa.
+# differ in order only (1e-6 was measured); bf16 keeps 8 bits of mantissa, float8 4, and a value that bf16 leaves between two
+# of its numbers falls to either.
 TOKEN_NOISE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2, "bf16_pure": 5e-2}
+FLOAT8_NOISE = 0.2
 
 OF_SCORER = "model."  # what a scorer puts before its model's names of parameters
 
@@ -95,6 +97,11 @@ class PairScorer(nn.Module):
         """Return log-probabilities per sequence. Raises ``OutOfMemory`` with the batch's shape."""
         with memory_for(batch):
             return self._scores(batch)
+
+    def noise(self, precision: Precision) -> float:
+        """Return how far two computations of a token's log-probability may be apart, in nats, mean over a sequence."""
+        is_float8 = precision == "bf16" and getattr(self.model, "float8", "none") != "none"
+        return FLOAT8_NOISE if is_float8 else TOKEN_NOISE[precision]
 
     def arithmetic(self, device: torch.device) -> contextlib.AbstractContextManager:
         """Return a context in which the model computes as ``precision`` says."""
@@ -268,13 +275,13 @@ def _why_not(
             if text_config(scorer.model)._attn_implementation != pairwise_kernel:
                 return "needs attention that can be replaced, else a mask as wide as all pairs together"
         with _as_exact_as_weights_allow(scorer) as precision:
-            difference, allowed = largest_difference(scorer, pairs, layout, device), TOKEN_NOISE[precision]
+            difference, allowed = largest_difference(scorer, pairs, layout, device), scorer.noise(precision)
         if device.type == "cuda" and precision != scorer.precision:
             # On a card half precision takes another kernel, which the comparison in fp32 has not seen. Whatever that one
             # said: what a rank computes may not depend on its own numbers.
             in_training, bound = (
                 largest_difference(scorer, pairs, layout, device),
-                TOKEN_NOISE[scorer.precision],
+                scorer.noise(scorer.precision),
             )
             if difference <= allowed and not in_training <= bound:
                 difference, allowed = in_training, bound

@@ -19,6 +19,7 @@ from transformers import (
 from dpo_core.contract.config import AdapterConfig, BaseWeights, OptimConfig
 from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.errors import CheckpointError, ConfigError, UserError
+from dpo_core.contract.float8 import Float8Recipe, check_float8, check_float8_card
 from dpo_core.contract.olmo_core import check_olmo_core
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.model.four_bits import DOUBLE_QUANT, QUANT_TYPE
@@ -212,9 +213,11 @@ def load_on_olmo_core(
     device: torch.device | str = "cpu",
     read_weights: bool = True,
     in_parts: bool = False,
+    float8: Float8Recipe = "none",
 ) -> PreTrainedModel:
-    """Load the checkpoint as OLMo-core computes it, in float32, under the names of ``load_model`` and with its arguments.
-    Raises ``ConfigError`` where OLMo-core is not installed, ``CheckpointError`` for a model that it cannot express."""
+    """Load the checkpoint as OLMo-core computes it, in float32, under the names of ``load_model`` and with its arguments;
+    ``float8``: how products of its layers are computed where it computes in bf16. Raises ``ConfigError`` where OLMo-core is
+    not installed, ``CheckpointError`` for a model that it cannot express."""
     logging.getLogger("olmo_core").setLevel(logging.ERROR)  # it prints whole models
     try:
         from olmo_core.exceptions import OLMoConfigurationError  # of the extra olmo: 6 s of imports
@@ -250,7 +253,24 @@ def load_on_olmo_core(
         for name, parameter in model.named_parameters():
             unread.fill(name, parameter.detach())
         unread.slices.close()
+    if float8 != "none":
+        _use_float8(model, float8, checkpoint.source)
     return model.to(device).eval()  # type: ignore[arg-type]  # transformers wraps it and loses `self`
+
+
+def _use_float8(model: Any, recipe: Float8Recipe, source: str) -> None:
+    """Raises ``ConfigError`` for a model or a card that cannot do it, and where torchao is not installed."""
+    check_float8(model.config.to_dict(), source, recipe)
+    if torch.cuda.is_available():
+        check_float8_card(torch.cuda.get_device_capability(), torch.cuda.get_device_name())
+    try:
+        from dpo_core.model.olmo_core_float8 import use_float8
+    except ImportError as error:
+        raise ConfigError(
+            f"train.float8 is {recipe}, and torchao cannot be imported where this step runs: {error}.",
+            "`make setup EXTRAS=olmo` makes an environment that has it (compute.python). Or set train.float8 to none.",
+        ) from error
+    use_float8(model, recipe)
 
 
 def load_in_full(

@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
+from dpo_core.contract.float8 import Float8Recipe
 from dpo_core.model.olmo_core_config import layer_kinds, prove_translation, transformer_config
 
 # In transformers' words. OLMo-core's own apply_tp deals a row's tokens out, of which pairs' masks need all.
@@ -190,6 +191,7 @@ class OlmoCoreModel(PreTrainedModel):
     """A causal language model as transformers knows it, computed by OLMo-core's Transformer."""
 
     supports_gradient_checkpointing = True
+    float8: Float8Recipe = "none"  # how its products are computed in bf16
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: PreTrainedConfig) -> None:

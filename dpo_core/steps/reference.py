@@ -8,6 +8,7 @@ Jobs that do not know each other may fill the cache first, each with its share o
 the batches in ``dpo_core.data.agreed_rows``, and the pass that follows takes what is there and computes what is not.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel
 
 from dpo_core.contract.config import ForwardLayout
 from dpo_core.contract.errors import CheckpointError, ConfigError, NonFinite
+from dpo_core.contract.float8 import ModelCode
 from dpo_core.contract.jobs import ReferenceJob, ReferenceResult
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.reference_folder import model_cache_folder
@@ -113,7 +115,12 @@ def _to_compute(datasets: dict[Split, PairDataset], folder: Path, job: Reference
     return ToCompute({split: _rows_to_compute(data, cache) for split, data in datasets.items()}, agreed)
 
 
-@torch.inference_mode()
+def _without_gradients(job: ReferenceJob) -> contextlib.AbstractContextManager:
+    return (
+        torch.inference_mode() if job.float8 == "none" else torch.no_grad()
+    )  # torchao knows no inference mode
+
+
 def _compute(
     scoring: Scoring,
     dataset: PairDataset,
@@ -159,7 +166,7 @@ def _scoring(job: ReferenceJob, datasets: dict[Split, PairDataset], accelerator:
     sharding = job.sharding.for_scoring
     from_main(accelerator, lambda: _check_weights(job))
     scorer = load_for_scoring(
-        job.checkpoint, job.precision, sharding, accelerator, job.base_weights, job.implementation
+        job.checkpoint, job.precision, sharding, accelerator, job.base_weights, ModelCode.of(job)
     )
     _check_ids(datasets, scorer.model, job)
     tried_on = (
@@ -200,7 +207,8 @@ def _fill_and_align(job: ReferenceJob, progress: Progress) -> ReferenceResult:
         for split, data in datasets.items():
             batches = to_compute.batches(split, data, layout, job)
             mine = share_of_rank(batches, *data_rank(accelerator), scoring.scorer.is_split)
-            written += _compute(scoring, data, mine, folder, job, progress)
+            with _without_gradients(job):
+                written += _compute(scoring, data, mine, folder, job, progress)
     of_all = chain.from_iterable(by_every_rank(accelerator, lambda *_: written))
     path, files = job.out_dir / "reference", {}
     if accelerator.is_main_process:
@@ -255,4 +263,5 @@ def run_share(job: ReferenceJob, share: int, num_shares: int, progress: Progress
         )
     progress.begin("reference", num_rows, "pairs", done=num_rows - num_mine)
     for split, data in datasets.items():
-        _compute(scoring, data, share_of_rank(mine[split], 0, 1, in_step=False), folder, job, progress)
+        with _without_gradients(job):
+            _compute(scoring, data, share_of_rank(mine[split], 0, 1, in_step=False), folder, job, progress)

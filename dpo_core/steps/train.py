@@ -11,6 +11,7 @@ from dpo_core.contract.checkpoint_files import RUN_WEIGHTS
 from dpo_core.contract.config import ForwardLayout, TrainConfig
 from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.errors import DataError
+from dpo_core.contract.float8 import ModelCode
 from dpo_core.contract.jobs import TrainJob, TrainResult
 from dpo_core.contract.metrics_file import METRICS_FILE, read_metrics
 from dpo_core.contract.progress import Progress
@@ -58,7 +59,7 @@ def load_policy_scorer(job: TrainJob, accelerator: Accelerator) -> PairScorer:
         loading(job.sharding, accelerator),
         frozen_in_half=holds_frozen_in_half(job.adapter, job.train.precision)
         and not job.sharding.splits_weights,  # else the engine does it, part by part
-        implementation=job.train.implementation,
+        code=ModelCode.of(job.train),
     )
     router = router_loss_of(policy, job.train.router_aux_loss_weight)
     scorer = PairScorer(policy, job.train.precision, router)
@@ -75,9 +76,7 @@ def _other_reference(job: TrainJob) -> CheckpointRef | None:
 def _scorer_of(reference: CheckpointRef, job: TrainJob, accelerator: Accelerator) -> PairScorer:
     """The reference as the run computes it."""
     how = job.train
-    return load_for_scoring(
-        reference, how.precision, job.sharding, accelerator, implementation=how.implementation
-    )
+    return load_for_scoring(reference, how.precision, job.sharding, accelerator, code=ModelCode.of(how))
 
 
 def _started(job: TrainJob, accelerator: Accelerator) -> tuple[Engine, AsReference | None]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dpo_core.contract.config import ForwardLayout, TrainConfig
 from dpo_core.contract.errors import OutOfMemory
+from dpo_core.contract.float8 import ModelCode
 from dpo_core.contract.jobs import EvaluateJob, ReferenceJob, TrainJob
 from dpo_core.contract.quantities import ANSWERS_PER_BATCH
 from dpo_core.contract.refs import CheckpointRef
@@ -63,7 +64,7 @@ def load_scorer(checkpoint: CheckpointRef, job: EvaluateJob, accelerator: Accele
     them and one card has no room for all."""
     gc.collect()  # what shares a model out refers to itself: the one before would still be there
     scorer = load_for_scoring(
-        checkpoint, job.precision, job.sharding.for_scoring, accelerator, implementation=job.implementation
+        checkpoint, job.precision, job.sharding.for_scoring, accelerator, code=ModelCode.of(job)
     )
     if scorer.is_split and fits_whole(scorer, job, accelerator):
         gather_whole(job.sharding, scorer)

@@ -18,7 +18,7 @@ from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import ReferenceRows
 from dpo_core.loss.objective import build_objective
 from dpo_core.loss.pair_logps import PairLogps
-from dpo_core.model.forward import TOKEN_NOISE, pair_logps
+from dpo_core.model.forward import pair_logps
 from dpo_core.training.scores import Scoring
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ def check_step_zero(
         _check_labels(int(number), policy, one)
         differences.append(_differences(policy, one))
         outputs.append(objective(policy, one))
+    allowed = scorer.noise(scorer.precision)
     worst_B = torch.cat(differences, dim=1).abs().amax(dim=0)
     rewards = torch.cat([torch.cat([o.chosen_rewards_B, o.rejected_rewards_B]) for o in outputs])
     figures = {
@@ -131,13 +132,13 @@ def check_step_zero(
         "largest_reward": float(rewards.abs().max()),
         "loss": float(torch.cat([o.losses_B for o in outputs]).mean()),
         "zero_margin_loss": zero_margin_loss(loss),
-        "allowed_difference_per_token": TOKEN_NOISE[scorer.precision],
+        "allowed_difference_per_token": allowed,
     }
-    if not worst_B.max() <= TOKEN_NOISE[scorer.precision]:
+    if not worst_B.max() <= allowed:
         worst = int(worst_B.argmax())
         raise ReferenceMismatch(
             f"{moment.expectation}, but on row {numbers[worst]} they differ by "
-            f"{float(worst_B[worst]):.3g} nats a token (allowed {TOKEN_NOISE[scorer.precision]:g}); the loss is "
+            f"{float(worst_B[worst]):.3g} nats a token (allowed {allowed:g}); the loss is "
             f"{figures['loss']:.4f}, a zero margin gives {figures['zero_margin_loss']:.4f}. {moment.cure}"
         )
     log.info(

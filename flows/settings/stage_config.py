@@ -189,6 +189,23 @@ class StageConfig(
         return self
 
     @model_validator(mode="after")
+    def _float8_by_one_arithmetic(self) -> "StageConfig":
+        """Half a unit of bf16 beforehand is a whole one of float8 behind, so all steps have to round alike."""
+        if self.train.float8 == "none":
+            return self
+        if self.compute.sharding != "fsdp2" or self.compute.tensor_degree > 1:
+            raise ValueError(
+                "train.float8 is for weights as FSDP2 gathers them: bf16, and whole. Set compute.sharding to fsdp2 (which a "
+                "single card can have, too) and compute.tensor_degree to 1, or train.float8 to none"
+            )
+        if self.compute.launcher == "slurm" and self.slurm.num_shares("reference"):
+            raise ValueError(
+                "slurm.reference_array has single cards compute reference values, without FSDP2: train.float8 wants them "
+                "computed as the training does. Leave slurm.reference_array empty, or set train.float8 to none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gate_is_measured(self) -> "StageConfig":
         evaluation = self.evaluation
         reason = (

@@ -136,7 +136,8 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
         (
             "train",
             f"{_objective(config.objective)}, learning rate {config.optim.learning_rate:g} "
-            f"{config.optim.schedule}, {counted(config.train.num_epochs, 'epoch')}, {config.train.precision}{adapter}"
+            f"{config.optim.schedule}, {counted(config.train.num_epochs, 'epoch')}, {config.train.precision}"
+            f"{_float8(config)}{adapter}"
             f"{_sharding(config)}{_while_training(config)}",
         ),
         ("evaluate", config.evaluation.in_words),
@@ -189,6 +190,10 @@ def _gate(gate: GateConfig, stopping: tuple[SignName, ...]) -> list[tuple[str, s
     waits = "suspended" if gate.wait == "suspend" else "paused"
     asked = [("approve", f"a person decides within {gate.timeout_seconds:,} s; the run is {waits} meanwhile")]
     return ([("gate", ", ".join(rules))] if rules else []) + (asked if gate.approval == "person" else [])
+
+
+def _float8(config: StageConfig) -> str:
+    return "" if config.train.float8 == "none" else f", products in float8 ({config.train.float8})"
 
 
 def _sharding(config: StageConfig) -> str:

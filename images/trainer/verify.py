@@ -29,9 +29,10 @@ def problems(variant: str, compiler: str) -> list[str]:
     packages = [*PACKAGES]
     packages += ["deepspeed.ops.comm.deepspeed_shm_comm_op"] if kind == "cpu" else []
     for extra in extras:
-        packages += {"olmo": ["olmo_core.nn.transformer", "olmo_core.nn.hf"], "benchmarks": ["lm_eval"]}[
-            extra
-        ]
+        packages += {
+            "olmo": ["olmo_core.nn.transformer", "olmo_core.nn.hf", "torchao.float8"],
+            "benchmarks": ["lm_eval"],
+        }[extra]
     for package in packages:
         try:
             importlib.import_module(package)

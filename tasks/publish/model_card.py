@@ -138,6 +138,8 @@ def _settings(card: CardInputs) -> dict[str, object]:
     }
     if card.adapter.kind != "none":
         settings |= adapter_settings(card)
+    if card.train.float8 != "none":
+        settings["float8"] = card.train.float8
     if card.optim.optimizer != "adamw":
         settings["optimizer"] = card.optim.optimizer
     if card.train.router_aux_loss_weight is not None:

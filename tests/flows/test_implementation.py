@@ -99,6 +99,28 @@ def test_an_environment_without_it_is_refused(inputs, monkeypatch):
         check_before_start(config(inputs, compute={"python": "/nowhere/python"}))
 
 
+def test_float8_that_cannot_be_is_refused(inputs, monkeypatch):
+    monkeypatch.setattr(module, "IS_THERE", "")
+    on_it = {"train": {"precision": "bf16", "float8": "rowwise"}, "compute": {"sharding": "fsdp2"}}
+    monkeypatch.setattr(module, "TORCHAO", "json")  # which is there
+    check_before_start(config(inputs, **on_it))
+    monkeypatch.setattr(module, "TORCHAO", "no_torchao_here")
+    with pytest.raises(ConfigError, match=r"does not have torchao.*make setup EXTRAS=olmo.*float8 to none"):
+        check_before_start(config(inputs, **on_it))
+    for compute in ({"sharding": "none"}, {"num_processes": 2, "sharding": "fsdp2", "tensor_degree": 2}):
+        with pytest.raises(
+            PairlineError, match=r"compute\.sharding to fsdp2.*tensor_degree to 1, or train\.float8"
+        ):
+            config(inputs, **on_it | {"compute": compute})
+    in_shares = {"compute": {"sharding": "fsdp2", "launcher": "slurm"}, "slurm": {"reference_array": 4}}
+    with pytest.raises(PairlineError, match=r"Leave slurm\.reference_array empty"):
+        config(inputs, **on_it | in_shares)
+    file = inputs / "sft" / "config.json"
+    file.write_text(file.read_text().replace('"intermediate_size": 64', '"intermediate_size": 72'))
+    with pytest.raises(ConfigError, match="its intermediate_size is 72"):
+        check_before_start(config(inputs, **on_it))
+
+
 def test_on_a_cluster_the_interpreter_is_asked_where_it_is_seen_from_here(inputs, monkeypatch):
     def on_cluster(**slurm: str) -> StageConfig:
         return config(inputs, compute={"launcher": "slurm"}, slurm=slurm)

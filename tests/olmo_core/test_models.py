@@ -20,6 +20,7 @@ from transformers import (
 
 from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.errors import CheckpointError, ConfigError
+from dpo_core.contract.float8 import ModelCode
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.data.pair_batch import collate
 from dpo_core.data.pairs import TokenizedPair
@@ -233,7 +234,7 @@ def test_code_of_the_checkpoint_s_own_is_not_left_out_without_a_word(tmp_path):
 def test_an_adapter_is_refused_with_the_reason(tmp_path):
     checkpoint = saved(MODELS["llama"], tmp_path)
     with pytest.raises(ConfigError, match="adapters go on the layers of transformers' models"):
-        load_policy(checkpoint, AdapterConfig(kind="lora"), 8, implementation="olmo_core")
+        load_policy(checkpoint, AdapterConfig(kind="lora"), 8, code=ModelCode("olmo_core"))
 
 
 def test_what_it_saves_is_what_transformers_loads(checkpoint, both, tmp_path):
