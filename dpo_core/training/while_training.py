@@ -84,9 +84,9 @@ class Evaluations:
         self.rows.append(metrics)
         self.trained_seconds = 0.0
         if self.engine.accelerator.is_main_process:
+            self._keep(samples)  # before the line, without which all is made again
             with evaluations_of(self.job).open("a") as file:
                 file.write(json.dumps(metrics) + "\n")
-            self._keep(samples)
             self.tracking.log(as_evaluated(metrics))
             _say(metrics)
             for sign in self._signs.new(self.rows):
@@ -123,10 +123,10 @@ class Evaluations:
         if accelerator.is_main_process:
             if answers:
                 (self.job.out_dir / ANSWERS_FILE).unlink(missing_ok=True)
+            self._keep(samples)
             if rows != self.rows:
                 lines = "".join(f"{json.dumps(row)}\n" for row in rows)
                 write_bytes(evaluations_of(self.job), lines.encode())
-            self._keep(samples)
             write_json(measured_file(self.job), now.with_earlier(before))
         self.rows[:] = rows
         self.trained_seconds = seconds_since(self.job, rows)
