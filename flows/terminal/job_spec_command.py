@@ -136,7 +136,8 @@ def _of_recipe(job: Job, config: StageConfig) -> dict[str, object]:
         fields["loss"] = config.objective
     elif isinstance(job, ScoringJob):
         fields = {
-            name: getattr(train, name) for name in ("precision", "implementation", "forward", "attention")
+            name: getattr(train, name)
+            for name in ("precision", "implementation", "float8", "forward", "attention")
         }
     if isinstance(job, ReferenceJob):
         fields |= {name: getattr(config.reference, name) for name in ("tokens_per_batch", "rows_per_shard")}
