@@ -6,6 +6,7 @@ installation.
 """
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -40,6 +41,9 @@ def pytest_configure() -> None:
         "unhurried", parent=settings(), deadline=None
     )  # an example may wait for others' programs
     settings.load_profile("unhurried")
+    # A shell has what it leaves in the background ignore Ctrl-C, and so would what tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KEPT / "inductor"))
     # Prefect would start a server of its own for a test that asks without `prefect_server`, and end it after the run.
     os.environ["PREFECT_SERVER_EPHEMERAL_ENABLED"] = "false"
