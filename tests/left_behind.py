@@ -94,7 +94,7 @@ class Run:
         while below:
             below = [child for pid in below for child in of_parent.get(pid, ()) if child not in found]
             found.update(below)
-        return {pid: live.get(pid, "?") for pid in sorted(found - _own_line())}
+        return {pid: live[pid] for pid in sorted(found - _own_line())}
 
     def containers(self) -> list[dict]:
         """Containers on this machine's engine that a folder of the run is mounted into, and those of the same compose
@@ -140,7 +140,8 @@ class Run:
         for mount in self.mounts():
             subprocess.run(["umount", "--lazy", mount], check=False)
         if not os.environ.get(KEEP):
-            self._remove()
+            for folder in (self.folder, MEMORY / self.folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
         elif self.folder.exists():
             (self.folder / KEPT).touch()
 
@@ -155,10 +156,6 @@ class Run:
             if self.folder.exists():
                 self.end()
                 quiet_until = time.monotonic() + SECONDS_TO_SETTLE
-
-    def _remove(self) -> None:
-        for folder in (self.folder, MEMORY / self.folder.name):
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def commands() -> dict[int, str]:

@@ -116,9 +116,8 @@ def _to_compute(datasets: dict[Split, PairDataset], folder: Path, job: Reference
 
 
 def _without_gradients(job: ReferenceJob) -> contextlib.AbstractContextManager:
-    return (
-        torch.inference_mode() if job.float8 == "none" else torch.no_grad()
-    )  # torchao knows no inference mode
+    # torchao knows no inference mode.
+    return torch.inference_mode() if job.float8 == "none" else torch.no_grad()
 
 
 def _compute(
