@@ -24,14 +24,19 @@ def read_metrics(path: Path) -> Metrics:
         return []
     steps = []
     for line in lines:
-        try:
-            step = {name: value for name, value in json.loads(line).items() if _is_number(value)}
-        except (ValueError, RecursionError, AttributeError):
-            break
-        if "step" not in step:
+        if (step := parse_step(line)) is None:
             break
         steps.append(step)
     return steps
+
+
+def parse_step(line: str | bytes) -> dict[str, float] | None:
+    """Return the numbers of a line; None of one that is not of our writing."""
+    try:
+        step = {name: value for name, value in json.loads(line).items() if _is_number(value)}
+    except (ValueError, RecursionError, AttributeError):
+        return None
+    return step if "step" in step else None
 
 
 def _is_number(value: object) -> bool:

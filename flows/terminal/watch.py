@@ -11,7 +11,8 @@ from rich.live import Live
 from flows.terminal.watch_view import run_view
 from tasks.report.page import SECONDS_BETWEEN_LOOKS, write_report
 from tasks.run.folder import read_run
-from tasks.run.live import FollowedLogs, RunLook
+from tasks.run.followed import FollowedFiles
+from tasks.run.live import RunLook
 from tasks.run.state import is_over
 from tasks.text.terminal import draw
 
@@ -41,11 +42,11 @@ def follow(folder: Path, console: Console, every: float) -> None:
 
 def follow_report(folder: Path) -> None:
     """Write a run's page again and again, until the run has ended or a person interrupts."""
-    logs = FollowedLogs()  # a log may grow to any length, and is read once
+    followed = FollowedFiles()  # logs and metrics may grow to any length, and are read once
     with leaving_is_no_error():
         for _ in paced(SECONDS_BETWEEN_LOOKS):
             over = is_over(read_run(folder))  # asked first: the last page is one of the end
-            write_report(folder, logs)
+            write_report(folder, followed)
             if over:
                 break
 

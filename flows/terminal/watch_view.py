@@ -58,8 +58,8 @@ def run_view(
     blocks += [
         styled([("! ", "bold yellow"), (one_line(text), "yellow")]) for text in run.warnings[-NUM_WARNINGS:]
     ]
-    if files.metrics:
-        about = "line: training" + (" (running mean)" if len(files.metrics) >= STEPS_TO_SMOOTH else "")
+    if files.metrics.count:
+        about = "line: training" + (" (running mean)" if files.metrics.count >= STEPS_TO_SMOOTH else "")
         about += f"; {MARK}: held-out pairs" if files.evaluations else ""
         blocks += [styled([(about, "dim")]), _curves(files, width, height)]
     blocks += _samples(files, width)
@@ -156,7 +156,8 @@ def _curves(files: RunFiles, width: int, height: int | None) -> RenderableType:
     if height is not None:
         lines = max(LOWEST_CURVE, min(HIGHEST_CURVE, (height - LINES_AROUND) // rows - 1))
     across = width // columns - 2
-    drawn = [_curve(name, files.metrics, files.evaluations, (across, lines)) for name in shown]
+    steps = files.metrics.rows
+    drawn = [_curve(name, steps, files.evaluations, (across, lines)) for name in shown]
     return beside(drawn, columns)
 
 

@@ -25,6 +25,7 @@ from tasks.report.tables import number
 from tasks.report.timeline import duration
 from tasks.run.files import RunFiles
 from tasks.run.state import run_state
+from tasks.run.step_metrics import TOKENS
 
 COLOURS = ("blue", "orange", "green", "purple", "grey", "bad", "warn")
 NOT_SETTINGS = ("name", "store.root")  # where a run lies and what it is called change nothing in it
@@ -210,9 +211,9 @@ def _same_loss(runs: Sequence[RunFiles]) -> bool:
 
 def final_section(runs: Sequence[RunFiles]) -> PageSection | None:
     """Return the last training step."""
-    if not any(run.metrics for run in runs):
+    if not any(run.metrics.count for run in runs):
         return None
-    last = [run.metrics[-1] if run.metrics else {} for run in runs]
+    last = [run.metrics.last for run in runs]
     rows = [("step", [f"{step['step']:g}" if step else "" for step in last])]
     rows += [(label_of(name), [number(step.get(name)) for step in last]) for name in LAST_STEP]
     return PageSection("Last training step", "final", (_table(runs, "metric", rows),))
@@ -235,20 +236,10 @@ def speed_section(runs: Sequence[RunFiles]) -> PageSection:
         for name in names
     ]
     measures: tuple[tuple[str, Callable[[RunFiles], float]], ...] = (
-        ("training, pairs/s", lambda run: _per_second(run, lambda step: step.get("pairs", math.nan))),
-        (
-            "training, tokens/s",
-            lambda run: _per_second(
-                run, lambda step: step.get("tokens_per_second", math.nan) * step.get("step_seconds", math.nan)
-            ),
-        ),
+        ("training, pairs/s", lambda run: _per_second(run, "pairs")),
+        ("training, tokens/s", lambda run: _per_second(run, TOKENS)),
         ("reference, pairs/s", lambda run: (run.reference and run.reference.pairs_per_second) or math.nan),
-        (
-            "training, peak GiB",
-            lambda run: max(
-                (step.get("memory/peak_gib", math.nan) for step in run.metrics), default=math.nan
-            ),
-        ),
+        ("training, peak GiB", lambda run: run.metrics.peak_gib),
     )
     rows += [(name, [_finite(measure(run)) for run in runs]) for name, measure in measures]
     return PageSection(
@@ -258,9 +249,9 @@ def speed_section(runs: Sequence[RunFiles]) -> PageSection:
     )
 
 
-def _per_second(run: RunFiles, amount: Callable[[dict[str, float]], float]) -> float:
-    seconds = sum(step.get("step_seconds", 0.0) for step in run.metrics)
-    return sum(map(amount, run.metrics)) / seconds if seconds else math.nan
+def _per_second(run: RunFiles, name: str) -> float:
+    amount, seconds = run.metrics.total(name), run.metrics.total("step_seconds")
+    return amount / seconds if amount and seconds else math.nan
 
 
 def _finite(value: float) -> str:
@@ -270,14 +261,16 @@ def _finite(value: float) -> str:
 def curves_section(runs: Sequence[RunFiles]) -> PageSection | None:
     """Return the training curves over each other."""
     charts = tuple(_overlaid(runs, title, name) for title, name in OVERLAID)
-    return PageSection("Curves", "curves", (Charts(charts),)) if any(run.metrics for run in runs) else None
+    return (
+        PageSection("Curves", "curves", (Charts(charts),)) if any(run.metrics.count for run in runs) else None
+    )
 
 
 def _overlaid(runs: Sequence[RunFiles], title: str, name: str) -> Chart:
-    is_long = any(len(run.metrics) >= STEPS_TO_SMOOTH for run in runs)
+    is_long = any(run.metrics.count >= STEPS_TO_SMOOTH for run in runs)
     lines = []
     for place, (label, run) in enumerate(zip(labels(runs), runs, strict=True)):
-        points = points_of(run.metrics, name)
+        points = points_of(run.metrics.rows, name)
         lines += (
             [Line(label, COLOURS[place % len(COLOURS)], smoothed(points) if is_long else points)]
             if points

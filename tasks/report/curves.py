@@ -1,4 +1,4 @@
-"""The training curves: ``metrics.jsonl`` -> charts."""
+"""The training curves: rows of ``StepMetrics`` -> charts."""
 
 import math
 from collections import Counter
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dpo_core.contract.metric_names import OF_A_SOURCE, by_set, of_set, of_source, split_by_source
 from dpo_core.contract.metrics_file import Metrics
 from tasks.report.svg import Chart, Labels, Line, Point, line_chart
+from tasks.run.step_metrics import TOKENS
 
 MAX_POINTS = 240  # of a line; more are averaged in equal pieces
 STEPS_TO_SMOOTH = 24  # from here on a noisy line gets its running mean
@@ -26,13 +27,9 @@ SMOOTHING = 12  # the running mean weighs about the last n-th part of the run
 Series = tuple[str, str, str | Callable[[dict[str, float]], float]]  # name, colour, metric
 
 
-def tokens_of(step: dict[str, float]) -> float:
-    """Return tokens of the step's batch, prompts counted with both answers."""
-    return step.get("tokens_per_second", math.nan) * step.get("step_seconds", math.nan)
-
-
 def tokens_per_pair(step: dict[str, float]) -> float:
-    return tokens_of(step) / (step.get("pairs") or math.nan)
+    """Return a pair's tokens, the prompt and both answers."""
+    return step.get(TOKENS, math.nan) / (step.get("pairs") or math.nan)
 
 
 def points_of(metrics: Metrics, value: str | Callable[[dict[str, float]], float]) -> list[Point]:

@@ -24,7 +24,7 @@ from tasks.report.time_section import time_section
 from tasks.report.timeline import duration
 from tasks.report.verdict import verdict_blocks
 from tasks.run.files import RunFiles, failed_log, read_run_files
-from tasks.run.live import FollowedLogs
+from tasks.run.followed import FollowedFiles
 from tasks.run.state import is_over, run_state
 
 REPORT_FILE = "report.html"
@@ -41,16 +41,16 @@ BADGES: dict[str, tuple[str, Tone]] = {
 RESUME = "Start the same run again: steps that are done are reused, and training goes on from its newest checkpoint."
 
 
-def write_report(folder: Path, logs: FollowedLogs | None = None) -> Page:
-    """Write ``report.html`` into a run's folder, from its files. ``logs``: of who writes it again and again. -> the page.
-    Raises ``StoreError``, ``DiskFull``."""
-    page = report_page(read_run_files(folder), logs)
+def write_report(folder: Path, followed: FollowedFiles | None = None) -> Page:
+    """Write ``report.html`` into a run's folder, from its files. ``followed``: of who writes it again and again. -> the
+    page. Raises ``StoreError``, ``DiskFull``."""
+    page = report_page(read_run_files(folder, followed), followed)
     write_bytes(folder / REPORT_FILE, render_html(page).encode())
     return page
 
 
-def report_page(run: RunFiles, logs: FollowedLogs | None = None) -> Page:
-    """Return the page of a run in any state. ``logs``: what remembers how far logs were read for the page before it."""
+def report_page(run: RunFiles, followed: FollowedFiles | None = None) -> Page:
+    """Return the page of a run in any state. ``followed``: what remembers how far files were read for the page before it."""
     sections = (
         sweep_section(run),
         evaluation_section(run),
@@ -72,7 +72,7 @@ def report_page(run: RunFiles, logs: FollowedLogs | None = None) -> Page:
         title=run.folder.name,
         subtitle=f"Pairline DPO stage, started {started}{flow_run}{as_of}",
         badge=BADGES[run_state(run.record)],
-        summary=(*what_failed(run), *verdict_blocks(run, logs), *summary(run)),
+        summary=(*what_failed(run), *verdict_blocks(run, followed), *summary(run)),
         sections=tuple(section for section in sections if section is not None),
         footer=f"Made from the files of {run.folder}. `pairline report` makes it again"
         + (

@@ -164,19 +164,19 @@ def _samples_while_training(run: RunFiles) -> PageSection | None:
 
 def training_section(run: RunFiles) -> PageSection | None:
     """Return the curves and the first and the last step."""
-    charts, result = training_charts(run.metrics, run.evaluations), run.trained
+    charts, result = training_charts(run.metrics.rows, run.evaluations), run.trained
     if not charts:
         return None
     said = [
         f"{counted(result.steps, 'step')} over {counted(result.pairs, 'pair')}"
         if result
-        else f"{counted(len(run.metrics), 'step')} recorded"
+        else f"{counted(run.metrics.count, 'step')} recorded"
     ]
     if result and result.best:
         said.append(f"exported are {result.best.in_words}")
     if result and result.resumed_from_step:
         said.append(f"the last start went on from step {result.resumed_from_step}")
-    faint = " Faint: each step; bold: the running mean." if len(run.metrics) >= 24 else ""
+    faint = " Faint: each step; bold: the running mean." if run.metrics.count >= 24 else ""
     blocks: list[Block] = [
         Text(f"{'; '.join(said)}. Rewards and margins are in the loss's own units.{faint}"),
         Charts(charts),

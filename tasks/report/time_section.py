@@ -1,8 +1,11 @@
 """Where the time of a run went, and how fast it was."""
 
+import math
+
 from tasks.report.blocks import Block, Charts, Column, PageSection, Table, Text
 from tasks.report.timeline import duration, spans_of, time_chart
 from tasks.run.files import RunFiles
+from tasks.run.step_metrics import TOKENS
 
 
 def time_section(run: RunFiles) -> PageSection:
@@ -53,11 +56,9 @@ def _speed_rows(run: RunFiles) -> tuple[tuple[str, ...], ...]:
             )
         )
     if trained := run.trained:
-        pairs, seconds = _sum(run, "pairs"), _sum(run, "step_seconds")
-        peak = max((step.get("memory/peak_gib", 0.0) for step in run.metrics), default=0.0)
-        tokens = sum(
-            step.get("tokens_per_second", 0.0) * step.get("step_seconds", 0.0) for step in run.metrics
-        )
+        pairs, seconds = run.metrics.total("pairs"), run.metrics.total("step_seconds")
+        peak = 0.0 if math.isnan(run.metrics.peak_gib) else run.metrics.peak_gib
+        tokens = run.metrics.total(TOKENS)
         rows.append(
             (
                 "train",
@@ -76,7 +77,3 @@ def _speed_rows(run: RunFiles) -> tuple[tuple[str, ...], ...]:
         (name, duration(took), f"{rate:,.2f} {unit}" if rate else "", notes)
         for name, took, rate, unit, notes in rows
     )
-
-
-def _sum(run: RunFiles, name: str) -> float:
-    return sum(step.get(name, 0.0) for step in run.metrics)

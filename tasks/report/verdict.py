@@ -18,7 +18,8 @@ from tasks.report.blocks import Block, Notice, Text, Tone
 from tasks.report.looks import ChosenBy, accuracy_label, counted, looks_of, times_looked
 from tasks.report.timeline import duration
 from tasks.run.files import RunFiles
-from tasks.run.live import FollowedLogs, warned_in_training
+from tasks.run.followed import FollowedFiles
+from tasks.run.live import warned_in_training
 from tasks.text.scores import with_error
 
 LEVEL = 0.05  # of chance, below which a change counts
@@ -92,11 +93,11 @@ def verdict_of_run(run: RunFiles) -> VerdictOfRun | None:
     return verdict_of(run.evaluation, _bounds(run), run.benchmarks, run.judgement, looks)
 
 
-def verdict_blocks(run: RunFiles, logs: FollowedLogs | None = None) -> tuple[Block, ...]:
+def verdict_blocks(run: RunFiles, followed: FollowedFiles | None = None) -> tuple[Block, ...]:
     """Return the answer, what it cost and what warns, for the top of a page; before the evaluation, what the training has
     warned of."""
     if run.evaluation is None:
-        return tuple(Text(words, "warn") for words in warned_in_training(run, logs))
+        return tuple(Text(words, "warn") for words in warned_in_training(run, followed))
     if (verdict := verdict_of_run(run)) is None:
         return ()
     return (
@@ -183,7 +184,7 @@ def _unmoved(outcomes: Sequence[Outcome]) -> str:
 def _cost(run: RunFiles, result: EvaluateResult) -> str:
     """Training's hours on what it ran on, and how far the policy moved for it."""
     said = []
-    seconds = sum(step.get("step_seconds", 0.0) for step in run.metrics)
+    seconds = run.metrics.total("step_seconds")
     where = run.steps["train"].environment if "train" in run.steps else None
     if seconds:
         count = where.num_processes if where else 1

@@ -39,6 +39,8 @@ from tasks.handoff.schema import RLVRHandoff, read_handoff
 from tasks.launch.own_folder import own_folder
 from tasks.run.environment import RunEnvironment
 from tasks.run.folder import CONFIG_FILE, RUN_LOG_FILE, RunRecord, read_run
+from tasks.run.followed import FollowedFiles
+from tasks.run.step_metrics import FollowedSteps, StepMetrics
 from tasks.sweep.outcomes import SWEEP_FILE, SweepOutcome
 
 M = TypeVar("M", bound=BaseModel)
@@ -73,7 +75,7 @@ class RunFiles:
     benchmarks: Benchmarks | None = None
     sets: MixResult | None = None  # of evaluation.sets
     sweep: SweepOutcome | None = None  # of its members, where the run is a sweep that has come to choose
-    metrics: Metrics = field(default_factory=list)
+    metrics: StepMetrics = field(default_factory=StepMetrics)
     evaluations: Metrics = field(default_factory=list)  # of the held-out pairs, while it trained
     kept_answers: tuple[AnswersOfStep, ...] = ()  # a few answers of the policy, while it trained
 
@@ -126,8 +128,9 @@ class RunFiles:
         return result if isinstance(result, kind) else None
 
 
-def read_run_files(folder: Path) -> RunFiles:
-    """Return the run in ``folder``. Raises ``StoreError`` if it holds no run."""
+def read_run_files(folder: Path, followed: FollowedFiles | None = None) -> RunFiles:
+    """Return the run in ``folder``. ``followed``: of who reads it again and again; of the steps of its training only those
+    that are new are read then. Raises ``StoreError`` if it holds no run."""
     folder = folder.resolve()
     record, store = read_run(folder), folder.parent.parent
     recorded = {job.step: Path(job.folder) for job in record.jobs}
@@ -153,7 +156,7 @@ def read_run_files(folder: Path) -> RunFiles:
         benchmarks=_model(folder / BENCHMARKS_FILE, Benchmarks),
         sets=_sets(record, store),
         sweep=_model(folder / SWEEP_FILE, SweepOutcome),
-        metrics=read_metrics(steps["train"].folder / METRICS_FILE) if "train" in steps else [],
+        metrics=_steps(steps["train"].folder / METRICS_FILE, followed) if "train" in steps else StepMetrics(),
         evaluations=read_metrics(steps["train"].folder / EVALUATIONS_FILE) if "train" in steps else [],
         kept_answers=read_answers(steps["train"].folder / ANSWERS_FILE) if "train" in steps else (),
     )
@@ -225,6 +228,10 @@ def _gate(folder: Path) -> tuple[GateCheck, ...]:
 def _sets(record: RunRecord, store: Path) -> MixResult | None:
     path = record.outputs.get("sets")
     return _model(moved(Path(path), store) / RESULT_FILE, MixResult) if path else None
+
+
+def _steps(path: Path, followed: FollowedFiles | None) -> StepMetrics:
+    return (followed or FollowedFiles()).look(FollowedSteps, path).metrics
 
 
 def _json(path: Path) -> Any:

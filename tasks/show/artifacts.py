@@ -41,6 +41,7 @@ from tasks.report.tables import (
     samples_markdown,
     training_rows,
 )
+from tasks.run.step_metrics import read_steps
 from tasks.text.escape import markdown_block, markdown_code, markdown_text
 from tasks.text.judgement import how_it_judged, judgement_rows
 from tasks.text.scores import benchmark_rows, how_they_were_put
@@ -124,7 +125,9 @@ def show_reference(result: ReferenceResult, family: str) -> None:
 def show_training(result: TrainResult, family: str) -> None:
     """Make Markdown ``<name>-training-curves`` with the pictures inside, table ``<name>-training-metrics``."""
     evaluations = read_metrics(result.metrics_path.with_name(EVALUATIONS_FILE))
-    charts = PageSection("", "", (Charts(training_charts(read_metrics(result.metrics_path), evaluations)),))
+    charts = PageSection(
+        "", "", (Charts(training_charts(read_steps(result.metrics_path).rows, evaluations)),)
+    )
     markdown_artifact(
         f"{render_section(charts)}\nIts numbers: {markdown_code(str(result.metrics_path))}.",
         artifact_key("training-curves", family),

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.errors import StoreError
+from dpo_core.contract.metrics_file import METRICS_FILE
 from dpo_core.contract.progress import MARK
 from tasks.report.blocks import Text
 from tasks.report.page import write_report
 from tasks.run.chain import TO_COME, Link, chain_of
 from tasks.run.files import log_of, read_run_files
 from tasks.run.folder import RunRecord, TaskRecord, read_run
-from tasks.run.live import BYTES_OF_THE_PAST, FollowedLog, FollowedLogs, RunLook
+from tasks.run.followed import FollowedFiles
+from tasks.run.live import BYTES_OF_THE_PAST, FollowedLog, RunLook
 from tests.tasks.report.made_run import config_of, make_run
 from tests.tasks.run.growing_run import TOTAL, GrowingRun
 
@@ -74,16 +76,33 @@ def test_of_a_log_of_any_length_only_its_end_is_read_and_then_what_is_new(tmp_pa
     log = log_of(read_run_files(growing.folder).steps["train"].folder)
     os.truncate(log, 100 << 20)
     growing.say("step 3: in a line that was begun long before\nstep 20: chosen answers fall")
-    logs, before = FollowedLogs(), bytes_read()
-    write_report(growing.folder, logs)
+    followed, before = FollowedFiles(), bytes_read()
+    write_report(growing.folder, followed)
     first = bytes_read() - before
     assert BYTES_OF_THE_PAST < first < BYTES_OF_THE_PAST + (1 << 20)
     growing.say("step 40: margins follow length")
     before = bytes_read()
-    page = write_report(growing.folder, logs)
+    page = write_report(growing.folder, followed)
     assert bytes_read() - before < 1 << 20
     warned = [block.text for block in page.summary if isinstance(block, Text) and block.tone == "warn"]
     assert warned == ["step 20: chosen answers fall", "step 40: margins follow length"]
+
+
+def test_of_a_training_of_any_length_a_look_reads_the_steps_that_are_new(tmp_path):
+    """By a page that is written again and again, and by who watches."""
+    growing = GrowingRun(tmp_path)
+    growing.train_to(2000)
+    followed, look = FollowedFiles(), RunLook(growing.folder)
+    write_report(growing.folder, followed)
+    assert look.look().files.metrics.count == 2000
+    size = (growing.train / METRICS_FILE).stat().st_size
+    growing.train_to(2001)
+    for again in (lambda: write_report(growing.folder, followed), look.look):
+        before = bytes_read()
+        again()
+        assert bytes_read() - before < size / 2
+    metrics = look.look().files.metrics
+    assert (metrics.count, metrics.last["step"]) == (2001, 2001)
 
 
 def test_of_what_came_since_the_last_look_no_more_is_read_either(tmp_path):
@@ -116,12 +135,12 @@ def test_a_run_is_looked_at_while_it_trains(tmp_path):
     first = look.look()
     assert first.event.done == 100
     assert 0 < first.seconds_left <= (TOTAL - 100) / 2
-    assert len(first.files.metrics) == 100
+    assert first.files.metrics.count == 100
     growing.train_to(120)
     growing.say("step 120: held-out chosen answers fall")
     (growing.folder / "run.log").open("a").write("2026-01-01 00:00:00,000 WARNING few pairs\n")
     second = look.look()
-    assert (second.event.done, len(second.files.metrics)) == (120, 120)
+    assert (second.event.done, second.files.metrics.count) == (120, 120)
     assert second.warnings == ("few pairs", "step 120: held-out chosen answers fall")
 
 
