@@ -1,5 +1,6 @@
 """What people and administrators do to a job and to what watches it: stopped, drained, set down, never begun."""
 
+import fcntl
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import pytest
 from dpo_core.contract.data_jobs import ConvertResult
 from dpo_core.contract.progress import ProgressEvent
 from examples.slurm.private_cluster import PrivateCluster
+from tasks.launch import holder
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context, Stopped
 from tasks.launch.launcher import Ended
@@ -62,15 +64,20 @@ class Lines:
         pass
 
 
-def orchestrate(step: Step, launcher: SlurmLauncher, file: Path) -> None:
-    """Run the whole job, as a task of a flow does."""
+def orchestrate(step: Step, launcher: SlurmLauncher, file: Path, machine: str) -> None:
+    """Run the whole job, as a task of a flow does; on a machine of that name, whose locks reach no other one."""
+    if machine:
+        fcntl.flock = lambda *_: None
+        holder.this_machine = lambda: machine
+        holder.SECONDS_BETWEEN_SIGNS, holder.SECONDS_WITHOUT_A_SIGN = 0.5, 5.0
     result: ConvertResult = run_job(step.job, launcher, Context(lines=Lines(file)))
     Lines(file).line(f"result {result.files}")
 
 
 @pytest.mark.parametrize("is_first_killed", [False, True], ids=["both live", "the first is killed"])
+@pytest.mark.parametrize("machines", [("", ""), ("login1", "login2")], ids=["one machine", "unshared locks"])
 def test_two_orchestrators_of_one_store_have_one_job(
-    cluster: PrivateCluster, tmp_path, is_first_killed: bool
+    cluster: PrivateCluster, tmp_path, is_first_killed: bool, machines: tuple[str, str]
 ):
     step = Step(tmp_path, ONCE_STARTED)
     program = tmp_path / "trainer"
@@ -79,7 +86,10 @@ def test_two_orchestrators_of_one_store_have_one_job(
         ComputeConfig(launcher="slurm", stop_grace_seconds=1), SlurmConfig(poll_seconds=1), str(program)
     )
     files = [tmp_path / "first.txt", tmp_path / "second.txt"]
-    first, second = (FORK.Process(target=orchestrate, args=(step, launcher, file)) for file in files)
+    first, second = (
+        FORK.Process(target=orchestrate, args=(step, launcher, file, machine))
+        for file, machine in zip(files, machines, strict=True)
+    )
     first.start()
     wait_for(lambda: "line 3" in lines_of(files[0]))
     second.start()
