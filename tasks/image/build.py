@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 import docker
+from docker.errors import DockerException
+from requests.exceptions import RequestException
 
 from dpo_core.contract.errors import ConfigError, DiskFull, PairlineError
 from tasks.image.engine import NO_SPACE, engine_errors
@@ -94,7 +96,15 @@ def build(
     return log.image_id
 
 
-def remove_build_stages(client: docker.DockerClient, dependency_key: str) -> None:
-    """Remove what only served this build: the stage that holds the wheels and a second copy of what they install."""
-    with engine_errors("removing what only served the build"):
+def remove_build_stages(client: docker.DockerClient, dependency_key: str, say: OnLine) -> None:
+    """Remove what only served this build: the stage that holds the wheels and a second copy of what they install.
+
+    The image stands by then: an engine that takes longer than a client waits, as on a busy disk, is told of, no more.
+    """
+    try:
         client.images.prune(filters={"dangling": True, "label": f"{STAGE_LABEL}={dependency_key}"})
+    except (DockerException, RequestException) as error:
+        say(
+            "The image is complete, but the engine did not say that it removed what only served the build; "
+            f"`docker image prune` does that, too ({error})"
+        )

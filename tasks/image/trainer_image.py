@@ -142,7 +142,7 @@ class _Build:
                 )
         except OSError as error:
             raise from_os_error(error, "packing the wheels for the trainer image") from error
-        remove_build_stages(self.client, plan.dependency_key)
+        remove_build_stages(self.client, plan.dependency_key, self.say)
         return image_id
 
     def _code(self, plan: BuildPlan, base_id: str, dependencies: str) -> str:

@@ -1,9 +1,13 @@
 """A build's event stream, as the engine sends it, to lines and one error."""
 
+import contextlib
+import socket
+
+import docker
 import pytest
 
 from dpo_core.contract.errors import ConfigError, DiskFull
-from tasks.image.build import NUM_LAST_LINES, BuildLog
+from tasks.image.build import NUM_LAST_LINES, BuildLog, remove_build_stages
 
 STEP = "Step 3/9 : RUN make wheels"
 
@@ -56,3 +60,14 @@ def test_a_failing_step_is_one_error_with_its_own_last_lines():
 def test_a_full_disk_is_told_as_one():
     with pytest.raises(DiskFull, match="docker system df"):
         read({"stream": f"{STEP}\n"}, {"error": "write /layer: no space left on device"})
+
+
+def test_an_engine_that_is_slow_to_remove_what_served_a_build_does_not_fail_it():
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as slow:  # takes the request and never answers
+        address = f"tcp://127.0.0.1:{slow.getsockname()[1]}"
+        with contextlib.closing(docker.DockerClient(base_url=address, version="1.41", timeout=0.1)) as client:
+            remove_build_stages(client, "key", said.append)
+    assert len(said) == 1
+    assert "`docker image prune` does that, too (" in said[0]
+    assert "timed out" in said[0]
