@@ -12,11 +12,9 @@ import errno
 import importlib
 import logging
 import os
-import re
 import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 
 from dpo_core.contract.environment import step_environment
@@ -37,6 +35,7 @@ from dpo_core.contract.progress import Progress
 from dpo_core.contract.results import ENVIRONMENT_FILE, ERROR_FILE, RESULT_FILE, read_result, report_error
 from dpo_core.contract.store import exclusive, remove_unfinished, write_json
 from dpo_core.contract.tracking_config import ask_for_no_reports
+from dpo_core.library_noise import silence_libraries
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -131,23 +130,10 @@ def show_log() -> None:
     own.setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING)
 
 
-# DeepSpeed calls what torch has given other names: every collective of every step would say so (microsoft/DeepSpeed 0.19).
-RENAMED_IN_TORCH = (
-    *("all_gather_into_tensor", "reduce_scatter_tensor", "_all_gather_base", "_reduce_scatter_base"),
-    *("all_reduce_coalesced", "all_gather_coalesced"),
-)
-
-
-def silence_renamed_collectives() -> None:
-    """Do not print what nobody here can act on: exactly these names' deprecation, and no other warning."""
-    names = "|".join(map(re.escape, RENAMED_IN_TORCH))
-    warnings.filterwarnings("ignore", rf"`torch\.distributed\.({names})` ", FutureWarning)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run a step; return the exit code that ``dpo_core.contract.errors`` documents."""
     die_with_parent()
-    silence_renamed_collectives()
+    silence_libraries()
     parser = argparse.ArgumentParser(prog="dpo_core", description=__doc__)
     parser.add_argument("step", choices=sorted(JOBS))
     parser.add_argument("--job", type=Path, required=True, help="path of job.json")

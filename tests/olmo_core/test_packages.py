@@ -1,5 +1,6 @@
 """The lock file of OLMo-core over the trainer's: an image of both is complete, its packages fit, and are what runs here."""
 
+import subprocess
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.metadata import PackageNotFoundError, distribution
@@ -68,3 +69,10 @@ def test_it_is_imported_only_where_it_was_chosen(stage, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="cannot be imported where this step runs"):
         run_here(job.model_copy(update=other).at(tmp_path / "other"))
     assert absent.asked
+
+
+@pytest.mark.integration
+def test_torchao_which_is_imported_with_transformers_prints_nothing():
+    program = "import dpo_core.library_noise as noise; noise.silence_libraries(); import torchao.float8"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout + ended.stderr == ""

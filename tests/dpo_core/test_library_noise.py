@@ -3,7 +3,7 @@
 import re
 import warnings
 
-from dpo_core.__main__ import RENAMED_IN_TORCH, silence_renamed_collectives
+from dpo_core.library_noise import RENAMED_IN_TORCH, silence_libraries
 
 DEPRECATED = "`torch.distributed.{}` is deprecated. Please use `torch.distributed.all_gather_single` instead."
 
@@ -11,7 +11,7 @@ DEPRECATED = "`torch.distributed.{}` is deprecated. Please use `torch.distribute
 def test_renamed_collectives_are_silent_and_nothing_else():
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        silence_renamed_collectives()
+        silence_libraries()
         for name in RENAMED_IN_TORCH:
             warnings.warn(DEPRECATED.format(name), FutureWarning, stacklevel=1)
         assert not seen
