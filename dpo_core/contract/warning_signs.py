@@ -264,8 +264,9 @@ def _correlation(value: float, bound: float, _: str) -> str:
 def _length_rule(value: float, bound: float, _: str) -> str:
     return (
         f"Length alone tells chosen from rejected in {value:.2f} of the held-out pairs (bound {bound:g}), and reward "
-        "accuracy is not above that by more than chance: nothing here shows that the policy learnt anything else (Singhal "
-        "et al., arXiv 2310.03716). Balance lengths in the data, and measure a set that is balanced (evaluation.sets)."
+        "accuracy is not above that by more than chance: these pairs do not show that the policy learnt anything else "
+        "(Singhal et al., arXiv 2310.03716). Balance lengths in the data, and measure a set that is balanced "
+        "(evaluation.sets)."
     )
 
 

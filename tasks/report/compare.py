@@ -15,6 +15,7 @@ from dpo_core.contract.metric_names import (
     split_by_set,
 )
 from tasks.report.blocks import Block, Charts, Column, ColumnKind, Page, PageSection, Table, Text
+from tasks.report.compared_answers import answers_of
 from tasks.report.compared_judgements import judgements_section
 from tasks.report.compared_scores import scores_section
 from tasks.report.compared_software import software_of
@@ -68,7 +69,7 @@ def compare_page(runs: Sequence[RunFiles]) -> Page:
         title="Compared: " + ", ".join(run.folder.name for run in runs),
         subtitle=f"{len(runs)} runs",
         badge=("comparison", ""),
-        summary=(listed,),
+        summary=(listed, *answers_of(runs, labels(runs))),
         sections=tuple(section for section in sections if section is not None),
         footer=f"{SAME} means: as in A. Made from the runs' files by `pairline compare`.",
     )

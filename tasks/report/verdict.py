@@ -10,9 +10,17 @@ from pydantic import ValidationError
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.jobs import EvaluateResult
 from dpo_core.contract.judgement import PREFERRED, JudgeFigures
-from dpo_core.contract.metric_names import ACCURACY, ACCURACY_ERROR, PROMPTS, UNENDED, by_set, label_of
+from dpo_core.contract.metric_names import (
+    ACCURACY,
+    ACCURACY_ERROR,
+    PROMPTS,
+    UNENDED,
+    by_set,
+    label_of,
+    set_and_metric,
+)
 from dpo_core.contract.outcome import Draws, Outcome, accuracy_outcome, chance_of, told_together
-from dpo_core.contract.warning_signs import TITLES, WORDS, Sign, SignName, WarningBounds
+from dpo_core.contract.warning_signs import CHOSEN, TITLES, WORDS, Sign, SignName, WarningBounds
 from tasks.gate.signs import outcomes_of, signs_in
 from tasks.report.blocks import Block, Notice, Text, Tone
 from tasks.report.looks import ChosenBy, accuracy_label, counted, looks_of, times_looked
@@ -23,6 +31,7 @@ from tasks.run.live import warned_in_training
 from tasks.text.scores import with_error
 
 LEVEL = 0.05  # of chance, below which a change counts
+GUESSED = -math.log(1 << 18)  # nats a token of who guesses among as many as the largest vocabularies have
 MOST_LISTED = 6  # figures in the sentence; a table has them all
 OF_PAIRS_ALONE: tuple[SignName, ...] = ("length_rule", "no_signal")  # what is wrong with their accuracy alone
 Answer = Literal["Better", "Worse", "Cannot tell"]
@@ -51,9 +60,10 @@ def verdict_of(
 ) -> VerdictOfRun | None:
     """Return what evaluation, benchmarks and judge say of a checkpoint; None where nothing was measured.
 
-    Worse: something counted in answers, or reward accuracy, of the mixture or of a named set, fell by more than chance, or
-    a figure is no number any more. Better: one of them rose so, none fell, and no sign warns; a sign that accuracy tells
-    nothing takes that away alone. Everything else is not to be told from these figures, however good some of them look.
+    Worse: something counted in answers, or reward accuracy, of the mixture or of a named set, fell by more than chance, a
+    figure is no number any more, or chosen answers are less likely than guesses. Better: one of them rose so, none fell, and
+    no sign warns; a sign that accuracy tells nothing takes that away alone. Everything else is not to be told from these
+    figures, however good some of them look.
     ``looks``: how the checkpoint was chosen, see ``looks_of``.
     """
     signs = signs_in(bounds or WarningBounds(), result, benchmarks, judgement)
@@ -66,11 +76,12 @@ def verdict_of(
             for one in (*_accuracies(result), *of_answers)
         ]
     )
-    if not outcomes:
+    unlearnt = _below_guessing(result)
+    if not outcomes and not unlearnt:
         return None
     fell, rose = ([one for one in outcomes if one.fell(LEVEL)], [one for one in outcomes if one.rose(LEVEL)])
-    if fell:
-        return VerdictOfRun("Worse", _listed(fell), signs)
+    if fell or unlearnt:
+        return VerdictOfRun("Worse", ", ".join(filter(None, (_listed(fell), unlearnt))), signs)
     doubts = [sign for sign in signs if sign.name in OF_PAIRS_ALONE]
     proven = [one for one in rose if not (doubts and one.label.startswith(accuracy_label()))]
     if len(doubts) < len(signs) or (doubts and not proven):
@@ -147,6 +158,18 @@ def _no_numbers(result: EvaluateResult) -> list[str]:
         for name, value in result.after.items()
         if not math.isfinite(value) and math.isfinite(result.before.get(name, 0.0))
     ]
+
+
+def _below_guessing(result: EvaluateResult) -> str:
+    """Say that a policy gives the very answers that it should prefer less than who knows nothing and guesses each token,
+    which no reward accuracy makes good; empty where it does not, or where the SFT checkpoint did so before."""
+    fell = [
+        f"{label_of(name)} {result.before[name]:.1f} to {value:.1f} nats"
+        for name, value in result.after.items()
+        if set_and_metric(name)[1] == CHOSEN and value < GUESSED <= result.before.get(name, -math.inf)
+    ]
+    guessing = f"less likely than guesses among {1 << 18:,} tokens ({GUESSED:.1f})"
+    return f"chosen answers are {guessing}: {', '.join(fell)}" if fell else ""
 
 
 def _at_equal_length(outcome: Outcome, judgement: JudgeFigures | None, looks: int) -> Outcome:

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from dpo_core.contract.errors import ConfigError, StepCrashed
 from flows.terminal.show_page import compare_runs, show_page
-from tasks.report.blocks import Page, Table
+from tasks.report.blocks import Page, Table, Text
 from tasks.report.compare import SAME, compare_page, flat
+from tasks.report.verdict import verdict_of_run
 from tasks.run.files import read_run_files
 from tasks.run.find import find_run
 from tests.tasks.report.made_run import AFTER, make_run
@@ -76,6 +77,22 @@ def test_a_failed_run_can_be_compared(tmp_path, pair):
     page = page_of(pair[0], make_run(tmp_path / "failed", fails=StepCrashed("x")))
     assert rows_of(page, "evaluation")["reward accuracy"] == ("0.5 → 0.85", "-", "")
     assert page.summary[0].rows[1][2] == "failed"
+
+
+def test_it_opens_with_what_each_run_came_to(tmp_path, pair, capsys):
+    """The highest accuracy may be that of a policy that learnt length alone."""
+    wrong = make_run(
+        tmp_path / "wrong", after=AFTER | {"rewards/accuracies": 1.0, "rewards/length_correlation": 0.8}
+    )
+    failed = make_run(tmp_path / "failed", fails=StepCrashed("x"))
+    page = page_of(pair[0], wrong, failed)
+    assert rows_of(page, "evaluation")["reward accuracy"][-1] == "B"
+    good, bad = (block for block in page.summary if isinstance(block, Text))
+    assert good == Text(f"A: {verdict_of_run(read_run_files(pair[0])).in_words}.", good.tone)
+    assert bad.text.startswith("B: ")
+    assert "margins that follow length" in bad.text
+    show_page(page, Console(width=160))
+    assert "margins that follow length" in capsys.readouterr().out
 
 
 def test_terminal_html_and_markdown_show_the_same(pair, tmp_path, capsys):

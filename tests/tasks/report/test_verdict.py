@@ -124,6 +124,23 @@ def test_a_beta_that_is_far_too_small_is_told_by_what_it_does_to_the_chosen_answ
     assert found.because.endswith("with signs of likelihood displacement, answers that grow")
 
 
+def test_a_policy_that_makes_chosen_answers_less_likely_than_guesses_is_worse_whatever_the_accuracy():
+    """What a learning rate that is far too large leaves: every pair told apart, and no language."""
+    found = verdict({"rewards/accuracies": 1.0, "logps_per_token/chosen": -23.1}, KEPT_MORE)
+    assert found.in_words == (
+        "Worse: chosen answers are less likely than guesses among 262,144 tokens (-12.5): "
+        "log-prob. per token, chosen -1.0 to -23.1 nats"
+    )
+    assert [sign.name for sign in found.signs] == ["displacement"]
+    assert verdict({"rewards/accuracies": 1.0, "logps_per_token/chosen": -12.4}).answer == "Cannot tell"
+    of_a_set = {"held_out/code/logps_per_token/chosen": -14.0}
+    known = SFT | {"held_out/code/logps_per_token/chosen": -1.0}
+    assert "code: log-prob. per token" in verdict(of_a_set, before=known).because
+    never_known = SFT | {"held_out/code/logps_per_token/chosen": -13.0}
+    assert verdict({"rewards/accuracies": 0.8} | of_a_set, before=never_known).answer == "Better"
+    assert verdict({"rewards/accuracies": 0.8} | of_a_set).answer == "Better"  # nothing to compare with
+
+
 def test_a_set_that_rewards_length_is_told_though_it_wins_the_pairs():
     after = {"rewards/accuracies": 0.92, "rewards/length_correlation": 0.71}
     found = verdict(after, KEPT_MORE)
@@ -355,7 +372,9 @@ def test_a_policy_that_says_one_word_again_and_again_is_worse_though_it_wins_the
         answers=answers,
     )
     found = verdict_of(result)
-    assert found.in_words == "Worse: answers without loops 1.00 to 0.00 (p < 0.001)"
+    assert found.in_words.startswith(
+        "Worse: answers without loops 1.00 to 0.00 (p < 0.001), chosen answers are less likely than guesses"
+    )
     assert {sign.name for sign in found.signs} == {"displacement", "outcome"}
 
 
